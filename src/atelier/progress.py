@@ -1,0 +1,52 @@
+"""How work in progress is reported, and the bar that shows it.
+
+Library functions take a ``report`` argument and call it with a :class:`Progress`;
+they never print. A stage passes a bar, a test passes a list's ``append``.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Work done so far: ``done`` of ``total`` units (``None``: not known), and a short note."""
+
+    done: int
+    total: int | None = None
+    note: str = ""
+
+
+Report = Callable[[Progress], None]
+
+
+def silent(progress: Progress) -> None:
+    """Report to nobody."""
+
+
+@contextmanager
+def bar(title: str, unit: str = "", shown: bool = True) -> Iterator[Report]:
+    """Show a progress bar on standard error while the body runs; yield its ``report``.
+
+    Args:
+        title: what is being done, shown left of the bar.
+        unit: what is counted, such as ``"pictures"``.
+        shown: ``False`` shows nothing.
+    """
+    if not shown:
+        yield silent
+        return
+    with tqdm(desc=title, unit=f" {unit}" if unit else "it", dynamic_ncols=True) as shown_bar:
+
+        def report(progress: Progress) -> None:
+            if shown_bar.total != progress.total:
+                shown_bar.total = progress.total
+            if progress.note:
+                shown_bar.set_postfix_str(progress.note, refresh=False)
+            shown_bar.update(progress.done - shown_bar.n)
+
+        yield report
+        shown_bar.refresh()

@@ -1,0 +1,307 @@
+"""The typed, frozen settings of every stage, as ``params.yaml`` holds them.
+
+No value stands here, only types and ranges: ``params.yaml`` is the one place for values,
+and this module the one place that says what a value may be. A class is a section, a field
+is a key, and a field's description is what a message tells the user when its value is off.
+"""
+
+import difflib
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from atelier.errors import AtelierError
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+def _inside(name: str) -> str:
+    path = PurePosixPath(name)
+    if not name or path.is_absolute() or ".." in path.parts:
+        raise ValueError("it must be a path inside data/pictures, such as great_wave.jpg")
+    return name
+
+
+PictureName = Annotated[str, AfterValidator(_inside)]
+
+
+class Section(BaseModel):
+    """A frozen section of settings that refuses unknown keys and wrong types."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class SampleSettings(Section):
+    """The faces that the program draws itself."""
+
+    count: Annotated[int, Field(ge=16, le=100_000)]
+    seed: Seed
+
+
+class ArchiveSettings(Section):
+    """A zip or tar archive of pictures, by path or by http(s) address."""
+
+    location: str
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-fA-F]{64})?$")]
+
+
+class KaggleSettings(Section):
+    """A Kaggle dataset, as ``owner/name`` or ``owner/name/versions/3``."""
+
+    handle: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+(/versions/[1-9][0-9]*)?$")
+    ]
+
+
+class TorchvisionSettings(Section):
+    """One of torchvision's datasets; ``root`` and ``mirror`` may be empty."""
+
+    dataset: Literal["MNIST", "FashionMNIST", "CIFAR10", "CelebA"]
+    split: Literal["train", "test", "all"]
+    root: str
+    mirror: str
+
+
+class DownloadSettings(Section):
+    """Where raw pictures come from."""
+
+    source: Literal["sample", "folder", "archive", "kaggle", "torchvision"]
+    sample: SampleSettings
+    folders: dict[Name, str]
+    archive: ArchiveSettings
+    kaggle: KaggleSettings
+    torchvision: TorchvisionSettings
+
+    @model_validator(mode="after")
+    def _source_is_named(self) -> "DownloadSettings":
+        if self.source == "folder" and not self.folders:
+            raise ValueError(
+                "source: folder needs at least one entry under folders, such as"
+                " folders: {faces: /home/me/faces}"
+            )
+        if self.source != "folder" and self.folders:
+            raise ValueError(
+                f"folders is for source: folder, but source is {self.source};"
+                " empty it ({}) or change source"
+            )
+        if self.source == "archive" and not self.archive.location:
+            raise ValueError(
+                "source: archive needs archive.location, the path or address of a zip or tar file"
+            )
+        return self
+
+
+class ConvertSettings(Section):
+    """How every readable picture becomes one row of ``data/images.npz``."""
+
+    image_size: Annotated[int, Field(ge=8, le=1024)]
+    color: Literal["rgb", "grey"]
+    fit: Literal["crop", "stretch", "pad"]
+    max_megapixels: Count
+
+    @property
+    def channels(self) -> int:
+        """3 for ``rgb``, 1 for ``grey``."""
+        return 3 if self.color == "rgb" else 1
+
+
+class TrainSettings(Section):
+    """The networks and how they are trained."""
+
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    lr: Rate
+    beta1: Decay
+    beta2: Decay
+    latent_size: Count
+    generator_width: Count
+    discriminator_width: Count
+    samples: Count
+    seed: Seed
+
+
+class EvaluateSettings(Section):
+    """How generated pictures are compared with real ones."""
+
+    samples: Annotated[int, Field(ge=16)]
+    features: Literal["random"]
+    kid_subsets: Count
+    kid_subset_size: Annotated[int, Field(ge=2)]
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _subsets_fit(self) -> "EvaluateSettings":
+        if self.kid_subset_size > self.samples:
+            raise ValueError(
+                f"kid_subset_size is {self.kid_subset_size}, more than samples ({self.samples});"
+                " make it smaller or raise samples"
+            )
+        return self
+
+
+class RenderSettings(Section):
+    """Montages, the film and the report page."""
+
+    columns: Annotated[int, Field(ge=1, le=64)]
+    tile: Annotated[int, Field(ge=8, le=512)]
+    every: Count
+    fps: Annotated[float, Field(gt=0, le=50)]
+
+
+class StylizeSettings(Section):
+    """Neural style transfer: what is painted, how it is measured, how it is optimised.
+
+    Layers are positions in ``torchvision.models.vgg19().features``. A picture or style is
+    a file of ``data/pictures/``, or the word ``generated`` (faces of the trained generator)
+    or ``drawn`` (the embedded style picture).
+    """
+
+    pictures: Annotated[list[PictureName], Field(min_length=1)]
+    count: Annotated[int, Field(ge=1, le=64)]
+    styles: Annotated[list[PictureName], Field(min_length=1)]
+    size: Annotated[int, Field(ge=32, le=4096)]
+    weights: Annotated[str, Field(min_length=1)]
+    preprocessing: Literal["torchvision", "caffe"]
+    pooling: Literal["max", "average"]
+    style_layers: dict[Annotated[int, Field(ge=0, le=35)], Weight]
+    content_layers: dict[Annotated[int, Field(ge=0, le=35)], Weight]
+    start: Literal["content", "noise"]
+    optimizer: Literal["lbfgs", "adam"]
+    lr: Rate
+    iterations: Count
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _something_to_match(self) -> "StylizeSettings":
+        if not self.style_layers:
+            raise ValueError("style_layers needs at least one layer, such as {1: 1.0}")
+        return self
+
+
+class RuntimeSettings(Section):
+    """What changes no result: no stage depends on this section."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?|mps)$")]
+    workers: Annotated[int, Field(ge=0, le=1024)]
+    progress: bool
+
+
+class TrackingSettings(Section):
+    """How runs are logged to MLflow; changes no result either."""
+
+    enabled: bool
+    experiment: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/:]+$")]
+    wait_seconds: Annotated[float, Field(ge=0, le=3600)]
+
+
+class Settings(Section):
+    """All of ``params.yaml``: a section per stage, and two that no result depends on."""
+
+    download: DownloadSettings
+    convert: ConvertSettings
+    train: TrainSettings
+    evaluate: EvaluateSettings
+    render: RenderSettings
+    stylize: StylizeSettings
+    runtime: RuntimeSettings
+    tracking: TrackingSettings
+
+
+def load(path: Path = Path("params.yaml")) -> Settings:
+    """Read and check all settings.
+
+    Raises:
+        AtelierError: the file is missing or is no YAML, a key is unknown or missing, or a
+            value has the wrong type or is out of range. The sentence names the key.
+    """
+    return check(read_yaml(path), path.name)
+
+
+def check(values: Any, source: str) -> Settings:
+    """Turn plain ``values``, as YAML gives them, into settings.
+
+    Args:
+        values: nested dicts, lists and scalars.
+        source: the name of the file they come from, for messages.
+
+    Raises:
+        AtelierError: as for :func:`load`.
+    """
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise AtelierError(_sentence(error, source)) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML 1.2 file with the loader that DVC uses, so that both see the same values.
+
+    Raises:
+        AtelierError: the file is missing, is not UTF-8 or is no YAML.
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AtelierError(f"cannot read {path}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise AtelierError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise AtelierError(f"{path.name} is not valid YAML{where}: {problem}.") from None
+
+
+def _sentence(error: ValidationError, source: str) -> str:
+    """Say the first fault, and how many more there are."""
+    faults = error.errors(include_url=False)
+    fault = faults[0]
+    key = ".".join(str(part) for part in fault["loc"]) or "the file"
+    kind = fault["type"]
+    if kind == "extra_forbidden":
+        told = f"{key} is not a setting{_nearest(fault['loc'])}"
+    elif kind == "missing":
+        told = f"{key} is missing; `atelier preset sample` writes every setting"
+    elif kind == "value_error":
+        told = f"{key}: {fault['ctx']['error']}"
+    else:
+        got = repr(fault["input"])
+        got = got if len(got) <= 60 else got[:57] + "..."
+        told = f"{key} is {got}, but {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return f"{source}: {told}{more}."
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    """Name the known key that is most like an unknown one: beside it, or in another section."""
+    wrong = str(location[-1])
+    beside = _fields_at(location[:-1])
+    near = difflib.get_close_matches(wrong, beside, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {'.'.join([*map(str, location[:-1]), near[0]])}?"[:-1]
+    elsewhere = [
+        f"{section}.{wrong}" for section in Settings.model_fields if wrong in _fields_at((section,))
+    ]
+    if elsewhere:
+        return f"; did you mean {elsewhere[0]}"
+    return f"; known here are {', '.join(beside)}" if beside else ""
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = Settings
+    for part in location:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        model = field.annotation
+        if not isinstance(model, type) and get_args(model):
+            return []
+    return list(getattr(model, "model_fields", {}))
