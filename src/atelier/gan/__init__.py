@@ -1,0 +1,1 @@
+"""Generator, discriminator, and how they are trained."""

@@ -1,0 +1,42 @@
+"""Pictures from latents."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+def draw_latents(count: int, latent_size: int, seed: int) -> Tensor:
+    """Draw latents from N(0, 1): float32 [count, latent_size] on the CPU, the same for a seed."""
+    return torch.randn(count, latent_size, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.inference_mode()
+def generate(generator: nn.Module, latents: Tensor, batch_size: int = 256) -> NDArray[np.uint8]:
+    """Make a picture of every latent vector.
+
+    The generator runs in evaluation mode, so that a picture does not depend on the others
+    in its batch; its mode is put back afterwards.
+
+    Args:
+        generator: maps [B, latent_size] to [B, C, H, W] in [-1, 1].
+        latents: [N, latent_size] float, on any device.
+        batch_size: pictures made at a time; bounds the memory.
+
+    Returns:
+        uint8 [N, H, W, C], 0 to 255.
+    """
+    device = next(generator.parameters()).device
+    was_training = generator.training
+    generator.eval()
+    try:
+        batches = [_to_uint8(generator(part.to(device))) for part in latents.split(batch_size)]
+    finally:
+        generator.train(was_training)
+    return np.concatenate(batches)
+
+
+def _to_uint8(pictures: Tensor) -> NDArray[np.uint8]:
+    scaled = pictures.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    pixels: NDArray[np.uint8] = scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return pixels

@@ -1,0 +1,84 @@
+"""One training step of both networks."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn, optim
+
+from atelier.gan.networks import Architecture, Discriminator, Generator, build
+from atelier.settings import TrainSettings
+
+STATISTICS = ("loss_d", "loss_g", "d_x", "d_g_z1", "d_g_z2")
+
+
+@dataclass(frozen=True)
+class Gan:
+    """Both networks and their optimizers; the step changes their state in place."""
+
+    generator: Generator
+    discriminator: Discriminator
+    generator_optimizer: optim.Optimizer
+    discriminator_optimizer: optim.Optimizer
+
+
+def build_gan(arch: Architecture, settings: TrainSettings, device: torch.device) -> Gan:
+    """Build both networks and their Adam optimizers on ``device``, ready to train."""
+    networks = build(arch, settings.seed)
+    # Convolutions are markedly faster with channels last, and the numbers are the same.
+    generator, discriminator = (
+        network.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        for network in networks
+    )
+
+    def adam(network: nn.Module) -> optim.Optimizer:
+        betas = (settings.beta1, settings.beta2)
+        return optim.Adam(network.parameters(), lr=settings.lr, betas=betas, fused=True)
+
+    return Gan(generator, discriminator, adam(generator), adam(discriminator))
+
+
+def train_step(gan: Gan, real: Tensor, latents: Tensor) -> Tensor:
+    """Update the discriminator, then the generator, on one batch.
+
+    Goodfellow et al. 2014 with the non-saturating generator loss, in the order of the
+    DCGAN tutorial: the discriminator sees real and generated pictures in two batches, so
+    that batch normalisation does not mix them; the generator is judged by the updated
+    discriminator on the same pictures. Losses are binary cross entropy on logits.
+
+    Args:
+        gan: the networks; their weights, optimizers and running statistics change.
+        real: [B, C, H, W] float, in [-1, 1].
+        latents: [B, latent_size] float, from N(0, 1).
+
+    Returns:
+        The five :data:`STATISTICS`, float32 [5], on the device and not waited for: loss_d
+        (sum over real and generated), loss_g, and the mean of D(x), of D(G(z)) before the
+        discriminator's update and after it.
+    """
+    generator, discriminator = gan.generator, gan.discriminator
+    fake = generator(latents)
+
+    gan.discriminator_optimizer.zero_grad(set_to_none=True)
+    logits_real = discriminator(real)
+    logits_fake = discriminator(fake.detach())
+    loss_d = _bce(logits_real, 1.0) + _bce(logits_fake, 0.0)
+    loss_d.backward()
+    gan.discriminator_optimizer.step()
+
+    gan.generator_optimizer.zero_grad(set_to_none=True)
+    # The generator's step needs the gradient through the discriminator, not that of its weights.
+    discriminator.requires_grad_(False)
+    logits_fooled = discriminator(fake)
+    loss_g = _bce(logits_fooled, 1.0)
+    loss_g.backward()
+    discriminator.requires_grad_(True)
+    gan.generator_optimizer.step()
+
+    with torch.no_grad():
+        believed = [logits.sigmoid().mean() for logits in (logits_real, logits_fake, logits_fooled)]
+        return torch.stack([loss_d.detach(), loss_g.detach(), *believed]).float()
+
+
+def _bce(logits: Tensor, label: float) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))

@@ -1,0 +1,46 @@
+"""Networks as safetensors files that hold what is needed to build them again."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from atelier.errors import AtelierError
+from atelier.files import replacing
+from atelier.gan.networks import Architecture, Generator
+
+_KEY = "architecture"  # one key only: safetensors writes several in no fixed order
+
+
+def save_network(network: nn.Module, arch: Architecture, target: Path) -> None:
+    """Write a network's state and its architecture to ``target``, whole or not at all."""
+    state = {name: value.contiguous() for name, value in network.state_dict().items()}
+    with replacing(target) as temporary:
+        save_file(state, temporary, metadata={_KEY: json.dumps(asdict(arch), sort_keys=True)})
+
+
+def load_generator(
+    path: Path, device: torch.device | str = "cpu"
+) -> tuple[Generator, Architecture]:
+    """Rebuild a generator from its own file, in evaluation mode.
+
+    Raises:
+        AtelierError: the file is missing, damaged or holds another network.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            arch = Architecture(**json.loads((file.metadata() or {})[_KEY]))
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        generator = Generator(arch)
+        generator.load_state_dict(state)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise AtelierError(
+            f"{path} holds no generator that can be rebuilt ({reason});"
+            " run the train stage again, or `dvc checkout` to bring it back."
+        ) from None
+    return generator.to(device).eval(), arch

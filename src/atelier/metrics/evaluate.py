@@ -1,0 +1,104 @@
+"""Judging generated pictures against real ones."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from atelier.errors import AtelierError
+from atelier.metrics.features import RandomFeatures, extract
+from atelier.metrics.kid import Kid, kernel_distance
+from atelier.metrics.swd import sliced_wasserstein
+from atelier.settings import EvaluateSettings
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How far a set of pictures is from real ones; less is better.
+
+    Attributes:
+        kid: kernel distance on the extractor's features.
+        swd: sliced Wasserstein distance x 1,000 by scale in pixels.
+    """
+
+    kid: Kid
+    swd: dict[int, float]
+
+    @property
+    def mean_swd(self) -> float:
+        """The mean over scales."""
+        return sum(self.swd.values()) / len(self.swd)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of generated pictures, and of other real pictures as the mark to reach."""
+
+    generated: Scores
+    other_real: Scores
+    settings: EvaluateSettings
+
+    def metrics(self) -> dict[str, Any]:
+        """Plain numbers for a metrics file, with what they were measured with."""
+        return {
+            "kid": self.generated.kid.value,
+            "kid_error": self.generated.kid.error,
+            "swd": self.generated.mean_swd,
+            "real_kid": self.other_real.kid.value,
+            "real_swd": self.other_real.mean_swd,
+            "measured_with": {
+                key: value
+                for key, value in self.settings.model_dump().items()
+                if key in ("features", "samples", "seed")
+            },
+        }
+
+    def swd_rows(self) -> list[dict[str, Any]]:
+        """A row per scale for a plot, coarsest first."""
+        return [
+            {"pixels": size, "generated": self.generated.swd[size], "other_real": real}
+            for size, real in sorted(self.other_real.swd.items())
+        ]
+
+
+def evaluate(
+    settings: EvaluateSettings,
+    real: NDArray[np.uint8],
+    generated: NDArray[np.uint8],
+    device: torch.device,
+) -> Evaluation:
+    """Compare generated pictures with real ones, and real ones with other real ones.
+
+    Args:
+        settings: the ``evaluate`` section.
+        real: uint8 [N, H, W, C]; twice ``settings.samples`` are drawn from it.
+        generated: uint8 [settings.samples, H, W, C].
+        device: where features are extracted.
+
+    Raises:
+        AtelierError: there are too few real pictures.
+    """
+    count = settings.samples
+    if len(real) < 2 * count:
+        raise AtelierError(
+            f"evaluate.samples is {count}, which needs {2 * count} real pictures, but there are"
+            f" {len(real)}; set it to {len(real) // 2} or less."
+        )
+    order = np.random.default_rng(settings.seed).permutation(len(real))
+    reference, other = (real[np.sort(part)] for part in (order[:count], order[count : 2 * count]))
+    extractor = RandomFeatures(settings.seed)
+    features = extract(extractor, reference, device)
+
+    def score(pictures: NDArray[np.uint8]) -> Scores:
+        kid = kernel_distance(
+            features,
+            extract(extractor, pictures, device),
+            settings.kid_subsets,
+            settings.kid_subset_size,
+            settings.seed,
+        )
+        return Scores(kid, sliced_wasserstein(reference, pictures, settings.seed))
+
+    return Evaluation(score(generated), score(other), settings)

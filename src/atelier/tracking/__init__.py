@@ -1,0 +1,1 @@
+"""The only folder that knows MLflow and DVC: what a run was given, said and made."""
