@@ -1,0 +1,1 @@
+"""What a training looks like: montages, a film, curves and the report page."""

@@ -1,0 +1,54 @@
+"""Words on pictures: strips of lettering above or below a montage."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+PAPER = (243, 241, 237)
+INK = (52, 48, 44)
+STRIP = 30
+LETTER = 15
+
+
+def caption(text: str, width: int, height: int = STRIP) -> NDArray[np.uint8]:
+    """Set ``text`` in the middle of a strip of paper.
+
+    Args:
+        text: one line; lettered smaller where the strip is too narrow for it.
+        width: of the strip, in pixels.
+        height: of the strip, in pixels.
+
+    Returns:
+        uint8 [height, width, 3], RGB.
+    """
+    strip = Image.new("RGB", (width, height), PAPER)
+    room = 0.94 * width / max(1.0, _font(LETTER).getlength(text))
+    font = _font(max(4, int(LETTER * min(1.0, room))))
+    middle = (width / 2, height / 2)
+    ImageDraw.Draw(strip).text(middle, text, fill=INK, font=font, anchor="mm")
+    return np.asarray(strip)
+
+
+def captioned(picture: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
+    """Put a strip with ``text`` under a picture, so that the words hide nothing.
+
+    Args:
+        picture: uint8 [H, W, 3], RGB.
+        text: one line.
+
+    Returns:
+        uint8 [H + STRIP, W, 3], RGB.
+    """
+    return np.vstack([picture, caption(text, picture.shape[1])])
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    # The basic layout is part of every Pillow; the other one depends on what is installed.
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)

@@ -1,0 +1,243 @@
+"""Curves as PNG files: the losses of a training, and lines in general."""
+
+import itertools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atelier.errors import AtelierError
+from atelier.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Floats = NDArray[np.float64]
+
+COLUMNS = ("step", "epoch", "images", "loss_d", "loss_g", "d_x", "d_g_z1", "d_g_z2")
+POINTS = 1000
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+STYLE: dict[str, Any] = {
+    "axes.edgecolor": "#8a8580",
+    "axes.labelcolor": "#34302c",
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "axes.titlesize": "large",
+    "grid.color": "#e9e6e1",
+    "legend.frameon": False,
+    "text.color": "#34302c",
+    "xtick.color": "#6b6661",
+    "ytick.color": "#6b6661",
+}
+
+
+def read_losses(path: Path) -> dict[str, Floats]:
+    """Read the table of losses that a training wrote, one row per step.
+
+    Args:
+        path: a CSV file with the header :data:`COLUMNS`.
+
+    Returns:
+        For each of :data:`COLUMNS`, float64 [steps]. Losses and scores may be NaN or infinite
+        where the training diverged; step, epoch and images are finite.
+
+    Raises:
+        AtelierError: the file is missing, has another header, has no row or is damaged.
+    """
+    try:
+        with path.open(encoding="utf-8") as lines:
+            header = lines.readline().strip()
+            if header != ",".join(COLUMNS):
+                raise AtelierError(
+                    f"{path.name} begins with {header[:60]!r}, but a table of losses begins with"
+                    f" {','.join(COLUMNS)!r}; run the train stage again."
+                )
+            first = lines.readline()
+            if not first.strip():
+                raise AtelierError(f"{path.name} holds no step; run the train stage again.")
+            table = np.loadtxt(itertools.chain([first], lines), delimiter=",", ndmin=2)
+    except OSError as error:
+        raise AtelierError(
+            f"cannot read {path.name}: {error.strerror}; run the train stage first."
+        ) from None
+    except ValueError as error:
+        problem = str(error).partition(";")[0].rstrip(".")
+        raise AtelierError(
+            f"{path.name} is damaged ({problem}); run the train stage again."
+        ) from None
+    if table.shape[1] != len(COLUMNS) or not np.isfinite(table[:, :3]).all():
+        raise AtelierError(
+            f"{path.name} is damaged (each row needs {len(COLUMNS)} numbers, the first three"
+            " finite); run the train stage again."
+        )
+    return dict(zip(COLUMNS, table.T, strict=True))
+
+
+def loss_curves(table: Mapping[str, Floats], target: Path) -> None:
+    """Draw the losses and the discriminator's scores over a training, as a PNG file.
+
+    The names are those of PyTorch's DCGAN tutorial: D(x) is the discriminator's mean score
+    of real pictures, D(G(z)) that of generated ones, before and after its own update.
+
+    Args:
+        table: as :func:`read_losses` gives it.
+        target: the PNG file.
+    """
+    panels = [
+        ("Losses", {"Loss_D": "loss_d", "Loss_G": "loss_g"}),
+        (
+            "Discriminator's scores",
+            {"D(x)": "d_x", "D(G(z)) before": "d_g_z1", "D(G(z)) after": "d_g_z2"},
+        ),
+    ]
+    unit, word = (1e6, "million") if table["images"][-1] >= 5e6 else (1e3, "thousand")
+    epochs = int(table["epoch"][-1])
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.subplots(2, 1, sharex=True)
+        for panel, (title, names) in zip(axes, panels, strict=True):
+            lines = {label: table[name] for label, name in names.items()}
+            _draw(panel, table["images"] / unit, lines, smoothed=True)
+            panel.set_title(title)
+        axes[1].set_ylim(-0.03, 1.03)
+        axes[1].set_xlabel(
+            f"{word} real pictures seen ({epochs} {'epoch' if epochs == 1 else 'epochs'})"
+        )
+
+    _save(draw, (9, 7), target)
+
+
+def curve(
+    x: Floats,
+    lines: Mapping[str, Floats],
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    target: Path,
+    logy: bool = False,
+) -> None:
+    """Draw lines over ``x`` as a PNG file.
+
+    Args:
+        x: float64 [N], ascending.
+        lines: for each label float64 [N]; NaN and infinities leave a gap.
+        title: above the axes.
+        xlabel: under the axes.
+        ylabel: left of the axes.
+        target: the PNG file.
+        logy: whether the vertical axis is logarithmic; values up to zero then leave a gap.
+    """
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.subplots()
+        # Without a positive value a logarithmic axis has no range.
+        if logy and any((y > 0).any() for y in lines.values()):
+            axes.set_yscale("log", nonpositive="mask")
+        _draw(axes, x, lines, smoothed=False)
+        axes.set_title(_plain(title))
+        axes.set_xlabel(_plain(xlabel))
+        axes.set_ylabel(_plain(ylabel))
+
+    _save(draw, (9, 4.5), target)
+
+
+def _save(draw: Callable[["Figure"], None], size: tuple[float, float], target: Path) -> None:
+    """Make a figure without pyplot and without the user's matplotlibrc, and write it."""
+    from matplotlib import style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with style.context(["default", STYLE]), replacing(target) as temporary:
+        figure = Figure(figsize=size, dpi=144, layout="constrained")
+        FigureCanvasAgg(figure)
+        draw(figure)
+        # The software's version would change the file's bytes.
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def _draw(axes: "Axes", x: Floats, lines: Mapping[str, Floats], smoothed: bool) -> None:
+    """Draw lines with their legend above the axes; smoothed, each over its pale raw self."""
+    x = thinned(x)
+    shown = [thinned(y) for y in lines.values()]
+    marker = "o" if len(x) <= 40 else None
+    drawn = []
+    for number, y in enumerate(shown):
+        color = COLORS[number % len(COLORS)]
+        if smoothed:
+            axes.plot(x, y, color=color, alpha=0.22, linewidth=0.8)
+            y = smooth(y)
+        drawn += axes.plot(x, y, color=color, linewidth=1.8, marker=marker, markersize=3.5)
+    if axes.get_yscale() == "linear":
+        axes.set_ylim(*limits(np.concatenate(shown)))
+    axes.margins(x=0.01)
+    labels = [_plain(label) for label in lines]
+    axes.legend(drawn, labels, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.2)
+
+
+def thinned(values: Floats, points: int = POINTS) -> Floats:
+    """Average blocks of equal length, so that at most ``points`` are left.
+
+    Args:
+        values: float64 [N], N >= 1. What is not finite does not count.
+        points: the most that may be left.
+
+    Returns:
+        float64 [at most points]; NaN for a block without a finite value.
+    """
+    block = -(-len(values) // points)
+    starts = np.arange(0, len(values), block)
+    finite = np.isfinite(values)
+    total = np.add.reduceat(np.where(finite, values, 0.0), starts)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(total / np.add.reduceat(finite.astype(np.float64), starts))
+
+
+def smooth(values: Floats) -> Floats:
+    """Take the mean of each value's surroundings, weighted by a Gaussian.
+
+    Args:
+        values: float64 [N], N >= 1. NaN does not count.
+
+    Returns:
+        float64 [N]; NaN where the surroundings hold nothing else.
+    """
+    sigma = max(1.0, len(values) / 80)
+    reach = min(int(3 * sigma), (len(values) - 1) // 2)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    finite = np.isfinite(values)
+    total = np.convolve(np.where(finite, values, 0.0), weights, mode="same")
+    with np.errstate(invalid="ignore"):
+        return np.asarray(total / np.convolve(finite.astype(np.float64), weights, mode="same"))
+
+
+def limits(values: Floats) -> tuple[float, float]:
+    """Choose the ends of a vertical axis, so that a few spikes do not flatten all the rest.
+
+    Args:
+        values: float64 [N]; NaN and infinities do not count.
+
+    Returns:
+        The lower and the upper end, lower < upper: all values and a margin, but no farther
+        from the middle 96% of the values than they spread.
+    """
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        return 0.0, 1.0
+    low, high = np.quantile(values, [0.02, 0.98])
+    spread = high - low
+    bottom = max(values.min(), low - spread)
+    top = min(values.max(), high + spread)
+    margin = 0.05 * (top - bottom) or 0.05 * abs(top) or 0.5
+    return float(bottom - margin), float(top + margin)
+
+
+def _plain(text: str) -> str:
+    """Keep matplotlib from reading dollar signs in a name as mathematics."""
+    return text.replace("$", r"\$")
