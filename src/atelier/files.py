@@ -1,10 +1,11 @@
 """Writing files so that nobody ever reads half of one."""
 
+import csv
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,17 @@ def write_json(target: Path, value: Any) -> None:
         ValueError: the value holds a NaN or an infinity, which JSON does not know.
     """
     write_text(target, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_csv(target: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a header and rows to ``target`` as CSV, whole or not at all."""
+    with (
+        replacing(target) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def _flush(path: Path) -> None:

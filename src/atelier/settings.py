@@ -6,6 +6,7 @@ is a key, and a field's description is what a message tells the user when its va
 """
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, get_args
 
@@ -267,7 +268,7 @@ def _sentence(error: ValidationError, source: str) -> str:
     key = ".".join(str(part) for part in fault["loc"]) or "the file"
     kind = fault["type"]
     if kind == "extra_forbidden":
-        told = f"{key} is not a setting{_nearest(fault['loc'])}"
+        told = f"{key} is not a setting{_nearest_key(fault['loc'])}"
     elif kind == "missing":
         told = f"{key} is missing; `atelier preset sample` writes every setting"
     elif kind == "value_error":
@@ -280,19 +281,27 @@ def _sentence(error: ValidationError, source: str) -> str:
     return f"{source}: {told}{more}."
 
 
-def _nearest(location: tuple[int | str, ...]) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``; did you mean X`` for the known word most like ``word``, or nothing."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}" if found else ""
+
+
+def _nearest_key(location: tuple[int | str, ...]) -> str:
     """Name the known key that is most like an unknown one: beside it, or in another section."""
     wrong = str(location[-1])
     beside = _fields_at(location[:-1])
-    near = difflib.get_close_matches(wrong, beside, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean {'.'.join([*map(str, location[:-1]), near[0]])}?"[:-1]
+    before = "".join(f"{part}." for part in location[:-1])
     elsewhere = [
         f"{section}.{wrong}" for section in Settings.model_fields if wrong in _fields_at((section,))
     ]
-    if elsewhere:
-        return f"; did you mean {elsewhere[0]}"
-    return f"; known here are {', '.join(beside)}" if beside else ""
+    return (
+        nearest(f"{before}{wrong}", [f"{before}{key}" for key in beside])
+        if difflib.get_close_matches(wrong, beside, cutoff=0.5)
+        else f"; did you mean {elsewhere[0]}"
+        if elsewhere
+        else f"; known here are {', '.join(beside)}"
+    )
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:

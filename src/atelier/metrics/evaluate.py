@@ -11,6 +11,7 @@ from atelier.errors import AtelierError
 from atelier.metrics.features import RandomFeatures, extract
 from atelier.metrics.kid import Kid, kernel_distance
 from atelier.metrics.swd import sliced_wasserstein
+from atelier.progress import Progress, Report, silent
 from atelier.settings import EvaluateSettings
 
 
@@ -55,10 +56,10 @@ class Evaluation:
             },
         }
 
-    def swd_rows(self) -> list[dict[str, Any]]:
-        """A row per scale for a plot, coarsest first."""
+    def swd_rows(self) -> list[tuple[int, float, float]]:
+        """Rows (pixels, generated, other real) for a plot, a row per scale, coarsest first."""
         return [
-            {"pixels": size, "generated": self.generated.swd[size], "other_real": real}
+            (size, self.generated.swd[size], real)
             for size, real in sorted(self.other_real.swd.items())
         ]
 
@@ -68,6 +69,7 @@ def evaluate(
     real: NDArray[np.uint8],
     generated: NDArray[np.uint8],
     device: torch.device,
+    report: Report = silent,
 ) -> Evaluation:
     """Compare generated pictures with real ones, and real ones with other real ones.
 
@@ -76,6 +78,7 @@ def evaluate(
         real: uint8 [N, H, W, C]; twice ``settings.samples`` are drawn from it.
         generated: uint8 [settings.samples, H, W, C].
         device: where features are extracted.
+        report: counts the sets of pictures looked at.
 
     Raises:
         AtelierError: there are too few real pictures.
@@ -89,9 +92,11 @@ def evaluate(
     order = np.random.default_rng(settings.seed).permutation(len(real))
     reference, other = (real[np.sort(part)] for part in (order[:count], order[count : 2 * count]))
     extractor = RandomFeatures(settings.seed)
+    report(Progress(0, 3, "features of real pictures"))
     features = extract(extractor, reference, device)
 
-    def score(pictures: NDArray[np.uint8]) -> Scores:
+    def score(done: int, pictures: NDArray[np.uint8]) -> Scores:
+        report(Progress(done, 3, "KID and SWD"))
         kid = kernel_distance(
             features,
             extract(extractor, pictures, device),
@@ -101,4 +106,6 @@ def evaluate(
         )
         return Scores(kid, sliced_wasserstein(reference, pictures, settings.seed))
 
-    return Evaluation(score(generated), score(other), settings)
+    result = Evaluation(score(1, generated), score(2, other), settings)
+    report(Progress(3, 3))
+    return result

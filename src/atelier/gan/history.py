@@ -1,0 +1,44 @@
+"""What a training leaves behind besides its networks: samples and curves."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atelier.files import write_csv
+from atelier.gan.step import STATISTICS
+from atelier.gan.training import Epoch
+
+
+def save_samples(epoch: Epoch, folder: Path) -> None:
+    """Write an epoch's pictures, uint8 [N, H, W, C], as ``epoch_0001.npy``."""
+    np.save(folder / f"epoch_{epoch.number:04d}.npy", epoch.samples, allow_pickle=False)
+
+
+class History:
+    """The statistics of every step so far."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._epochs: list[Epoch] = []
+
+    def add(self, epoch: Epoch) -> None:
+        """Append an epoch."""
+        self._epochs.append(epoch)
+
+    def write(self, target: Path) -> None:
+        """Write a row per step as CSV: step, epoch, images seen, then the statistics."""
+        write_csv(target, ("step", "epoch", "images", *STATISTICS), self._rows())
+
+    def summary(self) -> dict[str, Any]:
+        """The last epoch's means, and how long the training was in epochs and steps."""
+        last = self._epochs[-1]
+        means = dict(zip(STATISTICS, last.statistics.mean(axis=0).tolist(), strict=True))
+        return {"epochs": last.number, "steps": last.first_step + len(last.statistics), **means}
+
+    def _rows(self) -> list[tuple[Any, ...]]:
+        return [
+            (step, epoch.number, step * self._batch_size, *(f"{value:.6g}" for value in row))
+            for epoch in self._epochs
+            for step, row in enumerate(epoch.statistics, start=epoch.first_step + 1)
+        ]

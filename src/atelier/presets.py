@@ -1,0 +1,124 @@
+"""Ready-made sets of values for ``params.yaml``.
+
+A preset file holds ``about``, a line on what it is, and ``values``, what differs from the
+preset ``sample``, which holds every value of every stage. So a preset never leaves values
+of another behind. ``runtime`` and ``tracking`` belong to the machine: no preset sets them.
+"""
+
+import io
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from atelier.errors import AtelierError
+from atelier.files import write_text
+from atelier.settings import Section, Settings, check, nearest, read_yaml
+
+BASE = "sample"
+STAGES = tuple(name for name in Settings.model_fields if name not in ("runtime", "tracking"))
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting that a preset changed, with its dotted key."""
+
+    key: str
+    old: Any
+    new: Any
+
+
+def list_presets(folder: Path) -> dict[str, str]:
+    """Every preset's name and what it is, the embedded sample first."""
+    names = sorted((path.stem for path in folder.glob("*.yaml")), key=lambda n: (n != BASE, n))
+    return {name: _read(folder / f"{name}.yaml")["about"] for name in names}
+
+
+def apply_preset(name: str, folder: Path, params: Path) -> list[Change]:
+    """Write a preset's values into ``params``, keeping its comments.
+
+    Returns:
+        What changed, in the file's order.
+
+    Raises:
+        AtelierError: there is no such preset, or a value of it is unknown or off; the file
+            is then untouched.
+    """
+    known = list_presets(folder)
+    if name not in known:
+        raise AtelierError(
+            f"there is no preset {name}{nearest(name, known) or '; known are ' + ', '.join(known)}."
+        )
+    values = deepcopy(_read(folder / f"{BASE}.yaml")["values"])
+    if name != BASE:
+        _merge(values, _read(folder / f"{name}.yaml")["values"])
+    strangers = sorted(set(values) - set(STAGES))
+    if strangers:
+        raise AtelierError(f"presets/{name}.yaml: {strangers[0]} is no stage's section.")
+    yaml = YAML(typ="rt", pure=True)
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    read_yaml(params)  # refuses a file that is no YAML, in one sentence
+    document = yaml.load(params.read_text("utf-8"))
+    changes = list(_assign(document, values, Settings))
+    check(yaml_values(document), f"presets/{name}.yaml")
+    buffer = io.StringIO()
+    yaml.dump(document, buffer)
+    write_text(params, buffer.getvalue())
+    return changes
+
+
+def yaml_values(document: Any) -> Any:
+    """The plain values of a document that was read with its comments."""
+    buffer = io.StringIO()
+    YAML(typ="rt", pure=True).dump(document, buffer)
+    return YAML(typ="safe", pure=True).load(buffer.getvalue())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = read_yaml(path)
+    if not isinstance(content, dict) or set(content) != {"about", "values"}:
+        raise AtelierError(f"presets/{path.name} needs the keys about and values, and no others.")
+    return content
+
+
+def _merge(values: dict[str, Any], others: Mapping[str, Any]) -> None:
+    for key, other in others.items():
+        if isinstance(other, Mapping) and isinstance(values.get(key), dict):
+            _merge(values[key], other)
+        else:
+            values[key] = other
+
+
+def _assign(
+    document: Any, values: Mapping[str, Any], model: type[Section], prefix: str = ""
+) -> Iterator[Change]:
+    """Set what differs, section by section, so that every comment keeps its place."""
+    for key, value in values.items():
+        field = model.model_fields.get(key)
+        inner = field.annotation if field else None
+        if isinstance(inner, type) and issubclass(inner, Section):
+            yield from _assign(document.setdefault(key, {}), value, inner, f"{prefix}{key}.")
+        elif key not in document or document[key] != value:
+            yield Change(f"{prefix}{key}", document.get(key), value)
+            document[key] = _flow(value)
+
+
+def _flow(value: Any) -> Any:
+    """Lists and mappings stay on their line."""
+    if not isinstance(value, list | dict):
+        return value
+    yaml = YAML(typ="rt", pure=True)
+    return yaml.load(io.StringIO(_one_line(value)))
+
+
+def _one_line(value: Any) -> str:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = True
+    yaml.width = 4096
+    buffer = io.StringIO()
+    yaml.dump(value, buffer)
+    return buffer.getvalue()

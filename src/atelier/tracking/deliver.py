@@ -1,0 +1,245 @@
+"""Telling MLflow what the journals hold: the one place that logs to MLflow.
+
+One deliverer serves a pipeline execution: the first stage starts it, it reads the journals
+as they grow, and it ends when the execution has. So MLflow is imported once a pipeline, and
+beside the work. It also delivers what earlier executions could not.
+"""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from atelier.files import write_json
+from atelier.tracking.journal import (
+    entries,
+    execution_folder,
+    executions,
+    journals,
+    note_problem,
+    now,
+)
+from atelier.tracking.store import locked, open_store, quiet_environment
+from atelier.tracking.workspace import Process, private_folder
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+_POLL_SECONDS = 0.25
+_RETRY_SECONDS = 5.0
+_STATE = "delivered.json"
+_T = TypeVar("_T")
+
+
+def serve(root: Path, process: Process) -> None:
+    """Deliver the journals of the execution that ``process`` runs, until it ends.
+
+    Returns at once where another deliverer serves it already.
+    """
+    execution = execution_folder(private_folder(root), process)
+    with locked(execution / "lock", wait=False) as mine:
+        if not mine:
+            return
+        deliver_left_over(root)
+        alive = True
+        while alive:
+            # Asked before reading, so that nothing written before the end is missed.
+            alive = process.may_be_alive()
+            problems = _deliver_all(root, execution)
+            if alive:
+                time.sleep(_RETRY_SECONDS if problems else _POLL_SECONDS)
+        _remove_if_empty(execution)
+
+
+def deliver_left_over(root: Path) -> list[str]:
+    """Deliver what executions that have ended left behind; return the problems met."""
+    problems = []
+    for execution, process in executions(private_folder(root)):
+        if process.may_be_alive():
+            continue
+        with locked(execution / "lock", wait=False) as mine:
+            if mine:
+                problems += _deliver_all(root, execution)
+                _remove_if_empty(execution)
+    return problems
+
+
+def _deliver_all(root: Path, execution: Path) -> list[str]:
+    """Deliver in order as far as it goes; return the problem that stopped it, if any."""
+    for journal in journals(execution):
+        try:
+            _Delivery(root, execution.name, journal).advance()
+        except Exception as error:  # whatever MLflow raises, the journal stays
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            note_problem(journal, reason)
+            _client.cache_clear()
+            return [reason]
+        with suppress(FileNotFoundError):
+            note_problem(journal, None)
+    return []
+
+
+@cache
+def _client(root: Path, experiment: str) -> "tuple[MlflowClient, str]":
+    return open_store(root, experiment)
+
+
+@dataclass(frozen=True)
+class _State:
+    """How far a journal is delivered, and to which runs."""
+
+    offset: int = 0
+    run: str = ""
+    parent: str = ""
+    stage: str = ""
+    experiment: str = ""
+    ended: bool = False
+
+
+class _Delivery:
+    """One journal on its way into one run and its parent."""
+
+    def __init__(self, root: Path, pipeline: str, journal: Path) -> None:
+        self._root = root
+        self._pipeline = pipeline
+        self._journal = journal
+        self._file = journal / _STATE
+        saved = json.loads(self._file.read_text("utf-8")) if self._file.exists() else {}
+        self._state = _State(**saved)
+
+    @property
+    def _mlflow(self) -> "MlflowClient":
+        return _client(self._root, self._state.experiment)[0]
+
+    def advance(self) -> None:
+        """Deliver every entry that is there; when the last one is, remove the journal."""
+        owner_lived = self._owner_lives()
+        for entry, offset in entries(self._journal, self._state.offset):
+            getattr(self, f"_{entry['kind']}")(entry)
+            self._save(offset=offset)
+        if not owner_lived and not self._state.ended and self._state.run:
+            self._end({"status": "KILLED", "time": now()})
+        if self._state.ended or not owner_lived:
+            shutil.rmtree(self._journal)
+
+    def _owner_lives(self) -> bool:
+        for entry, _ in entries(self._journal):
+            return Process(**entry["owner"]).may_be_alive()
+        return False
+
+    def _save(self, **changes: Any) -> None:
+        self._state = replace(self._state, **changes)
+        write_json(self._file, asdict(self._state))
+
+    def _start(self, entry: dict[str, Any]) -> None:
+        client, experiment = _client(self._root, entry["experiment"])
+        parent = self._parent(client, experiment, entry) if entry["pipeline"] else ""
+        if parent:
+            client.update_run(parent, status="RUNNING")
+        tags = entry["tags"] | {"atelier.stage": entry["stage"]}
+        tags |= {"mlflow.parentRunId": parent} if parent else {}
+        run = client.create_run(
+            experiment, start_time=entry["time"], tags=tags, run_name=entry["stage"]
+        ).info.run_id
+        self._save(run=run, parent=parent, stage=entry["stage"], experiment=entry["experiment"])
+        own = {k: v for k, v in entry["parameters"].items() if k.startswith(entry["stage"] + ".")}
+        _log_parameters(client, run, own)
+
+    def _parent(self, client: "MlflowClient", experiment: str, entry: dict[str, Any]) -> str:
+        """Find the run of this pipeline execution, or make it."""
+        wanted = f"tags.`atelier.pipeline` = '{self._pipeline}'"
+        found = client.search_runs([experiment], wanted, max_results=1)
+        if found:
+            return str(found[0].info.run_id)
+        parent = client.create_run(
+            experiment,
+            start_time=entry["time"],
+            tags=entry["tags"] | {"atelier.pipeline": self._pipeline},
+            run_name=entry["pipeline"],
+        ).info.run_id
+        _log_parameters(client, parent, entry["parameters"])
+        return str(parent)
+
+    def _metrics(self, entry: dict[str, Any]) -> None:
+        from mlflow.entities import Metric
+
+        points = [
+            Metric(name, value, at, step)
+            for step, at, values in entry["rows"]
+            for name, value in zip(entry["names"], values, strict=True)
+        ]
+        for part in _parts(points, 1000):
+            self._mlflow.log_batch(self._state.run, metrics=part)
+
+    def _summary(self, entry: dict[str, Any]) -> None:
+        from mlflow.entities import Metric
+
+        for run, prefix in ((self._state.run, ""), (self._state.parent, f"{self._state.stage}.")):
+            points = [Metric(prefix + k, v, entry["time"], 0) for k, v in entry["values"].items()]
+            for part in _parts(points, 1000):
+                if run:
+                    self._mlflow.log_batch(run, metrics=part)
+
+    def _tags(self, entry: dict[str, Any]) -> None:
+        from mlflow.entities import RunTag
+
+        tags = [RunTag(name, value) for name, value in entry["values"].items()]
+        for part in _parts(tags, 100):
+            self._mlflow.log_batch(self._state.run, tags=part)
+
+    def _artifact(self, entry: dict[str, Any]) -> None:
+        folder = entry["folder"] if entry["folder"] not in ("", ".") else None
+        self._mlflow.log_artifact(self._state.run, str(self._journal / entry["file"]), folder)
+
+    def _picture(self, entry: dict[str, Any]) -> None:
+        from PIL import Image
+
+        # MLflow names a picture's file anew each time; one that a killed deliverer logged
+        # without noting so must not be logged twice.
+        start = f"images/{entry['key']}+step+{entry['step']}+"
+        logged = self._mlflow.list_artifacts(self._state.run, "images")
+        if any(file.path.startswith(start) for file in logged):
+            return
+        with Image.open(self._journal / entry["file"]) as image:
+            self._mlflow.log_image(
+                self._state.run,
+                image.copy(),
+                key=entry["key"],
+                step=entry["step"],
+                timestamp=entry["time"],
+                synchronous=True,
+            )
+
+    def _end(self, entry: dict[str, Any]) -> None:
+        for run in (self._state.run, self._state.parent):
+            if run:
+                self._mlflow.set_terminated(run, entry["status"], entry["time"])
+        self._save(ended=True)
+
+
+def _log_parameters(client: "MlflowClient", run: str, values: dict[str, str]) -> None:
+    from mlflow.entities import Param
+
+    for part in _parts([Param(name, value) for name, value in values.items()], 100):
+        client.log_batch(run, params=part)
+
+
+def _parts(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    """Split into as many as MLflow takes in one request."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _remove_if_empty(execution: Path) -> None:
+    if not journals(execution):
+        shutil.rmtree(execution, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    quiet_environment()
+    serve(Path(sys.argv[1]), Process(sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))

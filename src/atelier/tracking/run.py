@@ -1,0 +1,105 @@
+"""What a stage script says of itself: settings, numbers, pictures, outputs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atelier.tracking.journal import Journal, now
+
+
+class Run:
+    """One execution of a stage; writes all that it is told to a journal.
+
+    With no journal (tracking switched off) everything said is forgotten.
+    """
+
+    def __init__(self, journal: Journal | None) -> None:
+        self._journal = journal
+        self._told = now()
+
+    def curves(self, first_step: int, names: Sequence[str], rows: NDArray[np.float32]) -> None:
+        """Log points of curves: a row per step, a column per name.
+
+        Steps are read from the device many at a time, so that they carry no times of
+        their own: they are spread evenly over the time since the last call.
+        """
+        if self._journal is None:
+            return
+        end = now()
+        times = np.linspace(self._told, end, len(rows) + 1, dtype=np.int64)[1:]
+        self._told = end
+        self._journal.write(
+            "metrics",
+            names=list(names),
+            rows=[
+                [step, int(at), row.tolist()]
+                for step, (at, row) in enumerate(zip(times, rows, strict=True), first_step + 1)
+            ],
+        )
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Log final numbers, also on the pipeline's run; words and lists are left out."""
+        if self._journal:
+            self._journal.write("summary", values=numbers(values))
+
+    def pictures(self, key: str, pixels: NDArray[np.uint8], step: int) -> None:
+        """Log pictures, uint8 [N, H, W, C], as one sheet of a series that has a step slider."""
+        if self._journal:
+            from PIL import Image
+
+            file = self._journal.folder / f"{key}-{step:08d}.png"
+            Image.fromarray(sheet(pixels)).save(file, compress_level=1)
+            self._journal.write("picture", key=key, step=step, file=file.name)
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Log a file, or every file of a folder, under ``folder`` among the run's artifacts."""
+        if self._journal is None:
+            return
+        if path.is_dir():
+            for file in sorted(file for file in path.rglob("*") if file.is_file()):
+                inner = file.relative_to(path).parent
+                self.artifact(file, str(Path(folder or path.name) / inner))
+        else:
+            self._journal.write("artifact", file=self._journal.keep(path), folder=folder)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Log tags."""
+        if self._journal:
+            self._journal.write("tags", values=dict(values))
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Flatten nested values to ``a.b: number``; what is no finite number is left out."""
+    return {
+        key: float(value)
+        for key, value in flat(values).items()
+        if isinstance(value, (int, float, np.number))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    }
+
+
+def flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings to ``a.b: value``; an empty mapping stays a value."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
+
+
+def sheet(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Lay pictures [N, H, W, C] out as one nearly square picture [H', W', 3]."""
+    count, height, width, channels = pixels.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    cells = np.full((rows * columns, height, width, 3), 255, np.uint8)
+    cells[:count] = pixels if channels == 3 else pixels.repeat(3, axis=-1)
+    grid = cells.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
+    return grid.reshape(rows * height, columns * width, 3)

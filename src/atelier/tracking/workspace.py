@@ -1,0 +1,105 @@
+"""Where a stage runs: which repository, which DVC invocation, which commit."""
+
+import os
+import socket
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+PRIVATE = Path(".atelier")
+
+
+def repository_root() -> Path:
+    """The main project's root, also in a temporary copy made by ``dvc exp run --temp``.
+
+    DVC names it in ``DVC_ROOT``; a stage run by hand finds the folder that holds ``.dvc``.
+    """
+    named = os.environ.get("DVC_ROOT")
+    if named:
+        return Path(named)
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), here)
+
+
+def private_folder(root: Path) -> Path:
+    """``.atelier/`` under ``root``: what a run keeps for itself, outside DVC's outputs."""
+    folder = root / PRIVATE
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that is told from later ones with the same number by its start time."""
+
+    host: str
+    pid: int
+    started: float
+
+    @classmethod
+    def of(cls, process: psutil.Process) -> "Process":
+        """Describe a running process of this machine."""
+        return cls(socket.gethostname(), process.pid, process.create_time())
+
+    def may_be_alive(self) -> bool:
+        """Whether it still runs; of another machine's process that cannot be known."""
+        if self.host != socket.gethostname():
+            return True
+        with suppress(psutil.Error):
+            process = psutil.Process(self.pid)
+            # Start times are read with a hundredth of a second's precision.
+            same = abs(process.create_time() - self.started) < 0.1
+            return same and process.status() != psutil.STATUS_ZOMBIE
+        return False
+
+    @property
+    def key(self) -> str:
+        """A name that no other process on any machine has."""
+        return f"{self.host}-{self.pid}-{self.started:.2f}"
+
+
+def dvc_process() -> Process | None:
+    """The ``dvc`` program that runs this stage; its stages make one pipeline execution.
+
+    DVC gives a stage no id of the invocation, so the process is the id: a shell or a queue
+    worker may stand between it and the stage.
+    """
+    with suppress(psutil.Error):
+        for ancestor in psutil.Process().parents():
+            with suppress(psutil.Error):
+                if any(Path(part).name == "dvc" for part in ancestor.cmdline()[:2]):
+                    return Process.of(ancestor)
+    return None
+
+
+def git_tags() -> dict[str, str]:
+    """The commit and whether the tree differs from it; empty outside a git checkout."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    return {
+        "mlflow.source.git.commit": commit,
+        "git.dirty": str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower(),
+    }
+
+
+def experiment_tags() -> dict[str, str]:
+    """The DVC experiment that a stage belongs to, where there is one."""
+    names = {"dvc.experiment": "DVC_EXP_NAME", "dvc.baseline": "DVC_EXP_BASELINE_REV"}
+    return {tag: os.environ[name] for tag, name in names.items() if os.environ.get(name)}
+
+
+def _git(*arguments: str) -> str | None:
+    with suppress(OSError, subprocess.SubprocessError):
+        answer = subprocess.run(  # noqa: S603 - fixed words, no shell
+            ["git", *arguments],  # noqa: S607 - the user's own git
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        return answer.stdout.strip()
+    return None

@@ -1,0 +1,30 @@
+"""Convert: turn every readable picture into one row of data/images.npz."""
+
+from pathlib import Path
+
+from atelier.files import write_json
+from atelier.progress import bar
+from atelier.settings import Settings
+from atelier.tracking.run import Run
+from atelier.tracking.stage import run_stage
+
+RAW = Path("data/raw")
+IMAGES = Path("data/images.npz")
+METRICS = Path("metrics/convert.json")
+
+
+def main(settings: Settings, run: Run) -> None:
+    """Convert all pictures, and count and list what could not be read."""
+    from atelier.images.convert import convert
+    from atelier.images.dataset import load_images
+
+    with bar("convert", "pictures", settings.runtime.progress) as report:
+        conversion = convert(settings.convert, RAW, IMAGES, settings.runtime.workers, report)
+    write_json(METRICS, conversion.metrics())
+    run.summary(conversion.metrics())
+    run.artifact(METRICS)
+    run.pictures("real", load_images(IMAGES).pixels[:64], step=0)
+
+
+if __name__ == "__main__":
+    run_stage("convert", main)

@@ -1,0 +1,26 @@
+"""Download: bring raw pictures from the chosen source into data/raw."""
+
+from pathlib import Path
+
+from atelier.progress import bar
+from atelier.settings import Settings
+from atelier.tracking.run import Run
+from atelier.tracking.stage import run_stage
+
+RAW = Path("data/raw")
+
+
+def main(settings: Settings, run: Run) -> None:
+    """Fill data/raw, whole or not at all."""
+    from atelier.images.download import download
+
+    from atelier.tracking.workspace import private_folder, repository_root
+
+    scratch = private_folder(repository_root()) / "downloads"
+    with bar("download", "files", settings.runtime.progress) as report:
+        download(settings.download, RAW, scratch, report)
+    run.artifact(RAW / "manifest.json")
+
+
+if __name__ == "__main__":
+    run_stage("download", main)

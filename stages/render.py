@@ -1,0 +1,38 @@
+"""Render: montages of every epoch, a film, curves, and a report page that shows them all."""
+
+import json
+from pathlib import Path
+
+from atelier.progress import bar
+from atelier.settings import Settings
+from atelier.tracking.run import Run
+from atelier.tracking.stage import run_stage
+
+IMAGES = Path("data/images.npz")
+SAMPLES = Path("samples")
+LOSSES = Path("plots/losses.csv")
+METRICS = [Path(f"metrics/{stage}.json") for stage in ("convert", "train", "evaluate")]
+RENDERS = Path("renders")
+
+
+def main(settings: Settings, run: Run) -> None:
+    """Render everything that the chain knows by now."""
+    from atelier.figures.render import render
+    from atelier.images.dataset import load_images
+
+    with bar("render", "pictures", settings.runtime.progress) as report:
+        render(
+            settings.render,
+            samples=SAMPLES,
+            losses=LOSSES,
+            real=load_images(IMAGES).pixels,
+            metrics={path.stem: json.loads(path.read_text("utf-8")) for path in METRICS},
+            parameters=settings.model_dump(include={"download", "convert", "train", "evaluate"}),
+            target=RENDERS,
+            report=report,
+        )
+    run.artifact(RENDERS)
+
+
+if __name__ == "__main__":
+    run_stage("render", main)

@@ -1,0 +1,49 @@
+"""Train: teach the GAN the pictures in data/images.npz."""
+
+from pathlib import Path
+
+from atelier.files import replacing_folder, write_json
+from atelier.progress import bar
+from atelier.settings import Settings
+from atelier.tracking.run import Run
+from atelier.tracking.stage import run_stage
+
+IMAGES = Path("data/images.npz")
+MODELS = Path("models")
+SAMPLES = Path("samples")
+LOSSES = Path("plots/losses.csv")
+METRICS = Path("metrics/train.json")
+
+
+def main(settings: Settings, run: Run) -> None:
+    """Train epoch by epoch; write networks, samples and losses when all is done."""
+    from atelier.gan.device import choose_device
+    from atelier.gan.history import History, save_samples
+    from atelier.gan.step import STATISTICS
+    from atelier.gan.training import Training
+    from atelier.gan.weights import save_network
+    from atelier.images.dataset import load_images
+
+    pixels = load_images(IMAGES).pixels
+    training = Training(settings.train, pixels, choose_device(settings.runtime.device))
+    history = History(settings.train.batch_size)
+    with replacing_folder(SAMPLES) as samples, replacing_folder(MODELS) as models:
+        with bar("train", "steps", settings.runtime.progress) as report:
+            for epoch in training.run(report):
+                save_samples(epoch, samples)
+                history.add(epoch)
+                run.curves(epoch.first_step, STATISTICS, epoch.statistics)
+                run.pictures("samples", epoch.samples, step=epoch.number)
+        save_network(training.gan.generator, training.arch, models / "generator.safetensors")
+        save_network(
+            training.gan.discriminator, training.arch, models / "discriminator.safetensors"
+        )
+    history.write(LOSSES)
+    write_json(METRICS, history.summary())
+    run.summary(history.summary())
+    run.artifact(MODELS)
+    run.artifact(LOSSES)
+
+
+if __name__ == "__main__":
+    run_stage("train", main)
