@@ -26,7 +26,7 @@ def main(settings: Settings, run: Run) -> None:
 
     pixels = load_images(IMAGES).pixels
     training = Training(settings.train, pixels, choose_device(settings.runtime.device))
-    history = History(settings.train.batch_size)
+    history = History()
     with replacing_folder(SAMPLES) as samples, replacing_folder(MODELS) as models:
         with bar("train", "steps", settings.runtime.progress) as report:
             for epoch in training.run(report):

@@ -18,8 +18,7 @@ def save_samples(epoch: Epoch, folder: Path) -> None:
 class History:
     """The statistics of every step so far."""
 
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
+    def __init__(self) -> None:
         self._epochs: list[Epoch] = []
 
     def add(self, epoch: Epoch) -> None:
@@ -38,7 +37,9 @@ class History:
 
     def _rows(self) -> list[tuple[Any, ...]]:
         return [
-            (step, epoch.number, step * self._batch_size, *(f"{value:.6g}" for value in row))
+            (epoch.first_step + done, epoch.number, images, *(f"{value:.6g}" for value in row))
             for epoch in self._epochs
-            for step, row in enumerate(epoch.statistics, start=epoch.first_step + 1)
+            for done, (images, row) in enumerate(
+                zip(epoch.images.tolist(), epoch.statistics.tolist(), strict=True), start=1
+            )
         ]

@@ -23,12 +23,14 @@ class Epoch:
     Attributes:
         number: 1 for the first epoch.
         first_step: the training steps done before this epoch.
+        images: int64 [steps], pictures seen since the start, after each step.
         statistics: float32 [steps, 5], a row per step, columns as in ``step.STATISTICS``.
         samples: uint8 [N, H, W, C], pictures of the fixed latents after this epoch.
     """
 
     number: int
     first_step: int
+    images: NDArray[np.int64]
     statistics: NDArray[np.float32]
     samples: NDArray[np.uint8]
 
@@ -83,14 +85,16 @@ class Training:
             first_step = (number - 1) * self.steps_per_epoch
             rows: list[Tensor] = []
             order = torch.randperm(len(self._feed), generator=self._order)
-            for indices in order.split(self.settings.batch_size):
+            batches = order.split(self.settings.batch_size)
+            seen = np.cumsum([len(batch) for batch in batches]) + (number - 1) * len(self._feed)
+            for indices in batches:
                 rows.append(self._step(indices))
                 report(Progress(first_step + len(rows), total))
             # The one place where the device is waited for.
             statistics = torch.stack(rows).cpu().numpy()
             report(Progress(first_step + len(rows), total, _note(number, statistics)))
             samples = generate(self.gan.generator, self._fixed)
-            yield Epoch(number, first_step, statistics, samples)
+            yield Epoch(number, first_step, seen, statistics, samples)
 
     def _step(self, indices: Tensor) -> Tensor:
         real = self._feed.batch(indices)

@@ -1,0 +1,129 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from atelier.errors import AtelierError
+from atelier.gan.generate import draw_latents, generate
+from atelier.gan.history import History, save_samples
+from atelier.gan.networks import Architecture, build
+from atelier.gan.training import Training
+from atelier.gan.weights import load_generator, save_network
+from atelier.progress import Progress
+from atelier.settings import Settings
+
+CPU = torch.device("cpu")
+SMALL = {
+    "epochs": 2,
+    "batch_size": 8,
+    "generator_width": 4,
+    "discriminator_width": 4,
+    "latent_size": 8,
+    "samples": 5,
+}
+
+
+def pixels(count: int = 20, size: int = 16, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, channels), dtype=np.uint8)
+
+
+def test_every_picture_is_seen_once_an_epoch_and_all_is_reported(
+    make_settings: Callable[..., Settings],
+) -> None:
+    told: list[Progress] = []
+    training = Training(make_settings(train=SMALL).train, pixels(20), CPU)
+    epochs = list(training.run(told.append))
+    assert [epoch.number for epoch in epochs] == [1, 2]
+    assert [epoch.first_step for epoch in epochs] == [0, 3]
+    assert all(epoch.statistics.shape == (3, 5) for epoch in epochs)
+    assert all(epoch.samples.shape == (5, 16, 16, 3) for epoch in epochs)
+    assert epochs[0].samples.dtype == np.uint8
+    assert told[-1].done == told[-1].total == 6
+    assert "Loss_D" in told[-1].note
+    assert not np.array_equal(epochs[0].samples, epochs[1].samples)
+
+
+def test_two_trainings_give_the_same_bytes_whatever_the_global_seed(
+    make_settings: Callable[..., Settings],
+) -> None:
+    settings = make_settings(train=SMALL).train
+    results = []
+    for global_seed in (1, 2):
+        torch.manual_seed(global_seed)
+        *_, last = Training(settings, pixels(), CPU).run()
+        results.append(last)
+    assert np.array_equal(results[0].statistics, results[1].statistics)
+    assert np.array_equal(results[0].samples, results[1].samples)
+    *_, other = Training(make_settings(train={**SMALL, "seed": 9}).train, pixels(), CPU).run()
+    assert not np.array_equal(results[0].samples, other.samples)
+
+
+def test_a_gan_learns_a_plain_colour(make_settings: Callable[..., Settings]) -> None:
+    orange = np.tile(np.array([230, 120, 30], np.uint8), (64, 16, 16, 1))
+    wanted = {**SMALL, "epochs": 40, "generator_width": 8, "discriminator_width": 8, "lr": 0.002}
+    *_, last = Training(make_settings(train=wanted).train, orange, CPU).run()
+    means = last.samples.mean(axis=(0, 1, 2))
+    assert means[0] > means[1] > means[2]
+    assert np.abs(means - [230, 120, 30]).max() < 50
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (pixels(4), r"4 pictures, fewer than train\.batch_size \(8\)"),
+        (pixels(20, size=20), r"image_size is 20, but the DCGAN needs one of"),
+        (pixels(20)[:, :8], "the pictures are 16x8, but"),
+    ],
+)
+def test_pictures_that_do_not_fit_are_refused(
+    make_settings: Callable[..., Settings], given: np.ndarray, sentence: str
+) -> None:
+    with pytest.raises(AtelierError, match=sentence):
+        Training(make_settings(train=SMALL).train, given, CPU)
+
+
+def test_a_generator_rebuilds_itself_from_its_file(tmp_path: Path) -> None:
+    arch = Architecture(32, 1, 8, 4, 4)
+    generator, discriminator = build(arch, seed=1)
+    save_network(generator, arch, tmp_path / "g.safetensors")
+    save_network(generator, arch, tmp_path / "again.safetensors")
+    assert (tmp_path / "g.safetensors").read_bytes() == (
+        tmp_path / "again.safetensors"
+    ).read_bytes()
+    loaded, same = load_generator(tmp_path / "g.safetensors")
+    assert same == arch
+    latents = draw_latents(3, 8, seed=0)
+    assert np.array_equal(generate(generator, latents), generate(loaded, latents))
+
+    save_network(discriminator, arch, tmp_path / "d.safetensors")
+    (tmp_path / "half.safetensors").write_bytes((tmp_path / "g.safetensors").read_bytes()[:500])
+    for name in ("d", "half", "none"):
+        with pytest.raises(AtelierError, match="holds no generator that can be rebuilt"):
+            load_generator(tmp_path / f"{name}.safetensors")
+
+
+def test_a_picture_does_not_depend_on_its_batch_mates() -> None:
+    generator, _ = build(Architecture(16, 3, 8, 4, 4), seed=1)
+    latents = draw_latents(10, 8, seed=0)
+    alone = np.concatenate([generate(generator, latents[i : i + 1]) for i in range(10)])
+    together = generate(generator, latents)
+    assert np.abs(alone.astype(int) - together).max() <= 1
+    assert generator.training
+
+
+def test_history_is_a_row_per_step(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    history = History()
+    for epoch in Training(make_settings(train=SMALL).train, pixels(20), CPU).run():
+        history.add(epoch)
+        save_samples(epoch, tmp_path)
+    history.write(tmp_path / "losses.csv")
+    header, *rows = (tmp_path / "losses.csv").read_text().splitlines()
+    assert header == "step,epoch,images,loss_d,loss_g,d_x,d_g_z1,d_g_z2"
+    assert [row.split(",")[:3] for row in rows] == [
+        ["1", "1", "8"], ["2", "1", "16"], ["3", "1", "20"],
+        ["4", "2", "28"], ["5", "2", "36"], ["6", "2", "40"],
+    ]  # fmt: skip
+    assert history.summary()["steps"] == 6
+    assert np.load(tmp_path / "epoch_0002.npy", allow_pickle=False).shape == (5, 16, 16, 3)

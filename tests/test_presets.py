@@ -1,0 +1,67 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from atelier import settings
+from atelier.errors import AtelierError
+from atelier.presets import apply_preset, list_presets
+
+
+@pytest.fixture
+def params(tmp_path: Path, root: Path) -> Path:
+    shutil.copy(root / "params.yaml", tmp_path)
+    return tmp_path / "params.yaml"
+
+
+def test_the_sample_preset_is_what_params_yaml_holds(root: Path, params: Path) -> None:
+    before = params.read_bytes()
+    assert apply_preset("sample", root / "presets", params) == []
+    assert params.read_bytes() == before
+
+
+def test_every_preset_is_listed_valid_and_leaves_nothing_behind(root: Path, params: Path) -> None:
+    before = params.read_bytes()
+    comments = before.count(b"#")
+    names = list_presets(root / "presets")
+    assert next(iter(names)) == "sample"
+    assert len(names) == len(list((root / "presets").glob("*.yaml")))
+    for name in names:
+        apply_preset(name, root / "presets", params)
+        settings.load(params)
+        assert params.read_bytes().count(b"#") == comments
+    apply_preset("sample", root / "presets", params)
+    assert params.read_bytes() == before
+
+
+def test_changes_are_told_and_the_users_own_machine_is_kept(root: Path, params: Path) -> None:
+    params.write_text(params.read_text().replace("device: auto", "device: cpu"))
+    changes = apply_preset("celeba64", root / "presets", params)
+    assert ("convert.image_size", 32, 64) in [(c.key, c.old, c.new) for c in changes]
+    assert settings.load(params).runtime.device == "cpu"
+    assert settings.load(params).convert.image_size == 64
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ("{train: {epoch: 3}}", r"presets/odd\.yaml: train\.epoch is not a setting"),
+        ("{runtime: {device: cpu}}", "runtime is no stage's section"),
+        ("{train: {lr: fast}}", r"presets/odd\.yaml: train\.lr is 'fast'"),
+    ],
+)
+def test_a_wrong_preset_changes_nothing(
+    root: Path, params: Path, tmp_path: Path, values: str, sentence: str
+) -> None:
+    folder = tmp_path / "presets"
+    shutil.copytree(root / "presets", folder)
+    (folder / "odd.yaml").write_text(f"about: odd\nvalues: {values}\n")
+    before = params.read_bytes()
+    with pytest.raises(AtelierError, match=sentence):
+        apply_preset("odd", folder, params)
+    assert params.read_bytes() == before
+
+
+def test_an_unknown_preset_names_the_nearest(root: Path, params: Path) -> None:
+    with pytest.raises(AtelierError, match="no preset celeba; did you mean celeba64"):
+        apply_preset("celeba", root / "presets", params)

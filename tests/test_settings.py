@@ -1,0 +1,115 @@
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atelier import settings
+from atelier.errors import AtelierError
+
+VALUES = settings.read_yaml(Path(__file__).parents[1] / "params.yaml")
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    values = deepcopy(VALUES)
+    *path, last = key.split(".")
+    inner = values
+    for part in path:
+        inner = inner[part]
+    inner[last] = value
+    return values
+
+
+def test_params_yaml_is_valid_and_frozen() -> None:
+    loaded = settings.check(VALUES, "params.yaml")
+    assert loaded.train.lr == VALUES["train"]["lr"]
+    with pytest.raises(ValueError, match="frozen"):
+        loaded.train.lr = 1.0
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("train.epoch", 3, "train.epoch is not a setting; did you mean train.epochs."),
+        ("train.fps", 3, "did you mean render.fps."),
+        ("trian", {}, "did you mean train."),
+        ("download.sample.cuont", 3, "did you mean download.sample.count."),
+        ("train.epochs", "ten", "train.epochs is 'ten', but"),
+        ("train.epochs", 2.5, "train.epochs is 2.5, but"),
+        ("train.epochs", True, "train.epochs is True, but"),
+        ("train.epochs", 0, "greater than or equal to 1"),
+        ("train.lr", float("nan"), "train.lr is nan, but"),
+        ("train.lr", float("inf"), "train.lr is inf, but"),
+        ("convert.fit", "squeeze", "'crop', 'stretch' or 'pad'"),
+        ("download.source", "folder", "needs at least one entry under folders"),
+        ("download.folders", {"mine": "/x"}, "folders is for source: folder"),
+        ("download.source", "archive", "archive.location"),
+        ("download.archive.sha256", "abc", "download.archive.sha256 is 'abc'"),
+        ("download.kaggle.handle", "../../etc", "download.kaggle.handle"),
+        ("evaluate.kid_subset_size", 10**6, "make it smaller or raise samples"),
+        ("stylize.styles", ["../secret.png"], "inside data/pictures"),
+        ("stylize.styles", ["/etc/passwd"], "inside data/pictures"),
+        ("stylize.style_layers", {}, "needs at least one layer"),
+        ("runtime.device", "gpu", "runtime.device is 'gpu'"),
+    ],
+)
+def test_a_wrong_value_is_named_in_one_sentence(key: str, value: Any, sentence: str) -> None:
+    with pytest.raises(AtelierError) as caught:
+        settings.check(changed(key, value), "params.yaml")
+    told = str(caught.value)
+    assert sentence in told
+    assert told.startswith("params.yaml: ")
+    assert "\n" not in told
+    assert told.endswith(".")
+
+
+def test_a_missing_setting_says_how_to_get_it_back() -> None:
+    values = deepcopy(VALUES)
+    del values["train"]["lr"]
+    with pytest.raises(AtelierError, match=r"train\.lr is missing; `atelier preset sample`"):
+        settings.check(values, "params.yaml")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"a: [1", b"a: 1\na: 2\n", b"\xff\xfe\x00", b"a: !!python/object/apply:os.system [ls]", b"\t"],
+)
+def test_a_file_that_is_no_yaml_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_bytes(content)
+    with pytest.raises(AtelierError) as caught:
+        settings.load(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(AtelierError, match=r"cannot read .*params\.yaml: No such file"):
+        settings.load(tmp_path / "params.yaml")
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(section=st.sampled_from(sorted(VALUES)), value=plain)
+def test_any_section_is_valid_or_one_sentence(section: str, value: Any) -> None:
+    try:
+        settings.check({**VALUES, section: value}, "params.yaml")
+    except AtelierError as error:
+        assert "\n" not in str(error)
+
+
+@given(key=st.sampled_from([f"{s}.{k}" for s, keys in VALUES.items() for k in keys]), value=plain)
+def test_any_value_is_valid_or_one_sentence(key: str, value: Any) -> None:
+    try:
+        settings.check(changed(key, value), "params.yaml")
+    except AtelierError as error:
+        assert key.split(".")[0] in str(error)
+        assert "\n" not in str(error)
