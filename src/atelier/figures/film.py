@@ -46,7 +46,7 @@ def film(
             ticks = round(100 * (number + 1) / fps) - round(100 * number / fps)
             ticks += round(100 * hold_last) if last else 0
             _write_frame(file, frame, min(ticks, LONGEST), first=number == 0)
-            report(Progress(number + 1, note="film"))
+            report(Progress(number + 1))
         if shape is None:
             raise ValueError("a film needs at least one frame")
         file.write(b";")

@@ -88,7 +88,8 @@ def shrunk(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 def save_png(picture: NDArray[np.uint8], target: Path) -> None:
     """Write uint8 [H, W, 3] as a PNG file, whole or not at all."""
     with replacing(target) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")
+        # Level 4 takes a third of the default's time, for files of the same size.
+        Image.fromarray(picture).save(temporary, format="PNG", compress_level=4)
 
 
 def _cell(picture: NDArray[np.uint8], tile: int) -> NDArray[np.uint8]:

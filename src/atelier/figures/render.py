@@ -1,0 +1,193 @@
+"""Everything the render stage makes: montages, film, curves and report page."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atelier.errors import AtelierError
+from atelier.figures.captions import captioned
+from atelier.figures.curves import loss_curves, read_losses
+from atelier.figures.film import film
+from atelier.figures.montage import beside, montage, save_png, shrunk
+from atelier.figures.report import report_page
+from atelier.files import replacing_folder
+from atelier.progress import Progress, Report, silent
+from atelier.settings import RenderSettings
+
+FILM_SIDE = 1080
+HOLD_LAST = 2.0
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What was written: paths relative to the folder of renders, and the epochs shown."""
+
+    epochs: tuple[int, ...]
+    montages: tuple[Path, ...]
+    film: Path = Path("training.gif")
+    curves: Path = Path("losses.png")
+    comparison: Path = Path("real_and_generated.png")
+    page: Path = Path("report.html")
+
+
+def render(
+    settings: RenderSettings,
+    samples: Path,
+    losses: Path,
+    real: NDArray[np.uint8],
+    metrics: Mapping[str, Any],
+    parameters: Mapping[str, Any],
+    target: Path,
+    report: Report = silent,
+) -> Rendered:
+    """Show a training in a folder of files.
+
+    Args:
+        settings: of the render stage.
+        samples: a folder of ``epoch_0001.npy``, ...: uint8 [N, H, W, C], H = W, C 1 or 3,
+            pictures of the same latents after each epoch.
+        losses: the CSV file that :func:`atelier.figures.curves.read_losses` reads.
+        real: uint8 [M, H, W, C], M >= 1, what the generator learned from.
+        metrics: numbers, nested by stage.
+        parameters: settings, nested by section.
+        target: the folder to write; all of it is replaced.
+        report: told the montages and frames of the film done.
+
+    Returns:
+        What was written.
+
+    Raises:
+        AtelierError: samples or losses are missing, empty or damaged, or the samples of two
+            epochs differ in shape.
+    """
+    files = _sample_files(samples)
+    table = read_losses(losses)
+    last = max(files)
+    shown = {e: path for e, path in files.items() if e % settings.every == 0 or e == last}
+    rendered = Rendered(
+        epochs=tuple(shown),
+        montages=tuple(Path("montages", f"{path.stem}.png") for path in shown.values()),
+    )
+    comparison = _comparison(settings, real, _read_samples(files[last]))
+    with replacing_folder(target) as folder:
+        _save_montages(folder, rendered, _montages(settings, shown), report)
+        _save_film(settings, folder, rendered, _montages(settings, shown), report)
+        loss_curves(table, folder / rendered.curves)
+        save_png(comparison, folder / rendered.comparison)
+        report_page(
+            folder / rendered.page,
+            title="What the generator learned",
+            summary=_summary(real, last, len(table["step"])),
+            montages=_montages(settings, shown),
+            fps=settings.fps,
+            film=folder / rendered.film,
+            curves=folder / rendered.curves,
+            comparison=comparison,
+            metrics=metrics,
+            parameters=parameters,
+        )
+    return rendered
+
+
+def _sample_files(folder: Path) -> dict[int, Path]:
+    """Find the samples of every epoch, in order, and see that they fit each other."""
+    names = ((re.fullmatch(r"epoch_(\d+)\.npy", path.name), path) for path in folder.glob("*"))
+    files = dict(sorted((int(match[1]), path) for match, path in names if match))
+    if not files:
+        raise AtelierError(
+            f"no samples such as epoch_0001.npy in {folder.name}/; run the train stage first."
+        )
+    first, *others = files.values()
+    shape = _read_samples(first).shape
+    for path in others:
+        if (found := _read_samples(path).shape) != shape:
+            raise AtelierError(
+                f"{path.name} has shape {found}, but {first.name} has {shape}; samples must be of"
+                " one training: run the train stage again."
+            )
+    return files
+
+
+def _read_samples(path: Path) -> NDArray[np.uint8]:
+    """Map one epoch's samples into memory: uint8 [N, H, W, C], N >= 1, H = W, C 1 or 3."""
+    try:
+        pictures: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError) as error:
+        raise AtelierError(
+            f"{path.name} cannot be read as samples ({error}); run the train stage again."
+        ) from None
+    shape = pictures.shape
+    square = pictures.ndim == 4 and shape[1] == shape[2] and shape[3] in (1, 3)
+    if pictures.dtype != np.uint8 or not square:
+        raise AtelierError(
+            f"{path.name} holds {pictures.dtype} {shape}, but samples are square pictures, uint8"
+            " [N, H, W, 1 or 3]; run the train stage again."
+        )
+    return pictures
+
+
+def _montages(
+    settings: RenderSettings, files: Mapping[int, Path]
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Lay out one epoch after the other, so that memory holds one at a time."""
+    for epoch, path in files.items():
+        yield epoch, montage(_read_samples(path), settings.columns, settings.tile)
+
+
+def _save_montages(
+    folder: Path,
+    rendered: Rendered,
+    montages: Iterator[tuple[int, NDArray[np.uint8]]],
+    report: Report,
+) -> None:
+    for done, (path, (_, picture)) in enumerate(zip(rendered.montages, montages, strict=True), 1):
+        save_png(picture, folder / path)
+        report(Progress(done, 2 * len(rendered.epochs), "montages"))
+
+
+def _save_film(
+    settings: RenderSettings,
+    folder: Path,
+    rendered: Rendered,
+    montages: Iterator[tuple[int, NDArray[np.uint8]]],
+    report: Report,
+) -> None:
+    count = len(rendered.epochs)
+    frames = (
+        captioned(shrunk(picture, FILM_SIDE), f"epoch {epoch} of {rendered.epochs[-1]}")
+        for epoch, picture in montages
+    )
+
+    def onward(progress: Progress) -> None:
+        report(Progress(count + progress.done, 2 * count, "film"))
+
+    film(frames, folder / rendered.film, settings.fps, HOLD_LAST, onward)
+
+
+def _comparison(
+    settings: RenderSettings, real: NDArray[np.uint8], generated: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Lay as many real pictures, from all over the data, beside as many generated ones."""
+    count = min(len(real), len(generated))
+    chosen = np.linspace(0, len(real) - 1, count).astype(np.int64)
+    return beside(
+        real[chosen], generated[:count], ("Real", "Generated"), settings.columns, settings.tile
+    )
+
+
+def _summary(real: NDArray[np.uint8], epochs: int, steps: int) -> str:
+    count, height, width, channels = real.shape
+    color = "grey" if channels == 1 else "colour"
+    return (
+        f"Learned from {_counted(count, 'picture')} of {width} × {height} pixels in {color},"
+        f" in {_counted(epochs, 'epoch')} and {_counted(steps, 'step')}."
+    )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
