@@ -74,4 +74,6 @@ def _write_frame(file: BinaryIO, frame: NDArray[np.uint8], ticks: int, first: bo
     if first:
         header, _ = GifImagePlugin.getheader(indexed.copy(), info={"loop": 0})
         file.writelines(header)
-    file.writelines(GifImagePlugin.getdata(indexed, duration=10 * ticks, include_color_table=True))
+    data = GifImagePlugin.getdata(indexed, duration=10 * ticks, include_color_table=True)
+    file.writelines(data)
+    data.clear()  # Pillow keeps this list alive in a cycle of references

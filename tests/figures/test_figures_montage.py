@@ -1,0 +1,122 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from atelier.figures.captions import PAPER, STRIP, caption, captioned
+from atelier.figures.montage import beside, montage, save_png, shrunk
+
+
+def pictures(count: int, size: int, channels: int, seed: int = 0) -> np.ndarray:
+    shape = (count, size, size, channels)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(1, 12),
+    columns=st.integers(1, 5),
+    size=st.integers(1, 6),
+    factor=st.integers(1, 3),
+    channels=st.sampled_from([1, 3]),
+)
+def test_montage_equals_a_plainly_written_one(
+    count: int, columns: int, size: int, factor: int, channels: int
+) -> None:
+    given_pictures = pictures(count, size, channels)
+    tile = size * factor
+    rows = -(-count // columns)
+    expected = np.empty((rows * tile, columns * tile, 3), dtype=np.uint8)
+    expected[:] = PAPER
+    for index, picture in enumerate(given_pictures):
+        top, left = index // columns * tile, index % columns * tile
+        for y in range(tile):
+            for x in range(tile):
+                expected[top + y, left + x] = picture[y // factor, x // factor]
+
+    assert np.array_equal(montage(given_pictures, columns, tile), expected)
+
+
+@pytest.mark.parametrize("tile", [20, 45, 64])
+def test_other_factors_keep_flat_pictures_flat_and_their_place(tile: int) -> None:
+    flat = [np.full((28, 28, 1), value, dtype=np.uint8) for value in (0, 90, 255)]
+    laid = montage(flat, columns=2, tile=tile)
+    assert laid.shape == (2 * tile, 2 * tile, 3)
+    assert (laid[:tile, :tile] == 0).all()
+    assert (laid[:tile, tile:] == 90).all()
+    assert (laid[tile:, :tile] == 255).all()
+    assert (laid[tile:, tile:] == PAPER).all()
+
+
+def test_channels_keep_their_order() -> None:
+    red = np.zeros((1, 4, 4, 3), dtype=np.uint8)
+    red[..., 0] = 200
+    assert (montage(red, 1, 8) == (200, 0, 0)).all()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [],
+        np.zeros((0, 4, 4, 3), dtype=np.uint8),
+        np.zeros((1, 4, 4, 3), dtype=np.float32),
+        np.zeros((1, 4, 4), dtype=np.uint8),
+        np.zeros((1, 4, 4, 4), dtype=np.uint8),
+        np.zeros((1, 4, 6, 3), dtype=np.uint8),
+    ],
+    ids=["empty list", "empty array", "float", "no channels", "alpha", "not square"],
+)
+def test_montage_refuses_what_is_no_row_of_pictures(wrong: object) -> None:
+    with pytest.raises(ValueError, match="picture"):
+        montage(wrong, 2, 8)
+
+
+def test_beside_shows_both_montages_under_their_titles() -> None:
+    left, right = pictures(4, 8, 3, seed=1), pictures(6, 4, 1, seed=2)
+    laid = beside(left, right, ("Real", "Generated"), columns=2, tile=16)
+
+    assert laid.shape == (STRIP + 3 * 16, 2 * 32 + 8, 3)
+    assert np.array_equal(laid[STRIP : STRIP + 32, :32], montage(left, 2, 16))
+    assert np.array_equal(laid[STRIP:, 40:], montage(right, 2, 16))
+    assert (laid[:, 32:40] == PAPER).all()
+    assert (laid[STRIP + 32 :, :32] == PAPER).all()
+    assert (laid[:STRIP, :32] != PAPER).any()
+    assert (laid[:STRIP, 40:] != PAPER).any()
+
+
+@pytest.mark.parametrize("width", [8, 40, 512])
+@pytest.mark.parametrize("text", ["", "epoch 7 of 30", "a title far too long for its strip " * 4])
+def test_caption_fills_its_strip_and_no_more(text: str, width: int) -> None:
+    strip = caption(text, width)
+    assert strip.shape == (STRIP, width, 3)
+    inked = np.flatnonzero((strip != PAPER).any(axis=(0, 2)))
+    if width == 512:
+        assert (len(inked) > 0) == (text != "")
+        assert (strip[:, [0, -1]] == PAPER).all()
+
+
+def test_captioned_hides_nothing() -> None:
+    picture = pictures(1, 64, 3)[0]
+    whole = captioned(picture, "epoch 1 of 2")
+    assert np.array_equal(whole[:64], picture)
+    assert whole.shape == (64 + STRIP, 64, 3)
+    assert not np.array_equal(whole, captioned(picture, "epoch 2 of 2"))
+
+
+def test_shrunk_keeps_proportions_and_leaves_small_pictures_alone() -> None:
+    wide = np.zeros((100, 400, 3), dtype=np.uint8)
+    assert shrunk(wide, 200).shape == (50, 200, 3)
+    assert shrunk(wide, 400) is wide
+    assert shrunk(np.zeros((1, 5000, 3), dtype=np.uint8), 100).shape == (1, 100, 3)
+
+
+def test_png_holds_the_very_pixels(tmp_path: Path) -> None:
+    picture = pictures(1, 32, 3)[0]
+    save_png(picture, tmp_path / "new" / "picture.png")
+    with Image.open(tmp_path / "new" / "picture.png") as opened:
+        assert opened.format == "PNG"
+        assert np.array_equal(np.asarray(opened), picture)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["picture.png"]

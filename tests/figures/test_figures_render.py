@@ -1,0 +1,192 @@
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atelier.errors import AtelierError
+from atelier.figures.captions import STRIP
+from atelier.figures.curves import COLUMNS
+from atelier.figures.montage import montage
+from atelier.figures.render import Rendered, render
+from atelier.progress import Progress
+from atelier.settings import RenderSettings
+
+
+def drawn(count: int, size: int, channels: int, seed: int) -> np.ndarray:
+    shape = (count, size, size, channels)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+class Training:
+    """A training's outputs in a folder, and the render stage's call on them."""
+
+    def __init__(self, folder: Path, epochs: list[int], channels: int = 3) -> None:
+        self.samples = folder / "samples"
+        self.losses = folder / "losses.csv"
+        self.target = folder / "renders"
+        self.real = drawn(30, 16, channels, seed=99)
+        self.samples.mkdir()
+        for epoch in epochs:
+            np.save(self.samples / f"epoch_{epoch:04d}.npy", drawn(6, 16, channels, seed=epoch))
+        rows = [f"{step},{step},{step * 64},1.5,0.7,0.5,0.4,0.3" for step in epochs]
+        self.losses.write_text("\n".join([",".join(COLUMNS), *rows]) + "\n")
+
+    def render(self, every: int = 1, **changed: Any) -> Rendered:
+        settings = RenderSettings(columns=3, tile=32, every=every, fps=4.0)
+        told = {"metrics": {"train": {"loss": 1.0}}, "parameters": {"train": {"lr": 0.1}}}
+        arguments = {"real": self.real, **told, "target": self.target, **changed}
+        return render(settings, self.samples, self.losses, **arguments)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_render_writes_what_it_says(tmp_path: Path, channels: int) -> None:
+    training = Training(tmp_path, [1, 2, 3], channels)
+    rendered = training.render()
+    said = {*rendered.montages, rendered.film, rendered.curves, rendered.comparison, rendered.page}
+    written = {path.relative_to(training.target) for path in training.target.rglob("*.*")}
+    assert said == written
+    assert {path.as_posix() for path in written} == {
+        "montages/epoch_0001.png",
+        "montages/epoch_0002.png",
+        "montages/epoch_0003.png",
+        "training.gif",
+        "losses.png",
+        "real_and_generated.png",
+        "report.html",
+    }
+    with Image.open(training.target / "montages" / "epoch_0002.png") as picture:
+        expected = montage(drawn(6, 16, channels, seed=2), 3, 32)
+        assert np.array_equal(np.asarray(picture), expected)
+    with Image.open(training.target / "training.gif") as picture:
+        assert picture.n_frames == 3
+        assert picture.size == (3 * 32, 2 * 32 + STRIP)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "every", "shown"),
+    [
+        (range(1, 8), 1, (1, 2, 3, 4, 5, 6, 7)),
+        (range(1, 8), 3, (3, 6, 7)),
+        (range(1, 8), 100, (7,)),
+        ([999, 1000, 9999, 10000], 1, (999, 1000, 9999, 10000)),
+    ],
+)
+def test_every_nth_epoch_is_shown_and_always_the_last(
+    tmp_path: Path, epochs: Iterable[int], every: int, shown: tuple[int, ...]
+) -> None:
+    rendered = Training(tmp_path, list(epochs)).render(every=every)
+    assert rendered.epochs == shown
+    assert [int(path.stem.removeprefix("epoch_")) for path in rendered.montages] == list(shown)
+
+
+def test_renders_are_the_same_bytes_every_time_and_nothing_old_stays(tmp_path: Path) -> None:
+    training = Training(tmp_path, [1, 2])
+
+    def contents() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for p in training.target.rglob("*") if p.is_file()}
+
+    training.render()
+    first = contents()
+    (training.target / "stale.png").write_bytes(b"stale")
+    training.render()
+    assert contents() == first
+    assert str(tmp_path).encode() not in b"".join(first.values())
+
+
+def test_progress_counts_montages_and_frames(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    Training(tmp_path, [1, 2, 3]).render(report=told.append)
+    assert [progress.done for progress in told] == [1, 2, 3, 4, 5, 6]
+    assert {progress.total for progress in told} == {6}
+
+
+def test_fewer_real_pictures_than_samples_and_a_single_one(tmp_path: Path) -> None:
+    training = Training(tmp_path, [1])
+    training.render(real=training.real[:1])
+    with Image.open(training.target / "real_and_generated.png") as picture:
+        assert picture.size == (2 * 3 * 32 + 16, STRIP + 32)
+
+
+def test_summary_says_what_was_learned_from(tmp_path: Path) -> None:
+    training = Training(tmp_path, [1, 2], channels=1)
+    training.render()
+    assert "Learned from 30 pictures of 16 × 16 pixels in grey, in 2 epochs and 2 steps." in (
+        training.target / "report.html"
+    ).read_text(encoding="utf-8")
+
+
+def damage_shape(training: Training) -> None:
+    np.save(training.samples / "epoch_0002.npy", drawn(5, 16, 3, seed=2))
+
+
+def damage_kind(training: Training) -> None:
+    np.save(training.samples / "epoch_0001.npy", np.zeros((6, 16, 16, 3), dtype=np.float32))
+
+
+def damage_channels(training: Training) -> None:
+    np.save(training.samples / "epoch_0001.npy", np.zeros((6, 16, 16, 4), dtype=np.uint8))
+
+
+def damage_end(training: Training) -> None:
+    path = training.samples / "epoch_0002.npy"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damage_all(training: Training) -> None:
+    (training.samples / "epoch_0002.npy").write_bytes(b"")
+
+
+def damage_pickle(training: Training) -> None:
+    np.save(training.samples / "epoch_0002.npy", np.array([{}], dtype=object), allow_pickle=True)
+
+
+def damage_none(training: Training) -> None:
+    np.save(training.samples / "epoch_0002.npy", np.zeros((0, 16, 16, 3), dtype=np.uint8))
+
+
+def damage_names(training: Training) -> None:
+    for path in training.samples.iterdir():
+        path.rename(path.with_suffix(".txt"))
+
+
+def damage_folder(training: Training) -> None:
+    for path in training.samples.iterdir():
+        path.unlink()
+    training.samples.rmdir()
+
+
+def damage_losses(training: Training) -> None:
+    training.losses.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (damage_shape, r"epoch_0002\.npy has shape \(5, .* but epoch_0001\.npy has \(6,"),
+        (damage_kind, r"epoch_0001\.npy holds float32"),
+        (damage_channels, r"epoch_0001\.npy holds uint8 \(6, 16, 16, 4\)"),
+        (damage_end, r"epoch_0002\.npy cannot be read"),
+        (damage_all, r"epoch_0002\.npy cannot be read"),
+        (damage_pickle, r"epoch_0002\.npy cannot be read"),
+        (damage_none, r"epoch_0002\.npy"),
+        (damage_names, r"no samples such as epoch_0001\.npy in samples/"),
+        (damage_folder, r"no samples such as epoch_0001\.npy in samples/"),
+        (damage_losses, r"cannot read losses\.csv"),
+    ],
+)
+def test_damage_is_told_and_old_renders_stay(
+    tmp_path: Path, damage: Callable[[Training], None], said: str
+) -> None:
+    training = Training(tmp_path, [1, 2])
+    training.target.mkdir()
+    (training.target / "old.txt").write_text("old")
+    damage(training)
+    with pytest.raises(AtelierError, match=said) as error:
+        training.render()
+    assert "run the train stage" in str(error.value)
+    assert str(tmp_path) not in str(error.value)
+    assert [path.name for path in training.target.iterdir()] == ["old.txt"]
+    assert not list(tmp_path.glob(".renders*"))
