@@ -1,0 +1,158 @@
+"""From raw pictures of any kind to one array of pictures of one size."""
+
+import os
+import tempfile
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from atelier.errors import AtelierError
+from atelier.files import replacing
+from atelier.images.dataset import save_images
+from atelier.images.disk import disk_faults
+from atelier.images.picture import Unreadable, quiet_pillow, read_picture
+from atelier.images.raw import RawPictures, open_raw
+from atelier.images.readers.members import Payload, Refused
+from atelier.images.resize import resize
+from atelier.progress import Progress, Report, silent
+from atelier.settings import ConvertSettings
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+# Decoded at twice the wanted size, a picture loses nothing that could be seen afterwards.
+_DRAFT = 2
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What became of the raw pictures: ``accepted + len(rejected) == found``.
+
+    Attributes:
+        found: how many files the raw pictures held.
+        accepted: how many became a row of the array.
+        rejected: name of and reason for each that did not, in the raw pictures' order.
+    """
+
+    found: int
+    accepted: int
+    rejected: tuple[tuple[str, str], ...]
+
+    def metrics(self) -> dict[str, Any]:
+        """Say the same as JSON can: counts first, then every rejected file."""
+        return {
+            "found": self.found,
+            "accepted": self.accepted,
+            "rejected": len(self.rejected),
+            "rejected_files": [{"name": name, "reason": reason} for name, reason in self.rejected],
+        }
+
+
+def convert(
+    settings: ConvertSettings,
+    raw: Path,
+    target: Path,
+    workers: int = 0,
+    report: Report = silent,
+) -> Conversion:
+    """Write every readable picture of ``raw`` to the array file ``target``.
+
+    Rows are in the raw pictures' order, whatever the number of workers. Memory holds a few
+    pictures at a time, however many there are.
+
+    Args:
+        settings: size, colour and fit of the rows.
+        raw: the folder that the download stage made.
+        target: the npz file to write, see :mod:`atelier.images.dataset`.
+        workers: threads; 0 takes one per core.
+        report: told of every picture.
+
+    Raises:
+        AtelierError: no picture can be read, ``raw`` is damaged, or the disk is full.
+    """
+    pictures = open_raw(raw)
+    names: list[str] = []
+    rejected: list[tuple[str, str]] = []
+    with (
+        disk_faults(target),
+        replacing(target) as temporary,
+        tempfile.TemporaryFile(dir=target.parent) as spool,
+        quiet_pillow(),
+    ):
+        for name, row in _rows(settings, pictures, workers):
+            if isinstance(row, Refused):
+                rejected.append((name, row.reason))
+            else:
+                spool.write(row.data)
+                names.append(name)
+            done = len(names) + len(rejected)
+            report(Progress(done, pictures.total, f"{len(rejected)} rejected"))
+        if not names:
+            raise AtelierError(_nothing_readable(rejected))
+        spool.seek(0)
+        size = settings.image_size
+        save_images(temporary, spool, (len(names), size, size, settings.channels), names)
+    return Conversion(len(names) + len(rejected), len(names), tuple(rejected))
+
+
+def _rows(
+    settings: ConvertSettings, pictures: RawPictures, workers: int
+) -> Iterator[tuple[str, NDArray[np.uint8] | Refused]]:
+    def make(member: tuple[str, Payload]) -> tuple[str, NDArray[np.uint8] | Refused]:
+        name, payload = member
+        return name, _row(settings, payload)
+
+    return _in_order(make, pictures, workers or os.cpu_count() or 1)
+
+
+def _row(settings: ConvertSettings, payload: Payload) -> NDArray[np.uint8] | Refused:
+    """Turn a payload into uint8 [image_size, image_size, C], or say why that cannot be."""
+    if isinstance(payload, Refused):
+        return payload
+    try:
+        if isinstance(payload, bytes):
+            pixels = read_picture(
+                payload, settings.color, settings.max_megapixels, _DRAFT * settings.image_size
+            )
+        else:
+            mode = "RGB" if settings.color == "rgb" else "L"
+            pixels = np.asarray(Image.fromarray(payload).convert(mode))
+    except Unreadable as error:
+        return Refused(str(error))
+    row = resize(pixels, settings.image_size, settings.fit)
+    return row.reshape(*row.shape[:2], settings.channels)
+
+
+def _in_order(
+    work: Callable[[Given], Made], items: Iterable[Given], workers: int
+) -> Iterator[Made]:
+    """Map on threads, in order, with never more than a few items under way."""
+    with ThreadPoolExecutor(workers, thread_name_prefix="convert") as pool:
+        under_way: deque[Future[Made]] = deque()
+        try:
+            for item in items:
+                under_way.append(pool.submit(work, item))
+                if len(under_way) > 4 * workers:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _nothing_readable(rejected: list[tuple[str, str]]) -> str:
+    if not rejected:
+        return "no file was found among the raw pictures; point download at a source with pictures."
+    reasons = Counter(reason for _, reason in rejected).most_common(3)
+    listed = ", ".join(f"{reason} ({count})" for reason, count in reasons)
+    return (
+        f"none of the {len(rejected)} files found is a readable picture: {listed}; point download"
+        " at a source with pictures."
+    )

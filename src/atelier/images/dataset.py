@@ -1,0 +1,117 @@
+"""``images.npz``: every picture as one array, with the names they came under.
+
+It is an ordinary NumPy archive (``arr_0`` uint8 [N, H, W, C] and ``names``), stored
+uncompressed, so that the pixels can be mapped into memory where they lie.
+"""
+
+import shutil
+import struct
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atelier.errors import AtelierError
+
+_PIXELS, _NAMES = "arr_0.npy", "names.npy"
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pictures of one size, and where they come from.
+
+    Attributes:
+        pixels: uint8 [N, H, W, C] in 0..255, C is 1 or 3. Mapped from the file where possible,
+            copy-on-write: nothing written to it reaches the file.
+        names: N names, unicode.
+    """
+
+    pixels: NDArray[np.uint8]
+    names: NDArray[np.str_]
+
+
+def load_images(path: Path) -> Images:
+    """Open ``images.npz``; pixels stay on disk until they are looked at.
+
+    Raises:
+        AtelierError: the file is missing, damaged, or holds something else.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pixels = _map_pixels(path, archive)
+            with archive.open(_NAMES) as stream:
+                names = np.lib.format.read_array(stream, allow_pickle=False)
+    except FileNotFoundError:
+        raise AtelierError(f"{path} is not there; run the convert stage to make it.") from None
+    except (OSError, ValueError, KeyError, EOFError, struct.error, zipfile.BadZipFile) as error:
+        raise AtelierError(
+            f"{path} is not a readable array of pictures ({error}); run the convert stage again."
+        ) from None
+    _check(path, pixels, names)
+    return Images(pixels, names)
+
+
+def save_images(
+    path: Path, pixels: IO[bytes], shape: tuple[int, int, int, int], names: Sequence[str]
+) -> None:
+    """Write ``images.npz`` from raw pixels that need not fit into memory.
+
+    Args:
+        path: where to write.
+        pixels: a stream of N·H·W·C bytes, in C order.
+        shape: (N, H, W, C).
+        names: N names.
+    """
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        with archive.open(zipfile.ZipInfo(_PIXELS), "w", force_zip64=True) as member:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(member, header)
+            shutil.copyfileobj(pixels, member, 2**20)
+        with archive.open(zipfile.ZipInfo(_NAMES), "w", force_zip64=True) as member:
+            np.lib.format.write_array(member, np.array(names, np.str_), allow_pickle=False)
+
+
+def _map_pixels(path: Path, archive: zipfile.ZipFile) -> NDArray[Any]:
+    member = archive.getinfo(_PIXELS)
+    with archive.open(member) as stream:
+        if member.compress_type != zipfile.ZIP_STORED:
+            return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+        version = np.lib.format.read_magic(stream)
+        if version != (1, 0):
+            raise ValueError(f"its pixels are in format {version}")
+        shape, column_major, dtype = np.lib.format.read_array_header_1_0(stream)
+        header = stream.tell()
+    if dtype.hasobject or header + dtype.itemsize * int(np.prod(shape)) != member.file_size:
+        raise ValueError("its pixels do not fit its size")
+    with path.open("rb") as file:
+        file.seek(member.header_offset)
+        signature, name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+    start = member.header_offset + _LOCAL_HEADER.size + name + extra + header
+    if signature != b"PK\x03\x04" or start + member.file_size - header > path.stat().st_size:
+        raise ValueError("it was cut short")
+    return np.memmap(path, dtype, "c", start, shape, "F" if column_major else "C")
+
+
+def _check(path: Path, pixels: NDArray[Any], names: NDArray[Any]) -> None:
+    wanted = (
+        pixels.dtype == np.uint8
+        and pixels.ndim == 4
+        and pixels.shape[0] > 0
+        and pixels.shape[3] in (1, 3)
+    )
+    if not wanted:
+        raise AtelierError(
+            f"{path} holds {pixels.dtype} {list(pixels.shape)}, but pictures are uint8"
+            " [N, H, W, C] with 1 or 3 channels and at least one picture; run the convert stage"
+            " again."
+        )
+    if names.shape != (len(pixels),) or names.dtype.kind != "U":
+        raise AtelierError(
+            f"{path} holds {len(pixels)} pictures but names of shape {list(names.shape)}; run the"
+            " convert stage again."
+        )

@@ -1,0 +1,1 @@
+"""The faces that the program draws itself."""

@@ -1,0 +1,143 @@
+"""Reading one picture of any common format into plain pixels, and refusing what is none."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError, features
+
+# Raster formats only: no EPS or PDF, which are programs, and no format that nobody photographs in.
+# A JPEG of several pictures, as some cameras write it (MPO), is opened as a JPEG.
+_FORMATS = ["BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP"]
+if "avif" in features.modules:
+    # Pillow knows AVIF since 11.3.
+    _FORMATS.append("AVIF")
+
+_ORIENTATION = 0x0112
+# What EXIF's orientation asks for; 1 is upright. ImageOps.exif_transpose does the same, but
+# fails on pictures whose other EXIF entries are damaged.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Unreadable(Exception):  # noqa: N818 - says what the file is, not what went wrong here
+    """A file that is no readable picture; the message is a short reason."""
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Silence Pillow's warnings while the body runs, in all threads.
+
+    Pillow warns of oddities that do no harm, and of pictures over 89 megapixels, for which
+    :func:`read_picture` has a limit of its own. Warning filters belong to the whole process:
+    that is why they are set here, once around a whole conversion, and not around each picture.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+def read_picture(
+    source: Path | bytes,
+    color: Literal["rgb", "grey"],
+    max_megapixels: int,
+    at_least: int | None = None,
+) -> NDArray[np.uint8]:
+    """Read the first frame of a picture, upright, as uint8 [H, W, C] in 0..255.
+
+    Transparent pictures are laid on white, 16-bit ones are scaled to 8 bits, and any colour
+    model becomes RGB (C = 3) or ITU-R BT.601 luma (C = 1). The size is checked before anything
+    is decoded.
+
+    Args:
+        source: a file, or its bytes.
+        color: ``rgb`` or ``grey``.
+        max_megapixels: a picture with more pixels is refused.
+        at_least: how many pixels the shorter side is needed to have. A JPEG is then decoded
+            at an eighth, a quarter or half of its size, as long as that is enough; nothing
+            else changes the size.
+
+    Raises:
+        Unreadable: it is no picture of a known format, is damaged, cut short or too large.
+    """
+    try:
+        with Image.open(
+            BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS
+        ) as image:
+            _refuse_size(image.size, max_megapixels)
+            if at_least is not None:
+                _draft(image, color, at_least)
+            return _pixels(_upright(image), color)
+    except Unreadable:
+        raise
+    except Exception as error:
+        # Pillow's decoders raise whatever a damaged file drives them into.
+        raise Unreadable(_reason(error)) from None
+
+
+def _refuse_size(size: tuple[int, int], max_megapixels: int) -> None:
+    width, height = size
+    if width * height > max_megapixels * 1_000_000:
+        megapixels = width * height / 1_000_000
+        raise Unreadable(f"{megapixels:,.1f} megapixels, the limit is {max_megapixels}")
+
+
+def _draft(image: Image.Image, color: Literal["rgb", "grey"], at_least: int) -> None:
+    """Let the JPEG decoder do the first, coarse part of the scaling: it costs nothing there."""
+    shorter = min(image.size)
+    width, height = (max(1, -(-side * at_least // shorter)) for side in image.size)
+    mode = "L" if color == "grey" and image.mode == "RGB" else image.mode
+    image.draft(mode, (width, height))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:
+        # Damaged EXIF says nothing of the orientation; the picture itself is whole.
+        return image
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _pixels(image: Image.Image, color: Literal["rgb", "grey"]) -> NDArray[np.uint8]:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bits(image)
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    pixels = np.asarray(image.convert("RGB" if color == "rgb" else "L"))
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
+        raise Unreadable("pixels of 32 bits, of which none is known to be white")
+    return Image.fromarray((values.astype(np.uint32) * 255 // 0xFFFF).astype(np.uint8))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return "more megapixels than Pillow opens"
+    if isinstance(error, EOFError) or "truncated" in str(error).lower():
+        return "truncated"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"cannot be read: {error.strerror}"
+    return "damaged"

@@ -1,0 +1,68 @@
+"""Reading ``data/raw``: every picture by name, in a fixed order, one at a time."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from atelier.errors import AtelierError
+from atelier.images.manifest import Manifest, read_manifest
+from atelier.images.readers.cifar_reader import read_cifar10
+from atelier.images.readers.members import Members, Refused
+from atelier.images.readers.mnist_reader import read_mnist
+from atelier.images.readers.tar_reader import read_tar
+from atelier.images.readers.zip_reader import read_zip
+
+
+@dataclass(frozen=True)
+class RawPictures:
+    """The raw pictures of a folder; each iteration reads them anew, from the first.
+
+    Iterating yields ``(name, payload)``. A payload is a file's bytes, a picture's pixels
+    (uint8 [H, W] or [H, W, C]), or :class:`~atelier.images.readers.members.Refused` with the
+    reason why it is not read. What the source passed over comes first, refused.
+    """
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def total(self) -> int | None:
+        """How many pairs an iteration yields, where that is known beforehand."""
+        members = self.manifest.members
+        return None if members is None else members + len(self.manifest.passed_over)
+
+    def __iter__(self) -> Members:
+        """Yield the pictures.
+
+        Raises:
+            AtelierError: what lies in the folder is damaged or was cut short.
+        """
+        for passed in self.manifest.passed_over:
+            yield passed.name, Refused(passed.reason)
+        paths = [self.folder / file.name for file in self.manifest.files]
+        match self.manifest.format:
+            case "zip":
+                yield from read_zip(paths[0])
+            case "tar":
+                yield from read_tar(paths[0])
+            case "mnist":
+                yield from read_mnist(paths)
+            case "cifar10":
+                yield from read_cifar10(paths[0], self.manifest.split)
+
+
+def open_raw(folder: Path) -> RawPictures:
+    """Open the raw pictures that the download stage left in ``folder``.
+
+    Raises:
+        AtelierError: the manifest is missing or damaged, or a file that it names is missing or
+            has another size.
+    """
+    manifest = read_manifest(folder)
+    for file in manifest.files:
+        path = folder / file.name
+        if not path.is_file() or path.stat().st_size != file.size:
+            raise AtelierError(
+                f"{path} is missing or has another size than the {file.size} bytes that were"
+                " downloaded; run the download stage again."
+            )
+    return RawPictures(folder, manifest)

@@ -1,0 +1,137 @@
+"""Source ``torchvision``: its datasets' own files, by its own addresses and checksums."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from atelier.errors import AtelierError
+from atelier.images.checksum import Checksum
+from atelier.images.manifest import Manifest, raw_file
+from atelier.images.sources.archive import copy
+from atelier.images.sources.fetch import fetch
+from atelier.progress import Report
+from atelier.settings import TorchvisionSettings
+
+_FORMATS: dict[str, Literal["zip", "mnist", "cifar10"]] = {
+    "MNIST": "mnist",
+    "FashionMNIST": "mnist",
+    "CIFAR10": "cifar10",
+    "CelebA": "zip",
+}
+
+
+@dataclass(frozen=True)
+class _Original:
+    """One of a dataset's files: its name, its MD5, and where torchvision fetches it."""
+
+    name: str
+    md5: str
+    addresses: tuple[str, ...] = ()
+    drive_id: str = ""
+
+
+def take_torchvision(
+    settings: TorchvisionSettings, target: Path, scratch: Path, report: Report
+) -> Manifest:
+    """Bring the original files of a dataset into ``target``, as they are.
+
+    They are looked for in ``settings.root`` if that is given, else fetched from
+    ``settings.mirror`` if that is given, else from where torchvision fetches them. Wherever
+    they come from, torchvision's MD5 decides.
+
+    Raises:
+        AtelierError: a file is missing, cannot be fetched, or is not the original.
+    """
+    originals = _originals(settings)
+    if settings.root:
+        root = Path(settings.root).expanduser()
+        for original in originals:
+            copy(_find(original, root), target / original.name, report)
+    else:
+        # Only once all are there does the first leave the scratch folder.
+        fetched = [_fetch(original, settings.mirror, scratch, report) for original in originals]
+        for original, path in zip(originals, fetched, strict=True):
+            shutil.move(path, target / original.name)
+    files = tuple(raw_file(target / original.name) for original in originals)
+    return Manifest("torchvision", _FORMATS[settings.dataset], files, split=settings.split)
+
+
+def _originals(settings: TorchvisionSettings) -> list[_Original]:
+    from torchvision import datasets  # slow to import, and needed by this source only
+
+    if settings.dataset == "CIFAR10":
+        cifar = datasets.CIFAR10
+        return [_Original(cifar.filename, cifar.tgz_md5, (cifar.url,))]
+    if settings.dataset == "CelebA":
+        if settings.split != "all":
+            raise AtelierError(
+                f"download.torchvision.split is {settings.split}, but CelebA is taken whole; set it"
+                " to all."
+            )
+        return [
+            _Original(name, md5, drive_id=drive_id)
+            for drive_id, md5, name in datasets.CelebA.file_list
+            if name == "img_align_celeba.zip"
+        ]
+    return _mnist_originals(getattr(datasets, settings.dataset), settings.split)
+
+
+def _mnist_originals(dataset: Any, split: str) -> list[_Original]:
+    start = {"train": "train", "test": "t10k", "all": ""}[split]
+    return [
+        _Original(name, md5, tuple(mirror + name for mirror in dataset.mirrors))
+        for name, md5 in dataset.resources
+        if name.startswith(start)
+    ]
+
+
+def _find(original: _Original, root: Path) -> Path:
+    from torchvision.datasets.utils import check_integrity
+
+    found = sorted(
+        Path(at, original.name) for at, _, names in os.walk(root) if original.name in names
+    )
+    for path in found:
+        if check_integrity(path, original.md5):
+            return path
+    if found:
+        raise AtelierError(
+            f"{found[0]} is not torchvision's original (its MD5 should be {original.md5}); fetch it"
+            " again, or empty download.torchvision.root."
+        )
+    raise AtelierError(
+        f"there is no {original.name} in {root} or below; put it there, or empty"
+        " download.torchvision.root to have it fetched."
+    )
+
+
+def _fetch(original: _Original, mirror: str, scratch: Path, report: Report) -> Path:
+    checksum = Checksum("md5", original.md5)
+    if mirror:
+        return fetch(f"{mirror.rstrip('/')}/{original.name}", scratch, checksum, report)
+    if original.drive_id:
+        return _fetch_from_drive(original, scratch)
+    for address in original.addresses[:-1]:
+        try:
+            return fetch(address, scratch, checksum, report)
+        except AtelierError:
+            # The next address has the same file; the last one's fault is the one told.
+            continue
+    return fetch(original.addresses[-1], scratch, checksum, report)
+
+
+def _fetch_from_drive(original: _Original, scratch: Path) -> Path:
+    from torchvision.datasets.utils import download_file_from_google_drive
+
+    try:
+        download_file_from_google_drive(original.drive_id, scratch, original.name, original.md5)
+    except Exception as error:
+        # gdown may be missing, and raises many kinds when Google refuses.
+        raise AtelierError(
+            f"{original.name} could not be fetched from Google Drive ({type(error).__name__}); pip"
+            " install gdown and try again, or fetch it by hand into a folder and set"
+            " download.torchvision.root to that."
+        ) from None
+    return scratch / original.name
