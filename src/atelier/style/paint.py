@@ -1,0 +1,175 @@
+"""Painting: a picture is changed until VGG19 sees one's content and another's style in it."""
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from atelier.errors import AtelierError
+from atelier.settings import StylizeSettings
+from atelier.style.losses import content_loss, gram_matrix, style_loss
+from atelier.style.vgg import calibrate, feature_maps, preprocess
+
+# Losses stay on the device and are fetched in blocks, because each fetch makes the host wait.
+_EVALUATIONS_PER_FETCH = 10
+# Each step that L-BFGS remembers costs the memory of two pictures.
+_STEPS_REMEMBERED = 20
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """The losses of one evaluation.
+
+    Attributes:
+        picture: index in the batch, from 0.
+        iteration: evaluations of this picture so far, from 1.
+        total: the weighted sum that is minimised.
+        per_layer: the terms of the sum before weighting, by name: ``style_1``, ``content_11``.
+    """
+
+    picture: int
+    iteration: int
+    total: float
+    per_layer: dict[str, float]
+
+
+def paint(
+    content: Tensor,
+    style: Tensor,
+    settings: StylizeSettings,
+    vgg: nn.Sequential,
+    device: torch.device,
+    on_iteration: Callable[[Iterate], None],
+) -> Tensor:
+    """Paint every picture of ``content`` in the style of ``style``.
+
+    Gatys, Ecker and Bethge 2016, "Image style transfer using convolutional neural networks"
+    (CVPR). Pictures are painted one after another: L-BFGS sees a batch as one long vector, so
+    that each picture's steps would depend on its neighbours.
+
+    Args:
+        content: float32 ``[B, 3, H, W]``, RGB, 0 to 1.
+        style: float32 ``[1, 3, h, w]``, RGB, 0 to 1, of any size.
+        settings: what to match, and how to optimise.
+        vgg: from :func:`atelier.style.vgg.build_vgg19`, deep enough for the settings' layers.
+            It is moved to ``device``; random weights are calibrated on the style in a copy.
+        device: where to paint.
+        on_iteration: called for every evaluation in order, in bursts of ten.
+
+    Returns:
+        float32 ``[B, 3, H, W]`` on the CPU, RGB, 0 to 1.
+
+    Raises:
+        AtelierError: the loss is no longer finite.
+    """
+    vgg, style = vgg.to(device), style.to(device)
+    if settings.weights == "random":
+        vgg = calibrate(vgg, preprocess(style, settings.preprocessing))
+    style_maps = _targets(vgg, style, settings.style_layers, settings)
+    grams = {layer: gram_matrix(features) for layer, features in style_maps.items()}
+    painted = [
+        _paint_one(picture.to(device), grams, settings, vgg, _Journal(index, on_iteration))
+        for index, picture in enumerate(content.split(1))
+    ]
+    return torch.cat(painted).cpu()
+
+
+def _paint_one(
+    content: Tensor,
+    grams: dict[int, Tensor],
+    settings: StylizeSettings,
+    vgg: nn.Sequential,
+    journal: "_Journal",
+) -> Tensor:
+    contents = _targets(vgg, content, settings.content_layers, settings)
+    weights = torch.tensor([*settings.style_layers.values(), *settings.content_layers.values()])
+    weights = weights.to(content)
+    canvas = _first_canvas(content, settings).requires_grad_()
+
+    def evaluate() -> Tensor:
+        """Set the canvas's gradient, and return the loss."""
+        canvas.grad = None
+        pixels = preprocess(canvas, settings.preprocessing)
+        maps = feature_maps(vgg, pixels, {*grams, *contents})
+        losses = {f"style_{layer}": style_loss(maps[layer], grams[layer]) for layer in grams}
+        for layer in contents:
+            losses[f"content_{layer}"] = content_loss(maps[layer], contents[layer])
+        total = weights @ torch.stack(list(losses.values()))
+        total.backward()
+        journal.note(total, losses)
+        return total.detach()
+
+    _minimize(canvas, evaluate, settings)
+    journal.deliver()
+    return canvas.detach().clamp(0, 1)
+
+
+def _targets(
+    vgg: nn.Sequential, picture: Tensor, layers: Collection[int], settings: StylizeSettings
+) -> dict[int, Tensor]:
+    with torch.no_grad():
+        return feature_maps(vgg, preprocess(picture, settings.preprocessing), layers)
+
+
+def _first_canvas(content: Tensor, settings: StylizeSettings) -> Tensor:
+    if settings.start == "content":
+        return content.clone()
+    # Drawn on the CPU, so that a seed means the same noise on every device, and anew for every
+    # picture, so that a picture does not depend on those before it.
+    generator = torch.Generator().manual_seed(settings.seed)
+    return torch.rand(content.shape, generator=generator, dtype=content.dtype).to(content.device)
+
+
+def _minimize(canvas: Tensor, evaluate: Callable[[], Tensor], settings: StylizeSettings) -> None:
+    if settings.optimizer == "adam":
+        adam = torch.optim.Adam([canvas], lr=settings.lr)
+        for _ in range(settings.iterations):
+            evaluate()
+            adam.step()
+        return
+    lbfgs = torch.optim.LBFGS(
+        [canvas],
+        lr=settings.lr,
+        max_iter=settings.iterations,
+        max_eval=settings.iterations,
+        # The losses' scale is the network's own, so that no absolute tolerance suits all.
+        tolerance_grad=0,
+        tolerance_change=0,
+        history_size=_STEPS_REMEMBERED,
+    )
+    # One step of torch's L-BFGS makes all the evaluations.
+    lbfgs.step(lambda: float(evaluate()))
+
+
+class _Journal:
+    """Collects one picture's losses on the device and delivers them in bursts."""
+
+    def __init__(self, picture: int, on_iteration: Callable[[Iterate], None]) -> None:
+        self._picture = picture
+        self._on_iteration = on_iteration
+        self._delivered = 0
+        self._waiting: list[Tensor] = []
+        self._names: list[str] = []
+
+    def note(self, total: Tensor, losses: dict[str, Tensor]) -> None:
+        self._names = list(losses)
+        self._waiting.append(torch.stack([total, *losses.values()]).detach())
+        if len(self._waiting) == _EVALUATIONS_PER_FETCH:
+            self.deliver()
+
+    def deliver(self) -> None:
+        if not self._waiting:
+            return
+        for total, *losses in torch.stack(self._waiting).tolist():
+            self._delivered += 1
+            if not math.isfinite(total):
+                raise AtelierError(
+                    f"the loss of picture {self._picture + 1} is {total} at iteration"
+                    f" {self._delivered}; lower stylize.lr, or set stylize.optimizer to adam with"
+                    " an lr of 0.02."
+                )
+            per_layer = dict(zip(self._names, losses, strict=True))
+            self._on_iteration(Iterate(self._picture, self._delivered, total, per_layer))
+        self._waiting.clear()

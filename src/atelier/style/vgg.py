@@ -1,0 +1,231 @@
+"""VGG19's convolutional part, its weights, and the pixels it takes.
+
+Simonyan and Zisserman 2015, "Very deep convolutional networks for large-scale image
+recognition" (https://arxiv.org/abs/1409.1556), configuration E. Layers are positions in
+``torchvision.models.vgg19().features``: 0 is conv1_1, 1 its ReLU, 4 the first pooling.
+"""
+
+import copy
+import hashlib
+import pickle
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from atelier.errors import AtelierError
+
+Pooling = Literal["max", "average"]
+Preprocessing = Literal["torchvision", "caffe"]
+
+_CHANNELS_OF_BLOCKS = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+_CAFFE_MEAN_BGR = (0.40760392, 0.45795686, 0.48501961)
+
+
+def build_vgg19(weights: str, pooling: Pooling, seed: int, deepest: int) -> nn.Sequential:
+    """Build VGG19's features up to the layer ``deepest``, frozen and in evaluation mode.
+
+    Args:
+        weights: ``"random"``: seeded random filters, to be fitted to a style picture by
+            :func:`calibrate`. ``"imagenet"``: torchvision's weights, fetched on first use into
+            torch hub's folder (``TORCH_HOME`` moves it). Else the path of a ``.safetensors``
+            file or of a PyTorch state_dict with torchvision's names.
+        pooling: ``"max"``, as VGG19 was trained, or ``"average"``, which Gatys et al. found
+            to give smoother pictures.
+        seed: of random weights.
+        deepest: position of the last layer, 0 to 36.
+
+    Returns:
+        A sequence of ``deepest + 1`` layers with torchvision's positions. It takes float32
+        ``[B, 3, H, W]``, preprocessed by :func:`preprocess`.
+
+    Raises:
+        AtelierError: the weights cannot be had, cannot be read or belong to another network.
+    """
+    # Without storage first: torch would fill it from the global generator, for nothing.
+    with torch.device("meta"):
+        vgg = nn.Sequential(*_layers(pooling)[: deepest + 1])
+    vgg.to_empty(device="cpu")
+    if weights == "random":
+        _randomize(vgg, torch.Generator().manual_seed(seed))
+    elif weights == "imagenet":
+        from torchvision.models import VGG19_Weights  # 3 s that other weights need not wait
+
+        _load(vgg, fetch_weights(VGG19_Weights.IMAGENET1K_V1.url))
+    else:
+        _load(vgg, Path(weights))
+    return vgg.requires_grad_(False).eval()
+
+
+def calibrate(vgg: nn.Sequential, picture: Tensor) -> nn.Sequential:
+    """Return a copy of ``vgg`` whose convolutions answer ``picture`` around 0, at unit scale.
+
+    Front to back, each convolution gets the bias that takes every channel's mean response to
+    0, and one factor that takes the layer's mean square to 1 (after Krähenbühl et al. 2016,
+    "Data-dependent initializations of convolutional neural networks",
+    https://arxiv.org/abs/1511.06856). So each layer of random filters weighs the same in the
+    losses, and half of each ReLU's work is to tell one place of the picture from another;
+    without it, deep random maps are nearly constant. One factor a layer, not a channel,
+    because fine filters answer pictures weakly, and amplifying them shows as grain.
+
+    Args:
+        vgg: from :func:`build_vgg19`.
+        picture: float ``[B, 3, H, W]``, preprocessed.
+    """
+    vgg = copy.deepcopy(vgg)
+    response = picture
+    with torch.no_grad():
+        for layer in vgg:
+            if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+                answer = layer(response)
+                mean = answer.mean((0, 2, 3))
+                scale = (answer - mean.view(1, -1, 1, 1)).square().mean().sqrt()
+                # A picture of one colour is answered by the same number everywhere.
+                scale = scale if scale > 1e-6 else torch.ones_like(scale)
+                layer.bias.sub_(mean).div_(scale)
+                layer.weight.div_(scale)
+            response = layer(response)
+    return vgg
+
+
+def feature_maps(vgg: nn.Sequential, picture: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
+    """Return the outputs of ``layers`` in one pass that ends at the deepest of them.
+
+    Args:
+        vgg: from :func:`build_vgg19`.
+        picture: float ``[B, 3, H, W]``, preprocessed.
+        layers: positions in ``vgg``.
+
+    Returns:
+        Position to feature map, float ``[B, C, H / s, W / s]`` with ``s`` the layer's stride.
+    """
+    maps = {}
+    response = picture
+    for position in range(max(layers, default=-1) + 1):
+        response = vgg[position](response)
+        if position in layers:
+            maps[position] = response
+    return maps
+
+
+def preprocess(picture: Tensor, convention: Preprocessing) -> Tensor:
+    """Turn RGB in [0, 1] into the numbers that VGG19's weights were learned on.
+
+    Args:
+        picture: float ``[B, 3, H, W]``, RGB, 0 to 1.
+        convention: ``"torchvision"``: RGB less ImageNet's mean, divided by its standard
+            deviation. ``"caffe"``: BGR less its mean, times 255, as for the original weights
+            (Gatys' own code).
+    """
+    if convention == "caffe":
+        return (picture.flip(1) - _per_channel(_CAFFE_MEAN_BGR, picture)) * 255
+    mean, std = _per_channel(_IMAGENET_MEAN, picture), _per_channel(_IMAGENET_STD, picture)
+    return (picture - mean) / std
+
+
+def unprocess(picture: Tensor, convention: Preprocessing) -> Tensor:
+    """Undo :func:`preprocess`; nothing is clamped."""
+    if convention == "caffe":
+        return (picture / 255 + _per_channel(_CAFFE_MEAN_BGR, picture)).flip(1)
+    mean, std = _per_channel(_IMAGENET_MEAN, picture), _per_channel(_IMAGENET_STD, picture)
+    return picture * std + mean
+
+
+def fetch_weights(url: str) -> Path:
+    """Return a weights file from torch hub's folder, fetching it from ``url`` on first use.
+
+    The file's name ends in the first digits of its SHA-256, such as ``-dcbb9e9d.pth``; a file
+    fetched earlier is checked by them too.
+
+    Raises:
+        AtelierError: it cannot be fetched, or the file at hand is damaged.
+    """
+    name = url.rpartition("/")[2]
+    digits = Path(name).stem.rpartition("-")[2]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), digits, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise AtelierError(
+                f"cannot fetch VGG19's weights ({error}); put {name} from {url} into"
+                f" {path.parent}, or set stylize.weights to random."
+            ) from None
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(digits):
+        raise AtelierError(
+            f"{path} is damaged: its SHA-256 begins with {found[: len(digits)]} instead of"
+            f" {digits}; delete it and start again."
+        )
+    return path
+
+
+def _layers(pooling: Pooling) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    incoming = 3
+    for block in _CHANNELS_OF_BLOCKS:
+        for channels in block:
+            # ReLU makes a new tensor, because the convolution's output may be a target too.
+            layers += [nn.Conv2d(incoming, channels, 3, padding=1), nn.ReLU()]
+            incoming = channels
+        layers.append(nn.MaxPool2d(2) if pooling == "max" else nn.AvgPool2d(2))
+    return layers
+
+
+def _randomize(vgg: nn.Sequential, generator: torch.Generator) -> None:
+    for parameter in vgg.parameters():
+        if parameter.ndim == 4:
+            nn.init.orthogonal_(parameter, generator=generator)
+        else:
+            nn.init.zeros_(parameter)
+
+
+def _load(vgg: nn.Sequential, path: Path) -> None:
+    """Copy the weights of every layer of ``vgg`` from a file that may hold more."""
+    stored = _read(path)
+    for name, parameter in vgg.named_parameters():
+        tensor = stored.get(f"features.{name}", stored.get(name))
+        if not isinstance(tensor, Tensor):
+            raise AtelierError(
+                f"{path} has no features.{name}; stylize.weights needs a VGG19 with torchvision's"
+                " names, deep enough for the layers asked for."
+            )
+        if tensor.shape != parameter.shape:
+            raise AtelierError(
+                f"{path} is not VGG19: its features.{name} has shape {list(tensor.shape)} instead"
+                f" of {list(parameter.shape)}; give stylize.weights a VGG19."
+            )
+        parameter.data.copy_(tensor)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise AtelierError(
+            f"stylize.weights is {path}, but there is no such file; give random, imagenet or the"
+            " path of a VGG19 state_dict."
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError):
+        stored = None
+    if not isinstance(stored, Mapping):
+        raise AtelierError(
+            f"{path} holds no state_dict that can be read safely; save one with"
+            " torch.save(model.state_dict(), path) or as safetensors."
+        )
+    return stored
+
+
+def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)

@@ -1,0 +1,73 @@
+"""Gram matrices and losses against closed forms and a plainly written reference."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from atelier.style.losses import content_loss, gram_matrix, style_loss
+
+
+def _gram_by_loops(features: Tensor) -> Tensor:
+    channels = range(features.shape[1])
+    pixels = features.shape[2] * features.shape[3]
+    entries = [
+        (one[i] * one[j]).sum() / pixels for one in features for i in channels for j in channels
+    ]
+    return torch.stack(entries).view(len(features), len(channels), len(channels))
+
+
+@pytest.fixture
+def features() -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=generator)
+
+
+def test_gram_matrix_of_ones_is_all_ones() -> None:
+    assert torch.equal(gram_matrix(torch.ones(2, 4, 3, 5)), torch.ones(2, 4, 4))
+
+
+def test_gram_matrix_of_a_worked_example() -> None:
+    features = torch.tensor([[[[1.0, 2.0]], [[3.0, -1.0]]]])
+    assert gram_matrix(features).tolist() == [[[2.5, 0.5], [0.5, 5.0]]]
+
+
+def test_gram_matrix_equals_the_sum_written_out(features: Tensor) -> None:
+    torch.testing.assert_close(gram_matrix(features), _gram_by_loops(features))
+
+
+def test_gram_matrix_forgets_where_things_are(features: Tensor) -> None:
+    turned = features.flatten(2)[:, :, torch.arange(20).flip(0)].view_as(features)
+    torch.testing.assert_close(gram_matrix(turned), gram_matrix(features))
+
+
+def test_style_of_the_style_itself_costs_nothing(features: Tensor) -> None:
+    assert style_loss(features, gram_matrix(features)) == 0
+
+
+def test_style_loss_of_a_worked_example() -> None:
+    features = torch.tensor([[[[1.0, 2.0]], [[3.0, -1.0]]]])
+    target = torch.tensor([[[0.5, 0.5], [0.5, 1.0]]])
+    assert style_loss(features, target) == (2.0**2 + 4.0**2) / 4
+
+
+def test_content_loss_of_a_worked_example() -> None:
+    assert content_loss(torch.tensor([[[[1.0, 4.0]]]]), torch.tensor([[[[3.0, 3.0]]]])) == 2.5
+
+
+def test_gradient_of_the_style_loss_equals_the_reference(features: Tensor) -> None:
+    target = gram_matrix(features.flip(2) * 0.5)
+    ours = features.clone().requires_grad_()
+    style_loss(ours, target).backward()
+    plain = features.clone().requires_grad_()
+    ((_gram_by_loops(plain) - target) ** 2).mean().backward()
+    torch.testing.assert_close(ours.grad, plain.grad)
+
+
+@pytest.mark.parametrize("name", ["style", "content"])
+def test_gradients_equal_finite_differences(features: Tensor, name: str) -> None:
+    picture = features.clone().requires_grad_()
+    if name == "style":
+        target = gram_matrix(features * 2)
+        assert torch.autograd.gradcheck(lambda x: style_loss(x, target), picture)
+    else:
+        assert torch.autograd.gradcheck(lambda x: content_loss(x, features * 2), picture)

@@ -1,0 +1,174 @@
+"""Painting: what it minimises, what it reports, and that it repeats itself to the byte."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from atelier.errors import AtelierError
+from atelier.settings import StylizeSettings
+from atelier.style.losses import content_loss, gram_matrix, style_loss
+from atelier.style.paint import Iterate, paint
+from atelier.style.vgg import build_vgg19, calibrate, feature_maps, preprocess
+
+CPU = torch.device("cpu")
+
+
+def _settings(**changes: object) -> StylizeSettings:
+    values = {
+        "pictures": ["generated"],
+        "count": 1,
+        "styles": ["drawn"],
+        "size": 32,
+        "weights": "random",
+        "preprocessing": "torchvision",
+        "pooling": "average",
+        "style_layers": {1: 1.0, 6: 1.0},
+        "content_layers": {6: 0.1},
+        "start": "content",
+        "optimizer": "lbfgs",
+        "lr": 1.0,
+        "iterations": 12,
+        "seed": 1,
+    }
+    return StylizeSettings.model_validate({**values, **changes})
+
+
+def _picture(seed: int, batch: int = 1) -> Tensor:
+    """Smooth random colours, float32 [batch, 3, 32, 32]."""
+    coarse = torch.rand(batch, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.interpolate(coarse, 32, mode="bilinear")
+
+
+def _paint(
+    settings: StylizeSettings, content: Tensor, style: Tensor
+) -> tuple[Tensor, list[Iterate]]:
+    vgg = build_vgg19("random", settings.pooling, settings.seed, deepest=6)
+    iterates: list[Iterate] = []
+    painted = paint(content, style, settings, vgg, CPU, iterates.append)
+    return painted, iterates
+
+
+@pytest.mark.parametrize(("optimizer", "lr"), [("lbfgs", 1.0), ("adam", 0.02)])
+@pytest.mark.parametrize("start", ["content", "noise"])
+def test_painting_comes_closer_to_both(optimizer: str, lr: float, start: str) -> None:
+    settings = _settings(optimizer=optimizer, lr=lr, start=start, iterations=30)
+    painted, iterates = _paint(settings, _picture(1), _picture(2))
+    assert painted.shape == (1, 3, 32, 32)
+    assert painted.dtype == torch.float32
+    assert painted.min() >= 0
+    assert painted.max() <= 1
+    assert iterates[-1].total < 0.5 * iterates[0].total
+
+
+def test_reported_losses_are_those_of_the_papers_formula() -> None:
+    content, style = _picture(1), _picture(2)
+    settings = _settings(style_layers={1: 2.0, 6: 0.5}, content_layers={3: 0.25})
+    _, (first, *_) = _paint(settings, content, style)
+    vgg = build_vgg19("random", "average", seed=1, deepest=6)
+    pixels, target = (preprocess(picture, "torchvision") for picture in (content, style))
+    vgg = calibrate(vgg, target)
+    theirs, wanted = (feature_maps(vgg, picture, [1, 3, 6]) for picture in (pixels, target))
+    expected = {
+        f"style_{layer}": style_loss(theirs[layer], gram_matrix(wanted[layer])).item()
+        for layer in (1, 6)
+    }
+    expected["content_3"] = content_loss(theirs[3], theirs[3]).item()
+    assert first.per_layer == pytest.approx(expected, rel=1e-4)
+    assert first.per_layer["content_3"] == 0
+    assert first.total == pytest.approx(2 * expected["style_1"] + 0.5 * expected["style_6"])
+
+
+@pytest.mark.parametrize(("optimizer", "lr"), [("lbfgs", 1.0), ("adam", 0.02)])
+def test_every_evaluation_is_reported_in_order(optimizer: str, lr: float) -> None:
+    settings = _settings(optimizer=optimizer, lr=lr, iterations=12)
+    _, iterates = _paint(settings, _picture(1, batch=2), _picture(2))
+    told = [(iterate.picture, iterate.iteration) for iterate in iterates]
+    assert told == [(picture, iteration) for picture in (0, 1) for iteration in range(1, 13)]
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+@pytest.mark.parametrize("start", ["content", "noise"])
+def test_a_picture_does_not_depend_on_those_beside_it(optimizer: str, start: str) -> None:
+    settings = _settings(optimizer=optimizer, start=start, lr=0.5)
+    contents = _picture(1, batch=3)
+    together, _ = _paint(settings, contents, _picture(2))
+    alone, _ = _paint(settings, contents[1:2], _picture(2))
+    assert torch.equal(together[1:2], alone)
+
+
+def test_painting_repeats_itself_to_the_byte() -> None:
+    first, _ = _paint(_settings(start="noise"), _picture(1), _picture(2))
+    again, _ = _paint(_settings(start="noise"), _picture(1), _picture(2))
+    other, _ = _paint(_settings(start="noise", seed=2), _picture(1), _picture(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_content_alone_gives_the_content_back_from_noise() -> None:
+    settings = _settings(
+        style_layers={1: 0.0}, content_layers={1: 1.0}, start="noise", iterations=150
+    )
+    painted, _ = _paint(settings, _picture(1), _picture(2))
+    assert (painted - _picture(1)).abs().mean() < 0.01
+
+
+def test_the_style_needs_no_repainting_in_its_own_style() -> None:
+    painted, iterates = _paint(_settings(), _picture(2), _picture(2))
+    assert iterates[0].total == pytest.approx(0, abs=1e-10)
+    torch.testing.assert_close(painted, _picture(2), atol=1e-3, rtol=0)
+
+
+def test_style_moves_the_palette_to_the_styles() -> None:
+    blue, orange = torch.tensor([0.1, 0.2, 0.7]), torch.tensor([0.9, 0.5, 0.1])
+    content = blue.view(1, 3, 1, 1) + 0.2 * (_picture(1) - 0.5)
+    style = orange.view(1, 3, 1, 1) + 0.2 * (_picture(2) - 0.5)
+    painted, _ = _paint(_settings(content_layers={}, iterations=60), content.clamp(0, 1), style)
+    assert torch.allclose(painted.mean((0, 2, 3)), style.mean((0, 2, 3)), atol=0.1)
+
+
+def test_style_and_content_may_differ_in_size() -> None:
+    content = _picture(1)[:, :, :, :24]
+    painted, _ = _paint(_settings(), content, _picture(2)[:, :, :20])
+    assert painted.shape == content.shape
+
+
+def test_the_network_and_the_pictures_are_left_as_they_were() -> None:
+    vgg = build_vgg19("random", "average", seed=1, deepest=6)
+    before = {name: tensor.clone() for name, tensor in vgg.state_dict().items()}
+    content, style = _picture(1), _picture(2)
+    paint(content, style, _settings(), vgg, CPU, lambda iterate: None)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in vgg.state_dict().items())
+    assert torch.equal(content, _picture(1))
+    assert torch.equal(style, _picture(2))
+
+
+def test_a_loss_that_is_not_finite_stops_with_one_sentence() -> None:
+    settings = _settings(optimizer="adam", lr=1e30)
+    with pytest.raises(AtelierError, match=r"loss of picture 1 is (nan|inf) at iteration [23];"):
+        _paint(settings, _picture(1), _picture(2))
+
+
+def test_calibration_gives_every_convolution_unit_scale() -> None:
+    picture = preprocess(_picture(2), "torchvision")
+    vgg = calibrate(build_vgg19("random", "average", seed=1, deepest=11), picture)
+    for layer, features in feature_maps(vgg, picture, [0, 2, 5, 7, 10]).items():
+        assert features.mean((2, 3)).abs().max() < 1e-4, layer
+        assert features.square().mean().sqrt().item() == pytest.approx(1, abs=1e-4), layer
+
+
+def test_calibration_on_a_picture_of_one_colour_stays_finite() -> None:
+    vgg = calibrate(build_vgg19("random", "average", seed=1, deepest=6), torch.zeros(1, 3, 16, 16))
+    assert all(parameter.isfinite().all() for parameter in vgg.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_begins_with_the_same_losses() -> None:
+    vgg = build_vgg19("random", "average", seed=1, deepest=6)
+    firsts = []
+    for device in (CPU, torch.device("cuda")):
+        iterates: list[Iterate] = []
+        settings = _settings(start="noise")
+        paint(_picture(1), _picture(2), settings, vgg, device, iterates.append)
+        firsts.append(iterates[0].total)
+    assert firsts[0] == pytest.approx(firsts[1], rel=1e-2)

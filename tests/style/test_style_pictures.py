@@ -1,0 +1,73 @@
+"""Pictures on their way into painting and out of it."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atelier.style.pictures import prepare, sheet, to_uint8
+
+
+def _flat(height: int, width: int, level: int) -> np.ndarray:
+    return np.full((height, width, 3), level, np.uint8)
+
+
+@given(
+    height=st.integers(1, 80),
+    width=st.integers(1, 80),
+    size=st.integers(8, 64),
+    level=st.integers(0, 255),
+)
+def test_shorter_side_becomes_the_size_and_a_plain_colour_stays(
+    height: int, width: int, size: int, level: int
+) -> None:
+    tensor = prepare(_flat(height, width, level), size)
+    assert min(tensor.shape[2:]) == size
+    assert max(tensor.shape[2:]) == round(size * max(height, width) / min(height, width))
+    assert torch.equal(tensor, torch.full_like(tensor, level / 255))
+
+
+def test_a_picture_of_the_right_size_passes_unchanged_both_ways() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    tensor = prepare(picture, 16)
+    assert tensor.shape == (1, 3, 16, 24)
+    assert tensor[0, 2, 3, 5] * 255 == pytest.approx(picture[3, 5, 2])
+    assert np.array_equal(to_uint8(tensor)[0], picture)
+
+
+def test_enlarging_is_smooth() -> None:
+    step = np.zeros((8, 8, 3), np.uint8)
+    step[:, 4:] = 200
+    row = prepare(step, 64)[0, 0, 32]
+    assert len(row.unique()) > 5, "blocks of the small picture would give two levels"
+
+
+def test_shrinking_averages() -> None:
+    checks = np.zeros((64, 64, 3), np.uint8)
+    checks[::2, ::2] = checks[1::2, 1::2] = 255
+    tensor = prepare(checks, 16)
+    assert (tensor * 255 - 127.5).abs().max() <= 0.51
+
+
+def test_to_uint8_rounds_and_clamps() -> None:
+    levels = torch.tensor([-0.5, 0.499 / 255, 0.51 / 255, 1.7]).view(1, 1, 1, 4).expand(1, 3, 1, 4)
+    assert to_uint8(levels)[0, 0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+def test_sheet_puts_content_style_and_result_side_by_side() -> None:
+    page = sheet(
+        [_flat(32, 32, 10), _flat(32, 32, 20)],
+        [_flat(64, 128, 30), _flat(64, 128, 30)],
+        [_flat(32, 32, 40), _flat(32, 32, 50)],
+    )
+    assert page.shape == (16 + 32 + 16 + 32 + 16, 16 + 32 + 16 + 64 + 16 + 32 + 16, 3)
+    assert page[32, [16 + 5, 64 + 5, 144 + 5], 0].tolist() == [10, 30, 40]
+    assert page[80, [16 + 5, 64 + 5, 144 + 5], 0].tolist() == [20, 30, 50]
+    assert (page[:16] == 255).all()
+    assert (page[:, 48:64] == 255).all()
+
+
+def test_sheet_refuses_lists_of_unequal_length() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        sheet([_flat(8, 8, 1)], [], [_flat(8, 8, 1)])

@@ -1,0 +1,242 @@
+"""VGG19's layout, its weights from anywhere, and its preprocessing."""
+
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from atelier.errors import AtelierError
+from atelier.style.vgg import (
+    build_vgg19,
+    feature_maps,
+    fetch_weights,
+    preprocess,
+    unprocess,
+)
+
+DISTILLED = Path(__file__).parents[3] / "shared/weights/vgg19_distilled16x_conv1_1-conv5_1.pth"
+
+
+def _picture(size: int = 32, seed: int = 0) -> Tensor:
+    return torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def state() -> dict[str, Tensor]:
+    """Weights of VGG19's first block, under torchvision's names, beside a layer not needed."""
+    vgg = build_vgg19("random", "max", seed=7, deepest=3)
+    named = {f"features.{name}": tensor for name, tensor in vgg.state_dict().items()}
+    return {**named, "classifier.0.weight": torch.zeros(2, 2)}
+
+
+def test_layout_equals_torchvision() -> None:
+    from torchvision.models import vgg19
+
+    with torch.device("meta"):
+        theirs = vgg19(weights=None).features
+    ours = build_vgg19("random", "max", seed=1, deepest=36)
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {
+        k: v.shape for k, v in theirs.state_dict().items()
+    }
+    for position, (mine, reference) in enumerate(zip(ours, theirs, strict=True)):
+        assert type(mine) is type(reference), position
+        if isinstance(reference, nn.Conv2d):
+            assert (mine.stride, mine.padding) == (reference.stride, reference.padding)
+        if isinstance(reference, nn.MaxPool2d):
+            assert (mine.kernel_size, mine.stride) == (reference.kernel_size, reference.stride)
+
+
+def test_network_ends_at_the_deepest_layer_and_learns_nothing() -> None:
+    vgg = build_vgg19("random", "average", seed=1, deepest=11)
+    assert len(vgg) == 12
+    assert not vgg.training
+    assert not any(parameter.requires_grad for parameter in vgg.parameters())
+
+
+def test_average_pooling_is_average() -> None:
+    vgg = build_vgg19("random", "average", seed=1, deepest=4)
+    assert vgg[4](torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]])).item() == 3
+
+
+def test_random_weights_are_orthogonal_and_follow_the_seed() -> None:
+    first, again, other = (build_vgg19("random", "max", seed, deepest=0) for seed in (1, 1, 2))
+    assert torch.equal(first[0].weight, again[0].weight)
+    assert not torch.equal(first[0].weight, other[0].weight)
+    flat = first[0].weight.flatten(1)
+    torch.testing.assert_close(flat.T @ flat, torch.eye(27), atol=1e-5, rtol=0)
+
+
+def test_random_weights_leave_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    build_vgg19("random", "max", seed=1, deepest=2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_feature_maps_are_what_each_layer_gives() -> None:
+    vgg = build_vgg19("random", "max", seed=1, deepest=6)
+    maps = feature_maps(vgg, _picture(), [0, 1, 6])
+    assert sorted(maps) == [0, 1, 6]
+    for layer, features in maps.items():
+        assert torch.equal(features, vgg[: layer + 1](_picture()))
+    assert maps[0].min() < 0, "the ReLU after a convolution must not write over its output"
+
+
+def test_no_layers_give_no_maps() -> None:
+    assert feature_maps(build_vgg19("random", "max", seed=1, deepest=1), _picture(), []) == {}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("prefix", ["features.", ""])
+def test_weights_come_from_a_file(
+    tmp_path: Path, state: dict[str, Tensor], suffix: str, prefix: str
+) -> None:
+    stored = {name.replace("features.", prefix): tensor for name, tensor in state.items()}
+    path = tmp_path / f"vgg{suffix}"
+    if suffix == ".pth":
+        torch.save(stored, path)
+    else:
+        save_file(stored, path)
+    vgg = build_vgg19(str(path), "max", seed=1, deepest=3)
+    for name, tensor in vgg.state_dict().items():
+        assert torch.equal(tensor, state[f"features.{name}"])
+
+
+def test_weights_of_half_precision_are_widened(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    path = tmp_path / "half.safetensors"
+    save_file({name: tensor.half() for name, tensor in state.items()}, path)
+    vgg = build_vgg19(str(path), "max", seed=1, deepest=3)
+    assert vgg[0].weight.dtype == torch.float32
+    assert torch.equal(vgg[0].weight, state["features.0.weight"].half().float())
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(AtelierError, match=r"nowhere\.pth, but there is no such file"):
+        build_vgg19("nowhere.pth", "max", seed=1, deepest=3)
+
+
+def test_a_shallow_file_names_the_missing_layer(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    torch.save(state, tmp_path / "shallow.pth")
+    with pytest.raises(AtelierError, match=r"shallow\.pth has no features\.5\.weight"):
+        build_vgg19(str(tmp_path / "shallow.pth"), "max", seed=1, deepest=6)
+
+
+def test_another_network_is_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    state["features.2.weight"] = torch.zeros(64, 64, 5, 5)
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(AtelierError, match=r"\[64, 64, 5, 5\] instead of \[64, 64, 3, 3\]"):
+        build_vgg19(str(tmp_path / "other.pth"), "max", seed=1, deepest=3)
+
+
+@pytest.mark.parametrize("name", ["broken.pth", "broken.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no weights at all", b"PK\x03\x04 cut off"])
+def test_a_broken_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(AtelierError, match="holds no state_dict that can be read safely"):
+        build_vgg19(str(tmp_path / name), "max", seed=1, deepest=3)
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save(nn.Sequential(nn.Conv2d(3, 64, 3)), tmp_path / "whole_model.pth")
+    with pytest.raises(AtelierError, match="holds no state_dict"):
+        build_vgg19(str(tmp_path / "whole_model.pth"), "max", seed=1, deepest=3)
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder, and the address at which a real server offers it."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path / "torch/hub/checkpoints"
+
+
+def test_weights_are_fetched_once_and_checked(served: tuple[Path, str], hub: Path) -> None:
+    folder, address = served
+    content = b"weights of some size"
+    name = f"vgg19-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    (folder / name).write_bytes(content)
+    path = fetch_weights(f"{address}/{name}")
+    assert path == hub / name
+    assert path.read_bytes() == content
+    (folder / name).unlink()
+    assert fetch_weights(f"{address}/{name}") == path
+
+
+def test_a_wrong_download_is_refused_and_not_kept(served: tuple[Path, str], hub: Path) -> None:
+    folder, address = served
+    (folder / "vgg19-00000000.pth").write_bytes(b"something else")
+    with pytest.raises(AtelierError, match=r"put vgg19-00000000\.pth from http"):
+        fetch_weights(f"{address}/vgg19-00000000.pth")
+    assert list(hub.iterdir()) == []
+
+
+def test_a_damaged_file_at_hand_is_refused(hub: Path) -> None:
+    hub.mkdir(parents=True)
+    (hub / "vgg19-dcbb9e9d.pth").write_bytes(b"cut off")
+    with pytest.raises(AtelierError, match=r"vgg19-dcbb9e9d\.pth is damaged"):
+        build_vgg19("imagenet", "max", seed=1, deepest=1)
+
+
+def test_without_a_network_the_sentence_says_what_to_put_where(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(
+        AtelierError, match=r"put vgg19-dcbb9e9d\.pth from https://.* into "
+    ) as told:
+        build_vgg19("imagenet", "max", seed=1, deepest=1)
+    assert str(hub) in str(told.value)
+
+
+@pytest.mark.parametrize("convention", ["torchvision", "caffe"])
+def test_unprocess_undoes_preprocess(convention: str) -> None:
+    picture = _picture()
+    back = unprocess(preprocess(picture, convention), convention)
+    torch.testing.assert_close(back, picture, atol=1e-6, rtol=0)
+
+
+def test_torchvision_preprocessing_equals_its_transform() -> None:
+    from torchvision.models import VGG19_Weights
+
+    theirs = VGG19_Weights.IMAGENET1K_V1.transforms(crop_size=32, resize_size=32)(_picture())
+    torch.testing.assert_close(preprocess(_picture(), "torchvision"), theirs)
+
+
+def test_caffe_preprocessing_of_a_worked_example() -> None:
+    red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
+    found = preprocess(red, "caffe").flatten().tolist()
+    assert found == pytest.approx([-103.939, -116.779, 255 - 123.68], abs=1e-3)
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not DISTILLED.exists(), reason="no learned VGG19 weights beside the project")
+def test_learned_weights_load_to_their_deepest_layer() -> None:
+    vgg = build_vgg19(str(DISTILLED), "max", seed=1, deepest=29)
+    answer = feature_maps(vgg, preprocess(_picture(64), "torchvision"), [29])[29]
+    assert answer.shape == (1, 512, 4, 4)
+    assert answer.isfinite().all()
+    assert answer.max() > 0
