@@ -56,7 +56,10 @@ def write(folder: Path, **changed: Any) -> str:
         "film": folder / "training.gif",
         "curves": folder / "losses.png",
         "comparison": picture(3),
-        "metrics": {"evaluate": {"kid": 0.012345678, "nested": {"deep": 1234567}}, "loose": 3},
+        "metrics": {
+            "evaluate": {"kid": 0.012345678, "nested": {"deep": 1234567}, "files": ["a.jpg"]},
+            "loose": 3,
+        },
         "parameters": {"train": {"lr": 0.0002, "flag": True, "layers": {1: 1.0}, "none": []}},
     }
     report_page(folder / "report.html", **{**told, **changed})

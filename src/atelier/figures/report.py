@@ -48,7 +48,8 @@ def report_page(
         film: a GIF file. One of more than FILM_BYTES is named instead of embedded.
         curves: a PNG file.
         comparison: uint8 [H, W, 3], real beside generated pictures.
-        metrics: numbers, nested by stage.
+        metrics: numbers, nested by stage. Lists, such as those of rejected files, are left
+            out: they can be longer than all the rest.
         parameters: settings, nested by section.
 
     Raises:
@@ -66,7 +67,7 @@ def report_page(
         film_name=film.name,
         curves=_embedded(curves, "image/png"),
         comparison=_webp(comparison),
-        metrics=_groups(metrics),
+        metrics=_groups(metrics, leave_out=list),
         parameters=_groups(parameters),
     )
     write_text(target, page)
@@ -111,12 +112,17 @@ def _data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _groups(values: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:
+def _groups(
+    values: Mapping[str, Any], leave_out: type | tuple[type, ...] = ()
+) -> list[tuple[str, list[tuple[str, Any]]]]:
     """Turn nested values into one table for each section, and one for what has no section."""
     loose = {name: value for name, value in values.items() if not isinstance(value, Mapping)}
     sections = {name: value for name, value in values.items() if isinstance(value, Mapping)}
     tables = ([("", loose)] if loose else []) + list(sections.items())
-    return [(name, list(_rows(table))) for name, table in tables]
+    return [
+        (name, [row for row in _rows(table) if not isinstance(row[1], leave_out)])
+        for name, table in tables
+    ]
 
 
 def _rows(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
