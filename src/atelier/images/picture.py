@@ -72,6 +72,7 @@ def read_picture(
 
     Raises:
         Unreadable: it is no picture of a known format, is damaged, cut short or too large.
+        FileNotFoundError: there is no such file.
     """
     try:
         with Image.open(
@@ -81,7 +82,7 @@ def read_picture(
             if at_least is not None:
                 _draft(image, color, at_least)
             return _pixels(_upright(image), color)
-    except Unreadable:
+    except (Unreadable, FileNotFoundError):
         raise
     except Exception as error:
         # Pillow's decoders raise whatever a damaged file drives them into.

@@ -1,5 +1,6 @@
 """A canvas that draws smooth shapes in coordinates of its own."""
 
+import math
 from typing import Any
 
 import cv2
@@ -19,6 +20,8 @@ _HEAD = 0.75
 _MIDDLE = np.array([0.5, 0.53])
 # cv2 takes coordinates as integers with so many binary places.
 _PLACES = 6
+_ANGLES = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+_CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
 
 
 class Canvas:
@@ -122,15 +125,9 @@ class Canvas:
 
 def ellipse(x: float, y: float, radius_x: float, radius_y: float, turn: float = 0.0) -> Points:
     """Give the outline [48, 2] of an ellipse around (x, y), turned by ``turn`` radians."""
-    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-    across, down = radius_x * np.cos(angle), radius_y * np.sin(angle)
-    return np.stack(
-        [
-            x + across * np.cos(turn) - down * np.sin(turn),
-            y + across * np.sin(turn) + down * np.cos(turn),
-        ],
-        axis=1,
-    )
+    cos, sin = math.cos(turn), math.sin(turn)
+    axes = np.array([[radius_x * cos, radius_x * sin], [-radius_y * sin, radius_y * cos]])
+    return np.asarray(_CIRCLE @ axes + np.array([x, y]), np.float64)
 
 
 def curve(*points: tuple[float, float], closed: bool = False, steps: int = 8) -> Points:
