@@ -1,0 +1,253 @@
+"""Every source fills ``data/raw`` whole or not at all."""
+
+import hashlib
+import io
+import json
+import os
+import resource
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atelier.errors import AtelierError
+from atelier.images.download import download
+from atelier.images.manifest import PassedOver, read_manifest
+from atelier.images.raw import open_raw
+from atelier.settings import DownloadSettings
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+@pytest.fixture
+def faces(tmp_path: Path, picture: Callable[..., bytes]) -> Path:
+    """A folder as people have them: folders in it, strange names, links, a pipe."""
+    folder = tmp_path / "faces"
+    (folder / "b").mkdir(parents=True)
+    (folder / "b" / "one.png").write_bytes(picture(seed=1))
+    (folder / "a.png").write_bytes(picture(seed=2))
+    (folder / "лицо 顔.png").write_bytes(picture(seed=3))
+    (folder / "line\nbreak.png").write_bytes(picture(seed=4))
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(picture(seed=5))
+    (folder / "inner.png").symlink_to(folder / "a.png")
+    (tmp_path / "outside.png").write_bytes(picture(seed=6))
+    (folder / "outer.png").symlink_to(tmp_path / "outside.png")
+    (folder / "lost.png").symlink_to(folder / "nothing")
+    (folder / "loop").symlink_to(folder)
+    os.mkfifo(folder / "pipe.png")
+    return folder
+
+
+def test_folders_become_one_zip_with_fixed_order_and_dates(
+    tmp_path: Path,
+    faces: Path,
+    source: Callable[..., DownloadSettings],
+    picture: Callable[..., bytes],
+) -> None:
+    manifest = download(source("folder", mine=str(faces)), tmp_path / "raw", tmp_path / "scratch")
+    with zipfile.ZipFile(tmp_path / "raw" / "pictures.zip") as archive:
+        members = archive.infolist()
+        assert archive.read("mine/b/one.png") == picture(seed=1)
+    assert [m.filename for m in members] == [
+        "mine/a.png",
+        "mine/b/one.png",
+        r"mine/caf\udce9.png",
+        "mine/inner.png",
+        r"mine/line\nbreak.png",
+        "mine/лицо 顔.png",
+    ]
+    assert {(m.date_time, m.compress_type) for m in members} == {((1980, 1, 1, 0, 0, 0), 0)}
+    assert manifest.members == 6
+    assert manifest.passed_over == (
+        PassedOver("mine/loop", "a link to a folder"),
+        PassedOver("mine/lost.png", "a link to nowhere"),
+        PassedOver("mine/outer.png", "a link out of the folder"),
+        PassedOver("mine/pipe.png", "not a regular file"),
+    )
+
+
+def test_the_manifest_says_what_lies_there_and_nothing_of_this_machine(
+    tmp_path: Path, faces: Path, source: Callable[..., DownloadSettings]
+) -> None:
+    manifest = download(source("folder", mine=str(faces)), tmp_path / "raw", tmp_path / "scratch")
+    written = (tmp_path / "raw" / "manifest.json").read_text()
+    archive = (tmp_path / "raw" / "pictures.zip").read_bytes()
+    told = json.loads(written)["files"]
+    digest = hashlib.sha256(archive).hexdigest()
+    assert told == [{"name": "pictures.zip", "size": len(archive), "sha256": digest}]
+    assert str(tmp_path) not in written
+    assert read_manifest(tmp_path / "raw") == manifest
+
+
+def test_two_downloads_give_the_same_bytes_whatever_the_dates(
+    tmp_path: Path, faces: Path, source: Callable[..., DownloadSettings]
+) -> None:
+    download(source("folder", mine=str(faces)), tmp_path / "one", tmp_path / "scratch")
+    os.utime(faces / "a.png", (1, 1))
+    download(source("folder", mine=str(faces)), tmp_path / "two", tmp_path / "scratch")
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+
+
+def test_a_home_folder_is_found(
+    tmp_path: Path,
+    faces: Path,
+    source: Callable[..., DownloadSettings],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    manifest = download(source("folder", mine="~/faces"), tmp_path / "raw", tmp_path / "scratch")
+    assert manifest.members == 6
+
+
+@pytest.mark.parametrize(("folder", "said"), [("absent", "not a folder"), ("empty", "no files")])
+def test_a_failed_download_leaves_what_was_there(
+    tmp_path: Path, faces: Path, source: Callable[..., DownloadSettings], folder: str, said: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    raw = tmp_path / "raw"
+    download(source("folder", mine=str(faces)), raw, tmp_path / "scratch")
+    before = tree(raw)
+    with pytest.raises(AtelierError, match=said):
+        download(source("folder", mine=str(tmp_path / folder)), raw, tmp_path / "scratch")
+    assert tree(raw) == before
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_full_disk_is_told_and_leaves_what_was_there(
+    tmp_path: Path, faces: Path, source: Callable[..., DownloadSettings]
+) -> None:
+    raw = tmp_path / "raw"
+    download(source("folder", mine=str(faces)), raw, tmp_path / "scratch")
+    before = tree(raw)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(AtelierError, match="no room to write"):
+            download(source("folder", mine=str(faces)), raw, tmp_path / "scratch")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert tree(raw) == before
+
+
+def write_archive(path: Path, members: dict[str, bytes]) -> None:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+        return
+    with tarfile.open(path, f"w:{path.suffix[1:]}" if path.suffix != ".tar" else "w") as archive:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
+def test_an_archive_is_kept_as_it_came(
+    tmp_path: Path,
+    source: Callable[..., DownloadSettings],
+    picture: Callable[..., bytes],
+    ending: str,
+) -> None:
+    given = tmp_path / f"given.{ending}"
+    members = {"z.png": picture(seed=1), "a/b.png": picture(seed=2)}
+    write_archive(given, members)
+    sha256 = hashlib.sha256(given.read_bytes()).hexdigest().upper()
+    raw = tmp_path / "raw"
+    manifest = download(source("archive", location=str(given), sha256=sha256), raw, tmp_path / "s")
+    assert (raw / manifest.files[0].name).read_bytes() == given.read_bytes()
+    assert dict(open_raw(raw)) == members
+
+
+def test_an_archive_without_or_with_a_wrong_sha256_is_refused(
+    tmp_path: Path, source: Callable[..., DownloadSettings], picture: Callable[..., bytes]
+) -> None:
+    given = tmp_path / "given.zip"
+    write_archive(given, {"a.png": picture()})
+    actual = hashlib.sha256(given.read_bytes()).hexdigest()
+    with pytest.raises(AtelierError, match=f"sha256 is {actual}; write that into params.yaml"):
+        download(source("archive", location=str(given)), tmp_path / "raw", tmp_path / "s")
+    with pytest.raises(AtelierError, match=f"has sha256 {actual}, but"):
+        settings = source("archive", location=str(given), sha256="0" * 64)
+        download(settings, tmp_path / "raw", tmp_path / "s")
+    assert not (tmp_path / "raw").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"\x1f\x8b", b"BZh9", b"PK\x03\x04cut"])
+def test_a_file_that_is_no_archive_is_refused(
+    tmp_path: Path, source: Callable[..., DownloadSettings], content: bytes
+) -> None:
+    given = tmp_path / "given.zip"
+    given.write_bytes(content)
+    with pytest.raises(AtelierError, match="neither a whole zip nor a tar"):
+        download(source("archive", location=str(given)), tmp_path / "raw", tmp_path / "s")
+
+
+def test_an_archive_is_fetched_from_an_address(
+    tmp_path: Path,
+    source: Callable[..., DownloadSettings],
+    picture: Callable[..., bytes],
+    site: Any,
+    reply: Callable[..., Any],
+) -> None:
+    given = tmp_path / "given.zip"
+    write_archive(given, {"a.png": picture()})
+    site.answer = reply(given.read_bytes())
+    sha256 = hashlib.sha256(given.read_bytes()).hexdigest()
+    settings = source("archive", location=f"{site.url}/x?token=sesame", sha256=sha256)
+    download(settings, tmp_path / "raw", tmp_path / "s")
+    assert tree(tmp_path / "raw")["pictures.zip"] == given.read_bytes()
+    assert "sesame" not in (tmp_path / "raw" / "manifest.json").read_text()
+
+
+def test_torchvision_says_which_file_is_missing_or_wrong(
+    tmp_path: Path, source: Callable[..., DownloadSettings]
+) -> None:
+    settings = source("torchvision", root=str(tmp_path))
+    with pytest.raises(AtelierError, match=r"no train-images-idx3-ubyte\.gz in"):
+        download(settings, tmp_path / "raw", tmp_path / "s")
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte.gz").write_bytes(b"other")
+    with pytest.raises(AtelierError, match="is not torchvision's original"):
+        download(settings, tmp_path / "raw", tmp_path / "s")
+
+
+def test_a_mirror_is_asked_and_its_md5_checked(
+    tmp_path: Path, source: Callable[..., DownloadSettings], site: Any, reply: Callable[..., Any]
+) -> None:
+    site.answer = reply(b"something else")
+    settings = source("torchvision", dataset="CIFAR10", mirror=f"{site.url}/mirror/")
+    with pytest.raises(AtelierError, match="md5 is not c58f30108f718f92721af3b95e74349a"):
+        download(settings, tmp_path / "raw", tmp_path / "s")
+    assert site.requests[0]["path"] == "/mirror/cifar-10-python.tar.gz"
+
+
+def test_celeba_is_taken_whole(tmp_path: Path, source: Callable[..., DownloadSettings]) -> None:
+    settings = source("torchvision", dataset="CelebA", split="train", root=str(tmp_path))
+    with pytest.raises(AtelierError, match="CelebA is taken whole; set it to all"):
+        download(settings, tmp_path / "raw", tmp_path / "s")
+
+
+@pytest.mark.shared
+def test_real_mnist_from_a_root_and_from_a_mirror_is_the_same(
+    tmp_path: Path,
+    source: Callable[..., DownloadSettings],
+    shared: Path,
+    site: Any,
+    reply: Callable[..., Any],
+) -> None:
+    def answer(handler: Any) -> None:
+        reply((shared / "mnist" / handler.path.rsplit("/", 1)[1]).read_bytes())(handler)
+
+    site.answer = answer
+    root = source("torchvision", split="test", root=str(shared))
+    mirror = source("torchvision", split="test", mirror=site.url)
+    download(root, tmp_path / "one", tmp_path / "s")
+    download(mirror, tmp_path / "two", tmp_path / "s")
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    assert sum(1 for _ in open_raw(tmp_path / "one")) == 10_000

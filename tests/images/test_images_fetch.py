@@ -1,0 +1,192 @@
+"""Fetching over http, against a real server that misbehaves in real ways."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atelier.errors import AtelierError
+from atelier.images.checksum import Checksum
+from atelier.images.sources.fetch import Patience, fetch
+from atelier.progress import Progress
+
+CONTENT = bytes(range(256)) * 4000
+RIGHT = Checksum("sha256", hashlib.sha256(CONTENT).hexdigest())
+QUICK = Patience(attempts=3, pause=0.0, timeout=(5.0, 5.0))
+
+
+def half_then_rest(
+    reply: Callable[..., Any], honour: bool = True, etag: str = '"one"'
+) -> Callable[[Any], None]:
+    """Break off in the middle of the first answer; later answer ranges, or ignore them."""
+
+    def answer(handler: Any) -> None:
+        wanted = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+        if wanted and honour and handler.headers["If-Range"] == etag:
+            first = int(wanted[1])
+            stretch = f"bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}"
+            reply(CONTENT[first:], 206, Content_Range=stretch, ETag=etag)(handler)
+        elif wanted:
+            reply(CONTENT, ETag=etag)(handler)
+        else:
+            reply(CONTENT[: len(CONTENT) // 2], Content_Length=str(len(CONTENT)), ETag=etag)(
+                handler
+            )
+
+    return answer
+
+
+def test_a_file_arrives_whole_and_its_bytes_are_reported(
+    tmp_path: Path, site: Any, reply: Callable[..., Any]
+) -> None:
+    site.answer = reply(CONTENT)
+    seen: list[Progress] = []
+    path = fetch(f"{site.url}/a.zip", tmp_path, RIGHT, seen.append, QUICK)
+    assert path.read_bytes() == CONTENT
+    assert seen[-1] == Progress(len(CONTENT), len(CONTENT), "bytes")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("honour", [True, False])
+def test_an_interrupted_file_is_completed(
+    tmp_path: Path, site: Any, reply: Callable[..., Any], honour: bool
+) -> None:
+    site.answer = half_then_rest(reply, honour)
+    assert fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK).read_bytes() == CONTENT
+    assert site.requests[1]["Range"] == f"bytes={len(CONTENT) // 2}-"
+    assert site.requests[1]["If-Range"] == '"one"'
+
+
+def test_the_next_call_goes_on_from_where_the_last_one_stopped(
+    tmp_path: Path, site: Any, reply: Callable[..., Any]
+) -> None:
+    site.answer = half_then_rest(reply)
+    once = Patience(attempts=1, pause=0.0, timeout=(5.0, 5.0))
+    with pytest.raises(AtelierError, match="goes on from where it was"):
+        fetch(f"{site.url}/a", tmp_path, RIGHT, patience=once)
+    assert fetch(f"{site.url}/a", tmp_path, RIGHT, patience=once).read_bytes() == CONTENT
+    assert "Range" in site.requests[1]
+
+
+def test_a_part_without_a_validator_is_not_resumed(
+    tmp_path: Path, site: Any, reply: Callable[..., Any]
+) -> None:
+    def answer(handler: Any) -> None:
+        cut = len(site.requests) == 1
+        body = CONTENT[:1000] if cut else CONTENT
+        reply(body, Content_Length=str(len(CONTENT)))(handler)
+
+    site.answer = answer
+    assert fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK).read_bytes() == CONTENT
+    assert "Range" not in site.requests[1]
+
+
+def test_a_range_that_begins_elsewhere_is_not_glued_on(
+    tmp_path: Path, site: Any, reply: Callable[..., Any]
+) -> None:
+    def answer(handler: Any) -> None:
+        if "Range" in handler.headers:
+            stretch = f"bytes 7-{len(CONTENT) - 1}/{len(CONTENT)}"
+            reply(CONTENT[7:], 206, Content_Range=stretch, ETag='"one"')(handler)
+        elif len(site.requests) == 1:
+            half_then_rest(reply)(handler)
+        else:
+            reply(CONTENT)(handler)
+
+    site.answer = answer
+    assert fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK).read_bytes() == CONTENT
+
+
+def test_a_passing_fault_of_the_server_is_waited_out(
+    tmp_path: Path, site: Any, reply: Callable[..., Any]
+) -> None:
+    site.answer = lambda handler: reply(CONTENT, 200 if len(site.requests) > 2 else 503)(handler)
+    assert fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK).read_bytes() == CONTENT
+
+
+def test_a_length_that_is_never_reached_is_told(
+    tmp_path: Path, site: Any, reply: Callable[..., Any]
+) -> None:
+    site.answer = reply(CONTENT, Content_Length=str(len(CONTENT) + 5))
+    with pytest.raises(AtelierError, match="3 attempts"):
+        fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK)
+
+
+def test_a_wrong_file_is_removed(tmp_path: Path, site: Any, reply: Callable[..., Any]) -> None:
+    site.answer = reply(CONTENT + b"more")
+    with pytest.raises(AtelierError, match=r"sha256 is not .* it was removed"):
+        fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_checksum_the_sentence_says_it_and_the_file_is_not_fetched_twice(
+    tmp_path: Path, site: Any, reply: Callable[..., Any]
+) -> None:
+    site.answer = reply(CONTENT)
+    with pytest.raises(AtelierError, match=RIGHT.value):
+        fetch(f"{site.url}/a", tmp_path, Checksum("sha256", ""), patience=QUICK)
+    assert fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK).read_bytes() == CONTENT
+    assert len(site.requests) == 1
+
+
+@pytest.mark.parametrize("headers", [{"Content_Type": "text/html; charset=utf-8"}, {}])
+def test_a_web_page_is_told_from_a_file(
+    tmp_path: Path, site: Any, reply: Callable[..., Any], headers: dict[str, str]
+) -> None:
+    site.answer = reply(b"\n<!DOCTYPE html><title>Log in</title>", **headers)
+    with pytest.raises(AtelierError, match="sent a web page instead of a file"):
+        fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK)
+
+
+@pytest.mark.parametrize(("status", "said"), [(404, "answered 404"), (403, "wants a permission")])
+def test_a_refusal_is_not_tried_again(
+    tmp_path: Path, site: Any, reply: Callable[..., Any], status: int, said: str
+) -> None:
+    site.answer = reply(b"no", status)
+    with pytest.raises(AtelierError, match=said):
+        fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK)
+    assert len(site.requests) == 1
+
+
+def test_redirects_are_followed_but_not_for_ever(
+    tmp_path: Path, site: Any, reply: Callable[..., Any]
+) -> None:
+    def answer(handler: Any) -> None:
+        left = int(handler.path.rsplit("/", 1)[1])
+        if left:
+            reply(b"", 302, Location=f"/hop/{left - 1}")(handler)
+        else:
+            reply(CONTENT)(handler)
+
+    site.answer = answer
+    assert fetch(f"{site.url}/hop/3", tmp_path, RIGHT, patience=QUICK).read_bytes() == CONTENT
+    with pytest.raises(AtelierError, match="more than 5 redirects"):
+        fetch(f"{site.url}/hop/9", tmp_path, RIGHT, patience=QUICK)
+
+
+@pytest.mark.parametrize("url", ["ftp://host/a", "file:///etc/passwd", "http://", "http://[", "a"])
+def test_only_http_addresses_are_fetched(tmp_path: Path, url: str) -> None:
+    with pytest.raises(AtelierError, match="http:// or https://"):
+        fetch(url, tmp_path, RIGHT, patience=QUICK)
+
+
+@pytest.mark.parametrize("status", [200, 404, 403, 503])
+def test_no_message_shows_a_token(
+    tmp_path: Path, site: Any, reply: Callable[..., Any], status: int
+) -> None:
+    site.answer = reply(b"wrong", status)
+    url = site.url.replace("://", "://user:hunter2@") + "/a.zip?token=sesame#part"
+    with pytest.raises(AtelierError) as caught:
+        fetch(url, tmp_path, RIGHT, patience=QUICK)
+    assert not re.search("hunter2|sesame|user", str(caught.value))
+    assert all("sesame" not in path.name for path in Path(tmp_path).iterdir())
+
+
+def test_a_server_that_is_not_there_is_told(tmp_path: Path, site: Any) -> None:
+    port = site.url.rsplit(":", 1)[1]
+    site._server.server_close()
+    with pytest.raises(AtelierError, match=f"127.0.0.1:{port}/a could not be fetched in 3"):
+        fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK)
