@@ -13,7 +13,6 @@ RAW = Path("data/raw")
 def main(settings: Settings, run: Run) -> None:
     """Fill data/raw, whole or not at all."""
     from atelier.images.download import download
-
     from atelier.tracking.workspace import private_folder, repository_root
 
     scratch = private_folder(repository_root()) / "downloads"

@@ -27,7 +27,9 @@ def main(settings: Settings, run: Run) -> None:
             losses=LOSSES,
             real=load_images(IMAGES).pixels,
             metrics={path.stem: json.loads(path.read_text("utf-8")) for path in METRICS},
-            parameters=settings.model_dump(include={"download", "convert", "train", "evaluate"}),
+            parameters=settings.model_dump(
+                include={"download": {"source"}, "convert": True, "train": True, "evaluate": True}
+            ),
             target=RENDERS,
             report=report,
         )

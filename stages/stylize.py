@@ -1,12 +1,17 @@
 """Stylize: paint generated faces, or any pictures, in the style of other pictures."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from atelier.files import replacing_folder, write_csv, write_json
-from atelier.progress import Progress, bar
+from atelier.progress import bar
 from atelier.settings import Settings
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 GENERATOR = Path("models/generator.safetensors")
 PICTURES = Path("data/pictures")
@@ -16,8 +21,40 @@ LOSSES = Path("plots/style_losses.csv")
 
 
 def main(settings: Settings, run: Run) -> None:
-    """Paint every picture in every style."""
-    ...
+    """Paint every picture in every style; write each, a sheet of all, and the losses."""
+    from atelier.figures.montage import save_png
+    from atelier.gan.device import choose_device
+    from atelier.gan.generate import draw_latents, generate
+    from atelier.gan.weights import load_generator
+    from atelier.images.named import read_named
+    from atelier.style.drawn import drawn_style
+    from atelier.style.paintings import loss_table, paint_all, summary
+    from atelier.style.pictures import sheet
+
+    wanted, device = settings.stylize, choose_device(settings.runtime.device)
+
+    def faces() -> "dict[str, NDArray[np.uint8]]":
+        generator, arch = load_generator(GENERATOR, device)
+        made = generate(generator, draw_latents(wanted.count, arch.latent_size, wanted.seed))
+        colored = made.repeat(3 // arch.channels, axis=-1)
+        return {f"face_{number:02d}": face for number, face in enumerate(colored, start=1)}
+
+    made = {"generated": faces, "drawn": lambda: {"drawn": drawn_style(512, wanted.seed)}}
+    limit = settings.convert.max_megapixels
+    contents = read_named(wanted.pictures, PICTURES, limit, made)
+    styles = read_named(wanted.styles, PICTURES, limit, made)
+    with replacing_folder(STYLED) as folder:
+        with bar("stylize", "iterations", settings.runtime.progress) as report:
+            paintings = list(paint_all(wanted, contents, styles, device, report))
+        for painting in paintings:
+            save_png(painting.pixels, folder / f"{painting.name}.png")
+        rows = [(painting.content, painting.style, painting.pixels) for painting in paintings]
+        save_png(sheet(*zip(*rows, strict=True)), folder / "sheet.png")
+    write_csv(LOSSES, *loss_table(paintings))
+    write_json(METRICS, summary(paintings))
+    run.summary(summary(paintings))
+    run.artifact(STYLED)
+    run.artifact(LOSSES)
 
 
 if __name__ == "__main__":
