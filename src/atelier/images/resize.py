@@ -28,15 +28,13 @@ def resize(
             one more thing to learn.
     """
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
-    width, height = image.size
     if fit == "pad":
         return np.asarray(_padded(image, size))
-    box = (0.0, 0.0, float(width), float(height))
     if fit == "crop":
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-    return np.asarray(image.resize((size, size), _FILTER, box, _GAP))
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    return np.asarray(image.resize((size, size), _FILTER, reducing_gap=_GAP))
 
 
 def _padded(image: Image.Image, size: int) -> Image.Image:

@@ -1,0 +1,79 @@
+"""Loading images.npz: mapped where possible, checked always."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from atelier.errors import AtelierError
+from atelier.images.dataset import load_images, save_images
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
+NAMES = ["a", "лицо", "顔", "b" * 200, r"\udcff"]
+
+
+def save(path: Path) -> None:
+    save_images(path, io.BytesIO(PIXELS.tobytes()), (5, 4, 4, 3), NAMES)
+
+
+def test_what_is_saved_is_loaded_without_being_read(tmp_path: Path) -> None:
+    save(tmp_path / "images.npz")
+    images = load_images(tmp_path / "images.npz")
+    assert isinstance(images.pixels, np.memmap)
+    assert np.array_equal(images.pixels, PIXELS)
+    assert images.names.tolist() == NAMES
+
+
+def test_writing_to_the_pixels_does_not_reach_the_file(tmp_path: Path) -> None:
+    save(tmp_path / "images.npz")
+    load_images(tmp_path / "images.npz").pixels[:] = 0
+    assert np.array_equal(load_images(tmp_path / "images.npz").pixels, PIXELS)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_files_of_numpy_itself_are_loaded(tmp_path: Path, order: Any) -> None:
+    pixels = np.asarray(PIXELS, order=order)
+    np.savez(tmp_path / "stored.npz", pixels, names=np.array(NAMES))
+    np.savez_compressed(tmp_path / "packed.npz", pixels, names=np.array(NAMES))
+    for name in ("stored", "packed"):
+        assert np.array_equal(load_images(tmp_path / f"{name}.npz").pixels, PIXELS)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        PIXELS.astype(np.float32),
+        PIXELS[0],
+        PIXELS[:0],
+        PIXELS[:, :, :, :2],
+    ],
+)
+def test_an_array_of_something_else_is_told(tmp_path: Path, pixels: Any) -> None:
+    np.savez(tmp_path / "images.npz", pixels, names=np.array(["a"] * len(pixels)))
+    with pytest.raises(AtelierError, match=r"pictures are uint8 \[N, H, W, C\]"):
+        load_images(tmp_path / "images.npz")
+
+
+def test_names_must_fit(tmp_path: Path) -> None:
+    np.savez(tmp_path / "images.npz", PIXELS, names=np.array(["a"]))
+    with pytest.raises(AtelierError, match="5 pictures but names of shape"):
+        load_images(tmp_path / "images.npz")
+
+
+def test_objects_are_never_unpickled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "images.npz", np.array([object()]), names=np.array(["a"]))
+    with pytest.raises(AtelierError, match="run the convert stage again"):
+        load_images(tmp_path / "images.npz")
+
+
+def test_a_missing_or_damaged_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(AtelierError, match="is not there"):
+        load_images(tmp_path / "absent.npz")
+    save(tmp_path / "images.npz")
+    whole = (tmp_path / "images.npz").read_bytes()
+    for length in range(0, len(whole), 37):
+        (tmp_path / "images.npz").write_bytes(whole[:length])
+        with pytest.raises(AtelierError, match="not a readable array"):
+            load_images(tmp_path / "images.npz")

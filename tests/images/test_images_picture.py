@@ -1,0 +1,190 @@
+"""Reading one picture: every colour model, every orientation, every way of being none."""
+
+import io
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from atelier.images.picture import Unreadable, quiet_pillow, read_picture
+
+RGB = np.random.default_rng(5).integers(0, 256, (6, 9, 3), np.uint8)
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF", "TGA", "PCX"])
+def test_lossless_formats_come_back_exactly(tmp_path: Path, kind: str) -> None:
+    data = saved(Image.fromarray(RGB), kind)
+    (tmp_path / "picture").write_bytes(data)
+    assert np.array_equal(read_picture(data, "rgb", 1), RGB)
+    assert np.array_equal(read_picture(tmp_path / "picture", "rgb", 1), RGB)
+
+
+def test_grey_is_luma() -> None:
+    luma = np.rint(RGB @ [0.299, 0.587, 0.114])
+    grey = read_picture(saved(Image.fromarray(RGB)), "grey", 1)
+    assert grey.shape == (6, 9, 1)
+    assert np.abs(grey[:, :, 0] - luma).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_upright(orientation: int) -> None:
+    turns: dict[int, Callable[[Any], Any]] = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+        8: lambda a: np.rot90(a, -1),
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(turns[orientation](RGB)))
+    assert np.array_equal(read_picture(saved(stored, exif=exif), "rgb", 1), RGB)
+
+
+def test_damaged_exif_does_no_harm() -> None:
+    data = saved(Image.fromarray(RGB), exif=b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff")
+    assert np.array_equal(read_picture(data, "rgb", 1), RGB)
+
+
+def test_transparency_is_laid_on_white() -> None:
+    alpha = np.zeros((6, 9), np.uint8)
+    alpha[:, 4:] = 255
+    read = read_picture(saved(Image.fromarray(np.dstack([RGB, alpha]))), "rgb", 1)
+    assert np.array_equal(read[:, 4:], RGB[:, 4:])
+    assert (read[:, :4] == 255).all()
+
+
+def test_transparent_palettes_and_greys_are_laid_on_white() -> None:
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    assert read_picture(saved(palette, transparency=1), "rgb", 1).min() == 255
+    assert tuple(read_picture(saved(palette, transparency=0), "rgb", 1)[0, 0]) == (0, 0, 255)
+    assert read_picture(saved(Image.new("LA", (4, 4), (0, 0))), "grey", 1).min() == 255
+    assert read_picture(saved(Image.new("L", (4, 4), 9), transparency=9), "rgb", 1).min() == 255
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_become_eight(kind: str) -> None:
+    values = np.array([[0, 257, 32896, 65535]], np.uint16)
+    read = read_picture(saved(Image.fromarray(values), kind), "grey", 1)
+    assert read[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_black_and_white_and_cmyk() -> None:
+    bits = Image.fromarray(RGB[:, :, 0] > 127)
+    assert np.array_equal(read_picture(saved(bits), "grey", 1)[:, :, 0], 255 * (RGB[:, :, 0] > 127))
+    flat = Image.new("RGB", (16, 16), (200, 40, 90)).convert("CMYK")
+    read = read_picture(saved(flat, "JPEG", quality=95), "rgb", 1)
+    assert np.abs(read.astype(int) - [200, 40, 90]).max() <= 4
+
+
+def test_the_first_frame_of_an_animation_is_read() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert tuple(read_picture(data, "rgb", 1)[0, 0]) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("at_least", "shape"), [(100, (100, 150)), (101, (200, 300)), (500, (400, 600))]
+)
+def test_a_jpeg_is_decoded_as_small_as_is_allowed(at_least: int, shape: Any) -> None:
+    smooth = np.linspace(0, 255, 600)[None, :, None] * np.ones((400, 1, 3))
+    data = saved(Image.fromarray(smooth.astype(np.uint8)), "JPEG")
+    read = read_picture(data, "rgb", 1, at_least)
+    assert read.shape[:2] == shape
+    whole = np.asarray(Image.open(io.BytesIO(data)).resize(shape[::-1], Image.Resampling.BOX))
+    assert np.abs(read.astype(int) - whole).mean() < 2
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not a picture"),
+        (b"<!DOCTYPE html><p>404", "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+        (b"%PDF-1.4\n", "not a picture"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "not a picture"),
+    ],
+)
+def test_what_is_no_picture_is_told(content: bytes, reason: str) -> None:
+    with pytest.raises(Unreadable, match=f"^{reason}$"):
+        read_picture(content, "rgb", 1)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF"])
+def test_a_picture_cut_in_half_is_refused(picture: Callable[..., bytes], kind: str) -> None:
+    data = picture(200, 200, kind)
+    with pytest.raises(Unreadable, match=r"truncated|damaged|not a picture"):
+        read_picture(data[: len(data) // 2], "rgb", 1)
+
+
+def bomb(side: int) -> bytes:
+    """Give a PNG of a few bytes that claims side × side pixels."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in chunks
+    )
+
+
+@pytest.mark.parametrize(
+    ("side", "reason"),
+    [(2_000, "4.0 megapixels, the limit is 3"), (10_000, "100.0 megapixels, the limit is 3"),
+     (60_000, "more megapixels than Pillow opens")],
+)  # fmt: skip
+def test_a_pixel_bomb_is_refused_before_it_is_decoded(side: int, reason: str) -> None:
+    with quiet_pillow(), pytest.raises(Unreadable, match=reason):
+        read_picture(bomb(side), "rgb", 3)
+
+
+def test_a_warning_of_pillow_never_escapes() -> None:
+    with warnings.catch_warnings(), pytest.raises(Unreadable, match="megapixels"):
+        warnings.simplefilter("error")
+        read_picture(bomb(10_000), "rgb", 200)
+
+
+def test_a_missing_file_is_not_an_unreadable_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_picture(tmp_path / "absent.png", "rgb", 1)
+
+
+JPEG = saved(
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)), "JPEG"
+)
+START = len(JPEG) // 8
+
+
+@given(st.binary(min_size=1, max_size=30), st.integers(0, len(JPEG) - 1))
+def test_any_damage_gives_a_picture_or_a_reason(noise: bytes, at: int) -> None:
+    damaged = JPEG[:at] + noise + JPEG[at + len(noise) :]
+    with quiet_pillow():
+        try:
+            read = read_picture(damaged, "rgb", 1, 8)
+        except Unreadable as error:
+            assert 0 < len(str(error)) < 80
+        else:
+            assert read.dtype == np.uint8
+            assert read.shape[2] == 3
+
+
+def test_random_bytes_are_no_picture() -> None:
+    with pytest.raises(Unreadable):
+        read_picture(os.urandom(5000), "grey", 1)

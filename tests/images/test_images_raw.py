@@ -1,0 +1,287 @@
+"""Reading raw pictures: hostile archives, damaged ones, and the formats of MNIST and CIFAR-10."""
+
+import gzip
+import io
+import os
+import pickle
+import stat
+import struct
+import tarfile
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from atelier.errors import AtelierError
+from atelier.images.manifest import Manifest, PassedOver, raw_file, write_manifest
+from atelier.images.raw import open_raw
+from atelier.images.readers import members as limits
+from atelier.images.readers.members import Refused
+
+
+@pytest.fixture
+def raw_of(tmp_path: Path) -> Callable[..., Path]:
+    """Make a raw folder of files: ``raw_of("tar", {"pictures.tar": bytes})``."""
+
+    def make(kind: Any, files: dict[str, bytes], **values: Any) -> Path:
+        folder = tmp_path / "raw"
+        folder.mkdir()
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        told = tuple(raw_file(folder / name) for name in files)
+        write_manifest(folder, Manifest("archive", kind, told, **values))
+        return folder
+
+    return make
+
+
+def tar_of(*members: tuple[tarfile.TarInfo, bytes], mode: Any = "w") -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode) as archive:
+        for member, data in members:
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def tar_member(name: str, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, "/etc/passwd"
+    return member
+
+
+def zip_of(*members: tuple[str | zipfile.ZipInfo, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, data in members:
+            archive.writestr(member, data)
+    return stream.getvalue()
+
+
+def test_a_tar_gives_files_in_order_and_refuses_what_is_none(raw_of: Callable[..., Path]) -> None:
+    archive = tar_of(
+        (tar_member("d", tarfile.DIRTYPE), b""),
+        (tar_member("d/z.jpg"), b"one"),
+        (tar_member("a.jpg"), b"two"),
+        (tar_member("../../up.jpg"), b"three"),
+        (tar_member("/root.jpg"), b"four"),
+        (tar_member("soft", tarfile.SYMTYPE), b""),
+        (tar_member("hard", tarfile.LNKTYPE), b""),
+        (tar_member("null", tarfile.CHRTYPE), b""),
+        (tar_member("in.zip"), zip_of(("a", b"b"))),
+        (tar_member("last.jpg"), b"five"),
+    )
+    assert list(open_raw(raw_of("tar", {"pictures.tar": archive}))) == [
+        ("d/z.jpg", b"one"),
+        ("a.jpg", b"two"),
+        ("../../up.jpg", Refused("a path out of the archive")),
+        ("/root.jpg", Refused("an absolute path")),
+        ("soft", Refused("a link")),
+        ("hard", Refused("a link")),
+        ("null", Refused("not a regular file")),
+        ("in.zip", Refused("an archive inside the archive")),
+        ("last.jpg", b"five"),
+    ]
+
+
+def test_a_zip_gives_files_in_order_and_refuses_what_is_none(raw_of: Callable[..., Path]) -> None:
+    link = zipfile.ZipInfo("soft")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    archive = zip_of(
+        ("d/", b""),
+        ("d/z.jpg", b"one"),
+        ("../up.jpg", b"two"),
+        (r"..\windows.jpg", b"three"),
+        ("C:/x.jpg", b"four"),
+        (link, b"/etc/passwd"),
+        ("in.gz", gzip.compress(b"five")),
+        ("a.jpg", b"six"),
+    )
+    assert list(open_raw(raw_of("zip", {"pictures.zip": archive}))) == [
+        ("d/z.jpg", b"one"),
+        ("../up.jpg", Refused("a path out of the archive")),
+        (r"..\windows.jpg", Refused("a path out of the archive")),
+        ("C:/x.jpg", Refused("an absolute path")),
+        ("soft", Refused("a link")),
+        ("in.gz", Refused("an archive inside the archive")),
+        ("a.jpg", b"six"),
+    ]
+
+
+def test_an_encrypted_and_a_damaged_member_are_refused_alone(raw_of: Callable[..., Path]) -> None:
+    archive = bytearray(zip_of(("a", b"secret"), ("b", b"b" * 50), ("c", b"fine")))
+    entries = zipfile.ZipFile(io.BytesIO(archive)).infolist()
+    directory = archive.index(b"PK\x01\x02")
+    archive[directory + 8] |= 1
+    archive[entries[1].header_offset + 31 + 2] ^= 0xFF
+    read = dict(open_raw(raw_of("zip", {"pictures.zip": bytes(archive)})))
+    assert read["a"] == Refused("encrypted")
+    assert read["b"] == Refused("damaged inside the archive")
+    assert read["c"] == b"fine"
+
+
+def test_a_zip_bomb_is_not_expanded(raw_of: Callable[..., Path]) -> None:
+    archive = zip_of(("bomb.png", bytes(60 * 2**20)), ("a.png", b"fine"))
+    folder = raw_of("zip", {"pictures.zip": archive})
+    tracemalloc.start()
+    read = dict(open_raw(folder))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert isinstance(read["bomb.png"], Refused)
+    assert "expand" in read["bomb.png"].reason
+    assert read["a.png"] == b"fine"
+    assert peak < 10 * 2**20
+
+
+def test_a_tar_bomb_stops_the_reading(raw_of: Callable[..., Path]) -> None:
+    archive = tar_of((tar_member("bomb.png"), bytes(90 * 2**20)), mode="w:gz")
+    with pytest.raises(AtelierError, match="expands to more than 200 times"):
+        list(open_raw(raw_of("tar", {"pictures.tar": archive})))
+
+
+def test_a_tar_header_of_any_length_is_not_swallowed(raw_of: Callable[..., Path]) -> None:
+    header = tar_member("pax", tarfile.XHDTYPE)
+    archive = gzip.compress(tar_of((header, os.urandom(2**20) * 6)), 1)
+    with pytest.raises(AtelierError, match="header of more than 4 MiB"):
+        list(open_raw(raw_of("tar", {"pictures.tar": archive})))
+
+
+def test_a_member_over_the_limit_is_refused(
+    raw_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for reader in ("tar_reader", "zip_reader", "members"):
+        monkeypatch.setattr(f"atelier.images.readers.{reader}.MEMBER_LIMIT", 2**20)
+    big = os.urandom(2**20 + 1)
+    archive = tar_of((tar_member("big"), big), (tar_member("small"), b"fine"))
+    read = list(open_raw(raw_of("tar", {"pictures.tar": archive})))
+    assert read == [("big", limits.too_large(len(big))), ("small", b"fine")]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_a_tar_cut_short_anywhere_is_told(raw_of: Callable[..., Path], mode: str) -> None:
+    whole = tar_of(*((tar_member(f"{i}.jpg"), os.urandom(700)) for i in range(6)), mode=mode)
+    # Whatever follows the end mark is padding.
+    end = 6 * 1536 + 511 if mode == "w" else len(whole) - 1
+    folder = raw_of("tar", {"pictures.tar": whole})
+    for length in range(1, end, max(1, end // 40)):
+        (folder / "pictures.tar").write_bytes(whole[:length])
+        write_manifest(folder, Manifest("a", "tar", (raw_file(folder / "pictures.tar"),)))
+        with pytest.raises(AtelierError, match="damaged or was cut short"):
+            list(open_raw(folder))
+
+
+def test_a_flipped_bit_in_a_compressed_tar_is_told(raw_of: Callable[..., Path]) -> None:
+    whole = bytearray(gzip.compress(tar_of((tar_member("a"), bytes(2000))), 0))
+    whole[700] ^= 1
+    with pytest.raises(AtelierError, match="damaged"):
+        list(open_raw(raw_of("tar", {"pictures.tar": bytes(whole)})))
+
+
+def test_a_zip_cut_short_is_told(raw_of: Callable[..., Path]) -> None:
+    archive = zip_of(("a", b"b" * 500))[:-10]
+    with pytest.raises(AtelierError, match=r"pictures\.zip is damaged or was cut short"):
+        list(open_raw(raw_of("zip", {"pictures.zip": archive})))
+
+
+def test_what_was_passed_over_comes_first_and_counts(raw_of: Callable[..., Path]) -> None:
+    passed = (PassedOver("b", "a link"),)
+    archive = zip_of(("a", b"data"))
+    folder = raw_of("zip", {"pictures.zip": archive}, members=1, passed_over=passed)
+    pictures = open_raw(folder)
+    assert list(pictures) == [("b", Refused("a link")), ("a", b"data")]
+    assert pictures.total == 2
+
+
+def test_files_that_changed_since_are_told(raw_of: Callable[..., Path]) -> None:
+    folder = raw_of("zip", {"pictures.zip": zip_of(("a", b"b"))})
+    (folder / "pictures.zip").write_bytes(b"other")
+    with pytest.raises(AtelierError, match="another size"):
+        open_raw(folder)
+    (folder / "manifest.json").write_text('{"format": "zip", "files": []}')
+    with pytest.raises(AtelierError, match="damaged"):
+        open_raw(folder)
+
+
+def idx(count: int, *shape: int, seed: int = 0) -> tuple[bytes, np.ndarray]:
+    values = np.random.default_rng(seed).integers(0, 10, (count, *shape), np.uint8)
+    header = struct.pack(f">{2 + len(shape)}I", 0x801 + 2 * bool(shape), count, *shape)
+    return gzip.compress(header + values.tobytes()), values
+
+
+def test_mnist_gives_digits_with_their_labels(raw_of: Callable[..., Path]) -> None:
+    images, pixels = idx(3, 28, 28)
+    labels, classes = idx(3)
+    files = {"t10k-images-idx3-ubyte.gz": images, "t10k-labels-idx1-ubyte.gz": labels}
+    read = list(open_raw(raw_of("mnist", files)))
+    assert [name for name, _ in read] == [f"test/{i:05d}_{classes[i]}" for i in range(3)]
+    assert all(np.array_equal(a, b) for (_, a), b in zip(read, pixels, strict=True))
+
+
+@pytest.mark.parametrize("damage", ["cut", "count", "magic"])
+def test_damaged_mnist_is_told(raw_of: Callable[..., Path], damage: Any) -> None:
+    images, labels = idx(3, 28, 28)[0], idx(2 if damage == "count" else 3)[0]
+    files = {
+        "train-images-idx3-ubyte.gz": images[: -100 if damage == "cut" else None],
+        "train-labels-idx1-ubyte.gz": images if damage == "magic" else labels,
+    }
+    with pytest.raises(AtelierError, match="idx3-ubyte"):
+        list(open_raw(raw_of("mnist", files)))
+
+
+def cifar(batches: dict[str, Any], protocol: int = 2) -> bytes:
+    return tar_of(
+        *(
+            (tar_member(f"cifar-10-batches-py/{name}"), pickle.dumps(batch, protocol))
+            for name, batch in batches.items()
+        ),
+        mode="w:gz",
+    )
+
+
+@pytest.mark.parametrize("split", ["train", "test", "all"])
+def test_cifar10_gives_pictures_with_their_labels(raw_of: Callable[..., Path], split: Any) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3072), np.uint8)
+    batch = {b"data": pixels, b"labels": [7, 3], b"batch_label": b"x", b"filenames": [b"a", b"b"]}
+    archive = cifar({"data_batch_2": batch, "test_batch": batch, "batches.meta": {}})
+    read = list(open_raw(raw_of("cifar10", {"cifar.tar.gz": archive}, split=split)))
+    names = {"train": ["train/10000_7", "train/10001_3"], "test": ["test/00000_7", "test/00001_3"]}
+    assert [n for n, _ in read] == names.get(split, names["train"] + names["test"])
+    first = read[0][1]
+    assert isinstance(first, np.ndarray)
+    assert first.shape == (32, 32, 3)
+    assert np.array_equal(first[0, 1], pixels[0].reshape(3, 32, 32)[:, 0, 1])
+
+
+class Hostile:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_hostile_pickle_does_not_run(raw_of: Callable[..., Path], tmp_path: Path) -> None:
+    archive = cifar({"data_batch_1": {b"data": Hostile(tmp_path / "ran"), b"labels": []}})
+    with pytest.raises(AtelierError, match=r"asks for (posix|os)\.mkdir"):
+        list(open_raw(raw_of("cifar10", {"cifar.tar.gz": archive})))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {b"data": np.array([object()]), b"labels": [1]},
+        {b"data": np.zeros((1, 3072), np.float32), b"labels": [1]},
+        {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]},
+        {b"labels": [1]},
+        [],
+    ],
+)
+def test_a_batch_of_anything_else_is_refused(raw_of: Callable[..., Path], batch: Any) -> None:
+    archive = cifar({"data_batch_1": batch})
+    with pytest.raises(AtelierError, match="not CIFAR-10's"):
+        list(open_raw(raw_of("cifar10", {"cifar.tar.gz": archive})))

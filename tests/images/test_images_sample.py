@@ -1,0 +1,129 @@
+"""The drawn faces: reproducible one by one, varied, and mixed as strangers' folders are."""
+
+import zipfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atelier.images.checksum import digest
+from atelier.images.convert import convert
+from atelier.images.dataset import load_images
+from atelier.images.download import download
+from atelier.images.faces.portrait import portrait, random_portrait
+from atelier.images.faces.traits import HAIR_STYLES, random_face
+from atelier.images.listing import list_folder
+from atelier.images.names import LONGEST, printable
+from atelier.images.picture import read_picture
+from atelier.images.resize import resize
+from atelier.images.sources.sample import sample_file
+from atelier.settings import ConvertSettings, DownloadSettings
+
+
+def test_any_one_picture_can_be_drawn_again(
+    tmp_path: Path, source: Callable[..., DownloadSettings]
+) -> None:
+    download(source("sample", count=70, seed=3), tmp_path / "raw", tmp_path / "s")
+    with zipfile.ZipFile(tmp_path / "raw" / "pictures.zip") as archive:
+        for index in (0, 41, 69):
+            name, data = sample_file(3, index)
+            assert archive.read(name) == data
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
+    tmp_path: Path, source: Callable[..., DownloadSettings]
+) -> None:
+    for name, seed in (("one", 1), ("two", 1), ("three", 2)):
+        download(source("sample", seed=seed), tmp_path / name, tmp_path / "s")
+    one, two, three = (digest(tmp_path / n / "pictures.zip") for n in ("one", "two", "three"))
+    assert one == two != three
+
+
+def test_all_faces_are_readable_and_six_files_are_not(
+    tmp_path: Path,
+    source: Callable[..., DownloadSettings],
+    conversion: Callable[..., ConvertSettings],
+) -> None:
+    download(source("sample", count=200), tmp_path / "raw", tmp_path / "s")
+    done = convert(conversion(), tmp_path / "raw", tmp_path / "images.npz")
+    assert (done.found, done.accepted) == (206, 200)
+    assert all(name.startswith("broken/") for name, _ in done.rejected)
+    pixels = load_images(tmp_path / "images.npz").pixels.astype(float)
+    # The head stays where it is while what it looks like differs.
+    assert pixels.std(axis=0).min() > 10
+    assert len(np.unique(pixels.reshape(200, -1), axis=0)) == 200
+
+
+def test_sizes_formats_and_colour_models_are_mixed() -> None:
+    files = [sample_file(1, i) for i in range(250)]
+    images = [Image.open(BytesIO(data)) for _, data in files]
+    assert {image.format for image in images} == {"PNG", "JPEG"}
+    assert {image.mode for image in images} == {"RGB", "L", "P", "RGBA", "CMYK"}
+    assert {image.getexif().get(0x0112, 1) for image in images} == {1, 3, 6, 8}
+    sides = [side for image in images for side in image.size]
+    assert min(sides) >= 64
+    assert max(sides) <= 280
+    assert any(image.width != image.height for image in images)
+
+
+def test_a_face_stands_in_the_middle() -> None:
+    face = random_face(np.random.default_rng(0))
+    drawn = portrait(face, 90, 120, np.random.default_rng(1)).astype(int)
+    cheek, corner = drawn[62, 38], drawn[2, 2]
+    assert np.abs(cheek - face.skin).max() < np.abs(corner - face.skin).max()
+
+
+def test_turned_pictures_stand_upright_when_read() -> None:
+    files = [sample_file(1, i)[1] for i in range(250)]
+    turned = [f for f in files if Image.open(BytesIO(f)).getexif().get(0x0112, 1) != 1]
+    small = [resize(read_picture(f, "grey", 1), 16, "crop").astype(float) for f in files[:60]]
+    usual = np.mean(small, axis=0)
+    likeness = np.zeros(4)
+    for data in turned:
+        row = resize(read_picture(data, "grey", 1), 16, "crop").astype(float)
+        for turn in range(4):
+            likeness[turn] += np.corrcoef(np.rot90(row, turn).ravel(), usual.ravel())[0, 1]
+    assert len(turned) >= 5
+    assert likeness.argmax() == 0
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (200, 64), (64, 280), (16, 16)])
+def test_any_size_can_be_drawn(width: int, height: int) -> None:
+    drawn = random_portrait(width, height, np.random.default_rng(0))
+    assert drawn.shape == (height, width, 3)
+    assert drawn.std() > 20
+
+
+def test_every_style_is_met() -> None:
+    faces = [random_face(np.random.default_rng(i)) for i in range(400)]
+    assert {face.hair_style for face in faces} == set(HAIR_STYLES)
+    assert {face.hat for face in faces} > {"none", "beanie", "cap", "straw", "party", "bow"}
+    assert {face.glasses for face in faces} == {"none", "round", "square", "cat", "sun"}
+
+
+def test_a_listing_notices_added_and_changed_files(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "x.png").write_bytes(b"12")
+    (tmp_path / "a.png").write_bytes(b"1")
+    before = list_folder(tmp_path)
+    assert [(name, size) for name, size, _ in before] == [("a.png", 1), ("b/x.png", 2)]
+    (tmp_path / "b" / "c.png").write_bytes(b"123")
+    (tmp_path / "a.png").write_bytes(b"12")
+    after = list_folder(tmp_path)
+    assert [(n, s) for n, s, _ in after] == [("a.png", 2), ("b/c.png", 3), ("b/x.png", 2)]
+
+
+@pytest.mark.parametrize("name", ["лицо/顔.png", "a b.jpg", "x" * LONGEST])
+def test_a_printable_name_stays_as_it_is(name: str) -> None:
+    assert printable(name) == name
+
+
+def test_names_become_printable_short_and_stay_different() -> None:
+    assert printable("a\n\x1b[31m\udcff\u202e") == r"a\n\x1b[31m\udcff\u202e"
+    long = [printable("x" * 5000 + end) for end in ("a", "b")]
+    assert long[0] != long[1]
+    assert max(map(len, long)) <= LONGEST
+    assert [printable(name) for name in long] == long
