@@ -1,0 +1,46 @@
+"""A Kaggle dataset: packed like a folder, and told in one sentence when it cannot be had."""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from atelier.errors import AtelierError
+from atelier.images.download import download
+from atelier.settings import DownloadSettings
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "cache"))
+
+
+def test_what_kagglehub_fetched_is_packed_into_one_zip(
+    tmp_path: Path, source: Callable[..., DownloadSettings], picture: Callable[..., bytes]
+) -> None:
+    from kagglehub.cache import Cache
+    from kagglehub.handle import parse_dataset_handle
+
+    handle = parse_dataset_handle("owner/faces/versions/3")
+    folder = Path(Cache().get_path(handle))
+    (folder / "Humans").mkdir(parents=True)
+    (folder / "Humans" / "1.png").write_bytes(picture())
+    Cache().mark_as_complete(handle)
+    settings = source("kaggle", handle="owner/faces/versions/3")
+    manifest = download(settings, tmp_path / "raw", tmp_path / "scratch")
+    assert (manifest.source, manifest.members) == ("kaggle", 1)
+    with zipfile.ZipFile(tmp_path / "raw" / "pictures.zip") as archive:
+        assert archive.read("faces/Humans/1.png") == picture()
+
+
+def test_no_network_is_told_without_a_token(
+    tmp_path: Path, source: Callable[..., DownloadSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("KAGGLE_USERNAME", "somebody")
+    monkeypatch.setenv("KAGGLE_KEY", "sesame")
+    with pytest.raises(AtelierError, match="check the network") as caught:
+        download(source("kaggle"), tmp_path / "raw", tmp_path / "scratch")
+    assert "sesame" not in str(caught.value)
+    assert not (tmp_path / "raw").exists()
