@@ -62,7 +62,7 @@ def test_painting_comes_closer_to_both(optimizer: str, lr: float, start: str) ->
 
 def test_reported_losses_are_those_of_the_papers_formula() -> None:
     content, style = _picture(1), _picture(2)
-    settings = _settings(style_layers={1: 2.0, 6: 0.5}, content_layers={3: 0.25})
+    settings = _settings(style_layers={6: 0.5, 1: 2.0}, content_layers={3: 0.25})
     _, (first, *_) = _paint(settings, content, style)
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     pixels, target = (preprocess(picture, "torchvision") for picture in (content, style))
@@ -78,12 +78,17 @@ def test_reported_losses_are_those_of_the_papers_formula() -> None:
     assert first.total == pytest.approx(2 * expected["style_1"] + 0.5 * expected["style_6"])
 
 
-@pytest.mark.parametrize(("optimizer", "lr"), [("lbfgs", 1.0), ("adam", 0.02)])
-def test_every_evaluation_is_reported_in_order(optimizer: str, lr: float) -> None:
-    settings = _settings(optimizer=optimizer, lr=lr, iterations=12)
+def test_every_evaluation_is_reported_in_order() -> None:
+    settings = _settings(optimizer="adam", lr=0.02, iterations=12)
     _, iterates = _paint(settings, _picture(1, batch=2), _picture(2))
     told = [(iterate.picture, iterate.iteration) for iterate in iterates]
     assert told == [(picture, iteration) for picture in (0, 1) for iteration in range(1, 13)]
+
+
+def test_lbfgs_counts_the_evaluations_of_its_line_search() -> None:
+    _, iterates = _paint(_settings(iterations=12), _picture(1), _picture(2))
+    assert [iterate.iteration for iterate in iterates] == list(range(1, len(iterates) + 1))
+    assert 12 <= len(iterates) <= 13
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
@@ -122,8 +127,8 @@ def test_style_moves_the_palette_to_the_styles() -> None:
     blue, orange = torch.tensor([0.1, 0.2, 0.7]), torch.tensor([0.9, 0.5, 0.1])
     content = blue.view(1, 3, 1, 1) + 0.2 * (_picture(1) - 0.5)
     style = orange.view(1, 3, 1, 1) + 0.2 * (_picture(2) - 0.5)
-    painted, _ = _paint(_settings(content_layers={}, iterations=60), content.clamp(0, 1), style)
-    assert torch.allclose(painted.mean((0, 2, 3)), style.mean((0, 2, 3)), atol=0.1)
+    painted, _ = _paint(_settings(content_layers={}, iterations=150), content.clamp(0, 1), style)
+    assert torch.allclose(painted.mean((0, 2, 3)), style.mean((0, 2, 3)), atol=0.05)
 
 
 def test_style_and_content_may_differ_in_size() -> None:
@@ -152,13 +157,13 @@ def test_calibration_gives_every_convolution_unit_scale() -> None:
     picture = preprocess(_picture(2), "torchvision")
     vgg = calibrate(build_vgg19("random", "average", seed=1, deepest=11), picture)
     for layer, features in feature_maps(vgg, picture, [0, 2, 5, 7, 10]).items():
-        assert features.mean((2, 3)).abs().max() < 1e-4, layer
         assert features.square().mean().sqrt().item() == pytest.approx(1, abs=1e-4), layer
 
 
-def test_calibration_on_a_picture_of_one_colour_stays_finite() -> None:
-    vgg = calibrate(build_vgg19("random", "average", seed=1, deepest=6), torch.zeros(1, 3, 16, 16))
-    assert all(parameter.isfinite().all() for parameter in vgg.parameters())
+def test_calibration_on_a_picture_of_zeros_changes_nothing() -> None:
+    vgg = build_vgg19("random", "average", seed=1, deepest=6)
+    calibrated = calibrate(vgg, torch.zeros(1, 3, 16, 16)).state_dict()
+    assert all(torch.equal(tensor, calibrated[name]) for name, tensor in vgg.state_dict().items())
 
 
 @pytest.mark.gpu

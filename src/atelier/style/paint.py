@@ -56,7 +56,9 @@ def paint(
         vgg: from :func:`atelier.style.vgg.build_vgg19`, deep enough for the settings' layers.
             It is moved to ``device``; random weights are calibrated on the style in a copy.
         device: where to paint.
-        on_iteration: called for every evaluation in order, in bursts of ten.
+        on_iteration: called for every evaluation in order, in bursts of ten. An evaluation counts
+            as an iteration. L-BFGS may make one more than ``settings.iterations``, or end before,
+            when no step makes the picture better.
 
     Returns:
         float32 ``[B, 3, H, W]`` on the CPU, RGB, 0 to 1.
@@ -84,8 +86,8 @@ def _paint_one(
     journal: "_Journal",
 ) -> Tensor:
     contents = _targets(vgg, content, settings.content_layers, settings)
-    weights = torch.tensor([*settings.style_layers.values(), *settings.content_layers.values()])
-    weights = weights.to(content)
+    weights = {f"style_{layer}": weight for layer, weight in settings.style_layers.items()}
+    weights |= {f"content_{layer}": weight for layer, weight in settings.content_layers.items()}
     canvas = _first_canvas(content, settings).requires_grad_()
 
     def evaluate() -> Tensor:
@@ -93,10 +95,8 @@ def _paint_one(
         canvas.grad = None
         pixels = preprocess(canvas, settings.preprocessing)
         maps = feature_maps(vgg, pixels, {*grams, *contents})
-        losses = {f"style_{layer}": style_loss(maps[layer], grams[layer]) for layer in grams}
-        for layer in contents:
-            losses[f"content_{layer}"] = content_loss(maps[layer], contents[layer])
-        total = weights @ torch.stack(list(losses.values()))
+        losses = _losses(maps, grams, contents)
+        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         total.backward()
         journal.note(total, losses)
         return total.detach()
@@ -111,6 +111,15 @@ def _targets(
 ) -> dict[int, Tensor]:
     with torch.no_grad():
         return feature_maps(vgg, preprocess(picture, settings.preprocessing), layers)
+
+
+def _losses(
+    maps: dict[int, Tensor], grams: dict[int, Tensor], contents: dict[int, Tensor]
+) -> dict[str, Tensor]:
+    losses = {f"style_{layer}": style_loss(maps[layer], grams[layer]) for layer in grams}
+    for layer in contents:
+        losses[f"content_{layer}"] = content_loss(maps[layer], contents[layer])
+    return losses
 
 
 def _first_canvas(content: Tensor, settings: StylizeSettings) -> Tensor:
@@ -138,6 +147,9 @@ def _minimize(canvas: Tensor, evaluate: Callable[[], Tensor], settings: StylizeS
         tolerance_grad=0,
         tolerance_change=0,
         history_size=_STEPS_REMEMBERED,
+        # With fixed steps, as in Gatys' code, the loss jumps up now and then from noise, and the
+        # last picture may be one of those.
+        line_search_fn="strong_wolfe",
     )
     # One step of torch's L-BFGS makes all the evaluations.
     lbfgs.step(lambda: float(evaluate()))

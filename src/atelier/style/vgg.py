@@ -65,15 +65,12 @@ def build_vgg19(weights: str, pooling: Pooling, seed: int, deepest: int) -> nn.S
 
 
 def calibrate(vgg: nn.Sequential, picture: Tensor) -> nn.Sequential:
-    """Return a copy of ``vgg`` whose convolutions answer ``picture`` around 0, at unit scale.
+    """Return a copy of ``vgg`` whose convolutions answer ``picture`` at unit scale.
 
-    Front to back, each convolution gets the bias that takes every channel's mean response to
-    0, and one factor that takes the layer's mean square to 1 (after Krähenbühl et al. 2016,
-    "Data-dependent initializations of convolutional neural networks",
-    https://arxiv.org/abs/1511.06856). So each layer of random filters weighs the same in the
-    losses, and half of each ReLU's work is to tell one place of the picture from another;
-    without it, deep random maps are nearly constant. One factor a layer, not a channel,
-    because fine filters answer pictures weakly, and amplifying them shows as grain.
+    Front to back, each convolution is divided by the root mean square of its response, so that
+    every layer of random filters weighs the same in the losses (after Mishkin and Matas 2016,
+    "All you need is a good init", https://arxiv.org/abs/1511.06422). One factor a layer, not a
+    channel: fine filters answer pictures weakly, and amplifying them shows as grain.
 
     Args:
         vgg: from :func:`build_vgg19`.
@@ -83,14 +80,12 @@ def calibrate(vgg: nn.Sequential, picture: Tensor) -> nn.Sequential:
     response = picture
     with torch.no_grad():
         for layer in vgg:
-            if isinstance(layer, nn.Conv2d) and layer.bias is not None:
-                answer = layer(response)
-                mean = answer.mean((0, 2, 3))
-                scale = (answer - mean.view(1, -1, 1, 1)).square().mean().sqrt()
-                # A picture of one colour is answered by the same number everywhere.
-                scale = scale if scale > 1e-6 else torch.ones_like(scale)
-                layer.bias.sub_(mean).div_(scale)
-                layer.weight.div_(scale)
+            if isinstance(layer, nn.Conv2d):
+                scale = layer(response).square().mean().sqrt()
+                # A picture that is 0 everywhere is answered by 0, which nothing brings to 1.
+                scale = torch.where(scale > 0, scale, 1.0)
+                for parameter in layer.parameters():
+                    parameter.div_(scale)
             response = layer(response)
     return vgg
 
