@@ -65,6 +65,13 @@ def test_a_wrong_value_is_named_in_one_sentence(key: str, value: Any, sentence: 
     assert told.endswith(".")
 
 
+def test_a_misspelt_key_is_told_rather_than_the_missing_one() -> None:
+    values = changed("train.epoch", 3)
+    del values["train"]["epochs"]
+    with pytest.raises(AtelierError, match=r"did you mean train\.epochs \(and 1 more\)"):
+        settings.check(values, "params.yaml")
+
+
 def test_a_missing_setting_says_how_to_get_it_back() -> None:
     values = deepcopy(VALUES)
     del values["train"]["lr"]

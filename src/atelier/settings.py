@@ -262,9 +262,10 @@ def read_yaml(path: Path) -> Any:
 
 
 def _sentence(error: ValidationError, source: str) -> str:
-    """Say the first fault, and how many more there are."""
+    """Say the fault that tells most, and how many more there are."""
     faults = error.errors(include_url=False)
-    fault = faults[0]
+    # A misspelt key is also a missing one; the misspelling is the one to tell.
+    fault = min(faults, key=lambda fault: fault["type"] == "missing")
     key = ".".join(str(part) for part in fault["loc"]) or "the file"
     kind = fault["type"]
     if kind == "extra_forbidden":

@@ -82,7 +82,7 @@ def test_noise_fewer_modes_and_wrong_colours_are_worse_with_the_dose(
     for names, worse in (
         # Noise is fine texture: the features average it away, the finest scale does not.
         (("swd",), [other, noisy(10), noisy(30), noisy(90)]),
-        (both, [other, fewer(20), fewer(2)]),
+        (("kid",), [other, fewer(20), fewer(2)]),
         (both, [other, 255 - other // 4, np.zeros_like(other)]),
     ):
         scores = [evaluate(wanted, real, pictures, CPU).metrics() for pictures in worse]

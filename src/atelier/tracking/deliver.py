@@ -51,7 +51,7 @@ def serve(root: Path, process: Process) -> None:
         while alive:
             # Asked before reading, so that nothing written before the end is missed.
             alive = process.may_be_alive()
-            problems = _deliver_all(root, execution)
+            problems = _deliver_all(root, execution, alive)
             if alive:
                 time.sleep(_RETRY_SECONDS if problems else _POLL_SECONDS)
         _remove_if_empty(execution)
@@ -65,16 +65,22 @@ def deliver_left_over(root: Path) -> list[str]:
             continue
         with locked(execution / "lock", wait=False) as mine:
             if mine:
-                problems += _deliver_all(root, execution)
+                problems += _deliver_all(root, execution, alive=False)
                 _remove_if_empty(execution)
     return problems
 
 
-def _deliver_all(root: Path, execution: Path) -> list[str]:
-    """Deliver in order as far as it goes; return the problem that stopped it, if any."""
+def _deliver_all(root: Path, execution: Path, alive: bool) -> list[str]:
+    """Deliver in order as far as it goes; return the problem that stopped it, if any.
+
+    Args:
+        root: the repository's root.
+        execution: the folder of a pipeline execution's journals.
+        alive: whether the execution may still write to them.
+    """
     for journal in journals(execution):
         try:
-            _Delivery(root, execution.name, journal).advance()
+            _Delivery(root, execution.name, journal).advance(alive)
         except Exception as error:  # whatever MLflow raises, the journal stays
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             note_problem(journal, reason)
@@ -117,21 +123,22 @@ class _Delivery:
     def _mlflow(self) -> "MlflowClient":
         return _client(self._root, self._state.experiment)[0]
 
-    def advance(self) -> None:
+    def advance(self, alive: bool) -> None:
         """Deliver every entry that is there; when the last one is, remove the journal."""
-        owner_lived = self._owner_lives()
+        # Asked before reading, so that nothing written before a stage's end is missed.
+        more_may_come = alive and self._writer_may_live()
         for entry, offset in entries(self._journal, self._state.offset):
             getattr(self, f"_{entry['kind']}")(entry)
             self._save(offset=offset)
-        if not owner_lived and not self._state.ended and self._state.run:
+        if not more_may_come and not self._state.ended and self._state.run:
             self._end({"status": "KILLED", "time": now()})
-        if self._state.ended or not owner_lived:
+        if self._state.ended or not more_may_come:
             shutil.rmtree(self._journal)
 
-    def _owner_lives(self) -> bool:
+    def _writer_may_live(self) -> bool:
         for entry, _ in entries(self._journal):
             return Process(**entry["owner"]).may_be_alive()
-        return False
+        return True  # it has yet to write its first entry
 
     def _save(self, **changes: Any) -> None:
         self._state = replace(self._state, **changes)

@@ -1,5 +1,6 @@
 """Bringing back what DVC took away: a stage that fails leaves what was there before."""
 
+import logging
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +15,7 @@ def restore_outputs(stage: str) -> None:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
+    logging.getLogger("dvc").setLevel(logging.ERROR)  # what is not there is no news here
     with suppress(DvcException), Repo(str(Path.cwd())) as repo:
         for output in repo.stage.load_one(name=stage).outs:
             if output.hash_info and not output.exists:

@@ -1,0 +1,136 @@
+"""Clones of the project in temporary folders, where the real dvc and mlflow run."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from atelier import settings
+
+ROOT = Path(__file__).parents[2]
+# Everything that the chain does, on as little as it can be done on.
+TINY: dict[str, Any] = {
+    "download.sample.count": 64,
+    "convert.image_size": 16,
+    "train.epochs": 2,
+    "train.batch_size": 16,
+    "train.latent_size": 8,
+    "train.generator_width": 4,
+    "train.discriminator_width": 4,
+    "train.samples": 9,
+    "evaluate.samples": 24,
+    "evaluate.kid_subsets": 2,
+    "evaluate.kid_subset_size": 12,
+    "render.columns": 3,
+    "render.tile": 16,
+    "stylize.count": 1,
+    "stylize.size": 32,
+    "stylize.iterations": 3,
+    "runtime.device": "cpu",
+    "runtime.progress": False,
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """A clone of the project, with commands run in it as a user would."""
+
+    folder: Path
+
+    def run(self, *command: str, ok: bool = True, **environment: str) -> str:
+        """Run a command; return its output. ``ok=False`` expects it to fail."""
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_"))}
+        answer = subprocess.run(
+            command,
+            cwd=self.folder,
+            env={**inherited, "PATH": path, "OMP_NUM_THREADS": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert (answer.returncode == 0) == ok, f"{command}: {answer.returncode}\n{answer.stdout}"
+        return answer.stdout
+
+    def repro(self, *arguments: str, **environment: str) -> list[str]:
+        """Run ``dvc repro``; return the stages that ran."""
+        told = self.run("dvc", "repro", *arguments, **environment)
+        lines = [line for line in told.splitlines() if line.startswith("Running stage '")]
+        return [line.split("'")[1] for line in lines]
+
+    def set(self, **values: Any) -> None:
+        """Change settings by dotted key, as ``set(**{"train.lr": 0.1})``."""
+        yaml = YAML()
+        yaml.preserve_quotes = True
+        file = self.folder / "params.yaml"
+        document = yaml.load(file.read_text("utf-8"))
+        for key, value in values.items():
+            section = document
+            *path, last = key.split(".")
+            for part in path:
+                section = section[part]
+            section[last] = value
+        with file.open("w", encoding="utf-8") as out:
+            yaml.dump(document, out)
+
+    def settings(self) -> settings.Settings:
+        """The settings as they stand."""
+        return settings.load(self.folder / "params.yaml")
+
+    def bytes(self, *places: str) -> dict[str, bytes]:
+        """The content of files and of all files of folders."""
+        files = [
+            file
+            for place in places
+            for file in [self.folder / place, *(self.folder / place).rglob("*")]
+            if file.is_file()
+        ]
+        return {str(file.relative_to(self.folder)): file.read_bytes() for file in files}
+
+
+def clone(folder: Path) -> Project:
+    """Copy what git tracks, or would, into a fresh repository with tiny settings."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    project = Project(folder)
+    project.set(**TINY)
+    for command in ("init -q", "add -A", "-c user.name=a -c user.email=a@b commit -qm clone"):
+        project.run("git", *command.split())
+    return project
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Project:
+    """A clone in which nothing has run."""
+    return clone(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def _ready(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = clone(tmp_path_factory.mktemp("ready") / "project")
+    project.repro()
+    return project
+
+
+@pytest.fixture
+def ready(_ready: Project, tmp_path: Path) -> Project:
+    """A clone in which the whole chain has run once."""
+    shutil.copytree(_ready.folder, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project")

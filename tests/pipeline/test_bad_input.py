@@ -1,0 +1,100 @@
+"""A user's mistake: one sentence, a failing exit code, and the old results untouched."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Project
+
+
+def fails(project: Project, *command: str) -> str:
+    """Run a command that must fail in one sentence; return the sentence."""
+    told = project.run(*command, ok=False)
+    assert "Traceback" not in told
+    errors = [line for line in told.splitlines() if line.startswith("ERROR: ")]
+    assert len(errors) == 2, told  # ours, and dvc's that the stage failed
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "stage", "sentence"),
+    [
+        ({"train.epochs": "ten"}, "train", "train.epochs is 'ten'"),
+        ({"train.batch_size": 1000}, "train", "64 pictures, fewer than train.batch_size"),
+        ({"convert.image_size": 20}, "train", "convert.image_size is 20"),
+        ({"evaluate.samples": 500}, "evaluate", "needs 1000 real pictures"),
+        ({"stylize.styles": ["none.jpg"]}, "stylize", "no picture data/pictures/none.jpg"),
+    ],
+)
+def test_a_mistake_in_settings_leaves_the_old_results(
+    ready: Project, changes: dict[str, Any], stage: str, sentence: str
+) -> None:
+    outputs = {
+        "train": ("models", "samples", "plots/losses.csv", "metrics/train.json"),
+        "evaluate": ("plots/swd.csv", "metrics/evaluate.json"),
+        "stylize": ("styled", "plots/style_losses.csv", "metrics/stylize.json"),
+    }[stage]
+    before = ready.bytes(*outputs)
+    ready.set(**changes)
+    assert sentence in fails(ready, "dvc", "repro", stage)
+    assert ready.bytes(*outputs) == before
+
+
+def test_a_misspelt_setting_touches_nothing(ready: Project) -> None:
+    before = ready.bytes("data", "models", "renders")
+    params = ready.folder / "params.yaml"
+    params.write_text(params.read_text().replace("  epochs:", "  epoch:"))
+    assert "did you mean train.epochs" in fails(ready, "dvc", "repro")
+    assert ready.bytes("data", "models", "renders") == before
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda folder: None, "no file"),
+        (lambda folder: (folder / "notes.txt").write_text("not a face"), "picture"),
+    ],
+)
+def test_a_folder_without_pictures_leaves_the_old_data(
+    ready: Project, tmp_path: Path, make: Any, sentence: str
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    make(folder)
+    before = ready.bytes("data/images.npz", "metrics/convert.json")
+    ready.set(**{"download.source": "folder", "download.folders": {"mine": str(folder)}})
+    assert sentence in fails(ready, "dvc", "repro", "convert")
+    assert ready.bytes("data/images.npz", "metrics/convert.json") == before
+
+
+def test_a_wrong_archive_leaves_the_old_data(ready: Project, tmp_path: Path) -> None:
+    archive = tmp_path / "faces.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("../../outside.png", b"x")
+        file.writestr("notes.txt", "x" * 5000)
+    whole = archive.read_bytes()
+    before = ready.bytes("data/raw", "data/images.npz", "metrics/convert.json")
+
+    def told(content: bytes, sha256: str) -> str:
+        archive.write_bytes(content)
+        ready.set(
+            **{
+                "download.source": "archive",
+                "download.archive.location": str(archive),
+                "download.archive.sha256": sha256,
+            }
+        )
+        return fails(ready, "dvc", "repro", "convert")
+
+    digest = hashlib.sha256(whole).hexdigest()
+    assert digest in told(whole, "")
+    assert "sha256" in told(whole, "0" * 64)
+    assert "whole zip" in told(whole[:2000], hashlib.sha256(whole[:2000]).hexdigest())
+    assert ready.bytes("data/raw") == {k: v for k, v in before.items() if "raw" in k}
+    assert "picture" in told(whole, digest)  # the download is whole, but holds no picture
+    assert not (ready.folder.parent / "outside.png").exists()
+    after = ready.bytes("data/images.npz", "metrics/convert.json")
+    assert after == {k: v for k, v in before.items() if "raw" not in k}

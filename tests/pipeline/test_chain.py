@@ -1,0 +1,103 @@
+"""The whole chain on tiny settings, by the real dvc and the real MLflow."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .conftest import Project
+
+STAGES = ["download", "convert", "train", "evaluate", "render", "stylize"]
+
+
+def test_the_chain_ends_with_pictures_numbers_and_nothing_left_to_do(ready: Project) -> None:
+    with np.load(ready.folder / "data/images.npz", allow_pickle=False) as images:
+        assert images["arr_0"].shape == (64, 16, 16, 3)
+        assert len(images["names"]) == 64
+    counts = json.loads((ready.folder / "metrics/convert.json").read_text())
+    assert counts["accepted"] == 64
+    assert counts["found"] == counts["accepted"] + counts["rejected"]
+    assert len(list((ready.folder / "samples").glob("epoch_*.npy"))) == 2
+    for picture in ("renders/real_and_generated.png", "styled/sheet.png"):
+        with Image.open(ready.folder / picture) as image:
+            assert np.asarray(image.convert("RGB")).std() > 5, f"{picture} is blank"
+    with Image.open(ready.folder / "renders/training.gif") as film:
+        assert getattr(film, "n_frames", 1) >= 2
+    with Image.open(ready.folder / "renders/montages/epoch_0002.png") as montage:
+        assert montage.size == (3 * 16, 3 * 16)
+    assert "Data and pipelines are up to date." in ready.run("dvc", "repro")
+    assert ready.run("git", "status", "--porcelain").split() == ["M", "dvc.lock"]
+
+
+def test_forced_again_it_gives_the_very_same_bytes(ready: Project) -> None:
+    made = ("data", "models", "samples", "renders", "styled", "metrics", "plots", "dvc.lock")
+    before = ready.bytes(*made)
+    assert ready.repro("--force") == STAGES
+    after = ready.bytes(*made)
+    assert sorted(before) == sorted(after)
+    assert [name for name in before if before[name] != after[name]] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "reruns"),
+    [
+        ({"render.fps": 9.0}, ["render"]),
+        ({"stylize.iterations": 2}, ["stylize"]),
+        ({"runtime.workers": 2, "tracking.experiment": "other"}, []),
+    ],
+)
+def test_only_what_depends_on_a_line_runs_again(
+    ready: Project, changes: dict[str, Any], reruns: list[str]
+) -> None:
+    ready.set(**changes)
+    assert ready.repro() == reruns
+
+
+def test_an_edit_of_the_generator_retrains_and_one_of_the_film_does_not(ready: Project) -> None:
+    film = ready.folder / "src/atelier/figures/film.py"
+    film.write_text(film.read_text() + "# an edit\n")
+    told = ready.run("dvc", "status")
+    assert "render" in told
+    assert "train" not in told
+    networks = ready.folder / "src/atelier/gan/networks.py"
+    networks.write_text(networks.read_text() + "# an edit\n")
+    assert "train" in ready.run("dvc", "status")
+
+
+def test_dvcs_own_commands_work(ready: Project) -> None:
+    assert "metrics/evaluate.json" in ready.run("dvc", "metrics", "show")
+    page = ready.run("dvc", "plots", "show")
+    assert (ready.folder / "dvc_plots" / "index.html").exists(), page
+    assert "main" in ready.run("dvc", "exp", "show") or "workspace" in ready.run(
+        "dvc", "exp", "show"
+    )
+    ready.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "first")
+    told = ready.run("dvc", "exp", "run", "-S", "render.fps=3", "-n", "slower")
+    assert "Running stage 'render'" in told
+    assert "train.json" in ready.run("dvc", "metrics", "diff", "--all")
+    assert "slower" in ready.run("dvc", "exp", "show", "--csv")
+
+
+def test_pictures_added_to_a_folder_are_picked_up(fresh: Project, tmp_path: Path) -> None:
+    faces = tmp_path / "faces" / "deep"
+    faces.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+
+    def add(count: int) -> None:
+        for number in range(count):
+            pixels = rng.integers(0, 256, (20, 18, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(faces / f"face {count} {number}.png")
+
+    add(20)
+    fresh.set(
+        **{"download.source": "folder", "download.folders": {"mine": str(tmp_path / "faces")}}
+    )
+    assert fresh.repro("convert") == ["watch@mine", "download", "convert"]
+    add(5)
+    assert fresh.repro("convert") == ["watch@mine", "download", "convert"]
+    counts = json.loads((fresh.folder / "metrics/convert.json").read_text())
+    assert counts["accepted"] == 25
+    assert fresh.repro("convert") == ["watch@mine"]
