@@ -146,32 +146,18 @@ class _Delivery:
 
     def _start(self, entry: dict[str, Any]) -> None:
         client, experiment = _client(self._root, entry["experiment"])
-        parent = self._parent(client, experiment, entry) if entry["pipeline"] else ""
-        if parent:
+        stage, at, tags, parent = entry["stage"], entry["time"], entry["tags"], ""
+        if entry["pipeline"]:
+            key = {"atelier.pipeline": self._pipeline}
+            parent = _find_or_create(client, experiment, entry["pipeline"], at, key, tags)
+            _log_parameters(client, parent, entry["parameters"])
             client.update_run(parent, status="RUNNING")
-        tags = entry["tags"] | {"atelier.stage": entry["stage"]}
-        tags |= {"mlflow.parentRunId": parent} if parent else {}
-        run = client.create_run(
-            experiment, start_time=entry["time"], tags=tags, run_name=entry["stage"]
-        ).info.run_id
-        self._save(run=run, parent=parent, stage=entry["stage"], experiment=entry["experiment"])
-        own = {k: v for k, v in entry["parameters"].items() if k.startswith(entry["stage"] + ".")}
+            tags = tags | {"mlflow.parentRunId": parent}
+        key = {"atelier.journal": self._journal.name}
+        run = _find_or_create(client, experiment, stage, at, key, tags | {"atelier.stage": stage})
+        own = {k: v for k, v in entry["parameters"].items() if k.startswith(f"{stage}.")}
         _log_parameters(client, run, own)
-
-    def _parent(self, client: "MlflowClient", experiment: str, entry: dict[str, Any]) -> str:
-        """Find the run of this pipeline execution, or make it."""
-        wanted = f"tags.`atelier.pipeline` = '{self._pipeline}'"
-        found = client.search_runs([experiment], wanted, max_results=1)
-        if found:
-            return str(found[0].info.run_id)
-        parent = client.create_run(
-            experiment,
-            start_time=entry["time"],
-            tags=entry["tags"] | {"atelier.pipeline": self._pipeline},
-            run_name=entry["pipeline"],
-        ).info.run_id
-        _log_parameters(client, parent, entry["parameters"])
-        return str(parent)
+        self._save(run=run, parent=parent, stage=stage, experiment=entry["experiment"])
 
     def _metrics(self, entry: dict[str, Any]) -> None:
         from mlflow.entities import Metric
@@ -230,10 +216,28 @@ class _Delivery:
         self._save(ended=True)
 
 
+def _find_or_create(
+    client: "MlflowClient",
+    experiment: str,
+    name: str,
+    at: int,
+    key: dict[str, str],
+    tags: dict[str, str],
+) -> str:
+    """The run that bears the tag ``key``; a deliverer that was killed may have made it."""
+    ((tag, value),) = key.items()
+    found = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", max_results=1)
+    run = found[0] if found else client.create_run(experiment, at, tags | key, name)
+    return str(run.info.run_id)
+
+
 def _log_parameters(client: "MlflowClient", run: str, values: dict[str, str]) -> None:
+    """Log parameters that the run does not have yet; what is logged cannot be changed."""
     from mlflow.entities import Param
 
-    for part in _parts([Param(name, value) for name, value in values.items()], 100):
+    known = client.get_run(run).data.params
+    new = [Param(name, value) for name, value in values.items() if name not in known]
+    for part in _parts(new, 100):
         client.log_batch(run, params=part)
 
 

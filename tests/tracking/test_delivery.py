@@ -1,0 +1,244 @@
+"""What a stage says reaches MLflow, once and in order, whatever happens to MLflow."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from atelier.tracking import deliver
+from atelier.tracking.deliver import deliver_left_over
+from atelier.tracking.journal import Journal, entries, journals
+from atelier.tracking.run import Run, flat, numbers, sheet
+from atelier.tracking.store import open_store
+from atelier.tracking.workspace import Process, private_folder
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+DEAD = Process.of(psutil.Process())
+DEAD = replace(DEAD, started=DEAD.started - 1000)  # no process with this start runs any more
+
+
+@pytest.fixture(autouse=True)
+def _no_cached_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    deliver._client.cache_clear()
+    yield
+    deliver._client.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with its tables made, which takes seconds."""
+    root = tmp_path_factory.mktemp("store")
+    private_folder(root)
+    open_store(root, "other")
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def root(tmp_path: Path, _empty_store: Path) -> Path:
+    (tmp_path / "mlflow.db").write_bytes(_empty_store.read_bytes())
+    return tmp_path
+
+
+def start(
+    root: Path, stage: str = "train", process: Process = DEAD, pipeline: str = "p"
+) -> Journal:
+    journal = Journal(private_folder(root), process, stage)
+    journal.write(
+        "start",
+        stage=stage,
+        owner=asdict(process),
+        experiment="atelier",
+        pipeline=pipeline,
+        parameters={"train.lr": "0.1", "render.fps": "4"},
+        tags={"git.dirty": "false"},
+    )
+    return journal
+
+
+def speak(journal: Journal, folder: Path) -> None:
+    """Say one of everything."""
+    run = Run(journal)
+    run.curves(0, ("loss_d", "loss_g"), np.array([[1, 2], [3, 4], [5, 6]], np.float32))
+    run.summary({"kid": 0.5, "by": {"scale": 2.0}, "name": "x", "nan": float("nan")})
+    for step in (1, 2):
+        run.pictures("samples", np.full((4, 8, 8, 1), 10 * step, np.uint8), step)
+    (folder / "out" / "deep").mkdir(parents=True, exist_ok=True)
+    (folder / "out" / "deep" / "a.txt").write_text("a")
+    run.artifact(folder / "out")
+    (folder / "out" / "deep" / "a.txt").unlink()  # outputs may be gone before delivery
+
+
+def runs(root: Path) -> dict[str, object]:
+    client, experiment = open_store(root, "atelier")
+    return {run.info.run_name: run for run in client.search_runs([experiment])}
+
+
+def test_all_that_a_stage_says_arrives_once(root: Path, tmp_path: Path) -> None:
+    journal = start(root)
+    speak(journal, tmp_path)
+    journal.write("end", status="FINISHED")
+    journal.close()
+    assert deliver_left_over(root) == []
+    assert deliver_left_over(root) == []
+
+    client, _ = open_store(root, "atelier")
+    found = runs(root)
+    run, parent = found["train"], found["p"]
+    assert run.info.status == parent.info.status == "FINISHED"
+    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert run.data.params == {"train.lr": "0.1"}
+    assert parent.data.params == {"train.lr": "0.1", "render.fps": "4"}
+    points = client.get_metric_history(run.info.run_id, "loss_g")
+    assert [(point.step, point.value) for point in points] == [(1, 2), (2, 4), (3, 6)]
+    assert run.data.metrics["kid"] == parent.data.metrics["train.kid"] == 0.5
+    assert "nan" not in run.data.metrics
+    assert run.data.metrics["by.scale"] == 2
+    images = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
+    assert len([path for path in images if path.endswith(".png")]) == 2
+    assert [f.path for f in client.list_artifacts(run.info.run_id, "out/deep")] == [
+        "out/deep/a.txt"
+    ]
+    assert not (private_folder(root) / "journal").exists() or not list(
+        (private_folder(root) / "journal").iterdir()
+    )
+
+
+def test_a_delivery_that_dies_after_any_entry_repeats_nothing(root: Path, tmp_path: Path) -> None:
+    journal = start(root, process=Process.of(psutil.Process()))
+    speak(journal, tmp_path)
+    journal.write("end", status="FINISHED")
+    journal.close()
+    offsets = [offset for _, offset in entries(journal.folder)]
+    whole = (journal.folder / "entries.jsonl").read_bytes()
+    noted = journal.folder / "delivered.json"
+    # The journal grows entry by entry, and after each the deliverer is killed between telling
+    # MLflow and noting that it did: the next one begins where the last note stands.
+    for offset in offsets:
+        (journal.folder / "entries.jsonl").write_bytes(whole[:offset])
+        before = noted.read_bytes() if noted.exists() else None
+        assert deliver._deliver_all(root, journal.folder.parent, alive=True) == []
+        if offset == offsets[-1]:
+            break
+        if before is None:
+            noted.unlink()
+        else:
+            noted.write_bytes(before)
+        assert deliver._deliver_all(root, journal.folder.parent, alive=True) == []
+    assert not journal.folder.exists()
+    client, _ = open_store(root, "atelier")
+    run = runs(root)["train"]
+    assert len(runs(root)) == 2
+    points = client.get_metric_history(run.info.run_id, "loss_d")
+    assert [(point.step, point.value) for point in points] == [(1, 1), (2, 3), (3, 5)]
+    images = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
+    assert len([path for path in images if path.endswith(".png")]) == 2
+
+
+def test_stages_of_one_pipeline_share_a_parent(root: Path) -> None:
+    for stage, status in (("train", "FINISHED"), ("evaluate", "FAILED")):
+        journal = start(root, stage)
+        journal.write("end", status=status)
+        journal.close()
+    assert deliver_left_over(root) == []
+    found = runs(root)
+    assert sorted(found) == ["evaluate", "p", "train"]
+    assert found["p"].info.status == "FAILED"
+    parents = {found[stage].data.tags["mlflow.parentRunId"] for stage in ("train", "evaluate")}
+    assert parents == {found["p"].info.run_id}
+
+
+def test_a_stage_that_was_killed_is_marked_so(root: Path) -> None:
+    start(root).close()
+    assert deliver_left_over(root) == []
+    assert runs(root)["train"].info.status == "KILLED"
+
+
+def test_what_a_dead_server_cannot_take_is_delivered_later_in_order(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    for stage in ("train", "evaluate"):
+        journal = start(root, stage)
+        speak(journal, tmp_path)
+        journal.write("end", status="FINISHED")
+        journal.close()
+    assert len(deliver_left_over(root)) == 1
+    execution = journal.folder.parent
+    assert [folder.name.split("-")[1] for folder in journals(execution)] == ["train", "evaluate"]
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert deliver_left_over(root) == []
+    found = runs(root)
+    assert found["train"].info.start_time <= found["evaluate"].info.start_time
+    assert found["evaluate"].data.metrics["kid"] == 0.5
+
+
+def test_four_deliverers_on_a_store_that_does_not_exist_all_succeed(tmp_path: Path) -> None:
+    processes = []
+    for number in range(4):
+        process = replace(DEAD, pid=10_000_000 + number)
+        journal = start(tmp_path, "train", process, pipeline=f"p{number}")
+        journal.write("end", status="FINISHED")
+        journal.close()
+        processes.append(process)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "atelier.tracking.deliver", str(tmp_path), p.host, str(p.pid),
+             str(p.started)],
+            env=environment,
+        )
+        for p in processes
+    ]  # fmt: skip
+    assert [program.wait(120) for program in started] == [0, 0, 0, 0]
+    assert sorted(name for name in runs(tmp_path) if name.startswith("p")) == [
+        "p0", "p1", "p2", "p3",
+    ]  # fmt: skip
+
+
+def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
+    living = Process.of(psutil.Process())
+    assert living.may_be_alive()
+    assert not DEAD.may_be_alive()
+    assert replace(DEAD, host="elsewhere").may_be_alive()
+    program = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    process = Process.of(psutil.Process(program.pid))
+    assert process.may_be_alive()
+    program.send_signal(signal.SIGKILL)
+    while psutil.Process(program.pid).status() != psutil.STATUS_ZOMBIE:
+        pass
+    assert not process.may_be_alive()
+    program.communicate()
+
+
+def test_a_line_cut_short_is_left_for_later(tmp_path: Path) -> None:
+    journal = start(tmp_path)
+    journal.close()
+    file = journal.folder / "entries.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'{"kind": "metr')
+    assert [entry["kind"] for entry, _ in entries(journal.folder)] == ["start"]
+
+
+def test_numbers_sheets_and_names() -> None:
+    values = {"a": 1, "b": {"c": 2.5, "d": "x", "e": float("inf")}, "f": True, "g": {}}
+    assert numbers(values) == {"a": 1.0, "b.c": 2.5}
+    assert flat(values)["g"] == {}
+    pictures = np.arange(3 * 2 * 2, dtype=np.uint8).reshape(3, 2, 2, 1)
+    laid = sheet(pictures)
+    assert laid.shape == (4, 4, 3)
+    assert (laid[:2, 2:, 0] == pictures[1, :, :, 0]).all()
+    assert (laid[2:, 2:] == 255).all()
