@@ -184,6 +184,11 @@ class StylizeSettings(Section):
     def _something_to_match(self) -> "StylizeSettings":
         if not self.style_layers:
             raise ValueError("style_layers needs at least one layer, such as {1: 1.0}")
+        if self.optimizer == "adam" and self.lr > 0.5:
+            raise ValueError(
+                f"lr is {self.lr}, a step that adam cannot paint with (pixels go from 0 to 1);"
+                " set it to about 0.02"
+            )
         return self
 
 

@@ -1,6 +1,6 @@
 """Pictures chosen by name: files of a folder, or words that stand for made pictures."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +31,27 @@ def read_named(
     """
     found: dict[str, Pixels] = {}
     for name in names:
-        if name in made:
-            found |= made[name]()
-            continue
-        try:
-            found[Path(name).stem] = read_picture(folder / name, "rgb", max_megapixels)
-        except FileNotFoundError:
-            words = " or ".join(made)
+        new = (
+            made[name]()
+            if name in made
+            else {Path(name).stem: _read(folder / name, made, max_megapixels)}
+        )
+        twice = sorted(found.keys() & new.keys())
+        if twice:
             raise AtelierError(
-                f"there is no picture {folder / name}; put it there, or choose {words}."
-            ) from None
-        except Unreadable as error:
-            raise AtelierError(f"{folder / name} cannot be read ({error}).") from None
+                f"two pictures are called {twice[0]}, so that their files would overwrite each"
+                " other; rename one."
+            )
+        found |= new
     return found
+
+
+def _read(file: Path, made: Collection[str], max_megapixels: int) -> Pixels:
+    try:
+        return read_picture(file, "rgb", max_megapixels)
+    except FileNotFoundError:
+        raise AtelierError(
+            f"there is no picture {file}; put it there, or choose {' or '.join(made)}."
+        ) from None
+    except Unreadable as error:
+        raise AtelierError(f"{file} cannot be read ({error}).") from None

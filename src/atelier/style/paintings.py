@@ -53,10 +53,9 @@ def paint_all(
         report: counts evaluations.
 
     Raises:
-        AtelierError: the weights cannot be had, a picture is too small for the layers, or a
-            loss is no longer finite.
+        AtelierError: the weights cannot be had, or a loss is no longer finite.
     """
-    deepest = max(*settings.style_layers, *settings.content_layers)
+    deepest = max([*settings.style_layers, *settings.content_layers])
     vgg = build_vgg19(settings.weights, settings.pooling, settings.seed, deepest)
     total = len(contents) * len(styles) * settings.iterations
     done = 0
@@ -66,7 +65,9 @@ def paint_all(
 
             def note(step: Iterate, into: list[Iterate] = iterates, before: int = done) -> None:
                 into.append(step)
-                report(Progress(before + step.iteration, total, f"loss {step.total:.4g}"))
+                # The line search of L-BFGS may take one evaluation more than it was given.
+                seen = before + min(step.iteration, settings.iterations)
+                report(Progress(seen, total, f"loss {step.total:.4g}"))
 
             painted = paint(
                 prepare(content, settings.size),

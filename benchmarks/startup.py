@@ -1,0 +1,64 @@
+"""How long the chain takes outside its own work: imports, stores, and DVC itself.
+
+The chain runs in a temporary clone on settings so small that the stages' own work all but
+vanishes; what is left is the overhead. Beside it stands what a stage's imports alone cost.
+
+Usage: python benchmarks/startup.py [--json]
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+IMPORTS = {
+    "python alone": "pass",
+    "settings": "import atelier.settings",
+    "numpy": "import numpy",
+    "torch": "import torch",
+    "mlflow": "import mlflow",
+    "torchmetrics KID": "import torchmetrics.image.kid",
+}
+
+
+def seconds(command: list[str], folder: Path) -> float:
+    """Run a command and say how long it took."""
+    begin = time.perf_counter()
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        command, cwd=folder, env={**os.environ, "PATH": path}, check=True, capture_output=True
+    )
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    arguments = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    from tests.pipeline.conftest import clone
+
+    result = {"name": "startup", "machine": platform.processor() or platform.machine()}
+    for name, code in IMPORTS.items():
+        times = sorted(seconds([sys.executable, "-c", code], ROOT) for _ in range(3))
+        result[f"import {name}"] = round(times[1], 2)
+    with tempfile.TemporaryDirectory() as folder:
+        project = clone(Path(folder) / "project")
+        result["tiny chain, store made anew"] = round(seconds(["dvc", "repro"], project.folder), 1)
+        result["tiny chain, again"] = round(seconds(["dvc", "repro", "--force"], project.folder), 1)
+        result["nothing to do"] = round(seconds(["dvc", "repro"], project.folder), 1)
+    for name, value in result.items():
+        print(f"{name:<32}{value}")
+    if arguments.json:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atelier.errors import AtelierError
+from atelier.images.named import Pixels, read_named
+
+MADE = {"generated": lambda: {"face_01": np.zeros((4, 4, 3), np.uint8)}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    Image.new("L", (6, 5), 200).save(tmp_path / "wave.png")
+    Image.new("RGB", (6, 5)).save(tmp_path / "wave.jpg")
+    (tmp_path / "note.txt").write_text("not a picture")
+    return tmp_path
+
+
+def test_files_and_words_are_gathered_by_name(folder: Path) -> None:
+    found: dict[str, Pixels] = read_named(["wave.png", "generated"], folder, 10, MADE)
+    assert list(found) == ["wave", "face_01"]
+    assert found["wave"].shape == (5, 6, 3)
+    assert (found["wave"] == 200).all()
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["none.png"], r"there is no picture .*none\.png; put it there, or choose generated"),
+        (["note.txt"], r"note\.txt cannot be read \(not a picture\)"),
+        (["wave.png", "wave.jpg"], "two pictures are called wave"),
+    ],
+)
+def test_what_cannot_be_had_is_one_sentence(folder: Path, names: list[str], sentence: str) -> None:
+    with pytest.raises(AtelierError, match=sentence):
+        read_named(names, folder, 10, MADE)
