@@ -4,6 +4,7 @@ Library functions take a ``report`` argument and call it with a :class:`Progress
 they never print. A stage passes a bar, a test passes a list's ``append``.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,7 +40,11 @@ def bar(title: str, unit: str = "", shown: bool = True) -> Iterator[Report]:
     if not shown:
         yield silent
         return
-    with tqdm(desc=title, unit=f" {unit}" if unit else "it", dynamic_ncols=True) as shown_bar:
+    # A terminal shows every change; a log file is better off with a line now and then.
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    with tqdm(
+        desc=title, unit=f" {unit}" if unit else "it", dynamic_ncols=True, mininterval=interval
+    ) as shown_bar:
 
         def report(progress: Progress) -> None:
             if shown_bar.total != progress.total:
