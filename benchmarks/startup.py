@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))
-    from tests.pipeline.conftest import clone
+    from tests.project import clone
 
     result = {"name": "startup", "machine": platform.processor() or platform.machine()}
     for name, code in IMPORTS.items():

@@ -1,5 +1,6 @@
 """What all tests share: the repository's paths, and settings to start from."""
 
+import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from atelier import settings
+
+from .project import Project, clone
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -42,3 +45,23 @@ def make_settings() -> Callable[..., settings.Settings]:
         return settings.check(changed, "params.yaml")
 
     return make
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Project:
+    """A clone of the project in which nothing has run."""
+    return clone(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def _ready(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = clone(tmp_path_factory.mktemp("ready") / "project")
+    project.repro()
+    return project
+
+
+@pytest.fixture
+def ready(_ready: Project, tmp_path: Path) -> Project:
+    """A clone of the project in which the whole chain has run once."""
+    shutil.copytree(_ready.folder, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project")

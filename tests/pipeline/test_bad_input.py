@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Project
+from ..project import Project
 
 
 def fails(project: Project, *command: str) -> str:

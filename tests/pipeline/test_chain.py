@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .conftest import Project
+from ..project import Project
 
 STAGES = ["download", "convert", "train", "evaluate", "render", "stylize"]
 

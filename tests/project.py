@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 from ruamel.yaml import YAML
 
 from atelier import settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 # Everything that the chain does, on as little as it can be done on.
 TINY: dict[str, Any] = {
     "download.sample.count": 64,
@@ -114,23 +113,3 @@ def clone(folder: Path) -> Project:
     for command in ("init -q", "add -A", "-c user.name=a -c user.email=a@b commit -qm clone"):
         project.run("git", *command.split())
     return project
-
-
-@pytest.fixture
-def fresh(tmp_path: Path) -> Project:
-    """A clone in which nothing has run."""
-    return clone(tmp_path / "project")
-
-
-@pytest.fixture(scope="session")
-def _ready(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = clone(tmp_path_factory.mktemp("ready") / "project")
-    project.repro()
-    return project
-
-
-@pytest.fixture
-def ready(_ready: Project, tmp_path: Path) -> Project:
-    """A clone in which the whole chain has run once."""
-    shutil.copytree(_ready.folder, tmp_path / "project", symlinks=True)
-    return Project(tmp_path / "project")

@@ -1,0 +1,67 @@
+"""A disk that fills up while a stage writes: one sentence, and the old results stay."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..project import Project
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("a file system can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path, leave: int) -> None:
+    """Fill a file system but for some bytes."""
+    free = shutil.disk_usage(folder).free - leave
+    assert free > 0
+    with (folder / "ballast").open("wb") as file:
+        file.write(bytes(free))
+
+
+@pytest.mark.parametrize(
+    ("stage", "outputs", "leave"),
+    [
+        ("download", ["data/raw"], 100_000),
+        ("convert", ["data/images.npz", "metrics/convert.json"], 30_000),
+        ("train", ["models", "samples", "plots/losses.csv", "metrics/train.json"], 30_000),
+        ("render", ["renders"], 50_000),
+        ("stylize", ["styled", "metrics/stylize.json", "plots/style_losses.csv"], 12_000),
+    ],
+)
+def test_a_full_disk_leaves_the_old_results(
+    ready: Project, small_disk: Path, stage: str, outputs: list[str], leave: int
+) -> None:
+    project = Project(small_disk / "project")
+    shutil.copytree(
+        ready.folder,
+        project.folder,
+        symlinks=True,
+        ignore=shutil.ignore_patterns("mlruns", "mlflow.db"),
+    )
+    project.set(**{"tracking.enabled": False})
+    before = project.bytes(*outputs)
+    fill(small_disk, leave)
+    told = project.run("dvc", "repro", "--single-item", "--force", stage, ok=False)
+    assert "disk is full" in told or "no space" in told.lower()
+    assert "Traceback" not in told
+    assert project.bytes(*outputs) == before
+    os.unlink(small_disk / "ballast")
+    assert project.repro("--single-item", "--force", stage) == [stage]
+    assert project.bytes(*outputs) == before
