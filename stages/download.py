@@ -8,6 +8,7 @@ from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
 
 RAW = Path("data/raw")
+LISTING = Path("data/listing")
 
 
 def main(settings: Settings, run: Run) -> None:
@@ -16,8 +17,12 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.tracking.workspace import private_folder, repository_root
 
     scratch = private_folder(repository_root()) / "downloads"
-    with bar("download", "files", settings.runtime.progress) as report:
+    with bar("download", shown=settings.runtime.progress) as report:
         download(settings.download, RAW, scratch, report)
+    # Lists of folders that are no longer a source would make this stage look changed.
+    for listing in LISTING.glob("*.json"):
+        if listing.stem not in settings.download.folders:
+            listing.unlink()
     run.artifact(RAW / "manifest.json")
 
 

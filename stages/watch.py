@@ -4,6 +4,7 @@ Runs at every `dvc repro`, and only where `download.source` is `folder`. The lis
 names, sizes and times, so that a folder of 200,000 pictures is looked at, not read.
 """
 
+import os
 from pathlib import Path
 
 from atelier.settings import Settings
@@ -12,12 +13,13 @@ from atelier.tracking.stage import run_stage
 
 
 def main(settings: Settings, run: Run) -> None:
-    """List every folder of `download.folders`."""
+    """List the folder of `download.folders` that DVC names after the @ of the stage's name."""
     from atelier.files import write_json
     from atelier.images.listing import list_folder
 
-    for name, folder in settings.download.folders.items():
-        write_json(Path("data/listing") / f"{name}.json", list_folder(Path(folder).expanduser()))
+    name = os.environ["DVC_STAGE"].partition("@")[2]
+    folder = Path(settings.download.folders[name]).expanduser()
+    write_json(Path("data/listing") / f"{name}.json", list_folder(folder))
 
 
 if __name__ == "__main__":

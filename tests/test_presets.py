@@ -62,6 +62,24 @@ def test_a_wrong_preset_changes_nothing(
     assert params.read_bytes() == before
 
 
+def test_a_file_with_missing_sections_is_filled_and_an_unknown_key_is_not_ours(
+    root: Path, params: Path
+) -> None:
+    text = params.read_text()
+    params.write_text(text.replace("  epochs: 30\n", "").replace("folders: {}", "folders:"))
+    apply_preset("sample", root / "presets", params)
+    assert settings.load(params).train.epochs == 30
+    for broken, sentence in (
+        (text.replace("  epochs:", "  epoch:"), r"^params\.yaml: train\.epoch is not a setting"),
+        ("", r"params\.yaml holds no settings"),
+        ("- a\n- b\n", r"params\.yaml holds no settings"),
+    ):
+        params.write_text(broken)
+        with pytest.raises(AtelierError, match=sentence):
+            apply_preset("sample", root / "presets", params)
+        assert params.read_text() == broken
+
+
 def test_an_unknown_preset_names_the_nearest(root: Path, params: Path) -> None:
     with pytest.raises(AtelierError, match="no preset celeba; did you mean celeba64"):
         apply_preset("celeba", root / "presets", params)

@@ -50,14 +50,18 @@ def preset(
 def sync() -> None:
     """Deliver to MLflow what earlier runs could not."""
     from atelier.tracking.deliver import deliver_left_over
+    from atelier.tracking.journal import executions, problem
     from atelier.tracking.store import quiet_environment
-    from atelier.tracking.workspace import repository_root
+    from atelier.tracking.workspace import private_folder, repository_root
 
     quiet_environment()
-    problems = deliver_left_over(repository_root())
-    if problems:
+    root = repository_root()
+    remaining = deliver_left_over(root)
+    if remaining:
+        told = [reason for e in executions(private_folder(root)) if (reason := problem(e))]
+        because = f"MLflow says: {told[0]}" if told else "their stages are still running"
         raise AtelierError(
-            f"MLflow did not take everything ({problems[0]}); what is left stays in .atelier/."
+            f"{remaining} runs are not wholly delivered ({because}); they are kept in .atelier/."
         )
     typer.echo("Everything is delivered to MLflow.")
 

@@ -21,9 +21,7 @@ def replacing(target: Path) -> Iterator[Path]:
     the target's ending, because some writers choose a format by it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        prefix=f".{target.stem[:64]}.", suffix=target.suffix, dir=target.parent
-    )
+    handle, name = tempfile.mkstemp(prefix=".atelier-", suffix=target.suffix, dir=target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -44,12 +42,12 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     When the body raises, the new folder is removed and ``target`` is untouched.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=".atelier-", dir=target.parent))
     try:
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())
         if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+            old = Path(tempfile.mkdtemp(prefix=".atelier-old-", dir=target.parent))
             os.replace(target, old)
             os.replace(temporary, target)
             shutil.rmtree(old)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from atelier.errors import AtelierError
 from atelier.files import write_text
-from atelier.settings import Section, Settings, check, nearest, read_yaml
+from atelier.settings import Section, Settings, check, check_section, nearest, read_yaml
 
 BASE = "sample"
 STAGES = tuple(name for name in Settings.model_fields if name not in ("runtime", "tracking"))
@@ -58,24 +59,20 @@ def apply_preset(name: str, folder: Path, params: Path) -> list[Change]:
     strangers = sorted(set(values) - set(STAGES))
     if strangers:
         raise AtelierError(f"presets/{name}.yaml: {strangers[0]} is no stage's section.")
+    for section in STAGES:
+        check_section(section, values.get(section), f"presets/{name}.yaml")
     yaml = YAML(typ="rt", pure=True)
     yaml.preserve_quotes = True
     yaml.width = 4096
-    read_yaml(params)  # refuses a file that is no YAML, in one sentence
+    if not isinstance(read_yaml(params), dict):
+        raise AtelierError(f"{params.name} holds no settings; `git checkout {params.name}` does.")
     document = yaml.load(params.read_text("utf-8"))
     changes = list(_assign(document, values, Settings))
-    check(yaml_values(document), f"presets/{name}.yaml")
     buffer = io.StringIO()
     yaml.dump(document, buffer)
+    check(YAML(typ="safe", pure=True).load(buffer.getvalue()), params.name)
     write_text(params, buffer.getvalue())
     return changes
-
-
-def yaml_values(document: Any) -> Any:
-    """The plain values of a document that was read with its comments."""
-    buffer = io.StringIO()
-    YAML(typ="rt", pure=True).dump(document, buffer)
-    return YAML(typ="safe", pure=True).load(buffer.getvalue())
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -98,27 +95,20 @@ def _assign(
 ) -> Iterator[Change]:
     """Set what differs, section by section, so that every comment keeps its place."""
     for key, value in values.items():
-        field = model.model_fields.get(key)
-        inner = field.annotation if field else None
+        inner = model.model_fields[key].annotation
         if isinstance(inner, type) and issubclass(inner, Section):
-            yield from _assign(document.setdefault(key, {}), value, inner, f"{prefix}{key}.")
+            if not isinstance(document.get(key), dict):
+                document[key] = CommentedMap()
+            yield from _assign(document[key], value, inner, f"{prefix}{key}.")
         elif key not in document or document[key] != value:
             yield Change(f"{prefix}{key}", document.get(key), value)
-            document[key] = _flow(value)
+            document[key] = _on_one_line(value)
 
 
-def _flow(value: Any) -> Any:
+def _on_one_line(value: Any) -> Any:
     """Lists and mappings stay on their line."""
     if not isinstance(value, list | dict):
         return value
-    yaml = YAML(typ="rt", pure=True)
-    return yaml.load(io.StringIO(_one_line(value)))
-
-
-def _one_line(value: Any) -> str:
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = True
-    yaml.width = 4096
-    buffer = io.StringIO()
-    yaml.dump(value, buffer)
-    return buffer.getvalue()
+    shown = CommentedSeq(value) if isinstance(value, list) else CommentedMap(value)
+    shown.fa.set_flow_style()
+    return shown

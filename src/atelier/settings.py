@@ -76,7 +76,7 @@ class DownloadSettings(Section):
 
     source: Literal["sample", "folder", "archive", "kaggle", "torchvision"]
     sample: SampleSettings
-    folders: dict[Name, str]
+    folders: dict[Name, Annotated[str, Field(min_length=1)]]
     archive: ArchiveSettings
     kaggle: KaggleSettings
     torchvision: TorchvisionSettings
@@ -103,7 +103,7 @@ class DownloadSettings(Section):
 class ConvertSettings(Section):
     """How every readable picture becomes one row of ``data/images.npz``."""
 
-    image_size: Annotated[int, Field(ge=8, le=1024)]
+    image_size: Literal[16, 32, 64, 128, 256]
     color: Literal["rgb", "grey"]
     fit: Literal["crop", "stretch", "pad"]
     max_megapixels: Count
@@ -204,7 +204,7 @@ class TrackingSettings(Section):
     """How runs are logged to MLflow; changes no result either."""
 
     enabled: bool
-    experiment: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/:]+$")]
+    experiment: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/:.][^/:]*$")]
     wait_seconds: Annotated[float, Field(ge=0, le=3600)]
 
 
@@ -247,6 +247,14 @@ def check(values: Any, source: str) -> Settings:
         raise AtelierError(_sentence(error, source)) from None
 
 
+def check_section(name: str, values: Any, source: str) -> None:
+    """Check the values of one section, as :func:`check` does those of all."""
+    try:
+        Settings.model_fields[name].annotation.model_validate(values)  # type: ignore[union-attr]
+    except ValidationError as error:
+        raise AtelierError(_sentence(error, source, (name,))) from None
+
+
 def read_yaml(path: Path) -> Any:
     """Read a YAML 1.2 file with the loader that DVC uses, so that both see the same values.
 
@@ -266,15 +274,16 @@ def read_yaml(path: Path) -> Any:
         raise AtelierError(f"{path.name} is not valid YAML{where}: {problem}.") from None
 
 
-def _sentence(error: ValidationError, source: str) -> str:
+def _sentence(error: ValidationError, source: str, section: tuple[str, ...] = ()) -> str:
     """Say the fault that tells most, and how many more there are."""
     faults = error.errors(include_url=False)
     # A misspelt key is also a missing one; the misspelling is the one to tell.
     fault = min(faults, key=lambda fault: fault["type"] == "missing")
-    key = ".".join(str(part) for part in fault["loc"]) or "the file"
+    location = (*section, *fault["loc"])
+    key = ".".join(str(part) for part in location) or "the file"
     kind = fault["type"]
     if kind == "extra_forbidden":
-        told = f"{key} is not a setting{_nearest_key(fault['loc'])}"
+        told = f"{key} is not a setting{_nearest_key(location)}"
     elif kind == "missing":
         told = f"{key} is missing; `atelier preset sample` writes every setting"
     elif kind == "value_error":

@@ -84,6 +84,14 @@ def test_pictures_that_do_not_fit_are_refused(
         Training(make_settings(train=SMALL).train, given, CPU)
 
 
+def test_a_training_that_goes_astray_says_what_to_change(
+    make_settings: Callable[..., Settings],
+) -> None:
+    training = Training(make_settings(train={**SMALL, "lr": 1e20}).train, pixels(20), CPU)
+    with pytest.raises(AtelierError, match=r"no numbers any more; make train\.lr smaller than"):
+        list(training.run())
+
+
 def test_a_generator_rebuilds_itself_from_its_file(tmp_path: Path) -> None:
     arch = Architecture(32, 1, 8, 4, 4)
     generator, discriminator = build(arch, seed=1)
@@ -126,4 +134,5 @@ def test_history_is_a_row_per_step(make_settings: Callable[..., Settings], tmp_p
         ["4", "2", "28"], ["5", "2", "36"], ["6", "2", "40"],
     ]  # fmt: skip
     assert history.summary()["steps"] == 6
+    assert history.summary()["epochs"] == 2
     assert np.load(tmp_path / "epoch_0002.npy", allow_pickle=False).shape == (5, 16, 16, 3)

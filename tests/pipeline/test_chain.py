@@ -67,18 +67,44 @@ def test_an_edit_of_the_generator_retrains_and_one_of_the_film_does_not(ready: P
     assert "train" in ready.run("dvc", "status")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_every_stage_is_logged_below_one_run_of_the_pipeline(ready: Project) -> None:
+    from mlflow.tracking import MlflowClient
+
+    # What plain `mlflow ui` opens from the project's root.
+    client = MlflowClient(f"sqlite:///{ready.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("atelier")
+    assert experiment is not None
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    (parent,) = [run for name, run in runs.items() if name not in STAGES]
+    assert sorted(runs) == sorted([*STAGES, parent.info.run_name])
+    for name in STAGES:
+        assert runs[name].info.status == "FINISHED"
+        assert runs[name].data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert parent.data.params["train.epochs"] == "2"
+    evaluated = json.loads((ready.folder / "metrics/evaluate.json").read_text())
+    assert parent.data.metrics["evaluate.kid"] == runs["evaluate"].data.metrics["kid"]
+    assert parent.data.metrics["evaluate.kid"] == pytest.approx(evaluated["kid"])
+    train = runs["train"].info.run_id
+    assert len(client.get_metric_history(train, "loss_d")) == 8
+    pictures = [file.path for file in client.list_artifacts(train, "images")]
+    assert sum(path.endswith(".png") for path in pictures) == 2
+    artifacts = {file.path for file in client.list_artifacts(runs["render"].info.run_id, "renders")}
+    assert "renders/report.html" in artifacts
+
+
 def test_dvcs_own_commands_work(ready: Project) -> None:
     assert "metrics/evaluate.json" in ready.run("dvc", "metrics", "show")
     page = ready.run("dvc", "plots", "show")
     assert (ready.folder / "dvc_plots" / "index.html").exists(), page
-    assert "main" in ready.run("dvc", "exp", "show") or "workspace" in ready.run(
-        "dvc", "exp", "show"
-    )
     ready.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "first")
-    told = ready.run("dvc", "exp", "run", "-S", "render.fps=3", "-n", "slower")
-    assert "Running stage 'render'" in told
-    assert "train.json" in ready.run("dvc", "metrics", "diff", "--all")
-    assert "slower" in ready.run("dvc", "exp", "show", "--csv")
+    told = ready.run("dvc", "exp", "run", "-S", "evaluate.kid_subsets=3", "-n", "more-subsets")
+    assert "Running stage 'evaluate'" in told
+    assert "Running stage 'train'" not in told
+    assert "kid_error" in ready.run("dvc", "metrics", "diff")
+    table = ready.run("dvc", "exp", "show", "--csv")
+    assert "more-subsets" in table
+    assert "metrics/evaluate.json:kid" in table or "kid" in table.splitlines()[0]
 
 
 def test_pictures_added_to_a_folder_are_picked_up(fresh: Project, tmp_path: Path) -> None:

@@ -1,28 +1,24 @@
 """What a stage says reaches MLflow, once and in order, whatever happens to MLflow."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from atelier.tracking import deliver
 from atelier.tracking.deliver import deliver_left_over
 from atelier.tracking.journal import Journal, entries, journals
-from atelier.tracking.run import Run, flat, numbers, sheet
+from atelier.tracking.run import Run, flat, numbers, sheet, shown
 from atelier.tracking.store import open_store
 from atelier.tracking.workspace import Process, private_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-DEAD = Process.of(psutil.Process())
-DEAD = replace(DEAD, started=DEAD.started - 1000)  # no process with this start runs any more
+DEAD = Process(os.getpid(), "1")  # no process with this number started so early
 
 
 @pytest.fixture(autouse=True)
@@ -51,17 +47,15 @@ def root(tmp_path: Path, _empty_store: Path) -> Path:
 def start(
     root: Path, stage: str = "train", process: Process = DEAD, pipeline: str = "p"
 ) -> Journal:
-    journal = Journal(private_folder(root), process, stage)
-    journal.write(
-        "start",
-        stage=stage,
-        owner=asdict(process),
+    return Journal(
+        private_folder(root),
+        process,
+        stage,
         experiment="atelier",
         pipeline=pipeline,
         parameters={"train.lr": "0.1", "render.fps": "4"},
         tags={"git.dirty": "false"},
     )
-    return journal
 
 
 def speak(journal: Journal, folder: Path) -> None:
@@ -87,8 +81,8 @@ def test_all_that_a_stage_says_arrives_once(root: Path, tmp_path: Path) -> None:
     speak(journal, tmp_path)
     journal.write("end", status="FINISHED")
     journal.close()
-    assert deliver_left_over(root) == []
-    assert deliver_left_over(root) == []
+    assert deliver_left_over(root) == 0
+    assert deliver_left_over(root) == 0
 
     client, _ = open_store(root, "atelier")
     found = runs(root)
@@ -113,10 +107,9 @@ def test_all_that_a_stage_says_arrives_once(root: Path, tmp_path: Path) -> None:
 
 
 def test_a_delivery_that_dies_after_any_entry_repeats_nothing(root: Path, tmp_path: Path) -> None:
-    journal = start(root, process=Process.of(psutil.Process()))
+    journal = start(root)
     speak(journal, tmp_path)
     journal.write("end", status="FINISHED")
-    journal.close()
     offsets = [offset for _, offset in entries(journal.folder)]
     whole = (journal.folder / "entries.jsonl").read_bytes()
     noted = journal.folder / "delivered.json"
@@ -125,15 +118,16 @@ def test_a_delivery_that_dies_after_any_entry_repeats_nothing(root: Path, tmp_pa
     for offset in offsets:
         (journal.folder / "entries.jsonl").write_bytes(whole[:offset])
         before = noted.read_bytes() if noted.exists() else None
-        assert deliver._deliver_all(root, journal.folder.parent, alive=True) == []
+        assert not deliver._deliver_all(root, journal.folder.parent)
         if offset == offsets[-1]:
             break
         if before is None:
             noted.unlink()
         else:
             noted.write_bytes(before)
-        assert deliver._deliver_all(root, journal.folder.parent, alive=True) == []
+        assert not deliver._deliver_all(root, journal.folder.parent)
     assert not journal.folder.exists()
+    journal.close()
     client, _ = open_store(root, "atelier")
     run = runs(root)["train"]
     assert len(runs(root)) == 2
@@ -148,7 +142,7 @@ def test_stages_of_one_pipeline_share_a_parent(root: Path) -> None:
         journal = start(root, stage)
         journal.write("end", status=status)
         journal.close()
-    assert deliver_left_over(root) == []
+    assert deliver_left_over(root) == 0
     found = runs(root)
     assert sorted(found) == ["evaluate", "p", "train"]
     assert found["p"].info.status == "FAILED"
@@ -156,10 +150,61 @@ def test_stages_of_one_pipeline_share_a_parent(root: Path) -> None:
     assert parents == {found["p"].info.run_id}
 
 
-def test_a_stage_that_was_killed_is_marked_so(root: Path) -> None:
-    start(root).close()
-    assert deliver_left_over(root) == []
+def test_a_stage_that_was_killed_is_marked_so_and_one_that_lives_is_not(root: Path) -> None:
+    code = (
+        "from tests.tracking.test_delivery import *\n"
+        "journal = start(Path(sys.argv[1]))\n"
+        "print(journal.folder, flush=True)\n"
+        "input()"
+    )
+    program = subprocess.Popen(
+        [sys.executable, "-c", code, str(root)],
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout
+    folder = Path(program.stdout.readline().strip())
+    # The dvc that ran it is dead (see DEAD); the stage itself lives on as an orphan.
+    assert deliver_left_over(root) == 1
+    assert folder.exists()
+    assert runs(root)["train"].info.status == "RUNNING"
+    program.kill()
+    program.wait()
+    assert deliver_left_over(root) == 0
+    assert not folder.exists()
     assert runs(root)["train"].info.status == "KILLED"
+    program.communicate()
+
+
+def test_what_mlflow_will_never_take_is_set_aside(root: Path) -> None:
+    journal = start(root)
+    journal.write("metrics", names=["what?"], rows=[[1, 1, [0.5]]])
+    Run(journal).summary({"kid": 0.5})
+    journal.write("end", status="FINISHED")
+    journal.close()
+    assert deliver_left_over(root) == 0
+    assert runs(root)["train"].data.metrics == {"kid": 0.5}
+    assert "what?" in (private_folder(root) / "refused.jsonl").read_text()
+
+
+def test_a_journal_that_cannot_be_written_does_not_harm_the_work(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = start(root)
+    deliver.remove(journal.folder)
+    run = Run(journal)
+    run.pictures("samples", np.zeros((1, 8, 8, 3), np.uint8), 1)
+    run.summary({"kid": 0.5})
+    run.end("FINISHED")
+    told = capsys.readouterr().err
+    assert told.count("WARNING: this run is no longer logged") == 1
+
+
+def test_an_address_is_logged_without_its_secrets() -> None:
+    assert shown("https://me:secret@host/faces.zip?token=x#y") == "https://host/faces.zip"
+    assert shown([1, 2]) == "[1, 2]"
 
 
 def test_what_a_dead_server_cannot_take_is_delivered_later_in_order(
@@ -175,12 +220,12 @@ def test_what_a_dead_server_cannot_take_is_delivered_later_in_order(
         speak(journal, tmp_path)
         journal.write("end", status="FINISHED")
         journal.close()
-    assert len(deliver_left_over(root)) == 1
+    assert deliver_left_over(root) == 2
     execution = journal.folder.parent
     assert [folder.name.split("-")[1] for folder in journals(execution)] == ["train", "evaluate"]
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert deliver_left_over(root) == []
+    assert deliver_left_over(root) == 0
     found = runs(root)
     assert found["train"].info.start_time <= found["evaluate"].info.start_time
     assert found["evaluate"].data.metrics["kid"] == 0.5
@@ -189,38 +234,32 @@ def test_what_a_dead_server_cannot_take_is_delivered_later_in_order(
 def test_four_deliverers_on_a_store_that_does_not_exist_all_succeed(tmp_path: Path) -> None:
     processes = []
     for number in range(4):
-        process = replace(DEAD, pid=10_000_000 + number)
+        process = Process(10_000_000 + number, "1")
         journal = start(tmp_path, "train", process, pipeline=f"p{number}")
         journal.write("end", status="FINISHED")
         journal.close()
         processes.append(process)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    program = [sys.executable, "-m", "atelier.tracking.deliver", str(tmp_path)]
     started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "atelier.tracking.deliver", str(tmp_path), p.host, str(p.pid),
-             str(p.started)],
-            env=environment,
-        )
-        for p in processes
-    ]  # fmt: skip
-    assert [program.wait(120) for program in started] == [0, 0, 0, 0]
+        subprocess.Popen([*program, str(process.pid), process.started], env=environment)
+        for process in processes
+    ]
+    assert [deliverer.wait(120) for deliverer in started] == [0, 0, 0, 0]
     assert sorted(name for name in runs(tmp_path) if name.startswith("p")) == [
         "p0", "p1", "p2", "p3",
     ]  # fmt: skip
 
 
 def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
-    living = Process.of(psutil.Process())
-    assert living.may_be_alive()
-    assert not DEAD.may_be_alive()
-    assert replace(DEAD, host="elsewhere").may_be_alive()
+    assert Process.of(os.getpid()).is_alive()
+    assert not DEAD.is_alive()
     program = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    process = Process.of(psutil.Process(program.pid))
-    assert process.may_be_alive()
-    program.send_signal(signal.SIGKILL)
-    while psutil.Process(program.pid).status() != psutil.STATUS_ZOMBIE:
-        pass
-    assert not process.may_be_alive()
+    process = Process.of(program.pid)
+    assert process.is_alive()
+    program.kill()
+    os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOWAIT)  # dead, but a zombie still
+    assert not process.is_alive()
     program.communicate()
 
 

@@ -1,5 +1,6 @@
 """What a training leaves behind besides its networks: samples and curves."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ class History:
         self._epochs: list[Epoch] = []
 
     def add(self, epoch: Epoch) -> None:
-        """Append an epoch."""
-        self._epochs.append(epoch)
+        """Append an epoch; its pictures are not kept."""
+        self._epochs.append(replace(epoch, samples=epoch.samples[:0]))
 
     def write(self, target: Path) -> None:
         """Write a row per step as CSV: step, epoch, images seen, then the statistics."""

@@ -38,9 +38,9 @@ class Epoch:
 class Training:
     """A GAN, the pictures it learns from, and every random stream it draws from.
 
-    Two trainings with equal settings and pictures give the same bytes on one machine:
-    each stream (weights, order of the pictures, latents, fixed latents) has a generator of
-    its own, seeded from ``settings.seed``.
+    Two trainings with equal settings and pictures give the same bytes on one CPU with one number
+    of threads: each stream (weights, order of the pictures, latents, fixed latents) has a
+    generator of its own, seeded from ``settings.seed``.
     """
 
     def __init__(
@@ -79,7 +79,11 @@ class Training:
         return -(-len(self._feed) // self.settings.batch_size)
 
     def run(self, report: Report = silent) -> Iterator[Epoch]:
-        """Train epoch by epoch; ``report`` counts steps."""
+        """Train epoch by epoch; ``report`` counts steps.
+
+        Raises:
+            AtelierError: the losses are no longer finite.
+        """
         total = self.settings.epochs * self.steps_per_epoch
         for number in range(1, self.settings.epochs + 1):
             first_step = (number - 1) * self.steps_per_epoch
@@ -93,6 +97,11 @@ class Training:
             # The one place where the device is waited for.
             statistics = torch.stack(rows).cpu().numpy()
             report(Progress(first_step + len(rows), total, _note(number, statistics)))
+            if not np.isfinite(statistics).all():
+                raise AtelierError(
+                    f"the training went astray in epoch {number}: its losses are no numbers any"
+                    f" more; make train.lr smaller than {self.settings.lr:g}."
+                )
             samples = generate(self.gan.generator, self._fixed)
             yield Epoch(number, first_step, seen, statistics, samples)
 

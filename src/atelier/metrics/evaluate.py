@@ -8,11 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from atelier.errors import AtelierError
-from atelier.metrics.features import RandomFeatures, extract
+from atelier.metrics.features import EXTRACTORS, extract
 from atelier.metrics.kid import Kid, kernel_distance
 from atelier.metrics.swd import sliced_wasserstein
 from atelier.progress import Progress, Report, silent
 from atelier.settings import EvaluateSettings
+
+_FEWEST = 16
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,16 @@ class Scores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of generated pictures, and of other real pictures as the mark to reach."""
+    """Scores of generated pictures, and of other real pictures as the mark to reach.
+
+    ``samples`` pictures of each kind were compared: as many as the settings ask for, or half
+    of the real ones where there are fewer than twice as many.
+    """
 
     generated: Scores
     other_real: Scores
     settings: EvaluateSettings
+    samples: int
 
     def metrics(self) -> dict[str, Any]:
         """Plain numbers for a metrics file, with what they were measured with."""
@@ -50,9 +57,9 @@ class Evaluation:
             "real_kid": self.other_real.kid.value,
             "real_swd": self.other_real.mean_swd,
             "measured_with": {
-                key: value
-                for key, value in self.settings.model_dump().items()
-                if key in ("features", "samples", "seed")
+                "features": self.settings.features,
+                "samples": self.samples,
+                "seed": self.settings.seed,
             },
         }
 
@@ -75,7 +82,7 @@ def evaluate(
 
     Args:
         settings: the ``evaluate`` section.
-        real: uint8 [N, H, W, C]; twice ``settings.samples`` are drawn from it.
+        real: uint8 [N, H, W, C]; one half to compare with, one half as the mark to reach.
         generated: uint8 [settings.samples, H, W, C].
         device: where features are extracted.
         report: counts the sets of pictures looked at.
@@ -83,15 +90,15 @@ def evaluate(
     Raises:
         AtelierError: there are too few real pictures.
     """
-    count = settings.samples
-    if len(real) < 2 * count:
+    count = min(settings.samples, len(real) // 2)
+    if count < _FEWEST:
         raise AtelierError(
-            f"evaluate.samples is {count}, which needs {2 * count} real pictures, but there are"
-            f" {len(real)}; set it to {len(real) // 2} or less."
+            f"there are {len(real)} pictures, but numbers need at least {2 * _FEWEST};"
+            " add pictures."
         )
     order = np.random.default_rng(settings.seed).permutation(len(real))
     reference, other = (real[np.sort(part)] for part in (order[:count], order[count : 2 * count]))
-    extractor = RandomFeatures(settings.seed)
+    extractor = EXTRACTORS[settings.features](settings.seed)
     report(Progress(0, 3, "features of real pictures"))
     features = extract(extractor, reference, device)
 
@@ -101,11 +108,11 @@ def evaluate(
             features,
             extract(extractor, pictures, device),
             settings.kid_subsets,
-            settings.kid_subset_size,
+            min(settings.kid_subset_size, count),
             settings.seed,
         )
         return Scores(kid, sliced_wasserstein(reference, pictures, settings.seed))
 
-    result = Evaluation(score(1, generated), score(2, other), settings)
+    result = Evaluation(score(1, generated[:count]), score(2, other), settings, count)
     report(Progress(3, 3))
     return result

@@ -40,6 +40,10 @@ class RandomFeatures(nn.Module):
         return features
 
 
+EXTRACTORS = {"random": RandomFeatures}
+"""Extractors by the name that ``evaluate.features`` takes; each is built from a seed."""
+
+
 @torch.inference_mode()
 def extract(
     extractor: nn.Module, pictures: NDArray[np.uint8], device: torch.device, batch_size: int = 250

@@ -10,7 +10,6 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,9 +20,11 @@ from atelier.tracking.journal import (
     entries,
     execution_folder,
     executions,
+    is_open,
     journals,
     note_problem,
     now,
+    remove,
 )
 from atelier.tracking.store import locked, open_store, quiet_environment
 from atelier.tracking.workspace import Process, private_folder
@@ -34,61 +35,59 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.25
 _RETRY_SECONDS = 5.0
 _STATE = "delivered.json"
+# Answers that asking again would not change.
+_FINAL = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"}
 _T = TypeVar("_T")
 
 
 def serve(root: Path, process: Process) -> None:
     """Deliver the journals of the execution that ``process`` runs, until it ends.
 
-    Returns at once where another deliverer serves it already.
+    Returns at once where another deliverer serves it already. A stage may outlive the dvc
+    that started it; its journal is then followed to its own end.
     """
     execution = execution_folder(private_folder(root), process)
-    with locked(execution / "lock", wait=False) as mine:
+    with locked(execution / ".lock", wait=False) as mine:
         if not mine:
             return
         deliver_left_over(root)
-        alive = True
-        while alive:
+        more_may_come = True
+        while more_may_come:
             # Asked before reading, so that nothing written before the end is missed.
-            alive = process.may_be_alive()
-            problems = _deliver_all(root, execution, alive)
-            if alive:
-                time.sleep(_RETRY_SECONDS if problems else _POLL_SECONDS)
+            more_may_come = process.is_alive() or any(map(is_open, journals(execution)))
+            trouble = _deliver_all(root, execution)
+            if more_may_come:
+                time.sleep(_RETRY_SECONDS if trouble else _POLL_SECONDS)
         _remove_if_empty(execution)
 
 
-def deliver_left_over(root: Path) -> list[str]:
-    """Deliver what executions that have ended left behind; return the problems met."""
-    problems = []
-    for execution, process in executions(private_folder(root)):
-        if process.may_be_alive():
-            continue
-        with locked(execution / "lock", wait=False) as mine:
-            if mine:
-                problems += _deliver_all(root, execution, alive=False)
-                _remove_if_empty(execution)
-    return problems
+def deliver_left_over(root: Path) -> int:
+    """Deliver what earlier executions left behind; return how many journals remain.
 
-
-def _deliver_all(root: Path, execution: Path, alive: bool) -> list[str]:
-    """Deliver in order as far as it goes; return the problem that stopped it, if any.
-
-    Args:
-        root: the repository's root.
-        execution: the folder of a pipeline execution's journals.
-        alive: whether the execution may still write to them.
+    Those that another deliverer serves are left to it, and those still written to are
+    delivered as far as they go.
     """
+    remaining = 0
+    for execution in executions(private_folder(root)):
+        with locked(execution / ".lock", wait=False) as mine:
+            if mine:
+                _deliver_all(root, execution)
+                _remove_if_empty(execution)
+        remaining += len(journals(execution))
+    return remaining
+
+
+def _deliver_all(root: Path, execution: Path) -> bool:
+    """Deliver in order as far as it goes; return whether there was trouble, and note it."""
     for journal in journals(execution):
         try:
-            _Delivery(root, execution.name, journal).advance(alive)
+            _Delivery(root, execution.name, journal).advance()
         except Exception as error:  # whatever MLflow raises, the journal stays
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            note_problem(journal, reason)
+            note_problem(execution, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
             _client.cache_clear()
-            return [reason]
-        with suppress(FileNotFoundError):
-            note_problem(journal, None)
-    return []
+            return True
+    note_problem(execution, None)
+    return False
 
 
 @cache
@@ -123,22 +122,31 @@ class _Delivery:
     def _mlflow(self) -> "MlflowClient":
         return _client(self._root, self._state.experiment)[0]
 
-    def advance(self, alive: bool) -> None:
+    def advance(self) -> None:
         """Deliver every entry that is there; when the last one is, remove the journal."""
         # Asked before reading, so that nothing written before a stage's end is missed.
-        more_may_come = alive and self._writer_may_live()
+        more_may_come = is_open(self._journal)
+        last = 0
         for entry, offset in entries(self._journal, self._state.offset):
-            getattr(self, f"_{entry['kind']}")(entry)
+            self._tell(entry)
+            last = entry["time"]
             self._save(offset=offset)
-        if not more_may_come and not self._state.ended and self._state.run:
-            self._end({"status": "KILLED", "time": now()})
-        if self._state.ended or not more_may_come:
-            shutil.rmtree(self._journal)
+        if not more_may_come and not self._state.ended:
+            self._end({"status": "KILLED", "time": last or now()})
+        if self._state.ended:
+            remove(self._journal)
 
-    def _writer_may_live(self) -> bool:
-        for entry, _ in entries(self._journal):
-            return Process(**entry["owner"]).may_be_alive()
-        return True  # it has yet to write its first entry
+    def _tell(self, entry: dict[str, Any]) -> None:
+        """Deliver one entry; what MLflow will never take is set aside, and the rest goes on."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            getattr(self, f"_{entry['kind']}")(entry)
+        except MlflowException as error:
+            if error.error_code not in _FINAL:
+                raise
+            with (private_folder(self._root) / "refused.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"reason": str(error), **entry}) + "\n")
 
     def _save(self, **changes: Any) -> None:
         self._state = replace(self._state, **changes)
@@ -178,13 +186,6 @@ class _Delivery:
             for part in _parts(points, 1000):
                 if run:
                     self._mlflow.log_batch(run, metrics=part)
-
-    def _tags(self, entry: dict[str, Any]) -> None:
-        from mlflow.entities import RunTag
-
-        tags = [RunTag(name, value) for name, value in entry["values"].items()]
-        for part in _parts(tags, 100):
-            self._mlflow.log_batch(self._state.run, tags=part)
 
     def _artifact(self, entry: dict[str, Any]) -> None:
         folder = entry["folder"] if entry["folder"] not in ("", ".") else None
@@ -253,4 +254,4 @@ def _remove_if_empty(execution: Path) -> None:
 
 if __name__ == "__main__":
     quiet_environment()
-    serve(Path(sys.argv[1]), Process(sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))
+    serve(Path(sys.argv[1]), Process(int(sys.argv[2]), sys.argv[3]))

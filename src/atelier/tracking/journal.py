@@ -9,6 +9,7 @@ An entry is one line of JSON in ``entries.jsonl``. Files that it speaks of are h
 one pipeline execution lie together, in a folder named after the process that runs it.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -16,16 +17,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from atelier.files import write_json
 from atelier.tracking.workspace import Process
 
 _ENTRIES = "entries.jsonl"
 _PROBLEM = "problem.txt"
-_PROCESS = "process.json"
 
 
 def now() -> int:
@@ -33,13 +31,10 @@ def now() -> int:
     return int(time.time() * 1000)
 
 
-def executions(private: Path) -> list[tuple[Path, Process]]:
-    """Every pipeline execution's folder and the process that runs it, oldest first."""
-    found = []
-    for file in (private / "journal").glob(f"*/{_PROCESS}"):
-        with suppress(OSError, ValueError, TypeError):
-            found.append((file.parent, Process(**json.loads(file.read_text("utf-8")))))
-    return sorted(found, key=lambda pair: pair[1].started)
+def executions(private: Path) -> list[Path]:
+    """The folders of all pipeline executions that left something to deliver, oldest first."""
+    folders = {journal.parent for journal in (private / "journal").glob("*/[!.]*")}
+    return sorted(folders, key=lambda folder: [journal.name for journal in journals(folder)])
 
 
 def execution_folder(private: Path, process: Process) -> Path:
@@ -49,7 +44,24 @@ def execution_folder(private: Path, process: Process) -> Path:
 
 def journals(execution: Path) -> list[Path]:
     """The folders of an execution's journals that are not wholly delivered, oldest first."""
-    return sorted(path.parent for path in execution.glob(f"*/{_ENTRIES}"))
+    return sorted(path.parent for path in execution.glob(f"[!.]*/{_ENTRIES}"))
+
+
+def is_open(journal: Path) -> bool:
+    """Whether the stage that writes a journal still lives: it holds a lock as long as it does."""
+    with suppress(FileNotFoundError), (journal / _ENTRIES).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def remove(journal: Path) -> None:
+    """Remove a journal; one that is killed half-way leaves nothing that looks like a journal."""
+    gone = journal.with_name(f".{journal.name}")
+    journal.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def entries(journal: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
@@ -66,39 +78,44 @@ def entries(journal: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], in
             yield json.loads(line), offset
 
 
-def problem(journal: Path) -> str | None:
-    """Why the last attempt to deliver a journal failed, where it did."""
+def problem(execution: Path) -> str | None:
+    """Why the last attempt to deliver an execution's journals failed, where it did."""
     with suppress(OSError):
-        return (journal / _PROBLEM).read_text("utf-8")
+        return (execution / _PROBLEM).read_text("utf-8")
     return None
 
 
-def note_problem(journal: Path, reason: str | None) -> None:
-    """Write down why delivery failed, or that it does no more."""
-    if reason is None:
-        (journal / _PROBLEM).unlink(missing_ok=True)
-    else:
-        (journal / _PROBLEM).write_text(reason, "utf-8")
+def note_problem(execution: Path, reason: str | None) -> None:
+    """Write down why delivery failed, or that it fails no more."""
+    with suppress(OSError):
+        if reason is None:
+            (execution / _PROBLEM).unlink(missing_ok=True)
+        else:
+            (execution / _PROBLEM).write_text(reason, "utf-8")
 
 
 class Journal:
     """Appends entries to a new journal folder."""
 
-    def __init__(self, private: Path, process: Process, stage: str) -> None:
-        """Make a folder whose name sorts by time.
+    def __init__(self, private: Path, process: Process, stage: str, **start: Any) -> None:
+        """Make a folder, whose name sorts by time, and write its first entry, ``start``.
 
         Args:
             private: the repository's folder ``.atelier/``.
             process: the process that runs the pipeline.
-            stage: becomes part of the folder's name.
+            stage: the stage that writes.
+            start: more fields of the first entry.
         """
-        execution = execution_folder(private, process)
-        self.folder = execution / f"{now()}-{stage}-{uuid.uuid4().hex[:8]}"
-        self.folder.mkdir(parents=True)
-        if not (execution / _PROCESS).exists():
-            write_json(execution / _PROCESS, asdict(process))
+        name = f"{time.time_ns()}-{stage}-{uuid.uuid4().hex[:8]}"
+        self.folder = execution_folder(private, process) / name
+        unborn = self.folder.with_name(f".{name}")
+        unborn.mkdir(parents=True)
         self._kept = 0
-        self._entries = (self.folder / _ENTRIES).open("a", encoding="utf-8")
+        self._entries = (unborn / _ENTRIES).open("a", encoding="utf-8")
+        fcntl.flock(self._entries, fcntl.LOCK_EX)
+        self.write("start", stage=stage, **start)
+        # Seen by others only now, so that nobody meets a journal without an entry or a lock.
+        unborn.rename(self.folder)
 
     def write(self, kind: str, **fields: Any) -> None:
         """Append an entry of a kind, with the time."""

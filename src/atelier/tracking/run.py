@@ -1,9 +1,12 @@
 """What a stage script says of itself: settings, numbers, pictures, outputs."""
 
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +17,8 @@ from atelier.tracking.journal import Journal, now
 class Run:
     """One execution of a stage; writes all that it is told to a journal.
 
-    With no journal (tracking switched off) everything said is forgotten.
+    With no journal (tracking switched off) everything said is forgotten. Nothing said can
+    harm the work: a journal that cannot be written is given up with one warning.
     """
 
     def __init__(self, journal: Journal | None) -> None:
@@ -27,49 +31,57 @@ class Run:
         Steps are read from the device many at a time, so that they carry no times of
         their own: they are spread evenly over the time since the last call.
         """
-        if self._journal is None:
-            return
         end = now()
         times = np.linspace(self._told, end, len(rows) + 1, dtype=np.int64)[1:]
         self._told = end
-        self._journal.write(
-            "metrics",
-            names=list(names),
-            rows=[
-                [step, int(at), row.tolist()]
-                for step, (at, row) in enumerate(zip(times, rows, strict=True), first_step + 1)
-            ],
-        )
+        points = [
+            [step, int(at), row.tolist()]
+            for step, (at, row) in enumerate(zip(times, rows, strict=True), first_step + 1)
+        ]
+        self._say(lambda journal: journal.write("metrics", names=list(names), rows=points))
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Log final numbers, also on the pipeline's run; words and lists are left out."""
-        if self._journal:
-            self._journal.write("summary", values=numbers(values))
+        self._say(lambda journal: journal.write("summary", values=numbers(values)))
 
     def pictures(self, key: str, pixels: NDArray[np.uint8], step: int) -> None:
         """Log pictures, uint8 [N, H, W, C], as one sheet of a series that has a step slider."""
-        if self._journal:
-            from PIL import Image
+        from PIL import Image
 
-            file = self._journal.folder / f"{key}-{step:08d}.png"
+        def tell(journal: Journal) -> None:
+            file = journal.folder / f"{key}-{step:08d}.png"
             Image.fromarray(sheet(pixels)).save(file, compress_level=1)
-            self._journal.write("picture", key=key, step=step, file=file.name)
+            journal.write("picture", key=key, step=step, file=file.name)
+
+        self._say(tell)
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Log a file, or every file of a folder, under ``folder`` among the run's artifacts."""
-        if self._journal is None:
-            return
         if path.is_dir():
             for file in sorted(file for file in path.rglob("*") if file.is_file()):
-                inner = file.relative_to(path).parent
-                self.artifact(file, str(Path(folder or path.name) / inner))
-        else:
-            self._journal.write("artifact", file=self._journal.keep(path), folder=folder)
+                self.artifact(file, str(Path(folder or path.name, file.relative_to(path)).parent))
+            return
+        self._say(lambda journal: journal.write("artifact", file=journal.keep(path), folder=folder))
 
-    def tags(self, values: Mapping[str, str]) -> None:
-        """Log tags."""
-        if self._journal:
-            self._journal.write("tags", values=dict(values))
+    def end(self, status: str) -> None:
+        """Log the outcome and close the journal."""
+        self._say(lambda journal: journal.write("end", status=status))
+        self._say(lambda journal: journal.close())
+
+    def _say(self, tell: Callable[[Journal], None]) -> None:
+        if self._journal is None:
+            return
+        try:
+            tell(self._journal)
+        except OSError as error:
+            with suppress(OSError):
+                self._journal.close()
+            self._journal = None
+            print(
+                f"WARNING: this run is no longer logged, since .atelier/ cannot be written"
+                f" ({error.strerror or error}); its results are not touched by that.",
+                file=sys.stderr,
+            )
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -92,6 +104,15 @@ def flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
         else:
             result[f"{prefix}{key}"] = value
     return result
+
+
+def shown(value: Any) -> str:
+    """A parameter as text; an address without user, password and query, which may be secret."""
+    text = str(value)
+    if "://" not in text:
+        return text
+    parts = urlsplit(text)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def sheet(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

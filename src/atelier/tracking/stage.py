@@ -2,25 +2,23 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
-
-import psutil
 
 from atelier import settings as settings_module
 from atelier.errors import AtelierError
 from atelier.settings import Settings
 from atelier.tracking.journal import Journal, problem
 from atelier.tracking.restore import restore_outputs
-from atelier.tracking.run import Run, flat
+from atelier.tracking.run import Run, flat, shown
 from atelier.tracking.workspace import (
     Process,
     dvc_process,
@@ -40,14 +38,16 @@ def run_stage(name: str, main: Callable[[Settings, Run], None], logged: bool = T
     other than 0; a fault of the program keeps its traceback. In each case the outputs that
     were there before are put back.
     """
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
     try:
         settings = settings_module.load()
         with _run(name, settings, logged and settings.tracking.enabled) as run:
             main(settings, run)
     except BaseException as error:  # every way to fail puts the outputs back
-        restore_outputs(name)
         code, sentence = _verdict(error)
-        print(sentence, file=sys.stderr)
+        print(sentence, file=sys.stderr, flush=True)
+        _restore(name)
         sys.exit(code)
     sys.exit(0)
 
@@ -57,44 +57,66 @@ def _verdict(error: BaseException) -> tuple[int, str]:
     if isinstance(error, AtelierError):
         return 1, f"ERROR: {error}"
     if isinstance(error, KeyboardInterrupt):
-        return _INTERRUPTED, "Interrupted; what was there before is still there."
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            _INTERRUPTED,
+            "ERROR: interrupted before the stage was done; `dvc repro` starts it anew.",
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return 1, "ERROR: the disk is full; free some space (`dvc gc --workspace`) and run again."
+    if "No space left on device" in str(error):  # of libraries that raise their own errors
+        return _verdict(OSError(errno.ENOSPC, ""))
     return 1, "".join(traceback.format_exception(error))
+
+
+def _restore(name: str) -> None:
+    try:
+        restore_outputs(name)
+    except Exception as error:  # the first fault is the one to tell, whatever DVC says now
+        print(
+            f"The old outputs could not be put back ({type(error).__name__}); `dvc checkout` may.",
+            file=sys.stderr,
+        )
 
 
 @contextmanager
 def _run(name: str, settings: Settings, logged: bool) -> Iterator[Run]:
     """Open a run, end it with the outcome, and wait a while for its delivery."""
-    if not logged:
-        yield Run(None)
-        return
-    root = repository_root()
-    owner = Process.of(psutil.Process())
     pipeline = dvc_process()
-    journal = Journal(private_folder(root), pipeline or owner, name)
-    journal.write(
-        "start",
-        stage=name,
-        owner=asdict(owner),
-        experiment=settings.tracking.experiment,
-        pipeline=_pipeline_name() if pipeline else "",
-        parameters={key: str(value) for key, value in flat(settings.model_dump()).items()},
-        tags=git_tags() | experiment_tags() | {"mlflow.source.name": f"stages/{name}.py"},
-    )
-    _start_deliverer(root, pipeline or owner)
-    status = "FAILED"
+    journal = _journal(name, settings, pipeline) if logged else None
+    run = Run(journal)
     try:
-        yield Run(journal)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
+        yield run
+    except BaseException as error:
+        run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
-    finally:
-        journal.write("end", status=status)
-        journal.close()
-        if pipeline:
-            _wait(journal.folder, settings.tracking.wait_seconds)
+    run.end("FINISHED")
+    if journal and pipeline:
+        _wait(journal.folder, settings.tracking.wait_seconds)
+
+
+def _journal(name: str, settings: Settings, pipeline: Process | None) -> Journal | None:
+    """Open a journal and have it delivered; a run that cannot be logged runs all the same."""
+    root = repository_root()
+    process = pipeline or Process.of(os.getpid())
+    parameters = {key: shown(value) for key, value in flat(settings.model_dump()).items()}
+    try:
+        journal = Journal(
+            private_folder(root),
+            process,
+            name,
+            experiment=settings.tracking.experiment,
+            pipeline=_pipeline_name() if pipeline else "",
+            parameters=parameters,
+            tags=git_tags() | experiment_tags() | {"mlflow.source.name": f"stages/{name}.py"},
+        )
+        _start_deliverer(root, process)
+    except OSError as error:
+        print(
+            f"WARNING: this run is not logged ({error}); its results are not touched by that.",
+            file=sys.stderr,
+        )
+        return None
+    return journal
 
 
 def _pipeline_name() -> str:
@@ -109,7 +131,7 @@ def _start_deliverer(root: Path, process: Process) -> None:
             sys.executable,
             "-m",
             "atelier.tracking.deliver",
-            *(str(part) for part in (root, process.host, process.pid, process.started)),
+            *(str(root), str(process.pid), process.started),
         ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -120,14 +142,13 @@ def _start_deliverer(root: Path, process: Process) -> None:
 
 
 def _wait(journal: Path, seconds: float) -> None:
-    """Wait until a journal is delivered, meets a problem or takes too long."""
+    """Wait until a journal is delivered, meets a problem, takes too long or bores the user."""
     end = time.monotonic() + seconds
-    while journal.exists() and time.monotonic() < end:
-        if problem(journal):
-            break
-        time.sleep(0.05)
+    with suppress(KeyboardInterrupt):
+        while journal.exists() and not problem(journal.parent) and time.monotonic() < end:
+            time.sleep(0.05)
     if journal.exists():
-        reason = problem(journal) or f"not done after {seconds:g} s"
+        reason = problem(journal.parent) or "it is slow"
         print(
             f"MLflow has not taken everything yet ({reason}); the rest is kept in .atelier/ and"
             " delivered by the next run or by `atelier sync`.",

@@ -33,32 +33,38 @@ def private_folder(root: Path) -> Path:
 
 @dataclass(frozen=True)
 class Process:
-    """A process that is told from later ones with the same number by its start time."""
+    """A process of this machine, told from later ones with the same number by its start."""
 
-    host: str
     pid: int
-    started: float
+    started: str
 
     @classmethod
-    def of(cls, process: psutil.Process) -> "Process":
-        """Describe a running process of this machine."""
-        return cls(socket.gethostname(), process.pid, process.create_time())
+    def of(cls, pid: int) -> "Process":
+        """Describe the process that has a number now."""
+        return cls(pid, _start_mark(pid))
 
-    def may_be_alive(self) -> bool:
-        """Whether it still runs; of another machine's process that cannot be known."""
-        if self.host != socket.gethostname():
-            return True
-        with suppress(psutil.Error):
-            process = psutil.Process(self.pid)
-            # Start times are read with a hundredth of a second's precision.
-            same = abs(process.create_time() - self.started) < 0.1
-            return same and process.status() != psutil.STATUS_ZOMBIE
+    def is_alive(self) -> bool:
+        """Whether this very process still runs."""
+        with suppress(psutil.Error, OSError):
+            ended = psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE
+            return not ended and _start_mark(self.pid) == self.started
         return False
 
     @property
     def key(self) -> str:
-        """A name that no other process on any machine has."""
-        return f"{self.host}-{self.pid}-{self.started:.2f}"
+        """A name that no other process on any machine is likely to have."""
+        return f"{socket.gethostname()}-{self.pid}-{self.started}"
+
+
+def _start_mark(pid: int) -> str:
+    """When a process started, in the kernel's own count where there is one.
+
+    Dates are no good: they shift for all processes when the clock is set.
+    """
+    stat = Path(f"/proc/{pid}/stat")
+    if stat.exists():
+        return stat.read_text("utf-8", "replace").rpartition(")")[2].split()[19]
+    return f"{psutil.Process(pid).create_time():.0f}"
 
 
 def dvc_process() -> Process | None:
@@ -69,9 +75,10 @@ def dvc_process() -> Process | None:
     """
     with suppress(psutil.Error):
         for ancestor in psutil.Process().parents():
-            with suppress(psutil.Error):
-                if any(Path(part).name == "dvc" for part in ancestor.cmdline()[:2]):
-                    return Process.of(ancestor)
+            with suppress(psutil.Error, OSError):
+                # `dvc repro`, `python /path/to/dvc repro` and `python -m dvc repro`
+                if any(Path(word).name == "dvc" for word in ancestor.cmdline()[:3]):
+                    return Process.of(ancestor.pid)
     return None
 
 
