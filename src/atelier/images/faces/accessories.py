@@ -1,5 +1,7 @@
 """Glasses and hats."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from atelier.images.faces.canvas import Canvas, Points, curve, darker, ellipse, lighter
@@ -47,104 +49,121 @@ def _lens(face: Face, side: int) -> Points:
 
 def draw_hat(canvas: Canvas, face: Face) -> None:
     """Draw what is worn on the head, if anything."""
-    w, h, colour = face.width * 1.12, face.height, face.accent
-    shade = darker(colour, 0.3)
-    match face.hat:
-        case "beanie":
-            dome = curve(
-                (-w, -0.32), (-w * 0.9, -h * 0.95), (0, -h * 1.32), (w * 0.9, -h * 0.95), (w, -0.32)
-            )
-            canvas.fill(dome, colour)
-            for x in np.linspace(-0.7, 0.7, 7) * w:
-                canvas.stroke(
-                    curve((x, -0.35), (x * 0.9, -h * 0.9), (x * 0.3, -h * 1.2)), 0.014, shade
-                )
-            band = curve(
-                (-w * 1.03, -0.46),
-                (0, -0.53),
-                (w * 1.03, -0.46),
-                (w * 1.03, -0.26),
-                (0, -0.33),
-                (-w * 1.03, -0.26),
-                closed=True,
-            )
-            canvas.fill(band, lighter(colour, 0.3))
-            canvas.fill(ellipse(0, -h * 1.36, 0.13, 0.12), lighter(colour, 0.6))
-        case "cap":
-            dome = curve((-w, -0.3), (-w * 0.88, -h), (0, -h * 1.24), (w * 0.88, -h), (w, -0.3))
-            canvas.fill(dome, colour)
-            canvas.stroke(curve((0, -h * 1.22), (0.03, -0.8), (0.0, -0.42)), 0.014, shade)
-            s = face.hair_side * 0.12
-            peak = curve(
-                (-w * 0.98, -0.36),
-                (s, -0.5),
-                (w * 0.98, -0.36),
-                (w * 0.8 + s, -0.22),
-                (s, -0.3),
-                (-w * 0.8 + s, -0.22),
-                closed=True,
-            )
-            canvas.fill(peak, shade)
-            canvas.fill(ellipse(0, -h * 1.23, 0.04, 0.025), shade)
-        case "straw":
-            straw = (232, 204, 140)
-            crown = curve(
-                (-w * 0.82, -0.4),
-                (-w * 0.72, -h * 1.1),
-                (0, -h * 1.25),
-                (w * 0.72, -h * 1.1),
-                (w * 0.82, -0.4),
-            )
-            canvas.tint(ellipse(0, -0.36, w * 1.3, 0.12), (40, 20, 20), 0.35, 0.04)
-            canvas.fill(ellipse(0, -0.43, w * 1.6, 0.15), straw)
-            canvas.tint(ellipse(0, -0.38, w * 1.4, 0.07), darker(straw, 0.4), 0.4, 0.03)
-            canvas.fill(crown, lighter(straw, 0.15))
-            canvas.fill(
-                curve(
-                    (-w * 0.83, -0.56),
-                    (0, -0.5),
-                    (w * 0.83, -0.56),
-                    (w * 0.83, -0.4),
-                    (0, -0.33),
-                    (-w * 0.83, -0.4),
-                    closed=True,
-                ),
-                colour,
-            )
-        case "party":
-            cone = np.array([(-0.3, -h * 0.8), (0.0, -h * 1.5), (0.3, -h * 0.8), (0.0, -h * 0.72)])
-            canvas.fill(cone, colour)
-            inside = canvas.mask(cone)
-            for y in (-0.98, -0.82, -0.66, -0.52):
-                canvas.tint(
-                    [(-0.4, y), (0.4, y - 0.12), (0.4, y - 0.06), (-0.4, y + 0.06)],
-                    lighter(colour, 0.75),
-                    inside=inside,
-                )
-            canvas.fill(ellipse(0, -h * 1.47, 0.08, 0.08), (252, 236, 180))
-        case "bow":
-            x, y = face.hair_side * w * 0.55, -h * 0.92
-            for side in (-1, 1):
-                loop = curve(
-                    (x, y), (x + side * 0.22, y - 0.13), (x + side * 0.24, y + 0.13), closed=True
-                )
-                canvas.fill(loop, colour)
-            canvas.fill(ellipse(x, y, 0.06, 0.07), shade)
-        case "band":
-            band = curve(
-                (-w * 0.95, -0.34),
-                (0, -0.52),
-                (w * 0.95, -0.34),
-                (w * 0.93, -0.2),
-                (0, -0.37),
-                (-w * 0.93, -0.2),
-                closed=True,
-            )
-            canvas.fill(band, colour)
-            canvas.stroke(
-                curve((-w * 0.94, -0.27), (0, -0.445), (w * 0.94, -0.27)),
-                0.02,
-                lighter(colour, 0.7),
-            )
-        case _:
-            pass
+    if face.hat in _HATS:
+        _HATS[face.hat](canvas, face)
+
+
+def _brim(face: Face) -> float:
+    """Give half the width of what sits on the hair."""
+    return face.width * 1.12
+
+
+def _beanie(canvas: Canvas, face: Face) -> None:
+    w, h, colour = _brim(face), face.height, face.accent
+    dome = curve(
+        (-w, -0.32), (-w * 0.9, -h * 0.95), (0, -h * 1.32), (w * 0.9, -h * 0.95), (w, -0.32)
+    )
+    canvas.fill(dome, colour)
+    for x in np.linspace(-0.7, 0.7, 7) * w:
+        rib = curve((x, -0.35), (x * 0.9, -h * 0.9), (x * 0.3, -h * 1.2))
+        canvas.stroke(rib, 0.014, darker(colour, 0.3))
+    band = curve(
+        (-w * 1.03, -0.46),
+        (0, -0.53),
+        (w * 1.03, -0.46),
+        (w * 1.03, -0.26),
+        (0, -0.33),
+        (-w * 1.03, -0.26),
+        closed=True,
+    )
+    canvas.fill(band, lighter(colour, 0.3))
+    canvas.fill(ellipse(0, -h * 1.36, 0.13, 0.12), lighter(colour, 0.6))
+
+
+def _cap(canvas: Canvas, face: Face) -> None:
+    w, h, shade = _brim(face), face.height, darker(face.accent, 0.3)
+    dome = curve((-w, -0.3), (-w * 0.88, -h), (0, -h * 1.24), (w * 0.88, -h), (w, -0.3))
+    canvas.fill(dome, face.accent)
+    canvas.stroke(curve((0, -h * 1.22), (0.03, -0.8), (0.0, -0.42)), 0.014, shade)
+    s = face.hair_side * 0.12
+    peak = curve(
+        (-w * 0.98, -0.36),
+        (s, -0.5),
+        (w * 0.98, -0.36),
+        (w * 0.8 + s, -0.22),
+        (s, -0.3),
+        (-w * 0.8 + s, -0.22),
+        closed=True,
+    )
+    canvas.fill(peak, shade)
+    canvas.fill(ellipse(0, -h * 1.23, 0.04, 0.025), shade)
+
+
+def _straw_hat(canvas: Canvas, face: Face) -> None:
+    w, h, straw = _brim(face), face.height, (232, 204, 140)
+    crown = curve(
+        (-w * 0.82, -0.4),
+        (-w * 0.72, -h * 1.1),
+        (0, -h * 1.25),
+        (w * 0.72, -h * 1.1),
+        (w * 0.82, -0.4),
+    )
+    ribbon = curve(
+        (-w * 0.83, -0.56),
+        (0, -0.5),
+        (w * 0.83, -0.56),
+        (w * 0.83, -0.4),
+        (0, -0.33),
+        (-w * 0.83, -0.4),
+        closed=True,
+    )
+    canvas.tint(ellipse(0, -0.36, w * 1.3, 0.12), (40, 20, 20), 0.35, 0.04)
+    canvas.fill(ellipse(0, -0.43, w * 1.6, 0.15), straw)
+    canvas.tint(ellipse(0, -0.38, w * 1.4, 0.07), darker(straw, 0.4), 0.4, 0.03)
+    canvas.fill(crown, lighter(straw, 0.15))
+    canvas.fill(ribbon, face.accent)
+
+
+def _party_hat(canvas: Canvas, face: Face) -> None:
+    h, colour = face.height, face.accent
+    cone = np.array([(-0.3, -h * 0.8), (0.0, -h * 1.5), (0.3, -h * 0.8), (0.0, -h * 0.72)])
+    canvas.fill(cone, colour)
+    inside = canvas.mask(cone)
+    for y in (-0.98, -0.82, -0.66, -0.52):
+        stripe = [(-0.4, y), (0.4, y - 0.12), (0.4, y - 0.06), (-0.4, y + 0.06)]
+        canvas.tint(stripe, lighter(colour, 0.75), inside=inside)
+    canvas.fill(ellipse(0, -h * 1.47, 0.08, 0.08), (252, 236, 180))
+
+
+def _bow(canvas: Canvas, face: Face) -> None:
+    x, y = face.hair_side * _brim(face) * 0.55, -face.height * 0.92
+    for side in (-1, 1):
+        loop = curve((x, y), (x + side * 0.22, y - 0.13), (x + side * 0.24, y + 0.13), closed=True)
+        canvas.fill(loop, face.accent)
+    canvas.fill(ellipse(x, y, 0.06, 0.07), darker(face.accent, 0.3))
+
+
+def _headband(canvas: Canvas, face: Face) -> None:
+    w = _brim(face)
+    band = curve(
+        (-w * 0.95, -0.34),
+        (0, -0.52),
+        (w * 0.95, -0.34),
+        (w * 0.93, -0.2),
+        (0, -0.37),
+        (-w * 0.93, -0.2),
+        closed=True,
+    )
+    canvas.fill(band, face.accent)
+    middle = curve((-w * 0.94, -0.27), (0, -0.445), (w * 0.94, -0.27))
+    canvas.stroke(middle, 0.02, lighter(face.accent, 0.7))
+
+
+_HATS: dict[str, Callable[[Canvas, Face], None]] = {
+    "beanie": _beanie,
+    "cap": _cap,
+    "straw": _straw_hat,
+    "party": _party_hat,
+    "bow": _bow,
+    "band": _headband,
+}

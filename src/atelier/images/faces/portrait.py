@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from atelier.images.faces.accessories import draw_glasses, draw_hat
 from atelier.images.faces.backdrop import draw_backdrop
-from atelier.images.faces.canvas import Canvas, curve, darker, ellipse, lighter
+from atelier.images.faces.canvas import Canvas, Mask, curve, darker, ellipse, lighter
 from atelier.images.faces.features import (
     draw_earrings,
     draw_ears,
@@ -52,48 +52,33 @@ def portrait(face: Face, width: int, height: int, random: np.random.Generator) -
 def _draw_body(canvas: Canvas, face: Face) -> None:
     neck = curve((-0.25, 0.4), (-0.22, 0.7), (-0.3, 1.05), (0.3, 1.05), (0.22, 0.7), (0.25, 0.4))
     canvas.fill(neck, darker(face.skin, 0.12))
-    canvas.tint(
-        ellipse(0, face.height + 0.02, 0.32, 0.13),
-        darker(face.skin, 0.6),
-        0.5,
-        0.04,
-        canvas.mask(neck),
-    )
+    shadow = ellipse(0, face.height + 0.02, 0.32, 0.13)
+    canvas.tint(shadow, darker(face.skin, 0.6), 0.5, 0.04, canvas.mask(neck))
     shoulders = [(-1.05, 1.6), (-1.0, 1.05), (-0.72, 0.86), (-0.27, 0.76)]
     dip = {"vee": 1.02, "shirt": 0.92}.get(face.collar, 0.88)
     body = curve(*shoulders, (0, dip), *[(-x, y) for x, y in reversed(shoulders)])
     canvas.fill(body, face.clothes)
     inside = canvas.mask(body)
+    _draw_collar(canvas, face, inside)
+    canvas.tint(ellipse(-0.9 * face.light, 1.1, 0.5, 0.5), (20, 10, 30), 0.3, 0.15, inside)
+
+
+def _draw_collar(canvas: Canvas, face: Face, body: Mask) -> None:
     match face.collar:
         case "striped":
             for y in np.arange(0.84, 1.6, 0.13):
-                canvas.tint(
-                    [(-2, y), (2, y), (2, y + 0.06), (-2, y + 0.06)],
-                    lighter(face.clothes, 0.75),
-                    inside=inside,
-                )
+                stripe = [(-2, y), (2, y), (2, y + 0.06), (-2, y + 0.06)]
+                canvas.tint(stripe, lighter(face.clothes, 0.75), inside=body)
         case "turtleneck":
-            canvas.fill(
-                curve(
-                    (-0.27, 0.66),
-                    (0, 0.72),
-                    (0.27, 0.66),
-                    (0.3, 0.9),
-                    (0, 0.96),
-                    (-0.3, 0.9),
-                    closed=True,
-                ),
-                lighter(face.clothes, 0.15),
-            )
+            above, below = [(-0.27, 0.66), (0, 0.72), (0.27, 0.66)], [(0.3, 0.9), (0, 0.96)]
+            roll = curve(*above, *below, (-0.3, 0.9), closed=True)
+            canvas.fill(roll, lighter(face.clothes, 0.15))
         case "shirt":
             for side in (-1, 1):
-                canvas.fill(
-                    [(side * 0.28, 0.7), (0, 0.93), (side * 0.14, 1.08), (side * 0.38, 0.86)],
-                    lighter(face.clothes, 0.6),
-                )
+                wing = [(side * 0.28, 0.7), (0, 0.93), (side * 0.14, 1.08), (side * 0.38, 0.86)]
+                canvas.fill(wing, lighter(face.clothes, 0.6))
         case _:
             pass
-    canvas.tint(ellipse(-0.9 * face.light, 1.1, 0.5, 0.5), (20, 10, 30), 0.3, 0.15, inside)
 
 
 def _draw_skin(canvas: Canvas, face: Face, random: np.random.Generator) -> None:

@@ -1,6 +1,6 @@
 """What makes one drawn face differ from another."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -39,6 +39,18 @@ HAIR_STYLES = (
 # What still looks like itself when most of it is under a hat.
 _UNDER_A_HAT = ("bald", "buzz", "short", "fringe", "long", "bob", "pigtails")
 _HATLESS = 0.76
+_HATS = ("beanie", "cap", "straw", "party", "bow", "band")
+_NOSES = ("button", "straight", "wide", "pointed")
+_BEARDS = ("full", "goatee", "moustache", "stubble")
+_COLLARS = ("round", "vee", "shirt", "turtleneck", "striped")
+_LIPS: tuple[Colour, ...] = ((196, 84, 84), (178, 60, 72), (206, 104, 100), (150, 62, 66))
+# How often each is drawn, of the sum.
+_EYE_STYLES = {"round": 34, "almond": 38, "sleepy": 12, "happy": 10, "wink": 6}
+_MOUTHS = {
+    "smile": 26, "grin": 20, "laugh": 14, "flat": 7, "smirk": 10, "sad": 5, "oh": 6, "lips": 12,
+}  # fmt: skip
+_GLASSES = {"none": 72, "round": 10, "square": 9, "cat": 4, "sun": 5}
+_BACKDROP_STYLES = {"gradient": 5, "dots": 1, "rays": 1, "sun": 2, "hills": 1, "stripes": 1}
 
 
 @dataclass(frozen=True)
@@ -81,59 +93,67 @@ class Face:
     light: float
 
 
+class _Lots:
+    """Draws single traits from a generator."""
+
+    def __init__(self, random: np.random.Generator) -> None:
+        self._random = random
+
+    def one_of(self, choices: Sequence[Choice]) -> Choice:
+        return choices[int(self._random.choice(len(choices)))]
+
+    def weighted(self, weights: Mapping[str, float]) -> str:
+        share = np.array(list(weights.values())) / sum(weights.values())
+        return list(weights)[int(self._random.choice(len(weights), p=share))]
+
+    def between(self, low: float, high: float) -> float:
+        return float(self._random.uniform(low, high))
+
+    def chance(self, share: float) -> bool:
+        return bool(self._random.random() < share)
+
+    def three_of(self, choices: Sequence[Choice]) -> tuple[Choice, Choice, Choice]:
+        first, second, third = self._random.permutation(len(choices))[:3]
+        return choices[first], choices[second], choices[third]
+
+
 def random_face(random: np.random.Generator) -> Face:
     """Draw all traits of a face from ``random``."""
-
-    def one_of(choices: Sequence[Choice], weights: Sequence[float] | None = None) -> Choice:
-        share = None if weights is None else np.array(weights) / sum(weights)
-        return choices[int(random.choice(len(choices), p=share))]
-
-    def between(low: float, high: float) -> float:
-        return float(random.uniform(low, high))
-
-    skin = one_of(SKINS)
-    hatless = random.random() < _HATLESS
-    backdrop_colours = random.permutation(len(BACKDROPS))[:3]
-    bearded = random.random() < 0.28
+    lots = _Lots(random)
+    skin = lots.one_of(SKINS)
+    hatless = lots.chance(_HATLESS)
+    backdrop_colours = lots.three_of(BACKDROPS)
+    bearded = lots.chance(0.28)
     return Face(
         skin=skin,
-        hair=one_of(DYED) if random.random() < 0.07 else one_of(HAIRS),
-        hair_style=one_of(HAIR_STYLES if hatless else _UNDER_A_HAT),
-        hair_side=one_of((-1, 1)),
-        width=between(0.47, 0.55),
-        height=between(0.60, 0.68),
-        jaw=between(0.08, 0.30),
-        eye=one_of(EYES),
-        eye_style=one_of(("round", "almond", "sleepy", "happy", "wink"), (34, 38, 12, 10, 6)),
-        eye_size=between(0.105, 0.14),
-        eye_gap=between(0.205, 0.245),
-        gaze=between(-0.3, 0.3),
-        brow_tilt=between(-0.35, 0.35),
-        brow_width=between(0.028, 0.06),
-        nose=one_of(("button", "straight", "wide", "pointed")),
-        nose_size=between(0.8, 1.2),
-        mouth=one_of(
-            ("smile", "grin", "laugh", "flat", "smirk", "sad", "oh", "lips"),
-            (26, 20, 14, 7, 10, 5, 6, 12),
-        ),
-        mouth_width=between(0.15, 0.23),
-        lips=one_of(((196, 84, 84), (178, 60, 72), (206, 104, 100), (150, 62, 66))),
-        beard=one_of(("full", "goatee", "moustache", "stubble")) if bearded else "none",
-        glasses=one_of(("none", "round", "square", "cat", "sun"), (72, 10, 9, 4, 5)),
-        hat="none" if hatless else one_of(("beanie", "cap", "straw", "party", "bow", "band")),
-        accent=one_of(CLOTHES),
-        earrings=random.random() < 0.22,
-        freckles=random.random() < 0.14,
-        blush=between(0.1, 0.5),
-        clothes=one_of(CLOTHES),
-        collar=one_of(("round", "vee", "shirt", "turtleneck", "striped")),
-        backdrop=one_of(
-            ("gradient", "dots", "rays", "sun", "hills", "stripes"), (5, 1, 1, 2, 1, 1)
-        ),
-        backdrop_colours=(
-            BACKDROPS[backdrop_colours[0]],
-            BACKDROPS[backdrop_colours[1]],
-            BACKDROPS[backdrop_colours[2]],
-        ),
-        light=one_of((-1, 1)) * between(0.3, 1.0),
+        hair=lots.one_of(DYED) if lots.chance(0.07) else lots.one_of(HAIRS),
+        hair_style=lots.one_of(HAIR_STYLES if hatless else _UNDER_A_HAT),
+        hair_side=lots.one_of((-1, 1)),
+        width=lots.between(0.47, 0.55),
+        height=lots.between(0.60, 0.68),
+        jaw=lots.between(0.08, 0.30),
+        eye=lots.one_of(EYES),
+        eye_style=lots.weighted(_EYE_STYLES),
+        eye_size=lots.between(0.105, 0.14),
+        eye_gap=lots.between(0.205, 0.245),
+        gaze=lots.between(-0.3, 0.3),
+        brow_tilt=lots.between(-0.35, 0.35),
+        brow_width=lots.between(0.028, 0.06),
+        nose=lots.one_of(_NOSES),
+        nose_size=lots.between(0.8, 1.2),
+        mouth=lots.weighted(_MOUTHS),
+        mouth_width=lots.between(0.15, 0.23),
+        lips=lots.one_of(_LIPS),
+        beard=lots.one_of(_BEARDS) if bearded else "none",
+        glasses=lots.weighted(_GLASSES),
+        hat="none" if hatless else lots.one_of(_HATS),
+        accent=lots.one_of(CLOTHES),
+        earrings=lots.chance(0.22),
+        freckles=lots.chance(0.14),
+        blush=lots.between(0.1, 0.5),
+        clothes=lots.one_of(CLOTHES),
+        collar=lots.one_of(_COLLARS),
+        backdrop=lots.weighted(_BACKDROP_STYLES),
+        backdrop_colours=backdrop_colours,
+        light=lots.one_of((-1, 1)) * lots.between(0.3, 1.0),
     )
