@@ -10,8 +10,7 @@ from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from atelier.style.pictures import Picture
 
 GENERATOR = Path("models/generator.safetensors")
 PICTURES = Path("data/pictures")
@@ -28,28 +27,30 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.gan.weights import load_generator
     from atelier.images.named import read_named
     from atelier.style.drawn import drawn_style
-    from atelier.style.paintings import loss_table, paint_all, summary
-    from atelier.style.pictures import sheet
+    from atelier.style.paintings import loss_table, overview, paint_all, summary
+    from atelier.style.pictures import face_pictures
 
     wanted, device = settings.stylize, choose_device(settings.runtime.device)
 
-    def faces() -> "dict[str, NDArray[np.uint8]]":
+    def faces() -> "dict[str, Picture]":
         generator, arch = load_generator(GENERATOR, device)
-        made = generate(generator, draw_latents(wanted.count, arch.latent_size, wanted.seed))
-        colored = made.repeat(3 // arch.channels, axis=-1)
-        return {f"face_{number:02d}": face for number, face in enumerate(colored, start=1)}
+        latents = draw_latents(wanted.count, arch.latent_size, wanted.seed)
+        return face_pictures(generate(generator, latents))
 
-    made = {"generated": faces, "drawn": lambda: {"drawn": drawn_style(512, wanted.seed)}}
+    # The style is drawn twice as large as needed: scaling it down makes its strokes smooth.
+    made = {
+        "generated": faces,
+        "drawn": lambda: {"drawn": drawn_style(2 * wanted.size, wanted.seed)},
+    }
     limit = settings.convert.max_megapixels
     contents = read_named(wanted.pictures, PICTURES, limit, made)
     styles = read_named(wanted.styles, PICTURES, limit, made)
+    with bar("stylize", "iterations", settings.runtime.progress) as report:
+        paintings = paint_all(wanted, contents, styles, device, report)
     with replacing_folder(STYLED) as folder:
-        with bar("stylize", "iterations", settings.runtime.progress) as report:
-            paintings = list(paint_all(wanted, contents, styles, device, report))
         for painting in paintings:
             save_png(painting.pixels, folder / f"{painting.name}.png")
-        rows = [(painting.content, painting.style, painting.pixels) for painting in paintings]
-        save_png(sheet(*zip(*rows, strict=True)), folder / "sheet.png")
+        save_png(overview(paintings), folder / "sheet.png")
     write_csv(LOSSES, *loss_table(paintings))
     write_json(METRICS, summary(paintings))
     run.summary(summary(paintings))

@@ -36,17 +36,17 @@ def fill(folder: Path, leave: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "outputs", "leave"),
+    ("stage", "outputs"),
     [
-        ("download", ["data/raw"], 100_000),
-        ("convert", ["data/images.npz", "metrics/convert.json"], 30_000),
-        ("train", ["models", "samples", "plots/losses.csv", "metrics/train.json"], 30_000),
-        ("render", ["renders"], 50_000),
-        ("stylize", ["styled", "metrics/stylize.json", "plots/style_losses.csv"], 12_000),
+        ("download", ["data/raw"]),
+        ("convert", ["data/images.npz", "metrics/convert.json"]),
+        ("train", ["models", "samples", "plots/losses.csv", "metrics/train.json"]),
+        ("render", ["renders"]),
+        ("stylize", ["styled", "metrics/stylize.json", "plots/style_losses.csv"]),
     ],
 )
 def test_a_full_disk_leaves_the_old_results(
-    ready: Project, small_disk: Path, stage: str, outputs: list[str], leave: int
+    ready: Project, small_disk: Path, stage: str, outputs: list[str]
 ) -> None:
     project = Project(small_disk / "project")
     shutil.copytree(
@@ -56,10 +56,13 @@ def test_a_full_disk_leaves_the_old_results(
         ignore=shutil.ignore_patterns("mlruns", "mlflow.db"),
     )
     project.set(**{"tracking.enabled": False})
+    # Outputs are links into DVC's cache, as always: removing them makes no room.
+    project.run("dvc", "checkout", "--relink", "--force")
     before = project.bytes(*outputs)
-    fill(small_disk, leave)
+    fill(small_disk, leave=8192)
     told = project.run("dvc", "repro", "--single-item", "--force", stage, ok=False)
-    assert any(line.startswith("ERROR: ") and "disk" in line for line in told.splitlines()), told
+    (ours, _) = [line for line in told.splitlines() if line.startswith("ERROR: ")]
+    assert "disk is full" in ours or "no room" in ours
     assert "Traceback" not in told
     assert project.bytes(*outputs) == before
     os.unlink(small_disk / "ballast")

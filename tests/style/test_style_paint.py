@@ -33,9 +33,9 @@ def _settings(**changes: object) -> StylizeSettings:
     return StylizeSettings.model_validate({**values, **changes})
 
 
-def _picture(seed: int, batch: int = 1) -> Tensor:
-    """Smooth random colours, float32 [batch, 3, 32, 32]."""
-    coarse = torch.rand(batch, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+def _picture(seed: int) -> Tensor:
+    """Smooth random colours, float32 [1, 3, 32, 32]."""
+    coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
     return nn.functional.interpolate(coarse, 32, mode="bilinear")
 
 
@@ -44,7 +44,7 @@ def _paint(
 ) -> tuple[Tensor, list[Iterate]]:
     vgg = build_vgg19("random", settings.pooling, settings.seed, deepest=6)
     iterates: list[Iterate] = []
-    painted = paint(content, style, settings, vgg, CPU, iterates.append)
+    (painted,) = paint([content], style, settings, vgg, CPU, iterates.append)
     return painted, iterates
 
 
@@ -80,7 +80,9 @@ def test_reported_losses_are_those_of_the_papers_formula() -> None:
 
 def test_every_evaluation_is_reported_in_order() -> None:
     settings = _settings(optimizer="adam", lr=0.02, iterations=12)
-    _, iterates = _paint(settings, _picture(1, batch=2), _picture(2))
+    vgg = build_vgg19("random", "average", seed=1, deepest=6)
+    iterates: list[Iterate] = []
+    paint([_picture(1), _picture(3)], _picture(2), settings, vgg, CPU, iterates.append)
     told = [(iterate.picture, iterate.iteration) for iterate in iterates]
     assert told == [(picture, iteration) for picture in (0, 1) for iteration in range(1, 13)]
 
@@ -95,10 +97,13 @@ def test_lbfgs_counts_the_evaluations_of_its_line_search() -> None:
 @pytest.mark.parametrize("start", ["content", "noise"])
 def test_a_picture_does_not_depend_on_those_beside_it(optimizer: str, start: str) -> None:
     settings = _settings(optimizer=optimizer, start=start, lr=0.5)
-    contents = _picture(1, batch=3)
-    together, _ = _paint(settings, contents, _picture(2))
-    alone, _ = _paint(settings, contents[1:2], _picture(2))
-    assert torch.equal(together[1:2], alone)
+    vgg = build_vgg19("random", "average", seed=1, deepest=6)
+    contents = [_picture(1), _picture(3)[:, :, 8:], _picture(4)]
+    together = paint(contents, _picture(2), settings, vgg, CPU, lambda iterate: None)
+    assert [painted.shape for painted in together] == [content.shape for content in contents]
+    for painted, content in zip(together, contents, strict=True):
+        alone, _ = _paint(settings, content, _picture(2))
+        assert torch.equal(painted, alone)
 
 
 def test_painting_repeats_itself_to_the_byte() -> None:
@@ -141,7 +146,7 @@ def test_the_network_and_the_pictures_are_left_as_they_were() -> None:
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     before = {name: tensor.clone() for name, tensor in vgg.state_dict().items()}
     content, style = _picture(1), _picture(2)
-    paint(content, style, _settings(), vgg, CPU, lambda iterate: None)
+    paint([content], style, _settings(), vgg, CPU, lambda iterate: None)
     assert all(torch.equal(tensor, before[name]) for name, tensor in vgg.state_dict().items())
     assert torch.equal(content, _picture(1))
     assert torch.equal(style, _picture(2))
@@ -174,6 +179,6 @@ def test_a_gpu_begins_with_the_same_losses() -> None:
     for device in (CPU, torch.device("cuda")):
         iterates: list[Iterate] = []
         settings = _settings(start="noise")
-        paint(_picture(1), _picture(2), settings, vgg, device, iterates.append)
+        paint([_picture(1)], _picture(2), settings, vgg, device, iterates.append)
         firsts.append(iterates[0].total)
     assert firsts[0] == pytest.approx(firsts[1], rel=1e-2)

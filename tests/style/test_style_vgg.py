@@ -13,13 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from atelier.errors import AtelierError
-from atelier.style.vgg import (
-    build_vgg19,
-    feature_maps,
-    fetch_weights,
-    preprocess,
-    unprocess,
-)
+from atelier.style.vgg import build_vgg19, feature_maps, fetch_weights, preprocess
 
 DISTILLED = Path(__file__).parents[3] / "shared/weights/vgg19_distilled16x_conv1_1-conv5_1.pth"
 
@@ -210,13 +204,6 @@ def test_without_a_network_the_sentence_says_what_to_put_where(
     ) as told:
         build_vgg19("imagenet", "max", seed=1, deepest=1)
     assert str(hub) in str(told.value)
-
-
-@pytest.mark.parametrize("convention", ["torchvision", "caffe"])
-def test_unprocess_undoes_preprocess(convention: str) -> None:
-    picture = _picture()
-    back = unprocess(preprocess(picture, convention), convention)
-    torch.testing.assert_close(back, picture, atol=1e-6, rtol=0)
 
 
 def test_torchvision_preprocessing_equals_its_transform() -> None:

@@ -93,9 +93,9 @@ def test_all_that_a_stage_says_arrives_once(root: Path, tmp_path: Path) -> None:
     assert parent.data.params == {"train.lr": "0.1", "render.fps": "4"}
     points = client.get_metric_history(run.info.run_id, "loss_g")
     assert [(point.step, point.value) for point in points] == [(1, 2), (2, 4), (3, 6)]
-    assert run.data.metrics["kid"] == parent.data.metrics["train.kid"] == 0.5
-    assert "nan" not in run.data.metrics
-    assert run.data.metrics["by.scale"] == 2
+    assert run.data.metrics["train.kid"] == parent.data.metrics["train.kid"] == 0.5
+    assert "train.nan" not in run.data.metrics
+    assert run.data.metrics["train.by.scale"] == 2
     images = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
     assert len([path for path in images if path.endswith(".png")]) == 2
     assert [f.path for f in client.list_artifacts(run.info.run_id, "out/deep")] == [
@@ -185,7 +185,7 @@ def test_what_mlflow_will_never_take_is_set_aside(root: Path) -> None:
     journal.write("end", status="FINISHED")
     journal.close()
     assert deliver_left_over(root) == 0
-    assert runs(root)["train"].data.metrics == {"kid": 0.5}
+    assert runs(root)["train"].data.metrics == {"train.kid": 0.5}
     assert "what?" in (private_folder(root) / "refused.jsonl").read_text()
 
 
@@ -228,7 +228,7 @@ def test_what_a_dead_server_cannot_take_is_delivered_later_in_order(
     assert deliver_left_over(root) == 0
     found = runs(root)
     assert found["train"].info.start_time <= found["evaluate"].info.start_time
-    assert found["evaluate"].data.metrics["kid"] == 0.5
+    assert found["evaluate"].data.metrics["evaluate.kid"] == 0.5
 
 
 def test_four_deliverers_on_a_store_that_does_not_exist_all_succeed(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Painting: a picture is changed until VGG19 sees one's content and another's style in it."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ class Iterate:
     """The losses of one evaluation.
 
     Attributes:
-        picture: index in the batch, from 0.
+        picture: which of the contents, from 0.
         iteration: evaluations of this picture so far, from 1.
         total: the weighted sum that is minimised.
         per_layer: the terms of the sum before weighting, by name: ``style_1``, ``content_11``.
@@ -36,21 +36,21 @@ class Iterate:
 
 
 def paint(
-    content: Tensor,
+    contents: Sequence[Tensor],
     style: Tensor,
     settings: StylizeSettings,
     vgg: nn.Sequential,
     device: torch.device,
     on_iteration: Callable[[Iterate], None],
-) -> Tensor:
-    """Paint every picture of ``content`` in the style of ``style``.
+) -> list[Tensor]:
+    """Paint each of ``contents`` in the style of ``style``.
 
     Gatys, Ecker and Bethge 2016, "Image style transfer using convolutional neural networks"
-    (CVPR). Pictures are painted one after another: L-BFGS sees a batch as one long vector, so
-    that each picture's steps would depend on its neighbours.
+    (CVPR). Pictures are painted one after another: L-BFGS would see a batch as one long vector,
+    so that each picture's steps would depend on its neighbours.
 
     Args:
-        content: float32 ``[B, 3, H, W]``, RGB, 0 to 1.
+        contents: each float32 ``[1, 3, H, W]``, RGB, 0 to 1, of any size.
         style: float32 ``[1, 3, h, w]``, RGB, 0 to 1, of any size.
         settings: what to match, and how to optimise.
         vgg: from :func:`atelier.style.vgg.build_vgg19`, deep enough for the settings' layers.
@@ -61,7 +61,7 @@ def paint(
             when no step makes the picture better.
 
     Returns:
-        float32 ``[B, 3, H, W]`` on the CPU, RGB, 0 to 1.
+        For each content a painting of its size, float32 ``[1, 3, H, W]`` on the CPU, RGB, 0 to 1.
 
     Raises:
         AtelierError: the loss is no longer finite.
@@ -71,11 +71,10 @@ def paint(
         vgg = calibrate(vgg, preprocess(style, settings.preprocessing))
     style_maps = _targets(vgg, style, settings.style_layers, settings)
     grams = {layer: gram_matrix(features) for layer, features in style_maps.items()}
-    painted = [
-        _paint_one(picture.to(device), grams, settings, vgg, _Journal(index, on_iteration))
-        for index, picture in enumerate(content.split(1))
+    return [
+        _paint_one(content.to(device), grams, settings, vgg, _Journal(index, on_iteration)).cpu()
+        for index, content in enumerate(contents)
     ]
-    return torch.cat(painted).cpu()
 
 
 def _paint_one(

@@ -1,17 +1,20 @@
 """Painting several pictures in several styles."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from atelier.errors import AtelierError
 from atelier.progress import Progress, Report, silent
 from atelier.settings import StylizeSettings
 from atelier.style.paint import Iterate, paint
-from atelier.style.pictures import prepare, to_uint8
+from atelier.style.pictures import prepare, sheet, to_uint8
 from atelier.style.vgg import build_vgg19
 
 Pixels = NDArray[np.uint8]
@@ -42,7 +45,7 @@ def paint_all(
     styles: Mapping[str, Pixels],
     device: torch.device,
     report: Report = silent,
-) -> Iterator[Painting]:
+) -> list[Painting]:
     """Paint every content in every style, each on its own, style by style.
 
     Args:
@@ -53,33 +56,38 @@ def paint_all(
         report: counts evaluations.
 
     Raises:
-        AtelierError: the weights cannot be had, or a loss is no longer finite.
+        AtelierError: two paintings would have the same name, the weights cannot be had, or a
+            loss is no longer finite.
     """
+    _refuse_equal_names(contents, styles)
     deepest = max([*settings.style_layers, *settings.content_layers])
     vgg = build_vgg19(settings.weights, settings.pooling, settings.seed, deepest)
+    prepared = [prepare(content, settings.size) for content in contents.values()]
     total = len(contents) * len(styles) * settings.iterations
-    done = 0
+    paintings: list[Painting] = []
+    iterates: defaultdict[int, list[Iterate]] = defaultdict(list)
+
+    def note(step: Iterate) -> None:
+        number = len(paintings) + step.picture
+        iterates[number].append(step)
+        # The line search of L-BFGS may take one evaluation more than it was given.
+        seen = min(step.iteration, settings.iterations)
+        done = number * settings.iterations + seen
+        report(Progress(done, total, f"loss {step.total:.4g}"))
+
     for style_name, style in styles.items():
-        for content_name, content in contents.items():
-            iterates: list[Iterate] = []
+        painted = paint(prepared, prepare(style, settings.size), settings, vgg, device, note)
+        for (content_name, content), result in zip(contents.items(), painted, strict=True):
+            name = _name(content_name, style_name)
+            steps = tuple(iterates[len(paintings)])
+            paintings.append(Painting(name, content, style, to_uint8(result)[0], steps))
+    return paintings
 
-            def note(step: Iterate, into: list[Iterate] = iterates, before: int = done) -> None:
-                into.append(step)
-                # The line search of L-BFGS may take one evaluation more than it was given.
-                seen = before + min(step.iteration, settings.iterations)
-                report(Progress(seen, total, f"loss {step.total:.4g}"))
 
-            painted = paint(
-                prepare(content, settings.size),
-                prepare(style, settings.size),
-                settings,
-                vgg,
-                device,
-                note,
-            )
-            done += settings.iterations
-            name = f"{content_name}-{style_name}"
-            yield Painting(name, content, style, to_uint8(painted)[0], tuple(iterates))
+def overview(paintings: Sequence[Painting]) -> Pixels:
+    """Return a sheet, uint8 [H, W, 3] RGB, with a row for each: content, style, painting."""
+    rows = [(painting.content, painting.style, painting.pixels) for painting in paintings]
+    return sheet(*zip(*rows, strict=True))
 
 
 def loss_table(paintings: Sequence[Painting]) -> tuple[list[str], list[list[Any]]]:
@@ -101,3 +109,21 @@ def summary(paintings: Sequence[Painting]) -> dict[str, Any]:
         for at in (0, -1)
     )
     return {"paintings": len(paintings), "first_loss": first, "loss": last}
+
+
+def _name(content: str, style: str) -> str:
+    return f"{content}-{style}"
+
+
+def _refuse_equal_names(contents: Iterable[str], styles: Iterable[str]) -> None:
+    """Refuse names whose paintings would overwrite each other, such as a-b in c and a in b-c."""
+    seen: dict[str, tuple[str, str]] = {}
+    for content, style in product(contents, styles):
+        name = _name(content, style)
+        if name in seen:
+            raise AtelierError(
+                f"two paintings would be called {name}: {seen[name][0]} in the style of"
+                f" {seen[name][1]}, and {content} in the style of {style}; rename one of the"
+                " pictures."
+            )
+        seen[name] = (content, style)

@@ -36,6 +36,19 @@ def to_uint8(pictures: Tensor) -> Picture:
     return levels.permute(0, 2, 3, 1).cpu().numpy()
 
 
+def face_pictures(faces: Picture) -> dict[str, Picture]:
+    """Give generated faces names, ``face_01`` and so on, and colour channels.
+
+    Args:
+        faces: uint8 ``[N, H, W, C]``, grey (C = 1) or RGB (C = 3).
+
+    Returns:
+        uint8 ``[H, W, 3]``, RGB, by name, in the order given.
+    """
+    colored = np.broadcast_to(faces, (*faces.shape[:3], 3))
+    return {f"face_{number:02d}": face for number, face in enumerate(colored, start=1)}
+
+
 def sheet(
     contents: Sequence[Picture], styles: Sequence[Picture], results: Sequence[Picture]
 ) -> Picture:

@@ -125,14 +125,6 @@ def preprocess(picture: Tensor, convention: Preprocessing) -> Tensor:
     return (picture - mean) / std
 
 
-def unprocess(picture: Tensor, convention: Preprocessing) -> Tensor:
-    """Undo :func:`preprocess`; nothing is clamped."""
-    if convention == "caffe":
-        return (picture / 255 + _per_channel(_CAFFE_MEAN_BGR, picture)).flip(1)
-    mean, std = _per_channel(_IMAGENET_MEAN, picture), _per_channel(_IMAGENET_STD, picture)
-    return picture * std + mean
-
-
 def fetch_weights(url: str) -> Path:
     """Return a weights file from torch hub's folder, fetching it from ``url`` on first use.
 

@@ -181,11 +181,14 @@ class _Delivery:
     def _summary(self, entry: dict[str, Any]) -> None:
         from mlflow.entities import Metric
 
-        for run, prefix in ((self._state.run, ""), (self._state.parent, f"{self._state.stage}.")):
-            points = [Metric(prefix + k, v, entry["time"], 0) for k, v in entry["values"].items()]
+        # Named after the stage on both runs, so that a final number is no point of a curve.
+        points = [
+            Metric(f"{self._state.stage}.{name}", value, entry["time"], 0)
+            for name, value in entry["values"].items()
+        ]
+        for run in filter(None, (self._state.run, self._state.parent)):
             for part in _parts(points, 1000):
-                if run:
-                    self._mlflow.log_batch(run, metrics=part)
+                self._mlflow.log_batch(run, metrics=part)
 
     def _artifact(self, entry: dict[str, Any]) -> None:
         folder = entry["folder"] if entry["folder"] not in ("", ".") else None
