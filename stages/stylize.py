@@ -28,20 +28,18 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.images.named import read_named
     from atelier.style.drawn import drawn_style
     from atelier.style.paintings import loss_table, overview, paint_all, summary
-    from atelier.style.pictures import face_pictures
+    from atelier.style.pictures import named_faces
 
     wanted, device = settings.stylize, choose_device(settings.runtime.device)
 
     def faces() -> "dict[str, Picture]":
         generator, arch = load_generator(GENERATOR, device)
         latents = draw_latents(wanted.count, arch.latent_size, wanted.seed)
-        return face_pictures(generate(generator, latents))
+        return named_faces(generate(generator, latents))
 
-    # The style is drawn twice as large as needed: scaling it down makes its strokes smooth.
-    made = {
-        "generated": faces,
-        "drawn": lambda: {"drawn": drawn_style(2 * wanted.size, wanted.seed)},
-    }
+    # Drawn twice as large as needed: scaling it down makes its strokes smooth.
+    size = 2 * wanted.size
+    made = {"generated": faces, "drawn": lambda: {"drawn": drawn_style(size, wanted.seed)}}
     limit = settings.convert.max_megapixels
     contents = read_named(wanted.pictures, PICTURES, limit, made)
     styles = read_named(wanted.styles, PICTURES, limit, made)

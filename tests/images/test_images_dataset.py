@@ -11,7 +11,7 @@ from atelier.errors import AtelierError
 from atelier.images.dataset import load_images, save_images
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
-NAMES = ["a", "лицо", "顔", "b" * 200, r"\udcff"]
+NAMES = ["a", "лицо", "顔", "b" * 120, r"\udcff"]
 
 
 def save(path: Path) -> None:
@@ -24,6 +24,14 @@ def test_what_is_saved_is_loaded_without_being_read(tmp_path: Path) -> None:
     assert isinstance(images.pixels, np.memmap)
     assert np.array_equal(images.pixels, PIXELS)
     assert images.names.tolist() == NAMES
+
+
+def test_a_long_name_is_cut_so_that_it_does_not_widen_all_others(tmp_path: Path) -> None:
+    endless = [*NAMES[:4], f"{'folder/' * 1000}last.jpg"]
+    save_images(tmp_path / "images.npz", io.BytesIO(PIXELS.tobytes()), (5, 4, 4, 3), endless)
+    names = load_images(tmp_path / "images.npz").names
+    assert names.tolist() == [*NAMES[:4], f"…{endless[4][-120:]}"]
+    assert names.nbytes == 5 * 4 * 121
 
 
 def test_writing_to_the_pixels_does_not_reach_the_file(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Every source fills ``data/raw`` whole or not at all."""
 
+import gzip
 import hashlib
 import io
 import json
 import os
 import resource
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ from atelier.errors import AtelierError
 from atelier.images.download import download
 from atelier.images.manifest import PassedOver, read_manifest
 from atelier.images.raw import open_raw
+from atelier.progress import Progress
 from atelier.settings import DownloadSettings
 
 
@@ -184,8 +187,78 @@ def test_a_file_that_is_no_archive_is_refused(
 ) -> None:
     given = tmp_path / "given.zip"
     given.write_bytes(content)
+    settings = source("archive", location=str(given), sha256=hashlib.sha256(content).hexdigest())
     with pytest.raises(AtelierError, match="neither a whole zip nor a tar"):
-        download(source("archive", location=str(given)), tmp_path / "raw", tmp_path / "s")
+        download(settings, tmp_path / "raw", tmp_path / "s")
+
+
+def test_a_tar_bomb_is_not_expanded(
+    tmp_path: Path, source: Callable[..., DownloadSettings]
+) -> None:
+    given = tmp_path / "bomb.tar.gz"
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, 2**27
+    with gzip.open(given, "wb", 1) as stream:
+        stream.write(header.tobuf())
+        for _ in range(2**7):
+            stream.write(bytes(2**20))
+    right = hashlib.sha256(given.read_bytes()).hexdigest()
+    tracemalloc.start()
+    with pytest.raises(AtelierError, match=f"has sha256 {right}"):
+        settings = source("archive", location=str(given), sha256="0" * 64)
+        download(settings, tmp_path / "raw", tmp_path / "s")
+    # Whoever vouches for its sha256 gets it as it is: nothing but its first block was looked at.
+    download(source("archive", location=str(given), sha256=right), tmp_path / "raw", tmp_path / "s")
+    with pytest.raises(AtelierError, match="header of more than 4 MiB"):
+        list(open_raw(tmp_path / "raw"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * 2**20
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+def test_a_tar_without_members_is_a_tar(
+    tmp_path: Path, source: Callable[..., DownloadSettings], ending: str
+) -> None:
+    given = tmp_path / f"given.{ending}"
+    write_archive(given, {})
+    sha256 = hashlib.sha256(given.read_bytes()).hexdigest()
+    settings = source("archive", location=str(given), sha256=sha256)
+    assert download(settings, tmp_path / "raw", tmp_path / "s").format == "tar"
+
+
+def test_a_copy_is_reported_in_megabytes(
+    tmp_path: Path, source: Callable[..., DownloadSettings]
+) -> None:
+    given = tmp_path / "given.zip"
+    write_archive(given, {"a": bytes(2_500_000)})
+    size = given.stat().st_size
+    sha256 = hashlib.sha256(given.read_bytes()).hexdigest()
+    seen: list[Progress] = []
+    settings = source("archive", location=str(given), sha256=sha256)
+    download(settings, tmp_path / "raw", tmp_path / "s", seen.append)
+    assert seen[0] == Progress(2**20, size, "1.0 of 2.5 MB")
+    assert seen[-1] == Progress(size, size, "2.5 of 2.5 MB")
+
+
+@pytest.mark.parametrize(("name", "said"), [("absent.zip", "No such file"), ("", "not a regular")])
+def test_a_location_that_is_no_file_is_told(
+    tmp_path: Path, source: Callable[..., DownloadSettings], name: str, said: str
+) -> None:
+    with pytest.raises(AtelierError, match=rf"cannot be read \(.*{said}.*give the path"):
+        settings = source("archive", location=str(tmp_path / name))
+        download(settings, tmp_path / "raw", tmp_path / "s")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="only Linux has a file like this")
+def test_a_disk_that_fails_half_way_is_told(
+    tmp_path: Path, source: Callable[..., DownloadSettings]
+) -> None:
+    # Reading this file's first byte, where no memory is, is a real input/output error.
+    settings = source("archive", location="/proc/self/mem")
+    with pytest.raises(AtelierError, match=r"a disk failed .*Input/output error.*run again"):
+        download(settings, tmp_path / "raw", tmp_path / "s")
+    assert not (tmp_path / "raw").exists()
 
 
 def test_an_archive_is_fetched_from_an_address(
@@ -203,6 +276,33 @@ def test_an_archive_is_fetched_from_an_address(
     download(settings, tmp_path / "raw", tmp_path / "s")
     assert tree(tmp_path / "raw")["pictures.zip"] == given.read_bytes()
     assert "sesame" not in (tmp_path / "raw" / "manifest.json").read_text()
+
+
+def test_a_download_interrupted_before_its_end_is_not_fetched_again(
+    tmp_path: Path,
+    source: Callable[..., DownloadSettings],
+    picture: Callable[..., bytes],
+    site: Any,
+    reply: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    given = tmp_path / "given.zip"
+    write_archive(given, {"a.png": picture()})
+    site.answer = reply(given.read_bytes())
+    sha256 = hashlib.sha256(given.read_bytes()).hexdigest()
+    settings = source("archive", location=f"{site.url}/x", sha256=sha256)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("atelier.images.download.write_manifest", interrupt)
+        download(settings, tmp_path / "raw", tmp_path / "s")
+    assert not (tmp_path / "raw").exists()
+    download(settings, tmp_path / "raw", tmp_path / "s")
+    assert tree(tmp_path / "raw")["pictures.zip"] == given.read_bytes()
+    assert len(site.requests) == 1
+    # Once it is in its place, no second copy of it stays.
+    assert [path.suffix for path in (tmp_path / "s").iterdir()] == [".lock"]
 
 
 def test_torchvision_says_which_file_is_missing_or_wrong(

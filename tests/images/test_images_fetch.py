@@ -1,7 +1,11 @@
 """Fetching over http, against a real server that misbehaves in real ways."""
 
 import hashlib
+import os
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +14,30 @@ import pytest
 
 from atelier.errors import AtelierError
 from atelier.images.checksum import Checksum
-from atelier.images.sources.fetch import Patience, fetch
-from atelier.progress import Progress
+from atelier.images.sources.fetch import Patience
+from atelier.images.sources.fetch import fetch as fetch_into
+from atelier.images.sources.scratch import Scratch
+from atelier.progress import Progress, Report, silent
 
 CONTENT = bytes(range(256)) * 4000
 RIGHT = Checksum("sha256", hashlib.sha256(CONTENT).hexdigest())
 QUICK = Patience(attempts=3, pause=0.0, timeout=(5.0, 5.0))
+
+
+def fetch(
+    url: str,
+    folder: Path,
+    checksum: Checksum,
+    report: Report = silent,
+    patience: Patience | None = None,
+) -> Path:
+    with Scratch(folder) as scratch:
+        return fetch_into(url, scratch, checksum, report, patience)
+
+
+def kept(folder: Path) -> list[str]:
+    """Names of the files in a scratch folder, but for the empty ones that are locked."""
+    return [path.name for path in folder.iterdir() if path.suffix != ".lock"]
 
 
 def half_then_rest(
@@ -46,8 +68,8 @@ def test_a_file_arrives_whole_and_its_bytes_are_reported(
     seen: list[Progress] = []
     path = fetch(f"{site.url}/a.zip", tmp_path, RIGHT, seen.append, QUICK)
     assert path.read_bytes() == CONTENT
-    assert seen[-1] == Progress(len(CONTENT), len(CONTENT), "bytes")
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert seen[-1] == Progress(len(CONTENT), len(CONTENT), "1.0 of 1.0 MB")
+    assert kept(tmp_path) == [path.name]
 
 
 @pytest.mark.parametrize("honour", [True, False])
@@ -119,7 +141,7 @@ def test_a_wrong_file_is_removed(tmp_path: Path, site: Any, reply: Callable[...,
     site.answer = reply(CONTENT + b"more")
     with pytest.raises(AtelierError, match=r"sha256 is not .* it was removed"):
         fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK)
-    assert list(tmp_path.iterdir()) == []
+    assert kept(tmp_path) == []
 
 
 def test_without_a_checksum_the_sentence_says_it_and_the_file_is_not_fetched_twice(
@@ -190,3 +212,95 @@ def test_a_server_that_is_not_there_is_told(tmp_path: Path, site: Any) -> None:
     site._server.server_close()
     with pytest.raises(AtelierError, match=f"127.0.0.1:{port}/a could not be fetched in 3"):
         fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK)
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from atelier.images.checksum import Checksum
+from atelier.images.sources.fetch import fetch
+from atelier.images.sources.scratch import Scratch
+
+url, folder, sha256, target = sys.argv[1:]
+with Scratch(Path(folder)) as scratch:
+    path = fetch(url, scratch, Checksum("sha256", sha256), lambda progress: print(progress.note))
+    scratch.bring(path, Path(target), print)
+    if target.endswith("first"):
+        scratch.forget()
+"""
+
+
+@pytest.mark.parametrize(("names", "requests"), [(("one", "two"), 1), (("first", "two"), None)])
+def test_two_processes_that_fetch_the_same_take_turns(
+    tmp_path: Path, site: Any, names: tuple[str, ...], requests: int | None
+) -> None:
+    def answer(handler: Any) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(CONTENT)))
+        handler.end_headers()
+        for first in range(0, len(CONTENT), len(CONTENT) // 16):
+            handler.wfile.write(CONTENT[first : first + len(CONTENT) // 16])
+            time.sleep(0.03)
+
+    site.answer = answer
+    given = [f"{site.url}/a", str(tmp_path / "scratch"), RIGHT.value]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", FETCH, *given, str(tmp_path / name)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for name in names
+    ]
+    for process, name in zip(processes, names, strict=True):
+        assert process.communicate(timeout=60)[1] == b""
+        assert process.returncode == 0
+        assert (tmp_path / name).read_bytes() == CONTENT
+    # What the first one leaves whole, the second one does not fetch again.
+    assert requests is None or len(site.requests) == requests
+
+
+def test_who_waits_for_another_process_is_told(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    script = (
+        "import fcntl, sys; lock = open(sys.argv[1], 'wb'); fcntl.flock(lock, fcntl.LOCK_EX);"
+        "print('locked', flush=True); sys.stdin.read()"
+    )
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path / "a.lock")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as other,
+        Scratch(tmp_path) as scratch,
+    ):
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"locked\n"
+
+        def report(progress: Progress) -> None:
+            seen.append(progress)
+            other.stdin.close()
+
+        assert scratch.claim("a", report) == tmp_path / "a"
+        assert scratch.claim("a", report) == tmp_path / "a"
+    assert [progress.note for progress in seen] == [
+        "waiting for another process that fetches this file"
+    ]
+
+
+def test_what_is_brought_out_stays_until_it_is_forgotten(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    with Scratch(tmp_path / "scratch") as scratch:
+        path = scratch.claim("a")
+        path.write_bytes(CONTENT)
+        scratch.bring(path, tmp_path / "linked", seen.append)
+        assert (tmp_path / "linked").samefile(path)
+        (tmp_path / "copied").touch()  # a name that is taken cannot become a link
+        scratch.bring(path, tmp_path / "copied", seen.append)
+        assert path.exists()
+        scratch.forget()
+        assert not path.exists()
+    assert (tmp_path / "linked").read_bytes() == (tmp_path / "copied").read_bytes() == CONTENT
+    assert seen[-1] == Progress(len(CONTENT), len(CONTENT), "1.0 of 1.0 MB")

@@ -3,6 +3,8 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from collections.abc import Callable
@@ -188,3 +190,31 @@ def test_any_damage_gives_a_picture_or_a_reason(noise: bytes, at: int) -> None:
 def test_random_bytes_are_no_picture() -> None:
     with pytest.raises(Unreadable):
         read_picture(os.urandom(5000), "grey", 1)
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+from atelier.images.picture import read_picture
+
+read_picture(Path(sys.argv[1]), "rgb", 200, 8)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 60 * 2**20, resource.RLIM_INFINITY))
+try:
+    read_picture(Path(sys.argv[2]), "rgb", 200, 8)
+except MemoryError:
+    print("no memory")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited on Linux only")
+def test_want_of_memory_is_not_blamed_on_the_picture(tmp_path: Path) -> None:
+    Image.new("L", (9, 9)).save(tmp_path / "small.png")
+    Image.new("L", (10_000, 10_000)).save(tmp_path / "large.png", compress_level=1)
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_MEMORY, tmp_path / "small.png", tmp_path / "large.png"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"no memory\n"

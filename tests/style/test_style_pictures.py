@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atelier.style.pictures import prepare, sheet, to_uint8
+from atelier.style.pictures import named_faces, prepare, sheet, to_uint8
 
 
 def _flat(height: int, width: int, level: int) -> np.ndarray:
@@ -53,6 +53,17 @@ def test_shrinking_averages() -> None:
 def test_to_uint8_rounds_and_clamps() -> None:
     levels = torch.tensor([-0.5, 0.499 / 255, 0.51 / 255, 1.7]).view(1, 1, 1, 4).expand(1, 3, 1, 4)
     assert to_uint8(levels)[0, 0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_faces_get_names_in_order_and_three_channels(channels: int) -> None:
+    faces = np.random.default_rng(0).integers(0, 256, (12, 4, 5, channels), dtype=np.uint8)
+    named = named_faces(faces)
+    assert list(named)[:2] == ["face_01", "face_02"]
+    assert list(named)[-1] == "face_12"
+    for face, given_face in zip(named.values(), faces, strict=True):
+        assert face.shape == (4, 5, 3)
+        assert all(np.array_equal(face[..., c], given_face[..., c % channels]) for c in range(3))
 
 
 def test_sheet_puts_content_style_and_result_side_by_side() -> None:

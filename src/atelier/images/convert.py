@@ -2,12 +2,11 @@
 
 import os
 import tempfile
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from atelier.errors import AtelierError
 from atelier.files import replacing
 from atelier.images.dataset import save_images
 from atelier.images.disk import disk_faults
+from atelier.images.parallel import map_in_order
 from atelier.images.picture import Unreadable, quiet_pillow, read_picture
 from atelier.images.raw import RawPictures, open_raw
 from atelier.images.readers.members import Payload, Refused
@@ -24,11 +24,10 @@ from atelier.images.resize import resize
 from atelier.progress import Progress, Report, silent
 from atelier.settings import ConvertSettings
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
-
 # Decoded at twice the wanted size, a picture loses nothing that could be seen afterwards.
 _DRAFT = 2
+# Bytes of files, as they come, that wait for a worker or are with one.
+_UNDER_WAY = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,10 @@ def convert(
 ) -> Conversion:
     """Write every readable picture of ``raw`` to the array file ``target``.
 
-    Rows are in the raw pictures' order, whatever the number of workers. Memory holds a few
-    pictures at a time, however many there are.
+    Rows are in the raw pictures' order, whatever the number of workers. Memory holds, however
+    many pictures there are: at most four files per worker, of 256 MiB together, and the next one
+    (of 256 MiB at most); for each worker one picture that it is decoding, of
+    ``max_megapixels`` at most and a few bytes per pixel; and the names. Rows wait on disk.
 
     Args:
         settings: size, colour and fit of the rows.
@@ -75,7 +76,7 @@ def convert(
         report: told of every picture.
 
     Raises:
-        AtelierError: no picture can be read, ``raw`` is damaged, or the disk is full.
+        AtelierError: no picture can be read, ``raw`` is damaged, or a disk is full or fails.
     """
     pictures = open_raw(raw)
     names: list[str] = []
@@ -109,7 +110,7 @@ def _rows(
         name, payload = member
         return name, _row(settings, payload)
 
-    return _in_order(make, pictures, workers or os.cpu_count() or 1)
+    return map_in_order(make, pictures, workers or os.cpu_count() or 1, _size, _UNDER_WAY)
 
 
 def _row(settings: ConvertSettings, payload: Payload) -> NDArray[np.uint8] | Refused:
@@ -130,21 +131,12 @@ def _row(settings: ConvertSettings, payload: Payload) -> NDArray[np.uint8] | Ref
     return row.reshape(*row.shape[:2], settings.channels)
 
 
-def _in_order(
-    work: Callable[[Given], Made], items: Iterable[Given], workers: int
-) -> Iterator[Made]:
-    """Map on threads, in order, with never more than a few items under way."""
-    with ThreadPoolExecutor(workers, thread_name_prefix="convert") as pool:
-        under_way: deque[Future[Made]] = deque()
-        try:
-            for item in items:
-                under_way.append(pool.submit(work, item))
-                if len(under_way) > 4 * workers:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _size(member: tuple[str, Payload]) -> int:
+    """Count the bytes that a member holds in memory."""
+    payload = member[1]
+    if isinstance(payload, Refused):
+        return 0
+    return len(payload) if isinstance(payload, bytes) else payload.nbytes
 
 
 def _nothing_readable(rejected: list[tuple[str, str]]) -> str:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from atelier.errors import AtelierError
 
 _PIXELS, _NAMES = "arr_0.npy", "names.npy"
+# NumPy makes every name as wide as the longest: four bytes per character and picture.
+_LONGEST_NAME = 120
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
@@ -28,7 +30,7 @@ class Images:
     Attributes:
         pixels: uint8 [N, H, W, C] in 0..255, C is 1 or 3. Mapped from the file where possible,
             copy-on-write: nothing written to it reaches the file.
-        names: N names, unicode.
+        names: N names, unicode, shortened as :func:`save_images` says.
     """
 
     pixels: NDArray[np.uint8]
@@ -65,15 +67,17 @@ def save_images(
         path: where to write.
         pixels: a stream of N·H·W·C bytes, in C order.
         shape: (N, H, W, C).
-        names: N names.
+        names: N names. Of one longer than 120 characters the last 120 are kept, after an
+            ellipsis: the array is as wide as its longest name, for every picture.
     """
+    short = [name if len(name) <= _LONGEST_NAME else f"…{name[-_LONGEST_NAME:]}" for name in names]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         with archive.open(zipfile.ZipInfo(_PIXELS), "w", force_zip64=True) as member:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(member, header)
             shutil.copyfileobj(pixels, member, 2**20)
         with archive.open(zipfile.ZipInfo(_NAMES), "w", force_zip64=True) as member:
-            np.lib.format.write_array(member, np.array(names, np.str_), allow_pickle=False)
+            np.lib.format.write_array(member, np.array(short, np.str_), allow_pickle=False)
 
 
 def _map_pixels(path: Path, archive: zipfile.ZipFile) -> NDArray[Any]:

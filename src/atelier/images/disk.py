@@ -8,15 +8,17 @@ from pathlib import Path
 from atelier.errors import AtelierError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FAILED = {errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOLCK}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @contextmanager
 def disk_faults(target: Path) -> Iterator[None]:
-    """Turn a full or forbidden disk, met while the body writes ``target``, into a sentence.
+    """Say in a sentence what a disk answers while the body writes ``target``.
 
     Raises:
-        AtelierError: the disk is full, or something may not be read or written.
+        AtelierError: the disk is full, something may not be read or written, or a disk (or the
+            network that it is reached by) fails half-way.
     """
     try:
         yield
@@ -30,5 +32,11 @@ def disk_faults(target: Path) -> Iterator[None]:
             raise AtelierError(
                 f"{error.filename or target} cannot be read or written ({error.strerror}); change"
                 " its permissions and run again."
+            ) from None
+        if error.errno in _FAILED:
+            raise AtelierError(
+                f"a disk failed while {error.filename or target} was read or written"
+                f" ({error.strerror}); check the disks and network folders in use and run again,"
+                " what was there before is untouched."
             ) from None
         raise

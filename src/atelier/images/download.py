@@ -9,6 +9,7 @@ from atelier.images.sources.archive import take_archive
 from atelier.images.sources.folder import take_folders
 from atelier.images.sources.kaggle import take_kaggle
 from atelier.images.sources.sample import take_sample
+from atelier.images.sources.scratch import Scratch
 from atelier.images.sources.torchvision import take_torchvision
 from atelier.progress import Report, silent
 from atelier.settings import DownloadSettings
@@ -25,19 +26,23 @@ def download(
     Args:
         settings: which source, and what it needs to know.
         target: the folder to fill.
-        scratch: a folder where unfinished downloads wait for the next try.
-        report: told of files or bytes, as the source counts.
+        scratch: a folder where downloads stay until they are in ``target``: if anything fails
+            before, the next try goes on from there.
+        report: told of faces, files or bytes, as the source counts; the note says which.
 
     Raises:
-        AtelierError: the source cannot be had or is not what it should be, or the disk is full.
+        AtelierError: the source cannot be had or is not what it should be, or a disk is full or
+            fails.
     """
-    with disk_faults(target), replacing_folder(target) as folder:
-        manifest = _take(settings, folder, scratch, report)
-        write_manifest(folder, manifest)
+    with disk_faults(target), Scratch(scratch) as waiting:
+        with replacing_folder(target) as folder:
+            manifest = _take(settings, folder, waiting, report)
+            write_manifest(folder, manifest)
+        waiting.forget()
     return manifest
 
 
-def _take(settings: DownloadSettings, folder: Path, scratch: Path, report: Report) -> Manifest:
+def _take(settings: DownloadSettings, folder: Path, scratch: Scratch, report: Report) -> Manifest:
     match settings.source:
         case "sample":
             return take_sample(settings.sample, folder, report)

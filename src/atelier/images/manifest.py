@@ -1,6 +1,5 @@
 """The manifest of ``data/raw``: what lies there, and how to read it."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -9,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from atelier.errors import AtelierError
 from atelier.files import write_json
+from atelier.images.checksum import digest
 
 FILE_NAME = "manifest.json"
 Format = Literal["zip", "tar", "mnist", "cifar10"]
@@ -55,9 +55,7 @@ class Manifest:
 
 def raw_file(path: Path) -> RawFile:
     """Describe the file at ``path``, reading it once in small pieces."""
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return RawFile(path.name, path.stat().st_size, digest)
+    return RawFile(path.name, path.stat().st_size, digest(path))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import re
 
 LONGEST = 255
-"""Characters of the longest name kept whole: one endless name would widen every row of an array."""
+"""Characters of the longest name kept whole: an endless one would fill manifest and tables."""
 
 # Control characters, line separators, changes of writing direction, halves of UTF-16 pairs
 # (which stand for bytes that are not UTF-8): none of them can be printed or encoded as it is.

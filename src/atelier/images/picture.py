@@ -73,6 +73,7 @@ def read_picture(
     Raises:
         Unreadable: it is no picture of a known format, is damaged, cut short or too large.
         FileNotFoundError: there is no such file.
+        MemoryError: the picture is within the limit, but memory is not.
     """
     try:
         with Image.open(
@@ -82,7 +83,8 @@ def read_picture(
             if at_least is not None:
                 _draft(image, color, at_least)
             return _pixels(_upright(image), color)
-    except (Unreadable, FileNotFoundError):
+    except (Unreadable, FileNotFoundError, MemoryError):
+        # Want of memory is this machine's fault, and no word against the picture.
         raise
     except Exception as error:
         # Pillow's decoders raise whatever a damaged file drives them into.
@@ -108,6 +110,8 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
+    except MemoryError:
+        raise
     except Exception:
         # Damaged EXIF says nothing of the orientation; the picture itself is whole.
         return image

@@ -36,7 +36,7 @@ def to_uint8(pictures: Tensor) -> Picture:
     return levels.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def face_pictures(faces: Picture) -> dict[str, Picture]:
+def named_faces(faces: Picture) -> dict[str, Picture]:
     """Give generated faces names, ``face_01`` and so on, and colour channels.
 
     Args:

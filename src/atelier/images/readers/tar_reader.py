@@ -31,6 +31,23 @@ _LONGEST_HEADER = 4 * 2**20
 _OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 
 
+def is_tar(path: Path) -> bool:
+    """Say whether a file begins as a tar archive, compressed or not.
+
+    Only the first block of 512 bytes is decompressed: ``tarfile.is_tarfile`` would follow
+    headers of any declared length.
+    """
+    try:
+        with _damage_told(path), _decompressed(path) as plain:
+            block = plain.read(tarfile.BLOCKSIZE)
+            # A tar without members begins with its end mark, which is no header.
+            if block != bytes(tarfile.BLOCKSIZE):
+                tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
+    except AtelierError:
+        return False
+    return True
+
+
 def read_tar(path: Path) -> Members:
     """Yield every member that is no folder, in the archive's order, holding one at a time.
 

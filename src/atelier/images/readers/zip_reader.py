@@ -70,7 +70,12 @@ def _payload(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Payload:
     try:
         with archive.open(member) as stream:
             data = stream.read(MEMBER_LIMIT + 1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError):
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError):
+        return Refused("damaged inside the archive")
+    except OSError as error:
+        # bz2 reports damage as an OSError without a number; one with a number is the disk's.
+        if error.errno is not None:
+            raise
         return Refused("damaged inside the archive")
     except NotImplementedError:
         return Refused("packed by a method that Python does not know")

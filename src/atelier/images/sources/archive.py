@@ -1,94 +1,85 @@
 """Source ``archive``: a zip or tar of pictures, kept as it came and never unpacked."""
 
-import lzma
-import shutil
-import tarfile
+import stat
 import zipfile
-import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from atelier.errors import AtelierError
-from atelier.images.checksum import Checksum, digest
+from atelier.images.checksum import Checksum
 from atelier.images.manifest import Manifest, raw_file
+from atelier.images.readers.tar_reader import is_tar
 from atelier.images.readers.zip_reader import count_members
 from atelier.images.sources.fetch import fetch
-from atelier.progress import Progress, Report
+from atelier.images.sources.scratch import Scratch
+from atelier.images.sources.transfer import copy
+from atelier.progress import Report
 from atelier.settings import ArchiveSettings
 
 
 def take_archive(
-    settings: ArchiveSettings, target: Path, scratch: Path, report: Report
+    settings: ArchiveSettings, target: Path, scratch: Scratch, report: Report
 ) -> Manifest:
-    """Bring the archive at a path or address into ``target``, once its SHA-256 is right.
+    """Bring the archive at a path or address into ``target``.
+
+    It is looked into only once its SHA-256 is right, and that is taken of what lies in
+    ``target``: a file may change while it is copied.
 
     Raises:
         AtelierError: it cannot be had, is no archive, or its SHA-256 is wrong or not given.
     """
+    arrived = target / "archive"
     if "://" in settings.location:
-        checksum = Checksum("sha256", settings.sha256)
-        fetched = fetch(settings.location, scratch, checksum, report)
-        format_ = _format(fetched, "what the address sent")
-        members = _members(fetched, format_)
-        path = target / f"pictures.{format_}"
-        shutil.move(fetched, path)
+        shown = "what the address sent"
+        fetched = fetch(settings.location, scratch, Checksum("sha256", settings.sha256), report)
+        scratch.bring(fetched, arrived, report)
     else:
         given = Path(settings.location).expanduser()
-        format_ = _format(given, str(given))
-        _check(given, settings.sha256)
-        members = _members(given, format_)
-        path = target / f"pictures.{format_}"
-        copy(given, path, report)
-    return Manifest("archive", format_, (raw_file(path),), members=members)
+        shown = str(given)
+        _refuse_no_file(given)
+        copy(given, arrived, report)
+    file = raw_file(arrived)
+    _check(shown, file.sha256, settings.sha256)
+    format_ = _format(arrived, shown)
+    path = arrived.rename(target / f"pictures.{format_}")
+    # A tar has no directory: counting its members would mean reading all of it.
+    members = count_members(path) if format_ == "zip" else None
+    return Manifest("archive", format_, (replace(file, name=path.name),), members=members)
 
 
-def copy(source: Path, target: Path, report: Report) -> None:
-    """Copy a file's content, and nothing of its dates and rights."""
-    shutil.copyfile(source, target)
-    size = target.stat().st_size
-    report(Progress(size, size, "bytes"))
+def _refuse_no_file(path: Path) -> None:
+    try:
+        fault = "" if stat.S_ISREG(path.stat().st_mode) else "it is not a regular file"
+    except OSError as error:
+        fault = str(error.strerror)
+    if fault:
+        raise AtelierError(
+            f"{path} cannot be read ({fault}); give the path or http(s) address of a zip or tar"
+            " archive."
+        )
 
 
-def _check(path: Path, sha256: str) -> None:
-    actual = digest(path)
+def _check(shown: str, actual: str, sha256: str) -> None:
     if not sha256:
         raise AtelierError(
-            f"download.archive.sha256 is empty, so that nobody could tell if {path} changed: its"
+            f"download.archive.sha256 is empty, so that nobody could tell if {shown} changed: its"
             f" sha256 is {actual}; write that into params.yaml and run again."
         )
     if actual != sha256.lower():
         raise AtelierError(
-            f"{path} has sha256 {actual}, but download.archive.sha256 is {sha256}; give the right"
+            f"{shown} has sha256 {actual}, but download.archive.sha256 is {sha256}; give the right"
             " file, or write the new sha256 into params.yaml if you trust this one."
         )
 
 
-def _members(path: Path, format_: Literal["zip", "tar"]) -> int | None:
-    # A tar has no directory: counting its members would mean reading all of it.
-    return count_members(path) if format_ == "zip" else None
-
-
 def _format(path: Path, shown: str) -> Literal["zip", "tar"]:
-    try:
-        # A tar may well end in something that looks like a zip, but not the other way round.
-        if _is_tar(path):
-            return "tar"
-        if zipfile.is_zipfile(path):
-            return "zip"
-    except OSError as error:
-        raise AtelierError(
-            f"{shown} cannot be read ({error.strerror}); give the path or http(s) address of a zip"
-            " or tar archive."
-        ) from None
+    # A tar may well end in something that looks like a zip, but not the other way round.
+    if is_tar(path):
+        return "tar"
+    if zipfile.is_zipfile(path):
+        return "zip"
     raise AtelierError(
         f"{shown} is neither a whole zip nor a tar archive (plain, gz, bz2 or xz); give one of"
         " these."
     )
-
-
-def _is_tar(path: Path) -> bool:
-    try:
-        return tarfile.is_tarfile(path)
-    except (EOFError, zlib.error, lzma.LZMAError):
-        # Cut short within its very first block.
-        return False

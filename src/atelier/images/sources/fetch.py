@@ -2,6 +2,8 @@
 
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,9 +14,10 @@ import urllib3
 from atelier.errors import AtelierError
 from atelier.images.checksum import Checksum, digest
 from atelier.images.sources.partial import Partial
-from atelier.progress import Progress, Report, silent
+from atelier.images.sources.scratch import Scratch
+from atelier.images.sources.transfer import PIECE, transferred
+from atelier.progress import Report, silent
 
-_PIECE = 2**20
 _REDIRECTS = 5
 # Answers after which it is worth asking again.
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -41,7 +44,7 @@ class _Interrupted(Exception):  # noqa: N818 - an event, not an error
 
 def fetch(
     url: str,
-    scratch: Path,
+    scratch: Scratch,
     checksum: Checksum,
     report: Report = silent,
     patience: Patience | None = None,
@@ -49,11 +52,11 @@ def fetch(
     """Fetch ``url`` into ``scratch`` and return the path of the checked file.
 
     What arrived before a break stays in ``scratch``, and the next call goes on from there if
-    the server still has the same file.
+    the server still has the same file. One process at a time fetches a file; another one waits.
 
     Args:
         url: an http or https address.
-        scratch: a folder; files in it are named by a hash of address and checksum.
+        scratch: where it is kept, named by a hash of address and checksum.
         checksum: what the file must agree with.
         report: told of bytes.
         patience: how often and how long to try.
@@ -64,13 +67,12 @@ def fetch(
             the sentence says what it is.
     """
     shown = _public(url)
-    scratch.mkdir(parents=True, exist_ok=True)
-    path = scratch / _key(url, checksum)
+    path = scratch.claim(_key(url, checksum), report)
     if not path.exists():
         _fetch_all(url, Partial(path), report, patience or Patience())
     if not checksum.value:
         actual = digest(path, checksum.algorithm)
-        path.replace(scratch / _key(url, Checksum(checksum.algorithm, actual)))
+        path.replace(scratch.claim(_key(url, Checksum(checksum.algorithm, actual)), report))
         raise AtelierError(
             f"the {checksum.algorithm} of {shown} is not set, so that nobody could tell if the"
             f" file changed: what came has {actual}; set it to that if you trust it, and run again."
@@ -131,25 +133,35 @@ def _fetch_rest(
     """Ask once for what is still missing, and keep whatever comes."""
     if partial.complete:
         return
+    shown = _public(url)
     # The bytes are wanted as they lie there: a transfer encoding would falsify their count.
     headers = {"Accept-Encoding": "identity", **partial.range_headers()}
+    with (
+        _faults_told(shown),
+        session.get(url, headers=headers, stream=True, timeout=timeout) as response,
+    ):
+        _refuse(response, shown)
+        partial.start(response)
+        for piece in response.raw.stream(PIECE, decode_content=False):
+            if partial.size == 0:
+                _refuse_page(piece, shown)
+            partial.append(piece)
+            report(transferred(partial.size, partial.total))
+    _refuse_length(partial)
+
+
+@contextmanager
+def _faults_told(shown: str) -> Iterator[None]:
+    """Tell faults after which it is worth asking again from those that stay."""
     try:
-        with session.get(url, headers=headers, stream=True, timeout=timeout) as response:
-            _refuse(response, _public(url))
-            partial.start(response)
-            for piece in response.raw.stream(_PIECE, decode_content=False):
-                if partial.size == 0:
-                    _refuse_page(piece, _public(url))
-                partial.append(piece)
-                report(Progress(partial.size, partial.total, "bytes"))
+        yield
     except requests.TooManyRedirects:
         raise AtelierError(
-            f"{_public(url)} leads through more than {_REDIRECTS} redirects; give the final"
-            " address."
+            f"{shown} leads through more than {_REDIRECTS} redirects; give the final address."
         ) from None
     except requests.exceptions.SSLError:
         raise AtelierError(
-            f"the certificate of {_public(url)} cannot be verified; check the address and this"
+            f"the certificate of {shown} cannot be verified; check the address and this"
             " machine's clock."
         ) from None
     except (requests.Timeout, urllib3.exceptions.TimeoutError):
@@ -158,13 +170,17 @@ def _fetch_rest(
         raise _Interrupted("the connection failed") from None
     except requests.RequestException as error:
         raise AtelierError(
-            f"{_public(url)} cannot be fetched ({type(error).__name__}); check the address."
+            f"{shown} cannot be fetched ({type(error).__name__}); check the address."
         ) from None
-    if partial.total is not None and not partial.complete:
-        size, total = partial.size, partial.total
-        if size > total:
-            partial.discard()
-        raise _Interrupted(f"{size} bytes came, {total} were announced")
+
+
+def _refuse_length(partial: Partial) -> None:
+    if partial.total is None or partial.complete:
+        return
+    size, total = partial.size, partial.total
+    if size > total:
+        partial.discard()
+    raise _Interrupted(f"{size} bytes came, {total} were announced")
 
 
 def _refuse(response: requests.Response, shown: str) -> None:

@@ -1,7 +1,6 @@
 """Source ``torchvision``: its datasets' own files, by its own addresses and checksums."""
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,8 +8,9 @@ from typing import Any, Literal
 from atelier.errors import AtelierError
 from atelier.images.checksum import Checksum
 from atelier.images.manifest import Manifest, raw_file
-from atelier.images.sources.archive import copy
 from atelier.images.sources.fetch import fetch
+from atelier.images.sources.scratch import Scratch
+from atelier.images.sources.transfer import copy
 from atelier.progress import Report
 from atelier.settings import TorchvisionSettings
 
@@ -33,7 +33,7 @@ class _Original:
 
 
 def take_torchvision(
-    settings: TorchvisionSettings, target: Path, scratch: Path, report: Report
+    settings: TorchvisionSettings, target: Path, scratch: Scratch, report: Report
 ) -> Manifest:
     """Bring the original files of a dataset into ``target``, as they are.
 
@@ -48,12 +48,11 @@ def take_torchvision(
     if settings.root:
         root = Path(settings.root).expanduser()
         for original in originals:
-            copy(_find(original, root), target / original.name, report)
+            _copy_original(original, root, target / original.name, report)
     else:
-        # Only once all are there does the first leave the scratch folder.
-        fetched = [_fetch(original, settings.mirror, scratch, report) for original in originals]
-        for original, path in zip(originals, fetched, strict=True):
-            shutil.move(path, target / original.name)
+        for original in originals:
+            fetched = _fetch(original, settings.mirror, scratch, report)
+            scratch.bring(fetched, target / original.name, report)
     files = tuple(raw_file(target / original.name) for original in originals)
     return Manifest("torchvision", _FORMATS[settings.dataset], files, split=settings.split)
 
@@ -87,15 +86,15 @@ def _mnist_originals(dataset: Any, split: str) -> list[_Original]:
     ]
 
 
-def _find(original: _Original, root: Path) -> Path:
-    from torchvision.datasets.utils import check_integrity
-
+def _copy_original(original: _Original, root: Path, target: Path, report: Report) -> None:
     found = sorted(
         Path(at, original.name) for at, _, names in os.walk(root) if original.name in names
     )
-    for path in found:
-        if check_integrity(path, original.md5):
-            return path
+    for path in filter(Path.is_file, found):
+        copy(path, target, report)
+        # The copy is what counts: a file may change while it is copied.
+        if Checksum("md5", original.md5).agrees(target):
+            return
     if found:
         raise AtelierError(
             f"{found[0]} is not torchvision's original (its MD5 should be {original.md5}); fetch it"
@@ -107,12 +106,12 @@ def _find(original: _Original, root: Path) -> Path:
     )
 
 
-def _fetch(original: _Original, mirror: str, scratch: Path, report: Report) -> Path:
+def _fetch(original: _Original, mirror: str, scratch: Scratch, report: Report) -> Path:
     checksum = Checksum("md5", original.md5)
     if mirror:
         return fetch(f"{mirror.rstrip('/')}/{original.name}", scratch, checksum, report)
     if original.drive_id:
-        return _fetch_from_drive(original, scratch)
+        return _fetch_from_drive(original, scratch, report)
     for address in original.addresses[:-1]:
         try:
             return fetch(address, scratch, checksum, report)
@@ -122,11 +121,12 @@ def _fetch(original: _Original, mirror: str, scratch: Path, report: Report) -> P
     return fetch(original.addresses[-1], scratch, checksum, report)
 
 
-def _fetch_from_drive(original: _Original, scratch: Path) -> Path:
+def _fetch_from_drive(original: _Original, scratch: Scratch, report: Report) -> Path:
     from torchvision.datasets.utils import download_file_from_google_drive
 
+    path = scratch.claim(original.name, report)
     try:
-        download_file_from_google_drive(original.drive_id, scratch, original.name, original.md5)
+        download_file_from_google_drive(original.drive_id, path.parent, path.name, original.md5)
     except Exception as error:
         # gdown may be missing, and raises many kinds when Google refuses.
         raise AtelierError(
@@ -134,4 +134,4 @@ def _fetch_from_drive(original: _Original, scratch: Path) -> Path:
             " install gdown and try again, or fetch it by hand into a folder and set"
             " download.torchvision.root to that."
         ) from None
-    return scratch / original.name
+    return path
