@@ -40,9 +40,8 @@ def main(settings: Settings, run: Run) -> None:
     # Drawn twice as large as needed: scaling it down makes its strokes smooth.
     size = 2 * wanted.size
     made = {"generated": faces, "drawn": lambda: {"drawn": drawn_style(size, wanted.seed)}}
-    limit = settings.convert.max_megapixels
-    contents = read_named(wanted.pictures, PICTURES, limit, made)
-    styles = read_named(wanted.styles, PICTURES, limit, made)
+    contents = read_named(wanted.pictures, PICTURES, settings.convert.max_megapixels, made)
+    styles = read_named(wanted.styles, PICTURES, settings.convert.max_megapixels, made)
     with bar("stylize", "iterations", settings.runtime.progress) as report:
         paintings = paint_all(wanted, contents, styles, device, report)
     with replacing_folder(STYLED) as folder:

@@ -1,0 +1,122 @@
+"""Several pictures in several styles: names, losses, progress, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from atelier.errors import AtelierError
+from atelier.progress import Progress
+from atelier.settings import StylizeSettings
+from atelier.style.paint import Iterate
+from atelier.style.paintings import Painting, loss_table, overview, paint_all, summary
+
+CPU = torch.device("cpu")
+
+
+def _settings(**changes: object) -> StylizeSettings:
+    values = {
+        "pictures": ["generated"],
+        "count": 1,
+        "styles": ["drawn"],
+        "size": 32,
+        "weights": "random",
+        "preprocessing": "torchvision",
+        "pooling": "average",
+        "style_layers": {1: 1.0},
+        "content_layers": {3: 0.1},
+        "start": "content",
+        "optimizer": "lbfgs",
+        "lr": 1.0,
+        "iterations": 7,
+        "seed": 1,
+    }
+    return StylizeSettings.model_validate({**values, **changes})
+
+
+def _pixels(seed: int, height: int = 8, width: int = 8) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def _painting(name: str, *totals: float) -> Painting:
+    iterates = tuple(
+        Iterate(0, number, total, {"style_1": total / 3, "content_3": 0.5})
+        for number, total in enumerate(totals, start=1)
+    )
+    return Painting(name, _pixels(1), _pixels(2), _pixels(3), iterates)
+
+
+def test_every_content_is_painted_in_every_style_under_both_names() -> None:
+    contents = {"ann": _pixels(1), "bob": _pixels(2, width=12)}
+    styles = {"waves": _pixels(3), "stars": _pixels(4)}
+    paintings = paint_all(_settings(), contents, styles, CPU)
+    assert [painting.name for painting in paintings] == [
+        "ann-waves",
+        "bob-waves",
+        "ann-stars",
+        "bob-stars",
+    ]
+    assert [painting.pixels.shape for painting in paintings] == [(32, 32, 3), (32, 48, 3)] * 2
+    for painting in paintings:
+        content, style = painting.name.split("-")
+        assert painting.content is contents[content]
+        assert painting.style is styles[style]
+
+
+def test_a_painting_and_its_losses_do_not_depend_on_the_others() -> None:
+    contents = {"ann": _pixels(1), "bob": _pixels(2, width=12)}
+    styles = {"waves": _pixels(3), "stars": _pixels(4)}
+    last = paint_all(_settings(), contents, styles, CPU)[-1]
+    (alone,) = paint_all(_settings(), {"bob": contents["bob"]}, {"stars": styles["stars"]}, CPU)
+    assert np.array_equal(last.pixels, alone.pixels)
+    losses = [(step.iteration, step.total, step.per_layer) for step in last.iterates]
+    assert losses == [(step.iteration, step.total, step.per_layer) for step in alone.iterates]
+
+
+@pytest.mark.parametrize(("optimizer", "lr"), [("lbfgs", 1.0), ("adam", 0.02)])
+@pytest.mark.parametrize("iterations", [1, 7, 12])
+def test_progress_rises_and_never_passes_its_total(
+    optimizer: str, lr: float, iterations: int
+) -> None:
+    told: list[Progress] = []
+    settings = _settings(optimizer=optimizer, lr=lr, iterations=iterations)
+    contents, styles = {"a": _pixels(1), "b": _pixels(2)}, {"c": _pixels(3), "d": _pixels(4)}
+    paint_all(settings, contents, styles, CPU, told.append)
+    done = [progress.done for progress in told]
+    assert done == sorted(done)
+    assert done[0] == 1
+    assert done[-1] == 4 * iterations
+    assert {progress.total for progress in told} == {4 * iterations}
+
+
+def test_paintings_of_the_same_name_are_refused_before_painting() -> None:
+    contents = {"a": _pixels(1), "a-b": _pixels(2)}
+    styles = {"b-c": _pixels(3), "c": _pixels(4)}
+    told: list[Progress] = []
+    sentence = "called a-b-c: a in the style of b-c, and a-b in the style of c; rename one"
+    with pytest.raises(AtelierError, match=sentence):
+        paint_all(_settings(), contents, styles, CPU, told.append)
+    assert told == []
+
+
+def test_the_table_has_a_row_for_every_evaluation() -> None:
+    header, rows = loss_table([_painting("a-c", 6.0, 1.5), _painting("b-c", 0.123456789)])
+    assert header == ["painting", "iteration", "loss", "style_1", "content_3"]
+    assert rows == [
+        ["a-c", 1, "6", "2", "0.5"],
+        ["a-c", 2, "1.5", "0.5", "0.5"],
+        ["b-c", 1, "0.123457", "0.0411523", "0.5"],
+    ]
+
+
+def test_the_summary_means_first_and_last_losses() -> None:
+    found = summary([_painting("a-c", 6.0, 3.0, 1.0), _painting("b-c", 4.0, 2.0)])
+    assert list(found.values()) == [2, 5.0, 1.5]
+
+
+def test_the_overview_has_a_row_for_every_painting() -> None:
+    page = overview([_painting("a-c", 1.0), _painting("b-c", 1.0)])
+    assert page.shape == (16 + 8 + 16 + 8 + 16, 16 + 8 + 16 + 8 + 16 + 8 + 16, 3)
+    for top in (16, 40):
+        for left, seed in ((16, 1), (40, 2), (64, 3)):
+            assert np.array_equal(page[top : top + 8, left : left + 8], _pixels(seed))
