@@ -64,14 +64,14 @@ def test_every_file_is_accepted_or_rejected_with_a_reason(
 def test_rows_are_the_pictures_in_order(
     tmp_path: Path, raw: Path, conversion: Callable[..., ConvertSettings]
 ) -> None:
-    convert(conversion(image_size=12), raw, tmp_path / "images.npz")
+    convert(conversion(image_size=32), raw, tmp_path / "images.npz")
     images = load_images(tmp_path / "images.npz")
-    assert images.pixels.shape == (30, 12, 12, 3)
+    assert images.pixels.shape == (30, 32, 32, 3)
     assert images.names.tolist() == sorted(images.names.tolist())
     with zipfile.ZipFile(raw / "pictures.zip") as archive:
         for name, row in zip(images.names, images.pixels, strict=True):
             pixels = np.asarray(Image.open(BytesIO(archive.read(name))))
-            assert np.array_equal(row, resize(pixels, 12, "crop"))
+            assert np.array_equal(row, resize(pixels, 32, "crop"))
 
 
 def test_bytes_do_not_depend_on_the_number_of_workers(
@@ -165,7 +165,7 @@ def test_real_faces_and_digits(
     faces = shared / "celeba" / "img_align_celeba.zip"
     settings = source("archive", location=str(faces), sha256=digest(faces))
     download(settings, tmp_path / "raw", tmp_path / "s")
-    done = convert(conversion(image_size=8), tmp_path / "raw", tmp_path / "images.npz", 2)
+    done = convert(conversion(image_size=16), tmp_path / "raw", tmp_path / "images.npz", 2)
     assert (done.found, done.accepted) == (8000, 8000)
     mean = load_images(tmp_path / "images.npz").pixels.mean(axis=(0, 1, 2))
     # Faces are lit, and skin is redder than blue.

@@ -1,0 +1,44 @@
+"""Mapping on threads: in order, and never more under way than memory may hold."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atelier.images.parallel import map_in_order
+
+
+@given(st.lists(st.integers(0, 30)), st.integers(1, 5), st.integers(1, 60))
+def test_results_come_in_order_within_the_bounds(sizes: list[int], workers: int, most: int) -> None:
+    read: list[int] = []
+
+    def items() -> Iterator[int]:
+        for size in sizes:
+            read.append(size)
+            yield size
+
+    made = []
+    for result in map_in_order(lambda size: -size, items(), workers, lambda size: size, most):
+        # The last one read may still be waiting.
+        under_way = read[len(made) :][:-1]
+        assert len(under_way) <= 4 * workers
+        assert sum(under_way) <= most or len(under_way) == 1
+        made.append(result)
+    assert made == [-size for size in sizes]
+
+
+def test_the_order_does_not_depend_on_who_is_first() -> None:
+    def work(item: int) -> int:
+        time.sleep(0.01 * (item % 2))
+        return item
+
+    assert list(map_in_order(work, range(20), 4, lambda _: 1, 100)) == list(range(20))
+
+
+def test_a_fault_of_the_work_is_raised_where_the_result_would_be() -> None:
+    results = map_in_order(lambda item: 6 // item, [3, 2, 0, 1], 2, lambda _: 1, 100)
+    assert [next(results), next(results)] == [2, 3]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
