@@ -26,7 +26,7 @@ def main(settings: Settings, run: Run) -> None:
     generator, arch = load_generator(GENERATOR, device)
     wanted = settings.evaluate
     with bar("evaluate", "sets", settings.runtime.progress) as report:
-        pictures = generate(generator, draw_latents(wanted.samples, arch.latent_size, wanted.seed))
+        pictures = generate(generator, draw_latents(wanted.samples, arch, wanted.seed))
         result = evaluate(wanted, load_images(IMAGES).pixels, pictures, device, report)
     write_json(METRICS, result.metrics())
     write_csv(SCALES, ("pixels", "generated", "other_real"), result.swd_rows())

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 GENERATOR = Path("models/generator.safetensors")
 PICTURES = Path("data/pictures")
+WEIGHTS = Path("data/weights")
 STYLED = Path("styled")
 METRICS = Path("metrics/stylize.json")
 LOSSES = Path("plots/style_losses.csv")
@@ -34,7 +35,7 @@ def main(settings: Settings, run: Run) -> None:
 
     def faces() -> "dict[str, Picture]":
         generator, arch = load_generator(GENERATOR, device)
-        latents = draw_latents(wanted.count, arch.latent_size, wanted.seed)
+        latents = draw_latents(wanted.count, arch, wanted.seed)
         return named_faces(generate(generator, latents))
 
     # Drawn twice as large as needed: scaling it down makes its strokes smooth.
@@ -43,7 +44,7 @@ def main(settings: Settings, run: Run) -> None:
     contents = read_named(wanted.pictures, PICTURES, settings.convert.max_megapixels, made)
     styles = read_named(wanted.styles, PICTURES, settings.convert.max_megapixels, made)
     with bar("stylize", "iterations", settings.runtime.progress) as report:
-        paintings = paint_all(wanted, contents, styles, device, report)
+        paintings = paint_all(wanted, contents, styles, WEIGHTS, device, report)
     with replacing_folder(STYLED) as folder:
         for painting in paintings:
             save_png(painting.pixels, folder / f"{painting.name}.png")

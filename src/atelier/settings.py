@@ -27,11 +27,11 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 def _inside(name: str) -> str:
     path = PurePosixPath(name)
     if not name or path.is_absolute() or ".." in path.parts:
-        raise ValueError("it must be a path inside data/pictures, such as great_wave.jpg")
+        raise ValueError("it must be a name inside its folder under data/, such as wave.jpg")
     return name
 
 
-PictureName = Annotated[str, AfterValidator(_inside)]
+FileName = Annotated[str, AfterValidator(_inside)]
 
 
 class Section(BaseModel):
@@ -103,7 +103,7 @@ class DownloadSettings(Section):
 class ConvertSettings(Section):
     """How every readable picture becomes one row of ``data/images.npz``."""
 
-    image_size: Literal[16, 32, 64, 128, 256]
+    image_size: Literal[16, 28, 32, 64, 128, 256]
     color: Literal["rgb", "grey"]
     fit: Literal["crop", "stretch", "pad"]
     max_megapixels: Count
@@ -114,7 +114,23 @@ class ConvertSettings(Section):
         return 3 if self.color == "rgb" else 1
 
 
-class TrainSettings(Section):
+class NetworkSettings(Section):
+    """What the generator and the discriminator look like."""
+
+    network: Literal["dcgan", "mlp"]
+    latent_size: Count
+    latents: Literal["normal", "uniform"]
+    generator_width: Count
+    discriminator_width: Count
+    activation_first: bool
+    discriminator_norm: bool
+    discriminator_padding: Literal[0, 1]
+    discriminator_head: Literal["convolution", "linear"]
+    head_size: Count
+    dropout: Decay
+
+
+class TrainSettings(NetworkSettings):
     """The networks and how they are trained."""
 
     epochs: Count
@@ -122,10 +138,10 @@ class TrainSettings(Section):
     lr: Rate
     beta1: Decay
     beta2: Decay
-    latent_size: Count
-    generator_width: Count
-    discriminator_width: Count
+    weight_decay: Weight
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)]
     samples: Count
+    sample_every: Annotated[int, Field(ge=0)]
     seed: Seed
 
 
@@ -161,15 +177,15 @@ class StylizeSettings(Section):
     """Neural style transfer: what is painted, how it is measured, how it is optimised.
 
     Layers are positions in ``torchvision.models.vgg19().features``. A picture or style is
-    a file of ``data/pictures/``, or the word ``generated`` (faces of the trained generator)
+    a file of ``data/pictures/`` (weights: of ``data/weights/``), or the word ``generated`` (faces of the trained generator)
     or ``drawn`` (the embedded style picture).
     """
 
-    pictures: Annotated[list[PictureName], Field(min_length=1)]
+    pictures: Annotated[list[FileName], Field(min_length=1)]
     count: Annotated[int, Field(ge=1, le=64)]
-    styles: Annotated[list[PictureName], Field(min_length=1)]
+    styles: Annotated[list[FileName], Field(min_length=1)]
     size: Annotated[int, Field(ge=32, le=4096)]
-    weights: Annotated[str, Field(min_length=1)]
+    weights: FileName
     preprocessing: Literal["torchvision", "caffe"]
     pooling: Literal["max", "average"]
     style_layers: dict[Annotated[int, Field(ge=0, le=35)], Weight]
@@ -280,7 +296,7 @@ def _sentence(error: ValidationError, source: str, section: tuple[str, ...] = ()
     # A misspelt key is also a missing one; the misspelling is the one to tell.
     fault = min(faults, key=lambda fault: fault["type"] == "missing")
     location = (*section, *fault["loc"])
-    key = ".".join(str(part) for part in location) or "the file"
+    key = ".".join(map(_printable, location)) or "the file"
     kind = fault["type"]
     if kind == "extra_forbidden":
         told = f"{key} is not a setting{_nearest_key(location)}"
@@ -296,6 +312,10 @@ def _sentence(error: ValidationError, source: str, section: tuple[str, ...] = ()
     return f"{source}: {told}{more}."
 
 
+def _printable(part: int | str) -> str:
+    return str(part) if str(part).isprintable() else repr(part)
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """``; did you mean X`` for the known word most like ``word``, or nothing."""
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
@@ -306,7 +326,7 @@ def _nearest_key(location: tuple[int | str, ...]) -> str:
     """Name the known key that is most like an unknown one: beside it, or in another section."""
     wrong = str(location[-1])
     beside = _fields_at(location[:-1])
-    before = "".join(f"{part}." for part in location[:-1])
+    before = "".join(f"{_printable(part)}." for part in location[:-1])
     elsewhere = [
         f"{section}.{wrong}" for section in Settings.model_fields if wrong in _fields_at((section,))
     ]

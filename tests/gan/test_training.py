@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,13 @@ import torch
 from atelier.errors import AtelierError
 from atelier.gan.generate import draw_latents, generate
 from atelier.gan.history import History, save_samples
-from atelier.gan.networks import Architecture, build
+from atelier.gan.networks import build
 from atelier.gan.training import Training
 from atelier.gan.weights import load_generator, save_network
 from atelier.progress import Progress
 from atelier.settings import Settings
+
+from .architectures import SMALL as SMALL_ARCH
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -73,7 +76,7 @@ def test_a_gan_learns_a_plain_colour(make_settings: Callable[..., Settings]) -> 
     ("given", "sentence"),
     [
         (pixels(4), r"4 pictures, fewer than train\.batch_size \(8\)"),
-        (pixels(20, size=20), r"image_size is 20, but the DCGAN needs one of"),
+        (pixels(20, size=20), r"the pictures are 20 pixels wide, but the networks need one of"),
         (pixels(20)[:, :8], "the pictures are 16x8, but"),
     ],
 )
@@ -93,7 +96,7 @@ def test_a_training_that_goes_astray_says_what_to_change(
 
 
 def test_a_generator_rebuilds_itself_from_its_file(tmp_path: Path) -> None:
-    arch = Architecture(32, 1, 8, 4, 4)
+    arch = replace(SMALL_ARCH, image_size=32, channels=1)
     generator, discriminator = build(arch, seed=1)
     save_network(generator, arch, tmp_path / "g.safetensors")
     save_network(generator, arch, tmp_path / "again.safetensors")
@@ -102,7 +105,7 @@ def test_a_generator_rebuilds_itself_from_its_file(tmp_path: Path) -> None:
     ).read_bytes()
     loaded, same = load_generator(tmp_path / "g.safetensors")
     assert same == arch
-    latents = draw_latents(3, 8, seed=0)
+    latents = draw_latents(3, arch, seed=0)
     assert np.array_equal(generate(generator, latents), generate(loaded, latents))
 
     save_network(discriminator, arch, tmp_path / "d.safetensors")
@@ -113,8 +116,8 @@ def test_a_generator_rebuilds_itself_from_its_file(tmp_path: Path) -> None:
 
 
 def test_a_picture_does_not_depend_on_its_batch_mates() -> None:
-    generator, _ = build(Architecture(16, 3, 8, 4, 4), seed=1)
-    latents = draw_latents(10, 8, seed=0)
+    generator, _ = build(SMALL_ARCH, seed=1)
+    latents = draw_latents(10, SMALL_ARCH, seed=0)
     alone = np.concatenate([generate(generator, latents[i : i + 1]) for i in range(10)])
     together = generate(generator, latents)
     assert np.abs(alone.astype(int) - together).max() <= 1

@@ -1,5 +1,7 @@
 """Several pictures in several styles: names, losses, progress, and what is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from atelier.style.paint import Iterate
 from atelier.style.paintings import Painting, loss_table, overview, paint_all, summary
 
 CPU = torch.device("cpu")
+WEIGHTS = Path("data/weights")
 
 
 def _settings(**changes: object) -> StylizeSettings:
@@ -49,7 +52,7 @@ def _painting(name: str, *totals: float) -> Painting:
 def test_every_content_is_painted_in_every_style_under_both_names() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2, width=12)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
-    paintings = paint_all(_settings(), contents, styles, CPU)
+    paintings = paint_all(_settings(), contents, styles, WEIGHTS, CPU)
     assert [painting.name for painting in paintings] == [
         "ann-waves",
         "bob-waves",
@@ -66,8 +69,10 @@ def test_every_content_is_painted_in_every_style_under_both_names() -> None:
 def test_a_painting_and_its_losses_do_not_depend_on_the_others() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2, width=12)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
-    last = paint_all(_settings(), contents, styles, CPU)[-1]
-    (alone,) = paint_all(_settings(), {"bob": contents["bob"]}, {"stars": styles["stars"]}, CPU)
+    last = paint_all(_settings(), contents, styles, WEIGHTS, CPU)[-1]
+    (alone,) = paint_all(
+        _settings(), {"bob": contents["bob"]}, {"stars": styles["stars"]}, WEIGHTS, CPU
+    )
     assert np.array_equal(last.pixels, alone.pixels)
     losses = [(step.iteration, step.total, step.per_layer) for step in last.iterates]
     assert losses == [(step.iteration, step.total, step.per_layer) for step in alone.iterates]
@@ -81,7 +86,7 @@ def test_progress_rises_and_never_passes_its_total(
     told: list[Progress] = []
     settings = _settings(optimizer=optimizer, lr=lr, iterations=iterations)
     contents, styles = {"a": _pixels(1), "b": _pixels(2)}, {"c": _pixels(3), "d": _pixels(4)}
-    paint_all(settings, contents, styles, CPU, told.append)
+    paint_all(settings, contents, styles, WEIGHTS, CPU, told.append)
     done = [progress.done for progress in told]
     assert done == sorted(done)
     assert done[0] == 1
@@ -95,7 +100,7 @@ def test_paintings_of_the_same_name_are_refused_before_painting() -> None:
     told: list[Progress] = []
     sentence = "called a-b-c: a in the style of b-c, and a-b in the style of c; rename one"
     with pytest.raises(AtelierError, match=sentence):
-        paint_all(_settings(), contents, styles, CPU, told.append)
+        paint_all(_settings(), contents, styles, WEIGHTS, CPU, told.append)
     assert told == []
 
 

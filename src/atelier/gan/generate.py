@@ -5,10 +5,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from atelier.gan.networks import Architecture
 
-def draw_latents(count: int, latent_size: int, seed: int) -> Tensor:
-    """Draw latents from N(0, 1): float32 [count, latent_size] on the CPU, the same for a seed."""
-    return torch.randn(count, latent_size, generator=torch.Generator().manual_seed(seed))
+
+def draw_latents(count: int, arch: Architecture, seed: int) -> Tensor:
+    """Draw latents on the CPU, the same for a seed; see :func:`random_latents`."""
+    return random_latents(count, arch, torch.Generator().manual_seed(seed))
+
+
+def random_latents(count: int, arch: Architecture, generator: torch.Generator) -> Tensor:
+    """Draw latents as ``arch`` says, from N(0, 1) or uniformly from -1 to 1.
+
+    Returns:
+        float32 [count, latent_size], on the generator's device.
+    """
+    shape, device = (count, arch.latent_size), generator.device
+    if arch.latents == "normal":
+        return torch.randn(shape, generator=generator, device=device)
+    return torch.rand(shape, generator=generator, device=device).mul(2).sub(1)
 
 
 @torch.inference_mode()

@@ -12,8 +12,13 @@ from atelier.gan.training import Epoch
 
 
 def save_samples(epoch: Epoch, folder: Path) -> None:
-    """Write an epoch's pictures, uint8 [N, H, W, C], as ``epoch_0001.npy``."""
+    """Write an epoch's pictures, uint8 [N, H, W, C], as ``epoch_0001.npy``.
+
+    Those of steps in between are ``step_00000010.npy``.
+    """
     np.save(folder / f"epoch_{epoch.number:04d}.npy", epoch.samples, allow_pickle=False)
+    for step, pictures in epoch.between.items():
+        np.save(folder / f"step_{step:08d}.npy", pictures, allow_pickle=False)
 
 
 class History:
@@ -24,7 +29,7 @@ class History:
 
     def add(self, epoch: Epoch) -> None:
         """Append an epoch; its pictures are not kept."""
-        self._epochs.append(replace(epoch, samples=epoch.samples[:0]))
+        self._epochs.append(replace(epoch, samples=epoch.samples[:0], between={}))
 
     def write(self, target: Path) -> None:
         """Write a row per step as CSV: step, epoch, images seen, then the statistics."""

@@ -1,23 +1,26 @@
-"""The DCGAN's two networks, built from a small frozen description.
+"""Generator and discriminator, built from a small frozen description.
 
-Radford, Metz and Chintala 2016, "Unsupervised representation learning with deep
-convolutional generative adversarial networks": strided convolutions instead of pooling,
-batch normalisation in both networks, ReLU in the generator, leaky ReLU in the
-discriminator, weights drawn from N(0, 0.02).
+Two families. ``dcgan``: Radford, Metz and Chintala 2016, "Unsupervised representation
+learning with deep convolutional generative adversarial networks": strided convolutions
+instead of pooling, batch normalisation, ReLU in the generator, leaky ReLU in the
+discriminator, weights drawn from N(0, 0.02). ``mlp``: Goodfellow et al. 2014, fully
+connected layers with leaky ReLU and dropout.
 """
 
 import itertools
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from atelier.errors import AtelierError
-from atelier.settings import TrainSettings
+from atelier.settings import NetworkSettings
 
-SIZES = (16, 32, 64, 128, 256)
+SIZES = (16, 28, 32, 64, 128, 256)
 _SMALLEST = 4  # pixels a side of the first feature map, as in the paper
 _MOST_DOUBLINGS = 3  # feature maps stop doubling at 8 times the width: 512 for 64, as in the paper
+_SLOPE = 0.2  # of leaky ReLU, as in the paper
 
 
 @dataclass(frozen=True)
@@ -27,16 +30,33 @@ class Architecture:
     Attributes:
         image_size: height and width of a picture in pixels, one of :data:`SIZES`.
         channels: 3 for RGB, 1 for grey.
+        network: ``dcgan`` or ``mlp``.
         latent_size: numbers in a latent vector.
-        generator_width: feature maps before the picture.
-        discriminator_width: feature maps after the picture.
+        latents: drawn from N(0, 1), or uniformly from -1 to 1.
+        generator_width: feature maps (or units) before the picture; of the mlp, the first layer's.
+        discriminator_width: feature maps after the picture; of the mlp, the last layer's units.
+        activation_first: ReLU before batch normalisation in the generator, instead of after.
+        discriminator_norm: batch normalisation in the discriminator; without it, biases.
+        discriminator_padding: of its strided convolutions, 1 (a side is halved) or 0.
+        discriminator_head: how the last maps become a logit, by a ``convolution`` over all of
+            them, or by two ``linear`` layers after one convolution less.
+        head_size: units between the two linear layers.
+        dropout: of the mlp's hidden layers.
     """
 
     image_size: int
     channels: int
+    network: Literal["dcgan", "mlp"]
     latent_size: int
+    latents: Literal["normal", "uniform"]
     generator_width: int
     discriminator_width: int
+    activation_first: bool
+    discriminator_norm: bool
+    discriminator_padding: int
+    discriminator_head: Literal["convolution", "linear"]
+    head_size: int
+    dropout: float
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built.
@@ -46,29 +66,24 @@ class Architecture:
         """
         if self.image_size not in SIZES:
             raise AtelierError(
-                f"convert.image_size is {self.image_size}, but the DCGAN needs"
-                f" one of {', '.join(map(str, SIZES))}."
+                f"the pictures are {self.image_size} pixels wide, but the networks need"
+                f" one of {', '.join(map(str, SIZES))}; set convert.image_size to one of them."
             )
         if self.channels not in (1, 3):
             raise AtelierError(
-                f"the pictures have {self.channels} channels, but the DCGAN needs"
-                " 1 (grey) or 3 (RGB)."
+                f"the pictures have {self.channels} channels, but the networks need 1 (grey)"
+                " or 3 (RGB)."
             )
 
+    @classmethod
+    def of(cls, settings: NetworkSettings, image_size: int, channels: int) -> "Architecture":
+        """Describe the networks that ``settings`` ask for and that fit the pictures.
 
-def architecture(settings: TrainSettings, image_size: int, channels: int) -> Architecture:
-    """Describe the networks that ``settings`` ask for and that fit the pictures.
-
-    Raises:
-        AtelierError: no network fits; the sentence says which size would.
-    """
-    return Architecture(
-        image_size=image_size,
-        channels=channels,
-        latent_size=settings.latent_size,
-        generator_width=settings.generator_width,
-        discriminator_width=settings.discriminator_width,
-    )
+        Raises:
+            AtelierError: no network fits; the sentence says which size would.
+        """
+        wanted = {key: getattr(settings, key) for key in NetworkSettings.model_fields}
+        return cls(image_size=image_size, channels=channels, **wanted)
 
 
 class Generator(nn.Module):
@@ -76,21 +91,14 @@ class Generator(nn.Module):
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
-        widths = _widths(arch.generator_width, arch.image_size)[::-1]
-        self.layers = nn.Sequential(
-            *_up(arch.latent_size, widths[0], stride=1, padding=0),
-            *itertools.chain.from_iterable(
-                _up(wide, narrow, stride=2, padding=1)
-                for wide, narrow in itertools.pairwise(widths)
-            ),
-            nn.ConvTranspose2d(widths[-1], arch.channels, 4, 2, 1, bias=False),
-            nn.Tanh(),
-        )
+        self.shape = (arch.channels, arch.image_size, arch.image_size)
+        layers = _growing(arch) if arch.network == "dcgan" else _dense_generator(arch)
+        self.layers = nn.Sequential(*layers, nn.Tanh())
 
     def forward(self, latents: Tensor) -> Tensor:
         """Make one picture of each latent vector."""
-        pictures: Tensor = self.layers(latents[:, :, None, None])
-        return pictures
+        pictures: Tensor = self.layers(latents)
+        return pictures.reshape(-1, *self.shape)
 
 
 class Discriminator(nn.Module):
@@ -98,18 +106,11 @@ class Discriminator(nn.Module):
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
-        widths = _widths(arch.discriminator_width, arch.image_size)
-        self.layers = nn.Sequential(
-            nn.Conv2d(arch.channels, widths[0], 4, 2, 1, bias=False),
-            nn.LeakyReLU(0.2, inplace=True),
-            *itertools.chain.from_iterable(
-                _down(narrow, wide) for narrow, wide in itertools.pairwise(widths)
-            ),
-            nn.Conv2d(widths[-1], 1, _SMALLEST, 1, 0, bias=False),
-        )
+        layers = _shrinking(arch) if arch.network == "dcgan" else _dense_discriminator(arch)
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Judge each picture by a logit; its sigmoid is the paper's D(x)."""
+        """Judge each picture by a logit; its sigmoid is the papers' D(x)."""
         logits: Tensor = self.layers(pictures)
         return logits.flatten()
 
@@ -128,7 +129,7 @@ def build(arch: Architecture, seed: int) -> tuple[Generator, Discriminator]:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Draw weights as the DCGAN paper does: N(0, 0.02), batch normalisation N(1, 0.02)."""
+    """Draw weights as the DCGAN paper does; biases and linear layers stay as torch draws them."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
@@ -136,23 +137,72 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+def _sides(image_size: int) -> list[int]:
+    """The side of every feature map of the generator, from 4 to the picture's."""
+    if image_size == 28:
+        return [_SMALLEST, 7, 14, 28]
+    return [_SMALLEST << level for level in range((image_size // _SMALLEST).bit_length())]
+
+
 def _widths(width: int, image_size: int) -> list[int]:
-    """Feature maps of every level, from the picture's side to the 4x4 side."""
-    levels = (image_size // _SMALLEST).bit_length() - 1
+    """Feature maps of every level, from the picture's end to the 4x4 end."""
+    levels = len(_sides(image_size)) - 1
     return [width * 2 ** min(level, _MOST_DOUBLINGS) for level in range(levels)]
 
 
-def _up(maps_in: int, maps_out: int, stride: int, padding: int) -> list[nn.Module]:
-    return [
-        nn.ConvTranspose2d(maps_in, maps_out, 4, stride, padding, bias=False),
-        nn.BatchNorm2d(maps_out),
-        nn.ReLU(inplace=True),
+def _growing(arch: Architecture) -> list[nn.Module]:
+    """The dcgan's generator: 4x4, then twice the side by each transposed convolution."""
+    maps = [*reversed(_widths(arch.generator_width, arch.image_size)), arch.channels]
+    sides = _sides(arch.image_size)
+    layers: list[nn.Module] = [
+        nn.Unflatten(1, (arch.latent_size, 1, 1)),
+        nn.ConvTranspose2d(arch.latent_size, maps[0], _SMALLEST, 1, 0, bias=False),
     ]
+    for (narrow, wide), (maps_in, maps_out) in zip(
+        itertools.pairwise(sides), itertools.pairwise(maps), strict=True
+    ):
+        norm, relu = nn.BatchNorm2d(maps_in), nn.ReLU(inplace=True)
+        layers += [relu, norm] if arch.activation_first else [norm, relu]
+        # 4 to 7 pixels is not twice: a kernel of 3 leaves one out.
+        kernel = 4 if wide == 2 * narrow else 3
+        layers.append(nn.ConvTranspose2d(maps_in, maps_out, kernel, 2, 1, bias=False))
+    return layers
 
 
-def _down(maps_in: int, maps_out: int) -> list[nn.Module]:
-    return [
-        nn.Conv2d(maps_in, maps_out, 4, 2, 1, bias=False),
-        nn.BatchNorm2d(maps_out),
-        nn.LeakyReLU(0.2, inplace=True),
-    ]
+def _shrinking(arch: Architecture) -> list[nn.Module]:
+    """The dcgan's discriminator: about half the side by each strided convolution."""
+    widths = _widths(arch.discriminator_width, arch.image_size)
+    if arch.discriminator_head == "linear":
+        widths = widths[:-1]
+    norm, padding = arch.discriminator_norm, arch.discriminator_padding
+    layers: list[nn.Module] = []
+    side = arch.image_size
+    for maps_in, maps_out in itertools.pairwise([arch.channels, *widths]):
+        layers.append(nn.Conv2d(maps_in, maps_out, 4, 2, padding, bias=not norm))
+        if norm and len(layers) > 1:  # the first layer has none, as in the paper
+            layers.append(nn.BatchNorm2d(maps_out))
+        layers.append(nn.LeakyReLU(_SLOPE, inplace=True))
+        side = (side + 2 * padding - 4) // 2 + 1
+    if arch.discriminator_head == "convolution":
+        return [*layers, nn.Conv2d(widths[-1], 1, side, 1, 0, bias=not norm)]
+    head = nn.Linear(widths[-1] * side * side, arch.head_size)
+    leaky = nn.LeakyReLU(_SLOPE, inplace=True)
+    return [*layers, nn.Flatten(), head, leaky, nn.Linear(arch.head_size, 1)]
+
+
+def _dense_generator(arch: Architecture) -> list[nn.Module]:
+    width, pixels = arch.generator_width, arch.channels * arch.image_size**2
+    return _dense([arch.latent_size, width, 2 * width, 4 * width, pixels], arch.dropout)
+
+
+def _dense_discriminator(arch: Architecture) -> list[nn.Module]:
+    width, pixels = arch.discriminator_width, arch.channels * arch.image_size**2
+    return [nn.Flatten(), *_dense([pixels, 4 * width, 2 * width, width, 1], arch.dropout)]
+
+
+def _dense(units: list[int], dropout: float) -> list[nn.Module]:
+    """Linear layers with leaky ReLU and dropout between them."""
+    layers: list[nn.Module] = []
+    for units_in, units_out in itertools.pairwise(units):
+        layers += [nn.Linear(units_in, units_out), nn.LeakyReLU(_SLOPE), nn.Dropout(dropout)]
+    return layers[:-2]

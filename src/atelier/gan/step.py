@@ -14,12 +14,17 @@ STATISTICS = ("loss_d", "loss_g", "d_x", "d_g_z1", "d_g_z2")
 
 @dataclass(frozen=True)
 class Gan:
-    """Both networks and their optimizers; the step changes their state in place."""
+    """Both networks and their optimizers; the step changes their state in place.
+
+    ``label_smoothing`` is taken off the label of real pictures when the discriminator learns
+    (Salimans et al. 2016, "Improved techniques for training GANs", section 3.4).
+    """
 
     generator: Generator
     discriminator: Discriminator
     generator_optimizer: optim.Optimizer
     discriminator_optimizer: optim.Optimizer
+    label_smoothing: float
 
 
 def build_gan(arch: Architecture, settings: TrainSettings, device: torch.device) -> Gan:
@@ -33,9 +38,14 @@ def build_gan(arch: Architecture, settings: TrainSettings, device: torch.device)
 
     def adam(network: nn.Module) -> optim.Optimizer:
         betas = (settings.beta1, settings.beta2)
-        return optim.Adam(network.parameters(), lr=settings.lr, betas=betas, fused=True)
+        decay = settings.weight_decay
+        return optim.Adam(
+            network.parameters(), lr=settings.lr, betas=betas, weight_decay=decay, fused=True
+        )
 
-    return Gan(generator, discriminator, adam(generator), adam(discriminator))
+    return Gan(
+        generator, discriminator, adam(generator), adam(discriminator), settings.label_smoothing
+    )
 
 
 def train_step(gan: Gan, real: Tensor, latents: Tensor) -> Tensor:
@@ -49,7 +59,7 @@ def train_step(gan: Gan, real: Tensor, latents: Tensor) -> Tensor:
     Args:
         gan: the networks; their weights, optimizers and running statistics change.
         real: [B, C, H, W] float, in [-1, 1].
-        latents: [B, latent_size] float, from N(0, 1).
+        latents: [B, latent_size] float.
 
     Returns:
         The five :data:`STATISTICS`, float32 [5], on the device and not waited for: loss_d
@@ -62,7 +72,7 @@ def train_step(gan: Gan, real: Tensor, latents: Tensor) -> Tensor:
     gan.discriminator_optimizer.zero_grad(set_to_none=True)
     logits_real = discriminator(real)
     logits_fake = discriminator(fake.detach())
-    loss_d = _bce(logits_real, 1.0) + _bce(logits_fake, 0.0)
+    loss_d = _bce(logits_real, 1.0 - gan.label_smoothing) + _bce(logits_fake, 0.0)
     loss_d.backward()
     gan.discriminator_optimizer.step()
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atelier.errors import AtelierError
-from atelier.gan.generate import draw_latents, generate
-from atelier.gan.networks import Architecture, architecture
-from atelier.gan.step import Gan, build_gan, train_step
+from atelier.gan.generate import draw_latents, generate, random_latents
+from atelier.gan.networks import Architecture
+from atelier.gan.step import build_gan, train_step
 from atelier.progress import Progress, Report, silent
 from atelier.settings import TrainSettings
 
@@ -26,6 +26,7 @@ class Epoch:
         images: int64 [steps], pictures seen since the start, after each step.
         statistics: float32 [steps, 5], a row per step, columns as in ``step.STATISTICS``.
         samples: uint8 [N, H, W, C], pictures of the fixed latents after this epoch.
+        between: the same after every ``train.sample_every``-th step of it, by step.
     """
 
     number: int
@@ -33,6 +34,7 @@ class Epoch:
     images: NDArray[np.int64]
     statistics: NDArray[np.float32]
     samples: NDArray[np.uint8]
+    between: dict[int, NDArray[np.uint8]]
 
 
 class Training:
@@ -66,12 +68,12 @@ class Training:
             )
         self.settings = settings
         self.device = device
-        self.arch: Architecture = architecture(settings, height, channels)
-        self.gan: Gan = build_gan(self.arch, settings, device)
+        self.arch = Architecture.of(settings, height, channels)
+        self.gan = build_gan(self.arch, settings, device)
         self._feed = _Feed(pixels, device)
         self._order = torch.Generator().manual_seed(settings.seed + 1)
         self._latents = torch.Generator(device).manual_seed(settings.seed + 2)
-        self._fixed = draw_latents(settings.samples, settings.latent_size, settings.seed + 3)
+        self._fixed = draw_latents(settings.samples, self.arch, settings.seed + 3)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -88,12 +90,16 @@ class Training:
         for number in range(1, self.settings.epochs + 1):
             first_step = (number - 1) * self.steps_per_epoch
             rows: list[Tensor] = []
+            between: dict[int, NDArray[np.uint8]] = {}
             order = torch.randperm(len(self._feed), generator=self._order)
             batches = order.split(self.settings.batch_size)
             seen = np.cumsum([len(batch) for batch in batches]) + (number - 1) * len(self._feed)
             for indices in batches:
                 rows.append(self._step(indices))
-                report(Progress(first_step + len(rows), total))
+                step = first_step + len(rows)
+                if self.settings.sample_every and step % self.settings.sample_every == 0:
+                    between[step] = self._samples()
+                report(Progress(step, total))
             # The one place where the device is waited for.
             statistics = torch.stack(rows).cpu().numpy()
             report(Progress(first_step + len(rows), total, _note(number, statistics)))
@@ -102,14 +108,14 @@ class Training:
                     f"the training went astray in epoch {number}: its losses are no numbers any"
                     f" more; make train.lr smaller than {self.settings.lr:g}."
                 )
-            samples = generate(self.gan.generator, self._fixed)
-            yield Epoch(number, first_step, seen, statistics, samples)
+            yield Epoch(number, first_step, seen, statistics, self._samples(), between)
+
+    def _samples(self) -> NDArray[np.uint8]:
+        return generate(self.gan.generator, self._fixed)
 
     def _step(self, indices: Tensor) -> Tensor:
         real = self._feed.batch(indices)
-        latents = torch.randn(
-            len(indices), self.arch.latent_size, generator=self._latents, device=self.device
-        )
+        latents = random_latents(len(indices), self.arch, self._latents)
         return train_step(self.gan, real, latents)
 
 

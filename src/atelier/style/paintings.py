@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ def paint_all(
     settings: StylizeSettings,
     contents: Mapping[str, Pixels],
     styles: Mapping[str, Pixels],
+    weights: Path,
     device: torch.device,
     report: Report = silent,
 ) -> list[Painting]:
@@ -52,6 +54,7 @@ def paint_all(
         settings: the ``stylize`` section.
         contents: uint8 [H, W, 3] RGB by name.
         styles: likewise.
+        weights: the folder of files that ``settings.weights`` may name.
         device: where to paint.
         report: counts evaluations.
 
@@ -61,7 +64,9 @@ def paint_all(
     """
     _refuse_equal_names(contents, styles)
     deepest = max([*settings.style_layers, *settings.content_layers])
-    vgg = build_vgg19(settings.weights, settings.pooling, settings.seed, deepest)
+    made = settings.weights in ("random", "imagenet")
+    source = settings.weights if made else str(weights / settings.weights)
+    vgg = build_vgg19(source, settings.pooling, settings.seed, deepest)
     prepared = [prepare(content, settings.size) for content in contents.values()]
     total = len(contents) * len(styles) * settings.iterations
     paintings: list[Painting] = []
