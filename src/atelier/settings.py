@@ -177,8 +177,9 @@ class StylizeSettings(Section):
     """Neural style transfer: what is painted, how it is measured, how it is optimised.
 
     Layers are positions in ``torchvision.models.vgg19().features``. A picture or style is
-    a file of ``data/pictures/`` (weights: of ``data/weights/``), or the word ``generated`` (faces of the trained generator)
-    or ``drawn`` (the embedded style picture).
+    a file of ``data/pictures/``, or the word ``generated`` (faces of the trained generator)
+    or ``drawn`` (the embedded style picture); weights are ``random``, ``imagenet`` or a file
+    of ``data/weights/``.
     """
 
     pictures: Annotated[list[FileName], Field(min_length=1)]
