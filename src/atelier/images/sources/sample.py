@@ -6,8 +6,11 @@ a first run shows what later runs with real pictures will meet.
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +23,8 @@ from atelier.progress import Progress, Report
 from atelier.settings import SampleSettings
 
 _SIDES = (64, 200)
-# How many are drawn before they are written: what is held in memory.
-_BATCH = 64
+_BATCH = 32
+_WORTH_A_PROCESS = 256
 _KINDS = {
     "jpeg": 0.52, "png": 0.34, "grey": 0.02, "palette": 0.03, "transparent": 0.03, "cmyk": 0.02,
     "turned": 0.04,
@@ -40,15 +43,28 @@ def take_sample(settings: SampleSettings, target: Path, report: Report) -> Manif
 
     The i-th picture depends on the seed and on i, and on nothing else.
     """
-    with PicturesZip(target) as archive, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for first in range(0, settings.count, _BATCH):
-            indices = range(first, min(first + _BATCH, settings.count))
-            for name, data in pool.map(lambda i: sample_file(settings.seed, i), indices):
-                archive.add(name, data)
-            report(Progress(indices.stop, settings.count, "faces"))
+    with PicturesZip(target) as archive, _drawn(settings) as files:
+        for done, (name, data) in enumerate(files, start=1):
+            archive.add(name, data)
+            report(Progress(done, settings.count, "faces"))
         for name, data in _broken_files(settings.seed):
             archive.add(name, data)
     return Manifest("sample", "zip", (raw_file(archive.path),), members=archive.members)
+
+
+@contextmanager
+def _drawn(settings: SampleSettings) -> Iterator[Iterator[tuple[str, bytes]]]:
+    """Give the files in order, drawn by as many processes as are worth their start.
+
+    Drawing is mostly Python, which threads would do one at a time.
+    """
+    draw = partial(sample_file, settings.seed)
+    workers = min(os.cpu_count() or 1, settings.count // _WORTH_A_PROCESS)
+    if workers < 2:
+        yield map(draw, range(settings.count))
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield pool.map(draw, range(settings.count), chunksize=_BATCH)
 
 
 def sample_file(seed: int, index: int) -> tuple[str, bytes]:
