@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.comments import CommentedBase, CommentedMap, CommentedSeq
 
 from atelier.errors import AtelierError
 from atelier.files import write_text
@@ -102,13 +102,15 @@ def _assign(
             yield from _assign(document[key], value, inner, f"{prefix}{key}.")
         elif key not in document or document[key] != value:
             yield Change(f"{prefix}{key}", document.get(key), value)
-            document[key] = _on_one_line(value)
+            document[key] = _on_one_line(value, document.get(key))
 
 
-def _on_one_line(value: Any) -> Any:
-    """Lists and mappings stay on their line."""
+def _on_one_line(value: Any, old: Any) -> Any:
+    """Lists and mappings stay on their line, with the comment behind it."""
     if not isinstance(value, list | dict):
         return value
     shown = CommentedSeq(value) if isinstance(value, list) else CommentedMap(value)
+    if isinstance(old, CommentedBase):
+        old.copy_attributes(shown)
     shown.fa.set_flow_style()
     return shown

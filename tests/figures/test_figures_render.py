@@ -190,3 +190,11 @@ def test_damage_is_told_and_old_renders_stay(
     assert str(tmp_path) not in str(error.value)
     assert [path.name for path in training.target.iterdir()] == ["old.txt"]
     assert not list(tmp_path.glob(".renders*"))
+
+
+def test_steps_between_epochs_get_montages_of_their_own(tmp_path: Path) -> None:
+    training = Training(tmp_path, [1, 2])
+    np.save(training.samples / "step_00000010.npy", np.load(training.samples / "epoch_0001.npy"))
+    assert training.render().steps == (Path("steps/step_00000010.png"),)
+    between = (training.target / "steps/step_00000010.png").read_bytes()
+    assert between == (training.target / "montages/epoch_0001.png").read_bytes()

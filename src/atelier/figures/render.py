@@ -25,10 +25,14 @@ HOLD_LAST = 2.0
 
 @dataclass(frozen=True)
 class Rendered:
-    """What was written: paths relative to the folder of renders, and the epochs shown."""
+    """What was written: paths relative to the folder of renders, and the epochs shown.
+
+    ``steps`` are the montages of steps between epochs, where the samples hold any.
+    """
 
     epochs: tuple[int, ...]
     montages: tuple[Path, ...]
+    steps: tuple[Path, ...]
     film: Path = Path("training.gif")
     curves: Path = Path("losses.png")
     comparison: Path = Path("real_and_generated.png")
@@ -50,7 +54,8 @@ def render(
     Args:
         settings: of the render stage.
         samples: a folder of ``epoch_0001.npy``, ...: uint8 [N, H, W, C], H = W, C 1 or 3,
-            pictures of the same latents after each epoch.
+            pictures of the same latents after each epoch; and of ``step_00000010.npy``, ...:
+            the same after steps between.
         losses: the CSV file that :func:`atelier.figures.curves.read_losses` reads.
         real: uint8 [M, H, W, C], M >= 1, what the generator learned from.
         metrics: numbers, nested by stage.
@@ -65,17 +70,25 @@ def render(
         AtelierError: samples or losses are missing, empty or damaged, or the samples of two
             epochs differ in shape.
     """
-    files = _sample_files(samples)
+    files = _sample_files(samples, "epoch")
+    if not files:
+        raise AtelierError(
+            f"no samples such as epoch_0001.npy in {samples.name}/; run the train stage first."
+        )
+    steps = _sample_files(samples, "step")
     table = read_losses(losses)
     last = max(files)
     shown = {e: path for e, path in files.items() if e % settings.every == 0 or e == last}
     rendered = Rendered(
         epochs=tuple(shown),
         montages=tuple(Path("montages", f"{path.stem}.png") for path in shown.values()),
+        steps=tuple(Path("steps", f"{path.stem}.png") for path in steps.values()),
     )
     comparison = _comparison(settings, real, _read_samples(files[last]))
     with replacing_folder(target) as folder:
         _save_montages(folder, rendered, _montages(settings, shown), report)
+        for path, (_, picture) in zip(rendered.steps, _montages(settings, steps), strict=True):
+            save_png(picture, folder / path)
         _save_film(settings, folder, rendered, _montages(settings, shown), report)
         loss_curves(table, folder / rendered.curves)
         save_png(comparison, folder / rendered.comparison)
@@ -94,14 +107,12 @@ def render(
     return rendered
 
 
-def _sample_files(folder: Path) -> dict[int, Path]:
-    """Find the samples of every epoch, in order, and see that they fit each other."""
-    names = ((re.fullmatch(r"epoch_(\d+)\.npy", path.name), path) for path in folder.glob("*"))
+def _sample_files(folder: Path, unit: str) -> dict[int, Path]:
+    """Find the samples of every epoch or step, in order, and see that they fit each other."""
+    names = ((re.fullmatch(rf"{unit}_(\d+)\.npy", path.name), path) for path in folder.glob("*"))
     files = dict(sorted((int(match[1]), path) for match, path in names if match))
     if not files:
-        raise AtelierError(
-            f"no samples such as epoch_0001.npy in {folder.name}/; run the train stage first."
-        )
+        return {}
     first, *others = files.values()
     shape = _read_samples(first).shape
     for path in others:
