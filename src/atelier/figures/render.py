@@ -70,11 +70,7 @@ def render(
         AtelierError: samples or losses are missing, empty or damaged, or the samples of two
             epochs differ in shape.
     """
-    files = _sample_files(samples, "epoch")
-    if not files:
-        raise AtelierError(
-            f"no samples such as epoch_0001.npy in {samples.name}/; run the train stage first."
-        )
+    files = _epoch_files(samples)
     steps = _sample_files(samples, "step")
     table = read_losses(losses)
     last = max(files)
@@ -105,6 +101,15 @@ def render(
             parameters=parameters,
         )
     return rendered
+
+
+def _epoch_files(folder: Path) -> dict[int, Path]:
+    files = _sample_files(folder, "epoch")
+    if not files:
+        raise AtelierError(
+            f"no samples such as epoch_0001.npy in {folder.name}/; run the train stage first."
+        )
+    return files
 
 
 def _sample_files(folder: Path, unit: str) -> dict[int, Path]:

@@ -1,0 +1,56 @@
+"""A stage that is told to stop puts the old results back, and its run is marked so."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ..project import Project
+
+OUTPUTS = ("models", "samples", "plots/losses.csv", "metrics/train.json")
+
+
+def stage_process(dvc: subprocess.Popen[str], script: str) -> psutil.Process:
+    """Wait for the stage's own process, and for DVC to have taken its outputs away."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        for child in psutil.Process(dvc.pid).children(recursive=True):
+            if script in child.cmdline() and "python" in Path(child.cmdline()[0]).name:
+                return child
+        time.sleep(0.02)
+    raise AssertionError(f"{script} did not start")
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_training_told_to_stop_leaves_the_old_results(
+    ready: Project, told: signal.Signals
+) -> None:
+    before = ready.bytes(*OUTPUTS)
+    ready.set(**{"train.epochs": 100_000})
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    dvc = subprocess.Popen(
+        ["dvc", "repro", "train"],
+        cwd=ready.folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    stage = stage_process(dvc, "stages/train.py")
+    journals = ready.folder / ".atelier/journal"
+    end = time.monotonic() + 60
+    while not list(journals.glob("*/*/samples-*.png")) and time.monotonic() < end:
+        time.sleep(0.05)  # until the first epochs are done
+    assert ready.bytes(*OUTPUTS) == {}
+    stage.send_signal(told)
+    output, _ = dvc.communicate(timeout=120)
+    assert "ERROR: interrupted before the stage was done" in output
+    assert "Traceback" not in output
+    assert ready.bytes(*OUTPUTS) == before
+    leftovers = [path.name for path in ready.folder.glob(".atelier-*")]
+    assert leftovers == []
