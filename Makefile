@@ -30,7 +30,7 @@ lint: $(VENV)/ready ## check style and types
 ui: $(VENV)/ready ## open MLflow on http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1
 
-bench: $(VENV)/ready ## measure
+bench: $(VENV)/ready ## measure what the chain costs besides its work (2 minutes)
 	python benchmarks/startup.py
 
 lock: $(VENV)/ready ## pin the newest versions that pyproject.toml allows
@@ -39,12 +39,14 @@ lock: $(VENV)/ready ## pin the newest versions that pyproject.toml allows
 
 clean: ## remove what the stages made; DVC's cache and MLflow's runs stay
 	rm -rf data/raw data/images.npz data/listing/*.json models samples renders styled metrics plots
+	rm -rf dvc_plots .atelier-*
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Pinned packages, then the project itself; the shell that activates it sends no telemetry.
 $(VENV)/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Atelier needs Python 3.11 or later; set PYTHON=, as in: make repro PYTHON=python3.12"; exit 1; }
+	@echo 'Installing the pinned packages, 6 GB with PyTorch and CUDA; this takes some minutes.'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

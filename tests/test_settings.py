@@ -73,7 +73,7 @@ def test_a_wrong_value_is_named_in_one_sentence(key: str, value: Any, sentence: 
 def test_a_misspelt_key_is_told_rather_than_the_missing_one() -> None:
     values = changed("train.epoch", 3)
     del values["train"]["epochs"]
-    with pytest.raises(AtelierError, match=r"did you mean train\.epochs \(and 1 more\)"):
+    with pytest.raises(AtelierError, match=r"did you mean train\.epochs \(and 1 more to mend\)"):
         settings.check(values, "params.yaml")
 
 

@@ -77,9 +77,12 @@ def where() -> None:
         "metrics/": "numbers; `dvc metrics show` prints them",
     }
     found = {place: what for place, what in shown.items() if Path(place).exists()}
+    if set(found) <= {"metrics/"}:
+        typer.echo("Nothing is rendered or painted yet; type: dvc repro")
+        return
     for place, what in found.items():
         typer.echo(f"  {place:<22}{what}")
-    typer.echo("Compare runs in MLflow:  make ui" if found else "Nothing yet; type: make repro")
+    typer.echo("Compare runs in MLflow:  make ui")
 
 
 def main() -> None:

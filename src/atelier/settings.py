@@ -51,14 +51,20 @@ class ArchiveSettings(Section):
     """A zip or tar archive of pictures, by path or by http(s) address."""
 
     location: str
-    sha256: Annotated[str, Field(pattern=r"^([0-9a-fA-F]{64})?$")]
+    sha256: Annotated[
+        str, Field(pattern=r"^([0-9a-fA-F]{64})?$", description="64 hexadecimal digits")
+    ]
 
 
 class KaggleSettings(Section):
     """A Kaggle dataset, as ``owner/name`` or ``owner/name/versions/3``."""
 
     handle: Annotated[
-        str, Field(pattern=r"^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+(/versions/[1-9][0-9]*)?$")
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+(/versions/[1-9][0-9]*)?$",
+            description="owner/name or owner/name/versions/3",
+        ),
     ]
 
 
@@ -212,7 +218,12 @@ class StylizeSettings(Section):
 class RuntimeSettings(Section):
     """What changes no result: no stage depends on this section."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?|mps)$")]
+    device: Annotated[
+        str,
+        Field(
+            pattern=r"^(auto|cpu|cuda(:[0-9]+)?|mps)$", description="auto, cpu, cuda, cuda:1 or mps"
+        ),
+    ]
     workers: Annotated[int, Field(ge=0, le=1024)]
     progress: bool
 
@@ -221,7 +232,15 @@ class TrackingSettings(Section):
     """How runs are logged to MLflow; changes no result either."""
 
     enabled: bool
-    experiment: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/:.][^/:]*$")]
+    experiment: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=200,
+            pattern=r"^[^/:.][^/:]*$",
+            description="a name without / and : that starts with no dot",
+        ),
+    ]
     wait_seconds: Annotated[float, Field(ge=0, le=3600)]
 
 
@@ -262,6 +281,27 @@ def check(values: Any, source: str) -> Settings:
         return Settings.model_validate(values)
     except ValidationError as error:
         raise AtelierError(_sentence(error, source)) from None
+
+
+def check_files(settings: Settings, root: Path = Path()) -> None:
+    """See that the files that settings name are there, before hours of work and not after.
+
+    Raises:
+        AtelierError: a picture or a file of weights is missing.
+    """
+    wanted = settings.stylize
+    words = {"pictures": ("generated", "drawn"), "weights": ("random", "imagenet")}
+    for folder, names in (
+        ("pictures", [*wanted.pictures, *wanted.styles]),
+        ("weights", [wanted.weights]),
+    ):
+        for name in names:
+            file = Path("data", folder, name)
+            if name not in words[folder] and not (root / file).is_file():
+                raise AtelierError(
+                    f"there is no {file}, which params.yaml asks for under stylize; put it there,"
+                    f" or choose {' or '.join(words[folder])}."
+                )
 
 
 def check_section(name: str, values: Any, source: str) -> None:
@@ -305,11 +345,13 @@ def _sentence(error: ValidationError, source: str, section: tuple[str, ...] = ()
         told = f"{key} is missing; `atelier preset sample` writes every setting"
     elif kind == "value_error":
         told = f"{key}: {fault['ctx']['error']}"
+    elif kind == "string_pattern_mismatch":
+        told = f"{key} is {fault['input']!r:.60}, but it should be {_description(location)}"
     else:
         got = repr(fault["input"])
         got = got if len(got) <= 60 else got[:57] + "..."
         told = f"{key} is {got}, but {fault['msg'][:1].lower()}{fault['msg'][1:]}"
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    more = f" (and {len(faults) - 1} more to mend)" if len(faults) > 1 else ""
     return f"{source}: {told}{more}."
 
 
@@ -338,6 +380,16 @@ def _nearest_key(location: tuple[int | str, ...]) -> str:
         if elsewhere
         else f"; known here are {', '.join(beside)}"
     )
+
+
+def _description(location: tuple[int | str, ...]) -> str:
+    """What a field with a pattern says of itself."""
+    model: Any = Settings
+    for part in location[:-1]:
+        model = getattr(model, "model_fields", {}).get(part, model)
+        model = getattr(model, "annotation", model)
+    field = getattr(model, "model_fields", {}).get(location[-1])
+    return (field and field.description) or "a plain name of letters, digits, - and _"
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:

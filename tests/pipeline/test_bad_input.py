@@ -27,7 +27,7 @@ def fails(project: Project, *command: str) -> str:
         ({"convert.image_size": 20}, "train", "convert.image_size is 20, but input should be 16"),
         ({"train.lr": 1e20}, "train", "make train.lr smaller"),
         ({"evaluate.kid_subset_size": 500}, "evaluate", "make it smaller or raise samples"),
-        ({"stylize.styles": ["none.jpg"]}, "stylize", "no picture data/pictures/none.jpg"),
+        ({"stylize.styles": ["none.jpg"]}, "stylize", "there is no data/pictures/none.jpg"),
     ],
 )
 def test_a_mistake_in_settings_leaves_the_old_results(

@@ -39,7 +39,8 @@ class History:
         """The last epoch's means, and how long the training was in epochs and steps."""
         last = self._epochs[-1]
         means = dict(zip(STATISTICS, last.statistics.mean(axis=0).tolist(), strict=True))
-        return {"epochs": last.number, "steps": last.first_step + len(last.statistics), **means}
+        steps = last.first_step + len(last.statistics)
+        return {"epochs": last.number, "steps": steps, "last_epoch": means}
 
     def _rows(self) -> list[tuple[Any, ...]]:
         return [

@@ -42,12 +42,13 @@ def run_stage(name: str, main: Callable[[Settings, Run], None], logged: bool = T
         signal.signal(ending, signal.default_int_handler)
     try:
         settings = settings_module.load()
+        settings_module.check_files(settings)
         with _run(name, settings, logged and settings.tracking.enabled) as run:
             main(settings, run)
     except BaseException as error:  # every way to fail puts the outputs back
         code, sentence = _verdict(error)
         print(sentence, file=sys.stderr, flush=True)
-        _restore(name)
+        _restore(os.environ.get("DVC_STAGE", name))
         sys.exit(code)
     sys.exit(0)
 
