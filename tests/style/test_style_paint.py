@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from atelier.errors import AtelierError
 from atelier.settings import StylizeSettings
 from atelier.style.losses import content_loss, gram_matrix, style_loss
-from atelier.style.paint import Iterate, paint
+from atelier.style.paint import Iterate, objective, paint
 from atelier.style.vgg import build_vgg19, calibrate, feature_maps, preprocess
 
 CPU = torch.device("cpu")
@@ -76,6 +76,75 @@ def test_reported_losses_are_those_of_the_papers_formula() -> None:
     assert first.per_layer == pytest.approx(expected, rel=1e-4)
     assert first.per_layer["content_3"] == 0
     assert first.total == pytest.approx(2 * expected["style_1"] + 0.5 * expected["style_6"])
+
+
+def _plain_objective(
+    canvas: Tensor, content: Tensor, style: Tensor, vgg: nn.Sequential, settings: StylizeSettings
+) -> Tensor:
+    """The same sum as a page of mathematics would have it: one layer, one channel at a time."""
+
+    def pixels(picture: Tensor) -> Tensor:
+        red, green, blue = picture[0]
+        if settings.preprocessing == "caffe":
+            means = (0.40760392, 0.45795686, 0.48501961)
+            planes = [(p - m) * 255 for p, m in zip((blue, green, red), means, strict=True)]
+        else:
+            ranges = ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))
+            planes = [(p - m) / s for p, (m, s) in zip((red, green, blue), ranges, strict=True)]
+        return torch.stack(planes).unsqueeze(0)
+
+    def features(picture: Tensor, deepest: int) -> Tensor:
+        response = pixels(picture)
+        for layer in vgg[: deepest + 1]:
+            if isinstance(layer, nn.Conv2d):
+                response = nn.functional.conv2d(response, layer.weight, layer.bias, padding=1)
+            elif isinstance(layer, nn.ReLU):
+                response = response * (response > 0)
+            else:
+                blocks = response.unfold(2, 2, 2).unfold(3, 2, 2)
+                response = (
+                    blocks.mean((4, 5)) if settings.pooling == "average" else blocks.amax((4, 5))
+                )
+        return response[0]
+
+    def gram(maps: Tensor) -> Tensor:
+        rows = [torch.stack([(a * b).sum() / a.numel() for b in maps]) for a in maps]
+        return torch.stack(rows)
+
+    total = torch.zeros((), dtype=torch.float64)
+    for layer, weight in settings.style_layers.items():
+        difference = gram(features(canvas, layer)) - gram(features(style, layer))
+        total = total + weight * difference.square().sum() / len(difference) ** 2
+    for layer, weight in settings.content_layers.items():
+        difference = features(canvas, layer) - features(content, layer)
+        total = total + weight * difference.square().sum() / difference.numel()
+    return total
+
+
+@pytest.mark.parametrize("preprocessing", ["torchvision", "caffe"])
+@pytest.mark.parametrize("pooling", ["average", "max"])
+def test_loss_and_gradient_equal_the_formulas_written_out(preprocessing: str, pooling: str) -> None:
+    settings = _settings(
+        preprocessing=preprocessing,
+        pooling=pooling,
+        style_layers={1: 2.0, 6: 0.5},
+        content_layers={8: 0.25},
+    )
+    vgg = build_vgg19("random", settings.pooling, seed=1, deepest=8).double()
+    canvas, content, style = (
+        nn.functional.interpolate(_picture(seed), 8).double() for seed in (1, 2, 3)
+    )
+    maps = feature_maps(vgg, preprocess(style, settings.preprocessing), [1, 6])
+    grams = {layer: gram_matrix(features) for layer, features in maps.items()}
+    contents = feature_maps(vgg, preprocess(content, settings.preprocessing), [8])
+    total, _ = objective(canvas.requires_grad_(), grams, contents, settings, vgg)
+    (gradient,) = torch.autograd.grad(total, canvas)
+    plain = _plain_objective(canvas, content, style, vgg, settings)
+    (plain_gradient,) = torch.autograd.grad(plain, canvas)
+    torch.testing.assert_close(total, plain, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        gradient, plain_gradient, rtol=1e-9, atol=1e-12 * float(plain_gradient.abs().max())
+    )
 
 
 def test_every_evaluation_is_reported_in_order() -> None:

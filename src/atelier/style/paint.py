@@ -77,6 +77,33 @@ def paint(
     ]
 
 
+def objective(
+    canvas: Tensor,
+    grams: dict[int, Tensor],
+    contents: dict[int, Tensor],
+    settings: StylizeSettings,
+    vgg: nn.Sequential,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what painting minimises (equation 7 of Gatys et al. 2016), and its terms.
+
+    Args:
+        canvas: float ``[1, 3, H, W]``, RGB, 0 to 1.
+        grams: the style's Gram matrices ``[1, C, C]`` by layer.
+        contents: the content's feature maps ``[1, C, h, w]`` by layer.
+        settings: the layers' weights, and how pixels are preprocessed.
+        vgg: from :func:`atelier.style.vgg.build_vgg19`.
+
+    Returns:
+        The weighted sum, a scalar, and the terms before weighting by name: ``style_1``,
+        ``content_11``.
+    """
+    weights = {f"style_{layer}": weight for layer, weight in settings.style_layers.items()}
+    weights |= {f"content_{layer}": weight for layer, weight in settings.content_layers.items()}
+    pixels = preprocess(canvas, settings.preprocessing)
+    losses = _losses(feature_maps(vgg, pixels, {*grams, *contents}), grams, contents)
+    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum(), losses
+
+
 def _paint_one(
     content: Tensor,
     grams: dict[int, Tensor],
@@ -85,17 +112,12 @@ def _paint_one(
     journal: "_Journal",
 ) -> Tensor:
     contents = _targets(vgg, content, settings.content_layers, settings)
-    weights = {f"style_{layer}": weight for layer, weight in settings.style_layers.items()}
-    weights |= {f"content_{layer}": weight for layer, weight in settings.content_layers.items()}
     canvas = _first_canvas(content, settings).requires_grad_()
 
     def evaluate() -> Tensor:
         """Set the canvas's gradient, and return the loss."""
         canvas.grad = None
-        pixels = preprocess(canvas, settings.preprocessing)
-        maps = feature_maps(vgg, pixels, {*grams, *contents})
-        losses = _losses(maps, grams, contents)
-        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        total, losses = objective(canvas, grams, contents, settings, vgg)
         total.backward()
         journal.note(total, losses)
         return total.detach()
