@@ -59,6 +59,19 @@ def test_kid_equals_the_papers_estimator_written_out() -> None:
     assert kid.error == pytest.approx(0, abs=1e-6)
 
 
+def test_a_feature_that_most_real_pictures_do_not_have_does_not_drown_the_others() -> None:
+    stream = torch.Generator().manual_seed(0)
+    real = torch.randn(400, 20, generator=stream).relu()
+    real[:, :5] = 0
+    real[0, 0] = 1e-4
+    others = torch.randn(400, 20, generator=stream).relu()
+    others[:, :5] = 0
+    others[:8, :5] = 0.01
+    alike = kernel_distance(real, others, subsets=20, subset_size=100, seed=0)
+    far = kernel_distance(real, others + 0.3, subsets=20, subset_size=100, seed=0)
+    assert abs(alike.value) < 0.05 < far.value
+
+
 def test_a_set_is_at_no_distance_from_itself(blobs: Pictures) -> None:
     same = sliced_wasserstein(blobs[:100], blobs[:100], seed=1)
     assert set(same) == {32, 16}

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+_LEAST_DEVIATION = 0.1  # of the features' mean deviation
+
 
 @dataclass(frozen=True)
 class Kid:
@@ -22,8 +24,10 @@ def kernel_distance(
     """Binkowski et al. 2018, "Demystifying MMD GANs": unbiased MMD, cubic polynomial kernel.
 
     Features are standardised by the mean and deviation of ``real`` first, since those of
-    other networks than Inception have no scale of their own. Near 0 means alike; the
-    estimate is unbiased, so it may fall a little below 0.
+    other networks than Inception have no scale of their own. A deviation counts as a tenth of
+    the mean one at least: a feature that is silent for nearly every real picture would
+    drown all others by the few that it answers. Near 0 means alike; the estimate is unbiased,
+    so it may fall a little below 0.
 
     Args:
         real: [N, D] float features.
@@ -34,7 +38,8 @@ def kernel_distance(
     """
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    mean, deviation = real.mean(dim=0), real.std(dim=0).clamp_min(1e-6)
+    mean, deviation = real.mean(dim=0), real.std(dim=0)
+    deviation = deviation.clamp_min(max(_LEAST_DEVIATION * float(deviation.mean()), 1e-6))
     with warnings.catch_warnings():
         # It warns that it keeps all features; they are kept here already.
         warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance`")
