@@ -34,6 +34,27 @@ def test_every_preset_is_listed_valid_and_leaves_nothing_behind(root: Path, para
     assert params.read_bytes() == before
 
 
+def test_a_preset_is_the_sample_but_for_what_it_says(root: Path, params: Path) -> None:
+    """A mapping of layers is a value: the chapter's content layer comes alone."""
+    apply_preset("gatys", root / "presets", params)
+    wanted = settings.load(params).stylize
+    assert wanted.content_layers == {21: 1.0}
+    widths = {1: 64, 6: 128, 11: 256, 20: 512, 25: 512}
+    assert wanted.style_layers == {layer: 1e3 / n**2 for layer, n in widths.items()}
+    assert (wanted.preprocessing, wanted.start, wanted.optimizer) == ("caffe", "content", "lbfgs")
+    assert (wanted.size, wanted.iterations, wanted.pooling) == (512, 500, "max")
+
+
+def test_a_long_value_leaves_the_comments_where_they_were(root: Path, params: Path) -> None:
+    before = params.read_bytes()
+    for _ in range(3):
+        text = params.read_text()
+        params.write_text(text.replace("root: ''", "root: /a/long/path/to/a/folder/of/pictures"))
+        apply_preset("mnist28", root / "presets", params)
+    apply_preset("sample", root / "presets", params)
+    assert params.read_bytes() == before
+
+
 def test_changes_are_told_and_the_users_own_machine_is_kept(root: Path, params: Path) -> None:
     params.write_text(params.read_text().replace("device: auto", "device: cpu"))
     changes = apply_preset("celeba64", root / "presets", params)
@@ -81,5 +102,5 @@ def test_a_file_with_missing_sections_is_filled_and_an_unknown_key_is_not_ours(
 
 
 def test_an_unknown_preset_names_the_nearest(root: Path, params: Path) -> None:
-    with pytest.raises(AtelierError, match="no preset celeba; did you mean celeba64"):
+    with pytest.raises(AtelierError, match=r"no preset celeba; did you mean celeba64\?"):
         apply_preset("celeba", root / "presets", params)

@@ -56,7 +56,11 @@ def test_params_yaml_is_valid_and_frozen() -> None:
         ("evaluate.kid_subset_size", 10**6, "make it smaller or raise samples"),
         ("stylize.styles", ["../secret.png"], "inside its folder"),
         ("stylize.styles", ["/etc/passwd"], "inside its folder"),
-        ("stylize.style_layers", {}, "needs at least one layer"),
+        ("stylize.style_layers", {}, "needs a layer of a weight above 0"),
+        ("stylize.style_layers", {1: 0.0}, "needs a layer of a weight above 0"),
+        ("stylize.style_layers", {40: 1.0}, "stylize.style_layers.40 is 40"),
+        ("train.latent_size", 0, "train.latent_size is 0"),
+        ("train.latent_size", 10**12, "less than or equal to 65536"),
         ("runtime.device", "gpu", "runtime.device is 'gpu'"),
     ],
 )

@@ -1,5 +1,6 @@
 """The ``atelier`` command: what users type besides ``dvc`` and ``mlflow``."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -42,7 +43,7 @@ def preset(
         return
     changes = apply_preset(name, PRESETS, PARAMS)
     for change in changes:
-        typer.echo(f"{change.key}: {change.old} -> {change.new}")
+        typer.echo(f"{change.key}: {json.dumps(change.old)} -> {json.dumps(change.new)}")
     typer.echo("Now type: dvc repro" if changes else f"params.yaml is {name} already.")
 
 

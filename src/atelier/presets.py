@@ -6,6 +6,7 @@ of another behind. ``runtime`` and ``tracking`` belong to the machine: no preset
 """
 
 import io
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -48,31 +49,42 @@ def apply_preset(name: str, folder: Path, params: Path) -> list[Change]:
         AtelierError: there is no such preset, or a value of it is unknown or off; the file
             is then untouched.
     """
-    known = list_presets(folder)
-    if name not in known:
-        raise AtelierError(
-            f"there is no preset {name}{nearest(name, known) or '; known are ' + ', '.join(known)}."
-        )
-    values = deepcopy(_read(folder / f"{BASE}.yaml")["values"])
-    if name != BASE:
-        _merge(values, _read(folder / f"{name}.yaml")["values"])
-    strangers = sorted(set(values) - set(STAGES))
-    if strangers:
-        raise AtelierError(f"presets/{name}.yaml: {strangers[0]} is no stage's section.")
-    for section in STAGES:
-        check_section(section, values.get(section), f"presets/{name}.yaml")
+    values = preset_values(name, folder)
     yaml = YAML(typ="rt", pure=True)
     yaml.preserve_quotes = True
     yaml.width = 4096
     if not isinstance(read_yaml(params), dict):
         raise AtelierError(f"{params.name} holds no settings; `git checkout {params.name}` does.")
     document = yaml.load(params.read_text("utf-8"))
+    _align_comments(document)
     changes = list(_assign(document, values, Settings))
     buffer = io.StringIO()
     yaml.dump(document, buffer)
     check(YAML(typ="safe", pure=True).load(buffer.getvalue()), params.name)
     write_text(params, buffer.getvalue())
     return changes
+
+
+def preset_values(name: str, folder: Path) -> dict[str, Any]:
+    """Every value of a preset, by section: the sample's, and over them its own.
+
+    Raises:
+        AtelierError: there is no such preset, or a value of it is unknown or off.
+    """
+    known = list_presets(folder)
+    if name not in known:
+        meant = nearest(name, known)
+        told = f"{meant}?" if meant else f"; known are {', '.join(known)}."
+        raise AtelierError(f"there is no preset {name}{told}")
+    values: dict[str, Any] = deepcopy(_read(folder / f"{BASE}.yaml")["values"])
+    if name != BASE:
+        _merge(values, _read(folder / f"{name}.yaml")["values"], Settings)
+    strangers = sorted(set(values) - set(STAGES))
+    if strangers:
+        raise AtelierError(f"presets/{name}.yaml: {strangers[0]} is no stage's section.")
+    for section in STAGES:
+        check_section(section, values.get(section), f"presets/{name}.yaml")
+    return values
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -82,12 +94,38 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _merge(values: dict[str, Any], others: Mapping[str, Any]) -> None:
+def _merge(values: dict[str, Any], others: Mapping[str, Any], model: type[Section]) -> None:
+    """Lay ``others`` over ``values``, section by section; a mapping that is a value is replaced."""
     for key, other in others.items():
-        if isinstance(other, Mapping) and isinstance(values.get(key), dict):
-            _merge(values[key], other)
+        inner = _section(model, key)
+        if inner and isinstance(other, Mapping) and isinstance(values.get(key), dict):
+            _merge(values[key], other, inner)
         else:
             values[key] = other
+
+
+def _section(model: type[Section], key: str) -> type[Section] | None:
+    """The model of a section's section; nothing for a plain value or an unknown key."""
+    field = model.model_fields.get(key)
+    inner = field.annotation if field else None
+    return inner if isinstance(inner, type) and issubclass(inner, Section) else None
+
+
+def _align_comments(document: CommentedMap) -> None:
+    """Put comments back into their column, which a long value pushes to the right."""
+
+    def tokens(section: CommentedMap) -> Iterator[Any]:
+        for key, value in section.items():
+            token = section.ca.items.get(key, [None] * 4)[2]
+            if token is not None:
+                yield token
+            if isinstance(value, CommentedMap):
+                yield from tokens(value)
+
+    found = list(tokens(document))
+    columns = Counter(token.start_mark.column for token in found)
+    for token in found:
+        token.start_mark.column = min(token.start_mark.column, columns.most_common(1)[0][0])
 
 
 def _assign(
@@ -95,8 +133,8 @@ def _assign(
 ) -> Iterator[Change]:
     """Set what differs, section by section, so that every comment keeps its place."""
     for key, value in values.items():
-        inner = model.model_fields[key].annotation
-        if isinstance(inner, type) and issubclass(inner, Section):
+        inner = _section(model, key)
+        if inner:
             if not isinstance(document.get(key), dict):
                 document[key] = CommentedMap()
             yield from _assign(document[key], value, inner, f"{prefix}{key}.")

@@ -124,15 +124,15 @@ class NetworkSettings(Section):
     """What the generator and the discriminator look like."""
 
     network: Literal["dcgan", "mlp"]
-    latent_size: Count
+    latent_size: Annotated[int, Field(ge=1, le=65_536)]
     latents: Literal["normal", "uniform"]
-    generator_width: Count
-    discriminator_width: Count
+    generator_width: Annotated[int, Field(ge=1, le=4096)]
+    discriminator_width: Annotated[int, Field(ge=1, le=4096)]
     activation_first: bool
     discriminator_norm: bool
     discriminator_padding: Literal[0, 1]
     discriminator_head: Literal["convolution", "linear"]
-    head_size: Count
+    head_size: Annotated[int, Field(ge=1, le=65_536)]
     dropout: Decay
 
 
@@ -205,8 +205,8 @@ class StylizeSettings(Section):
 
     @model_validator(mode="after")
     def _something_to_match(self) -> "StylizeSettings":
-        if not self.style_layers:
-            raise ValueError("style_layers needs at least one layer, such as {1: 1.0}")
+        if not any(self.style_layers.values()):
+            raise ValueError("style_layers needs a layer of a weight above 0, such as {1: 1.0}")
         if self.optimizer == "adam" and self.lr > 0.5:
             raise ValueError(
                 f"lr is {self.lr}, a step that adam cannot paint with (pixels go from 0 to 1);"
@@ -336,7 +336,8 @@ def _sentence(error: ValidationError, source: str, section: tuple[str, ...] = ()
     faults = error.errors(include_url=False)
     # A misspelt key is also a missing one; the misspelling is the one to tell.
     fault = min(faults, key=lambda fault: fault["type"] == "missing")
-    location = (*section, *fault["loc"])
+    # pydantic says [key] where the key of a mapping is at fault, which its name says already.
+    location = (*section, *(part for part in fault["loc"] if part != "[key]"))
     key = ".".join(map(_printable, location)) or "the file"
     kind = fault["type"]
     if kind == "extra_forbidden":
@@ -350,7 +351,7 @@ def _sentence(error: ValidationError, source: str, section: tuple[str, ...] = ()
     else:
         got = repr(fault["input"])
         got = got if len(got) <= 60 else got[:57] + "..."
-        told = f"{key} is {got}, but {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+        told = f"{key} is {got}, but it{fault['msg'].removeprefix('Input')}"
     more = f" (and {len(faults) - 1} more to mend)" if len(faults) > 1 else ""
     return f"{source}: {told}{more}."
 

@@ -1,43 +1,29 @@
-"""Architectures for tests, and those of the documents that the presets follow."""
+"""Architectures for tests: those of the presets, as their files have them, and a small one."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from atelier.gan.networks import Architecture
+from atelier.presets import preset_values
+from atelier.settings import ConvertSettings, TrainSettings
 
-CELEBA64 = Architecture(
-    image_size=64,
-    channels=3,
-    network="dcgan",
-    latent_size=100,
-    latents="normal",
-    generator_width=64,
-    discriminator_width=64,
-    activation_first=False,
-    discriminator_norm=True,
-    discriminator_padding=1,
-    discriminator_head="convolution",
-    head_size=512,
-    dropout=0.0,
-)
-FACES32 = replace(CELEBA64, image_size=32, generator_width=128, discriminator_padding=0)
-MNIST28 = replace(
-    CELEBA64,
-    image_size=28,
-    channels=1,
-    generator_width=32,
-    discriminator_width=32,
-    activation_first=True,
-    discriminator_norm=False,
-    discriminator_head="linear",
-)
-FASHION_MLP = replace(
-    CELEBA64,
-    image_size=28,
-    channels=1,
-    network="mlp",
-    latents="uniform",
-    generator_width=32,
-    discriminator_width=32,
-    dropout=0.3,
-)
+PRESETS = Path(__file__).parents[2] / "presets"
+
+
+def train_settings(preset: str, **changes: Any) -> TrainSettings:
+    """The section ``train`` of a preset."""
+    return TrainSettings.model_validate(preset_values(preset, PRESETS)["train"] | changes)
+
+
+def architecture(preset: str) -> Architecture:
+    """The networks of a preset."""
+    convert = ConvertSettings.model_validate(preset_values(preset, PRESETS)["convert"])
+    return Architecture.of(train_settings(preset), convert.image_size, convert.channels)
+
+
+CELEBA64 = architecture("celeba64")
+FACES32 = architecture("faces32")
+MNIST28 = architecture("mnist28")
+FASHION_MLP = architecture("fashion_mlp")
 SMALL = replace(CELEBA64, image_size=16, latent_size=8, generator_width=4, discriminator_width=4)

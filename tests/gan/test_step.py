@@ -1,17 +1,15 @@
 """One training step against the tutorial's, written out plainly."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from atelier.gan.generate import random_latents
-from atelier.gan.networks import Architecture, build
+from atelier.gan.networks import build
 from atelier.gan.step import build_gan, train_step
-from atelier.settings import Settings, TrainSettings
+from atelier.settings import TrainSettings
 
-from .architectures import CELEBA64, FACES32, FASHION_MLP, MNIST28, SMALL
+from .architectures import architecture, train_settings
 
 
 def reference_step(
@@ -58,75 +56,60 @@ def reference_step(
     return [(error_real + error_fake).item(), error_g.item(), d_x, d_g_z1, output.mean().item()]
 
 
-@pytest.mark.parametrize(
-    ("arch", "changes"),
-    [
-        pytest.param(CELEBA64, {}, id="celeba64"),
-        pytest.param(CELEBA64, {"beta2": 0.95}, id="cifar10"),
-        pytest.param(FACES32, {}, id="faces32"),
-        pytest.param(MNIST28, {"weight_decay": 1e-5}, id="mnist28"),
-        pytest.param(
-            FASHION_MLP,
-            {"lr": 0.002, "beta1": 0.9, "label_smoothing": 0.1},
-            id="fashion_mlp",
-        ),
-    ],
-)
-def test_a_step_equals_the_documents(
-    make_settings: Callable[..., Settings], arch: Architecture, changes: dict[str, float]
-) -> None:
+DOCUMENTS = {
+    "celeba64": {"lr": 2e-4, "beta1": 0.5, "beta2": 0.999},
+    "cifar10": {"lr": 2e-4, "beta1": 0.5, "beta2": 0.95},
+    "faces32": {"lr": 2e-4, "beta1": 0.5, "beta2": 0.999, "batch_size": 32, "sample_every": 10},
+    "mnist28": {"lr": 2e-4, "beta1": 0.5, "weight_decay": 2e-4 / 20, "epochs": 20, "samples": 256},
+    "fashion_mlp": {"lr": 2e-3, "beta1": 0.9, "label_smoothing": 0.1, "epochs": 200},
+}
+
+
+@pytest.mark.parametrize(("preset", "said"), DOCUMENTS.items())
+def test_presets_train_as_their_documents_say(preset: str, said: dict[str, float]) -> None:
+    settings = train_settings(preset).model_dump()
+    assert {key: settings[key] for key in said} == pytest.approx(said)
+
+
+@pytest.fixture(params=[torch.float64, torch.float32], ids=["float64", "float32"])
+def precision(request: pytest.FixtureRequest) -> torch.dtype:
+    wanted: torch.dtype = request.param
+    return wanted
+
+
+@pytest.mark.parametrize("preset", DOCUMENTS)
+def test_a_step_equals_the_documents(preset: str, precision: torch.dtype) -> None:
     """Losses, gradients and new weights, to a millionth.
 
-    In float64: Adam's first step is lr times the sign of the gradient, so that in float32 a
-    rounding error that flips the sign of a vanishing gradient moves a weight by twice lr.
+    Adam's first step is lr times the sign of the gradient, so that in float32 a rounding error
+    that flips the sign of a vanishing gradient moves a weight by twice lr, and with it what
+    is computed from the moved weights. In float64 there is no such weight.
     """
-    settings = make_settings(train={"seed": 5, **changes}).train
+    settings, arch = train_settings(preset, seed=5), architecture(preset)
+    exact = precision == torch.float64
+    count = 4 if exact else 8
     stream = torch.Generator().manual_seed(1)
-    shape = (4, arch.channels, arch.image_size, arch.image_size)
-    real = (torch.rand(shape, generator=stream) * 2 - 1).double()
-    latents = random_latents(4, arch, stream).double()
+    shape = (count, arch.channels, arch.image_size, arch.image_size)
+    real = (torch.rand(shape, generator=stream) * 2 - 1).to(precision)
+    latents = random_latents(count, arch, stream).to(precision)
     gan = build_gan(arch, settings, torch.device("cpu"))
-    ours = (gan.generator.double(), gan.discriminator.double())
-    plain = tuple(network.double() for network in build(arch, settings.seed))
+    ours = (gan.generator.to(precision), gan.discriminator.to(precision))
+    plain = [network.to(precision) for network in build(arch, settings.seed)]
+    if not exact:  # another order in memory is another order of sums
+        plain = [network.to(memory_format=torch.channels_last) for network in plain]
     torch.manual_seed(7)  # dropout draws from the global stream
     told = train_step(gan, real, latents)
     torch.manual_seed(7)
-    expected = reference_step(*plain, settings, real, latents)
-    torch.testing.assert_close(told, torch.tensor(expected), rtol=1e-6, atol=1e-6)
+    expected = torch.tensor(reference_step(plain[0], plain[1], settings, real, latents))
+    torch.testing.assert_close(told[[0, 2, 3]], expected[[0, 2, 3]], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(told, expected, rtol=1e-6, atol=1e-6 if exact else 1e-4)
     for network, reference in zip(ours, plain, strict=True):
+        moved, off = 0, 0
         for mine, other in zip(network.parameters(), reference.parameters(), strict=True):
-            torch.testing.assert_close(mine.grad, other.grad, rtol=1e-6, atol=1e-9)
-            torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)
+            atol = 1e-9 if exact else 5e-6
+            torch.testing.assert_close(mine.grad, other.grad, rtol=1e-6, atol=atol)
+            moved += mine.numel()
+            off += int(((mine - other).abs() > 1e-6).sum())
+        assert off <= (0 if exact else 1e-4 * moved), f"{off} of {moved} weights are off"
         for mine, other in zip(network.buffers(), reference.buffers(), strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)
-
-
-def test_a_step_in_float32_equals_the_documents_as_far_as_adam_lets_it(
-    make_settings: Callable[..., Settings],
-) -> None:
-    settings = make_settings(train={"seed": 5}).train
-    stream = torch.Generator().manual_seed(1)
-    real = torch.rand(8, 3, 64, 64, generator=stream) * 2 - 1
-    latents = random_latents(8, CELEBA64, stream)
-    gan = build_gan(CELEBA64, settings, torch.device("cpu"))
-    generator, discriminator = build(CELEBA64, settings.seed)
-    told = train_step(gan, real, latents)
-    expected = reference_step(generator, discriminator, settings, real, latents)
-    # What does not pass through an updated weight agrees to a millionth; the rest nearly.
-    torch.testing.assert_close(
-        told[[0, 2, 3]], torch.tensor(expected)[[0, 2, 3]], rtol=1e-6, atol=1e-6
-    )
-    torch.testing.assert_close(told, torch.tensor(expected), rtol=1e-3, atol=1e-4)
-    for mine, other in zip(gan.discriminator.parameters(), discriminator.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-3, atol=1e-5)
-
-
-def test_the_generators_step_leaves_no_gradient_on_the_discriminator(
-    make_settings: Callable[..., Settings],
-) -> None:
-    gan = build_gan(SMALL, make_settings().train, torch.device("cpu"))
-    real, latents = torch.zeros(4, 3, 16, 16), torch.randn(4, 8)
-    train_step(gan, real, latents)
-    weights = [p.grad.clone() for p in gan.discriminator.parameters() if p.grad is not None]
-    assert len(weights) == len(list(gan.discriminator.parameters()))
-    assert all(p.requires_grad for p in gan.discriminator.parameters())

@@ -313,7 +313,7 @@ def test_torchvision_says_which_file_is_missing_or_wrong(
         download(settings, tmp_path / "raw", tmp_path / "s")
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
     (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte.gz").write_bytes(b"other")
-    with pytest.raises(AtelierError, match="is not torchvision's original"):
+    with pytest.raises(AtelierError, match="not the file that torchvision knows"):
         download(settings, tmp_path / "raw", tmp_path / "s")
 
 

@@ -9,15 +9,15 @@ connected layers with leaky ReLU and dropout.
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from atelier.errors import AtelierError
-from atelier.settings import NetworkSettings
+from atelier.settings import ConvertSettings, NetworkSettings
 
-SIZES = (16, 28, 32, 64, 128, 256)
+SIZES: tuple[int, ...] = get_args(ConvertSettings.model_fields["image_size"].annotation)
 _SMALLEST = 4  # pixels a side of the first feature map, as in the paper
 _MOST_DOUBLINGS = 3  # feature maps stop doubling at 8 times the width: 512 for 64, as in the paper
 _SLOPE = 0.2  # of leaky ReLU, as in the paper
@@ -62,7 +62,8 @@ class Architecture:
         """Refuse what cannot be built.
 
         Raises:
-            AtelierError: the picture size or the channel count has no network.
+            AtelierError: no network has this picture size, channel count, latent length or
+                padding; the sentence says which would do.
         """
         if self.image_size not in SIZES:
             raise AtelierError(
@@ -74,6 +75,20 @@ class Architecture:
                 f"the pictures have {self.channels} channels, but the networks need 1 (grey)"
                 " or 3 (RGB)."
             )
+        if self.latent_size < 1:
+            raise AtelierError(
+                f"latents of {self.latent_size} numbers hold nothing; set train.latent_size to 1 or"
+                " more, such as 100."
+            )
+        if self.network == "dcgan" and self._narrows_to_one_pixel():
+            raise AtelierError(
+                "without padding, pictures of 28 pixels shrink to a single one, which batch"
+                " normalisation cannot take; set train.discriminator_padding to 1."
+            )
+
+    def _narrows_to_one_pixel(self) -> bool:
+        narrow = self.image_size == 28 and self.discriminator_padding == 0
+        return narrow and self.discriminator_norm and self.discriminator_head == "convolution"
 
     @classmethod
     def of(cls, settings: NetworkSettings, image_size: int, channels: int) -> "Architecture":

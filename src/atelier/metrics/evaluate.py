@@ -108,7 +108,8 @@ def evaluate(
             features,
             extract(extractor, pictures, device),
             settings.kid_subsets,
-            min(settings.kid_subset_size, count),
+            # Subsets of all pictures would be alike, and their spread would tell nothing.
+            min(settings.kid_subset_size, max(2, count // 2)),
             settings.seed,
         )
         return Scores(kid, sliced_wasserstein(reference, pictures, settings.seed))

@@ -47,6 +47,11 @@ def take_torchvision(
     originals = _originals(settings)
     if settings.root:
         root = Path(settings.root).expanduser()
+        if not root.is_dir():
+            raise AtelierError(
+                f"download.torchvision.root is {root}, but there is no such folder; give the folder"
+                f" that holds {originals[0].name}, or empty it to have all files fetched."
+            )
         for original in originals:
             _copy_original(original, root, target / original.name, report)
     else:
@@ -97,12 +102,14 @@ def _copy_original(original: _Original, root: Path, target: Path, report: Report
             return
     if found:
         raise AtelierError(
-            f"{found[0]} is not torchvision's original (its MD5 should be {original.md5}); fetch it"
-            " again, or empty download.torchvision.root."
+            f"{found[0]} is not the file that torchvision knows for download.torchvision.dataset"
+            f" (its MD5 should be {original.md5}); fetch it again, or empty"
+            " download.torchvision.root."
         )
     raise AtelierError(
-        f"there is no {original.name} in {root} or below; put it there, or empty"
-        " download.torchvision.root to have it fetched."
+        f"there is no {original.name} in {root} or below; put it there, empty"
+        " download.torchvision.root to have it fetched, or take pictures that are packed otherwise"
+        " by download.source archive or folder."
     )
 
 
