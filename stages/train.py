@@ -32,7 +32,7 @@ def main(settings: Settings, run: Run) -> None:
             for epoch in training.run(report):
                 save_samples(epoch, samples)
                 history.add(epoch)
-                run.curves(epoch.first_step, STATISTICS, epoch.statistics)
+                run.curves(epoch.first_step, STATISTICS, epoch.statistics, epoch.images_seen)
                 run.pictures("samples", epoch.samples, step=epoch.number)
         save_network(training.gan.generator, training.arch, models / "generator.safetensors")
         save_network(
@@ -41,7 +41,7 @@ def main(settings: Settings, run: Run) -> None:
     history.write(LOSSES)
     write_json(METRICS, history.summary())
     run.summary(history.summary())
-    run.artifact(MODELS)
+    run.model(MODELS / "generator.safetensors", "atelier.gan.weights:load_for_serving")
     run.artifact(LOSSES)
 
 

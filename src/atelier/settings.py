@@ -6,6 +6,7 @@ is a key, and a field's description is what a message tells the user when its va
 """
 
 import difflib
+import warnings
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, get_args
@@ -228,20 +229,27 @@ class RuntimeSettings(Section):
     progress: bool
 
 
-class TrackingSettings(Section):
-    """How runs are logged to MLflow; changes no result either."""
+with warnings.catch_warnings():
+    # Metaclasses of abstract classes have a method `register`, which no settings use.
+    warnings.filterwarnings("ignore", 'Field name "register"')
 
-    enabled: bool
-    experiment: Annotated[
-        str,
-        Field(
-            min_length=1,
-            max_length=200,
-            pattern=r"^[^/:.][^/:]*$",
-            description="a name without / and : that starts with no dot",
-        ),
-    ]
-    wait_seconds: Annotated[float, Field(ge=0, le=3600)]
+    class TrackingSettings(Section):
+        """How runs are logged to MLflow; changes no result either."""
+
+        enabled: bool
+        experiment: Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=200,
+                pattern=r"^[^/:.][^/:]*$",
+                description="a name without / and : that starts with no dot",
+            ),
+        ]
+        wait_seconds: Annotated[float, Field(ge=0, le=3600)]
+        register: Annotated[
+            str, Field(max_length=200, pattern=r"^[^/:]*$", description="a name without / and :")
+        ]
 
 
 class Settings(Section):

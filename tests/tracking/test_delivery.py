@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atelier.tracking import deliver
+from atelier.tracking import deliver, delivery
 from atelier.tracking.deliver import deliver_left_over
-from atelier.tracking.journal import Journal, entries, journals
-from atelier.tracking.run import Run, flat, numbers, sheet, shown
+from atelier.tracking.journal import Journal, entries, journals, remove
+from atelier.tracking.run import Run, flat, numbers, sheet
 from atelier.tracking.store import open_store
-from atelier.tracking.workspace import Process, private_folder
+from atelier.tracking.workspace import Process, private_folder, shown
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 DEAD = Process(os.getpid(), "1")  # no process with this number started so early
@@ -24,9 +24,9 @@ DEAD = Process(os.getpid(), "1")  # no process with this number started so early
 @pytest.fixture(autouse=True)
 def _no_cached_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    deliver._client.cache_clear()
+    delivery.client_of.cache_clear()
     yield
-    deliver._client.cache_clear()
+    delivery.client_of.cache_clear()
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +45,11 @@ def root(tmp_path: Path, _empty_store: Path) -> Path:
 
 
 def start(
-    root: Path, stage: str = "train", process: Process = DEAD, pipeline: str = "p"
+    root: Path,
+    stage: str = "train",
+    process: Process = DEAD,
+    pipeline: str = "p",
+    **fields: str,
 ) -> Journal:
     return Journal(
         private_folder(root),
@@ -55,6 +59,7 @@ def start(
         pipeline=pipeline,
         parameters={"train.lr": "0.1", "render.fps": "4"},
         tags={"git.dirty": "false"},
+        **fields,
     )
 
 
@@ -68,6 +73,9 @@ def speak(journal: Journal, folder: Path) -> None:
     (folder / "out" / "deep").mkdir(parents=True, exist_ok=True)
     (folder / "out" / "deep" / "a.txt").write_text("a")
     run.artifact(folder / "out")
+    run.note(device="cpu")
+    run.series(("kid",), {1: [2.0], 5: [1.0]})
+    journal.write("text", name="uncommitted.patch", text="+ a line")
     (folder / "out" / "deep" / "a.txt").unlink()  # outputs may be gone before delivery
 
 
@@ -135,6 +143,31 @@ def test_a_delivery_that_dies_after_any_entry_repeats_nothing(root: Path, tmp_pa
     assert [(point.step, point.value) for point in points] == [(1, 1), (2, 3), (3, 5)]
     images = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
     assert len([path for path in images if path.endswith(".png")]) == 2
+    assert [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, "kid")] == [
+        (1, 2.0),
+        (5, 1.0),
+    ]
+    assert run.data.tags["device"] == "cpu"
+    assert "uncommitted.patch" in [file.path for file in client.list_artifacts(run.info.run_id)]
+
+
+def test_a_continued_run_goes_on_without_repeating_a_step(root: Path) -> None:
+    first = start(root)
+    Run(first).curves(0, ("loss_d",), np.array([[1], [2], [3]], np.float32))
+    first.close()  # killed after step 3; the last checkpoint was of step 2
+    deliver_left_over(root)
+    killed = runs(root)["train"]
+    assert killed.info.status == "KILLED"
+    second = start(root, pipeline="q", continues=first.folder.name)
+    Run(second).curves(2, ("loss_d",), np.array([[3], [4]], np.float32))
+    Run(second).end("FINISHED")
+    deliver_left_over(root)
+    client, experiment = open_store(root, "atelier")
+    (run,) = client.search_runs([experiment], "tags.`atelier.stage` = 'train'")
+    assert run.info.run_id == killed.info.run_id
+    assert run.info.status == "FINISHED"
+    points = client.get_metric_history(run.info.run_id, "loss_d")
+    assert [(point.step, point.value) for point in points] == [(1, 1), (2, 2), (3, 3), (4, 4)]
 
 
 def test_stages_of_one_pipeline_share_a_parent(root: Path) -> None:
@@ -193,7 +226,7 @@ def test_a_journal_that_cannot_be_written_does_not_harm_the_work(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     journal = start(root)
-    deliver.remove(journal.folder)
+    remove(journal.folder)
     run = Run(journal)
     run.pictures("samples", np.zeros((1, 8, 8, 3), np.uint8), 1)
     run.summary({"kid": 0.5})

@@ -36,6 +36,11 @@ class Epoch:
     samples: NDArray[np.uint8]
     between: dict[int, NDArray[np.uint8]]
 
+    @property
+    def images_seen(self) -> int:
+        """Pictures that this epoch learned from."""
+        return int(self.images[-1]) // self.number
+
 
 class Training:
     """A GAN, the pictures it learns from, and every random stream it draws from.

@@ -4,13 +4,16 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from atelier.errors import AtelierError
 from atelier.files import replacing
+from atelier.gan.generate import draw_latents
 from atelier.gan.networks import Architecture, Generator
 
 _KEY = "architecture"  # one key only: safetensors writes several in no fixed order
@@ -44,3 +47,9 @@ def load_generator(
             " run the train stage again, or `dvc checkout` to bring it back."
         ) from None
     return generator.to(device).eval(), arch
+
+
+def load_for_serving(path: Path) -> tuple[Generator, NDArray[np.float32]]:
+    """Rebuild a generator, with an example of what it takes: float32 [2, latent_size]."""
+    generator, arch = load_generator(path)
+    return generator, draw_latents(2, arch, seed=1).numpy()

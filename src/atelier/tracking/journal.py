@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -97,13 +98,16 @@ def note_problem(execution: Path, reason: str | None) -> None:
 class Journal:
     """Appends entries to a new journal folder."""
 
-    def __init__(self, private: Path, process: Process, stage: str, **start: Any) -> None:
-        """Make a folder, whose name sorts by time, and write its first entry, ``start``.
+    def __init__(
+        self, private: Path, process: Process, stage: str, kind: str = "start", **start: Any
+    ) -> None:
+        """Make a folder, whose name sorts by time, and write its first entry.
 
         Args:
             private: the repository's folder ``.atelier/``.
             process: the process that runs the pipeline.
             stage: the stage that writes.
+            kind: of the first entry: ``start`` of a stage, or the ``outcome`` of a pipeline.
             start: more fields of the first entry.
         """
         name = f"{time.time_ns()}-{stage}-{uuid.uuid4().hex[:8]}"
@@ -111,18 +115,20 @@ class Journal:
         unborn = self.folder.with_name(f".{name}")
         unborn.mkdir(parents=True)
         self._kept = 0
+        self._lock = threading.Lock()
         self._entries = (unborn / _ENTRIES).open("a", encoding="utf-8")
         fcntl.flock(self._entries, fcntl.LOCK_EX)
-        self.write("start", stage=stage, **start)
+        self.write(kind, stage=stage, **start)
         # Seen by others only now, so that nobody meets a journal without an entry or a lock.
         unborn.rename(self.folder)
 
     def write(self, kind: str, **fields: Any) -> None:
         """Append an entry of a kind, with the time."""
         line = json.dumps({"kind": kind, "time": now(), **fields}, ensure_ascii=True)
-        self._entries.write(line + "\n")
-        # To the operating system at once: it outlives a killed process there.
-        self._entries.flush()
+        with self._lock:  # the work and its system metrics speak from two threads
+            self._entries.write(line + "\n")
+            # To the operating system at once: it outlives a killed process there.
+            self._entries.flush()
 
     def keep(self, file: Path) -> str:
         """Keep ``file`` as it is now and return the name that an entry may speak of it by."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,22 +22,43 @@ class Run:
 
     def __init__(self, journal: Journal | None) -> None:
         self._journal = journal
-        self._told = now()
+        self._began = self._told = now()
 
-    def curves(self, first_step: int, names: Sequence[str], rows: NDArray[np.float32]) -> None:
+    def curves(
+        self, first_step: int, names: Sequence[str], rows: NDArray[np.float32], images: int = 0
+    ) -> None:
         """Log points of curves: a row per step, a column per name.
 
         Steps are read from the device many at a time, so that they carry no times of
         their own: they are spread evenly over the time since the last call.
+
+        Args:
+            first_step: the steps done before the first row.
+            names: of the columns.
+            rows: float [steps, names].
+            images: pictures that these steps worked on, for ``images_per_second``; 0 for none.
         """
         end = now()
+        seconds = max(end - self._told, 1) / 1000
         times = np.linspace(self._told, end, len(rows) + 1, dtype=np.int64)[1:]
         self._told = end
         points = [
-            [step, int(at), row.tolist()]
+            (step, int(at), row.tolist())
             for step, (at, row) in enumerate(zip(times, rows, strict=True), first_step + 1)
         ]
-        self._say(lambda journal: journal.write("metrics", names=list(names), rows=points))
+        self._points(names, points)
+        if images:
+            self._points(["images_per_second"], [(points[-1][0], end, [images / seconds])])
+
+    def series(self, names: Sequence[str], rows: Mapping[int, Sequence[float]]) -> None:
+        """Log points of curves that have steps of their own, as epochs: a row by step."""
+        at = now()
+        self._points(names, [(step, at, list(row)) for step, row in rows.items()])
+
+    def usage(self, values: Mapping[str, float]) -> None:
+        """Log how busy the machine is; the steps are seconds since the run began."""
+        at = now()
+        self._points(list(values), [((at - self._began) // 1000, at, list(values.values()))])
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Log final numbers, also on the pipeline's run; words and lists are left out."""
@@ -63,10 +83,31 @@ class Run:
             return
         self._say(lambda journal: journal.write("artifact", file=journal.keep(path), folder=folder))
 
+    def model(self, path: Path, loader: str) -> None:
+        """Log a network's file as an MLflow model named ``generator``.
+
+        Args:
+            path: the file.
+            loader: ``module:function`` of this package that makes a ``torch.nn.Module`` and an
+                example of its input, float32 [B, ...], from the file's path. Named rather than
+                given, because another process calls it.
+        """
+        self._say(lambda journal: journal.write("model", file=journal.keep(path), loader=loader))
+
+    def note(self, **tags: str) -> None:
+        """Log tags that are known only now."""
+        self._say(lambda journal: journal.write("tags", tags=tags))
+
     def end(self, status: str) -> None:
         """Log the outcome and close the journal."""
         self._say(lambda journal: journal.write("end", status=status))
         self._say(lambda journal: journal.close())
+
+    def _points(
+        self, names: Sequence[str], points: Sequence[tuple[int, int, Sequence[float]]]
+    ) -> None:
+        """Log (step, milliseconds, values) for the curves ``names``."""
+        self._say(lambda journal: journal.write("metrics", names=list(names), rows=points))
 
     def _say(self, tell: Callable[[Journal], None]) -> None:
         if self._journal is None:
@@ -104,15 +145,6 @@ def flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
         else:
             result[f"{prefix}{key}"] = value
     return result
-
-
-def shown(value: Any) -> str:
-    """A parameter as text; an address without user, password and query, which may be secret."""
-    text = str(value)
-    if "://" not in text:
-        return text
-    parts = urlsplit(text)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def sheet(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
@@ -18,14 +18,18 @@ from atelier.errors import AtelierError
 from atelier.settings import Settings
 from atelier.tracking.journal import Journal, problem
 from atelier.tracking.restore import restore_outputs
-from atelier.tracking.run import Run, flat, shown
+from atelier.tracking.run import Run, flat
+from atelier.tracking.system import sampled
 from atelier.tracking.workspace import (
     Process,
     dvc_process,
     experiment_tags,
     git_tags,
+    machine_tags,
     private_folder,
     repository_root,
+    shown,
+    uncommitted,
 )
 
 _INTERRUPTED = 130
@@ -86,7 +90,8 @@ def _run(name: str, settings: Settings, logged: bool) -> Iterator[Run]:
     journal = _journal(name, settings, pipeline) if logged else None
     run = Run(journal)
     try:
-        yield run
+        with sampled(run.usage) if journal else nullcontext():
+            yield run
     except BaseException as error:
         run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
@@ -107,9 +112,16 @@ def _journal(name: str, settings: Settings, pipeline: Process | None) -> Journal
             name,
             experiment=settings.tracking.experiment,
             pipeline=_pipeline_name() if pipeline else "",
+            workspace=str(Path.cwd().resolve()),
             parameters=parameters,
-            tags=git_tags() | experiment_tags() | {"mlflow.source.name": f"stages/{name}.py"},
+            tags=git_tags()
+            | experiment_tags()
+            | machine_tags()
+            | {"mlflow.source.name": f"stages/{name}.py"},
         )
+        patch = uncommitted()
+        if patch:
+            journal.write("text", name="uncommitted.patch", text=patch)
         _start_deliverer(root, process)
     except OSError as error:
         print(

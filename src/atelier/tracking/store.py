@@ -2,13 +2,23 @@
 
 import fcntl
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
+
+# Where MLflow's tables hold paths of files.
+_PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+)
 
 
 @contextmanager
@@ -36,6 +46,35 @@ def quiet_environment() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 
+def follow_move(database: Path) -> None:
+    """Point the runs of a moved or copied project to their files beside ``database``.
+
+    MLflow notes every run's files by their full path. Where the project lies elsewhere now it
+    would list none, and write new ones to the old place.
+    """
+    here = str(database.parent / "mlruns")
+    with closing(sqlite3.connect(database, timeout=30)) as connection, connection:
+        known = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        places = [(table, column) for table, column in _PLACES if table in known]
+        if ("experiments", "artifact_location") not in places:
+            return
+        for (location,) in connection.execute("SELECT artifact_location FROM experiments"):
+            # Such as file:///home/me/project/mlruns/atelier; a server's own are left alone.
+            old, slash, _ = unquote(urlsplit(location or "").path).rpartition("/")
+            local = urlsplit(location or "").scheme in ("", "file")
+            if not (local and slash and old.endswith("/mlruns")) or old == here:
+                continue
+            if Path(old).exists() and not Path(old).with_name("mlflow.db").exists():
+                continue  # a place that the user chose, not the one this project came from
+            for before, after in ((Path(old).as_uri(), Path(here).as_uri()), (old, here)):
+                for table, column in places:
+                    connection.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?)"  # noqa: S608
+                        f" WHERE substr({column}, 1, ?) = ?",
+                        (after, len(before) + 1, len(before) + 1, f"{before}/"),
+                    )
+
+
 def open_store(root: Path, experiment: str) -> "tuple[MlflowClient, str]":
     """Connect to MLflow and return a client and the experiment's id.
 
@@ -47,10 +86,13 @@ def open_store(root: Path, experiment: str) -> "tuple[MlflowClient, str]":
     from mlflow.utils.file_utils import path_to_local_sqlite_uri
 
     elsewhere = os.environ.get("MLFLOW_TRACKING_URI")
-    address = elsewhere or path_to_local_sqlite_uri(str(root / "mlflow.db"))
+    database = root / "mlflow.db"
+    address = elsewhere or path_to_local_sqlite_uri(str(database))
     location = None if elsewhere else (root / "mlruns" / experiment).as_uri()
     # Two processes that make the tables or the experiment at once fail each other.
     with locked(root / ".atelier" / "store.lock"):
+        if database.exists() and not elsewhere:
+            follow_move(database)
         client = MlflowClient(tracking_uri=address)
         found = client.get_experiment_by_name(experiment)
         if found is None:

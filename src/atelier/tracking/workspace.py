@@ -1,15 +1,27 @@
 """Where a stage runs: which repository, which DVC invocation, which commit."""
 
 import os
+import platform
+import re
 import socket
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import psutil
 
+from atelier.tracking.system import gpu_names
+
 PRIVATE = Path(".atelier")
+_LONGEST_PATCH = 1_000_000
+# DVC writes its lock at every run; what stands in it is tagged as hashes.
+_WATCHED = (".", ":!dvc.lock")
+# What results depend on, besides the project itself.
+_PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "dvc", "mlflow")
 
 
 def repository_root() -> Path:
@@ -84,13 +96,40 @@ def dvc_process() -> Process | None:
 
 def git_tags() -> dict[str, str]:
     """The commit and whether the tree differs from it; empty outside a git checkout."""
-    commit = _git("rev-parse", "HEAD")
+    commit = git("rev-parse", "HEAD")
     if commit is None:
         return {}
     return {
-        "mlflow.source.git.commit": commit,
-        "git.dirty": str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower(),
+        "mlflow.source.git.commit": commit.strip(),
+        "git.dirty": str(bool(git("status", "--porcelain", "-uno", "--", *_WATCHED))).lower(),
     }
+
+
+def uncommitted() -> str:
+    """What differs from the commit, as a patch; addresses in it lose what may be secret."""
+    patch = git("diff", "HEAD", "--no-color", "--no-ext-diff", "--", *_WATCHED) or ""
+    patch = re.sub(r"""[a-z][a-z0-9+.-]*://[^\s'"]+""", lambda found: shown(found[0]), patch)
+    return patch if len(patch) <= _LONGEST_PATCH else patch[:_LONGEST_PATCH] + "\n[cut]\n"
+
+
+def machine_tags() -> dict[str, str]:
+    """The machine and the versions of what computes on it."""
+    memory = round(psutil.virtual_memory().total / 2**30)
+    parts = [socket.gethostname(), f"{os.cpu_count()} cores", f"{memory} GiB", *gpu_names()]
+    versions = [f"python {platform.python_version()}"]
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions.append(f"{package} {version(package)}")
+    return {"machine": ", ".join(parts), "versions": ", ".join(versions)}
+
+
+def shown(value: Any) -> str:
+    """A value as text; an address without user, password and query, which may be secret."""
+    text = str(value)
+    if "://" not in text:
+        return text
+    parts = urlsplit(text)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def experiment_tags() -> dict[str, str]:
@@ -99,7 +138,8 @@ def experiment_tags() -> dict[str, str]:
     return {tag: os.environ[name] for tag, name in names.items() if os.environ.get(name)}
 
 
-def _git(*arguments: str) -> str | None:
+def git(*arguments: str) -> str | None:
+    """What git says, or ``None`` where it fails or is not there."""
     with suppress(OSError, subprocess.SubprocessError):
         answer = subprocess.run(  # noqa: S603 - fixed words, no shell
             ["git", *arguments],  # noqa: S607 - the user's own git
@@ -108,5 +148,5 @@ def _git(*arguments: str) -> str | None:
             timeout=30,
             check=True,
         )
-        return answer.stdout.strip()
+        return answer.stdout
     return None

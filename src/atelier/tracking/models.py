@@ -1,0 +1,151 @@
+"""Trained generators as MLflow models: logged, judged, registered."""
+
+import hashlib
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
+    from mlflow.tracking import MlflowClient
+
+NAME = "generator"
+GENERATOR = "models/generator.safetensors"
+CHAMPION = "champion"
+_CONTENT = "content.md5"
+_PACKAGE = "atelier."
+
+
+def log_model(client: "MlflowClient", run: str, file: Path, loader: str) -> None:
+    """Log a network's file as an MLflow model of a run, once.
+
+    It is stored as a traced graph (``torch.export``), which needs none of this package's code
+    to load and holds nothing that executes, with signature, example and pinned requirements.
+
+    Args:
+        client: where to.
+        run: id of the run that trained it.
+        file: the network's file.
+        loader: see :meth:`atelier.tracking.run.Run.model`.
+    """
+    import mlflow
+    import torch
+    from mlflow.entities import LoggedModelStatus
+    from mlflow.models import Model, infer_signature
+
+    model = _begin(client, run, file)
+    if model.status == LoggedModelStatus.READY:
+        return
+    module, _, function = loader.partition(":")
+    if not module.startswith(_PACKAGE):
+        raise ValueError(f"{loader} is no loader of this package")
+    network, example = getattr(importlib.import_module(module), function)(file)
+    with torch.inference_mode():
+        pictures = network(torch.from_numpy(example)).numpy()
+    mlflow.set_tracking_uri(client.tracking_uri)
+    Model.log(
+        artifact_path=None,
+        flavor=mlflow.pytorch,
+        model_id=model.model_id,
+        run_id=run,
+        pytorch_model=network,
+        signature=infer_signature(example, pictures),
+        input_example=example,
+        serialization_format="pt2",
+        pip_requirements=[f"{name}=={_public(name)}" for name in ("mlflow", "numpy", "torch")],
+    )
+
+
+def _begin(client: "MlflowClient", run: str, file: Path) -> "LoggedModel":
+    """The run's model, which a deliverer that was killed may have begun."""
+    experiment = client.get_run(run).info.experiment_id
+    found = client.search_logged_models([experiment], f"source_run_id = '{run}'", max_results=1)
+    if found:
+        return found[0]
+    content = hashlib.md5(file.read_bytes()).hexdigest()  # noqa: S324 - as DVC does
+    return client.create_logged_model(
+        experiment, name=NAME, source_run_id=run, tags={_CONTENT: content}
+    )
+
+
+def judge_model(
+    client: "MlflowClient", stages: Mapping[str, Mapping[str, Any]], evaluation: str, register: str
+) -> None:
+    """Attach the numbers of an evaluation to the model that it judged, and register that.
+
+    Args:
+        client: where to.
+        stages: see :func:`atelier.tracking.pipeline.tell_pipeline`.
+        evaluation: id of the run of the stage ``evaluate``.
+        register: name of the registered model; empty for none.
+    """
+    from mlflow.entities import Metric
+
+    evaluate = stages["evaluate"]
+    model = _model_of(client, evaluate["inputs"].get(GENERATOR, ""))
+    if model is None:
+        return
+    run = client.get_run(evaluation)
+    at = run.info.end_time or run.info.start_time
+    points = [
+        Metric(name, value, at, 0, model_id=model.model_id)
+        for name, value in evaluate["metrics"].items()
+    ]
+    client.log_batch(evaluation, metrics=points)
+    if register:
+        asked = {k: v for k, v in run.data.params.items() if k.startswith("evaluate.")}
+        _register(client, model, register, evaluate["metrics"], asked)
+
+
+def _model_of(client: "MlflowClient", content: str) -> "LoggedModel | None":
+    """The newest logged model of a generator file's content."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_logged_models(
+        experiments,
+        f"tags.`{_CONTENT}` = '{content}'",
+        max_results=1,
+        order_by=[{"field_name": "creation_timestamp", "ascending": False}],
+    )
+    return found[0] if found else None
+
+
+def _register(
+    client: "MlflowClient",
+    model: "LoggedModel",
+    name: str,
+    numbers: Mapping[str, float],
+    asked: Mapping[str, str],
+) -> None:
+    """Register a model once, and give the best of those measured alike the alias."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(name)
+    except MlflowException:
+        client.create_registered_model(name)
+    versions = client.search_model_versions(f"name = '{name}'")
+    mine = next((v for v in versions if v.tags.get(_CONTENT) == model.tags[_CONTENT]), None)
+    if mine is None:
+        mine = client.create_model_version(
+            name,
+            source=f"models:/{model.model_id}",
+            run_id=model.source_run_id,
+            model_id=model.model_id,
+        )
+    tags = {_CONTENT: model.tags[_CONTENT], "kid": repr(numbers["kid"]), **asked}
+    for key, value in tags.items():
+        client.set_model_version_tag(name, mine.version, key, value)
+    alike = [
+        version
+        for version in client.search_model_versions(f"name = '{name}'")
+        if all(version.tags.get(key) == value for key, value in asked.items())
+    ]
+    best = min(alike, key=lambda version: float(version.tags["kid"]))
+    client.set_registered_model_alias(name, CHAMPION, best.version)
+
+
+def _public(package: str) -> str:
+    """A package's version without the part that names a build, such as ``+cpu``."""
+    return version(package).partition("+")[0]
