@@ -1,16 +1,12 @@
 """Stylize: paint generated faces, or any pictures, in the style of other pictures."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from atelier.files import replacing_folder, write_csv, write_json
 from atelier.progress import bar
 from atelier.settings import Settings
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
-
-if TYPE_CHECKING:
-    from atelier.style.pictures import Picture
 
 GENERATOR = Path("models/generator.safetensors")
 PICTURES = Path("data/pictures")
@@ -24,8 +20,7 @@ def main(settings: Settings, run: Run) -> None:
     """Paint every picture in every style; write each, a sheet of all, and the losses."""
     from atelier.figures.montage import save_png
     from atelier.gan.device import choose_device
-    from atelier.gan.generate import draw_latents, generate
-    from atelier.gan.weights import load_generator
+    from atelier.gan.weights import generate_from
     from atelier.images.named import read_named
     from atelier.style.drawn import drawn_style
     from atelier.style.paintings import loss_table, overview, paint_all, summary
@@ -33,14 +28,12 @@ def main(settings: Settings, run: Run) -> None:
 
     wanted, device = settings.stylize, choose_device(settings.runtime.device)
 
-    def faces() -> "dict[str, Picture]":
-        generator, arch = load_generator(GENERATOR, device)
-        latents = draw_latents(wanted.count, arch, wanted.seed)
-        return named_faces(generate(generator, latents))
-
     # Drawn twice as large as needed: scaling it down makes its strokes smooth.
-    size = 2 * wanted.size
-    made = {"generated": faces, "drawn": lambda: {"drawn": drawn_style(size, wanted.seed)}}
+    size, seed = 2 * wanted.size, wanted.seed
+    made = {
+        "generated": lambda: named_faces(generate_from(GENERATOR, wanted.count, seed, device)),
+        "drawn": lambda: {"drawn": drawn_style(size, seed)},
+    }
     contents = read_named(wanted.pictures, PICTURES, settings.convert.max_megapixels, made)
     styles = read_named(wanted.styles, PICTURES, settings.convert.max_megapixels, made)
     with bar("stylize", "iterations", settings.runtime.progress) as report:
@@ -48,6 +41,7 @@ def main(settings: Settings, run: Run) -> None:
     with replacing_folder(STYLED) as folder:
         for painting in paintings:
             save_png(painting.pixels, folder / f"{painting.name}.png")
+            run.series(*painting.curves())
         save_png(overview(paintings), folder / "sheet.png")
     write_csv(LOSSES, *loss_table(paintings))
     write_json(METRICS, summary(paintings))

@@ -18,7 +18,8 @@ METRICS = Path("metrics/train.json")
 def main(settings: Settings, run: Run) -> None:
     """Train epoch by epoch; write networks, samples and losses when all is done."""
     from atelier.gan.device import choose_device
-    from atelier.gan.history import History, save_samples
+    from atelier.gan.history import History
+    from atelier.gan.samples import save_samples
     from atelier.gan.step import STATISTICS
     from atelier.gan.training import Training
     from atelier.gan.weights import save_network
@@ -30,7 +31,7 @@ def main(settings: Settings, run: Run) -> None:
     with replacing_folder(SAMPLES) as samples, replacing_folder(MODELS) as models:
         with bar("train", "steps", settings.runtime.progress) as report:
             for epoch in training.run(report):
-                save_samples(epoch, samples)
+                save_samples(epoch.number, epoch.samples, epoch.between, samples)
                 history.add(epoch)
                 run.curves(epoch.first_step, STATISTICS, epoch.statistics, epoch.images_seen)
                 run.pictures("samples", epoch.samples, step=epoch.number)

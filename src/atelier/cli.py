@@ -68,6 +68,21 @@ def sync() -> None:
 
 
 @app.command()
+def which(
+    wanted: Annotated[str, typer.Argument(help="a path that a stage makes, or a hash")],
+    as_json: Annotated[bool, typer.Option("--json", help="all settings and hashes")] = False,
+) -> None:
+    """Say which run made a file: with which settings, from which commit and which other runs."""
+    from atelier.tracking import which as lineage
+    from atelier.tracking.store import existing_store, quiet_environment
+    from atelier.tracking.workspace import repository_root
+
+    quiet_environment()
+    origin = lineage.which(wanted, existing_store(repository_root()))
+    typer.echo(origin.as_json() if as_json else "\n".join(origin.told()))
+
+
+@app.command()
 def where() -> None:
     """Say where the chain's results are, and what to type next."""
     shown = {

@@ -8,7 +8,8 @@ import torch
 
 from atelier.errors import AtelierError
 from atelier.gan.generate import draw_latents, generate
-from atelier.gan.history import History, save_samples
+from atelier.gan.history import History
+from atelier.gan.samples import load_epochs, save_samples
 from atelier.gan.networks import build
 from atelier.gan.training import Training
 from atelier.gan.weights import load_generator, save_network
@@ -128,7 +129,7 @@ def test_history_is_a_row_per_step(make_settings: Callable[..., Settings], tmp_p
     history = History()
     for epoch in Training(make_settings(train=SMALL).train, pixels(20), CPU).run():
         history.add(epoch)
-        save_samples(epoch, tmp_path)
+        save_samples(epoch.number, epoch.samples, epoch.between, tmp_path)
     history.write(tmp_path / "losses.csv")
     header, *rows = (tmp_path / "losses.csv").read_text().splitlines()
     assert header == "step,epoch,images,loss_d,loss_g,d_x,d_g_z1,d_g_z2"
@@ -138,4 +139,6 @@ def test_history_is_a_row_per_step(make_settings: Callable[..., Settings], tmp_p
     ]  # fmt: skip
     assert history.summary()["steps"] == 6
     assert history.summary()["epochs"] == 2
-    assert np.load(tmp_path / "epoch_0002.npy", allow_pickle=False).shape == (5, 16, 16, 3)
+    kept = load_epochs(tmp_path)
+    assert list(kept) == [1, 2]
+    assert np.array_equal(kept[2], epoch.samples)

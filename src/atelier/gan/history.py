@@ -1,24 +1,12 @@
-"""What a training leaves behind besides its networks: samples and curves."""
+"""The statistics of every step of a training, as a table and in short."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from atelier.files import write_csv
 from atelier.gan.step import STATISTICS
 from atelier.gan.training import Epoch
-
-
-def save_samples(epoch: Epoch, folder: Path) -> None:
-    """Write an epoch's pictures, uint8 [N, H, W, C], as ``epoch_0001.npy``.
-
-    Those of steps in between are ``step_00000010.npy``.
-    """
-    np.save(folder / f"epoch_{epoch.number:04d}.npy", epoch.samples, allow_pickle=False)
-    for step, pictures in epoch.between.items():
-        np.save(folder / f"step_{step:08d}.npy", pictures, allow_pickle=False)
 
 
 class History:

@@ -13,7 +13,7 @@ from torch import nn
 
 from atelier.errors import AtelierError
 from atelier.files import replacing
-from atelier.gan.generate import draw_latents
+from atelier.gan.generate import draw_latents, generate
 from atelier.gan.networks import Architecture, Generator
 
 _KEY = "architecture"  # one key only: safetensors writes several in no fixed order
@@ -47,6 +47,12 @@ def load_generator(
             " run the train stage again, or `dvc checkout` to bring it back."
         ) from None
     return generator.to(device).eval(), arch
+
+
+def generate_from(path: Path, count: int, seed: int, device: torch.device) -> NDArray[np.uint8]:
+    """Make pictures by the generator of a file, uint8 [count, H, W, C]; see :mod:`.generate`."""
+    generator, arch = load_generator(path, device)
+    return generate(generator, draw_latents(count, arch, seed))
 
 
 def load_for_serving(path: Path) -> tuple[Generator, NDArray[np.float32]]:

@@ -1,5 +1,6 @@
 """Judging generated pictures against real ones."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +41,15 @@ class Evaluation:
     """Scores of generated pictures, and of other real pictures as the mark to reach.
 
     ``samples`` pictures of each kind were compared: as many as the settings ask for, or half
-    of the real ones where there are fewer than twice as many.
+    of the real ones where there are fewer than twice as many. ``by_epoch`` is the KID of the few
+    samples that the training kept of each epoch.
     """
 
     generated: Scores
     other_real: Scores
     settings: EvaluateSettings
     samples: int
+    by_epoch: dict[int, Kid]
 
     def metrics(self) -> dict[str, Any]:
         """Plain numbers for a metrics file, with what they were measured with."""
@@ -63,6 +66,10 @@ class Evaluation:
             },
         }
 
+    def epoch_rows(self) -> list[tuple[int, float, float]]:
+        """Rows (epoch, KID, its standard error) for a plot."""
+        return [(epoch, kid.value, kid.error) for epoch, kid in sorted(self.by_epoch.items())]
+
     def swd_rows(self) -> list[tuple[int, float, float]]:
         """Rows (pixels, generated, other real) for a plot, a row per scale, coarsest first."""
         return [
@@ -77,6 +84,7 @@ def evaluate(
     generated: NDArray[np.uint8],
     device: torch.device,
     report: Report = silent,
+    epochs: Mapping[int, NDArray[np.uint8]] | None = None,
 ) -> Evaluation:
     """Compare generated pictures with real ones, and real ones with other real ones.
 
@@ -86,6 +94,8 @@ def evaluate(
         generated: uint8 [settings.samples, H, W, C].
         device: where features are extracted.
         report: counts the sets of pictures looked at.
+        epochs: a few samples of each epoch, uint8 [n, H, W, C], for KID over the training. It is
+            unbiased, so that few do, but for its spread.
 
     Raises:
         AtelierError: there are too few real pictures.
@@ -102,18 +112,17 @@ def evaluate(
     report(Progress(0, 3, "features of real pictures"))
     features = extract(extractor, reference, device)
 
+    def kid(pictures: NDArray[np.uint8]) -> Kid:
+        # Subsets of all pictures would be alike, and their spread would tell nothing.
+        size = min(settings.kid_subset_size, max(2, min(count, len(pictures)) // 2))
+        others = extract(extractor, pictures, device)
+        return kernel_distance(features, others, settings.kid_subsets, size, settings.seed)
+
     def score(done: int, pictures: NDArray[np.uint8]) -> Scores:
         report(Progress(done, 3, "KID and SWD"))
-        kid = kernel_distance(
-            features,
-            extract(extractor, pictures, device),
-            settings.kid_subsets,
-            # Subsets of all pictures would be alike, and their spread would tell nothing.
-            min(settings.kid_subset_size, max(2, count // 2)),
-            settings.seed,
-        )
-        return Scores(kid, sliced_wasserstein(reference, pictures, settings.seed))
+        return Scores(kid(pictures), sliced_wasserstein(reference, pictures, settings.seed))
 
-    result = Evaluation(score(1, generated[:count]), score(2, other), settings, count)
+    by_epoch = {number: kid(samples) for number, samples in (epochs or {}).items()}
+    result = Evaluation(score(1, generated[:count]), score(2, other), settings, count, by_epoch)
     report(Progress(3, 3))
     return result

@@ -39,6 +39,13 @@ class Painting:
     pixels: Pixels
     iterates: tuple[Iterate, ...]
 
+    def curves(self) -> tuple[list[str], dict[int, list[float]]]:
+        """Names of the losses, in all and by layer, and their values by iteration."""
+        layers = list(self.iterates[0].per_layer)
+        names = [f"{self.name}/{loss}" for loss in ("loss", *layers)]
+        rows = {it.iteration: [it.total, *it.per_layer.values()] for it in self.iterates}
+        return names, rows
+
 
 def paint_all(
     settings: StylizeSettings,

@@ -51,8 +51,8 @@ def stages_of(client: "MlflowClient", parent: str) -> "dict[str, Run]":
 
 
 def find_maker(client: "MlflowClient", outputs: Mapping[str, str]) -> "Run | None":
-    """The first finished run that made all of these contents, hashes by path."""
-    wanted = [f"tags.`output.{path}` = '{hash_}'" for path, hash_ in outputs.items()]
+    """The first finished run that made all of these contents, hashes (or `abc%`) by path."""
+    wanted = [f"tags.`output.{path}` LIKE '{hash_}'" for path, hash_ in outputs.items()]
     if not wanted:
         return None
     found = client.search_runs(

@@ -82,21 +82,35 @@ def open_store(root: Path, experiment: str) -> "tuple[MlflowClient, str]":
     in ``root`` with artifacts in ``mlruns/``, which plain ``mlflow ui`` reads; both are
     absolute, so that runs of temporary copies land in the main project.
     """
-    from mlflow.tracking import MlflowClient
-    from mlflow.utils.file_utils import path_to_local_sqlite_uri
-
-    elsewhere = os.environ.get("MLFLOW_TRACKING_URI")
-    database = root / "mlflow.db"
-    address = elsewhere or path_to_local_sqlite_uri(str(database))
-    location = None if elsewhere else (root / "mlruns" / experiment).as_uri()
+    location = None if _elsewhere() else (root / "mlruns" / experiment).as_uri()
     # Two processes that make the tables or the experiment at once fail each other.
     with locked(root / ".atelier" / "store.lock"):
-        if database.exists() and not elsewhere:
-            follow_move(database)
-        client = MlflowClient(tracking_uri=address)
+        client = _client(root)
         found = client.get_experiment_by_name(experiment)
         if found is None:
             return client, client.create_experiment(experiment, artifact_location=location)
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         return client, found.experiment_id
+
+
+def existing_store(root: Path) -> "MlflowClient | None":
+    """Connect to MLflow where there is a store already; nothing is made."""
+    if not _elsewhere() and not (root / "mlflow.db").exists():
+        return None
+    with locked(root / ".atelier" / "store.lock"):
+        return _client(root)
+
+
+def _elsewhere() -> str | None:
+    return os.environ.get("MLFLOW_TRACKING_URI")
+
+
+def _client(root: Path) -> "MlflowClient":
+    from mlflow.tracking import MlflowClient
+    from mlflow.utils.file_utils import path_to_local_sqlite_uri
+
+    database = root / "mlflow.db"
+    if database.exists() and not _elsewhere():
+        follow_move(database)
+    return MlflowClient(tracking_uri=_elsewhere() or path_to_local_sqlite_uri(str(database)))

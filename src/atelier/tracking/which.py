@@ -1,0 +1,223 @@
+"""Which run made a file: asked by content, so that it holds however the file came here."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from atelier.errors import AtelierError
+from atelier.tracking.pipeline import find_maker, stages_of
+from atelier.tracking.record import read_lock
+from atelier.tracking.workspace import git
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+
+@dataclass(frozen=True)
+class Maker:
+    """One execution of a stage that made a file, or what a file was made from.
+
+    Attributes:
+        stage: the stage.
+        run: id of its MLflow run; empty where this store has none.
+        commit: the commit that it started from, or, without a run, that first records its outputs.
+        dirty: whether it started from more than the commit; the run keeps ``uncommitted.patch``.
+        when: when it started, or when the commit was made.
+        settings: the stage's settings by dotted key.
+        inputs: content hash by path.
+        outputs: the same.
+    """
+
+    stage: str
+    run: str
+    commit: str
+    dirty: bool
+    when: str
+    settings: dict[str, str]
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a content comes from.
+
+    Attributes:
+        path: the output of a stage that it is, or lies in.
+        content: that output's hash.
+        makers: the execution that made it, then those that made what it was made from.
+    """
+
+    path: str
+    content: str
+    makers: tuple[Maker, ...]
+
+    def told(self) -> Iterator[str]:
+        """Lines of text."""
+        yield f"{self.path} ({self.content}) was made by"
+        for number, maker in enumerate(self.makers):
+            if number == 1:
+                yield "from what was made by"
+            run = f"run {maker.run}" if maker.run else "a run that this store does not have"
+            commit = f"commit {maker.commit[:12]}" if maker.commit else "no commit"
+            changes = " with the run's uncommitted.patch" if maker.dirty else ""
+            yield f"  {maker.stage:<10}{run}, {maker.when}, {commit}{changes}"
+            for key, value in sorted(maker.settings.items()):
+                if number == 0:
+                    yield f"            {key}: {value}"
+
+    def as_json(self) -> str:
+        """The same with all settings and hashes, as JSON."""
+        return json.dumps(asdict(self), indent=2)
+
+
+def which(wanted: str, client: "MlflowClient | None") -> Origin:
+    """Find the run that made a file, and the runs that made what it was made from.
+
+    Args:
+        wanted: a path that a stage makes, or a file in such a folder; or the first digits of a
+            content's hash.
+        client: MLflow's store; ``None`` where there is none, so that git alone answers.
+
+    Raises:
+        AtelierError: nothing known made it; the sentence says why.
+    """
+    path, content = _output(wanted, client)
+    found: list[Maker] = []
+    pending = [(path, content, "")]
+    while pending:
+        at, hash_, reader = pending.pop(0)
+        maker = _by_run(client, at, hash_, reader) or _by_commit(at, hash_)
+        if maker and maker not in found:
+            found.append(maker)
+            pending += [(*item, maker.run) for item in maker.inputs.items()]
+    if not found:
+        raise AtelierError(
+            f"no run of this MLflow store and no commit's dvc.lock knows {path} with the content"
+            f" {content}: it was changed by hand, or made by a run that was neither logged nor"
+            " committed; `dvc checkout` brings back what dvc.lock records."
+        )
+    return Origin(path, content, tuple(found))
+
+
+def _output(wanted: str, client: "MlflowClient | None") -> tuple[str, str]:
+    """The output that a path is or lies in, with its content now, or that of a hash."""
+    if Path(wanted).exists():
+        return _output_at(Path(wanted))
+    if not re.fullmatch(r"[0-9a-f]{6,32}(\.dir)?", wanted):
+        raise AtelierError(
+            f"there is no {wanted}; give a path that a stage makes, such as renders/training.gif,"
+            " or at least six digits of a hash as dvc.lock has it."
+        )
+    paths: set[str] = set()
+    for lock in _locks():
+        for record in read_lock(lock).values():
+            paths |= set(record.outputs)
+            for path, content in record.outputs.items():
+                if content.startswith(wanted):
+                    return path, content
+    for path in sorted(paths):
+        if client and (run := find_maker(client, {path: f"{wanted}%"})):
+            return path, run.data.tags[f"output.{path}"]
+    raise AtelierError(
+        f"no dvc.lock of this repository, in any commit, and no run has the hash {wanted}."
+    )
+
+
+def _output_at(path: Path) -> tuple[str, str]:
+    from dvc.exceptions import OutputNotFoundError
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        for place in (path.resolve(), *path.resolve().parents):
+            try:
+                output = repo.find_outs_by_path(str(place))[0]
+            except OutputNotFoundError:
+                continue
+            # As it lies there now, which may be another content than dvc.lock records.
+            return place.relative_to(repo.root_dir).as_posix(), str(output.get_hash().value)
+    raise AtelierError(f"{path} is made by no stage of dvc.yaml.")
+
+
+def _locks() -> Iterator[str]:
+    """Every ``dvc.lock``: the working tree's, then those of all commits, newest first."""
+    if Path("dvc.lock").exists():
+        yield Path("dvc.lock").read_text("utf-8")
+    for commit in (git("log", "--all", "--format=%H", "--", "dvc.lock") or "").split():
+        yield git("show", f"{commit}:dvc.lock") or ""
+
+
+def _by_run(client: "MlflowClient | None", path: str, content: str, reader: str) -> Maker | None:
+    """The run that made an output, or a file in one that the run ``reader`` read."""
+    if client is None:
+        return None
+    run = find_maker(client, {path: content})
+    if run is None and reader:
+        beside = _beside(client, client.get_run(reader))
+        run = next((run for run in beside if _made(run, path)), None)
+    if run is None:
+        return None
+    tags = run.data.tags
+    return Maker(
+        stage=tags["atelier.stage"],
+        run=run.info.run_id,
+        commit=tags.get("mlflow.source.git.commit", ""),
+        dirty=tags.get("git.dirty") == "true",
+        when=f"{datetime.fromtimestamp(run.info.start_time / 1000):%Y-%m-%d %H:%M:%S}",
+        settings=dict(run.data.params),
+        inputs=_tagged(run, "input."),
+        outputs=_tagged(run, "output."),
+    )
+
+
+def _beside(client: "MlflowClient", run: "Run") -> "list[Run]":
+    """The runs of all stages of the pipeline that a run belongs to, restored ones too."""
+    parent = run.data.tags.get("mlflow.parentRunId")
+    if not parent:
+        return []
+    tags = client.get_run(parent).data.tags
+    restored = [
+        id_ for tag, id_ in tags.items() if tag.startswith("restored.") and id_ != "unknown"
+    ]
+    return [*stages_of(client, parent).values(), *map(client.get_run, restored)]
+
+
+def _made(run: "Run", path: str) -> bool:
+    return _covers(_tagged(run, "output."), path)
+
+
+def _covers(outputs: Iterable[str], path: str) -> bool:
+    return any(PurePosixPath(path).is_relative_to(output) for output in outputs)
+
+
+def _tagged(run: "Run", start: str) -> dict[str, str]:
+    tags = run.data.tags.items()
+    return {tag.removeprefix(start): value for tag, value in tags if tag.startswith(start)}
+
+
+def _by_commit(path: str, content: str) -> Maker | None:
+    """The oldest commit whose ``dvc.lock`` records a content, as a colleague's push brings it."""
+    found = git("log", "--all", "--reverse", "--format=%H", f"-S{content}", "--", "dvc.lock")
+    for commit in (found or "").split():
+        records = read_lock(git("show", f"{commit}:dvc.lock") or "")
+        # A file in an output folder has no hash of its own there, but whoever read it has.
+        known = {p: h for record in records.values() for p, h in record.inputs.items()}
+        for stage, record in records.items():
+            recorded = record.outputs.get(path) or known.get(path)
+            if _covers(record.outputs, path) and recorded == content:
+                return Maker(
+                    stage=stage,
+                    run="",
+                    commit=commit,
+                    dirty=False,
+                    when=(git("show", "-s", "--format=%ci", commit) or "").strip(),
+                    settings=record.parameters,
+                    inputs=record.data,
+                    outputs=record.outputs,
+                )
+    return None
