@@ -62,7 +62,9 @@ def main() -> None:
         surely, which = network(scaled(digits)).softmax(dim=1).max(dim=1)
     result = {
         "name": "digits",
-        "classifier_accuracy": round(float((real.argmax(dim=1) == labels[held_out]).float().mean()), 4),
+        "classifier_accuracy": round(
+            float((real.argmax(dim=1) == labels[held_out]).float().mean()), 4
+        ),
         "real_share_over_0.9": round(float((real.amax(dim=1) > 0.9).float().mean()), 3),
         "generated_per_digit": which.bincount(minlength=10).tolist(),
         "share_over_0.9": round(float((surely > 0.9).float().mean()), 3),

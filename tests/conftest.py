@@ -57,6 +57,7 @@ def fresh(tmp_path: Path) -> Project:
 def _ready(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = clone(tmp_path_factory.mktemp("ready") / "project")
     project.repro()
+    project.delivered()
     return project
 
 

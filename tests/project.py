@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,19 @@ class Project:
         told = self.run("dvc", "repro", *arguments, **environment)
         lines = [line for line in told.splitlines() if line.startswith("Running stage '")]
         return [line.split("'")[1] for line in lines]
+
+    def commit(self) -> None:
+        """Commit what git tracks."""
+        self.run("git", "add", "-u")
+        self.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "more")
+
+    def delivered(self) -> None:
+        """Wait until everything that ended has been told to MLflow."""
+        journal = self.folder / ".atelier" / "journal"
+        end = time.monotonic() + 120
+        while any(journal.iterdir()) if journal.exists() else False:
+            assert time.monotonic() < end, f"not delivered: {sorted(journal.rglob('*'))}"
+            time.sleep(0.1)
 
     def set(self, **values: Any) -> None:
         """Change settings by dotted key, as ``set(**{"train.lr": 0.1})``."""

@@ -1,0 +1,290 @@
+"""What MLflow holds after the real dvc has run: parents, hashes, models, and who made a file."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from atelier.gan.weights import load_generator
+from atelier.tracking.store import open_store
+
+from ..project import Project
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def project(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The chain run once and committed, then twice more: another film, another learning rate."""
+    folder = tmp_path_factory.mktemp("runs") / "project"
+    shutil.copytree(_ready.folder, folder, symlinks=True)
+    project = Project(folder)
+    project.commit()
+    project.set(**{"render.fps": 9.0, "tracking.register": "faces"})
+    assert project.repro() == ["render"]
+    project.delivered()
+    project.set(**{"train.lr": 0.002})
+    assert project.repro("evaluate") == ["train", "evaluate"]
+    project.delivered()
+    return project
+
+
+@pytest.fixture(scope="module")
+def store(project: Project) -> tuple[Any, str]:
+    return open_store(project.folder, "atelier")
+
+
+@pytest.fixture(scope="module")
+def parents(store: tuple[Any, str]) -> list[Any]:
+    """The runs of the three pipelines, oldest first."""
+    client, experiment = store
+    runs = client.search_runs([experiment], order_by=["attributes.start_time ASC"])
+    return [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+
+
+def children(store: tuple[Any, str], parent: Any) -> dict[str, Any]:
+    client, experiment = store
+    found = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    return {run.info.run_name: run for run in found}
+
+
+def locked_hashes(project: Project, revision: str = "") -> dict[str, dict[str, str]]:
+    from atelier.tracking.record import read_lock
+
+    text = project.run("git", "show", f"{revision}:dvc.lock")
+    return {name: record.outputs for name, record in read_lock(text).items()}
+
+
+def test_a_parent_holds_the_whole_pipeline_whatever_ran(
+    store: tuple[Any, str], parents: list[Any]
+) -> None:
+    first, film, _ = parents
+    assert first.data.tags["stages.ran"].split() == [
+        *("download", "convert", "train", "evaluate", "stylize", "render")
+    ]
+    assert first.data.tags["stages.restored"] == ""
+    assert film.data.tags["stages.ran"] == "render"
+    for stage in ("download", "convert", "train", "evaluate", "stylize"):
+        made_by = children(store, first)[stage].info.run_id
+        assert film.data.tags[f"restored.{stage}"] == made_by
+        assert f"runs/{made_by}" in film.data.tags["mlflow.note.content"]
+    final = {key: value for key, value in first.data.metrics.items() if "." in key}
+    assert {"convert.accepted", "train.steps", "evaluate.kid", "stylize.loss"} <= set(final)
+    assert {key: film.data.metrics[key] for key in final} == pytest.approx(final)
+    assert film.data.params["render.fps"] == "9.0"
+    assert film.data.params["train.lr"] == first.data.params["train.lr"]
+    pictures = {file.path for file in store[0].list_artifacts(film.info.run_id)}
+    assert {"training.gif", "losses.png", "sheet.png", "epoch_0002.png"} <= pictures
+
+
+def test_stages_made_from_an_older_training_are_no_part_of_a_newer_pipeline(
+    parents: list[Any],
+) -> None:
+    newest = parents[2]
+    assert newest.data.tags["stages.ran"] == "train evaluate"
+    assert newest.data.tags["stages.restored"] == "download convert"
+    assert not [key for key in newest.data.metrics if key.startswith("stylize.")]
+    assert "restored.stylize" not in newest.data.tags
+
+
+def test_every_run_is_tagged_with_the_hashes_of_dvc_lock_and_where_it_ran(
+    project: Project, store: tuple[Any, str], parents: list[Any]
+) -> None:
+    recorded = locked_hashes(project, "HEAD")
+    for stage, run in children(store, parents[0]).items():
+        tags = run.data.tags
+        made = {k.removeprefix("output."): v for k, v in tags.items() if k.startswith("output.")}
+        assert made == recorded[stage]
+        assert tags["atelier.stage"] == stage
+        assert tags["git.dirty"] == "false"
+        assert len(tags["mlflow.source.git.commit"]) == 40
+        assert "cores" in tags["machine"]
+        assert "torch 2" in tags["versions"]
+    train = children(store, parents[0])["train"]
+    (images,) = train.inputs.dataset_inputs
+    assert (images.dataset.name, images.dataset.digest) == (
+        "data/images.npz",
+        recorded["convert"]["data/images.npz"],
+    )
+    assert children(store, parents[1])["render"].data.tags["git.dirty"] == "true"
+
+
+def test_uncommitted_changes_are_kept_with_the_run(
+    store: tuple[Any, str], parents: list[Any], tmp_path: Path
+) -> None:
+    client, _ = store
+    assert "uncommitted.patch" not in [
+        file.path for file in client.list_artifacts(parents[0].info.run_id)
+    ]
+    patch = Path(
+        client.download_artifacts(parents[1].info.run_id, "uncommitted.patch", str(tmp_path))
+    ).read_text()
+    assert "+  fps: 9.0" in patch
+    assert "dvc.lock" not in patch
+
+
+def test_curves_have_their_throughput_machine_and_layers(
+    project: Project, store: tuple[Any, str], parents: list[Any]
+) -> None:
+    client, _ = store
+    stages = children(store, parents[0])
+
+    def steps(stage: str, key: str) -> list[int]:
+        return [point.step for point in client.get_metric_history(stages[stage].info.run_id, key)]
+
+    assert steps("train", "loss_d") == list(range(1, 9))
+    assert steps("train", "images_per_second") == [4, 8]
+    assert steps("evaluate", "kid_of_epoch") == [1, 2]
+    painted = [key for key in stages["stylize"].data.metrics if "/style_" in key]
+    assert painted
+    assert steps("stylize", painted[0])[:3] == [1, 2, 3]
+    usage = {k for k in stages["train"].data.metrics if k.startswith("system/")}
+    assert {"system/cpu_utilization_percentage", "system/process_memory_megabytes"} <= usage
+
+
+LOAD = """
+import sys, json, numpy as np, mlflow, torch
+mlflow.set_tracking_uri(sys.argv[1])
+latents = np.load(sys.argv[3])
+with torch.inference_mode():
+    one = mlflow.pytorch.load_model(sys.argv[2])(torch.from_numpy(latents)).numpy()
+two = mlflow.pyfunc.load_model(sys.argv[2]).predict(latents)
+assert "atelier" not in sys.modules
+np.save(sys.argv[4], np.stack([one, two]))
+"""
+
+
+def test_the_logged_generator_loads_in_a_clean_process_and_makes_the_same_pictures(
+    project: Project, store: tuple[Any, str], parents: list[Any], tmp_path: Path
+) -> None:
+    from mlflow.models import get_model_info
+
+    client, experiment = store
+    train = children(store, parents[2])["train"]
+    (model,) = client.search_logged_models([experiment], f"source_run_id = '{train.info.run_id}'")
+    generator = project.folder / "models/generator.safetensors"
+    assert model.tags["content.md5"] == hashlib.md5(generator.read_bytes()).hexdigest()
+    latents = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
+    np.save(tmp_path / "latents.npy", latents)
+    for address in (f"models:/{model.model_id}", "models:/faces@champion"):
+        subprocess.run(
+            [
+                *(sys.executable, "-W", "ignore", "-I", "-c", LOAD),
+                *(f"sqlite:///{project.folder}/mlflow.db", address),
+                *(str(tmp_path / "latents.npy"), str(tmp_path / "made.npy")),
+            ],
+            check=True,
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        )
+        made = np.load(tmp_path / "made.npy")
+        assert made.shape == (2, 5, 3, 16, 16)
+        np.testing.assert_array_equal(made[0], made[1])
+        network, _ = load_generator(generator)
+        with torch.inference_mode():
+            ours = network(torch.from_numpy(latents)).numpy()
+        np.testing.assert_allclose(made[0], ours, atol=1e-5)
+    folder = Path(model.artifact_location.removeprefix("file://"))
+    pinned = (folder / "requirements.txt").read_text().split()
+    assert [line.partition("==")[0] for line in pinned] == ["mlflow", "numpy", "torch"]
+    signature = get_model_info(str(folder)).signature
+    assert [spec.shape for spec in (*signature.inputs, *signature.outputs)] == [
+        (-1, 8),
+        (-1, 3, 16, 16),
+    ]
+    assert not list(folder.rglob("*.pkl"))
+
+
+def test_evaluations_numbers_stand_at_the_model_and_the_best_is_champion(
+    project: Project, store: tuple[Any, str], parents: list[Any]
+) -> None:
+    client, experiment = store
+    kids = {}
+    for model in client.search_logged_models([experiment]):
+        numbers = {metric.key: metric.value for metric in model.metrics or []}
+        kids[model.model_id] = numbers["kid"]
+    assert sorted(kids.values()) == pytest.approx(
+        sorted(parent.data.metrics["evaluate.kid"] for parent in (parents[0], parents[2]))
+    )
+    (version,) = client.search_model_versions("name = 'faces'")
+    assert float(version.tags["kid"]) == parents[2].data.metrics["evaluate.kid"]
+    champion = client.get_model_version_by_alias("faces", "champion")
+    assert champion.version == version.version
+
+
+def test_which_names_the_run_that_made_a_file_also_after_a_checkout(
+    project: Project, store: tuple[Any, str], parents: list[Any]
+) -> None:
+    asked = ("atelier", "which", "renders/training.gif", "--json")
+    told = json.loads(project.run(*asked))
+    maker, *upstream = told["makers"]
+    film = children(store, parents[1])["render"]
+    assert (maker["stage"], maker["run"]) == ("render", film.info.run_id)
+    assert maker["settings"]["render.fps"] == "9.0"
+    assert maker["dirty"]
+    first = children(store, parents[0])
+    assert {above["stage"]: above["run"] for above in upstream} == {
+        stage: first[stage].info.run_id for stage in ("download", "convert", "train", "evaluate")
+    }
+    shutil.rmtree(project.folder / "renders")
+    project.run("dvc", "checkout", "renders")
+    assert json.loads(project.run(*asked)) == told
+    by_hash = json.loads(project.run("atelier", "which", told["content"][:10], "--json"))
+    assert by_hash["makers"][0]["run"] == film.info.run_id
+    words = project.run("atelier", "which", "renders/training.gif")
+    assert f"run {film.info.run_id}" in words
+    assert "render.fps: 9.0" in words
+
+
+def test_which_asks_git_where_the_store_is_a_colleagues(project: Project, tmp_path: Path) -> None:
+    remote = ("--local", "-d", "-f", "near", str(tmp_path / "remote"))
+    project.run("dvc", "remote", "add", *remote)
+    project.run("git", "clone", "-q", ".", str(tmp_path / "colleague"))
+    project.run("git", "stash", "-q")
+    project.run("dvc", "checkout", "-f")
+    project.run("dvc", "push", "-q", "-r", "near")
+    project.run("git", "stash", "pop", "-q")
+    colleague = Project(tmp_path / "colleague")
+    colleague.run("dvc", "remote", "add", *remote)
+    colleague.run("dvc", "pull", "-q")
+    told = json.loads(colleague.run("atelier", "which", "models/generator.safetensors", "--json"))
+    maker = told["makers"][0]
+    assert (maker["stage"], maker["run"]) == ("train", "")
+    assert maker["commit"] == project.run("git", "rev-parse", "HEAD").strip()
+    assert maker["settings"]["train.epochs"] == "2"
+    assert [above["stage"] for above in told["makers"]] == ["train", "convert", "download"]
+    assert "a run that this store does not have" in colleague.run("atelier", "which", "models")
+
+
+def test_which_says_why_it_cannot_tell(ready: Project) -> None:
+    (ready.folder / "styled" / "sheet.png").write_bytes(b"edited")
+    for asked, sentence in (
+        ("styled/sheet.png", "it was changed by hand"),
+        ("nowhere.png", "there is no nowhere.png; give a path that a stage makes"),
+        ("0123456789abcdef", "has the hash 0123456789abcdef"),
+        ("README.md", "made by no stage"),
+    ):
+        told = ready.run("atelier", "which", asked, ok=False)
+        assert sentence in told
+        assert "Traceback" not in told
+
+
+def test_a_moved_project_finds_its_files_and_writes_beside_them(ready: Project) -> None:
+    client, experiment = open_store(ready.folder, "atelier")
+    run = next(run for run in client.search_runs([experiment]) if run.info.run_name == "render")
+    assert run.info.artifact_uri.startswith(ready.folder.as_uri())
+    assert "renders" in [file.path for file in client.list_artifacts(run.info.run_id)]
+    ready.set(**{"render.fps": 7.0})
+    ready.repro("render")
+    ready.delivered()
+    newest, *_ = client.search_runs([experiment], "tags.`atelier.stage` = 'render'")
+    assert newest.info.run_id != run.info.run_id
+    assert (ready.folder / "mlruns/atelier" / newest.info.run_id / "artifacts/renders").is_dir()
