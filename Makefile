@@ -17,10 +17,10 @@ repro: $(VENV)/ready ## run the whole chain on the embedded sample
 	@atelier where
 
 test: $(VENV)/ready ## run the tests
-	pytest -n 2 -m "not slow"
+	pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: $(VENV)/ready ## run the tests, the slow ones too
-	pytest -n 2
+	pytest -n 2 --dist loadfile
 
 lint: $(VENV)/ready ## check style and types
 	ruff format --check

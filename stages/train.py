@@ -28,6 +28,8 @@ def main(settings: Settings, run: Run) -> None:
     pixels = load_images(IMAGES).pixels
     training = Training(settings.train, pixels, choose_device(settings.runtime.device))
     history = History()
+    # MLflow's step slider starts at 0: the untrained generator's noise.
+    run.pictures("samples", training.samples(), step=0)
     with replacing_folder(SAMPLES) as samples, replacing_folder(MODELS) as models:
         with bar("train", "steps", settings.runtime.progress) as report:
             for epoch in training.run(report):

@@ -68,6 +68,36 @@ def sync() -> None:
 
 
 @app.command()
+def prune(
+    best: Annotated[int, typer.Option(min=0, help="how many stay for their low evaluate.kid")] = 1,
+    yes: Annotated[bool, typer.Option("--yes", help="remove, and not only say what")] = False,
+) -> None:
+    """Say which old runs and files would go, or with --yes remove them."""
+    from atelier import settings
+    from atelier.tracking.prune import carry_out, is_elsewhere, plan, size
+    from atelier.tracking.store import quiet_environment
+    from atelier.tracking.workspace import repository_root
+
+    quiet_environment()
+    root, experiment = repository_root(), settings.load(PARAMS).tracking.experiment
+    found = plan(root, experiment, best)
+    for execution, reasons in found.kept.items():
+        typer.echo(f"stays: {execution}: {', '.join(reasons)}")
+    for execution in found.removed:
+        typer.echo(f"goes:  {execution}")
+    if found.cached:
+        typer.echo(f"goes:  {len(found.cached)} files of DVC's cache, {size(found.cached)}")
+    if not found.removed and not found.cached:
+        typer.echo("There is nothing to remove.")
+    elif not yes:
+        typer.echo("Nothing is removed yet; to remove it, type: atelier prune --yes")
+    else:
+        carry_out(root, experiment, found)
+        keeper = "in the server's trash, which its keeper empties with `mlflow gc`"
+        typer.echo(f"Removed; the runs are {keeper}." if is_elsewhere() else "Removed.")
+
+
+@app.command()
 def which(
     wanted: Annotated[str, typer.Argument(help="a path that a stage makes, or a hash")],
     as_json: Annotated[bool, typer.Option("--json", help="all settings and hashes")] = False,

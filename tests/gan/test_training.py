@@ -9,8 +9,8 @@ import torch
 from atelier.errors import AtelierError
 from atelier.gan.generate import draw_latents, generate
 from atelier.gan.history import History
-from atelier.gan.samples import load_epochs, save_samples
 from atelier.gan.networks import build
+from atelier.gan.samples import load_epochs, save_samples
 from atelier.gan.training import Training
 from atelier.gan.weights import load_generator, save_network
 from atelier.progress import Progress

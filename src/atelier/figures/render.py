@@ -38,6 +38,15 @@ class Rendered:
     comparison: Path = Path("real_and_generated.png")
     page: Path = Path("report.html")
 
+    @classmethod
+    def of(cls, epochs: Mapping[int, Path], steps: Mapping[int, Path]) -> "Rendered":
+        """Name the montages of these files of samples, by epoch and by step."""
+        return cls(
+            epochs=tuple(epochs),
+            montages=tuple(Path("montages", f"{path.stem}.png") for path in epochs.values()),
+            steps=tuple(Path("steps", f"{path.stem}.png") for path in steps.values()),
+        )
+
 
 def render(
     settings: RenderSettings,
@@ -75,11 +84,7 @@ def render(
     table = read_losses(losses)
     last = max(files)
     shown = {e: path for e, path in files.items() if e % settings.every == 0 or e == last}
-    rendered = Rendered(
-        epochs=tuple(shown),
-        montages=tuple(Path("montages", f"{path.stem}.png") for path in shown.values()),
-        steps=tuple(Path("steps", f"{path.stem}.png") for path in steps.values()),
-    )
+    rendered = Rendered.of(shown, steps)
     comparison = _comparison(settings, real, _read_samples(files[last]))
     with replacing_folder(target) as folder:
         _save_montages(folder, rendered, _montages(settings, shown), report)

@@ -103,7 +103,7 @@ class Training:
                 rows.append(self._step(indices))
                 step = first_step + len(rows)
                 if self.settings.sample_every and step % self.settings.sample_every == 0:
-                    between[step] = self._samples()
+                    between[step] = self.samples()
                 report(Progress(step, total))
             # The one place where the device is waited for.
             statistics = torch.stack(rows).cpu().numpy()
@@ -113,9 +113,10 @@ class Training:
                     f"the training went astray in epoch {number}: its losses are no numbers any"
                     f" more; make train.lr smaller than {self.settings.lr:g}."
                 )
-            yield Epoch(number, first_step, seen, statistics, self._samples(), between)
+            yield Epoch(number, first_step, seen, statistics, self.samples(), between)
 
-    def _samples(self) -> NDArray[np.uint8]:
+    def samples(self) -> NDArray[np.uint8]:
+        """Pictures of the fixed latents as the generator stands, uint8 [N, H, W, C]."""
         return generate(self.gan.generator, self._fixed)
 
     def _step(self, indices: Tensor) -> Tensor:

@@ -40,9 +40,12 @@ class Painting:
     iterates: tuple[Iterate, ...]
 
     def curves(self) -> tuple[list[str], dict[int, list[float]]]:
-        """Names of the losses, in all and by layer, and their values by iteration."""
+        """Names of the losses, in all and by layer, and their values by iteration.
+
+        The loss stands first, so that MLflow shows all paintings' curves of one loss together.
+        """
         layers = list(self.iterates[0].per_layer)
-        names = [f"{self.name}/{loss}" for loss in ("loss", *layers)]
+        names = [f"{loss}/{self.name}" for loss in ("loss", *layers)]
         rows = {it.iteration: [it.total, *it.per_layer.values()] for it in self.iterates}
         return names, rows
 

@@ -119,8 +119,11 @@ def _register(
     asked: Mapping[str, str],
 ) -> None:
     """Register a model once, and give the best of those measured alike the alias."""
+    import mlflow
     from mlflow.exceptions import MlflowException
 
+    # The client looks the model up in the process's own store, whatever store it was made for.
+    mlflow.set_tracking_uri(client.tracking_uri)
     try:
         client.get_registered_model(name)
     except MlflowException:

@@ -138,6 +138,7 @@ def _pipeline_name() -> str:
 
 def _start_deliverer(root: Path, process: Process) -> None:
     """Start a deliverer beside the work; it leaves at once where one serves already."""
+    here, source = Path(__file__).parents[2], root / "src"
     # A session of its own: Ctrl-C in the terminal must not keep it from its work.
     subprocess.Popen(  # noqa: S603 - this very program, no shell
         [
@@ -150,7 +151,9 @@ def _start_deliverer(root: Path, process: Process) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        # At the main project, also from a temporary copy, which is removed before the end.
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(source if source.is_dir() else here)},
     )
 
 

@@ -1,0 +1,240 @@
+"""Leaving room: which runs stay, and which go with all their files.
+
+A pipeline execution (a parent run and its children) stays or goes as a whole.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atelier.errors import AtelierError
+from atelier.tracking.garbage import collect_cache, collect_runs, named_by_git
+from atelier.tracking.journal import journals
+from atelier.tracking.store import locked, open_store
+from atelier.tracking.workspace import PRIVATE
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel, Run
+    from mlflow.tracking import MlflowClient
+
+
+@dataclass(frozen=True, eq=False)
+class Execution:
+    """The runs of a pipeline's stages, then their parent; or a stage run by hand."""
+
+    runs: "list[Run]"
+    models: "list[LoggedModel]"
+
+    @property
+    def head(self) -> "Run":
+        """The run that stands for all."""
+        return self.runs[-1]
+
+    @property
+    def names(self) -> list[str]:
+        """The ids of its runs and models."""
+        return [run.info.run_id for run in self.runs] + [model.model_id for model in self.models]
+
+    @property
+    def kid(self) -> float | None:
+        """The final ``evaluate.kid``."""
+        kid: float | None = self.head.data.metrics.get("evaluate.kid")
+        return kid
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where the artifacts lie."""
+        from mlflow.utils.file_utils import local_file_uri_to_path
+
+        places = [run.info.artifact_uri for run in self.runs]
+        places += [model.artifact_location for model in self.models]
+        return [Path(local_file_uri_to_path(place)) for place in places]
+
+    def tags(self, start: str) -> set[str]:
+        """The values of all tags whose names start so."""
+        tags = [tag for run in self.runs for tag in run.data.tags.items()]
+        return {value for name, value in tags if name.startswith(start)}
+
+    def __str__(self) -> str:
+        date = datetime.fromtimestamp(self.head.info.start_time / 1000)
+        number = "no KID" if self.kid is None else f"KID {self.kid:.5g}"
+        room = "files on the server" if is_elsewhere() else size(self.folders)
+        return f"{self.head.info.run_name}, {date:%Y-%m-%d %H:%M}, {number}, {room}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which executions stay, and why; which go; which files of DVC's cache go."""
+
+    kept: dict[Execution, list[str]]
+    removed: list[Execution]
+    cached: list[Path]
+
+
+def size(places: Iterable[Path]) -> str:
+    """The size of files and folders, as text."""
+    files = {file for place in places for file in (place, *place.rglob("*")) if file.is_file()}
+    return f"{sum(file.stat().st_size for file in files) / 1e6:,.1f} MB"
+
+
+def is_elsewhere() -> bool:
+    """Whether another store than the project's own holds the runs; its keeper empties it."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI"))
+
+
+@contextmanager
+def _in_a_sentence() -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise AtelierError(f"MLflow says: {str(error).partition(chr(10))[0]}") from None
+
+
+@_in_a_sentence()
+def plan(root: Path, experiment: str, best: int = 1) -> Plan:
+    """Say what stays and what goes, and change nothing; ``best`` stay for their low KID."""
+    if not is_elsewhere() and not (root / "mlflow.db").exists():
+        raise AtelierError(f"there is no {root / 'mlflow.db'}, so there is no run to remove.")
+    client, number = open_store(root, experiment)
+    reasons = _reasons(root, client, number, best)
+    kept = {execution: told for execution, told in reasons.items() if told}
+    cached = [] if _unfinished(root) else collect_cache(root, _outputs(kept), "--dry")
+    return Plan(kept, [execution for execution in reasons if execution not in kept], cached)
+
+
+@_in_a_sentence()
+def carry_out(root: Path, experiment: str, plan: Plan) -> None:
+    """Remove what a plan removes; in a store elsewhere, to its trash only."""
+    from mlflow.entities import ViewType
+
+    if _unfinished(root):
+        raise AtelierError("a pipeline is running, or `atelier sync` has work to do; wait for it.")
+    client, _ = open_store(root, experiment)
+    if not is_elsewhere() and (trash := client.search_experiments(ViewType.DELETED_ONLY)):
+        raise AtelierError(
+            f"`mlflow gc` would remove the deleted experiment {trash[0].name} as well; restore it,"
+            f" or remove it with `mlflow gc --experiment-ids {trash[0].experiment_id}`."
+        )
+    for execution in plan.removed:
+        for model in execution.models:
+            client.delete_logged_model(model.model_id)
+        for run in execution.runs:  # deleting a parent leaves its children, so they go first
+            if run.info.lifecycle_stage == "active":
+                client.delete_run(run.info.run_id)
+    if not is_elsewhere():
+        for first in range(0, len(plan.removed), 100):  # a command line has an end
+            some = plan.removed[first : first + 100]
+            runs = [run.info.run_id for e in some for run in e.runs]
+            models = [model.model_id for e in some for model in e.models]
+            folders = [folder for e in some for folder in e.folders]
+            collect_runs(root, client.tracking_uri, runs, models, folders)
+    collect_cache(root, _outputs(plan.kept))
+
+
+def _outputs(executions: Iterable[Execution]) -> set[str]:
+    """The hashes of all that they made."""
+    return set[str]().union(*(execution.tags("output.") for execution in executions))
+
+
+def _reasons(
+    root: Path, client: "MlflowClient", number: str, best: int
+) -> dict[Execution, list[str]]:
+    """Every execution, newest first, and why it stays; one without a reason goes."""
+    executions = _executions(client)
+    lowest = _lowest([e for e in executions if e.head.info.experiment_id == number], best)
+    # A version names its run, or a place under the run or the model only.
+    versions = [f"{v.run_id} {v.source}" for v in _pages(client.search_model_versions)]
+    named, unfinished, ours = named_by_git(root), _unfinished(root), (root / "mlruns").resolve()
+    reasons = {}
+    for e in executions:
+        running = any(run.info.status == "RUNNING" and _is_active(run) for run in e.runs)
+        outside = any(ours not in folder.resolve().parents for folder in e.folders)
+        tests = {
+            "among the lowest KIDs": e in lowest,
+            "made a registered model": any(name in text for name in e.names for text in versions),
+            "named by git": named & e.tags("output."),
+            "still running": running or unfinished & e.tags("atelier.pipeline"),
+            "of another experiment": e.head.info.experiment_id != number,
+            "has files outside mlruns/": outside and not is_elsewhere(),
+        }
+        reasons[e] = [reason for reason, holds in tests.items() if holds]
+    _keep_makers(reasons)
+    return reasons
+
+
+def _executions(client: "MlflowClient") -> list[Execution]:
+    """All that Atelier logged, newest first; here, what lies in MLflow's trash too."""
+    from mlflow.entities import ViewType
+
+    experiments = [experiment.experiment_id for experiment in _pages(client.search_experiments)]
+    view = ViewType.ACTIVE_ONLY if is_elsewhere() else ViewType.ALL
+    search = partial(client.search_runs, experiments, run_view_type=view)
+    marks = ("tags.`atelier.pipeline` != ''", "tags.`atelier.stage` != ''")
+    found = {run.info.run_id: run for mark in marks for run in _pages(partial(search, mark))}
+    runs: dict[str, list[Run]] = defaultdict(list)
+    models: dict[str, list[LoggedModel]] = defaultdict(list)
+    for run in found.values():
+        parent = run.data.tags.get("mlflow.parentRunId")
+        runs[parent if parent in found else run.info.run_id].insert(0, run)  # parents come first
+    for model in _pages(partial(client.search_logged_models, experiments)):
+        models[model.source_run_id].append(model)
+    executions = [
+        Execution(group, [model for run in group for model in models[run.info.run_id]])
+        for group in runs.values()
+    ]
+    return sorted(executions, key=lambda e: e.head.info.start_time, reverse=True)
+
+
+def _pages(search: Callable[..., Any]) -> Iterator[Any]:
+    token = None
+    while token != "":
+        page = search(page_token=token)
+        yield from page
+        token = page.token or ""
+
+
+def _is_active(run: "Run") -> bool:
+    return bool(run.info.lifecycle_stage == "active")
+
+
+def _lowest(executions: list[Execution], best: int) -> list[Execution]:
+    """The parents of the lowest KID, of those measured as the newest one is."""
+
+    def measured(execution: Execution) -> dict[str, str]:
+        parameters = execution.head.data.params.items()
+        return {name: value for name, value in parameters if name.startswith("evaluate.")}
+
+    parents = [e for e in executions if e.tags("atelier.pipeline") and _is_active(e.head)]
+    alike = [e for e in parents if measured(e) == measured(parents[0])]
+    # Of equal ones, the first that was made: the later may have restored its model.
+    ranked = sorted((e.kid, -place) for place, e in enumerate(alike) if e.kid is not None)
+    return [alike[-place] for _, place in ranked[:best]]
+
+
+def _keep_makers(reasons: dict[Execution, list[str]]) -> None:
+    """Add a reason for whatever made something that one which stays restored."""
+    makers = {run.info.run_id: execution for execution in reasons for run in execution.runs}
+    staying = [execution for execution, told in reasons.items() if told]
+    for execution in staying:  # it grows on the way
+        for maker in map(makers.get, execution.tags("restored.")):
+            if maker and not reasons[maker]:
+                reasons[maker].append(f"made what {execution.head.info.run_name} restored")
+                staying.append(maker)
+
+
+def _unfinished(root: Path) -> set[str]:
+    """The pipelines that run here, or whose runs are not wholly delivered."""
+    return {e.name for e in (root / PRIVATE / "journal").glob("*") if journals(e) or _is_served(e)}
+
+
+def _is_served(execution: Path) -> bool:
+    with locked(execution / ".lock", wait=False) as free:
+        return not free

@@ -1,0 +1,405 @@
+"""Pruning removes old runs with all their files, and nothing that somebody may come back for."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import MlflowException
+from ruamel.yaml import YAML
+
+from atelier.errors import AtelierError
+from atelier.tracking.journal import Journal
+from atelier.tracking.prune import Plan, carry_out, plan
+from atelier.tracking.store import open_store
+from atelier.tracking.workspace import Process, private_folder
+
+from ..project import Project
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+MEASURED = {"evaluate.samples": "800", "evaluate.seed": "1"}
+
+
+def git(folder: Path, *words: str) -> str:
+    author = ("-c", "user.name=a", "-c", "user.email=a@b")
+    answer = subprocess.run(
+        ["git", *author, *words], cwd=folder, check=True, capture_output=True, text=True
+    )
+    return answer.stdout.strip()
+
+
+@pytest.fixture(autouse=True)
+def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="session")
+def _empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a store that has its tables, which take seconds."""
+    folder = tmp_path_factory.mktemp("empty")
+    git(folder, "init", "--quiet")
+    Project(folder).run("dvc", "init", "--quiet")
+    git(folder, "commit", "--quiet", "-m", "empty")
+    private_folder(folder)
+    open_store(folder, "other")
+    return folder
+
+
+class Store:
+    """A repository and its store, in which executions are logged as Atelier logs them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.client, self.experiment = open_store(root, "atelier")
+        self._time = count(1_700_000_000_000, 60_000)
+
+    def execute(
+        self,
+        name: str,
+        kid: float | None = None,
+        *,
+        outputs: Mapping[str, str] | None = None,
+        restored: Mapping[str, str] | None = None,
+        measured: Mapping[str, str] = MEASURED,
+        status: str = "FINISHED",
+        experiment: str = "",
+    ) -> str:
+        """Log a parent with one stage, ``train``; return the stage's run."""
+        home = experiment or self.experiment
+        tags = {f"restored.{stage}": run for stage, run in (restored or {}).items()}
+        at = next(self._time)
+        parent = self.client.create_run(home, at, tags | {"atelier.pipeline": name}, name)
+        parameters = [Param(key, value) for key, value in measured.items()]
+        metrics = [] if kid is None else [Metric("evaluate.kid", kid, at, 0)]
+        self.client.log_batch(parent.info.run_id, metrics=metrics, params=parameters)
+        tags = {"atelier.stage": "train", "mlflow.parentRunId": parent.info.run_id}
+        child = self.client.create_run(home, at, tags, "train")
+        for path, md5 in (outputs or {}).items():
+            self.client.set_tag(child.info.run_id, f"output.{path}", md5)
+        for run in (child, parent):
+            self.client.log_text(run.info.run_id, "x" * 1_000_000, "folder/file.txt")
+            self.client.set_terminated(run.info.run_id, "FINISHED")
+        self.client.update_run(child.info.run_id, status)
+        return str(child.info.run_id)
+
+    def plan(self, best: int = 0) -> Plan:
+        return plan(self.root, "atelier", best)
+
+    def prune(self, best: int = 0) -> None:
+        carry_out(self.root, "atelier", self.plan(best))
+
+    def left(self) -> list[str]:
+        """The pipelines that are neither removed nor in the trash."""
+        runs = self.client.search_runs([self.experiment], "tags.`atelier.pipeline` != ''")
+        return sorted(run.info.run_name for run in runs)
+
+    def files(self) -> dict[str, bytes]:
+        """Everything that pruning may touch."""
+        return Project(self.root).bytes("mlruns", ".dvc/cache")
+
+    def lock(self, *hashes: str) -> None:
+        """Write a dvc.lock that names outputs, as DVC quotes them."""
+        outs = "".join(
+            f"    - path: out{place}\n      hash: md5\n      md5: {md5}\n"
+            for place, md5 in enumerate(hashes)
+        )
+        text = f"schema: '2.0'\nstages:\n  train:\n    cmd: x\n    outs:\n{outs}"
+        (self.root / "dvc.lock").write_text(text, "utf-8")
+
+    def commit(self, *hashes: str) -> None:
+        self.lock(*hashes)
+        git(self.root, "add", "dvc.lock")
+        git(self.root, "commit", "--quiet", "-m", "result")
+
+
+@pytest.fixture
+def store(tmp_path: Path, _empty: Path) -> Store:
+    return Store(shutil.copytree(_empty, tmp_path / "project"))
+
+
+def names(found: Plan) -> tuple[dict[str, list[str]], list[str]]:
+    kept = {execution.head.info.run_name: told for execution, told in found.kept.items()}
+    return kept, [execution.head.info.run_name for execution in found.removed]
+
+
+def test_the_best_stays_and_the_others_go_with_their_files(store: Store) -> None:
+    removed = store.execute("first", 0.3)
+    best = store.execute("second", 0.1)
+    store.execute("third", 0.2)
+    store.execute("failed")
+    before = store.files()
+    found = store.plan(best=1)
+    assert names(found) == (
+        {"second": ["among the lowest KIDs"]},
+        ["failed", "third", "first"],
+    )
+    assert str(found.removed[1]) == "third, 2023-11-14 22:15, KID 0.2, 2.0 MB"
+    assert store.files() == before
+    assert store.left() == ["failed", "first", "second", "third"]
+
+    carry_out(store.root, "atelier", found)
+    assert store.left() == ["second"]
+    assert store.client.get_run(best).info.lifecycle_stage == "active"
+    with pytest.raises(MlflowException, match="not found"):
+        store.client.get_run(removed)
+    kept = {store.client.get_run(best).data.tags["mlflow.parentRunId"], best}
+    assert {folder.name for folder in (store.root / "mlruns" / "atelier").iterdir()} == kept
+    assert store.files().items() <= before.items()
+    assert names(store.plan(best=1)) == ({"second": ["among the lowest KIDs"]}, [])
+
+
+def test_numbers_measured_otherwise_do_not_compare(store: Store) -> None:
+    store.execute("quick", 0.01, measured={**MEASURED, "evaluate.samples": "24"})
+    store.execute("first", 0.3)
+    store.execute("second", 0.3)
+    store.execute("newest", 0.4)
+    assert names(store.plan(best=1))[1] == ["newest", "second", "quick"]
+    assert names(store.plan(best=2))[1] == ["newest", "quick"]
+    assert names(store.plan(best=9))[1] == ["quick"]
+
+
+def test_what_made_a_registered_model_stays_and_other_models_go(store: Store) -> None:
+    client, folders = store.client, {}
+    client.create_registered_model("faces")
+    for name in ("by run", "by place", "forgotten"):
+        run = store.execute(name)
+        model = client.create_logged_model(store.experiment, source_run_id=run)
+        (store.root / "weights").write_bytes(bytes(500_000))
+        client.log_model_artifact(model.model_id, str(store.root / "weights"))
+        folders[name] = store.root / "mlruns" / "atelier" / "models" / model.model_id
+        if name == "by run":
+            client.create_model_version("faces", "file:///elsewhere", run_id=run)
+        if name == "by place":
+            client.create_model_version("faces", model.artifact_location)
+    found = store.plan()
+    told = ["made a registered model"]
+    assert names(found) == ({"by place": told, "by run": told}, ["forgotten"])
+    assert str(found.removed[0]).endswith(" 2.5 MB")
+    store.prune()
+    assert store.left() == ["by place", "by run"]
+    assert all((folders[name] / "artifacts" / "weights").exists() for name in store.left())
+    assert not folders["forgotten"].exists()
+    left = client.search_logged_models([store.experiment])
+    assert {model.model_id for model in left} == {folders[name].name for name in store.left()}
+
+
+def test_what_git_names_stays(store: Store) -> None:
+    hashes = {name: f"{place:032x}" for place, name in enumerate(
+        ["merged", "branch", "tag", "experiment", "workspace", "amended", "nobody"], 0xA0
+    )}  # fmt: skip
+    hashes["digits"] = "1" * 32
+    hashes["folder"] = f"{0xB0:032x}.dir"
+    for name, md5 in hashes.items():
+        store.execute(name, outputs={"models": md5})
+    store.execute("metric", outputs={"models": "f" * 32, "samples": hashes["folder"]})
+
+    store.commit(hashes["folder"], f"'{hashes['digits']}'")
+    main = git(store.root, "branch", "--show-current")
+    git(store.root, "checkout", "--quiet", "-b", "side")
+    store.commit(hashes["merged"])
+    git(store.root, "checkout", "--quiet", main)
+    git(store.root, "merge", "--quiet", "-s", "ours", "-m", "not taken", "side")
+    git(store.root, "branch", "-D", "side")
+    for name in ("branch", "tag", "experiment", "amended"):
+        git(store.root, "checkout", "--quiet", "--detach", main)
+        store.commit(hashes[name])
+        if name in ("branch", "tag"):
+            git(store.root, name, f"with-{name}")
+        if name == "experiment":
+            git(store.root, "update-ref", "refs/exps/ab/cdef/with-experiment", "HEAD")
+    git(store.root, "checkout", "--quiet", main)
+    store.lock(hashes["workspace"])
+
+    kept, removed = names(store.plan())
+    assert removed == ["nobody", "amended"]
+    assert set(map(tuple, kept.values())) == {("named by git",)}
+    assert kept.keys() == {*hashes, "metric"} - {"nobody", "amended"}
+
+
+def test_what_still_runs_stays(store: Store) -> None:
+    store.execute("old")
+    store.execute("elsewhere", status="RUNNING")
+    # Between two stages of a pipeline no run is RUNNING.
+    process = Process.of(os.getpid())
+    store.execute(process.key)
+    journal = Journal(private_folder(store.root), process, "train")
+    kept, removed = names(store.plan())
+    assert kept == {process.key: ["still running"], "elsewhere": ["still running"]}
+    assert removed == ["old"]
+    with pytest.raises(AtelierError, match="a pipeline is running"):
+        store.prune()
+    assert len(store.left()) == 3
+
+    journal.close()
+    shutil.rmtree(journal.folder.parent)
+    store.prune()
+    assert store.left() == ["elsewhere"]
+
+
+def test_what_a_kept_one_restored_stays(store: Store) -> None:
+    first = store.execute("first")
+    second = store.execute("second", restored={"download": first})
+    unused = store.execute("unused")
+    store.execute("kept", 0.1, restored={"download": "pulled from elsewhere", "convert": second})
+    store.execute("failed", restored={"download": unused})
+    kept, removed = names(store.plan(best=1))
+    assert removed == ["failed", "unused"]
+    assert kept["second"] == ["made what kept restored"]
+    assert kept["first"] == ["made what second restored"]
+
+
+def test_only_runs_of_this_experiment_that_atelier_logged_go(store: Store) -> None:
+    _, other = open_store(store.root, "other")
+    store.execute("of other", experiment=other)
+    own = store.client.create_run(store.experiment, run_name="a notebook's").info.run_id
+    alone = store.client.create_run(store.experiment, tags={"atelier.stage": "train"}).info.run_id
+    store.client.set_terminated(alone)
+    found = store.plan()
+    assert names(found)[0] == {"of other": ["of another experiment"]}
+    assert [execution.head.info.run_id for execution in found.removed] == [alone]
+    store.prune()
+    left = store.client.search_runs([store.experiment])
+    assert [run.info.run_id for run in left] == [own]
+    assert names(store.plan()) == (names(found)[0], [])
+
+
+def test_files_outside_the_project_are_never_touched(store: Store, tmp_path: Path) -> None:
+    place = tmp_path / "disk"
+    far = store.client.create_experiment("far", artifact_location=place.as_uri())
+    store.execute("far", experiment=far)
+    store.execute("near")
+    found = plan(store.root, "far", best=0)
+    assert names(found)[0]["far"] == ["has files outside mlruns/"]
+    carry_out(store.root, "far", found)
+    assert len(list(place.rglob("file.txt"))) == 2
+
+    copy = Store(shutil.copytree(store.root, tmp_path / "copy"))
+    before = store.files()
+    copy.prune()
+    assert copy.left() == []
+    assert not list((copy.root / "mlruns").rglob("file.txt"))
+    assert store.files() == before
+
+
+def test_a_cache_that_other_projects_may_use_is_left(store: Store, tmp_path: Path) -> None:
+    cache = tmp_path / "shared"
+    Project(store.root).run("dvc", "cache", "dir", str(cache))
+    file = cache / "files" / "md5" / "ab" / ("c" * 30)
+    file.parent.mkdir(parents=True)
+    file.write_text("somebody's")
+    store.execute("old")
+    assert store.plan().cached == []
+    store.prune()
+    assert store.left() == []
+    assert file.exists()
+
+
+def test_the_trash_goes_but_not_somebody_elses(store: Store) -> None:
+    child = store.execute("trashed", 0.1)
+    store.execute("best", 0.2)
+    store.client.delete_run(store.client.get_run(child).data.tags["mlflow.parentRunId"])
+    assert names(store.plan(best=1)) == ({"best": ["among the lowest KIDs"]}, ["trashed"])
+    trash = store.client.create_experiment("draft")
+    store.client.delete_experiment(trash)
+    with pytest.raises(AtelierError, match=f"draft.*--experiment-ids {trash}"):
+        store.prune(best=1)
+    assert store.client.get_run(child).info.lifecycle_stage == "active"
+    store.client.restore_experiment(trash)
+    store.prune(best=1)
+    with pytest.raises(MlflowException, match="not found"):
+        store.client.get_run(child)
+
+
+def test_in_a_store_elsewhere_runs_go_to_its_trash(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(store.root / "mlflow.db", tmp_path / "team.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/team.db")
+    team = Store(store.root)
+    run = team.execute("old")
+    before = team.files()
+    assert str(team.plan().removed[0]).endswith("no KID, files on the server")
+    team.prune()
+    assert team.left() == []
+    assert team.client.get_run(run).info.lifecycle_stage == "deleted"
+    assert team.files() == before
+    assert names(team.plan()) == ({}, [])
+
+
+def test_faults_are_told_in_a_sentence(store: Store, tmp_path: Path) -> None:
+    store.execute("old")
+    shutil.rmtree(store.root / ".git")
+    with pytest.raises(AtelierError, match=r"`git rev-list` failed: fatal: not a git repository"):
+        store.plan()
+    with pytest.raises(AtelierError, match=r"there is no .*mlflow\.db"):
+        plan(tmp_path, "atelier")
+    assert not (tmp_path / "mlflow.db").exists()
+    git(store.root, "init", "--quiet")
+    found = store.plan()
+    (store.root / "dvc.yaml").write_text("stages: [", "utf-8")
+    with pytest.raises(AtelierError, match="`dvc gc` failed: ERROR: "):
+        carry_out(store.root, "atelier", found)
+
+
+def newest(project: Project) -> Run:
+    """The run of the newest training, once all is delivered."""
+    end = time.monotonic() + 120
+    while list((project.folder / ".atelier" / "journal").glob("*")):
+        assert time.monotonic() < end, "the runs are not delivered"
+        time.sleep(0.1)
+    client, experiment = open_store(project.folder, "atelier")
+    return client.search_runs([experiment], "tags.`atelier.stage` = 'train'")[0]
+
+
+def test_the_real_chain_loses_what_nothing_names(ready: Project) -> None:
+    def cached() -> list[str]:
+        folder = ready.folder / ".dvc" / "cache" / "files" / "md5"
+        return [name for name, md5 in models.items() if (folder / md5[:2] / md5[2:]).exists()]
+
+    ready.run("rm", "-rf", "mlflow.db", "mlruns", ".atelier")  # the first run is a colleague's
+    git(ready.folder, "commit", "--quiet", "-am", "first")
+    first = ready.bytes("models", "samples", "metrics")
+    lock = YAML(typ="safe").load((ready.folder / "dvc.lock").read_text("utf-8"))
+    models = {out["path"]: out["md5"] for out in lock["stages"]["train"]["outs"]}
+    models = {"commit": models["models"]}
+    ready.run("dvc", "exp", "run", "--temp", "-n", "trial", "-S", "train.lr=0.01", "evaluate")
+    models["experiment"] = newest(ready).data.tags["output.models"]
+    ready.set(**{"train.lr": 0.02})
+    assert ready.repro("evaluate") == ["train", "evaluate"]
+    draft = newest(ready)
+    models["draft"] = draft.data.tags["output.models"]
+    git(ready.folder, "checkout", "--quiet", ".")
+    ready.run("dvc", "checkout", "--force")
+    assert cached() == ["commit", "experiment", "draft"]
+
+    # The best result stays, in DVC's cache as well, though nobody committed it.
+    client, _ = open_store(ready.folder, "atelier")
+    client.log_metric(draft.data.tags["mlflow.parentRunId"], "evaluate.kid", -1.0)
+    found = plan(ready.folder, "atelier")
+    assert list(found.kept.values()) == [["among the lowest KIDs"], ["named by git"]]
+    assert found.removed == []
+    carry_out(ready.folder, "atelier", found)
+    assert cached() == ["commit", "experiment", "draft"]
+
+    before = ready.bytes("mlruns", ".dvc/cache")
+    found = plan(ready.folder, "atelier", best=0)
+    (gone,) = found.removed
+    assert draft.info.run_id in gone.names
+    assert all(file.exists() for file in (*found.cached, *gone.folders))
+    assert ready.bytes("mlruns", ".dvc/cache") == before
+    carry_out(ready.folder, "atelier", found)
+    assert cached() == ["commit", "experiment"]
+    assert not any(file.exists() for file in (*found.cached, *gone.folders))
+    found = plan(ready.folder, "atelier", best=0)
+    assert (len(found.kept), found.removed, found.cached) == (1, [], [])
+
+    assert ready.bytes("models", "samples", "metrics") == first
+    assert ready.repro() == []
+    ready.run("dvc", "exp", "apply", "trial")
+    assert ready.settings().train.lr == 0.01
+    ready.run("dvc", "checkout")
