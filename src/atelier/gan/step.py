@@ -1,5 +1,6 @@
 """One training step of both networks."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,38 @@ class Gan:
     generator_optimizer: optim.Optimizer
     discriminator_optimizer: optim.Optimizer
     label_smoothing: float
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, running statistics and the optimizers' moments, by name."""
+        state: dict[str, Tensor] = {}
+        for name, network, optimizer in self._parts():
+            state |= {f"{name}.{key}": tensor for key, tensor in network.state_dict().items()}
+            for number, moments in optimizer.state_dict()["state"].items():
+                state |= {f"{name}.adam.{number}.{key}": t for key, t in moments.items()}
+        return state
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`state` gave, to the bit."""
+        for name, network, optimizer in self._parts():
+            network.load_state_dict({key: state[f"{name}.{key}"] for key in network.state_dict()})
+            moments: dict[int, dict[str, Tensor]] = {}
+            for number, parameter in enumerate(network.parameters()):
+                start = f"{name}.adam.{number}."
+                mine = {k.removeprefix(start): t for k, t in state.items() if k.startswith(start)}
+                # In the parameter's own order in memory, which fused optimizers take for granted.
+                moments[number] = {
+                    key: torch.empty_like(parameter).copy_(t) if t.ndim else t.clone()
+                    for key, t in mine.items()
+                }
+            groups = optimizer.state_dict()["param_groups"]
+            started = {number: m for number, m in moments.items() if m}
+            optimizer.load_state_dict({"state": started, "param_groups": groups})
+
+    def _parts(self) -> tuple[tuple[str, nn.Module, optim.Optimizer], ...]:
+        return (
+            ("generator", self.generator, self.generator_optimizer),
+            ("discriminator", self.discriminator, self.discriminator_optimizer),
+        )
 
 
 def build_gan(arch: Architecture, settings: TrainSettings, device: torch.device) -> Gan:

@@ -1,6 +1,6 @@
 """The training loop: epochs over shuffled pictures, told to whoever listens."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 from atelier.errors import AtelierError
 from atelier.gan.generate import draw_latents, generate, random_latents
 from atelier.gan.networks import Architecture
-from atelier.gan.step import build_gan, train_step
+from atelier.gan.step import STATISTICS, build_gan, train_step
 from atelier.progress import Progress, Report, silent
 from atelier.settings import TrainSettings
 
@@ -46,8 +46,9 @@ class Training:
     """A GAN, the pictures it learns from, and every random stream it draws from.
 
     Two trainings with equal settings and pictures give the same bytes on one CPU with one number
-    of threads: each stream (weights, order of the pictures, latents, fixed latents) has a
-    generator of its own, seeded from ``settings.seed``.
+    of threads: each stream (weights, order of the pictures, latents, fixed latents, dropout) has a
+    state of its own, seeded from ``settings.seed``. :meth:`state` holds all that is to come, so
+    that a training that goes on from it gives the bytes of one that never stopped.
     """
 
     def __init__(
@@ -79,50 +80,110 @@ class Training:
         self._order = torch.Generator().manual_seed(settings.seed + 1)
         self._latents = torch.Generator(device).manual_seed(settings.seed + 2)
         self._fixed = draw_latents(settings.samples, self.arch, settings.seed + 3)
+        # Dropout draws from torch's global stream of the device; this is its state between steps.
+        self._dropout = torch.Generator(device).manual_seed(settings.seed + 4).get_state()
+        self.epochs_done = 0
+        self._permutation = torch.empty(0, dtype=torch.int64)
+        self._rows: list[Tensor] = []
+        self._between: dict[int, NDArray[np.uint8]] = {}
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches in an epoch; the last one may be smaller."""
         return -(-len(self._feed) // self.settings.batch_size)
 
-    def run(self, report: Report = silent) -> Iterator[Epoch]:
-        """Train epoch by epoch; ``report`` counts steps.
+    @property
+    def steps_done(self) -> int:
+        """Training steps since the start."""
+        return self.epochs_done * self.steps_per_epoch + len(self._rows)
+
+    def run(
+        self, report: Report = silent, after_step: Callable[[], None] = lambda: None
+    ) -> Iterator[Epoch]:
+        """Train epoch by epoch, from wherever the training stands.
+
+        Args:
+            report: counts steps.
+            after_step: called after every step, when :meth:`state` may be taken.
 
         Raises:
             AtelierError: the losses are no longer finite.
         """
         total = self.settings.epochs * self.steps_per_epoch
-        for number in range(1, self.settings.epochs + 1):
-            first_step = (number - 1) * self.steps_per_epoch
-            rows: list[Tensor] = []
-            between: dict[int, NDArray[np.uint8]] = {}
-            order = torch.randperm(len(self._feed), generator=self._order)
-            batches = order.split(self.settings.batch_size)
-            seen = np.cumsum([len(batch) for batch in batches]) + (number - 1) * len(self._feed)
-            for indices in batches:
-                rows.append(self._step(indices))
-                step = first_step + len(rows)
-                if self.settings.sample_every and step % self.settings.sample_every == 0:
-                    between[step] = self.samples()
-                report(Progress(step, total))
-            # The one place where the device is waited for.
-            statistics = torch.stack(rows).cpu().numpy()
-            report(Progress(first_step + len(rows), total, _note(number, statistics)))
-            if not np.isfinite(statistics).all():
-                raise AtelierError(
-                    f"the training went astray in epoch {number}: its losses are no numbers any"
-                    f" more; make train.lr smaller than {self.settings.lr:g}."
-                )
-            yield Epoch(number, first_step, seen, statistics, self.samples(), between)
+        while self.epochs_done < self.settings.epochs:
+            if not self._rows:
+                self._permutation = torch.randperm(len(self._feed), generator=self._order)
+            for indices in self._permutation.split(self.settings.batch_size)[len(self._rows) :]:
+                self._rows.append(self._step(indices))
+                every = self.settings.sample_every
+                if every and self.steps_done % every == 0:
+                    self._between[self.steps_done] = self.samples()
+                report(Progress(self.steps_done, total))
+                after_step()
+            epoch = self._end_epoch()
+            report(Progress(self.steps_done, total, _note(epoch.number, epoch.statistics)))
+            yield epoch
 
     def samples(self) -> NDArray[np.uint8]:
         """Pictures of the fixed latents as the generator stands, uint8 [N, H, W, C]."""
         return generate(self.gan.generator, self._fixed)
 
+    def state(self) -> dict[str, Tensor]:
+        """All that the rest of the training depends on, between two steps."""
+        state = {
+            "epochs_done": torch.tensor(self.epochs_done),
+            "permutation": self._permutation,
+            "rows": torch.stack(self._rows) if self._rows else torch.empty(0, len(STATISTICS)),
+            "stream.order": self._order.get_state(),
+            "stream.latents": self._latents.get_state(),
+            "stream.dropout": self._dropout,
+        }
+        between = {f"between.{step}": torch.tensor(p) for step, p in self._between.items()}
+        return state | between | self.gan.state()
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Stand where the training stood that ``state`` was taken of."""
+        self.epochs_done = int(state["epochs_done"])
+        self._permutation = state["permutation"]
+        self._rows = list(state["rows"].to(self.device))
+        self._order.set_state(state["stream.order"])
+        self._latents.set_state(state["stream.latents"])
+        self._dropout = state["stream.dropout"]
+        start = "between."
+        self._between = {
+            int(name.removeprefix(start)): pictures.numpy()
+            for name, pictures in state.items()
+            if name.startswith(start)
+        }
+        self.gan.restore(state)
+
+    def _end_epoch(self) -> Epoch:
+        # The one place where the device is waited for.
+        statistics = torch.stack(self._rows).cpu().numpy()
+        number, size = self.epochs_done + 1, self.settings.batch_size
+        if not np.isfinite(statistics).all():
+            raise AtelierError(
+                f"the training went astray in epoch {number}: its losses are no numbers any"
+                f" more; make train.lr smaller than {self.settings.lr:g}."
+            )
+        seen = np.cumsum([len(batch) for batch in self._permutation.split(size)])
+        seen += self.epochs_done * len(self._feed)
+        first_step = self.epochs_done * self.steps_per_epoch
+        epoch = Epoch(number, first_step, seen, statistics, self.samples(), self._between)
+        self.epochs_done, self._rows, self._between = number, [], {}
+        return epoch
+
     def _step(self, indices: Tensor) -> Tensor:
         real = self._feed.batch(indices)
         latents = random_latents(len(indices), self.arch, self._latents)
-        return train_step(self.gan, real, latents)
+        if not self.arch.dropout:
+            return train_step(self.gan, real, latents)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            stream = torch.cuda if self.device.type == "cuda" else torch.random
+            stream.set_rng_state(self._dropout)
+            statistics = train_step(self.gan, real, latents)
+            self._dropout = stream.get_rng_state()
+        return statistics
 
 
 class _Feed:

@@ -1,0 +1,101 @@
+"""A training that is killed and started again, and ends with the bytes of one that was not."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atelier.checkpoints import Checkpoints
+from atelier.gan.training import Epoch, Training
+from atelier.progress import Report, silent
+
+
+def train_on(
+    training: Training,
+    checkpoints: Checkpoints,
+    report: Report = silent,
+    seconds: float = 60.0,
+    stop_asked: Callable[[], bool] = lambda: False,
+) -> Iterator[Epoch]:
+    """Train to the end from the last checkpoint, or from the start where there is none.
+
+    Epochs that an earlier attempt finished are yielded again as they were, so that whoever
+    listens hears of all of them.
+
+    Args:
+        training: not yet begun.
+        checkpoints: of a training with the same settings, pictures and code.
+        report: counts steps.
+        seconds: between two checkpoints within an epoch; every epoch ends with one.
+        stop_asked: asked after every step; when it says so, a checkpoint is saved at once.
+
+    Raises:
+        KeyboardInterrupt: it was asked to stop, and saved.
+        AtelierError: as :meth:`Training.run` does.
+    """
+    yield from _resumed(training, checkpoints)
+    saved = time.monotonic()
+
+    def save() -> None:
+        nonlocal saved
+        checkpoints.save(training.steps_done, training.state())
+        saved = time.monotonic()
+
+    def after_step() -> None:
+        if stop_asked():
+            save()
+            raise KeyboardInterrupt
+        if time.monotonic() - saved > seconds:
+            save()
+
+    for epoch in training.run(report, after_step):
+        checkpoints.keep(_name(epoch.number), _to_tensors(epoch))
+        save()
+        yield epoch
+
+
+def _resumed(training: Training, checkpoints: Checkpoints) -> list[Epoch]:
+    """Restore the last checkpoint; return the epochs before it. Nothing, where one is damaged."""
+    state = checkpoints.latest()
+    if state is None:
+        return []
+    parts = [checkpoints.kept(_name(n)) for n in range(1, int(state["epochs_done"]) + 1)]
+    epochs = [_from_tensors(part) for part in parts if part is not None]
+    if len(epochs) < len(parts):
+        return []
+    training.restore(state)
+    return epochs
+
+
+def _name(epoch: int) -> str:
+    return f"epoch-{epoch:06d}"
+
+
+def _to_tensors(epoch: Epoch) -> dict[str, Tensor]:
+    between = {f"between.{step}": torch.tensor(p) for step, p in epoch.between.items()}
+    return between | {
+        "number": torch.tensor(epoch.number),
+        "first_step": torch.tensor(epoch.first_step),
+        "images": torch.tensor(epoch.images),
+        "statistics": torch.tensor(epoch.statistics),
+        "samples": torch.tensor(epoch.samples),
+    }
+
+
+def _from_tensors(tensors: Mapping[str, Tensor]) -> Epoch:
+    start = "between."
+    between: dict[int, np.ndarray] = {
+        int(name.removeprefix(start)): tensor.numpy()
+        for name, tensor in tensors.items()
+        if name.startswith(start)
+    }
+    return Epoch(
+        number=int(tensors["number"]),
+        first_step=int(tensors["first_step"]),
+        images=tensors["images"].numpy(),
+        statistics=tensors["statistics"].numpy(),
+        samples=tensors["samples"].numpy(),
+        between=between,
+    )

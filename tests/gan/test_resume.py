@@ -1,0 +1,135 @@
+"""A training that is stopped anywhere and goes on ends as one that never stopped."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from atelier.checkpoints import Checkpoints
+from atelier.gan.resume import train_on
+from atelier.gan.training import Epoch, Training
+from atelier.settings import Settings, TrainSettings
+
+SMALL = {
+    "epochs": 3,
+    "batch_size": 8,
+    "generator_width": 4,
+    "discriminator_width": 4,
+    "latent_size": 8,
+    "samples": 5,
+    "sample_every": 2,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "dcgan": {},
+    "mlp": {"network": "mlp", "dropout": 0.3, "latents": "uniform"},
+}
+
+
+@pytest.fixture(params=KINDS)
+def settings(
+    request: pytest.FixtureRequest, make_settings: Callable[..., Settings]
+) -> TrainSettings:
+    return make_settings(train={**SMALL, **KINDS[request.param]}).train
+
+
+def training(settings: TrainSettings) -> Training:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+    return Training(settings, pixels, torch.device("cpu"))
+
+
+def outcome(training: Training, epochs: list[Epoch]) -> dict[str, bytes]:
+    """All that a training leaves, to the bit."""
+    left = {f"state.{name}": t.numpy().tobytes() for name, t in training.state().items()}
+    for epoch in epochs:
+        left[f"{epoch.number}.statistics"] = epoch.statistics.tobytes()
+        left[f"{epoch.number}.images"] = epoch.images.tobytes()
+        left[f"{epoch.number}.samples"] = epoch.samples.tobytes()
+        left |= {f"between.{step}": p.tobytes() for step, p in epoch.between.items()}
+    return left
+
+
+class StopAfter:
+    """Asks to stop after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
+@pytest.fixture
+def whole(settings: TrainSettings) -> dict[str, bytes]:
+    uninterrupted = training(settings)
+    return outcome(uninterrupted, list(uninterrupted.run()))
+
+
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_stopped_after_any_step_it_ends_the_same(
+    settings: TrainSettings, whole: dict[str, bytes], tmp_path: Path, steps: int
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    heard: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        for epoch in train_on(training(settings), checkpoints, stop_asked=StopAfter(steps)):
+            heard.append(epoch.number)
+    torch.manual_seed(steps)  # the global stream must not matter
+    second = training(settings)
+    epochs = list(train_on(second, checkpoints))
+    assert [epoch.number for epoch in epochs] == [1, 2, 3]
+    assert outcome(second, epochs) == whole
+
+
+def test_stopped_after_every_step_it_still_ends_the_same(
+    settings: TrainSettings, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for _ in range(9):
+        with pytest.raises(KeyboardInterrupt):
+            list(train_on(training(settings), checkpoints, stop_asked=lambda: True))
+    last = training(settings)
+    assert outcome(last, list(train_on(last, checkpoints))) == whole
+
+
+def test_a_finished_training_is_taken_as_it_is(
+    settings: TrainSettings, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    list(train_on(training(settings), Checkpoints(tmp_path)))
+    again = training(settings)
+    epochs = list(train_on(again, Checkpoints(tmp_path), stop_asked=lambda: True))
+    assert outcome(again, epochs) == whole
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "gone"])
+@pytest.mark.parametrize("which", ["state", "epoch"])
+def test_a_damaged_file_is_passed_over(
+    settings: TrainSettings, whole: dict[str, bytes], tmp_path: Path, damage: str, which: str
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        list(train_on(training(settings), Checkpoints(tmp_path), stop_asked=StopAfter(5)))
+    newest = max(tmp_path.glob(f"{which}-*"))
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged = {"cut": content[:-7], "flip": content, "empty": b""}
+    if damage == "gone":
+        newest.unlink()
+    else:
+        newest.write_bytes(damaged[damage])
+    second = training(settings)
+    assert outcome(second, list(train_on(second, Checkpoints(tmp_path)))) == whole
+
+
+def test_checkpoints_are_saved_by_time_and_two_are_kept(
+    settings: TrainSettings, tmp_path: Path
+) -> None:
+    list(train_on(training(settings), Checkpoints(tmp_path), seconds=0))
+    assert [path.name for path in sorted(tmp_path.glob("state-*"))] == [
+        "state-000000000008.safetensors",
+        "state-000000000009.safetensors",
+    ]
+    assert len(list(tmp_path.glob("epoch-*"))) == 3
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
