@@ -19,6 +19,7 @@ def main(settings: Settings, run: Run) -> None:
     """Train epoch by epoch; write networks, samples and losses when all is done."""
     from atelier.gan.device import choose_device
     from atelier.gan.history import History
+    from atelier.gan.resume import train_on
     from atelier.gan.samples import save_samples
     from atelier.gan.step import STATISTICS
     from atelier.gan.training import Training
@@ -30,9 +31,10 @@ def main(settings: Settings, run: Run) -> None:
     history = History()
     # MLflow's step slider starts at 0: the untrained generator's noise.
     run.pictures("samples", training.samples(), step=0)
+    seconds = settings.runtime.checkpoint_seconds
     with replacing_folder(SAMPLES) as samples, replacing_folder(MODELS) as models:
-        with bar("train", "steps", settings.runtime.progress) as report:
-            for epoch in training.run(report):
+        with bar("train", "steps", settings.runtime.progress) as report, run.resumable() as keep:
+            for epoch in train_on(training, *keep, report, seconds):
                 save_samples(epoch.number, epoch.samples, epoch.between, samples)
                 history.add(epoch)
                 run.curves(epoch.first_step, STATISTICS, epoch.statistics, epoch.images_seen)

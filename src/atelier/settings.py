@@ -227,6 +227,7 @@ class RuntimeSettings(Section):
     ]
     workers: Annotated[int, Field(ge=0, le=1024)]
     progress: bool
+    checkpoint_seconds: Annotated[float, Field(ge=0, le=86_400)]
 
 
 with warnings.catch_warnings():

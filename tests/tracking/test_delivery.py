@@ -13,9 +13,10 @@ import pytest
 from atelier.tracking import deliver, delivery
 from atelier.tracking.deliver import deliver_left_over
 from atelier.tracking.journal import Journal, entries, journals, remove
-from atelier.tracking.run import Run, flat, numbers, sheet
+from atelier.tracking.run import Run, sheet
 from atelier.tracking.store import open_store
-from atelier.tracking.workspace import Process, private_folder, shown
+from atelier.tracking.values import flat, numbers, shown
+from atelier.tracking.workspace import Process, private_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 DEAD = Process(os.getpid(), "1")  # no process with this number started so early

@@ -15,9 +15,9 @@ from atelier.progress import Report, silent
 def train_on(
     training: Training,
     checkpoints: Checkpoints,
+    stop_asked: Callable[[], bool] = lambda: False,
     report: Report = silent,
     seconds: float = 60.0,
-    stop_asked: Callable[[], bool] = lambda: False,
 ) -> Iterator[Epoch]:
     """Train to the end from the last checkpoint, or from the start where there is none.
 
@@ -27,9 +27,9 @@ def train_on(
     Args:
         training: not yet begun.
         checkpoints: of a training with the same settings, pictures and code.
+        stop_asked: asked after every step; when it says so, a checkpoint is saved at once.
         report: counts steps.
         seconds: between two checkpoints within an epoch; every epoch ends with one.
-        stop_asked: asked after every step; when it says so, a checkpoint is saved at once.
 
     Raises:
         KeyboardInterrupt: it was asked to stop, and saved.
@@ -46,7 +46,7 @@ def train_on(
     def after_step() -> None:
         if stop_asked():
             save()
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("saved")
         if time.monotonic() - saved > seconds:
             save()
 

@@ -134,7 +134,7 @@ class Delivery:
             Metric(name, value, at, step)
             for step, at, values in entry["rows"]
             for name, value in zip(entry["names"], values, strict=True)
-            if step > logged.get(name, -1)
+            if name.startswith("system/") or step > logged.get(name, -1)
         ]
         for part in _parts(points, 1000):
             self._mlflow.log_batch(self._state.run, metrics=part)

@@ -20,7 +20,7 @@ from ruamel.yaml.error import YAMLError
 
 from atelier.tracking.journal import Journal
 from atelier.tracking.record import StageRecord, current, read_lock
-from atelier.tracking.run import numbers
+from atelier.tracking.values import numbers
 from atelier.tracking.workspace import Process, git, private_folder
 
 _PATIENCE_SECONDS = 30.0

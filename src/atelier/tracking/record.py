@@ -9,8 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from atelier.tracking.run import flat
-from atelier.tracking.workspace import shown
+from atelier.tracking.values import flat, shown
 
 _CODE = (".py", ".j2")
 

@@ -2,15 +2,20 @@
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atelier.tracking.journal import Journal, now
+from atelier.tracking.unfinished import Unfinished
+from atelier.tracking.values import numbers
+
+if TYPE_CHECKING:
+    from atelier.checkpoints import Checkpoints
 
 
 class Run:
@@ -20,8 +25,9 @@ class Run:
     harm the work: a journal that cannot be written is given up with one warning.
     """
 
-    def __init__(self, journal: Journal | None) -> None:
+    def __init__(self, journal: Journal | None, unfinished: Unfinished | None = None) -> None:
         self._journal = journal
+        self._unfinished = unfinished
         self._began = self._told = now()
 
     def curves(
@@ -98,6 +104,15 @@ class Run:
         """Log tags that are known only now."""
         self._say(lambda journal: journal.write("tags", tags=tags))
 
+    @contextmanager
+    def resumable(self) -> "Iterator[tuple[Checkpoints, Callable[[], bool]]]":
+        """Yield where to keep checkpoints, and what says that the work should save and end."""
+        if self._unfinished is None:
+            raise ValueError("only a stage that runs has a place for checkpoints")
+        name = self._journal.folder.name if self._journal else ""
+        with self._unfinished.checkpoints(name) as checkpoints:
+            yield checkpoints, self._unfinished.stop_asked
+
     def end(self, status: str) -> None:
         """Log the outcome and close the journal."""
         self._say(lambda journal: journal.write("end", status=status))
@@ -123,28 +138,6 @@ class Run:
                 f" ({error.strerror or error}); its results are not touched by that.",
                 file=sys.stderr,
             )
-
-
-def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """Flatten nested values to ``a.b: number``; what is no finite number is left out."""
-    return {
-        key: float(value)
-        for key, value in flat(values).items()
-        if isinstance(value, (int, float, np.number))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    }
-
-
-def flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested mappings to ``a.b: value``; an empty mapping stays a value."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = value
-    return result
 
 
 def sheet(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

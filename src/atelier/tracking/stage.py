@@ -16,10 +16,14 @@ from typing import NoReturn
 from atelier import settings as settings_module
 from atelier.errors import AtelierError
 from atelier.settings import Settings
+from atelier.tracking import fingerprint
+from atelier.tracking.fingerprint import Fingerprint
 from atelier.tracking.journal import Journal, problem
 from atelier.tracking.restore import restore_outputs
-from atelier.tracking.run import Run, flat
+from atelier.tracking.run import Run
 from atelier.tracking.system import sampled
+from atelier.tracking.unfinished import ENDINGS, Unfinished, forget_committed
+from atelier.tracking.values import flat, shown
 from atelier.tracking.workspace import (
     Process,
     dvc_process,
@@ -28,7 +32,6 @@ from atelier.tracking.workspace import (
     machine_tags,
     private_folder,
     repository_root,
-    shown,
     uncommitted,
 )
 
@@ -42,13 +45,15 @@ def run_stage(name: str, main: Callable[[Settings, Run], None], logged: bool = T
     other than 0; a fault of the program keeps its traceback. In each case the outputs that
     were there before are put back.
     """
-    for ending in (signal.SIGTERM, signal.SIGHUP):
+    for ending in ENDINGS:
         signal.signal(ending, signal.default_int_handler)
     try:
+        before = fingerprint.take(name)
         settings = settings_module.load()
         settings_module.check_files(settings)
-        with _run(name, settings, logged and settings.tracking.enabled) as run:
+        with _run(name, settings, before, logged and settings.tracking.enabled) as run:
             main(settings, run)
+            fingerprint.refuse_changes(before, name)
     except BaseException as error:  # every way to fail puts the outputs back
         code, sentence = _verdict(error)
         print(sentence, file=sys.stderr, flush=True)
@@ -62,10 +67,8 @@ def _verdict(error: BaseException) -> tuple[int, str]:
     if isinstance(error, AtelierError):
         return 1, f"ERROR: {error}"
     if isinstance(error, KeyboardInterrupt):
-        return (
-            _INTERRUPTED,
-            "ERROR: interrupted before the stage was done; `dvc repro` starts it anew.",
-        )
+        what = "goes on from there" if str(error) else "starts it anew"
+        return _INTERRUPTED, f"ERROR: interrupted before the stage was done; `dvc repro` {what}."
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return 1, "ERROR: the disk is full; free some space (`dvc gc --workspace`) and run again."
     if "No space left on device" in str(error):  # of libraries that raise their own errors
@@ -84,11 +87,13 @@ def _restore(name: str) -> None:
 
 
 @contextmanager
-def _run(name: str, settings: Settings, logged: bool) -> Iterator[Run]:
+def _run(name: str, settings: Settings, before: Fingerprint | None, logged: bool) -> Iterator[Run]:
     """Open a run, end it with the outcome, and wait a while for its delivery."""
-    pipeline = dvc_process()
-    journal = _journal(name, settings, pipeline) if logged else None
-    run = Run(journal)
+    pipeline, private = dvc_process(), private_folder(repository_root())
+    forget_committed(private)
+    unfinished = Unfinished(private, name, before, settings.runtime.device, pipeline)
+    journal = _journal(name, settings, pipeline, unfinished.journal) if logged else None
+    run = Run(journal, unfinished)
     try:
         with sampled(run.usage) if journal else nullcontext():
             yield run
@@ -100,7 +105,9 @@ def _run(name: str, settings: Settings, logged: bool) -> Iterator[Run]:
         _wait(journal.folder, settings.tracking.wait_seconds)
 
 
-def _journal(name: str, settings: Settings, pipeline: Process | None) -> Journal | None:
+def _journal(
+    name: str, settings: Settings, pipeline: Process | None, continues: str
+) -> Journal | None:
     """Open a journal and have it delivered; a run that cannot be logged runs all the same."""
     root = repository_root()
     process = pipeline or Process.of(os.getpid())
@@ -111,6 +118,7 @@ def _journal(name: str, settings: Settings, pipeline: Process | None) -> Journal
             process,
             name,
             experiment=settings.tracking.experiment,
+            continues=continues,
             pipeline=_pipeline_name() if pipeline else "",
             workspace=str(Path.cwd().resolve()),
             parameters=parameters,

@@ -9,12 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import psutil
 
 from atelier.tracking.system import gpu_names
+from atelier.tracking.values import shown
 
 PRIVATE = Path(".atelier")
 _LONGEST_PATCH = 1_000_000
@@ -121,15 +120,6 @@ def machine_tags() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             versions.append(f"{package} {version(package)}")
     return {"machine": ", ".join(parts), "versions": ", ".join(versions)}
-
-
-def shown(value: Any) -> str:
-    """A value as text; an address without user, password and query, which may be secret."""
-    text = str(value)
-    if "://" not in text:
-        return text
-    parts = urlsplit(text)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def experiment_tags() -> dict[str, str]:

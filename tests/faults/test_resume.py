@@ -1,0 +1,112 @@
+"""A training killed at any moment, and started again by dvc, ends with the very same bytes."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atelier.tracking.store import open_store
+
+from ..project import Project
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+OUTPUTS = ("models", "samples", "plots/losses.csv", "metrics/train.json")
+# Long enough to be hit, with a checkpoint after every step, so that many hits meet one.
+LONG: dict[str, Any] = {
+    "train.epochs": 60,
+    "runtime.checkpoint_seconds": 0.0,
+    "train.sample_every": 3,
+}
+
+
+def start(project: Project) -> subprocess.Popen[str]:
+    """Start ``dvc repro train`` in a process group of its own."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.Popen(
+        ["dvc", "repro", "--no-run-cache", "train"],
+        cwd=project.folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def states(project: Project) -> list[Path]:
+    return sorted((project.folder / ".atelier" / "unfinished").glob("train-*/state-*"))
+
+
+def kill_when(dvc: subprocess.Popen[str], moment: float, project: Project) -> bool:
+    """Kill the whole group a moment after the first new state; False if it ended before."""
+    before = states(project)
+    end = time.monotonic() + 120
+    while states(project) == before and dvc.poll() is None:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    try:
+        dvc.wait(timeout=moment)
+    except subprocess.TimeoutExpired:
+        os.killpg(dvc.pid, signal.SIGKILL)
+        dvc.communicate()
+        return True
+    dvc.communicate()
+    return False
+
+
+@pytest.fixture(scope="module")
+def whole(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The outputs of a training that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("whole") / "project"
+    shutil.copytree(_ready.folder, folder, symlinks=True)
+    project = Project(folder)
+    project.set(**LONG)
+    project.repro("train")
+    return project.bytes(*OUTPUTS)
+
+
+def check_killed(project: Project, whole: dict[str, bytes], kills: int, seed: int) -> None:
+    """Kill the training so often, each time going on; whenever it is done, begin it anew."""
+    moments = random.Random(seed)
+    project.set(**LONG)
+    project.commit()
+    hits = 0
+    while hits < kills:
+        if kill_when(start(project), moments.uniform(0, 1.5), project):
+            hits += 1
+            continue
+        assert project.bytes(*OUTPUTS) == whole
+        project.run("git", "checkout", "-q", "dvc.lock")
+        shutil.rmtree(project.folder / ".atelier" / "unfinished")
+    project.repro("--no-run-cache", "train")
+    assert project.bytes(*OUTPUTS) == whole
+
+
+def test_killed_it_goes_on_to_the_same_bytes_and_its_own_run(
+    ready: Project, whole: dict[str, bytes]
+) -> None:
+    check_killed(ready, whole, kills=3, seed=1)
+    ready.delivered()
+    client, experiment = open_store(ready.folder, "atelier")
+    newest, *older = client.search_runs([experiment], "tags.`atelier.stage` = 'train'")
+    assert newest.info.status == "FINISHED"
+    assert len(older) == 1, "a resumed training continues its own run"
+    steps = [p.step for p in client.get_metric_history(newest.info.run_id, "loss_d")]
+    assert steps == list(range(1, 241))
+    ready.repro("evaluate")
+    assert states(ready) == [], "what dvc has recorded needs no checkpoint"
+
+
+@pytest.mark.slow
+def test_killed_a_hundred_times_at_random_moments(ready: Project, whole: dict[str, bytes]) -> None:
+    check_killed(ready, whole, kills=100, seed=2)
