@@ -52,7 +52,7 @@ def sync() -> None:
     """Deliver to MLflow what earlier runs could not."""
     from atelier.tracking.deliver import deliver_left_over
     from atelier.tracking.journal import executions, problem
-    from atelier.tracking.store import quiet_environment
+    from atelier.tracking.store import existing_store, quiet_environment
     from atelier.tracking.workspace import private_folder, repository_root
 
     quiet_environment()
@@ -60,10 +60,12 @@ def sync() -> None:
     remaining = deliver_left_over(root)
     if remaining:
         told = [reason for e in executions(private_folder(root)) if (reason := problem(e))]
-        because = f"MLflow says: {told[0]}" if told else "their stages are still running"
+        because = f"MLflow says: {told[0]}" if told else "the stages are still running"
         raise AtelierError(
-            f"{remaining} runs are not wholly delivered ({because}); they are kept in .atelier/."
+            f"still to be delivered, and kept in .atelier/: the runs of {remaining} stages"
+            f" ({because})."
         )
+    existing_store(root)  # which also follows a project that was moved
     typer.echo("Everything is delivered to MLflow.")
 
 
@@ -93,8 +95,8 @@ def prune(
         typer.echo("Nothing is removed yet; to remove it, type: atelier prune --yes")
     else:
         carry_out(root, experiment, found)
-        keeper = "in the server's trash, which its keeper empties with `mlflow gc`"
-        typer.echo(f"Removed; the runs are {keeper}." if is_elsewhere() else "Removed.")
+        trash = " The runs lie in the server's trash, which its keeper empties with `mlflow gc`."
+        typer.echo("Removed." + (trash if found.removed and is_elsewhere() else ""))
 
 
 @app.command()
@@ -104,11 +106,21 @@ def which(
 ) -> None:
     """Say which run made a file: with which settings, from which commit and which other runs."""
     from atelier.tracking import which as lineage
-    from atelier.tracking.store import existing_store, quiet_environment
-    from atelier.tracking.workspace import repository_root
+    from atelier.tracking.journal import executions
+    from atelier.tracking.store import existing_store, in_short, quiet_environment
+    from atelier.tracking.workspace import private_folder, repository_root
 
     quiet_environment()
-    origin = lineage.which(wanted, existing_store(repository_root()))
+    root = repository_root()
+    try:
+        origin = lineage.which(wanted, existing_store(root))
+    except AtelierError:
+        if executions(private_folder(root)):
+            typer.echo("Some runs are not delivered to MLflow yet: `atelier sync`.", err=True)
+        raise
+    except Exception as error:  # whatever MLflow raises where it cannot be asked
+        typer.echo(f"MLflow cannot be asked ({in_short(error)}); git alone answers.", err=True)
+        origin = lineage.which(wanted, None)
     typer.echo(origin.as_json() if as_json else "\n".join(origin.told()))
 
 

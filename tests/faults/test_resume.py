@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from atelier.tracking.store import open_store
@@ -105,6 +106,99 @@ def test_killed_it_goes_on_to_the_same_bytes_and_its_own_run(
     assert steps == list(range(1, 241))
     ready.repro("evaluate")
     assert states(ready) == [], "what dvc has recorded needs no checkpoint"
+
+
+def finish(dvc: subprocess.Popen[str]) -> str:
+    told, _ = dvc.communicate(timeout=240)
+    return told
+
+
+def wait_for_a_state(dvc: subprocess.Popen[str], project: Project) -> None:
+    end = time.monotonic() + 120
+    while not states(project):
+        assert dvc.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_what_was_edited_while_it_ran_is_not_recorded_as_what_it_was(
+    ready: Project, whole: dict[str, bytes]
+) -> None:
+    before = ready.bytes(*OUTPUTS)
+    ready.set(**LONG)
+    dvc = start(ready)
+    wait_for_a_state(dvc, ready)
+    ready.set(**{"train.lr": 0.5})
+    told = finish(dvc)
+    assert dvc.returncode != 0
+    assert "while train ran, train was" not in told, "the value is named, not the whole section"
+    assert "train.lr was 0.0002 and is 0.5" in told
+    assert "Traceback" not in told
+    assert ready.bytes(*OUTPUTS) == before
+    ready.set(**{"train.lr": 0.0002})
+    again = start(ready)
+    told = finish(again)
+    assert again.returncode == 0, told
+    assert ready.bytes(*OUTPUTS) == whole
+    ready.delivered()
+    client, experiment = open_store(ready.folder, "atelier")
+    newest, *_ = client.search_runs([experiment], "tags.`atelier.stage` = 'train'")
+    steps = [p.step for p in client.get_metric_history(newest.info.run_id, "loss_d")]
+    assert steps == list(range(1, 241)), "the work was taken up, not done again"
+
+
+def test_edited_code_and_edited_data_are_noticed_too(ready: Project) -> None:
+    ready.set(**LONG)
+    for place, words in (
+        ("src/atelier/gan/step.py", "src/atelier/gan/step.py was changed"),
+        ("data/images.npz", "data/images.npz was changed"),
+    ):
+        dvc = start(ready)
+        wait_for_a_state(dvc, ready)
+        file = ready.folder / place
+        content = file.read_bytes()
+        file.unlink()
+        file.write_bytes(content + b"\n")
+        told = finish(dvc)
+        assert dvc.returncode != 0
+        assert words in told
+        file.write_bytes(content)
+        shutil.rmtree(ready.folder / ".atelier" / "unfinished")
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_saves_and_ends_at_once(
+    ready: Project, whole: dict[str, bytes], told: signal.Signals
+) -> None:
+    ready.set(**LONG | {"runtime.checkpoint_seconds": 3600.0})
+    dvc = start(ready)
+    wait_for_a_state(dvc, ready)
+    (stage,) = [
+        child
+        for child in psutil.Process(dvc.pid).children(recursive=True)
+        if "stages/train.py" in child.cmdline() and "python" in Path(child.cmdline()[0]).name
+    ]
+    newest = states(ready)[-1].name
+    stage.send_signal(told)
+    psutil.wait_procs([stage], timeout=5)
+    assert not stage.is_running(), "it did not end within 5 seconds"
+    assert "`dvc repro` goes on from there" in finish(dvc)
+    assert states(ready)[-1].name > newest
+    finish(start(ready))
+    assert ready.bytes(*OUTPUTS) == whole
+
+
+def test_it_does_not_go_on_when_its_dvc_is_killed(ready: Project, whole: dict[str, bytes]) -> None:
+    ready.set(**LONG | {"train.epochs": 100_000})
+    dvc = start(ready)
+    wait_for_a_state(dvc, ready)
+    family = psutil.Process(dvc.pid).children(recursive=True)
+    stages = [child for child in family if "stages/train.py" in child.cmdline()]
+    assert stages
+    dvc.kill()
+    _, alive = psutil.wait_procs(stages, timeout=60)
+    assert not alive
+    dvc.communicate()
 
 
 @pytest.mark.slow

@@ -217,7 +217,7 @@ def test_what_git_names_stays(store: Store) -> None:
 
     kept, removed = names(store.plan())
     assert removed == ["nobody", "amended"]
-    assert set(map(tuple, kept.values())) == {("named by git",)}
+    assert set(map(tuple, kept.values())) == {("named by git or by dvc.lock",)}
     assert kept.keys() == {*hashes, "metric"} - {"nobody", "amended"}
 
 
@@ -381,7 +381,7 @@ def test_the_real_chain_loses_what_nothing_names(ready: Project) -> None:
     client, _ = open_store(ready.folder, "atelier")
     client.log_metric(draft.data.tags["mlflow.parentRunId"], "evaluate.kid", -1.0)
     found = plan(ready.folder, "atelier")
-    assert list(found.kept.values()) == [["among the lowest KIDs"], ["named by git"]]
+    assert list(found.kept.values()) == [["among the lowest KIDs"], ["named by git or by dvc.lock"]]
     assert found.removed == []
     carry_out(ready.folder, "atelier", found)
     assert cached() == ["commit", "experiment", "draft"]

@@ -24,7 +24,7 @@ from atelier.tracking.journal import (
     note_problem,
 )
 from atelier.tracking.outcome import write_outcome
-from atelier.tracking.store import locked, quiet_environment
+from atelier.tracking.store import in_short, locked, quiet_environment
 from atelier.tracking.workspace import Process, private_folder
 
 _POLL_SECONDS = 0.25
@@ -79,7 +79,7 @@ def _deliver_all(root: Path, execution: Path) -> bool:
         try:
             Delivery(root, execution.name, journal).advance()
         except Exception as error:  # whatever MLflow raises, the journal stays
-            note_problem(execution, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            note_problem(execution, in_short(error))
             client_of.cache_clear()
             return True
     note_problem(execution, None)

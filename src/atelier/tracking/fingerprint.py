@@ -53,7 +53,7 @@ class Fingerprint:
 
     def is_recorded(self, record: StageRecord) -> bool:
         """Whether DVC's record of the stage is of this very start."""
-        settings = {key: shown(value) for key, value in flat(self.settings).items()}
+        settings = {key: shown(value) for key, value in self.settings.items()}
         files = (path for path, hash_ in record.inputs.items() if not hash_.endswith(".dir"))
         return settings == record.parameters and all(
             self.contents.get(path) == record.inputs[path] for path in files
@@ -86,7 +86,7 @@ def take(stage: str) -> Fingerprint | None:
     names = [name for name in described.get("params", []) if isinstance(name, str)]
     recorded = _recorded()
     return Fingerprint(
-        settings={name: _value(values, name) for name in names},
+        settings=flat({name: _value(values, name) for name in names}),
         files={path: _seen(Path(path)) for path in described["deps"]},
         contents={path: recorded.get(path) or _content(Path(path)) for path in described["deps"]},
     )

@@ -160,7 +160,7 @@ def _reasons(
         tests = {
             "among the lowest KIDs": e in lowest,
             "made a registered model": any(name in text for name in e.names for text in versions),
-            "named by git": named & e.tags("output."),
+            "named by git or by dvc.lock": named & e.tags("output."),
             "still running": running or unfinished & e.tags("atelier.pipeline"),
             "of another experiment": e.head.info.experiment_id != number,
             "has files outside mlruns/": outside and not is_elsewhere(),

@@ -141,7 +141,7 @@ def _journal(
 
 
 def _pipeline_name() -> str:
-    return os.environ.get("DVC_EXP_NAME") or f"repro {datetime.now():%Y-%m-%d %H:%M:%S}"
+    return os.environ.get("DVC_EXP_NAME") or f"{datetime.now():%m-%d %H:%M:%S} repro"
 
 
 def _start_deliverer(root: Path, process: Process) -> None:

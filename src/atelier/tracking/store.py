@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from atelier.tracking.values import shown
+
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
@@ -92,6 +94,14 @@ def open_store(root: Path, experiment: str) -> "tuple[MlflowClient, str]":
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         return client, found.experiment_id
+
+
+def in_short(error: Exception) -> str:
+    """What went wrong with MLflow, without the long tail of a failed request."""
+    first = str(error).partition("\n")[0]
+    if "Max retries exceeded" in first or "failed with exception" in first:
+        return f"no answer from {shown(_elsewhere() or 'it')}"
+    return f"{type(error).__name__}: {first}"[:200]
 
 
 def existing_store(root: Path) -> "MlflowClient | None":

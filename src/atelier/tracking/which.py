@@ -63,10 +63,11 @@ class Origin:
         for number, maker in enumerate(self.makers):
             if number == 1:
                 yield "from what was made by"
-            run = f"run {maker.run}" if maker.run else "a run that this store does not have"
+            unknown = "a run that this store does not have, recorded"
+            run = f"run {maker.run}," if maker.run else unknown
             commit = f"commit {maker.commit[:12]}" if maker.commit else "no commit"
             changes = " with the run's uncommitted.patch" if maker.dirty else ""
-            yield f"  {maker.stage:<10}{run}, {maker.when}, {commit}{changes}"
+            yield f"  {maker.stage:<10}{run} {maker.when}, {commit}{changes}"
             for key, value in sorted(maker.settings.items()):
                 if number == 0:
                     yield f"            {key}: {value}"
@@ -107,8 +108,12 @@ def which(wanted: str, client: "MlflowClient | None") -> Origin:
 
 def _output(wanted: str, client: "MlflowClient | None") -> tuple[str, str]:
     """The output that a path is or lies in, with its content now, or that of a hash."""
-    if Path(wanted).exists():
+    if wanted and Path(wanted).exists():
         return _output_at(Path(wanted))
+    here = Path("dvc.lock").read_text("utf-8") if Path("dvc.lock").exists() else ""
+    for record in read_lock(here).values():
+        if (path := str(PurePosixPath(wanted))) in record.outputs:  # recorded, but not pulled
+            return path, record.outputs[path]
     if not re.fullmatch(r"[0-9a-f]{6,32}(\.dir)?", wanted):
         raise AtelierError(
             f"there is no {wanted}; give a path that a stage makes, such as renders/training.gif,"
@@ -195,6 +200,10 @@ def _covers(outputs: Iterable[str], path: str) -> bool:
     return any(PurePosixPath(path).is_relative_to(output) for output in outputs)
 
 
+def _is_of(stage: str, key: str) -> bool:
+    return key.startswith(f"{stage}.")
+
+
 def _tagged(run: "Run", start: str) -> dict[str, str]:
     tags = run.data.tags.items()
     return {tag.removeprefix(start): value for tag, value in tags if tag.startswith(start)}
@@ -216,7 +225,7 @@ def _by_commit(path: str, content: str) -> Maker | None:
                     commit=commit,
                     dirty=False,
                     when=(git("show", "-s", "--format=%ci", commit) or "").strip(),
-                    settings=record.parameters,
+                    settings={k: v for k, v in record.parameters.items() if _is_of(stage, k)},
                     inputs=record.data,
                     outputs=record.outputs,
                 )
