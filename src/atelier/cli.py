@@ -50,7 +50,8 @@ def preset(
 @app.command()
 def sync() -> None:
     """Deliver to MLflow what earlier runs could not."""
-    from atelier.tracking.deliver import deliver_left_over
+    from atelier.tracking.deliver import deliver_left_over, outcome_problem
+    from atelier.tracking.delivery import refused
     from atelier.tracking.journal import executions, problem
     from atelier.tracking.store import existing_store, quiet_environment
     from atelier.tracking.workspace import private_folder, repository_root
@@ -66,6 +67,11 @@ def sync() -> None:
             f" ({because})."
         )
     existing_store(root)  # which also follows a project that was moved
+    if outcome_problem(root).exists():
+        typer.echo(f"The end of a pipeline could not be read: {outcome_problem(root).read_text()}")
+        outcome_problem(root).unlink()
+    if refused(root).exists():
+        typer.echo(f"{refused(root)} holds what MLflow would not take, with its reasons.")
     typer.echo("Everything is delivered to MLflow.")
 
 

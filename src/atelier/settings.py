@@ -249,7 +249,10 @@ with warnings.catch_warnings():
         ]
         wait_seconds: Annotated[float, Field(ge=0, le=3600)]
         register: Annotated[
-            str, Field(max_length=200, pattern=r"^[^/:]*$", description="a name without / and :")
+            str,
+            Field(
+                max_length=200, pattern=r"^[^/:'\"`]*$", description="a name without / : and quotes"
+            ),
         ]
 
 

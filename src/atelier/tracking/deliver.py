@@ -8,22 +8,22 @@ beside the work. It also delivers what earlier executions could not.
 import os
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from atelier.tracking.delivery import Delivery, client_of
 from atelier.tracking.journal import (
-    entries,
     execution_folder,
     executions,
     is_open,
     journals,
     note_problem,
+    note_start,
+    noted_start,
 )
-from atelier.tracking.outcome import write_outcome
+from atelier.tracking.outcome import LockWatch, write_outcome
 from atelier.tracking.store import in_short, locked, quiet_environment
 from atelier.tracking.workspace import Process, private_folder
 
@@ -38,76 +38,104 @@ def serve(root: Path, process: Process) -> None:
     that started it; its journal is then followed to its own end.
     """
     execution = execution_folder(private_folder(root), process)
-    with locked(execution / ".lock", wait=False) as mine:
+    with locked(_served(execution), wait=False) as mine:
         if not mine:
             return
+        # In a thread of its own: however slow MLflow is, the outcome is read when it is there.
+        watch = threading.Thread(target=_watch, args=(root, process), daemon=True)
+        watch.start()
         deliver_left_over(root)
-        start: Mapping[str, Any] = {}
         more_may_come = True
         while more_may_come:
             # Asked before reading, so that nothing written before the end is missed.
-            more_may_come = process.is_alive() or any(map(is_open, journals(execution)))
-            start = _latest_start(execution) or start
-            if not more_may_come and start.get("pipeline"):
-                # Before anything else: what the next execution does is not this one's outcome.
-                _try_outcome(root, process, start)
+            more_may_come = watch.is_alive()
             trouble = _deliver_all(root, execution)
-            if more_may_come:
-                time.sleep(_RETRY_SECONDS if trouble else _POLL_SECONDS)
-        _remove_if_empty(execution)
+            watch.join(_RETRY_SECONDS if trouble else _POLL_SECONDS)
+    _remove_if_done(execution)
 
 
 def deliver_left_over(root: Path) -> int:
     """Deliver what earlier executions left behind; return how many journals remain.
 
-    Those that another deliverer serves are left to it, and those still written to are
-    delivered as far as they go.
+    Those still written to are delivered as far as they go. An execution that ended unseen, since
+    its deliverer was killed, gets its outcome now.
     """
     remaining = 0
     for execution in executions(private_folder(root)):
-        with locked(execution / ".lock", wait=False) as mine:
-            if mine:
-                _deliver_all(root, execution)
-                _remove_if_empty(execution)
+        process = Process.from_key(execution.name)
+        if process and not process.is_alive() and not any(map(is_open, journals(execution))):
+            with locked(_served(execution), wait=False) as unserved:
+                if unserved:
+                    _write_outcome(root, process, None)
+        _deliver_all(root, execution, wait=False)
+        _remove_if_done(execution)
         remaining += len(journals(execution))
     return remaining
 
 
-def _deliver_all(root: Path, execution: Path) -> bool:
-    """Deliver in order as far as it goes; return whether there was trouble, and note it."""
-    for journal in journals(execution):
-        try:
-            Delivery(root, execution.name, journal).advance()
-        except Exception as error:  # whatever MLflow raises, the journal stays
-            note_problem(execution, in_short(error))
-            client_of.cache_clear()
-            return True
-    note_problem(execution, None)
+def outcome_problem(root: Path) -> Path:
+    """The file that says why the outcome of an execution could not be read, where it could not."""
+    return private_folder(root) / "outcome-problem.txt"
+
+
+def _deliver_all(root: Path, execution: Path, wait: bool = True) -> bool:
+    """Deliver in order as far as it goes; return whether there was trouble, and note it.
+
+    One deliverer at a time does; without ``wait``, what another is at is left to it.
+    """
+    if not execution.exists():
+        return False
+    with locked(execution / ".lock", wait) as mine:
+        if not mine:
+            return False
+        for journal in journals(execution):
+            try:
+                Delivery(root, execution.name, journal).advance()
+            except Exception as error:  # whatever MLflow raises, the journal stays
+                note_problem(execution, in_short(error))
+                client_of.cache_clear()
+                return True
+        note_problem(execution, None)
     return False
 
 
-def _latest_start(execution: Path) -> Mapping[str, Any]:
-    """The first entry of the newest journal of a stage, where there is one."""
-    for journal in reversed(journals(execution)):
-        first = next(entries(journal), None)
-        if first and first[0]["kind"] == "start":
-            return first[0]
-    return {}
+def _watch(root: Path, process: Process) -> None:
+    """Wait for the end of an execution, and write its outcome at once."""
+    execution = execution_folder(private_folder(root), process)
+    lock = LockWatch(noted_start(execution))
+    while process.is_alive() or any(map(is_open, journals(execution))):
+        lock.look()
+        time.sleep(_POLL_SECONDS)
+    _write_outcome(root, process, lock)
 
 
-def _try_outcome(root: Path, process: Process, start: Mapping[str, Any]) -> None:
-    """Write the outcome; the stages' own runs must not suffer where that fails."""
+def _write_outcome(root: Path, process: Process, lock: LockWatch | None) -> None:
+    """Write an execution's outcome, once; the stages' own runs must not suffer if that fails."""
+    execution = execution_folder(private_folder(root), process)
+    start = noted_start(execution)
+    if start is None:
+        return
     try:
-        write_outcome(root, process, start)
-    except Exception as error:  # of DVC, of a full disk: told, and the rest is delivered
-        note = private_folder(root) / "outcome-problem.txt"
+        write_outcome(root, process, start, lock)
+    except Exception as error:  # of DVC, of a full disk: told by `atelier sync`
         with suppress(OSError):
-            note.write_text(f"{type(error).__name__}: {error}\n", "utf-8")
+            outcome_problem(root).write_text(f"{type(error).__name__}: {error}\n", "utf-8")
+    note_start(execution, None)
 
 
-def _remove_if_empty(execution: Path) -> None:
-    if not journals(execution):
-        shutil.rmtree(execution, ignore_errors=True)
+def _served(execution: Path) -> Path:
+    """The lock of the one deliverer that serves an execution while it runs."""
+    return execution / ".served"
+
+
+def _remove_if_done(execution: Path) -> None:
+    """Remove the folder of an execution that has ended and is wholly delivered."""
+    process = Process.from_key(execution.name)
+    if not execution.exists() or (process and process.is_alive()):
+        return
+    with locked(_served(execution), wait=False) as unserved:
+        if unserved and not journals(execution) and noted_start(execution) is None:
+            shutil.rmtree(execution, ignore_errors=True)
 
 
 if __name__ == "__main__":

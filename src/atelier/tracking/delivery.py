@@ -19,8 +19,17 @@ if TYPE_CHECKING:
 
 _STATE = "delivered.json"
 # Answers that asking again would not change.
-_FINAL = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"}
+_FINAL = {
+    *("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"),
+    *("RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"),
+}
+_BAD = ("FAILED", "KILLED")
 _T = TypeVar("_T")
+
+
+def refused(root: Path) -> Path:
+    """The file of what MLflow would not take, an entry a line, with the reason."""
+    return private_folder(root) / "refused.jsonl"
 
 
 @cache
@@ -71,6 +80,7 @@ class Delivery:
         """Deliver every entry that is there; when the last one is, remove the journal."""
         # Asked before reading, so that nothing written before a stage's end is missed.
         more_may_come = is_open(self._journal)
+        self._begin_again_if_gone()
         last = 0
         for entry, offset in entries(self._journal, self._state.offset):
             self._tell(entry)
@@ -81,16 +91,37 @@ class Delivery:
         if self._state.ended:
             remove(self._journal)
 
-    def _tell(self, entry: dict[str, Any]) -> None:
-        """Deliver one entry; what MLflow will never take is set aside, and the rest goes on."""
+    def _begin_again_if_gone(self) -> None:
+        """Tell everything anew where the run was removed with its store meanwhile."""
         from mlflow.exceptions import MlflowException
+
+        if not self._state.run or self._state.ended:
+            return
+        try:
+            self._mlflow.get_run(self._state.run)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self._state = _State()
+            write_json(self._file, asdict(self._state))
+
+    def _tell(self, entry: dict[str, Any]) -> None:
+        """Deliver one entry; what MLflow will never take is set aside, and the rest goes on.
+
+        Raises:
+            OSError, SQLAlchemyError, MlflowException: MLflow cannot be reached now.
+        """
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             getattr(self, f"_{entry['kind']}")(entry)
-        except MlflowException as error:
-            if error.error_code not in _FINAL:
+        except (OSError, SQLAlchemyError):
+            raise
+        except Exception as error:  # of MLflow, or of code that an older journal speaks of
+            if isinstance(error, MlflowException) and error.error_code not in _FINAL:
                 raise
-            with (private_folder(self._root) / "refused.jsonl").open("a", encoding="utf-8") as file:
+            with refused(self._root).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"reason": str(error), **entry}) + "\n")
 
     def _save(self, **changes: Any) -> None:
@@ -202,8 +233,13 @@ class Delivery:
     def _end(self, entry: dict[str, Any]) -> None:
         # A pipeline's own journal has no stage; its run was ended by the last stage's.
         if self._state.stage:
-            for run in filter(None, (self._state.run, self._state.parent)):
-                self._mlflow.set_terminated(run, entry["status"], entry["time"])
+            client, status = self._mlflow, entry["status"]
+            client.set_terminated(self._state.run, status, entry["time"])
+            if self._state.parent:
+                # With `dvc repro -k` stages go on after one that failed.
+                others = stages_of(client, self._state.parent).values()
+                bad = [run.info.status for run in others if run.info.status in _BAD]
+                client.set_terminated(self._state.parent, (bad or [status])[0], entry["time"])
         self._save(ended=True)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from atelier.errors import AtelierError
+from atelier.tracking.workspace import git
 
 # Not read as YAML: a commit may hold the marks of a conflict, and names its files all the same.
 _HASH = re.compile(r"\bmd5: ['\"]?([0-9a-f]{32}(?:\.dir)?)\b")
@@ -17,14 +18,21 @@ _HASH = re.compile(r"\bmd5: ['\"]?([0-9a-f]{32}(?:\.dir)?)\b")
 
 def named_by_git(root: Path) -> set[str]:
     """The hashes in every dvc.lock that a branch, tag, experiment or the workspace holds."""
+    if git("rev-parse", "--git-dir") is None:
+        return _hashes(root)
     # In full: git leaves out merged branches whose file the merge did not take.
     history = ("rev-list", "--all", "--full-history", "--objects", "--", "dvc.lock")
     lines = _program(root, "git", *history).splitlines()
     blobs = [line.partition(" ")[0] for line in lines if line.endswith("dvc.lock")]
     locks = _program(root, "git", "cat-file", "--batch", told="\n".join(blobs))
+    return set(_HASH.findall(locks)) | _hashes(root)
+
+
+def _hashes(root: Path) -> set[str]:
+    """The hashes in the working tree's dvc.lock."""
     with suppress(FileNotFoundError):
-        locks += (root / "dvc.lock").read_text("utf-8", "replace")
-    return set(_HASH.findall(locks))
+        return set(_HASH.findall((root / "dvc.lock").read_text("utf-8", "replace")))
+    return set()
 
 
 def collect_runs(

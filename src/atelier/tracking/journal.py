@@ -21,10 +21,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from atelier.files import write_json
 from atelier.tracking.workspace import Process
 
 _ENTRIES = "entries.jsonl"
 _PROBLEM = "problem.txt"
+_START = "start.json"
 
 
 def now() -> int:
@@ -34,13 +36,30 @@ def now() -> int:
 
 def executions(private: Path) -> list[Path]:
     """The folders of all pipeline executions that left something to deliver, oldest first."""
-    folders = {journal.parent for journal in (private / "journal").glob("*/[!.]*")}
+    folders = [folder for folder in (private / "journal").glob("*") if folder.is_dir()]
     return sorted(folders, key=lambda folder: [journal.name for journal in journals(folder)])
 
 
 def execution_folder(private: Path, process: Process) -> Path:
     """Where the journals of the pipeline that ``process`` runs lie."""
     return private / "journal" / process.key
+
+
+def note_start(execution: Path, start: dict[str, Any] | None) -> None:
+    """Keep how a pipeline was started, for its outcome; ``None`` forgets it."""
+    file = execution / _START
+    if start is None:
+        file.unlink(missing_ok=True)
+    else:
+        write_json(file, start)
+
+
+def noted_start(execution: Path) -> dict[str, Any] | None:
+    """What :func:`note_start` kept; the outcome of such an execution is still to be written."""
+    with suppress(OSError, ValueError):
+        start: dict[str, Any] = json.loads((execution / _START).read_text("utf-8"))
+        return start
+    return None
 
 
 def journals(execution: Path) -> list[Path]:

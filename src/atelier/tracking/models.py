@@ -94,7 +94,7 @@ def judge_model(
         for name, value in evaluate["metrics"].items()
     ]
     client.log_batch(evaluation, metrics=points)
-    if register:
+    if register and "kid" in evaluate["metrics"]:
         asked = {k: v for k, v in run.data.params.items() if k.startswith("evaluate.")}
         _register(client, model, register, evaluate["metrics"], asked)
 

@@ -80,15 +80,41 @@ class Commit:
         return []
 
 
-def write_outcome(root: Path, process: Process, start: Mapping[str, Any]) -> None:
+class LockWatch:
+    """Remembers the ``dvc.lock`` of a temporary copy, which is gone when its experiment failed."""
+
+    def __init__(self, start: Mapping[str, Any] | None) -> None:
+        self._file = Path(start["workspace"], "dvc.lock") if start else None
+        self._seen = 0
+        self.text = b""
+
+    def look(self) -> None:
+        """Read the file again if it was written since."""
+        with suppress(OSError):
+            if self._file and self._file.stat().st_mtime_ns != self._seen:
+                self._seen, self.text = self._file.stat().st_mtime_ns, self._file.read_bytes()
+
+    def read(self, path: str) -> bytes | None:
+        """The lock's content; nothing else is left."""
+        return self.text if path == "dvc.lock" else None
+
+    def names(self, folder: str) -> list[str]:
+        """Nothing is left in any folder."""
+        return []
+
+
+def write_outcome(
+    root: Path, process: Process, start: Mapping[str, Any], lock: LockWatch | None = None
+) -> None:
     """Write the journal of how the execution that ``process`` ran ended.
 
     Args:
         root: the main project.
         process: the ``dvc`` that has ended.
-        start: the first entry of one of its stages' journals.
+        start: how it was started, from one of its stages.
+        lock: what was seen of ``dvc.lock`` meanwhile.
     """
-    tree = _tree(root, start)
+    tree = _tree(root, start) or lock
     if tree is None:
         return
     records = read_lock((tree.read("dvc.lock") or b"").decode("utf-8", "replace"))
@@ -98,7 +124,8 @@ def write_outcome(root: Path, process: Process, start: Mapping[str, Any]) -> Non
         content = tree.read(path)
         return None if content is None else hashlib.md5(content).hexdigest()  # noqa: S324
 
-    stages = current(records, start["parameters"], hash_of)
+    # Nobody edits code in a temporary copy, and it is no more there to look at.
+    stages = current(records, start["parameters"], None if tree is lock else hash_of)
     if not stages:
         return
     journal = Journal(

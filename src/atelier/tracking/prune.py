@@ -236,5 +236,5 @@ def _unfinished(root: Path) -> set[str]:
 
 
 def _is_served(execution: Path) -> bool:
-    with locked(execution / ".lock", wait=False) as free:
+    with locked(execution / ".served", wait=False) as free:
         return not free

@@ -79,7 +79,7 @@ def makers(records: Mapping[str, StageRecord], record: StageRecord) -> dict[str,
 def current(
     records: Mapping[str, StageRecord],
     parameters: Mapping[str, str],
-    hash_of: Callable[[str], str | None],
+    hash_of: Callable[[str], str | None] | None,
 ) -> dict[str, StageRecord]:
     """The stages whose record is of these settings, this code and each other's outputs.
 
@@ -89,7 +89,8 @@ def current(
     Args:
         records: from :func:`read_lock`.
         parameters: all settings as text, by dotted key.
-        hash_of: the MD5 of a file as it is now, or ``None`` where there is none.
+        hash_of: the MD5 of a file as it is now, or ``None`` where there is none; without it files
+            that no stage makes are taken to be as recorded.
     """
     outputs = {path: hash_ for record in records.values() for path, hash_ in record.outputs.items()}
 
@@ -97,7 +98,7 @@ def current(
         if path in outputs:
             return outputs[path] == recorded
         # Of a folder that no stage makes, such as data/pictures, DVC alone knows the hash.
-        return recorded.endswith(".dir") or hash_of(path) == recorded
+        return recorded.endswith(".dir") or hash_of is None or hash_of(path) == recorded
 
     kept: dict[str, StageRecord] = {}
     for name, record in records.items():

@@ -125,17 +125,19 @@ class Run:
         self._say(lambda journal: journal.write("metrics", names=list(names), rows=points))
 
     def _say(self, tell: Callable[[Journal], None]) -> None:
-        if self._journal is None:
+        journal = self._journal
+        if journal is None:
             return
         try:
-            tell(self._journal)
-        except OSError as error:
+            tell(journal)
+        except (OSError, ValueError) as error:  # ValueError: another thread closed it
             with suppress(OSError):
-                self._journal.close()
+                journal.close()
             self._journal = None
+            why = getattr(error, "strerror", None) or error
             print(
-                f"WARNING: this run is no longer logged, since .atelier/ cannot be written"
-                f" ({error.strerror or error}); its results are not touched by that.",
+                f"WARNING: this run is no longer logged, since .atelier/ cannot be written ({why});"
+                " its results are not touched by that.",
                 file=sys.stderr,
             )
 

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from atelier import settings as settings_module
 from atelier.errors import AtelierError
 from atelier.settings import Settings
 from atelier.tracking import fingerprint
 from atelier.tracking.fingerprint import Fingerprint
-from atelier.tracking.journal import Journal, problem
+from atelier.tracking.journal import Journal, note_start, problem
 from atelier.tracking.restore import restore_outputs
 from atelier.tracking.run import Run
 from atelier.tracking.system import sampled
@@ -113,25 +113,24 @@ def _journal(
     process = pipeline or Process.of(os.getpid())
     parameters = {key: shown(value) for key, value in flat(settings.model_dump()).items()}
     try:
-        journal = Journal(
-            private_folder(root),
-            process,
-            name,
-            experiment=settings.tracking.experiment,
-            continues=continues,
-            pipeline=_pipeline_name() if pipeline else "",
-            workspace=str(Path.cwd().resolve()),
-            parameters=parameters,
-            tags=git_tags()
+        about: dict[str, Any] = {
+            "experiment": settings.tracking.experiment,
+            "pipeline": _pipeline_name() if pipeline else "",
+            "workspace": str(Path.cwd().resolve()),
+            "parameters": parameters,
+            "tags": git_tags()
             | experiment_tags()
             | machine_tags()
             | {"mlflow.source.name": f"stages/{name}.py"},
-        )
+        }
+        journal = Journal(private_folder(root), process, name, continues=continues, **about)
+        if pipeline:
+            note_start(journal.folder.parent, about)
         patch = uncommitted()
         if patch:
             journal.write("text", name="uncommitted.patch", text=patch)
         _start_deliverer(root, process)
-    except OSError as error:
+    except Exception as error:  # of the disk, of git, of another version: the work goes on
         print(
             f"WARNING: this run is not logged ({error}); its results are not touched by that.",
             file=sys.stderr,

@@ -1,11 +1,18 @@
 """Values as MLflow takes them: flat names, finite numbers, text without secrets."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
+
+_ADDRESS = re.compile(
+    r"""([a-z][a-z0-9+.-]*://)(?:[^\s/?#]*@)?([^\s?#]*)(?:\?[^\s'"\])},]*)?""", re.IGNORECASE
+)
+_SECRET = re.compile(
+    r"(\w*(?:token|secret|passw(?:or)?d|api_?key|credential)\w*['\"]?\s*[:=]\s*)\S+", re.IGNORECASE
+)
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -31,9 +38,10 @@ def flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A value as text; an address without user, password and query, which may be secret."""
-    text = str(value)
-    if "://" not in text:
-        return text
-    parts = urlsplit(text)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    """A value as text; addresses in it lose user, password and query, which may be secret."""
+    return _ADDRESS.sub(r"\1\2", str(value))
+
+
+def without_secrets(text: str) -> str:
+    """Text whose addresses are as :func:`shown`, and whose ``token: ...`` and the like are gone."""
+    return _SECRET.sub(r"\1***", shown(text))

@@ -59,10 +59,10 @@ class Origin:
 
     def told(self) -> Iterator[str]:
         """Lines of text."""
-        yield f"{self.path} ({self.content}) was made by"
+        yield f"{self.path} ({self.content}) was first made by"
         for number, maker in enumerate(self.makers):
             if number == 1:
-                yield "from what was made by"
+                yield "from what was first made by"
             unknown = "a run that this store does not have, recorded"
             run = f"run {maker.run}," if maker.run else unknown
             commit = f"commit {maker.commit[:12]}" if maker.commit else "no commit"
@@ -154,7 +154,7 @@ def _locks() -> Iterator[str]:
     if Path("dvc.lock").exists():
         yield Path("dvc.lock").read_text("utf-8")
     for commit in (git("log", "--all", "--format=%H", "--", "dvc.lock") or "").split():
-        yield git("show", f"{commit}:dvc.lock") or ""
+        yield git("show", f"{commit}:./dvc.lock") or ""
 
 
 def _by_run(client: "MlflowClient | None", path: str, content: str, reader: str) -> Maker | None:
@@ -213,7 +213,7 @@ def _by_commit(path: str, content: str) -> Maker | None:
     """The oldest commit whose ``dvc.lock`` records a content, as a colleague's push brings it."""
     found = git("log", "--all", "--reverse", "--format=%H", f"-S{content}", "--", "dvc.lock")
     for commit in (found or "").split():
-        records = read_lock(git("show", f"{commit}:dvc.lock") or "")
+        records = read_lock(git("show", f"{commit}:./dvc.lock") or "")
         # A file in an output folder has no hash of its own there, but whoever read it has.
         known = {p: h for record in records.values() for p, h in record.inputs.items()}
         for stage, record in records.items():

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 import socket
 import subprocess
 from contextlib import suppress
@@ -13,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from atelier.tracking.system import gpu_names
-from atelier.tracking.values import shown
+from atelier.tracking.values import without_secrets
 
 PRIVATE = Path(".atelier")
 _LONGEST_PATCH = 1_000_000
@@ -61,6 +60,14 @@ class Process:
             return not ended and _start_mark(self.pid) == self.started
         return False
 
+    @classmethod
+    def from_key(cls, key: str) -> "Process | None":
+        """The process that a key names; ``None`` for one of another machine."""
+        rest, _, started = key.rpartition("-")
+        host, _, pid = rest.rpartition("-")
+        ours = host == socket.gethostname() and pid.isdigit()
+        return cls(int(pid), started) if ours else None
+
     @property
     def key(self) -> str:
         """A name that no other process on any machine is likely to have."""
@@ -105,9 +112,9 @@ def git_tags() -> dict[str, str]:
 
 
 def uncommitted() -> str:
-    """What differs from the commit, as a patch; addresses in it lose what may be secret."""
+    """What differs from the commit, as a patch; what looks like a secret is left out."""
     patch = git("diff", "HEAD", "--no-color", "--no-ext-diff", "--", *_WATCHED) or ""
-    patch = re.sub(r"""[a-z][a-z0-9+.-]*://[^\s'"]+""", lambda found: shown(found[0]), patch)
+    patch = without_secrets(patch)
     return patch if len(patch) <= _LONGEST_PATCH else patch[:_LONGEST_PATCH] + "\n[cut]\n"
 
 
@@ -134,7 +141,8 @@ def git(*arguments: str) -> str | None:
         answer = subprocess.run(  # noqa: S603 - fixed words, no shell
             ["git", *arguments],  # noqa: S607 - the user's own git
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=30,
             check=True,
         )
