@@ -59,6 +59,7 @@ def test_params_yaml_is_valid_and_frozen() -> None:
         ("stylize.style_layers", {}, "needs a layer of a weight above 0"),
         ("stylize.style_layers", {1: 0.0}, "needs a layer of a weight above 0"),
         ("stylize.style_layers", {40: 1.0}, "stylize.style_layers.40 is 40"),
+        ("tracking.register", "anna's", "a name without / and : and quotes"),
         ("train.latent_size", 0, "train.latent_size is 0"),
         ("train.latent_size", 10**12, "less than or equal to 65536"),
         ("runtime.device", "gpu", "runtime.device is 'gpu'"),

@@ -251,7 +251,9 @@ with warnings.catch_warnings():
         register: Annotated[
             str,
             Field(
-                max_length=200, pattern=r"^[^/:'\"`]*$", description="a name without / : and quotes"
+                max_length=200,
+                pattern=r"^[^/:'\"`]*$",
+                description="a name without / and : and quotes",
             ),
         ]
 

@@ -1,6 +1,7 @@
 """What a stage says reaches MLflow, once and in order, whatever happens to MLflow."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,8 +16,8 @@ from atelier.tracking.deliver import deliver_left_over
 from atelier.tracking.journal import Journal, entries, journals, remove
 from atelier.tracking.run import Run, sheet
 from atelier.tracking.store import open_store
-from atelier.tracking.values import flat, numbers, shown
-from atelier.tracking.workspace import Process, private_folder
+from atelier.tracking.values import flat, numbers, shown, without_secrets
+from atelier.tracking.workspace import Process, git_tags, private_folder, uncommitted
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 DEAD = Process(os.getpid(), "1")  # no process with this number started so early
@@ -236,9 +237,76 @@ def test_a_journal_that_cannot_be_written_does_not_harm_the_work(
     assert told.count("WARNING: this run is no longer logged") == 1
 
 
-def test_an_address_is_logged_without_its_secrets() -> None:
-    assert shown("https://me:secret@host/faces.zip?token=x#y") == "https://host/faces.zip"
-    assert shown([1, 2]) == "[1, 2]"
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("https://me:secret@host/a.zip?token=x", "https://host/a.zip"),
+        ("HTTPS://me:se'cret@host/a", "HTTPS://host/a"),
+        ("see https://u:p@h/a and s3://k@b/c?x=1, both", "see https://h/a and s3://b/c, both"),
+        (["https://u:p@h/a?token=x"], "['https://h/a']"),
+        ("+ see https://[host]/x", "+ see https://[host]/x"),
+        (0.5, "0.5"),
+    ],
+)
+def test_addresses_are_logged_without_their_secrets(given: object, kept: str) -> None:
+    assert shown(given) == kept
+
+
+def test_what_is_named_like_a_secret_stays_out_of_a_patch() -> None:
+    patch = "+API_KEY = abc\n+token: hf_123\n+password='p'\n+lr: 0.1\n"
+    assert without_secrets(patch) == "+API_KEY = ***\n+token: ***\n+password=***\n+lr: 0.1\n"
+
+
+def test_a_patch_in_another_encoding_harms_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("plain\n")
+    for words in ("init -q", "add -A", "-c user.name=a -c user.email=a@b commit -qm a"):
+        subprocess.run(["git", *words.split()], check=True)
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9\n")
+    assert "+caf\ufffd" in uncommitted()
+    assert git_tags()["git.dirty"] == "true"
+
+
+def test_a_store_that_was_removed_is_told_everything_anew(root: Path, tmp_path: Path) -> None:
+    journal = start(root)
+    speak(journal, tmp_path)
+    deliver_left_over(root)
+    (root / "mlflow.db").unlink()
+    shutil.rmtree(root / "mlruns")
+    Run(journal).end("FINISHED")
+    # In processes of their own: MLflow keeps the removed file open in this one.
+    deliver = "from atelier.tracking.deliver import deliver_left_over as d; assert d(root) == 0"
+    look = (
+        "from atelier.tracking.store import open_store; c, e = open_store(root, 'atelier');"
+        " (run,) = c.search_runs([e], \"tags.`atelier.stage` = 'train'\");"
+        " print(run.info.status, len(c.get_metric_history(run.info.run_id, 'loss_d')))"
+    )
+    told = ""
+    for code in (deliver, look):
+        begin = f"from pathlib import Path; root = Path({str(root)!r}); "
+        command = [sys.executable, "-W", "ignore", "-c", begin + code]
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert told == "FINISHED 3\n"
+
+
+def test_a_model_that_cannot_be_built_holds_nothing_up(root: Path, tmp_path: Path) -> None:
+    journal = start(root)
+    (tmp_path / "x.safetensors").write_bytes(b"no network")
+    Run(journal).model(tmp_path / "x.safetensors", "atelier.gan.weights:gone")
+    Run(journal).summary({"loss": 1.0})
+    Run(journal).end("FINISHED")
+    assert deliver_left_over(root) == 0
+    assert runs(root)["train"].data.metrics == {"train.loss": 1.0}
+    assert "gone" in delivery.refused(root).read_text()
+
+
+def test_one_failed_stage_marks_the_pipeline_though_others_went_on(root: Path) -> None:
+    for stage, status in (("train", "FAILED"), ("stylize", "FINISHED")):
+        Run(start(root, stage)).end(status)
+    deliver_left_over(root)
+    assert runs(root)["p"].info.status == "FAILED"
 
 
 def test_what_a_dead_server_cannot_take_is_delivered_later_in_order(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -288,3 +289,19 @@ def test_a_moved_project_finds_its_files_and_writes_beside_them(ready: Project) 
     newest, *_ = client.search_runs([experiment], "tags.`atelier.stage` = 'render'")
     assert newest.info.run_id != run.info.run_id
     assert (ready.folder / "mlruns/atelier" / newest.info.run_id / "artifacts/renders").is_dir()
+
+
+def test_a_pipeline_whose_deliverer_was_killed_gets_its_outcome_later(ready: Project) -> None:
+    ready.set(**{"render.fps": 6.0})
+    ready.run("dvc", "repro", "render", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "atelier.tracking.deliver" in words and str(ready.folder) in words:
+            process.kill()
+            process.wait()
+    ready.run("atelier", "sync")
+    client, experiment = open_store(ready.folder, "atelier")
+    newest, *_ = client.search_runs([experiment], "tags.`atelier.pipeline` != ''")
+    assert newest.data.tags["stages.ran"] == "render"
+    told = json.loads(ready.run("atelier", "which", "renders", "--json"))
+    assert told["makers"][0]["settings"]["render.fps"] == "6.0"
