@@ -25,6 +25,7 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.style.drawn import drawn_style
     from atelier.style.paintings import loss_table, overview, paint_all, summary
     from atelier.style.pictures import named_faces
+    from atelier.style.resume import Attempts
 
     wanted, device = settings.stylize, choose_device(settings.runtime.device)
 
@@ -36,8 +37,9 @@ def main(settings: Settings, run: Run) -> None:
     }
     contents = read_named(wanted.pictures, PICTURES, settings.convert.max_megapixels, made)
     styles = read_named(wanted.styles, PICTURES, settings.convert.max_megapixels, made)
-    with bar("stylize", "iterations", settings.runtime.progress) as report:
-        paintings = paint_all(wanted, contents, styles, WEIGHTS, device, report)
+    with bar("stylize", "iterations", settings.runtime.progress) as report, run.resumable() as keep:
+        attempts = Attempts(*keep, settings.runtime.checkpoint_seconds, wanted.iterations)
+        paintings = paint_all(wanted, contents, styles, WEIGHTS, device, report, attempts)
     with replacing_folder(STYLED) as folder:
         for painting in paintings:
             save_png(painting.pixels, folder / f"{painting.name}.png")

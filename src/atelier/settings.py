@@ -206,8 +206,12 @@ class StylizeSettings(Section):
 
     @model_validator(mode="after")
     def _something_to_match(self) -> "StylizeSettings":
-        if not any(self.style_layers.values()):
-            raise ValueError("style_layers needs a layer of a weight above 0, such as {1: 1.0}")
+        if not self.style_layers:
+            raise ValueError("style_layers needs at least one layer, such as {1: 1.0}")
+        if not any([*self.style_layers.values(), *self.content_layers.values()]):
+            raise ValueError(
+                "one of style_layers and content_layers needs a weight above 0, such as {1: 1.0}"
+            )
         if self.optimizer == "adam" and self.lr > 0.5:
             raise ValueError(
                 f"lr is {self.lr}, a step that adam cannot paint with (pixels go from 0 to 1);"

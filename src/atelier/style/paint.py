@@ -1,8 +1,9 @@
 """Painting: a picture is changed until VGG19 sees one's content and another's style in it."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from atelier.style.vgg import calibrate, feature_maps, preprocess
 
 # Losses stay on the device and are fetched in blocks, because each fetch makes the host wait.
 _EVALUATIONS_PER_FETCH = 10
+# Between two parts a picture can be kept and painted on; each costs L-BFGS one evaluation.
+_EVALUATIONS_A_PART = 25
 # Each step that L-BFGS remembers costs the memory of two pictures.
 _STEPS_REMEMBERED = 20
 
@@ -42,6 +45,7 @@ def paint(
     vgg: nn.Sequential,
     device: torch.device,
     on_iteration: Callable[[Iterate], None],
+    saver: "Saver | None" = None,
 ) -> list[Tensor]:
     """Paint each of ``contents`` in the style of ``style``.
 
@@ -56,9 +60,11 @@ def paint(
         vgg: from :func:`atelier.style.vgg.build_vgg19`, deep enough for the settings' layers.
             It is moved to ``device``; random weights are calibrated on the style in a copy.
         device: where to paint.
-        on_iteration: called for every evaluation in order, in bursts of ten. An evaluation counts
-            as an iteration. L-BFGS may make one more than ``settings.iterations``, or end before,
-            when no step makes the picture better.
+        on_iteration: called for every evaluation in order, in bursts. An evaluation counts as an
+            iteration. L-BFGS may make one more than ``settings.iterations``, or end before, when no
+            step makes the picture better.
+        saver: keeps what a picture needs to be painted on, and brings back what an earlier
+            attempt left; evaluations of that attempt are told again.
 
     Returns:
         For each content a painting of its size, float32 ``[1, 3, H, W]`` on the CPU, RGB, 0 to 1.
@@ -72,7 +78,14 @@ def paint(
     style_maps = _targets(vgg, style, settings.style_layers, settings)
     grams = {layer: gram_matrix(features) for layer, features in style_maps.items()}
     return [
-        _paint_one(content.to(device), grams, settings, vgg, _Journal(index, on_iteration)).cpu()
+        _paint_one(
+            content.to(device),
+            grams,
+            settings,
+            vgg,
+            _Journal(index, on_iteration),
+            saver or Saver(),
+        ).cpu()
         for index, content in enumerate(contents)
     ]
 
@@ -110,6 +123,7 @@ def _paint_one(
     settings: StylizeSettings,
     vgg: nn.Sequential,
     journal: "_Journal",
+    saver: "Saver",
 ) -> Tensor:
     contents = _targets(vgg, content, settings.content_layers, settings)
     canvas = _first_canvas(content, settings).requires_grad_()
@@ -122,8 +136,21 @@ def _paint_one(
         journal.note(total, losses)
         return total.detach()
 
-    _minimize(canvas, evaluate, settings)
-    journal.deliver()
+    optimizer = _optimizer(canvas, settings)
+    state = saver.load(journal.picture)
+    if state is not None:
+        with torch.no_grad():
+            canvas.copy_(state.pop("canvas"))
+        journal.replay(state.pop("losses"), [*_names(settings)])
+        _restore(optimizer, state)
+    before = None
+    # Where no step makes the picture better, L-BFGS leaves it as it is.
+    while journal.told < settings.iterations and not _same(canvas, before):
+        before = canvas.detach().clone()
+        _minimize(optimizer, evaluate, min(_EVALUATIONS_A_PART, settings.iterations - journal.told))
+        journal.deliver()
+        told = {"canvas": canvas.detach(), "losses": journal.table()}
+        saver.save(journal.picture, journal.told, told | _state(optimizer))
     return canvas.detach().clamp(0, 1)
 
 
@@ -152,18 +179,12 @@ def _first_canvas(content: Tensor, settings: StylizeSettings) -> Tensor:
     return torch.rand(content.shape, generator=generator, dtype=content.dtype).to(content.device)
 
 
-def _minimize(canvas: Tensor, evaluate: Callable[[], Tensor], settings: StylizeSettings) -> None:
+def _optimizer(canvas: Tensor, settings: StylizeSettings) -> torch.optim.Optimizer:
     if settings.optimizer == "adam":
-        adam = torch.optim.Adam([canvas], lr=settings.lr)
-        for _ in range(settings.iterations):
-            evaluate()
-            adam.step()
-        return
-    lbfgs = torch.optim.LBFGS(
+        return torch.optim.Adam([canvas], lr=settings.lr)
+    return torch.optim.LBFGS(
         [canvas],
         lr=settings.lr,
-        max_iter=settings.iterations,
-        max_eval=settings.iterations,
         # The losses' scale is the network's own, so that no absolute tolerance suits all.
         tolerance_grad=0,
         tolerance_change=0,
@@ -172,37 +193,117 @@ def _minimize(canvas: Tensor, evaluate: Callable[[], Tensor], settings: StylizeS
         # last picture may be one of those.
         line_search_fn="strong_wolfe",
     )
-    # One step of torch's L-BFGS makes all the evaluations.
-    lbfgs.step(lambda: float(evaluate()))
+
+
+def _minimize(
+    optimizer: torch.optim.Optimizer, evaluate: Callable[[], Tensor], evaluations: int
+) -> None:
+    """Go on for so many evaluations; L-BFGS may take one more."""
+    if isinstance(optimizer, torch.optim.LBFGS):
+        group = optimizer.param_groups[0]
+        group["max_iter"] = group["max_eval"] = evaluations
+        # One step of torch's L-BFGS makes all the evaluations.
+        optimizer.step(lambda: float(evaluate()))
+        return
+    for _ in range(evaluations):
+        evaluate()
+        optimizer.step()
+
+
+def _same(canvas: Tensor, before: Tensor | None) -> bool:
+    return before is not None and torch.equal(canvas.detach(), before)
+
+
+def _state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's memory as tensors; ``kind.name`` says what each was."""
+    state: dict[str, Tensor] = {}
+    for name, value in optimizer.state_dict()["state"].get(0, {}).items():
+        if isinstance(value, list):
+            # L-BFGS's scratch list `al` holds nothing before its first use.
+            if name != "al" and value:
+                state[f"list.{name}"] = torch.stack([torch.as_tensor(v) for v in value])
+        elif isinstance(value, Tensor):
+            state[f"tensor.{name}"] = value
+        elif value is not None:
+            kind = torch.int64 if isinstance(value, int) else torch.float64
+            state[f"number.{name}"] = torch.tensor(value, dtype=kind)
+    return state
+
+
+def _restore(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
+    """Take over what :func:`_state` gave."""
+    memory: dict[str, Any] = {}
+    for key, tensor in state.items():
+        kind, _, name = key.partition(".")
+        held = tensor.to(optimizer.param_groups[0]["params"][0].device)
+        memory[name] = held if kind == "tensor" else list(held) if kind == "list" else held.item()
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": {0: memory} if memory else {}, "param_groups": groups})
+
+
+def _names(settings: StylizeSettings) -> Iterator[str]:
+    """The terms of the loss, in the order in which they are told."""
+    yield from (f"style_{layer}" for layer in settings.style_layers)
+    yield from (f"content_{layer}" for layer in settings.content_layers)
+
+
+class Saver:
+    """Keeps nothing; see :class:`atelier.style.resume.Attempts` for one that does."""
+
+    def load(self, picture: int) -> dict[str, Tensor] | None:
+        """What an earlier attempt left of a picture."""
+        return None
+
+    def save(self, picture: int, evaluations: int, state: dict[str, Tensor]) -> None:
+        """Keep a picture's state after so many evaluations."""
 
 
 class _Journal:
     """Collects one picture's losses on the device and delivers them in bursts."""
 
     def __init__(self, picture: int, on_iteration: Callable[[Iterate], None]) -> None:
-        self._picture = picture
+        self.picture = picture
         self._on_iteration = on_iteration
-        self._delivered = 0
         self._waiting: list[Tensor] = []
         self._names: list[str] = []
+        self._rows: list[list[float]] = []
+
+    @property
+    def told(self) -> int:
+        """Evaluations delivered so far."""
+        return len(self._rows)
 
     def note(self, total: Tensor, losses: dict[str, Tensor]) -> None:
+        """Take the losses of one evaluation."""
         self._names = list(losses)
         self._waiting.append(torch.stack([total, *losses.values()]).detach())
         if len(self._waiting) == _EVALUATIONS_PER_FETCH:
             self.deliver()
 
     def deliver(self) -> None:
-        if not self._waiting:
-            return
-        for total, *losses in torch.stack(self._waiting).tolist():
-            self._delivered += 1
+        """Fetch what waits on the device, and tell it."""
+        if self._waiting:
+            self._tell(torch.stack(self._waiting).tolist())
+            self._waiting.clear()
+
+    def table(self) -> Tensor:
+        """All losses so far, float64 [evaluations, 1 + terms]: what float32 was, to the bit."""
+        return torch.tensor(self._rows, dtype=torch.float64)
+
+    def replay(self, table: Tensor, names: list[str]) -> None:
+        """Tell what an earlier attempt evaluated."""
+        self._names = names
+        self._tell(table.tolist())
+
+    def _tell(self, rows: list[list[float]]) -> None:
+        for row in rows:
+            total, *losses = row
+            self._rows.append(row)
             if not math.isfinite(total):
                 raise AtelierError(
-                    f"the loss of picture {self._picture + 1} is {total} at iteration"
-                    f" {self._delivered}; lower stylize.lr, or set stylize.optimizer to adam with"
+                    f"the loss of picture {self.picture + 1} is {total} at iteration"
+                    f" {self.told}; lower stylize.lr, or set stylize.optimizer to adam with"
                     " an lr of 0.02."
                 )
             per_layer = dict(zip(self._names, losses, strict=True))
-            self._on_iteration(Iterate(self._picture, self._delivered, total, per_layer))
-        self._waiting.clear()
+            self._on_iteration(Iterate(self.picture, self.told, total, per_layer))

@@ -16,6 +16,7 @@ from atelier.progress import Progress, Report, silent
 from atelier.settings import StylizeSettings
 from atelier.style.paint import Iterate, paint
 from atelier.style.pictures import prepare, sheet, to_uint8
+from atelier.style.resume import Attempts
 from atelier.style.vgg import build_vgg19
 
 Pixels = NDArray[np.uint8]
@@ -57,6 +58,7 @@ def paint_all(
     weights: Path,
     device: torch.device,
     report: Report = silent,
+    attempts: Attempts | None = None,
 ) -> list[Painting]:
     """Paint every content in every style, each on its own, style by style.
 
@@ -67,6 +69,7 @@ def paint_all(
         weights: the folder of files that ``settings.weights`` may name.
         device: where to paint.
         report: counts evaluations.
+        attempts: keeps unfinished pictures, and brings back those of an earlier attempt.
 
     Raises:
         AtelierError: two paintings would have the same name, the weights cannot be had, or a
@@ -91,7 +94,10 @@ def paint_all(
         report(Progress(done, total, f"loss {step.total:.4g}"))
 
     for style_name, style in styles.items():
-        painted = paint(prepared, prepare(style, settings.size), settings, vgg, device, note)
+        if attempts:
+            attempts.first = len(paintings)
+        ground = prepare(style, settings.size)
+        painted = paint(prepared, ground, settings, vgg, device, note, attempts)
         for (content_name, content), result in zip(contents.items(), painted, strict=True):
             name = _name(content_name, style_name)
             steps = tuple(iterates[len(paintings)])

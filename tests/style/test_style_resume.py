@@ -1,0 +1,76 @@
+"""Painting that is stopped anywhere and goes on ends as painting that never stopped."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from atelier.checkpoints import Checkpoints
+from atelier.settings import StylizeSettings
+from atelier.style.paint import Iterate, paint
+from atelier.style.resume import Attempts
+from atelier.style.vgg import build_vgg19
+
+from .test_style_paint import CPU, _picture, _settings
+
+ITERATIONS = 60
+
+
+@pytest.fixture(params=["lbfgs", "adam"])
+def settings(request: pytest.FixtureRequest) -> StylizeSettings:
+    return _settings(
+        optimizer=request.param, lr=1.0 if request.param == "lbfgs" else 0.02, iterations=ITERATIONS
+    )
+
+
+def painted(
+    settings: StylizeSettings, attempts: Attempts | None = None
+) -> tuple[list[Tensor], list[Iterate]]:
+    vgg = build_vgg19("random", "average", seed=1, deepest=6)
+    iterates: list[Iterate] = []
+    contents = [_picture(1), _picture(3)]
+    return paint(contents, _picture(2), settings, vgg, CPU, iterates.append, attempts), iterates
+
+
+def test_stopped_after_every_part_it_ends_the_same(
+    settings: StylizeSettings, tmp_path: Path
+) -> None:
+    whole, told = painted(settings)
+    attempts = 0
+    while True:
+        keep = Attempts(Checkpoints(tmp_path), lambda: True, 60.0, ITERATIONS)
+        try:
+            result, again = painted(settings, keep)
+            break
+        except KeyboardInterrupt:
+            attempts += 1
+    assert attempts >= 4
+    assert all(torch.equal(one, other) for one, other in zip(whole, result, strict=True))
+    assert again == told
+
+
+def test_a_killed_painting_goes_on_from_the_last_state(
+    settings: StylizeSettings, tmp_path: Path
+) -> None:
+    whole, told = painted(settings)
+
+    class KilledError(Exception):
+        pass
+
+    class Mortal(Attempts):
+        parts = 0
+
+        def save(self, picture: int, evaluations: int, state: dict[str, Tensor]) -> None:
+            super().save(picture, evaluations, state)
+            self.parts += 1
+            if self.parts == 4:
+                raise KilledError
+
+    with pytest.raises(KilledError):
+        painted(settings, Mortal(Checkpoints(tmp_path), seconds=0, iterations=ITERATIONS))
+    newest = max(tmp_path.glob("state-*"))
+    newest.write_bytes(newest.read_bytes()[:-9])  # the last one is damaged: the one before does
+    result, again = painted(settings, Attempts(Checkpoints(tmp_path), iterations=ITERATIONS))
+    assert all(torch.equal(one, other) for one, other in zip(whole, result, strict=True))
+    assert again == told
