@@ -18,6 +18,7 @@ METRICS = Path("metrics/train.json")
 def main(settings: Settings, run: Run) -> None:
     """Train epoch by epoch; write networks, samples and losses when all is done."""
     from atelier.gan.device import choose_device
+    from atelier.gan.health import Health
     from atelier.gan.history import History
     from atelier.gan.resume import train_on
     from atelier.gan.samples import save_samples
@@ -28,15 +29,17 @@ def main(settings: Settings, run: Run) -> None:
 
     pixels = load_images(IMAGES).pixels
     training = Training(settings.train, pixels, choose_device(settings.runtime.device))
-    history = History()
+    history, health = History(), Health()
     # MLflow's step slider starts at 0: the untrained generator's noise.
     run.pictures("samples", training.samples(), step=0)
     seconds = settings.runtime.checkpoint_seconds
     with replacing_folder(SAMPLES) as samples, replacing_folder(MODELS) as models:
         with bar("train", "steps", settings.runtime.progress) as report, run.resumable() as keep:
-            for epoch in train_on(training, *keep, report, seconds):
+            for epoch in train_on(training, *keep, report, seconds, run.warn):
                 save_samples(epoch.number, epoch.samples, epoch.between, samples)
                 history.add(epoch)
+                for symptom in health.symptoms(epoch):
+                    run.warn(symptom)
                 run.curves(epoch.first_step, STATISTICS, epoch.statistics, epoch.images_seen)
                 run.pictures("samples", epoch.samples, step=epoch.number)
         save_network(training.gan.generator, training.arch, models / "generator.safetensors")

@@ -6,6 +6,7 @@ is a key, and a field's description is what a message tells the user when its va
 """
 
 import difflib
+import reprlib
 import warnings
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -13,7 +14,6 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from atelier.errors import AtelierError
 
@@ -342,11 +342,12 @@ def read_yaml(path: Path) -> Any:
         raise AtelierError(f"cannot read {path}: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise AtelierError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
-    except (YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # of wrongly tagged scalars ruamel raises what Python happens to
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
-        raise AtelierError(f"{path.name} is not valid YAML{where}: {problem}.") from None
+        told = _printable(problem, 200)
+        raise AtelierError(f"{path.name} is not valid YAML{where}: {told}.") from None
 
 
 def _sentence(error: ValidationError, source: str, section: tuple[str, ...] = ()) -> str:
@@ -358,24 +359,36 @@ def _sentence(error: ValidationError, source: str, section: tuple[str, ...] = ()
     location = (*section, *(part for part in fault["loc"] if part != "[key]"))
     key = ".".join(map(_printable, location)) or "the file"
     kind = fault["type"]
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "invalid_key"):
         told = f"{key} is not a setting{_nearest_key(location)}"
     elif kind == "missing":
         told = f"{key} is missing; `atelier preset sample` writes every setting"
     elif kind == "value_error":
         told = f"{key}: {fault['ctx']['error']}"
     elif kind == "string_pattern_mismatch":
-        told = f"{key} is {fault['input']!r:.60}, but it should be {_description(location)}"
+        told = f"{key} is {_shown(fault['input'])}, but it should be {_description(location)}"
     else:
-        got = repr(fault["input"])
-        got = got if len(got) <= 60 else got[:57] + "..."
-        told = f"{key} is {got}, but it{fault['msg'].removeprefix('Input')}"
+        # pydantic says Input should, String should, List should: here the key is meant.
+        wanted = fault["msg"].partition(" should ")[2]
+        told = f"{key} is {_shown(fault['input'])}, but it should {wanted}"
     more = f" (and {len(faults) - 1} more to mend)" if len(faults) > 1 else ""
     return f"{source}: {told}{more}."
 
 
-def _printable(part: int | str) -> str:
-    return str(part) if str(part).isprintable() else repr(part)
+def _shown(value: Any) -> str:
+    """A value in at most 60 characters, without walking all of it: aliases make it endless."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother, short.maxlong = 2, 60, 60, 60
+    return _cut(short.repr(value), 60)
+
+
+def _printable(part: int | str, most: int = 60) -> str:
+    text = str(part)
+    return _cut(text if text and text.isprintable() else repr(text), most)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from atelier.checkpoints import Checkpoints
+from atelier.errors import AtelierError
+from atelier.gan.health import Health
 from atelier.gan.resume import train_on
 from atelier.gan.training import Epoch, Training
+from atelier.gan.weights import load_generator
 from atelier.settings import Settings, TrainSettings
 
 SMALL = {
@@ -133,3 +136,58 @@ def test_checkpoints_are_saved_by_time_and_two_are_kept(
     ]
     assert len(list(tmp_path.glob("epoch-*"))) == 3
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+class Poison:
+    """Makes a weight no number after some steps, as often as it is told to."""
+
+    def __init__(self, training: Training, steps: int, times: int) -> None:
+        self.training, self.steps, self.times = training, steps, times
+
+    def __call__(self) -> bool:
+        if self.training.steps_done >= self.steps and self.times:
+            self.times -= 1
+            next(self.training.gan.generator.parameters()).data.fill_(float("nan"))
+        return False
+
+
+def test_a_training_that_goes_astray_is_taken_back_and_ends_well(
+    settings: TrainSettings, tmp_path: Path
+) -> None:
+    one = training(settings)
+    warnings: list[str] = []
+    poison = Poison(one, steps=5, times=1)
+    epochs = list(train_on(one, Checkpoints(tmp_path), poison, warn=warnings.append))
+    assert [epoch.number for epoch in epochs] == [1, 2, 3]
+    assert all(np.isfinite(epoch.statistics).all() for epoch in epochs)
+    assert [epoch.images[-1] for epoch in epochs] == [20, 40, 60]
+    assert len(warnings) == 1
+    assert "Taken back to step 3" in warnings[0]
+    assert one.rollbacks == 1
+
+
+def test_one_that_goes_astray_again_and_again_fails_and_leaves_its_last_good_generator(
+    settings: TrainSettings, tmp_path: Path
+) -> None:
+    one = training(settings)
+    with pytest.raises(AtelierError, match="taken back 3 times; the generator of step 6"):
+        list(train_on(one, Checkpoints(tmp_path), Poison(one, steps=8, times=99)))
+    generator, _ = load_generator(tmp_path / "generator.safetensors")
+    assert all(bool(p.isfinite().all()) for p in generator.parameters())
+
+
+def epoch_of(number: int, loss_d: float, samples: np.ndarray) -> Epoch:
+    statistics = np.full((4, 5), 0.7, np.float32)
+    statistics[:, 0] = loss_d
+    return Epoch(number, 0, np.arange(4), statistics, samples, {})
+
+
+def test_a_collapse_is_noticed_and_a_healthy_training_is_not_warned_of() -> None:
+    varied = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
+    same = np.repeat(varied[:1], 9, axis=0)
+    health = Health()
+    assert health.symptoms(epoch_of(1, 1.2, varied)) == []
+    (won,) = health.symptoms(epoch_of(2, 0.001, varied))
+    assert "the discriminator has won" in won
+    (alike,) = health.symptoms(epoch_of(3, 1.2, same))
+    assert "become alike" in alike

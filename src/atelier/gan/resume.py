@@ -8,8 +8,13 @@ import torch
 from torch import Tensor
 
 from atelier.checkpoints import Checkpoints
-from atelier.gan.training import Epoch, Training
+from atelier.errors import AtelierError
+from atelier.gan.training import AstrayError, Epoch, Training
+from atelier.gan.weights import save_network
 from atelier.progress import Report, silent
+
+ROLLBACKS = 3
+"""How often a training that goes astray is taken back before it is given up."""
 
 
 def train_on(
@@ -18,11 +23,13 @@ def train_on(
     stop_asked: Callable[[], bool] = lambda: False,
     report: Report = silent,
     seconds: float = 60.0,
+    warn: Callable[[str], None] = lambda trouble: None,
 ) -> Iterator[Epoch]:
     """Train to the end from the last checkpoint, or from the start where there is none.
 
     Epochs that an earlier attempt finished are yielded again as they were, so that whoever
-    listens hears of all of them.
+    listens hears of all of them. A training that goes astray is taken back to its last
+    checkpoint and goes on with other latents, at most :data:`ROLLBACKS` times.
 
     Args:
         training: not yet begun.
@@ -30,16 +37,33 @@ def train_on(
         stop_asked: asked after every step; when it says so, a checkpoint is saved at once.
         report: counts steps.
         seconds: between two checkpoints within an epoch; every epoch ends with one.
+        warn: told of every time that the training is taken back.
 
     Raises:
         KeyboardInterrupt: it was asked to stop, and saved.
-        AtelierError: as :meth:`Training.run` does.
+        AtelierError: it went astray once too often; the last good generator is saved.
     """
     yield from _resumed(training, checkpoints)
+    while training.epochs_done < training.settings.epochs:
+        try:
+            yield from _attempt(training, checkpoints, stop_asked, report, seconds)
+        except AstrayError as error:
+            _take_back(training, checkpoints, error)
+            warn(f"{error} Taken back to step {training.steps_done}, to go on with other latents.")
+
+
+def _attempt(
+    training: Training,
+    checkpoints: Checkpoints,
+    stop_asked: Callable[[], bool],
+    report: Report,
+    seconds: float,
+) -> Iterator[Epoch]:
     saved = time.monotonic()
 
     def save() -> None:
         nonlocal saved
+        training.check()  # what is astray is not kept
         checkpoints.save(training.steps_done, training.state())
         saved = time.monotonic()
 
@@ -50,10 +74,28 @@ def train_on(
         if time.monotonic() - saved > seconds:
             save()
 
+    if training.steps_done == 0:
+        save()
     for epoch in training.run(report, after_step):
         checkpoints.keep(_name(epoch.number), _to_tensors(epoch))
         save()
         yield epoch
+
+
+def _take_back(training: Training, checkpoints: Checkpoints, error: AstrayError) -> None:
+    """Stand where the last checkpoint was taken, with other random streams from there on."""
+    rollbacks = training.rollbacks + 1
+    state = checkpoints.latest()
+    if state is not None:
+        training.restore(state)
+    if state is None or rollbacks > ROLLBACKS:
+        file = checkpoints.folder / "generator.safetensors"
+        save_network(training.gan.generator, training.arch, file)
+        raise AtelierError(
+            f"{error} It was taken back {ROLLBACKS} times; the generator of step"
+            f" {training.steps_done}, the last good one, is {file}."
+        )
+    training.draw_anew(rollbacks)
 
 
 def _resumed(training: Training, checkpoints: Checkpoints) -> list[Epoch]:

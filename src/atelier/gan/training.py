@@ -42,6 +42,10 @@ class Epoch:
         return int(self.images[-1]) // self.number
 
 
+class AstrayError(AtelierError):
+    """Losses or weights are no numbers any more."""
+
+
 class Training:
     """A GAN, the pictures it learns from, and every random stream it draws from.
 
@@ -83,6 +87,7 @@ class Training:
         # Dropout draws from torch's global stream of the device; this is its state between steps.
         self._dropout = torch.Generator(device).manual_seed(settings.seed + 4).get_state()
         self.epochs_done = 0
+        self.rollbacks = 0
         self._permutation = torch.empty(0, dtype=torch.int64)
         self._rows: list[Tensor] = []
         self._between: dict[int, NDArray[np.uint8]] = {}
@@ -107,7 +112,7 @@ class Training:
             after_step: called after every step, when :meth:`state` may be taken.
 
         Raises:
-            AtelierError: the losses are no longer finite.
+            AstrayError: losses or weights are no longer finite.
         """
         total = self.settings.epochs * self.steps_per_epoch
         while self.epochs_done < self.settings.epochs:
@@ -128,10 +133,35 @@ class Training:
         """Pictures of the fixed latents as the generator stands, uint8 [N, H, W, C]."""
         return generate(self.gan.generator, self._fixed)
 
+    def check(self) -> None:
+        """See that all is finite; this waits for the device.
+
+        Raises:
+            AstrayError: a loss or a weight is not.
+        """
+        seen = [*self._rows, *self.gan.generator.parameters(), *self.gan.discriminator.parameters()]
+        if not all(bool(tensor.isfinite().all()) for tensor in seen):
+            raise AstrayError(
+                f"the training went astray in epoch {self.epochs_done + 1}: its losses or weights"
+                f" are no numbers any more; make train.lr smaller than {self.settings.lr:g}."
+            )
+
+    def draw_anew(self, rollbacks: int) -> None:
+        """Go on with other latents and another order, so that what went astray need not again."""
+        self.rollbacks = rollbacks
+        for number, stream in enumerate((self._order, self._latents), start=1):
+            stream.manual_seed(self.settings.seed + number + 1_000_003 * rollbacks)
+        left = torch.randperm(len(self._permutation), generator=self._order)
+        done = len(self._rows) * self.settings.batch_size
+        if self._rows:  # the rest of the epoch comes in another order
+            rest = self._permutation[done:]
+            self._permutation[done:] = rest[left[left < len(rest)]]
+
     def state(self) -> dict[str, Tensor]:
         """All that the rest of the training depends on, between two steps."""
         state = {
             "epochs_done": torch.tensor(self.epochs_done),
+            "rollbacks": torch.tensor(self.rollbacks),
             "permutation": self._permutation,
             "rows": torch.stack(self._rows) if self._rows else torch.empty(0, len(STATISTICS)),
             "stream.order": self._order.get_state(),
@@ -144,6 +174,7 @@ class Training:
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Stand where the training stood that ``state`` was taken of."""
         self.epochs_done = int(state["epochs_done"])
+        self.rollbacks = int(state["rollbacks"])
         self._permutation = state["permutation"]
         self._rows = list(state["rows"].to(self.device))
         self._order.set_state(state["stream.order"])
@@ -159,13 +190,9 @@ class Training:
 
     def _end_epoch(self) -> Epoch:
         # The one place where the device is waited for.
+        self.check()
         statistics = torch.stack(self._rows).cpu().numpy()
         number, size = self.epochs_done + 1, self.settings.batch_size
-        if not np.isfinite(statistics).all():
-            raise AtelierError(
-                f"the training went astray in epoch {number}: its losses are no numbers any"
-                f" more; make train.lr smaller than {self.settings.lr:g}."
-            )
         seen = np.cumsum([len(batch) for batch in self._permutation.split(size)])
         seen += self.epochs_done * len(self._feed)
         first_step = self.epochs_done * self.steps_per_epoch

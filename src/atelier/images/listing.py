@@ -65,7 +65,9 @@ def walk(folder: Path) -> list[FoundFile]:
 
 def _paths(root: Path) -> Iterator[Path]:
     def fail(error: OSError) -> None:
-        raise error
+        # A folder that went away since its parent was read holds nothing.
+        if not isinstance(error, FileNotFoundError):
+            raise error
 
     for parent, folders, files in os.walk(root, onerror=fail):
         # os.walk counts a link to a folder as a folder, and does not follow it.

@@ -10,15 +10,23 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 # Raster formats only: no EPS or PDF, which are programs, and no format that nobody photographs in.
+# Nor JPEG 2000 and ICO, whose decoders take memory out of all proportion to the picture: a JPEG
+# 2000 of 255x255 pixels may claim 65,025 tiles, and an ICO is decoded before its size is known.
 # A JPEG of several pictures, as some cameras write it (MPO), is opened as a JPEG.
-_FORMATS = ["BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP"]
+_FORMATS = ["BMP", "GIF", "JPEG", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP"]
 if "avif" in features.modules:
     # Pillow knows AVIF since 11.3.
     _FORMATS.append("AVIF")
 
 _ORIENTATION = 0x0112
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+# A progressive JPEG has some ten scans; each costs a pass over all pixels, however short it is.
+_MOST_SCANS = 500
+_SCAN = b"\xff\xda"
 # What EXIF's orientation asks for; 1 is upright. ImageOps.exif_transpose does the same, but
 # fails on pictures whose other EXIF entries are damaged.
 _TURNS = {
@@ -80,6 +88,8 @@ def read_picture(
             BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS
         ) as image:
             _refuse_size(image.size, max_megapixels)
+            _refuse_tiles(image, max_megapixels)
+            _refuse_scans(image)
             if at_least is not None:
                 _draft(image, color, at_least)
             return _pixels(_upright(image), color)
@@ -96,6 +106,25 @@ def _refuse_size(size: tuple[int, int], max_megapixels: int) -> None:
     if width * height > max_megapixels * 1_000_000:
         megapixels = width * height / 1_000_000
         raise Unreadable(f"{megapixels:,.1f} megapixels, the limit is {max_megapixels}")
+
+
+def _refuse_tiles(image: Image.Image, max_megapixels: int) -> None:
+    """Refuse tiles of any size in a small picture: they are decoded whole."""
+    if isinstance(image, TiffImageFile):
+        tags = image.tag_v2
+        _refuse_size((tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)), max_megapixels)
+
+
+def _refuse_scans(image: Image.Image) -> None:
+    """Refuse a JPEG of so many scans that decoding it takes hours."""
+    if isinstance(image, JpegImageFile):
+        place = image.fp.tell()
+        image.fp.seek(0)
+        data = image.fp.read()
+        image.fp.seek(place)
+        # What follows the picture, such as a film, holds the mark once in 65,536 bytes by chance.
+        if data.count(_SCAN) > _MOST_SCANS + len(data) // 2**14:
+            raise Unreadable("more scans than any camera or program writes")
 
 
 def _draft(image: Image.Image, color: Literal["rgb", "grey"], at_least: int) -> None:

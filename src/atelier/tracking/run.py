@@ -104,6 +104,11 @@ class Run:
         """Log tags that are known only now."""
         self._say(lambda journal: journal.write("tags", tags=tags))
 
+    def warn(self, trouble: str) -> None:
+        """Say loudly that something is going wrong, here and as a tag of the run."""
+        print(f"\nWARNING: {trouble}.".replace("..", "."), file=sys.stderr, flush=True)
+        self.note(warning=trouble)
+
     @contextmanager
     def resumable(self) -> "Iterator[tuple[Checkpoints, Callable[[], bool]]]":
         """Yield where to keep checkpoints, and what says that the work should save and end."""

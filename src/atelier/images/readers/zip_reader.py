@@ -1,5 +1,7 @@
 """Members of a zip archive."""
 
+import errno
+import lzma
 import stat
 import zipfile
 import zlib
@@ -70,11 +72,12 @@ def _payload(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Payload:
     try:
         with archive.open(member) as stream:
             data = stream.read(MEMBER_LIMIT + 1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError):
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError):
         return Refused("damaged inside the archive")
     except OSError as error:
-        # bz2 reports damage as an OSError without a number; one with a number is the disk's.
-        if error.errno is not None:
+        # bz2 reports damage as an OSError without a number, and a member that claims to lie before
+        # the archive's first byte is an invalid argument; any other number is the disk's.
+        if error.errno not in (None, errno.EINVAL):
             raise
         return Refused("damaged inside the archive")
     except NotImplementedError:

@@ -1,5 +1,7 @@
 """Source ``folder``: folders of this machine, packed into one zip."""
 
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,9 +50,13 @@ def _files(name: str, folder: str) -> list[FoundFile]:
 def _copy(archive: PicturesZip, member: str, file: FoundFile) -> str:
     """Copy one file; say why it cannot even be opened, or give an empty string."""
     try:
-        stream = file.path.open("rb")
+        # It may have become a link or a pipe since it was found: the one would lead out of the
+        # folder, and opening the other would wait for ever.
+        handle = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    with stream:
+    with open(handle, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return "not a regular file"
         archive.copy(member, stream)
     return ""

@@ -7,7 +7,8 @@ from typing import Any
 
 import requests
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d+/(\d{1,18}|\*)", re.ASCII)
+_LENGTH = re.compile(r"\d{1,18}", re.ASCII)
 
 
 class Partial:
@@ -51,7 +52,7 @@ class Partial:
             if response.status_code != 200:
                 raise requests.ConnectionError("a range that nobody asked for")
             length = response.headers.get("Content-Length", "")
-            self.total = int(length) if length.isdecimal() else None
+            self.total = int(length) if _LENGTH.fullmatch(length) else None
             self.validator = _validator(response)
         self._note.write_text(json.dumps({"validator": self.validator, "total": self.total}))
 
