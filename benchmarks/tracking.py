@@ -39,7 +39,7 @@ START = """
 import time; begin = time.perf_counter()
 from atelier.settings import load
 from atelier.tracking.stage import _run
-with _run("train", load(), {logged}):
+with _run("train", load(), None, {logged}):
     print(time.perf_counter() - begin)
 """
 

@@ -27,14 +27,14 @@ LONG: dict[str, Any] = {
 }
 
 
-def start(project: Project) -> subprocess.Popen[str]:
-    """Start ``dvc repro train`` in a process group of its own."""
+def start(project: Project, stage: str = "train") -> subprocess.Popen[str]:
+    """Start ``dvc repro`` of a stage in a process group of its own."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
     }
     return subprocess.Popen(
-        ["dvc", "repro", "--no-run-cache", "train"],
+        ["dvc", "repro", "--no-run-cache", stage],
         cwd=project.folder,
         env=environment,
         stdout=subprocess.PIPE,
@@ -45,7 +45,7 @@ def start(project: Project) -> subprocess.Popen[str]:
 
 
 def states(project: Project) -> list[Path]:
-    return sorted((project.folder / ".atelier" / "unfinished").glob("train-*/state-*"))
+    return sorted((project.folder / ".atelier" / "unfinished").glob("*/state-*"))
 
 
 def kill_when(dvc: subprocess.Popen[str], moment: float, project: Project) -> bool:
@@ -199,6 +199,19 @@ def test_it_does_not_go_on_when_its_dvc_is_killed(ready: Project, whole: dict[st
     _, alive = psutil.wait_procs(stages, timeout=60)
     assert not alive
     dvc.communicate()
+
+
+def test_a_killed_painting_goes_on_to_the_same_bytes(ready: Project, tmp_path: Path) -> None:
+    long = {"stylize.iterations": 400, "stylize.count": 2, "runtime.checkpoint_seconds": 0.0}
+    ready.set(**long)
+    shutil.copytree(ready.folder, tmp_path / "whole", symlinks=True)
+    undisturbed = Project(tmp_path / "whole")
+    undisturbed.repro("stylize")
+    painted = ("styled", "plots/style_losses.csv", "metrics/stylize.json")
+    for moment in (0.1, 1.0):
+        assert kill_when(start(ready, "stylize"), moment, ready)
+    ready.repro("stylize")
+    assert ready.bytes(*painted) == undisturbed.bytes(*painted)
 
 
 @pytest.mark.slow
