@@ -30,7 +30,7 @@ def main(settings: Settings, run: Run) -> None:
     wanted, device = settings.stylize, choose_device(settings.runtime.device)
 
     # Drawn twice as large as needed: scaling it down makes its strokes smooth.
-    size, seed = 2 * wanted.size, wanted.seed
+    size, seed = 2 * wanted.picture_size, wanted.seed
     made = {
         "generated": lambda: named_faces(generate_from(GENERATOR, wanted.count, seed, device)),
         "drawn": lambda: {"drawn": drawn_style(size, seed)},

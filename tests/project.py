@@ -30,7 +30,7 @@ TINY: dict[str, Any] = {
     "render.columns": 3,
     "render.tile": 16,
     "stylize.count": 1,
-    "stylize.size": 32,
+    "stylize.picture_size": 32,
     "stylize.iterations": 3,
     "runtime.device": "cpu",
     "runtime.progress": False,

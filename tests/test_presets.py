@@ -42,7 +42,7 @@ def test_a_preset_is_the_sample_but_for_what_it_says(root: Path, params: Path) -
     widths = {1: 64, 6: 128, 11: 256, 20: 512, 25: 512}
     assert wanted.style_layers == {layer: 1e3 / n**2 for layer, n in widths.items()}
     assert (wanted.preprocessing, wanted.start, wanted.optimizer) == ("caffe", "content", "lbfgs")
-    assert (wanted.size, wanted.iterations, wanted.pooling) == (512, 500, "max")
+    assert (wanted.picture_size, wanted.iterations, wanted.pooling) == (512, 500, "max")
 
 
 def test_a_long_value_leaves_the_comments_where_they_were(root: Path, params: Path) -> None:

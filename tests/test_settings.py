@@ -129,3 +129,19 @@ def test_any_value_is_valid_or_one_sentence(key: str, value: Any) -> None:
     except AtelierError as error:
         assert key.split(".")[0] in str(error)
         assert "\n" not in str(error)
+
+
+def test_no_setting_bears_a_name_that_dvcs_run_cache_overlooks() -> None:
+    """It leaves parameters named size and nfiles out of the key, and would restore old results."""
+
+    def names(model: type[settings.Section]) -> list[str]:
+        found = []
+        for name, field in model.model_fields.items():
+            found.append(name)
+            if isinstance(field.annotation, type) and issubclass(
+                field.annotation, settings.Section
+            ):
+                found += names(field.annotation)
+        return found
+
+    assert not {"size", "nfiles"} & set(names(settings.Settings))

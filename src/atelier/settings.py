@@ -192,7 +192,8 @@ class StylizeSettings(Section):
     pictures: Annotated[list[FileName], Field(min_length=1)]
     count: Annotated[int, Field(ge=1, le=64)]
     styles: Annotated[list[FileName], Field(min_length=1)]
-    size: Annotated[int, Field(ge=32, le=4096)]
+    # Not `size`: DVC's run cache leaves parameters of that name out of what tells runs apart.
+    picture_size: Annotated[int, Field(ge=32, le=4096)]
     weights: FileName
     preprocessing: Literal["torchvision", "caffe"]
     pooling: Literal["max", "average"]

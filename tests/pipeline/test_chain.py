@@ -46,6 +46,7 @@ def test_forced_again_it_gives_the_very_same_bytes(ready: Project) -> None:
     [
         ({"render.fps": 9.0}, ["render"]),
         ({"stylize.iterations": 2}, ["stylize"]),
+        ({"stylize.picture_size": 48}, ["stylize"]),
         ({"runtime.workers": 2, "tracking.experiment": "other"}, []),
     ],
 )

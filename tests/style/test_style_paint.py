@@ -18,7 +18,7 @@ def _settings(**changes: object) -> StylizeSettings:
         "pictures": ["generated"],
         "count": 1,
         "styles": ["drawn"],
-        "size": 32,
+        "picture_size": 32,
         "weights": "random",
         "preprocessing": "torchvision",
         "pooling": "average",

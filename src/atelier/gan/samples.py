@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from atelier.errors import AtelierError
+
 Pictures = NDArray[np.uint8]
 
 
@@ -22,8 +24,23 @@ def save_samples(
 
 
 def load_epochs(folder: Path) -> dict[int, Pictures]:
-    """Every epoch's pictures that :func:`save_samples` wrote, by the epoch's number."""
+    """Every epoch's pictures that :func:`save_samples` wrote, by the epoch's number.
+
+    Raises:
+        AtelierError: a file is damaged, or holds something else.
+    """
     return {
-        int(file.stem.removeprefix("epoch_")): np.load(file, allow_pickle=False)
+        int(file.stem.removeprefix("epoch_")): _load(file)
         for file in sorted(folder.glob("epoch_*.npy"))
     }
+
+
+def _load(file: Path) -> Pictures:
+    try:
+        with file.open("rb") as opened:
+            return np.asarray(np.lib.format.read_array(opened, allow_pickle=False))
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise AtelierError(
+            f"{file} cannot be read as samples ({reason}); run the train stage again."
+        ) from None

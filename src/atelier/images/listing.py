@@ -66,7 +66,7 @@ def walk(folder: Path) -> list[FoundFile]:
 def _paths(root: Path) -> Iterator[Path]:
     def fail(error: OSError) -> None:
         # A folder that went away since its parent was read holds nothing.
-        if not isinstance(error, FileNotFoundError):
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise error
 
     for parent, folders, files in os.walk(root, onerror=fail):

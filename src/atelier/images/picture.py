@@ -1,5 +1,6 @@
 """Reading one picture of any common format into plain pixels, and refusing what is none."""
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ class Unreadable(Exception):  # noqa: N818 - says what the file is, not what wen
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Silence Pillow's warnings while the body runs, in all threads.
+    """Silence Pillow's warnings and log while the body runs, in all threads.
 
     Pillow warns of oddities that do no harm, and of pictures over 89 megapixels, for which
     :func:`read_picture` has a limit of its own. Warning filters belong to the whole process:
@@ -55,7 +56,13 @@ def quiet_pillow() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        yield
+        log = logging.getLogger("PIL")
+        level = log.level
+        log.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
 
 
 def read_picture(
@@ -89,7 +96,7 @@ def read_picture(
         ) as image:
             _refuse_size(image.size, max_megapixels)
             _refuse_tiles(image, max_megapixels)
-            _refuse_scans(image)
+            _refuse_scans(image, source)
             if at_least is not None:
                 _draft(image, color, at_least)
             return _pixels(_upright(image), color)
@@ -115,13 +122,10 @@ def _refuse_tiles(image: Image.Image, max_megapixels: int) -> None:
         _refuse_size((tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)), max_megapixels)
 
 
-def _refuse_scans(image: Image.Image) -> None:
+def _refuse_scans(image: Image.Image, source: Path | bytes) -> None:
     """Refuse a JPEG of so many scans that decoding it takes hours."""
     if isinstance(image, JpegImageFile):
-        place = image.fp.tell()
-        image.fp.seek(0)
-        data = image.fp.read()
-        image.fp.seek(place)
+        data = source if isinstance(source, bytes) else source.read_bytes()
         # What follows the picture, such as a film, holds the mark once in 65,536 bytes by chance.
         if data.count(_SCAN) > _MOST_SCANS + len(data) // 2**14:
             raise Unreadable("more scans than any camera or program writes")

@@ -30,7 +30,7 @@ class Painting:
         name: of the files it is written to: what was painted, in which style.
         content: uint8 [H, W, 3] RGB, as it was given.
         style: likewise.
-        pixels: uint8 [h, w, 3] RGB, the shorter side as ``stylize.size`` says.
+        pixels: uint8 [h, w, 3] RGB, the shorter side as ``stylize.picture_size`` says.
         iterates: the losses of every evaluation.
     """
 
@@ -80,7 +80,7 @@ def paint_all(
     made = settings.weights in ("random", "imagenet")
     source = settings.weights if made else str(weights / settings.weights)
     vgg = build_vgg19(source, settings.pooling, settings.seed, deepest)
-    prepared = [prepare(content, settings.size) for content in contents.values()]
+    prepared = [prepare(content, settings.picture_size) for content in contents.values()]
     total = len(contents) * len(styles) * settings.iterations
     paintings: list[Painting] = []
     iterates: defaultdict[int, list[Iterate]] = defaultdict(list)
@@ -96,7 +96,7 @@ def paint_all(
     for style_name, style in styles.items():
         if attempts:
             attempts.first = len(paintings)
-        ground = prepare(style, settings.size)
+        ground = prepare(style, settings.picture_size)
         painted = paint(prepared, ground, settings, vgg, device, note, attempts)
         for (content_name, content), result in zip(contents.items(), painted, strict=True):
             name = _name(content_name, style_name)

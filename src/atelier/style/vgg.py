@@ -7,13 +7,12 @@ recognition" (https://arxiv.org/abs/1409.1556), configuration E. Layers are posi
 
 import copy
 import hashlib
-import pickle
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -198,13 +197,14 @@ def _read(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of pickles that torch did not write
+            stored = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise AtelierError(
             f"stylize.weights is {path}, but there is no such file; give random, imagenet or the"
             " path of a VGG19 state_dict."
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError):
+    except Exception:  # a damaged or hostile pickle may raise anything at all
         stored = None
     if not isinstance(stored, Mapping):
         raise AtelierError(

@@ -76,7 +76,9 @@ class Commit:
     def names(self, folder: str) -> list[str]:
         """The names in a folder, sorted; none where there is no such folder."""
         with suppress(OSError):
-            return sorted(Path(file).name for file in self._files.ls(f"/{folder}", detail=False))
+            if self._files.isdir(f"/{folder}"):  # ls of a file lists the file
+                files = self._files.ls(f"/{folder}", detail=False)
+                return sorted(Path(file).name for file in files)
         return []
 
 

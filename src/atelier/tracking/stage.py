@@ -36,6 +36,20 @@ from atelier.tracking.workspace import (
 )
 
 _INTERRUPTED = 130
+_NOT_WRITABLE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+)
+# What torch says of a processor's and a GPU's memory, and the system of a file's.
+_NO_MEMORY = ("allocate memory", "not enough memory", "out of memory")
+# What takes most of the memory.
+_SMALLER = {
+    "convert": "convert.max_megapixels or runtime.workers",
+    "train": "train.batch_size, or the networks' train.generator_width",
+    "evaluate": "evaluate.samples",
+    "render": "render.tile",
+    "stylize": "stylize.picture_size or stylize.count",
+}
 
 
 def run_stage(name: str, main: Callable[[Settings, Run], None], logged: bool = True) -> NoReturn:
@@ -55,24 +69,34 @@ def run_stage(name: str, main: Callable[[Settings, Run], None], logged: bool = T
             main(settings, run)
             fingerprint.refuse_changes(before, name)
     except BaseException as error:  # every way to fail puts the outputs back
-        code, sentence = _verdict(error)
+        code, sentence = _verdict(error, name)
         print(sentence, file=sys.stderr, flush=True)
         _restore(os.environ.get("DVC_STAGE", name))
         sys.exit(code)
     sys.exit(0)
 
 
-def _verdict(error: BaseException) -> tuple[int, str]:
+def _verdict(error: BaseException, stage: str) -> tuple[int, str]:
     """The exit code for a failure, and what to tell the user."""
     if isinstance(error, AtelierError):
         return 1, f"ERROR: {error}"
     if isinstance(error, KeyboardInterrupt):
         what = "goes on from there" if str(error) else "starts it anew"
         return _INTERRUPTED, f"ERROR: interrupted before the stage was done; `dvc repro` {what}."
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    number = error.errno if isinstance(error, OSError) else None
+    # Libraries raise errors of their own, with the system's words.
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error):
         return 1, "ERROR: the disk is full; free some space (`dvc gc --workspace`) and run again."
-    if "No space left on device" in str(error):  # of libraries that raise their own errors
-        return _verdict(OSError(errno.ENOSPC, ""))
+    if isinstance(error, OSError) and number in _NOT_WRITABLE and error.filename:
+        place = Path(os.fsdecode(error.filename))
+        place = place.parent if place.name.startswith(".atelier-") else place
+        return 1, (
+            f"ERROR: {place} cannot be read or written ({error.strerror}); change its permissions,"
+            " or move what stands in its way, and run again."
+        )
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+        smaller = _SMALLER.get(stage, "runtime.workers")
+        return 1, f"ERROR: the memory is too small for {stage}; make {smaller} smaller."
     return 1, "".join(traceback.format_exception(error))
 
 

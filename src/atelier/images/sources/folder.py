@@ -50,13 +50,17 @@ def _files(name: str, folder: str) -> list[FoundFile]:
 def _copy(archive: PicturesZip, member: str, file: FoundFile) -> str:
     """Copy one file; say why it cannot even be opened, or give an empty string."""
     try:
-        # It may have become a link or a pipe since it was found: the one would lead out of the
-        # folder, and opening the other would wait for ever.
-        handle = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        stream = open(file.path, "rb", opener=_open_warily)  # noqa: SIM115 - used below
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    with open(handle, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
+    with stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             return "not a regular file"
         archive.copy(member, stream)
     return ""
+
+
+def _open_warily(path: str, flags: int) -> int:
+    # The file may have become a link or a pipe since it was found: the one would lead out of the
+    # folder, and opening the other would wait for ever.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -1,0 +1,204 @@
+"""Any YAML at all gives valid settings, or one sentence that names the file."""
+
+import io
+import re
+from copy import deepcopy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import settings as bounds
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from atelier import settings
+from atelier.errors import AtelierError
+
+PARAMS = (Path(__file__).parents[2] / "params.yaml").read_text("utf-8")
+VALUES = settings.read_yaml(Path(__file__).parents[2] / "params.yaml")
+KEYS = [(section, key) for section, keys in VALUES.items() for key in keys]
+
+few = bounds(derandomize=True, deadline=None, max_examples=60)
+
+# All that YAML can say: words that mean something here, and scalars of every kind.
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=12),
+    st.binary(max_size=8),
+    st.datetimes(),
+    st.dates(),
+    st.sampled_from(["rgb", "folder", "archive", "auto", "adam", "on", "1_000", "0x1f", "~", "<<"]),
+)
+nested = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=8) | st.integers() | st.booleans(), inner, max_size=4)
+        | st.sets(st.text(max_size=4) | st.integers(), max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+def dumped(values: Any) -> bytes:
+    text = io.StringIO()
+    YAML(typ="safe", pure=True).dump(values, text)
+    return text.getvalue().encode()
+
+
+def loaded(content: bytes) -> settings.Settings | str:
+    """The settings that a file of this content gives, or the sentence that refuses it."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "params.yaml"
+        file.write_bytes(content)
+        try:
+            return settings.load(file)
+        except AtelierError as error:
+            return str(error)
+
+
+def is_valid_or_one_sentence(content: bytes) -> None:
+    answer = loaded(content)
+    if isinstance(answer, settings.Settings):
+        assert loaded(dumped(answer.model_dump())) == answer
+        return
+    assert answer.isprintable(), f"more than a line, or what a terminal obeys: {answer!r}"
+    assert answer.endswith((".", "?"))
+    assert not answer.endswith(("..", " ."))
+    assert "params.yaml" in answer
+    assert len(answer) < 1000
+
+
+@few
+@given(st.binary(max_size=200))
+def test_any_bytes(content: bytes) -> None:
+    is_valid_or_one_sentence(content)
+
+
+@few
+@given(st.text(alphabet="ab01 \n\t-:,?&*!|>'\"%@`#[]{}<.~\\\0\x07\x85\u2028é", max_size=60))
+@example("\ufeff")
+@example('"\\ud800": 1')
+@example('"a\\nb": 1\n"a\\nb": 2')
+@example("a: *b\\e[2J")
+@example("!!int '': 1")
+@example("!!bool x")
+@example("!!timestamp x")
+@example("!!binary é")
+@example("!!float x")
+@example("a: !!set {b, c}\n? [d]\n: e")
+@example("train: {epochs: 1" + "0" * 5000 + "}")
+@example("&a [*a]")
+@example("&a {*a : *a}")
+@example("<<: 1")
+@example("%YAML 9.9\n---\n1")
+@example("---\n1\n---\n2")
+@example("[" * 5000)
+def test_any_text_that_looks_like_yaml(text: str) -> None:
+    is_valid_or_one_sentence(text.encode())
+
+
+@few
+@given(nested)
+def test_any_values(values: Any) -> None:
+    is_valid_or_one_sentence(dumped(values))
+
+
+@few
+@given(st.lists(st.tuples(st.sampled_from(KEYS), nested), min_size=1, max_size=3))
+def test_any_values_in_params_yaml(changes: list[tuple[tuple[str, str], Any]]) -> None:
+    values = deepcopy(VALUES)
+    for (section, key), value in changes:
+        values[section][key] = value
+    is_valid_or_one_sentence(dumped(values))
+
+
+@few
+@given(st.sampled_from(KEYS), st.text(max_size=20), st.booleans())
+def test_any_key_in_params_yaml(key: tuple[str, str], name: str, remove: bool) -> None:
+    values = deepcopy(VALUES)
+    section, old = key
+    values[section][name] = values[section].pop(old) if remove else 1
+    values[name + old] = values[section]
+    is_valid_or_one_sentence(dumped(values))
+
+
+@few
+@given(
+    st.integers(0, len(PARAMS)),
+    st.integers(0, 30),
+    st.text(alphabet="a1 \n\t-:,&*!|>'\"#[]{}", max_size=8),
+)
+def test_any_edit_of_the_text_of_params_yaml(at: int, removed: int, put: str) -> None:
+    is_valid_or_one_sentence((PARAMS[:at] + put + PARAMS[at + removed :]).encode())
+
+
+@few
+@given(
+    folders=st.dictionaries(
+        st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]*", fullmatch=True),
+        st.text(min_size=1),
+        min_size=1,
+        max_size=4,
+    ),
+    root=st.text(),
+    lr=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
+    layers=st.dictionaries(st.integers(0, 35), st.floats(0.1, 1e9), min_size=1, max_size=5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_valid_values_of_every_kind_come_back_as_they_were(
+    folders: dict[str, str], root: str, lr: float, layers: dict[int, float], seed: int
+) -> None:
+    values = deepcopy(VALUES)
+    values["download"] |= {"source": "folder", "folders": folders}
+    values["download"]["torchvision"]["root"] = root
+    values["train"] |= {"lr": lr, "seed": seed}
+    values["stylize"]["style_layers"] = layers
+    answer = loaded(dumped(values))
+    assert isinstance(answer, settings.Settings), answer
+    assert answer.download.folders == folders
+    assert answer.train.lr == lr
+    assert answer.stylize.style_layers == layers
+    assert loaded(dumped(answer.model_dump())) == answer
+
+
+# Ten to the twentieth values, by aliases alone.
+ENDLESS = "a0: &a0 [1]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 21)
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (
+            "epochs: 30",
+            "epochs: *a20",
+            r"train\.epochs is \[\[.*\.\.\., but it should be a valid integer",
+        ),
+        (
+            "folders: {}",
+            "folders: *a20",
+            r"download\.folders is \[\[.*\.\.\., but it should be a valid",
+        ),
+        ("epochs: 30", "3: 30", r"train\.3 is not a setting; known here are network,"),
+        ("epochs: 30", "'': 30", r"train\.'' is not a setting"),
+        ("pictures: [generated]", "pictures: []", r"is \[\], but it should have at least 1 item"),
+        (
+            "experiment: atelier",
+            "experiment: ''",
+            r"is '', but it should have at least 1 character",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_plain_words(old: str, new: str, sentence: str) -> None:
+    assert old in PARAMS
+    endless = ENDLESS if "*a20" in new else ""
+    answer = loaded((endless + PARAMS.replace(old, new)).encode())
+    assert re.search(sentence, str(answer)), answer
+    is_valid_or_one_sentence((endless + PARAMS.replace(old, new)).encode())

@@ -1,0 +1,360 @@
+"""Files that would run a program if they were trusted: none is."""
+
+import ast
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from atelier import settings
+from atelier.checkpoints import Checkpoints
+from atelier.errors import AtelierError
+from atelier.gan.samples import load_epochs
+from atelier.gan.weights import load_generator
+from atelier.images.dataset import load_images
+from atelier.style.vgg import build_vgg19
+from atelier.tracking.deliver import deliver_left_over
+from atelier.tracking.delivery import refused
+from atelier.tracking.journal import Journal, problem
+from atelier.tracking.record import read_lock
+from atelier.tracking.workspace import Process, private_folder
+
+from ..project import ROOT, Project
+
+
+class Bomb:
+    """Makes a folder as soon as somebody unpickles it."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Iterator[Path]:
+    """What appears if anything is executed; after the test it is seen that nothing was."""
+    yield tmp_path / "executed"
+    assert not (tmp_path / "executed").exists()
+
+
+def objects(marker: Path) -> np.ndarray:
+    return np.array([Bomb(marker)], dtype=object)
+
+
+def one_sentence(error: AtelierError) -> bool:
+    return str(error).isprintable() and str(error).endswith(".")
+
+
+def test_the_bomb_goes_off_where_it_is_trusted(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Bomb(tmp_path / "pickle")))
+    np.save(tmp_path / "bomb.npy", objects(tmp_path / "numpy"), allow_pickle=True)
+    np.load(tmp_path / "bomb.npy", allow_pickle=True)
+    torch.save({"features.0.weight": Bomb(tmp_path / "torch")}, tmp_path / "bomb.pth")
+    torch.load(tmp_path / "bomb.pth", weights_only=False)
+    assert all((tmp_path / name).is_dir() for name in ("pickle", "numpy", "torch"))
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("member", ["arr_0", "names"])
+def test_arrays_of_objects_for_pictures(
+    tmp_path: Path, marker: Path, save: Callable[..., None], member: str
+) -> None:
+    content = {"arr_0": np.zeros((1, 4, 4, 3), np.uint8), "names": np.array(["a"])}
+    save(tmp_path / "images.npz", **content | {member: objects(marker)})
+    with pytest.raises(AtelierError, match="run the convert stage again") as caught:
+        load_images(tmp_path / "images.npz")
+    assert one_sentence(caught.value)
+
+
+def save_objects(file: Path, marker: Path) -> None:
+    np.save(file, objects(marker), allow_pickle=True)
+
+
+def save_pickle(file: Path, marker: Path) -> None:
+    file.write_bytes(pickle.dumps(Bomb(marker)))
+
+
+def save_zip(file: Path, marker: Path) -> None:
+    np.savez(file.with_suffix(".npz"), objects(marker))
+    file.with_suffix(".npz").rename(file)
+
+
+def save_torch(file: Path, marker: Path) -> None:
+    torch.save({"features.0.weight": Bomb(marker), "architecture": Bomb(marker)}, file)
+
+
+def save_torch_before_1_6(file: Path, marker: Path) -> None:
+    torch.save(Bomb(marker), file, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize("save", [save_objects, save_pickle, save_zip])
+def test_samples(tmp_path: Path, marker: Path, save: Callable[[Path, Path], None]) -> None:
+    save(tmp_path / "epoch_0001.npy", marker)
+    with pytest.raises(AtelierError, match=r"epoch_0001\.npy cannot be read as samples") as caught:
+        load_epochs(tmp_path)
+    assert one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("save", [save_pickle, save_torch, save_torch_before_1_6])
+def test_networks(tmp_path: Path, marker: Path, save: Callable[[Path, Path], None]) -> None:
+    save(tmp_path / "generator.safetensors", marker)
+    with pytest.raises(AtelierError, match="holds no generator that can be rebuilt") as caught:
+        load_generator(tmp_path / "generator.safetensors")
+    assert one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("name", ["vgg.pth", "vgg.safetensors", "vgg"])
+@pytest.mark.parametrize("save", [save_pickle, save_torch, save_torch_before_1_6])
+def test_weights(
+    tmp_path: Path, marker: Path, name: str, save: Callable[[Path, Path], None]
+) -> None:
+    save(tmp_path / name, marker)
+    with pytest.raises(AtelierError, match="holds no state_dict that can be read") as caught:
+        build_vgg19(str(tmp_path / name), "max", seed=1, deepest=1)
+    assert one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("save", [save_pickle, save_torch, save_torch_before_1_6])
+def test_checkpoints_are_passed_over(
+    tmp_path: Path, marker: Path, save: Callable[[Path, Path], None]
+) -> None:
+    kept = Checkpoints(tmp_path)
+    kept.save(1, {"step": torch.tensor(1)})
+    for name in ("state-000000000002", "epoch-000001"):
+        file = tmp_path / f"{name}.safetensors"
+        save(file, marker)
+        # With the checksum that a checkpoint ends in, so that it is not refused for that alone.
+        content = file.read_bytes()
+        file.write_bytes(content + hashlib.sha256(content).digest())
+    latest = kept.latest()
+    assert latest is not None
+    assert int(latest["step"]) == 1
+    assert kept.kept("epoch-000001") is None
+
+
+@pytest.mark.parametrize(
+    "tagged",
+    [
+        "!!python/object/apply:os.mkdir [{}]",
+        "!!python/object/new:os.mkdir [{}]",
+        "!!python/object/apply:os.system ['mkdir {}']",
+        "!!python/name:os.mkdir",
+        "!!python/module:{}",
+        "!<tag:yaml.org,2002:python/object/apply:os.mkdir> [{}]",
+    ],
+)
+def test_tags_of_yaml(tmp_path: Path, marker: Path, tagged: str) -> None:
+    hostile = tagged.replace("{}", str(marker))
+    text = (ROOT / "params.yaml").read_text("utf-8").replace("epochs: 30", f"epochs: {hostile}")
+    assert hostile in text
+    (tmp_path / "params.yaml").write_text(text, "utf-8")
+    with pytest.raises(AtelierError, match="could not determine a constructor") as caught:
+        settings.load(tmp_path / "params.yaml")
+    assert one_sentence(caught.value)
+    assert read_lock(f"stages: {{train: {hostile}}}") == {}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"download.source": "folder", "download.folders": {"$(mkdir MARKER)": "/tmp"}},
+        {"download.source": "folder", "download.folders": {"a; mkdir MARKER": "/tmp"}},
+        {"download.source": "folder", "download.folders": {"mine": "$(mkdir MARKER)"}},
+        {
+            "download.source": "archive",
+            "download.archive.location": "x`mkdir MARKER`; mkdir MARKER",
+        },
+        {"download.source": "kaggle", "download.kaggle.handle": "a/b; mkdir MARKER"},
+        {"runtime.device": "cpu; mkdir MARKER"},
+        {"tracking.experiment": "$(mkdir MARKER)"},
+        {"tracking.register": "; mkdir MARKER"},
+        {"stylize.weights": "$(mkdir MARKER)"},
+    ],
+)
+def test_words_of_the_shell_in_settings(
+    fresh: Project, marker: Path, changes: dict[str, Any]
+) -> None:
+    # The marker's name has no slash, which some settings do not allow: it would appear beside.
+    text = json.dumps({"tracking.enabled": False, **changes}).replace("MARKER", "executed")
+    fresh.set(**json.loads(text))
+    told = fresh.run("sh", "-c", "dvc repro download 2>&1 || true")
+    assert not list(fresh.folder.rglob("executed*"))
+    assert "Traceback" not in told
+    assert "ERROR: " in told or set(changes) <= {"tracking.experiment", "tracking.register"}
+
+
+def journal_of_a_dead_stage(root: Path) -> Journal:
+    start = {"experiment": "e", "pipeline": "", "workspace": "", "parameters": {}, "tags": {}}
+    return Journal(private_folder(root), Process(2**22 + 1, "0"), "train", **start)
+
+
+def test_the_state_of_a_delivery(tmp_path: Path, marker: Path) -> None:
+    journal = journal_of_a_dead_stage(tmp_path)
+    journal.close()
+    (journal.folder / "delivered.json").write_bytes(pickle.dumps(Bomb(marker)))
+    assert deliver_left_over(tmp_path) == 1
+    reason = problem(journal.folder.parent)
+    assert reason
+    assert len(reason.splitlines()) == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of mlflow
+def test_an_entry_that_names_a_function_of_another_package(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("still here")
+    journal = journal_of_a_dead_stage(tmp_path)
+    journal.write("model", file=str(victim), loader="os:unlink")
+    journal.write("end", status="FINISHED")
+    journal.close()
+    assert deliver_left_over(tmp_path) == 0, problem(journal.folder.parent)
+    assert victim.read_text() == "still here"
+    assert "os:unlink is no loader of this package" in refused(tmp_path).read_text()
+
+
+@pytest.mark.parametrize(
+    ("stage", "file", "save"),
+    [
+        ("train", "data/images.npz", save_zip),
+        ("evaluate", "samples/epoch_0001.npy", save_objects),
+        ("render", "samples/epoch_0001.npy", save_objects),
+        ("evaluate", "models/generator.safetensors", save_torch),
+        ("stylize", "data/weights/vgg.pth", save_torch),
+    ],
+)
+def test_stages_say_one_sentence(
+    ready: Project, marker: Path, stage: str, file: str, save: Callable[[Path, Path], None]
+) -> None:
+    target = ready.folder / file
+    target.unlink(missing_ok=True)  # a link into DVC's cache, which must not be written to
+    save(target, marker)
+    ready.set(**{"tracking.enabled": False})
+    if file.startswith("data/weights"):
+        ready.set(**{"stylize.weights": target.name})
+    told = ready.run("python", f"stages/{stage}.py", ok=False, PYTHONPATH="src")
+    (sentence,) = told.splitlines()
+    assert sentence.startswith("ERROR: ")
+    assert target.name in sentence
+    assert sentence.endswith(".")
+
+
+class Tags(HTMLParser):
+    """Every tag of a page, with its attributes."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.found: list[tuple[str, list[str]]] = []
+        self.feed(page.read_text("utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, [name for name, _ in attrs]))
+
+
+def test_names_of_files_on_their_way_to_the_report(ready: Project, tmp_path: Path) -> None:
+    page = ready.folder / "renders/report.html"
+    before = Tags(page).found
+    folder = tmp_path / "<b onclick=alert(1)>"
+    folder.mkdir()
+    names = [
+        "<script>alert(1)<script>.png",
+        "\"'><img src=x onerror=alert(1)>.png",
+        "{{ 7*7 }}.png",
+    ]
+    for name in names:
+        Image.new("RGB", (20, 20), "red").save(folder / name)
+        (folder / f"broken {name}").write_bytes(b"\x89PNG\r\n\x1a\n")
+    changes = {"download.source": "folder", "download.folders": {"mine": str(folder)}}
+    ready.set(**changes, **{"tracking.enabled": False})
+    ready.run("dvc", "repro", "convert")
+    counts = json.loads((ready.folder / "metrics/convert.json").read_text("utf-8"))
+    assert [file["name"] for file in counts["rejected_files"] if "<script>" in file["name"]]
+    # And as a name of a number, where the page shows it.
+    counts[names[0]] = counts[names[1]] = 1
+    (ready.folder / "metrics/convert.json").unlink()
+    (ready.folder / "metrics/convert.json").write_text(json.dumps(counts), "utf-8")
+    ready.run("python", "stages/render.py", PYTHONPATH="src")
+    assert "&lt;script&gt;alert(1)&lt;script&gt;.png" in page.read_text("utf-8")
+    after = Tags(page).found
+    for tag in ("script", "img", "b"):
+        assert [t for t in after if t[0] == tag] == [t for t in before if t[0] == tag]
+    assert not [name for _, attributes in after for name in attributes if name.startswith("on")]
+
+
+# Functions that run what they are given, or load what may.
+_EXECUTING = {
+    *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "runpy.run_path"),
+    *("pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "shelve.open"),
+    *("dill.load", "joblib.load", "cloudpickle.load", "cloudpickle.loads"),
+    *(
+        "torch.jit.load",
+        "mlflow.pytorch.load_model",
+        "mlflow.pyfunc.load_model",
+        "subprocess.getoutput",
+    ),
+}
+
+# PyYAML too: its loaders make objects unless they are told not to.
+_UNPICKLING = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
+
+
+def executing(source: str) -> list[str]:
+    """The calls in a program that might execute what they are given."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [found for call in calls if (found := _executing(call))]
+
+
+def _executing(call: ast.Call) -> str:
+    name = ast.unparse(call.func)
+    given = {word.arg: ast.unparse(word.value) for word in call.keywords}
+    bad = (
+        name in _EXECUTING
+        or given.get("allow_pickle", "False") != "False"
+        or given.get("shell", "False") != "False"
+        or (name.endswith("torch.load") and given.get("weights_only") != "True")
+        or (name.endswith("YAML") and given.get("typ", "'rt'") not in ("'rt'", "'safe'"))
+        or (name.endswith("jinja2.Environment") and given.get("autoescape") != "True")
+    )
+    return f"{ast.unparse(call)}" if bad else ""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("eval(x)", "exec(x)", "os.system(x)", "pickle.load(f)", "pickle.Unpickler(f).load()"),
+        *("np.load(f, allow_pickle=True)", "np.load(f, allow_pickle=trusted)", "torch.load(f)"),
+        *("torch.load(f, weights_only=False)", "YAML(typ='unsafe')"),
+        *("subprocess.run(x, shell=True)", "jinja2.Environment()"),
+    ],
+)
+def test_the_search_finds_what_executes(source: str) -> None:
+    assert executing(source)
+
+
+def test_no_line_of_the_program_executes_what_it_reads() -> None:
+    programs = [*(ROOT / "src").rglob("*.py"), *(ROOT / "stages").glob("*.py")]
+    assert len(programs) > 50
+    assert {p.name: found for p in programs if (found := executing(p.read_text("utf-8")))} == {}
+
+
+def test_what_unpickles_is_imported_only_by_the_reader_whose_unpickler_knows_no_function() -> None:
+    programs = [*(ROOT / "src").rglob("*.py"), *(ROOT / "stages").glob("*.py")]
+    using = {
+        p.name
+        for p in programs
+        for node in ast.walk(ast.parse(p.read_text("utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [getattr(node, "module", None), *(alias.name for alias in node.names)]
+        if (name or "").partition(".")[0] in _UNPICKLING
+    }
+    assert using == {"cifar_reader.py"}

@@ -1,0 +1,124 @@
+"""No memory, no GPU and folders that cannot be written: one sentence, the old results stay."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..project import Project
+
+OUTPUTS = {
+    "download": ["data/raw"],
+    "convert": ["data/images.npz", "metrics/convert.json"],
+    "train": ["models", "samples", "plots/losses.csv", "metrics/train.json"],
+    "evaluate": ["plots/kid.csv", "plots/swd.csv", "metrics/evaluate.json"],
+    "render": ["renders"],
+    "stylize": ["styled", "metrics/stylize.json", "plots/style_losses.csv"],
+}
+
+
+def sentence(told: str) -> str:
+    """The one thing that a stage says, beside what dvc says of it."""
+    assert "Traceback" not in told, told
+    ours = [line for line in told.splitlines() if line.startswith("ERROR: ")]
+    ours = [line for line in ours if not line.startswith("ERROR: failed to reproduce")]
+    assert len(ours) == 1, told
+    assert ours[0].endswith(".")
+    return ours[0]
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "smaller"),
+    [
+        ("train", {"train.generator_width": 4096}, "train.batch_size"),
+        ("train", {"train.samples": 10**10}, "train.batch_size"),
+        ("evaluate", {"evaluate.samples": 10**9}, "evaluate.samples"),
+        ("stylize", {"stylize.picture_size": 2048}, "stylize.picture_size"),
+    ],
+)
+def test_too_little_memory_names_the_setting(
+    ready: Project, stage: str, changes: dict[str, Any], smaller: str
+) -> None:
+    before = ready.bytes(*OUTPUTS[stage])
+    ready.set(**changes, **{"tracking.enabled": False})
+    # The address space, in KiB: room for the program, and not for what it is asked.
+    told = ready.run(
+        "sh", "-c", f"ulimit -v {6 * 2**20}; dvc repro --single-item --force {stage}", ok=False
+    )
+    assert f"the memory is too small for {stage}; make {smaller}" in sentence(told)
+    assert ready.bytes(*OUTPUTS[stage]) == before
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate", "stylize"])
+def test_a_gpu_that_is_not_there_is_named(ready: Project, stage: str) -> None:
+    before = ready.bytes(*OUTPUTS[stage])
+    ready.set(**{"runtime.device": "cuda:99", "tracking.enabled": False})
+    told = ready.run("dvc", "repro", "--single-item", "--force", stage, ok=False)
+    assert "runtime.device is cuda:99, but torch sees" in sentence(told)
+    assert ready.bytes(*OUTPUTS[stage]) == before
+
+
+@pytest.fixture
+def freeze() -> Iterator[Callable[[Path], None]]:
+    """Make folders read-only for everybody, root too, by mounting them over themselves."""
+    frozen: list[Path] = []
+
+    def mount(folder: Path) -> None:
+        for options in (["--bind", str(folder)], ["-o", "remount,bind,ro"]):
+            command = ["mount", *options, str(folder)]
+            if subprocess.run(command, capture_output=True, check=False).returncode:
+                pytest.skip("a folder can be mounted read-only by root only")
+            frozen.append(folder)
+
+    yield mount
+    for folder in dict.fromkeys(frozen):
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("stage", "folder"),
+    [
+        ("download", "data"),
+        ("convert", "data"),
+        ("convert", "metrics"),
+        ("train", "plots"),
+        ("evaluate", "metrics"),
+        ("stylize", "plots"),
+        ("train", "."),
+        ("render", "."),
+    ],
+)
+def test_a_read_only_folder_is_named(
+    ready: Project, freeze: Callable[[Path], None], stage: str, folder: str
+) -> None:
+    """The stage's own program: dvc alone would stop before it, at outputs that it cannot remove."""
+    ready.set(**{"tracking.enabled": False})
+    before = ready.bytes(*OUTPUTS[stage])
+    freeze(ready.folder / folder)
+    told = ready.run("python", f"stages/{stage}.py", ok=False, PYTHONPATH="src")
+    assert "Read-only file system" in sentence(told)
+    assert ready.bytes(*OUTPUTS[stage]) == before
+
+
+def test_dvc_leaves_the_old_results_in_a_read_only_folder(
+    ready: Project, freeze: Callable[[Path], None]
+) -> None:
+    before = ready.bytes(*OUTPUTS["render"])
+    freeze(ready.folder / "renders")
+    told = ready.run("dvc", "repro", "--single-item", "--force", "render", ok=False)
+    assert "Traceback" not in told
+    assert "Read-only file system" in told
+    assert ready.bytes(*OUTPUTS["render"]) == before
+
+
+@pytest.mark.parametrize(("stage", "folder"), [("evaluate", "plots"), ("train", ".atelier")])
+def test_a_file_where_a_folder_is_needed_is_named(ready: Project, stage: str, folder: str) -> None:
+    ready.set(**{"tracking.enabled": False})
+    os.rename(ready.folder / folder, ready.folder / "moved")
+    (ready.folder / folder).write_text("mine")
+    told = ready.run("python", f"stages/{stage}.py", ok=False, PYTHONPATH="src")
+    assert f"{folder} cannot be read or written" in sentence(told)
+    assert (ready.folder / folder).read_text() == "mine"
