@@ -1,0 +1,336 @@
+"""Archives and servers that lie: read, refused or told, and ``data/raw`` is never half of one."""
+
+import io
+import os
+import random
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from atelier.errors import AtelierError
+from atelier.images.checksum import Checksum
+from atelier.images.convert import convert
+from atelier.images.dataset import load_images
+from atelier.images.download import download
+from atelier.images.readers.members import Refused
+from atelier.images.readers.tar_reader import read_tar
+from atelier.images.readers.zip_reader import read_zip
+from atelier.images.sources.fetch import Patience, fetch
+from atelier.images.sources.scratch import Scratch
+from atelier.settings import ConvertSettings, DownloadSettings
+
+CONVERT = ConvertSettings(image_size=16, color="rgb", fit="crop", max_megapixels=1)
+
+
+def from_archive(location: Path | str, digest: str) -> DownloadSettings:
+    sections: dict[str, Any] = {
+        "sample": {"count": 16, "seed": 1},
+        "folders": {},
+        "archive": {"location": str(location), "sha256": digest},
+        "kaggle": {"handle": "owner/faces"},
+        "torchvision": {"dataset": "MNIST", "split": "all", "root": "", "mirror": ""},
+    }
+    return DownloadSettings(source="archive", **sections)
+
+
+def picture(grey: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("L", (16, 16), grey).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def packed(ending: str, names: list[str], method: int = zipfile.ZIP_STORED) -> bytes:
+    """Pack a picture under each name; the first is the darkest."""
+    stream = io.BytesIO()
+    if ending == "zip":
+        with zipfile.ZipFile(stream, "w", method) as archive:
+            for grey, name in enumerate(names):
+                archive.writestr(zipfile.ZipInfo(name), picture(grey), method)
+        return stream.getvalue()
+    mode: Any = f"w:{ending[4:]}"
+    with tarfile.open(fileobj=stream, mode=mode) as tar:
+        for grey, name in enumerate(names):
+            member = tarfile.TarInfo(name)
+            member.size = len(picture(grey))
+            tar.addfile(member, io.BytesIO(picture(grey)))
+    return stream.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])
+def test_names_that_clash_are_pictures_of_their_own(tmp_path: Path, ending: str) -> None:
+    names = ["a.png", "a.png", "A.png", "a.PNG", "é.png", "e\u0301.png", "a.png/b.png"]
+    archive = tmp_path / f"given.{ending}"
+    archive.write_bytes(packed(ending, names))
+    digest = sha256(archive.read_bytes()).hexdigest()
+    download(from_archive(archive, digest), tmp_path / "raw", tmp_path / "s")
+    done = convert(CONVERT, tmp_path / "raw", tmp_path / "images.npz")
+    images = load_images(tmp_path / "images.npz")
+    assert (done.found, done.accepted) == (7, 7)
+    assert images.names.tolist() == names
+    assert images.pixels.mean(axis=(1, 2, 3)).tolist() == list(range(7))
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK])
+def test_a_device_in_a_zip_is_refused(tmp_path: Path, kind: int) -> None:
+    member = zipfile.ZipInfo("device")
+    member.external_attr = (kind | 0o666) << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(member, b"")
+    assert list(read_zip(tmp_path / "a.zip")) == [("device", Refused("not a regular file"))]
+
+
+@pytest.mark.parametrize("kind", [tarfile.BLKTYPE, tarfile.FIFOTYPE, b"?"])
+def test_a_device_in_a_tar_is_refused(tmp_path: Path, kind: bytes) -> None:
+    member = tarfile.TarInfo("device")
+    member.type = kind
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.addfile(member)
+    assert list(read_tar(tmp_path / "a.tar")) == [("device", Refused("not a regular file"))]
+
+
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+
+
+@pytest.mark.parametrize(
+    ("ending", "method"),
+    [*(("zip", method) for method in METHODS), *((f"tar.{e}", 0) for e in ("", "gz", "bz2", "xz"))],
+)
+def test_any_damage_of_an_archive_is_told_or_refused(
+    tmp_path: Path, ending: str, method: int
+) -> None:
+    lot = random.Random(method)
+    whole = packed(ending, [f"{i}.png" for i in range(4)], method)
+    path = tmp_path / "archive"
+    read: Callable[[Path], Iterator[Any]] = read_zip if ending == "zip" else read_tar
+    outcomes = set()
+    for _ in range(400):
+        data = bytearray(whole)
+        for _ in range(lot.choice((1, 1, 4))):
+            data[lot.randrange(len(data))] ^= 1 << lot.randrange(8)
+        path.write_bytes(data[: lot.randrange(len(data))] if lot.random() < 0.2 else data)
+        try:
+            payloads = [payload for _, payload in read(path)]
+        except AtelierError as error:
+            assert "archive" in str(error)
+            outcomes.add("told")
+        else:
+            assert all(p.reason if isinstance(p, Refused) else True for p in payloads)
+            outcomes.add("read")
+    assert "told" in outcomes
+
+
+def test_a_member_that_lies_before_the_archive_is_damaged(tmp_path: Path) -> None:
+    data = bytearray(packed("zip", ["a.png", "b.png"]))
+    end = data.index(b"PK\x05\x06")
+    # The directory claims to begin later than it does, so that all members move to the front.
+    (start,) = struct.unpack_from("<I", data, end + 16)
+    struct.pack_into("<I", data, end + 16, start + 5)
+    (tmp_path / "a.zip").write_bytes(data)
+    read = dict(read_zip(tmp_path / "a.zip"))
+    assert read["a.png"] == Refused("damaged inside the archive")
+
+
+Answer = Callable[[socket.socket, bytes], None]
+
+
+@contextmanager
+def server(answer: Answer) -> Iterator[tuple[str, list[bytes]]]:
+    """Serve every connection by ``answer(connection, request)``; give address and requests."""
+    requests: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    requests.append(connection.recv(65536))
+                    answer(connection, requests[-1])
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/a.zip", requests
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def head(status: str, *headers: str) -> bytes:
+    return "\r\n".join([f"HTTP/1.1 {status}", "Connection: close", *headers, "", ""]).encode()
+
+
+def stall(connection: socket.socket) -> None:
+    """Send nothing more until the other side gives up."""
+    while connection.recv(65536):
+        pass
+
+
+def reset(connection: socket.socket) -> None:
+    """Break the connection off as a crashed machine does."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+CONTENT = packed("zip", ["a.png", "b.png"])
+DIGEST = sha256(CONTENT).hexdigest()
+
+
+@pytest.mark.parametrize("fault", [stall, reset])
+@pytest.mark.parametrize("sent", [0, 100])
+def test_a_server_that_stalls_or_resets_is_asked_for_the_rest(
+    tmp_path: Path, fault: Callable[[socket.socket], None], sent: int
+) -> None:
+    asked: list[bytes] = []
+
+    def answer(connection: socket.socket, request: bytes) -> None:
+        asked.append(request)
+        if len(asked) == 1:
+            if sent:
+                whole = head("200 OK", f"Content-Length: {len(CONTENT)}", 'ETag: "one"')
+                connection.sendall(whole + CONTENT[:sent])
+            return fault(connection)
+        first = sent if f"bytes={sent}-".encode() in request else 0
+        length = f"Content-Length: {len(CONTENT) - first}"
+        stretch = f"Content-Range: bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}"
+        status = "206 Partial Content" if first else "200 OK"
+        return connection.sendall(head(status, length, stretch) + CONTENT[first:])
+
+    patience = Patience(attempts=3, pause=0.0, timeout=(5.0, 0.5))
+    with server(answer) as (url, requests), Scratch(tmp_path) as scratch:
+        path = fetch(url, scratch, Checksum("sha256", DIGEST), patience=patience)
+        assert path.read_bytes() == CONTENT
+    assert len(requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("length", "said"),
+    [
+        ("9" * 5000, "sha256 is not"),
+        ("-5", "sha256 is not"),
+        ("1e9", "sha256 is not"),
+        (str(len(CONTENT)), "sha256 is not"),
+        ("5, 7", "InvalidHeader"),
+    ],
+)
+def test_whatever_length_a_server_claims_a_wrong_file_is_not_taken(
+    tmp_path: Path, length: str, said: str
+) -> None:
+    def answer(connection: socket.socket, _: bytes) -> None:
+        other = CONTENT[:-1] + b"?"
+        connection.sendall(head("200 OK", f"Content-Length: {length}") + other + b"and more")
+
+    patience = Patience(attempts=2, pause=0.0, timeout=(5.0, 5.0))
+    with (
+        server(answer) as (url, _),
+        Scratch(tmp_path) as scratch,
+        pytest.raises(AtelierError, match=said),
+    ):
+        fetch(url, scratch, Checksum("sha256", DIGEST), patience=patience)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (head("302 Found", "Location: /a.zip", "Content-Length: 0"), "more than 5 redirects"),
+        (head("302 Found", "Location: file:///etc/passwd", "Content-Length: 0"), "InvalidSchema"),
+        (head("200 OK") + b"<html>Log in", "sent a web page"),
+        (head("404 Not Found"), "answered 404"),
+        (head("200 OK", "Content-Length: 3") + b"abc", "sha256 is not"),
+    ],
+)
+def test_the_old_pictures_stay_whatever_the_server_answers(
+    tmp_path: Path, answer: bytes, said: str
+) -> None:
+    (tmp_path / "given.zip").write_bytes(CONTENT)
+    raw = tmp_path / "raw"
+    download(from_archive(tmp_path / "given.zip", DIGEST), raw, tmp_path / "s")
+    before = {path.name: path.read_bytes() for path in raw.iterdir()}
+    with (
+        server(lambda connection, _: connection.sendall(answer)) as (url, _),
+        pytest.raises(AtelierError, match=said),
+    ):
+        download(from_archive(url, DIGEST), raw, tmp_path / "s")
+    assert {path.name: path.read_bytes() for path in raw.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+# A fork of this process is killed at its n-th operation on files, for every n that there is.
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+from atelier.images.download import download
+from atelier.settings import DownloadSettings
+
+folder, given = Path(sys.argv[1]), DownloadSettings(**json.loads(sys.argv[2]))
+at = int(sys.argv[3])
+download(given, folder / "warm", folder / "s")
+EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "os.link")
+while True:
+    child = os.fork()
+    if not child:
+        left = at
+        def count(event, arguments):
+            global left
+            if event.startswith(EVENTS) or event.startswith(("tempfile", "shutil")):
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(count)
+        download(given, folder / "raw", folder / "s")
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    sys.stdin.readline()
+    at += 1
+"""
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_killed_at_any_operation_on_files_nothing_is_lost(tmp_path: Path) -> None:
+    archives = [packed("zip", names) for names in (["old.png"], ["new.png", "more.png"])]
+    for name, data in zip(("old", "new"), archives, strict=True):
+        (tmp_path / f"{name}.zip").write_bytes(data)
+        settings = from_archive(tmp_path / f"{name}.zip", sha256(data).hexdigest())
+        download(settings, tmp_path / "work" / name, tmp_path / "s")
+    old, new = (contents(tmp_path / "work" / name) for name in ("old", "new"))
+    raw = tmp_path / "work" / "raw"
+    arguments = [sys.executable, "-c", KILLED, str(tmp_path / "work"), settings.model_dump_json()]
+    with subprocess.Popen(
+        [*arguments, "1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        found = []
+        os.rename(tmp_path / "work" / "old", raw)
+        while int(process.stdout.readline()) != 0:
+            kept = list(raw.parent.glob(".atelier-old-*/manifest.json"))
+            # Between two renames the old folder has its other name, and is whole there.
+            found.append(contents(raw if raw.exists() else kept[0].parent))
+            if found[-1] != old:
+                break
+            process.stdin.write("\n")
+            process.stdin.flush()
+        process.kill()
+    assert len(found) > 10
+    assert all(content == old for content in found[:-1])
+    assert found[-1] in (old, new)
