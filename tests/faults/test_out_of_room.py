@@ -10,6 +10,7 @@ import pytest
 
 from ..project import Project
 
+pytestmark = pytest.mark.slow
 OUTPUTS = {
     "download": ["data/raw"],
     "convert": ["data/images.npz", "metrics/convert.json"],

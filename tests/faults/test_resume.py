@@ -147,6 +147,7 @@ def test_what_was_edited_while_it_ran_is_not_recorded_as_what_it_was(
     assert steps == list(range(1, 241)), "the work was taken up, not done again"
 
 
+@pytest.mark.slow
 def test_edited_code_and_edited_data_are_noticed_too(ready: Project) -> None:
     ready.set(**LONG)
     for place, words in (
@@ -166,7 +167,9 @@ def test_edited_code_and_edited_data_are_noticed_too(ready: Project) -> None:
         shutil.rmtree(ready.folder / ".atelier" / "unfinished")
 
 
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "told", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_told_to_stop_it_saves_and_ends_at_once(
     ready: Project, whole: dict[str, bytes], told: signal.Signals
 ) -> None:
@@ -188,6 +191,7 @@ def test_told_to_stop_it_saves_and_ends_at_once(
     assert ready.bytes(*OUTPUTS) == whole
 
 
+@pytest.mark.slow
 def test_it_does_not_go_on_when_its_dvc_is_killed(ready: Project, whole: dict[str, bytes]) -> None:
     ready.set(**LONG | {"train.epochs": 100_000})
     dvc = start(ready)
@@ -201,6 +205,7 @@ def test_it_does_not_go_on_when_its_dvc_is_killed(ready: Project, whole: dict[st
     dvc.communicate()
 
 
+@pytest.mark.slow
 def test_a_killed_painting_goes_on_to_the_same_bytes(ready: Project, tmp_path: Path) -> None:
     long = {"stylize.iterations": 400, "stylize.count": 2, "runtime.checkpoint_seconds": 0.0}
     ready.set(**long)

@@ -121,6 +121,7 @@ def assert_only_stylize_ran(project: Project, name: str, made_by: dict[str, str]
     assert {"losses.png", "training.gif", "epoch_0002.png", "sheet.png"} <= pictures
 
 
+@pytest.mark.slow
 def test_an_experiment_changes_one_setting_and_runs_what_depends_on_it(
     experiment: Experiment,
 ) -> None:
@@ -133,6 +134,7 @@ def test_an_experiment_changes_one_setting_and_runs_what_depends_on_it(
     assert not [name for name in other if name.startswith(("data", "models", "samples", "styled"))]
 
 
+@pytest.mark.slow
 def test_the_diffs_show_what_changed_and_nothing_else(
     project: Project, experiment: Experiment
 ) -> None:
@@ -155,6 +157,7 @@ def test_the_diffs_show_what_changed_and_nothing_else(
     assert str(round(new["kid"], 5)) in project.run("dvc", "metrics", "diff", *compared)
 
 
+@pytest.mark.slow
 def test_the_page_of_plots_shows_curves_and_pictures(project: Project, tmp_path: Path) -> None:
     curves, pictures = plots(project, tmp_path / "page", "show")
     made = project.folder / "plots"
@@ -165,6 +168,7 @@ def test_the_page_of_plots_shows_curves_and_pictures(project: Project, tmp_path:
     assert montages | {"workspace_renders_training.gif", "workspace_styled_sheet.png"} <= pictures
 
 
+@pytest.mark.slow
 def test_two_revisions_are_plotted_side_by_side(
     project: Project, experiment: Experiment, tmp_path: Path
 ) -> None:
@@ -179,6 +183,7 @@ def test_two_revisions_are_plotted_side_by_side(
     assert {f"{revision}_{name}" for revision in ("HEAD", NAME) for name in montages} <= pictures
 
 
+@pytest.mark.slow
 def test_the_table_of_experiments_holds_the_numbers_and_fits_a_terminal(
     project: Project, experiment: Experiment
 ) -> None:
@@ -198,6 +203,7 @@ def test_the_table_of_experiments_holds_the_numbers_and_fits_a_terminal(
     assert "train.lr" not in heads
 
 
+@pytest.mark.slow
 def test_an_applied_experiment_is_in_the_workspace(
     project: Project, experiment: Experiment
 ) -> None:
@@ -210,6 +216,7 @@ def test_an_applied_experiment_is_in_the_workspace(
         go_back(project)
 
 
+@pytest.mark.slow
 def test_what_is_pushed_a_second_clone_pulls(ready: Project, tmp_path: Path) -> None:
     ready.run("dvc", "remote", "add", "-d", "store", str(tmp_path / "store"))
     ready.commit()
@@ -223,6 +230,7 @@ def test_what_is_pushed_a_second_clone_pulls(ready: Project, tmp_path: Path) -> 
     assert second.repro() == []
 
 
+@pytest.mark.slow
 def test_an_experiment_in_a_temporary_copy_is_logged_in_the_main_project(project: Project) -> None:
     found = pipelines(project).values()
     (made,) = [stages for parent, stages in found if "dvc.experiment" not in parent.data.tags]

@@ -3,9 +3,11 @@
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -331,6 +333,41 @@ def test_what_a_dead_server_cannot_take_is_delivered_later_in_order(
     found = runs(root)
     assert found["train"].info.start_time <= found["evaluate"].info.start_time
     assert found["evaluate"].data.metrics["evaluate.kid"] == 0.5
+
+
+def test_a_server_that_never_answers_is_not_waited_for_long(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        journal = start(root)
+        speak(journal, tmp_path)
+        Run(journal).end("FINISHED")
+        assert deliver_left_over(root) == 1
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert deliver_left_over(root) == 0
+    assert runs(root)["train"].info.status == "FINISHED"
+
+
+def test_a_store_that_is_locked_in_the_middle_gets_the_rest_later(root: Path) -> None:
+    journal = start(root)
+    Run(journal).curves(0, ("loss_d",), np.array([[1], [2]], np.float32))
+    deliver_left_over(root)
+    Run(journal).curves(2, ("loss_d",), np.array([[3]], np.float32))
+    Run(journal).end("FINISHED")
+    with closing(sqlite3.connect(root / "mlflow.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert deliver_left_over(root) == 1
+        other.execute("ROLLBACK")
+    assert deliver_left_over(root) == 0
+    client, _ = open_store(root, "atelier")
+    run = runs(root)["train"]
+    assert run.info.status == "FINISHED"
+    assert [p.value for p in client.get_metric_history(run.info.run_id, "loss_d")] == [1, 2, 3]
 
 
 def test_four_deliverers_on_a_store_that_does_not_exist_all_succeed(tmp_path: Path) -> None:

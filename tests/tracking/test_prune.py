@@ -356,6 +356,7 @@ def newest(project: Project) -> Run:
     return client.search_runs([experiment], "tags.`atelier.stage` = 'train'")[0]
 
 
+@pytest.mark.slow
 def test_the_real_chain_loses_what_nothing_names(ready: Project) -> None:
     def cached() -> list[str]:
         folder = ready.folder / ".dvc" / "cache" / "files" / "md5"
