@@ -26,6 +26,7 @@ from .browser import (
     requested,
 )
 
+pytestmark = pytest.mark.slow
 STAGES = ["convert", "download", "evaluate", "render", "stylize", "train"]
 OTHER_FPS = 9.0
 DIFFERENCES = "//*[@aria-label='Parameters - Show diff only']"
