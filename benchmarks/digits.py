@@ -6,13 +6,12 @@ A small classifier learns the digits of data/images.npz (the names end in the la
 Usage, after the preset mnist28 has run: python benchmarks/digits.py [--json]
 """
 
-import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from command import options
 from torch import Tensor, nn
 
 from atelier.gan.generate import draw_latents, generate
@@ -46,9 +45,7 @@ def learn(pictures: Tensor, labels: Tensor) -> nn.Module:
 
 def main() -> None:
     """Train, read, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
-    arguments = parser.parse_args()
+    arguments = options(__doc__)
     torch.manual_seed(0)
     images = load_images(Path("data/images.npz"))
     labels = torch.tensor([int(name.rpartition("_")[2]) for name in images.names])
@@ -69,10 +66,7 @@ def main() -> None:
         "generated_per_digit": which.bincount(minlength=10).tolist(),
         "share_over_0.9": round(float((surely > 0.9).float().mean()), 3),
     }
-    for key, value in result.items():
-        print(f"{key:<24}{value}")
-    if arguments.json:
-        print(json.dumps(result))
+    show(result, arguments.json)
 
 
 if __name__ == "__main__":

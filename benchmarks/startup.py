@@ -6,8 +6,6 @@ vanishes; what is left is the overhead. Beside it stands what a stage's imports 
 Usage: python benchmarks/startup.py [--json]
 """
 
-import argparse
-import json
 import os
 import platform
 import subprocess
@@ -15,6 +13,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from command import options, show
 
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = {
@@ -39,9 +39,7 @@ def seconds(command: list[str], folder: Path) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
-    arguments = parser.parse_args()
+    arguments = options(__doc__)
     sys.path.insert(0, str(ROOT))
     from tests.project import clone
 
@@ -54,10 +52,7 @@ def main() -> None:
         result["tiny chain, store made anew"] = round(seconds(["dvc", "repro"], project.folder), 1)
         result["tiny chain, again"] = round(seconds(["dvc", "repro", "--force"], project.folder), 1)
         result["nothing to do"] = round(seconds(["dvc", "repro"], project.folder), 1)
-    for name, value in result.items():
-        print(f"{name:<32}{value}")
-    if arguments.json:
-        print(json.dumps(result))
+    show(result, arguments.json)
 
 
 if __name__ == "__main__":

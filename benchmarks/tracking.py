@@ -8,8 +8,6 @@ training's own thread spends telling, and the processor time of the deliverer be
 Usage: python benchmarks/tracking.py [--epochs 20] [--rounds 3] [--json]
 """
 
-import argparse
-import json
 import os
 import shutil
 import statistics
@@ -22,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from command import options, show
 
 from atelier.gan.step import STATISTICS
 from atelier.gan.training import Epoch, Training
@@ -102,11 +101,7 @@ def start(logged: bool) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
-    arguments = parser.parse_args()
+    arguments = options(__doc__, epochs=20, rounds=3)
     quiet_environment()
     train(1, None)  # warms up
     plain, logged = [], []
@@ -129,10 +124,7 @@ def main() -> None:
         "start_without": round(starts[0], 2),
         "start_with": round(starts[1], 2),
     }
-    for name, value in result.items():
-        print(f"{name:<32}{value}")
-    if arguments.json:
-        print(json.dumps(result))
+    show(result, arguments.json)
 
 
 if __name__ == "__main__":

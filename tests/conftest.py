@@ -1,6 +1,5 @@
 """What all tests share: the repository's paths, and settings to start from."""
 
-import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -64,5 +63,4 @@ def _ready(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture
 def ready(_ready: Project, tmp_path: Path) -> Project:
     """A clone of the project in which the whole chain has run once."""
-    shutil.copytree(_ready.folder, tmp_path / "project", symlinks=True)
-    return Project(tmp_path / "project")
+    return _ready.copy(tmp_path / "project")

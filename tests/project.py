@@ -66,6 +66,11 @@ class Project:
         lines = [line for line in told.splitlines() if line.startswith("Running stage '")]
         return [line.split("'")[1] for line in lines]
 
+    def copy(self, folder: Path) -> "Project":
+        """Copy all of it, what was made too."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Project(folder)
+
     def commit(self) -> None:
         """Commit what git tracks."""
         self.run("git", "add", "-u")

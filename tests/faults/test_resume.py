@@ -68,9 +68,7 @@ def kill_when(dvc: subprocess.Popen[str], moment: float, project: Project) -> bo
 @pytest.fixture(scope="module")
 def whole(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The outputs of a training that nobody disturbs."""
-    folder = tmp_path_factory.mktemp("whole") / "project"
-    shutil.copytree(_ready.folder, folder, symlinks=True)
-    project = Project(folder)
+    project = _ready.copy(tmp_path_factory.mktemp("whole") / "project")
     project.set(**LONG)
     project.repro("train")
     return project.bytes(*OUTPUTS)
@@ -209,8 +207,7 @@ def test_it_does_not_go_on_when_its_dvc_is_killed(ready: Project, whole: dict[st
 def test_a_killed_painting_goes_on_to_the_same_bytes(ready: Project, tmp_path: Path) -> None:
     long = {"stylize.iterations": 400, "stylize.count": 2, "runtime.checkpoint_seconds": 0.0}
     ready.set(**long)
-    shutil.copytree(ready.folder, tmp_path / "whole", symlinks=True)
-    undisturbed = Project(tmp_path / "whole")
+    undisturbed = ready.copy(tmp_path / "whole")
     undisturbed.repro("stylize")
     painted = ("styled", "plots/style_losses.csv", "metrics/stylize.json")
     for moment in (0.1, 1.0):

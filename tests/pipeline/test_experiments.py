@@ -36,9 +36,7 @@ class Experiment:
 @pytest.fixture(scope="module")
 def project(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A clone in which the whole chain has run once, with its ``dvc.lock`` committed."""
-    folder = tmp_path_factory.mktemp("experiments") / "project"
-    shutil.copytree(_ready.folder, folder, symlinks=True)
-    project = Project(folder)
+    project = _ready.copy(tmp_path_factory.mktemp("experiments") / "project")
     project.commit()
     return project
 

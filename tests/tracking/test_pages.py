@@ -1,9 +1,6 @@
 """What a user sees in a browser: MLflow's UI after two pipelines, and the report page."""
 
-import shutil
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -41,20 +38,10 @@ new MutationObserver(() => recorded.push(output.textContent)).observe(output, {c
 @pytest.fixture(scope="module")
 def project(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project in which the chain has run, and once more with another ``render.fps``."""
-    folder = tmp_path_factory.mktemp("pages") / "project"
-    shutil.copytree(_ready.folder, folder, symlinks=True)
-    move_store(folder / "mlflow.db", str(_ready.folder), str(folder))
-    project = Project(folder)
+    project = _ready.copy(tmp_path_factory.mktemp("pages") / "project")
     project.set(**{"render.fps": OTHER_FPS})
     assert project.repro() == ["render"]
     return project
-
-
-def move_store(database: Path, old: str, new: str) -> None:
-    """Name the artifacts of a copied store where the copy has them: MLflow keeps full paths."""
-    with closing(sqlite3.connect(database)) as store, store:
-        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
-            store.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (old, new))
 
 
 @pytest.fixture(scope="module")

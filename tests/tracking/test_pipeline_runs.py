@@ -25,9 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 @pytest.fixture(scope="module")
 def project(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The chain run once and committed, then twice more: another film, another learning rate."""
-    folder = tmp_path_factory.mktemp("runs") / "project"
-    shutil.copytree(_ready.folder, folder, symlinks=True)
-    project = Project(folder)
+    project = _ready.copy(tmp_path_factory.mktemp("runs") / "project")
     project.commit()
     project.set(**{"render.fps": 9.0, "tracking.register": "faces"})
     assert project.repro() == ["render"]

@@ -28,12 +28,13 @@ class Health:
         if means["loss_d"] < _WON:
             told.append(
                 f"in epoch {epoch.number} the discriminator has won (Loss_D {means['loss_d']:.4f}):"
-                " the generator learns no more; try train.label_smoothing 0.1 or a smaller train.lr"
+                " the generator learns no more; try train.label_smoothing 0.1 or a smaller"
+                " train.lr."
             )
         if spread < _FALLEN * self._widest:
             told.append(
                 f"in epoch {epoch.number} the generated pictures have become alike (spread"
                 f" {spread:.1f} after {self._widest:.1f}): the generator has collapsed; try a"
-                " smaller train.lr or another train.seed"
+                " smaller train.lr or another train.seed."
             )
         return told

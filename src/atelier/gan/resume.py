@@ -63,16 +63,16 @@ def _attempt(
 
     def save() -> None:
         nonlocal saved
-        training.check()  # what is astray is not kept
         checkpoints.save(training.steps_done, training.state())
         saved = time.monotonic()
 
     def after_step() -> None:
-        if stop_asked():
+        asked = stop_asked()
+        if asked or time.monotonic() - saved > seconds:
+            training.check()  # what is astray is not kept; an epoch's end checks by itself
             save()
+        if asked:
             raise KeyboardInterrupt("saved")
-        if time.monotonic() - saved > seconds:
-            save()
 
     if training.steps_done == 0:
         save()

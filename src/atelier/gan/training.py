@@ -140,7 +140,7 @@ class Training:
             AstrayError: a loss or a weight is not.
         """
         seen = [*self._rows, *self.gan.generator.parameters(), *self.gan.discriminator.parameters()]
-        if not all(bool(tensor.isfinite().all()) for tensor in seen):
+        if not bool(torch.stack([tensor.isfinite().all() for tensor in seen]).all()):
             raise AstrayError(
                 f"the training went astray in epoch {self.epochs_done + 1}: its losses or weights"
                 f" are no numbers any more; make train.lr smaller than {self.settings.lr:g}."

@@ -1,7 +1,7 @@
 """Painting: a picture is changed until VGG19 sees one's content and another's style in it."""
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,7 +141,7 @@ def _paint_one(
     if state is not None:
         with torch.no_grad():
             canvas.copy_(state.pop("canvas"))
-        journal.replay(state.pop("losses"), [*_names(settings)])
+        journal.replay(state.pop("losses"), _names(settings))
         _restore(optimizer, state)
     before = None
     # Where no step makes the picture better, L-BFGS leaves it as it is.
@@ -241,10 +241,10 @@ def _restore(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> N
     optimizer.load_state_dict({"state": {0: memory} if memory else {}, "param_groups": groups})
 
 
-def _names(settings: StylizeSettings) -> Iterator[str]:
+def _names(settings: StylizeSettings) -> list[str]:
     """The terms of the loss, in the order in which they are told."""
-    yield from (f"style_{layer}" for layer in settings.style_layers)
-    yield from (f"content_{layer}" for layer in settings.content_layers)
+    styles = [f"style_{layer}" for layer in settings.style_layers]
+    return styles + [f"content_{layer}" for layer in settings.content_layers]
 
 
 class Saver:

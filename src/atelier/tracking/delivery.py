@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _STATE = "delivered.json"
+_GONE = "RESOURCE_DOES_NOT_EXIST"
 # Answers that asking again would not change.
 _FINAL = {
     *("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"),
-    *("RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"),
+    *("INVALID_STATE", _GONE),
 }
 _BAD = ("FAILED", "KILLED")
 _T = TypeVar("_T")
@@ -54,6 +55,10 @@ class _State:
     logged: dict[str, int] | None = None
 
 
+class _RunGoneError(Exception):
+    """The run that a journal was told to is not there any more."""
+
+
 class Delivery:
     """Delivers a journal into one run and its parent, or a pipeline's outcome into its run."""
 
@@ -68,6 +73,7 @@ class Delivery:
         self._root = root
         self._pipeline = pipeline
         self._journal = journal
+        self._begun_anew = False
         self._file = journal / _STATE
         saved = json.loads(self._file.read_text("utf-8")) if self._file.exists() else {}
         self._state = _State(**saved)
@@ -80,36 +86,31 @@ class Delivery:
         """Deliver every entry that is there; when the last one is, remove the journal."""
         # Asked before reading, so that nothing written before a stage's end is missed.
         more_may_come = is_open(self._journal)
-        self._begin_again_if_gone()
+        try:
+            self._advance(more_may_come)
+        except _RunGoneError:
+            self._begun_anew = True
+            self._state = _State()
+            self._save()
+            self._advance(more_may_come)
+        if self._state.ended:
+            remove(self._journal)
+
+    def _advance(self, more_may_come: bool) -> None:
         last = 0
         for entry, offset in entries(self._journal, self._state.offset):
             self._tell(entry)
             last = entry["time"]
             self._save(offset=offset)
         if not more_may_come and not self._state.ended:
-            self._end({"status": "KILLED", "time": last or now()})
-        if self._state.ended:
-            remove(self._journal)
-
-    def _begin_again_if_gone(self) -> None:
-        """Tell everything anew where the run was removed with its store meanwhile."""
-        from mlflow.exceptions import MlflowException
-
-        if not self._state.run or self._state.ended:
-            return
-        try:
-            self._mlflow.get_run(self._state.run)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            self._state = _State()
-            write_json(self._file, asdict(self._state))
+            self._tell({"kind": "end", "status": "KILLED", "time": last or now()})
 
     def _tell(self, entry: dict[str, Any]) -> None:
         """Deliver one entry; what MLflow will never take is set aside, and the rest goes on.
 
         Raises:
             OSError, SQLAlchemyError, MlflowException: MLflow cannot be reached now.
+            _RunGoneError: the run was removed with its store meanwhile.
         """
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
@@ -119,8 +120,13 @@ class Delivery:
         except (OSError, SQLAlchemyError):
             raise
         except Exception as error:  # of MLflow, or of code that an older journal speaks of
-            if isinstance(error, MlflowException) and error.error_code not in _FINAL:
+            code = error.error_code if isinstance(error, MlflowException) else ""
+            if code == _GONE and self._state.run and not self._begun_anew:
+                raise _RunGoneError from error
+            if code and code not in _FINAL:
                 raise
+            if entry["kind"] == "end":
+                self._save(ended=True)
             with refused(self._root).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"reason": str(error), **entry}) + "\n")
 

@@ -59,16 +59,16 @@ class Fingerprint:
             self.contents.get(path) == record.inputs[path] for path in files
         )
 
-    def changes(self, later: "Fingerprint") -> list[str]:
+    def changes(self, settings: Mapping[str, Any], files: Mapping[str, str]) -> list[str]:
         """What is no more as it was, in words."""
         words = [
-            f"{key} was {self.settings.get(key)} and is {later.settings.get(key)}"
-            for key in sorted({*self.settings, *later.settings})
-            if self.settings.get(key) != later.settings.get(key)
+            f"{key} was {self.settings.get(key)} and is {settings.get(key)}"
+            for key in sorted({*self.settings, *settings})
+            if self.settings.get(key) != settings.get(key)
         ]
-        paths = sorted({*self.files, *later.files})
+        paths = sorted({*self.files, *files})
         return words + [
-            f"{path} was changed" for path in paths if self.files.get(path) != later.files.get(path)
+            f"{path} was changed" for path in paths if self.files.get(path) != files.get(path)
         ]
 
 
@@ -78,18 +78,13 @@ def take(stage: str) -> Fingerprint | None:
     Raises:
         AtelierError: ``params.yaml`` or ``dvc.yaml`` is no YAML (any more).
     """
-    chain = read_yaml(Path("dvc.yaml")) if Path("dvc.yaml").exists() else None
-    described = ((chain or {}).get("stages") or {}).get(stage)
-    if not isinstance(described, dict) or "deps" not in described:
+    seen = _look(stage)
+    if seen is None:
         return None
-    values = read_yaml(Path("params.yaml"))
-    names = [name for name in described.get("params", []) if isinstance(name, str)]
+    settings, files = seen
     recorded = _recorded()
-    return Fingerprint(
-        settings=flat({name: _value(values, name) for name in names}),
-        files={path: _seen(Path(path)) for path in described["deps"]},
-        contents={path: recorded.get(path) or _content(Path(path)) for path in described["deps"]},
-    )
+    contents = {path: recorded.get(path) or _content(Path(path)) for path in files}
+    return Fingerprint(settings, files, contents)
 
 
 def refuse_changes(before: Fingerprint | None, stage: str) -> None:
@@ -98,8 +93,8 @@ def refuse_changes(before: Fingerprint | None, stage: str) -> None:
     Raises:
         AtelierError: settings, inputs or code were changed meanwhile; the sentence says which.
     """
-    later = take(stage) if before else None
-    changes = before.changes(later) if before and later else []
+    later = _look(stage) if before else None
+    changes = before.changes(*later) if before and later else []
     if changes:
         told = "; ".join(changes[:3]) + (f" and {len(changes) - 3} more" if changes[3:] else "")
         raise AtelierError(
@@ -107,6 +102,18 @@ def refuse_changes(before: Fingerprint | None, stage: str) -> None:
             " there now, so it is not taken; put back what was, and `dvc repro` takes up the work"
             " of this run, or run it as it is now to start anew."
         )
+
+
+def _look(stage: str) -> tuple[dict[str, Any], dict[str, str]] | None:
+    """The settings and files that ``dvc.yaml`` names for a stage, as they are now."""
+    chain = read_yaml(Path("dvc.yaml")) if Path("dvc.yaml").exists() else None
+    described = ((chain or {}).get("stages") or {}).get(stage)
+    if not isinstance(described, dict) or "deps" not in described:
+        return None
+    values = read_yaml(Path("params.yaml"))
+    names = [name for name in described.get("params", []) if isinstance(name, str)]
+    settings = flat({name: _value(values, name) for name in names})
+    return settings, {path: _seen(Path(path)) for path in described["deps"]}
 
 
 def _recorded() -> dict[str, str]:

@@ -106,7 +106,7 @@ class Run:
 
     def warn(self, trouble: str) -> None:
         """Say loudly that something is going wrong, here and as a tag of the run."""
-        print(f"\nWARNING: {trouble}.".replace("..", "."), file=sys.stderr, flush=True)
+        print(f"\nWARNING: {trouble}", file=sys.stderr, flush=True)
         self.note(warning=trouble)
 
     @contextmanager
