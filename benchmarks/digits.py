@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from command import options
+from command import options, show
 from torch import Tensor, nn
 
 from atelier.gan.generate import draw_latents, generate
