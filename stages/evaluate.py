@@ -18,9 +18,9 @@ EPOCHS = Path("plots/kid.csv")
 
 def main(settings: Settings, run: Run) -> None:
     """Generate as many pictures as `evaluate.samples` says, and judge them."""
-    from atelier.gan.device import choose_device
     from atelier.gan.samples import load_epochs
     from atelier.gan.weights import generate_from
+    from atelier.hardware import choose_device
     from atelier.images.dataset import load_images
     from atelier.metrics.evaluate import evaluate
 

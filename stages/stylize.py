@@ -19,8 +19,8 @@ LOSSES = Path("plots/style_losses.csv")
 def main(settings: Settings, run: Run) -> None:
     """Paint every picture in every style; write each, a sheet of all, and the losses."""
     from atelier.figures.montage import save_png
-    from atelier.gan.device import choose_device
     from atelier.gan.weights import generate_from
+    from atelier.hardware import choose_device
     from atelier.images.named import read_named
     from atelier.style.drawn import drawn_style
     from atelier.style.paintings import loss_table, overview, paint_all, summary

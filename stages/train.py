@@ -17,7 +17,6 @@ METRICS = Path("metrics/train.json")
 
 def main(settings: Settings, run: Run) -> None:
     """Train epoch by epoch; write networks, samples and losses when all is done."""
-    from atelier.gan.device import choose_device
     from atelier.gan.health import Health
     from atelier.gan.history import History
     from atelier.gan.resume import train_on
@@ -25,6 +24,7 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.gan.step import STATISTICS
     from atelier.gan.training import Training
     from atelier.gan.weights import save_network
+    from atelier.hardware import choose_device
     from atelier.images.dataset import load_images
 
     pixels = load_images(IMAGES).pixels

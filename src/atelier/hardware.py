@@ -1,8 +1,12 @@
-"""Choosing the device that work runs on."""
+"""What the work runs on, and what that can do."""
 
 import torch
 
 from atelier.errors import AtelierError
+
+# Multiply-accumulate on bfloat16 in the processor itself; elsewhere it is imitated, and slow.
+_CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16")
+_AMPERE = (8, 0)
 
 
 def choose_device(name: str) -> torch.device:
@@ -27,3 +31,14 @@ def choose_device(name: str) -> torch.device:
             " set it to auto or cpu."
         )
     return device
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether ``device`` itself multiplies bfloat16: AVX512-BF16, AMX, Ampere and later.
+
+    Elsewhere bfloat16 is slower than float32, or missing.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= _AMPERE
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return device.type == "cpu" and any(capabilities.get(name) for name in _CPU_BF16)
