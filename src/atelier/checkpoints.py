@@ -6,7 +6,8 @@ the one before.
 """
 
 import hashlib
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from atelier.files import replacing
 
 _STATES_KEPT = 2
+_MILESTONE = "-milestone"
 
 
 class Checkpoints:
@@ -25,20 +27,29 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def save(self, number: int, state: Mapping[str, Tensor]) -> None:
-        """Save the state of the work; the last two are kept.
+    def save(self, number: int, state: Mapping[str, Tensor], milestone: bool = False) -> None:
+        """Save the state of the work; the last two are kept, and the last milestone.
 
         Args:
             number: rises with the work, such as steps done.
             state: tensors by name, on any device.
+            milestone: whether :meth:`back` may go back to it.
         """
-        self.keep(f"state-{number:012d}", state)
-        for old in self._states()[_STATES_KEPT:]:
+        self.keep(f"state-{number:012d}{_MILESTONE if milestone else ''}", state)
+        milestones = [path for path in self._states() if _is_milestone(path)]
+        for old in set(self._states()[_STATES_KEPT:]) - set(milestones[:1]):
             old.unlink(missing_ok=True)
 
     def latest(self) -> dict[str, Tensor] | None:
         """The newest state that is whole; a damaged one is passed over."""
-        return next((s for s in (_read(path) for path in self._states()) if s is not None), None)
+        return _first_whole(self._states())
+
+    def back(self) -> dict[str, Tensor] | None:
+        """The last milestone that is whole; states after it are removed."""
+        later = list(itertools.takewhile(lambda path: not _is_milestone(path), self._states()))
+        for path in later:
+            path.unlink(missing_ok=True)
+        return _first_whole([path for path in self._states() if _is_milestone(path)])
 
     def keep(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep a finished part of the work, which no later state repeats."""
@@ -54,8 +65,17 @@ class Checkpoints:
         return self.folder / f"{name}.safetensors"
 
     def _states(self) -> list[Path]:
-        """Newest first."""
-        return sorted(self.folder.glob("state-*.safetensors"), reverse=True)
+        """Newest first; of one moment's, the milestone first."""
+        found = self.folder.glob("state-*.safetensors")
+        return sorted(found, key=lambda path: path.stem, reverse=True)
+
+
+def _is_milestone(path: Path) -> bool:
+    return path.stem.endswith(_MILESTONE)
+
+
+def _first_whole(paths: Iterable[Path]) -> dict[str, Tensor] | None:
+    return next((state for state in map(_read, paths) if state is not None), None)
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:

@@ -1,4 +1,7 @@
-"""The one kind of error that is the user's to mend."""
+"""The one kind of error that is the user's to mend, and what tells a want of memory."""
+
+# What torch says of a processor's and a GPU's memory, and the system of a file's.
+_NO_MEMORY = ("allocate memory", "not enough memory", "out of memory")
 
 
 class AtelierError(Exception):
@@ -8,3 +11,8 @@ class AtelierError(Exception):
     stands, without a traceback, and the program ends with exit code 1. Faults of the
     program itself keep their own exception and their traceback.
     """
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, the machine's or a GPU's, is too small."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)

@@ -39,15 +39,19 @@ def replacing(target: Path) -> Iterator[Path]:
 def replacing_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``target``; on success it becomes ``target``.
 
-    When the body raises, the new folder is removed and ``target`` is untouched.
+    When the body raises, the new folder is removed and ``target`` is untouched. A kill between
+    the two renames leaves the old one under another name; the next call brings it back first.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    old = target.with_name(f".atelier-old-{target.name}")
+    if old.exists() and not target.exists():
+        os.replace(old, target)
+    shutil.rmtree(old, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=".atelier-", dir=target.parent))
     try:
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())
         if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=".atelier-old-", dir=target.parent))
             os.replace(target, old)
             os.replace(temporary, target)
             shutil.rmtree(old)

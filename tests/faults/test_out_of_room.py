@@ -1,6 +1,7 @@
 """No memory, no GPU and folders that cannot be written: one sentence, the old results stay."""
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,9 +9,14 @@ from typing import Any
 
 import pytest
 
+from atelier.tracking.store import open_store
+
 from ..project import Project
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
 OUTPUTS = {
     "download": ["data/raw"],
     "convert": ["data/images.npz", "metrics/convert.json"],
@@ -53,6 +59,27 @@ def test_too_little_memory_names_the_setting(
     assert ready.bytes(*OUTPUTS[stage]) == before
 
 
+def test_a_batch_that_does_not_fit_says_which_would(ready: Project) -> None:
+    """And the one that it says does fit."""
+    large = {
+        "convert.image_size": 256,
+        "download.sample.count": 256,
+        "train.batch_size": 256,
+        "train.generator_width": 64,
+        "train.discriminator_width": 64,
+        "train.epochs": 1,
+        "tracking.enabled": False,
+    }
+    ready.set(**large)
+    ready.run("dvc", "repro", "convert")
+    limited = f"ulimit -v {8 * 2**20}; dvc repro --single-item train"
+    told = sentence(ready.run("sh", "-c", limited, ok=False))
+    found = re.search(r"a batch of 256 pictures does not fit.*set train.batch_size to (\d+)", told)
+    assert found, told
+    ready.set(**{"train.batch_size": int(found[1])})
+    ready.run("sh", "-c", limited)
+
+
 @pytest.mark.parametrize("stage", ["train", "evaluate", "stylize"])
 def test_a_gpu_that_is_not_there_is_named(ready: Project, stage: str) -> None:
     before = ready.bytes(*OUTPUTS[stage])
@@ -76,7 +103,7 @@ def freeze() -> Iterator[Callable[[Path], None]]:
 
     yield mount
     for folder in dict.fromkeys(frozen):
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +140,23 @@ def test_dvc_leaves_the_old_results_in_a_read_only_folder(
     assert "Traceback" not in told
     assert "Read-only file system" in told
     assert ready.bytes(*OUTPUTS["render"]) == before
+
+
+def test_a_read_only_store_gets_its_runs_later(
+    ready: Project, freeze: Callable[[Path], None]
+) -> None:
+    client, experiment = open_store(ready.folder, "atelier")
+    before = {run.info.run_id for run in client.search_runs([experiment])}
+    store = ready.folder / "mlflow.db"
+    freeze(store)
+    told = ready.run("dvc", "repro", "--single-item", "--force", "evaluate")
+    assert "MLflow has not taken everything yet (attempt to write a readonly database" in told
+    assert {run.info.run_id for run in client.search_runs([experiment])} == before
+    subprocess.run(["umount", "--lazy", str(store)], check=True)
+    ready.run("atelier", "sync")
+    runs = [run for run in client.search_runs([experiment]) if run.info.run_id not in before]
+    assert {run.data.tags.get("stage") for run in runs} == {"evaluate", None}
+    assert {run.info.status for run in runs} == {"FINISHED"}
 
 
 @pytest.mark.parametrize(("stage", "folder"), [("evaluate", "plots"), ("train", ".atelier")])

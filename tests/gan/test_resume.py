@@ -130,10 +130,10 @@ def test_checkpoints_are_saved_by_time_and_two_are_kept(
     settings: TrainSettings, tmp_path: Path
 ) -> None:
     list(train_on(training(settings), Checkpoints(tmp_path), seconds=0))
-    assert [path.name for path in sorted(tmp_path.glob("state-*"))] == [
-        "state-000000000008.safetensors",
+    assert {path.name for path in tmp_path.glob("state-*")} == {
         "state-000000000009.safetensors",
-    ]
+        "state-000000000009-milestone.safetensors",
+    }
     assert len(list(tmp_path.glob("epoch-*"))) == 3
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
@@ -164,6 +164,33 @@ def test_a_training_that_goes_astray_is_taken_back_and_ends_well(
     assert len(warnings) == 1
     assert "Taken back to step 3" in warnings[0]
     assert one.rollbacks == 1
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5])
+def test_a_training_that_was_taken_back_repeats_itself(
+    settings: TrainSettings, tmp_path: Path, steps: int
+) -> None:
+    """However late it is noticed, and whether it is killed on the way or not."""
+    one, other = training(settings), training(settings)
+    whole = outcome(one, list(train_on(one, Checkpoints(tmp_path / "1"), Poison(one, steps, 1))))
+    seldom = Checkpoints(tmp_path / "2")
+    stop = StopAfter(steps + 2)
+    poison = Poison(other, steps, 1)
+    with pytest.raises(KeyboardInterrupt):
+        list(train_on(other, seldom, lambda: poison() or stop(), seconds=0))
+    last = training(settings)
+    assert outcome(last, list(train_on(last, seldom))) == whole
+
+
+def test_states_after_the_milestone_are_gone_when_it_is_gone_back_to(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for number in range(6):
+        checkpoints.save(number, {"at": torch.tensor(number)}, milestone=number in (0, 2))
+    state = checkpoints.back()
+    assert state is not None
+    assert int(state["at"]) == 2
+    assert [path.stem for path in tmp_path.iterdir()] == ["state-000000000002-milestone"]
+    assert int((checkpoints.latest() or {})["at"]) == 2
 
 
 def test_one_that_goes_astray_again_and_again_fails_and_leaves_its_last_good_generator(

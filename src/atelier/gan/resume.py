@@ -28,8 +28,9 @@ def train_on(
     """Train to the end from the last checkpoint, or from the start where there is none.
 
     Epochs that an earlier attempt finished are yielded again as they were, so that whoever
-    listens hears of all of them. A training that goes astray is taken back to its last
-    checkpoint and goes on with other latents, at most :data:`ROLLBACKS` times.
+    listens hears of all of them. A training that goes astray is taken back to the start of its
+    epoch, wherever that was noticed, so that it too repeats itself to the bit, and goes on with
+    other latents, at most :data:`ROLLBACKS` times.
 
     Args:
         training: not yet begun.
@@ -61,9 +62,9 @@ def _attempt(
 ) -> Iterator[Epoch]:
     saved = time.monotonic()
 
-    def save() -> None:
+    def save(milestone: bool = False) -> None:
         nonlocal saved
-        checkpoints.save(training.steps_done, training.state())
+        checkpoints.save(training.steps_done, training.state(), milestone)
         saved = time.monotonic()
 
     def after_step() -> None:
@@ -74,21 +75,23 @@ def _attempt(
         if asked:
             raise KeyboardInterrupt("saved")
 
-    if training.steps_done == 0:
-        save()
     for epoch in training.run(report, after_step):
         checkpoints.keep(_name(epoch.number), _to_tensors(epoch))
-        save()
+        save(milestone=True)
         yield epoch
 
 
 def _take_back(training: Training, checkpoints: Checkpoints, error: AstrayError) -> None:
-    """Stand where the last checkpoint was taken, with other random streams from there on."""
-    rollbacks = training.rollbacks + 1
-    state = checkpoints.latest()
-    if state is not None:
+    """Stand where the epoch began, with other random streams from there on."""
+    rollbacks, epochs = training.rollbacks + 1, training.epochs_done
+    state = checkpoints.back()
+    if state is not None and int(state["epochs_done"]) == epochs:
         training.restore(state)
-    if state is None or rollbacks > ROLLBACKS:
+    elif epochs == 0:
+        training.begin()
+    else:
+        raise AtelierError(f"{error} Its checkpoints are damaged, so it cannot be taken back.")
+    if rollbacks > ROLLBACKS:
         file = checkpoints.folder / "generator.safetensors"
         save_network(training.gan.generator, training.arch, file)
         raise AtelierError(

@@ -1,5 +1,6 @@
 """The training loop: epochs over shuffled pictures, told to whoever listens."""
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atelier.errors import AtelierError
+from atelier.errors import AtelierError, lacks_memory
 from atelier.gan.generate import draw_latents, generate, random_latents
 from atelier.gan.networks import Architecture
 from atelier.gan.step import STATISTICS, build_gan, train_step
@@ -79,11 +80,16 @@ class Training:
         self.settings = settings
         self.device = device
         self.arch = Architecture.of(settings, height, channels)
-        self.gan = build_gan(self.arch, settings, device)
         self._feed = _Feed(pixels, device)
+        self._fixed = draw_latents(settings.samples, self.arch, settings.seed + 3)
+        self.begin()
+
+    def begin(self) -> None:
+        """Stand at the start, with fresh weights and streams."""
+        settings, device = self.settings, self.device
+        self.gan = build_gan(self.arch, settings, device)
         self._order = torch.Generator().manual_seed(settings.seed + 1)
         self._latents = torch.Generator(device).manual_seed(settings.seed + 2)
-        self._fixed = draw_latents(settings.samples, self.arch, settings.seed + 3)
         # Dropout draws from torch's global stream of the device; this is its state between steps.
         self._dropout = torch.Generator(device).manual_seed(settings.seed + 4).get_state()
         self.epochs_done = 0
@@ -119,7 +125,7 @@ class Training:
             if not self._rows:
                 self._permutation = torch.randperm(len(self._feed), generator=self._order)
             for indices in self._permutation.split(self.settings.batch_size)[len(self._rows) :]:
-                self._rows.append(self._step(indices))
+                self._rows.append(self._fitting_step(indices))
                 every = self.settings.sample_every
                 if every and self.steps_done % every == 0:
                     self._between[self.steps_done] = self.samples()
@@ -147,15 +153,13 @@ class Training:
             )
 
     def draw_anew(self, rollbacks: int) -> None:
-        """Go on with other latents and another order, so that what went astray need not again."""
+        """Go on, from an epoch's start, with other latents and another order of the pictures.
+
+        So what went astray need not do so again.
+        """
         self.rollbacks = rollbacks
         for number, stream in enumerate((self._order, self._latents), start=1):
             stream.manual_seed(self.settings.seed + number + 1_000_003 * rollbacks)
-        left = torch.randperm(len(self._permutation), generator=self._order)
-        done = len(self._rows) * self.settings.batch_size
-        if self._rows:  # the rest of the epoch comes in another order
-            rest = self._permutation[done:]
-            self._permutation[done:] = rest[left[left < len(rest)]]
 
     def state(self) -> dict[str, Tensor]:
         """All that the rest of the training depends on, between two steps."""
@@ -199,6 +203,36 @@ class Training:
         epoch = Epoch(number, first_step, seen, statistics, self.samples(), self._between)
         self.epochs_done, self._rows, self._between = number, [], {}
         return epoch
+
+    def _fitting_step(self, indices: Tensor) -> Tensor:
+        """Do a step, or say which batch would fit into memory."""
+        try:
+            return self._step(indices)
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)
+        fits = len(indices) // 2
+        while fits > 1 and not self._would_fit(indices[:fits]):
+            fits //= 2
+        told = "even 2 would not; make the networks' train.generator_width smaller."
+        raise AtelierError(
+            f"a batch of {len(indices)} pictures does not fit into memory; "
+            + (f"set train.batch_size to {fits}, which does." if fits > 1 else told)
+        )
+
+    def _would_fit(self, indices: Tensor) -> bool:
+        """Try a step whose outcome is not wanted any more."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            self._step(indices)
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)
+            return False
+        return True
 
     def _step(self, indices: Tensor) -> Tensor:
         real = self._feed.batch(indices)

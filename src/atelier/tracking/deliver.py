@@ -28,6 +28,8 @@ from atelier.tracking.store import in_short, locked, quiet_environment
 from atelier.tracking.workspace import Process, private_folder
 
 _POLL_SECONDS = 0.25
+# What a stage says is told in bursts, which cost the work beside less than a trickle does.
+_FLUSH_SECONDS = 5.0
 _RETRY_SECONDS = 5.0
 
 
@@ -50,8 +52,18 @@ def serve(root: Path, process: Process) -> None:
             # Asked before reading, so that nothing written before the end is missed.
             more_may_come = watch.is_alive()
             trouble = _deliver_all(root, execution)
-            watch.join(_RETRY_SECONDS if trouble else _POLL_SECONDS)
+            if trouble:
+                watch.join(_RETRY_SECONDS)
+            else:
+                _pause(execution, watch)
     _remove_if_done(execution)
+
+
+def _pause(execution: Path, watch: threading.Thread) -> None:
+    """Let the stages say more; one that has ended waits to be delivered, so it ends the pause."""
+    end = time.monotonic() + _FLUSH_SECONDS
+    while watch.is_alive() and time.monotonic() < end and all(map(is_open, journals(execution))):
+        watch.join(_POLL_SECONDS)
 
 
 def deliver_left_over(root: Path) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from atelier import settings as settings_module
-from atelier.errors import AtelierError
+from atelier.errors import AtelierError, lacks_memory
 from atelier.settings import Settings
 from atelier.tracking import fingerprint
 from atelier.tracking.fingerprint import Fingerprint
@@ -40,8 +40,6 @@ _NOT_WRITABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
 )
-# What torch says of a processor's and a GPU's memory, and the system of a file's.
-_NO_MEMORY = ("allocate memory", "not enough memory", "out of memory")
 # What takes most of the memory.
 _SMALLER = {
     "convert": "convert.max_megapixels or runtime.workers",
@@ -94,7 +92,7 @@ def _verdict(error: BaseException, stage: str) -> tuple[int, str]:
             f"ERROR: {place} cannot be read or written ({error.strerror}); change its permissions,"
             " or move what stands in its way, and run again."
         )
-    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+    if lacks_memory(error):
         smaller = _SMALLER.get(stage, "runtime.workers")
         return 1, f"ERROR: the memory is too small for {stage}; make {smaller} smaller."
     return 1, "".join(traceback.format_exception(error))
