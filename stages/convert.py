@@ -19,7 +19,10 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.images.dataset import load_images
 
     with bar("convert", "pictures", settings.runtime.progress) as report:
-        conversion = convert(settings.convert, RAW, IMAGES, settings.runtime.workers, report)
+        runtime = settings.runtime
+        conversion = convert(
+            settings.convert, RAW, IMAGES, runtime.workers, report, runtime.cluster
+        )
     write_json(METRICS, conversion.metrics())
     run.summary(conversion.metrics())
     run.artifact(METRICS)

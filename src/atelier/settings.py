@@ -186,7 +186,8 @@ class StylizeSettings(Section):
     Layers are positions in ``torchvision.models.vgg19().features``. A picture or style is
     a file of ``data/pictures/``, or the word ``generated`` (faces of the trained generator)
     or ``drawn`` (the embedded style picture); weights are ``random``, ``imagenet`` or a file
-    of ``data/weights/``.
+    of ``data/weights/``. ``iterations`` are spent at each of ``scales``; ``auto`` precision is
+    bfloat16 where the processor multiplies it itself.
     """
 
     pictures: Annotated[list[FileName], Field(min_length=1)]
@@ -200,9 +201,11 @@ class StylizeSettings(Section):
     style_layers: dict[Annotated[int, Field(ge=0, le=35)], Weight]
     content_layers: dict[Annotated[int, Field(ge=0, le=35)], Weight]
     start: Literal["content", "noise"]
-    optimizer: Literal["lbfgs", "adam"]
+    optimizer: Literal["lbfgs", "adam", "sobolev"]
     lr: Rate
     iterations: Count
+    scales: Annotated[int, Field(ge=1, le=8)]
+    precision: Literal["fp32", "bf16", "auto"]
     seed: Seed
 
     @model_validator(mode="after")
@@ -212,6 +215,12 @@ class StylizeSettings(Section):
         if not any([*self.style_layers.values(), *self.content_layers.values()]):
             raise ValueError(
                 "one of style_layers and content_layers needs a weight above 0, such as {1: 1.0}"
+            )
+        smallest = self.picture_size // 2 ** (self.scales - 1)
+        if smallest < 32:
+            raise ValueError(
+                f"scales is {self.scales}, so that the coarsest picture has {smallest} pixels a"
+                " side; lower scales until it has 32, or raise picture_size"
             )
         if self.optimizer == "adam" and self.lr > 0.5:
             raise ValueError(
@@ -231,6 +240,13 @@ class RuntimeSettings(Section):
         ),
     ]
     workers: Annotated[int, Field(ge=0, le=1024)]
+    cluster: Annotated[
+        str,
+        Field(
+            pattern=r"^((tcp|tls)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5})?$",
+            description="empty, or a Dask scheduler's address such as tcp://host:8786",
+        ),
+    ]
     progress: bool
     checkpoint_seconds: Annotated[float, Field(ge=0, le=86_400)]
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from atelier.images.picture import Unreadable, quiet_pillow, read_picture
+from atelier.images.picture import Unreadable, _count_scans, quiet_pillow, read_picture
 
 RGB = np.random.default_rng(5).integers(0, 256, (6, 9, 3), np.uint8)
 
@@ -114,6 +114,20 @@ def test_a_jpeg_is_decoded_as_small_as_is_allowed(at_least: int, shape: Any) -> 
     assert read.shape[:2] == shape
     whole = np.asarray(Image.open(io.BytesIO(data)).resize(shape[::-1], Image.Resampling.BOX))
     assert np.abs(read.astype(int) - whole).mean() < 2
+
+
+def test_a_large_jpeg_is_decoded_as_pillow_does(picture: Callable[..., bytes]) -> None:
+    data = picture(700, 600, "JPEG")
+    assert len(data) > 2**17
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft("RGB", (350, 300))
+        assert np.array_equal(read_picture(data, "rgb", 1, 300), np.asarray(image))
+
+
+@given(st.lists(st.sampled_from([b"\xff", b"\xda", b"\xff\xda", bytes(65_533)]), max_size=12))
+def test_scans_are_counted_across_blocks(parts: list[bytes]) -> None:
+    data = b"".join(parts)
+    assert _count_scans(data) == data.count(b"\xff\xda")
 
 
 @pytest.mark.parametrize(

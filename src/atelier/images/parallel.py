@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 Given = TypeVar("Given")
@@ -29,18 +29,39 @@ def map_in_order(
         most: bytes that may be under way.
     """
     with ThreadPoolExecutor(workers) as pool:
-        under_way: deque[tuple[Future[Made], int]] = deque()
-        held = 0
         try:
-            for item in items:
-                item_size = size(item)
-                while under_way and (len(under_way) >= 4 * workers or held + item_size > most):
-                    future, done = under_way.popleft()
-                    yield future.result()
-                    held -= done
-                under_way.append((pool.submit(work, item), item_size))
-                held += item_size
-            while under_way:
-                yield under_way.popleft()[0].result()
+            yield from in_order(
+                lambda item: pool.submit(work, item).result, items, 4 * workers, size, most
+            )
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def in_order(
+    start: Callable[[Given], Callable[[], Made]],
+    items: Iterable[Given],
+    count: int,
+    size: Callable[[Given], int],
+    most: int,
+) -> Iterator[Made]:
+    """Start work on every item and yield what it makes, in the items' order.
+
+    Args:
+        start: starts work on an item elsewhere; what it returns waits for the result.
+        items: read one by one, as results are taken.
+        count: items that may be under way.
+        size: how many bytes an item holds.
+        most: bytes that may be under way; an item that is larger goes alone.
+    """
+    under_way: deque[tuple[Callable[[], Made], int]] = deque()
+    held = 0
+    for item in items:
+        item_size = size(item)
+        while under_way and (len(under_way) >= count or held + item_size > most):
+            finish, done = under_way.popleft()
+            yield finish()
+            held -= done
+        under_way.append((start(item), item_size))
+        held += item_size
+    while under_way:
+        yield under_way.popleft()[0]()

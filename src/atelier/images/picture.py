@@ -28,6 +28,7 @@ _TILE_WIDTH, _TILE_LENGTH = 322, 323
 # A progressive JPEG has some ten scans; each costs a pass over all pixels, however short it is.
 _MOST_SCANS = 500
 _SCAN = b"\xff\xda"
+_BLOCK = 2**16
 # What EXIF's orientation asks for; 1 is upright. ImageOps.exif_transpose does the same, but
 # fails on pictures whose other EXIF entries are damaged.
 _TURNS = {
@@ -50,7 +51,7 @@ def quiet_pillow() -> Iterator[None]:
     """Silence Pillow's warnings and log while the body runs, in all threads.
 
     Pillow warns of oddities that do no harm, and of pictures over 89 megapixels, for which
-    :func:`read_picture` has a limit of its own. Warning filters belong to the whole process:
+    :func:`decode` has a limit of its own. Warning filters belong to the whole process:
     that is why they are set here, once around a whole conversion, and not around each picture.
     """
     with warnings.catch_warnings():
@@ -71,11 +72,21 @@ def read_picture(
     max_megapixels: int,
     at_least: int | None = None,
 ) -> NDArray[np.uint8]:
-    """Read the first frame of a picture, upright, as uint8 [H, W, C] in 0..255.
+    """Read a picture as :func:`decode` does, as uint8 [H, W, C] in 0..255; C is 3 or 1."""
+    pixels = np.asarray(decode(source, color, max_megapixels, at_least))
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def decode(
+    source: Path | bytes,
+    color: Literal["rgb", "grey"],
+    max_megapixels: int,
+    at_least: int | None = None,
+) -> Image.Image:
+    """Read the first frame of a picture, upright, as an image of mode RGB or L.
 
     Transparent pictures are laid on white, 16-bit ones are scaled to 8 bits, and any colour
-    model becomes RGB (C = 3) or ITU-R BT.601 luma (C = 1). The size is checked before anything
-    is decoded.
+    model becomes RGB or ITU-R BT.601 luma. The size is checked before anything is decoded.
 
     Args:
         source: a file, or its bytes.
@@ -99,7 +110,10 @@ def read_picture(
             _refuse_scans(image, source)
             if at_least is not None:
                 _draft(image, color, at_least)
-            return _pixels(_upright(image), color)
+            if isinstance(image, JpegImageFile) and isinstance(source, bytes):
+                # All of it at one go: in blocks of 64 kB, the usual, decoding takes longer.
+                image.decodermaxblock = len(source)
+            return _plain(_upright(image), color)
     except (Unreadable, FileNotFoundError, MemoryError):
         # Want of memory is this machine's fault, and no word against the picture.
         raise
@@ -127,8 +141,19 @@ def _refuse_scans(image: Image.Image, source: Path | bytes) -> None:
     if isinstance(image, JpegImageFile):
         data = source if isinstance(source, bytes) else source.read_bytes()
         # What follows the picture, such as a film, holds the mark once in 65,536 bytes by chance.
-        if data.count(_SCAN) > _MOST_SCANS + len(data) // 2**14:
+        if _count_scans(data) > _MOST_SCANS + len(data) // 2**14:
             raise Unreadable("more scans than any camera or program writes")
+
+
+def _count_scans(data: bytes) -> int:
+    """Count as ``data.count(_SCAN)`` does, in a fifth of the time: 0xFF is common in a JPEG."""
+    values = np.frombuffer(data, np.uint8)
+    # Blocks that stay in the processor's cache; each sees the first byte of the next.
+    blocks = (values[start : start + _BLOCK + 1] for start in range(0, len(values), _BLOCK))
+    return sum(
+        int(np.count_nonzero((block[:-1] == _SCAN[0]) & (block[1:] == _SCAN[1])))
+        for block in blocks
+    )
 
 
 def _draft(image: Image.Image, color: Literal["rgb", "grey"], at_least: int) -> None:
@@ -152,14 +177,14 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _pixels(image: Image.Image, color: Literal["rgb", "grey"]) -> NDArray[np.uint8]:
+def _plain(image: Image.Image, color: Literal["rgb", "grey"]) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(image)
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    pixels = np.asarray(image.convert("RGB" if color == "rgb" else "L"))
-    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+    mode = "RGB" if color == "rgb" else "L"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -15,19 +15,19 @@ _GAP = 3.0
 
 
 def resize(
-    pixels: NDArray[np.uint8], size: int, fit: Literal["crop", "stretch", "pad"]
+    picture: Image.Image | NDArray[np.uint8], size: int, fit: Literal["crop", "stretch", "pad"]
 ) -> NDArray[np.uint8]:
-    """Resize uint8 [H, W] or [H, W, C] (C is 1 or 3) to uint8 [size, size] or [size, size, 3].
+    """Resize a picture of any shape to uint8 [size, size] or [size, size, 3].
 
     Args:
-        pixels: the picture.
+        picture: an image of mode L or RGB, or uint8 [H, W] or [H, W, C] where C is 1 or 3.
         size: pixels, height and width.
         fit: ``crop`` fills the square and cuts off what stands over, evenly on both sides;
             ``stretch`` distorts; ``pad`` shows the whole picture on black, which is the same in
             every picture and so learnt once, where a colour of the picture's own would be
             one more thing to learn.
     """
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
+    image = picture if isinstance(picture, Image.Image) else _image(picture)
     if fit == "pad":
         return np.asarray(_padded(image, size))
     if fit == "crop":
@@ -35,6 +35,10 @@ def resize(
         left, top = (image.width - side) // 2, (image.height - side) // 2
         image = image.crop((left, top, left + side, top + side))
     return np.asarray(image.resize((size, size), _FILTER, reducing_gap=_GAP))
+
+
+def _image(pixels: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
 
 
 def _padded(image: Image.Image, size: int) -> Image.Image:

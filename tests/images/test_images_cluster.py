@@ -1,0 +1,189 @@
+"""Pictures converted by a Dask cluster: the same rows, whatever becomes of its workers."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+from distributed import LocalCluster
+
+from atelier.errors import AtelierError
+from atelier.images import cluster as module
+from atelier.images.checksum import digest
+from atelier.images.cluster import map_on_cluster
+from atelier.images.convert import convert
+from atelier.images.download import download
+from atelier.settings import ConvertSettings, DownloadSettings, Settings
+
+
+def local(workers: int) -> LocalCluster:
+    return LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        silence_logs="CRITICAL",
+    )
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """The address of a cluster of two worker processes."""
+    with dask.config.set({"distributed.scheduler.allowed-failures": 1}), local(2) as running:
+        yield running.scheduler_address
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PIECE", 4096)
+
+
+def negative(number: int) -> int:
+    return -number
+
+
+def process(_: int) -> int:
+    return os.getpid()
+
+
+def die_once(mark: Path, number: int) -> int:
+    if number == 20 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def die(number: int) -> int:
+    if number == 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_a_cluster_writes_the_same_bytes_as_this_machine(
+    tmp_path: Path,
+    address: str,
+    source: Callable[..., DownloadSettings],
+    conversion: Callable[..., ConvertSettings],
+    picture: Callable[..., bytes],
+) -> None:
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for i in range(40):
+        kind = ("PNG", "JPEG", "GIF")[i % 3]
+        (folder / f"{i:02d}.{kind.lower()}").write_bytes(picture(20 + i, 60 - i, kind, i))
+    (folder / "05_half.jpeg").write_bytes(picture(90, 90, "JPEG")[:3000])
+    (folder / "07_page.jpg").write_bytes(b"<html>")
+    (folder / "09_large.png").write_bytes(picture(1100, 1000))
+    download(source("folder", mine=str(folder)), tmp_path / "raw", tmp_path / "s")
+    here = convert(conversion(), tmp_path / "raw", tmp_path / "here.npz")
+    there = convert(conversion(), tmp_path / "raw", tmp_path / "there.npz", cluster=address)
+    assert here == there
+    assert (there.found, there.accepted) == (43, 40)
+    assert digest(tmp_path / "here.npz") == digest(tmp_path / "there.npz")
+
+
+def test_pixels_travel_too(address: str) -> None:
+    digits = [np.full((28, 28), i, np.uint8) for i in range(30)]
+    sums = map_on_cluster(np.sum, digits, address, lambda digit: digit.nbytes, 10_000)
+    assert [int(total) for total in sums] == [28 * 28 * i for i in range(30)]
+
+
+def test_results_come_in_order_within_the_bounds_from_all_workers(address: str) -> None:
+    read: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            read.append(number)
+            yield number
+
+    made = []
+    for result in map_on_cluster(negative, items(), address, lambda _: 1000, 20_000):
+        # Four items make a piece: five pieces are under way, one waits, one is being put together.
+        assert len(read) - len(made) <= 20 + 4 + 4
+        made.append(result)
+    assert made == [-number for number in range(100)]
+    workers = set(map_on_cluster(process, range(400), address, lambda _: 1000, 100_000))
+    assert len(workers) == 2
+    assert os.getpid() not in workers
+
+
+def test_another_worker_does_what_one_had_when_it_died(tmp_path: Path, address: str) -> None:
+    work = partial(die_once, tmp_path / "died")
+    assert list(map_on_cluster(work, range(40), address, lambda _: 1000, 20_000)) == [*range(40)]
+    assert (tmp_path / "died").exists()
+
+
+def test_pictures_that_kill_every_worker_are_one_sentence(address: str) -> None:
+    with pytest.raises(AtelierError, match="lost several workers over the same pictures"):
+        list(map_on_cluster(die, range(40), address, lambda _: 1000, 20_000))
+
+
+def test_a_fault_of_the_work_is_raised_as_it_is(address: str) -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(map_on_cluster(partial(divmod, 1), [1, 0], address, lambda _: 1, 100))
+
+
+def test_a_worker_of_another_version_is_one_sentence() -> None:
+    other = ("00000000", "11.0.0", "3.0", "2.0.0")
+    with pytest.raises(AtelierError, match=r"here it is atelier\.images 00000000, Pillow 11\."):
+        module._work_on(negative, other, [1])
+
+
+def test_a_cluster_without_the_project_is_one_sentence(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PACKAGE", "no-such-project")
+    with pytest.raises(AtelierError, match="has no no-such-project installed; install this"):
+        list(map_on_cluster(negative, [1], address, lambda _: 1, 100))
+
+
+def test_a_cluster_without_workers_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_WORKERLESS", 0.2)
+    with local(0) as empty, pytest.raises(AtelierError, match="has had no workers for"):
+        list(map_on_cluster(negative, range(3), empty.scheduler_address, lambda _: 1, 100))
+
+
+def test_a_cluster_that_goes_away_is_one_sentence() -> None:
+    with local(1) as running:
+
+        def items() -> Iterator[int]:
+            for number in range(100):
+                if number == 50:
+                    running.close()
+                yield number
+
+        with pytest.raises(
+            AtelierError, match=r"the connection to the cluster at tcp://.* was lost"
+        ):
+            list(
+                map_on_cluster(negative, items(), running.scheduler_address, lambda _: 1000, 20_000)
+            )
+
+
+@pytest.mark.parametrize("address", ["", "tcp://10.0.0.7:8786", "tls://dask.lan:8786"])
+def test_an_address_may_be_given(make_settings: Callable[..., Settings], address: str) -> None:
+    assert make_settings(runtime={"cluster": address}).runtime.cluster == address
+
+
+@pytest.mark.parametrize("address", ["dask.lan:8786", "tcp://dask.lan", "tcp://me:secret@lan:1"])
+def test_what_is_no_address_is_told(make_settings: Callable[..., Settings], address: str) -> None:
+    with pytest.raises(AtelierError, match="it should be empty, or a Dask scheduler's address"):
+        make_settings(runtime={"cluster": address})
+
+
+def test_an_address_that_nobody_answers_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_ANSWER", 0.5)
+    with pytest.raises(AtelierError, match="no Dask scheduler answers at tcp:"):
+        list(map_on_cluster(negative, [1], "tcp://127.0.0.1:1", lambda _: 1, 100))
+
+
+def test_without_dask_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(AtelierError, match="Dask is not installed; install it with"):
+        list(map_on_cluster(negative, [1], "tcp://127.0.0.1:1", lambda _: 1, 100))
