@@ -2,7 +2,13 @@
 
 import argparse
 import json
+import statistics
+import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def options(about: str | None, **numbers: int) -> argparse.Namespace:
@@ -12,6 +18,21 @@ def options(about: str | None, **numbers: int) -> argparse.Namespace:
     for name, value in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     return parser.parse_args()
+
+
+def products_per_second(device: "torch.device", dtype: "torch.dtype") -> float:
+    """The rate of large matrix products: floating point operations a second, median of several."""
+    import torch
+
+    side = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    seconds = []
+    for _ in range(9):
+        begin = time.perf_counter()
+        product = a @ b
+        product[0, 0].item()  # waits for a device
+        seconds.append(time.perf_counter() - begin)
+    return float(2 * side**3 / statistics.median(seconds[2:]))
 
 
 def show(result: Mapping[str, object], as_json: bool) -> None:

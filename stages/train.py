@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from atelier.files import replacing_folder, write_json
+from atelier.launch import launch
 from atelier.progress import bar
 from atelier.settings import Settings
 from atelier.tracking.run import Run
@@ -19,22 +20,29 @@ def main(settings: Settings, run: Run) -> None:
     """Train epoch by epoch; write networks, samples and losses when all is done."""
     from atelier.gan.health import Health
     from atelier.gan.history import History
-    from atelier.gan.resume import train_on
+    from atelier.gan.ranks import joined
+    from atelier.gan.resume import follow, train_on
     from atelier.gan.samples import save_samples
     from atelier.gan.step import STATISTICS
     from atelier.gan.training import Training
-    from atelier.gan.weights import save_network
+    from atelier.gan.weights import save_networks
     from atelier.hardware import choose_device
     from atelier.images.dataset import load_images
 
     pixels = load_images(IMAGES).pixels
-    training = Training(settings.train, pixels, choose_device(settings.runtime.device))
-    history, health = History(), Health()
-    # MLflow's step slider starts at 0: the untrained generator's noise.
-    run.pictures("samples", training.samples(), step=0)
-    seconds = settings.runtime.checkpoint_seconds
-    with replacing_folder(SAMPLES) as samples, replacing_folder(MODELS) as models:
-        with bar("train", "steps", settings.runtime.progress) as report, run.resumable() as keep:
+    history, health, seconds = History(), Health(), settings.runtime.checkpoint_seconds
+    with joined(choose_device(settings.runtime.device)) as (ranks, device):
+        training = Training(settings.train, pixels, device, ranks)
+        if ranks.number > 0:
+            follow(training)
+            return
+        # MLflow's step slider starts at 0: the untrained generator's noise.
+        run.pictures("samples", training.samples(), step=0)
+        with (
+            replacing_folder(SAMPLES) as samples,
+            bar("train", "steps", settings.runtime.progress) as report,
+            run.resumable() as keep,
+        ):
             for epoch in train_on(training, *keep, report, seconds, run.warn):
                 save_samples(epoch.number, epoch.samples, epoch.between, samples)
                 history.add(epoch)
@@ -42,10 +50,8 @@ def main(settings: Settings, run: Run) -> None:
                     run.warn(symptom)
                 run.curves(epoch.first_step, STATISTICS, epoch.statistics, epoch.images_seen)
                 run.pictures("samples", epoch.samples, step=epoch.number)
-        save_network(training.gan.generator, training.arch, models / "generator.safetensors")
-        save_network(
-            training.gan.discriminator, training.arch, models / "discriminator.safetensors"
-        )
+    with replacing_folder(MODELS) as models:
+        save_networks(training.gan.generator, training.gan.discriminator, training.arch, models)
     history.write(LOSSES)
     write_json(METRICS, history.summary())
     run.summary(history.summary())
@@ -54,4 +60,5 @@ def main(settings: Settings, run: Run) -> None:
 
 
 if __name__ == "__main__":
+    launch(Path(__file__))
     run_stage("train", main)

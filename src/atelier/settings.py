@@ -146,6 +146,7 @@ class TrainSettings(NetworkSettings):
     beta1: Decay
     beta2: Decay
     weight_decay: Weight
+    precision: Literal["auto", "fp32", "tf32", "bf16"]
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)]
     samples: Count
     sample_every: Annotated[int, Field(ge=0)]
@@ -186,8 +187,7 @@ class StylizeSettings(Section):
     Layers are positions in ``torchvision.models.vgg19().features``. A picture or style is
     a file of ``data/pictures/``, or the word ``generated`` (faces of the trained generator)
     or ``drawn`` (the embedded style picture); weights are ``random``, ``imagenet`` or a file
-    of ``data/weights/``. ``iterations`` are spent at each of ``scales``; ``auto`` precision is
-    bfloat16 where the processor multiplies it itself.
+    of ``data/weights/``. ``auto`` precision is bfloat16 where the processor multiplies it itself.
     """
 
     pictures: Annotated[list[FileName], Field(min_length=1)]
@@ -201,10 +201,9 @@ class StylizeSettings(Section):
     style_layers: dict[Annotated[int, Field(ge=0, le=35)], Weight]
     content_layers: dict[Annotated[int, Field(ge=0, le=35)], Weight]
     start: Literal["content", "noise"]
-    optimizer: Literal["lbfgs", "adam", "sobolev"]
+    optimizer: Literal["lbfgs", "adam", "spectral"]
     lr: Rate
     iterations: Count
-    scales: Annotated[int, Field(ge=1, le=8)]
     precision: Literal["fp32", "bf16", "auto"]
     seed: Seed
 
@@ -215,12 +214,6 @@ class StylizeSettings(Section):
         if not any([*self.style_layers.values(), *self.content_layers.values()]):
             raise ValueError(
                 "one of style_layers and content_layers needs a weight above 0, such as {1: 1.0}"
-            )
-        smallest = self.picture_size // 2 ** (self.scales - 1)
-        if smallest < 32:
-            raise ValueError(
-                f"scales is {self.scales}, so that the coarsest picture has {smallest} pixels a"
-                " side; lower scales until it has 32, or raise picture_size"
             )
         if self.optimizer == "adam" and self.lr > 0.5:
             raise ValueError(
@@ -237,6 +230,14 @@ class RuntimeSettings(Section):
         str,
         Field(
             pattern=r"^(auto|cpu|cuda(:[0-9]+)?|mps)$", description="auto, cpu, cuda, cuda:1 or mps"
+        ),
+    ]
+    launcher: Annotated[
+        str,
+        Field(
+            pattern=r"^(python|torchrun( --(nproc-per-node|nnodes|node-rank|rdzv-id|rdzv-backend|"
+            r"rdzv-endpoint|master-addr|master-port)=[A-Za-z0-9.:_-]+)+)$",
+            description="python, or torchrun with its options such as torchrun --nproc-per-node=2",
         ),
     ]
     workers: Annotated[int, Field(ge=0, le=1024)]

@@ -174,7 +174,7 @@ def test_a_training_that_was_taken_back_repeats_itself(
     one, other = training(settings), training(settings)
     whole = outcome(one, list(train_on(one, Checkpoints(tmp_path / "1"), Poison(one, steps, 1))))
     seldom = Checkpoints(tmp_path / "2")
-    stop = StopAfter(steps + 2)
+    stop = StopAfter(steps + 4)  # after it was taken back
     poison = Poison(other, steps, 1)
     with pytest.raises(KeyboardInterrupt):
         list(train_on(other, seldom, lambda: poison() or stop(), seconds=0))

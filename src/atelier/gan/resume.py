@@ -45,12 +45,25 @@ def train_on(
         AtelierError: it went astray once too often; the last good generator is saved.
     """
     yield from _resumed(training, checkpoints)
+    training.agree()
     while training.epochs_done < training.settings.epochs:
         try:
             yield from _attempt(training, checkpoints, stop_asked, report, seconds)
         except AstrayError as error:
             _take_back(training, checkpoints, error)
+            training.agree()
             warn(f"{error} Taken back to step {training.steps_done}, to go on with other latents.")
+
+
+def follow(training: Training) -> None:
+    """Train as one of several processes, but not the first, which alone saves and says."""
+    training.agree()
+    while training.epochs_done < training.settings.epochs:
+        try:
+            for _ in training.run():
+                pass
+        except AstrayError:
+            training.agree()
 
 
 def _attempt(
@@ -69,9 +82,8 @@ def _attempt(
 
     def after_step() -> None:
         asked = stop_asked()
-        if asked or time.monotonic() - saved > seconds:
-            training.check()  # what is astray is not kept; an epoch's end checks by itself
-            save()
+        if (asked or time.monotonic() - saved > seconds) and training.is_sound():
+            save()  # what is astray is not kept; the epoch's end will say so
         if asked:
             raise KeyboardInterrupt("saved")
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
 from atelier.gan.networks import Architecture, Discriminator, Generator, build
+from atelier.gan.precision import Precision, autocast, choose_precision
+from atelier.gan.ranks import ALONE, Ranks, join_batches
 from atelier.settings import TrainSettings
 
 STATISTICS = ("loss_d", "loss_g", "d_x", "d_g_z1", "d_g_z2")
@@ -26,6 +29,8 @@ class Gan:
     generator_optimizer: optim.Optimizer
     discriminator_optimizer: optim.Optimizer
     label_smoothing: float
+    precision: Precision
+    ranks: Ranks
 
     def state(self) -> dict[str, Tensor]:
         """Weights, running statistics and the optimizers' moments, by name."""
@@ -60,9 +65,14 @@ class Gan:
         )
 
 
-def build_gan(arch: Architecture, settings: TrainSettings, device: torch.device) -> Gan:
+def build_gan(
+    arch: Architecture, settings: TrainSettings, device: torch.device, ranks: Ranks = ALONE
+) -> Gan:
     """Build both networks and their Adam optimizers on ``device``, ready to train."""
     networks = build(arch, settings.seed)
+    if ranks.count > 1:
+        for network in networks:
+            join_batches(network)
     # Convolutions are markedly faster with channels last, and the numbers are the same.
     generator, discriminator = (
         network.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -73,15 +83,26 @@ def build_gan(arch: Architecture, settings: TrainSettings, device: torch.device)
         betas = (settings.beta1, settings.beta2)
         decay = settings.weight_decay
         return optim.Adam(
-            network.parameters(), lr=settings.lr, betas=betas, weight_decay=decay, fused=True
+            network.parameters(),
+            lr=settings.lr,
+            betas=betas,
+            weight_decay=decay,
+            fused=True,
+            capturable=device.type == "cuda",
         )
 
     return Gan(
-        generator, discriminator, adam(generator), adam(discriminator), settings.label_smoothing
+        generator,
+        discriminator,
+        adam(generator),
+        adam(discriminator),
+        settings.label_smoothing,
+        choose_precision(settings.precision, device),
+        ranks,
     )
 
 
-def train_step(gan: Gan, real: Tensor, latents: Tensor) -> Tensor:
+def train_step(gan: Gan, real: Tensor, latents: Tensor, share: float = 1.0) -> Tensor:
     """Update the discriminator, then the generator, on one batch.
 
     Goodfellow et al. 2014 with the non-saturating generator loss, in the order of the
@@ -93,6 +114,7 @@ def train_step(gan: Gan, real: Tensor, latents: Tensor) -> Tensor:
         gan: the networks; their weights, optimizers and running statistics change.
         real: [B, C, H, W] float, in [-1, 1].
         latents: [B, latent_size] float.
+        share: of these in the batch of all processes; a loss is the mean over that batch.
 
     Returns:
         The five :data:`STATISTICS`, float32 [5], on the device and not waited for: loss_d
@@ -100,28 +122,56 @@ def train_step(gan: Gan, real: Tensor, latents: Tensor) -> Tensor:
         discriminator's update and after it.
     """
     generator, discriminator = gan.generator, gan.discriminator
-    fake = generator(latents)
+    computed = partial(autocast, gan.precision, real.device)
 
     gan.discriminator_optimizer.zero_grad(set_to_none=True)
-    logits_real = discriminator(real)
-    logits_fake = discriminator(fake.detach())
+    with computed():
+        fake = generator(latents)
+        logits_real = discriminator(real)
+        logits_fake = discriminator(fake.detach())
     loss_d = _bce(logits_real, 1.0 - gan.label_smoothing) + _bce(logits_fake, 0.0)
-    loss_d.backward()
-    gan.discriminator_optimizer.step()
+    _learn(gan, loss_d, share, discriminator, gan.discriminator_optimizer)
 
     gan.generator_optimizer.zero_grad(set_to_none=True)
     # The generator's step needs the gradient through the discriminator, not that of its weights.
     discriminator.requires_grad_(False)
-    logits_fooled = discriminator(fake)
+    with computed():
+        logits_fooled = discriminator(fake)
     loss_g = _bce(logits_fooled, 1.0)
-    loss_g.backward()
+    _learn(gan, loss_g, share, generator, gan.generator_optimizer)
     discriminator.requires_grad_(True)
-    gan.generator_optimizer.step()
 
     with torch.no_grad():
-        believed = [logits.sigmoid().mean() for logits in (logits_real, logits_fake, logits_fooled)]
-        return torch.stack([loss_d.detach(), loss_g.detach(), *believed]).float()
+        judged = (logits_real, logits_fake, logits_fooled)
+        believed = [_mean(logits.float().sigmoid()) for logits in judged]
+        statistics = torch.stack([loss_d.detach(), loss_g.detach(), *believed]).float()
+        if gan.ranks.count > 1:
+            statistics *= share
+            gan.ranks.add_up([statistics])
+        return statistics
+
+
+def _learn(
+    gan: Gan, loss: Tensor, share: float, network: nn.Module, optimizer: optim.Optimizer
+) -> None:
+    """Update a network by the loss over the batch of all processes, of which this is a share."""
+    if gan.ranks.count > 1:
+        (share * loss).backward()
+        gan.ranks.add_up(p.grad for p in network.parameters() if p.grad is not None)
+    else:
+        loss.backward()
+    optimizer.step()
 
 
 def _bce(logits: Tensor, label: float) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
+    # In float32 at least: bfloat16 has three digits.
+    logits = logits.float() if logits.dtype == torch.bfloat16 else logits
+    losses = F.binary_cross_entropy_with_logits(
+        logits, torch.full_like(logits, label), reduction="none"
+    )
+    return _mean(losses)
+
+
+def _mean(values: Tensor) -> Tensor:
+    """The mean; 0 of none, which a process may get of a small batch."""
+    return values.mean() if len(values) else values.sum()

@@ -10,8 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atelier.errors import AtelierError, lacks_memory
+from atelier.gan.captured import CapturedStep
+from atelier.gan.feed import Feed, scaled
 from atelier.gan.generate import draw_latents, generate, random_latents
 from atelier.gan.networks import Architecture
+from atelier.gan.precision import products
+from atelier.gan.ranks import ALONE, Ranks
 from atelier.gan.step import STATISTICS, build_gan, train_step
 from atelier.progress import Progress, Report, silent
 from atelier.settings import TrainSettings
@@ -54,10 +58,20 @@ class Training:
     of threads: each stream (weights, order of the pictures, latents, fixed latents, dropout) has a
     state of its own, seeded from ``settings.seed``. :meth:`state` holds all that is to come, so
     that a training that goes on from it gives the bytes of one that never stopped.
+
+    Attributes:
+        captures: whether steps on a GPU are recorded as a CUDA graph; else each kernel is started
+            by the host, with the same numbers.
     """
 
+    captures = True
+
     def __init__(
-        self, settings: TrainSettings, pixels: NDArray[np.uint8], device: torch.device
+        self,
+        settings: TrainSettings,
+        pixels: NDArray[np.uint8],
+        device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Prepare a training.
 
@@ -65,6 +79,8 @@ class Training:
             settings: the ``train`` section.
             pixels: uint8 [N, H, W, C], square; may be memory-mapped.
             device: where to train.
+            ranks: the processes that share the training; all draw the same batches and latents,
+                and work on a part of them.
 
         Raises:
             AtelierError: the pictures do not fit a network, or are too few for one batch.
@@ -79,15 +95,17 @@ class Training:
             )
         self.settings = settings
         self.device = device
+        self.ranks = ranks
         self.arch = Architecture.of(settings, height, channels)
-        self._feed = _Feed(pixels, device)
+        self._feed = Feed(pixels, device)
         self._fixed = draw_latents(settings.samples, self.arch, settings.seed + 3)
         self.begin()
 
     def begin(self) -> None:
         """Stand at the start, with fresh weights and streams."""
         settings, device = self.settings, self.device
-        self.gan = build_gan(self.arch, settings, device)
+        self.gan = build_gan(self.arch, settings, device, self.ranks)
+        self._captured: CapturedStep | None = None
         self._order = torch.Generator().manual_seed(settings.seed + 1)
         self._latents = torch.Generator(device).manual_seed(settings.seed + 2)
         # Dropout draws from torch's global stream of the device; this is its state between steps.
@@ -124,8 +142,10 @@ class Training:
         while self.epochs_done < self.settings.epochs:
             if not self._rows:
                 self._permutation = torch.randperm(len(self._feed), generator=self._order)
-            for indices in self._permutation.split(self.settings.batch_size)[len(self._rows) :]:
-                self._rows.append(self._fitting_step(indices))
+            parts = self._permutation.split(self.settings.batch_size)[len(self._rows) :]
+            batches = self._feed.batches([self.ranks.part(part) for part in parts])
+            for part, pixels in zip(parts, batches, strict=True):
+                self._rows.append(self._fitting_step(pixels, len(part)))
                 every = self.settings.sample_every
                 if every and self.steps_done % every == 0:
                     self._between[self.steps_done] = self.samples()
@@ -139,18 +159,10 @@ class Training:
         """Pictures of the fixed latents as the generator stands, uint8 [N, H, W, C]."""
         return generate(self.gan.generator, self._fixed)
 
-    def check(self) -> None:
-        """See that all is finite; this waits for the device.
-
-        Raises:
-            AstrayError: a loss or a weight is not.
-        """
+    def is_sound(self) -> bool:
+        """Whether all losses and weights are finite; this waits for the device."""
         seen = [*self._rows, *self.gan.generator.parameters(), *self.gan.discriminator.parameters()]
-        if not bool(torch.stack([tensor.isfinite().all() for tensor in seen]).all()):
-            raise AstrayError(
-                f"the training went astray in epoch {self.epochs_done + 1}: its losses or weights"
-                f" are no numbers any more; make train.lr smaller than {self.settings.lr:g}."
-            )
+        return bool(torch.stack([tensor.isfinite().all() for tensor in seen]).all())
 
     def draw_anew(self, rollbacks: int) -> None:
         """Go on, from an epoch's start, with other latents and another order of the pictures.
@@ -191,10 +203,20 @@ class Training:
             if name.startswith(start)
         }
         self.gan.restore(state)
+        self._captured = None  # it writes to memory that is the optimizers' no more
+
+    def agree(self) -> None:
+        """Stand, in every process that shares the training, where the first one stands."""
+        if self.ranks.count > 1:
+            self.restore(self.ranks.first_ones(self.state()))
 
     def _end_epoch(self) -> Epoch:
         # The one place where the device is waited for.
-        self.check()
+        if not self.is_sound():
+            raise AstrayError(
+                f"the training went astray in epoch {self.epochs_done + 1}: its losses or weights"
+                f" are no numbers any more; make train.lr smaller than {self.settings.lr:g}."
+            )
         statistics = torch.stack(self._rows).cpu().numpy()
         number, size = self.epochs_done + 1, self.settings.batch_size
         seen = np.cumsum([len(batch) for batch in self._permutation.split(size)])
@@ -204,29 +226,29 @@ class Training:
         self.epochs_done, self._rows, self._between = number, [], {}
         return epoch
 
-    def _fitting_step(self, indices: Tensor) -> Tensor:
+    def _fitting_step(self, pixels: Tensor, batch_size: int) -> Tensor:
         """Do a step, or say which batch would fit into memory."""
         try:
-            return self._step(indices)
+            return self._step(pixels, batch_size)
         except (MemoryError, RuntimeError) as error:
             if not lacks_memory(error):
                 raise
             traceback.clear_frames(error.__traceback__)
-        fits = len(indices) // 2
-        while fits > 1 and not self._would_fit(indices[:fits]):
+        fits = len(pixels) // 2
+        while fits > 1 and not self._would_fit(pixels[:fits]):
             fits //= 2
         told = "even 2 would not; make the networks' train.generator_width smaller."
         raise AtelierError(
-            f"a batch of {len(indices)} pictures does not fit into memory; "
+            f"a batch of {batch_size} pictures does not fit into memory; "
             + (f"set train.batch_size to {fits}, which does." if fits > 1 else told)
         )
 
-    def _would_fit(self, indices: Tensor) -> bool:
+    def _would_fit(self, pixels: Tensor) -> bool:
         """Try a step whose outcome is not wanted any more."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         try:
-            self._step(indices)
+            self._step(pixels, len(pixels))
         except (MemoryError, RuntimeError) as error:
             if not lacks_memory(error):
                 raise
@@ -234,39 +256,38 @@ class Training:
             return False
         return True
 
-    def _step(self, indices: Tensor) -> Tensor:
-        real = self._feed.batch(indices)
-        latents = random_latents(len(indices), self.arch, self._latents)
+    def _step(self, pixels: Tensor, batch_size: int) -> Tensor:
+        """Learn from this process's part of a batch."""
+        latents = self.ranks.part(random_latents(batch_size, self.arch, self._latents))
+        with products(self.gan.precision, self.device):
+            if self._may_capture(batch_size):
+                return self._captured_step(pixels, latents)
+            return self._plain_step(pixels, latents, len(pixels) / batch_size)
+
+    def _may_capture(self, batch_size: int) -> bool:
+        """Whether the step is one to record: not an epoch's last, smaller one."""
+        return (
+            self.device.type == "cuda"
+            and self.captures
+            and self.ranks.count == 1
+            and not self.arch.dropout  # its random stream is not part of the recording
+            and batch_size == self.settings.batch_size
+        )
+
+    def _captured_step(self, pixels: Tensor, latents: Tensor) -> Tensor:
+        if self._captured is None:
+            self._captured = CapturedStep(self.gan, pixels, latents)
+        return self._captured(pixels, latents)
+
+    def _plain_step(self, pixels: Tensor, latents: Tensor, share: float) -> Tensor:
         if not self.arch.dropout:
-            return train_step(self.gan, real, latents)
+            return train_step(self.gan, scaled(pixels), latents, share)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             stream = torch.cuda if self.device.type == "cuda" else torch.random
             stream.set_rng_state(self._dropout)
-            statistics = train_step(self.gan, real, latents)
+            statistics = train_step(self.gan, scaled(pixels), latents, share)
             self._dropout = stream.get_rng_state()
         return statistics
-
-
-class _Feed:
-    """Pictures kept as uint8 until a batch is gathered and scaled on the device."""
-
-    def __init__(self, pixels: NDArray[np.uint8], device: torch.device) -> None:
-        self._pixels = pixels
-        self._device = device
-        self._on_device: Tensor | None = None
-        if device.type == "cuda" and pixels.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
-            self._on_device = torch.tensor(np.asarray(pixels), device=device)
-
-    def __len__(self) -> int:
-        return len(self._pixels)
-
-    def batch(self, indices: Tensor) -> Tensor:
-        """Gather pictures as float32 [B, C, H, W] in [-1, 1], channels last in memory."""
-        if self._on_device is not None:
-            gathered = self._on_device[indices.to(self._device)]
-        else:
-            gathered = torch.from_numpy(self._pixels[indices.numpy()]).to(self._device)
-        return gathered.permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def _note(number: int, statistics: NDArray[np.float32]) -> str:

@@ -26,6 +26,14 @@ def save_network(network: nn.Module, arch: Architecture, target: Path) -> None:
         save_file(state, temporary, metadata={_KEY: json.dumps(asdict(arch), sort_keys=True)})
 
 
+def save_networks(
+    generator: nn.Module, discriminator: nn.Module, arch: Architecture, folder: Path
+) -> None:
+    """Write both networks to files of their names in ``folder``."""
+    for name, network in (("generator", generator), ("discriminator", discriminator)):
+        save_network(network, arch, folder / f"{name}.safetensors")
+
+
 def load_generator(
     path: Path, device: torch.device | str = "cpu"
 ) -> tuple[Generator, Architecture]:

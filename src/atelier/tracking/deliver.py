@@ -153,12 +153,13 @@ def _remove_if_done(execution: Path) -> None:
 def _stand_back() -> None:
     """Take processor time only where the work leaves some.
 
-    Linux weighs sessions against one another before it weighs their processes (autogroup), and
-    the deliverer has a session of its own: without the second line the first does nothing.
+    Linux weighs sessions against one another before it weighs their processes (autogroup), so
+    that in a session of its own, which a stage gives the deliverer, being nice does nothing.
     """
     with suppress(OSError):
         os.nice(19)
-        Path("/proc/self/autogroup").write_text("19")
+        if os.getsid(0) == os.getpid():
+            Path("/proc/self/autogroup").write_text("19")
 
 
 if __name__ == "__main__":

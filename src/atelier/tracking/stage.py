@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from atelier import settings as settings_module
 from atelier.errors import AtelierError, lacks_memory
+from atelier.launch import rank
 from atelier.settings import Settings
 from atelier.tracking import fingerprint
 from atelier.tracking.fingerprint import Fingerprint
@@ -57,6 +58,8 @@ def run_stage(name: str, main: Callable[[Settings, Run], None], logged: bool = T
     other than 0; a fault of the program keeps its traceback. In each case the outputs that
     were there before are put back.
     """
+    if rank() > 0:
+        sys.exit(_follow(main))
     for ending in ENDINGS:
         signal.signal(ending, signal.default_int_handler)
     try:
@@ -72,6 +75,18 @@ def run_stage(name: str, main: Callable[[Settings, Run], None], logged: bool = T
         _restore(os.environ.get("DVC_STAGE", name))
         sys.exit(code)
     sys.exit(0)
+
+
+def _follow(main: Callable[[Settings, Run], None]) -> int:
+    """Be one of a training's processes but not its first, which alone writes, logs and is told."""
+    for ending in ENDINGS:
+        # The first process saves before it ends, and needs this one until then.
+        signal.signal(ending, signal.SIG_IGN)
+    try:
+        main(settings_module.load(), Run(None))
+    except AtelierError:
+        return 1
+    return 0
 
 
 def _verdict(error: BaseException, stage: str) -> tuple[int, str]:

@@ -1,0 +1,204 @@
+"""Training as the DCGAN tutorial writes it, and as Atelier does: pictures a second, side by side.
+
+The reference is the tutorial's loop in our own words: float32, five waits for the device in a
+step, binary cross entropy after a sigmoid, the discriminator's weight gradients computed in the
+generator's step as well. Both train networks of the same layers on the same random pictures with
+the same batches; they take turns in one process, and each turn is timed between its first and
+last step. The reference reads from memory, or with --folder 1 JPEGs of a folder by two workers,
+as the tutorial does. The limit is the rate of large matrix products in bfloat16 (float32 where the
+hardware has no bfloat16), measured in the same run; the counted work is that of all convolutions.
+
+Usage: python benchmarks/train.py [--side 64] [--batch 128] [--steps 8] [--rounds 5]
+       [--folder 1] [--fp32 1] [--json]
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from command import options, products_per_second, show
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
+
+from atelier.gan.networks import Architecture, build
+from atelier.gan.precision import choose_precision
+from atelier.gan.step import build_gan, train_step
+from atelier.gan.training import Training
+from atelier.hardware import choose_device
+from atelier.settings import TrainSettings, load
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def settings_of(batch: int, precision: str) -> TrainSettings:
+    """The tutorial's networks: 64 channels, latents of 100."""
+    wanted = {"generator_width": 64, "discriminator_width": 64, "epochs": 1, "samples": 1}
+    wanted |= {"batch_size": batch, "precision": precision}
+    return load(ROOT / "params.yaml").train.model_copy(update=wanted)
+
+
+def wait(device: torch.device) -> None:
+    """Let the device finish what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Reference:
+    """The tutorial's loop."""
+
+    def __init__(
+        self, arch: Architecture, device: torch.device, batches: DataLoader[list[Tensor]]
+    ) -> None:
+        generator, discriminator = build(arch, 1)
+        self.netG = generator.to(device)
+        self.netD = nn.Sequential(discriminator, nn.Sigmoid()).to(device)
+        self.criterion = nn.BCELoss()
+        self.optimizerG = torch.optim.Adam(self.netG.parameters(), lr=2e-4, betas=(0.5, 0.999))
+        self.optimizerD = torch.optim.Adam(self.netD.parameters(), lr=2e-4, betas=(0.5, 0.999))
+        self.device, self.batches, self.latent_size = device, batches, arch.latent_size
+
+    def turn(self) -> float:
+        """Train an epoch; return the pictures a second between its first and last step."""
+        began, seen = 0.0, 0
+        for number, (data, _) in enumerate(self.batches):
+            if number == 1:
+                wait(self.device)
+                began = time.perf_counter()
+            self.step(data.to(self.device))
+            seen += len(data) if number else 0
+        wait(self.device)
+        return seen / (time.perf_counter() - began)
+
+    def step(self, data: Tensor) -> tuple[float, ...]:
+        """Train on one batch."""
+        label = torch.full((len(data),), 1.0, device=self.device)
+        self.netD.zero_grad()
+        output = self.netD(data).view(-1)
+        error_real = self.criterion(output, label)
+        error_real.backward()
+        d_x = output.mean().item()
+        fake = self.netG(torch.randn(len(data), self.latent_size, device=self.device))
+        label.fill_(0.0)
+        output = self.netD(fake.detach()).view(-1)
+        error_fake = self.criterion(output, label)
+        error_fake.backward()
+        d_g_z1 = output.mean().item()
+        self.optimizerD.step()
+        self.netG.zero_grad()
+        label.fill_(1.0)
+        output = self.netD(fake).view(-1)
+        error = self.criterion(output, label)
+        error.backward()
+        d_g_z2 = output.mean().item()
+        self.optimizerG.step()
+        return d_x, d_g_z1, d_g_z2, (error_real + error_fake).item(), error.item()
+
+
+class Ours:
+    """The training of the train stage."""
+
+    def __init__(
+        self, settings: TrainSettings, pixels: np.ndarray, device: torch.device, steps: int
+    ) -> None:
+        # As many epochs as there are turns, and more: each turn takes one.
+        self.training = Training(settings.model_copy(update={"epochs": 999}), pixels, device)
+        self.device, self.steps, self.times = device, steps, dict[int, float]()
+        self.epochs = self.training.run(after_step=self.note)
+
+    def note(self) -> None:
+        """Take the time after the first step and after the last."""
+        at = (self.training.steps_done - 1) % self.steps
+        if at in (0, self.steps - 1):
+            wait(self.device)
+            self.times[at] = time.perf_counter()
+
+    def turn(self) -> float:
+        """Train an epoch; return the pictures a second between its first and last step."""
+        next(self.epochs)
+        seconds = self.times[self.steps - 1] - self.times[0]
+        return self.training.settings.batch_size * (self.steps - 1) / seconds
+
+
+def loader(
+    pixels: np.ndarray, batch: int, device: torch.device, folder: Path | None
+) -> DataLoader[list[Tensor]]:
+    """What the tutorial reads: tensors in memory (on the device), or JPEGs of a folder."""
+    if folder is None:
+        scaled = torch.tensor(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
+        data = TensorDataset(scaled.to(device), torch.zeros(len(pixels)))
+        return DataLoader(data, batch, shuffle=True)
+    from torchvision import datasets, transforms
+
+    (folder / "faces").mkdir()
+    for number, picture in enumerate(pixels):
+        # As CelebA has them: larger than needed.
+        whole = Image.fromarray(picture).resize((178, 218), Image.Resampling.BICUBIC)
+        whole.save(folder / "faces" / f"{number}.jpg")
+    side = pixels.shape[1]
+    prepare = transforms.Compose(
+        [
+            transforms.Resize(side),
+            transforms.CenterCrop(side),
+            transforms.ToTensor(),
+            transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ]
+    )
+    return DataLoader(datasets.ImageFolder(str(folder), prepare), batch, True, num_workers=2)
+
+
+def work_of(settings: TrainSettings, arch: Architecture) -> float:
+    """Floating point operations of a step, for each picture."""
+    fp32 = settings.model_copy(update={"precision": "fp32"})
+    gan = build_gan(arch, fp32, torch.device("cpu"))
+    real = torch.zeros(2, arch.channels, arch.image_size, arch.image_size)
+    with FlopCounterMode(display=False) as counter:
+        train_step(gan, real, torch.zeros(2, arch.latent_size))
+    return counter.get_total_flops() / 2
+
+
+def turns(rounds: int, programs: list[Callable[[], float]]) -> Iterator[list[float]]:
+    """Let programs take turns; the first round warms up."""
+    for number in range(rounds + 1):
+        measured = [program() for program in programs]
+        if number:
+            yield measured
+
+
+def main() -> None:
+    """Measure and print."""
+    given = options(__doc__, side=64, batch=128, steps=8, rounds=5, folder=0, fp32=0)
+    device = choose_device("auto")
+    settings = settings_of(given.batch, "fp32" if given.fp32 else "auto")
+    count = given.batch * given.steps
+    arch = Architecture.of(settings, given.side, 3)
+    small = np.random.default_rng(1).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    pixels = small.repeat(given.side // 8, axis=1).repeat(given.side // 8, axis=2)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) if given.folder else None
+        reference = Reference(arch, device, loader(pixels, given.batch, device, folder))
+        ours = Ours(settings, pixels, device, given.steps)
+        measured = list(turns(given.rounds, [reference.turn, ours.turn]))
+    theirs, mine = (statistics.median(column) for column in zip(*measured, strict=True))
+    precision = choose_precision(settings.precision, device)
+    limit = products_per_second(device, torch.bfloat16 if precision == "bf16" else torch.float32)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    result = {
+        "name": f"train {given.side}x{given.side}, batch {given.batch}, {where}",
+        "reference": round(theirs, 1),
+        "ours": round(mine, 1),
+        "ratio": round(statistics.median(b / a for a, b in measured), 2),
+        "limit_share": round(mine * work_of(settings, arch) / limit, 3),
+        "precision": precision,
+        "matrix_products_per_second": f"{limit:.3g}",
+    }
+    show(result, given.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""A training step recorded once as a CUDA graph, and replayed without the host's help."""
+
+import torch
+from torch import Tensor
+
+from atelier.gan.feed import scaled
+from atelier.gan.step import Gan, train_step
+
+_WARM_UP = 3
+
+
+class CapturedStep:
+    """The step of one batch size: some hundred kernel launches become one.
+
+    A graph replays what was recorded on the memory that it was recorded on: batches are copied
+    into it, weights and moments change in place (https://docs.pytorch.org/docs/stable/notes/cuda.html
+    #cuda-graphs). It is good until :meth:`atelier.gan.step.Gan.restore` gives the optimizers other
+    memory.
+    """
+
+    def __init__(self, gan: Gan, pixels: Tensor, latents: Tensor) -> None:
+        """Record a step, and leave ``gan`` as it was.
+
+        Args:
+            gan: on a CUDA device, its optimizers capturable.
+            pixels: a batch to learn the shape from, uint8 [B, H, W, C].
+            latents: likewise, float32 [B, latent_size].
+
+        Raises:
+            RuntimeError: the step cannot be recorded here.
+        """
+        self._pixels, self._latents = pixels.clone(), latents.clone()
+        before = {name: tensor.clone() for name, tensor in gan.state().items()}
+        # Libraries choose and load their kernels, and optimizers make their moments, before.
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP):
+                train_step(gan, scaled(self._pixels), self._latents)
+        torch.cuda.current_stream().wait_stream(side)
+        _put_back(gan, before)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._statistics = train_step(gan, scaled(self._pixels), self._latents)
+
+    def fits(self, pixels: Tensor) -> bool:
+        """Whether a batch has the shape that was recorded."""
+        return pixels.shape == self._pixels.shape
+
+    def __call__(self, pixels: Tensor, latents: Tensor) -> Tensor:
+        """Do a step; see :func:`atelier.gan.step.train_step`."""
+        self._pixels.copy_(pixels)
+        self._latents.copy_(latents)
+        self._graph.replay()
+        return self._statistics.clone()
+
+
+@torch.no_grad()
+def _put_back(gan: Gan, before: dict[str, Tensor]) -> None:
+    """Undo steps in place; moments that were not there before begin at zero."""
+    for name, tensor in gan.state().items():
+        if name in before:
+            tensor.copy_(before[name])
+        else:
+            tensor.zero_()
