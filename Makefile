@@ -30,8 +30,13 @@ lint: $(VENV)/ready ## check style and types
 ui: $(VENV)/ready ## open MLflow on http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1
 
-bench: $(VENV)/ready ## measure what the chain costs besides its work (2 minutes)
-	python benchmarks/startup.py
+bench: $(VENV)/ready ## measure speed against plain loops, and the chain's overhead (20 minutes)
+	python benchmarks/train.py --side 64 --json
+	python benchmarks/train.py --side 32 --json
+	python benchmarks/convert.py --json
+	python benchmarks/style.py --json
+	python benchmarks/tracking.py --json
+	python benchmarks/startup.py --json
 
 lock: $(VENV)/ready ## pin the newest versions that pyproject.toml allows
 	uv pip compile --quiet --universal --generate-hashes --extra dev --no-header \

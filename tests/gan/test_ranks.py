@@ -117,7 +117,7 @@ def test_joined_normalisation_of_one_process_is_the_usual_one(
 def test_a_process_that_dies_ends_the_stage_and_the_next_run_goes_on(ready: Project) -> None:
     """By the real dvc; the training that was cut short and one that was not end the same."""
     ready.set(
-        **{"runtime.launcher": "torchrun --nproc-per-node=2", "train.epochs": 40},
+        **{"runtime.launcher": "torchrun --nproc-per-node=2", "train.epochs": 15},
         **{"runtime.checkpoint_seconds": 0.0, "tracking.enabled": False},
     )
     whole = ready.copy(ready.folder.parent / "whole")

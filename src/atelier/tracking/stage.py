@@ -70,6 +70,8 @@ def run_stage(name: str, main: Callable[[Settings, Run], None], logged: bool = T
             main(settings, run)
             fingerprint.refuse_changes(before, name)
     except BaseException as error:  # every way to fail puts the outputs back
+        for ending in ENDINGS:  # which takes a second, and should not be cut short
+            signal.signal(ending, signal.SIG_IGN)
         code, sentence = _verdict(error, name)
         print(sentence, file=sys.stderr, flush=True)
         _restore(os.environ.get("DVC_STAGE", name))
