@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from atelier.files import replacing_folder, write_json
-from atelier.launch import launch
 from atelier.progress import bar
 from atelier.settings import Settings
 from atelier.tracking.run import Run
@@ -26,12 +25,11 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.gan.step import STATISTICS
     from atelier.gan.training import Training
     from atelier.gan.weights import save_networks
-    from atelier.hardware import choose_device
     from atelier.images.dataset import load_images
 
     pixels = load_images(IMAGES).pixels
     history, health, seconds = History(), Health(), settings.runtime.checkpoint_seconds
-    with joined(choose_device(settings.runtime.device)) as (ranks, device):
+    with joined(settings.runtime.device) as (ranks, device):
         training = Training(settings.train, pixels, device, ranks)
         if ranks.number > 0:
             follow(training)
@@ -60,5 +58,4 @@ def main(settings: Settings, run: Run) -> None:
 
 
 if __name__ == "__main__":
-    launch(Path(__file__))
-    run_stage("train", main)
+    run_stage("train", main, parallel=True)

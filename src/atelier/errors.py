@@ -13,6 +13,10 @@ class AtelierError(Exception):
     """
 
 
+class PeerGoneError(AtelierError):
+    """Another process of the same work ended, which tells of it itself."""
+
+
 def lacks_memory(error: BaseException) -> bool:
     """Whether an error says that memory, the machine's or a GPU's, is too small."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)

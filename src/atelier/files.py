@@ -44,10 +44,13 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     old = target.with_name(f".atelier-old-{target.name}")
-    if old.exists() and not target.exists():
+    started = f".atelier-new-{target.name}-"
+    abandoned = list(target.parent.glob(f"{started}*"))
+    if old.exists() and not target.exists() and abandoned:
         os.replace(old, target)
-    shutil.rmtree(old, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".atelier-", dir=target.parent))
+    for folder in (old, *abandoned):
+        shutil.rmtree(folder, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=started, dir=target.parent))
     try:
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())

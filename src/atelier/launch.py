@@ -2,48 +2,56 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 from pathlib import Path
 
-from atelier import settings
-from atelier.errors import AtelierError
+
+def by_torchrun() -> bool:
+    """Whether torchrun started this process; other launchers set RANK as well."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def rank() -> int:
     """Which of the processes of a training this is; 0 where it is the only one."""
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ["RANK"]) if by_torchrun() else 0
 
 
-def launch(script: Path) -> None:
-    """Run ``script`` as ``runtime.launcher`` says, and exit; return where nothing is to start.
+def torchrun(options: list[str], script: Path) -> int:
+    """Run ``script`` in several processes, to their end; return the exit code.
 
-    With ``torchrun`` the script starts again in each process, where this function returns.
+    Args:
+        options: of torchrun, as ``--nproc-per-node=2``.
+        script: starts anew in each process.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return
-    try:
-        program, *options = settings.load().runtime.launcher.split()
-    except AtelierError:
-        return  # the stage itself will say so
-    if program == "torchrun":
-        sys.exit(_torchrun([*options, str(script)]))
-
-
-def _torchrun(arguments: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
     # Of a process that ended it logs pages; its first process says what matters.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    # It would give each process one thread, however many cores there are.
+    os.environ.setdefault("OMP_NUM_THREADS", str(_cores_each(options)))
     try:
-        run(parse_args(arguments))
+        run(parse_args([*options, str(script)]))
     except ChildFailedError as error:
         number, failure = error.get_first_failure()
         how = f"was ended by signal {-failure.exitcode}" if failure.exitcode < 0 else "failed"
-        print(f"ERROR: process {number} of the training {how}.", file=sys.stderr, flush=True)
-        return 1
+        return _told(f"process {number} of the training {how}.", 1)
     except SignalException as error:
         return 128 + int(signal.Signals(error.sigval))
+    except Exception as error:  # of the network, of options that contradict each other
+        reason = str(error).partition("\n")[0][:200]
+        return _told(f"torchrun could not start the training ({reason}).", 1)
     return 0
+
+
+def _cores_each(options: list[str]) -> int:
+    found = re.search(r"--nproc-per-node=(\d+)", " ".join(options))
+    return max(1, (os.cpu_count() or 1) // (int(found[1]) if found else 1))
+
+
+def _told(sentence: str, code: int) -> int:
+    print(f"ERROR: {sentence}", file=sys.stderr, flush=True)
+    return code

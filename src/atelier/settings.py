@@ -235,8 +235,8 @@ class RuntimeSettings(Section):
     launcher: Annotated[
         str,
         Field(
-            pattern=r"^(python|torchrun( --(nproc-per-node|nnodes|node-rank|rdzv-id|rdzv-backend|"
-            r"rdzv-endpoint|master-addr|master-port)=[A-Za-z0-9.:_-]+)+)$",
+            pattern=r"^(python|torchrun( --(nproc-per-node=([1-9][0-9]*|gpu|cpu|auto)"
+            r"|(nnodes|node-rank|master-port)=[0-9]+|master-addr=[A-Za-z0-9.:_-]+))+)$",
             description="python, or torchrun with its options such as torchrun --nproc-per-node=2",
         ),
     ]

@@ -58,7 +58,7 @@ def test_weights_and_moments_stay_float32(make_settings: Callable[..., Settings]
 def test_auto_takes_bf16_only_where_the_hardware_has_it() -> None:
     assert choose_precision("auto", CPU) == ("bf16" if native_bf16(CPU) else "fp32")
     assert choose_precision("fp32", CPU) == "fp32"
-    with pytest.raises(AtelierError, match="only NVIDIA's GPUs have, but the device is cpu"):
+    with pytest.raises(AtelierError, match="GPUs since Ampere have, but the device is cpu"):
         choose_precision("tf32", CPU)
 
 

@@ -35,7 +35,7 @@ from atelier.settings import TrainSettings
 
 torch.set_num_threads(1)
 pixels = torch.load(sys.argv[2], weights_only=True).numpy()
-with joined(torch.device("cpu")) as (ranks, device):
+with joined("cpu") as (ranks, device):
     settings = TrainSettings(**json.loads(sys.argv[1]))
     training = Training(settings, pixels, device, ranks)
     training.agree()

@@ -14,7 +14,7 @@ STAGES = ("download", "convert", "train", "evaluate", "render", "stylize")
 # How a result is asked for, reported and put on disk; never what it is.
 NO_RESULT = {
     *("__init__.py", "settings.py", "errors.py", "progress.py", "files.py", "checkpoints.py"),
-    *("hardware.py", "launch.py"),
+    "launch.py",
     "tracking",
 }
 

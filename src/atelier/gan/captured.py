@@ -32,7 +32,7 @@ class CapturedStep:
         self._pixels, self._latents = pixels.clone(), latents.clone()
         before = {name: tensor.clone() for name, tensor in gan.state().items()}
         # Libraries choose and load their kernels, and optimizers make their moments, before.
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream(pixels.device)
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(_WARM_UP):
@@ -40,12 +40,9 @@ class CapturedStep:
         torch.cuda.current_stream().wait_stream(side)
         _put_back(gan, before)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # Another thread may pin the next batch meanwhile, which the usual mode takes for an error.
+        with torch.cuda.graph(self._graph, stream=side, capture_error_mode="thread_local"):
             self._statistics = train_step(gan, scaled(self._pixels), self._latents)
-
-    def fits(self, pixels: Tensor) -> bool:
-        """Whether a batch has the shape that was recorded."""
-        return pixels.shape == self._pixels.shape
 
     def __call__(self, pixels: Tensor, latents: Tensor) -> Tensor:
         """Do a step; see :func:`atelier.gan.step.train_step`."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -26,9 +26,9 @@ def choose_precision(
     """
     if wanted == "auto":
         return "bf16" if native_bf16(device) else "fp32"
-    if wanted == "tf32" and device.type != "cuda":
+    if wanted == "tf32" and not (device.type == "cuda" and native_bf16(device)):
         raise AtelierError(
-            f"train.precision is tf32, which only NVIDIA's GPUs have, but the device is"
+            "train.precision is tf32, which only NVIDIA's GPUs since Ampere have, but the device is"
             f" {device.type}; set it to auto."
         )
     return wanted
@@ -48,8 +48,9 @@ def products(precision: Precision, device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    # torch's own type hints do not know the second.
-    places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    cudnn: Any = torch.backends.cudnn  # whose type hints lack these
+    # All of them: torch refuses to read flags of its own that contradict each other.
+    places = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
     before = [place.fp32_precision for place in places]
     wanted = "tf32" if precision == "tf32" else "ieee"
     for place in places:

@@ -17,7 +17,9 @@ import torch.distributed as dist
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from atelier.errors import AtelierError
+from atelier.errors import AtelierError, PeerGoneError
+from atelier.hardware import choose_device
+from atelier.launch import by_torchrun
 
 _MOMENTUM = 0.1  # of running statistics, torch's own default
 
@@ -48,14 +50,15 @@ class Ranks:
         if self.count == 1:
             return dict(state)
         device = _device()
-        content = save({name: tensor.contiguous().cpu() for name, tensor in state.items()})
+        content = bytearray()
+        if self.number == 0:
+            content += save({name: tensor.contiguous().cpu() for name, tensor in state.items()})
         length = torch.tensor([len(content)], device=device)
         with _together():
             dist.broadcast(length, 0)
-            sent = torch.empty(int(length), dtype=torch.uint8)
-            if self.number == 0:
-                sent = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-            sent = sent.to(device)
+        content = content or bytearray(int(length))
+        sent = torch.frombuffer(content, dtype=torch.uint8).to(device)
+        with _together():
             dist.broadcast(sent, 0)
         tensors: dict[str, Tensor] = load(sent.cpu().numpy().tobytes())
         return tensors
@@ -65,21 +68,36 @@ ALONE = Ranks()
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
-    """Join the processes that torchrun started, each with a GPU of its own; alone, do nothing."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+def joined(device_name: str) -> Iterator[tuple[Ranks, torch.device]]:
+    """Join the processes that torchrun started, each with a GPU of its own; alone, do nothing.
+
+    Args:
+        device_name: ``runtime.device``.
+    """
+    device = choose_device(device_name)
+    if not by_torchrun():
+        if device.index is not None:
+            torch.cuda.set_device(device)
         yield ALONE, device
         return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if device.index >= torch.cuda.device_count():
+            raise AtelierError(
+                f"runtime.launcher starts more processes than there are GPUs"
+                f" ({torch.cuda.device_count()}); give --nproc-per-node that number."
+            )
         torch.cuda.set_device(device)
-    with _together():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Ranks(dist.get_rank(), count), device
-    finally:
-        dist.destroy_process_group()
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except RuntimeError as error:
+        raise AtelierError(
+            f"the processes of this training did not find one another ({_first_line(error)}); see"
+            " that the machines and ports of runtime.launcher are free and can be reached."
+        ) from None
+    yield Ranks(dist.get_rank(), dist.get_world_size()), device
+    # Not after an error: it would wait for processes that wait for this one.
+    dist.destroy_process_group()
 
 
 def join_batches(network: nn.Module) -> None:
@@ -144,10 +162,14 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise AtelierError(
+        raise PeerGoneError(
             "another process of this training ended, so that it cannot go on"
-            f" ({str(error).splitlines()[0][:120]}); `dvc repro` goes on from the last checkpoint."
+            f" ({_first_line(error)}); `dvc repro` goes on from the last checkpoint."
         ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:120]
 
 
 def _device() -> torch.device:

@@ -97,6 +97,11 @@ class Training:
         self.device = device
         self.ranks = ranks
         self.arch = Architecture.of(settings, height, channels)
+        if ranks.count > 1 and self.arch.dropout:
+            raise AtelierError(
+                "dropout is drawn by each process on its own, so that several would not train as"
+                " one does; set runtime.launcher to python, or train.dropout to 0."
+            )
         self._feed = Feed(pixels, device)
         self._fixed = draw_latents(settings.samples, self.arch, settings.seed + 3)
         self.begin()
@@ -231,16 +236,20 @@ class Training:
         try:
             return self._step(pixels, batch_size)
         except (MemoryError, RuntimeError) as error:
-            if not lacks_memory(error):
+            # Several processes could not try other batches without one another.
+            if self.ranks.count > 1 or not lacks_memory(error):
                 raise
             traceback.clear_frames(error.__traceback__)
-        fits = len(pixels) // 2
+        fits = batch_size // 2
         while fits > 1 and not self._would_fit(pixels[:fits]):
             fits //= 2
-        told = "even 2 would not; make the networks' train.generator_width smaller."
         raise AtelierError(
             f"a batch of {batch_size} pictures does not fit into memory; "
-            + (f"set train.batch_size to {fits}, which does." if fits > 1 else told)
+            + (
+                f"set train.batch_size to {fits}, which does."
+                if fits > 1
+                else "make train.generator_width and train.discriminator_width smaller."
+            )
         )
 
     def _would_fit(self, pixels: Tensor) -> bool:

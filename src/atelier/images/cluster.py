@@ -173,7 +173,7 @@ def _result(client: Any, future: Any, address: str) -> Any:
                 " convert.max_megapixels, or empty runtime.cluster to work on this machine."
             ) from None
         except TimeoutError:
-            if future.done():
+            if future.status == "error":
                 raise
         with _answering(address):
             workers = client.nthreads()

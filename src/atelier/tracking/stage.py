@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from atelier import settings as settings_module
-from atelier.errors import AtelierError, lacks_memory
-from atelier.launch import rank
+from atelier.errors import AtelierError, PeerGoneError, lacks_memory
+from atelier.launch import by_torchrun, rank, torchrun
 from atelier.settings import Settings
 from atelier.tracking import fingerprint
 from atelier.tracking.fingerprint import Fingerprint
@@ -51,43 +51,70 @@ _SMALLER = {
 }
 
 
-def run_stage(name: str, main: Callable[[Settings, Run], None], logged: bool = True) -> NoReturn:
+def run_stage(
+    name: str,
+    main: Callable[[Settings, Run], None],
+    logged: bool = True,
+    parallel: bool = False,
+) -> NoReturn:
     """Run a stage's ``main`` with checked settings and a run to log to; then exit.
 
     A user's mistake, a full disk and an interruption end in one sentence and an exit code
     other than 0; a fault of the program keeps its traceback. In each case the outputs that
     were there before are put back.
+
+    Args:
+        name: of the stage.
+        main: does the work.
+        logged: whether MLflow is to know of it.
+        parallel: whether ``runtime.launcher`` may run it in several processes.
     """
     if rank() > 0:
-        sys.exit(_follow(main))
+        sys.exit(_follow(name, main))
     for ending in ENDINGS:
         signal.signal(ending, signal.default_int_handler)
     try:
         before = fingerprint.take(name)
         settings = settings_module.load()
         settings_module.check_files(settings)
-        with _run(name, settings, before, logged and settings.tracking.enabled) as run:
-            main(settings, run)
-            fingerprint.refuse_changes(before, name)
+        code = 0
+        if parallel and not by_torchrun() and settings.runtime.launcher != "python":
+            code = _launch(name, settings.runtime.launcher)
+        else:
+            with _run(name, settings, before, logged and settings.tracking.enabled) as run:
+                main(settings, run)
+                fingerprint.refuse_changes(before, name)
     except BaseException as error:  # every way to fail puts the outputs back
         for ending in ENDINGS:  # which takes a second, and should not be cut short
             signal.signal(ending, signal.SIG_IGN)
         code, sentence = _verdict(error, name)
         print(sentence, file=sys.stderr, flush=True)
         _restore(os.environ.get("DVC_STAGE", name))
-        sys.exit(code)
-    sys.exit(0)
+    sys.exit(code)
 
 
-def _follow(main: Callable[[Settings, Run], None]) -> int:
+def _launch(name: str, launcher: str) -> int:
+    """Run this very script in several processes; the first of them is the stage, as if alone."""
+    _, *options = launcher.split()
+    code = torchrun(options, Path(sys.argv[0]))
+    if code:
+        _restore(os.environ.get("DVC_STAGE", name))  # it may have died before it could
+    return code
+
+
+def _follow(name: str, main: Callable[[Settings, Run], None]) -> int:
     """Be one of a training's processes but not its first, which alone writes, logs and is told."""
     for ending in ENDINGS:
         # The first process saves before it ends, and needs this one until then.
         signal.signal(ending, signal.SIG_IGN)
     try:
         main(settings_module.load(), Run(None))
-    except AtelierError:
+    except PeerGoneError:
         return 1
+    except Exception as error:
+        code, sentence = _verdict(error, name)
+        print(sentence, file=sys.stderr, flush=True)
+        return code
     return 0
 
 
