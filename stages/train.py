@@ -36,11 +36,8 @@ def main(settings: Settings, run: Run) -> None:
             return
         # MLflow's step slider starts at 0: the untrained generator's noise.
         run.pictures("samples", training.samples(), step=0)
-        with (
-            replacing_folder(SAMPLES) as samples,
-            bar("train", "steps", settings.runtime.progress) as report,
-            run.resumable() as keep,
-        ):
+        told = bar("train", "steps", settings.runtime.progress)
+        with replacing_folder(SAMPLES) as samples, told as report, run.resumable() as keep:
             for epoch in train_on(training, *keep, report, seconds, run.warn):
                 save_samples(epoch.number, epoch.samples, epoch.between, samples)
                 history.add(epoch)

@@ -44,8 +44,8 @@ def test_a_training_told_to_stop_leaves_the_old_results(
     stage = stage_process(dvc, "stages/train.py")
     journals = ready.folder / ".atelier/journal"
     end = time.monotonic() + 60
-    while not list(journals.glob("*/*/samples-*.png")) and time.monotonic() < end:
-        time.sleep(0.05)  # until the first epochs are done
+    while not list(journals.glob("*/*/samples-00000001.png")) and time.monotonic() < end:
+        time.sleep(0.05)  # until the first epoch is done
     assert ready.bytes(*OUTPUTS) == {}
     stage.send_signal(told)
     output, _ = dvc.communicate(timeout=120)
