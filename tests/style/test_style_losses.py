@@ -40,8 +40,38 @@ def test_gram_matrix_forgets_where_things_are(features: Tensor) -> None:
     torch.testing.assert_close(gram_matrix(turned), gram_matrix(features))
 
 
+def test_bfloat16_is_summed_in_float32(features: Tensor) -> None:
+    """Of many pixels: a sum that kept 8 bits would stand still long before its end."""
+    rounded = features.repeat(1, 1, 40, 40).bfloat16()
+    gram = gram_matrix(rounded)
+    assert gram.dtype == torch.float32
+    torch.testing.assert_close(gram, gram_matrix(rounded.float()), rtol=2e-3, atol=2e-3)
+    other = rounded.flip(2)
+    assert content_loss(rounded, other).dtype == torch.float32
+    assert torch.equal(content_loss(rounded, other), content_loss(rounded.float(), other.float()))
+
+
+def test_the_gradient_of_a_bfloat16_gram_matrix_is_float32s_rounded(features: Tensor) -> None:
+    gradient = torch.randn(2, 3, 3, generator=torch.Generator().manual_seed(4))
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        leaf = features.repeat(1, 1, 4, 4).to(dtype).requires_grad_()
+        (gram_matrix(leaf) * gradient).sum().backward()
+        assert leaf.grad is not None
+        found.append(leaf.grad.float())
+    torch.testing.assert_close(*found, rtol=0.02, atol=2e-4)
+
+
+def test_each_picture_has_its_own_loss(features: Tensor) -> None:
+    target = gram_matrix(features[:1] * 0.5)
+    for loss, goal in ((style_loss, target), (content_loss, features.flip(1))):
+        together = loss(features, goal)
+        alone = [loss(features[i : i + 1], goal[min(i, len(goal) - 1)][None]) for i in range(2)]
+        torch.testing.assert_close(together, torch.cat(alone))
+
+
 def test_style_of_the_style_itself_costs_nothing(features: Tensor) -> None:
-    assert style_loss(features, gram_matrix(features)) == 0
+    assert style_loss(features, gram_matrix(features)).tolist() == [0, 0]
 
 
 def test_style_loss_of_a_worked_example() -> None:
@@ -57,7 +87,7 @@ def test_content_loss_of_a_worked_example() -> None:
 def test_gradient_of_the_style_loss_equals_the_reference(features: Tensor) -> None:
     target = gram_matrix(features.flip(2) * 0.5)
     ours = features.clone().requires_grad_()
-    style_loss(ours, target).backward()
+    style_loss(ours, target).mean().backward()
     plain = features.clone().requires_grad_()
     ((_gram_by_loops(plain) - target) ** 2).mean().backward()
     torch.testing.assert_close(ours.grad, plain.grad)

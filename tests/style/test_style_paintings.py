@@ -32,6 +32,7 @@ def _settings(**changes: object) -> StylizeSettings:
         "optimizer": "lbfgs",
         "lr": 1.0,
         "iterations": 7,
+        "precision": "fp32",
         "seed": 1,
     }
     return StylizeSettings.model_validate({**values, **changes})
@@ -78,7 +79,7 @@ def test_a_painting_and_its_losses_do_not_depend_on_the_others() -> None:
     assert losses == [(step.iteration, step.total, step.per_layer) for step in alone.iterates]
 
 
-@pytest.mark.parametrize(("optimizer", "lr"), [("lbfgs", 1.0), ("adam", 0.02)])
+@pytest.mark.parametrize(("optimizer", "lr"), [("lbfgs", 1.0), ("adam", 0.02), ("spectral", 1.0)])
 @pytest.mark.parametrize("iterations", [1, 7, 12])
 def test_progress_rises_and_never_passes_its_total(
     optimizer: str, lr: float, iterations: int

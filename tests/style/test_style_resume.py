@@ -17,20 +17,33 @@ from .test_style_paint import CPU, _picture, _settings
 ITERATIONS = 60
 
 
-@pytest.fixture(params=["lbfgs", "adam"])
+PLAIN = {"lr": 1.0, "iterations": ITERATIONS}
+
+
+@pytest.fixture(
+    params=[
+        {**PLAIN, "optimizer": "lbfgs"},
+        {**PLAIN, "optimizer": "adam", "lr": 0.02},
+        {**PLAIN, "optimizer": "spectral"},
+        {**PLAIN, "optimizer": "spectral", "precision": "bf16"},
+        {**PLAIN, "optimizer": "spectral", "start": "noise"},
+        {**PLAIN, "optimizer": "lbfgs", "precision": "bf16"},
+        {**PLAIN, "optimizer": "lbfgs", "style_layers": {6: 0.5, 1: 1.0}},
+    ],
+    ids=lambda changes: "-".join(str(value) for value in changes.values()),
+)
 def settings(request: pytest.FixtureRequest) -> StylizeSettings:
-    return _settings(
-        optimizer=request.param, lr=1.0 if request.param == "lbfgs" else 0.02, iterations=ITERATIONS
-    )
+    return _settings(**request.param)
 
 
 def painted(
     settings: StylizeSettings, attempts: Attempts | None = None
 ) -> tuple[list[Tensor], list[Iterate]]:
+    """Three pictures; the first two share VGG19's passes where the optimizer can."""
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
-    iterates: list[Iterate] = []
-    contents = [_picture(1), _picture(3)]
-    return paint(contents, _picture(2), settings, vgg, CPU, iterates.append, attempts), iterates
+    told: list[Iterate] = []
+    contents = [_picture(1), _picture(3), _picture(4)[:, :, 8:]]
+    return paint(contents, _picture(2), settings, vgg, CPU, told.append, attempts, 2), told
 
 
 def test_stopped_after_every_part_it_ends_the_same(

@@ -86,11 +86,9 @@ def paint_all(
     iterates: defaultdict[int, list[Iterate]] = defaultdict(list)
 
     def note(step: Iterate) -> None:
-        number = len(paintings) + step.picture
-        iterates[number].append(step)
+        iterates[len(paintings) + step.picture].append(step)
         # The line search of L-BFGS may take one evaluation more than it was given.
-        seen = min(step.iteration, settings.iterations)
-        done = number * settings.iterations + seen
+        done = sum(min(len(steps), settings.iterations) for steps in iterates.values())
         report(Progress(done, total, f"loss {step.total:.4g}"))
 
     for style_name, style in styles.items():

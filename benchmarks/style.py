@@ -1,0 +1,288 @@
+"""How fast a picture is painted as well as by the loop of the book's chapter.
+
+The reference is that loop in our own words: float32, one scale, hooks around a pass of all of
+VGG19 for every loss, torch's L-BFGS as it comes, 500 evaluations. Ours is the stylize stage's
+function with the settings of OURS. Both minimise the chapter's sum for square pictures (style at
+layers 1, 6, 11, 20 and 25, content at 21; of learned features with the chapter's weights), both
+are timed from pictures and a network in memory to a painting, and both canvases are judged by one
+float32 evaluation: `ratio` counts where `loss_ours` is at most `loss_reference`. (`saved_loss` is
+of pictures as they are saved, their colours cut to what a screen shows; neither minimises that.)
+
+The limit is the time that the convolutions of our evaluations take at the rates of matrix products
+and memory that this run measures, layer by layer the slower of the two.
+
+Without files, the network has seeded random weights and the pictures are drawn. With a file of
+weights of VGG19 (through conv4_4 at least) and two pictures it is about learned features.
+
+Usage: python benchmarks/style.py [--json] [--pixels 256 (CUDA: 512)] [--evaluations 500]
+[--rounds 3] [--weights FILE] [--content FILE --style FILE] [--save FOLDER]
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from command import show
+from torch import Tensor, nn
+
+from atelier.figures.montage import save_png
+from atelier.hardware import choose_device, native_bf16
+from atelier.images.faces.portrait import random_portrait
+from atelier.images.picture import read_picture
+from atelier.settings import StylizeSettings
+from atelier.style.drawn import drawn_style
+from atelier.style.objective import objective, targets
+from atelier.style.paint import Saver, paint
+from atelier.style.pictures import prepare, to_uint8
+from atelier.style.vgg import build_vgg19, calibrate, preprocess
+
+STYLE_LAYERS = {1: 64, 6: 128, 11: 256, 20: 512, 25: 512}  # and their channels
+CONTENT_LAYER = 21
+LEARNED = ({layer: 1e3 / channels**2 for layer, channels in STYLE_LAYERS.items()}, 1.0)
+# The sample's, for layers that answer at unit scale. A thousandfold, because the reference's
+# L-BFGS ends at absolute tolerances, which would stop it at once.
+RANDOM = (dict.fromkeys(STYLE_LAYERS, 1e3), 150.0)
+OURS = {"optimizer": "spectral", "iterations": 220, "precision": "auto"}
+PIXELS = {"cuda": 512}
+
+
+def settings(pixels: int, weights: str) -> StylizeSettings:
+    """Ours: the chapter's sum, our way down."""
+    style_weights, content_weight = RANDOM if weights == "random" else LEARNED
+    return StylizeSettings.model_validate(
+        {
+            "pictures": ["generated"],
+            "count": 1,
+            "styles": ["drawn"],
+            "picture_size": pixels,
+            "weights": "random" if weights == "random" else "imagenet",
+            "preprocessing": "torchvision",
+            "pooling": "max",
+            "style_layers": style_weights,
+            "content_layers": {CONTENT_LAYER: content_weight},
+            "start": "content",
+            "lr": 1.0,
+            "seed": 1,
+            **OURS,
+        }
+    )
+
+
+def square(file: str, drawn: Callable[[], np.ndarray], pixels: int) -> Tensor:
+    """The middle of a picture, or one that is drawn, float32 [1, 3, pixels, pixels]."""
+    picture = read_picture(Path(file), "rgb", 80) if file else drawn()
+    side = min(picture.shape[:2])
+    top, left = ((length - side) // 2 for length in picture.shape[:2])
+    return prepare(np.ascontiguousarray(picture[top : top + side, left : left + side]), pixels)
+
+
+def reference(
+    content: Tensor, style: Tensor, vgg: nn.Sequential, wanted: StylizeSettings, evaluations: int
+) -> tuple[Tensor, float]:
+    """The chapter's loop: a canvas, and the seconds it took."""
+    layers = [*STYLE_LAYERS, CONTENT_LAYER]
+    weights = [*wanted.style_layers.values(), *wanted.content_layers.values()]
+    criterion = nn.MSELoss()
+
+    def gram(features: Tensor) -> Tensor:
+        batch, channels, height, width = features.size()
+        flat = features.view(batch, channels, height * width)
+        return torch.bmm(flat, flat.transpose(1, 2)).div_(height * width)
+
+    def extract(picture: Tensor) -> dict[int, Tensor]:
+        maps: dict[int, Tensor] = {}
+        hooks = [
+            vgg[layer].register_forward_hook(lambda _, __, out, at=layer: maps.update({at: out}))
+            for layer in layers
+        ]
+        vgg(preprocess(picture, "torchvision"))
+        for hook in hooks:
+            hook.remove()
+        return maps
+
+    began = now(content.device)
+    textures, shapes = extract(style), extract(content)
+    goals = [gram(textures[layer]).detach() for layer in STYLE_LAYERS]
+    goals.append(shapes[CONTENT_LAYER].detach())
+    canvas = content.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([canvas])
+    done = 0
+
+    def closure() -> Tensor:
+        nonlocal done
+        optimizer.zero_grad()
+        maps = extract(canvas)
+        outputs = [gram(maps[layer]) for layer in STYLE_LAYERS] + [maps[CONTENT_LAYER]]
+        terms = zip(weights, outputs, goals, strict=True)
+        loss = torch.stack([w * criterion(out, goal) for w, out, goal in terms]).sum()
+        loss.backward()
+        done += 1
+        return loss
+
+    while done < evaluations:
+        optimizer.step(closure)
+    return canvas.detach(), now(content.device) - began
+
+
+class Last(Saver):
+    """Keeps the canvas as the painter left it."""
+
+    canvas: Tensor
+
+    def save(self, picture: int, evaluations: int, state: dict[str, Tensor]) -> None:
+        """Take the latest."""
+        self.canvas = state["canvas"]
+
+
+def ours(
+    content: Tensor, style: Tensor, vgg: nn.Sequential, wanted: StylizeSettings
+) -> tuple[Tensor, float]:
+    """The stylize stage's function: a canvas, and the seconds it took."""
+    began = now(content.device)
+    # The network's weights are calibrated for both, where they are random.
+    as_they_are = wanted.model_copy(update={"weights": "imagenet"})
+    last = Last()
+    paint([content], style, as_they_are, vgg, content.device, lambda iterate: None, last)
+    return last.canvas, now(content.device) - began
+
+
+def judged(
+    canvas: Tensor, content: Tensor, style: Tensor, vgg: nn.Sequential, wanted: StylizeSettings
+) -> float:
+    """The chapter's sum in float32 at full size."""
+    with torch.no_grad():
+        grams, maps = targets(content, style, wanted, vgg)
+        return float(objective(canvas, grams, maps, wanted, vgg)[0])
+
+
+def now(device: torch.device) -> float:
+    """Seconds, after all that the device was asked to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def best_of(work: Callable[[], object], device: torch.device, times: int = 5) -> float:
+    """The least seconds of several, warm-up apart."""
+    work()
+    seconds = []
+    for _ in range(times):
+        began = now(device)
+        work()
+        seconds.append(now(device) - began)
+    return min(seconds)
+
+
+def limits(device: torch.device) -> dict[str, float]:
+    """Products of matrices, FLOP/s by precision, and bytes/s of a copy."""
+    side = 8192 if device.type == "cuda" else 2048
+    rates = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        matrix = torch.randn(side, side, device=device).to(dtype)
+        rates[name] = 2 * side**3 / best_of(lambda m=matrix: m @ m, device)  # type: ignore[misc]
+    long = torch.zeros(2**28 // 4, device=device)
+    other = torch.empty_like(long)
+    rates["copy"] = 2 * long.nbytes / best_of(lambda: other.copy_(long), device)
+    return rates
+
+
+def least_seconds(
+    vgg: nn.Sequential, wanted: StylizeSettings, rates: dict[str, float], bf16: bool
+) -> float:
+    """What the convolutions of our evaluations take at the hardware's rates.
+
+    Forward and back each convolution multiplies once, and its maps pass through memory once.
+    """
+    rate, width = (rates["bf16"], 2) if bf16 else (rates["fp32"], 4)
+    seconds, side = 0.0, wanted.picture_size
+    for layer in vgg[: max(STYLE_LAYERS) + 1]:
+        if isinstance(layer, nn.Conv2d):
+            operations = 2 * 9 * layer.in_channels * layer.out_channels * side**2
+            moved = width * (layer.in_channels + layer.out_channels) * side**2
+            seconds += 2 * max(operations / rate, moved / rates["copy"])
+        elif isinstance(layer, nn.MaxPool2d):
+            side //= 2
+    return seconds * wanted.iterations
+
+
+def network(weights: str, style: Tensor) -> nn.Sequential:
+    """All of VGG19's features, as the chapter passes; what the losses do not see may be random."""
+    vgg = build_vgg19("random", "max", 1, 36)
+    if weights != "random":
+        learned = build_vgg19(weights, "max", 1, max(STYLE_LAYERS))
+        vgg = nn.Sequential(*learned, *vgg[len(learned) :])
+    vgg = vgg.to(style.device)
+    return calibrate(vgg, preprocess(style, "torchvision")) if weights == "random" else vgg
+
+
+def arguments() -> argparse.Namespace:
+    """The command's options."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--pixels", type=int, default=0, help="a side; 256, or 512 with CUDA")
+    parser.add_argument("--evaluations", type=int, default=500, help="of the reference")
+    parser.add_argument("--rounds", type=int, default=3, help="of both, after a short one")
+    parser.add_argument("--weights", default="random", help="a file of VGG19's weights")
+    parser.add_argument("--content", default="", help="a picture")
+    parser.add_argument("--style", default="", help="a picture")
+    parser.add_argument("--save", type=Path, help="a folder for both paintings")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Paint in turns, judge, print."""
+    asked = arguments()
+    device = choose_device(asked.device)
+    pixels = asked.pixels or PIXELS.get(device.type, 256)
+    wanted = settings(pixels, asked.weights)
+    random = np.random.default_rng(1)
+    content = square(asked.content, lambda: random_portrait(pixels, pixels, random), pixels)
+    style = square(asked.style, lambda: drawn_style(2 * pixels, 1), pixels)
+    content, style = content.to(device), style.to(device)
+    vgg = network(asked.weights, style)
+    runs = {
+        "reference": lambda: reference(content, style, vgg, wanted, asked.evaluations),
+        "ours": lambda: ours(content, style, vgg, wanted),
+    }
+    reference(content, style, vgg, wanted, 3)
+    ours(content, style, vgg, wanted.model_copy(update={"iterations": 3}))
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    losses, saved = {}, {}
+    for _ in range(asked.rounds):
+        for name, run in runs.items():
+            canvas, took = run()
+            seconds[name].append(took)
+            losses[name] = judged(canvas, content, style, vgg, wanted)
+            saved[name] = judged(canvas.clamp(0, 1), content, style, vgg, wanted)
+            print(f"{name:<12}{took:8.2f} s to {losses[name]:.5f}", flush=True)
+            if asked.save:
+                save_png(to_uint8(canvas)[0], asked.save / f"{name}.png")
+    rates = limits(device)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    least = least_seconds(vgg, wanted, rates, native_bf16(device))
+    result = {
+        "name": "style",
+        "reference": round(medians["reference"], 2),
+        "ours": round(medians["ours"], 2),
+        "ratio": round(medians["reference"] / medians["ours"], 2),
+        "limit_share": round(least / medians["ours"], 3),
+        "loss_reference": round(losses["reference"], 5),
+        "loss_ours": round(losses["ours"], 5),
+        "saved_loss_reference": round(saved["reference"], 5),
+        "saved_loss_ours": round(saved["ours"], 5),
+        "seconds_reference": [round(value, 2) for value in seconds["reference"]],
+        "seconds_ours": [round(value, 2) for value in seconds["ours"]],
+        "pixels": pixels,
+        "device": str(device),
+        **{f"limit_{name}_gigas": round(rate / 1e9, 1) for name, rate in rates.items()},
+    }
+    show(result, asked.json)
+
+
+if __name__ == "__main__":
+    main()
