@@ -226,6 +226,22 @@ def test_spectral_steps_come_as_far_as_torchs() -> None:
     assert spectral <= 1.01 * plain
 
 
+def test_what_is_told_is_the_settings_sum_while_the_content_is_held_too() -> None:
+    """Learned weights hold the content at first; here the network only passes for learned."""
+    settings = _settings(optimizer="spectral", weights="imagenet", iterations=40)
+    content, style = _picture(1), _picture(2)
+    painted, iterates = _paint(settings, content, style)
+    for step in iterates:
+        terms = [step.per_layer["style_1"], step.per_layer["style_6"]]
+        assert step.total == pytest.approx(sum(terms) + 0.1 * step.per_layer["content_6"], rel=1e-5)
+    assert [step.iteration for step in iterates] == list(range(1, 41))
+    assert iterates[-1].total < 0.9 * iterates[0].total
+    vgg = build_vgg19("random", "average", seed=1, deepest=6)
+    grams, maps = targets(content, style, settings, vgg)
+    (reached,), _ = objective(painted, grams, maps, settings, vgg)
+    assert reached < iterates[0].total
+
+
 def test_pictures_of_one_size_are_painted_together_and_each_as_alone() -> None:
     """But for the order in which a batch is summed."""
     settings = _settings(optimizer="spectral")

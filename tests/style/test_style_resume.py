@@ -25,6 +25,7 @@ PLAIN = {"lr": 1.0, "iterations": ITERATIONS}
         {**PLAIN, "optimizer": "lbfgs"},
         {**PLAIN, "optimizer": "adam", "lr": 0.02},
         {**PLAIN, "optimizer": "spectral"},
+        {**PLAIN, "optimizer": "spectral", "weights": "imagenet"},
         {**PLAIN, "optimizer": "spectral", "precision": "bf16"},
         {**PLAIN, "optimizer": "spectral", "start": "noise"},
         {**PLAIN, "optimizer": "lbfgs", "precision": "bf16"},

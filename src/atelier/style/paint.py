@@ -159,7 +159,9 @@ class _Leg(NamedTuple):
 
 def _legs(settings: StylizeSettings) -> list[_Leg]:
     whole = settings.iterations
-    if settings.optimizer != "spectral" or settings.start != "content":
+    # Random features show no content that could be lost: measured, it only costs them time.
+    held = settings.start == "content" and settings.weights != "random"
+    if settings.optimizer != "spectral" or not held:
         return [_Leg(1.0, whole)]
     return [_Leg(10.0, whole // 20), _Leg(3.0, 3 * whole // 20), _Leg(1.0, whole)]
 
