@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK_SECONDS = 1.0
+_STATES = ("state-*", "picture-*")  # of a training, of a painting
 
 
 class Unfinished:
@@ -58,7 +59,7 @@ class Unfinished:
     @property
     def exists(self) -> bool:
         """Whether an earlier attempt left a state to go on from."""
-        return any(self.folder.glob("state-*"))
+        return any(path for kind in _STATES for path in self.folder.glob(kind))
 
     @property
     def journal(self) -> str:
@@ -97,6 +98,9 @@ class Unfinished:
             finally:
                 for ending, handler in before.items():
                     signal.signal(ending, handler)
+                if not self.exists:
+                    # Nothing to go on from: on a full disk the old outputs need the room.
+                    shutil.rmtree(self.folder, ignore_errors=True)
 
     def stop_asked(self) -> bool:
         """Whether the work should save itself and end: it was told to, or its dvc is dead."""
