@@ -1,11 +1,12 @@
 """What tracking costs: a stage's start, and its share of the time while a GAN trains.
 
-Trainings of the sample's faces alternate in one process, told to nobody (reference) and told to
-MLflow through the journal and its deliverer (ours). Besides the ratio of their times, which other
-work on the machine blurs, it prints what can be measured directly: the time that the
-training's own thread spends telling, and the processor time of the deliverer beside it.
+Trainings with the sample's settings, on more pictures, alternate in one process, told to nobody
+(reference) and told to MLflow through the journal and its deliverer (ours). Besides the ratio of
+their times, which other work on the machine blurs, it prints what can be measured directly: the
+time that the training's own thread spends telling, and the processor time of the deliverer
+beside it.
 
-Usage: python benchmarks/tracking.py [--epochs 20] [--rounds 3] [--json]
+Usage: python benchmarks/tracking.py [--epochs 6] [--pictures 20000] [--rounds 3] [--json]
 """
 
 import os
@@ -58,10 +59,10 @@ class Told:
         self.seconds += time.perf_counter() - begin
 
 
-def train(epochs: int, root: Path | None) -> dict[str, float]:
+def train(epochs: int, pictures: int, root: Path | None) -> dict[str, float]:
     """Train once, and log to the store of ``root`` if that is given."""
     settings = load(ROOT / "params.yaml").train.model_copy(update={"epochs": epochs})
-    pixels = np.random.default_rng(0).integers(0, 256, (2000, 32, 32, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (pictures, 32, 32, 3), dtype=np.uint8)
     training = Training(settings, pixels, torch.device("cpu"))
     journal = None
     if root:
@@ -101,14 +102,14 @@ def start(logged: bool) -> float:
 
 def main() -> None:
     """Measure and print."""
-    arguments = options(__doc__, epochs=20, rounds=3)
+    arguments = options(__doc__, epochs=6, pictures=20_000, rounds=3)
     quiet_environment()
-    train(1, None)  # warms up
+    train(1, 2000, None)  # warms up
     plain, logged = [], []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(arguments.rounds):
-            plain.append(train(arguments.epochs, None))
-            logged.append(train(arguments.epochs, Path(folder)))
+            plain.append(train(arguments.epochs, arguments.pictures, None))
+            logged.append(train(arguments.epochs, arguments.pictures, Path(folder)))
     reference = statistics.median(run["seconds"] for run in plain)
     ours = statistics.median(run["seconds"] for run in logged)
     telling = statistics.median(run["telling"] / run["seconds"] for run in logged)
