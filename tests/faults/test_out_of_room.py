@@ -150,10 +150,13 @@ def test_a_read_only_store_gets_its_runs_later(
     store = ready.folder / "mlflow.db"
     freeze(store)
     told = ready.run("dvc", "repro", "--single-item", "--force", "evaluate")
-    assert "MLflow has not taken everything yet (attempt to write a readonly database" in told
+    assert "MLflow has not taken everything yet" in told
+    assert "delivered by the next run or by `atelier sync`" in told
     assert {run.info.run_id for run in client.search_runs([experiment])} == before
     subprocess.run(["umount", "--lazy", str(store)], check=True)
-    ready.run("atelier", "sync")
+    # Either tells what is left: this, or the deliverer of the repro, where it is at it still.
+    ready.run("sh", "-c", "atelier sync || true")
+    ready.delivered()
     runs = [run for run in client.search_runs([experiment]) if run.info.run_id not in before]
     assert {run.data.tags.get("stage") for run in runs} == {"evaluate", None}
     assert {run.info.status for run in runs} == {"FINISHED"}

@@ -46,7 +46,9 @@ def serve(root: Path, process: Process) -> None:
         # In a thread of its own: however slow MLflow is, the outcome is read when it is there.
         watch = threading.Thread(target=_watch, args=(root, process), daemon=True)
         watch.start()
-        deliver_left_over(root)
+        # All of it, also what another deliverer is at: a run that is continued must be told of its
+        # first attempt's steps before those of the next.
+        deliver_left_over(root, wait=True)
         more_may_come = True
         while more_may_come:
             # Asked before reading, so that nothing written before the end is missed.
@@ -66,7 +68,7 @@ def _pause(execution: Path, watch: threading.Thread) -> None:
         watch.join(_POLL_SECONDS)
 
 
-def deliver_left_over(root: Path) -> int:
+def deliver_left_over(root: Path, wait: bool = False) -> int:
     """Deliver what earlier executions left behind; return how many journals remain.
 
     Those still written to are delivered as far as they go. An execution that ended unseen, since
@@ -79,7 +81,7 @@ def deliver_left_over(root: Path) -> int:
             with locked(_served(execution), wait=False) as unserved:
                 if unserved:
                     _write_outcome(root, process, None)
-        _deliver_all(root, execution, wait=False)
+        _deliver_all(root, execution, wait)
         _remove_if_done(execution)
         remaining += len(journals(execution))
     return remaining
