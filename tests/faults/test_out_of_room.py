@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from atelier.tracking.store import open_store
-
 from ..project import Project
 
 pytestmark = [
@@ -140,26 +138,6 @@ def test_dvc_leaves_the_old_results_in_a_read_only_folder(
     assert "Traceback" not in told
     assert "Read-only file system" in told
     assert ready.bytes(*OUTPUTS["render"]) == before
-
-
-def test_a_read_only_store_gets_its_runs_later(
-    ready: Project, freeze: Callable[[Path], None]
-) -> None:
-    client, experiment = open_store(ready.folder, "atelier")
-    before = {run.info.run_id for run in client.search_runs([experiment])}
-    store = ready.folder / "mlflow.db"
-    freeze(store)
-    told = ready.run("dvc", "repro", "--single-item", "--force", "evaluate")
-    assert "MLflow has not taken everything yet" in told
-    assert "delivered by the next run or by `atelier sync`" in told
-    assert {run.info.run_id for run in client.search_runs([experiment])} == before
-    subprocess.run(["umount", "--lazy", str(store)], check=True)
-    # Either tells what is left: this, or the deliverer of the repro, where it is at it still.
-    ready.run("sh", "-c", "atelier sync || true")
-    ready.delivered()
-    runs = [run for run in client.search_runs([experiment]) if run.info.run_id not in before]
-    assert {run.data.tags.get("stage") for run in runs} == {"evaluate", None}
-    assert {run.info.status for run in runs} == {"FINISHED"}
 
 
 @pytest.mark.parametrize(("stage", "folder"), [("evaluate", "plots"), ("train", ".atelier")])
