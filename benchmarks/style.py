@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from command import show
+from command import products_per_second, show
 from torch import Tensor, nn
 
 from atelier.figures.montage import save_png
@@ -178,11 +178,8 @@ def best_of(work: Callable[[], object], device: torch.device, times: int = 5) ->
 
 def limits(device: torch.device) -> dict[str, float]:
     """Products of matrices, FLOP/s by precision, and bytes/s of a copy."""
-    side = 8192 if device.type == "cuda" else 2048
-    rates = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        matrix = torch.randn(side, side, device=device).to(dtype)
-        rates[name] = 2 * side**3 / best_of(lambda m=matrix: m @ m, device)  # type: ignore[misc]
+    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    rates = {name: products_per_second(device, dtype) for name, dtype in kinds.items()}
     long = torch.zeros(2**28 // 4, device=device)
     other = torch.empty_like(long)
     rates["copy"] = 2 * long.nbytes / best_of(lambda: other.copy_(long), device)
