@@ -135,22 +135,82 @@ class NetworkSettings(Section):
     discriminator_head: Literal["convolution", "linear"]
     head_size: Annotated[int, Field(ge=1, le=65_536)]
     dropout: Decay
+    generator_blocks: Literal["plain", "upsample", "residual"]
+    discriminator_blocks: Literal["plain", "residual"]
+    spectral_norm: bool
+
+    @model_validator(mode="after")
+    def _blocks_fit(self) -> "NetworkSettings":
+        blocks = (self.generator_blocks, self.discriminator_blocks)
+        if self.network == "mlp" and blocks != ("plain", "plain"):
+            raise ValueError(
+                "network: mlp has fully connected layers; set generator_blocks and"
+                " discriminator_blocks to plain, or network to dcgan"
+            )
+        if self.discriminator_blocks == "residual" and self.discriminator_norm:
+            raise ValueError(
+                "discriminator_blocks: residual has no batch normalisation; set"
+                " discriminator_norm to false"
+            )
+        return self
 
 
 class TrainSettings(NetworkSettings):
-    """The networks and how they are trained."""
+    """The networks and how they are trained; ``docs/quality.md`` says what is good for what."""
 
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
     lr: Rate
+    discriminator_lr: Weight
+    schedule: Literal["constant", "linear", "cosine"]
     beta1: Decay
     beta2: Decay
     weight_decay: Weight
     precision: Literal["auto", "fp32", "tf32", "bf16"]
+    clip: Weight
+    ema: Decay
+    loss: Literal["bce", "hinge", "least_squares", "wasserstein", "relativistic"]
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)]
+    gradient_penalty: Weight
+    r1: Weight
+    r2: Weight
+    penalty_every: Count
+    augment: list[Literal["color", "translation", "cutout"]]
+    flip: bool
+    conditional: bool
     samples: Count
     sample_every: Annotated[int, Field(ge=0)]
+    measure_every: Annotated[int, Field(ge=0)]
+    measure_samples: Annotated[int, Field(ge=16)]
+    keep: Literal["last", "best"]
     seed: Seed
+
+    @property
+    def penalised(self) -> bool:
+        """Whether the discriminator's gradient is penalised."""
+        return max(self.gradient_penalty, self.r1, self.r2) > 0
+
+    @model_validator(mode="after")
+    def _losses_fit(self) -> "TrainSettings":
+        if self.label_smoothing and self.loss != "bce":
+            raise ValueError(f"label_smoothing is of loss: bce; set it to 0 for {self.loss}")
+        if self.loss == "wasserstein" and not (self.penalised or self.spectral_norm):
+            raise ValueError(
+                "loss: wasserstein needs a smooth discriminator; set gradient_penalty to 10, or"
+                " spectral_norm to true"
+            )
+        if self.penalised and self.network == "dcgan" and self.discriminator_norm:
+            raise ValueError(
+                "gradient_penalty, r1 and r2 look at each picture by itself, which batch"
+                " normalisation mixes with others; set discriminator_norm to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_best_is_known(self) -> "TrainSettings":
+        if self.keep == "best" and not self.measure_every:
+            raise ValueError("keep: best needs measured epochs; set measure_every to 1 or more")
+        return self
 
 
 class EvaluateSettings(Section):

@@ -24,11 +24,22 @@ class History:
         write_csv(target, ("step", "epoch", "images", *STATISTICS), self._rows())
 
     def summary(self) -> dict[str, Any]:
-        """The last epoch's means, and how long the training was in epochs and steps."""
+        """The last epoch's means, and how long the training was in epochs and steps.
+
+        Where epochs were measured, the best of them with its KID as well.
+        """
         last = self._epochs[-1]
         means = dict(zip(STATISTICS, last.statistics.mean(axis=0).tolist(), strict=True))
         steps = last.first_step + len(last.statistics)
-        return {"epochs": last.number, "steps": steps, "last_epoch": means}
+        summary = {"epochs": last.number, "steps": steps, "last_epoch": means}
+        if measured := self.qualities():
+            best = min(measured, key=lambda epoch: measured[epoch])
+            summary |= {"best_epoch": best, "best_kid": measured[best]}
+        return summary
+
+    def qualities(self) -> dict[int, float]:
+        """The quality of every epoch that was measured."""
+        return {e.number: e.quality for e in self._epochs if e.quality is not None}
 
     def _rows(self) -> list[tuple[Any, ...]]:
         return [
