@@ -36,6 +36,33 @@ class Images:
     pixels: NDArray[np.uint8]
     names: NDArray[np.str_]
 
+    def classes(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+        """Tell the classes of the pictures, and of which each picture is.
+
+        A picture's class is the last folder in its name: ``5`` of ``train/5/00000``.
+
+        Returns:
+            The classes' names, numbers first and in their order, and the place of every
+            picture's class among them, int64 [N].
+
+        Raises:
+            AtelierError: a picture lies in no folder.
+        """
+        folders = [name.rpartition("/")[0].rpartition("/")[2] for name in self.names.tolist()]
+        if "" in folders:
+            raise AtelierError(
+                f"{self.names[folders.index('')]} lies in no folder, but a picture's class is the"
+                " last folder in its name, as in cats/001.jpg; sort the pictures into folders."
+            )
+        names = sorted(set(folders), key=_number_first)
+        place = {name: index for index, name in enumerate(names)}
+        return tuple(names), np.array([place[folder] for folder in folders], np.int64)
+
+
+def _number_first(name: str) -> tuple[bool, int, str]:
+    number = name.isdecimal()
+    return not number, int(name) if number else 0, name
+
 
 def load_images(path: Path) -> Images:
     """Open ``images.npz``; pixels stay on disk until they are looked at.
