@@ -19,9 +19,16 @@ class History:
         """Append an epoch; its pictures are not kept."""
         self._epochs.append(replace(epoch, samples=epoch.samples[:0], between={}))
 
-    def write(self, target: Path) -> None:
-        """Write a row per step as CSV: step, epoch, images seen, then the statistics."""
-        write_csv(target, ("step", "epoch", "images", *STATISTICS), self._rows())
+    def write(self, steps: Path, qualities: Path) -> None:
+        """Write two tables as CSV.
+
+        Args:
+            steps: a row per step: step, epoch, images seen, then the statistics.
+            qualities: a row per epoch that was measured: epoch, KID.
+        """
+        write_csv(steps, ("step", "epoch", "images", *STATISTICS), self._rows())
+        measured = [(epoch, f"{kid:.6g}") for epoch, kid in self.qualities().items()]
+        write_csv(qualities, ("epoch", "kid"), measured)
 
     def summary(self) -> dict[str, Any]:
         """The last epoch's means, and how long the training was in epochs and steps.

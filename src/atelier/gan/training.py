@@ -142,6 +142,11 @@ class Training:
         self._between: dict[int, NDArray[np.uint8]] = {}
 
     @property
+    def columns(self) -> int:
+        """Pictures in a row of :meth:`samples` for it to be of one class; 0: there are none."""
+        return self.settings.samples // self.arch.classes if self.arch.classes else 0
+
+    @property
     def steps_per_epoch(self) -> int:
         """Batches in an epoch; the last one may be smaller."""
         return -(-len(self._feed) // self.settings.batch_size)
