@@ -271,6 +271,7 @@ def test_classes_that_cannot_be_are_refused(
         ({"discriminator_blocks": "residual"}, "set discriminator_norm to false"),
         ({"keep": "best"}, "set measure_every to 1 or more"),
         ({"augment": ["colour"]}, "augment"),
+        ({"measure_with": "mine.pth"}, "measure_with takes no file of weights"),
     ],
 )
 def test_settings_that_exclude_one_another_are_refused(
@@ -278,6 +279,22 @@ def test_settings_that_exclude_one_another_are_refused(
 ) -> None:
     with pytest.raises(AtelierError, match=sentence):
         make_settings(train=changes)
+
+
+def test_epochs_are_measured_by_pictures_that_are_held_out(
+    make_settings: Callable[..., Settings],
+) -> None:
+    with pytest.raises(AtelierError, match=r"params.yaml: train.measure_every needs pictures"):
+        make_settings(train={"measure_every": 1}, convert={"held_out": 0.0})
+    changes = {"measure_with": "inception", "measure_samples": 100, "seed": 7}
+    settings = make_settings(train=changes, evaluate={"samples": 999})
+    judging = settings.judging
+    assert (judging.features, judging.samples, judging.seed) == ("inception", 100, 7)
+    # No setting of the section evaluate may reach a training, which does not depend on it.
+    others = {"samples": 16, "features": "resnet18", "seed": 3, "nearest_among": 5}
+    for name, value in others.items():
+        told = make_settings(train=changes, evaluate={name: value}).judging
+        assert (told.features, told.samples, told.seed) == ("inception", 100, 7)
 
 
 class Judge:

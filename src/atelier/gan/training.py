@@ -51,6 +51,11 @@ class Epoch:
         """Pictures that this epoch learned from."""
         return int(self.images[-1]) // self.number
 
+    @property
+    def measured(self) -> dict[int, list[float]]:
+        """A point of the curve of quality, by epoch; none where it was not measured."""
+        return {} if self.quality is None else {self.number: [self.quality]}
+
 
 class AstrayError(AtelierError):
     """Losses or weights are no numbers any more."""

@@ -133,7 +133,9 @@ class Run:
     def _points(
         self, names: Sequence[str], points: Sequence[tuple[int, int, Sequence[float]]]
     ) -> None:
-        """Log (step, milliseconds, values) for the curves ``names``."""
+        """Log (step, milliseconds, values), where there are any, for the curves ``names``."""
+        if not points:
+            return
         self._say(lambda journal: journal.write("metrics", names=list(names), rows=points))
 
     def _say(self, tell: Callable[[Journal], None]) -> None:
