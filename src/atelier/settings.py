@@ -533,10 +533,10 @@ def _nearest_key(location: tuple[int | str, ...]) -> str:
         f"{section}.{wrong}" for section in Settings.model_fields if wrong in _fields_at((section,))
     ]
     return (
-        nearest(f"{before}{wrong}", [f"{before}{key}" for key in beside])
-        if difflib.get_close_matches(wrong, beside, cutoff=0.5)
-        else f"; did you mean {elsewhere[0]}"
+        f"; did you mean {elsewhere[0]}"
         if elsewhere
+        else nearest(f"{before}{wrong}", [f"{before}{key}" for key in beside])
+        if difflib.get_close_matches(wrong, beside, cutoff=0.5)
         else f"; known here are {', '.join(beside)}"
     )
 
