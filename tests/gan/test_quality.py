@@ -13,12 +13,13 @@ from torch import nn
 from atelier.checkpoints import Checkpoints
 from atelier.errors import AtelierError
 from atelier.gan.ema import Average
+from atelier.gan.gan import build_gan
 from atelier.gan.generate import draw_latents, generate, labels_of
 from atelier.gan.history import History
 from atelier.gan.models import save_models
 from atelier.gan.networks import Architecture, Discriminator, Generator, build
 from atelier.gan.resume import train_on
-from atelier.gan.step import build_gan, train_step
+from atelier.gan.step import train_step
 from atelier.gan.training import Training
 from atelier.gan.weights import load_generator, read_marks, save_network
 from atelier.settings import Settings

@@ -10,9 +10,10 @@ import torch
 
 from atelier.checkpoints import Checkpoints
 from atelier.errors import AtelierError
+from atelier.gan.epoch import Epoch
 from atelier.gan.health import Health
 from atelier.gan.resume import train_on
-from atelier.gan.training import Epoch, Training
+from atelier.gan.training import Training
 from atelier.gan.weights import load_generator
 from atelier.settings import Settings, TrainSettings
 

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from atelier.gan.augment import CHANCES, mirrored, seen
 from atelier.gan.feed import scaled
-from atelier.gan.generate import to_uint8
+from atelier.gan.generate import as_uint8
 from atelier.settings import TrainSettings
 
 _PICTURES, _TIMES = 6, 7
@@ -27,9 +27,9 @@ def augmented(settings: TrainSettings, pixels: NDArray[np.uint8]) -> NDArray[np.
     chosen = np.linspace(0, len(pixels) - 1, min(_PICTURES, len(pixels))).astype(np.int64)
     real = scaled(torch.from_numpy(pixels[chosen]))
     stream = torch.Generator().manual_seed(settings.seed + 7)
-    views = [to_uint8(real)]
+    views = [as_uint8(real)]
     for _ in range(_TIMES):
         chances = torch.rand(len(real), CHANCES, generator=stream)
         flipped = mirrored(real, chances) if settings.flip else real
-        views.append(to_uint8(seen(flipped, settings.augment, chances, "real")))
-    return np.stack(views, axis=1)
+        views.append(as_uint8(seen(flipped, settings.augment, chances, "real")))
+    return torch.stack(views, 1).numpy()

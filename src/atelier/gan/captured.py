@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from atelier.gan.feed import scaled
-from atelier.gan.step import Gan, train_step
+from atelier.gan.gan import Gan
+from atelier.gan.step import train_step
 
 _WARM_UP = 3
 
@@ -14,7 +15,7 @@ class CapturedStep:
 
     A graph replays what was recorded on the memory that it was recorded on: batches are copied
     into it, weights and moments change in place (https://docs.pytorch.org/docs/stable/notes/cuda.html
-    #cuda-graphs). It is good until :meth:`atelier.gan.step.Gan.restore` gives the optimizers other
+    #cuda-graphs). It is good until :meth:`atelier.gan.gan.Gan.restore` gives the optimizers other
     memory.
     """
 

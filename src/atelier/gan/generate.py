@@ -74,14 +74,18 @@ def generate(generator: nn.Module, latents: Tensor, batch_size: int = 256) -> ND
     was_training = generator.training
     generator.eval()
     try:
-        batches = [to_uint8(generator(part.to(device))) for part in latents.split(batch_size)]
+        batches = [_to_uint8(generator(part.to(device))) for part in latents.split(batch_size)]
     finally:
         generator.train(was_training)
     return np.concatenate(batches)
 
 
-def to_uint8(pictures: Tensor) -> NDArray[np.uint8]:
-    """Turn [B, C, H, W] in [-1, 1] into uint8 [B, H, W, C]; what lies outside is cut."""
+def as_uint8(pictures: Tensor) -> Tensor:
+    """Turn [B, C, H, W] in [-1, 1] into uint8 [B, H, W, C], 0 to 255, on the same device."""
     scaled = pictures.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    pixels: NDArray[np.uint8] = scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return scaled.permute(0, 2, 3, 1).contiguous()
+
+
+def _to_uint8(pictures: Tensor) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = as_uint8(pictures).cpu().numpy()
     return pixels

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from atelier.gan.epoch import Epoch
 from atelier.gan.step import STATISTICS
-from atelier.gan.training import Epoch
 
 _WON = 0.01  # a mean Loss_D below this: real and generated pictures are told apart for sure
 _FALLEN = 0.2  # of the widest spread so far

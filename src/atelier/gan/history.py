@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from atelier.files import write_csv
+from atelier.gan.epoch import Epoch
 from atelier.gan.step import STATISTICS
-from atelier.gan.training import Epoch
 
 
 class History:

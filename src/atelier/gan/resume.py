@@ -9,7 +9,8 @@ from torch import Tensor
 
 from atelier.checkpoints import Checkpoints
 from atelier.errors import AtelierError
-from atelier.gan.training import AstrayError, Epoch, Training
+from atelier.gan.epoch import AstrayError, Epoch
+from atelier.gan.training import Training
 from atelier.gan.weights import save_network
 from atelier.progress import Report, silent
 

@@ -2,7 +2,6 @@
 
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,54 +10,19 @@ from torch import Tensor
 
 from atelier.errors import AtelierError, lacks_memory
 from atelier.gan.captured import CapturedStep
+from atelier.gan.classes import checked_labels, rows_of_classes
+from atelier.gan.epoch import AstrayError, Epoch
 from atelier.gan.feed import Feed, scaled
+from atelier.gan.gan import build_gan
 from atelier.gan.generate import draw_latents, generate, random_latents, with_labels
 from atelier.gan.measured import Judge, Measured
 from atelier.gan.networks import Architecture
 from atelier.gan.precision import products
 from atelier.gan.ranks import ALONE, Ranks
 from atelier.gan.schedule import factor
-from atelier.gan.step import STATISTICS, build_gan, train_step
+from atelier.gan.step import STATISTICS, train_step
 from atelier.progress import Progress, Report, silent
 from atelier.settings import TrainSettings
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch brought.
-
-    Attributes:
-        number: 1 for the first epoch.
-        first_step: the training steps done before this epoch.
-        images: int64 [steps], pictures seen since the start, after each step.
-        statistics: float32 [steps, 5], a row per step, columns as in ``step.STATISTICS``.
-        samples: uint8 [N, H, W, C], pictures of the fixed latents after this epoch.
-        between: the same after every ``train.sample_every``-th step of it, by step.
-        quality: what the judge says of the generator after this epoch; ``None`` where it was
-            not asked.
-    """
-
-    number: int
-    first_step: int
-    images: NDArray[np.int64]
-    statistics: NDArray[np.float32]
-    samples: NDArray[np.uint8]
-    between: dict[int, NDArray[np.uint8]]
-    quality: float | None = None
-
-    @property
-    def images_seen(self) -> int:
-        """Pictures that this epoch learned from."""
-        return int(self.images[-1]) // self.number
-
-    @property
-    def measured(self) -> dict[int, list[float]]:
-        """A point of the curve of quality, by epoch; none where it was not measured."""
-        return {} if self.quality is None else {self.number: [self.quality]}
-
-
-class AstrayError(AtelierError):
-    """Losses or weights are no numbers any more."""
 
 
 class Training:
@@ -114,7 +78,7 @@ class Training:
         self.settings = settings
         self.device = device
         self.ranks = ranks
-        self._labels = _checked_labels(settings, labels)
+        self._labels = checked_labels(settings, labels)
         classes = 0 if self._labels is None else int(self._labels.max()) + 1
         self.arch = Architecture.of(settings, height, channels, classes)
         if ranks.count > 1 and self.arch.dropout:
@@ -123,7 +87,7 @@ class Training:
                 " one does; set runtime.launcher to python, or train.dropout to 0."
             )
         self._feed = Feed(pixels, device)
-        rows = _rows_of_classes(settings.samples, classes)
+        rows = rows_of_classes(settings.samples, classes)
         self._fixed = draw_latents(settings.samples, self.arch, settings.seed + 3, rows)
         self._judge = judge if settings.measure_every else None
         self._judged = draw_latents(settings.measure_samples, self.arch, settings.seed + 6)
@@ -378,30 +342,6 @@ class Training:
             statistics = train_step(*given)
             self._dropout = stream.get_rng_state()
         return statistics
-
-
-def _checked_labels(settings: TrainSettings, labels: NDArray[np.int64] | None) -> Tensor | None:
-    """The class of each picture, int64 [N]; ``None`` where classes are not asked for."""
-    if not settings.conditional:
-        return None
-    if labels is None or labels.max() == 0:
-        raise AtelierError(
-            "train.conditional is true, but the pictures are not of several classes; set it to"
-            " false, or give each class a folder of its own."
-        )
-    return torch.tensor(labels, dtype=torch.int64)
-
-
-def _rows_of_classes(samples: int, classes: int) -> list[int] | None:
-    """The labels of the fixed latents: a row of the montage for each class."""
-    if not classes:
-        return None
-    if samples % classes:
-        raise AtelierError(
-            f"train.samples is {samples}, which makes no equal rows of {classes} classes; set it"
-            f" to {max(1, round(samples / classes)) * classes}."
-        )
-    return [number * classes // samples for number in range(samples)]
 
 
 def _note(number: int, statistics: NDArray[np.float32]) -> str:
