@@ -111,9 +111,7 @@ def test_neighbours_are_what_the_papers_write() -> None:
     inside = np.array(
         [[float((m - r).norm()) <= of_real[j] for j, r in enumerate(real)] for m in made]
     )
-    recalled = [
-        any(float((m - r).norm()) <= of_made[i] for i, m in enumerate(made)) for r in real
-    ]
+    recalled = [any(float((m - r).norm()) <= of_made[i] for i, m in enumerate(made)) for r in real]
     found = overlap(real, made)
     assert found.precision == pytest.approx(inside.any(axis=1).mean())
     assert found.recall == pytest.approx(np.mean(recalled))
