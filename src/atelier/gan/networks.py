@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from atelier.errors import AtelierError
+from atelier.gan.products import Doubling, Halving
 from atelier.settings import ConvertSettings, NetworkSettings
 
 SIZES: tuple[int, ...] = get_args(ConvertSettings.model_fields["image_size"].annotation)
@@ -178,9 +179,12 @@ def _growing(arch: Architecture) -> list[nn.Module]:
     ):
         norm, relu = nn.BatchNorm2d(maps_in), nn.ReLU(inplace=True)
         layers += [relu, norm] if arch.activation_first else [norm, relu]
-        # 4 to 7 pixels is not twice: a kernel of 3 leaves one out.
-        kernel = 4 if wide == 2 * narrow else 3
-        layers.append(nn.ConvTranspose2d(maps_in, maps_out, kernel, 2, 1, bias=False))
+        layers.append(
+            Doubling(maps_in, maps_out)
+            if wide == 2 * narrow
+            # 4 to 7 pixels is not twice: a kernel of 3 leaves one out.
+            else nn.ConvTranspose2d(maps_in, maps_out, 3, 2, 1, bias=False)
+        )
     return layers
 
 
@@ -193,7 +197,11 @@ def _shrinking(arch: Architecture) -> list[nn.Module]:
     layers: list[nn.Module] = []
     side = arch.image_size
     for maps_in, maps_out in itertools.pairwise([arch.channels, *widths]):
-        layers.append(nn.Conv2d(maps_in, maps_out, 4, 2, padding, bias=not norm))
+        layers.append(
+            Halving(maps_in, maps_out, bias=not norm)
+            if padding
+            else nn.Conv2d(maps_in, maps_out, 4, 2, 0, bias=not norm)
+        )
         if norm and len(layers) > 1:  # the first layer has none, as in the paper
             layers.append(nn.BatchNorm2d(maps_out))
         layers.append(nn.LeakyReLU(_SLOPE, inplace=True))
