@@ -50,23 +50,24 @@ def preset(
 @app.command()
 def sync() -> None:
     """Deliver to MLflow what earlier runs could not."""
-    from atelier.tracking.deliver import deliver_left_over, outcome_problem
+    from atelier.tracking.deliver import deliver_now, outcome_problem
     from atelier.tracking.delivery import refused
     from atelier.tracking.journal import executions, problem
-    from atelier.tracking.store import existing_store, quiet_environment
+    from atelier.tracking.store import existing_store, in_short, quiet_environment
     from atelier.tracking.workspace import private_folder, repository_root
 
     quiet_environment()
     root = repository_root()
-    remaining = deliver_left_over(root)
-    if remaining:
+    if deliver_now(root):
         told = [reason for e in executions(private_folder(root)) if (reason := problem(e))]
         because = f"MLflow says: {told[0]}" if told else "the stages are still running"
         raise AtelierError(
-            f"still to be delivered, and kept in .atelier/: the runs of {remaining} stages"
-            f" ({because})."
+            f"not everything is delivered yet, and the rest is kept in .atelier/ ({because})."
         )
-    existing_store(root)  # which also follows a project that was moved
+    try:
+        existing_store(root)  # which also follows a project that was moved
+    except Exception as error:  # whatever MLflow raises where it cannot be asked
+        raise AtelierError(f"MLflow cannot be asked: {in_short(error)}") from None
     if outcome_problem(root).exists():
         typer.echo(f"The end of a pipeline could not be read: {outcome_problem(root).read_text()}")
         outcome_problem(root).unlink()
@@ -112,6 +113,7 @@ def which(
 ) -> None:
     """Say which run made a file: with which settings, from which commit and which other runs."""
     from atelier.tracking import which as lineage
+    from atelier.tracking.deliver import deliver_now
     from atelier.tracking.journal import executions
     from atelier.tracking.store import existing_store, in_short, quiet_environment
     from atelier.tracking.workspace import private_folder, repository_root
@@ -119,10 +121,10 @@ def which(
     quiet_environment()
     root = repository_root()
     try:
+        if executions(private_folder(root)) and deliver_now(root):
+            typer.echo("Some runs are not delivered to MLflow yet: `atelier sync`.", err=True)
         origin = lineage.which(wanted, existing_store(root))
     except AtelierError:
-        if executions(private_folder(root)):
-            typer.echo("Some runs are not delivered to MLflow yet: `atelier sync`.", err=True)
         raise
     except Exception as error:  # whatever MLflow raises where it cannot be asked
         typer.echo(f"MLflow cannot be asked ({in_short(error)}); git alone answers.", err=True)

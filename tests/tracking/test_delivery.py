@@ -15,7 +15,7 @@ import pytest
 
 from atelier.tracking import deliver, delivery
 from atelier.tracking.deliver import deliver_left_over
-from atelier.tracking.journal import Journal, entries, journals, remove
+from atelier.tracking.journal import Journal, entries, journals, problem, remove
 from atelier.tracking.run import Run, sheet
 from atelier.tracking.store import open_store
 from atelier.tracking.values import flat, numbers, shown, without_secrets
@@ -172,6 +172,24 @@ def test_a_continued_run_goes_on_without_repeating_a_step(root: Path) -> None:
     assert run.info.status == "FINISHED"
     points = client.get_metric_history(run.info.run_id, "loss_d")
     assert [(point.step, point.value) for point in points] == [(1, 1), (2, 2), (3, 3), (4, 4)]
+
+
+def test_a_continued_run_waits_for_what_its_earlier_attempt_said(root: Path) -> None:
+    first = start(root)
+    Run(first).curves(0, ("loss_d",), np.array([[1], [2]], np.float32))
+    first.close()
+    second = start(root, process=Process(os.getpid(), "2"), continues=first.folder.name)
+    Run(second).curves(1, ("loss_d",), np.array([[2], [3]], np.float32))
+    Run(second).end("FINISHED")
+    # Its own deliverer may reach MLflow where the first one's could not.
+    assert deliver._deliver_all(root, second.folder.parent)
+    assert "earlier attempt at train" in (problem(second.folder.parent) or "")
+    assert deliver_left_over(root) == 0
+    client, experiment = open_store(root, "atelier")
+    (run,) = client.search_runs([experiment], "tags.`atelier.stage` = 'train'")
+    assert run.info.status == "FINISHED"
+    points = client.get_metric_history(run.info.run_id, "loss_d")
+    assert [(point.step, point.value) for point in points] == [(1, 1), (2, 2), (3, 3)]
 
 
 def test_stages_of_one_pipeline_share_a_parent(root: Path) -> None:

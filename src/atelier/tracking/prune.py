@@ -4,6 +4,7 @@ A pipeline execution (a parent run and its children) stays or goes as a whole.
 """
 
 import os
+import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from atelier.errors import AtelierError
 from atelier.tracking.garbage import collect_cache, collect_runs, named_by_git
 from atelier.tracking.journal import journals
-from atelier.tracking.store import locked, open_store
+from atelier.tracking.store import in_short, locked, open_store
 from atelier.tracking.workspace import PRIVATE
 
 if TYPE_CHECKING:
@@ -94,8 +95,8 @@ def _in_a_sentence() -> Iterator[None]:
 
     try:
         yield
-    except MlflowException as error:
-        raise AtelierError(f"MLflow says: {str(error).partition(chr(10))[0]}") from None
+    except (MlflowException, sqlite3.Error) as error:
+        raise AtelierError(f"MLflow says: {in_short(error)}") from None
 
 
 @_in_a_sentence()
