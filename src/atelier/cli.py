@@ -79,6 +79,7 @@ def sync() -> None:
 @app.command()
 def prune(
     best: Annotated[int, typer.Option(min=0, help="how many stay for their low evaluate.kid")] = 1,
+    days: Annotated[float, typer.Option(min=0, help="how long unfinished work is kept")] = 30,
     yes: Annotated[bool, typer.Option("--yes", help="remove, and not only say what")] = False,
 ) -> None:
     """Say which old runs and files would go, or with --yes remove them."""
@@ -89,14 +90,19 @@ def prune(
 
     quiet_environment()
     root, experiment = repository_root(), settings.load(PARAMS).tracking.experiment
-    found = plan(root, experiment, best)
+    found = plan(root, experiment, best, days)
     for execution, reasons in found.kept.items():
         typer.echo(f"stays: {execution}: {', '.join(reasons)}")
     for execution in found.removed:
         typer.echo(f"goes:  {execution}")
     if found.cached:
         typer.echo(f"goes:  {len(found.cached)} files of DVC's cache, {size(found.cached)}")
-    if not found.removed and not found.cached:
+    for folder in found.abandoned:
+        work = folder.name.lstrip(".").partition("-")[0]
+        typer.echo(
+            f"goes:  unfinished work of {work}, untouched for {days:g} days, {size([folder])}"
+        )
+    if not found:
         typer.echo("There is nothing to remove.")
     elif not yes:
         typer.echo("Nothing is removed yet; to remove it, type: atelier prune --yes")
