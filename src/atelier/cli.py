@@ -120,14 +120,16 @@ def which(
     """Say which run made a file: with which settings, from which commit and which other runs."""
     from atelier.tracking import which as lineage
     from atelier.tracking.deliver import deliver_now
-    from atelier.tracking.journal import executions
+    from atelier.tracking.journal import executions, problem
     from atelier.tracking.store import existing_store, in_short, quiet_environment
     from atelier.tracking.workspace import private_folder, repository_root
 
     quiet_environment()
     root = repository_root()
     try:
-        if executions(private_folder(root)) and deliver_now(root):
+        left_over = executions(private_folder(root))
+        # Just after a pipeline's end this waits for the end of its delivery.
+        if left_over and (any(map(problem, left_over)) or deliver_now(root)):
             typer.echo("Some runs are not delivered to MLflow yet: `atelier sync`.", err=True)
         origin = lineage.which(wanted, existing_store(root))
     except AtelierError:

@@ -78,6 +78,7 @@ def speak(journal: Journal, folder: Path) -> None:
     (folder / "out" / "deep" / "a.txt").write_text("a")
     run.artifact(folder / "out")
     run.note(device="cpu")
+    run.warn("the discriminator has won")
     run.series(("kid",), {1: [2.0], 5: [1.0]})
     journal.write("text", name="uncommitted.patch", text="+ a line")
     (folder / "out" / "deep" / "a.txt").unlink()  # outputs may be gone before delivery
@@ -108,6 +109,7 @@ def test_all_that_a_stage_says_arrives_once(root: Path, tmp_path: Path) -> None:
     assert run.data.metrics["train.kid"] == parent.data.metrics["train.kid"] == 0.5
     assert "train.nan" not in run.data.metrics
     assert run.data.metrics["train.by.scale"] == 2
+    assert run.data.tags["warning"] == "the discriminator has won"
     images = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
     assert len([path for path in images if path.endswith(".png")]) == 2
     assert [f.path for f in client.list_artifacts(run.info.run_id, "out/deep")] == [
@@ -406,6 +408,12 @@ def test_four_deliverers_on_a_store_that_does_not_exist_all_succeed(tmp_path: Pa
     assert sorted(name for name in runs(tmp_path) if name.startswith("p")) == [
         "p0", "p1", "p2", "p3",
     ]  # fmt: skip
+
+
+def test_a_stage_starts_without_what_is_slow_to_import() -> None:
+    code = "import sys, atelier.cli, atelier.tracking.stage; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"mlflow", "dvc", "torch", "sqlalchemy", "cv2"} & set(told.stdout.split())
 
 
 def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
