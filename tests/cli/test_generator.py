@@ -10,17 +10,16 @@ from PIL import Image
 
 from atelier.cli import main
 from atelier.gan.generate import draw_latents, generate
-from atelier.gan.networks import build
 from atelier.gan.weights import save_network
 
-from ..gan.architectures import SMALL
+from ..gan.architectures import SMALL, vivid
 
 
 @pytest.fixture(autouse=True)
 def checkout(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with settings and a generator, in which commands run."""
     shutil.copy(root / "params.yaml", tmp_path)
-    save_network(build(SMALL, seed=1)[0], SMALL, tmp_path / "models/generator.safetensors")
+    save_network(vivid(SMALL), SMALL, tmp_path / "models/generator.safetensors")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -51,7 +50,7 @@ def pixels(path: str | Path) -> np.ndarray:
 
 
 def expected(seed: int) -> np.ndarray:
-    generator = build(SMALL, seed=1)[0].eval()
+    generator = vivid(SMALL)
     return generate(generator, draw_latents(1, SMALL, seed))[0]
 
 
