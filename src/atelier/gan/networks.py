@@ -23,6 +23,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from atelier.errors import AtelierError
 from atelier.gan.blocks import Growing, Shrinking, keep_scale, normalised, upsampled
+from atelier.gan.products import Doubling, Halving
 from atelier.settings import ConvertSettings, NetworkSettings
 
 SIZES: tuple[int, ...] = get_args(ConvertSettings.model_fields["image_size"].annotation)
@@ -233,9 +234,12 @@ def _growing(arch: Architecture) -> list[nn.Module]:
         if arch.generator_blocks == "upsample":
             layers += upsampled(maps_in, maps_out, wide)
             continue
-        # 4 to 7 pixels is not twice: a kernel of 3 leaves one out.
-        kernel = 4 if wide == 2 * narrow else 3
-        layers.append(nn.ConvTranspose2d(maps_in, maps_out, kernel, 2, 1, bias=False))
+        layers.append(
+            Doubling(maps_in, maps_out)
+            if wide == 2 * narrow
+            # 4 to 7 pixels is not twice: a kernel of 3 leaves one out.
+            else nn.ConvTranspose2d(maps_in, maps_out, 3, 2, 1, bias=False)
+        )
     return layers
 
 
@@ -263,7 +267,11 @@ def _shrinking(arch: Architecture) -> list[nn.Module]:
             layers.append(Shrinking(maps_in, maps_out))
             side //= 2
             continue
-        layers.append(nn.Conv2d(maps_in, maps_out, 4, 2, padding, bias=not norm))
+        layers.append(
+            Halving(maps_in, maps_out, bias=not norm)
+            if padding
+            else nn.Conv2d(maps_in, maps_out, 4, 2, 0, bias=not norm)
+        )
         if norm and len(layers) > 1:  # the first layer has none, as in the paper
             layers.append(nn.BatchNorm2d(maps_out))
         if not residual:

@@ -1,72 +1,33 @@
-"""The ``atelier`` command: what users type besides ``dvc`` and ``mlflow``."""
+"""Commands about the runs that MLflow keeps."""
 
-import json
-import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from atelier.cli.places import PARAMS
 from atelier.errors import AtelierError
 
-PARAMS = Path("params.yaml")
-PRESETS = Path("presets")
 
-app = typer.Typer(
-    help="Teach a GAN a folder of faces, and paint what it learned in an artist's style.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-
-@app.callback()
-def _here() -> None:
-    """Work in the folder that holds params.yaml."""
-    if not PARAMS.exists():
-        raise AtelierError(
-            f"there is no params.yaml in {Path.cwd()}; go to the folder of your Atelier checkout."
-        )
-
-
-@app.command()
-def preset(
-    name: Annotated[str, typer.Argument(help="the preset to write into params.yaml")] = "",
-    show: Annotated[bool, typer.Option("--list", help="say what each preset is")] = False,
-) -> None:
-    """Write a ready-made set of values into params.yaml, keeping its comments."""
-    from atelier.presets import apply_preset, list_presets
-
-    if show or not name:
-        for known, about in list_presets(PRESETS).items():
-            typer.echo(f"{known:<14}{about}")
-        return
-    changes = apply_preset(name, PRESETS, PARAMS)
-    for change in changes:
-        typer.echo(f"{change.key}: {json.dumps(change.old)} -> {json.dumps(change.new)}")
-    typer.echo("Now type: dvc repro" if changes else f"params.yaml is {name} already.")
-
-
-@app.command()
 def sync() -> None:
     """Deliver to MLflow what earlier runs could not."""
-    from atelier.tracking.deliver import deliver_left_over, outcome_problem
+    from atelier.tracking.deliver import deliver_now, outcome_problem
     from atelier.tracking.delivery import refused
     from atelier.tracking.journal import executions, problem
-    from atelier.tracking.store import existing_store, quiet_environment
+    from atelier.tracking.store import existing_store, in_short, quiet_environment
     from atelier.tracking.workspace import private_folder, repository_root
 
     quiet_environment()
     root = repository_root()
-    remaining = deliver_left_over(root)
-    if remaining:
+    if deliver_now(root):
         told = [reason for e in executions(private_folder(root)) if (reason := problem(e))]
         because = f"MLflow says: {told[0]}" if told else "the stages are still running"
         raise AtelierError(
-            f"still to be delivered, and kept in .atelier/: the runs of {remaining} stages"
-            f" ({because})."
+            f"not everything is delivered yet, and the rest is kept in .atelier/ ({because})."
         )
-    existing_store(root)  # which also follows a project that was moved
+    try:
+        existing_store(root)  # which also follows a project that was moved
+    except Exception as error:  # whatever MLflow raises where it cannot be asked
+        raise AtelierError(f"MLflow cannot be asked: {in_short(error)}") from None
     if outcome_problem(root).exists():
         typer.echo(f"The end of a pipeline could not be read: {outcome_problem(root).read_text()}")
         outcome_problem(root).unlink()
@@ -75,9 +36,9 @@ def sync() -> None:
     typer.echo("Everything is delivered to MLflow.")
 
 
-@app.command()
 def prune(
     best: Annotated[int, typer.Option(min=0, help="how many stay for their low evaluate.kid")] = 1,
+    days: Annotated[float, typer.Option(min=0, help="how long unfinished work is kept")] = 30,
     yes: Annotated[bool, typer.Option("--yes", help="remove, and not only say what")] = False,
 ) -> None:
     """Say which old runs and files would go, or with --yes remove them."""
@@ -88,14 +49,19 @@ def prune(
 
     quiet_environment()
     root, experiment = repository_root(), settings.load(PARAMS).tracking.experiment
-    found = plan(root, experiment, best)
+    found = plan(root, experiment, best, days)
     for execution, reasons in found.kept.items():
         typer.echo(f"stays: {execution}: {', '.join(reasons)}")
     for execution in found.removed:
         typer.echo(f"goes:  {execution}")
     if found.cached:
         typer.echo(f"goes:  {len(found.cached)} files of DVC's cache, {size(found.cached)}")
-    if not found.removed and not found.cached:
+    for folder in found.abandoned:
+        work = folder.name.lstrip(".").partition("-")[0]
+        typer.echo(
+            f"goes:  unfinished work of {work}, untouched for {days:g} days, {size([folder])}"
+        )
+    if not found:
         typer.echo("There is nothing to remove.")
     elif not yes:
         typer.echo("Nothing is removed yet; to remove it, type: atelier prune --yes")
@@ -105,58 +71,28 @@ def prune(
         typer.echo("Removed." + (trash if found.removed and is_elsewhere() else ""))
 
 
-@app.command()
 def which(
     wanted: Annotated[str, typer.Argument(help="a path that a stage makes, or a hash")],
     as_json: Annotated[bool, typer.Option("--json", help="all settings and hashes")] = False,
 ) -> None:
     """Say which run made a file: with which settings, from which commit and which other runs."""
     from atelier.tracking import which as lineage
-    from atelier.tracking.journal import executions
+    from atelier.tracking.deliver import deliver_now
+    from atelier.tracking.journal import executions, problem
     from atelier.tracking.store import existing_store, in_short, quiet_environment
     from atelier.tracking.workspace import private_folder, repository_root
 
     quiet_environment()
     root = repository_root()
     try:
+        left_over = executions(private_folder(root))
+        # Just after a pipeline's end this waits for the end of its delivery.
+        if left_over and (any(map(problem, left_over)) or deliver_now(root)):
+            typer.echo("Some runs are not delivered to MLflow yet: `atelier sync`.", err=True)
         origin = lineage.which(wanted, existing_store(root))
     except AtelierError:
-        if executions(private_folder(root)):
-            typer.echo("Some runs are not delivered to MLflow yet: `atelier sync`.", err=True)
         raise
     except Exception as error:  # whatever MLflow raises where it cannot be asked
         typer.echo(f"MLflow cannot be asked ({in_short(error)}); git alone answers.", err=True)
         origin = lineage.which(wanted, None)
     typer.echo(origin.as_json() if as_json else "\n".join(origin.told()))
-
-
-@app.command()
-def where() -> None:
-    """Say where the chain's results are, and what to type next."""
-    shown = {
-        "renders/report.html": "the report page: open it in a browser",
-        "renders/montages/": "a montage of every epoch",
-        "renders/training.gif": "the film of the training",
-        "styled/": "painted faces",
-        "metrics/": "numbers; `dvc metrics show` prints them",
-    }
-    found = {place: what for place, what in shown.items() if Path(place).exists()}
-    if set(found) <= {"metrics/"}:
-        typer.echo("Nothing is rendered or painted yet; type: dvc repro")
-        return
-    for place, what in found.items():
-        typer.echo(f"  {place:<22}{what}")
-    typer.echo("Compare runs in MLflow:  make ui")
-
-
-def main() -> None:
-    """Run the command; a user's mistake ends in one sentence and exit code 1."""
-    try:
-        app()
-    except AtelierError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()
