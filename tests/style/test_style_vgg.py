@@ -137,12 +137,6 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
         build_vgg19(str(tmp_path / "whole_model.pth"), "max", seed=1, deepest=3)
 
 
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    return tmp_path / "torch/hub/checkpoints"
-
-
 def test_a_damaged_file_at_hand_is_refused(hub: Path) -> None:
     hub.mkdir(parents=True)
     (hub / "vgg19-dcbb9e9d.pth").write_bytes(b"cut off")
