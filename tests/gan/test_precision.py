@@ -82,9 +82,18 @@ def test_captured_steps_with_and_without_penalties_give_the_plain_ones_numbers(
 ) -> None:
     """Two recordings take turns, at a learning rate that falls."""
     changes = {
-        **{"epochs": 2, "precision": "fp32", "batch_size": 32, "loss": "hinge", "ema": 0.9},
-        **{"r1": 1.0, "penalty_every": 2, "discriminator_norm": False, "spectral_norm": True},
-        **{"augment": ["color", "translation", "cutout"], "flip": True, "clip": 1.0},
+        "epochs": 2,
+        "precision": "fp32",
+        "batch_size": 32,
+        "loss": "hinge",
+        "ema": 0.9,
+        "r1": 1.0,
+        "penalty_every": 2,
+        "discriminator_norm": False,
+        "spectral_norm": True,
+        "augment": ["color", "translation", "cutout"],
+        "flip": True,
+        "clip": 1.0,
         "schedule": "cosine",
     }
     outcomes = []
