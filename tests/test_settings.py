@@ -147,3 +147,12 @@ def test_no_setting_bears_a_name_that_dvcs_run_cache_overlooks() -> None:
         return found
 
     assert not {"size", "nfiles"} & set(names(settings.Settings))
+
+
+def test_weights_that_evaluate_names_must_be_there(tmp_path: Path) -> None:
+    wanted = settings.check(changed("evaluate.features", "vgg.pth"), "params.yaml")
+    with pytest.raises(AtelierError, match=r"no data/weights/vgg\.pth, .* under evaluate; put it"):
+        settings.check_files(wanted, tmp_path)
+    (tmp_path / "data/weights").mkdir(parents=True)
+    (tmp_path / "data/weights/vgg.pth").write_bytes(b"")
+    settings.check_files(wanted, tmp_path)

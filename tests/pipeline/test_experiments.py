@@ -14,12 +14,16 @@ import pytest
 from PIL import Image
 
 from atelier.tracking.store import open_store
+from atelier.tracking.values import flat
 
 from ..project import Project
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
-MADE = ("data/raw", "data/images.npz", "models", "samples", "renders", "styled", "metrics", "plots")
+MADE = (
+    *("data/raw", "data/images.npz", "data/held_out.npz"),
+    *("models", "samples", "renders", "styled", "metrics", "plots"),
+)
 NAME = "other-seed"
 
 
@@ -143,7 +147,8 @@ def test_the_diffs_show_what_changed_and_nothing_else(
     assert (found["old"], found["new"]) == (1, 3)
     numbers = json.loads(project.run("dvc", "metrics", "diff", *compared, "--json"))
     old, new = (
-        json.loads(of["metrics/evaluate.json"]) for of in (experiment.before, experiment.after)
+        flat(json.loads(of["metrics/evaluate.json"]))
+        for of in (experiment.before, experiment.after)
     )
     assert {file: set(of) for file, of in numbers.items()} == {
         "metrics/evaluate.json": {key for key in new if new[key] != old[key]}
