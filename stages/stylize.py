@@ -22,6 +22,7 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.gan.weights import generate_from
     from atelier.hardware import choose_device
     from atelier.images.named import read_named
+    from atelier.images.original import save_painting
     from atelier.style.drawn import drawn_style
     from atelier.style.paintings import loss_table, overview, paint_all, summary
     from atelier.style.pictures import named_faces
@@ -35,14 +36,17 @@ def main(settings: Settings, run: Run) -> None:
         "generated": lambda: named_faces(generate_from(GENERATOR, wanted.count, seed, device)),
         "drawn": lambda: {"drawn": drawn_style(size, seed)},
     }
-    contents = read_named(wanted.pictures, PICTURES, settings.convert.max_megapixels, made)
-    styles = read_named(wanted.styles, PICTURES, settings.convert.max_megapixels, made)
+    limit = settings.convert.max_megapixels
+    originals = read_named(wanted.pictures, PICTURES, limit, made)
+    contents = {name: original.pixels for name, original in originals.items()}
+    styles = {n: o.pixels for n, o in read_named(wanted.styles, PICTURES, limit, made).items()}
     with bar("stylize", "iterations", settings.runtime.progress) as report, run.resumable() as keep:
         attempts = Attempts(*keep, settings.runtime.checkpoint_seconds, wanted.iterations)
         paintings = paint_all(wanted, contents, styles, WEIGHTS, device, report, attempts)
     with replacing_folder(STYLED) as folder:
         for painting in paintings:
-            save_png(painting.pixels, folder / f"{painting.name}.png")
+            original = originals[painting.picture]
+            save_painting(painting.pixels, original, folder / f"{painting.name}.png")
             run.series(*painting.curves())
         save_png(overview(paintings), folder / "sheet.png")
     write_csv(LOSSES, *loss_table(paintings))
