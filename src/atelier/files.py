@@ -65,6 +65,23 @@ def replacing_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def adding_to(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``target``; on success its files join those of ``target``.
+
+    Files of the same names are replaced, each at once. When the body raises, ``target`` is
+    untouched, and not made where it was not.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    started = f".atelier-add-{target.name}-"
+    with tempfile.TemporaryDirectory(prefix=started, dir=target.parent) as temporary:
+        yield Path(temporary)
+        target.mkdir(exist_ok=True)
+        for file in sorted(Path(temporary).iterdir()):
+            os.replace(file, target / file.name)
+        _flush(target)
+
+
 def write_text(target: Path, text: str) -> None:
     """Write ``text`` to ``target`` as UTF-8, whole or not at all."""
     with replacing(target) as temporary:

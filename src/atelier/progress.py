@@ -29,13 +29,14 @@ def silent(progress: Progress) -> None:
 
 
 @contextmanager
-def bar(title: str, unit: str = "", shown: bool = True) -> Iterator[Report]:
+def bar(title: str, unit: str = "", shown: bool = True, delay: float = 0.0) -> Iterator[Report]:
     """Show a progress bar on standard error while the body runs; yield its ``report``.
 
     Args:
         title: what is being done, shown left of the bar.
         unit: what is counted, such as ``"pictures"``.
         shown: ``False`` shows nothing.
+        delay: seconds after which it appears, for work that is often done before.
     """
     if not shown:
         yield silent
@@ -43,7 +44,11 @@ def bar(title: str, unit: str = "", shown: bool = True) -> Iterator[Report]:
     # A terminal shows every change; a log file is better off with a line now and then.
     interval = 0.1 if sys.stderr.isatty() else 10.0
     with tqdm(
-        desc=title, unit=f" {unit}" if unit else "it", dynamic_ncols=True, mininterval=interval
+        desc=title,
+        unit=f" {unit}" if unit else "it",
+        dynamic_ncols=True,
+        mininterval=interval,
+        delay=delay,
     ) as shown_bar:
 
         def report(progress: Progress) -> None:
@@ -54,4 +59,5 @@ def bar(title: str, unit: str = "", shown: bool = True) -> Iterator[Report]:
             shown_bar.update(progress.done - shown_bar.n)
 
         yield report
-        shown_bar.refresh()
+        if not delay:
+            shown_bar.refresh()

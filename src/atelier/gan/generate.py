@@ -50,7 +50,12 @@ def generate(generator: nn.Module, latents: Tensor, batch_size: int = 256) -> ND
     return np.concatenate(batches)
 
 
-def _to_uint8(pictures: Tensor) -> NDArray[np.uint8]:
+def as_uint8(pictures: Tensor) -> Tensor:
+    """Turn [B, C, H, W] in [-1, 1] into uint8 [B, H, W, C], 0 to 255, on the same device."""
     scaled = pictures.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    pixels: NDArray[np.uint8] = scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return scaled.permute(0, 2, 3, 1).contiguous()
+
+
+def _to_uint8(pictures: Tensor) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = as_uint8(pictures).cpu().numpy()
     return pixels

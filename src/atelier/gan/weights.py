@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +64,11 @@ def generate_from(path: Path, count: int, seed: int, device: torch.device) -> ND
     return generate(generator, draw_latents(count, arch, seed))
 
 
-def load_for_serving(path: Path) -> tuple[Generator, NDArray[np.float32]]:
-    """Rebuild a generator, with an example of what it takes: float32 [2, latent_size]."""
+def load_for_serving(path: Path) -> tuple[Generator, NDArray[np.float32], dict[str, Any]]:
+    """Rebuild a generator, with an example of what it takes, and its architecture.
+
+    Returns:
+        The generator; float32 [2, latent_size]; the fields of :class:`Architecture`.
+    """
     generator, arch = load_generator(path)
-    return generator, draw_latents(2, arch, seed=1).numpy()
+    return generator, draw_latents(2, arch, seed=1).numpy(), asdict(arch)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 NAME = "generator"
 GENERATOR = "models/generator.safetensors"
 CHAMPION = "champion"
+ABOUT = "architecture"  # what a signature cannot say, such as how latents are drawn
 _CONTENT = "content.md5"
 _PACKAGE = "atelier."
 
@@ -41,7 +42,7 @@ def log_model(client: "MlflowClient", run: str, file: Path, loader: str) -> None
     module, _, function = loader.partition(":")
     if not module.startswith(_PACKAGE):
         raise ValueError(f"{loader} is no loader of this package")
-    network, example = getattr(importlib.import_module(module), function)(file)
+    network, example, about = getattr(importlib.import_module(module), function)(file)
     with torch.inference_mode():
         pictures = network(torch.from_numpy(example)).numpy()
     mlflow.set_tracking_uri(client.tracking_uri)
@@ -54,6 +55,7 @@ def log_model(client: "MlflowClient", run: str, file: Path, loader: str) -> None
         signature=infer_signature(example, pictures),
         input_example=example,
         serialization_format="pt2",
+        metadata={ABOUT: about},
         pip_requirements=[f"{name}=={_public(name)}" for name in ("mlflow", "numpy", "torch")],
     )
 

@@ -94,9 +94,10 @@ class Run:
 
         Args:
             path: the file.
-            loader: ``module:function`` of this package that makes a ``torch.nn.Module`` and an
-                example of its input, float32 [B, ...], from the file's path. Named rather than
-                given, because another process calls it.
+            loader: ``module:function`` of this package that makes a ``torch.nn.Module``, an
+                example of its input, float32 [B, ...], and what else there is to know of it, as
+                JSON, from the file's path. Named rather than given, because another process
+                calls it.
         """
         self._say(lambda journal: journal.write("model", file=journal.keep(path), loader=loader))
 

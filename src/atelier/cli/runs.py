@@ -1,53 +1,13 @@
-"""The ``atelier`` command: what users type besides ``dvc`` and ``mlflow``."""
+"""Commands about the runs that MLflow keeps."""
 
-import json
-import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from atelier.cli.places import PARAMS
 from atelier.errors import AtelierError
 
-PARAMS = Path("params.yaml")
-PRESETS = Path("presets")
 
-app = typer.Typer(
-    help="Teach a GAN a folder of faces, and paint what it learned in an artist's style.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-
-@app.callback()
-def _here() -> None:
-    """Work in the folder that holds params.yaml."""
-    if not PARAMS.exists():
-        raise AtelierError(
-            f"there is no params.yaml in {Path.cwd()}; go to the folder of your Atelier checkout."
-        )
-
-
-@app.command()
-def preset(
-    name: Annotated[str, typer.Argument(help="the preset to write into params.yaml")] = "",
-    show: Annotated[bool, typer.Option("--list", help="say what each preset is")] = False,
-) -> None:
-    """Write a ready-made set of values into params.yaml, keeping its comments."""
-    from atelier.presets import apply_preset, list_presets
-
-    if show or not name:
-        for known, about in list_presets(PRESETS).items():
-            typer.echo(f"{known:<14}{about}")
-        return
-    changes = apply_preset(name, PRESETS, PARAMS)
-    for change in changes:
-        typer.echo(f"{change.key}: {json.dumps(change.old)} -> {json.dumps(change.new)}")
-    typer.echo("Now type: dvc repro" if changes else f"params.yaml is {name} already.")
-
-
-@app.command()
 def sync() -> None:
     """Deliver to MLflow what earlier runs could not."""
     from atelier.tracking.deliver import deliver_left_over, outcome_problem
@@ -75,7 +35,6 @@ def sync() -> None:
     typer.echo("Everything is delivered to MLflow.")
 
 
-@app.command()
 def prune(
     best: Annotated[int, typer.Option(min=0, help="how many stay for their low evaluate.kid")] = 1,
     yes: Annotated[bool, typer.Option("--yes", help="remove, and not only say what")] = False,
@@ -105,7 +64,6 @@ def prune(
         typer.echo("Removed." + (trash if found.removed and is_elsewhere() else ""))
 
 
-@app.command()
 def which(
     wanted: Annotated[str, typer.Argument(help="a path that a stage makes, or a hash")],
     as_json: Annotated[bool, typer.Option("--json", help="all settings and hashes")] = False,
@@ -128,35 +86,3 @@ def which(
         typer.echo(f"MLflow cannot be asked ({in_short(error)}); git alone answers.", err=True)
         origin = lineage.which(wanted, None)
     typer.echo(origin.as_json() if as_json else "\n".join(origin.told()))
-
-
-@app.command()
-def where() -> None:
-    """Say where the chain's results are, and what to type next."""
-    shown = {
-        "renders/report.html": "the report page: open it in a browser",
-        "renders/montages/": "a montage of every epoch",
-        "renders/training.gif": "the film of the training",
-        "styled/": "painted faces",
-        "metrics/": "numbers; `dvc metrics show` prints them",
-    }
-    found = {place: what for place, what in shown.items() if Path(place).exists()}
-    if set(found) <= {"metrics/"}:
-        typer.echo("Nothing is rendered or painted yet; type: dvc repro")
-        return
-    for place, what in found.items():
-        typer.echo(f"  {place:<22}{what}")
-    typer.echo("Compare runs in MLflow:  make ui")
-
-
-def main() -> None:
-    """Run the command; a user's mistake ends in one sentence and exit code 1."""
-    try:
-        app()
-    except AtelierError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

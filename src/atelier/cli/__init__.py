@@ -1,0 +1,45 @@
+"""The ``atelier`` command: what users type besides ``dvc`` and ``mlflow``.
+
+A command is a function in the file of its kind, listed here in the order of ``--help``. It imports
+what it needs inside itself, so that ``atelier --help`` does not wait for torch.
+"""
+
+import sys
+from pathlib import Path
+
+import typer
+
+from atelier.cli import chain, generator, runs
+from atelier.cli.places import PARAMS
+from atelier.errors import AtelierError
+
+app = typer.Typer(
+    help="Teach a GAN a folder of faces, and paint what it learned in an artist's style.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (
+    *(chain.preset, chain.where),
+    *(generator.generate, generator.export),
+    *(runs.which, runs.sync, runs.prune),
+):
+    app.command()(command)
+
+
+@app.callback()
+def _here() -> None:
+    """Work in the folder that holds params.yaml."""
+    if not PARAMS.exists():
+        raise AtelierError(
+            f"there is no params.yaml in {Path.cwd()}; go to the folder of your Atelier checkout."
+        )
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends in one sentence and exit code 1."""
+    try:
+        app()
+    except AtelierError as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        sys.exit(1)

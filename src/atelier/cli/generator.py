@@ -1,0 +1,255 @@
+"""Commands that use a trained generator: what it is asked for, and where that goes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import ceil, sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from atelier.cli.places import PARAMS
+from atelier.errors import AtelierError
+from atelier.progress import Progress, Report, bar
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from atelier.gan.explore import Trained
+
+GENERATOR = "models/generator.safetensors"
+GENERATED = Path("generated")
+MOST = 10_000  # pictures of one call; a sheet of more is larger than programs open
+GRID_TILE, FILM_TILE = 64, 256  # pixels that a picture has at least, where nobody says
+PATIENCE = 2.0  # seconds without a progress bar
+
+Source = Annotated[
+    str, typer.Option("--from", help="a .safetensors file, an MLflow run's id, or models:/...")
+]
+Force = Annotated[bool, typer.Option("--force", help="replace what is there")]
+
+
+def generate(
+    count: Annotated[
+        int, typer.Option(help="how many pictures", show_default="16; of a film 5")
+    ] = -1,
+    seed: Annotated[int, typer.Option(help="seed of the first; the next has the next")] = 1,
+    seeds: Annotated[str, typer.Option(help="a list such as 1,5,9: a picture of each")] = "",
+    truncation: Annotated[
+        float | None, typer.Option(help="draw numbers beyond this again: less variety, fewer odd")
+    ] = None,
+    label: Annotated[
+        int | None, typer.Option("--class", help="number of the class, where it learned classes")
+    ] = None,
+    grid: Annotated[bool, typer.Option("--grid/--files", help="a sheet, or single files")] = True,
+    columns: Annotated[int, typer.Option(help="pictures in a row", show_default="a square")] = -1,
+    tile: Annotated[
+        int, typer.Option(help="pixels of each on a sheet or film", show_default="64; 256")
+    ] = -1,
+    film: Annotated[Path | None, typer.Option(help="a .gif that goes from seed to seed")] = None,
+    frames: Annotated[int, typer.Option(help="of the film, from a seed to the next")] = 24,
+    fps: Annotated[float, typer.Option(help="frames a second, at most 50")] = 12.0,
+    source: Source = GENERATOR,
+    out: Annotated[
+        Path | None, typer.Option(help="a folder, or a .png", show_default="generated/")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Make pictures with a trained generator: a sheet, single files or a film."""
+    asked = _seeds(count, seed, seeds, default=5 if film else 16)
+    _at_least_1(columns=columns, tile=tile, frames=frames)
+    target = _target(film, grid, out)
+    names = {f"seed_{number:04d}.png": number for number in asked}
+    _refuse([target] if film or grid else [target / name for name in names], force)
+    if film:
+        _check_film(len(asked) * frames, fps)
+
+    from atelier.gan.explore import closed_loop, latents_of, pictures_of
+
+    trained = _trained(source)
+    latents = latents_of(asked if film or grid else names.values(), trained, truncation, label)
+    if film:
+        way = closed_loop(list(latents), frames, trained)
+        _write_film(pictures_of(trained, way), target, len(asked) * frames, fps, tile)
+        typer.echo(f"Wrote {target}: {_list(asked)}, {len(asked) * frames} frames at {fps:g} fps.")
+    elif grid:
+        _write_grid(pictures_of(trained, latents), target, len(asked), columns, tile)
+        typer.echo(f"Wrote {target}: {_list(asked)}.")
+    else:
+        _write_files(pictures_of(trained, latents), target, list(names))
+        typer.echo(f"Wrote {len(names)} pictures to {target}/: {_list(list(names.values()))}.")
+
+
+def export(
+    out: Annotated[Path, typer.Argument(help="a name that ends in .onnx, or .pt for TorchScript")],
+    source: Source = GENERATOR,
+    force: Force = False,
+) -> None:
+    """Write a trained generator as a file that other programs run: ONNX or TorchScript."""
+    from atelier.gan.export import export as write
+
+    _refuse([out], force)
+    trained = _trained(source, on_cpu=True)
+    with _writing(out):
+        write(trained, out)
+    typer.echo(
+        f"Wrote {out}: float32 [B, {trained.latent_size + trained.classes}] to pictures uint8."
+    )
+
+
+def _seeds(count: int, first: int, listed: str, default: int) -> list[int]:
+    """The seeds that are asked for, one for each picture."""
+    from atelier.gan.explore import LAST_SEED
+
+    if listed and count != -1:
+        raise AtelierError("--seeds says how many pictures there are; leave --count out.")
+    if not listed:
+        _at_least_1(count=count)
+    try:
+        number = default if count == -1 else count
+        found = [int(part) for part in listed.split(",")] if listed else [first, first + number - 1]
+    except ValueError:
+        raise AtelierError(f"--seeds is {listed!r}, but it is a list such as 1,5,9.") from None
+    if min(found) < 0 or max(found) > LAST_SEED:
+        raise AtelierError(f"a seed is a whole number from 0 to {LAST_SEED}, not {min(found)}.")
+    if max(len(found), 0 if listed else number) > MOST:
+        raise AtelierError(f"at most {MOST:,} pictures are made at a time; ask again for more.")
+    return found if listed else list(range(first, first + number))
+
+
+def _at_least_1(**options: int) -> None:
+    """Refuse 0 and less; -1 stands for what nobody gave."""
+    for name, value in options.items():
+        if value < 1 and value != -1:
+            raise AtelierError(f"--{name} is {value}, but it is 1 or more.")
+
+
+def _check_film(frames: int, fps: float) -> None:
+    if frames > MOST:
+        raise AtelierError(
+            f"that makes {frames:,} frames, but a film has at most {MOST:,}; give fewer --frames."
+        )
+    if not 0 < fps <= 50:  # programs play a GIF's frames of less than 20 ms ten times slower
+        raise AtelierError(f"--fps is {fps:g}, but it is more than 0 and at most 50.")
+
+
+def _target(film: Path | None, grid: bool, out: Path | None) -> Path:
+    """The file, or with ``--files`` the folder, that is going to be written."""
+    if film:
+        if out or not grid:
+            raise AtelierError("--film names its own file; leave --out and --files out.")
+        if film.suffix != ".gif":
+            raise AtelierError(f"--film is {film}, but a film is a GIF: give a name.gif.")
+        return film
+    place = out or GENERATED
+    if place.is_dir() or not place.suffix:
+        return place / "grid.png" if grid else place
+    if place.suffix != ".png" or not grid:
+        takes = "a folder, or a file that ends in .png" if grid else "with --files a folder"
+        raise AtelierError(f"--out is {place}, but it is {takes}.")
+    return place
+
+
+def _refuse(targets: list[Path], force: bool) -> None:
+    """Refuse to replace anything unasked."""
+    there = [target for target in targets if target.exists()]
+    if there and not force:
+        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
+        raise AtelierError(
+            f"{there[0]}{more} is there already; choose another place, or give --force to"
+            " replace it."
+        )
+
+
+def _trained(source: str, on_cpu: bool = False) -> "Trained":
+    """Open a generator: a file, or what MLflow keeps."""
+    from atelier import settings
+    from atelier.gan.explore import Trained
+    from atelier.hardware import choose_device
+    from atelier.tracking.logged import is_reference, load_logged
+    from atelier.tracking.store import existing_store, quiet_environment
+    from atelier.tracking.workspace import repository_root
+
+    if is_reference(source):
+        quiet_environment()
+        logged = load_logged(source, existing_store(repository_root()))
+        cpu = choose_device("cpu")
+        return Trained.of_model(logged.network, logged.inputs, logged.about, cpu)
+    if not Path(source).is_file():
+        takes = "a .safetensors file, the id of an MLflow run or models:/name@champion"
+        how = "`dvc repro train` makes it" if source == GENERATOR else f"--from takes {takes}"
+        raise AtelierError(f"there is no {source}; {how}.")
+    device = "cpu" if on_cpu else settings.load(PARAMS).runtime.device
+    return Trained.of_file(Path(source), choose_device(device))
+
+
+def _write_grid(
+    pictures: "Iterator[NDArray[np.uint8]]", target: Path, count: int, columns: int, tile: int
+) -> None:
+    from atelier.figures.montage import montage, save_png
+
+    with _bar("pictures") as report:
+        made = list(_told(pictures, count, report))
+    columns = min(columns, count) if columns > 0 else ceil(sqrt(count))
+    with _writing(target):
+        save_png(montage(made, columns, _tile(tile, made[0], GRID_TILE)), target)
+
+
+def _write_files(pictures: "Iterator[NDArray[np.uint8]]", folder: Path, names: list[str]) -> None:
+    from atelier.figures.montage import montage, save_png
+    from atelier.files import adding_to
+
+    with _writing(folder), adding_to(folder) as made, _bar("pictures") as report:
+        for name, picture in zip(names, _told(pictures, len(names), report), strict=True):
+            save_png(montage([picture], 1, len(picture)), made / name)
+
+
+def _write_film(
+    pictures: "Iterator[NDArray[np.uint8]]", target: Path, frames: int, fps: float, tile: int
+) -> None:
+    from atelier.figures.film import film
+    from atelier.figures.montage import montage
+
+    shown = (montage([made], 1, _tile(tile, made, FILM_TILE)) for made in pictures)
+    with _writing(target), _bar("frames") as report:
+        film(_told(shown, frames, report), target, fps)
+
+
+def _tile(asked: int, picture: "NDArray[np.uint8]", at_least: int) -> int:
+    """How large a picture is shown: what is asked for, or a whole multiple of its own size."""
+    return asked if asked > 0 else len(picture) * ceil(at_least / len(picture))
+
+
+def _told(
+    pictures: "Iterator[NDArray[np.uint8]]", total: int, report: Report
+) -> "Iterator[NDArray[np.uint8]]":
+    for done, picture in enumerate(pictures, 1):
+        yield picture
+        report(Progress(done, total))
+
+
+@contextmanager
+def _bar(unit: str) -> Iterator[Report]:
+    from atelier import settings
+
+    with bar("generate", unit, settings.load(PARAMS).runtime.progress, PATIENCE) as report:
+        yield report
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Say in a sentence that a place cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise AtelierError(f"{target} cannot be written ({error.strerror or error}).") from None
+
+
+def _list(seeds: list[int]) -> str:
+    """The seeds in words, such as ``seeds 1 to 16``."""
+    if len(seeds) > 1 and seeds == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"seeds {seeds[0]} to {seeds[-1]}"
+    shown = ", ".join(map(str, seeds[:12]))
+    more = f" and {len(seeds) - 12} more" if len(seeds) > 12 else ""
+    return f"seed{'s' if len(seeds) > 1 else ''} {shown}{more}"

@@ -1,0 +1,184 @@
+"""Pictures asked for by their seeds, and the ways from one to the next."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from atelier.errors import AtelierError
+from atelier.gan.generate import as_uint8
+from atelier.gan.weights import load_generator
+
+LAST_SEED = 2**63 - 1
+# Of a hundred numbers from N(0, 1) one stays within this; below it, drawing again takes for ever.
+NARROWEST = 0.01
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained generator, wherever it came from.
+
+    Attributes:
+        network: [B, latent_size + classes] to pictures [B, C, H, W] in [-1, 1], as it is used
+            and no longer trained; its input is a latent with a one-hot label behind it.
+        latent_size: numbers in a latent vector.
+        latents: what they are drawn from, N(0, 1) or uniformly from -1 to 1.
+        classes: that it tells apart; 0 for none.
+        device: where the network is.
+    """
+
+    network: Callable[[Tensor], Tensor]
+    latent_size: int
+    latents: Literal["normal", "uniform"]
+    classes: int
+    device: torch.device
+
+    @classmethod
+    def of_file(cls, path: Path, device: torch.device) -> "Trained":
+        """Rebuild the generator of a file; see :func:`atelier.gan.weights.load_generator`."""
+        network, arch = load_generator(path, device)
+        about = asdict(arch)
+        return cls.of_model(network, arch.latent_size + about.get("classes", 0), about, device)
+
+    @classmethod
+    def of_model(
+        cls,
+        network: Callable[[Tensor], Tensor],
+        inputs: int,
+        about: Mapping[str, Any],
+        device: torch.device,
+    ) -> "Trained":
+        """Take a network, wherever it was kept.
+
+        Args:
+            network: see above.
+            inputs: how many numbers it takes for a picture.
+            about: its :class:`~atelier.gan.networks.Architecture` as a dictionary, or an empty one
+                where nobody wrote that down: normal latents then, and no classes.
+            device: where the network is.
+        """
+        classes = about.get("classes", 0)
+        return cls(network, inputs - classes, about.get("latents", "normal"), classes, device)
+
+
+def latents_of(
+    seeds: Iterable[int],
+    trained: Trained,
+    truncation: float | None = None,
+    label: int | None = None,
+) -> Iterator[Tensor]:
+    """Draw what the generator takes for each seed, which nothing but the seed decides.
+
+    Truncation is that of Brock, Donahue and Simonyan 2019, "Large scale GAN training for high
+    fidelity natural image synthesis": numbers beyond a threshold are drawn again. It trades
+    variety for pictures that are more like the average one. Numbers within the threshold stay.
+
+    Args:
+        seeds: 0 to :data:`LAST_SEED`.
+        trained: says how many numbers, and from what.
+        truncation: the threshold, at least :data:`NARROWEST`; ``None`` for none.
+        label: the class to show; left out, seed after seed shows class after class.
+
+    Yields:
+        float32 [latent_size + classes], on the CPU.
+
+    Raises:
+        AtelierError: the truncation is too small, the latents are not normal, or there is no
+            such class.
+    """
+    _check(trained, truncation, label)
+    for seed in seeds:
+        one_hot = torch.zeros(trained.classes)
+        if trained.classes:
+            one_hot[seed % trained.classes if label is None else label] = 1
+        yield torch.cat([_latent(trained, seed, truncation), one_hot])
+
+
+def _check(trained: Trained, truncation: float | None, label: int | None) -> None:
+    if label is not None and not 0 <= label < trained.classes:
+        known = f"classes 0 to {trained.classes - 1}" if trained.classes else "no classes"
+        raise AtelierError(f"there is no class {label}: this generator knows {known}.")
+    if truncation is not None and trained.latents != "normal":
+        raise AtelierError(
+            "truncation is for normal latents, but those of this generator are uniform, from -1 to"
+            " 1; leave --truncation out."
+        )
+    if truncation is not None and not truncation >= NARROWEST:
+        raise AtelierError(
+            f"a truncation of {truncation:g} leaves nothing to draw; give {NARROWEST} or more, such"
+            " as 0.7."
+        )
+
+
+def _latent(trained: Trained, seed: int, truncation: float | None) -> Tensor:
+    source = torch.Generator().manual_seed(seed)
+    if trained.latents == "uniform":
+        return torch.rand(trained.latent_size, generator=source).mul(2).sub(1)
+    latent = torch.randn(trained.latent_size, generator=source)
+    while truncation is not None and (beyond := latent.abs() > truncation).any():
+        latent[beyond] = torch.randn(int(beyond.sum()), generator=source)
+    return latent
+
+
+def slerp(start: Tensor, end: Tensor, part: float) -> Tensor:
+    """Go part of the way from one latent to another along a great circle.
+
+    Shoemake 1985, "Animating rotation with quaternion curves". White 2016, "Sampling generative
+    networks": the straight way between two latents of many numbers leads through vectors much
+    shorter than any that the generator was taught; this one keeps their length.
+
+    Args:
+        start: [latent_size].
+        end: [latent_size].
+        part: 0, which gives ``start`` to the bit, to 1, which gives ``end``.
+
+    Returns:
+        [latent_size]. Where the two point the same or opposite ways there is no one great
+        circle, and the way is straight.
+    """
+    cosine = torch.nn.functional.cosine_similarity(start.double(), end.double(), dim=0)
+    angle = math.acos(max(-1.0, min(1.0, float(cosine))))
+    sine = math.sin(angle)
+    if sine < 1e-6:
+        return torch.lerp(start, end, part)
+    return start * (math.sin((1 - part) * angle) / sine) + end * (math.sin(part * angle) / sine)
+
+
+def closed_loop(inputs: Sequence[Tensor], frames: int, trained: Trained) -> Iterator[Tensor]:
+    """Go from each latent to the next by :func:`slerp`, and from the last back to the first.
+
+    Labels, where there are any, fade into one another.
+
+    Args:
+        inputs: at least one, [latent_size + classes].
+        frames: steps from each to the next; the first step is the latent itself.
+        trained: says where a latent ends and its label begins.
+
+    Yields:
+        ``len(inputs) * frames`` vectors [latent_size + classes].
+    """
+    size = trained.latent_size
+    for start, end in pairwise([*inputs, inputs[0]]):
+        for step in range(frames):
+            part = step / frames
+            latent = slerp(start[:size], end[:size], part)
+            yield torch.cat([latent, torch.lerp(start[size:], end[size:], part)])
+
+
+def pictures_of(trained: Trained, inputs: Iterable[Tensor]) -> Iterator[NDArray[np.uint8]]:
+    """Make a picture of each [latent_size + classes]: uint8 [H, W, C], 0 to 255.
+
+    They are made one by one: the sums of a batch may be rounded differently for another number
+    of pictures, and a seed's picture is to be the same in any company.
+    """
+    for given in inputs:
+        with torch.inference_mode():
+            made = as_uint8(trained.network(given[None].to(trained.device)))
+        yield made[0].cpu().numpy()
