@@ -35,7 +35,8 @@ from atelier.images.faces.portrait import random_portrait
 from atelier.images.picture import read_picture
 from atelier.settings import StylizeSettings
 from atelier.style.drawn import drawn_style
-from atelier.style.objective import objective, targets
+from atelier.style.look import Look
+from atelier.style.objective import Eye, goal_of, weighted
 from atelier.style.paint import Saver, paint
 from atelier.style.pictures import prepare, to_uint8
 from atelier.style.vgg import build_vgg19, calibrate, preprocess
@@ -58,10 +59,23 @@ def settings(pixels: int, weights: str) -> StylizeSettings:
             "pictures": ["generated"],
             "count": 1,
             "styles": ["drawn"],
+            "pairing": "all",
+            "style_weights": [],
+            "style_masks": [],
+            "style_scale": 1.0,
+            "keep_colors": "none",
+            "strength": 1.0,
             "picture_size": pixels,
+            "memory_gb": 0.0,
             "weights": "random" if weights == "random" else "imagenet",
             "preprocessing": "torchvision",
             "pooling": "max",
+            "padding": "zeros",
+            "style_loss": "gram",
+            "smoothness": 0.0,
+            "bounded": True,
+            "scales": 1,
+            "average": 0.0,
             "style_layers": style_weights,
             "content_layers": {CONTENT_LAYER: content_weight},
             "start": "content",
@@ -154,8 +168,9 @@ def judged(
 ) -> float:
     """The chapter's sum in float32 at full size."""
     with torch.no_grad():
-        grams, maps = targets(content, style, wanted, vgg)
-        return float(objective(canvas, grams, maps, wanted, vgg)[0])
+        goal = goal_of(content, [Look((style,))], wanted, vgg)
+        eye = Eye(vgg, wanted, *canvas.shape[2:])
+        return float(weighted(eye.losses(canvas, goal), wanted)[0])
 
 
 def now(device: torch.device) -> float:

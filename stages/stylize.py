@@ -35,11 +35,14 @@ def main(settings: Settings, run: Run) -> None:
         "generated": lambda: named_faces(generate_from(GENERATOR, wanted.count, seed, device)),
         "drawn": lambda: {"drawn": drawn_style(size, seed)},
     }
-    contents = read_named(wanted.pictures, PICTURES, settings.convert.max_megapixels, made)
-    styles = read_named(wanted.styles, PICTURES, settings.convert.max_megapixels, made)
+    contents, styles, masks = (
+        read_named(names, PICTURES, settings.convert.max_megapixels, made)
+        for names in (wanted.pictures, wanted.styles, wanted.style_masks)
+    )
     with bar("stylize", "iterations", settings.runtime.progress) as report, run.resumable() as keep:
         attempts = Attempts(*keep, settings.runtime.checkpoint_seconds, wanted.iterations)
-        paintings = paint_all(wanted, contents, styles, WEIGHTS, device, report, attempts)
+        pictures = (contents, styles, list(masks.values()))
+        paintings = paint_all(wanted, *pictures, WEIGHTS, device, report, attempts, say=run.warn)
     with replacing_folder(STYLED) as folder:
         for painting in paintings:
             save_png(painting.pixels, folder / f"{painting.name}.png")

@@ -13,29 +13,15 @@ from atelier.settings import StylizeSettings
 from atelier.style.paint import Iterate
 from atelier.style.paintings import Painting, loss_table, overview, paint_all, summary
 
+from .test_style_paint import _settings as painted_with
+
 CPU = torch.device("cpu")
 WEIGHTS = Path("data/weights")
 
 
 def _settings(**changes: object) -> StylizeSettings:
-    values = {
-        "pictures": ["generated"],
-        "count": 1,
-        "styles": ["drawn"],
-        "picture_size": 32,
-        "weights": "random",
-        "preprocessing": "torchvision",
-        "pooling": "average",
-        "style_layers": {1: 1.0},
-        "content_layers": {3: 0.1},
-        "start": "content",
-        "optimizer": "lbfgs",
-        "lr": 1.0,
-        "iterations": 7,
-        "precision": "fp32",
-        "seed": 1,
-    }
-    return StylizeSettings.model_validate({**values, **changes})
+    fewer = {"style_layers": {1: 1.0}, "content_layers": {3: 0.1}, "iterations": 7}
+    return painted_with(**{**fewer, **changes})
 
 
 def _pixels(seed: int, height: int = 8, width: int = 8) -> NDArray[np.uint8]:
@@ -53,7 +39,7 @@ def _painting(name: str, *totals: float) -> Painting:
 def test_every_content_is_painted_in_every_style_under_both_names() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2, width=12)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
-    paintings = paint_all(_settings(), contents, styles, WEIGHTS, CPU)
+    paintings = paint_all(_settings(), contents, styles, (), WEIGHTS, CPU)
     assert [painting.name for painting in paintings] == [
         "ann-waves",
         "bob-waves",
@@ -70,9 +56,9 @@ def test_every_content_is_painted_in_every_style_under_both_names() -> None:
 def test_a_painting_and_its_losses_do_not_depend_on_the_others() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2, width=12)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
-    last = paint_all(_settings(), contents, styles, WEIGHTS, CPU)[-1]
+    last = paint_all(_settings(), contents, styles, (), WEIGHTS, CPU)[-1]
     (alone,) = paint_all(
-        _settings(), {"bob": contents["bob"]}, {"stars": styles["stars"]}, WEIGHTS, CPU
+        _settings(), {"bob": contents["bob"]}, {"stars": styles["stars"]}, (), WEIGHTS, CPU
     )
     assert np.array_equal(last.pixels, alone.pixels)
     losses = [(step.iteration, step.total, step.per_layer) for step in last.iterates]
@@ -87,7 +73,7 @@ def test_progress_rises_and_never_passes_its_total(
     told: list[Progress] = []
     settings = _settings(optimizer=optimizer, lr=lr, iterations=iterations)
     contents, styles = {"a": _pixels(1), "b": _pixels(2)}, {"c": _pixels(3), "d": _pixels(4)}
-    paint_all(settings, contents, styles, WEIGHTS, CPU, told.append)
+    paint_all(settings, contents, styles, (), WEIGHTS, CPU, told.append)
     done = [progress.done for progress in told]
     assert done == sorted(done)
     assert done[0] == 1
@@ -101,7 +87,7 @@ def test_paintings_of_the_same_name_are_refused_before_painting() -> None:
     told: list[Progress] = []
     sentence = "called a-b-c: a in the style of b-c, and a-b in the style of c; rename one"
     with pytest.raises(AtelierError, match=sentence):
-        paint_all(_settings(), contents, styles, WEIGHTS, CPU, told.append)
+        paint_all(_settings(), contents, styles, (), WEIGHTS, CPU, told.append)
     assert told == []
 
 
