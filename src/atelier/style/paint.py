@@ -107,15 +107,15 @@ def paint(
             empty, or the memory is too small; the sentence says what would do.
     """
     looks = [Look((styles,))] if isinstance(styles, Tensor) else list(styles)
-    vgg = vgg.to(device)
+    vgg = vgg[: deepest(settings) + 1].to(device)
+    _refuse_what_cannot_be_seen(contents, looks, vgg)
     if settings.weights == "random":
         distinct = {id(style): style for look in looks for style in look.styles}.values()
         seen = [preprocess(style.to(device), settings.preprocessing) for style in distinct]
         vgg = calibrate(vgg, *seen)
-    vgg = at_precision(vgg[: deepest(settings) + 1], settings, device)
+    vgg = at_precision(vgg, settings, device)
     paintings: list[Tensor] = []
     for subject in _subjects(contents, looks, settings, device, at_once):
-        _refuse_too_small(subject, vgg)
         journal = _Journal(len(paintings), names(settings), on_iteration)
         work = _Work(settings, vgg, journal, saver or Saver(), watch, say)
         paintings += work.paint(subject).cpu().split(1)
@@ -153,11 +153,13 @@ def _moved(look: Look, device: torch.device) -> Look:
     return replace(look, styles=styles, masks=tuple(mask.to(device) for mask in look.masks))
 
 
-def _refuse_too_small(subject: Subject, vgg: nn.Sequential) -> None:
+def _refuse_what_cannot_be_seen(
+    contents: Sequence[Tensor], looks: Sequence[Look], vgg: nn.Sequential
+) -> None:
     """Refuse a picture of which the deepest layer would see nothing, and a mask of nothing."""
     least = stride(vgg)
-    pictures = [("content", subject.contents)]
-    pictures += [("style", style) for look in subject.looks for style in look.styles]
+    pictures = [("content", content) for content in contents]
+    pictures += [("style", style) for look in looks for style in look.styles]
     for what, picture in pictures:
         height, width = picture.shape[2:]
         if min(height, width) < least:
@@ -166,7 +168,7 @@ def _refuse_too_small(subject: Subject, vgg: nn.Sequential) -> None:
                 f" VGG19, which needs {least} pixels each way; raise stylize.picture_size, or"
                 " choose layers less deep."
             )
-    if any(not bool((mask > 0).any()) for look in subject.looks for mask in look.masks):
+    if any(not bool((mask > 0).any()) for look in looks for mask in look.masks):
         raise AtelierError(
             "one of stylize.style_masks is black all over, so that its style has no place; make"
             " it white where the style belongs."

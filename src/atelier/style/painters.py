@@ -1,6 +1,7 @@
 """How a canvas is moved: torch's optimizers and our own L-BFGS behind one face."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +13,10 @@ from atelier.style.optimise import FIRST_STEP, Evaluate, Lbfgs
 
 # Each step that torch's L-BFGS remembers costs the memory of two pictures.
 _STEPS_REMEMBERED = 20
+
+
+class _NotFiniteError(Exception):
+    """Ends a line search."""
 
 
 class Painter(Protocol):
@@ -168,13 +173,19 @@ class LbfgsPainter(_TorchPainter):
         return self._bounds.at_angles(place) if self._bounds else place
 
     def advance(self, evaluations: int) -> None:
-        """Go on for so many evaluations, or one more: one step of torch's makes them all."""
+        """Go on for so many evaluations, or one more: one step of torch's makes them all.
+
+        It ends at once where a loss is not finite, with a canvas that is of no use.
+        """
         group = self._optimizer.param_groups[0]
         group["max_iter"] = group["max_eval"] = evaluations
-        self._optimizer.step(self._loss)
+        with suppress(_NotFiniteError):
+            self._optimizer.step(self._loss)
 
     def _loss(self) -> float:
         loss, gradient = self._evaluate(self.canvas)
+        if not bool(loss.isfinite().all()):
+            raise _NotFiniteError  # from here its line search would find nowhere to go
         slope = self._bounds.slope(self._place.detach()) if self._bounds else 1
         self._place.grad = gradient * slope
         return float(loss[0])

@@ -190,7 +190,7 @@ def _beside(styles: Sequence[Pixels]) -> Pixels:
     height = max(len(style) for style in styles)
     widths = [max(1, round(style.shape[1] * height / len(style))) for style in styles]
     scaled = [
-        style if len(style) == height else np.uint8(cv2.resize(style, (width, height)))
+        style if len(style) == height else cv2.resize(style, (width, height)).astype(np.uint8)
         for style, width in zip(styles, widths, strict=True)
     ]
     return scaled[0] if len(scaled) == 1 else np.concatenate(scaled, axis=1)

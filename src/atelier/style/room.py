@@ -36,8 +36,9 @@ def side_that_fits(
     left = settings.memory_gb * 1e9 - _held_bytes(height, width, settings, vgg)
     if height * width * each <= left:
         return None
-    around, step = reach(vgg), stride(vgg)
-    least = 2 * (-(-around // step) * step) + step
+    step = stride(vgg)
+    around = -(-reach(vgg) // step) * step
+    least = 3 * around  # with smaller cores most of the work would be done several times
     side = int(math.sqrt(max(0, left) / each))
     if side >= least:
         return side
