@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from atelier.errors import AtelierError
 from atelier.progress import Progress
 from atelier.settings import StylizeSettings
-from atelier.style.paint import Iterate
+from atelier.style.paint import Glimpse, Iterate
 from atelier.style.paintings import Painting, loss_table, overview, paint_all, summary
+from atelier.style.pictures import to_uint8
 
 from .test_style_paint import _settings as painted_with
 
@@ -79,6 +80,68 @@ def test_progress_rises_and_never_passes_its_total(
     assert done[0] == 1
     assert done[-1] == 4 * iterations
     assert {progress.total for progress in told} == {4 * iterations}
+
+
+def test_pairing_each_gives_the_styles_in_turn() -> None:
+    contents = {"ann": _pixels(1), "bob": _pixels(2), "cec": _pixels(5)}
+    styles = {"waves": _pixels(3), "stars": _pixels(4)}
+    paintings = paint_all(_settings(pairing="each"), contents, styles, (), WEIGHTS, CPU)
+    assert [painting.name for painting in paintings] == ["ann-waves", "bob-stars", "cec-waves"]
+    assert [painting.style is styles[painting.name[4:]] for painting in paintings] == [True] * 3
+
+
+def test_weights_mix_all_styles_in_one_painting() -> None:
+    contents = {"ann": _pixels(1)}
+    styles = {"waves": _pixels(3), "stars": _pixels(4, height=16)}
+    mixed = [
+        paint_all(
+            _settings(styles=["a", "b"], style_weights=weights), contents, styles, (), WEIGHTS, CPU
+        )
+        for weights in ([1.0, 0.0], [1.0, 1.0], [2.0, 2.0])
+    ]
+    assert [[painting.name for painting in one] for one in mixed] == [["ann-waves+stars"]] * 3
+    first, second, third = (one[0].pixels for one in mixed)
+    assert not np.array_equal(first, second)
+    assert np.array_equal(second, third), "only the weights' proportion counts"
+    assert mixed[0][0].style.shape == (16, 16 + 8, 3)
+
+
+def test_masks_are_scaled_to_the_painting_and_leave_the_rest() -> None:
+    content = _pixels(1, 32, 32)
+    mask = np.zeros((8, 8, 3), np.uint8)
+    mask[:, :2] = 255
+    (painting,) = paint_all(
+        _settings(), {"ann": content}, {"waves": _pixels(3)}, (mask,), WEIGHTS, CPU
+    )
+    assert np.array_equal(painting.pixels[:, 12:], content[:, 12:])
+    assert not np.array_equal(painting.pixels[:, :6], content[:, :6])
+
+
+def test_as_many_weights_as_styles_are_needed() -> None:
+    """The word generated stands for several, which settings cannot count."""
+    settings = _settings(styles=["generated"], style_weights=[1.0])
+    styles = {"face_1": _pixels(3), "face_2": _pixels(4)}
+    with pytest.raises(AtelierError, match="style_weights has 1 entries for 2 styles"):
+        paint_all(settings, {"ann": _pixels(1)}, styles, (), WEIGHTS, CPU)
+
+
+def test_a_style_scale_of_half_is_the_style_at_half_its_size() -> None:
+    contents, style = {"ann": _pixels(1)}, _pixels(3, 16, 16)
+    half = paint_all(_settings(style_scale=0.5), contents, {"s": style}, (), WEIGHTS, CPU)
+    whole = paint_all(_settings(), contents, {"s": style}, (), WEIGHTS, CPU)
+    assert not np.array_equal(half[0].pixels, whole[0].pixels)
+
+
+def test_glimpses_are_numbered_like_the_paintings() -> None:
+    contents = {"ann": _pixels(1), "bob": _pixels(2)}
+    styles = {"waves": _pixels(3), "stars": _pixels(4)}
+    seen: list[Glimpse] = []
+    paintings = paint_all(
+        _settings(optimizer="spectral"), contents, styles, (), WEIGHTS, CPU, watch=seen.append
+    )
+    assert [glimpse.picture for glimpse in seen] == [0, 1, 2, 3]
+    for glimpse, painting in zip(seen, paintings, strict=True):
+        assert np.array_equal(to_uint8(glimpse.pixels)[0], painting.pixels)
 
 
 def test_paintings_of_the_same_name_are_refused_before_painting() -> None:

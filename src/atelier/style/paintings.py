@@ -140,6 +140,11 @@ def _sittings(
 ) -> list[_Sitting]:
     """Who is painted how: style by style, each in its own, or in all styles at once."""
     names, pictures = list(contents), list(contents.values())
+    if settings.style_weights and len(settings.style_weights) != len(styles):
+        raise AtelierError(
+            f"stylize.style_weights has {len(settings.style_weights)} entries for {len(styles)}"
+            " styles; give one for each."
+        )
     if settings.style_weights or together:
         every, look = "+".join(styles), tuple(styles.values())
         pairs = [(name, every) for name in names]
