@@ -176,7 +176,7 @@ def _draw(axes: "Axes", x: Floats, lines: Mapping[str, Floats], smoothed: bool) 
         if smoothed:
             axes.plot(x, y, color=color, alpha=0.22, linewidth=0.8)
             y = smooth(y)
-        look = {"color": color, "linestyle": dashes, "marker": marker}
+        look: dict[str, Any] = {"color": color, "linestyle": dashes, "marker": marker}
         drawn += axes.plot(x, y, linewidth=1.8, markersize=3.5, **look)
     if axes.get_yscale() == "linear":
         axes.set_ylim(*limits(np.concatenate(shown)))

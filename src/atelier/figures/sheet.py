@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from atelier.figures.captions import PAPER, STRIP, caption
+from atelier.figures.captions import PAPER, caption
 
 Pixels = NDArray[np.uint8]
 Shown = tuple[Pixels, str]

@@ -1,5 +1,6 @@
 """A picture that is to be painted, and what its painting keeps of it: colours and transparency."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -83,6 +84,11 @@ def read_original(path: Path, max_megapixels: int) -> Original:
         if np.array_equal(pixels, plain):
             return Original(plain, alpha, profile)
         return Original(pixels, alpha, profile, plain)
+
+
+def pixels_of(originals: Mapping[str, Original]) -> dict[str, Pixels]:
+    """The pixels of pictures, by the same names."""
+    return {name: original.pixels for name, original in originals.items()}
 
 
 def refuse_target(target: Path, original: Original, height: int, width: int) -> None:

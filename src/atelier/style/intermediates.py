@@ -10,6 +10,8 @@ from atelier.style.pictures import to_uint8
 
 Pixels = NDArray[np.uint8]
 
+_KIND = "glimpse-"
+
 
 class Intermediates:
     """Keeps what it is shown: in memory, or on disk, where a killed painting leaves it."""
@@ -21,7 +23,7 @@ class Intermediates:
     def note(self, glimpse: Glimpse) -> None:
         """Keep a picture as it is now."""
         pixels = to_uint8(glimpse.pixels)[0]
-        name = f"{_begin(glimpse.picture)}{glimpse.iteration:06d}"
+        name = f"{_KIND}{glimpse.picture:06d}-{glimpse.iteration:06d}"
         if self._checkpoints:
             self._checkpoints.keep(name, {"pixels": torch.from_numpy(pixels)})
         else:
@@ -29,17 +31,29 @@ class Intermediates:
 
     def of(self, picture: int) -> dict[int, Pixels]:
         """What was kept of a picture, uint8 [H, W, 3] RGB by iteration, in order."""
-        begin = _begin(picture)
-        names = self._checkpoints.parts(begin) if self._checkpoints else sorted(self._held)
-        found = {name: self._get(name) for name in names if name.startswith(begin)}
-        return {int(n.removeprefix(begin)): pixels for n, pixels in found.items() if pixels.size}
+        return {
+            iteration: self._get(name)
+            for name, number, iteration in self._list()
+            if number == picture
+        }
+
+    def by_iteration(self) -> dict[int, list[Pixels]]:
+        """What was kept of all pictures, in their order, by iteration."""
+        found: dict[int, list[Pixels]] = {}
+        for name, _, iteration in self._list():
+            found.setdefault(iteration, []).append(self._get(name))
+        return dict(sorted(found.items()))
+
+    def _list(self) -> list[tuple[str, int, int]]:
+        """Names in order, with the picture and the iteration that each is of."""
+        names = self._checkpoints.parts(_KIND) if self._checkpoints else sorted(self._held)
+        parts = [name.removeprefix(_KIND).split("-") for name in names]
+        return [(n, int(number), int(at)) for n, (number, at) in zip(names, parts, strict=True)]
 
     def _get(self, name: str) -> Pixels:
         if not self._checkpoints:
             return self._held[name]
-        kept = self._checkpoints.kept(name) or {"pixels": torch.empty(0, dtype=torch.uint8)}
+        kept = self._checkpoints.kept(name)
+        if kept is None:
+            raise OSError(f"{name} is damaged")
         return kept["pixels"].numpy()
-
-
-def _begin(picture: int) -> str:
-    return f"glimpse-{picture:06d}-"
