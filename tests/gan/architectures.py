@@ -4,7 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from atelier.gan.networks import Architecture
+import torch
+
+from atelier.gan.networks import Architecture, Generator, build
 from atelier.presets import preset_values
 from atelier.settings import ConvertSettings, TrainSettings
 
@@ -27,3 +29,12 @@ FACES32 = architecture("faces32")
 MNIST28 = architecture("mnist28")
 FASHION_MLP = architecture("fashion_mlp")
 SMALL = replace(CELEBA64, image_size=16, latent_size=8, generator_width=4, discriminator_width=4)
+
+
+def vivid(arch: Architecture, seed: int = 1) -> Generator:
+    """A generator that learned nothing, but whose pictures differ; those of a new one are grey."""
+    generator = build(arch, seed)[0].eval()
+    with torch.no_grad():
+        for weight in generator.parameters():
+            weight.mul_(12 if weight.ndim == 4 else 2 if weight.ndim == 2 else 1)
+    return generator

@@ -113,7 +113,7 @@ def _check(trained: Trained, truncation: float | None, label: int | None) -> Non
     if truncation is not None and not truncation >= NARROWEST:
         raise AtelierError(
             f"a truncation of {truncation:g} leaves nothing to draw; give {NARROWEST} or more, such"
-            " as 0.7."
+            " as 1.5."
         )
 
 

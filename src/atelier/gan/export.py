@@ -74,6 +74,8 @@ def _write_onnx(module: nn.Module, example: Tensor, target: Path) -> None:
     )
     if program is None:
         raise ValueError("torch.onnx.export gives a program wherever dynamo is True")
+    for node in program.model.graph:
+        node.metadata_props.clear()  # where in this machine's folders the code stands
     program.save(target, external_data=False)
 
 
@@ -83,6 +85,6 @@ def _write_torchscript(module: nn.Module, example: Tensor, target: Path) -> None
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.jit")
         # The checks that a logged graph makes of its input are traced as having passed.
         warnings.filterwarnings("ignore", message="Converting a tensor")
-        written = io.BytesIO()  # a file's own name would become part of its content
+        written = io.BytesIO()  # a file's own, temporary name would become part of its content
         torch.jit.save(torch.jit.trace(module, (example,)), written)
     target.write_bytes(written.getvalue())

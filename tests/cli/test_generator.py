@@ -1,0 +1,146 @@
+"""`atelier generate` and `atelier export` as a user types them, with a generator that is a file."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atelier.cli import main
+from atelier.gan.generate import draw_latents, generate
+from atelier.gan.weights import save_network
+
+from ..gan.architectures import SMALL, vivid
+
+
+@pytest.fixture(autouse=True)
+def checkout(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with settings and a generator, in which commands run."""
+    shutil.copy(root / "params.yaml", tmp_path)
+    save_network(vivid(SMALL), SMALL, tmp_path / "models/generator.safetensors")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Typed:
+    """Types a command; says how it ended and what it said."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, said: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.said = monkeypatch, said
+
+    def __call__(self, command: str, code: int = 0) -> str:
+        self.monkeypatch.setattr(sys, "argv", ["atelier", *command.split()])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = self.said.readouterr()
+        assert ended.value.code == code, told
+        return told.err if code else told.out
+
+
+@pytest.fixture
+def atelier(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
+    return Typed(monkeypatch, capsys)
+
+
+def pixels(path: str | Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def expected(seed: int) -> np.ndarray:
+    generator = vivid(SMALL)
+    return generate(generator, draw_latents(1, SMALL, seed))[0]
+
+
+def test_a_sheet_shows_a_picture_of_each_seed(atelier: Typed) -> None:
+    told = atelier("generate --seeds 5,2,9 --columns 2 --tile 16")
+    assert told == "Wrote generated/grid.png: seeds 5, 2, 9.\n"
+    sheet = pixels("generated/grid.png")
+    assert sheet.shape == (32, 32, 3)
+    np.testing.assert_array_equal(sheet[:16, 16:], expected(2))
+    np.testing.assert_array_equal(sheet[16:, :16], expected(9))
+
+
+def test_by_default_sixteen_pictures_are_large_enough_to_see(atelier: Typed) -> None:
+    assert atelier("generate") == "Wrote generated/grid.png: seeds 1 to 16.\n"
+    sheet = pixels("generated/grid.png")
+    assert sheet.shape == (256, 256, 3)
+    np.testing.assert_array_equal(sheet[:64:4, :64:4], expected(1))
+
+
+def test_single_files_are_named_by_seed_and_join_what_is_there(
+    atelier: Typed, checkout: Path
+) -> None:
+    kept = checkout / "mine/notes.txt"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    told = atelier("generate --count 2 --seed 8 --files --out mine")
+    assert told == "Wrote 2 pictures to mine/: seeds 8 to 9.\n"
+    assert {file.name for file in kept.parent.iterdir()} == {
+        *("notes.txt", "seed_0008.png", "seed_0009.png")
+    }
+    np.testing.assert_array_equal(pixels("mine/seed_0009.png"), expected(9))
+    atelier("generate --seeds 9,10 --files --out mine", code=1)
+    assert not (checkout / "mine/seed_0010.png").exists(), "refused as a whole"
+    assert not list(checkout.glob(".atelier*"))
+
+
+def test_a_film_goes_round(atelier: Typed) -> None:
+    told = atelier("generate --seeds 1,5,9 --film walk.gif --frames 4 --fps 10 --tile 32")
+    assert told == "Wrote walk.gif: seeds 1, 5, 9, 12 frames at 10 fps.\n"
+    with Image.open("walk.gif") as film:
+        assert (film.n_frames, film.size, film.info["duration"]) == (12, (32, 32), 100)
+        for number, seed in enumerate((1, 5, 9)):
+            film.seek(4 * number)
+            shown = np.asarray(film.convert("RGB"))[::2, ::2]
+            assert np.abs(shown.astype(int) - expected(seed)).mean() < 6  # a palette of 256
+
+
+def test_nothing_is_replaced_unasked(atelier: Typed) -> None:
+    atelier("generate --count 1 --out one.png")
+    before = Path("one.png").read_bytes()
+    assert "one.png is there already" in atelier("generate --seed 3 --out one.png", code=1)
+    assert Path("one.png").read_bytes() == before
+    atelier("generate --seed 3 --count 1 --out one.png --force")
+    np.testing.assert_array_equal(pixels("one.png")[::4, ::4], expected(3))
+    atelier("export faces.pt")
+    assert "faces.pt is there already" in atelier("export faces.pt", code=1)
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("generate --count 0", "--count is 0, but it is 1 or more"),
+        ("generate --count 10001", "at most 10,000 pictures"),
+        ("generate --columns 0", "--columns is 0"),
+        ("generate --seeds 1,two", "--seeds is '1,two', but it is a list such as 1,5,9"),
+        ("generate --seed -1", "a seed is a whole number from 0"),
+        ("generate --seeds 1,2 --count 2", "leave --count out"),
+        ("generate --truncation 0", "0.01 or more"),
+        ("generate --class 0", "this generator knows no classes"),
+        ("generate --out faces.jpg", "a folder, or a file that ends in .png"),
+        ("generate --out params.yaml", "a folder, or a file that ends in .png"),
+        ("generate --out faces.png --files", "with --files a folder"),
+        ("generate --film walk.mp4", "a film is a GIF"),
+        ("generate --film walk.gif --fps 51", "at most 50"),
+        ("generate --film walk.gif --frames 9999", "at most 10,000"),
+        ("generate --film walk.gif --out here", "leave --out and --files out"),
+        ("generate --from none.safetensors", "there is no none.safetensors"),
+        ("generate --from params.yaml", "params.yaml holds no generator"),
+        ("generate --from models:/faces@champion", "no MLflow store here"),
+        (f"generate --from {'0' * 32}", "no MLflow store here"),
+        ("generate --out params.yaml/pictures", "cannot be written"),
+        ("export faces.txt", "ends in .onnx for ONNX or in .pt"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_writes_nothing(
+    atelier: Typed, checkout: Path, command: str, sentence: str
+) -> None:
+    before = sorted(checkout.rglob("*"))
+    told = atelier(command, code=1)
+    assert sentence in told
+    assert told.startswith("ERROR: ")
+    assert told.count("\n") == 1
+    assert sorted(checkout.rglob("*")) == before

@@ -1,0 +1,139 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atelier.errors import AtelierError
+from atelier.gan.explore import Trained, closed_loop, latents_of, pictures_of, slerp
+from atelier.gan.generate import draw_latents, generate
+
+from .architectures import SMALL, vivid
+
+CPU = torch.device("cpu")
+
+
+def trained(latents: str = "normal", classes: int = 0, size: int = 40) -> Trained:
+    """What shows its input: a picture one pixel high, as wide as the input is long."""
+    about = {"latents": latents, "classes": classes}
+    return Trained.of_model(lambda given: given[:, None, None], size + classes, about, CPU)
+
+
+def test_half_way_between_orthogonal_vectors_is_their_sum_over_the_root_of_two() -> None:
+    start, end = torch.tensor([3.0, 0, 0, 0]), torch.tensor([0, 3.0, 0, 0])
+    middle = slerp(start, end, 0.5)
+    torch.testing.assert_close(middle, (start + end) / math.sqrt(2))
+    third = slerp(start, end, 1 / 3)
+    torch.testing.assert_close(third[:2], 3 * torch.tensor([math.cos(math.pi / 6), 0.5]))
+
+
+@given(st.integers(0, 2**32), st.integers(2, 200), st.floats(0, 1))
+def test_the_way_between_vectors_of_one_length_keeps_it(seed: int, size: int, part: float) -> None:
+    source = torch.Generator().manual_seed(seed)
+    start, end = (
+        torch.nn.functional.normalize(torch.randn(size, generator=source), dim=0) for _ in range(2)
+    )
+    if abs(float(start @ end)) < 0.999:
+        assert float(slerp(start, end, part).norm()) == pytest.approx(1, abs=1e-4)
+    assert torch.equal(slerp(start, end, 0.0), start)
+    assert torch.equal(slerp(start, end, 1.0), end)
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, -1.0])
+def test_the_way_is_straight_where_there_is_no_one_circle(factor: float) -> None:
+    start = torch.arange(5.0)
+    torch.testing.assert_close(slerp(start, factor * start, 0.25), start * (0.75 + 0.25 * factor))
+
+
+def test_a_closed_loop_passes_every_latent_and_returns() -> None:
+    asked = trained(classes=3)
+    given = list(latents_of((5, 1, 8), asked))
+    way = list(closed_loop(given, 4, asked))
+    assert len(way) == 12
+    for number, latent in enumerate(given):
+        assert torch.equal(way[4 * number], latent)
+    back = slerp(given[2][:40], given[0][:40], 0.75)
+    torch.testing.assert_close(way[11][:40], back)
+    torch.testing.assert_close(
+        way[11][40:], torch.tensor([0, 0, 1.0]) * 0.75 + torch.tensor([0, 0, 0.25])
+    )
+    assert [vector[40:].sum() for vector in way] == pytest.approx([1.0] * 12)
+
+
+@pytest.mark.parametrize("latents", ["normal", "uniform"])
+def test_a_seeds_latent_is_that_of_the_training_and_depends_on_nothing_else(latents: str) -> None:
+    arch = replace(SMALL, latents=latents)
+    asked = trained(latents, size=arch.latent_size)
+    together = list(latents_of(range(20), asked))
+    for seed, latent in enumerate(together):
+        assert torch.equal(latent, draw_latents(1, arch, seed)[0])
+        (alone,) = latents_of([seed], asked)
+        assert torch.equal(alone, latent)
+    assert len({tuple(latent.tolist()) for latent in together}) == 20
+
+
+def test_seeds_that_are_neighbours_have_nothing_in_common() -> None:
+    drawn = torch.stack(list(latents_of(range(200), trained(size=500))))
+    likeness = torch.corrcoef(drawn) * math.sqrt(500)  # of independent ones: about N(0, 1)
+    assert float(likeness.diagonal(1).abs().max()) < 4.5
+    assert float(likeness[likeness < 20].std()) == pytest.approx(1, abs=0.02)
+
+
+@given(st.integers(0, 2**63 - 1), st.floats(0.05, 4))
+def test_truncated_numbers_are_within_the_threshold_and_others_stay(
+    seed: int, threshold: float
+) -> None:
+    (plain,), (within,) = latents_of([seed], trained()), latents_of([seed], trained(), threshold)
+    assert float(within.abs().max()) <= threshold
+    kept = plain.abs() <= threshold
+    assert torch.equal(within[kept], plain[kept])
+
+
+def test_truncated_numbers_follow_the_truncated_normal() -> None:
+    (drawn,) = latents_of([3], trained(size=100_000), 1.0)
+    density = math.exp(-0.5) / math.sqrt(2 * math.pi)
+    variance = 1 - 2 * density / math.erf(1 / math.sqrt(2))  # of N(0, 1) within 1
+    assert float(drawn.var()) == pytest.approx(variance, rel=0.02)
+    assert float(drawn.mean()) == pytest.approx(0, abs=0.01)
+
+
+def test_classes_are_asked_for_or_take_turns() -> None:
+    asked = trained(classes=3)
+    labels = [latent[40:].tolist() for latent in latents_of((3, 4, 5), asked)]
+    assert labels == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert [latent[40:].tolist() for latent in latents_of((3, 4), asked, label=2)] == [
+        [0, 0, 1]
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "truncation", "label", "sentence"),
+    [
+        (trained("uniform"), 1.0, None, "uniform"),
+        (trained(), 0.0, None, "0.01 or more"),
+        (trained(), float("nan"), None, "0.01 or more"),
+        (trained(), None, 0, "no classes"),
+        (trained(classes=3), None, 3, "classes 0 to 2"),
+    ],
+)
+def test_what_cannot_be_asked_is_told(
+    asked: Trained, truncation: float | None, label: int | None, sentence: str
+) -> None:
+    with pytest.raises(AtelierError, match=sentence):
+        next(latents_of([1], asked, truncation, label))
+
+
+@pytest.mark.parametrize("network", ["dcgan", "mlp"])
+def test_a_seeds_picture_does_not_depend_on_its_neighbours(network: str) -> None:
+    arch = replace(SMALL, network=network)
+    generator = vivid(arch)
+    asked = Trained.of_model(generator, arch.latent_size, {}, CPU)
+    first, second, third = pictures_of(asked, latents_of((7, 8, 9), asked))
+    (alone,) = pictures_of(asked, latents_of([8], asked))
+    np.testing.assert_array_equal(alone, second)
+    assert not np.array_equal(first, third)
+    batch = generate(generator, torch.stack(list(latents_of((7, 8, 9), asked))))
+    assert np.abs(batch[1].astype(int) - second).max() <= 1

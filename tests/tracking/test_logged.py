@@ -1,0 +1,162 @@
+"""The logged generator put to use: by `atelier generate`, and served to whoever asks by HTTP."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import torch
+from PIL import Image
+
+from atelier.gan.generate import as_uint8, draw_latents
+from atelier.gan.weights import load_generator
+from atelier.tracking.logged import load_logged
+from atelier.tracking.store import open_store
+
+from ..project import Project
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+PATIENCE = 120.0
+
+
+@pytest.fixture(scope="module")
+def project(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project in which the chain has run."""
+    return _ready.copy(tmp_path_factory.mktemp("logged") / "project")
+
+
+@pytest.fixture(scope="module")
+def store(project: Project) -> tuple[Any, str]:
+    """Its store, with the model registered as ``faces``."""
+    client, experiment = open_store(project.folder, "atelier")
+    (model,) = client.search_logged_models([experiment])
+    client.create_registered_model("faces")
+    address = f"models:/{model.model_id}"
+    client.create_model_version("faces", address, model.source_run_id, model_id=model.model_id)
+    client.set_registered_model_alias("faces", "champion", "1")
+    return client, experiment
+
+
+@pytest.fixture(scope="module")
+def runs(store: tuple[Any, str]) -> dict[str, str]:
+    """The ids of the runs by stage, and of the pipeline's."""
+    client, experiment = store
+    found = client.search_runs([experiment])
+    return {run.data.tags.get("atelier.stage", "pipeline"): run.info.run_id for run in found}
+
+
+def sheet(project: Project, source: str) -> np.ndarray:
+    """Pictures of the seeds 1 to 4, side by side."""
+    options = ("--count", "4", "--columns", "4", "--tile", "16", "--force", "--out", "made.png")
+    project.run("atelier", "generate", *options, "--from", source)
+    with Image.open(project.folder / "made.png") as picture:
+        return np.asarray(picture)
+
+
+def test_every_way_to_name_the_generator_gives_its_pictures(
+    project: Project, runs: dict[str, str]
+) -> None:
+    ours = sheet(project, "models/generator.safetensors")
+    named = (runs["train"], runs["pipeline"], "models:/faces/1", "models:/faces@champion")
+    for source in named:
+        # The logged graph is compiled anew, and may round to the other side.
+        assert np.abs(sheet(project, source).astype(int) - ours).max() <= 1
+
+
+def test_the_model_says_what_its_signature_cannot(
+    project: Project, store: tuple[Any, str], runs: dict[str, str]
+) -> None:
+    logged = load_logged(runs["train"], store[0])
+    _, arch = load_generator(project.folder / "models/generator.safetensors")
+    assert logged.about == asdict(arch)
+    assert logged.inputs == arch.latent_size
+
+
+def test_what_mlflow_does_not_have_is_told_in_a_sentence(
+    project: Project, store: tuple[Any, str], runs: dict[str, str]
+) -> None:
+    before = sorted(project.folder.glob("*"))
+    for source, sentence in (
+        ("0" * 32, "not found"),
+        ("models:/faces/7", "not found"),
+        ("models:/faces@nobody", "alias nobody not found"),
+        (runs["render"], "(render) logged no generator"),
+    ):
+        asked = ("generate", "--from", source, "--out", "none.png")
+        told = project.run("atelier", *asked, ok=False)
+        errors = [line for line in told.splitlines() if line.startswith("ERROR: ")]
+        assert len(errors) == 1
+        assert sentence in errors[0]
+        assert "Traceback" not in told
+    assert sorted(project.folder.glob("*")) == before
+
+
+@contextmanager
+def served(project: Project, model: str, log: Path) -> Iterator[str]:
+    """Serve a model as a user would; yield the server's address."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = f"models serve -m {model} --env-manager local --host 127.0.0.1 --port {port}"
+    ours = {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{project.folder}/mlflow.db",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    with log.open("w") as file:
+        server = subprocess.Popen(
+            [Path(sys.executable).with_name("mlflow"), *command.split()],
+            cwd=project.folder,
+            env=os.environ | ours,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not _answers(port):
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _answers(port: int) -> bool:
+    with suppress(requests.ConnectionError):
+        return requests.get(f"http://127.0.0.1:{port}/ping", timeout=10).ok
+    return False
+
+
+def test_a_served_generator_answers_with_its_pictures(
+    project: Project, store: tuple[Any, str], tmp_path: Path
+) -> None:
+    client, experiment = store
+    (model,) = client.search_logged_models([experiment])
+    _, arch = load_generator(project.folder / "models/generator.safetensors")
+    latents = torch.cat([draw_latents(1, arch, seed) for seed in (1, 2, 3, 4)])
+    address = f"models:/{model.model_id}"
+    with served(project, address, tmp_path / "server.log") as server:
+        asked = {"inputs": latents.tolist()}
+        answer = requests.post(f"{server}/invocations", json=asked, timeout=60)
+        assert answer.status_code == 200, answer.text
+        wrong = {"inputs": latents[:, :-1].tolist()}
+        assert requests.post(f"{server}/invocations", json=wrong, timeout=60).status_code == 400
+    made = as_uint8(torch.tensor(json.loads(answer.text)["predictions"])).numpy()
+    assert made.shape == (4, 16, 16, 3)
+    ours = sheet(project, "models/generator.safetensors").reshape(16, 4, 16, 3).swapaxes(0, 1)
+    assert np.abs(made.astype(int) - ours).max() <= 1
