@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from atelier.errors import AtelierError
-from atelier.settings import StylizeSettings
 from atelier.style.look import Look
 from atelier.style.objective import Eye, goal_of
 from atelier.style.paint import paint
