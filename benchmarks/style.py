@@ -165,7 +165,7 @@ class Watcher(Saver):
 
     def save(self, picture: int, evaluations: int, state: dict[str, Tensor]) -> None:
         """Take the latest."""
-        self.seen.append((now(state["canvas"].device) - self.began, state["canvas"]))
+        self.seen.append((now(state["canvas"].device) - self.began, state["canvas"].clone()))
 
 
 def ours(content: Tensor, style: Tensor, vgg: nn.Sequential, wanted: StylizeSettings) -> Seen:

@@ -9,7 +9,8 @@ import torch
 from atelier.checkpoints import Checkpoints
 from atelier.settings import StylizeSettings
 from atelier.style.intermediates import Intermediates
-from atelier.style.paint import Glimpse, paint
+from atelier.style.journal import Glimpse
+from atelier.style.paint import paint
 from atelier.style.resume import Attempts
 from atelier.style.vgg import build_vgg19
 

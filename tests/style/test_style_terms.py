@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from atelier.style.paint import Iterate
+from atelier.style.journal import Iterate
 from atelier.style.paintings import Painting
 from atelier.style.terms import terms
 

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from atelier.checkpoints import Checkpoints
-from atelier.style.paint import Glimpse
+from atelier.style.journal import Glimpse
 from atelier.style.pictures import to_uint8
 
 Pixels = NDArray[np.uint8]
@@ -22,6 +22,8 @@ class Intermediates:
 
     def note(self, glimpse: Glimpse) -> None:
         """Keep a picture as it is now."""
+        if not bool(glimpse.pixels.isfinite().all()):
+            return  # of steps that are taken back
         pixels = to_uint8(glimpse.pixels)[0]
         name = f"{_KIND}{glimpse.picture:06d}-{glimpse.iteration:06d}"
         if self._checkpoints:
