@@ -19,23 +19,27 @@ def _flat(height: int, width: int, level: int) -> np.ndarray:
     return np.full((height, width, 3), level, np.uint8)
 
 
-def _columns(page: np.ndarray, level: int) -> tuple[int, int, int, int]:
+def _place(page: np.ndarray, level: int) -> tuple[int, int, int, int]:
     """Top, bottom, left and right of the pixels of one level."""
     found = np.argwhere((page == level).all(axis=2))
-    return *found.min(0)[[0]], *(found.max(0)[[0]] + 1), found[:, 1].min(), found[:, 1].max() + 1
+    (top, left), (bottom, right) = found.min(0), found.max(0) + 1
+    return int(top), int(bottom), int(left), int(right)
 
 
 sides = st.integers(1, 900)
 
 
-@given(sides, sides, sides, sides, sides, sides)
-def test_pictures_keep_their_shapes_and_stand_in_columns_with_room_between(*given: int) -> None:
-    pictures = [_flat(given[k], given[k + 1], 60 * k + 10) for k in (0, 2, 4)]
+@given(st.lists(st.tuples(sides, sides), min_size=3, max_size=3))
+def test_pictures_keep_their_shapes_and_stand_in_columns_with_room_between(
+    shapes: list[tuple[int, int]],
+) -> None:
+    levels = (10, 130, 210)
+    pictures = [_flat(*shape, level) for shape, level in zip(shapes, levels, strict=True)]
     page = sheet(HEADINGS, [[(picture, "name") for picture in pictures]])
     assert page.dtype == np.uint8
     end = 0
-    for picture, level in zip(pictures, (10, 130, 250), strict=True):
-        top, bottom, left, right = _columns(page, level)
+    for picture, level in zip(pictures, levels, strict=True):
+        top, bottom, left, right = _place(page, level)
         height, width = bottom - top, right - left
         assert 256 <= max(height, width) <= 512
         shape = max(1, round(min(picture.shape[:2]) * max(height, width) / max(picture.shape[:2])))
