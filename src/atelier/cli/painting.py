@@ -1,14 +1,15 @@
 """The command that paints pictures of any folder: what is asked for, and where that goes."""
 
+import math
+import os
 import signal
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
-from typer.core import TyperCommand
 
 from atelier.cli.places import PARAMS, refuse_to_replace, writing
 from atelier.errors import AtelierError
@@ -16,91 +17,262 @@ from atelier.progress import bar
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from atelier.images.original import Original
     from atelier.settings import Settings, StylizeSettings
-    from atelier.style.journal import Glimpse
-    from atelier.style.paintings import Painting
+    from atelier.style.intermediates import Intermediates
+
+    Pixels = NDArray[np.uint8]
 
 PAINTED = Path("painted")
 WEIGHTS = Path("data/weights")
-# What a picture has at most, in pixels, where nobody says how large it is to be painted.
-MOST = 2**20
-_LEAST = 32  # pixels of the shorter side
-_FRAMES = 24  # of a film, at least
+MOST = 2**20  # pixels of a painting where nobody says how large it is to be
+LEAST = 32  # pixels of the shorter side, likewise
+_FRAMES = 24  # of a film at least, and chances to save what is painted so far
+_DRAWN = 1024  # pixels of the embedded style picture
 _INTERRUPTED = 130
 
 
-class Lists(TyperCommand):
-    """A command whose options of several values take them all at once: ``--style ONE TWO``."""
-
-    several = ("--style", "--mask")
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Say the option again before each of its values, as click wants it."""
-        spread: list[str] = []
-        option = ""
-        for arg in args:
-            if arg.startswith("-"):
-                option = arg if arg in self.several else ""
-                spread += [arg] * (not option)
-            else:
-                spread += [option, arg] if option else [arg]
-        return super().parse_args(ctx, spread)
-
-
 def stylize(
-    pictures: Annotated[list[str], typer.Argument(help="pictures to paint")],
+    pictures: Annotated[list[str], typer.Argument(help="pictures to paint", metavar="PICTURE...")],
     style: Annotated[
-        list[str], typer.Option(help="pictures to paint like, or: drawn", metavar="PICTURE...")
+        list[str], typer.Option(help="what to paint like; drawn: our own", metavar="PICTURE...")
     ],
     size: Annotated[
-        int | None,
-        typer.Option(help="pixels, the shorter side", show_default="its own, up to a megapixel"),
-    ] = None,
+        int, typer.Option(help="pixels, the shorter side", show_default="its own, to a megapixel")
+    ] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="a folder, or for one painting a file", show_default="painted/")
+        Path, typer.Option(help="a folder, or of one painting a file", show_default="painted/")
+    ] = PAINTED,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(help="one for each style: white where it goes", metavar="PICTURE..."),
     ] = None,
+    mix: Annotated[
+        str, typer.Option(help="2,1: all styles in each painting, so much of each")
+    ] = "",
     strength: Annotated[float | None, typer.Option(help="from 0, as it was, to 1")] = None,
     keep_colors: Annotated[
         str | None, typer.Option(help="none, luminance or histogram", metavar="HOW")
     ] = None,
-    mask: Annotated[
-        list[str] | None,
-        typer.Option(help="for each style, white where it goes", metavar="PICTURE..."),
-    ] = None,
-    mix: Annotated[
-        str, typer.Option(help="all styles in each painting, so much of each, such as 2,1")
-    ] = "",
-    iterations: Annotated[int | None, typer.Option(help="more are slower, and painted more")] = None,
+    iterations: Annotated[int | None, typer.Option(help="more: slower, and more paint")] = None,
     weights: Annotated[
         str | None, typer.Option(help="random, imagenet or a file", metavar="VGG19")
     ] = None,
     film: Annotated[bool, typer.Option("--film", help="a GIF of each painting's way")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace what is there")] = False,
 ) -> None:
-    """Paint pictures in the style of others, as params.yaml says under stylize, but for options."""
+    """Paint pictures in the style of others; what no option says is as in params.yaml."""
+    from atelier.hardware import choose_device
     from atelier.images.named import read_named
-    from atelier.images.original import read_original  # noqa: F401 - early, before torch
+    from atelier.images.original import pixels_of
     from atelier.settings import load
+    from atelier.style.drawn import drawn_style
 
     settings = load(PARAMS)
-    given: dict[str, Any] = {
+    made = {"drawn": lambda: {"drawn": drawn_style(_DRAWN, settings.stylize.seed)}}
+    originals, styles, masks = (
+        read_named(names, Path(), settings.convert.max_megapixels, words)
+        for names, words in ((pictures, {}), (style, made), (mask or [], {}))
+    )
+    given = {
         "strength": strength,
         "keep_colors": keep_colors,
         "iterations": iterations,
         "weights": weights and Path(weights).name,
-        "film": film or None,
-        "styles": [f"style_{number}" for number in range(len(style))],
-        "style_masks": [f"mask_{number}" for number in range(len(mask or []))],
-        "style_weights": _numbers(mix),
+        "picture_size": size or None,
+        "pairing": "all" if mask or mix else None,
     }
-    if mask or mix:
-        given["pairing"] = "all"
-    limit = settings.convert.max_megapixels
-    originals = read_named(pictures, Path(), limit, {})
-    by_size: defaultdict[int, list[str]] = defaultdict(list)
+    wanted = _wanted(settings, given, len(styles), len(masks), _numbers(mix))
+    looks = (pixels_of(styles), list(pixels_of(masks).values()))
+    jobs = [
+        _Job(wanted.model_copy(update={"picture_size": side}), some, *looks)
+        for side, some in _by_size(originals, size).items()
+    ]
+    targets = _targets(jobs, pictures, out)
+    _check(jobs, targets, film, force)
+    device, folder = choose_device(settings.runtime.device), Path(weights or WEIGHTS / "x").parent
+    for job in jobs:
+        _paint(job, targets, folder, device, film, settings.runtime.progress)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Pictures that are painted at one size, and how."""
+
+    settings: "StylizeSettings"
+    originals: "dict[str, Original]"
+    styles: "dict[str, Pixels]"
+    masks: "list[Pixels]"
+
+    def names(self) -> list[tuple[str, str]]:
+        """Of each painting what is painted and in which style, in order."""
+        from atelier.images.original import pixels_of
+        from atelier.style.paintings import planned
+
+        return planned(self.settings, pixels_of(self.originals), self.styles, self.masks)
+
+    def shape(self, original: "Original") -> tuple[int, int]:
+        """Height and width of a picture's painting."""
+        from atelier.style.pictures import scaled_shape
+
+        return scaled_shape(original.pixels.shape, self.settings.picture_size)
+
+
+def own_size(height: int, width: int) -> int:
+    """The shorter side of a painting whose picture has this size, where nobody asks for another."""
+    factor = min(1.0, math.sqrt(MOST / (height * width)))
+    return max(LEAST, int(min(height, width) * factor))
+
+
+def _by_size(originals: "Mapping[str, Original]", size: int) -> "dict[int, dict[str, Original]]":
+    found: defaultdict[int, dict[str, Original]] = defaultdict(dict)
     for name, original in originals.items():
-        by_size[size or own_size(*original.pixels.shape[:2])].append(name)
-    jobs = {side: _asked(settings, {**given, "picture_size": side}) for side in by_size}
+        found[size or own_size(*original.pixels.shape[:2])][name] = original
+    return dict(found)
+
+
+def _numbers(listed: str) -> list[float]:
+    """The numbers of a list such as 2,1."""
+    try:
+        return [float(part) for part in listed.split(",")] if listed else []
+    except ValueError:
+        raise AtelierError(f"--mix is {listed!r}, but it is a list such as 2,1.") from None
+
+
+def _wanted(
+    settings: "Settings", given: Mapping[str, Any], styles: int, masks: int, mix: list[float]
+) -> "StylizeSettings":
+    """The settings of params.yaml with what was given instead, checked as those are."""
+    from atelier.settings import check
+
+    values = settings.model_dump()
+    section = values["stylize"] | {key: value for key, value in given.items() if value is not None}
+    # These are of the files that params.yaml names.
+    section["styles"] = [f"style-{number}" for number in range(styles)]
+    section["style_masks"] = [f"mask-{number}" for number in range(masks)]
+    section["style_weights"] = mix
+    # An interrupted painting is saved as it was last seen, so that it is looked at often.
+    often = max(section["intermediates"], _FRAMES, section["iterations"] // 10)
+    section |= {"intermediates": min(often, 1000), "film": False}
+    return check({**values, "stylize": section}, "atelier stylize").stylize
+
+
+def _targets(jobs: list[_Job], pictures: list[str], out: Path) -> dict[tuple[str, str], Path]:
+    """The file of every painting."""
+    names = {name: job.originals[name[0]] for job in jobs for name in job.names()}
+    if out.suffix and not out.is_dir():
+        if len(names) > 1:
+            raise AtelierError(f"--out is {out}, but {len(names)} paintings need a folder.")
+        return dict.fromkeys(names, out)
+    endings = {Path(picture).stem: Path(picture).suffix for picture in pictures}
+    return {
+        (picture, look): out / f"{picture}-{look}{_ending(endings[picture], original)}"
+        for (picture, look), original in names.items()
+    }
+
+
+def _ending(given: str, original: "Original") -> str:
+    """The picture's own ending, or that of a format which can hold its painting."""
+    from atelier.images.original import ENDINGS
+
+    fits = given.lower() in ENDINGS and not (
+        original.transparent and given.lower() in (".jpg", ".jpeg")
+    )
+    return given if fits else ".png"
+
+
+def _check(
+    jobs: list[_Job], targets: Mapping[tuple[str, str], Path], film: bool, force: bool
+) -> None:
+    """See that everything can be written, before hours of work and not after."""
+    from atelier.images.original import refuse_target
+
+    for job in jobs:
+        for name in job.names():
+            original = job.originals[name[0]]
+            refuse_target(targets[name], original, *job.shape(original))
+    files = list(targets.values())
+    refuse_to_replace(files + [file.with_suffix(".gif") for file in files] * film, force)
+    for file in files:
+        there = next(folder for folder in file.absolute().parents if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise AtelierError(f"{file} cannot be written: {there} takes no files.")
+
+
+def _paint(
+    job: _Job,
+    targets: Mapping[tuple[str, str], Path],
+    weights: Path,
+    device: "torch.device",
+    film: bool,
+    shown: bool,
+) -> None:
+    """Paint and write; what is interrupted is written as far as it is painted."""
+    from atelier.images.original import pixels_of
+    from atelier.style.intermediates import Intermediates
+    from atelier.style.paintings import paint_all
+    from atelier.tracking.unfinished import ENDINGS
+
+    seen = Intermediates(latest_only=not film)
+    for ending in ENDINGS:
+        signal.signal(ending, signal.default_int_handler)
+    try:
+        with bar("stylize", "iterations", shown) as report:
+            contents = pixels_of(job.originals)
+            given = (contents, job.styles, job.masks, weights, device, report, None)
+            paintings = paint_all(job.settings, *given, seen.note, _warn)
+    except KeyboardInterrupt:
+        for ending in ENDINGS:  # a second one should not leave half of the files
+            signal.signal(ending, signal.SIG_IGN)
+        _write_so_far(job, targets, seen)
+        raise typer.Exit(_INTERRUPTED) from None
+    for number, painting in enumerate(paintings):
+        target = targets[painting.picture, painting.look]
+        _write(painting.pixels, job.originals[painting.picture], target)
+        if film:
+            way = [painting.content, *seen.of(number).values(), painting.pixels]
+            _write_film(way, target.with_suffix(".gif"))
+
+
+def _write(pixels: "Pixels", original: "Original", target: Path, told: str = "") -> None:
+    from atelier.images.original import save_painting
+
+    with writing(target):
+        save_painting(pixels, original, target)
+    height, width = original.pixels.shape[:2]
+    size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
+    if pixels.shape != original.pixels.shape:
+        size += f", of {width} x {height}"
+    typer.echo(f"Wrote {target}: {told}{size}.")
+
+
+def _write_film(way: "list[Pixels]", target: Path) -> None:
+    from atelier.figures.paintings import save_film
+
+    with writing(target):
+        save_film(way, target)
+    typer.echo(f"Wrote {target}: its way, {len(way)} frames.")
+
+
+def _write_so_far(
+    job: _Job, targets: Mapping[tuple[str, str], Path], seen: "Intermediates"
+) -> None:
+    from atelier.figures.sheet import fit
+
+    names, whole = job.names(), job.settings.iterations
+    ways = [seen.of(number) for number in range(len(names))]
+    for name, way in zip(names, ways, strict=True):
+        if way:
+            original, (iteration, pixels) = job.originals[name[0]], way.popitem()
+            told = f"{min(iteration, whole)} of {whole} iterations, "
+            _write(fit(pixels, job.shape(original)), original, targets[name], told)
+    begun = sum(map(bool, ways))
+    unbegun = f"; {len(names) - begun} of {len(names)} paintings were not begun"
+    typer.echo(f"Interrupted{unbegun if begun < len(names) else ''}.", err=True)
+
+
+def _warn(trouble: str) -> None:
+    typer.echo(f"\nWARNING: {trouble}", err=True)

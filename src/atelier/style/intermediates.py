@@ -16,8 +16,14 @@ _KIND = "glimpse-"
 class Intermediates:
     """Keeps what it is shown: in memory, or on disk, where a killed painting leaves it."""
 
-    def __init__(self, checkpoints: Checkpoints | None = None) -> None:
-        self._checkpoints = checkpoints
+    def __init__(self, checkpoints: Checkpoints | None = None, latest_only: bool = False) -> None:
+        """Begin, or go on.
+
+        Args:
+            checkpoints: where to keep pictures; ``None`` keeps them in memory.
+            latest_only: keep in memory only the last of each picture.
+        """
+        self._checkpoints, self._latest_only = checkpoints, latest_only
         self._held: dict[str, Pixels] = {}
 
     def note(self, glimpse: Glimpse) -> None:
@@ -28,8 +34,11 @@ class Intermediates:
         name = f"{_KIND}{glimpse.picture:06d}-{glimpse.iteration:06d}"
         if self._checkpoints:
             self._checkpoints.keep(name, {"pixels": torch.from_numpy(pixels)})
-        else:
-            self._held[name] = pixels
+            return
+        if self._latest_only:
+            before = f"{_KIND}{glimpse.picture:06d}-"
+            self._held = {n: p for n, p in self._held.items() if not n.startswith(before)}
+        self._held[name] = pixels
 
     def of(self, picture: int) -> dict[int, Pixels]:
         """What was kept of a picture, uint8 [H, W, 3] RGB by iteration, in order."""

@@ -143,6 +143,17 @@ def paint_all(
     return paintings
 
 
+def planned(
+    settings: StylizeSettings,
+    contents: Mapping[str, Pixels],
+    styles: Mapping[str, Pixels],
+    masks: Sequence[Pixels],
+) -> list[tuple[str, str]]:
+    """Picture and look of every painting that :func:`paint_all` would make of the same."""
+    sittings = _sittings(settings, contents, styles, together=bool(masks))
+    return [name for sitting in sittings for name in sitting.names]
+
+
 def _sittings(
     settings: StylizeSettings,
     contents: Mapping[str, Pixels],

@@ -19,10 +19,15 @@ def prepare(picture: Picture, size: int) -> Tensor:
     Returns:
         float32 ``[1, 3, h, w]``, RGB, 0 to 1.
     """
-    height, width = picture.shape[:2]
-    scale = size / min(height, width)
-    scaled = _resize(picture, round(height * scale), round(width * scale))
+    scaled = _resize(picture, *scaled_shape(picture.shape, size))
     return torch.from_numpy(scaled).permute(2, 0, 1)[None].contiguous().float() / 255
+
+
+def scaled_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+    """Height and width of a picture of ``shape`` when its shorter side is ``size`` pixels."""
+    height, width = shape[:2]
+    scale = size / min(height, width)
+    return round(height * scale), round(width * scale)
 
 
 def to_uint8(pictures: Tensor) -> Picture:
