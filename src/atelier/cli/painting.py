@@ -72,11 +72,6 @@ def stylize(
     from atelier.style.drawn import drawn_style
 
     settings = load(PARAMS)
-    made = {"drawn": lambda: {"drawn": drawn_style(_DRAWN, settings.stylize.seed)}}
-    originals, styles, masks = (
-        read_named(names, Path(), settings.convert.max_megapixels, words)
-        for names, words in ((pictures, {}), (style, made), (mask or [], {}))
-    )
     given = {
         "strength": strength,
         "keep_colors": keep_colors,
@@ -85,7 +80,12 @@ def stylize(
         "picture_size": size or None,
         "pairing": "all" if mask or mix else None,
     }
-    wanted = _wanted(settings, given, len(styles), len(masks), _numbers(mix))
+    wanted = _wanted(settings, given, len(style), len(mask or []), _numbers(mix))
+    made = {"drawn": lambda: {"drawn": drawn_style(_DRAWN, wanted.seed)}}
+    originals, styles, masks = (
+        read_named(names, Path(), settings.convert.max_megapixels, words)
+        for names, words in ((pictures, {}), (style, made), (mask or [], {}))
+    )
     looks = (pixels_of(styles), list(pixels_of(masks).values()))
     jobs = [
         _Job(wanted.model_copy(update={"picture_size": side}), some, *looks)
@@ -217,18 +217,20 @@ def _paint(
     from atelier.tracking.unfinished import ENDINGS
 
     seen = Intermediates(latest_only=not film)
-    for ending in ENDINGS:
-        signal.signal(ending, signal.default_int_handler)
+    before = {end: signal.signal(end, signal.default_int_handler) for end in ENDINGS}
     try:
         with bar("stylize", "iterations", shown) as report:
             contents = pixels_of(job.originals)
             given = (contents, job.styles, job.masks, weights, device, report, None)
             paintings = paint_all(job.settings, *given, seen.note, _warn)
     except KeyboardInterrupt:
-        for ending in ENDINGS:  # a second one should not leave half of the files
-            signal.signal(ending, signal.SIG_IGN)
+        for end in ENDINGS:  # a second one should not keep it from writing
+            signal.signal(end, signal.SIG_IGN)
         _write_so_far(job, targets, seen)
         raise typer.Exit(_INTERRUPTED) from None
+    finally:
+        for end, handler in before.items():
+            signal.signal(end, handler)
     for number, painting in enumerate(paintings):
         target = targets[painting.picture, painting.look]
         _write(painting.pixels, job.originals[painting.picture], target)

@@ -19,7 +19,8 @@ def prepare(picture: Picture, size: int) -> Tensor:
     Returns:
         float32 ``[1, 3, h, w]``, RGB, 0 to 1.
     """
-    scaled = _resize(picture, *scaled_shape(picture.shape, size))
+    # A copy, because pictures that may not be written to are none for torch.
+    scaled = np.array(_resize(picture, *scaled_shape(picture.shape, size)))
     return torch.from_numpy(scaled).permute(2, 0, 1)[None].contiguous().float() / 255
 
 
