@@ -57,7 +57,9 @@ def stylize(
     keep_colors: Annotated[
         str | None, typer.Option(help="none, luminance or histogram", metavar="HOW")
     ] = None,
-    iterations: Annotated[int | None, typer.Option(help="more: slower, and more paint")] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="steps; more are slower, and paint more")
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="random, imagenet or a file", metavar="VGG19")
     ] = None,
@@ -93,7 +95,9 @@ def stylize(
     ]
     targets = _targets(jobs, pictures, out)
     _check(jobs, targets, film, force)
-    device, folder = choose_device(settings.runtime.device), Path(weights or WEIGHTS / "x").parent
+    device, folder = choose_device(settings.runtime.device), WEIGHTS
+    if weights:
+        folder = Path(weights).parent
     for job in jobs:
         _paint(job, targets, folder, device, film, settings.runtime.progress)
 
@@ -265,15 +269,13 @@ def _write_so_far(
     from atelier.figures.sheet import fit
 
     names, whole = job.names(), job.settings.iterations
-    ways = [seen.of(number) for number in range(len(names))]
-    for name, way in zip(names, ways, strict=True):
+    for number, name in enumerate(names):
+        way = seen.of(number)
         if way:
             original, (iteration, pixels) = job.originals[name[0]], way.popitem()
             told = f"{min(iteration, whole)} of {whole} iterations, "
             _write(fit(pixels, job.shape(original)), original, targets[name], told)
-    begun = sum(map(bool, ways))
-    unbegun = f"; {len(names) - begun} of {len(names)} paintings were not begun"
-    typer.echo(f"Interrupted{unbegun if begun < len(names) else ''}.", err=True)
+    typer.echo("Interrupted; what is not listed above was not begun.", err=True)
 
 
 def _warn(trouble: str) -> None:
