@@ -45,7 +45,8 @@ def main(settings: Settings, run: Run) -> None:
     with bar("stylize", "iterations", settings.runtime.progress) as report, run.resumable() as keep:
         attempts = Attempts(*keep, settings.runtime.checkpoint_seconds, wanted.iterations)
         seen = Intermediates(keep[0])
-        paintings = paint_all(wanted, *given, device, report, attempts, seen.note, run.warn)
+        watch = seen.note if wanted.intermediates else None
+        paintings = paint_all(wanted, *given, device, report, attempts, watch, run.warn)
     with replacing_folder(STYLED) as folder:
         for painting in paintings:
             original = originals[painting.picture]
