@@ -32,7 +32,7 @@ PLAIN = {"lr": 1.0, "iterations": ITERATIONS}
         {**PLAIN, "optimizer": "lbfgs", "style_layers": {6: 0.5, 1: 1.0}},
         {**PLAIN, "optimizer": "lbfgs", "bounded": False},
         {**PLAIN, "optimizer": "adam", "lr": 0.02, "average": 0.9, "scales": 2},
-        {**PLAIN, "optimizer": "spectral", "scales": 3, "memory_gb": 0.006},
+        {**PLAIN, "optimizer": "spectral", "scales": 3, "memory_gb": 0.011},
         {**PLAIN, "optimizer": "spectral", "keep_colors": "luminance", "smoothness": 0.1},
     ],
     ids=lambda changes: "-".join(str(value) for value in changes.values()),
