@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from atelier.files import replacing, replacing_folder, write_csv, write_json
+from atelier.files import adding_to, replacing, replacing_folder, write_csv, write_json
 
 
 def test_a_file_is_replaced_only_when_all_went_well(tmp_path: Path) -> None:
@@ -30,6 +30,24 @@ def test_a_folder_is_replaced_only_when_all_went_well(tmp_path: Path) -> None:
     with replacing_folder(target) as temporary:
         (temporary / "new").touch()
     assert os.listdir(target) == ["new"]
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_files_join_a_folder_only_when_all_went_well(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    with pytest.raises(RuntimeError), adding_to(target) as temporary:
+        (temporary / "half").touch()
+        raise RuntimeError
+    assert os.listdir(tmp_path) == []
+    target.mkdir()
+    for name in ("kept", "replaced"):
+        (target / name).write_text("old")
+    with adding_to(target) as temporary:
+        (temporary / "replaced").write_text("new")
+        (temporary / "joined").write_text("new")
+        assert (target / "replaced").read_text() == "old"
+    told = {file.name: file.read_text() for file in target.iterdir()}
+    assert told == {"kept": "old", "replaced": "new", "joined": "new"}
     assert os.listdir(tmp_path) == ["folder"]
 
 
