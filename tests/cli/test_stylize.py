@@ -19,7 +19,7 @@ from atelier.cli.painting import own_size
 
 from .conftest import Typed
 
-QUICK = ("--iterations", 3)
+QUICK = ("--iterations", 6, "--keep-colors", "none")
 WAVES = ("--style", "A/waves.png")
 
 
