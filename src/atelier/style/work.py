@@ -159,15 +159,16 @@ class Work:
     def _what_would_fit(self, subject: Subject) -> str:
         height, width = subject.contents.shape[2:]
 
-        def evaluate(side: int) -> None:
+        def try_out(side: int) -> None:
             factor = side / min(height, width)
             smaller = subject.at(round(height * factor), round(width * factor))
             scene = Scene(smaller, self._settings, self._vgg, None)
-            scene.eye.gradient(scene.first_canvas(), scene.goal, self._settings)
+            evaluated = self._evaluation(scene, 1.0)
+            painter(scene.first_canvas(), evaluated, self._settings, scene.bounds).advance(2)
 
-        fits = largest_that_works(evaluate, min(height, width) * 3 // 4, 2 * stride(self._vgg))
+        fits = largest_that_works(try_out, min(height, width) * 3 // 4, 2 * stride(self._vgg))
         return (
             f"the memory is too small for a painting of {width} x {height} pixels; "
             + (f"a stylize.picture_size of {fits} fits" if fits else "no smaller size fits either")
-            + ", and stylize.memory_gb paints large pictures part by part."
+            + ", or set stylize.memory_gb, which paints part by part."
         )
