@@ -144,7 +144,7 @@ def test_nothing_is_replaced_unasked(atelier: Typed, album: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["absent.jpg", *WAVES], "there is no picture absent.jpg"),
+        (["absent.jpg", *WAVES], "there is no picture absent.jpg; put it there."),
         (["A/note.txt", *WAVES], "A/note.txt cannot be read (not a picture)."),
         (["A", *WAVES], "A cannot be read"),
         (["A/ann.jpg", "--style", "nowhere.png"], "there is no picture nowhere.png; put it there"),

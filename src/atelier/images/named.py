@@ -51,8 +51,7 @@ def _read(file: Path, made: Collection[str], max_megapixels: int) -> Original:
         with quiet_pillow():
             return read_original(file, max_megapixels)
     except FileNotFoundError:
-        raise AtelierError(
-            f"there is no picture {file}; put it there, or choose {' or '.join(made)}."
-        ) from None
+        choice = f", or choose {' or '.join(made)}" if made else ""
+        raise AtelierError(f"there is no picture {file}; put it there{choice}.") from None
     except Unreadable as error:
         raise AtelierError(f"{file} cannot be read ({error}).") from None
