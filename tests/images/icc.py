@@ -66,3 +66,17 @@ def warm_cmyk() -> bytes:
     lut += b"".join(_fixed(float(row == column)) for row in range(3) for column in range(3))
     lut += ramp * 4 + bytes(inks) + ramp * 3
     return _profile(b"CMYK", b"Lab ", b"prtr", {b"wtpt": _xyz(0.9642, 1.0, 0.8249), b"A2B0": lut})
+
+
+def scanner() -> bytes:
+    """RGB of a device that sees and does not show: there is no way back to its numbers."""
+    corners = []
+    for number in range(8):
+        red, green, blue = (bool(number & bit) for bit in (4, 2, 1))
+        light = 255 * (0.3 * red + 0.6 * green + 0.1 * blue)
+        corners += [round(light), 128 + 60 * red - 60 * green, 128 + 50 * green - 70 * blue]
+    ramp = bytes(range(256))
+    lut = b"mft1\0\0\0\0" + bytes([3, 3, 2, 0])
+    lut += b"".join(_fixed(float(row == column)) for row in range(3) for column in range(3))
+    lut += ramp * 3 + bytes(corners) + ramp * 3
+    return _profile(b"RGB ", b"Lab ", b"scnr", {b"wtpt": _xyz(0.9642, 1.0, 0.8249), b"A2B0": lut})

@@ -1,5 +1,6 @@
 """Pictures of every kind go in, and their paintings come out with what they had."""
 
+import tempfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -7,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from atelier.errors import AtelierError
 from atelier.images.original import ENDINGS, Original, read_original, refuse_target, save_painting
-from atelier.images.picture import Unreadable
+from atelier.images.picture import Unreadable, quiet_pillow
 
-from .icc import display_p3, linear_grey, warm_cmyk
+from .icc import display_p3, linear_grey, scanner, warm_cmyk
 
 HEIGHT, WIDTH = 6, 9
 RNG = np.random.default_rng(5)
@@ -161,6 +164,33 @@ def test_profiles_of_grey_and_inks_are_read_but_cannot_hold_a_painting(tmp_path:
     assert read_original(tmp_path / "inks.tif", 1).profile is None
 
 
+def test_a_profile_without_a_way_back_is_read_but_not_written(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), (255, 0, 0)).save(tmp_path / "in.png", icc_profile=scanner())
+    original = read_original(tmp_path / "in.png", 1)
+    red, green, _ = (int(level) for level in original.pixels[0, 0])
+    assert green < red < 255, "its red is a third as light as white"
+    assert original.profile is None
+    save_painting(original.pixels, original, tmp_path / "out.png")
+    assert np.array_equal(read_original(tmp_path / "out.png", 1).pixels, original.pixels)
+
+
+@given(
+    st.sampled_from([display_p3(), linear_grey(), scanner()]),
+    st.binary(min_size=1),
+    st.floats(0, 1),
+)
+def test_a_damaged_profile_does_no_harm(whole: bytes, noise: bytes, place: float) -> None:
+    at = int(place * len(whole))
+    damaged = whole[:at] + noise + whole[at + len(noise) :]
+    with quiet_pillow(), tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "picture.png")
+        Image.fromarray(RGB).save(target, icc_profile=damaged)
+        original = read_original(target, 1)
+        assert original.pixels.shape == RGB.shape
+        save_painting(PAINTED, original, target)
+        assert read_original(target, 1).pixels.shape == RGB.shape
+
+
 @pytest.mark.parametrize("profile", [b"no profile", display_p3()[:200], warm_cmyk()])
 def test_a_profile_that_says_nothing_is_left_out(tmp_path: Path, profile: bytes) -> None:
     Image.fromarray(RGB).save(tmp_path / "in.png", icc_profile=profile)
@@ -240,3 +270,30 @@ def test_broken_pictures_are_unreadable(tmp_path: Path) -> None:
         read_original(tmp_path / "note.txt", 1)
     with pytest.raises(FileNotFoundError):
         read_original(tmp_path / "absent.png", 1)
+
+
+def _png() -> bytes:
+    stream = BytesIO()
+    Image.fromarray(np.dstack([RGB, ALPHA])).save(stream, "PNG", icc_profile=display_p3())
+    return stream.getvalue()
+
+
+def _jpeg() -> bytes:
+    stream = BytesIO()
+    Image.fromarray(RGB).convert("CMYK").save(stream, "JPEG", icc_profile=warm_cmyk())
+    return stream.getvalue()
+
+
+@given(st.sampled_from([_png(), _jpeg()]), st.binary(min_size=1, max_size=30), st.floats(0, 1))
+def test_any_damage_gives_a_picture_or_a_reason(whole: bytes, noise: bytes, place: float) -> None:
+    at = int(place * len(whole))
+    with quiet_pillow(), tempfile.NamedTemporaryFile() as file:
+        file.write(whole[:at] + noise + whole[at + len(noise) :])
+        file.flush()
+        try:
+            original = read_original(Path(file.name), 1)
+        except Unreadable as error:
+            assert 0 < len(str(error)) < 80
+        else:
+            assert original.pixels.dtype == np.uint8
+            assert original.pixels.shape[2] == 3

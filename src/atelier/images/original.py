@@ -154,7 +154,7 @@ def _filled(pixels: Pixels, alpha: Pixels | None) -> Pixels:
 
 
 def _through(profile: bytes, image: Image.Image, plain: Pixels) -> tuple[Pixels, bool] | None:
-    """Bring a picture's colours to sRGB; tell whether its profile is one for RGB.
+    """Bring a picture's colours to sRGB; tell whether a painting can have its profile.
 
     ``None`` where the profile is damaged, or is of other colours than the picture: it then says
     nothing.
@@ -163,7 +163,9 @@ def _through(profile: bytes, image: Image.Image, plain: Pixels) -> tuple[Pixels,
         known = ImageCms.ImageCmsProfile(BytesIO(profile))
         mode = _MODES.get(known.profile.xcolor_space.strip())
         if mode == "RGB":
-            return (plain if _is_srgb(known) else _converted(plain, known, _SRGB)), True
+            if _is_srgb(known):
+                return plain, True
+            return _converted(plain, known, _SRGB), _leads_back(known)
         if mode == "CMYK" and image.mode == "CMYK":
             return _transformed(image, known, _SRGB), False
         if mode == "L" and image.mode != "CMYK":
@@ -178,6 +180,15 @@ def _is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
     colors = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(64, 64, 3)
     moved = _converted(colors, profile, _SRGB).astype(int) - colors
     return bool(np.abs(moved).max() <= _SAME)
+
+
+def _leads_back(profile: ImageCms.ImageCmsProfile) -> bool:
+    """Whether colours can be brought to a profile; those of scanners only lead away."""
+    try:
+        _converted(np.zeros((1, 1, 3), np.uint8), _SRGB, profile)
+    except (ImageCms.PyCMSError, OSError):
+        return False
+    return True
 
 
 def _in_own_colors(pixels: Pixels, original: Original) -> Pixels:
