@@ -12,6 +12,7 @@ from atelier.settings import StylizeSettings
 from atelier.style.journal import Glimpse, Iterate, Journal, Saver
 from atelier.style.look import Look
 from atelier.style.objective import at_precision, names
+from atelier.style.scales import shrunk
 from atelier.style.scene import Subject
 from atelier.style.vgg import calibrate, preprocess, stride
 from atelier.style.work import Work
@@ -20,6 +21,8 @@ __all__ = ["Glimpse", "Iterate", "Saver", "deepest", "paint"]
 
 # One picture of 512 x 512, or 16 of 128 x 128: what a pass of VGG19 holds takes 1 GB.
 _PIXELS_AT_ONCE = 2**18
+# Random weights get one factor a layer: a style tells it as well where it is smaller than this.
+_SIDE_TO_CALIBRATE = 768
 
 
 def paint(
@@ -72,8 +75,8 @@ def paint(
     _refuse_what_cannot_be_seen(contents, looks, vgg)
     if settings.weights == "random":
         distinct = {id(style): style for look in looks for style in look.styles}.values()
-        seen = [preprocess(style.to(device), settings.preprocessing) for style in distinct]
-        vgg = calibrate(vgg, *seen)
+        small = [_at_most(style.to(device), _SIDE_TO_CALIBRATE) for style in distinct]
+        vgg = calibrate(vgg, *(preprocess(style, settings.preprocessing) for style in small))
     vgg = at_precision(vgg, settings, device)
     paintings: list[Tensor] = []
     for subject in _subjects(contents, looks, settings, device, at_once):
@@ -81,6 +84,11 @@ def paint(
         work = Work(settings, vgg, journal, saver or Saver(), watch, say)
         paintings += work.paint(subject).cpu().split(1)
     return paintings
+
+
+def _at_most(style: Tensor, side: int) -> Tensor:
+    """A style, smaller where its longer side is longer than ``side``."""
+    return shrunk(style, min(1.0, side / max(style.shape[2:])))
 
 
 def deepest(settings: StylizeSettings) -> int:

@@ -56,7 +56,7 @@ def resized(picture: Tensor, height: int, width: int) -> Tensor:
 def shrunk(picture: Tensor, factor: float) -> Tensor:
     """Scale pictures with values from 0 to 1 by a factor of at most 1."""
     height, width = (max(1, round(side * factor)) for side in picture.shape[2:])
-    return resized(picture, height, width).clamp(0, 1)
+    return picture if factor == 1 else resized(picture, height, width).clamp(0, 1)
 
 
 def _sizes(scales: int, height: int, width: int) -> list[tuple[int, int]]:
