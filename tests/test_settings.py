@@ -50,6 +50,7 @@ def test_params_yaml_is_valid_and_frozen() -> None:
         ("convert.image_size", 100, "16, 28, 32, 64, 128 or 256"),
         ("tracking.experiment", "..", "tracking.experiment is '..'"),
         ("stylize.optimizer", "adam", "set it to about 0.02"),
+        ("stylize.film", True, "set intermediates to about 24"),
         ("download.source", "archive", "archive.location"),
         ("download.archive.sha256", "abc", "download.archive.sha256 is 'abc'"),
         ("download.kaggle.handle", "../../etc", "download.kaggle.handle"),
