@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -129,6 +130,17 @@ def test_styles_are_mixed_in_one_painting(atelier: Typed, album: Path) -> None:
     styles = ("--style", album / "waves.png", album / "stars.webp", "--mix", "2,1")
     told = atelier("stylize", album / "bob.PNG", *styles, *QUICK)
     assert told == "Wrote painted/bob-waves+stars.PNG: 40 x 48 pixels.\n"
+
+
+def test_paintings_of_one_name_are_refused_whatever_their_sizes(
+    atelier: Typed, album: Path
+) -> None:
+    Image.new("RGB", (33, 50)).save(album / "ann-wild.jpg")
+    shutil.copy(album / "waves.png", album / "wild-waves.png")
+    pictures = (album / "ann.jpg", album / "ann-wild.jpg")
+    styles = ("--style", album / "wild-waves.png", album / "waves.png")
+    assert "the same name; rename one" in atelier("stylize", *pictures, *styles, code=1)
+    assert os.listdir() == ["params.yaml"]
 
 
 def test_nothing_is_replaced_unasked(atelier: Typed, album: Path) -> None:

@@ -80,7 +80,7 @@ def stylize(
         "iterations": iterations,
         "weights": weights and Path(weights).name,
         "picture_size": size or None,
-        "pairing": "all" if mask or mix else None,
+        "pairing": "all",
     }
     wanted = _wanted(settings, given, len(style), len(mask or []), _numbers(mix))
     made = {"drawn": lambda: {"drawn": drawn_style(_DRAWN, wanted.seed)}}
@@ -199,6 +199,8 @@ def _check(
             original = job.originals[name[0]]
             refuse_target(targets[name], original, *job.shape(original))
     files = list(targets.values())
+    if len(set(files)) < len(files):
+        raise AtelierError("two paintings would have the same name; rename one of the pictures.")
     refuse_to_replace(files + [file.with_suffix(".gif") for file in files] * film, force)
     for file in files:
         there = next(folder for folder in file.absolute().parents if folder.exists())
