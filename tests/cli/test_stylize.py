@@ -29,6 +29,7 @@ def checkout(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """A folder with settings, in which commands run."""
     folder = tmp_path / "checkout"
     folder.mkdir()
+    shutil.copytree(root / "presets", folder / "presets")
     params = (root / "params.yaml").read_text("utf-8")
     shown = params.replace("  progress: true", "  progress: false")
     (folder / "params.yaml").write_text(shown.replace("device: auto", "device: cpu"), "utf-8")
@@ -132,6 +133,19 @@ def test_styles_are_mixed_in_one_painting(atelier: Typed, album: Path) -> None:
     assert told == "Wrote painted/bob-waves+stars.PNG: 40 x 48 pixels.\n"
 
 
+def test_a_presets_values_stand_for_those_of_params(
+    atelier: Typed, album: Path, checkout: Path
+) -> None:
+    params = (checkout / "params.yaml").read_text("utf-8")
+    (checkout / "params.yaml").write_text(params.replace("strength: 1.0", "strength: 0.0"), "utf-8")
+    command = ("stylize", album / "bob.PNG", "--style", album / "waves.png", *QUICK)
+    given = levels(album / "bob.PNG")
+    atelier(*command)
+    assert np.array_equal(levels("painted/bob-waves.PNG"), given)
+    atelier(*command, "--preset", "sample", "--force")
+    assert np.abs(levels("painted/bob-waves.PNG") - given).mean() > 1
+
+
 def test_paintings_of_one_name_are_refused_whatever_their_sizes(
     atelier: Typed, album: Path
 ) -> None:
@@ -140,7 +154,7 @@ def test_paintings_of_one_name_are_refused_whatever_their_sizes(
     pictures = (album / "ann.jpg", album / "ann-wild.jpg")
     styles = ("--style", album / "wild-waves.png", album / "waves.png")
     assert "the same name; rename one" in atelier("stylize", *pictures, *styles, code=1)
-    assert os.listdir() == ["params.yaml"]
+    assert sorted(os.listdir()) == ["params.yaml", "presets"]
 
 
 def test_nothing_is_replaced_unasked(atelier: Typed, album: Path) -> None:
@@ -165,6 +179,7 @@ def test_nothing_is_replaced_unasked(atelier: Typed, album: Path) -> None:
         (["A/ann.jpg", *WAVES, "--iterations", 0], "iterations is 0, but it should be"),
         (["A/ann.jpg", *WAVES, "--keep-colors", "yes"], "keep_colors is 'yes', but"),
         (["A/ann.jpg", *WAVES, "--weights", "no.pth"], "there is no such file"),
+        (["A/ann.jpg", *WAVES, "--preset", "monet"], "monet"),
         (["A/ann.jpg", *WAVES, "--mix", "a lot"], "--mix is 'a lot', but it is a list"),
         (["A/ann.jpg", *WAVES, "--mix", "1,2"], "style_weights has 2 entries for 1"),
         (["A/ann.jpg", *WAVES, "--mask", "A/ann.jpg", "A/bob.PNG"], "masks has 2"),
@@ -183,7 +198,7 @@ def test_a_mistake_is_told_in_one_sentence_and_nothing_is_left(
     assert told.startswith("ERROR: ")
     assert told.count("\n") == 1
     assert sentence in told.replace(f"{album}/", "A/").replace(str(album), "A")
-    assert os.listdir() == ["params.yaml"]
+    assert sorted(os.listdir()) == ["params.yaml", "presets"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atelier.cli.places import PARAMS, refuse_to_replace, writing
+from atelier.cli.places import PARAMS, PRESETS, refuse_to_replace, writing
 from atelier.errors import AtelierError
 from atelier.progress import bar
 
@@ -63,6 +63,9 @@ def stylize(
     weights: Annotated[
         str | None, typer.Option(help="random, imagenet or a file", metavar="VGG19")
     ] = None,
+    preset: Annotated[
+        str, typer.Option(help="a preset's values, such as gatys, instead of params.yaml's")
+    ] = "",
     film: Annotated[bool, typer.Option("--film", help="a GIF of each painting's way")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace what is there")] = False,
 ) -> None:
@@ -82,7 +85,7 @@ def stylize(
         "picture_size": size or None,
         "pairing": "all",
     }
-    wanted = _wanted(settings, given, len(style), len(mask or []), _numbers(mix))
+    wanted = _wanted(settings, preset, given, len(style), len(mask or []), _numbers(mix))
     made = {"drawn": lambda: {"drawn": drawn_style(_DRAWN, wanted.seed)}}
     originals, styles, masks = (
         read_named(names, Path(), settings.convert.max_megapixels, words)
@@ -147,13 +150,20 @@ def _numbers(listed: str) -> list[float]:
 
 
 def _wanted(
-    settings: "Settings", given: Mapping[str, Any], styles: int, masks: int, mix: list[float]
+    settings: "Settings",
+    preset: str,
+    given: Mapping[str, Any],
+    styles: int,
+    masks: int,
+    mix: list[float],
 ) -> "StylizeSettings":
-    """The settings of params.yaml with what was given instead, checked as those are."""
+    """The settings of params.yaml or a preset with what was given instead, checked as those are."""
+    from atelier.presets import preset_values
     from atelier.settings import check
 
     values = settings.model_dump()
-    section = values["stylize"] | {key: value for key, value in given.items() if value is not None}
+    section = preset_values(preset, PRESETS)["stylize"] if preset else values["stylize"]
+    section |= {key: value for key, value in given.items() if value is not None}
     # These are of the files that params.yaml names.
     section["styles"] = [f"style-{number}" for number in range(styles)]
     section["style_masks"] = [f"mask-{number}" for number in range(masks)]
