@@ -1,18 +1,17 @@
 """`atelier generate` and `atelier export` as a user types them, with a generator that is a file."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from atelier.cli import main
 from atelier.gan.generate import draw_latents, generate
 from atelier.gan.weights import save_network
 
 from ..gan.architectures import SMALL, vivid
+from .conftest import Typed
 
 
 @pytest.fixture(autouse=True)
@@ -22,26 +21,6 @@ def checkout(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     save_network(vivid(SMALL), SMALL, tmp_path / "models/generator.safetensors")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-class Typed:
-    """Types a command; says how it ended and what it said."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, said: pytest.CaptureFixture[str]) -> None:
-        self.monkeypatch, self.said = monkeypatch, said
-
-    def __call__(self, command: str, code: int = 0) -> str:
-        self.monkeypatch.setattr(sys, "argv", ["atelier", *command.split()])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        told = self.said.readouterr()
-        assert ended.value.code == code, told
-        return told.err if code else told.out
-
-
-@pytest.fixture
-def atelier(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
-    return Typed(monkeypatch, capsys)
 
 
 def pixels(path: str | Path) -> np.ndarray:

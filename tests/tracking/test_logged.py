@@ -39,7 +39,10 @@ def project(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
 @pytest.fixture(scope="module")
 def store(project: Project) -> tuple[Any, str]:
     """Its store, with the model registered as ``faces``."""
+    import mlflow
+
     client, experiment = open_store(project.folder, "atelier")
+    mlflow.set_tracking_uri(client.tracking_uri)  # where registering looks the model up
     (model,) = client.search_logged_models([experiment])
     client.create_registered_model("faces")
     address = f"models:/{model.model_id}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atelier.cli.places import PARAMS
+from atelier.cli.places import PARAMS, refuse_to_replace, writing
 from atelier.errors import AtelierError
 from atelier.progress import Progress, Report, bar
 
@@ -61,7 +61,7 @@ def generate(
     _at_least_1(columns=columns, tile=tile, frames=frames)
     target = _target(film, grid, out)
     names = {f"seed_{number:04d}.png": number for number in asked}
-    _refuse([target] if film or grid else [target / name for name in names], force)
+    refuse_to_replace([target] if film or grid else [target / name for name in names], force)
     if film:
         _check_film(len(asked) * frames, fps)
 
@@ -89,9 +89,9 @@ def export(
     """Write a trained generator as a file that other programs run: ONNX or TorchScript."""
     from atelier.gan.export import export as write
 
-    _refuse([out], force)
+    refuse_to_replace([out], force)
     trained = _trained(source, on_cpu=True)
-    with _writing(out):
+    with writing(out):
         write(trained, out)
     typer.echo(
         f"Wrote {out}: float32 [B, {trained.latent_size + trained.classes}] to pictures uint8."
@@ -151,17 +151,6 @@ def _target(film: Path | None, grid: bool, out: Path | None) -> Path:
     return place
 
 
-def _refuse(targets: list[Path], force: bool) -> None:
-    """Refuse to replace anything unasked."""
-    there = [target for target in targets if target.exists()]
-    if there and not force:
-        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise AtelierError(
-            f"{there[0]}{more} is there already; choose another place, or give --force to"
-            " replace it."
-        )
-
-
 def _trained(source: str, on_cpu: bool = False) -> "Trained":
     """Open a generator: a file, or what MLflow keeps."""
     from atelier import settings
@@ -192,7 +181,7 @@ def _write_grid(
     with _bar("pictures") as report:
         made = list(_told(pictures, count, report))
     columns = min(columns, count) if columns > 0 else ceil(sqrt(count))
-    with _writing(target):
+    with writing(target):
         save_png(montage(made, columns, _tile(tile, made[0], GRID_TILE)), target)
 
 
@@ -200,7 +189,7 @@ def _write_files(pictures: "Iterator[NDArray[np.uint8]]", folder: Path, names: l
     from atelier.figures.montage import montage, save_png
     from atelier.files import adding_to
 
-    with _writing(folder), adding_to(folder) as made, _bar("pictures") as report:
+    with writing(folder), adding_to(folder) as made, _bar("pictures") as report:
         for name, picture in zip(names, _told(pictures, len(names), report), strict=True):
             save_png(montage([picture], 1, len(picture)), made / name)
 
@@ -212,7 +201,7 @@ def _write_film(
     from atelier.figures.montage import montage
 
     shown = (montage([made], 1, _tile(tile, made, FILM_TILE)) for made in pictures)
-    with _writing(target), _bar("frames") as report:
+    with writing(target), _bar("frames") as report:
         film(_told(shown, frames, report), target, fps)
 
 
@@ -235,15 +224,6 @@ def _bar(unit: str) -> Iterator[Report]:
 
     with bar("generate", unit, settings.load(PARAMS).runtime.progress, PATIENCE) as report:
         yield report
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    """Say in a sentence that a place cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise AtelierError(f"{target} cannot be written ({error.strerror or error}).") from None
 
 
 def _list(seeds: list[int]) -> str:
