@@ -1,6 +1,6 @@
 """How many of the ten digits a generator trained on MNIST makes, and how surely.
 
-A small classifier learns the digits of data/images.npz (the names end in the label) and reads
+A small classifier learns the digits of data/images.npz (the last folders of their names) and reads
 1,000 generated ones.
 
 Usage, after the preset mnist28 has run: python benchmarks/digits.py [--json]
@@ -48,7 +48,7 @@ def main() -> None:
     arguments = options(__doc__)
     torch.manual_seed(0)
     images = load_images(Path("data/images.npz"))
-    labels = torch.tensor([int(name.rpartition("_")[2]) for name in images.names])
+    labels = torch.tensor(images.classes()[1])
     order = torch.randperm(len(labels))
     kept, held_out = order[HELD_OUT:], order[:HELD_OUT]
     network = learn(scaled(images.pixels[kept.numpy()]), labels[kept])

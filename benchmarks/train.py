@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
+from atelier.gan.gan import build_gan
 from atelier.gan.networks import Architecture, build
 from atelier.gan.precision import choose_precision
-from atelier.gan.step import build_gan, train_step
+from atelier.gan.step import train_step
 from atelier.gan.training import Training
 from atelier.hardware import choose_device
 from atelier.settings import TrainSettings, load

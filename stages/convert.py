@@ -1,4 +1,4 @@
-"""Convert: turn every readable picture into one row of data/images.npz."""
+"""Convert: turn every readable picture into one row of data/images.npz or data/held_out.npz."""
 
 from pathlib import Path
 

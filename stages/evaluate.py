@@ -7,35 +7,49 @@ from atelier.progress import bar
 from atelier.settings import Settings
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
+from atelier.tracking.workspace import private_folder, repository_root
 
 IMAGES = Path("data/images.npz")
+HELD_OUT = Path("data/held_out.npz")
 GENERATOR = Path("models/generator.safetensors")
 METRICS = Path("metrics/evaluate.json")
 SAMPLES = Path("samples")
 SCALES = Path("plots/swd.csv")
 EPOCHS = Path("plots/kid.csv")
+NEAREST = Path("plots/nearest.png")
+PAIRS, COLUMNS, TILE = 24, 4, 64
 
 
 def main(settings: Settings, run: Run) -> None:
     """Generate as many pictures as `evaluate.samples` says, and judge them."""
+    from atelier.figures.montage import beside, save_png
     from atelier.gan.samples import load_epochs
     from atelier.gan.weights import generate_from
     from atelier.hardware import choose_device
     from atelier.images.dataset import load_images
+    from atelier.metrics.cache import FeatureCache
     from atelier.metrics.evaluate import evaluate
 
     device = choose_device(settings.runtime.device)
     wanted = settings.evaluate
-    with bar("evaluate", "sets", settings.runtime.progress) as report:
+    training = load_images(IMAGES).pixels
+    held_out = load_images(HELD_OUT, may_be_empty=True).pixels
+    cache = FeatureCache(private_folder(repository_root()) / "features")
+    with bar("evaluate", "steps", settings.runtime.progress) as report:
         pictures = generate_from(GENERATOR, wanted.samples, wanted.seed, device)
-        real = load_images(IMAGES).pixels
-        result = evaluate(wanted, real, pictures, device, report, load_epochs(SAMPLES))
+        epochs = load_epochs(SAMPLES)
+        result = evaluate(wanted, training, held_out, pictures, device, report, epochs, cache)
+    places, nearest = result.closest(PAIRS)
+    titles = ("Generated", "Nearest in the training")
+    save_png(beside(pictures[places], nearest, titles, COLUMNS, TILE), NEAREST)
     write_json(METRICS, result.metrics())
     write_csv(SCALES, ("pixels", "generated", "other_real"), result.swd_rows())
     write_csv(EPOCHS, ("epoch", "kid", "error"), result.epoch_rows())
     run.summary(result.metrics())
+    run.note(**{f"measured_with.{name}": str(told) for name, told in result.measured_with.items()})
     run.series(("kid_of_epoch",), {epoch: [kid] for epoch, kid, _ in result.epoch_rows()})
-    run.artifact(SCALES)
+    for file in (SCALES, NEAREST):
+        run.artifact(file)
     run.pictures("generated", pictures[:64], step=0)
 
 

@@ -20,18 +20,20 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.figures.render import render
     from atelier.images.dataset import load_images
 
+    images = load_images(IMAGES)
     with bar("render", "pictures", settings.runtime.progress) as report:
         render(
             settings.render,
             samples=SAMPLES,
             losses=LOSSES,
-            real=load_images(IMAGES).pixels,
+            real=images.pixels,
             metrics={path.stem: json.loads(path.read_text("utf-8")) for path in METRICS},
             parameters=settings.model_dump(
                 include={"download": {"source"}, "convert": True, "train": True, "evaluate": True}
             ),
             target=RENDERS,
             report=report,
+            classes=images.classes()[0] if settings.train.conditional else (),
         )
     run.artifact(RENDERS)
 

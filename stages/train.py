@@ -8,48 +8,49 @@ from atelier.settings import Settings
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
 
-IMAGES = Path("data/images.npz")
-MODELS = Path("models")
-SAMPLES = Path("samples")
-LOSSES = Path("plots/losses.csv")
-METRICS = Path("metrics/train.json")
+IMAGES, HELD_OUT = Path("data/images.npz"), Path("data/held_out.npz")
+MODELS, SAMPLES, METRICS = Path("models"), Path("samples"), Path("metrics/train.json")
+LOSSES, QUALITY = Path("plots/losses.csv"), Path("plots/quality.csv")
 
 
 def main(settings: Settings, run: Run) -> None:
     """Train epoch by epoch; write networks, samples and losses when all is done."""
-    from atelier.gan.health import Health
-    from atelier.gan.history import History
-    from atelier.gan.ranks import joined
-    from atelier.gan.resume import follow, train_on
-    from atelier.gan.samples import save_samples
+    from atelier.gan import augmented, health, history, models, ranks, resume, samples
     from atelier.gan.step import STATISTICS
     from atelier.gan.training import Training
-    from atelier.gan.weights import save_networks
     from atelier.images.dataset import load_images
+    from atelier.metrics.judge import Judge
 
-    pixels = load_images(IMAGES).pixels
-    history, health, seconds = History(), Health(), settings.runtime.checkpoint_seconds
-    with joined(settings.runtime.device) as (ranks, device):
-        training = Training(settings.train, pixels, device, ranks)
-        if ranks.number > 0:
-            follow(training)
+    wanted, images, unseen = settings.train, load_images(IMAGES), load_images(HELD_OUT, True)
+    labels = images.classes()[1] if wanted.conditional else None
+    table, doctor = history.History(), health.Health(wanted.loss)
+    with ranks.joined(settings.runtime.device) as (rank, device):
+        asked = wanted.measure_every and rank.number == 0
+        judge = Judge(settings.judging, unseen.pixels, device) if asked else None
+        training = Training(wanted, images.pixels, device, rank, labels, judge)
+        if rank.number > 0:
+            resume.follow(training)
             return
-        # MLflow's step slider starts at 0: the untrained generator's noise.
-        run.pictures("samples", training.samples(), step=0)
+        run.pictures("samples", training.samples(), 0, training.columns)  # untrained: noise
         told = bar("train", "steps", settings.runtime.progress)
-        with replacing_folder(SAMPLES) as samples, told as report, run.resumable() as keep:
-            for epoch in train_on(training, *keep, report, seconds, run.warn):
-                save_samples(epoch.number, epoch.samples, epoch.between, samples)
-                history.add(epoch)
-                for symptom in health.symptoms(epoch):
+        with replacing_folder(SAMPLES) as folder, told as report, run.resumable() as keep:
+            if (views := augmented.augmented(wanted, images.pixels)) is not None:
+                samples.save_augmented(views, folder)
+                run.pictures("augmented", views.reshape(-1, *views.shape[2:]), 0, views.shape[1])
+            seconds = settings.runtime.checkpoint_seconds
+            for epoch in resume.train_on(training, *keep, report, seconds, run.warn):
+                samples.save_samples(epoch.number, epoch.samples, epoch.between, folder)
+                table.add(epoch)
+                for symptom in doctor.symptoms(epoch):
                     run.warn(symptom)
                 run.curves(epoch.first_step, STATISTICS, epoch.statistics, epoch.images_seen)
-                run.pictures("samples", epoch.samples, step=epoch.number)
-    with replacing_folder(MODELS) as models:
-        save_networks(training.gan.generator, training.gan.discriminator, training.arch, models)
-    history.write(LOSSES)
-    write_json(METRICS, history.summary())
-    run.summary(history.summary())
+                run.series(("kid",), epoch.measured)
+                run.pictures("samples", epoch.samples, epoch.number, training.columns)
+    with replacing_folder(MODELS) as place:
+        models.save_models(training, place)
+    table.write(LOSSES, QUALITY)
+    write_json(METRICS, table.summary())
+    run.summary(table.summary())
     run.model(MODELS / "generator.safetensors", "atelier.gan.weights:load_for_serving")
     run.artifact(LOSSES)
 

@@ -16,7 +16,8 @@ from atelier import settings
 ROOT = Path(__file__).parents[1]
 # Everything that the chain does, on as little as it can be done on.
 TINY: dict[str, Any] = {
-    "download.sample.count": 64,
+    "download.sample.count": 80,
+    "convert.held_out": 0.2,
     "convert.image_size": 16,
     "train.epochs": 2,
     "train.batch_size": 16,
@@ -25,8 +26,6 @@ TINY: dict[str, Any] = {
     "train.discriminator_width": 4,
     "train.samples": 9,
     "evaluate.samples": 24,
-    "evaluate.kid_subsets": 2,
-    "evaluate.kid_subset_size": 12,
     "render.columns": 3,
     "render.tile": 16,
     "stylize.count": 1,

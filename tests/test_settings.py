@@ -54,7 +54,9 @@ def test_params_yaml_is_valid_and_frozen() -> None:
         ("download.source", "archive", "archive.location"),
         ("download.archive.sha256", "abc", "download.archive.sha256 is 'abc'"),
         ("download.kaggle.handle", "../../etc", "download.kaggle.handle"),
-        ("evaluate.kid_subset_size", 10**6, "make it smaller or raise samples"),
+        ("evaluate.features", "resnet51", "no extractor resnet51; did you mean resnet50; it"),
+        ("evaluate.features", "../../vgg.pth", "inside its folder"),
+        ("convert.held_out", 0.6, "convert.held_out is 0.6, but it should be less"),
         ("stylize.styles", ["../secret.png"], "inside its folder"),
         ("stylize.style_masks", ["../secret.png"], "inside its folder"),
         ("stylize.style_weights", [1.0, 2.0], "has 2 entries for 1 styles"),
@@ -151,3 +153,12 @@ def test_no_setting_bears_a_name_that_dvcs_run_cache_overlooks() -> None:
         return found
 
     assert not {"size", "nfiles"} & set(names(settings.Settings))
+
+
+def test_weights_that_evaluate_names_must_be_there(tmp_path: Path) -> None:
+    wanted = settings.check(changed("evaluate.features", "vgg.pth"), "params.yaml")
+    with pytest.raises(AtelierError, match=r"no data/weights/vgg\.pth, .* under evaluate; put it"):
+        settings.check_files(wanted, tmp_path)
+    (tmp_path / "data/weights").mkdir(parents=True)
+    (tmp_path / "data/weights/vgg.pth").write_bytes(b"")
+    settings.check_files(wanted, tmp_path)

@@ -34,6 +34,34 @@ def _inside(name: str) -> str:
 
 FileName = Annotated[str, AfterValidator(_inside)]
 
+NETWORKS = (
+    *("alexnet", "convnext_tiny", "convnext_base", "efficientnet_b0", "mobilenet_v3_large"),
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2"),
+    *("vgg11", "vgg13", "vgg16", "vgg19"),
+)
+"""torchvision's networks that ``evaluate.features`` takes, learned on ImageNet."""
+
+
+def is_file_of_weights(name: str) -> bool:
+    """Whether a name is that of a file of weights, by its ending."""
+    return name.endswith((".pth", ".pt", ".safetensors"))
+
+
+def _extractor(name: str) -> str:
+    if is_file_of_weights(name):
+        return _inside(name)
+    known = ("random", "inception", *NETWORKS)
+    if name not in known:
+        raise ValueError(
+            f"there is no extractor {_printable(name)}{nearest(name, known)}; it takes random,"
+            " inception, a network of torchvision such as resnet50, or a .pth or .safetensors file"
+            " of data/weights/"
+        )
+    return name
+
+
+ExtractorName = Annotated[str, AfterValidator(_extractor)]
+
 
 class Section(BaseModel):
     """A frozen section of settings that refuses unknown keys and wrong types."""
@@ -108,12 +136,16 @@ class DownloadSettings(Section):
 
 
 class ConvertSettings(Section):
-    """How every readable picture becomes one row of ``data/images.npz``."""
+    """How every readable picture becomes one row of an array.
+
+    ``held_out`` is the share of the rows that training never sees.
+    """
 
     image_size: Literal[16, 28, 32, 64, 128, 256]
     color: Literal["rgb", "grey"]
     fit: Literal["crop", "stretch", "pad"]
     max_megapixels: Count
+    held_out: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)]
 
     @property
     def channels(self) -> int:
@@ -135,41 +167,102 @@ class NetworkSettings(Section):
     discriminator_head: Literal["convolution", "linear"]
     head_size: Annotated[int, Field(ge=1, le=65_536)]
     dropout: Decay
+    generator_blocks: Literal["plain", "upsample", "residual"]
+    discriminator_blocks: Literal["plain", "residual"]
+    spectral_norm: bool
+
+    @model_validator(mode="after")
+    def _blocks_fit(self) -> "NetworkSettings":
+        blocks = (self.generator_blocks, self.discriminator_blocks)
+        if self.network == "mlp" and blocks != ("plain", "plain"):
+            raise ValueError(
+                "network: mlp has fully connected layers; set generator_blocks and"
+                " discriminator_blocks to plain, or network to dcgan"
+            )
+        if self.discriminator_blocks == "residual" and self.discriminator_norm:
+            raise ValueError(
+                "discriminator_blocks: residual has no batch normalisation; set"
+                " discriminator_norm to false"
+            )
+        return self
 
 
 class TrainSettings(NetworkSettings):
-    """The networks and how they are trained."""
+    """The networks and how they are trained; ``docs/quality.md`` says what is good for what."""
 
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
     lr: Rate
+    discriminator_lr: Weight
+    schedule: Literal["constant", "linear", "cosine"]
     beta1: Decay
     beta2: Decay
     weight_decay: Weight
     precision: Literal["auto", "fp32", "tf32", "bf16"]
+    clip: Weight
+    ema: Decay
+    loss: Literal["bce", "hinge", "least_squares", "wasserstein", "relativistic"]
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)]
+    gradient_penalty: Weight
+    r1: Weight
+    r2: Weight
+    penalty_every: Count
+    augment: list[Literal["color", "translation", "cutout"]]
+    flip: bool
+    conditional: bool
     samples: Count
     sample_every: Annotated[int, Field(ge=0)]
+    measure_every: Annotated[int, Field(ge=0)]
+    measure_samples: Annotated[int, Field(ge=16)]
+    measure_with: ExtractorName
+    keep: Literal["last", "best"]
     seed: Seed
+
+    @property
+    def penalised(self) -> bool:
+        """Whether the discriminator's gradient is penalised."""
+        return max(self.gradient_penalty, self.r1, self.r2) > 0
+
+    @model_validator(mode="after")
+    def _losses_fit(self) -> "TrainSettings":
+        if self.label_smoothing and self.loss != "bce":
+            raise ValueError(f"label_smoothing is of loss: bce; set it to 0 for {self.loss}")
+        if self.loss == "wasserstein" and not (self.penalised or self.spectral_norm):
+            raise ValueError(
+                "loss: wasserstein needs a smooth discriminator; set gradient_penalty to 10, or"
+                " spectral_norm to true"
+            )
+        if self.penalised and self.network == "dcgan" and self.discriminator_norm:
+            raise ValueError(
+                "gradient_penalty, r1 and r2 look at each picture by itself, which batch"
+                " normalisation mixes with others; set discriminator_norm to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_best_is_known(self) -> "TrainSettings":
+        if self.keep == "best" and not self.measure_every:
+            raise ValueError("keep: best needs measured epochs; set measure_every to 1 or more")
+        if is_file_of_weights(self.measure_with):
+            # Else each new file in data/weights would make a training out of date.
+            raise ValueError(
+                "measure_with takes no file of weights; set it to random, inception or a network"
+                " of torchvision, and evaluate.features to the file"
+            )
+        return self
 
 
 class EvaluateSettings(Section):
-    """How generated pictures are compared with real ones."""
+    """How generated pictures are compared with real ones.
+
+    ``features`` is what looks at them: ``random`` filters, FID's ``inception``, one of
+    torchvision's networks, or a file of ``data/weights/`` that holds a VGG19.
+    """
 
     samples: Annotated[int, Field(ge=16)]
-    features: Literal["random"]
-    kid_subsets: Count
-    kid_subset_size: Annotated[int, Field(ge=2)]
+    features: ExtractorName
+    nearest_among: Count
     seed: Seed
-
-    @model_validator(mode="after")
-    def _subsets_fit(self) -> "EvaluateSettings":
-        if self.kid_subset_size > self.samples:
-            raise ValueError(
-                f"kid_subset_size is {self.kid_subset_size}, more than samples ({self.samples});"
-                " make it smaller or raise samples"
-            )
-        return self
 
 
 class RenderSettings(Section):
@@ -340,6 +433,22 @@ class Settings(Section):
     runtime: RuntimeSettings
     tracking: TrackingSettings
 
+    @model_validator(mode="after")
+    def _something_to_measure_by(self) -> "Settings":
+        if self.train.measure_every and not self.convert.held_out:
+            raise ValueError(
+                "train.measure_every needs pictures that training does not see; set"
+                " convert.held_out to a share of them, such as 0.1"
+            )
+        return self
+
+    @property
+    def judging(self) -> EvaluateSettings:
+        """How epochs are judged while the training goes on, by its own settings alone."""
+        train = self.train
+        own = {"features": train.measure_with, "samples": train.measure_samples, "seed": train.seed}
+        return self.evaluate.model_copy(update=own)
+
 
 def load(path: Path = Path("params.yaml")) -> Settings:
     """Read and check all settings.
@@ -374,18 +483,19 @@ def check_files(settings: Settings, root: Path = Path()) -> None:
         AtelierError: a picture or a file of weights is missing.
     """
     wanted = settings.stylize
-    words = {"pictures": ("generated", "drawn"), "weights": ("random", "imagenet")}
-    for folder, names in (
-        ("pictures", [*wanted.pictures, *wanted.styles, *wanted.style_masks]),
-        ("weights", [wanted.weights]),
-    ):
-        for name in names:
-            file = Path("data", folder, name)
-            if name not in words[folder] and not (root / file).is_file():
-                raise AtelierError(
-                    f"there is no {file}, which params.yaml asks for under stylize; put it there,"
-                    f" or choose {' or '.join(words[folder])}."
-                )
+    asked = [("stylize", "pictures", name, "generated or drawn") for name in wanted.pictures]
+    asked += [("stylize", "pictures", name, "generated or drawn") for name in wanted.styles]
+    asked += [("stylize", "pictures", name, "generated or drawn") for name in wanted.style_masks]
+    asked += [("stylize", "weights", wanted.weights, "random or imagenet")]
+    if is_file_of_weights(settings.evaluate.features):
+        asked += [("evaluate", "weights", settings.evaluate.features, "random or inception")]
+    for section, folder, name, words in asked:
+        file = Path("data", folder, name)
+        if name not in words.split(" or ") and not (root / file).is_file():
+            raise AtelierError(
+                f"there is no {file}, which params.yaml asks for under {section}; put it there,"
+                f" or choose {words}."
+            )
 
 
 def check_section(name: str, values: Any, source: str) -> None:
@@ -430,7 +540,7 @@ def _sentence(error: ValidationError, source: str, section: tuple[str, ...] = ()
     elif kind == "missing":
         told = f"{key} is missing; `atelier preset sample` writes every setting"
     elif kind == "value_error":
-        told = f"{key}: {fault['ctx']['error']}"
+        told = f"{key}: {fault['ctx']['error']}" if location else str(fault["ctx"]["error"])
     elif kind == "string_pattern_mismatch":
         told = f"{key} is {_shown(fault['input'])}, but it should be {_description(location)}"
     else:
@@ -472,10 +582,10 @@ def _nearest_key(location: tuple[int | str, ...]) -> str:
         f"{section}.{wrong}" for section in Settings.model_fields if wrong in _fields_at((section,))
     ]
     return (
-        nearest(f"{before}{wrong}", [f"{before}{key}" for key in beside])
-        if difflib.get_close_matches(wrong, beside, cutoff=0.5)
-        else f"; did you mean {elsewhere[0]}"
+        f"; did you mean {elsewhere[0]}"
         if elsewhere
+        else nearest(f"{before}{wrong}", [f"{before}{key}" for key in beside])
+        if difflib.get_close_matches(wrong, beside, cutoff=0.5)
         else f"; known here are {', '.join(beside)}"
     )
 

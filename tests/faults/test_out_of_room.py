@@ -2,8 +2,7 @@
 
 import os
 import re
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,23 +98,6 @@ def test_a_gpu_that_is_not_there_is_named(ready: Project, stage: str) -> None:
     told = ready.run("dvc", "repro", "--single-item", "--force", stage, ok=False)
     assert "runtime.device is cuda:99, but torch sees" in sentence(told)
     assert ready.bytes(*OUTPUTS[stage]) == before
-
-
-@pytest.fixture
-def freeze() -> Iterator[Callable[[Path], None]]:
-    """Make folders read-only for everybody, root too, by mounting them over themselves."""
-    frozen: list[Path] = []
-
-    def mount(folder: Path) -> None:
-        for options in (["--bind", str(folder)], ["-o", "remount,bind,ro"]):
-            command = ["mount", *options, str(folder)]
-            if subprocess.run(command, capture_output=True, check=False).returncode:
-                pytest.skip("a folder can be mounted read-only by root only")
-            frozen.append(folder)
-
-    yield mount
-    for folder in dict.fromkeys(frozen):
-        subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)
 
 
 @pytest.mark.parametrize(

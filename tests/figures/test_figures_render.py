@@ -198,3 +198,33 @@ def test_steps_between_epochs_get_montages_of_their_own(tmp_path: Path) -> None:
     assert training.render().steps == (Path("steps/step_00000010.png"),)
     between = (training.target / "steps/step_00000010.png").read_bytes()
     assert between == (training.target / "montages/epoch_0001.png").read_bytes()
+
+
+def test_classes_have_a_row_each_with_their_name(tmp_path: Path) -> None:
+    training = Training(tmp_path, [1, 2])
+    rendered = training.render(classes=("cat", "a dog", "7"))
+    with Image.open(training.target / rendered.montages[1]) as picture:
+        pixels = np.asarray(picture)
+    expected = montage(drawn(6, 16, 3, seed=2), 2, 32)
+    names = pixels[:, : -expected.shape[1]]
+    assert np.array_equal(pixels[:, -expected.shape[1] :], expected)
+    rows = names.reshape(3, 32, *names.shape[1:])
+    assert len({row.tobytes() for row in rows}) == 3
+    assert all((row != row[0, 0]).any() for row in rows), "each is lettered"
+
+
+def test_what_the_discriminator_saw_is_shown_where_there_is_any(tmp_path: Path) -> None:
+    training = Training(tmp_path, [1])
+    assert training.render().augmented is None
+    assert not (training.target / "augmented.png").exists()
+    assert "Augmentation" not in (training.target / "report.html").read_text("utf-8")
+    views = drawn(6, 16, 3, seed=5)
+    np.save(training.samples / "augmented.npy", views.reshape(2, 3, 16, 16, 3))
+    rendered = training.render()
+    assert rendered.augmented == Path("augmented.png")
+    with Image.open(training.target / "augmented.png") as picture:
+        assert np.array_equal(np.asarray(picture)[STRIP:], montage(views, 3, 32))
+    assert "Augmentation" in (training.target / "report.html").read_text("utf-8")
+    (training.samples / "augmented.npy").write_bytes(b"half")
+    with pytest.raises(AtelierError, match=r"augmented\.npy cannot be read as pictures"):
+        training.render()

@@ -12,7 +12,7 @@ from atelier.gan.training import Training
 from atelier.hardware import native_bf16
 from atelier.settings import Settings
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def faces(count: int) -> np.ndarray:
@@ -74,6 +74,36 @@ def test_a_captured_step_gives_the_plain_ones_numbers(
         training.captures = captures
         curves.append(np.concatenate([epoch.statistics for epoch in training.run()]))
     np.testing.assert_allclose(*curves, rtol=1e-5 if precision == "fp32" else 1e-2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_captured_steps_with_and_without_penalties_give_the_plain_ones_numbers(
+    make_settings: Callable[..., Settings],
+) -> None:
+    """Two recordings take turns, at a learning rate that falls."""
+    changes = {
+        "epochs": 2,
+        "precision": "fp32",
+        "batch_size": 32,
+        "loss": "hinge",
+        "ema": 0.9,
+        "r1": 1.0,
+        "penalty_every": 2,
+        "discriminator_norm": False,
+        "spectral_norm": True,
+        "augment": ["color", "translation", "cutout"],
+        "flip": True,
+        "clip": 1.0,
+        "schedule": "cosine",
+    }
+    outcomes = []
+    for captures in (False, True):
+        training = Training(make_settings(train=changes).train, faces(32 * 5 + 7), CUDA)
+        training.captures = captures
+        epochs = list(training.run())
+        outcomes.append([e.statistics for e in epochs] + [epochs[-1].samples / 255])
+    for plain, captured in zip(*outcomes, strict=True):
+        np.testing.assert_allclose(captured, plain, rtol=1e-3, atol=1e-2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")

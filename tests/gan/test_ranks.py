@@ -6,7 +6,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,7 +29,8 @@ CHANGES = {
 }
 # Trains in each process of torchrun, and saves all that came out in the first one.
 PROGRAM = """
-import json, sys, torch
+import json, sys
+import numpy as np, torch
 from safetensors.torch import save_file
 from atelier.gan.ranks import joined
 from atelier.gan.training import Training
@@ -37,7 +40,7 @@ torch.set_num_threads(1)
 pixels = torch.load(sys.argv[2], weights_only=True).numpy()
 with joined("cpu") as (ranks, device):
     settings = TrainSettings(**json.loads(sys.argv[1]))
-    training = Training(settings, pixels, device, ranks)
+    training = Training(settings, pixels, device, ranks, np.arange(len(pixels)) % 2)
     training.agree()
     rows = [torch.tensor(epoch.statistics) for epoch in training.run()]
     if ranks.number == 0:
@@ -58,14 +61,40 @@ def torchrun(*arguments: str) -> None:
     subprocess.run([*command, *arguments], env=environment, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("count", [16, 17])
+MODERN = {
+    "loss": "relativistic",
+    "r1": 1.0,
+    "r2": 1.0,
+    "gradient_penalty": 1.0,
+    "penalty_every": 2,
+    "augment": ["color", "translation", "cutout"],
+    "flip": True,
+    "clip": 1.0,
+    "ema": 0.9,
+    "spectral_norm": True,
+    "generator_blocks": "residual",
+    "discriminator_blocks": "residual",
+    "schedule": "linear",
+    "conditional": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("count", "changes"),
+    [
+        (16, {}),
+        (17, {"discriminator_norm": False}),
+        (17, {"discriminator_norm": False, **MODERN}),
+    ],
+    ids=["even", "odd", "modern"],
+)
 def test_two_processes_give_what_one_gives(
-    make_settings: Callable[..., Settings], tmp_path: Path, count: int
+    make_settings: Callable[..., Settings], tmp_path: Path, count: int, changes: dict[str, Any]
 ) -> None:
     """17 pictures in batches of 8: of the last one, a single picture, one process gets nothing."""
     from safetensors.torch import load_file
 
-    settings = make_settings(train=CHANGES | ({"discriminator_norm": False} if count % 2 else {}))
+    settings = make_settings(train=CHANGES | changes)
     pixels = torch.randint(
         0, 256, (count, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
     )
@@ -76,7 +105,8 @@ def test_two_processes_give_what_one_gives(
     torchrun(files[0], told, *files[1:])
     joint = load_file(files[2])
 
-    alone = Training(settings.train, pixels.numpy(), torch.device("cpu"))
+    labels = np.arange(count) % 2
+    alone = Training(settings.train, pixels.numpy(), torch.device("cpu"), labels=labels)
     rows = [torch.tensor(epoch.statistics) for epoch in alone.run()]
     torch.testing.assert_close(joint["statistics"], torch.cat(rows), rtol=1e-4, atol=1e-5)
     for name, parameter in alone.gan.generator.named_parameters():
@@ -84,8 +114,11 @@ def test_two_processes_give_what_one_gives(
         torch.testing.assert_close(
             joint[f"gradient.{name}"], parameter.grad, rtol=1e-3, atol=1e-5, msg=name
         )
-    for name in ("epochs_done", "stream.order", "stream.latents"):
+    for name in ("epochs_done", "stream.order", "stream.latents", "stream.chances"):
         torch.testing.assert_close(joint[name], alone.state()[name])
+    for name, tensor in alone.state().items():
+        if name.startswith("average."):
+            torch.testing.assert_close(joint[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_parts_are_even_and_complete() -> None:

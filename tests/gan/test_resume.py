@@ -10,9 +10,10 @@ import torch
 
 from atelier.checkpoints import Checkpoints
 from atelier.errors import AtelierError
+from atelier.gan.epoch import Epoch
 from atelier.gan.health import Health
 from atelier.gan.resume import train_on
-from atelier.gan.training import Epoch, Training
+from atelier.gan.training import Training
 from atelier.gan.weights import load_generator
 from atelier.settings import Settings, TrainSettings
 
@@ -28,6 +29,31 @@ SMALL = {
 KINDS: dict[str, dict[str, Any]] = {
     "dcgan": {},
     "mlp": {"network": "mlp", "dropout": 0.3, "latents": "uniform"},
+    "modern": {
+        "loss": "relativistic",
+        "r1": 1.0,
+        "r2": 1.0,
+        "penalty_every": 2,
+        "ema": 0.9,
+        "augment": ["color", "translation", "cutout"],
+        "flip": True,
+        "clip": 1.0,
+        "generator_blocks": "residual",
+        "discriminator_blocks": "residual",
+        "discriminator_norm": False,
+        "spectral_norm": True,
+        "schedule": "cosine",
+        "discriminator_lr": 0.0004,
+        "gradient_penalty": 1.0,
+    },
+    "classes": {
+        "conditional": True,
+        "samples": 6,
+        "measure_every": 2,
+        "measure_samples": 16,
+        "loss": "hinge",
+        "generator_blocks": "upsample",
+    },
 }
 
 
@@ -40,7 +66,12 @@ def settings(
 
 def training(settings: TrainSettings) -> Training:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
-    return Training(settings, pixels, torch.device("cpu"))
+    labels = np.arange(20) % 3
+
+    def judge(pictures: np.ndarray) -> float:
+        return float(pictures.mean())
+
+    return Training(settings, pixels, torch.device("cpu"), labels=labels, judge=judge)
 
 
 def outcome(training: Training, epochs: list[Epoch]) -> dict[str, bytes]:
@@ -48,6 +79,7 @@ def outcome(training: Training, epochs: list[Epoch]) -> dict[str, bytes]:
     left = {f"state.{name}": t.numpy().tobytes() for name, t in training.state().items()}
     for epoch in epochs:
         left[f"{epoch.number}.statistics"] = epoch.statistics.tobytes()
+        left[f"{epoch.number}.quality"] = str(epoch.quality).encode()
         left[f"{epoch.number}.images"] = epoch.images.tobytes()
         left[f"{epoch.number}.samples"] = epoch.samples.tobytes()
         left |= {f"between.{step}": p.tobytes() for step, p in epoch.between.items()}

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from atelier.gan.gan import build_gan
 from atelier.gan.generate import random_latents
 from atelier.gan.networks import build
-from atelier.gan.step import build_gan, train_step
+from atelier.gan.step import train_step
 from atelier.settings import TrainSettings
 
 from .architectures import architecture, train_settings

@@ -130,7 +130,7 @@ def test_history_is_a_row_per_step(make_settings: Callable[..., Settings], tmp_p
     for epoch in Training(make_settings(train=SMALL).train, pixels(20), CPU).run():
         history.add(epoch)
         save_samples(epoch.number, epoch.samples, epoch.between, tmp_path)
-    history.write(tmp_path / "losses.csv")
+    history.write(tmp_path / "losses.csv", tmp_path / "quality.csv")
     header, *rows = (tmp_path / "losses.csv").read_text().splitlines()
     assert header == "step,epoch,images,loss_d,loss_g,d_x,d_g_z1,d_g_z2"
     assert [row.split(",")[:3] for row in rows] == [

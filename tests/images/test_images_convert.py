@@ -1,5 +1,6 @@
 """From raw pictures to one array: every picture counted, every byte reproducible."""
 
+import hashlib
 import json
 import os
 import resource
@@ -57,7 +58,7 @@ def test_every_file_is_accepted_or_rejected_with_a_reason(
     )
     assert seen[-1] == Progress(34, 34, "4 rejected")
     metrics = json.loads(json.dumps(done.metrics(), allow_nan=False))
-    assert list(metrics) == ["found", "accepted", "rejected", "rejected_files"]
+    assert list(metrics) == ["found", "accepted", "held_out", "rejected", "rejected_files"]
     assert metrics["rejected_files"][1] == {"name": "mine/07_page.jpg", "reason": "not a picture"}
 
 
@@ -72,6 +73,42 @@ def test_rows_are_the_pictures_in_order(
         for name, row in zip(images.names, images.pixels, strict=True):
             pixels = np.asarray(Image.open(BytesIO(archive.read(name))))
             assert np.array_equal(row, resize(pixels, 32, "crop"))
+
+
+def test_a_share_is_held_out_by_content_alone(
+    tmp_path: Path, raw: Path, conversion: Callable[..., ConvertSettings]
+) -> None:
+    convert(conversion(), raw, tmp_path / "all.npz")
+    assert len(load_images(tmp_path / "held_out.npz", may_be_empty=True).names) == 0
+    everything = load_images(tmp_path / "all.npz")
+    done = convert(conversion(held_out=0.25), raw, tmp_path / "images.npz", 2)
+    assert (done.accepted, done.held_out) == (30, 8)
+    kept, held = load_images(tmp_path / "images.npz"), load_images(tmp_path / "held_out.npz")
+    hashes = [hashlib.sha256(row.tobytes()).digest() for row in everything.pixels]
+    lowest = np.sort(np.argsort(np.array(hashes))[:8])
+    assert np.array_equal(held.pixels, everything.pixels[lowest])
+    assert np.array_equal(kept.pixels, np.delete(everything.pixels, lowest, axis=0))
+    assert held.names.tolist() == everything.names[lowest].tolist()
+    assert kept.names.tolist() == np.delete(everything.names, lowest).tolist()
+
+
+def test_copies_of_a_picture_fall_on_the_same_side(
+    tmp_path: Path,
+    source: Callable[..., DownloadSettings],
+    conversion: Callable[..., ConvertSettings],
+    picture: Callable[..., bytes],
+) -> None:
+    (tmp_path / "f").mkdir()
+    for i in range(20):
+        for copy in "ab":
+            (tmp_path / "f" / f"{copy}{i:02d}.png").write_bytes(picture(seed=i))
+    download(source("folder", mine=str(tmp_path / "f")), tmp_path / "raw", tmp_path / "s")
+    convert(conversion(held_out=0.5), tmp_path / "raw", tmp_path / "images.npz")
+    held = load_images(tmp_path / "held_out.npz")
+    kept = load_images(tmp_path / "images.npz")
+    seen = {row.tobytes() for row in kept.pixels}
+    assert len(held.pixels) == len(kept.pixels) == 20
+    assert not seen & {row.tobytes() for row in held.pixels}
 
 
 def test_bytes_do_not_depend_on_the_number_of_workers(
@@ -111,7 +148,8 @@ def test_nothing_readable_is_told_with_the_reasons(
 def test_a_full_disk_is_told_and_leaves_what_was_there(
     tmp_path: Path, raw: Path, conversion: Callable[..., ConvertSettings]
 ) -> None:
-    (tmp_path / "images.npz").write_bytes(b"before")
+    for name in ("images.npz", "held_out.npz"):
+        (tmp_path / name).write_bytes(b"before")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
     try:
@@ -119,7 +157,8 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(
             convert(conversion(), raw, tmp_path / "images.npz")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert (tmp_path / "images.npz").read_bytes() == b"before"
+    for name in ("images.npz", "held_out.npz"):
+        assert (tmp_path / name).read_bytes() == b"before"
     assert [p for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from atelier.errors import AtelierError
-from atelier.images.dataset import load_images, save_images
+from atelier.images.dataset import Images, load_images, save_images
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
 NAMES = ["a", "лицо", "顔", "b" * 120, r"\udcff"]
@@ -32,6 +32,22 @@ def test_a_long_name_is_cut_so_that_it_does_not_widen_all_others(tmp_path: Path)
     names = load_images(tmp_path / "images.npz").names
     assert names.tolist() == [*NAMES[:4], f"…{endless[4][-120:]}"]
     assert names.nbytes == 5 * 4 * 121
+
+
+def classes_of(*names: str) -> tuple[tuple[str, ...], list[int]]:
+    found, places = Images(np.zeros((len(names), 4, 4, 1), np.uint8), np.array(names)).classes()
+    return found, places.tolist()
+
+
+def test_the_last_folder_of_a_name_is_the_pictures_class() -> None:
+    assert classes_of("train/5/00000", "test/10/1", "train/5/2") == (("5", "10"), [0, 1, 0])
+    assert classes_of("mine/dog/b.jpg", "9/a.jpg", "cat/c.jpg") == (("9", "cat", "dog"), [2, 0, 1])
+
+
+@pytest.mark.parametrize("name", ["alone.jpg", "/alone.jpg"])
+def test_a_picture_in_no_folder_has_no_class(name: str) -> None:
+    with pytest.raises(AtelierError, match=rf"^{name} lies in no folder.*; sort the pictures"):
+        classes_of("a/b.jpg", name)
 
 
 def test_writing_to_the_pixels_does_not_reach_the_file(tmp_path: Path) -> None:

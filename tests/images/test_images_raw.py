@@ -217,7 +217,7 @@ def test_mnist_gives_digits_with_their_labels(raw_of: Callable[..., Path]) -> No
     labels, classes = idx(3)
     files = {"t10k-images-idx3-ubyte.gz": images, "t10k-labels-idx1-ubyte.gz": labels}
     read = list(open_raw(raw_of("mnist", files)))
-    assert [name for name, _ in read] == [f"test/{i:05d}_{classes[i]}" for i in range(3)]
+    assert [name for name, _ in read] == [f"test/{classes[i]}/{i:05d}" for i in range(3)]
     assert all(np.array_equal(a, b) for (_, a), b in zip(read, pixels, strict=True))
 
 
@@ -248,7 +248,7 @@ def test_cifar10_gives_pictures_with_their_labels(raw_of: Callable[..., Path], s
     batch = {b"data": pixels, b"labels": [7, 3], b"batch_label": b"x", b"filenames": [b"a", b"b"]}
     archive = cifar({"data_batch_2": batch, "test_batch": batch, "batches.meta": {}})
     read = list(open_raw(raw_of("cifar10", {"cifar.tar.gz": archive}, split=split)))
-    names = {"train": ["train/10000_7", "train/10001_3"], "test": ["test/00000_7", "test/00001_3"]}
+    names = {"train": ["train/7/10000", "train/3/10001"], "test": ["test/7/00000", "test/3/00001"]}
     assert [n for n, _ in read] == names.get(split, names["train"] + names["test"])
     first = read[0][1]
     assert isinstance(first, np.ndarray)

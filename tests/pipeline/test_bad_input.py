@@ -26,7 +26,7 @@ def fails(project: Project, *command: str) -> str:
         ({"train.batch_size": 1000}, "train", "64 pictures, fewer than train.batch_size"),
         ({"convert.image_size": 20}, "train", "convert.image_size is 20, but it should be 16"),
         ({"train.lr": 1e20}, "train", "make train.lr smaller"),
-        ({"evaluate.kid_subset_size": 500}, "evaluate", "make it smaller or raise samples"),
+        ({"evaluate.features": "resnet51"}, "evaluate", "did you mean resnet50"),
         ({"stylize.styles": ["none.jpg"]}, "stylize", "there is no data/pictures/none.jpg"),
     ],
 )

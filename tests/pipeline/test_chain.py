@@ -17,11 +17,13 @@ def test_the_chain_ends_with_pictures_numbers_and_nothing_left_to_do(ready: Proj
     with np.load(ready.folder / "data/images.npz", allow_pickle=False) as images:
         assert images["arr_0"].shape == (64, 16, 16, 3)
         assert len(images["names"]) == 64
+    with np.load(ready.folder / "data/held_out.npz", allow_pickle=False) as held_out:
+        assert held_out["arr_0"].shape == (16, 16, 16, 3)
     counts = json.loads((ready.folder / "metrics/convert.json").read_text())
-    assert counts["accepted"] == 64
+    assert (counts["accepted"], counts["held_out"]) == (80, 16)
     assert counts["found"] == counts["accepted"] + counts["rejected"]
     assert len(list((ready.folder / "samples").glob("epoch_*.npy"))) == 2
-    for picture in ("renders/real_and_generated.png", "styled/sheet.png"):
+    for picture in ("renders/real_and_generated.png", "styled/sheet.png", "plots/nearest.png"):
         with Image.open(ready.folder / picture) as image:
             assert np.asarray(image.convert("RGB")).std() > 5, f"{picture} is blank"
     with Image.open(ready.folder / "renders/training.gif") as film:
@@ -102,12 +104,12 @@ def test_dvcs_own_commands_work(ready: Project) -> None:
     assert (ready.folder / "dvc_plots" / "index.html").exists(), page
     ready.run("git", "add", "dvc.lock")
     ready.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "first")
-    told = ready.run("dvc", "exp", "run", "-S", "evaluate.kid_subsets=3", "-n", "more-subsets")
+    told = ready.run("dvc", "exp", "run", "-S", "evaluate.seed=3", "-n", "other-pictures")
     assert "Running stage 'evaluate'" in told
     assert "Running stage 'train'" not in told
     assert "kid_error" in ready.run("dvc", "metrics", "diff")
     table = ready.run("dvc", "exp", "show", "--csv")
-    assert "more-subsets" in table
+    assert "other-pictures" in table
     assert "metrics/evaluate.json:kid" in table or "kid" in table.splitlines()[0]
 
 

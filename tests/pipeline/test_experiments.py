@@ -14,13 +14,17 @@ import pytest
 from PIL import Image
 
 from atelier.tracking.store import open_store
+from atelier.tracking.values import flat
 
 from ..project import Project
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
-MADE = ("data/raw", "data/images.npz", "models", "samples", "renders", "styled", "metrics", "plots")
-NAME = "more-subsets"
+MADE = (
+    *("data/raw", "data/images.npz", "data/held_out.npz"),
+    *("models", "samples", "renders", "styled", "metrics", "plots"),
+)
+NAME = "other-seed"
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def project(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
 def experiment(project: Project) -> Experiment:
     """An experiment that ran in the workspace, which is back at the commit since."""
     settings, before = project.settings().model_dump(), project.bytes(*MADE)
-    told = project.run("dvc", "exp", "run", "-S", "evaluate.kid_subsets=3", "-n", NAME)
+    told = project.run("dvc", "exp", "run", "-S", "evaluate.seed=3", "-n", NAME)
     ran = Experiment(
         stages=re.findall(r"Running stage '(\w+)'", told),
         changed={
@@ -123,7 +127,7 @@ def assert_only_stylize_ran(project: Project, name: str, made_by: dict[str, str]
 def test_an_experiment_changes_one_setting_and_runs_what_depends_on_it(
     experiment: Experiment,
 ) -> None:
-    assert experiment.changed == {"evaluate.kid_subsets": 3}
+    assert experiment.changed == {"evaluate.seed": 3}
     assert experiment.stages == ["evaluate", "render"]
     before, after = experiment.before, experiment.after
     assert sorted(before) == sorted(after)
@@ -138,14 +142,13 @@ def test_the_diffs_show_what_changed_and_nothing_else(
 ) -> None:
     compared = ("HEAD", NAME)
     settings = json.loads(project.run("dvc", "params", "diff", *compared, "--json"))
-    assert {file: list(of) for file, of in settings.items()} == {
-        "params.yaml": ["evaluate.kid_subsets"]
-    }
-    found = settings["params.yaml"]["evaluate.kid_subsets"]
-    assert (found["old"], found["new"]) == (2, 3)
+    assert {file: list(of) for file, of in settings.items()} == {"params.yaml": ["evaluate.seed"]}
+    found = settings["params.yaml"]["evaluate.seed"]
+    assert (found["old"], found["new"]) == (1, 3)
     numbers = json.loads(project.run("dvc", "metrics", "diff", *compared, "--json"))
     old, new = (
-        json.loads(of["metrics/evaluate.json"]) for of in (experiment.before, experiment.after)
+        flat(json.loads(of["metrics/evaluate.json"]))
+        for of in (experiment.before, experiment.after)
     )
     assert {file: set(of) for file, of in numbers.items()} == {
         "metrics/evaluate.json": {key for key in new if new[key] != old[key]}
@@ -189,15 +192,15 @@ def test_the_table_of_experiments_holds_the_numbers_and_fits_a_terminal(
     row = {row["Experiment"]: row for row in rows}[NAME]
     kid = json.loads(experiment.after["metrics/evaluate.json"])["kid"]
     assert float(row["kid"]) == kid
-    assert row["evaluate.kid_subsets"] == "3"
-    chosen = ("--drop", ".*", "--keep", "Experiment|State|evaluate.kid_subsets|kid$|swd$|loss$")
+    assert row["evaluate.seed"] == "3"
+    chosen = ("--drop", ".*", "--keep", "Experiment|State|evaluate.seed|kid$|swd$|loss$")
     table = project.run("dvc", "exp", "show", *chosen, "--sort-by", "kid", COLUMNS="80")
     assert "…" not in table, "a column is cut off"
     (line,) = [line for line in table.splitlines() if NAME in line]
     assert f"{kid:.5g}" in line
     changed = ("--only-changed", "--drop", ".*/|samples|Created", "--md")
     heads = project.run("dvc", "exp", "show", *changed).splitlines()[0].strip("| ").split("|")
-    assert {"kid", "evaluate.kid_subsets"} <= {head.strip() for head in heads}
+    assert {"kid", "evaluate.seed"} <= {head.strip() for head in heads}
     assert "train.lr" not in heads
 
 
@@ -208,7 +211,7 @@ def test_an_applied_experiment_is_in_the_workspace(
     try:
         project.run("dvc", "exp", "apply", NAME)
         assert project.bytes(*MADE) == experiment.after
-        assert project.settings().evaluate.kid_subsets == 3
+        assert project.settings().evaluate.seed == 3
         assert "up to date" in project.run("dvc", "status")
     finally:
         go_back(project)

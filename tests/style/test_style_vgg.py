@@ -1,10 +1,6 @@
 """VGG19's layout, its weights from anywhere, and its preprocessing."""
 
 import hashlib
-import http.server
-import threading
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from atelier.errors import AtelierError
-from atelier.style.vgg import build_vgg19, feature_maps, fetch_weights, preprocess
+from atelier.style.vgg import build_vgg19, feature_maps, preprocess
 
 DISTILLED = Path(__file__).parents[3] / "shared/weights/vgg19_distilled16x_conv1_1-conv5_1.pth"
 
@@ -140,51 +136,6 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save(nn.Sequential(nn.Conv2d(3, 64, 3)), tmp_path / "whole_model.pth")
     with pytest.raises(AtelierError, match="holds no state_dict"):
         build_vgg19(str(tmp_path / "whole_model.pth"), "max", seed=1, deepest=3)
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder, and the address at which a real server offers it."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    handler = partial(_Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield folder, f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    return tmp_path / "torch/hub/checkpoints"
-
-
-def test_weights_are_fetched_once_and_checked(served: tuple[Path, str], hub: Path) -> None:
-    folder, address = served
-    content = b"weights of some size"
-    name = f"vgg19-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-    (folder / name).write_bytes(content)
-    path = fetch_weights(f"{address}/{name}")
-    assert path == hub / name
-    assert path.read_bytes() == content
-    (folder / name).unlink()
-    assert fetch_weights(f"{address}/{name}") == path
-
-
-def test_a_wrong_download_is_refused_and_not_kept(served: tuple[Path, str], hub: Path) -> None:
-    folder, address = served
-    (folder / "vgg19-00000000.pth").write_bytes(b"something else")
-    with pytest.raises(AtelierError, match=r"put vgg19-00000000\.pth from http"):
-        fetch_weights(f"{address}/vgg19-00000000.pth")
-    assert list(hub.iterdir()) == []
 
 
 def test_torchvisions_own_file_is_found_in_its_cache_and_its_name_checked(

@@ -15,7 +15,7 @@ import pytest
 
 from atelier.tracking import deliver, delivery
 from atelier.tracking.deliver import deliver_left_over
-from atelier.tracking.journal import Journal, entries, journals, remove
+from atelier.tracking.journal import Journal, entries, journals, problem, remove
 from atelier.tracking.run import Run, sheet
 from atelier.tracking.store import open_store
 from atelier.tracking.values import flat, numbers, shown, without_secrets
@@ -78,6 +78,7 @@ def speak(journal: Journal, folder: Path) -> None:
     (folder / "out" / "deep" / "a.txt").write_text("a")
     run.artifact(folder / "out")
     run.note(device="cpu")
+    run.warn("the discriminator has won")
     run.series(("kid",), {1: [2.0], 5: [1.0]})
     journal.write("text", name="uncommitted.patch", text="+ a line")
     (folder / "out" / "deep" / "a.txt").unlink()  # outputs may be gone before delivery
@@ -108,6 +109,7 @@ def test_all_that_a_stage_says_arrives_once(root: Path, tmp_path: Path) -> None:
     assert run.data.metrics["train.kid"] == parent.data.metrics["train.kid"] == 0.5
     assert "train.nan" not in run.data.metrics
     assert run.data.metrics["train.by.scale"] == 2
+    assert run.data.tags["warning"] == "the discriminator has won"
     images = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
     assert len([path for path in images if path.endswith(".png")]) == 2
     assert [f.path for f in client.list_artifacts(run.info.run_id, "out/deep")] == [
@@ -172,6 +174,24 @@ def test_a_continued_run_goes_on_without_repeating_a_step(root: Path) -> None:
     assert run.info.status == "FINISHED"
     points = client.get_metric_history(run.info.run_id, "loss_d")
     assert [(point.step, point.value) for point in points] == [(1, 1), (2, 2), (3, 3), (4, 4)]
+
+
+def test_a_continued_run_waits_for_what_its_earlier_attempt_said(root: Path) -> None:
+    first = start(root)
+    Run(first).curves(0, ("loss_d",), np.array([[1], [2]], np.float32))
+    first.close()
+    second = start(root, process=Process(os.getpid(), "2"), continues=first.folder.name)
+    Run(second).curves(1, ("loss_d",), np.array([[2], [3]], np.float32))
+    Run(second).end("FINISHED")
+    # Its own deliverer may reach MLflow where the first one's could not.
+    assert deliver._deliver_all(root, second.folder.parent)
+    assert "earlier attempt at train" in (problem(second.folder.parent) or "")
+    assert deliver_left_over(root) == 0
+    client, experiment = open_store(root, "atelier")
+    (run,) = client.search_runs([experiment], "tags.`atelier.stage` = 'train'")
+    assert run.info.status == "FINISHED"
+    points = client.get_metric_history(run.info.run_id, "loss_d")
+    assert [(point.step, point.value) for point in points] == [(1, 1), (2, 2), (3, 3)]
 
 
 def test_stages_of_one_pipeline_share_a_parent(root: Path) -> None:
@@ -388,6 +408,12 @@ def test_four_deliverers_on_a_store_that_does_not_exist_all_succeed(tmp_path: Pa
     assert sorted(name for name in runs(tmp_path) if name.startswith("p")) == [
         "p0", "p1", "p2", "p3",
     ]  # fmt: skip
+
+
+def test_a_stage_starts_without_what_is_slow_to_import() -> None:
+    code = "import sys, atelier.cli, atelier.tracking.stage; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"mlflow", "dvc", "torch", "sqlalchemy", "cv2"} & set(told.stdout.split())
 
 
 def test_a_process_is_told_from_a_later_one_with_its_number() -> None:

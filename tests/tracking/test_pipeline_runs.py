@@ -263,6 +263,14 @@ def test_which_asks_git_where_the_store_is_a_colleagues(project: Project, tmp_pa
     assert "a run that this store does not have" in colleague.run("atelier", "which", "models")
 
 
+def test_which_waits_for_a_pipeline_that_has_just_ended(ready: Project) -> None:
+    ready.set(**{"render.fps": 5.0})
+    ready.repro("render")
+    told = ready.run("atelier", "which", "renders/training.gif")
+    assert "render.fps: 5.0" in told
+    assert "not delivered" not in told
+
+
 def test_which_says_why_it_cannot_tell(ready: Project) -> None:
     (ready.folder / "styled" / "sheet.png").write_bytes(b"edited")
     for asked, sentence in (

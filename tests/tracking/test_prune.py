@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from atelier.errors import AtelierError
 from atelier.tracking.journal import Journal
 from atelier.tracking.prune import Plan, carry_out, plan
-from atelier.tracking.store import open_store
+from atelier.tracking.store import locked, open_store
 from atelier.tracking.workspace import Process, private_folder
 
 from ..project import Project
@@ -239,6 +239,25 @@ def test_what_still_runs_stays(store: Store) -> None:
     shutil.rmtree(journal.folder.parent)
     store.prune()
     assert store.left() == ["elsewhere"]
+
+
+def test_unfinished_work_goes_when_nobody_has_touched_it_for_long(store: Store) -> None:
+    kept = {"render-new": 29, "train-held": 31, "train-at-work": 31}
+    for name, days in (kept | {"train-old": 31, ".stylize-old-1": 31}).items():
+        folder = private_folder(store.root) / "unfinished" / name
+        folder.mkdir(parents=True)
+        (folder / ".lock").touch()
+        (folder / "state-000001").write_bytes(bytes(2_000_000))
+        for path in (*folder.iterdir(), folder):
+            os.utime(path, (time.time() - days * 86_400,) * 2)
+    work = private_folder(store.root) / "unfinished"
+    (work / "train-at-work" / "gone").symlink_to("nowhere")  # as a file that is replaced just now
+    with locked(work / "train-held" / ".lock"):  # as the stage that is at it does
+        found = store.plan()
+        assert [folder.name for folder in found.abandoned] == [".stylize-old-1", "train-old"]
+        carry_out(store.root, "atelier", found)
+    assert {folder.name for folder in work.iterdir()} == set(kept)
+    assert [folder.name for folder in plan(store.root, "atelier", days=32).abandoned] == []
 
 
 def test_what_a_kept_one_restored_stays(store: Store) -> None:

@@ -10,23 +10,24 @@ from atelier.errors import AtelierError
 
 def sync() -> None:
     """Deliver to MLflow what earlier runs could not."""
-    from atelier.tracking.deliver import deliver_left_over, outcome_problem
+    from atelier.tracking.deliver import deliver_now, outcome_problem
     from atelier.tracking.delivery import refused
     from atelier.tracking.journal import executions, problem
-    from atelier.tracking.store import existing_store, quiet_environment
+    from atelier.tracking.store import existing_store, in_short, quiet_environment
     from atelier.tracking.workspace import private_folder, repository_root
 
     quiet_environment()
     root = repository_root()
-    remaining = deliver_left_over(root)
-    if remaining:
+    if deliver_now(root):
         told = [reason for e in executions(private_folder(root)) if (reason := problem(e))]
         because = f"MLflow says: {told[0]}" if told else "the stages are still running"
         raise AtelierError(
-            f"still to be delivered, and kept in .atelier/: the runs of {remaining} stages"
-            f" ({because})."
+            f"not everything is delivered yet, and the rest is kept in .atelier/ ({because})."
         )
-    existing_store(root)  # which also follows a project that was moved
+    try:
+        existing_store(root)  # which also follows a project that was moved
+    except Exception as error:  # whatever MLflow raises where it cannot be asked
+        raise AtelierError(f"MLflow cannot be asked: {in_short(error)}") from None
     if outcome_problem(root).exists():
         typer.echo(f"The end of a pipeline could not be read: {outcome_problem(root).read_text()}")
         outcome_problem(root).unlink()
@@ -37,6 +38,7 @@ def sync() -> None:
 
 def prune(
     best: Annotated[int, typer.Option(min=0, help="how many stay for their low evaluate.kid")] = 1,
+    days: Annotated[float, typer.Option(min=0, help="how long unfinished work is kept")] = 30,
     yes: Annotated[bool, typer.Option("--yes", help="remove, and not only say what")] = False,
 ) -> None:
     """Say which old runs and files would go, or with --yes remove them."""
@@ -47,14 +49,19 @@ def prune(
 
     quiet_environment()
     root, experiment = repository_root(), settings.load(PARAMS).tracking.experiment
-    found = plan(root, experiment, best)
+    found = plan(root, experiment, best, days)
     for execution, reasons in found.kept.items():
         typer.echo(f"stays: {execution}: {', '.join(reasons)}")
     for execution in found.removed:
         typer.echo(f"goes:  {execution}")
     if found.cached:
         typer.echo(f"goes:  {len(found.cached)} files of DVC's cache, {size(found.cached)}")
-    if not found.removed and not found.cached:
+    for folder in found.abandoned:
+        work = folder.name.lstrip(".").partition("-")[0]
+        typer.echo(
+            f"goes:  unfinished work of {work}, untouched for {days:g} days, {size([folder])}"
+        )
+    if not found:
         typer.echo("There is nothing to remove.")
     elif not yes:
         typer.echo("Nothing is removed yet; to remove it, type: atelier prune --yes")
@@ -70,17 +77,20 @@ def which(
 ) -> None:
     """Say which run made a file: with which settings, from which commit and which other runs."""
     from atelier.tracking import which as lineage
-    from atelier.tracking.journal import executions
+    from atelier.tracking.deliver import deliver_now
+    from atelier.tracking.journal import executions, problem
     from atelier.tracking.store import existing_store, in_short, quiet_environment
     from atelier.tracking.workspace import private_folder, repository_root
 
     quiet_environment()
     root = repository_root()
     try:
+        left_over = executions(private_folder(root))
+        # Just after a pipeline's end this waits for the end of its delivery.
+        if left_over and (any(map(problem, left_over)) or deliver_now(root)):
+            typer.echo("Some runs are not delivered to MLflow yet: `atelier sync`.", err=True)
         origin = lineage.which(wanted, existing_store(root))
     except AtelierError:
-        if executions(private_folder(root)):
-            typer.echo("Some runs are not delivered to MLflow yet: `atelier sync`.", err=True)
         raise
     except Exception as error:  # whatever MLflow raises where it cannot be asked
         typer.echo(f"MLflow cannot be asked ({in_short(error)}); git alone answers.", err=True)

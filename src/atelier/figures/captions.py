@@ -1,5 +1,6 @@
 """Words on pictures: strips of lettering above or below a montage."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -30,6 +31,11 @@ def caption(text: str, width: int, height: int = STRIP) -> NDArray[np.uint8]:
     middle = (width / 2, height / 2)
     ImageDraw.Draw(strip).text(middle, text, fill=INK, font=font, anchor="mm")
     return np.asarray(strip)
+
+
+def room_for(texts: Sequence[str]) -> int:
+    """How wide a strip must be for the longest of these lines at full size, in pixels."""
+    return int(max(_font(LETTER).getlength(text) for text in texts) / 0.94) + LETTER
 
 
 def captioned(picture: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from imutils import build_montages
 from numpy.typing import NDArray
 from PIL import Image
 
-from atelier.figures.captions import PAPER, STRIP, caption
+from atelier.figures.captions import PAPER, STRIP, caption, room_for
 from atelier.files import replacing
 
 Pictures = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
@@ -36,6 +36,20 @@ def montage(pictures: Pictures, columns: int, tile: int) -> NDArray[np.uint8]:
     cells += [_paper(tile, tile)] * (rows * columns - len(cells))
     laid: list[NDArray[np.uint8]] = build_montages(cells, (tile, tile), (columns, rows))
     return laid[0]
+
+
+def named_rows(picture: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.uint8]:
+    """Put the name of every row to the left of a montage.
+
+    Args:
+        picture: uint8 [rows * tile, W, 3], as :func:`montage` gives it.
+        names: as many as there are rows.
+
+    Returns:
+        uint8 [rows * tile, more than W, 3], RGB.
+    """
+    tile, width = len(picture) // len(names), room_for(names)
+    return np.hstack([np.vstack([caption(name, width, tile) for name in names]), picture])
 
 
 def beside(

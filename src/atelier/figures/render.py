@@ -1,7 +1,7 @@
 """Everything the render stage makes: montages, film, curves and report page."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atelier.errors import AtelierError
-from atelier.figures.captions import captioned
+from atelier.figures.captions import caption, captioned
 from atelier.figures.curves import loss_curves, read_losses
 from atelier.figures.film import film
-from atelier.figures.montage import beside, montage, save_png, shrunk
+from atelier.figures.montage import beside, montage, named_rows, save_png, shrunk
 from atelier.figures.report import report_page
 from atelier.files import replacing_folder
 from atelier.progress import Progress, Report, silent
@@ -27,7 +27,8 @@ HOLD_LAST = 2.0
 class Rendered:
     """What was written: paths relative to the folder of renders, and the epochs shown.
 
-    ``steps`` are the montages of steps between epochs, where the samples hold any.
+    ``steps`` are the montages of steps between epochs, where the samples hold any; ``augmented``
+    is there where the training changed its pictures.
     """
 
     epochs: tuple[int, ...]
@@ -37,14 +38,18 @@ class Rendered:
     curves: Path = Path("losses.png")
     comparison: Path = Path("real_and_generated.png")
     page: Path = Path("report.html")
+    augmented: Path | None = None
 
     @classmethod
-    def of(cls, epochs: Mapping[int, Path], steps: Mapping[int, Path]) -> "Rendered":
+    def of(
+        cls, epochs: Mapping[int, Path], steps: Mapping[int, Path], augmented: bool
+    ) -> "Rendered":
         """Name the montages of these files of samples, by epoch and by step."""
         return cls(
             epochs=tuple(epochs),
             montages=tuple(Path("montages", f"{path.stem}.png") for path in epochs.values()),
             steps=tuple(Path("steps", f"{path.stem}.png") for path in steps.values()),
+            augmented=Path("augmented.png") if augmented else None,
         )
 
 
@@ -57,6 +62,7 @@ def render(
     parameters: Mapping[str, Any],
     target: Path,
     report: Report = silent,
+    classes: Sequence[str] = (),
 ) -> Rendered:
     """Show a training in a folder of files.
 
@@ -64,13 +70,16 @@ def render(
         settings: of the render stage.
         samples: a folder of ``epoch_0001.npy``, ...: uint8 [N, H, W, C], H = W, C 1 or 3,
             pictures of the same latents after each epoch; and of ``step_00000010.npy``, ...:
-            the same after steps between.
+            the same after steps between; and, where the training changes its pictures,
+            ``augmented.npy``: uint8 [rows, columns, H, W, C], each as it is and then changed.
         losses: the CSV file that :func:`atelier.figures.curves.read_losses` reads.
         real: uint8 [M, H, W, C], M >= 1, what the generator learned from.
         metrics: numbers, nested by stage.
         parameters: settings, nested by section.
         target: the folder to write; all of it is replaced.
         report: told the montages and frames of the film done.
+        classes: names of what the samples show, each as many as the next and in this order: a
+            row of the montages for each, instead of ``settings.columns``.
 
     Returns:
         What was written.
@@ -84,24 +93,33 @@ def render(
     table = read_losses(losses)
     last = max(files)
     shown = {e: path for e, path in files.items() if e % settings.every == 0 or e == last}
-    rendered = Rendered.of(shown, steps)
-    comparison = _comparison(settings, real, _read_samples(files[last]))
+    augmented = _augmented(settings, samples / "augmented.npy")
+    rendered = Rendered.of(shown, steps, augmented is not None)
+    generated = _read_samples(files[last])
+    if classes:
+        settings = settings.model_copy(update={"columns": len(generated) // len(classes)})
+    comparison = _comparison(settings, real, generated)
     with replacing_folder(target) as folder:
-        _save_montages(folder, rendered, _montages(settings, shown), report)
-        for path, (_, picture) in zip(rendered.steps, _montages(settings, steps), strict=True):
+        _save_montages(folder, rendered, _montages(settings, shown, classes), report)
+        for path, (_, picture) in zip(
+            rendered.steps, _montages(settings, steps, classes), strict=True
+        ):
             save_png(picture, folder / path)
-        _save_film(settings, folder, rendered, _montages(settings, shown), report)
+        _save_film(settings, folder, rendered, _montages(settings, shown, classes), report)
         loss_curves(table, folder / rendered.curves)
         save_png(comparison, folder / rendered.comparison)
+        if augmented is not None and rendered.augmented:
+            save_png(augmented, folder / rendered.augmented)
         report_page(
             folder / rendered.page,
             title="What the generator learned",
             summary=_summary(real, last, len(table["step"])),
-            montages=_montages(settings, shown),
+            montages=_montages(settings, shown, classes),
             fps=settings.fps,
             film=folder / rendered.film,
             curves=folder / rendered.curves,
             comparison=comparison,
+            augmented=augmented,
             metrics=metrics,
             parameters=parameters,
         )
@@ -153,11 +171,12 @@ def _read_samples(path: Path) -> NDArray[np.uint8]:
 
 
 def _montages(
-    settings: RenderSettings, files: Mapping[int, Path]
+    settings: RenderSettings, files: Mapping[int, Path], classes: Sequence[str]
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Lay out one epoch after the other, so that memory holds one at a time."""
     for epoch, path in files.items():
-        yield epoch, montage(_read_samples(path), settings.columns, settings.tile)
+        picture = montage(_read_samples(path), settings.columns, settings.tile)
+        yield epoch, named_rows(picture, classes) if classes else picture
 
 
 def _save_montages(
@@ -188,6 +207,22 @@ def _save_film(
         report(Progress(count + progress.done, 2 * count, "film"))
 
     film(frames, folder / rendered.film, settings.fps, HOLD_LAST, onward)
+
+
+def _augmented(settings: RenderSettings, path: Path) -> NDArray[np.uint8] | None:
+    """Lay out what the discriminator saw of some pictures; ``None`` where it saw all as it is."""
+    if not path.is_file():
+        return None
+    try:
+        rows = np.load(path, allow_pickle=False)
+        count, columns, *shape = rows.shape
+        pictures = montage(rows.reshape(count * columns, *shape), columns, settings.tile)
+    except (OSError, ValueError) as error:
+        raise AtelierError(
+            f"{path.name} cannot be read as pictures ({error}); run the train stage again."
+        ) from None
+    told = "As it is, and as the discriminator may see it"
+    return np.vstack([caption(told, pictures.shape[1]), pictures])
 
 
 def _comparison(

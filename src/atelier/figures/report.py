@@ -32,6 +32,7 @@ def report_page(
     comparison: NDArray[np.uint8],
     metrics: Mapping[str, Any],
     parameters: Mapping[str, Any],
+    augmented: NDArray[np.uint8] | None = None,
 ) -> None:
     """Write the report page, with everything that it shows inside it.
 
@@ -51,6 +52,7 @@ def report_page(
         metrics: numbers, nested by stage. Lists, such as those of rejected files, are left
             out: they can be longer than all the rest.
         parameters: settings, nested by section.
+        augmented: uint8 [H, W, 3], pictures as the discriminator saw them.
 
     Raises:
         ValueError: there is no montage.
@@ -67,6 +69,7 @@ def report_page(
         film_name=film.name,
         curves=_embedded(curves, "image/png"),
         comparison=_webp(comparison),
+        augmented=None if augmented is None else _webp(augmented),
         metrics=_groups(metrics, leave_out=list),
         parameters=_groups(parameters),
     )

@@ -4,50 +4,60 @@ import torch
 from torch import Tensor
 
 from atelier.gan.feed import scaled
-from atelier.gan.step import Gan, train_step
+from atelier.gan.gan import Gan
+from atelier.gan.step import train_step
 
 _WARM_UP = 3
 
 
 class CapturedStep:
-    """The step of one batch size: some hundred kernel launches become one.
+    """The step of one batch size, with or without penalties: some hundred launches become one.
 
     A graph replays what was recorded on the memory that it was recorded on: batches are copied
     into it, weights and moments change in place (https://docs.pytorch.org/docs/stable/notes/cuda.html
-    #cuda-graphs). It is good until :meth:`atelier.gan.step.Gan.restore` gives the optimizers other
+    #cuda-graphs). It is good until :meth:`atelier.gan.gan.Gan.restore` gives the optimizers other
     memory.
     """
 
-    def __init__(self, gan: Gan, pixels: Tensor, latents: Tensor) -> None:
+    def __init__(
+        self, gan: Gan, pixels: Tensor, latents: Tensor, chances: Tensor, penalised: bool
+    ) -> None:
         """Record a step, and leave ``gan`` as it was.
 
         Args:
             gan: on a CUDA device, its optimizers capturable.
             pixels: a batch to learn the shape from, uint8 [B, H, W, C].
-            latents: likewise, float32 [B, latent_size].
+            latents: likewise; see :func:`atelier.gan.step.train_step`.
+            chances: likewise.
+            penalised: whether the step penalises.
 
         Raises:
             RuntimeError: the step cannot be recorded here.
         """
-        self._pixels, self._latents = pixels.clone(), latents.clone()
+        self._given = (pixels.clone(), latents.clone(), chances.clone())
+
+        def step() -> Tensor:
+            pixels, latents, chances = self._given
+            return train_step(gan, scaled(pixels), latents, 1.0, chances, penalised)
+
         before = {name: tensor.clone() for name, tensor in gan.state().items()}
         # Libraries choose and load their kernels, and optimizers make their moments, before.
         side = torch.cuda.Stream(pixels.device)
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(_WARM_UP):
-                train_step(gan, scaled(self._pixels), self._latents)
+                step()
         torch.cuda.current_stream().wait_stream(side)
         _put_back(gan, before)
         self._graph = torch.cuda.CUDAGraph()
         # Another thread may pin the next batch meanwhile, which the usual mode takes for an error.
         with torch.cuda.graph(self._graph, stream=side, capture_error_mode="thread_local"):
-            self._statistics = train_step(gan, scaled(self._pixels), self._latents)
+            self._statistics = step()
 
-    def __call__(self, pixels: Tensor, latents: Tensor) -> Tensor:
-        """Do a step; see :func:`atelier.gan.step.train_step`."""
-        self._pixels.copy_(pixels)
-        self._latents.copy_(latents)
+    def __call__(self, *given: Tensor) -> Tensor:
+        """Do a step on other pixels, latents and chances."""
+        for mine, others in zip(self._given, given, strict=True):
+            mine.copy_(others)
         self._graph.replay()
         return self._statistics.clone()
 

@@ -1,5 +1,7 @@
 """Pictures from latents."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -8,9 +10,37 @@ from torch import Tensor, nn
 from atelier.gan.networks import Architecture
 
 
-def draw_latents(count: int, arch: Architecture, seed: int) -> Tensor:
-    """Draw latents on the CPU, the same for a seed; see :func:`random_latents`."""
-    return random_latents(count, arch, torch.Generator().manual_seed(seed))
+def draw_latents(
+    count: int, arch: Architecture, seed: int, labels: Sequence[int] | None = None
+) -> Tensor:
+    """Draw what the generator takes, on the CPU, the same for a seed; see :func:`random_latents`.
+
+    Args:
+        count: of latents.
+        arch: the generator's.
+        seed: of their random stream.
+        labels: what the pictures shall show, ``count`` numbers from 0 to ``arch.classes - 1``;
+            left out, the classes take turns. Of no use where ``arch`` has none.
+
+    Returns:
+        float32 [count, latent_size + classes].
+    """
+    latents = random_latents(count, arch, torch.Generator().manual_seed(seed))
+    if not arch.classes:
+        return latents
+    wanted = torch.arange(count) % arch.classes if labels is None else torch.tensor(labels)
+    return with_labels(latents, wanted, arch)
+
+
+def with_labels(latents: Tensor, labels: Tensor, arch: Architecture) -> Tensor:
+    """Put one-hot labels behind latents [B, latent_size]; ``labels`` is int64 [B]."""
+    one_hot = torch.nn.functional.one_hot(labels, arch.classes)
+    return torch.cat([latents, one_hot.to(latents)], 1)
+
+
+def labels_of(latents: Tensor, arch: Architecture) -> Tensor | None:
+    """The one-hot labels [B, classes] behind latents; ``None`` where there are no classes."""
+    return latents[:, arch.latent_size :] if arch.classes else None
 
 
 def random_latents(count: int, arch: Architecture, generator: torch.Generator) -> Tensor:
@@ -33,8 +63,8 @@ def generate(generator: nn.Module, latents: Tensor, batch_size: int = 256) -> ND
     in its batch; its mode is put back afterwards.
 
     Args:
-        generator: maps [B, latent_size] to [B, C, H, W] in [-1, 1].
-        latents: [N, latent_size] float, on any device.
+        generator: maps [B, latent_size + classes] to [B, C, H, W] in [-1, 1].
+        latents: [N, latent_size + classes] float, on any device.
         batch_size: pictures made at a time; bounds the memory.
 
     Returns:

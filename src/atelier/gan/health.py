@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from atelier.gan.epoch import Epoch
 from atelier.gan.step import STATISTICS
-from atelier.gan.training import Epoch
 
 _WON = 0.01  # a mean Loss_D below this: real and generated pictures are told apart for sure
 _FALLEN = 0.2  # of the widest spread so far
@@ -12,7 +12,9 @@ _FALLEN = 0.2  # of the widest spread so far
 class Health:
     """Looks at one epoch after another."""
 
-    def __init__(self) -> None:
+    def __init__(self, loss: str = "bce") -> None:
+        """Look at a training by ``train.loss``."""
+        self._loss = loss
         self._widest = 0.0
 
     def symptoms(self, epoch: Epoch) -> list[str]:
@@ -25,11 +27,12 @@ class Health:
         spread = float(epoch.samples.astype(np.float32).std(axis=0).mean())
         self._widest = max(self._widest, spread)
         told = []
-        if means["loss_d"] < _WON:
+        # Wasserstein's is a distance with a minus: near or below 0 is as it should be.
+        if self._loss != "wasserstein" and means["loss_d"] < _WON:
+            remedy = "train.label_smoothing 0.1" if self._loss == "bce" else "train.r1 1.0"
             told.append(
                 f"in epoch {epoch.number} the discriminator has won (Loss_D {means['loss_d']:.4f}):"
-                " the generator learns no more; try train.label_smoothing 0.1 or a smaller"
-                " train.lr."
+                f" the generator learns no more; try {remedy} or a smaller train.lr."
             )
         if spread < _FALLEN * self._widest:
             told.append(

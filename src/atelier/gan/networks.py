@@ -5,6 +5,11 @@ learning with deep convolutional generative adversarial networks": strided convo
 instead of pooling, batch normalisation, ReLU in the generator, leaky ReLU in the
 discriminator, weights drawn from N(0, 0.02). ``mlp``: Goodfellow et al. 2014, fully
 connected layers with leaky ReLU and dropout.
+
+With ``classes`` both networks know what a picture shows: the generator's latents end in a one-hot
+label (Mirza and Osindero 2014, "Conditional generative adversarial nets"), and the discriminator
+has a logit for each class, of which the picture's own counts (Mescheder et al. 2018, "Which
+training methods for GANs do actually converge?").
 """
 
 import itertools
@@ -13,8 +18,12 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import spectral_norm
 
 from atelier.errors import AtelierError
+from atelier.gan.blocks import Growing, Shrinking, keep_scale, normalised, upsampled
+from atelier.gan.products import Doubling, Halving
 from atelier.settings import ConvertSettings, NetworkSettings
 
 SIZES: tuple[int, ...] = get_args(ConvertSettings.model_fields["image_size"].annotation)
@@ -42,6 +51,12 @@ class Architecture:
             them, or by two ``linear`` layers after one convolution less.
         head_size: units between the two linear layers.
         dropout: of the mlp's hidden layers.
+        generator_blocks: how the dcgan's generator grows: by ``plain`` transposed convolutions, or
+            as :mod:`atelier.gan.blocks` says.
+        discriminator_blocks: likewise, how the discriminator shrinks.
+        spectral_norm: each of the discriminator's layers is divided by its largest singular value
+            (Miyato et al. 2018, "Spectral normalization for GANs").
+        classes: of pictures that the networks tell apart; 0 for none.
     """
 
     image_size: int
@@ -57,6 +72,11 @@ class Architecture:
     discriminator_head: Literal["convolution", "linear"]
     head_size: int
     dropout: float
+    # Files of before these existed lack them.
+    generator_blocks: Literal["plain", "upsample", "residual"] = "plain"
+    discriminator_blocks: Literal["plain", "residual"] = "plain"
+    spectral_norm: bool = False
+    classes: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built.
@@ -90,19 +110,26 @@ class Architecture:
         narrow = self.image_size == 28 and self.discriminator_padding == 0
         return narrow and self.discriminator_norm and self.discriminator_head == "convolution"
 
+    @property
+    def inputs(self) -> int:
+        """Numbers that the generator takes: a latent vector, and a one-hot label behind it."""
+        return self.latent_size + self.classes
+
     @classmethod
-    def of(cls, settings: NetworkSettings, image_size: int, channels: int) -> "Architecture":
+    def of(
+        cls, settings: NetworkSettings, image_size: int, channels: int, classes: int = 0
+    ) -> "Architecture":
         """Describe the networks that ``settings`` ask for and that fit the pictures.
 
         Raises:
             AtelierError: no network fits; the sentence says which size would.
         """
         wanted = {key: getattr(settings, key) for key in NetworkSettings.model_fields}
-        return cls(image_size=image_size, channels=channels, **wanted)
+        return cls(image_size=image_size, channels=channels, classes=classes, **wanted)
 
 
 class Generator(nn.Module):
-    """Latents [B, latent_size] to pictures [B, channels, size, size] in [-1, 1]."""
+    """Latents [B, latent_size + classes] to pictures [B, channels, size, size] in [-1, 1]."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
@@ -124,10 +151,24 @@ class Discriminator(nn.Module):
         layers = _shrinking(arch) if arch.network == "dcgan" else _dense_discriminator(arch)
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Judge each picture by a logit; its sigmoid is the papers' D(x)."""
-        logits: Tensor = self.layers(pictures)
-        return logits.flatten()
+    def forward(self, pictures: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Judge each picture by a logit; its sigmoid is the papers' D(x).
+
+        Args:
+            pictures: [B, channels, size, size].
+            labels: one-hot [B, classes], where the networks know classes.
+        """
+        with parametrize.cached():
+            self._divide_in_full(pictures.device.type)
+            logits: Tensor = self.layers(pictures).flatten(1)
+        return logits.flatten() if labels is None else (logits * labels).sum(1)
+
+    def _divide_in_full(self, device: str) -> None:
+        """Normalise weights in float32; a singular value in bfloat16 would be off by a percent."""
+        with torch.autocast(device, enabled=False):
+            for layer in self.modules():
+                if parametrize.is_parametrized(layer, "weight"):
+                    _ = layer.weight  # computed once, and kept while it is judged
 
 
 def build(arch: Architecture, seed: int) -> tuple[Generator, Discriminator]:
@@ -140,7 +181,16 @@ def build(arch: Architecture, seed: int) -> tuple[Generator, Discriminator]:
         torch.manual_seed(seed)
         generator = Generator(arch).apply(_initialise)
         discriminator = Discriminator(arch).apply(_initialise)
+        if arch.spectral_norm:
+            _normalise_spectra(discriminator)
     return generator, discriminator
+
+
+def _normalise_spectra(network: nn.Module) -> None:
+    """Divide every layer's weights by their largest singular value, found by power iteration."""
+    for layer in list(network.modules()):
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            spectral_norm(layer)
 
 
 def _initialise(module: nn.Module) -> None:
@@ -150,6 +200,8 @@ def _initialise(module: nn.Module) -> None:
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
+    elif isinstance(module, Growing | Shrinking):
+        keep_scale(module)
 
 
 def _sides(image_size: int) -> list[int]:
@@ -166,53 +218,84 @@ def _widths(width: int, image_size: int) -> list[int]:
 
 
 def _growing(arch: Architecture) -> list[nn.Module]:
-    """The dcgan's generator: 4x4, then twice the side by each transposed convolution."""
+    """The dcgan's generator: 4x4, then twice the side by each transposed convolution or block."""
     maps = [*reversed(_widths(arch.generator_width, arch.image_size)), arch.channels]
     sides = _sides(arch.image_size)
     layers: list[nn.Module] = [
-        nn.Unflatten(1, (arch.latent_size, 1, 1)),
-        nn.ConvTranspose2d(arch.latent_size, maps[0], _SMALLEST, 1, 0, bias=False),
+        nn.Unflatten(1, (arch.inputs, 1, 1)),
+        nn.ConvTranspose2d(arch.inputs, maps[0], _SMALLEST, 1, 0, bias=False),
     ]
+    if arch.generator_blocks == "residual":
+        return [*layers, *_growing_blocks(arch, [*maps[:-1], maps[-2]], sides)]
     for (narrow, wide), (maps_in, maps_out) in zip(
         itertools.pairwise(sides), itertools.pairwise(maps), strict=True
     ):
-        norm, relu = nn.BatchNorm2d(maps_in), nn.ReLU(inplace=True)
-        layers += [relu, norm] if arch.activation_first else [norm, relu]
-        # 4 to 7 pixels is not twice: a kernel of 3 leaves one out.
-        kernel = 4 if wide == 2 * narrow else 3
-        layers.append(nn.ConvTranspose2d(maps_in, maps_out, kernel, 2, 1, bias=False))
+        layers += normalised(maps_in, arch.activation_first)
+        if arch.generator_blocks == "upsample":
+            layers += upsampled(maps_in, maps_out, wide)
+            continue
+        layers.append(
+            Doubling(maps_in, maps_out)
+            if wide == 2 * narrow
+            # 4 to 7 pixels is not twice: a kernel of 3 leaves one out.
+            else nn.ConvTranspose2d(maps_in, maps_out, 3, 2, 1, bias=False)
+        )
     return layers
 
 
+def _growing_blocks(arch: Architecture, maps: list[int], sides: list[int]) -> list[nn.Module]:
+    """Residual blocks to the picture's side, and a convolution to its channels."""
+    blocks: list[nn.Module] = [
+        Growing(maps_in, maps_out, side, arch.activation_first)
+        for (maps_in, maps_out), side in zip(itertools.pairwise(maps), sides[1:], strict=True)
+    ]
+    to_channels = nn.Conv2d(maps[-1], arch.channels, 3, 1, 1, bias=False)
+    return [*blocks, *normalised(maps[-1], arch.activation_first), to_channels]
+
+
 def _shrinking(arch: Architecture) -> list[nn.Module]:
-    """The dcgan's discriminator: about half the side by each strided convolution."""
+    """The dcgan's discriminator: about half the side by each strided convolution or block."""
     widths = _widths(arch.discriminator_width, arch.image_size)
     if arch.discriminator_head == "linear":
         widths = widths[:-1]
     norm, padding = arch.discriminator_norm, arch.discriminator_padding
+    residual = arch.discriminator_blocks == "residual"
     layers: list[nn.Module] = []
     side = arch.image_size
     for maps_in, maps_out in itertools.pairwise([arch.channels, *widths]):
-        layers.append(nn.Conv2d(maps_in, maps_out, 4, 2, padding, bias=not norm))
+        if residual and layers:
+            layers.append(Shrinking(maps_in, maps_out))
+            side //= 2
+            continue
+        layers.append(
+            Halving(maps_in, maps_out, bias=not norm)
+            if padding
+            else nn.Conv2d(maps_in, maps_out, 4, 2, 0, bias=not norm)
+        )
         if norm and len(layers) > 1:  # the first layer has none, as in the paper
             layers.append(nn.BatchNorm2d(maps_out))
-        layers.append(nn.LeakyReLU(_SLOPE, inplace=True))
+        if not residual:
+            layers.append(nn.LeakyReLU(_SLOPE, inplace=True))
         side = (side + 2 * padding - 4) // 2 + 1
+    if residual:
+        layers.append(nn.LeakyReLU(_SLOPE))
+    logits = max(1, arch.classes)
     if arch.discriminator_head == "convolution":
-        return [*layers, nn.Conv2d(widths[-1], 1, side, 1, 0, bias=not norm)]
+        return [*layers, nn.Conv2d(widths[-1], logits, side, 1, 0, bias=not norm)]
     head = nn.Linear(widths[-1] * side * side, arch.head_size)
     leaky = nn.LeakyReLU(_SLOPE, inplace=True)
-    return [*layers, nn.Flatten(), head, leaky, nn.Linear(arch.head_size, 1)]
+    return [*layers, nn.Flatten(), head, leaky, nn.Linear(arch.head_size, logits)]
 
 
 def _dense_generator(arch: Architecture) -> list[nn.Module]:
     width, pixels = arch.generator_width, arch.channels * arch.image_size**2
-    return _dense([arch.latent_size, width, 2 * width, 4 * width, pixels], arch.dropout)
+    return _dense([arch.inputs, width, 2 * width, 4 * width, pixels], arch.dropout)
 
 
 def _dense_discriminator(arch: Architecture) -> list[nn.Module]:
     width, pixels = arch.discriminator_width, arch.channels * arch.image_size**2
-    return [nn.Flatten(), *_dense([pixels, 4 * width, 2 * width, width, 1], arch.dropout)]
+    logits = max(1, arch.classes)
+    return [nn.Flatten(), *_dense([pixels, 4 * width, 2 * width, width, logits], arch.dropout)]
 
 
 def _dense(units: list[int], dropout: float) -> list[nn.Module]:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from atelier.checkpoints import Checkpoints
 from atelier.errors import AtelierError
-from atelier.gan.training import AstrayError, Epoch, Training
+from atelier.gan.epoch import AstrayError, Epoch
+from atelier.gan.training import Training
 from atelier.gan.weights import save_network
 from atelier.progress import Report, silent
 
@@ -105,7 +106,7 @@ def _take_back(training: Training, checkpoints: Checkpoints, error: AstrayError)
         raise AtelierError(f"{error} Its checkpoints are damaged, so it cannot be taken back.")
     if rollbacks > ROLLBACKS:
         file = checkpoints.folder / "generator.safetensors"
-        save_network(training.gan.generator, training.arch, file)
+        save_network(training.gan.artist, training.arch, file)
         raise AtelierError(
             f"{error} It was taken back {ROLLBACKS} times; the generator of step"
             f" {training.steps_done}, the last good one, is {file}."
@@ -138,6 +139,10 @@ def _to_tensors(epoch: Epoch) -> dict[str, Tensor]:
         "images": torch.tensor(epoch.images),
         "statistics": torch.tensor(epoch.statistics),
         "samples": torch.tensor(epoch.samples),
+        # Empty, where there is none.
+        "quality": torch.tensor(
+            [epoch.quality] if epoch.quality is not None else [], dtype=torch.float64
+        ),
     }
 
 
@@ -155,4 +160,5 @@ def _from_tensors(tensors: Mapping[str, Tensor]) -> Epoch:
         statistics=tensors["statistics"].numpy(),
         samples=tensors["samples"].numpy(),
         between=between,
+        quality=next(iter(tensors["quality"].tolist()), None),
     )

@@ -23,6 +23,11 @@ def save_samples(
         np.save(folder / f"step_{step:08d}.npy", shown, allow_pickle=False)
 
 
+def save_augmented(pictures: Pictures, folder: Path) -> None:
+    """Write what :func:`atelier.gan.augmented.augmented` shows, as ``augmented.npy``."""
+    np.save(folder / "augmented.npy", pictures, allow_pickle=False)
+
+
 def load_epochs(folder: Path) -> dict[int, Pictures]:
     """Every epoch's pictures that :func:`save_samples` wrote, by the epoch's number.
 

@@ -2,7 +2,6 @@
 
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,55 +10,32 @@ from torch import Tensor
 
 from atelier.errors import AtelierError, lacks_memory
 from atelier.gan.captured import CapturedStep
+from atelier.gan.classes import checked_labels, rows_of_classes
+from atelier.gan.epoch import AstrayError, Epoch
 from atelier.gan.feed import Feed, scaled
-from atelier.gan.generate import draw_latents, generate, random_latents
+from atelier.gan.gan import build_gan
+from atelier.gan.generate import draw_latents, generate, random_latents, with_labels
+from atelier.gan.measured import Judge, Measured
 from atelier.gan.networks import Architecture
 from atelier.gan.precision import products
 from atelier.gan.ranks import ALONE, Ranks
-from atelier.gan.step import STATISTICS, build_gan, train_step
+from atelier.gan.schedule import factor
+from atelier.gan.step import STATISTICS, train_step
 from atelier.progress import Progress, Report, silent
 from atelier.settings import TrainSettings
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch brought.
-
-    Attributes:
-        number: 1 for the first epoch.
-        first_step: the training steps done before this epoch.
-        images: int64 [steps], pictures seen since the start, after each step.
-        statistics: float32 [steps, 5], a row per step, columns as in ``step.STATISTICS``.
-        samples: uint8 [N, H, W, C], pictures of the fixed latents after this epoch.
-        between: the same after every ``train.sample_every``-th step of it, by step.
-    """
-
-    number: int
-    first_step: int
-    images: NDArray[np.int64]
-    statistics: NDArray[np.float32]
-    samples: NDArray[np.uint8]
-    between: dict[int, NDArray[np.uint8]]
-
-    @property
-    def images_seen(self) -> int:
-        """Pictures that this epoch learned from."""
-        return int(self.images[-1]) // self.number
-
-
-class AstrayError(AtelierError):
-    """Losses or weights are no numbers any more."""
 
 
 class Training:
     """A GAN, the pictures it learns from, and every random stream it draws from.
 
     Two trainings with equal settings and pictures give the same bytes on one CPU with one number
-    of threads: each stream (weights, order of the pictures, latents, fixed latents, dropout) has a
-    state of its own, seeded from ``settings.seed``. :meth:`state` holds all that is to come, so
-    that a training that goes on from it gives the bytes of one that never stopped.
+    of threads: each stream (weights, order of the pictures, latents, fixed latents, dropout, the
+    chances of augmentation) has a state of its own, seeded from ``settings.seed``. :meth:`state`
+    holds all that is to come, so that a training that goes on from it gives the bytes of one that
+    never stopped.
 
     Attributes:
+        measured: the quality of its epochs, and the generator of the best.
         captures: whether steps on a GPU are recorded as a CUDA graph; else each kernel is started
             by the host, with the same numbers.
     """
@@ -72,6 +48,8 @@ class Training:
         pixels: NDArray[np.uint8],
         device: torch.device,
         ranks: Ranks = ALONE,
+        labels: NDArray[np.int64] | None = None,
+        judge: Judge | None = None,
     ) -> None:
         """Prepare a training.
 
@@ -81,9 +59,13 @@ class Training:
             device: where to train.
             ranks: the processes that share the training; all draw the same batches and latents,
                 and work on a part of them.
+            labels: the class of each picture, int64 [N], from 0; used where ``settings`` are
+                ``conditional``.
+            judge: says how good pictures are, every ``settings.measure_every`` epochs.
 
         Raises:
-            AtelierError: the pictures do not fit a network, or are too few for one batch.
+            AtelierError: the pictures do not fit a network, or are too few for one batch, or have
+                no classes where these are asked for.
         """
         count, height, width, channels = pixels.shape
         if height != width:
@@ -96,30 +78,42 @@ class Training:
         self.settings = settings
         self.device = device
         self.ranks = ranks
-        self.arch = Architecture.of(settings, height, channels)
+        self._labels = checked_labels(settings, labels)
+        classes = 0 if self._labels is None else int(self._labels.max()) + 1
+        self.arch = Architecture.of(settings, height, channels, classes)
         if ranks.count > 1 and self.arch.dropout:
             raise AtelierError(
                 "dropout is drawn by each process on its own, so that several would not train as"
                 " one does; set runtime.launcher to python, or train.dropout to 0."
             )
         self._feed = Feed(pixels, device)
-        self._fixed = draw_latents(settings.samples, self.arch, settings.seed + 3)
+        rows = rows_of_classes(settings.samples, classes)
+        self._fixed = draw_latents(settings.samples, self.arch, settings.seed + 3, rows)
+        self._judge = judge if settings.measure_every else None
+        self._judged = draw_latents(settings.measure_samples, self.arch, settings.seed + 6)
         self.begin()
 
     def begin(self) -> None:
         """Stand at the start, with fresh weights and streams."""
         settings, device = self.settings, self.device
         self.gan = build_gan(self.arch, settings, device, self.ranks)
-        self._captured: CapturedStep | None = None
+        self._captured: dict[bool, CapturedStep] = {}  # by whether the step penalises
         self._order = torch.Generator().manual_seed(settings.seed + 1)
         self._latents = torch.Generator(device).manual_seed(settings.seed + 2)
         # Dropout draws from torch's global stream of the device; this is its state between steps.
         self._dropout = torch.Generator(device).manual_seed(settings.seed + 4).get_state()
+        self._chances = torch.Generator(device).manual_seed(settings.seed + 5)
+        self.measured = Measured()
         self.epochs_done = 0
         self.rollbacks = 0
         self._permutation = torch.empty(0, dtype=torch.int64)
         self._rows: list[Tensor] = []
         self._between: dict[int, NDArray[np.uint8]] = {}
+
+    @property
+    def columns(self) -> int:
+        """Pictures in a row of :meth:`samples` for it to be of one class; 0: there are none."""
+        return self.settings.samples // self.arch.classes if self.arch.classes else 0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -150,7 +144,7 @@ class Training:
             parts = self._permutation.split(self.settings.batch_size)[len(self._rows) :]
             batches = self._feed.batches([self.ranks.part(part) for part in parts])
             for part, pixels in zip(parts, batches, strict=True):
-                self._rows.append(self._fitting_step(pixels, len(part)))
+                self._rows.append(self._fitting_step(pixels, part))
                 every = self.settings.sample_every
                 if every and self.steps_done % every == 0:
                     self._between[self.steps_done] = self.samples()
@@ -162,7 +156,7 @@ class Training:
 
     def samples(self) -> NDArray[np.uint8]:
         """Pictures of the fixed latents as the generator stands, uint8 [N, H, W, C]."""
-        return generate(self.gan.generator, self._fixed)
+        return generate(self.gan.artist, self._fixed)
 
     def is_sound(self) -> bool:
         """Whether all losses and weights are finite; this waits for the device."""
@@ -175,7 +169,8 @@ class Training:
         So what went astray need not do so again.
         """
         self.rollbacks = rollbacks
-        for number, stream in enumerate((self._order, self._latents), start=1):
+        streams = {1: self._order, 2: self._latents, 5: self._chances}
+        for number, stream in streams.items():
             stream.manual_seed(self.settings.seed + number + 1_000_003 * rollbacks)
 
     def state(self) -> dict[str, Tensor]:
@@ -188,7 +183,9 @@ class Training:
             "stream.order": self._order.get_state(),
             "stream.latents": self._latents.get_state(),
             "stream.dropout": self._dropout,
+            "stream.chances": self._chances.get_state(),
         }
+        state |= {f"measured.{name}": t for name, t in self.measured.state().items()}
         between = {f"between.{step}": torch.tensor(p) for step, p in self._between.items()}
         return state | between | self.gan.state()
 
@@ -201,6 +198,11 @@ class Training:
         self._order.set_state(state["stream.order"])
         self._latents.set_state(state["stream.latents"])
         self._dropout = state["stream.dropout"]
+        self._chances.set_state(state["stream.chances"])
+        start = "measured."
+        self.measured.restore(
+            {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)}
+        )
         start = "between."
         self._between = {
             int(name.removeprefix(start)): pictures.numpy()
@@ -208,7 +210,7 @@ class Training:
             if name.startswith(start)
         }
         self.gan.restore(state)
-        self._captured = None  # it writes to memory that is the optimizers' no more
+        self._captured = {}  # they write to memory that is the optimizers' no more
 
     def agree(self) -> None:
         """Stand, in every process that shares the training, where the first one stands."""
@@ -227,24 +229,37 @@ class Training:
         seen = np.cumsum([len(batch) for batch in self._permutation.split(size)])
         seen += self.epochs_done * len(self._feed)
         first_step = self.epochs_done * self.steps_per_epoch
-        epoch = Epoch(number, first_step, seen, statistics, self.samples(), self._between)
+        samples, quality = self.samples(), self._quality(number)
+        epoch = Epoch(number, first_step, seen, statistics, samples, self._between, quality)
         self.epochs_done, self._rows, self._between = number, [], {}
         return epoch
 
-    def _fitting_step(self, pixels: Tensor, batch_size: int) -> Tensor:
+    def _quality(self, epoch: int) -> float | None:
+        """Ask the judge, where it is time to."""
+        settings = self.settings
+        due = epoch == settings.epochs or (
+            settings.measure_every and epoch % settings.measure_every == 0
+        )
+        if self._judge is None or not due:
+            return None
+        quality = self._judge(generate(self.gan.artist, self._judged))
+        self.measured.add(epoch, quality, self.gan.artist)
+        return quality
+
+    def _fitting_step(self, pixels: Tensor, part: Tensor) -> Tensor:
         """Do a step, or say which batch would fit into memory."""
         try:
-            return self._step(pixels, batch_size)
+            return self._step(pixels, part)
         except (MemoryError, RuntimeError) as error:
             # Several processes could not try other batches without one another.
             if self.ranks.count > 1 or not lacks_memory(error):
                 raise
             traceback.clear_frames(error.__traceback__)
-        fits = batch_size // 2
-        while fits > 1 and not self._would_fit(pixels[:fits]):
+        fits = len(part) // 2
+        while fits > 1 and not self._would_fit(pixels[:fits], part[:fits]):
             fits //= 2
         raise AtelierError(
-            f"a batch of {batch_size} pictures does not fit into memory; "
+            f"a batch of {len(part)} pictures does not fit into memory; "
             + (
                 f"set train.batch_size to {fits}, which does."
                 if fits > 1
@@ -252,12 +267,12 @@ class Training:
             )
         )
 
-    def _would_fit(self, pixels: Tensor) -> bool:
+    def _would_fit(self, pixels: Tensor, part: Tensor) -> bool:
         """Try a step whose outcome is not wanted any more."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         try:
-            self._step(pixels, len(pixels))
+            self._step(pixels, part)
         except (MemoryError, RuntimeError) as error:
             if not lacks_memory(error):
                 raise
@@ -265,13 +280,37 @@ class Training:
             return False
         return True
 
-    def _step(self, pixels: Tensor, batch_size: int) -> Tensor:
-        """Learn from this process's part of a batch."""
-        latents = self.ranks.part(random_latents(batch_size, self.arch, self._latents))
+    def _step(self, pixels: Tensor, part: Tensor) -> Tensor:
+        """Learn from this process's part of a batch.
+
+        Args:
+            pixels: of this process, uint8 [B', H, W, C].
+            part: the indices of the whole batch's pictures, int64 [B].
+        """
+        settings, count = self.settings, len(part)
+        latents = self.ranks.part(self._draw_latents(part))
+        chances = self.ranks.part(self._draw_chances(count))
+        penalised = settings.penalised and self.steps_done % settings.penalty_every == 0
+        if settings.schedule != "constant":
+            total = settings.epochs * self.steps_per_epoch
+            self.gan.set_rates(factor(settings.schedule, self.steps_done, total))
+        given = (pixels, latents, chances)
         with products(self.gan.precision, self.device):
-            if self._may_capture(batch_size):
-                return self._captured_step(pixels, latents)
-            return self._plain_step(pixels, latents, len(pixels) / batch_size)
+            if self._may_capture(count):
+                return self._captured_step(*given, penalised)
+            return self._plain_step(*given, penalised, len(pixels) / count)
+
+    def _draw_latents(self, part: Tensor) -> Tensor:
+        """Latents for a batch; with the labels of its real pictures, where there are classes."""
+        latents = random_latents(len(part), self.arch, self._latents)
+        if self._labels is None:
+            return latents
+        labels = self._labels[part].to(self.device, non_blocking=True)
+        return with_labels(latents, labels, self.arch)
+
+    def _draw_chances(self, count: int) -> Tensor:
+        shape = (count, self.gan.chances)
+        return torch.rand(shape, generator=self._chances, device=self.device)
 
     def _may_capture(self, batch_size: int) -> bool:
         """Whether the step is one to record: not an epoch's last, smaller one."""
@@ -283,18 +322,24 @@ class Training:
             and batch_size == self.settings.batch_size
         )
 
-    def _captured_step(self, pixels: Tensor, latents: Tensor) -> Tensor:
-        if self._captured is None:
-            self._captured = CapturedStep(self.gan, pixels, latents)
-        return self._captured(pixels, latents)
+    def _captured_step(
+        self, pixels: Tensor, latents: Tensor, chances: Tensor, penalised: bool
+    ) -> Tensor:
+        given = (pixels, latents, chances)
+        if penalised not in self._captured:
+            self._captured[penalised] = CapturedStep(self.gan, *given, penalised)
+        return self._captured[penalised](*given)
 
-    def _plain_step(self, pixels: Tensor, latents: Tensor, share: float) -> Tensor:
+    def _plain_step(
+        self, pixels: Tensor, latents: Tensor, chances: Tensor, penalised: bool, share: float
+    ) -> Tensor:
+        given = (self.gan, scaled(pixels), latents, share, chances, penalised)
         if not self.arch.dropout:
-            return train_step(self.gan, scaled(pixels), latents, share)
+            return train_step(*given)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             stream = torch.cuda if self.device.type == "cuda" else torch.random
             stream.set_rng_state(self._dropout)
-            statistics = train_step(self.gan, scaled(pixels), latents, share)
+            statistics = train_step(*given)
             self._dropout = stream.get_rng_state()
         return statistics
 

@@ -1,7 +1,8 @@
 """Networks as safetensors files that hold what is needed to build them again."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,40 @@ from atelier.gan.generate import draw_latents, generate
 from atelier.gan.networks import Architecture, Generator
 
 _KEY = "architecture"  # one key only: safetensors writes several in no fixed order
+_MARKS = "marks"
 
 
-def save_network(network: nn.Module, arch: Architecture, target: Path) -> None:
-    """Write a network's state and its architecture to ``target``, whole or not at all."""
-    state = {name: value.contiguous() for name, value in network.state_dict().items()}
-    with replacing(target) as temporary:
-        save_file(state, temporary, metadata={_KEY: json.dumps(asdict(arch), sort_keys=True)})
-
-
-def save_networks(
-    generator: nn.Module, discriminator: nn.Module, arch: Architecture, folder: Path
+def save_network(
+    network: nn.Module,
+    arch: Architecture,
+    target: Path,
+    marks: Mapping[str, float] | None = None,
 ) -> None:
-    """Write both networks to files of their names in ``folder``."""
-    for name, network in (("generator", generator), ("discriminator", discriminator)):
-        save_network(network, arch, folder / f"{name}.safetensors")
+    """Write a network's state and its architecture to ``target``, whole or not at all.
+
+    Args:
+        network: what to write.
+        arch: what it was built by.
+        target: where to.
+        marks: numbers to tell the file by, such as the epoch and its KID.
+    """
+    state = {name: value.contiguous() for name, value in network.state_dict().items()}
+    described = _described(arch) | ({_MARKS: dict(marks)} if marks else {})
+    with replacing(target) as temporary:
+        save_file(state, temporary, metadata={_KEY: json.dumps(described, sort_keys=True)})
+
+
+def _described(arch: Architecture) -> dict[str, Any]:
+    """The architecture without what it does not have, as files have always said it."""
+    usual = {field.name: field.default for field in fields(arch)}
+    return {key: value for key, value in asdict(arch).items() if value != usual[key]}
+
+
+def read_marks(path: Path) -> dict[str, float]:
+    """The numbers that a network's file is marked with; none where it has none."""
+    with safe_open(path, framework="pt") as file:
+        marks: dict[str, float] = json.loads((file.metadata() or {})[_KEY]).get(_MARKS, {})
+    return marks
 
 
 def load_generator(
@@ -45,11 +65,13 @@ def load_generator(
     """
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            arch = Architecture(**json.loads((file.metadata() or {})[_KEY]))
+            described = dict(json.loads((file.metadata() or {})[_KEY]))
+            described.pop(_MARKS, None)
+            arch = Architecture(**described)
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         generator = Generator(arch)
         generator.load_state_dict(state)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise AtelierError(
             f"{path} holds no generator that can be rebuilt ({reason});"
@@ -68,7 +90,7 @@ def load_for_serving(path: Path) -> tuple[Generator, NDArray[np.float32], dict[s
     """Rebuild a generator, with an example of what it takes, and its architecture.
 
     Returns:
-        The generator; float32 [2, latent_size]; the fields of :class:`Architecture`.
+        The generator; float32 [2, latent_size + classes]; the fields of :class:`Architecture`.
     """
     generator, arch = load_generator(path)
     return generator, draw_latents(2, arch, seed=1).numpy(), asdict(arch)

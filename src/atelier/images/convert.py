@@ -1,5 +1,6 @@
-"""From raw pictures of any kind to one array of pictures of one size."""
+"""From raw pictures of any kind to arrays of pictures of one size: to learn from, and held out."""
 
+import hashlib
 import os
 import tempfile
 from collections import Counter
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from atelier.images.resize import resize
 from atelier.progress import Progress, Report, silent
 from atelier.settings import ConvertSettings
 
+HELD_OUT = "held_out.npz"
 # Decoded at twice the wanted size, a picture loses nothing that could be seen afterwards.
 _DRAFT = 2
 # Bytes of files, as they come, that wait for a worker or are with one.
@@ -38,12 +40,14 @@ class Conversion:
 
     Attributes:
         found: how many files the raw pictures held.
-        accepted: how many became a row of the array.
+        accepted: how many became a row.
+        held_out: how many of these training never sees.
         rejected: name of and reason for each that did not, in the raw pictures' order.
     """
 
     found: int
     accepted: int
+    held_out: int
     rejected: tuple[tuple[str, str], ...]
 
     def metrics(self) -> dict[str, Any]:
@@ -51,6 +55,7 @@ class Conversion:
         return {
             "found": self.found,
             "accepted": self.accepted,
+            "held_out": self.held_out,
             "rejected": len(self.rejected),
             "rejected_files": [{"name": name, "reason": reason} for name, reason in self.rejected],
         }
@@ -64,7 +69,11 @@ def convert(
     report: Report = silent,
     cluster: str = "",
 ) -> Conversion:
-    """Write every readable picture of ``raw`` to the array file ``target``.
+    """Write every readable picture of ``raw`` to one of two array files.
+
+    The share ``held_out`` goes to ``held_out.npz`` beside ``target``, the rest to ``target``. Held
+    out are the rows whose bytes have the lowest SHA-256: a choice that needs no seed, does not hang
+    on names or order, and puts copies of one picture on the same side (but at the border).
 
     Rows are in the raw pictures' order, whoever makes them. Memory holds, however
     many pictures there are: at most four files per worker, of 256 MiB together, and the next one
@@ -75,7 +84,7 @@ def convert(
     Args:
         settings: size, colour and fit of the rows.
         raw: the folder that the download stage made.
-        target: the npz file to write, see :mod:`atelier.images.dataset`.
+        target: the npz file to write, see :mod:`atelier.images.dataset`; both are written, or none.
         workers: threads; 0 takes one per core.
         report: told of every picture.
         cluster: address of a Dask scheduler whose workers make the rows instead of threads; the
@@ -87,10 +96,12 @@ def convert(
     """
     pictures = open_raw(raw)
     names: list[str] = []
+    hashes: list[bytes] = []
     rejected: list[tuple[str, str]] = []
     with (
         disk_faults(target),
         replacing(target) as temporary,
+        replacing(target.with_name(HELD_OUT)) as temporary_held_out,
         tempfile.TemporaryFile(dir=target.parent) as spool,
         quiet_pillow(),
     ):
@@ -99,15 +110,34 @@ def convert(
                 rejected.append((name, row.reason))
             else:
                 spool.write(row.data)
+                hashes.append(hashlib.sha256(row.data).digest())
                 names.append(name)
             done = len(names) + len(rejected)
             report(Progress(done, pictures.total, f"{len(rejected)} rejected"))
         if not names:
             raise AtelierError(_nothing_readable(rejected))
-        spool.seek(0)
-        size = settings.image_size
-        save_images(temporary, spool, (len(names), size, size, settings.channels), names)
-    return Conversion(len(names) + len(rejected), len(names), tuple(rejected))
+        kept, held_out = _split(hashes, settings.held_out)
+        for file, places in ((temporary, kept), (temporary_held_out, held_out)):
+            shape = (len(places), settings.image_size, settings.image_size, settings.channels)
+            save_images(file, _again(spool, shape, places), shape, [names[i] for i in places])
+    return Conversion(len(names) + len(rejected), len(names), len(held_out), tuple(rejected))
+
+
+def _split(hashes: list[bytes], share: float) -> tuple[list[int], list[int]]:
+    """Tell the places of the rows to learn from and of those held out, each in their order."""
+    ranked = sorted(range(len(hashes)), key=hashes.__getitem__)
+    count = round(share * len(hashes))
+    return sorted(ranked[count:]), sorted(ranked[:count])
+
+
+def _again(
+    spool: IO[bytes], shape: tuple[int, int, int, int], places: list[int]
+) -> Iterator[bytes]:
+    """Read rows back, one at a time."""
+    size = shape[1] * shape[2] * shape[3]
+    for place in places:
+        spool.seek(place * size)
+        yield spool.read(size)
 
 
 def _rows(

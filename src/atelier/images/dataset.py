@@ -1,16 +1,16 @@
-"""``images.npz``: every picture as one array, with the names they came under.
+"""``images.npz`` and ``held_out.npz``: pictures as one array, with the names they came under.
 
-It is an ordinary NumPy archive (``arr_0`` uint8 [N, H, W, C] and ``names``), stored
-uncompressed, so that the pixels can be mapped into memory where they lie.
+The first are to learn from, the others are held out: training never sees them. Each is an
+ordinary NumPy archive (``arr_0`` uint8 [N, H, W, C] and ``names``), stored uncompressed, so that
+the pixels can be mapped into memory where they lie.
 """
 
-import shutil
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +36,40 @@ class Images:
     pixels: NDArray[np.uint8]
     names: NDArray[np.str_]
 
+    def classes(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+        """Tell the classes of the pictures, and of which each picture is.
 
-def load_images(path: Path) -> Images:
-    """Open ``images.npz``; pixels stay on disk until they are looked at.
+        A picture's class is the last folder in its name: ``5`` of ``train/5/00000``.
+
+        Returns:
+            The classes' names, numbers first and in their order, and the place of every
+            picture's class among them, int64 [N].
+
+        Raises:
+            AtelierError: a picture lies in no folder.
+        """
+        folders = [name.rpartition("/")[0].rpartition("/")[2] for name in self.names.tolist()]
+        if "" in folders:
+            raise AtelierError(
+                f"{self.names[folders.index('')]} lies in no folder, but a picture's class is the"
+                " last folder in its name, as in cats/001.jpg; sort the pictures into folders."
+            )
+        names = sorted(set(folders), key=_number_first)
+        place = {name: index for index, name in enumerate(names)}
+        return tuple(names), np.array([place[folder] for folder in folders], np.int64)
+
+
+def _number_first(name: str) -> tuple[bool, int, str]:
+    number = name.isdecimal()
+    return not number, int(name) if number else 0, name
+
+
+def load_images(path: Path, may_be_empty: bool = False) -> Images:
+    """Open an array of pictures; pixels stay on disk until they are looked at.
+
+    Args:
+        path: the file.
+        may_be_empty: no picture at all is no fault.
 
     Raises:
         AtelierError: the file is missing, damaged, or holds something else.
@@ -54,18 +85,18 @@ def load_images(path: Path) -> Images:
         raise AtelierError(
             f"{path} is not a readable array of pictures ({error}); run the convert stage again."
         ) from None
-    _check(path, pixels, names)
+    _check(path, pixels, names, 0 if may_be_empty else 1)
     return Images(pixels, names)
 
 
 def save_images(
-    path: Path, pixels: IO[bytes], shape: tuple[int, int, int, int], names: Sequence[str]
+    path: Path, pixels: Iterable[bytes], shape: tuple[int, int, int, int], names: Sequence[str]
 ) -> None:
-    """Write ``images.npz`` from raw pixels that need not fit into memory.
+    """Write an array of pictures from raw pixels that need not fit into memory.
 
     Args:
         path: where to write.
-        pixels: a stream of N·H·W·C bytes, in C order.
+        pixels: N·H·W·C bytes in C order, in pieces of any size.
         shape: (N, H, W, C).
         names: N names. Of one longer than 120 characters the last 120 are kept, after an
             ellipsis: the array is as wide as its longest name, for every picture.
@@ -75,7 +106,8 @@ def save_images(
         with archive.open(zipfile.ZipInfo(_PIXELS), "w", force_zip64=True) as member:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(member, header)
-            shutil.copyfileobj(pixels, member, 2**20)
+            for piece in pixels:
+                member.write(piece)
         with archive.open(zipfile.ZipInfo(_NAMES), "w", force_zip64=True) as member:
             np.lib.format.write_array(member, np.array(short, np.str_), allow_pickle=False)
 
@@ -92,6 +124,8 @@ def _map_pixels(path: Path, archive: zipfile.ZipFile) -> NDArray[Any]:
         header = stream.tell()
     if dtype.hasobject or header + dtype.itemsize * int(np.prod(shape)) != member.file_size:
         raise ValueError("its pixels do not fit its size")
+    if 0 in shape:  # nothing to map
+        return np.zeros(shape, dtype)
     with path.open("rb") as file:
         file.seek(member.header_offset)
         signature, name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
@@ -101,17 +135,17 @@ def _map_pixels(path: Path, archive: zipfile.ZipFile) -> NDArray[Any]:
     return np.memmap(path, dtype, "c", start, shape, "F" if column_major else "C")
 
 
-def _check(path: Path, pixels: NDArray[Any], names: NDArray[Any]) -> None:
+def _check(path: Path, pixels: NDArray[Any], names: NDArray[Any], fewest: int) -> None:
     wanted = (
         pixels.dtype == np.uint8
         and pixels.ndim == 4
-        and pixels.shape[0] > 0
+        and pixels.shape[0] >= fewest
         and pixels.shape[3] in (1, 3)
     )
     if not wanted:
         raise AtelierError(
             f"{path} holds {pixels.dtype} {list(pixels.shape)}, but pictures are uint8"
-            " [N, H, W, C] with 1 or 3 channels and at least one picture; run the convert stage"
+            f" [N, H, W, C] with 1 or 3 channels and N at least {fewest}; run the convert stage"
             " again."
         )
     if names.shape != (len(pixels),) or names.dtype.kind != "U":

@@ -1,4 +1,6 @@
-"""What metrics look at: feature extractors that turn pictures into vectors."""
+"""What metrics look at: pictures turned into vectors by a network."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -6,6 +8,69 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 _WIDTHS = (64, 128, 256)
+_PIXELS = 2**18  # looked at together; bounds the memory
+_LEAST_DEVIATION = 0.1  # of the features' mean deviation
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A network that turns pictures into features.
+
+    Attributes:
+        network: maps float [B, 3, H, W] in [-1, 1] to [B, D].
+        identity: tells it, with its weights, from all others.
+        side: what it enlarges pictures to, in pixels; 0: nothing.
+        calibrated: whether its features are compared as they are, so that the numbers are those
+            of the literature. Those of other networks are standardised first.
+    """
+
+    network: nn.Module
+    identity: str
+    side: int = 0
+    calibrated: bool = False
+
+    @torch.inference_mode()
+    def __call__(self, pictures: NDArray[np.uint8], device: torch.device) -> Tensor:
+        """Extract the features of all pictures, float32 [N, D] on the CPU.
+
+        Args:
+            pictures: uint8 [N, H, W, C]; grey is repeated to three channels.
+            device: where to compute.
+        """
+        network = self.network.to(device)
+        together = max(1, _PIXELS // max(self.side, *pictures.shape[1:3]) ** 2)
+        batches = []
+        for start in range(0, len(pictures), together):
+            part = as_tensor(pictures[start : start + together]).to(device)
+            batches.append(network(part.expand(-1, 3, -1, -1)).float().cpu())
+        return torch.cat(batches)
+
+    def scale(self, real: Tensor) -> "Scale":
+        """Choose the scale that features are compared on, by those of real pictures, [N, D]."""
+        return Scale(torch.zeros(()), torch.ones(())) if self.calibrated else Scale.of(real)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Features are compared after taking ``mean`` and dividing by ``deviation``, both [D]."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, real: Tensor) -> "Scale":
+        """Standardise by real features, [N, D], since most networks' have no scale of their own.
+
+        A deviation counts as a tenth of the mean one at least: a feature that is silent for
+        nearly every real picture would drown all others by the few that it answers.
+        """
+        mean, deviation = real.mean(dim=0), real.std(dim=0)
+        least = max(_LEAST_DEVIATION * float(deviation.mean()), 1e-6)
+        return cls(mean, deviation.clamp_min(least))
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Bring features, [M, D], to this scale."""
+        return (features - self.mean) / self.deviation
 
 
 class RandomFeatures(nn.Module):
@@ -38,30 +103,6 @@ class RandomFeatures(nn.Module):
         """Extract the features of a batch."""
         features: Tensor = self.layers(pictures)
         return features
-
-
-EXTRACTORS = {"random": RandomFeatures}
-"""Extractors by the name that ``evaluate.features`` takes; each is built from a seed."""
-
-
-@torch.inference_mode()
-def extract(
-    extractor: nn.Module, pictures: NDArray[np.uint8], device: torch.device, batch_size: int = 250
-) -> Tensor:
-    """Features of all pictures, float32 [N, D] on the CPU.
-
-    Args:
-        extractor: maps float [B, 3, H, W] in [-1, 1] to [B, D].
-        pictures: uint8 [N, H, W, C]; grey is repeated to three channels.
-        device: where to compute.
-        batch_size: pictures at a time; bounds the memory.
-    """
-    extractor = extractor.to(device)
-    batches = []
-    for start in range(0, len(pictures), batch_size):
-        part = as_tensor(pictures[start : start + batch_size]).to(device)
-        batches.append(extractor(part.expand(-1, 3, -1, -1)).float().cpu())
-    return torch.cat(batches)
 
 
 def as_tensor(pictures: NDArray[np.uint8]) -> Tensor:

@@ -6,19 +6,18 @@ recognition" (https://arxiv.org/abs/1409.1556), configuration E. Layers are posi
 """
 
 import copy
-import hashlib
-import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from atelier.errors import AtelierError
+from atelier.weights_files import fetch_weights, read_weights
 
+SETTING = "stylize.weights"
 Pooling = Literal["max", "average", "l2"]
 Padding = Literal["zeros", "replicate"]
 Preprocessing = Literal["torchvision", "caffe"]
@@ -64,7 +63,7 @@ def build_vgg19(
     elif weights == "imagenet":
         from torchvision.models import VGG19_Weights  # 3 s that other weights need not wait
 
-        _load(vgg, fetch_weights(VGG19_Weights.IMAGENET1K_V1.url))
+        _load(vgg, fetch_weights(VGG19_Weights.IMAGENET1K_V1.url, SETTING))
     else:
         _load(vgg, Path(weights))
     return vgg.requires_grad_(False).eval()
@@ -148,37 +147,6 @@ def preprocess(picture: Tensor, convention: Preprocessing) -> Tensor:
     return (picture - mean) / std
 
 
-def fetch_weights(url: str) -> Path:
-    """Return a weights file from torch hub's folder, fetching it from ``url`` on first use.
-
-    The file's name ends in the first digits of its SHA-256, such as ``-dcbb9e9d.pth``; a file
-    fetched earlier is checked by them too.
-
-    Raises:
-        AtelierError: it cannot be fetched, or the file at hand is damaged.
-    """
-    name = url.rpartition("/")[2]
-    digits = Path(name).stem.rpartition("-")[2]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
-    if not path.exists():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), digits, progress=False)
-        except (OSError, RuntimeError) as error:
-            raise AtelierError(
-                f"cannot fetch VGG19's weights ({error}); put {name} from {url} into"
-                f" {path.parent}, or set stylize.weights to random."
-            ) from None
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(digits):
-        raise AtelierError(
-            f"{path} is damaged: its SHA-256 begins with {found[: len(digits)]} instead of"
-            f" {digits}; delete it and start again."
-        )
-    return path
-
-
 class L2Pool(nn.Module):
     """The root of the mean square of every 2 x 2 places."""
 
@@ -215,7 +183,7 @@ def _randomize(vgg: nn.Sequential, generator: torch.Generator) -> None:
 
 def _load(vgg: nn.Sequential, path: Path) -> None:
     """Copy the weights of every layer of ``vgg`` from a file that may hold more."""
-    stored = _read(path)
+    stored = read_weights(path, SETTING)
     for name, parameter in vgg.named_parameters():
         tensor = stored.get(f"features.{name}", stored.get(name))
         if not isinstance(tensor, Tensor):
@@ -229,27 +197,6 @@ def _load(vgg: nn.Sequential, path: Path) -> None:
                 f" of {list(parameter.shape)}; give stylize.weights a VGG19."
             )
         parameter.data.copy_(tensor)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings(action="ignore"):  # of pickles that torch did not write
-            stored = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise AtelierError(
-            f"stylize.weights is {path}, but there is no such file; give random, imagenet or the"
-            " path of a VGG19 state_dict."
-        ) from None
-    except Exception:  # a damaged or hostile pickle may raise anything at all
-        stored = None
-    if not isinstance(stored, Mapping):
-        raise AtelierError(
-            f"{path} holds no state_dict that can be read safely; save one with"
-            " torch.save(model.state_dict(), path) or as safetensors."
-        )
-    return stored
 
 
 def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:

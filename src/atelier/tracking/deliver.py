@@ -46,13 +46,13 @@ def serve(root: Path, process: Process) -> None:
         # In a thread of its own: however slow MLflow is, the outcome is read when it is there.
         watch = threading.Thread(target=_watch, args=(root, process), daemon=True)
         watch.start()
-        # All of it, also what another deliverer is at: a run that is continued must be told of its
-        # first attempt's steps before those of the next.
-        deliver_left_over(root, wait=True)
-        more_may_come = True
+        more_may_come = trouble = True
         while more_may_come:
             # Asked before reading, so that nothing written before the end is missed.
             more_may_come = watch.is_alive()
+            if trouble:
+                # What is older comes first, also what another deliverer is at.
+                deliver_left_over(root, wait=True)
             trouble = _deliver_all(root, execution)
             if trouble:
                 watch.join(_RETRY_SECONDS)
@@ -68,6 +68,19 @@ def _pause(execution: Path, watch: threading.Thread) -> None:
         watch.join(_POLL_SECONDS)
 
 
+def deliver_now(root: Path) -> int:
+    """Deliver all that can be delivered; return how many journals remain.
+
+    Deliverers of executions that have ended are at their last words, and are waited for; what
+    they could not deliver is tried again.
+    """
+    for execution in executions(private_folder(root)):
+        if _has_ended(execution):
+            with locked(_served(execution)):
+                pass
+    return deliver_left_over(root, wait=True)
+
+
 def deliver_left_over(root: Path, wait: bool = False) -> int:
     """Deliver what earlier executions left behind; return how many journals remain.
 
@@ -77,7 +90,7 @@ def deliver_left_over(root: Path, wait: bool = False) -> int:
     remaining = 0
     for execution in executions(private_folder(root)):
         process = Process.from_key(execution.name)
-        if process and not process.is_alive() and not any(map(is_open, journals(execution))):
+        if process and _has_ended(execution):
             with locked(_served(execution), wait=False) as unserved:
                 if unserved:
                     _write_outcome(root, process, None)
@@ -135,6 +148,13 @@ def _write_outcome(root: Path, process: Process, lock: LockWatch | None) -> None
         with suppress(OSError):
             outcome_problem(root).write_text(f"{type(error).__name__}: {error}\n", "utf-8")
     note_start(execution, None)
+
+
+def _has_ended(execution: Path) -> bool:
+    """Whether the process that ran an execution of this machine is dead, and all its stages are."""
+    process = Process.from_key(execution.name)
+    alive = process is None or process.is_alive()
+    return not alive and not any(map(is_open, journals(execution)))
 
 
 def _served(execution: Path) -> Path:

@@ -1,14 +1,16 @@
 """One journal on its way into MLflow: every entry once, in order, however often it is begun."""
 
 import json
+import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from atelier.errors import AtelierError
 from atelier.files import write_json
-from atelier.tracking.journal import entries, is_open, now, remove
+from atelier.tracking.journal import entries, executions, is_open, journals, now, remove
 from atelier.tracking.models import judge_model, log_model
 from atelier.tracking.pipeline import stages_of, tell_pipeline
 from atelier.tracking.store import open_store
@@ -57,6 +59,10 @@ class _State:
 
 class _RunGoneError(Exception):
     """The run that a journal was told to is not there any more."""
+
+
+class _TooEarlyError(AtelierError):
+    """An earlier attempt at the same work is not delivered yet."""
 
 
 class Delivery:
@@ -109,7 +115,8 @@ class Delivery:
         """Deliver one entry; what MLflow will never take is set aside, and the rest goes on.
 
         Raises:
-            OSError, SQLAlchemyError, MlflowException: MLflow cannot be reached now.
+            OSError, SQLAlchemyError, sqlite3.Error, MlflowException: MLflow cannot take it now.
+            _TooEarlyError: something else is to be told first.
             _RunGoneError: the run was removed with its store meanwhile.
         """
         from mlflow.exceptions import MlflowException
@@ -117,7 +124,7 @@ class Delivery:
 
         try:
             getattr(self, f"_{entry['kind']}")(entry)
-        except (OSError, SQLAlchemyError):
+        except (OSError, SQLAlchemyError, sqlite3.Error, _TooEarlyError):
             raise
         except Exception as error:  # of MLflow, or of code that an older journal speaks of
             code = error.error_code if isinstance(error, MlflowException) else ""
@@ -145,6 +152,8 @@ class Delivery:
             client.update_run(parent, status="RUNNING")
             tags = tags | {"mlflow.parentRunId": parent}
         continues = entry.get("continues", "")
+        if continues:
+            self._refuse_to_overtake(stage)
         key = {"atelier.journal": continues or self._journal.name}
         run = _find_or_create(client, experiment, stage, at, key, tags | {"atelier.stage": stage})
         own = {k: v for k, v in entry["parameters"].items() if k.startswith(f"{stage}.")}
@@ -152,6 +161,14 @@ class Delivery:
         self._save(run=run, parent=parent, stage=stage, experiment=entry["experiment"])
         if continues:
             self._take_up(tags)
+
+    def _refuse_to_overtake(self, stage: str) -> None:
+        """Leave a continued run to its earlier attempts until all that those said is told."""
+        for execution in executions(private_folder(self._root)):
+            for other in journals(execution):
+                earlier = other.name < self._journal.name and other.name.split("-")[1] == stage
+                if earlier and not is_open(other):
+                    raise _TooEarlyError(f"an earlier attempt at {stage} is not delivered yet")
 
     def _take_up(self, tags: dict[str, str]) -> None:
         """Go on with a run that an earlier execution began: its steps are not logged again."""

@@ -4,6 +4,7 @@ A pipeline execution (a parent run and its children) stays or goes as a whole.
 """
 
 import os
+import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from atelier.errors import AtelierError
 from atelier.tracking.garbage import collect_cache, collect_runs, named_by_git
 from atelier.tracking.journal import journals
-from atelier.tracking.store import locked, open_store
+from atelier.tracking.store import in_short, locked, open_store
+from atelier.tracking.unfinished import abandoned, forget_abandoned
 from atelier.tracking.workspace import PRIVATE
 
 if TYPE_CHECKING:
@@ -70,11 +72,16 @@ class Execution:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which executions stay, and why; which go; which files of DVC's cache go."""
+    """Which executions stay, and why; which go; which files of DVC's cache and what work go."""
 
     kept: dict[Execution, list[str]]
     removed: list[Execution]
     cached: list[Path]
+    abandoned: list[Path]
+
+    def __bool__(self) -> bool:
+        """Whether anything goes."""
+        return bool(self.removed or self.cached or self.abandoned)
 
 
 def size(places: Iterable[Path]) -> str:
@@ -91,23 +98,32 @@ def is_elsewhere() -> bool:
 @contextmanager
 def _in_a_sentence() -> Iterator[None]:
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except MlflowException as error:
-        raise AtelierError(f"MLflow says: {str(error).partition(chr(10))[0]}") from None
+    except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
+        raise AtelierError(f"MLflow says: {in_short(error)}") from None
 
 
 @_in_a_sentence()
-def plan(root: Path, experiment: str, best: int = 1) -> Plan:
-    """Say what stays and what goes, and change nothing; ``best`` stay for their low KID."""
+def plan(root: Path, experiment: str, best: int = 1, days: float = 30) -> Plan:
+    """Say what stays and what goes, and change nothing.
+
+    Args:
+        root: the project.
+        experiment: the experiment in MLflow.
+        best: how many stay for their low KID.
+        days: how long unfinished work is kept since it was last touched.
+    """
     if not is_elsewhere() and not (root / "mlflow.db").exists():
         raise AtelierError(f"there is no {root / 'mlflow.db'}, so there is no run to remove.")
     client, number = open_store(root, experiment)
     reasons = _reasons(root, client, number, best)
     kept = {execution: told for execution, told in reasons.items() if told}
     cached = [] if _unfinished(root) else collect_cache(root, _outputs(kept), "--dry")
-    return Plan(kept, [execution for execution in reasons if execution not in kept], cached)
+    removed = [execution for execution in reasons if execution not in kept]
+    return Plan(kept, removed, cached, abandoned(root / PRIVATE, days))
 
 
 @_in_a_sentence()
@@ -123,6 +139,8 @@ def carry_out(root: Path, experiment: str, plan: Plan) -> None:
             f"`mlflow gc` would remove the deleted experiment {trash[0].name} as well; restore it,"
             f" or remove it with `mlflow gc --experiment-ids {trash[0].experiment_id}`."
         )
+    for folder in plan.abandoned:  # at once: the rest takes long enough for a stage to take it up
+        forget_abandoned(folder)
     for execution in plan.removed:
         for model in execution.models:
             client.delete_logged_model(model.model_id)

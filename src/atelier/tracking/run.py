@@ -70,13 +70,20 @@ class Run:
         """Log final numbers, also on the pipeline's run; words and lists are left out."""
         self._say(lambda journal: journal.write("summary", values=numbers(values)))
 
-    def pictures(self, key: str, pixels: NDArray[np.uint8], step: int) -> None:
-        """Log pictures, uint8 [N, H, W, C], as one sheet of a series that has a step slider."""
+    def pictures(self, key: str, pixels: NDArray[np.uint8], step: int, columns: int = 0) -> None:
+        """Log pictures as one sheet of a series that has a step slider.
+
+        Args:
+            key: name of the series.
+            pixels: uint8 [N, H, W, C].
+            step: of the slider.
+            columns: pictures in a row; 0 for a nearly square sheet.
+        """
         from PIL import Image
 
         def tell(journal: Journal) -> None:
             file = journal.folder / f"{key}-{step:08d}.png"
-            Image.fromarray(sheet(pixels)).save(file, compress_level=1)
+            Image.fromarray(sheet(pixels, columns)).save(file, compress_level=1)
             journal.write("picture", key=key, step=step, file=file.name)
 
         self._say(tell)
@@ -127,7 +134,9 @@ class Run:
     def _points(
         self, names: Sequence[str], points: Sequence[tuple[int, int, Sequence[float]]]
     ) -> None:
-        """Log (step, milliseconds, values) for the curves ``names``."""
+        """Log (step, milliseconds, values), where there are any, for the curves ``names``."""
+        if not points:
+            return
         self._say(lambda journal: journal.write("metrics", names=list(names), rows=points))
 
     def _say(self, tell: Callable[[Journal], None]) -> None:
@@ -148,10 +157,10 @@ class Run:
             )
 
 
-def sheet(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Lay pictures [N, H, W, C] out as one nearly square picture [H', W', 3]."""
+def sheet(pixels: NDArray[np.uint8], columns: int = 0) -> NDArray[np.uint8]:
+    """Lay pictures [N, H, W, C] out as one picture [H', W', 3], nearly square if not told how."""
     count, height, width, channels = pixels.shape
-    columns = math.ceil(math.sqrt(count))
+    columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     cells = np.full((rows * columns, height, width, 3), 255, np.uint8)
     cells[:count] = pixels if channels == 3 else pixels.repeat(3, axis=-1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from atelier.errors import AtelierError
 from atelier.tracking.values import shown
 
 if TYPE_CHECKING:
@@ -40,12 +41,17 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
 
 
 def quiet_environment() -> None:
-    """Switch MLflow's telemetry off and its patience down, unless the user set them."""
+    """Switch MLflow's telemetry and traces off and its patience down, unless the user set them."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # A failed request fills the terminal; what matters of it is told in a sentence.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     # What cannot be delivered now is delivered later; waiting for minutes helps nobody.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    if not _elsewhere():
+        # A database that could be opened for reading only stays so until it is opened again.
+        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
 
 
 def follow_move(database: Path) -> None:
@@ -98,10 +104,12 @@ def open_store(root: Path, experiment: str) -> "tuple[MlflowClient, str]":
 
 def in_short(error: Exception) -> str:
     """What went wrong with MLflow, without the long tail of a failed request."""
-    first = str(error).partition("\n")[0]
+    lines = str(error).splitlines() or [""]
+    # The database's own words may stand below SQLAlchemy's.
+    first = next((line for line in lines if line.startswith("(sqlite3.")), lines[0])
     if "Max retries exceeded" in first or "failed with exception" in first:
         return f"no answer from {shown(_elsewhere() or 'it')}"
-    return f"{type(error).__name__}: {first}"[:200]
+    return first if isinstance(error, AtelierError) else f"{type(error).__name__}: {first}"[:200]
 
 
 def existing_store(root: Path) -> "MlflowClient | None":

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from atelier.tracking.fingerprint import Fingerprint
 from atelier.tracking.record import read_lock
+from atelier.tracking.store import locked
 from atelier.tracking.workspace import Process
 
 if TYPE_CHECKING:
@@ -125,3 +126,33 @@ def forget_committed(private: Path) -> None:
                 told = json.loads((folder / "fingerprint.json").read_text("utf-8"))
                 if stage in records and Fingerprint(**told).is_recorded(records[stage]):
                     shutil.rmtree(folder)
+
+
+def abandoned(private: Path, days: float) -> list[Path]:
+    """Work that was not touched for so many days, and that no stage is at."""
+    before = time.time() - days * 86_400
+    folders = [path for path in sorted((private / "unfinished").glob("*")) if path.is_dir()]
+    return [folder for folder in folders if not _is_held(folder) and _touched(folder) < before]
+
+
+def forget_abandoned(folder: Path) -> None:
+    """Remove such work, unless a stage has taken it up meanwhile."""
+    with locked(folder / ".lock", wait=False) as free:
+        if free:
+            shutil.rmtree(folder)
+
+
+def _touched(folder: Path) -> float:
+    """When anything in a folder was last written; now, where a file went while it was looked at."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except FileNotFoundError:
+        return time.time()
+
+
+def _is_held(folder: Path) -> bool:
+    lock = folder / ".lock"
+    if not lock.exists():
+        return False
+    with locked(lock, wait=False) as free:
+        return not free

@@ -26,7 +26,7 @@ _PICTURE = (3, 32, 32)
 def read_cifar10(path: Path, split: Literal["train", "test", "all"]) -> Members:
     """Yield every picture of the batches of ``split`` as uint8 [32, 32, 3].
 
-    A picture is called ``train/00000_6``: which part, which place, which label. One batch at
+    A picture is called ``train/6/00000``: which part, which label, which place. One batch at
     a time is in memory.
 
     Raises:
@@ -51,7 +51,7 @@ def _read_batch(data: bytes, part: str, first: int, archive: str) -> Members:
         batch = _BatchUnpickler(io.BytesIO(data), encoding="bytes").load()
         pixels, labels = batch[b"data"], batch[b"labels"]
         pictures = pixels.array.reshape(len(labels), *_PICTURE).transpose(0, 2, 3, 1)
-        names = [f"{part}/{first + i:05d}_{label:d}" for i, label in enumerate(labels)]
+        names = [f"{part}/{label:d}/{first + i:05d}" for i, label in enumerate(labels)]
     except Exception as error:
         # A damaged or hostile pickle may raise anything at all.
         reason = str(error) if isinstance(error, pickle.UnpicklingError) else "it is damaged"

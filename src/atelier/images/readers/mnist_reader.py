@@ -20,7 +20,7 @@ _IMAGES, _LABELS = 2051, 2049
 def read_mnist(paths: Sequence[Path]) -> Members:
     """Yield every digit of pairs of an images and a labels file as uint8 [28, 28].
 
-    A digit is called ``train/00000_5``: which part, which place, which label.
+    A digit is called ``train/5/00000``: which part, which label, which place.
 
     Raises:
         AtelierError: a file is damaged, cut short, or not what its name says.
@@ -50,7 +50,7 @@ def _read_pair(part: str, images: Path, labels: Path) -> Members:
         for index in range(count):
             digit = np.frombuffer(_exactly(pixels, height * width), np.uint8)
             (label,) = _exactly(classes, 1)
-            yield f"{part}/{index:05d}_{label}", digit.reshape(height, width)
+            yield f"{part}/{label}/{index:05d}", digit.reshape(height, width)
         # gzip compares its checksum only at the end of the stream.
         if pixels.read(1) or classes.read(1):
             raise AtelierError(f"{images.name} holds more than it claims; get it again.")

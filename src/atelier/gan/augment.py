@@ -1,0 +1,111 @@
+"""Pictures changed at random on their way to the discriminator, so that few go further.
+
+Zhao et al. 2020, "Differentiable augmentation for data-efficient GAN training" (DiffAugment):
+real and generated pictures alike are changed, and the generator learns through the change, so
+that it need not draw what the changes look like. Strengths are the paper's.
+
+All random numbers come from outside, uniform in [0, 1): :data:`CHANCES` of each picture and step.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal["color", "translation", "cutout"]
+_EACH = 7  # numbers for one look at a picture: 3 for its color, 2 for its shift, 2 for its hole
+_SHIFT, _HOLE = 8, 2  # at most an eighth of the side; half of the side
+LOOKS = ("real", "fake", "fooled", "rival")
+"""What the discriminator looks at in a step: the batches of its own, then of the generator's."""
+CHANCES = 2 + _EACH * len(LOOKS)
+"""Random numbers of a picture and step: for its mirroring, for its mixing, for each look."""
+
+
+def mirrored(pictures: Tensor, chances: Tensor) -> Tensor:
+    """Mirror every second picture [B, C, H, W] left to right, by chance [B, CHANCES].
+
+    For real pictures alone: faces have no side. Karras et al. 2020, "Training generative
+    adversarial networks with limited data", double their data so.
+    """
+    return torch.where(chances[:, 0, None, None, None] < 0.5, pictures.flip(3), pictures)
+
+
+def mixing(chances: Tensor) -> Tensor:
+    """Where between a real and a generated picture to look, [B]."""
+    return chances[:, 1]
+
+
+def seen(pictures: Tensor, kinds: Sequence[Kind], chances: Tensor, look: str) -> Tensor:
+    """Change pictures as the discriminator shall see them.
+
+    Args:
+        pictures: [B, C, H, W] float, in [-1, 1].
+        kinds: what to change; with none, ``pictures`` themselves come back.
+        chances: [B, CHANCES].
+        look: one of :data:`LOOKS`; each has numbers of its own.
+
+    Returns:
+        float32 [B, C, H, W], channels last in memory; values may leave [-1, 1], as in the paper.
+    """
+    if not kinds:
+        return pictures
+    start = 2 + _EACH * LOOKS.index(look)
+    numbers = chances[:, start : start + _EACH]
+    with torch.autocast(pictures.device.type, enabled=False):
+        pictures = pictures.float()
+        if "color" in kinds:
+            pictures = _color(pictures, numbers[:, :3])
+        if "translation" in kinds:
+            pictures = _translation(pictures, numbers[:, 3:5])
+        if "cutout" in kinds:
+            pictures = _cutout(pictures, numbers[:, 5:])
+    return pictures.contiguous(memory_format=torch.channels_last)
+
+
+def _color(pictures: Tensor, chances: Tensor) -> Tensor:
+    """Brightness by up to a quarter of the range, saturation times 0 to 2, contrast 0.5 to 1.5."""
+    bright, colorful, contrast = (column[:, None, None, None] for column in chances.unbind(1))
+    pictures = pictures + (bright - 0.5)
+    grey = pictures.mean(1, keepdim=True)
+    pictures = grey + (pictures - grey) * (2 * colorful)
+    middle = pictures.mean((1, 2, 3), keepdim=True)
+    return middle + (pictures - middle) * (contrast + 0.5)
+
+
+def _translation(pictures: Tensor, chances: Tensor) -> Tensor:
+    """Shift by whole pixels; what comes in is grey (0).
+
+    As two products with shifted unit matrices: exact, and with a gradient that does not hang on
+    the order of sums, which that of indexing does on a GPU.
+    """
+    down, right = (
+        _shift_matrix(side, column)
+        for side, column in zip(pictures.shape[2:], chances.unbind(1), strict=True)
+    )
+    return down[:, None] @ pictures @ right.mT[:, None]
+
+
+def _shift_matrix(side: int, chances: Tensor) -> Tensor:
+    """Matrices [B, side, side] that shift a column of pixels by chance [B]."""
+    most = (side + _SHIFT // 2) // _SHIFT
+    shifts = (chances * (2 * most + 1)).floor() - most
+    pixels = torch.arange(side, device=chances.device)
+    return (pixels[:, None] - pixels == shifts[:, None, None]).float()
+
+
+def _cutout(pictures: Tensor, chances: Tensor) -> Tensor:
+    """Make a square grey (0) whose middle may lie anywhere."""
+    rows, columns = (
+        _inside(side, column)
+        for side, column in zip(pictures.shape[2:], chances.unbind(1), strict=True)
+    )
+    return pictures * ~(rows[:, None, :, None] & columns[:, None, None, :])
+
+
+def _inside(side: int, chances: Tensor) -> Tensor:
+    """Which of ``side`` pixels lie in the hole, bool [B, side]."""
+    hole = side // _HOLE
+    first = (chances * (side + 1)).floor()[:, None] - hole // 2
+    pixels = torch.arange(side, device=chances.device)
+    return (first <= pixels) & (pixels < first + hole)

@@ -1,0 +1,32 @@
+"""The extractor that ``evaluate.features`` names."""
+
+from pathlib import Path
+
+from atelier.metrics.features import Extractor, RandomFeatures
+from atelier.settings import is_file_of_weights
+
+WEIGHTS = Path("data/weights")
+
+
+def build_extractor(features: str, seed: int, weights: Path = WEIGHTS) -> Extractor:
+    """Build the extractor of a name.
+
+    Args:
+        features: as the setting takes it: ``random``, ``inception``, one of torchvision's
+            networks, or a file of ``weights``.
+        seed: of random filters.
+        weights: the folder of files of weights.
+
+    Raises:
+        AtelierError: weights cannot be fetched or read, or belong to another network.
+    """
+    if features == "random":
+        return Extractor(RandomFeatures(seed), f"random {seed}")
+    # torchvision takes 3 seconds to import, which random features need not wait for.
+    from atelier.metrics.learned import imagenet, inception, vgg19_of
+
+    if features == "inception":
+        return inception()
+    if is_file_of_weights(features):
+        return vgg19_of(weights / features)
+    return imagenet(features)

@@ -1,0 +1,132 @@
+"""Losses against their papers' formulas, and penalties against plain autograd."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from atelier.gan.health import Health
+from atelier.gan.losses import Kind, discriminator_loss, generator_loss
+from atelier.gan.penalties import one_centred, zero_centred
+from atelier.gan.schedule import factor, set_rate
+
+REAL, FAKE = [0.5, -2.0, 3.0], [1.5, -0.25, -4.0]
+
+
+def softplus(x: float) -> float:
+    return math.log1p(math.exp(x))
+
+
+# Of one real and one generated logit: the discriminator's loss, and the generator's.
+FORMULAS: dict[Kind, tuple[Callable[[float, float], float], Callable[[float, float], float]]] = {
+    "bce": (lambda r, f: softplus(-r) + softplus(f), lambda r, f: softplus(-f)),
+    "hinge": (lambda r, f: max(0, 1 - r) + max(0, 1 + f), lambda r, f: -f),
+    "least_squares": (lambda r, f: ((r - 1) ** 2 + f**2) / 2, lambda r, f: (f - 1) ** 2 / 2),
+    "wasserstein": (lambda r, f: f - r, lambda r, f: -f),
+    "relativistic": (lambda r, f: softplus(f - r), lambda r, f: softplus(r - f)),
+}
+
+
+@pytest.mark.parametrize("kind", FORMULAS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_losses_are_the_papers(kind: Kind, dtype: torch.dtype) -> None:
+    """The logits are exact in bfloat16, whose sums would not be."""
+    real, fake = torch.tensor(REAL, dtype=dtype), torch.tensor(FAKE, dtype=dtype)
+    for_d, for_g = FORMULAS[kind]
+    pairs = list(zip(REAL, FAKE, strict=True))
+    wanted_d = sum(for_d(*pair) for pair in pairs) / len(pairs)
+    wanted_g = sum(for_g(*pair) for pair in pairs) / len(pairs)
+    assert float(discriminator_loss(kind, real, fake)) == pytest.approx(wanted_d, rel=1e-6)
+    assert float(generator_loss(kind, fake, real)) == pytest.approx(wanted_g, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", FORMULAS)
+def test_of_nothing_a_loss_is_zero_with_a_gradient(kind: Kind) -> None:
+    nothing = torch.zeros(0, requires_grad=True)
+    total = discriminator_loss(kind, nothing, nothing) + generator_loss(kind, nothing, nothing)
+    total.backward()
+    assert float(total.detach()) == 0
+
+
+def judge() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.2), nn.Flatten(), nn.Tanh(), nn.Linear(64, 1)
+        )
+
+
+def gradients(network: nn.Module, pictures: Tensor) -> Tensor:
+    """One picture at a time, each with a backward pass of its own."""
+    rows = []
+    for picture in pictures:
+        given = picture[None].clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(network(given).sum(), given, create_graph=True)
+        rows.append(gradient.flatten())
+    return torch.stack(rows)
+
+
+def pictures(seed: int) -> Tensor:
+    return torch.rand(5, 3, 6, 6, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def learned(network: nn.Module, penalty: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad(penalty, list(network.parameters()), allow_unused=True)[:3])
+
+
+@pytest.mark.parametrize("kind", ["zero", "one"])
+def test_penalties_and_their_gradients_are_those_of_each_picture_alone(kind: str) -> None:
+    network, real, fake = judge(), pictures(1), pictures(2)
+    mix = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
+    if kind == "zero":
+        ours = zero_centred(network, real)
+        plain = gradients(network, real).square().sum(1).mean() / 2
+    else:
+        ours = one_centred(network, real, fake, mix)
+        between = mix[:, None, None, None] * real + (1 - mix)[:, None, None, None] * fake
+        plain = (gradients(network, between).norm(dim=1) - 1).square().mean()
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-7)
+    for mine, other in zip(learned(network, ours), learned(network, plain), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
+
+
+def test_penalties_of_a_linear_judge_are_known() -> None:
+    """Its gradient is its weights, whatever the picture; in float32 also under bfloat16."""
+    weights = torch.randn(3 * 6 * 6, generator=torch.Generator().manual_seed(1))
+    length = float(weights.norm())
+
+    def linear(pictures: Tensor) -> Tensor:
+        return pictures.flatten(1) @ weights
+
+    with torch.autocast("cpu", torch.bfloat16):
+        zero = zero_centred(linear, pictures(1))
+        one = one_centred(linear, pictures(1), pictures(2), torch.full((5,), 0.5))
+    assert float(zero) == pytest.approx(length**2 / 2, rel=1e-5)
+    assert float(one) == pytest.approx((length - 1) ** 2, rel=1e-5)
+
+
+def test_schedules_begin_whole_and_fall_as_they_say() -> None:
+    assert [factor("constant", done, 4) for done in range(4)] == [1, 1, 1, 1]
+    assert [factor("linear", done, 4) for done in range(4)] == [1, 0.75, 0.5, 0.25]
+    half = [factor("cosine", done, 4) for done in range(4)]
+    assert half == pytest.approx([1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2])
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_a_rate_is_changed_in_place_where_it_is_a_tensor(as_tensor: bool) -> None:
+    weight = nn.Parameter(torch.ones(1))
+    rate = torch.tensor(0.5) if as_tensor else 0.5
+    optimizer = torch.optim.Adam([weight], lr=rate)
+    set_rate(optimizer, 0.25)
+    assert float(optimizer.param_groups[0]["lr"]) == 0.25
+    assert (optimizer.param_groups[0]["lr"] is rate) == as_tensor
+
+
+@pytest.mark.parametrize(("loss", "warned"), [("bce", 1), ("hinge", 1), ("wasserstein", 0)])
+def test_a_wasserstein_loss_near_zero_is_no_lost_training(loss: str, warned: int) -> None:
+    from .test_resume import epoch_of
+
+    varied = torch.randint(0, 256, (9, 16, 16, 3), dtype=torch.uint8).numpy()
+    assert len(Health(loss).symptoms(epoch_of(1, 0.001, varied))) == warned

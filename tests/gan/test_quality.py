@@ -1,0 +1,371 @@
+"""Better pictures: averages, spectral norms, clipping, classes, the best epoch."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from atelier.checkpoints import Checkpoints
+from atelier.errors import AtelierError
+from atelier.gan.ema import Average
+from atelier.gan.gan import build_gan
+from atelier.gan.generate import draw_latents, generate, labels_of
+from atelier.gan.history import History
+from atelier.gan.models import save_models
+from atelier.gan.networks import Architecture, Discriminator, Generator, build
+from atelier.gan.resume import train_on
+from atelier.gan.step import train_step
+from atelier.gan.training import Training
+from atelier.gan.weights import load_generator, read_marks, save_network
+from atelier.settings import Settings
+
+from .architectures import CELEBA64, FASHION_MLP, SMALL
+
+CPU = torch.device("cpu")
+TINY = {
+    "epochs": 4,
+    "batch_size": 8,
+    "generator_width": 4,
+    "discriminator_width": 4,
+    "latent_size": 8,
+    "samples": 6,
+    "precision": "fp32",
+}
+PIXELS = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
+
+
+def test_the_average_is_the_sum_of_its_past_by_decaying_weights() -> None:
+    generator, _ = build(SMALL, seed=1)
+    average = Average(generator, decay=0.6)
+    expected = {name: t.clone().double() for name, t in generator.state_dict().items()}
+    for step in range(1, 30):
+        with torch.no_grad():
+            for number, tensor in enumerate(generator.state_dict().values()):
+                tensor.add_(number + step % 3)
+        average.follow(generator)
+        decay = min(0.6, (1 + step) / (10 + step))
+        for name, tensor in generator.state_dict().items():
+            expected[name] = decay * expected[name] + (1 - decay) * tensor.double()
+    counts = [name for name in expected if name.endswith("num_batches_tracked")]
+    for name, tensor in average.generator.state_dict().items():
+        wanted = generator.state_dict()[name] if name in counts else expected[name].float()
+        torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-5, msg=name)
+    assert counts
+    assert not average.generator.training
+
+
+def test_with_an_average_pictures_and_files_are_its_and_the_training_is_the_same(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    plain = Training(make_settings(train=TINY).train, PIXELS, CPU)
+    averaged = Training(make_settings(train={**TINY, "ema": 0.9}).train, PIXELS, CPU)
+    *_, last = plain.run()
+    *_, smooth = averaged.run()
+    assert np.array_equal(last.statistics, smooth.statistics)
+    assert not np.array_equal(last.samples, smooth.samples)
+    save_models(averaged, tmp_path)
+    generator, _ = load_generator(tmp_path / "generator.safetensors")
+    rows = draw_latents(6, averaged.arch, averaged.settings.seed + 3)
+    assert np.array_equal(generate(generator, rows), smooth.samples)
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        replace(CELEBA64, discriminator_width=8, spectral_norm=True),
+        replace(SMALL, discriminator_head="linear", spectral_norm=True),
+        replace(FASHION_MLP, spectral_norm=True),
+        replace(
+            SMALL, discriminator_norm=False, discriminator_blocks="residual", spectral_norm=True
+        ),
+    ],
+    ids=["dcgan", "linear", "mlp", "residual"],
+)
+def test_the_largest_singular_value_of_every_layer_is_one(
+    arch: Architecture, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    _, discriminator = build(arch, seed=1)
+    pictures = torch.rand(2, arch.channels, arch.image_size, arch.image_size)
+    with torch.autocast("cpu", torch.bfloat16):  # in which power iteration would be off
+        for _ in range(60):
+            discriminator(pictures)
+    discriminator.eval()
+    layers = [m for m in discriminator.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    for layer in layers:
+        weight = layer.weight.detach().flatten(1)
+        assert float(torch.linalg.matrix_norm(weight, 2)) == pytest.approx(1, abs=0.01)
+    # What is saved loads, and judges alike.
+    save_network(discriminator, arch, tmp_path / "d.safetensors")
+    other = Discriminator(arch) if not arch.spectral_norm else build(arch, seed=2)[1]
+    other.load_state_dict(load_file(tmp_path / "d.safetensors"))
+    assert torch.equal(other.eval()(pictures), discriminator(pictures))
+
+
+def test_gradients_are_no_longer_than_clip(make_settings: Callable[..., Settings]) -> None:
+    lengths = {}
+    for clip in (0.0, 0.01):
+        settings = make_settings(train={**TINY, "clip": clip}).train
+        arch = Architecture.of(settings, 16, 3)
+        gan = build_gan(arch, settings, CPU)
+        train_step(gan, torch.zeros(8, 3, 16, 16), draw_latents(8, arch, 1))
+        lengths[clip] = [
+            float(torch.stack([p.grad.norm() for p in n.parameters() if p.grad is not None]).norm())
+            for n in (gan.generator, gan.discriminator)
+        ]
+    assert all(length > 0.01 for length in lengths[0.0])
+    assert lengths[0.01] == pytest.approx([0.01, 0.01], rel=1e-3)
+
+
+def test_each_network_learns_at_its_own_rate(make_settings: Callable[..., Settings]) -> None:
+    """Adam's first step moves a weight by its learning rate, whatever the gradient."""
+    settings = make_settings(train={**TINY, "lr": 0.001, "discriminator_lr": 0.004}).train
+    arch = Architecture.of(settings, 16, 3)
+    gan = build_gan(arch, settings, CPU)
+    networks = (gan.generator, gan.discriminator)
+    before = [next(network.parameters()).detach().clone() for network in networks]
+    train_step(gan, torch.zeros(8, 3, 16, 16), draw_latents(8, arch, 1))
+    after = [next(network.parameters()).detach() for network in networks]
+    steps = [float((a - b).abs().max()) for a, b in zip(after, before, strict=True)]
+    assert steps == pytest.approx([0.001, 0.004], rel=1e-2)
+
+
+def test_both_rates_follow_the_schedule(make_settings: Callable[..., Settings]) -> None:
+    changes = {"lr": 0.001, "discriminator_lr": 0.004, "schedule": "linear"}
+    training = Training(make_settings(train={**TINY, **changes}).train, PIXELS, CPU)
+    seen: list[tuple[float, float]] = []
+
+    def look() -> None:
+        optimizers = (training.gan.generator_optimizer, training.gan.discriminator_optimizer)
+        first, second = (float(optimizer.param_groups[0]["lr"]) for optimizer in optimizers)
+        seen.append((first / 0.001, second / 0.004))
+
+    list(training.run(after_step=look))
+    assert seen == [pytest.approx([left / 8] * 2) for left in range(8, 0, -1)]
+
+
+def test_a_penalty_of_every_nth_step_weighs_n_times_as_much(
+    make_settings: Callable[..., Settings],
+) -> None:
+    """The gradient of a penalised step, less that of a plain one, is the penalty's."""
+
+    def gradient(penalised: bool, **changes: Any) -> torch.Tensor:
+        settings = make_settings(train={**TINY, "discriminator_norm": False, **changes}).train
+        arch = Architecture.of(settings, 16, 3)
+        gan = build_gan(arch, settings, CPU)
+        real = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+        train_step(gan, real, draw_latents(8, arch, 1), penalised=penalised)
+        return torch.cat(
+            [p.grad.flatten() for p in gan.discriminator.parameters() if p.grad is not None]
+        )
+
+    plain = gradient(False, r1=50.0)
+    once = gradient(True, r1=50.0) - plain
+    four = gradient(True, r1=50.0, penalty_every=4) - plain
+    assert float(once.abs().max()) > 0.01 * float(plain.abs().max())
+    torch.testing.assert_close(four, 4 * once, rtol=1e-3, atol=1e-5 * float(plain.abs().max()))
+
+
+@pytest.mark.parametrize("size", [16, 28, 32])
+@pytest.mark.parametrize("blocks", ["upsample", "residual"])
+@pytest.mark.parametrize("relu_first", [False, True])
+def test_blocks_fit_every_size(size: int, blocks: Any, relu_first: bool) -> None:
+    arch = replace(
+        SMALL,
+        image_size=size,
+        generator_blocks=blocks,
+        activation_first=relu_first,
+        discriminator_blocks="residual",
+        discriminator_norm=False,
+        classes=3,
+    )
+    generator, discriminator = build(arch, seed=0)
+    latents = draw_latents(6, arch, seed=1)
+    assert latents.shape == (6, 8 + 3)
+    pictures = generator(latents)
+    assert pictures.shape == (6, 3, size, size)
+    assert float(pictures.detach().std()) > 0
+    labels = labels_of(latents, arch)
+    assert labels is not None
+    logits = discriminator(pictures, labels)
+    assert logits.shape == (6,)
+    assert float(logits.detach().std()) > 0
+
+
+def test_a_residual_block_adds_its_shortcut() -> None:
+    from atelier.gan.blocks import Growing, Shrinking
+
+    maps = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    for block in (Growing(4, 6, 16, False).eval(), Shrinking(4, 6)):
+        before = maps.clone()
+        whole = block(maps)
+        assert torch.equal(maps, before), "the shortcut needs the maps as they came"
+        torch.nn.init.zeros_(block.layers[-1].weight)
+        if block.layers[-1].bias is not None:
+            torch.nn.init.zeros_(block.layers[-1].bias)
+        shortcut = block(maps)
+        assert whole.shape == shortcut.shape
+        assert not torch.equal(whole, shortcut)
+        scale = torch.nn.functional.interpolate(
+            block.shortcut(maps), shortcut.shape[2:], mode="nearest"
+        )
+        if isinstance(block, Growing):
+            torch.testing.assert_close(shortcut, scale)
+
+
+COLOURS = np.array([[220, 30, 30], [30, 200, 40], [40, 50, 220]], np.uint8)
+
+
+def test_a_conditional_generator_draws_the_class_that_is_asked_for(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """Three classes of plain pictures: red, green and blue ones."""
+    labels = np.arange(96) % 3
+    pixels = np.broadcast_to(COLOURS[labels][:, None, None], (96, 16, 16, 3)).copy()
+    changes = {"generator_width": 8, "discriminator_width": 8, "epochs": 25, "lr": 0.002}
+    settings = make_settings(train={**TINY, **changes, "conditional": True}).train
+    training = Training(settings, pixels, CPU, labels=labels)
+    *_, last = training.run()
+    assert training.columns == 2
+    rows = last.samples.reshape(3, 2, 16, 16, 3).mean(axis=(1, 2, 3))
+    assert rows.argmax(axis=1).tolist() == [0, 1, 2], "each row of the montage is one class"
+    save_models(training, tmp_path)
+    generator, arch = load_generator(tmp_path / "generator.safetensors")
+    assert arch.classes == 3
+    asked = [2, 0, 1, 1, 0, 2, 2]
+    drawn = generate(generator, draw_latents(7, arch, seed=5, labels=asked))
+    assert drawn.mean(axis=(1, 2)).argmax(axis=1).tolist() == asked
+    evenly = generate(generator, draw_latents(9, arch, seed=6))
+    assert evenly.mean(axis=(1, 2)).argmax(axis=1).tolist() == [0, 1, 2] * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels", "sentence"),
+    [
+        ({}, None, "the pictures are not of several classes; set it to false"),
+        ({}, np.zeros(16, np.int64), "the pictures are not of several classes"),
+        ({"samples": 7}, np.arange(16) % 3, "makes no equal rows of 3 classes; set it to 6"),
+        ({"samples": 1}, np.arange(16) % 3, "set it to 3"),
+    ],
+)
+def test_classes_that_cannot_be_are_refused(
+    make_settings: Callable[..., Settings], changes: Any, labels: Any, sentence: str
+) -> None:
+    settings = make_settings(train={**TINY, **changes, "conditional": True}).train
+    with pytest.raises(AtelierError, match=sentence):
+        Training(settings, PIXELS, CPU, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"r1": 1.0}, "batch normalisation mixes with others; set discriminator_norm to false"),
+        ({"loss": "wasserstein"}, "needs a smooth discriminator; set gradient_penalty to 10"),
+        ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing is of loss: bce"),
+        ({"network": "mlp", "generator_blocks": "residual"}, "set generator_blocks and"),
+        ({"discriminator_blocks": "residual"}, "set discriminator_norm to false"),
+        ({"keep": "best"}, "set measure_every to 1 or more"),
+        ({"augment": ["colour"]}, "augment"),
+        ({"measure_with": "mine.pth"}, "measure_with takes no file of weights"),
+    ],
+)
+def test_settings_that_exclude_one_another_are_refused(
+    make_settings: Callable[..., Settings], changes: Any, sentence: str
+) -> None:
+    with pytest.raises(AtelierError, match=sentence):
+        make_settings(train=changes)
+
+
+def test_epochs_are_measured_by_pictures_that_are_held_out(
+    make_settings: Callable[..., Settings],
+) -> None:
+    with pytest.raises(AtelierError, match=r"params.yaml: train.measure_every needs pictures"):
+        make_settings(train={"measure_every": 1}, convert={"held_out": 0.0})
+    changes = {"measure_with": "inception", "measure_samples": 100, "seed": 7}
+    settings = make_settings(train=changes, evaluate={"samples": 999})
+    judging = settings.judging
+    assert (judging.features, judging.samples, judging.seed) == ("inception", 100, 7)
+    # No setting of the section evaluate may reach a training, which does not depend on it.
+    others = {"samples": 16, "features": "resnet18", "seed": 3, "nearest_among": 5}
+    for name, value in others.items():
+        told = make_settings(train=changes, evaluate={name: value}).judging
+        assert (told.features, told.samples, told.seed) == ("inception", 100, 7)
+
+
+class Judge:
+    """Says given numbers, one after the other, and keeps what it saw."""
+
+    def __init__(self, *numbers: float) -> None:
+        self.numbers, self.seen = list(numbers), []
+
+    def __call__(self, pictures: np.ndarray) -> float:
+        self.seen.append(pictures)
+        return self.numbers[len(self.seen) - 1]
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_the_best_epoch_is_kept_beside_the_last(
+    make_settings: Callable[..., Settings], tmp_path: Path, keep: str
+) -> None:
+    changes = {"epochs": 5, "measure_every": 2, "measure_samples": 16, "keep": keep, "ema": 0.5}
+    settings = make_settings(train={**TINY, **changes}).train
+    judge, history = Judge(0.5, 0.125, 0.25), History()
+    training = Training(settings, PIXELS, CPU, judge=judge)
+    epochs = list(training.run())
+    assert [epoch.quality for epoch in epochs] == [None, 0.5, None, 0.125, 0.25]
+    save_models(training, tmp_path)
+    files = {path.stem: path for path in tmp_path.glob("*.safetensors")}
+    assert set(files) == {"generator", "discriminator", "last", "best"}
+    assert read_marks(files["best"]) == {"epoch": 4, "kid": 0.125}
+    assert read_marks(files["last"]) == {"epoch": 5, "kid": 0.25}
+    assert files["generator"].read_bytes() == files[keep].read_bytes()
+    latents = draw_latents(16, training.arch, settings.seed + 6)
+    for name, seen in (("best", judge.seen[1]), ("last", judge.seen[2])):
+        generator, _ = load_generator(files[name])
+        assert np.array_equal(generate(generator, latents), seen)
+    for epoch in epochs:
+        history.add(epoch)
+    history.write(tmp_path / "losses.csv", tmp_path / "quality.csv")
+    assert (tmp_path / "quality.csv").read_text() == "epoch,kid\n2,0.5\n4,0.125\n5,0.25\n"
+    assert history.summary()["best_epoch"] == 4
+    assert history.summary()["best_kid"] == 0.125
+
+
+def test_taken_back_after_it_went_astray_the_best_and_the_average_are_as_they_were(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    from .test_resume import Poison
+
+    changes = {"measure_every": 1, "ema": 0.5, "flip": True}
+    settings = make_settings(train={**TINY, **changes}).train
+    training = Training(settings, PIXELS, CPU, judge=Judge(0.5, 0.25, 0.75, 0.5))
+    poison = Poison(training, steps=5, times=1)
+    epochs = list(train_on(training, Checkpoints(tmp_path), poison))
+    assert [epoch.quality for epoch in epochs] == [0.5, 0.25, 0.75, 0.5]
+    assert (training.rollbacks, training.measured.best_epoch) == (1, 2)
+    generators = (training.gan.artist, training.measured.best_generator(training.arch))
+    assert all(bool(t.isfinite().all()) for g in generators for t in g.state_dict().values())
+
+
+def test_a_file_of_before_these_settings_is_written_and_read_as_ever(tmp_path: Path) -> None:
+    import json
+
+    from safetensors import safe_open
+
+    generator, _ = build(SMALL, seed=1)
+    save_network(generator, SMALL, tmp_path / "g.safetensors")
+    with safe_open(tmp_path / "g.safetensors", framework="pt") as file:
+        described = json.loads(file.metadata()["architecture"])
+    assert sorted(described) == [
+        "activation_first", "channels", "discriminator_head", "discriminator_norm",
+        "discriminator_padding", "discriminator_width", "dropout", "generator_width", "head_size",
+        "image_size", "latent_size", "latents", "network",
+    ]  # fmt: skip
+    assert load_generator(tmp_path / "g.safetensors")[1] == SMALL
+    assert isinstance(load_generator(tmp_path / "g.safetensors")[0], Generator)
