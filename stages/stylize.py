@@ -8,12 +8,9 @@ from atelier.settings import Settings
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
 
-GENERATOR = Path("models/generator.safetensors")
-PICTURES = Path("data/pictures")
-WEIGHTS = Path("data/weights")
-STYLED = Path("styled")
-METRICS = Path("metrics/stylize.json")
-LOSSES = Path("plots/style_losses.csv")
+GENERATOR, PICTURES = Path("models/generator.safetensors"), Path("data/pictures")
+WEIGHTS, STYLED = Path("data/weights"), Path("styled")
+METRICS, LOSSES = Path("metrics/stylize.json"), Path("plots/style_losses.csv")
 
 
 def main(settings: Settings, run: Run) -> None:
@@ -23,19 +20,15 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.hardware import choose_device
     from atelier.images.named import read_named
     from atelier.images.original import pixels_of, save_painting
-    from atelier.style.drawn import drawn_style
-    from atelier.style.intermediates import Intermediates
+    from atelier.style import drawn, intermediates, pictures, resume, terms
     from atelier.style.paintings import loss_table, paint_all, summary
-    from atelier.style.pictures import named_faces
-    from atelier.style.resume import Attempts
-    from atelier.style.terms import terms
 
     wanted, device = settings.stylize, choose_device(settings.runtime.device)
     count, seed = wanted.count, wanted.seed
     made = {
-        "generated": lambda: named_faces(generate_from(GENERATOR, count, seed, device)),
+        "generated": lambda: pictures.named_faces(generate_from(GENERATOR, count, seed, device)),
         # Twice as large as needed: scaling it down makes its strokes smooth.
-        "drawn": lambda: {"drawn": drawn_style(2 * wanted.picture_size, seed)},
+        "drawn": lambda: {"drawn": drawn.drawn_style(2 * wanted.picture_size, seed)},
     }
     originals, styles, masks = (
         read_named(names, PICTURES, settings.convert.max_megapixels, made)
@@ -43,8 +36,8 @@ def main(settings: Settings, run: Run) -> None:
     )
     given = (pixels_of(originals), pixels_of(styles), list(pixels_of(masks).values()), WEIGHTS)
     with bar("stylize", "iterations", settings.runtime.progress) as report, run.resumable() as keep:
-        attempts = Attempts(*keep, settings.runtime.checkpoint_seconds, wanted.iterations)
-        seen = Intermediates(keep[0])
+        attempts = resume.Attempts(*keep, settings.runtime.checkpoint_seconds, wanted.iterations)
+        seen = intermediates.Intermediates(keep[0])
         watch = seen.note if wanted.intermediates else None
         paintings = paint_all(wanted, *given, device, report, attempts, watch, run.warn)
     with replacing_folder(STYLED) as folder:
@@ -53,7 +46,7 @@ def main(settings: Settings, run: Run) -> None:
             save_painting(painting.pixels, original, folder / f"{painting.name}.png")
             run.series(*painting.curves())
         ways = [seen.of(number) for number in range(len(paintings))]
-        show([p.row() for p in paintings], ways, terms(paintings, wanted), wanted.film, folder)
+        show([p.row() for p in paintings], ways, terms.terms(paintings, wanted), wanted.film, folder)
     for iteration, together in seen.by_iteration().items():
         run.pictures("paintings", squares(together), iteration)
     write_csv(LOSSES, *loss_table(paintings))
