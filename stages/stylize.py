@@ -40,13 +40,13 @@ def main(settings: Settings, run: Run) -> None:
         seen = intermediates.Intermediates(keep[0])
         watch = seen.note if wanted.intermediates else None
         paintings = paint_all(wanted, *given, device, report, attempts, watch, run.warn)
-    with replacing_folder(STYLED) as folder:
+    with replacing_folder(STYLED) as out:
         for painting in paintings:
             original = originals[painting.picture]
-            save_painting(painting.pixels, original, folder / f"{painting.name}.png")
+            save_painting(painting.pixels, original, out / f"{painting.name}.png")
             run.series(*painting.curves())
         ways = [seen.of(number) for number in range(len(paintings))]
-        show([p.row() for p in paintings], ways, terms.terms(paintings, wanted), wanted.film, folder)
+        show([p.row() for p in paintings], ways, terms.terms(paintings, wanted), wanted.film, out)
     for iteration, together in seen.by_iteration().items():
         run.pictures("paintings", squares(together), iteration)
     write_csv(LOSSES, *loss_table(paintings))
