@@ -17,6 +17,7 @@ from atelier.errors import AtelierError
 from atelier.tracking.journal import Journal
 from atelier.tracking.prune import Plan, carry_out, plan
 from atelier.tracking.store import locked, open_store
+from atelier.tracking.unfinished import Unfinished, abandoned
 from atelier.tracking.workspace import Process, private_folder
 
 from ..project import Project
@@ -258,6 +259,14 @@ def test_unfinished_work_goes_when_nobody_has_touched_it_for_long(store: Store) 
         carry_out(store.root, "atelier", found)
     assert {folder.name for folder in work.iterdir()} == set(kept)
     assert [folder.name for folder in plan(store.root, "atelier", days=32).abandoned] == []
+
+
+def test_two_stages_at_the_very_same_work_hold_a_folder_each(tmp_path: Path) -> None:
+    first, second = (Unfinished(tmp_path, "train", None, "cpu", None) for _ in range(2))
+    with first.checkpoints("one"), second.checkpoints("two"):
+        assert [(at.folder / "journal").read_text() for at in (first, second)] == ["one", "two"]
+        assert abandoned(tmp_path, days=0) == []
+    assert list((tmp_path / "unfinished").iterdir()) == []
 
 
 def test_what_a_kept_one_restored_stays(store: Store) -> None:
