@@ -197,7 +197,7 @@ def test_what_git_names_stays(store: Store) -> None:
     hashes["folder"] = f"{0xB0:032x}.dir"
     for name, md5 in hashes.items():
         store.execute(name, outputs={"models": md5})
-    store.execute("metric", outputs={"models": "f" * 32, "samples": hashes["folder"]})
+    store.execute("two", outputs={"models": hashes["digits"], "samples": hashes["folder"]})
 
     store.commit(hashes["folder"], f"'{hashes['digits']}'")
     main = git(store.root, "branch", "--show-current")
@@ -219,7 +219,7 @@ def test_what_git_names_stays(store: Store) -> None:
     kept, removed = names(store.plan())
     assert removed == ["nobody", "amended"]
     assert set(map(tuple, kept.values())) == {("named by git or by dvc.lock",)}
-    assert kept.keys() == {*hashes, "metric"} - {"nobody", "amended"}
+    assert kept.keys() == {*hashes, "two"} - {"nobody", "amended"}
 
 
 def test_what_still_runs_stays(store: Store) -> None:
@@ -240,6 +240,14 @@ def test_what_still_runs_stays(store: Store) -> None:
     shutil.rmtree(journal.folder.parent)
     store.prune()
     assert store.left() == ["elsewhere"]
+
+
+def test_an_output_that_is_alike_in_every_run_keeps_none(store: Store) -> None:
+    empty, ours, other = ("0" * 32, "1" * 32, "2" * 32)
+    store.execute("committed", outputs={"models": ours, "plots": empty})
+    store.execute("draft", outputs={"models": other, "plots": empty})
+    store.commit(ours, empty)
+    assert names(store.plan()) == ({"committed": ["named by git or by dvc.lock"]}, ["draft"])
 
 
 def test_unfinished_work_goes_when_nobody_has_touched_it_for_long(store: Store) -> None:
