@@ -95,6 +95,13 @@ def test_classes_are_asked_for_or_take_turns(atelier: Typed, checkout: Path) -> 
     assert f"[B, {SMALL.latent_size + 3}]" in atelier("export faces.pt")
 
 
+def test_a_place_that_cannot_be_used_is_told_in_a_sentence(atelier: Typed, checkout: Path) -> None:
+    (checkout / ".atelier").write_text("in the way of the folder")
+    told = atelier("sync", code=1)
+    assert told.startswith(f"ERROR: {checkout / '.atelier'}")
+    assert told.count("\n") == 1
+
+
 def test_nothing_is_replaced_unasked(atelier: Typed) -> None:
     atelier("generate --count 1 --out one.png")
     before = Path("one.png").read_bytes()

@@ -24,7 +24,7 @@ from atelier.gan.explore import Trained, latents_of, pictures_of
 from atelier.gan.generate import as_uint8, draw_latents
 from atelier.gan.weights import load_generator
 from atelier.tracking.logged import load_logged
-from atelier.tracking.store import open_store
+from atelier.tracking.store import asked_by_default, open_store
 
 from ..project import Project
 
@@ -41,14 +41,12 @@ def project(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
 @pytest.fixture(scope="module")
 def store(project: Project) -> tuple[Any, str]:
     """Its store, with the model registered as ``faces``."""
-    import mlflow
-
     client, experiment = open_store(project.folder, "atelier")
-    mlflow.set_tracking_uri(client.tracking_uri)  # where registering looks the model up
     (model,) = client.search_logged_models([experiment])
     client.create_registered_model("faces")
     address = f"models:/{model.model_id}"
-    client.create_model_version("faces", address, model.source_run_id, model_id=model.model_id)
+    with asked_by_default(client):
+        client.create_model_version("faces", address, model.source_run_id, model_id=model.model_id)
     client.set_registered_model_alias("faces", "champion", "1")
     return client, experiment
 
@@ -62,8 +60,18 @@ def runs(store: tuple[Any, str]) -> dict[str, str]:
 
 
 def pictures(trained: Trained) -> np.ndarray:
-    """Pictures of the seeds 1 to 4, int [4, 16, 16, 3]."""
-    return np.stack(list(pictures_of(trained, latents_of((1, 2, 3, 4), trained)))).astype(int)
+    """Pictures of the seeds 1 to 4, uint8 [4, 16, 16, 3]."""
+    return np.stack(list(pictures_of(trained, latents_of((1, 2, 3, 4), trained))))
+
+
+def alike(made: np.ndarray, wanted: np.ndarray) -> bool:
+    """Whether pictures are the same, but for what rounds to the other side of one level.
+
+    A generator that has learned so little makes them nearly grey; other ones differ by a level too,
+    but in half of their pixels.
+    """
+    assert made.shape == wanted.shape
+    return float((made != wanted).mean()) < 0.02
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +83,13 @@ def ours(project: Project) -> np.ndarray:
 def test_every_way_to_name_the_generator_gives_its_pictures(
     store: tuple[Any, str], runs: dict[str, str], ours: np.ndarray
 ) -> None:
-    assert ours.std() > 10, "pictures that are all grey would prove nothing"
+    asked_before = os.environ.get("MLFLOW_TRACKING_URI")
+    assert not alike(ours[:1], ours[1:2]), "or this would prove nothing"
     for source in (runs["train"], runs["pipeline"], "models:/faces/1"):
         logged = load_logged(source, store[0])
         trained = Trained.of_model(logged.network, logged.inputs, logged.about, CPU)
-        # The logged graph is compiled anew, and may round to the other side.
-        assert np.abs(pictures(trained) - ours).max() <= 1
+        assert alike(pictures(trained), ours)
+    assert os.environ.get("MLFLOW_TRACKING_URI") == asked_before, "or later runs go there"
 
 
 def test_the_command_takes_a_registered_model_and_leaves_the_store_as_it_is(
@@ -91,8 +100,7 @@ def test_the_command_takes_a_registered_model_and_leaves_the_store_as_it_is(
     told = project.run("atelier", "generate", *options, "--from", "models:/faces@champion")
     assert told == "Wrote made.png: seeds 1 to 4.\n"
     with Image.open(project.folder / "made.png") as sheet:
-        made = np.asarray(sheet).astype(int)
-    assert np.abs(made - np.concatenate(ours, axis=1)).max() <= 1
+        assert alike(np.asarray(sheet), np.concatenate(ours, axis=1))
     assert project.bytes("mlruns") == before
 
 
@@ -181,5 +189,4 @@ def test_a_served_generator_answers_with_its_pictures(
         wrong = {"inputs": latents[:, :-1].tolist()}
         assert requests.post(f"{server}/invocations", json=wrong, timeout=60).status_code == 400
     made = as_uint8(torch.tensor(json.loads(answer.text)["predictions"])).numpy()
-    assert made.shape == (4, 16, 16, 3)
-    assert np.abs(made.astype(int) - ours).max() <= 1
+    assert alike(made, ours)

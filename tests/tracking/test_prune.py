@@ -17,6 +17,7 @@ from atelier.errors import AtelierError
 from atelier.tracking.journal import Journal
 from atelier.tracking.prune import Plan, carry_out, plan
 from atelier.tracking.store import locked, open_store
+from atelier.tracking.unfinished import Unfinished, abandoned
 from atelier.tracking.workspace import Process, private_folder
 
 from ..project import Project
@@ -196,7 +197,7 @@ def test_what_git_names_stays(store: Store) -> None:
     hashes["folder"] = f"{0xB0:032x}.dir"
     for name, md5 in hashes.items():
         store.execute(name, outputs={"models": md5})
-    store.execute("metric", outputs={"models": "f" * 32, "samples": hashes["folder"]})
+    store.execute("two", outputs={"models": hashes["digits"], "samples": hashes["folder"]})
 
     store.commit(hashes["folder"], f"'{hashes['digits']}'")
     main = git(store.root, "branch", "--show-current")
@@ -218,7 +219,7 @@ def test_what_git_names_stays(store: Store) -> None:
     kept, removed = names(store.plan())
     assert removed == ["nobody", "amended"]
     assert set(map(tuple, kept.values())) == {("named by git or by dvc.lock",)}
-    assert kept.keys() == {*hashes, "metric"} - {"nobody", "amended"}
+    assert kept.keys() == {*hashes, "two"} - {"nobody", "amended"}
 
 
 def test_what_still_runs_stays(store: Store) -> None:
@@ -241,6 +242,14 @@ def test_what_still_runs_stays(store: Store) -> None:
     assert store.left() == ["elsewhere"]
 
 
+def test_an_output_that_is_alike_in_every_run_keeps_none(store: Store) -> None:
+    empty, ours, other = ("0" * 32, "1" * 32, "2" * 32)
+    store.execute("committed", outputs={"models": ours, "plots": empty})
+    store.execute("draft", outputs={"models": other, "plots": empty})
+    store.commit(ours, empty)
+    assert names(store.plan()) == ({"committed": ["named by git or by dvc.lock"]}, ["draft"])
+
+
 def test_unfinished_work_goes_when_nobody_has_touched_it_for_long(store: Store) -> None:
     kept = {"render-new": 29, "train-held": 31, "train-at-work": 31}
     for name, days in (kept | {"train-old": 31, ".stylize-old-1": 31}).items():
@@ -258,6 +267,14 @@ def test_unfinished_work_goes_when_nobody_has_touched_it_for_long(store: Store) 
         carry_out(store.root, "atelier", found)
     assert {folder.name for folder in work.iterdir()} == set(kept)
     assert [folder.name for folder in plan(store.root, "atelier", days=32).abandoned] == []
+
+
+def test_two_stages_at_the_very_same_work_hold_a_folder_each(tmp_path: Path) -> None:
+    first, second = (Unfinished(tmp_path, "train", None, "cpu", None) for _ in range(2))
+    with first.checkpoints("one"), second.checkpoints("two"):
+        assert [(at.folder / "journal").read_text() for at in (first, second)] == ["one", "two"]
+        assert abandoned(tmp_path, days=0) == []
+    assert list((tmp_path / "unfinished").iterdir()) == []
 
 
 def test_what_a_kept_one_restored_stays(store: Store) -> None:

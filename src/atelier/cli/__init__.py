@@ -42,6 +42,15 @@ def main() -> None:
     """Run the command; a user's mistake ends in one sentence and exit code 1."""
     try:
         app()
-    except AtelierError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
+    except (AtelierError, OSError) as error:
+        print(f"ERROR: {_sentence(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+def _sentence(error: AtelierError | OSError) -> str:
+    """What went wrong, for the user; a fault of the program is raised again."""
+    if isinstance(error, AtelierError):
+        return str(error)
+    if error.filename is None:
+        raise error
+    return f"{error.filename} cannot be read or written ({error.strerror})."

@@ -29,7 +29,8 @@ def sync() -> None:
     except Exception as error:  # whatever MLflow raises where it cannot be asked
         raise AtelierError(f"MLflow cannot be asked: {in_short(error)}") from None
     if outcome_problem(root).exists():
-        typer.echo(f"The end of a pipeline could not be read: {outcome_problem(root).read_text()}")
+        reason = outcome_problem(root).read_text("utf-8").strip()
+        typer.echo(f"The end of a pipeline could not be read: {reason}")
         outcome_problem(root).unlink()
     if refused(root).exists():
         typer.echo(f"{refused(root)} holds what MLflow would not take, with its reasons.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from atelier.errors import AtelierError
 from atelier.tracking.models import ABOUT
 from atelier.tracking.pipeline import stages_of
-from atelier.tracking.store import in_short
+from atelier.tracking.store import asked_by_default, in_short
 
 if TYPE_CHECKING:
     from mlflow.models import Model
@@ -94,9 +94,8 @@ def _loaded(address: str, client: "MlflowClient") -> Logged:
     import mlflow
     from mlflow.models import Model
 
-    mlflow.set_tracking_uri(client.tracking_uri)
     # A copy that goes again: MLflow writes into the folder, and leaves what it fetched.
-    with TemporaryDirectory(prefix="atelier-model-") as place:
+    with TemporaryDirectory(prefix="atelier-model-") as place, asked_by_default(client):
         folder = mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=place)
         model = Model.load(folder)
         if "pytorch" not in model.flavors or model.flavors["pytorch"].get("code"):

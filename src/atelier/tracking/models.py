@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atelier.tracking.store import asked_by_default
+
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
     from mlflow.tracking import MlflowClient
@@ -45,19 +47,19 @@ def log_model(client: "MlflowClient", run: str, file: Path, loader: str) -> None
     network, example, about = getattr(importlib.import_module(module), function)(file)
     with torch.inference_mode():
         pictures = network(torch.from_numpy(example)).numpy()
-    mlflow.set_tracking_uri(client.tracking_uri)
-    Model.log(
-        artifact_path=None,
-        flavor=mlflow.pytorch,
-        model_id=model.model_id,
-        run_id=run,
-        pytorch_model=network,
-        signature=infer_signature(example, pictures),
-        input_example=example,
-        serialization_format="pt2",
-        metadata={ABOUT: about},
-        pip_requirements=[f"{name}=={_public(name)}" for name in ("mlflow", "numpy", "torch")],
-    )
+    with asked_by_default(client):
+        Model.log(
+            artifact_path=None,
+            flavor=mlflow.pytorch,
+            model_id=model.model_id,
+            run_id=run,
+            pytorch_model=network,
+            signature=infer_signature(example, pictures),
+            input_example=example,
+            serialization_format="pt2",
+            metadata={ABOUT: about},
+            pip_requirements=[f"{name}=={_public(name)}" for name in ("mlflow", "numpy", "torch")],
+        )
 
 
 def _begin(client: "MlflowClient", run: str, file: Path) -> "LoggedModel":
@@ -121,11 +123,8 @@ def _register(
     asked: Mapping[str, str],
 ) -> None:
     """Register a model once, and give the best of those measured alike the alias."""
-    import mlflow
     from mlflow.exceptions import MlflowException
 
-    # The client looks the model up in the process's own store, whatever store it was made for.
-    mlflow.set_tracking_uri(client.tracking_uri)
     try:
         client.get_registered_model(name)
     except MlflowException:
@@ -133,12 +132,13 @@ def _register(
     versions = client.search_model_versions(f"name = '{name}'")
     mine = next((v for v in versions if v.tags.get(_CONTENT) == model.tags[_CONTENT]), None)
     if mine is None:
-        mine = client.create_model_version(
-            name,
-            source=f"models:/{model.model_id}",
-            run_id=model.source_run_id,
-            model_id=model.model_id,
-        )
+        with asked_by_default(client):  # where it looks the model up, whatever its own store is
+            mine = client.create_model_version(
+                name,
+                source=f"models:/{model.model_id}",
+                run_id=model.source_run_id,
+                model_id=model.model_id,
+            )
     tags = {_CONTENT: model.tags[_CONTENT], "kid": repr(numbers["kid"]), **asked}
     for key, value in tags.items():
         client.set_model_version_tag(name, mine.version, key, value)

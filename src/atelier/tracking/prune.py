@@ -63,6 +63,16 @@ class Execution:
         tags = [tag for run in self.runs for tag in run.data.tags.items()]
         return {value for name, value in tags if name.startswith(start)}
 
+    def is_named(self, contents: set[str]) -> bool:
+        """Whether all that one of its runs made is among these contents.
+
+        One output alone says little: a table without a line is the same file in every training.
+        """
+        made = (
+            {v for n, v in run.data.tags.items() if n.startswith("output.")} for run in self.runs
+        )
+        return any(outputs and outputs <= contents for outputs in made)
+
     def __str__(self) -> str:
         date = datetime.fromtimestamp(self.head.info.start_time / 1000)
         number = "no KID" if self.kid is None else f"KID {self.kid:.5g}"
@@ -178,7 +188,7 @@ def _reasons(
         tests = {
             "among the lowest KIDs": e in lowest,
             "made a registered model": any(name in text for name in e.names for text in versions),
-            "named by git or by dvc.lock": named & e.tags("output."),
+            "named by git or by dvc.lock": e.is_named(named),
             "still running": running or unfinished & e.tags("atelier.pipeline"),
             "of another experiment": e.head.info.experiment_id != number,
             "has files outside mlruns/": outside and not is_elsewhere(),

@@ -102,6 +102,22 @@ def open_store(root: Path, experiment: str) -> "tuple[MlflowClient, str]":
         return client, found.experiment_id
 
 
+@contextmanager
+def asked_by_default(client: "MlflowClient") -> Iterator[None]:
+    """Have MLflow's functions that take no client ask this client's store.
+
+    MLflow notes that in the environment, where it would be taken for the user's wish afterwards.
+    """
+    import mlflow
+
+    before = _elsewhere()
+    mlflow.set_tracking_uri(client.tracking_uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # None takes it back
+
+
 def in_short(error: Exception) -> str:
     """What went wrong with MLflow, without the long tail of a failed request."""
     lines = str(error).splitlines() or [""]

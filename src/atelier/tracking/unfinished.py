@@ -4,13 +4,12 @@ It lies outside DVC's outputs, which DVC deletes before every run, in a folder n
 fingerprint of settings, inputs and code, so that another experiment's work is never taken.
 """
 
-import fcntl
 import json
 import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -81,13 +80,10 @@ class Unfinished:
         """
         from atelier.checkpoints import Checkpoints
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with ExitStack() as held:
+            if not held.enter_context(locked(self.folder / ".lock", wait=False)):
                 self.folder = self.folder.with_name(f".{self.folder.name}-{time.time_ns()}")
-                self.folder.mkdir()
+                held.enter_context(locked(self.folder / ".lock"))
             if not self.exists:
                 (self.folder / "journal").write_text(journal, "utf-8")
                 if self._fingerprint:
