@@ -4,9 +4,12 @@ The reference is that loop in our own words: float32, one scale, hooks around a 
 VGG19 for every loss, torch's L-BFGS as it comes, 500 evaluations. Ours is the stylize stage's
 function with the settings of OURS. Both minimise the chapter's sum for square pictures (style at
 layers 1, 6, 11, 20 and 25, content at 21; of learned features with the chapter's weights), both
-are timed from pictures and a network in memory to a painting, and both canvases are judged by one
-float32 evaluation: `ratio` counts where `loss_ours` is at most `loss_reference`. (`saved_loss` is
-of pictures as they are saved, their colours cut to what a screen shows; neither minimises that.)
+are timed from pictures and a network in memory to a painting, and both are judged by one float32
+evaluation. `saved_loss` is of pictures as they are saved, their colours cut to what a screen shows:
+`ratio` counts where ours is at most the reference's. The reference knows no screen and loses by the
+cut, more the longer it paints, so that `saved_least_reference` tells the best it ever had, and
+`seconds_to_...` when each was there. `loss` is of the canvas before the cut: ours has none to cut.
+With --clamp the reference's canvas is cut before every evaluation, as PyTorch's tutorial does.
 
 The limit is the time that the convolutions of our evaluations take at the rates of matrix products
 and memory that this run measures, layer by layer the slower of the two.
@@ -15,7 +18,7 @@ Without files, the network has seeded random weights and the pictures are drawn.
 weights of VGG19 (through conv4_4 at least) and two pictures it is about learned features.
 
 Usage: python benchmarks/style.py [--json] [--pixels 256 (CUDA: 512)] [--evaluations 500]
-[--rounds 3] [--weights FILE] [--content FILE --style FILE] [--save FOLDER]
+[--rounds 3] [--clamp] [--weights FILE] [--content FILE --style FILE] [--save FOLDER]
 """
 
 import argparse
@@ -35,7 +38,8 @@ from atelier.images.faces.portrait import random_portrait
 from atelier.images.picture import read_picture
 from atelier.settings import StylizeSettings
 from atelier.style.drawn import drawn_style
-from atelier.style.objective import objective, targets
+from atelier.style.look import Look
+from atelier.style.objective import Eye, goal_of, weighted
 from atelier.style.paint import Saver, paint
 from atelier.style.pictures import prepare, to_uint8
 from atelier.style.vgg import build_vgg19, calibrate, preprocess
@@ -58,10 +62,23 @@ def settings(pixels: int, weights: str) -> StylizeSettings:
             "pictures": ["generated"],
             "count": 1,
             "styles": ["drawn"],
+            "pairing": "all",
+            "style_weights": [],
+            "style_masks": [],
+            "style_scale": 1.0,
+            "keep_colors": "none",
+            "strength": 1.0,
             "picture_size": pixels,
+            "memory_gb": 0.0,
             "weights": "random" if weights == "random" else "imagenet",
             "preprocessing": "torchvision",
             "pooling": "max",
+            "padding": "zeros",
+            "style_loss": "gram",
+            "smoothness": 0.0,
+            "bounded": True,
+            "scales": 1,
+            "average": 0.0,
             "style_layers": style_weights,
             "content_layers": {CONTENT_LAYER: content_weight},
             "start": "content",
@@ -80,10 +97,18 @@ def square(file: str, drawn: Callable[[], np.ndarray], pixels: int) -> Tensor:
     return prepare(np.ascontiguousarray(picture[top : top + side, left : left + side]), pixels)
 
 
+Seen = list[tuple[float, Tensor]]
+
+
 def reference(
-    content: Tensor, style: Tensor, vgg: nn.Sequential, wanted: StylizeSettings, evaluations: int
-) -> tuple[Tensor, float]:
-    """The chapter's loop: a canvas, and the seconds it took."""
+    content: Tensor,
+    style: Tensor,
+    vgg: nn.Sequential,
+    wanted: StylizeSettings,
+    evaluations: int,
+    clamp: bool,
+) -> Seen:
+    """The chapter's loop: canvases, and the seconds that each took."""
     layers = [*STYLE_LAYERS, CONTENT_LAYER]
     weights = [*wanted.style_layers.values(), *wanted.content_layers.values()]
     criterion = nn.MSELoss()
@@ -110,10 +135,13 @@ def reference(
     goals.append(shapes[CONTENT_LAYER].detach())
     canvas = content.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([canvas])
-    done = 0
+    done, seen = 0, []
 
     def closure() -> Tensor:
         nonlocal done
+        if clamp:
+            with torch.no_grad():
+                canvas.clamp_(0, 1)
         optimizer.zero_grad()
         maps = extract(canvas)
         outputs = [gram(maps[layer]) for layer in STYLE_LAYERS] + [maps[CONTENT_LAYER]]
@@ -125,28 +153,27 @@ def reference(
 
     while done < evaluations:
         optimizer.step(closure)
-    return canvas.detach(), now(content.device) - began
+        seen.append((now(content.device) - began, canvas.detach().clone()))
+    return seen
 
 
-class Last(Saver):
-    """Keeps the canvas as the painter left it."""
+class Watcher(Saver):
+    """Keeps canvases as the painter leaves them, and when."""
 
-    canvas: Tensor
+    def __init__(self, began: float) -> None:
+        self.began, self.seen = began, Seen()
 
     def save(self, picture: int, evaluations: int, state: dict[str, Tensor]) -> None:
         """Take the latest."""
-        self.canvas = state["canvas"]
+        self.seen.append((now(state["canvas"].device) - self.began, state["canvas"].clone()))
 
 
-def ours(
-    content: Tensor, style: Tensor, vgg: nn.Sequential, wanted: StylizeSettings
-) -> tuple[Tensor, float]:
-    """The stylize stage's function: a canvas, and the seconds it took."""
-    began = now(content.device)
-    last, seen = Last(), vgg[: max(STYLE_LAYERS) + 1]
+def ours(content: Tensor, style: Tensor, vgg: nn.Sequential, wanted: StylizeSettings) -> Seen:
+    """The stylize stage's function: canvases, and the seconds that each took."""
+    watcher = Watcher(now(content.device))
     # Random weights are calibrated once more here, which changes nothing.
-    paint([content], style, wanted, seen, content.device, lambda iterate: None, last)
-    return last.canvas, now(content.device) - began
+    paint([content], style, wanted, vgg, content.device, lambda iterate: None, watcher)
+    return watcher.seen
 
 
 def judged(
@@ -154,8 +181,9 @@ def judged(
 ) -> float:
     """The chapter's sum in float32 at full size."""
     with torch.no_grad():
-        grams, maps = targets(content, style, wanted, vgg)
-        return float(objective(canvas, grams, maps, wanted, vgg)[0])
+        goal = goal_of(content, [Look((style,))], wanted, vgg)
+        eye = Eye(vgg, wanted, *canvas.shape[2:])
+        return float(weighted(eye.losses(canvas, goal), wanted)[0])
 
 
 def now(device: torch.device) -> float:
@@ -223,6 +251,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pixels", type=int, default=0, help="a side; 256, or 512 with CUDA")
     parser.add_argument("--evaluations", type=int, default=500, help="of the reference")
     parser.add_argument("--rounds", type=int, default=3, help="of both, after a short one")
+    parser.add_argument("--clamp", action="store_true", help="cut the reference's canvas")
     parser.add_argument("--weights", default="random", help="a file of VGG19's weights")
     parser.add_argument("--content", default="", help="a picture")
     parser.add_argument("--style", default="", help="a picture")
@@ -242,22 +271,32 @@ def main() -> None:
     content, style = content.to(device), style.to(device)
     vgg = network(asked.weights, style)
     runs = {
-        "reference": lambda: reference(content, style, vgg, wanted, asked.evaluations),
+        "reference": lambda: reference(content, style, vgg, wanted, asked.evaluations, asked.clamp),
         "ours": lambda: ours(content, style, vgg, wanted),
     }
-    reference(content, style, vgg, wanted, 3)
+    reference(content, style, vgg, wanted, 3, asked.clamp)
     ours(content, style, vgg, wanted.model_copy(update={"iterations": 3}))
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    losses, saved = {}, {}
+    curves: dict[str, list[tuple[float, float, float]]] = {}
     for _ in range(asked.rounds):
         for name, run in runs.items():
-            canvas, took = run()
-            seconds[name].append(took)
-            losses[name] = judged(canvas, content, style, vgg, wanted)
-            saved[name] = judged(canvas.clamp(0, 1), content, style, vgg, wanted)
-            print(f"{name:<12}{took:8.2f} s to {losses[name]:.5f}", flush=True)
+            seen = run()
+            seconds[name].append(seen[-1][0])
+            curves[name] = [
+                (
+                    round(took, 1),
+                    round(judged(canvas, content, style, vgg, wanted), 5),
+                    round(judged(canvas.clamp(0, 1), content, style, vgg, wanted), 5),
+                )
+                for took, canvas in seen
+            ]
+            print(f"{name:<12}{seen[-1][0]:8.2f} s to {curves[name][-1][2]:.5f}", flush=True)
             if asked.save:
-                save_png(to_uint8(canvas)[0], asked.save / f"{name}.png")
+                save_png(to_uint8(seen[-1][1])[0], asked.save / f"{name}.png")
+    losses = {name: curve[-1][1] for name, curve in curves.items()}
+    saved = {name: curve[-1][2] for name, curve in curves.items()}
+    least_at, _, lowest = min(curves["reference"], key=lambda point: point[2])
+    there = [took for took, _, loss in curves["ours"] if loss <= lowest]
     rates = limits(device)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     least = least_seconds(vgg, wanted, rates, native_bf16(device))
@@ -267,10 +306,15 @@ def main() -> None:
         "ours": round(medians["ours"], 2),
         "ratio": round(medians["reference"] / medians["ours"], 2),
         "limit_share": round(least / medians["ours"], 3),
-        "loss_reference": round(losses["reference"], 5),
-        "loss_ours": round(losses["ours"], 5),
-        "saved_loss_reference": round(saved["reference"], 5),
-        "saved_loss_ours": round(saved["ours"], 5),
+        "saved_loss_reference": saved["reference"],
+        "saved_loss_ours": saved["ours"],
+        "saved_least_reference": lowest,
+        "seconds_to_least_reference": least_at,
+        "seconds_to_least_ours": there[0] if there else None,
+        "loss_reference": losses["reference"],
+        "loss_ours": losses["ours"],
+        "curve_reference": curves["reference"],
+        "curve_ours": curves["ours"],
         "seconds_reference": [round(value, 2) for value in seconds["reference"]],
         "seconds_ours": [round(value, 2) for value in seconds["ours"]],
         "pixels": pixels,

@@ -8,43 +8,47 @@ from atelier.settings import Settings
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
 
-GENERATOR = Path("models/generator.safetensors")
-PICTURES = Path("data/pictures")
-WEIGHTS = Path("data/weights")
-STYLED = Path("styled")
-METRICS = Path("metrics/stylize.json")
-LOSSES = Path("plots/style_losses.csv")
+GENERATOR, PICTURES = Path("models/generator.safetensors"), Path("data/pictures")
+WEIGHTS, STYLED = Path("data/weights"), Path("styled")
+METRICS, LOSSES = Path("metrics/stylize.json"), Path("plots/style_losses.csv")
 
 
 def main(settings: Settings, run: Run) -> None:
-    """Paint every picture in every style; write each, a sheet of all, and the losses."""
-    from atelier.figures.montage import save_png
+    """Paint every picture in every style; write each, how it came about, and the losses."""
+    from atelier.figures.paintings import show, squares
     from atelier.gan.weights import generate_from
     from atelier.hardware import choose_device
     from atelier.images.named import read_named
-    from atelier.style.drawn import drawn_style
-    from atelier.style.paintings import loss_table, overview, paint_all, summary
-    from atelier.style.pictures import named_faces
-    from atelier.style.resume import Attempts
+    from atelier.images.original import pixels_of, save_painting
+    from atelier.style import drawn, intermediates, pictures, resume, terms
+    from atelier.style.paintings import loss_table, paint_all, summary
 
     wanted, device = settings.stylize, choose_device(settings.runtime.device)
-
-    # Drawn twice as large as needed: scaling it down makes its strokes smooth.
-    size, seed = 2 * wanted.picture_size, wanted.seed
+    count, seed = wanted.count, wanted.seed
     made = {
-        "generated": lambda: named_faces(generate_from(GENERATOR, wanted.count, seed, device)),
-        "drawn": lambda: {"drawn": drawn_style(size, seed)},
+        "generated": lambda: pictures.named_faces(generate_from(GENERATOR, count, seed, device)),
+        # Twice as large as needed: scaling it down makes its strokes smooth.
+        "drawn": lambda: {"drawn": drawn.drawn_style(2 * wanted.picture_size, seed)},
     }
-    contents = read_named(wanted.pictures, PICTURES, settings.convert.max_megapixels, made)
-    styles = read_named(wanted.styles, PICTURES, settings.convert.max_megapixels, made)
+    originals, styles, masks = (
+        read_named(names, PICTURES, settings.convert.max_megapixels, made)
+        for names in (wanted.pictures, wanted.styles, wanted.style_masks)
+    )
+    given = (pixels_of(originals), pixels_of(styles), list(pixels_of(masks).values()), WEIGHTS)
     with bar("stylize", "iterations", settings.runtime.progress) as report, run.resumable() as keep:
-        attempts = Attempts(*keep, settings.runtime.checkpoint_seconds, wanted.iterations)
-        paintings = paint_all(wanted, contents, styles, WEIGHTS, device, report, attempts)
-    with replacing_folder(STYLED) as folder:
+        attempts = resume.Attempts(*keep, settings.runtime.checkpoint_seconds, wanted.iterations)
+        seen = intermediates.Intermediates(keep[0])
+        watch = seen.note if wanted.intermediates else None
+        paintings = paint_all(wanted, *given, device, report, attempts, watch, run.warn)
+    with replacing_folder(STYLED) as out:
         for painting in paintings:
-            save_png(painting.pixels, folder / f"{painting.name}.png")
+            original = originals[painting.picture]
+            save_painting(painting.pixels, original, out / f"{painting.name}.png")
             run.series(*painting.curves())
-        save_png(overview(paintings), folder / "sheet.png")
+        ways = [seen.of(number) for number in range(len(paintings))]
+        show([p.row() for p in paintings], ways, terms.terms(paintings, wanted), wanted.film, out)
+    for iteration, together in seen.by_iteration().items():
+        run.pictures("paintings", squares(together), iteration)
     write_csv(LOSSES, *loss_table(paintings))
     write_json(METRICS, summary(paintings))
     run.summary(summary(paintings))

@@ -43,6 +43,9 @@ def test_a_preset_is_the_sample_but_for_what_it_says(root: Path, params: Path) -
     assert wanted.style_layers == {layer: 1e3 / n**2 for layer, n in widths.items()}
     assert (wanted.preprocessing, wanted.start, wanted.optimizer) == ("caffe", "content", "lbfgs")
     assert (wanted.picture_size, wanted.iterations, wanted.pooling) == (512, 500, "max")
+    assert (wanted.scales, wanted.strength, wanted.smoothness, wanted.average) == (1, 1, 0, 0)
+    assert (wanted.style_loss, wanted.keep_colors, wanted.padding) == ("gram", "none", "zeros")
+    assert not any([wanted.bounded, wanted.memory_gb, wanted.style_weights, wanted.style_masks])
 
 
 def test_a_long_value_leaves_the_comments_where_they_were(root: Path, params: Path) -> None:

@@ -61,6 +61,10 @@ class Checkpoints:
         """A part that was kept; ``None`` where it is missing or damaged."""
         return _read(self._path(name))
 
+    def parts(self, begin: str) -> list[str]:
+        """The names of finished parts that begin so, in order."""
+        return sorted(path.stem for path in self.folder.glob(f"{begin}*.safetensors"))
+
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
 

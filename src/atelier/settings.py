@@ -298,18 +298,33 @@ class StylizeSettings(Section):
     pictures: Annotated[list[FileName], Field(min_length=1)]
     count: Annotated[int, Field(ge=1, le=64)]
     styles: Annotated[list[FileName], Field(min_length=1)]
+    pairing: Literal["all", "each"]
+    style_weights: list[Weight]
+    style_masks: list[FileName]
+    style_scale: Annotated[float, Field(ge=0.1, le=10)]
+    keep_colors: Literal["none", "luminance", "histogram"]
+    strength: Annotated[float, Field(ge=0, le=1)]
     # Not `size`: DVC's run cache leaves parameters of that name out of what tells runs apart.
-    picture_size: Annotated[int, Field(ge=32, le=4096)]
+    picture_size: Annotated[int, Field(ge=32, le=16_384)]
+    memory_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     weights: FileName
     preprocessing: Literal["torchvision", "caffe"]
-    pooling: Literal["max", "average"]
+    pooling: Literal["max", "average", "l2"]
+    padding: Literal["zeros", "replicate"]
     style_layers: dict[Annotated[int, Field(ge=0, le=35)], Weight]
+    style_loss: Literal["gram", "moments"]
     content_layers: dict[Annotated[int, Field(ge=0, le=35)], Weight]
-    start: Literal["content", "noise"]
+    smoothness: Weight
+    start: Literal["content", "style", "noise"]
+    bounded: bool
+    scales: Annotated[int, Field(ge=1, le=16)]
     optimizer: Literal["lbfgs", "adam", "spectral"]
     lr: Rate
+    average: Decay
     iterations: Count
     precision: Literal["fp32", "bf16", "auto"]
+    intermediates: Annotated[int, Field(ge=0, le=1000)]
+    film: bool
     seed: Seed
 
     @model_validator(mode="after")
@@ -325,6 +340,39 @@ class StylizeSettings(Section):
                 f"lr is {self.lr}, a step that adam cannot paint with (pixels go from 0 to 1);"
                 " set it to about 0.02"
             )
+        if self.average and self.optimizer != "adam":
+            raise ValueError(
+                f"average is {self.average}, but only adam's places are averaged; set it to 0, or"
+                " optimizer to adam with an lr of 0.02"
+            )
+        if self.film and not self.intermediates:
+            raise ValueError(
+                "film shows the intermediates, but there are 0; set intermediates to about 24"
+            )
+        if not self.bounded and (self.style_masks or self.keep_colors == "luminance"):
+            raise ValueError(
+                "bounded is false, but style_masks and keep_colors: luminance hold the canvas"
+                " within bounds; set it to true"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _styles_go_together(self) -> "StylizeSettings":
+        for name, given in (
+            ("style_weights", self.style_weights), ("style_masks", self.style_masks)
+        ):  # fmt: skip
+            if given and self.pairing == "each":
+                raise ValueError(
+                    f"{name} joins all styles in every painting, but pairing is each; set pairing"
+                    f" to all, or {name} to []"
+                )
+            if given and len(given) != len(self.styles):
+                raise ValueError(
+                    f"{name} has {len(given)} entries for {len(self.styles)} styles; give one for"
+                    " each"
+                )
+        if self.style_weights and not any(self.style_weights):
+            raise ValueError("one of style_weights needs to be above 0, such as [1.0, 1.0]")
         return self
 
 
@@ -447,8 +495,8 @@ def check_files(settings: Settings, root: Path = Path()) -> None:
         AtelierError: a picture or a file of weights is missing.
     """
     wanted = settings.stylize
-    asked = [("stylize", "pictures", name, "generated or drawn") for name in wanted.pictures]
-    asked += [("stylize", "pictures", name, "generated or drawn") for name in wanted.styles]
+    pictures = [*wanted.pictures, *wanted.styles, *wanted.style_masks]
+    asked = [("stylize", "pictures", name, "generated or drawn") for name in pictures]
     asked += [("stylize", "weights", wanted.weights, "random or imagenet")]
     if is_file_of_weights(settings.evaluate.features):
         asked += [("evaluate", "weights", settings.evaluate.features, "random or inception")]

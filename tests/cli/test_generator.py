@@ -1,18 +1,18 @@
 """`atelier generate` and `atelier export` as a user types them, with a generator that is a file."""
 
 import shutil
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from atelier.cli import main
 from atelier.gan.generate import draw_latents, generate
 from atelier.gan.weights import save_network
 
 from ..gan.architectures import SMALL, vivid
+from .conftest import Typed
 
 
 @pytest.fixture(autouse=True)
@@ -22,26 +22,6 @@ def checkout(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     save_network(vivid(SMALL), SMALL, tmp_path / "models/generator.safetensors")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-class Typed:
-    """Types a command; says how it ended and what it said."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, said: pytest.CaptureFixture[str]) -> None:
-        self.monkeypatch, self.said = monkeypatch, said
-
-    def __call__(self, command: str, code: int = 0) -> str:
-        self.monkeypatch.setattr(sys, "argv", ["atelier", *command.split()])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        told = self.said.readouterr()
-        assert ended.value.code == code, told
-        return told.err if code else told.out
-
-
-@pytest.fixture
-def atelier(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
-    return Typed(monkeypatch, capsys)
 
 
 def pixels(path: str | Path) -> np.ndarray:
@@ -98,6 +78,23 @@ def test_a_film_goes_round(atelier: Typed) -> None:
             assert np.abs(shown.astype(int) - expected(seed)).mean() < 6  # a palette of 256
 
 
+def test_classes_are_asked_for_or_take_turns(atelier: Typed, checkout: Path) -> None:
+    arch = replace(SMALL, classes=3)
+    generator = vivid(arch)
+    save_network(generator, arch, checkout / "models/generator.safetensors")
+
+    def of_class(label: int, seed: int) -> np.ndarray:
+        return generate(generator, draw_latents(1, arch, seed, [label]))[0]
+
+    assert not np.array_equal(of_class(0, 1), of_class(1, 1)), "or this would prove nothing"
+    atelier("generate --seeds 6,7 --columns 1 --tile 16 --out turns.png")
+    np.testing.assert_array_equal(pixels("turns.png"), [*of_class(0, 6), *of_class(1, 7)])
+    atelier("generate --seeds 6,7 --columns 1 --tile 16 --class 2 --out twos.png")
+    np.testing.assert_array_equal(pixels("twos.png"), [*of_class(2, 6), *of_class(2, 7)])
+    assert "this generator knows classes 0 to 2" in atelier("generate --class 3", code=1)
+    assert f"[B, {SMALL.latent_size + 3}]" in atelier("export faces.pt")
+
+
 def test_nothing_is_replaced_unasked(atelier: Typed) -> None:
     atelier("generate --count 1 --out one.png")
     before = Path("one.png").read_bytes()
@@ -117,7 +114,11 @@ def test_nothing_is_replaced_unasked(atelier: Typed) -> None:
         ("generate --columns 0", "--columns is 0"),
         ("generate --seeds 1,two", "--seeds is '1,two', but it is a list such as 1,5,9"),
         ("generate --seed -1", "a seed is a whole number from 0"),
-        ("generate --seeds 1,2 --count 2", "leave --count out"),
+        ("generate --count -1", "--count is -1, but it is 1 or more"),
+        (f"generate --seed {2**63}", f"not {2**63}"),
+        ("generate --seeds 1,2 --count 2", "leave --count and --seed out"),
+        ("generate --seeds 1,2 --seed 2", "leave --count and --seed out"),
+        ("generate --tile 5001", "at most 5000 fit"),
         ("generate --truncation 0", "0.01 or more"),
         ("generate --class 0", "this generator knows no classes"),
         ("generate --out faces.jpg", "a folder, or a file that ends in .png"),

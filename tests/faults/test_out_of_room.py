@@ -40,7 +40,6 @@ def sentence(told: str) -> str:
         ("train", {"train.generator_width": 4096}, "train.batch_size"),
         ("train", {"train.samples": 10**10}, "train.batch_size"),
         ("evaluate", {"evaluate.samples": 10**9}, "evaluate.samples"),
-        ("stylize", {"stylize.picture_size": 2048}, "stylize.picture_size"),
     ],
 )
 def test_too_little_memory_names_the_setting(
@@ -54,6 +53,21 @@ def test_too_little_memory_names_the_setting(
     )
     assert f"the memory is too small for {stage}; make {smaller}" in sentence(told)
     assert ready.bytes(*OUTPUTS[stage]) == before
+
+
+@pytest.mark.slow
+def test_a_painting_that_does_not_fit_says_which_would(ready: Project) -> None:
+    """And the one that it says does fit."""
+    before = ready.bytes(*OUTPUTS["stylize"])
+    large = {"stylize.picture_size": 2048, "stylize.memory_gb": 0.0, "stylize.scales": 1}
+    ready.set(**large, **{"tracking.enabled": False})
+    limited = f"ulimit -v {6 * 2**20}; dvc repro --single-item --force stylize"
+    told = sentence(ready.run("sh", "-c", limited, ok=False))
+    found = re.search(r"too small for a painting of 2048 x 2048 .*picture_size of (\d+) fits", told)
+    assert found, told
+    assert ready.bytes(*OUTPUTS["stylize"]) == before
+    ready.set(**{"stylize.picture_size": int(found[1])})
+    ready.run("sh", "-c", limited)
 
 
 def test_a_batch_that_does_not_fit_says_which_would(ready: Project) -> None:

@@ -206,7 +206,8 @@ def test_it_does_not_go_on_when_its_dvc_is_killed(ready: Project, whole: dict[st
 @pytest.mark.slow
 def test_a_killed_painting_goes_on_to_the_same_bytes(ready: Project, tmp_path: Path) -> None:
     long = {"stylize.iterations": 400, "stylize.count": 2, "runtime.checkpoint_seconds": 0.0}
-    ready.set(**long)
+    seen = {"stylize.intermediates": 20, "stylize.film": True}  # also what the killed ones saw
+    ready.set(**long, **seen)
     undisturbed = ready.copy(tmp_path / "whole")
     undisturbed.repro("stylize")
     painted = ("styled", "plots/style_losses.csv", "metrics/stylize.json")

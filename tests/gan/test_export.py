@@ -1,6 +1,6 @@
 import sys
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from atelier.errors import AtelierError
 from atelier.gan.explore import Trained
 from atelier.gan.export import export
-from atelier.gan.generate import generate
+from atelier.gan.generate import draw_latents, generate
 
 from .architectures import SMALL, vivid
 
@@ -33,20 +33,22 @@ def run_torchscript(file: Path, latents: NDArray[np.float32]) -> NDArray[np.uint
 
 @pytest.mark.parametrize(("name", "run"), [("g.onnx", run_onnx), ("g.pt", run_torchscript)])
 @pytest.mark.parametrize(
-    ("network", "channels", "latents"), [("dcgan", 3, "normal"), ("mlp", 1, "uniform")]
+    ("network", "channels", "latents", "classes"),
+    [("dcgan", 3, "normal", 0), ("mlp", 1, "uniform", 0), ("dcgan", 1, "normal", 3)],
 )
 def test_an_exported_file_gives_the_generators_pictures_for_any_batch(
-    tmp_path: Path, name: str, run: object, network: str, channels: int, latents: str
+    tmp_path: Path, name: str, run: object, network: str, channels: int, latents: str, classes: int
 ) -> None:
     if name.endswith("onnx"):
         pytest.importorskip("onnxscript")
-    arch = replace(SMALL, image_size=28, network=network, channels=channels, latents=latents)
+    kind = {"network": network, "channels": channels, "latents": latents, "classes": classes}
+    arch = replace(SMALL, image_size=28, **kind)
     generator = vivid(arch)
-    about = {"latents": latents}
-    export(Trained.of_model(generator, arch.latent_size, about, CPU), tmp_path / name)
+    asked = Trained.of_model(generator, arch.latent_size + classes, asdict(arch), CPU)
+    export(asked, tmp_path / name)
     assert [file.name for file in tmp_path.iterdir()] == [name], "one file, nothing beside it"
     for count in (1, 5):
-        given = torch.randn(count, arch.latent_size, generator=torch.Generator().manual_seed(count))
+        given = draw_latents(count, arch, seed=count)
         made = run(tmp_path / name, given.numpy())  # type: ignore[operator]
         expected = generate(generator, given)
         assert (made.dtype, made.shape) == (np.uint8, (count, 28, 28, channels))

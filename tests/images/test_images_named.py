@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from atelier.errors import AtelierError
-from atelier.images.named import Pixels, read_named
+from atelier.images.named import read_named
 
 MADE = {"generated": lambda: {"face_01": np.zeros((4, 4, 3), np.uint8)}}
 
@@ -19,10 +19,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_files_and_words_are_gathered_by_name(folder: Path) -> None:
-    found: dict[str, Pixels] = read_named(["wave.png", "generated"], folder, 10, MADE)
+    found = read_named(["wave.png", "generated"], folder, 10, MADE)
     assert list(found) == ["wave", "face_01"]
-    assert found["wave"].shape == (5, 6, 3)
-    assert (found["wave"] == 200).all()
+    assert found["wave"].pixels.shape == (5, 6, 3)
+    assert (found["wave"].pixels == 200).all()
+    assert found["face_01"].alpha is None
 
 
 @pytest.mark.parametrize(

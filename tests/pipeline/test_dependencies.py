@@ -79,7 +79,8 @@ def test_an_edit_reruns_what_it_touches_and_nothing_else() -> None:
     def reruns(file: str) -> set[str]:
         return {name for name in STAGES if file in stage(name)["deps"]}
 
-    assert reruns("src/atelier/figures/film.py") == {"render"}
+    assert reruns("src/atelier/figures/report.py") == {"render"}
+    assert reruns("src/atelier/figures/film.py") == {"render", "stylize"}
     assert reruns("src/atelier/gan/step.py") == {"train"}
     assert "train" in reruns("src/atelier/gan/networks.py")
     assert "train" not in reruns("src/atelier/style/paint.py")

@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from atelier.style.losses import content_loss, gram_matrix, style_loss
+from atelier.style.losses import (
+    StyleLoss,
+    content_loss,
+    gram_matrix,
+    style_loss,
+    texture,
+    total_variation,
+)
 
 
 def _gram_by_loops(features: Tensor) -> Tensor:
@@ -14,6 +21,10 @@ def _gram_by_loops(features: Tensor) -> Tensor:
         (one[i] * one[j]).sum() / pixels for one in features for i in channels for j in channels
     ]
     return torch.stack(entries).view(len(features), len(channels), len(channels))
+
+
+def _style_loss(features: Tensor, target: Tensor) -> Tensor:
+    return style_loss(gram_matrix(features), target)
 
 
 @pytest.fixture
@@ -64,20 +75,20 @@ def test_the_gradient_of_a_bfloat16_gram_matrix_is_float32s_rounded(features: Te
 
 def test_each_picture_has_its_own_loss(features: Tensor) -> None:
     target = gram_matrix(features[:1] * 0.5)
-    for loss, goal in ((style_loss, target), (content_loss, features.flip(1))):
+    for loss, goal in ((_style_loss, target), (content_loss, features.flip(1))):
         together = loss(features, goal)
         alone = [loss(features[i : i + 1], goal[min(i, len(goal) - 1)][None]) for i in range(2)]
         torch.testing.assert_close(together, torch.cat(alone))
 
 
 def test_style_of_the_style_itself_costs_nothing(features: Tensor) -> None:
-    assert style_loss(features, gram_matrix(features)).tolist() == [0, 0]
+    assert _style_loss(features, gram_matrix(features)).tolist() == [0, 0]
 
 
 def test_style_loss_of_a_worked_example() -> None:
     features = torch.tensor([[[[1.0, 2.0]], [[3.0, -1.0]]]])
     target = torch.tensor([[[0.5, 0.5], [0.5, 1.0]]])
-    assert style_loss(features, target) == (2.0**2 + 4.0**2) / 4
+    assert _style_loss(features, target) == (2.0**2 + 4.0**2) / 4
 
 
 def test_content_loss_of_a_worked_example() -> None:
@@ -87,7 +98,7 @@ def test_content_loss_of_a_worked_example() -> None:
 def test_gradient_of_the_style_loss_equals_the_reference(features: Tensor) -> None:
     target = gram_matrix(features.flip(2) * 0.5)
     ours = features.clone().requires_grad_()
-    style_loss(ours, target).mean().backward()
+    _style_loss(ours, target).mean().backward()
     plain = features.clone().requires_grad_()
     ((_gram_by_loops(plain) - target) ** 2).mean().backward()
     torch.testing.assert_close(ours.grad, plain.grad)
@@ -98,6 +109,57 @@ def test_gradients_equal_finite_differences(features: Tensor, name: str) -> None
     picture = features.clone().requires_grad_()
     if name == "style":
         target = gram_matrix(features * 2)
-        assert torch.autograd.gradcheck(lambda x: style_loss(x, target), picture)
+        assert torch.autograd.gradcheck(lambda x: _style_loss(x, target), picture)
     else:
         assert torch.autograd.gradcheck(lambda x: content_loss(x, features * 2), picture)
+
+
+def test_textures_of_parts_add_up_to_the_wholes(features: Tensor) -> None:
+    """Also under a mask: what tiles sum is what one pass gives."""
+    mask = torch.rand(2, 1, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    for kind in ("gram", "moments"):
+        for under, places in ((None, torch.tensor([20.0])), (mask, mask.sum((1, 2, 3)))):
+            parts = [
+                texture(
+                    features[..., half], kind, None if under is None else under[..., half], places
+                )
+                for half in (slice(0, 2), slice(2, 5))
+            ]
+            torch.testing.assert_close(sum(parts), texture(features, kind, under))
+
+
+def test_a_mask_of_ones_changes_nothing_and_one_of_a_part_sees_that_part(features: Tensor) -> None:
+    mask = torch.zeros(1, 1, 4, 5, dtype=torch.float64)
+    mask[..., :2] = 1
+    for kind in ("gram", "moments"):
+        whole = texture(features, kind)
+        torch.testing.assert_close(texture(features, kind, torch.ones_like(mask)), whole)
+        left = texture(features[..., :2], kind)
+        torch.testing.assert_close(texture(features, kind, mask), left)
+
+
+def test_moments_are_means_and_covariances(features: Tensor) -> None:
+    target = texture(features.flip(2) * 0.5 + 1, "moments")
+    flat, other = features.flatten(2), (features.flip(2) * 0.5 + 1).flatten(2)
+    for number in range(2):
+        ours, theirs = flat[number], other[number]
+        covariance = torch.cov(ours, correction=0) - torch.cov(theirs, correction=0)
+        expected = covariance.square().mean() + (ours.mean(1) - theirs.mean(1)).square().mean()
+        found = style_loss(texture(features, "moments"), target)[number]
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["gram", "moments"])
+def test_the_styles_own_texture_costs_nothing(features: Tensor, kind: StyleLoss) -> None:
+    own = texture(features, kind)
+    assert style_loss(own, own).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (4, 6), (5, 3)])
+def test_total_variation_of_a_checkerboard_counts_its_edges(height: int, width: int) -> None:
+    board = (torch.arange(height)[:, None] + torch.arange(width)) % 2
+    boards = board.double().expand(2, 3, -1, -1) * torch.tensor([1.0, 0.5]).view(2, 1, 1, 1)
+    edges = height * (width - 1) + (height - 1) * width
+    each = edges / (height * width)
+    torch.testing.assert_close(total_variation(boards), torch.tensor([each, each / 4]).double())
+    assert total_variation(torch.full((1, 3, 4, 4), 0.7)) == 0

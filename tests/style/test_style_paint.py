@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from atelier.errors import AtelierError
 from atelier.settings import StylizeSettings
+from atelier.style.look import Look
 from atelier.style.losses import content_loss, gram_matrix, style_loss
-from atelier.style.objective import at_precision, objective, targets
+from atelier.style.objective import Eye, at_precision, goal_of, weighted
 from atelier.style.paint import Iterate, Saver, paint
 from atelier.style.vgg import build_vgg19, calibrate, feature_maps, preprocess
 
@@ -19,17 +20,32 @@ def _settings(**changes: object) -> StylizeSettings:
         "pictures": ["generated"],
         "count": 1,
         "styles": ["drawn"],
+        "pairing": "all",
+        "style_weights": [],
+        "style_masks": [],
+        "style_scale": 1.0,
+        "keep_colors": "none",
+        "strength": 1.0,
         "picture_size": 32,
+        "memory_gb": 0.0,
         "weights": "random",
         "preprocessing": "torchvision",
         "pooling": "average",
+        "padding": "zeros",
         "style_layers": {1: 1.0, 6: 1.0},
+        "style_loss": "gram",
         "content_layers": {6: 0.1},
+        "smoothness": 0.0,
         "start": "content",
+        "bounded": True,
+        "scales": 1,
         "optimizer": "lbfgs",
         "lr": 1.0,
+        "average": 0.0,
         "iterations": 12,
         "precision": "fp32",
+        "intermediates": 0,
+        "film": False,
         "seed": 1,
     }
     return StylizeSettings.model_validate({**values, **changes})
@@ -64,14 +80,14 @@ def test_painting_comes_closer_to_both(optimizer: str, lr: float, start: str) ->
 
 def test_reported_losses_are_those_of_the_papers_formula() -> None:
     content, style = _picture(1), _picture(2)
-    settings = _settings(style_layers={6: 0.5, 1: 2.0}, content_layers={3: 0.25})
+    settings = _settings(style_layers={6: 0.5, 1: 2.0}, content_layers={3: 0.25}, bounded=False)
     _, (first, *_) = _paint(settings, content, style)
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     pixels, target = (preprocess(picture, "torchvision") for picture in (content, style))
     vgg = calibrate(vgg, target)
     theirs, wanted = (feature_maps(vgg, picture, [1, 3, 6]) for picture in (pixels, target))
     expected = {
-        f"style_{layer}": style_loss(theirs[layer], gram_matrix(wanted[layer])).item()
+        f"style_{layer}": style_loss(gram_matrix(theirs[layer]), gram_matrix(wanted[layer])).item()
         for layer in (1, 6)
     }
     expected["content_3"] = content_loss(theirs[3], theirs[3]).item()
@@ -136,11 +152,9 @@ def test_loss_and_gradient_equal_the_formulas_written_out(preprocessing: str, po
     canvas, content, style = (
         nn.functional.interpolate(_picture(seed), 8).double() for seed in (1, 2, 3)
     )
-    maps = feature_maps(vgg, preprocess(style, settings.preprocessing), [1, 6])
-    grams = {layer: gram_matrix(features) for layer, features in maps.items()}
-    contents = feature_maps(vgg, preprocess(content, settings.preprocessing), [8])
-    (total,), _ = objective(canvas.requires_grad_(), grams, contents, settings, vgg)
-    (gradient,) = torch.autograd.grad(total, canvas)
+    goal = goal_of(content, [Look((style,))], settings, vgg)
+    (total,), _, gradient = Eye(vgg, settings, 8, 8).gradient(canvas, goal, settings)
+    canvas.requires_grad_()
     plain = _plain_objective(canvas, content, style, vgg, settings)
     (plain_gradient,) = torch.autograd.grad(plain, canvas)
     torch.testing.assert_close(total, plain, rtol=1e-12, atol=0)
@@ -178,8 +192,15 @@ def _painted(
     iterates: list[Iterate] = []
     paint([content], style, settings, vgg, CPU, iterates.append, Keeper())
     vgg = calibrate(vgg, preprocess(style, settings.preprocessing))
-    grams, maps = targets(content, style, settings, vgg)
-    return float(objective(kept[-1], grams, maps, settings, vgg)[0]), iterates
+    return float(_loss(kept[-1], content, style, settings, vgg)), iterates
+
+
+def _loss(
+    canvas: Tensor, content: Tensor, style: Tensor, settings: StylizeSettings, vgg: nn.Sequential
+) -> Tensor:
+    """The settings' sum, [B]."""
+    goal = goal_of(content, [Look((style,))], settings, vgg)
+    return weighted(Eye(vgg, settings, *canvas.shape[2:]).losses(canvas, goal), settings)
 
 
 def test_channels_last_gives_the_losses_of_channels_first() -> None:
@@ -189,8 +210,7 @@ def test_channels_last_gives_the_losses_of_channels_first() -> None:
     assert fast[0].weight.is_contiguous(memory_format=torch.channels_last)
     canvas = torch.cat([_picture(1), _picture(3)])
     for network in (vgg, fast):
-        grams, maps = targets(canvas.flip(3), _picture(2), settings, network)
-        totals, _ = objective(canvas, grams, maps, settings, network)
+        totals = _loss(canvas, canvas.flip(3), _picture(2), settings, network)
         if network is vgg:
             plain = totals
     torch.testing.assert_close(totals, plain, rtol=1e-5, atol=0)
@@ -237,8 +257,7 @@ def test_what_is_told_is_the_settings_sum_while_the_content_is_held_too() -> Non
     assert [step.iteration for step in iterates] == list(range(1, 41))
     assert iterates[-1].total < 0.9 * iterates[0].total
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
-    grams, maps = targets(content, style, settings, vgg)
-    (reached,), _ = objective(painted, grams, maps, settings, vgg)
+    (reached,) = _loss(painted, content, style, settings, vgg)
     assert reached < iterates[0].total
 
 

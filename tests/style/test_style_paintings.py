@@ -10,32 +10,19 @@ from numpy.typing import NDArray
 from atelier.errors import AtelierError
 from atelier.progress import Progress
 from atelier.settings import StylizeSettings
-from atelier.style.paint import Iterate
-from atelier.style.paintings import Painting, loss_table, overview, paint_all, summary
+from atelier.style.paint import Glimpse, Iterate
+from atelier.style.paintings import Painting, loss_table, paint_all, summary
+from atelier.style.pictures import to_uint8
+
+from .test_style_paint import _settings as painted_with
 
 CPU = torch.device("cpu")
 WEIGHTS = Path("data/weights")
 
 
 def _settings(**changes: object) -> StylizeSettings:
-    values = {
-        "pictures": ["generated"],
-        "count": 1,
-        "styles": ["drawn"],
-        "picture_size": 32,
-        "weights": "random",
-        "preprocessing": "torchvision",
-        "pooling": "average",
-        "style_layers": {1: 1.0},
-        "content_layers": {3: 0.1},
-        "start": "content",
-        "optimizer": "lbfgs",
-        "lr": 1.0,
-        "iterations": 7,
-        "precision": "fp32",
-        "seed": 1,
-    }
-    return StylizeSettings.model_validate({**values, **changes})
+    fewer = {"style_layers": {1: 1.0}, "content_layers": {3: 0.1}, "iterations": 7}
+    return painted_with(**{**fewer, **changes})
 
 
 def _pixels(seed: int, height: int = 8, width: int = 8) -> NDArray[np.uint8]:
@@ -47,13 +34,13 @@ def _painting(name: str, *totals: float) -> Painting:
         Iterate(0, number, total, {"style_1": total / 3, "content_3": 0.5})
         for number, total in enumerate(totals, start=1)
     )
-    return Painting(name, _pixels(1), _pixels(2), _pixels(3), iterates)
+    return Painting(*name.split("-"), _pixels(1), _pixels(2), _pixels(3), iterates)
 
 
 def test_every_content_is_painted_in_every_style_under_both_names() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2, width=12)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
-    paintings = paint_all(_settings(), contents, styles, WEIGHTS, CPU)
+    paintings = paint_all(_settings(), contents, styles, (), WEIGHTS, CPU)
     assert [painting.name for painting in paintings] == [
         "ann-waves",
         "bob-waves",
@@ -70,9 +57,9 @@ def test_every_content_is_painted_in_every_style_under_both_names() -> None:
 def test_a_painting_and_its_losses_do_not_depend_on_the_others() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2, width=12)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
-    last = paint_all(_settings(), contents, styles, WEIGHTS, CPU)[-1]
+    last = paint_all(_settings(), contents, styles, (), WEIGHTS, CPU)[-1]
     (alone,) = paint_all(
-        _settings(), {"bob": contents["bob"]}, {"stars": styles["stars"]}, WEIGHTS, CPU
+        _settings(), {"bob": contents["bob"]}, {"stars": styles["stars"]}, (), WEIGHTS, CPU
     )
     assert np.array_equal(last.pixels, alone.pixels)
     losses = [(step.iteration, step.total, step.per_layer) for step in last.iterates]
@@ -87,12 +74,74 @@ def test_progress_rises_and_never_passes_its_total(
     told: list[Progress] = []
     settings = _settings(optimizer=optimizer, lr=lr, iterations=iterations)
     contents, styles = {"a": _pixels(1), "b": _pixels(2)}, {"c": _pixels(3), "d": _pixels(4)}
-    paint_all(settings, contents, styles, WEIGHTS, CPU, told.append)
+    paint_all(settings, contents, styles, (), WEIGHTS, CPU, told.append)
     done = [progress.done for progress in told]
     assert done == sorted(done)
     assert done[0] == 1
     assert done[-1] == 4 * iterations
     assert {progress.total for progress in told} == {4 * iterations}
+
+
+def test_pairing_each_gives_the_styles_in_turn() -> None:
+    contents = {"ann": _pixels(1), "bob": _pixels(2), "cec": _pixels(5)}
+    styles = {"waves": _pixels(3), "stars": _pixels(4)}
+    paintings = paint_all(_settings(pairing="each"), contents, styles, (), WEIGHTS, CPU)
+    assert [painting.name for painting in paintings] == ["ann-waves", "bob-stars", "cec-waves"]
+    assert [painting.style is styles[painting.name[4:]] for painting in paintings] == [True] * 3
+
+
+def test_weights_mix_all_styles_in_one_painting() -> None:
+    contents = {"ann": _pixels(1)}
+    styles = {"waves": _pixels(3), "stars": _pixels(4, height=16)}
+    mixed = [
+        paint_all(
+            _settings(styles=["a", "b"], style_weights=weights), contents, styles, (), WEIGHTS, CPU
+        )
+        for weights in ([1.0, 0.0], [1.0, 1.0], [2.0, 2.0])
+    ]
+    assert [[painting.name for painting in one] for one in mixed] == [["ann-waves+stars"]] * 3
+    first, second, third = (one[0].pixels for one in mixed)
+    assert not np.array_equal(first, second)
+    assert np.array_equal(second, third), "only the weights' proportion counts"
+    assert mixed[0][0].style.shape == (16, 16 + 8, 3)
+
+
+def test_masks_are_scaled_to_the_painting_and_leave_the_rest() -> None:
+    content = _pixels(1, 32, 32)
+    mask = np.zeros((8, 8, 3), np.uint8)
+    mask[:, :2] = 255
+    (painting,) = paint_all(
+        _settings(), {"ann": content}, {"waves": _pixels(3)}, (mask,), WEIGHTS, CPU
+    )
+    assert np.array_equal(painting.pixels[:, 12:], content[:, 12:])
+    assert not np.array_equal(painting.pixels[:, :6], content[:, :6])
+
+
+def test_as_many_weights_as_styles_are_needed() -> None:
+    """The word generated stands for several, which settings cannot count."""
+    settings = _settings(styles=["generated"], style_weights=[1.0])
+    styles = {"face_1": _pixels(3), "face_2": _pixels(4)}
+    with pytest.raises(AtelierError, match="style_weights has 1 entries for 2 styles"):
+        paint_all(settings, {"ann": _pixels(1)}, styles, (), WEIGHTS, CPU)
+
+
+def test_a_style_scale_of_half_is_the_style_at_half_its_size() -> None:
+    contents, style = {"ann": _pixels(1)}, _pixels(3, 16, 16)
+    half = paint_all(_settings(style_scale=0.5), contents, {"s": style}, (), WEIGHTS, CPU)
+    whole = paint_all(_settings(), contents, {"s": style}, (), WEIGHTS, CPU)
+    assert not np.array_equal(half[0].pixels, whole[0].pixels)
+
+
+def test_glimpses_are_numbered_like_the_paintings() -> None:
+    contents = {"ann": _pixels(1), "bob": _pixels(2)}
+    styles = {"waves": _pixels(3), "stars": _pixels(4)}
+    seen: list[Glimpse] = []
+    paintings = paint_all(
+        _settings(optimizer="spectral"), contents, styles, (), WEIGHTS, CPU, watch=seen.append
+    )
+    assert [glimpse.picture for glimpse in seen] == [0, 1, 2, 3]
+    for glimpse, painting in zip(seen, paintings, strict=True):
+        assert np.array_equal(to_uint8(glimpse.pixels)[0], painting.pixels)
 
 
 def test_paintings_of_the_same_name_are_refused_before_painting() -> None:
@@ -101,7 +150,7 @@ def test_paintings_of_the_same_name_are_refused_before_painting() -> None:
     told: list[Progress] = []
     sentence = "called a-b-c: a in the style of b-c, and a-b in the style of c; rename one"
     with pytest.raises(AtelierError, match=sentence):
-        paint_all(_settings(), contents, styles, WEIGHTS, CPU, told.append)
+        paint_all(_settings(), contents, styles, (), WEIGHTS, CPU, told.append)
     assert told == []
 
 
@@ -118,11 +167,3 @@ def test_the_table_has_a_row_for_every_evaluation() -> None:
 def test_the_summary_means_first_and_last_losses() -> None:
     found = summary([_painting("a-c", 6.0, 3.0, 1.0), _painting("b-c", 4.0, 2.0)])
     assert list(found.values()) == [2, 5.0, 1.5]
-
-
-def test_the_overview_has_a_row_for_every_painting() -> None:
-    page = overview([_painting("a-c", 1.0), _painting("b-c", 1.0)])
-    assert page.shape == (16 + 8 + 16 + 8 + 16, 16 + 8 + 16 + 8 + 16 + 8 + 16, 3)
-    for top in (16, 40):
-        for left, seed in ((16, 1), (40, 2), (64, 3)):
-            assert np.array_equal(page[top : top + 8, left : left + 8], _pixels(seed))

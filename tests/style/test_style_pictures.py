@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atelier.style.pictures import named_faces, prepare, sheet, to_uint8
+from atelier.style.pictures import named_faces, prepare, to_uint8
 
 
 def _flat(height: int, width: int, level: int) -> np.ndarray:
@@ -64,21 +64,3 @@ def test_faces_get_names_in_order_and_three_channels(channels: int) -> None:
     for face, given_face in zip(named.values(), faces, strict=True):
         assert face.shape == (4, 5, 3)
         assert all(np.array_equal(face[..., c], given_face[..., c % channels]) for c in range(3))
-
-
-def test_sheet_puts_content_style_and_result_side_by_side() -> None:
-    page = sheet(
-        [_flat(32, 32, 10), _flat(32, 32, 20)],
-        [_flat(64, 128, 30), _flat(64, 128, 30)],
-        [_flat(32, 32, 40), _flat(32, 32, 50)],
-    )
-    assert page.shape == (16 + 32 + 16 + 32 + 16, 16 + 32 + 16 + 64 + 16 + 32 + 16, 3)
-    assert page[32, [16 + 5, 64 + 5, 144 + 5], 0].tolist() == [10, 30, 40]
-    assert page[80, [16 + 5, 64 + 5, 144 + 5], 0].tolist() == [20, 30, 50]
-    assert (page[:16] == 255).all()
-    assert (page[:, 48:64] == 255).all()
-
-
-def test_sheet_refuses_lists_of_unequal_length() -> None:
-    with pytest.raises(ValueError, match="zip"):
-        sheet([_flat(8, 8, 1)], [], [_flat(8, 8, 1)])

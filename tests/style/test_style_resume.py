@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atelier.checkpoints import Checkpoints
 from atelier.settings import StylizeSettings
@@ -30,6 +30,10 @@ PLAIN = {"lr": 1.0, "iterations": ITERATIONS}
         {**PLAIN, "optimizer": "spectral", "start": "noise"},
         {**PLAIN, "optimizer": "lbfgs", "precision": "bf16"},
         {**PLAIN, "optimizer": "lbfgs", "style_layers": {6: 0.5, 1: 1.0}},
+        {**PLAIN, "optimizer": "lbfgs", "bounded": False},
+        {**PLAIN, "optimizer": "adam", "lr": 0.02, "average": 0.9, "scales": 2},
+        {**PLAIN, "optimizer": "spectral", "scales": 3, "memory_gb": 0.011},
+        {**PLAIN, "optimizer": "spectral", "keep_colors": "luminance", "smoothness": 0.1},
     ],
     ids=lambda changes: "-".join(str(value) for value in changes.values()),
 )
@@ -44,6 +48,8 @@ def painted(
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     told: list[Iterate] = []
     contents = [_picture(1), _picture(3), _picture(4)[:, :, 8:]]
+    if settings.scales > 1:
+        contents = [nn.functional.interpolate(one, scale_factor=2.0) for one in contents]
     return paint(contents, _picture(2), settings, vgg, CPU, told.append, attempts, 2), told
 
 

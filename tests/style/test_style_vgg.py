@@ -1,5 +1,6 @@
 """VGG19's layout, its weights from anywhere, and its preprocessing."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,48 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save(nn.Sequential(nn.Conv2d(3, 64, 3)), tmp_path / "whole_model.pth")
     with pytest.raises(AtelierError, match="holds no state_dict"):
         build_vgg19(str(tmp_path / "whole_model.pth"), "max", seed=1, deepest=3)
+
+
+def test_torchvisions_own_file_is_found_in_its_cache_and_its_name_checked(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file as torchvision publishes it, but for its numbers, under a name with its true sum."""
+    from torchvision.models import VGG19_Weights, vgg19
+
+    generator = torch.Generator().manual_seed(3)
+    with torch.device("meta"):
+        names = vgg19(weights=None).state_dict()
+    published = {
+        # What no layer asked for needs has its shape, and takes no room.
+        name: torch.randn(like.shape, generator=generator)
+        if name.startswith(("features.0.", "features.2.", "features.5."))
+        else torch.zeros(1).expand(like.shape)
+        for name, like in names.items()
+    }
+    hub.mkdir(parents=True)
+    torch.save(published, hub / "published.pth")
+    digits = hashlib.sha256((hub / "published.pth").read_bytes()).hexdigest()[:8]
+    name = f"vgg19-{digits}.pth"
+    (hub / "published.pth").rename(hub / name)
+    address = VGG19_Weights.IMAGENET1K_V1.url.replace("vgg19-dcbb9e9d.pth", name)
+    assert address.endswith(f"/{name}"), "torchvision publishes another file now"
+    monkeypatch.setattr(VGG19_Weights.IMAGENET1K_V1.value, "url", address)
+
+    vgg = build_vgg19("imagenet", "max", seed=1, deepest=6)
+    theirs = vgg19(weights=None).features[:7].eval()
+    theirs.load_state_dict(
+        {k.removeprefix("features."): published[f"features.{k}"] for k in theirs.state_dict()}
+    )
+    with torch.no_grad():
+        assert torch.equal(vgg(_picture()), theirs(_picture()))
+
+    with (hub / name).open("r+b") as file:  # one byte of the weights turns
+        file.seek(-9000, 2)
+        byte = file.read(1)
+        file.seek(-9000, 2)
+        file.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(AtelierError, match=rf"{name} is damaged: its SHA-256 begins with"):
+        build_vgg19("imagenet", "max", seed=1, deepest=6)
 
 
 def test_a_damaged_file_at_hand_is_refused(hub: Path) -> None:

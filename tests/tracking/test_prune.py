@@ -242,7 +242,7 @@ def test_what_still_runs_stays(store: Store) -> None:
 
 
 def test_unfinished_work_goes_when_nobody_has_touched_it_for_long(store: Store) -> None:
-    kept = {"render-new": 29, "train-held": 31}
+    kept = {"render-new": 29, "train-held": 31, "train-at-work": 31}
     for name, days in (kept | {"train-old": 31, ".stylize-old-1": 31}).items():
         folder = private_folder(store.root) / "unfinished" / name
         folder.mkdir(parents=True)
@@ -251,6 +251,7 @@ def test_unfinished_work_goes_when_nobody_has_touched_it_for_long(store: Store) 
         for path in (*folder.iterdir(), folder):
             os.utime(path, (time.time() - days * 86_400,) * 2)
     work = private_folder(store.root) / "unfinished"
+    (work / "train-at-work" / "gone").symlink_to("nowhere")  # as a file that is replaced just now
     with locked(work / "train-held" / ".lock"):  # as the stage that is at it does
         found = store.plan()
         assert [folder.name for folder in found.abandoned] == [".stylize-old-1", "train-old"]

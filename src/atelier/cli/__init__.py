@@ -9,7 +9,8 @@ from pathlib import Path
 
 import typer
 
-from atelier.cli import chain, generator, runs
+from atelier.cli import chain, generator, painting, runs
+from atelier.cli.lists import Lists
 from atelier.cli.places import PARAMS
 from atelier.errors import AtelierError
 
@@ -22,9 +23,10 @@ app = typer.Typer(
 for command in (
     *(chain.preset, chain.where),
     *(generator.generate, generator.export),
+    painting.stylize,
     *(runs.which, runs.sync, runs.prune),
 ):
-    app.command()(command)
+    app.command(cls=Lists)(command)
 
 
 @app.callback()

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import ceil, sqrt
+from math import ceil, isqrt, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atelier.cli.places import PARAMS
+from atelier.cli.places import PARAMS, refuse_to_replace, writing
 from atelier.errors import AtelierError
 from atelier.progress import Progress, Report, bar
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 GENERATOR = "models/generator.safetensors"
 GENERATED = Path("generated")
 MOST = 10_000  # pictures of one call; a sheet of more is larger than programs open
+LARGEST = 400_000_000  # pixels of a sheet, which take 1.2 GB of memory
 GRID_TILE, FILM_TILE = 64, 256  # pixels that a picture has at least, where nobody says
 PATIENCE = 2.0  # seconds without a progress bar
 
@@ -32,9 +33,11 @@ Force = Annotated[bool, typer.Option("--force", help="replace what is there")]
 
 def generate(
     count: Annotated[
-        int, typer.Option(help="how many pictures", show_default="16; of a film 5")
-    ] = -1,
-    seed: Annotated[int, typer.Option(help="seed of the first; the next has the next")] = 1,
+        int | None, typer.Option(help="how many pictures", show_default="16; of a film 5")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="seed of the first; the next has the next", show_default="1")
+    ] = None,
     seeds: Annotated[str, typer.Option(help="a list such as 1,5,9: a picture of each")] = "",
     truncation: Annotated[
         float | None, typer.Option(help="draw numbers beyond this again: less variety, fewer odd")
@@ -43,10 +46,12 @@ def generate(
         int | None, typer.Option("--class", help="number of the class, where it learned classes")
     ] = None,
     grid: Annotated[bool, typer.Option("--grid/--files", help="a sheet, or single files")] = True,
-    columns: Annotated[int, typer.Option(help="pictures in a row", show_default="a square")] = -1,
+    columns: Annotated[
+        int | None, typer.Option(help="pictures in a row", show_default="a square")
+    ] = None,
     tile: Annotated[
-        int, typer.Option(help="pixels of each on a sheet or film", show_default="64; 256")
-    ] = -1,
+        int | None, typer.Option(help="pixels of each on a sheet or film", show_default="64; 256")
+    ] = None,
     film: Annotated[Path | None, typer.Option(help="a .gif that goes from seed to seed")] = None,
     frames: Annotated[int, typer.Option(help="of the film, from a seed to the next")] = 24,
     fps: Annotated[float, typer.Option(help="frames a second, at most 50")] = 12.0,
@@ -59,9 +64,10 @@ def generate(
     """Make pictures with a trained generator: a sheet, single files or a film."""
     asked = _seeds(count, seed, seeds, default=5 if film else 16)
     _at_least_1(columns=columns, tile=tile, frames=frames)
+    _check_size(1 if film else len(asked), tile)
     target = _target(film, grid, out)
     names = {f"seed_{number:04d}.png": number for number in asked}
-    _refuse([target] if film or grid else [target / name for name in names], force)
+    refuse_to_replace([target] if film or grid else [target / name for name in names], force)
     if film:
         _check_film(len(asked) * frames, fps)
 
@@ -89,40 +95,50 @@ def export(
     """Write a trained generator as a file that other programs run: ONNX or TorchScript."""
     from atelier.gan.export import export as write
 
-    _refuse([out], force)
+    refuse_to_replace([out], force)
     trained = _trained(source, on_cpu=True)
-    with _writing(out):
+    with writing(out):
         write(trained, out)
     typer.echo(
         f"Wrote {out}: float32 [B, {trained.latent_size + trained.classes}] to pictures uint8."
     )
 
 
-def _seeds(count: int, first: int, listed: str, default: int) -> list[int]:
+def _seeds(count: int | None, first: int | None, listed: str, default: int) -> list[int]:
     """The seeds that are asked for, one for each picture."""
     from atelier.gan.explore import LAST_SEED
 
-    if listed and count != -1:
-        raise AtelierError("--seeds says how many pictures there are; leave --count out.")
     if not listed:
         _at_least_1(count=count)
-    try:
-        number = default if count == -1 else count
-        found = [int(part) for part in listed.split(",")] if listed else [first, first + number - 1]
-    except ValueError:
-        raise AtelierError(f"--seeds is {listed!r}, but it is a list such as 1,5,9.") from None
-    if min(found) < 0 or max(found) > LAST_SEED:
-        raise AtelierError(f"a seed is a whole number from 0 to {LAST_SEED}, not {min(found)}.")
-    if max(len(found), 0 if listed else number) > MOST:
+        start, number = 1 if first is None else first, count or default
+        found = list(range(start, start + min(number, MOST + 1)))
+    elif count is not None or first is not None:
+        raise AtelierError("--seeds names the seed of every picture; leave --count and --seed out.")
+    else:
+        try:
+            found = [int(part) for part in listed.split(",")]
+        except ValueError:
+            raise AtelierError(f"--seeds is {listed!r}, but it is a list such as 1,5,9.") from None
+    if len(found) > MOST:
         raise AtelierError(f"at most {MOST:,} pictures are made at a time; ask again for more.")
-    return found if listed else list(range(first, first + number))
+    for seed in found:
+        if not 0 <= seed <= LAST_SEED:
+            raise AtelierError(f"a seed is a whole number from 0 to {LAST_SEED}, not {seed}.")
+    return found
 
 
-def _at_least_1(**options: int) -> None:
-    """Refuse 0 and less; -1 stands for what nobody gave."""
+def _at_least_1(**options: int | None) -> None:
     for name, value in options.items():
-        if value < 1 and value != -1:
+        if value is not None and value < 1:
             raise AtelierError(f"--{name} is {value}, but it is 1 or more.")
+
+
+def _check_size(pictures: int, tile: int | None) -> None:
+    if tile and pictures * tile**2 > LARGEST:
+        raise AtelierError(
+            f"--tile is {tile}, but {pictures:,} pictures so large are more than a sheet or film"
+            f" holds; at most {isqrt(LARGEST // pictures)} fit."
+        )
 
 
 def _check_film(frames: int, fps: float) -> None:
@@ -151,17 +167,6 @@ def _target(film: Path | None, grid: bool, out: Path | None) -> Path:
     return place
 
 
-def _refuse(targets: list[Path], force: bool) -> None:
-    """Refuse to replace anything unasked."""
-    there = [target for target in targets if target.exists()]
-    if there and not force:
-        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise AtelierError(
-            f"{there[0]}{more} is there already; choose another place, or give --force to"
-            " replace it."
-        )
-
-
 def _trained(source: str, on_cpu: bool = False) -> "Trained":
     """Open a generator: a file, or what MLflow keeps."""
     from atelier import settings
@@ -185,14 +190,18 @@ def _trained(source: str, on_cpu: bool = False) -> "Trained":
 
 
 def _write_grid(
-    pictures: "Iterator[NDArray[np.uint8]]", target: Path, count: int, columns: int, tile: int
+    pictures: "Iterator[NDArray[np.uint8]]",
+    target: Path,
+    count: int,
+    columns: int | None,
+    tile: int | None,
 ) -> None:
     from atelier.figures.montage import montage, save_png
 
     with _bar("pictures") as report:
         made = list(_told(pictures, count, report))
-    columns = min(columns, count) if columns > 0 else ceil(sqrt(count))
-    with _writing(target):
+    columns = min(columns, count) if columns else ceil(sqrt(count))
+    with writing(target):
         save_png(montage(made, columns, _tile(tile, made[0], GRID_TILE)), target)
 
 
@@ -200,25 +209,29 @@ def _write_files(pictures: "Iterator[NDArray[np.uint8]]", folder: Path, names: l
     from atelier.figures.montage import montage, save_png
     from atelier.files import adding_to
 
-    with _writing(folder), adding_to(folder) as made, _bar("pictures") as report:
+    with writing(folder), adding_to(folder) as made, _bar("pictures") as report:
         for name, picture in zip(names, _told(pictures, len(names), report), strict=True):
             save_png(montage([picture], 1, len(picture)), made / name)
 
 
 def _write_film(
-    pictures: "Iterator[NDArray[np.uint8]]", target: Path, frames: int, fps: float, tile: int
+    pictures: "Iterator[NDArray[np.uint8]]",
+    target: Path,
+    frames: int,
+    fps: float,
+    tile: int | None,
 ) -> None:
     from atelier.figures.film import film
     from atelier.figures.montage import montage
 
     shown = (montage([made], 1, _tile(tile, made, FILM_TILE)) for made in pictures)
-    with _writing(target), _bar("frames") as report:
+    with writing(target), _bar("frames") as report:
         film(_told(shown, frames, report), target, fps)
 
 
-def _tile(asked: int, picture: "NDArray[np.uint8]", at_least: int) -> int:
+def _tile(asked: int | None, picture: "NDArray[np.uint8]", at_least: int) -> int:
     """How large a picture is shown: what is asked for, or a whole multiple of its own size."""
-    return asked if asked > 0 else len(picture) * ceil(at_least / len(picture))
+    return asked or len(picture) * ceil(at_least / len(picture))
 
 
 def _told(
@@ -235,15 +248,6 @@ def _bar(unit: str) -> Iterator[Report]:
 
     with bar("generate", unit, settings.load(PARAMS).runtime.progress, PATIENCE) as report:
         yield report
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    """Say in a sentence that a place cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise AtelierError(f"{target} cannot be written ({error.strerror or error}).") from None
 
 
 def _list(seeds: list[int]) -> str:

@@ -21,6 +21,8 @@ COLUMNS = ("step", "epoch", "images", "loss_d", "loss_g", "d_x", "d_g_z1", "d_g_
 POINTS = 1000
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# Of more lines than colours, the next ones are dashed.
+_DASHES = ("-", "--", ":")
 STYLE: dict[str, Any] = {
     "axes.edgecolor": "#8a8580",
     "axes.labelcolor": "#34302c",
@@ -170,10 +172,12 @@ def _draw(axes: "Axes", x: Floats, lines: Mapping[str, Floats], smoothed: bool) 
     drawn = []
     for number, y in enumerate(shown):
         color = COLORS[number % len(COLORS)]
+        dashes = _DASHES[number // len(COLORS) % len(_DASHES)]
         if smoothed:
             axes.plot(x, y, color=color, alpha=0.22, linewidth=0.8)
             y = smooth(y)
-        drawn += axes.plot(x, y, color=color, linewidth=1.8, marker=marker, markersize=3.5)
+        look: dict[str, Any] = {"color": color, "linestyle": dashes, "marker": marker}
+        drawn += axes.plot(x, y, linewidth=1.8, markersize=3.5, **look)
     if axes.get_yscale() == "linear":
         axes.set_ylim(*limits(np.concatenate(shown)))
     axes.margins(x=0.01)

@@ -44,8 +44,7 @@ class Trained:
     def of_file(cls, path: Path, device: torch.device) -> "Trained":
         """Rebuild the generator of a file; see :func:`atelier.gan.weights.load_generator`."""
         network, arch = load_generator(path, device)
-        about = asdict(arch)
-        return cls.of_model(network, arch.latent_size + about.get("classes", 0), about, device)
+        return cls.of_model(network, arch.latent_size + arch.classes, asdict(arch), device)
 
     @classmethod
     def of_model(
@@ -154,7 +153,7 @@ def slerp(start: Tensor, end: Tensor, part: float) -> Tensor:
 def closed_loop(inputs: Sequence[Tensor], frames: int, trained: Trained) -> Iterator[Tensor]:
     """Go from each latent to the next by :func:`slerp`, and from the last back to the first.
 
-    Labels, where there are any, fade into one another.
+    The label, where there is one, stays that of the first: the generator was taught no mixed ones.
 
     Args:
         inputs: at least one, [latent_size + classes].
@@ -164,12 +163,10 @@ def closed_loop(inputs: Sequence[Tensor], frames: int, trained: Trained) -> Iter
     Yields:
         ``len(inputs) * frames`` vectors [latent_size + classes].
     """
-    size = trained.latent_size
+    size, label = trained.latent_size, inputs[0][trained.latent_size :]
     for start, end in pairwise([*inputs, inputs[0]]):
         for step in range(frames):
-            part = step / frames
-            latent = slerp(start[:size], end[:size], part)
-            yield torch.cat([latent, torch.lerp(start[size:], end[size:], part)])
+            yield torch.cat([slerp(start[:size], end[:size], step / frames), label])
 
 
 def pictures_of(trained: Trained, inputs: Iterable[Tensor]) -> Iterator[NDArray[np.uint8]]:

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atelier.errors import AtelierError
-from atelier.images.picture import Unreadable, read_picture
+from atelier.images.original import Original, read_original
+from atelier.images.picture import Unreadable, quiet_pillow
 
 Pixels = NDArray[np.uint8]
 
@@ -17,25 +18,24 @@ def read_named(
     folder: Path,
     max_megapixels: int,
     made: Mapping[str, Callable[[], Mapping[str, Pixels]]],
-) -> dict[str, Pixels]:
-    """Gather RGB pictures, uint8 [H, W, 3], under the names that files of them may bear.
+) -> dict[str, Original]:
+    """Gather pictures under the names that files of them may bear.
 
     Args:
         names: files of ``folder``, or words of ``made``.
         folder: where files are.
         max_megapixels: a larger picture is refused.
-        made: words that stand for pictures made on demand, several by name.
+        made: words that stand for pictures made on demand, uint8 [H, W, 3] RGB by name.
 
     Raises:
         AtelierError: there is no such file, or it is no picture.
     """
-    found: dict[str, Pixels] = {}
+    found: dict[str, Original] = {}
     for name in names:
-        new = (
-            made[name]()
-            if name in made
-            else {Path(name).stem: _read(folder / name, made, max_megapixels)}
-        )
+        if name in made:
+            new = {key: Original(pixels) for key, pixels in made[name]().items()}
+        else:
+            new = {Path(name).stem: _read(folder / name, made, max_megapixels)}
         twice = sorted(found.keys() & new.keys())
         if twice:
             raise AtelierError(
@@ -46,12 +46,12 @@ def read_named(
     return found
 
 
-def _read(file: Path, made: Collection[str], max_megapixels: int) -> Pixels:
+def _read(file: Path, made: Collection[str], max_megapixels: int) -> Original:
     try:
-        return read_picture(file, "rgb", max_megapixels)
+        with quiet_pillow():
+            return read_original(file, max_megapixels)
     except FileNotFoundError:
-        raise AtelierError(
-            f"there is no picture {file}; put it there, or choose {' or '.join(made)}."
-        ) from None
+        choice = f", or choose {' or '.join(made)}" if made else ""
+        raise AtelierError(f"there is no picture {file}; put it there{choice}.") from None
     except Unreadable as error:
         raise AtelierError(f"{file} cannot be read ({error}).") from None

@@ -101,6 +101,28 @@ def decode(
         FileNotFoundError: there is no such file.
         MemoryError: the picture is within the limit, but memory is not.
     """
+    with opened(source, max_megapixels) as image:
+        if at_least is not None:
+            _draft(image, color, at_least)
+        if isinstance(image, JpegImageFile) and isinstance(source, bytes):
+            # All of it at one go: in blocks of 64 kB, the usual, decoding takes longer.
+            image.decodermaxblock = len(source)
+        return _plain(upright(image), color)
+
+
+@contextmanager
+def opened(source: Path | bytes, max_megapixels: int) -> Iterator[Image.Image]:
+    """Yield a picture that is safe to decode; what goes wrong with it is told as unreadable.
+
+    Args:
+        source: a file, or its bytes.
+        max_megapixels: a picture with more pixels is refused.
+
+    Raises:
+        Unreadable: as for :func:`decode`, also while the body decodes it.
+        FileNotFoundError: there is no such file.
+        MemoryError: the picture is within the limit, but memory is not.
+    """
     try:
         with Image.open(
             BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS
@@ -108,12 +130,7 @@ def decode(
             _refuse_size(image.size, max_megapixels)
             _refuse_tiles(image, max_megapixels)
             _refuse_scans(image, source)
-            if at_least is not None:
-                _draft(image, color, at_least)
-            if isinstance(image, JpegImageFile) and isinstance(source, bytes):
-                # All of it at one go: in blocks of 64 kB, the usual, decoding takes longer.
-                image.decodermaxblock = len(source)
-            return _plain(_upright(image), color)
+            yield image
     except (Unreadable, FileNotFoundError, MemoryError):
         # Want of memory is this machine's fault, and no word against the picture.
         raise
@@ -164,7 +181,8 @@ def _draft(image: Image.Image, color: Literal["rgb", "grey"], at_least: int) -> 
     image.draft(mode, (width, height))
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """Decode the first frame of a picture and turn it as its EXIF says, in its own mode."""
     image.load()
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
@@ -178,16 +196,22 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _plain(image: Image.Image, color: Literal["rgb", "grey"]) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bits(image)
-    elif image.has_transparency_data:
+    image = eight_bits(image)
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     mode = "RGB" if color == "rgb" else "L"
     return image if image.mode == mode else image.convert(mode)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16 bits of grey to 8; what has 8 stays as it is.
+
+    Raises:
+        Unreadable: its pixels have 32 bits.
+    """
+    if not image.mode.startswith("I") and image.mode != "F":
+        return image
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
         raise Unreadable("pixels of 32 bits, of which none is known to be white")

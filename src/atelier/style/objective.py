@@ -1,77 +1,318 @@
 """What a painting minimises, for one picture or several of one size in one pass of VGG19."""
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atelier.hardware import native_bf16
 from atelier.settings import StylizeSettings
-from atelier.style.losses import content_loss, gram_matrix, style_loss
-from atelier.style.vgg import feature_maps, preprocess
+from atelier.style.look import Look
+from atelier.style.losses import content_loss, style_loss, texture, total_variation
+from atelier.style.tiles import Part, parts
+from atelier.style.vgg import feature_maps, preprocess, reach, stride
 
 Maps = dict[int, Tensor]
 
 
-def objective(
-    canvas: Tensor, grams: Maps, contents: Maps, settings: StylizeSettings, vgg: nn.Sequential
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return what painting minimises (equation 7 of Gatys et al. 2016), and its terms.
+@dataclass(frozen=True)
+class Region:
+    """A texture, and where in the picture it belongs.
+
+    Attributes:
+        textures: by layer, ``[1 or B, C, C]`` or ``[1 or B, C, C + 1]``.
+        masks: by layer, ``[1 or B, 1, h, w]``; ``None`` for the whole picture.
+        share: how much the region counts, ``[1 or B]``.
+    """
+
+    textures: Maps
+    masks: Maps | None
+    share: Tensor
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a batch of paintings is to come near to.
+
+    Attributes:
+        regions: the textures.
+        contents: the contents' feature maps ``[B, C, h, w]`` by layer.
+    """
+
+    regions: tuple[Region, ...]
+    contents: Maps
+
+
+class Eye:
+    """How VGG19 sees pictures of one size: whole, or part by part where memory is short."""
+
+    def __init__(
+        self,
+        vgg: nn.Sequential,
+        settings: StylizeSettings,
+        height: int,
+        width: int,
+        side: int | None = None,
+    ) -> None:
+        """See pictures of this size.
+
+        Args:
+            vgg: from :func:`atelier.style.vgg.build_vgg19`, or :func:`at_precision` of it.
+            settings: the layers, their weights, and how pixels are preprocessed.
+            height: of the pictures.
+            width: of the pictures.
+            side: pixels of the squares that are seen at once, at most; ``None`` for no limit.
+        """
+        self._vgg, self._settings = vgg, settings
+        self._strides = {layer: stride(vgg[: layer + 1]) for layer in self._layers()}
+        used = vgg[: max(self._layers()) + 1]
+        self.parts = parts(height, width, side, reach(used), stride(used))
+
+    def textures(self, picture: Tensor, masks: Maps | None = None) -> Maps:
+        """Return the textures of a picture ``[B, 3, H, W]`` by layer, under masks where given."""
+        with torch.no_grad():
+            return self._gather(picture, [masks])[0][0]
+
+    def contents(self, picture: Tensor) -> Maps:
+        """Return the feature maps that hold a picture's content, by layer."""
+        layers = self._settings.content_layers
+        maps: Maps = {}
+        with torch.no_grad():
+            for part in self.parts:
+                for layer, found in self._seen(part.of(picture), layers).items():
+                    core = part.core_of(found, self._strides[layer])
+                    if len(self.parts) == 1:
+                        maps[layer] = core
+                        continue
+                    whole = self._whole(layer, core, picture)
+                    maps.setdefault(layer, whole)
+                    part.of_core(maps[layer], self._strides[layer]).copy_(core)
+        return maps
+
+    def mask(self, mask: Tensor) -> Maps:
+        """Return a mask ``[B, 1, H, W]`` as the style's layers see it."""
+        height, width = mask.shape[2:]
+        sizes = {
+            layer: (height // self._strides[layer], width // self._strides[layer])
+            for layer in self._settings.style_layers
+        }
+        return {layer: F.interpolate(mask, size, mode="area") for layer, size in sizes.items()}
+
+    def losses(self, canvas: Tensor, goal: Goal) -> dict[str, Tensor]:
+        """Return the terms of the loss before weighting, ``[B]`` each: sums of float32 at least.
+
+        In the order of :func:`names`: ``style_1``, ``content_11``, ``smoothness``.
+        """
+        with torch.no_grad():
+            found, held = self._gather(canvas, [region.masks for region in goal.regions], goal)
+            return self._style_terms(found, goal) | held | self._smoothness(canvas)
+
+    def gradient(
+        self, canvas: Tensor, goal: Goal, settings: StylizeSettings
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Return the weighted sum that ``settings`` ask for ``[B]``, its terms and its gradient."""
+        leaf = canvas.detach().requires_grad_()
+        if len(self.parts) == 1:
+            with torch.enable_grad():
+                losses = self._terms(leaf, goal, self.parts[0])
+                totals = weighted(losses, settings)
+                (gradient,) = torch.autograd.grad(totals.sum(), leaf)
+            return totals.detach(), losses, gradient.contiguous()
+        return self._gradient_by_parts(leaf, goal, settings)
+
+    def _terms(self, canvas: Tensor, goal: Goal, part: Part) -> dict[str, Tensor]:
+        maps = self._seen(canvas, self._layers())
+        found = [self._textures_of(maps, region.masks, part) for region in goal.regions]
+        losses = self._style_terms(found, goal)
+        losses |= {
+            f"content_{layer}": content_loss(maps[layer], target)
+            for layer, target in goal.contents.items()
+        }
+        return losses | self._smoothness(canvas)
+
+    def _gradient_by_parts(
+        self, leaf: Tensor, goal: Goal, settings: StylizeSettings
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """A first pass gathers the textures, which tell in a second what each part must change."""
+        with torch.no_grad():
+            found, held = self._gather(leaf, [region.masks for region in goal.regions], goal)
+        with torch.enable_grad():
+            roots = [{k: v.requires_grad_() for k, v in textures.items()} for textures in found]
+            losses = self._style_terms(roots, goal) | held | self._smoothness(leaf)
+            totals = weighted(losses, settings)
+            flat = [root for textures in roots for root in textures.values()]
+            gradient, *pulls = torch.autograd.grad(
+                totals.sum(), [leaf, *flat], allow_unused=True, materialize_grads=True
+            )
+        told = iter(pulls)
+        wanted = [{layer: next(told) for layer in textures} for textures in roots]
+        for part in self.parts:
+            piece = part.of(leaf.detach()).contiguous().requires_grad_()
+            with torch.enable_grad():
+                maps = self._seen(piece, self._layers())
+                total = leaf.new_zeros(())
+                for region, pull in zip(goal.regions, wanted, strict=True):
+                    of_part = self._textures_of(maps, region.masks, part, leaf.shape)
+                    for layer, value in of_part.items():
+                        total = total + (value * pull[layer]).sum()
+                terms = self._content_terms(maps, goal, part)
+                if terms:
+                    total = total + weighted(terms, settings).sum()
+                part.of(gradient).add_(torch.autograd.grad(total, piece)[0])
+        return totals.detach(), losses, gradient
+
+    def _gather(
+        self, picture: Tensor, masks: Sequence[Maps | None], goal: Goal | None = None
+    ) -> tuple[list[Maps], dict[str, Tensor]]:
+        """Sum up textures under each of ``masks``, and how far the content of ``goal`` is."""
+        layers = self._layers() if goal else set(self._settings.style_layers)
+        sums: list[Maps] = [{} for _ in masks]
+        contents = goal.contents if goal else {}
+        held = {f"content_{layer}": picture.new_zeros(len(picture)) for layer in contents}
+        for part in self.parts:
+            maps = self._seen(part.of(picture), layers)
+            for total, mask in zip(sums, masks, strict=True):
+                for layer, value in self._textures_of(maps, mask, part, picture.shape).items():
+                    total[layer] = total[layer] + value if layer in total else value
+            for name, value in (self._content_terms(maps, goal, part) if goal else {}).items():
+                held[name] = held[name] + value
+        return sums, held
+
+    def _textures_of(
+        self, maps: Maps, masks: Maps | None, part: Part, shape: Sequence[int] | None = None
+    ) -> Maps:
+        """The part's share of the textures of a picture of this ``shape``."""
+        textures: Maps = {}
+        for layer in self._settings.style_layers:
+            apart = self._strides[layer]
+            features, places = maps[layer], None
+            mask = masks[layer] if masks else None
+            if len(self.parts) > 1 and shape is not None:
+                features = part.core_of(features, apart)
+                count = (shape[2] // apart) * (shape[3] // apart)
+                places = features.new_tensor([count], dtype=torch.float32)
+                if mask is not None:
+                    places, mask = mask.sum((1, 2, 3)), part.of_core(mask, apart)
+                if features.numel() == 0:
+                    continue
+            textures[layer] = texture(features, self._settings.style_loss, mask, places)
+        return textures
+
+    def _style_terms(self, found: Sequence[Maps], goal: Goal) -> dict[str, Tensor]:
+        def term(layer: int) -> Tensor:
+            pairs = zip(found, goal.regions, strict=True)
+            losses = [r.share * style_loss(ours[layer], r.textures[layer]) for ours, r in pairs]
+            return torch.stack(losses).sum(0)
+
+        return {f"style_{layer}": term(layer) for layer in sorted(self._settings.style_layers)}
+
+    def _content_terms(self, maps: Maps, goal: Goal, part: Part) -> dict[str, Tensor]:
+        """The part's share of how far the content is."""
+        terms = {}
+        for layer, target in goal.contents.items():
+            core = part.core_of(maps[layer], self._strides[layer])
+            share = core[0].numel() / target[0].numel()
+            if share:
+                loss = content_loss(core, part.of_core(target, self._strides[layer]))
+                terms[f"content_{layer}"] = share * loss
+        return terms
+
+    def _smoothness(self, canvas: Tensor) -> dict[str, Tensor]:
+        return {"smoothness": total_variation(canvas)} if self._settings.smoothness else {}
+
+    def _seen(self, picture: Tensor, layers: Collection[int]) -> Maps:
+        """What layers make of RGB in 0 to 1, at the precision of the network."""
+        pixels = preprocess(picture, self._settings.preprocessing)
+        return feature_maps(self._vgg, pixels.to(next(self._vgg.parameters()).dtype), layers)
+
+    def _whole(self, layer: int, part: Tensor, picture: Tensor) -> Tensor:
+        apart = self._strides[layer]
+        height, width = picture.shape[2] // apart, picture.shape[3] // apart
+        return part.new_empty(len(part), part.shape[1], height, width)
+
+    def _layers(self) -> set[int]:
+        return {*self._settings.style_layers, *self._settings.content_layers}
+
+
+def goal_of(
+    contents: Tensor,
+    looks: Sequence[Look],
+    settings: StylizeSettings,
+    vgg: nn.Sequential,
+    side: int | None = None,
+) -> Goal:
+    """Return what paintings of ``contents`` are to come near to.
+
+    With a strength below 1 the textures lie between the contents' own and the styles': at 0 each
+    content is its own goal. Textures are means, so that this means the same at every size.
 
     Args:
-        canvas: float ``[B, 3, H, W]``, RGB, 0 to 1.
-        grams: the style's Gram matrices ``[1, C, C]`` by layer.
-        contents: the contents' feature maps ``[B, C, h, w]`` by layer.
-        settings: the layers' weights, and how pixels are preprocessed.
-        vgg: from :func:`atelier.style.vgg.build_vgg19`, or :func:`at_precision` of it.
-
-    Returns:
-        The weighted sum of each picture, ``[B]``, and the terms before weighting by name, ``[B]``
-        each: ``style_1``, ``content_11``. All are sums of float32 at least.
+        contents: float32 ``[B, 3, H, W]``, RGB, 0 to 1.
+        looks: one for all, or one for each, with equally many masks.
+        settings: the layers, the strength, and how pixels are preprocessed.
+        vgg: as for :class:`Eye`.
+        side: likewise.
     """
-    maps = seen(vgg, canvas, {*grams, *contents}, settings)
-    losses = {f"style_{layer}": style_loss(maps[layer], gram) for layer, gram in grams.items()}
-    losses |= {f"content_{layer}": content_loss(maps[layer], contents[layer]) for layer in contents}
-    return weighted(losses, settings), losses
+    height, width = contents.shape[2:]
+    eye = Eye(vgg, settings, height, width, side)
+    masked = bool(looks[0].masks)
+    regions = []
+    for number in range(len(looks[0].styles) if masked else 1):
+        masks, share = None, contents.new_ones(1)
+        if masked:
+            whole = torch.cat([look.masks[number] for look in looks])
+            weights = whole.new_tensor([look.shares()[number] * len(look.styles) for look in looks])
+            masks, share = eye.mask(whole), weights * whole.mean((1, 2, 3))
+        textures = [
+            _mixed(
+                {number: 1.0} if masked else dict(enumerate(look.shares())),
+                look, settings, vgg, side,
+            )
+            for look in looks
+        ]  # fmt: skip
+        aims = {layer: torch.cat([one[layer] for one in textures]) for layer in textures[0]}
+        if settings.strength < 1:
+            own = eye.textures(contents, masks)
+            aims = {layer: own[layer].lerp(aims[layer], settings.strength) for layer in aims}
+        regions.append(Region(aims, masks, share))
+    return Goal(tuple(regions), eye.contents(contents))
+
+
+def _mixed(
+    shares: dict[int, float],
+    look: Look,
+    settings: StylizeSettings,
+    vgg: nn.Sequential,
+    side: int | None,
+) -> Maps:
+    """The mean texture of styles, by layer."""
+    mixed: Maps = {}
+    for number, share in shares.items():
+        style = look.styles[number]
+        height, width = style.shape[2:]
+        found = Eye(vgg, settings, height, width, side).textures(style)
+        for layer, value in found.items():
+            mixed[layer] = share * value + mixed[layer] if layer in mixed else share * value
+    return mixed
 
 
 def weighted(losses: dict[str, Tensor], settings: StylizeSettings) -> Tensor:
-    """Return the weighted sum ``[B]`` of an objective's terms."""
+    """Return the weighted sum ``[B]`` of an objective's terms (equation 7 of Gatys et al. 2016)."""
     weights = {f"style_{layer}": weight for layer, weight in settings.style_layers.items()}
     weights |= {f"content_{layer}": weight for layer, weight in settings.content_layers.items()}
+    # What the style asks for fades with the strength, and the smoothness that goes with it.
+    weights["smoothness"] = settings.smoothness * settings.strength
     return torch.stack([weights[name] * losses[name] for name in losses], dim=1).sum(1)
 
 
-def targets(
-    content: Tensor, style: Tensor, settings: StylizeSettings, vgg: nn.Sequential
-) -> tuple[Maps, Maps]:
-    """Return the Gram matrices of ``style`` and the feature maps of ``content``, by layer.
-
-    Args:
-        content: float32 ``[B, 3, H, W]``, RGB, 0 to 1.
-        style: float32 ``[1, 3, h, w]``, RGB, 0 to 1.
-        settings: the layers, and how pixels are preprocessed.
-        vgg: as for :func:`objective`.
-    """
-    with torch.no_grad():
-        styles = seen(vgg, style, settings.style_layers, settings)
-        contents = seen(vgg, content, settings.content_layers, settings)
-        return {layer: gram_matrix(features) for layer, features in styles.items()}, contents
-
-
-def seen(
-    vgg: nn.Sequential, picture: Tensor, layers: Collection[int], settings: StylizeSettings
-) -> Maps:
-    """Return what ``layers`` of ``vgg`` make of RGB in 0 to 1, at the precision of ``vgg``."""
-    pixels = preprocess(picture, settings.preprocessing)
-    return feature_maps(vgg, pixels.to(next(vgg.parameters()).dtype), layers)
-
-
 def names(settings: StylizeSettings) -> list[str]:
-    """The terms of the loss, in the order in which :func:`objective` gives them."""
+    """The terms of the loss, in the order in which :class:`Eye` gives them."""
     styles = [f"style_{layer}" for layer in sorted(settings.style_layers)]
-    return styles + [f"content_{layer}" for layer in sorted(settings.content_layers)]
+    contents = [f"content_{layer}" for layer in sorted(settings.content_layers)]
+    return styles + contents + ["smoothness"] * bool(settings.smoothness)
 
 
 def at_precision(

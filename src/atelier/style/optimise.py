@@ -1,9 +1,13 @@
 """L-BFGS for a batch of pictures: each has its own steps and its own memory.
 
-Nocedal and Wright 2006, "Numerical optimization", algorithm 7.4, with three turns for painting.
+Nocedal and Wright 2006, "Numerical optimization", algorithm 7.4, with four turns for painting.
 Its first guess of the inverse Hessian has a factor for every band of colour and frequency, told
 from the steps it remembers. A step costs one evaluation unless it failed. And nothing waits for
 the device: what differs between pictures is chosen by masks.
+
+Where a canvas has bounds, steps are projected on them, and colours that press against a bound
+take no part until they turn (Bertsekas 1982, "Projected Newton methods for optimization problems
+with simple constraints", SIAM J. Control and Optimization 20).
 """
 
 from collections.abc import Callable, Mapping
@@ -11,13 +15,14 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from atelier.style.bounds import Bounds, no_bounds
 from atelier.style.spectrum import Spectrum
 
 # Each step that is remembered costs the memory of two pictures; twice as many gained nothing.
 _STEPS_REMEMBERED = 10
 
 # Root mean square of the first step, of colours from 0 to 1.
-_FIRST_STEP = 0.02
+FIRST_STEP = 0.02
 # A step fails where the loss is this much above the lowest so far. bfloat16 rounds the loss by a
 # thousandth, which must not turn good steps away: a step near the end gains less than that.
 _TOLERANCE = 0.02
@@ -35,16 +40,26 @@ Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class Lbfgs:
-    """Pictures on their way down; :attr:`canvas` never gets worse."""
+    """Pictures on their way down; :attr:`canvas` never gets worse and never leaves its bounds."""
 
-    def __init__(self, canvas: Tensor, evaluate: Evaluate) -> None:
+    def __init__(
+        self,
+        canvas: Tensor,
+        evaluate: Evaluate,
+        bounds: Bounds | None = None,
+        first_step: float = FIRST_STEP,
+    ) -> None:
         """Begin.
 
         Args:
-            canvas: float32 ``[B, 3, H, W]``, where to start.
+            canvas: float32 ``[B, 3, H, W]``, where to start, within the bounds.
             evaluate: gives the losses ``[B]`` of pictures and their gradients ``[B, 3, H, W]``.
+            bounds: between which every value stays; none if not given.
+            first_step: root mean square of the first step.
         """
         self._evaluate, self._spectrum = evaluate, Spectrum(canvas)
+        self._bounds = bounds or no_bounds(canvas)
+        self._first_step = first_step
         self._taken = 0
         self.canvas = canvas
         self._lowest = canvas.new_full((len(canvas),), torch.inf)
@@ -82,12 +97,14 @@ class Lbfgs:
         return [n for n, value in vars(self).items() if isinstance(value, Tensor) and n != "canvas"]
 
     def _step(self) -> None:
-        step = _each(self._length) * self._direction
-        place = self._place + step
+        place = self._bounds.nearest(self._place + _each(self._length) * self._direction)
+        step = place - self._place
         loss, gradient = self._evaluate(place)
         # The first evaluation is of the canvas itself: its loss was infinite, its step is zero.
-        fine = loss <= self._lowest * (1 + _TOLERANCE)
-        better = loss < self._lowest
+        # What is not finite is no place to be: the step is tried again, shorter.
+        known = loss.isfinite() & gradient.flatten(1).isfinite().all(1)
+        fine = known & (loss <= self._lowest * (1 + _TOLERANCE))
+        better = known & (loss < self._lowest)
         self.canvas = torch.where(_each(better), place, self.canvas)
         self._lowest = torch.where(better, loss, self._lowest)
         self._length = torch.where(fine, 1.0, self._shorter(loss))
@@ -142,14 +159,16 @@ class Lbfgs:
         """Where to go next: on from a fine place, or along the same line again."""
         if self._taken == 1:
             size = self._gradient.square().mean((1, 2, 3)).sqrt()
-            self._scale = _FIRST_STEP / size.clamp(min=_TINY)
+            self._scale = self._first_step / size.clamp(min=_TINY)
         # A line on which nothing is fine comes of memories that no longer hold.
         stuck = self._length < _SHORTEST
         self._curvature = torch.where(stuck, 0, self._curvature)
         self._length = torch.where(stuck, 1, self._length)
-        direction = -self._inverse_hessian(self._gradient)
-        downhill = _dot(direction, self._gradient) < 0
-        direction = torch.where(_each(downhill), direction, -self._guess(self._gradient))
+        free = self._bounds.free(self._place, self._gradient)
+        gradient = self._gradient * free
+        direction = -self._inverse_hessian(gradient) * free
+        downhill = _dot(direction, gradient) < 0
+        direction = torch.where(_each(downhill), direction, -self._guess(gradient) * free)
         self._direction = torch.where(_each(fine | stuck), direction, self._direction)
         self._slope = _dot(self._direction, self._gradient)
 

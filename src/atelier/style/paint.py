@@ -1,57 +1,43 @@
 """Painting: a picture is changed until VGG19 sees one's content and another's style in it."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import groupby
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from atelier.errors import AtelierError
 from atelier.settings import StylizeSettings
-from atelier.style.objective import Maps, at_precision, names, objective, targets, weighted
-from atelier.style.optimise import Evaluate
-from atelier.style.painters import Painter, painter
-from atelier.style.vgg import calibrate, preprocess
+from atelier.style.journal import Glimpse, Iterate, Journal, Saver
+from atelier.style.look import Look
+from atelier.style.objective import at_precision, names
+from atelier.style.scales import shrunk
+from atelier.style.scene import Subject
+from atelier.style.vgg import calibrate, preprocess, stride
+from atelier.style.work import Work
 
-# Losses stay on the device and are fetched in blocks, because each fetch makes the host wait.
-_EVALUATIONS_PER_FETCH = 10
-# Between two parts a picture can be kept and painted on; each costs torch's L-BFGS one evaluation.
-_EVALUATIONS_A_PART = 25
+__all__ = ["Glimpse", "Iterate", "Saver", "deepest", "paint"]
+
 # One picture of 512 x 512, or 16 of 128 x 128: what a pass of VGG19 holds takes 1 GB.
 _PIXELS_AT_ONCE = 2**18
-
-
-@dataclass(frozen=True)
-class Iterate:
-    """The losses of one evaluation.
-
-    Attributes:
-        picture: which of the contents, from 0.
-        iteration: evaluations of this picture so far, from 1.
-        total: the weighted sum that is minimised.
-        per_layer: the terms of the sum before weighting, by name: ``style_1``, ``content_11``.
-    """
-
-    picture: int
-    iteration: int
-    total: float
-    per_layer: dict[str, float]
+# Random weights get one factor a layer: a style tells it as well where it is smaller than this.
+_SIDE_TO_CALIBRATE = 768
 
 
 def paint(
     contents: Sequence[Tensor],
-    style: Tensor,
+    styles: Tensor | Sequence[Look],
     settings: StylizeSettings,
     vgg: nn.Sequential,
     device: torch.device,
     on_iteration: Callable[[Iterate], None],
-    saver: "Saver | None" = None,
+    saver: Saver | None = None,
     at_once: int | None = None,
+    watch: Callable[[Glimpse], None] | None = None,
+    say: Callable[[str], None] = lambda trouble: None,
 ) -> list[Tensor]:
-    """Paint each of ``contents`` in the style of ``style``.
+    """Paint each of ``contents`` as its look says.
 
     Gatys, Ecker and Bethge 2016, "Image style transfer using convolutional neural networks"
     (CVPR). Torch's optimizers paint one picture after another, because they would see a batch as
@@ -60,202 +46,99 @@ def paint(
 
     Args:
         contents: each float32 ``[1, 3, H, W]``, RGB, 0 to 1, of any size.
-        style: float32 ``[1, 3, h, w]``, RGB, 0 to 1, of any size.
+        styles: one style for all, float32 ``[1, 3, h, w]``, RGB, 0 to 1, or a look for each.
         settings: what to match, and how to optimise.
         vgg: from :func:`atelier.style.vgg.build_vgg19`, deep enough for the settings' layers.
-            It is moved to ``device``; random weights are calibrated on the style in a copy.
+            It is moved to ``device``; random weights are calibrated on all styles in a copy.
         device: where to paint.
         on_iteration: called for every evaluation in order, in bursts. An evaluation counts as an
             iteration. Torch's L-BFGS may make one more than ``settings.iterations``, and every
-            L-BFGS may end before, when no step makes the picture better.
+            L-BFGS may end before, when no step makes the picture better. One whose loss is not
+            finite is counted, but not told.
         saver: keeps what a picture needs to be painted on, and brings back what an earlier
             attempt left; evaluations of that attempt are told again. Pictures that are painted
             together are kept together, under the number of the first.
         at_once: so many pictures may share a pass. By default one on a CPU, where more gain
             nothing, and elsewhere as many as have 512 x 512 pixels together.
+        watch: shown every picture now and then, more often if ``settings.intermediates`` asks.
+        say: told in a sentence where something went wrong that painting could mend.
 
     Returns:
         For each content a painting of its size, float32 ``[1, 3, H, W]`` on the CPU, RGB, 0 to 1.
 
     Raises:
-        AtelierError: the loss is no longer finite.
+        AtelierError: the loss stays not finite, a picture is too small for the layers, a mask is
+            empty, or the memory is too small; the sentence says what would do.
     """
-    vgg, style = vgg.to(device), style.to(device)
+    looks = [Look((styles,))] if isinstance(styles, Tensor) else list(styles)
+    vgg = vgg[: deepest(settings) + 1].to(device)
+    _refuse_what_cannot_be_seen(contents, looks, vgg)
     if settings.weights == "random":
-        vgg = calibrate(vgg, preprocess(style, settings.preprocessing))
+        distinct = {id(style): style for look in looks for style in look.styles}.values()
+        small = [_at_most(style.to(device), _SIDE_TO_CALIBRATE) for style in distinct]
+        vgg = calibrate(vgg, *(preprocess(style, settings.preprocessing) for style in small))
     vgg = at_precision(vgg, settings, device)
     paintings: list[Tensor] = []
-    for batch in _batches(contents, settings, device, at_once):
-        journal = _Journal(len(paintings), names(settings), on_iteration)
-        painted = _paint_batch(batch.to(device), style, settings, vgg, journal, saver or Saver())
-        paintings += painted.cpu().split(1)
+    for subject in _subjects(contents, looks, settings, device, at_once):
+        journal = Journal(len(paintings), names(settings), on_iteration)
+        work = Work(settings, vgg, journal, saver or Saver(), watch, say)
+        paintings += work.paint(subject).cpu().split(1)
     return paintings
 
 
-def _batches(
+def _at_most(style: Tensor, side: int) -> Tensor:
+    """A style, smaller where its longer side is longer than ``side``."""
+    return shrunk(style, min(1.0, side / max(style.shape[2:])))
+
+
+def deepest(settings: StylizeSettings) -> int:
+    """The last layer that the losses see."""
+    return max([*settings.style_layers, *settings.content_layers])
+
+
+def _subjects(
     contents: Sequence[Tensor],
+    looks: Sequence[Look],
     settings: StylizeSettings,
     device: torch.device,
     at_once: int | None,
-) -> Iterator[Tensor]:
-    """Pictures that are painted together, ``[B, 3, H, W]``: neighbours of one size."""
-    for (height, width), group in groupby(contents, lambda content: content.shape[2:]):
+) -> Iterator[Subject]:
+    """Pictures that are painted together: neighbours of one size, with equally many masks."""
+    same = len(looks) == 1
+    pairs = [(one, looks[0 if same else number]) for number, one in enumerate(contents)]
+    for (height, width, _), group in groupby(pairs, lambda p: (*p[0].shape[2:], len(p[1].masks))):
         fit = 1 if device.type == "cpu" else max(1, _PIXELS_AT_ONCE // (height * width))
         most = (at_once or fit) if settings.optimizer == "spectral" else 1
-        yield from torch.cat(list(group)).split(most)
+        waiting = list(group)
+        for begin in range(0, len(waiting), most):
+            together = waiting[begin : begin + most]
+            batch = torch.cat([content for content, _ in together]).to(device)
+            moved = tuple(_moved(look, device) for _, look in together)
+            yield Subject(batch, moved[:1] if same else moved)
 
 
-def _paint_batch(
-    contents: Tensor,
-    style: Tensor,
-    settings: StylizeSettings,
-    vgg: nn.Sequential,
-    journal: "_Journal",
-    saver: "Saver",
-) -> Tensor:
-    grams, maps = targets(contents, style, settings, vgg)
-    canvas = _first_canvas(contents, settings)
-    state = saver.load(journal.picture)
-    legs = list(enumerate(_legs(settings)))
-    if state is not None:
-        canvas = state.pop("canvas").to(contents.device)
-        journal.replay(state.pop("losses"))
-        legs = legs[int(state.pop("leg")) :]
-    for number, leg in legs:
-        evaluate = _evaluation(grams, maps, leg.firmness, settings, vgg, journal)
-        at_work = painter(canvas, evaluate, settings)
-        stuck = False
-        if state is not None:
-            stuck = bool(state.pop("stuck"))
-            at_work.restore(state)
-            state = None
-        while journal.told < leg.until and not stuck:
-            stuck = _advance(at_work, leg.until, journal)
-            told = {"canvas": at_work.canvas, "losses": journal.table()}
-            marks = {"leg": torch.tensor(number), "stuck": torch.tensor(stuck)}
-            saver.save(journal.picture, journal.told, marks | told | at_work.state())
-        canvas = at_work.canvas
-    return canvas.clamp(0, 1)
+def _moved(look: Look, device: torch.device) -> Look:
+    styles = tuple(style.to(device) for style in look.styles)
+    return replace(look, styles=styles, masks=tuple(mask.to(device) for mask in look.masks))
 
 
-def _advance(at_work: Painter, until: int, journal: "_Journal") -> bool:
-    """Paint a part; tell whether no step made the picture better: L-BFGS leaves it as it is."""
-    before = at_work.canvas.clone()
-    at_work.advance(min(_EVALUATIONS_A_PART, until - journal.told))
-    journal.deliver()
-    return torch.equal(at_work.canvas, before)
-
-
-class _Leg(NamedTuple):
-    """A part of the way.
-
-    How many times its weight the content has, so that it is not lost in the first, far steps and
-    found again in many short ones; and after how many evaluations the leg ends.
-    """
-
-    firmness: float
-    until: int
-
-
-def _legs(settings: StylizeSettings) -> list[_Leg]:
-    whole = settings.iterations
-    # Random features show no content that could be lost: measured, it only costs them time.
-    held = settings.start == "content" and settings.weights != "random"
-    if settings.optimizer != "spectral" or not held:
-        return [_Leg(1.0, whole)]
-    return [_Leg(10.0, whole // 20), _Leg(3.0, 3 * whole // 20), _Leg(1.0, whole)]
-
-
-def _evaluation(
-    grams: Maps,
-    maps: Maps,
-    firmness: float,
-    settings: StylizeSettings,
-    vgg: nn.Sequential,
-    journal: "_Journal",
-) -> Evaluate:
-    firm = {layer: firmness * weight for layer, weight in settings.content_layers.items()}
-    sought = settings.model_copy(update={"content_layers": firm})
-
-    def evaluate(canvas: Tensor) -> tuple[Tensor, Tensor]:
-        """The losses [B] of pictures, and their gradients; the journal is told."""
-        leaf = canvas.detach().requires_grad_()
-        with torch.enable_grad():
-            totals, losses = objective(leaf, grams, maps, sought, vgg)
-            (gradient,) = torch.autograd.grad(totals.sum(), leaf)
-        journal.note(weighted(losses, settings), losses)
-        return totals.detach(), gradient.contiguous()
-
-    return evaluate
-
-
-def _first_canvas(contents: Tensor, settings: StylizeSettings) -> Tensor:
-    if settings.start == "content":
-        return contents.clone()
-    # Drawn on the CPU, so that a seed means the same noise on every device, and anew for every
-    # picture, so that a picture does not depend on those before it.
-    generator = torch.Generator().manual_seed(settings.seed)
-    noise = torch.rand(contents[:1].shape, generator=generator, dtype=contents.dtype)
-    return noise.to(contents.device).expand_as(contents).contiguous()
-
-
-class Saver:
-    """Keeps nothing; see :class:`atelier.style.resume.Attempts` for one that does."""
-
-    def load(self, picture: int) -> dict[str, Tensor] | None:
-        """What an earlier attempt left of a picture."""
-        return None
-
-    def save(self, picture: int, evaluations: int, state: dict[str, Tensor]) -> None:
-        """Keep a picture's state after so many evaluations."""
-
-
-class _Journal:
-    """Collects a batch's losses on the device and delivers them in bursts."""
-
-    def __init__(
-        self, picture: int, names: list[str], on_iteration: Callable[[Iterate], None]
-    ) -> None:
-        self.picture = picture
-        self._names = names
-        self._on_iteration = on_iteration
-        self._waiting: list[Tensor] = []
-        self._rows: list[list[list[float]]] = []
-
-    @property
-    def told(self) -> int:
-        """Evaluations delivered so far."""
-        return len(self._rows)
-
-    def note(self, totals: Tensor, losses: dict[str, Tensor]) -> None:
-        """Take the losses of one evaluation, ``[B]`` each."""
-        self._waiting.append(torch.stack([totals, *losses.values()], dim=1).detach())
-        if len(self._waiting) == _EVALUATIONS_PER_FETCH:
-            self.deliver()
-
-    def deliver(self) -> None:
-        """Fetch what waits on the device, and tell it."""
-        if self._waiting:
-            self._tell(torch.stack(self._waiting).tolist())
-            self._waiting.clear()
-
-    def table(self) -> Tensor:
-        """All losses so far, float64 [evaluations, B, 1 + terms]: what float32 was, to the bit."""
-        return torch.tensor(self._rows, dtype=torch.float64)
-
-    def replay(self, table: Tensor) -> None:
-        """Tell what an earlier attempt evaluated."""
-        self._tell(table.tolist())
-
-    def _tell(self, evaluations: list[list[list[float]]]) -> None:
-        for rows in evaluations:
-            self._rows.append(rows)
-            for picture, (total, *losses) in enumerate(rows, start=self.picture):
-                if not math.isfinite(total):
-                    raise AtelierError(
-                        f"the loss of picture {picture + 1} is {total} at iteration"
-                        f" {self.told}; lower stylize.lr, or set stylize.optimizer to adam with"
-                        " an lr of 0.02."
-                    )
-                per_layer = dict(zip(self._names, losses, strict=True))
-                self._on_iteration(Iterate(picture, self.told, total, per_layer))
+def _refuse_what_cannot_be_seen(
+    contents: Sequence[Tensor], looks: Sequence[Look], vgg: nn.Sequential
+) -> None:
+    """Refuse a picture of which the deepest layer would see nothing, and a mask of nothing."""
+    least = stride(vgg)
+    pictures = [("content", content) for content in contents]
+    pictures += [("style", style) for look in looks for style in look.styles]
+    for what, picture in pictures:
+        height, width = picture.shape[2:]
+        if min(height, width) < least:
+            raise AtelierError(
+                f"the {what} of {width} x {height} pixels is too small for layer {len(vgg) - 1} of"
+                f" VGG19, which needs {least} pixels each way; raise stylize.picture_size, or"
+                " choose layers less deep."
+            )
+    if any(not bool((mask > 0).any()) for look in looks for mask in look.masks):
+        raise AtelierError(
+            "one of stylize.style_masks is black all over, so that its style has no place; make"
+            " it white where the style belongs."
+        )

@@ -1,16 +1,22 @@
 """How a canvas is moved: torch's optimizers and our own L-BFGS behind one face."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from atelier.settings import StylizeSettings
-from atelier.style.optimise import Evaluate, Lbfgs
+from atelier.style.bounds import Bounds
+from atelier.style.optimise import FIRST_STEP, Evaluate, Lbfgs
 
 # Each step that torch's L-BFGS remembers costs the memory of two pictures.
 _STEPS_REMEMBERED = 20
+
+
+class _NotFiniteError(Exception):
+    """Ends a line search."""
 
 
 class Painter(Protocol):
@@ -30,48 +36,38 @@ class Painter(Protocol):
         """Take over what :meth:`state` gave."""
 
 
-def painter(canvas: Tensor, evaluate: Evaluate, settings: StylizeSettings) -> Painter:
+def painter(
+    canvas: Tensor, evaluate: Evaluate, settings: StylizeSettings, bounds: Bounds, caution: int = 0
+) -> Painter:
     """Return the painter that the settings ask for.
 
     Args:
         canvas: float32 ``[B, 3, H, W]``, which stays as it is; torch's painters take B = 1, or
             they would see the pictures as one long vector.
         evaluate: gives the losses ``[B]`` of pictures and their gradients ``[B, 3, H, W]``.
-        settings: optimizer and lr.
+        settings: optimizer, lr and average.
+        bounds: between which the canvas stays.
+        caution: how often an earlier painter failed here: each time steps begin a tenth as long.
     """
+    less = 0.1**caution
     if settings.optimizer == "spectral":
-        return Lbfgs(canvas, evaluate)
-    return TorchPainter(canvas, evaluate, settings)
+        return Lbfgs(canvas, evaluate, bounds, less * FIRST_STEP)
+    if settings.optimizer == "adam":
+        return AdamPainter(canvas, evaluate, bounds, less * settings.lr, settings.average)
+    return LbfgsPainter(canvas, evaluate, bounds, less * settings.lr)
 
 
-class TorchPainter:
-    """Adam, or L-BFGS with a strong Wolfe line search, of ``torch.optim``."""
+class _TorchPainter:
+    """What is common to optimizers of ``torch.optim``: the place they move, and their memory."""
 
-    def __init__(self, canvas: Tensor, evaluate: Evaluate, settings: StylizeSettings) -> None:
-        self._canvas = canvas.clone().requires_grad_()
-        self._evaluate = evaluate
-        self._optimizer = _optimizer(self._canvas, settings)
+    _optimizer: torch.optim.Optimizer
 
-    @property
-    def canvas(self) -> Tensor:
-        """The picture."""
-        return self._canvas.detach()
-
-    def advance(self, evaluations: int) -> None:
-        """Go on for so many evaluations; L-BFGS may take one more."""
-        if isinstance(self._optimizer, torch.optim.LBFGS):
-            group = self._optimizer.param_groups[0]
-            group["max_iter"] = group["max_eval"] = evaluations
-            # One step of torch's L-BFGS makes all the evaluations.
-            self._optimizer.step(lambda: float(self._loss()))
-            return
-        for _ in range(evaluations):
-            self._loss()
-            self._optimizer.step()
+    def __init__(self, place: Tensor) -> None:
+        self._place = place.clone().requires_grad_()
 
     def state(self) -> dict[str, Tensor]:
         """The optimizer's memory as tensors; ``kind.name`` says what each was."""
-        state: dict[str, Tensor] = {}
+        state: dict[str, Tensor] = {"place": self._place.detach()}
         for name, value in self._optimizer.state_dict()["state"].get(0, {}).items():
             if isinstance(value, list):
                 # L-BFGS's scratch list `al` holds nothing before its first use.
@@ -89,31 +85,107 @@ class TorchPainter:
         memory: dict[str, Any] = {}
         for key, tensor in state.items():
             kind, _, name = key.partition(".")
-            held = tensor.to(self._canvas.device)
-            memory[name] = (
-                held if kind == "tensor" else list(held) if kind == "list" else held.item()
-            )
+            held = tensor.to(self._place.device)
+            if kind in ("tensor", "list"):
+                memory[name] = held if kind == "tensor" else list(held)
+            elif kind == "number":
+                memory[name] = held.item()
+        with torch.no_grad():
+            self._place.copy_(state["place"])
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict(
             {"state": {0: memory} if memory else {}, "param_groups": groups}
         )
 
-    def _loss(self) -> Tensor:
-        loss, self._canvas.grad = self._evaluate(self._canvas.detach())
-        return loss[0]
+
+class AdamPainter(_TorchPainter):
+    """Adam, brought back into bounds after every step.
+
+    With an average above 0 the canvas is the mean of all its places, the later the heavier, as in
+    Crowson's style-transfer-pytorch: Adam's steps do not shrink, so that each place has its noise.
+    """
+
+    def __init__(
+        self, canvas: Tensor, evaluate: Evaluate, bounds: Bounds, lr: float, average: float
+    ) -> None:
+        super().__init__(canvas)
+        self._evaluate, self._bounds, self._keep = evaluate, bounds, average
+        self._optimizer = torch.optim.Adam([self._place], lr=lr)
+        self._sum, self._weight = torch.zeros_like(canvas), 0.0
+
+    @property
+    def canvas(self) -> Tensor:
+        """The picture, or the mean of its places."""
+        if self._keep and self._weight:
+            return self._bounds.nearest(self._sum / self._weight)
+        return self._place.detach()
+
+    def advance(self, evaluations: int) -> None:
+        """Go on for so many evaluations."""
+        for _ in range(evaluations):
+            _, self._place.grad = self._evaluate(self._place.detach())
+            self._optimizer.step()
+            with torch.no_grad():
+                self._place.copy_(self._bounds.nearest(self._place))
+            if self._keep:
+                self._sum = self._keep * self._sum + (1 - self._keep) * self._place.detach()
+                self._weight = self._keep * self._weight + 1 - self._keep
+
+    def state(self) -> dict[str, Tensor]:
+        """As the optimizer's, with the mean."""
+        weight = torch.tensor(self._weight, dtype=torch.float64)
+        mean = {"mean_sum": self._sum, "mean_weight": weight} if self._keep else {}
+        return super().state() | mean
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`state` gave."""
+        super().restore(state)
+        if self._keep:
+            self._sum = state["mean_sum"].to(self._sum.device)
+            self._weight = state["mean_weight"].item()
 
 
-def _optimizer(canvas: Tensor, settings: StylizeSettings) -> torch.optim.Optimizer:
-    if settings.optimizer == "adam":
-        return torch.optim.Adam([canvas], lr=settings.lr)
-    return torch.optim.LBFGS(
-        [canvas],
-        lr=settings.lr,
-        # The losses' scale is the network's own, so that no absolute tolerance suits all.
-        tolerance_grad=0,
-        tolerance_change=0,
-        history_size=_STEPS_REMEMBERED,
-        # With fixed steps, as in Gatys' code, the loss jumps up now and then from noise, and the
-        # last picture may be one of those.
-        line_search_fn="strong_wolfe",
-    )
+class LbfgsPainter(_TorchPainter):
+    """Torch's L-BFGS with a strong Wolfe line search.
+
+    It knows no bounds: where there are some it moves angles, whose sines are the colours.
+    """
+
+    def __init__(self, canvas: Tensor, evaluate: Evaluate, bounds: Bounds, lr: float) -> None:
+        self._evaluate, self._bounds = evaluate, None if bounds.are_free else bounds
+        super().__init__(self._bounds.angles(canvas) if self._bounds else canvas)
+        self._optimizer = torch.optim.LBFGS(
+            [self._place],
+            lr=lr,
+            # The losses' scale is the network's own, so that no absolute tolerance suits all.
+            tolerance_grad=0,
+            tolerance_change=0,
+            history_size=_STEPS_REMEMBERED,
+            # With fixed steps, as in Gatys' code, the loss jumps up now and then from noise, and
+            # the last picture may be one of those.
+            line_search_fn="strong_wolfe",
+        )
+
+    @property
+    def canvas(self) -> Tensor:
+        """The picture."""
+        place = self._place.detach()
+        return self._bounds.at_angles(place) if self._bounds else place
+
+    def advance(self, evaluations: int) -> None:
+        """Go on for so many evaluations, or one more: one step of torch's makes them all.
+
+        It ends at once where a loss is not finite, with a canvas that is of no use.
+        """
+        group = self._optimizer.param_groups[0]
+        group["max_iter"] = group["max_eval"] = evaluations
+        with suppress(_NotFiniteError):
+            self._optimizer.step(self._loss)
+
+    def _loss(self) -> float:
+        loss, gradient = self._evaluate(self.canvas)
+        if not bool(loss.isfinite().all()):
+            raise _NotFiniteError  # from here its line search would find nowhere to go
+        slope = self._bounds.slope(self._place.detach()) if self._bounds else 1
+        self._place.grad = gradient * slope
+        return float(loss[0])

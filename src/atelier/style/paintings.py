@@ -1,12 +1,12 @@
 """Painting several pictures in several styles."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from atelier.errors import AtelierError
 from atelier.progress import Progress, Report, silent
 from atelier.settings import StylizeSettings
-from atelier.style.paint import Iterate, paint
-from atelier.style.pictures import prepare, sheet, to_uint8
+from atelier.style.look import Look
+from atelier.style.paint import Glimpse, Iterate, deepest, paint
+from atelier.style.pictures import prepare, to_uint8
 from atelier.style.resume import Attempts
+from atelier.style.scales import resized
 from atelier.style.vgg import build_vgg19
 
 Pixels = NDArray[np.uint8]
@@ -27,18 +29,29 @@ class Painting:
     """A picture in the style of another, and how the losses fell.
 
     Attributes:
-        name: of the files it is written to: what was painted, in which style.
+        picture: name of what was painted.
+        look: name of the style, or of several with a plus between.
         content: uint8 [H, W, 3] RGB, as it was given.
         style: likewise.
         pixels: uint8 [h, w, 3] RGB, the shorter side as ``stylize.picture_size`` says.
         iterates: the losses of every evaluation.
     """
 
-    name: str
+    picture: str
+    look: str
     content: Pixels
     style: Pixels
     pixels: Pixels
     iterates: tuple[Iterate, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the files it is written to: what was painted, in which style."""
+        return _name(self.picture, self.look)
+
+    def row(self) -> tuple[tuple[Pixels, str], tuple[Pixels, str], tuple[Pixels, str]]:
+        """What it is made of and what it is, each with a caption."""
+        return (self.content, self.picture), (self.style, self.look), (self.pixels, self.name)
 
     def curves(self) -> tuple[list[str], dict[int, list[float]]]:
         """Names of the losses, in all and by layer, and their values by iteration.
@@ -51,37 +64,50 @@ class Painting:
         return names, rows
 
 
+@dataclass(frozen=True)
+class _Sitting:
+    """Pictures that are painted in one go, each with its own name and look."""
+
+    names: list[tuple[str, str]]
+    contents: list[Pixels]
+    styles: list[tuple[Pixels, ...]]
+
+
 def paint_all(
     settings: StylizeSettings,
     contents: Mapping[str, Pixels],
     styles: Mapping[str, Pixels],
+    masks: Sequence[Pixels],
     weights: Path,
     device: torch.device,
     report: Report = silent,
     attempts: Attempts | None = None,
+    watch: Callable[[Glimpse], None] | None = None,
+    say: Callable[[str], None] = lambda trouble: None,
 ) -> list[Painting]:
-    """Paint every content in every style, each on its own, style by style.
+    """Paint every content in every style, or as ``pairing`` and the styles' weights say.
 
     Args:
         settings: the ``stylize`` section.
         contents: uint8 [H, W, 3] RGB by name.
         styles: likewise.
+        masks: uint8 [H, W, 3] RGB, one for each style, white where it belongs; none for everywhere.
         weights: the folder of files that ``settings.weights`` may name.
         device: where to paint.
         report: counts evaluations.
         attempts: keeps unfinished pictures, and brings back those of an earlier attempt.
+        watch: shown pictures while they are painted, each as it would be saved.
+        say: told in a sentence where something went wrong that painting could mend.
 
     Raises:
-        AtelierError: two paintings would have the same name, the weights cannot be had, or a
-            loss is no longer finite.
+        AtelierError: two paintings would have the same name, the weights cannot be had, a picture
+            is too small, the memory is, or a loss stays not finite.
     """
-    _refuse_equal_names(contents, styles)
-    deepest = max([*settings.style_layers, *settings.content_layers])
+    sittings = _sittings(settings, contents, styles, together=bool(masks))
     made = settings.weights in ("random", "imagenet")
     source = settings.weights if made else str(weights / settings.weights)
-    vgg = build_vgg19(source, settings.pooling, settings.seed, deepest)
-    prepared = [prepare(content, settings.picture_size) for content in contents.values()]
-    total = len(contents) * len(styles) * settings.iterations
+    vgg = build_vgg19(source, settings.pooling, settings.seed, deepest(settings), settings.padding)
+    total = sum(len(sitting.names) for sitting in sittings) * settings.iterations
     paintings: list[Painting] = []
     iterates: defaultdict[int, list[Iterate]] = defaultdict(list)
 
@@ -91,22 +117,110 @@ def paint_all(
         done = sum(min(len(steps), settings.iterations) for steps in iterates.values())
         report(Progress(done, total, f"loss {step.total:.4g}"))
 
-    for style_name, style in styles.items():
+    def show(glimpse: Glimpse) -> None:
+        if watch:
+            watch(replace(glimpse, picture=len(paintings) + glimpse.picture))
+
+    for sitting in sittings:
         if attempts:
             attempts.first = len(paintings)
-        ground = prepare(style, settings.picture_size)
-        painted = paint(prepared, ground, settings, vgg, device, note, attempts)
-        for (content_name, content), result in zip(contents.items(), painted, strict=True):
-            name = _name(content_name, style_name)
-            steps = tuple(iterates[len(paintings)])
-            paintings.append(Painting(name, content, style, to_uint8(result)[0], steps))
+        prepared = [prepare(content, settings.picture_size) for content in sitting.contents]
+        looks = _looks(settings, sitting, prepared, masks)
+        shown = show if watch else None
+        painted = paint(
+            prepared, looks, settings, vgg, device, note, attempts, watch=shown, say=say
+        )
+        for number, result in enumerate(painted):
+            paintings.append(
+                Painting(
+                    *sitting.names[number],
+                    sitting.contents[number],
+                    _beside(sitting.styles[number]),
+                    to_uint8(result)[0],
+                    tuple(iterates[len(paintings)]),
+                )
+            )
     return paintings
 
 
-def overview(paintings: Sequence[Painting]) -> Pixels:
-    """Return a sheet, uint8 [H, W, 3] RGB, with a row for each: content, style, painting."""
-    rows = [(painting.content, painting.style, painting.pixels) for painting in paintings]
-    return sheet(*zip(*rows, strict=True))
+def planned(
+    settings: StylizeSettings,
+    contents: Mapping[str, Pixels],
+    styles: Mapping[str, Pixels],
+    masks: Sequence[Pixels],
+) -> list[tuple[str, str]]:
+    """Picture and look of every painting that :func:`paint_all` would make of the same."""
+    sittings = _sittings(settings, contents, styles, together=bool(masks))
+    return [name for sitting in sittings for name in sitting.names]
+
+
+def _sittings(
+    settings: StylizeSettings,
+    contents: Mapping[str, Pixels],
+    styles: Mapping[str, Pixels],
+    together: bool,
+) -> list[_Sitting]:
+    """Who is painted how: style by style, each in its own, or in all styles at once."""
+    names, pictures = list(contents), list(contents.values())
+    if settings.style_weights and len(settings.style_weights) != len(styles):
+        raise AtelierError(
+            f"stylize.style_weights has {len(settings.style_weights)} entries for {len(styles)}"
+            " styles; give one for each."
+        )
+    if settings.style_weights or together:
+        every, look = "+".join(styles), tuple(styles.values())
+        pairs = [(name, every) for name in names]
+        sittings = [_Sitting([], pictures, [look] * len(names))]
+    elif settings.pairing == "each":
+        turns = [number % len(styles) for number in range(len(names))]
+        pairs = [(name, list(styles)[turn]) for name, turn in zip(names, turns, strict=True)]
+        sittings = [_Sitting([], pictures, [(list(styles.values())[turn],) for turn in turns])]
+    else:
+        pairs = [(name, style) for style in styles for name in names]
+        sittings = [_Sitting([], pictures, [(style,)] * len(names)) for style in styles.values()]
+    _refuse_equal_names(pairs)
+    told = iter(pairs)
+    return [replace(one, names=[next(told) for _ in one.contents]) for one in sittings]
+
+
+def _looks(
+    settings: StylizeSettings,
+    sitting: _Sitting,
+    prepared: Sequence[torch.Tensor],
+    masks: Sequence[Pixels],
+) -> list[Look]:
+    """One look for all where it is the same, else one for each content."""
+    # The style's size in proportion to the content's.
+    size = max(1, round(settings.picture_size * settings.style_scale))
+    grounds = {id(style): prepare(style, size) for look in sitting.styles for style in look}
+    weights = tuple(settings.style_weights)
+    looks = [
+        Look(
+            tuple(grounds[id(style)] for style in styles),
+            weights,
+            tuple(resized(_mask(mask), *content.shape[2:]).clamp(0, 1) for mask in masks),
+        )
+        for styles, content in zip(sitting.styles, prepared, strict=True)
+    ]
+    same = not masks and all(one is sitting.styles[0] for one in sitting.styles)
+    return looks[:1] if same else looks
+
+
+def _mask(mask: Pixels) -> torch.Tensor:
+    """Turn a mask, uint8 [H, W, 3], into float32 [1, 1, H, W], 0 to 1: its lightness."""
+    lightness = torch.from_numpy(mask.astype(np.float32)).mean(2) / 255
+    return lightness[None, None]
+
+
+def _beside(styles: Sequence[Pixels]) -> Pixels:
+    """Styles as one picture, side by side, as high as the highest."""
+    height = max(len(style) for style in styles)
+    widths = [max(1, round(style.shape[1] * height / len(style))) for style in styles]
+    scaled = [
+        style if len(style) == height else cv2.resize(style, (width, height)).astype(np.uint8)
+        for style, width in zip(styles, widths, strict=True)
+    ]
+    return scaled[0] if len(scaled) == 1 else np.concatenate(scaled, axis=1)
 
 
 def loss_table(paintings: Sequence[Painting]) -> tuple[list[str], list[list[Any]]]:
@@ -134,10 +248,10 @@ def _name(content: str, style: str) -> str:
     return f"{content}-{style}"
 
 
-def _refuse_equal_names(contents: Iterable[str], styles: Iterable[str]) -> None:
+def _refuse_equal_names(pairs: Iterable[tuple[str, str]]) -> None:
     """Refuse names whose paintings would overwrite each other, such as a-b in c and a in b-c."""
     seen: dict[str, tuple[str, str]] = {}
-    for content, style in product(contents, styles):
+    for content, style in pairs:
         name = _name(content, style)
         if name in seen:
             raise AtelierError(

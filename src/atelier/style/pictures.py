@@ -1,7 +1,5 @@
 """Pictures on their way into painting and out of it."""
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 import torch
@@ -9,9 +7,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Picture = NDArray[np.uint8]
-
-_MARGIN = 16
-_PAPER = 255
 
 
 def prepare(picture: Picture, size: int) -> Tensor:
@@ -24,10 +19,16 @@ def prepare(picture: Picture, size: int) -> Tensor:
     Returns:
         float32 ``[1, 3, h, w]``, RGB, 0 to 1.
     """
-    height, width = picture.shape[:2]
-    scale = size / min(height, width)
-    scaled = _resize(picture, round(height * scale), round(width * scale))
+    # A copy, because pictures that may not be written to are none for torch.
+    scaled = np.array(_resize(picture, *scaled_shape(picture.shape, size)))
     return torch.from_numpy(scaled).permute(2, 0, 1)[None].contiguous().float() / 255
+
+
+def scaled_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+    """Height and width of a picture of ``shape`` when its shorter side is ``size`` pixels."""
+    height, width = shape[:2]
+    scale = size / min(height, width)
+    return round(height * scale), round(width * scale)
 
 
 def to_uint8(pictures: Tensor) -> Picture:
@@ -47,45 +48,6 @@ def named_faces(faces: Picture) -> dict[str, Picture]:
     """
     colored = np.broadcast_to(faces, (*faces.shape[:3], 3))
     return {f"face_{number:02d}": face for number, face in enumerate(colored, start=1)}
-
-
-def sheet(
-    contents: Sequence[Picture], styles: Sequence[Picture], results: Sequence[Picture]
-) -> Picture:
-    """Lay out one row for each painting: content, style, result.
-
-    Args:
-        contents: uint8 ``[H, W, 3]``, one for each result.
-        styles: likewise; scaled to their result's height.
-        results: uint8 ``[H, W, 3]``.
-
-    Returns:
-        uint8 ``[H, W, 3]``: the rows on white paper, with a margin around every picture.
-    """
-    rows = []
-    for content, style, result in zip(contents, styles, results, strict=True):
-        height = result.shape[0]
-        rows.append([_to_height(picture, height) for picture in (content, style, result)])
-    widths = [max(picture.shape[1] for picture in column) for column in zip(*rows, strict=True)]
-    heights = [row[0].shape[0] for row in rows]
-    paper = np.full(
-        (sum(heights) + _MARGIN * (len(heights) + 1), sum(widths) + _MARGIN * 4, 3),
-        _PAPER,
-        np.uint8,
-    )
-    top = _MARGIN
-    for row, height in zip(rows, heights, strict=True):
-        left = _MARGIN
-        for picture, width in zip(row, widths, strict=True):
-            indent = left + (width - picture.shape[1]) // 2
-            paper[top : top + height, indent : indent + picture.shape[1]] = picture
-            left += width + _MARGIN
-        top += height + _MARGIN
-    return paper
-
-
-def _to_height(picture: Picture, height: int) -> Picture:
-    return _resize(picture, height, round(picture.shape[1] * height / picture.shape[0]))
 
 
 def _resize(picture: Picture, height: int, width: int) -> Picture:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from atelier.checkpoints import Checkpoints
-from atelier.style.paint import Saver
+from atelier.style.journal import Saver
 
 _MOST_EVALUATIONS = 10**6  # a picture, for numbers that rise with the work
 
@@ -61,13 +61,18 @@ class Attempts(Saver):
         """
         number, asked = self.first + picture, self._stop_asked()
         if evaluations >= self._iterations:
-            self._checkpoints.keep(_name(number), state)
+            self._checkpoints.keep(_name(number), _apart(state))
         if asked or time.monotonic() - self._saved > self._seconds:
-            whole = state | {"picture": torch.tensor(number)}
+            whole = _apart(state) | {"picture": torch.tensor(number)}
             self._checkpoints.save(number * _MOST_EVALUATIONS + evaluations, whole)
             self._saved = time.monotonic()
         if asked:
             raise KeyboardInterrupt("saved")
+
+
+def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A painter's tensors may be one and the same, which safetensors would not keep."""
+    return {name: value.clone() for name, value in state.items()}
 
 
 def _name(number: int) -> str:

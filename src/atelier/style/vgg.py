@@ -6,18 +6,20 @@ recognition" (https://arxiv.org/abs/1409.1556), configuration E. Layers are posi
 """
 
 import copy
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atelier.errors import AtelierError
 from atelier.weights_files import fetch_weights, read_weights
 
 SETTING = "stylize.weights"
-Pooling = Literal["max", "average"]
+Pooling = Literal["max", "average", "l2"]
+Padding = Literal["zeros", "replicate"]
 Preprocessing = Literal["torchvision", "caffe"]
 
 _CHANNELS_OF_BLOCKS = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
@@ -25,9 +27,12 @@ _CHANNELS_OF_BLOCKS = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _CAFFE_MEAN_BGR = (0.40760392, 0.45795686, 0.48501961)
+_TINY = 1e-8
 
 
-def build_vgg19(weights: str, pooling: Pooling, seed: int, deepest: int) -> nn.Sequential:
+def build_vgg19(
+    weights: str, pooling: Pooling, seed: int, deepest: int, padding: Padding = "zeros"
+) -> nn.Sequential:
     """Build VGG19's features up to the layer ``deepest``, frozen and in evaluation mode.
 
     Args:
@@ -36,9 +41,11 @@ def build_vgg19(weights: str, pooling: Pooling, seed: int, deepest: int) -> nn.S
             torch hub's folder (``TORCH_HOME`` moves it). Else the path of a ``.safetensors``
             file or of a PyTorch state_dict with torchvision's names.
         pooling: ``"max"``, as VGG19 was trained, or ``"average"``, which Gatys et al. found
-            to give smoother pictures.
+            to give smoother pictures, or ``"l2"``, the root of the mean square, between the two.
         seed: of random weights.
         deepest: position of the last layer, 0 to 36.
+        padding: ``"zeros"``, as VGG19 was trained, or ``"replicate"``, where a picture's border
+            goes on beyond it, so that it does not look like an edge to darkness.
 
     Returns:
         A sequence of ``deepest + 1`` layers with torchvision's positions. It takes float32
@@ -49,7 +56,7 @@ def build_vgg19(weights: str, pooling: Pooling, seed: int, deepest: int) -> nn.S
     """
     # Without storage first: torch would fill it from the global generator, for nothing.
     with torch.device("meta"):
-        vgg = nn.Sequential(*_layers(pooling)[: deepest + 1])
+        vgg = nn.Sequential(*_layers(pooling, padding)[: deepest + 1])
     vgg.to_empty(device="cpu")
     if weights == "random":
         _randomize(vgg, torch.Generator().manual_seed(seed))
@@ -62,8 +69,8 @@ def build_vgg19(weights: str, pooling: Pooling, seed: int, deepest: int) -> nn.S
     return vgg.requires_grad_(False).eval()
 
 
-def calibrate(vgg: nn.Sequential, picture: Tensor) -> nn.Sequential:
-    """Return a copy of ``vgg`` whose convolutions answer ``picture`` at unit scale.
+def calibrate(vgg: nn.Sequential, *pictures: Tensor) -> nn.Sequential:
+    """Return a copy of ``vgg`` whose convolutions answer ``pictures`` at unit scale.
 
     Front to back, each convolution is divided by the root mean square of its response, so that
     every layer of random filters weighs the same in the losses (after Mishkin and Matas 2016,
@@ -72,19 +79,20 @@ def calibrate(vgg: nn.Sequential, picture: Tensor) -> nn.Sequential:
 
     Args:
         vgg: from :func:`build_vgg19`.
-        picture: float ``[B, 3, H, W]``, preprocessed.
+        pictures: each float ``[B, 3, H, W]``, preprocessed.
     """
     vgg = copy.deepcopy(vgg)
-    response = picture
+    responses = list(pictures)
     with torch.no_grad():
         for layer in vgg:
             if isinstance(layer, nn.Conv2d):
-                scale = layer(response).square().mean().sqrt()
+                squares = [layer(response).square().mean() for response in responses]
+                scale = torch.stack(squares).mean().sqrt()
                 # A picture that is 0 everywhere is answered by 0, which nothing brings to 1.
                 scale = torch.where(scale > 0, scale, 1.0)
                 for parameter in layer.parameters():
                     parameter.div_(scale)
-            response = layer(response)
+            responses = [layer(response) for response in responses]
     return vgg
 
 
@@ -108,6 +116,22 @@ def feature_maps(vgg: nn.Sequential, picture: Tensor, layers: Collection[int]) -
     return maps
 
 
+def stride(layers: Iterable[nn.Module]) -> int:
+    """Pixels between two neighbours in the last of ``layers``."""
+    return int(2 ** sum(not isinstance(layer, nn.Conv2d | nn.ReLU) for layer in layers))
+
+
+def reach(layers: Iterable[nn.Module]) -> int:
+    """Pixels to either side that a place of the last of ``layers`` sees, at most."""
+    seen, apart = 0, 1
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            seen += apart
+        elif not isinstance(layer, nn.ReLU):
+            seen, apart = seen + apart, 2 * apart
+    return seen
+
+
 def preprocess(picture: Tensor, convention: Preprocessing) -> Tensor:
     """Turn RGB in [0, 1] into the numbers that VGG19's weights were learned on.
 
@@ -123,15 +147,29 @@ def preprocess(picture: Tensor, convention: Preprocessing) -> Tensor:
     return (picture - mean) / std
 
 
-def _layers(pooling: Pooling) -> list[nn.Module]:
+class L2Pool(nn.Module):
+    """The root of the mean square of every 2 x 2 places."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Halve height and width of ``[B, C, H, W]``."""
+        # Where all is 0 the root alone would have an infinite gradient.
+        return (F.avg_pool2d(features.square(), 2) + _TINY).sqrt()
+
+
+def _layers(pooling: Pooling, padding: Padding) -> list[nn.Module]:
+    pools: dict[Pooling, Callable[[], nn.Module]] = {
+        "max": lambda: nn.MaxPool2d(2),
+        "average": lambda: nn.AvgPool2d(2),
+        "l2": L2Pool,
+    }
     layers: list[nn.Module] = []
     incoming = 3
     for block in _CHANNELS_OF_BLOCKS:
         for channels in block:
             # ReLU makes a new tensor, because the convolution's output may be a target too.
-            layers += [nn.Conv2d(incoming, channels, 3, padding=1), nn.ReLU()]
+            layers += [nn.Conv2d(incoming, channels, 3, 1, 1, padding_mode=padding), nn.ReLU()]
             incoming = channels
-        layers.append(nn.MaxPool2d(2) if pooling == "max" else nn.AvgPool2d(2))
+        layers.append(pools[pooling]())
     return layers
 
 

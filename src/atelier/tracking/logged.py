@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from atelier.errors import AtelierError
@@ -12,6 +13,7 @@ from atelier.tracking.pipeline import stages_of
 from atelier.tracking.store import in_short
 
 if TYPE_CHECKING:
+    from mlflow.models import Model
     from mlflow.tracking import MlflowClient
     from torch import Tensor
 
@@ -72,10 +74,10 @@ def _of_run(run: str, client: "MlflowClient") -> str:
     found = client.get_run(run)
     trained = stages_of(client, run).get("train")
     restored = found.data.tags.get("restored.train", "unknown")
-    candidates = [run, trained.info.run_id if trained else restored]
-    for candidate in candidates:
+    maker = trained or (found if restored == "unknown" else client.get_run(restored))
+    for info in (found.info, maker.info):  # the maker's experiment may be another one
         models = client.search_logged_models(
-            [found.info.experiment_id], f"source_run_id = '{candidate}'", max_results=1
+            [info.experiment_id], f"source_run_id = '{info.run_id}'", max_results=1
         )
         if models:
             return f"models:/{models[0].model_id}"
@@ -93,13 +95,21 @@ def _loaded(address: str, client: "MlflowClient") -> Logged:
     from mlflow.models import Model
 
     mlflow.set_tracking_uri(client.tracking_uri)
-    folder = mlflow.artifacts.download_artifacts(artifact_uri=address)
-    model = Model.load(folder)
-    if "pytorch" not in model.flavors or model.flavors["pytorch"].get("code"):
-        raise AtelierError(f"{address} is no generator that this program logged.")
+    # A copy that goes again: MLflow writes into the folder, and leaves what it fetched.
+    with TemporaryDirectory(prefix="atelier-model-") as place:
+        folder = mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=place)
+        model = Model.load(folder)
+        if "pytorch" not in model.flavors or model.flavors["pytorch"].get("code"):
+            raise AtelierError(f"{address} is no generator that this program logged.")
+        inputs = _inputs(model)
+        if not inputs:
+            raise AtelierError(f"{address} takes no latents, by its signature ({model.signature}).")
+        network = mlflow.pytorch.load_model(folder)
+    return Logged(network, inputs, (model.metadata or {}).get(ABOUT, {}))
+
+
+def _inputs(model: "Model") -> int:
+    """How many numbers a model takes for a picture; 0 where it takes something else."""
     inputs = model.signature.inputs.inputs if model.signature else []
     shape: Sequence[int] = inputs[0].shape if len(inputs) == 1 and inputs[0].name is None else ()
-    if len(shape) != 2 or shape[1] < 1:
-        raise AtelierError(f"{address} takes no latents, by its signature ({model.signature}).")
-    network = mlflow.pytorch.load_model(folder)
-    return Logged(network, shape[1], (model.metadata or {}).get(ABOUT, {}))
+    return max(shape[1], 0) if len(shape) == 2 else 0

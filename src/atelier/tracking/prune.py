@@ -98,10 +98,11 @@ def is_elsewhere() -> bool:
 @contextmanager
 def _in_a_sentence() -> Iterator[None]:
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, sqlite3.Error) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
         raise AtelierError(f"MLflow says: {in_short(error)}") from None
 
 
@@ -138,6 +139,8 @@ def carry_out(root: Path, experiment: str, plan: Plan) -> None:
             f"`mlflow gc` would remove the deleted experiment {trash[0].name} as well; restore it,"
             f" or remove it with `mlflow gc --experiment-ids {trash[0].experiment_id}`."
         )
+    for folder in plan.abandoned:  # at once: the rest takes long enough for a stage to take it up
+        forget_abandoned(folder)
     for execution in plan.removed:
         for model in execution.models:
             client.delete_logged_model(model.model_id)
@@ -152,8 +155,6 @@ def carry_out(root: Path, experiment: str, plan: Plan) -> None:
             folders = [folder for e in some for folder in e.folders]
             collect_runs(root, client.tracking_uri, runs, models, folders)
     collect_cache(root, _outputs(plan.kept))
-    for folder in plan.abandoned:
-        forget_abandoned(folder)
 
 
 def _outputs(executions: Iterable[Execution]) -> set[str]:

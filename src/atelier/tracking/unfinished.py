@@ -132,7 +132,7 @@ def abandoned(private: Path, days: float) -> list[Path]:
     """Work that was not touched for so many days, and that no stage is at."""
     before = time.time() - days * 86_400
     folders = [path for path in sorted((private / "unfinished").glob("*")) if path.is_dir()]
-    return [folder for folder in folders if _touched(folder) < before and not _is_held(folder)]
+    return [folder for folder in folders if not _is_held(folder) and _touched(folder) < before]
 
 
 def forget_abandoned(folder: Path) -> None:
@@ -143,7 +143,11 @@ def forget_abandoned(folder: Path) -> None:
 
 
 def _touched(folder: Path) -> float:
-    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    """When anything in a folder was last written; now, where a file went while it was looked at."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except FileNotFoundError:
+        return time.time()
 
 
 def _is_held(folder: Path) -> bool:

@@ -1,0 +1,294 @@
+"""The command that paints pictures of any folder: what is asked for, and where that goes."""
+
+import math
+import os
+import signal
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from atelier.cli.places import PARAMS, PRESETS, refuse_to_replace, writing
+from atelier.errors import AtelierError
+from atelier.progress import bar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from atelier.images.original import Original
+    from atelier.settings import Settings, StylizeSettings
+    from atelier.style.intermediates import Intermediates
+
+    Pixels = NDArray[np.uint8]
+
+PAINTED = Path("painted")
+WEIGHTS = Path("data/weights")
+MOST = 2**20  # pixels of a painting where nobody says how large it is to be
+LEAST = 32  # pixels of the shorter side, likewise
+_FRAMES = 24  # of a film at least, and chances to save what is painted so far
+_DRAWN = 1024  # pixels of the embedded style picture
+_INTERRUPTED = 130
+
+
+def stylize(
+    pictures: Annotated[list[str], typer.Argument(help="pictures to paint", metavar="PICTURE...")],
+    style: Annotated[
+        list[str], typer.Option(help="what to paint like; drawn: our own", metavar="PICTURE...")
+    ],
+    size: Annotated[
+        int, typer.Option(help="pixels, the shorter side", show_default="its own, to a megapixel")
+    ] = 0,
+    out: Annotated[
+        Path, typer.Option(help="a folder, or of one painting a file", show_default="painted/")
+    ] = PAINTED,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(help="one for each style: white where it goes", metavar="PICTURE..."),
+    ] = None,
+    mix: Annotated[
+        str, typer.Option(help="2,1: all styles in each painting, so much of each")
+    ] = "",
+    strength: Annotated[float | None, typer.Option(help="from 0, as it was, to 1")] = None,
+    keep_colors: Annotated[
+        str | None, typer.Option(help="none, luminance or histogram", metavar="HOW")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="steps; more are slower, and paint more")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="random, imagenet or a file", metavar="VGG19")
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="a preset's values, such as gatys, instead of params.yaml's")
+    ] = "",
+    film: Annotated[bool, typer.Option("--film", help="a GIF of each painting's way")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace what is there")] = False,
+) -> None:
+    """Paint pictures in the style of others; what no option says is as in params.yaml."""
+    from atelier.hardware import choose_device
+    from atelier.images.named import read_named
+    from atelier.images.original import pixels_of
+    from atelier.settings import load
+    from atelier.style.drawn import drawn_style
+
+    settings = load(PARAMS)
+    given = {
+        "strength": strength,
+        "keep_colors": keep_colors,
+        "iterations": iterations,
+        "weights": weights and Path(weights).name,
+        "picture_size": size or None,
+        "pairing": "all",
+    }
+    wanted = _wanted(settings, preset, given, len(style), len(mask or []), _numbers(mix))
+    made = {"drawn": lambda: {"drawn": drawn_style(_DRAWN, wanted.seed)}}
+    originals, styles, masks = (
+        read_named(names, Path(), settings.convert.max_megapixels, words)
+        for names, words in ((pictures, {}), (style, made), (mask or [], {}))
+    )
+    looks = (pixels_of(styles), list(pixels_of(masks).values()))
+    jobs = [
+        _Job(wanted.model_copy(update={"picture_size": side}), some, *looks)
+        for side, some in _by_size(originals, size).items()
+    ]
+    targets = _targets(jobs, pictures, out)
+    _check(jobs, targets, film, force)
+    device, folder = choose_device(settings.runtime.device), WEIGHTS
+    if weights:
+        folder = Path(weights).parent
+    for job in jobs:
+        _paint(job, targets, folder, device, film, settings.runtime.progress)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Pictures that are painted at one size, and how."""
+
+    settings: "StylizeSettings"
+    originals: "dict[str, Original]"
+    styles: "dict[str, Pixels]"
+    masks: "list[Pixels]"
+
+    def names(self) -> list[tuple[str, str]]:
+        """Of each painting what is painted and in which style, in order."""
+        from atelier.images.original import pixels_of
+        from atelier.style.paintings import planned
+
+        return planned(self.settings, pixels_of(self.originals), self.styles, self.masks)
+
+    def shape(self, original: "Original") -> tuple[int, int]:
+        """Height and width of a picture's painting."""
+        from atelier.style.pictures import scaled_shape
+
+        return scaled_shape(original.pixels.shape, self.settings.picture_size)
+
+
+def own_size(height: int, width: int) -> int:
+    """The shorter side of a painting whose picture has this size, where nobody asks for another."""
+    factor = min(1.0, math.sqrt(MOST / (height * width)))
+    return max(LEAST, int(min(height, width) * factor))
+
+
+def _by_size(originals: "Mapping[str, Original]", size: int) -> "dict[int, dict[str, Original]]":
+    found: defaultdict[int, dict[str, Original]] = defaultdict(dict)
+    for name, original in originals.items():
+        found[size or own_size(*original.pixels.shape[:2])][name] = original
+    return dict(found)
+
+
+def _numbers(listed: str) -> list[float]:
+    """The numbers of a list such as 2,1."""
+    try:
+        return [float(part) for part in listed.split(",")] if listed else []
+    except ValueError:
+        raise AtelierError(f"--mix is {listed!r}, but it is a list such as 2,1.") from None
+
+
+def _wanted(
+    settings: "Settings",
+    preset: str,
+    given: Mapping[str, Any],
+    styles: int,
+    masks: int,
+    mix: list[float],
+) -> "StylizeSettings":
+    """The settings of params.yaml or a preset with what was given instead, checked as those are."""
+    from atelier.presets import preset_values
+    from atelier.settings import check
+
+    values = settings.model_dump()
+    section = preset_values(preset, PRESETS)["stylize"] if preset else values["stylize"]
+    section |= {key: value for key, value in given.items() if value is not None}
+    # These are of the files that params.yaml names.
+    section["styles"] = [f"style-{number}" for number in range(styles)]
+    section["style_masks"] = [f"mask-{number}" for number in range(masks)]
+    section["style_weights"] = mix
+    # An interrupted painting is saved as it was last seen, so that it is looked at often.
+    often = max(section["intermediates"], _FRAMES, section["iterations"] // 10)
+    section |= {"intermediates": min(often, 1000), "film": False}
+    return check({**values, "stylize": section}, "atelier stylize").stylize
+
+
+def _targets(jobs: list[_Job], pictures: list[str], out: Path) -> dict[tuple[str, str], Path]:
+    """The file of every painting."""
+    names = {name: job.originals[name[0]] for job in jobs for name in job.names()}
+    if out.suffix and not out.is_dir():
+        if len(names) > 1:
+            raise AtelierError(f"--out is {out}, but {len(names)} paintings need a folder.")
+        return dict.fromkeys(names, out)
+    endings = {Path(picture).stem: Path(picture).suffix for picture in pictures}
+    return {
+        (picture, look): out / f"{picture}-{look}{_ending(endings[picture], original)}"
+        for (picture, look), original in names.items()
+    }
+
+
+def _ending(given: str, original: "Original") -> str:
+    """The picture's own ending, or that of a format which can hold its painting."""
+    from atelier.images.original import ENDINGS
+
+    fits = given.lower() in ENDINGS and not (
+        original.transparent and given.lower() in (".jpg", ".jpeg")
+    )
+    return given if fits else ".png"
+
+
+def _check(
+    jobs: list[_Job], targets: Mapping[tuple[str, str], Path], film: bool, force: bool
+) -> None:
+    """See that everything can be written, before hours of work and not after."""
+    from atelier.images.original import refuse_target
+
+    for job in jobs:
+        for name in job.names():
+            original = job.originals[name[0]]
+            refuse_target(targets[name], original, *job.shape(original))
+    files = list(targets.values())
+    if len(set(files)) < len(files):
+        raise AtelierError("two paintings would have the same name; rename one of the pictures.")
+    refuse_to_replace(files + [file.with_suffix(".gif") for file in files] * film, force)
+    for file in files:
+        there = next(folder for folder in file.absolute().parents if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise AtelierError(f"{file} cannot be written: {there} takes no files.")
+
+
+def _paint(
+    job: _Job,
+    targets: Mapping[tuple[str, str], Path],
+    weights: Path,
+    device: "torch.device",
+    film: bool,
+    shown: bool,
+) -> None:
+    """Paint and write; what is interrupted is written as far as it is painted."""
+    from atelier.images.original import pixels_of
+    from atelier.style.intermediates import Intermediates
+    from atelier.style.paintings import paint_all
+    from atelier.tracking.unfinished import ENDINGS
+
+    seen = Intermediates(latest_only=not film)
+    before = {end: signal.signal(end, signal.default_int_handler) for end in ENDINGS}
+    try:
+        with bar("stylize", "iterations", shown) as report:
+            contents = pixels_of(job.originals)
+            given = (contents, job.styles, job.masks, weights, device, report, None)
+            paintings = paint_all(job.settings, *given, seen.note, _warn)
+    except KeyboardInterrupt:
+        for end in ENDINGS:  # a second one should not keep it from writing
+            signal.signal(end, signal.SIG_IGN)
+        _write_so_far(job, targets, seen)
+        raise typer.Exit(_INTERRUPTED) from None
+    finally:
+        for end, handler in before.items():
+            signal.signal(end, handler)
+    for number, painting in enumerate(paintings):
+        target = targets[painting.picture, painting.look]
+        _write(painting.pixels, job.originals[painting.picture], target)
+        if film:
+            way = [painting.content, *seen.of(number).values(), painting.pixels]
+            _write_film(way, target.with_suffix(".gif"))
+
+
+def _write(pixels: "Pixels", original: "Original", target: Path, told: str = "") -> None:
+    from atelier.images.original import save_painting
+
+    with writing(target):
+        save_painting(pixels, original, target)
+    height, width = original.pixels.shape[:2]
+    size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
+    if pixels.shape != original.pixels.shape:
+        size += f", of {width} x {height}"
+    typer.echo(f"Wrote {target}: {told}{size}.")
+
+
+def _write_film(way: "list[Pixels]", target: Path) -> None:
+    from atelier.figures.paintings import save_film
+
+    with writing(target):
+        save_film(way, target)
+    typer.echo(f"Wrote {target}: its way, {len(way)} frames.")
+
+
+def _write_so_far(
+    job: _Job, targets: Mapping[tuple[str, str], Path], seen: "Intermediates"
+) -> None:
+    from atelier.figures.sheet import fit
+
+    names, whole = job.names(), job.settings.iterations
+    for number, name in enumerate(names):
+        way = seen.of(number)
+        if way:
+            original, (iteration, pixels) = job.originals[name[0]], way.popitem()
+            told = f"{min(iteration, whole)} of {whole} iterations, "
+            _write(fit(pixels, job.shape(original)), original, targets[name], told)
+    typer.echo("Interrupted; what is not listed above was not begun.", err=True)
+
+
+def _warn(trouble: str) -> None:
+    typer.echo(f"\nWARNING: {trouble}", err=True)

@@ -1,0 +1,83 @@
+"""How paintings are shown: beside what they are made of, by their losses, and on their way."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atelier.figures.captions import PAPER
+from atelier.figures.curves import curve
+from atelier.figures.film import film
+from atelier.figures.montage import save_png
+from atelier.figures.sheet import Shown, fit, sheet
+
+Floats = NDArray[np.float64]
+Pixels = NDArray[np.uint8]
+
+_FILM_SIDE = 512
+_FILM_FPS = 12
+_FILM_HOLD = 2.0  # seconds that the painting stays
+_SQUARE = 256
+
+
+def show(
+    rows: Sequence[tuple[Shown, Shown, Shown]],
+    ways: Sequence[Mapping[int, Pixels]],
+    losses: tuple[Floats, Mapping[str, Floats]],
+    filmed: bool,
+    folder: Path,
+) -> None:
+    """Write a sheet of paintings, their losses, their ways, and films of those.
+
+    Args:
+        rows: for each painting its content, its style and itself, each with its caption; its own
+            is the name of its files.
+        ways: for each painting its intermediates, uint8 [H, W, 3] RGB by iteration, in order.
+        losses: as for :func:`save_losses`.
+        filmed: whether there is a film of each way.
+        folder: gets ``sheet.png``, ``losses.png``, ``NAME.gif`` and ``steps/NAME/``.
+    """
+    save_png(sheet(("content", "style", "painting"), rows), folder / "sheet.png")
+    save_losses(*losses, folder / "losses.png")
+    for ((content, _), _, (painting, name)), way in zip(rows, ways, strict=True):
+        for iteration, picture in way.items():
+            save_png(picture, folder / "steps" / name / f"iteration_{iteration:05d}.png")
+        if filmed:
+            save_film([content, *way.values(), painting], folder / f"{name}.gif")
+
+
+def save_losses(iterations: Floats, lines: Mapping[str, Floats], target: Path) -> None:
+    """Draw what each term adds to the loss as a PNG file.
+
+    Args:
+        iterations: float64 [N], ascending.
+        lines: for each term float64 [N]; what is not above 0 leaves a gap.
+        target: the PNG file.
+    """
+    title = "What the loss is made of"
+    curve(iterations, lines, title, "iteration", "weighted loss", target, logy=True)
+
+
+def save_film(way: Sequence[Pixels], target: Path) -> None:
+    """Write a painting's way as an animated GIF that plays for ever.
+
+    Args:
+        way: uint8 [H, W, 3] RGB, in order, of any sizes; the last is the painting, which says the
+            shape.
+        target: the GIF file.
+    """
+    shape = fit(way[-1], min(max(way[-1].shape), _FILM_SIDE)).shape
+    film((fit(picture, shape) for picture in way), target, _FILM_FPS, _FILM_HOLD)
+
+
+def squares(pictures: Sequence[Pixels]) -> Pixels:
+    """Bring pictures of any shapes to one, uint8 [N, S, S, 3], on paper."""
+    side = min(max(max(picture.shape) for picture in pictures), _SQUARE)
+    paper = np.full((len(pictures), side, side, 3), PAPER, np.uint8)
+    for square, picture in zip(paper, pictures, strict=True):
+        fitted = fit(picture, side)
+        height, width = fitted.shape[:2]
+        top, left = (side - height) // 2, (side - width) // 2
+        square[top : top + height, left : left + width] = fitted
+    return paper

@@ -1,0 +1,71 @@
+"""A table of pictures on paper: what was painted, in which style, and what came of it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from atelier.figures.captions import PAPER, caption
+
+Pixels = NDArray[np.uint8]
+Shown = tuple[Pixels, str]
+
+_GAP = 16
+_LEAST, _MOST = 256, 512  # pixels of a cell's side
+
+
+def sheet(headings: Sequence[str], rows: Sequence[Sequence[Shown]]) -> Pixels:
+    """Lay out rows of pictures, each over its caption, in columns under headings.
+
+    Pictures keep their shapes. Each fits a square cell as large as the largest picture of the last
+    column, within bounds; what is far smaller than that is enlarged smoothly.
+
+    Args:
+        headings: one for each column.
+        rows: for each column a picture, uint8 [H, W, 3] RGB of any size, and its caption.
+
+    Returns:
+        uint8 [H, W, 3] RGB.
+    """
+    cell = min(max(_LEAST, *(max(row[-1][0].shape[:2]) for row in rows)), _MOST)
+    fitted = [[(fit(picture, cell), words) for picture, words in row] for row in rows]
+    widths = [
+        max(picture.shape[1] for picture, _ in column) for column in zip(*fitted, strict=True)
+    ]
+    widths = [max(width, _LEAST // 2) for width in widths]
+    lines = [_beside([caption(text, width) for text, width in zip(headings, widths, strict=True)])]
+    for row in fitted:
+        height = max(picture.shape[0] for picture, _ in row)
+        pictures = [_centred(p, height, w) for (p, _), w in zip(row, widths, strict=True)]
+        captions = [caption(words, w) for (_, words), w in zip(row, widths, strict=True)]
+        lines += [_beside(pictures), _beside(captions), _paper(_GAP // 2, lines[0].shape[1])]
+    return np.vstack(lines)
+
+
+def fit(picture: Pixels, box: int | tuple[int, ...]) -> Pixels:
+    """Scale uint8 [H, W, 3] to a height and width, or so that its longer side is ``box`` pixels."""
+    height, width = picture.shape[:2]
+    if isinstance(box, int):
+        factor = box / max(height, width)
+        box = max(1, round(height * factor)), max(1, round(width * factor))
+    if box[:2] == (height, width):
+        return picture
+    size = (box[1], box[0])
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+
+
+def _centred(picture: Pixels, height: int, width: int) -> Pixels:
+    cell = _paper(height, width)
+    top, left = (height - picture.shape[0]) // 2, (width - picture.shape[1]) // 2
+    cell[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return cell
+
+
+def _beside(cells: Sequence[Pixels]) -> Pixels:
+    gap = _paper(cells[0].shape[0], _GAP)
+    return np.hstack([gap, *(part for cell in cells for part in (cell, gap))])
+
+
+def _paper(height: int, width: int) -> Pixels:
+    return np.full((height, width, 3), PAPER, np.uint8)

@@ -1,0 +1,218 @@
+"""A picture that is to be painted, and what its painting keeps of it: colours and transparency."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from atelier.errors import AtelierError
+from atelier.files import replacing
+from atelier.images.picture import eight_bits, opened, upright
+
+Pixels = NDArray[np.uint8]
+
+# What an ICC profile calls the colours it is of, and the mode of a picture that has them.
+_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+_SRGB = ImageCms.createProfile("sRGB")
+# Levels by which profiles that mean sRGB differ among one another.
+_SAME = 2
+
+_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {"compress_level": 4}),
+    # Painted edges are coloured: they would fray if colour had half of the pixels, as is usual.
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    ".tiff": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    ".webp": ("WEBP", {"quality": 95}),
+}
+_LONGEST = {"JPEG": 65_500, "WEBP": 16_383}
+ENDINGS = tuple(_FORMATS)
+
+
+@dataclass(frozen=True, eq=False)
+class Original:
+    """A picture, and what its painting keeps of it.
+
+    Attributes:
+        pixels: uint8 [H, W, 3], RGB in the colours of sRGB, upright. Where nothing can be seen
+            stands the nearest colour that can, so that no edge is painted that nobody sees.
+        alpha: uint8 [H, W], 255 where it is opaque; ``None`` where the file says nothing of it.
+        profile: the ICC profile of its file, if it is one for RGB.
+        stored: RGB as the file has it, where that differs from ``pixels`` because of the profile.
+    """
+
+    pixels: Pixels
+    alpha: Pixels | None = None
+    profile: bytes | None = None
+    stored: Pixels | None = None
+
+    @property
+    def transparent(self) -> bool:
+        """Whether some of it can be seen through."""
+        return self.alpha is not None and int(self.alpha.min()) < 255
+
+
+def read_original(path: Path, max_megapixels: int) -> Original:
+    """Read a picture of any common kind, upright, with its transparency and colour profile.
+
+    Raises:
+        Unreadable: it is no picture of a known format, is damaged, cut short or too large.
+        FileNotFoundError: there is no such file.
+        MemoryError: the picture is within the limit, but memory is not.
+    """
+    with opened(path, max_megapixels) as source:
+        image = eight_bits(upright(source))
+        alpha = None
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            alpha = np.asarray(image.getchannel("A"))
+        profile = source.info.get("icc_profile") or None
+        plain = _filled(np.asarray(image.convert("RGB")), alpha)
+        converted = _through(profile, image, plain) if profile else None
+        if converted is None:
+            return Original(plain, alpha)
+        pixels, known = converted
+        if not known:
+            return Original(pixels, alpha)
+        if np.array_equal(pixels, plain):
+            return Original(plain, alpha, profile)
+        return Original(pixels, alpha, profile, plain)
+
+
+def pixels_of(originals: Mapping[str, Original]) -> dict[str, Pixels]:
+    """The pixels of pictures, by the same names."""
+    return {name: original.pixels for name, original in originals.items()}
+
+
+def refuse_target(target: Path, original: Original, height: int, width: int) -> None:
+    """See that a painting can be written, before it is painted.
+
+    Raises:
+        AtelierError: the name's ending is of no known format, or of one that cannot hold the
+            painting's size or the picture's transparency.
+    """
+    if target.suffix.lower() not in _FORMATS:
+        raise AtelierError(
+            f"{target} ends in no format that paintings are written in; choose one of"
+            f" {', '.join(ENDINGS)}."
+        )
+    kind, _ = _FORMATS[target.suffix.lower()]
+    if kind == "JPEG" and original.transparent:
+        raise AtelierError(
+            f"{target} would lose the picture's transparency, which JPEG does not have; name a"
+            " .png, .tif or .webp."
+        )
+    longest = _LONGEST.get(kind)
+    if longest and max(height, width) > longest:
+        raise AtelierError(
+            f"{target} cannot hold {width} x {height} pixels: {kind} has at most {longest} a side;"
+            " name a .png or .tif."
+        )
+
+
+def save_painting(pixels: Pixels, original: Original, target: Path) -> None:
+    """Write a painting with the colour profile and transparency of what was painted.
+
+    Pixels that painting left as they were come out as the file had them, to the bit.
+
+    Args:
+        pixels: uint8 [h, w, 3], RGB in the colours of sRGB, of any size.
+        original: what was painted; its transparency is scaled to the painting's size.
+        target: a file in one of the formats :data:`ENDINGS`; written whole or not at all.
+    """
+    kind, options = _FORMATS[target.suffix.lower()]
+    image = Image.fromarray(_in_own_colors(pixels, original))
+    if original.alpha is not None and kind != "JPEG":
+        alpha = Image.fromarray(original.alpha)
+        if alpha.size != image.size:
+            alpha = alpha.resize(image.size, Image.Resampling.BICUBIC)
+        image.putalpha(alpha)
+    with replacing(target) as temporary:
+        image.save(temporary, format=kind, icc_profile=original.profile, **options)
+
+
+def _filled(pixels: Pixels, alpha: Pixels | None) -> Pixels:
+    """Give what cannot be seen the nearest colour that can."""
+    if alpha is None or alpha.min() > 0 or alpha.max() == 0:
+        return pixels
+    hidden = (alpha == 0).astype(np.uint8)
+    # The label of a pixel is that of the nearest one that can be seen, its own where it is one.
+    _, nearest = cv2.distanceTransformWithLabels(
+        hidden, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    colors = np.zeros((int(nearest.max()) + 1, 3), np.uint8)
+    visible = hidden == 0
+    colors[nearest[visible]] = pixels[visible]
+    return colors[nearest]
+
+
+def _through(profile: bytes, image: Image.Image, plain: Pixels) -> tuple[Pixels, bool] | None:
+    """Bring a picture's colours to sRGB; tell whether a painting can have its profile.
+
+    ``None`` where the profile is damaged, or is of other colours than the picture: it then says
+    nothing.
+    """
+    try:
+        known = ImageCms.ImageCmsProfile(BytesIO(profile))
+        mode = _MODES.get(known.profile.xcolor_space.strip())
+        if mode == "RGB":
+            if _is_srgb(known):
+                return plain, True
+            return _converted(plain, known, _SRGB), _leads_back(known)
+        if mode == "CMYK" and image.mode == "CMYK":
+            return _transformed(image, known, _SRGB), False
+        if mode == "L" and image.mode != "CMYK":
+            return _transformed(Image.fromarray(plain).convert("L"), known, _SRGB), False
+    except (ImageCms.PyCMSError, OSError):
+        pass
+    return None
+
+
+def _is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
+    steps = np.arange(0, 256, 17, dtype=np.uint8)
+    colors = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(64, 64, 3)
+    moved = _converted(colors, profile, _SRGB).astype(int) - colors
+    return bool(np.abs(moved).max() <= _SAME)
+
+
+def _leads_back(profile: ImageCms.ImageCmsProfile) -> bool:
+    """Whether colours can be brought to a profile; those of scanners only lead away."""
+    try:
+        _converted(np.zeros((1, 1, 3), np.uint8), _SRGB, profile)
+    except (ImageCms.PyCMSError, OSError):
+        return False
+    return True
+
+
+def _in_own_colors(pixels: Pixels, original: Original) -> Pixels:
+    if original.profile is None or original.stored is None:
+        return pixels
+    own = _converted(pixels, _SRGB, ImageCms.ImageCmsProfile(BytesIO(original.profile)))
+    if pixels.shape != original.pixels.shape:
+        return own
+    untouched = (pixels == original.pixels).all(axis=2, keepdims=True)
+    return np.where(untouched, original.stored, own)
+
+
+def _converted(pixels: Pixels, source: Any, target: Any) -> Pixels:
+    return _transformed(Image.fromarray(pixels), source, target)
+
+
+def _transformed(image: Image.Image, source: Any, target: Any) -> Pixels:
+    """Bring colours from one profile to another, relative to the white of each."""
+    made = ImageCms.profileToProfile(
+        image,
+        source,
+        target,
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        outputMode="RGB",
+        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    return np.asarray(made)

@@ -1,0 +1,120 @@
+"""What a painting tells and keeps on its way: losses, glimpses, the state to go on from."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Losses stay on the device and are fetched in blocks, because each fetch makes the host wait.
+_EVALUATIONS_PER_FETCH = 10
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """The losses of one evaluation.
+
+    Attributes:
+        picture: which of the contents, from 0.
+        iteration: evaluations of this picture so far, from 1.
+        total: the weighted sum that is minimised.
+        per_layer: the terms of the sum before weighting, by name: ``style_1``, ``content_11``.
+    """
+
+    picture: int
+    iteration: int
+    total: float
+    per_layer: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """A picture while it is painted, as it would be saved now.
+
+    Attributes:
+        picture: which of the contents, from 0.
+        iteration: evaluations so far.
+        pixels: float32 ``[1, 3, h, w]``, RGB, 0 to 1; smaller than the painting at coarse scales.
+    """
+
+    picture: int
+    iteration: int
+    pixels: Tensor
+
+
+class Saver:
+    """Keeps nothing; see :class:`atelier.style.resume.Attempts` for one that does."""
+
+    def load(self, picture: int) -> dict[str, Tensor] | None:
+        """What an earlier attempt left of a picture."""
+        return None
+
+    def save(self, picture: int, evaluations: int, state: dict[str, Tensor]) -> None:
+        """Keep a picture's state after so many evaluations."""
+
+
+class Journal:
+    """Collects a batch's losses on the device and delivers them in bursts."""
+
+    def __init__(
+        self, picture: int, names: list[str], on_iteration: Callable[[Iterate], None]
+    ) -> None:
+        self.picture = picture
+        self._names = names
+        self._on_iteration = on_iteration
+        self._waiting: list[Tensor] = []
+        self._rows: list[list[list[float]]] = []
+
+    @property
+    def told(self) -> int:
+        """Evaluations delivered so far."""
+        return len(self._rows)
+
+    def note(self, totals: Tensor, losses: dict[str, Tensor]) -> None:
+        """Take the losses of one evaluation, ``[B]`` each."""
+        self._waiting.append(torch.stack([totals, *losses.values()], dim=1).detach())
+        if len(self._waiting) == _EVALUATIONS_PER_FETCH:
+            self.deliver()
+
+    def deliver(self) -> None:
+        """Fetch what waits on the device, and tell it."""
+        if self._waiting:
+            self._tell(torch.stack(self._waiting).tolist())
+            self._waiting.clear()
+
+    def table(self) -> Tensor:
+        """All losses so far, float64 [evaluations, B, 1 + terms]: what float32 was, to the bit."""
+        return torch.tensor(self._rows, dtype=torch.float64)
+
+    def replay(self, table: Tensor) -> None:
+        """Tell what an earlier attempt evaluated."""
+        self._tell(table.tolist())
+
+    def was_lost(self, since: int) -> bool:
+        """Whether a loss was not finite after so many evaluations."""
+        return not all(math.isfinite(total) for rows in self._rows[since:] for total, *_ in rows)
+
+    def trouble(self) -> str:
+        """The loss that was the first not to be finite."""
+        for iteration, rows in enumerate(self._rows, start=1):
+            for picture, (total, *_) in enumerate(rows, start=self.picture + 1):
+                if not math.isfinite(total):
+                    return f"the loss of picture {picture} is {total} at iteration {iteration}"
+        return ""
+
+    def was_finite(self) -> bool:
+        """Whether every picture had a loss that was finite."""
+        return all(
+            any(math.isfinite(rows[picture][0]) for rows in self._rows)
+            for picture in range(len(self._rows[0]))
+        )
+
+    def _tell(self, evaluations: list[list[list[float]]]) -> None:
+        for rows in evaluations:
+            self._rows.append(rows)
+            for picture, (total, *losses) in enumerate(rows, start=self.picture):
+                if not math.isfinite(total):
+                    continue
+                per_layer = dict(zip(self._names, losses, strict=True))
+                self._on_iteration(Iterate(picture, self.told, total, per_layer))

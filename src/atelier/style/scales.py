@@ -1,0 +1,71 @@
+"""The way of a painting: from coarse to fine, and how firmly it holds its content on the way."""
+
+import math
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from atelier.settings import StylizeSettings
+
+# Below so many pixels a picture shows nothing that would be worth painting.
+_SMALLEST = 32
+
+
+class Leg(NamedTuple):
+    """A part of the way.
+
+    Attributes:
+        height: of the canvas.
+        width: of the canvas.
+        firmness: how many times its weight the content has, so that it is not lost in the first,
+            far steps and found again in many short ones.
+        until: evaluations after which the leg ends.
+    """
+
+    height: int
+    width: int
+    firmness: float
+    until: int
+
+
+def legs(settings: StylizeSettings, height: int, width: int) -> list[Leg]:
+    """Return the way to a painting of this size.
+
+    Each scale is the square root of 2 larger than the one before, and all get equally many
+    evaluations, so that each costs as much as all before it together. Scales of fewer than 32
+    pixels are left out.
+    """
+    sizes = _sizes(settings.scales, height, width)
+    ends = [settings.iterations * number // len(sizes) for number in range(1, len(sizes) + 1)]
+    way: list[Leg] = []
+    if settings.optimizer == "spectral" and _content_may_be_lost(settings):
+        first = [Leg(*sizes[0], 10.0, ends[0] // 20), Leg(*sizes[0], 3.0, 3 * ends[0] // 20)]
+        way += [leg for leg in first if leg.until]
+    return way + [Leg(*size, 1.0, end) for size, end in zip(sizes, ends, strict=True)]
+
+
+def resized(picture: Tensor, height: int, width: int) -> Tensor:
+    """Scale pictures ``[B, C, H, W]`` with a bicubic filter that is as wide as it must be."""
+    if picture.shape[2:] == (height, width):
+        return picture
+    size = (height, width)
+    return F.interpolate(picture, size, mode="bicubic", antialias=True, align_corners=False)
+
+
+def shrunk(picture: Tensor, factor: float) -> Tensor:
+    """Scale pictures with values from 0 to 1 by a factor of at most 1."""
+    height, width = (max(1, round(side * factor)) for side in picture.shape[2:])
+    return picture if factor == 1 else resized(picture, height, width).clamp(0, 1)
+
+
+def _sizes(scales: int, height: int, width: int) -> list[tuple[int, int]]:
+    """From small to large, without those that are too small."""
+    factors = [math.sqrt(2) ** -step for step in range(scales - 1, -1, -1)]
+    sizes = [(round(height * factor), round(width * factor)) for factor in factors]
+    return [size for size in sizes[:-1] if min(size) >= _SMALLEST] + sizes[-1:]
+
+
+def _content_may_be_lost(settings: StylizeSettings) -> bool:
+    # Random features show no content that could be lost: measured, it only costs them time.
+    return settings.start == "content" and settings.weights != "random"

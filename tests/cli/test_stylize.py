@@ -1,0 +1,242 @@
+"""`atelier stylize` as a user types it, on pictures of another folder."""
+
+import fcntl
+import os
+import pty
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atelier.cli.painting import own_size
+
+from .conftest import Typed
+
+QUICK = ("--iterations", 6, "--keep-colors", "none")
+WAVES = ("--style", "A/waves.png")
+
+
+@pytest.fixture(autouse=True)
+def checkout(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with settings, in which commands run."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    shutil.copytree(root / "presets", folder / "presets")
+    params = (root / "params.yaml").read_text("utf-8")
+    shown = params.replace("  progress: true", "  progress: false")
+    (folder / "params.yaml").write_text(shown.replace("device: auto", "device: cpu"), "utf-8")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """A folder outside of the checkout, with pictures of several kinds."""
+    folder = tmp_path / "an album"
+    folder.mkdir()
+    colors = np.random.default_rng(1).integers(0, 256, (5, 6, 3), np.uint8)
+    smooth = Image.fromarray(colors).resize((48, 40), Image.Resampling.BICUBIC)
+    smooth.save(folder / "ann.jpg", quality=95)
+    smooth.transpose(Image.Transpose.ROTATE_90).save(folder / "bob.PNG")
+    cut = smooth.convert("RGBA")
+    cut.putalpha(Image.fromarray(np.tile(np.arange(48, dtype=np.uint8) * 5, (40, 1))))
+    cut.save(folder / "cut out.tif")
+    Image.fromarray(colors[::-1]).resize((64, 64)).save(folder / "waves.png")
+    Image.fromarray(colors[:, ::-1]).resize((64, 50)).save(folder / "stars.webp")
+    (folder / "note.txt").write_text("no picture")
+    return folder
+
+
+def opened(path: str | Path) -> Image.Image:
+    with Image.open(path) as picture:
+        picture.load()
+        return picture
+
+
+def levels(path: str | Path) -> np.ndarray:
+    return np.asarray(opened(path).convert("RGB")).astype(int)
+
+
+def test_every_picture_is_painted_in_every_style_at_its_own_size(
+    atelier: Typed, album: Path
+) -> None:
+    styles = ("--style", album / "waves.png", album / "stars.webp")
+    told = atelier("stylize", album / "ann.jpg", album / "bob.PNG", *styles, *QUICK)
+    assert told.splitlines() == [
+        "Wrote painted/ann-waves.jpg: 48 x 40 pixels.",
+        "Wrote painted/bob-waves.PNG: 40 x 48 pixels.",
+        "Wrote painted/ann-stars.jpg: 48 x 40 pixels.",
+        "Wrote painted/bob-stars.PNG: 40 x 48 pixels.",
+    ]
+    assert sorted(os.listdir("painted")) == [
+        "ann-stars.jpg", "ann-waves.jpg", "bob-stars.PNG", "bob-waves.PNG",
+    ]  # fmt: skip
+    assert opened("painted/ann-stars.jpg").size == (48, 40)
+    assert opened("painted/bob-waves.PNG").size == (40, 48)
+    moved = np.abs(levels("painted/bob-waves.PNG") - levels(album / "bob.PNG"))
+    assert moved.mean() > 1, "it was painted, and not copied"
+
+
+def test_a_cut_out_picture_keeps_its_transparency(atelier: Typed, album: Path) -> None:
+    told = atelier("stylize", album / "cut out.tif", "--style", "drawn", *QUICK)
+    assert told == "Wrote painted/cut out-drawn.tif: 48 x 40 pixels.\n"
+    alpha = np.asarray(opened("painted/cut out-drawn.tif").getchannel("A"))
+    assert np.array_equal(alpha, np.asarray(opened(album / "cut out.tif").getchannel("A")))
+
+
+def test_a_size_is_the_shorter_side_and_out_may_be_a_file(
+    atelier: Typed, album: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "new folder" / "me.webp"
+    options = ("--style", album / "waves.png", "--size", 60, "--out", out)
+    told = atelier("stylize", album / "ann.jpg", *options, *QUICK)
+    assert told == f"Wrote {out}: 72 x 60 pixels, of 48 x 40.\n"
+    assert opened(out).size == (72, 60)
+
+
+def test_a_film_shows_the_way(atelier: Typed, album: Path) -> None:
+    options = ("--style", album / "waves.png", "--film", "--iterations", 30)
+    told = atelier("stylize", album / "ann.jpg", *options)
+    assert "Wrote painted/ann-waves.gif: its way, " in told
+    with Image.open("painted/ann-waves.gif") as film:
+        assert film.size == (48, 40)
+        assert film.n_frames >= 24
+
+
+def test_strength_0_gives_the_picture_as_it_was(atelier: Typed, album: Path) -> None:
+    atelier("stylize", album / "bob.PNG", "--style", album / "waves.png", "--strength", 0)
+    assert np.array_equal(levels("painted/bob-waves.PNG"), levels(album / "bob.PNG"))
+
+
+def test_a_mask_leaves_the_rest_as_it_was(atelier: Typed, album: Path) -> None:
+    mask = np.zeros((48, 40), np.uint8)
+    mask[:24] = 255
+    Image.fromarray(mask).save(album / "sky.png")
+    options = ("--style", album / "waves.png", "--mask", album / "sky.png")
+    atelier("stylize", album / "bob.PNG", *options, *QUICK)
+    painted, given = levels("painted/bob-waves.PNG"), levels(album / "bob.PNG")
+    assert np.array_equal(painted[26:], given[26:])
+    assert np.abs(painted[:22] - given[:22]).mean() > 2
+
+
+def test_styles_are_mixed_in_one_painting(atelier: Typed, album: Path) -> None:
+    styles = ("--style", album / "waves.png", album / "stars.webp", "--mix", "2,1")
+    told = atelier("stylize", album / "bob.PNG", *styles, *QUICK)
+    assert told == "Wrote painted/bob-waves+stars.PNG: 40 x 48 pixels.\n"
+
+
+def test_a_presets_values_stand_for_those_of_params(
+    atelier: Typed, album: Path, checkout: Path
+) -> None:
+    params = (checkout / "params.yaml").read_text("utf-8")
+    (checkout / "params.yaml").write_text(params.replace("strength: 1.0", "strength: 0.0"), "utf-8")
+    command = ("stylize", album / "bob.PNG", "--style", album / "waves.png", *QUICK)
+    given = levels(album / "bob.PNG")
+    atelier(*command)
+    assert np.array_equal(levels("painted/bob-waves.PNG"), given)
+    atelier(*command, "--preset", "sample", "--force")
+    assert np.abs(levels("painted/bob-waves.PNG") - given).mean() > 1
+
+
+def test_paintings_of_one_name_are_refused_whatever_their_sizes(
+    atelier: Typed, album: Path
+) -> None:
+    Image.new("RGB", (33, 50)).save(album / "ann-wild.jpg")
+    shutil.copy(album / "waves.png", album / "wild-waves.png")
+    pictures = (album / "ann.jpg", album / "ann-wild.jpg")
+    styles = ("--style", album / "wild-waves.png", album / "waves.png")
+    assert "the same name; rename one" in atelier("stylize", *pictures, *styles, code=1)
+    assert sorted(os.listdir()) == ["params.yaml", "presets"]
+
+
+def test_nothing_is_replaced_unasked(atelier: Typed, album: Path) -> None:
+    command = ("stylize", album / "bob.PNG", "--style", album / "waves.png", *QUICK)
+    Path("painted").mkdir()
+    Path("painted/bob-waves.PNG").write_bytes(b"mine")
+    assert "is there already; choose another place, or give --force" in atelier(*command, code=1)
+    assert Path("painted/bob-waves.PNG").read_bytes() == b"mine"
+    atelier(*command, "--force")
+    assert opened("painted/bob-waves.PNG").size == (40, 48)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["absent.jpg", *WAVES], "there is no picture absent.jpg; put it there."),
+        (["A/note.txt", *WAVES], "A/note.txt cannot be read (not a picture)."),
+        (["A", *WAVES], "A cannot be read"),
+        (["A/ann.jpg", "--style", "nowhere.png"], "there is no picture nowhere.png; put it there"),
+        (["A/ann.jpg", *WAVES, "--size", 8], "picture_size is 8, but it should be gre"),
+        (["A/ann.jpg", *WAVES, "--strength", 2], "strength is 2.0, but it should be"),
+        (["A/ann.jpg", *WAVES, "--iterations", 0], "iterations is 0, but it should be"),
+        (["A/ann.jpg", *WAVES, "--keep-colors", "yes"], "keep_colors is 'yes', but"),
+        (["A/ann.jpg", *WAVES, "--weights", "no.pth"], "there is no such file"),
+        (["A/ann.jpg", *WAVES, "--preset", "monet"], "monet"),
+        (["A/ann.jpg", *WAVES, "--mix", "a lot"], "--mix is 'a lot', but it is a list"),
+        (["A/ann.jpg", *WAVES, "--mix", "1,2"], "style_weights has 2 entries for 1"),
+        (["A/ann.jpg", *WAVES, "--mask", "A/ann.jpg", "A/bob.PNG"], "masks has 2"),
+        (["A/ann.jpg", *WAVES, "--out", "me.bmp"], "ends in no format"),
+        (["A/cut out.tif", *WAVES, "--out", "me.jpg"], "lose the picture's transpar"),
+        (["A/ann.jpg", "A/bob.PNG", *WAVES, "--out", "me.png"], "need a folder"),
+        (["A/ann.jpg", "A/ann.jpg", *WAVES], "two pictures are called ann"),
+        (["A/ann.jpg", *WAVES, "--out", "A/note.txt/x"], "takes no files"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_in_one_sentence_and_nothing_is_left(
+    atelier: Typed, album: Path, words: list[object], sentence: str
+) -> None:
+    places = [str(w).replace("A/", f"{album}/") if w != "A" else album for w in words]
+    told = atelier("stylize", *places, code=1)
+    assert told.startswith("ERROR: ")
+    assert told.count("\n") == 1
+    assert sentence in told.replace(f"{album}/", "A/").replace(str(album), "A")
+    assert sorted(os.listdir()) == ["params.yaml", "presets"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((768, 1024), 768), ((1024, 1024), 1024), ((3000, 4000), 886), ((4096, 256), 256),
+     ((8192, 256), 181), ((10, 900), 32)],
+)  # fmt: skip
+def test_a_painting_has_its_own_size_up_to_a_megapixel(shape: tuple[int, int], size: int) -> None:
+    assert own_size(*shape) == own_size(*shape[::-1]) == size
+
+
+def test_an_interruption_saves_the_picture_so_far(checkout: Path, album: Path) -> None:
+    """Of a real process in a terminal of its own."""
+    params = (checkout / "params.yaml").read_text("utf-8")
+    params = params.replace("progress: false", "progress: true")
+    (checkout / "params.yaml").write_text(params, "utf-8")
+    program = "from atelier.cli import main; main()"
+    words = ("stylize", album / "ann.jpg", "--style", album / "waves.png", "--iterations", 5000)
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, words)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    )
+    os.close(theirs)
+    shown = ""
+    while not re.search(r" \d\d+/5000|ERROR", shown):  # it is looked at every 10 iterations
+        shown += os.read(ours, 4096).decode(errors="replace")
+    process.send_signal(signal.SIGINT)
+    told, _ = process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == 130
+    assert re.fullmatch(
+        r"Wrote painted/ann-waves\.jpg: \d+ of 5000 iterations, 48 x 40 pixels\.\n", told
+    )
+    assert opened(checkout / "painted/ann-waves.jpg").size == (48, 40)
+    assert os.listdir(checkout / "painted") == ["ann-waves.jpg"]

@@ -1,0 +1,110 @@
+"""Sheets, films and curves of paintings."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from atelier.figures.captions import PAPER
+from atelier.figures.paintings import save_film, show, squares
+from atelier.figures.sheet import fit, sheet
+
+HEADINGS = ("content", "style", "painting")
+
+
+def _flat(height: int, width: int, level: int) -> np.ndarray:
+    return np.full((height, width, 3), level, np.uint8)
+
+
+def _place(page: np.ndarray, level: int) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of the pixels of one level."""
+    found = np.argwhere((page == level).all(axis=2))
+    (top, left), (bottom, right) = found.min(0), found.max(0) + 1
+    return int(top), int(bottom), int(left), int(right)
+
+
+sides = st.integers(1, 900)
+
+
+@given(st.lists(st.tuples(sides, sides), min_size=3, max_size=3))
+def test_pictures_keep_their_shapes_and_stand_in_columns_with_room_between(
+    shapes: list[tuple[int, int]],
+) -> None:
+    levels = (10, 130, 210)
+    pictures = [_flat(*shape, level) for shape, level in zip(shapes, levels, strict=True)]
+    page = sheet(HEADINGS, [[(picture, "name") for picture in pictures]])
+    assert page.dtype == np.uint8
+    end = 0
+    for picture, level in zip(pictures, levels, strict=True):
+        top, bottom, left, right = _place(page, level)
+        height, width = bottom - top, right - left
+        assert 256 <= max(height, width) <= 512
+        shape = max(1, round(min(picture.shape[:2]) * max(height, width) / max(picture.shape[:2])))
+        assert min(height, width) == shape
+        assert left >= end + 16
+        end = right
+    assert page.shape[1] >= end + 16
+
+
+def test_a_sheet_has_headings_and_a_caption_under_every_picture() -> None:
+    page = sheet(HEADINGS, [[(_flat(300, 300, 90), "name")] * 3] * 2)
+    inked = (page < 100).all(axis=2) & (page != 90).all(axis=2)
+    rows = np.flatnonzero(inked.any(axis=1))
+    lines = np.split(rows, np.flatnonzero(np.diff(rows) > 4) + 1)
+    assert len(lines) == 3, "headings, and captions of two rows"
+    for line in lines:
+        across = np.flatnonzero(inked[line[0] : line[-1] + 1].any(axis=0))
+        assert [bool(((across >= k * 316 + 16) & (across < k * 316 + 316)).any()) for k in range(3)]
+
+
+def test_small_faces_are_enlarged_smoothly() -> None:
+    step = _flat(8, 8, 0)
+    step[:, 4:] = 200
+    assert len(np.unique(fit(step, 256)[128, :, 0])) > 20, "blocks would have two levels"
+
+
+def test_a_film_has_every_picture_at_the_paintings_shape(tmp_path: Path) -> None:
+    way = [_flat(20, 30, 0), _flat(40, 60, 100), _flat(80, 120, 200)]
+    save_film(way, tmp_path / "way.gif")
+    with Image.open(tmp_path / "way.gif") as film:
+        assert film.n_frames == 3
+        assert film.size == (120, 80)
+        levels = []
+        for number in range(3):
+            film.seek(number)
+            levels.append(int(np.asarray(film.convert("RGB"))[40, 60, 0]))
+        assert film.info["duration"] > 2000, "the painting stays a while"
+    assert levels == pytest.approx([0, 100, 200], abs=3)
+
+
+def test_a_large_film_is_made_smaller(tmp_path: Path) -> None:
+    save_film([_flat(60, 2000, 7)], tmp_path / "way.gif")
+    with Image.open(tmp_path / "way.gif") as film:
+        assert film.size == (512, 15)
+
+
+def test_pictures_of_all_shapes_become_squares_on_paper() -> None:
+    made = squares([_flat(10, 20, 5), _flat(40, 40, 9)])
+    assert made.shape == (2, 40, 40, 3)
+    assert (made[0, 10:30] == 5).all()
+    assert (made[0, :10] == PAPER).all()
+    assert (made[1] == 9).all()
+
+
+def test_everything_is_written_beside_the_paintings(tmp_path: Path) -> None:
+    row = ((_flat(8, 8, 1), "ann"), (_flat(8, 8, 2), "waves"), (_flat(16, 16, 3), "ann-waves"))
+    way = {3: _flat(16, 16, 2), 6: _flat(16, 16, 3)}
+    losses = (np.array([1.0, 2.0]), {"loss": np.array([3.0, 1.0]), "content 3": np.zeros(2)})
+    show([row], [way], losses, True, tmp_path)
+    assert sorted(str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file()) == [
+        "ann-waves.gif",
+        "losses.png",
+        "sheet.png",
+        "steps/ann-waves/iteration_00003.png",
+        "steps/ann-waves/iteration_00006.png",
+    ]
+    show([row], [{}], losses, False, tmp_path / "less")
+    assert sorted(f.name for f in (tmp_path / "less").iterdir()) == ["losses.png", "sheet.png"]

@@ -1,0 +1,89 @@
+"""Pictures of paintings on their way: as often as asked for, and none lost by an interruption."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from atelier.checkpoints import Checkpoints
+from atelier.settings import StylizeSettings
+from atelier.style.intermediates import Intermediates
+from atelier.style.journal import Glimpse
+from atelier.style.paint import paint
+from atelier.style.resume import Attempts
+from atelier.style.vgg import build_vgg19
+
+from .test_style_paint import CPU, _picture, _settings
+
+
+def _paint(
+    settings: StylizeSettings, seen: Intermediates | None, attempts: Attempts | None = None
+) -> list[torch.Tensor]:
+    vgg = build_vgg19("random", "average", 1, 6)
+    contents, watch = [_picture(1), _picture(3)], seen.note if seen else None
+    told = lambda step: None  # noqa: E731
+    return paint(contents, _picture(2), settings, vgg, CPU, told, attempts, watch=watch)
+
+
+def _equal(one: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> bool:
+    return list(one) == list(other) and all(np.array_equal(one[at], other[at]) for at in one)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"iterations": 12, "intermediates": 4}, [3, 6, 9, 12]),
+        ({"iterations": 12, "intermediates": 100}, list(range(1, 13))),
+        ({"iterations": 30, "intermediates": 3}, [10, 20, 25, 30]),
+        ({"iterations": 30, "intermediates": 0}, [25, 30]),
+        ({"iterations": 12, "intermediates": 4, "optimizer": "adam", "lr": 0.02}, [3, 6, 9, 12]),
+    ],
+)
+def test_a_painting_is_seen_as_often_as_asked_for_and_stays_the_same(
+    changes: dict[str, object], expected: list[int]
+) -> None:
+    settings = _settings(**{"optimizer": "spectral", **changes})
+    seen = Intermediates()
+    paintings = _paint(settings, seen)
+    assert list(seen.of(0)) == list(seen.of(1)) == expected
+    unseen = _paint(settings.model_copy(update={"intermediates": 0}), None)
+    assert all(torch.equal(one, other) for one, other in zip(paintings, unseen, strict=True))
+
+
+def test_torchs_lbfgs_is_seen_where_it_halts_anyway() -> None:
+    settings = _settings(optimizer="lbfgs", iterations=30, intermediates=10)
+    seen = Intermediates()
+    paintings = _paint(settings, seen)
+    unseen = _paint(settings.model_copy(update={"intermediates": 0}), None)
+    assert len(seen.of(0)) == 2
+    assert all(torch.equal(one, other) for one, other in zip(paintings, unseen, strict=True))
+
+
+def test_an_interrupted_painting_has_every_picture_that_an_undisturbed_one_has(
+    tmp_path: Path,
+) -> None:
+    settings = _settings(optimizer="spectral", iterations=60, intermediates=12)
+    whole = Intermediates()
+    _paint(settings, whole)
+    interruptions = 0
+    while True:
+        checkpoints = Checkpoints(tmp_path)
+        seen = Intermediates(checkpoints)
+        try:
+            _paint(settings, seen, Attempts(checkpoints, lambda: True, 60.0, 60))
+            break
+        except KeyboardInterrupt:
+            interruptions += 1
+    assert interruptions >= 4
+    assert [len(whole.of(number)) for number in (0, 1)] == [12, 12]
+    assert all(_equal(seen.of(number), whole.of(number)) for number in (0, 1))
+
+
+def test_pictures_are_told_by_iteration_in_the_order_of_the_paintings() -> None:
+    seen = Intermediates()
+    for picture, iteration in ((1, 5), (0, 10), (0, 5)):
+        level = torch.full((1, 3, 2, 2), (10 * picture + iteration) / 255)
+        seen.note(Glimpse(picture, iteration, level))
+    found = {at: [int(p[0, 0, 0]) for p in made] for at, made in seen.by_iteration().items()}
+    assert found == {5: [5, 15], 10: [10]}

@@ -1,0 +1,78 @@
+"""What goes wrong is noticed, said, and mended where it can be."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from atelier.errors import AtelierError
+from atelier.style.look import Look
+from atelier.style.optimise import Lbfgs
+from atelier.style.paint import Iterate, paint
+from atelier.style.vgg import build_vgg19
+
+from .test_style_paint import CPU, _picture, _settings
+
+
+def _paint(**changes: object) -> tuple[Tensor, list[Iterate], list[str]]:
+    vgg = build_vgg19("random", "average", 1, 6)
+    told: list[Iterate] = []
+    said: list[str] = []
+    (painted,) = paint(
+        [_picture(1)], _picture(2), _settings(**changes), vgg, CPU, told.append, say=said.append
+    )
+    return painted, told, said
+
+
+def test_our_lbfgs_steps_back_from_a_cliff() -> None:
+    """Beyond it nothing is a number; the bottom lies just before."""
+
+    def cliff(pictures: Tensor) -> tuple[Tensor, Tensor]:
+        away = pictures - 0.5
+        loss = 0.5 * away.square().sum((1, 2, 3))
+        beyond = pictures.amax((1, 2, 3)) > 0.52
+        nothing = torch.where(beyond, torch.nan, 0.0)
+        return loss + nothing, away + nothing.view(-1, 1, 1, 1)
+
+    lbfgs = Lbfgs(torch.full((2, 3, 4, 4), -9.0), cliff, first_step=30.0)
+    lbfgs.advance(60)
+    torch.testing.assert_close(lbfgs.canvas, torch.full((2, 3, 4, 4), 0.5), atol=1e-3, rtol=0)
+
+
+def test_steps_far_too_long_are_said_and_shortened() -> None:
+    """The first one leads to where float32 ends."""
+    painted, told, said = _paint(lr=1e12, bounded=False, iterations=150)
+    assert len(said) >= 1
+    assert all("loss that is not finite" in sentence for sentence in said)
+    assert painted.isfinite().all()
+    assert min(step.total for step in told) < told[0].total
+
+
+def test_where_no_step_helps_it_is_said_once_and_painting_ends() -> None:
+    _, told, said = _paint(optimizer="spectral", content_layers={1: 1.0}, style_layers={1: 0.0})
+    assert said == [
+        "picture 1 stands still at iteration 12; it goes on from its last good state with steps"
+        " that begin a tenth as long"
+    ]
+    assert told[-1].total == 0
+
+
+def test_a_loss_that_is_never_finite_ends_with_the_reason() -> None:
+    with pytest.raises(AtelierError, match=r"loss of picture 1 is (nan|inf) at iteration 1;"):
+        _paint(optimizer="spectral", style_layers={1: 1e39})
+
+
+@pytest.mark.parametrize(("what", "content", "style"), [("content", 3, 32), ("style", 32, 3)])
+def test_a_picture_too_small_for_the_layers_is_refused(what: str, content: int, style: int) -> None:
+    settings = _settings(style_layers={11: 1.0})
+    vgg = build_vgg19("random", "average", 1, 11)
+    pictures = [_picture(1)[..., :content], _picture(2)[..., :style]]
+    sentence = rf"the {what} of 3 x 32 pixels is too small for layer 11 of VGG19, which needs 4"
+    with pytest.raises(AtelierError, match=sentence):
+        paint(pictures[:1], pictures[1], settings, vgg, CPU, lambda step: None)
+
+
+def test_an_empty_mask_is_refused() -> None:
+    vgg = build_vgg19("random", "average", 1, 6)
+    look = Look((_picture(2),), (), (torch.zeros(1, 1, 32, 32),))
+    with pytest.raises(AtelierError, match="black all over"):
+        paint([_picture(1)], [look], _settings(), vgg, CPU, lambda step: None)

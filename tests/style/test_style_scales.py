@@ -1,0 +1,71 @@
+"""From coarse to fine."""
+
+import pytest
+import torch
+
+from atelier.style.paint import Glimpse, Iterate, paint
+from atelier.style.scales import legs, resized
+from atelier.style.vgg import build_vgg19
+
+from .test_style_paint import CPU, _picture, _settings
+
+
+def test_each_scale_is_the_root_of_2_larger_and_gets_as_many_evaluations() -> None:
+    way = legs(_settings(scales=5, iterations=100), 256, 200)
+    assert [(leg.height, leg.width) for leg in way] == [
+        (64, 50), (91, 71), (128, 100), (181, 141), (256, 200)
+    ]  # fmt: skip
+    assert [leg.until for leg in way] == [20, 40, 60, 80, 100]
+
+
+def test_scales_that_show_nothing_are_left_out() -> None:
+    way = legs(_settings(scales=9, iterations=100), 64, 64)
+    assert [leg.height for leg in way] == [32, 45, 64]
+    assert way[-1].until == 100
+    assert [leg.height for leg in legs(_settings(scales=4), 24, 24)] == [24]
+
+
+def test_the_content_is_held_at_the_coarsest_scale_alone() -> None:
+    way = legs(
+        _settings(scales=2, iterations=200, optimizer="spectral", weights="imagenet"), 64, 64
+    )
+    assert [(leg.height, leg.firmness, leg.until) for leg in way] == [
+        (45, 10.0, 5), (45, 3.0, 15), (45, 1.0, 100), (64, 1.0, 200)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("side", [12, 45, 64, 96])
+def test_resizing_keeps_a_plain_colour_and_a_slope(side: int) -> None:
+    plain = torch.full((1, 3, 64, 64), 0.3)
+    torch.testing.assert_close(resized(plain, side, side), torch.full((1, 3, side, side), 0.3))
+    slope = torch.linspace(0, 1, 65)[:-1].expand(1, 3, 64, 64) + 1 / 128
+    middle = slice(side // 4, -(side // 4))
+    expected = (torch.arange(side) + 0.5) / side
+    found = resized(slope, side, side)[0, 0, 0]
+    torch.testing.assert_close(found[middle], expected[middle], atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("start", ["content", "noise"])
+def test_a_painting_grows_and_every_glimpse_of_it_is_a_picture(start: str) -> None:
+    settings = _settings(optimizer="spectral", scales=3, iterations=30, start=start)
+    content = torch.nn.functional.interpolate(_picture(1), 64, mode="bicubic").clamp(0, 1)
+    vgg = build_vgg19("random", "average", 1, 6)
+    told: list[Iterate] = []
+    seen: list[Glimpse] = []
+    (painted,) = paint([content], _picture(2), settings, vgg, CPU, told.append, watch=seen.append)
+    assert painted.shape == content.shape
+    assert [step.iteration for step in told] == list(range(1, 31))
+    assert [(glimpse.iteration, glimpse.pixels.shape[-1]) for glimpse in seen] == [
+        (10, 32), (20, 45), (30, 64)
+    ]  # fmt: skip
+    assert all(0 <= one.pixels.min() <= one.pixels.max() <= 1 for one in seen)
+    assert torch.equal(seen[-1].pixels, painted)
+
+
+def test_what_is_brought_to_a_finer_scale_keeps_the_contents_detail() -> None:
+    """Where nothing is to be painted, the finest scale is the content and not a blurred one."""
+    settings = _settings(optimizer="spectral", scales=3, iterations=6)
+    content = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    vgg = build_vgg19("random", "average", 1, 6)
+    (painted,) = paint([content], content, settings, vgg, CPU, lambda step: None)
+    assert (painted - content).abs().mean() < 0.02

@@ -1,0 +1,156 @@
+"""Painting part by part gives what one pass gives, and no seam."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from atelier.errors import AtelierError
+from atelier.style.look import Look
+from atelier.style.objective import Eye, goal_of
+from atelier.style.paint import paint
+from atelier.style.room import largest_that_works, side_that_fits
+from atelier.style.tiles import parts
+from atelier.style.vgg import build_vgg19, reach, stride
+
+from .test_style_paint import CPU, _picture, _settings
+
+DEEP = {"style_layers": {1: 1.0, 6: 1.0, 11: 1.0}, "content_layers": {8: 0.1}}
+
+
+def _large(seed: int, height: int, width: int) -> Tensor:
+    coarse = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 96), (101, 83), (64, 130)])
+def test_cores_cover_a_picture_once(height: int, width: int) -> None:
+    covered = torch.zeros(1, 1, height, width)
+    for part in parts(height, width, 60, 13, 4):
+        part.of_core(covered, 1).add_(1)
+        assert torch.equal(part.core_of(part.of(covered), 1), part.of_core(covered, 1))
+    assert (covered == 1).all()
+
+
+@pytest.mark.parametrize("layer", [1, 6, 11])
+@pytest.mark.parametrize("pooling", ["max", "average", "l2"])
+def test_no_place_sees_farther_than_reach_says(layer: int, pooling: str) -> None:
+    """And one sees as far, but for the pixels of its own stride."""
+    vgg = build_vgg19("random", pooling, 1, layer).double()
+    picture = torch.rand(1, 3, 64, 64, dtype=torch.float64, requires_grad=True)
+    apart = stride(vgg)
+    place = 32 // apart
+    vgg(picture)[0, :, place, place].sum().backward()
+    assert picture.grad is not None
+    rows = picture.grad.abs().sum((0, 1, 3)).nonzero()
+    assert 32 - int(rows.min()) <= reach(vgg)
+    assert int(rows.max()) - 32 <= reach(vgg)
+    assert int(rows.max() - rows.min()) >= reach(vgg)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"style_loss": "moments", "smoothness": 0.1},
+        {"padding": "replicate", "pooling": "max"},
+        {"strength": 0.5, "pooling": "l2"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("height", "width"), [(96, 112), (91, 105)])
+def test_parts_give_the_losses_and_the_gradient_of_the_whole(
+    changes: dict[str, object], masked: bool, height: int, width: int
+) -> None:
+    settings = _settings(**DEEP, **changes)
+    vgg = build_vgg19("random", settings.pooling, 1, 11, settings.padding)
+    content, canvas = _large(1, height, width), _large(5, height, width)
+    mask = (_large(4, height, width)[:, :1] > 0.5).float()
+    styles = (_large(2, 80, 100), _large(3, 90, 90))
+    look = Look(styles, (), (mask, 1 - mask)) if masked else Look(styles[:1])
+    found = []
+    for side in (None, 72):
+        goal = goal_of(content, [look], settings, vgg, side)
+        eye = Eye(vgg, settings, height, width, side)
+        found.append(eye.gradient(canvas, goal, settings))
+    assert len(eye.parts) > 3
+    (total, losses, gradient), (by_parts, losses_by_parts, gradient_by_parts) = found
+    torch.testing.assert_close(by_parts, total, rtol=1e-5, atol=0)
+    assert list(losses_by_parts) == list(losses)
+    for name, loss in losses.items():
+        torch.testing.assert_close(losses_by_parts[name], loss, rtol=1e-4, atol=1e-8)
+    scale = float(gradient.abs().max())
+    torch.testing.assert_close(gradient_by_parts, gradient, rtol=1e-3, atol=1e-5 * scale)
+
+
+def test_a_painting_by_parts_is_the_whole_one_and_has_no_seam() -> None:
+    """Neighbours across the borders of parts differ as neighbours elsewhere do."""
+    settings = _settings(optimizer="spectral", iterations=15)
+    less = settings.model_copy(update={"memory_gb": 0.0095})
+    vgg = build_vgg19("random", "average", 1, 6)
+    content, style = _large(1, 64, 80), _large(2, 64, 64)
+    (whole,) = paint([content], style, settings, vgg, CPU, lambda step: None)
+    (painted,) = paint([content], style, less, vgg, CPU, lambda step: None)
+    assert (painted - whole).abs().mean() < 2 / 255
+    side = side_that_fits(64, 80, less, vgg)
+    assert side is not None
+    cut = parts(64, 80, side, reach(vgg), stride(vgg))
+    borders = sorted({part.core[2] for part in cut} - {0})
+    assert borders
+    steps = painted.diff(dim=3).abs().mean((0, 1, 2))
+    across = torch.tensor([bool(column + 1 in borders) for column in range(79)])
+    spread = steps[~across].std()
+    assert (steps[across] < steps[~across].mean() + 3 * spread).all()
+    assert steps[across].mean() == pytest.approx(float(steps[~across].mean()), rel=0.25)
+
+
+def test_more_memory_means_larger_parts_and_too_little_is_told() -> None:
+    settings = _settings(**DEEP)
+    vgg = build_vgg19("random", "average", 1, 11)
+    sides = [
+        side_that_fits(2048, 2048, settings.model_copy(update={"memory_gb": gb}), vgg)
+        for gb in (3.5, 4.0, 6.0)
+    ]
+    assert all(one < other for one, other in itertools.pairwise(sides))
+    for gb in (0.0, 1000.0):
+        enough = settings.model_copy(update={"memory_gb": gb})
+        assert side_that_fits(2048, 2048, enough, vgg) is None
+    little = settings.model_copy(update={"memory_gb": 1.0})
+    with pytest.raises(AtelierError, match=r"needs more than stylize.memory_gb \(1\);") as told:
+        side_that_fits(2048, 2048, little, vgg)
+    fits = int(str(told.value).split("picture_size of ")[1].split()[0])
+    side_that_fits(fits, fits, little, vgg)
+    with pytest.raises(AtelierError):
+        side_that_fits(fits + 16, fits + 16, little, vgg)
+
+
+def test_the_largest_size_that_works_is_found_by_trying() -> None:
+    tried = []
+
+    def work(side: int) -> None:
+        tried.append(side)
+        if side > 500:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    assert largest_that_works(work, 1000, 32) == 421
+    assert tried == [1000, 750, 562, 421]
+    assert largest_that_works(work, 1000, 600) is None
+
+    def broken(side: int) -> None:
+        raise RuntimeError("a fault of the program")
+
+    with pytest.raises(RuntimeError, match="fault of the program"):
+        largest_that_works(broken, 1000, 32)
+
+
+def test_a_picture_is_seen_as_it_was() -> None:
+    """Seeing by parts leaves the canvas alone."""
+    settings = _settings(**DEEP)
+    vgg = build_vgg19("random", "average", 1, 11)
+    content = _picture(1).repeat(1, 1, 3, 3)
+    goal = goal_of(content, [Look((_picture(2),))], settings, vgg, 72)
+    canvas = content.flip(3)
+    Eye(vgg, settings, 96, 96, 72).gradient(canvas, goal, settings)
+    assert torch.equal(canvas, content.flip(3))
