@@ -12,6 +12,7 @@ IMAGES = Path("data/images.npz")
 SAMPLES = Path("samples")
 LOSSES = Path("plots/losses.csv")
 METRICS = [Path(f"metrics/{stage}.json") for stage in ("convert", "train", "evaluate")]
+NEAREST = Path("plots/nearest.png")
 RENDERS = Path("renders")
 
 
@@ -34,6 +35,7 @@ def main(settings: Settings, run: Run) -> None:
             target=RENDERS,
             report=report,
             classes=images.classes()[0] if settings.train.conditional else (),
+            nearest=NEAREST,
         )
     run.artifact(RENDERS)
 

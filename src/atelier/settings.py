@@ -179,6 +179,13 @@ class NetworkSettings(Section):
                 "network: mlp has fully connected layers; set generator_blocks and"
                 " discriminator_blocks to plain, or network to dcgan"
             )
+        if self.network == "dcgan" and self.dropout:
+            raise ValueError("dropout is of network: mlp; set it to 0 for dcgan")
+        if self.network == "dcgan" and self.spectral_norm and self.discriminator_norm:
+            raise ValueError(
+                "batch normalisation undoes what spectral_norm divides by; set discriminator_norm"
+                " to false"
+            )
         if self.discriminator_blocks == "residual" and self.discriminator_norm:
             raise ValueError(
                 "discriminator_blocks: residual has no batch normalisation; set"
@@ -231,6 +238,11 @@ class TrainSettings(NetworkSettings):
             raise ValueError(
                 "loss: wasserstein needs a smooth discriminator; set gradient_penalty to 10, or"
                 " spectral_norm to true"
+            )
+        if self.penalty_every > 1 and not self.penalised:
+            raise ValueError(
+                "penalty_every has no penalty to apply; set it to 1, or one of gradient_penalty, r1"
+                " and r2 above 0"
             )
         if self.penalised and self.network == "dcgan" and self.discriminator_norm:
             raise ValueError(

@@ -9,7 +9,7 @@ from PIL import Image
 from atelier.errors import AtelierError
 from atelier.figures.captions import STRIP
 from atelier.figures.curves import COLUMNS
-from atelier.figures.montage import montage
+from atelier.figures.montage import montage, save_png
 from atelier.figures.render import Rendered, render
 from atelier.progress import Progress
 from atelier.settings import RenderSettings
@@ -228,3 +228,19 @@ def test_what_the_discriminator_saw_is_shown_where_there_is_any(tmp_path: Path) 
     (training.samples / "augmented.npy").write_bytes(b"half")
     with pytest.raises(AtelierError, match=r"augmented\.npy cannot be read as pictures"):
         training.render()
+
+
+def test_the_nearest_training_pictures_are_on_the_page_where_there_are_any(tmp_path: Path) -> None:
+    training, file = Training(tmp_path, [1]), tmp_path / "nearest.png"
+    training.render()
+    page = training.target / "report.html"
+    assert "Nearest in the training" not in page.read_text("utf-8")
+    save_png(montage(drawn(6, 16, 3, seed=5), 3, 32), file)
+    training.render(nearest=file)
+    assert "Nearest in the training" in page.read_text("utf-8")
+    before, whole = page.read_bytes(), file.read_bytes()
+    for damaged in (b"", b"half", whole[:100], whole[:-200]):
+        file.write_bytes(damaged)
+        with pytest.raises(AtelierError, match=r"nearest\.png cannot be read .* run the evaluate"):
+            training.render(nearest=file)
+    assert page.read_bytes() == before

@@ -18,7 +18,7 @@ from PIL import Image
 
 from atelier.errors import AtelierError
 from atelier.images.checksum import digest
-from atelier.images.convert import convert
+from atelier.images.convert import convert, split
 from atelier.images.dataset import load_images
 from atelier.images.download import download
 from atelier.images.resize import resize
@@ -109,6 +109,24 @@ def test_copies_of_a_picture_fall_on_the_same_side(
     seen = {row.tobytes() for row in kept.pixels}
     assert len(held.pixels) == len(kept.pixels) == 20
     assert not seen & {row.tobytes() for row in held.pixels}
+
+
+@pytest.mark.parametrize(
+    ("letters", "share", "held_out"),
+    [
+        ("abc", 0.34, "a"),
+        ("aab", 0.34, ""),
+        ("baab", 0.25, ""),
+        ("baab", 0.5, "aa"),
+        ("aaa", 0.4, ""),
+    ],
+)
+def test_the_border_parts_no_copies(letters: str, share: float, held_out: str) -> None:
+    hashes = [letter.encode() for letter in letters]
+    kept, held = split(hashes, share)
+    assert "".join(letters[place] for place in held) == held_out
+    assert sorted(kept + held) == list(range(len(letters)))
+    assert not {letters[place] for place in kept} & {letters[place] for place in held}
 
 
 def test_bytes_do_not_depend_on_the_number_of_workers(

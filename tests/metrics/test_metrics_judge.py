@@ -64,11 +64,12 @@ def test_numbers_repeat_whatever_the_global_stream_does(pictures: Pictures) -> N
         np.random.seed(seed)
         result = evaluate(
             wanted(), pictures[:100], pictures[100:150], pictures[150:200], CPU,
-            epochs={3: pictures[150:160]},
+            epochs={2: pictures[150:152], 3: pictures[150:153], 4: pictures[150:160]},
         )  # fmt: skip
         found.append((result.metrics(), result.epoch_rows(), result.swd_rows()))
     assert found[0] == found[1]
-    assert [row[0] for row in found[0][1]] == [3]
+    assert [row[0] for row in found[0][1]] == [3, 4], "two pictures have no KID"
+    assert np.isfinite(found[0][1]).all()
     assert [row[0] for row in found[0][2]] == [16, 32]
 
 

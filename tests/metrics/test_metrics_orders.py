@@ -145,18 +145,20 @@ def test_the_closest_pairs_are_the_copies_and_where_they_come_from(judged: Judge
 
 
 @pytest.mark.shared
-def test_a_digit_that_is_missing_is_noticed(shared: Path, wanted: EvaluateSettings) -> None:
+def test_a_digit_that_is_missing_is_noticed(
+    shared: Path, wanted: EvaluateSettings, tmp_path: Path
+) -> None:
     files = [shared / f"data/mnist/t10k-{of}-ubyte.gz" for of in ("images-idx3", "labels-idx1")]
     read = list(itertools.islice(read_mnist(files), 2400))
     digits = np.stack([digit for _, digit in read])[..., None]
     labels = np.array([int(name.split("/")[1]) for name, _ in read])
     fresh, kinds = digits[1200:], labels[1200:]
     training, held_out = digits[:800], digits[800:1200]
-    wanted = wanted.model_copy(update={"samples": 400})
+    wanted, cache = wanted.model_copy(update={"samples": 400}), FeatureCache(tmp_path)
 
     def numbers(digits: Pictures) -> dict[str, Any]:
         chosen = np.resize(digits, (400, 28, 28, 1))
-        return evaluate(wanted, training, held_out, chosen, CPU).metrics()
+        return evaluate(wanted, training, held_out, chosen, CPU, cache=cache).metrics()
 
     every, no_one, only_one = numbers(fresh), numbers(fresh[kinds != 1]), numbers(fresh[kinds == 1])
     for name in ("recall", "coverage"):

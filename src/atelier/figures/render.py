@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from atelier.errors import AtelierError
 from atelier.figures.captions import caption, captioned
@@ -63,6 +64,7 @@ def render(
     target: Path,
     report: Report = silent,
     classes: Sequence[str] = (),
+    nearest: Path | None = None,
 ) -> Rendered:
     """Show a training in a folder of files.
 
@@ -80,6 +82,8 @@ def render(
         report: told the montages and frames of the film done.
         classes: names of what the samples show, each as many as the next and in this order: a
             row of the montages for each, instead of ``settings.columns``.
+        nearest: a PNG file that the report page shows: generated pictures beside the training
+            pictures that are nearest to them.
 
     Returns:
         What was written.
@@ -94,6 +98,7 @@ def render(
     last = max(files)
     shown = {e: path for e, path in files.items() if e % settings.every == 0 or e == last}
     augmented = _augmented(settings, samples / "augmented.npy")
+    pairs = _read_png(nearest) if nearest else None
     rendered = Rendered.of(shown, steps, augmented is not None)
     generated = _read_samples(files[last])
     if classes:
@@ -120,6 +125,7 @@ def render(
             curves=folder / rendered.curves,
             comparison=comparison,
             augmented=augmented,
+            nearest=pairs,
             metrics=metrics,
             parameters=parameters,
         )
@@ -223,6 +229,17 @@ def _augmented(settings: RenderSettings, path: Path) -> NDArray[np.uint8] | None
         ) from None
     told = "As it is, and as the discriminator may see it"
     return np.vstack([caption(told, pictures.shape[1]), pictures])
+
+
+def _read_png(path: Path) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError) as error:  # the latter of a damaged PNG
+        raise AtelierError(
+            f"{path.name} cannot be read as a picture ({type(error).__name__}); run the evaluate"
+            " stage again."
+        ) from None
 
 
 def _comparison(

@@ -33,6 +33,7 @@ def report_page(
     metrics: Mapping[str, Any],
     parameters: Mapping[str, Any],
     augmented: NDArray[np.uint8] | None = None,
+    nearest: NDArray[np.uint8] | None = None,
 ) -> None:
     """Write the report page, with everything that it shows inside it.
 
@@ -53,6 +54,7 @@ def report_page(
             out: they can be longer than all the rest.
         parameters: settings, nested by section.
         augmented: uint8 [H, W, 3], pictures as the discriminator saw them.
+        nearest: uint8 [H, W, 3], generated pictures beside their nearest in the training.
 
     Raises:
         ValueError: there is no montage.
@@ -70,6 +72,7 @@ def report_page(
         curves=_embedded(curves, "image/png"),
         comparison=_webp(comparison),
         augmented=None if augmented is None else _webp(augmented),
+        nearest=None if nearest is None else _webp(nearest),
         metrics=_groups(metrics, leave_out=list),
         parameters=_groups(parameters),
     )

@@ -76,8 +76,8 @@ def _color(pictures: Tensor, chances: Tensor) -> Tensor:
 def _translation(pictures: Tensor, chances: Tensor) -> Tensor:
     """Shift by whole pixels; what comes in is grey (0).
 
-    As two products with shifted unit matrices: exact, and with a gradient that does not hang on
-    the order of sums, which that of indexing does on a GPU.
+    As two products with shifted unit matrices: exact (but for tf32, which rounds), and with a
+    gradient that does not hang on the order of sums, which that of indexing does on a GPU.
     """
     down, right = (
         _shift_matrix(side, column)

@@ -96,14 +96,14 @@ def _penalty(
     One of every n-th step weighs n times as much (lazy regularisation; Karras et al. 2020,
     "Analyzing and improving the image quality of StyleGAN", section 3.1).
     """
-    settings, judge = gan.settings, partial(gan.discriminator, labels=labels)
+    settings, critic = gan.settings, partial(gan.discriminator, labels=labels)
     total = real.new_zeros(())
     if settings.r1:
-        total = total + settings.r1 * zero_centred(judge, real)
+        total = total + settings.r1 * zero_centred(critic, real)
     if settings.r2:
-        total = total + settings.r2 * zero_centred(judge, fake)
+        total = total + settings.r2 * zero_centred(critic, fake)
     if settings.gradient_penalty:
-        between = one_centred(judge, real, fake, mixing(chances))
+        between = one_centred(critic, real, fake, mixing(chances))
         total = total + settings.gradient_penalty * between
     return total * settings.penalty_every
 

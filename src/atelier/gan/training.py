@@ -61,7 +61,8 @@ class Training:
                 and work on a part of them.
             labels: the class of each picture, int64 [N], from 0; used where ``settings`` are
                 ``conditional``.
-            judge: says how good pictures are, every ``settings.measure_every`` epochs.
+            judge: says how good pictures are, every ``settings.measure_every`` epochs and after
+                the last.
 
         Raises:
             AtelierError: the pictures do not fit a network, or are too few for one batch, or have
@@ -237,10 +238,9 @@ class Training:
     def _quality(self, epoch: int) -> float | None:
         """Ask the judge, where it is time to."""
         settings = self.settings
-        due = epoch == settings.epochs or (
-            settings.measure_every and epoch % settings.measure_every == 0
-        )
-        if self._judge is None or not due:
+        if self._judge is None:
+            return None
+        if epoch % settings.measure_every and epoch < settings.epochs:
             return None
         quality = self._judge(generate(self.gan.artist, self._judged))
         self.measured.add(epoch, quality, self.gan.artist)

@@ -73,7 +73,7 @@ def convert(
 
     The share ``held_out`` goes to ``held_out.npz`` beside ``target``, the rest to ``target``. Held
     out are the rows whose bytes have the lowest SHA-256: a choice that needs no seed, does not hang
-    on names or order, and puts copies of one picture on the same side (but at the border).
+    on names or order, and puts copies of one picture on the same side.
 
     Rows are in the raw pictures' order, whoever makes them. Memory holds, however
     many pictures there are: at most four files per worker, of 256 MiB together, and the next one
@@ -116,17 +116,27 @@ def convert(
             report(Progress(done, pictures.total, f"{len(rejected)} rejected"))
         if not names:
             raise AtelierError(_nothing_readable(rejected))
-        kept, held_out = _split(hashes, settings.held_out)
+        kept, held_out = split(hashes, settings.held_out)
         for file, places in ((temporary, kept), (temporary_held_out, held_out)):
             shape = (len(places), settings.image_size, settings.image_size, settings.channels)
             save_images(file, _again(spool, shape, places), shape, [names[i] for i in places])
     return Conversion(len(names) + len(rejected), len(names), len(held_out), tuple(rejected))
 
 
-def _split(hashes: list[bytes], share: float) -> tuple[list[int], list[int]]:
-    """Tell the places of the rows to learn from and of those held out, each in their order."""
+def split(hashes: list[bytes], share: float) -> tuple[list[int], list[int]]:
+    """Choose what is held out, at most ``share``.
+
+    Args:
+        hashes: of every row; copies have the same.
+        share: from 0 to 1.
+
+    Returns:
+        The places of the rows to learn from and of those held out, each in their order.
+    """
     ranked = sorted(range(len(hashes)), key=hashes.__getitem__)
     count = round(share * len(hashes))
+    while 0 < count < len(ranked) and hashes[ranked[count - 1]] == hashes[ranked[count]]:
+        count -= 1  # the border would part copies, of which training sees all or none
     return sorted(ranked[count:]), sorted(ranked[:count])
 
 

@@ -15,7 +15,7 @@ from atelier.metrics.cache import FeatureCache
 from atelier.metrics.diversity import diversity
 from atelier.metrics.extractors import WEIGHTS, build_extractor
 from atelier.metrics.fid import frechet_distance
-from atelier.metrics.kid import Kid, kernel_distance
+from atelier.metrics.kid import FEWEST_PICTURES, Kid, kernel_distance
 from atelier.metrics.neighbours import (
     NEIGHBOURS,
     Nearest,
@@ -183,7 +183,7 @@ def evaluate(
         device: where features are extracted.
         report: counts the steps.
         epochs: a few samples of each epoch, uint8 [n, H, W, C], for KID over the training. It is
-            unbiased, so that few do, but for its spread.
+            unbiased, so that few do, but for its spread; fewer than three have none.
         cache: where features of real pictures may be found, and are kept.
         weights: the folder of files of weights.
 
@@ -193,10 +193,8 @@ def evaluate(
     real = RealPictures.draw(settings, training, held_out)
     count = len(real.reference)
     generated = generated[:count]
-    extractor, cache = (
-        build_extractor(settings.features, settings.seed, weights),
-        cache or FeatureCache(),
-    )
+    extractor = build_extractor(settings.features, settings.seed, weights)
+    cache = cache or FeatureCache()
     report(Progress(0, 4, "features of real pictures"))
     reference = cache.features(extractor, real.reference, device)
     scale = extractor.scale(reference)
@@ -221,6 +219,7 @@ def evaluate(
     by_epoch = {
         number: kernel_distance(reference, scale(extractor(samples, device)))
         for number, samples in (epochs or {}).items()
+        if len(samples) >= FEWEST_PICTURES
     }
     found = nearest(made, seen)
     result = Evaluation(

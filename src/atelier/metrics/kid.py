@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+FEWEST_PICTURES = 3  # pictures of each kind, for the error to be known
 _ROWS = 1024  # of a kernel matrix at a time; bounds the memory
 
 
@@ -30,8 +31,8 @@ def kernel_distance(real: Tensor, generated: Tensor) -> Kid:
     sets that are alike the jackknife's is up to twice too large.
 
     Args:
-        real: [N, D] float features, N at least 3.
-        generated: [M, D] float features, M at least 3.
+        real: [N, D] float features, N at least :data:`FEWEST_PICTURES`.
+        generated: [M, D] float features, M likewise.
     """
     real, generated = real.double(), generated.double()
     n, m = len(real), len(generated)
