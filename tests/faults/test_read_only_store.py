@@ -59,6 +59,7 @@ def test_read_only_from_the_start_sync_delivers_it_once_it_can_be_written(
     assert "evaluate.kid" in parent.data.metrics
 
 
+@pytest.mark.slow
 def test_read_only_in_the_middle_the_next_run_delivers_it_first(
     ready: Project, freeze: Callable[[Path], None]
 ) -> None:
@@ -84,6 +85,7 @@ def test_read_only_in_the_middle_the_next_run_delivers_it_first(
     assert parent.data.tags["restored.train"] == train.info.run_id, "delivered in order"
 
 
+@pytest.mark.slow
 def test_a_deliverer_at_work_goes_on_by_itself(
     tmp_path: Path, freeze: Callable[[Path], None]
 ) -> None:

@@ -108,11 +108,10 @@ def test_every_run_is_tagged_with_the_hashes_of_dvc_lock_and_where_it_ran(
         assert "cores" in tags["machine"]
         assert "torch 2" in tags["versions"]
     train = children(store, parents[0])["train"]
-    (images,) = train.inputs.dataset_inputs
-    assert (images.dataset.name, images.dataset.digest) == (
-        "data/images.npz",
-        recorded["convert"]["data/images.npz"],
-    )
+    read = {one.dataset.name: one.dataset.digest for one in train.inputs.dataset_inputs}
+    assert read == {
+        name: recorded["convert"][name] for name in ("data/images.npz", "data/held_out.npz")
+    }
     assert children(store, parents[1])["render"].data.tags["git.dirty"] == "true"
 
 
