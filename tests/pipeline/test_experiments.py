@@ -80,7 +80,11 @@ def plots(project: Project, folder: Path, *command: str) -> tuple[dict[str, Any]
     for name in pictures:
         with Image.open(folder / "static" / name) as image:
             image.verify()
-    return {name: json.loads(spec)["data"]["values"] for name, spec in curves}, pictures
+    specs = {name: json.loads(spec) for name, spec in curves}
+    # A curve without a point, such as of epochs that were not measured, has no data.
+    return {
+        name: spec["data"]["values"] for name, spec in specs.items() if "data" in spec
+    }, pictures
 
 
 def values(rows: list[dict[str, str]], revision: str, column: str) -> list[float]:
