@@ -115,7 +115,7 @@ def asked_by_default(client: "MlflowClient") -> Iterator[None]:
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)  # None takes it back
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None takes it back
 
 
 def in_short(error: Exception) -> str:
