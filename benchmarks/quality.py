@@ -3,10 +3,11 @@
 Every preset is trained on the same pictures, a zip or tar of your own, once for each seed, by the
 chain itself in a temporary clone, and judged by the random features and, where a file of weights is
 given, by that VGG19's as well. Presets take turns, so that what else the machine does meets both.
-Numbers and times are read from the MLflow runs.
+Numbers and times are read from the MLflow runs. What one part of a preset brings is seen by
+changing it: "best64 train.ema=0" is that preset without the average.
 
-Usage: python benchmarks/quality.py ARCHIVE [--presets celeba64 best64] [--seeds 1 2 3]
-       [--weights FILE] [--json]
+Usage: python benchmarks/quality.py ARCHIVE [--presets celeba64 best64 ["best64 train.ema=0" ...]]
+       [--seeds 1 2 3] [--weights FILE] [--json]
 """
 
 import argparse
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from command import show
+from ruamel.yaml import YAML
 
 from atelier.tracking.store import existing_store, quiet_environment
 
@@ -32,8 +34,10 @@ def judge(project: Any, archive: Path, preset: str, seed: int, features: str) ->
     """Train and evaluate, as far as that is not done already; return numbers and seconds."""
     with archive.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    project.run("atelier", "preset", preset)
-    values = {"download.source": "archive", "train.seed": seed, "evaluate.features": features}
+    name, *changes = preset.split()
+    project.run("atelier", "preset", name)
+    values = {key: read_value(value) for key, value in (one.split("=") for one in changes)}
+    values |= {"download.source": "archive", "train.seed": seed, "evaluate.features": features}
     values |= {"download.archive.location": str(archive), "download.archive.sha256": sha256}
     project.set(**values)
     python = Path(sys.executable).parent
@@ -41,6 +45,11 @@ def judge(project: Any, archive: Path, preset: str, seed: int, features: str) ->
     subprocess.run([python / "dvc", "repro", "evaluate"], cwd=project.folder, check=True)
     project.delivered()
     return numbers(project.folder)
+
+
+def read_value(written: str) -> Any:
+    """Read a setting as ``params.yaml`` would."""
+    return YAML(typ="safe").load(written)
 
 
 def numbers(folder: Path) -> dict[str, float]:
