@@ -19,14 +19,14 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.gan.step import STATISTICS
     from atelier.gan.training import Training
     from atelier.images.dataset import load_images
-    from atelier.metrics.judge import Judge
+    from atelier.metrics.judge import judge_of
 
     wanted, images, unseen = settings.train, load_images(IMAGES), load_images(HELD_OUT, True)
     labels = images.classes()[1] if wanted.conditional else None
     table, doctor = history.History(), health.Health(wanted.loss)
     with ranks.joined(settings.runtime.device) as (rank, device):
-        asked = wanted.measure_every and rank.number == 0
-        judge = Judge(settings.judging, unseen.pixels, device) if asked else None
+        judged = (settings, unseen.pixels, device, run.warn)
+        judge = judge_of(*judged) if rank.number == 0 else None
         training = Training(wanted, images.pixels, device, rank, labels, judge)
         if rank.number > 0:
             resume.follow(training)

@@ -25,6 +25,7 @@ TINY: dict[str, Any] = {
     "train.generator_width": 4,
     "train.discriminator_width": 4,
     "train.samples": 9,
+    "train.measure_every": 0,
     "evaluate.samples": 24,
     "render.columns": 3,
     "render.tile": 16,

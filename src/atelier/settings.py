@@ -447,9 +447,9 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _something_to_measure_by(self) -> "Settings":
-        if self.train.measure_every and not self.convert.held_out:
+        if self.train.keep == "best" and not self.convert.held_out:
             raise ValueError(
-                "train.measure_every needs pictures that training does not see; set"
+                "train.keep: best needs pictures that training does not see; set"
                 " convert.held_out to a share of them, such as 0.1"
             )
         return self

@@ -271,7 +271,7 @@ def test_classes_that_cannot_be_are_refused(
         ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing is of loss: bce"),
         ({"network": "mlp", "generator_blocks": "residual"}, "set generator_blocks and"),
         ({"discriminator_blocks": "residual"}, "set discriminator_norm to false"),
-        ({"keep": "best"}, "set measure_every to 1 or more"),
+        ({"keep": "best", "measure_every": 0}, "set measure_every to 1 or more"),
         ({"spectral_norm": True}, "undoes what spectral_norm divides by; set discriminator_norm"),
         ({"dropout": 0.3}, "dropout is of network: mlp; set it to 0"),
         ({"penalty_every": 4}, "penalty_every has no penalty to apply; set it to 1"),
@@ -289,8 +289,8 @@ def test_settings_that_exclude_one_another_are_refused(
 def test_epochs_are_measured_by_pictures_that_are_held_out(
     make_settings: Callable[..., Settings],
 ) -> None:
-    with pytest.raises(AtelierError, match=r"params.yaml: train.measure_every needs pictures"):
-        make_settings(train={"measure_every": 1}, convert={"held_out": 0.0})
+    with pytest.raises(AtelierError, match=r"params.yaml: train.keep: best needs pictures"):
+        make_settings(train={"measure_every": 1, "keep": "best"}, convert={"held_out": 0.0})
     changes = {"measure_with": "inception", "measure_samples": 100, "seed": 7}
     settings = make_settings(train=changes, evaluate={"samples": 999})
     judging = settings.judging

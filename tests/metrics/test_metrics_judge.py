@@ -1,6 +1,7 @@
 """The judge that training asks, what is drawn of the real pictures, and features that are kept."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from atelier.metrics.cache import FeatureCache
 from atelier.metrics.evaluate import RealPictures, evaluate
 from atelier.metrics.extractors import build_extractor
 from atelier.metrics.features import Extractor
-from atelier.metrics.judge import Judge
-from atelier.settings import EvaluateSettings
+from atelier.metrics.judge import Judge, judge_of
+from atelier.settings import EvaluateSettings, Settings
 
 CPU = torch.device("cpu")
 Pictures = NDArray[np.uint8]
@@ -37,6 +38,24 @@ def test_a_judge_gives_the_kid_of_the_evaluation_time_after_time(pictures: Pictu
     result = evaluate(wanted(), training, held_out, made, CPU).metrics()
     assert judge(made) == judge(made) == pytest.approx(result["kid"], rel=1e-5)
     assert judge(pictures[300:420]) < judge(made) < judge(np.zeros_like(made))
+
+
+def test_epochs_are_measured_where_enough_pictures_are_held_out(
+    pictures: Pictures, make_settings: Callable[..., Settings]
+) -> None:
+    told: list[str] = []
+
+    def asked(count: int, **train: Any) -> Judge | None:
+        settings = make_settings(train={"measure_every": 1, **train})
+        return judge_of(settings, pictures[:count], CPU, told.append)
+
+    assert asked(16) is not None
+    assert asked(16, measure_every=0) is None
+    assert not told
+    assert asked(15) is None
+    assert told == ["epochs are not measured: 15 pictures are held out, and 16 needed"]
+    with pytest.raises(AtelierError, match="15 pictures are held out, too few to measure"):
+        asked(15, keep="best")
 
 
 def test_held_out_pictures_are_the_reference_where_there_are_enough(pictures: Pictures) -> None:

@@ -1,5 +1,6 @@
 """A quick judge of a generator while it trains."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,34 @@ from atelier.errors import AtelierError
 from atelier.metrics.cache import FeatureCache
 from atelier.metrics.extractors import WEIGHTS, build_extractor
 from atelier.metrics.kid import kernel_distance
-from atelier.settings import EvaluateSettings
+from atelier.settings import EvaluateSettings, Settings
 
 _FEWEST = 16
+
+
+def judge_of(
+    settings: Settings,
+    real: NDArray[np.uint8],
+    device: torch.device,
+    warn: Callable[[str], None],
+) -> "Judge | None":
+    """Build the judge that ``train.measure_every`` asks for.
+
+    Args:
+        settings: all of them.
+        real: the pictures that are held out, uint8 [N, H, W, C].
+        device: where features are extracted.
+        warn: takes a sentence where there are too few pictures; epochs are not measured then.
+
+    Raises:
+        AtelierError: as :class:`Judge`; too few pictures are one only with ``keep: best``.
+    """
+    if not settings.train.measure_every:
+        return None
+    if len(real) < _FEWEST and settings.train.keep == "last":
+        warn(f"epochs are not measured: {len(real)} pictures are held out, and {_FEWEST} needed")
+        return None
+    return Judge(settings.judging, real, device)
 
 
 class Judge:
@@ -45,7 +71,7 @@ class Judge:
         if len(real) < _FEWEST:
             raise AtelierError(
                 f"{len(real)} pictures are held out, too few to measure epochs by; raise"
-                " convert.held_out, or set train.measure_every to 0."
+                " convert.held_out, or set train.keep to last."
             )
         order = np.random.default_rng(settings.seed).permutation(len(real))[: settings.samples]
         chosen = real[np.sort(order)]
