@@ -2,10 +2,10 @@
 
 The reference is the tutorial's loop in our own words: float32, five waits for the device in a
 step, binary cross entropy after a sigmoid, the discriminator's weight gradients computed in the
-generator's step as well. Both train networks of the same layers on the same random pictures with
-the same batches; they take turns in one process, and each turn is timed between its first and
-last step. The reference reads from memory, or with --folder 1 JPEGs of a folder by two workers,
-as the tutorial does. The limit is the rate of large matrix products in bfloat16 (float32 where the
+generator's step as well. Both train networks of the same layers on the same random pictures, in
+batches of the same size; they take turns, each in a process of its own as it would be used, and
+each turn is timed between its first and last step. The reference reads from memory, or with
+--folder 1 JPEGs of a folder by two workers, as the tutorial does. The limit is the rate of large matrix products in bfloat16 (float32 where the
 hardware has no bfloat16), measured in the same run; the counted work is that of all convolutions.
 
 Usage: python benchmarks/train.py [--side 64] [--batch 128] [--steps 8] [--rounds 5]
@@ -15,7 +15,8 @@ Usage: python benchmarks/train.py [--side 64] [--batch 128] [--steps 8] [--round
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -31,17 +32,17 @@ from atelier.gan.networks import Architecture, build
 from atelier.gan.precision import choose_precision
 from atelier.gan.step import train_step
 from atelier.gan.training import Training
-from atelier.hardware import choose_device
-from atelier.settings import TrainSettings, load
+from atelier.hardware import choose_device, keep_freed_memory
+from atelier.presets import preset_values
+from atelier.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def settings_of(batch: int, precision: str) -> TrainSettings:
-    """The tutorial's networks: 64 channels, latents of 100."""
-    wanted = {"generator_width": 64, "discriminator_width": 64, "epochs": 1, "samples": 1}
-    wanted |= {"batch_size": batch, "precision": precision}
-    return load(ROOT / "params.yaml").train.model_copy(update=wanted)
+    """The tutorial's networks, 64 maps and latents of 100; as many epochs as there are turns."""
+    tutorial = preset_values("celeba64", ROOT / "presets")["train"]
+    return TrainSettings(**tutorial | {"batch_size": batch, "precision": precision, "epochs": 999})
 
 
 def wait(device: torch.device) -> None:
@@ -53,16 +54,16 @@ def wait(device: torch.device) -> None:
 class Reference:
     """The tutorial's loop."""
 
-    def __init__(
-        self, arch: Architecture, device: torch.device, batches: DataLoader[list[Tensor]]
-    ) -> None:
+    def __init__(self, settings: TrainSettings, pixels: np.ndarray, folder: Path | None) -> None:
+        device, arch = choose_device("auto"), architecture(settings, pixels)
         generator, discriminator = build(arch, 1)
         self.netG = generator.to(device)
         self.netD = nn.Sequential(discriminator, nn.Sigmoid()).to(device)
         self.criterion = nn.BCELoss()
         self.optimizerG = torch.optim.Adam(self.netG.parameters(), lr=2e-4, betas=(0.5, 0.999))
         self.optimizerD = torch.optim.Adam(self.netD.parameters(), lr=2e-4, betas=(0.5, 0.999))
-        self.device, self.batches, self.latent_size = device, batches, arch.latent_size
+        self.batches = loader(pixels, settings.batch_size, device, folder)
+        self.device, self.latent_size = device, arch.latent_size
 
     def turn(self) -> float:
         """Train an epoch; return the pictures a second between its first and last step."""
@@ -104,12 +105,11 @@ class Reference:
 class Ours:
     """The training of the train stage."""
 
-    def __init__(
-        self, settings: TrainSettings, pixels: np.ndarray, device: torch.device, steps: int
-    ) -> None:
-        # As many epochs as there are turns, and more: each turn takes one.
-        self.training = Training(settings.model_copy(update={"epochs": 999}), pixels, device)
-        self.device, self.steps, self.times = device, steps, dict[int, float]()
+    def __init__(self, settings: TrainSettings, pixels: np.ndarray, _: Path | None) -> None:
+        keep_freed_memory()
+        self.device, self.times = choose_device("auto"), dict[int, float]()
+        self.training = Training(settings, pixels, self.device)
+        self.steps = self.training.steps_per_epoch
         self.epochs = self.training.run(after_step=self.note)
 
     def note(self) -> None:
@@ -153,6 +153,11 @@ def loader(
     return DataLoader(datasets.ImageFolder(str(folder), prepare), batch, True, num_workers=2)
 
 
+def architecture(settings: TrainSettings, pixels: np.ndarray) -> Architecture:
+    """Describe the networks for these pictures."""
+    return Architecture.of(settings, pixels.shape[1], pixels.shape[3])
+
+
 def work_of(settings: TrainSettings, arch: Architecture) -> float:
     """Floating point operations of a step, for each picture."""
     fp32 = settings.model_copy(update={"precision": "fp32"})
@@ -163,12 +168,26 @@ def work_of(settings: TrainSettings, arch: Architecture) -> float:
     return counter.get_total_flops() / 2
 
 
-def turns(rounds: int, programs: list[Callable[[], float]]) -> Iterator[list[float]]:
-    """Let programs take turns; the first round warms up."""
-    for number in range(rounds + 1):
-        measured = [program() for program in programs]
-        if number:
-            yield measured
+class Turns:
+    """A program in a process of its own, which waits between its turns."""
+
+    def __init__(self, make: type, *given: object) -> None:
+        self.pool = ProcessPoolExecutor(1, get_context("spawn"), begin, (make, *given))
+
+    def take(self) -> float:
+        """Let it take a turn; return pictures a second."""
+        return self.pool.submit(turn).result()
+
+
+def begin(make: type, *given: object) -> None:
+    """Make the program of this process."""
+    global program
+    program = make(*given)
+
+
+def turn() -> float:
+    """Take a turn with the program of this process."""
+    return program.turn()
 
 
 def main() -> None:
@@ -177,14 +196,13 @@ def main() -> None:
     device = choose_device("auto")
     settings = settings_of(given.batch, "fp32" if given.fp32 else "auto")
     count = given.batch * given.steps
-    arch = Architecture.of(settings, given.side, 3)
     small = np.random.default_rng(1).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
     pixels = small.repeat(given.side // 8, axis=1).repeat(given.side // 8, axis=2)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) if given.folder else None
-        reference = Reference(arch, device, loader(pixels, given.batch, device, folder))
-        ours = Ours(settings, pixels, device, given.steps)
-        measured = list(turns(given.rounds, [reference.turn, ours.turn]))
+        programs = [Turns(make, settings, pixels, folder) for make in (Reference, Ours)]
+        # The first round warms up.
+        measured = [[each.take() for each in programs] for _ in range(given.rounds + 1)][1:]
     theirs, mine = (statistics.median(column) for column in zip(*measured, strict=True))
     precision = choose_precision(settings.precision, device)
     limit = products_per_second(device, torch.bfloat16 if precision == "bf16" else torch.float32)
@@ -194,7 +212,7 @@ def main() -> None:
         "reference": round(theirs, 1),
         "ours": round(mine, 1),
         "ratio": round(statistics.median(b / a for a, b in measured), 2),
-        "limit_share": round(mine * work_of(settings, arch) / limit, 3),
+        "limit_share": round(mine * work_of(settings, architecture(settings, pixels)) / limit, 3),
         "precision": precision,
         "matrix_products_per_second": f"{limit:.3g}",
     }

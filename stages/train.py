@@ -25,8 +25,7 @@ def main(settings: Settings, run: Run) -> None:
     labels = images.classes()[1] if wanted.conditional else None
     table, doctor = history.History(), health.Health(wanted.loss)
     with ranks.joined(settings.runtime.device) as (rank, device):
-        judged = (settings, unseen.pixels, device, run.warn)
-        judge = judge_of(*judged) if rank.number == 0 else None
+        judge = judge_of(settings, unseen.pixels, device, run.warn) if rank.number == 0 else None
         training = Training(wanted, images.pixels, device, rank, labels, judge)
         if rank.number > 0:
             resume.follow(training)

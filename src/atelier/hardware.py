@@ -1,5 +1,10 @@
 """What the work runs on, and what that can do."""
 
+import ctypes
+import sys
+from collections.abc import Mapping
+from functools import cache
+
 import torch
 
 from atelier.errors import AtelierError
@@ -7,6 +12,10 @@ from atelier.errors import AtelierError
 # Multiply-accumulate on bfloat16 in the processor itself; elsewhere it is imitated, and slow.
 _CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16")
 _AMPERE = (8, 0)
+
+
+# Of malloc.h, with values that no tensor of a step reaches.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = (-1, 2**31 - 1), (-3, 2**30)
 
 
 def choose_device(name: str) -> torch.device:
@@ -40,5 +49,26 @@ def native_bf16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= _AMPERE
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return device.type == "cpu" and any(capabilities.get(name) for name in _CPU_BF16)
+    return device.type == "cpu" and any(_capabilities().get(name) for name in _CPU_BF16)
+
+
+def multiplies_tiles() -> bool:
+    """Whether the processor multiplies tiles of bfloat16 (AMX), many times as fast as vectors."""
+    return bool(_capabilities().get("amx_bf16"))
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, for what it needs next.
+
+    glibc returns large blocks to the system, which hands them out again page by page, zeroed: for
+    a training on a CPU a tenth of every step. Where there is no glibc, nothing is done.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(*_MMAP_THRESHOLD)
+        mallopt(*_TRIM_THRESHOLD)
+
+
+@cache
+def _capabilities() -> Mapping[str, object]:
+    """What the processor can do, by torch's names; nothing where torch does not say."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from atelier.gan import products
-from atelier.gan.products import Doubling, Halving
+from atelier.gan.products import Closing, Doubling, Halving, Opening
 
 LARGER, SMALLER, WEIGHT = (3, 5, 8, 8), (3, 7, 4, 4), (7, 5, 4, 4)
 
@@ -29,21 +29,52 @@ def test_four_products_are_a_transposed_convolution() -> None:
     assert torch.autograd.gradcheck(products._Double.apply, (x, weight))
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_a_layer_in_bfloat16_is_as_near_to_float32_as_torchs_own(bias: bool) -> None:
+@pytest.fixture
+def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products are faster on this processor, whichever it is."""
+    monkeypatch.setattr(products, "multiplies_tiles", lambda: True)
+
+
+LAYERS = {
+    "opening": (lambda: Opening(32, 16), (32, 32, 1, 1)),
+    "doubling": (lambda: Doubling(32, 16), (32, 32, 4, 4)),
+    "halving": (lambda: Halving(32, 16, bias=False), (32, 32, 8, 8)),
+    "halving with biases": (lambda: Halving(32, 16, bias=True), (32, 32, 8, 8)),
+    "closing": (lambda: Closing(32, 5, 4, bias=True), (32, 32, 4, 4)),
+    "closing on three": (lambda: Closing(32, 1, 3, bias=False), (32, 32, 3, 3)),
+}
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_in_bfloat16_is_as_near_to_float32_as_torchs_own(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     torch.manual_seed(1)
-    layer = Halving(32, 16, bias=bias)
-    x = torch.randn(4, 32, 8, 8).to(memory_format=torch.channels_last)
-    exact = layer(x)
+    make, shape = LAYERS[name]
+    layer = make().to(memory_format=torch.channels_last)
+    x = torch.randn(shape).to(memory_format=torch.channels_last).requires_grad_()
+
+    def computed() -> tuple[torch.Tensor, ...]:
+        made = layer(x)
+        slopes = torch.linspace(-1, 1, made.numel()).view_as(made)
+        return made, *torch.autograd.grad((made.float() * slopes).sum(), [x, *layer.parameters()])
+
+    exact = computed()
     with torch.autocast("cpu", torch.bfloat16):
-        ours = layer(x)
-        theirs = F.conv2d(x, layer.weight, layer.bias, 2, 1)
-    assert ours.dtype == torch.bfloat16
-    error, usual = ((got - exact).abs().max() for got in (ours, theirs))
-    assert error <= 1.5 * usual
+        ours = computed()
+        monkeypatch.setattr(products, "multiplies_tiles", lambda: False)
+        theirs = computed()
+    assert ours[0].dtype == torch.bfloat16
+    for true, got, usual in zip(exact, ours, theirs, strict=True):
+        assert got.shape == true.shape
+        assert (got - true).norm() <= 1.5 * (usual - true).norm()
 
 
-def test_only_small_maps_under_autocast_are_products(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("tiles")
+def test_only_many_small_squares_under_autocast_are_products(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     met: list[torch.Size] = []
 
     def note(x: torch.Tensor) -> torch.Tensor:
@@ -53,11 +84,19 @@ def test_only_small_maps_under_autocast_are_products(monkeypatch: pytest.MonkeyP
     windows = products.windows
     monkeypatch.setattr(products, "windows", note)
     halving, doubling = Halving(4, 4, bias=False), Doubling(4, 4)
-    small, large = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 16, 16)
+    small, large, oblong = (torch.randn(32, 4, *size) for size in ((8, 8), (16, 16), (4, 8)))
     halving(small)
     with torch.autocast("cpu", torch.bfloat16):
-        halving(large)
+        for x in (large, oblong, small[:31], small[:0], small[:, :, :7, :7]):
+            assert halving(x).shape == (len(x), 4, x.shape[2] // 2, x.shape[3] // 2)
         assert not met
         halving(small)
         assert doubling(small).shape == large.shape
     assert met == [small.shape]
+
+
+def test_a_second_derivative_is_refused_instead_of_wrong() -> None:
+    x, weight = _double(*LARGER), _double(*WEIGHT)
+    made = products._Halve.apply(x, weight).sum()
+    with pytest.raises(RuntimeError, match="first derivatives only; compute in float32"):
+        torch.autograd.grad(made, x, create_graph=True)

@@ -23,7 +23,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from atelier.errors import AtelierError
 from atelier.gan.blocks import Growing, Shrinking, keep_scale, normalised, upsampled
-from atelier.gan.products import Doubling, Halving
+from atelier.gan.products import Closing, Doubling, Halving, Opening
 from atelier.settings import ConvertSettings, NetworkSettings
 
 SIZES: tuple[int, ...] = get_args(ConvertSettings.model_fields["image_size"].annotation)
@@ -223,7 +223,7 @@ def _growing(arch: Architecture) -> list[nn.Module]:
     sides = _sides(arch.image_size)
     layers: list[nn.Module] = [
         nn.Unflatten(1, (arch.inputs, 1, 1)),
-        nn.ConvTranspose2d(arch.inputs, maps[0], _SMALLEST, 1, 0, bias=False),
+        Opening(arch.inputs, maps[0]),
     ]
     if arch.generator_blocks == "residual":
         return [*layers, *_growing_blocks(arch, [*maps[:-1], maps[-2]], sides)]
@@ -281,7 +281,7 @@ def _shrinking(arch: Architecture) -> list[nn.Module]:
         layers.append(nn.LeakyReLU(_SLOPE))
     logits = max(1, arch.classes)
     if arch.discriminator_head == "convolution":
-        return [*layers, nn.Conv2d(widths[-1], logits, side, 1, 0, bias=not norm)]
+        return [*layers, Closing(widths[-1], logits, side, bias=not norm)]
     head = nn.Linear(widths[-1] * side * side, arch.head_size)
     leaky = nn.LeakyReLU(_SLOPE, inplace=True)
     return [*layers, nn.Flatten(), head, leaky, nn.Linear(arch.head_size, logits)]

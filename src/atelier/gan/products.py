@@ -1,10 +1,10 @@
-"""Convolutions that halve or double a side, as matrix products where a CPU does these faster.
+"""The dcgan's convolutions of small maps, as matrix products where a CPU does these faster.
 
-Of maps of 8x8 pixels and fewer in bfloat16, oneDNN's convolutions reach a fifth of the rate of its
-products, and their weights' gradients a twentieth. Here the windows of a map become the rows of a
-matrix (Chellapilla, Puri and Simard 2006, "High performance convolutional neural networks for
-document processing"), which with channels last is a copy of long runs. Everywhere else, and in
-float32 always, they are torch's own. Numbers differ by rounding alone.
+On a CPU that multiplies tiles of bfloat16 (AMX), oneDNN's convolutions of maps of 8x8 pixels and
+fewer reach a fifth of the rate of its products, and their weights' gradients a twentieth. Here the
+windows of a map become the rows of a matrix (Chellapilla, Puri and Simard 2006, "High performance
+convolutional neural networks for document processing"), which with channels last is a copy of
+long runs. Everywhere else, and in float32 always, they are torch's own. Numbers differ by rounding.
 """
 
 from typing import Any
@@ -13,7 +13,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atelier.hardware import multiplies_tiles
+
 _MOST_PIXELS = 64  # of the larger map; beyond, torch's own are as fast
+_FEWEST = 32  # pictures in a batch; below, the weights' gradients cost more than they save
+
+
+class Opening(nn.ConvTranspose2d):
+    """The generator's first maps: latents [B, D, 1, 1] to [B, C, 4, 4]."""
+
+    def __init__(self, inputs: int, maps: int) -> None:
+        super().__init__(inputs, maps, 4, 1, 0, bias=False)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Convolve; ``output_size`` is what it is anyway."""
+        if not _pays(x, 4):
+            return super().forward(x, output_size)
+        return _to_maps((x.flatten(1) @ _as_rows(self.weight)).view(-1, self.weight.shape[1]), 4)
+
+
+class Closing(nn.Conv2d):
+    """The discriminator's verdict: a kernel as large as the maps, [B, C, h, h] to [B, K, 1, 1]."""
+
+    def __init__(self, maps: int, logits: int, side: int, bias: bool) -> None:
+        super().__init__(maps, logits, side, 1, 0, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve."""
+        if not _pays(x, x.shape[2]):
+            return super().forward(x)
+        logits = F.linear(_as_rows(x), _as_rows(self.weight), self.bias)
+        return logits[:, :, None, None]
 
 
 class Halving(nn.Conv2d):
@@ -24,7 +54,7 @@ class Halving(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve."""
-        if not _pays(x, 1):
+        if not _pays(x, x.shape[2]) or x.shape[2] % 2:
             return super().forward(x)
         halved: Tensor = _Halve.apply(x.bfloat16(), self.weight.bfloat16())
         return halved if self.bias is None else halved + self.bias.bfloat16()[:, None, None]
@@ -38,16 +68,17 @@ class Doubling(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve; ``output_size`` is what it is anyway."""
-        if not _pays(x, 4):
+        if not _pays(x, 2 * x.shape[2]):
             return super().forward(x, output_size)
         doubled: Tensor = _Double.apply(x.bfloat16(), self.weight.bfloat16())
         return doubled
 
 
-def _pays(x: Tensor, times: int) -> bool:
-    """Whether the larger map, which has so many ``times`` the pixels of ``x``, is small enough."""
-    small = times * x.shape[2] * x.shape[3] <= _MOST_PIXELS and not x.shape[2] % 2
-    return small and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+def _pays(x: Tensor, side: int) -> bool:
+    """Whether a product is faster: many small squares, of this side where they are larger."""
+    if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or not multiplies_tiles():
+        return False
+    return len(x) >= _FEWEST and x.shape[2] == x.shape[3] and side**2 <= _MOST_PIXELS
 
 
 class _Halve(torch.autograd.Function):
@@ -61,6 +92,7 @@ class _Halve(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        _refuse_a_second_derivative()
         rows, weight = ctx.saved_tensors
         to_x, to_weight = ctx.needs_input_grad
         return (
@@ -79,6 +111,7 @@ class _Double(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        _refuse_a_second_derivative()
         x, weight = ctx.saved_tensors
         to_x, to_weight = ctx.needs_input_grad
         rows = windows(gradient)
@@ -86,6 +119,12 @@ class _Double(torch.autograd.Function):
             _to_maps(rows @ _as_rows(weight).T, x.shape[2]) if to_x else None,
             _to_weight(_pixels(x).T @ rows) if to_weight else None,
         )
+
+
+def _refuse_a_second_derivative() -> None:
+    """Gradients are enabled in a backward pass where it is going to be differentiated itself."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("these products have first derivatives only; compute in float32")
 
 
 def windows(x: Tensor) -> Tensor:
@@ -132,7 +171,7 @@ def spread(x: Tensor, weight: Tensor) -> Tensor:
             # The farther pixel is met by the kernel's later weight.
             kernel = weight[:, :, [3 - down, 1 - down]][:, :, :, [3 - right, 1 - right]]
             product = rows @ kernel.permute(2, 3, 0, 1).reshape(4 * channels, -1)
-            larger[:, down::2, right::2] = product.view(*size[:3], -1)
+            larger[:, down::2, right::2] = product.view(*size[:3], weight.shape[1])
     return larger.permute(0, 3, 1, 2)
 
 
@@ -141,9 +180,9 @@ def _pixels(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def _as_rows(weight: Tensor) -> Tensor:
-    """[D, C, 4, 4] as rows [D, 4 * 4 * C]; with channels last they lie so already."""
-    return weight.permute(0, 2, 3, 1).flatten(1)
+def _as_rows(maps: Tensor) -> Tensor:
+    """[D, C, h, w] as rows [D, h * w * C]; with channels last they lie so already."""
+    return maps.permute(0, 2, 3, 1).flatten(1)
 
 
 def _to_weight(rows: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from atelier.errors import AtelierError, PeerGoneError
-from atelier.hardware import choose_device
+from atelier.hardware import choose_device, keep_freed_memory
 from atelier.launch import by_torchrun
 
 _MOMENTUM = 0.1  # of running statistics, torch's own default
@@ -69,11 +69,14 @@ ALONE = Ranks()
 
 @contextmanager
 def joined(device_name: str) -> Iterator[tuple[Ranks, torch.device]]:
-    """Join the processes that torchrun started, each with a GPU of its own; alone, do nothing.
+    """Make this process ready to train: alone, or as one of those that torchrun started.
+
+    Each has a GPU of its own, and keeps the memory that it once had.
 
     Args:
         device_name: ``runtime.device``.
     """
+    keep_freed_memory()
     device = choose_device(device_name)
     if not by_torchrun():
         if device.index is not None:
