@@ -5,8 +5,9 @@ step, binary cross entropy after a sigmoid, the discriminator's weight gradients
 generator's step as well. Both train networks of the same layers on the same random pictures, in
 batches of the same size; they take turns, each in a process of its own as it would be used, and
 each turn is timed between its first and last step. The reference reads from memory, or with
---folder 1 JPEGs of a folder by two workers, as the tutorial does. The limit is the rate of large matrix products in bfloat16 (float32 where the
-hardware has no bfloat16), measured in the same run; the counted work is that of all convolutions.
+--folder 1 JPEGs of a folder by two workers, as the tutorial does. The limit is the rate of large
+matrix products in bfloat16 (float32 where the hardware has no bfloat16), measured in the same run;
+the counted work is that of all convolutions.
 
 Usage: python benchmarks/train.py [--side 64] [--batch 128] [--steps 8] [--rounds 5]
        [--folder 1] [--fp32 1] [--json]

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import signal
 import sys
 from pathlib import Path
@@ -27,14 +26,16 @@ def torchrun(options: list[str], script: Path) -> int:
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
+    from torch.distributed.run import determine_local_world_size, parse_args, run
 
     # Of a process that ended it logs pages; its first process says what matters.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    # It would give each process one thread, however many cores there are.
-    os.environ.setdefault("OMP_NUM_THREADS", str(_cores_each(options)))
     try:
-        run(parse_args([*options, str(script)]))
+        asked = parse_args([*options, str(script)])
+        # It would give each process one thread, however many cores there are.
+        cores = (os.cpu_count() or 1) // determine_local_world_size(asked.nproc_per_node)
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
+        run(asked)
     except ChildFailedError as error:
         number, failure = error.get_first_failure()
         how = f"was ended by signal {-failure.exitcode}" if failure.exitcode < 0 else "failed"
@@ -45,11 +46,6 @@ def torchrun(options: list[str], script: Path) -> int:
         reason = str(error).partition("\n")[0][:200]
         return _told(f"torchrun could not start the training ({reason}).", 1)
     return 0
-
-
-def _cores_each(options: list[str]) -> int:
-    found = re.search(r"--nproc-per-node=(\d+)", " ".join(options))
-    return max(1, (os.cpu_count() or 1) // (int(found[1]) if found else 1))
 
 
 def _told(sentence: str, code: int) -> int:

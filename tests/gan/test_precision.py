@@ -62,6 +62,27 @@ def test_auto_takes_bf16_only_where_the_hardware_has_it() -> None:
         choose_precision("tf32", CPU)
 
 
+def test_a_step_that_cannot_be_recorded_is_done_all_the_same(
+    make_settings: Callable[..., Settings],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = make_settings(train={"epochs": 2, "batch_size": 32}).train
+    plain = [epoch.statistics for epoch in Training(settings, faces(70), CPU).run()]
+    tried = []
+
+    def refuse(*given: object) -> None:
+        tried.append(given)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr("atelier.gan.training.CapturedStep", refuse)
+    monkeypatch.setattr(Training, "_may_capture", lambda self, _count: self.captures)
+    told = [epoch.statistics for epoch in Training(settings, faces(70), CPU).run()]
+    np.testing.assert_array_equal(told, plain)
+    assert len(tried) == 1
+    assert "Steps are not recorded (operation not permitted when" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_a_captured_step_gives_the_plain_ones_numbers(

@@ -1,5 +1,7 @@
 """A training step recorded once as a CUDA graph, and replayed without the host's help."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,7 @@ class CapturedStep:
             penalised: whether the step penalises.
 
         Raises:
-            RuntimeError: the step cannot be recorded here.
+            RuntimeError: the step cannot be recorded here; ``gan`` is as it was then, too.
         """
         self._given = (pixels.clone(), latents.clone(), chances.clone())
 
@@ -41,14 +43,11 @@ class CapturedStep:
             return train_step(gan, scaled(pixels), latents, 1.0, chances, penalised)
 
         before = {name: tensor.clone() for name, tensor in gan.state().items()}
-        # Libraries choose and load their kernels, and optimizers make their moments, before.
         side = torch.cuda.Stream(pixels.device)
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UP):
-                step()
-        torch.cuda.current_stream().wait_stream(side)
-        _put_back(gan, before)
+        try:
+            _warm_up(step, side)
+        finally:
+            _put_back(gan, before)
         self._graph = torch.cuda.CUDAGraph()
         # Another thread may pin the next batch meanwhile, which the usual mode takes for an error.
         with torch.cuda.graph(self._graph, stream=side, capture_error_mode="thread_local"):
@@ -60,6 +59,15 @@ class CapturedStep:
             mine.copy_(others)
         self._graph.replay()
         return self._statistics.clone()
+
+
+def _warm_up(step: Callable[[], Tensor], side: torch.cuda.Stream) -> None:
+    """Libraries choose and load their kernels, and optimizers make their moments, before."""
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UP):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
 
 
 @torch.no_grad()

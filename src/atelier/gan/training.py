@@ -1,5 +1,6 @@
 """The training loop: epochs over shuffled pictures, told to whoever listens."""
 
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 
@@ -296,8 +297,8 @@ class Training:
             self.gan.set_rates(factor(settings.schedule, self.steps_done, total))
         given = (pixels, latents, chances)
         with products(self.gan.precision, self.device):
-            if self._may_capture(count):
-                return self._captured_step(*given, penalised)
+            if self._may_capture(count) and (recorded := self._recorded(*given, penalised)):
+                return recorded(*given)
             return self._plain_step(*given, penalised, len(pixels) / count)
 
     def _draw_latents(self, part: Tensor) -> Tensor:
@@ -322,13 +323,22 @@ class Training:
             and batch_size == self.settings.batch_size
         )
 
-    def _captured_step(
+    def _recorded(
         self, pixels: Tensor, latents: Tensor, chances: Tensor, penalised: bool
-    ) -> Tensor:
-        given = (pixels, latents, chances)
+    ) -> CapturedStep | None:
+        """The step's recording; ``None``, now and later, where it cannot be recorded."""
         if penalised not in self._captured:
-            self._captured[penalised] = CapturedStep(self.gan, *given, penalised)
-        return self._captured[penalised](*given)
+            try:
+                step = CapturedStep(self.gan, pixels, latents, chances, penalised)
+            except RuntimeError as error:
+                if lacks_memory(error):
+                    raise
+                reason = str(error).partition("\n")[0]
+                print(f"\nSteps are not recorded ({reason}), and take longer.", file=sys.stderr)
+                self.captures = False
+                return None
+            self._captured[penalised] = step
+        return self._captured[penalised]
 
     def _plain_step(
         self, pixels: Tensor, latents: Tensor, chances: Tensor, penalised: bool, share: float
