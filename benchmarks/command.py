@@ -44,6 +44,38 @@ def products_per_second(device: "torch.device", dtype: "torch.dtype") -> float:
     return max(rate(lambda: a @ b), rate(lambda: torch.conv2d(picture, filters)))
 
 
+def now(device: "torch.device") -> float:
+    """Seconds, after all that the device was asked to do."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def best_of(work: Callable[[], object], device: "torch.device", times: int = 5) -> float:
+    """The least seconds of several, warm-up apart."""
+    work()
+    seconds = []
+    for _ in range(times):
+        began = now(device)
+        work()
+        seconds.append(now(device) - began)
+    return min(seconds)
+
+
+def limits(device: "torch.device") -> dict[str, float]:
+    """Products of matrices, FLOP/s by precision, and bytes/s of a copy."""
+    import torch
+
+    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    rates = {name: products_per_second(device, dtype) for name, dtype in kinds.items()}
+    long = torch.zeros(2**28 // 4, device=device)
+    other = torch.empty_like(long)
+    rates["copy"] = 2 * long.nbytes / best_of(lambda: other.copy_(long), device)
+    return rates
+
+
 def show(result: Mapping[str, object], as_json: bool) -> None:
     """Print a line for each value, and all as JSON in the last line where asked."""
     for name, value in result.items():

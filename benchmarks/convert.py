@@ -42,6 +42,7 @@ from atelier.settings import ConvertSettings, DownloadSettings, load
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (1224, 1632)
+MOST_MEGABYTES = 600  # that 200,000 pictures may take
 MEASURE = """
 import sys; from pathlib import Path
 sys.path.insert(0, "benchmarks"); import convert
@@ -178,9 +179,12 @@ def memory(count: int, size: int, place: Path) -> dict[str, object]:
     )
     before, most, taken = map(float, told.stdout.split())
     return {
-        "name": "convert memory",
+        "name": "convert memory, MB",
+        "reference": MOST_MEGABYTES,
+        "ours": round(most),
+        "ratio": round(most / MOST_MEGABYTES, 2),
+        "limit_share": None,
         "pictures": count,
-        "peak_megabytes": round(most),
         "peak_megabytes_before": round(before),
         "pictures_a_second": round(count / taken),
     }

@@ -1,11 +1,14 @@
 """How long the chain takes outside its own work: imports, stores, and DVC itself.
 
+Of every stage it times all that the script imports, at its head and when its work begins.
+
 The chain runs in a temporary clone on settings so small that the stages' own work all but
 vanishes; what is left is the overhead. Beside it stands what a stage's imports alone cost.
 
 Usage: python benchmarks/startup.py [--json]
 """
 
+import ast
 import os
 import platform
 import subprocess
@@ -17,14 +20,14 @@ from pathlib import Path
 from command import options, show
 
 ROOT = Path(__file__).resolve().parents[1]
-IMPORTS = {
-    "python alone": "pass",
-    "settings": "import atelier.settings",
-    "numpy": "import numpy",
-    "torch": "import torch",
-    "mlflow": "import mlflow",
-    "torchmetrics KID": "import torchmetrics.image.kid",
-}
+ALONE = {"python alone": "pass", "torch": "import torch", "mlflow": "import mlflow"}
+
+
+def imports_of(stage: Path) -> str:
+    """All that a stage's script imports, as a program."""
+    nodes = ast.walk(ast.parse(stage.read_text()))
+    wanted = [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    return "\n".join(wanted)
 
 
 def seconds(command: list[str], folder: Path) -> float:
@@ -44,9 +47,10 @@ def main() -> None:
     from tests.project import clone
 
     result = {"name": "startup", "machine": platform.processor() or platform.machine()}
-    for name, code in IMPORTS.items():
+    stages = {path.stem: imports_of(path) for path in sorted((ROOT / "stages").glob("*.py"))}
+    for name, code in (ALONE | stages).items():
         times = sorted(seconds([sys.executable, "-c", code], ROOT) for _ in range(3))
-        result[f"import {name}"] = round(times[1], 2)
+        result[f"imports, {name}"] = round(times[1], 2)
     with tempfile.TemporaryDirectory() as folder:
         project = clone(Path(folder) / "project")
         result["tiny chain, store made anew"] = round(seconds(["dvc", "repro"], project.folder), 1)

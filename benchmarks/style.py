@@ -5,11 +5,12 @@ VGG19 for every loss, torch's L-BFGS as it comes, 500 evaluations. Ours is the s
 function with the settings of OURS. Both minimise the chapter's sum for square pictures (style at
 layers 1, 6, 11, 20 and 25, content at 21; of learned features with the chapter's weights), both
 are timed from pictures and a network in memory to a painting, and both are judged by one float32
-evaluation. `saved_loss` is of pictures as they are saved, their colours cut to what a screen shows:
-`ratio` counts where ours is at most the reference's. The reference knows no screen and loses by the
-cut, more the longer it paints, so that `saved_least_reference` tells the best it ever had, and
-`seconds_to_...` when each was there. `loss` is of the canvas before the cut: ours has none to cut.
-With --clamp the reference's canvas is cut before every evaluation, as PyTorch's tutorial does.
+evaluation of the canvas. `ratio` is of the seconds to the least loss that the reference came to.
+
+The reference knows no screen: what is saved of its canvas, colours cut to what a screen shows,
+loses by the cut, more the longer it paints. With --saved the pictures are judged as they are saved,
+and ours paints within the screen as the stage does. With --clamp the reference's canvas is cut
+before every evaluation, as PyTorch's tutorial does.
 
 The limit is the time that the convolutions of our evaluations take at the rates of matrix products
 and memory that this run measures, layer by layer the slower of the two.
@@ -18,24 +19,24 @@ Without files, the network has seeded random weights and the pictures are drawn.
 weights of VGG19 (through conv4_4 at least) and two pictures it is about learned features.
 
 Usage: python benchmarks/style.py [--json] [--pixels 256 (CUDA: 512)] [--evaluations 500]
-[--rounds 3] [--clamp] [--weights FILE] [--content FILE --style FILE] [--save FOLDER]
+[--rounds 3] [--saved] [--clamp] [--weights FILE] [--content FILE --style FILE] [--save FOLDER]
 """
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from command import products_per_second, show
+from command import limits, now, show
 from torch import Tensor, nn
 
 from atelier.figures.montage import save_png
 from atelier.hardware import choose_device, native_bf16
 from atelier.images.faces.portrait import random_portrait
 from atelier.images.picture import read_picture
+from atelier.presets import preset_values
 from atelier.settings import StylizeSettings
 from atelier.style.drawn import drawn_style
 from atelier.style.look import Look
@@ -44,6 +45,7 @@ from atelier.style.paint import Saver, paint
 from atelier.style.pictures import prepare, to_uint8
 from atelier.style.vgg import build_vgg19, calibrate, preprocess
 
+ROOT = Path(__file__).resolve().parents[1]
 STYLE_LAYERS = {1: 64, 6: 128, 11: 256, 20: 512, 25: 512}  # and their channels
 CONTENT_LAYER = 21
 LEARNED = ({layer: 1e3 / channels**2 for layer, channels in STYLE_LAYERS.items()}, 1.0)
@@ -54,39 +56,22 @@ OURS = {"optimizer": "spectral", "iterations": 220, "precision": "auto"}
 PIXELS = {"cuda": 512}
 
 
-def settings(pixels: int, weights: str) -> StylizeSettings:
+def settings(pixels: int, weights: str, bounded: bool) -> StylizeSettings:
     """Ours: the chapter's sum, our way down."""
     style_weights, content_weight = RANDOM if weights == "random" else LEARNED
-    return StylizeSettings.model_validate(
-        {
-            "pictures": ["generated"],
-            "count": 1,
-            "styles": ["drawn"],
-            "pairing": "all",
-            "style_weights": [],
-            "style_masks": [],
-            "style_scale": 1.0,
-            "keep_colors": "none",
-            "strength": 1.0,
-            "picture_size": pixels,
-            "memory_gb": 0.0,
-            "weights": "random" if weights == "random" else "imagenet",
-            "preprocessing": "torchvision",
-            "pooling": "max",
-            "padding": "zeros",
-            "style_loss": "gram",
-            "smoothness": 0.0,
-            "bounded": True,
-            "scales": 1,
-            "average": 0.0,
-            "style_layers": style_weights,
-            "content_layers": {CONTENT_LAYER: content_weight},
-            "start": "content",
-            "lr": 1.0,
-            "seed": 1,
-            **OURS,
-        }
-    )
+    chapter = preset_values("gatys", ROOT / "presets")["stylize"]
+    changed = {
+        "picture_size": pixels,
+        "memory_gb": 0.0,
+        "preprocessing": "torchvision",
+        "weights": "random" if weights == "random" else "imagenet",
+        "style_layers": style_weights,
+        "content_layers": {CONTENT_LAYER: content_weight},
+        "start": "content",
+        "bounded": bounded,
+        **OURS,
+    }
+    return StylizeSettings.model_validate(chapter | changed)
 
 
 def square(file: str, drawn: Callable[[], np.ndarray], pixels: int) -> Tensor:
@@ -186,34 +171,6 @@ def judged(
         return float(weighted(eye.losses(canvas, goal), wanted)[0])
 
 
-def now(device: torch.device) -> float:
-    """Seconds, after all that the device was asked to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def best_of(work: Callable[[], object], device: torch.device, times: int = 5) -> float:
-    """The least seconds of several, warm-up apart."""
-    work()
-    seconds = []
-    for _ in range(times):
-        began = now(device)
-        work()
-        seconds.append(now(device) - began)
-    return min(seconds)
-
-
-def limits(device: torch.device) -> dict[str, float]:
-    """Products of matrices, FLOP/s by precision, and bytes/s of a copy."""
-    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16}
-    rates = {name: products_per_second(device, dtype) for name, dtype in kinds.items()}
-    long = torch.zeros(2**28 // 4, device=device)
-    other = torch.empty_like(long)
-    rates["copy"] = 2 * long.nbytes / best_of(lambda: other.copy_(long), device)
-    return rates
-
-
 def least_seconds(
     vgg: nn.Sequential, wanted: StylizeSettings, rates: dict[str, float], bf16: bool
 ) -> float:
@@ -251,6 +208,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pixels", type=int, default=0, help="a side; 256, or 512 with CUDA")
     parser.add_argument("--evaluations", type=int, default=500, help="of the reference")
     parser.add_argument("--rounds", type=int, default=3, help="of both, after a short one")
+    parser.add_argument("--saved", action="store_true", help="judge what is saved")
     parser.add_argument("--clamp", action="store_true", help="cut the reference's canvas")
     parser.add_argument("--weights", default="random", help="a file of VGG19's weights")
     parser.add_argument("--content", default="", help="a picture")
@@ -259,12 +217,19 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def ratio_at_equal_loss(curves: dict[str, list[tuple[float, float]]]) -> float | None:
+    """Seconds of the reference to its least loss, in ours to the same; ``None``: ours never was."""
+    took, least = min(curves["reference"], key=lambda point: point[1])
+    there = [seconds for seconds, loss in curves["ours"] if loss <= least]
+    return took / there[0] if there else None
+
+
 def main() -> None:
     """Paint in turns, judge, print."""
     asked = arguments()
     device = choose_device(asked.device)
     pixels = asked.pixels or PIXELS.get(device.type, 256)
-    wanted = settings(pixels, asked.weights)
+    wanted = settings(pixels, asked.weights, bounded=asked.saved or asked.clamp)
     random = np.random.default_rng(1)
     content = square(asked.content, lambda: random_portrait(pixels, pixels, random), pixels)
     style = square(asked.style, lambda: drawn_style(2 * pixels, 1), pixels)
@@ -277,26 +242,21 @@ def main() -> None:
     reference(content, style, vgg, wanted, 3, asked.clamp)
     ours(content, style, vgg, wanted.model_copy(update={"iterations": 3}))
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    curves: dict[str, list[tuple[float, float, float]]] = {}
+    curves: dict[str, list[tuple[float, float]]] = {}
+    ratios = []
     for _ in range(asked.rounds):
         for name, run in runs.items():
             seen = run()
             seconds[name].append(seen[-1][0])
+            shown = [(took, c.clamp(0, 1) if asked.saved else c) for took, c in seen]
+            losses = [judged(canvas, content, style, vgg, wanted) for _, canvas in shown]
             curves[name] = [
-                (
-                    round(took, 1),
-                    round(judged(canvas, content, style, vgg, wanted), 5),
-                    round(judged(canvas.clamp(0, 1), content, style, vgg, wanted), 5),
-                )
-                for took, canvas in seen
+                (round(t, 1), round(x, 5)) for (t, _), x in zip(seen, losses, strict=True)
             ]
-            print(f"{name:<12}{seen[-1][0]:8.2f} s to {curves[name][-1][2]:.5f}", flush=True)
+            print(f"{name:<12}{seen[-1][0]:8.2f} s to {losses[-1]:.5f}", flush=True)
             if asked.save:
                 save_png(to_uint8(seen[-1][1])[0], asked.save / f"{name}.png")
-    losses = {name: curve[-1][1] for name, curve in curves.items()}
-    saved = {name: curve[-1][2] for name, curve in curves.items()}
-    least_at, _, lowest = min(curves["reference"], key=lambda point: point[2])
-    there = [took for took, _, loss in curves["ours"] if loss <= lowest]
+        ratios.append(ratio_at_equal_loss(curves))
     rates = limits(device)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     least = least_seconds(vgg, wanted, rates, native_bf16(device))
@@ -304,15 +264,10 @@ def main() -> None:
         "name": "style",
         "reference": round(medians["reference"], 2),
         "ours": round(medians["ours"], 2),
-        "ratio": round(medians["reference"] / medians["ours"], 2),
+        "ratio": None if None in ratios else round(statistics.median(filter(None, ratios)), 2),
         "limit_share": round(least / medians["ours"], 3),
-        "saved_loss_reference": saved["reference"],
-        "saved_loss_ours": saved["ours"],
-        "saved_least_reference": lowest,
-        "seconds_to_least_reference": least_at,
-        "seconds_to_least_ours": there[0] if there else None,
-        "loss_reference": losses["reference"],
-        "loss_ours": losses["ours"],
+        "loss_reference": curves["reference"][-1][1],
+        "loss_ours": curves["ours"][-1][1],
         "curve_reference": curves["reference"],
         "curve_ours": curves["ours"],
         "seconds_reference": [round(value, 2) for value in seconds["reference"]],

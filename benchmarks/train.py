@@ -15,14 +15,13 @@ Usage: python benchmarks/train.py [--side 64] [--batch 128] [--steps 8] [--round
 
 import statistics
 import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
-from command import options, products_per_second, show
+from command import limits, now, options, show
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -46,12 +45,6 @@ def settings_of(batch: int, precision: str) -> TrainSettings:
     return TrainSettings(**tutorial | {"batch_size": batch, "precision": precision, "epochs": 999})
 
 
-def wait(device: torch.device) -> None:
-    """Let the device finish what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 class Reference:
     """The tutorial's loop."""
 
@@ -71,12 +64,10 @@ class Reference:
         began, seen = 0.0, 0
         for number, (data, _) in enumerate(self.batches):
             if number == 1:
-                wait(self.device)
-                began = time.perf_counter()
+                began = now(self.device)
             self.step(data.to(self.device))
             seen += len(data) if number else 0
-        wait(self.device)
-        return seen / (time.perf_counter() - began)
+        return seen / (now(self.device) - began)
 
     def step(self, data: Tensor) -> tuple[float, ...]:
         """Train on one batch."""
@@ -117,8 +108,7 @@ class Ours:
         """Take the time after the first step and after the last."""
         at = (self.training.steps_done - 1) % self.steps
         if at in (0, self.steps - 1):
-            wait(self.device)
-            self.times[at] = time.perf_counter()
+            self.times[at] = now(self.device)
 
     def turn(self) -> float:
         """Train an epoch; return the pictures a second between its first and last step."""
@@ -206,7 +196,8 @@ def main() -> None:
         measured = [[each.take() for each in programs] for _ in range(given.rounds + 1)][1:]
     theirs, mine = (statistics.median(column) for column in zip(*measured, strict=True))
     precision = choose_precision(settings.precision, device)
-    limit = products_per_second(device, torch.bfloat16 if precision == "bf16" else torch.float32)
+    rates = limits(device)
+    limit = rates["bf16" if precision == "bf16" else "fp32"]
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     result = {
         "name": f"train {given.side}x{given.side}, batch {given.batch}, {where}",
@@ -215,7 +206,7 @@ def main() -> None:
         "ratio": round(statistics.median(b / a for a, b in measured), 2),
         "limit_share": round(mine * work_of(settings, architecture(settings, pixels)) / limit, 3),
         "precision": precision,
-        "matrix_products_per_second": f"{limit:.3g}",
+        **{f"limit_{name}_gigas": round(rate / 1e9, 1) for name, rate in rates.items()},
     }
     show(result, given.json)
 
