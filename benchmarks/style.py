@@ -172,7 +172,7 @@ def ours(content: Tensor, style: Tensor, vgg: nn.Sequential, wanted: StylizeSett
     """The stylize stage's function: canvases, and the seconds that each took."""
     watcher = Watcher(now(content.device))
     # Random weights are calibrated once more here, which changes nothing.
-    paint([content], style, wanted, vgg, content.device, lambda iterate: None, watcher)
+    list(paint([content], style, wanted, vgg, content.device, lambda iterate: None, watcher))
     return watcher.seen
 
 

@@ -39,7 +39,8 @@ def main(settings: Settings, run: Run) -> None:
         attempts = resume.Attempts(*keep, settings.runtime.checkpoint_seconds, wanted.iterations)
         seen = intermediates.Intermediates(keep[0])
         watch = seen.note if wanted.intermediates else None
-        paintings = paint_all(wanted, *given, device, report, attempts, watch, run.warn)
+        told = (report, attempts, watch, run.warn)
+        paintings = list(paint_all(wanted, *given, device, *told))
     with replacing_folder(STYLED) as out:
         for painting in paintings:
             original = originals[painting.picture]

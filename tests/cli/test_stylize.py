@@ -240,3 +240,17 @@ def test_an_interruption_saves_the_picture_so_far(checkout: Path, album: Path) -
     )
     assert opened(checkout / "painted/ann-waves.jpg").size == (48, 40)
     assert os.listdir(checkout / "painted") == ["ann-waves.jpg"]
+
+
+def test_what_is_finished_is_written_before_the_next_is_begun(
+    atelier: Typed, album: Path, checkout: Path
+) -> None:
+    """The second one needs more memory than is allowed."""
+    params = (checkout / "params.yaml").read_text("utf-8")
+    (checkout / "params.yaml").write_text(params.replace("memory_gb: 4.0", "memory_gb: 0.03"))
+    Image.new("RGB", (32, 1000)).save(album / "long.png")
+    command = ("stylize", album / "bob.PNG", album / "long.png", "--style", album / "waves.png")
+    told = atelier(*command, "--size", 32, *QUICK, code=1)
+    assert "needs more than" in told
+    assert os.listdir("painted") == ["bob-waves.PNG"]
+    assert opened("painted/bob-waves.PNG").size == (32, 38)

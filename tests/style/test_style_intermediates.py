@@ -23,7 +23,7 @@ def _paint(
     vgg = build_vgg19("random", "average", 1, 6)
     contents, watch = [_picture(1), _picture(3)], seen.note if seen else None
     told = lambda step: None  # noqa: E731
-    return paint(contents, _picture(2), settings, vgg, CPU, told, attempts, watch=watch)
+    return list(paint(contents, _picture(2), settings, vgg, CPU, told, attempts, watch=watch))
 
 
 def _equal(one: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> bool:

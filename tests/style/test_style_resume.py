@@ -50,7 +50,8 @@ def painted(
     contents = [_picture(1), _picture(3), _picture(4)[:, :, 8:]]
     if settings.scales > 1:
         contents = [nn.functional.interpolate(one, scale_factor=2.0) for one in contents]
-    return paint(contents, _picture(2), settings, vgg, CPU, told.append, attempts, 2), told
+    made = paint(contents, _picture(2), settings, vgg, CPU, told.append, attempts, 2)
+    return list(made), told
 
 
 def test_stopped_after_every_part_it_ends_the_same(

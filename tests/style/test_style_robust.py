@@ -68,11 +68,11 @@ def test_a_picture_too_small_for_the_layers_is_refused(what: str, content: int, 
     pictures = [_picture(1)[..., :content], _picture(2)[..., :style]]
     sentence = rf"the {what} of 3 x 32 pixels is too small for layer 11 of VGG19, which needs 4"
     with pytest.raises(AtelierError, match=sentence):
-        paint(pictures[:1], pictures[1], settings, vgg, CPU, lambda step: None)
+        list(paint(pictures[:1], pictures[1], settings, vgg, CPU, lambda step: None))
 
 
 def test_an_empty_mask_is_refused() -> None:
     vgg = build_vgg19("random", "average", 1, 6)
     look = Look((_picture(2),), (), (torch.zeros(1, 1, 32, 32),))
     with pytest.raises(AtelierError, match="black all over"):
-        paint([_picture(1)], [look], _settings(), vgg, CPU, lambda step: None)
+        list(paint([_picture(1)], [look], _settings(), vgg, CPU, lambda step: None))

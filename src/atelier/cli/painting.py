@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from tqdm import tqdm
 
 from atelier.cli.places import PARAMS, PRESETS, refuse_to_replace, writing
 from atelier.errors import AtelierError
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from atelier.images.original import Original
     from atelier.settings import Settings, StylizeSettings
     from atelier.style.intermediates import Intermediates
+    from atelier.style.paintings import Painting
 
     Pixels = NDArray[np.uint8]
 
@@ -71,10 +74,7 @@ def stylize(
 ) -> None:
     """Paint pictures in the style of others; what no option says is as in params.yaml."""
     from atelier.hardware import choose_device
-    from atelier.images.named import read_named
-    from atelier.images.original import pixels_of
     from atelier.settings import load
-    from atelier.style.drawn import drawn_style
 
     settings = load(PARAMS)
     given = {
@@ -86,16 +86,7 @@ def stylize(
         "pairing": "all",
     }
     wanted = _wanted(settings, preset, given, len(style), len(mask or []), _numbers(mix))
-    made = {"drawn": lambda: {"drawn": drawn_style(_DRAWN, wanted.seed)}}
-    originals, styles, masks = (
-        read_named(names, Path(), settings.convert.max_megapixels, words)
-        for names, words in ((pictures, {}), (style, made), (mask or [], {}))
-    )
-    looks = (pixels_of(styles), list(pixels_of(masks).values()))
-    jobs = [
-        _Job(wanted.model_copy(update={"picture_size": side}), some, *looks)
-        for side, some in _by_size(originals, size).items()
-    ]
+    jobs = _jobs(wanted, (pictures, style, mask or []), settings.convert.max_megapixels, size)
     targets = _targets(jobs, pictures, out)
     _check(jobs, targets, film, force)
     device, folder = choose_device(settings.runtime.device), WEIGHTS
@@ -126,6 +117,33 @@ class _Job:
         from atelier.style.pictures import scaled_shape
 
         return scaled_shape(original.pixels.shape, self.settings.picture_size)
+
+
+def _jobs(
+    wanted: "StylizeSettings", named: tuple[list[str], ...], max_megapixels: int, size: int
+) -> list[_Job]:
+    """Read the named pictures, styles and masks; gather the pictures by the size of their painting.
+
+    Args:
+        wanted: the settings of all.
+        named: files of pictures, of styles and of masks.
+        max_megapixels: a larger picture is refused.
+        size: pixels of every painting's shorter side; 0 for its own.
+    """
+    from atelier.images.named import read_named
+    from atelier.images.original import pixels_of
+    from atelier.style.drawn import drawn_style
+
+    made = {"drawn": lambda: {"drawn": drawn_style(_DRAWN, wanted.seed)}}
+    originals, styles, masks = (
+        read_named(names, Path(), max_megapixels, words)
+        for names, words in zip(named, ({}, made, {}), strict=True)
+    )
+    looks = (pixels_of(styles), list(pixels_of(masks).values()))
+    return [
+        _Job(wanted.model_copy(update={"picture_size": side}), some, *looks)
+        for side, some in _by_size(originals, size).items()
+    ]
 
 
 def own_size(height: int, width: int) -> int:
@@ -232,27 +250,38 @@ def _paint(
     from atelier.style.paintings import paint_all
     from atelier.tracking.unfinished import ENDINGS
 
-    seen = Intermediates(latest_only=not film)
+    seen, written = Intermediates(latest_only=not film), 0
     before = {end: signal.signal(end, signal.default_int_handler) for end in ENDINGS}
     try:
         with bar("stylize", "iterations", shown) as report:
             contents = pixels_of(job.originals)
             given = (contents, job.styles, job.masks, weights, device, report, None)
-            paintings = paint_all(job.settings, *given, seen.note, _warn)
+            for painting in paint_all(job.settings, *given, seen.note, _warn):
+                way = [*seen.of(written).values()] if film else None
+                _write_painting(painting, job, targets, way)
+                written += 1
     except KeyboardInterrupt:
         for end in ENDINGS:  # a second one should not keep it from writing
             signal.signal(end, signal.SIG_IGN)
-        _write_so_far(job, targets, seen)
+        _write_so_far(job, targets, seen, written)
         raise typer.Exit(_INTERRUPTED) from None
     finally:
         for end, handler in before.items():
             signal.signal(end, handler)
-    for number, painting in enumerate(paintings):
-        target = targets[painting.picture, painting.look]
-        _write(painting.pixels, job.originals[painting.picture], target)
-        if film:
-            way = [painting.content, *seen.of(number).values(), painting.pixels]
-            _write_film(way, target.with_suffix(".gif"))
+
+
+def _write_painting(
+    painting: "Painting",
+    job: _Job,
+    targets: Mapping[tuple[str, str], Path],
+    way: "list[Pixels] | None",
+) -> None:
+    """Write a painting as soon as it is finished, so that nothing that follows can lose it."""
+    target = targets[painting.picture, painting.look]
+    _write(painting.pixels, job.originals[painting.picture], target)
+    if way is not None:
+        whole = [painting.content, *way, painting.pixels]
+        _write_film(whole, target.with_suffix(".gif"))
 
 
 def _write(pixels: "Pixels", original: "Original", target: Path, told: str = "") -> None:
@@ -264,7 +293,7 @@ def _write(pixels: "Pixels", original: "Original", target: Path, told: str = "")
     size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
     if pixels.shape != original.pixels.shape:
         size += f", of {width} x {height}"
-    typer.echo(f"Wrote {target}: {told}{size}.")
+    _tell(f"Wrote {target}: {told}{size}.")
 
 
 def _write_film(way: "list[Pixels]", target: Path) -> None:
@@ -272,16 +301,17 @@ def _write_film(way: "list[Pixels]", target: Path) -> None:
 
     with writing(target):
         save_film(way, target)
-    typer.echo(f"Wrote {target}: its way, {len(way)} frames.")
+    _tell(f"Wrote {target}: its way, {len(way)} frames.")
 
 
 def _write_so_far(
-    job: _Job, targets: Mapping[tuple[str, str], Path], seen: "Intermediates"
+    job: _Job, targets: Mapping[tuple[str, str], Path], seen: "Intermediates", written: int
 ) -> None:
+    """Write what is unfinished as it was last seen; the first so many are written already."""
     from atelier.figures.sheet import fit
 
     names, whole = job.names(), job.settings.iterations
-    for number, name in enumerate(names):
+    for number, name in list(enumerate(names))[written:]:
         way = seen.of(number)
         if way:
             original, (iteration, pixels) = job.originals[name[0]], way.popitem()
@@ -290,5 +320,10 @@ def _write_so_far(
     typer.echo("Interrupted; what is not listed above was not begun.", err=True)
 
 
+def _tell(sentence: str) -> None:
+    """Print a line above the bar."""
+    tqdm.write(sentence)
+
+
 def _warn(trouble: str) -> None:
-    typer.echo(f"\nWARNING: {trouble}", err=True)
+    tqdm.write(f"WARNING: {trouble}", file=sys.stderr)

@@ -36,8 +36,8 @@ def paint(
     at_once: int | None = None,
     watch: Callable[[Glimpse], None] | None = None,
     say: Callable[[str], None] = lambda trouble: None,
-) -> list[Tensor]:
-    """Paint each of ``contents`` as its look says.
+) -> Iterator[Tensor]:
+    """Paint each of ``contents`` as its look says, and yield it as soon as it is finished.
 
     Gatys, Ecker and Bethge 2016, "Image style transfer using convolutional neural networks"
     (CVPR). Torch's optimizers paint one picture after another, because they would see a batch as
@@ -63,7 +63,7 @@ def paint(
         watch: shown every picture now and then, more often if ``settings.intermediates`` asks.
         say: told in a sentence where something went wrong that painting could mend.
 
-    Returns:
+    Yields:
         For each content a painting of its size, float32 ``[1, 3, H, W]`` on the CPU, RGB, 0 to 1.
 
     Raises:
@@ -78,12 +78,12 @@ def paint(
         small = [_at_most(style.to(device), _SIDE_TO_CALIBRATE) for style in distinct]
         vgg = calibrate(vgg, *(preprocess(style, settings.preprocessing) for style in small))
     vgg = at_precision(vgg, settings, device)
-    paintings: list[Tensor] = []
+    finished = 0
     for subject in _subjects(contents, looks, settings, device, at_once):
-        journal = Journal(len(paintings), names(settings), on_iteration)
+        journal = Journal(finished, names(settings), on_iteration)
         work = Work(settings, vgg, journal, saver or Saver(), watch, say)
-        paintings += work.paint(subject).cpu().split(1)
-    return paintings
+        yield from work.paint(subject).cpu().split(1)
+        finished += len(subject.contents)
 
 
 def _at_most(style: Tensor, side: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Painting several pictures in several styles."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from atelier.style.scales import resized
 from atelier.style.vgg import build_vgg19
 
 Pixels = NDArray[np.uint8]
+Watch = Callable[[Glimpse], None]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,30 @@ class _Sitting:
     styles: list[tuple[Pixels, ...]]
 
 
+class _Teller:
+    """Tells of the paintings of all sittings as of one row."""
+
+    def __init__(
+        self, settings: StylizeSettings, paintings: int, report: Report, watch: Watch | None
+    ) -> None:
+        self.first = 0  # number of the sitting's first painting
+        self.iterates: defaultdict[int, list[Iterate]] = defaultdict(list)
+        self._most, self._paintings = settings.iterations, paintings
+        self._report, self._watch = report, watch
+
+    def note(self, step: Iterate) -> None:
+        """Keep the losses of an evaluation, and report it."""
+        self.iterates[self.first + step.picture].append(step)
+        # The line search of L-BFGS may take one evaluation more than it was given.
+        done = sum(min(len(steps), self._most) for steps in self.iterates.values())
+        self._report(Progress(done, self._paintings * self._most, f"loss {step.total:.4g}"))
+
+    def show(self, glimpse: Glimpse) -> None:
+        """Show a picture on its way to whoever watches."""
+        if self._watch:
+            self._watch(replace(glimpse, picture=self.first + glimpse.picture))
+
+
 def paint_all(
     settings: StylizeSettings,
     contents: Mapping[str, Pixels],
@@ -82,9 +107,9 @@ def paint_all(
     device: torch.device,
     report: Report = silent,
     attempts: Attempts | None = None,
-    watch: Callable[[Glimpse], None] | None = None,
+    watch: Watch | None = None,
     say: Callable[[str], None] = lambda trouble: None,
-) -> list[Painting]:
+) -> Iterator[Painting]:
     """Paint every content in every style, or as ``pairing`` and the styles' weights say.
 
     Args:
@@ -99,6 +124,9 @@ def paint_all(
         watch: shown pictures while they are painted, each as it would be saved.
         say: told in a sentence where something went wrong that painting could mend.
 
+    Yields:
+        Each painting as soon as it is finished, in the order of :func:`planned`.
+
     Raises:
         AtelierError: two paintings would have the same name, the weights cannot be had, a picture
             is too small, the memory is, or a loss stays not finite.
@@ -107,40 +135,32 @@ def paint_all(
     made = settings.weights in ("random", "imagenet")
     source = settings.weights if made else str(weights / settings.weights)
     vgg = build_vgg19(source, settings.pooling, settings.seed, deepest(settings), settings.padding)
-    total = sum(len(sitting.names) for sitting in sittings) * settings.iterations
-    paintings: list[Painting] = []
-    iterates: defaultdict[int, list[Iterate]] = defaultdict(list)
-
-    def note(step: Iterate) -> None:
-        iterates[len(paintings) + step.picture].append(step)
-        # The line search of L-BFGS may take one evaluation more than it was given.
-        done = sum(min(len(steps), settings.iterations) for steps in iterates.values())
-        report(Progress(done, total, f"loss {step.total:.4g}"))
-
-    def show(glimpse: Glimpse) -> None:
-        if watch:
-            watch(replace(glimpse, picture=len(paintings) + glimpse.picture))
-
+    teller = _Teller(settings, sum(len(one.names) for one in sittings), report, watch)
     for sitting in sittings:
         if attempts:
-            attempts.first = len(paintings)
+            attempts.first = teller.first
         prepared = [prepare(content, settings.picture_size) for content in sitting.contents]
         looks = _looks(settings, sitting, prepared, masks)
-        shown = show if watch else None
+        shown = teller.show if watch else None
         painted = paint(
-            prepared, looks, settings, vgg, device, note, attempts, watch=shown, say=say
+            prepared, looks, settings, vgg, device, teller.note, attempts, watch=shown, say=say
         )
-        for number, result in enumerate(painted):
-            paintings.append(
-                Painting(
-                    *sitting.names[number],
-                    sitting.contents[number],
-                    _beside(sitting.styles[number]),
-                    to_uint8(result)[0],
-                    tuple(iterates[len(paintings)]),
-                )
-            )
-    return paintings
+        yield from _finished(sitting, painted, teller)
+        teller.first += len(sitting.names)
+
+
+def _finished(
+    sitting: _Sitting, painted: Iterable[torch.Tensor], teller: _Teller
+) -> Iterator[Painting]:
+    """Put each painting of a sitting beside what it is made of."""
+    for number, result in enumerate(painted):
+        yield Painting(
+            *sitting.names[number],
+            sitting.contents[number],
+            _beside(sitting.styles[number]),
+            to_uint8(result)[0],
+            tuple(teller.iterates[teller.first + number]),
+        )
 
 
 def planned(

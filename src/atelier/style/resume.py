@@ -24,7 +24,6 @@ class Attempts(Saver):
         stop_asked: Callable[[], bool] = lambda: False,
         seconds: float = 60.0,
         iterations: int = _MOST_EVALUATIONS,
-        first: int = 0,
     ) -> None:
         """Begin, or go on.
 
@@ -33,14 +32,13 @@ class Attempts(Saver):
             stop_asked: asked between the parts of a picture.
             seconds: between two states.
             iterations: evaluations after which a picture is finished.
-            first: number of the first of the pictures that are painted now.
         """
         self._checkpoints = checkpoints
         self._stop_asked = stop_asked
         self._seconds = seconds
         self._iterations = iterations
         self._saved = time.monotonic()
-        self.first = first
+        self.first = 0  # number of the first of the pictures that are painted now
 
     def load(self, picture: int) -> dict[str, Tensor] | None:
         """The finished picture, or the state of the one at work."""
