@@ -308,16 +308,15 @@ def _write_so_far(
     job: _Job, targets: Mapping[tuple[str, str], Path], seen: "Intermediates", written: int
 ) -> None:
     """Write what is unfinished as it was last seen; the first so many are written already."""
-    from atelier.figures.sheet import fit
-
     names, whole = job.names(), job.settings.iterations
     for number, name in list(enumerate(names))[written:]:
         way = seen.of(number)
         if way:
             original, (iteration, pixels) = job.originals[name[0]], way.popitem()
             told = f"{min(iteration, whole)} of {whole} iterations, "
-            _write(fit(pixels, job.shape(original)), original, targets[name], told)
-    typer.echo("Interrupted; what is not listed above was not begun.", err=True)
+            _write(pixels, original, targets[name], told)
+    told = "Interrupted; what is not listed above was not begun, or not far enough to save."
+    typer.echo(told, err=True)
 
 
 def _tell(sentence: str) -> None:

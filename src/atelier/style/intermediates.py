@@ -30,6 +30,8 @@ class Intermediates:
         """Keep a picture as it is now."""
         if not bool(glimpse.pixels.isfinite().all()):
             return  # of steps that are taken back
+        if glimpse.interrupted and self._checkpoints:
+            return  # the next attempt goes on from before it
         pixels = to_uint8(glimpse.pixels)[0]
         name = f"{_KIND}{glimpse.picture:06d}-{glimpse.iteration:06d}"
         if self._checkpoints:

@@ -35,12 +35,14 @@ class Glimpse:
     Attributes:
         picture: which of the contents, from 0.
         iteration: evaluations so far.
-        pixels: float32 ``[1, 3, h, w]``, RGB, 0 to 1; smaller than the painting at coarse scales.
+        pixels: float32 ``[1, 3, H, W]``, RGB, 0 to 1, as large as the painting.
+        interrupted: whether it is the last one, of a painting that ends here.
     """
 
     picture: int
     iteration: int
     pixels: Tensor
+    interrupted: bool = False
 
 
 class Saver:
@@ -61,6 +63,7 @@ class Journal:
         self, picture: int, names: list[str], on_iteration: Callable[[Iterate], None]
     ) -> None:
         self.picture = picture
+        self.noted = 0  # evaluations, also those that still wait
         self._names = names
         self._on_iteration = on_iteration
         self._waiting: list[Tensor] = []
@@ -73,6 +76,7 @@ class Journal:
 
     def note(self, totals: Tensor, losses: dict[str, Tensor]) -> None:
         """Take the losses of one evaluation, ``[B]`` each."""
+        self.noted += 1
         self._waiting.append(torch.stack([totals, *losses.values()], dim=1).detach())
         if len(self._waiting) == _EVALUATIONS_PER_FETCH:
             self.deliver()
@@ -90,6 +94,7 @@ class Journal:
     def replay(self, table: Tensor) -> None:
         """Tell what an earlier attempt evaluated."""
         self._tell(table.tolist())
+        self.noted = self.told
 
     def was_lost(self, since: int) -> bool:
         """Whether a loss was not finite after so many evaluations."""

@@ -59,18 +59,22 @@ class Work:
         if state is not None:
             self._journal.replay(state.pop("losses"))
             way = way[int(state.pop("leg")) :]
-        scene = self._scene(subject, way[0][1], side)
+        whole = Scene(subject, self._settings, self._vgg, side)
+        scene = self._scene(subject, way[0][1], side, whole)
         canvas = scene.first_canvas()
         for number, leg in way:
             if scene.contents.shape[2:] != (leg.height, leg.width):
-                before, scene = scene, self._scene(subject, leg, side)
+                before, scene = scene, self._scene(subject, leg, side, whole)
                 canvas = scene.carried(canvas, before.contents)
             canvas = self._walk(number, leg, scene, canvas, state)
             state = None
         return scene.finished(canvas)
 
-    def _scene(self, subject: Subject, leg: Leg, side: int | None) -> Scene:
-        return Scene(subject.at(leg.height, leg.width), self._settings, self._vgg, side)
+    def _scene(self, subject: Subject, leg: Leg, side: int | None, whole: Scene) -> Scene:
+        at_leg = subject.at(leg.height, leg.width)
+        if at_leg is subject:
+            return whole
+        return Scene(at_leg, self._settings, self._vgg, side, whole)
 
     def _walk(
         self,
@@ -104,12 +108,22 @@ class Work:
         """Paint a part, and show it at its end and wherever an intermediate is due."""
         journal = self._journal
         while journal.told < until:
-            at_work.advance(min(until - journal.told, self._until_next(journal.told)))
+            try:
+                at_work.advance(min(until - journal.told, self._until_next(journal.told)))
+            except KeyboardInterrupt:
+                # The first evaluation is of the canvas as it began.
+                if journal.noted > 1:
+                    self._show(at_work.canvas, scene, interrupted=True)
+                raise
             journal.deliver()
-            if self._watch:
-                shown = scene.finished(at_work.canvas).cpu().split(1)
-                for picture, pixels in enumerate(shown, start=journal.picture):
-                    self._watch(Glimpse(picture, journal.told, pixels))
+            self._show(at_work.canvas, scene)
+
+    def _show(self, canvas: Tensor, scene: Scene, interrupted: bool = False) -> None:
+        """Show pictures as they would be saved now: at full size, and only where masks are."""
+        if self._watch:
+            shown, journal = scene.glimpse(canvas).cpu().split(1), self._journal
+            for picture, pixels in enumerate(shown, start=journal.picture):
+                self._watch(Glimpse(picture, journal.noted, pixels, interrupted))
 
     def _until_next(self, told: int) -> int:
         """Evaluations until the next intermediate is due."""
