@@ -79,6 +79,16 @@ def test_a_glimpse_at_a_coarse_scale_leaves_what_no_mask_covers(keep: str) -> No
         assert not torch.equal(glimpse.pixels[..., :24], content[..., :24])
 
 
+@pytest.mark.parametrize("shape", [(19, 19), (8, 300), (9, 2000)])
+def test_a_style_stays_large_enough_for_the_layers_at_every_scale(shape: tuple[int, int]) -> None:
+    settings = _settings(optimizer="spectral", scales=4, iterations=4, style_layers={20: 1.0})
+    content = torch.nn.functional.interpolate(_picture(1), 96, mode="bilinear")
+    style = torch.nn.functional.interpolate(_picture(2), shape, mode="bilinear")
+    vgg = build_vgg19("random", "average", 1, 20)
+    (painted,) = paint([content], style, settings, vgg, CPU, lambda step: None)
+    assert painted.isfinite().all()
+
+
 def test_what_is_brought_to_a_finer_scale_keeps_the_contents_detail() -> None:
     """Where nothing is to be painted, the finest scale is the content and not a blurred one."""
     settings = _settings(optimizer="spectral", scales=3, iterations=6)

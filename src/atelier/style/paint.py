@@ -75,7 +75,7 @@ def paint(
     _refuse_what_cannot_be_seen(contents, looks, vgg)
     if settings.weights == "random":
         distinct = {id(style): style for look in looks for style in look.styles}.values()
-        small = [_at_most(style.to(device), _SIDE_TO_CALIBRATE) for style in distinct]
+        small = [_to_calibrate(style.to(device), stride(vgg)) for style in distinct]
         vgg = calibrate(vgg, *(preprocess(style, settings.preprocessing) for style in small))
     vgg = at_precision(vgg, settings, device)
     finished = 0
@@ -86,9 +86,9 @@ def paint(
         finished += len(subject.contents)
 
 
-def _at_most(style: Tensor, side: int) -> Tensor:
-    """A style, smaller where its longer side is longer than ``side``."""
-    return shrunk(style, min(1.0, side / max(style.shape[2:])))
+def _to_calibrate(style: Tensor, least: int) -> Tensor:
+    """A style, smaller where its longer side is longer than needed."""
+    return shrunk(style, min(1.0, _SIDE_TO_CALIBRATE / max(style.shape[2:])), least)
 
 
 def deepest(settings: StylizeSettings) -> int:

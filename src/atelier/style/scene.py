@@ -26,15 +26,15 @@ class Subject:
     contents: Tensor
     looks: tuple[Look, ...]
 
-    def at(self, height: int, width: int) -> "Subject":
-        """The same subject smaller, its styles in proportion."""
+    def at(self, height: int, width: int, least: int) -> "Subject":
+        """The same subject smaller, its styles in proportion, but no side of theirs below least."""
         if self.contents.shape[2:] == (height, width):
             return self
         factor = height / self.contents.shape[2]
         looks = [
             replace(
                 look,
-                styles=tuple(shrunk(style, factor) for style in look.styles),
+                styles=tuple(shrunk(style, factor, least) for style in look.styles),
                 masks=tuple(resized(mask, height, width).clamp(0, 1) for mask in look.masks),
             )
             for look in self.looks

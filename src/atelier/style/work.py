@@ -71,7 +71,7 @@ class Work:
         return scene.finished(canvas)
 
     def _scene(self, subject: Subject, leg: Leg, side: int | None, whole: Scene) -> Scene:
-        at_leg = subject.at(leg.height, leg.width)
+        at_leg = subject.at(leg.height, leg.width, stride(self._vgg))
         if at_leg is subject:
             return whole
         return Scene(at_leg, self._settings, self._vgg, side, whole)
@@ -175,7 +175,8 @@ class Work:
 
         def try_out(side: int) -> None:
             factor = side / min(height, width)
-            smaller = subject.at(round(height * factor), round(width * factor))
+            shape = round(height * factor), round(width * factor)
+            smaller = subject.at(*shape, stride(self._vgg))
             scene = Scene(smaller, self._settings, self._vgg, None)
             evaluated = self._evaluation(scene, 1.0)
             painter(scene.first_canvas(), evaluated, self._settings, scene.bounds).advance(2)
