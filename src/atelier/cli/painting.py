@@ -131,7 +131,7 @@ def _jobs(
         size: pixels of every painting's shorter side; 0 for its own.
     """
     from atelier.images.named import read_named
-    from atelier.images.original import pixels_of
+    from atelier.images.original import masks_of, pixels_of
     from atelier.style.drawn import drawn_style
 
     made = {"drawn": lambda: {"drawn": drawn_style(_DRAWN, wanted.seed)}}
@@ -139,7 +139,7 @@ def _jobs(
         read_named(names, Path(), max_megapixels, words)
         for names, words in zip(named, ({}, made, {}), strict=True)
     )
-    looks = (pixels_of(styles), list(pixels_of(masks).values()))
+    looks = (pixels_of(styles), masks_of(masks))
     return [
         _Job(wanted.model_copy(update={"picture_size": side}), some, *looks)
         for side, some in _by_size(originals, size).items()

@@ -91,6 +91,16 @@ def pixels_of(originals: Mapping[str, Original]) -> dict[str, Pixels]:
     return {name: original.pixels for name, original in originals.items()}
 
 
+def masks_of(originals: Mapping[str, Original]) -> list[Pixels]:
+    """Pictures as masks, on black: where they are transparent nothing is to be painted."""
+    return [
+        one.pixels
+        if one.alpha is None
+        else (one.pixels * (one.alpha[:, :, None] / 255)).round().astype(np.uint8)
+        for one in originals.values()
+    ]
+
+
 def refuse_target(target: Path, original: Original, height: int, width: int) -> None:
     """See that a painting can be written, before it is painted.
 
