@@ -255,6 +255,35 @@ def test_an_interruption_saves_the_picture_so_far(checkout: Path, album: Path) -
     assert os.listdir(checkout / "painted") == ["ann-waves.jpg"]
 
 
+def test_a_painting_that_no_memory_holds_is_refused_before_it_is_begun(
+    atelier: Typed, album: Path
+) -> None:
+    Image.new("L", (1, 1_000_000)).save(album / "line.png")
+    told = atelier("stylize", album / "line.png", "--style", album / "waves.png", *QUICK, code=1)
+    assert told.startswith("ERROR: a painting of 32 x 32000000 pixels needs more than ")
+    assert "none of this shape would fit" in told
+    assert told.count("\n") == 1
+
+
+def test_too_little_memory_is_told_in_a_sentence(checkout: Path, album: Path) -> None:
+    """Of a real process, with room for the program and not for what it is asked."""
+    params = (checkout / "params.yaml").read_text("utf-8")
+    (checkout / "params.yaml").write_text(params.replace("memory_gb: 4.0", "memory_gb: 0.0"))
+    Image.new("L", (1, 1_000_000)).save(album / "line.png")
+    words = ("stylize", album / "line.png", "--style", album / "waves.png", *QUICK)
+    program = "from atelier.cli import main; main()"
+    limited = f'ulimit -v {6 * 2**20}; exec "$0" "$@"'
+    ended = subprocess.run(
+        ["sh", "-c", limited, sys.executable, "-c", program, *map(str, words)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("ERROR: the memory is too small for this; ")
+    assert ended.stderr.count("\n") == 1
+
+
 def test_what_is_finished_is_written_before_the_next_is_begun(
     atelier: Typed, album: Path, checkout: Path
 ) -> None:

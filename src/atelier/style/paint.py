@@ -12,6 +12,7 @@ from atelier.settings import StylizeSettings
 from atelier.style.journal import Glimpse, Iterate, Journal, Saver
 from atelier.style.look import Look
 from atelier.style.objective import at_precision, names
+from atelier.style.room import side_to_calibrate
 from atelier.style.scales import shrunk
 from atelier.style.scene import Subject
 from atelier.style.vgg import calibrate, preprocess, stride
@@ -21,8 +22,6 @@ __all__ = ["Glimpse", "Iterate", "Saver", "deepest", "paint"]
 
 # One picture of 512 x 512, or 16 of 128 x 128: what a pass of VGG19 holds takes 1 GB.
 _PIXELS_AT_ONCE = 2**18
-# Random weights get one factor a layer: a style tells it as well where it is smaller than this.
-_SIDE_TO_CALIBRATE = 768
 
 
 def paint(
@@ -75,7 +74,8 @@ def paint(
     _refuse_what_cannot_be_seen(contents, looks, vgg)
     if settings.weights == "random":
         distinct = {id(style): style for look in looks for style in look.styles}.values()
-        small = [_to_calibrate(style.to(device), stride(vgg)) for style in distinct]
+        side = side_to_calibrate(settings, len(distinct))
+        small = [_at_most(style.to(device), side, stride(vgg)) for style in distinct]
         vgg = calibrate(vgg, *(preprocess(style, settings.preprocessing) for style in small))
     vgg = at_precision(vgg, settings, device)
     finished = 0
@@ -86,9 +86,9 @@ def paint(
         finished += len(subject.contents)
 
 
-def _to_calibrate(style: Tensor, least: int) -> Tensor:
-    """A style, smaller where its longer side is longer than needed."""
-    return shrunk(style, min(1.0, _SIDE_TO_CALIBRATE / max(style.shape[2:])), least)
+def _at_most(style: Tensor, side: int, least: int) -> Tensor:
+    """A style, smaller where its longer side is longer than ``side``."""
+    return shrunk(style, min(1.0, side / max(style.shape[2:])), least)
 
 
 def deepest(settings: StylizeSettings) -> int:

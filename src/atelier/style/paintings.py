@@ -16,8 +16,9 @@ from atelier.progress import Progress, Report, silent
 from atelier.settings import StylizeSettings
 from atelier.style.look import Look
 from atelier.style.paint import Glimpse, Iterate, deepest, paint
-from atelier.style.pictures import prepare, to_uint8
+from atelier.style.pictures import prepare, scaled_shape, to_uint8
 from atelier.style.resume import Attempts
+from atelier.style.room import refuse_too_large
 from atelier.style.scales import resized
 from atelier.style.vgg import build_vgg19
 
@@ -135,6 +136,8 @@ def paint_all(
     made = settings.weights in ("random", "imagenet")
     source = settings.weights if made else str(weights / settings.weights)
     vgg = build_vgg19(source, settings.pooling, settings.seed, deepest(settings), settings.padding)
+    for content in contents.values():
+        refuse_too_large(*scaled_shape(content.shape, settings.picture_size), settings, vgg)
     teller = _Teller(settings, sum(len(one.names) for one in sittings), report, watch)
     for sitting in sittings:
         if attempts:
