@@ -136,3 +136,13 @@ def test_pictures_are_told_by_iteration_in_the_order_of_the_paintings() -> None:
         seen.note(Glimpse(picture, iteration, level))
     found = {at: [int(p[0, 0, 0]) for p in made] for at, made in seen.by_iteration().items()}
     assert found == {5: [5, 15], 10: [10]}
+
+
+def test_a_damaged_picture_is_passed_over(tmp_path: Path) -> None:
+    seen = Intermediates(Checkpoints(tmp_path))
+    for iteration in (5, 10, 15):
+        seen.note(Glimpse(0, iteration, torch.full((1, 3, 2, 2), iteration / 255)))
+    file = tmp_path / "glimpse-000000-000010.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    assert list(seen.of(0)) == [5, 15]
+    assert list(seen.by_iteration()) == [5, 15]
