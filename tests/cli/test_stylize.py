@@ -224,7 +224,7 @@ def test_a_painting_has_its_own_size_up_to_a_megapixel(shape: tuple[int, int], s
 
 
 def test_an_interruption_saves_the_picture_so_far(checkout: Path, album: Path) -> None:
-    """Of a real process in a terminal of its own."""
+    """Of a real process in a terminal of its own, started as nohup does."""
     params = (checkout / "params.yaml").read_text("utf-8")
     params = params.replace("progress: false", "progress: true")
     (checkout / "params.yaml").write_text(params, "utf-8")
@@ -233,7 +233,15 @@ def test_an_interruption_saves_the_picture_so_far(checkout: Path, album: Path) -
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
     process = subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, words)],
+        [
+            "sh",
+            "-c",
+            'trap "" HUP; exec "$0" "$@"',
+            sys.executable,
+            "-c",
+            program,
+            *map(str, words),
+        ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -242,9 +250,14 @@ def test_an_interruption_saves_the_picture_so_far(checkout: Path, album: Path) -
     )
     os.close(theirs)
     shown = ""
-    while not re.search(r" \d\d+/5000|ERROR", shown):  # it is looked at every 10 iterations
-        shown += os.read(ours, 4096).decode(errors="replace")
-    process.send_signal(signal.SIGINT)
+    # It is looked at every 10 iterations, and does not hear that the terminal is closed.
+    for deafen, wait in (
+        (signal.SIGHUP, r" \d\d+/5000|ERROR"),
+        (signal.SIGINT, r" [4-9]\d/|\d{3}/"),
+    ):
+        while not re.search(wait, shown):
+            shown += os.read(ours, 4096).decode(errors="replace")
+        process.send_signal(deafen)
     told, _ = process.communicate(timeout=60)
     os.close(ours)
     assert process.returncode == 130

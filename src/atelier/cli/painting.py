@@ -251,7 +251,9 @@ def _paint(
     from atelier.tracking.unfinished import ENDINGS
 
     seen, written = Intermediates(latest_only=not film), 0
-    before = {end: signal.signal(end, signal.default_int_handler) for end in ENDINGS}
+    # What nohup and a shell's & have ignored stays ignored.
+    heard = [end for end in ENDINGS if signal.getsignal(end) != signal.SIG_IGN]
+    before = {end: signal.signal(end, signal.default_int_handler) for end in heard}
     try:
         with bar("stylize", "iterations", shown) as report:
             contents = pixels_of(job.originals)
@@ -261,7 +263,7 @@ def _paint(
                 _write_painting(painting, job, targets, way)
                 written += 1
     except KeyboardInterrupt:
-        for end in ENDINGS:  # a second one should not keep it from writing
+        for end in heard:  # a second one should not keep it from writing
             signal.signal(end, signal.SIG_IGN)
         _write_so_far(job, targets, seen, written)
         raise typer.Exit(_INTERRUPTED) from None
