@@ -163,7 +163,9 @@ class Watcher(Saver):
     def __init__(self, began: float) -> None:
         self.began, self.seen = began, Seen()
 
-    def save(self, picture: int, evaluations: int, state: dict[str, Tensor]) -> None:
+    def save(
+        self, picture: int, evaluations: int, state: dict[str, Tensor], finished: bool
+    ) -> None:
         """Take the latest."""
         self.seen.append((now(state["canvas"].device) - self.began, state["canvas"].clone()))
 

@@ -36,7 +36,7 @@ def main(settings: Settings, run: Run) -> None:
     )
     given = (pixels_of(originals), pixels_of(styles), masks_of(masks), WEIGHTS)
     with bar("stylize", "iterations", settings.runtime.progress) as report, run.resumable() as keep:
-        attempts = resume.Attempts(*keep, settings.runtime.checkpoint_seconds, wanted.iterations)
+        attempts = resume.Attempts(*keep, settings.runtime.checkpoint_seconds)
         seen = intermediates.Intermediates(keep[0])
         watch = seen.note if wanted.intermediates else None
         told = (report, attempts, watch, run.warn)

@@ -120,7 +120,7 @@ def test_an_interrupted_painting_has_every_picture_that_an_undisturbed_one_has(
         checkpoints = Checkpoints(tmp_path)
         seen = Intermediates(checkpoints)
         try:
-            _paint(settings, seen, Attempts(checkpoints, lambda: True, 60.0, 60))
+            _paint(settings, seen, Attempts(checkpoints, lambda: True, 60.0))
             break
         except KeyboardInterrupt:
             interruptions += 1

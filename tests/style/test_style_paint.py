@@ -185,7 +185,9 @@ def _painted(
     kept: list[Tensor] = []
 
     class Keeper(Saver):
-        def save(self, picture: int, evaluations: int, state: dict[str, Tensor]) -> None:
+        def save(
+            self, picture: int, evaluations: int, state: dict[str, Tensor], finished: bool
+        ) -> None:
             kept.append(state["canvas"].clone())
 
     vgg = build_vgg19("random", settings.pooling, settings.seed, deepest=6)

@@ -139,6 +139,13 @@ def test_a_style_scale_of_half_is_the_style_at_half_its_size() -> None:
     assert not np.array_equal(half[0].pixels, whole[0].pixels)
 
 
+def test_trouble_names_the_painting() -> None:
+    contents, styles = {"ann": _pixels(1), "bob": _pixels(2)}, {"waves": _pixels(3)}
+    settings = _settings(style_layers={1: 1e39})
+    with pytest.raises(AtelierError, match=r"the loss of ann-waves is (nan|inf) at iteration 1;"):
+        list(paint_all(settings, contents, styles, (), WEIGHTS, CPU))
+
+
 def test_glimpses_are_numbered_like_the_paintings() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}

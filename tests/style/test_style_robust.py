@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atelier.errors import AtelierError
 from atelier.style.look import Look
@@ -54,6 +54,41 @@ def test_where_no_step_helps_it_is_said_once_and_painting_ends() -> None:
         " that begin a tenth as long"
     ]
     assert told[-1].total == 0
+
+
+@pytest.mark.parametrize("iterations", [20, 30, 39, 40])
+def test_a_way_that_is_only_begun_does_not_stand_still(iterations: int) -> None:
+    """With learned weights the first leg may be of one evaluation, which is of the start itself."""
+    _, _, said = _paint(optimizer="spectral", weights="imagenet", iterations=iterations)
+    assert said == []
+
+
+class _FailsOnce(nn.ReLU):
+    """A layer with a fault: the seventh time that a gradient is asked for there is none."""
+
+    asked = 0
+
+    def forward(self, features: Tensor) -> Tensor:
+        self.asked += features.requires_grad
+        known = super().forward(features)
+        return known * torch.nan if self.asked == 7 else known
+
+
+def test_spectral_keeps_what_it_painted_before_and_after_a_loss_that_is_not_finite() -> None:
+    vgg = build_vgg19("random", "average", 1, 6)
+    vgg[1] = _FailsOnce()
+    told: list[Iterate] = []
+    said: list[str] = []
+    settings = _settings(optimizer="spectral")
+    given = ([_picture(1)], _picture(2), settings, vgg, CPU, told.append)
+    (painted,) = paint(*given, say=said.append, called=["ann-waves"])
+    assert said == [
+        "ann-waves has had a loss that is not finite by iteration 12; it has stepped back and goes"
+        " on with a shorter step"
+    ]
+    assert [step.iteration for step in told] == [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12]
+    assert not torch.equal(painted, _picture(1))
+    assert told[-1].total < told[5].total
 
 
 def test_a_loss_that_is_never_finite_ends_with_the_reason() -> None:

@@ -1,7 +1,7 @@
 """What a painting tells and keeps on its way: losses, glimpses, the state to go on from."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,17 +52,31 @@ class Saver:
         """What an earlier attempt left of a picture."""
         return None
 
-    def save(self, picture: int, evaluations: int, state: dict[str, Tensor]) -> None:
-        """Keep a picture's state after so many evaluations."""
+    def save(
+        self, picture: int, evaluations: int, state: dict[str, Tensor], finished: bool
+    ) -> None:
+        """Keep a picture's state after so many evaluations, or as it is when it is finished."""
 
 
 class Journal:
     """Collects a batch's losses on the device and delivers them in bursts."""
 
     def __init__(
-        self, picture: int, names: list[str], on_iteration: Callable[[Iterate], None]
+        self,
+        picture: int,
+        called: Sequence[str],
+        names: list[str],
+        on_iteration: Callable[[Iterate], None],
     ) -> None:
-        self.picture = picture
+        """Begin.
+
+        Args:
+            picture: which of the contents is the batch's first, from 0.
+            called: what each picture of the batch is called in sentences.
+            names: of the terms of the loss.
+            on_iteration: told every evaluation.
+        """
+        self.picture, self.called = picture, called
         self.noted = 0  # evaluations, also those that still wait
         self._names = names
         self._on_iteration = on_iteration
@@ -103,9 +117,9 @@ class Journal:
     def trouble(self) -> str:
         """The loss that was the first not to be finite."""
         for iteration, rows in enumerate(self._rows, start=1):
-            for picture, (total, *_) in enumerate(rows, start=self.picture + 1):
+            for called, (total, *_) in zip(self.called, rows, strict=True):
                 if not math.isfinite(total):
-                    return f"the loss of picture {picture} is {total} at iteration {iteration}"
+                    return f"the loss of {called} is {total} at iteration {iteration}"
         return ""
 
     def was_finite(self) -> bool:

@@ -35,6 +35,7 @@ def paint(
     at_once: int | None = None,
     watch: Callable[[Glimpse], None] | None = None,
     say: Callable[[str], None] = lambda trouble: None,
+    called: Sequence[str] = (),
 ) -> Iterator[Tensor]:
     """Paint each of ``contents`` as its look says, and yield it as soon as it is finished.
 
@@ -61,6 +62,7 @@ def paint(
             nothing, and elsewhere as many as have 512 x 512 pixels together.
         watch: shown every picture now and then, more often if ``settings.intermediates`` asks.
         say: told in a sentence where something went wrong that painting could mend.
+        called: what each picture is called in sentences; picture 1 and so on if not given.
 
     Yields:
         For each content a painting of its size, float32 ``[1, 3, H, W]`` on the CPU, RGB, 0 to 1.
@@ -80,7 +82,9 @@ def paint(
     vgg = at_precision(vgg, settings, device)
     finished = 0
     for subject in _subjects(contents, looks, settings, device, at_once):
-        journal = Journal(finished, names(settings), on_iteration)
+        numbers = range(finished, finished + len(subject.contents))
+        titles = [called[number] if called else f"picture {number + 1}" for number in numbers]
+        journal = Journal(finished, titles, names(settings), on_iteration)
         work = Work(settings, vgg, journal, saver or Saver(), watch, say)
         yield from work.paint(subject).cpu().split(1)
         finished += len(subject.contents)

@@ -74,6 +74,10 @@ class _Sitting:
     contents: list[Pixels]
     styles: list[tuple[Pixels, ...]]
 
+    def titles(self) -> list[str]:
+        """What its paintings are called."""
+        return [_name(*name) for name in self.names]
+
 
 class _Teller:
     """Tells of the paintings of all sittings as of one row."""
@@ -145,9 +149,8 @@ def paint_all(
         prepared = [prepare(content, settings.picture_size) for content in sitting.contents]
         looks = _looks(settings, sitting, prepared, masks)
         shown = teller.show if watch else None
-        painted = paint(
-            prepared, looks, settings, vgg, device, teller.note, attempts, watch=shown, say=say
-        )
+        given = (prepared, looks, settings, vgg, device, teller.note, attempts, None, shown, say)
+        painted = paint(*given, sitting.titles())
         yield from _finished(sitting, painted, teller)
         teller.first += len(sitting.names)
 

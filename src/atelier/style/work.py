@@ -18,6 +18,8 @@ from atelier.style.vgg import stride
 
 # Between two parts a picture can be kept and painted on; each costs torch's L-BFGS one evaluation.
 _EVALUATIONS_A_PART = 25
+# Fewer may all be of the canvas as it was, or of a step that is tried again, shorter.
+_EVALUATIONS_TO_STAND = 5
 # Each time that a loss is not finite steps become a tenth as long, so often at most.
 _MOST_CAUTION = 6
 
@@ -96,13 +98,13 @@ class Work:
         while self._journal.told < leg.until and not stuck:
             before, told = at_work.canvas.clone(), self._journal.told
             self._advance(at_work, min(told + _EVALUATIONS_A_PART, leg.until), scene)
-            lost, stood = self._journal.was_lost(told), torch.equal(at_work.canvas, before)
-            if lost or stood:
+            lost, stood = self._was_lost(told), torch.equal(at_work.canvas, before)
+            if lost or (stood and self._journal.told - told >= _EVALUATIONS_TO_STAND):
                 stuck = stood and caution > 0
                 self._complain(lost, caution)
                 caution += 1
                 at_work = painter(before, evaluate, self._settings, scene.bounds, caution)
-            self._keep(number, at_work, caution, stuck)
+            self._keep(number, leg, at_work, caution, stuck)
         return at_work.canvas
 
     def _advance(self, at_work: Painter, until: int, scene: Scene) -> None:
@@ -135,6 +137,18 @@ class Work:
         every = max(1, self._settings.iterations // wanted)
         return every - told % every
 
+    def _was_lost(self, told: int) -> bool:
+        """Whether the painter came to where a loss is not finite and has not come back itself."""
+        if not self._journal.was_lost(told):
+            return False
+        if self._settings.optimizer != "spectral" or not self._journal.was_finite():
+            return True
+        self._say(
+            f"{self._journal.called[0]} has had a loss that is not finite by iteration"
+            f" {self._journal.told}; it has stepped back and goes on with a shorter step"
+        )
+        return False
+
     def _complain(self, lost: bool, caution: int) -> None:
         """Say what is wrong and that smaller steps follow, or give up where they did not help."""
         if lost and (caution == _MOST_CAUTION or not self._journal.was_finite()):
@@ -144,19 +158,21 @@ class Work:
             )
         if lost or caution == 0:
             self._say(
-                f"picture {self._journal.picture + 1}"
+                f"{self._journal.called[0]}"
                 f" {'has a loss that is not finite' if lost else 'stands still'} at iteration"
                 f" {self._journal.told}; it goes on from its last good state with steps that begin"
                 " a tenth as long"
             )
 
-    def _keep(self, number: int, at_work: Painter, caution: int, stuck: bool) -> None:
+    def _keep(self, number: int, leg: Leg, at_work: Painter, caution: int, stuck: bool) -> None:
         """Keep all that the next part depends on."""
         journal = self._journal
         marks = {"leg": number, "caution": caution, "stuck": stuck}
         told = {"canvas": at_work.canvas, "losses": journal.table()}
         state = {name: torch.tensor(mark) for name, mark in marks.items()} | told
-        self._saver.save(journal.picture, journal.told, state | at_work.state())
+        last = leg.until == self._settings.iterations
+        finished = last and (stuck or journal.told >= leg.until)
+        self._saver.save(journal.picture, journal.told, state | at_work.state(), finished)
 
     def _evaluation(self, scene: Scene, firmness: float) -> Evaluate:
         contents = self._settings.content_layers.items()
