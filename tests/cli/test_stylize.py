@@ -159,6 +159,25 @@ def test_a_presets_values_stand_for_those_of_params(
     assert np.abs(levels("painted/bob-waves.PNG") - given).mean() > 1
 
 
+def test_a_preset_without_bounds_gets_some_where_they_are_needed(
+    atelier: Typed, album: Path
+) -> None:
+    Image.new("L", (40, 48), 255).save(album / "all.png")
+    command = ("stylize", album / "bob.PNG", "--style", album / "waves.png", "--preset", "gatys")
+    for option in (("--mask", album / "all.png"), ("--keep-colors", "luminance")):
+        told = atelier(*command, *option, "--weights", album / "none.pth", code=1)
+        assert told.startswith(f"ERROR: --weights is {album}/none.pth, but there is no such file")
+
+
+def test_what_has_no_option_is_said_of_its_file(
+    atelier: Typed, album: Path, checkout: Path
+) -> None:
+    params = (checkout / "params.yaml").read_text("utf-8")
+    (checkout / "params.yaml").write_text(params.replace("memory_gb: 4.0", "memory_gb: 0.016"))
+    told = atelier("stylize", album / "ann.jpg", "--style", album / "waves.png", *QUICK, code=1)
+    assert "needs more than stylize.memory_gb of params.yaml (0.016); " in told
+
+
 def test_paintings_of_one_name_are_refused_whatever_their_sizes(
     atelier: Typed, album: Path
 ) -> None:
@@ -187,15 +206,15 @@ def test_nothing_is_replaced_unasked(atelier: Typed, album: Path) -> None:
         (["A/note.txt", *WAVES], "A/note.txt cannot be read (not a picture)."),
         (["A", *WAVES], "A cannot be read"),
         (["A/ann.jpg", "--style", "nowhere.png"], "there is no picture nowhere.png; put it there"),
-        (["A/ann.jpg", *WAVES, "--size", 8], "picture_size is 8, but it should be gre"),
-        (["A/ann.jpg", *WAVES, "--strength", 2], "strength is 2.0, but it should be"),
-        (["A/ann.jpg", *WAVES, "--iterations", 0], "iterations is 0, but it should be"),
-        (["A/ann.jpg", *WAVES, "--keep-colors", "yes"], "keep_colors is 'yes', but"),
-        (["A/ann.jpg", *WAVES, "--weights", "no.pth"], "there is no such file"),
+        (["A/ann.jpg", *WAVES, "--size", 8], "ERROR: --size is 8, but it should be gre"),
+        (["A/ann.jpg", *WAVES, "--strength", 2], "ERROR: --strength is 2.0, but it should be"),
+        (["A/ann.jpg", *WAVES, "--iterations", 0], "ERROR: --iterations is 0, but it should be"),
+        (["A/ann.jpg", *WAVES, "--keep-colors", "yes"], "ERROR: --keep-colors is 'yes', but"),
+        (["A/ann.jpg", *WAVES, "--weights", "no.pth"], "--weights is no.pth, but"),
         (["A/ann.jpg", *WAVES, "--preset", "monet"], "monet"),
         (["A/ann.jpg", *WAVES, "--mix", "a lot"], "--mix is 'a lot', but it is a list"),
-        (["A/ann.jpg", *WAVES, "--mix", "1,2"], "style_weights has 2 entries for 1"),
-        (["A/ann.jpg", *WAVES, "--mask", "A/ann.jpg", "A/bob.PNG"], "masks has 2"),
+        (["A/ann.jpg", *WAVES, "--mix", "1,2"], "ERROR: --mix has 2 entries for 1"),
+        (["A/ann.jpg", *WAVES, "--mask", "A/ann.jpg", "A/bob.PNG"], "ERROR: --mask has 2"),
         (["A/ann.jpg", *WAVES, "--out", "me.bmp"], "ends in no format"),
         (["A/cut out.tif", *WAVES, "--out", "me.jpg"], "lose the picture's transpar"),
         (["A/ann.jpg", "A/bob.PNG", *WAVES, "--out", "me.png"], "need a folder"),

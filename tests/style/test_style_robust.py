@@ -111,3 +111,21 @@ def test_an_empty_mask_is_refused() -> None:
     look = Look((_picture(2),), (), (torch.zeros(1, 1, 32, 32),))
     with pytest.raises(AtelierError, match="black all over"):
         list(paint([_picture(1)], [look], _settings(), vgg, CPU, lambda step: None))
+
+
+@pytest.mark.parametrize(("gb", "change"), [(0.0, "set"), (4.0, "lower")])
+def test_too_little_memory_is_told_with_what_would_do(gb: float, change: str) -> None:
+    """The machine has no room for a pass of more than so many pixels."""
+
+    class Little(nn.ReLU):
+        def forward(self, features: Tensor) -> Tensor:
+            if features.shape[2] * features.shape[3] > 20**2:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return super().forward(features)
+
+    vgg = build_vgg19("random", "average", 1, 6)
+    vgg[1] = Little()
+    settings, style = _settings(memory_gb=gb, optimizer="spectral"), _picture(2)[..., :16, :16]
+    sentence = f"a stylize.picture_size of 18 fits, or {change} stylize.memory_gb, which paints"
+    with pytest.raises(AtelierError, match=sentence):
+        list(paint([_picture(1)], style, settings, vgg, CPU, lambda step: None))

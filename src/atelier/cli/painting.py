@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from tqdm import tqdm
 
+from atelier.cli.options import in_options
 from atelier.cli.places import PARAMS, PRESETS, refuse_to_replace, writing
 from atelier.errors import AtelierError
 from atelier.progress import bar
@@ -36,6 +37,15 @@ LEAST = 32  # pixels of the shorter side, likewise
 _FRAMES = 24  # of a film at least, and chances to save what is painted so far
 _DRAWN = 1024  # pixels of the embedded style picture
 _INTERRUPTED = 130
+_OPTIONS = {
+    "picture_size": "--size",
+    "style_masks": "--mask",
+    "style_weights": "--mix",
+    "strength": "--strength",
+    "keep_colors": "--keep-colors",
+    "iterations": "--iterations",
+    "weights": "--weights",
+}
 
 
 def stylize(
@@ -85,15 +95,15 @@ def stylize(
         "picture_size": size or None,
         "pairing": "all",
     }
-    wanted = _wanted(settings, preset, given, len(style), len(mask or []), _numbers(mix))
-    jobs = _jobs(wanted, (pictures, style, mask or []), settings.convert.max_megapixels, size)
-    targets = _targets(jobs, pictures, out)
-    _check(jobs, targets, film, force)
-    device, folder = choose_device(settings.runtime.device), WEIGHTS
-    if weights:
-        folder = Path(weights).parent
-    for job in jobs:
-        _paint(job, targets, folder, device, film, settings.runtime.progress)
+    with in_options("stylize", _OPTIONS, f"{PRESETS / preset}.yaml" if preset else str(PARAMS)):
+        wanted = _wanted(settings, preset, given, len(style), len(mask or []), _numbers(mix))
+        jobs = _jobs(wanted, (pictures, style, mask or []), settings.convert.max_megapixels, size)
+        targets = _targets(jobs, pictures, out)
+        _check(jobs, targets, film, force)
+        folder = Path(weights).parent if weights else WEIGHTS
+        device = choose_device(settings.runtime.device)
+        for job in jobs:
+            _paint(job, targets, folder, device, film, settings.runtime.progress)
 
 
 @dataclass(frozen=True)
@@ -186,6 +196,8 @@ def _wanted(
     section["styles"] = [f"style-{number}" for number in range(styles)]
     section["style_masks"] = [f"mask-{number}" for number in range(masks)]
     section["style_weights"] = mix
+    # Only within bounds a place can stay as it is, which the chapter's canvas knows nothing of.
+    section["bounded"] |= masks > 0 or section["keep_colors"] == "luminance"
     # An interrupted painting is saved as it was last seen, so that it is looked at often.
     often = max(section["intermediates"], _FRAMES, section["iterations"] // 10)
     section |= {"intermediates": min(often, 1000), "film": False}

@@ -199,8 +199,9 @@ class Work:
             painter(scene.first_canvas(), evaluated, self._settings, scene.bounds).advance(2)
 
         fits = largest_that_works(try_out, min(height, width) * 3 // 4, 2 * stride(self._vgg))
+        change = "lower" if self._settings.memory_gb else "set"
         return (
             f"the memory is too small for a painting of {width} x {height} pixels; "
             + (f"a stylize.picture_size of {fits} fits" if fits else "no smaller size fits either")
-            + ", or set stylize.memory_gb, which paints part by part."
+            + f", or {change} stylize.memory_gb, which paints part by part."
         )
