@@ -11,7 +11,7 @@ from atelier.errors import AtelierError
 from atelier.progress import Progress
 from atelier.settings import StylizeSettings
 from atelier.style.paint import Glimpse, Iterate
-from atelier.style.paintings import Painting, loss_table, paint_all, summary
+from atelier.style.paintings import Painting, loss_table, paint_all, planned, summary
 from atelier.style.pictures import to_uint8
 
 from .test_style_paint import _settings as painted_with
@@ -122,6 +122,24 @@ def test_masks_are_scaled_to_the_painting_and_leave_the_rest() -> None:
     )
     assert np.array_equal(painting.pixels[:, 12:], content[:, 12:])
     assert not np.array_equal(painting.pixels[:, :6], content[:, :6])
+
+
+@pytest.mark.parametrize(
+    ("shape", "fits"),
+    [((48, 64), True), ((480, 640), True), ((6, 8), True), ((24, 33), True), ((64, 48), False),
+     ((64, 64), False), ((48, 60), False)],
+)  # fmt: skip
+def test_a_mask_that_would_be_stretched_is_refused(shape: tuple[int, int], fits: bool) -> None:
+    contents, styles = {"ann": _pixels(1, 48, 64)}, {"waves": _pixels(3)}
+    masks = [np.full((*shape, 3), 255, np.uint8)]
+    if fits:
+        assert planned(_settings(), contents, styles, masks) == [("ann", "waves")]
+        return
+    sentence = (
+        f"mask of {shape[1]} x {shape[0]} pixels has not the shape of ann, which has 64 x 48;"
+    )
+    with pytest.raises(AtelierError, match=sentence):
+        planned(_settings(), contents, styles, masks)
 
 
 def test_as_many_weights_as_styles_are_needed() -> None:

@@ -25,6 +25,8 @@ from atelier.style.vgg import build_vgg19
 Pixels = NDArray[np.uint8]
 Watch = Callable[[Glimpse], None]
 
+_STRETCHED = 0.02  # of a picture's width, so little that nobody sees it
+
 
 @dataclass(frozen=True)
 class Painting:
@@ -133,10 +135,11 @@ def paint_all(
         Each painting as soon as it is finished, in the order of :func:`planned`.
 
     Raises:
-        AtelierError: two paintings would have the same name, the weights cannot be had, a picture
-            is too small, the memory is, or a loss stays not finite.
+        AtelierError: two paintings would have the same name, a mask has another shape than a
+            picture, the weights cannot be had, a picture is too small, the memory is, or a loss
+            stays not finite.
     """
-    sittings = _sittings(settings, contents, styles, together=bool(masks))
+    sittings = _sittings(settings, contents, styles, masks)
     made = settings.weights in ("random", "imagenet")
     source = settings.weights if made else str(weights / settings.weights)
     vgg = build_vgg19(source, settings.pooling, settings.seed, deepest(settings), settings.padding)
@@ -176,7 +179,7 @@ def planned(
     masks: Sequence[Pixels],
 ) -> list[tuple[str, str]]:
     """Picture and look of every painting that :func:`paint_all` would make of the same."""
-    sittings = _sittings(settings, contents, styles, together=bool(masks))
+    sittings = _sittings(settings, contents, styles, masks)
     return [name for sitting in sittings for name in sitting.names]
 
 
@@ -184,16 +187,17 @@ def _sittings(
     settings: StylizeSettings,
     contents: Mapping[str, Pixels],
     styles: Mapping[str, Pixels],
-    together: bool,
+    masks: Sequence[Pixels],
 ) -> list[_Sitting]:
     """Who is painted how: style by style, each in its own, or in all styles at once."""
+    _refuse_other_shapes(contents, masks)
     names, pictures = list(contents), list(contents.values())
     if settings.style_weights and len(settings.style_weights) != len(styles):
         raise AtelierError(
             f"stylize.style_weights has {len(settings.style_weights)} entries for {len(styles)}"
             " styles; give one for each."
         )
-    if settings.style_weights or together:
+    if settings.style_weights or masks:
         every, look = "+".join(styles), tuple(styles.values())
         pairs = [(name, every) for name in names]
         sittings = [_Sitting([], pictures, [look] * len(names))]
@@ -272,6 +276,19 @@ def summary(paintings: Sequence[Painting]) -> dict[str, Any]:
 
 def _name(content: str, style: str) -> str:
     return f"{content}-{style}"
+
+
+def _refuse_other_shapes(contents: Mapping[str, Pixels], masks: Sequence[Pixels]) -> None:
+    """Refuse a mask that would have to be stretched to lie on a picture."""
+    for mask in masks:
+        for name, content in contents.items():
+            (height, width), (tall, wide) = content.shape[:2], mask.shape[:2]
+            # Sides are rounded where pictures are scaled.
+            if abs(wide * height / tall - width) > max(_STRETCHED * width, height / tall):
+                raise AtelierError(
+                    f"a mask of {wide} x {tall} pixels has not the shape of {name}, which has"
+                    f" {width} x {height}; cut it to the picture's shape."
+                )
 
 
 def _refuse_equal_names(pairs: Iterable[tuple[str, str]]) -> None:
