@@ -146,6 +146,17 @@ def test_styles_are_mixed_in_one_painting(atelier: Typed, album: Path) -> None:
     assert told == "Wrote painted/bob-waves+stars.PNG: 40 x 48 pixels.\n"
 
 
+def test_styles_take_turns_whatever_the_pictures_sizes(atelier: Typed, album: Path) -> None:
+    for name, side in (("a", 40), ("b", 44), ("c", 40), ("d", 40)):
+        Image.new("RGB", (side, side), (90, 160, 40)).save(album / f"{name}.png")
+    pictures = [album / f"{name}.png" for name in "abcd"]
+    styles = ("--style", album / "waves.png", album / "stars.webp", "--pairing", "each")
+    for size in (0, 32):
+        told = atelier("stylize", *pictures, *styles, "--size", size, "--force", *QUICK)
+        written = [line.split("/")[1].split(".")[0] for line in told.splitlines()]
+        assert sorted(written) == ["a-waves", "b-stars", "c-waves", "d-stars"]
+
+
 def test_a_presets_values_stand_for_those_of_params(
     atelier: Typed, album: Path, checkout: Path
 ) -> None:
@@ -214,6 +225,7 @@ def test_nothing_is_replaced_unasked(atelier: Typed, album: Path) -> None:
         (["A/ann.jpg", *WAVES, "--preset", "monet"], "monet"),
         (["A/ann.jpg", *WAVES, "--mix", "a lot"], "--mix is 'a lot', but it is a list"),
         (["A/ann.jpg", *WAVES, "--mix", "1,2"], "ERROR: --mix has 2 entries for 1"),
+        (["A/ann.jpg", *WAVES, "--pairing", "some"], "--pairing is 'some', but it should be"),
         (["A/ann.jpg", *WAVES, "--mask", "A/ann.jpg", "A/bob.PNG"], "ERROR: --mask has 2"),
         (["A/ann.jpg", *WAVES, "--out", "me.bmp"], "ends in no format"),
         (["A/cut out.tif", *WAVES, "--out", "me.jpg"], "lose the picture's transpar"),

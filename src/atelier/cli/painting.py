@@ -39,6 +39,7 @@ _DRAWN = 1024  # pixels of the embedded style picture
 _INTERRUPTED = 130
 _OPTIONS = {
     "picture_size": "--size",
+    "pairing": "--pairing",
     "style_masks": "--mask",
     "style_weights": "--mix",
     "strength": "--strength",
@@ -66,6 +67,9 @@ def stylize(
     mix: Annotated[
         str, typer.Option(help="2,1: all styles in each painting, so much of each")
     ] = "",
+    pairing: Annotated[
+        str, typer.Option(help="all: every style for each; each: they take turns", metavar="HOW")
+    ] = "all",
     strength: Annotated[float | None, typer.Option(help="from 0, as it was, to 1")] = None,
     keep_colors: Annotated[
         str | None, typer.Option(help="none, luminance or histogram", metavar="HOW")
@@ -93,7 +97,7 @@ def stylize(
         "iterations": iterations,
         "weights": weights and Path(weights).name,
         "picture_size": size or None,
-        "pairing": "all",
+        "pairing": pairing,
     }
     with in_options("stylize", _OPTIONS, f"{PRESETS / preset}.yaml" if preset else str(PARAMS)):
         wanted = _wanted(settings, preset, given, len(style), len(mask or []), _numbers(mix))
@@ -149,10 +153,17 @@ def _jobs(
         read_named(names, Path(), max_megapixels, words)
         for names, words in zip(named, ({}, made, {}), strict=True)
     )
-    looks = (pixels_of(styles), masks_of(masks))
+    groups: defaultdict[tuple[int, int], dict[str, Original]] = defaultdict(dict)
+    sides = [size or own_size(*original.pixels.shape[:2]) for original in originals.values()]
+    looks = [pixels_of(styles)]
+    if wanted.pairing == "each" and len(set(sides)) > 1:
+        # They take turns among all pictures, not among those of a size.
+        looks = [{name: pixels} for name, pixels in looks[0].items()]
+    for number, (name, side) in enumerate(zip(originals, sides, strict=True)):
+        groups[side, number % len(looks)][name] = originals[name]
     return [
-        _Job(wanted.model_copy(update={"picture_size": side}), some, *looks)
-        for side, some in _by_size(originals, size).items()
+        _Job(wanted.model_copy(update={"picture_size": side}), some, looks[turn], masks_of(masks))
+        for (side, turn), some in groups.items()
     ]
 
 
@@ -160,13 +171,6 @@ def own_size(height: int, width: int) -> int:
     """The shorter side of a painting whose picture has this size, where nobody asks for another."""
     factor = min(1.0, math.sqrt(MOST / (height * width)))
     return max(LEAST, int(min(height, width) * factor))
-
-
-def _by_size(originals: "Mapping[str, Original]", size: int) -> "dict[int, dict[str, Original]]":
-    found: defaultdict[int, dict[str, Original]] = defaultdict(dict)
-    for name, original in originals.items():
-        found[size or own_size(*original.pixels.shape[:2])][name] = original
-    return dict(found)
 
 
 def _numbers(listed: str) -> list[float]:
