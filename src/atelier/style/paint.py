@@ -75,10 +75,7 @@ def paint(
     vgg = vgg[: deepest(settings) + 1].to(device)
     _refuse_what_cannot_be_seen(contents, looks, vgg)
     if settings.weights == "random":
-        distinct = {id(style): style for look in looks for style in look.styles}.values()
-        side = side_to_calibrate(settings, len(distinct))
-        small = [_at_most(style.to(device), side, stride(vgg)) for style in distinct]
-        vgg = calibrate(vgg, *(preprocess(style, settings.preprocessing) for style in small))
+        vgg = _calibrated(vgg, looks, settings, device)
     vgg = at_precision(vgg, settings, device)
     finished = 0
     for subject in _subjects(contents, looks, settings, device, at_once):
@@ -88,6 +85,16 @@ def paint(
         work = Work(settings, vgg, journal, saver or Saver(), watch, say)
         yield from work.paint(subject).cpu().split(1)
         finished += len(subject.contents)
+
+
+def _calibrated(
+    vgg: nn.Sequential, looks: Sequence[Look], settings: StylizeSettings, device: torch.device
+) -> nn.Sequential:
+    """Fit random weights to all styles."""
+    distinct = {id(style): style for look in looks for style in look.styles}.values()
+    side = side_to_calibrate(settings, len(distinct))
+    small = [_at_most(style.to(device), side, stride(vgg)) for style in distinct]
+    return calibrate(vgg, *(preprocess(style, settings.preprocessing) for style in small))
 
 
 def _at_most(style: Tensor, side: int, least: int) -> Tensor:
