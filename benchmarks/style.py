@@ -148,7 +148,9 @@ class Watcher(Saver):
     def __init__(self, began: float) -> None:
         self.began, self.seen = began, Seen()
 
-    def save(self, picture: int, evaluations: int, state: dict[str, Tensor]) -> None:
+    def save(
+        self, picture: int, evaluations: int, state: dict[str, Tensor], finished: bool
+    ) -> None:
         """Take the latest."""
         self.seen.append((now(state["canvas"].device) - self.began, state["canvas"].clone()))
 
@@ -157,7 +159,7 @@ def ours(content: Tensor, style: Tensor, vgg: nn.Sequential, wanted: StylizeSett
     """The stylize stage's function: canvases, and the seconds that each took."""
     watcher = Watcher(now(content.device))
     # Random weights are calibrated once more here, which changes nothing.
-    paint([content], style, wanted, vgg, content.device, lambda iterate: None, watcher)
+    list(paint([content], style, wanted, vgg, content.device, lambda iterate: None, watcher))
     return watcher.seen
 
 

@@ -19,7 +19,7 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.gan.weights import generate_from
     from atelier.hardware import choose_device
     from atelier.images.named import read_named
-    from atelier.images.original import pixels_of, save_painting
+    from atelier.images.original import masks_of, pixels_of, save_painting
     from atelier.style import drawn, intermediates, pictures, resume, terms
     from atelier.style.paintings import loss_table, paint_all, summary
 
@@ -34,12 +34,13 @@ def main(settings: Settings, run: Run) -> None:
         read_named(names, PICTURES, settings.convert.max_megapixels, made)
         for names in (wanted.pictures, wanted.styles, wanted.style_masks)
     )
-    given = (pixels_of(originals), pixels_of(styles), list(pixels_of(masks).values()), WEIGHTS)
+    given = (pixels_of(originals), pixels_of(styles), masks_of(masks), WEIGHTS)
     with bar("stylize", "iterations", settings.runtime.progress) as report, run.resumable() as keep:
-        attempts = resume.Attempts(*keep, settings.runtime.checkpoint_seconds, wanted.iterations)
+        attempts = resume.Attempts(*keep, settings.runtime.checkpoint_seconds)
         seen = intermediates.Intermediates(keep[0])
         watch = seen.note if wanted.intermediates else None
-        paintings = paint_all(wanted, *given, device, report, attempts, watch, run.warn)
+        told = (report, attempts, watch, run.warn)
+        paintings = list(paint_all(wanted, *given, device, *told))
     with replacing_folder(STYLED) as out:
         for painting in paintings:
             original = originals[painting.picture]

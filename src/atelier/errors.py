@@ -1,7 +1,7 @@
 """The one kind of error that is the user's to mend, and what tells a want of memory."""
 
-# What torch says of a processor's and a GPU's memory, and the system of a file's.
-_NO_MEMORY = ("allocate memory", "not enough memory", "out of memory")
+# What torch and OpenCV say of a processor's and a GPU's memory, and the system of a file's.
+_NO_MEMORY = ("allocate memory", "not enough memory", "out of memory", "Insufficient memory")
 
 
 class AtelierError(Exception):

@@ -127,10 +127,34 @@ def test_a_mask_leaves_the_rest_as_it_was(atelier: Typed, album: Path) -> None:
     assert np.abs(painted[:22] - given[:22]).mean() > 2
 
 
+def test_a_mask_painted_white_on_transparent_is_black_elsewhere(
+    atelier: Typed, album: Path
+) -> None:
+    mask = np.zeros((48, 40, 4), np.uint8)
+    mask[:24] = 255
+    Image.fromarray(mask).save(album / "sky.png")
+    options = ("--style", album / "waves.png", "--mask", album / "sky.png")
+    atelier("stylize", album / "bob.PNG", *options, *QUICK)
+    painted, given = levels("painted/bob-waves.PNG"), levels(album / "bob.PNG")
+    assert np.array_equal(painted[26:], given[26:])
+    assert np.abs(painted[:22] - given[:22]).mean() > 2
+
+
 def test_styles_are_mixed_in_one_painting(atelier: Typed, album: Path) -> None:
     styles = ("--style", album / "waves.png", album / "stars.webp", "--mix", "2,1")
     told = atelier("stylize", album / "bob.PNG", *styles, *QUICK)
     assert told == "Wrote painted/bob-waves+stars.PNG: 40 x 48 pixels.\n"
+
+
+def test_styles_take_turns_whatever_the_pictures_sizes(atelier: Typed, album: Path) -> None:
+    for name, side in (("a", 40), ("b", 44), ("c", 40), ("d", 40)):
+        Image.new("RGB", (side, side), (90, 160, 40)).save(album / f"{name}.png")
+    pictures = [album / f"{name}.png" for name in "abcd"]
+    styles = ("--style", album / "waves.png", album / "stars.webp", "--pairing", "each")
+    for size in (0, 32):
+        told = atelier("stylize", *pictures, *styles, "--size", size, "--force", *QUICK)
+        written = [line.split("/")[1].split(".")[0] for line in told.splitlines()]
+        assert sorted(written) == ["a-waves", "b-stars", "c-waves", "d-stars"]
 
 
 def test_a_presets_values_stand_for_those_of_params(
@@ -144,6 +168,25 @@ def test_a_presets_values_stand_for_those_of_params(
     assert np.array_equal(levels("painted/bob-waves.PNG"), given)
     atelier(*command, "--preset", "sample", "--force")
     assert np.abs(levels("painted/bob-waves.PNG") - given).mean() > 1
+
+
+def test_a_preset_without_bounds_gets_some_where_they_are_needed(
+    atelier: Typed, album: Path
+) -> None:
+    Image.new("L", (40, 48), 255).save(album / "all.png")
+    command = ("stylize", album / "bob.PNG", "--style", album / "waves.png", "--preset", "gatys")
+    for option in (("--mask", album / "all.png"), ("--keep-colors", "luminance")):
+        told = atelier(*command, *option, "--weights", album / "none.pth", code=1)
+        assert told.startswith(f"ERROR: --weights is {album}/none.pth, but there is no such file")
+
+
+def test_what_has_no_option_is_said_of_its_file(
+    atelier: Typed, album: Path, checkout: Path
+) -> None:
+    params = (checkout / "params.yaml").read_text("utf-8")
+    (checkout / "params.yaml").write_text(params.replace("memory_gb: 4.0", "memory_gb: 0.016"))
+    told = atelier("stylize", album / "ann.jpg", "--style", album / "waves.png", *QUICK, code=1)
+    assert "needs more than stylize.memory_gb of params.yaml (0.016); " in told
 
 
 def test_paintings_of_one_name_are_refused_whatever_their_sizes(
@@ -174,15 +217,16 @@ def test_nothing_is_replaced_unasked(atelier: Typed, album: Path) -> None:
         (["A/note.txt", *WAVES], "A/note.txt cannot be read (not a picture)."),
         (["A", *WAVES], "A cannot be read"),
         (["A/ann.jpg", "--style", "nowhere.png"], "there is no picture nowhere.png; put it there"),
-        (["A/ann.jpg", *WAVES, "--size", 8], "picture_size is 8, but it should be gre"),
-        (["A/ann.jpg", *WAVES, "--strength", 2], "strength is 2.0, but it should be"),
-        (["A/ann.jpg", *WAVES, "--iterations", 0], "iterations is 0, but it should be"),
-        (["A/ann.jpg", *WAVES, "--keep-colors", "yes"], "keep_colors is 'yes', but"),
-        (["A/ann.jpg", *WAVES, "--weights", "no.pth"], "there is no such file"),
+        (["A/ann.jpg", *WAVES, "--size", 8], "ERROR: --size is 8, but it should be gre"),
+        (["A/ann.jpg", *WAVES, "--strength", 2], "ERROR: --strength is 2.0, but it should be"),
+        (["A/ann.jpg", *WAVES, "--iterations", 0], "ERROR: --iterations is 0, but it should be"),
+        (["A/ann.jpg", *WAVES, "--keep-colors", "yes"], "ERROR: --keep-colors is 'yes', but"),
+        (["A/ann.jpg", *WAVES, "--weights", "no.pth"], "--weights is no.pth, but"),
         (["A/ann.jpg", *WAVES, "--preset", "monet"], "monet"),
         (["A/ann.jpg", *WAVES, "--mix", "a lot"], "--mix is 'a lot', but it is a list"),
-        (["A/ann.jpg", *WAVES, "--mix", "1,2"], "style_weights has 2 entries for 1"),
-        (["A/ann.jpg", *WAVES, "--mask", "A/ann.jpg", "A/bob.PNG"], "masks has 2"),
+        (["A/ann.jpg", *WAVES, "--mix", "1,2"], "ERROR: --mix has 2 entries for 1"),
+        (["A/ann.jpg", *WAVES, "--pairing", "some"], "--pairing is 'some', but it should be"),
+        (["A/ann.jpg", *WAVES, "--mask", "A/ann.jpg", "A/bob.PNG"], "ERROR: --mask has 2"),
         (["A/ann.jpg", *WAVES, "--out", "me.bmp"], "ends in no format"),
         (["A/cut out.tif", *WAVES, "--out", "me.jpg"], "lose the picture's transpar"),
         (["A/ann.jpg", "A/bob.PNG", *WAVES, "--out", "me.png"], "need a folder"),
@@ -211,7 +255,7 @@ def test_a_painting_has_its_own_size_up_to_a_megapixel(shape: tuple[int, int], s
 
 
 def test_an_interruption_saves_the_picture_so_far(checkout: Path, album: Path) -> None:
-    """Of a real process in a terminal of its own."""
+    """Of a real process in a terminal of its own, started as nohup does."""
     params = (checkout / "params.yaml").read_text("utf-8")
     params = params.replace("progress: false", "progress: true")
     (checkout / "params.yaml").write_text(params, "utf-8")
@@ -220,7 +264,15 @@ def test_an_interruption_saves_the_picture_so_far(checkout: Path, album: Path) -
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
     process = subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, words)],
+        [
+            "sh",
+            "-c",
+            'trap "" HUP; exec "$0" "$@"',
+            sys.executable,
+            "-c",
+            program,
+            *map(str, words),
+        ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -229,9 +281,14 @@ def test_an_interruption_saves_the_picture_so_far(checkout: Path, album: Path) -
     )
     os.close(theirs)
     shown = ""
-    while not re.search(r" \d\d+/5000|ERROR", shown):  # it is looked at every 10 iterations
-        shown += os.read(ours, 4096).decode(errors="replace")
-    process.send_signal(signal.SIGINT)
+    # It is looked at every 10 iterations, and does not hear that the terminal is closed.
+    for deafen, wait in (
+        (signal.SIGHUP, r" \d\d+/5000|ERROR"),
+        (signal.SIGINT, r" [4-9]\d/|\d{3}/"),
+    ):
+        while not re.search(wait, shown):
+            shown += os.read(ours, 4096).decode(errors="replace")
+        process.send_signal(deafen)
     told, _ = process.communicate(timeout=60)
     os.close(ours)
     assert process.returncode == 130
@@ -240,3 +297,46 @@ def test_an_interruption_saves_the_picture_so_far(checkout: Path, album: Path) -
     )
     assert opened(checkout / "painted/ann-waves.jpg").size == (48, 40)
     assert os.listdir(checkout / "painted") == ["ann-waves.jpg"]
+
+
+def test_a_painting_that_no_memory_holds_is_refused_before_it_is_begun(
+    atelier: Typed, album: Path
+) -> None:
+    Image.new("L", (1, 1_000_000)).save(album / "line.png")
+    told = atelier("stylize", album / "line.png", "--style", album / "waves.png", *QUICK, code=1)
+    assert told.startswith("ERROR: a painting of 32 x 32000000 pixels needs more than ")
+    assert "none of this shape would fit" in told
+    assert told.count("\n") == 1
+
+
+def test_too_little_memory_is_told_in_a_sentence(checkout: Path, album: Path) -> None:
+    """Of a real process, with room for the program and not for what it is asked."""
+    params = (checkout / "params.yaml").read_text("utf-8")
+    (checkout / "params.yaml").write_text(params.replace("memory_gb: 4.0", "memory_gb: 0.0"))
+    Image.new("L", (1, 1_000_000)).save(album / "line.png")
+    words = ("stylize", album / "line.png", "--style", album / "waves.png", *QUICK)
+    program = "from atelier.cli import main; main()"
+    limited = f'ulimit -v {6 * 2**20}; exec "$0" "$@"'
+    ended = subprocess.run(
+        ["sh", "-c", limited, sys.executable, "-c", program, *map(str, words)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("ERROR: the memory is too small for this; ")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_what_is_finished_is_written_before_the_next_is_begun(
+    atelier: Typed, album: Path, checkout: Path
+) -> None:
+    """The second one needs more memory than is allowed."""
+    params = (checkout / "params.yaml").read_text("utf-8")
+    (checkout / "params.yaml").write_text(params.replace("memory_gb: 4.0", "memory_gb: 0.03"))
+    Image.new("RGB", (32, 1000)).save(album / "long.png")
+    command = ("stylize", album / "bob.PNG", album / "long.png", "--style", album / "waves.png")
+    told = atelier(*command, "--size", 32, *QUICK, code=1)
+    assert "needs more than" in told
+    assert os.listdir("painted") == ["bob-waves.PNG"]
+    assert opened("painted/bob-waves.PNG").size == (32, 38)

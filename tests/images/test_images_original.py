@@ -69,6 +69,15 @@ def test_every_kind_comes_in_as_colours_and_goes_out_with_its_transparency(
             assert np.array_equal(np.asarray(written)[:, :, 3], alpha)
 
 
+def test_16_bits_of_grey_with_one_of_them_transparent_stay_so(tmp_path: Path) -> None:
+    """Other greys that are the same in 8 bits are opaque."""
+    values = np.array([[0x1200, 0x1234, 0x12FF, 0xFFFF]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "in.png", transparency=0x1234)
+    original = read_original(tmp_path / "in.png", 1)
+    assert original.alpha is not None
+    assert original.alpha.tolist() == [[255, 0, 255, 255]]
+
+
 def test_four_inks_come_in_as_colours(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16), (200, 40, 90)).convert("CMYK").save(tmp_path / "in.jpg", quality=95)
     original = read_original(tmp_path / "in.jpg", 1)
@@ -100,6 +109,16 @@ def test_a_turned_picture_is_painted_and_written_upright(tmp_path: Path, orienta
     with Image.open(tmp_path / "out.png") as written:
         assert not written.getexif()
         assert np.array_equal(np.asarray(written), np.dstack([PAINTED, ALPHA]))
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".webp"])
+def test_a_format_without_loss_keeps_every_bit(tmp_path: Path, ending: str) -> None:
+    colors = np.random.default_rng(1).integers(0, 256, (30, 40, 4), np.uint8)
+    save_painting(
+        colors[..., :3], Original(colors[..., :3], colors[..., 3]), tmp_path / f"a{ending}"
+    )
+    with Image.open(tmp_path / f"a{ending}") as written:
+        assert np.array_equal(np.asarray(written), colors)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

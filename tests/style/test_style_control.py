@@ -163,7 +163,7 @@ def test_a_batch_paints_each_face_in_its_own_style() -> None:
     settings = _settings(**FAST, weights="imagenet")
     vgg = build_vgg19("random", "average", 1, 6)
     contents, looks = [_picture(1), _picture(4)], [Look((_picture(2),)), Look((_picture(3),))]
-    together = paint(contents, looks, settings, vgg, CPU, lambda step: None, at_once=2)
+    together = list(paint(contents, looks, settings, vgg, CPU, lambda step: None, at_once=2))
     for result, content, look in zip(together, contents, looks, strict=True):
         alone, _ = painted(settings, content, look)
         torch.testing.assert_close(result, alone, atol=0.05, rtol=0)

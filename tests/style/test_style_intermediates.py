@@ -9,7 +9,7 @@ import torch
 from atelier.checkpoints import Checkpoints
 from atelier.settings import StylizeSettings
 from atelier.style.intermediates import Intermediates
-from atelier.style.journal import Glimpse
+from atelier.style.journal import Glimpse, Iterate, Saver
 from atelier.style.paint import paint
 from atelier.style.resume import Attempts
 from atelier.style.vgg import build_vgg19
@@ -23,7 +23,7 @@ def _paint(
     vgg = build_vgg19("random", "average", 1, 6)
     contents, watch = [_picture(1), _picture(3)], seen.note if seen else None
     told = lambda step: None  # noqa: E731
-    return paint(contents, _picture(2), settings, vgg, CPU, told, attempts, watch=watch)
+    return list(paint(contents, _picture(2), settings, vgg, CPU, told, attempts, watch=watch))
 
 
 def _equal(one: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> bool:
@@ -60,6 +60,55 @@ def test_torchs_lbfgs_is_seen_where_it_halts_anyway() -> None:
     assert all(torch.equal(one, other) for one, other in zip(paintings, unseen, strict=True))
 
 
+@pytest.mark.parametrize("optimizer", ["lbfgs", "spectral", "adam"])
+def test_an_interruption_between_two_glimpses_shows_the_painting_as_it_is(optimizer: str) -> None:
+    """Torch's L-BFGS is amid one of its steps then; what is seen is the best that it has tried."""
+    settings = _settings(optimizer=optimizer, lr=1.0 if optimizer != "adam" else 0.02)
+    told: list[Iterate] = []
+    seen: list[Glimpse] = []
+
+    def interrupt(step: Iterate) -> None:
+        told.append(step)
+        if step.iteration == 10:
+            raise KeyboardInterrupt
+
+    vgg, content, style = build_vgg19("random", "average", 1, 6), _picture(1), _picture(2)
+    with pytest.raises(KeyboardInterrupt):
+        list(paint([content], style, settings, vgg, CPU, interrupt, watch=seen.append))
+    (glimpse,) = seen
+    assert (glimpse.iteration, glimpse.interrupted) == (10, True)
+    judged: list[Iterate] = []
+    start = settings.model_copy(update={"iterations": 1})
+    list(paint([glimpse.pixels], style, start, vgg, CPU, judged.append))
+    style_of = [one[-1].per_layer["style_6"] for one in ([told[0]], judged)]
+    assert style_of[1] < 0.9 * style_of[0]
+
+
+def test_an_interruption_before_anything_is_painted_shows_nothing() -> None:
+    class Stop(Saver):
+        def load(self, picture: int) -> dict[str, torch.Tensor] | None:
+            raise KeyboardInterrupt
+
+    seen: list[Glimpse] = []
+    vgg = build_vgg19("random", "average", 1, 6)
+    told = lambda step: None  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        list(
+            paint(
+                [_picture(1)], _picture(2), _settings(), vgg, CPU, told, Stop(), None, seen.append
+            )
+        )
+    assert seen == []
+
+
+def test_on_disk_stays_no_picture_that_an_undisturbed_painting_would_not_have(
+    tmp_path: Path,
+) -> None:
+    seen = Intermediates(Checkpoints(tmp_path))
+    seen.note(Glimpse(0, 7, torch.zeros(1, 3, 2, 2), interrupted=True))
+    assert seen.of(0) == {}
+
+
 def test_an_interrupted_painting_has_every_picture_that_an_undisturbed_one_has(
     tmp_path: Path,
 ) -> None:
@@ -71,7 +120,7 @@ def test_an_interrupted_painting_has_every_picture_that_an_undisturbed_one_has(
         checkpoints = Checkpoints(tmp_path)
         seen = Intermediates(checkpoints)
         try:
-            _paint(settings, seen, Attempts(checkpoints, lambda: True, 60.0, 60))
+            _paint(settings, seen, Attempts(checkpoints, lambda: True, 60.0))
             break
         except KeyboardInterrupt:
             interruptions += 1
@@ -87,3 +136,13 @@ def test_pictures_are_told_by_iteration_in_the_order_of_the_paintings() -> None:
         seen.note(Glimpse(picture, iteration, level))
     found = {at: [int(p[0, 0, 0]) for p in made] for at, made in seen.by_iteration().items()}
     assert found == {5: [5, 15], 10: [10]}
+
+
+def test_a_damaged_picture_is_passed_over(tmp_path: Path) -> None:
+    seen = Intermediates(Checkpoints(tmp_path))
+    for iteration in (5, 10, 15):
+        seen.note(Glimpse(0, iteration, torch.full((1, 3, 2, 2), iteration / 255)))
+    file = tmp_path / "glimpse-000000-000010.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    assert list(seen.of(0)) == [5, 15]
+    assert list(seen.by_iteration()) == [5, 15]

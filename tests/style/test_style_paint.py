@@ -167,7 +167,7 @@ def test_every_evaluation_is_reported_in_order() -> None:
     settings = _settings(optimizer="adam", lr=0.02, iterations=12)
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     iterates: list[Iterate] = []
-    paint([_picture(1), _picture(3)], _picture(2), settings, vgg, CPU, iterates.append)
+    list(paint([_picture(1), _picture(3)], _picture(2), settings, vgg, CPU, iterates.append))
     told = [(iterate.picture, iterate.iteration) for iterate in iterates]
     assert told == [(picture, iteration) for picture in (0, 1) for iteration in range(1, 13)]
 
@@ -185,12 +185,14 @@ def _painted(
     kept: list[Tensor] = []
 
     class Keeper(Saver):
-        def save(self, picture: int, evaluations: int, state: dict[str, Tensor]) -> None:
+        def save(
+            self, picture: int, evaluations: int, state: dict[str, Tensor], finished: bool
+        ) -> None:
             kept.append(state["canvas"].clone())
 
     vgg = build_vgg19("random", settings.pooling, settings.seed, deepest=6)
     iterates: list[Iterate] = []
-    paint([content], style, settings, vgg, CPU, iterates.append, Keeper())
+    list(paint([content], style, settings, vgg, CPU, iterates.append, Keeper()))
     vgg = calibrate(vgg, preprocess(style, settings.preprocessing))
     return float(_loss(kept[-1], content, style, settings, vgg)), iterates
 
@@ -267,7 +269,7 @@ def test_pictures_of_one_size_are_painted_together_and_each_as_alone() -> None:
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     contents = [_picture(1), _picture(3), _picture(4)[:, :, 8:], _picture(5)]
     iterates: list[Iterate] = []
-    together = paint(contents, _picture(2), settings, vgg, CPU, iterates.append, at_once=4)
+    together = list(paint(contents, _picture(2), settings, vgg, CPU, iterates.append, at_once=4))
     assert [painted.shape for painted in together] == [content.shape for content in contents]
     for picture, (painted, content) in enumerate(zip(together, contents, strict=True)):
         alone, steps = _paint(settings, content, _picture(2))
@@ -283,7 +285,7 @@ def test_a_picture_does_not_depend_on_those_beside_it(optimizer: str, start: str
     settings = _settings(optimizer=optimizer, start=start, lr=0.5)
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     contents = [_picture(1), _picture(3)[:, :, 8:], _picture(4)]
-    together = paint(contents, _picture(2), settings, vgg, CPU, lambda iterate: None)
+    together = list(paint(contents, _picture(2), settings, vgg, CPU, lambda iterate: None))
     assert [painted.shape for painted in together] == [content.shape for content in contents]
     for painted, content in zip(together, contents, strict=True):
         alone, _ = _paint(settings, content, _picture(2))
@@ -330,7 +332,7 @@ def test_the_network_and_the_pictures_are_left_as_they_were() -> None:
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     before = {name: tensor.clone() for name, tensor in vgg.state_dict().items()}
     content, style = _picture(1), _picture(2)
-    paint([content], style, _settings(), vgg, CPU, lambda iterate: None)
+    list(paint([content], style, _settings(), vgg, CPU, lambda iterate: None))
     assert all(torch.equal(tensor, before[name]) for name, tensor in vgg.state_dict().items())
     assert torch.equal(content, _picture(1))
     assert torch.equal(style, _picture(2))
@@ -366,7 +368,7 @@ def test_a_gpu_begins_with_the_same_losses(optimizer: str, precision: str) -> No
     for device in (CPU, torch.device("cuda")):
         iterates: list[Iterate] = []
         settings = _settings(start="noise", optimizer=optimizer, precision=precision)
-        paint([_picture(1)], _picture(2), settings, vgg, device, iterates.append)
+        list(paint([_picture(1)], _picture(2), settings, vgg, device, iterates.append))
         firsts.append(iterates[0].total)
         lasts.append(iterates[-1].total)
     assert firsts[0] == pytest.approx(firsts[1], rel=1e-2)

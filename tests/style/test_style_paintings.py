@@ -11,7 +11,7 @@ from atelier.errors import AtelierError
 from atelier.progress import Progress
 from atelier.settings import StylizeSettings
 from atelier.style.paint import Glimpse, Iterate
-from atelier.style.paintings import Painting, loss_table, paint_all, summary
+from atelier.style.paintings import Painting, loss_table, paint_all, planned, summary
 from atelier.style.pictures import to_uint8
 
 from .test_style_paint import _settings as painted_with
@@ -40,7 +40,7 @@ def _painting(name: str, *totals: float) -> Painting:
 def test_every_content_is_painted_in_every_style_under_both_names() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2, width=12)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
-    paintings = paint_all(_settings(), contents, styles, (), WEIGHTS, CPU)
+    paintings = list(paint_all(_settings(), contents, styles, (), WEIGHTS, CPU))
     assert [painting.name for painting in paintings] == [
         "ann-waves",
         "bob-waves",
@@ -57,7 +57,7 @@ def test_every_content_is_painted_in_every_style_under_both_names() -> None:
 def test_a_painting_and_its_losses_do_not_depend_on_the_others() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2, width=12)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
-    last = paint_all(_settings(), contents, styles, (), WEIGHTS, CPU)[-1]
+    last = list(paint_all(_settings(), contents, styles, (), WEIGHTS, CPU))[-1]
     (alone,) = paint_all(
         _settings(), {"bob": contents["bob"]}, {"stars": styles["stars"]}, (), WEIGHTS, CPU
     )
@@ -74,7 +74,7 @@ def test_progress_rises_and_never_passes_its_total(
     told: list[Progress] = []
     settings = _settings(optimizer=optimizer, lr=lr, iterations=iterations)
     contents, styles = {"a": _pixels(1), "b": _pixels(2)}, {"c": _pixels(3), "d": _pixels(4)}
-    paint_all(settings, contents, styles, (), WEIGHTS, CPU, told.append)
+    list(paint_all(settings, contents, styles, (), WEIGHTS, CPU, told.append))
     done = [progress.done for progress in told]
     assert done == sorted(done)
     assert done[0] == 1
@@ -85,7 +85,7 @@ def test_progress_rises_and_never_passes_its_total(
 def test_pairing_each_gives_the_styles_in_turn() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2), "cec": _pixels(5)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
-    paintings = paint_all(_settings(pairing="each"), contents, styles, (), WEIGHTS, CPU)
+    paintings = list(paint_all(_settings(pairing="each"), contents, styles, (), WEIGHTS, CPU))
     assert [painting.name for painting in paintings] == ["ann-waves", "bob-stars", "cec-waves"]
     assert [painting.style is styles[painting.name[4:]] for painting in paintings] == [True] * 3
 
@@ -94,8 +94,15 @@ def test_weights_mix_all_styles_in_one_painting() -> None:
     contents = {"ann": _pixels(1)}
     styles = {"waves": _pixels(3), "stars": _pixels(4, height=16)}
     mixed = [
-        paint_all(
-            _settings(styles=["a", "b"], style_weights=weights), contents, styles, (), WEIGHTS, CPU
+        list(
+            paint_all(
+                _settings(styles=["a", "b"], style_weights=weights),
+                contents,
+                styles,
+                (),
+                WEIGHTS,
+                CPU,
+            )
         )
         for weights in ([1.0, 0.0], [1.0, 1.0], [2.0, 2.0])
     ]
@@ -117,27 +124,54 @@ def test_masks_are_scaled_to_the_painting_and_leave_the_rest() -> None:
     assert not np.array_equal(painting.pixels[:, :6], content[:, :6])
 
 
+@pytest.mark.parametrize(
+    ("shape", "fits"),
+    [((48, 64), True), ((480, 640), True), ((6, 8), True), ((24, 33), True), ((64, 48), False),
+     ((64, 64), False), ((48, 60), False)],
+)  # fmt: skip
+def test_a_mask_that_would_be_stretched_is_refused(shape: tuple[int, int], fits: bool) -> None:
+    contents, styles = {"ann": _pixels(1, 48, 64)}, {"waves": _pixels(3)}
+    masks = [np.full((*shape, 3), 255, np.uint8)]
+    if fits:
+        assert planned(_settings(), contents, styles, masks) == [("ann", "waves")]
+        return
+    sentence = (
+        f"mask of {shape[1]} x {shape[0]} pixels has not the shape of ann, which has 64 x 48;"
+    )
+    with pytest.raises(AtelierError, match=sentence):
+        planned(_settings(), contents, styles, masks)
+
+
 def test_as_many_weights_as_styles_are_needed() -> None:
     """The word generated stands for several, which settings cannot count."""
     settings = _settings(styles=["generated"], style_weights=[1.0])
     styles = {"face_1": _pixels(3), "face_2": _pixels(4)}
     with pytest.raises(AtelierError, match="style_weights has 1 entries for 2 styles"):
-        paint_all(settings, {"ann": _pixels(1)}, styles, (), WEIGHTS, CPU)
+        list(paint_all(settings, {"ann": _pixels(1)}, styles, (), WEIGHTS, CPU))
 
 
 def test_a_style_scale_of_half_is_the_style_at_half_its_size() -> None:
     contents, style = {"ann": _pixels(1)}, _pixels(3, 16, 16)
-    half = paint_all(_settings(style_scale=0.5), contents, {"s": style}, (), WEIGHTS, CPU)
-    whole = paint_all(_settings(), contents, {"s": style}, (), WEIGHTS, CPU)
+    half = list(paint_all(_settings(style_scale=0.5), contents, {"s": style}, (), WEIGHTS, CPU))
+    whole = list(paint_all(_settings(), contents, {"s": style}, (), WEIGHTS, CPU))
     assert not np.array_equal(half[0].pixels, whole[0].pixels)
+
+
+def test_trouble_names_the_painting() -> None:
+    contents, styles = {"ann": _pixels(1), "bob": _pixels(2)}, {"waves": _pixels(3)}
+    settings = _settings(style_layers={1: 1e39})
+    with pytest.raises(AtelierError, match=r"the loss of ann-waves is (nan|inf) at iteration 1;"):
+        list(paint_all(settings, contents, styles, (), WEIGHTS, CPU))
 
 
 def test_glimpses_are_numbered_like_the_paintings() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
     seen: list[Glimpse] = []
-    paintings = paint_all(
-        _settings(optimizer="spectral"), contents, styles, (), WEIGHTS, CPU, watch=seen.append
+    paintings = list(
+        paint_all(
+            _settings(optimizer="spectral"), contents, styles, (), WEIGHTS, CPU, watch=seen.append
+        )
     )
     assert [glimpse.picture for glimpse in seen] == [0, 1, 2, 3]
     for glimpse, painting in zip(seen, paintings, strict=True):
@@ -150,7 +184,7 @@ def test_paintings_of_the_same_name_are_refused_before_painting() -> None:
     told: list[Progress] = []
     sentence = "called a-b-c: a in the style of b-c, and a-b in the style of c; rename one"
     with pytest.raises(AtelierError, match=sentence):
-        paint_all(_settings(), contents, styles, (), WEIGHTS, CPU, told.append)
+        list(paint_all(_settings(), contents, styles, (), WEIGHTS, CPU, told.append))
     assert told == []
 
 

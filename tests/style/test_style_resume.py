@@ -50,7 +50,8 @@ def painted(
     contents = [_picture(1), _picture(3), _picture(4)[:, :, 8:]]
     if settings.scales > 1:
         contents = [nn.functional.interpolate(one, scale_factor=2.0) for one in contents]
-    return paint(contents, _picture(2), settings, vgg, CPU, told.append, attempts, 2), told
+    made = paint(contents, _picture(2), settings, vgg, CPU, told.append, attempts, 2)
+    return list(made), told
 
 
 def test_stopped_after_every_part_it_ends_the_same(
@@ -59,7 +60,7 @@ def test_stopped_after_every_part_it_ends_the_same(
     whole, told = painted(settings)
     attempts = 0
     while True:
-        keep = Attempts(Checkpoints(tmp_path), lambda: True, 60.0, ITERATIONS)
+        keep = Attempts(Checkpoints(tmp_path), lambda: True, 60.0)
         try:
             result, again = painted(settings, keep)
             break
@@ -81,16 +82,40 @@ def test_a_killed_painting_goes_on_from_the_last_state(
     class Mortal(Attempts):
         parts = 0
 
-        def save(self, picture: int, evaluations: int, state: dict[str, Tensor]) -> None:
-            super().save(picture, evaluations, state)
+        def save(
+            self, picture: int, evaluations: int, state: dict[str, Tensor], finished: bool
+        ) -> None:
+            super().save(picture, evaluations, state, finished)
             self.parts += 1
             if self.parts == 4:
                 raise KilledError
 
     with pytest.raises(KilledError):
-        painted(settings, Mortal(Checkpoints(tmp_path), seconds=0, iterations=ITERATIONS))
+        painted(settings, Mortal(Checkpoints(tmp_path), seconds=0))
     newest = max(tmp_path.glob("state-*"))
     newest.write_bytes(newest.read_bytes()[:-9])  # the last one is damaged: the one before does
-    result, again = painted(settings, Attempts(Checkpoints(tmp_path), iterations=ITERATIONS))
+    result, again = painted(settings, Attempts(Checkpoints(tmp_path)))
+    assert all(torch.equal(one, other) for one, other in zip(whole, result, strict=True))
+    assert again == told
+
+
+def test_a_painting_that_ended_early_is_finished_too(tmp_path: Path) -> None:
+    """Where no step helps it ends before its iterations do, and is not painted again."""
+    settings = _settings(
+        optimizer="spectral", content_layers={1: 1.0}, style_layers={1: 0.0}, iterations=100
+    )
+    whole, told = painted(settings, Attempts(Checkpoints(tmp_path)))
+    assert len(told) < 3 * 100
+    assert len(list(tmp_path.glob("picture-*"))) == 2  # one of two that share VGG19's passes
+
+    class Again(Attempts):
+        saved = 0
+
+        def save(self, *state: object) -> None:
+            self.saved += 1
+
+    keep = Again(Checkpoints(tmp_path))
+    result, again = painted(settings, keep)
+    assert keep.saved == 0
     assert all(torch.equal(one, other) for one, other in zip(whole, result, strict=True))
     assert again == told

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atelier.errors import AtelierError
 from atelier.style.look import Look
@@ -56,6 +56,41 @@ def test_where_no_step_helps_it_is_said_once_and_painting_ends() -> None:
     assert told[-1].total == 0
 
 
+@pytest.mark.parametrize("iterations", [20, 30, 39, 40])
+def test_a_way_that_is_only_begun_does_not_stand_still(iterations: int) -> None:
+    """With learned weights the first leg may be of one evaluation, which is of the start itself."""
+    _, _, said = _paint(optimizer="spectral", weights="imagenet", iterations=iterations)
+    assert said == []
+
+
+class _FailsOnce(nn.ReLU):
+    """A layer with a fault: the seventh time that a gradient is asked for there is none."""
+
+    asked = 0
+
+    def forward(self, features: Tensor) -> Tensor:
+        self.asked += features.requires_grad
+        known = super().forward(features)
+        return known * torch.nan if self.asked == 7 else known
+
+
+def test_spectral_keeps_what_it_painted_before_and_after_a_loss_that_is_not_finite() -> None:
+    vgg = build_vgg19("random", "average", 1, 6)
+    vgg[1] = _FailsOnce()
+    told: list[Iterate] = []
+    said: list[str] = []
+    settings = _settings(optimizer="spectral")
+    given = ([_picture(1)], _picture(2), settings, vgg, CPU, told.append)
+    (painted,) = paint(*given, say=said.append, called=["ann-waves"])
+    assert said == [
+        "ann-waves has had a loss that is not finite by iteration 12; it has stepped back and goes"
+        " on with a shorter step"
+    ]
+    assert [step.iteration for step in told] == [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12]
+    assert not torch.equal(painted, _picture(1))
+    assert told[-1].total < told[5].total
+
+
 def test_a_loss_that_is_never_finite_ends_with_the_reason() -> None:
     with pytest.raises(AtelierError, match=r"loss of picture 1 is (nan|inf) at iteration 1;"):
         _paint(optimizer="spectral", style_layers={1: 1e39})
@@ -68,11 +103,29 @@ def test_a_picture_too_small_for_the_layers_is_refused(what: str, content: int, 
     pictures = [_picture(1)[..., :content], _picture(2)[..., :style]]
     sentence = rf"the {what} of 3 x 32 pixels is too small for layer 11 of VGG19, which needs 4"
     with pytest.raises(AtelierError, match=sentence):
-        paint(pictures[:1], pictures[1], settings, vgg, CPU, lambda step: None)
+        list(paint(pictures[:1], pictures[1], settings, vgg, CPU, lambda step: None))
 
 
 def test_an_empty_mask_is_refused() -> None:
     vgg = build_vgg19("random", "average", 1, 6)
     look = Look((_picture(2),), (), (torch.zeros(1, 1, 32, 32),))
     with pytest.raises(AtelierError, match="black all over"):
-        paint([_picture(1)], [look], _settings(), vgg, CPU, lambda step: None)
+        list(paint([_picture(1)], [look], _settings(), vgg, CPU, lambda step: None))
+
+
+@pytest.mark.parametrize(("gb", "change"), [(0.0, "set"), (4.0, "lower")])
+def test_too_little_memory_is_told_with_what_would_do(gb: float, change: str) -> None:
+    """The machine has no room for a pass of more than so many pixels."""
+
+    class Little(nn.ReLU):
+        def forward(self, features: Tensor) -> Tensor:
+            if features.shape[2] * features.shape[3] > 20**2:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return super().forward(features)
+
+    vgg = build_vgg19("random", "average", 1, 6)
+    vgg[1] = Little()
+    settings, style = _settings(memory_gb=gb, optimizer="spectral"), _picture(2)[..., :16, :16]
+    sentence = f"a stylize.picture_size of 18 fits, or {change} stylize.memory_gb, which paints"
+    with pytest.raises(AtelierError, match=sentence):
+        list(paint([_picture(1)], style, settings, vgg, CPU, lambda step: None))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from atelier.style.look import Look
 from atelier.style.paint import Glimpse, Iterate, paint
 from atelier.style.scales import legs, resized
 from atelier.style.vgg import build_vgg19
@@ -56,10 +57,36 @@ def test_a_painting_grows_and_every_glimpse_of_it_is_a_picture(start: str) -> No
     assert painted.shape == content.shape
     assert [step.iteration for step in told] == list(range(1, 31))
     assert [(glimpse.iteration, glimpse.pixels.shape[-1]) for glimpse in seen] == [
-        (10, 32), (20, 45), (30, 64)
+        (10, 64), (20, 64), (30, 64)
     ]  # fmt: skip
     assert all(0 <= one.pixels.min() <= one.pixels.max() <= 1 for one in seen)
     assert torch.equal(seen[-1].pixels, painted)
+
+
+@pytest.mark.parametrize("keep", ["none", "luminance"])
+def test_a_glimpse_at_a_coarse_scale_leaves_what_no_mask_covers(keep: str) -> None:
+    """As the painting does: to the bit, and with the content's own detail."""
+    settings = _settings(optimizer="spectral", scales=3, iterations=30, keep_colors=keep)
+    content = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., :24] = 1
+    look = Look((_picture(2),), (), (mask,))
+    vgg = build_vgg19("random", "average", 1, 6)
+    seen: list[Glimpse] = []
+    list(paint([content], [look], settings, vgg, CPU, lambda step: None, watch=seen.append))
+    for glimpse in seen:
+        assert torch.equal(glimpse.pixels[..., 24:], content[..., 24:])
+        assert not torch.equal(glimpse.pixels[..., :24], content[..., :24])
+
+
+@pytest.mark.parametrize("shape", [(19, 19), (8, 300), (9, 2000)])
+def test_a_style_stays_large_enough_for_the_layers_at_every_scale(shape: tuple[int, int]) -> None:
+    settings = _settings(optimizer="spectral", scales=4, iterations=4, style_layers={20: 1.0})
+    content = torch.nn.functional.interpolate(_picture(1), 96, mode="bilinear")
+    style = torch.nn.functional.interpolate(_picture(2), shape, mode="bilinear")
+    vgg = build_vgg19("random", "average", 1, 20)
+    (painted,) = paint([content], style, settings, vgg, CPU, lambda step: None)
+    assert painted.isfinite().all()
 
 
 def test_what_is_brought_to_a_finer_scale_keeps_the_contents_detail() -> None:

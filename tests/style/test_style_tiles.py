@@ -10,7 +10,12 @@ from atelier.errors import AtelierError
 from atelier.style.look import Look
 from atelier.style.objective import Eye, goal_of
 from atelier.style.paint import paint
-from atelier.style.room import largest_that_works, side_that_fits
+from atelier.style.room import (
+    largest_that_works,
+    refuse_too_large,
+    side_that_fits,
+    side_to_calibrate,
+)
 from atelier.style.tiles import parts
 from atelier.style.vgg import build_vgg19, reach, stride
 
@@ -124,6 +129,36 @@ def test_more_memory_means_larger_parts_and_too_little_is_told() -> None:
     side_that_fits(fits, fits, little, vgg)
     with pytest.raises(AtelierError):
         side_that_fits(fits + 16, fits + 16, little, vgg)
+
+
+def test_a_style_larger_than_the_painting_is_seen_in_parts_too() -> None:
+    settings = _settings(**DEEP, memory_gb=0.2)
+    vgg = build_vgg19("random", "average", 1, 11)
+    small, large = torch.zeros(1, 3, 96, 96), torch.zeros(1, 3, 960, 960)
+    assert side_that_fits(96, 96, settings, vgg, [small]) is None
+    side = side_that_fits(96, 96, settings, vgg, [small, large])
+    assert side is not None
+    assert 96 < side < 960
+    with pytest.raises(AtelierError, match="needs more than"):
+        side_that_fits(96, 96, settings, vgg, [torch.zeros(1, 3, 4000, 4000)])
+
+
+def test_a_painting_far_too_large_is_refused_before_there_is_any_of_it() -> None:
+    settings = _settings(**DEEP, memory_gb=4.0)
+    vgg = build_vgg19("random", "average", 1, 11)
+    refuse_too_large(512, 512, settings, vgg)
+    with pytest.raises(AtelierError, match="none of this shape would fit, or allow more"):
+        refuse_too_large(32, 32_000_000, settings, vgg)
+    with pytest.raises(AtelierError, match=r"a stylize.picture_size of \d{3,4} would fit"):
+        refuse_too_large(16_384, 16_384, settings, vgg)
+    refuse_too_large(32, 32_000_000, settings.model_copy(update={"memory_gb": 0.0}), vgg)
+
+
+@pytest.mark.parametrize(("gb", "side"), [(0.0, 768), (4.0, 768), (0.2, 441), (1e-6, 32)])
+def test_random_weights_look_at_styles_of_as_many_pixels_as_memory_holds(
+    gb: float, side: int
+) -> None:
+    assert side_to_calibrate(_settings(memory_gb=gb), 1) == side
 
 
 def test_the_largest_size_that_works_is_found_by_trying() -> None:

@@ -98,6 +98,27 @@ def test_weights_come_from_a_file(
         assert torch.equal(tensor, state[f"features.{name}"])
 
 
+def test_caffes_names_are_known(tmp_path: Path) -> None:
+    """As Gatys' own file and others that were converted from Caffe have them."""
+    convolutions = [
+        f"conv{block}_{number}"
+        for block, most in enumerate((2, 2, 4, 4, 4), start=1)
+        for number in range(1, most + 1)
+    ]
+    plain = build_vgg19("random", "max", seed=1, deepest=34).state_dict()
+    layers = sorted({int(name.partition(".")[0]) for name in plain})
+    stored = {
+        f"{convolution}.{kind}": plain[f"{layer}.{kind}"]
+        for layer, convolution in zip(layers, convolutions, strict=True)
+        for kind in ("weight", "bias")
+    }
+    assert {"conv1_1.weight", "conv3_4.bias", "conv5_4.weight"} < set(stored)
+    save_file(stored, tmp_path / "caffe.safetensors")
+    vgg = build_vgg19(str(tmp_path / "caffe.safetensors"), "max", seed=2, deepest=34)
+    for name, tensor in vgg.state_dict().items():
+        assert torch.equal(tensor, plain[name])
+
+
 def test_weights_of_half_precision_are_widened(tmp_path: Path, state: dict[str, Tensor]) -> None:
     path = tmp_path / "half.safetensors"
     save_file({name: tensor.half() for name, tensor in state.items()}, path)

@@ -12,7 +12,7 @@ import typer
 from atelier.cli import chain, generator, painting, runs
 from atelier.cli.lists import Lists
 from atelier.cli.places import PARAMS
-from atelier.errors import AtelierError
+from atelier.errors import AtelierError, lacks_memory
 
 app = typer.Typer(
     help="Teach a GAN a folder of faces, and paint what it learned in an artist's style.",
@@ -42,15 +42,17 @@ def main() -> None:
     """Run the command; a user's mistake ends in one sentence and exit code 1."""
     try:
         app()
-    except (AtelierError, OSError) as error:
+    except Exception as error:
         print(f"ERROR: {_sentence(error)}", file=sys.stderr)
         sys.exit(1)
 
 
-def _sentence(error: AtelierError | OSError) -> str:
+def _sentence(error: Exception) -> str:
     """What went wrong, for the user; a fault of the program is raised again."""
     if isinstance(error, AtelierError):
         return str(error)
-    if error.filename is None:
+    if lacks_memory(error):
+        return "the memory is too small for this; ask for less, or for something smaller."
+    if not isinstance(error, OSError) or error.filename is None:
         raise error
     return f"{error.filename} cannot be read or written ({error.strerror})."

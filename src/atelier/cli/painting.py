@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from tqdm import tqdm
 
+from atelier.cli.options import in_options
 from atelier.cli.places import PARAMS, PRESETS, refuse_to_replace, writing
 from atelier.errors import AtelierError
 from atelier.progress import bar
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from atelier.images.original import Original
     from atelier.settings import Settings, StylizeSettings
     from atelier.style.intermediates import Intermediates
+    from atelier.style.paintings import Painting
 
     Pixels = NDArray[np.uint8]
 
@@ -33,6 +37,16 @@ LEAST = 32  # pixels of the shorter side, likewise
 _FRAMES = 24  # of a film at least, and chances to save what is painted so far
 _DRAWN = 1024  # pixels of the embedded style picture
 _INTERRUPTED = 130
+_OPTIONS = {
+    "picture_size": "--size",
+    "pairing": "--pairing",
+    "style_masks": "--mask",
+    "style_weights": "--mix",
+    "strength": "--strength",
+    "keep_colors": "--keep-colors",
+    "iterations": "--iterations",
+    "weights": "--weights",
+}
 
 
 def stylize(
@@ -53,6 +67,9 @@ def stylize(
     mix: Annotated[
         str, typer.Option(help="2,1: all styles in each painting, so much of each")
     ] = "",
+    pairing: Annotated[
+        str, typer.Option(help="all: every style for each; each: they take turns", metavar="HOW")
+    ] = "all",
     strength: Annotated[float | None, typer.Option(help="from 0, as it was, to 1")] = None,
     keep_colors: Annotated[
         str | None, typer.Option(help="none, luminance or histogram", metavar="HOW")
@@ -71,10 +88,7 @@ def stylize(
 ) -> None:
     """Paint pictures in the style of others; what no option says is as in params.yaml."""
     from atelier.hardware import choose_device
-    from atelier.images.named import read_named
-    from atelier.images.original import pixels_of
     from atelier.settings import load
-    from atelier.style.drawn import drawn_style
 
     settings = load(PARAMS)
     given = {
@@ -83,26 +97,17 @@ def stylize(
         "iterations": iterations,
         "weights": weights and Path(weights).name,
         "picture_size": size or None,
-        "pairing": "all",
+        "pairing": pairing,
     }
-    wanted = _wanted(settings, preset, given, len(style), len(mask or []), _numbers(mix))
-    made = {"drawn": lambda: {"drawn": drawn_style(_DRAWN, wanted.seed)}}
-    originals, styles, masks = (
-        read_named(names, Path(), settings.convert.max_megapixels, words)
-        for names, words in ((pictures, {}), (style, made), (mask or [], {}))
-    )
-    looks = (pixels_of(styles), list(pixels_of(masks).values()))
-    jobs = [
-        _Job(wanted.model_copy(update={"picture_size": side}), some, *looks)
-        for side, some in _by_size(originals, size).items()
-    ]
-    targets = _targets(jobs, pictures, out)
-    _check(jobs, targets, film, force)
-    device, folder = choose_device(settings.runtime.device), WEIGHTS
-    if weights:
-        folder = Path(weights).parent
-    for job in jobs:
-        _paint(job, targets, folder, device, film, settings.runtime.progress)
+    with in_options("stylize", _OPTIONS, f"{PRESETS / preset}.yaml" if preset else str(PARAMS)):
+        wanted = _wanted(settings, preset, given, len(style), len(mask or []), _numbers(mix))
+        jobs = _jobs(wanted, (pictures, style, mask or []), settings.convert.max_megapixels, size)
+        targets = _targets(jobs, pictures, out)
+        _check(jobs, targets, film, force)
+        folder = Path(weights).parent if weights else WEIGHTS
+        device = choose_device(settings.runtime.device)
+        for job in jobs:
+            _paint(job, targets, folder, device, film, settings.runtime.progress)
 
 
 @dataclass(frozen=True)
@@ -128,17 +133,44 @@ class _Job:
         return scaled_shape(original.pixels.shape, self.settings.picture_size)
 
 
+def _jobs(
+    wanted: "StylizeSettings", named: tuple[list[str], ...], max_megapixels: int, size: int
+) -> list[_Job]:
+    """Read the named pictures, styles and masks; gather the pictures by the size of their painting.
+
+    Args:
+        wanted: the settings of all.
+        named: files of pictures, of styles and of masks.
+        max_megapixels: a larger picture is refused.
+        size: pixels of every painting's shorter side; 0 for its own.
+    """
+    from atelier.images.named import read_named
+    from atelier.images.original import masks_of, pixels_of
+    from atelier.style.drawn import drawn_style
+
+    made = {"drawn": lambda: {"drawn": drawn_style(_DRAWN, wanted.seed)}}
+    originals, styles, masks = (
+        read_named(names, Path(), max_megapixels, words)
+        for names, words in zip(named, ({}, made, {}), strict=True)
+    )
+    groups: defaultdict[tuple[int, int], dict[str, Original]] = defaultdict(dict)
+    sides = [size or own_size(*original.pixels.shape[:2]) for original in originals.values()]
+    looks = [pixels_of(styles)]
+    if wanted.pairing == "each" and len(set(sides)) > 1:
+        # They take turns among all pictures, not among those of a size.
+        looks = [{name: pixels} for name, pixels in looks[0].items()]
+    for number, (name, side) in enumerate(zip(originals, sides, strict=True)):
+        groups[side, number % len(looks)][name] = originals[name]
+    return [
+        _Job(wanted.model_copy(update={"picture_size": side}), some, looks[turn], masks_of(masks))
+        for (side, turn), some in groups.items()
+    ]
+
+
 def own_size(height: int, width: int) -> int:
     """The shorter side of a painting whose picture has this size, where nobody asks for another."""
     factor = min(1.0, math.sqrt(MOST / (height * width)))
     return max(LEAST, int(min(height, width) * factor))
-
-
-def _by_size(originals: "Mapping[str, Original]", size: int) -> "dict[int, dict[str, Original]]":
-    found: defaultdict[int, dict[str, Original]] = defaultdict(dict)
-    for name, original in originals.items():
-        found[size or own_size(*original.pixels.shape[:2])][name] = original
-    return dict(found)
 
 
 def _numbers(listed: str) -> list[float]:
@@ -168,6 +200,8 @@ def _wanted(
     section["styles"] = [f"style-{number}" for number in range(styles)]
     section["style_masks"] = [f"mask-{number}" for number in range(masks)]
     section["style_weights"] = mix
+    # Only within bounds a place can stay as it is, which the chapter's canvas knows nothing of.
+    section["bounded"] |= masks > 0 or section["keep_colors"] == "luminance"
     # An interrupted painting is saved as it was last seen, so that it is looked at often.
     often = max(section["intermediates"], _FRAMES, section["iterations"] // 10)
     section |= {"intermediates": min(often, 1000), "film": False}
@@ -232,27 +266,40 @@ def _paint(
     from atelier.style.paintings import paint_all
     from atelier.tracking.unfinished import ENDINGS
 
-    seen = Intermediates(latest_only=not film)
-    before = {end: signal.signal(end, signal.default_int_handler) for end in ENDINGS}
+    seen, written = Intermediates(latest_only=not film), 0
+    # What nohup and a shell's & have ignored stays ignored.
+    heard = [end for end in ENDINGS if signal.getsignal(end) != signal.SIG_IGN]
+    before = {end: signal.signal(end, signal.default_int_handler) for end in heard}
     try:
         with bar("stylize", "iterations", shown) as report:
             contents = pixels_of(job.originals)
             given = (contents, job.styles, job.masks, weights, device, report, None)
-            paintings = paint_all(job.settings, *given, seen.note, _warn)
+            for painting in paint_all(job.settings, *given, seen.note, _warn):
+                way = [*seen.of(written).values()] if film else None
+                _write_painting(painting, job, targets, way)
+                written += 1
     except KeyboardInterrupt:
-        for end in ENDINGS:  # a second one should not keep it from writing
+        for end in heard:  # a second one should not keep it from writing
             signal.signal(end, signal.SIG_IGN)
-        _write_so_far(job, targets, seen)
+        _write_so_far(job, targets, seen, written)
         raise typer.Exit(_INTERRUPTED) from None
     finally:
         for end, handler in before.items():
             signal.signal(end, handler)
-    for number, painting in enumerate(paintings):
-        target = targets[painting.picture, painting.look]
-        _write(painting.pixels, job.originals[painting.picture], target)
-        if film:
-            way = [painting.content, *seen.of(number).values(), painting.pixels]
-            _write_film(way, target.with_suffix(".gif"))
+
+
+def _write_painting(
+    painting: "Painting",
+    job: _Job,
+    targets: Mapping[tuple[str, str], Path],
+    way: "list[Pixels] | None",
+) -> None:
+    """Write a painting as soon as it is finished, so that nothing that follows can lose it."""
+    target = targets[painting.picture, painting.look]
+    _write(painting.pixels, job.originals[painting.picture], target)
+    if way is not None:
+        whole = [painting.content, *way, painting.pixels]
+        _write_film(whole, target.with_suffix(".gif"))
 
 
 def _write(pixels: "Pixels", original: "Original", target: Path, told: str = "") -> None:
@@ -264,7 +311,7 @@ def _write(pixels: "Pixels", original: "Original", target: Path, told: str = "")
     size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
     if pixels.shape != original.pixels.shape:
         size += f", of {width} x {height}"
-    typer.echo(f"Wrote {target}: {told}{size}.")
+    _tell(f"Wrote {target}: {told}{size}.")
 
 
 def _write_film(way: "list[Pixels]", target: Path) -> None:
@@ -272,23 +319,28 @@ def _write_film(way: "list[Pixels]", target: Path) -> None:
 
     with writing(target):
         save_film(way, target)
-    typer.echo(f"Wrote {target}: its way, {len(way)} frames.")
+    _tell(f"Wrote {target}: its way, {len(way)} frames.")
 
 
 def _write_so_far(
-    job: _Job, targets: Mapping[tuple[str, str], Path], seen: "Intermediates"
+    job: _Job, targets: Mapping[tuple[str, str], Path], seen: "Intermediates", written: int
 ) -> None:
-    from atelier.figures.sheet import fit
-
+    """Write what is unfinished as it was last seen; the first so many are written already."""
     names, whole = job.names(), job.settings.iterations
-    for number, name in enumerate(names):
+    for number, name in list(enumerate(names))[written:]:
         way = seen.of(number)
         if way:
             original, (iteration, pixels) = job.originals[name[0]], way.popitem()
             told = f"{min(iteration, whole)} of {whole} iterations, "
-            _write(fit(pixels, job.shape(original)), original, targets[name], told)
-    typer.echo("Interrupted; what is not listed above was not begun.", err=True)
+            _write(pixels, original, targets[name], told)
+    told = "Interrupted; what is not listed above was not begun, or not far enough to save."
+    typer.echo(told, err=True)
+
+
+def _tell(sentence: str) -> None:
+    """Print a line above the bar."""
+    tqdm.write(sentence)
 
 
 def _warn(trouble: str) -> None:
-    typer.echo(f"\nWARNING: {trouble}", err=True)
+    tqdm.write(f"WARNING: {trouble}", file=sys.stderr)

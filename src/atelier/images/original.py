@@ -30,7 +30,8 @@ _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
     ".tiff": ("TIFF", {"compression": "tiff_adobe_deflate"}),
-    ".webp": ("WEBP", {"quality": 95}),
+    # Lossy WebP always has half of the colour's pixels.
+    ".webp": ("WEBP", {"lossless": True, "exact": True}),
 }
 _LONGEST = {"JPEG": 65_500, "WEBP": 16_383}
 ENDINGS = tuple(_FORMATS)
@@ -91,6 +92,16 @@ def pixels_of(originals: Mapping[str, Original]) -> dict[str, Pixels]:
     return {name: original.pixels for name, original in originals.items()}
 
 
+def masks_of(originals: Mapping[str, Original]) -> list[Pixels]:
+    """Pictures as masks, on black: where they are transparent nothing is to be painted."""
+    return [
+        one.pixels
+        if one.alpha is None
+        else (one.pixels * (one.alpha[:, :, None] / 255)).round().astype(np.uint8)
+        for one in originals.values()
+    ]
+
+
 def refuse_target(target: Path, original: Original, height: int, width: int) -> None:
     """See that a painting can be written, before it is painted.
 
@@ -120,7 +131,7 @@ def refuse_target(target: Path, original: Original, height: int, width: int) -> 
 def save_painting(pixels: Pixels, original: Original, target: Path) -> None:
     """Write a painting with the colour profile and transparency of what was painted.
 
-    Pixels that painting left as they were come out as the file had them, to the bit.
+    Pixels that painting left as they were come out as the file had them, to the bit but for JPEG.
 
     Args:
         pixels: uint8 [h, w, 3], RGB in the colours of sRGB, of any size.

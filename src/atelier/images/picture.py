@@ -205,7 +205,7 @@ def _plain(image: Image.Image, color: Literal["rgb", "grey"]) -> Image.Image:
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16 bits of grey to 8; what has 8 stays as it is.
+    """Scale 16 bits of grey to 8, with the one that is transparent; what has 8 stays as it is.
 
     Raises:
         Unreadable: its pixels have 32 bits.
@@ -215,7 +215,11 @@ def eight_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
         raise Unreadable("pixels of 32 bits, of which none is known to be white")
-    return Image.fromarray((values.astype(np.uint32) * 255 // 0xFFFF).astype(np.uint8))
+    scaled = Image.fromarray((values.astype(np.uint32) * 255 // 0xFFFF).astype(np.uint8))
+    hidden = image.info.get("transparency")
+    if hidden is not None:
+        scaled.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
+    return scaled
 
 
 def _reason(error: Exception) -> str:

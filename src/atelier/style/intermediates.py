@@ -30,6 +30,8 @@ class Intermediates:
         """Keep a picture as it is now."""
         if not bool(glimpse.pixels.isfinite().all()):
             return  # of steps that are taken back
+        if glimpse.interrupted and self._checkpoints:
+            return  # the next attempt goes on from before it
         pixels = to_uint8(glimpse.pixels)[0]
         name = f"{_KIND}{glimpse.picture:06d}-{glimpse.iteration:06d}"
         if self._checkpoints:
@@ -42,17 +44,16 @@ class Intermediates:
 
     def of(self, picture: int) -> dict[int, Pixels]:
         """What was kept of a picture, uint8 [H, W, 3] RGB by iteration, in order."""
-        return {
-            iteration: self._get(name)
-            for name, number, iteration in self._list()
-            if number == picture
-        }
+        kept = [(at, self._get(name)) for name, number, at in self._list() if number == picture]
+        return {iteration: pixels for iteration, pixels in kept if pixels is not None}
 
     def by_iteration(self) -> dict[int, list[Pixels]]:
         """What was kept of all pictures, in their order, by iteration."""
         found: dict[int, list[Pixels]] = {}
         for name, _, iteration in self._list():
-            found.setdefault(iteration, []).append(self._get(name))
+            pixels = self._get(name)
+            if pixels is not None:
+                found.setdefault(iteration, []).append(pixels)
         return dict(sorted(found.items()))
 
     def _list(self) -> list[tuple[str, int, int]]:
@@ -61,10 +62,9 @@ class Intermediates:
         parts = [name.removeprefix(_KIND).split("-") for name in names]
         return [(n, int(number), int(at)) for n, (number, at) in zip(names, parts, strict=True)]
 
-    def _get(self, name: str) -> Pixels:
+    def _get(self, name: str) -> Pixels | None:
+        """A picture; ``None`` where its file is damaged, without which the painting is whole."""
         if not self._checkpoints:
             return self._held[name]
         kept = self._checkpoints.kept(name)
-        if kept is None:
-            raise OSError(f"{name} is damaged")
-        return kept["pixels"].numpy()
+        return None if kept is None else kept["pixels"].numpy()

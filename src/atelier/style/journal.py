@@ -1,7 +1,7 @@
 """What a painting tells and keeps on its way: losses, glimpses, the state to go on from."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,12 +35,14 @@ class Glimpse:
     Attributes:
         picture: which of the contents, from 0.
         iteration: evaluations so far.
-        pixels: float32 ``[1, 3, h, w]``, RGB, 0 to 1; smaller than the painting at coarse scales.
+        pixels: float32 ``[1, 3, H, W]``, RGB, 0 to 1, as large as the painting.
+        interrupted: whether it is the last one, of a painting that ends here.
     """
 
     picture: int
     iteration: int
     pixels: Tensor
+    interrupted: bool = False
 
 
 class Saver:
@@ -50,17 +52,32 @@ class Saver:
         """What an earlier attempt left of a picture."""
         return None
 
-    def save(self, picture: int, evaluations: int, state: dict[str, Tensor]) -> None:
-        """Keep a picture's state after so many evaluations."""
+    def save(
+        self, picture: int, evaluations: int, state: dict[str, Tensor], finished: bool
+    ) -> None:
+        """Keep a picture's state after so many evaluations, or as it is when it is finished."""
 
 
 class Journal:
     """Collects a batch's losses on the device and delivers them in bursts."""
 
     def __init__(
-        self, picture: int, names: list[str], on_iteration: Callable[[Iterate], None]
+        self,
+        picture: int,
+        called: Sequence[str],
+        names: list[str],
+        on_iteration: Callable[[Iterate], None],
     ) -> None:
-        self.picture = picture
+        """Begin.
+
+        Args:
+            picture: which of the contents is the batch's first, from 0.
+            called: what each picture of the batch is called in sentences.
+            names: of the terms of the loss.
+            on_iteration: told every evaluation.
+        """
+        self.picture, self.called = picture, called
+        self.noted = 0  # evaluations, also those that still wait
         self._names = names
         self._on_iteration = on_iteration
         self._waiting: list[Tensor] = []
@@ -73,6 +90,7 @@ class Journal:
 
     def note(self, totals: Tensor, losses: dict[str, Tensor]) -> None:
         """Take the losses of one evaluation, ``[B]`` each."""
+        self.noted += 1
         self._waiting.append(torch.stack([totals, *losses.values()], dim=1).detach())
         if len(self._waiting) == _EVALUATIONS_PER_FETCH:
             self.deliver()
@@ -90,6 +108,7 @@ class Journal:
     def replay(self, table: Tensor) -> None:
         """Tell what an earlier attempt evaluated."""
         self._tell(table.tolist())
+        self.noted = self.told
 
     def was_lost(self, since: int) -> bool:
         """Whether a loss was not finite after so many evaluations."""
@@ -98,9 +117,9 @@ class Journal:
     def trouble(self) -> str:
         """The loss that was the first not to be finite."""
         for iteration, rows in enumerate(self._rows, start=1):
-            for picture, (total, *_) in enumerate(rows, start=self.picture + 1):
+            for called, (total, *_) in zip(self.called, rows, strict=True):
                 if not math.isfinite(total):
-                    return f"the loss of picture {picture} is {total} at iteration {iteration}"
+                    return f"the loss of {called} is {total} at iteration {iteration}"
         return ""
 
     def was_finite(self) -> bool:

@@ -12,6 +12,7 @@ from atelier.settings import StylizeSettings
 from atelier.style.journal import Glimpse, Iterate, Journal, Saver
 from atelier.style.look import Look
 from atelier.style.objective import at_precision, names
+from atelier.style.room import side_to_calibrate
 from atelier.style.scales import shrunk
 from atelier.style.scene import Subject
 from atelier.style.vgg import calibrate, preprocess, stride
@@ -21,8 +22,6 @@ __all__ = ["Glimpse", "Iterate", "Saver", "deepest", "paint"]
 
 # One picture of 512 x 512, or 16 of 128 x 128: what a pass of VGG19 holds takes 1 GB.
 _PIXELS_AT_ONCE = 2**18
-# Random weights get one factor a layer: a style tells it as well where it is smaller than this.
-_SIDE_TO_CALIBRATE = 768
 
 
 def paint(
@@ -36,8 +35,9 @@ def paint(
     at_once: int | None = None,
     watch: Callable[[Glimpse], None] | None = None,
     say: Callable[[str], None] = lambda trouble: None,
-) -> list[Tensor]:
-    """Paint each of ``contents`` as its look says.
+    called: Sequence[str] = (),
+) -> Iterator[Tensor]:
+    """Paint each of ``contents`` as its look says, and yield it as soon as it is finished.
 
     Gatys, Ecker and Bethge 2016, "Image style transfer using convolutional neural networks"
     (CVPR). Torch's optimizers paint one picture after another, because they would see a batch as
@@ -62,8 +62,9 @@ def paint(
             nothing, and elsewhere as many as have 512 x 512 pixels together.
         watch: shown every picture now and then, more often if ``settings.intermediates`` asks.
         say: told in a sentence where something went wrong that painting could mend.
+        called: what each picture is called in sentences; picture 1 and so on if not given.
 
-    Returns:
+    Yields:
         For each content a painting of its size, float32 ``[1, 3, H, W]`` on the CPU, RGB, 0 to 1.
 
     Raises:
@@ -74,21 +75,31 @@ def paint(
     vgg = vgg[: deepest(settings) + 1].to(device)
     _refuse_what_cannot_be_seen(contents, looks, vgg)
     if settings.weights == "random":
-        distinct = {id(style): style for look in looks for style in look.styles}.values()
-        small = [_at_most(style.to(device), _SIDE_TO_CALIBRATE) for style in distinct]
-        vgg = calibrate(vgg, *(preprocess(style, settings.preprocessing) for style in small))
+        vgg = _calibrated(vgg, looks, settings, device)
     vgg = at_precision(vgg, settings, device)
-    paintings: list[Tensor] = []
+    finished = 0
     for subject in _subjects(contents, looks, settings, device, at_once):
-        journal = Journal(len(paintings), names(settings), on_iteration)
+        numbers = range(finished, finished + len(subject.contents))
+        titles = [called[number] if called else f"picture {number + 1}" for number in numbers]
+        journal = Journal(finished, titles, names(settings), on_iteration)
         work = Work(settings, vgg, journal, saver or Saver(), watch, say)
-        paintings += work.paint(subject).cpu().split(1)
-    return paintings
+        yield from work.paint(subject).cpu().split(1)
+        finished += len(subject.contents)
 
 
-def _at_most(style: Tensor, side: int) -> Tensor:
+def _calibrated(
+    vgg: nn.Sequential, looks: Sequence[Look], settings: StylizeSettings, device: torch.device
+) -> nn.Sequential:
+    """Fit random weights to all styles."""
+    distinct = {id(style): style for look in looks for style in look.styles}.values()
+    side = side_to_calibrate(settings, len(distinct))
+    small = [_at_most(style.to(device), side, stride(vgg)) for style in distinct]
+    return calibrate(vgg, *(preprocess(style, settings.preprocessing) for style in small))
+
+
+def _at_most(style: Tensor, side: int, least: int) -> Tensor:
     """A style, smaller where its longer side is longer than ``side``."""
-    return shrunk(style, min(1.0, side / max(style.shape[2:])))
+    return shrunk(style, min(1.0, side / max(style.shape[2:])), least)
 
 
 def deepest(settings: StylizeSettings) -> int:

@@ -1,5 +1,6 @@
 """How a canvas is moved: torch's optimizers and our own L-BFGS behind one face."""
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Protocol
@@ -154,6 +155,8 @@ class LbfgsPainter(_TorchPainter):
     def __init__(self, canvas: Tensor, evaluate: Evaluate, bounds: Bounds, lr: float) -> None:
         self._evaluate, self._bounds = evaluate, None if bounds.are_free else bounds
         super().__init__(self._bounds.angles(canvas) if self._bounds else canvas)
+        self._best: Tensor | None = None
+        self._lowest = math.inf
         self._optimizer = torch.optim.LBFGS(
             [self._place],
             lr=lr,
@@ -168,9 +171,8 @@ class LbfgsPainter(_TorchPainter):
 
     @property
     def canvas(self) -> Tensor:
-        """The picture."""
-        place = self._place.detach()
-        return self._bounds.at_angles(place) if self._bounds else place
+        """The picture; amid a step of torch's, as after an interruption, the best it has tried."""
+        return self._at_place() if self._best is None else self._best
 
     def advance(self, evaluations: int) -> None:
         """Go on for so many evaluations, or one more: one step of torch's makes them all.
@@ -181,11 +183,19 @@ class LbfgsPainter(_TorchPainter):
         group["max_iter"] = group["max_eval"] = evaluations
         with suppress(_NotFiniteError):
             self._optimizer.step(self._loss)
+        self._best, self._lowest = None, math.inf
+
+    def _at_place(self) -> Tensor:
+        place = self._place.detach()
+        return self._bounds.at_angles(place) if self._bounds else place
 
     def _loss(self) -> float:
-        loss, gradient = self._evaluate(self.canvas)
+        canvas = self._at_place()
+        loss, gradient = self._evaluate(canvas)
         if not bool(loss.isfinite().all()):
             raise _NotFiniteError  # from here its line search would find nowhere to go
         slope = self._bounds.slope(self._place.detach()) if self._bounds else 1
         self._place.grad = gradient * slope
+        if float(loss[0]) < self._lowest:
+            self._best, self._lowest = canvas.clone(), float(loss[0])
         return float(loss[0])

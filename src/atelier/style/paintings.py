@@ -1,7 +1,7 @@
 """Painting several pictures in several styles."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,16 @@ from atelier.progress import Progress, Report, silent
 from atelier.settings import StylizeSettings
 from atelier.style.look import Look
 from atelier.style.paint import Glimpse, Iterate, deepest, paint
-from atelier.style.pictures import prepare, to_uint8
+from atelier.style.pictures import prepare, scaled_shape, to_uint8
 from atelier.style.resume import Attempts
+from atelier.style.room import refuse_too_large
 from atelier.style.scales import resized
 from atelier.style.vgg import build_vgg19
 
 Pixels = NDArray[np.uint8]
+Watch = Callable[[Glimpse], None]
+
+_STRETCHED = 0.02  # of a picture's width, so little that nobody sees it
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,34 @@ class _Sitting:
     contents: list[Pixels]
     styles: list[tuple[Pixels, ...]]
 
+    def titles(self) -> list[str]:
+        """What its paintings are called."""
+        return [_name(*name) for name in self.names]
+
+
+class _Teller:
+    """Tells of the paintings of all sittings as of one row."""
+
+    def __init__(
+        self, settings: StylizeSettings, paintings: int, report: Report, watch: Watch | None
+    ) -> None:
+        self.first = 0  # number of the sitting's first painting
+        self.iterates: defaultdict[int, list[Iterate]] = defaultdict(list)
+        self._most, self._paintings = settings.iterations, paintings
+        self._report, self._watch = report, watch
+
+    def note(self, step: Iterate) -> None:
+        """Keep the losses of an evaluation, and report it."""
+        self.iterates[self.first + step.picture].append(step)
+        # The line search of L-BFGS may take one evaluation more than it was given.
+        done = sum(min(len(steps), self._most) for steps in self.iterates.values())
+        self._report(Progress(done, self._paintings * self._most, f"loss {step.total:.4g}"))
+
+    def show(self, glimpse: Glimpse) -> None:
+        """Show a picture on its way to whoever watches."""
+        if self._watch:
+            self._watch(replace(glimpse, picture=self.first + glimpse.picture))
+
 
 def paint_all(
     settings: StylizeSettings,
@@ -82,9 +114,9 @@ def paint_all(
     device: torch.device,
     report: Report = silent,
     attempts: Attempts | None = None,
-    watch: Callable[[Glimpse], None] | None = None,
+    watch: Watch | None = None,
     say: Callable[[str], None] = lambda trouble: None,
-) -> list[Painting]:
+) -> Iterator[Painting]:
     """Paint every content in every style, or as ``pairing`` and the styles' weights say.
 
     Args:
@@ -99,48 +131,45 @@ def paint_all(
         watch: shown pictures while they are painted, each as it would be saved.
         say: told in a sentence where something went wrong that painting could mend.
 
+    Yields:
+        Each painting as soon as it is finished, in the order of :func:`planned`.
+
     Raises:
-        AtelierError: two paintings would have the same name, the weights cannot be had, a picture
-            is too small, the memory is, or a loss stays not finite.
+        AtelierError: two paintings would have the same name, a mask has another shape than a
+            picture, the weights cannot be had, a picture is too small, the memory is, or a loss
+            stays not finite.
     """
-    sittings = _sittings(settings, contents, styles, together=bool(masks))
+    sittings = _sittings(settings, contents, styles, masks)
     made = settings.weights in ("random", "imagenet")
     source = settings.weights if made else str(weights / settings.weights)
     vgg = build_vgg19(source, settings.pooling, settings.seed, deepest(settings), settings.padding)
-    total = sum(len(sitting.names) for sitting in sittings) * settings.iterations
-    paintings: list[Painting] = []
-    iterates: defaultdict[int, list[Iterate]] = defaultdict(list)
-
-    def note(step: Iterate) -> None:
-        iterates[len(paintings) + step.picture].append(step)
-        # The line search of L-BFGS may take one evaluation more than it was given.
-        done = sum(min(len(steps), settings.iterations) for steps in iterates.values())
-        report(Progress(done, total, f"loss {step.total:.4g}"))
-
-    def show(glimpse: Glimpse) -> None:
-        if watch:
-            watch(replace(glimpse, picture=len(paintings) + glimpse.picture))
-
+    for content in contents.values():
+        refuse_too_large(*scaled_shape(content.shape, settings.picture_size), settings, vgg)
+    teller = _Teller(settings, sum(len(one.names) for one in sittings), report, watch)
     for sitting in sittings:
         if attempts:
-            attempts.first = len(paintings)
+            attempts.first = teller.first
         prepared = [prepare(content, settings.picture_size) for content in sitting.contents]
         looks = _looks(settings, sitting, prepared, masks)
-        shown = show if watch else None
-        painted = paint(
-            prepared, looks, settings, vgg, device, note, attempts, watch=shown, say=say
+        shown = teller.show if watch else None
+        given = (prepared, looks, settings, vgg, device, teller.note, attempts, None, shown, say)
+        painted = paint(*given, sitting.titles())
+        yield from _finished(sitting, painted, teller)
+        teller.first += len(sitting.names)
+
+
+def _finished(
+    sitting: _Sitting, painted: Iterable[torch.Tensor], teller: _Teller
+) -> Iterator[Painting]:
+    """Put each painting of a sitting beside what it is made of."""
+    for number, result in enumerate(painted):
+        yield Painting(
+            *sitting.names[number],
+            sitting.contents[number],
+            _beside(sitting.styles[number]),
+            to_uint8(result)[0],
+            tuple(teller.iterates[teller.first + number]),
         )
-        for number, result in enumerate(painted):
-            paintings.append(
-                Painting(
-                    *sitting.names[number],
-                    sitting.contents[number],
-                    _beside(sitting.styles[number]),
-                    to_uint8(result)[0],
-                    tuple(iterates[len(paintings)]),
-                )
-            )
-    return paintings
 
 
 def planned(
@@ -150,7 +179,7 @@ def planned(
     masks: Sequence[Pixels],
 ) -> list[tuple[str, str]]:
     """Picture and look of every painting that :func:`paint_all` would make of the same."""
-    sittings = _sittings(settings, contents, styles, together=bool(masks))
+    sittings = _sittings(settings, contents, styles, masks)
     return [name for sitting in sittings for name in sitting.names]
 
 
@@ -158,16 +187,17 @@ def _sittings(
     settings: StylizeSettings,
     contents: Mapping[str, Pixels],
     styles: Mapping[str, Pixels],
-    together: bool,
+    masks: Sequence[Pixels],
 ) -> list[_Sitting]:
     """Who is painted how: style by style, each in its own, or in all styles at once."""
+    _refuse_other_shapes(contents, masks)
     names, pictures = list(contents), list(contents.values())
     if settings.style_weights and len(settings.style_weights) != len(styles):
         raise AtelierError(
             f"stylize.style_weights has {len(settings.style_weights)} entries for {len(styles)}"
             " styles; give one for each."
         )
-    if settings.style_weights or together:
+    if settings.style_weights or masks:
         every, look = "+".join(styles), tuple(styles.values())
         pairs = [(name, every) for name in names]
         sittings = [_Sitting([], pictures, [look] * len(names))]
@@ -246,6 +276,19 @@ def summary(paintings: Sequence[Painting]) -> dict[str, Any]:
 
 def _name(content: str, style: str) -> str:
     return f"{content}-{style}"
+
+
+def _refuse_other_shapes(contents: Mapping[str, Pixels], masks: Sequence[Pixels]) -> None:
+    """Refuse a mask that would have to be stretched to lie on a picture."""
+    for mask in masks:
+        for name, content in contents.items():
+            (height, width), (tall, wide) = content.shape[:2], mask.shape[:2]
+            # Sides are rounded where pictures are scaled.
+            if abs(wide * height / tall - width) > max(_STRETCHED * width, height / tall):
+                raise AtelierError(
+                    f"a mask of {wide} x {tall} pixels has not the shape of {name}, which has"
+                    f" {width} x {height}; cut it to the picture's shape."
+                )
 
 
 def _refuse_equal_names(pairs: Iterable[tuple[str, str]]) -> None:

@@ -55,4 +55,4 @@ def _resize(picture: Picture, height: int, width: int) -> Picture:
         return picture
     shrinks = height < picture.shape[0]
     how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    return cv2.resize(picture, (max(width, 1), max(height, 1)), interpolation=how).astype(np.uint8)
+    return cv2.resize(picture, (width, height), interpolation=how).astype(np.uint8)

@@ -23,8 +23,6 @@ class Attempts(Saver):
         checkpoints: Checkpoints,
         stop_asked: Callable[[], bool] = lambda: False,
         seconds: float = 60.0,
-        iterations: int = _MOST_EVALUATIONS,
-        first: int = 0,
     ) -> None:
         """Begin, or go on.
 
@@ -32,15 +30,12 @@ class Attempts(Saver):
             checkpoints: of a painting with the same settings, pictures and code.
             stop_asked: asked between the parts of a picture.
             seconds: between two states.
-            iterations: evaluations after which a picture is finished.
-            first: number of the first of the pictures that are painted now.
         """
         self._checkpoints = checkpoints
         self._stop_asked = stop_asked
         self._seconds = seconds
-        self._iterations = iterations
         self._saved = time.monotonic()
-        self.first = first
+        self.first = 0  # number of the first of the pictures that are painted now
 
     def load(self, picture: int) -> dict[str, Tensor] | None:
         """The finished picture, or the state of the one at work."""
@@ -53,14 +48,16 @@ class Attempts(Saver):
             return None
         return latest
 
-    def save(self, picture: int, evaluations: int, state: dict[str, Tensor]) -> None:
+    def save(
+        self, picture: int, evaluations: int, state: dict[str, Tensor], finished: bool
+    ) -> None:
         """Keep a picture where it is time to, or where it is finished.
 
         Raises:
             KeyboardInterrupt: it was asked to stop, and saved.
         """
         number, asked = self.first + picture, self._stop_asked()
-        if evaluations >= self._iterations:
+        if finished:
             self._checkpoints.keep(_name(number), _apart(state))
         if asked or time.monotonic() - self._saved > self._seconds:
             whole = _apart(state) | {"picture": torch.tensor(number)}

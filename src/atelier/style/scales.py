@@ -53,9 +53,9 @@ def resized(picture: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(picture, size, mode="bicubic", antialias=True, align_corners=False)
 
 
-def shrunk(picture: Tensor, factor: float) -> Tensor:
-    """Scale pictures with values from 0 to 1 by a factor of at most 1."""
-    height, width = (max(1, round(side * factor)) for side in picture.shape[2:])
+def shrunk(picture: Tensor, factor: float, least: int) -> Tensor:
+    """Scale pictures with values from 0 to 1 by a factor of at most 1; no side gets below least."""
+    height, width = (min(side, max(least, round(side * factor))) for side in picture.shape[2:])
     return picture if factor == 1 else resized(picture, height, width).clamp(0, 1)
 
 

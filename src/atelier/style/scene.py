@@ -1,6 +1,7 @@
 """What a batch of pictures is painted from at one size: contents, goal, bounds and first canvas."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -25,15 +26,15 @@ class Subject:
     contents: Tensor
     looks: tuple[Look, ...]
 
-    def at(self, height: int, width: int) -> "Subject":
-        """The same subject smaller, its styles in proportion."""
+    def at(self, height: int, width: int, least: int) -> "Subject":
+        """The same subject smaller, its styles in proportion, but no side of theirs below least."""
         if self.contents.shape[2:] == (height, width):
             return self
         factor = height / self.contents.shape[2]
         looks = [
             replace(
                 look,
-                styles=tuple(shrunk(style, factor) for style in look.styles),
+                styles=tuple(shrunk(style, factor, least) for style in look.styles),
                 masks=tuple(resized(mask, height, width).clamp(0, 1) for mask in look.masks),
             )
             for look in self.looks
@@ -42,27 +43,43 @@ class Subject:
 
 
 class Scene:
-    """A subject at one size, ready to be painted."""
+    """A subject at one size, ready to be painted; VGG19 looks at it where it is first painted."""
 
     def __init__(
-        self, subject: Subject, settings: StylizeSettings, vgg: nn.Sequential, side: int | None
+        self,
+        subject: Subject,
+        settings: StylizeSettings,
+        vgg: nn.Sequential,
+        side: int | None,
+        whole: "Scene | None" = None,
     ) -> None:
-        """Look at contents and styles, and set the bounds.
+        """Choose colours, and set the bounds.
 
         Args:
             subject: at the size to paint.
             settings: what to match, and which colours to keep.
             vgg: as for :class:`atelier.style.objective.Eye`.
             side: likewise.
+            whole: the scene of the painting's own size; ``None`` where this is it.
         """
+        self._whole = whole
         self._original, self._settings = subject.contents, settings
+        self._vgg, self._side = vgg, side
         self._free = _where_painted(subject)
         seen = _in_colors_to_paint(subject, settings)
         self.contents, self._looks = seen.contents, seen.looks
         self.bounds = self._bounds()
-        self.goal: Goal = goal_of(seen.contents, seen.looks, settings, vgg, side)
-        height, width = seen.contents.shape[2:]
-        self.eye = Eye(vgg, settings, height, width, side)
+
+    @cached_property
+    def goal(self) -> Goal:
+        """What the canvas is to come near to."""
+        return goal_of(self.contents, self._looks, self._settings, self._vgg, self._side)
+
+    @cached_property
+    def eye(self) -> Eye:
+        """How VGG19 sees the canvas."""
+        height, width = self.contents.shape[2:]
+        return Eye(self._vgg, self._settings, height, width, self._side)
 
     def first_canvas(self) -> Tensor:
         """Where painting begins, ``[B, 3, H, W]``."""
@@ -90,6 +107,12 @@ class Scene:
         if self._settings.start == "content":
             return self.bounds.nearest(self.contents + resized(canvas - contents, height, width))
         return self.bounds.nearest(resized(canvas, height, width))
+
+    def glimpse(self, canvas: Tensor) -> Tensor:
+        """Return what would be saved now of a canvas, as large as the painting."""
+        if self._whole is None:
+            return self.finished(canvas)
+        return self._whole.finished(self._whole.carried(canvas, self.contents))
 
     def finished(self, canvas: Tensor) -> Tensor:
         """Return what is saved of a canvas: in the colours to keep, and only where masks are."""

@@ -39,7 +39,7 @@ def build_vgg19(
         weights: ``"random"``: seeded random filters, to be fitted to a style picture by
             :func:`calibrate`. ``"imagenet"``: torchvision's weights, fetched on first use into
             torch hub's folder (``TORCH_HOME`` moves it). Else the path of a ``.safetensors``
-            file or of a PyTorch state_dict with torchvision's names.
+            file or of a PyTorch state_dict with torchvision's names, or Caffe's (``conv1_1``).
         pooling: ``"max"``, as VGG19 was trained, or ``"average"``, which Gatys et al. found
             to give smoother pictures, or ``"l2"``, the root of the mean square, between the two.
         seed: of random weights.
@@ -183,13 +183,15 @@ def _randomize(vgg: nn.Sequential, generator: torch.Generator) -> None:
 
 def _load(vgg: nn.Sequential, path: Path) -> None:
     """Copy the weights of every layer of ``vgg`` from a file that may hold more."""
-    stored = read_weights(path, SETTING)
+    stored, in_caffe = read_weights(path, SETTING), _names_in_caffe()
     for name, parameter in vgg.named_parameters():
-        tensor = stored.get(f"features.{name}", stored.get(name))
+        layer, _, kind = name.partition(".")
+        known = (f"features.{name}", name, f"{in_caffe[int(layer)]}.{kind}")
+        tensor = next((stored[one] for one in known if one in stored), None)
         if not isinstance(tensor, Tensor):
             raise AtelierError(
-                f"{path} has no features.{name}; stylize.weights needs a VGG19 with torchvision's"
-                " names, deep enough for the layers asked for."
+                f"{path} has no features.{name}, nor {known[-1]}; stylize.weights needs a VGG19"
+                " with torchvision's or Caffe's names, deep enough for the layers asked for."
             )
         if tensor.shape != parameter.shape:
             raise AtelierError(
@@ -197,6 +199,17 @@ def _load(vgg: nn.Sequential, path: Path) -> None:
                 f" of {list(parameter.shape)}; give stylize.weights a VGG19."
             )
         parameter.data.copy_(tensor)
+
+
+def _names_in_caffe() -> dict[int, str]:
+    """What Simonyan and Zisserman, and Gatys after them, call the convolutions: by position."""
+    names, position = {}, 0
+    for block, channels in enumerate(_CHANNELS_OF_BLOCKS, start=1):
+        for number in range(1, len(channels) + 1):
+            names[position] = f"conv{block}_{number}"
+            position += 2  # past its ReLU
+        position += 1  # past the pooling
+    return names
 
 
 def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:

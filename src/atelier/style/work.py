@@ -18,6 +18,8 @@ from atelier.style.vgg import stride
 
 # Between two parts a picture can be kept and painted on; each costs torch's L-BFGS one evaluation.
 _EVALUATIONS_A_PART = 25
+# Fewer may all be of the canvas as it was, or of a step that is tried again, shorter.
+_EVALUATIONS_TO_STAND = 5
 # Each time that a loss is not finite steps become a tenth as long, so often at most.
 _MOST_CAUTION = 6
 
@@ -48,7 +50,8 @@ class Work:
 
     def _paint(self, subject: Subject) -> Tensor:
         height, width = subject.contents.shape[2:]
-        side = side_that_fits(height, width, self._settings, self._vgg)
+        styles = {id(style): style for look in subject.looks for style in look.styles}.values()
+        side = side_that_fits(height, width, self._settings, self._vgg, styles)
         if self._settings.strength == 0:
             scene = Scene(subject, self._settings, self._vgg, side)
             self._evaluation(scene, 1.0)(scene.contents)
@@ -59,18 +62,22 @@ class Work:
         if state is not None:
             self._journal.replay(state.pop("losses"))
             way = way[int(state.pop("leg")) :]
-        scene = self._scene(subject, way[0][1], side)
+        whole = Scene(subject, self._settings, self._vgg, side)
+        scene = self._scene(subject, way[0][1], side, whole)
         canvas = scene.first_canvas()
         for number, leg in way:
             if scene.contents.shape[2:] != (leg.height, leg.width):
-                before, scene = scene, self._scene(subject, leg, side)
+                before, scene = scene, self._scene(subject, leg, side, whole)
                 canvas = scene.carried(canvas, before.contents)
             canvas = self._walk(number, leg, scene, canvas, state)
             state = None
         return scene.finished(canvas)
 
-    def _scene(self, subject: Subject, leg: Leg, side: int | None) -> Scene:
-        return Scene(subject.at(leg.height, leg.width), self._settings, self._vgg, side)
+    def _scene(self, subject: Subject, leg: Leg, side: int | None, whole: Scene) -> Scene:
+        at_leg = subject.at(leg.height, leg.width, stride(self._vgg))
+        if at_leg is subject:
+            return whole
+        return Scene(at_leg, self._settings, self._vgg, side, whole)
 
     def _walk(
         self,
@@ -91,25 +98,35 @@ class Work:
         while self._journal.told < leg.until and not stuck:
             before, told = at_work.canvas.clone(), self._journal.told
             self._advance(at_work, min(told + _EVALUATIONS_A_PART, leg.until), scene)
-            lost, stood = self._journal.was_lost(told), torch.equal(at_work.canvas, before)
-            if lost or stood:
+            lost, stood = self._was_lost(told), torch.equal(at_work.canvas, before)
+            if lost or (stood and self._journal.told - told >= _EVALUATIONS_TO_STAND):
                 stuck = stood and caution > 0
                 self._complain(lost, caution)
                 caution += 1
                 at_work = painter(before, evaluate, self._settings, scene.bounds, caution)
-            self._keep(number, at_work, caution, stuck)
+            self._keep(number, leg, at_work, caution, stuck)
         return at_work.canvas
 
     def _advance(self, at_work: Painter, until: int, scene: Scene) -> None:
         """Paint a part, and show it at its end and wherever an intermediate is due."""
         journal = self._journal
         while journal.told < until:
-            at_work.advance(min(until - journal.told, self._until_next(journal.told)))
+            try:
+                at_work.advance(min(until - journal.told, self._until_next(journal.told)))
+            except KeyboardInterrupt:
+                # The first evaluation is of the canvas as it began.
+                if journal.noted > 1:
+                    self._show(at_work.canvas, scene, interrupted=True)
+                raise
             journal.deliver()
-            if self._watch:
-                shown = scene.finished(at_work.canvas).cpu().split(1)
-                for picture, pixels in enumerate(shown, start=journal.picture):
-                    self._watch(Glimpse(picture, journal.told, pixels))
+            self._show(at_work.canvas, scene)
+
+    def _show(self, canvas: Tensor, scene: Scene, interrupted: bool = False) -> None:
+        """Show pictures as they would be saved now: at full size, and only where masks are."""
+        if self._watch:
+            shown, journal = scene.glimpse(canvas).cpu().split(1), self._journal
+            for picture, pixels in enumerate(shown, start=journal.picture):
+                self._watch(Glimpse(picture, journal.noted, pixels, interrupted))
 
     def _until_next(self, told: int) -> int:
         """Evaluations until the next intermediate is due."""
@@ -120,6 +137,18 @@ class Work:
         every = max(1, self._settings.iterations // wanted)
         return every - told % every
 
+    def _was_lost(self, told: int) -> bool:
+        """Whether the painter came to where a loss is not finite and has not come back itself."""
+        if not self._journal.was_lost(told):
+            return False
+        if self._settings.optimizer != "spectral" or not self._journal.was_finite():
+            return True
+        self._say(
+            f"{self._journal.called[0]} has had a loss that is not finite by iteration"
+            f" {self._journal.told}; it has stepped back and goes on with a shorter step"
+        )
+        return False
+
     def _complain(self, lost: bool, caution: int) -> None:
         """Say what is wrong and that smaller steps follow, or give up where they did not help."""
         if lost and (caution == _MOST_CAUTION or not self._journal.was_finite()):
@@ -129,19 +158,21 @@ class Work:
             )
         if lost or caution == 0:
             self._say(
-                f"picture {self._journal.picture + 1}"
+                f"{self._journal.called[0]}"
                 f" {'has a loss that is not finite' if lost else 'stands still'} at iteration"
                 f" {self._journal.told}; it goes on from its last good state with steps that begin"
                 " a tenth as long"
             )
 
-    def _keep(self, number: int, at_work: Painter, caution: int, stuck: bool) -> None:
+    def _keep(self, number: int, leg: Leg, at_work: Painter, caution: int, stuck: bool) -> None:
         """Keep all that the next part depends on."""
         journal = self._journal
         marks = {"leg": number, "caution": caution, "stuck": stuck}
         told = {"canvas": at_work.canvas, "losses": journal.table()}
         state = {name: torch.tensor(mark) for name, mark in marks.items()} | told
-        self._saver.save(journal.picture, journal.told, state | at_work.state())
+        last = leg.until == self._settings.iterations
+        finished = last and (stuck or journal.told >= leg.until)
+        self._saver.save(journal.picture, journal.told, state | at_work.state(), finished)
 
     def _evaluation(self, scene: Scene, firmness: float) -> Evaluate:
         contents = self._settings.content_layers.items()
@@ -161,14 +192,16 @@ class Work:
 
         def try_out(side: int) -> None:
             factor = side / min(height, width)
-            smaller = subject.at(round(height * factor), round(width * factor))
+            shape = round(height * factor), round(width * factor)
+            smaller = subject.at(*shape, stride(self._vgg))
             scene = Scene(smaller, self._settings, self._vgg, None)
             evaluated = self._evaluation(scene, 1.0)
             painter(scene.first_canvas(), evaluated, self._settings, scene.bounds).advance(2)
 
         fits = largest_that_works(try_out, min(height, width) * 3 // 4, 2 * stride(self._vgg))
+        change = "lower" if self._settings.memory_gb else "set"
         return (
             f"the memory is too small for a painting of {width} x {height} pixels; "
             + (f"a stylize.picture_size of {fits} fits" if fits else "no smaller size fits either")
-            + ", or set stylize.memory_gb, which paints part by part."
+            + f", or {change} stylize.memory_gb, which paints part by part."
         )
