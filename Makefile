@@ -30,7 +30,7 @@ lint: $(VENV)/ready ## check style and types
 ui: $(VENV)/ready ## open MLflow on http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1
 
-bench: $(VENV)/ready ## measure speed against plain loops, and the chain's overhead (20 minutes)
+bench: $(VENV)/ready ## measure speed against plain loops, and the chain's overhead (an hour)
 	python benchmarks/train.py --side 64 --json
 	python benchmarks/train.py --side 32 --json
 	python benchmarks/convert.py --json

@@ -226,6 +226,11 @@ def ratio_at_equal_loss(curves: dict[str, list[tuple[float, float]]]) -> float |
     return took / there[0] if there else None
 
 
+def rounded(curve: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """To a hundredth of a second, and as many places of the loss as differ."""
+    return [(round(seconds, 2), round(loss, 5)) for seconds, loss in curve]
+
+
 def main() -> None:
     """Paint in turns, judge, print."""
     asked = arguments()
@@ -252,9 +257,7 @@ def main() -> None:
             seconds[name].append(seen[-1][0])
             shown = [(took, c.clamp(0, 1) if asked.saved else c) for took, c in seen]
             losses = [judged(canvas, content, style, vgg, wanted) for _, canvas in shown]
-            curves[name] = [
-                (round(t, 1), round(x, 5)) for (t, _), x in zip(seen, losses, strict=True)
-            ]
+            curves[name] = [(took, x) for (took, _), x in zip(seen, losses, strict=True)]
             print(f"{name:<12}{seen[-1][0]:8.2f} s to {losses[-1]:.5f}", flush=True)
             if asked.save:
                 save_png(to_uint8(seen[-1][1])[0], asked.save / f"{name}.png")
@@ -270,8 +273,7 @@ def main() -> None:
         "limit_share": round(least / medians["ours"], 3),
         "loss_reference": curves["reference"][-1][1],
         "loss_ours": curves["ours"][-1][1],
-        "curve_reference": curves["reference"],
-        "curve_ours": curves["ours"],
+        **{f"curve_{name}": rounded(curve) for name, curve in curves.items()},
         "seconds_reference": [round(value, 2) for value in seconds["reference"]],
         "seconds_ours": [round(value, 2) for value in seconds["ours"]],
         "pixels": pixels,

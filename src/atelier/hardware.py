@@ -63,8 +63,9 @@ def keep_freed_memory() -> None:
     glibc returns large blocks to the system, which hands them out again page by page, zeroed: for
     a training on a CPU a tenth of every step. Where there is no glibc, nothing is done.
     """
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        mallopt(*_MMAP_THRESHOLD)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    # Older ones refuse the first, without which the second would do harm.
+    if mallopt and mallopt(*_MMAP_THRESHOLD):
         mallopt(*_TRIM_THRESHOLD)
 
 

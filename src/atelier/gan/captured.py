@@ -64,10 +64,12 @@ class CapturedStep:
 def _warm_up(step: Callable[[], Tensor], side: torch.cuda.Stream) -> None:
     """Libraries choose and load their kernels, and optimizers make their moments, before."""
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(_WARM_UP):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
+    try:
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP):
+                step()
+    finally:
+        torch.cuda.current_stream().wait_stream(side)
 
 
 @torch.no_grad()

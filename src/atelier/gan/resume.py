@@ -39,12 +39,13 @@ def train_on(
         stop_asked: asked after every step; when it says so, a checkpoint is saved at once.
         report: counts steps.
         seconds: between two checkpoints within an epoch; every epoch ends with one.
-        warn: told of every time that the training is taken back.
+        warn: told of every time that the training is taken back, and of what else hinders it.
 
     Raises:
         KeyboardInterrupt: it was asked to stop, and saved.
         AtelierError: it went astray once too often; the last good generator is saved.
     """
+    training.warn = warn
     yield from _resumed(training, checkpoints)
     training.agree()
     while training.epochs_done < training.settings.epochs:

@@ -1,5 +1,7 @@
 """One training step of both networks."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -65,16 +67,14 @@ def train_step(
     _learn(gan, to_learn, share, discriminator, gan.discriminator_optimizer)
 
     gan.generator_optimizer.zero_grad(set_to_none=True)
-    # The generator's step needs the gradient through the discriminator, not that of its weights.
-    discriminator.requires_grad_(False)
     rival = None
-    with computed():
-        logits_fooled = discriminator(view(fake, look="fooled"), labels)
-        if settings.loss == "relativistic":
-            rival = discriminator(view(real, look="rival"), labels)
-    loss_g = generator_loss(settings.loss, logits_fooled, rival)
-    _learn(gan, loss_g, share, generator, gan.generator_optimizer)
-    discriminator.requires_grad_(True)
+    with _as_it_is(discriminator):
+        with computed():
+            logits_fooled = discriminator(view(fake, look="fooled"), labels)
+            if settings.loss == "relativistic":
+                rival = discriminator(view(real, look="rival"), labels)
+        loss_g = generator_loss(settings.loss, logits_fooled, rival)
+        _learn(gan, loss_g, share, generator, gan.generator_optimizer)
     if gan.average:
         gan.average.follow(generator)
 
@@ -86,6 +86,16 @@ def train_step(
             statistics *= share
             gan.ranks.add_up([statistics])
         return statistics
+
+
+@contextmanager
+def _as_it_is(discriminator: nn.Module) -> Iterator[None]:
+    """The generator's step needs the gradient through the discriminator, not its weights'."""
+    discriminator.requires_grad_(False)
+    try:
+        yield
+    finally:
+        discriminator.requires_grad_(True)
 
 
 def _penalty(

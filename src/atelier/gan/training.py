@@ -1,6 +1,5 @@
 """The training loop: epochs over shuffled pictures, told to whoever listens."""
 
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 
@@ -39,9 +38,11 @@ class Training:
         measured: the quality of its epochs, and the generator of the best.
         captures: whether steps on a GPU are recorded as a CUDA graph; else each kernel is started
             by the host, with the same numbers.
+        warn: told in a sentence what hinders the training but does not end it.
     """
 
     captures = True
+    warn: Callable[[str], None] = staticmethod(lambda trouble: None)
 
     def __init__(
         self,
@@ -334,8 +335,8 @@ class Training:
                 if lacks_memory(error):
                     raise
                 reason = str(error).partition("\n")[0]
-                print(f"\nSteps are not recorded ({reason}), and take longer.", file=sys.stderr)
-                self.captures = False
+                self.warn(f"steps cannot be recorded on this GPU ({reason}), and take longer")
+                self.captures, self._captured = False, {}
                 return None
             self._captured[penalised] = step
         return self._captured[penalised]
