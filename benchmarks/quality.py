@@ -42,8 +42,8 @@ def judge(project: Any, archive: Path, preset: str, seed: int, features: str) ->
     project.set(**values)
     python = Path(sys.executable).parent
     # Not by `project.run`, which has tests' patience and one thread.
-    subprocess.run([python / "dvc", "repro", "evaluate"], cwd=project.folder, check=True)
-    project.delivered()
+    for command in (["dvc", "repro", "evaluate"], ["atelier", "sync"]):
+        subprocess.run([python / command[0], *command[1:]], cwd=project.folder, check=True)
     return numbers(project.folder)
 
 

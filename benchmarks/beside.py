@@ -1,0 +1,91 @@
+"""The chapter's method and ours beside each other, with the same weights: a sheet to look at.
+
+The reference is the loop of `style.py`, as its canvas is saved. Ours is the stylize stage's
+function: with random weights as the sample paints, with learned ones by the chapter's layers.
+Without pictures, faces of a trained generator are painted in the drawn style.
+
+Usage: python benchmarks/beside.py OUT.png [--generator FILE] [--faces 3] [--pixels 128]
+       [--evaluations 300] [--contents FILE ...] [--styles FILE ...] [--weights FILE]
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from atelier.figures.montage import save_png
+from atelier.figures.sheet import sheet
+from atelier.gan.weights import generate_from
+from atelier.images.picture import read_picture
+from atelier.presets import preset_values
+from atelier.settings import StylizeSettings
+from atelier.style.drawn import drawn_style
+from atelier.style.paintings import paint_all
+from atelier.style.pictures import prepare, to_uint8
+from style import ROOT, network, reference, settings
+
+CPU = torch.device("cpu")
+Pictures = dict[str, np.ndarray]
+
+
+def plainly(content: np.ndarray, style: np.ndarray, asked: argparse.Namespace) -> np.ndarray:
+    """Paint by the chapter's loop; uint8 [H, W, 3]."""
+    pixels, weights = asked.pixels, asked.weights
+    prepared = [prepare(picture, pixels) for picture in (content, style)]
+    vgg = network(weights, prepared[1])
+    wanted = settings(pixels, weights, bounded=False)
+    canvases = reference(*prepared, vgg, wanted, asked.evaluations, clamp=False)
+    return to_uint8(canvases[-1][1])[0]
+
+
+def by_the_stage(contents: Pictures, styles: Pictures, asked: argparse.Namespace) -> Pictures:
+    """Paint all by the stylize stage's function; uint8 [H, W, 3] by content and style."""
+    if asked.weights == "random":
+        sample = preset_values("sample", ROOT / "presets")["stylize"]
+        wanted = StylizeSettings(**sample | {"picture_size": asked.pixels})
+    else:
+        wanted = settings(asked.pixels, asked.weights, bounded=True)
+        wanted = wanted.model_copy(update={"weights": Path(asked.weights).name})
+    painted = paint_all(wanted, contents, styles, [], Path(asked.weights).parent, CPU)
+    return {one.name: one.pixels for one in painted}
+
+
+def named(files: list[Path]) -> Pictures:
+    """Pictures by their names."""
+    return {file.stem: read_picture(file, "rgb", 80) for file in files}
+
+
+def main() -> None:
+    """Paint and lay out."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--generator", type=Path, default=ROOT / "models/generator.safetensors")
+    parser.add_argument("--faces", type=int, default=3)
+    parser.add_argument("--pixels", type=int, default=128)
+    parser.add_argument("--evaluations", type=int, default=300, help="of the reference")
+    parser.add_argument("--contents", type=Path, nargs="+")
+    parser.add_argument("--styles", type=Path, nargs="+")
+    parser.add_argument("--weights", default="random", help="a file of VGG19's weights")
+    asked = parser.parse_args()
+    contents = named(asked.contents or [])
+    if not contents:
+        faces = generate_from(asked.generator, asked.faces, 1, CPU)
+        contents = {f"face {number}": face for number, face in enumerate(faces, 1)}
+    styles = named(asked.styles or []) or {"drawn": drawn_style(256, 1)}
+    ours = by_the_stage(contents, styles, asked)
+    rows = [
+        [
+            (picture, name),
+            (style, look),
+            (plainly(picture, style, asked), "the chapter's loop"),
+            (ours[f"{name}-{look}"], "Atelier"),
+        ]
+        for look, style in styles.items()
+        for name, picture in contents.items()
+    ]
+    save_png(sheet(["content", "style", "plain", "ours"], rows), asked.out)
+
+
+if __name__ == "__main__":
+    main()
