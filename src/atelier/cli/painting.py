@@ -264,12 +264,10 @@ def _paint(
     from atelier.images.original import pixels_of
     from atelier.style.intermediates import Intermediates
     from atelier.style.paintings import paint_all
-    from atelier.tracking.unfinished import ENDINGS
+    from atelier.tracking.unfinished import heard
 
     seen, written = Intermediates(latest_only=not film), 0
-    # What nohup and a shell's & have ignored stays ignored.
-    heard = [end for end in ENDINGS if signal.getsignal(end) != signal.SIG_IGN]
-    before = {end: signal.signal(end, signal.default_int_handler) for end in heard}
+    before = {end: signal.signal(end, signal.default_int_handler) for end in heard()}
     try:
         with bar("stylize", "iterations", shown) as report:
             contents = pixels_of(job.originals)
@@ -279,7 +277,7 @@ def _paint(
                 _write_painting(painting, job, targets, way)
                 written += 1
     except KeyboardInterrupt:
-        for end in heard:  # a second one should not keep it from writing
+        for end in before:  # a second one should not keep it from writing
             signal.signal(end, signal.SIG_IGN)
         _write_so_far(job, targets, seen, written)
         raise typer.Exit(_INTERRUPTED) from None
