@@ -328,15 +328,24 @@ def test_too_little_memory_is_told_in_a_sentence(checkout: Path, album: Path) ->
     assert ended.stderr.count("\n") == 1
 
 
-def test_what_is_finished_is_written_before_the_next_is_begun(
-    atelier: Typed, album: Path, checkout: Path
+@pytest.mark.parametrize("size", [(), ("--size", 32)])
+def test_a_later_picture_that_no_memory_holds_is_refused_before_the_first_is_painted(
+    atelier: Typed, album: Path, checkout: Path, size: tuple[object, ...]
 ) -> None:
-    """The second one needs more memory than is allowed."""
+    """Whether or not they are painted at one size."""
     params = (checkout / "params.yaml").read_text("utf-8")
     (checkout / "params.yaml").write_text(params.replace("memory_gb: 4.0", "memory_gb: 0.03"))
     Image.new("RGB", (32, 1000)).save(album / "long.png")
     command = ("stylize", album / "bob.PNG", album / "long.png", "--style", album / "waves.png")
-    told = atelier(*command, "--size", 32, *QUICK, code=1)
-    assert "needs more than" in told
-    assert os.listdir("painted") == ["bob-waves.PNG"]
-    assert opened("painted/bob-waves.PNG").size == (32, 38)
+    told = atelier(*command, *size, *QUICK, code=1)
+    assert told.startswith("ERROR: a painting of 32 x 1000 pixels needs more than")
+    assert not Path("painted").exists()
+
+
+def test_what_is_finished_is_written_before_the_next_is_begun(atelier: Typed, album: Path) -> None:
+    """The second one's place turns out to be a folder."""
+    Path("painted/ann-waves.jpg/taken").mkdir(parents=True)
+    command = ("stylize", album / "bob.PNG", album / "ann.jpg", "--style", album / "waves.png")
+    told = atelier(*command, "--force", *QUICK, code=1)
+    assert told.startswith("ERROR: painted/ann-waves.jpg cannot be written")
+    assert opened("painted/bob-waves.PNG").size == (40, 48)

@@ -89,6 +89,7 @@ def stylize(
     """Paint pictures in the style of others; what no option says is as in params.yaml."""
     from atelier.hardware import choose_device
     from atelier.settings import load
+    from atelier.style.paintings import refuse_too_large
 
     settings = load(PARAMS)
     given = {
@@ -107,6 +108,8 @@ def stylize(
         folder = Path(weights).parent if weights else WEIGHTS
         device = choose_device(settings.runtime.device)
         for job in jobs:
+            refuse_too_large(*job.given(), device)
+        for job in jobs:
             _paint(job, targets, folder, device, film, settings.runtime.progress)
 
 
@@ -119,12 +122,19 @@ class _Job:
     styles: "dict[str, Pixels]"
     masks: "list[Pixels]"
 
+    def given(
+        self,
+    ) -> "tuple[StylizeSettings, dict[str, Pixels], dict[str, Pixels], list[Pixels]]":
+        """What is painted in which styles, and how."""
+        from atelier.images.original import pixels_of
+
+        return self.settings, pixels_of(self.originals), self.styles, self.masks
+
     def names(self) -> list[tuple[str, str]]:
         """Of each painting what is painted and in which style, in order."""
-        from atelier.images.original import pixels_of
         from atelier.style.paintings import planned
 
-        return planned(self.settings, pixels_of(self.originals), self.styles, self.masks)
+        return planned(*self.given())
 
     def shape(self, original: "Original") -> tuple[int, int]:
         """Height and width of a picture's painting."""
@@ -261,7 +271,6 @@ def _paint(
     shown: bool,
 ) -> None:
     """Paint and write; what is interrupted is written as far as it is painted."""
-    from atelier.images.original import pixels_of
     from atelier.style.intermediates import Intermediates
     from atelier.style.paintings import paint_all
     from atelier.tracking.unfinished import heard
@@ -270,9 +279,8 @@ def _paint(
     before = {end: signal.signal(end, signal.default_int_handler) for end in heard()}
     try:
         with bar("stylize", "iterations", shown) as report:
-            contents = pixels_of(job.originals)
-            given = (contents, job.styles, job.masks, weights, device, report, None)
-            for painting in paint_all(job.settings, *given, seen.note, _warn):
+            given = (*job.given(), weights, device, report, None, seen.note, _warn)
+            for painting in paint_all(*given):
                 way = [*seen.of(written).values()] if film else None
                 _write_painting(painting, job, targets, way)
                 written += 1

@@ -50,8 +50,9 @@ class Work:
 
     def _paint(self, subject: Subject) -> Tensor:
         height, width = subject.contents.shape[2:]
-        styles = {id(style): style for look in subject.looks for style in look.styles}.values()
-        side = side_that_fits(height, width, self._settings, self._vgg, styles)
+        styles = {id(style): style for look in subject.looks for style in look.styles}
+        shapes = [(style.shape[2], style.shape[3]) for style in styles.values()]
+        side = side_that_fits(height, width, self._settings, self._vgg, shapes)
         if self._settings.strength == 0:
             scene = Scene(subject, self._settings, self._vgg, side)
             self._evaluation(scene, 1.0)(scene.contents)
