@@ -6,6 +6,7 @@ import signal
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -281,9 +282,13 @@ def _paint(
         with bar("stylize", "iterations", shown) as report:
             given = (*job.given(), weights, device, report, None, seen.note, _warn)
             for painting in paint_all(*given):
-                way = [*seen.of(written).values()] if film else None
-                _write_painting(painting, job, targets, way)
+                # As soon as it is finished, so that nothing that follows can lose it.
+                target = targets[painting.picture, painting.look]
+                _write(painting.pixels, job.originals[painting.picture], target)
                 written += 1
+                if film:
+                    _write_film(painting, seen.of(written - 1), target.with_suffix(".gif"))
+                seen.forget(written - 1)
     except KeyboardInterrupt:
         for end in before:  # a second one should not keep it from writing
             signal.signal(end, signal.SIG_IGN)
@@ -292,20 +297,6 @@ def _paint(
     finally:
         for end, handler in before.items():
             signal.signal(end, handler)
-
-
-def _write_painting(
-    painting: "Painting",
-    job: _Job,
-    targets: Mapping[tuple[str, str], Path],
-    way: "list[Pixels] | None",
-) -> None:
-    """Write a painting as soon as it is finished, so that nothing that follows can lose it."""
-    target = targets[painting.picture, painting.look]
-    _write(painting.pixels, job.originals[painting.picture], target)
-    if way is not None:
-        whole = [painting.content, *way, painting.pixels]
-        _write_film(whole, target.with_suffix(".gif"))
 
 
 def _write(pixels: "Pixels", original: "Original", target: Path, told: str = "") -> None:
@@ -320,12 +311,17 @@ def _write(pixels: "Pixels", original: "Original", target: Path, told: str = "")
     _tell(f"Wrote {target}: {told}{size}.")
 
 
-def _write_film(way: "list[Pixels]", target: Path) -> None:
+def _write_film(painting: "Painting", way: "Mapping[int, Pixels]", target: Path) -> None:
     from atelier.figures.paintings import save_film
 
-    with writing(target):
-        save_film(way, target)
-    _tell(f"Wrote {target}: its way, {len(way)} frames.")
+    frames = [painting.content, *way.values(), painting.pixels]
+    try:
+        with writing(target):
+            save_film(frames, target)
+    except KeyboardInterrupt:
+        _warn(f"{target} was not written, because it was interrupted")
+        raise
+    _tell(f"Wrote {target}: its way, {len(frames)} frames.")
 
 
 def _write_so_far(
@@ -344,8 +340,10 @@ def _write_so_far(
 
 
 def _tell(sentence: str) -> None:
-    """Print a line above the bar."""
-    tqdm.write(sentence)
+    """Print a line above the bar, at once also where nobody sees it but a pipe or a file."""
+    with suppress(BrokenPipeError):  # whoever read has gone, which should not end the painting
+        tqdm.write(sentence)
+        sys.stdout.flush()
 
 
 def _warn(trouble: str) -> None:
