@@ -90,7 +90,6 @@ def stylize(
     """Paint pictures in the style of others; what no option says is as in params.yaml."""
     from atelier.hardware import choose_device
     from atelier.settings import load
-    from atelier.style.paintings import refuse_too_large
 
     settings = load(PARAMS)
     given = {
@@ -105,11 +104,9 @@ def stylize(
         wanted = _wanted(settings, preset, given, len(style), len(mask or []), _numbers(mix))
         jobs = _jobs(wanted, (pictures, style, mask or []), settings.convert.max_megapixels, size)
         targets = _targets(jobs, pictures, out)
-        _check(jobs, targets, film, force)
         folder = Path(weights).parent if weights else WEIGHTS
         device = choose_device(settings.runtime.device)
-        for job in jobs:
-            refuse_too_large(*job.given(), device)
+        _check(jobs, targets, device, film, force)
         for job in jobs:
             _paint(job, targets, folder, device, film, settings.runtime.progress)
 
@@ -244,10 +241,15 @@ def _ending(given: str, original: "Original") -> str:
 
 
 def _check(
-    jobs: list[_Job], targets: Mapping[tuple[str, str], Path], film: bool, force: bool
+    jobs: list[_Job],
+    targets: Mapping[tuple[str, str], Path],
+    device: "torch.device",
+    film: bool,
+    force: bool,
 ) -> None:
-    """See that everything can be written, before hours of work and not after."""
+    """See that everything can be painted and written, before hours of work and not after."""
     from atelier.images.original import refuse_target
+    from atelier.style.paintings import refuse_too_large
 
     for job in jobs:
         for name in job.names():
@@ -261,6 +263,8 @@ def _check(
         there = next(folder for folder in file.absolute().parents if folder.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise AtelierError(f"{file} cannot be written: {there} takes no files.")
+    for job in jobs:
+        refuse_too_large(*job.given(), device)
 
 
 def _paint(
