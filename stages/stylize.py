@@ -39,13 +39,11 @@ def main(settings: Settings, run: Run) -> None:
         attempts = resume.Attempts(*keep, settings.runtime.checkpoint_seconds)
         seen = intermediates.Intermediates(keep[0])
         watch = seen.note if wanted.intermediates else None
-        told = (report, attempts, watch, run.warn)
-        paintings = list(paint_all(wanted, *given, device, *told))
+        paintings = list(paint_all(wanted, *given, device, report, attempts, watch, run.warn))
     with replacing_folder(STYLED) as out:
-        for painting in paintings:
-            original = originals[painting.picture]
-            save_painting(painting.pixels, original, out / f"{painting.name}.png")
-            run.series(*painting.curves())
+        for one in paintings:
+            save_painting(one.pixels, originals[one.picture], out / f"{one.name}.png")
+            run.series(*one.curves())
         ways = [seen.of(number) for number in range(len(paintings))]
         show([p.row() for p in paintings], ways, terms.terms(paintings, wanted), wanted.film, out)
     for iteration, together in seen.by_iteration().items():

@@ -16,7 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from atelier.cli import painting
 from atelier.cli.painting import own_size
+from atelier.style.intermediates import Intermediates
+from atelier.style.journal import Glimpse
 
 from .conftest import Typed
 
@@ -109,6 +112,49 @@ def test_a_film_shows_the_way(atelier: Typed, album: Path) -> None:
     with Image.open("painted/ann-waves.gif") as film:
         assert film.size == (48, 40)
         assert film.n_frames >= 24
+
+
+def test_frames_of_a_painting_that_is_written_are_let_go(
+    atelier: Typed, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note, held = Intermediates.note, []
+
+    def look(seen: Intermediates, glimpse: Glimpse) -> None:
+        held.append((glimpse.picture, len(seen.of(0))))
+        note(seen, glimpse)
+
+    monkeypatch.setattr(Intermediates, "note", look)
+    pictures = (album / "bob.PNG", album / "waves.png")
+    command = ("stylize", *pictures, "--style", album / "stars.webp", "--size", 32)
+    told = atelier(*command, "--film", *QUICK)
+    assert told.count(".gif: its way, ") == 2
+    assert max(frames for picture, frames in held if picture == 0) > 2
+    assert {frames for picture, frames in held if picture == 1} == {0}
+
+
+def test_a_film_that_is_interrupted_costs_no_painting(
+    atelier: Typed, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished = []
+
+    def interrupted(frames: object, target: Path) -> None:
+        finished.append(Path("painted/ann-waves.jpg").stat().st_mtime_ns)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("atelier.figures.paintings.save_film", interrupted)
+    command = ("stylize", album / "ann.jpg", "--style", album / "waves.png", "--film", *QUICK)
+    told = atelier(*command, code=130)
+    assert "WARNING: painted/ann-waves.gif was not written, because it was interrupted\n" in told
+    assert finished == [Path("painted/ann-waves.jpg").stat().st_mtime_ns]
+    assert os.listdir("painted") == ["ann-waves.jpg"]
+
+
+def test_what_is_written_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe or a file hears of it before the program ends."""
+    with (tmp_path / "told").open("w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        painting._tell("Wrote it.")
+        assert (tmp_path / "told").read_text() == "Wrote it.\n"
 
 
 def test_strength_0_gives_the_picture_as_it_was(atelier: Typed, album: Path) -> None:
@@ -328,15 +374,24 @@ def test_too_little_memory_is_told_in_a_sentence(checkout: Path, album: Path) ->
     assert ended.stderr.count("\n") == 1
 
 
-def test_what_is_finished_is_written_before_the_next_is_begun(
-    atelier: Typed, album: Path, checkout: Path
+@pytest.mark.parametrize("size", [(), ("--size", 32)])
+def test_a_later_picture_that_no_memory_holds_is_refused_before_the_first_is_painted(
+    atelier: Typed, album: Path, checkout: Path, size: tuple[object, ...]
 ) -> None:
-    """The second one needs more memory than is allowed."""
+    """Whether or not they are painted at one size."""
     params = (checkout / "params.yaml").read_text("utf-8")
     (checkout / "params.yaml").write_text(params.replace("memory_gb: 4.0", "memory_gb: 0.03"))
     Image.new("RGB", (32, 1000)).save(album / "long.png")
     command = ("stylize", album / "bob.PNG", album / "long.png", "--style", album / "waves.png")
-    told = atelier(*command, "--size", 32, *QUICK, code=1)
-    assert "needs more than" in told
-    assert os.listdir("painted") == ["bob-waves.PNG"]
-    assert opened("painted/bob-waves.PNG").size == (32, 38)
+    told = atelier(*command, *size, *QUICK, code=1)
+    assert told.startswith("ERROR: a painting of 32 x 1000 pixels needs more than")
+    assert not Path("painted").exists()
+
+
+def test_what_is_finished_is_written_before_the_next_is_begun(atelier: Typed, album: Path) -> None:
+    """The second one's place turns out to be a folder."""
+    Path("painted/ann-waves.jpg/taken").mkdir(parents=True)
+    command = ("stylize", album / "bob.PNG", album / "ann.jpg", "--style", album / "waves.png")
+    told = atelier(*command, "--force", *QUICK, code=1)
+    assert told.startswith("ERROR: painted/ann-waves.jpg cannot be written")
+    assert opened("painted/bob-waves.PNG").size == (40, 48)

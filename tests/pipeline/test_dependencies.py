@@ -103,3 +103,19 @@ def test_the_house_has_two_arrows_only() -> None:
         for other in imported(file):
             place = other.relative_to(SOURCE).parts[0].removesuffix(".py")
             assert place in ground | {home, "__init__"}, f"{file} imports {other}"
+
+
+def test_stage_scripts_are_read_in_a_minute() -> None:
+    lines = {script.name: len(script.read_text("utf-8").splitlines())
+             for script in (ROOT / "stages").glob("*.py")}  # fmt: skip
+    assert {name: count for name, count in lines.items() if count >= 60} == {}
+
+
+@pytest.mark.parametrize("package", ["cli", "style"])
+def test_functions_are_short_enough_to_see_whole(package: str) -> None:
+    long = {}
+    for file in (SOURCE / package).glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno:
+                long[f"{file.name}: {node.name}"] = node.end_lineno - node.lineno + 1
+    assert {name: lines for name, lines in long.items() if lines > 60} == {}

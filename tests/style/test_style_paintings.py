@@ -10,9 +10,19 @@ from numpy.typing import NDArray
 from atelier.errors import AtelierError
 from atelier.progress import Progress
 from atelier.settings import StylizeSettings
+from atelier.style.objective import at_precision
 from atelier.style.paint import Glimpse, Iterate
-from atelier.style.paintings import Painting, loss_table, paint_all, planned, summary
-from atelier.style.pictures import to_uint8
+from atelier.style.paintings import (
+    Painting,
+    loss_table,
+    paint_all,
+    planned,
+    refuse_too_large,
+    summary,
+)
+from atelier.style.pictures import prepare, scaled_shape, to_uint8
+from atelier.style.room import side_that_fits
+from atelier.style.vgg import build_vgg19
 
 from .test_style_paint import _settings as painted_with
 
@@ -201,3 +211,41 @@ def test_the_table_has_a_row_for_every_evaluation() -> None:
 def test_the_summary_means_first_and_last_losses() -> None:
     found = summary([_painting("a-c", 6.0, 3.0, 1.0), _painting("b-c", 4.0, 2.0)])
     assert list(found.values()) == [2, 5.0, 1.5]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("scale", "weights"), [(1.0, []), (0.37, []), (1.5, [1.0, 1.0])])
+def test_the_size_that_is_advised_is_accepted(
+    precision: str, scale: float, weights: list[float]
+) -> None:
+    """For all pictures, with the styles that are held beside them; and it is the largest."""
+    changes = {"style_layers": {1: 1.0, 20: 1.0}, "style_scale": scale, "style_weights": weights}
+    changes |= {"memory_gb": 4.0, "optimizer": "spectral", "precision": precision}
+    given = [(3001, 4003), (16, 1999), (2000, 2000)], [(777, 2345), (3000, 1000)]
+    contents, styles = ({str(s): np.broadcast_to(_pixels(1)[:1, :1], (*s, 3)) for s in shapes}
+                        for shapes in given)  # fmt: skip
+
+    def check(size: int) -> None:
+        settings = _settings(**changes, styles=["a", "b"], picture_size=size)
+        refuse_too_large(settings, contents, styles, (), CPU)
+        vgg = at_precision(build_vgg19("random", "average", 1, 20), settings, CPU)
+        looks = [prepare(style, max(1, round(size * scale))).shape[2:] for style in styles.values()]
+        for shape in given[0]:
+            for look in [looks] if weights else [[one] for one in looks]:
+                side_that_fits(*scaled_shape(shape, size), settings, vgg, look)
+
+    with pytest.raises(AtelierError, match=r"\(4\); a stylize.picture_size of") as told:
+        check(2500)
+    advised = int(str(told.value).split("picture_size of ")[1].split()[0])
+    check(advised)
+    with pytest.raises(AtelierError, match=f"picture_size of {advised} would fit"):
+        check(advised + 1)
+
+
+def test_a_later_picture_too_large_is_refused_before_the_first_is_painted() -> None:
+    told: list[Progress] = []
+    contents = {"ann": _pixels(1), "long": _pixels(2, 1, 1000)}
+    given = (contents, {"waves": _pixels(3)}, (), WEIGHTS, CPU, told.append)
+    with pytest.raises(AtelierError, match="a painting of 32000 x 32 pixels needs more"):
+        next(paint_all(_settings(memory_gb=0.02), *given))
+    assert told == []

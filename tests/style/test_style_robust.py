@@ -1,5 +1,8 @@
 """What goes wrong is noticed, said, and mended where it can be."""
 
+import itertools
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -63,20 +66,24 @@ def test_a_way_that_is_only_begun_does_not_stand_still(iterations: int) -> None:
     assert said == []
 
 
-class _FailsOnce(nn.ReLU):
-    """A layer with a fault: the seventh time that a gradient is asked for there is none."""
+class _Fails(nn.ReLU):
+    """A layer with a fault: where ``_when`` says so no gradient that is asked for is a number."""
 
-    asked = 0
+    def __init__(self, when: Callable[[Tensor], Tensor | bool]) -> None:
+        super().__init__()
+        self._when = when
 
     def forward(self, features: Tensor) -> Tensor:
-        self.asked += features.requires_grad
         known = super().forward(features)
-        return known * torch.nan if self.asked == 7 else known
+        if not features.requires_grad:
+            return known
+        return torch.where(torch.as_tensor(self._when(features)), torch.nan, known)
 
 
 def test_spectral_keeps_what_it_painted_before_and_after_a_loss_that_is_not_finite() -> None:
     vgg = build_vgg19("random", "average", 1, 6)
-    vgg[1] = _FailsOnce()
+    passes = itertools.count(1)
+    vgg[1] = _Fails(lambda features: next(passes) == 7)
     told: list[Iterate] = []
     said: list[str] = []
     settings = _settings(optimizer="spectral")
@@ -94,6 +101,46 @@ def test_spectral_keeps_what_it_painted_before_and_after_a_loss_that_is_not_fini
 def test_a_loss_that_is_never_finite_ends_with_the_reason() -> None:
     with pytest.raises(AtelierError, match=r"loss of picture 1 is (nan|inf) at iteration 1;"):
         _paint(optimizer="spectral", style_layers={1: 1e39})
+
+
+def test_a_scale_that_is_never_finite_does_not_end_as_a_painting() -> None:
+    """Though a smaller one was."""
+    vgg = build_vgg19("random", "average", 1, 6)
+    vgg[1] = _Fails(lambda features: features.shape[2] > 50)
+    content = nn.functional.interpolate(_picture(1), 64, mode="bilinear")
+    said: list[str] = []
+    settings = _settings(optimizer="spectral", scales=2, iterations=24)
+    with pytest.raises(AtelierError, match="the loss of picture 1 is nan at iteration 13; lower"):
+        list(paint([content], _picture(2), settings, vgg, CPU, lambda step: None, say=said.append))
+    assert said == []
+
+
+def _two_of_which(when: Callable[[Tensor], Tensor | bool]) -> list[str]:
+    """What is said while ann and bob are painted in one batch."""
+    vgg = build_vgg19("random", "average", 1, 6)
+    vgg[1] = _Fails(when)
+    said: list[str] = []
+    settings = _settings(optimizer="spectral")
+    given = ([_picture(1), _picture(3)], _picture(2), settings, vgg, CPU, lambda step: None)
+    list(paint(*given, at_once=2, say=said.append, called=["ann", "bob"]))
+    return said
+
+
+def _second() -> Tensor:
+    return torch.tensor([False, True]).view(-1, 1, 1, 1)
+
+
+def test_the_picture_of_a_batch_that_failed_is_named() -> None:
+    passes = itertools.count(1)
+    said = _two_of_which(lambda features: _second() & (next(passes) == 7))
+    assert [sentence.split(" has ")[0] for sentence in said] == ["bob"]
+
+
+def test_the_picture_of_a_batch_that_is_never_finite_is_named() -> None:
+    """Though the other failed as well, once, and before."""
+    passes = itertools.count(1)
+    with pytest.raises(AtelierError, match="the loss of bob is nan at iteration 1;"):
+        _two_of_which(lambda features: _second() | (next(passes) == 1))
 
 
 @pytest.mark.parametrize(("what", "content", "style"), [("content", 3, 32), ("style", 32, 3)])

@@ -10,6 +10,7 @@ from atelier.errors import AtelierError
 from atelier.style.look import Look
 from atelier.style.objective import Eye, goal_of
 from atelier.style.paint import paint
+from atelier.style.pictures import scaled_shape
 from atelier.style.room import (
     largest_that_works,
     refuse_too_large,
@@ -17,7 +18,7 @@ from atelier.style.room import (
     side_to_calibrate,
 )
 from atelier.style.tiles import parts
-from atelier.style.vgg import build_vgg19, reach, stride
+from atelier.style.vgg import build_vgg19, outline, reach, stride
 
 from .test_style_paint import CPU, _picture, _settings
 
@@ -134,24 +135,28 @@ def test_more_memory_means_larger_parts_and_too_little_is_told() -> None:
 def test_a_style_larger_than_the_painting_is_seen_in_parts_too() -> None:
     settings = _settings(**DEEP, memory_gb=0.2)
     vgg = build_vgg19("random", "average", 1, 11)
-    small, large = torch.zeros(1, 3, 96, 96), torch.zeros(1, 3, 960, 960)
+    small, large = (96, 96), (960, 960)
     assert side_that_fits(96, 96, settings, vgg, [small]) is None
     side = side_that_fits(96, 96, settings, vgg, [small, large])
     assert side is not None
     assert 96 < side < 960
     with pytest.raises(AtelierError, match="needs more than"):
-        side_that_fits(96, 96, settings, vgg, [torch.zeros(1, 3, 4000, 4000)])
+        side_that_fits(96, 96, settings, vgg, [(4000, 4000)])
 
 
 def test_a_painting_far_too_large_is_refused_before_there_is_any_of_it() -> None:
-    settings = _settings(**DEEP, memory_gb=4.0)
-    vgg = build_vgg19("random", "average", 1, 11)
-    refuse_too_large(512, 512, settings, vgg)
+    vgg = outline("average", 11)
+
+    def check(height: int, width: int, memory_gb: float = 4.0) -> None:
+        settings = _settings(**DEEP, memory_gb=memory_gb, picture_size=min(height, width))
+        refuse_too_large([lambda size: (scaled_shape((height, width), size), [])], settings, vgg)
+
+    check(512, 512)
     with pytest.raises(AtelierError, match="none of this shape would fit, or allow more"):
-        refuse_too_large(32, 32_000_000, settings, vgg)
+        check(32, 32_000_000)
     with pytest.raises(AtelierError, match=r"a stylize.picture_size of \d{3,4} would fit"):
-        refuse_too_large(16_384, 16_384, settings, vgg)
-    refuse_too_large(32, 32_000_000, settings.model_copy(update={"memory_gb": 0.0}), vgg)
+        check(16_384, 16_384)
+    check(32, 32_000_000, memory_gb=0.0)
 
 
 @pytest.mark.parametrize(("gb", "side"), [(0.0, 768), (4.0, 768), (0.2, 441), (1e-6, 32)])

@@ -23,11 +23,19 @@ def in_options(section: str, options: Mapping[str, str], file: str) -> Iterator[
 
 
 def _said(sentence: str, section: str, options: Mapping[str, str], file: str) -> str:
-    def option(found: re.Match[str]) -> str:
-        return options.get(found[1], f"{found[0]} of {file}")
+    from atelier.settings import Settings
 
-    sentence = sentence.removeprefix(f"atelier {section}: ").removeprefix(f"{section}: ")
-    sentence = re.sub(rf"\b{section}\.([a-z_]+[a-z])", option, sentence)
-    # A name of one word may be a word of the sentence.
-    names = [name for name in options if "_" in name]
-    return re.sub(rf"\b({'|'.join(names)})\b", lambda found: options[found[1]], sentence)
+    def option(found: re.Match[str]) -> str:
+        named = options.get(found["name"])
+        return f"{named}{found['part']}" if named else f"{found[0]} of {file}"
+
+    told = sentence.removeprefix(f"atelier {section}: ")
+    rule = told.removeprefix(f"{section}: ")
+    if rule != told and told != sentence:
+        # A rule between settings speaks of nothing else. A name of one word may be a common one.
+        names = "|".join(name for name in options if "_" in name)
+        return re.sub(rf"\b({names})\b", lambda found: options[found[0]], rule)
+    # Elsewhere a sentence may name the user's files, which stay as they are.
+    known = "|".join(getattr(Settings.model_fields[section].annotation, "model_fields", ()))
+    name = rf"(?<![\w./\\-]){section}\.(?P<name>{known})(?P<part>(\.\d+)*)(?![\w/\\-]|\.\w)"
+    return re.sub(name, option, told)

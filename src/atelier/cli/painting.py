@@ -6,6 +6,7 @@ import signal
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -103,9 +104,9 @@ def stylize(
         wanted = _wanted(settings, preset, given, len(style), len(mask or []), _numbers(mix))
         jobs = _jobs(wanted, (pictures, style, mask or []), settings.convert.max_megapixels, size)
         targets = _targets(jobs, pictures, out)
-        _check(jobs, targets, film, force)
         folder = Path(weights).parent if weights else WEIGHTS
         device = choose_device(settings.runtime.device)
+        _check(jobs, targets, device, film, force)
         for job in jobs:
             _paint(job, targets, folder, device, film, settings.runtime.progress)
 
@@ -119,12 +120,19 @@ class _Job:
     styles: "dict[str, Pixels]"
     masks: "list[Pixels]"
 
+    def given(
+        self,
+    ) -> "tuple[StylizeSettings, dict[str, Pixels], dict[str, Pixels], list[Pixels]]":
+        """What is painted in which styles, and how."""
+        from atelier.images.original import pixels_of
+
+        return self.settings, pixels_of(self.originals), self.styles, self.masks
+
     def names(self) -> list[tuple[str, str]]:
         """Of each painting what is painted and in which style, in order."""
-        from atelier.images.original import pixels_of
         from atelier.style.paintings import planned
 
-        return planned(self.settings, pixels_of(self.originals), self.styles, self.masks)
+        return planned(*self.given())
 
     def shape(self, original: "Original") -> tuple[int, int]:
         """Height and width of a picture's painting."""
@@ -233,10 +241,15 @@ def _ending(given: str, original: "Original") -> str:
 
 
 def _check(
-    jobs: list[_Job], targets: Mapping[tuple[str, str], Path], film: bool, force: bool
+    jobs: list[_Job],
+    targets: Mapping[tuple[str, str], Path],
+    device: "torch.device",
+    film: bool,
+    force: bool,
 ) -> None:
-    """See that everything can be written, before hours of work and not after."""
+    """See that everything can be painted and written, before hours of work and not after."""
     from atelier.images.original import refuse_target
+    from atelier.style.paintings import refuse_too_large
 
     for job in jobs:
         for name in job.names():
@@ -250,6 +263,8 @@ def _check(
         there = next(folder for folder in file.absolute().parents if folder.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise AtelierError(f"{file} cannot be written: {there} takes no files.")
+    for job in jobs:
+        refuse_too_large(*job.given(), device)
 
 
 def _paint(
@@ -261,45 +276,31 @@ def _paint(
     shown: bool,
 ) -> None:
     """Paint and write; what is interrupted is written as far as it is painted."""
-    from atelier.images.original import pixels_of
     from atelier.style.intermediates import Intermediates
     from atelier.style.paintings import paint_all
-    from atelier.tracking.unfinished import ENDINGS
+    from atelier.tracking.unfinished import heard
 
     seen, written = Intermediates(latest_only=not film), 0
-    # What nohup and a shell's & have ignored stays ignored.
-    heard = [end for end in ENDINGS if signal.getsignal(end) != signal.SIG_IGN]
-    before = {end: signal.signal(end, signal.default_int_handler) for end in heard}
+    before = {end: signal.signal(end, signal.default_int_handler) for end in heard()}
     try:
         with bar("stylize", "iterations", shown) as report:
-            contents = pixels_of(job.originals)
-            given = (contents, job.styles, job.masks, weights, device, report, None)
-            for painting in paint_all(job.settings, *given, seen.note, _warn):
-                way = [*seen.of(written).values()] if film else None
-                _write_painting(painting, job, targets, way)
+            given = (*job.given(), weights, device, report, None, seen.note, _warn)
+            for painting in paint_all(*given):
+                # As soon as it is finished, so that nothing that follows can lose it.
+                target = targets[painting.picture, painting.look]
+                _write(painting.pixels, job.originals[painting.picture], target)
                 written += 1
+                if film:
+                    _write_film(painting, seen.of(written - 1), target.with_suffix(".gif"))
+                seen.forget(written - 1)
     except KeyboardInterrupt:
-        for end in heard:  # a second one should not keep it from writing
+        for end in before:  # a second one should not keep it from writing
             signal.signal(end, signal.SIG_IGN)
         _write_so_far(job, targets, seen, written)
         raise typer.Exit(_INTERRUPTED) from None
     finally:
         for end, handler in before.items():
             signal.signal(end, handler)
-
-
-def _write_painting(
-    painting: "Painting",
-    job: _Job,
-    targets: Mapping[tuple[str, str], Path],
-    way: "list[Pixels] | None",
-) -> None:
-    """Write a painting as soon as it is finished, so that nothing that follows can lose it."""
-    target = targets[painting.picture, painting.look]
-    _write(painting.pixels, job.originals[painting.picture], target)
-    if way is not None:
-        whole = [painting.content, *way, painting.pixels]
-        _write_film(whole, target.with_suffix(".gif"))
 
 
 def _write(pixels: "Pixels", original: "Original", target: Path, told: str = "") -> None:
@@ -314,12 +315,17 @@ def _write(pixels: "Pixels", original: "Original", target: Path, told: str = "")
     _tell(f"Wrote {target}: {told}{size}.")
 
 
-def _write_film(way: "list[Pixels]", target: Path) -> None:
+def _write_film(painting: "Painting", way: "Mapping[int, Pixels]", target: Path) -> None:
     from atelier.figures.paintings import save_film
 
-    with writing(target):
-        save_film(way, target)
-    _tell(f"Wrote {target}: its way, {len(way)} frames.")
+    frames = [painting.content, *way.values(), painting.pixels]
+    try:
+        with writing(target):
+            save_film(frames, target)
+    except KeyboardInterrupt:
+        _warn(f"{target} was not written, because it was interrupted")
+        raise
+    _tell(f"Wrote {target}: its way, {len(frames)} frames.")
 
 
 def _write_so_far(
@@ -338,8 +344,10 @@ def _write_so_far(
 
 
 def _tell(sentence: str) -> None:
-    """Print a line above the bar."""
-    tqdm.write(sentence)
+    """Print a line above the bar, at once also where nobody sees it but a pipe or a file."""
+    with suppress(BrokenPipeError):  # whoever read has gone, which should not end the painting
+        tqdm.write(sentence)
+        sys.stdout.flush()
 
 
 def _warn(trouble: str) -> None:

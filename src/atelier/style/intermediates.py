@@ -38,9 +38,13 @@ class Intermediates:
             self._checkpoints.keep(name, {"pixels": torch.from_numpy(pixels)})
             return
         if self._latest_only:
-            before = f"{_KIND}{glimpse.picture:06d}-"
-            self._held = {n: p for n, p in self._held.items() if not n.startswith(before)}
+            self.forget(glimpse.picture)
         self._held[name] = pixels
+
+    def forget(self, picture: int) -> None:
+        """Let go of what is in memory of a picture."""
+        whose = f"{_KIND}{picture:06d}-"
+        self._held = {n: p for n, p in self._held.items() if not n.startswith(whose)}
 
     def of(self, picture: int) -> dict[int, Pixels]:
         """What was kept of a picture, uint8 [H, W, 3] RGB by iteration, in order."""

@@ -78,6 +78,7 @@ class Journal:
         """
         self.picture, self.called = picture, called
         self.noted = 0  # evaluations, also those that still wait
+        self.begun = 0  # evaluations before the leg that is painted now
         self._names = names
         self._on_iteration = on_iteration
         self._waiting: list[Tensor] = []
@@ -110,24 +111,33 @@ class Journal:
         self._tell(table.tolist())
         self.noted = self.told
 
-    def was_lost(self, since: int) -> bool:
-        """Whether a loss was not finite after so many evaluations."""
-        return not all(math.isfinite(total) for rows in self._rows[since:] for total, *_ in rows)
+    def lost(self, since: int) -> list[str]:
+        """The pictures that had a loss that is not finite after so many evaluations."""
+        return [
+            called
+            for picture, called in enumerate(self.called)
+            if not all(math.isfinite(total) for total in self._totals(picture, since))
+        ]
+
+    def hopeless(self) -> list[str]:
+        """The pictures of which no loss of this leg is finite."""
+        return [
+            called
+            for picture, called in enumerate(self.called)
+            if not any(math.isfinite(total) for total in self._totals(picture, self.begun))
+        ]
 
     def trouble(self) -> str:
-        """The loss that was the first not to be finite."""
-        for iteration, rows in enumerate(self._rows, start=1):
+        """The first loss of this leg that is not finite, of a hopeless picture if there is one."""
+        blamed = self.hopeless() or self.called
+        for iteration, rows in enumerate(self._rows[self.begun :], start=self.begun + 1):
             for called, (total, *_) in zip(self.called, rows, strict=True):
-                if not math.isfinite(total):
+                if called in blamed and not math.isfinite(total):
                     return f"the loss of {called} is {total} at iteration {iteration}"
         return ""
 
-    def was_finite(self) -> bool:
-        """Whether every picture had a loss that was finite."""
-        return all(
-            any(math.isfinite(rows[picture][0]) for rows in self._rows)
-            for picture in range(len(self._rows[0]))
-        )
+    def _totals(self, picture: int, since: int) -> list[float]:
+        return [rows[picture][0] for rows in self._rows[since:]]
 
     def _tell(self, evaluations: list[list[list[float]]]) -> None:
         for rows in evaluations:

@@ -74,9 +74,7 @@ def paint(
     looks = [Look((styles,))] if isinstance(styles, Tensor) else list(styles)
     vgg = vgg[: deepest(settings) + 1].to(device)
     _refuse_what_cannot_be_seen(contents, looks, vgg)
-    if settings.weights == "random":
-        vgg = _calibrated(vgg, looks, settings, device)
-    vgg = at_precision(vgg, settings, device)
+    vgg = at_precision(_calibrated(vgg, looks, settings, device), settings, device)
     finished = 0
     for subject in _subjects(contents, looks, settings, device, at_once):
         numbers = range(finished, finished + len(subject.contents))
@@ -90,7 +88,9 @@ def paint(
 def _calibrated(
     vgg: nn.Sequential, looks: Sequence[Look], settings: StylizeSettings, device: torch.device
 ) -> nn.Sequential:
-    """Fit random weights to all styles."""
+    """Fit random weights to all styles; learned ones stay as they are."""
+    if settings.weights != "random":
+        return vgg
     distinct = {id(style): style for look in looks for style in look.styles}.values()
     side = side_to_calibrate(settings, len(distinct))
     small = [_at_most(style.to(device), side, stride(vgg)) for style in distinct]

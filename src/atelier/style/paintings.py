@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from numpy.typing import NDArray
 from atelier.errors import AtelierError
 from atelier.progress import Progress, Report, silent
 from atelier.settings import StylizeSettings
+from atelier.style import room
 from atelier.style.look import Look
+from atelier.style.objective import at_precision
 from atelier.style.paint import Glimpse, Iterate, deepest, paint
 from atelier.style.pictures import prepare, scaled_shape, to_uint8
 from atelier.style.resume import Attempts
-from atelier.style.room import refuse_too_large
 from atelier.style.scales import resized
-from atelier.style.vgg import build_vgg19
+from atelier.style.vgg import build_vgg19, outline
 
 Pixels = NDArray[np.uint8]
 Watch = Callable[[Glimpse], None]
@@ -140,11 +142,10 @@ def paint_all(
             stays not finite.
     """
     sittings = _sittings(settings, contents, styles, masks)
+    refuse_too_large(settings, contents, styles, masks, device)
     made = settings.weights in ("random", "imagenet")
     source = settings.weights if made else str(weights / settings.weights)
     vgg = build_vgg19(source, settings.pooling, settings.seed, deepest(settings), settings.padding)
-    for content in contents.values():
-        refuse_too_large(*scaled_shape(content.shape, settings.picture_size), settings, vgg)
     teller = _Teller(settings, sum(len(one.names) for one in sittings), report, watch)
     for sitting in sittings:
         if attempts:
@@ -181,6 +182,45 @@ def planned(
     """Picture and look of every painting that :func:`paint_all` would make of the same."""
     sittings = _sittings(settings, contents, styles, masks)
     return [name for sitting in sittings for name in sitting.names]
+
+
+def refuse_too_large(
+    settings: StylizeSettings,
+    contents: Mapping[str, Pixels],
+    styles: Mapping[str, Pixels],
+    masks: Sequence[Pixels],
+    device: torch.device,
+) -> None:
+    """Refuse what :func:`paint_all` would have no memory for, before the first is painted.
+
+    Raises:
+        AtelierError: a painting needs more than is allowed; the sentence says which size fits.
+    """
+    vgg = at_precision(outline(settings.pooling, deepest(settings)), settings, device)
+    distinct = {
+        (content.shape, tuple(style.shape for style in look)): None
+        for sitting in _sittings(settings, contents, styles, masks)
+        for content, look in zip(sitting.contents, sitting.styles, strict=True)
+    }
+    room.refuse_too_large(
+        [partial(_shapes, settings, *made_of) for made_of in distinct], settings, vgg
+    )
+
+
+def _shapes(
+    settings: StylizeSettings,
+    content: tuple[int, ...],
+    styles: tuple[tuple[int, ...], ...],
+    size: int,
+) -> tuple[room.Shape, list[room.Shape]]:
+    """Of a painting whose shorter side has ``size`` pixels, and of its styles."""
+    style_size = _style_size(settings, size)
+    return scaled_shape(content, size), [scaled_shape(style, style_size) for style in styles]
+
+
+def _style_size(settings: StylizeSettings, size: int) -> int:
+    """Pixels of a style's shorter side where the painting's has ``size``."""
+    return max(1, round(size * settings.style_scale))
 
 
 def _sittings(
@@ -220,8 +260,7 @@ def _looks(
     masks: Sequence[Pixels],
 ) -> list[Look]:
     """One look for all where it is the same, else one for each content."""
-    # The style's size in proportion to the content's.
-    size = max(1, round(settings.picture_size * settings.style_scale))
+    size = _style_size(settings, settings.picture_size)
     grounds = {id(style): prepare(style, size) for look in sitting.styles for style in look}
     weights = tuple(settings.style_weights)
     looks = [

@@ -1,7 +1,7 @@
 """How much memory a painting takes, and which part of VGG19's pass fits into what is allowed."""
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from torch import Tensor, nn
 
@@ -24,13 +24,17 @@ _SIDE_TO_CALIBRATE = 768
 _CALIBRATION_BYTES = 4 * 64 * _BYTES
 LEAST = 32  # what stylize.picture_size may be at least
 
+Shape = tuple[int, int]  # height and width
+# Of a painting whose shorter side has so many pixels, and of the styles that are held meanwhile.
+Shapes = Callable[[int], tuple[Shape, Collection[Shape]]]
+
 
 def side_that_fits(
     height: int,
     width: int,
     settings: StylizeSettings,
     vgg: nn.Sequential,
-    styles: Collection[Tensor] = (),
+    styles: Collection[Shape] = (),
 ) -> int | None:
     """Return the side of the squares that VGG19 may see at once; ``None`` for all.
 
@@ -39,35 +43,43 @@ def side_that_fits(
         width: of the painting.
         settings: ``memory_gb`` says how much there is, 0 for no limit.
         vgg: as it computes, no deeper than the settings' layers.
-        styles: all that are held meanwhile, each ``[1, 3, h, w]``.
+        styles: all that are held meanwhile.
 
     Raises:
         AtelierError: not even small squares fit.
     """
-    if not settings.memory_gb:
-        return None
-    each, held = _pass_bytes_a_pixel(vgg), _held_bytes(height, width, settings, vgg, styles)
-    left = settings.memory_gb * 1e9 - held
-    looked_at = max(map(_pixels, styles), default=0) * _LOOK
-    if max(height * width, looked_at) * each <= left:
-        return None
-    side = int(math.sqrt(max(0, left) / each))
-    if side >= _least_side(vgg):
-        return side
-    raise _too_large(height, width, held, settings, vgg)
+
+    def in_proportion(size: int) -> tuple[Shape, Collection[Shape]]:
+        factor = size / min(height, width)
+        own, *others = (
+            (round(high * factor), round(wide * factor))
+            for high, wide in ((height, width), *styles)
+        )
+        return own, others
+
+    side = _side((height, width), styles, settings, vgg)
+    if side == 0:
+        raise _too_large([in_proportion], min(height, width), settings, vgg)
+    return side
 
 
 def refuse_too_large(
-    height: int, width: int, settings: StylizeSettings, vgg: nn.Sequential
+    paintings: Sequence[Shapes], settings: StylizeSettings, vgg: nn.Sequential
 ) -> None:
-    """Refuse a painting whose canvases alone need more than is allowed, before there is any.
+    """Refuse paintings of ``stylize.picture_size`` that :func:`side_that_fits` would.
+
+    Args:
+        paintings: each tells the shapes that it would have at another size, too.
+        settings: likewise.
+        vgg: likewise; its weights may be on the device ``meta``.
 
     Raises:
-        AtelierError: they do; the sentence says which size would fit.
+        AtelierError: one does not fit; the sentence says at which size all would.
     """
-    if 0 < settings.memory_gb * 1e9 < height * width * _canvas_bytes(settings):
-        held = _held_bytes(height, width, settings, vgg, ())
-        raise _too_large(height, width, held, settings, vgg)
+    size = settings.picture_size
+    refused = [shapes for shapes in paintings if _side(*shapes(size), settings, vgg) == 0]
+    if refused:
+        raise _too_large(refused, size, settings, vgg)
 
 
 def side_to_calibrate(settings: StylizeSettings, styles: int) -> int:
@@ -92,15 +104,33 @@ def largest_that_works(work: Callable[[int], object], side: int, smallest: int) 
     return None
 
 
+def _side(
+    shape: Shape, styles: Collection[Shape], settings: StylizeSettings, vgg: nn.Sequential
+) -> int | None:
+    """The side of the squares, ``None`` for all at once; 0 where not even small ones fit."""
+    if not settings.memory_gb:
+        return None
+    each = _pass_bytes_a_pixel(vgg)
+    left = settings.memory_gb * 1e9 - _held_bytes(shape, styles, settings, vgg)
+    looked_at = max(map(math.prod, styles), default=0) * _LOOK
+    if max(math.prod(shape), looked_at) * each <= left:
+        return None
+    side = int(math.sqrt(max(0, left) / each))
+    return side if side >= _least_side(vgg) else 0
+
+
 def _too_large(
-    height: int, width: int, held: float, settings: StylizeSettings, vgg: nn.Sequential
+    refused: Sequence[Shapes], size: int, settings: StylizeSettings, vgg: nn.Sequential
 ) -> AtelierError:
-    """Say how large a painting of this shape would fit, where ``held`` bytes are too many."""
-    network = _bytes_of(vgg.parameters())
-    seen = _least_side(vgg) ** 2 * _pass_bytes_a_pixel(vgg)
-    # All else grows with the pixels, the styles' too.
-    factor = math.sqrt(max(0, settings.memory_gb * 1e9 - seen - network) / (held - network))
-    fits = int(min(height, width) * factor)
+    """Say at which size the paintings would fit that do not at ``size``."""
+    (height, width), _ = refused[0](size)
+    fits, too_large = LEAST - 1, size
+    while too_large - fits > 1:
+        middle = (fits + too_large) // 2
+        if any(_side(*shapes(middle), settings, vgg) == 0 for shapes in refused):
+            too_large = middle
+        else:
+            fits = middle
     told = f"a stylize.picture_size of {fits} would fit"
     return AtelierError(
         f"a painting of {width} x {height} pixels needs more than stylize.memory_gb"
@@ -116,16 +146,12 @@ def _least_side(vgg: nn.Sequential) -> int:
 
 
 def _held_bytes(
-    height: int,
-    width: int,
-    settings: StylizeSettings,
-    vgg: nn.Sequential,
-    styles: Collection[Tensor],
+    shape: Shape, styles: Collection[Shape], settings: StylizeSettings, vgg: nn.Sequential
 ) -> float:
     """The network, the canvases, the content's maps and the styles."""
     maps = sum(_map_bytes(vgg, layer) for layer in settings.content_layers)
-    looks = _STYLES * sum(style.nbytes for style in styles)
-    pixels = height * width
+    looks = _STYLES * 3 * _BYTES * sum(map(math.prod, styles))
+    pixels = math.prod(shape)
     return _bytes_of(vgg.parameters()) + looks + pixels * (_canvas_bytes(settings) + maps)
 
 
@@ -143,10 +169,6 @@ def _map_bytes(vgg: nn.Sequential, layer: int) -> float:
     convolutions = [one for one in vgg[: layer + 1] if isinstance(one, nn.Conv2d)]
     width: int = convolutions[-1].weight.element_size()
     return convolutions[-1].out_channels * width / stride(vgg[: layer + 1]) ** 2
-
-
-def _pixels(picture: Tensor) -> int:
-    return picture.shape[2] * picture.shape[3]
 
 
 def _bytes_of(tensors: Iterable[Tensor]) -> int:

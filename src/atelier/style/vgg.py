@@ -55,9 +55,7 @@ def build_vgg19(
         AtelierError: the weights cannot be had, cannot be read or belong to another network.
     """
     # Without storage first: torch would fill it from the global generator, for nothing.
-    with torch.device("meta"):
-        vgg = nn.Sequential(*_layers(pooling, padding)[: deepest + 1])
-    vgg.to_empty(device="cpu")
+    vgg = outline(pooling, deepest, padding).to_empty(device="cpu")
     if weights == "random":
         _randomize(vgg, torch.Generator().manual_seed(seed))
     elif weights == "imagenet":
@@ -67,6 +65,12 @@ def build_vgg19(
     else:
         _load(vgg, Path(weights))
     return vgg.requires_grad_(False).eval()
+
+
+def outline(pooling: Pooling, deepest: int, padding: Padding = "zeros") -> nn.Sequential:
+    """VGG19's features up to the layer ``deepest``, without any weights."""
+    with torch.device("meta"):
+        return nn.Sequential(*_layers(pooling, padding)[: deepest + 1])
 
 
 def calibrate(vgg: nn.Sequential, *pictures: Tensor) -> nn.Sequential:

@@ -50,8 +50,9 @@ class Work:
 
     def _paint(self, subject: Subject) -> Tensor:
         height, width = subject.contents.shape[2:]
-        styles = {id(style): style for look in subject.looks for style in look.styles}.values()
-        side = side_that_fits(height, width, self._settings, self._vgg, styles)
+        styles = {id(style): style for look in subject.looks for style in look.styles}
+        shapes = [(style.shape[2], style.shape[3]) for style in styles.values()]
+        side = side_that_fits(height, width, self._settings, self._vgg, shapes)
         if self._settings.strength == 0:
             scene = Scene(subject, self._settings, self._vgg, side)
             self._evaluation(scene, 1.0)(scene.contents)
@@ -89,7 +90,9 @@ class Work:
     ) -> Tensor:
         """Paint one leg, from its begin or from where an earlier attempt left it."""
         evaluate, caution, stuck = self._evaluation(scene, leg.firmness), 0, False
+        self._journal.begun = self._journal.told
         if state is not None:
+            self._journal.begun = int(state.pop("begun"))
             canvas = state.pop("canvas").to(scene.contents.device)
             caution, stuck = int(state.pop("caution")), bool(state.pop("stuck"))
         at_work = painter(canvas, evaluate, self._settings, scene.bounds, caution)
@@ -139,35 +142,37 @@ class Work:
 
     def _was_lost(self, told: int) -> bool:
         """Whether the painter came to where a loss is not finite and has not come back itself."""
-        if not self._journal.was_lost(told):
-            return False
-        if self._settings.optimizer != "spectral" or not self._journal.was_finite():
-            return True
-        self._say(
-            f"{self._journal.called[0]} has had a loss that is not finite by iteration"
-            f" {self._journal.told}; it has stepped back and goes on with a shorter step"
-        )
+        lost = self._journal.lost(told)
+        # What it could look at before, at another size, is no place to step back to.
+        if not lost or self._settings.optimizer != "spectral" or self._journal.hopeless():
+            return bool(lost)
+        for called in lost:
+            self._say(
+                f"{called} has had a loss that is not finite by iteration {self._journal.told};"
+                " it has stepped back and goes on with a shorter step"
+            )
         return False
 
     def _complain(self, lost: bool, caution: int) -> None:
         """Say what is wrong and that smaller steps follow, or give up where they did not help."""
-        if lost and (caution == _MOST_CAUTION or not self._journal.was_finite()):
+        if lost and (caution == _MOST_CAUTION or self._journal.hopeless()):
             raise AtelierError(
                 f"{self._journal.trouble()}; lower stylize.lr, or set stylize.optimizer to adam"
                 " with an lr of 0.02."
             )
         if lost or caution == 0:
-            self._say(
-                f"{self._journal.called[0]}"
-                f" {'has a loss that is not finite' if lost else 'stands still'} at iteration"
-                f" {self._journal.told}; it goes on from its last good state with steps that begin"
-                " a tenth as long"
-            )
+            # Only torch's painters are lost, which paint one picture; ours stand still together.
+            for called in self._journal.called:
+                self._say(
+                    f"{called} {'has a loss that is not finite' if lost else 'stands still'} at"
+                    f" iteration {self._journal.told}; it goes on from its last good state with"
+                    " steps that begin a tenth as long"
+                )
 
     def _keep(self, number: int, leg: Leg, at_work: Painter, caution: int, stuck: bool) -> None:
         """Keep all that the next part depends on."""
         journal = self._journal
-        marks = {"leg": number, "caution": caution, "stuck": stuck}
+        marks = {"leg": number, "begun": journal.begun, "caution": caution, "stuck": stuck}
         told = {"canvas": at_work.canvas, "losses": journal.table()}
         state = {name: torch.tensor(mark) for name, mark in marks.items()} | told
         last = leg.until == self._settings.iterations

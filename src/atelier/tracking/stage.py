@@ -23,7 +23,7 @@ from atelier.tracking.journal import Journal, note_start, problem
 from atelier.tracking.restore import restore_outputs
 from atelier.tracking.run import Run
 from atelier.tracking.system import sampled
-from atelier.tracking.unfinished import ENDINGS, Unfinished, forget_committed
+from atelier.tracking.unfinished import ENDINGS, Unfinished, forget_committed, heard
 from atelier.tracking.values import flat, shown
 from atelier.tracking.workspace import (
     Process,
@@ -71,7 +71,7 @@ def run_stage(
     """
     if rank() > 0:
         sys.exit(_follow(name, main))
-    for ending in ENDINGS:
+    for ending in heard():
         signal.signal(ending, signal.default_int_handler)
     try:
         before = fingerprint.take(name)

@@ -28,6 +28,11 @@ _LOOK_SECONDS = 1.0
 _STATES = ("state-*", "picture-*")  # of a training, of a painting
 
 
+def heard() -> list[signal.Signals]:
+    """The signals to end that are not ignored: what nohup and a shell's & ignore stays so."""
+    return [ending for ending in ENDINGS if signal.getsignal(ending) != signal.SIG_IGN]
+
+
 class Unfinished:
     """The unfinished work of one stage from one start."""
 
@@ -89,7 +94,7 @@ class Unfinished:
                 if self._fingerprint:
                     told = json.dumps(asdict(self._fingerprint), default=str)
                     (self.folder / "fingerprint.json").write_text(told, "utf-8")
-            before = {ending: signal.signal(ending, self._note) for ending in ENDINGS}
+            before = {ending: signal.signal(ending, self._note) for ending in heard()}
             try:
                 yield Checkpoints(self.folder)
             finally:

@@ -1,0 +1,47 @@
+"""Sentences about settings are said of options, and leave the user's own names alone."""
+
+import pytest
+
+from atelier.cli.options import in_options
+from atelier.errors import AtelierError
+
+OPTIONS = {"keep_colors": "--keep-colors", "style_weights": "--mix", "weights": "--weights"}
+
+
+@pytest.mark.parametrize(
+    ("sentence", "told"),
+    [
+        ("stylize.weights is a.pth, but", "--weights is a.pth, but"),
+        ("atelier stylize: stylize.style_weights.0 is -1.0, but", "--mix.0 is -1.0, but"),
+        (
+            "atelier stylize: stylize: style_weights joins styles; set pairing, or style_weights",
+            "--mix joins styles; set pairing, or --mix",
+        ),
+        ("than stylize.memory_gb (4); lower", "than stylize.memory_gb of p.yaml (4); lower"),
+        ("raise stylize.memory_gb.", "raise stylize.memory_gb of p.yaml."),
+        ("set 'stylize.weights'", "set '--weights'"),
+    ],
+)  # fmt: skip
+def test_a_setting_is_said_as_its_option(sentence: str, told: str) -> None:
+    with pytest.raises(AtelierError) as said, in_options("stylize", OPTIONS, "p.yaml"):
+        raise AtelierError(sentence)
+    assert str(said.value) == told
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "there is no picture /home/me/keep_colors/ann.jpg; put it there.",
+        "there is no picture keep_colors.jpg; put it there.",
+        "there is no picture stylize.png; put it there.",
+        "there is no picture stylize.weights.png; put it there.",
+        "stylize.weights/ann.jpg cannot be read.",
+        "/home/stylize.weights cannot be read.",
+        "my-stylize.weights cannot be read.",
+        "stylize: style_weights cannot be read.",
+    ],
+)
+def test_the_users_own_names_stay(sentence: str) -> None:
+    with pytest.raises(AtelierError) as said, in_options("stylize", OPTIONS, "p.yaml"):
+        raise AtelierError(sentence)
+    assert str(said.value) == sentence

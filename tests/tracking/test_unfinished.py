@@ -1,0 +1,28 @@
+"""Work in progress is told to end, but not by what its starter has it ignore."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from atelier.tracking.unfinished import Unfinished
+
+
+@pytest.fixture
+def under_nohup() -> Iterator[None]:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("under_nohup")
+def test_what_nohup_ignores_does_not_end_the_work(tmp_path: Path) -> None:
+    work = Unfinished(tmp_path, "train", None, "cpu", None)
+    with work.checkpoints("journal"):
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not work.stop_asked()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert work.stop_asked()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
