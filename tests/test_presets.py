@@ -5,7 +5,7 @@ import pytest
 
 from atelier import settings
 from atelier.errors import AtelierError
-from atelier.presets import apply_preset, list_presets
+from atelier.presets import apply_preset, list_presets, preset_values
 
 
 @pytest.fixture
@@ -46,6 +46,17 @@ def test_a_preset_is_the_sample_but_for_what_it_says(root: Path, params: Path) -
     assert (wanted.scales, wanted.strength, wanted.smoothness, wanted.average) == (1, 1, 0, 0)
     assert (wanted.style_loss, wanted.keep_colors, wanted.padding) == ("gram", "none", "zeros")
     assert not any([wanted.bounded, wanted.memory_gb, wanted.style_weights, wanted.style_masks])
+
+
+def test_a_photograph_gets_the_chapters_layers_within_the_range_of_a_screen(root: Path) -> None:
+    chapter, photo = (preset_values(name, root / "presets") for name in ("gatys", "photo"))
+    layers, ours = chapter.pop("stylize"), photo.pop("stylize")
+    assert photo == chapter
+    told = {key: ours[key] for key in ours if ours[key] != layers[key]}
+    assert (told.pop("bounded"), told.pop("optimizer")) == (True, "spectral")
+    assert (told.pop("padding"), told.pop("precision")) == ("replicate", "auto")
+    assert told.pop("preprocessing") == "torchvision", "as the weights of weights: imagenet ask"
+    assert set(told) == {"scales", "smoothness", "iterations", "memory_gb"}
 
 
 def test_a_long_value_leaves_the_comments_where_they_were(root: Path, params: Path) -> None:

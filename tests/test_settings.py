@@ -59,7 +59,7 @@ def test_params_yaml_is_valid_and_frozen() -> None:
         ("convert.held_out", 0.6, "convert.held_out is 0.6, but it should be less"),
         ("stylize.styles", ["../secret.png"], "inside its folder"),
         ("stylize.style_masks", ["../secret.png"], "inside its folder"),
-        ("stylize.style_weights", [1.0, 2.0], "has 2 entries for 1 styles"),
+        ("stylize.style_weights", [1.0, 2.0], "is a list of 2, but the number of styles is 1;"),
         ("stylize.style_weights", [0.0], "needs to be above 0"),
         ("stylize.average", 0.9, "only adam's places are averaged"),
         ("stylize.strength", 1.5, "stylize.strength is 1.5"),

@@ -368,8 +368,8 @@ class StylizeSettings(Section):
                 )
             if given and len(given) != len(self.styles):
                 raise ValueError(
-                    f"{name} has {len(given)} entries for {len(self.styles)} styles; give one for"
-                    " each"
+                    f"{name} is a list of {len(given)}, but the number of styles is"
+                    f" {len(self.styles)}; give one for each"
                 )
         if self.style_weights and not any(self.style_weights):
             raise ValueError("one of style_weights needs to be above 0, such as [1.0, 1.0]")

@@ -252,8 +252,17 @@ def test_nothing_is_replaced_unasked(atelier: Typed, album: Path) -> None:
     Path("painted/bob-waves.PNG").write_bytes(b"mine")
     assert "is there already; choose another place, or give --force" in atelier(*command, code=1)
     assert Path("painted/bob-waves.PNG").read_bytes() == b"mine"
+    more = ("stylize", album / "ann.jpg", *command[1:])
+    Path("painted/ann-waves.jpg").write_bytes(b"mine")
+    told = atelier(*more, code=1)
+    assert "ann-waves.jpg and 1 more are there already; choose another place, or" in told
+    assert told.endswith("give --force to replace them.\n")
     atelier(*command, "--force")
     assert opened("painted/bob-waves.PNG").size == (40, 48)
+
+
+def test_the_help_names_pictures_before_the_styles(atelier: Typed) -> None:
+    assert "atelier stylize PICTURE... --style STYLE... [OPTIONS]" in atelier("stylize --help")
 
 
 @pytest.mark.parametrize(
@@ -261,7 +270,8 @@ def test_nothing_is_replaced_unasked(atelier: Typed, album: Path) -> None:
     [
         (["absent.jpg", *WAVES], "there is no picture absent.jpg; put it there."),
         (["A/note.txt", *WAVES], "A/note.txt cannot be read (not a picture)."),
-        (["A", *WAVES], "A cannot be read"),
+        (["A", *WAVES], "ERROR: A cannot be read (Is a directory)."),
+        ([*WAVES, "A/ann.jpg"], "--style takes all that follows it, so that no PICTURE is left; "),
         (["A/ann.jpg", "--style", "nowhere.png"], "there is no picture nowhere.png; put it there"),
         (["A/ann.jpg", *WAVES, "--size", 8], "ERROR: --size is 8, but it should be gre"),
         (["A/ann.jpg", *WAVES, "--strength", 2], "ERROR: --strength is 2.0, but it should be"),
@@ -270,9 +280,9 @@ def test_nothing_is_replaced_unasked(atelier: Typed, album: Path) -> None:
         (["A/ann.jpg", *WAVES, "--weights", "no.pth"], "--weights is no.pth, but"),
         (["A/ann.jpg", *WAVES, "--preset", "monet"], "monet"),
         (["A/ann.jpg", *WAVES, "--mix", "a lot"], "--mix is 'a lot', but it is a list"),
-        (["A/ann.jpg", *WAVES, "--mix", "1,2"], "ERROR: --mix has 2 entries for 1"),
+        (["A/ann.jpg", *WAVES, "--mix", "1,2"], "ERROR: --mix is a list of 2, but the number of"),
         (["A/ann.jpg", *WAVES, "--pairing", "some"], "--pairing is 'some', but it should be"),
-        (["A/ann.jpg", *WAVES, "--mask", "A/ann.jpg", "A/bob.PNG"], "ERROR: --mask has 2"),
+        (["A/ann.jpg", *WAVES, "--mask", "A/ann.jpg", "A/bob.PNG"], "ERROR: --mask is a list of 2"),
         (["A/ann.jpg", *WAVES, "--out", "me.bmp"], "ends in no format"),
         (["A/cut out.tif", *WAVES, "--out", "me.jpg"], "lose the picture's transpar"),
         (["A/ann.jpg", "A/bob.PNG", *WAVES, "--out", "me.png"], "need a folder"),

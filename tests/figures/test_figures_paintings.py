@@ -80,6 +80,19 @@ def test_a_film_has_every_picture_at_the_paintings_shape(tmp_path: Path) -> None
     assert levels == pytest.approx([0, 100, 200], abs=3)
 
 
+@pytest.mark.parametrize(("frames", "seconds"), [(2, 3.0), (5, 3.0), (36, 3.0), (60, 5.0)])
+def test_a_way_of_few_frames_is_shown_no_shorter(
+    tmp_path: Path, frames: int, seconds: float
+) -> None:
+    save_film([_flat(4, 4, level) for level in range(frames)], tmp_path / "way.gif")
+    with Image.open(tmp_path / "way.gif") as film:
+        shown = []
+        for number in range(frames):
+            film.seek(number)
+            shown.append(film.info["duration"] / 1000)
+    assert sum(shown) == pytest.approx(seconds + 2, abs=0.02), "the painting stays 2 s longer"
+
+
 def test_a_large_film_is_made_smaller(tmp_path: Path) -> None:
     save_film([_flat(60, 2000, 7)], tmp_path / "way.gif")
     with Image.open(tmp_path / "way.gif") as film:

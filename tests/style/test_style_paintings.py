@@ -156,7 +156,7 @@ def test_as_many_weights_as_styles_are_needed() -> None:
     """The word generated stands for several, which settings cannot count."""
     settings = _settings(styles=["generated"], style_weights=[1.0])
     styles = {"face_1": _pixels(3), "face_2": _pixels(4)}
-    with pytest.raises(AtelierError, match="style_weights has 1 entries for 2 styles"):
+    with pytest.raises(AtelierError, match="style_weights is a list of 1, but the number of"):
         list(paint_all(settings, {"ann": _pixels(1)}, styles, (), WEIGHTS, CPU))
 
 

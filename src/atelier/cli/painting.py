@@ -53,7 +53,10 @@ _OPTIONS = {
 def stylize(
     pictures: Annotated[list[str], typer.Argument(help="pictures to paint", metavar="PICTURE...")],
     style: Annotated[
-        list[str], typer.Option(help="what to paint like; drawn: our own", metavar="PICTURE...")
+        list[str],
+        typer.Option(
+            help="what to paint like, all that follow; drawn: our own", metavar="STYLE..."
+        ),
     ],
     size: Annotated[
         int, typer.Option(help="pixels, the shorter side", show_default="its own, to a megapixel")
@@ -63,7 +66,7 @@ def stylize(
     ] = PAINTED,
     mask: Annotated[
         list[str] | None,
-        typer.Option(help="one for each style: white where it goes", metavar="PICTURE..."),
+        typer.Option(help="one for each style: white where it goes", metavar="MASK..."),
     ] = None,
     mix: Annotated[
         str, typer.Option(help="2,1: all styles in each painting, so much of each")
@@ -82,12 +85,12 @@ def stylize(
         str | None, typer.Option(help="random, imagenet or a file", metavar="VGG19")
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="a preset's values, such as gatys, instead of params.yaml's")
+        str, typer.Option(help="a preset's values, such as photo, instead of params.yaml's")
     ] = "",
     film: Annotated[bool, typer.Option("--film", help="a GIF of each painting's way")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace what is there")] = False,
 ) -> None:
-    """Paint pictures in the style of others; what no option says is as in params.yaml."""
+    """Paint pictures, named first, in the style of others; params.yaml says what no option says."""
     from atelier.hardware import choose_device
     from atelier.settings import load
 

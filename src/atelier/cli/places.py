@@ -14,10 +14,11 @@ def refuse_to_replace(targets: Sequence[Path], force: bool) -> None:
     """Refuse to replace anything unasked."""
     there = [target for target in targets if target.exists()]
     if there and not force:
-        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
+        more = len(there) - 1
+        are, them = (f" and {more} more are", "them") if more else (" is", "it")
         raise AtelierError(
-            f"{there[0]}{more} is there already; choose another place, or give --force to"
-            " replace it."
+            f"{there[0]}{are} there already; choose another place, or give --force to replace"
+            f" {them}."
         )
 
 

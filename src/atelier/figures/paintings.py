@@ -16,7 +16,8 @@ Floats = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 
 _FILM_SIDE = 512
-_FILM_FPS = 12
+_FILM_FPS = 12  # at most
+_FILM_LASTS = 3.0  # seconds of a way at least: few frames are shown longer
 _FILM_HOLD = 2.0  # seconds that the painting stays
 _SQUARE = 256
 
@@ -68,7 +69,8 @@ def save_film(way: Sequence[Pixels], target: Path) -> None:
         target: the GIF file.
     """
     shape = fit(way[-1], min(max(way[-1].shape), _FILM_SIDE)).shape
-    film((fit(picture, shape) for picture in way), target, _FILM_FPS, _FILM_HOLD)
+    fps = min(_FILM_FPS, len(way) / _FILM_LASTS)
+    film((fit(picture, shape) for picture in way), target, fps, _FILM_HOLD)
 
 
 def squares(pictures: Sequence[Pixels]) -> Pixels:

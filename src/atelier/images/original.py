@@ -181,7 +181,7 @@ def _through(profile: bytes, image: Image.Image, plain: Pixels) -> tuple[Pixels,
             return _transformed(image, known, _SRGB), False
         if mode == "L" and image.mode != "CMYK":
             return _transformed(Image.fromarray(plain).convert("L"), known, _SRGB), False
-    except (ImageCms.PyCMSError, OSError):
+    except (ImageCms.PyCMSError, OSError, UnicodeDecodeError):
         pass
     return None
 

@@ -230,5 +230,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, EOFError) or "truncated" in str(error).lower():
         return "truncated"
     if isinstance(error, OSError) and error.errno is not None:
-        return f"cannot be read: {error.strerror}"
+        return error.strerror or "damaged"
     return "damaged"

@@ -234,8 +234,8 @@ def _sittings(
     names, pictures = list(contents), list(contents.values())
     if settings.style_weights and len(settings.style_weights) != len(styles):
         raise AtelierError(
-            f"stylize.style_weights has {len(settings.style_weights)} entries for {len(styles)}"
-            " styles; give one for each."
+            f"stylize.style_weights is a list of {len(settings.style_weights)}, but the number of"
+            f" styles is {len(styles)}; give one for each."
         )
     if settings.style_weights or masks:
         every, look = "+".join(styles), tuple(styles.values())
