@@ -50,6 +50,11 @@ _OPTIONS = {
 }
 
 
+Preset = Annotated[
+    str, typer.Option(help="a preset's values, such as photo, instead of params.yaml's")
+]
+
+
 def stylize(
     pictures: Annotated[list[str], typer.Argument(help="pictures to paint", metavar="PICTURE...")],
     style: Annotated[
@@ -84,9 +89,7 @@ def stylize(
     weights: Annotated[
         str | None, typer.Option(help="random, imagenet or a file", metavar="VGG19")
     ] = None,
-    preset: Annotated[
-        str, typer.Option(help="a preset's values, such as photo, instead of params.yaml's")
-    ] = "",
+    preset: Preset = "",
     film: Annotated[bool, typer.Option("--film", help="a GIF of each painting's way")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace what is there")] = False,
 ) -> None:
