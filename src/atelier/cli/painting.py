@@ -48,8 +48,6 @@ _OPTIONS = {
     "iterations": "--iterations",
     "weights": "--weights",
 }
-
-
 Preset = Annotated[
     str, typer.Option(help="a preset's values, such as photo, instead of params.yaml's")
 ]
