@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from ..project import Project
+from atelier.settings import read_yaml
+
+from ..project import ROOT, Project
 
 
 def fails(project: Project, *command: str) -> str:
@@ -99,3 +101,34 @@ def test_a_wrong_archive_leaves_the_old_data(ready: Project, tmp_path: Path) -> 
     assert not (ready.folder.parent / "outside.png").exists()
     after = ready.bytes("data/images.npz", "metrics/convert.json")
     assert after == {k: v for k, v in before.items() if "raw" not in k}
+
+
+def test_folder_names_that_are_paths_touch_no_file(fresh: Project, tmp_path: Path) -> None:
+    places = [tmp_path / "outside", tmp_path, fresh.folder, fresh.folder / "data"]
+    for place in places:
+        place.mkdir(exist_ok=True)
+        (place / "precious.json").write_text("{}")
+    starts = ("../../../outside/", "x/../../../../", "x/../../../", "../", f"/{tmp_path}/")
+    names = {f"{start}precious": str(tmp_path) for start in starts}
+    fresh.set(**{"download.source": "folder", "download.folders": names})
+    before = fresh.bytes("data", "src", "stages", "presets")
+    for command in (("repro", "--keep-going"), ("repro", "--force"), ("checkout",), ("exp", "run")):
+        answer = fresh.run("dvc", *command, ok=None)
+        assert command == ("checkout",) or "download.folders" in answer
+        assert [place for place in places if not (place / "precious.json").exists()] == []
+    assert fresh.bytes("data", "src", "stages", "presets") == before
+
+
+def test_no_setting_is_part_of_a_path_that_dvc_removes() -> None:
+    """DVC removes what a stage makes before the stage can refuse its settings."""
+    pipeline = read_yaml(ROOT / "dvc.yaml")
+    for name, stage in pipeline["stages"].items():
+        definition = stage.get("do", stage)
+        for kind in ("deps", "outs", "metrics", "plots"):
+            for entry in definition.get(kind, []):
+                path, options = (
+                    next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
+                )
+                assert "$" not in path or options == {"cache": False, "persist": True}, (name, path)
+        assert "$" not in definition["cmd"], name
+    assert "$" not in str(pipeline["plots"])
