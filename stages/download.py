@@ -19,12 +19,15 @@ def main(settings: Settings, run: Run) -> None:
     scratch = private_folder(repository_root()) / "downloads"
     with bar("download", shown=settings.runtime.progress) as report:
         download(settings.download, RAW, scratch, report)
-    # Lists of folders that are no longer a source would make this stage look changed.
-    for listing in LISTING.glob("*.json"):
-        if listing.stem not in settings.download.folders:
-            listing.unlink()
     run.artifact(RAW / "manifest.json")
 
 
+def remove_old_listings(settings: Settings) -> None:
+    """Remove the lists of folders that are no longer a source; DVC would count them as inputs."""
+    for listing in LISTING.glob("*.json"):
+        if listing.stem not in settings.download.folders:
+            listing.unlink()
+
+
 if __name__ == "__main__":
-    run_stage("download", main)
+    run_stage("download", main, prepare=remove_old_listings)

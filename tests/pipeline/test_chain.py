@@ -133,3 +133,9 @@ def test_pictures_added_to_a_folder_are_picked_up(fresh: Project, tmp_path: Path
     counts = json.loads((fresh.folder / "metrics/convert.json").read_text())
     assert counts["accepted"] == 25
     assert fresh.repro("convert") == ["watch@mine"]
+    fresh.set(**{"download.folders": {"yours": str(tmp_path / "faces")}})
+    assert fresh.repro("convert") == ["watch@yours", "download", "convert"]
+    assert [file.name for file in (fresh.folder / "data/listing").glob("*.json")] == ["yours.json"]
+    fresh.set(**{"download.source": "sample", "download.folders": {}})
+    assert fresh.repro("convert") == ["download", "convert"]
+    assert fresh.repro("convert") == []

@@ -56,6 +56,7 @@ def run_stage(
     main: Callable[[Settings, Run], None],
     logged: bool = True,
     parallel: bool = False,
+    prepare: Callable[[Settings], None] | None = None,
 ) -> NoReturn:
     """Run a stage's ``main`` with checked settings and a run to log to; then exit.
 
@@ -68,12 +69,15 @@ def run_stage(
         main: does the work.
         logged: whether MLflow is to know of it.
         parallel: whether ``runtime.launcher`` may run it in several processes.
+        prepare: changes the stage's own dependencies before their fingerprint is taken.
     """
     if rank() > 0:
         sys.exit(_follow(name, main))
     for ending in heard():
         signal.signal(ending, signal.default_int_handler)
     try:
+        if prepare:
+            prepare(settings_module.load())
         before = fingerprint.take(name)
         settings = settings_module.load()
         settings_module.check_files(settings)
