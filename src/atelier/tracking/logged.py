@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _RUN = re.compile(r"[0-9a-f]{32}")
-_MODEL = re.compile(r"models:/+\S+")
+_MODEL = re.compile(r"models:/\S+")
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 
-_ADDRESS = re.compile(
-    r"""([a-z][a-z0-9+.-]*://)(?:[^\s/?#]*@)?([^\s?#]*)(?:\?[^\s'"\])},]*)?""", re.IGNORECASE
-)
+# Each pattern takes time in proportion to the text. A match can begin only at "://" or at the first
+# character of a word, and no attempt reads past the place where the next one may begin, except for
+# what it then consumes. Possessive repetitions (``++``) never give characters back.
+_USER = re.compile(r"://[^\s/?#]*@")
+_QUERY = re.compile(r"""(://[^\s?#]*+)(?:\?[^\s'"\])},]*+)?""")
 _SECRET = re.compile(
-    r"(\w*(?:token|secret|passw(?:or)?d|api_?key|credential)\w*['\"]?\s*[:=]\s*)\S+", re.IGNORECASE
+    r"(?<!\w)(?=\w*?(?:token|secret|passw(?:or)?d|api_?key|credential))"
+    r"(\w++['\"]?+\s*+[:=]\s*+)\S++",
+    re.IGNORECASE,
 )
 
 
@@ -39,9 +43,20 @@ def flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 def shown(value: Any) -> str:
     """A value as text; addresses in it lose user, password and query, which may be secret."""
-    return _ADDRESS.sub(r"\1\2", str(value))
+    return _QUERY.sub(r"\1", _USER.sub("://", str(value)))
 
 
 def without_secrets(text: str) -> str:
     """Text whose addresses are as :func:`shown`, and whose ``token: ...`` and the like are gone."""
     return _SECRET.sub(r"\1***", shown(text))
+
+
+def cut_without_secrets(text: str, longest: int) -> str:
+    """Return :func:`without_secrets` of the first ``longest`` characters.
+
+    A word that the cut divides is dropped, because half an address may show its password.
+    """
+    if len(text) <= longest:
+        return without_secrets(text)
+    whole_words = text[:longest].rsplit(maxsplit=1)
+    return without_secrets(whole_words[0] if len(whole_words) == 2 else "") + "\n[cut]\n"

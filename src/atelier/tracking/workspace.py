@@ -2,8 +2,10 @@
 
 import os
 import platform
+import signal
 import socket
 import subprocess
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -12,10 +14,11 @@ from pathlib import Path
 import psutil
 
 from atelier.tracking.system import gpu_names
-from atelier.tracking.values import without_secrets
+from atelier.tracking.values import cut_without_secrets
 
 PRIVATE = Path(".atelier")
 _LONGEST_PATCH = 1_000_000
+_PATCH_SECONDS = 5.0
 # DVC writes its lock at every run; what stands in it is tagged as hashes.
 _WATCHED = (".", ":!dvc.lock")
 # What results depend on, besides the project itself.
@@ -112,10 +115,34 @@ def git_tags() -> dict[str, str]:
 
 
 def uncommitted() -> str:
-    """What differs from the commit, as a patch; what looks like a secret is left out."""
-    patch = git("diff", "HEAD", "--no-color", "--no-ext-diff", "--", *_WATCHED) or ""
-    patch = without_secrets(patch)
-    return patch if len(patch) <= _LONGEST_PATCH else patch[:_LONGEST_PATCH] + "\n[cut]\n"
+    """Return what differs from the commit, as a patch without what looks like a secret.
+
+    Of a large difference only the beginning is read: git is ended once there is enough of it, or
+    after some seconds. Files of more than 8 MiB are named, not compared.
+    """
+    command = ["git", "--no-optional-locks", "-c", "core.bigFileThreshold=8m", "diff", "HEAD"]
+    command += ["--no-color", "--no-ext-diff", "--no-textconv", "--", *_WATCHED]
+    try:
+        process = subprocess.Popen(  # noqa: S603 - fixed words, no shell
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+    except OSError:
+        return ""
+    deadline = threading.Timer(_PATCH_SECONDS, process.terminate)
+    deadline.start()
+    with process:
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        # A character has at most four bytes; one more tells that there is more.
+        patch = process.stdout.read(4 * _LONGEST_PATCH + 1)
+        if len(patch) > 4 * _LONGEST_PATCH:
+            process.terminate()
+    deadline.cancel()
+    if process.returncode not in (0, -signal.SIGTERM):
+        return ""
+    text = patch.decode("utf-8", "replace")
+    # An ended git may have stopped within a word.
+    longest = _LONGEST_PATCH if process.returncode == 0 else min(_LONGEST_PATCH, len(text) - 1)
+    return cut_without_secrets(text, longest)
 
 
 def machine_tags() -> dict[str, str]:

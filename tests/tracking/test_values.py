@@ -1,0 +1,115 @@
+"""Text without secrets: equal to a slow reference, and in time proportional to its length."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atelier.tracking.values import cut_without_secrets, shown, without_secrets
+from atelier.tracking.workspace import uncommitted
+
+PARTS = st.sampled_from(
+    ["token", "Secret", "api_key", "apikey", "passwd", "password", "credential", "ſecret"]
+    + ["://", "a", "http", "@", "?", "#", "/", ":", "=", " ", "\n", "'", '"', "]", "x1", "é", "_"]
+)
+TEXTS = st.lists(PARTS, max_size=14).map("".join)
+# The definition, quadratic in the length of words.
+SECRET = re.compile(
+    r"(\w*(?:token|secret|passw(?:or)?d|api_?key|credential)\w*['\"]?\s*[:=]\s*)\S+", re.IGNORECASE
+)
+LONG = 400_000
+
+
+def shown_slowly(text: str) -> str:
+    """Remove users and queries of addresses, character by character."""
+    users = ""
+    while "://" in text:
+        before, _, text = text.partition("://")
+        users += before + "://"
+        host = re.split(r"[\s/?#]", text, maxsplit=1)[0]
+        text = text[host.rfind("@") + 1 :]
+    text, result = users + text, ""
+    while "://" in text:
+        before, _, text = text.partition("://")
+        address = re.split(r"[\s?#]", text, maxsplit=1)[0]
+        result, text = result + before + "://" + address, text[len(address) :]
+        if text.startswith("?"):
+            text = text[len(re.split(r"""[\s'"\])},]""", text, maxsplit=1)[0]) :]
+    return result + text
+
+
+@given(TEXTS)
+def test_redaction_equals_its_definition(text: str) -> None:
+    assert shown(text) == shown_slowly(text)
+    assert without_secrets(text) == SECRET.sub(r"\1***", shown_slowly(text))
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["0123456789abcdef", "a://", "a://a?", "a://a@", "token ", "token", "token=", "token: ", "'"]
+    + ["x", "=", "tokenx'", "a.", "://", "token   ", "@", "?", "passwpassw", "a+-.", "token\n"]
+    + [" ", "\n", "é", "a://a:a@a?a token=", "api_", "://@"],
+)
+def test_long_adversarial_text_is_redacted(unit: str) -> None:
+    # A quadratic pattern would need many minutes for any one of these.
+    text = unit * (LONG // len(unit))
+    for start in ("", "a://", "token "):
+        without_secrets(start + text)
+
+
+@given(TEXTS, st.integers(0, 60))
+def test_a_cut_shows_nothing_that_the_whole_does_not(text: str, longest: int) -> None:
+    cut = cut_without_secrets(text, longest)
+    if len(text) <= longest:
+        assert cut == without_secrets(text)
+    else:
+        assert cut.endswith("\n[cut]\n")
+        kept = cut.removesuffix("\n[cut]\n").split()
+        assert kept == without_secrets(text).split()[: len(kept)]
+
+
+def test_a_cut_inside_an_address_does_not_show_its_password() -> None:
+    text = "see https://me:hunter2@host/a"
+    for longest in range(len(text)):
+        assert "hunter" not in cut_without_secrets(text, longest)
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("plain\n")
+    for words in ("init -q", "add -A", "-c user.name=a -c user.email=a@b commit -qm a"):
+        subprocess.run(["git", *words.split()], check=True)
+    return tmp_path
+
+
+def test_a_huge_change_costs_no_more_than_its_beginning(repository: Path) -> None:
+    (repository / "a.txt").write_bytes(b"secret=1\n" + b"0123456789abcdef" * 400_000)
+    patch = uncommitted()
+    assert "secret=***" in patch
+    assert patch.endswith("[cut]\n")
+    assert len(patch) < 1_000_010
+
+
+def test_a_file_of_a_terabyte_is_named(repository: Path) -> None:
+    with (repository / "untracked").open("wb") as file:
+        file.truncate(2**40)
+    with (repository / "a.txt").open("wb") as file:
+        file.truncate(2**24)
+    assert "Binary files a/a.txt and b/a.txt differ" in uncommitted()
+
+
+def test_a_change_of_binary_files_is_named(repository: Path) -> None:
+    (repository / "a.txt").write_bytes(b"\0\1\2")
+    assert "Binary files" in uncommitted()
+
+
+def test_outside_a_repository_nothing_is_uncommitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert uncommitted() == ""
