@@ -21,6 +21,8 @@ from atelier.images.manifest import Manifest, PassedOver, raw_file, write_manife
 from atelier.images.raw import open_raw
 from atelier.images.readers import members as limits
 from atelier.images.readers.members import Refused
+from atelier.images.readers.tar_reader import read_tar
+from atelier.images.readers.zip_reader import count_members, read_zip
 
 
 @pytest.fixture
@@ -135,6 +137,81 @@ def test_a_zip_bomb_is_not_expanded(raw_of: Callable[..., Path]) -> None:
     assert "expand" in read["bomb.png"].reason
     assert read["a.png"] == b"fine"
     assert peak < 10 * 2**20
+
+
+def overlapping_zip(size: int, count: int) -> bytes:
+    """Make a zip whose directory names one member's bytes again and again."""
+    whole = zip_of(("member.png", bytes(size)))
+    start, end = whole.index(b"PK\x01\x02"), whole.index(b"PK\x05\x06")
+    directory = whole[start:end] * count
+    tail = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, count, count, len(directory), start, 0)
+    return whole[:start] + directory + tail
+
+
+def test_a_zip_whose_members_expand_too_far_together_is_refused(
+    raw_of: Callable[..., Path],
+) -> None:
+    archive = overlapping_zip(15 * 2**20, 2000)
+    assert len(archive) < 200_000
+    folder = raw_of("zip", {"pictures.zip": archive})
+    with pytest.raises(AtelierError, match=r"pictures\.zip expands to more than 200 times"):
+        next(iter(open_raw(folder)))
+    with pytest.raises(AtelierError, match="expands to more than 200 times"):
+        count_members(folder / "pictures.zip")
+
+
+def test_members_that_share_bytes_are_read_once(raw_of: Callable[..., Path]) -> None:
+    read = list(open_raw(raw_of("zip", {"pictures.zip": overlapping_zip(2**20, 50)})))
+    assert read[0] == ("member.png", bytes(2**20))
+    assert read[1:] == [("member.png", Refused("it shares its bytes with another member"))] * 49
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_larger_than_it_claims_is_not_expanded(
+    raw_of: Callable[..., Path], method: int
+) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        archive.writestr("bomb.png", bytes(120 * 2**20))
+    claimed = stream.getvalue().replace(struct.pack("<I", 120 * 2**20), struct.pack("<I", 100))
+    folder = raw_of("zip", {"pictures.zip": claimed})
+    tracemalloc.start()
+    read = dict(open_raw(folder))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert read == {"bomb.png": Refused("damaged inside the archive")}
+    assert peak < 100 * 2**20
+
+
+@pytest.mark.parametrize("method", [0, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_of_any_method_is_read_whole(tmp_path: Path, method: int) -> None:
+    data = os.urandom(2**20 + 7) + bytes(2**20)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("a", data)
+        archive.writestr("empty", b"")
+    assert list(read_zip(tmp_path / "a.zip")) == [("a", data), ("empty", b"")]
+
+
+def test_an_archive_of_too_many_members_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "_MOST_MEMBERS", 3)
+    names = ["a", "b", "c", "d"]
+    zipped = zip_of(*((name, b"data") for name in names))
+    tarred = tar_of(*((tar_member(name), b"data") for name in names))
+    for read, data in ((read_zip, zipped), (read_tar, tarred)):
+        (tmp_path / "archive").write_bytes(data)
+        with pytest.raises(AtelierError, match="more than 3 members; split it"):
+            list(read(tmp_path / "archive"))
+
+
+def test_a_mnist_bomb_stops_the_reading(raw_of: Callable[..., Path]) -> None:
+    digits = gzip.compress(struct.pack(">4I", 2051, 10**6, 1000, 1000) + bytes(90 * 2**20))
+    labels = gzip.compress(struct.pack(">2I", 2049, 10**6) + bytes(1000))
+    files = {"train-images-idx3-ubyte.gz": digits, "train-labels-idx1-ubyte.gz": labels}
+    with pytest.raises(AtelierError, match="expands to more than 200 times"):
+        for _ in open_raw(raw_of("mnist", files)):
+            pass
 
 
 def test_a_tar_bomb_stops_the_reading(raw_of: Callable[..., Path]) -> None:

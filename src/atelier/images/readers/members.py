@@ -1,14 +1,55 @@
-"""What readers yield, and what they refuse to read."""
+"""What readers yield, what they refuse to read, and how far an archive may expand."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
+from atelier.errors import AtelierError
+
 MEMBER_LIMIT = 256 * 2**20
 """Bytes of the largest member that is read; no single picture worth having is larger."""
+
+# No format of pictures shrinks to a two-hundredth, save one that is blank, which is small.
+MOST_EXPANSION = 200
+_SMALL = 64 * 2**20
+_MOST_MEMBERS = 10_000_000
+
+
+class Budget:
+    """Bytes and members that one archive, of any kind, may expand to."""
+
+    def __init__(self, path: Path) -> None:
+        self._name = path.name
+        self._bytes = _SMALL + MOST_EXPANSION * path.stat().st_size
+        self._members = _MOST_MEMBERS
+
+    def spend(self, size: int) -> None:
+        """Count expanded bytes.
+
+        Raises:
+            AtelierError: the archive has expanded too far.
+        """
+        self._bytes -= size
+        if self._bytes < 0:
+            raise AtelierError(
+                f"the archive {self._name} expands to more than {MOST_EXPANSION} times its size,"
+                " as only an attack does; pack the pictures anew, uncompressed."
+            )
+
+    def count_member(self) -> None:
+        """Count a member.
+
+        Raises:
+            AtelierError: the archive has too many.
+        """
+        self._members -= 1
+        if self._members < 0:
+            raise AtelierError(
+                f"the archive {self._name} has more than {_MOST_MEMBERS:,} members; split it."
+            )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from atelier.errors import AtelierError
-from atelier.images.readers.members import Members
+from atelier.images.readers.members import Budget, Members
 
 _IMAGES, _LABELS = 2051, 2049
 
@@ -47,7 +47,10 @@ def _read_pair(part: str, images: Path, labels: Path) -> Members:
             )
         if not 0 < height * width <= 2**20:
             raise AtelierError(f"{images.name} claims pictures of {width}x{height}; get it again.")
+        budget = Budget(images)
         for index in range(count):
+            budget.count_member()
+            budget.spend(height * width)
             digit = np.frombuffer(_exactly(pixels, height * width), np.uint8)
             (label,) = _exactly(classes, 1)
             yield f"{part}/{label}/{index:05d}", digit.reshape(height, width)

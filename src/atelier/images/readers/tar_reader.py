@@ -14,6 +14,7 @@ from atelier.errors import AtelierError
 from atelier.images.names import printable
 from atelier.images.readers.members import (
     MEMBER_LIMIT,
+    Budget,
     Members,
     Payload,
     Refused,
@@ -23,8 +24,6 @@ from atelier.images.readers.members import (
 )
 
 _PIECE = 2**20
-_MOST_EXPANSION = 200
-_SMALL = 64 * 2**20
 # What stands between the data of two members: their headers. Python's tarfile would read a
 # header of any declared length into memory.
 _LONGEST_HEADER = 4 * 2**20
@@ -93,6 +92,8 @@ class _StrictTarInfo(tarfile.TarInfo):
 def _next(archive: tarfile.TarFile, stream: "_Metered") -> tarfile.TarInfo | None:
     stream.allowance = _LONGEST_HEADER
     member = archive.next()
+    if member is not None:
+        stream.budget.count_member()
     # A TarFile remembers every member it has seen; of a million only one is needed.
     archive.members.clear()  # type: ignore[attr-defined]
     return member
@@ -128,18 +129,13 @@ class _Metered:
     def __init__(self, stream: IO[bytes], path: Path) -> None:
         self.allowance = _LONGEST_HEADER
         self._stream = stream
-        self._left = _SMALL + _MOST_EXPANSION * path.stat().st_size
+        self.budget = Budget(path)
         self._name = path.name
 
     def read(self, size: int, /) -> bytes:
         data = self._stream.read(size)
         self.allowance -= len(data)
-        self._left -= len(data)
-        if self._left < 0:
-            raise AtelierError(
-                f"the tar archive {self._name} expands to more than {_MOST_EXPANSION} times its"
-                " size, as only an attack does; pack the pictures anew, uncompressed."
-            )
+        self.budget.spend(len(data))
         if self.allowance < 0:
             raise AtelierError(
                 f"the tar archive {self._name} holds a header of more than"

@@ -1,16 +1,24 @@
 """Members of a zip archive."""
 
+import bz2
 import errno
 import lzma
+import math
 import stat
+import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
+from typing import IO, cast
 
 from atelier.errors import AtelierError
 from atelier.images.names import printable
 from atelier.images.readers.members import (
     MEMBER_LIMIT,
+    MOST_EXPANSION,
+    Budget,
     Members,
     Payload,
     Refused,
@@ -19,9 +27,13 @@ from atelier.images.readers.members import (
     too_large,
 )
 
-# No format of pictures shrinks to a two-hundredth, save one that is blank, which is small.
-_MOST_EXPANSION = 200
+# Of a member; a blank picture may shrink further.
 _SMALL = 16 * 2**20
+_PIECE = 2**20
+# Python's zipfile expands all that it reads of LZMA at once.
+_SMALL_PIECE = 4096
+_OVERLAPS = Refused("it shares its bytes with another member")
+_LOCAL_HEADER = 30  # bytes of the shortest header before a member's data
 
 
 def read_zip(path: Path) -> Members:
@@ -31,47 +43,76 @@ def read_zip(path: Path) -> Members:
         AtelierError: the archive is damaged or cut short.
     """
     with open_zip(path) as archive:
+        budget, overlapping = Budget(path), _overlapping(archive)
         for member in archive.infolist():
             if not member.is_dir():
-                yield printable(member.filename), _payload(archive, member)
+                shared = member in overlapping
+                payload = _OVERLAPS if shared else _payload(archive, member, budget)
+                yield printable(member.filename), payload
 
 
 def count_members(path: Path) -> int:
     """Count the members that are no folders.
 
     Raises:
-        AtelierError: the archive is damaged or cut short.
+        AtelierError: the archive is damaged, cut short or expands too far.
     """
     with open_zip(path) as archive:
         return sum(not member.is_dir() for member in archive.infolist())
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """Open an archive and read its directory.
+    """Open an archive, read its directory and check how far its members expand together.
 
     Raises:
-        AtelierError: the archive is damaged or cut short.
+        AtelierError: the archive is damaged, cut short or expands too far.
     """
     try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError, struct.error):
         raise AtelierError(
             f"the zip archive {path.name} is damaged or was cut short; get it again."
         ) from None
+    try:
+        budget = Budget(path)
+        for member in archive.infolist():
+            budget.count_member()
+            if not _too_large(member):
+                budget.spend(member.file_size)
+    except AtelierError:
+        archive.close()
+        raise
+    return archive
 
 
-def _payload(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Payload:
-    fault = _fault(member)
-    if fault:
-        return Refused(fault)
+def _overlapping(archive: zipfile.ZipFile) -> set[zipfile.ZipInfo]:
+    """Return the members whose bytes belong to an earlier member too."""
+    overlapping: set[zipfile.ZipInfo] = set()
+    end: float = -math.inf
+    for member in sorted(archive.infolist(), key=lambda member: member.header_offset):
+        if member.header_offset < end:
+            overlapping.add(member)
+        end = max(end, member.header_offset + _LOCAL_HEADER + member.compress_size)
+    return overlapping
+
+
+def _too_large(member: zipfile.ZipInfo) -> Refused | None:
+    """Refuse a member by the sizes that the directory claims."""
     if member.file_size > MEMBER_LIMIT:
         return too_large(member.file_size)
     expansion = member.file_size / max(member.compress_size, 1)
-    if member.file_size > _SMALL and expansion > _MOST_EXPANSION:
+    if member.file_size > _SMALL and expansion > MOST_EXPANSION:
         return Refused(f"it would expand {expansion:,.0f} times")
+    return None
+
+
+def _payload(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: Budget) -> Payload:
+    fault = _fault(member)
+    refused = Refused(fault) if fault else _too_large(member)
+    if refused:
+        return refused
     try:
-        with archive.open(member) as stream:
-            data = stream.read(MEMBER_LIMIT + 1)
+        data = b"".join(_pieces(archive, member, budget))
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError):
         return Refused("damaged inside the archive")
     except OSError as error:
@@ -83,6 +124,34 @@ def _payload(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Payload:
     except NotImplementedError:
         return Refused("packed by a method that Python does not know")
     return checked(data)
+
+
+def _pieces(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: Budget) -> Iterator[bytes]:
+    """Yield what a member holds, expanded by small steps; one that is longer than it claims fails.
+
+    Raises:
+        zipfile.BadZipFile: its size or checksum is another than the directory claims.
+    """
+    packed = copy(member)
+    if member.compress_type == zipfile.ZIP_BZIP2:
+        # Python's zipfile would expand all that it reads at once, to gigabytes.
+        packed.compress_type, packed.file_size = zipfile.ZIP_STORED, member.compress_size
+        packed.CRC = None  # type: ignore[assignment] - of what is packed none is known
+    size = _SMALL_PIECE if member.compress_type == zipfile.ZIP_LZMA else _PIECE
+    length = checksum = 0
+    with archive.open(packed) as stored, _expanded(stored, member.compress_type) as stream:
+        while piece := stream.read(size):
+            budget.spend(len(piece))
+            length, checksum = length + len(piece), zlib.crc32(piece, checksum)
+            if length > member.file_size:
+                break
+            yield piece
+    if (length, checksum) != (member.file_size, member.CRC):
+        raise zipfile.BadZipFile("it is not what the directory claims")
+
+
+def _expanded(stored: IO[bytes], method: int) -> IO[bytes]:
+    return cast(IO[bytes], bz2.BZ2File(stored)) if method == zipfile.ZIP_BZIP2 else stored
 
 
 def _fault(member: zipfile.ZipInfo) -> str:
