@@ -1,6 +1,8 @@
 """Learned weights: fetched once from a real server, checked, read so that nothing executes."""
 
 import hashlib
+import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,48 @@ def test_a_state_dict_is_read_and_a_program_is_not(tmp_path: Path, name: str) ->
         read_weights(path, SETTING)
     with pytest.raises(AtelierError, match=r"evaluate\.features is .*, but there is no such file"):
         read_weights(tmp_path / f"absent{path.suffix}", SETTING)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, name: str, value: float) -> None:
+    state = {"a": torch.ones(2), "b": torch.tensor([1.0, value])}
+    torch.save(state, tmp_path / "w.pth")
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(AtelierError, match="b holds values that are not finite numbers"):
+        read_weights(tmp_path / name, SETTING)
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(AtelierError, match=r"which cannot be read \(it is a pipe"):
+        read_weights(tmp_path / name, SETTING)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(AtelierError, match="it is a device"):
+        read_weights(tmp_path / name, SETTING)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.ones(1).expand(2**40), torch.ones(2, 2).to_sparse(), torch.empty(2**40, device="meta")],
+)
+def test_a_tensor_that_claims_more_than_it_has_is_refused(
+    tmp_path: Path, tensor: torch.Tensor
+) -> None:
+    torch.save({"a": tensor}, tmp_path / "w.pth")
+    with pytest.raises(AtelierError, match=r"w\.pth holds no"):
+        read_weights(tmp_path / "w.pth", SETTING)
+
+
+def test_packed_weights_are_not_expanded(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(2**20)}, tmp_path / "w.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "w.pth") as stored,
+        zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for member in stored.namelist():
+            packed.writestr(member, stored.read(member))
+    with pytest.raises(AtelierError, match="no state_dict that can be read safely"):
+        read_weights(tmp_path / "packed.pth", SETTING)

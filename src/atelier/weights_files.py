@@ -1,15 +1,23 @@
 """Learned weights on disk: fetched once, checked always, and read so that nothing executes."""
 
 import hashlib
+import os
+import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from atelier.errors import AtelierError
+from atelier.regular_files import NotRegularError, open_regular
+
+_LENGTH = struct.Struct("<Q")
+_LONGEST_HEADER = 8 * 2**20
 
 
 def fetch_weights(url: str, setting: str) -> Path:
@@ -58,14 +66,13 @@ def read_weights(path: Path, setting: str) -> Mapping[str, Any]:
         AtelierError: there is no such file, or it is no state_dict that can be read safely.
     """
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings(action="ignore"):  # of pickles that torch did not write
-            stored = torch.load(path, map_location="cpu", weights_only=True)
+        stored = _read(path)
     except FileNotFoundError:
         raise AtelierError(
             f"{setting} is {path}, but there is no such file; put it there, or give random."
         ) from None
+    except NotRegularError as error:
+        raise AtelierError(f"{setting} is {path}, which cannot be read ({error.reason}).") from None
     except Exception:  # a damaged or hostile pickle may raise anything at all
         stored = None
     if not isinstance(stored, Mapping):
@@ -73,10 +80,71 @@ def read_weights(path: Path, setting: str) -> Mapping[str, Any]:
             f"{path} holds no state_dict that can be read safely; save one with"
             " torch.save(model.state_dict(), path) or as safetensors."
         )
+    try:
+        refuse_not_finite(stored)
+    except ValueError as error:
+        raise AtelierError(f"{path} holds no usable weights ({error}); get it again.") from None
     return stored
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        check_safetensors(path)
+        return load_file(path)
+    with open_regular(path) as file, warnings.catch_warnings(action="ignore"):
+        # The warnings are of pickles that torch did not write.
+        _refuse_packed(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _refuse_packed(file: BinaryIO) -> None:
+    """Refuse a file that expands: torch stores tensors as they are.
+
+    Raises:
+        ValueError: its members claim more bytes than it has.
+    """
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            claimed = sum(member.file_size for member in archive.infolist())
+        if claimed > file.seek(0, os.SEEK_END):
+            raise ValueError("it claims more bytes than it has")
+    file.seek(0)
+
+
+def check_safetensors(path: Path) -> None:
+    """Check the length of a safetensors file's header before it is read.
+
+    Raises:
+        NotRegularError: the path names something else than a file.
+        ValueError: the header is longer than that of any network, or than the file.
+        OSError: the file cannot be read.
+    """
+    with open_regular(path) as file:
+        (length,) = _LENGTH.unpack(file.read(_LENGTH.size).ljust(_LENGTH.size, b"\xff"))
+        size = os.fstat(file.fileno()).st_size
+    if length > min(_LONGEST_HEADER, size - _LENGTH.size):
+        raise ValueError("its header is damaged")
+
+
+def refuse_not_finite(tensors: Mapping[str, Any]) -> None:
+    """Refuse weights that are no finite numbers, or no numbers in memory at all.
+
+    Raises:
+        ValueError: the message names the tensor.
+    """
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            continue
+        if tensor.layout != torch.strided or tensor.device.type == "meta":
+            raise ValueError(f"{name:.80} is not a plain tensor")
+        # A stride of 0 claims any number of values.
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{name:.80} claims more values than it has")
+        if tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
+            raise ValueError(f"{name:.80} holds values that are not finite numbers")
 
 
 def digest(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal digits."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

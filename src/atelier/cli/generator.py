@@ -181,7 +181,7 @@ def _trained(source: str, on_cpu: bool = False) -> "Trained":
         logged = load_logged(source, existing_store(repository_root()))
         cpu = choose_device("cpu")
         return Trained.of_model(logged.network, logged.inputs, logged.about, cpu)
-    if not Path(source).is_file():
+    if not Path(source).exists():
         takes = "a .safetensors file, the id of an MLflow run or models:/name@champion"
         how = "`dvc repro train` makes it" if source == GENERATOR else f"--from takes {takes}"
         raise AtelierError(f"there is no {source}; {how}.")

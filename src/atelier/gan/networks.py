@@ -30,6 +30,16 @@ SIZES: tuple[int, ...] = get_args(ConvertSettings.model_fields["image_size"].ann
 _SMALLEST = 4  # pixels a side of the first feature map, as in the paper
 _MOST_DOUBLINGS = 3  # feature maps stop doubling at 8 times the width: 512 for 64, as in the paper
 _SLOPE = 0.2  # of leaky ReLU, as in the paper
+# As in the settings, which name their own bounds; files are checked by these.
+_BOUNDS = {
+    "latent_size": (1, 65_536),
+    "generator_width": (1, 4096),
+    "discriminator_width": (1, 4096),
+    "discriminator_padding": (0, 1),
+    "head_size": (1, 65_536),
+    "dropout": (0, 1),
+    "classes": (0, 65_536),
+}
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ class Architecture:
         """Refuse what cannot be built.
 
         Raises:
-            AtelierError: no network has this picture size, channel count, latent length or
+            AtelierError: no network has this picture size, channel count, latent length, width or
                 padding; the sentence says which would do.
         """
         if self.image_size not in SIZES:
@@ -100,6 +110,11 @@ class Architecture:
                 f"latents of {self.latent_size} numbers hold nothing; set train.latent_size to 1 or"
                 " more, such as 100."
             )
+        for name, (least, most) in _BOUNDS.items():
+            if not least <= getattr(self, name) <= most:
+                raise AtelierError(
+                    f"{name} is {getattr(self, name)}, but networks have {least} to {most}."
+                )
         if self.network == "dcgan" and self._narrows_to_one_pixel():
             raise AtelierError(
                 "without padding, pictures of 28 pixels shrink to a single one, which batch"

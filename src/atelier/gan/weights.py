@@ -9,17 +9,24 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from atelier.errors import AtelierError
 from atelier.files import replacing
 from atelier.gan.generate import draw_latents, generate
 from atelier.gan.networks import Architecture, Generator
+from atelier.weights_files import check_safetensors, refuse_not_finite
 
 _KEY = "architecture"  # one key only: safetensors writes several in no fixed order
 _MARKS = "marks"
+_DTYPES = {torch.float32: "F32", torch.int64: "I64"}
+_FAULTS = (
+    *(AtelierError, OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError),
+    OverflowError,
+)
 
 
 def save_network(
@@ -50,6 +57,7 @@ def _described(arch: Architecture) -> dict[str, Any]:
 
 def read_marks(path: Path) -> dict[str, float]:
     """The numbers that a network's file is marked with; none where it has none."""
+    check_safetensors(path)
     with safe_open(path, framework="pt") as file:
         marks: dict[str, float] = json.loads((file.metadata() or {})[_KEY]).get(_MARKS, {})
     return marks
@@ -60,24 +68,72 @@ def load_generator(
 ) -> tuple[Generator, Architecture]:
     """Rebuild a generator from its own file, in evaluation mode.
 
+    The file's header is compared with the network's outline first, so that a wrong file costs no
+    memory.
+
     Raises:
         AtelierError: the file is missing, damaged or holds another network.
     """
     try:
+        check_safetensors(path)
         with safe_open(path, framework="pt", device=str(device)) as file:
-            described = dict(json.loads((file.metadata() or {})[_KEY]))
-            described.pop(_MARKS, None)
-            arch = Architecture(**described)
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        generator = Generator(arch)
+            arch = _architecture(file.metadata() or {})
+            with torch.device("meta"):
+                generator = Generator(arch)
+            _compare(file, generator.state_dict())
+            state = {name: file.get_tensor(name) for name in generator.state_dict()}
+        refuse_not_finite(state)
+        generator = generator.to_empty(device=device)
         generator.load_state_dict(state)
-    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
+    except _FAULTS as error:
+        reason = getattr(error, "reason", str(error)).partition("\n")[0]
         raise AtelierError(
             f"{path} holds no generator that can be rebuilt ({reason});"
             " run the train stage again, or `dvc checkout` to bring it back."
         ) from None
-    return generator.to(device).eval(), arch
+    return generator.eval(), arch
+
+
+def _architecture(metadata: Mapping[str, str]) -> Architecture:
+    """Read an architecture, of which every value is checked.
+
+    Raises:
+        ValueError: it is missing or damaged.
+        AtelierError: there is no such network.
+    """
+    described = json.loads(metadata.get(_KEY, "null"))
+    if not isinstance(described, dict):
+        raise ValueError("its header describes no network")
+    described.pop(_MARKS, None)
+    unknown = sorted(described.keys() - {field.name for field in fields(Architecture)})
+    if unknown:
+        raise ValueError(f"its header describes a network with an unknown {unknown[0]:.40}")
+    try:
+        return TypeAdapter(Architecture).validate_json(json.dumps(described), strict=True)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = ".".join(map(str, fault["loc"]))
+        raise ValueError(f"its header's {name} is not valid: {fault['msg']}") from None
+
+
+def _compare(file: Any, expected: Mapping[str, Tensor]) -> None:
+    """Compare what a file's header lists with the tensors of a network.
+
+    Raises:
+        ValueError: they differ.
+    """
+    names = set(file.keys())
+    if names != expected.keys():
+        name = min(names ^ expected.keys())
+        raise ValueError(f"{name:.80} belongs to only one of its tensors and its architecture")
+    for name, tensor in expected.items():
+        entry = file.get_slice(name)
+        shape, kind = list(entry.get_shape()), entry.get_dtype()
+        if (shape, kind) != (list(tensor.shape), _DTYPES.get(tensor.dtype)):
+            raise ValueError(
+                f"its {name} is {kind} {shape}, but its architecture needs"
+                f" {_DTYPES.get(tensor.dtype)} {list(tensor.shape)}"
+            )
 
 
 def generate_from(path: Path, count: int, seed: int, device: torch.device) -> NDArray[np.uint8]:

@@ -1,0 +1,146 @@
+"""Generator files: every corruption is refused in one sentence, before a network is built."""
+
+import json
+import os
+import struct
+import tracemalloc
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from atelier.errors import AtelierError
+from atelier.gan.networks import Architecture, build
+from atelier.gan.weights import load_generator, save_network
+from tests.gan.architectures import FASHION_MLP, SMALL
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.sampled_from([0, 1, 3, 4, 8, 16, 28, 64, 256, 4096, 65_536, 10_000_000]),
+    st.floats(),
+    st.sampled_from(["", "dcgan", "mlp", "residual", "upsample", "normal", "16"]),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+FIELDS = st.sampled_from([*Architecture.__dataclass_fields__, "marks", "unknown"])
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "generator.safetensors"
+    save_network(build(SMALL, seed=1)[0], SMALL, path)
+    return path
+
+
+def refusal(path: Path) -> str:
+    """The sentence by which a file is refused."""
+    with pytest.raises(AtelierError, match="holds no generator that can be rebuilt") as caught:
+        load_generator(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def described(file: Path, target: Path, metadata: Any, tensors: Any = None) -> Path:
+    text = metadata if isinstance(metadata, str) else json.dumps(metadata)
+    save_file(tensors or load_file(file), target, metadata={"architecture": text})
+    return target
+
+
+@pytest.mark.parametrize("width", [10_000_000, 4096, 5, 2**70])
+def test_a_claimed_width_costs_no_memory(file: Path, tmp_path: Path, width: int) -> None:
+    claimed = described(file, tmp_path / "g", asdict(SMALL) | {"generator_width": width})
+    tracemalloc.start()
+    sentence = refusal(claimed)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "networks have 1 to 4096" in sentence or "but its architecture needs" in sentence
+    assert peak < 20 * 2**20
+
+
+@pytest.mark.parametrize(
+    "metadata", ["", "null", "[]", "{}", "{", "[" * 5000, '{"image_size": 16}', "1e999", '"a"']
+)
+def test_damaged_metadata_is_refused(file: Path, tmp_path: Path, metadata: str) -> None:
+    refusal(described(file, tmp_path / "g", metadata))
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.dictionaries(FIELDS, VALUES, min_size=1, max_size=3))
+def test_any_metadata_is_a_generator_or_a_sentence(
+    tmp_path_factory: pytest.TempPathFactory, file: Path, changes: dict[str, Any]
+) -> None:
+    path = described(file, file.with_name("changed"), asdict(SMALL) | changes)
+    try:
+        generator, arch = load_generator(path)
+    except AtelierError as error:
+        assert "holds no generator that can be rebuilt" in str(error)
+        assert "\n" not in str(error)
+        assert len(str(error)) < 500 + len(str(path))
+    else:
+        assert generator(torch.zeros(2, arch.inputs)).shape[0] == 2
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.integers(0, 3000), st.integers(0, 255), st.integers(0, 3))
+def test_any_damage_of_the_header_is_a_generator_or_a_sentence(
+    file: Path, place: int, value: int, cut: int
+) -> None:
+    data = bytearray(file.read_bytes())
+    data[place if place < 3000 - 8 else place - 2992] = value
+    damaged = file.with_name("damaged")
+    damaged.write_bytes(data[: len(data) - cut])
+    try:
+        load_generator(damaged)
+    except AtelierError as error:
+        assert "holds no generator that can be rebuilt" in str(error)
+
+
+@pytest.mark.parametrize("length", [0, 2**20, 2**40, 2**63, 2**64 - 1])
+def test_a_header_of_any_length_is_refused(file: Path, tmp_path: Path, length: int) -> None:
+    path = tmp_path / "g"
+    path.write_bytes(struct.pack("<Q", length) + file.read_bytes()[8:])
+    refusal(path)
+
+
+@pytest.mark.parametrize("change", ["shape", "dtype", "missing", "more"])
+def test_tensors_of_another_network_are_refused(file: Path, tmp_path: Path, change: str) -> None:
+    tensors = load_file(file)
+    name = min(tensors)
+    if change == "shape":
+        tensors[name] = tensors[name][:1].clone()
+    elif change == "dtype":
+        tensors[name] = tensors[name].half()
+    elif change == "missing":
+        del tensors[name]
+    else:
+        tensors["more"] = torch.zeros(1)
+    sentence = refusal(described(file, tmp_path / "g", asdict(SMALL), tensors))
+    assert ("more" if change == "more" else name) in sentence
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("arch", [SMALL, FASHION_MLP])
+def test_weights_that_are_not_finite_are_refused(
+    tmp_path: Path, value: float, arch: Architecture
+) -> None:
+    generator = build(arch, seed=1)[0]
+    with torch.no_grad():
+        list(generator.parameters())[-1].view(-1)[-1] = value
+    save_network(generator, arch, tmp_path / "g.safetensors")
+    assert "values that are not finite numbers" in refusal(tmp_path / "g.safetensors")
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").touch()
+    assert "it is a pipe, not a regular file" in refusal(tmp_path / "pipe")
+    assert "it is a folder" in refusal(tmp_path)
+    assert "it is empty" in refusal(tmp_path / "empty")
+    assert "it is a device" in refusal(Path("/dev/zero"))
