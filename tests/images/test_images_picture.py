@@ -2,6 +2,7 @@
 
 import io
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from atelier.images.avif import coded_sizes
 from atelier.images.picture import Unreadable, _count_scans, quiet_pillow, read_picture
 
 RGB = np.random.default_rng(5).integers(0, 256, (6, 9, 3), np.uint8)
@@ -209,6 +211,7 @@ def test_random_bytes_are_no_picture() -> None:
 SHORT_OF_MEMORY = """
 import resource, sys
 from pathlib import Path
+from atelier.images.avif import coded_sizes
 from atelier.images.picture import read_picture
 
 read_picture(Path(sys.argv[1]), "rgb", 200, 8)
@@ -232,3 +235,95 @@ def test_want_of_memory_is_not_blamed_on_the_picture(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout == b"no memory\n"
+
+
+def claiming(data: bytes, width: int, height: int) -> bytes:
+    """An AVIF whose container claims another size, for all its pictures."""
+    start = data.index(b"ispe") + 8
+    changed = bytearray(data)
+    while start > 7:
+        changed[start : start + 8] = struct.pack(">II", width, height)
+        start = data.find(b"ispe", start) + 8
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_the_size_that_an_avif_decodes_to_counts(mode: str) -> None:
+    large = saved(Image.new(mode, (1200, 1000)), "AVIF", speed=10)
+    with pytest.raises(Unreadable, match=r"1\.2 megapixels, the limit is 1"):
+        read_picture(claiming(large, 16, 16), "rgb", 1)
+    assert read_picture(large, "rgb", 2).shape == (1000, 1200, 3)
+    with pytest.raises(Unreadable, match="claims another size"):
+        read_picture(claiming(large, 16, 16), "rgb", 2)
+    small = saved(Image.new(mode, (16, 16)), "AVIF", speed=10)
+    with pytest.raises(Unreadable, match="claims another size"):
+        read_picture(claiming(small, 900, 900), "rgb", 1)
+
+
+def test_a_transparent_layer_larger_than_its_avif_is_refused() -> None:
+    data = saved(Image.new("RGBA", (16, 16), (0, 0, 0, 9)), "AVIF", speed=10)
+    large = saved(Image.new("RGBA", (1200, 1000), (0, 0, 0, 9)), "AVIF", speed=10)
+    # The layer's own claim is that of the small picture.
+    first = large.index(b"ispe") + 8
+    mixed = large[:first] + data[data.index(b"ispe") + 8 :][:8] + large[first + 8 :]
+    with pytest.raises(Unreadable):
+        read_picture(mixed, "rgb", 1)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_an_animated_avif_gives_its_first_frame(mode: str) -> None:
+    frames = [Image.new(mode, (40, 30), color) for color in ("red", "blue", "blue")]
+    data = saved(frames[0], "AVIF", speed=10, save_all=True, append_images=frames[1:])
+    read = read_picture(data, "rgb", 1)
+    assert read.shape == (30, 40, 3)
+    assert read[..., 0].min() > 200
+    large = [Image.new(mode, (1200, 1000), color) for color in ("red", "blue")]
+    data = saved(large[0], "AVIF", speed=10, save_all=True, append_images=large[1:])
+    with pytest.raises(Unreadable, match=r"1\.2 megapixels"):
+        read_picture(data, "rgb", 1)
+
+
+AVIF = saved(Image.fromarray(RGB).resize((40, 30)).convert("RGBA"), "AVIF", speed=10)
+
+
+@given(st.integers(0, len(AVIF) - 1), st.integers(0, 255), st.integers(0, len(AVIF)))
+def test_any_damage_of_an_avif_is_a_picture_or_a_reason(place: int, value: int, end: int) -> None:
+    data = bytearray(AVIF)
+    data[place] = value
+    for damaged in (bytes(data), AVIF[:end]):
+        try:
+            sizes = coded_sizes(damaged)[1]
+        except ValueError:
+            sizes = []
+        try:
+            assert read_picture(damaged, "rgb", 1).shape[:2][::-1] in [*sizes, (30, 40)]
+        except Unreadable as error:
+            assert 0 < len(str(error)) < 80
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder", "empty", "huge", "proc"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "p"
+    reasons = {
+        "pipe": "it is a pipe, not a regular file",
+        "socket": "it is a socket",
+        "device": "it is a device",
+        "folder": "it is a folder",
+        "empty": "it is empty",
+        "huge": "the limit is 1,024",
+        "proc": "it is empty",
+    }
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    elif kind == "folder":
+        path.mkdir()
+    elif kind in ("device", "proc"):
+        path.symlink_to("/dev/zero" if kind == "device" else "/proc/self/pagemap")
+    else:
+        path.touch()
+        os.truncate(path, 2**40 if kind == "huge" else 0)
+    with pytest.raises(Unreadable, match=reasons[kind]):
+        read_picture(path, "rgb", 1)

@@ -1,18 +1,22 @@
 """Reading one picture of any common format into plain pixels, and refusing what is none."""
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
+
+from atelier.images.avif import coded_sizes
+from atelier.regular_files import NotRegularError, open_regular
 
 # Raster formats only: no EPS or PDF, which are programs, and no format that nobody photographs in.
 # Nor JPEG 2000 and ICO, whose decoders take memory out of all proportion to the picture: a JPEG
@@ -23,6 +27,10 @@ if "avif" in features.modules:
     # Pillow knows AVIF since 11.3.
     _FORMATS.append("AVIF")
 
+# Bytes of the largest file that is opened: some decoders read all of it into memory.
+_LARGEST_FILE = 2**30
+# A picture may have transparency and a preview, each as large as itself.
+_MOST_PARTS = 4
 _ORIENTATION = 0x0112
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 # A progressive JPEG has some ten scans; each costs a pass over all pixels, however short it is.
@@ -124,12 +132,14 @@ def opened(source: Path | bytes, max_megapixels: int) -> Iterator[Image.Image]:
         MemoryError: the picture is within the limit, but memory is not.
     """
     try:
-        with Image.open(
-            BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS
-        ) as image:
+        with (
+            BytesIO(source) if isinstance(source, bytes) else open_regular(source) as stream,
+            Image.open(_refuse_large_file(stream), formats=_FORMATS) as image,
+        ):
             _refuse_size(image.size, max_megapixels)
             _refuse_tiles(image, max_megapixels)
-            _refuse_scans(image, source)
+            _refuse_coded_size(image, stream, max_megapixels)
+            _refuse_scans(image, stream)
             yield image
     except (Unreadable, FileNotFoundError, MemoryError):
         # Want of memory is this machine's fault, and no word against the picture.
@@ -153,10 +163,42 @@ def _refuse_tiles(image: Image.Image, max_megapixels: int) -> None:
         _refuse_size((tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)), max_megapixels)
 
 
-def _refuse_scans(image: Image.Image, source: Path | bytes) -> None:
+def _refuse_coded_size(image: Image.Image, stream: IO[bytes], max_megapixels: int) -> None:
+    """Refuse an AVIF whose pictures are larger than it claims: their own size is decoded."""
+    if image.format != "AVIF":
+        return
+    try:
+        main, sizes = coded_sizes(_content(stream))
+    except ValueError as error:
+        raise Unreadable(f"damaged: {error}") from None
+    for size in sizes:
+        _refuse_size(size, max_megapixels)
+    _refuse_size((sum(width * height for width, height in sizes), 1), _MOST_PARTS * max_megapixels)
+    if image.size != main and (main is not None or image.size not in sizes):
+        raise Unreadable("its header claims another size than its picture has")
+
+
+def _refuse_large_file(stream: IO[bytes]) -> IO[bytes]:
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    if size > _LARGEST_FILE:
+        raise Unreadable(f"{size / 2**20:,.0f} MiB, the limit is {_LARGEST_FILE // 2**20:,}")
+    return stream
+
+
+def _content(stream: IO[bytes]) -> bytes:
+    """Return all bytes of a file that is being read, and leave it where it is."""
+    place = stream.tell()
+    stream.seek(0)
+    data = stream.read()
+    stream.seek(place)
+    return data
+
+
+def _refuse_scans(image: Image.Image, stream: IO[bytes]) -> None:
     """Refuse a JPEG of so many scans that decoding it takes hours."""
     if isinstance(image, JpegImageFile):
-        data = source if isinstance(source, bytes) else source.read_bytes()
+        data = _content(stream)
         # What follows the picture, such as a film, holds the mark once in 65,536 bytes by chance.
         if _count_scans(data) > _MOST_SCANS + len(data) // 2**14:
             raise Unreadable("more scans than any camera or program writes")
@@ -183,7 +225,10 @@ def _draft(image: Image.Image, color: Literal["rgb", "grey"], at_least: int) -> 
 
 def upright(image: Image.Image) -> Image.Image:
     """Decode the first frame of a picture and turn it as its EXIF says, in its own mode."""
+    size = image.size
     image.load()
+    if image.size != size:
+        raise Unreadable("its header claims another size than its picture has")
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except MemoryError:
@@ -223,6 +268,8 @@ def eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, NotRegularError):
+        return error.reason
     if isinstance(error, UnidentifiedImageError):
         return "not a picture"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):

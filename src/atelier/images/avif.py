@@ -1,0 +1,237 @@
+"""Sizes of the pictures in an AVIF file, read from their own headers before anything is decoded.
+
+The container (ISO/IEC 14496-12 and 23008-12) claims a size, but a decoder allocates that of the AV1
+sequence headers ("AV1 Bitstream & Decoding Process Specification", section 5.5), and Pillow does
+not compare the two.
+"""
+
+import itertools
+import struct
+from collections.abc import Iterator
+
+Size = tuple[int, int]
+Box = tuple[bytes, int, int]
+
+_MOST_BOXES = 20_000
+_MOST_UNITS = 1000
+_SEQUENCE_HEADER = 1
+_LONGEST_SEQUENCE_HEADER = 1024
+# Boxes that hold boxes, and the bytes before the first.
+_CONTAINERS = {b"meta": 4, b"moov": 0, b"trak": 0, b"mdia": 0, b"minf": 0, b"stbl": 0}
+
+
+def coded_sizes(data: bytes) -> tuple[Size | None, list[Size]]:
+    """Return width and height of the main picture and of all pictures in a file.
+
+    Args:
+        data: the file.
+
+    Returns:
+        The main picture's size, ``None`` for an animation, and the size of each sequence header
+        and grid.
+
+    Raises:
+        ValueError: the file is damaged, or of a kind that is not supported.
+    """
+    try:
+        boxes = list(itertools.islice(_boxes(data, 0, len(data)), _MOST_BOXES + 1))
+        if len(boxes) > _MOST_BOXES:
+            raise ValueError("it has too many boxes")
+        items = _item_sizes(data, boxes)
+        frames = _first_frames(data, boxes)
+        pitm = next((data[start:end] for kind, start, end in boxes if kind == b"pitm"), None)
+        primary = None
+        if pitm is not None and not frames:
+            (primary,) = struct.unpack_from(">I" if pitm[0] else ">H", pitm, 4)
+    except (struct.error, IndexError):
+        raise ValueError("its boxes are damaged") from None
+    sizes = [*itertools.chain.from_iterable(items.values()), *frames]
+    if primary is None and frames:
+        return None, sizes
+    if primary is None or not items.get(primary):
+        raise ValueError("it has no main picture")
+    return max(items[primary], key=lambda size: size[0] * size[1]), sizes
+
+
+def _boxes(data: bytes, start: int, end: int) -> Iterator[Box]:
+    """Yield kind, start and end of the content of each box, also inside others."""
+    while start + 8 <= end:
+        size, kind = struct.unpack_from(">I4s", data, start)
+        content = start + 8
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", data, content)
+            content += 8
+        stop = end if size == 0 else start + size
+        if not content <= stop <= end:
+            raise ValueError("its boxes are damaged")
+        yield kind, content, stop
+        if kind in _CONTAINERS:
+            yield from _boxes(data, content + _CONTAINERS[kind], stop)
+        start = stop
+
+
+def _item_sizes(data: bytes, boxes: list[Box]) -> dict[int, list[Size]]:
+    """Return the sizes that each item codes, by its number."""
+    kinds: dict[int, bytes] = {}
+    for kind, start, end in boxes:
+        if kind == b"iinf":
+            entries = start + (8 if data[start] else 6)
+            for _, at, _ in itertools.islice(_boxes(data, entries, end), _MOST_BOXES):
+                layout = ">IH4s" if data[at] == 3 else ">HH4s"
+                number, _, item_kind = struct.unpack_from(layout, data, at + 4)
+                kinds[number] = item_kind
+    embedded = next((data[start:end] for kind, start, end in boxes if kind == b"idat"), b"")
+    sizes: dict[int, list[Size]] = {}
+    for kind, start, end in boxes:
+        if kind != b"iloc":
+            continue
+        for number, method, extents in _locations(data[start:end]):
+            if kinds.get(number) not in (b"av01", b"grid"):
+                continue
+            if method > 1:
+                raise ValueError("its pictures lie inside other items")
+            source = embedded if method else data
+            content = b"".join(source[at : at + (size or len(source))] for at, size in extents)
+            grid = kinds[number] == b"grid"
+            found = [_grid_size(content)] if grid else _sequence_sizes(content)
+            sizes.setdefault(number, []).extend(found)
+    return sizes
+
+
+def _locations(box: bytes) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
+    """Yield number, construction method and extents of each item of an ``iloc`` box."""
+    version, (sizes,) = box[0], struct.unpack_from(">H", box, 4)
+    widths = [sizes >> shift & 15 for shift in (12, 8, 4, 0)]
+    offset_bytes, length_bytes, base_bytes = widths[:3]
+    index_bytes = widths[3] if version else 0
+    at, left, wide = 6, _MOST_BOXES, 4 if version == 2 else 2
+
+    def take(size: int) -> int:
+        nonlocal at
+        at += size
+        if at > len(box):
+            raise ValueError("its boxes are damaged")
+        return int.from_bytes(box[at - size : at])
+
+    for _ in range(take(wide)):
+        number = take(wide)
+        method = take(2) & 15 if version else 0
+        take(2)
+        base, count = take(base_bytes), take(2)
+        left -= 1 + count
+        if left < 0:
+            raise ValueError("it has too many items")
+        extents = []
+        for _ in range(count):
+            take(index_bytes)
+            offset = take(offset_bytes)
+            extents.append((base + offset, take(length_bytes)))
+        yield number, method, extents
+
+
+def _grid_size(content: bytes) -> Size:
+    """Return the size of a picture that is put together from tiles."""
+    width, height = struct.unpack_from(">II" if content[1] & 1 else ">HH", content, 4)
+    return width, height
+
+
+def _first_frames(data: bytes, boxes: list[Box]) -> list[Size]:
+    """Return the sizes that the first frame of each track codes."""
+    offsets, lengths = [], []
+    for kind, start, _ in boxes:
+        if kind in (b"stco", b"co64"):
+            offsets.append(
+                struct.unpack_from(">Q" if kind == b"co64" else ">I", data, start + 8)[0]
+            )
+        elif kind == b"stsz":
+            (size,) = struct.unpack_from(">I", data, start + 4)
+            lengths.append(size or struct.unpack_from(">I", data, start + 12)[0])
+    if len(offsets) != len(lengths):
+        raise ValueError("its boxes are damaged")
+    sizes = []
+    for offset, length in zip(offsets, lengths, strict=True):
+        sizes += _sequence_sizes(data[offset : offset + length])
+    return sizes
+
+
+def _sequence_sizes(content: bytes) -> list[Size]:
+    """Return the largest frame size of each sequence header in AV1 data."""
+    sizes, at = [], 0
+    for _ in range(_MOST_UNITS):
+        if at >= len(content):
+            return sizes
+        header = content[at]
+        at += 2 if header & 4 else 1
+        length = len(content) - at
+        if header & 2:
+            length, at = _leb128(content, at)
+        if header >> 3 & 15 == _SEQUENCE_HEADER:
+            stop = at + min(length, _LONGEST_SEQUENCE_HEADER)
+            sizes.append(_frame_size(_Bits(content[at:stop])))
+        at += length
+    raise ValueError("it has too many parts")
+
+
+def _leb128(content: bytes, at: int) -> tuple[int, int]:
+    """Read a number of up to eight bytes; return it and where it ends."""
+    value = 0
+    for place in range(8):
+        byte = content[at + place]
+        value |= (byte & 127) << 7 * place
+        if byte < 128:
+            return value, at + place + 1
+    raise ValueError("its lengths are damaged")
+
+
+class _Bits:
+    """Numbers of any count of bits, in order."""
+
+    def __init__(self, data: bytes) -> None:
+        self._value, self._left = int.from_bytes(data), 8 * len(data)
+
+    def take(self, count: int) -> int:
+        self._left -= count
+        if self._left < 0:
+            raise ValueError("its sequence header is cut short")
+        return self._value >> self._left & (1 << count) - 1
+
+    def skip_uvlc(self) -> None:
+        """Skip a number of variable length."""
+        zeros = 0
+        while not self.take(1):
+            zeros += 1
+        if zeros < 32:
+            self.take(zeros)
+
+
+def _frame_size(bits: _Bits) -> Size:
+    """Return the largest width and height of a sequence header (section 5.5.1)."""
+    bits.take(3 + 1)
+    if bits.take(1):  # of a single still picture
+        bits.take(5)
+    else:
+        _skip_operating_points(bits)
+    width_bits, height_bits = bits.take(4) + 1, bits.take(4) + 1
+    width = bits.take(width_bits) + 1
+    return width, bits.take(height_bits) + 1
+
+
+def _skip_operating_points(bits: _Bits) -> None:
+    """Skip what a sequence header says of timing and operating points."""
+    delay_bits = 0
+    if bits.take(1):  # timing_info_present_flag
+        bits.take(64)
+        if bits.take(1):  # equal_picture_interval
+            bits.skip_uvlc()
+        if bits.take(1):  # decoder_model_info_present_flag
+            delay_bits = bits.take(5) + 1
+            bits.take(32 + 5 + 5)
+    display_delay = bits.take(1)
+    for _ in range(bits.take(5) + 1):
+        bits.take(12)
+        if bits.take(5) > 7:
+            bits.take(1)
+        if delay_bits and bits.take(1):
+            bits.take(2 * delay_bits + 1)
+        if display_delay and bits.take(1):
+            bits.take(4)
