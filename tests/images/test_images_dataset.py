@@ -1,11 +1,16 @@
 """Loading images.npz: mapped where possible, checked always."""
 
 import io
+import os
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from atelier.errors import AtelierError
 from atelier.images.dataset import Images, load_images, save_images
@@ -101,3 +106,61 @@ def test_a_missing_or_damaged_file_is_told(tmp_path: Path) -> None:
         (tmp_path / "images.npz").write_bytes(whole[:length])
         with pytest.raises(AtelierError, match="not a readable array"):
             load_images(tmp_path / "images.npz")
+
+
+def npy(shape: str, descr: str = "|u1", content: bytes = b"") -> bytes:
+    header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}}}".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + content
+
+
+def archive_of(path: Path, pixels: bytes, names: bytes, method: int) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("arr_0.npy", pixels)
+        archive.writestr("names.npy", names)
+    return path
+
+
+SHAPES = (
+    "(768, 1048576, 1048576, 1)", "(-1, 4, 4, 3)", "(5, 4, 4)", "(9" + "9" * 400 + ", 4, 4, 3)",
+    "(5, 4, 4, 3.0)", "(True, 4, 4, 3)", "()", "None", "(5, -4, -4, 3)", "(1000000000000, 0, 4, 3)",
+    "(" * 300 + "5", "(5, 4, 4, 'a')", "[5, 4, 4, 3]",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("descr", ["|u1", "|O", "<U0", "<f8", "<U99999999"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_header_that_claims_anything_is_refused(
+    tmp_path: Path, shape: str, descr: str, method: int
+) -> None:
+    names = io.BytesIO()
+    np.save(names, np.array(NAMES))
+    hostile = npy(shape, descr, PIXELS.tobytes())
+    path = archive_of(tmp_path / "images.npz", hostile, names.getvalue(), method)
+    with pytest.raises(AtelierError, match=r"images\.npz .*run the convert stage again") as caught:
+        load_images(path)
+    assert "\n" not in str(caught.value)
+    pixels = npy("(5, 4, 4, 3)", "|u1", PIXELS.tobytes())
+    path = archive_of(path, pixels, hostile, method)
+    with pytest.raises(AtelierError, match=r"images\.npz .*run the convert stage again"):
+        load_images(path)
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "images.npz")
+    with pytest.raises(AtelierError, match="it is a pipe, not a regular file"):
+        load_images(tmp_path / "images.npz")
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(0, 10**6), st.integers(0, 255), st.booleans())
+def test_any_damage_is_pictures_or_a_sentence(
+    tmp_path_factory: pytest.TempPathFactory, place: int, value: int, packed: bool
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged.npz"
+    (np.savez_compressed if packed else np.savez)(path, PIXELS, names=np.array(NAMES))
+    data = bytearray(path.read_bytes())
+    data[place % len(data)] = value
+    path.write_bytes(data)
+    with suppress(AtelierError):
+        assert load_images(path).pixels.shape == (5, 4, 4, 3)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from atelier.array_headers import read_array
 from atelier.errors import AtelierError
 from atelier.figures.captions import caption, captioned
 from atelier.figures.curves import loss_curves, read_losses
@@ -220,7 +221,7 @@ def _augmented(settings: RenderSettings, path: Path) -> NDArray[np.uint8] | None
     if not path.is_file():
         return None
     try:
-        rows = np.load(path, allow_pickle=False)
+        rows = read_array(path)
         count, columns, *shape = rows.shape
         pictures = montage(rows.reshape(count * columns, *shape), columns, settings.tile)
     except (OSError, ValueError) as error:

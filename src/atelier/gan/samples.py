@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from atelier.array_headers import read_array
 from atelier.errors import AtelierError
+from atelier.regular_files import NotRegularError
 
 Pictures = NDArray[np.uint8]
 
@@ -42,10 +44,9 @@ def load_epochs(folder: Path) -> dict[int, Pictures]:
 
 def _load(file: Path) -> Pictures:
     try:
-        with file.open("rb") as opened:
-            return np.asarray(np.lib.format.read_array(opened, allow_pickle=False))
-    except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
+        return read_array(file)
+    except (OSError, ValueError, NotRegularError) as error:
+        reason = getattr(error, "reason", str(error)).partition("\n")[0].rstrip(".")
         raise AtelierError(
             f"{file} cannot be read as samples ({reason}); run the train stage again."
         ) from None

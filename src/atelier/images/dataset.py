@@ -7,6 +7,7 @@ the pixels can be mapped into memory where they lie.
 
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atelier.array_headers import read_header
 from atelier.errors import AtelierError
+from atelier.regular_files import NotRegularError, open_regular
 
 _PIXELS, _NAMES = "arr_0.npy", "names.npy"
 # NumPy makes every name as wide as the longest: four bytes per character and picture.
 _LONGEST_NAME = 120
+# Deflate shrinks nothing further.
+_MOST_EXPANSION = 1100
+_FAULTS = (
+    *(OSError, ValueError, KeyError, EOFError, NotImplementedError, OverflowError, RuntimeError),
+    *(NotRegularError, struct.error, zlib.error, zipfile.BadZipFile),
+)
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
@@ -75,15 +84,20 @@ def load_images(path: Path, may_be_empty: bool = False) -> Images:
         AtelierError: the file is missing, damaged, or holds something else.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             pixels = _map_pixels(path, archive)
-            with archive.open(_NAMES) as stream:
-                names = np.lib.format.read_array(stream, allow_pickle=False)
+            names = _read_member(path, archive, archive.getinfo(_NAMES))
     except FileNotFoundError:
         raise AtelierError(f"{path} is not there; run the convert stage to make it.") from None
-    except (OSError, ValueError, KeyError, EOFError, struct.error, zipfile.BadZipFile) as error:
+    except MemoryError:
         raise AtelierError(
-            f"{path} is not a readable array of pictures ({error}); run the convert stage again."
+            f"{path} claims more pictures than the memory holds; run the convert stage again, which"
+            " writes them so that they stay on disk."
+        ) from None
+    except _FAULTS as error:
+        reason = getattr(error, "reason", str(error)).partition("\n")[0]
+        raise AtelierError(
+            f"{path} is not a readable array of pictures ({reason}); run the convert stage again."
         ) from None
     _check(path, pixels, names, 0 if may_be_empty else 1)
     return Images(pixels, names)
@@ -114,16 +128,11 @@ def save_images(
 
 def _map_pixels(path: Path, archive: zipfile.ZipFile) -> NDArray[Any]:
     member = archive.getinfo(_PIXELS)
+    if member.compress_type != zipfile.ZIP_STORED:
+        return _read_member(path, archive, member)
     with archive.open(member) as stream:
-        if member.compress_type != zipfile.ZIP_STORED:
-            return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
-        version = np.lib.format.read_magic(stream)
-        if version != (1, 0):
-            raise ValueError(f"its pixels are in format {version}")
-        shape, column_major, dtype = np.lib.format.read_array_header_1_0(stream)
+        shape, column_major, dtype = read_header(stream, member.file_size)
         header = stream.tell()
-    if dtype.hasobject or header + dtype.itemsize * int(np.prod(shape)) != member.file_size:
-        raise ValueError("its pixels do not fit its size")
     if 0 in shape:  # nothing to map
         return np.zeros(shape, dtype)
     with path.open("rb") as file:
@@ -135,11 +144,24 @@ def _map_pixels(path: Path, archive: zipfile.ZipFile) -> NDArray[Any]:
     return np.memmap(path, dtype, "c", start, shape, "F" if column_major else "C")
 
 
+def _read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+    """Read an array whose header fits the member, and whose member fits the file."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{member.filename} is packed by another method than NumPy's")
+    if member.file_size > _MOST_EXPANSION * path.stat().st_size:
+        raise ValueError(f"{member.filename} claims more than the file can hold")
+    with archive.open(member) as stream:
+        read_header(stream, member.file_size)
+    with archive.open(member) as stream:
+        return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+
+
 def _check(path: Path, pixels: NDArray[Any], names: NDArray[Any], fewest: int) -> None:
     wanted = (
         pixels.dtype == np.uint8
         and pixels.ndim == 4
         and pixels.shape[0] >= fewest
+        and min(pixels.shape[1:3]) > 0
         and pixels.shape[3] in (1, 3)
     )
     if not wanted:
