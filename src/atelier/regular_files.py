@@ -1,9 +1,9 @@
 """Opening files that a user names: regular ones only, so that no read blocks or never ends."""
 
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 from atelier.errors import AtelierError
 
@@ -28,7 +28,7 @@ class NotRegularError(AtelierError):
         self.reason = reason
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file for reading, without ever waiting.
 
     A file of 0 bytes is refused: the system's own files (``/proc``) have this size, and may be

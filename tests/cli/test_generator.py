@@ -1,5 +1,6 @@
 """`atelier generate` and `atelier export` as a user types them, with a generator that is a file."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +138,10 @@ def test_nothing_is_replaced_unasked(atelier: Typed) -> None:
         ("generate --film walk.gif --out here", "leave --out and --files out"),
         ("generate --from none.safetensors", "there is no none.safetensors"),
         ("generate --from params.yaml", "params.yaml holds no generator"),
+        ("generate --from models", "it is a folder, not a regular file"),
+        ("generate --from pipe", "it is a pipe, not a regular file"),
+        ("export faces.pt --from pipe", "it is a pipe, not a regular file"),
+        ("generate --from /dev/zero", "it is a device, not a regular file"),
         ("generate --from models:/faces@champion", "no MLflow store here"),
         (f"generate --from {'0' * 32}", "no MLflow store here"),
         ("generate --out params.yaml/pictures", "cannot be written"),
@@ -146,6 +151,7 @@ def test_nothing_is_replaced_unasked(atelier: Typed) -> None:
 def test_a_mistake_is_one_sentence_and_writes_nothing(
     atelier: Typed, checkout: Path, command: str, sentence: str
 ) -> None:
+    os.mkfifo(checkout / "pipe")
     before = sorted(checkout.rglob("*"))
     told = atelier(command, code=1)
     assert sentence in told

@@ -260,7 +260,7 @@ def test_the_help_names_pictures_before_the_styles(atelier: Typed) -> None:
     [
         (["absent.jpg", *WAVES], "there is no picture absent.jpg; put it there."),
         (["A/note.txt", *WAVES], "A/note.txt cannot be read (not a picture)."),
-        (["A", *WAVES], "ERROR: A cannot be read (Is a directory)."),
+        (["A", *WAVES], "ERROR: A cannot be read (it is a folder, not a regular file)."),
         ([*WAVES, "A/ann.jpg"], "--style takes all that follows it, so that no PICTURE is left; "),
         (["A/ann.jpg", "--style", "nowhere.png"], "there is no picture nowhere.png; put it there"),
         (["A/ann.jpg", *WAVES, "--size", 8], "ERROR: --size is 8, but it should be gre"),
@@ -288,6 +288,27 @@ def test_a_mistake_is_told_in_one_sentence_and_nothing_is_left(
     assert told.startswith("ERROR: ")
     assert told.count("\n") == 1
     assert sentence in told.replace(f"{album}/", "A/").replace(str(album), "A")
+    assert sorted(os.listdir()) == ["params.yaml", "presets"]
+
+
+@pytest.mark.parametrize("role", ["picture", "style", "mask", "weights"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "endless"])
+def test_what_is_no_regular_file_is_refused_at_once(
+    atelier: Typed, album: Path, role: str, kind: str
+) -> None:
+    path = album / f"odd.{'pth' if role == 'weights' else 'png'}"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else "/proc/self/pagemap")
+    words: list[object] = [path if role == "picture" else album / "ann.jpg", *QUICK]
+    style = path if role == "style" else album / "waves.png"
+    more = ["--mask", path] if role == "mask" else ["--weights", path] if role == "weights" else []
+    told = atelier("stylize", *words, "--style", style, *more, code=1)
+    assert told.startswith("ERROR: ")
+    assert told.count("\n") == 1
+    reason = {"pipe": "it is a pipe", "device": "it is a device", "endless": "it is empty"}[kind]
+    assert f"cannot be read ({reason}" in told
     assert sorted(os.listdir()) == ["params.yaml", "presets"]
 
 

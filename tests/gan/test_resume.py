@@ -158,6 +158,21 @@ def test_a_damaged_file_is_passed_over(
     assert outcome(second, list(train_on(second, Checkpoints(tmp_path)))) == whole
 
 
+def test_a_checkpoint_of_weights_that_are_not_finite_is_refused(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    settings = make_settings(train=SMALL).train
+    checkpoints = Checkpoints(tmp_path)
+    first = training(settings)
+    with pytest.raises(KeyboardInterrupt):
+        list(train_on(first, checkpoints, stop_asked=lambda: True))
+    with torch.no_grad():
+        next(first.gan.generator.parameters()).fill_(float("nan"))
+    checkpoints.save(first.steps_done, first.state())
+    with pytest.raises(AtelierError, match="weights that are not finite numbers; delete"):
+        list(train_on(training(settings), checkpoints))
+
+
 def test_checkpoints_are_saved_by_time_and_two_are_kept(
     settings: TrainSettings, tmp_path: Path
 ) -> None:

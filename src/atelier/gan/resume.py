@@ -43,7 +43,8 @@ def train_on(
 
     Raises:
         KeyboardInterrupt: it was asked to stop, and saved.
-        AtelierError: it went astray once too often; the last good generator is saved.
+        AtelierError: it went astray once too often; the last good generator is saved. Or a
+            checkpoint holds weights that are not finite.
     """
     training.warn = warn
     yield from _resumed(training, checkpoints)
@@ -125,6 +126,11 @@ def _resumed(training: Training, checkpoints: Checkpoints) -> list[Epoch]:
     if len(epochs) < len(parts):
         return []
     training.restore(state)
+    if not training.is_sound():
+        raise AtelierError(
+            f"the checkpoints in {checkpoints.folder} hold weights that are not finite numbers;"
+            " delete that folder to train from the start."
+        )
     return epochs
 
 

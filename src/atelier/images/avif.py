@@ -156,7 +156,8 @@ def _first_frames(data: bytes, boxes: list[Box]) -> list[Size]:
 
 def _sequence_sizes(content: bytes) -> list[Size]:
     """Return the largest frame size of each sequence header in AV1 data."""
-    sizes, at = [], 0
+    sizes: list[Size] = []
+    at = 0
     for _ in range(_MOST_UNITS):
         if at >= len(content):
             return sizes

@@ -134,9 +134,10 @@ def _pieces(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: Budget) -
     """
     packed = copy(member)
     if member.compress_type == zipfile.ZIP_BZIP2:
-        # Python's zipfile would expand all that it reads at once, to gigabytes.
+        # Python's zipfile would expand all that it reads at once, to gigabytes. The checksum is
+        # that of what is expanded.
         packed.compress_type, packed.file_size = zipfile.ZIP_STORED, member.compress_size
-        packed.CRC = None  # type: ignore[assignment] - of what is packed none is known
+        packed.CRC = None  # type: ignore[assignment]
     size = _SMALL_PIECE if member.compress_type == zipfile.ZIP_LZMA else _PIECE
     length = checksum = 0
     with archive.open(packed) as stored, _expanded(stored, member.compress_type) as stream:

@@ -1,6 +1,5 @@
 """Source ``archive``: a zip or tar of pictures, kept as it came and never unpacked."""
 
-import stat
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from atelier.images.sources.fetch import fetch
 from atelier.images.sources.scratch import Scratch
 from atelier.images.sources.transfer import copy
 from atelier.progress import Report
+from atelier.regular_files import NotRegularError, check_regular
 from atelier.settings import ArchiveSettings
 
 
@@ -50,14 +50,16 @@ def take_archive(
 
 def _refuse_no_file(path: Path) -> None:
     try:
-        fault = "" if stat.S_ISREG(path.stat().st_mode) else "it is not a regular file"
+        check_regular(path)
+        return
+    except NotRegularError as error:
+        fault = error.reason
     except OSError as error:
         fault = str(error.strerror)
-    if fault:
-        raise AtelierError(
-            f"{path} cannot be read ({fault}); give the path or http(s) address of a zip or tar"
-            " archive."
-        )
+    raise AtelierError(
+        f"{path} cannot be read ({fault}); give the path or http(s) address of a zip or tar"
+        " archive."
+    )
 
 
 def _check(shown: str, actual: str, sha256: str) -> None:

@@ -54,7 +54,9 @@ def _copy(archive: PicturesZip, member: str, file: FoundFile) -> str:
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     with stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        state = os.fstat(stream.fileno())
+        # The system's own files claim 0 bytes, and may be endless.
+        if not stat.S_ISREG(state.st_mode) or (state.st_size == 0 and stream.peek(1)):
             return "not a regular file"
         archive.copy(member, stream)
     return ""
