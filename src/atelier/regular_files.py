@@ -3,10 +3,12 @@
 import io
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from atelier.errors import AtelierError
 
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -40,7 +42,7 @@ def open_regular(path: Path) -> io.BufferedReader:
     """
     _check(path, os.stat(path))
     # The path may name something else by now: a pipe would wait for a writer.
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    handle = os.open(path, _FLAGS)
     try:
         _check(path, os.fstat(handle))
         return os.fdopen(handle, "rb")
@@ -50,18 +52,30 @@ def open_regular(path: Path) -> io.BufferedReader:
 
 
 def check_regular(path: Path) -> None:
-    """Check a file that a library opens by its path.
+    """Check a file that is opened by its path later; an empty one is accepted.
 
     Raises:
         NotRegularError: the path names something else than a regular file.
         OSError: there is no such file, or it cannot be opened.
     """
-    open_regular(path).close()
+    state = os.stat(path)
+    if state.st_size > 0:
+        return open_regular(path).close()
+    _check_kind(path, state)
+    with suppress(OSError), open(os.open(path, _FLAGS), "rb", buffering=0) as file:
+        # A fault of the disk is reported when the file is read.
+        if file.read(4096):
+            raise NotRegularError(path, "its size is unknown, as of the system's own files")
+    return None
 
 
 def _check(path: Path, state: os.stat_result) -> None:
+    _check_kind(path, state)
+    if state.st_size == 0:
+        raise NotRegularError(path, "it is empty")
+
+
+def _check_kind(path: Path, state: os.stat_result) -> None:
     kind = stat.S_IFMT(state.st_mode)
     if kind != stat.S_IFREG:
         raise NotRegularError(path, f"it is {_KINDS.get(kind, 'no file')}, not a regular file")
-    if state.st_size == 0:
-        raise NotRegularError(path, "it is empty")

@@ -20,6 +20,7 @@ from atelier.images.download import download
 from atelier.images.manifest import PassedOver, read_manifest
 from atelier.images.raw import open_raw
 from atelier.progress import Progress
+from atelier.regular_files import NotRegularError, check_regular
 from atelier.settings import DownloadSettings
 
 
@@ -247,6 +248,17 @@ def test_a_location_that_is_no_file_is_told(
 ) -> None:
     with pytest.raises(AtelierError, match=rf"cannot be read \(.*{said}.*give the path"):
         settings = source("archive", location=str(tmp_path / name))
+        download(settings, tmp_path / "raw", tmp_path / "s")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="only Linux has a file like this")
+def test_an_endless_file_is_no_archive(
+    tmp_path: Path, source: Callable[..., DownloadSettings]
+) -> None:
+    settings = source("archive", location="/proc/self/pagemap")
+    with pytest.raises(NotRegularError):
+        check_regular(Path("/proc/self/pagemap"))
+    with pytest.raises(AtelierError, match="its size is unknown"):
         download(settings, tmp_path / "raw", tmp_path / "s")
 
 
