@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from atelier.tracking import deliver, delivery
-from atelier.tracking.deliver import deliver_left_over
+from atelier.tracking.deliver import deliver_left_over, deliver_now
 from atelier.tracking.journal import Journal, entries, journals, problem, remove
 from atelier.tracking.run import Run, sheet
 from atelier.tracking.store import open_store
@@ -235,15 +235,18 @@ def test_a_stage_that_was_killed_is_marked_so_and_one_that_lives_is_not(root: Pa
     program.communicate()
 
 
-def test_what_mlflow_will_never_take_is_set_aside(root: Path) -> None:
+def test_an_illegal_name_is_made_legal_and_unique(root: Path) -> None:
     journal = start(root)
-    journal.write("metrics", names=["what?"], rows=[[1, 1, [0.5]]])
+    journal.write("metrics", names=["what?", "what!", "fine"], rows=[[1, 1, [0.5, 0.25, 1.0]]])
     Run(journal).summary({"kid": 0.5})
     journal.write("end", status="FINISHED")
     journal.close()
     assert deliver_left_over(root) == 0
-    assert runs(root)["train"].data.metrics == {"train.kid": 0.5}
-    assert "what?" in (private_folder(root) / "refused.jsonl").read_text()
+    metrics = runs(root)["train"].data.metrics
+    assert sorted(metrics.values()) == [0.25, 0.5, 0.5, 1.0]
+    assert metrics["fine"] == 1.0
+    assert len([name for name in metrics if name.startswith("what_-")]) == 2
+    assert not delivery.refused(root).exists()
 
 
 def test_a_journal_that_cannot_be_written_does_not_harm_the_work(
@@ -349,7 +352,8 @@ def test_what_a_dead_server_cannot_take_is_delivered_later_in_order(
     assert [folder.name.split("-")[1] for folder in journals(execution)] == ["train", "evaluate"]
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert deliver_left_over(root) == 0
+    assert deliver_left_over(root) == 2, "meant for another store"
+    assert deliver_now(root, here=True) == 0
     found = runs(root)
     assert found["train"].info.start_time <= found["evaluate"].info.start_time
     assert found["evaluate"].data.metrics["evaluate.kid"] == 0.5
@@ -369,7 +373,7 @@ def test_a_server_that_never_answers_is_not_waited_for_long(
         Run(journal).end("FINISHED")
         assert deliver_left_over(root) == 1
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert deliver_left_over(root) == 0
+    assert deliver_now(root, here=True) == 0
     assert runs(root)["train"].info.status == "FINISHED"
 
 

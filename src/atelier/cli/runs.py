@@ -1,29 +1,45 @@
 """Commands about the runs that MLflow keeps."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from atelier.cli.places import PARAMS
 from atelier.errors import AtelierError
 
+if TYPE_CHECKING:
+    from atelier.tracking.backlog import Waiting
 
-def sync() -> None:
-    """Deliver to MLflow what earlier runs could not."""
-    from atelier.tracking.deliver import deliver_now, outcome_problem
-    from atelier.tracking.delivery import refused
-    from atelier.tracking.journal import executions, problem
+
+def sync(
+    everything: Annotated[
+        bool, typer.Option("--all", help="end executions of other hosts that stopped silently")
+    ] = False,
+    here: Annotated[
+        bool, typer.Option("--here", help="deliver to this store what another was meant for")
+    ] = False,
+) -> None:
+    """Deliver to MLflow what earlier runs could not, and say what waits or was rejected."""
+    from atelier.tracking import rejected
+    from atelier.tracking.backlog import unwritten, waiting
+    from atelier.tracking.deliver import Tally, deliver_now, outcome_problem
     from atelier.tracking.store import existing_store, in_short, quiet_environment
-    from atelier.tracking.workspace import private_folder, repository_root
+    from atelier.tracking.workspace import repository_root
 
     quiet_environment()
-    root = repository_root()
-    if deliver_now(root):
-        told = [reason for e in executions(private_folder(root)) if (reason := problem(e))]
-        because = f"MLflow says: {told[0]}" if told else "the stages are still running"
-        raise AtelierError(
-            f"not everything is delivered yet, and the rest is kept in .atelier/ ({because})."
-        )
+    root, tally = repository_root(), Tally()
+    interrupted = False
+    try:
+        deliver_now(root, everything, here, tally, lambda message: typer.echo(message, err=True))
+    except KeyboardInterrupt:
+        interrupted = True
+    lines = rejected.read(root)
+    rejected.unreported(root)  # said now, so the next stage need not
+    left, unread = waiting(root), unwritten(root)
+    counts = f"{tally.delivered} entries delivered"
+    if left or unread or interrupted:
+        raise AtelierError(f"{counts}, {_left(left, unread, interrupted)}{_rejected(lines)}.")
     try:
         existing_store(root)  # which also follows a project that was moved
     except Exception as error:  # whatever MLflow raises where it cannot be asked
@@ -32,9 +48,44 @@ def sync() -> None:
         reason = outcome_problem(root).read_text("utf-8").strip()
         typer.echo(f"The end of a pipeline could not be read: {reason}")
         outcome_problem(root).unlink()
-    if refused(root).exists():
-        typer.echo(f"{refused(root)} holds what MLflow would not take, with its reasons.")
-    typer.echo("Everything is delivered to MLflow.")
+        typer.echo(f"{counts}, 0 waiting{_rejected(lines)}.")
+    elif lines:
+        typer.echo(f"{counts}, 0 waiting{_rejected(lines)}.")
+    else:
+        typer.echo(f"{counts}, 0 waiting, 0 rejected.\nEverything is delivered to MLflow.")
+
+
+def _left(left: "list[Waiting]", unread: "list[Path]", interrupted: bool) -> str:
+    """Return how many entries wait, of which stages, where and why."""
+    stages = dict.fromkeys(each.stage for each in left)
+    of = f" (of {', '.join(stages)})" if stages else ""
+    reasons = [each.reason for each in left if each.reason]
+    if interrupted:
+        because = "interrupted"
+    elif reasons:
+        because = f"MLflow says: {reasons[0].rstrip('.')}"
+    elif unread and not left:
+        because = (
+            "the end of a pipeline is not recorded yet; it still runs, or ran on another host,"
+            " for which `atelier sync --all` does it at once"
+        )
+    else:
+        because = (
+            "the stages are still running, here or on another host; `atelier sync --all` ends"
+            " those of other hosts that have stopped"
+        )
+    return f"{sum(each.entries for each in left)} waiting in .atelier/journal{of}: {because}"
+
+
+def _rejected(lines: list[dict[str, Any]]) -> str:
+    """Return how many entries were rejected, and where they are."""
+    if not lines:
+        return "; 0 rejected"
+    reason = str(lines[-1].get("reason", "")).split("\n", 1)[0][:160].rstrip(".")
+    return (
+        f"; {len(lines)} rejected in .atelier/refused.jsonl with their reasons (the last:"
+        f" {reason}); delete that file once you have read it"
+    )
 
 
 def prune(

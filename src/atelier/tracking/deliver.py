@@ -5,14 +5,18 @@ as they grow, and it ends when the execution has. So MLflow is imported once a p
 beside the work. It also delivers what earlier executions could not.
 """
 
-import os
 import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from atelier.tracking import destination
+from atelier.tracking.backlog import waiting
 from atelier.tracking.delivery import Delivery, client_of
 from atelier.tracking.journal import (
     execution_folder,
@@ -22,15 +26,37 @@ from atelier.tracking.journal import (
     note_problem,
     note_start,
     noted_start,
+    problem,
 )
 from atelier.tracking.outcome import LockWatch, write_outcome
-from atelier.tracking.store import in_short, locked, quiet_environment
+from atelier.tracking.store import in_short, is_remote, locked, quiet_environment
 from atelier.tracking.workspace import Process, private_folder
 
 _POLL_SECONDS = 0.25
 # What a stage says is told in bursts, which cost the work beside less than a trickle does.
 _FLUSH_SECONDS = 5.0
 _RETRY_SECONDS = 5.0
+# An execution on another machine, or in another container, shows that it lives by touching a file.
+_ALIVE = ".alive"
+_ALIVE_SECONDS = 600.0
+# So long `atelier sync` waits for another deliverer that makes no progress.
+_PATIENCE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class _NamedProcess(Process):
+    """The process of an execution on another host, known by the execution's name only."""
+
+    name: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name of the execution's folder."""
+        return self.name
+
+    def is_alive(self) -> bool:
+        """Return ``False``: it is asked only once the execution has ended."""
+        return False
 
 
 def serve(root: Path, process: Process) -> None:
@@ -68,36 +94,94 @@ def _pause(execution: Path, watch: threading.Thread) -> None:
         watch.join(_POLL_SECONDS)
 
 
-def deliver_now(root: Path) -> int:
+@dataclass
+class Tally:
+    """Number of entries that were delivered."""
+
+    delivered: int = 0
+
+
+def deliver_now(
+    root: Path,
+    everything: bool = False,
+    here: bool = False,
+    tally: Tally | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> int:
     """Deliver all that can be delivered; return how many journals remain.
 
     Deliverers of executions that have ended are at their last words, and are waited for; what
     they could not deliver is tried again.
+
+    Args:
+        root: the main project.
+        everything: end executions of other hosts at once, which show no sign of life.
+        here: deliver to the present store also what was written for another.
+        tally: counts what is delivered.
+        say: shows a message before a wait that may be long.
     """
     for execution in executions(private_folder(root)):
-        if _has_ended(execution):
-            with locked(_served(execution)):
-                pass
-    return deliver_left_over(root, wait=True)
+        if here:
+            destination.replace(execution, root)
+            note_problem(execution, None)
+        if _has_ended(execution, everything):
+            _wait_for_deliverer(root, execution, say)
+    return deliver_left_over(root, everything=everything, tally=tally)
 
 
-def deliver_left_over(root: Path, wait: bool = False) -> int:
+def _wait_for_deliverer(root: Path, execution: Path, say: Callable[[str], None]) -> None:
+    """Wait while another deliverer serves an execution and makes progress."""
+    before, end, said = -1, 0.0, False
+    began = time.monotonic()
+    while True:
+        with locked(_served(execution), wait=False) as unserved:
+            if unserved:
+                return
+        left = sum(each.entries for each in waiting(root))
+        if left != before:
+            before, end = left, time.monotonic() + _PATIENCE_SECONDS
+        if time.monotonic() > end:
+            return
+        if not said and time.monotonic() - began > 3:
+            said = True
+            say("Another process delivers already; waiting for it (Ctrl-C ends the wait).")
+        time.sleep(_POLL_SECONDS)
+
+
+def deliver_left_over(
+    root: Path, wait: bool = False, everything: bool = False, tally: Tally | None = None
+) -> int:
     """Deliver what earlier executions left behind; return how many journals remain.
 
     Those still written to are delivered as far as they go. An execution that ended unseen, since
     its deliverer was killed, gets its outcome now.
     """
-    remaining = 0
+    unreachable = ""
     for execution in executions(private_folder(root)):
-        process = Process.from_key(execution.name)
-        if process and _has_ended(execution):
+        if _has_ended(execution, everything):
             with locked(_served(execution), wait=False) as unserved:
                 if unserved:
-                    _write_outcome(root, process, None)
-        _deliver_all(root, execution, wait)
+                    _write_outcome(root, _process(execution), None)
+        if unreachable and journals(execution) and not _other_store(root, execution):
+            # A server that does not answer is not asked again for every execution.
+            note_problem(execution, unreachable)
+            continue
+        trouble = _deliver_all(root, execution, wait, tally)
+        if trouble and is_remote() and not _other_store(root, execution):
+            reason = problem(execution) or ""
+            unreachable = reason if "no answer" in reason else ""
         _remove_if_done(execution)
-        remaining += len(journals(execution))
-    return remaining
+    return sum(len(journals(execution)) for execution in executions(private_folder(root)))
+
+
+def _other_store(root: Path, execution: Path) -> bool:
+    """Return whether an execution's entries are for another store, and note that."""
+    try:
+        destination.refuse_other_store(execution, root)
+    except destination.OtherStoreError as error:
+        note_problem(execution, str(error))
+        return True
+    return False
 
 
 def outcome_problem(root: Path) -> Path:
@@ -105,23 +189,31 @@ def outcome_problem(root: Path) -> Path:
     return private_folder(root) / "outcome-problem.txt"
 
 
-def _deliver_all(root: Path, execution: Path, wait: bool = True) -> bool:
+def _deliver_all(
+    root: Path, execution: Path, wait: bool = True, tally: Tally | None = None
+) -> bool:
     """Deliver in order as far as it goes; return whether there was trouble, and note it.
 
     One deliverer at a time does; without ``wait``, what another is at is left to it.
     """
     if not execution.exists():
         return False
+    if journals(execution) and _other_store(root, execution):
+        return True
     with locked(execution / ".lock", wait) as mine:
         if not mine:
             return False
         for journal in journals(execution):
+            delivery = Delivery(root, execution.name, journal)
             try:
-                Delivery(root, execution.name, journal).advance()
+                delivery.advance()
             except Exception as error:  # whatever MLflow raises, the journal stays
                 note_problem(execution, in_short(error))
                 client_of.cache_clear()
                 return True
+            finally:
+                if tally:
+                    tally.delivered += delivery.delivered
         note_problem(execution, None)
     return False
 
@@ -132,6 +224,8 @@ def _watch(root: Path, process: Process) -> None:
     lock = LockWatch(noted_start(execution))
     while process.is_alive() or any(map(is_open, journals(execution))):
         lock.look()
+        with suppress(OSError):
+            (execution / _ALIVE).touch()
         time.sleep(_POLL_SECONDS)
     _write_outcome(root, process, lock)
 
@@ -142,6 +236,9 @@ def _write_outcome(root: Path, process: Process, lock: LockWatch | None) -> None
     start = noted_start(execution)
     if start is None:
         return
+    if _in_main_folder(start):
+        # As this machine or container calls it; the other may have had another path.
+        start["workspace"] = str(root.resolve())
     try:
         write_outcome(root, process, start, lock)
     except Exception as error:  # of DVC, of a full disk: told by `atelier sync`
@@ -150,11 +247,43 @@ def _write_outcome(root: Path, process: Process, lock: LockWatch | None) -> None
     note_start(execution, None)
 
 
-def _has_ended(execution: Path) -> bool:
-    """Whether the process that ran an execution of this machine is dead, and all its stages are."""
+def _in_main_folder(start: dict[str, Any]) -> bool:
+    """Return whether an execution ran in the main project's folder, by whatever path."""
+    return bool(start.get("root")) and start["workspace"] == start["root"]
+
+
+def _has_ended(execution: Path, everything: bool = False) -> bool:
+    """Return whether the process that ran an execution is dead, and all its stages are.
+
+    That of another host, or of a container with another name, cannot be looked at. It has ended
+    if no stage holds its journal's lock and no deliverer shows that it lives.
+
+    Args:
+        execution: its folder.
+        everything: take an execution of another host for dead at once.
+    """
+    if any(map(is_open, journals(execution))):
+        return False
     process = Process.from_key(execution.name)
-    alive = process is None or process.is_alive()
-    return not alive and not any(map(is_open, journals(execution)))
+    if process:
+        return not process.is_alive()
+    with locked(_served(execution), wait=False) as unserved:
+        return unserved and (everything or time.time() - _last_sign(execution) > _ALIVE_SECONDS)
+
+
+def _last_sign(execution: Path) -> float:
+    """Return when an execution last showed that it lives, in seconds since 1970."""
+    files = (execution / _ALIVE, execution, *execution.glob("[!.]*/entries.jsonl"))
+    times = [0.0]
+    for file in files:
+        with suppress(OSError):
+            times.append(file.stat().st_mtime)
+    return max(times)
+
+
+def _process(execution: Path) -> Process:
+    """Return the process that ran an execution, also one of another host."""
+    return Process.from_key(execution.name) or _NamedProcess(0, "", execution.name)
 
 
 def _served(execution: Path) -> Path:
@@ -167,24 +296,15 @@ def _remove_if_done(execution: Path) -> None:
     process = Process.from_key(execution.name)
     if not execution.exists() or (process and process.is_alive()):
         return
+    if process is None and noted_start(execution) is not None:
+        return
     with locked(_served(execution), wait=False) as unserved:
         if unserved and not journals(execution) and noted_start(execution) is None:
             shutil.rmtree(execution, ignore_errors=True)
 
 
-def _stand_back() -> None:
-    """Take processor time only where the work leaves some.
-
-    Linux weighs sessions against one another before it weighs their processes (autogroup), so
-    that in a session of its own, which a stage gives the deliverer, being nice does nothing.
-    """
-    with suppress(OSError):
-        os.nice(19)
-        if os.getsid(0) == os.getpid():
-            Path("/proc/self/autogroup").write_text("19")
-
-
 if __name__ == "__main__":
+    # At the work's own priority: a stage waits for it at its end, and what was lowered once only
+    # root can raise again. Bursts with pauses between keep its share small.
     quiet_environment()
-    _stand_back()
     serve(Path(sys.argv[1]), Process(int(sys.argv[2]), sys.argv[3]))

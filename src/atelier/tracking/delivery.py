@@ -1,38 +1,51 @@
 """One journal on its way into MLflow: every entry once, in order, however often it is begun."""
 
 import json
-import sqlite3
-from collections.abc import Iterator, Sequence
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from atelier.errors import AtelierError
-from atelier.files import write_json
+from atelier.files import write_text
+from atelier.tracking import mlflow_names, rejected
+from atelier.tracking.answers import (
+    ContentError,
+    is_gone,
+    is_too_large,
+    own_content,
+    rejects,
+    send_in_parts,
+)
+from atelier.tracking.backlog import DELIVERED
+from atelier.tracking.destination import recorded
 from atelier.tracking.journal import entries, executions, is_open, journals, now, remove
 from atelier.tracking.models import judge_model, log_model
 from atelier.tracking.pipeline import stages_of, tell_pipeline
-from atelier.tracking.store import open_store
+from atelier.tracking.rejected import refused
+from atelier.tracking.runs import PARENT_KEY, STAGE_KEY, find_or_create, remove_duplicates
+from atelier.tracking.store import StoreError, is_remote, open_store
 from atelier.tracking.workspace import private_folder
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-_STATE = "delivered.json"
-_GONE = "RESOURCE_DOES_NOT_EXIST"
-# Answers that asking again would not change.
-_FINAL = {
-    *("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"),
-    *("INVALID_STATE", _GONE),
-}
+__all__ = ["Delivery", "client_of", "refused"]
+
 _BAD = ("FAILED", "KILLED")
+_FILES = ("text", "artifact", "picture", "model")
+# A request that a server or a proxy between answers wrongly once is sent again.
+_PAUSES = (0.3, 1.0)
+# After so many attempts a file is set aside, if the server takes others.
+_ATTEMPTS = 5
+_LARGEST_REQUEST = 300_000  # characters; MLflow takes a million bytes, six for some characters
+_LARGEST_INTEGER = 2**63 - 1
 _T = TypeVar("_T")
-
-
-def refused(root: Path) -> Path:
-    """The file of what MLflow would not take, an entry a line, with the reason."""
-    return private_folder(root) / "refused.jsonl"
 
 
 @cache
@@ -45,7 +58,8 @@ def client_of(root: Path, experiment: str) -> "tuple[MlflowClient, str]":
 class _State:
     """How far a journal is delivered, and to which runs.
 
-    ``logged`` holds the last step of each curve of a run that is continued.
+    ``logged`` holds the last step of each curve of a run that is continued, ``attempts`` counts
+    failed deliveries of the entry at ``offset``.
     """
 
     offset: int = 0
@@ -55,6 +69,7 @@ class _State:
     experiment: str = ""
     ended: bool = False
     logged: dict[str, int] | None = None
+    attempts: int = 0
 
 
 class _RunGoneError(Exception):
@@ -76,13 +91,16 @@ class Delivery:
             pipeline: the name of the execution's folder, which finds its run by a tag.
             journal: the journal's folder.
         """
+        self.delivered = 0
         self._root = root
         self._pipeline = pipeline
         self._journal = journal
         self._begun_anew = False
-        self._file = journal / _STATE
-        saved = json.loads(self._file.read_text("utf-8")) if self._file.exists() else {}
-        self._state = _State(**saved)
+        self._file = journal / DELIVERED
+        self._state = _State()
+        # A file that a full disk or a crash cut is no loss: everything can be delivered again.
+        with suppress(OSError, ValueError, TypeError):
+            self._state = _State(**json.loads(self._file.read_text("utf-8")))
 
     @property
     def _mlflow(self) -> "MlflowClient":
@@ -106,8 +124,9 @@ class Delivery:
         last = 0
         for entry, offset in entries(self._journal, self._state.offset):
             self._tell(entry)
-            last = entry["time"]
-            self._save(offset=offset)
+            last = entry.get("time", last)
+            self._save(offset=offset, attempts=0)
+            self.delivered += 1
         if not more_may_come and not self._state.ended:
             self._tell({"kind": "end", "status": "KILLED", "time": last or now()})
 
@@ -115,182 +134,365 @@ class Delivery:
         """Deliver one entry; what MLflow will never take is set aside, and the rest goes on.
 
         Raises:
-            OSError, SQLAlchemyError, sqlite3.Error, MlflowException: MLflow cannot take it now.
             _TooEarlyError: something else is to be told first.
             _RunGoneError: the run was removed with its store meanwhile.
+            Exception: MLflow cannot take it now, or something else answers in its place.
         """
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
         try:
-            getattr(self, f"_{entry['kind']}")(entry)
-        except (OSError, SQLAlchemyError, sqlite3.Error, _TooEarlyError):
+            self._repeated(entry)
+        except (StoreError, _TooEarlyError):
             raise
-        except Exception as error:  # of MLflow, or of code that an older journal speaks of
-            code = error.error_code if isinstance(error, MlflowException) else ""
-            if code == _GONE and self._state.run and not self._begun_anew:
+        except ContentError as error:
+            self._reject(entry, str(error))
+        except Exception as error:
+            if is_gone(error) and self._state.run and not self._begun_anew:
                 raise _RunGoneError from error
-            if code and code not in _FINAL:
+            if entry["kind"] not in _FILES or not self._never_takes(entry, error):
                 raise
-            if entry["kind"] == "end":
-                self._save(ended=True)
-            with refused(self._root).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"reason": str(error), **entry}) + "\n")
+            self._reject(entry, str(error))
+
+    def _repeated(self, entry: dict[str, Any]) -> None:
+        """Deliver an entry; send it again if a remote server's answer may be a passing one."""
+        for pause in (*_PAUSES, None):
+            try:
+                self._deliver(entry)
+                return
+            except (StoreError, ContentError, _TooEarlyError):
+                raise
+            except Exception as error:
+                passing = is_remote() and not (is_gone(error) or is_too_large(error))
+                if pause is None or not passing or "timeout exception" in str(error):
+                    raise
+                time.sleep(pause)
+
+    def _deliver(self, entry: dict[str, Any]) -> None:
+        deliver = {
+            "start": self._start,
+            "metrics": self._metrics,
+            "summary": self._summary,
+            "tags": self._tags,
+            "text": self._text,
+            "artifact": self._artifact,
+            "picture": self._picture,
+            "model": self._model,
+            "outcome": self._outcome,
+            "end": self._end,
+        }.get(entry["kind"])
+        if deliver is None:
+            raise ContentError(f"this version knows no entries of the kind {entry['kind']}")
+        if not self._state.run and entry["kind"] not in ("start", "outcome", "end"):
+            raise ContentError("the journal has no first entry that names a run")
+        deliver(entry)
+
+    def _never_takes(self, entry: dict[str, Any], error: Exception) -> bool:
+        """Return whether a server takes files, but not this one.
+
+        The control is a note that takes the file's place in the run: where the server does not
+        take that either, all of it waits.
+        """
+        name = str(entry.get("file") or entry.get("name") or entry["kind"])
+        if rejects(error, name, Path(name).name, str(entry.get("key", ""))):
+            return True
+        self._save(attempts=self._state.attempts + 1)
+        enough = is_too_large(error) or self._state.attempts >= _ATTEMPTS
+        if not is_remote() or not enough:
+            return False
+        reason = f"The server did not accept {Path(name).name}: {str(error)[:500]}\n"
+        place = mlflow_names.artifact_path(f"not-uploaded/{Path(name).name}.txt")
+        try:
+            self._mlflow.log_text(self._state.run, mlflow_names.text(reason), place)
+        except Exception:  # the store as a whole is in trouble
+            return False
+        return True
+
+    def _reject(self, entry: dict[str, Any], reason: str, part: str = "") -> None:
+        """Set an entry or one part of it aside, with its file."""
+        name = f"{self._journal.name}/{self._state.offset}"
+        file = self._journal / entry["file"] if entry.get("file") else None
+        about = {"stage": self._state.stage or entry.get("stage", ""), **entry}
+        rejected.reject(self._root, f"{name}/{part}" if part else name, reason, about, file)
 
     def _save(self, **changes: Any) -> None:
         self._state = replace(self._state, **changes)
-        write_json(self._file, asdict(self._state))
+        write_text(self._file, json.dumps(asdict(self._state)))
 
     def _start(self, entry: dict[str, Any]) -> None:
-        client, experiment = client_of(self._root, entry["experiment"])
-        stage, at, tags, parent = entry["stage"], entry["time"], entry["tags"], ""
-        if entry["pipeline"]:
-            key = {"atelier.pipeline": self._pipeline}
-            of_all = tags | {"mlflow.source.name": "dvc.yaml"}
-            parent = _find_or_create(client, experiment, entry["pipeline"], at, key, of_all)
-            _log_parameters(client, parent, entry["parameters"])
+        with own_content():
+            stage, at, tags, parent = entry["stage"], entry["time"], dict(entry["tags"]), ""
+            pipeline, parameters = entry["pipeline"], dict(entry["parameters"])
+            named, continues = entry["experiment"], entry.get("continues", "")
+            own = {k: v for k, v in parameters.items() if k.startswith(f"{stage}.")}
+        client, experiment = client_of(self._root, named)
+        if pipeline:
+            key = (PARENT_KEY, self._pipeline)
+            parent = find_or_create(client, experiment, pipeline, at, key, {})
+            self._log_tags(parent, tags | {"mlflow.source.name": "dvc.yaml"})
+            self._log_parameters(client, parent, parameters)
             client.update_run(parent, status="RUNNING")
-            tags = tags | {"mlflow.parentRunId": parent}
-        continues = entry.get("continues", "")
+            tags |= {"mlflow.parentRunId": parent}
         if continues:
             self._refuse_to_overtake(stage)
-        key = {"atelier.journal": continues or self._journal.name}
-        run = _find_or_create(client, experiment, stage, at, key, tags | {"atelier.stage": stage})
-        own = {k: v for k, v in entry["parameters"].items() if k.startswith(f"{stage}.")}
-        _log_parameters(client, run, own)
-        self._save(run=run, parent=parent, stage=stage, experiment=entry["experiment"])
+        key = (STAGE_KEY, continues or self._journal.name)
+        first = {"atelier.stage": stage} | ({"mlflow.parentRunId": parent} if parent else {})
+        run = find_or_create(client, experiment, stage, at, key, first)
+        self._log_tags(run, tags | first, client)
+        self._log_parameters(client, run, own)
+        self._save(run=run, parent=parent, stage=stage, experiment=named)
         if continues:
-            self._take_up(tags)
+            self._take_up()
 
     def _refuse_to_overtake(self, stage: str) -> None:
         """Leave a continued run to its earlier attempts until all that those said is told."""
+        store = recorded(self._journal.parent)
         for execution in executions(private_folder(self._root)):
+            if recorded(execution) not in (None, store):
+                continue  # it is delivered elsewhere, if ever
             for other in journals(execution):
                 earlier = other.name < self._journal.name and other.name.split("-")[1] == stage
                 if earlier and not is_open(other):
                     raise _TooEarlyError(f"an earlier attempt at {stage} is not delivered yet")
 
-    def _take_up(self, tags: dict[str, str]) -> None:
+    def _take_up(self) -> None:
         """Go on with a run that an earlier execution began: its steps are not logged again."""
         client, run = self._mlflow, self._state.run
-        for tag, value in tags.items():
-            client.set_tag(run, tag, value)
         client.update_run(run, status="RUNNING")
         names = client.get_run(run).data.metrics
         histories = {name: client.get_metric_history(run, name) for name in names}
         self._save(logged={n: max(point.step for point in h) for n, h in histories.items()})
 
     def _metrics(self, entry: dict[str, Any]) -> None:
-        from mlflow.entities import Metric
-
         logged = self._state.logged or {}
-        points = [
-            Metric(name, value, at, step)
-            for step, at, values in entry["rows"]
-            for name, value in zip(entry["names"], values, strict=True)
-            if name.startswith("system/") or step > logged.get(name, -1)
-        ]
-        for part in _parts(points, 1000):
-            self._mlflow.log_batch(self._state.run, metrics=part)
+        with own_content():
+            keys = [mlflow_names.key(name) for name in entry["names"]]
+            points = [
+                (key, value, at, step)
+                for step, at, values in entry["rows"]
+                for key, value in zip(keys, values, strict=True)
+                if key.startswith("system/") or step > logged.get(key, -1)
+            ]
+        self._log_points(self._state.run, points)
 
     def _summary(self, entry: dict[str, Any]) -> None:
-        from mlflow.entities import Metric
-
         # Named after the stage on both runs, so that a final number is no point of a curve.
-        points = [
-            Metric(f"{self._state.stage}.{name}", value, entry["time"], 0)
-            for name, value in entry["values"].items()
-        ]
+        with own_content():
+            points = [
+                (mlflow_names.key(f"{self._state.stage}.{name}"), value, entry["time"], 0)
+                for name, value in entry["values"].items()
+            ]
         for run in filter(None, (self._state.run, self._state.parent)):
-            for part in _parts(points, 1000):
-                self._mlflow.log_batch(run, metrics=part)
+            self._log_points(run, points)
 
     def _tags(self, entry: dict[str, Any]) -> None:
-        for tag, value in entry["tags"].items():
-            self._mlflow.set_tag(self._state.run, tag, value)
+        with own_content():
+            tags = dict(entry["tags"])
+        self._log_tags(self._state.run, tags)
 
     def _text(self, entry: dict[str, Any]) -> None:
+        with own_content():
+            content = mlflow_names.text(entry["text"])
+            name = mlflow_names.artifact_path(entry["name"])
         for run in filter(None, (self._state.run, self._state.parent)):
-            self._mlflow.log_text(run, entry["text"], entry["name"])
+            self._mlflow.log_text(run, content, name)
 
     def _artifact(self, entry: dict[str, Any]) -> None:
-        folder = entry["folder"] if entry["folder"] not in ("", ".") else None
-        self._mlflow.log_artifact(self._state.run, str(self._journal / entry["file"]), folder)
+        with own_content():
+            file = self._kept(entry)
+            folder = "" if entry["folder"] in ("", ".") else f"{entry['folder']}/"
+            path = mlflow_names.artifact_path(f"{folder}{file.name}")
+        self._upload(file, path)
 
     def _picture(self, entry: dict[str, Any]) -> None:
+        """Log an image under the name that MLflow's log_image gives it, but always the same.
+
+        MLflow names it by a random number, so that one that is logged again, since an answer was
+        lost or a deliverer killed, would be there twice.
+        """
+        from mlflow.tracking.multimedia import compress_image_size
         from PIL import Image
 
-        # MLflow names a picture's file anew each time; one that a killed deliverer logged
-        # without noting so must not be logged twice.
-        start = f"images/{entry['key']}+step+{entry['step']}+"
-        logged = self._mlflow.list_artifacts(self._state.run, "images")
-        if any(file.path.startswith(start) for file in logged):
-            return
-        with Image.open(self._journal / entry["file"]) as image:
-            self._mlflow.log_image(
-                self._state.run,
-                image.copy(),
-                key=entry["key"],
-                step=entry["step"],
-                timestamp=entry["time"],
-                synchronous=True,
-            )
+        with own_content(), TemporaryDirectory() as folder:
+            file, step, at = self._kept(entry), int(entry["step"]), int(entry["time"])
+            key = mlflow_names.image_key(entry["key"]).replace("/", "~")
+            number = uuid.uuid5(uuid.NAMESPACE_URL, f"{self._journal.name}/{entry['file']}")
+            name = f"{key}+step+{step}+timestamp+{at}+{number}"
+            small = Path(folder, f"{name}+compressed.webp")
+            with Image.open(file) as image:
+                compress_image_size(image.copy()).save(small)
+            preview = small.read_bytes()
+        self._upload(file, f"images/{name}.png")
+        with TemporaryDirectory() as folder:
+            small = Path(folder, f"{name}+compressed.webp")
+            small.write_bytes(preview)
+            self._upload(small, f"images/{small.name}")
+        self._log_tags(self._state.run, {"mlflow.loggedImages": "True"})
 
     def _model(self, entry: dict[str, Any]) -> None:
-        log_model(
-            self._mlflow, self._state.run, self._journal / entry["file"], str(entry["loader"])
-        )
+        with own_content():
+            file, loader = self._kept(entry), str(entry["loader"])
+        log_model(self._mlflow, self._state.run, file, loader)
+
+    def _kept(self, entry: dict[str, Any]) -> Path:
+        """Return the file that an entry speaks of."""
+        file = self._journal / str(entry["file"])
+        if not file.is_file():
+            raise ContentError(f"the file {entry['file']} is not in the journal any more")
+        return file
+
+    def _upload(self, file: Path, path: str) -> None:
+        """Upload a file as the artifact ``path``, whatever its own name is."""
+        folder, _, name = path.rpartition("/")
+        if name == file.name:
+            self._mlflow.log_artifact(self._state.run, str(file), folder or None)
+            return
+        with TemporaryDirectory() as place:
+            Path(place, name).symlink_to(file.absolute())
+            self._mlflow.log_artifact(self._state.run, str(Path(place, name)), folder or None)
 
     def _outcome(self, entry: dict[str, Any]) -> None:
         """Complete the pipeline's run; the entries after this one are its pictures."""
-        client, experiment = client_of(self._root, entry["experiment"])
-        key = {"atelier.pipeline": self._pipeline}
-        parent = _find_or_create(client, experiment, "pipeline", entry["time"], key, {})
-        self._save(run=parent, experiment=entry["experiment"])
-        tell_pipeline(client, parent, entry["stages"])
-        evaluation = stages_of(client, parent).get("evaluate")
-        if evaluation and "evaluate" in entry["stages"]:
+        with own_content():
+            stages, named, at = entry["stages"], entry["experiment"], entry["time"]
             register = entry["parameters"].get("tracking.register", "")
-            judge_model(client, entry["stages"], evaluation.info.run_id, register)
+        client, experiment = client_of(self._root, named)
+        key = (PARENT_KEY, self._pipeline)
+        parent = find_or_create(client, experiment, "pipeline", at, key, {})
+        self._save(run=parent, experiment=named)
+        remove_duplicates(client, experiment, key, parent)
+        ran = stages_of(client, parent)
+        for run in ran.values():
+            own = (STAGE_KEY, run.data.tags[STAGE_KEY])
+            remove_duplicates(client, experiment, own, run.info.run_id)
+        tell_pipeline(client, parent, stages, self)
+        evaluation = ran.get("evaluate")
+        if evaluation and "evaluate" in stages:
+            try:
+                judge_model(client, stages, evaluation.info.run_id, register, self)
+            except Exception as error:
+                if not rejects(error, register, mlflow_names.model_name(register)):
+                    raise
+                self._reject({"kind": "register", "register": register}, str(error), "register")
 
     def _end(self, entry: dict[str, Any]) -> None:
         # A pipeline's own journal has no stage; its run was ended by the last stage's.
-        if self._state.stage:
-            client, status = self._mlflow, entry["status"]
+        if self._state.stage and self._state.run:
+            client, experiment = client_of(self._root, self._state.experiment)
+            status = entry["status"]
             client.set_terminated(self._state.run, status, entry["time"])
             if self._state.parent:
                 # With `dvc repro -k` stages go on after one that failed.
                 others = stages_of(client, self._state.parent).values()
                 bad = [run.info.status for run in others if run.info.status in _BAD]
                 client.set_terminated(self._state.parent, (bad or [status])[0], entry["time"])
+                key = (PARENT_KEY, self._pipeline)
+                remove_duplicates(client, experiment, key, self._state.parent)
+            own = client.get_run(self._state.run).data.tags.get(STAGE_KEY, "")
+            if own:
+                remove_duplicates(client, experiment, (STAGE_KEY, own), self._state.run)
         self._save(ended=True)
 
+    def _log_points(self, run: str, points: Iterable[tuple[str, Any, Any, Any]]) -> None:
+        self.log_metrics(self._mlflow, run, points)
 
-def _find_or_create(
-    client: "MlflowClient",
-    experiment: str,
-    name: str,
-    at: int,
-    key: dict[str, str],
-    tags: dict[str, str],
-) -> str:
-    """The run that bears the tag ``key``; a deliverer that was killed may have made it."""
-    ((tag, value),) = key.items()
-    found = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", max_results=1)
-    run = found[0] if found else client.create_run(experiment, at, tags | key, name)
-    return str(run.info.run_id)
+    def _log_tags(
+        self, run: str, tags: Mapping[str, str], client: "MlflowClient | None" = None
+    ) -> None:
+        self.log_tags(client or self._mlflow, run, tags)
+
+    def log_metrics(
+        self,
+        client: "MlflowClient",
+        run: str,
+        points: Iterable[tuple[str, Any, Any, Any]],
+        model: str | None = None,
+    ) -> None:
+        """Log (legal name, value, milliseconds, step), but for points that MLflow rejects."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(key, float(value), int(at), int(step), model_id=model)
+            for key, value, at, step in points
+            if isinstance(value, (int, float)) and 0 <= at <= _LARGEST_INTEGER
+            if abs(step) <= _LARGEST_INTEGER
+        ]
+        for part in _parts(metrics, 1000, lambda metric: len(metric.key) + 60):
+            self._send(
+                part,
+                lambda some: client.log_batch(run, metrics=some),
+                lambda metric: (metric.key,),
+                lambda metric: {"metric": metric.key, "value": metric.value, "run": run},
+            )
+
+    def log_tags(self, client: "MlflowClient", run: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run, but for those that MLflow rejects; names are made legal here."""
+        from mlflow.entities import RunTag
+
+        legal = [
+            RunTag(mlflow_names.key(name), mlflow_names.tag(str(value)))
+            for name, value in tags.items()
+        ]
+        for part in _parts(legal, 100, lambda tag: len(tag.key) + len(tag.value)):
+            self._send(
+                part,
+                lambda some: client.log_batch(run, tags=some),
+                lambda tag: (tag.key, tag.value),
+                lambda tag: {"tag": tag.key, "value": tag.value, "run": run},
+            )
+
+    def _log_parameters(
+        self, client: "MlflowClient", run: str, parameters: Mapping[str, str]
+    ) -> None:
+        """Log parameters that the run does not have yet; what is logged cannot be changed."""
+        from mlflow.entities import Param
+
+        known = client.get_run(run).data.params
+        legal = [
+            Param(mlflow_names.key(name), mlflow_names.parameter(str(value)))
+            for name, value in parameters.items()
+        ]
+        new = [parameter for parameter in legal if parameter.key not in known]
+        for part in _parts(new, 100, lambda param: len(param.key) + len(param.value)):
+            self._send(
+                part,
+                lambda some: client.log_batch(run, params=some),
+                lambda param: (param.key, param.value),
+                lambda param: {"parameter": param.key, "value": param.value, "run": run},
+            )
+
+    def _send(
+        self,
+        items: Sequence[_T],
+        send: Callable[[Sequence[_T]], object],
+        names: Callable[[_T], Sequence[str]],
+        about: Callable[[_T], dict[str, Any]],
+    ) -> None:
+        """Send a part of an entry, and set aside what MLflow rejects of it."""
+
+        def reject(item: _T, error: Exception) -> None:
+            kind, *_ = about(item)
+            part = f"{about(item)['run']}/{kind}/{names(item)[0]}"
+            self._reject({"kind": kind, **about(item)}, str(error), part)
+
+        send_in_parts(items, send, reject, names)
+
+    def log_datasets(self, client: "MlflowClient", run: str, datasets: Sequence[Any]) -> None:
+        """Log what a run read, but for datasets that MLflow rejects."""
+        self._send(
+            datasets,
+            lambda some: client.log_inputs(run, datasets=list(some)),
+            lambda item: (item.dataset.name, item.dataset.digest),
+            lambda item: {"dataset": item.dataset.name, "run": run},
+        )
 
 
-def _log_parameters(client: "MlflowClient", run: str, values: dict[str, str]) -> None:
-    """Log parameters that the run does not have yet; what is logged cannot be changed."""
-    from mlflow.entities import Param
-
-    known = client.get_run(run).data.params
-    new = [Param(name, value) for name, value in values.items() if name not in known]
-    for part in _parts(new, 100):
-        client.log_batch(run, params=part)
-
-
-def _parts(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+def _parts(items: Sequence[_T], most: int, length: Callable[[_T], int]) -> Iterator[Sequence[_T]]:
     """Split into as many as MLflow takes in one request."""
-    return (items[start : start + size] for start in range(0, len(items), size))
+    part: list[_T] = []
+    total = 0
+    for item in items:
+        if part and (len(part) == most or total + length(item) > _LARGEST_REQUEST):
+            yield part
+            part, total = [], 0
+        part.append(item)
+        total += length(item)
+    if part:
+        yield part

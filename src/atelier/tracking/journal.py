@@ -21,7 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from atelier.files import write_json
+from atelier.files import write_text
+from atelier.tracking import destination
 from atelier.tracking.workspace import Process
 
 _ENTRIES = "entries.jsonl"
@@ -51,7 +52,8 @@ def note_start(execution: Path, start: dict[str, Any] | None) -> None:
     if start is None:
         file.unlink(missing_ok=True)
     else:
-        write_json(file, start)
+        # Escaped: a setting may hold a character that UTF-8 cannot encode.
+        write_text(file, json.dumps(start))
 
 
 def noted_start(execution: Path) -> dict[str, Any] | None:
@@ -95,7 +97,17 @@ def entries(journal: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], in
             if not line.endswith(b"\n"):
                 return
             offset += len(line)
-            yield json.loads(line), offset
+            yield _read(line), offset
+
+
+def _read(line: bytes) -> dict[str, Any]:
+    """Return an entry; a line that a power cut spoiled is an entry of its own kind."""
+    try:
+        entry = json.loads(line)
+        entry["kind"], entry["time"]
+    except (ValueError, KeyError, TypeError):
+        return {"kind": "unreadable", "time": 0, "line": repr(line[:1000])}
+    return dict(entry)
 
 
 def problem(execution: Path) -> str | None:
@@ -133,6 +145,7 @@ class Journal:
         self.folder = execution_folder(private, process) / name
         unborn = self.folder.with_name(f".{name}")
         unborn.mkdir(parents=True)
+        destination.record(self.folder.parent, private.parent)
         self._kept = 0
         self._lock = threading.Lock()
         self._entries = (unborn / _ENTRIES).open("a", encoding="utf-8")

@@ -2,16 +2,22 @@
 
 import hashlib
 import importlib
+import math
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atelier.tracking import mlflow_names
+from atelier.tracking.answers import ContentError, exists_already, own_content
 from atelier.tracking.store import asked_by_default
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
+
+    from atelier.tracking.pipeline import Log
 
 NAME = "generator"
 GENERATOR = "models/generator.safetensors"
@@ -43,10 +49,11 @@ def log_model(client: "MlflowClient", run: str, file: Path, loader: str) -> None
         return
     module, _, function = loader.partition(":")
     if not module.startswith(_PACKAGE):
-        raise ValueError(f"{loader} is no loader of this package")
-    network, example, about = getattr(importlib.import_module(module), function)(file)
-    with torch.inference_mode():
-        pictures = network(torch.from_numpy(example)).numpy()
+        raise ContentError(f"{loader} is no loader of this package")
+    with own_content():
+        network, example, about = getattr(importlib.import_module(module), function)(file)
+        with torch.inference_mode():
+            pictures = network(torch.from_numpy(example)).numpy()
     with asked_by_default(client):
         Model.log(
             artifact_path=None,
@@ -63,9 +70,18 @@ def log_model(client: "MlflowClient", run: str, file: Path, loader: str) -> None
 
 
 def _begin(client: "MlflowClient", run: str, file: Path) -> "LoggedModel":
-    """The run's model, which a deliverer that was killed may have begun."""
+    """The run's model, which a deliverer that was killed may have begun.
+
+    If the answer to a request to create it was lost, there may be two; the empty one goes.
+    """
+    from mlflow.entities import LoggedModelStatus
+
     experiment = client.get_run(run).info.experiment_id
-    found = client.search_logged_models([experiment], f"source_run_id = '{run}'", max_results=1)
+    made = client.search_logged_models([experiment], f"source_run_id = '{run}'", max_results=20)
+    found = sorted(made, key=lambda model: model.status != LoggedModelStatus.READY)
+    for model in found[1:]:
+        if model.status != LoggedModelStatus.READY and model.name == NAME:
+            client.delete_logged_model(model.model_id)
     if found:
         return found[0]
     content = hashlib.md5(file.read_bytes()).hexdigest()  # noqa: S324 - as DVC does
@@ -75,7 +91,11 @@ def _begin(client: "MlflowClient", run: str, file: Path) -> "LoggedModel":
 
 
 def judge_model(
-    client: "MlflowClient", stages: Mapping[str, Mapping[str, Any]], evaluation: str, register: str
+    client: "MlflowClient",
+    stages: Mapping[str, Mapping[str, Any]],
+    evaluation: str,
+    register: str,
+    log: "Log",
 ) -> None:
     """Attach the numbers of an evaluation to the model that it judged, and register that.
 
@@ -84,23 +104,20 @@ def judge_model(
         stages: see :func:`atelier.tracking.pipeline.tell_pipeline`.
         evaluation: id of the run of the stage ``evaluate``.
         register: name of the registered model; empty for none.
+        log: how to log to a run.
     """
-    from mlflow.entities import Metric
-
     evaluate = stages["evaluate"]
     model = _model_of(client, evaluate["inputs"].get(GENERATOR, ""))
     if model is None:
         return
     run = client.get_run(evaluation)
     at = run.info.end_time or run.info.start_time
-    points = [
-        Metric(name, value, at, 0, model_id=model.model_id)
-        for name, value in evaluate["metrics"].items()
-    ]
-    client.log_batch(evaluation, metrics=points)
+    points = [(mlflow_names.key(n), value, at, 0) for n, value in evaluate["metrics"].items()]
+    log.log_metrics(client, evaluation, points, model.model_id)
     if register and "kid" in evaluate["metrics"]:
         asked = {k: v for k, v in run.data.params.items() if k.startswith("evaluate.")}
-        _register(client, model, register, evaluate["metrics"], asked)
+        name = mlflow_names.model_name(register)
+        _register(client, model, name, evaluate["metrics"], asked)
 
 
 def _model_of(client: "MlflowClient", content: str) -> "LoggedModel | None":
@@ -128,16 +145,24 @@ def _register(
     try:
         client.get_registered_model(name)
     except MlflowException:
-        client.create_registered_model(name)
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:  # a colleague's deliverer was faster
+            if not exists_already(error):
+                raise
     versions = client.search_model_versions(f"name = '{name}'")
-    mine = next((v for v in versions if v.tags.get(_CONTENT) == model.tags[_CONTENT]), None)
+    # A version whose tags were not set any more, since the deliverer was killed, has the source.
+    source = f"models:/{model.model_id}"
+    same = [v for v in versions if v.tags.get(_CONTENT) == model.tags[_CONTENT]]
+    mine = next((v for v in (*same, *versions) if v in same or v.source == source), None)
     if mine is None:
         with asked_by_default(client):  # where it looks the model up, whatever its own store is
             mine = client.create_model_version(
                 name,
-                source=f"models:/{model.model_id}",
+                source=source,
                 run_id=model.source_run_id,
                 model_id=model.model_id,
+                tags={_CONTENT: model.tags[_CONTENT]},
             )
     tags = {_CONTENT: model.tags[_CONTENT], "kid": repr(numbers["kid"]), **asked}
     for key, value in tags.items():
@@ -147,8 +172,16 @@ def _register(
         for version in client.search_model_versions(f"name = '{name}'")
         if all(version.tags.get(key) == value for key, value in asked.items())
     ]
-    best = min(alike, key=lambda version: float(version.tags["kid"]))
+    best = min(alike, key=_kid)
     client.set_registered_model_alias(name, CHAMPION, best.version)
+
+
+def _kid(version: "ModelVersion") -> float:
+    """Return a version's KID; infinite if anybody registered it without."""
+    try:
+        return float(version.tags["kid"])
+    except (KeyError, ValueError):
+        return math.inf
 
 
 def _public(package: str) -> str:

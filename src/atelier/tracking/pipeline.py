@@ -6,53 +6,88 @@ found by the file's hash, also where DVC brought the file from its cache.
 """
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from atelier.tracking import mlflow_names
+from atelier.tracking.runs import STAGE_KEY
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 _Stages = Mapping[str, Mapping[str, Any]]
+# Looks at folders of pictures at every execution; it never has a run.
+_WITHOUT_RUN = "watch"
 
 
-def tell_pipeline(client: "MlflowClient", parent: str, stages: _Stages) -> None:
+class Log(Protocol):
+    """Logs to a run; what MLflow rejects is set aside, and the rest is logged."""
+
+    def log_metrics(
+        self,
+        client: "MlflowClient",
+        run: str,
+        points: Iterable[tuple[str, Any, Any, Any]],
+        model: str | None = None,
+    ) -> None:
+        """Log (legal name, value, milliseconds, step), also to a logged model."""
+
+    def log_tags(self, client: "MlflowClient", run: str, tags: Mapping[str, str]) -> None:
+        """Set tags by name."""
+
+    def log_datasets(self, client: "MlflowClient", run: str, datasets: Sequence[Any]) -> None:
+        """Log what a run read."""
+
+
+def tell_pipeline(client: "MlflowClient", parent: str, stages: _Stages, log: Log) -> None:
     """Complete a parent run and its children by what DVC recorded.
 
     Args:
         client: where to.
         parent: id of the parent run.
         stages: by name, in order: ``inputs`` and ``outputs``, hashes by path, and ``metrics``.
+        log: how to log to a run.
     """
+    stages = {n: s for n, s in stages.items() if n.partition("@")[0] != _WITHOUT_RUN}
     ran = stages_of(client, parent)
     rows: list[tuple[str, str, Run | None]] = []
     for name, stage in stages.items():
         run = ran.get(name)
         if run and run.info.status == "FINISHED":
-            _tag_content(client, run.info.run_id, stage)
+            _tag_content(client, run.info.run_id, stage, log)
             rows.append((name, "ran", run))
         else:
             maker = find_maker(client, stage["outputs"])
             made_by = maker.info.run_id if maker else "unknown"
-            client.set_tag(parent, f"restored.{name}", made_by)
-            _log_numbers(client, parent, name, stage["metrics"])
+            log.log_tags(client, parent, {f"restored.{name}": made_by})
+            _log_numbers(client, parent, name, stage["metrics"], log)
             rows.append((name, "restored", maker))
     for how in ("ran", "restored"):
         names = [name for name, happened, _ in rows if happened == how]
-        client.set_tag(parent, f"stages.{how}", " ".join(names))
-    client.set_tag(parent, "mlflow.note.content", _note(rows))
+        log.log_tags(client, parent, {f"stages.{how}": " ".join(names)})
+    log.log_tags(client, parent, {"mlflow.note.content": _note(rows)})
 
 
 def stages_of(client: "MlflowClient", parent: str) -> "dict[str, Run]":
-    """The runs of the stages that ran below a parent, by stage."""
+    """Return the runs of the stages that ran below a parent, by stage.
+
+    Anybody may nest runs of their own there, as a notebook does; only those count that delivery
+    made. Of several runs of one stage the last one counts, and one that has ended before others.
+    """
     experiment = client.get_run(parent).info.experiment_id
-    found = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
-    return {run.data.tags["atelier.stage"]: run for run in found}
+    found = client.search_runs(
+        [experiment], f"tags.`mlflow.parentRunId` = '{parent}' and tags.`atelier.stage` != ''"
+    )
+    ours = [run for run in found if run.data.tags.get(STAGE_KEY)]
+    ours.sort(key=lambda run: (run.info.status != "RUNNING", run.info.start_time))
+    return {run.data.tags["atelier.stage"]: run for run in ours}
 
 
 def find_maker(client: "MlflowClient", outputs: Mapping[str, str]) -> "Run | None":
     """The first finished run that made all of these contents, hashes (or `abc%`) by path."""
-    wanted = [f"tags.`output.{path}` LIKE '{hash_}'" for path, hash_ in outputs.items()]
+    keys = {mlflow_names.key(f"output.{path}"): hash_ for path, hash_ in outputs.items()}
+    wanted = [f"tags.`{key}` LIKE '{hash_}'" for key, hash_ in keys.items()]
     if not wanted:
         return None
     found = client.search_runs(
@@ -64,37 +99,39 @@ def find_maker(client: "MlflowClient", outputs: Mapping[str, str]) -> "Run | Non
     return found[0] if found else None
 
 
-def _tag_content(client: "MlflowClient", run: str, stage: Mapping[str, Any]) -> None:
+def _tag_content(client: "MlflowClient", run: str, stage: Mapping[str, Any], log: Log) -> None:
     """Tag a run with the hashes of what it read and made; its inputs are datasets as well."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag, RunTag
+    from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    tags = [
-        RunTag(f"{way}.{path}", hash_)
+    tags = {
+        f"{way}.{path}": hash_
         for way in ("input", "output")
         for path, hash_ in stage[f"{way}s"].items()
-    ]
-    client.log_batch(run, tags=tags)
+    }
+    log.log_tags(client, run, tags)
     datasets = [
         DatasetInput(
-            Dataset(path, hash_, "dvc", json.dumps({"path": path, "md5": hash_})),
+            Dataset(
+                mlflow_names.key(path),
+                hash_[:36],
+                "dvc",
+                mlflow_names.text(json.dumps({"path": path, "md5": hash_})),
+            ),
             [InputTag("mlflow.data.context", "input")],
         )
         for path, hash_ in stage["inputs"].items()
     ]
     if datasets:
-        client.log_inputs(run, datasets=datasets)
+        log.log_datasets(client, run, datasets)
 
 
 def _log_numbers(
-    client: "MlflowClient", parent: str, stage: str, values: Mapping[str, float]
+    client: "MlflowClient", parent: str, stage: str, values: Mapping[str, float], log: Log
 ) -> None:
     """Give the parent the final numbers of a stage that did not run."""
-    from mlflow.entities import Metric
-
     at = client.get_run(parent).info.start_time
-    points = [Metric(f"{stage}.{name}", value, at, 0) for name, value in values.items()]
-    if points:
-        client.log_batch(parent, metrics=points)
+    points = [(mlflow_names.key(f"{stage}.{name}"), value, at, 0) for name, value in values.items()]
+    log.log_metrics(client, parent, points)
 
 
 def _note(rows: "list[tuple[str, str, Run | None]]") -> str:

@@ -1,6 +1,7 @@
 """What a stage script says of itself: settings, numbers, pictures, outputs."""
 
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atelier.tracking import mlflow_names
 from atelier.tracking.journal import Journal, now
 from atelier.tracking.unfinished import Unfinished
 from atelier.tracking.values import numbers
@@ -82,7 +84,8 @@ class Run:
         from PIL import Image
 
         def tell(journal: Journal) -> None:
-            file = journal.folder / f"{key}-{step:08d}.png"
+            name = mlflow_names.image_key(key).replace("/", "~")
+            file = journal.folder / f"{name}-{step:08d}.png"
             Image.fromarray(sheet(pixels, columns)).save(file, compress_level=1)
             journal.write("picture", key=key, step=step, file=file.name)
 
@@ -94,7 +97,10 @@ class Run:
             for file in sorted(file for file in path.rglob("*") if file.is_file()):
                 self.artifact(file, str(Path(folder or path.name, file.relative_to(path)).parent))
             return
-        self._say(lambda journal: journal.write("artifact", file=journal.keep(path), folder=folder))
+        if self._can_be_kept(path):
+            self._say(
+                lambda journal: journal.write("artifact", file=journal.keep(path), folder=folder)
+            )
 
     def model(self, path: Path, loader: str) -> None:
         """Log a network's file as an MLflow model named ``generator``.
@@ -106,7 +112,10 @@ class Run:
                 JSON, from the file's path. Named rather than given, because another process
                 calls it.
         """
-        self._say(lambda journal: journal.write("model", file=journal.keep(path), loader=loader))
+        if self._can_be_kept(path):
+            self._say(
+                lambda journal: journal.write("model", file=journal.keep(path), loader=loader)
+            )
 
     def note(self, **tags: str) -> None:
         """Log tags that are known only now."""
@@ -130,6 +139,14 @@ class Run:
         """Log the outcome and close the journal."""
         self._say(lambda journal: journal.write("end", status=status))
         self._say(lambda journal: journal.close())
+
+    def _can_be_kept(self, path: Path) -> bool:
+        """Return whether a file can be read; else warn, and the rest of the run is logged."""
+        if path.is_file() and os.access(path, os.R_OK):
+            return True
+        if self._journal is not None:
+            print(f"WARNING: {path} is not logged, since it cannot be read.", file=sys.stderr)
+        return False
 
     def _points(
         self, names: Sequence[str], points: Sequence[tuple[int, int, Sequence[float]]]

@@ -17,7 +17,8 @@ from atelier import settings as settings_module
 from atelier.errors import AtelierError, PeerGoneError, lacks_memory
 from atelier.launch import by_torchrun, rank, torchrun
 from atelier.settings import Settings
-from atelier.tracking import fingerprint
+from atelier.tracking import fingerprint, rejected
+from atelier.tracking.backlog import waiting
 from atelier.tracking.fingerprint import Fingerprint
 from atelier.tracking.journal import Journal, note_start, problem
 from atelier.tracking.restore import restore_outputs
@@ -172,7 +173,7 @@ def _run(name: str, settings: Settings, before: Fingerprint | None, logged: bool
         raise
     run.end("FINISHED")
     if journal and pipeline:
-        _wait(journal.folder, settings.tracking.wait_seconds)
+        _wait(repository_root(), journal.folder, settings.tracking.wait_seconds)
 
 
 def _journal(
@@ -187,6 +188,7 @@ def _journal(
             "experiment": settings.tracking.experiment,
             "pipeline": _pipeline_name() if pipeline else "",
             "workspace": str(Path.cwd().resolve()),
+            "root": str(root.resolve()),
             "parameters": parameters,
             "tags": git_tags()
             | experiment_tags()
@@ -234,16 +236,36 @@ def _start_deliverer(root: Path, process: Process) -> None:
     )
 
 
-def _wait(journal: Path, seconds: float) -> None:
-    """Wait until a journal is delivered, meets a problem, takes too long or bores the user."""
+def _wait(root: Path, journal: Path, seconds: float) -> None:
+    """Wait until a journal is delivered, delivery fails, the time is up, or the user stops it.
+
+    Then say what waits and what was rejected, also of earlier executions.
+    """
     end = time.monotonic() + seconds
     with suppress(KeyboardInterrupt):
         while journal.exists() and not problem(journal.parent) and time.monotonic() < end:
             time.sleep(0.05)
+    with suppress(OSError):  # the work is done; nothing that is only said may fail it
+        _say_what_is_left(root, journal)
+
+
+def _say_what_is_left(root: Path, journal: Path) -> None:
+    left = waiting(root)
+    mine = sum(each.entries for each in left if each.journal == journal)
+    others = sum(each.entries for each in left if each.journal.parent != journal.parent)
     if journal.exists():
-        reason = problem(journal.parent) or "it is slow"
+        reason = (problem(journal.parent) or "it is slow").rstrip(".")
         print(
-            f"MLflow has not taken everything yet ({reason}); the rest is kept in .atelier/ and"
-            " delivered by the next run or by `atelier sync`.",
+            f"MLflow has not taken everything yet ({reason}); {mine} entries of this stage and"
+            f" {others} of earlier executions are kept in .atelier/journal and delivered by the"
+            " next run or by `atelier sync`.",
             file=sys.stderr,
         )
+    elif others:
+        print(
+            f"{others} entries of earlier executions are not delivered to MLflow yet; `atelier"
+            " sync` delivers them or says why not.",
+            file=sys.stderr,
+        )
+    if lines := rejected.unreported(root):
+        print(f"WARNING: {rejected.summary(lines)}.", file=sys.stderr)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from atelier.errors import AtelierError
+from atelier.tracking import mlflow_names
+from atelier.tracking.http_limits import limit_requests
 from atelier.tracking.values import shown
 
 if TYPE_CHECKING:
@@ -22,6 +24,13 @@ _PLACES = (
     ("logged_models", "artifact_location"),
     ("model_versions", "storage_location"),
 )
+
+
+_HOW = "set it to an address such as http://host:5000"
+
+
+class StoreError(AtelierError):
+    """Raised if no MLflow store can be opened where the settings say; nothing was sent."""
 
 
 @contextmanager
@@ -46,8 +55,9 @@ def quiet_environment() -> None:
     # A failed request fills the terminal; what matters of it is told in a sentence.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("DO_NOT_TRACK", "true")
-    # What cannot be delivered now is delivered later; waiting for minutes helps nobody.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    # Delivery retries by itself, since MLflow would repeat requests that create something.
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    os.environ["MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER"] = "false"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     if not _elsewhere():
         # A database that could be opened for reading only stays so until it is opened again.
@@ -90,16 +100,41 @@ def open_store(root: Path, experiment: str) -> "tuple[MlflowClient, str]":
     in ``root`` with artifacts in ``mlruns/``, which plain ``mlflow ui`` reads; both are
     absolute, so that runs of temporary copies land in the main project.
     """
+    experiment = mlflow_names.experiment_name(experiment)
     location = None if _elsewhere() else (root / "mlruns" / experiment).as_uri()
     # Two processes that make the tables or the experiment at once fail each other.
     with locked(root / ".atelier" / "store.lock"):
         client = _client(root)
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
-            return client, client.create_experiment(experiment, artifact_location=location)
-        if found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-        return client, found.experiment_id
+        return client, _experiment(client, experiment, location)
+
+
+def _experiment(client: "MlflowClient", name: str, location: str | None) -> str:
+    """Return the id of an experiment, which is created, or restored from the trash.
+
+    A colleague may create it at the same moment, or the answer to our own request may be lost;
+    so it is looked up again before a failure is reported.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return _checked_id(client.create_experiment(name, artifact_location=location))
+        except StoreError:
+            raise
+        except Exception:  # it exists already, or the answer was lost
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    number = _checked_id(found.experiment_id)
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(number)
+    return number
+
+
+def _checked_id(number: str) -> str:
+    if not number:
+        where = shown(_elsewhere() or "the store")
+        raise StoreError(f"{where} answers, but not as an MLflow server; check the address")
+    return str(number)
 
 
 @contextmanager
@@ -123,8 +158,14 @@ def in_short(error: Exception) -> str:
     lines = str(error).splitlines() or [""]
     # The database's own words may stand below SQLAlchemy's.
     first = next((line for line in lines if line.startswith("(sqlite3.")), lines[0])
+    address = shown(_elsewhere() or "it")
+    if "foreign answer: " in first:
+        return f"{address} does not answer as an MLflow server: {first.split('answer: ')[1]}"[:200]
+    if "failed with timeout exception" in first:
+        return f"no answer from {address} in time"
     if "Max retries exceeded" in first or "failed with exception" in first:
-        return f"no answer from {shown(_elsewhere() or 'it')}"
+        return f"no answer from {address}"
+    first = shown(first)  # a server's words may repeat an address with a password
     return first if isinstance(error, AtelierError) else f"{type(error).__name__}: {first}"[:200]
 
 
@@ -137,14 +178,36 @@ def existing_store(root: Path) -> "MlflowClient | None":
 
 
 def _elsewhere() -> str | None:
-    return os.environ.get("MLFLOW_TRACKING_URI")
+    return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or None
+
+
+def is_remote() -> bool:
+    """Return whether the store is a server that is asked by HTTP."""
+    return (_elsewhere() or "").lower().startswith(("http://", "https://"))
 
 
 def _client(root: Path) -> "MlflowClient":
+    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
     from mlflow.utils.file_utils import path_to_local_sqlite_uri
 
     database = root / "mlflow.db"
     if database.exists() and not _elsewhere():
         follow_move(database)
-    return MlflowClient(tracking_uri=_elsewhere() or path_to_local_sqlite_uri(str(database)))
+    address = _elsewhere()
+    if address is None:
+        # With the driver's name, MLflow leaves the parent folders alone. For `sqlite:` it would
+        # create them by their percent-encoded names.
+        address = path_to_local_sqlite_uri(str(database))
+        return MlflowClient(tracking_uri=address.replace("sqlite:", "sqlite+pysqlite:", 1))
+    if is_remote():
+        limit_requests()
+        if not urlsplit(address).hostname:
+            raise StoreError(f"MLFLOW_TRACKING_URI={shown(address)} names no host; {_HOW}")
+    try:
+        return MlflowClient(tracking_uri=address)
+    except MlflowException as error:
+        why = str(error).splitlines()[0][:200].rstrip(".")
+        raise StoreError(
+            f"MLFLOW_TRACKING_URI={shown(address)} names no MLflow store ({shown(why)}); {_HOW}"
+        ) from None

@@ -1,0 +1,111 @@
+"""Classification of MLflow's errors: content that it rejects, or an attempt to repeat later."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+_CONTENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
+_GONE = "RESOURCE_DOES_NOT_EXIST"
+_TRASHED = re.compile(r"must be in the '?active'? (lifecycle_stage|state)", re.IGNORECASE)
+# MLflow's words for a part of a request whose value it does not repeat.
+_PART = re.compile(r"(metrics|params|tags)\[\d+\]|exceeds the maximum length")
+# Statuses of an upload that sending the same file again cannot change.
+_TOO_LARGE = {413, 414, 415, 431}
+_T = TypeVar("_T")
+
+
+class ContentError(Exception):
+    """Raised if an entry cannot be delivered for a reason of its own, whatever the store does."""
+
+
+@contextmanager
+def own_content() -> Iterator[None]:
+    """Turn any error of reading or preparing an entry into a :class:`ContentError`."""
+    try:
+        yield
+    except (MemoryError, ContentError):
+        raise
+    except Exception as error:  # of Pillow, of a loader, of an entry of another version
+        raise ContentError(f"{type(error).__name__}: {error}") from error
+
+
+def may_reject_content(error: BaseException) -> bool:
+    """Return whether an error is MLflow's own answer to the content of a request.
+
+    A page of a proxy has a status only, and neither an error code nor a message of MLflow.
+    """
+    from mlflow.exceptions import MlflowException
+
+    return (
+        isinstance(error, MlflowException)
+        and error.error_code in _CONTENT
+        and "API request to" not in error.message
+    )
+
+
+def rejects(error: BaseException, *content: str) -> bool:
+    """Return whether MLflow's answer names one of these contents as what it does not accept."""
+    if not may_reject_content(error):
+        return False
+    message = str(error)
+    quoted = (
+        f"{mark}{form[:100]}"
+        for value in content
+        if value
+        for form in (value, json.dumps(value)[1:-1])
+        for mark in "'\""
+    )
+    return bool(_PART.search(message)) or any(form in message for form in quoted)
+
+
+def is_gone(error: BaseException) -> bool:
+    """Return whether MLflow says that a run was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(error, MlflowException):
+        return False
+    return error.error_code == _GONE or bool(_TRASHED.search(error.message))
+
+
+def exists_already(error: BaseException) -> bool:
+    """Return whether MLflow says that what should be created is there."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException) and error.error_code == "RESOURCE_ALREADY_EXISTS"
+
+
+def is_too_large(error: BaseException) -> bool:
+    """Return whether a server refuses a file for its size or kind."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status in _TOO_LARGE
+
+
+def send_in_parts(
+    items: Sequence[_T],
+    send: Callable[[Sequence[_T]], object],
+    reject: Callable[[_T, Exception], None],
+    names: Callable[[_T], Sequence[str]],
+) -> None:
+    """Send items together; if MLflow rejects the content of some, reject only those.
+
+    Args:
+        items: of one request.
+        send: sends some of them.
+        reject: sets one of them aside.
+        names: an item's contents, of which MLflow's answer must name one.
+    """
+    try:
+        send(items)
+    except Exception as error:  # a rejection, or any other, which is raised again
+        if not may_reject_content(error):
+            raise
+        if len(items) > 1:
+            middle = len(items) // 2
+            for half in (items[:middle], items[middle:]):
+                send_in_parts(half, send, reject, names)
+        elif rejects(error, *names(items[0])):
+            reject(items[0], error)
+        else:
+            raise
