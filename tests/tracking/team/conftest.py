@@ -1,0 +1,60 @@
+"""A team's server for the tests of this folder, and a proxy in front of it."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from mlflow.utils import rest_utils
+
+from atelier.tracking import delivery
+from atelier.tracking.store import quiet_environment
+
+from .proxy import TIMEOUT_SECONDS, Proxy, proxy
+from .servers import mlflow_server, postgresql
+
+
+@pytest.fixture(scope="session")
+def team_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an MLflow server that keeps its runs in PostgreSQL."""
+    with (
+        postgresql() as store,
+        mlflow_server(store, tmp_path_factory.mktemp("server")) as address,
+    ):
+        yield address
+
+
+@pytest.fixture
+def team_proxy(team_server: str) -> Iterator[Proxy]:
+    """A proxy in front of the team's server."""
+    with proxy(team_server) as running:
+        yield running
+
+
+@pytest.fixture
+def experiment() -> str:
+    """The name of an experiment that no other test uses."""
+    return f"experiment-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def through_proxy(
+    team_proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """A project whose deliveries go to the proxy with the settings of a deliverer."""
+    with mock.patch.dict(os.environ):
+        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+            del os.environ[name]
+        os.environ["MLFLOW_TRACKING_URI"] = team_proxy.address
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(TIMEOUT_SECONDS)
+        quiet_environment()
+        monkeypatch.setattr(delivery, "_PAUSES", (0.0, 0.0))
+        # Delivery replaces this function by one that limits requests; it is put back afterwards.
+        function = "_get_http_response_with_retries"
+        monkeypatch.setattr(rest_utils, function, getattr(rest_utils, function))
+        delivery.client_of.cache_clear()
+        (tmp_path / "project").mkdir()
+        yield tmp_path / "project"
+        delivery.client_of.cache_clear()

@@ -1,0 +1,216 @@
+"""An HTTP proxy that mishandles requests of one kind, a number of times."""
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+# Not passed on: the proxy reads whole bodies and closes each connection.
+_OF_CONNECTION = {"connection", "transfer-encoding", "content-length", "keep-alive", "expect"}
+_LOGIN = "/a-login-page"
+# How long clients wait for an answer in these tests, and faults that take longer.
+TIMEOUT_SECONDS = 2
+SLOW_SECONDS = 3.0
+DRIP_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the proxy answers, and whether the server gets the request as well.
+
+    Attributes:
+        status: of HTTP; 0 closes the connection without an answer.
+        body: of the answer.
+        kind: its content type.
+        forward: pass the request to the server first, and drop its answer.
+        headers: more of the answer's headers.
+    """
+
+    status: int = 0
+    body: bytes = b""
+    kind: str = "text/html"
+    forward: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def _error(status: int, code: str) -> Answer:
+    body = json.dumps({"error_code": code, "message": "not now"}).encode()
+    return Answer(status, body, "application/json")
+
+
+_PAGE = b"<html><body><h1>Bad Request</h1></body></html>"
+ANSWERS = {
+    "drop": Answer(),
+    "lose": Answer(forward=True),
+    "500": _error(500, "INTERNAL_ERROR"),
+    "503": _error(503, "TEMPORARILY_UNAVAILABLE"),
+    "lost 500": Answer(500, b'{"error_code": "INTERNAL_ERROR"}', "application/json", forward=True),
+    "lost 504": Answer(504, _PAGE, forward=True),
+    "400": _error(400, "BAD_REQUEST"),
+    "invalid": _error(400, "INVALID_PARAMETER_VALUE"),
+    "html 400": Answer(400, _PAGE),
+    "html 404": Answer(404, _PAGE),
+    "html 200": Answer(200, _PAGE),
+    "empty 200": Answer(200),
+    "401": Answer(401, b"Unauthorized", headers=(("WWW-Authenticate", 'Basic realm="mlflow"'),)),
+    "403": Answer(403, b"Permission denied"),
+    "413": Answer(413, _PAGE),
+    "429": Answer(429, b"{}", "application/json", headers=(("Retry-After", "3600"),)),
+    "redirect": Answer(302, headers=(("Location", _LOGIN),)),
+}
+# These take part in how the server's own answer travels.
+TRANSPORTS = ("cut", "drip", "late", "slow")
+FAULTS = (*ANSWERS, *TRANSPORTS)
+
+
+@dataclass
+class _Fault:
+    name: str
+    request: str
+    times: int
+
+
+@dataclass
+class Proxy:
+    """Faults to come, and the requests that arrived.
+
+    Attributes:
+        address: where clients reach the proxy.
+        requests: method and path of every request, and the fault that it met.
+    """
+
+    server: str
+    address: str = ""
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    _faults: list[_Fault] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    closed: threading.Event = field(default_factory=threading.Event)
+
+    def add(self, fault: str, request: str = "", times: int = 1) -> None:
+        """Have the next requests whose method and path match a pattern meet a fault."""
+        if fault not in FAULTS:
+            raise ValueError(f"{fault} is not one of {FAULTS}")
+        with self._lock:
+            self._faults.append(_Fault(fault, request, times))
+
+    def clear(self) -> None:
+        """Pass every request on from now on."""
+        with self._lock:
+            self._faults.clear()
+
+    def met(self) -> int:
+        """Return how many requests met a fault."""
+        with self._lock:
+            return sum(1 for _, fault in self.requests if fault)
+
+    def take(self, request: str) -> str:
+        """Note a request; return the fault that it meets, or nothing."""
+        with self._lock:
+            name = ""
+            for fault in self._faults:
+                if fault.times and re.search(fault.request, request):
+                    fault.times -= 1
+                    name = fault.name
+                    break
+            self.requests.append((request, name))
+            return name
+
+    def wait(self, seconds: float) -> None:
+        """Wait, but no longer than the proxy runs."""
+        self.closed.wait(seconds)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    proxy: ClassVar[Proxy]
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+    def _handle(self) -> None:
+        self.close_connection = True
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.path.startswith(_LOGIN):
+            self._send(200, [("Content-Type", "text/html")], _PAGE)
+            return
+        fault = self.proxy.take(f"{self.command} {self.path}")
+        # The client may have given up.
+        with suppress(OSError, HTTPException):
+            if fault in ANSWERS:
+                answer = ANSWERS[fault]
+                if answer.forward:
+                    self._forward(body)
+                if answer.status:
+                    headers = [("Content-Type", answer.kind), *answer.headers]
+                    self._send(answer.status, headers, answer.body)
+                return
+            if fault == "slow":
+                self.proxy.wait(SLOW_SECONDS)
+            status, headers, content = self._forward(body)
+            if fault == "late":
+                self.proxy.wait(SLOW_SECONDS)
+            self._send(status, headers, content, fault)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _handle  # noqa: N815
+
+    def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        host = urlsplit(self.proxy.server).netloc
+        connection = HTTPConnection(host, timeout=60)
+        try:
+            kept = {k: v for k, v in self.headers.items() if k.lower() not in _OF_CONNECTION}
+            # Clients that are told of a proxy send whole addresses.
+            place = urlsplit(self.path)._replace(scheme="", netloc="").geturl()
+            connection.request(self.command, place, body, kept | {"Connection": "close"})
+            answer = connection.getresponse()
+            return answer.status, answer.getheaders(), answer.read()
+        finally:
+            connection.close()
+
+    def _send(
+        self, status: int, headers: list[tuple[str, str]], body: bytes, fault: str = ""
+    ) -> None:
+        self.send_response(status)
+        for name, value in headers:
+            if name.lower() not in _OF_CONNECTION:
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if fault == "cut":
+            self.wfile.write(body[: len(body) // 2])
+        elif fault == "drip":
+            for byte in body:
+                self.wfile.write(bytes([byte]))
+                self.proxy.wait(DRIP_SECONDS)
+        else:
+            self.wfile.write(body)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Ignore clients that have given up."""
+
+
+@contextmanager
+def proxy(server: str) -> Iterator[Proxy]:
+    """Run a proxy in front of a server while the body runs."""
+    running = Proxy(server)
+    handler = type("Handler", (_Handler,), {"proxy": running})
+    with _Server(("127.0.0.1", 0), handler) as listening:
+        running.address = f"http://127.0.0.1:{listening.server_port}"
+        thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield running
+        finally:
+            running.closed.set()
+            listening.shutdown()
+            thread.join()

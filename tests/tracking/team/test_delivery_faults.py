@@ -1,0 +1,181 @@
+"""Delivery through a proxy that mishandles requests: nothing lost, nothing double."""
+
+import random
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from atelier.gan.networks import Architecture, Generator
+from atelier.gan.weights import save_network
+
+from .execution import Server, assert_delivered, deliver, rejected, write_execution
+from .proxy import FAULTS, Proxy
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+REQUESTS = {
+    "find experiment": "GET .*/experiments/get-by-name",
+    "create experiment": "POST .*/experiments/create",
+    "search experiments": "POST .*/experiments/search",
+    "search runs": "POST .*/runs/search",
+    "create run": "POST .*/runs/create",
+    "get run": "GET .*/runs/get",
+    "log batch": "POST .*/runs/log-batch",
+    "update run": "POST .*/runs/update",
+    "log inputs": "POST .*/runs/log-inputs",
+    "upload": "PUT .*/mlflow-artifacts/artifacts/",
+}
+MODEL_REQUESTS = {
+    "create model": "POST .*/logged-models$",
+    "search models": "POST .*/logged-models/search",
+    "finish model": "PATCH .*/logged-models/",
+    "get model": "GET .*/logged-models/",
+    "upload model": "PUT .*/artifacts/MLmodel",
+    "find registered": "GET .*/registered-models/get",
+    "register model": "POST .*/registered-models/create",
+    "search versions": "GET .*/model-versions/search",
+    "create version": "POST .*/model-versions/create",
+    "tag version": "POST .*/model-versions/set-tag",
+    "set alias": "POST .*/registered-models/alias",
+}
+MODEL_FAULTS = ("drop", "lose", "lost 500", "503", "html 400", "empty 200", "403", "429", "cut")
+# One of each kind for the fast suite.
+CHOSEN = [
+    ("create experiment", "lose"),
+    ("create run", "lose"),
+    ("log batch", "html 400"),
+    ("log batch", "empty 200"),
+    ("upload", "redirect"),
+    ("update run", "429"),
+]
+
+
+@pytest.fixture
+def server(team_server: str, experiment: str) -> Server:
+    return Server(MlflowClient(team_server), experiment)
+
+
+@pytest.mark.parametrize(("request_name", "fault"), CHOSEN)
+def test_delivery_after_a_fault(
+    request_name: str, fault: str, through_proxy: Path, team_proxy: Proxy, server: Server
+) -> None:
+    check(through_proxy, team_proxy, server, REQUESTS[request_name], fault)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("request_name", REQUESTS)
+def test_delivery_after_every_fault(
+    request_name: str,
+    fault: str,
+    times: int,
+    through_proxy: Path,
+    team_proxy: Proxy,
+    server: Server,
+) -> None:
+    check(through_proxy, team_proxy, server, REQUESTS[request_name], fault, times)
+
+
+def check(
+    root: Path, proxy: Proxy, server: Server, request: str, fault: str, times: int = 1
+) -> None:
+    """Deliver an execution while some requests meet a fault; all must arrive once."""
+    write_execution(root, server.experiment)
+    proxy.add(fault, request, times)
+    deliver(root)
+    assert proxy.met() >= 1
+    assert rejected(root) == []
+    assert_delivered(server)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
+def test_delivery_through_a_bad_network(
+    seed: int, through_proxy: Path, team_proxy: Proxy, server: Server
+) -> None:
+    draw = random.Random(seed)
+    write_execution(through_proxy, server.experiment)
+    for number in range(200):
+        fault = draw.choice(FAULTS) if number < 100 and draw.random() < 0.2 else ""
+        team_proxy.add(fault)
+    deliver(through_proxy, attempts=60)
+    assert team_proxy.met() >= 5
+    assert rejected(through_proxy) == []
+    assert_delivered(server)
+
+
+@pytest.mark.parametrize("status", ["413", "html 400"])
+def test_file_that_the_server_never_accepts_is_set_aside(
+    status: str, through_proxy: Path, team_proxy: Proxy, server: Server
+) -> None:
+    write_execution(through_proxy, server.experiment)
+    team_proxy.add(status, "PUT .*losses.csv$", 1000)
+    deliver(through_proxy)
+    (entry,) = rejected(through_proxy)
+    assert entry["file"].endswith("losses.csv")
+    assert entry["stage"] == "train"
+    runs = server.runs()
+    assert {name: [run.info.status for run in found] for name, found in runs.items()} == {
+        "repro": ["FINISHED"],
+        "train": ["FINISHED"],
+        "evaluate": ["FINISHED"],
+    }
+    (train,) = runs["train"]
+    assert "tables/losses.csv" not in server.files(train)
+    assert train.data.tags["device"] == "cpu"  # logged after the file
+
+
+@pytest.mark.parametrize("fault", ["html 400", "413", "401", "drop"])
+def test_entries_wait_for_a_server_that_accepts_nothing(
+    fault: str, through_proxy: Path, team_proxy: Proxy, server: Server
+) -> None:
+    write_execution(through_proxy, server.experiment)
+    team_proxy.add(fault, times=10_000)
+    with pytest.raises(AssertionError, match="not delivered"):
+        deliver(through_proxy, attempts=7)
+    assert rejected(through_proxy) == []
+    team_proxy.clear()
+    deliver(through_proxy)
+    assert rejected(through_proxy) == []
+    assert_delivered(server)
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a generator as small as it can be."""
+    file = tmp_path_factory.mktemp("generator") / "generator.safetensors"
+    arch = Architecture(
+        image_size=16, channels=1, latent_size=4, generator_width=2, discriminator_width=2
+    )
+    save_network(Generator(arch), arch, file)
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", MODEL_FAULTS)
+@pytest.mark.parametrize("request_name", MODEL_REQUESTS)
+def test_models_after_every_fault(
+    request_name: str,
+    fault: str,
+    generator: Path,
+    through_proxy: Path,
+    team_proxy: Proxy,
+    server: Server,
+) -> None:
+    name = f"faces-{server.experiment}"
+    write_execution(through_proxy, server.experiment, generator, register=name)
+    team_proxy.add(fault, MODEL_REQUESTS[request_name])
+    deliver(through_proxy)
+    assert team_proxy.met() >= 1
+    assert rejected(through_proxy) == []
+    client = server.client
+    found = client.get_experiment_by_name(server.experiment)
+    assert found
+    (model,) = client.search_logged_models([found.experiment_id])
+    assert model.status == "READY"
+    (version,) = client.search_model_versions(f"name = '{name}'")
+    assert version.tags["kid"] == "2.5"
+    assert version.model_id == model.model_id
+    assert client.get_model_version_by_alias(name, "champion").version == version.version
