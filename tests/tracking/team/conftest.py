@@ -17,12 +17,16 @@ from .servers import mlflow_server, postgresql
 
 
 @pytest.fixture(scope="session")
-def team_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def team_database() -> Iterator[str]:
+    """The address of a PostgreSQL database."""
+    with postgresql() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def team_server(team_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an MLflow server that keeps its runs in PostgreSQL."""
-    with (
-        postgresql() as store,
-        mlflow_server(store, tmp_path_factory.mktemp("server")) as address,
-    ):
+    with mlflow_server(team_database, tmp_path_factory.mktemp("server")) as address:
         yield address
 
 

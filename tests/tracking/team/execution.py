@@ -40,15 +40,19 @@ STAGES: dict[str, Any] = {
 }
 
 
-def dead_process() -> Process:
-    """Return a process of this machine that has exited."""
+def dead_process(number: int = 1) -> Process:
+    """Return a process of this machine that has exited, another one for each number."""
     import os
 
-    return Process(os.getpid(), "1")
+    return Process(os.getpid(), str(number))
 
 
 def write_execution(
-    root: Path, experiment: str, model: Path | None = None, register: str = ""
+    root: Path,
+    experiment: str,
+    model: Path | None = None,
+    register: str = "",
+    process: Process | None = None,
 ) -> None:
     """Write the journals of a finished execution of two stages, the first one restored.
 
@@ -57,8 +61,9 @@ def write_execution(
         experiment: name of the MLflow experiment.
         model: a generator's file, to be logged as a model.
         register: name of the registered model.
+        process: ran the pipeline; a dead one if not given.
     """
-    process = dead_process()
+    process = process or dead_process()
     parameters = PARAMETERS | ({"tracking.register": register} if register else {})
     common = {"experiment": experiment, "parameters": parameters}
     for stage in ("train", "evaluate"):
@@ -112,6 +117,12 @@ def deliver(root: Path, attempts: int = 12) -> None:
             return
     reasons = [problem(execution) for execution in executions(private_folder(root))]
     raise AssertionError(f"not delivered after {attempts} attempts: {reasons}")
+
+
+def deliver_in_vain(root: Path, attempts: int = 1) -> None:
+    """Try to deliver; something must be left each time."""
+    for _ in range(attempts):
+        assert deliver_left_over(root) > 0
 
 
 def rejected(root: Path) -> list[dict[str, Any]]:

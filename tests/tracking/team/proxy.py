@@ -93,8 +93,11 @@ class Proxy:
     closed: threading.Event = field(default_factory=threading.Event)
 
     def add(self, fault: str, request: str = "", times: int = 1) -> None:
-        """Have the next requests whose method and path match a pattern meet a fault."""
-        if fault not in FAULTS:
+        """Have the next requests whose method and path match a pattern meet a fault.
+
+        An empty fault lets them pass, before later faults of the same pattern.
+        """
+        if fault and fault not in FAULTS:
             raise ValueError(f"{fault} is not one of {FAULTS}")
         with self._lock:
             self._faults.append(_Fault(fault, request, times))

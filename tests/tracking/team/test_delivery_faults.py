@@ -9,7 +9,14 @@ from mlflow.tracking import MlflowClient
 from atelier.gan.networks import Architecture, Generator
 from atelier.gan.weights import save_network
 
-from .execution import Server, assert_delivered, deliver, rejected, write_execution
+from .execution import (
+    Server,
+    assert_delivered,
+    deliver,
+    deliver_in_vain,
+    rejected,
+    write_execution,
+)
 from .proxy import FAULTS, Proxy
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -62,17 +69,13 @@ def test_delivery_after_a_fault(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("request_name", REQUESTS)
 def test_delivery_after_every_fault(
-    request_name: str,
-    fault: str,
-    times: int,
-    through_proxy: Path,
-    team_proxy: Proxy,
-    server: Server,
+    request_name: str, fault: str, through_proxy: Path, team_proxy: Proxy, server: Server
 ) -> None:
+    # Once or twice, so that each request and each fault has cells of both kinds.
+    times = 1 + (list(REQUESTS).index(request_name) + FAULTS.index(fault)) % 2
     check(through_proxy, team_proxy, server, REQUESTS[request_name], fault, times)
 
 
@@ -134,8 +137,7 @@ def test_entries_wait_for_a_server_that_accepts_nothing(
 ) -> None:
     write_execution(through_proxy, server.experiment)
     team_proxy.add(fault, times=10_000)
-    with pytest.raises(AssertionError, match="not delivered"):
-        deliver(through_proxy, attempts=7)
+    deliver_in_vain(through_proxy, attempts=7)
     assert rejected(through_proxy) == []
     team_proxy.clear()
     deliver(through_proxy)
