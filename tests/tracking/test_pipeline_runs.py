@@ -304,7 +304,7 @@ def test_a_pipeline_whose_deliverer_was_killed_gets_its_outcome_later(ready: Pro
         if "atelier.tracking.deliver" in words and str(ready.folder) in words:
             process.kill()
             process.wait()
-    ready.run("atelier", "sync")
+    ready.run("atelier", "sync", "--here")
     client, experiment = open_store(ready.folder, "atelier")
     newest, *_ = client.search_runs([experiment], "tags.`atelier.pipeline` != ''")
     assert newest.data.tags["stages.ran"] == "render"

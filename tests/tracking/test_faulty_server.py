@@ -1,0 +1,424 @@
+"""Whatever a server or a proxy answers, no entry is lost, none is there twice, and it is said."""
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from atelier.errors import AtelierError
+from atelier.tracking import delivery, destination, rejected, store
+from atelier.tracking.backlog import waiting
+from atelier.tracking.deliver import deliver_left_over, deliver_now
+from atelier.tracking.journal import Journal, problem
+from atelier.tracking.run import Run
+from atelier.tracking.store import open_store
+from atelier.tracking.workspace import Process, private_folder
+
+from .faulty_server import AFTER, BEFORE, Server, running
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+DEAD = Process(os.getpid(), "1")  # no process with this number started so early
+
+
+@pytest.fixture(scope="module")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    private_folder(folder)
+    open_store(folder, "other")
+    with running(folder / "mlflow.db", folder / "artifacts") as server:
+        yield server
+
+
+@pytest.fixture
+def server(_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    delivery.client_of.cache_clear()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", _server.address)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    monkeypatch.setattr(delivery, "_PAUSES", (0.0, 0.0))
+    _server.requests.clear()
+    _server.rejected = ""
+    yield _server
+    _server.rule = lambda method, path: ""
+    delivery.client_of.cache_clear()
+
+
+@pytest.fixture
+def start(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., Journal]:
+    """Open a journal in an experiment of the test's own."""
+
+    def journal(stage: str = "train", process: Process = DEAD, **fields: Any) -> Journal:
+        first = {
+            "experiment": f"e-{abs(hash(request.node.name))}",
+            "pipeline": "p",
+            "parameters": {"train.lr": "0.1", "render.fps": "4"},
+            "tags": {"git.dirty": "false"},
+        }
+        return Journal(private_folder(tmp_path), process, stage, **(first | fields))
+
+    return journal
+
+
+def speak(journal: Journal, folder: Path) -> None:
+    run = Run(journal)
+    run.curves(0, ("loss_d", "loss_g"), np.array([[1, 2], [3, 4]], np.float32))
+    run.pictures("samples", np.full((4, 8, 8, 1), 9, np.uint8), 1)
+    (folder / "a.txt").write_text("a")
+    run.artifact(folder / "a.txt", "out")
+    run.note(device="cpu")
+    journal.write("text", name="uncommitted.patch", text="+ a line")
+    run.summary({"kid": 0.5})
+    run.end("FINISHED")
+
+
+def check_all_once(root: Path, journal: Journal, experiment: str) -> None:
+    client, number = open_store(root, experiment)
+    found = client.search_runs([number])
+    assert sorted(run.info.run_name for run in found) == ["p", "train"]
+    assert {run.info.status for run in found} == {"FINISHED"}
+    (run,) = (run for run in found if run.info.run_name == "train")
+    (parent,) = (run for run in found if run.info.run_name == "p")
+    assert run.data.params == {"train.lr": "0.1"}
+    assert parent.data.params == {"train.lr": "0.1", "render.fps": "4"}
+    assert run.data.tags["device"] == "cpu"
+    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    points = client.get_metric_history(run.info.run_id, "loss_g")
+    assert [(point.step, point.value) for point in points] == [(1, 2), (2, 4)]
+    assert run.data.metrics["train.kid"] == parent.data.metrics["train.kid"] == 0.5
+    files = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
+    assert Counter(Path(file).suffix for file in files) == {".png": 1, ".webp": 1}
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "out")] == ["out/a.txt"]
+    assert "uncommitted.patch" in [f.path for f in client.list_artifacts(run.info.run_id)]
+    assert not journal.folder.exists()
+
+
+REQUESTS = {
+    "experiments/get-by-name": "GET",
+    "experiments/create": "POST",
+    "runs/search": "POST",
+    "runs/create": "POST",
+    "runs/get": "GET",
+    "runs/update": "POST",
+    "runs/log-batch": "POST",
+    "mlflow-artifacts/artifacts": "PUT",
+}
+ESSENTIAL = [
+    *(("runs/create", fault) for fault in ("lost answer", "html 400", "empty 200")),
+    *(("runs/log-batch", fault) for fault in ("html 400", "false 400", "empty 200")),
+    ("experiments/create", "lost answer"),
+    ("mlflow-artifacts/artifacts", "redirect"),
+]
+REST = [(r, f) for r in REQUESTS for f in (*BEFORE, *AFTER) if (r, f) not in ESSENTIAL]
+
+
+@pytest.mark.parametrize(
+    ("request_", "fault"),
+    [*ESSENTIAL, *(pytest.param(*one, marks=pytest.mark.slow) for one in REST)],
+)
+def test_a_fault_costs_no_entry_and_doubles_none(
+    request_: str,
+    fault: str,
+    server: Server,
+    start: Callable[..., Journal],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if fault == "drip":
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")  # it ends after three times that
+    times = iter(range(10))
+
+    def rule(method: str, path: str) -> str:
+        meant = method == REQUESTS[request_] and request_ in path
+        return fault if meant and next(times, 10) < 4 else ""
+
+    server.rule = rule
+    journal = start()
+    speak(journal, tmp_path)
+    experiment = f"{journal_experiment(journal)}"
+    for _ in range(8):
+        if deliver_left_over(tmp_path) == 0:
+            break
+    assert not rejected.read(tmp_path) or fault == "413"
+    if fault == "413":
+        server.rule = lambda method, path: ""
+        return
+    check_all_once(tmp_path, journal, experiment)
+
+
+def journal_experiment(journal: Journal) -> str:
+    from atelier.tracking.journal import entries
+
+    return str(next(iter(entries(journal.folder)))[0]["experiment"])
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "localhost:5000",
+        "http://",
+        "nowhere",
+        "foo://bar",
+        "/no/such/place",
+        "http://[",
+        "postgresql://",
+    ],
+)
+def test_an_address_that_names_no_store_keeps_everything(
+    address: str, tmp_path: Path, start: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery.client_of.cache_clear()
+    monkeypatch.setattr(store, "_OPEN_SECONDS", 3.0)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    journal = start()
+    speak(journal, tmp_path)
+    assert deliver_left_over(tmp_path) == 1
+    assert problem(journal.folder.parent)
+    assert not rejected.read(tmp_path)
+    assert sum(each.entries for each in waiting(tmp_path)) == 8
+
+
+def test_a_wrong_address_and_then_the_right_one_deliver_a_backlog(
+    server: Server, tmp_path: Path, start: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = start()
+    speak(journal, tmp_path)
+    experiment = journal_experiment(journal)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "localhost:5000")
+    assert deliver_now(tmp_path) == 1
+    assert server.address in (problem(journal.folder.parent) or "")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{server.address.replace('//', '//me:secret@')}/")
+    assert deliver_now(tmp_path) == 0
+    check_all_once(tmp_path, journal, experiment)
+
+
+def test_only_the_store_that_entries_were_written_for_gets_them(
+    server: Server, tmp_path: Path, start: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address.replace("//", "//me:secret@"))
+    journal = start()
+    speak(journal, tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert deliver_left_over(tmp_path) == 1
+    told = problem(journal.folder.parent) or ""
+    assert server.address in told
+    assert "mlflow.db" in told
+    assert "secret" not in told
+    assert not (tmp_path / "mlflow.db").exists()
+    assert "secret" not in (destination.recorded(journal.folder.parent) or "")
+    experiment = journal_experiment(journal)
+    assert deliver_now(tmp_path, here=True) == 0
+    client, number = open_store(tmp_path, experiment)
+    assert len(client.search_runs([number])) == 2
+
+
+@pytest.mark.parametrize("fault", ["drip", "503", "429"])
+def test_a_slow_or_busy_server_ends_an_attempt_with_a_message(
+    fault: str,
+    server: Server,
+    tmp_path: Path,
+    start: Callable[..., Journal],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    server.rule = lambda method, path: fault
+    journals = [
+        start(process=Process(os.getpid(), str(number)), pipeline=f"p{number}")
+        for number in range(1, 4)
+    ]
+    for journal in journals:
+        speak(journal, tmp_path)
+    assert deliver_left_over(tmp_path) == 3
+    assert all(problem(journal.folder.parent) for journal in journals)
+    if fault == "drip":
+        assert len(server.requests) == 1, "the others are not tried after a server that is silent"
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ("413", "picture"),
+        ("drop", "artifact"),
+        *(
+            pytest.param(fault, kind, marks=pytest.mark.slow)
+            for fault in ("413", "500", "drop")
+            for kind in ("artifact", "picture", "text")
+        ),
+    ],
+)
+def test_a_file_that_the_server_never_takes_is_kept_and_the_rest_goes_through(
+    fault: str, kind: str, server: Server, tmp_path: Path, start: Callable[..., Journal]
+) -> None:
+    ends = {"artifact": "out/a.txt", "picture": ".png", "text": "uncommitted.patch"}[kind]
+    server.rule = lambda method, path: fault if method == "PUT" and path.endswith(ends) else ""
+    journal = start()
+    speak(journal, tmp_path)
+    experiment = journal_experiment(journal)
+    for _ in range(5):
+        deliver_left_over(tmp_path)
+    assert not journal.folder.exists()
+    (line,) = rejected.read(tmp_path)
+    assert line["kind"] == kind
+    if kind != "text":
+        assert (tmp_path / line["kept"]).is_file()
+    client, number = open_store(tmp_path, experiment)
+    found = {run.info.run_name: run for run in client.search_runs([number])}
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert found["train"].data.metrics["train.kid"] == 0.5
+    notes = client.list_artifacts(found["train"].info.run_id, "not-uploaded")
+    assert len(notes) == 1, "whoever looks at the run is told as well"
+
+
+def test_files_wait_while_the_server_takes_none(
+    server: Server, tmp_path: Path, start: Callable[..., Journal]
+) -> None:
+    server.rule = lambda method, path: "500" if method == "PUT" else ""
+    journal = start()
+    speak(journal, tmp_path)
+    experiment = journal_experiment(journal)
+    for _ in range(4):
+        assert deliver_left_over(tmp_path) == 1
+    assert not rejected.read(tmp_path)
+    server.rule = lambda method, path: ""
+    assert deliver_left_over(tmp_path) == 0
+    check_all_once(tmp_path, journal, experiment)
+
+
+@pytest.mark.parametrize("name", ["loss_g", "device", "render.fps", "train.kid"])
+def test_only_what_mlflow_names_is_rejected(
+    name: str, server: Server, tmp_path: Path, start: Callable[..., Journal]
+) -> None:
+    server.rejected = name
+    journal = start()
+    speak(journal, tmp_path)
+    experiment = journal_experiment(journal)
+    assert deliver_left_over(tmp_path) == 0
+    lines = rejected.read(tmp_path)
+    assert lines
+    assert all(name in line.values() for line in lines), "nothing else is"
+    client, number = open_store(tmp_path, experiment)
+    found = {run.info.run_name: run.data for run in client.search_runs([number])}
+    logged = {*found["train"].metrics, *found["p"].params, *found["train"].tags}
+    expected = {"loss_d", "loss_g", "device", "render.fps", "train.kid", "git.dirty"}
+    assert logged & expected == expected - {name}
+
+
+def test_a_late_request_leaves_no_second_run(
+    server: Server, tmp_path: Path, start: Callable[..., Journal]
+) -> None:
+    journal = start()
+    run = Run(journal)
+    run.summary({"kid": 0.5})
+    deliver_left_over(tmp_path)
+    experiment = journal_experiment(journal)
+    client, number = open_store(tmp_path, experiment)
+    # What a request that was held up on its way creates after the same was sent again.
+    for key in ("atelier.pipeline", "atelier.journal"):
+        (found,) = client.search_runs([number], f"tags.`{key}` != ''")
+        client.create_run(number, found.info.start_time, dict(found.data.tags))
+    run.end("FINISHED")
+    assert deliver_left_over(tmp_path) == 0
+    left = client.search_runs([number])
+    assert sorted(run.info.run_name for run in left) == ["p", "train"]
+    assert {run.info.status for run in left} == {"FINISHED"}
+
+
+def test_an_experiment_that_a_colleague_made_at_the_same_moment_is_used(
+    server: Server, tmp_path: Path, start: Callable[..., Journal]
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    journal = start()
+    speak(journal, tmp_path)
+    experiment = journal_experiment(journal)
+
+    def rule(method: str, path: str) -> str:
+        if path.endswith("experiments/create") and not made:
+            made.append(True)
+            MlflowClient(server.address).create_experiment(experiment)
+        return ""
+
+    made: list[bool] = []
+    server.rule = rule
+    assert deliver_left_over(tmp_path) == 0
+    assert made
+    check_all_once(tmp_path, journal, experiment)
+
+
+def test_sync_says_exactly_what_is_where(
+    server: Server,
+    tmp_path: Path,
+    start: Callable[..., Journal],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from atelier.cli.runs import sync
+
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    server.rule = lambda method, path: "401"
+    speak(start(), tmp_path)
+    with pytest.raises(AtelierError) as told:
+        sync()
+    assert str(told.value).startswith("0 entries delivered, 8 waiting in .atelier/journal")
+    assert "401" in str(told.value)
+    assert "0 rejected" in str(told.value)
+
+    server.rule = lambda method, path: "413" if path.endswith("a.txt") else ""
+    sync()
+    told_ = capsys.readouterr().out
+    assert "8 entries delivered, 0 waiting; 1 rejected in .atelier/refused.jsonl" in told_
+    assert "verything" not in told_
+
+    rejected.refused(tmp_path).unlink()
+    sync()
+    assert "Everything is delivered to MLflow." in capsys.readouterr().out
+
+
+def test_a_stage_says_what_waits_and_what_was_rejected(
+    server: Server,
+    tmp_path: Path,
+    start: Callable[..., Journal],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from atelier.tracking.stage import _wait
+
+    server.rule = lambda method, path: "413" if path.endswith("a.txt") else ""
+    journal = start()
+    speak(journal, tmp_path)
+    deliver_left_over(tmp_path)
+    _wait(tmp_path, journal.folder, 1)
+    assert "1 entry was rejected by MLflow" in capsys.readouterr().err
+    _wait(tmp_path, journal.folder, 1)
+    assert capsys.readouterr().err == "", "it is said once"
+
+    server.rule = lambda method, path: "403"
+    journal = start()
+    speak(journal, tmp_path)
+    deliver_left_over(tmp_path)
+    _wait(tmp_path, journal.folder, 1)
+    told = capsys.readouterr().err
+    assert "MLflow has not taken everything yet" in told
+    assert "8 entries of this stage" in told
+
+
+def test_ctrl_c_ends_a_sync_with_a_sentence(
+    server: Server,
+    tmp_path: Path,
+    start: Callable[..., Journal],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from atelier.cli.runs import sync
+
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    speak(start(), tmp_path)
+
+    def rule(method: str, path: str) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return "drip"
+
+    server.rule = rule
+    with pytest.raises(AtelierError, match=r"8 waiting .*interrupted"):
+        sync()

@@ -1,0 +1,119 @@
+"""Every name and value is legal for MLflow, and two names never become one."""
+
+import posixpath
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from atelier.tracking import mlflow_names as names
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+# All characters: NUL, lone surrogates, controls; and those that paths and URLs are made of.
+HOSTILE = st.one_of(
+    st.text(st.characters(exclude_categories=()), max_size=300),
+    st.text(st.sampled_from("a.%/\\#?: @'\"`\0\n\ud800é+~"), max_size=40),
+    st.text(max_size=600),
+)
+MAKERS = [
+    names.key,
+    names.image_key,
+    names.artifact_path,
+    names.run_name,
+    names.experiment_name,
+    names.model_name,
+]
+Maker = Callable[[str], str]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@settings(deadline=None)  # the first call imports MLflow
+@given(first=HOSTILE, second=HOSTILE)
+@example(first="a b", second="a?b")
+@example(first="a (1)", second="a {1}")
+@example(first="..", second=".")
+@example(first="", second="/")
+@example(first="x" * 300, second="x" * 301)
+def test_names_are_unique_and_stay_as_they_are_once_legal(
+    make: Maker, first: str, second: str
+) -> None:
+    if first != second and make(first) != first and make(second) != second:
+        assert make(first) != make(second)
+    assert make(make(first)) == make(first)
+    assert make(first).encode()
+
+
+@settings(deadline=None)  # the first call imports MLflow
+@given(name=HOSTILE)
+@example(name="watch@mine")
+@example(name="loss/IMG_2041 (1).png")
+@example(name="a\n")
+def test_keys_pass_mlflows_own_validation(name: str) -> None:
+    from mlflow.utils import validation
+
+    key = names.key(name)
+    validation._validate_metric(key, 0.5, 1, 1)
+    validation._validate_param(key, "value")
+    validation._validate_tag(key, "value")
+    assert len(key) <= validation.MAX_ENTITY_KEY_LENGTH
+    assert not set("\n`'\"") & set(key)
+
+
+@settings(deadline=None)  # the first call imports MLflow
+@given(path=HOSTILE)
+@example(path="../../etc/passwd")
+@example(path="/etc/passwd")
+@example(path="a%2e%2e/b#c?d")
+@example(path="x" * 300 + ".png")
+@example(path="C:\\a")
+def test_artifact_paths_stay_below_the_run_and_survive_a_url(path: str) -> None:
+    from mlflow.store.artifact.artifact_repo import verify_artifact_path
+    from mlflow.store.artifact.local_artifact_repo import _verify_artifact_file_name
+    from mlflow.utils.uri import validate_path_is_safe
+    from requests import Request
+
+    made = names.artifact_path(path)
+    verify_artifact_path(made)
+    _verify_artifact_file_name(made)
+    assert validate_path_is_safe(made) == made
+    assert all(len(part.encode()) <= 255 for part in made.split("/"))
+    url = Request("PUT", f"http://host/{made}").prepare().url or ""
+    assert "?" not in url
+    assert "#" not in url
+    assert posixpath.normpath(made) == made
+
+
+@settings(deadline=None)  # the first call imports MLflow
+@given(value=HOSTILE)
+def test_values_are_text_of_a_length_that_mlflow_takes(value: str) -> None:
+    from mlflow.utils import validation
+
+    for text in (names.parameter(value * 50), names.tag(value * 50), names.text(value)):
+        assert "\0" not in text
+        text.encode()
+    assert len(names.parameter(value * 50)) <= validation.MAX_PARAM_VAL_LENGTH
+    assert len(names.tag(value * 50)) <= validation.MAX_TAG_VAL_LENGTH
+
+
+@settings(deadline=None)  # the first call imports MLflow
+@given(name=HOSTILE)
+def test_experiments_models_and_images_pass_mlflows_validation(name: str) -> None:
+    import re
+
+    from mlflow.utils import validation
+
+    validation._validate_experiment_name(names.experiment_name(name))
+    validation._validate_model_name(names.model_name(name))
+    assert re.fullmatch(r"[a-zA-Z0-9_\-./ ]+", names.image_key(name))
+    assert names.run_name(name).strip()
+    assert Path(names.experiment_name(name)).name == names.experiment_name(name)
+
+
+def test_legal_names_stay_and_illegal_ones_stay_readable() -> None:
+    assert names.key("loss/a-b c.png") == "loss/a-b c.png"
+    assert names.key("loss/IMG_2041 (1).png").startswith("loss/IMG_2041 _1_.png-")
+    assert names.artifact_path("renders/a (1).png") == "renders/a (1).png"
+    assert names.artifact_path("renders/100%.png").startswith("renders/100_-")
+    assert names.artifact_path("renders/100%.png").endswith(".png")

@@ -1,0 +1,266 @@
+"""Hostile names, files and neighbours in a real store: all arrives, and nothing else suffers."""
+
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from atelier.tracking import deliver, delivery, rejected
+from atelier.tracking.backlog import waiting
+from atelier.tracking.deliver import deliver_left_over, deliver_now
+from atelier.tracking.journal import Journal, note_start, problem
+from atelier.tracking.pipeline import stages_of
+from atelier.tracking.run import Run
+from atelier.tracking.store import open_store
+from atelier.tracking.workspace import Process, private_folder
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+DEAD = Process(os.getpid(), "1")  # no process with this number started so early
+
+
+@pytest.fixture(autouse=True)
+def _no_cached_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    delivery.client_of.cache_clear()
+    yield
+    delivery.client_of.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with its tables made, which takes seconds."""
+    root = tmp_path_factory.mktemp("store")
+    private_folder(root)
+    open_store(root, "other")
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def root(tmp_path: Path, empty_store: Path) -> Path:
+    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
+    return tmp_path
+
+
+def start(root: Path, stage: str = "train", process: Process = DEAD, **fields: Any) -> Journal:
+    first = {"experiment": "atelier", "pipeline": "p", "parameters": {}, "tags": {}}
+    return Journal(private_folder(root), process, stage, **(first | fields))
+
+
+def outcome(root: Path, stages: dict[str, Any], process: Process = DEAD) -> Journal:
+    journal = Journal(
+        private_folder(root),
+        process,
+        "pipeline",
+        kind="outcome",
+        experiment="atelier",
+        parameters={},
+        stages=stages,
+    )
+    journal.write("end", status="FINISHED")
+    journal.close()
+    return journal
+
+
+def runs(root: Path) -> dict[str, Any]:
+    client, experiment = open_store(root, "atelier")
+    return {run.info.run_name: run for run in client.search_runs([experiment])}
+
+
+def test_hostile_names_values_and_files_arrive(root: Path) -> None:
+    nasty = "a\0b/../\ud800?é" + "x" * 300
+    journal = start(
+        root,
+        experiment="e\0/..",
+        pipeline="p\0\ud800",
+        parameters={f"train.{nasty}": "v\0\ud800" * 4000, "train.lr": "0.1"},
+        tags={nasty: "t\0" * 9000, "machine": "m"},
+    )
+    run = Run(journal)
+    run.series([nasty, f"{nasty}2", "fine"], {1: [0.5, 0.25, 2.0]})
+    run.summary({nasty: 1.0})
+    run.pictures(nasty, np.zeros((1, 4, 4, 3), np.uint8), 1)
+    for name in ("IMG_2041 (1).txt", "100%.txt", "a#b?c.txt", "ü\udcff.txt", "..b.txt"):
+        (root / name).write_text(name, "utf-8", errors="replace")
+        run.artifact(root / name, "../out")
+    run.artifact(root / "missing.txt")
+    run.note(warning="w\0")
+    journal.write("text", name="../../x.patch", text="+ \0\ud800")
+    run.end("FINISHED")
+    assert deliver_left_over(root) == 0
+    assert not rejected.read(root)
+    from atelier.tracking.mlflow_names import experiment_name
+
+    client, number = open_store(root, experiment_name("e\0/.."))
+    found = {run.data.tags.get("atelier.stage"): run for run in client.search_runs([number])}
+    train, parent = found["train"], found[None]
+    assert sorted(train.data.metrics.values()) == [0.25, 0.5, 1.0, 2.0]
+    assert len(train.data.params) == len(parent.data.params) == 2
+    assert train.data.tags["machine"] == "m"
+    folders = [file.path for file in client.list_artifacts(train.info.run_id)]
+    (out,) = [folder for folder in folders if folder.startswith("__")]
+    below = client.list_artifacts(train.info.run_id, f"{out}/out")
+    assert len(below) == 5
+    assert len(client.list_artifacts(train.info.run_id, "images")) == 2
+    assert {train.info.status, parent.info.status} == {"FINISHED"}
+
+
+def test_a_spoiled_line_is_kept_and_the_rest_arrives(root: Path) -> None:
+    journal = start(root)
+    journal.close()
+    with (journal.folder / "entries.jsonl").open("ab") as file:
+        file.write(b"\0\0\0\n[1]\n" + b'{"kind": "of tomorrow", "time": 1}\n')
+        file.write(b'{"kind": "picture", "time": 1, "file": "gone.png", "key": "k", "step": 1}\n')
+        file.write(b'{"kind": "summary", "time": 1, "values": {"kid": 0.5}}\n')
+    assert deliver_left_over(root) == 0
+    assert len(rejected.read(root)) == 4
+    assert runs(root)["train"].data.metrics == {"train.kid": 0.5}
+
+
+def test_an_outcome_leaves_out_stages_without_runs_and_keeps_the_rest(root: Path) -> None:
+    Run(start(root, parameters={"train.lr": "1"})).end("FINISHED")
+    stage: dict[str, Any] = {"inputs": {"data/pictures/a (1)@#.jpg": "a" * 32}, "metrics": {}}
+    outcome(
+        root,
+        {
+            "watch@mine": stage | {"outputs": {"data/listing/mine.json": "b" * 32}},
+            "watch": stage | {"outputs": {"data/listing/x.json": "b" * 32}},
+            "con@vert?": stage | {"outputs": {"x?": "c" * 32}, "metrics": {"a?b": 1.0}},
+            "train": stage | {"outputs": {"models/generator?.safetensors": "d" * 32}},
+        },
+    )
+    assert deliver_left_over(root) == 0
+    assert not rejected.read(root)
+    parent, train = runs(root)["p"].data, runs(root)["train"].data
+    assert parent.tags["stages.ran"] == "train"
+    assert parent.tags["stages.restored"] == "con@vert?"
+    assert "watch" not in str(parent.tags)
+    assert "| train | ran |" in parent.tags["mlflow.note.content"]
+    assert list(parent.metrics.values()) == [1.0]
+    assert [v for k, v in train.tags.items() if k.startswith("output.")] == ["d" * 32]
+    assert [v for k, v in train.tags.items() if k.startswith("input.")] == ["a" * 32]
+
+
+def test_runs_that_others_nest_below_a_pipeline_are_ignored(root: Path) -> None:
+    journal = start(root)
+    Run(journal).summary({"kid": 0.5})
+    deliver_left_over(root)
+    client, number = open_store(root, "atelier")
+    parent, train = runs(root)["p"].info.run_id, runs(root)["train"].info.run_id
+    for tags in ({}, {"atelier.stage": "train"}, {"atelier.stage": "notebook"}):
+        client.create_run(number, tags={"mlflow.parentRunId": parent, **tags}, run_name="other")
+    Run(journal).end("FINISHED")
+    outcome(root, {"train": {"inputs": {}, "outputs": {"m": "d" * 32}, "metrics": {}}})
+    assert deliver_left_over(root) == 0
+    assert runs(root)["p"].info.status == "FINISHED"
+    assert {stage: run.info.run_id for stage, run in stages_of(client, parent).items()} == {
+        "train": train
+    }
+    assert runs(root)["train"].data.tags["output.m"] == "d" * 32
+
+
+def test_a_run_that_was_trashed_meanwhile_is_logged_anew(root: Path) -> None:
+    journal = start(root)
+    Run(journal).summary({"kid": 0.5})
+    deliver_left_over(root)
+    client, _ = open_store(root, "atelier")
+    for run in runs(root).values():
+        client.delete_run(run.info.run_id)
+    Run(journal).summary({"loss": 1.0})
+    Run(journal).end("FINISHED")
+    assert deliver_left_over(root) == 0
+    assert runs(root)["train"].data.metrics == {"train.kid": 0.5, "train.loss": 1.0}
+
+
+def test_a_trashed_experiment_is_restored(root: Path) -> None:
+    client, number = open_store(root, "atelier")
+    client.delete_experiment(number)
+    Run(start(root)).end("FINISHED")
+    assert deliver_left_over(root) == 0
+    assert runs(root)["train"].info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("folder", ["My Disk", "100%", "a#b", "ü", "a?b", "a%20b"])
+def test_a_project_at_any_path_is_logged_and_no_stray_folder_appears(
+    folder: str, tmp_path: Path, empty_store: Path
+) -> None:
+    root = tmp_path / folder / "atelier"
+    root.mkdir(parents=True)
+    (root / "mlflow.db").write_bytes(empty_store.read_bytes())
+    (root / "a.txt").write_text("a")
+    run = Run(start(root))
+    run.artifact(root / "a.txt")
+    run.end("FINISHED")
+    assert deliver_left_over(root) == 0
+    assert runs(root)["train"].info.status == "FINISHED"
+    assert list((root / "mlruns").rglob("a.txt"))
+    assert [path.name for path in tmp_path.iterdir()] == [folder]
+    assert [path.name for path in (tmp_path / folder).iterdir()] == ["atelier"]
+    with closing(sqlite3.connect(root / "mlflow.db")) as connection:
+        assert list(connection.execute("SELECT status FROM runs")) == [("FINISHED",)] * 2
+
+
+@pytest.fixture
+def foreign(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Journal]:
+    """Write the journal of a stage on a host that is gone, whose pipeline has no end yet."""
+
+    def write() -> Journal:
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "gethostname", lambda: "container-1")
+            journal = start(root, parameters={"train.lr": "1"})
+            about = {"experiment": "atelier", "workspace": "/app", "root": "/app"}
+            note_start(journal.folder.parent, about | {"parameters": {}, "tags": {}})
+        Run(journal).end("FINISHED")
+        (root / "dvc.lock").write_text(
+            "schema: '2.0'\nstages:\n  train:\n    cmd: x\n    outs:\n"
+            f"    - path: models\n      md5: {'d' * 32}\n"
+        )
+        return journal
+
+    return write
+
+
+def test_an_execution_of_another_host_is_ended_when_it_is_silent(
+    root: Path, foreign: Callable[[], Journal]
+) -> None:
+    execution = foreign().folder.parent
+    assert deliver_left_over(root) == 0
+    assert "stages.ran" not in runs(root)["p"].data.tags, "it may still run"
+    assert execution.exists()
+    past = time.time() - 2 * deliver._ALIVE_SECONDS
+    for path in (*execution.rglob("*"), execution):
+        os.utime(path, (past, past))
+    assert deliver_left_over(root) == 0
+    assert runs(root)["p"].data.tags["stages.ran"] == "train"
+    assert runs(root)["train"].data.tags["output.models"] == "d" * 32
+    assert not execution.exists()
+
+
+def test_sync_all_ends_an_execution_of_another_host_at_once(
+    root: Path, foreign: Callable[[], Journal]
+) -> None:
+    execution = foreign().folder.parent
+    assert deliver_now(root, everything=True) == 0
+    assert runs(root)["p"].data.tags["stages.ran"] == "train"
+    assert not execution.exists()
+
+
+def test_what_an_older_version_left_is_delivered(root: Path) -> None:
+    journal = start(root)
+    Run(journal).summary({"kid": 0.5})
+    Run(journal).end("FINISHED")
+    (journal.folder.parent / "store.txt").unlink()
+    (journal.folder / "delivered.json").write_text(
+        '{"offset": 0, "run": "", "parent": "", "stage": "", "experiment": "", "ended": false,'
+        ' "logged": null}'
+    )
+    assert deliver_left_over(root) == 0
+    assert runs(root)["train"].data.metrics == {"train.kid": 0.5}
+    assert not waiting(root)
+    assert problem(journal.folder.parent) is None
