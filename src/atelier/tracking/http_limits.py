@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import IOBase
@@ -24,6 +25,10 @@ _SLOWEST = 50_000  # bytes a second, for an upload
 _MOVED = (301, 302, 303)  # such a redirect turns a request that writes into one that reads
 
 
+class DeadlineExceededError(Exception):
+    """Raised if something took longer than its deadline allows."""
+
+
 class _DeadlineError(BaseException):
     """Not an ``Exception``: a library that handles those must not take it for its own."""
 
@@ -31,6 +36,7 @@ class _DeadlineError(BaseException):
 def limit_requests() -> None:
     """Have all of MLflow's requests to a tracking server limited, in this process."""
     from mlflow.utils import rest_utils
+    from requests.exceptions import Timeout
 
     name = "_get_http_response_with_retries"  # all requests pass it
     send: Any = getattr(rest_utils, name)
@@ -39,8 +45,11 @@ def limit_requests() -> None:
 
     def limited(method: str, url: str, *_retries: Any, **options: Any) -> "Response":
         options["respect_retry_after_header"] = False
-        with deadline(_allowed(options)):
-            response: Response = send(method, url, 0, 0, 0, frozenset(), False, **options)
+        try:
+            with deadline(_allowed(options)):
+                response: Response = send(method, url, 0, 0, 0, frozenset(), False, **options)
+        except DeadlineExceededError as error:
+            raise Timeout(str(error)) from None
         _refuse_foreign_answer(method, url, response, bool(options.get("stream")))
         return response
 
@@ -50,12 +59,10 @@ def limit_requests() -> None:
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Raise ``requests.Timeout`` if the body takes longer; only in the main thread.
+    """Raise :class:`DeadlineExceededError` if the body takes longer; only in the main thread.
 
     A signal interrupts a read that never ends, which no check between two reads can.
     """
-    from requests.exceptions import Timeout
-
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -63,18 +70,24 @@ def deadline(seconds: float) -> Iterator[None]:
     def expire(_number: int, _frame: Any) -> None:
         raise _DeadlineError
 
+    # An outer deadline that ends earlier holds, too.
+    left, _ = signal.getitimer(signal.ITIMER_REAL)
+    seconds = min(seconds, left or seconds)
+    began = time.monotonic()
     handler = signal.signal(signal.SIGALRM, expire)
-    others, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         try:
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     except _DeadlineError:
-        raise Timeout(f"no complete answer within {seconds:.0f} s") from None
+        raise DeadlineExceededError(f"no complete answer within {seconds:.0f} s") from None
     finally:
         signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, others)
+        if left:
+            rest = left - (time.monotonic() - began)
+            signal.setitimer(signal.ITIMER_REAL, max(rest, 0.001))
 
 
 def _allowed(options: dict[str, Any]) -> float:

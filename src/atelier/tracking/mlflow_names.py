@@ -62,7 +62,8 @@ def experiment_name(name: str) -> str:
 
 def model_name(name: str) -> str:
     """Return a legal name of a registered model, which can be quoted in a search."""
-    return _checked(name, _NOT_IN_MODEL.sub("_", name).strip(), 200)
+    legal = _NOT_IN_MODEL.sub("_", name).strip()
+    return _checked(name, "_" + legal[1:] if legal.startswith(".") else legal, 200)
 
 
 def parameter(value: str) -> str:

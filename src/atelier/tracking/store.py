@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from atelier.errors import AtelierError
 from atelier.tracking import mlflow_names
-from atelier.tracking.http_limits import limit_requests
+from atelier.tracking.http_limits import DeadlineExceededError, deadline, limit_requests
 from atelier.tracking.values import shown
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ _PLACES = (
 )
 
 
+_OPEN_SECONDS = 60.0
 _HOW = "set it to an address such as http://host:5000"
 
 
@@ -103,9 +104,22 @@ def open_store(root: Path, experiment: str) -> "tuple[MlflowClient, str]":
     experiment = mlflow_names.experiment_name(experiment)
     location = None if _elsewhere() else (root / "mlruns" / experiment).as_uri()
     # Two processes that make the tables or the experiment at once fail each other.
-    with locked(root / ".atelier" / "store.lock"):
+    with locked(root / ".atelier" / "store.lock"), _bounded():
         client = _client(root)
         return client, _experiment(client, experiment, location)
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """End an attempt to open a store elsewhere; MLflow asks a dead database for minutes."""
+    if _elsewhere() is None:
+        yield
+        return
+    try:
+        with deadline(_OPEN_SECONDS):
+            yield
+    except DeadlineExceededError as error:
+        raise StoreError(f"no answer from {shown(_elsewhere())} ({error})") from None
 
 
 def _experiment(client: "MlflowClient", name: str, location: str | None) -> str:
@@ -173,7 +187,7 @@ def existing_store(root: Path) -> "MlflowClient | None":
     """Connect to MLflow where there is a store already; nothing is made."""
     if not _elsewhere() and not (root / "mlflow.db").exists():
         return None
-    with locked(root / ".atelier" / "store.lock"):
+    with locked(root / ".atelier" / "store.lock"), _bounded():
         return _client(root)
 
 
