@@ -9,8 +9,8 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def deliver_now(
             note_problem(execution, None)
         if _has_ended(execution, everything):
             _wait_for_deliverer(root, execution, say)
-    return deliver_left_over(root, everything=everything, tally=tally)
+    return deliver_left_over(root, wait=True, everything=everything, tally=tally)
 
 
 def _wait_for_deliverer(root: Path, execution: Path, say: Callable[[str], None]) -> None:
@@ -200,9 +200,9 @@ def _deliver_all(
         return False
     if journals(execution) and _other_store(root, execution):
         return True
-    with locked(execution / ".lock", wait) as mine:
+    with _locked_soon(execution / ".lock", _PATIENCE_SECONDS if wait else 0) as mine:
         if not mine:
-            return False
+            return wait
         for journal in journals(execution):
             delivery = Delivery(root, execution.name, journal)
             try:
@@ -216,6 +216,18 @@ def _deliver_all(
                     tally.delivered += delivery.delivered
         note_problem(execution, None)
     return False
+
+
+@contextmanager
+def _locked_soon(path: Path, seconds: float) -> Iterator[bool]:
+    """Hold a file lock while the body runs; yield whether it was free within a time."""
+    end = time.monotonic() + seconds
+    while True:
+        with locked(path, wait=False) as mine:
+            if mine or time.monotonic() >= end:
+                yield mine
+                return
+        time.sleep(_POLL_SECONDS)
 
 
 def _watch(root: Path, process: Process) -> None:
