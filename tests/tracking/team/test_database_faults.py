@@ -34,7 +34,8 @@ from .proxy import Proxy
 from .test_delivery_faults import REQUESTS
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+# Of MLflow, and of what it imports.
+pytestmark = pytest.mark.filterwarnings("ignore")
 DISCONNECT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'postgres'"
 TROUBLES = {
     # As after a switch to a standby server.
