@@ -17,7 +17,7 @@ from atelier import settings as settings_module
 from atelier.errors import AtelierError, PeerGoneError, lacks_memory
 from atelier.launch import by_torchrun, rank, torchrun
 from atelier.settings import Settings
-from atelier.tracking import fingerprint, rejected
+from atelier.tracking import fingerprint, preflight, rejected
 from atelier.tracking.backlog import waiting
 from atelier.tracking.fingerprint import Fingerprint
 from atelier.tracking.journal import Journal, note_start, problem
@@ -77,6 +77,7 @@ def run_stage(
     for ending in heard():
         signal.signal(ending, signal.default_int_handler)
     try:
+        preflight.check()
         if prepare:
             prepare(settings_module.load())
         before = fingerprint.take(name)

@@ -1,0 +1,105 @@
+"""Checks of the surroundings in which DVC would fail only after a stage has done its work.
+
+`make repro` runs this file before DVC; every stage calls ``check`` before it begins.
+"""
+
+import configparser
+import getpass
+import os
+import sys
+from pathlib import Path
+
+from atelier.errors import AtelierError
+
+# The folders that hold outputs of dvc.yaml.
+OUTPUT_FOLDERS = ("data", "data/listing", "metrics", "plots")
+
+
+def check(project: Path = Path()) -> None:
+    """Raise if DVC could not start or not keep the outputs of ``project``."""
+    _check_user()
+    _check_links(project)
+    dvc = _dvc_folder(project)
+    if dvc is None:  # not DVC's project, e.g. an exported folder
+        return
+    for place in (project, dvc, dvc / "tmp", project / "dvc.lock"):
+        _check_writable(place)
+    cache = _cache_folder(dvc)
+    for place in (cache, cache / "files", cache / "files" / "md5", cache / "runs"):
+        _check_writable(place)
+
+
+def _check_user() -> None:
+    """Raise if DVC finds no name or home of the user, e.g. in a container."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        found = "has no name on this machine"
+    else:
+        if Path("~").expanduser().is_absolute():
+            return
+        found = "has no home folder"
+    raise AtelierError(
+        f"user {os.getuid()} {found}, and DVC needs one; set both, e.g."
+        " `export USER=me HOME=/tmp`, in a container `docker run -e USER=me -e HOME=/tmp`."
+    )
+
+
+def _check_links(project: Path) -> None:
+    """Raise if a folder of outputs is a link out of the repository."""
+    here = project.resolve()
+    top = next((place for place in (here, *here.parents) if (place / ".git").exists()), here)
+    for folder in map(project.joinpath, OUTPUT_FOLDERS):
+        target = folder.resolve()
+        if folder.is_symlink() and not target.is_dir():
+            raise AtelierError(f"{folder} is a link to {target}, which is no folder; remove it.")
+        if not target.is_relative_to(top):
+            raise AtelierError(
+                f"{folder} leads to {target}, but DVC keeps no outputs outside the repository;"
+                " replace the link by a folder, and use `dvc cache dir` for a larger disk"
+                " (docs/reliability.md)."
+            )
+
+
+def _dvc_folder(project: Path) -> Path | None:
+    here = project.resolve()
+    folders = (place / ".dvc" for place in (here, *here.parents))
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def _cache_folder(dvc: Path) -> Path:
+    """Return DVC's cache; of its four configuration files the later ones are stronger.
+
+    DVC itself takes half a second to import.
+    """
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser())
+    user = Path(os.environ.get("DVC_GLOBAL_CONFIG_DIR") or home / "dvc")
+    system = Path(os.environ.get("DVC_SYSTEM_CONFIG_DIR") or "/etc/xdg/dvc")
+    cache = dvc / "cache"
+    for file in (system / "config", user / "config", dvc / "config", dvc / "config.local"):
+        config = configparser.ConfigParser(interpolation=None, strict=False)
+        try:
+            config.read(file, encoding="utf-8")
+        except (configparser.Error, OSError, UnicodeDecodeError):
+            continue  # DVC's to report
+        named = config.get("cache", "dir", fallback="").strip("'\"")
+        if named:
+            cache = file.parent / Path(named).expanduser()
+    return cache
+
+
+def _check_writable(place: Path) -> None:
+    """Raise if a file or folder, or the folder that it would be made in, is read-only."""
+    there = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+    if not os.access(there, os.W_OK):
+        raise AtelierError(
+            f"{there} cannot be written, but DVC records results in {place}; change its"
+            " permissions, or set another place for the cache with `dvc cache dir`."
+        )
+
+
+if __name__ == "__main__":
+    try:
+        check()
+    except AtelierError as error:
+        sys.exit(f"ERROR: {error}")
