@@ -2,9 +2,21 @@
 
 PYTHON ?= python3
 VENV := .venv
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# `make repro TORCH=cpu` installs PyTorch without CUDA, from pip's index or from TORCH_INDEX=ADDRESS.
+INSTALLED_TORCH := $(shell cat $(VENV)/torch 2>/dev/null)
+TORCH ?= $(INSTALLED_TORCH)
+TORCH_INDEX ?=
+# The user's PATH, without an activated environment of this folder.
+USER_PATH := $(subst $(CURDIR)/$(VENV)/bin:,,$(PATH))
+export PATH := $(CURDIR)/$(VENV)/bin:$(USER_PATH)
+# Other packages than the pinned ones, and other rules than the tests', must not get in.
+unexport PYTHONHOME PYTHONPATH PYTHONOPTIMIZE PYTHONWARNINGS VIRTUAL_ENV
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
+
+SUPPORTED := 'import sys, sysconfig; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 14) \
+  and sys.implementation.name == "cpython" and sys.maxsize > 2**32 \
+  and not sysconfig.get_config_var("Py_GIL_DISABLED")))'
 
 .DEFAULT_GOAL := help
 .PHONY: help repro test test-all lint ui bench lock clean
@@ -13,6 +25,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 repro: $(VENV)/ready ## run the whole chain on the embedded sample
+	@python -m atelier.tracking.preflight
 	dvc repro
 	@atelier where
 
@@ -47,13 +60,19 @@ clean: ## remove what the stages made; DVC's cache and MLflow's runs stay
 	rm -rf dvc_plots .atelier-*
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# Pinned packages, then the project itself; the shell that activates it sends no telemetry.
+# The scripts of an environment name its folder: in a moved or copied one they would run the old
+# folder's code. A setting TORCH other than the installed one needs another installation too.
+INSTALLED_IN := $(shell test -x $(VENV)/bin/python && cat $(VENV)/ready 2>/dev/null)
+ifneq "$(INSTALLED_IN)" "$(CURDIR)"
+.PHONY: $(VENV)/ready
+else ifneq "$(TORCH)" "$(INSTALLED_TORCH)"
+.PHONY: $(VENV)/ready
+endif
+
+$(VENV)/ready: export PATH := $(USER_PATH)
 $(VENV)/ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Atelier needs Python 3.11 or later; set PYTHON=, as in: make repro PYTHON=python3.12"; exit 1; }
-	@echo 'Installing the pinned packages, 6 GB with PyTorch and CUDA; this takes some minutes.'
-	$(PYTHON) -m venv --clear $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@echo 'export MLFLOW_DISABLE_TELEMETRY=true DVC_NO_ANALYTICS=true' >> $(VENV)/bin/activate
-	@touch $@
+	@$(PYTHON) -E -c $(SUPPORTED) 2>/dev/null || { \
+	  echo "ERROR: Atelier needs CPython 3.11 to 3.14 (64 bits, not free-threaded), but $(PYTHON) is:" \
+	    "$$($(PYTHON) -E --version 2>&1 | head -n 1); name another, as in: make repro PYTHON=python3.12"; \
+	  exit 1; }
+	@$(PYTHON) -E scripts/install.py --torch "$(TORCH)" --torch-index "$(TORCH_INDEX)"
