@@ -11,8 +11,9 @@ from pathlib import Path
 
 from atelier.errors import AtelierError
 
-# The folders that hold outputs of dvc.yaml.
-OUTPUT_FOLDERS = ("data", "data/listing", "metrics", "plots")
+# The folders that hold outputs of dvc.yaml, and the outputs that are folders themselves.
+PARENTS = ("data", "data/listing", "metrics", "plots")
+OUTPUTS = ("data/raw", "models", "renders", "samples", "styled")
 
 
 def check(project: Path = Path()) -> None:
@@ -36,7 +37,7 @@ def _check_user() -> None:
     except (KeyError, OSError):
         found = "has no name on this machine"
     else:
-        if Path("~").expanduser().is_absolute():
+        if os.path.isabs(os.path.expanduser("~")):  # pathlib raises without a home
             return
         found = "has no home folder"
     raise AtelierError(
@@ -46,19 +47,26 @@ def _check_user() -> None:
 
 
 def _check_links(project: Path) -> None:
-    """Raise if a folder of outputs is a link out of the repository."""
+    """Raise if a folder of outputs is a link out of the repository, or an output a link."""
     here = project.resolve()
     top = next((place for place in (here, *here.parents) if (place / ".git").exists()), here)
-    for folder in map(project.joinpath, OUTPUT_FOLDERS):
-        target = folder.resolve()
-        if folder.is_symlink() and not target.is_dir():
-            raise AtelierError(f"{folder} is a link to {target}, which is no folder; remove it.")
-        if not target.is_relative_to(top):
+    for folder in map(project.joinpath, PARENTS):
+        if folder.is_symlink() and not folder.is_dir():
             raise AtelierError(
-                f"{folder} leads to {target}, but DVC keeps no outputs outside the repository;"
-                " replace the link by a folder, and use `dvc cache dir` for a larger disk"
-                " (docs/reliability.md)."
+                f"{folder} is a link to {folder.readlink()}, which is no folder; remove the link."
             )
+        if not folder.resolve().is_relative_to(top):
+            raise _linked(folder, "DVC keeps no outputs outside the repository")
+    for folder in map(project.joinpath, OUTPUTS):
+        if folder.is_symlink():
+            raise _linked(folder, "stages replace this folder as a whole")
+
+
+def _linked(folder: Path, reason: str) -> AtelierError:
+    return AtelierError(
+        f"{folder} leads to {folder.resolve()}, but {reason}; replace the link by a folder, and"
+        " use `dvc cache dir` for a larger disk (docs/reliability.md)."
+    )
 
 
 def _dvc_folder(project: Path) -> Path | None:
@@ -72,7 +80,7 @@ def _cache_folder(dvc: Path) -> Path:
 
     DVC itself takes half a second to import.
     """
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser())
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"))
     user = Path(os.environ.get("DVC_GLOBAL_CONFIG_DIR") or home / "dvc")
     system = Path(os.environ.get("DVC_SYSTEM_CONFIG_DIR") or "/etc/xdg/dvc")
     cache = dvc / "cache"
@@ -84,14 +92,15 @@ def _cache_folder(dvc: Path) -> Path:
             continue  # DVC's to report
         named = config.get("cache", "dir", fallback="").strip("'\"")
         if named:
-            cache = file.parent / Path(named).expanduser()
+            cache = file.parent / os.path.expanduser(named)
     return cache
 
 
 def _check_writable(place: Path) -> None:
     """Raise if a file or folder, or the folder that it would be made in, is read-only."""
     there = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
-    if not os.access(there, os.W_OK):
+    effective = os.access in os.supports_effective_ids
+    if not os.access(there, os.W_OK, effective_ids=effective):
         raise AtelierError(
             f"{there} cannot be written, but DVC records results in {place}; change its"
             " permissions, or set another place for the cache with `dvc cache dir`."

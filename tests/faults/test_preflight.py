@@ -1,0 +1,143 @@
+"""Surroundings in which DVC fails after a stage's work are refused before it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from atelier.errors import AtelierError
+from atelier.settings import read_yaml
+from atelier.tracking import preflight
+
+from ..project import ROOT, Project
+
+# A user without a name, who may read everything: the environment can lie in root's home.
+NAMELESS = (
+    "setpriv --reuid 54321 --regid 54321 --clear-groups"
+    " --inh-caps +dac_override --ambient-caps +dac_override"
+)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with what DVC and git keep, but no outputs."""
+    folder = tmp_path / "project"
+    for place in (".git", ".dvc/tmp", ".dvc/cache/files/md5", *preflight.PARENTS):
+        (folder / place).mkdir(parents=True)
+    (folder / "dvc.lock").touch()
+    return folder
+
+
+def outputs() -> set[str]:
+    """All outputs that dvc.yaml names."""
+    found = set()
+    for stage in read_yaml(ROOT / "dvc.yaml")["stages"].values():
+        stage = stage.get("do", stage)
+        for entry in (*stage.get("outs", ()), *stage.get("metrics", ())):
+            found.add(entry if isinstance(entry, str) else next(iter(entry)))
+    return found
+
+
+def test_all_outputs_of_the_pipeline_are_checked() -> None:
+    parents = {str(Path(output).parent) for output in outputs()} - {"."}
+    assert parents <= set(preflight.PARENTS)
+    assert {output for output in outputs() if not Path(output).suffix} == set(preflight.OUTPUTS)
+
+
+def test_usual_projects_pass(project: Path, tmp_path: Path) -> None:
+    preflight.check(project)
+    shutil.rmtree(project / ".dvc/cache")  # which DVC creates
+    (project / "dvc.lock").unlink()
+    for place in ("data/images.npz", "models/generator.safetensors"):
+        (project / place).parent.mkdir(exist_ok=True)
+        (project / place).symlink_to(tmp_path / "cached")  # as with cache.type symlink
+    (tmp_path / "link").symlink_to(project)
+    preflight.check(tmp_path / "link")
+
+
+@pytest.mark.parametrize("name", preflight.PARENTS)
+def test_folders_of_outputs_that_are_links_are_refused(
+    project: Path, tmp_path: Path, name: str
+) -> None:
+    folder = project / name
+    shutil.rmtree(folder)
+    folder.symlink_to(tmp_path / "disk")
+    with pytest.raises(AtelierError, match="is no folder; remove the link"):
+        preflight.check(project)
+    (tmp_path / "disk").mkdir()
+    with pytest.raises(AtelierError, match=rf"{name} leads to .*/disk, but .* `dvc cache dir`"):
+        preflight.check(project)
+    folder.unlink()
+    (project / "store").mkdir()
+    folder.symlink_to(project / "store")  # DVC follows links inside the repository
+    preflight.check(project)
+
+
+@pytest.mark.parametrize("name", preflight.OUTPUTS)
+def test_outputs_that_are_links_are_refused(project: Path, tmp_path: Path, name: str) -> None:
+    (project / name).symlink_to(tmp_path)
+    with pytest.raises(AtelierError, match=rf"{name} leads to .* as a whole; .* `dvc cache dir`"):
+        preflight.check(project)
+
+
+@pytest.mark.parametrize(
+    "place", [".dvc", ".dvc/tmp", ".dvc/cache", ".dvc/cache/files/md5", "disk"]
+)
+@pytest.mark.parametrize("config", ["config", "config.local"])
+def test_places_of_dvc_that_are_read_only_are_refused(
+    project: Path, freeze: Callable[[Path], None], place: str, config: str
+) -> None:
+    frozen = project.parent / "disk" if place == "disk" else project / place
+    frozen.mkdir(exist_ok=True)
+    if place == "disk":
+        (project / ".dvc" / config).write_text(
+            "['remote \"a\"']\n    url = %\n[cache]\n    dir = ../../disk\n"
+        )
+    freeze(frozen)
+    with pytest.raises(AtelierError, match="cannot be written, but DVC records results in"):
+        preflight.check(project)
+
+
+def test_read_only_lock_of_dvc_is_refused(project: Path, freeze: Callable[[Path], None]) -> None:
+    freeze(project / "dvc.lock")
+    with pytest.raises(AtelierError, match=r"dvc\.lock cannot be written"):
+        preflight.check(project)
+
+
+def test_linked_data_is_refused_by_the_first_stage(fresh: Project, tmp_path: Path) -> None:
+    (fresh.folder / "data").rename(tmp_path / "disk")
+    (fresh.folder / "data").symlink_to(tmp_path / "disk")
+    output = fresh.run("dvc", "repro", ok=False)
+    assert f"ERROR: data leads to {tmp_path}/disk, but DVC keeps no outputs outside" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "disk/raw").exists()
+
+
+def test_users_without_a_name_are_told_what_dvc_needs(project: Path) -> None:
+    command = [*NAMELESS.split(), sys.executable, "-m", "atelier.tracking.preflight"]
+    if subprocess.run([*NAMELESS.split(), "true"], capture_output=True, check=False).returncode:
+        pytest.skip("only root can run a program as another user")
+    shutil.rmtree(project / ".git")
+    for words in ("git init -q", "dvc init -q -f"):
+        subprocess.run(words.split(), cwd=project, check=True)
+    dvc = [*NAMELESS.split(), sys.executable, "-m", "dvc", "status"]
+    base = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "src")}
+
+    def run(words: list[str], **names: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            words, cwd=project, env=base | names, capture_output=True, text=True, check=False
+        )
+
+    for names in ({"HOME": "/tmp"}, {"USER": "me"}, {}):
+        refused = run(command, **names)
+        assert refused.returncode == 1
+        assert refused.stderr.startswith("ERROR: user 54321 has no ")
+        assert "`export USER=me HOME=/tmp`" in refused.stderr
+        assert run(dvc, **names).returncode != 0, "DVC needs neither any more"
+    for names in ({"USER": "me", "HOME": "/tmp"}, {"LOGNAME": "me", "HOME": "/tmp"}):
+        assert run(command, **names).returncode == 0
+        assert run(dvc, **names).returncode == 0
