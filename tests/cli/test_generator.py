@@ -37,16 +37,16 @@ def expected(seed: int) -> np.ndarray:
 
 def test_a_sheet_shows_a_picture_of_each_seed(atelier: Typed) -> None:
     told = atelier("generate --seeds 5,2,9 --columns 2 --tile 16")
-    assert told == "Wrote generated/grid.png: seeds 5, 2, 9.\n"
-    sheet = pixels("generated/grid.png")
+    assert told == "Wrote generated/seeds-5-2-9.png: seeds 5, 2, 9.\n"
+    sheet = pixels("generated/seeds-5-2-9.png")
     assert sheet.shape == (32, 32, 3)
     np.testing.assert_array_equal(sheet[:16, 16:], expected(2))
     np.testing.assert_array_equal(sheet[16:, :16], expected(9))
 
 
 def test_by_default_sixteen_pictures_are_large_enough_to_see(atelier: Typed) -> None:
-    assert atelier("generate") == "Wrote generated/grid.png: seeds 1 to 16.\n"
-    sheet = pixels("generated/grid.png")
+    assert atelier("generate") == "Wrote generated/seeds-1-to-16.png: seeds 1 to 16.\n"
+    sheet = pixels("generated/seeds-1-to-16.png")
     assert sheet.shape == (256, 256, 3)
     np.testing.assert_array_equal(sheet[:64:4, :64:4], expected(1))
 
@@ -63,7 +63,9 @@ def test_single_files_are_named_by_seed_and_join_what_is_there(
         *("notes.txt", "seed_0008.png", "seed_0009.png")
     }
     np.testing.assert_array_equal(pixels("mine/seed_0009.png"), expected(9))
-    atelier("generate --seeds 9,10 --files --out mine", code=1)
+    (checkout / "mine/seed_0009.png").write_text("edited")
+    atelier("generate --seeds 10,9 --files --out mine", code=1)
+    assert (checkout / "mine/seed_0009.png").read_text() == "edited"
     assert not (checkout / "mine/seed_0010.png").exists(), "refused as a whole"
     assert not list(checkout.glob(".atelier*"))
 
@@ -110,8 +112,40 @@ def test_nothing_is_replaced_unasked(atelier: Typed) -> None:
     assert Path("one.png").read_bytes() == before
     atelier("generate --seed 3 --count 1 --out one.png --force")
     np.testing.assert_array_equal(pixels("one.png")[::4, ::4], expected(3))
-    atelier("export faces.pt")
+    Path("faces.pt").write_text("mine")
     assert "faces.pt is there already" in atelier("export faces.pt", code=1)
+    assert Path("faces.pt").read_text() == "mine"
+    assert not list(Path().glob(".atelier*"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("generate --count 24", "generate --seeds 3,5 --files", "generate --seed 9 --count 1"),
+        "generate --seeds 1,5 --film generated/walk.gif --frames 3 --tile 16",
+        "export generated/faces.onnx",
+    ],
+)
+def test_repeated_commands_write_the_same_bytes(atelier: Typed, command: str) -> None:
+    told = atelier(command)
+    before = {file: file.read_bytes() for file in Path("generated").iterdir()}
+    assert atelier(command) == told
+    assert {file: file.read_bytes() for file in Path("generated").iterdir()} == before
+
+
+def test_sheets_of_other_pictures_have_other_names(atelier: Typed, checkout: Path) -> None:
+    arch = replace(SMALL, classes=3)
+    save_network(vivid(arch), arch, checkout / "models/generator.safetensors")
+    commands = [
+        *("--count 3", "--count 4", "--count 3 --seed 2", "--seeds 1,3", "--seeds 3,1"),
+        *("--seeds 1,3,5", "--count 3 --class 1", "--count 3 --truncation 1.5"),
+        *("--seeds " + ",".join(map(str, range(a, 300, 2))) for a in (1, 3)),
+    ]
+    for command in commands:
+        atelier(f"generate {command}")
+    names = [file.name for file in (checkout / "generated").iterdir()]
+    assert len(names) == len(commands)
+    assert max(map(len, names)) < 100
 
 
 @pytest.mark.parametrize(

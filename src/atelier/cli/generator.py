@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from math import ceil, isqrt, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atelier.cli.places import PARAMS, refuse_to_replace, writing
+from atelier.cli.places import PARAMS, keep_or_refuse, writing
 from atelier.errors import AtelierError
 from atelier.progress import Progress, Report, bar
 
@@ -65,9 +66,8 @@ def generate(
     asked = _seeds(count, seed, seeds, default=5 if film else 16)
     _at_least_1(columns=columns, tile=tile, frames=frames)
     _check_size(1 if film else len(asked), tile)
-    target = _target(film, grid, out)
+    target = _target(film, grid, out, _sheet_name(asked, label, truncation))
     names = {f"seed_{number:04d}.png": number for number in asked}
-    refuse_to_replace([target] if film or grid else [target / name for name in names], force)
     if film:
         _check_film(len(asked) * frames, fps)
 
@@ -77,13 +77,13 @@ def generate(
     latents = latents_of(asked if film or grid else names.values(), trained, truncation, label)
     if film:
         way = closed_loop(list(latents), frames, trained)
-        _write_film(pictures_of(trained, way), target, len(asked) * frames, fps, tile)
+        _write_film(pictures_of(trained, way), target, len(asked) * frames, fps, tile, force)
         typer.echo(f"Wrote {target}: {_list(asked)}, {len(asked) * frames} frames at {fps:g} fps.")
     elif grid:
-        _write_grid(pictures_of(trained, latents), target, len(asked), columns, tile)
+        _write_grid(pictures_of(trained, latents), target, len(asked), columns, tile, force)
         typer.echo(f"Wrote {target}: {_list(asked)}.")
     else:
-        _write_files(pictures_of(trained, latents), target, list(names))
+        _write_files(pictures_of(trained, latents), target, list(names), force)
         typer.echo(f"Wrote {len(names)} pictures to {target}/: {_list(list(names.values()))}.")
 
 
@@ -95,10 +95,9 @@ def export(
     """Write a trained generator as a file that other programs run: ONNX or TorchScript."""
     from atelier.gan.export import export as write
 
-    refuse_to_replace([out], force)
     trained = _trained(source, on_cpu=True)
-    with writing(out):
-        write(trained, out)
+    with _unchanged(out, force) as new:
+        write(trained, new)
     typer.echo(
         f"Wrote {out}: float32 [B, {trained.latent_size + trained.classes}] to pictures uint8."
     )
@@ -150,7 +149,20 @@ def _check_film(frames: int, fps: float) -> None:
         raise AtelierError(f"--fps is {fps:g}, but it is more than 0 and at most 50.")
 
 
-def _target(film: Path | None, grid: bool, out: Path | None) -> Path:
+def _sheet_name(seeds: list[int], label: int | None, truncation: float | None) -> str:
+    """Return the name of a sheet, by what decides its pictures; long lists become a digest."""
+    numbers = [str(seed) for seed in seeds]
+    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[0] + len(seeds))):
+        numbers = [numbers[0], "to", numbers[-1]]
+    if len(numbers) > 8:
+        numbers = [*numbers[:2], "and", sha256(",".join(numbers).encode()).hexdigest()[:12]]
+    parts = ["seeds", *numbers]
+    parts += ["class", str(label)] if label is not None else []
+    parts += ["truncation", repr(truncation)] if truncation is not None else []
+    return f"{'-'.join(parts)}.png"
+
+
+def _target(film: Path | None, grid: bool, out: Path | None, sheet: str) -> Path:
     """The file, or with ``--files`` the folder, that is going to be written."""
     if film:
         if out or not grid:
@@ -160,7 +172,7 @@ def _target(film: Path | None, grid: bool, out: Path | None) -> Path:
         return film
     place = out or GENERATED
     if place.is_dir() or not place.suffix:
-        return place / "grid.png" if grid else place
+        return place / sheet if grid else place
     if place.suffix != ".png" or not grid:
         takes = "a folder, or a file that ends in .png" if grid else "with --files a folder"
         raise AtelierError(f"--out is {place}, but it is {takes}.")
@@ -195,23 +207,27 @@ def _write_grid(
     count: int,
     columns: int | None,
     tile: int | None,
+    force: bool,
 ) -> None:
     from atelier.figures.montage import montage, save_png
 
     with _bar("pictures") as report:
         made = list(_told(pictures, count, report))
     columns = min(columns, count) if columns else ceil(sqrt(count))
-    with writing(target):
-        save_png(montage(made, columns, _tile(tile, made[0], GRID_TILE)), target)
+    with _unchanged(target, force) as new:
+        save_png(montage(made, columns, _tile(tile, made[0], GRID_TILE)), new)
 
 
-def _write_files(pictures: "Iterator[NDArray[np.uint8]]", folder: Path, names: list[str]) -> None:
+def _write_files(
+    pictures: "Iterator[NDArray[np.uint8]]", folder: Path, names: list[str], force: bool
+) -> None:
     from atelier.figures.montage import montage, save_png
     from atelier.files import adding_to
 
     with writing(folder), adding_to(folder) as made, _bar("pictures") as report:
         for name, picture in zip(names, _told(pictures, len(names), report), strict=True):
             save_png(montage([picture], 1, len(picture)), made / name)
+            keep_or_refuse(folder / name, made / name, force)
 
 
 def _write_film(
@@ -220,13 +236,24 @@ def _write_film(
     frames: int,
     fps: float,
     tile: int | None,
+    force: bool,
 ) -> None:
     from atelier.figures.film import film
     from atelier.figures.montage import montage
 
     shown = (montage([made], 1, _tile(tile, made, FILM_TILE)) for made in pictures)
-    with writing(target), _bar("frames") as report:
-        film(_told(shown, frames, report), target, fps)
+    with _unchanged(target, force) as new, _bar("frames") as report:
+        film(_told(shown, frames, report), new, fps)
+
+
+@contextmanager
+def _unchanged(target: Path, force: bool) -> Iterator[Path]:
+    """Yield a path to write to; it becomes ``target``, unless that is another file."""
+    from atelier.files import replacing
+
+    with writing(target), replacing(target) as new:
+        yield new
+        keep_or_refuse(target, new, force)
 
 
 def _tile(asked: int | None, picture: "NDArray[np.uint8]", at_least: int) -> int:

@@ -1,5 +1,6 @@
 """Files of a checkout that several commands read, and how commands write theirs."""
 
+import filecmp
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,22 @@ def refuse_to_replace(targets: Sequence[Path], force: bool) -> None:
             f"{there[0]}{are} there already; choose another place, or give --force to replace"
             f" {them}."
         )
+
+
+def keep_or_refuse(target: Path, new: Path, force: bool) -> None:
+    """Raise if ``target`` exists with other content than the new file.
+
+    So a command that is repeated succeeds, and never replaces anything else.
+    """
+    if target.is_dir() or (target.exists() and not force and not _same(target, new)):
+        raise AtelierError(
+            f"{target} is there already, with other content; choose another place, or give"
+            " --force to replace it."
+        )
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.is_file() and filecmp.cmp(one, other, shallow=False)
 
 
 @contextmanager
