@@ -1,6 +1,8 @@
 """What all tests share: the repository's paths, and settings to start from."""
 
 import http.server
+import itertools
+import os
 import threading
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -13,12 +15,25 @@ import torch
 
 from atelier import settings
 
+from .processes import MARK, end_processes, reset_ignored_signals
 from .project import Project, clone
 
 ROOT = Path(__file__).parents[1]
+_NUMBERS = itertools.count()
 SHARED = ROOT.parent / "shared"
 
 torch.set_num_threads(1)  # tests run side by side; more threads would only wait for each other
+reset_ignored_signals()
+
+
+@pytest.fixture(autouse=True)
+def _no_leftovers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """End what a test started, if it passed or not; fixtures of a module keep theirs."""
+    mark = f"{os.getpid()}-{next(_NUMBERS)}"
+    monkeypatch.setenv(MARK, mark)
+    yield
+    while end_processes(mark):
+        pass  # one of them may just have started another
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -47,20 +48,23 @@ class Project:
         """Run a command; return its output. ``ok=False`` expects it to fail; ``None``, neither."""
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_"))}
-        answer = subprocess.run(
+        with subprocess.Popen(
             command,
             cwd=self.folder,
             env={**inherited, "PATH": path, "OMP_NUM_THREADS": "1", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
-            check=False,
-        )
-        assert ok in (None, answer.returncode == 0), (
-            f"{command}: {answer.returncode}\n{answer.stdout}"
-        )
-        return answer.stdout
+            start_new_session=True,  # a closed terminal does not reach it, and it ends as a whole
+        ) as program:
+            try:
+                output, _ = program.communicate(timeout=300)
+            except BaseException:
+                os.killpg(program.pid, signal.SIGKILL)
+                raise
+        met = ok in (None, program.returncode == 0)
+        assert met, f"{command}: {program.returncode}\n{output}"
+        return output
 
     def repro(self, *arguments: str, **environment: str) -> list[str]:
         """Run ``dvc repro``; return the stages that ran."""

@@ -40,6 +40,7 @@ def test_a_training_told_to_stop_leaves_the_old_results(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
     stage = stage_process(dvc, "stages/train.py")
     journals = ready.folder / ".atelier/journal"

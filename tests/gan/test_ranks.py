@@ -164,6 +164,7 @@ def test_a_process_that_dies_ends_the_stage_and_the_next_run_goes_on(ready: Proj
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     ) as dvc:
         kill_the_second(dvc, ready.folder)
         told = dvc.communicate()[0]
