@@ -37,8 +37,8 @@ def expected(seed: int) -> np.ndarray:
 
 def test_a_sheet_shows_a_picture_of_each_seed(atelier: Typed) -> None:
     told = atelier("generate --seeds 5,2,9 --columns 2 --tile 16")
-    assert told == "Wrote generated/seeds-5-2-9.png: seeds 5, 2, 9.\n"
-    sheet = pixels("generated/seeds-5-2-9.png")
+    assert told == "Wrote generated/seeds-5-2-9-columns-2-tile-16.png: seeds 5, 2, 9.\n"
+    sheet = pixels("generated/seeds-5-2-9-columns-2-tile-16.png")
     assert sheet.shape == (32, 32, 3)
     np.testing.assert_array_equal(sheet[:16, 16:], expected(2))
     np.testing.assert_array_equal(sheet[16:, :16], expected(9))
@@ -139,6 +139,7 @@ def test_sheets_of_other_pictures_have_other_names(atelier: Typed, checkout: Pat
     commands = [
         *("--count 3", "--count 4", "--count 3 --seed 2", "--seeds 1,3", "--seeds 3,1"),
         *("--seeds 1,3,5", "--count 3 --class 1", "--count 3 --truncation 1.5"),
+        *("--count 3 --columns 3", "--count 3 --tile 16"),
         *("--seeds " + ",".join(map(str, range(a, 300, 2))) for a in (1, 3)),
     ]
     for command in commands:

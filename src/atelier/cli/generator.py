@@ -66,7 +66,8 @@ def generate(
     asked = _seeds(count, seed, seeds, default=5 if film else 16)
     _at_least_1(columns=columns, tile=tile, frames=frames)
     _check_size(1 if film else len(asked), tile)
-    target = _target(film, grid, out, _sheet_name(asked, label, truncation))
+    looks = {"class": label, "truncation": truncation, "columns": columns, "tile": tile}
+    target = _target(film, grid, out, _sheet_name(asked, **looks))
     names = {f"seed_{number:04d}.png": number for number in asked}
     if film:
         _check_film(len(asked) * frames, fps)
@@ -149,16 +150,16 @@ def _check_film(frames: int, fps: float) -> None:
         raise AtelierError(f"--fps is {fps:g}, but it is more than 0 and at most 50.")
 
 
-def _sheet_name(seeds: list[int], label: int | None, truncation: float | None) -> str:
-    """Return the name of a sheet, by what decides its pictures; long lists become a digest."""
+def _sheet_name(seeds: list[int], **options: float | None) -> str:
+    """Return the name of a sheet, by its seeds and options; long lists become a digest."""
     numbers = [str(seed) for seed in seeds]
     if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[0] + len(seeds))):
         numbers = [numbers[0], "to", numbers[-1]]
     if len(numbers) > 8:
         numbers = [*numbers[:2], "and", sha256(",".join(numbers).encode()).hexdigest()[:12]]
     parts = ["seeds", *numbers]
-    parts += ["class", str(label)] if label is not None else []
-    parts += ["truncation", repr(truncation)] if truncation is not None else []
+    for name, value in options.items():
+        parts += [name, repr(value)] if value is not None else []
     return f"{'-'.join(parts)}.png"
 
 
