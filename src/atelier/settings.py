@@ -488,25 +488,40 @@ def check(values: Any, source: str) -> Settings:
         raise AtelierError(_sentence(error, source)) from None
 
 
-def check_files(settings: Settings, root: Path = Path()) -> None:
-    """See that the files that settings name are there, before hours of work and not after.
+def files_of(settings: Settings, section: str) -> dict[Path, str]:
+    """Return the files that a section names, and for each the words that the setting takes too."""
+    if section == "evaluate":
+        name = settings.evaluate.features
+        words = "random or inception"
+        return {Path("data/weights", name): words} if is_file_of_weights(name) else {}
+    if section != "stylize":
+        return {}
+    stylize = settings.stylize
+    images = [*stylize.pictures, *stylize.styles, *stylize.style_masks]
+    named = [("pictures", name, "generated or drawn") for name in images]
+    named += [("weights", stylize.weights, "random or imagenet")]
+    return {
+        Path("data", folder, name): words
+        for folder, name, words in named
+        if name not in words.split(" or ")
+    }
+
+
+def check_files(
+    settings: Settings, root: Path = Path(), sections: Iterable[str] = ("stylize", "evaluate")
+) -> None:
+    """Raise if a file that one of the sections names is missing.
 
     Raises:
         AtelierError: a picture or a file of weights is missing.
     """
-    wanted = settings.stylize
-    pictures = [*wanted.pictures, *wanted.styles, *wanted.style_masks]
-    asked = [("stylize", "pictures", name, "generated or drawn") for name in pictures]
-    asked += [("stylize", "weights", wanted.weights, "random or imagenet")]
-    if is_file_of_weights(settings.evaluate.features):
-        asked += [("evaluate", "weights", settings.evaluate.features, "random or inception")]
-    for section, folder, name, words in asked:
-        file = Path("data", folder, name)
-        if name not in words.split(" or ") and not (root / file).is_file():
-            raise AtelierError(
-                f"there is no {file}, which params.yaml asks for under {section}; put it there,"
-                f" or choose {words}."
-            )
+    for section in sections:
+        for file, words in files_of(settings, section).items():
+            if not (root / file).is_file():
+                raise AtelierError(
+                    f"there is no {file}, which params.yaml asks for under {section}; put it there,"
+                    f" or choose {words}."
+                )
 
 
 def check_section(name: str, values: Any, source: str) -> None:

@@ -8,13 +8,14 @@ refuses to be recorded as what it was not.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from atelier.errors import AtelierError
+from atelier.input_files import LISTS, listed
 from atelier.settings import read_yaml
 from atelier.tracking.record import StageRecord, read_lock
 from atelier.tracking.system import gpu_names
@@ -84,6 +85,7 @@ def take(stage: str) -> Fingerprint | None:
     settings, files = seen
     recorded = _recorded()
     contents = {path: recorded.get(path) or _content(Path(path)) for path in files}
+    _refuse_stale(contents)
     return Fingerprint(settings, files, contents)
 
 
@@ -113,7 +115,23 @@ def _look(stage: str) -> tuple[dict[str, Any], dict[str, str]] | None:
     values = read_yaml(Path("params.yaml"))
     names = [name for name in described.get("params", []) if isinstance(name, str)]
     settings = flat({name: _value(values, name) for name in names})
-    return settings, {path: _seen(Path(path)) for path in described["deps"]}
+    paths = [*described["deps"], *_listed_inputs(described["deps"])]
+    return settings, {path: _seen(Path(path)) for path in paths}
+
+
+def _listed_inputs(dependencies: Iterable[str]) -> dict[str, str]:
+    """Return the hashes of files that dependencies list, by path: the stage reads these files."""
+    lists = (Path(path) for path in dependencies if Path(path).parent == LISTS)
+    return {path: hash_ for file in lists for path, hash_ in listed(file).items()}
+
+
+def _refuse_stale(contents: Mapping[str, str]) -> None:
+    """Raise if a file was changed after its hash was listed."""
+    for path, hash_ in _listed_inputs(contents).items():
+        if contents[path] != hash_:
+            raise AtelierError(
+                f"{path} was changed after {LISTS} listed it; run `dvc repro` again, without -s."
+            )
 
 
 def _recorded() -> dict[str, str]:

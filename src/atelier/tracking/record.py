@@ -12,6 +12,12 @@ from ruamel.yaml.error import YAMLError
 from atelier.tracking.values import flat, shown
 
 _CODE = (".py", ".j2")
+_UNLOGGED = ("watch", "evaluate_inputs", "stylize_inputs")
+
+
+def is_logged(stage: str) -> bool:
+    """Whether a stage has runs in MLflow; those that only list files have none."""
+    return stage.partition("@")[0] not in _UNLOGGED
 
 
 @dataclass(frozen=True)

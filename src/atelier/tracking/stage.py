@@ -15,7 +15,9 @@ from typing import Any, NoReturn
 
 from atelier import settings as settings_module
 from atelier.errors import AtelierError, PeerGoneError, lacks_memory
+from atelier.input_files import check_named, link_named
 from atelier.launch import by_torchrun, rank, torchrun
+from atelier.paths import refuse_lost_experiment
 from atelier.settings import Settings
 from atelier.tracking import fingerprint, preflight, rejected
 from atelier.tracking.backlog import waiting
@@ -78,11 +80,9 @@ def run_stage(
         signal.signal(ending, signal.default_int_handler)
     try:
         preflight.check()
-        if prepare:
-            prepare(settings_module.load())
+        _prepare(name, prepare)
         before = fingerprint.take(name)
         settings = settings_module.load()
-        settings_module.check_files(settings)
         code = 0
         if parallel and not by_torchrun() and settings.runtime.launcher != "python":
             code = _launch(name, settings.runtime.launcher)
@@ -95,8 +95,18 @@ def run_stage(
             signal.signal(ending, signal.SIG_IGN)
         code, sentence = _verdict(error, name)
         print(sentence, file=sys.stderr, flush=True)
-        _restore(os.environ.get("DVC_STAGE", name))
+        _restore(_stage_in_dvc(name))
     sys.exit(code)
+
+
+def _prepare(name: str, prepare: Callable[[Settings], None] | None) -> None:
+    """Bring the stage's dependencies to where it reads them, before their fingerprint is taken."""
+    settings = settings_module.load()
+    refuse_lost_experiment()
+    link_named(settings, name)
+    check_named(settings, name)
+    if prepare:
+        prepare(settings)
 
 
 def _launch(name: str, launcher: str) -> int:
@@ -104,7 +114,7 @@ def _launch(name: str, launcher: str) -> int:
     _, *options = launcher.split()
     code = torchrun(options, Path(sys.argv[0]))
     if code:
-        _restore(os.environ.get("DVC_STAGE", name))  # it may have died before it could
+        _restore(_stage_in_dvc(name))  # it may have died before it could
     return code
 
 
@@ -146,6 +156,11 @@ def _verdict(error: BaseException, stage: str) -> tuple[int, str]:
         smaller = _SMALLER.get(stage, "runtime.workers")
         return 1, f"ERROR: the memory is too small for {stage}; make {smaller} smaller."
     return 1, "".join(traceback.format_exception(error))
+
+
+def _stage_in_dvc(name: str) -> str:
+    """Return the stage's name, without the path that DVC may put before it."""
+    return os.environ.get("DVC_STAGE", name).rpartition(":")[2]
 
 
 def _restore(name: str) -> None:

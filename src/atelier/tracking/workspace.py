@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from atelier.paths import project_root
 from atelier.tracking.system import gpu_names
 from atelier.tracking.values import cut_without_secrets
 
@@ -26,15 +27,8 @@ _PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow"
 
 
 def repository_root() -> Path:
-    """The main project's root, also in a temporary copy made by ``dvc exp run --temp``.
-
-    DVC names it in ``DVC_ROOT``; a stage run by hand finds the folder that holds ``.dvc``.
-    """
-    named = os.environ.get("DVC_ROOT")
-    if named:
-        return Path(named)
-    here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), here)
+    """Return the main project's folder, also in a temporary copy of ``dvc exp run --temp``."""
+    return project_root()
 
 
 def private_folder(root: Path) -> Path:

@@ -13,6 +13,7 @@ from atelier.images.readers.zip_reader import count_members
 from atelier.images.sources.fetch import fetch
 from atelier.images.sources.scratch import Scratch
 from atelier.images.sources.transfer import copy
+from atelier.paths import user_path
 from atelier.progress import Report
 from atelier.regular_files import NotRegularError, check_regular
 from atelier.settings import ArchiveSettings
@@ -35,7 +36,7 @@ def take_archive(
         fetched = fetch(settings.location, scratch, Checksum("sha256", settings.sha256), report)
         scratch.bring(fetched, arrived, report)
     else:
-        given = Path(settings.location).expanduser()
+        given = user_path(settings.location)
         shown = str(given)
         _refuse_no_file(given)
         copy(given, arrived, report)

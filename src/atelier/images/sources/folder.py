@@ -9,6 +9,7 @@ from atelier.errors import AtelierError
 from atelier.images.listing import FoundFile, walk
 from atelier.images.manifest import Manifest, PassedOver, raw_file
 from atelier.images.sources.pictures_zip import PicturesZip
+from atelier.paths import user_path
 from atelier.progress import Progress, Report
 
 
@@ -39,7 +40,7 @@ def take_folders(
 
 
 def _files(name: str, folder: str) -> list[FoundFile]:
-    found = walk(Path(folder))
+    found = walk(user_path(folder))
     if not any(not file.fault for file in found):
         raise AtelierError(
             f"the folder {folder} ({name}) holds no files; put pictures there or name another."

@@ -11,6 +11,7 @@ from atelier.images.manifest import Manifest, raw_file
 from atelier.images.sources.fetch import fetch
 from atelier.images.sources.scratch import Scratch
 from atelier.images.sources.transfer import copy
+from atelier.paths import user_path
 from atelier.progress import Report
 from atelier.settings import TorchvisionSettings
 
@@ -46,7 +47,7 @@ def take_torchvision(
     """
     originals = _originals(settings)
     if settings.root:
-        root = Path(settings.root).expanduser()
+        root = user_path(settings.root)
         if not root.is_dir():
             raise AtelierError(
                 f"download.torchvision.root is {root}, but there is no such folder; give the folder"

@@ -1,0 +1,25 @@
+"""Inputs: list the files of data/pictures and data/weights that a later stage uses.
+
+The later stage depends on the list instead of the folders, so that a file that no setting names
+reruns nothing. In a temporary copy of the project, which lacks these files, they are linked.
+"""
+
+import sys
+from functools import partial
+
+from atelier.files import write_json
+from atelier.input_files import hash_named, link_all, list_of
+from atelier.settings import Settings
+from atelier.tracking.run import Run
+from atelier.tracking.stage import run_stage
+
+SECTION = sys.argv[1]
+
+
+def main(settings: Settings, run: Run) -> None:
+    """Write the hashes of the files that the settings of one section name."""
+    write_json(list_of(SECTION), hash_named(settings, SECTION))
+
+
+if __name__ == "__main__":
+    run_stage(f"{SECTION}_inputs", main, logged=False, prepare=partial(link_all, section=SECTION))
