@@ -1,6 +1,7 @@
 """Garbage collection, by MLflow's and DVC's own programs; here is said what they must keep."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,25 +15,154 @@ from atelier.tracking.workspace import git
 
 # Not read as YAML: a commit may hold the marks of a conflict, and names its files all the same.
 _HASH = re.compile(r"\bmd5: ['\"]?([0-9a-f]{32}(?:\.dir)?)\b")
+# The records of DVC in any folder: the project may have been moved within its repository.
+_RECORDS = (":(top,glob)**/dvc.lock", ":(top,glob)**/*.dvc")
+_DVC_FOLDERS = ":(top,glob)**/.dvc/config"
+_EXPERIMENT = re.compile("refs/exps/[0-9a-f]{2}/")
+# Commits that git is at work with, and that need be on no branch.
+_AT_WORK = ("HEAD", "ORIG_HEAD", "FETCH_HEAD", "MERGE_HEAD", "CHERRY_PICK_HEAD", "REBASE_HEAD")
 
 
 def named_by_git(root: Path) -> set[str]:
-    """The hashes in every dvc.lock that a branch, tag, experiment or the workspace holds."""
-    if git("rev-parse", "--git-dir") is None:
-        return _hashes(root)
+    """Return the hashes in every dvc.lock that the repository holds.
+
+    These are the records of all branches, tags, stashes, experiments, queued tasks, and of all
+    worktrees and temporary copies as they are now.
+
+    Raises:
+        AtelierError: git cannot tell, for example in a shallow clone.
+    """
+    if _has_no_git(root):
+        return _hashes(root / "dvc.lock")
+    _program(root, "git", "rev-list", "--all", "--max-count=1")
+    _refuse_shallow(root)
+    worktrees = _worktrees(root)
+    commits = [*_stashed(root), *(commit for place in worktrees for commit in _heads(place))]
     # In full: git leaves out merged branches whose file the merge did not take.
-    history = ("rev-list", "--all", "--full-history", "--objects", "--", "dvc.lock")
-    lines = _program(root, "git", *history).splitlines()
-    blobs = [line.partition(" ")[0] for line in lines if line.endswith("dvc.lock")]
-    locks = _program(root, "git", "cat-file", "--batch", told="\n".join(blobs))
-    return set(_HASH.findall(locks)) | _hashes(root)
+    words = ("rev-list", "--all", "--full-history", "--objects", "--stdin")
+    told = "\n".join([*commits, "--", *_RECORDS])
+    lines = _program(root, "git", *words, told=told).splitlines()
+    objects = [line.partition(" ")[0] for line in lines if _is_record(line)]
+    objects += [blob for place in worktrees for blob in _staged(place)]
+    return _hashes_of_objects(root, objects) | _hashes_in_worktrees(root, worktrees)
 
 
-def _hashes(root: Path) -> set[str]:
-    """The hashes in the working tree's dvc.lock."""
-    with suppress(FileNotFoundError):
-        return set(_HASH.findall((root / "dvc.lock").read_text("utf-8", "replace")))
-    return set()
+def _hashes_in_worktrees(root: Path, worktrees: Iterable[Path]) -> set[str]:
+    """Return the hashes in the records of worktrees and temporary copies, as they are now."""
+    files = {root / "dvc.lock"}
+    prefix = _program(root, "git", "rev-parse", "--show-prefix").removesuffix("\n")
+    words = ("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--")
+    for place in worktrees:
+        names = _program(place, "git", *words, *_RECORDS, _DVC_FOLDERS).split("\0")
+        found = {place / name for name in names if name}
+        folders = {file.parent for file in found if file.parent.name == ".dvc"}
+        copies = (copy for folder in folders for copy in (folder / "tmp/exps").rglob("dvc.lock"))
+        files |= {place / prefix / "dvc.lock", *found, *copies}
+    return set[str]().union(*map(_hashes, files))
+
+
+def _has_no_git(root: Path) -> bool:
+    """Whether the project is kept without git; DVC must have been told so."""
+    places = (root.resolve(), *root.resolve().parents)
+    if "GIT_DIR" in os.environ or any(os.path.lexists(place / ".git") for place in places):
+        return False
+    with suppress(AtelierError):
+        return _program(root, "dvc", "config", "core.no_scm").strip().lower() == "true"
+    return False
+
+
+def _refuse_shallow(root: Path) -> None:
+    """Raise if the repository lacks some of its history."""
+    if _program(root, "git", "rev-parse", "--is-shallow-repository").strip() == "true":
+        raise AtelierError(
+            "this is a shallow clone, so that older commits, which may name what would be removed,"
+            " are not here; fetch them by `git fetch --unshallow`."
+        )
+
+
+def _worktrees(root: Path) -> list[Path]:
+    """Return the folders of all worktrees.
+
+    Raises:
+        AtelierError: one cannot be read.
+    """
+    entries = _program(root, "git", "worktree", "list", "--porcelain", "-z").split("\0\0")
+    found = []
+    for entry in filter(None, entries):
+        lines = entry.strip("\0").split("\0")
+        if "bare" in lines:
+            continue
+        place = Path(lines[0].removeprefix("worktree "))
+        if not os.access(place, os.R_OK | os.X_OK):
+            raise AtelierError(
+                f"the worktree {place} of this repository cannot be read, and its dvc.lock may name"
+                " what would be removed; make it readable, or type `git worktree prune` if it is"
+                " gone for good."
+            )
+        found.append(place)
+    return found
+
+
+def _stashed(root: Path) -> list[str]:
+    """Return the commits of stashes and queued tasks: all but the newest are in a log only."""
+    refs = _program(root, "git", "for-each-ref", "--format=%(refname)").split()
+    logs = [ref for ref in refs if ref == "refs/stash" or _is_log(ref)]
+    told = (_program(root, "git", "reflog", "show", "--format=%H", ref, "--") for ref in logs)
+    return [commit for lines in told for commit in lines.split()]
+
+
+def _is_log(ref: str) -> bool:
+    return ref.startswith("refs/exps/") and not _EXPERIMENT.match(ref)
+
+
+def _heads(worktree: Path) -> list[str]:
+    """Return the commits that git is at work with in a worktree."""
+    found = (git("rev-parse", "--verify", "--quiet", name, cwd=worktree) for name in _AT_WORK)
+    return [commit.strip() for commit in found if commit]
+
+
+def _staged(worktree: Path) -> list[str]:
+    """Return the records in a worktree's index, also of both sides of a conflict."""
+    entries = _program(worktree, "git", "ls-files", "--stage", "-z", "--", *_RECORDS).split("\0")
+    return [entry.split()[1] for entry in entries if entry]
+
+
+def _is_record(line: str) -> bool:
+    """Whether a line of ``git rev-list --objects`` is of a record, and not of a folder."""
+    return Path(line.partition(" ")[2].strip('"')).suffix in (".lock", ".dvc") and " " in line
+
+
+def _hashes_of_objects(root: Path, objects: Iterable[str]) -> set[str]:
+    """Return the hashes in objects of git.
+
+    Raises:
+        AtelierError: the repository lacks one, as a partial clone does.
+    """
+    wanted = sorted(set(objects))
+    records = _program(root, "git", "cat-file", "--batch", told="\n".join(wanted))
+    if any(f"{name} missing" in records for name in wanted):
+        raise AtelierError(
+            "this clone lacks objects of its history, which may name what would be removed; fetch"
+            " them by `git fetch --refetch --no-filter`."
+        )
+    return set(_HASH.findall(records))
+
+
+def _hashes(record: Path) -> set[str]:
+    """Return the hashes in a record that may not be there.
+
+    Raises:
+        AtelierError: it is there, but cannot be read.
+    """
+    try:
+        return set(_HASH.findall(record.read_text("utf-8", "replace")))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return set()
+    except OSError as error:
+        raise AtelierError(
+            f"{record} cannot be read ({error.strerror}), and it may name what would be removed;"
+            " make it readable."
+        ) from None
 
 
 def collect_runs(
@@ -62,7 +192,7 @@ def collect_runs(
 
 
 def collect_cache(root: Path, kept: Iterable[str], *more: str) -> list[Path]:
-    """Remove from DVC's cache what no commit, no experiment and nothing of ``kept`` names.
+    """Remove from DVC's cache what nothing of the repository and nothing of ``kept`` names.
 
     Args:
         root: the project.
@@ -75,7 +205,8 @@ def collect_cache(root: Path, kept: Iterable[str], *more: str) -> list[Path]:
     cache = Path(_program(root, "dvc", "cache", "dir").strip())
     if root.resolve() not in cache.resolve().parents:  # other projects may use it
         return []
-    entries = [{"md5": md5, "hash": "md5", "path": md5} for md5 in sorted(kept)]
+    used_here = _cached(cache, {*kept, *named_by_git(root)})
+    entries = [{"md5": md5, "hash": "md5", "path": md5} for md5 in sorted(used_here)]
     with TemporaryDirectory() as folder:
         # DVC keeps what commits name and what another project uses: here, what kept runs made.
         _program(root, "git", "init", "--quiet", folder)
@@ -86,6 +217,11 @@ def collect_cache(root: Path, kept: Iterable[str], *more: str) -> list[Path]:
         told = _program(root, "dvc", "gc", "--force", *used, *more)
     lines = [line for line in told.splitlines() if line.startswith("Removing ")]
     return [Path(line.removeprefix("Removing ")) for line in lines]
+
+
+def _cached(cache: Path, hashes: Iterable[str]) -> set[str]:
+    """Return those of the hashes that DVC's cache has; of others it would print warnings."""
+    return {h for h in hashes if (cache / "files" / "md5" / h[:2] / h[2:]).exists()}
 
 
 def _program(root: Path, name: str, *words: str, told: str = "") -> str:

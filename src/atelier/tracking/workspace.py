@@ -156,11 +156,12 @@ def experiment_tags() -> dict[str, str]:
     return {tag: os.environ[name] for tag, name in names.items() if os.environ.get(name)}
 
 
-def git(*arguments: str) -> str | None:
-    """What git says, or ``None`` where it fails or is not there."""
+def git(*arguments: str, cwd: Path | None = None) -> str | None:
+    """Return git's output, or ``None`` if it fails or is not installed."""
     with suppress(OSError, subprocess.SubprocessError):
         answer = subprocess.run(  # noqa: S603 - fixed words, no shell
             ["git", *arguments],  # noqa: S607 - the user's own git
+            cwd=cwd,
             capture_output=True,
             encoding="utf-8",
             errors="replace",
