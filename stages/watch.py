@@ -7,6 +7,7 @@ names, sizes and times, so that a folder of 200,000 pictures is looked at, not r
 import os
 from pathlib import Path
 
+from atelier.paths import user_path
 from atelier.settings import Settings
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
@@ -18,7 +19,7 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.images.listing import list_folder
 
     name = os.environ["DVC_STAGE"].partition("@")[2]
-    folder = Path(settings.download.folders[name]).expanduser()
+    folder = user_path(settings.download.folders[name])
     write_json(Path("data/listing") / f"{name}.json", list_folder(folder))
 
 
