@@ -7,19 +7,21 @@ of the pipeline's own: every stage's hashes, the numbers of all, and the key pic
 
 import hashlib
 import json
+import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from atelier.input_files import LISTS
 from atelier.tracking.journal import Journal
-from atelier.tracking.record import StageRecord, current, read_lock
+from atelier.tracking.record import StageRecord, current, is_logged, read_lock
 from atelier.tracking.values import numbers
 from atelier.tracking.workspace import Process, git, private_folder
 
@@ -58,28 +60,67 @@ class Workspace:
 class Commit:
     """The commit of an experiment that ran in a temporary copy, which is gone by now.
 
-    What git does not have comes from DVC's cache.
+    What git does not have comes from DVC's cache. The project may lie anywhere in the repository.
     """
 
     def __init__(self, root: Path, revision: str) -> None:
-        from dvc.api import DVCFileSystem
+        from dvc.repo import Repo
 
-        self._files = DVCFileSystem(str(root), rev=revision)
+        self._root = root
+        self._revision = revision
+        with Repo(str(root)) as repo:
+            self._cache = Path(repo.cache.local.path)
+        records = read_lock((self._tracked("dvc.lock") or b"").decode("utf-8", "replace"))
+        self._hashes = {path: md5 for one in records.values() for path, md5 in one.outputs.items()}
+        self._folders: dict[str, dict[str, str]] = {}
 
     def read(self, path: str) -> bytes | None:
         """A file's content, or ``None`` where there is no such file."""
-        with suppress(OSError):
-            content: bytes = self._files.read_bytes(f"/{path}")
-            return content
-        return None
+        md5 = self._hash_of(path)
+        if md5 is None:
+            return self._tracked(path)
+        return None if md5.endswith(".dir") else self._cached(md5)
 
     def names(self, folder: str) -> list[str]:
         """The names in a folder, sorted; none where there is no such folder."""
+        files = [Path(output, file) for output in self._hashes for file in self._files(output)]
+        below = [
+            file for file in (*files, *map(Path, self._hashes)) if Path(folder) in file.parents
+        ]
+        return sorted({file.relative_to(folder).parts[0] for file in below})
+
+    def _hash_of(self, path: str) -> str | None:
+        if path in self._hashes:
+            return self._hashes[path]
+        for parent in PurePosixPath(path).parents:
+            if str(parent) in self._hashes:
+                return self._files(str(parent)).get(str(PurePosixPath(path).relative_to(parent)))
+        return None
+
+    def _files(self, folder: str) -> dict[str, str]:
+        """The hashes of the files of a folder that is an output, by path below it."""
+        md5 = self._hashes.get(folder, "")
+        if folder not in self._folders:
+            content = self._cached(md5) if md5.endswith(".dir") else None
+            entries = json.loads(content) if content else []
+            self._folders[folder] = {entry["relpath"]: entry["md5"] for entry in entries}
+        return self._folders[folder]
+
+    def _cached(self, md5: str) -> bytes | None:
         with suppress(OSError):
-            if self._files.isdir(f"/{folder}"):  # ls of a file lists the file
-                files = self._files.ls(f"/{folder}", detail=False)
-                return sorted(Path(file).name for file in files)
-        return []
+            return (self._cache / md5[:2] / md5[2:]).read_bytes()
+        return None
+
+    def _tracked(self, path: str) -> bytes | None:
+        with suppress(OSError, subprocess.SubprocessError):
+            return subprocess.run(  # noqa: S603 - fixed words, no shell
+                ["git", "cat-file", "blob", f"{self._revision}:./{path}"],  # noqa: S607 - the user's own git
+                cwd=self._root,
+                capture_output=True,
+                timeout=60,
+                check=True,
+            ).stdout
+        return None
 
 
 class LockWatch:
@@ -137,7 +178,9 @@ def write_outcome(
         kind="outcome",
         experiment=start["experiment"],
         parameters=start["parameters"],
-        stages={name: _told(name, record, tree) for name, record in stages.items()},
+        stages={
+            name: _told(name, record, tree) for name, record in stages.items() if is_logged(name)
+        },
     )
     made = {path for record in stages.values() for path in record.outputs}
     with tempfile.TemporaryDirectory() as folder:
@@ -159,10 +202,20 @@ def _told(name: str, record: StageRecord, tree: Tree) -> dict[str, Any]:
         with suppress(ValueError):
             values = json.loads(tree.read(file) or b"{}")
     return {
-        "inputs": record.data,
+        "inputs": record.data | _listed(record, tree),
         "outputs": record.outputs,
         "metrics": numbers(values if isinstance(values, dict) else {}),
     }
+
+
+def _listed(record: StageRecord, tree: Tree) -> dict[str, str]:
+    """Return the hashes of the files that an input of the stage lists, by path."""
+    lists = [path for path in record.inputs if Path(path).parent == LISTS]
+    found: dict[str, str] = {}
+    for path in lists:
+        with suppress(ValueError, TypeError):
+            found |= json.loads(tree.read(path) or b"{}")
+    return found
 
 
 def _pictures(tree: Tree) -> list[str]:
@@ -185,10 +238,11 @@ def _tree(root: Path, start: Mapping[str, Any]) -> Tree | None:
     if Path(start["workspace"]) == root.resolve():
         return Workspace(root)
     name, baseline = (start["tags"].get(f"dvc.{key}", "") for key in ("experiment", "baseline"))
+    reference = f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}"
     end = time.monotonic() + _PATIENCE_SECONDS
     # DVC brings the commit over from the copy a little after the copy's dvc has ended.
     while name and time.monotonic() < end:
-        commit = git("rev-parse", "--verify", f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}")
+        commit = git("rev-parse", "--verify", reference, cwd=root)
         if commit:
             return Commit(root, commit.strip())
         time.sleep(0.25)

@@ -1,6 +1,7 @@
 """Which run made a file: asked by content, so that it holds however the file came here."""
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from atelier.errors import AtelierError
 from atelier.tracking.pipeline import find_maker, stages_of
-from atelier.tracking.record import read_lock
+from atelier.tracking.record import is_logged, read_lock
 from atelier.tracking.workspace import git
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def which(wanted: str, client: "MlflowClient | None") -> Origin:
     while pending:
         at, hash_, reader = pending.pop(0)
         maker = _by_run(client, at, hash_, reader) or _by_commit(at, hash_)
-        if maker and maker not in found:
+        if maker and maker not in found and (is_logged(maker.stage) or not found):
             found.append(maker)
             pending += [(*item, maker.run) for item in maker.inputs.items()]
     if not found:
@@ -145,7 +146,10 @@ def _output_at(path: Path) -> tuple[str, str]:
             except OutputNotFoundError:
                 continue
             # As it lies there now, which may be another content than dvc.lock records.
-            return place.relative_to(repo.root_dir).as_posix(), str(output.get_hash().value)
+            # dvc.lock names it from its own folder, which may lie below that of .dvc.
+            name = os.path.relpath(place, Path.cwd().resolve())
+            if not name.startswith(".."):
+                return PurePosixPath(name).as_posix(), str(output.get_hash().value)
     raise AtelierError(f"{path} is made by no stage of dvc.yaml.")
 
 
