@@ -18,7 +18,7 @@ from atelier.tracking.journal import Journal
 from atelier.tracking.prune import Plan, carry_out, plan
 from atelier.tracking.store import locked, open_store
 from atelier.tracking.unfinished import Unfinished, abandoned
-from atelier.tracking.workspace import Process, private_folder
+from atelier.tracking.workspace import Process, owner_tags, private_folder
 
 from ..project import Project
 
@@ -69,22 +69,25 @@ class Store:
         measured: Mapping[str, str] = MEASURED,
         status: str = "FINISHED",
         experiment: str = "",
+        tags: Mapping[str, str] | None = None,
+        at: int = 0,
     ) -> str:
         """Log a parent with one stage, ``train``; return the stage's run."""
         home = experiment or self.experiment
-        tags = {f"restored.{stage}": run for stage, run in (restored or {}).items()}
-        at = next(self._time)
-        parent = self.client.create_run(home, at, tags | {"atelier.pipeline": name}, name)
+        owner = dict(tags or {})
+        of_parent = owner | {f"restored.{stage}": run for stage, run in (restored or {}).items()}
+        at = at or next(self._time)
+        parent = self.client.create_run(home, at, of_parent | {"atelier.pipeline": name}, name)
         parameters = [Param(key, value) for key, value in measured.items()]
         metrics = [] if kid is None else [Metric("evaluate.kid", kid, at, 0)]
         self.client.log_batch(parent.info.run_id, metrics=metrics, params=parameters)
-        tags = {"atelier.stage": "train", "mlflow.parentRunId": parent.info.run_id}
-        child = self.client.create_run(home, at, tags, "train")
+        of_child = owner | {"atelier.stage": "train", "mlflow.parentRunId": parent.info.run_id}
+        child = self.client.create_run(home, at, of_child, "train")
         for path, md5 in (outputs or {}).items():
             self.client.set_tag(child.info.run_id, f"output.{path}", md5)
         for run in (child, parent):
             self.client.log_text(run.info.run_id, "x" * 1_000_000, "folder/file.txt")
-            self.client.set_terminated(run.info.run_id, "FINISHED")
+            self.client.set_terminated(run.info.run_id, "FINISHED", at)
         self.client.update_run(child.info.run_id, status)
         return str(child.info.run_id)
 
@@ -357,7 +360,7 @@ def test_in_a_store_elsewhere_runs_go_to_its_trash(
     shutil.copy(store.root / "mlflow.db", tmp_path / "team.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/team.db")
     team = Store(store.root)
-    run = team.execute("old")
+    run = team.execute("old", tags=owner_tags(store.root))
     before = team.files()
     assert str(team.plan().removed[0]).endswith("no KID, files on the server")
     team.prune()
@@ -365,6 +368,38 @@ def test_in_a_store_elsewhere_runs_go_to_its_trash(
     assert team.client.get_run(run).info.lifecycle_stage == "deleted"
     assert team.files() == before
     assert names(team.plan()) == ({}, [])
+
+
+def test_on_a_server_only_old_runs_of_this_clone_go(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(store.root / "mlflow.db", tmp_path / "team.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/team.db")
+    team, own = Store(store.root), owner_tags(store.root)
+    now, day = time.time_ns() // 1_000_000, 86_400_000
+    team.execute("untagged")
+    for tag in own:
+        team.execute(f"other {tag}", tags=own | {tag: "another"})
+    team.execute("old", tags=own, at=now - 8 * day)
+    team.execute("recent", tags=own, at=now - 6 * day)
+    kept, removed = names(team.plan())
+    assert removed == ["old"]
+    assert kept.pop("recent") == ["younger than 7 days"]
+    assert kept.keys() == {"untagged", *(f"other {tag}" for tag in own)}
+    assert all(told == ["of another user, machine or clone"] for told in kept.values())
+    assert names(plan(store.root, "atelier", best=0, min_age=5))[1] == ["recent", "old"]
+    assert len(plan(store.root, "atelier", best=0, everyone=True).removed) == 5
+    # The lowest KID of somebody else is no reason to remove the best of one's own.
+    team.execute("their best", 0.1, tags=own | {"mlflow.user": "another"})
+    team.execute("own best", 0.2, tags=own)
+    assert names(team.plan(best=1))[1] == ["old"]
+
+
+def test_a_minimum_age_holds_in_the_own_store_too(store: Store) -> None:
+    store.execute("old")
+    store.execute("fresh", at=time.time_ns() // 1_000_000)
+    assert names(plan(store.root, "atelier", best=0))[1] == ["fresh", "old"]
+    assert names(plan(store.root, "atelier", best=0, min_age=1))[1] == ["old"]
 
 
 def test_faults_are_told_in_a_sentence(store: Store, tmp_path: Path) -> None:

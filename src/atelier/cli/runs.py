@@ -91,6 +91,13 @@ def _rejected(lines: list[dict[str, Any]]) -> str:
 def prune(
     best: Annotated[int, typer.Option(min=0, help="how many stay for their low evaluate.kid")] = 1,
     days: Annotated[float, typer.Option(min=0, help="how long unfinished work is kept")] = 30,
+    min_age: Annotated[
+        float | None,
+        typer.Option(min=0, help="days for which every run stays; on a server 7, else 0"),
+    ] = None,
+    everyone: Annotated[
+        bool, typer.Option("--all", help="on a server, also the runs of other users and clones")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="remove, and not only say what")] = False,
 ) -> None:
     """Say which old runs and files would go, or with --yes remove them."""
@@ -101,7 +108,7 @@ def prune(
 
     quiet_environment()
     root, experiment = repository_root(), settings.load(PARAMS).tracking.experiment
-    found = plan(root, experiment, best, days)
+    found = plan(root, experiment, best, days, min_age, everyone)
     for execution, reasons in found.kept.items():
         typer.echo(f"stays: {execution}: {', '.join(reasons)}")
     for execution in found.removed:

@@ -38,11 +38,7 @@ def named_by_git(root: Path) -> set[str]:
     _refuse_shallow(root)
     worktrees = _worktrees(root)
     commits = [*_stashed(root), *(commit for place in worktrees for commit in _heads(place))]
-    # In full: git leaves out merged branches whose file the merge did not take.
-    words = ("rev-list", "--all", "--full-history", "--objects", "--stdin")
-    told = "\n".join([*commits, "--", *_RECORDS])
-    lines = _program(root, "git", *words, told=told).splitlines()
-    objects = [line.partition(" ")[0] for line in lines if _is_record(line)]
+    objects = _recorded(root, commits)
     objects += [blob for place in worktrees for blob in _staged(place)]
     return _hashes_of_objects(root, objects) | _hashes_in_worktrees(root, worktrees)
 
@@ -127,9 +123,15 @@ def _staged(worktree: Path) -> list[str]:
     return [entry.split()[1] for entry in entries if entry]
 
 
-def _is_record(line: str) -> bool:
-    """Whether a line of ``git rev-list --objects`` is of a record, and not of a folder."""
-    return Path(line.partition(" ")[2].strip('"')).suffix in (".lock", ".dvc") and " " in line
+def _recorded(root: Path, commits: Iterable[str]) -> list[str]:
+    """Return every record that these commits, all references and what came before them hold."""
+    # In full: git leaves out merged branches whose file the merge did not take.
+    walk = ("rev-list", "--all", "--full-history", "--stdin", "--", *_RECORDS)
+    found = _program(root, "git", *walk, told="\n".join(commits))
+    changes = ("diff-tree", "--stdin", "--root", "-r", "-m", "--no-renames", "--", *_RECORDS)
+    # Such as ":100644 100644 OLD NEW M<tab>dvc.lock"; a commit's own name comes before its lines.
+    lines = _program(root, "git", *changes, told=found).splitlines()
+    return [line.split()[3] for line in lines if line.startswith(":")]
 
 
 def _hashes_of_objects(root: Path, objects: Iterable[str]) -> set[str]:
@@ -138,7 +140,7 @@ def _hashes_of_objects(root: Path, objects: Iterable[str]) -> set[str]:
     Raises:
         AtelierError: the repository lacks one, as a partial clone does.
     """
-    wanted = sorted(set(objects))
+    wanted = sorted({name for name in objects if name.strip("0")})  # zeros: it was removed
     records = _program(root, "git", "cat-file", "--batch", told="\n".join(wanted))
     if any(f"{name} missing" in records for name in wanted):
         raise AtelierError(

@@ -5,8 +5,9 @@ A pipeline execution (a parent run and its children) stays or goes as a whole.
 
 import os
 import sqlite3
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,11 +20,13 @@ from atelier.tracking.garbage import collect_cache, collect_runs, named_by_git
 from atelier.tracking.journal import journals
 from atelier.tracking.store import in_short, locked, open_store
 from atelier.tracking.unfinished import abandoned, forget_abandoned
-from atelier.tracking.workspace import PRIVATE
+from atelier.tracking.workspace import PRIVATE, owner_tags
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
     from mlflow.tracking import MlflowClient
+
+_DAYS_ELSEWHERE = 7.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,16 @@ class Execution:
         places = [run.info.artifact_uri for run in self.runs]
         places += [model.artifact_location for model in self.models]
         return [Path(local_file_uri_to_path(place)) for place in places]
+
+    @property
+    def last_time(self) -> float:
+        """Seconds since 1970, when the last of its runs started or ended."""
+        infos = [run.info for run in self.runs]
+        return float(max(max(info.start_time, info.end_time or 0) for info in infos)) / 1000
+
+    def belongs_to(self, owner: Mapping[str, str]) -> bool:
+        """Whether each of its runs bears the tags of this owner."""
+        return all(owner.items() <= run.data.tags.items() for run in self.runs)
 
     def tags(self, start: str) -> set[str]:
         """The values of all tags whose names start so."""
@@ -117,7 +130,14 @@ def _in_a_sentence() -> Iterator[None]:
 
 
 @_in_a_sentence()
-def plan(root: Path, experiment: str, best: int = 1, days: float = 30) -> Plan:
+def plan(
+    root: Path,
+    experiment: str,
+    best: int = 1,
+    days: float = 30,
+    min_age: float | None = None,
+    everyone: bool = False,
+) -> Plan:
     """Say what stays and what goes, and change nothing.
 
     Args:
@@ -125,11 +145,19 @@ def plan(root: Path, experiment: str, best: int = 1, days: float = 30) -> Plan:
         experiment: the experiment in MLflow.
         best: how many stay for their low KID.
         days: how long unfinished work is kept since it was last touched.
+        min_age: days for which every execution stays; ``None`` for 7 in a store elsewhere, which
+            others may look at, and 0 in the project's own.
+        everyone: in a store elsewhere, also runs of other users, machines and clones.
     """
     if not is_elsewhere() and not (root / "mlflow.db").exists():
         raise AtelierError(f"there is no {root / 'mlflow.db'}, so there is no run to remove.")
     client, number = open_store(root, experiment)
-    reasons = _reasons(root, client, number, best)
+    if min_age is None:
+        min_age = _DAYS_ELSEWHERE if is_elsewhere() else 0
+    owner = {} if everyone or not is_elsewhere() else owner_tags(root)
+    reasons = _reasons(root, client, number, best, owner)
+    _keep_young(reasons, min_age)
+    _keep_makers(reasons)
     kept = {execution: told for execution, told in reasons.items() if told}
     cached = [] if _unfinished(root) else collect_cache(root, _outputs(kept), "--dry")
     removed = [execution for execution in reasons if execution not in kept]
@@ -173,11 +201,14 @@ def _outputs(executions: Iterable[Execution]) -> set[str]:
 
 
 def _reasons(
-    root: Path, client: "MlflowClient", number: str, best: int
+    root: Path, client: "MlflowClient", number: str, best: int, owner: Mapping[str, str]
 ) -> dict[Execution, list[str]]:
-    """Every execution, newest first, and why it stays; one without a reason goes."""
+    """Return every execution, newest first, and why it stays; one without a reason goes."""
     executions = _executions(client)
-    lowest = _lowest([e for e in executions if e.head.info.experiment_id == number], best)
+    candidates = [
+        e for e in executions if e.head.info.experiment_id == number and e.belongs_to(owner)
+    ]
+    lowest = _lowest(candidates, best)
     # A version names its run, or a place under the run or the model only.
     versions = [f"{v.run_id} {v.source}" for v in _pages(client.search_model_versions)]
     named, unfinished, ours = named_by_git(root), _unfinished(root), (root / "mlruns").resolve()
@@ -192,9 +223,9 @@ def _reasons(
             "still running": running or unfinished & e.tags("atelier.pipeline"),
             "of another experiment": e.head.info.experiment_id != number,
             "has files outside mlruns/": outside and not is_elsewhere(),
+            "of another user, machine or clone": not e.belongs_to(owner),
         }
         reasons[e] = [reason for reason, holds in tests.items() if holds]
-    _keep_makers(reasons)
     return reasons
 
 
@@ -245,6 +276,14 @@ def _lowest(executions: list[Execution], best: int) -> list[Execution]:
     # Of equal ones, the first that was made: the later may have restored its model.
     ranked = sorted((e.kid, -place) for place, e in enumerate(alike) if e.kid is not None)
     return [alike[-place] for _, place in ranked[:best]]
+
+
+def _keep_young(reasons: dict[Execution, list[str]], days: float) -> None:
+    """Add a reason for whatever is younger than so many days."""
+    oldest = time.time() - days * 86_400
+    for execution, told in reasons.items():
+        if execution.last_time > oldest:
+            told.append(f"younger than {days:g} days")
 
 
 def _keep_makers(reasons: dict[Execution, list[str]]) -> None:

@@ -34,6 +34,7 @@ from atelier.tracking.workspace import (
     experiment_tags,
     git_tags,
     machine_tags,
+    owner_tags,
     private_folder,
     repository_root,
     uncommitted,
@@ -209,6 +210,7 @@ def _journal(
             "tags": git_tags()
             | experiment_tags()
             | machine_tags()
+            | owner_tags(root)
             | {"mlflow.source.name": f"stages/{name}.py"},
         }
         journal = Journal(private_folder(root), process, name, continues=continues, **about)

@@ -1,5 +1,6 @@
 """Where a stage runs: which repository, which DVC invocation, which commit."""
 
+import getpass
 import os
 import platform
 import signal
@@ -148,6 +149,16 @@ def machine_tags() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             versions.append(f"{package} {version(package)}")
     return {"machine": ", ".join(parts), "versions": ", ".join(versions)}
+
+
+def owner_tags(root: Path) -> dict[str, str]:
+    """The user, the host and the project's folder: they tell this clone's runs from others'."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user may have a number only
+        user = str(os.getuid())
+    place = str(root.resolve())
+    return {"mlflow.user": user, "atelier.host": socket.gethostname(), "atelier.project": place}
 
 
 def experiment_tags() -> dict[str, str]:
