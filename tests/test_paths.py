@@ -1,0 +1,140 @@
+"""Relative paths of the settings, and ignored files that the settings name."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from atelier.errors import AtelierError
+from atelier.files import write_json
+from atelier.input_files import check_named, hash_named, link_all, link_named, list_of
+from atelier.paths import is_temporary_copy, project_root, refuse_lost_experiment, user_path
+from atelier.settings import Settings
+
+MakeSettings = Callable[..., Settings]
+PICTURE = Path("data/pictures/sub/my stylé.png")
+
+
+def project(folder: Path, dvc: Path | None = None) -> Path:
+    """Make a folder that looks like a project, with ``.dvc`` there or elsewhere."""
+    (folder / "data/pictures").mkdir(parents=True)
+    (folder / "params.yaml").touch()
+    ((dvc or folder) / ".dvc").mkdir(parents=True)
+    return folder
+
+
+def enter_copy(top: Path, below: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Enter a temporary copy of the project as DVC makes it."""
+    copy = top / ".dvc/tmp/exps/standalone/tmp123"
+    folder = project(copy / below, copy)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DVC_ROOT", str(top))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["plain", "my disk %41 #1 ü"])
+@pytest.mark.parametrize("below", ["", "gan", "pipelines/gän"])
+def test_a_relative_path_starts_at_the_main_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, below: str
+) -> None:
+    top = tmp_path / name
+    main = project(top / below, top)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.chdir(main)
+    assert (project_root(), is_temporary_copy()) == (main, False)
+    monkeypatch.setenv("DVC_ROOT", str(top))
+    assert (project_root(), is_temporary_copy()) == (main, False)
+    enter_copy(top, below, monkeypatch)
+    assert (project_root(), is_temporary_copy()) == (main, True)
+    assert user_path("../my faces #1") == main / "../my faces #1"
+    assert user_path("/data/faces") == Path("/data/faces")
+    assert user_path("~/faces") == Path.home() / "faces"
+
+
+def test_a_worktree_falls_back_to_the_main_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = tmp_path / "repo"
+    main = project(top / "gan")
+    author = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for words in (("init", "-q"), (*author, "commit", "-q", "--allow-empty", "-m", "x"),
+                  ("worktree", "add", "-q", str(tmp_path / "far/off/tree"))):  # fmt: skip
+        subprocess.run(["git", *words], cwd=top, check=True)
+    tree = project(tmp_path / "far/off/tree/gan")
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.chdir(tree)
+    (top / "faces").mkdir()
+    assert user_path("../faces").resolve() == top / "faces"
+    assert user_path("../none") == tree / "../none"
+    (tree.parent / "faces").mkdir()
+    assert user_path("../faces").resolve() == tree.parent / "faces"
+    (main / "data/pictures/mine.png").write_bytes(b"1")
+    assert user_path("data/pictures/mine.png") == main / "data/pictures/mine.png"
+
+
+def test_a_copy_gets_the_ignored_files_of_the_main_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_settings: MakeSettings
+) -> None:
+    named = str(PICTURE.relative_to("data/pictures"))
+    settings = make_settings(stylize={"styles": [named]})
+    main = project(tmp_path / "main")
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.chdir(main)
+    with pytest.raises(AtelierError, match=r"there is no data/pictures/sub/my stylé\.png"):
+        hash_named(settings, "stylize")
+    assert hash_named(settings, "evaluate") == {}
+    for file in (PICTURE, Path("data/pictures/unused.png")):
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"1")
+    link_all(settings, "stylize")
+    hashes = hash_named(settings, "stylize")
+    assert hashes == {str(PICTURE): "c4ca4238a0b923820dcc509a6f75849b"}
+
+    copy = enter_copy(main, "", monkeypatch)
+    link_named(settings, "stylize")
+    assert [file.name for file in (copy / "data/pictures").rglob("*.png")] == [PICTURE.name]
+    link_all(settings, "stylize")
+    assert {file.name for file in copy.rglob("*.png")} == {PICTURE.name, "unused.png"}
+    assert hash_named(settings, "stylize") == hashes
+    # What the copy has of its own, such as a tracked picture, stays; a dead link does not.
+    PICTURE.unlink()
+    PICTURE.write_bytes(b"2")
+    link_named(settings, "stylize")
+    assert PICTURE.read_bytes() == b"2"
+    PICTURE.unlink()
+    PICTURE.symlink_to("nowhere")
+    link_named(settings, "stylize")
+    assert PICTURE.read_bytes() == b"1"
+
+
+def test_a_file_that_is_not_listed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_settings: MakeSettings
+) -> None:
+    monkeypatch.chdir(project(tmp_path / "main"))
+    monkeypatch.setenv("DVC_STAGE", "stylize")
+    monkeypatch.setenv("DVC_ROOT", os.getcwd())
+    settings = make_settings(stylize={"styles": ["mine.png"]})
+    Path("data/pictures/mine.png").write_bytes(b"1")
+    with pytest.raises(AtelierError, match=r"stylize\.json does not list data/pictures/mine\.png"):
+        check_named(settings, "stylize")
+    write_json(list_of("stylize"), hash_named(settings, "stylize"))
+    check_named(settings, "stylize")
+    check_named(make_settings(stylize={"styles": ["none.png"]}), "train")
+
+
+def test_dvc_would_lose_an_experiment_of_some_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, lost in (("100% mine", False), ("my%20disk", True)):
+        top = project(tmp_path / name)
+        monkeypatch.setenv("DVC_ROOT", str(top))
+        monkeypatch.chdir(top)
+        refuse_lost_experiment()
+        enter_copy(top, "", monkeypatch)
+        if lost:
+            with pytest.raises(AtelierError, match="DVC cannot bring an experiment back to"):
+                refuse_lost_experiment()
+        else:
+            refuse_lost_experiment()
