@@ -56,8 +56,10 @@ def lay(base: Path, layout: str) -> Laid:
             "stylize.styles": ["my stylé.png"],
             "train.batch_size": 16,
             "train.epochs": 1,
+            "tracking.wait_seconds": 0,
         }
     )
+    (home / "dvc.lock").unlink()  # of results that this clone does not have
     git(home.parent if layout in ("subdirectory", "monorepo") else home, "add", "-A")
     git(home, "commit", "--quiet", "-m", "laid out")
     if layout == "worktree":
@@ -85,7 +87,8 @@ def make(project: Project, how: str, *targets: str) -> None:
         assert "Success" in status, f"{status}\n{logs}"
     project.delivered()
     if how != "repro":
-        project.run("dvc", "exp", "apply", "trial")
+        # It applies all that there is, and fails because the other stages have made nothing yet.
+        project.run("dvc", "exp", "apply", "trial", ok=None)
 
 
 def runs(project: Project) -> tuple[Run, dict[str, Run]]:
