@@ -182,7 +182,9 @@ def test_models_after_every_fault(
     assert found
     (model,) = client.search_logged_models([found.experiment_id])
     assert model.status == "READY"
+    files = {file.path for file in client.list_logged_model_artifacts(model.model_id)}
+    assert files >= {"MLmodel", "data", "requirements.txt"}
     (version,) = client.search_model_versions(f"name = '{name}'")
     assert version.tags["kid"] == "2.5"
-    assert version.model_id == model.model_id
+    assert version.source == f"models:/{model.model_id}"
     assert client.get_model_version_by_alias(name, "champion").version == version.version
