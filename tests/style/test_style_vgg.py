@@ -149,7 +149,7 @@ def test_another_network_is_refused(tmp_path: Path, state: dict[str, Tensor]) ->
 @pytest.mark.parametrize("content", [b"", b"no weights at all", b"PK\x03\x04 cut off"])
 def test_a_broken_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(AtelierError, match="holds no state_dict that can be read safely"):
+    with pytest.raises(AtelierError, match=r"holds no state_dict|it is empty"):
         build_vgg19(str(tmp_path / name), "max", seed=1, deepest=3)
 
 
