@@ -190,7 +190,7 @@ def test_words_of_the_shell_in_settings(
     # The marker's name has no slash, which some settings do not allow: it would appear beside.
     text = json.dumps({"tracking.enabled": False, **changes}).replace("MARKER", "executed")
     fresh.set(**json.loads(text))
-    told = fresh.run("sh", "-c", "dvc repro download 2>&1 || true")
+    told = fresh.run("sh", "-c", "dvc repro download stylize_inputs 2>&1 || true")
     assert not list(fresh.folder.rglob("executed*"))
     assert "Traceback" not in told
     assert "ERROR: " in told or set(changes) <= {"tracking.experiment", "tracking.register"}
