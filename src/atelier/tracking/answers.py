@@ -11,8 +11,24 @@ _GONE = "RESOURCE_DOES_NOT_EXIST"
 _TRASHED = re.compile(r"must be in the '?active'? (lifecycle_stage|state)", re.IGNORECASE)
 # MLflow's words for a part of a request whose value it does not repeat.
 _PART = re.compile(r"(metrics|params|tags)\[\d+\]|exceeds the maximum length")
+# A database's error as SQLAlchemy formats it, which MLflow passes on with the statement and its
+# values. A value may contain the same words, so only the start and the end of the message count.
+_OF_DATABASE = re.compile(
+    r"\A(?:[A-Z_]+: )?(?:\(raised as a result of [^()]*\)\s*)?\((?:\w+\.)+(?P<kind>\w+)\)"
+    r"|\(Background on this error at: https://sqlalche\.me/\S+\)\s*\Z"
+)
+# Those of them that are about the values: of SQLSTATE's class 22, and two constraints.
+_OF_DATA = {
+    *("DataError", "StringDataRightTruncation", "NumericValueOutOfRange"),
+    *("NullValueNotAllowed", "InvalidParameterValue", "InvalidTextRepresentation"),
+    *("UntranslatableCharacter", "CharacterNotInRepertoire", "NotNullViolation", "CheckViolation"),
+}
 # Statuses of an upload that sending the same file again cannot change.
 _TOO_LARGE = {413, 414, 415, 431}
+# A wrong password, a missing permission, too many requests: no file is the reason.
+_NO_ACCESS = {401, 403, 407, 429}
+# MLflow's words for a request without an answer of the server.
+_UNANSWERED = re.compile(r"API request to \S+ failed with (timeout )?exception")
 _T = TypeVar("_T")
 
 
@@ -34,15 +50,19 @@ def own_content() -> Iterator[None]:
 def may_reject_content(error: BaseException) -> bool:
     """Return whether an error is MLflow's own answer to the content of a request.
 
-    A page of a proxy has a status only, and neither an error code nor a message of MLflow.
+    A page of a proxy has a status only, and neither an error code nor a message of MLflow. A
+    database's error counts only if it is about values: a standby server that is read-only, a row
+    that a colleague added at the same moment, a lock or a lost connection may pass.
     """
     from mlflow.exceptions import MlflowException
 
-    return (
-        isinstance(error, MlflowException)
-        and error.error_code in _CONTENT
-        and "API request to" not in error.message
-    )
+    if not isinstance(error, MlflowException) or error.error_code not in _CONTENT:
+        return False
+    message = str(error)
+    database = _OF_DATABASE.search(message)
+    if database:
+        return database["kind"] in _OF_DATA
+    return "API request to" not in message
 
 
 def rejects(error: BaseException, *content: str) -> bool:
@@ -80,6 +100,21 @@ def is_too_large(error: BaseException) -> bool:
     """Return whether a server refuses a file for its size or kind."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     return status in _TOO_LARGE
+
+
+def refuses_access(error: BaseException) -> bool:
+    """Return whether a server refuses the user, or the number of requests."""
+    from mlflow.exceptions import MlflowException
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is None and isinstance(error, MlflowException):
+        status = error.get_http_status_code()
+    return status in _NO_ACCESS
+
+
+def is_unanswered(error: BaseException) -> bool:
+    """Return whether a request got no answer, or none of MLflow."""
+    return bool(_UNANSWERED.search(str(error)))
 
 
 def send_in_parts(
