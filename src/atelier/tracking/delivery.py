@@ -18,7 +18,9 @@ from atelier.tracking.answers import (
     ContentError,
     is_gone,
     is_too_large,
+    is_unanswered,
     own_content,
+    refuses_access,
     rejects,
     send_in_parts,
 )
@@ -28,8 +30,15 @@ from atelier.tracking.journal import entries, executions, is_open, journals, now
 from atelier.tracking.models import judge_model, log_model
 from atelier.tracking.pipeline import stages_of, tell_pipeline
 from atelier.tracking.rejected import refused
-from atelier.tracking.runs import PARENT_KEY, STAGE_KEY, find_or_create, remove_duplicates
+from atelier.tracking.runs import (
+    PARENT_KEY,
+    STAGE_KEY,
+    find_or_create,
+    remove_duplicates,
+    remove_late_duplicates,
+)
 from atelier.tracking.store import StoreError, is_remote, open_store
+from atelier.tracking.uploads import remove_note, upload, upload_text, write_note
 from atelier.tracking.workspace import private_folder
 
 if TYPE_CHECKING:
@@ -147,9 +156,15 @@ class Delivery:
         except Exception as error:
             if is_gone(error) and self._state.run and not self._begun_anew:
                 raise _RunGoneError from error
-            if entry["kind"] not in _FILES or not self._never_takes(entry, error):
+            if entry["kind"] not in _FILES:
                 raise
-            self._reject(entry, str(error))
+            name = _file_name(entry)
+            if rejects(error, name, Path(name).name, str(entry.get("key", ""))):
+                self._reject(entry, str(error))
+            elif self._is_due(error):
+                self._try_last(entry, error)
+            else:
+                raise
 
     def _repeated(self, entry: dict[str, Any]) -> None:
         """Deliver an entry; send it again if a remote server's answer may be a passing one."""
@@ -184,26 +199,51 @@ class Delivery:
             raise ContentError("the journal has no first entry that names a run")
         deliver(entry)
 
-    def _never_takes(self, entry: dict[str, Any], error: Exception) -> bool:
-        """Return whether a server takes files, but not this one.
-
-        The control is a note that takes the file's place in the run: where the server does not
-        take that either, all of it waits.
-        """
-        name = str(entry.get("file") or entry.get("name") or entry["kind"])
-        if rejects(error, name, Path(name).name, str(entry.get("key", ""))):
-            return True
-        self._save(attempts=self._state.attempts + 1)
-        enough = is_too_large(error) or self._state.attempts >= _ATTEMPTS
-        if not is_remote() or not enough:
+    def _is_due(self, error: Exception) -> bool:
+        """Count a failed attempt at a file; return whether it is time for the last one."""
+        if not is_remote() or not self._is_about_file(error):
             return False
-        reason = f"The server did not accept {Path(name).name}: {str(error)[:500]}\n"
-        place = mlflow_names.artifact_path(f"not-uploaded/{Path(name).name}.txt")
+        self._save(attempts=self._state.attempts + 1)
+        return is_too_large(error) or self._state.attempts >= _ATTEMPTS
+
+    def _is_about_file(self, error: Exception) -> bool:
+        """Return whether an attempt failed for a reason that may lie in the file itself."""
+        if refuses_access(error):
+            return False
+        if not is_unanswered(error):
+            return True
+        # Some proxies end the connection where others answer 413. The file counts as the reason
+        # only if the server answers something else at the same time.
         try:
-            self._mlflow.log_text(self._state.run, mlflow_names.text(reason), place)
-        except Exception:  # the store as a whole is in trouble
+            self._mlflow.get_run(self._state.run)
+        except Exception:
             return False
         return True
+
+    def _try_last(self, entry: dict[str, Any], error: Exception) -> None:
+        """Set a file aside, if the server accepts a note in its place but not the file.
+
+        The server may have recovered between the failed attempt and the note, so the file is
+        sent once more after the note.
+
+        Raises:
+            Exception: the server does not accept the note either, so that all of it waits.
+        """
+        name = Path(_file_name(entry)).name
+        try:
+            write_note(self._mlflow, self._state.run, name, str(error))
+        except Exception:
+            raise error from None
+        try:
+            self._deliver(entry)
+        except ContentError:
+            raise
+        except Exception as again:
+            if not self._is_about_file(again):
+                raise
+            self._reject(entry, str(again))
+        else:
+            remove_note(self._mlflow, self._state.run, name)
 
     def _reject(self, entry: dict[str, Any], reason: str, part: str = "") -> None:
         """Set an entry or one part of it aside, with its file."""
@@ -292,14 +332,14 @@ class Delivery:
             content = mlflow_names.text(entry["text"])
             name = mlflow_names.artifact_path(entry["name"])
         for run in filter(None, (self._state.run, self._state.parent)):
-            self._mlflow.log_text(run, content, name)
+            upload_text(self._mlflow, run, content, name)
 
     def _artifact(self, entry: dict[str, Any]) -> None:
         with own_content():
             file = self._kept(entry)
             folder = "" if entry["folder"] in ("", ".") else f"{entry['folder']}/"
             path = mlflow_names.artifact_path(f"{folder}{file.name}")
-        self._upload(file, path)
+        upload(self._mlflow, self._state.run, {path: file})
 
     def _picture(self, entry: dict[str, Any]) -> None:
         """Log an image under the name that MLflow's log_image gives it, but always the same.
@@ -319,11 +359,11 @@ class Delivery:
             with Image.open(file) as image:
                 compress_image_size(image.copy()).save(small)
             preview = small.read_bytes()
-        self._upload(file, f"images/{name}.png")
         with TemporaryDirectory() as folder:
             small = Path(folder, f"{name}+compressed.webp")
             small.write_bytes(preview)
-            self._upload(small, f"images/{small.name}")
+            files = {f"images/{name}.png": file, f"images/{small.name}": small}
+            upload(self._mlflow, self._state.run, files)
         self._log_tags(self._state.run, {"mlflow.loggedImages": "True"})
 
     def _model(self, entry: dict[str, Any]) -> None:
@@ -338,16 +378,6 @@ class Delivery:
             raise ContentError(f"the file {entry['file']} is not in the journal any more")
         return file
 
-    def _upload(self, file: Path, path: str) -> None:
-        """Upload a file as the artifact ``path``, whatever its own name is."""
-        folder, _, name = path.rpartition("/")
-        if name == file.name:
-            self._mlflow.log_artifact(self._state.run, str(file), folder or None)
-            return
-        with TemporaryDirectory() as place:
-            Path(place, name).symlink_to(file.absolute())
-            self._mlflow.log_artifact(self._state.run, str(Path(place, name)), folder or None)
-
     def _outcome(self, entry: dict[str, Any]) -> None:
         """Complete the pipeline's run; the entries after this one are its pictures."""
         with own_content():
@@ -358,6 +388,8 @@ class Delivery:
         parent = find_or_create(client, experiment, "pipeline", at, key, {})
         self._save(run=parent, experiment=named)
         remove_duplicates(client, experiment, key, parent)
+        with suppress(Exception):  # only tidies up; colleagues' runs may not be ours to delete
+            remove_late_duplicates(client, experiment)
         ran = stages_of(client, parent)
         for run in ran.values():
             own = (STAGE_KEY, run.data.tags[STAGE_KEY])
@@ -482,6 +514,11 @@ class Delivery:
             lambda item: (item.dataset.name, item.dataset.digest),
             lambda item: {"dataset": item.dataset.name, "run": run},
         )
+
+
+def _file_name(entry: Mapping[str, Any]) -> str:
+    """Return the name of an entry's file."""
+    return str(entry.get("file") or entry.get("name") or entry["kind"])
 
 
 def _parts(items: Sequence[_T], most: int, length: Callable[[_T], int]) -> Iterator[Sequence[_T]]:

@@ -115,8 +115,11 @@ def _refuse_foreign_answer(method: str, url: str, response: "Response", stream: 
         raise NoAnswerError(f"foreign answer: the server redirects ({response.status_code})")
     downloads = method.upper() == "GET" and "/mlflow-artifacts/artifacts/" in url
     ours = "/mlflow/" in url or "/mlflow-artifacts/" in url
+    uploads = method.upper() == "PUT" and "/mlflow-artifacts/artifacts/" in url
     if response.status_code != 200 or stream or downloads or not ours:
         return
+    if uploads and not response.content:
+        return  # MLflow's own answer is empty, too; the caller verifies the file
     try:
         is_object = isinstance(json.loads(response.content), dict)
     except ValueError:

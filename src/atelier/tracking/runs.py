@@ -55,9 +55,28 @@ def remove_duplicates(
 ) -> None:
     """Delete empty runs that bear the same tag: a request was carried out although it failed."""
     for run in _bearing(client, experiment, key):
-        if run.info.run_id != kept and not run.data.metrics and not run.data.params:
-            client.set_terminated(run.info.run_id, "KILLED")
-            client.delete_run(run.info.run_id)
+        if run.info.run_id != kept:
+            _delete_if_empty(client, run)
+
+
+def remove_late_duplicates(client: "MlflowClient", experiment: str) -> None:
+    """Delete empty runs that requests created after their execution was delivered.
+
+    A request may be held up on a network for so long that the deliverer which sent it has ended.
+    """
+    for tag in (PARENT_KEY, STAGE_KEY):
+        running = f"attributes.status = 'RUNNING' and tags.`{tag}` != ''"
+        for run in client.search_runs([experiment], running, max_results=100):
+            key = (tag, run.data.tags[tag])
+            ended = [r for r in _bearing(client, experiment, key) if r.info.status != "RUNNING"]
+            if ended:
+                _delete_if_empty(client, run)
+
+
+def _delete_if_empty(client: "MlflowClient", run: "Run") -> None:
+    if not run.data.metrics and not run.data.params:
+        client.set_terminated(run.info.run_id, "KILLED")
+        client.delete_run(run.info.run_id)
 
 
 def _bearing(client: "MlflowClient", experiment: str, key: tuple[str, str]) -> "list[Run]":
