@@ -3,7 +3,7 @@
 import hashlib
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from atelier.tracking import mlflow_names
 from atelier.tracking.answers import ContentError, exists_already, own_content
 from atelier.tracking.store import asked_by_default
+from atelier.tracking.uploads import MissingFileError
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -39,13 +40,10 @@ def log_model(client: "MlflowClient", run: str, file: Path, loader: str) -> None
         file: the network's file.
         loader: see :meth:`atelier.tracking.run.Run.model`.
     """
-    import mlflow
     import torch
-    from mlflow.entities import LoggedModelStatus
     from mlflow.models import Model, infer_signature
 
-    model = _begin(client, run, file)
-    if model.status == LoggedModelStatus.READY:
+    if _is_logged(client, run):
         return
     module, _, function = loader.partition(":")
     if not module.startswith(_PACKAGE):
@@ -54,10 +52,14 @@ def log_model(client: "MlflowClient", run: str, file: Path, loader: str) -> None
         network, example, about = getattr(importlib.import_module(module), function)(file)
         with torch.inference_mode():
             pictures = network(torch.from_numpy(example)).numpy()
+    model = client.create_logged_model(
+        client.get_run(run).info.experiment_id, name=NAME, source_run_id=run
+    )
+    flavor = _RecordingFlavor()
     with asked_by_default(client):
         Model.log(
             artifact_path=None,
-            flavor=mlflow.pytorch,
+            flavor=flavor,
             model_id=model.model_id,
             run_id=run,
             pytorch_model=network,
@@ -67,27 +69,68 @@ def log_model(client: "MlflowClient", run: str, file: Path, loader: str) -> None
             metadata={ABOUT: about},
             pip_requirements=[f"{name}=={_public(name)}" for name in ("mlflow", "numpy", "torch")],
         )
+    _verify(client, model.model_id, flavor.files)
+    # Set last: only a model with this tag is complete.
+    content = hashlib.md5(file.read_bytes()).hexdigest()  # noqa: S324 - as DVC does
+    client.set_logged_model_tags(model.model_id, {_CONTENT: content})
 
 
-def _begin(client: "MlflowClient", run: str, file: Path) -> "LoggedModel":
-    """The run's model, which a deliverer that was killed may have begun.
+class _RecordingFlavor:
+    """MLflow's flavor for PyTorch, which records the files of the model that it saves."""
 
-    If the answer to a request to create it was lost, there may be two; the empty one goes.
+    def __init__(self) -> None:
+        self.files: set[str] = set()
+
+    def save_model(self, path: str, **options: Any) -> None:
+        """Save a model to a folder, which MLflow then uploads."""
+        import mlflow
+
+        mlflow.pytorch.save_model(path=path, **options)
+        files = (file for file in Path(path).rglob("*") if file.is_file())
+        self.files = {file.relative_to(path).as_posix() for file in files}
+
+
+def _is_logged(client: "MlflowClient", run: str) -> bool:
+    """Return whether a run's model is complete; delete what an interrupted attempt left.
+
+    An unfinished model cannot be continued: MLflow refuses to add it to the run's outputs twice.
     """
     from mlflow.entities import LoggedModelStatus
 
     experiment = client.get_run(run).info.experiment_id
-    made = client.search_logged_models([experiment], f"source_run_id = '{run}'", max_results=20)
-    found = sorted(made, key=lambda model: model.status != LoggedModelStatus.READY)
-    for model in found[1:]:
-        if model.status != LoggedModelStatus.READY and model.name == NAME:
+    found = client.search_logged_models([experiment], f"source_run_id = '{run}'", max_results=20)
+    ours = [model for model in found if model.name == NAME]
+    complete = [
+        model
+        for model in ours
+        if model.status == LoggedModelStatus.READY and _CONTENT in model.tags
+    ]
+    for model in ours:
+        if model not in complete:
             client.delete_logged_model(model.model_id)
-    if found:
-        return found[0]
-    content = hashlib.md5(file.read_bytes()).hexdigest()  # noqa: S324 - as DVC does
-    return client.create_logged_model(
-        experiment, name=NAME, source_run_id=run, tags={_CONTENT: content}
-    )
+    return bool(complete)
+
+
+def _verify(client: "MlflowClient", model: str, files: set[str]) -> None:
+    """Raise unless the server has all files of a model.
+
+    Raises:
+        MissingFileError: a file is absent, although its upload was answered with success.
+    """
+    missing = files - set(_files(client, model))
+    if missing:
+        raise MissingFileError(
+            f"the server accepted the model's {min(missing)}, but does not have it"
+        )
+
+
+def _files(client: "MlflowClient", model: str, folder: str | None = None) -> Iterator[str]:
+    """Yield the paths of all files of a model."""
+    for file in client.list_logged_model_artifacts(model, folder):
+        if file.is_dir:
+            yield from _files(client, model, file.path)
+        else:
+            yield file.path
 
 
 def judge_model(
