@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atelier.errors import AtelierError
+from atelier.tracking import mlflow_names
 from atelier.tracking.garbage import collect_cache, collect_runs, named_by_git
 from atelier.tracking.journal import journals
 from atelier.tracking.store import in_short, locked, open_store
@@ -155,6 +156,7 @@ def plan(
     if min_age is None:
         min_age = _DAYS_ELSEWHERE if is_elsewhere() else 0
     owner = {} if everyone or not is_elsewhere() else owner_tags(root)
+    owner = {name: mlflow_names.tag(value) for name, value in owner.items()}  # as it was logged
     reasons = _reasons(root, client, number, best, owner)
     _keep_young(reasons, min_age)
     _keep_makers(reasons)

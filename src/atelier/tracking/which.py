@@ -4,12 +4,14 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from atelier.errors import AtelierError
+from atelier.tracking import mlflow_names
 from atelier.tracking.pipeline import find_maker, stages_of
 from atelier.tracking.record import is_logged, read_lock
 from atelier.tracking.workspace import git
@@ -129,7 +131,7 @@ def _output(wanted: str, client: "MlflowClient | None") -> tuple[str, str]:
                     return path, content
     for path in sorted(paths):
         if client and (run := find_maker(client, {path: f"{wanted}%"})):
-            return path, run.data.tags[f"output.{path}"]
+            return path, run.data.tags[mlflow_names.key(f"output.{path}")]
     raise AtelierError(
         f"no dvc.lock of this repository, in any commit, and no run has the hash {wanted}."
     )
@@ -179,7 +181,7 @@ def _by_run(client: "MlflowClient | None", path: str, content: str, reader: str)
         dirty=tags.get("git.dirty") == "true",
         when=f"{datetime.fromtimestamp(run.info.start_time / 1000):%Y-%m-%d %H:%M:%S}",
         settings=dict(run.data.params),
-        inputs=_tagged(run, "input."),
+        inputs=_inputs(run),
         outputs=_tagged(run, "output."),
     )
 
@@ -197,7 +199,8 @@ def _beside(client: "MlflowClient", run: "Run") -> "list[Run]":
 
 
 def _made(run: "Run", path: str) -> bool:
-    return _covers(_tagged(run, "output."), path)
+    places = (path, *map(str, PurePosixPath(path).parents))
+    return any(mlflow_names.key(f"output.{place}") in run.data.tags for place in places)
 
 
 def _covers(outputs: Iterable[str], path: str) -> bool:
@@ -211,6 +214,21 @@ def _is_of(stage: str, key: str) -> bool:
 def _tagged(run: "Run", start: str) -> dict[str, str]:
     tags = run.data.tags.items()
     return {tag.removeprefix(start): value for tag, value in tags if tag.startswith(start)}
+
+
+def _inputs(run: "Run") -> dict[str, str]:
+    """Return the hashes of what a run read, by path.
+
+    MLflow does not accept every path in a tag's name; the run's datasets have the paths.
+    """
+    inputs = _tagged(run, "input.")
+    for item in run.inputs.dataset_inputs if run.inputs else []:
+        with suppress(ValueError, KeyError, TypeError):  # anybody may log datasets
+            path = str(json.loads(item.dataset.source)["path"])
+            legal = mlflow_names.key(f"input.{path}").removeprefix("input.")
+            if legal != path and legal in inputs:
+                inputs[path] = inputs.pop(legal)
+    return inputs
 
 
 def _by_commit(path: str, content: str) -> Maker | None:
