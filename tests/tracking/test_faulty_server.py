@@ -111,6 +111,7 @@ ESSENTIAL = [
     *(("runs/log-batch", fault) for fault in ("html 400", "false 400", "empty 200")),
     ("experiments/create", "lost answer"),
     ("mlflow-artifacts/artifacts", "redirect"),
+    ("mlflow-artifacts/artifacts", "empty 200"),
 ]
 REST = [(r, f) for r in REQUESTS for f in (*BEFORE, *AFTER) if (r, f) not in ESSENTIAL]
 
@@ -285,6 +286,96 @@ def test_files_wait_while_the_server_takes_none(
     server.rule = lambda method, path: ""
     assert deliver_left_over(tmp_path) == 0
     check_all_once(tmp_path, journal, experiment)
+
+
+def test_file_is_delivered_if_the_server_recovers_before_the_note(
+    server: Server, tmp_path: Path, start: Callable[..., Journal]
+) -> None:
+    def rule(method: str, path: str) -> str:
+        if "not-uploaded" in path:
+            server.rule = lambda method, path: ""
+        return "500" if method == "PUT" and path.endswith("a.txt") else ""
+
+    server.rule = rule
+    journal = start()
+    speak(journal, tmp_path)
+    experiment = journal_experiment(journal)
+    for _ in range(5):
+        deliver_left_over(tmp_path)
+    assert ("PUT", True) in {(m, "not-uploaded" in path) for m, path in server.requests}
+    assert not rejected.read(tmp_path)
+    check_all_once(tmp_path, journal, experiment)
+    client, number = open_store(tmp_path, experiment)
+    for run in client.search_runs([number]):
+        names = [file.path for file in client.list_artifacts(run.info.run_id)]
+        assert "not-uploaded" not in names
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["401", "drop", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("403", "429"))],
+)
+def test_refused_access_and_outages_do_not_count_against_a_file(
+    fault: str, server: Server, tmp_path: Path, start: Callable[..., Journal]
+) -> None:
+    # Access is refused to one file only; in an outage everything fails, from that file on.
+    is_outage = fault == "drop"
+    begun: list[str] = []
+
+    def rule(method: str, path: str) -> str:
+        if method == "PUT" and path.endswith("a.txt"):
+            begun.append(path)
+            return fault
+        return fault if is_outage and begun else ""
+
+    server.rule = rule
+    journal = start()
+    speak(journal, tmp_path)
+    experiment = journal_experiment(journal)
+    for _ in range(7):
+        begun.clear()
+        assert deliver_left_over(tmp_path) == 1
+    assert not any("not-uploaded" in path for _, path in server.requests)
+    assert not rejected.read(tmp_path)
+    server.rule = lambda method, path: ""
+    assert deliver_left_over(tmp_path) == 0
+    check_all_once(tmp_path, journal, experiment)
+
+
+def test_a_run_that_appears_after_its_execution_was_delivered_is_deleted(
+    server: Server, tmp_path: Path, start: Callable[..., Journal]
+) -> None:
+    experiment = ""
+
+    def execute(number: int) -> None:
+        nonlocal experiment
+        process = Process(os.getpid(), str(number))
+        journal = start(process=process)
+        experiment = journal_experiment(journal)
+        speak(journal, tmp_path)
+        outcome = Journal(
+            private_folder(tmp_path),
+            process,
+            "pipeline",
+            kind="outcome",
+            experiment=experiment,
+            parameters={},
+            stages={"train": {"inputs": {}, "outputs": {}, "metrics": {}}},
+        )
+        outcome.write("end", status="FINISHED")
+        outcome.close()
+        assert deliver_left_over(tmp_path) == 0
+
+    execute(1)
+    client, number = open_store(tmp_path, experiment)
+    before = {run.info.run_id for run in client.search_runs([number])}
+    for run in client.search_runs([number], "tags.`atelier.journal` != ''"):
+        client.create_run(number, run.info.start_time, dict(run.data.tags))
+    assert len(client.search_runs([number])) > len(before)
+    execute(2)
+    after = client.search_runs([number])
+    assert before <= {run.info.run_id for run in after}
+    assert len(after) == len(before) + 2
 
 
 @pytest.mark.parametrize("name", ["loss_g", "device", "render.fps", "train.kid"])

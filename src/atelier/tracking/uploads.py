@@ -15,6 +15,8 @@ from atelier.tracking.store import is_remote
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+_NOTES = "not-uploaded"
+
 
 class MissingFileError(ConnectionError):
     """Raised if an upload was answered with success, but the server does not have the file."""
@@ -73,8 +75,11 @@ def remove_note(client: "MlflowClient", run: str, name: str) -> None:
 
     with suppress(Exception):  # the file itself is delivered
         place = client.get_run(run).info.artifact_uri
-        get_artifact_repository(place, client.tracking_uri).delete_artifacts(_note(name))
+        repository = get_artifact_repository(place, client.tracking_uri)
+        repository.delete_artifacts(_note(name))
+        if not client.list_artifacts(run, _NOTES):
+            repository.delete_artifacts(_NOTES)
 
 
 def _note(name: str) -> str:
-    return mlflow_names.artifact_path(f"not-uploaded/{name}.txt")
+    return mlflow_names.artifact_path(f"{_NOTES}/{name}.txt")

@@ -1,0 +1,60 @@
+"""Errors of a database, as a server passes them on: which of them are about the values."""
+
+import pytest
+from mlflow.exceptions import MlflowException, RestException
+from requests import HTTPError, Response
+from sqlalchemy.exc import DBAPIError, StatementError
+
+from atelier.tracking.answers import may_reject_content, refuses_access, rejects
+
+psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore")
+KEY = "train.loss"
+OF_DATA = ["StringDataRightTruncation", "NumericValueOutOfRange", "CharacterNotInRepertoire"]
+PASSING = [
+    *("ReadOnlySqlTransaction", "UniqueViolation", "ForeignKeyViolation", "LockNotAvailable"),
+    *("DeadlockDetected", "AdminShutdown", "InsufficientPrivilege", "UndefinedTable"),
+]
+
+
+def answer(kind: str, prefix: str = "") -> RestException:
+    """Return the error that MLflow's client raises if a statement fails on the server."""
+    cause = getattr(psycopg.errors, kind)("the database's own words")
+    statement = "INSERT INTO metrics (key) VALUES (%(key)s)"
+    error = DBAPIError.instance(statement, {"key": KEY}, cause, psycopg.Error)
+    assert isinstance(error, StatementError)
+    if prefix:
+        error.add_detail(prefix)
+    return RestException({"error_code": "BAD_REQUEST", "message": str(error)})
+
+
+@pytest.mark.parametrize("kind", PASSING)
+def test_database_error_that_may_pass_rejects_nothing(kind: str) -> None:
+    assert f"'{KEY}'" in str(answer(kind)), "the statement's values are in the answer"
+    assert not may_reject_content(answer(kind))
+    assert not rejects(answer(kind), KEY)
+
+
+@pytest.mark.parametrize("kind", OF_DATA)
+def test_database_error_about_a_value_rejects_it(kind: str) -> None:
+    assert rejects(answer(kind), KEY)
+    assert rejects(answer(kind, "raised as a result of Query-invoked autoflush; see docs"), KEY)
+    assert not rejects(answer(kind), "another.metric")
+
+
+@pytest.mark.parametrize("value", ["(psycopg.errors.ReadOnlySqlTransaction)", "(a.b) [SQL: x]"])
+def test_value_that_looks_like_a_database_error_is_rejected(value: str) -> None:
+    message = f"Invalid value '{value}' for parameter 'key' supplied"
+    error = RestException({"error_code": "INVALID_PARAMETER_VALUE", "message": message})
+    assert rejects(error, value)
+
+
+def test_errors_of_access_are_recognized_in_every_form() -> None:
+    response = Response()
+    response.status_code = 429
+    assert refuses_access(HTTPError("busy", response=response))
+    assert refuses_access(RestException({"error_code": "PERMISSION_DENIED", "message": "no"}))
+    assert not refuses_access(RestException({"error_code": "BAD_REQUEST", "message": "no"}))
+    assert not refuses_access(MlflowException("no answer"))
+    response.status_code = 413
+    assert not refuses_access(HTTPError("large", response=response))

@@ -1,0 +1,52 @@
+"""Lineage of outputs whose paths MLflow does not accept as names of tags."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from atelier.tracking import delivery
+from atelier.tracking.deliver import deliver_left_over
+from atelier.tracking.journal import Journal
+from atelier.tracking.run import Run
+from atelier.tracking.store import open_store
+from atelier.tracking.which import which
+from atelier.tracking.workspace import Process, private_folder
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+DEAD = Process(os.getpid(), "1")  # no process with this number started so early
+FACES, MODEL, OTHER = (digit * 32 for digit in "abc")
+PATHS = ["data/faces #1 (ä & ö)!.npz", f"data/{'x' * 300}.npz"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_which_follows_paths_that_are_no_legal_tag_names(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    delivery.client_of.cache_clear()
+    model = "models/a$b.safetensors"
+    stages = {
+        "convert": {"inputs": {}, "outputs": {path: FACES}, "metrics": {}},
+        "train": {"inputs": {path: FACES}, "outputs": {model: MODEL}, "metrics": {}},
+    }
+    common = {"experiment": "atelier", "parameters": {}}
+    private = private_folder(tmp_path)
+    for stage in stages:
+        Run(Journal(private, DEAD, stage, pipeline="p", tags={}, **common)).end("FINISHED")
+    outcome = Journal(private, DEAD, "pipeline", kind="outcome", stages=stages, **common)
+    outcome.write("end", status="FINISHED")
+    outcome.close()
+    assert deliver_left_over(tmp_path) == 0
+    # The working tree has another content now; only MLflow knows the one in question.
+    (tmp_path / "dvc.lock").write_text(
+        f"stages:\n  train:\n    cmd: c\n    outs:\n    - path: '{model}'\n      md5: {OTHER}\n"
+    )
+    client, _ = open_store(tmp_path, "atelier")
+    origin = which(MODEL[:10], client)
+    assert (origin.path, origin.content) == (model, MODEL)
+    assert [maker.stage for maker in origin.makers] == ["train", "convert"]
+    assert all(maker.run for maker in origin.makers)
+    assert origin.makers[0].inputs == {path: FACES}
+    delivery.client_of.cache_clear()
