@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from atelier.errors import AtelierError
-from atelier.tracking.models import ABOUT
+from atelier.tracking.models import ABOUT, is_complete
 from atelier.tracking.pipeline import stages_of
 from atelier.tracking.store import asked_by_default, in_short
 
@@ -77,10 +77,12 @@ def _of_run(run: str, client: "MlflowClient") -> str:
     maker = trained or (found if restored == "unknown" else client.get_run(restored))
     for info in (found.info, maker.info):  # the maker's experiment may be another one
         models = client.search_logged_models(
-            [info.experiment_id], f"source_run_id = '{info.run_id}'", max_results=1
+            [info.experiment_id], f"source_run_id = '{info.run_id}'", max_results=20
         )
-        if models:
-            return f"models:/{models[0].model_id}"
+        # An interrupted upload may have left a model that is not complete.
+        complete = [model for model in models if is_complete(model)] or models[:1]
+        if complete:
+            return f"models:/{complete[0].model_id}"
     raise AtelierError(
         f"the run {run} ({found.info.run_name}) logged no generator; give the run of a train stage"
         " or of a pipeline."

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from atelier.tracking import mlflow_names
+from atelier.tracking.answers import refuses_access
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -56,7 +57,7 @@ def remove_duplicates(
     """Delete empty runs that bear the same tag: a request was carried out although it failed."""
     for run in _bearing(client, experiment, key):
         if run.info.run_id != kept:
-            _delete_if_empty(client, run)
+            _delete_if_empty(client, run, key[0])
 
 
 def remove_late_duplicates(client: "MlflowClient", experiment: str) -> None:
@@ -70,13 +71,25 @@ def remove_late_duplicates(client: "MlflowClient", experiment: str) -> None:
             key = (tag, run.data.tags[tag])
             ended = [r for r in _bearing(client, experiment, key) if r.info.status != "RUNNING"]
             if ended:
-                _delete_if_empty(client, run)
+                _delete_if_empty(client, run, tag)
 
 
-def _delete_if_empty(client: "MlflowClient", run: "Run") -> None:
-    if not run.data.metrics and not run.data.params:
-        client.set_terminated(run.info.run_id, "KILLED")
-        client.delete_run(run.info.run_id)
+def _delete_if_empty(client: "MlflowClient", run: "Run", tag: str) -> None:
+    """Delete a duplicate that holds nothing.
+
+    A team's server lets only some users delete the runs of an experiment. For others the duplicate
+    loses the tag, so that it is not taken for the run itself.
+    """
+    if run.data.metrics or run.data.params:
+        return
+    run_id = run.info.run_id
+    client.set_terminated(run_id, "KILLED")
+    try:
+        client.delete_run(run_id)
+    except Exception as error:
+        if not refuses_access(error):
+            raise
+        client.delete_tag(run_id, tag)
 
 
 def _bearing(client: "MlflowClient", experiment: str, key: tuple[str, str]) -> "list[Run]":

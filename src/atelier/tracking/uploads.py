@@ -70,15 +70,18 @@ def write_note(client: "MlflowClient", run: str, name: str, reason: str) -> None
 
 
 def remove_note(client: "MlflowClient", run: str, name: str) -> None:
-    """Remove the note about a file that was accepted after all, if the server permits it."""
+    """Remove the note about a file that was accepted after all; correct it if that is refused."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    with suppress(Exception):  # the file itself is delivered
+    try:
         place = client.get_run(run).info.artifact_uri
         repository = get_artifact_repository(place, client.tracking_uri)
         repository.delete_artifacts(_note(name))
         if not client.list_artifacts(run, _NOTES):
             repository.delete_artifacts(_NOTES)
+    except Exception:
+        with suppress(Exception):  # the file itself is delivered
+            client.log_text(run, f"The server accepted {name} later.\n", _note(name))
 
 
 def _note(name: str) -> str:
