@@ -106,7 +106,8 @@ def _layer(app: Callable[..., Iterable[bytes]], state: Server) -> Callable[..., 
             list(app(environ, lambda *_: lambda _: None))
             if fault == "lost answer":
                 return _dropped(environ)
-            fault = "500"
+            # The server has read the body already; another read would block.
+            environ["wsgi.input"], fault = io.BytesIO(), "500"
         if fault in _ANSWERS:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             status, kind, body = _ANSWERS[fault]
