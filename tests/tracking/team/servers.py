@@ -114,6 +114,8 @@ def mlflow_server(
         *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
         *("--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", store),
         *("--artifacts-destination", str(folder / "artifacts"), *options),
+        # A client that reuses a connection just as an idle server closes it gets no answer.
+        *("--uvicorn-opts", "--timeout-keep-alive 600"),
     ]
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_"))}
     changes = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
