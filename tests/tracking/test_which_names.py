@@ -16,7 +16,10 @@ from atelier.tracking.workspace import Process, private_folder
 pytestmark = pytest.mark.filterwarnings("ignore")
 DEAD = Process(os.getpid(), "1")  # no process with this number started so early
 FACES, MODEL, OTHER = (digit * 32 for digit in "abc")
-PATHS = ["data/faces #1 (ä & ö)!.npz", f"data/{'x' * 300}.npz"]
+PATHS = [
+    "data/faces #1 (ä & ö)!.npz",
+    pytest.param(f"data/{'x' * 300}.npz", marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize("path", PATHS)
