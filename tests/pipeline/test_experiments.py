@@ -249,6 +249,22 @@ def test_an_experiment_in_a_temporary_copy_is_logged_in_the_main_project(project
     assert project.bytes(*MADE) == before
 
 
+def test_an_applied_experiment_knows_a_picture_added_after_an_equal_run(fresh: Project) -> None:
+    stage = "stylize_inputs"
+    (fresh.folder / "dvc.lock").unlink()  # of results that this clone does not have
+    fresh.commit()
+    fresh.repro(stage)  # without a picture, as a temporary copy is before its own run
+    fresh.run("git", "add", "dvc.lock")
+    fresh.commit()
+    (fresh.folder / "data/pictures/x.txt").write_text("x")
+    fresh.repro(stage)
+    fresh.commit()
+    told = fresh.run("dvc", "exp", "run", "--temp", "-n", "e1", "-S", "render.fps=7", stage)
+    assert "skipping run" not in told
+    fresh.run("dvc", "exp", "apply", "e1", ok=None)  # the other stages have made nothing
+    assert "up to date" in fresh.run("dvc", "status", stage)
+
+
 @pytest.fixture
 def workers(ready: Project) -> Iterator[Project]:
     """A clone to run a queue in; its workers, which are daemons, are gone afterwards."""
