@@ -81,6 +81,27 @@ def test_every_worktree_counts_as_it_is(repository: Repository, tmp_path: Path) 
         assert named_by_git(root) == kept
 
 
+def test_what_only_a_log_of_git_or_a_bisection_names_counts(
+    repository: Repository, tmp_path: Path
+) -> None:
+    kept = {repository.commit()}
+    below = repository.root.relative_to(repository.top)
+    git(repository.top, "worktree", "add", "--quiet", "--detach", str(tmp_path / "tree"))
+    for place in (repository.top, tmp_path / "tree"):
+        for name in ("reset", "bisected"):
+            kept.add(repository.lock(place / below))
+            git(place, "add", "-A")
+            git(place, "commit", "--quiet", "-m", name)
+            if name == "bisected":
+                git(place, "update-ref", "refs/bisect/bad", "HEAD")
+            git(place, "reset", "--quiet", "--hard", "HEAD~")
+            git(place, "update-ref", "-d", "ORIG_HEAD")
+    for root in (repository.root, tmp_path / "tree" / below):
+        assert named_by_git(root) == kept
+    git(repository.top, "reflog", "expire", "--expire=now", "--all")
+    assert len(named_by_git(repository.root)) == 3, "the first and both of the bisections"
+
+
 def test_a_worktree_out_of_reach_is_a_reason_to_refuse(
     repository: Repository, tmp_path: Path
 ) -> None:

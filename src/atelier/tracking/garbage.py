@@ -26,8 +26,8 @@ _AT_WORK = ("HEAD", "ORIG_HEAD", "FETCH_HEAD", "MERGE_HEAD", "CHERRY_PICK_HEAD",
 def named_by_git(root: Path) -> set[str]:
     """Return the hashes in every dvc.lock that the repository holds.
 
-    These are the records of all branches, tags, stashes, experiments, queued tasks, and of all
-    worktrees and temporary copies as they are now.
+    These are the records of all branches, tags, stashes, experiments, queued tasks, of what only
+    a log of git names, and of all worktrees and temporary copies as they are now.
 
     Raises:
         AtelierError: git cannot tell, for example in a shallow clone.
@@ -37,7 +37,9 @@ def named_by_git(root: Path) -> set[str]:
     _program(root, "git", "rev-list", "--all", "--max-count=1")
     _refuse_shallow(root)
     worktrees = _worktrees(root)
-    commits = [*_stashed(root), *(commit for place in worktrees for commit in _heads(place))]
+    commits = _stashed(root)
+    for place in worktrees:
+        commits += [*_heads(place), *_logged(place)]
     objects = _recorded(root, commits)
     objects += [blob for place in worktrees for blob in _staged(place)]
     return _hashes_of_objects(root, objects) | _hashes_in_worktrees(root, worktrees)
@@ -115,6 +117,14 @@ def _heads(worktree: Path) -> list[str]:
     """Return the commits that git is at work with in a worktree."""
     found = (git("rev-parse", "--verify", "--quiet", name, cwd=worktree) for name in _AT_WORK)
     return [commit.strip() for commit in found if commit]
+
+
+def _logged(worktree: Path) -> list[str]:
+    """Return the commits of a worktree's references and of git's logs, by which one goes back.
+
+    A bisection's references, for example, belong to one worktree.
+    """
+    return _program(worktree, "git", "rev-list", "--all", "--reflog", "--no-walk").split()
 
 
 def _staged(worktree: Path) -> list[str]:
