@@ -14,8 +14,8 @@ from mlflow.exceptions import MlflowException
 from ruamel.yaml import YAML
 
 from atelier.errors import AtelierError
-from atelier.tracking.journal import Journal
-from atelier.tracking.prune import Plan, carry_out, plan
+from atelier.tracking.journal import Journal, note_start
+from atelier.tracking.prune import Plan, carry_out, is_elsewhere, plan
 from atelier.tracking.store import locked, open_store
 from atelier.tracking.unfinished import Unfinished, abandoned
 from atelier.tracking.workspace import Process, owner_tags, private_folder
@@ -71,6 +71,7 @@ class Store:
         experiment: str = "",
         tags: Mapping[str, str] | None = None,
         at: int = 0,
+        table: bool = True,
     ) -> str:
         """Log a parent with one stage, ``train``; return the stage's run."""
         home = experiment or self.experiment
@@ -78,6 +79,8 @@ class Store:
         of_parent = owner | {f"restored.{stage}": run for stage, run in (restored or {}).items()}
         at = at or next(self._time)
         parent = self.client.create_run(home, at, of_parent | {"atelier.pipeline": name}, name)
+        if table:
+            self.client.set_tag(parent.info.run_id, "stages.ran", "train")
         parameters = [Param(key, value) for key, value in measured.items()]
         metrics = [] if kid is None else [Metric("evaluate.kid", kid, at, 0)]
         self.client.log_batch(parent.info.run_id, metrics=metrics, params=parameters)
@@ -219,6 +222,8 @@ def test_what_git_names_stays(store: Store) -> None:
     git(store.root, "checkout", "--quiet", main)
     store.lock(hashes["workspace"])
 
+    assert names(store.plan())[1] == ["nobody"], "git's log of HEAD names the amended one"
+    git(store.root, "reflog", "expire", "--expire=now", "--all")
     kept, removed = names(store.plan())
     assert removed == ["nobody", "amended"]
     assert set(map(tuple, kept.values())) == {("named by git or by dvc.lock",)}
@@ -243,6 +248,53 @@ def test_what_still_runs_stays(store: Store) -> None:
     shutil.rmtree(journal.folder.parent)
     store.prune()
     assert store.left() == ["elsewhere"]
+
+
+def test_an_execution_whose_outcome_is_not_written_stays(store: Store) -> None:
+    # All stages are delivered, and the process that was to write the outcome was killed.
+    process = Process(2**22 + 1, "another-host")
+    store.execute(process.key, table=True)
+    journal = Journal(private_folder(store.root), process, "train")
+    journal.close()
+    shutil.rmtree(journal.folder)
+    note_start(journal.folder.parent, {"workspace": "elsewhere"})
+    assert names(store.plan()) == ({process.key: ["still running"]}, [])
+    with pytest.raises(AtelierError, match="a pipeline is running, or `atelier sync`"):
+        store.prune()
+    note_start(journal.folder.parent, None)
+    assert names(store.plan())[1] == [process.key]
+
+
+def test_an_execution_whose_outcome_was_lost_stays_until_it_is_deleted(store: Store) -> None:
+    child = store.execute("lost", table=False)
+    assert names(store.plan()) == ({"lost": ["its table of stages is missing"]}, [])
+    store.client.delete_run(store.client.get_run(child).data.tags["mlflow.parentRunId"])
+    assert names(store.plan()) == ({}, ["lost"])
+
+
+@pytest.mark.parametrize("address", [" ", "sqlite:///{root}/mlflow.db"])
+def test_the_own_store_by_another_address_is_the_own_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    store.execute("old")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(root=store.root))
+    assert not is_elsewhere(store.root)
+    store.prune()
+    assert store.left() == []
+    assert not any((store.root / "mlruns").rglob("file.txt"))
+
+
+def test_clones_have_ids_of_their_own_wherever_they_lie(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    ids = owner_tags(first)
+    assert ids != owner_tags(second)
+    first.rename(tmp_path / "moved")
+    assert owner_tags(tmp_path / "moved") == ids
+    (tmp_path / "moved/.atelier/clone-id").write_text("")  # as after a power cut
+    assert len(owner_tags(tmp_path / "moved")["atelier.clone"]) == 32
+    assert [file.name for file in (tmp_path / "moved/.atelier").iterdir()] == ["clone-id"]
 
 
 def test_an_output_that_is_alike_in_every_run_keeps_none(store: Store) -> None:
@@ -388,7 +440,7 @@ def test_on_a_server_only_old_runs_of_this_clone_go(
     assert kept.keys() == {"untagged", *(f"other {tag}" for tag in own)}
     assert all(told == ["of another user, machine or clone"] for told in kept.values())
     assert names(plan(store.root, "atelier", best=0, min_age=5))[1] == ["recent", "old"]
-    assert len(plan(store.root, "atelier", best=0, everyone=True).removed) == 5
+    assert len(plan(store.root, "atelier", best=0, everyone=True).removed) == 4
     # The lowest KID of somebody else is no reason to remove the best of one's own.
     team.execute("their best", 0.1, tags=own | {"mlflow.user": "another"})
     team.execute("own best", 0.2, tags=own)

@@ -3,7 +3,6 @@
 A pipeline execution (a parent run and its children) stays or goes as a whole.
 """
 
-import os
 import sqlite3
 import time
 from collections import defaultdict
@@ -16,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atelier.errors import AtelierError
-from atelier.tracking import mlflow_names
+from atelier.tracking import destination, mlflow_names
 from atelier.tracking.garbage import collect_cache, collect_runs, named_by_git
-from atelier.tracking.journal import journals
+from atelier.tracking.journal import journals, noted_start
 from atelier.tracking.store import in_short, locked, open_store
 from atelier.tracking.unfinished import abandoned, forget_abandoned
-from atelier.tracking.workspace import PRIVATE, owner_tags
+from atelier.tracking.workspace import PRIVATE, owner_tags, repository_root
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
@@ -114,9 +113,13 @@ def size(places: Iterable[Path]) -> str:
     return f"{sum(file.stat().st_size for file in files) / 1e6:,.1f} MB"
 
 
-def is_elsewhere() -> bool:
-    """Whether another store than the project's own holds the runs; its keeper empties it."""
-    return bool(os.environ.get("MLFLOW_TRACKING_URI"))
+def is_elsewhere(root: Path | None = None) -> bool:
+    """Whether another store than the project's own holds the runs; its keeper empties it.
+
+    Args:
+        root: the project; ``None`` for the one of the working directory.
+    """
+    return destination.present(root or repository_root()) != destination.PROJECT
 
 
 @contextmanager
@@ -150,12 +153,12 @@ def plan(
             others may look at, and 0 in the project's own.
         everyone: in a store elsewhere, also runs of other users, machines and clones.
     """
-    if not is_elsewhere() and not (root / "mlflow.db").exists():
+    if not is_elsewhere(root) and not (root / "mlflow.db").exists():
         raise AtelierError(f"there is no {root / 'mlflow.db'}, so there is no run to remove.")
     client, number = open_store(root, experiment)
     if min_age is None:
-        min_age = _DAYS_ELSEWHERE if is_elsewhere() else 0
-    owner = {} if everyone or not is_elsewhere() else owner_tags(root)
+        min_age = _DAYS_ELSEWHERE if is_elsewhere(root) else 0
+    owner = {} if everyone or not is_elsewhere(root) else owner_tags(root)
     owner = {name: mlflow_names.tag(value) for name, value in owner.items()}  # as it was logged
     reasons = _reasons(root, client, number, best, owner)
     _keep_young(reasons, min_age)
@@ -174,7 +177,7 @@ def carry_out(root: Path, experiment: str, plan: Plan) -> None:
     if _unfinished(root):
         raise AtelierError("a pipeline is running, or `atelier sync` has work to do; wait for it.")
     client, _ = open_store(root, experiment)
-    if not is_elsewhere() and (trash := client.search_experiments(ViewType.DELETED_ONLY)):
+    if not is_elsewhere(root) and (trash := client.search_experiments(ViewType.DELETED_ONLY)):
         raise AtelierError(
             f"`mlflow gc` would remove the deleted experiment {trash[0].name} as well; restore it,"
             f" or remove it with `mlflow gc --experiment-ids {trash[0].experiment_id}`."
@@ -187,7 +190,7 @@ def carry_out(root: Path, experiment: str, plan: Plan) -> None:
         for run in execution.runs:  # deleting a parent leaves its children, so they go first
             if run.info.lifecycle_stage == "active":
                 client.delete_run(run.info.run_id)
-    if not is_elsewhere():
+    if not is_elsewhere(root):
         for first in range(0, len(plan.removed), 100):  # a command line has an end
             some = plan.removed[first : first + 100]
             runs = [run.info.run_id for e in some for run in e.runs]
@@ -206,7 +209,7 @@ def _reasons(
     root: Path, client: "MlflowClient", number: str, best: int, owner: Mapping[str, str]
 ) -> dict[Execution, list[str]]:
     """Return every execution, newest first, and why it stays; one without a reason goes."""
-    executions = _executions(client)
+    executions = _executions(client, root)
     candidates = [
         e for e in executions if e.head.info.experiment_id == number and e.belongs_to(owner)
     ]
@@ -224,19 +227,30 @@ def _reasons(
             "named by git or by dvc.lock": e.is_named(named),
             "still running": running or unfinished & e.tags("atelier.pipeline"),
             "of another experiment": e.head.info.experiment_id != number,
-            "has files outside mlruns/": outside and not is_elsewhere(),
+            "its table of stages is missing": _lacks_table(e),
+            "has files outside mlruns/": outside and not is_elsewhere(root),
             "of another user, machine or clone": not e.belongs_to(owner),
         }
         reasons[e] = [reason for reason, holds in tests.items() if holds]
     return reasons
 
 
-def _executions(client: "MlflowClient") -> list[Execution]:
+def _lacks_table(execution: Execution) -> bool:
+    """Whether a pipeline's outcome is unknown: it runs on, or its outcome was lost or rejected.
+
+    Without it no run has the hashes of what it made, by which git would name it. A run that the
+    user put into the trash may go all the same.
+    """
+    is_pipeline = bool(execution.tags("atelier.pipeline"))
+    return is_pipeline and _is_active(execution.head) and not execution.tags("stages.")
+
+
+def _executions(client: "MlflowClient", root: Path) -> list[Execution]:
     """All that Atelier logged, newest first; here, what lies in MLflow's trash too."""
     from mlflow.entities import ViewType
 
     experiments = [experiment.experiment_id for experiment in _pages(client.search_experiments)]
-    view = ViewType.ACTIVE_ONLY if is_elsewhere() else ViewType.ALL
+    view = ViewType.ACTIVE_ONLY if is_elsewhere(root) else ViewType.ALL
     search = partial(client.search_runs, experiments, run_view_type=view)
     marks = ("tags.`atelier.pipeline` != ''", "tags.`atelier.stage` != ''")
     found = {run.info.run_id: run for mark in marks for run in _pages(partial(search, mark))}
@@ -301,7 +315,8 @@ def _keep_makers(reasons: dict[Execution, list[str]]) -> None:
 
 def _unfinished(root: Path) -> set[str]:
     """The pipelines that run here, or whose runs are not wholly delivered."""
-    return {e.name for e in (root / PRIVATE / "journal").glob("*") if journals(e) or _is_served(e)}
+    found = (root / PRIVATE / "journal").glob("*")
+    return {e.name for e in found if journals(e) or noted_start(e) is not None or _is_served(e)}
 
 
 def _is_served(execution: Path) -> bool:

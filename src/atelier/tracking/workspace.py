@@ -3,10 +3,12 @@
 import getpass
 import os
 import platform
+import re
 import signal
 import socket
 import subprocess
 import threading
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -152,13 +154,41 @@ def machine_tags() -> dict[str, str]:
 
 
 def owner_tags(root: Path) -> dict[str, str]:
-    """The user, the host and the project's folder: they tell this clone's runs from others'."""
+    """The user and the clone: they tell this clone's runs from others' on a server."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError, ImportError):  # a container's user may have a number only
         user = str(os.getuid())
-    place = str(root.resolve())
-    return {"mlflow.user": user, "atelier.host": socket.gethostname(), "atelier.project": place}
+    return {"mlflow.user": user, "atelier.clone": _clone_id(root)}
+
+
+def _clone_id(root: Path) -> str:
+    """Return a clone's random id, which is made at its first use.
+
+    Host and path are no good: containers of one image share their paths and change their names.
+    """
+    file = private_folder(root) / "clone-id"
+    if not (found := _read_id(file)):
+        new = file.with_name(f"clone-id-{uuid.uuid4().hex}")
+        new.write_text(f"{uuid.uuid4().hex}\n", "utf-8")
+        try:
+            if file.exists():  # it is damaged
+                new.replace(file)
+            else:
+                with suppress(FileExistsError):  # another process was faster
+                    os.link(new, file)
+        finally:
+            new.unlink(missing_ok=True)
+        found = _read_id(file)
+    return found
+
+
+def _read_id(file: Path) -> str:
+    """Return the id in a file; nothing if there is none."""
+    with suppress(FileNotFoundError):
+        text = file.read_text("utf-8", "replace").strip()
+        return text if re.fullmatch("[0-9a-f]{32}", text) else ""
+    return ""
 
 
 def experiment_tags() -> dict[str, str]:
