@@ -6,6 +6,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable
@@ -281,6 +282,42 @@ def test_an_animated_avif_gives_its_first_frame(mode: str) -> None:
     data = saved(large[0], "AVIF", speed=10, save_all=True, append_images=large[1:])
     with pytest.raises(Unreadable, match=r"1\.2 megapixels"):
         read_picture(data, "rgb", 1)
+
+
+def locations(count: int, extents: int) -> bytes:
+    """An iloc box of items, each of which is as many times the whole file."""
+    item = struct.pack(">HHH", 1, 0, extents) + bytes(8 * extents)
+    content = bytes([0, 0, 0, 0, 0x44, 0x00]) + struct.pack(">H", count) + item * count
+    return struct.pack(">I4s", 8 + len(content), b"iloc") + content
+
+
+def test_locations_outside_the_description_of_an_avif_are_not_followed() -> None:
+    data = saved(Image.new("RGB", (16, 16)), "AVIF", speed=10)
+    padded = data + locations(1, 19_000) + struct.pack(">I4s", 2**20, b"free") + bytes(2**20 - 8)
+    tracemalloc.start()
+    try:
+        assert coded_sizes(padded) == coded_sizes(data)
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(padded)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("count", "extents"), [(1, 19_000), (1, 2), (6000, 2)])
+def test_an_avif_whose_pictures_are_longer_than_it_is_refused(count: int, extents: int) -> None:
+    data = saved(Image.new("RGB", (16, 16)), "AVIF", speed=10)
+    at = data.index(b"iloc") - 4
+    (length,) = struct.unpack_from(">I", data, at)
+    new = locations(count, extents)
+    start = data.index(b"meta") - 4
+    (meta,) = struct.unpack_from(">I", data, start)
+    changed = bytearray(data[:at] + new + data[at + length :])
+    struct.pack_into(">I", changed, start, meta + len(new) - length)
+    with pytest.raises(ValueError, match="longer than the file"):
+        coded_sizes(bytes(changed))
+    doubled = bytearray(data[: at + length] + data[at:])
+    struct.pack_into(">I", doubled, start, meta + length)
+    with pytest.raises(ValueError, match="more than one iloc"):
+        coded_sizes(bytes(doubled))
 
 
 AVIF = saved(Image.fromarray(RGB).resize((40, 30)).convert("RGBA"), "AVIF", speed=10)

@@ -72,30 +72,62 @@ def _boxes(data: bytes, start: int, end: int) -> Iterator[Box]:
 
 def _item_sizes(data: bytes, boxes: list[Box]) -> dict[int, list[Size]]:
     """Return the sizes that each item codes, by its number."""
-    kinds: dict[int, bytes] = {}
-    for kind, start, end in boxes:
-        if kind == b"iinf":
-            entries = start + (8 if data[start] else 6)
-            for _, at, _ in itertools.islice(_boxes(data, entries, end), _MOST_BOXES):
-                layout = ">IH4s" if data[at] == 3 else ">HH4s"
-                number, _, item_kind = struct.unpack_from(layout, data, at + 4)
-                kinds[number] = item_kind
-    embedded = next((data[start:end] for kind, start, end in boxes if kind == b"idat"), b"")
+    about = _main_meta(boxes)
+    kinds = _item_kinds(data, about)
+    iloc = _only(about, b"iloc")
+    if iloc is None:
+        return {}
+    embedded = _only(about, b"idat") or (0, 0)
+    left = len(data)  # bytes that may be put together, of all items
     sizes: dict[int, list[Size]] = {}
-    for kind, start, end in boxes:
-        if kind != b"iloc":
+    for number, method, extents in _locations(data[slice(*iloc)]):
+        if kinds.get(number) not in (b"av01", b"grid"):
             continue
-        for number, method, extents in _locations(data[start:end]):
-            if kinds.get(number) not in (b"av01", b"grid"):
-                continue
-            if method > 1:
-                raise ValueError("its pictures lie inside other items")
-            source = embedded if method else data
-            content = b"".join(source[at : at + (size or len(source))] for at, size in extents)
-            grid = kinds[number] == b"grid"
-            found = [_grid_size(content)] if grid else _sequence_sizes(content)
-            sizes.setdefault(number, []).extend(found)
+        if method > 1:
+            raise ValueError("its pictures lie inside other items")
+        source = memoryview(data)[slice(*embedded)] if method else memoryview(data)
+        parts = [source[at : at + (size or len(source))] for at, size in extents]
+        if len(parts) > 1:  # a single one is not copied, and may be shared by equal tiles
+            left -= sum(map(len, parts))
+            if left < 0:
+                raise ValueError("its pictures are longer than the file")
+        content = parts[0] if len(parts) == 1 else b"".join(parts)
+        found = [_grid_size(content)] if kinds[number] == b"grid" else _sequence_sizes(content)
+        sizes.setdefault(number, []).extend(found)
     return sizes
+
+
+def _main_meta(boxes: list[Box]) -> list[Box]:
+    """Return the boxes inside the first ``meta`` that lies in no other box."""
+    last = 0
+    for kind, start, end in boxes:
+        if start < last:
+            continue
+        last = end
+        if kind == b"meta":
+            return [box for box in boxes if start < box[1] and box[2] <= end]
+    return []
+
+
+def _only(boxes: list[Box], kind: bytes) -> tuple[int, int] | None:
+    """Return start and end of the only box of a kind; ``None`` if there is none."""
+    found = [(start, end) for name, start, end in boxes if name == kind]
+    if len(found) > 1:
+        raise ValueError(f"it has more than one {kind.decode()} box")
+    return found[0] if found else None
+
+
+def _item_kinds(data: bytes, boxes: list[Box]) -> dict[int, bytes]:
+    """Return the kind of each item, by its number."""
+    kinds: dict[int, bytes] = {}
+    iinf = _only(boxes, b"iinf")
+    if iinf:
+        entries = iinf[0] + (8 if data[iinf[0]] else 6)
+        for _, at, _ in itertools.islice(_boxes(data, entries, iinf[1]), _MOST_BOXES):
+            layout = ">IH4s" if data[at] == 3 else ">HH4s"
+            number, _, item_kind = struct.unpack_from(layout, data, at + 4)
+            kinds[number] = item_kind
+    return kinds
 
 
 def _locations(box: bytes) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
@@ -129,7 +161,7 @@ def _locations(box: bytes) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
         yield number, method, extents
 
 
-def _grid_size(content: bytes) -> Size:
+def _grid_size(content: bytes | memoryview) -> Size:
     """Return the size of a picture that is put together from tiles."""
     width, height = struct.unpack_from(">II" if content[1] & 1 else ">HH", content, 4)
     return width, height
@@ -154,7 +186,7 @@ def _first_frames(data: bytes, boxes: list[Box]) -> list[Size]:
     return sizes
 
 
-def _sequence_sizes(content: bytes) -> list[Size]:
+def _sequence_sizes(content: bytes | memoryview) -> list[Size]:
     """Return the largest frame size of each sequence header in AV1 data."""
     sizes: list[Size] = []
     at = 0
@@ -173,7 +205,7 @@ def _sequence_sizes(content: bytes) -> list[Size]:
     raise ValueError("it has too many parts")
 
 
-def _leb128(content: bytes, at: int) -> tuple[int, int]:
+def _leb128(content: bytes | memoryview, at: int) -> tuple[int, int]:
     """Read a number of up to eight bytes; return it and where it ends."""
     value = 0
     for place in range(8):
@@ -187,7 +219,7 @@ def _leb128(content: bytes, at: int) -> tuple[int, int]:
 class _Bits:
     """Numbers of any count of bits, in order."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         self._value, self._left = int.from_bytes(data), 8 * len(data)
 
     def take(self, count: int) -> int:
