@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from atelier.errors import AtelierError
-from atelier.weights_files import fetch_weights, read_weights
+from atelier.weights_files import fetch_weights, read_weights, refuse_not_finite
 
 SETTING = "evaluate.features"
 
@@ -88,6 +88,30 @@ def test_a_tensor_that_claims_more_than_it_has_is_refused(
     torch.save({"a": tensor}, tmp_path / "w.pth")
     with pytest.raises(AtelierError, match=r"w\.pth holds no"):
         read_weights(tmp_path / "w.pth", SETTING)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_quantised_weights_are_refused(tmp_path: Path) -> None:
+    tensor = torch.quantize_per_tensor(torch.ones(1), 0.1, 0, torch.qint8)
+    torch.save({"a": tensor}, tmp_path / "w.pth")
+    with pytest.raises(AtelierError, match=r"w\.pth holds no usable weights \(a is not a plain"):
+        read_weights(tmp_path / "w.pth", SETTING)
+
+
+def test_views_of_one_storage_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, looks = torch.ones(1000), []
+    finite = torch.Tensor.isfinite
+
+    def look(tensor: torch.Tensor) -> torch.Tensor:
+        looks.append(tensor)
+        return finite(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "isfinite", look)
+    refuse_not_finite({str(place): storage[place:] for place in range(1000)})
+    assert len(looks) == 1
+    storage[999] = torch.inf
+    with pytest.raises(ValueError, match="0 holds values that are not finite"):
+        refuse_not_finite({str(place): storage[place : place + 1] for place in range(1000)})
 
 
 def test_packed_weights_are_not_expanded(tmp_path: Path) -> None:

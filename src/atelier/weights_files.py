@@ -133,16 +133,32 @@ def refuse_not_finite(tensors: Mapping[str, Any]) -> None:
     Raises:
         ValueError: the message names the tensor.
     """
+    seen: set[tuple[int, torch.dtype]] = set()  # many tensors may be views of one storage
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             continue
-        if tensor.layout != torch.strided or tensor.device.type == "meta":
+        is_plain = tensor.layout == torch.strided and not tensor.is_quantized
+        if not is_plain or tensor.device.type == "meta":
             raise ValueError(f"{name:.80} is not a plain tensor")
         if tensor.numel() > _LARGEST_TENSOR:  # a stride of 0 claims any number of values
             raise ValueError(f"{name:.80} claims {tensor.numel():,} values")
-        stored = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
-        if stored.is_floating_point() and not bool(stored.isfinite().all()):
+        storage = tensor.untyped_storage()
+        if (storage.data_ptr(), tensor.dtype) in seen:
+            continue
+        seen.add((storage.data_ptr(), tensor.dtype))
+        if not _is_finite(name, storage, tensor.dtype):
             raise ValueError(f"{name:.80} holds values that are not finite numbers")
+
+
+def _is_finite(name: str, storage: torch.UntypedStorage, dtype: torch.dtype) -> bool:
+    """Return whether all that a storage holds are finite numbers, complex ones too."""
+    try:
+        stored = torch.empty(0, dtype=dtype).set_(storage)
+        is_float = stored.is_floating_point() or stored.is_complex()
+        return not is_float or bool(stored.isfinite().all())
+    except RuntimeError as error:  # of a kind that torch can store, but not compare
+        told = str(error).splitlines()[0]
+        raise ValueError(f"{name:.80} cannot be checked: {told:.80}") from None
 
 
 def digest(path: Path) -> str:
