@@ -225,9 +225,10 @@ def test_what_the_discriminator_saw_is_shown_where_there_is_any(tmp_path: Path) 
     with Image.open(training.target / "augmented.png") as picture:
         assert np.array_equal(np.asarray(picture)[STRIP:], montage(views, 3, 32))
     assert "Augmentation" in (training.target / "report.html").read_text("utf-8")
-    (training.samples / "augmented.npy").write_bytes(b"half")
-    with pytest.raises(AtelierError, match=r"augmented\.npy cannot be read as pictures"):
-        training.render()
+    for damaged in (b"half", b""):
+        (training.samples / "augmented.npy").write_bytes(damaged)
+        with pytest.raises(AtelierError, match=r"augmented\.npy cannot be read as pictures .*again"):
+            training.render()
 
 
 def test_the_nearest_training_pictures_are_on_the_page_where_there_are_any(tmp_path: Path) -> None:

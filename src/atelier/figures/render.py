@@ -19,6 +19,7 @@ from atelier.figures.montage import beside, montage, named_rows, save_png, shrun
 from atelier.figures.report import report_page
 from atelier.files import replacing_folder
 from atelier.progress import Progress, Report, silent
+from atelier.regular_files import NotRegularError
 from atelier.settings import RenderSettings
 
 FILM_SIDE = 1080
@@ -224,9 +225,10 @@ def _augmented(settings: RenderSettings, path: Path) -> NDArray[np.uint8] | None
         rows = read_array(path)
         count, columns, *shape = rows.shape
         pictures = montage(rows.reshape(count * columns, *shape), columns, settings.tile)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, NotRegularError) as error:
+        reason = error.reason if isinstance(error, NotRegularError) else error
         raise AtelierError(
-            f"{path.name} cannot be read as pictures ({error}); run the train stage again."
+            f"{path.name} cannot be read as pictures ({reason}); run the train stage again."
         ) from None
     told = "As it is, and as the discriminator may see it"
     return np.vstack([caption(told, pictures.shape[1]), pictures])
