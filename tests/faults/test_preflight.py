@@ -1,9 +1,11 @@
 """Surroundings in which DVC fails after a stage's work are refused before it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,20 @@ NAMELESS = (
     "setpriv --reuid 54321 --regid 54321 --clear-groups"
     " --inh-caps +dac_override --ambient-caps +dac_override"
 )
+
+# Imports as root, whose environment others may not reach, and checks as another user.
+AS_ANOTHER_USER = """
+import os, sys
+from pathlib import Path
+from atelier.tracking import preflight
+os.setgroups([])
+os.setgid(54321)
+os.setuid(54321)
+try:
+    preflight.check(Path(sys.argv[1]))
+except preflight.AtelierError as error:
+    print(error)
+"""
 
 
 @pytest.fixture
@@ -106,6 +122,32 @@ def test_read_only_lock_of_dvc_is_refused(project: Path, freeze: Callable[[Path]
     freeze(project / "dvc.lock")
     with pytest.raises(AtelierError, match=r"dvc\.lock cannot be written"):
         preflight.check(project)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("closed", [".dvc/cache", ".dvc", "data", "disk"])
+def test_places_below_a_closed_folder_are_told_in_a_sentence(closed: str) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+        project = Path(name, "project")
+        for place in (".git", ".dvc/tmp", ".dvc/cache/files/md5", "disk/below", *preflight.PARENTS):
+            (project / place).mkdir(parents=True, exist_ok=True)
+        (project / ".dvc/config").write_text(
+            "[cache]\n    dir = ../disk/below\n" * (closed == "disk")
+        )
+        for path in (Path(name), *Path(name).rglob("*")):
+            path.chmod(0o777)
+        (project / closed).chmod(0o600)
+        told = subprocess.run(
+            [sys.executable, "-c", AS_ANOTHER_USER, str(project)],
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "src"), "USER": "me"}
+            | {"HOME": str(project)},
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd="/",
+        ).stdout
+    assert told.count("\n") == 1
+    assert re.search(rf"/{closed}\S* cannot be (reached \(Permission denied\)|written)", told), told
 
 
 def test_linked_data_is_refused_by_the_first_stage(fresh: Project, tmp_path: Path) -> None:

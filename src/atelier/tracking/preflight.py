@@ -17,7 +17,22 @@ OUTPUTS = ("data/raw", "models", "renders", "samples", "styled")
 
 
 def check(project: Path = Path()) -> None:
-    """Raise if DVC could not start or not keep the outputs of ``project``."""
+    """Raise if DVC could not start or not keep the outputs of ``project``.
+
+    Raises:
+        AtelierError: the sentence names the place, also one that cannot even be looked at.
+    """
+    try:
+        _check_all(project)
+    except OSError as error:  # below a folder that is closed to this user
+        raise AtelierError(
+            f"{error.filename} cannot be reached ({error.strerror}), and DVC needs it; change the"
+            " permissions of the folders above it, or set another place for the cache with"
+            " `dvc cache dir`."
+        ) from None
+
+
+def _check_all(project: Path) -> None:
     _check_user()
     _check_links(project)
     dvc = _dvc_folder(project)
@@ -100,7 +115,8 @@ def _check_writable(place: Path) -> None:
     """Raise if a file or folder, or the folder that it would be made in, is read-only."""
     there = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
     effective = os.access in os.supports_effective_ids
-    if not os.access(there, os.W_OK, effective_ids=effective):
+    needed = os.W_OK | os.X_OK if there.is_dir() else os.W_OK
+    if not os.access(there, needed, effective_ids=effective):
         raise AtelierError(
             f"{there} cannot be written, but DVC records results in {place}; change its"
             " permissions, or set another place for the cache with `dvc cache dir`."
