@@ -1,13 +1,16 @@
-"""Commands of the documentation that use a generator, run as they are printed."""
+"""Commands of the documentation that use a generator, run as they are printed; and its links."""
 
 import re
 import shlex
+from urllib.parse import unquote
 
 import pytest
 
 from ..project import ROOT, Project
 
 COMMAND = re.compile(r"^    (?:\$ )?(atelier (?:generate|export) .*)$", re.MULTILINE)
+LINK = re.compile(r"\]\(<?([^)>\s#]+)")
+OUTSIDE = re.compile("[a-z]+:")
 
 
 def printed() -> list[str]:
@@ -18,6 +21,15 @@ def printed() -> list[str]:
     ]
 
 
+def test_relative_links_lead_somewhere() -> None:
+    pages = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    links = [(page, link) for page in pages for link in LINK.findall(page.read_text("utf-8"))]
+    places = [(page, link) for page, link in links if not OUTSIDE.match(link)]
+    assert len(places) > 20
+    dead = [link for link in places if not (link[0].parent / unquote(link[1])).exists()]
+    assert dead == []
+
+
 @pytest.mark.slow
 def test_printed_commands_can_be_repeated_and_leave_git_clean(ready: Project) -> None:
     commands = printed()
@@ -26,6 +38,11 @@ def test_printed_commands_can_be_repeated_and_leave_git_clean(ready: Project) ->
     outputs = [ready.run(*shlex.split(command)) for command in commands]
     made = ready.bytes("generated")
     assert len(made) >= 6
-    assert [ready.run(*shlex.split(command)) for command in commands] == outputs
+    again = [ready.run(*shlex.split(command)) for command in commands]
+    for first, second in zip(outputs, again, strict=True):
+        *notice, last = second.splitlines(keepends=True)
+        assert last == first
+        assert len(notice) == 1
+        assert "there already: what is made now is compared" in notice[0]
     assert ready.bytes("generated") == made
     assert ready.run("git", "status", "--porcelain") == ""
