@@ -1,12 +1,14 @@
 """`atelier generate` and `atelier export` as a user types them, with a generator that is a file."""
 
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from atelier.gan.generate import draw_latents, generate
@@ -37,16 +39,20 @@ def expected(seed: int) -> np.ndarray:
 
 def test_a_sheet_shows_a_picture_of_each_seed(atelier: Typed) -> None:
     told = atelier("generate --seeds 5,2,9 --columns 2 --tile 16")
-    assert told == "Wrote generated/seeds-5-2-9-columns-2-tile-16.png: seeds 5, 2, 9.\n"
-    sheet = pixels("generated/seeds-5-2-9-columns-2-tile-16.png")
+    (made,) = Path("generated").iterdir()
+    assert re.fullmatch(r"seeds-5-2-9-columns-2-tile-16-generator-[0-9a-f]{8}\.png", made.name)
+    assert told == f"Wrote {made}: seeds 5, 2, 9.\n"
+    sheet = pixels(made)
     assert sheet.shape == (32, 32, 3)
     np.testing.assert_array_equal(sheet[:16, 16:], expected(2))
     np.testing.assert_array_equal(sheet[16:, :16], expected(9))
 
 
 def test_by_default_sixteen_pictures_are_large_enough_to_see(atelier: Typed) -> None:
-    assert atelier("generate") == "Wrote generated/seeds-1-to-16.png: seeds 1 to 16.\n"
-    sheet = pixels("generated/seeds-1-to-16.png")
+    told = atelier("generate")
+    (made,) = Path("generated").iterdir()
+    assert told == f"Wrote {made}: seeds 1 to 16.\n"
+    sheet = pixels(made)
     assert sheet.shape == (256, 256, 3)
     np.testing.assert_array_equal(sheet[:64:4, :64:4], expected(1))
 
@@ -131,6 +137,32 @@ def test_repeated_commands_write_the_same_bytes(atelier: Typed, command: str) ->
     before = {file: file.read_bytes() for file in Path("generated").iterdir()}
     assert atelier(command) == told
     assert {file: file.read_bytes() for file in Path("generated").iterdir()} == before
+
+
+def test_a_sheet_of_another_training_is_another_file(atelier: Typed, checkout: Path) -> None:
+    first = atelier("generate --count 2")
+    other = vivid(SMALL)
+    with torch.no_grad():
+        next(iter(other.parameters())).mul_(1.5)
+    save_network(other, SMALL, checkout / "models/generator.safetensors")
+    second = atelier("generate --count 2")
+    assert first != second
+    assert len(list(Path("generated").iterdir())) == 2
+    assert atelier("generate --count 2") == second
+
+
+@pytest.mark.parametrize("command", ["generate --film one.gif --frames 2", "export one.pt"])
+def test_the_comparison_with_what_is_there_is_told_before_the_work(
+    atelier: Typed, command: str
+) -> None:
+    file = Path(command.split()[1 if "export" in command else 2])
+    file.write_text("mine")
+    told = atelier(command, code=1).splitlines()
+    assert told[0].startswith(f"{file} is there already: what is made now is compared with it")
+    assert told[1].startswith(f"ERROR: {file} is there already, with other content")
+    file.unlink()
+    file.mkdir()
+    assert atelier(command, code=1) == f"ERROR: {file} is a folder; choose another place.\n"
 
 
 def test_sheets_of_other_pictures_have_other_names(atelier: Typed, checkout: Path) -> None:

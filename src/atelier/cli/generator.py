@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atelier.cli.places import PARAMS, keep_or_refuse, writing
+from atelier.cli.places import PARAMS, keep_or_refuse, tell_of_comparison, writing
 from atelier.errors import AtelierError
 from atelier.progress import Progress, Report, bar
 
@@ -67,7 +67,7 @@ def generate(
     _at_least_1(columns=columns, tile=tile, frames=frames)
     _check_size(1 if film else len(asked), tile)
     looks = {"class": label, "truncation": truncation, "columns": columns, "tile": tile}
-    target = _target(film, grid, out, _sheet_name(asked, **looks))
+    target = _target(film, grid, out)
     names = {f"seed_{number:04d}.png": number for number in asked}
     if film:
         _check_film(len(asked) * frames, fps)
@@ -75,6 +75,10 @@ def generate(
     from atelier.gan.explore import closed_loop, latents_of, pictures_of
 
     trained = _trained(source)
+    if grid and not film and _is_folder(target):
+        target /= _sheet_name(asked, trained.weights_digest, **looks)
+    made = [target] if film or grid else [target / name for name in names]
+    tell_of_comparison(made, force)
     latents = latents_of(asked if film or grid else names.values(), trained, truncation, label)
     if film:
         way = closed_loop(list(latents), frames, trained)
@@ -97,6 +101,7 @@ def export(
     from atelier.gan.export import export as write
 
     trained = _trained(source, on_cpu=True)
+    tell_of_comparison([out], force)
     with _unchanged(out, force) as new:
         write(trained, new)
     typer.echo(
@@ -150,8 +155,11 @@ def _check_film(frames: int, fps: float) -> None:
         raise AtelierError(f"--fps is {fps:g}, but it is more than 0 and at most 50.")
 
 
-def _sheet_name(seeds: list[int], **options: float | None) -> str:
-    """Return the name of a sheet, by its seeds and options; long lists become a digest."""
+def _sheet_name(seeds: list[int], weights: str, **options: float | None) -> str:
+    """Return the name of a sheet, by its seeds, options and generator; a long list is a digest.
+
+    So the same command makes a sheet beside the first one after another training.
+    """
     numbers = [str(seed) for seed in seeds]
     if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[0] + len(seeds))):
         numbers = [numbers[0], "to", numbers[-1]]
@@ -160,11 +168,12 @@ def _sheet_name(seeds: list[int], **options: float | None) -> str:
     parts = ["seeds", *numbers]
     for name, value in options.items():
         parts += [name, repr(value)] if value is not None else []
+    parts += ["generator", weights[:8]]
     return f"{'-'.join(parts)}.png"
 
 
-def _target(film: Path | None, grid: bool, out: Path | None, sheet: str) -> Path:
-    """The file, or with ``--files`` the folder, that is going to be written."""
+def _target(film: Path | None, grid: bool, out: Path | None) -> Path:
+    """The file that is going to be written, or the folder for single files or a named sheet."""
     if film:
         if out or not grid:
             raise AtelierError("--film names its own file; leave --out and --files out.")
@@ -172,12 +181,17 @@ def _target(film: Path | None, grid: bool, out: Path | None, sheet: str) -> Path
             raise AtelierError(f"--film is {film}, but a film is a GIF: give a name.gif.")
         return film
     place = out or GENERATED
-    if place.is_dir() or not place.suffix:
-        return place / sheet if grid else place
+    if _is_folder(place):
+        return place
     if place.suffix != ".png" or not grid:
         takes = "a folder, or a file that ends in .png" if grid else "with --files a folder"
         raise AtelierError(f"--out is {place}, but it is {takes}.")
     return place
+
+
+def _is_folder(place: Path) -> bool:
+    """Whether a place is a folder, or will be one."""
+    return place.is_dir() or not place.suffix
 
 
 def _trained(source: str, on_cpu: bool = False) -> "Trained":

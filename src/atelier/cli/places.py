@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import typer
+
 from atelier.errors import AtelierError
 
 PARAMS = Path("params.yaml")
@@ -20,6 +22,22 @@ def refuse_to_replace(targets: Sequence[Path], force: bool) -> None:
         raise AtelierError(
             f"{there[0]}{are} there already; choose another place, or give --force to replace"
             f" {them}."
+        )
+
+
+def tell_of_comparison(targets: Sequence[Path], force: bool) -> None:
+    """Say before the work what :func:`keep_or_refuse` will compare after it; refuse a folder."""
+    there = [target for target in targets if target.exists()]
+    for target in there:
+        if target.is_dir():
+            raise AtelierError(f"{target} is a folder; choose another place.")
+    if there and not force:
+        more = len(there) - 1
+        are, them = (f" and {more} more are", "them") if more else (" is", "it")
+        typer.echo(
+            f"{there[0]}{are} there already: what is made now is compared with {them}, and other"
+            f" content is refused; --force replaces {them}.",
+            err=True,
         )
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from atelier.errors import AtelierError
 from atelier.gan.generate import as_uint8
@@ -65,6 +66,17 @@ class Trained:
         """
         classes = about.get("classes", 0)
         return cls(network, inputs - classes, about.get("latents", "normal"), classes, device)
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of the network's weights, in hexadecimal digits."""
+        found = sha256()
+        state = self.network.state_dict() if isinstance(self.network, nn.Module) else {}
+        for name, tensor in sorted(state.items()):
+            found.update(name.encode())
+            values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            found.update(values.numpy())
+        return found.hexdigest()
 
 
 def latents_of(
