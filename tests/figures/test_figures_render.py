@@ -227,7 +227,9 @@ def test_what_the_discriminator_saw_is_shown_where_there_is_any(tmp_path: Path) 
     assert "Augmentation" in (training.target / "report.html").read_text("utf-8")
     for damaged in (b"half", b""):
         (training.samples / "augmented.npy").write_bytes(damaged)
-        with pytest.raises(AtelierError, match=r"augmented\.npy cannot be read as pictures .*again"):
+        with pytest.raises(
+            AtelierError, match=r"augmented\.npy cannot be read as pictures .*again"
+        ):
             training.render()
 
 
