@@ -1,11 +1,21 @@
-"""Errors of a database, as a server passes them on: which of them are about the values."""
+"""Errors of a database, a server and this machine: which of them are about the content."""
+
+import errno
+import os
 
 import pytest
 from mlflow.exceptions import MlflowException, RestException
+from PIL import UnidentifiedImageError
 from requests import HTTPError, Response
 from sqlalchemy.exc import DBAPIError, StatementError
 
-from atelier.tracking.answers import may_reject_content, refuses_access, rejects
+from atelier.tracking.answers import (
+    ContentError,
+    may_reject_content,
+    own_content,
+    refuses_access,
+    rejects,
+)
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -58,3 +68,37 @@ def test_errors_of_access_are_recognized_in_every_form() -> None:
     assert not refuses_access(MlflowException("no answer"))
     response.status_code = 413
     assert not refuses_access(HTTPError("large", response=response))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(
+            OSError(number, os.strerror(number))
+            for number in (errno.ENOSPC, errno.EMFILE, errno.EIO, errno.ENOMEM, errno.EACCES)
+        ),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"),
+        RuntimeError("write failed: No space left on device"),
+        FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
+    ],
+    ids=str,
+)
+def test_error_of_the_machine_rejects_no_content(error: Exception) -> None:
+    with pytest.raises(type(error)), own_content():
+        raise error
+    with pytest.raises(ValueError, match="damaged"), own_content():
+        raise ValueError("damaged") from error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(UnidentifiedImageError("no picture"), OSError("image file is truncated")),
+        *(FileNotFoundError(errno.ENOENT, "no such file", "a.png"), KeyError("stage")),
+    ],
+    ids=str,
+)
+def test_error_of_the_content_rejects_it(error: Exception) -> None:
+    with pytest.raises(ContentError), own_content():
+        raise error

@@ -1,10 +1,13 @@
 """Classification of MLflow's errors: content that it rejects, or an attempt to repeat later."""
 
+import errno
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
+
+from atelier.errors import lacks_memory
 
 _CONTENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 _GONE = "RESOURCE_DOES_NOT_EXIST"
@@ -29,6 +32,14 @@ _TOO_LARGE = {413, 414, 415, 431}
 _NO_ACCESS = {401, 403, 407, 429}
 # MLflow's words for a request without an answer of the server.
 _UNANSWERED = re.compile(r"API request to \S+ failed with (timeout )?exception")
+# The machine's own errors, which pass or which the user removes: of the disk, of its limits, of
+# permissions. A file that is missing or damaged is none of them.
+_OF_MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOLCK, errno.EAGAIN),
+    *(errno.EACCES, errno.EPERM, errno.EBUSY, errno.EINTR),
+}
+_WORDS_OF_MACHINE = ("No space left", "Too many open files", "Input/output error", "temporary dir")
 _T = TypeVar("_T")
 
 
@@ -38,13 +49,32 @@ class ContentError(Exception):
 
 @contextmanager
 def own_content() -> Iterator[None]:
-    """Turn any error of reading or preparing an entry into a :class:`ContentError`."""
+    """Turn an error of reading or preparing an entry into a :class:`ContentError`.
+
+    Errors of the machine are raised as they are, since the same entry may be delivered later.
+    """
     try:
         yield
-    except (MemoryError, ContentError):
+    except ContentError:
         raise
     except Exception as error:  # of Pillow, of a loader, of an entry of another version
+        if is_of_machine(error):
+            raise
         raise ContentError(f"{type(error).__name__}: {error}") from error
+
+
+def is_of_machine(error: BaseException | None) -> bool:
+    """Return whether an error, or one that led to it, is about this machine: disk, memory, limits.
+
+    Libraries raise errors of their own with the system's words.
+    """
+    while error is not None:
+        if lacks_memory(error) or any(words in str(error) for words in _WORDS_OF_MACHINE):
+            return True
+        if isinstance(error, OSError) and error.errno in _OF_MACHINE:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def may_reject_content(error: BaseException) -> bool:

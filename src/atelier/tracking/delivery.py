@@ -17,6 +17,7 @@ from atelier.tracking import mlflow_names, rejected
 from atelier.tracking.answers import (
     ContentError,
     is_gone,
+    is_of_machine,
     is_too_large,
     is_unanswered,
     own_content,
@@ -208,7 +209,7 @@ class Delivery:
 
     def _is_about_file(self, error: Exception) -> bool:
         """Return whether an attempt failed for a reason that may lie in the file itself."""
-        if refuses_access(error):
+        if refuses_access(error) or is_of_machine(error):
             return False
         if not is_unanswered(error):
             return True
