@@ -147,6 +147,26 @@ def test_an_outcome_leaves_out_stages_without_runs_and_keeps_the_rest(root: Path
     assert [v for k, v in train.tags.items() if k.startswith("input.")] == ["a" * 32]
 
 
+def test_run_that_only_the_outcome_creates_is_ended(root: Path) -> None:
+    outcome(root, {"train": {"inputs": {}, "outputs": {"m": "d" * 32}, "metrics": {}}})
+    assert deliver_left_over(root) == 0
+    parent = runs(root)["pipeline"]
+    assert parent.info.status == "FINISHED"
+    assert parent.info.end_time
+
+
+@pytest.mark.parametrize("end", ['"time": 5', '"time": "x", "status": "FINISHED"', '"time": -1'])
+def test_damaged_end_ends_the_run_as_killed(root: Path, end: str) -> None:
+    journal = start(root)
+    Run(journal).summary({"kid": 0.5})
+    journal.close()
+    with (journal.folder / "entries.jsonl").open("a") as file:
+        file.write(f'{{"kind": "end", {end}}}\n')
+    assert deliver_left_over(root) == 0
+    assert {run.info.status for run in runs(root).values()} == {"KILLED"}
+    assert [line["kind"] for line in rejected.read(root)] == ["end"]
+
+
 def test_runs_that_others_nest_below_a_pipeline_are_ignored(root: Path) -> None:
     journal = start(root)
     Run(journal).summary({"kid": 0.5})

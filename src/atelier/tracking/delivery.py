@@ -134,7 +134,8 @@ class Delivery:
         last = 0
         for entry, offset in entries(self._journal, self._state.offset):
             self._tell(entry)
-            last = entry.get("time", last)
+            with suppress(TypeError, ValueError, OverflowError):
+                last = _moment(entry["time"])
             self._save(offset=offset, attempts=0)
             self.delivered += 1
         if not more_may_come and not self._state.ended:
@@ -406,22 +407,34 @@ class Delivery:
                 self._reject({"kind": "register", "register": register}, str(error), "register")
 
     def _end(self, entry: dict[str, Any]) -> None:
-        # A pipeline's own journal has no stage; its run was ended by the last stage's.
-        if self._state.stage and self._state.run:
-            client, experiment = client_of(self._root, self._state.experiment)
-            status = entry["status"]
-            client.set_terminated(self._state.run, status, entry["time"])
-            if self._state.parent:
-                # With `dvc repro -k` stages go on after one that failed.
-                others = stages_of(client, self._state.parent).values()
-                bad = [run.info.status for run in others if run.info.status in _BAD]
-                client.set_terminated(self._state.parent, (bad or [status])[0], entry["time"])
-                key = (PARENT_KEY, self._pipeline)
-                remove_duplicates(client, experiment, key, self._state.parent)
-            own = client.get_run(self._state.run).data.tags.get(STAGE_KEY, "")
-            if own:
-                remove_duplicates(client, experiment, (STAGE_KEY, own), self._state.run)
+        from mlflow.entities import RunStatus
+
+        with own_content():
+            status, at = entry["status"], _moment(entry["time"])
+            RunStatus.from_string(status)
+        if self._state.run and self._state.stage:
+            self._end_stage(status, at)
+        elif self._state.run:
+            # The last stage's end has ended the pipeline's run, unless the outcome created it.
+            client = self._mlflow
+            if client.get_run(self._state.run).info.status == "RUNNING":
+                client.set_terminated(self._state.run, status, at)
         self._save(ended=True)
+
+    def _end_stage(self, status: str, at: int) -> None:
+        """End a stage's run and, as far as it has come, the pipeline's."""
+        client, experiment = client_of(self._root, self._state.experiment)
+        client.set_terminated(self._state.run, status, at)
+        if self._state.parent:
+            # With `dvc repro -k` stages go on after one that failed.
+            others = stages_of(client, self._state.parent).values()
+            bad = [run.info.status for run in others if run.info.status in _BAD]
+            client.set_terminated(self._state.parent, (bad or [status])[0], at)
+            key = (PARENT_KEY, self._pipeline)
+            remove_duplicates(client, experiment, key, self._state.parent)
+        own = client.get_run(self._state.run).data.tags.get(STAGE_KEY, "")
+        if own:
+            remove_duplicates(client, experiment, (STAGE_KEY, own), self._state.run)
 
     def _log_points(self, run: str, points: Iterable[tuple[str, Any, Any, Any]]) -> None:
         self.log_metrics(self._mlflow, run, points)
@@ -515,6 +528,18 @@ class Delivery:
             lambda item: (item.dataset.name, item.dataset.digest),
             lambda item: {"dataset": item.dataset.name, "run": run},
         )
+
+
+def _moment(milliseconds: Any) -> int:
+    """Return a time of an entry as MLflow takes it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    moment = int(milliseconds)
+    if not 0 <= moment <= _LARGEST_INTEGER:
+        raise ValueError(f"{moment} is no time in milliseconds since 1970")
+    return moment
 
 
 def _file_name(entry: Mapping[str, Any]) -> str:

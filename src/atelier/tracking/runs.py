@@ -89,7 +89,12 @@ def _delete_if_empty(client: "MlflowClient", run: "Run", tag: str) -> None:
     except Exception as error:
         if not refuses_access(error):
             raise
-        client.delete_tag(run_id, tag)
+        try:
+            client.delete_tag(run_id, tag)
+        except Exception as also:
+            # The run stays as it is; a lookup prefers the one that holds something.
+            if not refuses_access(also):
+                raise
 
 
 def _bearing(client: "MlflowClient", experiment: str, key: tuple[str, str]) -> "list[Run]":
