@@ -466,7 +466,7 @@ def test_sync_says_exactly_what_is_where(
     server.rule = lambda method, path: "413" if path.endswith("a.txt") else ""
     sync()
     told_ = capsys.readouterr().out
-    assert "8 entries delivered, 0 waiting; 1 rejected in .atelier/refused.jsonl" in told_
+    assert "7 entries delivered, 0 waiting; 1 rejected in .atelier/refused.jsonl" in told_
     assert "verything" not in told_
 
     rejected.refused(tmp_path).unlink()

@@ -1,5 +1,6 @@
 """Hostile names, files and neighbours in a real store: all arrives, and nothing else suffers."""
 
+import errno
 import os
 import socket
 import sqlite3
@@ -12,17 +13,28 @@ from typing import Any
 import numpy as np
 import pytest
 
+from atelier.cli.runs import sync
+from atelier.errors import AtelierError
 from atelier.tracking import deliver, delivery, rejected
 from atelier.tracking.backlog import waiting
 from atelier.tracking.deliver import deliver_left_over, deliver_now
 from atelier.tracking.journal import Journal, note_start, problem
 from atelier.tracking.pipeline import stages_of
 from atelier.tracking.run import Run
-from atelier.tracking.store import open_store
+from atelier.tracking.store import locked, open_store
 from atelier.tracking.workspace import Process, private_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 DEAD = Process(os.getpid(), "1")  # no process with this number started so early
+
+LOCK = (
+    "schema: '2.0'\nstages:\n  train:\n    cmd: x\n    outs:\n"
+    f"    - path: models\n      md5: {'d' * 32}\n"
+)
+
+
+def throw(error: Exception) -> None:
+    raise error
 
 
 @pytest.fixture(autouse=True)
@@ -237,10 +249,7 @@ def foreign(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Journal
             about = {"experiment": "atelier", "workspace": "/app", "root": "/app"}
             note_start(journal.folder.parent, about | {"parameters": {}, "tags": {}})
         Run(journal).end("FINISHED")
-        (root / "dvc.lock").write_text(
-            "schema: '2.0'\nstages:\n  train:\n    cmd: x\n    outs:\n"
-            f"    - path: models\n      md5: {'d' * 32}\n"
-        )
+        (root / "dvc.lock").write_text(LOCK)
         return journal
 
     return write
@@ -269,6 +278,64 @@ def test_sync_all_ends_an_execution_of_another_host_at_once(
     assert deliver_now(root, everything=True) == 0
     assert runs(root)["p"].data.tags["stages.ran"] == "train"
     assert not execution.exists()
+
+
+def test_outcome_that_cannot_be_written_now_is_written_later(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "dvc.lock").write_text(LOCK)
+    journal = start(root)
+    execution = journal.folder.parent
+    here = {"workspace": str(root.resolve()), "root": str(root.resolve())}
+    note_start(execution, here | {"experiment": "atelier", "parameters": {}, "tags": {}})
+    Run(journal).end("FINISHED")
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "keep", lambda *_: throw(full))
+        (root / "dvc.yaml").write_text("plots: [models]\n")
+        (root / "models").write_bytes(b"picture")
+        for _ in range(5):
+            with pytest.raises(AtelierError, match=r"and the end of 1 pipeline: .*No space left"):
+                sync()
+    assert "stages.ran" not in runs(root)["p"].data.tags
+    sync()
+    assert runs(root)["p"].data.tags["stages.ran"] == "train"
+    assert not execution.exists()
+
+
+def test_experiment_without_a_commit_is_reported_and_given_up(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = start(root)
+    about = {"workspace": "/copy", "root": str(root), "experiment": "atelier"}
+    note_start(journal.folder.parent, about | {"parameters": {}, "tags": {}})
+    Run(journal).end("FINISHED")
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    monkeypatch.setattr(deliver, "_ATTEMPT_SECONDS", 0)
+    for _ in range(2):
+        with pytest.raises(AtelierError, match=r"and the end of 1 pipeline: .*has no commit"):
+            sync()
+    sync()
+    told = capsys.readouterr().out
+    assert "The end of a pipeline could not be read: the experiment has no commit" in told
+    assert "verything" not in told
+    sync()
+    assert "Everything is delivered to MLflow." in capsys.readouterr().out
+
+
+def test_another_deliverer_is_named_as_the_reason_to_wait(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = start(root)
+    Run(journal).end("FINISHED")
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    monkeypatch.setattr(deliver, "_PATIENCE_SECONDS", 0)
+    with (
+        locked(journal.folder.parent / ".lock"),
+        pytest.raises(AtelierError, match=r"^0 entries delivered, 2 waiting .*another process"),
+    ):
+        sync()
 
 
 def test_what_an_older_version_left_is_delivered(root: Path) -> None:

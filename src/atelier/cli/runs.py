@@ -1,15 +1,15 @@
 """Commands about the runs that MLflow keeps."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from atelier.cli.places import PARAMS
 from atelier.errors import AtelierError
+from atelier.tracking.values import counted
 
 if TYPE_CHECKING:
-    from atelier.tracking.backlog import Waiting
+    from atelier.tracking.backlog import Unwritten, Waiting
 
 
 def sync(
@@ -37,9 +37,11 @@ def sync(
     lines = rejected.read(root)
     rejected.unreported(root)  # said now, so the next stage need not
     left, unread = waiting(root), unwritten(root)
-    counts = f"{tally.delivered} entries delivered"
+    counts = f"{counted(tally.delivered, 'entry', 'entries')} delivered"
     if left or unread or interrupted:
-        raise AtelierError(f"{counts}, {_left(left, unread, interrupted)}{_rejected(lines)}.")
+        raise AtelierError(
+            f"{counts}, {_left(left, unread, interrupted, tally.busy)}{_rejected(lines)}."
+        )
     try:
         existing_store(root)  # which also follows a project that was moved
     except Exception as error:  # whatever MLflow raises where it cannot be asked
@@ -55,15 +57,21 @@ def sync(
         typer.echo(f"{counts}, 0 waiting, 0 rejected.\nEverything is delivered to MLflow.")
 
 
-def _left(left: "list[Waiting]", unread: "list[Path]", interrupted: bool) -> str:
+def _left(left: "list[Waiting]", unread: "list[Unwritten]", interrupted: bool, busy: bool) -> str:
     """Return how many entries wait, of which stages, where and why."""
     stages = dict.fromkeys(each.stage for each in left)
     of = f" (of {', '.join(stages)})" if stages else ""
-    reasons = [each.reason for each in left if each.reason]
+    ends = ""
+    if unread:
+        ends = f" and the end{'s' * (len(unread) > 1)} of {counted(len(unread), 'pipeline')}"
+    given = [*(each.reason for each in left), *(each.reason for each in unread)]
+    reasons = [reason for reason in given if reason]
     if interrupted:
         because = "interrupted"
     elif reasons:
-        because = f"MLflow says: {reasons[0].rstrip('.')}"
+        because = reasons[0].rstrip(".")
+    elif busy:
+        because = "another process is delivering them; `atelier sync` waits for it once more"
     elif unread and not left:
         because = (
             "the end of a pipeline is not recorded yet; it still runs, or ran on another host,"
@@ -74,7 +82,8 @@ def _left(left: "list[Waiting]", unread: "list[Path]", interrupted: bool) -> str
             "the stages are still running, here or on another host; `atelier sync --all` ends"
             " those of other hosts that have stopped"
         )
-    return f"{sum(each.entries for each in left)} waiting in .atelier/journal{of}: {because}"
+    number = sum(each.entries for each in left)
+    return f"{number} waiting in .atelier/journal{of}{ends}: {because}"
 
 
 def _rejected(lines: list[dict[str, Any]]) -> str:

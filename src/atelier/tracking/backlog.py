@@ -28,6 +28,19 @@ class Waiting:
     reason: str
 
 
+@dataclass(frozen=True)
+class Unwritten:
+    """An execution whose end is not recorded yet.
+
+    Attributes:
+        execution: its folder.
+        reason: why the last attempt failed; empty if none did.
+    """
+
+    execution: Path
+    reason: str
+
+
 def waiting(root: Path) -> list[Waiting]:
     """Return the undelivered entries of all executions, oldest first."""
     return [
@@ -42,12 +55,12 @@ def waiting(root: Path) -> list[Waiting]:
     ]
 
 
-def unwritten(root: Path) -> list[Path]:
+def unwritten(root: Path) -> list[Unwritten]:
     """Return the executions without journals whose end is still to be recorded."""
     return [
-        execution
+        Unwritten(execution, str(start.get("problem", "")))
         for execution in executions(private_folder(root))
-        if not journals(execution) and noted_start(execution) is not None
+        if not journals(execution) and (start := noted_start(execution)) is not None
     ]
 
 

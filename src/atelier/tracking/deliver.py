@@ -28,7 +28,7 @@ from atelier.tracking.journal import (
     noted_start,
     problem,
 )
-from atelier.tracking.outcome import LockWatch, write_outcome
+from atelier.tracking.outcome import LockWatch, NoTreeError, write_outcome
 from atelier.tracking.store import in_short, is_remote, locked, quiet_environment
 from atelier.tracking.workspace import Process, private_folder
 
@@ -41,6 +41,11 @@ _ALIVE = ".alive"
 _ALIVE_SECONDS = 600.0
 # So long `atelier sync` waits for another deliverer that makes no progress.
 _PATIENCE_SECONDS = 60.0
+# So often reading an outcome is tried, at least so far apart: what fails for another reason than
+# the content passes, but an experiment that failed in a temporary copy never has a commit.
+_OUTCOME_ATTEMPTS = 20
+_TREE_ATTEMPTS = 3
+_ATTEMPT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -96,9 +101,15 @@ def _pause(execution: Path, watch: threading.Thread) -> None:
 
 @dataclass
 class Tally:
-    """Number of entries that were delivered."""
+    """What an attempt to deliver came to.
+
+    Attributes:
+        delivered: number of entries that were delivered.
+        busy: whether another process was delivering entries until the end of the wait.
+    """
 
     delivered: int = 0
+    busy: bool = False
 
 
 def deliver_now(
@@ -202,6 +213,8 @@ def _deliver_all(
         return True
     with _locked_soon(execution / ".lock", _PATIENCE_SECONDS if wait else 0) as mine:
         if not mine:
+            if tally:
+                tally.busy = True
             return wait
         for journal in journals(execution):
             delivery = Delivery(root, execution.name, journal)
@@ -248,20 +261,40 @@ def _write_outcome(root: Path, process: Process, lock: LockWatch | None) -> None
     start = noted_start(execution)
     if start is None:
         return
-    if _in_main_folder(start):
-        # As this machine or container calls it; the other may have had another path.
-        start["workspace"] = str(root.resolve())
+    again = bool(start.get("attempts"))
     try:
-        write_outcome(root, process, start, lock)
+        here = {"workspace": str(root.resolve())} if _in_main_folder(start) else {}
+        # As this machine or container calls it; the other may have had another path.
+        if again:
+            write_outcome(root, process, start | here, lock, patience=0)
+        else:
+            write_outcome(root, process, start | here, lock)
     except Exception as error:  # of DVC, of a full disk: told by `atelier sync`
-        with suppress(OSError):
-            outcome_problem(root).write_text(f"{type(error).__name__}: {error}\n", "utf-8")
-    note_start(execution, None)
+        reason = in_short(error)
+        if _is_last_attempt(execution, start, error, reason):
+            with suppress(OSError):
+                outcome_problem(root).write_text(f"{reason}\n", "utf-8")
+            note_start(execution, None)
+    else:
+        note_start(execution, None)
+
+
+def _is_last_attempt(execution: Path, start: dict[str, Any], error: Exception, reason: str) -> bool:
+    """Count a failed attempt to write an outcome; return whether it was the last one."""
+    attempts, now = int(start.get("attempts", 0)), time.time()
+    if attempts and abs(now - float(start.get("attempted", 0))) < _ATTEMPT_SECONDS:
+        return False
+    if attempts + 1 >= (_TREE_ATTEMPTS if isinstance(error, NoTreeError) else _OUTCOME_ATTEMPTS):
+        return True
+    with suppress(OSError):
+        counted = {"attempts": attempts + 1, "attempted": now, "problem": reason}
+        note_start(execution, start | counted)
+    return False
 
 
 def _in_main_folder(start: dict[str, Any]) -> bool:
     """Return whether an execution ran in the main project's folder, by whatever path."""
-    return bool(start.get("root")) and start["workspace"] == start["root"]
+    return bool(start.get("root")) and start.get("workspace") == start["root"]
 
 
 def _has_ended(execution: Path, everything: bool = False) -> bool:

@@ -124,6 +124,7 @@ class Delivery:
             self._advance(more_may_come)
         except _RunGoneError:
             self._begun_anew = True
+            self.delivered = 0
             self._state = _State()
             self._save()
             self._advance(more_may_come)
@@ -133,16 +134,19 @@ class Delivery:
     def _advance(self, more_may_come: bool) -> None:
         last = 0
         for entry, offset in entries(self._journal, self._state.offset):
-            self._tell(entry)
+            is_delivered = self._tell(entry)
             with suppress(TypeError, ValueError, OverflowError):
                 last = _moment(entry["time"])
             self._save(offset=offset, attempts=0)
-            self.delivered += 1
+            self.delivered += is_delivered
         if not more_may_come and not self._state.ended:
             self._tell({"kind": "end", "status": "KILLED", "time": last or now()})
 
-    def _tell(self, entry: dict[str, Any]) -> None:
+    def _tell(self, entry: dict[str, Any]) -> bool:
         """Deliver one entry; what MLflow will never take is set aside, and the rest goes on.
+
+        Returns:
+            Whether it was delivered, and not rejected as a whole.
 
         Raises:
             _TooEarlyError: something else is to be told first.
@@ -155,6 +159,7 @@ class Delivery:
             raise
         except ContentError as error:
             self._reject(entry, str(error))
+            return False
         except Exception as error:
             if is_gone(error) and self._state.run and not self._begun_anew:
                 raise _RunGoneError from error
@@ -163,10 +168,11 @@ class Delivery:
             name = _file_name(entry)
             if rejects(error, name, Path(name).name, str(entry.get("key", ""))):
                 self._reject(entry, str(error))
-            elif self._is_due(error):
-                self._try_last(entry, error)
-            else:
-                raise
+                return False
+            if self._is_due(error):
+                return self._try_last(entry, error)
+            raise
+        return True
 
     def _repeated(self, entry: dict[str, Any]) -> None:
         """Deliver an entry; send it again if a remote server's answer may be a passing one."""
@@ -222,11 +228,14 @@ class Delivery:
             return False
         return True
 
-    def _try_last(self, entry: dict[str, Any], error: Exception) -> None:
+    def _try_last(self, entry: dict[str, Any], error: Exception) -> bool:
         """Set a file aside, if the server accepts a note in its place but not the file.
 
         The server may have recovered between the failed attempt and the note, so the file is
         sent once more after the note.
+
+        Returns:
+            Whether the file was delivered after all.
 
         Raises:
             Exception: the server does not accept the note either, so that all of it waits.
@@ -238,14 +247,16 @@ class Delivery:
             raise error from None
         try:
             self._deliver(entry)
-        except ContentError:
-            raise
+        except ContentError as again:
+            self._reject(entry, str(again))
+            return False
         except Exception as again:
             if not self._is_about_file(again):
                 raise
             self._reject(entry, str(again))
-        else:
-            remove_note(self._mlflow, self._state.run, name)
+            return False
+        remove_note(self._mlflow, self._state.run, name)
+        return True
 
     def _reject(self, entry: dict[str, Any], reason: str, part: str = "") -> None:
         """Set an entry or one part of it aside, with its file."""

@@ -58,9 +58,9 @@ def note_start(execution: Path, start: dict[str, Any] | None) -> None:
 
 def noted_start(execution: Path) -> dict[str, Any] | None:
     """What :func:`note_start` kept; the outcome of such an execution is still to be written."""
-    with suppress(OSError, ValueError):
-        start: dict[str, Any] = json.loads((execution / _START).read_text("utf-8"))
-        return start
+    with suppress(OSError, ValueError, TypeError):
+        start = json.loads((execution / _START).read_text("utf-8"))
+        return dict(start)
     return None
 
 

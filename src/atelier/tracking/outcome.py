@@ -19,13 +19,18 @@ from typing import Any, Protocol
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from atelier.errors import AtelierError
 from atelier.input_files import LISTS
-from atelier.tracking.journal import Journal
+from atelier.tracking.journal import Journal, remove
 from atelier.tracking.record import StageRecord, current, is_logged, read_lock
 from atelier.tracking.values import numbers
 from atelier.tracking.workspace import Process, git, private_folder
 
 _PATIENCE_SECONDS = 30.0
+
+
+class NoTreeError(AtelierError):
+    """Raised if there is nothing from which to read how an execution ended, perhaps not yet."""
 
 
 class Tree(Protocol):
@@ -147,19 +152,27 @@ class LockWatch:
 
 
 def write_outcome(
-    root: Path, process: Process, start: Mapping[str, Any], lock: LockWatch | None = None
+    root: Path,
+    process: Process,
+    start: Mapping[str, Any],
+    lock: LockWatch | None = None,
+    patience: float = _PATIENCE_SECONDS,
 ) -> None:
-    """Write the journal of how the execution that ``process`` ran ended.
+    """Write the journal of how the execution that ``process`` ran ended, or none at all.
 
     Args:
         root: the main project.
         process: the ``dvc`` that has ended.
         start: how it was started, from one of its stages.
         lock: what was seen of ``dvc.lock`` meanwhile.
+        patience: seconds to wait for an experiment's commit.
+
+    Raises:
+        NoTreeError: the experiment has no commit, and no ``dvc.lock`` was seen.
     """
-    tree = _tree(root, start) or lock
+    tree = _tree(root, start, patience) or lock
     if tree is None:
-        return
+        raise NoTreeError("the experiment has no commit; its temporary copy is gone")
     records = read_lock((tree.read("dvc.lock") or b"").decode("utf-8", "replace"))
 
     @cache
@@ -171,6 +184,8 @@ def write_outcome(
     stages = current(records, start["parameters"], None if tree is lock else hash_of)
     if not stages:
         return
+    told = {name: _told(name, record, tree) for name, record in stages.items() if is_logged(name)}
+    made = {path for record in stages.values() for path in record.outputs}
     journal = Journal(
         private_folder(root),
         process,
@@ -178,11 +193,21 @@ def write_outcome(
         kind="outcome",
         experiment=start["experiment"],
         parameters=start["parameters"],
-        stages={
-            name: _told(name, record, tree) for name, record in stages.items() if is_logged(name)
-        },
+        stages=told,
     )
-    made = {path for record in stages.values() for path in record.outputs}
+    try:
+        _keep_pictures(journal, tree, made)
+        journal.write("end", status="FINISHED")
+    except BaseException:  # another attempt writes a journal of its own
+        remove(journal.folder)
+        raise
+    finally:
+        with suppress(OSError):
+            journal.close()
+
+
+def _keep_pictures(journal: Journal, tree: Tree, made: set[str]) -> None:
+    """Write the pictures among the files that stages made to a journal."""
     with tempfile.TemporaryDirectory() as folder:
         for path in _pictures(tree):
             content = tree.read(path) if _is_in(path, made) else None
@@ -190,8 +215,6 @@ def write_outcome(
                 file = Path(folder, Path(path).name)
                 file.write_bytes(content)
                 journal.write("artifact", file=journal.keep(file), folder="")
-    journal.write("end", status="FINISHED")
-    journal.close()
 
 
 def _told(name: str, record: StageRecord, tree: Tree) -> dict[str, Any]:
@@ -233,17 +256,19 @@ def _is_in(path: str, made: set[str]) -> bool:
     return any(Path(path).is_relative_to(place) for place in made)
 
 
-def _tree(root: Path, start: Mapping[str, Any]) -> Tree | None:
+def _tree(root: Path, start: Mapping[str, Any], patience: float) -> Tree | None:
     """Where to read what the execution left: the working tree, or the experiment's commit."""
     if Path(start["workspace"]) == root.resolve():
         return Workspace(root)
     name, baseline = (start["tags"].get(f"dvc.{key}", "") for key in ("experiment", "baseline"))
     reference = f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}"
-    end = time.monotonic() + _PATIENCE_SECONDS
+    end = time.monotonic() + patience
     # DVC brings the commit over from the copy a little after the copy's dvc has ended.
-    while name and time.monotonic() < end:
+    while name:
         commit = git("rev-parse", "--verify", reference, cwd=root)
         if commit:
             return Commit(root, commit.strip())
+        if time.monotonic() >= end:
+            break
         time.sleep(0.25)
     return None

@@ -60,3 +60,14 @@ def cut_without_secrets(text: str, longest: int) -> str:
         return without_secrets(text)
     whole_words = text[:longest].rsplit(maxsplit=1)
     return without_secrets(whole_words[0] if len(whole_words) == 2 else "") + "\n[cut]\n"
+
+
+def counted(number: int, one: str, more: str = "") -> str:
+    """Return a number with a noun: "1 entry", "2 entries".
+
+    Args:
+        number: how many there are.
+        one: the noun for one.
+        more: for others; ``one`` with an s if empty.
+    """
+    return f"{number} {one if number == 1 else more or f'{one}s'}"
