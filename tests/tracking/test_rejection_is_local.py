@@ -15,13 +15,13 @@ import pytest
 
 from atelier.cli.runs import sync
 from atelier.errors import AtelierError
-from atelier.tracking import deliver, delivery, rejected
+from atelier.tracking import deliver, delivery, rejected, store
 from atelier.tracking.backlog import waiting
 from atelier.tracking.deliver import deliver_left_over, deliver_now
 from atelier.tracking.journal import Journal, note_start, problem
 from atelier.tracking.pipeline import stages_of
 from atelier.tracking.run import Run
-from atelier.tracking.store import locked, open_store
+from atelier.tracking.store import StoreError, existing_store, locked, open_store
 from atelier.tracking.workspace import Process, private_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -336,6 +336,17 @@ def test_another_deliverer_is_named_as_the_reason_to_wait(
         pytest.raises(AtelierError, match=r"^0 entries delivered, 2 waiting .*another process"),
     ):
         sync()
+
+
+def test_store_that_another_process_opens_for_ever_is_not_waited_for(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_LOCK_SECONDS", 0)
+    with locked(root / ".atelier" / "store.lock"):
+        for opened in (lambda: open_store(root, "atelier"), lambda: existing_store(root)):
+            with pytest.raises(StoreError, match=r"another process .*store\.lock"):
+                opened()
+    open_store(root, "atelier")
 
 
 def test_what_an_older_version_left_is_delivered(root: Path) -> None:

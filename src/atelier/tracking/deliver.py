@@ -9,8 +9,8 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from atelier.tracking.journal import (
     problem,
 )
 from atelier.tracking.outcome import LockWatch, NoTreeError, write_outcome
-from atelier.tracking.store import in_short, is_remote, locked, quiet_environment
+from atelier.tracking.store import in_short, is_remote, locked, locked_soon, quiet_environment
 from atelier.tracking.workspace import Process, private_folder
 
 _POLL_SECONDS = 0.25
@@ -211,7 +211,7 @@ def _deliver_all(
         return False
     if journals(execution) and _other_store(root, execution):
         return True
-    with _locked_soon(execution / ".lock", _PATIENCE_SECONDS if wait else 0) as mine:
+    with locked_soon(execution / ".lock", _PATIENCE_SECONDS if wait else 0) as mine:
         if not mine:
             if tally:
                 tally.busy = True
@@ -229,18 +229,6 @@ def _deliver_all(
                     tally.delivered += delivery.delivered
         note_problem(execution, None)
     return False
-
-
-@contextmanager
-def _locked_soon(path: Path, seconds: float) -> Iterator[bool]:
-    """Hold a file lock while the body runs; yield whether it was free within a time."""
-    end = time.monotonic() + seconds
-    while True:
-        with locked(path, wait=False) as mine:
-            if mine or time.monotonic() >= end:
-                yield mine
-                return
-        time.sleep(_POLL_SECONDS)
 
 
 def _watch(root: Path, process: Process) -> None:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -27,6 +28,9 @@ _PLACES = (
 
 
 _OPEN_SECONDS = 60.0
+# Longer than another process may take to open a store.
+_LOCK_SECONDS = 90.0
+_POLL_SECONDS = 0.1
 _HOW = "set it to an address such as http://host:5000"
 
 
@@ -48,6 +52,37 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
             yield False
             return
         yield True
+
+
+@contextmanager
+def locked_soon(path: Path, seconds: float) -> Iterator[bool]:
+    """Hold a file lock while the body runs; yield whether it was free within a time."""
+    end = time.monotonic() + seconds
+    while True:
+        with locked(path, wait=False) as mine:
+            if mine or time.monotonic() >= end:
+                yield mine
+                return
+        time.sleep(_POLL_SECONDS)
+
+
+@contextmanager
+def _store_locked(root: Path) -> Iterator[None]:
+    """Keep other processes of this project from opening a store meanwhile.
+
+    Two that make the tables or the experiment at once fail each other.
+
+    Raises:
+        StoreError: another process holds the lock for too long.
+    """
+    path = root / ".atelier" / "store.lock"
+    with locked_soon(path, _LOCK_SECONDS) as mine:
+        if not mine:
+            raise StoreError(
+                f"another process has been opening the MLflow store for {_LOCK_SECONDS:g} s and"
+                f" holds {path}; end it (`fuser {path}` names it), or try again later"
+            )
+        yield
 
 
 def quiet_environment() -> None:
@@ -103,8 +138,7 @@ def open_store(root: Path, experiment: str) -> "tuple[MlflowClient, str]":
     """
     experiment = mlflow_names.experiment_name(experiment)
     location = None if _elsewhere() else (root / "mlruns" / experiment).as_uri()
-    # Two processes that make the tables or the experiment at once fail each other.
-    with locked(root / ".atelier" / "store.lock"), _bounded():
+    with _store_locked(root), _bounded():
         client = _client(root)
         return client, _experiment(client, experiment, location)
 
@@ -187,7 +221,7 @@ def existing_store(root: Path) -> "MlflowClient | None":
     """Connect to MLflow where there is a store already; nothing is made."""
     if not _elsewhere() and not (root / "mlflow.db").exists():
         return None
-    with locked(root / ".atelier" / "store.lock"), _bounded():
+    with _store_locked(root), _bounded():
         return _client(root)
 
 
