@@ -27,6 +27,11 @@ _ANSWERS = {
     "401": ("401 Unauthorized", "text/plain", b"You are not authenticated."),
     "403": ("403 Forbidden", "application/json", b'{"error_code": "PERMISSION_DENIED"}'),
     "404": ("404 Not Found", "text/html", b"<html>nothing here</html>"),
+    "missing": (
+        "404 Not Found",
+        "application/json",
+        b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "there is no such model"}',
+    ),
     "413": ("413 Request Entity Too Large", "text/html", b"<html>too large</html>"),
     "500": ("500 Internal Server Error", "text/html", b"<html>sorry</html>"),
     "503": ("503 Service Unavailable", "text/plain", b"later"),
@@ -44,6 +49,7 @@ class Server:
     Attributes:
         address: for ``MLFLOW_TRACKING_URI``.
         rule: says what goes wrong with a request; nothing at first.
+        largest: bytes that a request to log may have; a larger one is answered with 413.
         rejected: a name in a request that MLflow rejects, if there is one.
         requests: method and path of all that came.
     """
@@ -51,6 +57,7 @@ class Server:
     address: str
     rule: Rule = lambda method, path: ""
     rejected: str = ""
+    largest: int = 1_000_000
     requests: list[tuple[str, str]] = field(default_factory=list)
     stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -94,6 +101,9 @@ def _layer(app: Callable[..., Iterable[bytes]], state: Server) -> Callable[..., 
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         state.requests.append((method, path))
         fault = state.rule(method, path)
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        if length > state.largest and "/mlflow/runs/log-" in path:
+            fault = "413"
         if state.rejected and path.endswith("log-batch"):
             body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
             environ["wsgi.input"] = io.BytesIO(body)

@@ -42,6 +42,7 @@ def server(_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]
     monkeypatch.setattr(delivery, "_PAUSES", (0.0, 0.0))
     _server.requests.clear()
     _server.rejected = ""
+    _server.largest = 1_000_000
     yield _server
     _server.rule = lambda method, path: ""
     delivery.client_of.cache_clear()
@@ -395,6 +396,109 @@ def test_only_what_mlflow_names_is_rejected(
     logged = {*found["train"].metrics, *found["p"].params, *found["train"].tags}
     expected = {"loss_d", "loss_g", "device", "render.fps", "train.kid", "git.dirty"}
     assert logged & expected == expected - {name}
+
+
+def test_every_rejected_point_of_a_curve_is_recorded(
+    server: Server, tmp_path: Path, start: Callable[..., Journal]
+) -> None:
+    server.rejected = "loss_g"
+    journal = start()
+    rows = [[1, 5, [1.0, 10.0]], [2, 5, [2.0, 20.0]], [3, -1, [3.0, 30.0]], [2**70, 5, [4.0, None]]]
+    journal.write("metrics", names=["loss_d", "loss_g"], rows=rows)
+    journal.write("end", status="FINISHED")
+    journal.close()
+    experiment = journal_experiment(journal)
+    assert deliver_left_over(tmp_path) == 0
+    lines = rejected.read(tmp_path)
+    of_generator = [line for line in lines if line["metric"] == "loss_g"]
+    assert [line["value"] for line in of_generator] == [30.0, None, 10.0, 20.0]
+    assert [line["step"] for line in of_generator] == [3, 2**70, 1, 2]
+    assert [line["value"] for line in lines if line["metric"] == "loss_d"] == [3.0, 4.0]
+    client, number = open_store(tmp_path, experiment)
+    (run,) = (run for run in client.search_runs([number]) if run.info.run_name == "train")
+    assert run.data.metrics == {"loss_d": 2.0}
+
+
+def test_requests_that_are_too_large_are_split(
+    server: Server, tmp_path: Path, start: Callable[..., Journal]
+) -> None:
+    server.largest = 700
+    journal = start(tags={"long": "x" * 2000, "git.dirty": "false"})
+    names = [f"loss_{number}" for number in range(20)]
+    journal.write("metrics", names=names, rows=[[1, 5, list(range(20))]])
+    journal.write("end", status="FINISHED")
+    journal.close()
+    experiment = journal_experiment(journal)
+    assert deliver_left_over(tmp_path) == 0
+    lines = rejected.read(tmp_path)
+    assert {line["tag"] for line in lines} == {"long"}
+    client, number = open_store(tmp_path, experiment)
+    (run,) = (run for run in client.search_runs([number]) if run.info.run_name == "train")
+    assert run.data.metrics == {f"loss_{number}": float(number) for number in range(20)}
+    assert run.data.tags["git.dirty"] == "false"
+    assert run.data.tags["atelier.rejected"] == "true"
+
+
+def test_nothing_is_rejected_while_every_request_is_too_large(
+    server: Server, tmp_path: Path, start: Callable[..., Journal]
+) -> None:
+    server.rule = lambda method, path: "413" if method in ("POST", "PUT") else ""
+    journal = start()
+    speak(journal, tmp_path)
+    experiment = journal_experiment(journal)
+    assert deliver_left_over(tmp_path) == 1
+    server.rule = lambda method, path: "413" if path.endswith("log-batch") else ""
+    assert deliver_left_over(tmp_path) == 1
+    assert not rejected.read(tmp_path)
+    server.rule = lambda method, path: ""
+    assert deliver_left_over(tmp_path) == 0
+    check_all_once(tmp_path, journal, experiment)
+
+
+@pytest.mark.parametrize("fault", ["403", "missing"])
+def test_registry_out_of_reach_holds_up_nothing_but_the_registration(
+    fault: str,
+    server: Server,
+    tmp_path: Path,
+    start: Callable[..., Journal],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The server in this process notes its own database as the registry.
+    monkeypatch.setattr("mlflow.tracking._model_registry.utils._registry_uri", server.address)
+    server.rule = lambda method, path: fault if "/registered-models/" in path else ""
+    evaluation = start("evaluate")
+    experiment = journal_experiment(evaluation)
+    Run(evaluation).end("FINISHED")
+    client, number = open_store(tmp_path, experiment)
+    model = client.create_logged_model(number, name="generator")
+    content = f"{abs(hash(fault)):032x}"
+    client.set_logged_model_tags(model.model_id, {"content.md5": content})
+    client.finalize_logged_model(model.model_id, "READY")
+    inputs = {"models/generator.safetensors": content}
+    journal = Journal(
+        private_folder(tmp_path),
+        DEAD,
+        "pipeline",
+        kind="outcome",
+        experiment=experiment,
+        parameters={"tracking.register": f"faces-{fault}"},
+        stages={"evaluate": {"inputs": inputs, "outputs": {}, "metrics": {"kid": 0.25}}},
+    )
+    (tmp_path / "last.png").write_bytes(b"picture")
+    journal.write("artifact", file=journal.keep(tmp_path / "last.png"), folder="")
+    journal.write("end", status="FINISHED")
+    journal.close()
+    for _ in range(2):
+        assert deliver_left_over(tmp_path) == 1
+    assert [each.entries for each in waiting(tmp_path)] == [1]
+    (parent,) = (run for run in client.search_runs([number]) if run.info.run_name == "p")
+    assert parent.data.tags["stages.ran"] == "evaluate"
+    assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["last.png"]
+    server.rule = lambda method, path: ""
+    assert deliver_left_over(tmp_path) == 0
+    (version,) = client.search_model_versions(f"name = 'faces-{fault}'")
+    assert version.tags["kid"] == "0.25"
+    assert len(client.search_runs([number])) == 2
 
 
 @pytest.mark.parametrize("may_delete", [True, False])

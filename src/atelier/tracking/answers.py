@@ -40,6 +40,8 @@ _OF_MACHINE = {
     *(errno.EACCES, errno.EPERM, errno.EBUSY, errno.EINTR),
 }
 _WORDS_OF_MACHINE = ("No space left", "Too many open files", "Input/output error", "temporary dir")
+# MLflow's words for an answer that is not its own.
+_STATUS = re.compile(r"\AAPI request to \S+(?: \S+)? failed with error code (\d{3})\b")
 _T = TypeVar("_T")
 
 
@@ -110,11 +112,16 @@ def rejects(error: BaseException, *content: str) -> bool:
     return bool(_PART.search(message)) or any(form in message for form in quoted)
 
 
-def is_gone(error: BaseException) -> bool:
-    """Return whether MLflow says that a run was deleted."""
+def is_gone(error: BaseException, *runs: str) -> bool:
+    """Return whether MLflow says that one of these runs was deleted.
+
+    Other things may be missing as well, such as a registered model.
+    """
     from mlflow.exceptions import MlflowException
 
     if not isinstance(error, MlflowException):
+        return False
+    if not any(run and run in error.message for run in runs):
         return False
     return error.error_code == _GONE or bool(_TRASHED.search(error.message))
 
@@ -127,9 +134,10 @@ def exists_already(error: BaseException) -> bool:
 
 
 def is_too_large(error: BaseException) -> bool:
-    """Return whether a server refuses a file for its size or kind."""
+    """Return whether a server rejects a file or a request for its size or kind."""
     status = getattr(getattr(error, "response", None), "status_code", None)
-    return status in _TOO_LARGE
+    stated = _STATUS.search(str(error))
+    return status in _TOO_LARGE or bool(stated and int(stated[1]) in _TOO_LARGE)
 
 
 def refuses_access(error: BaseException) -> bool:
@@ -153,7 +161,7 @@ def send_in_parts(
     reject: Callable[[_T, Exception], None],
     names: Callable[[_T], Sequence[str]],
 ) -> None:
-    """Send items together; if MLflow rejects the content of some, reject only those.
+    """Send items together; if some are rejected for content or size, reject only those.
 
     Args:
         items: of one request.
@@ -164,13 +172,14 @@ def send_in_parts(
     try:
         send(items)
     except Exception as error:  # a rejection, or any other, which is raised again
-        if not may_reject_content(error):
+        too_large = is_too_large(error)
+        if not (too_large or may_reject_content(error)):
             raise
         if len(items) > 1:
             middle = len(items) // 2
             for half in (items[:middle], items[middle:]):
                 send_in_parts(half, send, reject, names)
-        elif rejects(error, *names(items[0])):
+        elif too_large or rejects(error, *names(items[0])):
             reject(items[0], error)
         else:
             raise

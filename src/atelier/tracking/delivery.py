@@ -28,7 +28,7 @@ from atelier.tracking.answers import (
 from atelier.tracking.backlog import DELIVERED
 from atelier.tracking.destination import recorded
 from atelier.tracking.journal import entries, executions, is_open, journals, now, remove
-from atelier.tracking.models import judge_model, log_model
+from atelier.tracking.models import judge_model, log_model, register_model
 from atelier.tracking.pipeline import stages_of, tell_pipeline
 from atelier.tracking.rejected import refused
 from atelier.tracking.runs import (
@@ -161,7 +161,7 @@ class Delivery:
             self._reject(entry, str(error))
             return False
         except Exception as error:
-            if is_gone(error) and self._state.run and not self._begun_anew:
+            if not self._begun_anew and is_gone(error, self._state.run, self._state.parent):
                 raise _RunGoneError from error
             if entry["kind"] not in _FILES:
                 raise
@@ -183,7 +183,8 @@ class Delivery:
             except (StoreError, ContentError, _TooEarlyError):
                 raise
             except Exception as error:
-                passing = is_remote() and not (is_gone(error) or is_too_large(error))
+                gone = is_gone(error, self._state.run, self._state.parent)
+                passing = is_remote() and not (gone or is_too_large(error))
                 if pause is None or not passing or "timeout exception" in str(error):
                     raise
                 time.sleep(pause)
@@ -395,7 +396,6 @@ class Delivery:
         """Complete the pipeline's run; the entries after this one are its pictures."""
         with own_content():
             stages, named, at = entry["stages"], entry["experiment"], entry["time"]
-            register = entry["parameters"].get("tracking.register", "")
         client, experiment = client_of(self._root, named)
         key = (PARENT_KEY, self._pipeline)
         parent = find_or_create(client, experiment, "pipeline", at, key, {})
@@ -410,12 +410,24 @@ class Delivery:
         tell_pipeline(client, parent, stages, self)
         evaluation = ran.get("evaluate")
         if evaluation and "evaluate" in stages:
-            try:
-                judge_model(client, stages, evaluation.info.run_id, register, self)
-            except Exception as error:
-                if not rejects(error, register, mlflow_names.model_name(register)):
-                    raise
-                self._reject({"kind": "register", "register": register}, str(error), "register")
+            judge_model(client, stages["evaluate"], evaluation.info.run_id, self)
+
+    def _register(self) -> None:
+        """Register the model that a pipeline's evaluation judged, as its settings say."""
+        first, _ = next(entries(self._journal), ({}, 0))
+        name, evaluate = "", None
+        with suppress(ContentError), own_content():  # of an outcome, which was rejected then
+            name = first["parameters"].get("tracking.register", "")
+            evaluate = first["stages"].get("evaluate")
+        evaluation = stages_of(self._mlflow, self._state.run).get("evaluate")
+        if not (name and evaluate and evaluation):
+            return
+        try:
+            register_model(self._mlflow, evaluate, evaluation.info.run_id, name)
+        except Exception as error:
+            if not rejects(error, name, mlflow_names.model_name(name)):
+                raise
+            self._reject({"kind": "register", "register": name}, str(error), "register")
 
     def _end(self, entry: dict[str, Any]) -> None:
         from mlflow.entities import RunStatus
@@ -430,6 +442,8 @@ class Delivery:
             client = self._mlflow
             if client.get_run(self._state.run).info.status == "RUNNING":
                 client.set_terminated(self._state.run, status, at)
+            # Last, since only some users of a team's server may register models.
+            self._register()
         self._save(ended=True)
 
     def _end_stage(self, status: str, at: int) -> None:
@@ -465,18 +479,26 @@ class Delivery:
         """Log (legal name, value, milliseconds, step), but for points that MLflow rejects."""
         from mlflow.entities import Metric
 
-        metrics = [
-            Metric(key, float(value), int(at), int(step), model_id=model)
-            for key, value, at, step in points
-            if isinstance(value, (int, float)) and 0 <= at <= _LARGEST_INTEGER
-            if abs(step) <= _LARGEST_INTEGER
-        ]
+        metrics: list[Metric] = []
+        for key, value, at, step in points:
+            try:
+                metrics.append(Metric(key, *_point(value, at, step), model_id=model))
+            except (TypeError, ValueError, OverflowError) as error:
+                about = {"metric": key, "value": value, "time": at, "step": step, "run": run}
+                place = f"{run}/metric/{key}/{step}/{at}"
+                self._reject({"kind": "metric", **about}, str(error), place)
         for part in _parts(metrics, 1000, lambda metric: len(metric.key) + 60):
             self._send(
                 part,
                 lambda some: client.log_batch(run, metrics=some),
                 lambda metric: (metric.key,),
-                lambda metric: {"metric": metric.key, "value": metric.value, "run": run},
+                lambda metric: {
+                    "metric": metric.key,
+                    "value": metric.value,
+                    "time": metric.timestamp,
+                    "step": metric.step,
+                    "run": run,
+                },
             )
 
     def log_tags(self, client: "MlflowClient", run: str, tags: Mapping[str, str]) -> None:
@@ -525,11 +547,40 @@ class Delivery:
         """Send a part of an entry, and set aside what MLflow rejects of it."""
 
         def reject(item: _T, error: Exception) -> None:
-            kind, *_ = about(item)
-            part = f"{about(item)['run']}/{kind}/{names(item)[0]}"
-            self._reject({"kind": kind, **about(item)}, str(error), part)
+            fields = about(item)
+            if is_too_large(error) and not self._is_never_taken(
+                lambda: send([item]), fields["run"]
+            ):
+                return
+            kind, *_ = fields
+            # Two points of a curve have the same name.
+            place = [str(fields[key]) for key in ("step", "time") if key in fields]
+            part = "/".join((fields["run"], kind, names(item)[0], *place))
+            self._reject({"kind": kind, **fields}, str(error), part)
 
         send_in_parts(items, send, reject, names)
+
+    def _is_never_taken(self, send: Callable[[], object], run: str) -> bool:
+        """Return whether a server takes others, but never this item, which it calls too large.
+
+        Raises:
+            Exception: it takes no others either, or this one fails for another reason.
+        """
+        from mlflow.entities import RunTag
+
+        for last in (False, True):
+            try:
+                send()
+            except Exception as error:
+                if not is_too_large(error):
+                    raise
+                if last:
+                    return True
+                # As with files: whoever looks at the run sees that something is missing.
+                self._mlflow.log_batch(run, tags=[RunTag("atelier.rejected", "true")])
+            else:
+                return False
+        return True
 
     def log_datasets(self, client: "MlflowClient", run: str, datasets: Sequence[Any]) -> None:
         """Log what a run read, but for datasets that MLflow rejects."""
@@ -539,6 +590,21 @@ class Delivery:
             lambda item: (item.dataset.name, item.dataset.digest),
             lambda item: {"dataset": item.dataset.name, "run": run},
         )
+
+
+def _point(value: Any, at: Any, step: Any) -> tuple[float, int, int]:
+    """Return a point of a curve as MLflow takes it: value, milliseconds and step.
+
+    Raises:
+        TypeError: one of them is no number.
+        ValueError: one of them is out of range.
+        OverflowError: likewise.
+    """
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"the value {value!r} is no number")
+    if abs(int(step)) > _LARGEST_INTEGER:
+        raise ValueError(f"the step {step} is out of range")
+    return float(value), _moment(at), int(step)
 
 
 def _moment(milliseconds: Any) -> int:

@@ -138,22 +138,17 @@ def _files(client: "MlflowClient", model: str, folder: str | None = None) -> Ite
 
 
 def judge_model(
-    client: "MlflowClient",
-    stages: Mapping[str, Mapping[str, Any]],
-    evaluation: str,
-    register: str,
-    log: "Log",
+    client: "MlflowClient", evaluate: Mapping[str, Any], evaluation: str, log: "Log"
 ) -> None:
-    """Attach the numbers of an evaluation to the model that it judged, and register that.
+    """Attach the numbers of an evaluation to the model that it judged.
 
     Args:
         client: where to.
-        stages: see :func:`atelier.tracking.pipeline.tell_pipeline`.
-        evaluation: id of the run of the stage ``evaluate``.
-        register: name of the registered model; empty for none.
+        evaluate: what DVC recorded of the stage ``evaluate``, see
+            :func:`atelier.tracking.pipeline.tell_pipeline`.
+        evaluation: id of the stage's run.
         log: how to log to a run.
     """
-    evaluate = stages["evaluate"]
     model = _model_of(client, evaluate["inputs"].get(GENERATOR, ""))
     if model is None:
         return
@@ -161,10 +156,25 @@ def judge_model(
     at = run.info.end_time or run.info.start_time
     points = [(mlflow_names.key(n), value, at, 0) for n, value in evaluate["metrics"].items()]
     log.log_metrics(client, evaluation, points, model.model_id)
-    if register and "kid" in evaluate["metrics"]:
-        asked = {k: v for k, v in run.data.params.items() if k.startswith("evaluate.")}
-        name = mlflow_names.model_name(register)
-        _register(client, model, name, evaluate["metrics"], asked)
+
+
+def register_model(
+    client: "MlflowClient", evaluate: Mapping[str, Any], evaluation: str, name: str
+) -> None:
+    """Register the model that an evaluation judged, if its KID is known.
+
+    Args:
+        client: where to.
+        evaluate: what DVC recorded of the stage ``evaluate``.
+        evaluation: id of the stage's run.
+        name: of the registered model.
+    """
+    model = _model_of(client, evaluate["inputs"].get(GENERATOR, ""))
+    if model is None or "kid" not in evaluate["metrics"]:
+        return
+    parameters = client.get_run(evaluation).data.params
+    asked = {key: value for key, value in parameters.items() if key.startswith("evaluate.")}
+    _register(client, model, mlflow_names.model_name(name), evaluate["metrics"], asked)
 
 
 def _model_of(client: "MlflowClient", content: str) -> "LoggedModel | None":

@@ -27,7 +27,7 @@ def reject(root: Path, name: str, reason: str, entry: dict[str, Any], file: Path
         entry: what was rejected.
         file: the entry's file in its journal, which is removed later.
     """
-    if any(line.get("name") == name for line in read(root)):
+    if _is_recorded(root, name):
         return  # a delivery that was killed after rejecting it begins again before it
     about = {"reason": reason, "name": name, **entry}
     if file and file.is_file():
@@ -42,6 +42,14 @@ def reject(root: Path, name: str, reason: str, entry: dict[str, Any], file: Path
     refused(root).parent.mkdir(exist_ok=True)
     with refused(root).open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(about) + "\n")
+
+
+def _is_recorded(root: Path, name: str) -> bool:
+    """Return whether a rejected entry or part was written down; there may be thousands."""
+    with suppress(OSError):
+        if json.dumps(name) not in refused(root).read_text("utf-8", "replace"):
+            return False
+    return any(line.get("name") == name for line in read(root))
 
 
 def read(root: Path) -> list[dict[str, Any]]:
