@@ -246,7 +246,7 @@ def test_an_illegal_name_is_made_legal_and_unique(root: Path) -> None:
     assert sorted(metrics.values()) == [0.25, 0.5, 0.5, 1.0]
     assert metrics["fine"] == 1.0
     assert len([name for name in metrics if name.startswith("what_-")]) == 2
-    assert not delivery.refused(root).exists()
+    assert not delivery.rejected_file(root).exists()
 
 
 def test_a_journal_that_cannot_be_written_does_not_harm_the_work(
@@ -324,7 +324,7 @@ def test_a_model_that_cannot_be_built_holds_nothing_up(root: Path, tmp_path: Pat
     Run(journal).end("FINISHED")
     assert deliver_left_over(root) == 0
     assert runs(root)["train"].data.metrics == {"train.loss": 1.0}
-    assert "gone" in delivery.refused(root).read_text()
+    assert "gone" in delivery.rejected_file(root).read_text()
 
 
 def test_one_failed_stage_marks_the_pipeline_though_others_went_on(root: Path) -> None:

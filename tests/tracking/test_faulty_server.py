@@ -1,5 +1,6 @@
 """Whatever a server or a proxy answers, no entry is lost, none is there twice, and it is said."""
 
+import contextlib
 import os
 import signal
 from collections import Counter
@@ -573,7 +574,7 @@ def test_sync_says_exactly_what_is_where(
     assert "7 entries delivered, 0 waiting; 1 rejected in .atelier/refused.jsonl" in told_
     assert "verything" not in told_
 
-    rejected.refused(tmp_path).unlink()
+    rejected.rejected_file(tmp_path).unlink()
     sync()
     assert "Everything is delivered to MLflow." in capsys.readouterr().out
 
@@ -603,6 +604,39 @@ def test_a_stage_says_what_waits_and_what_was_rejected(
     told = capsys.readouterr().err
     assert "MLflow has not taken everything yet" in told
     assert "8 entries of this stage" in told
+
+    later = start("evaluate")
+    Run(later).end("FINISHED")
+    _wait(tmp_path, later.folder, 0)
+    told = capsys.readouterr().err
+    assert "2 entries of this stage, 8 of earlier stages and 0 of earlier executions" in told
+
+
+@pytest.mark.parametrize("ending", ["FINISHED", "FAILED"])
+def test_stage_by_hand_or_one_that_fails_says_what_earlier_ones_left(
+    ending: str,
+    server: Server,
+    tmp_path: Path,
+    start: Callable[..., Journal],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from atelier import settings
+    from atelier.tracking import stage
+
+    server.rule = lambda method, path: "403"
+    speak(start(), tmp_path)
+    deliver_left_over(tmp_path)
+    rejected.reject(tmp_path, "name", "too large", {"kind": "text"}, None)
+    monkeypatch.setattr(stage, "repository_root", lambda: tmp_path)
+    monkeypatch.setattr(stage, "_start_deliverer", lambda *_: None)
+    asked = settings.load(Path(__file__).parents[2] / "params.yaml")
+    with contextlib.suppress(KeyError), stage._run("render", asked, None, logged=True):
+        if ending == "FAILED":
+            raise KeyError
+    told = capsys.readouterr().err
+    assert "8 entries of earlier stages and executions are not delivered" in told
+    assert "1 entry was rejected by MLflow (too large)" in told
 
 
 def test_ctrl_c_ends_a_sync_with_a_sentence(

@@ -30,8 +30,8 @@ from atelier.tracking.destination import recorded
 from atelier.tracking.journal import entries, executions, is_open, journals, now, remove
 from atelier.tracking.models import judge_model, log_model, register_model
 from atelier.tracking.pipeline import stages_of, tell_pipeline
-from atelier.tracking.rejected import refused
-from atelier.tracking.runs import (
+from atelier.tracking.rejected import rejected_file
+from atelier.tracking.run_lookup import (
     PARENT_KEY,
     STAGE_KEY,
     find_or_create,
@@ -45,7 +45,7 @@ from atelier.tracking.workspace import private_folder
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-__all__ = ["Delivery", "client_of", "refused"]
+__all__ = ["Delivery", "client_of", "rejected_file"]
 
 _BAD = ("FAILED", "KILLED")
 _FILES = ("text", "artifact", "picture", "model")

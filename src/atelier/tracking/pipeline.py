@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from atelier.tracking import mlflow_names
-from atelier.tracking.runs import STAGE_KEY
+from atelier.tracking.run_lookup import STAGE_KEY
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -12,7 +12,7 @@ from atelier.tracking.workspace import PRIVATE
 _REPORTED = "refused-reported"
 
 
-def refused(root: Path) -> Path:
+def rejected_file(root: Path) -> Path:
     """Return the file of what MLflow rejected: an entry a line, with the reason."""
     return root / PRIVATE / "refused.jsonl"
 
@@ -39,15 +39,15 @@ def reject(root: Path, name: str, reason: str, entry: dict[str, Any], file: Path
             except OSError:
                 shutil.copyfile(file, target)
         about["kept"] = str(target.relative_to(root))
-    refused(root).parent.mkdir(exist_ok=True)
-    with refused(root).open("a", encoding="utf-8") as lines:
+    rejected_file(root).parent.mkdir(exist_ok=True)
+    with rejected_file(root).open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(about) + "\n")
 
 
 def _is_recorded(root: Path, name: str) -> bool:
     """Return whether a rejected entry or part was written down; there may be thousands."""
     with suppress(OSError):
-        if json.dumps(name) not in refused(root).read_text("utf-8", "replace"):
+        if json.dumps(name) not in rejected_file(root).read_text("utf-8", "replace"):
             return False
     return any(line.get("name") == name for line in read(root))
 
@@ -56,7 +56,7 @@ def read(root: Path) -> list[dict[str, Any]]:
     """Return all that was rejected."""
     lines: list[dict[str, Any]] = []
     with suppress(OSError):
-        for line in refused(root).read_text("utf-8", "replace").splitlines():
+        for line in rejected_file(root).read_text("utf-8", "replace").splitlines():
             with suppress(ValueError):
                 lines.append(json.loads(line))
     return lines

@@ -27,7 +27,7 @@ from atelier.tracking.restore import restore_outputs
 from atelier.tracking.run import Run
 from atelier.tracking.system import sampled
 from atelier.tracking.unfinished import ENDINGS, Unfinished, forget_committed, heard
-from atelier.tracking.values import flat, shown
+from atelier.tracking.values import counted, flat, shown
 from atelier.tracking.workspace import (
     Process,
     dvc_process,
@@ -187,10 +187,17 @@ def _run(name: str, settings: Settings, before: Fingerprint | None, logged: bool
             yield run
     except BaseException as error:
         run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        if journal:
+            with suppress(Exception):  # the first fault is the one to tell
+                _say_what_is_left(repository_root(), journal.folder, waited=False)
         raise
     run.end("FINISHED")
     if journal and pipeline:
         _wait(repository_root(), journal.folder, settings.tracking.wait_seconds)
+    elif journal:
+        # By hand, one does not wait for it: its deliverer goes on alone.
+        with suppress(OSError):
+            _say_what_is_left(repository_root(), journal.folder, waited=False)
 
 
 def _journal(
@@ -264,26 +271,41 @@ def _wait(root: Path, journal: Path, seconds: float) -> None:
         while journal.exists() and not problem(journal.parent) and time.monotonic() < end:
             time.sleep(0.05)
     with suppress(OSError):  # the work is done; nothing that is only said may fail it
-        _say_what_is_left(root, journal)
+        _say_what_is_left(root, journal, waited=True)
 
 
-def _say_what_is_left(root: Path, journal: Path) -> None:
-    left = waiting(root)
+def _say_what_is_left(root: Path, journal: Path, waited: bool) -> None:
+    """Say what of this and of earlier stages waits, and what was rejected.
+
+    Args:
+        root: the main project.
+        journal: the stage's own.
+        waited: whether its delivery had time; without, its entries are told only if there was
+            trouble.
+    """
+    left, trouble = waiting(root), problem(journal.parent)
     mine = sum(each.entries for each in left if each.journal == journal)
+    siblings = [each for each in left if each.journal.parent == journal.parent]
+    earlier = sum(each.entries for each in siblings if each.journal.name < journal.name)
     others = sum(each.entries for each in left if each.journal.parent != journal.parent)
-    if journal.exists():
-        reason = (problem(journal.parent) or "it is slow").rstrip(".")
+    if journal.exists() and (waited or trouble):
+        reason = (trouble or "it is slow").rstrip(".")
         print(
-            f"MLflow has not taken everything yet ({reason}); {mine} entries of this stage and"
-            f" {others} of earlier executions are kept in .atelier/journal and delivered by the"
-            " next run or by `atelier sync`.",
+            f"MLflow has not taken everything yet ({reason}); {_entries(mine)} of this stage,"
+            f" {earlier} of earlier stages and {others} of earlier executions are kept in"
+            " .atelier/journal and delivered by the next run or by `atelier sync`.",
             file=sys.stderr,
         )
-    elif others:
+    elif others + earlier:
+        verb = "is" if others + earlier == 1 else "are"
         print(
-            f"{others} entries of earlier executions are not delivered to MLflow yet; `atelier"
-            " sync` delivers them or says why not.",
+            f"{_entries(others + earlier)} of earlier stages and executions {verb} not delivered"
+            " to MLflow yet; `atelier sync` delivers them or says why not.",
             file=sys.stderr,
         )
     if lines := rejected.unreported(root):
         print(f"WARNING: {rejected.summary(lines)}.", file=sys.stderr)
+
+
+def _entries(number: int) -> str:
+    return counted(number, "entry", "entries")
