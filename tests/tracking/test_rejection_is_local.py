@@ -206,8 +206,10 @@ def test_a_run_that_was_trashed_meanwhile_is_logged_anew(root: Path) -> None:
         client.delete_run(run.info.run_id)
     Run(journal).summary({"loss": 1.0})
     Run(journal).end("FINISHED")
-    assert deliver_left_over(root) == 0
+    tally = deliver.Tally()
+    assert deliver_left_over(root, tally=tally) == 0
     assert runs(root)["train"].data.metrics == {"train.kid": 0.5, "train.loss": 1.0}
+    assert tally.delivered == 4, "every entry counts once: start, two summaries, end"
 
 
 def test_a_trashed_experiment_is_restored(root: Path) -> None:
@@ -362,3 +364,5 @@ def test_what_an_older_version_left_is_delivered(root: Path) -> None:
     assert runs(root)["train"].data.metrics == {"train.kid": 0.5}
     assert not waiting(root)
     assert problem(journal.folder.parent) is None
+    experiments = open_store(root, "atelier")[0].search_experiments()
+    assert {each.name for each in experiments} == {"Default", "other", "atelier"}

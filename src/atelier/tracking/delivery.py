@@ -277,6 +277,7 @@ class Delivery:
             named, continues = entry["experiment"], entry.get("continues", "")
             own = {k: v for k, v in parameters.items() if k.startswith(f"{stage}.")}
         client, experiment = client_of(self._root, named)
+        self._save(experiment=named)  # or its first tags would open an experiment without a name
         if pipeline:
             key = (PARENT_KEY, self._pipeline)
             parent = find_or_create(client, experiment, pipeline, at, key, {})
