@@ -528,6 +528,22 @@ def test_a_late_request_leaves_no_second_run(
     assert {run.info.status for run in left} == {"FINISHED"}
 
 
+def test_run_that_may_not_even_lose_a_tag_holds_nothing_up(
+    server: Server, tmp_path: Path, start: Callable[..., Journal]
+) -> None:
+    server.rule = lambda method, path: "403" if path.endswith(("/delete", "/delete-tag")) else ""
+    journal = start()
+    run = Run(journal)
+    run.summary({"kid": 0.5})
+    deliver_left_over(tmp_path)
+    client, number = open_store(tmp_path, journal_experiment(journal))
+    (found,) = client.search_runs([number], "tags.`atelier.journal` != ''")
+    client.create_run(number, found.info.start_time, dict(found.data.tags))
+    run.end("FINISHED")
+    assert deliver_left_over(tmp_path) == 0
+    assert client.get_run(found.info.run_id).info.status == "FINISHED"
+
+
 def test_an_experiment_that_a_colleague_made_at_the_same_moment_is_used(
     server: Server, tmp_path: Path, start: Callable[..., Journal]
 ) -> None:
