@@ -275,6 +275,29 @@ def test_a_file_that_the_server_never_takes_is_kept_and_the_rest_goes_through(
     assert len(notes) == 1, "whoever looks at the run is told as well"
 
 
+def test_store_that_lists_no_sizes_takes_files(
+    server: Server,
+    tmp_path: Path,
+    start: Callable[..., Journal],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mlflow.entities import FileInfo
+    from mlflow.tracking import MlflowClient
+
+    listed = MlflowClient.list_artifacts
+
+    def without_sizes(*place: Any) -> list[FileInfo]:
+        return [FileInfo(file.path, file.is_dir, None) for file in listed(*place)]
+
+    journal = start()
+    speak(journal, tmp_path)
+    experiment = journal_experiment(journal)
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "list_artifacts", without_sizes)
+        assert deliver_left_over(tmp_path) == 0
+    check_all_once(tmp_path, journal, experiment)
+
+
 def test_files_wait_while_the_server_takes_none(
     server: Server, tmp_path: Path, start: Callable[..., Journal]
 ) -> None:
