@@ -20,7 +20,8 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.hardware import choose_device
     from atelier.images.named import read_named
     from atelier.images.original import masks_of, pixels_of, save_painting
-    from atelier.style import drawn, intermediates, pictures, resume, terms
+    from atelier.style import intermediates, pictures, resume, terms
+    from atelier.style.demo_styles import demo_style_sources
     from atelier.style.paintings import loss_table, paint_all, summary
 
     wanted, device = settings.stylize, choose_device(settings.runtime.device)
@@ -28,7 +29,7 @@ def main(settings: Settings, run: Run) -> None:
     made = {
         "generated": lambda: pictures.named_faces(generate_from(GENERATOR, count, seed, device)),
         # Twice as large as needed: scaling it down makes its strokes smooth.
-        "drawn": lambda: {"drawn": drawn.drawn_style(2 * wanted.picture_size, seed)},
+        **demo_style_sources(2 * wanted.picture_size, seed),
     }
     originals, styles, masks = (
         read_named(names, PICTURES, settings.convert.max_megapixels, made)

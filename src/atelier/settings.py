@@ -34,6 +34,10 @@ def _inside(name: str) -> str:
 
 FileName = Annotated[str, AfterValidator(_inside)]
 
+STYLES = ("night_sky", "wave", "stained_glass")
+"""The built-in styles, which the program draws."""
+WEIGHTS = ("vgg19_caffe", "imagenet", "random")
+"""VGG19s that ``stylize.weights`` takes besides files."""
 NETWORKS = (
     *("alexnet", "convnext_tiny", "convnext_base", "efficientnet_b0", "mobilenet_v3_large"),
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2"),
@@ -50,12 +54,12 @@ def is_file_of_weights(name: str) -> bool:
 def _extractor(name: str) -> str:
     if is_file_of_weights(name):
         return _inside(name)
-    known = ("random", "inception", *NETWORKS)
+    known = ("vgg19_caffe", "random", "inception", *NETWORKS)
     if name not in known:
         raise ValueError(
-            f"there is no extractor {_printable(name)}{nearest(name, known)}; it takes random,"
-            " inception, a network of torchvision such as resnet50, or a .pth or .safetensors file"
-            " of data/weights/"
+            f"there is no extractor {_printable(name)}{nearest(name, known)}; it takes"
+            " vgg19_caffe, random, inception, a network of torchvision such as resnet50, or a .pth"
+            " or .safetensors file of data/weights/"
         )
     return name
 
@@ -291,7 +295,7 @@ class StylizeSettings(Section):
 
     Layers are positions in ``torchvision.models.vgg19().features``. A picture or style is
     a file of ``data/pictures/``, or the word ``generated`` (faces of the trained generator)
-    or ``drawn`` (the embedded style picture); weights are ``random``, ``imagenet`` or a file
+    or one of the built-in styles; weights are ``vgg19_caffe``, ``imagenet``, ``random`` or a file
     of ``data/weights/``. ``auto`` precision is bfloat16 where the processor multiplies it itself.
     """
 
@@ -326,6 +330,15 @@ class StylizeSettings(Section):
     intermediates: Annotated[int, Field(ge=0, le=1000)]
     film: bool
     seed: Seed
+
+    def pixel_convention(self) -> Literal["torchvision", "caffe"]:
+        """Return the preprocessing that the weights were trained with; a file's is a setting."""
+        known: dict[str, Literal["torchvision", "caffe"]] = {
+            "vgg19_caffe": "caffe",
+            "imagenet": "torchvision",
+            "random": "torchvision",
+        }
+        return known.get(self.weights, self.preprocessing)
 
     @model_validator(mode="after")
     def _something_to_match(self) -> "StylizeSettings":
@@ -492,18 +505,18 @@ def files_of(settings: Settings, section: str) -> dict[Path, str]:
     """Return the files that a section names, and for each the words that the setting takes too."""
     if section == "evaluate":
         name = settings.evaluate.features
-        words = "random or inception"
+        words = "vgg19_caffe, random or inception"
         return {Path("data/weights", name): words} if is_file_of_weights(name) else {}
     if section != "stylize":
         return {}
     stylize = settings.stylize
     images = [*stylize.pictures, *stylize.styles, *stylize.style_masks]
-    named = [("pictures", name, "generated or drawn") for name in images]
-    named += [("weights", stylize.weights, "random or imagenet")]
+    named = [("pictures", name, ("generated", *STYLES, "drawn")) for name in images]
+    named += [("weights", stylize.weights, WEIGHTS)]
     return {
-        Path("data", folder, name): words
+        Path("data", folder, name): f"{', '.join(words[:-1])} or {words[-1]}"
         for folder, name, words in named
-        if name not in words.split(" or ")
+        if name not in words
     }
 
 

@@ -48,9 +48,7 @@ _OPTIONS = {
     "iterations": "--iterations",
     "weights": "--weights",
 }
-Preset = Annotated[
-    str, typer.Option(help="a preset's values, such as photo, instead of params.yaml's")
-]
+_PRESET = "photo"
 
 
 def stylize(
@@ -58,11 +56,12 @@ def stylize(
     style: Annotated[
         list[str],
         typer.Option(
-            help="what to paint like, all that follow; drawn: our own", metavar="STYLE..."
+            help="style images, all that follow; or night_sky, wave, stained_glass (built in)",
+            metavar="STYLE...",
         ),
     ],
     size: Annotated[
-        int, typer.Option(help="pixels, the shorter side", show_default="its own, to a megapixel")
+        int, typer.Option(help="pixels, the shorter side", show_default="its own, at most 512")
     ] = 0,
     out: Annotated[
         Path, typer.Option(help="a folder, or of one painting a file", show_default="painted/")
@@ -85,16 +84,25 @@ def stylize(
         int | None, typer.Option(help="steps; more are slower, and paint more")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="random, imagenet or a file", metavar="VGG19")
+        str | None,
+        typer.Option(help="vgg19_caffe, imagenet, random or a file", metavar="VGG19"),
     ] = None,
-    preset: Preset = "",
+    preset: Annotated[
+        str | None, typer.Option(help="the preset whose values are used", show_default=_PRESET)
+    ] = None,
+    params: Annotated[
+        bool, typer.Option("--params", help="use params.yaml's values instead of a preset's")
+    ] = False,
     film: Annotated[bool, typer.Option("--film", help="a GIF of each painting's way")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace what is there")] = False,
 ) -> None:
-    """Paint pictures, named first, in the style of others; params.yaml says what no option says."""
+    """Paint pictures, named first, in the style of others."""
     from atelier.hardware import choose_device
     from atelier.settings import load
 
+    if params and preset:
+        raise AtelierError("--preset and --params exclude each other; give one of them.")
+    preset = "" if params else preset or _PRESET
     settings = load(PARAMS)
     given = {
         "strength": strength,
@@ -111,6 +119,7 @@ def stylize(
         folder = Path(weights).parent if weights else WEIGHTS
         device = choose_device(settings.runtime.device)
         _check(jobs, targets, device, film, force)
+        _print_estimate(jobs, folder, device)
         for job in jobs:
             _paint(job, targets, folder, device, film, settings.runtime.progress)
 
@@ -158,15 +167,18 @@ def _jobs(
     """
     from atelier.images.named import read_named
     from atelier.images.original import masks_of, pixels_of
-    from atelier.style.drawn import drawn_style
+    from atelier.style.demo_styles import demo_style_sources
 
-    made = {"drawn": lambda: {"drawn": drawn_style(_DRAWN, wanted.seed)}}
+    made = demo_style_sources(_DRAWN, wanted.seed)
     originals, styles, masks = (
         read_named(names, Path(), max_megapixels, words)
         for names, words in zip(named, ({}, made, {}), strict=True)
     )
     groups: defaultdict[tuple[int, int], dict[str, Original]] = defaultdict(dict)
-    sides = [size or own_size(*original.pixels.shape[:2]) for original in originals.values()]
+    sides = [
+        size or min(own_size(*original.pixels.shape[:2]), wanted.picture_size)
+        for original in originals.values()
+    ]
     looks = [pixels_of(styles)]
     if wanted.pairing == "each" and len(set(sides)) > 1:
         # They take turns among all pictures, not among those of a size.
@@ -269,6 +281,19 @@ def _check(
             raise AtelierError(f"{file} cannot be written: {there} takes no files.")
     for job in jobs:
         refuse_too_large(*job.given(), device)
+
+
+def _print_estimate(jobs: list[_Job], weights: Path, device: "torch.device") -> None:
+    """Print how long painting will take, as far as a short measurement can tell."""
+    from atelier.style.estimate import estimate_seconds
+
+    shapes = [job.shape(job.originals[name[0]]) for job in jobs for name in job.names()]
+    seconds = estimate_seconds(jobs[0].settings, shapes, weights, device)
+    height, width = max(shapes)
+    number = "1 painting" if len(shapes) == 1 else f"{len(shapes)} paintings"
+    size = f"{width} x {height} pixels" if len(set(shapes)) == 1 else f"up to {width} x {height}"
+    time = f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+    typer.echo(f"{number} of {size}: about {time} on {device.type}.", err=True)
 
 
 def _paint(

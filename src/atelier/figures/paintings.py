@@ -10,7 +10,7 @@ from atelier.figures.captions import PAPER
 from atelier.figures.curves import curve
 from atelier.figures.film import film
 from atelier.figures.montage import save_png
-from atelier.figures.sheet import Shown, fit, sheet
+from atelier.figures.sheet import Shown, fit, sheet, style_grid
 
 Floats = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
@@ -39,7 +39,9 @@ def show(
         filmed: whether there is a film of each way.
         folder: gets ``sheet.png``, ``losses.png``, ``NAME.gif`` and ``steps/NAME/``.
     """
-    save_png(sheet(("content", "style", "painting"), rows), folder / "sheet.png")
+    grid = style_grid(rows)
+    listed = sheet(("content", "style", "painting"), rows) if grid is None else grid
+    save_png(listed, folder / "sheet.png")
     save_losses(*losses, folder / "losses.png")
     for ((content, _), _, (painting, name)), way in zip(rows, ways, strict=True):
         for iteration, picture in way.items():

@@ -43,6 +43,38 @@ def sheet(headings: Sequence[str], rows: Sequence[Sequence[Shown]]) -> Pixels:
     return np.vstack(lines)
 
 
+def style_grid(rows: Sequence[tuple[Shown, Shown, Shown]]) -> Pixels | None:
+    """Lay out stylized images as a grid: contents down, styles across.
+
+    Args:
+        rows: for each stylized image its content, its style and itself, each with its caption.
+
+    Returns:
+        uint8 [H, W, 3] RGB; ``None`` if there are fewer than two styles or a combination is missing.
+    """
+    contents = {words: picture for (picture, words), _, _ in rows}
+    styles = {words: picture for _, (picture, words), _ in rows}
+    painted = {(content, style): picture for (_, content), (_, style), (picture, _) in rows}
+    if len(styles) < 2 or len(painted) < len(contents) * len(styles):
+        return None
+    longest = max(max(picture.shape[:2]) for picture in painted.values())
+    cell = min(max(_LEAST, longest), _MOST)
+    column = _LEAST // 2 if cell == _LEAST else cell // 2  # contents and styles are half as large
+    corner = _paper(column, column)
+    heads = [_centred(fit(picture, column), column, cell) for picture in styles.values()]
+    names = [caption(words, cell) for words in styles]
+    lines = [_beside([corner, *heads]), _beside([_paper(names[0].shape[0], column), *names])]
+    for content, picture in contents.items():
+        cells = [fit(painted[content, style], cell) for style in styles]
+        height = max(image.shape[0] for image in cells)
+        small, words = fit(picture, column), caption(content, column)
+        labelled = np.vstack([_centred(small, small.shape[0], column), words])
+        first = _centred(labelled, max(height, labelled.shape[0]), column)
+        cells = [_centred(image, first.shape[0], cell) for image in cells]
+        lines += [_beside([first, *cells]), _paper(_GAP, lines[0].shape[1])]
+    return np.vstack(lines)
+
+
 def fit(picture: Pixels, box: int | tuple[int, ...]) -> Pixels:
     """Scale uint8 [H, W, 3] to a height and width, or so that its longer side is ``box`` pixels."""
     height, width = picture.shape[:2]

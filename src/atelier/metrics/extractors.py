@@ -12,7 +12,7 @@ def build_extractor(features: str, seed: int, weights: Path = WEIGHTS) -> Extrac
     """Build the extractor of a name.
 
     Args:
-        features: as the setting takes it: ``random``, ``inception``, one of torchvision's
+        features: as the setting takes it: ``vgg19_caffe``, ``random``, ``inception``, one of torchvision's
             networks, or a file of ``weights``.
         seed: of random filters.
         weights: the folder of files of weights.
@@ -23,8 +23,10 @@ def build_extractor(features: str, seed: int, weights: Path = WEIGHTS) -> Extrac
     if features == "random":
         return Extractor(RandomFeatures(seed), f"random {seed}")
     # torchvision takes 3 seconds to import, which random features need not wait for.
-    from atelier.metrics.learned import imagenet, inception, vgg19_of
+    from atelier.metrics.learned import imagenet, inception, vgg19_caffe_features, vgg19_of
 
+    if features == "vgg19_caffe":
+        return vgg19_caffe_features()
     if features == "inception":
         return inception()
     if is_file_of_weights(features):

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from atelier.errors import AtelierError
 from atelier.metrics.features import Extractor
-from atelier.weights_files import digest, fetch_weights, read_weights
+from atelier.weights_files import (
+    VGG19_CAFFE_SHA256,
+    digest,
+    fetch_weights,
+    read_weights,
+    vgg19_caffe,
+)
 
 SETTING = "evaluate.features"
 INCEPTION_URL = (
@@ -22,6 +28,8 @@ _INCEPTION_SIDE = 299
 # Of ImageNet's pictures.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
+_CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)  # of ImageNet's images, 0 to 255
+_VGG19_CAFFE_LAYERS = 21  # to relu4_1
 _VGG_SIDE = 64  # four times halved, the deepest maps of a smaller picture say next to nothing
 
 
@@ -104,6 +112,41 @@ def vgg19_of(path: Path) -> Extractor:
     _load(network, known, path)
     pooled = nn.Sequential(network, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return Extractor(_Normalised(pooled, _VGG_SIDE), f"vgg19 {digest(path)}", _VGG_SIDE)
+
+
+def vgg19_caffe_features() -> Extractor:
+    """Build the original VGG19 up to relu4_1, its maps averaged over the image.
+
+    The weights are those that ``stylize.weights: vgg19_caffe`` takes, from an installed package.
+
+    Raises:
+        AtelierError: the package is missing, or its file is damaged.
+    """
+    with torch.device("meta"):
+        features = torchvision.models.vgg19(weights=None, init_weights=False).features
+    network = features[:_VGG19_CAFFE_LAYERS]
+    weights = vgg19_caffe(SETTING)
+    known = {name: weights[f"features.{name}"] for name in network.state_dict()}
+    network.load_state_dict(known, assign=True)
+    pooled = nn.Sequential(network, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    name = f"vgg19_caffe {VGG19_CAFFE_SHA256} {_VGG19_CAFFE_LAYERS}"
+    return Extractor(_CaffeInput(pooled, _VGG_SIDE), name, _VGG_SIDE)
+
+
+class _CaffeInput(nn.Module):
+    """Gives a network BGR images from 0 to 255, as large as it knows them, less their mean."""
+
+    def __init__(self, network: nn.Module, side: int) -> None:
+        super().__init__()
+        self.network, self.side = network.requires_grad_(False).eval(), side
+        self.register_buffer("mean", torch.tensor(_CAFFE_MEAN_BGR).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[-1] != self.side:
+            size = (self.side, self.side)
+            images = F.interpolate(images, size, mode="bilinear", antialias=True)
+        features: Tensor = self.network(images.flip(1).add(1).mul(127.5) - self.mean)
+        return features
 
 
 class _Inception(nn.Module):

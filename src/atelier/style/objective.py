@@ -225,7 +225,7 @@ class Eye:
 
     def _seen(self, picture: Tensor, layers: Collection[int]) -> Maps:
         """What layers make of RGB in 0 to 1, at the precision of the network."""
-        pixels = preprocess(picture, self._settings.preprocessing)
+        pixels = preprocess(picture, self._settings.pixel_convention())
         return feature_maps(self._vgg, pixels.to(next(self._vgg.parameters()).dtype), layers)
 
     def _whole(self, layer: int, part: Tensor, picture: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def _calibrated(
     distinct = {id(style): style for look in looks for style in look.styles}.values()
     side = side_to_calibrate(settings, len(distinct))
     small = [_at_most(style.to(device), side, stride(vgg)) for style in distinct]
-    return calibrate(vgg, *(preprocess(style, settings.preprocessing) for style in small))
+    return calibrate(vgg, *(preprocess(style, settings.pixel_convention()) for style in small))
 
 
 def _at_most(style: Tensor, side: int, least: int) -> Tensor:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from atelier.errors import AtelierError
 from atelier.progress import Progress, Report, silent
-from atelier.settings import StylizeSettings
+from atelier.settings import WEIGHTS, StylizeSettings
 from atelier.style import room
 from atelier.style.look import Look
 from atelier.style.objective import at_precision
@@ -143,9 +143,7 @@ def paint_all(
     """
     sittings = _sittings(settings, contents, styles, masks)
     refuse_too_large(settings, contents, styles, masks, device)
-    made = settings.weights in ("random", "imagenet")
-    source = settings.weights if made else str(weights / settings.weights)
-    vgg = build_vgg19(source, settings.pooling, settings.seed, deepest(settings), settings.padding)
+    vgg = vgg_of(settings, weights)
     teller = _Teller(settings, sum(len(one.names) for one in sittings), report, watch)
     for sitting in sittings:
         if attempts:
@@ -157,6 +155,13 @@ def paint_all(
         painted = paint(*given, sitting.titles())
         yield from _finished(sitting, painted, teller)
         teller.first += len(sitting.names)
+
+
+def vgg_of(settings: StylizeSettings, weights: Path) -> torch.nn.Sequential:
+    """Build the network that the settings name; ``weights`` is the folder of files."""
+    known = settings.weights in WEIGHTS
+    source = settings.weights if known else str(weights / settings.weights)
+    return build_vgg19(source, settings.pooling, settings.seed, deepest(settings), settings.padding)
 
 
 def _finished(

@@ -6,16 +6,16 @@ recognition" (https://arxiv.org/abs/1409.1556), configuration E. Layers are posi
 """
 
 import copy
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atelier.errors import AtelierError
-from atelier.weights_files import fetch_weights, read_weights
+from atelier.weights_files import VGG19_CAFFE, fetch_weights, read_weights, vgg19_caffe
 
 SETTING = "stylize.weights"
 Pooling = Literal["max", "average", "l2"]
@@ -36,7 +36,8 @@ def build_vgg19(
     """Build VGG19's features up to the layer ``deepest``, frozen and in evaluation mode.
 
     Args:
-        weights: ``"random"``: seeded random filters, to be fitted to a style picture by
+        weights: ``"vgg19_caffe"``: the original network's weights, from an installed package.
+            ``"random"``: seeded random filters, to be fitted to a style picture by
             :func:`calibrate`. ``"imagenet"``: torchvision's weights, fetched on first use into
             torch hub's folder (``TORCH_HOME`` moves it). Else the path of a ``.safetensors``
             file or of a PyTorch state_dict with torchvision's names, or Caffe's (``conv1_1``).
@@ -61,9 +62,12 @@ def build_vgg19(
     elif weights == "imagenet":
         from torchvision.models import VGG19_Weights  # 3 s that other weights need not wait
 
-        _load(vgg, fetch_weights(VGG19_Weights.IMAGENET1K_V1.url, SETTING))
+        path = fetch_weights(VGG19_Weights.IMAGENET1K_V1.url, SETTING)
+        _load(vgg, read_weights(path, SETTING), str(path))
+    elif weights == VGG19_CAFFE:
+        _load(vgg, vgg19_caffe(SETTING), weights)
     else:
-        _load(vgg, Path(weights))
+        _load(vgg, read_weights(Path(weights), SETTING), weights)
     return vgg.requires_grad_(False).eval()
 
 
@@ -185,21 +189,21 @@ def _randomize(vgg: nn.Sequential, generator: torch.Generator) -> None:
             nn.init.zeros_(parameter)
 
 
-def _load(vgg: nn.Sequential, path: Path) -> None:
-    """Copy the weights of every layer of ``vgg`` from a file that may hold more."""
-    stored, in_caffe = read_weights(path, SETTING), _names_in_caffe()
+def _load(vgg: nn.Sequential, stored: Mapping[str, Any], source: str) -> None:
+    """Copy the weights of every layer of ``vgg``; ``stored`` may hold more."""
+    in_caffe = _names_in_caffe()
     for name, parameter in vgg.named_parameters():
         layer, _, kind = name.partition(".")
         known = (f"features.{name}", name, f"{in_caffe[int(layer)]}.{kind}")
         tensor = next((stored[one] for one in known if one in stored), None)
         if not isinstance(tensor, Tensor):
             raise AtelierError(
-                f"{path} has no features.{name}, nor {known[-1]}; stylize.weights needs a VGG19"
+                f"{source} has no features.{name}, nor {known[-1]}; stylize.weights needs a VGG19"
                 " with torchvision's or Caffe's names, deep enough for the layers asked for."
             )
         if tensor.shape != parameter.shape:
             raise AtelierError(
-                f"{path} is not VGG19: its features.{name} has shape {list(tensor.shape)} instead"
+                f"{source} is not VGG19: its features.{name} has shape {list(tensor.shape)} instead"
                 f" of {list(parameter.shape)}; give stylize.weights a VGG19."
             )
         parameter.data.copy_(tensor)

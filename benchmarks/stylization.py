@@ -1,0 +1,198 @@
+"""Visibility of styles: do paintings show their style and keep their face, by other networks?
+
+Paints drawn faces (or generated ones) in every built-in style with the settings of a preset, and
+judges them by networks that did not paint. Three numbers, each with a limit:
+
+- style: share of paintings whose Gram matrices are nearest to their own style's (at least 95%);
+- face: share of paintings whose content features are nearest to their own face's (at least 95%);
+- distance: Gram distance (Frobenius norm) to the style, in parts of the unpainted face's, the
+  largest of all style layers and the mean over paintings (at most 0.4).
+
+Two negative controls must fail: the unpainted faces, and faces in a uniform color cast of the
+style. Content features are maps whose channels have mean 0 and variance 1, so that a change of
+color or texture alone does not count (after Huang and Belongie 2017, "Arbitrary style transfer in
+real-time with adaptive instance normalization", https://arxiv.org/abs/1703.06868).
+
+Usage: python benchmarks/stylization.py VGG19_FILE [--models FOLDER] [--faces 16] [--preset sample]
+       [--sheet FILE] [--json]
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from atelier.figures.montage import save_png
+from atelier.images.faces.portrait import random_portrait
+from atelier.presets import preset_values
+from atelier.settings import STYLES, StylizeSettings
+from atelier.style.demo_styles import demo_style_image
+from atelier.style.losses import gram_matrix
+from atelier.style.paintings import paint_all
+from atelier.style.pictures import prepare
+from atelier.style.vgg import build_vgg19, feature_maps, preprocess
+
+Pixels = NDArray[np.uint8]
+Maps = Callable[[Tensor], dict[int, Tensor]]
+ROOT = Path(__file__).resolve().parents[1]
+STYLE_LAYERS, CONTENT_LAYER = (1, 6, 11, 20), 20
+
+
+def vgg_maps(file: Path) -> Maps:
+    """Return the function that computes a VGG19's feature maps."""
+    vgg = build_vgg19(str(file), "max", 0, max(STYLE_LAYERS))
+    layers = {*STYLE_LAYERS, CONTENT_LAYER}
+    return lambda image: feature_maps(vgg, preprocess(image, "torchvision"), layers)
+
+
+def discriminator_maps(folder: Path) -> tuple[Maps, int]:
+    """Return the function that computes a discriminator's maps, and its image size."""
+    from atelier.gan.weights import load_network
+
+    network, arch = load_network(folder / "discriminator.safetensors")
+    network.eval()
+
+    def maps(image: Tensor) -> dict[int, Tensor]:
+        found: dict[int, Tensor] = {}
+        hooks = [
+            layer.register_forward_hook(
+                lambda _m, _i, output, number=number: found.__setitem__(number, output)
+            )
+            for number, layer in enumerate(
+                m for m in network.modules() if isinstance(m, torch.nn.LeakyReLU)
+            )
+        ]
+        side = arch.image_size
+        small = F.interpolate(image, (side, side), mode="bilinear", antialias=True)
+        network(small * 2 - 1)
+        for hook in hooks:
+            hook.remove()
+        return found
+
+    return maps, arch.image_size
+
+
+def normalised(maps: Tensor) -> Tensor:
+    """Bring every channel of ``[1, C, H, W]`` to mean 0 and variance 1."""
+    flat = maps.flatten(2)
+    return (flat - flat.mean(2, keepdim=True)) / (flat.std(2, keepdim=True) + 1e-5)
+
+
+@torch.no_grad()
+def judge(
+    images: Mapping[tuple[str, str], Pixels],
+    faces: Mapping[str, Pixels],
+    styles: Mapping[str, Pixels],
+    maps: Maps,
+    size: int,
+) -> dict[str, float]:
+    """Measure images, by face and style, with one network."""
+    of_face = {name: maps(prepare(face, size)) for name, face in faces.items()}
+    of_style = {name: maps(prepare(style, size)) for name, style in styles.items()}
+    layers = sorted(next(iter(of_face.values())))
+    content = CONTENT_LAYER if CONTENT_LAYER in layers else layers[-1]
+    grams = {name: [gram_matrix(found[at]) for at in layers] for name, found in of_style.items()}
+    contents = {name: normalised(found[content]) for name, found in of_face.items()}
+    style_hits, face_hits, ratios = [], [], []
+    for (face, style), image in images.items():
+        found = maps(prepare(image, size))
+        ours = [gram_matrix(found[at]) for at in layers]
+
+        def distance(name: str, ours: list[Tensor] = ours) -> float:
+            pairs = zip(ours, grams[name], strict=True)
+            return sum(float((a - b).norm() / b.norm()) for a, b in pairs)
+
+        style_hits.append(min(styles, key=distance) == style)
+        mine = normalised(found[content])
+        nearest = min(faces, key=lambda name: float((contents[name] - mine).norm()))  # noqa: B023
+        face_hits.append(nearest == face)
+        before = [gram_matrix(of_face[face][at]) for at in layers]
+        ratios.append(
+            [
+                float((a - g).norm() / (b - g).norm())
+                for a, b, g in zip(ours, before, grams[style], strict=True)
+            ]
+        )
+    by_layer = np.mean(ratios, axis=0)
+    return {
+        "style": float(np.mean(style_hits)),
+        "face": float(np.mean(face_hits)),
+        "distance": float(by_layer.max()),
+        **{f"distance_{at}": float(value) for at, value in zip(layers, by_layer, strict=True)},
+    }
+
+
+def color_cast(face: Pixels, style: Pixels) -> Pixels:
+    """Give a face the style's mean color."""
+    shift = style.mean((0, 1)) - face.mean((0, 1))
+    return (face + shift).clip(0, 255).astype(np.uint8)
+
+
+def main() -> None:
+    """Paint, judge, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("weights", type=Path, help="a VGG19 that did not paint")
+    parser.add_argument("--models", type=Path, help="a folder of trained networks")
+    parser.add_argument("--faces", type=int, default=16)
+    parser.add_argument("--preset", default="sample")
+    parser.add_argument("--size", type=int, default=0, help="pixels; default: the preset's")
+    parser.add_argument("--sheet", type=Path, help="write all paintings as one PNG file")
+    parser.add_argument("--set", nargs="*", default=[], help="settings, as content_layers={21:9}")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    changes = {k: json.loads(v) for k, v in (one.split("=") for one in options.set)}
+    for key in ("style_layers", "content_layers"):
+        if key in changes:
+            changes[key] = {int(layer): weight for layer, weight in changes[key].items()}
+    values = preset_values(options.preset, ROOT / "presets")["stylize"] | changes
+    if options.size:
+        values["picture_size"] = options.size
+    settings = StylizeSettings.model_validate(values)
+    size = settings.picture_size
+    if options.models:
+        from atelier.gan.weights import generate_from
+
+        generator = options.models / "generator.safetensors"
+        pixels = generate_from(generator, options.faces, settings.seed, torch.device("cpu"))
+    else:
+        rng = np.random.default_rng(1)
+        pixels = np.stack([random_portrait(64, 64, rng) for _ in range(options.faces)])
+    faces = {f"face_{number:02d}": face for number, face in enumerate(pixels, 1)}
+    styles = {name: demo_style_image(name, 2 * size, settings.seed) for name in STYLES}
+    values["pairing"] = "all"
+    painted = {
+        (one.picture, one.look): one.pixels
+        for one in paint_all(settings, faces, styles, [], Path(), torch.device("cpu"))
+    }
+    if options.sheet:
+        rows = [np.hstack([painted[face, style] for style in styles]) for face in faces]
+        half = (len(rows) + 1) // 2
+        columns = [np.vstack(rows[:half]), np.vstack(rows[half:])] if len(rows) % 2 == 0 else [
+            np.vstack(rows)
+        ]
+        save_png(np.hstack(columns), options.sheet)
+    unpainted = {(face, style): faces[face] for face in faces for style in styles}
+    cast = {(f, s): color_cast(faces[f], styles[s]) for f in faces for s in styles}
+    kinds = {"painted": painted, "unpainted": unpainted, "color cast": cast}
+    networks: dict[str, tuple[Maps, int]] = {"vgg19": (vgg_maps(options.weights), size)}
+    if options.models:
+        networks["discriminator"] = discriminator_maps(options.models)
+    results = {
+        f"{network}, {kind}": judge(images, faces, styles, maps, at)
+        for network, (maps, at) in networks.items()
+        for kind, images in kinds.items()
+    }
+    for name, numbers in results.items():
+        print(f"{name:<28}", ", ".join(f"{key} {value:.3f}" for key, value in numbers.items()))
+    if options.json:
+        print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

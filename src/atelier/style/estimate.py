@@ -1,0 +1,48 @@
+"""Estimate of how long a style transfer takes, from a short measurement."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from atelier.settings import StylizeSettings
+from atelier.style.look import Look
+from atelier.style.paint import deepest
+from atelier.style.paintings import vgg_of
+from atelier.style.scene import Scene, Subject
+
+_SIDE = 128  # pixels of the measured image
+_OVERHEAD = 1.3  # the optimizer and the larger images' memory traffic, measured
+
+
+def estimate_seconds(
+    settings: StylizeSettings,
+    shapes: Sequence[tuple[int, int]],
+    weights: Path,
+    device: torch.device,
+) -> float:
+    """Return about how many seconds style transfer takes, from one evaluation of a small image.
+
+    Args:
+        settings: the ``stylize`` section.
+        shapes: height and width of every result.
+        weights: the folder of files that ``settings.weights`` may name.
+        device: where it will run.
+    """
+    from atelier.style.objective import at_precision
+
+    vgg = at_precision(vgg_of(settings, weights).to(device), settings, device)
+    image = torch.rand(1, 3, _SIDE, _SIDE, generator=torch.Generator().manual_seed(0)).to(device)
+    plain = settings.model_copy(update={"keep_colors": "none", "style_masks": []})
+    scene = Scene(Subject(image, (Look((image,)),)), plain, vgg[: deepest(settings) + 1], None)
+    seconds = []
+    for _ in range(3):  # the first one allocates
+        begin = time.perf_counter()
+        _, losses, _ = scene.eye.gradient(image, scene.goal, plain)
+        next(iter(losses.values())).sum().item()  # waits for the device
+        seconds.append(time.perf_counter() - begin)
+    # The levels of the pyramid share the evaluations, and each has half the pixels of the next.
+    share = sum(0.5**level for level in range(settings.scales)) / settings.scales
+    pixels = sum(height * width for height, width in shapes)
+    return min(seconds) * settings.iterations * share * pixels / _SIDE**2 * _OVERHEAD
