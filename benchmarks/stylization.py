@@ -110,7 +110,7 @@ def judge(
 
         style_hits.append(min(styles, key=distance) == style)
         mine = normalised(found[content])
-        nearest = min(faces, key=lambda name: float((contents[name] - mine).norm()))  # noqa: B023
+        nearest = min(faces, key=lambda name: float((contents[name] - mine).norm()))
         face_hits.append(nearest == face)
         before = [gram_matrix(of_face[face][at]) for at in layers]
         ratios.append(
@@ -173,9 +173,11 @@ def main() -> None:
     if options.sheet:
         rows = [np.hstack([painted[face, style] for style in styles]) for face in faces]
         half = (len(rows) + 1) // 2
-        columns = [np.vstack(rows[:half]), np.vstack(rows[half:])] if len(rows) % 2 == 0 else [
-            np.vstack(rows)
-        ]
+        columns = (
+            [np.vstack(rows[:half]), np.vstack(rows[half:])]
+            if len(rows) % 2 == 0
+            else [np.vstack(rows)]
+        )
         save_png(np.hstack(columns), options.sheet)
     unpainted = {(face, style): faces[face] for face in faces for style in styles}
     cast = {(f, s): color_cast(faces[f], styles[s]) for f in faces for s in styles}

@@ -511,6 +511,7 @@ def files_of(settings: Settings, section: str) -> dict[Path, str]:
         return {}
     stylize = settings.stylize
     images = [*stylize.pictures, *stylize.styles, *stylize.style_masks]
+    named: list[tuple[str, str, tuple[str, ...]]]
     named = [("pictures", name, ("generated", *STYLES, "drawn")) for name in images]
     named += [("weights", stylize.weights, WEIGHTS)]
     return {

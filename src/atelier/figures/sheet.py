@@ -50,7 +50,7 @@ def style_grid(rows: Sequence[tuple[Shown, Shown, Shown]]) -> Pixels | None:
         rows: for each stylized image its content, its style and itself, each with its caption.
 
     Returns:
-        uint8 [H, W, 3] RGB; ``None`` if there are fewer than two styles or a combination is missing.
+        uint8 [H, W, 3] RGB; ``None`` for a single style or if a combination is missing.
     """
     contents = {words: picture for (picture, words), _, _ in rows}
     styles = {words: picture for _, (picture, words), _ in rows}

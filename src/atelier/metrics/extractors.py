@@ -12,8 +12,8 @@ def build_extractor(features: str, seed: int, weights: Path = WEIGHTS) -> Extrac
     """Build the extractor of a name.
 
     Args:
-        features: as the setting takes it: ``vgg19_caffe``, ``random``, ``inception``, one of torchvision's
-            networks, or a file of ``weights``.
+        features: as the setting takes it: ``vgg19_caffe``, ``random``, ``inception``, one of
+            torchvision's networks, or a file of ``weights``.
         seed: of random filters.
         weights: the folder of files of weights.
 

@@ -139,13 +139,13 @@ class _CaffeInput(nn.Module):
     def __init__(self, network: nn.Module, side: int) -> None:
         super().__init__()
         self.network, self.side = network.requires_grad_(False).eval(), side
-        self.register_buffer("mean", torch.tensor(_CAFFE_MEAN_BGR).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[-1] != self.side:
             size = (self.side, self.side)
             images = F.interpolate(images, size, mode="bilinear", antialias=True)
-        features: Tensor = self.network(images.flip(1).add(1).mul(127.5) - self.mean)
+        mean = images.new_tensor(_CAFFE_MEAN_BGR).view(1, 3, 1, 1)
+        features: Tensor = self.network(images.flip(1).add(1).mul(127.5) - mean)
         return features
 
 

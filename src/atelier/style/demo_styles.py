@@ -30,7 +30,16 @@ _GLASS: tuple[Color, ...] = (
 )
 _OVERSAMPLING = 2
 # Rings of the window: pieces in the ring, and its radius in parts of half the side.
-_RINGS = ((1, 0.0), (8, 0.15), (12, 0.31), (18, 0.48), (24, 0.66), (30, 0.85), (36, 1.05), (40, 1.3))
+_RINGS = (
+    (1, 0.0),
+    (8, 0.15),
+    (12, 0.31),
+    (18, 0.48),
+    (24, 0.66),
+    (30, 0.85),
+    (36, 1.05),
+    (40, 1.3),
+)
 
 
 def demo_style_image(name: str, size: int, seed: int) -> Image:
@@ -151,7 +160,8 @@ def _draw_stained_glass(side: int, rng: np.random.Generator) -> Image:
     light = 1.18 - 1.1 * nearest + 0.16 * streaks / streaks.std()
     glass = colors * light[..., None]
     lead = ((second - nearest - 0.022) * side / 6).clip(0, 1)[..., None]
-    return (np.array(_LEAD) + (glass - np.array(_LEAD)) * lead).clip(0, 255).astype(np.uint8)
+    image: Image = (np.array(_LEAD) + (glass - np.array(_LEAD)) * lead).clip(0, 255)
+    return image.astype(np.uint8)
 
 
 def _pieces(rng: np.random.Generator) -> tuple[Floats, NDArray[np.int64]]:
@@ -171,4 +181,4 @@ def _glass_colors(rings: NDArray[np.int64], rng: np.random.Generator) -> Floats:
     start = rng.permutation(count)
     order = np.arange(len(rings)) * 3 + start[rings % count]
     colors = np.array(_GLASS, np.float32)[order % count]
-    return colors * rng.uniform(0.85, 1.1, (len(rings), 1))
+    return np.asarray(colors * rng.uniform(0.85, 1.1, (len(rings), 1)))
