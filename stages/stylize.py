@@ -26,11 +26,9 @@ def main(settings: Settings, run: Run) -> None:
 
     wanted, device = settings.stylize, choose_device(settings.runtime.device)
     count, seed = wanted.count, wanted.seed
-    made = {
-        "generated": lambda: pictures.named_faces(generate_from(GENERATOR, count, seed, device)),
-        # Twice as large as needed: scaling it down makes its strokes smooth.
-        **demo_style_sources(2 * wanted.picture_size, seed),
-    }
+    # Styles twice as large as needed: scaling them down makes their strokes smooth.
+    made = demo_style_sources(2 * wanted.picture_size, seed)
+    made["generated"] = lambda: pictures.named_faces(generate_from(GENERATOR, count, seed, device))
     originals, styles, masks = (
         read_named(names, PICTURES, settings.convert.max_megapixels, made)
         for names in (wanted.pictures, wanted.styles, wanted.style_masks)

@@ -56,8 +56,7 @@ def stylize(
     style: Annotated[
         list[str],
         typer.Option(
-            help="style images, all that follow; or night_sky, wave, stained_glass (built in)",
-            metavar="STYLE...",
+            help="style images; or night_sky, wave, stained_glass (built in)", metavar="STYLE..."
         ),
     ],
     size: Annotated[
@@ -84,8 +83,7 @@ def stylize(
         int | None, typer.Option(help="steps; more are slower, and paint more")
     ] = None,
     weights: Annotated[
-        str | None,
-        typer.Option(help="vgg19_caffe, imagenet, random or a file", metavar="VGG19"),
+        str | None, typer.Option(help="vgg19_caffe, imagenet, random or a file", metavar="VGG19")
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="the preset whose values are used", show_default=_PRESET)
@@ -100,10 +98,7 @@ def stylize(
     from atelier.hardware import choose_device
     from atelier.settings import load
 
-    if params and preset:
-        raise AtelierError("--preset and --params exclude each other; give one of them.")
-    preset = "" if params else preset or _PRESET
-    settings = load(PARAMS)
+    preset, settings = _chosen(preset, params), load(PARAMS)
     given = {
         "strength": strength,
         "keep_colors": keep_colors,
@@ -122,6 +117,13 @@ def stylize(
         _print_estimate(jobs, folder, device)
         for job in jobs:
             _paint(job, targets, folder, device, film, settings.runtime.progress)
+
+
+def _chosen(preset: str | None, params: bool) -> str:
+    """Return the preset to use; empty for the values of params.yaml."""
+    if params and preset:
+        raise AtelierError("--preset and --params exclude each other; give one of them.")
+    return "" if params else preset or _PRESET
 
 
 @dataclass(frozen=True)
