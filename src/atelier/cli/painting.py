@@ -49,6 +49,13 @@ _OPTIONS = {
     "weights": "--weights",
 }
 _PRESET = "photo"
+Weights = Annotated[
+    str | None, typer.Option(help="vgg19_caffe, imagenet, random or a file", metavar="VGG19")
+]
+Preset = Annotated[
+    str | None, typer.Option(help="the preset whose values are used", show_default=_PRESET)
+]
+Params = Annotated[bool, typer.Option("--params", help="use params.yaml's values, not a preset's")]
 
 
 def stylize(
@@ -82,15 +89,9 @@ def stylize(
     iterations: Annotated[
         int | None, typer.Option(help="steps; more are slower, and paint more")
     ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="vgg19_caffe, imagenet, random or a file", metavar="VGG19")
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="the preset whose values are used", show_default=_PRESET)
-    ] = None,
-    params: Annotated[
-        bool, typer.Option("--params", help="use params.yaml's values instead of a preset's")
-    ] = False,
+    weights: Weights = None,
+    preset: Preset = None,
+    params: Params = False,
     film: Annotated[bool, typer.Option("--film", help="a GIF of each painting's way")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace what is there")] = False,
 ) -> None:
