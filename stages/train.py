@@ -21,27 +21,28 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.images.dataset import load_images
     from atelier.metrics.judge import judge_of
 
-    wanted, images, unseen = settings.train, load_images(IMAGES), load_images(HELD_OUT, True)
+    wanted, runtime = settings.train, settings.runtime
+    images, unseen = load_images(IMAGES), load_images(HELD_OUT, True)
     labels = images.classes()[1] if wanted.conditional else None
-    table, doctor = history.History(), health.Health(wanted.loss)
-    with ranks.joined(settings.runtime.device) as (rank, device):
+    with ranks.joined(runtime.device) as (rank, device):
         judge = judge_of(settings, unseen.pixels, device, run.warn) if rank.number == 0 else None
         training = Training(wanted, images.pixels, device, rank, labels, judge)
         if rank.number > 0:
             resume.follow(training)
             return
+        table, steps = history.History(), training.steps_per_epoch
+        doctor = health.Health(wanted.loss, wanted.epochs, steps)
+        run.warn(*doctor.too_short())
         run.pictures("samples", training.samples(), 0, training.columns)  # untrained: noise
-        told = bar("train", "steps", settings.runtime.progress)
+        told, seconds = bar("train", "steps", runtime.progress), runtime.checkpoint_seconds
         with replacing_folder(SAMPLES) as folder, told as report, run.resumable() as keep:
             if (views := augmented.augmented(wanted, images.pixels)) is not None:
                 samples.save_augmented(views, folder)
                 run.pictures("augmented", views.reshape(-1, *views.shape[2:]), 0, views.shape[1])
-            seconds = settings.runtime.checkpoint_seconds
             for epoch in resume.train_on(training, *keep, report, seconds, run.warn):
                 samples.save_samples(epoch.number, epoch.samples, epoch.between, folder)
                 table.add(epoch)
-                for symptom in doctor.symptoms(epoch):
-                    run.warn(symptom)
+                run.warn(*doctor.symptoms(epoch))
                 run.curves(epoch.first_step, STATISTICS, epoch.statistics, epoch.images_seen)
                 run.series(("kid",), epoch.measured)
                 run.pictures("samples", epoch.samples, epoch.number, training.columns)

@@ -121,10 +121,11 @@ class Run:
         """Log tags that are known only now."""
         self._say(lambda journal: journal.write("tags", tags=tags))
 
-    def warn(self, trouble: str) -> None:
-        """Say loudly that something is going wrong, here and as a tag of the run."""
-        print(f"\nWARNING: {trouble}", file=sys.stderr, flush=True)
-        self.note(warning=trouble)
+    def warn(self, *troubles: str) -> None:
+        """Print each sentence as a warning, and log it as a tag of the run."""
+        for trouble in troubles:
+            print(f"\nWARNING: {trouble}", file=sys.stderr, flush=True)
+            self.note(warning=trouble)
 
     @contextmanager
     def resumable(self) -> "Iterator[tuple[Checkpoints, Callable[[], bool]]]":
