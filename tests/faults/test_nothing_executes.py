@@ -23,7 +23,7 @@ from atelier.gan.weights import load_generator
 from atelier.images.dataset import load_images
 from atelier.style.vgg import build_vgg19
 from atelier.tracking.deliver import deliver_left_over
-from atelier.tracking.delivery import refused
+from atelier.tracking.delivery import rejected_file
 from atelier.tracking.journal import Journal, problem
 from atelier.tracking.logged import load_logged
 from atelier.tracking.record import read_lock
@@ -231,7 +231,7 @@ def test_an_entry_that_names_a_function_of_another_package(tmp_path: Path) -> No
     journal.close()
     assert deliver_left_over(tmp_path) == 0, problem(journal.folder.parent)
     assert victim.read_text() == "still here"
-    assert "os:unlink is no loader of this package" in refused(tmp_path).read_text()
+    assert "os:unlink is no loader of this package" in rejected_file(tmp_path).read_text()
 
 
 @pytest.mark.parametrize(

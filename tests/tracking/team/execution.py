@@ -11,7 +11,7 @@ from mlflow.entities import Run as LoggedRun
 from mlflow.tracking import MlflowClient
 
 from atelier.tracking.deliver import deliver_left_over
-from atelier.tracking.delivery import refused
+from atelier.tracking.delivery import rejected_file
 from atelier.tracking.journal import Journal, executions, problem
 from atelier.tracking.run import Run
 from atelier.tracking.workspace import Process, private_folder
@@ -127,7 +127,7 @@ def deliver_in_vain(root: Path, attempts: int = 1) -> None:
 
 def rejected(root: Path) -> list[dict[str, Any]]:
     """Return the entries that were set aside."""
-    file = refused(root)
+    file = rejected_file(root)
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
