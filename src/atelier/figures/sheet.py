@@ -64,6 +64,7 @@ def style_grid(rows: Sequence[tuple[Shown, Shown, Shown]]) -> Pixels | None:
     heads = [_centred(fit(picture, column), column, cell) for picture in styles.values()]
     names = [caption(words, cell) for words in styles]
     lines = [_beside([corner, *heads]), _beside([_paper(names[0].shape[0], column), *names])]
+    lines.insert(0, _paper(_GAP, lines[0].shape[1]))
     for content, picture in contents.items():
         cells = [fit(painted[content, style], cell) for style in styles]
         height = max(image.shape[0] for image in cells)
