@@ -53,9 +53,16 @@ def vgg_maps(file: Path) -> Maps:
 
 def discriminator_maps(folder: Path) -> tuple[Maps, int]:
     """Return the function that computes a discriminator's maps, and its image size."""
-    from atelier.gan.weights import load_network
+    from safetensors import safe_open
 
-    network, arch = load_network(folder / "discriminator.safetensors")
+    from atelier.gan.networks import Architecture, Discriminator
+
+    with safe_open(folder / "discriminator.safetensors", framework="pt") as file:
+        described = json.loads(file.metadata()["architecture"])
+        described.pop("marks", None)
+        arch = Architecture(**described)
+        network = Discriminator(arch)
+        network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     network.eval()
 
     def maps(image: Tensor) -> dict[int, Tensor]:
