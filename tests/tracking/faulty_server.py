@@ -67,6 +67,8 @@ def running(store: Path, artifacts: Path) -> Iterator[Server]:
     """Serve a sqlite database; artifacts go through the server."""
     before = dict(os.environ)
     from mlflow import server as mlflow_server
+    from mlflow.tracking._model_registry import utils as registry
+    from mlflow.tracking._tracking_service import utils as tracking
 
     os.environ[mlflow_server.BACKEND_STORE_URI_ENV_VAR] = f"sqlite:///{store}"
     os.environ[mlflow_server.ARTIFACT_ROOT_ENV_VAR] = "mlflow-artifacts:/"
@@ -75,6 +77,7 @@ def running(store: Path, artifacts: Path) -> Iterator[Server]:
     from mlflow.server import app, handlers
     from werkzeug.serving import make_server
 
+    uris = registry._registry_uri, tracking._tracking_uri
     handlers.initialize_backend_stores(
         f"sqlite:///{store}", default_artifact_root="mlflow-artifacts:/"
     )
@@ -94,6 +97,9 @@ def running(store: Path, artifacts: Path) -> Iterator[Server]:
         for name in set(os.environ) - set(before):
             del os.environ[name]
         os.environ.update(before)
+        # A server notes its own stores as this process's, where later tests would look.
+        registry._registry_uri, tracking._tracking_uri = uris
+        handlers._tracking_store = handlers._model_registry_store = None
 
 
 def _layer(app: Callable[..., Iterable[bytes]], state: Server) -> Callable[..., Any]:
