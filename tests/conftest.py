@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings as hypothesis_settings
 
 from atelier import settings
 
@@ -24,6 +25,9 @@ SHARED = ROOT.parent / "shared"
 
 torch.set_num_threads(1)  # tests run side by side; more threads would only wait for each other
 reset_ignored_signals()
+# No test asserts a time: a busy machine takes any time for an example.
+hypothesis_settings.register_profile("atelier", deadline=None)
+hypothesis_settings.load_profile("atelier")
 
 
 @pytest.fixture(autouse=True)

@@ -71,7 +71,7 @@ def test_damaged_metadata_is_refused(file: Path, tmp_path: Path, metadata: str) 
     refusal(described(file, tmp_path / "g", metadata))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.dictionaries(FIELDS, VALUES, min_size=1, max_size=3))
 def test_any_metadata_is_a_generator_or_a_sentence(
     tmp_path_factory: pytest.TempPathFactory, file: Path, changes: dict[str, Any]
@@ -87,7 +87,7 @@ def test_any_metadata_is_a_generator_or_a_sentence(
         assert generator(torch.zeros(2, arch.inputs)).shape[0] == 2
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.integers(0, 3000), st.integers(0, 255), st.integers(0, 3))
 def test_any_damage_of_the_header_is_a_generator_or_a_sentence(
     file: Path, place: int, value: int, cut: int

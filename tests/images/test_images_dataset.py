@@ -152,7 +152,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
         load_images(tmp_path / "images.npz")
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.integers(0, 10**6), st.integers(0, 255), st.booleans())
 def test_any_damage_is_pictures_or_a_sentence(
     tmp_path_factory: pytest.TempPathFactory, place: int, value: int, packed: bool

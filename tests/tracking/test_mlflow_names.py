@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from atelier.tracking import mlflow_names as names
@@ -29,7 +29,6 @@ Maker = Callable[[str], str]
 
 
 @pytest.mark.parametrize("make", MAKERS)
-@settings(deadline=None)  # the first call imports MLflow
 @given(first=HOSTILE, second=HOSTILE)
 @example(first="a b", second="a?b")
 @example(first="a (1)", second="a {1}")
@@ -45,7 +44,6 @@ def test_names_are_unique_and_stay_as_they_are_once_legal(
     assert make(first).encode()
 
 
-@settings(deadline=None)  # the first call imports MLflow
 @given(name=HOSTILE)
 @example(name="watch@mine")
 @example(name="loss/IMG_2041 (1).png")
@@ -61,7 +59,6 @@ def test_keys_pass_mlflows_own_validation(name: str) -> None:
     assert not set("\n`'\"") & set(key)
 
 
-@settings(deadline=None)  # the first call imports MLflow
 @given(path=HOSTILE)
 @example(path="../../etc/passwd")
 @example(path="/etc/passwd")
@@ -85,7 +82,6 @@ def test_artifact_paths_stay_below_the_run_and_survive_a_url(path: str) -> None:
     assert posixpath.normpath(made) == made
 
 
-@settings(deadline=None)  # the first call imports MLflow
 @given(value=HOSTILE)
 def test_values_are_text_of_a_length_that_mlflow_takes(value: str) -> None:
     from mlflow.utils import validation
@@ -97,7 +93,6 @@ def test_values_are_text_of_a_length_that_mlflow_takes(value: str) -> None:
     assert len(names.tag(value * 50)) <= validation.MAX_TAG_VAL_LENGTH
 
 
-@settings(deadline=None)  # the first call imports MLflow
 @given(name=HOSTILE)
 def test_experiments_models_and_images_pass_mlflows_validation(name: str) -> None:
     import re
