@@ -56,8 +56,10 @@ def shared() -> Path:
 
 @pytest.fixture
 def make_settings() -> Callable[..., settings.Settings]:
-    """The settings of params.yaml, with some values changed: make_settings(train={"lr": 1.0})."""
+    """The plain DCGAN's settings, with some values changed: make_settings(train={"lr": 1.0})."""
     values = settings.read_yaml(ROOT / "params.yaml")
+    values.update(settings.read_yaml(ROOT / "presets/base.yaml")["values"])
+    values["evaluate"]["features"] = "random"  # the fastest
 
     def make(**sections: dict[str, Any]) -> settings.Settings:
         changed = deepcopy(values)

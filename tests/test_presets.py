@@ -25,13 +25,29 @@ def test_every_preset_is_listed_valid_and_leaves_nothing_behind(root: Path, para
     comments = before.count(b"#")
     names = list_presets(root / "presets")
     assert next(iter(names)) == "sample"
-    assert len(names) == len(list((root / "presets").glob("*.yaml")))
+    assert len(names) == len(list((root / "presets").glob("*.yaml"))) - 1
+    assert "base" not in names, "a file of every value, to which no user needs to go"
     for name in names:
         apply_preset(name, root / "presets", params)
         settings.load(params)
         assert params.read_bytes().count(b"#") == comments
     apply_preset("sample", root / "presets", params)
     assert params.read_bytes() == before
+
+
+def test_tutorials_train_the_plain_dcgan_and_paint_the_samples_faces_in_the_chapter(
+    root: Path,
+) -> None:
+    """The sample's own training must not leak into the tutorials' presets."""
+    sample, photo, faces, celeba = (
+        preset_values(name, root / "presets")["train"]
+        for name in ("sample", "photo", "faces32", "celeba64")
+    )
+    assert photo == sample
+    for train in (faces, celeba):
+        assert (train["loss"], train["lr"], train["beta1"]) == ("bce", 0.0002, 0.5)
+        assert (train["discriminator_lr"], train["ema"], train["flip"]) == (0.0, 0.0, False)
+        assert (train["discriminator_norm"], train["spectral_norm"]) == (True, False)
 
 
 def test_a_preset_is_the_sample_but_for_what_it_says(root: Path, params: Path) -> None:
@@ -72,9 +88,9 @@ def test_a_long_value_leaves_the_comments_where_they_were(root: Path, params: Pa
 def test_changes_are_told_and_the_users_own_machine_is_kept(root: Path, params: Path) -> None:
     params.write_text(params.read_text().replace("device: auto", "device: cpu"))
     changes = apply_preset("celeba64", root / "presets", params)
-    assert ("convert.image_size", 32, 64) in [(c.key, c.old, c.new) for c in changes]
+    assert ("train.loss", "hinge", "bce") in [(c.key, c.old, c.new) for c in changes]
     assert settings.load(params).runtime.device == "cpu"
-    assert settings.load(params).convert.image_size == 64
+    assert settings.load(params).train.loss == "bce"
 
 
 @pytest.mark.parametrize(
@@ -101,9 +117,9 @@ def test_a_file_with_missing_sections_is_filled_and_an_unknown_key_is_not_ours(
     root: Path, params: Path
 ) -> None:
     text = params.read_text()
-    params.write_text(text.replace("  epochs: 30\n", "").replace("folders: {}", "folders:"))
+    params.write_text(text.replace("  epochs: 36\n", "").replace("folders: {}", "folders:"))
     apply_preset("sample", root / "presets", params)
-    assert settings.load(params).train.epochs == 30
+    assert settings.load(params).train.epochs == 36
     for broken, sentence in (
         (text.replace("  epochs:", "  epoch:"), r"^params\.yaml: train\.epoch is not a setting"),
         ("", r"params\.yaml holds no settings"),

@@ -1,8 +1,9 @@
 """Ready-made sets of values for ``params.yaml``.
 
-A preset file holds ``about``, a line on what it is, and ``values``, what differs from the
-preset ``sample``, which holds every value of every stage. So a preset never leaves values
-of another behind. ``runtime`` and ``tracking`` belong to the machine: no preset sets them.
+A preset file holds ``about``, a line on what it is, and ``values``, what differs from those of
+``base.yaml``, which holds every value of every stage: the plain DCGAN of the tutorials. With
+``based_on`` it differs from another preset instead. So a preset never leaves values of another
+behind. ``runtime`` and ``tracking`` belong to the machine: no preset sets them.
 """
 
 import io
@@ -20,7 +21,8 @@ from atelier.errors import AtelierError
 from atelier.files import write_text
 from atelier.settings import Section, Settings, check, check_section, nearest, read_yaml
 
-BASE = "sample"
+BASE = "base"  # a file of every value, no preset of its own
+DEFAULT = "sample"  # whose values params.yaml has
 STAGES = tuple(name for name in Settings.model_fields if name not in ("runtime", "tracking"))
 
 
@@ -35,7 +37,8 @@ class Change:
 
 def list_presets(folder: Path) -> dict[str, str]:
     """Every preset's name and what it is, the embedded sample first."""
-    names = sorted((path.stem for path in folder.glob("*.yaml")), key=lambda n: (n != BASE, n))
+    found = {path.stem for path in folder.glob("*.yaml")} - {BASE}
+    names = sorted(found, key=lambda name: (name != DEFAULT, name))
     return {name: _read(folder / f"{name}.yaml")["about"] for name in names}
 
 
@@ -66,7 +69,7 @@ def apply_preset(name: str, folder: Path, params: Path) -> list[Change]:
 
 
 def preset_values(name: str, folder: Path) -> dict[str, Any]:
-    """Every value of a preset, by section: the sample's, and over them its own.
+    """Every value of a preset, by section: those that it is based on, and over them its own.
 
     Raises:
         AtelierError: there is no such preset, or a value of it is unknown or off.
@@ -76,9 +79,7 @@ def preset_values(name: str, folder: Path) -> dict[str, Any]:
         meant = nearest(name, known)
         told = f"{meant}?" if meant else f"; known are {', '.join(known)}."
         raise AtelierError(f"there is no preset {name}{told}")
-    values: dict[str, Any] = deepcopy(_read(folder / f"{BASE}.yaml")["values"])
-    if name != BASE:
-        _merge(values, _read(folder / f"{name}.yaml")["values"], Settings)
+    values = _layered(name, folder)
     strangers = sorted(set(values) - set(STAGES))
     if strangers:
         raise AtelierError(f"presets/{name}.yaml: {strangers[0]} is no stage's section.")
@@ -87,10 +88,23 @@ def preset_values(name: str, folder: Path) -> dict[str, Any]:
     return values
 
 
+def _layered(name: str, folder: Path) -> dict[str, Any]:
+    """Lay a preset's values over those of the one that it is based on."""
+    content = _read(folder / f"{name}.yaml")
+    if name == BASE:
+        return deepcopy(content["values"])
+    values = _layered(content.get("based_on", BASE), folder)
+    _merge(values, content["values"], Settings)
+    return values
+
+
 def _read(path: Path) -> dict[str, Any]:
     content = read_yaml(path)
-    if not isinstance(content, dict) or set(content) != {"about", "values"}:
-        raise AtelierError(f"presets/{path.name} needs the keys about and values, and no others.")
+    wanted = {"about", "values"}
+    if not isinstance(content, dict) or set(content) - {"based_on"} != wanted:
+        raise AtelierError(
+            f"presets/{path.name} needs the keys about and values; only based_on is another."
+        )
     return content
 
 

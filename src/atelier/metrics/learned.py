@@ -29,7 +29,7 @@ _INCEPTION_SIDE = 299
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)  # of ImageNet's images, 0 to 255
-_VGG19_CAFFE_LAYERS = 21  # to relu4_1
+_VGG19_CAFFE_LAYERS = 12  # to relu3_1: docs/quality.md compares the layers
 _VGG_SIDE = 64  # four times halved, the deepest maps of a smaller picture say next to nothing
 
 
@@ -115,7 +115,7 @@ def vgg19_of(path: Path) -> Extractor:
 
 
 def vgg19_caffe_features() -> Extractor:
-    """Build the original VGG19 up to relu4_1, its maps averaged over the image.
+    """Build the original VGG19 up to relu3_1, its maps averaged over the image.
 
     The weights are those that ``stylize.weights: vgg19_caffe`` takes, from an installed package.
 
