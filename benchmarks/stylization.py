@@ -55,13 +55,13 @@ def discriminator_maps(folder: Path) -> tuple[Maps, int]:
     """Return the function that computes a discriminator's maps, and its image size."""
     from safetensors import safe_open
 
-    from atelier.gan.networks import Architecture, Discriminator
+    from atelier.gan.networks import Architecture, build
 
     with safe_open(folder / "discriminator.safetensors", framework="pt") as file:
         described = json.loads(file.metadata()["architecture"])
         described.pop("marks", None)
         arch = Architecture(**described)
-        network = Discriminator(arch)
+        network = build(arch, seed=0)[1]
         network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     network.eval()
 
@@ -162,6 +162,9 @@ def main() -> None:
         values["picture_size"] = options.size
     settings = StylizeSettings.model_validate(values)
     size = settings.picture_size
+    networks: dict[str, tuple[Maps, int]] = {"vgg19": (vgg_maps(options.weights), size)}
+    if options.models:
+        networks["discriminator"] = discriminator_maps(options.models)
     if options.models:
         from atelier.gan.weights import generate_from
 
@@ -189,9 +192,6 @@ def main() -> None:
     unpainted = {(face, style): faces[face] for face in faces for style in styles}
     cast = {(f, s): color_cast(faces[f], styles[s]) for f in faces for s in styles}
     kinds = {"painted": painted, "unpainted": unpainted, "color cast": cast}
-    networks: dict[str, tuple[Maps, int]] = {"vgg19": (vgg_maps(options.weights), size)}
-    if options.models:
-        networks["discriminator"] = discriminator_maps(options.models)
     results = {
         f"{network}, {kind}": judge(images, faces, styles, maps, at)
         for network, (maps, at) in networks.items()

@@ -114,22 +114,25 @@ def vgg19_of(path: Path) -> Extractor:
     return Extractor(_Normalised(pooled, _VGG_SIDE), f"vgg19 {digest(path)}", _VGG_SIDE)
 
 
-def vgg19_caffe_features() -> Extractor:
+def vgg19_caffe_features(layers: int = _VGG19_CAFFE_LAYERS) -> Extractor:
     """Build the original VGG19 up to relu3_1, its maps averaged over the image.
 
     The weights are those that ``stylize.weights: vgg19_caffe`` takes, from an installed package.
+
+    Args:
+        layers: how many of torchvision's ``vgg19().features``.
 
     Raises:
         AtelierError: the package is missing, or its file is damaged.
     """
     with torch.device("meta"):
         features = torchvision.models.vgg19(weights=None, init_weights=False).features
-    network = features[:_VGG19_CAFFE_LAYERS]
+    network = features[:layers]
     weights = vgg19_caffe(SETTING)
     known = {name: weights[f"features.{name}"] for name in network.state_dict()}
     network.load_state_dict(known, assign=True)
     pooled = nn.Sequential(network, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    name = f"vgg19_caffe {VGG19_CAFFE_SHA256} {_VGG19_CAFFE_LAYERS}"
+    name = f"vgg19_caffe {VGG19_CAFFE_SHA256} {layers}"
     return Extractor(_CaffeInput(pooled, _VGG_SIDE), name, _VGG_SIDE)
 
 
