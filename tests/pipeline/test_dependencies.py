@@ -83,6 +83,7 @@ def test_an_edit_reruns_what_it_touches_and_nothing_else() -> None:
     assert reruns("src/atelier/figures/report.py") == {"render"}
     assert reruns("src/atelier/figures/film.py") == {"render", "stylize"}
     assert reruns("src/atelier/gan/step.py") == {"train"}
+    assert reruns("src/atelier/gan/length.py") == {"train", "render"}
     assert "train" in reruns("src/atelier/gan/networks.py")
     assert "train" not in reruns("src/atelier/style/paint.py")
     assert reruns("src/atelier/vgg19_caffe.py") == {"train", "evaluate", "stylize"}
