@@ -1,7 +1,8 @@
 """The chapter's method and ours beside each other, with the same weights: a sheet to look at.
 
 The reference is the loop of `style.py`, as its canvas is saved. Ours is the stylize stage's
-function: with random weights as the sample paints, with learned ones by the chapter's layers.
+function. Both take the weights that --weights chooses: with random ones ours has the sample's other
+settings, with learned ones the chapter's layers.
 Without pictures, faces of a trained generator are painted in the drawn style.
 
 Usage: python benchmarks/beside.py OUT.png [--generator FILE] [--faces 3] [--pixels 128]
@@ -41,12 +42,12 @@ def plainly(content: np.ndarray, style: np.ndarray, asked: argparse.Namespace) -
 
 def by_the_stage(contents: Pictures, styles: Pictures, asked: argparse.Namespace) -> Pictures:
     """Paint all by the stylize stage's function; uint8 [H, W, 3] by content and style."""
+    weights = {"weights": Path(asked.weights).name}
     if asked.weights == "random":
         sample = preset_values("sample", ROOT / "presets")["stylize"]
-        wanted = StylizeSettings(**sample | {"picture_size": asked.pixels})
+        wanted = StylizeSettings(**sample | {"picture_size": asked.pixels} | weights)
     else:
-        wanted = settings(asked.pixels, asked.weights, bounded=True)
-        wanted = wanted.model_copy(update={"weights": Path(asked.weights).name})
+        wanted = settings(asked.pixels, asked.weights, bounded=True).model_copy(update=weights)
     painted = paint_all(wanted, contents, styles, [], Path(asked.weights).parent, CPU)
     return {one.name: one.pixels for one in painted}
 

@@ -49,8 +49,8 @@ ROOT = Path(__file__).resolve().parents[1]
 STYLE_LAYERS = {1: 64, 6: 128, 11: 256, 20: 512, 25: 512}  # and their channels
 CONTENT_LAYER = 21
 LEARNED = ({layer: 1e3 / channels**2 for layer, channels in STYLE_LAYERS.items()}, 1.0)
-# The sample's, for layers that answer at unit scale. A thousandfold, because the reference's
-# L-BFGS ends at absolute tolerances, which would stop it at once.
+# For random features, whose layers respond at unit scale. The weights are large, because the
+# reference's L-BFGS ends at absolute tolerances, which would otherwise stop it at once.
 RANDOM = (dict.fromkeys(STYLE_LAYERS, 1e3), 150.0)
 OURS = {"optimizer": "spectral", "iterations": 220, "precision": "auto"}
 PIXELS = {"cuda": 512}

@@ -8,24 +8,30 @@ judges them by networks that did not paint. Three numbers, each with a limit:
 - distance: Gram distance (Frobenius norm) to the style, in parts of the unpainted face's, the
   largest of all style layers and the mean over paintings (at most 0.4).
 
+`worst_style` is the distance of the style that is matched worst: the largest over styles (and
+layers) of the mean over faces.
+
 Two negative controls must fail: the unpainted faces, and faces in a uniform color cast of the
 style. Content features are maps whose channels have mean 0 and variance 1, so that a change of
 color or texture alone does not count (after Huang and Belongie 2017, "Arbitrary style transfer in
 real-time with adaptive instance normalization", https://arxiv.org/abs/1703.06868).
 
 Usage: python benchmarks/stylization.py VGG19_FILE [--models FOLDER] [--faces 16] [--preset sample]
-       [--sheet FILE] [--json]
+       [--size PIXELS] [--sheet FILE] [--set NAME=VALUE ...] [--json]
 """
 
 import argparse
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from ruamel.yaml import YAML
 from torch import Tensor
 
 from atelier.figures.montage import save_png
@@ -41,7 +47,7 @@ from atelier.style.vgg import build_vgg19, feature_maps, preprocess
 Pixels = NDArray[np.uint8]
 Maps = Callable[[Tensor], dict[int, Tensor]]
 ROOT = Path(__file__).resolve().parents[1]
-STYLE_LAYERS, CONTENT_LAYER = (1, 6, 11, 20), 20
+STYLE_LAYERS, CONTENT_LAYER = (1, 6, 11, 20, 25), 20
 
 
 def vgg_maps(file: Path) -> Maps:
@@ -107,6 +113,7 @@ def judge(
     grams = {name: [gram_matrix(found[at]) for at in layers] for name, found in of_style.items()}
     contents = {name: normalised(found[content]) for name, found in of_face.items()}
     style_hits, face_hits, ratios = [], [], []
+    by_style: dict[str, list[list[float]]] = {name: [] for name in styles}
     for (face, style), image in images.items():
         found = maps(prepare(image, size))
         ours = [gram_matrix(found[at]) for at in layers]
@@ -126,11 +133,13 @@ def judge(
                 for a, b, g in zip(ours, before, grams[style], strict=True)
             ]
         )
+        by_style[style].append(ratios[-1])
     by_layer = np.mean(ratios, axis=0)
     return {
         "style": float(np.mean(style_hits)),
         "face": float(np.mean(face_hits)),
         "distance": float(by_layer.max()),
+        "worst_style": max(float(np.mean(rows, axis=0).max()) for rows in by_style.values()),
         **{f"distance_{at}": float(value) for at, value in zip(layers, by_layer, strict=True)},
     }
 
@@ -139,6 +148,11 @@ def color_cast(face: Pixels, style: Pixels) -> Pixels:
     """Give a face the style's mean color."""
     shift = style.mean((0, 1)) - face.mean((0, 1))
     return (face + shift).clip(0, 255).astype(np.uint8)
+
+
+def read_value(written: str) -> Any:
+    """Read a setting as ``params.yaml`` would; ``{21:9}`` needs no space here."""
+    return YAML(typ="safe").load(re.sub(r"(\d):(?=\S)", r"\1: ", written))
 
 
 def main() -> None:
@@ -153,11 +167,9 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], help="settings, as content_layers={21:9}")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    changes = {k: json.loads(v) for k, v in (one.split("=") for one in options.set)}
-    for key in ("style_layers", "content_layers"):
-        if key in changes:
-            changes[key] = {int(layer): weight for layer, weight in changes[key].items()}
+    changes = {key: read_value(value) for key, value in (one.split("=", 1) for one in options.set)}
     values = preset_values(options.preset, ROOT / "presets")["stylize"] | changes
+    values["pairing"] = "all"
     if options.size:
         values["picture_size"] = options.size
     settings = StylizeSettings.model_validate(values)
@@ -175,7 +187,6 @@ def main() -> None:
         pixels = np.stack([random_portrait(64, 64, rng) for _ in range(options.faces)])
     faces = {f"face_{number:02d}": face for number, face in enumerate(pixels, 1)}
     styles = {name: demo_style_image(name, 2 * size, settings.seed) for name in STYLES}
-    values["pairing"] = "all"
     painted = {
         (one.picture, one.look): one.pixels
         for one in paint_all(settings, faces, styles, [], Path(), torch.device("cpu"))

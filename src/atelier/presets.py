@@ -88,12 +88,30 @@ def preset_values(name: str, folder: Path) -> dict[str, Any]:
     return values
 
 
-def _layered(name: str, folder: Path) -> dict[str, Any]:
-    """Lay a preset's values over those of the one that it is based on."""
+def _layered(name: str, folder: Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Lay a preset's values over those of the one that it is based on.
+
+    Args:
+        name: of the preset.
+        folder: of all presets.
+        above: names of the presets that are based on it.
+    """
     content = _read(folder / f"{name}.yaml")
     if name == BASE:
         return deepcopy(content["values"])
-    values = _layered(content.get("based_on", BASE), folder)
+    below = content.get("based_on", BASE)
+    if below in (*above, name):
+        raise AtelierError(
+            f"presets/{name}.yaml: based_on is {below}, which is based on {name} itself; name"
+            f" another preset, or remove based_on to start from {BASE}."
+        )
+    known = [BASE, *list_presets(folder)]
+    if below not in known:
+        raise AtelierError(
+            f"presets/{name}.yaml: based_on is {below}, but there is no such preset; known are"
+            f" {', '.join(known)}."
+        )
+    values = _layered(below, folder, (*above, name))
     _merge(values, content["values"], Settings)
     return values
 

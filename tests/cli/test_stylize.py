@@ -426,3 +426,12 @@ def test_what_is_finished_is_written_before_the_next_is_begun(atelier: Typed, al
     assert re.fullmatch(r"2 paintings of up to 40 x 48: about \d+ s on cpu\.", told[0])
     assert told[1].startswith("ERROR: painted/ann-waves.jpg cannot be written")
     assert opened("painted/bob-waves.PNG").size == (40, 48)
+
+
+def test_estimate_names_the_largest_area_and_not_the_tallest(atelier: Typed, album: Path) -> None:
+    Path("painted/tall-waves.png/taken").mkdir(parents=True)
+    Image.new("RGB", (32, 80)).save(album / "tall.png")
+    Image.new("RGB", (64, 64)).save(album / "broad.png")
+    command = ("stylize", album / "tall.png", album / "broad.png", "--style", album / "waves.png")
+    told = atelier(*command, "--force", *QUICK, code=1).splitlines()
+    assert told[0].startswith("2 paintings of up to 64 x 64: about ")

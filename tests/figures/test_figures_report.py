@@ -147,6 +147,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
             tmp_path,
             title=HOSTILE,
             summary=HOSTILE,
+            warnings=[HOSTILE],
             metrics={HOSTILE: {HOSTILE: HOSTILE}},
             parameters={HOSTILE: {HOSTILE: [HOSTILE]}},
         )
@@ -187,6 +188,16 @@ def test_large_montages_are_shrunk_and_a_large_film_is_named(
     assert page.all("img")[0]["height"] == str(report.LONGEST_SIDE)
     assert "image/gif" not in html
     assert "training.gif" in html
+
+
+def test_warnings_are_shown_under_the_summary(tmp_path: Path) -> None:
+    assert "Warning:" not in write(tmp_path)
+    paragraphs = Page(write(tmp_path, warnings=["it is short.", "it is <b>grey</b>."])).text("p")
+    start = paragraphs.index("Ten pictures")
+    assert paragraphs[start + 1 : start + 3] == [
+        "Warning: it is short.",
+        "Warning: it is <b>grey</b>.",
+    ]
 
 
 def test_nothing_to_show_is_refused(tmp_path: Path) -> None:

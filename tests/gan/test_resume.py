@@ -12,6 +12,7 @@ from atelier.checkpoints import Checkpoints
 from atelier.errors import AtelierError
 from atelier.gan.epoch import Epoch
 from atelier.gan.health import Health
+from atelier.gan.length import MIN_STEPS, length_warnings
 from atelier.gan.resume import train_on
 from atelier.gan.training import Training
 from atelier.gan.weights import load_generator
@@ -265,3 +266,35 @@ def test_a_collapse_is_noticed_and_a_healthy_training_is_not_warned_of() -> None
     assert "the discriminator has won" in won
     (alike,) = health.symptoms(epoch_of(3, 1.2, same))
     assert "become alike" in alike
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps_per_epoch", "enough"),
+    [
+        (1, MIN_STEPS - 1, 2),
+        (19, MIN_STEPS // 20, 20),
+        (9, 13, -(-MIN_STEPS // 13)),
+        (1, MIN_STEPS, 0),
+        (20, MIN_STEPS // 20, 0),
+        (1, MIN_STEPS + 1, 0),
+        (0, 13, 0),
+        (9, 0, 0),
+    ],
+)
+def test_too_short_training_is_warned_of(epochs: int, steps_per_epoch: int, enough: int) -> None:
+    found = length_warnings(epochs, steps_per_epoch)
+    if not enough:
+        assert found == []
+        return
+    (warning,) = found
+    assert warning.startswith(f"the training has {epochs * steps_per_epoch:,} steps ")
+    assert warning.endswith(f"set train.epochs to {enough}.")
+    assert length_warnings(enough, steps_per_epoch) == []
+    assert length_warnings(enough - 1, steps_per_epoch) != []
+
+
+def test_length_is_warned_of_at_the_last_epoch_only() -> None:
+    varied = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
+    health = Health("bce", epochs=3, steps_per_epoch=4)
+    found = [health.symptoms(epoch_of(number, 1.2, varied)) for number in (1, 2, 3)]
+    assert found == [[], [], length_warnings(3, 4)]

@@ -2,11 +2,13 @@
 
 import hashlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from numpy.typing import NDArray
 
 from atelier.errors import AtelierError
@@ -14,6 +16,7 @@ from atelier.metrics.extractors import build_extractor
 from atelier.metrics.features import Extractor, RandomFeatures
 from atelier.metrics.learned import imagenet, inception, vgg19_of, without_classifier
 from atelier.settings import NETWORKS
+from atelier.vgg19_caffe import vgg19_caffe
 
 CPU = torch.device("cpu")
 DISTILLED = "vgg19_distilled16x_conv1_1-conv5_1.pth"
@@ -62,6 +65,47 @@ def test_random_filters_follow_the_seed_and_leave_the_global_stream_alone() -> N
     assert torch.equal(first, again.network.layers[0].weight)
     assert not torch.equal(first, other.network.layers[0].weight)
     assert one.identity == again.identity != other.identity
+
+
+@pytest.fixture(scope="module")
+def relu3_1() -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return torchvision's VGG19 up to relu3_1, with the original weights and Caffe's input."""
+    with torch.device("meta"):
+        layers = torchvision.models.vgg19(weights=None).features[:12]
+    weights = vgg19_caffe("evaluate.features")
+    state = {name: weights[f"features.{name}"] for name in layers.state_dict()}
+    layers.load_state_dict(state, assign=True)
+    mean = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
+    return lambda images: layers(images[:, [2, 1, 0]] - mean)  # RGB, 0 to 255
+
+
+def test_original_vgg19_averages_relu3_1_over_the_image(
+    relu3_1: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    extractor = build_extractor("vgg19_caffe", 1)
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    images[0] //= 4
+    features = extractor(images, CPU)
+    assert features.shape == (3, 256)
+    with torch.no_grad():
+        expected = relu3_1(torch.tensor(images).permute(0, 3, 1, 2).float()).mean((2, 3))
+    torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-2)
+    grey = images[..., :1]
+    torch.testing.assert_close(extractor(grey, CPU), extractor(grey.repeat(3, axis=-1), CPU))
+
+
+@pytest.mark.parametrize("side", [16, 28, 100])
+def test_original_vgg19_gets_images_of_64_pixels(
+    relu3_1: Callable[[torch.Tensor], torch.Tensor], side: int
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
+    resized = torch.nn.functional.interpolate(
+        torch.tensor(images).permute(0, 3, 1, 2).float(), 64, mode="bilinear", antialias=True
+    )
+    with torch.no_grad():
+        expected = relu3_1(resized).mean((2, 3))
+    found = build_extractor("vgg19_caffe", 1)(images, CPU)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -30,6 +30,8 @@ def test_the_chain_ends_with_pictures_numbers_and_nothing_left_to_do(ready: Proj
         assert getattr(film, "n_frames", 1) >= 2
     with Image.open(ready.folder / "renders/montages/epoch_0002.png") as montage:
         assert montage.size == (3 * 16, 3 * 16)
+    page = (ready.folder / "renders/report.html").read_text("utf-8")
+    assert "Warning: the training has 8 steps (2 epochs of 4)" in page
     assert "Data and pipelines are up to date." in ready.run("dvc", "repro")
     assert ready.run("git", "status", "--porcelain").split()[1:] == ["dvc.lock"]
 

@@ -89,6 +89,30 @@ def runs(root: Path) -> dict[str, object]:
     return {run.info.run_name: run for run in client.search_runs([experiment])}
 
 
+def test_tag_holds_all_different_warnings_in_order(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = start(root)
+    run = Run(journal)
+    run.warn("The training is short.", "The images are alike.")
+    run.warn("The training is short.")
+    run.end("FINISHED")
+    assert deliver_left_over(root) == 0
+    tags = runs(root)["train"].data.tags
+    assert tags["warning"] == "The training is short. The images are alike."
+    assert capsys.readouterr().err.count("WARNING: The training is short.") == 2
+
+
+def test_many_warnings_do_not_fill_the_journal(root: Path) -> None:
+    journal = start(root)
+    run = Run(journal)
+    run.warn(*(f"In epoch {number} the images are alike." for number in range(2000)))
+    tags = [entry for entry, _ in entries(journal.folder) if entry["kind"] == "tags"]
+    assert len(tags) < 300
+    assert tags[-1]["tags"]["warning"].startswith("In epoch 0 the images are alike. In epoch 1 ")
+    run.end("FINISHED")
+
+
 def test_all_that_a_stage_says_arrives_once(root: Path, tmp_path: Path) -> None:
     journal = start(root)
     speak(journal, tmp_path)

@@ -36,7 +36,7 @@ WEIGHTS = Path("data/weights")
 MOST = 2**20  # pixels of a painting where nobody says how large it is to be
 LEAST = 32  # pixels of the shorter side, likewise
 _FRAMES = 24  # of a film at least, and chances to save what is painted so far
-_DRAWN = 1024  # pixels of the embedded style picture
+_STYLE_SIDE = 1024  # pixels of a built-in style image that is drawn for a painting
 _INTERRUPTED = 130
 _OPTIONS = {
     "picture_size": "--size",
@@ -172,7 +172,7 @@ def _jobs(
     from atelier.images.original import masks_of, pixels_of
     from atelier.style.demo_styles import demo_style_sources
 
-    made = demo_style_sources(_DRAWN, wanted.seed)
+    made = demo_style_sources(_STYLE_SIDE, wanted.seed)
     originals, styles, masks = (
         read_named(names, Path(), max_megapixels, words)
         for names, words in zip(named, ({}, made, {}), strict=True)
@@ -292,7 +292,7 @@ def _print_estimate(jobs: list[_Job], weights: Path, device: "torch.device") -> 
 
     shapes = [job.shape(job.originals[name[0]]) for job in jobs for name in job.names()]
     seconds = estimate_seconds(jobs[0].settings, shapes, weights, device)
-    height, width = max(shapes)
+    height, width = max(shapes, key=math.prod)
     number = "1 painting" if len(shapes) == 1 else f"{len(shapes)} paintings"
     size = f"{width} x {height} pixels" if len(set(shapes)) == 1 else f"up to {width} x {height}"
     time = f"{max(1, round(seconds))} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"

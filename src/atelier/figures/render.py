@@ -67,6 +67,7 @@ def render(
     report: Report = silent,
     classes: Sequence[str] = (),
     nearest: Path | None = None,
+    warnings: Sequence[str] = (),
 ) -> Rendered:
     """Show a training in a folder of files.
 
@@ -86,6 +87,7 @@ def render(
             row of the montages for each, instead of ``settings.columns``.
         nearest: a PNG file that the report page shows: generated pictures beside the training
             pictures that are nearest to them.
+        warnings: sentences about the training, for the report page.
 
     Returns:
         What was written.
@@ -130,6 +132,7 @@ def render(
             nearest=pairs,
             metrics=metrics,
             parameters=parameters,
+            warnings=warnings,
         )
     return rendered
 

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def report_page(
     parameters: Mapping[str, Any],
     augmented: NDArray[np.uint8] | None = None,
     nearest: NDArray[np.uint8] | None = None,
+    warnings: Sequence[str] = (),
 ) -> None:
     """Write the report page, with everything that it shows inside it.
 
@@ -55,6 +56,7 @@ def report_page(
         parameters: settings, nested by section.
         augmented: uint8 [H, W, 3], pictures as the discriminator saw them.
         nearest: uint8 [H, W, 3], generated pictures beside their nearest in the training.
+        warnings: sentences under the summary.
 
     Raises:
         ValueError: there is no montage.
@@ -75,6 +77,7 @@ def report_page(
         nearest=None if nearest is None else _webp(nearest),
         metrics=_groups(metrics, leave_out=list),
         parameters=_groups(parameters),
+        warnings=warnings,
     )
     write_text(target, page)
 

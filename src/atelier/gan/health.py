@@ -3,12 +3,11 @@
 import numpy as np
 
 from atelier.gan.epoch import Epoch
+from atelier.gan.length import length_warnings
 from atelier.gan.step import STATISTICS
 
 _WON = 0.01  # a mean Loss_D below this: real and generated pictures are told apart for sure
 _FALLEN = 0.2  # of the widest spread so far
-# Measured: KID falls steeply until about so many steps (docs/quality.md).
-FEW_STEPS = 1000
 
 
 class Health:
@@ -19,17 +18,6 @@ class Health:
         self._loss, self._epochs = loss, epochs
         self._steps_per_epoch = steps_per_epoch
         self._widest = 0.0
-
-    def too_short(self) -> list[str]:
-        """Return a sentence if the whole training has too few steps for good images."""
-        per_epoch, steps = self._steps_per_epoch, self._epochs * self._steps_per_epoch
-        if steps >= FEW_STEPS or not steps:
-            return []
-        epochs = -(-FEW_STEPS // per_epoch)
-        return [
-            f"the training has {steps:,} steps ({self._epochs} epochs of {per_epoch}), but good"
-            f" images usually need {FEW_STEPS:,} or more; set train.epochs to {epochs}."
-        ]
 
     def symptoms(self, epoch: Epoch) -> list[str]:
         """Say what is wrong with an epoch; nothing, where nothing is.
@@ -54,4 +42,6 @@ class Health:
                 f" {spread:.1f} after {self._widest:.1f}): the generator has collapsed; try a"
                 " smaller train.lr or another train.seed."
             )
-        return told + (self.too_short() if epoch.number == self._epochs else [])
+        if epoch.number == self._epochs:  # the announcement at the start has scrolled away by now
+            told += length_warnings(self._epochs, self._steps_per_epoch)
+        return told

@@ -11,13 +11,8 @@ from torch import Tensor, nn
 
 from atelier.errors import AtelierError
 from atelier.metrics.features import Extractor
-from atelier.weights_files import (
-    VGG19_CAFFE_SHA256,
-    digest,
-    fetch_weights,
-    read_weights,
-    vgg19_caffe,
-)
+from atelier.vgg19_caffe import VGG19_CAFFE_SHA256, vgg19_caffe
+from atelier.weights_files import digest, fetch_weights, read_weights
 
 SETTING = "evaluate.features"
 INCEPTION_URL = (

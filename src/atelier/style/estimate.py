@@ -10,6 +10,7 @@ from atelier.settings import StylizeSettings
 from atelier.style.look import Look
 from atelier.style.paint import deepest
 from atelier.style.paintings import vgg_of
+from atelier.style.scales import legs
 from atelier.style.scene import Scene, Subject
 
 _SIDE = 128  # pixels of the measured image
@@ -42,7 +43,21 @@ def estimate_seconds(
         _, losses, _ = scene.eye.gradient(image, scene.goal, plain)
         next(iter(losses.values())).sum().item()  # waits for the device
         seconds.append(time.perf_counter() - begin)
-    # The levels of the pyramid share the evaluations, and each has half the pixels of the next.
-    share = sum(0.5**level for level in range(settings.scales)) / settings.scales
-    pixels = sum(height * width for height, width in shapes)
-    return min(seconds) * settings.iterations * share * pixels / _SIDE**2 * _OVERHEAD
+    pixels = evaluated_pixels(settings, shapes)
+    return min(seconds) * pixels / _SIDE**2 * _OVERHEAD
+
+
+def evaluated_pixels(settings: StylizeSettings, shapes: Sequence[tuple[int, int]]) -> int:
+    """Return the pixels of all evaluations together, those at smaller scales included.
+
+    Args:
+        settings: the ``stylize`` section.
+        shapes: height and width of every result.
+    """
+    pixels = 0
+    for shape in shapes:
+        done = 0
+        for leg in legs(settings, *shape):
+            pixels += (leg.until - done) * leg.height * leg.width
+            done = leg.until
+    return pixels

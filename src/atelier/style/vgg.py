@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atelier.errors import AtelierError
-from atelier.weights_files import VGG19_CAFFE, fetch_weights, read_weights, vgg19_caffe
+from atelier.vgg19_caffe import VGG19_CAFFE, vgg19_caffe
+from atelier.weights_files import fetch_weights, read_weights
 
 SETTING = "stylize.weights"
 Pooling = Literal["max", "average", "l2"]

@@ -30,6 +30,7 @@ class Run:
     def __init__(self, journal: Journal | None, unfinished: Unfinished | None = None) -> None:
         self._journal = journal
         self._unfinished = unfinished
+        self._warnings: list[str] = []
         self._began = self._told = now()
 
     def curves(
@@ -122,10 +123,14 @@ class Run:
         self._say(lambda journal: journal.write("tags", tags=tags))
 
     def warn(self, *troubles: str) -> None:
-        """Print each sentence as a warning, and log it as a tag of the run."""
+        """Print each sentence as a warning; a tag of the run holds all different ones in order."""
         for trouble in troubles:
             print(f"\nWARNING: {trouble}", file=sys.stderr, flush=True)
-            self.note(warning=trouble)
+            # MLflow stores no more of a tag, so more would only make the journal large.
+            is_full = len(" ".join(self._warnings)) > mlflow_names.TAG_LENGTH
+            if trouble not in self._warnings and not is_full:
+                self._warnings.append(trouble)
+                self.note(warning=" ".join(self._warnings))
 
     @contextmanager
     def resumable(self) -> "Iterator[tuple[Checkpoints, Callable[[], bool]]]":

@@ -1,0 +1,47 @@
+"""Estimate of how long a style transfer takes."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from atelier.style.estimate import estimate_seconds, evaluated_pixels
+
+from .test_style_paint import CPU, _settings
+
+
+def test_work_grows_with_pixels_iterations_and_paintings() -> None:
+    settings = _settings(scales=3, iterations=30)
+    one = evaluated_pixels(settings, [(128, 128)])
+    assert evaluated_pixels(settings, [(128, 129)]) > one
+    assert evaluated_pixels(settings, [(256, 256)]) == pytest.approx(4 * one, rel=0.02)
+    assert evaluated_pixels(settings, [(128, 128), (128, 128)]) == 2 * one
+    assert evaluated_pixels(settings, [(128, 128), (64, 64)]) > one
+    assert evaluated_pixels(settings.model_copy(update={"iterations": 60}), [(128, 128)]) == 2 * one
+    assert evaluated_pixels(settings, []) == 0
+
+
+@pytest.mark.parametrize(
+    ("side", "expected"),
+    [
+        (32, 60 * 32**2),  # smaller scales are below 32 pixels, and are not painted
+        (46, 30 * 33**2 + 30 * 46**2),
+        (64, 20 * 32**2 + 20 * 45**2 + 20 * 64**2),
+    ],
+)
+def test_every_evaluation_counts_the_pixels_of_its_scale(side: int, expected: int) -> None:
+    settings = _settings(scales=3, iterations=60)
+    assert evaluated_pixels(settings, [(side, side)]) == expected
+
+
+def test_parts_of_the_coarsest_scale_are_counted_once() -> None:
+    settings = _settings(scales=1, iterations=100, optimizer="spectral", weights="imagenet")
+    assert evaluated_pixels(settings, [(40, 50)]) == 100 * 40 * 50
+
+
+def test_estimate_is_a_time() -> None:
+    """Style masks and colors belong to images that the measurement does not have."""
+    settings = _settings(iterations=10, keep_colors="luminance", style_masks=["mask.png"])
+    seconds = estimate_seconds(settings, [(64, 64)], Path(), CPU)
+    assert math.isfinite(seconds)
+    assert seconds > 0
