@@ -18,11 +18,16 @@ import torch
 from command import options, show
 from numpy.typing import NDArray
 
+from atelier.images.convert import convert
+from atelier.images.dataset import load_images
+from atelier.images.download import download
 from atelier.metrics.extractors import build_extractor
 from atelier.metrics.features import Extractor
 from atelier.metrics.kid import kernel_distance
 from atelier.metrics.learned import vgg19_caffe_features
 from atelier.metrics.neighbours import memorised, nearest
+from atelier.presets import preset_values
+from atelier.settings import ConvertSettings, DownloadSettings
 
 Images = NDArray[np.uint8]
 LAYERS = {"relu3_1": 12, "relu4_1": 21, "relu5_1": 30}
@@ -30,12 +35,6 @@ LAYERS = {"relu3_1": 12, "relu4_1": 21, "relu5_1": 30}
 
 def draw(count: int, side: int) -> Images:
     """Draw different faces, uint8 [count, side, side, 3], as the sample's convert makes them."""
-    from atelier.images.convert import convert
-    from atelier.images.dataset import load_images
-    from atelier.images.download import download
-    from atelier.presets import preset_values
-    from atelier.settings import ConvertSettings, DownloadSettings
-
     values = preset_values("sample", Path(__file__).parents[1] / "presets")
     sample = {"sample": {"count": count, "seed": 5}}
     wanted = ConvertSettings.model_validate(
@@ -83,15 +82,15 @@ def judge(extractor: Extractor, sets: dict[str, Images], unseen: Images, seen: I
     milliseconds = 1000 * (time.perf_counter() - begin) / len(unseen)
     scale = extractor.scale(reference)
     reference, training = scale(reference), scale(extractor(seen, device))
-    told = {"milliseconds a picture": round(milliseconds, 1)}
+    row = {"milliseconds a picture": round(milliseconds, 1)}
     for name, images in sets.items():
         made = scale(extractor(images, device))
         kid = kernel_distance(reference, made)
-        told[name] = f"{kid.value:.3f} ± {kid.error:.3f}"
+        row[name] = f"{kid.value:.3f} ± {kid.error:.3f}"
         if name in ("real", "half copied"):
             share = memorised(nearest(made, training), nearest(reference, training))
-            told[f"memorised, {name}"] = round(share, 3)
-    return told
+            row[f"memorised, {name}"] = round(share, 3)
+    return row
 
 
 def main() -> None:
@@ -103,8 +102,8 @@ def main() -> None:
     extractors = {"random": build_extractor("random", 1)}
     extractors |= {name: vgg19_caffe_features(layers) for name, layers in LAYERS.items()}
     for name, extractor in extractors.items():
-        told = judge(extractor, sets, unseen, seen)
-        show({"name": name, "side": arguments.side, **told}, arguments.json)
+        row = judge(extractor, sets, unseen, seen)
+        show({"name": name, "side": arguments.side, **row}, arguments.json)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,8 @@ Usage: python benchmarks/stylization.py VGG19_FILE [--models FOLDER] [--faces 16
 
 import argparse
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -150,11 +148,6 @@ def color_cast(face: Pixels, style: Pixels) -> Pixels:
     return (face + shift).clip(0, 255).astype(np.uint8)
 
 
-def read_value(written: str) -> Any:
-    """Read a setting as ``params.yaml`` would; ``{21:9}`` needs no space here."""
-    return YAML(typ="safe").load(re.sub(r"(\d):(?=\S)", r"\1: ", written))
-
-
 def main() -> None:
     """Paint, judge, print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -164,10 +157,13 @@ def main() -> None:
     parser.add_argument("--preset", default="sample")
     parser.add_argument("--size", type=int, default=0, help="pixels; default: the preset's")
     parser.add_argument("--sheet", type=Path, help="write all paintings as one PNG file")
-    parser.add_argument("--set", nargs="*", default=[], help="settings, as content_layers={21:9}")
+    parser.add_argument(
+        "--set", nargs="*", default=[], help="settings, such as 'content_layers={21: 9}'"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    changes = {key: read_value(value) for key, value in (one.split("=", 1) for one in options.set)}
+    yaml = YAML(typ="safe")
+    changes = {key: yaml.load(value) for key, value in (one.split("=", 1) for one in options.set)}
     values = preset_values(options.preset, ROOT / "presets")["stylize"] | changes
     values["pairing"] = "all"
     if options.size:

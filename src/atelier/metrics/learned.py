@@ -128,23 +128,7 @@ def vgg19_caffe_features(layers: int = _VGG19_CAFFE_LAYERS) -> Extractor:
     network.load_state_dict(known, assign=True)
     pooled = nn.Sequential(network, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     name = f"vgg19_caffe {VGG19_CAFFE_SHA256} {layers}"
-    return Extractor(_CaffeInput(pooled, _VGG_SIDE), name, _VGG_SIDE)
-
-
-class _CaffeInput(nn.Module):
-    """Gives a network BGR images from 0 to 255, as large as it knows them, less their mean."""
-
-    def __init__(self, network: nn.Module, side: int) -> None:
-        super().__init__()
-        self.network, self.side = network.requires_grad_(False).eval(), side
-
-    def forward(self, images: Tensor) -> Tensor:
-        if images.shape[-1] != self.side:
-            size = (self.side, self.side)
-            images = F.interpolate(images, size, mode="bilinear", antialias=True)
-        mean = images.new_tensor(_CAFFE_MEAN_BGR).view(1, 3, 1, 1)
-        features: Tensor = self.network(images.flip(1).add(1).mul(127.5) - mean)
-        return features
+    return Extractor(_NormalisedForCaffe(pooled, _VGG_SIDE), name, _VGG_SIDE)
 
 
 class _Inception(nn.Module):
@@ -160,19 +144,32 @@ class _Inception(nn.Module):
 
 
 class _Normalised(nn.Module):
-    """Gives a network pictures as large as it knows them, less ImageNet's mean."""
+    """Gives a network images as large as it knows them, normalised as in its training."""
 
     def __init__(self, network: nn.Module, side: int) -> None:
         super().__init__()
         self.network, self.side = network.requires_grad_(False).eval(), side
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        if pictures.shape[-1] != self.side:
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[-1] != self.side:
             size = (self.side, self.side)
-            pictures = F.interpolate(pictures, size, mode="bilinear", antialias=True)
-        mean, std = (pictures.new_tensor(of).view(1, 3, 1, 1) for of in (_MEAN, _STD))
-        features: Tensor = self.network((pictures.add(1).div(2) - mean) / std)
+            images = F.interpolate(images, size, mode="bilinear", antialias=True)
+        features: Tensor = self.network(self.normalise(images))
         return features
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Subtract ImageNet's mean and divide by its deviation; RGB from 0 to 1."""
+        mean, std = (images.new_tensor(of).view(1, 3, 1, 1) for of in (_MEAN, _STD))
+        return (images.add(1).div(2) - mean) / std
+
+
+class _NormalisedForCaffe(_Normalised):
+    """The same for a network of Caffe's convention."""
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Subtract ImageNet's mean; BGR from 0 to 255."""
+        mean = images.new_tensor(_CAFFE_MEAN_BGR).view(1, 3, 1, 1)
+        return images.flip(1).add(1).mul(127.5) - mean
 
 
 def _load(network: nn.Module, weights: dict[str, Any], path: Path) -> None:
