@@ -1,6 +1,7 @@
 """Clones of the project in temporary folders, where the real dvc and mlflow run."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -80,6 +81,23 @@ class Project:
         told = self.run("dvc", "repro", *arguments, **environment)
         lines = [line for line in told.splitlines() if line.startswith("Running stage '")]
         return [line.split("'")[1] for line in lines]
+
+    def queue_ended(self, *words: str) -> str:
+        """Wait until ``dvc queue status`` says one of ``words``, or nothing waits or runs any more.
+
+        Return what it said. DVC writes a task's file in place and fails if it reads it at that
+        moment ("Expecting value"): that answer, and no other, is asked for again.
+        """
+        end = time.monotonic() + 280
+        while True:
+            told = self.run("dvc", "queue", "status", ok=None)
+            if "ERROR: unexpected error - Expecting value" not in told:
+                assert "ERROR" not in told, told
+                waiting = re.search(r" (Queued|Running)\b", told)
+                if any(word in told for word in words) or not (words or waiting):
+                    return told
+            assert time.monotonic() < end, told
+            time.sleep(1)
 
     def copy(self, folder: Path) -> "Project":
         """Copy all of it, what was made too."""

@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -271,19 +270,7 @@ def workers(ready: Project) -> Iterator[Project]:
     ready.commit()
     yield ready
     ready.run("dvc", "queue", "stop", "--kill")
-    wait_for(ready, "0 active, 0 idle")
-
-
-def wait_for(project: Project, *words: str) -> str:
-    """Wait until ``dvc queue status`` says one of ``words``, or nothing waits or runs any more."""
-    end = time.monotonic() + 240
-    while True:
-        told = project.run("dvc", "queue", "status")
-        waiting = re.search(r" (Queued|Running)\b", told)
-        if any(word in told for word in words) or not (words or waiting):
-            return told
-        assert time.monotonic() < end, told
-        time.sleep(1)
+    ready.queue_ended("0 active, 0 idle")
 
 
 def test_four_queued_experiments_at_once_make_the_store_and_all_appear(workers: Project) -> None:
@@ -295,7 +282,7 @@ def test_four_queued_experiments_at_once_make_the_store_and_all_appear(workers: 
     assert names == ["grid-1", "grid-2", "grid-3", "grid-4"]
     # The workers keep what they were given as standard output open.
     workers.run("sh", "-c", "exec dvc queue start -j 4 >/dev/null 2>&1")
-    status = wait_for(workers)
+    status = workers.queue_ended()
     logs = {name: workers.run("dvc", "queue", "logs", name) for name in names}
     assert len(re.findall("Success", status)) == 4, f"{status}\n{logs}"
     workers.delivered()

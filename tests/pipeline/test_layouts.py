@@ -1,9 +1,7 @@
 """The chain in every layout of a repository: main folder, worktree, subdirectory, monorepo."""
 
 import os
-import re
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,10 +77,7 @@ def make(project: Project, how: str, *targets: str) -> None:
     else:
         project.run("dvc", "exp", "run", "--queue", "-n", "trial", *targets)
         project.run("sh", "-c", "exec dvc queue start >/dev/null 2>&1")
-        end = time.monotonic() + 280
-        while re.search(r" (Queued|Running)\b", status := project.run("dvc", "queue", "status")):
-            assert time.monotonic() < end, status
-            time.sleep(1)
+        status = project.queue_ended()
         logs = project.run("dvc", "queue", "logs", "trial", ok=None)
         assert "Success" in status, f"{status}\n{logs}"
     project.delivered()
