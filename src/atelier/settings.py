@@ -277,6 +277,7 @@ class EvaluateSettings(Section):
 
     samples: Annotated[int, Field(ge=16)]
     features: ExtractorName
+    epochs: Annotated[int, Field(ge=0)]
     nearest_among: Count
     seed: Seed
 

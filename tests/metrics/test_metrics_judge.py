@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from atelier.errors import AtelierError
 from atelier.metrics.cache import FeatureCache
-from atelier.metrics.evaluate import RealPictures, evaluate
+from atelier.metrics.evaluate import RealPictures, evaluate, spread
 from atelier.metrics.extractors import build_extractor
 from atelier.metrics.features import Extractor
 from atelier.metrics.judge import Judge, judge_of
@@ -23,7 +23,9 @@ Pictures = NDArray[np.uint8]
 
 
 def wanted(**values: Any) -> EvaluateSettings:
-    usual: dict[str, Any] = {"samples": 50, "features": "random", "nearest_among": 80, "seed": 1}
+    usual: dict[str, Any] = {
+        "samples": 50, "features": "random", "epochs": 12, "nearest_among": 80, "seed": 1
+    }  # fmt: skip
     return EvaluateSettings(**usual | values)
 
 
@@ -90,6 +92,21 @@ def test_numbers_repeat_whatever_the_global_stream_does(pictures: Pictures) -> N
     assert [row[0] for row in found[0][1]] == [3, 4], "two pictures have no KID"
     assert np.isfinite(found[0][1]).all()
     assert [row[0] for row in found[0][2]] == [16, 32]
+
+
+def test_epochs_that_are_measured_are_spread_evenly_and_end_with_the_last(
+    pictures: Pictures,
+) -> None:
+    epochs = {number: pictures[:3] for number in range(1, 37)}
+    assert list(spread(epochs, 12)) == [3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 36]
+    assert list(spread(epochs, 5)) == [7, 14, 21, 28, 36]
+    assert list(spread(epochs, 36)) == list(spread(epochs, 99)) == list(epochs)
+    assert list(spread(epochs, 1)) == [36]
+    assert spread(epochs, 0) == {}
+    three = {number: pictures[150:160] for number in (1, 4, 9)}
+    real, made = (pictures[:100], pictures[100:150]), pictures[150:200]
+    rows = evaluate(wanted(epochs=2), *real, made, CPU, epochs=three).epoch_rows()
+    assert [row[0] for row in rows] == [1, 9]
 
 
 class Counting:

@@ -183,7 +183,8 @@ def evaluate(
         device: where features are extracted.
         report: counts the steps.
         epochs: a few samples of each epoch, uint8 [n, H, W, C], for KID over the training. It is
-            unbiased, so that few do, but for its spread; fewer than three have none.
+            unbiased, so that few do, but for its spread; fewer than three have none. Of these
+            epochs, ``settings.epochs`` are measured, spread evenly, the last among them.
         cache: where features of real pictures may be found, and are kept.
         weights: the folder of files of weights.
 
@@ -218,7 +219,7 @@ def evaluate(
     report(Progress(3, 4, "nearest training pictures"))
     by_epoch = {
         number: kernel_distance(reference, scale(extractor(samples, device)))
-        for number, samples in (epochs or {}).items()
+        for number, samples in spread(epochs or {}, settings.epochs).items()
         if len(samples) >= FEWEST_PICTURES
     }
     found = nearest(made, seen)
@@ -240,3 +241,12 @@ def evaluate(
     )
     report(Progress(4, 4))
     return result
+
+
+def spread(epochs: Mapping[int, Pictures], count: int) -> dict[int, Pictures]:
+    """Choose ``count`` epochs at even distances, the last among them; all if there are fewer."""
+    numbers = sorted(epochs)
+    if count >= len(numbers):
+        return dict(epochs)
+    chosen = [numbers[(i + 1) * len(numbers) // count - 1] for i in range(count)]
+    return {number: epochs[number] for number in chosen}
