@@ -97,13 +97,13 @@ def test_numbers_repeat_whatever_the_global_stream_does(pictures: Pictures) -> N
 def test_epochs_that_are_measured_are_spread_evenly_and_end_with_the_last(
     pictures: Pictures,
 ) -> None:
-    epochs = {number: pictures[:3] for number in range(1, 37)}
+    epochs = dict.fromkeys(range(1, 37), pictures[:3])
     assert list(spread(epochs, 12)) == [3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 36]
     assert list(spread(epochs, 5)) == [7, 14, 21, 28, 36]
     assert list(spread(epochs, 36)) == list(spread(epochs, 99)) == list(epochs)
     assert list(spread(epochs, 1)) == [36]
     assert spread(epochs, 0) == {}
-    three = {number: pictures[150:160] for number in (1, 4, 9)}
+    three = dict.fromkeys((1, 4, 9), pictures[150:160])
     real, made = (pictures[:100], pictures[100:150]), pictures[150:200]
     rows = evaluate(wanted(epochs=2), *real, made, CPU, epochs=three).epoch_rows()
     assert [row[0] for row in rows] == [1, 9]
