@@ -178,6 +178,7 @@ def cover() -> Row:
 
     seconds: dict[str, float] = {}
     lines: dict[str, dict[str, list[str]]] = {}
+    path = os.pathsep.join(("src", os.environ.get("PYTHONPATH", "")))
     with tempfile.TemporaryDirectory() as scratch:
         for package in PACKAGES:
             data, report = Path(scratch, f"{package}.data"), Path(scratch, f"{package}.xml")
@@ -195,7 +196,7 @@ def cover() -> Row:
                 *(f"--cov=src/atelier/{package}", "--cov-context=test", "--cov-report="),
                 f"--junitxml={report}",
             ]
-            environment = {**os.environ, "COVERAGE_FILE": str(data), "PYTHONPATH": "src"}
+            environment = {**os.environ, "COVERAGE_FILE": str(data), "PYTHONPATH": path}
             subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=False)
             for case in Tree.parse(report).iter("testcase"):
                 if not len(case):  # neither failed nor skipped
