@@ -265,4 +265,5 @@ def test_skipped_files_are_summarized_in_one_line() -> None:
     many = [f"damaged: {number}" for number in range(6)]
     line = summarize_skipped(1, "pictures", [*2 * ["not a picture"], *many], where)
     assert "(2 not a picture, 1 damaged: 0, 1 damaged: 1, 1 damaged: 2, 3 for other" in line
+    assert "\x1b" not in summarize_skipped(0, "pictures", ["damaged: \x1b[31m"], where)
     assert summarize_skipped(80, "pictures", [], where) == "80 pictures, none skipped"

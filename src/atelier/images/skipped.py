@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from atelier.images.names import printable
+
 _MOST_REASONS = 4
 _NOUN = re.compile(r"\b(file|folder|link|path|archive)\b")
 
@@ -38,4 +40,5 @@ def _counted(reason: str, count: int) -> str:
     phrase = reason.removeprefix("a ").removeprefix("an ")
     if count > 1 and phrase != reason:
         phrase = _NOUN.sub(r"\1s", phrase, count=1)
-    return f"{count:,} {phrase}"
+    # A decoder's message may quote bytes of the file.
+    return f"{count:,} {printable(phrase)}"
