@@ -17,6 +17,7 @@ def main(settings: Settings, run: Run) -> None:
     """Convert all pictures, and count and list what could not be read."""
     from atelier.images.convert import convert
     from atelier.images.dataset import load_images
+    from atelier.images.skipped import summarize_skipped
 
     with bar("convert", "pictures", settings.runtime.progress) as report:
         runtime = settings.runtime
@@ -26,6 +27,8 @@ def main(settings: Settings, run: Run) -> None:
     write_json(METRICS, conversion.metrics())
     run.summary(conversion.metrics())
     run.artifact(METRICS)
+    reasons = [reason for _, reason in conversion.rejected]
+    print(summarize_skipped(conversion.accepted, "pictures", reasons, METRICS), flush=True)
     run.pictures("real", load_images(IMAGES).pixels[:64], step=0)
 
 

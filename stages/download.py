@@ -8,18 +8,23 @@ from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
 
 RAW = Path("data/raw")
+MANIFEST = RAW / "manifest.json"
 LISTING = Path("data/listing")
 
 
 def main(settings: Settings, run: Run) -> None:
     """Fill data/raw, whole or not at all."""
     from atelier.images.download import download
+    from atelier.images.skipped import summarize_skipped
     from atelier.tracking.workspace import private_folder, repository_root
 
     scratch = private_folder(repository_root()) / "downloads"
     with bar("download", shown=settings.runtime.progress) as report:
-        download(settings.download, RAW, scratch, report)
-    run.artifact(RAW / "manifest.json")
+        manifest = download(settings.download, RAW, scratch, report)
+    run.artifact(MANIFEST)
+    if manifest.members is not None and manifest.passed_over:
+        reasons = [passed.reason for passed in manifest.passed_over]
+        print(summarize_skipped(manifest.members, "files", reasons, MANIFEST), flush=True)
 
 
 def remove_old_listings(settings: Settings) -> None:

@@ -26,11 +26,16 @@ def test_what_kagglehub_fetched_is_packed_into_one_zip(
     folder = Path(Cache().get_path(handle))
     (folder / "Humans").mkdir(parents=True)
     (folder / "Humans" / "1.png").write_bytes(picture())
+    (tmp_path / "secret").write_bytes(b"sesame")
+    (folder / "Humans" / "2.png").symlink_to(tmp_path / "secret")
+    (folder / "home").symlink_to(tmp_path)
     Cache().mark_as_complete(handle)
     settings = source("kaggle", handle="owner/faces/versions/3")
     manifest = download(settings, tmp_path / "raw", tmp_path / "scratch")
     assert (manifest.source, manifest.members) == ("kaggle", 1)
+    assert {passed.reason for passed in manifest.passed_over} == {"a link out of the folder"}
     with zipfile.ZipFile(tmp_path / "raw" / "pictures.zip") as archive:
+        assert archive.namelist() == ["faces/Humans/1.png"]
         assert archive.read("faces/Humans/1.png") == picture()
 
 

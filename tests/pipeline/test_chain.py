@@ -116,8 +116,12 @@ def test_dvcs_own_commands_work(ready: Project) -> None:
 
 
 def test_pictures_added_to_a_folder_are_picked_up(fresh: Project, tmp_path: Path) -> None:
-    faces = tmp_path / "faces" / "deep"
-    faces.mkdir(parents=True)
+    faces = tmp_path / "disk"
+    faces.mkdir()
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces/linked").symlink_to(faces)
+    (tmp_path / "faces/.DS_Store").touch()
+    (tmp_path / "faces/dead.png").symlink_to("nothing")
     rng = np.random.default_rng(0)
 
     def add(count: int) -> None:
@@ -129,7 +133,10 @@ def test_pictures_added_to_a_folder_are_picked_up(fresh: Project, tmp_path: Path
     fresh.set(
         **{"download.source": "folder", "download.folders": {"mine": str(tmp_path / "faces")}}
     )
-    assert fresh.repro("convert") == ["watch@mine", "download", "convert"]
+    output = fresh.run("dvc", "repro", "convert")
+    skipped = "2 skipped (1 hidden file, 1 link to nowhere)"
+    assert f"20 files, {skipped}: data/raw/manifest.json lists them\n" in output
+    assert f"20 pictures, {skipped}: metrics/convert.json lists them\n" in output
     add(5)
     assert fresh.repro("convert") == ["watch@mine", "download", "convert"]
     counts = json.loads((fresh.folder / "metrics/convert.json").read_text())

@@ -3,26 +3,32 @@
 Nothing heavy is imported here, because this runs at every ``dvc repro``.
 """
 
+import errno
 import os
 import stat
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from atelier.errors import AtelierError
-from atelier.images.names import printable
+from atelier.images.names import hidden_reason, printable
+
+# Links to folders that link to folders multiply: 40 folders with two links each are 2^40 paths.
+_MOST_LINKS = 100_000
+_LEADS_NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file below a folder.
+    """A file below a folder, or a link or folder that is skipped.
 
     Attributes:
         relative: its path below the folder, ``/`` between the parts, made printable.
-        path: where it lies.
-        size: bytes.
-        mtime_ns: when it was last changed, in nanoseconds since 1970.
-        fault: why it is no file to be read, or an empty string.
+        path: the file itself; the target if it was found through links.
+        size: bytes of the target.
+        mtime_ns: time of the target's last change, in nanoseconds since 1970.
+        fault: the reason to skip it, or an empty string.
     """
 
     relative: str
@@ -41,52 +47,188 @@ def list_folder(path: Path) -> list[list[str | int]]:
     return [[found.relative, found.size, found.mtime_ns] for found in walk(path) if not found.fault]
 
 
-def walk(folder: Path) -> list[FoundFile]:
-    """Find everything below ``folder`` that is no folder, sorted by the bytes of its path.
+def walk(folder: Path, links_out: bool = True) -> list[FoundFile]:
+    """Find all files below ``folder``, and what is skipped, sorted by the bytes of their paths.
 
-    Links are followed to regular files inside ``folder`` and nowhere else; sockets, pipes and
-    devices are found with a fault.
+    Links to files and folders are followed. A link that closes a cycle of folders is skipped, so
+    that no cycle leads to a file twice. Hidden and system files are skipped; of a hidden folder
+    only the folder itself is found. Sockets, pipes and devices are found with a fault.
+
+    Args:
+        folder: the folder; it may itself be a link or hidden.
+        links_out: follow links to targets outside ``folder`` too.
 
     Raises:
-        AtelierError: there is no such folder, or it cannot be read.
+        AtelierError: there is no such folder, it cannot be read, or its links multiply.
     """
     folder = folder.expanduser()
     if not folder.is_dir():
         raise AtelierError(f"{folder} is not a folder; give the path of a folder of pictures.")
-    root = folder.resolve()
     try:
-        paths = sorted(_paths(root), key=lambda path: os.fsencode(path.relative_to(root)))
+        found = _Walk(str(folder.resolve()), links_out).run()
     except OSError as error:
         raise AtelierError(
             f"the folder {error.filename} cannot be read ({error.strerror}); make it readable."
         ) from None
-    return [_look(path, root) for path in paths]
+    found.sort(key=lambda entry: os.fsencode(entry[0]))
+    return [file for _, file in found]
 
 
-def _paths(root: Path) -> Iterator[Path]:
-    def fail(error: OSError) -> None:
-        # A folder that went away since its parent was read holds nothing.
-        if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            raise error
+@dataclass
+class _Contents:
+    """Names in one folder, by kind."""
 
-    for parent, folders, files in os.walk(root, onerror=fail):
-        # os.walk counts a link to a folder as a folder, and does not follow it.
-        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
-        for name in files + links:
-            yield Path(parent, name)
+    files: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    folder_links: list[str] = field(default_factory=list)
+    hidden: list[tuple[str, str]] = field(default_factory=list)
 
 
-def _look(path: Path, root: Path) -> FoundFile:
-    relative = printable(path.relative_to(root).as_posix())
+@dataclass(frozen=True)
+class _FolderLink:
+    """A link to a folder: its path as found, the folder that holds it, the folder it leads to."""
+
+    relative: str
+    holder: str
+    target: str
+
+
+class _Walk:
+    """One traversal. Folders are strings: their real paths, without links."""
+
+    def __init__(self, root: str, links_out: bool) -> None:
+        self._root = root
+        self._links_out = links_out
+        self._found: list[tuple[str, FoundFile]] = []
+        self._contents: dict[str, _Contents] = {}
+        self._taken: set[str] = set()
+
+    def run(self) -> list[tuple[str, FoundFile]]:
+        """Return every entry with its relative path, unsorted.
+
+        A folder's own subfolders come before any link, so that of two paths to a folder in a
+        cycle the one without links is kept.
+        """
+        links = deque(self._take(self._root, "", once=False))
+        followed = 0
+        while links:
+            link = links.popleft()
+            fault = self._link_fault(link)
+            in_cycle = not fault and self._reaches(link.target, link.holder)
+            if in_cycle and link.target in self._taken:
+                fault = "a link to a folder that is taken already"
+            if fault:
+                self._skip(link.relative, os.path.join(self._root, link.relative), fault)
+                continue
+            followed += 1
+            if followed > _MOST_LINKS:
+                raise AtelierError(
+                    f"{self._root} has more than {_MOST_LINKS:,} paths through links to folders;"
+                    " name the folders that they lead to instead."
+                )
+            links.extend(self._take(link.target, f"{link.relative}/", once=in_cycle))
+        return self._found
+
+    def _take(self, base: str, prefix: str, once: bool) -> list[_FolderLink]:
+        """Take the files of ``base`` and its subfolders; return the links to folders, sorted.
+
+        Args:
+            base: the folder.
+            prefix: what precedes the names in it, as found.
+            once: leave out subfolders that were taken before.
+        """
+        links: list[_FolderLink] = []
+        waiting = [(base, prefix)]
+        while waiting:
+            folder, before = waiting.pop()
+            if once and folder in self._taken:
+                continue
+            self._taken.add(folder)
+            contents = self._read(folder)
+            for name in contents.files:
+                file = self._file(before + name, os.path.join(folder, name))
+                self._found.append((before + name, file))
+            for name, reason in contents.hidden:
+                self._skip(before + name, os.path.join(folder, name), reason)
+            for name in contents.folder_links:
+                target = os.path.realpath(os.path.join(folder, name))
+                links.append(_FolderLink(before + name, folder, target))
+            waiting += [(os.path.join(folder, n), f"{before}{n}/") for n in contents.folders]
+        return sorted(links, key=lambda link: os.fsencode(link.relative))
+
+    def _link_fault(self, link: _FolderLink) -> str:
+        if not self._links_out and not _is_within(link.target, self._root):
+            return "a link out of the folder"
+        if _is_within(link.holder, link.target):
+            return "a link to a folder that holds it"
+        return ""
+
+    def _reaches(self, start: str, goal: str) -> bool:
+        """Return whether subfolders and links lead from one folder to another."""
+        seen, waiting = {start}, [start]
+        while waiting:
+            folder = waiting.pop()
+            if folder == goal:
+                return True
+            new = set(self._next_folders(folder)) - seen
+            seen |= new
+            waiting += new
+        return False
+
+    def _next_folders(self, folder: str) -> Iterator[str]:
+        contents = self._read(folder)
+        for name in contents.folders:
+            yield os.path.join(folder, name)
+        for name in contents.folder_links:
+            target = os.path.realpath(os.path.join(folder, name))
+            if self._links_out or _is_within(target, self._root):
+                yield target
+
+    def _read(self, folder: str) -> _Contents:
+        if folder not in self._contents:
+            self._contents[folder] = _read_contents(folder)
+        return self._contents[folder]
+
+    def _skip(self, relative: str, path: str, reason: str) -> None:
+        self._found.append((relative, FoundFile(printable(relative), Path(path), fault=reason)))
+
+    def _file(self, relative: str, path: str) -> FoundFile:
+        name = printable(relative)
+        try:
+            # Only the target's properties are read: opening a pipe would block.
+            state = os.stat(path)
+        except OSError as error:
+            is_dead = error.errno in _LEADS_NOWHERE and os.path.islink(path)
+            fault = "a link to nowhere" if is_dead else f"cannot be read: {error.strerror}"
+            return FoundFile(name, Path(path), fault=fault)
+        target = os.path.realpath(path) if os.path.islink(path) else path
+        if not self._links_out and not _is_within(target, self._root):
+            return FoundFile(name, Path(path), fault="a link out of the folder")
+        if not stat.S_ISREG(state.st_mode):
+            return FoundFile(name, Path(path), fault="not a regular file")
+        return FoundFile(name, Path(target), state.st_size, state.st_mtime_ns)
+
+
+def _read_contents(folder: str) -> _Contents:
+    contents = _Contents()
     try:
-        target = path.resolve(strict=True) if path.is_symlink() else path
-        if not target.is_relative_to(root):
-            return FoundFile(relative, path, fault="a link out of the folder")
-        state = target.stat()
-    except (OSError, RuntimeError):
-        return FoundFile(relative, path, fault="a link to nowhere")
-    if stat.S_ISDIR(state.st_mode):
-        return FoundFile(relative, path, fault="a link to a folder")
-    if not stat.S_ISREG(state.st_mode):
-        return FoundFile(relative, path, fault="not a regular file")
-    return FoundFile(relative, target, state.st_size, state.st_mtime_ns)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                is_link = entry.is_symlink()
+                is_folder = os.path.isdir(entry.path) if is_link else entry.is_dir()
+                if reason := hidden_reason(entry.name, is_folder):
+                    contents.hidden.append((entry.name, reason))
+                elif not is_folder:
+                    contents.files.append(entry.name)
+                elif is_link:
+                    contents.folder_links.append(entry.name)
+                else:
+                    contents.folders.append(entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        # A folder that was removed since its parent was read holds nothing.
+        return _Contents()
+    return contents
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")

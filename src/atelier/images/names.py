@@ -24,3 +24,35 @@ def printable(name: str) -> str:
         return escaped
     digest = hashlib.sha256(escaped.encode()).hexdigest()[:16]
     return f"{escaped[:150]}~{digest}~{escaped[-80:]}"
+
+
+# Names in lower case that systems and programs give to their own folders and files. Names that
+# begin with a dot are hidden everywhere, so .DS_Store, .git and ._1.jpg need no entry.
+_SYSTEM_NAMES = {
+    "__macosx", "icon\r", "lost+found",
+    "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini",
+    "$recycle.bin", "recycler", "system volume information",
+    "@eadir", "@tmp", "#recycle", "#snapshot",
+}  # fmt: skip
+
+
+def hidden_reason(name: str, is_folder: bool) -> str:
+    """Return why a single name in a folder is skipped, or an empty string if it is not."""
+    kind = "folder" if is_folder else "file"
+    if name.startswith(".") and name not in (".", ".."):
+        return f"a hidden {kind}"
+    return f"a system {kind}" if name.lower() in _SYSTEM_NAMES else ""
+
+
+def hidden_part(path: str) -> tuple[str, str]:
+    """Find the first hidden or system name of the file ``path``, ``/`` between its parts.
+
+    Returns:
+        The path down to that name and the reason to skip it; two empty strings if there is none.
+    """
+    parts = path.split("/")
+    for count, name in enumerate(parts, 1):
+        reason = hidden_reason(name, is_folder=count < len(parts))
+        if reason:
+            return "/".join(parts[:count]), reason
+    return "", ""

@@ -41,7 +41,9 @@ class RawPictures:
         paths = [self.folder / file.name for file in self.manifest.files]
         match self.manifest.format:
             case "zip":
-                yield from read_zip(paths[0])
+                # Names that the program wrote itself come from files of this machine.
+                own = self.manifest.source in ("folder", "kaggle", "sample")
+                yield from read_zip(paths[0], exact_names=own)
             case "tar":
                 yield from read_tar(paths[0])
             case "mnist":

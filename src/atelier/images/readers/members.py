@@ -1,5 +1,6 @@
 """What readers yield, what they refuse to read, and how far an archive may expand."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atelier.errors import AtelierError
+from atelier.images.names import hidden_part, printable
 
 MEMBER_LIMIT = 256 * 2**20
 """Bytes of the largest member that is read; no single picture worth having is larger."""
@@ -76,14 +78,46 @@ _ARCHIVES = {
 }
 
 
+_DRIVE = re.compile("[A-Za-z]:")
+
+
 def fault_of_name(name: str) -> str:
     """Say why a member called ``name`` is not to be trusted; empty if it may be read."""
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or name[1:2] == ":":
+    if path.is_absolute() or _DRIVE.match(name):
         return "an absolute path"
     if ".." in path.parts:
         return "a path out of the archive"
     return ""
+
+
+class MemberNames:
+    """Names of one archive's members: made uniform, refused, or skipped as hidden."""
+
+    def __init__(self) -> None:
+        self._skipped: set[str] = set()
+
+    def check(self, name: str) -> tuple[str, str] | None:
+        """Return the name to show and the reason not to read the member, empty if it is read.
+
+        The shown name has no empty parts and no ``.`` between its ``/``; an untrusted one is shown
+        as it is. Return ``None`` for a folder, and for all but the first file of a hidden folder,
+        which is shown in place of its files.
+        """
+        if name.endswith("/"):
+            return None
+        fault = fault_of_name(name)
+        if fault:
+            return printable(name), fault
+        clean = "/".join(part for part in name.split("/") if part not in ("", "."))
+        hidden, reason = hidden_part(clean)
+        if not hidden:
+            return printable(clean), ""
+        if hidden in self._skipped:
+            return None
+        if hidden != clean:
+            self._skipped.add(hidden)
+        return printable(hidden), reason
 
 
 def checked(data: bytes) -> bytes | Refused:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import IO, Any, Self, cast
 
 from atelier.errors import AtelierError
-from atelier.images.names import printable
 from atelier.images.readers.members import (
     MEMBER_LIMIT,
     Budget,
+    MemberNames,
     Members,
     Payload,
     Refused,
@@ -48,13 +48,21 @@ def is_tar(path: Path) -> bool:
 
 
 def read_tar(path: Path) -> Members:
-    """Yield every member that is no folder, in the archive's order, holding one at a time.
+    r"""Yield every member that is no folder, in the archive's order, holding one at a time.
+
+    Of a hidden folder only the folder is yielded, refused. A ``\`` in a name without ``/``
+    separates folders, as some programs for Windows write them.
 
     Raises:
         AtelierError: the archive is damaged, cut short, or expands beyond all measure.
     """
+    names = MemberNames()
     for member, payload in tar_members(path):
-        yield printable(member.name), payload
+        name = member.name if "/" in member.name else member.name.replace("\\", "/")
+        checked_name = names.check(name)
+        if checked_name:
+            shown, reason = checked_name
+            yield shown, Refused(reason) if reason else payload
 
 
 def tar_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, Payload]]:

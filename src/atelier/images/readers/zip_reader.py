@@ -9,6 +9,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from copy import copy
 from pathlib import Path
 from typing import IO, cast
@@ -19,11 +20,11 @@ from atelier.images.readers.members import (
     MEMBER_LIMIT,
     MOST_EXPANSION,
     Budget,
+    MemberNames,
     Members,
     Payload,
     Refused,
     checked,
-    fault_of_name,
     too_large,
 )
 
@@ -34,31 +35,70 @@ _PIECE = 2**20
 _SMALL_PIECE = 4096
 _OVERLAPS = Refused("it shares its bytes with another member")
 _LOCAL_HEADER = 30  # bytes of the shortest header before a member's data
+_UTF8 = 0x800
+_WINDOWS_FOLDER = 0x10
 
 
-def read_zip(path: Path) -> Members:
-    """Yield every member that is no folder, in the order of the archive's directory.
+def read_zip(path: Path, exact_names: bool = False) -> Members:
+    r"""Yield every member that is no folder, in the order of the archive's directory.
+
+    Args:
+        path: the archive.
+        exact_names: yield every name as it is. By default ``\`` separates folders like ``/``,
+            and of a hidden folder only the folder is yielded, refused.
 
     Raises:
         AtelierError: the archive is damaged or cut short.
     """
     with open_zip(path) as archive:
         budget, overlapping = Budget(path), _overlapping(archive)
-        for member in archive.infolist():
-            if not member.is_dir():
+        for member, name, reason in _entries(archive, exact_names):
+            if reason:
+                yield name, Refused(reason)
+            else:
                 shared = member in overlapping
-                payload = _OVERLAPS if shared else _payload(archive, member, budget)
-                yield printable(member.filename), payload
+                yield name, _OVERLAPS if shared else _payload(archive, member, budget)
 
 
 def count_members(path: Path) -> int:
-    """Count the members that are no folders.
+    """Count what :func:`read_zip` yields of an archive.
 
     Raises:
         AtelierError: the archive is damaged, cut short or expands too far.
     """
     with open_zip(path) as archive:
-        return sum(not member.is_dir() for member in archive.infolist())
+        return sum(1 for _ in _entries(archive, exact_names=False))
+
+
+def _entries(
+    archive: zipfile.ZipFile, exact_names: bool
+) -> Iterator[tuple[zipfile.ZipInfo, str, str]]:
+    """Yield each member that is no folder, its name, and the reason not to read it, if any."""
+    names = MemberNames()
+    for member in archive.infolist():
+        if exact_names:
+            yield member, printable(member.filename), ""
+        elif not _is_folder(member) and (checked_name := names.check(_name(member))):
+            yield member, *checked_name
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    r"""Return a member's name with ``/`` between folders.
+
+    The format demands ``/``; a ``\`` is written by programs for Windows. Names without the flag
+    for UTF-8 should be in code page 437, but many programs write UTF-8 all the same.
+    """
+    name = member.filename
+    if not member.flag_bits & _UTF8:
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name.replace("\\", "/")
+
+
+def _is_folder(member: zipfile.ZipInfo) -> bool:
+    # Programs for Windows may mark a folder by its attribute only.
+    marked = member.external_attr & _WINDOWS_FOLDER and not member.external_attr >> 16
+    return _name(member).endswith("/") or bool(marked and member.file_size == 0)
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -163,4 +203,4 @@ def _fault(member: zipfile.ZipInfo) -> str:
         return "a link"
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
         return "not a regular file"
-    return fault_of_name(member.filename)
+    return ""

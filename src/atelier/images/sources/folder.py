@@ -8,20 +8,34 @@ from pathlib import Path
 from atelier.errors import AtelierError
 from atelier.images.listing import FoundFile, walk
 from atelier.images.manifest import Manifest, PassedOver, raw_file
+from atelier.images.skipped import count_reasons
 from atelier.images.sources.pictures_zip import PicturesZip
 from atelier.paths import user_path
 from atelier.progress import Progress, Report
 
 
 def take_folders(
-    folders: Mapping[str, str], target: Path, report: Report, source: str = "folder"
+    folders: Mapping[str, str],
+    target: Path,
+    report: Report,
+    source: str = "folder",
+    links_out: bool = True,
 ) -> Manifest:
     """Pack every regular file of ``folders`` into ``target``, as ``name/relative/path``.
+
+    Args:
+        folders: paths by name.
+        target: the folder to write the zip into.
+        report: called after every file.
+        source: the source's name in the manifest.
+        links_out: follow links to targets outside a folder too.
 
     Raises:
         AtelierError: a folder is missing or holds no file, or a file fails half-way.
     """
-    found = [(name, file) for name in sorted(folders) for file in _files(name, folders[name])]
+    found = [
+        (name, file) for name in sorted(folders) for file in _files(name, folders[name], links_out)
+    ]
     passed_over: list[PassedOver] = []
     with PicturesZip(target) as archive:
         for done, (name, file) in enumerate(found, 1):
@@ -39,11 +53,13 @@ def take_folders(
     )
 
 
-def _files(name: str, folder: str) -> list[FoundFile]:
-    found = walk(user_path(folder))
-    if not any(not file.fault for file in found):
+def _files(name: str, folder: str, links_out: bool) -> list[FoundFile]:
+    found = walk(user_path(folder), links_out)
+    if all(file.fault for file in found):
+        skipped = f" to read ({count_reasons(file.fault for file in found)})" if found else ""
         raise AtelierError(
-            f"the folder {folder} ({name}) holds no files; put pictures there or name another."
+            f"the folder {folder} ({name}) holds no files{skipped}; put pictures there or name"
+            " another."
         )
     return found
 
@@ -64,6 +80,6 @@ def _copy(archive: PicturesZip, member: str, file: FoundFile) -> str:
 
 
 def _open_warily(path: str, flags: int) -> int:
-    # The file may have become a link or a pipe since it was found: the one would lead out of the
-    # folder, and opening the other would wait for ever.
+    # Links were resolved when the file was found. It may have become a link or a pipe since: the
+    # first would lead to another file, and opening the second would block.
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)

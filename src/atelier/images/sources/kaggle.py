@@ -23,7 +23,8 @@ def take_kaggle(settings: KaggleSettings, target: Path, report: Report) -> Manif
         # kagglehub raises many kinds, and what they say may hold addresses with tokens.
         raise AtelierError(_sentence(settings.handle, error)) from None
     name = settings.handle.split("/")[1]
-    return take_folders({name: folder}, target, report, source="kaggle")
+    # The author of a dataset must not be able to name files of this machine.
+    return take_folders({name: folder}, target, report, source="kaggle", links_out=False)
 
 
 def _sentence(handle: str, error: Exception) -> str:

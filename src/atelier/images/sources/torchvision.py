@@ -1,12 +1,12 @@
 """Source ``torchvision``: its datasets' own files, by its own addresses and checksums."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from atelier.errors import AtelierError
 from atelier.images.checksum import Checksum
+from atelier.images.listing import walk
 from atelier.images.manifest import Manifest, raw_file
 from atelier.images.sources.fetch import fetch
 from atelier.images.sources.scratch import Scratch
@@ -93,10 +93,12 @@ def _mnist_originals(dataset: Any, split: str) -> list[_Original]:
 
 
 def _copy_original(original: _Original, root: Path, target: Path, report: Report) -> None:
-    found = sorted(
-        Path(at, original.name) for at, _, names in os.walk(root) if original.name in names
-    )
-    for path in filter(Path.is_file, found):
+    found = [
+        file.path
+        for file in walk(root)
+        if not file.fault and PurePosixPath(file.relative).name == original.name
+    ]
+    for path in found:
         copy(path, target, report)
         # The copy is what counts: a file may change while it is copied.
         if Checksum("md5", original.md5).agrees(target):

@@ -1,0 +1,269 @@
+"""Folders: links are followed without cycles, hidden and system files are skipped and counted."""
+
+import itertools
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atelier.errors import AtelierError
+from atelier.images import listing
+from atelier.images.download import download
+from atelier.images.listing import list_folder, walk
+from atelier.images.manifest import PassedOver
+from atelier.images.raw import open_raw
+from atelier.images.readers.members import Refused
+from atelier.images.readers.tar_reader import read_tar
+from atelier.images.readers.zip_reader import count_members, read_zip
+from atelier.images.skipped import summarize_skipped
+from atelier.settings import DownloadSettings
+
+
+def fill(folder: Path, *names: str) -> Path:
+    """Write files that hold their own names."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return folder
+
+
+def taken(folder: Path, links_out: bool = True) -> list[str]:
+    return [file.relative for file in walk(folder, links_out) if not file.fault]
+
+
+def skipped(folder: Path, links_out: bool = True) -> dict[str, str]:
+    return {file.relative: file.fault for file in walk(folder, links_out) if file.fault}
+
+
+def test_hugging_face_snapshot_is_read(
+    tmp_path: Path, source: Callable[..., DownloadSettings]
+) -> None:
+    hub = fill(tmp_path / "hub/datasets--me--faces", "blobs/0a", "blobs/1b", "blobs/2c")
+    snapshot = hub / "snapshots/5f"
+    (snapshot / "men").mkdir(parents=True)
+    (snapshot / ".gitattributes").symlink_to("../../blobs/2c")
+    (snapshot / "cover.png").symlink_to("../../blobs/0a")
+    (snapshot / "men/1.png").symlink_to("../../../blobs/1b")
+    (snapshot / "men/2.png").symlink_to("../../../blobs/1b")
+    chosen = source("folder", mine=str(snapshot))
+    manifest = download(chosen, tmp_path / "raw", tmp_path / "scratch")
+    assert list(open_raw(tmp_path / "raw")) == [
+        ("mine/.gitattributes", Refused("a hidden file")),
+        ("mine/cover.png", b"blobs/0a"),
+        ("mine/men/1.png", b"blobs/1b"),
+        ("mine/men/2.png", b"blobs/1b"),
+    ]
+    assert manifest.passed_over == (PassedOver("mine/.gitattributes", "a hidden file"),)
+
+
+def test_linked_folders_are_followed_wherever_they_lie(tmp_path: Path) -> None:
+    fill(tmp_path / "elsewhere", "women/1.png", "women/deep/2.png")
+    fill(tmp_path / "mine", "men/1.png")
+    (tmp_path / "elsewhere/more").symlink_to(fill(tmp_path / "third", "3.png"))
+    (tmp_path / "mine/women").symlink_to(tmp_path / "elsewhere/women")
+    (tmp_path / "mine/again").symlink_to("women")
+    (tmp_path / "mine/same").symlink_to("men")
+    (tmp_path / "mine/chain").symlink_to("../elsewhere/more")
+    assert taken(tmp_path / "mine") == [
+        "again/1.png",
+        "again/deep/2.png",
+        "chain/3.png",
+        "men/1.png",
+        "same/1.png",
+        "women/1.png",
+        "women/deep/2.png",
+    ]
+    assert skipped(tmp_path / "mine") == {}
+    (tmp_path / "door").symlink_to(tmp_path / "mine")
+    assert walk(tmp_path / "door") == walk(tmp_path / "mine")
+
+
+def test_links_out_of_a_strangers_folder_are_not_followed(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "mine", "a/1.png")
+    (folder / "inside").symlink_to("a")
+    (folder / "inside.png").symlink_to("a/1.png")
+    (folder / "out").symlink_to(fill(tmp_path / "minefield", "2.png"))
+    (folder / "out.png").symlink_to("../minefield/2.png")
+    assert taken(folder, links_out=False) == ["a/1.png", "inside.png", "inside/1.png"]
+    assert set(skipped(folder, links_out=False).values()) == {"a link out of the folder"}
+
+
+def test_links_in_a_cycle_give_no_file_twice(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "mine", "a/1.png", "b/2.png", "b/deep/3.png", "4.png")
+    (folder / "a/self").symlink_to(".")
+    (folder / "b/deep/up").symlink_to("..")
+    (folder / "b/parent").symlink_to(tmp_path)
+    (folder / "a/other").symlink_to("../b")
+    (folder / "b/other").symlink_to("../a")
+    assert taken(folder) == ["4.png", "a/1.png", "b/2.png", "b/deep/3.png"]
+    holds, known = "a link to a folder that holds it", "a link to a folder that is taken already"
+    assert skipped(folder) == {
+        "a/other": known,
+        "a/self": holds,
+        "b/deep/up": holds,
+        "b/other": known,
+        "b/parent": holds,
+    }
+
+
+def test_a_cycle_through_folders_outside_is_taken_once(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "home/mine", "1.png")
+    one, two = fill(tmp_path / "one", "2.png"), fill(tmp_path / "two", "3.png")
+    (folder / "x").symlink_to(one)
+    (one / "y").symlink_to(two)
+    (two / "z").symlink_to(one)
+    (two / "home").symlink_to(tmp_path / "home")
+    fill(tmp_path / "home", "sibling/4.png")
+    assert taken(folder) == ["1.png", "x/2.png", "x/y/3.png", "x/y/home/sibling/4.png"]
+    assert skipped(folder) == {"x/y/z": "a link to a folder that is taken already"}
+
+
+@settings(max_examples=30)
+@given(links=st.sets(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=12))
+def test_any_links_between_folders_lose_no_file_and_end(
+    tmp_path_factory: pytest.TempPathFactory, links: set[tuple[int, int]]
+) -> None:
+    folder = fill(tmp_path_factory.mktemp("mine"), *(f"{number}/p.png" for number in range(5)))
+    for holder, target in links:
+        (folder / f"{holder}/to{target}").symlink_to(f"../{target}")
+    found = walk(folder)
+    files = [file.relative for file in found if not file.fault]
+    assert {f"{number}/p.png" for number in range(5)} <= set(files)
+    # No path passes one folder twice.
+    for name in files:
+        visited = [part[-1] for part in name.split("/")[:-1]]
+        assert len(visited) == len(set(visited))
+    mutual = {(a, b) for a, b in links if (b, a) in links}
+    assert {f"{a}/to{b}" for a, b in mutual} <= {file.relative for file in found if file.fault}
+
+
+def test_links_that_multiply_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "_MOST_LINKS", 500)
+    for level in range(40):
+        (tmp_path / f"{level}").mkdir()
+        for name in ("left", "right"):
+            (tmp_path / f"{level}/{name}").symlink_to(f"../{level + 1}")
+    fill(tmp_path, "40/1.png")
+    with pytest.raises(AtelierError, match="more than 500 paths through links to folders"):
+        walk(tmp_path)
+
+
+def test_dead_links_and_special_files_are_listed_with_their_reasons(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "mine", "1.png")
+    (folder / "dead.png").symlink_to("nothing")
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "below.png").symlink_to("1.png/x")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "to_pipe.png").symlink_to("pipe.png")
+    (folder / "null.png").symlink_to("/dev/null")
+    assert taken(folder) == ["1.png"]
+    assert skipped(folder) == {
+        "below.png": "a link to nowhere",
+        "dead.png": "a link to nowhere",
+        "loop.png": "a link to nowhere",
+        "null.png": "not a regular file",
+        "pipe.png": "not a regular file",
+        "to_pipe.png": "not a regular file",
+    }
+
+
+def test_a_listing_notices_a_changed_target(tmp_path: Path) -> None:
+    fill(tmp_path / "far", "1.png", "deep/2.png")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/file.png").symlink_to("../far/1.png")
+    (tmp_path / "mine/deep").symlink_to("../far/deep")
+    listings = [list_folder(tmp_path / "mine")]
+    os.utime(tmp_path / "far/1.png", (1, 1))
+    listings.append(list_folder(tmp_path / "mine"))
+    (tmp_path / "far/deep/2.png").write_text("longer than before")
+    listings.append(list_folder(tmp_path / "mine"))
+    fill(tmp_path / "far", "deep/3.png")
+    listings.append(list_folder(tmp_path / "mine"))
+    assert [[name for name, *_ in entries] for entries in listings] == [
+        *3 * [["deep/2.png", "file.png"]],
+        ["deep/2.png", "deep/3.png", "file.png"],
+    ]
+    assert all(one != other for one, other in itertools.pairwise(listings))
+
+
+HIDDEN = {
+    ".DS_Store": "a hidden file",
+    "._1.png": "a hidden file",
+    ".git": "a hidden folder",
+    "__MACOSX": "a system folder",
+    "men/.ipynb_checkpoints": "a hidden folder",
+    "men/@eaDir": "a system folder",
+    "men/Thumbs.db": "a system file",
+    "men/desktop.ini": "a system file",
+}
+TREE = (
+    *(".DS_Store", "._1.png", ".git/HEAD", ".git/objects/0a/1.png", "1.png", "__MACOSX/._1.png"),
+    *("__MACOSX/men/._2.png", "men/.ipynb_checkpoints/2-checkpoint.png", "men/2.png"),
+    *("men/.ipynb_checkpoints/3.png", "men/@eaDir/2.png/SYNOPHOTO_THUMB_M.jpg", "men/Thumbs.db"),
+    *("men/desktop.ini", "men/a.b/3.png", "men/my.thumbs.db.png"),
+)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tar.gz"])
+def test_hidden_and_system_files_are_skipped_everywhere(tmp_path: Path, kind: str) -> None:
+    folder = fill(tmp_path / ".cache/mine", *TREE)
+    archive = tmp_path / f"a.{kind}"
+    if kind == "folder":
+        found = walk(folder)
+        read = {f.relative: Refused(f.fault) if f.fault else f.path.read_bytes() for f in found}
+    elif kind == "zip":
+        with zipfile.ZipFile(archive, "w") as store:
+            for path in sorted(folder.rglob("*")):
+                store.write(path, path.relative_to(folder))
+        entries = list(read_zip(archive))
+        assert count_members(archive) == len(entries)
+        read = dict(entries)
+    else:
+        with tarfile.open(archive, f"w:{kind[4:]}") as stored:
+            stored.add(folder, ".")
+        entries = list(read_tar(archive))
+        read = dict(entries)
+        assert len(read) == len(entries)
+    assert {name: p.reason for name, p in read.items() if isinstance(p, Refused)} == HIDDEN
+    assert {name: p for name, p in read.items() if not isinstance(p, Refused)} == {
+        name: name.encode() for name in ("1.png", "men/2.png", "men/a.b/3.png",
+                                         "men/my.thumbs.db.png")
+    }  # fmt: skip
+
+
+def test_an_unreadable_hidden_folder_harms_nothing(tmp_path: Path) -> None:
+    fill(tmp_path, "1.png", "lost+found/x")
+    (tmp_path / "lost+found").chmod(0)
+    assert taken(tmp_path) == ["1.png"]
+    assert skipped(tmp_path) == {"lost+found": "a system folder"}
+    (tmp_path / "lost+found").chmod(0o700)
+
+
+def test_a_folder_of_skipped_files_only_is_refused_with_the_reasons(
+    tmp_path: Path, source: Callable[..., DownloadSettings]
+) -> None:
+    fill(tmp_path / "mine", ".a.png", ".b.png")
+    (tmp_path / "mine/dead.png").symlink_to("nothing")
+    with pytest.raises(
+        AtelierError, match=r"no files to read \(2 hidden files, 1 link to nowhere\); put pictures"
+    ):
+        download(source("folder", mine=str(tmp_path / "mine")), tmp_path / "raw", tmp_path / "s")
+
+
+def test_skipped_files_are_summarized_in_one_line() -> None:
+    where = Path("metrics/convert.json")
+    reasons = [*5 * ["a link to nowhere"], *9 * ["a hidden file"], "an absolute path"]
+    assert summarize_skipped(1203, "pictures", reasons, where) == (
+        "1,203 pictures, 15 skipped (9 hidden files, 5 links to nowhere, 1 absolute path):"
+        " metrics/convert.json lists them"
+    )
+    many = [f"damaged: {number}" for number in range(6)]
+    line = summarize_skipped(1, "pictures", [*2 * ["not a picture"], *many], where)
+    assert "(2 not a picture, 1 damaged: 0, 1 damaged: 1, 1 damaged: 2, 3 for other" in line
+    assert "\x1b" not in summarize_skipped(0, "pictures", ["damaged: \x1b[31m"], where)
+    assert summarize_skipped(80, "pictures", [], where) == "80 pictures, none skipped"
