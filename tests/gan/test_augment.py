@@ -106,6 +106,7 @@ def test_about_half_are_mirrored_and_the_others_are_not() -> None:
 def test_the_sheet_begins_with_pictures_as_they_are(make_settings: Callable[..., Settings]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
     assert augmented(make_settings().train, pixels) is None
+    assert augmented(make_settings(train={"flip": True}).train, pixels) is None
     settings = make_settings(train={"augment": ["cutout"], "flip": True}).train
     sheet = augmented(settings, pixels)
     assert sheet is not None

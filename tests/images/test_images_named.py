@@ -29,7 +29,7 @@ def test_files_and_words_are_gathered_by_name(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        (["none.png"], r"there is no picture .*none\.png; put it there, or choose generated"),
+        (["none.png"], r"there is no picture .*none\.png; check the path, or choose generated"),
         (["note.txt"], r"note\.txt cannot be read \(not a picture\)"),
         (["wave.png", "wave.jpg"], "two pictures are called wave"),
     ],

@@ -20,9 +20,10 @@ def augmented(settings: TrainSettings, pixels: NDArray[np.uint8]) -> NDArray[np.
         pixels: uint8 [N, H, W, C].
 
     Returns:
-        uint8 [rows, columns, H, W, C]; ``None`` where nothing is changed.
+        uint8 [rows, columns, H, W, C]; ``None`` without ``train.augment``: mirrored pictures alone
+        show nothing.
     """
-    if not (settings.augment or settings.flip):
+    if not settings.augment:
         return None
     chosen = np.linspace(0, len(pixels) - 1, min(_PICTURES, len(pixels))).astype(np.int64)
     real = scaled(torch.from_numpy(pixels[chosen]))

@@ -11,6 +11,7 @@ def length_warnings(epochs: int, steps_per_epoch: int) -> list[str]:
         return []
     enough = -(-MIN_STEPS // steps_per_epoch)
     return [
-        f"the training has {steps:,} steps ({epochs} epochs of {steps_per_epoch}), but good"
+        f"the training has {steps:,} steps ({epochs} {'epoch' if epochs == 1 else 'epochs'} of"
+        f" {steps_per_epoch}), but good"
         f" images usually need {MIN_STEPS:,} or more; set train.epochs to {enough}."
     ]

@@ -52,6 +52,6 @@ def _read(file: Path, made: Collection[str], max_megapixels: int) -> Original:
             return read_original(file, max_megapixels)
     except FileNotFoundError:
         choice = f", or choose {' or '.join(made)}" if made else ""
-        raise AtelierError(f"there is no picture {file}; put it there{choice}.") from None
+        raise AtelierError(f"there is no picture {file}; check the path{choice}.") from None
     except Unreadable as error:
         raise AtelierError(f"{file} cannot be read ({error}).") from None
