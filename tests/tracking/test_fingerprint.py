@@ -182,6 +182,22 @@ def test_data_is_known_by_place_size_and_time_and_code_by_content(project: Path)
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("change", ["place", "size", "time"])
+def test_data_that_differs_in_one_of_them_is_other_data(project: Path, change: str) -> None:
+    file = project / "data/faces/2.png"
+    os.utime(file, ns=(10**18, 10**18))
+    before = taken()
+    if change == "place":
+        copy = project / "copy"
+        copy.write_text(file.read_text())
+        copy.replace(file)
+    elif change == "size":
+        file.write_text("longer")
+    nanoseconds = 10**18 + (change == "time")
+    os.utime(file, ns=(nanoseconds, nanoseconds))
+    assert before.changes(before.settings, taken().files) == ["data/faces was changed"]
+
+
 def test_the_first_three_changes_are_named_and_the_others_counted(project: Path) -> None:
     before = taken()
     (project / "params.yaml").write_text("train: {lr: 0.2, ema: {decay: 0.8}}\nruntime: x\n")
