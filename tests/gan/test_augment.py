@@ -152,3 +152,11 @@ def test_the_sheet_shows_either_change_of_all_or_six_images(
         assert turned.any()
     else:
         assert not same[:, 1:].any()
+    # Drawn from a stream of its own: the sixth after that of the training's order.
+    stream = torch.Generator().manual_seed(make_settings().train.seed + 7)
+    first = torch.rand(count, CHANCES, generator=stream)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
+    view = mirrored(images, first) if "flip" in changes else images
+    view = seen(view, changes.get("augment", []), first, "real")
+    expected = ((view + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy()
+    assert np.abs(sheet[:, 1] - expected).max() <= 1

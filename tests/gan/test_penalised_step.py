@@ -233,6 +233,7 @@ def test_the_generators_average_follows_each_step() -> None:
         gan.average.generator.parameters(), before, gan.generator.parameters(), strict=True
     ):
         torch.testing.assert_close(average, 2 / 11 * old + 9 / 11 * new.detach())
+    assert not any(weight.requires_grad for weight in gan.average.generator.parameters())
     assert gan.artist is gan.average.generator
     assert replace(gan, average=None).artist is gan.generator
 
@@ -249,6 +250,12 @@ def test_two_processes_with_half_of_a_batch_each_do_the_step_of_one(
     statistics = train_step(gan, batch.real, batch.latents, 0.5, batch.chances, penalised=True)
     # Its normalisation sees its own half only, which is as good as the whole.
     assert_same(gan, statistics, reference_step(settings, batch, penalised=True))
+    # By default all that a process has counts.
+    whole = train_step(
+        gan_of(settings, Ranks(0, 2)), batch.real, batch.latents, chances=batch.chances
+    )
+    half = train_step(gan_of(settings, Ranks(0, 2)), batch.real, batch.latents, 0.5, batch.chances)
+    assert float(whole[0]) == pytest.approx(2 * float(half[0]), rel=1e-5)
 
 
 @pytest.mark.parametrize(
