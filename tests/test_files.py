@@ -74,3 +74,76 @@ def test_json_keeps_any_script_and_refuses_nan(tmp_path: Path) -> None:
 def test_csv_is_a_header_and_rows(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", ("step", "loss"), [(1, 0.5), (2, 0.25)])
     assert (tmp_path / "a.csv").read_bytes() == b"step,loss\n1,0.5\n2,0.25\n"
+
+
+class Order:
+    """Names of files as they are flushed and renamed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: list[tuple[str, str]] = []
+        flush, rename = os.fsync, os.replace
+
+        def fsync(handle: int) -> None:
+            self.events.append(("flush", os.readlink(f"/proc/self/fd/{handle}")))
+            flush(handle)
+
+        def replace(source: Path, target: Path) -> None:
+            self.events.append((f"rename {source}", str(target)))
+            rename(source, target)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        monkeypatch.setattr(os, "replace", replace)
+
+
+def test_a_files_content_is_on_disk_before_its_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a power cut leaves the old file or the whole new one."""
+    target, order = tmp_path / "file.txt", Order(monkeypatch)
+    with replacing(target) as temporary:
+        temporary.write_text("new")
+        assert temporary.suffix == ".txt"
+    assert order.events == [
+        ("flush", str(temporary)),
+        (f"rename {temporary}", str(target)),
+        ("flush", str(tmp_path)),
+    ]
+
+
+def test_a_folders_new_names_are_flushed_after_the_last_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "folder"
+    with replacing_folder(target) as temporary:
+        (temporary / "a").touch()
+    order = Order(monkeypatch)
+    with replacing_folder(target) as temporary:
+        (temporary / "b").touch()
+    old = tmp_path / ".atelier-old-folder"
+    assert order.events == [
+        (f"rename {target}", str(old)),
+        (f"rename {temporary}", str(target)),
+        ("flush", str(tmp_path)),
+    ]
+    order.events.clear()
+    with adding_to(target) as temporary:
+        (temporary / "c").touch()
+    assert order.events == [(f"rename {temporary}/c", str(target / "c")), ("flush", str(target))]
+
+
+def test_the_old_folder_is_brought_back_after_a_kill_between_both_renames(tmp_path: Path) -> None:
+    target, old = tmp_path / "folder", tmp_path / ".atelier-old-folder"
+    unfinished = tmp_path / ".atelier-new-folder-x"
+    for folder in (old, unfinished):
+        folder.mkdir()
+    (old / "kept").touch()
+    with pytest.raises(KeyboardInterrupt), replacing_folder(target):
+        raise KeyboardInterrupt
+    assert os.listdir(target) == ["kept"]
+    assert os.listdir(tmp_path) == ["folder"]
+    # One that was killed after both renames left only something to remove.
+    old.mkdir()
+    with replacing_folder(target) as temporary:
+        (temporary / "new").touch()
+    assert os.listdir(target) == ["new"]
+    assert os.listdir(tmp_path) == ["folder"]

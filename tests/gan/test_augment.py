@@ -1,6 +1,7 @@
 """What the discriminator sees: the same pictures, changed within bounds, with a way back."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from torch import Tensor
 from atelier.gan.augment import CHANCES, LOOKS, Kind, mirrored, seen
 from atelier.gan.augmented import augmented
 from atelier.settings import Settings
+
+from .plain_augmentation import plain_augmentation
 
 KINDS: tuple[Kind, ...] = ("color", "translation", "cutout")
 
@@ -48,6 +51,22 @@ def test_each_look_and_each_picture_has_chances_of_its_own() -> None:
     # A process's part of a batch is seen as it is seen in the whole.
     part = seen(one[2:4], list(KINDS), chances()[2:4], "fake")
     torch.testing.assert_close(part, seen(one, list(KINDS), chances(), "fake")[2:4])
+
+
+@pytest.mark.parametrize("kinds", [*([kind] for kind in KINDS), list(KINDS)])
+@pytest.mark.parametrize("side", [16, 28])
+@pytest.mark.parametrize("look", LOOKS)
+def test_each_change_is_that_of_one_image_written_out(
+    kinds: list[Kind], side: int, look: str
+) -> None:
+    given, numbers = pictures(12, side=side), chances(12)
+    numbers[0], numbers[1] = 0, 1 - 2**-24  # the least and the greatest
+    view = seen(given, kinds, numbers, look)
+    assert view.is_contiguous(memory_format=torch.channels_last)
+    expected = plain_augmentation(given.double(), kinds, numbers, look)
+    torch.testing.assert_close(view.double(), expected, rtol=1e-5, atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(seen(given, kinds, numbers, look), view)
 
 
 def test_translation_shifts_by_whole_pixels_up_to_an_eighth() -> None:
@@ -114,3 +133,31 @@ def test_the_sheet_begins_with_pictures_as_they_are(make_settings: Callable[...,
     assert np.array_equal(sheet[:, 0], pixels[[0, 3, 7, 11, 15, 19]])
     assert np.array_equal(sheet, augmented(settings, pixels))
     assert len({view.tobytes() for view in sheet.reshape(48, 16, 16, 3)}) == 48
+
+
+@pytest.mark.parametrize("changes", [{"flip": True}, {"augment": ["color"]}])
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_the_sheet_shows_either_change_of_all_or_six_images(
+    make_settings: Callable[..., Settings], changes: dict[str, Any], count: int
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+    sheet = augmented(make_settings(train=changes).train, pixels)
+    assert sheet is not None
+    assert sheet.shape == (count, 8, 16, 16, 3)
+    assert np.array_equal(sheet[:, 0], pixels)
+    same = (sheet == pixels[:, None]).all((2, 3, 4))
+    turned = (sheet == pixels[:, None, :, ::-1]).all((2, 3, 4))
+    if "flip" in changes:
+        assert (same ^ turned).all()
+        assert same[:, 1:].any()
+        assert turned.any()
+    else:
+        assert not same[:, 1:].any()
+    # Drawn from a stream of its own: the sixth after that of the training's order.
+    stream = torch.Generator().manual_seed(make_settings().train.seed + 7)
+    first = torch.rand(count, CHANCES, generator=stream)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
+    view = mirrored(images, first) if "flip" in changes else images
+    view = seen(view, changes.get("augment", []), first, "real")
+    expected = ((view + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy()
+    assert np.abs(sheet[:, 1] - expected).max() <= 1

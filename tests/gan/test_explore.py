@@ -1,5 +1,7 @@
 import math
 from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atelier.errors import AtelierError
-from atelier.gan.explore import Trained, closed_loop, latents_of, pictures_of, slerp
+from atelier.gan.explore import LAST_SEED, Trained, closed_loop, latents_of, pictures_of, slerp
 from atelier.gan.generate import draw_latents, generate
+from atelier.gan.weights import save_network
 
 from .architectures import SMALL, vivid
 
@@ -120,6 +123,8 @@ def test_classes_are_asked_for_or_take_turns() -> None:
         (trained(), float("nan"), None, "0.01 or more"),
         (trained(), None, 0, "no classes"),
         (trained(classes=3), None, 3, "classes 0 to 2"),
+        (trained(classes=3), None, -1, "classes 0 to 2"),
+        (trained(), 0.0099, None, "0.01 or more"),
     ],
 )
 def test_what_cannot_be_asked_is_told(
@@ -140,3 +145,50 @@ def test_a_seeds_picture_does_not_depend_on_its_neighbours(network: str) -> None
     assert not np.array_equal(first, third)
     batch = generate(generator, torch.stack(list(latents_of((7, 8, 9), asked))))
     assert np.abs(batch[1].astype(int) - second).max() <= 1
+
+
+def test_the_bounds_of_seeds_and_thresholds_are_within_them() -> None:
+    assert LAST_SEED == 2**63 - 1
+    (latent,) = latents_of([LAST_SEED], trained(size=1), 0.01)
+    assert float(latent.abs()) <= 0.01
+    with pytest.raises((ValueError, RuntimeError)):
+        next(latents_of([2**64], trained(size=1)))
+    (last,) = latents_of([0], trained(classes=3), label=2)
+    assert last[40:].tolist() == [0, 0, 1]
+
+
+def test_the_way_bends_even_between_vectors_that_nearly_point_the_same_way() -> None:
+    """Of two unit vectors a hundredth apart, the middle is a unit vector, not a shorter one."""
+    angle = 1e-3
+    start = torch.tensor([1.0, 0], dtype=torch.float64)
+    end = torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)
+    middle = slerp(start, end, 0.5)
+    assert float(middle.norm()) == pytest.approx(1, abs=1e-12)
+
+
+def test_a_file_is_taken_with_all_that_it_says_of_itself(tmp_path: Path) -> None:
+    arch = replace(SMALL, latents="uniform", classes=2)
+    generator = vivid(arch)
+    save_network(generator, arch, tmp_path / "g.safetensors")
+    found = Trained.of_file(tmp_path / "g.safetensors", CPU)
+    assert (found.latent_size, found.latents, found.classes) == (8, "uniform", 2)
+    assert found.device == CPU
+    (picture,) = pictures_of(found, latents_of([4], found))
+    assert picture.shape == (16, 16, 3)
+    assert np.array_equal(picture, generate(generator, draw_latents(1, arch, 4))[0])
+    plain = Trained.of_model(generator, 10, {}, CPU)
+    assert (plain.latent_size, plain.latents, plain.classes) == (10, "normal", 0)
+
+
+def test_the_digest_is_of_names_and_bytes_of_all_weights() -> None:
+    generator = vivid(SMALL)
+    digest = sha256()
+    for name in sorted(generator.state_dict()):
+        digest.update(name.encode())
+        digest.update(generator.state_dict()[name].numpy().tobytes())
+    asked = Trained.of_model(generator, SMALL.latent_size, {}, CPU)
+    assert asked.weights_digest == digest.hexdigest()
+    assert trained().weights_digest == sha256().hexdigest()
+    with torch.no_grad():
+        list(generator.parameters())[-1].data[-1].neg_()
+    assert asked.weights_digest != digest.hexdigest()

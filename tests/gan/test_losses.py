@@ -13,6 +13,7 @@ from atelier.gan.penalties import one_centred, zero_centred
 from atelier.gan.schedule import factor, set_rate
 
 REAL, FAKE = [0.5, -2.0, 3.0], [1.5, -0.25, -4.0]
+PAIRS = list(zip(REAL, FAKE, strict=True))
 
 
 def softplus(x: float) -> float:
@@ -35,9 +36,8 @@ def test_losses_are_the_papers(kind: Kind, dtype: torch.dtype) -> None:
     """The logits are exact in bfloat16, whose sums would not be."""
     real, fake = torch.tensor(REAL, dtype=dtype), torch.tensor(FAKE, dtype=dtype)
     for_d, for_g = FORMULAS[kind]
-    pairs = list(zip(REAL, FAKE, strict=True))
-    wanted_d = sum(for_d(*pair) for pair in pairs) / len(pairs)
-    wanted_g = sum(for_g(*pair) for pair in pairs) / len(pairs)
+    wanted_d = sum(for_d(*pair) for pair in PAIRS) / len(PAIRS)
+    wanted_g = sum(for_g(*pair) for pair in PAIRS) / len(PAIRS)
     assert float(discriminator_loss(kind, real, fake)) == pytest.approx(wanted_d, rel=1e-6)
     assert float(generator_loss(kind, fake, real)) == pytest.approx(wanted_g, rel=1e-6)
 
@@ -48,6 +48,31 @@ def test_of_nothing_a_loss_is_zero_with_a_gradient(kind: Kind) -> None:
     total = discriminator_loss(kind, nothing, nothing) + generator_loss(kind, nothing, nothing)
     total.backward()
     assert float(total.detach()) == 0
+
+
+def test_smoothing_takes_from_the_label_of_real_images_only() -> None:
+    real, fake = torch.tensor(REAL, dtype=torch.float64), torch.tensor(FAKE, dtype=torch.float64)
+    smoothed = discriminator_loss("bce", real, fake, 0.3)
+    expected = [0.7 * softplus(-r) + 0.3 * softplus(r) + softplus(f) for r, f in PAIRS]
+    assert float(smoothed) == pytest.approx(sum(expected) / len(PAIRS), rel=1e-12)
+
+
+def test_the_relativistic_loss_needs_real_images() -> None:
+    with pytest.raises(ValueError, match="compares with real pictures' logits"):
+        generator_loss("relativistic", torch.tensor(FAKE))
+    generator_loss("hinge", torch.tensor(FAKE))
+
+
+def test_a_discriminator_that_judges_all_alike_is_penalised_with_a_finite_gradient() -> None:
+    """Where the gradient vanishes, its length has no slope."""
+    factor = torch.zeros((), requires_grad=True)
+    penalty = one_centred(
+        lambda images: (images * factor).sum((1, 2, 3)), pictures(1), pictures(2), torch.ones(5)
+    )
+    penalty.backward()
+    assert float(penalty.detach()) == pytest.approx(1, abs=1e-5)
+    assert factor.grad is not None
+    assert float(factor.grad) == 0
 
 
 def judge() -> nn.Module:

@@ -1,13 +1,14 @@
 """bfloat16 learns as float32 does; tf32 is refused where there is none."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from atelier.errors import AtelierError
-from atelier.gan.precision import autocast, choose_precision
+from atelier.gan.precision import autocast, choose_precision, products
 from atelier.gan.step import train_step
 from atelier.gan.training import Training
 from atelier.hardware import native_bf16
@@ -61,6 +62,42 @@ def test_auto_takes_bf16_only_where_the_hardware_has_it() -> None:
     assert choose_precision("fp32", CPU) == "fp32"
     with pytest.raises(AtelierError, match="GPUs since Ampere have, but the device is cpu"):
         choose_precision("tf32", CPU)
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "native", "chosen"),
+    [
+        ("auto", CUDA, True, "bf16"),
+        ("auto", CUDA, False, "fp32"),
+        ("bf16", CPU, False, "bf16"),
+        ("fp32", CUDA, True, "fp32"),
+        ("tf32", CUDA, True, "tf32"),
+        ("tf32", CUDA, False, None),
+        ("tf32", CPU, True, None),
+    ],
+)
+def test_a_precision_is_one_that_the_device_has(
+    monkeypatch: pytest.MonkeyPatch, asked: Any, device: torch.device, native: bool, chosen: Any
+) -> None:
+    monkeypatch.setattr("atelier.gan.precision.native_bf16", lambda _device: native)
+    if chosen is None:
+        with pytest.raises(AtelierError, match=f"the device is {device.type}; set it to auto"):
+            choose_precision(asked, device)
+    else:
+        assert choose_precision(asked, device) == chosen
+
+
+@pytest.mark.parametrize(("precision", "flag"), [("tf32", "tf32"), ("fp32", "ieee")])
+def test_products_on_a_gpu_are_rounded_in_the_body_only(precision: Any, flag: str) -> None:
+    cudnn: Any = torch.backends.cudnn
+    places = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+    before = [place.fp32_precision for place in places]
+    with pytest.raises(KeyboardInterrupt), products(precision, CUDA):
+        assert [place.fp32_precision for place in places] == [flag] * 3
+        raise KeyboardInterrupt
+    assert [place.fp32_precision for place in places] == before
+    with products(precision, CPU):
+        assert [place.fp32_precision for place in places] == before
 
 
 def test_a_step_that_cannot_be_recorded_is_done_all_the_same(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from atelier.checkpoints import Checkpoints
@@ -89,8 +90,6 @@ def test_with_an_average_pictures_and_files_are_its_and_the_training_is_the_same
 def test_the_largest_singular_value_of_every_layer_is_one(
     arch: Architecture, tmp_path: Path
 ) -> None:
-    from safetensors.torch import load_file
-
     _, discriminator = build(arch, seed=1)
     pictures = torch.rand(2, arch.channels, arch.image_size, arch.image_size)
     with torch.autocast("cpu", torch.bfloat16):  # in which power iteration would be off
@@ -300,6 +299,19 @@ def test_epochs_are_measured_by_pictures_that_are_held_out(
     for name, value in others.items():
         told = make_settings(train=changes, evaluate={name: value}).judging
         assert (told.features, told.samples, told.seed) == ("inception", 100, 7)
+
+
+def test_networks_that_were_not_measured_have_no_marks(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    training = Training(make_settings(train={**TINY, "ema": 0.5}).train, PIXELS, CPU)
+    save_models(training, tmp_path)
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == ["discriminator.safetensors", "generator.safetensors"]
+    assert read_marks(files[0]) == read_marks(files[1]) == {}
+    for file, network in zip(files, (training.gan.discriminator, training.gan.artist), strict=True):
+        state = load_file(file)
+        assert all(torch.equal(state[key], t) for key, t in network.state_dict().items())
 
 
 class Judge:

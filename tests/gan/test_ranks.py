@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,11 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from atelier.gan.ranks import JoinedBatchNorm, Ranks
+from atelier.errors import AtelierError, PeerGoneError
+from atelier.gan.gan import build_gan
+from atelier.gan.networks import build
+from atelier.gan.ranks import JoinedBatchNorm, Ranks, _all_reduce, join_batches, joined
 from atelier.gan.training import Training
 from atelier.settings import Settings
 
 from ..project import Project
+from .architectures import SMALL, train_settings
 
 CHANGES = {
     "epochs": 2,
@@ -144,6 +149,167 @@ def test_joined_normalisation_of_one_process_is_the_usual_one(
         assert int(norm.get_buffer("num_batches_tracked")) == 1
     for plain, joint in zip(*outcomes, strict=True):
         torch.testing.assert_close(joint, plain, rtol=1e-5, atol=1e-6)
+
+
+def sum_with_a_twin(tensor: torch.Tensor) -> None:
+    """Sum over two processes that hold the same."""
+    tensor.mul_(2)
+
+
+def test_joined_normalisation_of_two_processes_is_that_of_the_whole_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("atelier.gan.ranks._all_reduce", sum_with_a_twin)
+    stream = torch.Generator().manual_seed(1)
+    half, slopes = (torch.randn(3, 2, 4, 4, generator=stream) * 3 + 1 for _ in range(2))
+    whole = torch.cat([half, half]).requires_grad_()
+    plain, joint = torch.nn.BatchNorm2d(2), JoinedBatchNorm(2)
+    for norm in (plain, joint):
+        torch.nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(2))
+        torch.nn.init.normal_(norm.bias, generator=torch.Generator().manual_seed(3))
+    part = half.clone().requires_grad_()
+    for _ in range(2):
+        expected, found = plain(whole), joint(part)
+    (expected * torch.cat([slopes, slopes])).sum().backward()
+    (found * slopes).sum().backward()
+    torch.testing.assert_close(found, expected[:3])
+    assert whole.grad is not None
+    assert part.grad is not None
+    torch.testing.assert_close(part.grad, whole.grad[:3], rtol=1e-4, atol=1e-5)
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(joint.state_dict()[name], tensor, msg=name)
+    torch.testing.assert_close(joint.eval()(half), plain.eval()(half))
+    assert joint(half.bfloat16()).dtype == torch.bfloat16
+    assert joint.train()(half.bfloat16()).dtype == torch.bfloat16
+
+
+def test_every_normalisation_of_a_network_is_joined_and_keeps_its_state() -> None:
+    network = build(SMALL, seed=1)[0]
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    join_batches(network)
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms
+    assert all(isinstance(norm, JoinedBatchNorm) for norm in norms)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    gan = build_gan(SMALL, train_settings("celeba64"), torch.device("cpu"), Ranks(0, 2))
+    kinds = {type(m) for n in (gan.generator, gan.discriminator) for m in n.modules()}
+    assert JoinedBatchNorm in kinds
+    assert torch.nn.BatchNorm2d not in kinds
+
+
+def test_tensors_are_added_up_in_one_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    exchanges: list[int] = []
+
+    def add(tensor: torch.Tensor) -> None:
+        exchanges.append(tensor.numel())
+        tensor += torch.arange(tensor.numel())
+
+    monkeypatch.setattr("atelier.gan.ranks._all_reduce", add)
+    tensors = [torch.ones(2, 2), torch.zeros(()), torch.full((3,), 5.0)]
+    Ranks(0, 2).add_up(tensor for tensor in tensors)
+    assert [t.tolist() for t in tensors] == [[[1, 2], [3, 4]], 4, [10, 11, 12]]
+    Ranks().add_up(tensors)
+    assert exchanges == [8]
+
+
+@pytest.fixture
+def one_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of torchrun's only process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("one_of_torchrun")
+def test_a_process_of_torchrun_joins_and_the_first_sends_its_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state = {"weights": torch.randn(3, 4).T, "count": torch.tensor(3)}
+    sent: list[torch.Tensor] = []
+    with joined("cpu") as (ranks, device):
+        assert (ranks, device) == (Ranks(0, 1), torch.device("cpu"))
+        whole = torch.ones(3)
+        _all_reduce(whole)
+        assert whole.tolist() == [1, 1, 1]
+        broadcast = torch.distributed.broadcast
+        monkeypatch.setattr(
+            torch.distributed,
+            "broadcast",
+            lambda tensor, source: (broadcast(tensor, source), sent.append(tensor.clone())),
+        )
+        given = Ranks(0, 2).first_ones(state)
+        waiting = list(sent)
+        monkeypatch.setattr(
+            torch.distributed, "broadcast", lambda tensor, _source: tensor.copy_(waiting.pop(0))
+        )
+        taken = Ranks(1, 2).first_ones({})
+        assert Ranks().first_ones(state) == state
+    assert not torch.distributed.is_initialized()
+    for found in (given, taken):
+        assert found.keys() == state.keys()
+        assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+def test_a_process_that_is_alone_needs_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    with joined("cpu") as (ranks, device):
+        assert (ranks, device) == (Ranks(), torch.device("cpu"))
+    monkeypatch.setattr("atelier.gan.ranks.choose_device", torch.device)
+    with joined("cuda:1") as (ranks, device):
+        assert (ranks, device) == (Ranks(), torch.device("cuda", 1))
+    assert chosen == [torch.device("cuda", 1)]
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.usefixtures("one_of_torchrun")
+@pytest.mark.parametrize(("gpus", "number", "fits"), [(2, 1, True), (2, 2, False), (1, 0, True)])
+def test_each_process_has_a_gpu_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, number: int, fits: bool
+) -> None:
+    chosen: list[torch.device] = []
+    backends: list[str] = []
+    monkeypatch.setenv("LOCAL_RANK", str(number))
+    monkeypatch.setattr("atelier.gan.ranks.choose_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    start = torch.distributed.init_process_group
+
+    def note(backend: str) -> None:
+        backends.append(backend)
+        start("gloo")
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", note)
+    if not fits:
+        with pytest.raises(AtelierError, match="than there are GPUs"), joined("cuda"):
+            pass
+        assert backends == chosen == []
+        return
+    with joined("cuda") as (_, device):
+        assert device == torch.device("cuda", number)
+    assert (backends, chosen) == (["nccl"], [torch.device("cuda", number)])
+
+
+@pytest.mark.usefixtures("one_of_torchrun")
+def test_processes_that_do_not_find_or_lose_one_another_are_told_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise RuntimeError("connection " + 200 * "x" + "\nand a trace")
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", fail)
+    with pytest.raises(PeerGoneError, match=r"ended, so that it cannot go on \(connection x+\)"):
+        _all_reduce(torch.ones(1))
+    monkeypatch.setattr(torch.distributed, "init_process_group", fail)
+    sentence = r"did not find one another \(connection x{109}\)"
+    with pytest.raises(AtelierError, match=sentence), joined("cpu"):
+        pass
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from atelier.gan.length import MIN_STEPS, length_warnings
 from atelier.gan.resume import train_on
 from atelier.gan.training import Training
 from atelier.gan.weights import load_generator
+from atelier.progress import Progress
 from atelier.settings import Settings, TrainSettings
 
 SMALL = {
@@ -249,6 +250,50 @@ def test_one_that_goes_astray_again_and_again_fails_and_leaves_its_last_good_gen
         list(train_on(one, Checkpoints(tmp_path), Poison(one, steps=8, times=99)))
     generator, _ = load_generator(tmp_path / "generator.safetensors")
     assert all(bool(p.isfinite().all()) for p in generator.parameters())
+
+
+def test_without_a_whole_milestone_there_is_no_way_back(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    one = training(make_settings(train=SMALL).train)
+    poison = Poison(one, steps=5, times=1)
+
+    def spoil() -> bool:
+        if poison.times:
+            for milestone in tmp_path.glob("*-milestone*"):
+                milestone.write_bytes(b"damaged")
+        return poison()
+
+    with pytest.raises(AtelierError, match=r"no numbers .* Its checkpoints are damaged"):
+        list(train_on(one, Checkpoints(tmp_path), spoil))
+
+
+def test_a_state_that_went_astray_is_not_saved_when_asked_to_stop(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    one = training(make_settings(train=SMALL).train)
+    poison = Poison(one, steps=2, times=1)
+    with pytest.raises(KeyboardInterrupt, match="saved"):
+        list(train_on(one, Checkpoints(tmp_path), lambda: poison() or not poison.times))
+    assert list(tmp_path.glob("state-*")) == []
+
+
+@pytest.mark.parametrize(("seconds", "saved"), [(0, [1, 2, 3, 3, 4, 5, 6, 6]), (1e9, [3, 6])])
+def test_states_are_saved_after_so_many_seconds_and_every_epoch(
+    make_settings: Callable[..., Settings], tmp_path: Path, seconds: float, saved: list[int]
+) -> None:
+    numbers: list[int] = []
+
+    class Noting(Checkpoints):
+        def save(self, number: int, *arguments: Any, **options: Any) -> None:
+            numbers.append(number)
+            super().save(number, *arguments, **options)
+
+    one = training(make_settings(train={**SMALL, "epochs": 2}).train)
+    reports: list[Progress] = []
+    list(train_on(one, Noting(tmp_path), report=reports.append, seconds=seconds))
+    assert numbers == saved
+    assert reports[-1].done == 6
 
 
 def epoch_of(number: int, loss_d: float, samples: np.ndarray) -> Epoch:

@@ -4,19 +4,28 @@ import json
 import os
 import struct
 import tracemalloc
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from atelier.errors import AtelierError
+from atelier.gan.generate import draw_latents, generate
 from atelier.gan.networks import Architecture, build
-from atelier.gan.weights import load_generator, save_network
+from atelier.gan.weights import (
+    generate_from,
+    load_for_serving,
+    load_generator,
+    read_marks,
+    save_network,
+)
 from tests.gan.architectures import FASHION_MLP, SMALL
 
 VALUES = st.one_of(
@@ -51,6 +60,44 @@ def described(file: Path, target: Path, metadata: Any, tensors: Any = None) -> P
     text = metadata if isinstance(metadata, str) else json.dumps(metadata)
     save_file(tensors or load_file(file), target, metadata={"architecture": text})
     return target
+
+
+def test_a_file_describes_its_network_and_carries_its_marks(tmp_path: Path) -> None:
+    """Fields that have their default are left out, as in files saved before they existed."""
+    arch = replace(SMALL, image_size=28, channels=1, latents="uniform", classes=2)
+    generator = build(arch, seed=1)[0]
+    plain, marked = tmp_path / "plain.safetensors", tmp_path / "marked.safetensors"
+    save_network(generator, arch, plain)
+    save_network(generator, arch, marked, {"epoch": 7, "kid": 0.125})
+    assert read_marks(plain) == {}
+    assert read_marks(marked) == {"epoch": 7, "kid": 0.125}
+    with safe_open(marked, framework="pt") as opened:
+        metadata = opened.metadata()
+    described = asdict(arch)
+    for name in ("generator_blocks", "discriminator_blocks", "spectral_norm"):
+        del described[name]
+    expected = json.dumps(described | {"marks": {"epoch": 7, "kid": 0.125}}, sort_keys=True)
+    assert metadata == {"architecture": expected}
+    for path in (plain, marked):
+        loaded, same = load_generator(path)
+        assert same == arch
+        assert not loaded.training
+        state = loaded.state_dict()
+        assert list(state) == list(generator.state_dict())
+        for name, tensor in generator.state_dict().items():
+            assert torch.equal(state[name], tensor)
+
+
+def test_a_file_generates_the_images_of_a_seed_and_is_served_with_an_example(
+    file: Path,
+) -> None:
+    generator = build(SMALL, seed=1)[0]
+    images = generate_from(file, 3, 9, torch.device("cpu"))
+    assert np.array_equal(images, generate(generator, draw_latents(3, SMALL, 9)))
+    served, example, described = load_for_serving(file)
+    assert described == asdict(SMALL)
+    assert np.array_equal(example, draw_latents(2, SMALL, 1).numpy())
+    assert np.array_equal(generate(served, draw_latents(3, SMALL, 9)), images)
 
 
 @pytest.mark.parametrize("width", [10_000_000, 4096, 5, 2**70])

@@ -1,0 +1,50 @@
+"""Differentiable augmentation of one image at a time, written with slices instead of products."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FIRST_NUMBER = {"real": 2, "fake": 9, "fooled": 16, "rival": 23}
+
+
+def plain_augmentation(images: Tensor, kinds: Sequence[str], chances: Tensor, look: str) -> Tensor:
+    """Augment images [B, C, H, W] by the random numbers [B, CHANCES] of a look."""
+    first = FIRST_NUMBER[look]
+    rows = chances[:, first : first + 7].tolist()
+    return torch.stack([_image(image, kinds, row) for image, row in zip(images, rows, strict=True)])
+
+
+def _image(image: Tensor, kinds: Sequence[str], numbers: list[float]) -> Tensor:
+    if "color" in kinds:
+        image = _color(image, *numbers[:3])
+    if "translation" in kinds:
+        image = _translation(image, *numbers[3:5])
+    if "cutout" in kinds:
+        image = _cutout(image, *numbers[5:])
+    return image
+
+
+def _color(image: Tensor, brightness: float, saturation: float, contrast: float) -> Tensor:
+    image = image + (brightness - 0.5)
+    grey = image.mean(0)
+    image = grey + (image - grey) * 2 * saturation
+    return image.mean() + (image - image.mean()) * (0.5 + contrast)
+
+
+def _translation(image: Tensor, down: float, right: float) -> Tensor:
+    side = image.shape[1]
+    most = round(side / 8)
+    places = 2 * most + 1
+    top, left = 2 * most - int(down * places), 2 * most - int(right * places)
+    return F.pad(image, (most,) * 4)[:, top : top + side, left : left + side]
+
+
+def _cutout(image: Tensor, down: float, right: float) -> Tensor:
+    side = image.shape[1]
+    half = side // 2
+    top, left = (int(number * (side + 1)) - half // 2 for number in (down, right))
+    mask = torch.ones_like(image)
+    mask[:, max(0, top) : top + half, max(0, left) : left + half] = 0
+    return image * mask

@@ -1,0 +1,142 @@
+"""Latents, and images as numbers from 0 to 255 on both sides of the networks."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from atelier.gan.feed import Feed, scaled
+from atelier.gan.generate import (
+    as_uint8,
+    draw_latents,
+    generate,
+    labels_of,
+    random_latents,
+    with_labels,
+)
+
+from .architectures import SMALL
+
+
+@pytest.mark.parametrize("latents", ["normal", "uniform"])
+def test_latents_have_the_moments_of_their_distribution(latents: str) -> None:
+    arch = replace(SMALL, latent_size=500, latents=latents)
+    drawn = random_latents(200, arch, torch.Generator().manual_seed(1)).double()
+    assert drawn.shape == (200, 500)
+    count = drawn.numel()
+    variance, fourth = (1, 3) if latents == "normal" else (1 / 3, 1 / 5)
+    assert float(drawn.mean()) == pytest.approx(0, abs=4 * math.sqrt(variance / count))
+    assert float((drawn**2).mean()) == pytest.approx(variance, rel=0.02)
+    assert float((drawn**4).mean()) == pytest.approx(fourth, rel=0.03)
+    if latents == "uniform":
+        assert -1 <= float(drawn.min()) < -0.999
+        assert 0.999 < float(drawn.max()) <= 1
+
+
+def test_labels_lie_one_hot_behind_the_latents_and_take_turns_unless_given() -> None:
+    arch = replace(SMALL, latent_size=2, classes=3)
+    plain = draw_latents(4, replace(arch, classes=0), seed=5)
+    turns = draw_latents(4, arch, seed=5)
+    assert torch.equal(turns[:, :2], plain)
+    assert turns[:, 2:].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
+    given = draw_latents(2, arch, seed=5, labels=[2, 0])
+    assert given[:, 2:].tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert given.dtype == torch.float32
+    labels = labels_of(given, arch)
+    assert labels is not None
+    assert torch.equal(labels, given[:, 2:])
+    assert labels_of(plain, replace(arch, classes=0)) is None
+    double = with_labels(plain[:1].double(), torch.tensor([1]), arch)
+    assert double.dtype == torch.float64
+    assert double[0, 2:].tolist() == [0, 1, 0]
+    assert not torch.equal(draw_latents(4, arch, seed=6), turns)
+
+
+def test_every_level_comes_back_from_minus_one_to_one() -> None:
+    levels = torch.arange(256, dtype=torch.uint8)
+    pixels = torch.stack([levels, levels.flip(0), levels // 2]).view(1, 3, 16, 16)
+    pixels = pixels.permute(0, 2, 3, 1).contiguous()
+    images = scaled(pixels)
+    assert images.shape == (1, 3, 16, 16)
+    torch.testing.assert_close(images[0, 0].flatten(), torch.linspace(-1, 1, 256))
+    assert torch.equal(as_uint8(images), pixels)
+    assert as_uint8(images).is_contiguous()
+
+
+def test_levels_are_rounded_and_cut_not_wrapped_around() -> None:
+    values = torch.tensor([-2.0, -1.0, -1 + 0.6 / 127.5, 0.2 / 127.5, 1.0, 2.0])
+    assert as_uint8(values.view(1, 1, 1, 6)).flatten().tolist() == [0, 0, 1, 128, 255, 255]
+
+
+class Echo(nn.Module):
+    """Draws its latents [B, 3] as images of one pixel, and counts batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(()))
+        self.norm = nn.BatchNorm1d(3, eps=0)
+        self.batches: list[int] = []
+
+    def forward(self, latents: Tensor) -> Tensor:
+        self.batches.append(len(latents))
+        images: Tensor = (self.norm(latents) * self.factor)[:, :, None, None]
+        return images
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_images_are_generated_in_batches_in_evaluation_mode(training: bool) -> None:
+    echo = Echo().train(training)
+    latents = scaled(torch.arange(21, dtype=torch.uint8).view(7, 1, 1, 3))[:, :, 0, 0]
+    images = generate(echo, latents, batch_size=3)
+    assert images.dtype == np.uint8
+    assert images.tolist() == torch.arange(21).view(7, 1, 1, 3).tolist()
+    assert echo.batches == [3, 3, 1]
+    assert echo.training is training
+    generate(echo, latents.repeat(37, 1)[:257])
+    assert echo.batches[3:] == [256, 1]
+
+
+def test_a_generator_that_fails_is_left_in_its_mode() -> None:
+    echo = Echo()
+    with pytest.raises(RuntimeError):
+        generate(echo, torch.zeros(2, 4))
+    assert echo.training
+
+
+def test_batches_are_fed_in_the_order_that_is_asked_for() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 2, 2, 3), dtype=np.uint8)
+    feed = Feed(pixels, torch.device("cpu"))
+    parts = [torch.tensor([8, 0, 3]), torch.tensor([1]), torch.tensor([], dtype=torch.int64)]
+    assert len(feed) == 9
+    for part, batch in zip(parts, feed.batches(parts), strict=True):
+        assert np.array_equal(batch.numpy(), pixels[part.numpy()])
+    feed._on_device = torch.from_numpy(255 - pixels)  # as a GPU keeps them
+    for part, batch in zip(parts, feed.batches(parts), strict=True):
+        assert np.array_equal(batch.numpy(), 255 - pixels[part.numpy()])
+
+
+def test_the_next_batch_is_gathered_while_one_is_worked_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One ahead and no more; memory is pinned for a GPU only."""
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
+    pixels = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
+    feed = Feed(pixels, torch.device("cpu"))
+    parts = [torch.tensor([n, 5 - n]) for n in range(4)]
+    assert [b.flatten().tolist() for b in feed._prefetched(parts)] == [p.tolist() for p in parts]
+    assert list(feed._prefetched([])) == []
+    gathered: list[int] = []
+    gather = feed._gathered
+
+    def note(indices: Tensor) -> Tensor:
+        gathered.append(int(indices[0]))
+        return gather(indices)
+
+    monkeypatch.setattr(feed, "_gathered", note)
+    batches = feed._prefetched(parts)
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]  # a generator; waits for what it started
+    assert gathered == [0, 1]

@@ -1,0 +1,332 @@
+"""Outputs of each kind of network against plain torch layers with the same weights."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from atelier.errors import AtelierError
+from atelier.gan.generate import draw_latents
+from atelier.gan.networks import Architecture, build
+
+from .architectures import SMALL, train_settings
+
+TINY = replace(SMALL, generator_width=2, discriminator_width=3, latent_size=5)
+
+
+def up(
+    maps_in: int, maps_out: int, kernel: int = 4, stride: int = 2, padding: int = 1
+) -> nn.Module:
+    return nn.ConvTranspose2d(maps_in, maps_out, kernel, stride, padding, bias=False)
+
+
+def same(maps_in: int, maps_out: int, bias: bool = False) -> nn.Module:
+    return nn.Conv2d(maps_in, maps_out, 3, 1, 1, bias=bias)
+
+
+def down(maps_in: int, maps_out: int, padding: int = 1, bias: bool = True) -> nn.Module:
+    return nn.Conv2d(maps_in, maps_out, 4, 2, padding, bias=bias)
+
+
+def norm_relu(maps: int) -> list[nn.Module]:
+    return [nn.BatchNorm2d(maps), nn.ReLU()]
+
+
+def relu_norm(maps: int) -> list[nn.Module]:
+    return [nn.ReLU(), nn.BatchNorm2d(maps)]
+
+
+def leaky() -> nn.Module:
+    return nn.LeakyReLU(0.2)
+
+
+class Sum(nn.Module):
+    """The sum of a way through layers and of a way around them."""
+
+    def __init__(self, layers: list[nn.Module], around: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers, self.around = nn.Sequential(*layers), nn.Sequential(*around)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        total: Tensor = self.layers(maps) + self.around(maps)
+        return total
+
+
+def growing(maps_in: int, maps_out: int, side: int, order: Any) -> nn.Module:
+    layers = [
+        *order(maps_in),
+        nn.UpsamplingNearest2d(size=side),
+        same(maps_in, maps_out),
+        *order(maps_out),
+        same(maps_out, maps_out),
+    ]
+    return Sum(
+        layers, [nn.Conv2d(maps_in, maps_out, 1, bias=False), nn.UpsamplingNearest2d(size=side)]
+    )
+
+
+def shrinking(maps_in: int, maps_out: int) -> nn.Module:
+    layers = [leaky(), same(maps_in, maps_in, bias=True), leaky(), down(maps_in, maps_out)]
+    return Sum(layers, [nn.AvgPool2d(2), nn.Conv2d(maps_in, maps_out, 1, bias=False)])
+
+
+def start(maps: int, inputs: int = 5) -> list[nn.Module]:
+    return [nn.Unflatten(1, (inputs, 1, 1)), up(inputs, maps, 4, 1, 0)]
+
+
+GENERATORS: dict[str, tuple[dict[str, Any], Callable[[], list[nn.Module]]]] = {
+    "plain": ({}, lambda: [*start(4), *norm_relu(4), up(4, 2), *norm_relu(2), up(2, 3)]),
+    "28 pixels, ReLU first, classes": (
+        {"image_size": 28, "channels": 1, "activation_first": True, "classes": 2},
+        lambda: [
+            *start(8, 7),
+            *(*relu_norm(8), up(8, 4, 3)),
+            *(*relu_norm(4), up(4, 2)),
+            *(*relu_norm(2), up(2, 1)),
+        ],
+    ),
+    "upsample": (
+        {"generator_blocks": "upsample", "image_size": 28},
+        lambda: [
+            *start(8),
+            *(*norm_relu(8), nn.UpsamplingNearest2d(size=7), same(8, 4)),
+            *(*norm_relu(4), nn.UpsamplingNearest2d(size=14), same(4, 2)),
+            *(*norm_relu(2), nn.UpsamplingNearest2d(size=28), same(2, 3)),
+        ],
+    ),
+    "residual": (
+        {"generator_blocks": "residual", "image_size": 32},
+        lambda: [
+            *start(8),
+            growing(8, 4, 8, norm_relu),
+            growing(4, 2, 16, norm_relu),
+            growing(2, 2, 32, norm_relu),
+            *(*norm_relu(2), same(2, 3)),
+        ],
+    ),
+    "residual, ReLU first": (
+        {"generator_blocks": "residual", "activation_first": True},
+        lambda: [
+            *start(4),
+            growing(4, 2, 8, relu_norm),
+            growing(2, 2, 16, relu_norm),
+            *(*relu_norm(2), same(2, 3)),
+        ],
+    ),
+    "mlp": (
+        {"network": "mlp", "dropout": 0.4, "classes": 2},
+        lambda: [
+            *(nn.Linear(7, 2), leaky(), nn.Dropout(0.4)),
+            *(nn.Linear(2, 4), leaky(), nn.Dropout(0.4)),
+            *(nn.Linear(4, 8), leaky(), nn.Dropout(0.4)),
+            *(nn.Linear(8, 3 * 16 * 16),),
+        ],
+    ),
+}
+
+DISCRIMINATORS: dict[str, tuple[dict[str, Any], Callable[[], list[nn.Module]]]] = {
+    "plain": (
+        {},
+        lambda: [
+            *(down(3, 3, bias=False), leaky()),
+            *(down(3, 6, bias=False), nn.BatchNorm2d(6), leaky()),
+            nn.Conv2d(6, 1, 4, bias=False),
+        ],
+    ),
+    "without normalisation, classes": (
+        {"discriminator_norm": False, "classes": 2},
+        lambda: [down(3, 3), leaky(), down(3, 6), leaky(), nn.Conv2d(6, 2, 4)],
+    ),
+    "without padding": (
+        {"discriminator_padding": 0, "image_size": 32},
+        lambda: [
+            *(down(3, 3, 0, bias=False), leaky()),
+            *(down(3, 6, 0, bias=False), nn.BatchNorm2d(6), leaky()),
+            *(down(6, 12, 0, bias=False), nn.BatchNorm2d(12), leaky()),
+            nn.Conv2d(12, 1, 2, bias=False),
+        ],
+    ),
+    "linear head": (
+        {"discriminator_head": "linear", "head_size": 7, "image_size": 28, "channels": 1},
+        lambda: [
+            *(down(1, 3, bias=False), leaky()),
+            *(down(3, 6, bias=False), nn.BatchNorm2d(6), leaky()),
+            *(nn.Flatten(), nn.Linear(6 * 7 * 7, 7), leaky(), nn.Linear(7, 1)),
+        ],
+    ),
+    "residual, classes": (
+        {
+            "discriminator_blocks": "residual",
+            "discriminator_norm": False,
+            "image_size": 32,
+            "classes": 2,
+        },
+        lambda: [down(3, 3), shrinking(3, 6), shrinking(6, 12), leaky(), nn.Conv2d(12, 2, 4)],
+    ),
+    "residual, linear head": (
+        {
+            "discriminator_blocks": "residual",
+            "discriminator_norm": False,
+            "discriminator_head": "linear",
+            "head_size": 7,
+            "image_size": 28,
+        },
+        lambda: [
+            *(down(3, 3), shrinking(3, 6), leaky()),
+            *(nn.Flatten(), nn.Linear(6 * 7 * 7, 7), leaky(), nn.Linear(7, 1)),
+        ],
+    ),
+    "mlp": (
+        {"network": "mlp", "dropout": 0.4, "classes": 2},
+        lambda: [
+            nn.Flatten(),
+            *(nn.Linear(3 * 16 * 16, 12), leaky(), nn.Dropout(0.4)),
+            *(nn.Linear(12, 6), leaky(), nn.Dropout(0.4)),
+            *(nn.Linear(6, 3), leaky(), nn.Dropout(0.4)),
+            nn.Linear(3, 2),
+        ],
+    ),
+}
+
+
+def enlarge(network: nn.Module) -> None:
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(10 if weight.ndim == 4 else 1)
+
+
+def take_weights(plain: nn.Module, network: nn.Module) -> None:
+    """Copy weights in their order; both must have the same shapes."""
+    theirs, ours = list(plain.parameters()), list(network.parameters())
+    assert [weight.shape for weight in theirs] == [weight.shape for weight in ours]
+    with torch.no_grad():
+        for mine, other in zip(theirs, ours, strict=True):
+            mine.copy_(other)
+
+
+def assert_same_outputs(network: nn.Module, plain: nn.Module, *inputs: Any) -> None:
+    """In training, with the same dropout, and in evaluation, with the statistics of that."""
+    enlarge(network)
+    take_weights(plain, network)
+    for training in (True, False):
+        network.train(training)
+        plain.train(training)
+        torch.manual_seed(1)
+        found = network(*inputs)
+        torch.manual_seed(1)
+        expected = plain(inputs[0])
+        assert float(expected.detach().std()) > 1e-3, "outputs that are all alike prove nothing"
+        if len(inputs) > 1 and inputs[1] is not None:
+            expected = expected.flatten(1)[torch.arange(len(expected)), inputs[1].argmax(1)]
+        torch.testing.assert_close(found, expected.view_as(found), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("changes", "layers"), GENERATORS.values(), ids=GENERATORS)
+def test_a_generator_is_its_layers(
+    changes: dict[str, Any], layers: Callable[[], list[nn.Module]]
+) -> None:
+    arch = replace(TINY, **changes)
+    generator = build(arch, seed=1)[0]
+    shape = (arch.channels, arch.image_size, arch.image_size)
+    plain = nn.Sequential(*layers(), nn.Tanh(), nn.Flatten(), nn.Unflatten(1, shape))
+    assert_same_outputs(generator, plain, draw_latents(4, arch, seed=2))
+
+
+@pytest.mark.parametrize(("changes", "layers"), DISCRIMINATORS.values(), ids=DISCRIMINATORS)
+def test_a_discriminator_is_its_layers(
+    changes: dict[str, Any], layers: Callable[[], list[nn.Module]]
+) -> None:
+    """Where it knows classes, an image's logit is that of its own class."""
+    arch = replace(TINY, **changes)
+    discriminator = build(arch, seed=1)[1]
+    stream = torch.Generator().manual_seed(2)
+    images = torch.rand(4, arch.channels, arch.image_size, arch.image_size, generator=stream)
+    labels = nn.functional.one_hot(torch.tensor([1, 0, 0, 1]), 2) if arch.classes else None
+    assert_same_outputs(discriminator, nn.Sequential(*layers()), images * 2 - 1, labels)
+
+
+def test_maps_stop_doubling_at_eight_times_the_width() -> None:
+    arch = replace(TINY, image_size=256, generator_width=2, discriminator_width=1)
+    generator, discriminator = build(arch, seed=0)
+    grows = [m.in_channels for m in generator.modules() if isinstance(m, nn.ConvTranspose2d)]
+    shrinks = [m.out_channels for m in discriminator.modules() if isinstance(m, nn.Conv2d)]
+    assert grows == [5, 16, 16, 16, 8, 4, 2]
+    assert shrinks == [1, 2, 4, 8, 8, 8, 1]
+
+
+def test_shortcuts_keep_the_strength_of_maps() -> None:
+    """Weights from N(0, 1 / maps); those of all other convolutions are from N(0, 0.02)."""
+    wide = {"generator_width": 32, "discriminator_width": 32, "discriminator_norm": False}
+    blocks = {"generator_blocks": "residual", "discriminator_blocks": "residual"}
+    for network in build(replace(TINY, image_size=32, **wide, **blocks), seed=0):  # type: ignore[arg-type]
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.weight.numel() > 1000:
+                spread = layer.in_channels**-0.5 if layer.kernel_size == (1, 1) else 0.02
+                assert float(layer.weight.detach().std()) == pytest.approx(spread, rel=0.1)
+                assert float(layer.weight.detach().mean()) == pytest.approx(0, abs=spread / 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("latent_size", 1, 65_536),
+        ("generator_width", 1, 4096),
+        ("discriminator_width", 1, 4096),
+        ("discriminator_padding", 0, 1),
+        ("head_size", 1, 65_536),
+        ("dropout", 0, 1),
+        ("classes", 0, 65_536),
+    ],
+)
+def test_the_bounds_of_a_network_are_within_it(name: str, least: int, most: int) -> None:
+    for value in (least, most):
+        assert getattr(replace(TINY, **{name: value}), name) == value
+    for value in (least - 1, most + 1):
+        with pytest.raises(AtelierError, match=r"networks have|latents of 0 numbers"):
+            replace(TINY, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [
+        ({}, False),
+        ({"image_size": 32}, True),
+        ({"discriminator_padding": 1}, True),
+        ({"discriminator_norm": False}, True),
+        ({"discriminator_head": "linear"}, True),
+        ({"network": "mlp"}, True),
+    ],
+)
+def test_a_single_pixel_is_not_normalised(changes: dict[str, Any], fits: bool) -> None:
+    narrow = {"image_size": 28, "discriminator_padding": 0, **changes}
+    if fits:
+        build(replace(TINY, **narrow), seed=0)[1](torch.zeros(2, 3, *[narrow["image_size"]] * 2))
+    else:
+        with pytest.raises(AtelierError, match="28 pixels shrink to a single one"):
+            replace(TINY, **narrow)
+
+
+def test_an_architecture_takes_every_setting_of_the_networks() -> None:
+    changes = {
+        "network": "dcgan",
+        "latent_size": 9,
+        "latents": "uniform",
+        "generator_width": 3,
+        "discriminator_width": 5,
+        "activation_first": True,
+        "discriminator_norm": False,
+        "discriminator_padding": 0,
+        "discriminator_head": "linear",
+        "head_size": 6,
+        "generator_blocks": "upsample",
+        "discriminator_blocks": "residual",
+        "spectral_norm": True,
+    }
+    settings = train_settings("celeba64", **changes)
+    arch = Architecture.of(settings, 32, 1, 4)
+    assert arch == Architecture(image_size=32, channels=1, classes=4, dropout=0.0, **changes)  # type: ignore[arg-type]
+    assert arch.inputs == 13
+    assert Architecture.of(settings, 32, 1).classes == 0

@@ -1,0 +1,289 @@
+"""One whole training step against a plain float64 reference."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from atelier.gan.augment import CHANCES
+from atelier.gan.gan import Gan, build_gan
+from atelier.gan.losses import Kind
+from atelier.gan.networks import build
+from atelier.gan.ranks import Ranks
+from atelier.gan.step import train_step
+from atelier.settings import TrainSettings
+
+from .architectures import SMALL, train_settings
+from .plain_augmentation import plain_augmentation
+
+ARCH = replace(
+    SMALL,
+    generator_width=2,
+    discriminator_width=2,
+    latent_size=3,
+    discriminator_norm=False,
+    classes=3,
+)
+COUNT, RATE_G, RATE_D = 4, 0.25, 0.125
+KINDS: tuple[Kind, ...] = ("bce", "hinge", "least_squares", "wasserstein", "relativistic")
+# Unequal weights: no two penalties may change places.
+PENALTIES = {"gradient_penalty": 3.1, "r1": 0.7, "r2": 1.9, "penalty_every": 3}
+
+
+def settings_of(**changes: Any) -> TrainSettings:
+    changes = {"discriminator_norm": False, "precision": "fp32", **changes}
+    return train_settings("celeba64", seed=5, ema=0.9, **changes)
+
+
+def vivid_weights(network: nn.Module) -> None:
+    """Enlarge new weights, so that logits and their gradients differ."""
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(8 if weight.ndim == 4 else 1)
+
+
+def gan_of(settings: TrainSettings, ranks: Ranks | None = None) -> Gan:
+    """Build a GAN that learns by plain gradient descent, so that a step is its gradient."""
+    gan = build_gan(ARCH, settings, torch.device("cpu"))
+    for network in (gan.generator, gan.discriminator):
+        vivid_weights(network)
+    assert gan.average
+    gan.average.generator.load_state_dict(gan.generator.state_dict())
+    return replace(
+        gan,
+        generator_optimizer=torch.optim.SGD(gan.generator.parameters(), RATE_G),
+        discriminator_optimizer=torch.optim.SGD(gan.discriminator.parameters(), RATE_D),
+        ranks=ranks or gan.ranks,
+    )
+
+
+@dataclass
+class Batch:
+    """Inputs of a step."""
+
+    real: Tensor
+    latents: Tensor
+    chances: Tensor
+
+
+def batch_of(seed: int = 1) -> Batch:
+    stream = torch.Generator().manual_seed(seed)
+    real = torch.rand(COUNT, 3, 16, 16, generator=stream) * 2 - 1
+    latents = torch.randn(COUNT, 3, generator=stream)
+    labels = nn.functional.one_hot(torch.tensor([2, 0, 1, 2]), 3).float()
+    return Batch(
+        real, torch.cat([latents, labels], 1), torch.rand(COUNT, CHANCES, generator=stream)
+    )
+
+
+def loss_d(kind: Kind, real: Tensor, fake: Tensor, smoothing: float) -> Tensor:
+    softplus = nn.functional.softplus
+    label = 1 - smoothing
+    match kind:
+        case "bce":
+            return (label * softplus(-real) + smoothing * softplus(real) + softplus(fake)).mean()
+        case "hinge":
+            return ((1 - real).clamp(min=0) + (1 + fake).clamp(min=0)).mean()
+        case "least_squares":
+            return ((real - 1) ** 2 + fake**2).mean() / 2
+        case "wasserstein":
+            return (fake - real).mean()
+        case "relativistic":
+            return softplus(fake - real).mean()
+
+
+def loss_g(kind: Kind, fake: Tensor, real: Tensor) -> Tensor:
+    softplus = nn.functional.softplus
+    match kind:
+        case "bce":
+            return softplus(-fake).mean()
+        case "hinge" | "wasserstein":
+            return -fake.mean()
+        case "least_squares":
+            return ((fake - 1) ** 2).mean() / 2
+        case "relativistic":
+            return softplus(real - fake).mean()
+
+
+def gradient_lengths(judge: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """The length of the gradient of each image's logit, one image at a time."""
+    lengths = []
+    for image, label in zip(images.detach(), labels, strict=True):
+        image = image[None].clone().requires_grad_()
+        logit = judge(image, label[None]).sum()
+        lengths.append(torch.autograd.grad(logit, image, create_graph=True)[0].norm())
+    return torch.stack(lengths)
+
+
+def penalty(
+    settings: TrainSettings, judge: nn.Module, real: Tensor, fake: Tensor, *given: Tensor
+) -> Tensor:
+    """Three penalties by their weights, times the steps that they stand for."""
+    labels, mix = given
+    between = mix[:, None, None, None] * real + (1 - mix)[:, None, None, None] * fake
+    return settings.penalty_every * (
+        settings.gradient_penalty * ((gradient_lengths(judge, between, labels) - 1) ** 2).mean()
+        + settings.r1 / 2 * (gradient_lengths(judge, real, labels) ** 2).mean()
+        + settings.r2 / 2 * (gradient_lengths(judge, fake, labels) ** 2).mean()
+    )
+
+
+@dataclass
+class Reference:
+    """Results of a step: statistics, and of both networks gradients and weights."""
+
+    statistics: list[float]
+    gradients: tuple[list[Tensor], list[Tensor]]
+    weights: tuple[list[Tensor], list[Tensor]]
+
+
+def reference_step(settings: TrainSettings, batch: Batch, penalised: bool) -> Reference:
+    generator, judge = (network.double().train() for network in build(ARCH, settings.seed))
+    for network in (generator, judge):
+        vivid_weights(network)
+    real, latents, chances = (t.double() for t in (batch.real, batch.latents, batch.chances))
+    labels = latents[:, 3:]
+    if settings.flip:
+        turned = [image.flip(-1) if chances[n, 0] < 0.5 else image for n, image in enumerate(real)]
+        real = torch.stack(turned)
+
+    def look(images: Tensor, name: str) -> Tensor:
+        return plain_augmentation(images, settings.augment, chances, name)
+
+    fake = generator(latents)
+    seen = look(real, "real"), look(fake.detach(), "fake")
+    logits = [judge(images, labels) for images in seen]
+    loss = loss_d(settings.loss, *logits, settings.label_smoothing)
+    weights_d, weights_g = list(judge.parameters()), list(generator.parameters())
+    extra = penalty(settings, judge, *seen, labels, chances[:, 1]) if penalised else 0
+    gradients_d = torch.autograd.grad(loss + extra, weights_d)
+    with torch.no_grad():
+        for weight, gradient in zip(weights_d, gradients_d, strict=True):
+            weight -= RATE_D * gradient
+    fooled = judge(look(fake, "fooled"), labels)
+    second = loss_g(settings.loss, fooled, judge(look(real, "rival"), labels))
+    gradients_g = torch.autograd.grad(second, weights_g)
+    with torch.no_grad():
+        for weight, gradient in zip(weights_g, gradients_g, strict=True):
+            weight -= RATE_G * gradient
+    beliefs = [values.sigmoid().mean().item() for values in (*logits, fooled)]
+    return Reference(
+        [loss.item(), second.item(), *beliefs],
+        (list(gradients_g), list(gradients_d)),
+        (weights_g, weights_d),
+    )
+
+
+def assert_same(found: Gan, statistics: Tensor, expected: Reference) -> None:
+    torch.testing.assert_close(
+        statistics.double(), torch.tensor(expected.statistics).double(), rtol=1e-4, atol=1e-5
+    )
+    for network, gradients, weights in zip(
+        (found.generator, found.discriminator), expected.gradients, expected.weights, strict=True
+    ):
+        largest = max(float(gradient.abs().max()) for gradient in gradients)
+        assert largest > 1e-3, "gradients that vanish would prove nothing"
+        for mine, gradient, weight in zip(network.parameters(), gradients, weights, strict=True):
+            assert mine.grad is not None
+            assert mine.requires_grad
+            torch.testing.assert_close(
+                mine.grad.double(), gradient, rtol=1e-3, atol=1e-5 * max(1, largest)
+            )
+            torch.testing.assert_close(
+                mine.detach().double(), weight.detach(), rtol=1e-3, atol=1e-5 * max(1, largest)
+            )
+
+
+STEPS: dict[str, dict[str, Any]] = {
+    **{kind: {"loss": kind, **PENALTIES} for kind in KINDS},
+    "smoothed": {"label_smoothing": 0.2},
+    "zero-centred": {"r1": 0.7},
+    "flipped": {"flip": True},
+    "augmented": {
+        "loss": "relativistic",
+        "augment": ["color", "translation", "cutout"],
+        "flip": True,
+        **PENALTIES,
+    },
+}
+
+
+@pytest.mark.parametrize("changes", STEPS.values(), ids=STEPS)
+def test_a_step_is_the_plain_references(changes: dict[str, Any]) -> None:
+    settings, batch = settings_of(**changes), batch_of()
+    for penalised in {False, settings.penalised}:
+        gan = gan_of(settings)
+        statistics = train_step(
+            gan, batch.real, batch.latents, 1.0, batch.chances, penalised=penalised
+        )
+        assert_same(gan, statistics, reference_step(settings, batch, penalised))
+
+
+def test_the_generators_average_follows_each_step() -> None:
+    """At its first step an average keeps 2/11 of what it was, since the decay begins small."""
+    settings, batch = settings_of(), batch_of()
+    gan = gan_of(settings)
+    assert gan.average
+    before = [weight.detach().clone() for weight in gan.generator.parameters()]
+    train_step(gan, batch.real, batch.latents)
+    for average, old, new in zip(
+        gan.average.generator.parameters(), before, gan.generator.parameters(), strict=True
+    ):
+        torch.testing.assert_close(average, 2 / 11 * old + 9 / 11 * new.detach())
+    assert not any(weight.requires_grad for weight in gan.average.generator.parameters())
+    assert gan.artist is gan.average.generator
+    assert replace(gan, average=None).artist is gan.generator
+
+
+@pytest.mark.parametrize("loss", ["wasserstein", "relativistic"])
+def test_two_processes_with_half_of_a_batch_each_do_the_step_of_one(
+    monkeypatch: pytest.MonkeyPatch, loss: Kind
+) -> None:
+    """Both have the same pictures here, so that a sum over processes is twice what one has."""
+    monkeypatch.setattr("atelier.gan.ranks._all_reduce", lambda tensor: tensor.mul_(2))
+    settings = settings_of(loss=loss, **PENALTIES)
+    batch = batch_of()
+    gan = gan_of(settings, Ranks(0, 2))
+    statistics = train_step(gan, batch.real, batch.latents, 0.5, batch.chances, penalised=True)
+    # Its normalisation sees its own half only, which is as good as the whole.
+    assert_same(gan, statistics, reference_step(settings, batch, penalised=True))
+    # By default all that a process has counts.
+    whole = train_step(
+        gan_of(settings, Ranks(0, 2)), batch.real, batch.latents, chances=batch.chances
+    )
+    half = train_step(gan_of(settings, Ranks(0, 2)), batch.real, batch.latents, 0.5, batch.chances)
+    assert float(whole[0]) == pytest.approx(2 * float(half[0]), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ({}, 0),
+        ({"r1": 1.0, "r2": 1.0}, 0),
+        ({"augment": ["cutout"]}, CHANCES),
+        ({"flip": True}, CHANCES),
+        ({"gradient_penalty": 1.0}, CHANCES),
+    ],
+)
+def test_random_numbers_are_drawn_only_for_steps_that_need_them(
+    changes: dict[str, Any], count: int
+) -> None:
+    assert gan_of(settings_of(**changes)).chances == count
+
+
+def test_a_step_leaves_the_discriminator_ready_to_learn_after_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gan, batch = gan_of(settings_of()), batch_of()
+
+    def fail(*_arguments: object) -> Tensor:
+        raise RuntimeError("no memory")
+
+    failing: Callable[..., Tensor] = fail
+    monkeypatch.setattr("atelier.gan.step.generator_loss", failing)
+    with pytest.raises(RuntimeError, match="no memory"):
+        train_step(gan, batch.real, batch.latents)
+    assert all(weight.requires_grad for weight in gan.discriminator.parameters())

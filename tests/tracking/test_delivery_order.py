@@ -1,0 +1,69 @@
+"""The order in which journals are delivered."""
+
+import fcntl
+import os
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from atelier.errors import AtelierError
+from atelier.tracking.delivery import Delivery
+from atelier.tracking.journal import executions, journals
+from atelier.tracking.workspace import private_folder
+
+
+def add_journal(root: Path, execution: str, name: str, store: str | None = "project") -> Path:
+    """Write a journal of one entry that is neither delivered nor written to any more."""
+    folder = private_folder(root) / "journal" / execution / name
+    folder.mkdir(parents=True)
+    (folder / "entries.jsonl").write_text('{"kind": "tags", "time": 1, "tags": {}}\n')
+    if store:
+        (folder.parent / "store.txt").write_text(store)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("execution", "name", "store", "is_open", "waits"),
+    [
+        ("b", "100-train-x", "project", False, True),
+        ("a", "100-train-x", "project", False, True),
+        ("b", "300-train-x", "project", False, False),
+        ("b", "100-evaluate-x", "project", False, False),
+        ("b", "100-train-x", "project", True, False),
+        ("b", "100-train-x", None, False, True),
+        ("b", "100-train-x", "http://elsewhere", False, False),
+    ],
+    ids=["earlier", "same execution", "later", "other stage", "open", "old store", "other store"],
+)
+def test_a_continued_run_is_delivered_after_its_earlier_attempts(
+    tmp_path: Path, execution: str, name: str, store: str | None, is_open: bool, waits: bool
+) -> None:
+    mine = add_journal(tmp_path, "a", "200-train-x")
+    # What lies before it in the list must not decide for what comes behind.
+    add_journal(tmp_path, "0", "050-convert-x", "http://elsewhere")
+    add_journal(tmp_path, "1", "050-convert-x")
+    other = add_journal(tmp_path, execution, name, store)
+    with (other / "entries.jsonl").open("a") as file:
+        if is_open:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        refused = pytest.raises(AtelierError, match="an earlier attempt at train is not delivered")
+        with refused if waits else nullcontext():
+            Delivery(tmp_path, "p", mine)._refuse_to_overtake("train")
+
+
+def test_executions_and_their_journals_are_delivered_oldest_first(tmp_path: Path) -> None:
+    for execution, name in (("a", "300-x"), ("b", "100-x"), ("a", "150-x"), ("c", "200-x")):
+        add_journal(tmp_path, execution, name)
+    unborn = add_journal(tmp_path, "b", ".050-x")
+    (unborn.parent / "empty").mkdir()
+    private = private_folder(tmp_path)
+    (private / "journal" / "file").touch()
+    found = executions(private)
+    assert [folder.name for folder in found] == ["b", "a", "c"]
+    assert [[path.name for path in journals(folder)] for folder in found] == [
+        ["100-x"],
+        ["150-x", "300-x"],
+        ["200-x"],
+    ]
+    assert os.listdir(unborn) == ["entries.jsonl"]

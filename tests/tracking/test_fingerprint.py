@@ -1,0 +1,240 @@
+"""Fingerprints of what a stage was started with."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from atelier.errors import AtelierError
+from atelier.tracking import fingerprint
+from atelier.tracking.fingerprint import Fingerprint, refuse_changes, take
+from atelier.tracking.record import StageRecord
+
+TRAINING = Fingerprint(
+    settings={"train.lr": 0.1, "train.augment": []},
+    files={"data/faces.npy": "seen", "src/a.py": "code"},
+    contents={"data/faces.npy": "1234", "src/a.py": "5678"},
+)
+
+
+def md5(content: str) -> str:
+    return hashlib.md5(content.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _patch: replace(TRAINING, settings={"train.lr": 0.2, "train.augment": []}),
+        lambda _patch: replace(TRAINING, settings={"train.lr": 0.1}),
+        lambda _patch: replace(TRAINING, contents=TRAINING.contents | {"src/a.py": "9"}),
+        lambda patch: patch.setattr(fingerprint, "version", lambda name: f"{name} 99"),
+        lambda patch: patch.setattr(os, "cpu_count", lambda: 99),
+        lambda patch: patch.setattr(fingerprint, "gpu_names", lambda: ["H200"]),
+        lambda patch: patch.setenv("OMP_NUM_THREADS", "99"),
+        lambda patch: patch.setenv("MKL_NUM_THREADS", "99"),
+    ],
+    ids=["setting", "missing setting", "content", "torch", "cores", "cards", "OMP", "MKL"],
+)
+def test_work_goes_on_from_the_same_start_on_the_same_machine_only(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[pytest.MonkeyPatch], Fingerprint | None]
+) -> None:
+    monkeypatch.setattr(fingerprint, "gpu_names", lambda: ["H100"])
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    key = TRAINING.key("cpu")
+    assert len(key) == 32
+    # Another copy of the project has the same contents in other files.
+    copy = Fingerprint(dict(reversed(TRAINING.settings.items())), {}, dict(TRAINING.contents))
+    assert copy.key("cpu") == key
+    assert TRAINING.key("cuda") != key
+    changed = change(monkeypatch) or TRAINING
+    assert changed.key("cpu") != key
+
+
+@pytest.mark.parametrize(
+    ("parameters", "inputs", "recorded"),
+    [
+        ({}, {}, True),
+        ({}, {"src/a.py": "9"}, False),
+        ({}, {"data/listing": "9"}, False),
+        ({}, {"data/folder": "9.dir"}, True),
+        ({"train.lr": "0.2"}, {}, False),
+        ({"train.seed": "1"}, {}, False),
+    ],
+    ids=["same", "content", "more files", "folder", "setting", "more settings"],
+)
+def test_a_record_is_of_a_start_if_settings_and_files_are_the_same(
+    parameters: dict[str, str], inputs: dict[str, str], recorded: bool
+) -> None:
+    same = {"train.lr": "0.1", "train.augment": "[]"}
+    record = StageRecord(same | parameters, TRAINING.contents | inputs, {})
+    assert TRAINING.is_recorded(record) is recorded
+
+
+def test_changes_are_named_in_order() -> None:
+    settings = {"train.augment": [], "train.lr": 0.2, "train.seed": 1}
+    files = {"data/new.npy": "seen", "src/a.py": "other code"}
+    assert TRAINING.changes(TRAINING.settings, TRAINING.files) == []
+    assert TRAINING.changes(settings, files) == [
+        "train.lr was 0.1 and is 0.2",
+        "train.seed was None and is 1",
+        "data/faces.npy was changed",
+        "data/new.npy was changed",
+        "src/a.py was changed",
+    ]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a pipeline of one stage, in which this process is."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    for folder in ("code/__pycache__", "data/inputs", "data/faces"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "params.yaml").write_text("train: {lr: 0.1, ema: {decay: 0.9}}\nruntime: cpu\n")
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n"
+        "  train:\n"
+        "    cmd: x\n"
+        "    deps: [code, code/a.py, data/faces, data/inputs/train.json, data/missing]\n"
+        "    params: [train, runtime, none.of.these, {other.yaml: [x]}]\n"
+        "  nothing: {cmd: x}\n"
+        "  listed: {foreach: [1], do: {cmd: x, deps: [a]}}\n"
+    )
+    (tmp_path / "code/a.py").write_text("print(1)")
+    (tmp_path / "code/__pycache__/a.pyc").write_text("cache")
+    (tmp_path / "data/faces/1.png").write_text("one")
+    (tmp_path / "data/faces/2.png").write_text("two")
+    (tmp_path / "data/mine.jpg").write_text("mine")
+    (tmp_path / "data/inputs/train.json").write_text(json.dumps({"data/mine.jpg": md5("mine")}))
+    return tmp_path
+
+
+def taken() -> Fingerprint:
+    found = take("train")
+    assert found
+    return found
+
+
+def test_a_fingerprint_has_the_settings_and_files_that_the_stage_names(project: Path) -> None:
+    found = taken()
+    assert found.settings == {
+        "train.lr": 0.1, "train.ema.decay": 0.9, "runtime": "cpu", "none.of.these": None,
+    }  # fmt: skip
+    assert found.files.keys() == found.contents.keys()
+    assert list(found.files) == [
+        *("code", "code/a.py", "data/faces", "data/inputs/train.json", "data/missing"),
+        "data/mine.jpg",
+    ]
+    assert found.files["code/a.py"] == found.contents["code/a.py"] == md5("print(1)")
+    assert found.contents["data/mine.jpg"] == md5("mine")
+    assert found.contents["data/missing"] == "missing"
+    assert found == taken()
+    assert [take(stage) for stage in ("nothing", "listed", "none")] == [None] * 3
+    (project / "dvc.yaml").unlink()
+    assert take("train") is None
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "changed"),
+    [
+        ("data/faces/2.png", "two, changed", {"data/faces"}),
+        ("data/faces/3.png", "three", {"data/faces"}),
+        ("code/a.py", "print(2)", {"code", "code/a.py"}),
+        ("code/__pycache__/a.pyc", "another", set()),
+        ("data/mine.jpg", "theirs", {"data/mine.jpg"}),
+        ("data/missing", "there", {"data/missing"}),
+        ("unrelated", "x", set()),
+    ],
+)
+def test_a_change_of_a_file_changes_the_fingerprint_of_what_holds_it(
+    project: Path, path: str, content: str, changed: set[str]
+) -> None:
+    before = taken()
+    (project / path).write_text(content)
+    after = taken()
+    for found, other in ((before.files, after.files), (before.contents, after.contents)):
+        assert {name for name in found if found[name] != other[name]} == changed
+    if changed:
+        with pytest.raises(AtelierError, match=f"while train ran, {min(changed)} was changed"):
+            refuse_changes(before, "train")
+    else:
+        refuse_changes(before, "train")
+    refuse_changes(None, "train")
+
+
+def test_data_is_known_by_place_size_and_time_and_code_by_content(project: Path) -> None:
+    """So that data that is written anew between is noticed, and code that is put back is not."""
+    before = taken()
+    for path in ("data/faces/2.png", "code/a.py"):
+        content = (project / path).read_text()
+        (project / path).unlink()
+        (project / path).write_text(content)
+        os.utime(project / path, ns=(1, 1))
+    after = taken()
+    assert after.contents == before.contents
+    assert {name for name in before.files if before.files[name] != after.files[name]} == {
+        "code", "data/faces",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ["place", "size", "time"])
+def test_data_that_differs_in_one_of_them_is_other_data(project: Path, change: str) -> None:
+    file = project / "data/faces/2.png"
+    os.utime(file, ns=(10**18, 10**18))
+    before = taken()
+    if change == "place":
+        copy = project / "copy"
+        copy.write_text(file.read_text())
+        copy.replace(file)
+    elif change == "size":
+        file.write_text("longer")
+    nanoseconds = 10**18 + (change == "time")
+    os.utime(file, ns=(nanoseconds, nanoseconds))
+    assert before.changes(before.settings, taken().files) == ["data/faces was changed"]
+
+
+def test_the_first_three_changes_are_named_and_the_others_counted(project: Path) -> None:
+    before = taken()
+    (project / "params.yaml").write_text("train: {lr: 0.2, ema: {decay: 0.8}}\nruntime: x\n")
+    with pytest.raises(
+        AtelierError, match=r"runtime was .* is 0\.8; train\.lr was 0\.1 and is 0\.2\. DVC"
+    ):
+        refuse_changes(before, "train")
+    (project / "code/a.py").write_text("print(2)")
+    with pytest.raises(AtelierError, match=r"is 0\.2 and 2 more\. DVC would record"):
+        refuse_changes(before, "train")
+    (project / "dvc.yaml").unlink()
+    refuse_changes(before, "train")
+
+
+def test_hashes_that_dvc_recorded_are_taken_within_its_stages_only(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "dvc.lock").write_text(
+        "schema: '2.0'\n"
+        "stages:\n"
+        "  convert:\n"
+        "    cmd: x\n"
+        "    outs: [{path: data/faces, md5: 00ff.dir}]\n"
+    )
+    outside = taken()
+    monkeypatch.setenv("DVC_STAGE", "train")
+    within = taken()
+    assert within.contents == outside.contents | {"data/faces": "00ff.dir"}
+    (project / "dvc.lock").unlink()
+    assert taken() == outside
+
+
+def test_a_listed_file_that_was_changed_since_is_refused_within_dvcs_stages(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "data/mine.jpg").write_text("theirs")
+    take("train")
+    monkeypatch.setenv("DVC_STAGE", "train")
+    with pytest.raises(AtelierError, match=r"data/mine.jpg was changed after data/inputs listed"):
+        take("train")
