@@ -171,7 +171,7 @@ CASES = {
 }
 # A preset and what makes it tiny, one argument.
 TINY_PRESET = (
-    "base convert.image_size=16 train.epochs=1 train.batch_size=16 train.generator_width=4"
+    "sample convert.image_size=16 train.epochs=1 train.batch_size=16 train.generator_width=4"
     " train.discriminator_width=4 train.samples=4 train.measure_every=0 evaluate.samples=16"
     " evaluate.epochs=1 runtime.device=cpu runtime.progress=false"
 )
