@@ -33,11 +33,13 @@ BENCHMARKS = ROOT / "benchmarks"
 HELPERS = {"command"}
 COMPARED = "name reference ours ratio limit_share"
 RATES = "limit_fp32_gigas limit_bf16_gigas limit_copy_gigas"
-DAMAGES = (
-    "blur of 0.35 pixels, blur of 0.7 pixels, blur of 1.4 pixels, noise of 5, noise of 10,"
-    " noise of 20, the brightest 75%, the brightest 50%, the brightest 25%, 100 faces, repeated,"
-    " 30 faces, repeated, 10 faces, repeated, half copied"
-)
+DAMAGES = {
+    *(f"blur of {size} pixels" for size in (0.35, 0.7, 1.4)),
+    *(f"noise of {size}" for size in (5, 10, 20)),
+    *(f"the brightest {share}%" for share in (75, 50, 25)),
+    *(f"{count} faces, repeated" for count in (100, 30, 10)),
+    "half copied",
+}
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ CASES = {
     "extractors": Case(
         "--side 32 --count 8 --json",
         {"name", "side", "milliseconds a picture", "real", "memorised, real"}
-        | {"memorised, half copied", *DAMAGES.replace("faces, rep", "faces; rep").split(", ")},
+        | {"memorised, half copied", *DAMAGES},
         {"side", "milliseconds a picture"},
         objects=4,
     ),
@@ -209,7 +211,7 @@ def test_benchmark_prints_its_numbers(name: str, tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1800,  # a benchmark that hangs; a busy machine takes minutes
         check=False,
     )
     assert program.returncode == 0, program.stdout + program.stderr
