@@ -105,7 +105,7 @@ CASES = {
         lambda folder: _generator(folder, 32, 3),
     ),
     "convert": Case(
-        "--pictures 6 --height 96 --rounds 1 --json",
+        "--pictures 6 --height 96 --rounds 3 --json",
         {*COMPARED.split(), "unit", "limit", "cores"}
         | {"kilobytes_a_picture", "mean_difference_of_pixels"},
         {*COMPARED.split(), "limit", "cores"} - {"name"},
