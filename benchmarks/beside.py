@@ -6,7 +6,8 @@ settings, with learned ones the chapter's layers.
 Without pictures, faces of a trained generator are painted in the drawn style.
 
 Usage: python benchmarks/beside.py OUT.png [--generator FILE] [--faces 3] [--pixels 128]
-       [--evaluations 300] [--contents FILE ...] [--styles FILE ...] [--weights FILE]
+       [--evaluations 300] [--iterations 0] [--contents FILE ...] [--styles FILE ...]
+       [--weights FILE] [--json]
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from command import show
 
 from atelier.figures.montage import save_png
 from atelier.figures.sheet import sheet
@@ -45,6 +47,8 @@ def by_the_stage(contents: Pictures, styles: Pictures, asked: argparse.Namespace
     weights = {"weights": Path(asked.weights).name}
     if asked.weights == "random":
         sample = preset_values("sample", ROOT / "presets")["stylize"]
+        if asked.iterations:
+            sample["iterations"] = asked.iterations
         wanted = StylizeSettings(**sample | {"picture_size": asked.pixels} | weights)
     else:
         wanted = settings(asked.pixels, asked.weights, bounded=True).model_copy(update=weights)
@@ -65,9 +69,11 @@ def main() -> None:
     parser.add_argument("--faces", type=int, default=3)
     parser.add_argument("--pixels", type=int, default=128)
     parser.add_argument("--evaluations", type=int, default=300, help="of the reference")
+    parser.add_argument("--iterations", type=int, default=0, help="of ours; 0: as the sample's")
     parser.add_argument("--contents", type=Path, nargs="+")
     parser.add_argument("--styles", type=Path, nargs="+")
     parser.add_argument("--weights", default="random", help="a file of VGG19's weights")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     asked = parser.parse_args()
     contents = named(asked.contents or [])
     if not contents:
@@ -85,7 +91,11 @@ def main() -> None:
         for look, style in styles.items()
         for name, picture in contents.items()
     ]
-    save_png(sheet(["content", "style", "plain", "ours"], rows), asked.out)
+    picture = sheet(["content", "style", "plain", "ours"], rows)
+    save_png(picture, asked.out)
+    height, width = picture.shape[:2]
+    result = {"name": "beside", "rows": len(rows), "height": height, "width": width}
+    show({**result, "file": str(asked.out)}, asked.json)
 
 
 if __name__ == "__main__":

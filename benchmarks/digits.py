@@ -3,7 +3,8 @@
 A small classifier learns the digits of data/images.npz (the last folders of their names) and reads
 1,000 generated ones.
 
-Usage, after the preset mnist28 has run: python benchmarks/digits.py [--json]
+Usage, after the preset mnist28 has run: python benchmarks/digits.py [--images FILE]
+[--generator FILE] [--generated 1000] [--held-out 5000] [--json]
 """
 
 from pathlib import Path
@@ -18,7 +19,6 @@ from atelier.gan.generate import draw_latents, generate
 from atelier.gan.weights import load_generator
 from atelier.images.dataset import load_images
 
-HELD_OUT = 5_000
 EPOCHS = 5
 
 
@@ -45,17 +45,23 @@ def learn(pictures: Tensor, labels: Tensor) -> nn.Module:
 
 def main() -> None:
     """Train, read, print."""
-    arguments = options(__doc__)
+    arguments = options(
+        __doc__,
+        images=Path("data/images.npz"),
+        generator=Path("models/generator.safetensors"),
+        generated=1000,
+        held_out=5000,
+    )
     torch.manual_seed(0)
-    images = load_images(Path("data/images.npz"))
+    images = load_images(arguments.images)
     labels = torch.tensor(images.classes()[1])
     order = torch.randperm(len(labels))
-    kept, held_out = order[HELD_OUT:], order[:HELD_OUT]
+    kept, held_out = order[arguments.held_out :], order[: arguments.held_out]
     network = learn(scaled(images.pixels[kept.numpy()]), labels[kept])
-    generator, arch = load_generator(Path("models/generator.safetensors"))
+    generator, arch = load_generator(arguments.generator)
     with torch.inference_mode():
         real = network(scaled(images.pixels[held_out.numpy()])).softmax(dim=1)
-        digits = generate(generator, draw_latents(1000, arch, seed=1))
+        digits = generate(generator, draw_latents(arguments.generated, arch, seed=1))
         surely, which = network(scaled(digits)).softmax(dim=1).max(dim=1)
     result = {
         "name": "digits",

@@ -15,11 +15,10 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 import torch
-from command import options, show
+from command import converted_rows, options, show
 from numpy.typing import NDArray
 
 from atelier.images.convert import convert
-from atelier.images.dataset import load_images
 from atelier.images.download import download
 from atelier.metrics.extractors import build_extractor
 from atelier.metrics.features import Extractor
@@ -37,16 +36,15 @@ def draw(count: int, side: int) -> Images:
     """Draw different faces, uint8 [count, side, side, 3], as the sample's convert makes them."""
     values = preset_values("sample", Path(__file__).parents[1] / "presets")
     sample = {"sample": {"count": count, "seed": 5}}
-    wanted = ConvertSettings.model_validate(
-        values["convert"] | {"image_size": side, "held_out": 0.0}
-    )
+    wanted = ConvertSettings.model_validate(values["convert"] | {"image_size": side})
     with TemporaryDirectory() as folder:
-        raw, images = Path(folder, "raw"), Path(folder, "images.npz")
+        raw, converted = Path(folder, "raw"), Path(folder, "converted")
+        converted.mkdir()
         download(
             DownloadSettings.model_validate(values["download"] | sample), raw, Path(folder, "s")
         )
-        convert(wanted, raw, images, 0)
-        return load_images(images).pixels[:count]
+        convert(wanted, raw, converted / "images.npz", 0)
+        return converted_rows(converted)
 
 
 def spoilt(faces: Images, seen: Images) -> dict[str, Images]:

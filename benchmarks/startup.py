@@ -5,12 +5,13 @@ Of every stage it times all that the script imports, at its head and when its wo
 The chain runs in a temporary clone on settings so small that the stages' own work all but
 vanishes; what is left is the overhead. Beside it stands what a stage's imports alone cost.
 
-Usage: python benchmarks/startup.py [--json]
+Usage: python benchmarks/startup.py [--repeats 3] [--json]
 """
 
 import ast
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -42,15 +43,15 @@ def seconds(command: list[str], folder: Path) -> float:
 
 def main() -> None:
     """Measure and print."""
-    arguments = options(__doc__)
+    arguments = options(__doc__, repeats=3)
     sys.path.insert(0, str(ROOT))
     from tests.project import clone
 
     result = {"name": "startup", "machine": platform.processor() or platform.machine()}
     stages = {path.stem: imports_of(path) for path in sorted((ROOT / "stages").glob("*.py"))}
     for name, code in (ALONE | stages).items():
-        times = sorted(seconds([sys.executable, "-c", code], ROOT) for _ in range(3))
-        result[f"imports, {name}"] = round(times[1], 2)
+        times = [seconds([sys.executable, "-c", code], ROOT) for _ in range(arguments.repeats)]
+        result[f"imports, {name}"] = round(statistics.median(times), 2)
     with tempfile.TemporaryDirectory() as folder:
         project = clone(Path(folder) / "project")
         result["tiny chain, store made anew"] = round(seconds(["dvc", "repro"], project.folder), 1)

@@ -19,7 +19,8 @@ Without files, the network has seeded random weights and the pictures are drawn.
 weights of VGG19 (through conv4_4 at least) and two pictures it is about learned features.
 
 Usage: python benchmarks/style.py [--json] [--pixels 256 (CUDA: 512)] [--evaluations 500]
-[--rounds 3] [--saved] [--clamp] [--weights FILE] [--content FILE --style FILE] [--save FOLDER]
+[--iterations 220] [--rounds 3] [--saved] [--clamp] [--weights FILE]
+[--content FILE --style FILE] [--save FOLDER] [--limit-side 2048 (CUDA: 8192)]
 """
 
 import argparse
@@ -184,7 +185,8 @@ def least_seconds(
     seconds, side = 0.0, wanted.picture_size
     for layer in vgg[: max(STYLE_LAYERS) + 1]:
         if isinstance(layer, nn.Conv2d):
-            operations = 2 * 9 * layer.in_channels * layer.out_channels * side**2
+            # Of 3 x 3 places for each pixel, less those in the padding.
+            operations = 2 * layer.in_channels * layer.out_channels * (3 * side - 2) ** 2
             moved = width * (layer.in_channels + layer.out_channels) * side**2
             seconds += 2 * max(operations / rate, moved / rates["copy"])
         elif isinstance(layer, nn.MaxPool2d):
@@ -209,7 +211,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--pixels", type=int, default=0, help="a side; 256, or 512 with CUDA")
     parser.add_argument("--evaluations", type=int, default=500, help="of the reference")
+    parser.add_argument("--iterations", type=int, default=OURS["iterations"], help="of ours")
     parser.add_argument("--rounds", type=int, default=3, help="of both, after a short one")
+    parser.add_argument("--limit-side", type=int, default=0, help="of the multiplied matrices")
     parser.add_argument("--saved", action="store_true", help="judge what is saved")
     parser.add_argument("--clamp", action="store_true", help="cut the reference's canvas")
     parser.add_argument("--weights", default="random", help="a file of VGG19's weights")
@@ -237,6 +241,7 @@ def main() -> None:
     device = choose_device(asked.device)
     pixels = asked.pixels or PIXELS.get(device.type, 256)
     wanted = settings(pixels, asked.weights, bounded=asked.saved or asked.clamp)
+    wanted = wanted.model_copy(update={"iterations": asked.iterations})
     random = np.random.default_rng(1)
     content = square(asked.content, lambda: random_portrait(pixels, pixels, random), pixels)
     style = square(asked.style, lambda: drawn_style(2 * pixels, 1), pixels)
@@ -262,7 +267,7 @@ def main() -> None:
             if asked.save:
                 save_png(to_uint8(seen[-1][1])[0], asked.save / f"{name}.png")
         ratios.append(ratio_at_equal_loss(curves))
-    rates = limits(device)
+    rates = limits(device, asked.limit_side)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     least = least_seconds(vgg, wanted, rates, native_bf16(device))
     result = {

@@ -6,7 +6,8 @@ counted apart: beside it the deliverer imports MLflow and opens its store, once 
 times, which other work on the machine blurs, it prints what can be measured directly: the time
 that the training's own thread spends telling, and the processor time of the deliverer beside it.
 
-Usage: python benchmarks/tracking.py [--epochs 6] [--pictures 20000] [--rounds 3] [--json]
+Usage: python benchmarks/tracking.py [--epochs 6] [--pictures 20000] [--rounds 3] [--starts 3]
+[--json]
 """
 
 import os
@@ -112,9 +113,9 @@ def start(logged: bool) -> float:
 
 def main() -> None:
     """Measure and print."""
-    arguments = options(__doc__, epochs=6, pictures=20_000, rounds=3)
+    arguments = options(__doc__, epochs=6, pictures=20_000, rounds=3, starts=3)
     quiet_environment()
-    train(1, 2000, None)  # warms up
+    train(1, min(2000, arguments.pictures), None)  # warms up
     plain, logged = [], []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(arguments.rounds):
@@ -126,7 +127,9 @@ def main() -> None:
 
     # Of all cores' time: what the work beside could have used, and at its lowest priority.
     beside = median(logged, "deliverer_rest") / median(logged, "rest") / (os.cpu_count() or 1)
-    starts = [statistics.median(start(how) for _ in range(3)) for how in (False, True)]
+    starts = [
+        statistics.median(start(how) for _ in range(arguments.starts)) for how in (False, True)
+    ]
     result = {
         "name": "tracking",
         "reference": round(median(plain, "rest"), 2),

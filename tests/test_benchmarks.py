@@ -1,0 +1,299 @@
+"""Every benchmark runs at a tiny size, and prints results of the documented form."""
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from atelier.gan.networks import Architecture, build
+from atelier.gan.weights import save_network
+from atelier.images.dataset import save_images
+from atelier.images.faces.portrait import random_portrait
+from atelier.presets import preset_values
+from atelier.settings import TrainSettings
+from atelier.style.vgg import build_vgg19
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+HELPERS = {"command"}
+COMPARED = "name reference ours ratio limit_share"
+RATES = "limit_fp32_gigas limit_bf16_gigas limit_copy_gigas"
+DAMAGES = {
+    *(f"blur of {size} pixels" for size in (0.35, 0.7, 1.4)),
+    *(f"noise of {size}" for size in (5, 10, 20)),
+    *(f"the brightest {share}%" for share in (75, 50, 25)),
+    *(f"{count} faces, repeated" for count in (100, 30, 10)),
+    "half copied",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Tiny options of a benchmark, and the form of what it prints.
+
+    Attributes:
+        options: "{folder}" is the folder that ``files`` filled.
+        keys: of every JSON object.
+        positive: those whose numbers must be above 0.
+        files: writes the files that the options name.
+        objects: JSON objects printed.
+        slow: takes more than a few seconds.
+    """
+
+    options: str
+    keys: set[str]
+    positive: set[str]
+    files: Callable[[Path], None] = lambda folder: None
+    objects: int = 1
+    slow: bool = True
+
+
+def _generator(folder: Path, image_size: int, channels: int) -> None:
+    """Write an untrained generator."""
+    values = preset_values("sample", ROOT / "presets")["train"]
+    small = {"generator_width": 4, "discriminator_width": 4, "latent_size": 8}
+    arch = Architecture.of(TrainSettings(**values | small), image_size, channels)
+    save_network(build(arch, 1)[0], arch, folder / "generator.safetensors")
+
+
+def _digits(folder: Path) -> None:
+    """Write four images of each of ten classes, and a generator."""
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 28, 28, 1), np.uint8)
+    names = [f"{number % 10}/{number:03d}" for number in range(40)]
+    save_images(folder / "images.npz", [pixels.tobytes()], pixels.shape, names)
+    _generator(folder, 28, 1)
+
+
+def _faces(folder: Path) -> None:
+    """Write a zip of drawn faces."""
+    rng = np.random.default_rng(1)
+    with zipfile.ZipFile(folder / "faces.zip", "w") as archive:
+        for number in range(80):
+            with archive.open(f"faces/{number:03d}.png", "w") as file:
+                Image.fromarray(random_portrait(16, 16, rng)).save(file, "PNG")
+
+
+def _vgg19(folder: Path) -> None:
+    """Write random weights of VGG19."""
+    weights = build_vgg19("random", "max", 1, 25).state_dict()
+    save_file(
+        {f"features.{name}": value for name, value in weights.items()}, folder / "vgg19.safetensors"
+    )
+
+
+CASES = {
+    "beside": Case(
+        "{folder}/sheet.png --generator {folder}/generator.safetensors --faces 1 --pixels 32"
+        " --evaluations 3 --iterations 2 --json",
+        {"name", "rows", "height", "width", "file"},
+        {"rows", "height", "width"},
+        lambda folder: _generator(folder, 32, 3),
+    ),
+    "convert": Case(
+        "--pictures 6 --height 96 --rounds 3 --json",
+        {*COMPARED.split(), "unit", "limit", "cores"}
+        | {"kilobytes_a_picture", "mean_difference_of_pixels"},
+        {*COMPARED.split(), "limit", "cores"} - {"name"},
+        slow=False,
+    ),
+    "convert --memory": Case(
+        "--memory 20 --json",
+        {*COMPARED.split(), "pictures", "peak_megabytes_before", "pictures_a_second"},
+        {"ours", "pictures", "peak_megabytes_before", "pictures_a_second"},
+        slow=False,
+    ),
+    "digits": Case(
+        "--images {folder}/images.npz --generator {folder}/generator.safetensors"
+        " --generated 16 --held-out 10 --json",
+        {"name", "classifier_accuracy", "real_share_over_0.9", "generated_per_digit"}
+        | {"share_over_0.9"},
+        set(),
+        _digits,
+        slow=False,
+    ),
+    "extractors": Case(
+        "--side 32 --count 8 --json",
+        {"name", "side", "milliseconds a picture", "real", "memorised, real"}
+        | {"memorised, half copied", *DAMAGES},
+        {"side", "milliseconds a picture"},
+        objects=4,
+    ),
+    "quality": Case(
+        "{folder}/faces.zip --json --seeds 1 --presets",
+        {*COMPARED.split(), "seeds", "presets"},
+        set(),
+        _faces,
+    ),
+    "startup": Case(
+        "--repeats 1 --json",
+        {"name", "machine", "tiny chain, store made anew", "tiny chain, again", "nothing to do"}
+        | {f"imports, {name}" for name in ("python alone", "torch", "mlflow")}
+        | {f"imports, {path.stem}" for path in (ROOT / "stages").glob("*.py")},
+        {"tiny chain, store made anew", "tiny chain, again", "nothing to do"},
+    ),
+    "style": Case(
+        "--pixels 32 --evaluations 3 --iterations 2 --rounds 1 --limit-side 256 --json",
+        {*COMPARED.split(), "loss_reference", "loss_ours", "curve_reference", "curve_ours"}
+        | {"seconds_reference", "seconds_ours", "pixels", "device", *RATES.split()},
+        {"reference", "ours", "limit_share", "loss_reference", "loss_ours", *RATES.split()},
+    ),
+    "stylization": Case(
+        "{folder}/vgg19.safetensors --faces 1 --size 32 --set iterations=2 scales=1 --json",
+        {"vgg19, painted", "vgg19, unpainted", "vgg19, color cast"},
+        set(),
+        _vgg19,
+    ),
+    "tracking": Case(
+        "--epochs 2 --pictures 64 --rounds 1 --starts 1 --json",
+        {*COMPARED.split(), "first_epoch_untold", "first_epoch_told", "start_without"}
+        | {"share_of_the_training_thread", "deliverer_seconds_in_first_epoch"}
+        | {"deliverer_share_of_the_cores", "start_with"},
+        {"reference", "ours", "ratio", "start_without", "start_with"},
+    ),
+    "train": Case(
+        "--side 32 --batch 4 --steps 2 --rounds 1 --limit-side 256 --json",
+        {*COMPARED.split(), "precision", *RATES.split()},
+        {"reference", "ours", "ratio", "limit_share", *RATES.split()},
+    ),
+}
+# A preset and what makes it tiny, one argument.
+TINY_PRESET = (
+    "sample convert.image_size=16 train.epochs=1 train.batch_size=16 train.generator_width=4"
+    " train.discriminator_width=4 train.samples=4 train.measure_every=0 evaluate.samples=16"
+    " evaluate.epochs=1 runtime.device=cpu runtime.progress=false"
+)
+
+
+def _files() -> list[str]:
+    return sorted({path.stem for path in BENCHMARKS.glob("*.py")} - HELPERS)
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Yield all numbers of a JSON value."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+
+
+def test_every_benchmark_has_a_case() -> None:
+    assert {name.split()[0] for name in CASES} == set(_files())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * CASES[name].slow) for name in CASES],
+)
+def test_benchmark_prints_its_numbers(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    case.files(tmp_path)
+    options = [word.format(folder=tmp_path) for word in case.options.split()]
+    if name == "quality":
+        options.append(TINY_PRESET)
+    program = subprocess.run(
+        [sys.executable, BENCHMARKS / f"{name.split()[0]}.py", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=1800,  # a benchmark that hangs; a busy machine takes minutes
+        check=False,
+    )
+    assert program.returncode == 0, program.stdout + program.stderr
+    lines = [line for line in program.stdout.splitlines() if line.startswith("{")]
+    assert len(lines) == case.objects
+    for line in lines:
+        result = json.loads(line)
+        assert result.keys() == case.keys
+        assert all(map(math.isfinite, _numbers(result)))
+        assert all(result[key] > 0 for key in case.positive)
+
+
+@pytest.fixture
+def benchmark_module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Import a benchmark as its command does: with its folder on the path."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(
+            f"benchmark_{name}", BENCHMARKS / f"{name}.py"
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def test_share_above_its_limit_is_an_error(
+    benchmark_module: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = benchmark_module("command")
+    with pytest.raises(
+        SystemExit, match=r"^ERROR: limit_share is 147%, but nothing is faster"
+    ) as e:
+        command.show({"name": "train", "limit_share": 1.47}, as_json=True)
+    assert isinstance(e.value.code, str)  # which Python prints, and exits with 1
+    assert "{" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("share", [None, 0.0, 1.0])
+def test_share_up_to_its_limit_is_printed(
+    share: float | None,
+    benchmark_module: Callable[[str], ModuleType],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    benchmark_module("command").show({"limit_share": share}, as_json=True)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"limit_share": share}
+
+
+@pytest.mark.parametrize(
+    ("layer", "images"),
+    [
+        (nn.Conv2d(3, 5, 4, 2, 1), (2, 3, 8, 8)),
+        (nn.Conv2d(3, 5, 4, 2, 0), (2, 3, 9, 8)),
+        (nn.Conv2d(3, 5, 3, 1, 1), (2, 3, 5, 7)),
+        (nn.ConvTranspose2d(3, 5, 4, 2, 1), (2, 3, 4, 4)),
+        (nn.ConvTranspose2d(3, 5, 4, 1, 0), (2, 3, 1, 1)),
+        (nn.ConvTranspose2d(3, 5, 3, 2, 1), (2, 3, 4, 4)),
+    ],
+)
+def test_training_counts_no_products_by_the_padding(
+    layer: nn.Conv2d | nn.ConvTranspose2d,
+    images: tuple[int, ...],
+    benchmark_module: Callable[[str], ModuleType],
+) -> None:
+    """Ones everywhere: the sum of the output is the number of products."""
+    train = benchmark_module("train")
+    ones = torch.ones(images, requires_grad=True)
+    nn.init.ones_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    aten = torch.ops.aten
+    formulas = {
+        aten.convolution: train.forward_work,
+        aten.convolution_backward: train.backward_work,
+    }
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        output = layer(ones).sum()
+        forward = counter.get_total_flops()
+        output.backward()
+    assert forward == 2 * output.item()
+    assert counter.get_total_flops() == 3 * forward  # gradients of images and weights
