@@ -149,7 +149,7 @@ def _white(parts: Callable[[], Iterator[Values]]) -> int:
     depth = next((bits for bits in _DEPTHS if largest < 2**bits), 16)
     if depth == 16 or all((part % 257 == 0).all() for part in parts()):
         return _WHITE
-    return 2**depth - 1
+    return (1 << depth) - 1
 
 
 def _scaled(values: Values, white: int | NDArray[np.uint32]) -> Pixels:
