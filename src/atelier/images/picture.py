@@ -322,6 +322,9 @@ def _draft(
     width, height = image.size
     if at_least is None or not isinstance(image, JpegImageFile):
         return 1, (0, 0, width, height)
+    if _has_uneven_chroma(image):
+        # libjpeg cannot decode such chroma at a larger scale than luma: it would be too coarse.
+        at_least *= 2
     shorter = min(width, height)
     needed = (max(1, -(-width * at_least // shorter)), max(1, -(-height * at_least // shorter)))
     profile = profile_of(image, image.mode)
@@ -332,6 +335,13 @@ def _draft(
         step for step in (8, 4, 2, 1) if image.size == (-(-width // step), -(-height // step))
     )
     return reduction, (0, 0, width / reduction, height / reduction)
+
+
+def _has_uneven_chroma(image: JpegImageFile) -> bool:
+    """Whether a JPEG's chroma is subsampled in one direction more than in the other."""
+    factors = [(width, height) for _, width, height, _ in image.layer]
+    widest, highest = (max(side) for side in zip(*factors, strict=True))
+    return any(widest * height != highest * width for width, height in factors)
 
 
 def upright(image: Image.Image) -> Image.Image:
