@@ -76,8 +76,7 @@ def eight_bits(image: Image.Image, low: Image.Image | None) -> Image.Image:
         return _eight_bits_of_colors(image, low)
     if not image.mode.startswith("I") and image.mode != "F":
         return image
-    extrema = image.getextrema()
-    if image.mode == "F" or extrema[0] < 0 or extrema[1] > _WHITE:  # type: ignore[operator]
+    if image.mode == "F" or (image.mode == "I" and not _fits(image)):
         raise ValueError("pixels of 32 bits, of which none is known to be white")
 
     def parts() -> Iterator[Values]:
@@ -94,6 +93,11 @@ def eight_bits(image: Image.Image, low: Image.Image | None) -> Image.Image:
         opaque = [np.where(part == hidden, 0, 255).astype(np.uint8) for part in parts()]
         scaled.putalpha(Image.fromarray(np.concatenate(opaque)))
     return scaled
+
+
+def _fits(image: Image.Image) -> bool:
+    values = np.asarray(image)
+    return bool(values.min() >= 0 and values.max() <= _WHITE)
 
 
 def _eight_bits_of_colors(image: Image.Image, low: Image.Image) -> Image.Image:

@@ -1,12 +1,18 @@
 """JPEG files that lack their end marker, but no pixels."""
 
 import hashlib
+import re
 from io import BytesIO
 
 import numpy as np
 from PIL import Image
 
 _END = b"\xff\xd9"
+_SCAN = 0xDA
+_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
+_COEFFICIENTS = 64
+# In image data: any marker but restarts.
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 def load_without_end(image: Image.Image, data: bytes) -> None:
@@ -20,14 +26,40 @@ def load_without_end(image: Image.Image, data: bytes) -> None:
         data: the file.
 
     Raises:
-        OSError: pixels are missing.
+        OSError: pixels, or scans of a progressive JPEG, are missing.
     """
     # Fill bytes, or the first byte of the end marker.
     data = data.rstrip(b"\xff")
-    if len({_digest(data + filler + _END) for filler in _fillers()}) > 1:
+    if (
+        not _has_all_scans(data)
+        or len({_digest(data + filler + _END) for filler in _fillers()}) > 1
+    ):
         raise OSError("image file is truncated")
     image.fp = BytesIO(data + _END)  # type: ignore[attr-defined]
     image.load()
+
+
+def _has_all_scans(data: bytes) -> bool:
+    """Whether the scans of a JPEG code every coefficient of every component to its last bit."""
+    missing: dict[int, set[int]] = {}
+    at = 2
+    while at + 4 <= len(data):
+        kind, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
+        segment = data[at + 4 : at + 2 + length]
+        at += 2 + length
+        if kind in _FRAMES:
+            missing = {segment[6 + 3 * i]: set(range(_COEFFICIENTS)) for i in range(segment[5])}
+        elif kind == _SCAN:
+            components = segment[1 : 1 + 2 * segment[0] : 2]
+            first, last, bits = segment[1 + 2 * segment[0] :][:3]
+            if bits & 15 == 0:
+                for component in components:
+                    missing[component] -= set(range(first, last + 1))
+            marker = _MARKER.search(data, at)
+            if marker is None:
+                break
+            at = marker.start()
+    return bool(missing) and not any(missing.values())
 
 
 def _fillers() -> list[bytes]:
