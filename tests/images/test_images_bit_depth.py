@@ -5,6 +5,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -121,11 +122,21 @@ def test_only_the_transparent_color_is_transparent(tmp_path: Path) -> None:
     assert original.alpha.tolist() == [[255, 0, 255, 255]]
 
 
-def test_compressed_and_interlaced_colors_are_rounded() -> None:
-    cv2 = pytest.importorskip("cv2")
+def test_files_of_another_writer_are_rounded(tmp_path: Path) -> None:
     for ending, options in ((".tiff", [259, 5]), (".tiff", [259, 8]), (".png", [])):
         encoded = cv2.imencode(ending, np.ascontiguousarray(RGB[:, :, ::-1]), options)[1]
         assert np.array_equal(read_picture(encoded.tobytes(), "rgb", 1), rounded(RGB))
+        (tmp_path / "image").write_bytes(encoded.tobytes())
+        assert np.array_equal(read_original(tmp_path / "image", 1).pixels, rounded(RGB))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_planes_of_a_tiff(order: str) -> None:
+    planes = RGB.transpose(2, 0, 1).astype(f"{order}u2").tobytes()
+    size = len(planes) // 3
+    starts = [8, 8 + size, 8 + 2 * size]
+    data = tiff(RGB, order, planes, t284=[2], t273=starts, t279=[size] * 3)
+    assert np.array_equal(read_picture(data, "rgb", 1), rounded(RGB))
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14])

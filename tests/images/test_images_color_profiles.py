@@ -207,6 +207,25 @@ def test_srgb_profile_changes_no_level(tmp_path: Path) -> None:
     assert np.array_equal(both(png(levels, iccp(srgb) + gamma(1.0)), tmp_path), levels)
 
 
+@pytest.mark.parametrize(
+    ("codes", "color"),
+    [((12, 13), FROM_P3), ((1, 13), FLAT[0, 0]), ((1, 1), FLAT[0, 0]), ((2, 2), FLAT[0, 0])],
+)
+def test_color_codes_of_avif(tmp_path: Path, codes: tuple[int, int], color: Any) -> None:
+    data = saved(Image.fromarray(FLAT), "AVIF", quality=100, subsampling="4:4:4")
+    place = data.index(b"colrnclx") + 8
+    data = data[:place] + struct.pack(">HH", *codes) + data[place + 4 :]
+    assert near(both(data, tmp_path), color, 3)
+
+
+def test_profile_of_avif_comes_before_its_codes(tmp_path: Path) -> None:
+    image = Image.fromarray(FLAT)
+    data = saved(image, "AVIF", quality=100, subsampling="4:4:4", icc_profile=linear_grey())
+    assert near(both(data, tmp_path), FLAT[0, 0], 3)
+    data = saved(image, "AVIF", quality=100, subsampling="4:4:4", icc_profile=display_p3())
+    assert near(both(data, tmp_path), FROM_P3, 3)
+
+
 def adobe_rgb_jpeg(color_space: int, index: str) -> bytes:
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0xA001] = color_space

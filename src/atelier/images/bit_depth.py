@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ _DEPTHS = (8, 10, 12, 14)
 # Pixels that are scaled at a time, so that memory holds little more than the image.
 _PART = 2**20
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR = 258, 262, 284
-_WHITE_IS_ZERO = 0
+_WHITE_IS_ZERO, _SEPARATE = 0, 2
 _OTHER_BYTE = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 
 
@@ -38,17 +38,17 @@ def low_bytes(image: Image.Image) -> Image.Image | None:
     if not isinstance(image, PngImageFile | TiffImageFile) or image.fp is None or not image.tile:
         return None
     stream: IO[bytes] = image.fp
-    rawmode = _rawmode(image)
+    _set_layout_of_planes(image)
+    rawmode = _rawmode(image.tile[0])
     if ";16" not in rawmode or rawmode.startswith(("I", "RGBa")):
         return None
     grey = rawmode == "LA;16B"  # both bytes of both channels fill the four channels of RGBA
-    other = "RGBA" if grey else rawmode[:-1] + _OTHER_BYTE[rawmode[-1]]
     place = stream.tell()
     stream.seek(0)
     twin = type(image)(stream)
+    _set_layout_of_planes(twin)
     twin.tile = [
-        tile._replace(args=other if isinstance(tile.args, str) else (other, *(tile.args or ())[1:]))
-        for tile in twin.tile
+        _with_rawmode(tile, "RGBA" if grey else _other_order(_rawmode(tile))) for tile in twin.tile
     ]
     twin.load()
     stream.seek(place)
@@ -56,6 +56,37 @@ def low_bytes(image: Image.Image) -> Image.Image | None:
         _, level, _, alpha = twin.split()
         return Image.merge("RGBA", (level, level, level, alpha))
     return twin
+
+
+def _rawmode(tile: Any) -> str:
+    """Return the layout of stored pixels, in Pillow's words."""
+    rawmode = tile.args if isinstance(tile.args, str) else tile.args[0] if tile.args else ""
+    return rawmode if isinstance(rawmode, str) else ""
+
+
+def _with_rawmode(tile: Any, rawmode: str) -> Any:
+    args = rawmode if isinstance(tile.args, str) else (rawmode, *tile.args[1:])
+    return tile._replace(args=args)
+
+
+def _other_order(rawmode: str) -> str:
+    return rawmode[:-1] + _OTHER_BYTE[rawmode[-1]]
+
+
+def _set_layout_of_planes(image: PngImageFile | TiffImageFile) -> None:
+    """Correct the layout of a TIFF that stores one channel after the other in 16 bits.
+
+    Pillow takes each plane for one of 8 bits.
+    """
+    if not isinstance(image, TiffImageFile) or image.tag_v2.get(_PLANAR) != _SEPARATE:
+        return
+    bits = image.tag_v2.get(_BITS_PER_SAMPLE, (8,))
+    if set(bits) == {16}:
+        order = ";16B" if image.tag_v2.prefix == b"MM" else ";16L"
+        image.tile = [
+            _with_rawmode(tile, _rawmode(tile) + order) if len(_rawmode(tile)) == 1 else tile
+            for tile in image.tile
+        ]
 
 
 def eight_bits(image: Image.Image, low: Image.Image | None) -> Image.Image:
@@ -122,13 +153,6 @@ def _eight_bits_of_colors(image: Image.Image, low: Image.Image) -> Image.Image:
         opaque = [255 - 255 * (part == hidden).all(axis=2).astype(np.uint8) for part in parts()]
         scaled.putalpha(Image.fromarray(np.concatenate(opaque)))
     return scaled
-
-
-def _rawmode(image: Image.Image) -> str:
-    """Return the layout of a TIFF's or PNG's stored pixels, in Pillow's words."""
-    arguments = image.tile[0].args  # type: ignore[attr-defined]
-    rawmode = arguments if isinstance(arguments, str) else arguments[0] if arguments else ""
-    return rawmode if isinstance(rawmode, str) else ""
 
 
 def _bands(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:

@@ -40,6 +40,8 @@ _PRIMARIES = {
     11: (0.314, 0.351, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
     12: (*_D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
 }
+# Codes of the transfer function of ITU-R BT.709.
+_VIDEO = (1, 6, 14, 15)
 _SRGB_PRIMARIES = _PRIMARIES[1]
 _ADOBE_RGB_PRIMARIES = (*_D65, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 _ADOBE_RGB_GAMMA = 563 / 256
@@ -116,7 +118,9 @@ def profile_of(image: Image.Image, mode: str) -> ColorProfile | None:
     return profile if profile is not None and profile.describes(mode) else None
 
 
-def find_profile(image: Image.Image, png: PngColors | None) -> bytes | None:
+def find_profile(
+    image: Image.Image, png: PngColors | None, codes: tuple[int, int] | None
+) -> bytes | None:
     """Return the ICC profile of an opened image, embedded or built from other metadata.
 
     PNG metadata has the order of precedence of the PNG specification (third edition): cICP, iCCP,
@@ -125,6 +129,8 @@ def find_profile(image: Image.Image, png: PngColors | None) -> bytes | None:
     Args:
         image: an opened image.
         png: color metadata, if the image is a PNG.
+        codes: primaries and transfer function (ITU-T H.273), if it is an AVIF or HEIC that has
+            them.
 
     Returns:
         ``None`` if the image is sRGB or its colors are not specified.
@@ -144,6 +150,10 @@ def find_profile(image: Image.Image, png: PngColors | None) -> bytes | None:
     content = image.info.get("icc_profile")
     if content:
         return bytes(content)
+    if codes is not None:
+        primaries, transfer = codes
+        # Still images with the codes of video are displayed as sRGB.
+        return cicp_profile(primaries, 13 if transfer in _VIDEO else transfer, 0, 1)
     if isinstance(image, JpegImageFile) and _is_adobe_rgb(image):
         return rgb_profile(_ADOBE_RGB_PRIMARIES, gamma_curve(_ADOBE_RGB_GAMMA))
     return None
@@ -248,7 +258,7 @@ _BT709_CURVE = _parametric(1 / 0.45, 1 / 1.099, 0.099 / 1.099, 1 / 4.5, 0.081)
 
 def _transfer_curve(transfer: int) -> bytes | None:
     """Return the ICC element for a transfer function of ITU-T H.273, table 3."""
-    if transfer in (1, 6, 14, 15):
+    if transfer in _VIDEO:
         return _BT709_CURVE
     if transfer == 13:
         return _SRGB_CURVE

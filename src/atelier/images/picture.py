@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError, features
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from atelier.images.avif import coded_sizes
+from atelier.images.avif import coded_sizes, color_codes
 from atelier.images.bit_depth import eight_bits, low_bytes
 from atelier.images.color_profiles import find_profile, profile_of
 from atelier.images.jpeg_end import load_without_end
@@ -210,7 +210,8 @@ def _open(stream: IO[bytes], max_megapixels: int) -> Image.Image:
     _refuse_tiles(image, max_megapixels)
     _refuse_coded_size(image, stream, max_megapixels)
     _refuse_scans(image, stream)
-    profile = find_profile(image, png)
+    codes = color_codes(_content(stream)) if image.format in ("AVIF", "HEIF") else None
+    profile = find_profile(image, png, codes)
     image.info.pop("icc_profile", None)
     if profile is not None:
         image.info["icc_profile"] = profile
