@@ -1,5 +1,7 @@
 """JPEGs decoded at a reduced size: positions and pixels are those of full decoding."""
 
+import runpy
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -118,3 +120,12 @@ def test_rows_of_reduced_and_full_decoding_are_alike(
     full = resize(decode(data, "rgb", 1), SIZE, fit).astype(float)
     error = np.square(reduced - full).mean()
     assert 10 * np.log10(255**2 / max(error, 1e-9)) > 40
+
+
+def test_benchmark_measures_the_accuracy() -> None:
+    path = Path(__file__).parents[2] / "benchmarks" / "decoding.py"
+    benchmark = runpy.run_path(str(path))
+    cases = [benchmark["encoded"](index, 90) for index in (4, 18)]
+    result = benchmark["measure"](cases, 16)
+    assert result["cases"] == 2
+    assert 40 < result["lowest"] < benchmark["BEST"]
