@@ -53,6 +53,30 @@ def coded_sizes(data: bytes) -> tuple[Size | None, list[Size]]:
     return max(items[primary], key=lambda size: size[0] * size[1]), sizes
 
 
+def color_codes(data: bytes) -> tuple[int, int] | None:
+    """Return the codes (ITU-T H.273) of primaries and transfer function of the main picture.
+
+    ``None`` if the file has none or different ones, for example for an HDR version.
+    """
+    found: set[tuple[int, int]] = set()
+    try:
+        about = _main_meta(list(itertools.islice(_boxes(data, 0, len(data)), _MOST_BOXES)))
+        for start, end in [box[1:] for box in about if box[0] == b"iprp"]:
+            for kind, inner, stop in _boxes(data, start, end):
+                if kind == b"ipco":
+                    found |= set(_color_properties(data, inner, stop))
+    except (struct.error, ValueError):
+        return None
+    return found.pop() if len(found) == 1 else None
+
+
+def _color_properties(data: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
+    for kind, at, _ in itertools.islice(_boxes(data, start, end), _MOST_BOXES):
+        if kind == b"colr" and data[at : at + 4] == b"nclx":
+            primaries, transfer = struct.unpack_from(">HH", data, at + 4)
+            yield primaries, transfer
+
+
 def _boxes(data: bytes, start: int, end: int) -> Iterator[Box]:
     """Yield kind, start and end of the content of each box, also inside others."""
     while start + 8 <= end:

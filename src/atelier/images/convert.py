@@ -20,7 +20,7 @@ from atelier.images.cluster import map_on_cluster
 from atelier.images.dataset import save_images
 from atelier.images.disk import disk_faults
 from atelier.images.parallel import map_in_order
-from atelier.images.picture import Unreadable, decode, quiet_pillow
+from atelier.images.picture import DecodedImage, Unreadable, decode, quiet_pillow
 from atelier.images.raw import RawPictures, open_raw
 from atelier.images.readers.members import Payload, Refused
 from atelier.images.resize import resize
@@ -177,7 +177,7 @@ def _row(settings: ConvertSettings, payload: Payload) -> NDArray[np.uint8] | Ref
             )
         else:
             mode = "RGB" if settings.color == "rgb" else "L"
-            picture = Image.fromarray(payload).convert(mode)
+            picture = DecodedImage.whole(Image.fromarray(payload).convert(mode))
     except Unreadable as error:
         return Refused(str(error))
     row = resize(picture, settings.image_size, settings.fit)

@@ -2,26 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image
 
 from atelier.errors import AtelierError
 from atelier.files import replacing
-from atelier.images.picture import eight_bits, opened, upright
+from atelier.images.color_profiles import parse_profile, profile_of
+from atelier.images.picture import opened, upright
 
 Pixels = NDArray[np.uint8]
-
-# What an ICC profile calls the colours it is of, and the mode of a picture that has them.
-_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-_SRGB = ImageCms.createProfile("sRGB")
-# Levels by which profiles that mean sRGB differ among one another.
-_SAME = 2
 
 _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {"compress_level": 4}),
@@ -69,22 +63,22 @@ def read_original(path: Path, max_megapixels: int) -> Original:
         MemoryError: the picture is within the limit, but memory is not.
     """
     with opened(path, max_megapixels) as source:
-        image = eight_bits(upright(source))
+        image = upright(source)
+        profile = profile_of(source, image.mode)
         alpha = None
         if image.has_transparency_data:
             image = image.convert("RGBA")
             alpha = np.asarray(image.getchannel("A"))
-        profile = source.info.get("icc_profile") or None
         plain = _filled(np.asarray(image.convert("RGB")), alpha)
-        converted = _through(profile, image, plain) if profile else None
-        if converted is None:
+        if profile is None:
             return Original(plain, alpha)
-        pixels, known = converted
-        if not known:
+        if profile.is_srgb:
+            return Original(plain, alpha, profile.content)
+        colors = image if image.mode == "CMYK" else Image.fromarray(plain)
+        pixels = np.asarray(profile.to_srgb(colors))
+        if not profile.writable:
             return Original(pixels, alpha)
-        if np.array_equal(pixels, plain):
-            return Original(plain, alpha, profile)
-        return Original(pixels, alpha, profile, plain)
+        return Original(pixels, alpha, profile.content, plain)
 
 
 def pixels_of(originals: Mapping[str, Original]) -> dict[str, Pixels]:
@@ -164,66 +158,14 @@ def _filled(pixels: Pixels, alpha: Pixels | None) -> Pixels:
     return colors[nearest]
 
 
-def _through(profile: bytes, image: Image.Image, plain: Pixels) -> tuple[Pixels, bool] | None:
-    """Bring a picture's colours to sRGB; tell whether a painting can have its profile.
-
-    ``None`` where the profile is damaged, or is of other colours than the picture: it then says
-    nothing.
-    """
-    try:
-        known = ImageCms.ImageCmsProfile(BytesIO(profile))
-        mode = _MODES.get(known.profile.xcolor_space.strip())
-        if mode == "RGB":
-            if _is_srgb(known):
-                return plain, True
-            return _converted(plain, known, _SRGB), _leads_back(known)
-        if mode == "CMYK" and image.mode == "CMYK":
-            return _transformed(image, known, _SRGB), False
-        if mode == "L" and image.mode != "CMYK":
-            return _transformed(Image.fromarray(plain).convert("L"), known, _SRGB), False
-    except (ImageCms.PyCMSError, OSError, UnicodeDecodeError):
-        pass
-    return None
-
-
-def _is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
-    steps = np.arange(0, 256, 17, dtype=np.uint8)
-    colors = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(64, 64, 3)
-    moved = _converted(colors, profile, _SRGB).astype(int) - colors
-    return bool(np.abs(moved).max() <= _SAME)
-
-
-def _leads_back(profile: ImageCms.ImageCmsProfile) -> bool:
-    """Whether colours can be brought to a profile; those of scanners only lead away."""
-    try:
-        _converted(np.zeros((1, 1, 3), np.uint8), _SRGB, profile)
-    except (ImageCms.PyCMSError, OSError):
-        return False
-    return True
-
-
 def _in_own_colors(pixels: Pixels, original: Original) -> Pixels:
     if original.profile is None or original.stored is None:
         return pixels
-    own = _converted(pixels, _SRGB, ImageCms.ImageCmsProfile(BytesIO(original.profile)))
+    profile = parse_profile(original.profile)
+    if profile is None:
+        return pixels
+    own = np.asarray(profile.from_srgb(Image.fromarray(pixels)))
     if pixels.shape != original.pixels.shape:
         return own
     untouched = (pixels == original.pixels).all(axis=2, keepdims=True)
     return np.where(untouched, original.stored, own)
-
-
-def _converted(pixels: Pixels, source: Any, target: Any) -> Pixels:
-    return _transformed(Image.fromarray(pixels), source, target)
-
-
-def _transformed(image: Image.Image, source: Any, target: Any) -> Pixels:
-    """Bring colours from one profile to another, relative to the white of each."""
-    made = ImageCms.profileToProfile(
-        image,
-        source,
-        target,
-        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-        outputMode="RGB",
-        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-    )
-    return np.asarray(made)

@@ -4,7 +4,8 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Literal
@@ -15,7 +16,11 @@ from PIL import Image, UnidentifiedImageError, features
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from atelier.images.avif import coded_sizes
+from atelier.images.avif import coded_sizes, color_codes
+from atelier.images.bit_depth import eight_bits, low_bytes
+from atelier.images.color_profiles import find_profile, profile_of
+from atelier.images.jpeg_end import load_without_end
+from atelier.images.png_chunks import MAGIC, PngColors, prepare_png
 from atelier.regular_files import NotRegularError, open_regular
 
 # Raster formats only: no EPS or PDF, which are programs, and no format that nobody photographs in.
@@ -37,21 +42,61 @@ _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _MOST_SCANS = 500
 _SCAN = b"\xff\xda"
 _BLOCK = 2**16
-# What EXIF's orientation asks for; 1 is upright. ImageOps.exif_transpose does the same, but
-# fails on pictures whose other EXIF entries are damaged.
+# Transposition, then mirroring in x and in y, that make an image of each EXIF orientation upright.
+# ImageOps.exif_transpose does the same, but fails if other EXIF entries are damaged.
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, True, False),
+    7: (True, True, True),
+    8: (True, False, True),
 }
+# Formats that are recognised, but not read: start of the file, from which byte, name.
+_NOT_READ = (
+    (0, b"\xff\x0a", "JPEG XL"),
+    (4, b"JXL \r\n\x87\n", "JPEG XL"),
+    (4, b"jP  \r\n\x87\n", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"8BPS", "Photoshop"),
+)
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
+
+Box = tuple[float, float, float, float]
 
 
 class Unreadable(Exception):  # noqa: N818 - says what the file is, not what went wrong here
     """A file that is no readable picture; the message is a short reason."""
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedImage:
+    """Decoded image, perhaps at a fraction of its size.
+
+    A side that the fraction does not divide is rounded up: 514 pixels at an eighth are 65, of
+    which the image fills 64.25.
+
+    Attributes:
+        image: its pixels, of mode RGB or L.
+        reduction: 1, 2, 4 or 8: how often the image's sides were divided.
+        box: the part of ``image`` that the image fills: left, top, right and bottom.
+    """
+
+    image: Image.Image
+    reduction: int
+    box: Box
+
+    @classmethod
+    def whole(cls, image: Image.Image) -> "DecodedImage":
+        """Wrap an image of full size."""
+        return cls(image, 1, (0, 0, *image.size))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height before the reduction."""
+        left, top, right, bottom = self.box
+        return round((right - left) * self.reduction), round((bottom - top) * self.reduction)
 
 
 @contextmanager
@@ -81,7 +126,7 @@ def read_picture(
     at_least: int | None = None,
 ) -> NDArray[np.uint8]:
     """Read a picture as :func:`decode` does, as uint8 [H, W, C] in 0..255; C is 3 or 1."""
-    pixels = np.asarray(decode(source, color, max_megapixels, at_least))
+    pixels = np.asarray(decode(source, color, max_megapixels, at_least).image)
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
@@ -90,11 +135,13 @@ def decode(
     color: Literal["rgb", "grey"],
     max_megapixels: int,
     at_least: int | None = None,
-) -> Image.Image:
+) -> DecodedImage:
     """Read the first frame of a picture, upright, as an image of mode RGB or L.
 
-    Transparent pictures are laid on white, 16-bit ones are scaled to 8 bits, and any colour
-    model becomes RGB or ITU-R BT.601 luma. The size is checked before anything is decoded.
+    Colors are converted to sRGB if a profile or other metadata says that they are of another
+    space, see :mod:`atelier.images.color_profiles`. Transparent pictures are laid on white, 16-bit
+    ones are scaled to 8 bits, see :mod:`atelier.images.bit_depth`, and any colour model becomes RGB
+    or ITU-R BT.601 luma. The size is checked before anything is decoded.
 
     Args:
         source: a file, or its bytes.
@@ -110,12 +157,14 @@ def decode(
         MemoryError: the picture is within the limit, but memory is not.
     """
     with opened(source, max_megapixels) as image:
-        if at_least is not None:
-            _draft(image, color, at_least)
+        reduction, box = _draft(image, color, at_least)
         if isinstance(image, JpegImageFile) and isinstance(source, bytes):
             # All of it at one go: in blocks of 64 kB, the usual, decoding takes longer.
             image.decodermaxblock = len(source)
-        return _plain(upright(image), color)
+        pixels = _load(image)
+        turn = _turn(image)
+        plain = _plain(pixels, image, color)
+        return DecodedImage(_turned(plain, turn), reduction, _turned_box(box, plain.size, turn))
 
 
 @contextmanager
@@ -132,14 +181,11 @@ def opened(source: Path | bytes, max_megapixels: int) -> Iterator[Image.Image]:
         MemoryError: the picture is within the limit, but memory is not.
     """
     try:
-        with (
-            BytesIO(source) if isinstance(source, bytes) else open_regular(source) as stream,
-            Image.open(_refuse_large_file(stream), formats=_FORMATS) as image,
-        ):
-            _refuse_size(image.size, max_megapixels)
-            _refuse_tiles(image, max_megapixels)
-            _refuse_coded_size(image, stream, max_megapixels)
-            _refuse_scans(image, stream)
+        with ExitStack() as stack:
+            stream: IO[bytes] = stack.enter_context(
+                BytesIO(source) if isinstance(source, bytes) else open_regular(source)
+            )
+            image = stack.enter_context(_open(_refuse_large_file(stream), max_megapixels))
             yield image
     except (Unreadable, FileNotFoundError, MemoryError):
         # Want of memory is this machine's fault, and no word against the picture.
@@ -147,6 +193,57 @@ def opened(source: Path | bytes, max_megapixels: int) -> Iterator[Image.Image]:
     except Exception as error:
         # Pillow's decoders raise whatever a damaged file drives them into.
         raise Unreadable(_reason(error)) from None
+
+
+def _open(stream: IO[bytes], max_megapixels: int) -> Image.Image:
+    """Open a picture and check its size; its color profile is then in its ``info``."""
+    start = stream.read(32)
+    stream.seek(0)
+    png: PngColors | None = None
+    if start.startswith(MAGIC):
+        try:
+            stream, png = prepare_png(stream)
+        except ValueError as error:
+            raise Unreadable(str(error)) from None
+    image = _open_heic(stream) if _is_heic(start) else _open_known(stream, start)
+    _refuse_size(image.size, max_megapixels)
+    _refuse_tiles(image, max_megapixels)
+    _refuse_coded_size(image, stream, max_megapixels)
+    _refuse_scans(image, stream)
+    codes = color_codes(_content(stream)) if image.format in ("AVIF", "HEIF") else None
+    profile = find_profile(image, png, codes)
+    image.info.pop("icc_profile", None)
+    if profile is not None:
+        image.info["icc_profile"] = profile
+    return image
+
+
+def _open_known(stream: IO[bytes], start: bytes) -> Image.Image:
+    try:
+        return Image.open(stream, formats=_FORMATS)
+    except UnidentifiedImageError:
+        for at, mark, name in _NOT_READ:
+            if start[at:].startswith(mark):
+                raise Unreadable(f"{name} is not supported; export as JPEG or PNG") from None
+        raise
+
+
+def _is_heic(start: bytes) -> bool:
+    """Whether a file begins as HEIC does: with its main brand or one of the first compatible."""
+    if start[4:8] != b"ftyp":
+        return False
+    end = min(len(start), int.from_bytes(start[:4]))
+    brands = {start[8:12], *(start[at : at + 4] for at in range(16, end, 4))}
+    return not brands.isdisjoint(_HEIC_BRANDS) and brands.isdisjoint((b"avif", b"avis"))
+
+
+def _open_heic(stream: IO[bytes]) -> Image.Image:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        raise Unreadable("HEIC is not supported; export as JPEG or install pillow-heif") from None
+    image: Image.Image = HeifImageFile(stream)
+    return image
 
 
 def _refuse_size(size: tuple[int, int], max_megapixels: int) -> None:
@@ -215,56 +312,117 @@ def _count_scans(data: bytes) -> int:
     )
 
 
-def _draft(image: Image.Image, color: Literal["rgb", "grey"], at_least: int) -> None:
-    """Let the JPEG decoder do the first, coarse part of the scaling: it costs nothing there."""
-    shorter = min(image.size)
-    width, height = (max(1, -(-side * at_least // shorter)) for side in image.size)
-    mode = "L" if color == "grey" and image.mode == "RGB" else image.mode
-    image.draft(mode, (width, height))
+def _draft(
+    image: Image.Image, color: Literal["rgb", "grey"], at_least: int | None
+) -> tuple[int, Box]:
+    """Let the JPEG decoder do the first, coarse part of the scaling: it costs nothing there.
+
+    Returns:
+        How often the sides are divided, and the part of the decoded pixels that the image fills.
+    """
+    width, height = image.size
+    if at_least is None or not isinstance(image, JpegImageFile):
+        return 1, (0, 0, width, height)
+    if _has_uneven_chroma(image):
+        # libjpeg cannot decode such chroma at a larger scale than luma: it would be too coarse.
+        at_least *= 2
+    shorter = min(width, height)
+    needed = (max(1, -(-width * at_least // shorter)), max(1, -(-height * at_least // shorter)))
+    profile = profile_of(image, image.mode)
+    keep = color == "rgb" or (profile is not None and not profile.is_srgb)
+    mode = "L" if image.mode == "RGB" and not keep else image.mode
+    image.draft(mode, needed)
+    reduction = next(
+        step for step in (8, 4, 2, 1) if image.size == (-(-width // step), -(-height // step))
+    )
+    return reduction, (0, 0, width / reduction, height / reduction)
+
+
+def _has_uneven_chroma(image: JpegImageFile) -> bool:
+    """Whether a JPEG's chroma is subsampled in one direction more than in the other."""
+    factors = [(width, height) for _, width, height, _ in image.layer]
+    widest, highest = (max(side) for side in zip(*factors, strict=True))
+    return any(widest * height != highest * width for width, height in factors)
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Decode the first frame of a picture and turn it as its EXIF says, in its own mode."""
-    size = image.size
-    image.load()
+    """Decode the first frame of a picture in 8 bits and turn it as its EXIF says."""
+    pixels = _load(image)
+    return _turned(pixels, _turn(image))
+
+
+def _load(image: Image.Image) -> Image.Image:
+    """Decode the first frame of a picture in 8 bits, as it is stored."""
+    size, low = image.size, low_bytes(image)
+    stream = image.fp if isinstance(image, JpegImageFile) else None
+    try:
+        image.load()
+    except OSError as error:
+        if stream is None or _reason(error) != "truncated":
+            raise
+        load_without_end(image, _content(stream))
     if image.size != size:
         raise Unreadable("its header claims another size than its picture has")
+    try:
+        return eight_bits(image, low)
+    except ValueError as error:
+        raise Unreadable(str(error)) from None
+
+
+def _turn(image: Image.Image) -> tuple[bool, bool, bool]:
+    """Return how a decoded picture becomes upright: transposed, then mirrored in x and y."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except MemoryError:
         raise
     except Exception:
         # Damaged EXIF says nothing of the orientation; the picture itself is whole.
-        return image
-    turn = _TURNS.get(orientation)
-    return image if turn is None else image.transpose(turn)
+        orientation = 1
+    return _TURNS.get(orientation, (False, False, False))
 
 
-def _plain(image: Image.Image, color: Literal["rgb", "grey"]) -> Image.Image:
-    image = eight_bits(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+def _turned(image: Image.Image, turn: tuple[bool, bool, bool]) -> Image.Image:
+    operations = {
+        (False, True, False): Image.Transpose.FLIP_LEFT_RIGHT,
+        (False, True, True): Image.Transpose.ROTATE_180,
+        (False, False, True): Image.Transpose.FLIP_TOP_BOTTOM,
+        (True, False, False): Image.Transpose.TRANSPOSE,
+        (True, True, False): Image.Transpose.ROTATE_270,
+        (True, True, True): Image.Transpose.TRANSVERSE,
+        (True, False, True): Image.Transpose.ROTATE_90,
+    }
+    return image.transpose(operations[turn]) if turn in operations else image
+
+
+def _turned_box(box: Box, size: tuple[int, int], turn: tuple[bool, bool, bool]) -> Box:
+    """Turn a box of an image of this size as :func:`_turned` turns the image."""
+    (left, top, right, bottom), (width, height) = box, size
+    transposed, in_x, in_y = turn
+    if transposed:
+        left, top, right, bottom = top, left, bottom, right
+        width, height = height, width
+    if in_x:
+        left, right = width - right, width - left
+    if in_y:
+        top, bottom = height - bottom, height - top
+    return left, top, right, bottom
+
+
+def _plain(pixels: Image.Image, image: Image.Image, color: Literal["rgb", "grey"]) -> Image.Image:
+    """Convert decoded pixels to sRGB or its luma, on white."""
+    profile = profile_of(image, pixels.mode)
+    alpha = None
+    if pixels.has_transparency_data:
+        pixels = pixels.convert("RGBA")
+        alpha = pixels.getchannel("A")
+    if profile is not None and not profile.is_srgb:
+        pixels = profile.to_srgb(pixels)
+    if alpha is not None:
+        if pixels.mode == "RGB":
+            pixels.putalpha(alpha)
+        pixels = Image.alpha_composite(Image.new("RGBA", pixels.size, "white"), pixels)
     mode = "RGB" if color == "rgb" else "L"
-    return image if image.mode == mode else image.convert(mode)
-
-
-def eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16 bits of grey to 8, with the one that is transparent; what has 8 stays as it is.
-
-    Raises:
-        Unreadable: its pixels have 32 bits.
-    """
-    if not image.mode.startswith("I") and image.mode != "F":
-        return image
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
-        raise Unreadable("pixels of 32 bits, of which none is known to be white")
-    scaled = Image.fromarray((values.astype(np.uint32) * 255 // 0xFFFF).astype(np.uint8))
-    hidden = image.info.get("transparency")
-    if hidden is not None:
-        scaled.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
-    return scaled
+    return pixels if pixels.mode == mode else pixels.convert(mode)
 
 
 def _reason(error: Exception) -> str:

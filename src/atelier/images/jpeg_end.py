@@ -1,0 +1,81 @@
+"""JPEG files that lack their end marker, but no pixels."""
+
+import hashlib
+import re
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+_END = b"\xff\xd9"
+_SCAN = 0xDA
+_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
+_COEFFICIENTS = 64
+# In image data: any marker but restarts.
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+
+
+def load_without_end(image: Image.Image, data: bytes) -> None:
+    """Decode a JPEG that Pillow reports as truncated, if only its end marker is missing.
+
+    Given an end, the decoder would fill missing rows with grey. Whether any are missing is tested
+    by decoding with different bytes before the end: they change pixels only if pixels are missing.
+
+    Args:
+        image: the opened image, perhaps at a reduced size.
+        data: the file.
+
+    Raises:
+        OSError: pixels, or scans of a progressive JPEG, are missing.
+    """
+    # Fill bytes, or the first byte of the end marker.
+    data = data.rstrip(b"\xff")
+    if (
+        not _has_all_scans(data)
+        or len({_digest(data + filler + _END) for filler in _fillers()}) > 1
+    ):
+        raise OSError("image file is truncated")
+    image.fp = BytesIO(data + _END)  # type: ignore[attr-defined]
+    image.load()
+
+
+def _has_all_scans(data: bytes) -> bool:
+    """Whether the scans of a JPEG code every coefficient of every component to its last bit."""
+    missing: dict[int, set[int]] = {}
+    at = 2
+    while at + 4 <= len(data):
+        kind, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
+        segment = data[at + 4 : at + 2 + length]
+        at += 2 + length
+        if kind in _FRAMES:
+            missing = {segment[6 + 3 * i]: set(range(_COEFFICIENTS)) for i in range(segment[5])}
+        elif kind == _SCAN:
+            components = segment[1 : 1 + 2 * segment[0] : 2]
+            first, last, bits = segment[1 + 2 * segment[0] :][:3]
+            if bits & 15 == 0:
+                for component in components:
+                    missing[component] -= set(range(first, last + 1))
+            marker = _MARKER.search(data, at)
+            if marker is None:
+                break
+            at = marker.start()
+    return bool(missing) and not any(missing.values())
+
+
+def _fillers() -> list[bytes]:
+    """Return image data with all restart markers, for which a decoder may be waiting."""
+    rng = np.random.default_rng(0)
+    fillers = [b""]
+    for _ in range(2):
+        noise = rng.integers(0, 255, (9, 64), np.uint8)  # never the first byte of a marker
+        marks = [bytes([0xFF, 0xD0 + index]) for index in range(8)]
+        fillers.append(
+            b"".join(row.tobytes() + mark for row, mark in zip(noise, [*marks, b""], strict=True))
+        )
+    return fillers
+
+
+def _digest(data: bytes) -> bytes:
+    """Return the hash of a JPEG's pixels."""
+    with Image.open(BytesIO(data), formats=["JPEG"]) as image:
+        return hashlib.sha256(image.tobytes()).digest()

@@ -1,0 +1,265 @@
+"""Colors of images: profiles and other color metadata become sRGB, alike for all stages."""
+
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from atelier.images.convert import _row
+from atelier.images.original import read_original, save_painting
+from atelier.images.picture import decode, read_picture
+from atelier.settings import ConvertSettings
+
+from .files import chunk, iccp, png, saved
+from .icc import display_p3, linear_grey, scanner, warm_cmyk
+
+FLAT = np.full((20, 24, 3), (229, 120, 89), np.uint8)
+# Of the same numbers in Display P3 (IEC 61966-2-1 curve).
+FROM_P3 = (246, 113, 79)
+ADOBE_RGB = (0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
+SRGB = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+P3_CODES = bytes([12, 13, 0, 1])
+
+
+def gamma(value: float) -> bytes:
+    return chunk(b"gAMA", struct.pack(">I", round(100_000 * value)))
+
+
+def chromaticities(values: tuple[float, ...]) -> bytes:
+    return chunk(b"cHRM", struct.pack(">8I", *(round(100_000 * value) for value in values)))
+
+
+def to_srgb_level(light: Any) -> Any:
+    light = np.clip(light, 0, 1)
+    return 255 * np.where(
+        light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055
+    )
+
+
+def xyz_of(primaries: tuple[float, ...]) -> np.ndarray:
+    """Return the matrix from RGB to XYZ of primaries and white."""
+    xy = np.array(primaries).reshape(4, 2)
+    columns = np.stack([xy[:, 0] / xy[:, 1], np.ones(4), (1 - xy.sum(axis=1)) / xy[:, 1]])
+    return columns[:, 1:] * np.linalg.solve(columns[:, 1:], columns[:, 0])
+
+
+def srgb_of(color: tuple[int, ...], primaries: tuple[float, ...], exponent: float) -> np.ndarray:
+    light = (np.array(color) / 255) ** exponent
+    return to_srgb_level(np.linalg.solve(xyz_of(SRGB), xyz_of(primaries) @ light))
+
+
+def both(data: bytes, folder: Path) -> np.ndarray:
+    """Read an image as the convert stage and as stylization do; check that they agree."""
+    (folder / "image").write_bytes(data)
+    converted = read_picture(data, "rgb", 1)
+    painted = read_original(folder / "image", 1)
+    assert painted.alpha is None
+    assert np.array_equal(converted, painted.pixels)
+    return converted
+
+
+def near(pixels: np.ndarray, color: Any, tolerance: float = 1.5) -> bool:
+    return bool(np.abs(pixels.reshape(-1, 3) - np.asarray(color, float)).max() <= tolerance)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "color"),
+    [
+        (b"", FLAT[0, 0]),
+        (chunk(b"cICP", P3_CODES), FROM_P3),
+        (chunk(b"cICP", bytes([1, 13, 0, 1])), FLAT[0, 0]),
+        (chunk(b"cICP", bytes([2, 2, 0, 1])), FLAT[0, 0]),
+        # The order of precedence of the PNG specification.
+        (chunk(b"cICP", P3_CODES) + iccp(scanner()), FROM_P3),
+        (chunk(b"cICP", bytes([1, 13, 0, 1])) + iccp(display_p3()), FLAT[0, 0]),
+        (chunk(b"sRGB", b"\0") + gamma(1.0), FLAT[0, 0]),
+        # What most programs write to say sRGB.
+        (gamma(0.45455), FLAT[0, 0]),
+        (gamma(0.45455) + chromaticities(SRGB), FLAT[0, 0]),
+        (chromaticities(SRGB), FLAT[0, 0]),
+        (gamma(1.0), srgb_of((229, 120, 89), SRGB, 1)),
+        (gamma(1 / 1.8), srgb_of((229, 120, 89), SRGB, 1.8)),
+        (gamma(0.45455) + chromaticities(ADOBE_RGB), srgb_of((229, 120, 89), ADOBE_RGB, 2.2)),
+        # Impossible values are ignored.
+        (gamma(0), FLAT[0, 0]),
+        (chromaticities((0.3, 0, 0.6, 0.3, 0.3, 0.6, 0.1, 0.1)), FLAT[0, 0]),
+        (chromaticities((0.3,) * 8) + gamma(1.0), FLAT[0, 0]),
+    ],
+)
+def test_color_chunks_of_png(tmp_path: Path, chunks: bytes, color: Any) -> None:
+    assert near(both(png(FLAT, chunks), tmp_path), color)
+
+
+@pytest.mark.parametrize("level", [0, 1, 10, 55, 128, 254, 255])
+def test_gamma_of_grey_png(tmp_path: Path, level: int) -> None:
+    data = png(np.full((4, 4), level, np.uint8), gamma(1.0))
+    expected = float(to_srgb_level(level / 255))
+    assert near(both(data, tmp_path), (expected,) * 3)
+    assert np.abs(read_picture(data, "grey", 1) - expected).max() <= 1.5
+
+
+def test_white_and_black_stay_in_every_color_space(tmp_path: Path) -> None:
+    ends = np.zeros((2, 4, 3), np.uint8)
+    ends[:, 2:] = 255
+    codes = [bytes([p, t, 0, 1]) for p in (1, 4, 5, 6, 9, 11, 12) for t in (1, 4, 5, 8, 13)]
+    for chunks in [*(chunk(b"cICP", code) for code in codes), iccp(display_p3())]:
+        assert np.abs(both(png(ends, chunks), tmp_path).astype(int) - ends).max() <= 1
+
+
+@pytest.mark.parametrize(("transfer", "white"), [(16, 0.5806), (18, 0.75)])
+def test_hdr_white_is_white(tmp_path: Path, transfer: int, white: float) -> None:
+    levels = np.array([0, white / 2, white, 1])
+    pixels = np.repeat((255 * levels).round().astype(np.uint8)[None, :, None], 3, axis=2)
+    read = both(png(pixels, chunk(b"cICP", bytes([9, transfer, 0, 1]))), tmp_path)[0, :, 0]
+    assert read[0] == 0
+    assert 20 < read[1] < 150
+    assert read[2] >= 253
+    assert read[3] == 255
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_profile_of_every_format(tmp_path: Path, kind: str) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = saved(Image.fromarray(FLAT), kind, icc_profile=display_p3(), **options)
+    read = both(data, tmp_path)
+    # The profile has a gamma of 2.2 instead of the curve of sRGB.
+    assert near(read, FROM_P3, 3)
+    grey = read_picture(data, "grey", 1)
+    assert np.abs(grey[:, :, 0] - read @ [0.299, 0.587, 0.114]).max() <= 1.5
+
+
+@pytest.mark.parametrize("mode", ["P", "RGBA", "L", "LA", "1"])
+def test_profile_of_every_mode(tmp_path: Path, mode: str) -> None:
+    image = Image.fromarray(FLAT)
+    image = image.quantize(2) if mode == "P" else image.convert(mode)
+    data = saved(image, icc_profile=display_p3())
+    (tmp_path / "image.png").write_bytes(data)
+    read = read_picture(data, "rgb", 1)
+    assert np.array_equal(read, read_original(tmp_path / "image.png", 1).pixels)
+    if mode in ("P", "RGBA"):
+        assert near(read, FROM_P3, 3)
+
+
+@pytest.mark.parametrize("color", ["rgb", "grey"])
+@pytest.mark.parametrize("side", [24, 600])
+def test_rows_have_the_colors_of_the_profile(color: Literal["rgb", "grey"], side: int) -> None:
+    """Also if the file is decoded at a reduced size."""
+    flat = Image.new("RGB", (side, side), (229, 120, 89))
+    data = saved(flat, "JPEG", icc_profile=display_p3(), quality=95)
+    settings = ConvertSettings(
+        image_size=16, color=color, fit="crop", max_megapixels=1, held_out=0.0
+    )
+    row = _row(settings, data)
+    assert isinstance(row, np.ndarray)
+    expected = np.array(FROM_P3) if color == "rgb" else FROM_P3 @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(row - expected).max() <= 3
+    assert decode(data, color, 1, 32).reduction == (8 if side == 600 else 1)
+
+
+def test_transparent_images_are_laid_on_white_after_the_conversion(tmp_path: Path) -> None:
+    half = np.dstack([FLAT, np.full(FLAT.shape[:2], 128, np.uint8)])
+    data = png(half, chunk(b"cICP", P3_CODES))
+    expected = 255 - (255 - np.array(FROM_P3)) * 128 / 255
+    assert near(read_picture(data, "rgb", 1), expected, 2)
+    (tmp_path / "image.png").write_bytes(data)
+    assert near(read_original(tmp_path / "image.png", 1).pixels, FROM_P3)
+
+
+def test_grey_profiles(tmp_path: Path) -> None:
+    grey = Image.new("L", (4, 4), 55)
+    read = both(saved(grey, icc_profile=linear_grey()), tmp_path)
+    assert near(read, (127.6,) * 3)
+    assert np.abs(read_picture(saved(grey, icc_profile=linear_grey()), "grey", 1) - 127.6).max() < 2
+    transparent = saved(Image.new("LA", (4, 4), (55, 255)), icc_profile=linear_grey())
+    assert near(read_picture(transparent, "rgb", 1), (127.6,) * 3)
+
+
+def test_inks_with_and_without_a_profile(tmp_path: Path) -> None:
+    cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    for kind in ("TIFF", "JPEG"):
+        assert near(both(saved(cyan, kind), tmp_path), (0, 255, 255), 3)
+        red, _, blue = both(saved(cyan, kind, icc_profile=warm_cmyk()), tmp_path)[0, 0]
+        assert red > blue, "its cyan is warm"
+
+
+@pytest.mark.parametrize(
+    ("mode", "profile"),
+    [("RGB", linear_grey()), ("P", linear_grey()), ("RGB", warm_cmyk()), ("CMYK", display_p3()),
+     ("RGB", b"no profile"), ("RGB", display_p3()[:200])],
+)  # fmt: skip
+def test_profile_of_another_kind_of_colors_is_ignored(
+    tmp_path: Path, mode: str, profile: bytes
+) -> None:
+    image = Image.fromarray(FLAT).convert(mode)
+    data = saved(image, "TIFF", icc_profile=profile)
+    assert np.array_equal(both(data, tmp_path), np.asarray(image.convert("RGB")))
+
+
+def test_srgb_profile_changes_no_level(tmp_path: Path) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert np.array_equal(both(saved(Image.fromarray(levels), icc_profile=srgb), tmp_path), levels)
+    assert np.array_equal(both(png(levels, iccp(srgb) + gamma(1.0)), tmp_path), levels)
+
+
+@pytest.mark.parametrize(
+    ("codes", "color"),
+    [((12, 13), FROM_P3), ((1, 13), FLAT[0, 0]), ((1, 1), FLAT[0, 0]), ((2, 2), FLAT[0, 0])],
+)
+def test_color_codes_of_avif(tmp_path: Path, codes: tuple[int, int], color: Any) -> None:
+    data = saved(Image.fromarray(FLAT), "AVIF", quality=100, subsampling="4:4:4")
+    place = data.index(b"colrnclx") + 8
+    data = data[:place] + struct.pack(">HH", *codes) + data[place + 4 :]
+    assert near(both(data, tmp_path), color, 3)
+
+
+def test_profile_of_avif_comes_before_its_codes(tmp_path: Path) -> None:
+    image = Image.fromarray(FLAT)
+    data = saved(image, "AVIF", quality=100, subsampling="4:4:4", icc_profile=linear_grey())
+    assert near(both(data, tmp_path), FLAT[0, 0], 3)
+    data = saved(image, "AVIF", quality=100, subsampling="4:4:4", icc_profile=display_p3())
+    assert near(both(data, tmp_path), FROM_P3, 3)
+
+
+def adobe_rgb_jpeg(color_space: int, index: str) -> bytes:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA001] = color_space
+    exif.get_ifd(0x8769)[0xA005] = {1: index}
+    return saved(Image.fromarray(FLAT), "JPEG", exif=exif, quality=100, subsampling=0)
+
+
+@pytest.mark.parametrize(
+    ("color_space", "index", "adobe"),
+    [(65535, "R03", True), (65535, "R98", False), (1, "R98", False), (1, "R03", False)],
+)
+def test_photograph_marked_as_adobe_rgb(
+    tmp_path: Path, color_space: int, index: str, adobe: bool
+) -> None:
+    expected = srgb_of((229, 120, 89), ADOBE_RGB, 563 / 256) if adobe else FLAT[0, 0]
+    assert near(both(adobe_rgb_jpeg(color_space, index), tmp_path), expected, 3)
+
+
+def test_painting_of_an_image_with_color_chunks_has_their_profile(tmp_path: Path) -> None:
+    (tmp_path / "in.png").write_bytes(png(FLAT, chunk(b"cICP", P3_CODES)))
+    original = read_original(tmp_path / "in.png", 1)
+    save_painting(original.pixels, original, tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as written:
+        assert np.array_equal(np.asarray(written), FLAT)
+        name = ImageCms.getProfileDescription(BytesIO(written.info["icc_profile"]))
+    assert name.strip() == "Built by Atelier"
+    assert near(both((tmp_path / "out.png").read_bytes(), tmp_path), FROM_P3)
+
+
+def test_threads_convert_at_the_same_time() -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (60, 60, 3), np.uint8) for _ in range(40)]
+    files = [saved(Image.fromarray(pixels), icc_profile=display_p3()) for pixels in images]
+    alone = [read_picture(data, "rgb", 1) for data in files]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda data: read_picture(data, "rgb", 1), files))
+    assert all(map(np.array_equal, alone, together))

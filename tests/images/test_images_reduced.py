@@ -1,0 +1,131 @@
+"""JPEGs decoded at a reduced size: positions and pixels are those of full decoding."""
+
+import runpy
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from atelier.images.convert import _row
+from atelier.images.picture import decode
+from atelier.images.resize import resize
+from atelier.settings import ConvertSettings
+
+from .files import saved
+
+SIZE = 32
+Fit = Literal["crop", "stretch", "pad"]
+FITS: tuple[Fit, ...] = ("crop", "stretch", "pad")
+# How an upright image is stored for each EXIF orientation.
+STORED: dict[int, Any] = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+def jpeg(upright: np.ndarray, orientation: int = 1, **options: Any) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.ascontiguousarray(STORED[orientation](upright))
+    return saved(Image.fromarray(stored), "JPEG", quality=95, exif=exif, **options)
+
+
+def blob(width: int, height: int, x: float, y: float) -> np.ndarray:
+    """Draw a white spot whose center is at x, y on black."""
+    square = np.square(np.arange(width) + 0.5 - x) + np.square(np.arange(height) + 0.5 - y)[:, None]
+    light = 255 * np.exp(-square / (2 * 24**2))
+    return np.repeat(light.round().astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def center(row: np.ndarray) -> tuple[float, float]:
+    weights = row[:, :, 0].astype(float)
+    places = np.arange(SIZE) + 0.5
+    return (
+        float((weights.sum(axis=0) * places).sum() / weights.sum()),
+        float((weights.sum(axis=1) * places).sum() / weights.sum()),
+    )
+
+
+def expected(fit: Fit, width: int, height: int, x: float, y: float) -> tuple[float, float]:
+    if fit == "stretch":
+        return x * SIZE / width, y * SIZE / height
+    if fit == "crop":
+        side = min(width, height)
+        return (
+            (x - (width - side) // 2) * SIZE / side,
+            (y - (height - side) // 2) * SIZE / side,
+        )
+    inner = [round(side * SIZE / max(width, height)) for side in (width, height)]
+    left, top = ((SIZE - side) // 2 for side in inner)
+    return left + x * inner[0] / width, top + y * inner[1] / height
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("fit", FITS)
+def test_blob_is_where_it_is_in_the_file(fit: Fit, orientation: int) -> None:
+    for width, height in ((514, 514), (601, 514)):
+        x, y = width - 160.0, height - 110.0
+        data = jpeg(blob(width, height, x, y), orientation)
+        assert decode(data, "rgb", 1, 2 * SIZE).reduction == 8
+        row = resize(decode(data, "rgb", 1, 2 * SIZE), SIZE, fit)
+        assert center(row) == pytest.approx(expected(fit, width, height, x, y), abs=0.03)
+
+
+def test_convert_makes_rows_with_exact_positions() -> None:
+    settings = ConvertSettings(
+        image_size=SIZE, color="rgb", fit="stretch", max_megapixels=1, held_out=0.0
+    )
+    row = _row(settings, jpeg(blob(514, 514, 380, 400)))
+    assert isinstance(row, np.ndarray)
+    assert center(row) == pytest.approx(expected("stretch", 514, 514, 380, 400), abs=0.03)
+
+
+def test_full_size_of_a_reduced_image_is_known() -> None:
+    data = jpeg(blob(515, 771, 100, 100), 6)
+    decoded = decode(data, "rgb", 1, 64)
+    assert decoded.image.size == (65, 97)
+    assert decoded.size == (515, 771)
+    # The stored image is turned: its rounded sides end at other edges.
+    assert decoded.box == (65 - 64.375, 0, 65, 96.375)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(129, 420),
+    st.integers(129, 420),
+    st.integers(1, 8),
+    st.sampled_from(FITS),
+    st.sampled_from([0, 1, 2, "4:1:1"]),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
+def test_rows_of_reduced_and_full_decoding_are_alike(
+    width: int, height: int, orientation: int, fit: Fit, sampling: Any, progressive: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    cells = Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8))
+    upright = np.asarray(cells.resize((width, height), Image.Resampling.BICUBIC))
+    data = jpeg(upright, orientation, subsampling=sampling, progressive=progressive)
+    reduced = resize(decode(data, "rgb", 1, 2 * SIZE), SIZE, fit).astype(float)
+    full = resize(decode(data, "rgb", 1), SIZE, fit).astype(float)
+    error = np.square(reduced - full).mean()
+    assert 10 * np.log10(255**2 / max(error, 1e-9)) > 40
+
+
+def test_benchmark_measures_the_accuracy() -> None:
+    path = Path(__file__).parents[2] / "benchmarks" / "decoding.py"
+    benchmark = runpy.run_path(str(path))
+    cases = [benchmark["encoded"](index, 90) for index in (4, 18)]
+    result = benchmark["measure"](cases, 16)
+    assert result["cases"] == 2
+    assert 40 < result["lowest"] < benchmark["BEST"]

@@ -1,0 +1,173 @@
+"""Files that common viewers open, and Pillow alone does not: long metadata, missing ends, HEIC."""
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atelier.images.original import read_original
+from atelier.images.picture import Unreadable, read_picture
+from atelier.images.png_chunks import prepare_png
+
+from .files import MAGIC, chunk, iccp, png, saved
+from .icc import display_p3
+
+RNG = np.random.default_rng(3)
+RGB = RNG.integers(0, 256, (40, 56, 3), np.uint8)
+LONG = b"workflow " * 300_000
+PADDED = RNG.bytes(1_300_000)
+# Metadata that is long or damaged, of an image that is whole.
+METADATA = {
+    "text": chunk(b"tEXt", b"workflow\0" + LONG),
+    "compressed text": chunk(b"zTXt", b"workflow\0\0" + zlib.compress(LONG)),
+    "international text": chunk(b"iTXt", b"workflow\0\0\0\0\0" + LONG),
+    "compressed international text": chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(LONG)),
+    "many texts": chunk(b"zTXt", b"workflow\0\0" + zlib.compress(bytes(900_000))) * 80,
+    "text of an unknown compression": chunk(b"zTXt", b"workflow\0\7damaged"),
+    "text without a key": chunk(b"zTXt", b""),
+    "damaged text": chunk(b"zTXt", b"workflow\0\0damaged"),
+    "wrong checksum": chunk(b"tEXt", b"workflow\0text", 1),
+    "unknown chunk with a wrong checksum": chunk(b"abCd", b"text", 1),
+    "short gamma": chunk(b"gAMA", b"\0\0"),
+    "short chromaticities": chunk(b"cHRM", bytes(31)),
+    "short rendering intent": chunk(b"sRGB", b""),
+    "short resolution": chunk(b"pHYs", bytes(5)),
+    "short transparency": chunk(b"tRNS", bytes(3)),
+    "profile of an unknown compression": chunk(b"iCCP", b"profile\0\7damaged"),
+    "profile without a name": chunk(b"iCCP", b"damaged"),
+    "damaged profile": chunk(b"iCCP", b"profile\0\0damaged"),
+    "empty profile": iccp(b""),
+    "large profile without colors": iccp(PADDED),
+    "short codes": chunk(b"cICP", b"\1"),
+}
+
+
+@pytest.mark.parametrize("name", METADATA)
+def test_metadata_never_makes_an_image_unreadable(tmp_path: Path, name: str) -> None:
+    whole = [png(RGB, METADATA[name])]
+    if METADATA[name][4:8] not in (b"iCCP", b"tRNS"):
+        whole.append(png(RGB, after=METADATA[name]))
+    for data in whole:
+        assert np.array_equal(read_picture(data, "rgb", 1), RGB)
+        (tmp_path / "image.png").write_bytes(data)
+        assert np.array_equal(read_original(tmp_path / "image.png", 1).pixels, RGB)
+
+
+def test_orientation_is_kept_when_other_metadata_is_removed() -> None:
+    exif = b"MM\0\x2a\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
+    data = png(RGB, METADATA["compressed text"] + chunk(b"eXIf", exif))
+    assert np.array_equal(read_picture(data, "rgb", 1), np.rot90(RGB, -1))
+
+
+def test_colors_of_a_large_profile_are_converted() -> None:
+    profile = display_p3() + PADDED
+    padded = struct.pack(">I", len(profile)) + profile[4:]
+    flat = np.full((4, 4, 3), (229, 120, 89), np.uint8)
+    read = read_picture(png(flat, iccp(padded)), "rgb", 1)
+    assert np.abs(read.astype(int) - (246, 113, 79)).max() <= 3
+
+
+def test_a_png_without_such_metadata_is_not_copied(tmp_path: Path) -> None:
+    (tmp_path / "image.png").write_bytes(png(RGB, chunk(b"tEXt", b"Software\0camera")))
+    with (tmp_path / "image.png").open("rb") as stream:
+        prepared, colors = prepare_png(stream)
+        assert prepared is stream
+        assert stream.tell() == 0
+    assert colors.profile is None
+    assert colors.cicp is None
+
+
+def test_a_png_of_very_many_chunks_is_refused() -> None:
+    data = MAGIC + chunk(b"tEXt", b"a\0b") * 200_000
+    with pytest.raises(Unreadable, match="more chunks than any program writes"):
+        read_picture(data, "rgb", 1)
+
+
+JPEGS: dict[str, dict[str, Any]] = {
+    "baseline": {},
+    "without subsampling": {"subsampling": 0},
+    "progressive": {"progressive": True},
+    "restarts": {"restart_marker_blocks": 1},
+    "restarts of rows": {"restart_marker_rows": 1},
+}
+MODES = ("RGB", "L", "CMYK")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", JPEGS)
+def test_jpeg_without_its_end_is_read(tmp_path: Path, kind: str, mode: str) -> None:
+    data = saved(Image.fromarray(RGB).convert(mode), "JPEG", quality=90, **JPEGS[kind])
+    for at_least in (None, 10):
+        whole = read_picture(data, "rgb", 1, at_least)
+        for cut in (data[:-1], data[:-2], data[:-2] + bytes(50)):
+            assert np.array_equal(read_picture(cut, "rgb", 1, at_least), whole)
+    (tmp_path / "image.jpg").write_bytes(data[:-2])
+    pixels = read_original(tmp_path / "image.jpg", 1).pixels
+    assert np.array_equal(pixels, read_picture(data, "rgb", 1))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", JPEGS)
+def test_truncated_jpeg_is_refused(kind: str, mode: str) -> None:
+    data = saved(Image.fromarray(RGB).convert(mode), "JPEG", quality=90, **JPEGS[kind])
+    scans = data.index(b"\xff\xda") + 20
+    restarts = [at for at in range(scans, len(data)) if data[at : at + 1] == b"\xff"]
+    ends = {len(data) - missing for missing in (4, 5, 8, 20, 100, 300)} | set(restarts[:-1:7])
+    for end in sorted(end for end in ends if end > scans):
+        for at_least in (None, 10):
+            with pytest.raises(Unreadable, match=r"^(truncated|damaged)$"):
+                read_picture(data[:end], "rgb", 1, at_least)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_other_formats_without_their_end_are_read(kind: str) -> None:
+    image = Image.fromarray(RGB).quantize(16)
+    data = saved(image, kind)
+    cut = data[: -12 if kind == "PNG" else -1]
+    assert np.array_equal(read_picture(cut, "rgb", 1), read_picture(data, "rgb", 1))
+
+
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC is not supported; export as JPEG or install"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC is not supported; export as JPEG or install"),
+        (b"\0\0\0\x18ftypmsf1\0\0\0\0msf1hevc", "HEIC is not supported; export as JPEG or install"),
+        (b"\xff\x0a\xfa\x7f", "JPEG XL is not supported; export as JPEG or PNG"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL is not supported; export as JPEG or PNG"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000 is not supported; export as JPEG or PNG"),
+        (b"\xff\x4f\xff\x51\0\x2f", "JPEG 2000 is not supported; export as JPEG or PNG"),
+        (b"8BPS\0\1", "Photoshop is not supported; export as JPEG or PNG"),
+    ],
+)
+def test_known_formats_that_are_not_read_are_named(
+    start: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)  # as if not installed
+    with pytest.raises(Unreadable, match=f"^{reason}"):
+        read_picture(start + bytes(2000), "rgb", 1)
+
+
+def test_heic_is_read_if_its_reader_is_installed(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    flat = Image.new("RGB", (64, 48), (229, 120, 89))
+    file = heif.from_pillow(flat)
+    file.info.update(exif=exif.tobytes(), icc_profile=display_p3(), icc_profile_type="prof")
+    file.save(tmp_path / "image.heic", quality=95)
+    data = (tmp_path / "image.heic").read_bytes()
+    read = read_picture(data, "rgb", 1)
+    assert read.shape == (64, 48, 3)
+    assert np.abs(read.astype(int) - (246, 113, 79)).max() <= 6
+    assert np.array_equal(read_original(tmp_path / "image.heic", 1).pixels, read)
+    with pytest.raises(Unreadable):
+        read_picture(data[: len(data) // 2], "rgb", 1)
+    # The size that it claims is not the size that it is decoded to.
+    place = data.index(b"ispe") + 8
+    with pytest.raises(Unreadable):
+        read_picture(data[:place] + struct.pack(">II", 16, 16) + data[place + 8 :], "rgb", 1)
