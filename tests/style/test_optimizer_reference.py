@@ -160,7 +160,7 @@ _waves = _differentiated(
     lambda x: 60 + 3 * x.square() + torch.sin(9 * x) - torch.cos(5 * x.roll(1, 3))
 )
 # No step from near the edge of the domain may leave it.
-_pole = _differentiated(lambda x: -torch.log(1 - x.square()) + 0.3 * x * _noise(5)[:1])
+_pole = _differentiated(lambda x: -torch.log(1 - x.square()) + 8 * x * _noise(5)[:1])
 # Steep at first, so that the first step is far too long and fails often.
 _steep = _differentiated(lambda x: torch.cosh(150 * x) - x)
 
