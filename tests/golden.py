@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+Pixels = NDArray[np.uint8] | NDArray[np.floating]
 _BLOCKS = 12  # to a side
-_TOLERANCE = 4
+_TOLERANCE = 3
 
 
 def block_sums(pixels: Pixels) -> NDArray[np.int64]:
@@ -20,7 +20,7 @@ def block_sums(pixels: Pixels) -> NDArray[np.int64]:
     height, width, channels = pixels.shape
     rows, columns = height // _BLOCKS, width // _BLOCKS
     blocks = pixels.reshape(_BLOCKS, rows, _BLOCKS, columns, channels)
-    return blocks.sum(axis=(1, 3), dtype=np.int64)
+    return np.rint(blocks.sum(axis=(1, 3), dtype=np.float64)).astype(np.int64)
 
 
 def store(file: Path, images: Mapping[str, Pixels]) -> None:
