@@ -71,9 +71,10 @@ class _TorchPainter:
         state: dict[str, Tensor] = {"place": self._place.detach()}
         for name, value in self._optimizer.state_dict()["state"].get(0, {}).items():
             if isinstance(value, list):
-                # L-BFGS's scratch list `al` holds nothing before its first use.
-                if name != "al" and value:
-                    state[f"list.{name}"] = torch.stack([torch.as_tensor(v) for v in value])
+                if name != "al":  # L-BFGS's scratch list
+                    # Before the second step the lists are empty, but torch needs them.
+                    stacked = [torch.as_tensor(v) for v in value]
+                    state[f"list.{name}"] = torch.stack(stacked) if value else torch.empty(0)
             elif isinstance(value, Tensor):
                 state[f"tensor.{name}"] = value
             elif value is not None:

@@ -1,0 +1,42 @@
+"""Stored sums of pixels, so that a drawing program's every constant is held by a test.
+
+Sums over blocks instead of a hash of all pixels: a processor that rounds one pixel differently
+passes, and a change of a color or of a length by a hundredth does not.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8] | NDArray[np.floating]
+_BLOCKS = 12  # to a side
+_TOLERANCE = 3
+
+
+def block_sums(pixels: Pixels) -> NDArray[np.int64]:
+    """Return the sums of each channel over 12 x 12 blocks, int64 [12, 12, C]."""
+    height, width, channels = pixels.shape
+    rows, columns = height // _BLOCKS, width // _BLOCKS
+    blocks = pixels.reshape(_BLOCKS, rows, _BLOCKS, columns, channels)
+    return np.rint(blocks.sum(axis=(1, 3), dtype=np.float64)).astype(np.int64)
+
+
+def store(file: Path, images: Mapping[str, Pixels]) -> None:
+    """Write the sums of images whose drawing was changed on purpose."""
+    sums = {name: block_sums(pixels).astype(np.int32) for name, pixels in images.items()}
+    np.savez_compressed(file, **sums)
+
+
+def differences(file: Path, images: Mapping[str, Pixels]) -> list[str]:
+    """Return a sentence for each image whose sums differ from the stored ones."""
+    with np.load(file, allow_pickle=False) as stored:
+        assert sorted(stored.files) == sorted(images)
+        found = []
+        for name, pixels in images.items():
+            apart = np.abs(block_sums(pixels) - stored[name])
+            if apart.max() > _TOLERANCE:
+                where = np.unravel_index(apart.argmax(), apart.shape)
+                found.append(f"{name} differs by {apart.max()} in block {where[:2]}")
+        return found

@@ -1,0 +1,69 @@
+"""At which size a JPEG is decoded, and how many scans one may have."""
+
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atelier.images.convert import convert
+from atelier.images.dataset import load_images
+from atelier.images.download import download
+from atelier.images.picture import Unreadable, decode
+from atelier.settings import ConvertSettings, DownloadSettings
+
+_SCAN = b"\xff\xda"
+
+
+def _jpeg() -> bytes:
+    stream = BytesIO()
+    Image.new("RGB", (16, 16), (200, 100, 50)).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+def _accepted(data: bytes) -> bool:
+    try:
+        decode(data, "rgb", 10)
+    except Unreadable as error:
+        assert "scans" in str(error)
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("size", "most"), [(2**14 - 1, 500), (2**14, 501), (5 * 2**14, 505)])
+def test_a_jpeg_may_have_500_scans_and_one_more_for_each_16_kib(size: int, most: int) -> None:
+    """Marks of scans after the image count too: only a decoder could tell them apart."""
+    image = _jpeg()
+    for scans in (most, most + 1):
+        data = image + _SCAN * (scans - image.count(_SCAN))
+        data += bytes(size - len(data))
+        assert (len(data), data.count(_SCAN)) == (size, scans)
+        assert _accepted(data) == (scans == most)
+
+
+def test_a_mark_of_a_scan_across_two_blocks_is_counted() -> None:
+    image = _jpeg()
+    padded = image + bytes(2**16 - 1 - len(image))
+    marks = _SCAN * (504 - image.count(_SCAN))
+    assert _accepted(padded + marks)
+    assert not _accepted(padded + marks + _SCAN)
+
+
+def test_a_jpeg_is_decoded_at_twice_the_size_or_more_and_looks_as_decoded_whole(
+    tmp_path: Path,
+    source: Callable[..., DownloadSettings],
+    conversion: Callable[..., ConvertSettings],
+) -> None:
+    """A decoder that makes the final size itself averages squares, which is less sharp."""
+    coarse = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
+    image = Image.fromarray(coarse).resize((128, 128), Image.Resampling.BICUBIC)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    image.save(folder / "a.jpg", quality=100, subsampling=0)
+    Image.open(folder / "a.jpg").save(folder / "b.png")
+    download(source("folder", mine=str(folder)), tmp_path / "raw", tmp_path / "scratch")
+    convert(conversion(image_size=16), tmp_path / "raw", tmp_path / "images.npz")
+    reduced, whole = load_images(tmp_path / "images.npz").pixels.astype(float)
+    assert np.sqrt(np.mean((reduced - whole) ** 2)) < 4

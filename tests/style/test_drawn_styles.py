@@ -1,0 +1,35 @@
+"""The built-in styles: every constant of the drawing programs is the stored one.
+
+`python -m tests.style.test_drawn_styles` stores the sums anew after a style was changed on
+purpose.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atelier.style.demo_styles import demo_style_image
+from atelier.style.drawn import _scene
+
+from ..golden import differences, store
+
+_STORED = Path(__file__).with_name("drawn_styles.npz")
+
+
+def _images() -> dict[str, NDArray[np.uint8] | NDArray[np.floating]]:
+    """Return the styles, and what the night sky's strokes are painted over, in finer units."""
+    scene = _scene(96, np.random.default_rng(1))
+    under = {"scene_colors": 16 * scene.color, "scene_strokes": 1000 * scene.direction[..., None]}
+    sizes = (("night_sky", 48, 1), ("wave", 300, 1), ("wave", 84, 2), ("stained_glass", 96, 1))
+    return under | {
+        f"{name}_{size}": demo_style_image(name, size, seed) for name, size, seed in sizes
+    }
+
+
+def test_every_stroke_and_color_is_the_stored_one() -> None:
+    assert differences(_STORED, _images()) == []
+
+
+if __name__ == "__main__":
+    store(_STORED, _images())

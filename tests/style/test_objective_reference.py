@@ -1,0 +1,190 @@
+"""The whole objective in float64 against the formulas of the papers, written out for one image."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from atelier.settings import StylizeSettings
+from atelier.style.look import Look
+from atelier.style.losses import texture
+from atelier.style.objective import Eye, goal_of, names
+from atelier.style.vgg import build_vgg19
+
+from .test_style_paint import _settings
+
+HEIGHT, WIDTH = 24, 32
+CHANGES = {
+    "style_layers": {6: 0.5, 1: 2.0},
+    "content_layers": {3: 0.25, 8: 0.75},
+    "smoothness": 0.3,
+    "strength": 0.5,
+}
+_VGG = build_vgg19("random", "average", seed=1, deepest=8).double()
+
+
+def _image(seed: int, height: int = HEIGHT, width: int = WIDTH) -> Tensor:
+    """Smooth colors, float64 [1, 3, height, width]."""
+    coarse = torch.rand(1, 3, 5, 7, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, (height, width), mode="bilinear").double()
+
+
+def _looks(masked: bool) -> list[Look]:
+    """Two styles of different sizes in unequal shares, or under soft masks of unequal area."""
+    styles = (_image(10, 16, 20), _image(11, 18, 16))
+    if not masked:
+        return [Look(styles, (3.0, 1.0)), Look(styles[::-1], (1.0, 1.0))]
+    across = torch.linspace(0, 1, WIDTH).double().expand(1, 1, HEIGHT, WIDTH)
+    down = torch.linspace(0.2, 0.9, HEIGHT).double().view(1, 1, HEIGHT, 1).expand_as(across)
+    return [
+        Look(styles, (3.0, 1.0), (across, 0.3 * (1 - across))),
+        Look(styles[::-1], (1.0, 2.0), (down, 1 - 0.5 * down)),
+    ]
+
+
+def _features(image: Tensor, layer: int, settings: StylizeSettings) -> Tensor:
+    """Return a feature map [C, h, w] of one image."""
+    if settings.preprocessing == "caffe":
+        means = (0.40760392, 0.45795686, 0.48501961)
+        planes = [(p - m) * 255 for p, m in zip(image[0].flip(0), means, strict=True)]
+    else:
+        ranges = ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))
+        planes = [(p - m) / s for p, (m, s) in zip(image[0], ranges, strict=True)]
+    response = torch.stack(planes)[None]
+    for module in _VGG[: layer + 1]:
+        match module:
+            case nn.Conv2d():
+                response = F.conv2d(response, module.weight, module.bias, padding=1)
+            case nn.ReLU():
+                response = response.clamp(min=0)
+            case _:
+                response = F.avg_pool2d(response, 2)
+    return response[0]
+
+
+def _statistics(features: Tensor, mask: Tensor, kind: str) -> list[Tensor]:
+    """Return the weighted mean products of channels, and for moments the weighted means."""
+    weight = F.adaptive_avg_pool2d(mask, features.shape[1:])[0, 0]
+    weight = weight / weight.sum()
+    products = torch.einsum("hw,chw,dhw->cd", weight, features, features)
+    means = torch.einsum("hw,chw->c", weight, features)
+    return [products] if kind == "gram" else [products, means]
+
+
+def _distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+    if len(ours) == 1:
+        return (ours[0] - theirs[0]).square().mean()
+    first, second = (products - torch.outer(m, m) for products, m in (ours, theirs))
+    return (first - second).square().mean() + (ours[1] - theirs[1]).square().mean()
+
+
+def _regions(look: Look) -> list[tuple[dict[int, float], Tensor, float]]:
+    """Return for each region its styles with their shares, its mask, and its weight."""
+    total = sum(look.weights)
+    shares = [weight / total for weight in look.weights]
+    if not look.masks:
+        return [(dict(enumerate(shares)), torch.ones(1, 1, HEIGHT, WIDTH).double(), 1.0)]
+    return [
+        ({number: 1.0}, mask, shares[number] * len(shares) * float(mask.mean()))
+        for number, mask in enumerate(look.masks)
+    ]
+
+
+def _terms(
+    canvas: Tensor, content: Tensor, look: Look, settings: StylizeSettings
+) -> dict[str, Tensor]:
+    """Return the unweighted terms of the loss of one image."""
+    kind, strength, found = settings.style_loss, settings.strength, {}
+    for layer in sorted(settings.style_layers):
+        found[f"style_{layer}"] = torch.zeros(()).double()
+        for shares, mask, weight in _regions(look):
+            ours = _statistics(_features(canvas, layer, settings), mask, kind)
+            own = _statistics(_features(content, layer, settings), mask, kind)
+            aim = [(1 - strength) * statistic for statistic in own]
+            for number, share in shares.items():
+                style = look.styles[number]
+                theirs = _statistics(
+                    _features(style, layer, settings), torch.ones_like(style[:, :1]), kind
+                )
+                aim = [a + strength * share * t for a, t in zip(aim, theirs, strict=True)]
+            found[f"style_{layer}"] = found[f"style_{layer}"] + weight * _distance(ours, aim)
+    for layer in settings.content_layers:
+        difference = _features(canvas, layer, settings) - _features(content, layer, settings)
+        found[f"content_{layer}"] = difference.square().mean()
+    right, below = canvas[..., 1:] - canvas[..., :-1], canvas[..., 1:, :] - canvas[..., :-1, :]
+    found["smoothness"] = (right.square().sum() + below.square().sum()) / canvas.numel()
+    return found
+
+
+def _total(terms: dict[str, Tensor], settings: StylizeSettings) -> Tensor:
+    weights = {f"style_{layer}": weight for layer, weight in settings.style_layers.items()}
+    weights |= {f"content_{layer}": weight for layer, weight in settings.content_layers.items()}
+    weights["smoothness"] = settings.smoothness * settings.strength
+    return sum((weights[name] * term for name, term in terms.items()), torch.zeros(()))
+
+
+@pytest.mark.parametrize("side", [None, 24])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("kind", "convention"), [("gram", "torchvision"), ("moments", "caffe")])
+def test_every_term_and_the_gradient_equal_the_formulas(
+    side: int | None, masked: bool, kind: str, convention: str
+) -> None:
+    """Two images at once, with unequal weights, two styles, soft masks, whole and in tiles."""
+    settings = _settings(**CHANGES, style_loss=kind, preprocessing=convention)
+    contents = torch.cat([_image(1), _image(2)])
+    canvas, looks = torch.cat([_image(3), _image(4)]), _looks(masked)
+    goal = goal_of(contents, looks, settings, _VGG, side)
+    eye = Eye(_VGG, settings, HEIGHT, WIDTH, side)
+    assert (len(eye.parts) == 1) == (side is None)
+    totals, losses, gradient = eye.gradient(canvas, goal, settings)
+    assert list(losses) == names(settings)
+    again = eye.losses(canvas, goal)
+    for number, look in enumerate(looks):
+        leaf = canvas[number : number + 1].clone().requires_grad_()
+        terms = _terms(leaf, contents[number : number + 1], look, settings)
+        total = _total(terms, settings)
+        (expected,) = torch.autograd.grad(total, leaf)
+        assert losses.keys() == terms.keys()
+        for name, term in terms.items():
+            assert losses[name][number].item() == pytest.approx(term.item(), rel=1e-5), name
+            assert again[name][number].item() == pytest.approx(term.item(), rel=1e-5), name
+        assert totals[number].item() == pytest.approx(total.item(), rel=1e-5)
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(
+            gradient[number : number + 1], expected, rtol=1e-4, atol=1e-5 * scale
+        )
+
+
+def test_content_features_in_tiles_are_those_of_the_whole_image() -> None:
+    settings = _settings(**CHANGES)
+    whole = Eye(_VGG, settings, HEIGHT, WIDTH).contents(_image(1))
+    tiled = Eye(_VGG, settings, HEIGHT, WIDTH, 24).contents(_image(1))
+    assert list(whole) == [3, 8]
+    for layer, maps in whole.items():
+        torch.testing.assert_close(tiled[layer], maps)
+        torch.testing.assert_close(maps[0], _features(_image(1), layer, settings))
+
+
+def test_smoothness_is_a_term_only_where_it_has_a_weight() -> None:
+    plain = _settings(**{**CHANGES, "smoothness": 0.0})
+    assert names(plain) == ["style_1", "style_6", "content_3", "content_8"]
+    assert names(_settings(**CHANGES)) == [*names(plain), "smoothness"]
+    goal = goal_of(_image(1), [Look((_image(2),))], plain, _VGG)
+    assert list(Eye(_VGG, plain, HEIGHT, WIDTH).losses(_image(3), goal)) == names(plain)
+
+
+@pytest.mark.parametrize("kind", ["gram", "moments"])
+def test_a_soft_mask_weighs_places_by_its_values(kind: str) -> None:
+    """A worked example: weights 1/4 and 3/4 of the places of one channel with values 2 and 6."""
+    features = torch.tensor([[[[2.0, 6.0]]]])
+    mask = torch.tensor([[[[0.25, 0.75]]]])
+    expected = [0.25 * 4 + 0.75 * 36] + ([0.25 * 2 + 0.75 * 6] if kind == "moments" else [])
+    assert texture(features, kind, mask)[0, 0].tolist() == pytest.approx(expected)
+
+
+def test_shares_are_the_weights_scaled_to_one_and_equal_by_default() -> None:
+    look = Look((_image(1),) * 3, (1.0, 2.0, 5.0))
+    assert look.shares() == pytest.approx([0.125, 0.25, 0.625])
+    assert dataclasses.replace(look, weights=()).shares() == pytest.approx([1 / 3] * 3)

@@ -1,0 +1,220 @@
+"""Sizes, tiles, scales and bytes: whole numbers computed by hand, at their boundaries."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from atelier.errors import AtelierError
+from atelier.style.look import Look
+from atelier.style.paint import _at_most, _subjects
+from atelier.style.room import largest_that_works, side_that_fits, side_to_calibrate
+from atelier.style.scales import Leg, legs, resized, shrunk
+from atelier.style.tiles import Part, parts
+from atelier.style.vgg import L2Pool, build_vgg19, calibrate, outline, preprocess, reach, stride
+
+from .test_style_paint import CPU, _settings
+
+# VGG19 up to layer 6: 64, 64 and 128 filters of 3 x 3, float32.
+WEIGHT_BYTES = 4 * ((3 * 9 + 1) * 64 + (64 * 9 + 1) * 64 + (64 * 9 + 1) * 128)
+# Maps of 64 channels at 4 layers; then at half the size 64 at one layer and 128 at two; and back.
+PASS_BYTES = 2 * (4 * 64 * 4 + 64 + 2 * 128)
+CONTENT_BYTES = 128  # the map of layer 6, a quarter of the pixels
+CANVASES = {"spectral": 48, "lbfgs": 56, "adam": 16}
+
+
+def _held(optimizer: str, pixels: int, style_pixels: int) -> int:
+    canvases = 12 * CANVASES[optimizer]
+    return WEIGHT_BYTES + 36 * style_pixels + pixels * (canvases + CONTENT_BYTES)
+
+
+def _side(optimizer: str, memory: int, styles: list[tuple[int, int]]) -> int | None:
+    settings = _settings(optimizer=optimizer, lr=0.5, memory_gb=memory / 1e9)
+    return side_that_fits(64, 50, settings, outline("average", 6), styles)
+
+
+@pytest.mark.parametrize("optimizer", CANVASES)
+@pytest.mark.parametrize(
+    ("styles", "at_once"), [([(40, 30)], 3200), ([(200, 100), (40, 30)], 10_000)]
+)
+def test_tiles_begin_where_the_memory_of_one_pass_ends(
+    optimizer: str, styles: list[tuple[int, int]], at_once: int
+) -> None:
+    """A style needs half as much per pixel as a painting, because nothing is differentiated."""
+    held = _held(optimizer, 3200, sum(map(math.prod, styles)))
+    enough = held + at_once * PASS_BYTES
+    assert _side(optimizer, enough + 1, styles) is None
+    assert _side(optimizer, enough - 1, styles) == math.isqrt(at_once - 1)
+    for side in (18, 31):
+        assert _side(optimizer, held + side**2 * PASS_BYTES + 1, styles) == side
+    # The receptive field is 5 pixels to either side, and 6 in whole steps: tiles of 18 or more.
+    with pytest.raises(AtelierError, match="a painting of 50 x 64 pixels needs more than"):
+        _side(optimizer, held + 18**2 * PASS_BYTES - 1, styles)
+
+
+@pytest.mark.parametrize(
+    ("gb", "styles", "side"), [(0.2, 2, 312), (0.6, 1, 765), (0.61, 1, 768), (1e-6, 1, 32)]
+)
+def test_styles_are_shrunk_until_their_first_maps_fit(gb: float, styles: int, side: int) -> None:
+    assert side_to_calibrate(_settings(memory_gb=gb), styles) == side
+
+
+def test_the_smallest_size_is_tried_and_nothing_below() -> None:
+    tried: list[int] = []
+
+    def work(side: int) -> None:
+        tried.append(side)
+        raise MemoryError
+
+    assert largest_that_works(work, 16, 9) is None
+    assert tried == [16, 12, 9]
+    assert largest_that_works(lambda side: None, 16, 16) == 16
+
+
+def test_tiles_have_cores_side_by_side_and_margins_of_the_receptive_field() -> None:
+    rows = [(0, 4, 0, 6), (4, 8, 2, 10), (8, 10, 6, 10)]  # core, and what is seen
+    columns = [(0, 4, 0, 6), (4, 7, 2, 7)]
+    expected = [
+        Part((top, bottom, left, right), (up, down, before, behind))
+        for top, bottom, up, down in rows
+        for left, right, before, behind in columns
+    ]
+    assert parts(10, 7, 9, reach=2, step=2) == expected
+    # A margin of 3 is 4 in whole steps, which leaves one pixel: a core is a step at least.
+    assert [part.core[1] for part in parts(10, 2, 9, reach=3, step=2)] == [2, 4, 6, 8, 10]
+    everything = (0, 10, 0, 7)
+    for side in (None, 10, 11):
+        assert parts(10, 7, side, reach=2, step=2) == [Part(everything, everything)]
+    assert len(parts(7, 10, 9, reach=2, step=2)) == 6
+
+
+def test_scales_of_less_than_32_pixels_are_left_out() -> None:
+    sizes = [(leg.height, leg.width) for leg in legs(_settings(scales=3), 64, 90)]
+    assert sizes == [(32, 45), (45, 64), (64, 90)]
+    sizes = [(leg.height, leg.width) for leg in legs(_settings(scales=3), 62, 90)]
+    assert sizes == [(44, 64), (62, 90)]
+    assert [leg.until for leg in legs(_settings(scales=3, iterations=11), 64, 90)] == [3, 7, 11]
+
+
+@pytest.mark.parametrize(
+    ("iterations", "first"),
+    [(6, []), (7, [(3.0, 1)]), (19, [(3.0, 2)]), (20, [(10.0, 1), (3.0, 3)])],
+)
+def test_the_content_counts_tenfold_and_threefold_in_the_first_steps(
+    iterations: int, first: list[tuple[float, int]]
+) -> None:
+    changes = {"optimizer": "spectral", "iterations": iterations}
+    expected = [Leg(40, 50, firmness, until) for firmness, until in first]
+    expected.append(Leg(40, 50, 1.0, iterations))
+    assert legs(_settings(**changes, weights="imagenet"), 40, 50) == expected
+    for other in ({"weights": "random"}, {"weights": "imagenet", "start": "noise"}):
+        assert legs(_settings(**changes, **other), 40, 50) == expected[-1:]
+    plain = _settings(iterations=iterations, weights="imagenet", optimizer="lbfgs")
+    assert legs(plain, 40, 50) == expected[-1:]
+
+
+def test_styles_shrink_in_proportion_but_not_below_what_layers_need() -> None:
+    image = torch.rand(1, 3, 20, 41, generator=torch.Generator().manual_seed(1))
+    assert shrunk(image, 0.5, 4).shape[2:] == (10, 20)
+    assert shrunk(image, 0.5, 16).shape[2:] == (16, 20)
+    assert shrunk(image, 0.1, 30).shape[2:] == (20, 30)
+    assert shrunk(image, 1, 4) is image
+    assert resized(image, 20, 41) is image
+    sharp = (image > 0.5).float()
+    small = shrunk(sharp, 0.7, 4)
+    assert resized(sharp, 14, 29).min() < 0 or resized(sharp, 14, 29).max() > 1
+    assert (small.min() >= 0, small.max() <= 1) == (True, True)
+    assert _at_most(image, 41, 4) is image
+    assert _at_most(image, 100, 4) is image
+    assert _at_most(image, 21, 4).shape[2:] == (10, 21)
+
+
+@pytest.mark.parametrize(
+    ("layer", "apart", "seen"),
+    [(0, 1, 1), (1, 1, 1), (3, 1, 2), (4, 2, 3), (5, 2, 5), (9, 4, 9), (10, 4, 13), (18, 8, 29),
+     (27, 16, 69), (28, 16, 85), (36, 32, 149)],
+)  # fmt: skip
+@pytest.mark.parametrize("pooling", ["max", "average", "l2"])
+def test_stride_and_receptive_field_of_the_published_architecture(
+    pooling: str, layer: int, apart: int, seen: int
+) -> None:
+    vgg = outline(pooling, layer)
+    assert len(vgg) == layer + 1
+    assert (stride(vgg), reach(vgg)) == (apart, seen)
+
+
+def test_the_architecture_is_configuration_e() -> None:
+    filters = [m.out_channels for m in outline("max", 36) if isinstance(m, nn.Conv2d)]
+    assert filters == [64] * 2 + [128] * 2 + [256] * 4 + [512] * 8
+    assert all(parameter.is_meta for parameter in outline("max", 36).parameters())
+
+
+def test_pixels_are_normalized_as_the_weights_need() -> None:
+    image = torch.tensor([0.485 + 0.229, 0.456, 0.406 - 0.225]).view(1, 3, 1, 1)
+    found = preprocess(image, "torchvision").flatten()
+    torch.testing.assert_close(found, torch.tensor([1.0, 0.0, -1.0]), atol=1e-6, rtol=0)
+    mean = torch.tensor([0.48501961, 0.45795686, 0.40760392]).view(1, 3, 1, 1)
+    shifted = mean + torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1) / 255
+    found = preprocess(shifted, "caffe").flatten()
+    torch.testing.assert_close(found, torch.tensor([3.0, 2.0, 1.0]), atol=1e-4, rtol=0)
+
+
+def test_l2_pooling_is_the_root_of_the_mean_square_with_a_finite_gradient() -> None:
+    features = torch.tensor([[1.0, 2.0, 0.0, 0.0], [3.0, 4.0, 0.0, 0.0]])[None, None]
+    leaf = features.requires_grad_()
+    pooled = L2Pool()(leaf)
+    torch.testing.assert_close(pooled.flatten(), torch.tensor([7.5**0.5, 1e-4]))
+    pooled.sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad.isfinite().all()
+
+
+def test_calibration_brings_every_convolution_to_unit_scale_over_all_styles() -> None:
+    vgg = build_vgg19("random", "average", 1, 6)
+    images = [torch.randn(1, 3, 12, side, generator=torch.Generator().manual_seed(side))
+              for side in (8, 20)]  # fmt: skip
+    before = {name: tensor.clone() for name, tensor in vgg.state_dict().items()}
+    fitted, responses = calibrate(vgg, *images), images
+    for module in fitted:
+        responses = [module(response) for response in responses]
+        if isinstance(module, nn.Conv2d):
+            squares = [float(response.square().mean()) for response in responses]
+            assert sum(squares) / 2 == pytest.approx(1, rel=1e-4)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in vgg.state_dict().items())
+    black = calibrate(vgg, torch.zeros(1, 3, 8, 8))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in black.state_dict().items())
+
+
+def test_random_weights_are_orthogonal_of_their_seed_and_frozen() -> None:
+    vgg, other = build_vgg19("random", "max", 1, 3), build_vgg19("random", "max", 2, 3)
+    rows = vgg[2].weight.flatten(1)
+    torch.testing.assert_close(rows @ rows.T, torch.eye(64), atol=1e-5, rtol=0)
+    assert not torch.equal(vgg[2].weight, other[2].weight)
+    assert vgg[2].bias.abs().max() == 0
+    assert not any(parameter.requires_grad for parameter in vgg.parameters())
+    assert not vgg.training
+
+
+def test_images_share_a_pass_if_their_sizes_and_the_optimizer_allow_it() -> None:
+    """On an accelerator as many as have 512 x 512 pixels together; on a CPU one."""
+    style = Look((torch.rand(1, 3, 8, 8),))
+    masked = Look(style.styles, (), (torch.ones(1, 1, 256, 256),))
+    small, large = torch.zeros(1, 3, 256, 256), torch.zeros(1, 3, 256, 1200)
+    contents = [small] * 6 + [large] * 2 + [small]
+
+    def counts(device: str, at_once: int | None, looks: list[Look], **changes: object) -> list[int]:
+        settings = _settings(**{"optimizer": "spectral", **changes})
+        found = list(_subjects(contents, looks, settings, torch.device(device), at_once))
+        assert all(len(one.looks) in (1, len(one.contents)) for one in found)
+        return [len(one.contents) for one in found]
+
+    assert counts("meta", None, [style]) == [4, 2, 1, 1, 1]
+    assert counts("cpu", None, [style]) == [1] * 9
+    assert counts("cpu", 5, [style]) == [5, 1, 2, 1]
+    assert counts("meta", 5, [style], optimizer="adam", lr=0.1) == [1] * 9
+    looks = [style] * 2 + [masked] * 4 + [style] * 3
+    assert counts("meta", None, looks) == [2, 4, 1, 1, 1]
+    first, *_ = _subjects(contents, looks, _settings(optimizer="spectral"), CPU, 2)
+    assert first.looks[0].styles[0] is style.styles[0]
+    assert len(first.looks) == 2

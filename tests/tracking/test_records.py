@@ -1,0 +1,307 @@
+"""dvc.lock, fingerprints and stores: pure functions on small inputs, with exact results."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atelier.errors import AtelierError
+from atelier.tracking import destination
+from atelier.tracking.fingerprint import Fingerprint, refuse_changes, take
+from atelier.tracking.preflight import _cache_folder, _dvc_folder
+from atelier.tracking.record import StageRecord, current, is_logged, makers, read_lock
+from atelier.tracking.unfinished import forget_committed
+from atelier.tracking.values import counted, flat, numbers
+
+LOCK = """
+schema: '2.0'
+stages:
+  paint:
+    deps:
+    - {path: models/last, hash: md5, md5: bb}
+    - {path: src/paint.py, md5: cc}
+    params: {params.yaml: {style: {size: 30, name: a}}}
+    outs:
+    - {path: styled, md5: dd.dir}
+  train:
+    deps:
+    - {path: data/raw, md5: aa.dir}
+    - {path: page.j2, md5: ee}
+    params: {params.yaml: {train.lr: 0.5}}
+    outs:
+    - {path: models, md5: ff.dir}
+    - {path: models/last, hash: etag, etag: bb}
+"""
+
+
+def test_stages_are_read_after_those_that_they_depend_on() -> None:
+    records = read_lock(LOCK)
+    assert list(records) == ["train", "paint"]
+    assert records["paint"] == StageRecord(
+        parameters={"style.size": "30", "style.name": "a"},
+        inputs={"models/last": "bb", "src/paint.py": "cc"},
+        outputs={"styled": "dd.dir"},
+    )
+    assert records["train"].outputs == {"models": "ff.dir", "models/last": "bb"}
+    assert records["train"].data == {"data/raw": "aa.dir"}
+    assert makers(records, records["paint"]) == {"models/last": "train"}
+    assert makers(records, records["train"]) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a: [", "stages: 5", "stages: {a: 5}", "stages: {a: {outs: [{path: x}]}}", "[1]",
+     "stages: {a: {deps: [{path: x, md5: 1}], outs: [{path: x, md5: 1}]}}", "\x00"],
+)  # fmt: skip
+def test_what_is_no_whole_record_gives_no_stages(text: str) -> None:
+    assert read_lock(text) == {}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "changed", "expected"),
+    [
+        ({}, {}, ["train", "paint"]),
+        ({"train.lr": "0.50"}, {}, ["train", "paint"]),
+        ({"train.lr": "0.6"}, {}, []),
+        ({"style.name": "b"}, {}, ["train"]),
+        ({}, {"src/paint.py": "new"}, ["train"]),
+        ({}, {"page.j2": None}, []),
+        ({}, {"data/raw": "new", "models/last": "new"}, ["train", "paint"]),
+    ],
+)
+def test_stages_are_current_if_settings_code_and_earlier_stages_are(
+    parameters: dict[str, str], changed: dict[str, str | None], expected: list[str]
+) -> None:
+    """Of folders that no stage makes, and of outputs, DVC's hashes count and no file is read."""
+    records = read_lock(LOCK)
+    values = {"train.lr": "0.5", "style.size": "30.0", "style.name": "a"} | parameters
+    files = {"src/paint.py": "cc", "page.j2": "ee"} | changed
+    assert list(current(records, values, files.get)) == expected
+    if not changed:
+        assert list(current(records, values, None)) == expected
+
+
+def test_a_stage_made_from_an_earlier_output_is_not_current() -> None:
+    records = read_lock(LOCK.replace("etag: bb", "etag: b2"))
+    values = {"train.lr": "0.5", "style.size": "30", "style.name": "a"}
+    assert list(current(records, values, None)) == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "logged"),
+    [("train", True), ("watch@mine", False), ("watch", False), ("evaluate", True),
+     ("evaluate_inputs", False), ("stylize_inputs", False), ("xwatch", True)],
+)  # fmt: skip
+def test_stages_that_only_list_files_have_no_runs(stage: str, logged: bool) -> None:
+    assert is_logged(stage) == logged
+
+
+def test_values_are_flattened_and_only_finite_numbers_are_metrics() -> None:
+    nested = {
+        "a": {"b": 1, "c": {"d": 2.5}},
+        "e": {},
+        "f": True,
+        "g": "3",
+        "h": float("nan"),
+        "i": [1],
+    }
+    assert flat(nested) == {
+        "a.b": 1, "a.c.d": 2.5, "e": {}, "f": True, "g": "3", "h": nested["h"], "i": [1]
+    }  # fmt: skip
+    assert numbers(nested) == {"a.b": 1.0, "a.c.d": 2.5}
+    assert all(isinstance(value, float) for value in numbers(nested).values())
+    assert [counted(n, "entry", "entries") for n in (0, 1, 2)] == [
+        "0 entries",
+        "1 entry",
+        "2 entries",
+    ]
+    assert [counted(n, "run") for n in (1, 2)] == ["1 run", "2 runs"]
+
+
+def _project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    Path("code.py").write_text("pass", "utf-8")
+    Path("data/inner").mkdir(parents=True)
+    Path("data/inner/a.txt").write_text("a", "utf-8")
+    Path("params.yaml").write_text("train: {lr: 0.5, steps: 7}\nother: 1\n", "utf-8")
+    stage = "{cmd: x, deps: [code.py, data, absent], params: [train, gone.key]}"
+    Path("dvc.yaml").write_text(f"stages: {{train: {stage}, bare: {{cmd: y}}}}\n", "utf-8")
+
+
+def _md5(content: str) -> str:
+    return hashlib.md5(content.encode()).hexdigest()
+
+
+def test_a_fingerprint_has_the_settings_the_files_and_their_hashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _project(tmp_path, monkeypatch)
+    found = take("train")
+    assert found is not None
+    assert found.settings == {"train.lr": 0.5, "train.steps": 7, "gone.key": None}
+    assert found.contents["code.py"] == found.files["code.py"] == _md5("pass")
+    assert found.contents["data"] == _md5(f"data/inner/a.txt {_md5('a')}")
+    assert found.contents["absent"] == "missing"
+    assert take("bare") is take("unknown") is None
+    refuse_changes(found, "train")
+    refuse_changes(None, "train")
+    Path("data/__pycache__").mkdir()
+    Path("data/__pycache__/x.pyc").write_text("", "utf-8")
+    assert take("train") == found
+    Path("data/inner/a.txt").write_text("b", "utf-8")
+    Path("code.py").write_text("pass  #", "utf-8")
+    Path("params.yaml").write_text("train: {lr: 0.6, steps: 7}\n", "utf-8")
+    with pytest.raises(AtelierError) as caught:
+        refuse_changes(found, "train")
+    assert str(caught.value).startswith(
+        "while train ran, train.lr was 0.5 and is 0.6; code.py was changed; data was changed. DVC"
+    )
+    Path("params.yaml").write_text("train: {lr: 0.6, steps: 8}\n", "utf-8")
+    with pytest.raises(AtelierError, match=r"code\.py was changed and 1 more"):
+        refuse_changes(found, "train")
+
+
+def test_outputs_that_dvc_has_checked_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _project(tmp_path, monkeypatch)
+    Path("dvc.lock").write_text("stages: {load: {outs: [{path: data, md5: abc.dir}]}}", "utf-8")
+    monkeypatch.setenv("DVC_STAGE", "train")
+    found = take("train")
+    assert found is not None
+    assert found.contents["data"] == "abc.dir"
+    assert found.contents["code.py"] == _md5("pass")
+
+
+def test_work_is_continued_only_from_the_same_start_on_a_like_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    start: dict[str, Any] = {"settings": {"a": 1}, "files": {"x": "1"}, "contents": {"x": "h"}}
+    key = Fingerprint(**start).key("cpu")
+    assert len(key) == 32
+    assert Fingerprint(**{**start, "files": {"x": "2"}}).key("cpu") == key
+    others = [
+        Fingerprint(**{**start, "settings": {"a": 2}}).key("cpu"),
+        Fingerprint(**{**start, "contents": {"x": "i"}}).key("cpu"),
+        Fingerprint(**start).key("cuda"),
+    ]
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "77")
+        others.append(Fingerprint(**start).key("cpu"))
+    assert len({key, *others}) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "recorded"),
+    [
+        ({}, True),
+        ({"parameters": {"a": "2"}}, False),
+        ({"parameters": {"a": "1", "b": "1"}}, False),
+        ({"inputs": {"x": "other", "folder": "z.dir"}}, False),
+        ({"inputs": {"x": "h", "folder": "other.dir"}}, True),
+    ],
+)
+def test_a_record_is_of_a_start_if_settings_and_files_agree(
+    changes: dict[str, Any], recorded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders count by hashes of DVC's own, which the fingerprint does not have."""
+    fingerprint = Fingerprint({"a": 1}, {}, {"x": "h", "folder": "ours"})
+    values = {"parameters": {"a": "1"}, "inputs": {"x": "h", "folder": "z.dir"}, "outputs": {}}
+    assert fingerprint.is_recorded(StageRecord(**{**values, **changes})) == recorded
+    # Unfinished work of a stage whose result DVC has recorded is removed, and no other.
+    inputs = {**values, **changes}["inputs"]
+    stage = {
+        "params": {"params.yaml": {**values, **changes}["parameters"]},
+        "deps": [{"path": path, "md5": hash_} for path, hash_ in inputs.items()],
+    }
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.lock").write_text(json.dumps({"stages": {"train": stage}}), "utf-8")
+    told = json.dumps({"settings": {"a": 1}, "files": {}, "contents": fingerprint.contents})
+    for name in ("train-1", ".train-2", "paint-3"):
+        (tmp_path / "unfinished" / name).mkdir(parents=True)
+        (tmp_path / "unfinished" / name / "fingerprint.json").write_text(told, "utf-8")
+    (tmp_path / "unfinished/train-4").mkdir()
+    forget_committed(tmp_path)
+    left = sorted(path.name for path in (tmp_path / "unfinished").iterdir())
+    assert left == (
+        ["paint-3", "train-4"] if recorded else [".train-2", "paint-3", "train-1", "train-4"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("", "project"),
+        ("  ", "project"),
+        ("sqlite:///{root}/mlflow.db", "project"),
+        ("sqlite:///{root}/other.db", "sqlite:///{root}/other.db"),
+        ("http://ann:pw@Host:80/ml/", "http://host/ml"),
+        ("https://host:443", "https://host"),
+        ("https://host:80/", "https://host:80"),
+        ("http://host:443", "http://host:443"),
+        ("http://host:5000/?token=x", "http://host:5000"),
+        ("databricks://profile/", "databricks://profile/"),
+    ],
+)
+def test_a_store_is_its_address_without_password_and_usual_port(
+    address: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path.resolve()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(root=root))
+    assert destination.present(tmp_path) == expected.format(root=root)
+
+
+def test_entries_of_another_store_are_refused_with_both_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execution = tmp_path / "execution"
+    execution.mkdir()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    destination.refuse_other_store(execution, tmp_path)  # an older version recorded nothing
+    destination.record(execution, tmp_path)
+    assert destination.recorded(execution) == "project"
+    destination.refuse_other_store(execution, tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    destination.record(execution, tmp_path)  # the first one counts
+    with pytest.raises(destination.OtherStoreError) as caught:
+        destination.refuse_other_store(execution, tmp_path)
+    assert str(caught.value) == (
+        "the entries are for this project's mlflow.db, but the store is http://host:5000 now; unset"
+        " MLFLOW_TRACKING_URI, or deliver them to http://host:5000 with `atelier sync --here`"
+    )
+    destination.replace(execution, tmp_path)
+    destination.refuse_other_store(execution, tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(destination.OtherStoreError) as caught:
+        destination.refuse_other_store(execution, tmp_path)
+    assert "set MLFLOW_TRACKING_URI=http://host:5000, or deliver them to this" in str(caught.value)
+
+
+def test_the_cache_is_where_the_strongest_configuration_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(tmp_path / "user"))
+    monkeypatch.setenv("DVC_SYSTEM_CONFIG_DIR", str(tmp_path / "system"))
+    dvc = tmp_path / "project" / ".dvc"
+    for folder in ("user", "system", "project/.dvc", "project/part/inner"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert _dvc_folder(tmp_path / "project/part/inner") == dvc
+    assert _dvc_folder(tmp_path / "project") == dvc
+    assert _cache_folder(dvc) == dvc / "cache"
+    places = [
+        tmp_path / "system/config",
+        tmp_path / "user/config",
+        dvc / "config",
+        dvc / "config.local",
+    ]
+    for number, file in enumerate(places):
+        file.write_text(f"[cache]\ndir = '{number}'\n", "utf-8")
+        assert _cache_folder(dvc) == file.parent / str(number)
+    places[3].write_text("[cache]\ndir = /absolute\n", "utf-8")
+    assert _cache_folder(dvc) == Path("/absolute")
+    places[3].write_text("no configuration", "utf-8")
+    assert _cache_folder(dvc) == places[2].parent / "2"
