@@ -26,12 +26,10 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.style.paintings import loss_table, paint_all, summary
 
     wanted, device = settings.stylize, choose_device(settings.runtime.device)
-    count, latents = wanted.count, stream_seed(wanted.seed, "stylize.latents")
+    count, seed = wanted.count, stream_seed(wanted.seed, "stylize.latents")
     # Styles twice as large as needed: scaling them down makes their strokes smooth.
     made = demo_style_sources(2 * wanted.picture_size, wanted.seed)
-    made["generated"] = lambda: pictures.named_faces(
-        generate_from(GENERATOR, count, latents, device)
-    )
+    made["generated"] = lambda: pictures.named_faces(generate_from(GENERATOR, count, seed, device))
     originals, styles, masks = (
         read_named(names, PICTURES, settings.convert.max_megapixels, made)
         for names in (wanted.pictures, wanted.styles, wanted.style_masks)

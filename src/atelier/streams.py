@@ -1,7 +1,7 @@
 """Independent random streams, each named by its purpose.
 
-Two purposes that share a seed, or that count on from it (``seed + 1``), draw the same numbers: those
-of one setting are then those of another. Here a stream is a child of its setting's seed, as
+Two purposes that share a seed draw the same numbers, and with ``seed + 1`` one purpose draws those
+of another one of the next seed. Here a stream is a child of its setting's seed, as
 :meth:`numpy.random.SeedSequence.spawn` makes them, with the name as its key.
 """
 
@@ -37,9 +37,7 @@ def numpy_stream(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng(_sequence(seed, name))
 
 
-def torch_stream(
-    seed: int, name: str, device: "torch.device | str" = "cpu"
-) -> "torch.Generator":
+def torch_stream(seed: int, name: str, device: "torch.device | str" = "cpu") -> "torch.Generator":
     """Return torch's generator of a stream on a device; see :func:`stream_seed`."""
     import torch
 

@@ -48,7 +48,9 @@ def ms_ssim(images: NDArray[np.uint8], others: NDArray[np.uint8]) -> Tensor:
     """
     together = max(1, _PIXELS // (images.shape[1] * images.shape[2]))
     parts = [
-        _similarity(_as_double(images[start : start + together]), _as_double(others[start:][:together]))
+        _similarity(
+            _as_double(images[start : start + together]), _as_double(others[start:][:together])
+        )
         for start in range(0, len(images), together)
     ]
     return torch.cat(parts)

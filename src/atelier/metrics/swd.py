@@ -78,7 +78,8 @@ def _descriptors(level: Floats, rng: np.random.Generator) -> Floats:
     deviation = patches.std(axis=(0, 2), keepdims=True, dtype=np.float64)
     # A channel of one value everywhere stays 0, instead of becoming 0 / 0.
     standard = (patches - mean) / np.maximum(deviation, 1e-6)
-    return standard.astype(np.float32).reshape(len(image), -1)
+    flat: Floats = standard.astype(np.float32).reshape(len(image), -1)
+    return flat
 
 
 def _distance(real: Floats, generated: Floats, rng: np.random.Generator) -> float:
@@ -93,4 +94,4 @@ def _distance(real: Floats, generated: Floats, rng: np.random.Generator) -> floa
         rows = columns[:, start : start + together].T
         apart = np.sort(rows @ real.T, axis=1) - np.sort(rows @ generated.T, axis=1)
         total += float(np.abs(apart).sum(dtype=np.float64))
-    return total / (columns.shape[1] * len(real))
+    return total / float(columns.shape[1] * len(real))
