@@ -71,7 +71,9 @@ def test_with_an_average_pictures_and_files_are_its_and_the_training_is_the_same
     assert not np.array_equal(last.samples, smooth.samples)
     save_models(averaged, tmp_path)
     generator, _ = load_generator(tmp_path / "generator.safetensors")
-    rows = draw_latents(6, averaged.arch, stream_seed(averaged.settings.seed, "train.fixed_latents"))
+    rows = draw_latents(
+        6, averaged.arch, stream_seed(averaged.settings.seed, "train.fixed_latents")
+    )
     assert np.array_equal(generate(generator, rows), smooth.samples)
 
 
