@@ -5,6 +5,7 @@ from pathlib import Path
 from atelier.files import write_csv, write_json
 from atelier.progress import bar
 from atelier.settings import Settings
+from atelier.streams import stream_seed
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
 from atelier.tracking.workspace import private_folder, repository_root
@@ -30,13 +31,13 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.metrics.cache import FeatureCache
     from atelier.metrics.evaluate import evaluate
 
-    device = choose_device(settings.runtime.device)
-    wanted = settings.evaluate
+    device, wanted = choose_device(settings.runtime.device), settings.evaluate
     training = load_images(IMAGES).pixels
     held_out = load_images(HELD_OUT, may_be_empty=True).pixels
     cache = FeatureCache(private_folder(repository_root()) / "features")
     with bar("evaluate", "steps", settings.runtime.progress) as report:
-        pictures = generate_from(GENERATOR, wanted.samples, wanted.seed, device)
+        latents = stream_seed(wanted.seed, "evaluate.latents")
+        pictures = generate_from(GENERATOR, wanted.samples, latents, device)
         epochs = load_epochs(SAMPLES)
         result = evaluate(wanted, training, held_out, pictures, device, report, epochs, cache)
     places, nearest = result.closest(PAIRS)
@@ -46,6 +47,7 @@ def main(settings: Settings, run: Run) -> None:
     write_csv(SCALES, ("pixels", "generated", "other_real"), result.swd_rows())
     write_csv(EPOCHS, ("epoch", "kid", "error"), result.epoch_rows())
     run.summary(result.metrics())
+    run.warn(*result.notes)
     run.note(**{f"measured_with.{name}": str(told) for name, told in result.measured_with.items()})
     run.series(("kid_of_epoch",), {epoch: [kid] for epoch, kid, _ in result.epoch_rows()})
     for file in (SCALES, NEAREST):

@@ -5,6 +5,7 @@ from pathlib import Path
 from atelier.files import replacing_folder, write_csv, write_json
 from atelier.progress import bar
 from atelier.settings import Settings
+from atelier.streams import stream_seed
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
 
@@ -25,9 +26,9 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.style.paintings import loss_table, paint_all, summary
 
     wanted, device = settings.stylize, choose_device(settings.runtime.device)
-    count, seed = wanted.count, wanted.seed
+    count, seed = wanted.count, stream_seed(wanted.seed, "stylize.latents")
     # Styles twice as large as needed: scaling them down makes their strokes smooth.
-    made = demo_style_sources(2 * wanted.picture_size, seed)
+    made = demo_style_sources(2 * wanted.picture_size, wanted.seed)
     made["generated"] = lambda: pictures.named_faces(generate_from(GENERATOR, count, seed, device))
     originals, styles, masks = (
         read_named(names, PICTURES, settings.convert.max_megapixels, made)

@@ -22,10 +22,10 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.metrics.judge import judge_of
 
     wanted, runtime = settings.train, settings.runtime
-    images, unseen = load_images(IMAGES), load_images(HELD_OUT, True)
+    images, unseen = load_images(IMAGES), load_images(HELD_OUT, True).pixels
     labels = images.classes()[1] if wanted.conditional else None
     with ranks.joined(runtime.device) as (rank, device):
-        judge = judge_of(settings, unseen.pixels, device, run.warn) if rank.number == 0 else None
+        judge = None if rank.number else judge_of(settings, images.pixels, unseen, device, run.warn)
         training = Training(wanted, images.pixels, device, rank, labels, judge)
         if rank.number > 0:
             resume.follow(training)

@@ -272,10 +272,13 @@ class EvaluateSettings(Section):
     """How generated pictures are compared with real ones.
 
     ``features`` is what looks at them: ``random`` filters, FID's ``inception``, one of
-    torchvision's networks, or a file of ``data/weights/`` that holds a VGG19.
+    torchvision's networks, or a file of ``data/weights/`` that holds a VGG19. ``reference`` is what
+    they are compared with: ``test``, at most ``samples`` images that training never sees, or
+    ``training``, all images that it learns from, as in the literature.
     """
 
     samples: Annotated[int, Field(ge=16)]
+    reference: Literal["test", "training"]
     features: ExtractorName
     epochs: Annotated[int, Field(ge=0)]
     nearest_among: Count
@@ -470,7 +473,7 @@ class Settings(Section):
         """How epochs are judged while the training goes on, by its own settings alone."""
         train = self.train
         own = {"features": train.measure_with, "samples": train.measure_samples, "seed": train.seed}
-        return self.evaluate.model_copy(update=own)
+        return self.evaluate.model_copy(update={**own, "reference": "test"})
 
 
 def load(path: Path = Path("params.yaml")) -> Settings:

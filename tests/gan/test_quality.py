@@ -24,6 +24,7 @@ from atelier.gan.step import train_step
 from atelier.gan.training import Training
 from atelier.gan.weights import load_generator, read_marks, save_network
 from atelier.settings import Settings
+from atelier.streams import stream_seed
 
 from .architectures import CELEBA64, FASHION_MLP, SMALL
 
@@ -71,7 +72,9 @@ def test_with_an_average_pictures_and_files_are_its_and_the_training_is_the_same
     assert not np.array_equal(last.samples, smooth.samples)
     save_models(averaged, tmp_path)
     generator, _ = load_generator(tmp_path / "generator.safetensors")
-    rows = draw_latents(6, averaged.arch, averaged.settings.seed + 3)
+    rows = draw_latents(
+        6, averaged.arch, stream_seed(averaged.settings.seed, "train.fixed_latents")
+    )
     assert np.array_equal(generate(generator, rows), smooth.samples)
 
 
@@ -341,7 +344,7 @@ def test_the_best_epoch_is_kept_beside_the_last(
     assert read_marks(files["best"]) == {"epoch": 4, "kid": 0.125}
     assert read_marks(files["last"]) == {"epoch": 5, "kid": 0.25}
     assert files["generator"].read_bytes() == files[keep].read_bytes()
-    latents = draw_latents(16, training.arch, settings.seed + 6)
+    latents = draw_latents(16, training.arch, stream_seed(settings.seed, "train.measured_latents"))
     for name, seen in (("best", judge.seen[1]), ("last", judge.seen[2])):
         generator, _ = load_generator(files[name])
         assert np.array_equal(generate(generator, latents), seen)

@@ -49,6 +49,27 @@ def test_every_picture_is_seen_once_an_epoch_and_all_is_reported(
     assert not np.array_equal(epochs[0].samples, epochs[1].samples)
 
 
+def test_no_stream_of_a_training_is_one_of_another_seed(
+    make_settings: Callable[..., Settings],
+) -> None:
+    """Streams of ``seed + 1``, ``seed + 2`` and so on were those of the next seeds."""
+    states = []
+    for seed in (1, 2, 3):
+        training = Training(make_settings(train={**SMALL, "seed": seed}).train, pixels(), CPU)
+        for rollbacks in (0, 1):
+            if rollbacks:
+                training.draw_anew(rollbacks)
+            streams = {k: v for k, v in training.state().items() if k.startswith("stream.")}
+            if rollbacks:  # dropout goes on with its stream
+                del streams["stream.dropout"]
+            states += [state.numpy().tobytes() for state in streams.values()]
+        # Of raw seeds the fixed latents were those of another purpose.
+        for other in range(12):
+            raw = generate(training.gan.artist, draw_latents(5, training.arch, other))
+            assert not np.array_equal(raw, training.samples())
+    assert len(states) == len(set(states)) == 3 * (4 + 3)
+
+
 def test_two_trainings_give_the_same_bytes_whatever_the_global_seed(
     make_settings: Callable[..., Settings],
 ) -> None:

@@ -1,15 +1,27 @@
 """Each number against its paper's formula written out, and where it is known beforehand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from atelier.metrics.diversity import diversity
+from atelier.metrics.diversity import diversity, ms_ssim
 from atelier.metrics.features import Scale
 from atelier.metrics.fid import frechet_distance
 from atelier.metrics.kid import kernel_distance
-from atelier.metrics.neighbours import memorised, nearest, overlap
+from atelier.metrics.neighbours import (
+    Nearest,
+    Overlap,
+    expected_memorised,
+    memorised,
+    nearest,
+    overlap,
+)
 from atelier.metrics.swd import sliced_wasserstein
+from atelier.streams import numpy_stream
+
+GOLDEN_SWD = {64: (25.72, 0.87), 32: (31.02, 1.33), 16: (67.55, 2.24)}  # mean and deviation
 
 
 def normal(count: int, size: int, seed: int) -> torch.Tensor:
@@ -129,8 +141,30 @@ def test_copies_of_the_training_are_found_where_they_come_from() -> None:
         memorised(nearest(torch.cat([training[:n], unseen[n:]]), training), others)
         for n in (0, 20, 100, 200)
     ]
-    # One in a hundred of the unseen is nearer than 99% of them, by definition.
-    assert doses == pytest.approx([0.01, 0.11, 0.505, 1], abs=0.01)
+    # One in 200 of the unseen is nearer than the second nearest of them.
+    assert doses == pytest.approx([0.005, 0.105, 0.5, 1], abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, 1 / 2), (16, 1 / 17), (99, 0.01), (200, 2 / 201)]
+)
+def test_memorised_comes_to_its_expectation_for_new_images(count: int, expected: float) -> None:
+    assert expected_memorised(count) == pytest.approx(expected)
+    training, rng = normal(50, 4, 0), torch.Generator().manual_seed(1)
+    shares = []
+    for _ in range(300):
+        unseen, new = (torch.randn(size, 4, generator=rng) for size in (count, 100))
+        shares.append(memorised(nearest(new, training), nearest(unseen, training)))
+    assert np.mean(shares) == pytest.approx(expected, abs=4 * np.std(shares) / np.sqrt(300))
+
+
+def test_the_nearer_of_an_image_and_its_mirror_image_counts() -> None:
+    one = Nearest(torch.tensor([4, 5]), torch.tensor([1.0, 2.0]), torch.zeros(2, dtype=torch.bool))
+    mirror = replace(one, place=torch.tensor([6, 7]), distance=torch.tensor([3.0, 0.5]))
+    found = one.or_mirrored(mirror)
+    assert found.place.tolist() == [4, 7]
+    assert found.distance.tolist() == [1.0, 0.5]
+    assert found.mirrored.tolist() == [False, True]
 
 
 def test_a_picture_does_not_find_itself_where_it_must_not() -> None:
@@ -138,6 +172,35 @@ def test_a_picture_does_not_find_itself_where_it_must_not() -> None:
     found = nearest(x[:1200], x, leave_itself_out=True)
     assert not (found.place == torch.arange(1200)).any()
     assert found.distance.min() > 0
+    itself = nearest(x[:1200], x)
+    assert (itself.place == torch.arange(1200)).all()
+    assert itself.distance.max() < 1e-6
+
+
+def test_more_images_than_a_block_of_rows_give_the_formulas_numbers() -> None:
+    """The last 76 rows come from a second block; images there differ from those of the first."""
+    x, y = normal(1100, 6, 0).numpy(), normal(1100, 6, 1).numpy() * 0.8
+    x[1024:] += 2
+    y[1024:] -= 1
+    real, made = torch.from_numpy(x), torch.from_numpy(y)
+    assert kernel_distance(real, made).value == pytest.approx(kid_written_out(real, made), rel=1e-6)
+    assert kernel_distance(made, real).value == pytest.approx(kid_written_out(real, made), rel=1e-6)
+
+    def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.sqrt(((a[:, None].astype(np.float64) - b[None]) ** 2).sum(axis=2))
+
+    of_real, of_made = (np.sort(distances(z, z), axis=1)[:, 5] for z in (x, y))
+    between = distances(x, y)
+    inside = between <= of_real[:, None]
+    assert overlap(real, made) == Overlap(
+        precision=pytest.approx(inside.any(axis=0).mean()),
+        recall=pytest.approx((between <= of_made).any(axis=1).mean()),
+        density=pytest.approx(inside.sum() / (5 * 1100)),
+        coverage=pytest.approx(inside.any(axis=1).mean()),
+    )
+    found = nearest(real, made)
+    assert np.array_equal(found.place, between.argmin(axis=1))
+    assert found.distance.numpy() == pytest.approx(between.min(axis=1))
 
 
 def test_diversity_of_one_picture_is_0_and_of_noise_high() -> None:
@@ -149,9 +212,136 @@ def test_diversity_of_one_picture_is_0_and_of_noise_high() -> None:
     assert diversity(noise, seed=1) == diversity(noise, seed=1) != diversity(noise, seed=2)
 
 
-def test_a_set_is_at_no_sliced_distance_from_itself() -> None:
-    pictures = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 3), np.uint8)
-    same = sliced_wasserstein(pictures[:100], pictures[:100], seed=1)
+def waves(count: int, side: int, channels: int, seed: int) -> np.ndarray:
+    """Waves of random length and direction with noise, uint8 [count, side, side, channels]."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side, :1][:2] / side
+    images = []
+    for _ in range(count):
+        a, b, phase = rng.uniform(2, 9, (3, channels))
+        wave = 127 + 80 * np.sin(a * x + phase) * np.cos(b * y)
+        images.append(wave + rng.normal(0, 10, (side, side, channels)))
+    return np.clip(images, 0, 255).astype(np.uint8)
+
+
+def msssim_written_out(one: np.ndarray, other: np.ndarray) -> float:
+    """TensorFlow's msssim.py for one pair of uint8 [H, W, C], in scipy's functions."""
+    from scipy.ndimage import convolve
+    from scipy.signal import convolve2d
+
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    result = 1.0
+    for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+        size = min(11, *a.shape[:2])
+        at = np.arange(size) - (size - 1) / 2
+        window = np.exp(-(at[:, None] ** 2 + at**2) / (2 * (1.5 * size / 11) ** 2))
+        window /= window.sum()
+
+        def blur(image: np.ndarray, window: np.ndarray = window) -> np.ndarray:
+            parts = [convolve2d(image[..., c], window, "valid") for c in range(image.shape[2])]
+            return np.stack(parts, axis=-1)
+
+        mean, of_b = blur(a), blur(b)
+        variances = blur(a * a) - mean**2 + blur(b * b) - of_b**2
+        term = (2 * (blur(a * b) - mean * of_b) + 7.65**2) / (variances + 7.65**2)
+        if scale == 4:
+            term = term * (2 * mean * of_b + 2.55**2) / (mean**2 + of_b**2 + 2.55**2)
+        result *= max(term.mean(), 0) ** weight
+        a, b = (convolve(i, np.ones((2, 2, 1)) / 4, mode="reflect")[::2, ::2] for i in (a, b))
+    return float(result)
+
+
+@pytest.mark.parametrize(("side", "channels"), [(16, 3), (28, 1), (64, 3), (256, 1)])
+def test_ms_ssim_is_that_of_tensorflows_code(side: int, channels: int) -> None:
+    one = waves(6, side, channels, 1)
+    other = np.concatenate([one[:2] // 2 + 30, one[2:4, ::-1], waves(2, side, channels, 2)])
+    other[0] = one[0]
+    expected = [msssim_written_out(a, b) for a, b in zip(one, other, strict=True)]
+    assert ms_ssim(one, other).numpy() == pytest.approx(expected, abs=1e-9)
+    assert expected[0] == pytest.approx(1)
+    assert max(expected[1:]) < 0.95
+
+
+def test_pairs_compared_in_parts_have_the_same_similarity(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = waves(5, 16, 3, 1), waves(5, 16, 3, 2)
+    together = ms_ssim(one, other)
+    monkeypatch.setattr("atelier.metrics.diversity._PIXELS", 2 * 16 * 16)
+    assert torch.equal(ms_ssim(one, other), together)
+
+
+def test_diversity_pairs_every_image_once() -> None:
+    images = np.repeat(waves(2, 16, 1, 1), 20, axis=0)
+    alike = msssim_written_out(images[0], images[-1])
+    found = {diversity(images, seed) for seed in range(6)}
+    # Of the 20 pairs k are of different images.
+    pairs = [value * 20 / (1 - alike) for value in found]
+    assert pairs == pytest.approx(np.round(pairs))
+    assert len(found) > 1
+
+
+def swd_written_out(real: np.ndarray, made: np.ndarray, rng: np.random.Generator) -> list[float]:
+    """Karras' sliced_wasserstein.py in plain loops, of uint8 [N, C, H, W]; finest level first."""
+    from scipy.ndimage import convolve
+
+    line = np.array([1, 4, 6, 4, 1], np.float64)
+    kernel = (line[:, None] * line / 256)[None, None]
+    pyramids = []
+    for images in (real, made):
+        levels = [images.astype(np.float64)]
+        while levels[-1].shape[2] // 2 >= 16:
+            levels.append(convolve(levels[-1], kernel, mode="mirror")[:, :, ::2, ::2])
+            enlarged = np.zeros(levels[-2].shape)
+            enlarged[:, :, ::2, ::2] = levels[-1]
+            levels[-2] = levels[-2] - convolve(enlarged, kernel * 4, mode="mirror")
+        pyramids.append(levels)
+    found = []
+    for pair in zip(*pyramids, strict=True):
+        sets = []
+        for level in pair:
+            size, count = level.shape[2], 128 * len(level)
+            left, top = (rng.integers(size - 6, size=count) for _ in range(2))
+            patches = np.array([
+                level[i // 128, :, top[i] : top[i] + 7, left[i] : left[i] + 7] for i in range(count)
+            ])  # fmt: skip
+            patches -= patches.mean(axis=(0, 2, 3), keepdims=True)
+            sets.append((patches / patches.std(axis=(0, 2, 3), keepdims=True)).reshape(count, -1))
+        repeats = []
+        for directions in rng.standard_normal((4, sets[0].shape[1], 128)):
+            unit = directions / np.sqrt((directions**2).sum(axis=0))
+            one, other = (np.sort(patches @ unit, axis=0) for patches in sets)
+            repeats.append(np.abs(one - other).mean())
+        found.append(1000 * float(np.mean(repeats)))
+    return found
+
+
+@pytest.mark.parametrize(("side", "channels"), [(16, 3), (28, 1), (64, 3)])
+def test_swd_is_that_of_karras_code(side: int, channels: int) -> None:
+    real, made = waves(4, side, channels, 1), waves(4, side, channels, 2) // 2
+    found = sliced_wasserstein(real, made, seed=3)
+    rng = numpy_stream(3, "sliced_wasserstein")
+    expected = swd_written_out(real.transpose(0, 3, 1, 2), made.transpose(0, 3, 1, 2), rng)
+    assert list(found) == [size for size in (64, 32, 28, 16) if size in found]
+    assert list(found.values()) == pytest.approx(expected, rel=1e-3)
+    assert len(found) == {16: 1, 28: 1, 64: 3}[side]
+
+
+def test_swd_of_fixed_images_is_the_mean_that_karras_code_gave() -> None:
+    """The published file itself, run on these images with NumPy's seeds 0 to 19."""
+    real, made = waves(40, 64, 3, 1), waves(40, 64, 3, 2) // 2 + 40
+    found = sliced_wasserstein(real, made, seed=1)
+    for size, (mean, deviation) in GOLDEN_SWD.items():
+        assert found[size] == pytest.approx(mean, abs=3 * deviation)
+
+
+def test_sets_of_the_same_images_are_nearer_than_others() -> None:
+    images = waves(12, 32, 3, 1)
+    same = sliced_wasserstein(images, images, seed=1)
+    other = sliced_wasserstein(images, waves(12, 32, 3, 2) // 2, seed=1)
     assert set(same) == {32, 16}
-    other = sliced_wasserstein(pictures[:100], pictures[100:] // 2, seed=1)
     assert all(same[size] < other[size] for size in same)
+
+
+def test_a_constant_channel_has_no_infinite_distance() -> None:
+    images = waves(4, 16, 3, 1)
+    images[..., 1] = 7
+    assert np.isfinite(list(sliced_wasserstein(images, waves(4, 16, 3, 2), seed=1).values())).all()

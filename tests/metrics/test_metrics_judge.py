@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 
 from atelier.errors import AtelierError
 from atelier.metrics.cache import FeatureCache
-from atelier.metrics.evaluate import RealPictures, evaluate, spread
+from atelier.metrics.evaluate import evaluate, spread
 from atelier.metrics.extractors import build_extractor
 from atelier.metrics.features import Extractor
+from atelier.metrics.fid import frechet_distance
 from atelier.metrics.judge import Judge, judge_of
+from atelier.metrics.kid import kernel_distance
+from atelier.metrics.neighbours import overlap
+from atelier.metrics.real_pictures import RealPictures
 from atelier.settings import EvaluateSettings, Settings
 
 CPU = torch.device("cpu")
@@ -24,7 +28,8 @@ Pictures = NDArray[np.uint8]
 
 def wanted(**values: Any) -> EvaluateSettings:
     usual: dict[str, Any] = {
-        "samples": 50, "features": "random", "epochs": 12, "nearest_among": 80, "seed": 1
+        "samples": 50, "reference": "test", "features": "random", "epochs": 12,
+        "nearest_among": 80, "seed": 1,
     }  # fmt: skip
     return EvaluateSettings(**usual | values)
 
@@ -34,9 +39,22 @@ def pictures(shapes: tuple[Pictures, NDArray[np.int64]]) -> Pictures:
     return shapes[0]
 
 
+@pytest.fixture
+def small(pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> Pictures:
+    """Images of 16 pixels, and an extractor of their colours in 16 places, for quick numbers."""
+    for module in ("evaluate", "judge"):
+        monkeypatch.setattr(f"atelier.metrics.{module}.build_extractor", lambda *_: colours())
+    return np.ascontiguousarray(pictures[:, ::2, ::2])
+
+
+def colours(calibrated: bool = False) -> Extractor:
+    network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten())
+    return Extractor(network, "colours", calibrated=calibrated)
+
+
 def test_a_judge_gives_the_kid_of_the_evaluation_time_after_time(pictures: Pictures) -> None:
     held_out, training, made = pictures[:50], pictures[50:250], pictures[250:300] // 2
-    judge = Judge(wanted(), held_out, CPU)
+    judge = Judge(wanted(), training, held_out, CPU)
     result = evaluate(wanted(), training, held_out, made, CPU).metrics()
     assert judge(made) == judge(made) == pytest.approx(result["kid"], rel=1e-5)
     assert judge(pictures[300:420]) < judge(made) < judge(np.zeros_like(made))
@@ -49,9 +67,9 @@ def test_epochs_are_measured_where_enough_pictures_are_held_out(
 
     def asked(count: int, **train: Any) -> Judge | None:
         settings = make_settings(train={"measure_every": 1, **train})
-        return judge_of(settings, pictures[:count], CPU, told.append)
+        return judge_of(settings, pictures[220:], pictures[:count], CPU, told.append)
 
-    assert asked(16) is not None
+    assert asked(200) is not None
     assert asked(16, measure_every=0) is None
     assert not told
     assert asked(15) is None
@@ -60,22 +78,157 @@ def test_epochs_are_measured_where_enough_pictures_are_held_out(
         asked(15, keep="best")
 
 
-def test_held_out_pictures_are_the_reference_where_there_are_enough(pictures: Pictures) -> None:
-    training, held_out = pictures[:200], pictures[200:240]
-    for few, measured in (
-        (held_out, {"samples": 40, "reference": "held_out", "searched": 80}),
-        (held_out[:15], {"samples": 50, "reference": "training", "searched": 100}),
-        (held_out[:0], {"samples": 50, "reference": "training", "searched": 100}),
-    ):
-        drawn = RealPictures.draw(wanted(), training, few)
-        assert len(drawn.reference) == len(drawn.other) == measured["samples"]
-        inside = {row.tobytes() for row in (few if drawn.held_out else training)}
-        assert {row.tobytes() for row in drawn.reference} <= inside
-        assert not {row.tobytes() for row in drawn.reference} & {r.tobytes() for r in drawn.other}
-        told = evaluate(wanted(), training, few, pictures[300:350], CPU).metrics()["measured_with"]
-        assert told == {"features": "random", "seed": 1, "neighbours": 5} | measured
-    with pytest.raises(AtelierError, match="there are 31 pictures, but numbers need at least 32"):
-        RealPictures.draw(wanted(), training[:31], held_out[:0])
+def test_epochs_measured_by_few_images_are_announced_with_the_error(
+    small: Pictures, make_settings: Callable[..., Settings]
+) -> None:
+    warnings: list[str] = []
+    settings = make_settings(train={"measure_every": 1})
+    judge = judge_of(settings, small[200:], small[:199], CPU, warnings.append)
+    assert judge is not None
+    (warning,) = warnings
+    assert warning == (
+        "the KID of epochs is measured against 199 real images; below 200 its standard error is"
+        f" large: {judge.error:.2g} for other real images"
+    )
+    deviation = np.std([judge(small[i : i + 199]) for i in range(200, 1001, 50)])
+    assert deviation / 3 < judge.error < 4 * deviation
+
+
+def rows(images: Pictures) -> list[bytes]:
+    return [row.tobytes() for row in images]
+
+
+@pytest.mark.parametrize(("count", "reference"), [(40, 40), (16, 16), (15, 50), (0, 50)])
+def test_test_images_are_the_reference_if_there_are_enough(
+    small: Pictures, count: int, reference: int
+) -> None:
+    training, test = small[:200], small[200 : 200 + count]
+    real = RealPictures.draw(wanted(), training, test)
+    assert real.unseen == (count >= 16)
+    assert len(real.reference) == len(real.other) == reference
+    assert set(rows(real.reference)) <= set(rows(test if real.unseen else training))
+    scaling = training[real.searched[real.scaling]]
+    sets = [rows(real.reference), rows(real.other), rows(scaling)]
+    assert len(set().union(*sets)) == sum(map(len, sets)), "no image is in two of the sets"
+    assert len(scaling) > 16
+    result = evaluate(wanted(), training, test, small[300:350], CPU)
+    assert result.metrics()["measured_with"] == {
+        "features": "random",
+        "samples": reference,
+        "seed": 1,
+        "reference": "test" if real.unseen else "training",
+        "reference_images": reference,
+        "other_images": reference,
+        "searched": max(80, 3 * reference),
+        "neighbours": 5,
+    }
+
+
+def test_kid_of_real_images_is_0_on_average_with_few_of_them(small: Pictures) -> None:
+    """The scale of the reference instead of the training's gave 0.5."""
+    rng = np.random.default_rng(0)
+    kids = []
+    for _ in range(100):
+        shuffled = small[rng.permutation(len(small))]
+        judge = Judge(wanted(), shuffled[:100], shuffled[100:116], CPU)
+        kids.append(judge(shuffled[200:216]))
+    assert abs(np.mean(kids)) < 3 * np.std(kids) / np.sqrt(len(kids))
+
+
+def test_without_test_images_numbers_come_from_training_images_alone(small: Pictures) -> None:
+    training, generated = small[:240], small[300:380]
+    result = evaluate(wanted(samples=80), training, small[:0], generated, CPU)
+    numbers = result.metrics()
+    for name in ("kid", "real_kid"):
+        assert abs(numbers[name]) < 5 * numbers["kid_error"]
+    assert numbers["memorised"] < 0.15, "a reference image does not count as its own copy"
+    assert numbers["real_memorised"] == pytest.approx(1 / 81)
+    copies = evaluate(wanted(samples=80), training, small[:0], mirrored(training[:80]), CPU)
+    assert copies.memorised == 1
+    places, found = copies.closest(3)
+    assert np.array_equal(found, mirrored(training[:80])[places]), "shown mirrored, as it is alike"
+
+
+def mirrored(images: Pictures) -> Pictures:
+    return np.ascontiguousarray(images[:, :, ::-1])
+
+
+@pytest.mark.parametrize("is_mirrored", [False, True])
+def test_copies_count_as_memorised_mirrored_or_not(pictures: Pictures, is_mirrored: bool) -> None:
+    training, test = pictures[:200], pictures[200:250]
+    copies = mirrored(training[:50]) if is_mirrored else training[:50]
+    found = evaluate(wanted(nearest_among=200), training, test, copies, CPU)
+    assert found.memorised == 1
+
+
+@pytest.mark.parametrize(
+    ("training", "test", "absent"),
+    [
+        (1, 0, {"kid", "fid", "precision", "swd", "memorised"}),
+        (2, 0, {"kid", "fid", "precision", "swd", "memorised"}),
+        (3, 0, {"kid", "fid", "precision"}),
+        (5, 15, {"kid", "fid", "precision"}),
+        (9, 0, {"precision"}),
+        (18, 0, set()),
+        (1, 16, set()),
+        (60, 7, set()),
+    ],
+)
+def test_few_images_leave_numbers_out_and_say_so(
+    small: Pictures, training: int, test: int, absent: set[str]
+) -> None:
+    result = evaluate(
+        wanted(), small[:training], small[100 : 100 + test], small[300:350], CPU,
+        epochs={1: small[:5]},
+    )  # fmt: skip
+    numbers = result.metrics()
+    names = {"kid", "fid", "precision", "swd", "diversity", "memorised"}
+    assert names - set(numbers) == absent
+    assert all(np.isfinite(value) for value in numbers.values() if isinstance(value, float))
+    left_out = [note for note in result.notes if "left out" in note]
+    assert len(left_out) == (1 if absent else 0)
+    for name in absent:
+        assert name in left_out[0]
+    if "kid" not in absent:
+        assert f"± {numbers['kid_error']:.2g}" in result.notes[0]
+    assert len(result.closest(24)[0]) > 0
+
+
+def test_enough_images_need_no_note(small: Pictures) -> None:
+    settings = wanted(samples=200)
+    result = evaluate(settings, small[:600], small[600:800], small[800:1000], CPU)
+    assert result.notes == ()
+
+
+def test_the_literatures_protocol_takes_all_training_images_and_all_samples(
+    small: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small network in Inception's place: features are compared as they are."""
+    extract = colours(calibrated=True)
+    monkeypatch.setattr("atelier.metrics.evaluate.build_extractor", lambda *_: extract)
+    training, test, generated = small[:80], small[300:340], small[400:520]
+    settings = wanted(samples=120, reference="training", features="inception")
+    result = evaluate(settings, training, test, generated, CPU)
+    real, made, others = (extract(images, CPU) for images in (training, generated, test))
+    numbers = result.metrics()
+    assert numbers["fid"] == pytest.approx(frechet_distance(real, made), rel=1e-4)
+    assert numbers["real_fid"] == pytest.approx(frechet_distance(real, others), rel=1e-4)
+    assert numbers["kid"] == pytest.approx(kernel_distance(real, made).value, rel=1e-3)
+    found = overlap(real, made)
+    assert (numbers["precision"], numbers["recall"]) == (found.precision, found.recall)
+    assert numbers["real_memorised"] == pytest.approx(1 / 41), "of the test images"
+    measured = {"samples": 120, "reference": "training", "reference_images": 80}
+    assert numbers["measured_with"].items() >= (measured | {"other_images": 40}).items()
+    alone = evaluate(settings, training, test[:0], generated, CPU).metrics()
+    assert alone["fid"] == numbers["fid"]
+    assert "real_fid" not in alone
+
+
+def test_epochs_are_judged_by_unseen_images_whatever_the_protocol(
+    make_settings: Callable[..., Settings],
+) -> None:
+    settings = make_settings(evaluate={"reference": "training"})
+    assert settings.judging.reference == "test"
 
 
 def test_numbers_repeat_whatever_the_global_stream_does(pictures: Pictures) -> None:

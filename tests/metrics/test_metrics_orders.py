@@ -24,7 +24,9 @@ COUNT = 200
 
 @pytest.fixture(scope="module")
 def wanted() -> EvaluateSettings:
-    return EvaluateSettings(samples=COUNT, features="random", epochs=12, nearest_among=600, seed=1)
+    return EvaluateSettings(
+        samples=COUNT, reference="test", features="random", epochs=12, nearest_among=600, seed=1
+    )
 
 
 class Judged:

@@ -8,6 +8,7 @@ from atelier.gan.augment import CHANCES, mirrored, seen
 from atelier.gan.feed import scaled
 from atelier.gan.generate import as_uint8
 from atelier.settings import TrainSettings
+from atelier.streams import torch_stream
 
 _PICTURES, _TIMES = 6, 7
 
@@ -27,7 +28,7 @@ def augmented(settings: TrainSettings, pixels: NDArray[np.uint8]) -> NDArray[np.
         return None
     chosen = np.linspace(0, len(pixels) - 1, min(_PICTURES, len(pixels))).astype(np.int64)
     real = scaled(torch.from_numpy(pixels[chosen]))
-    stream = torch.Generator().manual_seed(settings.seed + 7)
+    stream = torch_stream(settings.seed, "train.augmented")
     views = [as_uint8(real)]
     for _ in range(_TIMES):
         chances = torch.rand(len(real), CHANCES, generator=stream)

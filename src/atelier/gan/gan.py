@@ -13,6 +13,7 @@ from atelier.gan.precision import Precision, choose_precision
 from atelier.gan.ranks import ALONE, Ranks, join_batches
 from atelier.gan.schedule import set_rate
 from atelier.settings import TrainSettings
+from atelier.streams import stream_seed
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def build_gan(
     arch: Architecture, settings: TrainSettings, device: torch.device, ranks: Ranks = ALONE
 ) -> Gan:
     """Build both networks and their Adam optimizers on ``device``, ready to train."""
-    networks = build(arch, settings.seed)
+    networks = build(arch, stream_seed(settings.seed, "train.weights"))
     if ranks.count > 1:
         for network in networks:
             join_batches(network)

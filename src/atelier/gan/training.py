@@ -23,6 +23,7 @@ from atelier.gan.schedule import factor
 from atelier.gan.step import STATISTICS, train_step
 from atelier.progress import Progress, Report, silent
 from atelier.settings import TrainSettings
+from atelier.streams import stream_seed
 
 
 class Training:
@@ -91,9 +92,11 @@ class Training:
             )
         self._feed = Feed(pixels, device)
         rows = rows_of_classes(settings.samples, classes)
-        self._fixed = draw_latents(settings.samples, self.arch, settings.seed + 3, rows)
+        self._fixed = draw_latents(settings.samples, self.arch, self._seed("fixed_latents"), rows)
         self._judge = judge if settings.measure_every else None
-        self._judged = draw_latents(settings.measure_samples, self.arch, settings.seed + 6)
+        self._judged = draw_latents(
+            settings.measure_samples, self.arch, self._seed("measured_latents")
+        )
         self.begin()
 
     def begin(self) -> None:
@@ -101,11 +104,13 @@ class Training:
         settings, device = self.settings, self.device
         self.gan = build_gan(self.arch, settings, device, self.ranks)
         self._captured: dict[bool, CapturedStep] = {}  # by whether the step penalises
-        self._order = torch.Generator().manual_seed(settings.seed + 1)
-        self._latents = torch.Generator(device).manual_seed(settings.seed + 2)
+        self._order = torch.Generator()
+        self._latents = torch.Generator(device)
         # Dropout draws from torch's global stream of the device; this is its state between steps.
-        self._dropout = torch.Generator(device).manual_seed(settings.seed + 4).get_state()
-        self._chances = torch.Generator(device).manual_seed(settings.seed + 5)
+        dropout = torch.Generator(device).manual_seed(self._seed("dropout"))
+        self._dropout = dropout.get_state()
+        self._chances = torch.Generator(device)
+        self._seed_streams(0)
         self.measured = Measured()
         self.epochs_done = 0
         self.rollbacks = 0
@@ -172,9 +177,16 @@ class Training:
         So what went astray need not do so again.
         """
         self.rollbacks = rollbacks
-        streams = {1: self._order, 2: self._latents, 5: self._chances}
-        for number, stream in streams.items():
-            stream.manual_seed(self.settings.seed + number + 1_000_003 * rollbacks)
+        self._seed_streams(rollbacks)
+
+    def _seed_streams(self, rollbacks: int) -> None:
+        """Seed the streams that every epoch draws from; each rollback has streams of its own."""
+        streams = {"order": self._order, "latents": self._latents, "chances": self._chances}
+        for name, stream in streams.items():
+            stream.manual_seed(self._seed(f"{name}.{rollbacks}"))
+
+    def _seed(self, name: str) -> int:
+        return stream_seed(self.settings.seed, f"train.{name}")
 
     def state(self) -> dict[str, Tensor]:
         """All that the rest of the training depends on, between two steps."""

@@ -10,133 +10,95 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atelier.errors import AtelierError
 from atelier.metrics.cache import FeatureCache
 from atelier.metrics.diversity import diversity
 from atelier.metrics.extractors import WEIGHTS, build_extractor
+from atelier.metrics.features import Extractor, Scale
 from atelier.metrics.fid import frechet_distance
-from atelier.metrics.kid import FEWEST_PICTURES, Kid, kernel_distance
+from atelier.metrics.kid import CERTAIN_FROM, FEWEST_PICTURES, Kid, kernel_distance
 from atelier.metrics.neighbours import (
     NEIGHBOURS,
     Nearest,
     Overlap,
+    expected_memorised,
     memorised,
     nearest,
     overlap,
 )
+from atelier.metrics.real_pictures import FEWEST, Pictures, RealPictures
 from atelier.metrics.swd import sliced_wasserstein
 from atelier.progress import Progress, Report, silent
 from atelier.settings import EvaluateSettings
 
-Pictures = NDArray[np.uint8]
-_FEWEST = 16
-
 
 @dataclass(frozen=True)
 class Scores:
-    """How a set of pictures compares with real ones.
+    """Comparison of a set of images with real ones. What too few images do not allow is absent.
 
     Attributes:
         kid: kernel distance of the features; less is better.
         fid: Fréchet distance of the features; less is better.
         overlap: precision, recall, density and coverage; more is better.
         swd: sliced Wasserstein distance x 1,000 by scale in pixels; less is better.
-        diversity: how different the pictures are from each other.
+        diversity: mean structural difference between two of the images.
     """
 
-    kid: Kid
-    fid: float
-    overlap: Overlap
+    kid: Kid | None
+    fid: float | None
+    overlap: Overlap | None
     swd: dict[int, float]
-    diversity: float
+    diversity: float | None
 
     def metrics(self, prefix: str = "") -> dict[str, float]:
         """Plain numbers by name; of the sliced Wasserstein distance the mean over scales."""
         values = {
-            "kid": self.kid.value,
-            "kid_error": self.kid.error,
+            "kid": self.kid and self.kid.value,
+            "kid_error": self.kid and self.kid.error,
             "fid": self.fid,
-            "precision": self.overlap.precision,
-            "recall": self.overlap.recall,
-            "density": self.overlap.density,
-            "coverage": self.overlap.coverage,
-            "swd": sum(self.swd.values()) / len(self.swd),
+            **(vars(self.overlap) if self.overlap else {}),
+            "swd": sum(self.swd.values()) / len(self.swd) if self.swd else None,
             "diversity": self.diversity,
         }
-        return {f"{prefix}{name}": value for name, value in values.items()}
-
-
-@dataclass(frozen=True)
-class RealPictures:
-    """The real pictures that an evaluation looks at, drawn by its seed.
-
-    Attributes:
-        reference: what generated pictures are compared with.
-        other: as many other real ones: the mark to reach.
-        training: what is searched for the nearest of each generated picture.
-        held_out: whether the training did not see the reference.
-    """
-
-    reference: Pictures
-    other: Pictures
-    training: Pictures
-    held_out: bool
-
-    @classmethod
-    def draw(
-        cls, settings: EvaluateSettings, training: Pictures, held_out: Pictures
-    ) -> "RealPictures":
-        """Take as many as the settings ask for, or as many as there are.
-
-        Raises:
-            AtelierError: there are too few real pictures.
-        """
-        unseen = len(held_out) >= _FEWEST
-        most = min(len(held_out), len(training)) if unseen else len(training) // 2
-        count = min(settings.samples, most)
-        if count < _FEWEST:
-            raise AtelierError(
-                f"there are {len(training)} pictures, but numbers need at least {2 * _FEWEST};"
-                " add pictures."
-            )
-        rng = np.random.default_rng(settings.seed)
-        seen = training[rng.permutation(len(training))[: max(2 * count, settings.nearest_among)]]
-        if unseen:
-            reference = held_out[rng.permutation(len(held_out))[:count]]
-            return cls(reference, seen[:count], seen, True)
-        return cls(seen[:count], seen[count : 2 * count], seen, False)
+        return {f"{prefix}{name}": value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of generated pictures, and of other real pictures as the mark to reach.
+    """Scores of generated images, and of other real images as the mark to reach.
 
     Attributes:
-        generated: the scores of generated pictures.
-        other_real: the same of other real pictures, as many.
-        by_epoch: the KID of the few samples that the training kept of each epoch.
-        memorised: share of generated pictures that are nearer to a training picture than 99% of
-            real pictures are that the training did not see.
-        nearest: the nearest of ``training`` of each generated picture.
-        training: the training pictures that were searched, uint8 [N, H, W, C].
+        generated: the scores of generated images.
+        other_real: the same of other real images.
+        by_epoch: the KID of the few samples that the training saved of each epoch.
+        memorised: share of generated images that are nearer to a training image than 99% of real
+            images are that the training did not see; their mirror images count as well.
+        real_memorised: the expectation of ``memorised`` for a generator that learned the
+            distribution.
+        nearest: the nearest of ``training`` of each generated image.
+        training: the training images that were searched, uint8 [N, H, W, C].
         measured_with: what the numbers depend on and are never shown without.
+        notes: sentences on numbers that are uncertain or absent because there are few images.
     """
 
     generated: Scores
     other_real: Scores
     by_epoch: dict[int, Kid]
-    memorised: float
+    memorised: float | None
+    real_memorised: float | None
     nearest: Nearest
     training: Pictures
     measured_with: dict[str, str | int]
+    notes: tuple[str, ...]
 
     def metrics(self) -> dict[str, Any]:
         """Plain numbers for a metrics file, with what they were measured with."""
+        copies = {"memorised": self.memorised, "real_memorised": self.real_memorised}
         return {
             **self.generated.metrics(),
-            "memorised": self.memorised,
+            **{name: share for name, share in copies.items() if share is not None},
             **self.other_real.metrics("real_"),
             "measured_with": self.measured_with,
+            "notes": list(self.notes),
         }
 
     def epoch_rows(self) -> list[tuple[int, float, float]]:
@@ -151,20 +113,70 @@ class Evaluation:
         ]
 
     def closest(self, count: int) -> tuple[NDArray[np.int64], Pictures]:
-        """Tell the generated pictures that are nearest to the training, the nearest first.
+        """Return the generated images that are nearest to the training, the nearest first.
 
         Returns:
-            Their places among the generated pictures, and the training picture next to each,
-            uint8 [count, H, W, C].
+            Their places among the generated images, and the training image next to each, uint8
+            [count, H, W, C], mirrored if its mirror image is nearer.
         """
         places = self.nearest.distance.argsort(stable=True)[:count].numpy()
-        return places, self.training[self.nearest.place[places].numpy()]
+        found = self.training[self.nearest.place[places].numpy()]
+        mirrored = self.nearest.mirrored[places].numpy()
+        found[mirrored] = _mirrored(found[mirrored])
+        return places, found
+
+
+@dataclass(frozen=True)
+class _Look:
+    """An extractor with the scale of its features.
+
+    Attributes:
+        extractor: of the features.
+        device: where features are extracted.
+        cache: of the features of real images.
+        scale: of all features.
+    """
+
+    extractor: Extractor
+    device: torch.device
+    cache: FeatureCache
+    scale: Scale
+
+    def real(self, images: Pictures) -> Tensor:
+        """Return the features of real images, [N, D]."""
+        if not len(images):
+            return torch.empty(0, 0)
+        return self.scale(self.cache.features(self.extractor, images, self.device))
+
+    def generated(self, images: Pictures) -> Tensor:
+        """Return the features of generated images, [N, D]."""
+        return self.scale(self.extractor(images, self.device))
+
+
+@dataclass(frozen=True)
+class _RealFeatures:
+    """Features of each set of :class:`RealPictures`, [N, D]."""
+
+    reference: Tensor
+    searched: Tensor
+    other: Tensor
+
+    @classmethod
+    def of(cls, real: RealPictures, training: Pictures, look: _Look) -> "_RealFeatures":
+        """Extract them, those of no image twice."""
+        if real.reference is training:
+            reference = look.real(training)
+            return cls(reference, reference[torch.from_numpy(real.searched)], look.real(real.other))
+        searched = look.real(training[real.searched])
+        first = searched[: len(real.reference)]
+        reference = look.real(real.reference) if real.unseen else first
+        return cls(reference, searched, searched[real.others or slice(0)])
 
 
 def evaluate(
     settings: EvaluateSettings,
     training: Pictures,
-    held_out: Pictures,
+    test: Pictures,
     generated: Pictures,
     device: torch.device,
     report: Report = silent,
@@ -172,75 +184,157 @@ def evaluate(
     cache: FeatureCache | None = None,
     weights: Path = WEIGHTS,
 ) -> Evaluation:
-    """Compare generated pictures with real ones, and real ones with other real ones.
+    """Compare generated images with real ones, and real ones with other real ones.
 
     Args:
         settings: the ``evaluate`` section.
-        training: what the generator learned from, uint8 [N, H, W, C].
-        held_out: what it never saw, uint8 [M, H, W, C]. Where these are fewer than 16, half of
-            the training pictures take their place.
+        training: what the generator learned from, uint8 [N, H, W, C], N at least 1.
+        test: what it never saw, uint8 [M, H, W, C]. If these are fewer than 16, a third of
+            the training images takes their place.
         generated: uint8 [settings.samples, H, W, C].
         device: where features are extracted.
         report: counts the steps.
         epochs: a few samples of each epoch, uint8 [n, H, W, C], for KID over the training. It is
             unbiased, so that few do, but for its spread; fewer than three have none. Of these
             epochs, ``settings.epochs`` are measured, spread evenly, the last among them.
-        cache: where features of real pictures may be found, and are kept.
+        cache: where features of real images may be found, and are kept.
         weights: the folder of files of weights.
 
     Raises:
-        AtelierError: there are too few real pictures, or weights cannot be had.
+        AtelierError: weights cannot be had.
     """
-    real = RealPictures.draw(settings, training, held_out)
-    count = len(real.reference)
-    generated = generated[:count]
-    extractor = build_extractor(settings.features, settings.seed, weights)
-    cache = cache or FeatureCache()
-    report(Progress(0, 4, "features of real pictures"))
-    reference = cache.features(extractor, real.reference, device)
-    scale = extractor.scale(reference)
-    reference = scale(reference)
-    seen = scale(cache.features(extractor, real.training, device))
-    made = scale(extractor(generated, device))
-
-    def score(features: Tensor, pictures: Pictures) -> Scores:
-        return Scores(
-            kid=kernel_distance(reference, features),
-            fid=frechet_distance(reference, features),
-            overlap=overlap(reference, features),
-            swd=sliced_wasserstein(real.reference, pictures, settings.seed),
-            diversity=diversity(pictures, settings.seed),
-        )
-
-    report(Progress(1, 4, "generated pictures"))
-    of_generated = score(made, generated)
-    report(Progress(2, 4, "other real pictures"))
-    of_others = score(seen[:count] if real.held_out else seen[count : 2 * count], real.other)
-    report(Progress(3, 4, "nearest training pictures"))
+    real = RealPictures.draw(settings, training, test)
+    if settings.reference == "test":
+        generated = generated[: max(len(real.reference), FEWEST)]
+    report(Progress(0, 4, "features of real images"))
+    look = _look(settings, real, training, device, cache or FeatureCache(), weights)
+    features = _RealFeatures.of(real, training, look)
+    report(Progress(1, 4, "generated images"))
+    made = look.generated(generated)
+    of_generated = _score(real, features.reference, generated, made, settings.seed)
+    report(Progress(2, 4, "other real images"))
+    of_others = _score(real, features.reference, real.other, features.other, settings.seed)
+    report(Progress(3, 4, "nearest training images"))
+    found = nearest(made, features.searched).or_mirrored(
+        nearest(look.generated(_mirrored(generated)), features.searched)
+    )
     by_epoch = {
-        number: kernel_distance(reference, scale(extractor(samples, device)))
+        number: kernel_distance(features.reference, look.generated(samples))
         for number, samples in spread(epochs or {}, settings.epochs).items()
-        if len(samples) >= FEWEST_PICTURES
+        if min(len(samples), len(features.reference)) >= FEWEST_PICTURES
     }
-    found = nearest(made, seen)
+    unseen = _nearest_of_unseen(settings, real, training, features, look)
     result = Evaluation(
         generated=of_generated,
         other_real=of_others,
         by_epoch=by_epoch,
-        memorised=memorised(found, nearest(reference, seen, leave_itself_out=not real.held_out)),
+        memorised=memorised(found, unseen) if unseen else None,
+        real_memorised=expected_memorised(len(unseen.distance)) if unseen else None,
         nearest=found,
-        training=real.training,
-        measured_with={
-            "features": settings.features,
-            "samples": count,
-            "seed": settings.seed,
-            "reference": "held_out" if real.held_out else "training",
-            "searched": len(seen),
-            "neighbours": NEIGHBOURS,
-        },
+        training=training[real.searched],
+        measured_with=_measured_with(settings, real, len(generated)),
+        notes=_notes(of_generated, len(real.reference), len(generated), unseen is not None),
     )
     report(Progress(4, 4))
     return result
+
+
+def _look(
+    settings: EvaluateSettings,
+    real: RealPictures,
+    training: Pictures,
+    device: torch.device,
+    cache: FeatureCache,
+    weights: Path,
+) -> _Look:
+    """Build the extractor, with the scale of its features on the training images for it."""
+    extractor = build_extractor(settings.features, settings.seed, weights)
+    features = cache.features(extractor, training[real.searched[real.scaling]], device)
+    return _Look(extractor, device, cache, extractor.scale(features))
+
+
+def _score(
+    real: RealPictures, reference: Tensor, images: Pictures, features: Tensor, seed: int
+) -> Scores:
+    """Compute those numbers that there are enough images for."""
+    fewest = min(len(reference), len(features))
+    # Both sets need the same number of patches; the images are spread evenly over the larger set.
+    rows = np.linspace(0, max(0, len(real.reference) - 1), fewest).astype(np.int64)
+    return Scores(
+        kid=kernel_distance(reference, features) if fewest >= FEWEST_PICTURES else None,
+        fid=frechet_distance(reference, features) if fewest >= 2 else None,
+        overlap=overlap(reference, features) if fewest > NEIGHBOURS else None,
+        swd=sliced_wasserstein(real.reference[rows], images[:fewest], seed) if fewest else {},
+        diversity=diversity(images, seed) if len(images) >= 2 else None,
+    )
+
+
+def _nearest_of_unseen(
+    settings: EvaluateSettings,
+    real: RealPictures,
+    training: Pictures,
+    features: _RealFeatures,
+    look: _Look,
+) -> Nearest | None:
+    """Find the nearest training image of each real one that the training did not see.
+
+    Without such images, those that the search begins with take their place, each without itself.
+    """
+    if real.unseen:
+        images, its_features, is_searched = real.reference, features.reference, False
+    elif real.others is None and len(real.other):
+        images, its_features, is_searched = real.other, features.other, False
+    else:
+        count = min(settings.samples, len(real.reference), len(real.searched))
+        images, its_features = training[real.searched[:count]], features.searched[:count]
+        is_searched = True
+    if not len(images) or len(features.searched) <= is_searched:
+        return None
+    mirrored = nearest(look.real(_mirrored(images)), features.searched, is_searched)
+    return nearest(its_features, features.searched, is_searched).or_mirrored(mirrored)
+
+
+def _mirrored(images: Pictures) -> Pictures:
+    return np.ascontiguousarray(images[:, :, ::-1])
+
+
+def _measured_with(
+    settings: EvaluateSettings, real: RealPictures, generated: int
+) -> dict[str, str | int]:
+    return {
+        "features": settings.features,
+        "samples": generated,
+        "seed": settings.seed,
+        "reference": "test" if real.unseen else "training",
+        "reference_images": len(real.reference),
+        "other_images": len(real.other),
+        "searched": len(real.searched),
+        "neighbours": NEIGHBOURS,
+    }
+
+
+def _notes(scores: Scores, reference: int, generated: int, has_memorised: bool) -> tuple[str, ...]:
+    """Return a sentence for each number that few real images make uncertain or prevent."""
+    notes = []
+    if scores.kid and reference < CERTAIN_FROM:
+        notes.append(
+            f"KID is {scores.kid.value:.3g} ± {scores.kid.error:.2g}: it is compared with"
+            f" {reference} real images, and below {CERTAIN_FROM} its standard error is large"
+        )
+    absent = {
+        "kid": scores.kid is None,
+        "fid": scores.fid is None,
+        "precision, recall, density, coverage": scores.overlap is None,
+        "swd": not scores.swd,
+        "diversity": scores.diversity is None,
+        "memorised": not has_memorised,
+    }
+    if names := ", ".join(name for name, is_absent in absent.items() if is_absent):
+        notes.append(
+            f"{names}: left out, because {reference} real images to compare with and {generated}"
+            " generated ones are too few"
+        )
+    return tuple(notes)
 
 
 def spread(epochs: Mapping[int, Pictures], count: int) -> dict[int, Pictures]:

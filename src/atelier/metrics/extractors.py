@@ -4,6 +4,7 @@ from pathlib import Path
 
 from atelier.metrics.features import Extractor, RandomFeatures
 from atelier.settings import is_file_of_weights
+from atelier.streams import stream_seed
 
 WEIGHTS = Path("data/weights")
 
@@ -21,7 +22,8 @@ def build_extractor(features: str, seed: int, weights: Path = WEIGHTS) -> Extrac
         AtelierError: weights cannot be fetched or read, or belong to another network.
     """
     if features == "random":
-        return Extractor(RandomFeatures(seed), f"random {seed}")
+        filters = stream_seed(seed, "features.random")
+        return Extractor(RandomFeatures(filters), f"random {filters}")
     # torchvision takes 3 seconds to import, which random features need not wait for.
     from atelier.metrics.learned import imagenet, inception, vgg19_caffe_features, vgg19_of
 

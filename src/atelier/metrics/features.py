@@ -46,7 +46,12 @@ class Extractor:
         return torch.cat(batches)
 
     def scale(self, real: Tensor) -> "Scale":
-        """Choose the scale that features are compared on, by those of real pictures, [N, D]."""
+        """Choose the scale that features are compared on, by those of real pictures, [N, D].
+
+        The pictures must be in neither of the sets that are compared. The scale of one of them
+        makes its own features smaller than those of the other, so that KID is above 0 on average
+        for sets of the same distribution.
+        """
         return Scale(torch.zeros(()), torch.ones(())) if self.calibrated else Scale.of(real)
 
 
@@ -64,6 +69,8 @@ class Scale:
         A deviation counts as a tenth of the mean one at least: a feature that is silent for
         nearly every real picture would drown all others by the few that it answers.
         """
+        if len(real) < 2:  # which have no deviation
+            return cls(torch.zeros(()), torch.ones(()))
         mean, deviation = real.mean(dim=0), real.std(dim=0)
         least = max(_LEAST_DEVIATION * float(deviation.mean()), 1e-6)
         return cls(mean, deviation.clamp_min(least))

@@ -1,5 +1,6 @@
 """A quick judge of a generator while it trains."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,14 +11,14 @@ from numpy.typing import NDArray
 from atelier.errors import AtelierError
 from atelier.metrics.cache import FeatureCache
 from atelier.metrics.extractors import WEIGHTS, build_extractor
-from atelier.metrics.kid import kernel_distance
+from atelier.metrics.kid import CERTAIN_FROM, FEWEST_PICTURES, kernel_distance
+from atelier.metrics.real_pictures import FEWEST, RealPictures
 from atelier.settings import EvaluateSettings, Settings
-
-_FEWEST = 16
 
 
 def judge_of(
     settings: Settings,
+    training: NDArray[np.uint8],
     real: NDArray[np.uint8],
     device: torch.device,
     warn: Callable[[str], None],
@@ -26,19 +27,27 @@ def judge_of(
 
     Args:
         settings: all of them.
-        real: the pictures that are held out, uint8 [N, H, W, C].
+        training: the pictures that the generator learns from, uint8 [M, H, W, C].
+        real: the pictures that it does not see, uint8 [N, H, W, C].
         device: where features are extracted.
-        warn: takes a sentence where there are too few pictures; epochs are not measured then.
+        warn: takes a sentence if there are too few pictures, so that epochs are not measured, or
+            so few that the error of KID is large.
 
     Raises:
         AtelierError: as :class:`Judge`; too few pictures are one only with ``keep: best``.
     """
     if not settings.train.measure_every:
         return None
-    if len(real) < _FEWEST and settings.train.keep == "last":
-        warn(f"epochs are not measured: {len(real)} pictures are held out, and {_FEWEST} needed")
+    if len(real) < FEWEST and settings.train.keep == "last":
+        warn(f"epochs are not measured: {len(real)} pictures are held out, and {FEWEST} needed")
         return None
-    return Judge(settings.judging, real, device)
+    judge = Judge(settings.judging, training, real, device)
+    if judge.count < CERTAIN_FROM:
+        warn(
+            f"the KID of epochs is measured against {judge.count} real images; below {CERTAIN_FROM}"
+            f" its standard error is large: {judge.error:.2g} for other real images"
+        )
+    return judge
 
 
 class Judge:
@@ -46,11 +55,16 @@ class Judge:
 
     KID is unbiased, so that a few hundred pictures give the value that thousands would give, but
     for the spread. What the real pictures need is computed once.
+
+    Attributes:
+        count: of real pictures that are compared.
+        error: the standard error of the KID of training pictures instead of generated ones.
     """
 
     def __init__(
         self,
         settings: EvaluateSettings,
+        training: NDArray[np.uint8],
         real: NDArray[np.uint8],
         device: torch.device,
         cache: FeatureCache | None = None,
@@ -60,7 +74,9 @@ class Judge:
 
         Args:
             settings: the ``evaluate`` section: extractor, seed, and how many real pictures at most.
-            real: uint8 [N, H, W, C], N at least 16; best those that the training does not see.
+            training: the pictures that the generator learns from, uint8 [M, H, W, C]; the scale of
+                the features is theirs.
+            real: what the training does not see, uint8 [N, H, W, C], N at least 16.
             device: where features are extracted.
             cache: where features of real pictures may be found, and are kept.
             weights: the folder of files of weights.
@@ -68,18 +84,26 @@ class Judge:
         Raises:
             AtelierError: the extractor's weights cannot be had, or there are too few pictures.
         """
-        if len(real) < _FEWEST:
+        if len(real) < FEWEST:
             raise AtelierError(
                 f"{len(real)} pictures are held out, too few to measure epochs by; raise"
                 " convert.held_out, or set train.keep to last."
             )
-        order = np.random.default_rng(settings.seed).permutation(len(real))[: settings.samples]
-        chosen = real[np.sort(order)]
+        drawn = RealPictures.draw(settings, training, real)
+        cache = cache or FeatureCache()
         self._device = device
         self._extractor = build_extractor(settings.features, settings.seed, weights)
-        features = (cache or FeatureCache()).features(self._extractor, chosen, device)
+        rows = drawn.searched[drawn.scaling]
+        features = cache.features(self._extractor, training[rows], device)
         self._scale = self._extractor.scale(features)
-        self._real = self._scale(features)
+        self._real = self._scale(cache.features(self._extractor, drawn.reference, device))
+        self.count = len(drawn.reference)
+        others = self._scale(features)[: self.count]
+        self.error = (
+            kernel_distance(self._real, others).error
+            if len(others) >= FEWEST_PICTURES
+            else math.inf
+        )
 
     def __call__(self, pictures: NDArray[np.uint8]) -> float:
         """Give the KID of generated pictures, uint8 [M, H, W, C], M at least 3; less is better."""

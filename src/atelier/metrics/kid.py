@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 FEWEST_PICTURES = 3  # pictures of each kind, for the error to be known
+CERTAIN_FROM = 200  # real pictures; with fewer, the error is stated in a sentence
 _ROWS = 1024  # of a kernel matrix at a time; bounds the memory
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from atelier.errors import AtelierError
 from atelier.progress import Progress, Report, silent
 from atelier.settings import WEIGHTS, StylizeSettings
+from atelier.streams import stream_seed
 from atelier.style import room
 from atelier.style.look import Look
 from atelier.style.objective import at_precision
@@ -161,7 +162,8 @@ def vgg_of(settings: StylizeSettings, weights: Path) -> torch.nn.Sequential:
     """Build the network that the settings name; ``weights`` is the folder of files."""
     known = settings.weights in WEIGHTS
     source = settings.weights if known else str(weights / settings.weights)
-    return build_vgg19(source, settings.pooling, settings.seed, deepest(settings), settings.padding)
+    seed = stream_seed(settings.seed, "stylize.weights")
+    return build_vgg19(source, settings.pooling, seed, deepest(settings), settings.padding)
 
 
 def _finished(

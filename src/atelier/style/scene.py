@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from atelier.settings import StylizeSettings
+from atelier.streams import torch_stream
 from atelier.style import colors
 from atelier.style.bounds import Bounds, bounds, no_bounds
 from atelier.style.look import Look
@@ -92,7 +93,7 @@ class Scene:
         else:
             # Drawn on the CPU, so that a seed means the same noise on every device, and anew for
             # every picture, so that a picture does not depend on those before it.
-            generator = torch.Generator().manual_seed(self._settings.seed)
+            generator = torch_stream(self._settings.seed, "stylize.noise")
             noise = torch.rand(self.contents[:1].shape, generator=generator)
             start = self._grey(noise.to(self.contents)).expand_as(self.contents)
         return self.bounds.nearest(start.contiguous())
