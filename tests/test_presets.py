@@ -97,6 +97,7 @@ def test_a_photograph_gets_the_chapters_layers_within_the_range_of_a_screen(root
     told = {key: ours[key] for key in ours if ours[key] != layers[key]}
     assert (told.pop("bounded"), told.pop("optimizer")) == (True, "spectral")
     assert (told.pop("padding"), told.pop("precision")) == ("replicate", "auto")
+    assert told.pop("content_layers") == {21: 10.0}
     del told["preprocessing"]  # which the weights of both bring with them
     assert set(told) == {"scales", "smoothness", "iterations", "memory_gb", "styles"}
 
