@@ -35,9 +35,9 @@ ENCODINGS: tuple[dict[str, object], ...] = (
 )
 FITS: tuple[Literal["crop", "stretch", "pad"], ...] = ("crop", "stretch", "pad")
 ORIENTATIONS = (1, 6, 3, 8, 2, 5, 4, 7)
-# What libjpeg's scaled decoding needs: the convert stage asks for the same.
+# Decoded pixels per pixel of a row, at least; the same as in the convert stage.
 REDUCED = 2
-# Of two identical rows.
+# PSNR reported for two identical rows.
 BEST = 99.0
 
 
