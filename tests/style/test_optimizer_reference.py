@@ -161,6 +161,16 @@ _waves = _differentiated(
 )
 # No step from near the edge of the domain may leave it.
 _pole = _differentiated(lambda x: -torch.log(1 - x.square()) + 8 * x * _noise(5)[:1])
+# Between two minima: curvature is negative at first, and no step may be remembered there.
+_ridge = _differentiated(lambda x: 1 + x**4 / 4 - x.square() / 2 + 0.01 * x * _noise(5)[:1])
+
+
+def _hole(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """A bowl whose gradient is lost near the bottom, where its loss would be the lowest."""
+    loss, gradient = _bowl(pictures)
+    return loss, torch.where(loss.view(-1, 1, 1, 1) < 12, torch.nan, gradient)
+
+
 # Steep at first, so that the first step is far too long and fails often.
 _steep = _differentiated(lambda x: torch.cosh(150 * x) - x)
 
@@ -174,8 +184,10 @@ _steep = _differentiated(lambda x: torch.cosh(150 * x) - x)
         (_waves, 0.5, 0.6, 24),
         (_pole, 0.25, math.inf, 20),
         (_steep, 0.02, math.inf, 24),
+        (_ridge, 0.05, math.inf, 16),
+        (_hole, 1.0, math.inf, 36),
     ],
-    ids=["bowl", "bounded bowl", "waves", "bounded waves", "pole", "steep"],
+    ids=["bowl", "bounded bowl", "waves", "bounded waves", "pole", "steep", "ridge", "hole"],
 )
 def test_every_step_is_the_one_of_the_dense_reference(
     function: Function, scale: float, limit: float, steps: int
