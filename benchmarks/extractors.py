@@ -78,8 +78,9 @@ def judge(extractor: Extractor, sets: dict[str, Images], unseen: Images, seen: I
     begin = time.perf_counter()
     reference = extractor(unseen, device)
     milliseconds = 1000 * (time.perf_counter() - begin) / len(unseen)
-    scale = extractor.scale(reference)
-    reference, training = scale(reference), scale(extractor(seen, device))
+    training = extractor(seen, device)
+    scale = extractor.scale(training)
+    reference, training = scale(reference), scale(training)
     row = {"milliseconds a picture": round(milliseconds, 1)}
     for name, images in sets.items():
         made = scale(extractor(images, device))

@@ -1,20 +1,20 @@
-"""KID between disjoint sets of real images, before and after features are scaled independently.
+"""KID between disjoint sets of real images, with the scale of the features from two sources.
 
-The two sets have the same distribution, so the mean over repetitions must be 0. The scale of the
-features comes from the reference set ("reference") or from other images ("training").
+The two sets have the same distribution, so that the mean over repetitions must be 0. The scale of
+the features comes from the first set ("reference") or from other images ("training").
 
-Usage: python benchmarks/real_kid.py ARCHIVE [--side 64] [--counts 16 50 100 200 400]
-    [--repetitions 100] [--features random vgg19_caffe] [--json]
+Usage: python benchmarks/real_kid.py [--archive FILE] [--images 2000] [--side 64]
+    [--counts 16 50 100 200 400] [--repetitions 100] [--features random vgg19_caffe] [--json]
 """
 
 import argparse
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
+from command import show
+from extractors import draw
 from numpy.typing import NDArray
 
 from atelier.images.checksum import digest
@@ -34,19 +34,18 @@ def load(archive: Path, side: int) -> NDArray[np.uint8]:
     """Convert all images of an archive, uint8 [N, side, side, 3]."""
     values = preset_values("sample", Path(__file__).parents[1] / "presets")
     location = {"location": str(archive.resolve()), "sha256": digest(archive)}
-    source = {"source": "archive", "archive": location}
+    source = values["download"] | {"source": "archive", "archive": location}
+    splits = {name: 0.0 for name in values["convert"] if name in ("held_out", "test", "validation")}
+    wanted = values["convert"] | {"image_size": side} | splits
     with TemporaryDirectory() as folder:
         raw, images = Path(folder, "raw"), Path(folder, "images.npz")
-        download(
-            DownloadSettings.model_validate(values["download"] | source), raw, Path(folder, "s")
-        )
-        wanted = values["convert"] | {"image_size": side, "held_out": 0.0}
+        download(DownloadSettings.model_validate(source), raw, Path(folder, "s"))
         convert(ConvertSettings.model_validate(wanted), raw, images, 0)
         return load_images(images).pixels
 
 
-def measure(features: torch.Tensor, count: int, repetitions: int) -> dict[str, Any]:
-    """Return the mean KID and its deviation for both choices of the scale, [N, D] features."""
+def measure(features: torch.Tensor, count: int, repetitions: int) -> dict[str, float]:
+    """Return means, their errors and deviations of KID for both scales; features [N, D]."""
     rng = np.random.default_rng(count)
     values: dict[str, list[float]] = {"reference": [], "training": []}
     errors = []
@@ -58,41 +57,35 @@ def measure(features: torch.Tensor, count: int, repetitions: int) -> dict[str, A
             kid = kernel_distance(scale(features[one]), scale(features[other]))
             values[name].append(kid.value)
         errors.append(kid.error)
-    result: dict[str, Any] = {"images": count}
+    result = {"kid_error": float(np.mean(errors))}
     for name, kids in values.items():
+        deviation = float(np.std(kids))
         result[name] = float(np.mean(kids))
-        result[f"{name}_error"] = float(np.std(kids) / np.sqrt(repetitions))
-        result[f"{name}_deviation"] = float(np.std(kids))
-    return result | {"stated_error": float(np.mean(errors))}
+        result |= {f"{name}_error": deviation / repetitions**0.5, f"{name}_deviation": deviation}
+    return result
 
 
 def main() -> None:
-    """Print a row for each extractor and number of images."""
+    """Measure each extractor at each number of images, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("archive", type=Path)
+    parser.add_argument("--json", action="store_true", help="print one JSON object a row")
+    parser.add_argument("--archive", type=Path, help="of images; left out, faces are drawn")
+    parser.add_argument("--images", type=int, default=2000, help="that are drawn")
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--counts", type=int, nargs="+", default=[16, 50, 100, 200, 400])
     parser.add_argument("--repetitions", type=int, default=100)
     parser.add_argument("--features", nargs="+", default=["random", "vgg19_caffe"])
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    images = load(options.archive, options.side)
-    rows = []
+    images = (
+        load(options.archive, options.side)
+        if options.archive
+        else draw(options.images, options.side)
+    )
     for name in options.features:
         features = build_extractor(name, 1)(images, torch.device("cpu"))
         for count in options.counts:
-            row = {"features": name, **measure(features, count, options.repetitions)}
-            rows.append(row)
-            if not options.json:
-                print(
-                    "  ".join(
-                        f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
-                        for k, v in row.items()
-                    ),
-                    flush=True,
-                )
-    if options.json:
-        print(json.dumps(rows))
+            row = measure(features, count, options.repetitions)
+            show({"features": name, "images": count, **row}, options.json)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main(settings: Settings, run: Run) -> None:
             report=report,
             classes=images.classes()[0] if settings.train.conditional else (),
             nearest=NEAREST,
-            warnings=length_warnings(epochs, steps // epochs),
+            warnings=[*length_warnings(epochs, steps // epochs), *metrics["evaluate"]["notes"]],
         )
     run.artifact(RENDERS)
 

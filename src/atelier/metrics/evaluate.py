@@ -218,16 +218,11 @@ def evaluate(
     found = nearest(made, features.searched).or_mirrored(
         nearest(look.generated(_mirrored(generated)), features.searched)
     )
-    by_epoch = {
-        number: kernel_distance(features.reference, look.generated(samples))
-        for number, samples in spread(epochs or {}, settings.epochs).items()
-        if min(len(samples), len(features.reference)) >= FEWEST_PICTURES
-    }
     unseen = _nearest_of_unseen(settings, real, training, features, look)
     result = Evaluation(
         generated=of_generated,
         other_real=of_others,
-        by_epoch=by_epoch,
+        by_epoch=_kid_by_epoch(spread(epochs or {}, settings.epochs), features.reference, look),
         memorised=memorised(found, unseen) if unseen else None,
         real_memorised=expected_memorised(len(unseen.distance)) if unseen else None,
         nearest=found,
@@ -267,6 +262,15 @@ def _score(
         swd=sliced_wasserstein(real.reference[rows], images[:fewest], seed) if fewest else {},
         diversity=diversity(images, seed) if len(images) >= 2 else None,
     )
+
+
+def _kid_by_epoch(epochs: Mapping[int, Pictures], reference: Tensor, look: _Look) -> dict[int, Kid]:
+    """Compute the KID of each epoch's samples, if there are enough."""
+    return {
+        number: kernel_distance(reference, look.generated(samples))
+        for number, samples in epochs.items()
+        if min(len(samples), len(reference)) >= FEWEST_PICTURES
+    }
 
 
 def _nearest_of_unseen(

@@ -87,7 +87,7 @@ class Judge:
         if len(real) < FEWEST:
             raise AtelierError(
                 f"{len(real)} pictures are held out, too few to measure epochs by; raise"
-                " convert.held_out, or set train.keep to last."
+                " convert.validation, or set train.keep to last."
             )
         drawn = RealPictures.draw(settings, training, real)
         cache = cache or FeatureCache()
