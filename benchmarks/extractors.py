@@ -38,7 +38,7 @@ def draw(count: int, side: int) -> Images:
     values = preset_values("sample", Path(__file__).parents[1] / "presets")
     sample = {"sample": {"count": count, "seed": 5}}
     wanted = ConvertSettings.model_validate(
-        values["convert"] | {"image_size": side, "held_out": 0.0}
+        values["convert"] | {"image_size": side, "validation": 0.0, "test": 0.0}
     )
     with TemporaryDirectory() as folder:
         raw, images = Path(folder, "raw"), Path(folder, "images.npz")

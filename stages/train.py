@@ -8,7 +8,7 @@ from atelier.settings import Settings
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
 
-IMAGES, HELD_OUT = Path("data/images.npz"), Path("data/held_out.npz")
+IMAGES, VALIDATION = Path("data/images.npz"), Path("data/validation.npz")
 MODELS, SAMPLES, METRICS = Path("models"), Path("samples"), Path("metrics/train.json")
 LOSSES, QUALITY = Path("plots/losses.csv"), Path("plots/quality.csv")
 
@@ -22,10 +22,11 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.metrics.judge import judge_of
 
     wanted, runtime = settings.train, settings.runtime
-    images, unseen = load_images(IMAGES), load_images(HELD_OUT, True)
+    images, validation = load_images(IMAGES), load_images(VALIDATION, True)
     labels = images.classes()[1] if wanted.conditional else None
     with ranks.joined(runtime.device) as (rank, device):
-        judge = judge_of(settings, unseen.pixels, device, run.warn) if rank.number == 0 else None
+        measuring = (settings, validation.pixels, device, run.warn)
+        judge = judge_of(*measuring) if rank.number == 0 else None
         training = Training(wanted, images.pixels, device, rank, labels, judge)
         if rank.number > 0:
             resume.follow(training)
