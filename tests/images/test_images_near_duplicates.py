@@ -59,6 +59,11 @@ def test_a_changed_copy_is_in_the_group_of_its_original(
     assert len(set(groups)) == 30, "different faces are in different groups"
 
 
+def test_a_single_image_and_its_copies_are_one_group() -> None:
+    for count in (1, 2, 40):
+        assert groups_of(np.repeat(rows(FACES[:1]), count, axis=0)) == [0] * count
+
+
 def test_grey_images_of_every_size_are_compared() -> None:
     for side in (16, 28, 128):
         small = [face.convert("L").resize((side, side)) for face in FACES[:6]]
