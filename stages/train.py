@@ -22,11 +22,10 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.metrics.judge import judge_of
 
     wanted, runtime = settings.train, settings.runtime
-    images, validation = load_images(IMAGES), load_images(VALIDATION, True)
+    images, validation = load_images(IMAGES), load_images(VALIDATION, True).pixels
     labels = images.classes()[1] if wanted.conditional else None
     with ranks.joined(runtime.device) as (rank, device):
-        measuring = (settings, validation.pixels, device, run.warn)
-        judge = judge_of(*measuring) if rank.number == 0 else None
+        judge = None if rank.number else judge_of(settings, validation, device, run.warn)
         training = Training(wanted, images.pixels, device, rank, labels, judge)
         if rank.number > 0:
             resume.follow(training)
