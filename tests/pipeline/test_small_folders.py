@@ -54,7 +54,7 @@ def test_a_small_folder_ends_with_a_film_and_paintings(
     assert "but good images usually need 2,000 or more" in output
     with Image.open(made / "renders/training.gif") as film:
         assert film.format == "GIF"
-    (painting,) = (made / "styled").glob("*_wave.png")
+    (painting,) = (made / "styled").glob("*-wave.png")
     with Image.open(painting) as image:
         assert np.asarray(image).std() > 5
     page = (made / "renders/report.html").read_text("utf-8")
