@@ -41,7 +41,7 @@ def group(
 
     Two images are in one group if a chain of such pairs connects them. Groups depend on the
     contents and keys alone, not on the order. Of more than 16 near-duplicates, each is compared
-    with the 15 nearest. Memory holds about 1 kB per image.
+    with the 15 nearest. Memory holds about 1.5 kB per image.
 
     Args:
         read: returns the image at a place.
