@@ -56,7 +56,7 @@ lock: $(VENV)/ready ## pin the newest versions that pyproject.toml allows
 	  --no-emit-index-url --no-emit-find-links --no-annotate pyproject.toml -o requirements.lock
 
 clean: ## remove what the stages made; DVC's cache and MLflow's runs stay
-	rm -rf data/raw data/images.npz data/held_out.npz data/listing/*.json data/inputs models samples renders styled metrics plots
+	rm -rf data/raw data/images.npz data/validation.npz data/test.npz data/listing/*.json data/inputs models samples renders styled metrics plots
 	rm -rf dvc_plots .atelier-*
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 

@@ -36,7 +36,9 @@ def draw(count: int, side: int) -> Images:
     """Draw different faces, uint8 [count, side, side, 3], as the sample's convert makes them."""
     values = preset_values("sample", Path(__file__).parents[1] / "presets")
     sample = {"sample": {"count": count, "seed": 5}}
-    wanted = ConvertSettings.model_validate(values["convert"] | {"image_size": side})
+    wanted = ConvertSettings.model_validate(
+        values["convert"] | {"image_size": side, "validation": 0.0, "test": 0.0}
+    )
     with TemporaryDirectory() as folder:
         raw, converted = Path(folder, "raw"), Path(folder, "converted")
         converted.mkdir()

@@ -1,4 +1,4 @@
-"""Convert: turn every readable picture into one row of data/images.npz or data/held_out.npz."""
+"""Convert: turn every readable picture into a row of the training, validation or test set."""
 
 from pathlib import Path
 
@@ -24,6 +24,7 @@ def main(settings: Settings, run: Run) -> None:
         conversion = convert(
             settings.convert, RAW, IMAGES, runtime.workers, report, runtime.cluster
         )
+    run.warn(*conversion.warnings(settings.convert))
     write_json(METRICS, conversion.metrics())
     run.summary(conversion.metrics())
     run.artifact(METRICS)

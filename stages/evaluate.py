@@ -11,7 +11,7 @@ from atelier.tracking.stage import run_stage
 from atelier.tracking.workspace import private_folder, repository_root
 
 IMAGES = Path("data/images.npz")
-HELD_OUT = Path("data/held_out.npz")
+TEST = Path("data/test.npz")
 GENERATOR = Path("models/generator.safetensors")
 METRICS = Path("metrics/evaluate.json")
 SAMPLES = Path("samples")
@@ -33,13 +33,13 @@ def main(settings: Settings, run: Run) -> None:
 
     device, wanted = choose_device(settings.runtime.device), settings.evaluate
     training = load_images(IMAGES).pixels
-    held_out = load_images(HELD_OUT, may_be_empty=True).pixels
+    test = load_images(TEST, may_be_empty=True).pixels
     cache = FeatureCache(private_folder(repository_root()) / "features")
     with bar("evaluate", "steps", settings.runtime.progress) as report:
         latents = stream_seed(wanted.seed, "evaluate.latents")
         pictures = generate_from(GENERATOR, wanted.samples, latents, device)
         epochs = load_epochs(SAMPLES)
-        result = evaluate(wanted, training, held_out, pictures, device, report, epochs, cache)
+        result = evaluate(wanted, training, test, pictures, device, report, epochs, cache)
     places, nearest = result.closest(PAIRS)
     titles = ("Generated", "Nearest in the training")
     save_png(beside(pictures[places], nearest, titles, COLUMNS, TILE), NEAREST)

@@ -8,7 +8,7 @@ from atelier.settings import Settings
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
 
-IMAGES, HELD_OUT = Path("data/images.npz"), Path("data/held_out.npz")
+IMAGES, VALIDATION = Path("data/images.npz"), Path("data/validation.npz")
 MODELS, SAMPLES, METRICS = Path("models"), Path("samples"), Path("metrics/train.json")
 LOSSES, QUALITY = Path("plots/losses.csv"), Path("plots/quality.csv")
 
@@ -22,16 +22,19 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.metrics.judge import judge_of
 
     wanted, runtime = settings.train, settings.runtime
-    images, unseen = load_images(IMAGES), load_images(HELD_OUT, True).pixels
+    images, validation = load_images(IMAGES), load_images(VALIDATION, True).pixels
     labels = images.classes()[1] if wanted.conditional else None
     with ranks.joined(runtime.device) as (rank, device):
-        judge = None if rank.number else judge_of(settings, images.pixels, unseen, device, run.warn)
+        judge = (
+            None if rank.number else judge_of(settings, images.pixels, validation, device, run.warn)
+        )
         training = Training(wanted, images.pixels, device, rank, labels, judge)
         if rank.number > 0:
             resume.follow(training)
             return
         table, steps = history.History(), training.steps_per_epoch
         doctor = health.Health(wanted.loss, wanted.epochs, steps)
+        run.warn(*length.batch_warnings(wanted.batch_size, len(images.pixels)))
         run.warn(*length.length_warnings(wanted.epochs, steps))
         run.pictures("samples", training.samples(), 0, training.columns)  # untrained: noise
         told, seconds = bar("train", "steps", runtime.progress), runtime.checkpoint_seconds

@@ -18,8 +18,9 @@ from atelier import settings
 ROOT = Path(__file__).parents[1]
 # Everything that the chain does, on as little as it can be done on.
 TINY: dict[str, Any] = {
-    "download.sample.count": 80,
-    "convert.held_out": 0.2,
+    "download.sample.count": 96,
+    "convert.validation": 0.17,
+    "convert.test": 0.17,
     "convert.image_size": 16,
     "train.epochs": 2,
     "train.batch_size": 16,

@@ -144,9 +144,9 @@ def test_a_file_with_missing_sections_is_filled_and_an_unknown_key_is_not_ours(
     root: Path, params: Path
 ) -> None:
     text = params.read_text()
-    params.write_text(text.replace("  epochs: 36\n", "").replace("folders: {}", "folders:"))
+    params.write_text(text.replace("  epochs: 41\n", "").replace("folders: {}", "folders:"))
     apply_preset("sample", root / "presets", params)
-    assert settings.load(params).train.epochs == 36
+    assert settings.load(params).train.epochs == 41
     for broken, sentence in (
         (text.replace("  epochs:", "  epoch:"), r"^params\.yaml: train\.epoch is not a setting"),
         ("", r"params\.yaml holds no settings"),

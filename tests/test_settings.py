@@ -56,7 +56,9 @@ def test_params_yaml_is_valid_and_frozen() -> None:
         ("download.kaggle.handle", "../../etc", "download.kaggle.handle"),
         ("evaluate.features", "resnet51", "no extractor resnet51; did you mean resnet50; it"),
         ("evaluate.features", "../../vgg.pth", "inside its folder"),
-        ("convert.held_out", 0.6, "convert.held_out is 0.6, but it should be less"),
+        ("convert.validation", 0.6, "convert.validation is 0.6, but it should be less"),
+        ("convert.test", -0.1, "convert.test is -0.1, but it should be greater"),
+        ("convert.held_out", 0.1, "convert: held_out was replaced by two settings; write valida"),
         ("stylize.styles", ["../secret.png"], "inside its folder"),
         ("stylize.style_masks", ["../secret.png"], "inside its folder"),
         ("stylize.style_weights", [1.0, 2.0], "is a list of 2, but the number of styles is 3;"),
@@ -183,3 +185,33 @@ def test_learned_weights_bring_their_preprocessing(
     values = changed("stylize.weights", weights)
     values["stylize"]["preprocessing"] = preprocessing
     assert settings.check(values, "params.yaml").stylize.pixel_convention() == convention
+
+
+def test_validation_and_test_leave_images_for_training() -> None:
+    values = deepcopy(VALUES)
+    values["convert"] |= {"validation": 0.5, "test": 0.5}
+    with pytest.raises(AtelierError, match=r"convert: validation is 0\.5 and test is 0\.5, which"):
+        settings.check(values, "params.yaml")
+    values["convert"]["test"] = 0.49
+    settings.check(values, "params.yaml")
+
+
+def test_the_replaced_setting_of_an_old_file_is_named_with_the_new_ones() -> None:
+    values = deepcopy(VALUES)
+    del values["convert"]["validation"], values["convert"]["test"]
+    values["convert"]["held_out"] = 0.1
+    with pytest.raises(AtelierError) as caught:
+        settings.check(values, "params.yaml")
+    assert str(caught.value) == (
+        "params.yaml: convert: held_out was replaced by two settings; write validation: 0.1 and"
+        " test: 0.1 instead, or 0.0 for both to train on all images."
+    )
+
+
+def test_the_best_epoch_needs_a_validation_set() -> None:
+    values = deepcopy(VALUES)
+    values["train"]["keep"] = "best"
+    settings.check(values, "params.yaml")
+    values["convert"]["validation"] = 0.0
+    with pytest.raises(AtelierError, match=r"set convert\.validation to a share"):
+        settings.check(values, "params.yaml")

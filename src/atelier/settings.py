@@ -22,6 +22,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
@@ -142,19 +143,40 @@ class DownloadSettings(Section):
 class ConvertSettings(Section):
     """How every readable picture becomes one row of an array.
 
-    ``held_out`` is the share of the rows that training never sees.
+    ``validation`` is the share of the rows that measures epochs, ``test`` the share that only the
+    evaluate stage uses. Training sees neither.
     """
 
     image_size: Literal[16, 28, 32, 64, 128, 256]
     color: Literal["rgb", "grey"]
     fit: Literal["crop", "stretch", "pad"]
     max_megapixels: Count
-    held_out: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)]
+    validation: Share
+    test: Share
 
     @property
     def channels(self) -> int:
         """3 for ``rgb``, 1 for ``grey``."""
         return 3 if self.color == "rgb" else 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _held_out_is_replaced(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "held_out" in values:
+            raise ValueError(
+                "held_out was replaced by two settings; write validation: 0.1 and test: 0.1"
+                " instead, or 0.0 for both to train on all images"
+            )
+        return values
+
+    @model_validator(mode="after")
+    def _some_are_for_training(self) -> "ConvertSettings":
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation is {self.validation} and test is {self.test}, which leaves no image"
+                " for training; set them to 0.1 each"
+            )
+        return self
 
 
 class NetworkSettings(Section):
@@ -461,10 +483,10 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _something_to_measure_by(self) -> "Settings":
-        if self.train.keep == "best" and not self.convert.held_out:
+        if self.train.keep == "best" and not self.convert.validation:
             raise ValueError(
-                "train.keep: best needs pictures that training does not see; set"
-                " convert.held_out to a share of them, such as 0.1"
+                "train.keep: best needs images that training does not see; set"
+                " convert.validation to a share of them, for example 0.1"
             )
         return self
 

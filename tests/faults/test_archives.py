@@ -33,7 +33,9 @@ from atelier.images.sources.fetch import Patience, fetch
 from atelier.images.sources.scratch import Scratch
 from atelier.settings import ConvertSettings, DownloadSettings
 
-CONVERT = ConvertSettings(image_size=16, color="rgb", fit="crop", max_megapixels=1, held_out=0.0)
+CONVERT = ConvertSettings(
+    image_size=16, color="rgb", fit="crop", max_megapixels=1, validation=0.0, test=0.0
+)
 
 
 def from_archive(location: Path | str, digest: str) -> DownloadSettings:

@@ -177,7 +177,7 @@ ENDLESS = "a0: &a0 [1]\n" + "".join(
     ("old", "new", "sentence"),
     [
         (
-            "epochs: 36",
+            "epochs: 41",
             "epochs: *a20",
             r"train\.epochs is \[\[.*\.\.\., but it should be a valid integer",
         ),
@@ -186,8 +186,8 @@ ENDLESS = "a0: &a0 [1]\n" + "".join(
             "folders: *a20",
             r"download\.folders is \[\[.*\.\.\., but it should be a valid",
         ),
-        ("epochs: 36", "3: 30", r"train\.3 is not a setting; known here are network,"),
-        ("epochs: 36", "'': 30", r"train\.'' is not a setting"),
+        ("epochs: 41", "3: 30", r"train\.3 is not a setting; known here are network,"),
+        ("epochs: 41", "'': 30", r"train\.'' is not a setting"),
         ("pictures: [generated]", "pictures: []", r"is \[\], but it should have at least 1 item"),
         (
             "experiment: atelier",

@@ -158,7 +158,7 @@ def test_checkpoints_are_passed_over(
 )
 def test_tags_of_yaml(tmp_path: Path, marker: Path, tagged: str) -> None:
     hostile = tagged.replace("{}", str(marker))
-    text = (ROOT / "params.yaml").read_text("utf-8").replace("epochs: 36", f"epochs: {hostile}")
+    text = (ROOT / "params.yaml").read_text("utf-8").replace("epochs: 41", f"epochs: {hostile}")
     assert hostile in text
     (tmp_path / "params.yaml").write_text(text, "utf-8")
     with pytest.raises(AtelierError, match="could not determine a constructor") as caught:

@@ -55,7 +55,9 @@ folder, given, size = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3
 before = peak()
 download(DownloadSettings(**given), folder / "raw", folder / "scratch", report)
 done = convert(
-    ConvertSettings(image_size=size, color="rgb", fit="crop", max_megapixels=1, held_out=0.0),
+    ConvertSettings(
+        image_size=size, color="rgb", fit="crop", max_megapixels=1, validation=0.0, test=0.0
+    ),
     folder / "raw", folder / "images.npz", workers=2,
 )
 print(json.dumps({**done.metrics(), "megabytes": peak() - before}))

@@ -288,11 +288,11 @@ def test_settings_that_exclude_one_another_are_refused(
         make_settings(train=changes)
 
 
-def test_epochs_are_measured_by_pictures_that_are_held_out(
+def test_epochs_are_measured_by_the_validation_set(
     make_settings: Callable[..., Settings],
 ) -> None:
-    with pytest.raises(AtelierError, match=r"params.yaml: train.keep: best needs pictures"):
-        make_settings(train={"measure_every": 1, "keep": "best"}, convert={"held_out": 0.0})
+    with pytest.raises(AtelierError, match=r"params.yaml: train.keep: best needs images"):
+        make_settings(train={"measure_every": 1, "keep": "best"}, convert={"validation": 0.0})
     changes = {"measure_with": "inception", "measure_samples": 100, "seed": 7}
     settings = make_settings(train=changes, evaluate={"samples": 999})
     judging = settings.judging

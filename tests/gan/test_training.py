@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +10,13 @@ import torch
 from atelier.errors import AtelierError
 from atelier.gan.generate import draw_latents, generate
 from atelier.gan.history import History
+from atelier.gan.length import batch_warnings, length_warnings
 from atelier.gan.networks import build
 from atelier.gan.samples import load_epochs, save_samples
 from atelier.gan.training import Training
 from atelier.gan.weights import load_generator, save_network
+from atelier.images.split import split
+from atelier.presets import preset_values
 from atelier.progress import Progress
 from atelier.settings import Settings
 
@@ -94,10 +98,74 @@ def test_a_gan_learns_a_plain_colour(make_settings: Callable[..., Settings]) -> 
     assert np.abs(means - [230, 120, 30]).max() < 50
 
 
+@pytest.mark.parametrize("count", [1, 5, 7])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"size": 16, "discriminator_norm": True}, id="batch normalisation"),
+        pytest.param({"size": 28, "discriminator_norm": True}, id="28 pixels"),
+        pytest.param(
+            {"size": 32, "discriminator_norm": True, "discriminator_padding": 0}, id="no padding"
+        ),
+        pytest.param({"size": 16, "network": "mlp"}, id="mlp"),
+        pytest.param(
+            {"size": 16, "loss": "hinge", "spectral_norm": True, "ema": 0.9, "flip": True},
+            id="as the sample",
+        ),
+        pytest.param(
+            {"size": 16, "generator_blocks": "residual", "discriminator_blocks": "residual"},
+            id="residual blocks",
+        ),
+        pytest.param({"size": 16, "loss": "relativistic", "r1": 0.1}, id="penalised"),
+    ],
+)
+def test_fewer_images_than_a_batch_are_one_smaller_batch(
+    make_settings: Callable[..., Settings], count: int, changes: dict[str, Any]
+) -> None:
+    values = {**SMALL, "discriminator_norm": False, **changes}
+    images = pixels(count, size=values.pop("size"))
+    training = Training(make_settings(train=values).train, images, CPU)
+    assert training.steps_per_epoch == 1
+    epochs = list(training.run())
+    assert [epoch.images.tolist() for epoch in epochs] == [[count], [2 * count]]
+    assert all(np.isfinite(epoch.statistics).all() for epoch in epochs)
+    assert not np.array_equal(epochs[0].samples, epochs[1].samples)
+
+
+@pytest.mark.parametrize(
+    ("images", "warnings"),
+    [
+        (1, ["the training set has 1 image, fewer than train.batch_size (8), so that every step"]),
+        (7, ["the training set has 7 images, fewer than train.batch_size (8), so that every step"]),
+        (8, []),
+        (9, []),
+    ],
+)
+def test_a_batch_that_takes_all_images_is_announced(images: int, warnings: list[str]) -> None:
+    found = batch_warnings(8, images)
+    assert [sentence[: len(start)] for sentence, start in zip(found, warnings, strict=True)] == (
+        warnings
+    )
+
+
+@pytest.mark.parametrize(
+    ("preset", "pictures", "is_long_enough"),
+    [("sample", 2000, True), ("sample", 400, False), ("best32", 400, False), ("best32", 20, False)],
+)
+def test_presets_with_too_few_pictures_are_announced_as_too_short(
+    root: Path, preset: str, pictures: int, is_long_enough: bool
+) -> None:
+    values = preset_values(preset, root / "presets")
+    shares = values["convert"]["validation"], values["convert"]["test"]
+    places = np.arange(pictures)
+    training = split(places, [bytes(str(i), "ascii") for i in places], *shares).training
+    batch, epochs = values["train"]["batch_size"], values["train"]["epochs"]
+    assert (length_warnings(epochs, -(-len(training) // batch)) == []) == is_long_enough
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (pixels(4), r"4 pictures, fewer than train\.batch_size \(8\)"),
         (pixels(20, size=20), r"the pictures are 20 pixels wide, but the networks need one of"),
         (pixels(20)[:, :8], "the pictures are 16x8, but"),
     ],

@@ -46,7 +46,7 @@ def source() -> Callable[..., DownloadSettings]:
 def conversion() -> Callable[..., ConvertSettings]:
     def make(**values: Any) -> ConvertSettings:
         usual = {"image_size": 16, "color": "rgb", "fit": "crop", "max_megapixels": 1}
-        usual["held_out"] = 0.0
+        usual |= {"validation": 0.0, "test": 0.0}
         return ConvertSettings(**{**usual, **values})
 
     return make

@@ -1,6 +1,5 @@
 """From raw pictures to one array: every picture counted, every byte reproducible."""
 
-import hashlib
 import json
 import os
 import resource
@@ -14,13 +13,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from atelier.errors import AtelierError
 from atelier.images.checksum import digest
-from atelier.images.convert import convert, split
+from atelier.images.convert import convert
 from atelier.images.dataset import load_images
 from atelier.images.download import download
+from atelier.images.faces.portrait import random_portrait
 from atelier.images.resize import resize
 from atelier.progress import Progress
 from atelier.settings import ConvertSettings, DownloadSettings
@@ -58,7 +58,10 @@ def test_every_file_is_accepted_or_rejected_with_a_reason(
     )
     assert seen[-1] == Progress(34, 34, "4 rejected")
     metrics = json.loads(json.dumps(done.metrics(), allow_nan=False))
-    assert list(metrics) == ["found", "accepted", "held_out", "rejected", "rejected_files"]
+    assert list(metrics) == [
+        *("found", "accepted", "training", "validation", "test", "near_duplicate_groups"),
+        *("rejected", "rejected_files"),
+    ]
     assert metrics["rejected_files"][1] == {"name": "mine/07_page.jpg", "reason": "not a picture"}
 
 
@@ -75,58 +78,71 @@ def test_rows_are_the_pictures_in_order(
             assert np.array_equal(row, resize(pixels, 32, "crop"))
 
 
-def test_a_share_is_held_out_by_content_alone(
+def test_three_sets_divide_the_rows_in_their_order(
     tmp_path: Path, raw: Path, conversion: Callable[..., ConvertSettings]
 ) -> None:
     convert(conversion(), raw, tmp_path / "all.npz")
-    assert len(load_images(tmp_path / "held_out.npz", may_be_empty=True).names) == 0
+    for name in ("validation", "test"):
+        assert len(load_images(tmp_path / f"{name}.npz", may_be_empty=True).names) == 0
     everything = load_images(tmp_path / "all.npz")
-    done = convert(conversion(held_out=0.25), raw, tmp_path / "images.npz", 2)
-    assert (done.accepted, done.held_out) == (30, 8)
-    kept, held = load_images(tmp_path / "images.npz"), load_images(tmp_path / "held_out.npz")
-    hashes = [hashlib.sha256(row.tobytes()).digest() for row in everything.pixels]
-    lowest = np.sort(np.argsort(np.array(hashes))[:8])
-    assert np.array_equal(held.pixels, everything.pixels[lowest])
-    assert np.array_equal(kept.pixels, np.delete(everything.pixels, lowest, axis=0))
-    assert held.names.tolist() == everything.names[lowest].tolist()
-    assert kept.names.tolist() == np.delete(everything.names, lowest).tolist()
+    done = convert(conversion(validation=0.2, test=0.3), raw, tmp_path / "images.npz", 2)
+    assert (done.accepted, done.training, done.validation, done.test) == (30, 15, 6, 9)
+    assert (done.groups, done.largest_group) == (0, 1)
+    sets = [load_images(tmp_path / f"{name}.npz") for name in ("images", "validation", "test")]
+    rows = {name: row for one in sets for name, row in zip(one.names, one.pixels, strict=True)}
+    assert len(rows) == 30
+    for one, count in zip(sets, (15, 6, 9), strict=True):
+        assert one.names.tolist() == sorted(one.names.tolist())
+        assert len(one.pixels) == count
+    for name, row in zip(everything.names, everything.pixels, strict=True):
+        assert np.array_equal(rows[name], row)
 
 
-def test_copies_of_a_picture_fall_on_the_same_side(
-    tmp_path: Path,
-    source: Callable[..., DownloadSettings],
-    conversion: Callable[..., ConvertSettings],
-    picture: Callable[..., bytes],
+@pytest.fixture
+def copies(
+    tmp_path: Path, source: Callable[..., DownloadSettings], conversion: Callable[..., Any]
+) -> Callable[[list[Image.Image]], Any]:
+    """Convert images saved as JPEGs, a fifth of them for validation and a fifth for the test."""
+
+    def make(images: list[Image.Image]) -> Any:
+        folder = tmp_path / "copies"
+        folder.mkdir()
+        for number, image in enumerate(images):
+            image.save(folder / f"{number:03d}.jpg", quality=75 + number % 20)
+        download(source("folder", mine=str(folder)), tmp_path / "raw", tmp_path / "s")
+        wanted = conversion(image_size=64, validation=0.2, test=0.2)
+        done = convert(wanted, tmp_path / "raw", tmp_path / "images.npz")
+        return done, done.warnings(wanted)
+
+    return make
+
+
+def test_near_duplicates_are_in_one_set(
+    tmp_path: Path, copies: Callable[[list[Image.Image]], Any]
 ) -> None:
-    (tmp_path / "f").mkdir()
-    for i in range(20):
-        for copy in "ab":
-            (tmp_path / "f" / f"{copy}{i:02d}.png").write_bytes(picture(seed=i))
-    download(source("folder", mine=str(tmp_path / "f")), tmp_path / "raw", tmp_path / "s")
-    convert(conversion(held_out=0.5), tmp_path / "raw", tmp_path / "images.npz")
-    held = load_images(tmp_path / "held_out.npz")
-    kept = load_images(tmp_path / "images.npz")
-    seen = {row.tobytes() for row in kept.pixels}
-    assert len(held.pixels) == len(kept.pixels) == 20
-    assert not seen & {row.tobytes() for row in held.pixels}
+    faces = [random_portrait(96, 96, np.random.default_rng(seed)) for seed in range(20)]
+    images = [Image.fromarray(face) for face in faces]
+    images += [ImageOps.mirror(image) for image in images[:10]]
+    images += [image.resize((70, 70)) for image in images[10:20]]
+    done, warnings = copies(images)
+    assert (done.training, done.validation, done.test) == (24, 8, 8)
+    assert (done.groups, warnings) == (20, [])
+    for name in ("images", "validation", "test"):
+        numbers = [int(path[-7:-4]) for path in load_images(tmp_path / f"{name}.npz").names]
+        assert {number + 20 for number in numbers if number < 20} == {n for n in numbers if n >= 20}
 
 
-@pytest.mark.parametrize(
-    ("letters", "share", "held_out"),
-    [
-        ("abc", 0.34, "a"),
-        ("aab", 0.34, ""),
-        ("baab", 0.25, ""),
-        ("baab", 0.5, "aa"),
-        ("aaa", 0.4, ""),
-    ],
-)
-def test_the_border_parts_no_copies(letters: str, share: float, held_out: str) -> None:
-    hashes = [letter.encode() for letter in letters]
-    kept, held = split(hashes, share)
-    assert "".join(letters[place] for place in held) == held_out
-    assert sorted(kept + held) == list(range(len(letters)))
-    assert not {letters[place] for place in kept} & {letters[place] for place in held}
+def test_nothing_but_copies_is_all_for_training(
+    copies: Callable[[list[Image.Image]], Any],
+) -> None:
+    face = Image.fromarray(random_portrait(96, 96, np.random.default_rng(1)))
+    done, warnings = copies([face] * 30)
+    assert (done.training, done.validation, done.test, done.groups) == (30, 0, 0, 1)
+    assert warnings == [
+        "the validation set has 0 of 6 images and the test set has 0 of 6 images, because 30 of"
+        " the 30 images are near-duplicates of one another and stay in one set; add different"
+        " images."
+    ]
 
 
 def test_bytes_do_not_depend_on_the_number_of_workers(
@@ -166,7 +182,7 @@ def test_nothing_readable_is_told_with_the_reasons(
 def test_a_full_disk_is_told_and_leaves_what_was_there(
     tmp_path: Path, raw: Path, conversion: Callable[..., ConvertSettings]
 ) -> None:
-    for name in ("images.npz", "held_out.npz"):
+    for name in ("images.npz", "validation.npz", "test.npz"):
         (tmp_path / name).write_bytes(b"before")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
@@ -175,7 +191,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(
             convert(conversion(), raw, tmp_path / "images.npz")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    for name in ("images.npz", "held_out.npz"):
+    for name in ("images.npz", "validation.npz", "test.npz"):
         assert (tmp_path / name).read_bytes() == b"before"
     assert [p for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 

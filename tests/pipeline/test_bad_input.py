@@ -25,7 +25,6 @@ def fails(project: Project, *command: str) -> str:
     ("changes", "stage", "sentence"),
     [
         ({"train.epochs": "ten"}, "train", "train.epochs is 'ten'"),
-        ({"train.batch_size": 1000}, "train", "64 pictures, fewer than train.batch_size"),
         ({"convert.image_size": 20}, "train", "convert.image_size is 20, but it should be 16"),
         ({"train.lr": 1e20}, "train", "make train.lr smaller"),
         ({"evaluate.features": "resnet51"}, "evaluate", "did you mean resnet50"),

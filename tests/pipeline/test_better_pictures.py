@@ -24,7 +24,8 @@ SETTINGS = {
     "train.discriminator_norm": False,
     "train.augment": ["color", "translation"],
     "train.flip": True,
-    "convert.held_out": 0.25,
+    "convert.validation": 0.2,
+    "convert.test": 0.2,
     "download.source": "folder",
     "tracking.enabled": False,
 }

@@ -17,10 +17,12 @@ def test_the_chain_ends_with_pictures_numbers_and_nothing_left_to_do(ready: Proj
     with np.load(ready.folder / "data/images.npz", allow_pickle=False) as images:
         assert images["arr_0"].shape == (64, 16, 16, 3)
         assert len(images["names"]) == 64
-    with np.load(ready.folder / "data/held_out.npz", allow_pickle=False) as held_out:
-        assert held_out["arr_0"].shape == (16, 16, 16, 3)
+    for name in ("validation", "test"):
+        with np.load(ready.folder / f"data/{name}.npz", allow_pickle=False) as images:
+            assert images["arr_0"].shape == (16, 16, 16, 3)
     counts = json.loads((ready.folder / "metrics/convert.json").read_text())
-    assert (counts["accepted"], counts["held_out"]) == (80, 16)
+    assert (counts["accepted"], counts["training"]) == (96, 64)
+    assert (counts["validation"], counts["test"], counts["near_duplicate_groups"]) == (16, 16, 0)
     assert counts["found"] == counts["accepted"] + counts["rejected"]
     assert len(list((ready.folder / "samples").glob("epoch_*.npy"))) == 2
     for picture in ("renders/real_and_generated.png", "styled/sheet.png", "plots/nearest.png"):

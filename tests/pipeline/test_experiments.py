@@ -20,7 +20,7 @@ from ..project import Project
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 MADE = (
-    *("data/raw", "data/images.npz", "data/held_out.npz"),
+    *("data/raw", "data/images.npz", "data/validation.npz", "data/test.npz"),
     *("models", "samples", "renders", "styled", "metrics", "plots"),
 )
 NAME = "other-seed"

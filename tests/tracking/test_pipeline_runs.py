@@ -109,9 +109,8 @@ def test_every_run_is_tagged_with_the_hashes_of_dvc_lock_and_where_it_ran(
         assert "torch 2" in tags["versions"]
     train = children(store, parents[0])["train"]
     read = {one.dataset.name: one.dataset.digest for one in train.inputs.dataset_inputs}
-    assert read == {
-        name: recorded["convert"][name] for name in ("data/images.npz", "data/held_out.npz")
-    }
+    names = ("data/images.npz", "data/validation.npz")
+    assert read == {name: recorded["convert"][name] for name in names}
     assert children(store, parents[1])["render"].data.tags["git.dirty"] == "true"
 
 

@@ -1,4 +1,4 @@
-"""Training length that good images need."""
+"""Warnings before a training: its length and its batches."""
 
 # Measured with `best32` on 400 drawn faces: docs/quality.md.
 MIN_STEPS = 2000
@@ -14,4 +14,14 @@ def length_warnings(epochs: int, steps_per_epoch: int) -> list[str]:
         f"the training has {steps:,} steps ({epochs} {'epoch' if epochs == 1 else 'epochs'} of"
         f" {steps_per_epoch}), but good"
         f" images usually need {MIN_STEPS:,} or more; set train.epochs to {enough}."
+    ]
+
+
+def batch_warnings(batch_size: int, images: int) -> list[str]:
+    """Return a warning if there are fewer training images than a batch has, else an empty list."""
+    if images >= batch_size:
+        return []
+    return [
+        f"the training set has {images:,} {'image' if images == 1 else 'images'}, fewer than"
+        f" train.batch_size ({batch_size:,}), so that every step uses all of them; add images."
     ]

@@ -68,17 +68,12 @@ class Training:
                 the last.
 
         Raises:
-            AtelierError: the pictures do not fit a network, or are too few for one batch, or have
-                no classes where these are asked for.
+            AtelierError: the pictures do not fit a network, or have no classes where these are
+                asked for.
         """
-        count, height, width, channels = pixels.shape
+        height, width, channels = pixels.shape[1:]
         if height != width:
             raise AtelierError(f"the pictures are {width}x{height}, but the DCGAN needs squares.")
-        if count < settings.batch_size:
-            raise AtelierError(
-                f"there are {count} pictures, fewer than train.batch_size ({settings.batch_size});"
-                f" set it to {count} or less, or add pictures."
-            )
         self.settings = settings
         self.device = device
         self.ranks = ranks
@@ -125,7 +120,7 @@ class Training:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch; the last one may be smaller."""
+        """Batches in an epoch; the last one, which may be the only one, may be smaller."""
         return -(-len(self._feed) // self.settings.batch_size)
 
     @property

@@ -1,6 +1,7 @@
-"""From raw pictures of any kind to arrays of pictures of one size: to learn from, and held out."""
+"""Conversion of raw pictures of any kind to three arrays of images of one size."""
 
 import hashlib
+import math
 import os
 import tempfile
 from collections import Counter
@@ -19,15 +20,17 @@ from atelier.files import replacing
 from atelier.images.cluster import map_on_cluster
 from atelier.images.dataset import save_images
 from atelier.images.disk import disk_faults
+from atelier.images.near_duplicates import group
 from atelier.images.parallel import map_in_order
 from atelier.images.picture import DecodedImage, Unreadable, decode, quiet_pillow
 from atelier.images.raw import RawPictures, open_raw
 from atelier.images.readers.members import Payload, Refused
 from atelier.images.resize import resize
+from atelier.images.split import Split, split
 from atelier.progress import Progress, Report, silent
 from atelier.settings import ConvertSettings
 
-HELD_OUT = "held_out.npz"
+VALIDATION, TEST = "validation.npz", "test.npz"
 # Decoded at twice the wanted size, a picture loses nothing that could be seen afterwards.
 _DRAFT = 2
 # Bytes of files, as they come, that wait for a worker or are with one.
@@ -41,13 +44,21 @@ class Conversion:
     Attributes:
         found: how many files the raw pictures held.
         accepted: how many became a row.
-        held_out: how many of these training never sees.
+        training: how many of these are in the training set.
+        validation: likewise, in the validation set.
+        test: likewise, in the test set.
+        groups: how many groups of more than one near-duplicate there are.
+        largest_group: how many images the largest of all groups has.
         rejected: name of and reason for each that did not, in the raw pictures' order.
     """
 
     found: int
     accepted: int
-    held_out: int
+    training: int
+    validation: int
+    test: int
+    groups: int
+    largest_group: int
     rejected: tuple[tuple[str, str], ...]
 
     def metrics(self) -> dict[str, Any]:
@@ -55,10 +66,28 @@ class Conversion:
         return {
             "found": self.found,
             "accepted": self.accepted,
-            "held_out": self.held_out,
+            "training": self.training,
+            "validation": self.validation,
+            "test": self.test,
+            "near_duplicate_groups": self.groups,
             "rejected": len(self.rejected),
             "rejected_files": [{"name": name, "reason": reason} for name, reason in self.rejected],
         }
+
+    def warnings(self, settings: ConvertSettings) -> list[str]:
+        """Return a sentence if near-duplicates left a set less than half full."""
+        shares = {"validation": settings.validation, "test": settings.test}
+        small = [
+            f"the {name} set has {getattr(self, name)} of {int(share * self.accepted)} images"
+            for name, share in shares.items()
+            if 2 * getattr(self, name) < int(share * self.accepted)
+        ]
+        if not small:
+            return []
+        return [
+            f"{' and '.join(small)}, because {self.largest_group} of the {self.accepted} images"
+            " are near-duplicates of one another and stay in one set; add different images."
+        ]
 
 
 def convert(
@@ -69,22 +98,24 @@ def convert(
     report: Report = silent,
     cluster: str = "",
 ) -> Conversion:
-    """Write every readable picture of ``raw`` to one of two array files.
+    """Write every readable picture of ``raw`` to one of three array files.
 
-    The share ``held_out`` goes to ``held_out.npz`` beside ``target``, the rest to ``target``. Held
-    out are the rows whose bytes have the lowest SHA-256: a choice that needs no seed, does not hang
-    on names or order, and puts copies of one picture on the same side.
+    The shares ``validation`` and ``test`` go to ``validation.npz`` and ``test.npz`` beside
+    ``target``, the rest to ``target``, see :func:`atelier.images.split.split`. Copies and
+    near-duplicates of one picture are in the same file.
 
     Rows are in the raw pictures' order, whoever makes them. Memory holds, however
     many pictures there are: at most four files per worker, of 256 MiB together, and the next one
     (of 256 MiB at most); for each worker one picture that it is decoding, of
-    ``max_megapixels`` at most and a few bytes per pixel; and the names. Rows wait on disk. With
-    a cluster, files of 256 MiB together are on their way to workers or with them.
+    ``max_megapixels`` at most and a few bytes per pixel; and for each picture its name and about
+    1.5 kB to find near-duplicates. Rows wait on disk. With a cluster, files of 256 MiB together
+    are on their way to workers or with them.
 
     Args:
         settings: size, colour and fit of the rows.
         raw: the folder that the download stage made.
-        target: the npz file to write, see :mod:`atelier.images.dataset`; both are written, or none.
+        target: the npz file of the training set, see :mod:`atelier.images.dataset`; all three files
+            are written, or none.
         workers: threads; 0 takes one per core.
         report: told of every picture.
         cluster: address of a Dask scheduler whose workers make the rows instead of threads; the
@@ -101,7 +132,8 @@ def convert(
     with (
         disk_faults(target),
         replacing(target) as temporary,
-        replacing(target.with_name(HELD_OUT)) as temporary_held_out,
+        replacing(target.with_name(VALIDATION)) as temporary_validation,
+        replacing(target.with_name(TEST)) as temporary_test,
         tempfile.TemporaryFile(dir=target.parent) as spool,
         quiet_pillow(),
     ):
@@ -116,38 +148,40 @@ def convert(
             report(Progress(done, pictures.total, f"{len(rejected)} rejected"))
         if not names:
             raise AtelierError(_nothing_readable(rejected))
-        kept, held_out = split(hashes, settings.held_out)
-        for file, places in ((temporary, kept), (temporary_held_out, held_out)):
-            shape = (len(places), settings.image_size, settings.image_size, settings.channels)
-            save_images(file, _again(spool, shape, places), shape, [names[i] for i in places])
-    return Conversion(len(names) + len(rejected), len(names), len(held_out), tuple(rejected))
+        shape = (settings.image_size, settings.image_size, settings.channels)
+        groups = group(partial(_row_at, spool, shape), hashes, workers=workers or -1)
+        sets = split(groups, hashes, settings.validation, settings.test)
+        for file, places in (
+            (temporary, sets.training),
+            (temporary_validation, sets.validation),
+            (temporary_test, sets.test),
+        ):
+            rows = (_row_at(spool, shape, place).tobytes() for place in places)
+            save_images(file, rows, (len(places), *shape), [names[i] for i in places])
+    return _conversion(sets, groups, rejected)
 
 
-def split(hashes: list[bytes], share: float) -> tuple[list[int], list[int]]:
-    """Choose what is held out, at most ``share``.
+def _conversion(
+    sets: Split, groups: NDArray[np.int64], rejected: list[tuple[str, str]]
+) -> Conversion:
+    sizes = np.bincount(groups)
+    return Conversion(
+        found=len(groups) + len(rejected),
+        accepted=len(groups),
+        training=len(sets.training),
+        validation=len(sets.validation),
+        test=len(sets.test),
+        groups=int((sizes > 1).sum()),
+        largest_group=int(sizes.max()),
+        rejected=tuple(rejected),
+    )
 
-    Args:
-        hashes: of every row; copies have the same.
-        share: from 0 to 1.
 
-    Returns:
-        The places of the rows to learn from and of those held out, each in their order.
-    """
-    ranked = sorted(range(len(hashes)), key=hashes.__getitem__)
-    count = round(share * len(hashes))
-    while 0 < count < len(ranked) and hashes[ranked[count - 1]] == hashes[ranked[count]]:
-        count -= 1  # the border would part copies, of which training sees all or none
-    return sorted(ranked[count:]), sorted(ranked[:count])
-
-
-def _again(
-    spool: IO[bytes], shape: tuple[int, int, int, int], places: list[int]
-) -> Iterator[bytes]:
-    """Read rows back, one at a time."""
-    size = shape[1] * shape[2] * shape[3]
-    for place in places:
-        spool.seek(place * size)
-        yield spool.read(size)
+def _row_at(spool: IO[bytes], shape: tuple[int, int, int], place: int) -> NDArray[np.uint8]:
+    """Read a row back, uint8 of the shape [H, W, C]."""
+    size = math.prod(shape)
+    spool.seek(place * size)
+    return np.frombuffer(spool.read(size), np.uint8).reshape(shape)
 
 
 def _rows(

@@ -1,8 +1,8 @@
-"""``images.npz`` and ``held_out.npz``: pictures as one array, with the names they came under.
+"""``images.npz``, ``validation.npz`` and ``test.npz``: images as one array, with their names.
 
-The first are to learn from, the others are held out: training never sees them. Each is an
-ordinary NumPy archive (``arr_0`` uint8 [N, H, W, C] and ``names``), stored uncompressed, so that
-the pixels can be mapped into memory where they lie.
+They hold the training, the validation and the test set. Each is an ordinary NumPy archive
+(``arr_0`` uint8 [N, H, W, C] and ``names``), stored uncompressed, so that the pixels can be mapped
+into memory where they lie.
 """
 
 import struct

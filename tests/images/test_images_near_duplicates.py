@@ -1,0 +1,138 @@
+"""Groups of near-duplicates: which changes keep two images together, and at what cost."""
+
+import hashlib
+from collections.abc import Callable
+from io import BytesIO
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageOps
+
+from atelier.images.faces.portrait import random_portrait
+from atelier.images.near_duplicates import difference, group
+
+SIDE = 64
+FACES = [
+    Image.fromarray(random_portrait(150, 150, np.random.default_rng(seed))) for seed in range(30)
+]
+
+
+def rows(images: list[Image.Image]) -> NDArray[np.uint8]:
+    """Images as convert makes them."""
+    return np.stack(
+        [np.asarray(one.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for one in images]
+    )
+
+
+def groups_of(pixels: NDArray[np.uint8], keys: list[str | None] | None = None) -> list[int]:
+    hashes = [hashlib.sha256(row.tobytes()).digest() for row in pixels]
+    return group(lambda place: pixels[place], hashes, keys).tolist()
+
+
+def encoded(image: Image.Image, quality: int) -> Image.Image:
+    stream = BytesIO()
+    image.save(stream, "JPEG", quality=quality)
+    return Image.open(stream)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda image: encoded(image, 75), id="quality 75"),
+        pytest.param(lambda image: encoded(encoded(image, 90), 80), id="encoded twice"),
+        pytest.param(lambda image: image.resize((50, 50)), id="a third of the size"),
+        pytest.param(lambda image: image.resize((400, 400)), id="larger"),
+        pytest.param(lambda image: ImageEnhance.Brightness(image).enhance(1.05), id="brighter"),
+        pytest.param(lambda image: ImageEnhance.Brightness(image).enhance(0.8), id="darker"),
+        pytest.param(lambda image: ImageEnhance.Contrast(image).enhance(0.9), id="less contrast"),
+        pytest.param(ImageOps.mirror, id="mirrored"),
+        pytest.param(lambda image: encoded(ImageOps.mirror(image), 80), id="mirrored, encoded"),
+    ],
+)
+def test_a_changed_copy_is_in_the_group_of_its_original(
+    change: Callable[[Image.Image], Image.Image],
+) -> None:
+    groups = groups_of(rows(FACES + [change(face) for face in FACES]))
+    together = sum(groups[place] == groups[place + 30] for place in range(30))
+    assert together == 30
+    assert len(set(groups)) == 30, "different faces are in different groups"
+
+
+def test_a_single_image_and_its_copies_are_one_group() -> None:
+    for count in (1, 2, 40):
+        assert groups_of(np.repeat(rows(FACES[:1]), count, axis=0)) == [0] * count
+
+
+def test_grey_images_of_every_size_are_compared() -> None:
+    for side in (16, 28, 128):
+        small = [face.convert("L").resize((side, side)) for face in FACES[:6]]
+        pixels = np.stack([np.asarray(image)[:, :, None] for image in small])
+        groups = groups_of(np.concatenate([pixels, pixels[:, :, ::-1]]))
+        assert groups[:6] == groups[6:]
+        assert len(set(groups)) == 6
+
+
+def test_flat_images_are_grouped_by_colour_and_not_by_brightness() -> None:
+    def flat(*color: int) -> NDArray[np.uint8]:
+        return np.full((SIDE, SIDE, 3), color, np.uint8)
+
+    pixels = np.stack(
+        [flat(200, 0, 0), flat(100, 0, 0), flat(0, 0, 200), flat(50, 50, 50), flat(90, 90, 90)]
+    )
+    one, darker, blue, grey, lighter = groups_of(pixels)
+    assert one == darker
+    assert grey == lighter
+    assert len({one, blue, grey}) == 3
+
+
+def test_groups_do_not_depend_on_the_order() -> None:
+    pixels = rows(FACES + [ImageOps.mirror(face) for face in FACES[:15]] + FACES[:5])
+    order = np.random.default_rng(0).permutation(len(pixels))
+
+    def partition(groups: list[int], places: NDArray[np.int64]) -> set[frozenset[int]]:
+        return {frozenset(places[np.array(groups) == number].tolist()) for number in set(groups)}
+
+    usual = partition(groups_of(pixels), np.arange(len(pixels)))
+    assert partition(groups_of(pixels[order]), order) == usual
+    assert sorted(map(len, usual)) == [1] * 15 + [2] * 10 + [3] * 5
+
+
+def test_images_with_one_key_are_in_one_group() -> None:
+    pixels = rows([*FACES[:6], ImageOps.mirror(FACES[5])])
+    keys = ["photo 1", None, "photo 2", "photo 1", None, "photo 2", None]
+    a, b, c, d, e, f, g = groups_of(pixels, keys)
+    assert a == d
+    assert c == f == g, "a key and a near-duplicate connect"
+    assert len({a, b, c, e}) == 4
+
+
+def test_thousands_of_near_duplicates_are_one_group_without_comparing_all_pairs() -> None:
+    random = np.random.default_rng(0)
+    face = rows(FACES[:1])[0].astype(np.int16)
+    count, reads = 1000, 0
+    pixels = np.stack([face + random.integers(-2, 3, face.shape) for _ in range(count)])
+    pixels = pixels.clip(0, 255).astype(np.uint8)
+
+    def read(place: int) -> NDArray[np.uint8]:
+        nonlocal reads
+        reads += 1
+        return pixels[place]
+
+    hashes = [hashlib.sha256(row.tobytes()).digest() for row in pixels]
+    assert set(group(read, hashes).tolist()) == {0}
+    assert reads < 4 * count
+    # Copies that only differ where thumbnails do not.
+    pixels = np.repeat(rows(FACES[:1]), count, axis=0)
+    reads = 0
+    assert set(group(read, hashes).tolist()) == {0}
+    assert reads < 4 * count
+
+
+def test_the_difference_ignores_brightness_and_contrast_but_not_content() -> None:
+    one, other = rows(FACES[:2])
+    darker = (one.astype(np.float64) * 0.7 + 20).astype(np.uint8)
+    assert difference(one, one) == 0.0
+    assert difference(one, darker) < 0.02
+    assert difference(one, other) > 0.2
+    assert difference(one, 255 - one) == pytest.approx(2.0, abs=1e-6)

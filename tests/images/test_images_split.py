@@ -1,0 +1,77 @@
+"""Sets of images: shares, groups that stay together, and no dependence on order."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atelier.images.split import split
+
+
+def hashes_of(contents: list[int]) -> list[bytes]:
+    return [hashlib.sha256(bytes([content])).digest() for content in contents]
+
+
+def numbered(labels: str) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+    return np.array([ord(label) for label in labels], np.int64)
+
+
+@pytest.mark.parametrize(
+    ("count", "validation", "test", "sizes"),
+    [
+        (1, 0.5, 0.49, (1, 0, 0)),
+        (3, 0.5, 0.49, (1, 1, 1)),
+        (5, 0.1, 0.1, (5, 0, 0)),
+        (20, 0.1, 0.1, (16, 2, 2)),
+        (60, 0.1, 0.1, (48, 6, 6)),
+        (60, 0.0, 0.1, (54, 0, 6)),
+        (60, 0.1, 0.0, (54, 6, 0)),
+        (60, 0.0, 0.0, (60, 0, 0)),
+    ],
+)
+def test_shares_are_rounded_down(
+    count: int, validation: float, test: float, sizes: tuple[int, int, int]
+) -> None:
+    done = split(np.arange(count), hashes_of(list(range(count))), validation, test)
+    assert (len(done.training), len(done.validation), len(done.test)) == sizes
+
+
+@pytest.mark.parametrize(
+    ("labels", "share", "most"),
+    [("aab", 0.34, 1), ("aaa", 0.4, 0), ("aabb", 0.5, 2), ("aaab", 0.5, 1), ("aaabbb", 0.34, 0)],
+)
+def test_a_group_larger_than_a_set_is_for_training(labels: str, share: float, most: int) -> None:
+    done = split(numbered(labels), hashes_of(list(range(len(labels)))), 0.0, share)
+    assert len(done.test) == most
+
+
+@given(st.data())
+def test_sets_are_of_whole_groups_and_do_not_depend_on_the_order(data: st.DataObject) -> None:
+    labels = data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=40))
+    validation, test = data.draw(
+        st.tuples(st.floats(0, 0.5), st.floats(0, 0.5)).filter(lambda both: sum(both) < 1)
+    )
+    count = len(labels)
+    hashes = hashes_of(list(range(count)))
+    done = split(np.array(labels, np.int64), hashes, validation, test)
+    sets = (done.training, done.validation, done.test)
+    assert sorted(place for places in sets for place in places) == list(range(count))
+    assert done.training
+    assert len(done.validation) <= validation * count
+    assert len(done.test) <= test * count
+    groups = [{labels[place] for place in places} for places in sets]
+    assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
+    assert all(places == sorted(places) for places in sets)
+    order = data.draw(st.permutations(range(count)))
+    renamed = np.array([9 - labels[place] for place in order], np.int64)
+    other = split(renamed, [hashes[place] for place in order], validation, test)
+    for places, others in zip(sets, (other.training, other.validation, other.test), strict=True):
+        assert sorted(order[place] for place in others) == places
+
+
+def test_the_test_set_does_not_depend_on_the_validation_share() -> None:
+    hashes = hashes_of(list(range(50)))
+    tests = [split(np.arange(50), hashes, share, 0.2).test for share in (0.0, 0.1, 0.5)]
+    assert tests[0] == tests[1] == tests[2]
