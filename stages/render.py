@@ -19,14 +19,13 @@ RENDERS = Path("renders")
 def main(settings: Settings, run: Run) -> None:
     """Render everything that the chain knows by now."""
     from atelier.figures.render import render
-    from atelier.gan.length import batch_warnings, length_warnings
+    from atelier.gan.length import training_warnings
     from atelier.images.dataset import load_images
 
     images = load_images(IMAGES)
     metrics = {path.stem: json.loads(path.read_text("utf-8")) for path in METRICS}
-    epochs, steps = metrics["train"]["epochs"], metrics["train"]["steps"]
-    warnings = batch_warnings(settings.train.batch_size, len(images.pixels))
-    warnings += length_warnings(epochs, steps // epochs)
+    train = settings.train
+    warnings = training_warnings(train.epochs, train.batch_size, len(images.pixels))
     warnings += metrics["evaluate"].get("notes", [])  # numbers that too few images prevent
     with bar("render", "pictures", settings.runtime.progress) as report:
         render(
@@ -40,7 +39,7 @@ def main(settings: Settings, run: Run) -> None:
             ),
             target=RENDERS,
             report=report,
-            classes=images.classes()[0] if settings.train.conditional else (),
+            classes=images.classes()[0] if train.conditional else (),
             nearest=NEAREST,
             warnings=warnings,
         )

@@ -34,8 +34,7 @@ def main(settings: Settings, run: Run) -> None:
             return
         table, steps = history.History(), training.steps_per_epoch
         doctor = health.Health(wanted.loss, wanted.epochs, steps)
-        run.warn(*length.batch_warnings(wanted.batch_size, len(images.pixels)))
-        run.warn(*length.length_warnings(wanted.epochs, steps))
+        run.warn(*length.training_warnings(wanted.epochs, wanted.batch_size, len(images.pixels)))
         run.pictures("samples", training.samples(), 0, training.columns)  # untrained: noise
         told, seconds = bar("train", "steps", runtime.progress), runtime.checkpoint_seconds
         with replacing_folder(SAMPLES) as folder, told as report, run.resumable() as keep:

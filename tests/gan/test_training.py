@@ -10,7 +10,7 @@ import torch
 from atelier.errors import AtelierError
 from atelier.gan.generate import draw_latents, generate
 from atelier.gan.history import History
-from atelier.gan.length import batch_warnings, length_warnings
+from atelier.gan.length import batch_warnings, training_warnings
 from atelier.gan.networks import build
 from atelier.gan.samples import load_epochs, save_samples
 from atelier.gan.training import Training
@@ -160,7 +160,8 @@ def test_presets_with_too_few_pictures_are_announced_as_too_short(
     places = np.arange(pictures)
     training = split(places, [bytes(str(i), "ascii") for i in places], *shares).training
     batch, epochs = values["train"]["batch_size"], values["train"]["epochs"]
-    assert (length_warnings(epochs, -(-len(training) // batch)) == []) == is_long_enough
+    warnings = training_warnings(epochs, batch, len(training))
+    assert (warnings == []) == is_long_enough
 
 
 @pytest.mark.parametrize(

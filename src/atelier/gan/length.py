@@ -4,6 +4,11 @@
 MIN_STEPS = 2000
 
 
+def training_warnings(epochs: int, batch_size: int, images: int) -> list[str]:
+    """Return the warnings about the length and the batches of a training on so many images."""
+    return batch_warnings(batch_size, images) + length_warnings(epochs, -(-images // batch_size))
+
+
 def length_warnings(epochs: int, steps_per_epoch: int) -> list[str]:
     """Return a warning if the training has too few steps, else an empty list."""
     steps = epochs * steps_per_epoch

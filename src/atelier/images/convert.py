@@ -108,7 +108,7 @@ def convert(
     many pictures there are: at most four files per worker, of 256 MiB together, and the next one
     (of 256 MiB at most); for each worker one picture that it is decoding, of
     ``max_megapixels`` at most and a few bytes per pixel; and for each picture its name and about
-    1.5 kB to find near-duplicates. Rows wait on disk. With a cluster, files of 256 MiB together
+    1.2 kB to find near-duplicates. Rows wait on disk. With a cluster, files of 256 MiB together
     are on their way to workers or with them.
 
     Args:
