@@ -22,12 +22,10 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.metrics.judge import judge_of
 
     wanted, runtime = settings.train, settings.runtime
-    images, validation = load_images(IMAGES), load_images(VALIDATION, True).pixels
+    images, unseen = load_images(IMAGES), load_images(VALIDATION, True).pixels
     labels = images.classes()[1] if wanted.conditional else None
     with ranks.joined(runtime.device) as (rank, device):
-        judge = (
-            None if rank.number else judge_of(settings, images.pixels, validation, device, run.warn)
-        )
+        judge = None if rank.number else judge_of(settings, images.pixels, unseen, device, run.warn)
         training = Training(wanted, images.pixels, device, rank, labels, judge)
         if rank.number > 0:
             resume.follow(training)

@@ -15,6 +15,7 @@ from atelier.gan.networks import build
 from atelier.gan.ranks import Ranks
 from atelier.gan.step import train_step
 from atelier.settings import TrainSettings
+from atelier.streams import stream_seed
 
 from .architectures import SMALL, train_settings
 from .plain_augmentation import plain_augmentation
@@ -141,7 +142,10 @@ class Reference:
 
 
 def reference_step(settings: TrainSettings, batch: Batch, penalised: bool) -> Reference:
-    generator, judge = (network.double().train() for network in build(ARCH, settings.seed))
+    generator, judge = (
+        network.double().train()
+        for network in build(ARCH, stream_seed(settings.seed, "train.weights"))
+    )
     for network in (generator, judge):
         vivid_weights(network)
     real, latents, chances = (t.double() for t in (batch.real, batch.latents, batch.chances))

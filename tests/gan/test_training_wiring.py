@@ -18,6 +18,7 @@ from atelier.gan.step import train_step
 from atelier.gan.training import Training, _note
 from atelier.progress import Progress
 from atelier.settings import Settings
+from atelier.streams import torch_stream
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 TINY = {
@@ -120,7 +121,9 @@ def test_each_step_gets_the_next_numbers_of_each_random_stream(
     steps = Steps(monkeypatch)
     training = make(conditional=True, flip=True)
     list(training.run())
-    order, latents, chances = (torch.Generator().manual_seed(11 + k) for k in (1, 2, 5))
+    order, latents, chances = (
+        torch_stream(11, f"train.{name}.0") for name in ("order", "latents", "chances")
+    )
     images = torch.from_numpy(PIXELS).permute(0, 3, 1, 2) / 127.5 - 1
     expected = [part for _ in range(3) for part in torch.randperm(10, generator=order).split(4)]
     for (_, real, codes, share, numbers, _), part in zip(steps.arguments, expected, strict=True):
@@ -137,8 +140,8 @@ def test_no_two_random_streams_are_one(make: Callable[..., Training]) -> None:
     state = training.state()
     names = ("stream.order", "stream.latents", "stream.dropout", "stream.chances")
     streams = {bytes(state[name].numpy()) for name in names}
-    for seed in (11, 11 + 3, 11 + 6, 11 + 7):  # of weights, samples, measurements, the sheet
-        streams.add(bytes(torch.Generator().manual_seed(seed).get_state().numpy()))
+    for name in ("weights", "fixed_latents", "measured_latents", "augmented"):
+        streams.add(bytes(torch_stream(11, f"train.{name}").get_state().numpy()))
     assert len(streams) == 8
 
 

@@ -152,7 +152,7 @@ def test_rows_have_the_colors_of_the_profile(color: Literal["rgb", "grey"], side
     flat = Image.new("RGB", (side, side), (229, 120, 89))
     data = saved(flat, "JPEG", icc_profile=display_p3(), quality=95)
     settings = ConvertSettings(
-        image_size=16, color=color, fit="crop", max_megapixels=1, held_out=0.0
+        image_size=16, color=color, fit="crop", max_megapixels=1, validation=0.0, test=0.0
     )
     row = _row(settings, data)
     assert isinstance(row, np.ndarray)

@@ -83,7 +83,7 @@ def test_blob_is_where_it_is_in_the_file(fit: Fit, orientation: int) -> None:
 
 def test_convert_makes_rows_with_exact_positions() -> None:
     settings = ConvertSettings(
-        image_size=SIZE, color="rgb", fit="stretch", max_megapixels=1, held_out=0.0
+        image_size=SIZE, color="rgb", fit="stretch", max_megapixels=1, validation=0.0, test=0.0
     )
     row = _row(settings, jpeg(blob(514, 514, 380, 400)))
     assert isinstance(row, np.ndarray)
