@@ -323,7 +323,7 @@ def _notes(scores: Scores, reference: int, generated: int, has_memorised: bool) 
     if scores.kid and reference < CERTAIN_FROM:
         notes.append(
             f"KID is {scores.kid.value:.3g} ± {scores.kid.error:.2g}: it is compared with"
-            f" {reference} real images, and below {CERTAIN_FROM} its standard error is large"
+            f" {_images(reference, 'real')}, and below {CERTAIN_FROM} its standard error is large"
         )
     absent = {
         "kid": scores.kid is None,
@@ -335,10 +335,14 @@ def _notes(scores: Scores, reference: int, generated: int, has_memorised: bool) 
     }
     if names := ", ".join(name for name, is_absent in absent.items() if is_absent):
         notes.append(
-            f"{names}: left out, because {reference} real images to compare with and {generated}"
-            " generated ones are too few"
+            f"{names}: left out, because {_images(reference, 'real')} to compare with and"
+            f" {_images(generated, 'generated')} are too few"
         )
     return tuple(notes)
+
+
+def _images(count: int, kind: str) -> str:
+    return f"{count} {kind} {'image' if count == 1 else 'images'}"
 
 
 def spread(epochs: Mapping[int, Pictures], count: int) -> dict[int, Pictures]:
