@@ -171,43 +171,32 @@ def find(mutant: Row) -> int | None:
 
 
 def cover() -> Row:
-    """Run the packages' tests; return each test's seconds and the lines of each module it runs."""
+    """Run the fast tests; return each test's seconds and the lines of each module it runs."""
     import xml.etree.ElementTree as Tree
 
     from coverage import CoverageData
 
     seconds: dict[str, float] = {}
     lines: dict[str, dict[str, list[str]]] = {}
-    path = os.pathsep.join(("src", os.environ.get("PYTHONPATH", "")))
     with tempfile.TemporaryDirectory() as scratch:
-        for package in PACKAGES:
-            data, report = Path(scratch, f"{package}.data"), Path(scratch, f"{package}.xml")
-            command = [
-                *(
-                    "-m",
-                    "pytest",
-                    "-q",
-                    "-m",
-                    "not slow",
-                    "-p",
-                    "no:cacheprovider",
-                    f"tests/{package}",
-                ),
-                *(f"--cov=src/atelier/{package}", "--cov-context=test", "--cov-report="),
-                f"--junitxml={report}",
-            ]
-            environment = {**os.environ, "COVERAGE_FILE": str(data), "PYTHONPATH": path}
-            subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=False)
-            for case in Tree.parse(report).iter("testcase"):
-                if not len(case):  # neither failed nor skipped
-                    place = case.get("classname", "").replace(".", "/")
-                    seconds[f"{place}.py::{case.get('name')}"] = float(case.get("time", 0))
-            known = CoverageData(str(data))
-            known.read()
-            for file in known.measured_files():
-                module = lines.setdefault(str(Path(file).relative_to(ROOT)), {})
-                for line, contexts in known.contexts_by_lineno(file).items():
-                    module[str(line)] = sorted({c.split("|")[0] for c in contexts if c})
+        data, report = Path(scratch, "coverage"), Path(scratch, "report.xml")
+        command = [
+            *("-m", "pytest", "-q", "-n", "2", "-m", "not slow", "-p", "no:cacheprovider", "tests"),
+            *("--cov=src/atelier", "--cov-context=test", "--cov-report=", f"--junitxml={report}"),
+        ]
+        path = os.pathsep.join(("src", os.environ.get("PYTHONPATH", "")))
+        environment = {**os.environ, "COVERAGE_FILE": str(data), "PYTHONPATH": path}
+        subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=False)
+        for case in Tree.parse(report).iter("testcase"):
+            if not len(case):  # neither failed nor skipped
+                place = case.get("classname", "").replace(".", "/")
+                seconds[f"{place}.py::{case.get('name')}"] = float(case.get("time", 0))
+        known = CoverageData(str(data))
+        known.read()
+        for file in known.measured_files():
+            module = lines.setdefault(str(Path(file).relative_to(ROOT)), {})
+            for line, contexts in known.contexts_by_lineno(file).items():
+                module[str(line)] = sorted({c.split("|")[0] for c in contexts if c})
     return {"seconds": seconds, "lines": lines}
 
 
@@ -229,7 +218,9 @@ def tests_of(mutant: Row, line: int, covered: Row) -> list[str]:
     if not reach:  # it runs while the module is imported: any test of the module may notice
         reach = {test for tests in of_module.values() for test in tests}
     seconds, spent, chosen = covered["seconds"], 0.0, []
-    for test in sorted(reach & seconds.keys(), key=lambda test: seconds[test]):
+    package = f"tests/{Path(mutant['module']).parts[2]}/"
+    tests = {test for test in reach & seconds.keys() if test.startswith(package)}
+    for test in sorted(tests, key=lambda test: seconds[test]):
         spent += seconds[test]
         if spent > BUDGET:
             break
