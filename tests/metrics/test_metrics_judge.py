@@ -73,8 +73,8 @@ def test_epochs_are_measured_where_enough_pictures_are_held_out(
     assert asked(16, measure_every=0) is None
     assert not told
     assert asked(15) is None
-    assert told == ["epochs are not measured: 15 pictures are held out, and 16 needed"]
-    with pytest.raises(AtelierError, match="15 pictures are held out, too few to measure"):
+    assert told == ["epochs are not measured: the validation set has 15 images, and 16 are needed"]
+    with pytest.raises(AtelierError, match="validation set has 15 images, too few to measure"):
         asked(15, keep="best")
 
 

@@ -39,7 +39,9 @@ def judge_of(
     if not settings.train.measure_every:
         return None
     if len(real) < FEWEST and settings.train.keep == "last":
-        warn(f"epochs are not measured: {len(real)} pictures are held out, and {FEWEST} needed")
+        warn(
+            f"epochs are not measured: the validation set has {len(real)} images, and {FEWEST} are needed"
+        )
         return None
     judge = Judge(settings.judging, training, real, device)
     if judge.count < CERTAIN_FROM:
@@ -86,7 +88,7 @@ class Judge:
         """
         if len(real) < FEWEST:
             raise AtelierError(
-                f"{len(real)} pictures are held out, too few to measure epochs by; raise"
+                f"the validation set has {len(real)} images, too few to measure epochs by; raise"
                 " convert.validation, or set train.keep to last."
             )
         drawn = RealPictures.draw(settings, training, real)
