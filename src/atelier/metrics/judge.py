@@ -40,7 +40,8 @@ def judge_of(
         return None
     if len(real) < FEWEST and settings.train.keep == "last":
         warn(
-            f"epochs are not measured: the validation set has {len(real)} images, and {FEWEST} are needed"
+            f"epochs are not measured: the validation set has {len(real)} images, and {FEWEST}"
+            " are needed"
         )
         return None
     judge = Judge(settings.judging, training, real, device)
