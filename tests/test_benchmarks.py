@@ -117,6 +117,12 @@ CASES = {
         {"ours", "pictures", "peak_megabytes_before", "pictures_a_second"},
         slow=False,
     ),
+    "decoding": Case(
+        "--count 2 --size 16 --json",
+        {"name", "unit", "size", "cases", "mean_crop", "mean_stretch", "mean_pad", "lowest"},
+        {"size", "cases", "mean_crop", "mean_stretch", "mean_pad", "lowest"},
+        slow=False,
+    ),
     "digits": Case(
         "--images {folder}/images.npz --generator {folder}/generator.safetensors"
         " --generated 16 --held-out 10 --json",
@@ -132,6 +138,13 @@ CASES = {
         | {"memorised, half copied", *DAMAGES},
         {"side", "milliseconds a picture"},
         objects=4,
+    ),
+    "real_kid": Case(
+        "--images 40 --side 16 --counts 4 --repetitions 3 --features random --json",
+        {"features", "images", "kid_error", "reference", "reference_error", "reference_deviation"}
+        | {"training", "training_error", "training_deviation"},
+        {"images", "kid_error", "reference_error", "reference_deviation"},
+        slow=False,
     ),
     "quality": Case(
         "{folder}/faces.zip --json --seeds 1 --presets",
