@@ -223,16 +223,23 @@ def test_files_and_folders_that_links_multiply_are_refused(
     assert len(taken(tmp_path / "mine/many")) == 20
 
 
-def test_a_link_to_a_folder_above_is_not_searched_for_cycles(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_above_is_not_searched_for_cycles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = fill(tmp_path / "home/mine", "a/1.png", "b/2.png")
     (folder / "a/up").symlink_to(tmp_path)
     (folder / "b/other").symlink_to("../a")
-    locked = fill(tmp_path / "locked", "x")
-    locked.chmod(0)
-    try:
+    read: list[str] = []
+    scandir = os.scandir
+
+    def count_scandir(path: str) -> Iterator[os.DirEntry[str]]:
+        read.append(str(path))
+        return scandir(path)
+
+    with monkeypatch.context() as counted:
+        counted.setattr(os, "scandir", count_scandir)
         assert taken(folder) == ["a/1.png", "b/2.png"]
-    finally:
-        locked.chmod(0o700)
+    assert set(read) == {str(path) for path in (folder, folder / "a", folder / "b")}
     assert skipped(folder) == {
         "a/up": "a link to a folder that holds it",
         "b/other": "a link to a folder that is taken already",
