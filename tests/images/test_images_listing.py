@@ -4,7 +4,7 @@ import itertools
 import os
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -151,6 +151,99 @@ def test_links_that_multiply_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     fill(tmp_path, "40/1.png")
     with pytest.raises(AtelierError, match="more than 500 paths through links to folders"):
         walk(tmp_path)
+
+
+def layers(folder: Path, count: int) -> Path:
+    """Make folders in layers of two, each with a link to both folders of the next layer."""
+    for layer, side in itertools.product(range(count), "ab"):
+        fill(folder, f"{layer}{side}/1.png")
+        if layer + 1 < count:
+            for other in "ab":
+                (folder / f"{layer}{side}/to{other}").symlink_to(f"../{layer + 1}{other}")
+    return folder
+
+
+def test_a_folder_that_many_paths_lead_to_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved: list[str] = []
+    read: list[str] = []
+    realpath, scandir = os.path.realpath, os.scandir
+
+    def count_realpath(path: str, **options: bool) -> str:
+        resolved.append(str(path))
+        return realpath(path, **options)
+
+    def count_scandir(path: str) -> Iterator[os.DirEntry[str]]:
+        read.append(str(path))
+        return scandir(path)
+
+    looked_at: list[str] = []
+    next_folders = listing._Walk._next_folders
+
+    def count_next(self: listing._Walk, folder: str) -> Iterator[str]:
+        looked_at.append(folder)
+        return next_folders(self, folder)
+
+    folder = layers(tmp_path / "mine", 8)
+    (folder / "7a/file.png").symlink_to("1.png")
+    links = [path for path in folder.rglob("*") if path.is_symlink()]
+    monkeypatch.setattr(os.path, "realpath", count_realpath)
+    monkeypatch.setattr(os, "scandir", count_scandir)
+    monkeypatch.setattr(listing._Walk, "_next_folders", count_next)
+    found = walk(folder)
+    # To each folder of a layer lead its own path and two through each folder of the layers above.
+    paths = [2 ** (layer + 1) - 1 for layer in range(8)]
+    assert len(found) == 2 * sum(paths) + paths[-1]
+    # The root itself may be resolved too.
+    assert len(resolved) <= len(links) + 1
+    assert sorted(read) == sorted({str(folder), *(str(path) for path in folder.glob("??"))})
+    assert len(looked_at) == len(set(looked_at))
+
+
+def test_files_and_folders_that_links_multiply_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        (tmp_path / f"mine/many/{number}/empty").mkdir(parents=True)
+        fill(tmp_path / "mine", f"many/{number}/1.png")
+    # Through each link: 41 folders and 20 files.
+    for number in range(3):
+        (tmp_path / f"mine/to{number}").symlink_to("many")
+    monkeypatch.setattr(listing, "_MOST_ENTRIES", 3 * 61)
+    assert len(taken(tmp_path / "mine")) == 4 * 20
+    monkeypatch.setattr(listing, "_MOST_ENTRIES", 3 * 61 - 1)
+    with pytest.raises(
+        AtelierError,
+        match="more than 182 files and folders through links to folders; name the folders that",
+    ):
+        walk(tmp_path / "mine")
+    # Files and folders without links are not bounded.
+    monkeypatch.setattr(listing, "_MOST_ENTRIES", 10)
+    assert len(taken(tmp_path / "mine/many")) == 20
+
+
+def test_a_link_to_a_folder_above_is_not_searched_for_cycles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fill(tmp_path / "home/mine", "a/1.png", "b/2.png")
+    (folder / "a/up").symlink_to(tmp_path)
+    (folder / "b/other").symlink_to("../a")
+    read: list[str] = []
+    scandir = os.scandir
+
+    def count_scandir(path: str) -> Iterator[os.DirEntry[str]]:
+        read.append(str(path))
+        return scandir(path)
+
+    with monkeypatch.context() as counted:
+        counted.setattr(os, "scandir", count_scandir)
+        assert taken(folder) == ["a/1.png", "b/2.png"]
+    assert set(read) == {str(path) for path in (folder, folder / "a", folder / "b")}
+    assert skipped(folder) == {
+        "a/up": "a link to a folder that holds it",
+        "b/other": "a link to a folder that is taken already",
+    }
 
 
 def test_dead_links_and_special_files_are_listed_with_their_reasons(tmp_path: Path) -> None:

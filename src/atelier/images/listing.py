@@ -8,14 +8,17 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from atelier.errors import AtelierError
+from atelier.images.cycles import FolderCycles
 from atelier.images.names import hidden_reason, printable
 
 # Links to folders that link to folders multiply: 40 folders with two links each are 2^40 paths.
 _MOST_LINKS = 100_000
+# Each of those paths can lead to many files and folders.
+_MOST_ENTRIES = 1_000_000
 _LEADS_NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
@@ -101,7 +104,11 @@ class _Walk:
         self._links_out = links_out
         self._found: list[tuple[str, FoundFile]] = []
         self._contents: dict[str, _Contents] = {}
+        self._files: dict[str, FoundFile] = {}
+        self._targets: dict[str, str] = {}
         self._taken: set[str] = set()
+        self._cycles = FolderCycles(self._next_folders)
+        self._entries_through_links = 0
 
     def run(self) -> list[tuple[str, FoundFile]]:
         """Return every entry with its relative path, unsorted.
@@ -114,7 +121,7 @@ class _Walk:
         while links:
             link = links.popleft()
             fault = self._link_fault(link)
-            in_cycle = not fault and self._reaches(link.target, link.holder)
+            in_cycle = not fault and self._cycles.closes(link.holder, link.target)
             if in_cycle and link.target in self._taken:
                 fault = "a link to a folder that is taken already"
             if fault:
@@ -122,10 +129,7 @@ class _Walk:
                 continue
             followed += 1
             if followed > _MOST_LINKS:
-                raise AtelierError(
-                    f"{self._root} has more than {_MOST_LINKS:,} paths through links to folders;"
-                    " name the folders that they lead to instead."
-                )
+                raise self._too_many(_MOST_LINKS, "paths")
             links.extend(self._take(link.target, f"{link.relative}/", once=in_cycle))
         return self._found
 
@@ -145,13 +149,15 @@ class _Walk:
                 continue
             self._taken.add(folder)
             contents = self._read(folder)
+            if prefix:
+                self._count_through_links(contents)
             for name in contents.files:
                 file = self._file(before + name, os.path.join(folder, name))
                 self._found.append((before + name, file))
             for name, reason in contents.hidden:
                 self._skip(before + name, os.path.join(folder, name), reason)
             for name in contents.folder_links:
-                target = os.path.realpath(os.path.join(folder, name))
+                target = self._target(os.path.join(folder, name))
                 links.append(_FolderLink(before + name, folder, target))
             waiting += [(os.path.join(folder, n), f"{before}{n}/") for n in contents.folders]
         return sorted(links, key=lambda link: os.fsencode(link.relative))
@@ -163,26 +169,35 @@ class _Walk:
             return "a link to a folder that holds it"
         return ""
 
-    def _reaches(self, start: str, goal: str) -> bool:
-        """Return whether subfolders and links lead from one folder to another."""
-        seen, waiting = {start}, [start]
-        while waiting:
-            folder = waiting.pop()
-            if folder == goal:
-                return True
-            new = set(self._next_folders(folder)) - seen
-            seen |= new
-            waiting += new
-        return False
+    def _count_through_links(self, contents: _Contents) -> None:
+        """Count a folder found through links, and what it holds besides folders."""
+        names = len(contents.files) + len(contents.hidden) + len(contents.folder_links)
+        self._entries_through_links += 1 + names
+        if self._entries_through_links > _MOST_ENTRIES:
+            raise self._too_many(_MOST_ENTRIES, "files and folders")
+
+    def _too_many(self, most: int, what: str) -> AtelierError:
+        return AtelierError(
+            f"{self._root} has more than {most:,} {what} through links to folders;"
+            " name the folders that they lead to instead."
+        )
 
     def _next_folders(self, folder: str) -> Iterator[str]:
         contents = self._read(folder)
         for name in contents.folders:
             yield os.path.join(folder, name)
         for name in contents.folder_links:
-            target = os.path.realpath(os.path.join(folder, name))
-            if self._links_out or _is_within(target, self._root):
-                yield target
+            target = self._target(os.path.join(folder, name))
+            if not self._links_out and not _is_within(target, self._root):
+                continue
+            # A link back to a folder above the root is skipped; that folder may be a whole disk.
+            above = _is_within(folder, target) and _is_within(self._root, target)
+            yield self._root if above else target
+
+    def _target(self, link: str) -> str:
+        if link not in self._targets:
+            self._targets[link] = os.path.realpath(link)
+        return self._targets[link]
 
     def _read(self, folder: str) -> _Contents:
         if folder not in self._contents:
@@ -194,6 +209,11 @@ class _Walk:
 
     def _file(self, relative: str, path: str) -> FoundFile:
         name = printable(relative)
+        if path not in self._files:
+            self._files[path] = self._look_at(name, path)
+        return replace(self._files[path], relative=name)
+
+    def _look_at(self, name: str, path: str) -> FoundFile:
         try:
             # Only the target's properties are read: opening a pipe would block.
             state = os.stat(path)
@@ -201,7 +221,7 @@ class _Walk:
             is_dead = error.errno in _LEADS_NOWHERE and os.path.islink(path)
             fault = "a link to nowhere" if is_dead else f"cannot be read: {error.strerror}"
             return FoundFile(name, Path(path), fault=fault)
-        target = os.path.realpath(path) if os.path.islink(path) else path
+        target = self._target(path) if os.path.islink(path) else path
         if not self._links_out and not _is_within(target, self._root):
             return FoundFile(name, Path(path), fault="a link out of the folder")
         if not stat.S_ISREG(state.st_mode):
