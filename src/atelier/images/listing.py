@@ -18,7 +18,7 @@ from atelier.images.names import hidden_reason, printable
 # Links to folders that link to folders multiply: 40 folders with two links each are 2^40 paths.
 _MOST_LINKS = 100_000
 # Each of those paths can lead to many files and folders.
-_MOST_ENTRIES = 1_000_000
+_MOST_ENTRIES = 2_000_000
 _LEADS_NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
