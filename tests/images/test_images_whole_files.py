@@ -1,5 +1,6 @@
 """Files that common viewers open, and Pillow alone does not: long metadata, missing ends, HEIC."""
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -79,6 +80,57 @@ def test_a_png_without_such_metadata_is_not_copied(tmp_path: Path) -> None:
         assert stream.tell() == 0
     assert colors.profile is None
     assert colors.cicp is None
+
+
+def wrong_sum(content: bytes) -> bytes:
+    packed = zlib.compress(content, 9)
+    return packed[:-1] + bytes([packed[-1] ^ 1])
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
+def test_little_metadata_is_decompressed(
+    kind: bytes, damaged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is wrong with it: ten pixels are not worth seconds."""
+    produced = 0
+    make = zlib.decompressobj
+
+    class Counting:
+        def __init__(self) -> None:
+            self.inner = make()
+
+        @property
+        def eof(self) -> bool:
+            return self.inner.eof
+
+        def decompress(self, data: bytes, length: int) -> bytes:
+            nonlocal produced
+            try:
+                part = self.inner.decompress(data, length)
+            except zlib.error:
+                produced += min(length, 1032 * len(data))  # at most
+                raise
+            produced += len(part)
+            return part
+
+    content = bytes(10 * 2**20 if kind == b"iCCP" else 1_000_000)
+    packed = wrong_sum(content) if damaged else zlib.compress(content, 9)
+    head = b"name\0\1\0\0\0" if kind == b"iTXt" else b"name\0\0"
+    data = png(RGB, chunk(kind, head + packed) * 100)
+    monkeypatch.setattr("atelier.images.png_chunks.zlib.decompressobj", Counting)
+    stream, _ = prepare_png(io.BytesIO(data))
+    assert produced <= 34 * 2**20
+    if damaged or kind == b"iCCP":
+        assert kind not in stream.read()
+
+
+def test_a_damaged_profile_does_not_hide_a_whole_one(tmp_path: Path) -> None:
+    damaged = chunk(b"iCCP", b"profile\0\0" + wrong_sum(display_p3()))
+    _, colors = prepare_png(io.BytesIO(png(RGB, damaged)))
+    assert colors.profile is None
+    _, colors = prepare_png(io.BytesIO(png(RGB, damaged + iccp(display_p3()))))
+    assert colors.profile == display_p3()
 
 
 def test_a_png_of_very_many_chunks_is_refused() -> None:
