@@ -175,6 +175,38 @@ def test_truncated_jpeg_is_refused(kind: str, mode: str) -> None:
                 read_picture(data[:end], "rgb", 1, at_least)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", [kind for kind in JPEGS if kind != "progressive"])
+def test_truncated_jpeg_with_an_end_is_refused(tmp_path: Path, kind: str, mode: str) -> None:
+    data = saved(Image.fromarray(RGB).convert(mode), "JPEG", quality=90, **JPEGS[kind])
+    scan = data.index(b"\xff\xda") + 20
+    for part in (0.1, 0.5, 0.9):
+        cut = data[: scan + int(part * (len(data) - scan))].rstrip(b"\xff") + b"\xff\xd9"
+        for end in (b"", b"film"):
+            for at_least in (None, 10):
+                with pytest.raises(Unreadable, match=r"^truncated$"):
+                    read_picture(cut + end, "rgb", 1, at_least)
+    (tmp_path / "image.jpg").write_bytes(cut)
+    with pytest.raises(Unreadable, match=r"^truncated$"):
+        read_original(tmp_path / "image.jpg", 1)
+
+
+def test_progressive_jpeg_cut_in_its_first_scan_is_refused() -> None:
+    data = saved(Image.fromarray(RGB), "JPEG", quality=90, progressive=True)
+    scan = data.index(b"\xff\xda")
+    end = data.index(b"\xff", scan + 14)
+    with pytest.raises(Unreadable, match=r"^truncated$"):
+        read_picture(data[: (scan + end) // 2] + b"\xff\xd9", "rgb", 1)
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("end", [b"", b"f", b"film", b"\xff\xd8\xff\xd9"])
+def test_grey_jpeg_is_read(kind: str, end: bytes) -> None:
+    """Its level is that of missing blocks."""
+    data = saved(Image.new("RGB", (50, 40), (128, 128, 128)), "JPEG", **JPEGS[kind]) + end
+    assert (read_picture(data, "rgb", 1) == 128).all()
+
+
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
 def test_other_formats_without_their_end_are_read(kind: str) -> None:
     image = Image.fromarray(RGB).quantize(16)
