@@ -177,6 +177,23 @@ def test_depth_of_a_tiff_is_its_own() -> None:
     assert np.array_equal(read_picture(data, "grey", 1)[:, :, 0], rounded(values, 4095))
 
 
+@pytest.mark.parametrize(
+    ("value", "white", "level"),
+    [(1000, 4095, 62), (250, 1023, 62), (1000, 65_535, 4), (4095, 4095, 255), (100, 257, 99)],
+)
+@pytest.mark.parametrize("kind", ["P2", "P5"])
+def test_white_of_a_pgm_is_its_largest_value(kind: str, value: int, white: int, level: int) -> None:
+    pixels = struct.pack(">4H", *[value] * 4) if kind == "P5" else f"{value} ".encode() * 4
+    read = read_picture(f"{kind} 2 2 {white}\n".encode() + pixels, "grey", 1)
+    assert read.ravel().tolist() == [level] * 4
+
+
+@pytest.mark.parametrize("values", [[0, 1], [0, 255], [1000, 65_535], [0, 2**31 - 1], [-1, 5]])
+def test_whole_numbers_of_32_bits_are_refused(values: list[int]) -> None:
+    with pytest.raises(Unreadable, match="32 bits"):
+        read_picture(saved(Image.fromarray(np.array([values], np.int32)), "TIFF"), "grey", 1)
+
+
 def test_pixels_of_32_bits_are_refused() -> None:
     with pytest.raises(Unreadable, match="32 bits"):
         read_picture(saved(Image.fromarray(np.zeros((3, 3), np.float32)), "TIFF"), "grey", 1)

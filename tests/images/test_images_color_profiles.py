@@ -78,6 +78,11 @@ def near(pixels: np.ndarray, color: Any, tolerance: float = 1.5) -> bool:
         (chunk(b"cICP", P3_CODES) + iccp(scanner()), FROM_P3),
         (chunk(b"cICP", bytes([1, 13, 0, 1])) + iccp(display_p3()), FLAT[0, 0]),
         (chunk(b"sRGB", b"\0") + gamma(1.0), FLAT[0, 0]),
+        # A profile that cannot be used hides nothing.
+        (iccp(b"no profile") + gamma(1.0), srgb_of((229, 120, 89), SRGB, 1)),
+        (iccp(display_p3()[:200]) + gamma(1.0), srgb_of((229, 120, 89), SRGB, 1)),
+        (iccp(linear_grey()) + gamma(1.0), srgb_of((229, 120, 89), SRGB, 1)),
+        (iccp(b"no profile"), FLAT[0, 0]),
         # What most programs write to say sRGB.
         (gamma(0.45455), FLAT[0, 0]),
         (gamma(0.45455) + chromaticities(SRGB), FLAT[0, 0]),
@@ -226,11 +231,12 @@ def test_profile_of_avif_comes_before_its_codes(tmp_path: Path) -> None:
     assert near(both(data, tmp_path), FROM_P3, 3)
 
 
-def adobe_rgb_jpeg(color_space: int, index: str) -> bytes:
+def adobe_rgb_jpeg(color_space: int, index: str, **options: Any) -> bytes:
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0xA001] = color_space
     exif.get_ifd(0x8769)[0xA005] = {1: index}
-    return saved(Image.fromarray(FLAT), "JPEG", exif=exif, quality=100, subsampling=0)
+    flat = Image.fromarray(FLAT)
+    return saved(flat, "JPEG", exif=exif, quality=100, subsampling=0, **options)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +248,35 @@ def test_photograph_marked_as_adobe_rgb(
 ) -> None:
     expected = srgb_of((229, 120, 89), ADOBE_RGB, 563 / 256) if adobe else FLAT[0, 0]
     assert near(both(adobe_rgb_jpeg(color_space, index), tmp_path), expected, 3)
+
+
+@pytest.mark.parametrize("profile", [b"no profile", linear_grey()])
+def test_a_profile_that_cannot_be_used_hides_no_other_metadata(
+    tmp_path: Path, profile: bytes
+) -> None:
+    expected = srgb_of((229, 120, 89), ADOBE_RGB, 563 / 256)
+    assert near(both(adobe_rgb_jpeg(65535, "R03", icc_profile=profile), tmp_path), expected, 3)
+    options = {"quality": 100, "subsampling": "4:4:4", "icc_profile": profile}
+    data = saved(Image.fromarray(FLAT), "AVIF", **options)
+    place = data.index(b"colrnclx") + 8
+    data = data[:place] + struct.pack(">HH", 12, 13) + data[place + 4 :]
+    assert near(both(data, tmp_path), FROM_P3, 3)
+
+
+def test_lab_becomes_rgb_and_grey(tmp_path: Path) -> None:
+    lab = ImageCms.profileToProfile(
+        Image.fromarray(FLAT),
+        ImageCms.createProfile("sRGB"),
+        ImageCms.createProfile("LAB"),
+        outputMode="LAB",
+    )
+    assert lab is not None
+    lab.info.clear()
+    data = saved(lab, "TIFF")
+    assert near(both(data, tmp_path), FLAT[0, 0], 3)
+    grey = read_picture(data, "grey", 1)
+    assert grey.shape == (20, 24, 1)
+    assert np.abs(grey - FLAT[0, 0] @ np.array([0.299, 0.587, 0.114])).max() <= 3
 
 
 def test_painting_of_an_image_with_color_chunks_has_their_profile(tmp_path: Path) -> None:

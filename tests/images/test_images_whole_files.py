@@ -1,5 +1,6 @@
 """Files that common viewers open, and Pillow alone does not: long metadata, missing ends, HEIC."""
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -81,6 +82,57 @@ def test_a_png_without_such_metadata_is_not_copied(tmp_path: Path) -> None:
     assert colors.cicp is None
 
 
+def wrong_sum(content: bytes) -> bytes:
+    packed = zlib.compress(content, 9)
+    return packed[:-1] + bytes([packed[-1] ^ 1])
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
+def test_little_metadata_is_decompressed(
+    kind: bytes, damaged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is wrong with it: ten pixels are not worth seconds."""
+    produced = 0
+    make = zlib.decompressobj
+
+    class Counting:
+        def __init__(self) -> None:
+            self.inner = make()
+
+        @property
+        def eof(self) -> bool:
+            return self.inner.eof
+
+        def decompress(self, data: bytes, length: int) -> bytes:
+            nonlocal produced
+            try:
+                part = self.inner.decompress(data, length)
+            except zlib.error:
+                produced += min(length, 1032 * len(data))  # at most
+                raise
+            produced += len(part)
+            return part
+
+    content = bytes(10 * 2**20 if kind == b"iCCP" else 1_000_000)
+    packed = wrong_sum(content) if damaged else zlib.compress(content, 9)
+    head = b"name\0\1\0\0\0" if kind == b"iTXt" else b"name\0\0"
+    data = png(RGB, chunk(kind, head + packed) * 100)
+    monkeypatch.setattr("atelier.images.png_chunks.zlib.decompressobj", Counting)
+    stream, _ = prepare_png(io.BytesIO(data))
+    assert produced <= 34 * 2**20
+    if damaged or kind == b"iCCP":
+        assert kind not in stream.read()
+
+
+def test_a_damaged_profile_does_not_hide_a_whole_one(tmp_path: Path) -> None:
+    damaged = chunk(b"iCCP", b"profile\0\0" + wrong_sum(display_p3()))
+    _, colors = prepare_png(io.BytesIO(png(RGB, damaged)))
+    assert colors.profile is None
+    _, colors = prepare_png(io.BytesIO(png(RGB, damaged + iccp(display_p3()))))
+    assert colors.profile == display_p3()
+
+
 def test_a_png_of_very_many_chunks_is_refused() -> None:
     data = MAGIC + chunk(b"tEXt", b"a\0b") * 200_000
     with pytest.raises(Unreadable, match="more chunks than any program writes"):
@@ -121,6 +173,38 @@ def test_truncated_jpeg_is_refused(kind: str, mode: str) -> None:
         for at_least in (None, 10):
             with pytest.raises(Unreadable, match=r"^(truncated|damaged)$"):
                 read_picture(data[:end], "rgb", 1, at_least)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", [kind for kind in JPEGS if kind != "progressive"])
+def test_truncated_jpeg_with_an_end_is_refused(tmp_path: Path, kind: str, mode: str) -> None:
+    data = saved(Image.fromarray(RGB).convert(mode), "JPEG", quality=90, **JPEGS[kind])
+    scan = data.index(b"\xff\xda") + 20
+    for part in (0.1, 0.5, 0.9):
+        cut = data[: scan + int(part * (len(data) - scan))].rstrip(b"\xff") + b"\xff\xd9"
+        for end in (b"", b"film"):
+            for at_least in (None, 10):
+                with pytest.raises(Unreadable, match=r"^truncated$"):
+                    read_picture(cut + end, "rgb", 1, at_least)
+    (tmp_path / "image.jpg").write_bytes(cut)
+    with pytest.raises(Unreadable, match=r"^truncated$"):
+        read_original(tmp_path / "image.jpg", 1)
+
+
+def test_progressive_jpeg_cut_in_its_first_scan_is_refused() -> None:
+    data = saved(Image.fromarray(RGB), "JPEG", quality=90, progressive=True)
+    scan = data.index(b"\xff\xda")
+    end = data.index(b"\xff", scan + 14)
+    with pytest.raises(Unreadable, match=r"^truncated$"):
+        read_picture(data[: (scan + end) // 2] + b"\xff\xd9", "rgb", 1)
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("end", [b"", b"f", b"film", b"\xff\xd8\xff\xd9"])
+def test_grey_jpeg_is_read(kind: str, end: bytes) -> None:
+    """Its level is that of missing blocks."""
+    data = saved(Image.new("RGB", (50, 40), (128, 128, 128)), "JPEG", **JPEGS[kind]) + end
+    assert (read_picture(data, "rgb", 1) == 128).all()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])

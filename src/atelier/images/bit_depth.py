@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 Pixels = NDArray[np.uint8]
@@ -101,14 +102,16 @@ def eight_bits(image: Image.Image, low: Image.Image | None) -> Image.Image:
         low: see :func:`low_bytes`.
 
     Raises:
-        ValueError: its pixels have 32 bits.
+        ValueError: its pixels have 32 bits, or are negative.
     """
     if low is not None:
         return _eight_bits_of_colors(image, low)
     if not image.mode.startswith("I") and image.mode != "F":
         return image
-    if image.mode == "F" or (image.mode == "I" and not _fits(image)):
+    if image.mode == "F" or _stored_bits(image) > 16:
         raise ValueError("pixels of 32 bits, of which none is known to be white")
+    if image.mode == "I" and not _fits(image):
+        raise ValueError("pixels that are negative or exceed 16 bits")
 
     def parts() -> Iterator[Values]:
         for band in _bands(image.size):
@@ -163,11 +166,18 @@ def _bands(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
         yield 0, top, width, min(height, top + rows)
 
 
-def _stored_white(image: Image.Image) -> int | None:
-    """Return the largest number of a TIFF's depth if it is not 16 bits."""
+def _stored_bits(image: Image.Image) -> int:
+    """Return the bits per channel that a TIFF states; 16 for other files."""
     if not isinstance(image, TiffImageFile):
-        return None
-    bits = int(image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0])
+        return 16
+    return int(image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0])
+
+
+def _stored_white(image: Image.Image) -> int | None:
+    """Return the number that means white if the file states it."""
+    if isinstance(image, PpmImageFile):
+        return _WHITE  # Pillow has scaled the file's largest value to it
+    bits = _stored_bits(image)
     return (1 << bits) - 1 if 8 < bits < 16 else None
 
 

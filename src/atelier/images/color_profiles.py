@@ -124,7 +124,8 @@ def find_profile(
     """Return the ICC profile of an opened image, embedded or built from other metadata.
 
     PNG metadata has the order of precedence of the PNG specification (third edition): cICP, iCCP,
-    sRGB, then gAMA and cHRM. A missing gAMA or cHRM has the value of sRGB.
+    sRGB, then gAMA and cHRM. A missing gAMA or cHRM has the value of sRGB. An embedded profile that
+    is damaged or describes other colors is ignored.
 
     Args:
         image: an opened image.
@@ -142,13 +143,13 @@ def find_profile(
                 return profile
             if png.cicp[:2] == (1, 13):
                 return None
-        if png.profile is not None:
+        if _is_usable(png.profile, image):
             return png.profile
         if "srgb" in image.info:
             return None
         return _from_gamma(image.info.get("gamma"), image.info.get("chromaticity"))
     content = image.info.get("icc_profile")
-    if content:
+    if content and _is_usable(content, image):
         return bytes(content)
     if codes is not None:
         primaries, transfer = codes
@@ -157,6 +158,13 @@ def find_profile(
     if isinstance(image, JpegImageFile) and _is_adobe_rgb(image):
         return rgb_profile(_ADOBE_RGB_PRIMARIES, gamma_curve(_ADOBE_RGB_GAMMA))
     return None
+
+
+def _is_usable(content: bytes | None, image: Image.Image) -> bool:
+    """Whether a profile can be parsed and describes an opened image."""
+    profile = parse_profile(content) if content else None
+    mode = "L" if image.mode.startswith("I") else image.mode  # 16 bits become 8
+    return profile is not None and profile.describes(mode)
 
 
 def cicp_profile(primaries: int, transfer: int, matrix: int, full: int) -> bytes | None:

@@ -1,4 +1,4 @@
-"""JPEG files that lack their end marker, but no pixels."""
+"""JPEG files that lack their end marker, but no pixels, and those that lack pixels, but no end."""
 
 import hashlib
 import re
@@ -11,6 +11,8 @@ _END = b"\xff\xd9"
 _SCAN = 0xDA
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
 _COEFFICIENTS = 64
+# Level of blocks without data, which libjpeg decodes without an error.
+_NO_DATA = 128
 # In image data: any marker but restarts.
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
@@ -30,13 +32,61 @@ def load_without_end(image: Image.Image, data: bytes) -> None:
     """
     # Fill bytes, or the first byte of the end marker.
     data = data.rstrip(b"\xff")
-    if (
-        not _has_all_scans(data)
-        or len({_digest(data + filler + _END) for filler in _fillers()}) > 1
-    ):
+    if not _has_all_scans(data) or _depends_on_filler(data):
         raise OSError("image file is truncated")
     image.fp = BytesIO(data + _END)  # type: ignore[attr-defined]
     image.load()
+
+
+def may_lack_blocks(image: Image.Image) -> bool:
+    """Whether the last pixel of a decoded JPEG has the level of blocks without data.
+
+    Few whole images have it there, so that only those are decoded again.
+    """
+    width, height = image.size
+    last = image.crop((width - 1, height - 1, width, height))
+    level = last.getchannel("K") if last.mode == "CMYK" else last.convert("L")
+    return abs(int(np.asarray(level)[0, 0]) - _NO_DATA) <= 1
+
+
+def refuse_missing_blocks(data: bytes) -> None:
+    """Test by decoding with other bytes before the end marker whether pixels are missing.
+
+    Args:
+        data: a JPEG that Pillow decodes.
+
+    Raises:
+        OSError: pixels are missing.
+    """
+    end = _end_of_scans(data)
+    if end is not None and _depends_on_filler(data[:end], reduced=True):
+        raise OSError("image file is truncated")
+
+
+def _depends_on_filler(data: bytes, reduced: bool = False) -> bool:
+    """Whether bytes between a JPEG without its end and its end change pixels.
+
+    Args:
+        data: the file up to its end.
+        reduced: decode at an eighth of the size, which shows whether whole blocks are missing.
+    """
+    return len({_digest(data + filler + _END, reduced) for filler in _fillers()}) > 1
+
+
+def _end_of_scans(data: bytes) -> int | None:
+    """Return where the end marker is, ``None`` if segments are damaged."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == _END[0]:
+        if data[at : at + 2] == _END:
+            return at
+        kind, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
+        at += 2 + length if kind != _END[0] else 1
+        if kind == _SCAN:
+            marker = _MARKER.search(data, at)
+            if marker is None:
+                return None
+            at = marker.start()
+    return at if data[at : at + 2] == _END else None
 
 
 def _has_all_scans(data: bytes) -> bool:
@@ -75,7 +125,9 @@ def _fillers() -> list[bytes]:
     return fillers
 
 
-def _digest(data: bytes) -> bytes:
+def _digest(data: bytes, reduced: bool) -> bytes:
     """Return the hash of a JPEG's pixels."""
     with Image.open(BytesIO(data), formats=["JPEG"]) as image:
+        if reduced:
+            image.draft(None, (1, 1))
         return hashlib.sha256(image.tobytes()).digest()

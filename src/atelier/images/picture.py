@@ -19,7 +19,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from atelier.images.avif import coded_sizes, color_codes
 from atelier.images.bit_depth import eight_bits, low_bytes
 from atelier.images.color_profiles import find_profile, profile_of
-from atelier.images.jpeg_end import load_without_end
+from atelier.images.jpeg_end import load_without_end, may_lack_blocks, refuse_missing_blocks
 from atelier.images.png_chunks import MAGIC, PngColors, prepare_png
 from atelier.regular_files import NotRegularError, open_regular
 
@@ -261,7 +261,10 @@ def _refuse_tiles(image: Image.Image, max_megapixels: int) -> None:
 
 
 def _refuse_coded_size(image: Image.Image, stream: IO[bytes], max_megapixels: int) -> None:
-    """Refuse an AVIF whose pictures are larger than it claims: their own size is decoded."""
+    """Refuse an AVIF whose pictures are larger than it claims: their own size is decoded.
+
+    pillow-heif does not tell the coded size of a HEIC; libheif itself compares it with the claim.
+    """
     if image.format != "AVIF":
         return
     try:
@@ -361,6 +364,9 @@ def _load(image: Image.Image) -> Image.Image:
         if stream is None or _reason(error) != "truncated":
             raise
         load_without_end(image, _content(stream))
+    else:
+        if stream is not None and may_lack_blocks(image):
+            refuse_missing_blocks(_content(stream))
     if image.size != size:
         raise Unreadable("its header claims another size than its picture has")
     try:
@@ -411,6 +417,8 @@ def _turned_box(box: Box, size: tuple[int, int], turn: tuple[bool, bool, bool]) 
 def _plain(pixels: Image.Image, image: Image.Image, color: Literal["rgb", "grey"]) -> Image.Image:
     """Convert decoded pixels to sRGB or its luma, on white."""
     profile = profile_of(image, pixels.mode)
+    if pixels.mode == "LAB":
+        pixels = pixels.convert("RGB")  # Pillow converts it to no other mode
     alpha = None
     if pixels.has_transparency_data:
         pixels = pixels.convert("RGBA")

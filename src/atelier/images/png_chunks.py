@@ -13,9 +13,14 @@ _LONGEST_TEXT = 2**20
 _LONGEST_PROFILE = 16 * 2**20
 # Bytes of all metadata of a file; long ones are for other programs, orientation is in short ones.
 _MOST_METADATA = 16 * 2**20
+# Damaged chunks of compressed metadata that are decompressed.
+_MOST_DAMAGED = 16
+# Compressed bytes that are decompressed at a time: up to 1 MiB.
+_PART = 1024
 # A file of 1 GiB whose image data lies in chunks of 8 kB, as libpng writes them.
 _MOST_CHUNKS = 150_000
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
 _SHORTEST = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9}
 # Fewest bytes of transparency by color type.
 _SHORTEST_TRANSPARENCY = {0: 2, 2: 6}
@@ -60,21 +65,23 @@ def prepare_png(stream: IO[bytes]) -> tuple[IO[bytes], PngColors]:
     profile: bytes | None = None
     cicp: tuple[int, int, int, int] | None = None
     removed: list[_Chunk] = []
-    length, color_type = 0, -1
+    length, damaged, color_type = 0, 0, -1
     for chunk in _chunks(stream):
         if chunk.kind == b"IHDR" and len(chunk.content) > 9:
             color_type = chunk.content[9]
-        if chunk.kind in (*_TEXTS, b"iCCP") and length > _MOST_METADATA:
+        many = length > _MOST_METADATA or damaged >= _MOST_DAMAGED
+        again = chunk.kind == b"iCCP" and profile is not None
+        if again or (many and chunk.kind in (*_TEXTS, b"iCCP")):
             removed.append(chunk)  # without decompressing it
             continue
-        own = _length(chunk, color_type)
-        length += own or 0
-        if own is None or own > _LONGEST_TEXT:
+        content, whole = _metadata(chunk, color_type)
+        length += len(content)
+        if not whole or len(content) > _LONGEST_TEXT:
             removed.append(chunk)
-        if chunk.damaged:
-            continue
-        if chunk.kind == b"iCCP" and profile is None:
-            profile = _inflated(chunk.content.partition(b"\0")[2][1:], _LONGEST_PROFILE) or None
+        if not whole:
+            damaged += chunk.kind in _COMPRESSED
+        elif chunk.kind == b"iCCP" and len(content) <= _LONGEST_PROFILE:
+            profile = content or None
         elif chunk.kind == b"cICP" and len(chunk.content) == 4:
             cicp = struct.unpack("4B", chunk.content)
     stream.seek(0)
@@ -105,38 +112,42 @@ def _chunks(stream: IO[bytes]) -> Iterator[_Chunk]:
     raise ValueError("more chunks than any program writes")
 
 
-def _length(chunk: _Chunk, color_type: int) -> int | None:
-    """Return the bytes of metadata, decompressed; ``None`` if it is damaged, 0 if it is none."""
+def _metadata(chunk: _Chunk, color_type: int) -> tuple[bytes, bool]:
+    """Return metadata, decompressed, and whether it is undamaged; nothing for other chunks."""
     kind, content = chunk.kind, chunk.content
     if not kind[0] & 32:  # critical
-        return 0
+        return b"", True
     shortest = _SHORTEST_TRANSPARENCY.get(color_type, 0) if kind == b"tRNS" else 0
     if chunk.damaged or len(content) < _SHORTEST.get(kind, shortest):
-        return None
+        return b"", False
     if kind in (b"zTXt", b"iCCP"):
         _, found, rest = content.partition(b"\0")
         if not found or rest[:1] != b"\0":
-            return None
-        return _inflated_length(rest[1:])
+            return b"", False
+        return _inflated(rest[1:], _LONGEST_PROFILE if kind == b"iCCP" else _LONGEST_TEXT)
     if kind == b"iTXt":
         _, _, rest = content.partition(b"\0")
         if rest[:2] == b"\1\0":
-            return _inflated_length(rest[2:].split(b"\0", 2)[-1])
-    return len(content) if kind in _TEXTS else 0
+            return _inflated(rest[2:].split(b"\0", 2)[-1], _LONGEST_TEXT)
+    return content if kind in _TEXTS else b"", True
 
 
-def _inflated_length(data: bytes) -> int:
-    inflated = _inflated(data, _LONGEST_TEXT)
-    return _LONGEST_TEXT + 1 if inflated is None else len(inflated)
+def _inflated(data: bytes, longest: int) -> tuple[bytes, bool]:
+    """Decompress data up to an error, or a byte more than ``longest``.
 
-
-def _inflated(data: bytes, longest: int) -> bytes | None:
-    """Decompress data; return ``None`` if it is longer than ``longest``, nothing if damaged."""
+    Returns:
+        The data, and whether there was no error.
+    """
+    inflater, inflated = zlib.decompressobj(), bytearray()
     try:
-        inflated = zlib.decompressobj().decompress(data, longest + 1)
+        for start in range(0, len(data), _PART):
+            part = data[start : start + _PART]
+            inflated += inflater.decompress(part, longest + 1 - len(inflated))
+            if inflater.eof or len(inflated) > longest:
+                break
     except zlib.error:
-        return b""
-    return None if len(inflated) > longest else inflated
+        return bytes(inflated), False
+    return bytes(inflated), True
 
 
 def _without(stream: IO[bytes], removed: list[_Chunk]) -> IO[bytes]:
