@@ -26,6 +26,9 @@ CPU = torch.device("cpu")
 Pictures = NDArray[np.uint8]
 
 
+SCALED = {"kid", "fid", "precision", "memorised"}  # absent without a scale of the features
+
+
 def wanted(**values: Any) -> EvaluateSettings:
     usual: dict[str, Any] = {
         "samples": 50, "reference": "test", "features": "random", "epochs": 12,
@@ -73,9 +76,53 @@ def test_epochs_are_measured_where_enough_pictures_are_held_out(
     assert asked(16, measure_every=0) is None
     assert not told
     assert asked(15) is None
-    assert told == ["epochs are not measured: the validation set has 15 images, and 16 are needed"]
-    with pytest.raises(AtelierError, match="validation set has 15 images, too few to measure"):
+    assert asked(1) is None
+    assert told == [
+        f"epochs are not measured: the validation set has {images}, and 16 are needed; raise"
+        " convert.validation or add images"
+        for images in ("15 images", "1 image")
+    ]
+    with pytest.raises(
+        AtelierError, match=r"has 15 images, .* add images, or set train.keep to last"
+    ):
         asked(15, keep="best")
+
+
+@pytest.mark.parametrize(("count", "is_measured"), [(9, False), (45, False), (46, True)])
+def test_epochs_are_not_measured_on_the_scale_of_fewer_than_30_training_images(
+    small: Pictures, make_settings: Callable[..., Settings], count: int, is_measured: bool
+) -> None:
+    warnings: list[str] = []
+    settings = make_settings(train={"measure_every": 1})
+    judge = judge_of(settings, small[:count], small[200:216], CPU, warnings.append)
+    assert (judge is not None) == is_measured
+    if not is_measured:
+        scaling = count - min(16, count // 2)
+        (warning,) = warnings
+        assert warning == (
+            f"epochs are not measured: the scale of the features comes from {scaling} training"
+            " images, and 30 are needed; add images"
+        )
+        best = make_settings(train={"measure_every": 1, "keep": "best"})
+        with pytest.raises(AtelierError, match=r"30 are needed; .* set train.keep to last"):
+            judge_of(best, small[:count], small[200:216], CPU, warnings.append)
+
+
+def test_calibrated_features_need_no_scale(
+    small: Pictures, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("evaluate", "judge"):
+        name = f"atelier.metrics.{module}.build_extractor"
+        monkeypatch.setattr(name, lambda *_: colours(calibrated=True))
+    numbers = evaluate(wanted(), small[:9], small[:0], small[300:350], CPU).metrics()
+    assert {"kid", "fid", "memorised"} <= set(numbers)
+    warnings: list[str] = []
+    settings = make_settings(train={"measure_every": 1})
+    assert judge_of(settings, small[:2], small[200:216], CPU, warnings.append) is not None
+    assert warnings == [
+        "the KID of epochs is measured against 16 real images; below 200 its standard error is"
+        " large; raise convert.validation or add images"
+    ], "no error without other real images"
 
 
 def test_epochs_measured_by_few_images_are_announced_with_the_error(
@@ -88,10 +135,28 @@ def test_epochs_measured_by_few_images_are_announced_with_the_error(
     (warning,) = warnings
     assert warning == (
         "the KID of epochs is measured against 199 real images; below 200 its standard error is"
-        f" large: {judge.error:.2g} for other real images"
+        f" large: {judge.error:.2g} for other real images; raise convert.validation or add images"
     )
     deviation = np.std([judge(small[i : i + 199]) for i in range(200, 1001, 50)])
     assert deviation / 3 < judge.error < 4 * deviation
+
+
+@pytest.mark.parametrize(
+    ("samples", "count", "action"),
+    [
+        (199, 200, "raise train.measure_samples to 200"),
+        (199, 199, "raise train.measure_samples to 200 and raise convert.validation or add images"),
+        (200, 199, "raise convert.validation or add images"),
+    ],
+)
+def test_a_large_error_of_epochs_names_the_setting_to_raise(
+    small: Pictures, make_settings: Callable[..., Settings], samples: int, count: int, action: str
+) -> None:
+    warnings: list[str] = []
+    settings = make_settings(train={"measure_every": 1, "measure_samples": samples})
+    judge_of(settings, small[200:500], small[:count], CPU, warnings.append)
+    (warning,) = warnings
+    assert warning.endswith(f" real images; {action}")
 
 
 def rows(images: Pictures) -> list[bytes]:
@@ -164,14 +229,16 @@ def test_copies_count_as_memorised_mirrored_or_not(pictures: Pictures, is_mirror
 @pytest.mark.parametrize(
     ("training", "test", "absent"),
     [
-        (1, 0, {"kid", "fid", "precision", "swd", "memorised"}),
-        (2, 0, {"kid", "fid", "precision", "swd", "memorised"}),
-        (3, 0, {"kid", "fid", "precision"}),
-        (5, 15, {"kid", "fid", "precision"}),
-        (9, 0, {"precision"}),
-        (18, 0, set()),
-        (1, 16, set()),
-        (60, 7, set()),
+        (1, 0, SCALED | {"swd"}),
+        (2, 0, SCALED | {"swd"}),
+        (3, 0, SCALED),
+        (5, 15, SCALED),
+        (9, 0, SCALED),
+        (87, 0, SCALED),
+        (1, 16, SCALED),
+        (45, 16, SCALED),
+        (46, 16, set()),
+        (90, 7, set()),
     ],
 )
 def test_few_images_leave_numbers_out_and_say_so(
@@ -186,12 +253,116 @@ def test_few_images_leave_numbers_out_and_say_so(
     assert names - set(numbers) == absent
     assert all(np.isfinite(value) for value in numbers.values() if isinstance(value, float))
     left_out = [note for note in result.notes if "left out" in note]
-    assert len(left_out) == (1 if absent else 0)
+    assert len(left_out) == (0 if not absent else 2 if "swd" in absent else 1)
     for name in absent:
-        assert name in left_out[0]
+        assert name in " ".join(left_out)
+    assert all("add images" in note for note in result.notes)
+    assert bool(result.by_epoch) == ("kid" not in absent)
+    assert not {name for name in numbers if name.startswith("real_kid")} & absent
     if "kid" not in absent:
         assert f"± {numbers['kid_error']:.2g}" in result.notes[0]
     assert len(result.closest(24)[0]) > 0
+
+
+def test_numbers_of_features_are_absent_without_a_scale_and_the_note_says_why(
+    small: Pictures,
+) -> None:
+    result = evaluate(wanted(), small[:9], small[:0], small[300:350], CPU)
+    assert set(result.metrics()) == {
+        "swd", "diversity", "real_swd", "real_diversity", "measured_with", "notes"
+    }  # fmt: skip
+    assert result.notes == (
+        "generated images are compared with 3 training images: the test set has 0 images, and 16"
+        " are needed; raise convert.test or add images",
+        "kid, fid, precision, recall, density, coverage, memorised and the KID of epochs: left"
+        " out, because the scale of the features comes from 3 training images, and 30 are needed;"
+        " add images",
+    )
+
+
+def test_few_training_images_compared_as_in_the_literature_need_a_scale(small: Pictures) -> None:
+    settings = wanted(reference="training", nearest_among=1)
+    few, enough = (
+        evaluate(settings, small[:count], small[:0], small[300:350], CPU) for count in (29, 30)
+    )
+    assert few.generated.kid is None
+    (note,) = few.notes
+    assert "the scale of the features comes from 29 training images" in note
+    assert enough.generated.kid is not None
+    (note,) = enough.notes
+    assert note.endswith("it is compared with 30 real images, and below 200 its standard error is"
+                         " large; add images")  # fmt: skip
+
+
+def test_a_search_of_few_training_images_still_leaves_a_scale(small: Pictures) -> None:
+    settings = wanted(samples=16, nearest_among=1)
+    result = evaluate(settings, small[:200], small[:0], small[300:350], CPU)
+    assert result.generated.kid is not None
+
+
+@pytest.mark.parametrize(
+    ("count", "images"), [(0, "0 images"), (1, "1 image"), (15, "15 images"), (16, None)]
+)
+def test_training_images_in_place_of_test_images_are_announced(
+    small: Pictures, count: int, images: str | None
+) -> None:
+    test = small[200 : 200 + count]
+    result = evaluate(wanted(), small[:200], test, small[300:350], CPU)
+    found = [note for note in result.metrics()["notes"] if "test set" in note]
+    assert found == [
+        f"generated images are compared with 50 training images: the test set has {images}, and"
+        " 16 are needed; raise convert.test or add images"
+    ] * (images is not None)
+    asked = evaluate(wanted(reference="training"), small[:200], test, small[300:350], CPU)
+    assert not [note for note in asked.notes if "test set" in note]
+
+
+@pytest.mark.parametrize(
+    ("samples", "test", "action"),
+    [
+        (199, 200, "raise evaluate.samples to 200"),
+        (199, 199, "raise evaluate.samples to 200 and raise convert.test or add images"),
+        (200, 199, "raise convert.test or add images"),
+        (199, 0, "raise evaluate.samples to 200"),
+    ],
+)
+def test_a_large_error_names_the_setting_to_raise(
+    small: Pictures, monkeypatch: pytest.MonkeyPatch, samples: int, test: int, action: str
+) -> None:
+    monkeypatch.setattr("atelier.metrics.swd._PATCHES_PER_IMAGE", 1)  # for quick numbers
+    training, made = small[:600], small[900:1100]
+    notes = evaluate(wanted(samples=samples), training, small[600 : 600 + test], made, CPU).notes
+    (found,) = [note for note in notes if "standard error" in note]
+    assert found.endswith(f"its standard error is large; {action}")
+
+
+@pytest.mark.parametrize("reference", ["test", "training"])
+@pytest.mark.parametrize("count", [0, 40])
+def test_features_of_no_real_image_are_extracted_twice(
+    small: Pictures, monkeypatch: pytest.MonkeyPatch, reference: str, count: int
+) -> None:
+    extractor, seen = colours(), list[bytes]()
+
+    def see(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        seen.extend(image.numpy().tobytes() for image in inputs[0].contiguous())
+
+    extractor.network.register_forward_pre_hook(see)
+    monkeypatch.setattr("atelier.metrics.evaluate.build_extractor", lambda *_: extractor)
+    evaluate(
+        wanted(reference=reference), small[:200], small[200 : 200 + count], small[300:350], CPU
+    )
+    assert len(seen) == len(set(seen)) > 180
+
+
+def test_kid_on_the_scale_of_30_images_is_0_on_average(small: Pictures) -> None:
+    rng = np.random.default_rng(0)
+    kids = []
+    for _ in range(60):
+        shuffled = small[rng.permutation(len(small))]
+        judge = Judge(wanted(), shuffled[:46], shuffled[100:116], CPU)
+        kids.append(judge(shuffled[200:216]))
+    assert abs(np.mean(kids)) < 3 * np.std(kids) / np.sqrt(len(kids))
+    assert np.std(kids) < 3
 
 
 def test_enough_images_need_no_note(small: Pictures) -> None:

@@ -13,9 +13,10 @@ from torch import Tensor
 from atelier.metrics.cache import FeatureCache
 from atelier.metrics.diversity import diversity
 from atelier.metrics.extractors import WEIGHTS, build_extractor
-from atelier.metrics.features import Extractor, Scale
+from atelier.metrics.features import FEWEST_FOR_SCALE, Extractor, Scale
 from atelier.metrics.fid import frechet_distance
 from atelier.metrics.kid import CERTAIN_FROM, FEWEST_PICTURES, Kid, kernel_distance
+from atelier.metrics.messages import count_of, more_real_images
 from atelier.metrics.neighbours import (
     NEIGHBOURS,
     Nearest,
@@ -36,7 +37,8 @@ class Scores:
     """Comparison of a set of images with real ones. What too few images do not allow is absent.
 
     Attributes:
-        kid: kernel distance of the features; less is better.
+        kid: kernel distance of the features; less is better. Like all numbers of features, it is
+            absent as well if too few training images give these a scale.
         fid: Fréchet distance of the features; less is better.
         overlap: precision, recall, density and coverage; more is better.
         swd: sliced Wasserstein distance x 1,000 by scale in pixels; less is better.
@@ -135,12 +137,19 @@ class _Look:
         device: where features are extracted.
         cache: of the features of real images.
         scale: of all features.
+        scaled_by: how many training images it comes from.
     """
 
     extractor: Extractor
     device: torch.device
     cache: FeatureCache
     scale: Scale
+    scaled_by: int
+
+    @property
+    def is_scaled(self) -> bool:
+        """True if enough images give the scale, so that features can be compared."""
+        return self.extractor.has_scale(self.scaled_by)
 
     def real(self, images: Pictures) -> Tensor:
         """Return the features of real images, [N, D]."""
@@ -160,17 +169,6 @@ class _RealFeatures:
     reference: Tensor
     searched: Tensor
     other: Tensor
-
-    @classmethod
-    def of(cls, real: RealPictures, training: Pictures, look: _Look) -> "_RealFeatures":
-        """Extract them, those of no image twice."""
-        if real.reference is training:
-            reference = look.real(training)
-            return cls(reference, reference[torch.from_numpy(real.searched)], look.real(real.other))
-        searched = look.real(training[real.searched])
-        first = searched[: len(real.reference)]
-        reference = look.real(real.reference) if real.unseen else first
-        return cls(reference, searched, searched[real.others or slice(0)])
 
 
 def evaluate(
@@ -207,18 +205,19 @@ def evaluate(
     if settings.reference == "test":
         generated = generated[: max(len(real.reference), FEWEST)]
     report(Progress(0, 4, "features of real images"))
-    look = _look(settings, real, training, device, cache or FeatureCache(), weights)
-    features = _RealFeatures.of(real, training, look)
+    extractor = build_extractor(settings.features, settings.seed, weights)
+    look, features = _real_features(real, training, extractor, device, cache or FeatureCache())
     report(Progress(1, 4, "generated images"))
     made = look.generated(generated)
-    of_generated = _score(real, features.reference, generated, made, settings.seed)
+    of_generated = _score(real, features.reference, generated, made, settings.seed, look)
     report(Progress(2, 4, "other real images"))
-    of_others = _score(real, features.reference, real.other, features.other, settings.seed)
+    of_others = _score(real, features.reference, real.other, features.other, settings.seed, look)
     report(Progress(3, 4, "nearest training images"))
     found = nearest(made, features.searched).or_mirrored(
         nearest(look.generated(_mirrored(generated)), features.searched)
     )
     unseen = _nearest_of_unseen(settings, real, training, features, look)
+    available = len(test) if real.unseen else len(training) // 3
     result = Evaluation(
         generated=of_generated,
         other_real=of_others,
@@ -228,37 +227,54 @@ def evaluate(
         nearest=found,
         training=training[real.searched],
         measured_with=_measured_with(settings, real, len(generated)),
-        notes=_notes(of_generated, len(real.reference), len(generated), unseen is not None),
+        notes=(
+            *_notes_on_reference(settings, real, of_generated.kid, len(test), available),
+            *_notes_on_absent(of_generated, real, len(generated), unseen is not None, look),
+        ),
     )
     report(Progress(4, 4))
     return result
 
 
-def _look(
-    settings: EvaluateSettings,
+def _real_features(
     real: RealPictures,
     training: Pictures,
+    extractor: Extractor,
     device: torch.device,
     cache: FeatureCache,
-    weights: Path,
-) -> _Look:
-    """Build the extractor, with the scale of its features on the training images for it."""
-    extractor = build_extractor(settings.features, settings.seed, weights)
-    features = cache.features(extractor, training[real.searched[real.scaling]], device)
-    return _Look(extractor, device, cache, extractor.scale(features))
+) -> tuple[_Look, _RealFeatures]:
+    """Extract the features of real images, those of no image twice, and scale all by some."""
+    compares_training = real.reference is training
+    images = training if compares_training else training[real.searched]
+    features = cache.features(extractor, images, device)
+    rows = torch.from_numpy(real.searched)
+    scaling = (features[rows] if compares_training else features)[real.scaling]
+    look = _Look(extractor, device, cache, extractor.scale(scaling), len(scaling))
+    features = look.scale(features)
+    if compares_training:
+        return look, _RealFeatures(features, features[rows], look.real(real.other))
+    first = features[: len(real.reference)]
+    reference = look.real(real.reference) if real.unseen else first
+    return look, _RealFeatures(reference, features, features[real.others or slice(0)])
 
 
 def _score(
-    real: RealPictures, reference: Tensor, images: Pictures, features: Tensor, seed: int
+    real: RealPictures,
+    reference: Tensor,
+    images: Pictures,
+    features: Tensor,
+    seed: int,
+    look: _Look,
 ) -> Scores:
     """Compute those numbers that there are enough images for."""
     fewest = min(len(reference), len(features))
+    comparable = fewest if look.is_scaled else 0
     # Both sets need the same number of patches; the images are spread evenly over the larger set.
     rows = np.linspace(0, max(0, len(real.reference) - 1), fewest).astype(np.int64)
     return Scores(
-        kid=kernel_distance(reference, features) if fewest >= FEWEST_PICTURES else None,
-        fid=frechet_distance(reference, features) if fewest >= 2 else None,
-        overlap=overlap(reference, features) if fewest > NEIGHBOURS else None,
+        kid=kernel_distance(reference, features) if comparable >= FEWEST_PICTURES else None,
+        fid=frechet_distance(reference, features) if comparable >= 2 else None,
+        overlap=overlap(reference, features) if comparable > NEIGHBOURS else None,
         swd=sliced_wasserstein(real.reference[rows], images[:fewest], seed) if fewest else {},
         diversity=diversity(images, seed) if len(images) >= 2 else None,
     )
@@ -269,7 +285,7 @@ def _kid_by_epoch(epochs: Mapping[int, Pictures], reference: Tensor, look: _Look
     return {
         number: kernel_distance(reference, look.generated(samples))
         for number, samples in epochs.items()
-        if min(len(samples), len(reference)) >= FEWEST_PICTURES
+        if look.is_scaled and min(len(samples), len(reference)) >= FEWEST_PICTURES
     }
 
 
@@ -280,7 +296,7 @@ def _nearest_of_unseen(
     features: _RealFeatures,
     look: _Look,
 ) -> Nearest | None:
-    """Find the nearest training image of each real one that the training did not see.
+    """Find the nearest training image of each real one that the training did not see, if any.
 
     Without such images, those that the search begins with take their place, each without itself.
     """
@@ -292,7 +308,7 @@ def _nearest_of_unseen(
         count = min(settings.samples, len(real.reference), len(real.searched))
         images, its_features = training[real.searched[:count]], features.searched[:count]
         is_searched = True
-    if not len(images) or len(features.searched) <= is_searched:
+    if not look.is_scaled or not len(images) or len(features.searched) <= is_searched:
         return None
     mirrored = nearest(look.real(_mirrored(images)), features.searched, is_searched)
     return nearest(its_features, features.searched, is_searched).or_mirrored(mirrored)
@@ -317,32 +333,62 @@ def _measured_with(
     }
 
 
-def _notes(scores: Scores, reference: int, generated: int, has_memorised: bool) -> tuple[str, ...]:
-    """Return a sentence for each number that few real images make uncertain or prevent."""
-    notes = []
-    if scores.kid and reference < CERTAIN_FROM:
+def _notes_on_reference(
+    settings: EvaluateSettings, real: RealPictures, kid: Kid | None, test: int, available: int
+) -> list[str]:
+    """Return a sentence if the real images are few, and one if they are not those of the test set.
+
+    Args:
+        settings: the ``evaluate`` section.
+        real: the images that are compared.
+        kid: of the generated images.
+        test: images of the test set.
+        available: images that the reference is chosen from.
+    """
+    notes, count = [], len(real.reference)
+    if kid and count < CERTAIN_FROM:
+        more = "add images"
+        if settings.reference == "test":
+            more = more_real_images(settings.samples, "evaluate.samples", available, "convert.test")
         notes.append(
-            f"KID is {scores.kid.value:.3g} ± {scores.kid.error:.2g}: it is compared with"
-            f" {_images(reference, 'real')}, and below {CERTAIN_FROM} its standard error is large"
+            f"KID is {kid.value:.3g} ± {kid.error:.2g}: it is compared with"
+            f" {count_of(count, 'real image')}, and below {CERTAIN_FROM} its standard error is"
+            f" large; {more}"
         )
-    absent = {
-        "kid": scores.kid is None,
-        "fid": scores.fid is None,
-        "precision, recall, density, coverage": scores.overlap is None,
-        "swd": not scores.swd,
-        "diversity": scores.diversity is None,
-        "memorised": not has_memorised,
-    }
+    if settings.reference == "test" and not real.unseen:
+        notes.append(
+            f"generated images are compared with {count_of(count, 'training image')}: the test"
+            f" set has {count_of(test, 'image')}, and {FEWEST} are needed; raise convert.test or"
+            " add images"
+        )
+    return notes
+
+
+def _notes_on_absent(
+    scores: Scores, real: RealPictures, generated: int, has_memorised: bool, look: _Look
+) -> list[str]:
+    """Return a sentence for each cause that prevents numbers."""
+    notes, neighbours = [], "precision, recall, density, coverage"
+    if not look.is_scaled:
+        notes.append(
+            f"kid, fid, {neighbours}, memorised and the KID of epochs: left out, because the scale"
+            f" of the features comes from {count_of(look.scaled_by, 'training image')}, and"
+            f" {FEWEST_FOR_SCALE} are needed; add images"
+        )
+    absent = {"swd": not scores.swd, "diversity": scores.diversity is None}
+    if look.is_scaled:
+        absent |= {
+            "kid": scores.kid is None,
+            "fid": scores.fid is None,
+            neighbours: scores.overlap is None,
+            "memorised": not has_memorised,
+        }
     if names := ", ".join(name for name, is_absent in absent.items() if is_absent):
         notes.append(
-            f"{names}: left out, because {_images(reference, 'real')} to compare with and"
-            f" {_images(generated, 'generated')} are too few"
+            f"{names}: left out, because {count_of(len(real.reference), 'real image')} to compare"
+            f" with and {count_of(generated, 'generated image')} are too few; add images"
         )
-    return tuple(notes)
-
-
-def _images(count: int, kind: str) -> str:
-    return f"{count} {kind} {'image' if count == 1 else 'images'}"
+    return notes
 
 
 def spread(epochs: Mapping[int, Pictures], count: int) -> dict[int, Pictures]:

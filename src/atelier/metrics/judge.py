@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from atelier.errors import AtelierError
 from atelier.metrics.cache import FeatureCache
 from atelier.metrics.extractors import WEIGHTS, build_extractor
+from atelier.metrics.features import FEWEST_FOR_SCALE
 from atelier.metrics.kid import CERTAIN_FROM, FEWEST_PICTURES, kernel_distance
+from atelier.metrics.messages import count_of, more_real_images
 from atelier.metrics.real_pictures import FEWEST, RealPictures
 from atelier.settings import EvaluateSettings, Settings
 
@@ -38,19 +40,27 @@ def judge_of(
     """
     if not settings.train.measure_every:
         return None
-    if len(real) < FEWEST and settings.train.keep == "last":
-        warn(
-            f"epochs are not measured: the validation set has {len(real)} images, and {FEWEST}"
-            " are needed"
-        )
+    try:
+        judge = Judge(settings.judging, training, real, device)
+    except TooFewImagesError as error:
+        if settings.train.keep == "best":
+            raise AtelierError(f"{error}, or set train.keep to last.") from error
+        warn(str(error))
         return None
-    judge = Judge(settings.judging, training, real, device)
     if judge.count < CERTAIN_FROM:
+        size = f": {judge.error:.2g} for other real images" if math.isfinite(judge.error) else ""
+        more = more_real_images(
+            settings.train.measure_samples, "train.measure_samples", len(real), "convert.validation"
+        )
         warn(
             f"the KID of epochs is measured against {judge.count} real images; below {CERTAIN_FROM}"
-            f" its standard error is large: {judge.error:.2g} for other real images"
+            f" its standard error is large{size}; {more}"
         )
     return judge
+
+
+class TooFewImagesError(AtelierError):
+    """Raised when there are too few images to measure epochs by."""
 
 
 class Judge:
@@ -85,18 +95,25 @@ class Judge:
             weights: the folder of files of weights.
 
         Raises:
-            AtelierError: the extractor's weights cannot be had, or there are too few pictures.
+            TooFewImagesError: there are too few pictures.
+            AtelierError: the extractor's weights cannot be had.
         """
         if len(real) < FEWEST:
-            raise AtelierError(
-                f"the validation set has {len(real)} images, too few to measure epochs by; raise"
-                " convert.validation, or set train.keep to last."
+            raise TooFewImagesError(
+                f"epochs are not measured: the validation set has {count_of(len(real), 'image')},"
+                f" and {FEWEST} are needed; raise convert.validation or add images"
             )
         drawn = RealPictures.draw(settings, training, real)
         cache = cache or FeatureCache()
         self._device = device
         self._extractor = build_extractor(settings.features, settings.seed, weights)
         rows = drawn.searched[drawn.scaling]
+        if not self._extractor.has_scale(len(rows)):
+            raise TooFewImagesError(
+                "epochs are not measured: the scale of the features comes from"
+                f" {count_of(len(rows), 'training image')}, and {FEWEST_FOR_SCALE} are needed;"
+                " add images"
+            )
         features = cache.features(self._extractor, training[rows], device)
         self._scale = self._extractor.scale(features)
         self._real = self._scale(cache.features(self._extractor, drawn.reference, device))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from atelier.metrics.features import FEWEST_FOR_SCALE
 from atelier.settings import EvaluateSettings
 from atelier.streams import numpy_stream
 
@@ -26,7 +27,8 @@ class RealPictures:
         unseen: true if the training did not see the reference.
         searched: rows of the training images that are searched for the nearest of each generated
             one. Without test images they begin with the reference.
-        scaling: those of ``searched`` that features are scaled by.
+        scaling: those of ``searched`` that features are scaled by; too few of them, if the
+            training images are few, see :meth:`Extractor.has_scale`.
         other: other real images, compared as generated ones are, uint8 [M, H, W, C].
         others: the place of ``other`` in ``searched``; none if the training did not see them.
     """
@@ -54,7 +56,7 @@ class RealPictures:
             unseen = test[:0]
         unseen = unseen[: settings.samples]
         if settings.reference == "training":
-            searched = order[: settings.nearest_among]
+            searched = order[: max(FEWEST_FOR_SCALE, settings.nearest_among)]
             return cls(training, False, searched, slice(_SCALING), unseen, None)
         if len(unseen):
             count = min(len(unseen), len(training) // 2)
@@ -64,7 +66,7 @@ class RealPictures:
             count = min(settings.samples, len(training) // 3)
             others = slice(count, 2 * count)
             reference, used = training[order[:count]], 2 * count
-        searched = order[: max(3 * count, settings.nearest_among)]
+        searched = order[: max(3 * count, used + FEWEST_FOR_SCALE, settings.nearest_among)]
         scaling = slice(used, used + _SCALING)
         other = training[searched[others]]
         return cls(reference, len(unseen) > 0, searched, scaling, other, others)

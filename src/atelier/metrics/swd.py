@@ -1,7 +1,5 @@
 """Sliced Wasserstein distance between patches of two sets of images."""
 
-from collections.abc import Iterator
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +13,7 @@ _PATCH = 7
 _PATCHES_PER_IMAGE = 128
 _REPETITIONS = 4
 _DIRECTIONS = 128  # of each repetition
-_MOST_IMAGES = 16_384  # as many as the paper compares; bounds the memory
+_MOST_IMAGES = 16_384  # as many as the paper compares; bounds the memory to 75 KB each per set
 _PROJECTED = 2**22  # numbers projected together; bounds the memory
 
 
@@ -43,43 +41,62 @@ def sliced_wasserstein(
         with the same patches, and small for other patches of the same images.
     """
     rng = numpy_stream(seed, "sliced_wasserstein")
-    levels = zip(_pyramid(real[:_MOST_IMAGES]), _pyramid(generated[:_MOST_IMAGES]), strict=True)
-    return {
-        of_real.shape[2]: 1e3
-        * _distance(_descriptors(of_real, rng), _descriptors(of_generated, rng), rng)
-        for of_real, of_generated in levels
-    }
-
-
-def _pyramid(images: NDArray[np.uint8]) -> Iterator[Floats]:
-    """Yield the levels of the Laplacian pyramids, float32 [N, H, W, C], finest first."""
-    level = images.astype(np.float32)
-    while level.shape[2] // 2 >= _SMALLEST:
-        # OpenCV drops a single channel.
-        coarse = np.stack([cv2.pyrDown(image) for image in level]).reshape(
-            len(level), level.shape[1] // 2, level.shape[2] // 2, level.shape[3]
+    distances = {}
+    for depth, size in enumerate(_sizes(real.shape[2])):
+        # Without names for them, the descriptors of a level are freed before the next level's.
+        distances[size] = 1e3 * _distance(
+            _descriptors(real[:_MOST_IMAGES], depth, rng),
+            _descriptors(generated[:_MOST_IMAGES], depth, rng),
+            rng,
         )
-        enlarged = np.stack([cv2.pyrUp(image) for image in coarse]).reshape(level.shape)
-        yield level - enlarged
-        level = coarse
-    yield level
+    return distances
 
 
-def _descriptors(level: Floats, rng: np.random.Generator) -> Floats:
-    """Draw patches of a level [N, H, W, C] and standardise each channel: [N * 128, C * 49]."""
-    count, height, width, channels = level.shape
-    shape = (count * _PATCHES_PER_IMAGE,)
+def _sizes(width: int) -> list[int]:
+    """Return the widths of a pyramid's levels, finest first."""
+    return [width, *_sizes(width // 2)] if width // 2 >= _SMALLEST else [width]
+
+
+def _level(image: NDArray[np.uint8], depth: int) -> Floats:
+    """Return a level of the Laplacian pyramid of an image [H, W, C], float32; 0 is the finest."""
+    level: Floats = image.astype(np.float32)
+    for _ in range(depth):
+        level = _half(level)
+    if level.shape[1] // 2 < _SMALLEST:
+        return level
+    return level - np.asarray(cv2.pyrUp(_half(level)), np.float32).reshape(level.shape)
+
+
+def _half(level: Floats) -> Floats:
+    height, width, channels = level.shape
+    # OpenCV drops a single channel.
+    return np.asarray(cv2.pyrDown(level), np.float32).reshape(height // 2, width // 2, channels)
+
+
+def _descriptors(images: NDArray[np.uint8], depth: int, rng: np.random.Generator) -> Floats:
+    """Draw patches of a level of images [N, H, W, C]: standardised, float32 [N * 128, C * 49].
+
+    One image is processed at a time, so that only the result is as large as the set. The sums are
+    float64, image by image, because float32 sums over all patches would be inexact.
+    """
+    count, channels = len(images), images.shape[3]
+    height, width, _ = _level(images[0], depth).shape
+    shape = (count, _PATCHES_PER_IMAGE)
     left = rng.integers(width - _PATCH + 1, size=shape)
     top = rng.integers(height - _PATCH + 1, size=shape)
-    image = np.repeat(np.arange(count), _PATCHES_PER_IMAGE)
-    windows = np.lib.stride_tricks.sliding_window_view(level, (_PATCH, _PATCH), axis=(1, 2))
-    patches = windows[image, top, left].reshape(len(image), channels, _PATCH * _PATCH)
-    mean = patches.mean(axis=(0, 2), keepdims=True, dtype=np.float64)
-    deviation = patches.std(axis=(0, 2), keepdims=True, dtype=np.float64)
+    patches = np.empty((count, _PATCHES_PER_IMAGE, channels, _PATCH * _PATCH), np.float32)
+    for i, image in enumerate(images):
+        level = _level(image, depth)
+        windows = np.lib.stride_tricks.sliding_window_view(level, (_PATCH, _PATCH), axis=(0, 1))
+        patches[i] = windows[top[i], left[i]].reshape(patches.shape[1:])
+    values = count * _PATCHES_PER_IMAGE * _PATCH * _PATCH  # of a channel
+    sums = [of_image.sum(axis=(0, 2), dtype=np.float64) for of_image in patches]
+    patches -= (np.sum(sums, axis=0) / values).astype(np.float32)[:, None]
+    squares = [np.square(of_image, dtype=np.float64).sum(axis=(0, 2)) for of_image in patches]
+    deviation = np.sqrt(np.sum(squares, axis=0) / values)
     # A channel of one value everywhere stays 0, instead of becoming 0 / 0.
-    standard = (patches - mean) / np.maximum(deviation, 1e-6)
-    flat: Floats = standard.astype(np.float32).reshape(len(image), -1)
-    return flat
+    patches /= np.maximum(deviation, 1e-6).astype(np.float32)[:, None]
+    return patches.reshape(count * _PATCHES_PER_IMAGE, -1)
 
 
 def _distance(real: Floats, generated: Floats, rng: np.random.Generator) -> float:
