@@ -7,10 +7,10 @@ from io import BytesIO
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from atelier.images.faces.portrait import random_portrait
-from atelier.images.near_duplicates import difference, group
+from atelier.images.near_duplicates import difference, group, window_difference
 
 SIDE = 64
 FACES = [
@@ -136,3 +136,103 @@ def test_the_difference_ignores_brightness_and_contrast_but_not_content() -> Non
     assert difference(one, darker) < 0.02
     assert difference(one, other) > 0.2
     assert difference(one, 255 - one) == pytest.approx(2.0, abs=1e-6)
+
+
+def lines(seed: int) -> Image.Image:
+    """A wide line drawing, which pad puts between two large bars."""
+    random = np.random.default_rng(seed)
+    image = Image.new("RGB", (300, 100), "white")
+    for _ in range(4):
+        points = random.uniform((0, 0), image.size, (5, 2)).ravel().tolist()
+        ImageDraw.Draw(image).line(points, fill="black", width=2)
+    return image
+
+
+def text(seed: int) -> Image.Image:
+    """A page of words."""
+    random = np.random.default_rng(seed)
+    image = Image.new("RGB", (200, 300), "white")
+    for y in range(15, 285, 14):
+        words = "".join(random.choice(list("abcdefghij klmnop qrstu"), 28))
+        ImageDraw.Draw(image).text((15, y), words, fill="black")
+    return image
+
+
+def icon(seed: int) -> Image.Image:
+    """A sign on a disc that all icons share."""
+    random = np.random.default_rng(seed)
+    image = Image.new("RGB", (128, 128), "white")
+    draw = ImageDraw.Draw(image)
+    draw.ellipse([8, 8, 120, 120], fill=(30, 60, 160))
+    for _ in range(2):
+        x, y, width, height = (*random.uniform(40, 75, 2), *random.uniform(4, 16, 2))
+        draw.rectangle([x, y, x + width, y + height], fill=(200, 210, 230))
+    return image
+
+
+def framed(seed: int) -> Image.Image:
+    """A face in a black and white frame."""
+    face = FACES[seed].resize((120, 120))
+    return ImageOps.expand(ImageOps.expand(face, 20, "white"), 30, "black")
+
+
+@pytest.mark.parametrize("draw", [lines, text, icon, framed])
+@pytest.mark.parametrize("side", [32, 64, 128])
+def test_different_images_with_one_border_are_not_grouped_but_their_copies_are(
+    draw: Callable[[int], Image.Image], side: int
+) -> None:
+    originals = [draw(seed) for seed in range(30)]
+    copies = [encoded(image, 90) for image in originals[:10]]
+    padded = [ImageOps.pad(image, (side, side)) for image in originals + copies]
+    groups = groups_of(np.stack([np.asarray(image) for image in padded]))
+    assert len(set(groups[:30])) == 30
+    assert groups[30:] == groups[:10]
+
+
+@pytest.mark.parametrize("seed", range(0, 30, 5))
+def test_near_duplicates_of_a_near_duplicate_are_in_its_group(seed: int) -> None:
+    one = rows([FACES[seed]])[0]
+
+    def lit(light: float) -> NDArray[np.uint8]:
+        return (one * 0.6 + np.linspace(0, light, SIDE)[:, None]).round().astype(np.uint8)
+
+    distances = np.array([difference(lit(0), lit(light)) for light in range(100)])
+    # The second image is in the first one's cell of the grid, the third near the second alone.
+    start = lit(0)
+    middle, far = (lit(int(np.searchsorted(distances, least))) for least in (0.015, 0.12))
+    assert difference(start, far) > 0.12 > difference(middle, far)
+    assert groups_of(np.stack([start, middle, far])) == [0, 0, 0]
+    alone = groups_of(np.stack([start, far]))
+    assert alone[0] != alone[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda pixels: pixels * 1.2, id="brighter by a fifth"),
+        pytest.param(lambda pixels: pixels * [1.03, 1.0, 0.96], id="warm tint"),
+    ],
+)
+def test_all_pairs_within_the_limit_are_found(
+    change: Callable[[NDArray[np.uint8]], NDArray[np.float64]],
+) -> None:
+    pixels = rows(FACES)
+    changed = change(pixels).clip(0, 255).astype(np.uint8)
+    groups = groups_of(np.concatenate([pixels, changed]))
+    for place in range(len(pixels)):
+        distance = difference(pixels[place], changed[place])
+        windows = window_difference(pixels[place], changed[place])
+        near = distance <= 0.12 and windows <= 0.5
+        assert (groups[place] == groups[place + 30]) == near, (distance, windows)
+
+
+def test_the_difference_of_windows_sees_a_small_change_in_a_large_common_part() -> None:
+    one = np.zeros((64, 64, 3), np.uint8)
+    one[8:56, 8:56] = 255
+    other = one.copy()
+    other[30:34, 30:34] = 100
+    assert difference(one, other) < 0.12
+    assert window_difference(one, other) > 0.9
+    assert window_difference(one, one) == pytest.approx(0, abs=1e-6)
+    darker = (one * 0.7 + 20).astype(np.uint8)
+    assert window_difference(one, darker) == pytest.approx(0, abs=1e-3)

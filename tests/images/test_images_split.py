@@ -1,6 +1,7 @@
 """Sets of images: shares, groups that stay together, and no dependence on order."""
 
 import hashlib
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -29,6 +30,9 @@ def numbered(labels: str) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
         (60, 0.0, 0.1, (54, 0, 6)),
         (60, 0.1, 0.0, (54, 6, 0)),
         (60, 0.0, 0.0, (60, 0, 0)),
+        (100, 0.29, 0.57, (14, 29, 57)),
+        (100, 0.58, 0.07, (35, 58, 7)),
+        (3, 0.3333333333333333, 0.0, (3, 0, 0)),
     ],
 )
 def test_shares_are_rounded_down(
@@ -59,8 +63,8 @@ def test_sets_are_of_whole_groups_and_do_not_depend_on_the_order(data: st.DataOb
     sets = (done.training, done.validation, done.test)
     assert sorted(place for places in sets for place in places) == list(range(count))
     assert done.training
-    assert len(done.validation) <= validation * count
-    assert len(done.test) <= test * count
+    assert len(done.validation) <= Fraction(str(validation)) * count
+    assert len(done.test) <= Fraction(str(test)) * count
     groups = [{labels[place] for place in places} for places in sets]
     assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
     assert all(places == sorted(places) for places in sets)
@@ -75,3 +79,15 @@ def test_the_test_set_does_not_depend_on_the_validation_share() -> None:
     hashes = hashes_of(list(range(50)))
     tests = [split(np.arange(50), hashes, share, 0.2).test for share in (0.0, 0.1, 0.5)]
     assert tests[0] == tests[1] == tests[2]
+
+
+@given(st.integers(1, 999), st.integers(1, 5))
+def test_a_share_is_the_decimal_number_that_is_written(thousandths: int, thousands: int) -> None:
+    count = 1000 * thousands
+    done = split(np.arange(count), [b"%d" % i for i in range(count)], 0.0, thousandths / 1000)
+    assert len(done.test) == thousandths * thousands
+
+
+def test_training_keeps_an_image_if_the_shares_are_one_but_for_rounding() -> None:
+    done = split(np.arange(100), hashes_of(list(range(100))), 0.71, 0.29)
+    assert (len(done.training), len(done.validation), len(done.test)) == (1, 70, 29)

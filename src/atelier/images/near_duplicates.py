@@ -6,7 +6,9 @@ is no new image either. Cropped and rotated copies are not recognised.
 
 Each image is described by its colour and the low frequencies of its thumbnail, as in a perceptual
 hash ("pHash"), but not rounded to bits: SciPy's k-d tree then finds close descriptors in a time
-that grows about linearly, and a comparison of the thumbnails confirms them.
+that grows about linearly, and a comparison of the thumbnails confirms them. A border, a frame or
+pad bars that many images share can make their thumbnails nearly equal: therefore the images must
+also agree in every small window.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -19,14 +21,19 @@ _SIDE = 16  # of a thumbnail in pixels
 _FREQUENCIES = 5
 _LEAST_CONTRAST = 1.0  # standard deviation below which a thumbnail counts as flat
 # Measured on CelebA, drawn faces, CIFAR-10, MNIST and Fashion-MNIST: docs/quality.md.
-_CLOSE = 0.06  # distance of descriptors
-_SAME = 0.12  # distance of thumbnails
+_SAME = 0.12  # distance of thumbnails, and thereby of descriptors
+_SAME_WINDOW = 0.5  # difference of the windows that differ most
+_EQUAL = 0.01  # distance of thumbnails of images that are searched for as one
+_EQUAL_WINDOW = 0.05
+_WINDOWS_SIDE = 64  # most pixels of an image's side when windows are compared: bounds the time
+_NOISE = 25.0  # variance in a window that compression may cause
 _CELL = 0.02  # side of a grid's cell, for descriptors
 # Neighbours compared with each image: bounds time and memory if thousands are near-duplicates.
 _NEIGHBOURS = 16
 _BATCH = 1000
 
 Floats = NDArray[np.float64]
+Floats32 = NDArray[np.float32]
 Read = Callable[[int], NDArray[np.uint8]]
 """Returns the image at a place, uint8 [H, W, C]."""
 
@@ -39,9 +46,12 @@ def group(
 ) -> NDArray[np.int64]:
     """Put near-duplicates, copies and images with one key into one group.
 
-    Two images are in one group if a chain of such pairs connects them. Groups depend on the
-    contents and keys alone, not on the order. Of more than 16 near-duplicates, each is compared
-    with the 15 nearest. Memory holds about 1.2 kB per image.
+    Two images are in one group if a chain of such pairs connects them. Two images are
+    near-duplicates if :func:`difference` is at most 0.12 and :func:`window_difference` at most
+    0.5, one of them mirrored or not. Groups depend on the contents and keys alone, not on the
+    order. Of more than 16 images with close descriptors, each is compared with the 15 nearest;
+    of images that hardly differ (0.01 and 0.05), only one is compared with the others. Memory
+    holds about 1.2 kB per image.
 
     Args:
         read: returns the image at a place.
@@ -141,26 +151,38 @@ def _join_near_duplicates(sets: _DisjointSets, read: Read, workers: int) -> None
     """Join the sets of near-duplicates among distinct images."""
     descriptors = _descriptors(read, len(sets))
 
-    def joined(first: int, second: int, mirrored: bool) -> bool:
+    def join_near(first: int, second: int, mirrored: bool) -> None:
         # Most pairs of many near-duplicates are connected already.
-        if sets.root(first) == sets.root(second):
-            return True
-        one, other = read(first), read(second)
-        if difference(one, other[:, ::-1] if mirrored else other) > _SAME:
-            return False
-        sets.join(first, second)
-        return True
+        if sets.root(first) != sets.root(second):
+            other = read(second)
+            if _agree(read(first), other[:, ::-1] if mirrored else other, _SAME, _SAME_WINDOW):
+                sets.join(first, second)
 
-    # Thousands of nearly equal descriptors would take quadratic time in a tree: of those in one
-    # cell of a grid, only the first and what differs from it is searched for neighbours.
-    cells = np.round(descriptors / _CELL).astype(np.int16)
-    _, firsts, numbers = np.unique(cells, axis=0, return_index=True, return_inverse=True)
-    pairs = enumerate(firsts[numbers.ravel()].tolist())
-    places = np.array([i for i, first in pairs if i == first or not joined(first, i, False)])
+    places = _search_places(sets, read, descriptors)
     points = descriptors[places]
     for mirrored in (False, True):
         for first, second in _close_pairs(points, mirrored, workers):
-            joined(int(places[first]), int(places[second]), mirrored)
+            join_near(int(places[first]), int(places[second]), mirrored)
+
+
+def _search_places(
+    sets: _DisjointSets, read: Read, descriptors: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """Return which images are searched for near-duplicates, and join the others to one of them.
+
+    Thousands of nearly equal descriptors would take quadratic time in a tree: of images in one
+    cell of a grid that hardly differ, only the first is searched for. What differs more has
+    near-duplicates of its own that the first does not have.
+    """
+    cells = np.round(descriptors / _CELL).astype(np.int16)
+    _, firsts, numbers = np.unique(cells, axis=0, return_index=True, return_inverse=True)
+    places = []
+    for place, first in enumerate(firsts[numbers.ravel()].tolist()):
+        if place != first and _agree(read(first), read(place), _EQUAL, _EQUAL_WINDOW):
+            sets.join(first, place)
+        else:
+            places.append(place)
+    return np.array(places, np.int64)
 
 
 def _close_pairs(
@@ -182,7 +204,7 @@ def _close_pairs(
     for start in range(0, len(points), _BATCH):
         batch = points[start : start + _BATCH].astype(np.float64)
         queries = (_mirrored(batch) if mirrored else batch) @ axes
-        near = tree.query(queries, _NEIGHBOURS, distance_upper_bound=_CLOSE, workers=workers)[1]
+        near = tree.query(queries, _NEIGHBOURS, distance_upper_bound=_SAME, workers=workers)[1]
         rows, columns = np.nonzero(near < len(points))  # a missing neighbour has that number
         pairs = np.stack([rows + start, near[rows, columns]], axis=1).astype(np.int32)
         found.append(pairs[pairs[:, 0] != pairs[:, 1]])
@@ -194,6 +216,48 @@ def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     """Return the distance of two thumbnails after their brightness and contrast are equalised."""
     first, second = (_normalised(_thumbnail(image)[None]) for image in (one, other))
     return float(np.linalg.norm(first - second))
+
+
+def window_difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Return how much two images differ in the window in which they differ most, from 0 to 2.
+
+    A window has an eighth of the side. Its difference is 1 minus the structural term of SSIM: 0
+    if both images vary alike around their means in it, 1 if they are unrelated or only one varies.
+    """
+    first, second = _details(one), _details(other)
+    scales = [max(float(image.std()), _LEAST_CONTRAST) for image in (first, second)]
+    # Both get the geometric mean of their contrasts.
+    first = first * np.float32(np.sqrt(scales[1] / scales[0]))
+    second = second * np.float32(np.sqrt(scales[0] / scales[1]))
+    side = max(len(first) // 8, 4)
+
+    def means(image: Floats32) -> Floats32:
+        return np.asarray(cv2.blur(image, (side, side)), np.float32).reshape(image.shape)
+
+    means_first, means_second = means(first), means(second)
+    products = means(_dot(first, second)) - _dot(means_first, means_second)
+    squares = means(_dot(first, first) + _dot(second, second))
+    squares -= _dot(means_first, means_first) + _dot(means_second, means_second)
+    noise = _NOISE * first.shape[2]
+    return float(1 - ((2 * products + noise) / (squares + noise)).min())
+
+
+def _dot(one: Floats32, other: Floats32) -> Floats32:
+    return np.asarray(np.einsum("ijk,ijk->ij", one, other), np.float32)
+
+
+def _details(image: NDArray[np.uint8]) -> Floats32:
+    """Return an image at up to 64 pixels a side, centred and slightly blurred, [H, W, C]."""
+    side = min(_WINDOWS_SIDE, *image.shape[:2])
+    pixels = cv2.resize(image.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+    blurred = cv2.GaussianBlur(pixels, (3, 3), 0).reshape(side, side, -1)
+    return np.asarray(blurred - blurred.mean(), np.float32)
+
+
+def _agree(
+    one: NDArray[np.uint8], other: NDArray[np.uint8], most: float, most_window: float
+) -> bool:
+    return difference(one, other) <= most and window_difference(one, other) <= most_window
 
 
 def _normalised(thumbnails: Floats) -> Floats:

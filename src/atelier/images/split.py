@@ -4,6 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +41,10 @@ def split(
     ranked = sorted(members.values(), key=lambda places: _hash([hashes[i] for i in places]))
     chosen: list[list[int]] = []
     for share in (test, validation):
-        # Rounded down, so that training keeps at least one image.
-        room, taken, rest = int(share * len(groups)), [], []
+        # The share as it is written, not as a float holds it: 0.29 of 100 images is 29. Rounded
+        # down, and one image is left for training.
+        room = min(int(Fraction(str(share)) * len(groups)), sum(map(len, ranked)) - 1)
+        taken, rest = [], []
         for places in ranked:
             if len(places) <= room:
                 room -= len(places)
