@@ -206,8 +206,11 @@ def tests_of(mutant: Row, line: int, covered: Row) -> list[str]:
     around = [
         node
         for node in ast.walk(ast.parse(code))
-        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or 0)
+        if isinstance(node, ast.stmt | ast.excepthandler)
+        and node.lineno <= line <= (node.end_lineno or 0)
     ]
+    if not around:
+        return []
     inner = min(around, key=lambda node: (node.end_lineno or 0) - node.lineno)
     of_module = covered["lines"].get(mutant["module"], {})
     reach = {
