@@ -7,12 +7,12 @@
 
 `draw` chooses places in the packages at random, each as likely as the others, and at each place one
 of the changes that cosmic-ray makes there (https://cosmic-ray.readthedocs.io). Annotations and
-messages of errors are left out: no test should hold them. `cover` runs the packages' tests once and
+messages of errors are left out: no test should hold them. `cover` runs the fast tests once and
 notes which test runs which line and for how long. `run` makes one change after the other in a
 temporary clone and runs the tests of its package that reach the changed line, the fastest first,
-until one fails, for at most 30 seconds of a core; a result is appended at once, so that a run that
-was ended goes on. A mutant is stored as a line of a function and what it becomes, so that it can be
-applied to later code; where that line is gone, the result says so.
+until one fails, for at most 30 seconds of a core; a result is appended at once, so that an
+interrupted run can be continued. A mutant is stored as a line of a function and what it becomes, so
+that it can be applied to later code; where that line is gone, the result says so.
 
 Needs `pip install cosmic-ray pytest-cov`, which are no dependencies of the project.
 """
@@ -273,7 +273,7 @@ def attempt(clone: Path, mutant: Row, line: int, covered: Row) -> tuple[str, str
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=limit_time,
         ) as process:  # fmt: skip
             try:
-                told, _ = process.communicate(timeout=10 * SECONDS)
+                output, _ = process.communicate(timeout=10 * SECONDS)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 return "over time", ""
@@ -282,7 +282,7 @@ def attempt(clone: Path, mutant: Row, line: int, covered: Row) -> tuple[str, str
     if process.returncode < 0:
         return "over time", ""
     failed = [
-        part.split(" ")[1] for part in told.split("\n") if part.startswith(("FAILED", "ERROR"))
+        part.split(" ")[1] for part in output.split("\n") if part.startswith(("FAILED", "ERROR"))
     ]
     return ("survived", "") if process.returncode == 0 else ("killed", failed[0] if failed else "")
 

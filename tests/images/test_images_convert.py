@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from atelier.errors import AtelierError
 from atelier.images.checksum import digest
-from atelier.images.convert import convert
+from atelier.images.convert import Conversion, convert
 from atelier.images.dataset import load_images
 from atelier.images.download import download
 from atelier.images.faces.portrait import random_portrait
@@ -243,3 +243,16 @@ def test_real_faces_and_digits(
     mean = load_images(tmp_path / "images.npz").pixels.mean(axis=(0, 1, 2))
     # Faces are lit, and skin is redder than blue.
     assert 80 < mean[2] < mean[1] < mean[0] < 180
+
+
+def test_a_half_empty_set_is_announced_with_the_share_as_it_is_written() -> None:
+    """0.29 of 100 images is 29, although the float is less; 14 are under a half of it."""
+    settings = ConvertSettings(
+        image_size=16, color="rgb", fit="crop", max_megapixels=1, validation=0.29, test=0.0
+    )
+    conversion = Conversion(
+        found=100, accepted=100, training=86, validation=14, test=0,
+        groups=1, largest_group=40, rejected=(),
+    )  # fmt: skip
+    (warning,) = conversion.warnings(settings)
+    assert warning.startswith("the validation set has 14 of 29 images, because 40 of the 100")

@@ -26,7 +26,7 @@ from atelier.images.picture import DecodedImage, Unreadable, decode, quiet_pillo
 from atelier.images.raw import RawPictures, open_raw
 from atelier.images.readers.members import Payload, Refused
 from atelier.images.resize import resize
-from atelier.images.split import Split, split
+from atelier.images.split import Split, share_of, split
 from atelier.progress import Progress, Report, silent
 from atelier.settings import ConvertSettings
 
@@ -78,9 +78,9 @@ class Conversion:
         """Return a sentence if near-duplicates left a set less than half full."""
         shares = {"validation": settings.validation, "test": settings.test}
         small = [
-            f"the {name} set has {getattr(self, name)} of {int(share * self.accepted)} images"
+            f"the {name} set has {getattr(self, name)} of {share_of(share, self.accepted)} images"
             for name, share in shares.items()
-            if 2 * getattr(self, name) < int(share * self.accepted)
+            if 2 * getattr(self, name) < share_of(share, self.accepted)
         ]
         if not small:
             return []
@@ -126,9 +126,6 @@ def convert(
             cluster cannot be used.
     """
     pictures = open_raw(raw)
-    names: list[str] = []
-    hashes: list[bytes] = []
-    rejected: list[tuple[str, str]] = []
     with (
         disk_faults(target),
         replacing(target) as temporary,
@@ -137,15 +134,8 @@ def convert(
         tempfile.TemporaryFile(dir=target.parent) as spool,
         quiet_pillow(),
     ):
-        for name, row in _rows(settings, pictures, workers, cluster):
-            if isinstance(row, Refused):
-                rejected.append((name, row.reason))
-            else:
-                spool.write(row.data)
-                hashes.append(hashlib.sha256(row.data).digest())
-                names.append(name)
-            done = len(names) + len(rejected)
-            report(Progress(done, pictures.total, f"{len(rejected)} rejected"))
+        rows = _rows(settings, pictures, workers, cluster)
+        names, hashes, rejected = _spool(rows, spool, pictures.total, report)
         if not names:
             raise AtelierError(_nothing_readable(rejected))
         shape = (settings.image_size, settings.image_size, settings.channels)
@@ -156,9 +146,30 @@ def convert(
             (temporary_validation, sets.validation),
             (temporary_test, sets.test),
         ):
-            rows = (_row_at(spool, shape, place).tobytes() for place in places)
-            save_images(file, rows, (len(places), *shape), [names[i] for i in places])
+            pixels = (_row_at(spool, shape, place).tobytes() for place in places)
+            save_images(file, pixels, (len(places), *shape), [names[i] for i in places])
     return _conversion(sets, groups, rejected)
+
+
+def _spool(
+    rows: Iterator[tuple[str, NDArray[np.uint8] | Refused]],
+    spool: IO[bytes],
+    total: int | None,
+    report: Report,
+) -> tuple[list[str], list[bytes], list[tuple[str, str]]]:
+    """Write all rows to ``spool``; return names, SHA-256 of the rows, and rejected files."""
+    names: list[str] = []
+    hashes: list[bytes] = []
+    rejected: list[tuple[str, str]] = []
+    for name, row in rows:
+        if isinstance(row, Refused):
+            rejected.append((name, row.reason))
+        else:
+            spool.write(row.data)
+            hashes.append(hashlib.sha256(row.data).digest())
+            names.append(name)
+        report(Progress(len(names) + len(rejected), total, f"{len(rejected)} rejected"))
+    return names, hashes, rejected
 
 
 def _conversion(

@@ -19,6 +19,14 @@ class Split:
     test: list[int]
 
 
+def share_of(share: float, count: int) -> int:
+    """Return a share of so many images, rounded down.
+
+    The share is taken as it is written, not as a float holds it: 0.29 of 100 images is 29.
+    """
+    return int(Fraction(str(share)) * count)
+
+
 def split(
     groups: NDArray[np.int64], hashes: Sequence[bytes], validation: float, test: float
 ) -> Split:
@@ -41,9 +49,7 @@ def split(
     ranked = sorted(members.values(), key=lambda places: _hash([hashes[i] for i in places]))
     chosen: list[list[int]] = []
     for share in (test, validation):
-        # The share as it is written, not as a float holds it: 0.29 of 100 images is 29. Rounded
-        # down, and one image is left for training.
-        room = min(int(Fraction(str(share)) * len(groups)), sum(map(len, ranked)) - 1)
+        room = min(share_of(share, len(groups)), sum(map(len, ranked)) - 1)  # one for training
         taken, rest = [], []
         for places in ranked:
             if len(places) <= room:
