@@ -49,9 +49,14 @@ class CapturedStep:
         finally:
             _put_back(gan, before)
         self._graph = torch.cuda.CUDAGraph()
-        # Another thread may pin the next batch meanwhile, which the usual mode takes for an error.
-        with torch.cuda.graph(self._graph, stream=side, capture_error_mode="thread_local"):
-            self._statistics = step()
+        current = torch.cuda.current_stream()
+        try:
+            # Another thread may pin the next batch meanwhile, which the usual mode takes for an
+            # error.
+            with torch.cuda.graph(self._graph, stream=side, capture_error_mode="thread_local"):
+                self._statistics = step()
+        finally:
+            torch.cuda.set_stream(current)  # torch 2.11 stays on its own if the recording fails
 
     def __call__(self, *given: Tensor) -> Tensor:
         """Do a step on other pixels, latents and chances."""

@@ -193,7 +193,7 @@ class Eye:
             if len(self.parts) > 1 and shape is not None:
                 features = part.core_of(features, apart)
                 count = (shape[2] // apart) * (shape[3] // apart)
-                places = features.new_tensor([count], dtype=torch.float32)
+                places = torch.full((1,), float(count), device=features.device)
                 if mask is not None:
                     places, mask = mask.sum((1, 2, 3)), part.of_core(mask, apart)
                 if features.numel() == 0:

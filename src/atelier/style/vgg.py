@@ -6,6 +6,7 @@ recognition" (https://arxiv.org/abs/1409.1556), configuration E. Layers are posi
 """
 
 import copy
+import functools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -222,4 +223,10 @@ def _names_in_caffe() -> dict[int, str]:
 
 
 def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
+    return _on_device(values, like.dtype, like.device)
+
+
+@functools.cache
+def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Uploaded once: the host waits for a GPU with each upload."""
+    return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)
