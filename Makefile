@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+DOCS_VENV := .venv-docs
 # `make repro TORCH=cpu` installs PyTorch without CUDA, from pip's index or from TORCH_INDEX=ADDRESS.
 INSTALLED_TORCH := $(shell cat $(VENV)/torch 2>/dev/null)
 TORCH ?= $(INSTALLED_TORCH)
@@ -19,7 +20,7 @@ SUPPORTED := 'import sys, sysconfig; sys.exit(not ((3, 11) <= sys.version_info[:
   and not sysconfig.get_config_var("Py_GIL_DISABLED")))'
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-all lint ui bench lock clean
+.PHONY: help repro test test-all lint docs ui bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +41,9 @@ lint: $(VENV)/ready ## check style and types
 	ruff check
 	mypy
 
+docs: $(DOCS_VENV)/ready ## build the documentation as web pages in site/
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/python -m mkdocs build --strict
+
 ui: $(VENV)/ready ## open MLflow on http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1
 
@@ -51,13 +55,16 @@ bench: $(VENV)/ready ## measure speed against plain loops, and the chain's overh
 	python benchmarks/tracking.py --json
 	python benchmarks/startup.py --json
 
+COMPILE := uv pip compile --quiet --universal --generate-hashes --no-header \
+  --no-emit-index-url --no-emit-find-links --no-annotate
+
 lock: $(VENV)/ready ## pin the newest versions that pyproject.toml allows
-	uv pip compile --quiet --universal --generate-hashes --extra dev --no-header \
-	  --no-emit-index-url --no-emit-find-links --no-annotate pyproject.toml -o requirements.lock
+	$(COMPILE) --extra dev pyproject.toml -o requirements.lock
+	$(COMPILE) --group docs -o requirements-docs.lock
 
 clean: ## remove what the stages made; DVC's cache and MLflow's runs stay
 	rm -rf data/raw data/images.npz data/validation.npz data/test.npz data/listing/*.json data/inputs models samples renders styled metrics plots
-	rm -rf dvc_plots .atelier-*
+	rm -rf dvc_plots .atelier-* site
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The scripts of an environment name its folder: in a moved or copied one they would run the old
@@ -76,3 +83,9 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	    "$$($(PYTHON) -E --version 2>&1 | head -n 1); name another, as in: make repro PYTHON=python3.12"; \
 	  exit 1; }
 	@$(PYTHON) -E scripts/install.py --torch "$(TORCH)" --torch-index "$(TORCH_INDEX)"
+
+$(DOCS_VENV)/ready: export PATH := $(USER_PATH)
+$(DOCS_VENV)/ready: requirements-docs.lock
+	$(PYTHON) -E -m venv --clear $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --require-hashes --no-deps -r requirements-docs.lock
+	@touch $@

@@ -271,8 +271,9 @@ def test_without_cuda_exactly_what_cuda_needs_is_left_out() -> None:
         pytest.skip(f"this environment has a build without CUDA: {missing} is not installed")
 
 
-def test_lock_names_no_registry() -> None:
-    text = (ROOT / "requirements.lock").read_text()
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-docs.lock"])
+def test_lock_names_no_registry(name: str) -> None:
+    text = (ROOT / name).read_text()
     assert "://" not in text
     assert not re.search(r"^\s*--(?!hash=)", text, re.MULTILINE)
 
