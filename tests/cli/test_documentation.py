@@ -22,7 +22,7 @@ def printed() -> list[str]:
 
 
 def test_relative_links_lead_somewhere() -> None:
-    pages = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    pages = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
     links = [(page, link) for page in pages for link in LINK.findall(page.read_text("utf-8"))]
     places = [(page, link) for page, link in links if not OUTSIDE.match(link)]
     assert len(places) > 20
