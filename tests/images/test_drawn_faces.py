@@ -1,11 +1,11 @@
-"""The drawn faces: every trait, shape and color is the stored one.
+"""The built-in faces: traits, shapes and colors equal the stored ones.
 
-`python -m tests.images.test_drawn_faces` stores the sums anew after a drawing was changed on
-purpose; `dvc repro` then makes another sample, so that measured numbers change too.
+After an intended change of a drawing, `python -m tests.images.test_drawn_faces` stores new sums and
+hashes. `dvc repro` then makes another sample, so that measured numbers change too.
 """
 
 import hashlib
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,10 @@ from atelier.images.faces.traits import HAIR_STYLES, Face, random_face
 from ..golden import differences, store
 
 _STORED = Path(__file__).with_name("drawn_faces.npz")
-_TRAITS = "eb9a10b7f3a0cf6d46503f707938c10a879282aa6937331cbfc58d7574e2155c"
+_HASHES = Path(__file__).with_name("drawn_faces.txt")
+_TRAITS = "fc5517cb2f84f2655a6df5705fc338e6ba9d02614f9d1c87be3f57ab037e45a4"
+# Sizes of the training sets (64, 32) and of the files that the source `sample` draws.
+_SIZES = ((64, 64), (32, 32), (64, 64), (137, 137), (64, 64), (94, 80), (200, 280), (180, 201))
 _EYES = ("round", "almond", "sleepy", "happy", "wink")
 _MOUTHS = ("smile", "grin", "laugh", "flat", "smirk", "sad", "oh", "lips")
 _BACKDROPS = ("gradient", "dots", "rays", "sun", "hills", "stripes")
@@ -66,8 +69,49 @@ def test_every_drawn_shape_and_color_is_the_stored_one() -> None:
     assert differences(_STORED, _images()) == []
 
 
+def _random_faces() -> list[Face]:
+    return [random_face(np.random.default_rng([11, number])) for number in range(320)]
+
+
+def _hashes() -> list[str]:
+    """Return a line with number, size and SHA-256 for each of 320 random faces."""
+    lines = []
+    for number, face in enumerate(_random_faces()):
+        width, height = _SIZES[number % len(_SIZES)]
+        image = portrait(face, width, height, np.random.default_rng([13, number]))
+        digest = hashlib.sha256(image.tobytes()).hexdigest()
+        lines.append(f"{number:03d} {width}x{height} {digest[:32]}")
+    return lines
+
+
+def test_every_byte_of_320_random_faces_is_the_stored_one() -> None:
+    assert _hashes() == _HASHES.read_text("utf-8").splitlines()
+
+
+def test_the_hashed_faces_have_every_option() -> None:
+    faces = _random_faces()
+    for trait, options in {
+        "hair_style": HAIR_STYLES,
+        "hair_side": (-1, 1),
+        "eye_style": _EYES,
+        "mouth": _MOUTHS,
+        "nose": _NOSES,
+        "beard": _BEARDS,
+        "glasses": ("none", *_GLASSES),
+        "hat": ("none", *_HATS),
+        "collar": _COLLARS,
+        "backdrop": _BACKDROPS,
+        "earrings": (False, True),
+        "freckles": (False, True),
+    }.items():
+        values = [getattr(face, trait) for face in faces]
+        assert set(values) == set(options)
+        assert min(map(values.count, options)) >= 5, trait
+    assert {np.sign(face.light) for face in faces} == {-1, 1}
+
+
 def _digest() -> str:
-    faces = [random_face(np.random.default_rng([7, number])) for number in range(500)]
+    faces = [astuple(random_face(np.random.default_rng([7, number]))) for number in range(500)]
     return hashlib.sha256(repr(faces).encode()).hexdigest()
 
 
@@ -120,4 +164,5 @@ def test_a_shape_outside_of_the_canvas_draws_nothing() -> None:
 
 if __name__ == "__main__":
     store(_STORED, _images())
+    _HASHES.write_text("\n".join(_hashes()) + "\n", "utf-8")
     print(_digest())
