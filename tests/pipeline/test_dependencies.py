@@ -115,7 +115,7 @@ def test_stage_scripts_are_read_in_a_minute() -> None:
     assert {name: count for name, count in lines.items() if count >= 60} == {}
 
 
-@pytest.mark.parametrize("package", ["cli", "style"])
+@pytest.mark.parametrize("package", ["cli", "style", "sample_faces"])
 def test_functions_are_short_enough_to_see_whole(package: str) -> None:
     long = {}
     for file in (SOURCE / package).glob("*.py"):

@@ -116,18 +116,16 @@ class TraitSampler:
 
 
 def random_traits(rng: np.random.Generator) -> FaceTraits:
-    """Sample all traits of a face."""
+    """Sample all traits of a face; the order of the calls fixes the faces of a seed."""
     sampler = TraitSampler(rng)
-    # The order of the calls fixes the faces of a seed.
     skin = sampler.choice(_SKINS)
     hatless = sampler.bernoulli(_HATLESS_SHARE)
-    hair_styles = [name for name, style in HAIR_STYLES.items() if hatless or style.fits_hat]
     background_colors = sampler.three_distinct(_BACKGROUNDS)
     bearded = sampler.bernoulli(0.28)
     return FaceTraits(
         skin=skin,
         hair=sampler.choice(_DYED_HAIRS if sampler.bernoulli(0.07) else _HAIRS),
-        hair_style=sampler.choice(hair_styles),
+        hair_style=sampler.choice([n for n, s in HAIR_STYLES.items() if hatless or s.fits_hat]),
         hair_side=sampler.choice((-1, 1)),
         width=sampler.uniform(0.47, 0.55),
         height=sampler.uniform(0.60, 0.68),
