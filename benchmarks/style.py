@@ -35,9 +35,9 @@ from torch import Tensor, nn
 
 from atelier.figures.montage import save_png
 from atelier.hardware import choose_device, native_bf16
-from atelier.images.faces.portrait import random_portrait
 from atelier.images.picture import read_picture
 from atelier.presets import preset_values
+from atelier.sample_faces.portrait import random_portrait
 from atelier.settings import StylizeSettings
 from atelier.style.drawn import drawn_style
 from atelier.style.look import Look

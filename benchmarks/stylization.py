@@ -33,8 +33,8 @@ from ruamel.yaml import YAML
 from torch import Tensor
 
 from atelier.figures.montage import save_png
-from atelier.images.faces.portrait import random_portrait
 from atelier.presets import preset_values
+from atelier.sample_faces.portrait import random_portrait
 from atelier.settings import STYLES, StylizeSettings
 from atelier.style.demo_styles import demo_style_image
 from atelier.style.losses import gram_matrix

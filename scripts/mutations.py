@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("gan", "metrics", "style", "images", "tracking")
+PACKAGES = ("gan", "metrics", "style", "images", "sample_faces", "tracking")
 SECONDS, BUDGET = 30, 24  # for one mutant; what its tests may have taken in `cover`, start excluded
 Row = dict[str, Any]
 

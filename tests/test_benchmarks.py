@@ -23,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from atelier.gan.networks import Architecture, build
 from atelier.gan.weights import save_network
 from atelier.images.dataset import save_images
-from atelier.images.faces.portrait import random_portrait
 from atelier.presets import preset_values
+from atelier.sample_faces.portrait import random_portrait
 from atelier.settings import TrainSettings
 from atelier.style.vgg import build_vgg19
 

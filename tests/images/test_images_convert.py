@@ -20,9 +20,9 @@ from atelier.images.checksum import digest
 from atelier.images.convert import Conversion, convert
 from atelier.images.dataset import load_images
 from atelier.images.download import download
-from atelier.images.faces.portrait import random_portrait
 from atelier.images.resize import resize
 from atelier.progress import Progress
+from atelier.sample_faces.portrait import random_portrait
 from atelier.settings import ConvertSettings, DownloadSettings
 
 

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from atelier.images.faces.portrait import random_portrait
 from atelier.images.near_duplicates import difference, group, window_difference
+from atelier.sample_faces.portrait import random_portrait
 
 SIDE = 64
 FACES = [

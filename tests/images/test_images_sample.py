@@ -13,13 +13,14 @@ from atelier.images.checksum import digest
 from atelier.images.convert import convert
 from atelier.images.dataset import load_images
 from atelier.images.download import download
-from atelier.images.faces.portrait import portrait, random_portrait
-from atelier.images.faces.traits import HAIR_STYLES, random_face
 from atelier.images.listing import list_folder
 from atelier.images.names import LONGEST, printable
 from atelier.images.picture import read_picture
 from atelier.images.resize import resize
 from atelier.images.sources.sample import sample_file
+from atelier.sample_faces.hair import HAIR_STYLES
+from atelier.sample_faces.portrait import portrait, random_portrait
+from atelier.sample_faces.traits import random_traits
 from atelier.settings import ConvertSettings, DownloadSettings
 
 
@@ -70,7 +71,7 @@ def test_sizes_formats_and_colour_models_are_mixed() -> None:
 
 
 def test_a_face_stands_in_the_middle() -> None:
-    face = random_face(np.random.default_rng(0))
+    face = random_traits(np.random.default_rng(0))
     drawn = portrait(face, 90, 120, np.random.default_rng(1)).astype(int)
     cheek, corner = drawn[62, 38], drawn[2, 2]
     assert np.abs(cheek - face.skin).max() < np.abs(corner - face.skin).max()
@@ -98,7 +99,7 @@ def test_any_size_can_be_drawn(width: int, height: int) -> None:
 
 
 def test_every_style_is_met() -> None:
-    faces = [random_face(np.random.default_rng(i)) for i in range(400)]
+    faces = [random_traits(np.random.default_rng(i)) for i in range(400)]
     assert {face.hair_style for face in faces} == set(HAIR_STYLES)
     assert {face.hat for face in faces} > {"none", "beanie", "cap", "straw", "party", "bow"}
     assert {face.glasses for face in faces} == {"none", "round", "square", "cat", "sun"}

@@ -99,7 +99,7 @@ def test_the_house_has_two_arrows_only() -> None:
     """Only stages and the command import tracking; packages do not import one another."""
     ground = {"settings", "errors", "progress", "files", "checkpoints", "hardware", "launch"}
     ground |= {"weights_files", "paths", "input_files", "regular_files", "array_headers"}
-    ground |= {"vgg19_caffe", "streams"}
+    ground |= {"vgg19_caffe", "streams", "sample_faces"}
     for file in SOURCE.rglob("*.py"):
         home = file.relative_to(SOURCE).parts[0].removesuffix(".py")
         if home in {"cli", "presets"}:
@@ -115,7 +115,7 @@ def test_stage_scripts_are_read_in_a_minute() -> None:
     assert {name: count for name, count in lines.items() if count >= 60} == {}
 
 
-@pytest.mark.parametrize("package", ["cli", "style"])
+@pytest.mark.parametrize("package", ["cli", "style", "sample_faces"])
 def test_functions_are_short_enough_to_see_whole(package: str) -> None:
     long = {}
     for file in (SOURCE / package).glob("*.py"):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atelier.images.faces.portrait import random_portrait
 from atelier.presets import preset_values
+from atelier.sample_faces.portrait import random_portrait
 
 from ..project import ROOT, TINY, Project
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from atelier.images.faces.portrait import random_portrait
 from atelier.images.manifest import Manifest, raw_file
 from atelier.images.sources.pictures_zip import PicturesZip
 from atelier.progress import Progress, Report
+from atelier.sample_faces.portrait import random_portrait
 from atelier.settings import SampleSettings
 
 _SIDES = (64, 200)

@@ -1,28 +1,34 @@
-"""The drawn faces: every trait, shape and color is the stored one.
+"""The built-in faces: traits, shapes and colors equal the stored ones.
 
-`python -m tests.images.test_drawn_faces` stores the sums anew after a drawing was changed on
-purpose; `dvc repro` then makes another sample, so that measured numbers change too.
+After an intended change of a drawing, store new sums and hashes with
+`python -m tests.sample_faces.test_drawn_faces`. `dvc repro` then makes another sample, so that
+measured numbers change too.
 """
 
 import hashlib
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from atelier.images.faces.canvas import Canvas, curve, darker, ellipse, lighter, mix
-from atelier.images.faces.portrait import portrait
-from atelier.images.faces.traits import HAIR_STYLES, Face, random_face
+from atelier.sample_faces.canvas import Canvas, curve, ellipse, mix
+from atelier.sample_faces.hair import HAIR_STYLES
+from atelier.sample_faces.portrait import portrait
+from atelier.sample_faces.shapes import HAIR_SIDE, W, darker, evaluate, lighter, resolve, symmetric
+from atelier.sample_faces.traits import FaceTraits, random_traits
 
 from ..golden import differences, store
 
 _STORED = Path(__file__).with_name("drawn_faces.npz")
-_TRAITS = "eb9a10b7f3a0cf6d46503f707938c10a879282aa6937331cbfc58d7574e2155c"
+_HASHES = Path(__file__).with_name("drawn_faces.txt")
+_TRAITS = "fc5517cb2f84f2655a6df5705fc338e6ba9d02614f9d1c87be3f57ab037e45a4"
+# Sizes of the training sets (64, 32) and of the files that the source `sample` draws.
+_SIZES = ((64, 64), (32, 32), (64, 64), (137, 137), (64, 64), (94, 80), (200, 280), (180, 201))
 _EYES = ("round", "almond", "sleepy", "happy", "wink")
 _MOUTHS = ("smile", "grin", "laugh", "flat", "smirk", "sad", "oh", "lips")
-_BACKDROPS = ("gradient", "dots", "rays", "sun", "hills", "stripes")
+_BACKGROUNDS = ("gradient", "dots", "rays", "sun", "hills", "stripes")
 _COLLARS = ("round", "vee", "shirt", "turtleneck", "striped")
 _BEARDS = ("none", "goatee", "none", "full", "none", "moustache", "none", "stubble")
 _HATS = ("beanie", "cap", "straw", "party", "bow", "band")
@@ -30,13 +36,13 @@ _NOSES = ("button", "straight", "wide", "pointed")
 _GLASSES = ("round", "square", "cat", "sun")
 
 
-def _face(number: int) -> Face:
+def _face(number: int) -> FaceTraits:
     """Return one of 26 faces that wear everything that can be drawn, twice if possible."""
     hat = number - 20
     hair = ("bald", "short", "fringe", "long", "buzz", "bob")[hat] if hat >= 0 else None
     return replace(
-        random_face(np.random.default_rng(number)),
-        hair_style=hair or HAIR_STYLES[number % 13],
+        random_traits(np.random.default_rng(number)),
+        hair_style=hair or list(HAIR_STYLES)[number % 13],
         hair_side=(-1, 1)[number % 2],
         eye_style=_EYES[number % 5],
         mouth=_MOUTHS[number % 8],
@@ -45,7 +51,7 @@ def _face(number: int) -> Face:
         glasses=_GLASSES[number // 6] if number % 6 == 5 else "none",
         hat=_HATS[hat] if hat >= 0 else "none",
         collar=_COLLARS[number % 5],
-        backdrop=_BACKDROPS[number % 6],
+        background=_BACKGROUNDS[number % 6],
         earrings=number % 3 == 1,
         freckles=number % 3 == 0,
         light=(0.4, -0.9, 0.8)[number % 3],
@@ -66,8 +72,49 @@ def test_every_drawn_shape_and_color_is_the_stored_one() -> None:
     assert differences(_STORED, _images()) == []
 
 
+def _random_faces() -> list[FaceTraits]:
+    return [random_traits(np.random.default_rng([11, number])) for number in range(320)]
+
+
+def _hashes() -> list[str]:
+    """Return a line with number, size and SHA-256 for each of 320 random faces."""
+    lines = []
+    for number, face in enumerate(_random_faces()):
+        width, height = _SIZES[number % len(_SIZES)]
+        image = portrait(face, width, height, np.random.default_rng([13, number]))
+        digest = hashlib.sha256(image.tobytes()).hexdigest()
+        lines.append(f"{number:03d} {width}x{height} {digest[:32]}")
+    return lines
+
+
+def test_every_byte_of_320_random_faces_is_the_stored_one() -> None:
+    assert _hashes() == _HASHES.read_text("utf-8").splitlines()
+
+
+def test_the_hashed_faces_have_every_option() -> None:
+    faces = _random_faces()
+    for trait, options in {
+        "hair_style": HAIR_STYLES,
+        "hair_side": (-1, 1),
+        "eye_style": _EYES,
+        "mouth": _MOUTHS,
+        "nose": _NOSES,
+        "beard": _BEARDS,
+        "glasses": ("none", *_GLASSES),
+        "hat": ("none", *_HATS),
+        "collar": _COLLARS,
+        "background": _BACKGROUNDS,
+        "earrings": (False, True),
+        "freckles": (False, True),
+    }.items():
+        values = [getattr(face, trait) for face in faces]
+        assert set(values) == set(options)
+        assert min(map(values.count, options)) >= 5, trait
+    assert {np.sign(face.light) for face in faces} == {-1, 1}
+
+
 def _digest() -> str:
-    faces = [random_face(np.random.default_rng([7, number])) for number in range(500)]
+    faces = [astuple(random_traits(np.random.default_rng([7, number]))) for number in range(500)]
     return hashlib.sha256(repr(faces).encode()).hexdigest()
 
 
@@ -78,8 +125,18 @@ def test_traits_are_drawn_with_the_stored_choices_and_frequencies() -> None:
 @pytest.mark.parametrize(("share", "expected"), [(0, (10, 200, 0)), (0.25, (20, 150, 10))])
 def test_colors_mix_in_proportion(share: float, expected: tuple[int, int, int]) -> None:
     assert mix((10, 200, 0), (50, 0, 40), share) == expected
-    assert darker((10, 200, 0), 1.0) == (28, 14, 24)
-    assert lighter((10, 200, 0), 1.0) == (255, 250, 240)
+    assert resolve(darker((10, 200, 0), 1.0), {}) == (28, 14, 24)
+    assert resolve(lighter("hair", 1.0), {"hair": (10, 200, 0)}) == (255, 250, 240)
+
+
+def test_a_length_is_a_linear_combination_of_traits() -> None:
+    traits = {"width": 10.0, "hair_side": -1}
+    assert evaluate(0.5 * W + 2 * HAIR_SIDE - 0.25, traits) == 2.75
+    assert evaluate(1.0 - (W + 0.5) * 2, traits) == -20
+    assert evaluate(0.75, traits) == 0.75
+    points = symmetric((0.0, 1.0), (W, 2.0), (2 * W, 3.0))
+    assert [evaluate(x, traits) for x, _ in points] == [-20, -10, 0, 10, 20]
+    assert [y for _, y in points] == [3, 2, 1, 2, 3]
 
 
 def test_a_curve_passes_through_its_points_and_an_ellipse_has_its_radii() -> None:
@@ -105,8 +162,8 @@ def test_an_image_is_drawn_at_192_pixels_or_more_and_averaged_down() -> None:
     assert np.allclose(np.diff(x), 1.3 / (0.75 * 192))
     assert np.allclose([x[0, 0], y[0, 0]], -(np.array([0.5, 0.53]) * 192 - 0.5) * 1.3 / 144)
     canvas.pixels[::2] = 100
-    assert (canvas.finished() == 50).all()
-    assert canvas.finished().shape == (96, 96, 3)
+    assert (canvas.to_image() == 50).all()
+    assert canvas.to_image().shape == (96, 96, 3)
 
 
 def test_a_shape_outside_of_the_canvas_draws_nothing() -> None:
@@ -120,4 +177,5 @@ def test_a_shape_outside_of_the_canvas_draws_nothing() -> None:
 
 if __name__ == "__main__":
     store(_STORED, _images())
+    _HASHES.write_text("\n".join(_hashes()) + "\n", "utf-8")
     print(_digest())

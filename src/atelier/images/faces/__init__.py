@@ -1,1 +1,0 @@
-"""The faces that the program draws itself."""

@@ -1,0 +1,1 @@
+"""Built-in face images: random traits, tables of shapes, and a renderer."""
