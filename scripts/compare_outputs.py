@@ -30,7 +30,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -217,22 +217,21 @@ def run(project: Path, *command: str) -> None:
         raise SystemExit(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}")
 
 
-def record(project: Path, full: bool, names: Collection[str]) -> dict[str, Files]:
-    """Run the chain in a temporary clone; return the entries of every run."""
-    settings, found = YAML(typ="safe").load(SETTINGS), {}
+def record(project: Path, full: bool, names: Collection[str]) -> Iterator[tuple[str, Files]]:
+    """Run the chain in a temporary clone; yield the name and the entries of every run."""
+    settings = YAML(typ="safe").load(SETTINGS)
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder, "project")
         run(Path(folder), "git", "clone", "--quiet", str(project.resolve()), str(clone))
         if full:
-            return {"full": reproduce(clone, settings["all"])}
+            yield "full", reproduce(clone, settings["all"])
+            return
         draw_datasets(clone)
         (clone / "src/sitecustomize.py").write_text(CHECKSUMS, "utf-8")
         for name, values in settings["runs"].items():
             if name in names or not names:
                 run(clone, "atelier", "preset", values.pop("preset", name))
-                found[name] = reproduce(clone, settings["all"], settings["tiny"], values)
-                print(f"{name}: {len(found[name])} files", flush=True)
-    return found
+                yield name, reproduce(clone, settings["all"], settings["tiny"], values)
 
 
 def named_entries(runs: Mapping[str, Files], renamed: Mapping[str, str]) -> Entries:
@@ -276,7 +275,7 @@ def main() -> None:
     recording.add_argument("file", type=Path)
     recording.add_argument("--project", type=Path, default=ROOT, help="checkout to clone")
     recording.add_argument("--full", action="store_true", help="run params.yaml unchanged")
-    recording.add_argument("--only", nargs="*", default=(), help="some of the runs")
+    recording.add_argument("--only", nargs="*", default=(), help="record some runs again")
     comparing = commands.add_parser("compare", help="print the differences of two records")
     comparing.add_argument("before", type=Path)
     comparing.add_argument("after", type=Path)
@@ -284,8 +283,10 @@ def main() -> None:
     comparing.add_argument("--exempt", type=Path, help="text file of names that may differ")
     args = parser.parse_args()
     if args.command == "record":
-        found = record(args.project, args.full, args.only)
-        args.file.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", "utf-8")
+        found = json.loads(args.file.read_text("utf-8")) if args.only and args.file.exists() else {}
+        for name, found[name] in record(args.project, args.full, args.only):
+            args.file.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", "utf-8")
+            print(f"{name}: {len(found[name])} files", flush=True)
         return
     before, after = (json.loads(file.read_text("utf-8")) for file in (args.before, args.after))
     renamed = json.loads(args.renamed.read_text("utf-8")) if args.renamed else {}
