@@ -5,10 +5,10 @@
     python scripts/compare_outputs.py compare before.json after.json
 
 `record` clones the last commit of a checkout into a temporary folder, runs `dvc repro` there with
-tracking off, and writes a digest of every output. It runs a shortened sample chain and a tiny run
-of each preset. With `--full`, it runs `params.yaml` unchanged instead. The runs need no network:
-images for the presets that download theirs are drawn here. Record both versions on one machine,
-each with its own copy of `compare_outputs.yaml`, which has the settings of the runs.
+tracking off, and writes a digest of every output: of a shortened sample chain and of a tiny run of
+each preset, or with `--full` of `params.yaml` unchanged. The runs need no network: images for the
+presets that download theirs are drawn here. Record both versions on one machine, each with its own
+copy of `compare_outputs.yaml`, which has the settings of the runs.
 
 `compare` prints every difference and exits with 1 if there is any. `--renamed` takes a JSON object
 from old to new names of runs, files and entries. `--exempt` takes a text file of names that may
@@ -42,7 +42,6 @@ from safetensors import deserialize
 
 Entries = dict[str, str]
 Files = dict[str, Entries]
-
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = Path(__file__).with_suffix(".yaml")
 TIMING = re.compile("second")  # in the names of durations and speeds, which no run repeats
@@ -70,9 +69,10 @@ def digest(kind: str, shape: Collection[int], data: bytes) -> str:
 
 
 def array_entries(content: bytes) -> Entries:
-    """Return the digest of every array of an .npz file."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return {k: digest(str(a.dtype), a.shape, a.tobytes()) for k, a in arrays.items()}
+    """Return the digest of every array of an .npz or .npy file."""
+    loaded = np.load(io.BytesIO(content), allow_pickle=False)
+    arrays = {"array": loaded} if isinstance(loaded, np.ndarray) else loaded
+    return {k: digest(str(a.dtype), a.shape, a.tobytes()) for k, a in arrays.items()}
 
 
 def tensor_entries(content: bytes) -> Entries:
@@ -114,8 +114,13 @@ def metric_entries(content: bytes) -> Entries:
     return found
 
 
+def file_entries(content: bytes) -> Entries:
+    """Return the digest of a file of any other format."""
+    return {"bytes": digest("file", [len(content)], content)}
+
+
 READERS: dict[str, Callable[[bytes], Entries]] = {
-    ".npz": array_entries,
+    **dict.fromkeys((".npz", ".npy"), array_entries),
     ".safetensors": tensor_entries,
     ".csv": table_entries,
     ".json": metric_entries,
@@ -127,17 +132,17 @@ def output_entries(project: Path) -> Files:
     """Return the entries of every output of the stages that `dvc.lock` records."""
     lock = YAML(typ="safe").load(project / "dvc.lock")
     outputs = [project / o["path"] for s in lock["stages"].values() for o in s.get("outs", ())]
-    files = {file for out in outputs for file in (out, *out.rglob("*")) if file.suffix in READERS}
+    files = {file for out in outputs for file in (out, *out.rglob("*")) if file.is_file()}
     return {
-        str(file.relative_to(project)): READERS[file.suffix](file.read_bytes())
+        str(file.relative_to(project)): READERS.get(file.suffix, file_entries)(file.read_bytes())
         for file in sorted(files)
+        if file.suffix != ".html"  # the report page is prose; its images are outputs too
     }
 
 
 def draw_images(count: int, width: int, height: int, channels: int) -> NDArray[np.uint8]:
     """Return smooth random images, uint8 [N, H, W, C]."""
-    rng = np.random.default_rng(width)
-    coarse = rng.integers(0, 256, (count, 6, 6, 3), np.uint8)
+    coarse = np.random.default_rng(width).integers(0, 256, (count, 6, 6, 3), np.uint8)
     images = [Image.fromarray(c).resize((width, height), Image.Resampling.BICUBIC) for c in coarse]
     return np.stack([np.asarray(image) for image in images])[..., :channels]
 
@@ -147,8 +152,8 @@ def draw_datasets(folder: Path) -> None:
     root, cached = folder / "tiny", folder / "kaggle/datasets/tiny/faces"
     root.mkdir()
     for part, count in (("train", 96), ("t10k", 32)):
-        digits = draw_images(count, 28, 28, 1)
-        images = struct.pack(">4I", 2051, count, 28, 28) + digits.tobytes()
+        digits = draw_images(count, 28, 28, 1).tobytes()
+        images = struct.pack(">4I", 2051, count, 28, 28) + digits
         labels = struct.pack(">2I", 2049, count) + bytes(i % 10 for i in range(count))
         (root / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images, mtime=0))
         (root / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels, mtime=0))
@@ -202,17 +207,10 @@ def run(project: Path, *command: str) -> None:
         "PYTHONPATH": "src",
         "OMP_NUM_THREADS": "1",
         "KAGGLEHUB_CACHE": str(project / "kaggle"),
-        "DVC_NO_ANALYTICS": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    done = subprocess.run(
-        command,
-        cwd=project,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    out, err = subprocess.PIPE, subprocess.STDOUT
+    done = subprocess.run(command, cwd=project, env=environment, stdout=out, stderr=err, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}")
 
@@ -240,8 +238,7 @@ def named_entries(runs: Mapping[str, Files], renamed: Mapping[str, str]) -> Entr
     for run_name, files in runs.items():
         for file, entries in files.items():
             for entry, value in entries.items():
-                parts = [renamed.get(part, part) for part in (run_name, file, entry)]
-                name = f"{parts[0]}/{parts[1]}:{parts[2]}"
+                name = "{}/{}:{}".format(*(renamed.get(n, n) for n in (run_name, file, entry)))
                 if name in found:
                     raise SystemExit(f"two entries would be named {name}; correct --renamed.")
                 found[name] = value
@@ -269,7 +266,7 @@ def differences(
 
 def main() -> None:
     """Run the command that the arguments name."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(dest="command", required=True)
     recording = commands.add_parser("record", help="run the chain and write digests")
     recording.add_argument("file", type=Path)
@@ -290,7 +287,7 @@ def main() -> None:
         return
     before, after = (json.loads(file.read_text("utf-8")) for file in (args.before, args.after))
     renamed = json.loads(args.renamed.read_text("utf-8")) if args.renamed else {}
-    exempt = args.exempt.read_text("utf-8").splitlines() if args.exempt else []
+    exempt = args.exempt.read_text("utf-8").splitlines() if args.exempt else ()
     lines = differences(before, after, renamed, exempt)
     print("\n".join(lines) or f"equal: {len(named_entries(after, {}))} entries")
     sys.exit(bool(lines))

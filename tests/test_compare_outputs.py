@@ -59,6 +59,9 @@ def test_array_digests_differ_by_value_type_and_shape(
     assert len({entry["x"] for entry in found}) == 4
     assert len({entry["rest"] for entry in found}) == 1
     assert entries("a.npz", lambda f: np.savez_compressed(f, x=arrays[0]))["x"] == found[0]["x"]
+    assert entries("a.npy", lambda f: np.save(f, arrays[0])) == {"array": found[0]["x"]}
+    digest = "file [3] 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
+    assert entries("a.zip", lambda f: f.write_bytes(b"foo")) == {"bytes": digest}
 
 
 def test_tensor_digests_differ_by_value_and_type(entries: Callable[..., dict[str, str]]) -> None:
