@@ -20,7 +20,7 @@ from atelier.gan.ranks import JoinedBatchNorm, Ranks, _all_reduce, join_batches,
 from atelier.gan.training import Training
 from atelier.settings import Settings
 
-from ..project import Project
+from ..support.project import Project
 from .architectures import SMALL, train_settings
 
 CHANGES = {

@@ -16,7 +16,7 @@ from atelier.images.faces.canvas import Canvas, curve, darker, ellipse, lighter,
 from atelier.images.faces.portrait import portrait
 from atelier.images.faces.traits import HAIR_STYLES, Face, random_face
 
-from ..golden import differences, store
+from ..support.golden import differences, store
 
 _STORED = Path(__file__).with_name("drawn_faces.npz")
 _TRAITS = "eb9a10b7f3a0cf6d46503f707938c10a879282aa6937331cbfc58d7574e2155c"

@@ -19,7 +19,7 @@ from atelier.tracking.journal import Journal
 from atelier.tracking.run import Run
 from atelier.tracking.workspace import private_folder
 
-from ...project import ROOT
+from ...support.project import ROOT
 from .execution import (
     STAGES,
     Server,
