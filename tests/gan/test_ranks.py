@@ -88,7 +88,7 @@ MODERN = {
     ("count", "changes"),
     [
         (16, {}),
-        (17, {"discriminator_norm": False}),
+        pytest.param(17, {"discriminator_norm": False}, marks=pytest.mark.slow),
         (17, {"discriminator_norm": False, **MODERN}),
     ],
     ids=["even", "odd", "modern"],

@@ -1,6 +1,7 @@
 """A training that is stopped anywhere and goes on ends as one that never stopped."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,16 @@ class StopAfter:
         return self.left == 0
 
 
+@cache
+def undisturbed(settings: str) -> dict[str, bytes]:
+    """What a training leaves that nobody stops; once for all tests of its settings."""
+    uninterrupted = training(TrainSettings.model_validate_json(settings))
+    return outcome(uninterrupted, list(uninterrupted.run()))
+
+
 @pytest.fixture
 def whole(settings: TrainSettings) -> dict[str, bytes]:
-    uninterrupted = training(settings)
-    return outcome(uninterrupted, list(uninterrupted.run()))
+    return undisturbed(settings.model_dump_json())
 
 
 @pytest.mark.parametrize("steps", range(1, 9))

@@ -1,5 +1,6 @@
 """Painting that is stopped anywhere and goes on ends as painting that never stopped."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -54,10 +55,16 @@ def painted(
     return list(made), told
 
 
+@cache
+def undisturbed(settings: str) -> tuple[list[Tensor], list[Iterate]]:
+    """The pictures that nobody stops; once for all tests of these settings."""
+    return painted(StylizeSettings.model_validate_json(settings))
+
+
 def test_stopped_after_every_part_it_ends_the_same(
     settings: StylizeSettings, tmp_path: Path
 ) -> None:
-    whole, told = painted(settings)
+    whole, told = undisturbed(settings.model_dump_json())
     attempts = 0
     while True:
         keep = Attempts(Checkpoints(tmp_path), lambda: True, 60.0)
@@ -74,7 +81,7 @@ def test_stopped_after_every_part_it_ends_the_same(
 def test_a_killed_painting_goes_on_from_the_last_state(
     settings: StylizeSettings, tmp_path: Path
 ) -> None:
-    whole, told = painted(settings)
+    whole, told = undisturbed(settings.model_dump_json())
 
     class KilledError(Exception):
         pass
