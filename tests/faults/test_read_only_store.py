@@ -16,8 +16,8 @@ from atelier.tracking.store import open_store
 from atelier.tracking.workspace import Process, private_folder
 
 from ..support.project import Project
+from ..support.stage_runs import start, wait_for_a_state
 from .conftest import thaw
-from .test_resume import start, wait_for_a_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 STORE = ("mlflow.db", "mlruns")

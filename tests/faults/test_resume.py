@@ -5,7 +5,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from atelier.tracking.store import open_store
 
 from ..support.project import Project
+from ..support.stage_runs import start, states, wait_for_a_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 OUTPUTS = ("models", "samples", "plots/losses.csv", "metrics/train.json")
@@ -26,27 +26,6 @@ LONG: dict[str, Any] = {
     "runtime.checkpoint_seconds": 0.0,
     "train.sample_every": 3,
 }
-
-
-def start(project: Project, stage: str = "train") -> subprocess.Popen[str]:
-    """Start ``dvc repro`` of a stage in a process group of its own."""
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-    }
-    return subprocess.Popen(
-        ["dvc", "repro", "--no-run-cache", stage],
-        cwd=project.folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def states(project: Project) -> list[Path]:
-    return sorted((project.folder / ".atelier" / "unfinished").glob("*/state-*"))
 
 
 def kill_when(dvc: subprocess.Popen[str], moment: float, project: Project) -> bool:
@@ -112,14 +91,6 @@ def test_killed_it_goes_on_to_the_same_bytes_and_its_own_run(
 def finish(dvc: subprocess.Popen[str]) -> str:
     told, _ = dvc.communicate(timeout=240)
     return told
-
-
-def wait_for_a_state(dvc: subprocess.Popen[str], project: Project) -> None:
-    end = time.monotonic() + 120
-    while not states(project):
-        assert dvc.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_what_is_edited_while_a_stage_runs_is_refused(

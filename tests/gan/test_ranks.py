@@ -20,8 +20,8 @@ from atelier.gan.ranks import JoinedBatchNorm, Ranks, _all_reduce, join_batches,
 from atelier.gan.training import Training
 from atelier.settings import Settings
 
+from ..support.architectures import SMALL, train_settings
 from ..support.project import Project
-from .architectures import SMALL, train_settings
 
 CHANGES = {
     "epochs": 2,

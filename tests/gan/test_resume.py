@@ -20,6 +20,8 @@ from atelier.gan.weights import load_generator
 from atelier.progress import Progress
 from atelier.settings import Settings, TrainSettings
 
+from ..support.training import Poison, epoch_of
+
 SMALL = {
     "epochs": 3,
     "batch_size": 8,
@@ -194,19 +196,6 @@ def test_checkpoints_are_saved_by_time_and_two_are_kept(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-class Poison:
-    """Makes a weight no number after some steps, as often as it is told to."""
-
-    def __init__(self, training: Training, steps: int, times: int) -> None:
-        self.training, self.steps, self.times = training, steps, times
-
-    def __call__(self) -> bool:
-        if self.training.steps_done >= self.steps and self.times:
-            self.times -= 1
-            next(self.training.gan.generator.parameters()).data.fill_(float("nan"))
-        return False
-
-
 def test_a_training_that_goes_astray_is_taken_back_and_ends_well(
     settings: TrainSettings, tmp_path: Path
 ) -> None:
@@ -301,12 +290,6 @@ def test_states_are_saved_after_so_many_seconds_and_every_epoch(
     list(train_on(one, Noting(tmp_path), report=reports.append, seconds=seconds))
     assert numbers == saved
     assert reports[-1].done == 6
-
-
-def epoch_of(number: int, loss_d: float, samples: np.ndarray) -> Epoch:
-    statistics = np.full((4, 5), 0.7, np.float32)
-    statistics[:, 0] = loss_d
-    return Epoch(number, 0, np.arange(4), statistics, samples, {})
 
 
 def test_a_collapse_is_noticed_and_a_healthy_training_is_not_warned_of() -> None:

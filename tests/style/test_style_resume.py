@@ -13,7 +13,7 @@ from atelier.style.paint import Iterate, paint
 from atelier.style.resume import Attempts
 from atelier.style.vgg import build_vgg19
 
-from .test_style_paint import CPU, _picture, _settings
+from ..support.painting import CPU, options, smooth
 
 ITERATIONS = 60
 
@@ -39,7 +39,7 @@ PLAIN = {"lr": 1.0, "iterations": ITERATIONS}
     ids=lambda changes: "-".join(str(value) for value in changes.values()),
 )
 def settings(request: pytest.FixtureRequest) -> StylizeSettings:
-    return _settings(**request.param)
+    return options(**request.param)
 
 
 def painted(
@@ -48,10 +48,10 @@ def painted(
     """Three pictures; the first two share VGG19's passes where the optimizer can."""
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     told: list[Iterate] = []
-    contents = [_picture(1), _picture(3), _picture(4)[:, :, 8:]]
+    contents = [smooth(1), smooth(3), smooth(4)[:, :, 8:]]
     if settings.scales > 1:
         contents = [nn.functional.interpolate(one, scale_factor=2.0) for one in contents]
-    made = paint(contents, _picture(2), settings, vgg, CPU, told.append, attempts, 2)
+    made = paint(contents, smooth(2), settings, vgg, CPU, told.append, attempts, 2)
     return list(made), told
 
 
@@ -108,7 +108,7 @@ def test_a_killed_painting_goes_on_from_the_last_state(
 
 def test_a_painting_that_ended_early_is_finished_too(tmp_path: Path) -> None:
     """Where no step helps it ends before its iterations do, and is not painted again."""
-    settings = _settings(
+    settings = options(
         optimizer="spectral", content_layers={1: 1.0}, style_layers={1: 0.0}, iterations=100
     )
     whole, told = painted(settings, Attempts(Checkpoints(tmp_path)))

@@ -21,8 +21,9 @@ from atelier.tracking.store import open_store
 from atelier.tracking.values import flat, numbers, shown, without_secrets
 from atelier.tracking.workspace import Process, git_tags, private_folder, uncommitted
 
+from ..support.journals import DEAD, start
+
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-DEAD = Process(os.getpid(), "1")  # no process with this number started so early
 
 
 @pytest.fixture(autouse=True)
@@ -46,25 +47,6 @@ def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(tmp_path: Path, _empty_store: Path) -> Path:
     (tmp_path / "mlflow.db").write_bytes(_empty_store.read_bytes())
     return tmp_path
-
-
-def start(
-    root: Path,
-    stage: str = "train",
-    process: Process = DEAD,
-    pipeline: str = "p",
-    **fields: str,
-) -> Journal:
-    return Journal(
-        private_folder(root),
-        process,
-        stage,
-        experiment="atelier",
-        pipeline=pipeline,
-        parameters={"train.lr": "0.1", "render.fps": "4"},
-        tags={"git.dirty": "false"},
-        **fields,
-    )
 
 
 def speak(journal: Journal, folder: Path) -> None:
@@ -233,7 +215,7 @@ def test_stages_of_one_pipeline_share_a_parent(root: Path) -> None:
 
 def test_a_stage_that_was_killed_is_marked_so_and_one_that_lives_is_not(root: Path) -> None:
     code = (
-        "from tests.tracking.test_delivery import *\n"
+        "from tests.support.journals import *; import sys\n"
         "journal = start(Path(sys.argv[1]))\n"
         "print(journal.folder, flush=True)\n"
         "input()"

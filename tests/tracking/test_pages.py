@@ -7,8 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from ..support.project import Project
-from .browser import (
+from ..support.browser import (
     By,
     Chrome,
     Keys,
@@ -22,6 +21,7 @@ from .browser import (
     press,
     requested,
 )
+from ..support.project import Project
 
 pytestmark = pytest.mark.slow
 STAGES = ["convert", "download", "evaluate", "render", "stylize", "train"]

@@ -9,8 +9,8 @@ from mlflow.tracking import MlflowClient
 from atelier.gan.networks import build
 from atelier.gan.weights import save_network
 
-from ...gan.architectures import SMALL
-from .execution import (
+from ...support.architectures import SMALL
+from ...support.execution import (
     Server,
     assert_delivered,
     deliver,
@@ -18,24 +18,11 @@ from .execution import (
     rejected,
     write_execution,
 )
-from .proxy import FAULTS, Proxy
+from ...support.proxy import FAULTS, REQUESTS, Proxy
 
 # Of MLflow, and of what it imports.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-REQUESTS = {
-    "find experiment": "GET .*/experiments/get-by-name",
-    "create experiment": "POST .*/experiments/create",
-    "search experiments": "POST .*/experiments/search",
-    "search runs": "POST .*/runs/search",
-    "create run": "POST .*/runs/create",
-    "get run": "GET .*/runs/get",
-    "log batch": "POST .*/runs/log-batch",
-    "update run": "POST .*/runs/update",
-    "log inputs": "POST .*/runs/log-inputs",
-    "upload": "PUT .*/mlflow-artifacts/artifacts/",
-    "list files": r"GET .*/mlflow-artifacts/artifacts\?",
-}
 MODEL_REQUESTS = {
     "create model": "POST .*/logged-models$",
     "log outputs": "POST .*/runs/outputs",

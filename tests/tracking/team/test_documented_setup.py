@@ -13,8 +13,8 @@ import requests
 from mlflow.tracking import MlflowClient
 
 from ...support.project import ROOT, TRACKED, clone
-from .proxy import proxy
-from .servers import free_port, postgresql, program, wait_for_server
+from ...support.proxy import proxy
+from ...support.servers import free_port, postgresql, program, wait_for_server
 
 pytestmark = pytest.mark.slow
 HOST = "mlflow.example.org"
