@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,22 +22,32 @@ ITERATIONS = 60
 PLAIN = {"lr": 1.0, "iterations": ITERATIONS}
 
 
+def named(changes: dict[str, object]) -> str:
+    """Name a parameter by its values."""
+    return "-".join(str(value) for value in changes.values())
+
+
+def slow(changes: dict[str, object]) -> Any:
+    """Leave a variant of an optimizer that is tried anyway to `make test-all`."""
+    return pytest.param(changes, marks=pytest.mark.slow, id=named(changes))
+
+
 @pytest.fixture(
     params=[
         {**PLAIN, "optimizer": "lbfgs"},
         {**PLAIN, "optimizer": "adam", "lr": 0.02},
         {**PLAIN, "optimizer": "spectral"},
-        {**PLAIN, "optimizer": "spectral", "weights": "imagenet"},
+        slow({**PLAIN, "optimizer": "spectral", "weights": "imagenet"}),
         {**PLAIN, "optimizer": "spectral", "precision": "bf16"},
-        {**PLAIN, "optimizer": "spectral", "start": "noise"},
-        {**PLAIN, "optimizer": "lbfgs", "precision": "bf16"},
-        {**PLAIN, "optimizer": "lbfgs", "style_layers": {6: 0.5, 1: 1.0}},
-        {**PLAIN, "optimizer": "lbfgs", "bounded": False},
+        slow({**PLAIN, "optimizer": "spectral", "start": "noise"}),
+        slow({**PLAIN, "optimizer": "lbfgs", "precision": "bf16"}),
+        slow({**PLAIN, "optimizer": "lbfgs", "style_layers": {6: 0.5, 1: 1.0}}),
+        slow({**PLAIN, "optimizer": "lbfgs", "bounded": False}),
         {**PLAIN, "optimizer": "adam", "lr": 0.02, "average": 0.9, "scales": 2},
         {**PLAIN, "optimizer": "spectral", "scales": 3, "memory_gb": 0.011},
         {**PLAIN, "optimizer": "spectral", "keep_colors": "luminance", "smoothness": 0.1},
     ],
-    ids=lambda changes: "-".join(str(value) for value in changes.values()),
+    ids=named,
 )
 def settings(request: pytest.FixtureRequest) -> StylizeSettings:
     return options(**request.param)
