@@ -31,10 +31,10 @@ repro: $(VENV)/ready ## run the whole chain on the embedded sample
 	@atelier where
 
 test: $(VENV)/ready ## run the tests
-	pytest -n 2 --dist loadfile -m "not slow"
+	pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: $(VENV)/ready ## run the tests, the slow ones too
-	pytest -n 2 --dist loadfile
+	pytest -n 2 --dist worksteal --hypothesis-profile thorough
 
 lint: $(VENV)/ready ## check style and types
 	ruff format --check

@@ -78,12 +78,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     sys.path.insert(0, str(ROOT))
-    from tests.project import clone
+    from tests.support.project import TRACKED, clone
 
     quiet_environment()
     measured: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with tempfile.TemporaryDirectory() as folder:
-        project = clone(Path(folder) / "project")
+        project = clone(Path(folder) / "project", **TRACKED)
         features = ["random"]
         if given.weights:
             shutil.copy(given.weights, project.folder / "data/weights")

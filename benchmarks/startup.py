@@ -45,7 +45,7 @@ def main() -> None:
     """Measure and print."""
     arguments = options(__doc__, repeats=3)
     sys.path.insert(0, str(ROOT))
-    from tests.project import clone
+    from tests.support.project import TRACKED, clone
 
     result = {"name": "startup", "machine": platform.processor() or platform.machine()}
     stages = {path.stem: imports_of(path) for path in sorted((ROOT / "stages").glob("*.py"))}
@@ -53,7 +53,7 @@ def main() -> None:
         times = [seconds([sys.executable, "-c", code], ROOT) for _ in range(arguments.repeats)]
         result[f"imports, {name}"] = round(statistics.median(times), 2)
     with tempfile.TemporaryDirectory() as folder:
-        project = clone(Path(folder) / "project")
+        project = clone(Path(folder) / "project", **TRACKED)
         result["tiny chain, store made anew"] = round(seconds(["dvc", "repro"], project.folder), 1)
         result["tiny chain, again"] = round(seconds(["dvc", "repro", "--force"], project.folder), 1)
         result["nothing to do"] = round(seconds(["dvc", "repro"], project.folder), 1)

@@ -3,6 +3,7 @@
 import http.server
 import itertools
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -12,12 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings as hypothesis_settings
 
 from atelier import settings
 
-from .processes import MARK, end_processes, reset_ignored_signals
-from .project import Project, clone
+from .support.processes import MARK, end_processes, reset_ignored_signals
+from .support.project import Project, clone, prepare
 
 ROOT = Path(__file__).parents[1]
 _NUMBERS = itertools.count()
@@ -26,7 +28,8 @@ SHARED = ROOT.parent / "shared"
 torch.set_num_threads(1)  # tests run side by side; more threads would only wait for each other
 reset_ignored_signals()
 # No test asserts a time: a busy machine takes any time for an example.
-hypothesis_settings.register_profile("atelier", deadline=None)
+hypothesis_settings.register_profile("atelier", deadline=None, max_examples=25)
+hypothesis_settings.register_profile("thorough", deadline=None, max_examples=100)
 hypothesis_settings.load_profile("atelier")
 
 
@@ -77,17 +80,39 @@ def fresh(tmp_path: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def _ready(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = clone(tmp_path_factory.mktemp("ready") / "project")
-    project.repro()
-    project.delivered()
-    return project
+def prepared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder of two finished projects, which the first worker makes and all workers share."""
+    shared = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        shared = shared.parent  # the folder of all workers
+    with FileLock(shared / "prepared.lock"):
+        if not (shared / "prepared").exists():
+            making = Path(tempfile.mkdtemp(dir=shared))
+            prepare(making)
+            making.rename(shared / "prepared")
+    return shared / "prepared"
+
+
+@pytest.fixture(scope="session")
+def _ready(prepared: Path) -> Project:
+    return Project(prepared / "untracked")
+
+
+@pytest.fixture(scope="session")
+def _tracked(prepared: Path) -> Project:
+    return Project(prepared / "tracked")
 
 
 @pytest.fixture
 def ready(_ready: Project, tmp_path: Path) -> Project:
-    """A clone of the project in which the whole chain has run once."""
+    """A clone of the project in which the whole chain has run once; MLflow is turned off."""
     return _ready.copy(tmp_path / "project")
+
+
+@pytest.fixture
+def tracked(_tracked: Project, tmp_path: Path) -> Project:
+    """A clone of the project in which the whole chain has run once, with MLflow."""
+    return _tracked.copy(tmp_path / "project")
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

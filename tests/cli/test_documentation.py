@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from ..project import ROOT, Project
+from ..support.project import ROOT, Project
 
 COMMAND = re.compile(r"^    (?:\$ )?(atelier (?:generate|export) .*)$", re.MULTILINE)
 LINK = re.compile(r"\]\(<?([^)>\s#]+)")

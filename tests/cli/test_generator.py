@@ -14,7 +14,7 @@ from PIL import Image
 from atelier.gan.generate import draw_latents, generate
 from atelier.gan.weights import save_network
 
-from ..gan.architectures import SMALL, vivid
+from ..support.architectures import SMALL, vivid
 from .conftest import Typed
 
 

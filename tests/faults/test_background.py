@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ..project import ROOT
+from ..support.project import ROOT
 
 TESTS = """
 import signal, subprocess, sys

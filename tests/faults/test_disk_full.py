@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ..project import Project
+from ..support.project import Project
 
 # What DVC needs to note that old outputs are linked back; no stage's own files fit into it.
 LEFT = 32 * 1024
@@ -38,28 +38,50 @@ def fill(folder: Path, leave: int) -> None:
         file.write(bytes(free))
 
 
-@pytest.mark.parametrize(
-    ("stage", "outputs"),
-    [
-        ("download", ["data/raw"]),
-        ("convert", ["data/images.npz", "metrics/convert.json"]),
-        ("train", ["models", "samples", "plots/losses.csv", "metrics/train.json"]),
-        ("render", ["renders"]),
-        ("stylize", ["styled", "metrics/stylize.json", "plots/style_losses.csv"]),
-    ],
-)
-def test_a_full_disk_leaves_the_old_results(
-    ready: Project, small_disk: Path, stage: str, outputs: list[str]
-) -> None:
+@pytest.fixture
+def project(_ready: Project, small_disk: Path) -> Project:
+    """A finished project on a disk that is soon full."""
     project = Project(small_disk / "project")
     shutil.copytree(
-        ready.folder,
+        _ready.folder,
         project.folder,
         symlinks=True,
         # Checkpoints of finished stages go when the next one starts, which would make room.
         ignore=shutil.ignore_patterns("mlruns", "mlflow.db", "unfinished"),
     )
-    project.set(**{"tracking.enabled": False})
+    return project
+
+
+OUTPUTS = [
+    ("download", ["data/raw"]),
+    ("convert", ["data/images.npz", "metrics/convert.json"]),
+    ("train", ["models", "samples", "plots/losses.csv", "metrics/train.json"]),
+    ("render", ["renders"]),
+    ("stylize", ["styled", "metrics/stylize.json", "plots/style_losses.csv"]),
+]
+
+
+@pytest.mark.parametrize(("stage", "outputs"), OUTPUTS)
+def test_a_stage_on_a_full_disk_leaves_the_old_results(
+    project: Project, small_disk: Path, stage: str, outputs: list[str]
+) -> None:
+    """In this process, with the old results still in place."""
+    before = project.bytes(*outputs)
+    fill(small_disk, leave=0)
+    told = project.stage(stage, ok=False)
+    assert "Traceback" not in told
+    (sentence,) = [line for line in told.splitlines() if line.startswith("ERROR: ")]
+    assert "disk is full" in sentence or "no room" in sentence
+    assert project.bytes(*outputs) == before
+
+
+@pytest.mark.parametrize(
+    ("stage", "outputs"),
+    [pytest.param(*of, marks=[pytest.mark.slow] * (of[0] != "convert")) for of in OUTPUTS],
+)
+def test_a_full_disk_leaves_the_old_results(
+    project: Project, small_disk: Path, stage: str, outputs: list[str]
+) -> None:
     # Outputs are links into DVC's cache, as always: removing them makes no room.
     project.run("dvc", "checkout", "--relink", "--force")
     before = project.bytes(*outputs)

@@ -20,7 +20,7 @@ PARAMS = (Path(__file__).parents[2] / "params.yaml").read_text("utf-8")
 VALUES = settings.read_yaml(Path(__file__).parents[2] / "params.yaml")
 KEYS = [(section, key) for section, keys in VALUES.items() for key in keys]
 
-few = bounds(derandomize=True, max_examples=60)
+few = bounds(derandomize=True)
 
 # All that YAML can say: words that mean something here, and scalars of every kind.
 scalars = st.one_of(

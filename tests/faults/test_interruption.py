@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ..project import Project
+from ..support.project import Project
 
 OUTPUTS = ("models", "samples", "plots/losses.csv", "metrics/train.json")
 
@@ -26,16 +26,22 @@ def stage_process(dvc: subprocess.Popen[str], script: str) -> psutil.Process:
     raise AssertionError(f"{script} did not start")
 
 
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "told",
+    [
+        signal.SIGINT,
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGTERM, signal.SIGHUP)),
+    ],
+)
 def test_a_training_told_to_stop_leaves_the_old_results(
-    ready: Project, told: signal.Signals
+    tracked: Project, told: signal.Signals
 ) -> None:
-    before = ready.bytes(*OUTPUTS)
-    ready.set(**{"train.epochs": 100_000})
+    before = tracked.bytes(*OUTPUTS)
+    tracked.set(**{"train.epochs": 100_000})
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     dvc = subprocess.Popen(
         ["dvc", "repro", "train"],
-        cwd=ready.folder,
+        cwd=tracked.folder,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -43,15 +49,15 @@ def test_a_training_told_to_stop_leaves_the_old_results(
         start_new_session=True,
     )
     stage = stage_process(dvc, "stages/train.py")
-    journals = ready.folder / ".atelier/journal"
+    journals = tracked.folder / ".atelier/journal"
     end = time.monotonic() + 60
     while not list(journals.glob("*/*/samples-00000001.png")) and time.monotonic() < end:
         time.sleep(0.05)  # until the first epoch is done
-    assert ready.bytes(*OUTPUTS) == {}
+    assert tracked.bytes(*OUTPUTS) == {}
     stage.send_signal(told)
     output, _ = dvc.communicate(timeout=120)
     assert "ERROR: interrupted before the stage was done; `dvc repro` goes on from there" in output
     assert "Traceback" not in output
-    assert ready.bytes(*OUTPUTS) == before
-    leftovers = [path.name for path in ready.folder.glob(".atelier-*")]
+    assert tracked.bytes(*OUTPUTS) == before
+    leftovers = [path.name for path in tracked.folder.glob(".atelier-*")]
     assert leftovers == []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ..project import Project
+from ..support.project import Project
 
 pytestmark = [
     pytest.mark.slow,
@@ -46,7 +46,7 @@ def test_too_little_memory_names_the_setting(
     ready: Project, stage: str, changes: dict[str, Any], smaller: str
 ) -> None:
     before = ready.bytes(*OUTPUTS[stage])
-    ready.set(**changes, **{"tracking.enabled": False})
+    ready.set(**changes)
     # The address space, in KiB: room for the program, and not for what it is asked.
     told = ready.run(
         "sh", "-c", f"ulimit -v {6 * 2**20}; dvc repro --single-item --force {stage}", ok=False
@@ -60,7 +60,7 @@ def test_a_painting_that_does_not_fit_says_which_would(ready: Project) -> None:
     """And the one that it says does fit."""
     before = ready.bytes(*OUTPUTS["stylize"])
     large = {"stylize.picture_size": 2048, "stylize.memory_gb": 0.0, "stylize.scales": 1}
-    ready.set(**large, **{"tracking.enabled": False})
+    ready.set(**large)
     limited = f"ulimit -v {6 * 2**20}; dvc repro --single-item --force stylize"
     told = sentence(ready.run("sh", "-c", limited, ok=False))
     found = re.search(r"too small for a painting of 2048 x 2048 .*picture_size of (\d+) fits", told)
@@ -79,7 +79,6 @@ def test_a_batch_that_does_not_fit_says_which_would(ready: Project) -> None:
         "train.generator_width": 64,
         "train.discriminator_width": 64,
         "train.epochs": 1,
-        "tracking.enabled": False,
     }
     ready.set(**large)
     ready.run("dvc", "repro", "convert")
@@ -94,7 +93,7 @@ def test_a_batch_that_does_not_fit_says_which_would(ready: Project) -> None:
 @pytest.mark.parametrize("stage", ["train", "evaluate", "stylize"])
 def test_a_gpu_that_is_not_there_is_named(ready: Project, stage: str) -> None:
     before = ready.bytes(*OUTPUTS[stage])
-    ready.set(**{"runtime.device": "cuda:99", "tracking.enabled": False})
+    ready.set(**{"runtime.device": "cuda:99"})
     told = ready.run("dvc", "repro", "--single-item", "--force", stage, ok=False)
     assert "runtime.device is cuda:99, but torch sees" in sentence(told)
     assert ready.bytes(*OUTPUTS[stage]) == before
@@ -117,7 +116,6 @@ def test_a_read_only_folder_is_named(
     ready: Project, freeze: Callable[[Path], None], stage: str, folder: str
 ) -> None:
     """The stage's own program: dvc alone would stop before it, at outputs that it cannot remove."""
-    ready.set(**{"tracking.enabled": False})
     before = ready.bytes(*OUTPUTS[stage])
     freeze(ready.folder / folder)
     told = ready.run("python", f"stages/{stage}.py", ok=False, PYTHONPATH="src")
@@ -138,7 +136,6 @@ def test_dvc_leaves_the_old_results_in_a_read_only_folder(
 
 @pytest.mark.parametrize(("stage", "folder"), [("evaluate", "plots"), ("train", ".atelier")])
 def test_a_file_where_a_folder_is_needed_is_named(ready: Project, stage: str, folder: str) -> None:
-    ready.set(**{"tracking.enabled": False})
     os.rename(ready.folder / folder, ready.folder / "moved")
     (ready.folder / folder).write_text("mine")
     told = ready.run("python", f"stages/{stage}.py", ok=False, PYTHONPATH="src")

@@ -15,7 +15,7 @@ from atelier.errors import AtelierError
 from atelier.settings import read_yaml
 from atelier.tracking import preflight
 
-from ..project import ROOT, Project
+from ..support.project import ROOT, Project
 
 # A user without a name, who may read everything: the environment can lie in root's home.
 NAMELESS = (

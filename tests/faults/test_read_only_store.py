@@ -15,9 +15,9 @@ from atelier.tracking.run import Run
 from atelier.tracking.store import open_store
 from atelier.tracking.workspace import Process, private_folder
 
-from ..project import Project
+from ..support.project import Project
+from ..support.stage_runs import start, wait_for_a_state
 from .conftest import thaw
-from .test_resume import start, wait_for_a_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 STORE = ("mlflow.db", "mlruns")
@@ -30,25 +30,25 @@ def newest(project: Project, stage: str) -> tuple[Any, Any]:
 
 
 def test_read_only_from_the_start_sync_delivers_it_once_it_can_be_written(
-    ready: Project, freeze: Callable[[Path], None]
+    tracked: Project, freeze: Callable[[Path], None]
 ) -> None:
     for place in STORE:
-        freeze(ready.folder / place)
-    ready.set(**{"render.fps": 9})
-    told = ready.run("dvc", "repro")
+        freeze(tracked.folder / place)
+    tracked.set(**{"render.fps": 9})
+    told = tracked.run("dvc", "repro")
     assert "MLflow has not taken everything yet" in told
     assert "attempt to write a readonly database" in told
 
-    told = ready.run("atelier", "sync", ok=False)
+    told = tracked.run("atelier", "sync", ok=False)
     assert "readonly database" in told
     assert len(told.splitlines()) == 1, "one sentence"
 
     for place in STORE:
-        thaw(ready.folder / place)
+        thaw(tracked.folder / place)
     # At once, whatever the deliverer of that execution is at, and whatever it knows of the store.
-    assert "Everything is delivered to MLflow." in ready.run("atelier", "sync")
-    assert not list((ready.folder / ".atelier" / "journal").iterdir())
-    client, render = newest(ready, "render")
+    assert "Everything is delivered to MLflow." in tracked.run("atelier", "sync")
+    assert not list((tracked.folder / ".atelier" / "journal").iterdir())
+    client, render = newest(tracked, "render")
     assert render.info.status == "FINISHED"
     assert render.data.params["render.fps"] == "9.0"
     files = [file.path for file in client.list_artifacts(render.info.run_id, "renders")]
@@ -61,26 +61,26 @@ def test_read_only_from_the_start_sync_delivers_it_once_it_can_be_written(
 
 @pytest.mark.slow
 def test_read_only_in_the_middle_the_next_run_delivers_it_first(
-    ready: Project, freeze: Callable[[Path], None]
+    tracked: Project, freeze: Callable[[Path], None]
 ) -> None:
-    ready.set(**{"train.epochs": 60, "runtime.checkpoint_seconds": 0.0})
-    dvc = start(ready)
-    wait_for_a_state(dvc, ready)
+    tracked.set(**{"train.epochs": 60, "runtime.checkpoint_seconds": 0.0})
+    dvc = start(tracked)
+    wait_for_a_state(dvc, tracked)
     for place in STORE:
-        freeze(ready.folder / place)
+        freeze(tracked.folder / place)
     told, _ = dvc.communicate(timeout=240)
     assert dvc.returncode == 0
     assert "MLflow has not taken everything yet" in told
     for place in STORE:
-        thaw(ready.folder / place)
+        thaw(tracked.folder / place)
 
-    ready.repro("evaluate")
-    ready.delivered()
-    client, train = newest(ready, "train")
+    tracked.repro("evaluate")
+    tracked.delivered()
+    client, train = newest(tracked, "train")
     assert train.info.status == "FINISHED"
     points = client.get_metric_history(train.info.run_id, "loss_d")
     assert [point.step for point in points] == list(range(1, 241))
-    _, evaluate = newest(ready, "evaluate")
+    _, evaluate = newest(tracked, "evaluate")
     parent = client.get_run(evaluate.data.tags["mlflow.parentRunId"])
     assert parent.data.tags["restored.train"] == train.info.run_id, "delivered in order"
 

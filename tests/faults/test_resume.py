@@ -5,7 +5,7 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import pytest
 
 from atelier.tracking.store import open_store
 
-from ..project import Project
+from ..support.project import Project
+from ..support.stage_runs import start, states, wait_for_a_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 OUTPUTS = ("models", "samples", "plots/losses.csv", "metrics/train.json")
@@ -25,27 +26,6 @@ LONG: dict[str, Any] = {
     "runtime.checkpoint_seconds": 0.0,
     "train.sample_every": 3,
 }
-
-
-def start(project: Project, stage: str = "train") -> subprocess.Popen[str]:
-    """Start ``dvc repro`` of a stage in a process group of its own."""
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-    }
-    return subprocess.Popen(
-        ["dvc", "repro", "--no-run-cache", stage],
-        cwd=project.folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def states(project: Project) -> list[Path]:
-    return sorted((project.folder / ".atelier" / "unfinished").glob("*/state-*"))
 
 
 def kill_when(dvc: subprocess.Popen[str], moment: float, project: Project) -> bool:
@@ -70,7 +50,7 @@ def whole(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     """The outputs of a training that nobody disturbs."""
     project = _ready.copy(tmp_path_factory.mktemp("whole") / "project")
     project.set(**LONG)
-    project.repro("train")
+    project.stage("train")
     return project.bytes(*OUTPUTS)
 
 
@@ -92,18 +72,20 @@ def check_killed(project: Project, whole: dict[str, bytes], kills: int, seed: in
 
 
 def test_killed_it_goes_on_to_the_same_bytes_and_its_own_run(
-    ready: Project, whole: dict[str, bytes]
+    tracked: Project, whole: dict[str, bytes]
 ) -> None:
-    check_killed(ready, whole, kills=3, seed=1)
-    ready.delivered()
-    client, experiment = open_store(ready.folder, "atelier")
+    check_killed(tracked, whole, kills=1, seed=1)
+    tracked.delivered()
+    client, experiment = open_store(tracked.folder, "atelier")
     newest, *older = client.search_runs([experiment], "tags.`atelier.stage` = 'train'")
     assert newest.info.status == "FINISHED"
     assert len(older) == 1, "a resumed training continues its own run"
     steps = [p.step for p in client.get_metric_history(newest.info.run_id, "loss_d")]
     assert steps == list(range(1, 241))
-    ready.repro("evaluate")
-    assert states(ready) == [], "what dvc has recorded needs no checkpoint"
+    assert states(tracked)
+    tracked.set(**{"tracking.enabled": False})
+    tracked.stage("render")
+    assert states(tracked) == [], "what dvc has recorded needs no checkpoint"
 
 
 def finish(dvc: subprocess.Popen[str]) -> str:
@@ -111,35 +93,53 @@ def finish(dvc: subprocess.Popen[str]) -> str:
     return told
 
 
-def wait_for_a_state(dvc: subprocess.Popen[str], project: Project) -> None:
-    end = time.monotonic() + 120
-    while not states(project):
-        assert dvc.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def test_what_was_edited_while_it_ran_is_not_recorded_as_what_it_was(
+def test_what_is_edited_while_a_stage_runs_is_refused(
     ready: Project, whole: dict[str, bytes]
 ) -> None:
+    """In this process, and in another thread of it."""
     before = ready.bytes(*OUTPUTS)
     ready.set(**LONG)
-    dvc = start(ready)
-    wait_for_a_state(dvc, ready)
-    ready.set(**{"train.lr": 0.5})
+
+    def edit() -> None:
+        end = time.monotonic() + 120
+        while not states(ready) and time.monotonic() < end:
+            time.sleep(0.01)
+        ready.set(**{"train.lr": 0.5})
+
+    ready.remove_outputs("train")
+    editor = threading.Thread(target=edit)
+    editor.start()
+    told = ready.stage("train", ok=False)
+    editor.join()
+    assert "train.lr was 0.0002 and is 0.5" in told
+    assert ready.bytes(*OUTPUTS) == before
+    ready.set(**{"train.lr": 0.0002})
+    ready.stage("train")
+    assert ready.bytes(*OUTPUTS) == whole
+
+
+@pytest.mark.slow
+def test_what_was_edited_while_it_ran_is_not_recorded_as_what_it_was(
+    tracked: Project, whole: dict[str, bytes]
+) -> None:
+    before = tracked.bytes(*OUTPUTS)
+    tracked.set(**LONG)
+    dvc = start(tracked)
+    wait_for_a_state(dvc, tracked)
+    tracked.set(**{"train.lr": 0.5})
     told = finish(dvc)
     assert dvc.returncode != 0
     assert "while train ran, train was" not in told, "the value is named, not the whole section"
     assert "train.lr was 0.0002 and is 0.5" in told
     assert "Traceback" not in told
-    assert ready.bytes(*OUTPUTS) == before
-    ready.set(**{"train.lr": 0.0002})
-    again = start(ready)
+    assert tracked.bytes(*OUTPUTS) == before
+    tracked.set(**{"train.lr": 0.0002})
+    again = start(tracked)
     told = finish(again)
     assert again.returncode == 0, told
-    assert ready.bytes(*OUTPUTS) == whole
-    ready.delivered()
-    client, experiment = open_store(ready.folder, "atelier")
+    assert tracked.bytes(*OUTPUTS) == whole
+    tracked.delivered()
+    client, experiment = open_store(tracked.folder, "atelier")
     newest, *_ = client.search_runs([experiment], "tags.`atelier.stage` = 'train'")
     steps = [p.step for p in client.get_metric_history(newest.info.run_id, "loss_d")]
     assert steps == list(range(1, 241)), "the work was taken up, not done again"

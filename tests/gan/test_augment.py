@@ -13,7 +13,7 @@ from atelier.gan.augmented import augmented
 from atelier.settings import Settings
 from atelier.streams import torch_stream
 
-from .plain_augmentation import plain_augmentation
+from ..support.plain_augmentation import plain_augmentation
 
 KINDS: tuple[Kind, ...] = ("color", "translation", "cutout")
 

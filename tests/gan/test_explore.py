@@ -14,7 +14,7 @@ from atelier.gan.explore import LAST_SEED, Trained, closed_loop, latents_of, pic
 from atelier.gan.generate import draw_latents, generate
 from atelier.gan.weights import save_network
 
-from .architectures import SMALL, vivid
+from ..support.architectures import SMALL, vivid
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ from atelier.gan.explore import Trained
 from atelier.gan.export import export
 from atelier.gan.generate import draw_latents, generate
 
-from .architectures import SMALL, vivid
+from ..support.architectures import SMALL, vivid
 
 CPU = torch.device("cpu")
 

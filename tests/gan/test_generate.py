@@ -18,7 +18,7 @@ from atelier.gan.generate import (
     with_labels,
 )
 
-from .architectures import SMALL
+from ..support.architectures import SMALL
 
 
 @pytest.mark.parametrize("latents", ["normal", "uniform"])

@@ -151,7 +151,7 @@ def test_a_rate_is_changed_in_place_where_it_is_a_tensor(as_tensor: bool) -> Non
 
 @pytest.mark.parametrize(("loss", "warned"), [("bce", 1), ("hinge", 1), ("wasserstein", 0)])
 def test_a_wasserstein_loss_near_zero_is_no_lost_training(loss: str, warned: int) -> None:
-    from .test_resume import epoch_of
+    from ..support.training import epoch_of
 
     varied = torch.randint(0, 256, (9, 16, 16, 3), dtype=torch.uint8).numpy()
     assert len(Health(loss).symptoms(epoch_of(1, 0.001, varied))) == warned

@@ -12,7 +12,7 @@ from atelier.errors import AtelierError
 from atelier.gan.generate import draw_latents
 from atelier.gan.networks import Architecture, build
 
-from .architectures import SMALL, train_settings
+from ..support.architectures import SMALL, train_settings
 
 TINY = replace(SMALL, generator_width=2, discriminator_width=3, latent_size=5)
 

@@ -10,7 +10,7 @@ from torch import nn
 from atelier.errors import AtelierError
 from atelier.gan.networks import SIZES, Architecture, build
 
-from .architectures import CELEBA64, FACES32, FASHION_MLP, MNIST28
+from ..support.architectures import CELEBA64, FACES32, FASHION_MLP, MNIST28
 
 
 def shapes(network: nn.Module, given: torch.Tensor) -> list[tuple[int, ...]]:

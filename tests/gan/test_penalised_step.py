@@ -17,8 +17,8 @@ from atelier.gan.step import train_step
 from atelier.settings import TrainSettings
 from atelier.streams import stream_seed
 
-from .architectures import SMALL, train_settings
-from .plain_augmentation import plain_augmentation
+from ..support.architectures import SMALL, train_settings
+from ..support.plain_augmentation import plain_augmentation
 
 ARCH = replace(
     SMALL,

@@ -26,7 +26,7 @@ from atelier.gan.weights import load_generator, read_marks, save_network
 from atelier.settings import Settings
 from atelier.streams import stream_seed
 
-from .architectures import CELEBA64, FASHION_MLP, SMALL
+from ..support.architectures import CELEBA64, FASHION_MLP, SMALL
 
 CPU = torch.device("cpu")
 TINY = {
@@ -359,7 +359,7 @@ def test_the_best_epoch_is_kept_beside_the_last(
 def test_taken_back_after_it_went_astray_the_best_and_the_average_are_as_they_were(
     make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    from .test_resume import Poison
+    from ..support.training import Poison
 
     changes = {"measure_every": 1, "ema": 0.5, "flip": True}
     settings = make_settings(train={**TINY, **changes}).train

@@ -20,8 +20,8 @@ from atelier.gan.ranks import JoinedBatchNorm, Ranks, _all_reduce, join_batches,
 from atelier.gan.training import Training
 from atelier.settings import Settings
 
-from ..project import Project
-from .architectures import SMALL, train_settings
+from ..support.architectures import SMALL, train_settings
+from ..support.project import Project
 
 CHANGES = {
     "epochs": 2,
@@ -88,7 +88,7 @@ MODERN = {
     ("count", "changes"),
     [
         (16, {}),
-        (17, {"discriminator_norm": False}),
+        pytest.param(17, {"discriminator_norm": False}, marks=pytest.mark.slow),
         (17, {"discriminator_norm": False, **MODERN}),
     ],
     ids=["even", "odd", "modern"],

@@ -15,7 +15,7 @@ from atelier.gan.measured import Measured
 from atelier.gan.networks import build
 from atelier.gan.samples import load_epochs, save_augmented, save_samples
 
-from .architectures import SMALL
+from ..support.architectures import SMALL
 
 NO_SAMPLES = np.zeros((2, 1, 1, 1), np.uint8)
 

@@ -1,6 +1,7 @@
 """A training that is stopped anywhere and goes on ends as one that never stopped."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from atelier.gan.training import Training
 from atelier.gan.weights import load_generator
 from atelier.progress import Progress
 from atelier.settings import Settings, TrainSettings
+
+from ..support.training import Poison, epoch_of
 
 SMALL = {
     "epochs": 3,
@@ -99,10 +102,16 @@ class StopAfter:
         return self.left == 0
 
 
+@cache
+def undisturbed(settings: str) -> dict[str, bytes]:
+    """What a training leaves that nobody stops; once for all tests of its settings."""
+    uninterrupted = training(TrainSettings.model_validate_json(settings))
+    return outcome(uninterrupted, list(uninterrupted.run()))
+
+
 @pytest.fixture
 def whole(settings: TrainSettings) -> dict[str, bytes]:
-    uninterrupted = training(settings)
-    return outcome(uninterrupted, list(uninterrupted.run()))
+    return undisturbed(settings.model_dump_json())
 
 
 @pytest.mark.parametrize("steps", range(1, 9))
@@ -185,19 +194,6 @@ def test_checkpoints_are_saved_by_time_and_two_are_kept(
     }
     assert len(list(tmp_path.glob("epoch-*"))) == 3
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-
-
-class Poison:
-    """Makes a weight no number after some steps, as often as it is told to."""
-
-    def __init__(self, training: Training, steps: int, times: int) -> None:
-        self.training, self.steps, self.times = training, steps, times
-
-    def __call__(self) -> bool:
-        if self.training.steps_done >= self.steps and self.times:
-            self.times -= 1
-            next(self.training.gan.generator.parameters()).data.fill_(float("nan"))
-        return False
 
 
 def test_a_training_that_goes_astray_is_taken_back_and_ends_well(
@@ -294,12 +290,6 @@ def test_states_are_saved_after_so_many_seconds_and_every_epoch(
     list(train_on(one, Noting(tmp_path), report=reports.append, seconds=seconds))
     assert numbers == saved
     assert reports[-1].done == 6
-
-
-def epoch_of(number: int, loss_d: float, samples: np.ndarray) -> Epoch:
-    statistics = np.full((4, 5), 0.7, np.float32)
-    statistics[:, 0] = loss_d
-    return Epoch(number, 0, np.arange(4), statistics, samples, {})
 
 
 def test_a_collapse_is_noticed_and_a_healthy_training_is_not_warned_of() -> None:

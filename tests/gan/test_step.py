@@ -11,7 +11,7 @@ from atelier.gan.step import train_step
 from atelier.settings import TrainSettings
 from atelier.streams import stream_seed
 
-from .architectures import SMALL, architecture, train_settings
+from ..support.architectures import SMALL, architecture, train_settings
 
 
 def adam(network: nn.Module, settings: TrainSettings) -> torch.optim.Adam:

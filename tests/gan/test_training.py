@@ -20,7 +20,7 @@ from atelier.presets import preset_values
 from atelier.progress import Progress
 from atelier.settings import Settings
 
-from .architectures import SMALL as SMALL_ARCH
+from ..support.architectures import SMALL as SMALL_ARCH
 
 CPU = torch.device("cpu")
 SMALL = {

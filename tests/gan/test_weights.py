@@ -26,7 +26,8 @@ from atelier.gan.weights import (
     read_marks,
     save_network,
 )
-from tests.gan.architectures import FASHION_MLP, SMALL
+
+from ..support.architectures import FASHION_MLP, SMALL
 
 VALUES = st.one_of(
     st.none(),

@@ -15,7 +15,7 @@ from PIL import Image
 from atelier.images.original import read_original
 from atelier.images.picture import Unreadable, read_picture
 
-from .files import chunk, png, saved
+from ..support.image_files import chunk, png, saved
 
 # Every 8-bit level, and the values at which rounding changes.
 GREY = np.concatenate([257 * np.arange(256), 257 * np.arange(255) + 128, [65_535]])

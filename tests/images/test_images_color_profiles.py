@@ -15,8 +15,8 @@ from atelier.images.original import read_original, save_painting
 from atelier.images.picture import decode, read_picture
 from atelier.settings import ConvertSettings
 
-from .files import chunk, iccp, png, saved
-from .icc import display_p3, linear_grey, scanner, warm_cmyk
+from ..support.icc import display_p3, linear_grey, scanner, warm_cmyk
+from ..support.image_files import chunk, iccp, png, saved
 
 FLAT = np.full((20, 24, 3), (229, 120, 89), np.uint8)
 # Of the same numbers in Display P3 (IEC 61966-2-1 curve).

@@ -16,7 +16,7 @@ from atelier.errors import AtelierError
 from atelier.images.original import ENDINGS, Original, read_original, refuse_target, save_painting
 from atelier.images.picture import Unreadable, quiet_pillow
 
-from .icc import display_p3, linear_grey, scanner, warm_cmyk
+from ..support.icc import display_p3, linear_grey, scanner, warm_cmyk
 
 HEIGHT, WIDTH = 6, 9
 RNG = np.random.default_rng(5)

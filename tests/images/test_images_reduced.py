@@ -15,7 +15,7 @@ from atelier.images.picture import decode
 from atelier.images.resize import resize
 from atelier.settings import ConvertSettings
 
-from .files import saved
+from ..support.image_files import saved
 
 SIZE = 32
 Fit = Literal["crop", "stretch", "pad"]

@@ -14,8 +14,8 @@ from atelier.images.original import read_original
 from atelier.images.picture import Unreadable, read_picture
 from atelier.images.png_chunks import prepare_png
 
-from .files import MAGIC, chunk, iccp, png, saved
-from .icc import display_p3
+from ..support.icc import display_p3
+from ..support.image_files import MAGIC, chunk, iccp, png, saved
 
 RNG = np.random.default_rng(3)
 RGB = RNG.integers(0, 256, (40, 56, 3), np.uint8)

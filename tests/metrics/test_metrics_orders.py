@@ -94,7 +94,10 @@ def test_real_pictures_are_best(judged: Judged) -> None:
     ("spoilt", "doses", "falling"),
     [
         (noisy, (50, 120), ("recall", "coverage")),
-        (blurred, (1.5, 4), ("precision", "recall", "density", "coverage")),
+        pytest.param(
+            *(blurred, (1.5, 4), ("precision", "recall", "density", "coverage")),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_noise_and_blur_are_noticed_with_the_dose(

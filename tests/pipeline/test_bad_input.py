@@ -9,7 +9,7 @@ import pytest
 
 from atelier.settings import read_yaml
 
-from ..project import ROOT, Project
+from ..support.project import ROOT, Project
 
 
 def fails(project: Project, *command: str) -> str:
@@ -19,6 +19,29 @@ def fails(project: Project, *command: str) -> str:
     errors = [line for line in told.splitlines() if line.startswith("ERROR: ")]
     assert len(errors) == 2, told  # ours, and dvc's that the stage failed
     return errors[0]
+
+
+def fails_here(project: Project, stage: str) -> str:
+    """Run a stage in this process that must fail in one sentence, as DVC's next step would."""
+    project.remove_outputs(stage)
+    told = project.stage(stage, ok=False)
+    assert "Traceback" not in told
+    (sentence,) = [line for line in told.splitlines() if line.startswith("ERROR: ")]
+    return sentence
+
+
+OUTPUTS = {
+    "train": ("models", "samples", "plots/losses.csv", "metrics/train.json"),
+    "evaluate": ("plots/swd.csv", "metrics/evaluate.json"),
+    "stylize": ("styled", "plots/style_losses.csv", "metrics/stylize.json"),
+}
+
+
+def test_a_mistake_told_by_dvc_leaves_the_old_results(ready: Project) -> None:
+    before = ready.bytes(*OUTPUTS["stylize"])
+    ready.set(**{"stylize.styles": ["none.jpg"]})
+    assert "there is no data/pictures/none.jpg" in fails(ready, "dvc", "repro", "stylize")
+    assert ready.bytes(*OUTPUTS["stylize"]) == before
 
 
 @pytest.mark.parametrize(
@@ -34,15 +57,10 @@ def fails(project: Project, *command: str) -> str:
 def test_a_mistake_in_settings_leaves_the_old_results(
     ready: Project, changes: dict[str, Any], stage: str, sentence: str
 ) -> None:
-    outputs = {
-        "train": ("models", "samples", "plots/losses.csv", "metrics/train.json"),
-        "evaluate": ("plots/swd.csv", "metrics/evaluate.json"),
-        "stylize": ("styled", "plots/style_losses.csv", "metrics/stylize.json"),
-    }[stage]
-    before = ready.bytes(*outputs)
+    before = ready.bytes(*OUTPUTS[stage])
     ready.set(**changes)
-    assert sentence in fails(ready, "dvc", "repro", stage)
-    assert ready.bytes(*outputs) == before
+    assert sentence in fails_here(ready, stage)
+    assert ready.bytes(*OUTPUTS[stage]) == before
 
 
 def test_a_misspelt_setting_touches_nothing(ready: Project) -> None:
@@ -54,21 +72,24 @@ def test_a_misspelt_setting_touches_nothing(ready: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "sentence"),
+    ("make", "stage", "sentence"),
     [
-        (lambda folder: None, "no file"),
-        (lambda folder: (folder / "notes.txt").write_text("not a face"), "picture"),
+        (lambda folder: None, "download", "no file"),
+        (lambda folder: (folder / "notes.txt").write_text("not a face"), "convert", "picture"),
     ],
 )
 def test_a_folder_without_pictures_leaves_the_old_data(
-    ready: Project, tmp_path: Path, make: Any, sentence: str
+    ready: Project, tmp_path: Path, make: Any, stage: str, sentence: str
 ) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     make(folder)
     before = ready.bytes("data/images.npz", "metrics/convert.json")
     ready.set(**{"download.source": "folder", "download.folders": {"mine": str(folder)}})
-    assert sentence in fails(ready, "dvc", "repro", "convert")
+    ready.stage("watch", DVC_STAGE="watch@mine")
+    if stage == "convert":
+        ready.stage("download")
+    assert sentence in fails_here(ready, stage)
     assert ready.bytes("data/images.npz", "metrics/convert.json") == before
 
 
@@ -80,7 +101,7 @@ def test_a_wrong_archive_leaves_the_old_data(ready: Project, tmp_path: Path) -> 
     whole = archive.read_bytes()
     before = ready.bytes("data/raw", "data/images.npz", "metrics/convert.json")
 
-    def told(content: bytes, sha256: str) -> str:
+    def take(content: bytes, sha256: str) -> None:
         archive.write_bytes(content)
         ready.set(
             **{
@@ -89,20 +110,36 @@ def test_a_wrong_archive_leaves_the_old_data(ready: Project, tmp_path: Path) -> 
                 "download.archive.sha256": sha256,
             }
         )
-        return fails(ready, "dvc", "repro", "convert")
+
+    def told(content: bytes, sha256: str) -> str:
+        take(content, sha256)
+        return fails_here(ready, "download")
 
     digest = hashlib.sha256(whole).hexdigest()
     assert digest in told(whole, "")
     assert "sha256" in told(whole, "0" * 64)
     assert "whole zip" in told(whole[:2000], hashlib.sha256(whole[:2000]).hexdigest())
     assert ready.bytes("data/raw") == {k: v for k, v in before.items() if "raw" in k}
-    assert "picture" in told(whole, digest)  # the download is whole, but holds no picture
+    take(whole, digest)
+    ready.stage("download")
+    assert "picture" in fails_here(ready, "convert")  # the download is whole, but holds none
     assert not (ready.folder.parent / "outside.png").exists()
     after = ready.bytes("data/images.npz", "metrics/convert.json")
     assert after == {k: v for k, v in before.items() if "raw" not in k}
 
 
-def test_folder_names_that_are_paths_touch_no_file(fresh: Project, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        "repro --keep-going",
+        pytest.param("repro --force", marks=pytest.mark.slow),
+        "checkout",
+        pytest.param("exp run", marks=pytest.mark.slow),
+    ],
+)
+def test_folder_names_that_are_paths_touch_no_file(
+    fresh: Project, tmp_path: Path, command: str
+) -> None:
     places = [tmp_path / "outside", tmp_path, fresh.folder, fresh.folder / "data"]
     for place in places:
         place.mkdir(exist_ok=True)
@@ -111,10 +148,9 @@ def test_folder_names_that_are_paths_touch_no_file(fresh: Project, tmp_path: Pat
     names = {f"{start}precious": str(tmp_path) for start in starts}
     fresh.set(**{"download.source": "folder", "download.folders": names})
     before = fresh.bytes("data", "src", "stages", "presets")
-    for command in (("repro", "--keep-going"), ("repro", "--force"), ("checkout",), ("exp", "run")):
-        answer = fresh.run("dvc", *command, ok=None)
-        assert command == ("checkout",) or "download.folders" in answer
-        assert [place for place in places if not (place / "precious.json").exists()] == []
+    answer = fresh.run("dvc", *command.split(), ok=None)
+    assert command == "checkout" or "download.folders" in answer
+    assert [place for place in places if not (place / "precious.json").exists()] == []
     assert fresh.bytes("data", "src", "stages", "presets") == before
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from atelier.gan.weights import load_generator, read_marks
 
-from ..project import Project
+from ..support.project import Project
 
 SETTINGS = {
     "train.conditional": True,
@@ -27,7 +27,6 @@ SETTINGS = {
     "convert.validation": 0.2,
     "convert.test": 0.2,
     "download.source": "folder",
-    "tracking.enabled": False,
 }
 
 
@@ -42,7 +41,9 @@ def test_a_conditional_training_shows_its_classes_its_changes_and_its_best_epoch
             file = tmp_path / "toys" / name / f"{number:03d}.png"
             Image.fromarray(pixels.astype(np.uint8)).save(file)
     fresh.set(**SETTINGS, **{"download.folders": {"toys": str(tmp_path / "toys")}})
-    fresh.repro("render")
+    fresh.stage("watch", DVC_STAGE="watch@toys")
+    for stage in ("download", "convert", "train", "evaluate", "render"):
+        fresh.stage(stage)
     made = fresh.folder
     told = json.loads((made / "metrics" / "train.json").read_text())
     header, *rows = (made / "plots" / "quality.csv").read_text().split()

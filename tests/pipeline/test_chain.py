@@ -1,6 +1,7 @@
 """The whole chain on tiny settings, by the real dvc and the real MLflow."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ..project import Project
+from ..support.project import Project
 
 STAGES = ["download", "convert", "train", "evaluate", "render", "stylize"]
 
@@ -38,6 +39,19 @@ def test_the_chain_ends_with_pictures_numbers_and_nothing_left_to_do(ready: Proj
     assert ready.run("git", "status", "--porcelain").split()[1:] == ["dvc.lock"]
 
 
+def test_stages_run_again_give_the_very_same_bytes(ready: Project) -> None:
+    """In this process; DVC ran them in one of each before."""
+    made = ("data", "models", "samples", "renders", "styled", "metrics", "plots")
+    before = ready.bytes(*made)
+    for stage in STAGES:
+        ready.remove_outputs(stage)
+        ready.stage(stage)
+    after = ready.bytes(*made)
+    assert sorted(before) == sorted(after)
+    assert [name for name in before if before[name] != after[name]] == []
+
+
+@pytest.mark.slow
 def test_forced_again_it_gives_the_very_same_bytes(ready: Project) -> None:
     made = ("data", "models", "samples", "renders", "styled", "metrics", "plots", "dvc.lock")
     before = ready.bytes(*made)
@@ -47,20 +61,31 @@ def test_forced_again_it_gives_the_very_same_bytes(ready: Project) -> None:
     assert [name for name in before if before[name] != after[name]] == []
 
 
+CHANGES: list[tuple[dict[str, Any], list[str]]] = [
+    ({"render.fps": 9.0}, ["render"]),
+    ({"stylize.iterations": 2}, ["stylize"]),
+    ({"stylize.picture_size": 48}, ["stylize"]),
+    ({"runtime.workers": 2, "tracking.experiment": "other"}, []),
+]
+
+
 @pytest.mark.parametrize(
     ("changes", "reruns"),
-    [
-        ({"render.fps": 9.0}, ["render"]),
-        ({"stylize.iterations": 2}, ["stylize"]),
-        ({"stylize.picture_size": 48}, ["stylize"]),
-        ({"runtime.workers": 2, "tracking.experiment": "other"}, []),
-    ],
+    [CHANGES[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in CHANGES[1:])],
 )
 def test_only_what_depends_on_a_line_runs_again(
     ready: Project, changes: dict[str, Any], reruns: list[str]
 ) -> None:
     ready.set(**changes)
     assert ready.repro() == reruns
+
+
+def test_dvc_says_what_depends_on_a_line(ready: Project) -> None:
+    for changes, reruns in CHANGES[1:]:
+        before = (ready.folder / "params.yaml").read_bytes()
+        ready.set(**changes)
+        assert ready.repro("--dry") == reruns
+        (ready.folder / "params.yaml").write_bytes(before)
 
 
 def test_an_edit_of_the_generator_retrains_and_one_of_the_film_does_not(ready: Project) -> None:
@@ -75,11 +100,11 @@ def test_an_edit_of_the_generator_retrains_and_one_of_the_film_does_not(ready: P
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_every_stage_is_logged_below_one_run_of_the_pipeline(ready: Project) -> None:
+def test_every_stage_is_logged_below_one_run_of_the_pipeline(tracked: Project) -> None:
     from mlflow.tracking import MlflowClient
 
     # What plain `mlflow ui` opens from the project's root.
-    client = MlflowClient(f"sqlite:///{ready.folder}/mlflow.db")
+    client = MlflowClient(f"sqlite:///{tracked.folder}/mlflow.db")
     experiment = client.get_experiment_by_name("atelier")
     assert experiment is not None
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
@@ -89,7 +114,7 @@ def test_every_stage_is_logged_below_one_run_of_the_pipeline(ready: Project) -> 
         assert runs[name].info.status == "FINISHED"
         assert runs[name].data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert parent.data.params["train.epochs"] == "2"
-    evaluated = json.loads((ready.folder / "metrics/evaluate.json").read_text())
+    evaluated = json.loads((tracked.folder / "metrics/evaluate.json").read_text())
     assert parent.data.metrics["evaluate.kid"] == runs["evaluate"].data.metrics["evaluate.kid"]
     assert parent.data.metrics["evaluate.kid"] == pytest.approx(evaluated["kid"])
     train = runs["train"].info.run_id
@@ -106,9 +131,10 @@ def test_dvcs_own_commands_work(ready: Project) -> None:
     assert "metrics/evaluate.json" in ready.run("dvc", "metrics", "show")
     page = ready.run("dvc", "plots", "show")
     assert (ready.folder / "dvc_plots" / "index.html").exists(), page
-    ready.run("git", "add", "dvc.lock")
-    ready.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "first")
-    told = ready.run("dvc", "exp", "run", "-S", "evaluate.seed=3", "-n", "other-pictures")
+    ready.commit()
+    told = ready.run(
+        "dvc", "exp", "run", "-S", "evaluate.seed=3", "-n", "other-pictures", "evaluate"
+    )
     assert "Running stage 'evaluate'" in told
     assert "Running stage 'train'" not in told
     assert "kid_error" in ready.run("dvc", "metrics", "diff")
@@ -118,6 +144,32 @@ def test_dvcs_own_commands_work(ready: Project) -> None:
 
 
 def test_pictures_added_to_a_folder_are_picked_up(fresh: Project, tmp_path: Path) -> None:
+    add = take_a_folder(fresh, tmp_path)
+    output = fresh.run("dvc", "repro", "convert")
+    skipped = "2 skipped (1 hidden file, 1 link to nowhere)"
+    assert f"20 files, {skipped}: data/raw/manifest.json lists them\n" in output
+    assert f"20 pictures, {skipped}: metrics/convert.json lists them\n" in output
+    add(5)
+    assert fresh.repro("convert") == ["watch@mine", "download", "convert"]
+    counts = json.loads((fresh.folder / "metrics/convert.json").read_text())
+    assert counts["accepted"] == 25
+    assert fresh.repro("convert") == ["watch@mine"]
+
+
+@pytest.mark.slow
+def test_another_folder_and_then_none_are_noticed(fresh: Project, tmp_path: Path) -> None:
+    take_a_folder(fresh, tmp_path)
+    assert fresh.repro("convert") == ["watch@mine", "download", "convert"]
+    fresh.set(**{"download.folders": {"yours": str(tmp_path / "faces")}})
+    assert fresh.repro("convert") == ["watch@yours", "download", "convert"]
+    assert [file.name for file in (fresh.folder / "data/listing").glob("*.json")] == ["yours.json"]
+    fresh.set(**{"download.source": "sample", "download.folders": {}})
+    assert fresh.repro("convert") == ["download", "convert"]
+    assert fresh.repro("convert") == []
+
+
+def take_a_folder(project: Project, tmp_path: Path) -> Callable[[int], None]:
+    """Make a folder with a link to 20 pictures the source; return what adds some."""
     faces = tmp_path / "disk"
     faces.mkdir()
     (tmp_path / "faces").mkdir()
@@ -132,21 +184,7 @@ def test_pictures_added_to_a_folder_are_picked_up(fresh: Project, tmp_path: Path
             Image.fromarray(pixels).save(faces / f"face {count} {number}.png")
 
     add(20)
-    fresh.set(
+    project.set(
         **{"download.source": "folder", "download.folders": {"mine": str(tmp_path / "faces")}}
     )
-    output = fresh.run("dvc", "repro", "convert")
-    skipped = "2 skipped (1 hidden file, 1 link to nowhere)"
-    assert f"20 files, {skipped}: data/raw/manifest.json lists them\n" in output
-    assert f"20 pictures, {skipped}: metrics/convert.json lists them\n" in output
-    add(5)
-    assert fresh.repro("convert") == ["watch@mine", "download", "convert"]
-    counts = json.loads((fresh.folder / "metrics/convert.json").read_text())
-    assert counts["accepted"] == 25
-    assert fresh.repro("convert") == ["watch@mine"]
-    fresh.set(**{"download.folders": {"yours": str(tmp_path / "faces")}})
-    assert fresh.repro("convert") == ["watch@yours", "download", "convert"]
-    assert [file.name for file in (fresh.folder / "data/listing").glob("*.json")] == ["yours.json"]
-    fresh.set(**{"download.source": "sample", "download.folders": {}})
-    assert fresh.repro("convert") == ["download", "convert"]
-    assert fresh.repro("convert") == []
+    return add

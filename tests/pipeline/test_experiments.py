@@ -15,7 +15,7 @@ from PIL import Image
 from atelier.tracking.store import open_store
 from atelier.tracking.values import flat
 
-from ..project import Project
+from ..support.project import Project
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -37,9 +37,9 @@ class Experiment:
 
 
 @pytest.fixture(scope="module")
-def project(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(_tracked: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A clone in which the whole chain has run once, with its ``dvc.lock`` committed."""
-    project = _ready.copy(tmp_path_factory.mktemp("experiments") / "project")
+    project = _tracked.copy(tmp_path_factory.mktemp("experiments") / "project")
     project.commit()
     return project
 
@@ -265,14 +265,15 @@ def test_an_applied_experiment_knows_a_picture_added_after_an_equal_run(fresh: P
 
 
 @pytest.fixture
-def workers(ready: Project) -> Iterator[Project]:
+def workers(tracked: Project) -> Iterator[Project]:
     """A clone to run a queue in; its workers, which are daemons, are gone afterwards."""
-    ready.commit()
-    yield ready
-    ready.run("dvc", "queue", "stop", "--kill")
-    ready.queue_ended("0 active, 0 idle")
+    tracked.commit()
+    yield tracked
+    tracked.run("dvc", "queue", "stop", "--kill")
+    tracked.queue_ended("0 active, 0 idle")
 
 
+@pytest.mark.slow
 def test_four_queued_experiments_at_once_make_the_store_and_all_appear(workers: Project) -> None:
     (workers.folder / "mlflow.db").unlink()
     shutil.rmtree(workers.folder / "mlruns")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from atelier.tracking.store import open_store
 
-from ..project import Project, clone
+from ..support.project import TRACKED, Project, clone
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 LAYOUTS = ("main", "worktree", "subdirectory", "monorepo")
@@ -35,7 +35,7 @@ def lay(base: Path, layout: str) -> Laid:
     """Make a clone in a layout, with a folder of pictures and an ignored style picture."""
     below = {"subdirectory": "repo/atelier", "monorepo": "repo/atelier"}.get(layout, "project")
     home = base / below
-    project = clone(home)
+    project = clone(home, **TRACKED)
     if layout in ("subdirectory", "monorepo"):
         shutil.move(home / ".git", home.parent / ".git")
         if layout == "monorepo":
@@ -118,7 +118,11 @@ def assert_tracked(project: Laid, stages: set[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "how", "odd"), [("worktree", "repro", True), ("monorepo", "temp", False)]
+    ("layout", "how", "odd"),
+    [
+        ("worktree", "repro", True),
+        pytest.param("monorepo", "temp", False, marks=pytest.mark.slow),
+    ],
 )
 def test_the_first_stages_run_in_any_layout(
     tmp_path: Path, layout: str, how: str, odd: bool

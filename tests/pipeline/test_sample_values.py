@@ -7,7 +7,7 @@ import pytest
 
 from atelier.presets import preset_values
 
-from ..project import ROOT, TINY, Project
+from ..support.project import ROOT, TINY, Project
 
 # What makes the chain fast: these stay as the other tests have them.
 SIZES = {

@@ -10,7 +10,7 @@ from PIL import Image
 from atelier.presets import preset_values
 from atelier.sample_faces.portrait import random_portrait
 
-from ..project import ROOT, TINY, Project
+from ..support.project import ROOT, TINY, Project
 
 # What makes the presets slow; their batches, losses and normalisations stay.
 SMALL = {

@@ -19,7 +19,7 @@ from atelier.sample_faces.portrait import portrait
 from atelier.sample_faces.shapes import HAIR_SIDE, W, darker, evaluate, lighter, resolve, symmetric
 from atelier.sample_faces.traits import FaceTraits, random_traits
 
-from ..golden import differences, store
+from ..support.golden import differences, store
 
 _STORED = Path(__file__).with_name("drawn_faces.npz")
 _HASHES = Path(__file__).with_name("drawn_faces.txt")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from atelier.style.demo_styles import demo_style_image
 from atelier.style.drawn import _scene
 
-from ..golden import differences, store
+from ..support.golden import differences, store
 
 _STORED = Path(__file__).with_name("drawn_styles.npz")
 

@@ -13,7 +13,7 @@ from atelier.style.losses import texture
 from atelier.style.objective import Eye, goal_of, names
 from atelier.style.vgg import build_vgg19
 
-from .test_style_paint import _settings
+from ..support.painting import options
 
 HEIGHT, WIDTH = 24, 32
 CHANGES = {
@@ -132,7 +132,7 @@ def test_every_term_and_the_gradient_equal_the_formulas(
     side: int | None, masked: bool, kind: str, convention: str
 ) -> None:
     """Two images at once, with unequal weights, two styles, soft masks, whole and in tiles."""
-    settings = _settings(**CHANGES, style_loss=kind, preprocessing=convention)
+    settings = options(**CHANGES, style_loss=kind, preprocessing=convention)
     contents = torch.cat([_image(1), _image(2)])
     canvas, looks = torch.cat([_image(3), _image(4)]), _looks(masked)
     goal = goal_of(contents, looks, settings, _VGG, side)
@@ -158,7 +158,7 @@ def test_every_term_and_the_gradient_equal_the_formulas(
 
 
 def test_content_features_in_tiles_are_those_of_the_whole_image() -> None:
-    settings = _settings(**CHANGES)
+    settings = options(**CHANGES)
     whole = Eye(_VGG, settings, HEIGHT, WIDTH).contents(_image(1))
     tiled = Eye(_VGG, settings, HEIGHT, WIDTH, 24).contents(_image(1))
     assert list(whole) == [3, 8]
@@ -168,9 +168,9 @@ def test_content_features_in_tiles_are_those_of_the_whole_image() -> None:
 
 
 def test_smoothness_is_a_term_only_where_it_has_a_weight() -> None:
-    plain = _settings(**{**CHANGES, "smoothness": 0.0})
+    plain = options(**{**CHANGES, "smoothness": 0.0})
     assert names(plain) == ["style_1", "style_6", "content_3", "content_8"]
-    assert names(_settings(**CHANGES)) == [*names(plain), "smoothness"]
+    assert names(options(**CHANGES)) == [*names(plain), "smoothness"]
     goal = goal_of(_image(1), [Look((_image(2),))], plain, _VGG)
     assert list(Eye(_VGG, plain, HEIGHT, WIDTH).losses(_image(3), goal)) == names(plain)
 

@@ -11,7 +11,7 @@ from atelier.style.bounds import Bounds, bounds, no_bounds
 from atelier.style.optimise import FIRST_STEP, Lbfgs
 from atelier.style.painters import AdamPainter, LbfgsPainter, painter
 
-from .test_style_paint import _settings
+from ..support.painting import options
 
 SHAPE = (1, 3, 3, 4)
 
@@ -176,7 +176,7 @@ def test_a_restored_painter_continues_to_the_bit(kind: str, parts: tuple[int, in
 def test_settings_choose_the_optimizer_and_caution_shortens_its_first_step(
     optimizer: str, lr: float, caution: int
 ) -> None:
-    settings = _settings(optimizer=optimizer, lr=lr, average=0.5 if optimizer == "adam" else 0.0)
+    settings = options(optimizer=optimizer, lr=lr, average=0.5 if optimizer == "adam" else 0.0)
     limits, less = no_bounds(START), 0.1**caution
     expected: dict[str, AdamPainter | LbfgsPainter | Lbfgs] = {
         "adam": AdamPainter(START, bowl, limits, less * lr, 0.5),

@@ -29,7 +29,7 @@ from atelier.style.scales import resized
 from atelier.style.scene import Scene, Subject
 from atelier.style.vgg import build_vgg19
 
-from .test_style_paint import CPU, _picture, _settings
+from ..support.painting import CPU, options, smooth
 
 _VGG = build_vgg19("random", "average", 1, 6)
 
@@ -39,7 +39,7 @@ def _image(seed: int, height: int, width: int) -> Tensor:
 
 
 def _scene(subject: Subject, whole: Scene | None = None, **changes: Any) -> Scene:
-    return Scene(subject, _settings(**changes), _VGG, None, whole)
+    return Scene(subject, options(**changes), _VGG, None, whole)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def _painted(
 
 
 def test_a_painting_is_saved_after_25_evaluations_and_at_the_end_of_every_scale() -> None:
-    settings = _settings(optimizer="spectral", weights="imagenet", iterations=40)
+    settings = options(optimizer="spectral", weights="imagenet", iterations=40)
     keeper = _Keeper()
     whole, found, seen = _painted(settings, keeper)
     ends = [2, 6, 31, 40]  # a tenfold, a threefold weight of the content, and two parts
@@ -253,7 +253,7 @@ def test_a_painting_is_saved_after_25_evaluations_and_at_the_end_of_every_scale(
 
 def test_strength_0_evaluates_once_and_saves_nothing() -> None:
     keeper = _Keeper()
-    images, found, _ = _painted(_settings(strength=0.0), keeper)
+    images, found, _ = _painted(options(strength=0.0), keeper)
     assert torch.equal(images[1], _image(2, 8, 12))
     assert [(one.picture, one.iteration) for one in found] == [(0, 1), (1, 1)]
     assert keeper.rows == []
@@ -277,7 +277,7 @@ def test_styles_side_by_side_have_the_height_of_the_highest() -> None:
 def test_masks_are_their_lightness_at_the_size_of_each_painting() -> None:
     mask = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [51, 51, 51]]], np.uint8)
     assert _mask(mask).flatten().tolist() == pytest.approx([0, 1, 1 / 3, 0.2])
-    settings = _settings(style_scale=0.5, style_weights=[1.0, 3.0], styles=["a", "b"])
+    settings = options(style_scale=0.5, style_weights=[1.0, 3.0], styles=["a", "b"])
     styles = (_pixels(40, 60), _pixels(30, 20))
     contents = [_pixels(8, 8), _pixels(8, 12)]
     sitting = _Sitting([("a", "x"), ("b", "x")], contents, [styles, styles])
@@ -290,7 +290,7 @@ def test_masks_are_their_lightness_at_the_size_of_each_painting() -> None:
         [(1, 1, 32, 32)] * 2, [(1, 1, 32, 48)] * 2
     ]  # fmt: skip
     assert masked[0].styles[0] is masked[1].styles[0]
-    assert [_style_size(_settings(style_scale=scale), 32) for scale in (0.1, 0.5, 2.0)] == [
+    assert [_style_size(options(style_scale=scale), 32) for scale in (0.1, 0.5, 2.0)] == [
         3,
         16,
         64,
@@ -321,7 +321,7 @@ def test_one_painting_has_a_table_and_a_summary() -> None:
 def test_paintings_are_planned_by_pairing_weights_and_masks(
     changes: dict[str, Any], masks: int, expected: list[str]
 ) -> None:
-    settings = _settings(styles=["x", "y"], **changes)
+    settings = options(styles=["x", "y"], **changes)
     contents, styles = dict.fromkeys("abc", _pixels(8, 8)), dict.fromkeys("xy", _pixels(8, 8))
     found = planned(settings, contents, styles, [_pixels(8, 8)] * masks)
     assert ["-".join(pair) for pair in found] == expected
@@ -329,8 +329,8 @@ def test_paintings_are_planned_by_pairing_weights_and_masks(
 
 def test_total_of_the_first_evaluation_is_that_of_the_content() -> None:
     """The first iterate is of the canvas itself, whatever the optimizer does next."""
-    settings = _settings(optimizer="spectral", iterations=3)
+    settings = options(optimizer="spectral", iterations=3)
     found: list[Iterate] = []
-    list(paint([_picture(1)], _picture(2), settings, _VGG, CPU, found.append))
+    list(paint([smooth(1)], smooth(2), settings, _VGG, CPU, found.append))
     assert found[0].per_layer["content_6"] == 0
     assert found[1].per_layer["content_6"] > 0

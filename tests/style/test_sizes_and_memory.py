@@ -14,7 +14,7 @@ from atelier.style.scales import Leg, legs, resized, shrunk
 from atelier.style.tiles import Part, parts
 from atelier.style.vgg import L2Pool, build_vgg19, calibrate, outline, preprocess, reach, stride
 
-from .test_style_paint import CPU, _settings
+from ..support.painting import CPU, options
 
 # VGG19 up to layer 6: 64, 64 and 128 filters of 3 x 3, float32.
 WEIGHT_BYTES = 4 * ((3 * 9 + 1) * 64 + (64 * 9 + 1) * 64 + (64 * 9 + 1) * 128)
@@ -30,7 +30,7 @@ def _held(optimizer: str, pixels: int, style_pixels: int) -> int:
 
 
 def _side(optimizer: str, memory: int, styles: list[tuple[int, int]]) -> int | None:
-    settings = _settings(optimizer=optimizer, lr=0.5, memory_gb=memory / 1e9)
+    settings = options(optimizer=optimizer, lr=0.5, memory_gb=memory / 1e9)
     return side_that_fits(64, 50, settings, outline("average", 6), styles)
 
 
@@ -57,7 +57,7 @@ def test_tiles_begin_where_the_memory_of_one_pass_ends(
     ("gb", "styles", "side"), [(0.2, 2, 312), (0.6, 1, 765), (0.61, 1, 768), (1e-6, 1, 32)]
 )
 def test_styles_are_shrunk_until_their_first_maps_fit(gb: float, styles: int, side: int) -> None:
-    assert side_to_calibrate(_settings(memory_gb=gb), styles) == side
+    assert side_to_calibrate(options(memory_gb=gb), styles) == side
 
 
 def test_the_smallest_size_is_tried_and_nothing_below() -> None:
@@ -90,11 +90,15 @@ def test_tiles_have_cores_side_by_side_and_margins_of_the_receptive_field() -> N
 
 
 def test_scales_of_less_than_32_pixels_are_left_out() -> None:
-    sizes = [(leg.height, leg.width) for leg in legs(_settings(scales=3), 64, 90)]
+    sizes = [(leg.height, leg.width) for leg in legs(options(scales=3), 64, 90)]
     assert sizes == [(32, 45), (45, 64), (64, 90)]
-    sizes = [(leg.height, leg.width) for leg in legs(_settings(scales=3), 62, 90)]
+    sizes = [(leg.height, leg.width) for leg in legs(options(scales=3), 62, 90)]
     assert sizes == [(44, 64), (62, 90)]
-    assert [leg.until for leg in legs(_settings(scales=3, iterations=11), 64, 90)] == [3, 7, 11]
+    assert [leg.until for leg in legs(options(scales=3, iterations=11), 64, 90)] == [
+        3,
+        7,
+        11,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -107,10 +111,10 @@ def test_the_content_counts_tenfold_and_threefold_in_the_first_steps(
     changes = {"optimizer": "spectral", "iterations": iterations}
     expected = [Leg(40, 50, firmness, until) for firmness, until in first]
     expected.append(Leg(40, 50, 1.0, iterations))
-    assert legs(_settings(**changes, weights="imagenet"), 40, 50) == expected
+    assert legs(options(**changes, weights="imagenet"), 40, 50) == expected
     for other in ({"weights": "random"}, {"weights": "imagenet", "start": "noise"}):
-        assert legs(_settings(**changes, **other), 40, 50) == expected[-1:]
-    plain = _settings(iterations=iterations, weights="imagenet", optimizer="lbfgs")
+        assert legs(options(**changes, **other), 40, 50) == expected[-1:]
+    plain = options(iterations=iterations, weights="imagenet", optimizer="lbfgs")
     assert legs(plain, 40, 50) == expected[-1:]
 
 
@@ -204,7 +208,7 @@ def test_images_share_a_pass_if_their_sizes_and_the_optimizer_allow_it() -> None
     contents = [small] * 6 + [large] * 2 + [small]
 
     def counts(device: str, at_once: int | None, looks: list[Look], **changes: object) -> list[int]:
-        settings = _settings(**{"optimizer": "spectral", **changes})
+        settings = options(**{"optimizer": "spectral", **changes})
         found = list(_subjects(contents, looks, settings, torch.device(device), at_once))
         assert all(len(one.looks) in (1, len(one.contents)) for one in found)
         return [len(one.contents) for one in found]
@@ -215,6 +219,6 @@ def test_images_share_a_pass_if_their_sizes_and_the_optimizer_allow_it() -> None
     assert counts("meta", 5, [style], optimizer="adam", lr=0.1) == [1] * 9
     looks = [style] * 2 + [masked] * 4 + [style] * 3
     assert counts("meta", None, looks) == [2, 4, 1, 1, 1]
-    first, *_ = _subjects(contents, looks, _settings(optimizer="spectral"), CPU, 2)
+    first, *_ = _subjects(contents, looks, options(optimizer="spectral"), CPU, 2)
     assert first.looks[0].styles[0] is style.styles[0]
     assert len(first.looks) == 2

@@ -13,7 +13,7 @@ from atelier.style.paint import Iterate, paint
 from atelier.style.pictures import to_uint8
 from atelier.style.vgg import build_vgg19, calibrate, preprocess
 
-from .test_style_paint import CPU, _picture, _settings
+from ..support.painting import CPU, options, smooth
 
 FAST = {"optimizer": "spectral", "iterations": 12}
 
@@ -27,7 +27,7 @@ def painted(settings: StylizeSettings, content: Tensor, look: Look) -> tuple[Ten
 
 def _distance(picture: Tensor, style: Tensor) -> float:
     """Of textures, by the settings of these tests."""
-    settings = _settings(content_layers={})
+    settings = options(content_layers={})
     vgg = build_vgg19("random", "average", 1, 6)
     vgg = calibrate(vgg, preprocess(style, "torchvision"))
     eye = Eye(vgg, settings, *picture.shape[2:])
@@ -39,11 +39,11 @@ def _distance(picture: Tensor, style: Tensor) -> float:
 @pytest.mark.parametrize("start", ["content", "style", "noise"])
 def test_outside_all_masks_the_content_is_untouched_to_the_bit(optimizer: str, start: str) -> None:
     lr = 0.05 if optimizer == "adam" else 1.0
-    settings = _settings(optimizer=optimizer, start=start, lr=lr, iterations=12)
+    settings = options(optimizer=optimizer, start=start, lr=lr, iterations=12)
     masks = torch.zeros(2, 1, 1, 32, 32)
     masks[0, ..., :10], masks[1, ..., 20:28, 16:] = 1, 0.5
-    content = _picture(1)
-    result, _ = painted(settings, content, Look((_picture(2), _picture(3)), (), tuple(masks)))
+    content = smooth(1)
+    result, _ = painted(settings, content, Look((smooth(2), smooth(3)), (), tuple(masks)))
     inside = masks.amax(0)[0, 0] > 0
     assert torch.equal(result[..., ~inside], content[..., ~inside])
     assert ((result - content).abs().amax(1)[0][inside] > 1e-3).float().mean() > 0.9
@@ -53,10 +53,10 @@ def test_each_style_stays_under_its_mask() -> None:
     """Red goes left and blue goes right, though both are asked for."""
     left = torch.zeros(1, 1, 32, 32)
     left[..., :16] = 1
-    red = 0.4 * _picture(2) + torch.tensor([0.6, 0.0, 0.0]).view(1, 3, 1, 1)
-    blue = 0.4 * _picture(3) + torch.tensor([0.0, 0.0, 0.6]).view(1, 3, 1, 1)
-    settings = _settings(**{**FAST, "iterations": 40}, content_layers={})
-    result, _ = painted(settings, _picture(1), Look((red, blue), (), (left, 1 - left)))
+    red = 0.4 * smooth(2) + torch.tensor([0.6, 0.0, 0.0]).view(1, 3, 1, 1)
+    blue = 0.4 * smooth(3) + torch.tensor([0.0, 0.0, 0.6]).view(1, 3, 1, 1)
+    settings = options(**{**FAST, "iterations": 40}, content_layers={})
+    result, _ = painted(settings, smooth(1), Look((red, blue), (), (left, 1 - left)))
     warmth = (result[0, 0] - result[0, 2]).mean(0)
     assert warmth[:14].mean() > 0.2
     assert warmth[18:].mean() < -0.2
@@ -65,23 +65,23 @@ def test_each_style_stays_under_its_mask() -> None:
 @pytest.mark.parametrize("keep", ["none", "luminance", "histogram"])
 @pytest.mark.parametrize("start", ["content", "noise"])
 def test_strength_0_returns_the_content_to_the_bit(keep: str, start: str) -> None:
-    settings = _settings(**FAST, strength=0.0, keep_colors=keep, start=start, smoothness=0.1)
-    result, told = painted(settings, _picture(1), Look((_picture(2),)))
-    assert torch.equal(result, _picture(1))
+    settings = options(**FAST, strength=0.0, keep_colors=keep, start=start, smoothness=0.1)
+    result, told = painted(settings, smooth(1), Look((smooth(2),)))
+    assert torch.equal(result, smooth(1))
     assert len(told) == 1
 
 
 def test_more_strength_is_nearer_to_the_style_and_farther_from_the_content() -> None:
-    content, style = _picture(1), _picture(2)
+    content, style = smooth(1), smooth(2)
     results = [
-        painted(_settings(**FAST, strength=strength), content, Look((style,)))[0]
+        painted(options(**FAST, strength=strength), content, Look((style,)))[0]
         for strength in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
     to_style = [_distance(result, style) for result in results]
     from_content = [float((result - content).square().mean()) for result in results]
     assert to_style == sorted(to_style, reverse=True)
     assert from_content == sorted(from_content)
-    assert torch.equal(results[-1], painted(_settings(**FAST), content, Look((style,)))[0])
+    assert torch.equal(results[-1], painted(options(**FAST), content, Look((style,)))[0])
 
 
 def test_strength_means_the_same_at_every_size() -> None:
@@ -89,10 +89,10 @@ def test_strength_means_the_same_at_every_size() -> None:
 
     def way(side: int) -> float:
         content, style = (
-            torch.nn.functional.interpolate(_picture(seed), side, mode="bicubic").clamp(0, 1)
+            torch.nn.functional.interpolate(smooth(seed), side, mode="bicubic").clamp(0, 1)
             for seed in (1, 2)
         )
-        settings = _settings(**{**FAST, "iterations": 30}, strength=0.5)
+        settings = options(**{**FAST, "iterations": 30}, strength=0.5)
         result, _ = painted(settings, content, Look((style,)))
         return _distance(result, style) / _distance(content, style)
 
@@ -101,10 +101,10 @@ def test_strength_means_the_same_at_every_size() -> None:
 
 def test_luminance_keeps_chroma_to_a_level() -> None:
     """Also of colours at the screen's limits, which little lightness would push out."""
-    content = _picture(1).clone()
+    content = smooth(1).clone()
     content[..., :8] = torch.tensor([1.0, 0.0, 0.05]).view(1, 3, 1, 1)
-    settings = _settings(**FAST, keep_colors="luminance")
-    result, _ = painted(settings, content, Look((_picture(2),)))
+    settings = options(**FAST, keep_colors="luminance")
+    result, _ = painted(settings, content, Look((smooth(2),)))
 
     def chroma(picture: Tensor) -> Tensor:
         levels = torch.from_numpy(to_uint8(picture)[0].astype("float32")).permute(2, 0, 1)[None]
@@ -117,7 +117,7 @@ def test_luminance_keeps_chroma_to_a_level() -> None:
 
 def test_what_is_painted_in_luminance_is_what_is_saved() -> None:
     """No lightness is cut: the saved picture's is the canvas' own."""
-    contents = torch.cat([_picture(1), _picture(3)])
+    contents = torch.cat([smooth(1), smooth(3)])
     room = colors.room_for_lightness(contents)
     for share in (0.0, 0.3, 1.0):
         grey = (
@@ -128,7 +128,7 @@ def test_what_is_painted_in_luminance_is_what_is_saved() -> None:
 
 
 def test_a_recolored_style_has_the_contents_mean_and_covariance() -> None:
-    content, style = 0.4 + 0.2 * _picture(1), _picture(2)
+    content, style = 0.4 + 0.2 * smooth(1), smooth(2)
     changed = colors.with_colors_of(style, content).flatten(2)[0]
     wanted = content.flatten(2)[0]
     torch.testing.assert_close(changed.mean(1), wanted.mean(1), atol=1e-4, rtol=0)
@@ -136,14 +136,14 @@ def test_a_recolored_style_has_the_contents_mean_and_covariance() -> None:
 
 
 def test_a_style_in_its_own_colours_stays() -> None:
-    style = _picture(2)
+    style = smooth(2)
     torch.testing.assert_close(colors.with_colors_of(style, style), style, atol=1e-4, rtol=0)
 
 
 def test_mixed_styles_have_the_mean_of_their_textures() -> None:
-    settings, content = _settings(), _picture(1)
+    settings, content = options(), smooth(1)
     vgg = build_vgg19("random", "average", 1, 6)
-    look = Look((_picture(2), _picture(3)), (3.0, 1.0))
+    look = Look((smooth(2), smooth(3)), (3.0, 1.0))
     (region,) = goal_of(content, [look], settings, vgg).regions
     for layer, found in region.textures.items():
         maps = [vgg[: layer + 1](preprocess(style, "torchvision")) for style in look.styles]
@@ -153,16 +153,19 @@ def test_mixed_styles_have_the_mean_of_their_textures() -> None:
 
 def test_a_weight_of_0_leaves_a_style_out() -> None:
     """But for the calibration of random weights, which knows all styles: here there is none."""
-    settings = _settings(**FAST, weights="imagenet")
-    alone, _ = painted(settings, _picture(1), Look((_picture(2),)))
-    both, _ = painted(settings, _picture(1), Look((_picture(2), _picture(3)), (1.0, 0.0)))
+    settings = options(**FAST, weights="imagenet")
+    alone, _ = painted(settings, smooth(1), Look((smooth(2),)))
+    both, _ = painted(settings, smooth(1), Look((smooth(2), smooth(3)), (1.0, 0.0)))
     torch.testing.assert_close(both, alone, atol=1e-4, rtol=0)
 
 
 def test_a_batch_paints_each_face_in_its_own_style() -> None:
-    settings = _settings(**FAST, weights="imagenet")
+    settings = options(**FAST, weights="imagenet")
     vgg = build_vgg19("random", "average", 1, 6)
-    contents, looks = [_picture(1), _picture(4)], [Look((_picture(2),)), Look((_picture(3),))]
+    contents, looks = (
+        [smooth(1), smooth(4)],
+        [Look((smooth(2),)), Look((smooth(3),))],
+    )
     together = list(paint(contents, looks, settings, vgg, CPU, lambda step: None, at_once=2))
     for result, content, look in zip(together, contents, looks, strict=True):
         alone, _ = painted(settings, content, look)
@@ -185,15 +188,15 @@ def test_a_batch_paints_each_face_in_its_own_style() -> None:
     ids=str,
 )
 def test_every_way_to_paint_comes_nearer(changes: dict[str, object]) -> None:
-    settings = _settings(**{**FAST, "iterations": 20, **changes})
-    result, told = painted(settings, _picture(1), Look((_picture(2),)))
+    settings = options(**{**FAST, "iterations": 20, **changes})
+    result, told = painted(settings, smooth(1), Look((smooth(2),)))
     assert told[-1].total < 0.7 * told[0].total
     assert 0 <= result.min() <= result.max() <= 1
 
 
 def test_more_smoothness_is_smoother() -> None:
     rough = [
-        float(painted(_settings(**FAST, smoothness=weight), _picture(1), Look((_picture(2),)))[0]
+        float(painted(options(**FAST, smoothness=weight), smooth(1), Look((smooth(2),)))[0]
         .diff(dim=3).square().mean())
         for weight in (0.0, 1.0, 100.0)
     ]  # fmt: skip
@@ -203,8 +206,8 @@ def test_more_smoothness_is_smoother() -> None:
 @pytest.mark.parametrize(("optimizer", "lr"), [("spectral", 1.0), ("adam", 0.05), ("lbfgs", 1.0)])
 def test_what_is_minimised_is_what_is_saved(optimizer: str, lr: float) -> None:
     """A style that asks for colours beyond the screen: the last loss is the saved picture's."""
-    settings = _settings(optimizer=optimizer, lr=lr, iterations=30, content_layers={})
-    style = (_picture(2) > 0.5).float()
-    result, told = painted(settings, _picture(1), Look((style,)))
+    settings = options(optimizer=optimizer, lr=lr, iterations=30, content_layers={})
+    style = (smooth(2) > 0.5).float()
+    result, told = painted(settings, smooth(1), Look((style,)))
     assert _distance(result, style) <= 1.001 * min(step.total for step in told[-2:])
     assert ((result == 0) | (result == 1) | (result < 0.01) | (result > 0.99)).any()

@@ -7,11 +7,11 @@ import pytest
 
 from atelier.style.estimate import estimate_seconds, evaluated_pixels
 
-from .test_style_paint import CPU, _settings
+from ..support.painting import CPU, options
 
 
 def test_work_grows_with_pixels_iterations_and_paintings() -> None:
-    settings = _settings(scales=3, iterations=30)
+    settings = options(scales=3, iterations=30)
     one = evaluated_pixels(settings, [(128, 128)])
     assert evaluated_pixels(settings, [(128, 129)]) > one
     assert evaluated_pixels(settings, [(256, 256)]) == pytest.approx(4 * one, rel=0.02)
@@ -30,18 +30,18 @@ def test_work_grows_with_pixels_iterations_and_paintings() -> None:
     ],
 )
 def test_every_evaluation_counts_the_pixels_of_its_scale(side: int, expected: int) -> None:
-    settings = _settings(scales=3, iterations=60)
+    settings = options(scales=3, iterations=60)
     assert evaluated_pixels(settings, [(side, side)]) == expected
 
 
 def test_parts_of_the_coarsest_scale_are_counted_once() -> None:
-    settings = _settings(scales=1, iterations=100, optimizer="spectral", weights="imagenet")
+    settings = options(scales=1, iterations=100, optimizer="spectral", weights="imagenet")
     assert evaluated_pixels(settings, [(40, 50)]) == 100 * 40 * 50
 
 
 def test_estimate_is_a_time() -> None:
     """Style masks and colors belong to images that the measurement does not have."""
-    settings = _settings(iterations=10, keep_colors="luminance", style_masks=["mask.png"])
+    settings = options(iterations=10, keep_colors="luminance", style_masks=["mask.png"])
     seconds = estimate_seconds(settings, [(64, 64)], Path(), CPU)
     assert math.isfinite(seconds)
     assert seconds > 0

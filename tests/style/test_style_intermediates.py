@@ -14,16 +14,16 @@ from atelier.style.paint import paint
 from atelier.style.resume import Attempts
 from atelier.style.vgg import build_vgg19
 
-from .test_style_paint import CPU, _picture, _settings
+from ..support.painting import CPU, options, smooth
 
 
 def _paint(
     settings: StylizeSettings, seen: Intermediates | None, attempts: Attempts | None = None
 ) -> list[torch.Tensor]:
     vgg = build_vgg19("random", "average", 1, 6)
-    contents, watch = [_picture(1), _picture(3)], seen.note if seen else None
+    contents, watch = [smooth(1), smooth(3)], seen.note if seen else None
     told = lambda step: None  # noqa: E731
-    return list(paint(contents, _picture(2), settings, vgg, CPU, told, attempts, watch=watch))
+    return list(paint(contents, smooth(2), settings, vgg, CPU, told, attempts, watch=watch))
 
 
 def _equal(one: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> bool:
@@ -43,7 +43,7 @@ def _equal(one: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> bool:
 def test_a_painting_is_seen_as_often_as_asked_for_and_stays_the_same(
     changes: dict[str, object], expected: list[int]
 ) -> None:
-    settings = _settings(**{"optimizer": "spectral", **changes})
+    settings = options(**{"optimizer": "spectral", **changes})
     seen = Intermediates()
     paintings = _paint(settings, seen)
     assert list(seen.of(0)) == list(seen.of(1)) == expected
@@ -52,7 +52,7 @@ def test_a_painting_is_seen_as_often_as_asked_for_and_stays_the_same(
 
 
 def test_torchs_lbfgs_is_seen_where_it_halts_anyway() -> None:
-    settings = _settings(optimizer="lbfgs", iterations=30, intermediates=10)
+    settings = options(optimizer="lbfgs", iterations=30, intermediates=10)
     seen = Intermediates()
     paintings = _paint(settings, seen)
     unseen = _paint(settings.model_copy(update={"intermediates": 0}), None)
@@ -63,7 +63,7 @@ def test_torchs_lbfgs_is_seen_where_it_halts_anyway() -> None:
 @pytest.mark.parametrize("optimizer", ["lbfgs", "spectral", "adam"])
 def test_an_interruption_between_two_glimpses_shows_the_painting_as_it_is(optimizer: str) -> None:
     """Torch's L-BFGS is amid one of its steps then; what is seen is the best that it has tried."""
-    settings = _settings(optimizer=optimizer, lr=1.0 if optimizer != "adam" else 0.02)
+    settings = options(optimizer=optimizer, lr=1.0 if optimizer != "adam" else 0.02)
     told: list[Iterate] = []
     seen: list[Glimpse] = []
 
@@ -72,7 +72,11 @@ def test_an_interruption_between_two_glimpses_shows_the_painting_as_it_is(optimi
         if step.iteration == 10:
             raise KeyboardInterrupt
 
-    vgg, content, style = build_vgg19("random", "average", 1, 6), _picture(1), _picture(2)
+    vgg, content, style = (
+        build_vgg19("random", "average", 1, 6),
+        smooth(1),
+        smooth(2),
+    )
     with pytest.raises(KeyboardInterrupt):
         list(paint([content], style, settings, vgg, CPU, interrupt, watch=seen.append))
     (glimpse,) = seen
@@ -95,7 +99,15 @@ def test_an_interruption_before_anything_is_painted_shows_nothing() -> None:
     with pytest.raises(KeyboardInterrupt):
         list(
             paint(
-                [_picture(1)], _picture(2), _settings(), vgg, CPU, told, Stop(), None, seen.append
+                [smooth(1)],
+                smooth(2),
+                options(),
+                vgg,
+                CPU,
+                told,
+                Stop(),
+                None,
+                seen.append,
             )
         )
     assert seen == []
@@ -112,7 +124,7 @@ def test_on_disk_stays_no_picture_that_an_undisturbed_painting_would_not_have(
 def test_an_interrupted_painting_has_every_picture_that_an_undisturbed_one_has(
     tmp_path: Path,
 ) -> None:
-    settings = _settings(optimizer="spectral", iterations=60, intermediates=12)
+    settings = options(optimizer="spectral", iterations=60, intermediates=12)
     whole = Intermediates()
     _paint(settings, whole)
     interruptions = 0

@@ -12,49 +12,7 @@ from atelier.style.objective import Eye, at_precision, goal_of, weighted
 from atelier.style.paint import Iterate, Saver, paint
 from atelier.style.vgg import build_vgg19, calibrate, feature_maps, preprocess
 
-CPU = torch.device("cpu")
-
-
-def _settings(**changes: object) -> StylizeSettings:
-    values = {
-        "pictures": ["generated"],
-        "count": 1,
-        "styles": ["drawn"],
-        "pairing": "all",
-        "style_weights": [],
-        "style_masks": [],
-        "style_scale": 1.0,
-        "keep_colors": "none",
-        "strength": 1.0,
-        "picture_size": 32,
-        "memory_gb": 0.0,
-        "weights": "random",
-        "preprocessing": "torchvision",
-        "pooling": "average",
-        "padding": "zeros",
-        "style_layers": {1: 1.0, 6: 1.0},
-        "style_loss": "gram",
-        "content_layers": {6: 0.1},
-        "smoothness": 0.0,
-        "start": "content",
-        "bounded": True,
-        "scales": 1,
-        "optimizer": "lbfgs",
-        "lr": 1.0,
-        "average": 0.0,
-        "iterations": 12,
-        "precision": "fp32",
-        "intermediates": 0,
-        "film": False,
-        "seed": 1,
-    }
-    return StylizeSettings.model_validate({**values, **changes})
-
-
-def _picture(seed: int) -> Tensor:
-    """Smooth random colours, float32 [1, 3, 32, 32]."""
-    coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
-    return nn.functional.interpolate(coarse, 32, mode="bilinear")
+from ..support.painting import CPU, options, smooth
 
 
 def _paint(
@@ -69,8 +27,8 @@ def _paint(
 @pytest.mark.parametrize(("optimizer", "lr"), [("lbfgs", 1.0), ("adam", 0.02), ("spectral", 1.0)])
 @pytest.mark.parametrize("start", ["content", "noise"])
 def test_painting_comes_closer_to_both(optimizer: str, lr: float, start: str) -> None:
-    settings = _settings(optimizer=optimizer, lr=lr, start=start, iterations=30)
-    painted, iterates = _paint(settings, _picture(1), _picture(2))
+    settings = options(optimizer=optimizer, lr=lr, start=start, iterations=30)
+    painted, iterates = _paint(settings, smooth(1), smooth(2))
     assert painted.shape == (1, 3, 32, 32)
     assert painted.dtype == torch.float32
     assert painted.min() >= 0
@@ -79,8 +37,8 @@ def test_painting_comes_closer_to_both(optimizer: str, lr: float, start: str) ->
 
 
 def test_reported_losses_are_those_of_the_papers_formula() -> None:
-    content, style = _picture(1), _picture(2)
-    settings = _settings(style_layers={6: 0.5, 1: 2.0}, content_layers={3: 0.25}, bounded=False)
+    content, style = smooth(1), smooth(2)
+    settings = options(style_layers={6: 0.5, 1: 2.0}, content_layers={3: 0.25}, bounded=False)
     _, (first, *_) = _paint(settings, content, style)
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     pixels, target = (preprocess(picture, "torchvision") for picture in (content, style))
@@ -142,7 +100,7 @@ def _plain_objective(
 @pytest.mark.parametrize("preprocessing", ["torchvision", "caffe"])
 @pytest.mark.parametrize("pooling", ["average", "max"])
 def test_loss_and_gradient_equal_the_formulas_written_out(preprocessing: str, pooling: str) -> None:
-    settings = _settings(
+    settings = options(
         preprocessing=preprocessing,
         pooling=pooling,
         style_layers={1: 2.0, 6: 0.5},
@@ -150,7 +108,7 @@ def test_loss_and_gradient_equal_the_formulas_written_out(preprocessing: str, po
     )
     vgg = build_vgg19("random", settings.pooling, seed=1, deepest=8).double()
     canvas, content, style = (
-        nn.functional.interpolate(_picture(seed), 8).double() for seed in (1, 2, 3)
+        nn.functional.interpolate(smooth(seed), 8).double() for seed in (1, 2, 3)
     )
     goal = goal_of(content, [Look((style,))], settings, vgg)
     (total,), _, gradient = Eye(vgg, settings, 8, 8).gradient(canvas, goal, settings)
@@ -164,16 +122,25 @@ def test_loss_and_gradient_equal_the_formulas_written_out(preprocessing: str, po
 
 
 def test_every_evaluation_is_reported_in_order() -> None:
-    settings = _settings(optimizer="adam", lr=0.02, iterations=12)
+    settings = options(optimizer="adam", lr=0.02, iterations=12)
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     iterates: list[Iterate] = []
-    list(paint([_picture(1), _picture(3)], _picture(2), settings, vgg, CPU, iterates.append))
+    list(
+        paint(
+            [smooth(1), smooth(3)],
+            smooth(2),
+            settings,
+            vgg,
+            CPU,
+            iterates.append,
+        )
+    )
     told = [(iterate.picture, iterate.iteration) for iterate in iterates]
     assert told == [(picture, iteration) for picture in (0, 1) for iteration in range(1, 13)]
 
 
 def test_lbfgs_counts_the_evaluations_of_its_line_search() -> None:
-    _, iterates = _paint(_settings(iterations=12), _picture(1), _picture(2))
+    _, iterates = _paint(options(iterations=12), smooth(1), smooth(2))
     assert [iterate.iteration for iterate in iterates] == list(range(1, len(iterates) + 1))
     assert 12 <= len(iterates) <= 13
 
@@ -206,13 +173,13 @@ def _loss(
 
 
 def test_channels_last_gives_the_losses_of_channels_first() -> None:
-    settings = _settings(optimizer="spectral")
+    settings = options(optimizer="spectral")
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     fast = at_precision(vgg, settings, CPU)
     assert fast[0].weight.is_contiguous(memory_format=torch.channels_last)
-    canvas = torch.cat([_picture(1), _picture(3)])
+    canvas = torch.cat([smooth(1), smooth(3)])
     for network in (vgg, fast):
-        totals = _loss(canvas, canvas.flip(3), _picture(2), settings, network)
+        totals = _loss(canvas, canvas.flip(3), smooth(2), settings, network)
         if network is vgg:
             plain = totals
     torch.testing.assert_close(totals, plain, rtol=1e-5, atol=0)
@@ -220,11 +187,11 @@ def test_channels_last_gives_the_losses_of_channels_first() -> None:
 
 def test_bfloat16_tells_the_losses_of_float32() -> None:
     """Rounded to 8 bits; ten evaluations lead to the same loss within two parts in a hundred."""
-    content, style = _picture(1), _picture(2)
+    content, style = smooth(1), smooth(2)
     plain, (first, *_, last) = _painted(
-        _settings(optimizer="spectral", iterations=10), content, style
+        options(optimizer="spectral", iterations=10), content, style
     )
-    wanted = _settings(optimizer="spectral", iterations=10, precision="bf16")
+    wanted = options(optimizer="spectral", iterations=10, precision="bf16")
     rounded, (first_rounded, *_, last_rounded) = _painted(wanted, content, style)
     assert first_rounded.total == pytest.approx(first.total, rel=0.01)
     assert rounded == pytest.approx(plain, rel=0.02)
@@ -233,7 +200,11 @@ def test_bfloat16_tells_the_losses_of_float32() -> None:
 
 def test_auto_precision_is_one_of_the_two() -> None:
     painted = [
-        _paint(_settings(optimizer="spectral", precision=precision), _picture(1), _picture(2))[0]
+        _paint(
+            options(optimizer="spectral", precision=precision),
+            smooth(1),
+            smooth(2),
+        )[0]
         for precision in ("auto", "fp32", "bf16")
     ]
     assert torch.equal(painted[0], painted[1]) or torch.equal(painted[0], painted[2])
@@ -242,16 +213,16 @@ def test_auto_precision_is_one_of_the_two() -> None:
 
 def test_spectral_steps_come_as_far_as_torchs() -> None:
     """Even on a picture so small that their bands are few."""
-    content, style = _picture(1), _picture(2)
-    plain, _ = _painted(_settings(iterations=60), content, style)
-    spectral, _ = _painted(_settings(optimizer="spectral", iterations=60), content, style)
+    content, style = smooth(1), smooth(2)
+    plain, _ = _painted(options(iterations=60), content, style)
+    spectral, _ = _painted(options(optimizer="spectral", iterations=60), content, style)
     assert spectral <= 1.01 * plain
 
 
 def test_what_is_told_is_the_settings_sum_while_the_content_is_held_too() -> None:
     """Learned weights hold the content at first; here the network only passes for learned."""
-    settings = _settings(optimizer="spectral", weights="imagenet", iterations=40)
-    content, style = _picture(1), _picture(2)
+    settings = options(optimizer="spectral", weights="imagenet", iterations=40)
+    content, style = smooth(1), smooth(2)
     painted, iterates = _paint(settings, content, style)
     for step in iterates:
         terms = [step.per_layer["style_1"], step.per_layer["style_6"]]
@@ -265,14 +236,19 @@ def test_what_is_told_is_the_settings_sum_while_the_content_is_held_too() -> Non
 
 def test_pictures_of_one_size_are_painted_together_and_each_as_alone() -> None:
     """But for the order in which a batch is summed."""
-    settings = _settings(optimizer="spectral")
+    settings = options(optimizer="spectral")
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
-    contents = [_picture(1), _picture(3), _picture(4)[:, :, 8:], _picture(5)]
+    contents = [
+        smooth(1),
+        smooth(3),
+        smooth(4)[:, :, 8:],
+        smooth(5),
+    ]
     iterates: list[Iterate] = []
-    together = list(paint(contents, _picture(2), settings, vgg, CPU, iterates.append, at_once=4))
+    together = list(paint(contents, smooth(2), settings, vgg, CPU, iterates.append, at_once=4))
     assert [painted.shape for painted in together] == [content.shape for content in contents]
     for picture, (painted, content) in enumerate(zip(together, contents, strict=True)):
-        alone, steps = _paint(settings, content, _picture(2))
+        alone, steps = _paint(settings, content, smooth(2))
         torch.testing.assert_close(painted, alone, atol=0.05, rtol=0)
         told = [iterate for iterate in iterates if iterate.picture == picture]
         assert [one.iteration for one in told] == list(range(1, 13))
@@ -282,71 +258,71 @@ def test_pictures_of_one_size_are_painted_together_and_each_as_alone() -> None:
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam", "spectral"])
 @pytest.mark.parametrize("start", ["content", "noise"])
 def test_a_picture_does_not_depend_on_those_beside_it(optimizer: str, start: str) -> None:
-    settings = _settings(optimizer=optimizer, start=start, lr=0.5)
+    settings = options(optimizer=optimizer, start=start, lr=0.5)
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
-    contents = [_picture(1), _picture(3)[:, :, 8:], _picture(4)]
-    together = list(paint(contents, _picture(2), settings, vgg, CPU, lambda iterate: None))
+    contents = [smooth(1), smooth(3)[:, :, 8:], smooth(4)]
+    together = list(paint(contents, smooth(2), settings, vgg, CPU, lambda iterate: None))
     assert [painted.shape for painted in together] == [content.shape for content in contents]
     for painted, content in zip(together, contents, strict=True):
-        alone, _ = _paint(settings, content, _picture(2))
+        alone, _ = _paint(settings, content, smooth(2))
         assert torch.equal(painted, alone)
 
 
 def test_painting_repeats_itself_to_the_byte() -> None:
-    first, _ = _paint(_settings(start="noise"), _picture(1), _picture(2))
-    again, _ = _paint(_settings(start="noise"), _picture(1), _picture(2))
-    other, _ = _paint(_settings(start="noise", seed=2), _picture(1), _picture(2))
+    first, _ = _paint(options(start="noise"), smooth(1), smooth(2))
+    again, _ = _paint(options(start="noise"), smooth(1), smooth(2))
+    other, _ = _paint(options(start="noise", seed=2), smooth(1), smooth(2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_content_alone_gives_the_content_back_from_noise() -> None:
-    settings = _settings(
+    settings = options(
         style_layers={1: 0.0}, content_layers={1: 1.0}, start="noise", iterations=150
     )
-    painted, _ = _paint(settings, _picture(1), _picture(2))
-    assert (painted - _picture(1)).abs().mean() < 0.01
+    painted, _ = _paint(settings, smooth(1), smooth(2))
+    assert (painted - smooth(1)).abs().mean() < 0.01
 
 
 def test_the_style_needs_no_repainting_in_its_own_style() -> None:
-    painted, iterates = _paint(_settings(), _picture(2), _picture(2))
+    painted, iterates = _paint(options(), smooth(2), smooth(2))
     assert iterates[0].total == pytest.approx(0, abs=1e-10)
-    torch.testing.assert_close(painted, _picture(2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(painted, smooth(2), atol=1e-3, rtol=0)
 
 
 def test_style_moves_the_palette_to_the_styles() -> None:
     blue, orange = torch.tensor([0.1, 0.2, 0.7]), torch.tensor([0.9, 0.5, 0.1])
-    content = blue.view(1, 3, 1, 1) + 0.2 * (_picture(1) - 0.5)
-    style = orange.view(1, 3, 1, 1) + 0.2 * (_picture(2) - 0.5)
-    painted, _ = _paint(_settings(content_layers={}, iterations=150), content.clamp(0, 1), style)
+    content = blue.view(1, 3, 1, 1) + 0.2 * (smooth(1) - 0.5)
+    style = orange.view(1, 3, 1, 1) + 0.2 * (smooth(2) - 0.5)
+    painted, _ = _paint(options(content_layers={}, iterations=150), content.clamp(0, 1), style)
     assert torch.allclose(painted.mean((0, 2, 3)), style.mean((0, 2, 3)), atol=0.05)
 
 
 def test_style_and_content_may_differ_in_size() -> None:
-    content = _picture(1)[:, :, :, :24]
-    painted, _ = _paint(_settings(), content, _picture(2)[:, :, :20])
+    content = smooth(1)[:, :, :, :24]
+    painted, _ = _paint(options(), content, smooth(2)[:, :, :20])
     assert painted.shape == content.shape
 
 
 def test_the_network_and_the_pictures_are_left_as_they_were() -> None:
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     before = {name: tensor.clone() for name, tensor in vgg.state_dict().items()}
-    content, style = _picture(1), _picture(2)
-    list(paint([content], style, _settings(), vgg, CPU, lambda iterate: None))
+    content, style = smooth(1), smooth(2)
+    list(paint([content], style, options(), vgg, CPU, lambda iterate: None))
     assert all(torch.equal(tensor, before[name]) for name, tensor in vgg.state_dict().items())
-    assert torch.equal(content, _picture(1))
-    assert torch.equal(style, _picture(2))
+    assert torch.equal(content, smooth(1))
+    assert torch.equal(style, smooth(2))
 
 
 def test_a_loss_that_is_not_finite_stops_with_one_sentence() -> None:
     # More than a float32 holds.
-    settings = _settings(style_layers={1: 1e39})
+    settings = options(style_layers={1: 1e39})
     with pytest.raises(AtelierError, match=r"loss of picture 1 is (nan|inf) at iteration 1;"):
-        _paint(settings, _picture(1), _picture(2))
+        _paint(settings, smooth(1), smooth(2))
 
 
 def test_calibration_gives_every_convolution_unit_scale() -> None:
-    picture = preprocess(_picture(2), "torchvision")
+    picture = preprocess(smooth(2), "torchvision")
     vgg = calibrate(build_vgg19("random", "average", seed=1, deepest=11), picture)
     for layer, features in feature_maps(vgg, picture, [0, 2, 5, 7, 10]).items():
         assert features.square().mean().sqrt().item() == pytest.approx(1, abs=1e-4), layer
@@ -367,8 +343,8 @@ def test_a_gpu_begins_with_the_same_losses(optimizer: str, precision: str) -> No
     firsts, lasts = [], []
     for device in (CPU, torch.device("cuda")):
         iterates: list[Iterate] = []
-        settings = _settings(start="noise", optimizer=optimizer, precision=precision)
-        list(paint([_picture(1)], _picture(2), settings, vgg, device, iterates.append))
+        settings = options(start="noise", optimizer=optimizer, precision=precision)
+        list(paint([smooth(1)], smooth(2), settings, vgg, device, iterates.append))
         firsts.append(iterates[0].total)
         lasts.append(iterates[-1].total)
     assert firsts[0] == pytest.approx(firsts[1], rel=1e-2)

@@ -24,13 +24,13 @@ from atelier.style.pictures import prepare, scaled_shape, to_uint8
 from atelier.style.room import side_that_fits
 from atelier.style.vgg import build_vgg19
 
-from .test_style_paint import _settings as painted_with
+from ..support.painting import options as painted_with
 
 CPU = torch.device("cpu")
 WEIGHTS = Path("data/weights")
 
 
-def _settings(**changes: object) -> StylizeSettings:
+def options(**changes: object) -> StylizeSettings:
     fewer = {"style_layers": {1: 1.0}, "content_layers": {3: 0.1}, "iterations": 7}
     return painted_with(**{**fewer, **changes})
 
@@ -50,7 +50,7 @@ def _painting(name: str, *totals: float) -> Painting:
 def test_every_content_is_painted_in_every_style_under_both_names() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2, width=12)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
-    paintings = list(paint_all(_settings(), contents, styles, (), WEIGHTS, CPU))
+    paintings = list(paint_all(options(), contents, styles, (), WEIGHTS, CPU))
     assert [painting.name for painting in paintings] == [
         "ann-waves",
         "bob-waves",
@@ -67,9 +67,9 @@ def test_every_content_is_painted_in_every_style_under_both_names() -> None:
 def test_a_painting_and_its_losses_do_not_depend_on_the_others() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2, width=12)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
-    last = list(paint_all(_settings(), contents, styles, (), WEIGHTS, CPU))[-1]
+    last = list(paint_all(options(), contents, styles, (), WEIGHTS, CPU))[-1]
     (alone,) = paint_all(
-        _settings(), {"bob": contents["bob"]}, {"stars": styles["stars"]}, (), WEIGHTS, CPU
+        options(), {"bob": contents["bob"]}, {"stars": styles["stars"]}, (), WEIGHTS, CPU
     )
     assert np.array_equal(last.pixels, alone.pixels)
     losses = [(step.iteration, step.total, step.per_layer) for step in last.iterates]
@@ -82,7 +82,7 @@ def test_progress_rises_and_never_passes_its_total(
     optimizer: str, lr: float, iterations: int
 ) -> None:
     told: list[Progress] = []
-    settings = _settings(optimizer=optimizer, lr=lr, iterations=iterations)
+    settings = options(optimizer=optimizer, lr=lr, iterations=iterations)
     contents, styles = {"a": _pixels(1), "b": _pixels(2)}, {"c": _pixels(3), "d": _pixels(4)}
     list(paint_all(settings, contents, styles, (), WEIGHTS, CPU, told.append))
     done = [progress.done for progress in told]
@@ -95,7 +95,7 @@ def test_progress_rises_and_never_passes_its_total(
 def test_pairing_each_gives_the_styles_in_turn() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2), "cec": _pixels(5)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
-    paintings = list(paint_all(_settings(pairing="each"), contents, styles, (), WEIGHTS, CPU))
+    paintings = list(paint_all(options(pairing="each"), contents, styles, (), WEIGHTS, CPU))
     assert [painting.name for painting in paintings] == ["ann-waves", "bob-stars", "cec-waves"]
     assert [painting.style is styles[painting.name[4:]] for painting in paintings] == [True] * 3
 
@@ -106,7 +106,7 @@ def test_weights_mix_all_styles_in_one_painting() -> None:
     mixed = [
         list(
             paint_all(
-                _settings(styles=["a", "b"], style_weights=weights),
+                options(styles=["a", "b"], style_weights=weights),
                 contents,
                 styles,
                 (),
@@ -128,7 +128,7 @@ def test_masks_are_scaled_to_the_painting_and_leave_the_rest() -> None:
     mask = np.zeros((8, 8, 3), np.uint8)
     mask[:, :2] = 255
     (painting,) = paint_all(
-        _settings(), {"ann": content}, {"waves": _pixels(3)}, (mask,), WEIGHTS, CPU
+        options(), {"ann": content}, {"waves": _pixels(3)}, (mask,), WEIGHTS, CPU
     )
     assert np.array_equal(painting.pixels[:, 12:], content[:, 12:])
     assert not np.array_equal(painting.pixels[:, :6], content[:, :6])
@@ -143,18 +143,18 @@ def test_a_mask_that_would_be_stretched_is_refused(shape: tuple[int, int], fits:
     contents, styles = {"ann": _pixels(1, 48, 64)}, {"waves": _pixels(3)}
     masks = [np.full((*shape, 3), 255, np.uint8)]
     if fits:
-        assert planned(_settings(), contents, styles, masks) == [("ann", "waves")]
+        assert planned(options(), contents, styles, masks) == [("ann", "waves")]
         return
     sentence = (
         f"mask of {shape[1]} x {shape[0]} pixels has not the shape of ann, which has 64 x 48;"
     )
     with pytest.raises(AtelierError, match=sentence):
-        planned(_settings(), contents, styles, masks)
+        planned(options(), contents, styles, masks)
 
 
 def test_as_many_weights_as_styles_are_needed() -> None:
     """The word generated stands for several, which settings cannot count."""
-    settings = _settings(styles=["generated"], style_weights=[1.0])
+    settings = options(styles=["generated"], style_weights=[1.0])
     styles = {"face_1": _pixels(3), "face_2": _pixels(4)}
     with pytest.raises(AtelierError, match="style_weights is a list of 1, but the number of"):
         list(paint_all(settings, {"ann": _pixels(1)}, styles, (), WEIGHTS, CPU))
@@ -162,14 +162,14 @@ def test_as_many_weights_as_styles_are_needed() -> None:
 
 def test_a_style_scale_of_half_is_the_style_at_half_its_size() -> None:
     contents, style = {"ann": _pixels(1)}, _pixels(3, 16, 16)
-    half = list(paint_all(_settings(style_scale=0.5), contents, {"s": style}, (), WEIGHTS, CPU))
-    whole = list(paint_all(_settings(), contents, {"s": style}, (), WEIGHTS, CPU))
+    half = list(paint_all(options(style_scale=0.5), contents, {"s": style}, (), WEIGHTS, CPU))
+    whole = list(paint_all(options(), contents, {"s": style}, (), WEIGHTS, CPU))
     assert not np.array_equal(half[0].pixels, whole[0].pixels)
 
 
 def test_trouble_names_the_painting() -> None:
     contents, styles = {"ann": _pixels(1), "bob": _pixels(2)}, {"waves": _pixels(3)}
-    settings = _settings(style_layers={1: 1e39})
+    settings = options(style_layers={1: 1e39})
     with pytest.raises(AtelierError, match=r"the loss of ann-waves is (nan|inf) at iteration 1;"):
         list(paint_all(settings, contents, styles, (), WEIGHTS, CPU))
 
@@ -180,7 +180,13 @@ def test_glimpses_are_numbered_like_the_paintings() -> None:
     seen: list[Glimpse] = []
     paintings = list(
         paint_all(
-            _settings(optimizer="spectral"), contents, styles, (), WEIGHTS, CPU, watch=seen.append
+            options(optimizer="spectral"),
+            contents,
+            styles,
+            (),
+            WEIGHTS,
+            CPU,
+            watch=seen.append,
         )
     )
     assert [glimpse.picture for glimpse in seen] == [0, 1, 2, 3]
@@ -194,7 +200,7 @@ def test_paintings_of_the_same_name_are_refused_before_painting() -> None:
     told: list[Progress] = []
     sentence = "called a-b-c: a in the style of b-c, and a-b in the style of c; rename one"
     with pytest.raises(AtelierError, match=sentence):
-        list(paint_all(_settings(), contents, styles, (), WEIGHTS, CPU, told.append))
+        list(paint_all(options(), contents, styles, (), WEIGHTS, CPU, told.append))
     assert told == []
 
 
@@ -226,7 +232,7 @@ def test_the_size_that_is_advised_is_accepted(
                         for shapes in given)  # fmt: skip
 
     def check(size: int) -> None:
-        settings = _settings(**changes, styles=["a", "b"], picture_size=size)
+        settings = options(**changes, styles=["a", "b"], picture_size=size)
         refuse_too_large(settings, contents, styles, (), CPU)
         vgg = at_precision(build_vgg19("random", "average", 1, 20), settings, CPU)
         looks = [prepare(style, max(1, round(size * scale))).shape[2:] for style in styles.values()]
@@ -247,5 +253,5 @@ def test_a_later_picture_too_large_is_refused_before_the_first_is_painted() -> N
     contents = {"ann": _pixels(1), "long": _pixels(2, 1, 1000)}
     given = (contents, {"waves": _pixels(3)}, (), WEIGHTS, CPU, told.append)
     with pytest.raises(AtelierError, match="a painting of 32000 x 32 pixels needs more"):
-        next(paint_all(_settings(memory_gb=0.02), *given))
+        next(paint_all(options(memory_gb=0.02), *given))
     assert told == []

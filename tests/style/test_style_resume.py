@@ -1,6 +1,8 @@
 """Painting that is stopped anywhere and goes on ends as painting that never stopped."""
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from atelier.style.paint import Iterate, paint
 from atelier.style.resume import Attempts
 from atelier.style.vgg import build_vgg19
 
-from .test_style_paint import CPU, _picture, _settings
+from ..support.painting import CPU, options, smooth
 
 ITERATIONS = 60
 
@@ -20,25 +22,35 @@ ITERATIONS = 60
 PLAIN = {"lr": 1.0, "iterations": ITERATIONS}
 
 
+def named(changes: dict[str, object]) -> str:
+    """Name a parameter by its values."""
+    return "-".join(str(value) for value in changes.values())
+
+
+def slow(changes: dict[str, object]) -> Any:
+    """Leave a variant of an optimizer that is tried anyway to `make test-all`."""
+    return pytest.param(changes, marks=pytest.mark.slow, id=named(changes))
+
+
 @pytest.fixture(
     params=[
         {**PLAIN, "optimizer": "lbfgs"},
         {**PLAIN, "optimizer": "adam", "lr": 0.02},
         {**PLAIN, "optimizer": "spectral"},
-        {**PLAIN, "optimizer": "spectral", "weights": "imagenet"},
+        slow({**PLAIN, "optimizer": "spectral", "weights": "imagenet"}),
         {**PLAIN, "optimizer": "spectral", "precision": "bf16"},
-        {**PLAIN, "optimizer": "spectral", "start": "noise"},
-        {**PLAIN, "optimizer": "lbfgs", "precision": "bf16"},
-        {**PLAIN, "optimizer": "lbfgs", "style_layers": {6: 0.5, 1: 1.0}},
-        {**PLAIN, "optimizer": "lbfgs", "bounded": False},
+        slow({**PLAIN, "optimizer": "spectral", "start": "noise"}),
+        slow({**PLAIN, "optimizer": "lbfgs", "precision": "bf16"}),
+        slow({**PLAIN, "optimizer": "lbfgs", "style_layers": {6: 0.5, 1: 1.0}}),
+        slow({**PLAIN, "optimizer": "lbfgs", "bounded": False}),
         {**PLAIN, "optimizer": "adam", "lr": 0.02, "average": 0.9, "scales": 2},
         {**PLAIN, "optimizer": "spectral", "scales": 3, "memory_gb": 0.011},
         {**PLAIN, "optimizer": "spectral", "keep_colors": "luminance", "smoothness": 0.1},
     ],
-    ids=lambda changes: "-".join(str(value) for value in changes.values()),
+    ids=named,
 )
 def settings(request: pytest.FixtureRequest) -> StylizeSettings:
-    return _settings(**request.param)
+    return options(**request.param)
 
 
 def painted(
@@ -47,17 +59,23 @@ def painted(
     """Three pictures; the first two share VGG19's passes where the optimizer can."""
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     told: list[Iterate] = []
-    contents = [_picture(1), _picture(3), _picture(4)[:, :, 8:]]
+    contents = [smooth(1), smooth(3), smooth(4)[:, :, 8:]]
     if settings.scales > 1:
         contents = [nn.functional.interpolate(one, scale_factor=2.0) for one in contents]
-    made = paint(contents, _picture(2), settings, vgg, CPU, told.append, attempts, 2)
+    made = paint(contents, smooth(2), settings, vgg, CPU, told.append, attempts, 2)
     return list(made), told
+
+
+@cache
+def undisturbed(settings: str) -> tuple[list[Tensor], list[Iterate]]:
+    """The pictures that nobody stops; once for all tests of these settings."""
+    return painted(StylizeSettings.model_validate_json(settings))
 
 
 def test_stopped_after_every_part_it_ends_the_same(
     settings: StylizeSettings, tmp_path: Path
 ) -> None:
-    whole, told = painted(settings)
+    whole, told = undisturbed(settings.model_dump_json())
     attempts = 0
     while True:
         keep = Attempts(Checkpoints(tmp_path), lambda: True, 60.0)
@@ -74,7 +92,7 @@ def test_stopped_after_every_part_it_ends_the_same(
 def test_a_killed_painting_goes_on_from_the_last_state(
     settings: StylizeSettings, tmp_path: Path
 ) -> None:
-    whole, told = painted(settings)
+    whole, told = undisturbed(settings.model_dump_json())
 
     class KilledError(Exception):
         pass
@@ -101,7 +119,7 @@ def test_a_killed_painting_goes_on_from_the_last_state(
 
 def test_a_painting_that_ended_early_is_finished_too(tmp_path: Path) -> None:
     """Where no step helps it ends before its iterations do, and is not painted again."""
-    settings = _settings(
+    settings = options(
         optimizer="spectral", content_layers={1: 1.0}, style_layers={1: 0.0}, iterations=100
     )
     whole, told = painted(settings, Attempts(Checkpoints(tmp_path)))

@@ -13,7 +13,7 @@ from atelier.style.optimise import Lbfgs
 from atelier.style.paint import Iterate, paint
 from atelier.style.vgg import build_vgg19
 
-from .test_style_paint import CPU, _picture, _settings
+from ..support.painting import CPU, options, smooth
 
 
 def _paint(**changes: object) -> tuple[Tensor, list[Iterate], list[str]]:
@@ -21,7 +21,13 @@ def _paint(**changes: object) -> tuple[Tensor, list[Iterate], list[str]]:
     told: list[Iterate] = []
     said: list[str] = []
     (painted,) = paint(
-        [_picture(1)], _picture(2), _settings(**changes), vgg, CPU, told.append, say=said.append
+        [smooth(1)],
+        smooth(2),
+        options(**changes),
+        vgg,
+        CPU,
+        told.append,
+        say=said.append,
     )
     return painted, told, said
 
@@ -86,15 +92,15 @@ def test_spectral_keeps_what_it_painted_before_and_after_a_loss_that_is_not_fini
     vgg[1] = _Fails(lambda features: next(passes) == 7)
     told: list[Iterate] = []
     said: list[str] = []
-    settings = _settings(optimizer="spectral")
-    given = ([_picture(1)], _picture(2), settings, vgg, CPU, told.append)
+    settings = options(optimizer="spectral")
+    given = ([smooth(1)], smooth(2), settings, vgg, CPU, told.append)
     (painted,) = paint(*given, say=said.append, called=["ann-waves"])
     assert said == [
         "ann-waves has had a loss that is not finite by iteration 12; it has stepped back and goes"
         " on with a shorter step"
     ]
     assert [step.iteration for step in told] == [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12]
-    assert not torch.equal(painted, _picture(1))
+    assert not torch.equal(painted, smooth(1))
     assert told[-1].total < told[5].total
 
 
@@ -107,11 +113,21 @@ def test_a_scale_that_is_never_finite_does_not_end_as_a_painting() -> None:
     """Though a smaller one was."""
     vgg = build_vgg19("random", "average", 1, 6)
     vgg[1] = _Fails(lambda features: features.shape[2] > 50)
-    content = nn.functional.interpolate(_picture(1), 64, mode="bilinear")
+    content = nn.functional.interpolate(smooth(1), 64, mode="bilinear")
     said: list[str] = []
-    settings = _settings(optimizer="spectral", scales=2, iterations=24)
+    settings = options(optimizer="spectral", scales=2, iterations=24)
     with pytest.raises(AtelierError, match="the loss of picture 1 is nan at iteration 13; lower"):
-        list(paint([content], _picture(2), settings, vgg, CPU, lambda step: None, say=said.append))
+        list(
+            paint(
+                [content],
+                smooth(2),
+                settings,
+                vgg,
+                CPU,
+                lambda step: None,
+                say=said.append,
+            )
+        )
     assert said == []
 
 
@@ -120,8 +136,15 @@ def _two_of_which(when: Callable[[Tensor], Tensor | bool]) -> list[str]:
     vgg = build_vgg19("random", "average", 1, 6)
     vgg[1] = _Fails(when)
     said: list[str] = []
-    settings = _settings(optimizer="spectral")
-    given = ([_picture(1), _picture(3)], _picture(2), settings, vgg, CPU, lambda step: None)
+    settings = options(optimizer="spectral")
+    given = (
+        [smooth(1), smooth(3)],
+        smooth(2),
+        settings,
+        vgg,
+        CPU,
+        lambda step: None,
+    )
     list(paint(*given, at_once=2, say=said.append, called=["ann", "bob"]))
     return said
 
@@ -145,9 +168,9 @@ def test_the_picture_of_a_batch_that_is_never_finite_is_named() -> None:
 
 @pytest.mark.parametrize(("what", "content", "style"), [("content", 3, 32), ("style", 32, 3)])
 def test_a_picture_too_small_for_the_layers_is_refused(what: str, content: int, style: int) -> None:
-    settings = _settings(style_layers={11: 1.0})
+    settings = options(style_layers={11: 1.0})
     vgg = build_vgg19("random", "average", 1, 11)
-    pictures = [_picture(1)[..., :content], _picture(2)[..., :style]]
+    pictures = [smooth(1)[..., :content], smooth(2)[..., :style]]
     sentence = rf"the {what} of 3 x 32 pixels is too small for layer 11 of VGG19, which needs 4"
     with pytest.raises(AtelierError, match=sentence):
         list(paint(pictures[:1], pictures[1], settings, vgg, CPU, lambda step: None))
@@ -155,9 +178,9 @@ def test_a_picture_too_small_for_the_layers_is_refused(what: str, content: int, 
 
 def test_an_empty_mask_is_refused() -> None:
     vgg = build_vgg19("random", "average", 1, 6)
-    look = Look((_picture(2),), (), (torch.zeros(1, 1, 32, 32),))
+    look = Look((smooth(2),), (), (torch.zeros(1, 1, 32, 32),))
     with pytest.raises(AtelierError, match="black all over"):
-        list(paint([_picture(1)], [look], _settings(), vgg, CPU, lambda step: None))
+        list(paint([smooth(1)], [look], options(), vgg, CPU, lambda step: None))
 
 
 @pytest.mark.parametrize(("gb", "change"), [(0.0, "set"), (4.0, "lower")])
@@ -172,7 +195,10 @@ def test_too_little_memory_is_told_with_what_would_do(gb: float, change: str) ->
 
     vgg = build_vgg19("random", "average", 1, 6)
     vgg[1] = Little()
-    settings, style = _settings(memory_gb=gb, optimizer="spectral"), _picture(2)[..., :16, :16]
+    settings, style = (
+        options(memory_gb=gb, optimizer="spectral"),
+        smooth(2)[..., :16, :16],
+    )
     sentence = f"a stylize.picture_size of 18 fits, or {change} stylize.memory_gb, which paints"
     with pytest.raises(AtelierError, match=sentence):
-        list(paint([_picture(1)], style, settings, vgg, CPU, lambda step: None))
+        list(paint([smooth(1)], style, settings, vgg, CPU, lambda step: None))

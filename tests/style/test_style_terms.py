@@ -7,7 +7,7 @@ from atelier.style.journal import Iterate
 from atelier.style.paintings import Painting
 from atelier.style.terms import terms
 
-from .test_style_paint import _settings
+from ..support.painting import options
 
 BLACK = np.zeros((2, 2, 3), np.uint8)
 
@@ -22,7 +22,7 @@ def _painting(losses: dict[int, tuple[float, float]]) -> Painting:
 
 
 def test_terms_are_weighted_and_add_up_to_the_loss() -> None:
-    settings = _settings(style_layers={1: 2.0}, content_layers={3: 0.5})
+    settings = options(style_layers={1: 2.0}, content_layers={3: 0.5})
     iterations, lines = terms([_painting({1: (8, 0), 2: (4, 1), 3: (1, 6)})], settings)
     assert iterations.tolist() == [1, 2, 3]
     assert lines["style 1"].tolist() == [16, 8, 2]
@@ -31,13 +31,13 @@ def test_terms_are_weighted_and_add_up_to_the_loss() -> None:
 
 
 def test_paintings_are_averaged_and_one_that_ended_keeps_its_last_loss() -> None:
-    settings = _settings(style_layers={1: 2.0}, content_layers={3: 0.5})
+    settings = options(style_layers={1: 2.0}, content_layers={3: 0.5})
     long, short = _painting({1: (8, 0), 2: (4, 0), 3: (2, 0)}), _painting({1: (4, 0), 2: (2, 0)})
     _, lines = terms([long, short], settings)
     assert lines["loss"].tolist() == [12, 6, 4]
 
 
 def test_an_evaluation_that_was_not_told_has_the_losses_before_it() -> None:
-    settings = _settings(style_layers={1: 2.0}, content_layers={3: 0.5})
+    settings = options(style_layers={1: 2.0}, content_layers={3: 0.5})
     _, lines = terms([_painting({1: (8, 0), 3: (2, 0)})], settings)
     assert lines["loss"].tolist() == [16, 16, 4]

@@ -20,7 +20,7 @@ from atelier.style.room import (
 from atelier.style.tiles import parts
 from atelier.style.vgg import build_vgg19, outline, reach, stride
 
-from .test_style_paint import CPU, _picture, _settings
+from ..support.painting import CPU, options, smooth
 
 DEEP = {"style_layers": {1: 1.0, 6: 1.0, 11: 1.0}, "content_layers": {8: 0.1}}
 
@@ -70,7 +70,7 @@ def test_no_place_sees_farther_than_reach_says(layer: int, pooling: str) -> None
 def test_parts_give_the_losses_and_the_gradient_of_the_whole(
     changes: dict[str, object], masked: bool, height: int, width: int
 ) -> None:
-    settings = _settings(**DEEP, **changes)
+    settings = options(**DEEP, **changes)
     vgg = build_vgg19("random", settings.pooling, 1, 11, settings.padding)
     content, canvas = _large(1, height, width), _large(5, height, width)
     mask = (_large(4, height, width)[:, :1] > 0.5).float()
@@ -93,7 +93,7 @@ def test_parts_give_the_losses_and_the_gradient_of_the_whole(
 
 def test_a_painting_by_parts_is_the_whole_one_and_has_no_seam() -> None:
     """Neighbours across the borders of parts differ as neighbours elsewhere do."""
-    settings = _settings(optimizer="spectral", iterations=15)
+    settings = options(optimizer="spectral", iterations=15)
     less = settings.model_copy(update={"memory_gb": 0.0095})
     vgg = build_vgg19("random", "average", 1, 6)
     content, style = _large(1, 64, 80), _large(2, 64, 64)
@@ -113,7 +113,7 @@ def test_a_painting_by_parts_is_the_whole_one_and_has_no_seam() -> None:
 
 
 def test_more_memory_means_larger_parts_and_too_little_is_told() -> None:
-    settings = _settings(**DEEP)
+    settings = options(**DEEP)
     vgg = build_vgg19("random", "average", 1, 11)
     sides = [
         side_that_fits(2048, 2048, settings.model_copy(update={"memory_gb": gb}), vgg)
@@ -133,7 +133,7 @@ def test_more_memory_means_larger_parts_and_too_little_is_told() -> None:
 
 
 def test_a_style_larger_than_the_painting_is_seen_in_parts_too() -> None:
-    settings = _settings(**DEEP, memory_gb=0.2)
+    settings = options(**DEEP, memory_gb=0.2)
     vgg = build_vgg19("random", "average", 1, 11)
     small, large = (96, 96), (960, 960)
     assert side_that_fits(96, 96, settings, vgg, [small]) is None
@@ -148,7 +148,7 @@ def test_a_painting_far_too_large_is_refused_before_there_is_any_of_it() -> None
     vgg = outline("average", 11)
 
     def check(height: int, width: int, memory_gb: float = 4.0) -> None:
-        settings = _settings(**DEEP, memory_gb=memory_gb, picture_size=min(height, width))
+        settings = options(**DEEP, memory_gb=memory_gb, picture_size=min(height, width))
         refuse_too_large([lambda size: (scaled_shape((height, width), size), [])], settings, vgg)
 
     check(512, 512)
@@ -163,7 +163,7 @@ def test_a_painting_far_too_large_is_refused_before_there_is_any_of_it() -> None
 def test_random_weights_look_at_styles_of_as_many_pixels_as_memory_holds(
     gb: float, side: int
 ) -> None:
-    assert side_to_calibrate(_settings(memory_gb=gb), 1) == side
+    assert side_to_calibrate(options(memory_gb=gb), 1) == side
 
 
 def test_the_largest_size_that_works_is_found_by_trying() -> None:
@@ -187,10 +187,10 @@ def test_the_largest_size_that_works_is_found_by_trying() -> None:
 
 def test_a_picture_is_seen_as_it_was() -> None:
     """Seeing by parts leaves the canvas alone."""
-    settings = _settings(**DEEP)
+    settings = options(**DEEP)
     vgg = build_vgg19("random", "average", 1, 11)
-    content = _picture(1).repeat(1, 1, 3, 3)
-    goal = goal_of(content, [Look((_picture(2),))], settings, vgg, 72)
+    content = smooth(1).repeat(1, 1, 3, 3)
+    goal = goal_of(content, [Look((smooth(2),))], settings, vgg, 72)
     canvas = content.flip(3)
     Eye(vgg, settings, 96, 96, 72).gradient(canvas, goal, settings)
     assert torch.equal(canvas, content.flip(3))

@@ -21,8 +21,9 @@ from atelier.tracking.store import open_store
 from atelier.tracking.values import flat, numbers, shown, without_secrets
 from atelier.tracking.workspace import Process, git_tags, private_folder, uncommitted
 
+from ..support.journals import DEAD, start
+
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-DEAD = Process(os.getpid(), "1")  # no process with this number started so early
 
 
 @pytest.fixture(autouse=True)
@@ -46,25 +47,6 @@ def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(tmp_path: Path, _empty_store: Path) -> Path:
     (tmp_path / "mlflow.db").write_bytes(_empty_store.read_bytes())
     return tmp_path
-
-
-def start(
-    root: Path,
-    stage: str = "train",
-    process: Process = DEAD,
-    pipeline: str = "p",
-    **fields: str,
-) -> Journal:
-    return Journal(
-        private_folder(root),
-        process,
-        stage,
-        experiment="atelier",
-        pipeline=pipeline,
-        parameters={"train.lr": "0.1", "render.fps": "4"},
-        tags={"git.dirty": "false"},
-        **fields,
-    )
 
 
 def speak(journal: Journal, folder: Path) -> None:
@@ -233,7 +215,7 @@ def test_stages_of_one_pipeline_share_a_parent(root: Path) -> None:
 
 def test_a_stage_that_was_killed_is_marked_so_and_one_that_lives_is_not(root: Path) -> None:
     code = (
-        "from tests.tracking.test_delivery import *\n"
+        "from tests.support.journals import *; import sys\n"
         "journal = start(Path(sys.argv[1]))\n"
         "print(journal.folder, flush=True)\n"
         "input()"
@@ -325,18 +307,16 @@ def test_a_store_that_was_removed_is_told_everything_anew(root: Path, tmp_path: 
     (root / "mlflow.db").unlink()
     shutil.rmtree(root / "mlruns")
     Run(journal).end("FINISHED")
-    # In processes of their own: MLflow keeps the removed file open in this one.
+    # In a process of its own: MLflow keeps the removed file open in this one.
     deliver = "from atelier.tracking.deliver import deliver_left_over as d; assert d(root) == 0"
     look = (
         "from atelier.tracking.store import open_store; c, e = open_store(root, 'atelier');"
         " (run,) = c.search_runs([e], \"tags.`atelier.stage` = 'train'\");"
         " print(run.info.status, len(c.get_metric_history(run.info.run_id, 'loss_d')))"
     )
-    told = ""
-    for code in (deliver, look):
-        begin = f"from pathlib import Path; root = Path({str(root)!r}); "
-        command = [sys.executable, "-W", "ignore", "-c", begin + code]
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    code = f"from pathlib import Path; root = Path({str(root)!r}); {deliver};{look}"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert told == "FINISHED 3\n"
 
 
@@ -401,6 +381,7 @@ def test_a_server_that_never_answers_is_not_waited_for_long(
     assert runs(root)["train"].info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_store_that_is_locked_in_the_middle_gets_the_rest_later(root: Path) -> None:
     journal = start(root)
     Run(journal).curves(0, ("loss_d",), np.array([[1], [2]], np.float32))
@@ -418,9 +399,10 @@ def test_a_store_that_is_locked_in_the_middle_gets_the_rest_later(root: Path) ->
     assert [p.value for p in client.get_metric_history(run.info.run_id, "loss_d")] == [1, 2, 3]
 
 
-def test_four_deliverers_on_a_store_that_does_not_exist_all_succeed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_deliverers_on_a_store_that_does_not_exist_all_succeed(tmp_path: Path, count: int) -> None:
     processes = []
-    for number in range(4):
+    for number in range(count):
         process = Process(10_000_000 + number, "1")
         journal = start(tmp_path, "train", process, pipeline=f"p{number}")
         journal.write("end", status="FINISHED")
@@ -432,10 +414,9 @@ def test_four_deliverers_on_a_store_that_does_not_exist_all_succeed(tmp_path: Pa
         subprocess.Popen([*program, str(process.pid), process.started], env=environment)
         for process in processes
     ]
-    assert [deliverer.wait(120) for deliverer in started] == [0, 0, 0, 0]
-    assert sorted(name for name in runs(tmp_path) if name.startswith("p")) == [
-        "p0", "p1", "p2", "p3",
-    ]  # fmt: skip
+    assert [deliverer.wait(120) for deliverer in started] == [0] * count
+    names = sorted(name for name in runs(tmp_path) if name.startswith("p"))
+    assert names == [f"p{number}" for number in range(count)]
 
 
 def test_a_stage_starts_without_what_is_slow_to_import() -> None:

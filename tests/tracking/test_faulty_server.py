@@ -20,7 +20,7 @@ from atelier.tracking.run import Run
 from atelier.tracking.store import open_store
 from atelier.tracking.workspace import Process, private_folder
 
-from .faulty_server import AFTER, BEFORE, Server, running
+from ..support.faulty_server import AFTER, BEFORE, Server, running
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 DEAD = Process(os.getpid(), "1")  # no process with this number started so early

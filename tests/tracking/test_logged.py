@@ -26,16 +26,16 @@ from atelier.gan.weights import load_generator
 from atelier.tracking.logged import load_logged
 from atelier.tracking.store import asked_by_default, open_store
 
-from ..project import Project
+from ..support.project import Project
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 CPU, PATIENCE = torch.device("cpu"), 120.0
 
 
 @pytest.fixture(scope="module")
-def project(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(_tracked: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project in which the chain has run."""
-    return _ready.copy(tmp_path_factory.mktemp("logged") / "project")
+    return _tracked.copy(tmp_path_factory.mktemp("logged") / "project")
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from ..project import Project
-from .browser import (
+from ..support.browser import (
     By,
     Chrome,
     Keys,
@@ -22,6 +21,7 @@ from .browser import (
     press,
     requested,
 )
+from ..support.project import Project
 
 pytestmark = pytest.mark.slow
 STAGES = ["convert", "download", "evaluate", "render", "stylize", "train"]
@@ -36,9 +36,9 @@ new MutationObserver(() => recorded.push(output.textContent)).observe(output, {c
 
 
 @pytest.fixture(scope="module")
-def project(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(_tracked: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project in which the chain has run, and once more with another ``render.fps``."""
-    project = _ready.copy(tmp_path_factory.mktemp("pages") / "project")
+    project = _tracked.copy(tmp_path_factory.mktemp("pages") / "project")
     project.set(**{"render.fps": OTHER_FPS})
     assert project.repro() == ["render"]
     return project

@@ -17,15 +17,15 @@ import torch
 from atelier.gan.weights import load_generator
 from atelier.tracking.store import open_store
 
-from ..project import Project
+from ..support.project import Project
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
 @pytest.fixture(scope="module")
-def project(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(_tracked: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The chain run once and committed, then twice more: another film, another learning rate."""
-    project = _ready.copy(tmp_path_factory.mktemp("runs") / "project")
+    project = _tracked.copy(tmp_path_factory.mktemp("runs") / "project")
     project.commit()
     project.set(**{"render.fps": 9.0, "tracking.register": "faces"})
     assert project.repro() == ["render"]
@@ -150,12 +150,14 @@ def test_curves_have_their_throughput_machine_and_layers(
 LOAD = """
 import sys, json, numpy as np, mlflow, torch
 mlflow.set_tracking_uri(sys.argv[1])
-latents = np.load(sys.argv[3])
-with torch.inference_mode():
-    one = mlflow.pytorch.load_model(sys.argv[2])(torch.from_numpy(latents)).numpy()
-two = mlflow.pyfunc.load_model(sys.argv[2]).predict(latents)
+latents = np.load(sys.argv[2])
+made = []
+for address in sys.argv[4:]:
+    with torch.inference_mode():
+        made.append(mlflow.pytorch.load_model(address)(torch.from_numpy(latents)).numpy())
+    made.append(mlflow.pyfunc.load_model(address).predict(latents))
 assert "atelier" not in sys.modules
-np.save(sys.argv[4], np.stack([one, two]))
+np.save(sys.argv[3], np.stack(made))
 """
 
 
@@ -171,24 +173,25 @@ def test_the_logged_generator_loads_in_a_clean_process_and_makes_the_same_pictur
     assert model.tags["content.md5"] == hashlib.md5(generator.read_bytes()).hexdigest()
     latents = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
     np.save(tmp_path / "latents.npy", latents)
-    for address in (f"models:/{model.model_id}", "models:/faces@champion"):
-        subprocess.run(
-            [
-                *(sys.executable, "-W", "ignore", "-I", "-c", LOAD),
-                *(f"sqlite:///{project.folder}/mlflow.db", address),
-                *(str(tmp_path / "latents.npy"), str(tmp_path / "made.npy")),
-            ],
-            check=True,
-            cwd=tmp_path,
-            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
-        )
-        made = np.load(tmp_path / "made.npy")
-        assert made.shape == (2, 5, 3, 16, 16)
-        np.testing.assert_array_equal(made[0], made[1])
-        network, _ = load_generator(generator)
-        with torch.inference_mode():
-            ours = network(torch.from_numpy(latents)).numpy()
-        np.testing.assert_allclose(made[0], ours, atol=1e-5)
+    subprocess.run(
+        [
+            *(sys.executable, "-W", "ignore", "-I", "-c", LOAD),
+            f"sqlite:///{project.folder}/mlflow.db",
+            *(str(tmp_path / "latents.npy"), str(tmp_path / "made.npy")),
+            *(f"models:/{model.model_id}", "models:/faces@champion"),
+        ],
+        check=True,
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+    )
+    made = np.load(tmp_path / "made.npy")
+    assert made.shape == (4, 5, 3, 16, 16)
+    for other in made[1:]:
+        np.testing.assert_array_equal(made[0], other)
+    network, _ = load_generator(generator)
+    with torch.inference_mode():
+        ours = network(torch.from_numpy(latents)).numpy()
+    np.testing.assert_allclose(made[0], ours, atol=1e-5)
     folder = Path(model.artifact_location.removeprefix("file://"))
     pinned = (folder / "requirements.txt").read_text().split()
     assert [line.partition("==")[0] for line in pinned] == ["mlflow", "numpy", "torch"]
@@ -220,8 +223,8 @@ def test_evaluations_numbers_stand_at_the_model_and_the_best_is_champion(
 def test_which_names_the_run_that_made_a_file_also_after_a_checkout(
     project: Project, store: tuple[Any, str], parents: list[Any]
 ) -> None:
-    asked = ("atelier", "which", "renders/training.gif", "--json")
-    told = json.loads(project.run(*asked))
+    asked = ("which", "renders/training.gif", "--json")
+    told = json.loads(project.atelier(*asked))
     maker, *upstream = told["makers"]
     film = children(store, parents[1])["render"]
     assert (maker["stage"], maker["run"]) == ("render", film.info.run_id)
@@ -233,10 +236,10 @@ def test_which_names_the_run_that_made_a_file_also_after_a_checkout(
     }
     shutil.rmtree(project.folder / "renders")
     project.run("dvc", "checkout", "renders")
-    assert json.loads(project.run(*asked)) == told
-    by_hash = json.loads(project.run("atelier", "which", told["content"][:10], "--json"))
+    assert json.loads(project.atelier(*asked)) == told
+    by_hash = json.loads(project.atelier("which", told["content"][:10], "--json"))
     assert by_hash["makers"][0]["run"] == film.info.run_id
-    words = project.run("atelier", "which", "renders/training.gif")
+    words = project.atelier("which", "renders/training.gif")
     assert f"run {film.info.run_id}" in words
     assert "render.fps: 9.0" in words
 
@@ -252,60 +255,60 @@ def test_which_asks_git_where_the_store_is_a_colleagues(project: Project, tmp_pa
     colleague = Project(tmp_path / "colleague")
     colleague.run("dvc", "remote", "add", *remote)
     colleague.run("dvc", "pull", "-q")
-    told = json.loads(colleague.run("atelier", "which", "models/generator.safetensors", "--json"))
+    told = json.loads(colleague.atelier("which", "models/generator.safetensors", "--json"))
     maker = told["makers"][0]
     assert (maker["stage"], maker["run"]) == ("train", "")
     assert maker["commit"] == project.run("git", "rev-parse", "HEAD").strip()
     assert maker["settings"]["train.epochs"] == "2"
     assert [above["stage"] for above in told["makers"]] == ["train", "convert", "download"]
-    assert "a run that this store does not have" in colleague.run("atelier", "which", "models")
+    assert "a run that this store does not have" in colleague.atelier("which", "models")
 
 
-def test_which_waits_for_a_pipeline_that_has_just_ended(ready: Project) -> None:
-    ready.set(**{"render.fps": 5.0})
-    ready.repro("render")
-    told = ready.run("atelier", "which", "renders/training.gif")
+def test_which_waits_for_a_pipeline_that_has_just_ended(tracked: Project) -> None:
+    tracked.set(**{"render.fps": 5.0})
+    tracked.repro("render")
+    told = tracked.atelier("which", "renders/training.gif")
     assert "render.fps: 5.0" in told
     assert "not delivered" not in told
 
 
-def test_which_says_why_it_cannot_tell(ready: Project) -> None:
-    (ready.folder / "styled" / "sheet.png").write_bytes(b"edited")
+def test_which_says_why_it_cannot_tell(tracked: Project) -> None:
+    (tracked.folder / "styled" / "sheet.png").write_bytes(b"edited")
     for asked, sentence in (
         ("styled/sheet.png", "it was changed by hand"),
         ("nowhere.png", "there is no nowhere.png; give a path that a stage makes"),
         ("0123456789abcdef", "has the hash 0123456789abcdef"),
         ("README.md", "made by no stage"),
     ):
-        told = ready.run("atelier", "which", asked, ok=False)
+        told = tracked.atelier("which", asked, ok=False)
         assert sentence in told
         assert "Traceback" not in told
 
 
-def test_a_moved_project_finds_its_files_and_writes_beside_them(ready: Project) -> None:
-    client, experiment = open_store(ready.folder, "atelier")
+def test_a_moved_project_finds_its_files_and_writes_beside_them(tracked: Project) -> None:
+    client, experiment = open_store(tracked.folder, "atelier")
     run = next(run for run in client.search_runs([experiment]) if run.info.run_name == "render")
-    assert run.info.artifact_uri.startswith(ready.folder.as_uri())
+    assert run.info.artifact_uri.startswith(tracked.folder.as_uri())
     assert "renders" in [file.path for file in client.list_artifacts(run.info.run_id)]
-    ready.set(**{"render.fps": 7.0})
-    ready.repro("render")
-    ready.delivered()
+    tracked.set(**{"render.fps": 7.0})
+    tracked.repro("render")
+    tracked.delivered()
     newest, *_ = client.search_runs([experiment], "tags.`atelier.stage` = 'render'")
     assert newest.info.run_id != run.info.run_id
-    assert (ready.folder / "mlruns/atelier" / newest.info.run_id / "artifacts/renders").is_dir()
+    assert (tracked.folder / "mlruns/atelier" / newest.info.run_id / "artifacts/renders").is_dir()
 
 
-def test_a_pipeline_whose_deliverer_was_killed_gets_its_outcome_later(ready: Project) -> None:
-    ready.set(**{"render.fps": 6.0})
-    ready.run("dvc", "repro", "render", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+def test_a_pipeline_whose_deliverer_was_killed_gets_its_outcome_later(tracked: Project) -> None:
+    tracked.set(**{"render.fps": 6.0})
+    tracked.run("dvc", "repro", "render", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "atelier.tracking.deliver" in words and str(ready.folder) in words:
+        if "atelier.tracking.deliver" in words and str(tracked.folder) in words:
             process.kill()
             process.wait()
-    ready.run("atelier", "sync", "--here")
-    client, experiment = open_store(ready.folder, "atelier")
+    tracked.atelier("sync", "--here")
+    client, experiment = open_store(tracked.folder, "atelier")
     newest, *_ = client.search_runs([experiment], "tags.`atelier.pipeline` != ''")
     assert newest.data.tags["stages.ran"] == "render"
-    told = json.loads(ready.run("atelier", "which", "renders", "--json"))
+    told = json.loads(tracked.atelier("which", "renders", "--json"))
     assert told["makers"][0]["settings"]["render.fps"] == "6.0"

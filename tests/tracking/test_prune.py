@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mlflow.entities import Metric, Param, Run
@@ -14,13 +15,15 @@ from mlflow.exceptions import MlflowException
 from ruamel.yaml import YAML
 
 from atelier.errors import AtelierError
+from atelier.tracking import garbage
 from atelier.tracking.journal import Journal, note_start
 from atelier.tracking.prune import Plan, carry_out, is_elsewhere, plan
 from atelier.tracking.store import locked, open_store
 from atelier.tracking.unfinished import Unfinished, abandoned
 from atelier.tracking.workspace import Process, owner_tags, private_folder
 
-from ..project import Project
+from ..support.programs import run_here
+from ..support.project import Project
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 MEASURED = {"evaluate.samples": "800", "evaluate.seed": "1"}
@@ -125,8 +128,17 @@ class Store:
 
 
 @pytest.fixture
-def store(tmp_path: Path, _empty: Path) -> Store:
+def store_and_programs(tmp_path: Path, _empty: Path) -> Store:
+    """A store that is pruned by programs, as users prune theirs."""
     return Store(shutil.copytree(_empty, tmp_path / "project"))
+
+
+@pytest.fixture
+def store(store_and_programs: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store that is pruned by DVC in this process, which starts twenty times as fast."""
+    programs = SimpleNamespace(run=run_here, CalledProcessError=subprocess.CalledProcessError)
+    monkeypatch.setattr(garbage, "subprocess", programs)
+    return store_and_programs
 
 
 def names(found: Plan) -> tuple[dict[str, list[str]], list[str]]:
@@ -134,7 +146,8 @@ def names(found: Plan) -> tuple[dict[str, list[str]], list[str]]:
     return kept, [execution.head.info.run_name for execution in found.removed]
 
 
-def test_the_best_stays_and_the_others_go_with_their_files(store: Store) -> None:
+def test_the_best_stays_and_the_others_go_with_their_files(store_and_programs: Store) -> None:
+    store = store_and_programs
     removed = store.execute("first", 0.3)
     best = store.execute("second", 0.1)
     store.execute("third", 0.2)
@@ -377,7 +390,10 @@ def test_files_outside_the_project_are_never_touched(store: Store, tmp_path: Pat
     assert store.files() == before
 
 
-def test_a_cache_that_other_projects_may_use_is_left(store: Store, tmp_path: Path) -> None:
+def test_a_cache_that_other_projects_may_use_is_left(
+    store_and_programs: Store, tmp_path: Path
+) -> None:
+    store = store_and_programs
     cache = tmp_path / "shared"
     Project(store.root).run("dvc", "cache", "dir", str(cache))
     file = cache / "files" / "md5" / "ab" / ("c" * 30)
@@ -454,7 +470,8 @@ def test_a_minimum_age_holds_in_the_own_store_too(store: Store) -> None:
     assert names(plan(store.root, "atelier", best=0, min_age=1))[1] == ["old"]
 
 
-def test_faults_are_told_in_a_sentence(store: Store, tmp_path: Path) -> None:
+def test_faults_are_told_in_a_sentence(store_and_programs: Store, tmp_path: Path) -> None:
+    store = store_and_programs
     store.execute("old")
     shutil.rmtree(store.root / ".git")
     with pytest.raises(AtelierError, match=r"`git rev-list` failed: fatal: not a git repository"):
@@ -480,50 +497,50 @@ def newest(project: Project) -> Run:
 
 
 @pytest.mark.slow
-def test_the_real_chain_loses_what_nothing_names(ready: Project) -> None:
+def test_the_real_chain_loses_what_nothing_names(tracked: Project) -> None:
     def cached() -> list[str]:
-        folder = ready.folder / ".dvc" / "cache" / "files" / "md5"
+        folder = tracked.folder / ".dvc" / "cache" / "files" / "md5"
         return [name for name, md5 in models.items() if (folder / md5[:2] / md5[2:]).exists()]
 
-    ready.run("rm", "-rf", "mlflow.db", "mlruns", ".atelier")  # the first run is a colleague's
-    git(ready.folder, "commit", "--quiet", "-am", "first")
-    first = ready.bytes("models", "samples", "metrics")
-    lock = YAML(typ="safe").load((ready.folder / "dvc.lock").read_text("utf-8"))
+    tracked.run("rm", "-rf", "mlflow.db", "mlruns", ".atelier")  # the first run is a colleague's
+    git(tracked.folder, "commit", "--quiet", "-am", "first")
+    first = tracked.bytes("models", "samples", "metrics")
+    lock = YAML(typ="safe").load((tracked.folder / "dvc.lock").read_text("utf-8"))
     models = {out["path"]: out["md5"] for out in lock["stages"]["train"]["outs"]}
     models = {"commit": models["models"]}
-    ready.run("dvc", "exp", "run", "--temp", "-n", "trial", "-S", "train.lr=0.01", "evaluate")
-    models["experiment"] = newest(ready).data.tags["output.models"]
-    ready.set(**{"train.lr": 0.02})
-    assert ready.repro("evaluate") == ["train", "evaluate"]
-    draft = newest(ready)
+    tracked.run("dvc", "exp", "run", "--temp", "-n", "trial", "-S", "train.lr=0.01", "evaluate")
+    models["experiment"] = newest(tracked).data.tags["output.models"]
+    tracked.set(**{"train.lr": 0.02})
+    assert tracked.repro("evaluate") == ["train", "evaluate"]
+    draft = newest(tracked)
     models["draft"] = draft.data.tags["output.models"]
-    git(ready.folder, "checkout", "--quiet", ".")
-    ready.run("dvc", "checkout", "--force")
+    git(tracked.folder, "checkout", "--quiet", ".")
+    tracked.run("dvc", "checkout", "--force")
     assert cached() == ["commit", "experiment", "draft"]
 
     # The best result stays, in DVC's cache as well, though nobody committed it.
-    client, _ = open_store(ready.folder, "atelier")
+    client, _ = open_store(tracked.folder, "atelier")
     client.log_metric(draft.data.tags["mlflow.parentRunId"], "evaluate.kid", -1.0)
-    found = plan(ready.folder, "atelier")
+    found = plan(tracked.folder, "atelier")
     assert list(found.kept.values()) == [["among the lowest KIDs"], ["named by git or by dvc.lock"]]
     assert found.removed == []
-    carry_out(ready.folder, "atelier", found)
+    carry_out(tracked.folder, "atelier", found)
     assert cached() == ["commit", "experiment", "draft"]
 
-    before = ready.bytes("mlruns", ".dvc/cache")
-    found = plan(ready.folder, "atelier", best=0)
+    before = tracked.bytes("mlruns", ".dvc/cache")
+    found = plan(tracked.folder, "atelier", best=0)
     (gone,) = found.removed
     assert draft.info.run_id in gone.names
     assert all(file.exists() for file in (*found.cached, *gone.folders))
-    assert ready.bytes("mlruns", ".dvc/cache") == before
-    carry_out(ready.folder, "atelier", found)
+    assert tracked.bytes("mlruns", ".dvc/cache") == before
+    carry_out(tracked.folder, "atelier", found)
     assert cached() == ["commit", "experiment"]
     assert not any(file.exists() for file in (*found.cached, *gone.folders))
-    found = plan(ready.folder, "atelier", best=0)
+    found = plan(tracked.folder, "atelier", best=0)
     assert (len(found.kept), found.removed, found.cached) == (1, [], [])
 
-    assert ready.bytes("models", "samples", "metrics") == first
-    assert ready.repro() == []
-    ready.run("dvc", "exp", "apply", "trial")
-    assert ready.settings().train.lr == 0.01
-    ready.run("dvc", "checkout")
+    assert tracked.bytes("models", "samples", "metrics") == first
+    assert tracked.repro() == []
+    tracked.run("dvc", "exp", "apply", "trial")
+    assert tracked.settings().train.lr == 0.01
+    tracked.run("dvc", "checkout")

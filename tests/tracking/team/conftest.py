@@ -12,8 +12,8 @@ from mlflow.utils import rest_utils
 from atelier.tracking import delivery
 from atelier.tracking.store import quiet_environment
 
-from .proxy import TIMEOUT_SECONDS, Proxy, proxy
-from .servers import mlflow_server, postgresql
+from ...support.proxy import TIMEOUT_SECONDS, Proxy, proxy
+from ...support.servers import mlflow_server, postgresql
 
 
 @pytest.fixture(scope="session")

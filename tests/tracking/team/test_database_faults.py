@@ -19,8 +19,7 @@ from atelier.tracking.journal import Journal
 from atelier.tracking.run import Run
 from atelier.tracking.workspace import private_folder
 
-from ...project import ROOT
-from .execution import (
+from ...support.execution import (
     STAGES,
     Server,
     assert_delivered,
@@ -30,8 +29,8 @@ from .execution import (
     rejected,
     write_execution,
 )
-from .proxy import Proxy
-from .test_delivery_faults import REQUESTS
+from ...support.project import ROOT
+from ...support.proxy import REQUESTS, Proxy
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
 # Of MLflow, and of what it imports.
@@ -199,7 +198,7 @@ def test_values_that_postgresql_refuses(through_proxy: Path, server: Server) -> 
 @pytest.mark.slow
 def test_first_runs_of_two_colleagues_at_once(tmp_path: Path, team_server: str) -> None:
     code = (
-        "import sys; from pathlib import Path; from tests.tracking.team.execution import *\n"
+        "import sys; from pathlib import Path; from tests.support.execution import *\n"
         "deliver(Path(sys.argv[1])); found = rejected(Path(sys.argv[1])); assert not found, found"
     )
     environment = os.environ | {"MLFLOW_TRACKING_URI": team_server}

@@ -9,8 +9,8 @@ from mlflow.tracking import MlflowClient
 from atelier.gan.networks import build
 from atelier.gan.weights import save_network
 
-from ...gan.architectures import SMALL
-from .execution import (
+from ...support.architectures import SMALL
+from ...support.execution import (
     Server,
     assert_delivered,
     deliver,
@@ -18,24 +18,11 @@ from .execution import (
     rejected,
     write_execution,
 )
-from .proxy import FAULTS, Proxy
+from ...support.proxy import FAULTS, REQUESTS, Proxy
 
 # Of MLflow, and of what it imports.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-REQUESTS = {
-    "find experiment": "GET .*/experiments/get-by-name",
-    "create experiment": "POST .*/experiments/create",
-    "search experiments": "POST .*/experiments/search",
-    "search runs": "POST .*/runs/search",
-    "create run": "POST .*/runs/create",
-    "get run": "GET .*/runs/get",
-    "log batch": "POST .*/runs/log-batch",
-    "update run": "POST .*/runs/update",
-    "log inputs": "POST .*/runs/log-inputs",
-    "upload": "PUT .*/mlflow-artifacts/artifacts/",
-    "list files": r"GET .*/mlflow-artifacts/artifacts\?",
-}
 MODEL_REQUESTS = {
     "create model": "POST .*/logged-models$",
     "log outputs": "POST .*/runs/outputs",
@@ -67,7 +54,10 @@ def server(team_server: str, experiment: str) -> Server:
     return Server(MlflowClient(team_server), experiment)
 
 
-@pytest.mark.parametrize(("request_name", "fault"), CHOSEN)
+@pytest.mark.parametrize(
+    ("request_name", "fault"),
+    [CHOSEN[0], *(pytest.param(*one, marks=pytest.mark.slow) for one in CHOSEN[1:])],
+)
 def test_delivery_after_a_fault(
     request_name: str, fault: str, through_proxy: Path, team_proxy: Proxy, server: Server
 ) -> None:
@@ -116,7 +106,8 @@ def test_delivery_through_a_bad_network(
     assert_delivered(server)
 
 
-@pytest.mark.parametrize("fault", ["413", pytest.param("html 400", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["413", "html 400"])
 def test_file_that_the_server_never_accepts_is_set_aside(
     fault: str, through_proxy: Path, team_proxy: Proxy, server: Server
 ) -> None:
@@ -137,9 +128,10 @@ def test_file_that_the_server_never_accepts_is_set_aside(
     assert train.data.tags["device"] == "cpu"  # logged after the file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
-    ["html 400", *(pytest.param(name, marks=pytest.mark.slow) for name in ("413", "401", "drop"))],
+    ["html 400", "413", "401", "drop"],
 )
 def test_entries_wait_for_a_server_that_accepts_nothing(
     fault: str, through_proxy: Path, team_proxy: Proxy, server: Server

@@ -12,9 +12,9 @@ import pytest
 import requests
 from mlflow.tracking import MlflowClient
 
-from ...project import ROOT, clone
-from .proxy import proxy
-from .servers import free_port, postgresql, program, wait_for_server
+from ...support.project import ROOT, TRACKED, clone
+from ...support.proxy import proxy
+from ...support.servers import free_port, postgresql, program, wait_for_server
 
 pytestmark = pytest.mark.slow
 HOST = "mlflow.example.org"
@@ -76,7 +76,7 @@ def test_documented_server_serves_two_colleagues(
         route = {"http_proxy": gate.address, "no_proxy": ""}
         for name in ("anna", "ben"):
             add_user(name, port)
-            project = clone(tmp_path / name)
+            project = clone(tmp_path / name, **TRACKED)
             project.set(**{"tracking.register": "faces"})
             script = placed(work, {"anna": name, "https:": "http:"})
             *variables, repro, sync = script.splitlines()

@@ -1,21 +1,30 @@
 """Clones of the project in temporary folders, where the real dvc and mlflow run."""
 
+import io
+import logging
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
 
 from atelier import settings
+from atelier.cli import main
+from atelier.tracking.unfinished import ENDINGS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # Everything that the chain does, on as little as it can be done on.
 TINY: dict[str, Any] = {
     "download.sample.count": 96,
@@ -46,7 +55,10 @@ TINY: dict[str, Any] = {
     "stylize.iterations": 3,
     "runtime.device": "cpu",
     "runtime.progress": False,
+    "tracking.enabled": False,  # MLflow takes seconds to import; tests of tracking turn it on
 }
+TRACKED = {"tracking.enabled": True}
+AUTHOR = ("-c", "user.name=a", "-c", "user.email=a@b")
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,51 @@ class Project:
         met = ok in (None, program.returncode == 0)
         assert met, f"{command}: {program.returncode}\n{output}"
         return output
+
+    def stage(self, name: str, *arguments: str, ok: bool | None = True, **environment: str) -> str:
+        """Run a stage in this process; return its output; ``ok`` as of ``run``.
+
+        It saves the seconds that a new interpreter and DVC take. The stage runs the code that
+        is under test, not the clone's copy of it, and DVC removes and records nothing.
+        """
+        script, output = self.folder / "stages" / f"{name}.py", io.StringIO()
+        with (
+            _as_in_a_shell(self.folder, [str(script), *arguments], environment),
+            redirect_stdout(output),
+            redirect_stderr(output),
+            pytest.raises(SystemExit) as ended,
+        ):
+            runpy.run_path(str(script), run_name="__main__")
+        met = ok in (None, not ended.value.code)
+        assert met, f"{name}: {ended.value.code}\n{output.getvalue()}"
+        return output.getvalue()
+
+    def atelier(self, *words: str, ok: bool = True) -> str:
+        """Run a command of ``atelier`` in this process; return its output."""
+        output = io.StringIO()
+        with (
+            _as_in_a_shell(self.folder, ["atelier", *words], {}),
+            redirect_stdout(output),
+            redirect_stderr(output),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main()
+        assert (not ended.value.code) == ok, f"{words}: {ended.value.code}\n{output.getvalue()}"
+        return output.getvalue()
+
+    def remove_outputs(self, stage: str) -> None:
+        """Remove what a stage makes, as DVC does before it runs the stage."""
+        definition = settings.read_yaml(self.folder / "dvc.yaml")["stages"][stage]
+        for kind in ("outs", "metrics", "plots"):
+            for entry in definition.get(kind, []):
+                path, options = (
+                    next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
+                )
+                place = self.folder / path
+                if place.is_dir():
+                    shutil.rmtree(place)
+                elif not options.get("persist"):
+                    place.unlink(missing_ok=True)
 
     def repro(self, *arguments: str, **environment: str) -> list[str]:
         """Run ``dvc repro``; return the stages that ran."""
@@ -108,7 +165,7 @@ class Project:
     def commit(self) -> None:
         """Commit what git tracks."""
         self.run("git", "add", "-u")
-        self.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "more")
+        self.run("git", *AUTHOR, "commit", "-qm", "more")
 
     def delivered(self) -> None:
         """Wait until everything that ended has been told to MLflow."""
@@ -148,8 +205,29 @@ class Project:
         return {str(file.relative_to(self.folder)): file.read_bytes() for file in files}
 
 
-def clone(folder: Path) -> Project:
-    """Copy what git tracks, or would, into a fresh repository with tiny settings."""
+@contextmanager
+def _as_in_a_shell(folder: Path, words: list[str], environment: dict[str, str]) -> Iterator[None]:
+    """Give this process a folder, words and variables; put back what a stage changes of it."""
+    handlers = {number: signal.getsignal(number) for number in ENDINGS}
+    level = logging.getLogger("dvc").level
+    with pytest.MonkeyPatch.context() as patch, chdir(folder), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as without pytest: what libraries deprecate is not said
+        for name in set(os.environ) - {"DVC_NO_ANALYTICS", "MLFLOW_DISABLE_TELEMETRY"}:
+            if name.startswith(("DVC_", "MLFLOW_")):
+                patch.delenv(name)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", words)
+        try:
+            yield
+        finally:
+            logging.getLogger("dvc").setLevel(level)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def clone(folder: Path, **changes: Any) -> Project:
+    """Copy what git tracks, or would, into a fresh repository with tiny settings, some changed."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"],
         cwd=ROOT,
@@ -162,7 +240,20 @@ def clone(folder: Path) -> Project:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     project = Project(folder)
-    project.set(**TINY)
-    for command in ("init -q", "add -A", "-c user.name=a -c user.email=a@b commit -qm clone"):
-        project.run("git", *command.split())
+    project.set(**TINY | changes)
+    for words in (["init", "-q"], ["add", "-A"], [*AUTHOR, "commit", "-qm", "clone"]):
+        project.run("git", *words)
     return project
+
+
+def prepare(folder: Path) -> None:
+    """Run the whole chain once; keep it with what MLflow holds, and without."""
+    tracked = clone(folder / "tracked", **TRACKED)
+    tracked.repro()
+    tracked.delivered()
+    # Nothing depends on the section `tracking`, so that nothing is to be done again.
+    untracked = tracked.copy(folder / "untracked")
+    shutil.rmtree(untracked.folder / "mlruns/atelier")
+    (untracked.folder / "mlflow.db").unlink()
+    untracked.set(**{"tracking.enabled": False})
+    untracked.run("git", *AUTHOR, "commit", "-q", "--amend", "--no-edit", "params.yaml")

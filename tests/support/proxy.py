@@ -19,6 +19,20 @@ TIMEOUT_SECONDS = 2
 SLOW_SECONDS = 3.0
 DRIP_SECONDS = 0.5
 
+REQUESTS = {
+    "find experiment": "GET .*/experiments/get-by-name",
+    "create experiment": "POST .*/experiments/create",
+    "search experiments": "POST .*/experiments/search",
+    "search runs": "POST .*/runs/search",
+    "create run": "POST .*/runs/create",
+    "get run": "GET .*/runs/get",
+    "log batch": "POST .*/runs/log-batch",
+    "update run": "POST .*/runs/update",
+    "log inputs": "POST .*/runs/log-inputs",
+    "upload": "PUT .*/mlflow-artifacts/artifacts/",
+    "list files": r"GET .*/mlflow-artifacts/artifacts\?",
+}
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -1,0 +1,1 @@
+"""What test modules share: tiny projects, processes, servers, pictures and golden files."""

@@ -1,0 +1,50 @@
+"""Settings and pictures of paintings that take a moment."""
+
+import torch
+from torch import Tensor, nn
+
+from atelier.settings import StylizeSettings
+
+CPU = torch.device("cpu")
+
+
+def options(**changes: object) -> StylizeSettings:
+    values = {
+        "pictures": ["generated"],
+        "count": 1,
+        "styles": ["drawn"],
+        "pairing": "all",
+        "style_weights": [],
+        "style_masks": [],
+        "style_scale": 1.0,
+        "keep_colors": "none",
+        "strength": 1.0,
+        "picture_size": 32,
+        "memory_gb": 0.0,
+        "weights": "random",
+        "preprocessing": "torchvision",
+        "pooling": "average",
+        "padding": "zeros",
+        "style_layers": {1: 1.0, 6: 1.0},
+        "style_loss": "gram",
+        "content_layers": {6: 0.1},
+        "smoothness": 0.0,
+        "start": "content",
+        "bounded": True,
+        "scales": 1,
+        "optimizer": "lbfgs",
+        "lr": 1.0,
+        "average": 0.0,
+        "iterations": 12,
+        "precision": "fp32",
+        "intermediates": 0,
+        "film": False,
+        "seed": 1,
+    }
+    return StylizeSettings.model_validate({**values, **changes})
+
+
+def smooth(seed: int) -> Tensor:
+    """Smooth random colours, float32 [1, 3, 32, 32]."""
+    coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.interpolate(coarse, 32, mode="bilinear")
