@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from command import show
 
-from atelier.figures.montage import save_png
-from atelier.figures.sheet import sheet
-from atelier.gan.weights import generate_from
-from atelier.images.picture import read_picture
-from atelier.presets import preset_values
-from atelier.settings import StylizeSettings
-from atelier.style.drawn import drawn_style
-from atelier.style.paintings import paint_all
-from atelier.style.pictures import prepare, to_uint8
+from atelier.core.presets import preset_values
+from atelier.core.settings import StylizeSettings
+from atelier.data.image_file import read_image
+from atelier.figures.contact_sheet import contact_sheet
+from atelier.figures.grid import save_png
+from atelier.gan.serialization import generate_from
+from atelier.style.batch import stylize
+from atelier.style.demo_styles import night_sky_image
+from atelier.style.image_ops import to_tensor, to_uint8
 from style import ROOT, network, reference, settings
 
 CPU = torch.device("cpu")
@@ -35,9 +35,9 @@ Pictures = dict[str, np.ndarray]
 def plainly(content: np.ndarray, style: np.ndarray, asked: argparse.Namespace) -> np.ndarray:
     """Paint by the chapter's loop; uint8 [H, W, 3]."""
     pixels, weights = asked.pixels, asked.weights
-    prepared = [prepare(picture, pixels) for picture in (content, style)]
+    prepared = [to_tensor(picture, pixels) for picture in (content, style)]
     vgg = network(weights, prepared[1])
-    wanted = settings(pixels, weights, bounded=False)
+    wanted = settings(pixels, weights, clamp_to_range=False)
     canvases = reference(*prepared, vgg, wanted, asked.evaluations, clamp=False)
     return to_uint8(canvases[-1][1])[0]
 
@@ -49,16 +49,18 @@ def by_the_stage(contents: Pictures, styles: Pictures, asked: argparse.Namespace
         sample = preset_values("sample", ROOT / "presets")["stylize"]
         if asked.iterations:
             sample["iterations"] = asked.iterations
-        wanted = StylizeSettings(**sample | {"picture_size": asked.pixels} | weights)
+        wanted = StylizeSettings(**sample | {"image_size": asked.pixels} | weights)
     else:
-        wanted = settings(asked.pixels, asked.weights, bounded=True).model_copy(update=weights)
-    painted = paint_all(wanted, contents, styles, [], Path(asked.weights).parent, CPU)
+        wanted = settings(asked.pixels, asked.weights, clamp_to_range=True).model_copy(
+            update=weights
+        )
+    painted = stylize(wanted, contents, styles, [], Path(asked.weights).parent, CPU)
     return {one.name: one.pixels for one in painted}
 
 
 def named(files: list[Path]) -> Pictures:
     """Pictures by their names."""
-    return {file.stem: read_picture(file, "rgb", 80) for file in files}
+    return {file.stem: read_image(file, "rgb", 80) for file in files}
 
 
 def main() -> None:
@@ -79,7 +81,7 @@ def main() -> None:
     if not contents:
         faces = generate_from(asked.generator, asked.faces, 1, CPU)
         contents = {f"face {number}": face for number, face in enumerate(faces, 1)}
-    styles = named(asked.styles or []) or {"drawn": drawn_style(256, 1)}
+    styles = named(asked.styles or []) or {"drawn": night_sky_image(256, 1)}
     ours = by_the_stage(contents, styles, asked)
     rows = [
         [
@@ -91,7 +93,7 @@ def main() -> None:
         for look, style in styles.items()
         for name, picture in contents.items()
     ]
-    picture = sheet(["content", "style", "plain", "ours"], rows)
+    picture = contact_sheet(["content", "style", "plain", "ours"], rows)
     save_png(picture, asked.out)
     height, width = picture.shape[:2]
     result = {"name": "beside", "rows": len(rows), "height": height, "width": width}

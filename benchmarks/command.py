@@ -27,7 +27,7 @@ def options(about: str | None, **values: int | Path) -> argparse.Namespace:
 
 def converted_rows(folder: Path) -> NDArray[np.uint8]:
     """Return the images of all arrays in ``folder`` that convert wrote, sorted by name."""
-    from atelier.images.dataset import load_images
+    from atelier.data.dataset import load_images
 
     arrays = [load_images(file, may_be_empty=True) for file in sorted(folder.glob("*.npz"))]
     names = np.concatenate([array.names for array in arrays])
@@ -87,11 +87,11 @@ def limits(device: "torch.device", side: int = 0) -> dict[str, float]:
     """
     import torch
 
-    from atelier.gan.precision import products
+    from atelier.core.device import float32_matmul_precision
 
     side = side or (8192 if device.type == "cuda" else 2048)
     kinds = {"fp32": torch.float32, "bf16": torch.bfloat16}
-    with products("fp32", device):  # cuDNN would round float32 to TF32
+    with float32_matmul_precision("fp32", device):  # cuDNN would round float32 to TF32
         rates = {name: products_per_second(device, dtype, side) for name, dtype in kinds.items()}
     source = torch.zeros(16 * min(side, 2048) ** 2, device=device)
     target = torch.empty_like(source)

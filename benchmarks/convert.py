@@ -35,10 +35,10 @@ from command import converted_rows, options, show
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from atelier.images.checksum import digest
-from atelier.images.convert import convert
-from atelier.images.download import download
-from atelier.settings import ConvertSettings, DownloadSettings, load
+from atelier.core.hashing import file_digest
+from atelier.core.settings import ConvertSettings, DownloadSettings, load
+from atelier.data.convert import convert
+from atelier.data.sources.download import download
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_MEGABYTES = 600  # that 200,000 pictures may take
@@ -169,7 +169,7 @@ def memory(count: int, size: int, place: Path) -> dict[str, object]:
     """Convert ``count`` small pictures in a process of its own."""
     archive = place / "small.zip"
     small_pictures(archive, count)
-    about = {"location": str(archive), "sha256": digest(archive)}
+    about = {"location": str(archive), "sha256": file_digest(archive)}
     download(source("archive", archive=about), place / "raw", place / "scratch")
     told = subprocess.run(
         [sys.executable, "-c", MEASURE, str(place), str(size)],

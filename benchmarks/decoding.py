@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from atelier.images.picture import decode
-from atelier.images.resize import resize
+from atelier.data.convert import resize
+from atelier.data.image_file import decode
 
 # Width, height, and how the file is encoded.
 SIZES = (

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from command import options, show
 from torch import Tensor, nn
 
+from atelier.data.dataset import load_images
 from atelier.gan.generate import draw_latents, generate
-from atelier.gan.weights import load_generator
-from atelier.images.dataset import load_images
+from atelier.gan.serialization import load_generator
 
 EPOCHS = 5
 

@@ -18,15 +18,14 @@ import torch
 from command import converted_rows, options, show
 from numpy.typing import NDArray
 
-from atelier.images.convert import convert
-from atelier.images.download import download
-from atelier.metrics.extractors import build_extractor
+from atelier.core.presets import preset_values
+from atelier.core.settings import ConvertSettings, DownloadSettings
+from atelier.data.convert import convert
+from atelier.data.sources.download import download
+from atelier.metrics.distances import compute_kid
+from atelier.metrics.extractors import build_extractor, vgg19_caffe_features
 from atelier.metrics.features import Extractor
-from atelier.metrics.kid import kernel_distance
-from atelier.metrics.learned import vgg19_caffe_features
-from atelier.metrics.neighbours import memorised, nearest
-from atelier.presets import preset_values
-from atelier.settings import ConvertSettings, DownloadSettings
+from atelier.metrics.neighbors import memorised, nearest_pairs
 
 Images = NDArray[np.uint8]
 LAYERS = {"relu3_1": 12, "relu4_1": 21, "relu5_1": 30}
@@ -86,10 +85,10 @@ def judge(extractor: Extractor, sets: dict[str, Images], unseen: Images, seen: I
     row = {"milliseconds a picture": round(milliseconds, 1)}
     for name, images in sets.items():
         made = scale(extractor(images, device))
-        kid = kernel_distance(reference, made)
+        kid = compute_kid(reference, made)
         row[name] = f"{kid.value:.3f} ± {kid.error:.3f}"
         if name in ("real", "half copied"):
-            share = memorised(nearest(made, training), nearest(reference, training))
+            share = memorised(nearest_pairs(made, training), nearest_pairs(reference, training))
             row[f"memorised, {name}"] = round(share, 3)
     return row
 

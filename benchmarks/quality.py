@@ -4,9 +4,9 @@ Every preset is trained on the same pictures, a zip or tar of your own, once for
 chain itself in a temporary clone, and judged by the random features and, where a file of weights is
 given, by that VGG19's as well. Presets take turns, so that what else the machine does meets both.
 Numbers and times are read from the MLflow runs. What one part of a preset brings is seen by
-changing it: "best64 train.ema=0" is that preset without the average.
+changing it: "best64 train.ema_decay=0" is that preset without the average.
 
-Usage: python benchmarks/quality.py ARCHIVE [--presets celeba64 best64 ["best64 train.ema=0" ...]]
+Usage: python benchmarks/quality.py ARCHIVE [--presets celeba64 best64 ["best64 train.ema_decay=0" ...]]
        [--seeds 1 2 3] [--weights FILE] [--json]
 """
 

@@ -17,15 +17,15 @@ from command import show
 from extractors import draw
 from numpy.typing import NDArray
 
-from atelier.images.checksum import digest
-from atelier.images.convert import convert
-from atelier.images.dataset import load_images
-from atelier.images.download import download
+from atelier.core.hashing import file_digest
+from atelier.core.presets import preset_values
+from atelier.core.settings import ConvertSettings, DownloadSettings
+from atelier.data.convert import convert
+from atelier.data.dataset import load_images
+from atelier.data.sources.download import download
+from atelier.metrics.distances import compute_kid
 from atelier.metrics.extractors import build_extractor
-from atelier.metrics.features import Scale
-from atelier.metrics.kid import kernel_distance
-from atelier.presets import preset_values
-from atelier.settings import ConvertSettings, DownloadSettings
+from atelier.metrics.features import Standardizer
 
 _SCALING = 1000
 
@@ -33,7 +33,7 @@ _SCALING = 1000
 def load(archive: Path, side: int) -> NDArray[np.uint8]:
     """Convert all images of an archive, uint8 [N, side, side, 3]."""
     values = preset_values("sample", Path(__file__).parents[1] / "presets")
-    location = {"location": str(archive.resolve()), "sha256": digest(archive)}
+    location = {"location": str(archive.resolve()), "sha256": file_digest(archive)}
     source = values["download"] | {"source": "archive", "archive": location}
     splits = {name: 0.0 for name in values["convert"] if name in ("held_out", "test", "validation")}
     wanted = values["convert"] | {"image_size": side} | splits
@@ -53,8 +53,8 @@ def measure(features: torch.Tensor, count: int, repetitions: int) -> dict[str, f
         rows = torch.from_numpy(rng.permutation(len(features)))
         one, other, rest = rows.split([count, count, len(rows) - 2 * count])
         for name, chosen in (("reference", one), ("training", rest[:_SCALING])):
-            scale = Scale.of(features[chosen])
-            kid = kernel_distance(scale(features[one]), scale(features[other]))
+            scale = Standardizer.of(features[chosen])
+            kid = compute_kid(scale(features[one]), scale(features[other]))
             values[name].append(kid.value)
         errors.append(kid.error)
     result = {"kid_error": float(np.mean(errors))}

@@ -33,17 +33,17 @@ import torch
 from command import limits, now, show
 from torch import Tensor, nn
 
-from atelier.figures.montage import save_png
-from atelier.hardware import choose_device, native_bf16
-from atelier.images.picture import read_picture
-from atelier.presets import preset_values
+from atelier.core.device import choose_device, native_bf16
+from atelier.core.presets import preset_values
+from atelier.core.settings import StylizeSettings
+from atelier.data.image_file import read_image
+from atelier.figures.grid import save_png
 from atelier.sample_faces.portrait import random_portrait
-from atelier.settings import StylizeSettings
-from atelier.style.drawn import drawn_style
-from atelier.style.look import Look
-from atelier.style.objective import Eye, goal_of, weighted
-from atelier.style.paint import Saver, paint
-from atelier.style.pictures import prepare, to_uint8
+from atelier.style.demo_styles import night_sky_image
+from atelier.style.image_ops import to_tensor, to_uint8
+from atelier.style.loss_log import Checkpointer
+from atelier.style.objective import FeatureObjective, Style, build_targets, weighted_sum
+from atelier.style.transfer import transfer_style
 from atelier.style.vgg import build_vgg19, calibrate, preprocess
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,14 +62,14 @@ def settings(pixels: int, weights: str, bounded: bool) -> StylizeSettings:
     style_weights, content_weight = RANDOM if weights == "random" else LEARNED
     chapter = preset_values("gatys", ROOT / "presets")["stylize"]
     changed = {
-        "picture_size": pixels,
+        "image_size": pixels,
         "memory_gb": 0.0,
         "preprocessing": "torchvision",
         "weights": "random" if weights == "random" else "imagenet",
         "style_layers": style_weights,
         "content_layers": {CONTENT_LAYER: content_weight},
-        "start": "content",
-        "bounded": bounded,
+        "init": "content",
+        "clamp_to_range": bounded,
         **OURS,
     }
     return StylizeSettings.model_validate(chapter | changed)
@@ -77,10 +77,10 @@ def settings(pixels: int, weights: str, bounded: bool) -> StylizeSettings:
 
 def square(file: str, drawn: Callable[[], np.ndarray], pixels: int) -> Tensor:
     """The middle of a picture, or one that is drawn, float32 [1, 3, pixels, pixels]."""
-    picture = read_picture(Path(file), "rgb", 80) if file else drawn()
+    picture = read_image(Path(file), "rgb", 80) if file else drawn()
     side = min(picture.shape[:2])
     top, left = ((length - side) // 2 for length in picture.shape[:2])
-    return prepare(np.ascontiguousarray(picture[top : top + side, left : left + side]), pixels)
+    return to_tensor(np.ascontiguousarray(picture[top : top + side, left : left + side]), pixels)
 
 
 Seen = list[tuple[float, Tensor]]
@@ -143,7 +143,7 @@ def reference(
     return seen
 
 
-class Watcher(Saver):
+class Watcher(Checkpointer):
     """Keeps canvases as the painter leaves them, and when."""
 
     def __init__(self, began: float) -> None:
@@ -160,7 +160,9 @@ def ours(content: Tensor, style: Tensor, vgg: nn.Sequential, wanted: StylizeSett
     """The stylize stage's function: canvases, and the seconds that each took."""
     watcher = Watcher(now(content.device))
     # Random weights are calibrated once more here, which changes nothing.
-    list(paint([content], style, wanted, vgg, content.device, lambda iterate: None, watcher))
+    list(
+        transfer_style([content], style, wanted, vgg, content.device, lambda iterate: None, watcher)
+    )
     return watcher.seen
 
 
@@ -169,9 +171,9 @@ def judged(
 ) -> float:
     """The chapter's sum in float32 at full size."""
     with torch.no_grad():
-        goal = goal_of(content, [Look((style,))], wanted, vgg)
-        eye = Eye(vgg, wanted, *canvas.shape[2:])
-        return float(weighted(eye.losses(canvas, goal), wanted)[0])
+        goal = build_targets(content, [Style((style,))], wanted, vgg)
+        eye = FeatureObjective(vgg, wanted, *canvas.shape[2:])
+        return float(weighted_sum(eye.losses(canvas, goal), wanted)[0])
 
 
 def least_seconds(
@@ -182,7 +184,7 @@ def least_seconds(
     Forward and back each convolution multiplies once, and its maps pass through memory once.
     """
     rate, width = (rates["bf16"], 2) if bf16 else (rates["fp32"], 4)
-    seconds, side = 0.0, wanted.picture_size
+    seconds, side = 0.0, wanted.image_size
     for layer in vgg[: max(STYLE_LAYERS) + 1]:
         if isinstance(layer, nn.Conv2d):
             # Of 3 x 3 places for each pixel, less those in the padding.
@@ -240,11 +242,11 @@ def main() -> None:
     asked = arguments()
     device = choose_device(asked.device)
     pixels = asked.pixels or PIXELS.get(device.type, 256)
-    wanted = settings(pixels, asked.weights, bounded=asked.saved or asked.clamp)
+    wanted = settings(pixels, asked.weights, clamp_to_range=asked.saved or asked.clamp)
     wanted = wanted.model_copy(update={"iterations": asked.iterations})
     random = np.random.default_rng(1)
     content = square(asked.content, lambda: random_portrait(pixels, pixels, random), pixels)
-    style = square(asked.style, lambda: drawn_style(2 * pixels, 1), pixels)
+    style = square(asked.style, lambda: night_sky_image(2 * pixels, 1), pixels)
     content, style = content.to(device), style.to(device)
     vgg = network(asked.weights, style)
     runs = {

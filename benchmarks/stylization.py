@@ -32,14 +32,14 @@ from numpy.typing import NDArray
 from ruamel.yaml import YAML
 from torch import Tensor
 
-from atelier.figures.montage import save_png
-from atelier.presets import preset_values
+from atelier.core.presets import preset_values
+from atelier.core.settings import STYLES, StylizeSettings
+from atelier.figures.grid import save_png
 from atelier.sample_faces.portrait import random_portrait
-from atelier.settings import STYLES, StylizeSettings
+from atelier.style.batch import stylize
 from atelier.style.demo_styles import demo_style_image
+from atelier.style.image_ops import to_tensor
 from atelier.style.losses import gram_matrix
-from atelier.style.paintings import paint_all
-from atelier.style.pictures import prepare
 from atelier.style.vgg import build_vgg19, feature_maps, preprocess
 
 Pixels = NDArray[np.uint8]
@@ -59,13 +59,13 @@ def discriminator_maps(folder: Path) -> tuple[Maps, int]:
     """Return the function that computes a discriminator's maps, and its image size."""
     from safetensors import safe_open
 
-    from atelier.gan.networks import Architecture, build
+    from atelier.gan.networks import Architecture, build_networks
 
     with safe_open(folder / "discriminator.safetensors", framework="pt") as file:
         described = json.loads(file.metadata()["architecture"])
         described.pop("marks", None)
         arch = Architecture(**described)
-        network = build(arch, seed=0)[1]
+        network = build_networks(arch, seed=0)[1]
         network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     network.eval()
 
@@ -104,8 +104,8 @@ def judge(
     size: int,
 ) -> dict[str, float]:
     """Measure images, by face and style, with one network."""
-    of_face = {name: maps(prepare(face, size)) for name, face in faces.items()}
-    of_style = {name: maps(prepare(style, size)) for name, style in styles.items()}
+    of_face = {name: maps(to_tensor(face, size)) for name, face in faces.items()}
+    of_style = {name: maps(to_tensor(style, size)) for name, style in styles.items()}
     layers = sorted(next(iter(of_face.values())))
     content = CONTENT_LAYER if CONTENT_LAYER in layers else layers[-1]
     grams = {name: [gram_matrix(found[at]) for at in layers] for name, found in of_style.items()}
@@ -113,7 +113,7 @@ def judge(
     style_hits, face_hits, ratios = [], [], []
     by_style: dict[str, list[list[float]]] = {name: [] for name in styles}
     for (face, style), image in images.items():
-        found = maps(prepare(image, size))
+        found = maps(to_tensor(image, size))
         ours = [gram_matrix(found[at]) for at in layers]
 
         def distance(name: str, ours: list[Tensor] = ours) -> float:
@@ -169,12 +169,12 @@ def main() -> None:
     if options.size:
         values["picture_size"] = options.size
     settings = StylizeSettings.model_validate(values)
-    size = settings.picture_size
+    size = settings.image_size
     networks: dict[str, tuple[Maps, int]] = {"vgg19": (vgg_maps(options.weights), size)}
     if options.models:
         networks["discriminator"] = discriminator_maps(options.models)
     if options.models:
-        from atelier.gan.weights import generate_from
+        from atelier.gan.serialization import generate_from
 
         generator = options.models / "generator.safetensors"
         pixels = generate_from(generator, options.faces, settings.seed, torch.device("cpu"))
@@ -184,8 +184,8 @@ def main() -> None:
     faces = {f"face_{number:02d}": face for number, face in enumerate(pixels, 1)}
     styles = {name: demo_style_image(name, 2 * size, settings.seed) for name in STYLES}
     painted = {
-        (one.picture, one.look): one.pixels
-        for one in paint_all(settings, faces, styles, [], Path(), torch.device("cpu"))
+        (one.content_image, one.styles): one.pixels
+        for one in stylize(settings, faces, styles, [], Path(), torch.device("cpu"))
     }
     if options.sheet:
         rows = [np.hstack([painted[face, style] for style in styles]) for face in faces]

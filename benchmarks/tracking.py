@@ -24,21 +24,21 @@ import psutil
 import torch
 from command import options, show
 
+from atelier.core.settings import load
+from atelier.gan.history import EpochResult
 from atelier.gan.step import STATISTICS
-from atelier.gan.training import Epoch, Training
-from atelier.settings import load
-from atelier.tracking.deliver import deliver_left_over
-from atelier.tracking.journal import Journal
+from atelier.gan.trainer import Trainer
+from atelier.tracking.environment import Process, private_folder, sampling
+from atelier.tracking.outbox import Outbox
 from atelier.tracking.run import Run
-from atelier.tracking.stage import _start_deliverer
+from atelier.tracking.stage import _start_worker
 from atelier.tracking.store import quiet_environment
-from atelier.tracking.system import sampled
-from atelier.tracking.workspace import Process, private_folder
+from atelier.tracking.worker import flush_backlog
 
 ROOT = Path(__file__).resolve().parents[1]
 START = """
 import time; begin = time.perf_counter()
-from atelier.settings import load
+from atelier.core.settings import load
 from atelier.tracking.stage import _run
 with _run("train", load(), None, {logged}):
     print(time.perf_counter() - begin)
@@ -52,11 +52,11 @@ class Told:
         self.run = run
         self.seconds = 0.0
 
-    def __call__(self, epoch: Epoch) -> None:
+    def __call__(self, epoch: EpochResult) -> None:
         """Tell one epoch."""
         begin = time.perf_counter()
-        self.run.curves(epoch.first_step, STATISTICS, epoch.statistics, epoch.images_seen)
-        self.run.pictures("samples", epoch.samples, epoch.number)
+        self.run.log_steps(epoch.first_step, STATISTICS, epoch.statistics, epoch.images_seen)
+        self.run.log_images("samples", epoch.samples, epoch.number)
         self.seconds += time.perf_counter() - begin
 
 
@@ -64,17 +64,17 @@ def train(epochs: int, pictures: int, root: Path | None) -> dict[str, float]:
     """Train once, and log to the store of ``root`` if that is given."""
     settings = load(ROOT / "params.yaml").train.model_copy(update={"epochs": epochs})
     pixels = np.random.default_rng(0).integers(0, 256, (pictures, 32, 32, 3), dtype=np.uint8)
-    training = Training(settings, pixels, torch.device("cpu"))
+    training = Trainer(settings, pixels, torch.device("cpu"))
     journal = None
     if root:
         process = Process.of(os.getpid())
         tags: dict[str, str] = {}
         about = {"experiment": "atelier", "pipeline": "", "parameters": {}, "tags": tags}
-        journal = Journal(private_folder(root), process, "train", **about)
-        _start_deliverer(root, process)
+        journal = Outbox(private_folder(root), process, "train", **about)
+        _start_worker(root, process)
     told = Told(Run(journal))
     marks, deliverer = [time.perf_counter()], [0.0]
-    with sampled(told.run.usage):
+    with sampling(told.run.log_system):
         for epoch in training.run():
             told(epoch)
             marks.append(time.perf_counter())
@@ -84,7 +84,7 @@ def train(epochs: int, pictures: int, root: Path | None) -> dict[str, float]:
         child.kill()
         child.wait()
     if root:
-        deliver_left_over(root)
+        flush_backlog(root)
     return {
         "first": marks[1] - marks[0],
         "rest": marks[-1] - marks[1],

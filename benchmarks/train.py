@@ -30,14 +30,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from atelier.gan.gan import build_gan
-from atelier.gan.networks import Architecture, build
-from atelier.gan.precision import choose_precision
+from atelier.core.device import choose_device, choose_precision, disable_malloc_trim
+from atelier.core.presets import preset_values
+from atelier.core.settings import TrainSettings
+from atelier.gan.model import build_gan
+from atelier.gan.networks import Architecture, build_networks
 from atelier.gan.step import train_step
-from atelier.gan.training import Training
-from atelier.hardware import choose_device, keep_freed_memory
-from atelier.presets import preset_values
-from atelier.settings import TrainSettings
+from atelier.gan.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 Shape = Sequence[int]
@@ -54,7 +53,7 @@ class Reference:
 
     def __init__(self, settings: TrainSettings, pixels: np.ndarray, folder: Path | None) -> None:
         device, arch = choose_device("auto"), architecture(settings, pixels)
-        generator, discriminator = build(arch, 1)
+        generator, discriminator = build_networks(arch, 1)
         self.netG = generator.to(device)
         self.netD = nn.Sequential(discriminator, nn.Sigmoid()).to(device)
         self.criterion = nn.BCELoss()
@@ -102,9 +101,9 @@ class Ours:
     """The training of the train stage."""
 
     def __init__(self, settings: TrainSettings, pixels: np.ndarray, _: Path | None) -> None:
-        keep_freed_memory()
+        disable_malloc_trim()
         self.device, self.times = choose_device("auto"), dict[int, float]()
-        self.training = Training(settings, pixels, self.device)
+        self.training = Trainer(settings, pixels, self.device)
         self.steps = self.training.steps_per_epoch
         self.epochs = self.training.run(after_step=self.note)
 
@@ -150,7 +149,7 @@ def loader(
 
 def architecture(settings: TrainSettings, pixels: np.ndarray) -> Architecture:
     """Describe the networks for these pictures."""
-    return Architecture.of(settings, pixels.shape[1], pixels.shape[3])
+    return Architecture.from_settings(settings, pixels.shape[1], pixels.shape[3])
 
 
 def work_of(settings: TrainSettings, arch: Architecture) -> float:

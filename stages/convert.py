@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from atelier.files import write_json
-from atelier.progress import bar
-from atelier.settings import Settings
+from atelier.core.files import write_json
+from atelier.core.progress import progress_bar
+from atelier.core.settings import Settings
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
 
@@ -15,22 +15,22 @@ METRICS = Path("metrics/convert.json")
 
 def main(settings: Settings, run: Run) -> None:
     """Convert all pictures, and count and list what could not be read."""
-    from atelier.images.convert import convert
-    from atelier.images.dataset import load_images
-    from atelier.images.skipped import summarize_skipped
+    from atelier.data.convert import convert
+    from atelier.data.dataset import load_images
+    from atelier.data.skipped import summarize_skipped
 
-    with bar("convert", "pictures", settings.runtime.progress) as report:
+    with progress_bar("convert", "pictures", settings.runtime.progress) as report:
         runtime = settings.runtime
         conversion = convert(
-            settings.convert, RAW, IMAGES, runtime.workers, report, runtime.cluster
+            settings.convert, RAW, IMAGES, runtime.workers, report, runtime.dask_scheduler
         )
     run.warn(*conversion.warnings(settings.convert))
     write_json(METRICS, conversion.metrics())
-    run.summary(conversion.metrics())
-    run.artifact(METRICS)
+    run.log_summary(conversion.metrics())
+    run.log_artifact(METRICS)
     reasons = [reason for _, reason in conversion.rejected]
     print(summarize_skipped(conversion.accepted, "pictures", reasons, METRICS), flush=True)
-    run.pictures("real", load_images(IMAGES).pixels[:64], step=0)
+    run.log_images("real", load_images(IMAGES).pixels[:64], step=0)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from atelier.progress import bar
-from atelier.settings import Settings
+from atelier.core.progress import progress_bar
+from atelier.core.settings import Settings
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
 
@@ -14,16 +14,16 @@ LISTING = Path("data/listing")
 
 def main(settings: Settings, run: Run) -> None:
     """Fill data/raw, whole or not at all."""
-    from atelier.images.download import download
-    from atelier.images.skipped import summarize_skipped
-    from atelier.tracking.workspace import private_folder, repository_root
+    from atelier.data.skipped import summarize_skipped
+    from atelier.data.sources.download import download
+    from atelier.tracking.environment import private_folder, repository_root
 
     scratch = private_folder(repository_root()) / "downloads"
-    with bar("download", shown=settings.runtime.progress) as report:
+    with progress_bar("download", shown=settings.runtime.progress) as report:
         manifest = download(settings.download, RAW, scratch, report)
-    run.artifact(MANIFEST)
-    if manifest.members is not None and manifest.passed_over:
-        reasons = [passed.reason for passed in manifest.passed_over]
+    run.log_artifact(MANIFEST)
+    if manifest.members is not None and manifest.skipped:
+        reasons = [passed.reason for passed in manifest.skipped]
         print(summarize_skipped(manifest.members, "files", reasons, MANIFEST), flush=True)
 
 

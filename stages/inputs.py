@@ -7,9 +7,9 @@ reruns nothing. In a temporary copy of the project, which lacks these files, the
 import sys
 from functools import partial
 
-from atelier.files import write_json
-from atelier.input_files import hash_named, link_all, list_of
-from atelier.settings import Settings
+from atelier.core.files import write_json
+from atelier.core.paths import hash_named, link_all, list_path
+from atelier.core.settings import Settings
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
 
@@ -18,7 +18,7 @@ SECTION = sys.argv[1]
 
 def main(settings: Settings, run: Run) -> None:
     """Write the hashes of the files that the settings of one section name."""
-    write_json(list_of(SECTION), hash_named(settings, SECTION))
+    write_json(list_path(SECTION), hash_named(settings, SECTION))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from atelier.progress import bar
-from atelier.settings import Settings
+from atelier.core.progress import progress_bar
+from atelier.core.settings import Settings
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
 
@@ -18,16 +18,16 @@ RENDERS = Path("renders")
 
 def main(settings: Settings, run: Run) -> None:
     """Render everything that the chain knows by now."""
+    from atelier.data.dataset import load_images
     from atelier.figures.render import render
-    from atelier.gan.length import training_warnings
-    from atelier.images.dataset import load_images
+    from atelier.gan.diagnostics import training_warnings
 
     images = load_images(IMAGES)
     metrics = {path.stem: json.loads(path.read_text("utf-8")) for path in METRICS}
     train = settings.train
     warnings = training_warnings(train.epochs, train.batch_size, len(images.pixels))
     warnings += metrics["evaluate"].get("notes", [])  # numbers that too few images prevent
-    with bar("render", "pictures", settings.runtime.progress) as report:
+    with progress_bar("render", "pictures", settings.runtime.progress) as report:
         render(
             settings.render,
             samples=SAMPLES,
@@ -43,7 +43,7 @@ def main(settings: Settings, run: Run) -> None:
             nearest=NEAREST,
             warnings=warnings,
         )
-    run.artifact(RENDERS)
+    run.log_artifact(RENDERS)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from atelier.files import replacing_folder, write_json
-from atelier.progress import bar
-from atelier.settings import Settings
+from atelier.core.files import atomic_replace_dir, write_json
+from atelier.core.progress import progress_bar
+from atelier.core.settings import Settings
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
 
@@ -15,44 +15,57 @@ LOSSES, QUALITY = Path("plots/losses.csv"), Path("plots/quality.csv")
 
 def main(settings: Settings, run: Run) -> None:
     """Train epoch by epoch; write networks, samples and losses when all is done."""
-    from atelier.gan import augmented, health, history, length, models, ranks, resume, samples
+    from atelier.data.dataset import load_images
+    from atelier.gan import (
+        augment,
+        diagnostics,
+        distributed,
+        fit,
+        history,
+        sampling,
+    )
     from atelier.gan.step import STATISTICS
-    from atelier.gan.training import Training
-    from atelier.images.dataset import load_images
-    from atelier.metrics.judge import judge_of
+    from atelier.gan.trainer import Trainer
+    from atelier.metrics.validation import build_validation
 
     wanted, runtime = settings.train, settings.runtime
     images, unseen = load_images(IMAGES), load_images(VALIDATION, True).pixels
     labels = images.classes()[1] if wanted.conditional else None
-    with ranks.joined(runtime.device) as (rank, device):
-        judge = None if rank.number else judge_of(settings, images.pixels, unseen, device, run.warn)
-        training = Training(wanted, images.pixels, device, rank, labels, judge)
+    with distributed.init_distributed(runtime.device) as (rank, device):
+        judge = (
+            None
+            if rank.number
+            else build_validation(settings, images.pixels, unseen, device, run.warn)
+        )
+        training = Trainer(wanted, images.pixels, device, rank, labels, judge)
         if rank.number > 0:
-            resume.follow(training)
+            fit.follow_rank0(training)
             return
         table, steps = history.History(), training.steps_per_epoch
-        doctor = health.Health(wanted.loss, wanted.epochs, steps)
-        run.warn(*length.training_warnings(wanted.epochs, wanted.batch_size, len(images.pixels)))
-        run.pictures("samples", training.samples(), 0, training.columns)  # untrained: noise
-        told, seconds = bar("train", "steps", runtime.progress), runtime.checkpoint_seconds
-        with replacing_folder(SAMPLES) as folder, told as report, run.resumable() as keep:
-            if (views := augmented.augmented(wanted, images.pixels)) is not None:
-                samples.save_augmented(views, folder)
-                run.pictures("augmented", views.reshape(-1, *views.shape[2:]), 0, views.shape[1])
-            for epoch in resume.train_on(training, *keep, report, seconds, run.warn):
-                samples.save_samples(epoch.number, epoch.samples, epoch.between, folder)
+        doctor = diagnostics.TrainingMonitor(wanted.loss, wanted.epochs, steps)
+        run.warn(
+            *diagnostics.training_warnings(wanted.epochs, wanted.batch_size, len(images.pixels))
+        )
+        run.log_images("samples", training.samples(), 0, training.columns)  # untrained: noise
+        told, seconds = progress_bar("train", "steps", runtime.progress), runtime.checkpoint_seconds
+        with atomic_replace_dir(SAMPLES) as folder, told as report, run.checkpointing() as keep:
+            if (views := augment.augmentation_preview(wanted, images.pixels)) is not None:
+                sampling.save_augmented(views, folder)
+                run.log_images("augmented", views.reshape(-1, *views.shape[2:]), 0, views.shape[1])
+            for epoch in fit.train(training, *keep, report, seconds, run.warn):
+                sampling.save_samples(epoch.number, epoch.samples, epoch.step_samples, folder)
                 table.add(epoch)
-                run.warn(*doctor.symptoms(epoch))
-                run.curves(epoch.first_step, STATISTICS, epoch.statistics, epoch.images_seen)
-                run.series(("kid",), epoch.measured)
-                run.pictures("samples", epoch.samples, epoch.number, training.columns)
-    with replacing_folder(MODELS) as place:
-        models.save_models(training, place)
+                run.warn(*doctor.check(epoch))
+                run.log_steps(epoch.first_step, STATISTICS, epoch.statistics, epoch.images_seen)
+                run.log_metrics(("kid",), epoch.measured)
+                run.log_images("samples", epoch.samples, epoch.number, training.columns)
+    with atomic_replace_dir(MODELS) as place:
+        fit.save_models(training, place)
     table.write(LOSSES, QUALITY)
     write_json(METRICS, table.summary())
-    run.summary(table.summary())
-    run.model(MODELS / "generator.safetensors", "atelier.gan.weights:load_for_serving")
-    run.artifact(LOSSES)
+    run.log_summary(table.summary())
+    run.log_model(MODELS / "generator.safetensors", "atelier.gan.serialization:load_for_serving")
+    run.log_artifact(LOSSES)
 
 
 if __name__ == "__main__":

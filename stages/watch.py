@@ -7,16 +7,16 @@ names, sizes and times, so that a folder of 200,000 pictures is looked at, not r
 import os
 from pathlib import Path
 
-from atelier.paths import user_path
-from atelier.settings import Settings
+from atelier.core.paths import user_path
+from atelier.core.settings import Settings
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
 
 
 def main(settings: Settings, run: Run) -> None:
     """List the folder of `download.folders` that DVC names after the @ of the stage's name."""
-    from atelier.files import write_json
-    from atelier.images.listing import list_folder
+    from atelier.core.files import write_json
+    from atelier.data.sources.listing import list_folder
 
     name = os.environ["DVC_STAGE"].partition("@")[2]
     folder = user_path(settings.download.folders[name])

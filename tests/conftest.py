@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 from hypothesis import settings as hypothesis_settings
 
-from atelier import settings
+from atelier.core import settings
 
 from .support.processes import MARK, end_processes, reset_ignored_signals
 from .support.project import Project, clone, prepare

@@ -20,12 +20,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from atelier.gan.networks import Architecture, build
-from atelier.gan.weights import save_network
-from atelier.images.dataset import save_images
-from atelier.presets import preset_values
+from atelier.core.presets import preset_values
+from atelier.core.settings import TrainSettings
+from atelier.data.dataset import save_images
+from atelier.gan.networks import Architecture, build_networks
+from atelier.gan.serialization import save_network
 from atelier.sample_faces.portrait import random_portrait
-from atelier.settings import TrainSettings
 from atelier.style.vgg import build_vgg19
 
 ROOT = Path(__file__).parents[1]
@@ -67,8 +67,8 @@ def _generator(folder: Path, image_size: int, channels: int) -> None:
     """Write an untrained generator."""
     values = preset_values("sample", ROOT / "presets")["train"]
     small = {"generator_width": 4, "discriminator_width": 4, "latent_size": 8}
-    arch = Architecture.of(TrainSettings(**values | small), image_size, channels)
-    save_network(build(arch, 1)[0], arch, folder / "generator.safetensors")
+    arch = Architecture.from_settings(TrainSettings(**values | small), image_size, channels)
+    save_network(build_networks(arch, 1)[0], arch, folder / "generator.safetensors")
 
 
 def _digits(folder: Path) -> None:
@@ -186,8 +186,8 @@ CASES = {
 }
 # A preset and what makes it tiny, one argument.
 TINY_PRESET = (
-    "sample convert.image_size=16 train.epochs=1 train.batch_size=16 train.generator_width=4"
-    " train.discriminator_width=4 train.samples=4 train.measure_every=0 evaluate.samples=16"
+    "sample convert.image_size=16 train.epochs=1 train.batch_size=16 train.generator_channels=4"
+    " train.discriminator_channels=4 train.fixed_samples=4 train.kid_every_epochs=0 evaluate.samples=16"
     " evaluate.epochs=1 runtime.device=cpu runtime.progress=false"
 )
 

@@ -14,8 +14,8 @@ from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
-from atelier import settings
-from atelier.presets import list_presets, preset_values
+from atelier.core import settings
+from atelier.core.presets import list_presets, preset_values
 
 ROOT = Path(__file__).parents[1]
 FIRST = {"sample": {"models/a.safetensors": {"w": "F32 [1] aa", "b": "F32 [1] bb"}}}

@@ -5,14 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from atelier.files import adding_to, replacing, replacing_folder, write_csv, write_json
+from atelier.core.files import (
+    atomic_merge_dir,
+    atomic_replace_dir,
+    atomic_write,
+    write_csv,
+    write_json,
+)
 
 
 def test_a_file_is_replaced_only_when_all_went_well(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "file.txt"
-    with replacing(target) as temporary:
+    with atomic_write(target) as temporary:
         temporary.write_text("old")
-    with pytest.raises(OSError, match="No space"), replacing(target) as temporary:
+    with pytest.raises(OSError, match="No space"), atomic_write(target) as temporary:
         temporary.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert target.read_text() == "old"
@@ -21,13 +27,13 @@ def test_a_file_is_replaced_only_when_all_went_well(tmp_path: Path) -> None:
 
 def test_a_folder_is_replaced_only_when_all_went_well(tmp_path: Path) -> None:
     target = tmp_path / "folder"
-    with replacing_folder(target) as temporary:
+    with atomic_replace_dir(target) as temporary:
         (temporary / "old").touch()
-    with pytest.raises(KeyboardInterrupt), replacing_folder(target) as temporary:
+    with pytest.raises(KeyboardInterrupt), atomic_replace_dir(target) as temporary:
         (temporary / "half").touch()
         raise KeyboardInterrupt
     assert os.listdir(target) == ["old"]
-    with replacing_folder(target) as temporary:
+    with atomic_replace_dir(target) as temporary:
         (temporary / "new").touch()
     assert os.listdir(target) == ["new"]
     assert os.listdir(tmp_path) == ["folder"]
@@ -35,14 +41,14 @@ def test_a_folder_is_replaced_only_when_all_went_well(tmp_path: Path) -> None:
 
 def test_files_join_a_folder_only_when_all_went_well(tmp_path: Path) -> None:
     target = tmp_path / "folder"
-    with pytest.raises(RuntimeError), adding_to(target) as temporary:
+    with pytest.raises(RuntimeError), atomic_merge_dir(target) as temporary:
         (temporary / "half").touch()
         raise RuntimeError
     assert os.listdir(tmp_path) == []
     target.mkdir()
     for name in ("kept", "replaced"):
         (target / name).write_text("old")
-    with adding_to(target) as temporary:
+    with atomic_merge_dir(target) as temporary:
         (temporary / "replaced").write_text("new")
         (temporary / "joined").write_text("new")
         assert (target / "replaced").read_text() == "old"
@@ -55,7 +61,7 @@ def test_outputs_are_readable_as_the_umask_says(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_json(tmp_path / "a.json", {})
-        with replacing_folder(tmp_path / "folder"):
+        with atomic_replace_dir(tmp_path / "folder"):
             pass
     finally:
         os.umask(before)
@@ -100,7 +106,7 @@ def test_a_files_content_is_on_disk_before_its_name_is(
 ) -> None:
     """So a power cut leaves the old file or the whole new one."""
     target, order = tmp_path / "file.txt", Order(monkeypatch)
-    with replacing(target) as temporary:
+    with atomic_write(target) as temporary:
         temporary.write_text("new")
         assert temporary.suffix == ".txt"
     assert order.events == [
@@ -114,10 +120,10 @@ def test_a_folders_new_names_are_flushed_after_the_last_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "folder"
-    with replacing_folder(target) as temporary:
+    with atomic_replace_dir(target) as temporary:
         (temporary / "a").touch()
     order = Order(monkeypatch)
-    with replacing_folder(target) as temporary:
+    with atomic_replace_dir(target) as temporary:
         (temporary / "b").touch()
     old = tmp_path / ".atelier-old-folder"
     assert order.events == [
@@ -126,7 +132,7 @@ def test_a_folders_new_names_are_flushed_after_the_last_of_them(
         ("flush", str(tmp_path)),
     ]
     order.events.clear()
-    with adding_to(target) as temporary:
+    with atomic_merge_dir(target) as temporary:
         (temporary / "c").touch()
     assert order.events == [(f"rename {temporary}/c", str(target / "c")), ("flush", str(target))]
 
@@ -137,13 +143,13 @@ def test_the_old_folder_is_brought_back_after_a_kill_between_both_renames(tmp_pa
     for folder in (old, unfinished):
         folder.mkdir()
     (old / "kept").touch()
-    with pytest.raises(KeyboardInterrupt), replacing_folder(target):
+    with pytest.raises(KeyboardInterrupt), atomic_replace_dir(target):
         raise KeyboardInterrupt
     assert os.listdir(target) == ["kept"]
     assert os.listdir(tmp_path) == ["folder"]
     # One that was killed after both renames left only something to remove.
     old.mkdir()
-    with replacing_folder(target) as temporary:
+    with atomic_replace_dir(target) as temporary:
         (temporary / "new").touch()
     assert os.listdir(target) == ["new"]
     assert os.listdir(tmp_path) == ["folder"]

@@ -7,11 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from atelier.errors import AtelierError
-from atelier.files import write_json
-from atelier.input_files import check_named, hash_named, link_all, link_named, list_of
-from atelier.paths import is_temporary_copy, project_root, refuse_lost_experiment, user_path
-from atelier.settings import Settings
+from atelier.core.errors import AtelierError
+from atelier.core.files import write_json
+from atelier.core.paths import (
+    check_named,
+    hash_named,
+    is_temporary_copy,
+    link_all,
+    link_named,
+    list_path,
+    project_root,
+    reject_lost_experiment,
+    user_path,
+)
+from atelier.core.settings import Settings
 
 MakeSettings = Callable[..., Settings]
 PICTURE = Path("data/pictures/sub/my stylé.png")
@@ -119,7 +128,7 @@ def test_a_file_that_is_not_listed_is_refused(
     Path("data/pictures/mine.png").write_bytes(b"1")
     with pytest.raises(AtelierError, match=r"stylize\.json does not list data/pictures/mine\.png"):
         check_named(settings, "stylize")
-    write_json(list_of("stylize"), hash_named(settings, "stylize"))
+    write_json(list_path("stylize"), hash_named(settings, "stylize"))
     check_named(settings, "stylize")
     check_named(make_settings(stylize={"styles": ["none.png"]}), "train")
 
@@ -131,10 +140,10 @@ def test_dvc_would_lose_an_experiment_of_some_paths(
         top = project(tmp_path / name)
         monkeypatch.setenv("DVC_ROOT", str(top))
         monkeypatch.chdir(top)
-        refuse_lost_experiment()
+        reject_lost_experiment()
         enter_copy(top, "", monkeypatch)
         if lost:
             with pytest.raises(AtelierError, match="DVC cannot bring an experiment back to"):
-                refuse_lost_experiment()
+                reject_lost_experiment()
         else:
-            refuse_lost_experiment()
+            reject_lost_experiment()

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from atelier import settings
-from atelier.errors import AtelierError
-from atelier.presets import apply_preset, list_presets, preset_values
+from atelier.core import settings
+from atelier.core.errors import AtelierError
+from atelier.core.presets import apply_preset, list_presets, preset_values
 
 
 @pytest.fixture
@@ -83,11 +83,18 @@ def test_a_preset_is_the_sample_but_for_what_it_says(root: Path, params: Path) -
     assert wanted.content_layers == {21: 1.0}
     widths = {1: 64, 6: 128, 11: 256, 20: 512, 25: 512}
     assert wanted.style_layers == {layer: 1e3 / n**2 for layer, n in widths.items()}
-    assert (wanted.preprocessing, wanted.start, wanted.optimizer) == ("caffe", "content", "lbfgs")
-    assert (wanted.picture_size, wanted.iterations, wanted.pooling) == (512, 500, "max")
-    assert (wanted.scales, wanted.strength, wanted.smoothness, wanted.average) == (1, 1, 0, 0)
-    assert (wanted.style_loss, wanted.keep_colors, wanted.padding) == ("gram", "none", "zeros")
-    assert not any([wanted.bounded, wanted.memory_gb, wanted.style_weights, wanted.style_masks])
+    assert (wanted.preprocessing, wanted.init, wanted.optimizer) == ("caffe", "content", "lbfgs")
+    assert (wanted.image_size, wanted.iterations, wanted.pooling) == (512, 500, "max")
+    assert (
+        wanted.pyramid_levels,
+        wanted.style_strength,
+        wanted.tv_weight,
+        wanted.iterate_averaging,
+    ) == (1, 1, 0, 0)
+    assert (wanted.style_loss, wanted.preserve_color, wanted.padding) == ("gram", "none", "zeros")
+    assert not any(
+        [wanted.clamp_to_range, wanted.memory_gb, wanted.style_weights, wanted.style_masks]
+    )
 
 
 def test_a_photograph_gets_the_chapters_layers_within_the_range_of_a_screen(root: Path) -> None:
@@ -95,7 +102,7 @@ def test_a_photograph_gets_the_chapters_layers_within_the_range_of_a_screen(root
     layers, ours = chapter.pop("stylize"), photo.pop("stylize")
     assert photo == chapter
     told = {key: ours[key] for key in ours if ours[key] != layers[key]}
-    assert (told.pop("bounded"), told.pop("optimizer")) == (True, "spectral")
+    assert (told.pop("clamp_to_range"), told.pop("optimizer")) == (True, "spectral_lbfgs")
     assert (told.pop("padding"), told.pop("precision")) == ("replicate", "auto")
     assert told.pop("content_layers") == {21: 10.0}
     del told["preprocessing"]  # which the weights of both bring with them

@@ -1,13 +1,13 @@
 import pytest
 
-from atelier.progress import Progress, bar
+from atelier.core.progress import Progress, progress_bar
 
 
 def test_a_bar_that_waits_is_not_shown_for_what_is_soon_done(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for delay, shown in ((0.0, True), (3600.0, False)):
-        with bar("generate", "pictures", delay=delay) as report:
+        with progress_bar("generate", "pictures", delay=delay) as report:
             for done in (1, 2):
                 report(Progress(done, 2))
         assert ("2/2" in capsys.readouterr().err) == shown

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atelier import settings
-from atelier.errors import AtelierError
+from atelier.core import settings
+from atelier.core.errors import AtelierError
 
 VALUES = settings.read_yaml(Path(__file__).parents[1] / "params.yaml")
 
@@ -42,7 +42,7 @@ def test_params_yaml_is_valid_and_frozen() -> None:
         ("train.epochs", 0, "greater than or equal to 1"),
         ("train.lr", float("nan"), "train.lr is nan, but"),
         ("train.lr", float("inf"), "train.lr is inf, but"),
-        ("convert.fit", "squeeze", "'crop', 'stretch' or 'pad'"),
+        ("convert.resize_mode", "squeeze", "'crop', 'stretch' or 'pad'"),
         ("download.source", "folder", "needs at least one entry under folders"),
         ("download.folders", {"mine": "/x"}, "folders is for source: folder"),
         ("download.folders", {"mine": ""}, "download.folders.mine is ''"),
@@ -50,25 +50,29 @@ def test_params_yaml_is_valid_and_frozen() -> None:
         ("convert.image_size", 100, "16, 28, 32, 64, 128 or 256"),
         ("tracking.experiment", "..", "tracking.experiment is '..'"),
         ("stylize.optimizer", "adam", "set it to about 0.02"),
-        ("stylize.film", True, "set intermediates to about 24"),
+        ("stylize.gif", True, "set intermediates to about 24"),
         ("download.source", "archive", "archive.location"),
         ("download.archive.sha256", "abc", "download.archive.sha256 is 'abc'"),
         ("download.kaggle.handle", "../../etc", "download.kaggle.handle"),
         ("evaluate.features", "resnet51", "no extractor resnet51; did you mean resnet50; it"),
         ("evaluate.features", "../../vgg.pth", "inside its folder"),
-        ("convert.validation", 0.6, "convert.validation is 0.6, but it should be less"),
-        ("convert.test", -0.1, "convert.test is -0.1, but it should be greater"),
+        (
+            "convert.validation_fraction",
+            0.6,
+            "convert.validation_fraction is 0.6, but it should be less",
+        ),
+        ("convert.test_fraction", -0.1, "convert.test_fraction is -0.1, but it should be greater"),
         ("convert.held_out", 0.1, "convert: held_out was replaced by two settings; write valida"),
         ("stylize.styles", ["../secret.png"], "inside its folder"),
         ("stylize.style_masks", ["../secret.png"], "inside its folder"),
         ("stylize.style_weights", [1.0, 2.0], "is a list of 2, but the number of styles is 3;"),
         ("stylize.style_weights", [0.0, 0.0, 0.0], "needs to be above 0"),
-        ("stylize.average", 0.9, "only adam's places are averaged"),
-        ("stylize.strength", 1.5, "stylize.strength is 1.5"),
+        ("stylize.iterate_averaging", 0.9, "only adam's places are averaged"),
+        ("stylize.style_strength", 1.5, "stylize.style_strength is 1.5"),
         ("stylize.styles", ["/etc/passwd"], "inside its folder"),
         ("stylize.style_layers", {}, "needs at least one layer"),
         ("stylize.style_layers", {40: 1.0}, "stylize.style_layers.40 is 40"),
-        ("tracking.register", "anna's", "a name without / and : and quotes"),
+        ("tracking.registered_model", "anna's", "a name without / and : and quotes"),
         ("train.latent_size", 0, "train.latent_size is 0"),
         ("train.latent_size", 10**12, "less than or equal to 65536"),
         ("runtime.device", "gpu", "runtime.device is 'gpu'"),
@@ -192,13 +196,13 @@ def test_validation_and_test_leave_images_for_training() -> None:
     values["convert"] |= {"validation": 0.5, "test": 0.5}
     with pytest.raises(AtelierError, match=r"convert: validation is 0\.5 and test is 0\.5, which"):
         settings.check(values, "params.yaml")
-    values["convert"]["test"] = 0.49
+    values["convert"]["test_fraction"] = 0.49
     settings.check(values, "params.yaml")
 
 
 def test_the_replaced_setting_of_an_old_file_is_named_with_the_new_ones() -> None:
     values = deepcopy(VALUES)
-    del values["convert"]["validation"], values["convert"]["test"]
+    del values["convert"]["validation_fraction"], values["convert"]["test_fraction"]
     values["convert"]["held_out"] = 0.1
     with pytest.raises(AtelierError) as caught:
         settings.check(values, "params.yaml")
@@ -210,8 +214,8 @@ def test_the_replaced_setting_of_an_old_file_is_named_with_the_new_ones() -> Non
 
 def test_the_best_epoch_needs_a_validation_set() -> None:
     values = deepcopy(VALUES)
-    values["train"]["keep"] = "best"
+    values["train"]["select_model"] = "best"
     settings.check(values, "params.yaml")
-    values["convert"]["validation"] = 0.0
+    values["convert"]["validation_fraction"] = 0.0
     with pytest.raises(AtelierError, match=r"set convert\.validation to a share"):
         settings.check(values, "params.yaml")

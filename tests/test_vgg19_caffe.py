@@ -13,10 +13,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from atelier import vgg19_caffe as original
-from atelier.errors import AtelierError
+from atelier.core import pretrained as original
+from atelier.core.errors import AtelierError
+from atelier.core.pretrained import VGG19_CAFFE_SHA256, vgg19_caffe
 from atelier.style.vgg import build_vgg19, feature_maps, preprocess
-from atelier.vgg19_caffe import VGG19_CAFFE_SHA256, vgg19_caffe
 
 FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
 

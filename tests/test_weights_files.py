@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from atelier.errors import AtelierError
-from atelier.weights_files import fetch_weights, read_weights, refuse_not_finite
+from atelier.core.errors import AtelierError
+from atelier.core.pretrained import fetch_weights, read_weights, reject_not_finite
 
 SETTING = "evaluate.features"
 
@@ -107,11 +107,11 @@ def test_views_of_one_storage_are_checked_once(monkeypatch: pytest.MonkeyPatch) 
         return finite(tensor)
 
     monkeypatch.setattr(torch.Tensor, "isfinite", look)
-    refuse_not_finite({str(place): storage[place:] for place in range(1000)})
+    reject_not_finite({str(place): storage[place:] for place in range(1000)})
     assert len(looks) == 1
     storage[999] = torch.inf
     with pytest.raises(ValueError, match="0 holds values that are not finite"):
-        refuse_not_finite({str(place): storage[place : place + 1] for place in range(1000)})
+        reject_not_finite({str(place): storage[place : place + 1] for place in range(1000)})
 
 
 def test_packed_weights_are_not_expanded(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from atelier.cli import main
+from atelier.cli.app import main
 
 
 class Typed:

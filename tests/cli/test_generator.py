@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from atelier.gan.generate import draw_latents, generate
-from atelier.gan.weights import save_network
+from atelier.gan.serialization import save_network
 
 from ..support.architectures import SMALL, vivid
 from .conftest import Typed

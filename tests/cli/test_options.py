@@ -2,8 +2,8 @@
 
 import pytest
 
-from atelier.cli.options import in_options
-from atelier.errors import AtelierError
+from atelier.cli.stylize import name_options
+from atelier.core.errors import AtelierError
 
 OPTIONS = {"keep_colors": "--keep-colors", "style_weights": "--mix", "weights": "--weights"}
 
@@ -23,7 +23,7 @@ OPTIONS = {"keep_colors": "--keep-colors", "style_weights": "--mix", "weights": 
     ],
 )  # fmt: skip
 def test_a_setting_is_said_as_its_option(sentence: str, told: str) -> None:
-    with pytest.raises(AtelierError) as said, in_options("stylize", OPTIONS, "p.yaml"):
+    with pytest.raises(AtelierError) as said, name_options("stylize", OPTIONS, "p.yaml"):
         raise AtelierError(sentence)
     assert str(said.value) == told
 
@@ -42,6 +42,6 @@ def test_a_setting_is_said_as_its_option(sentence: str, told: str) -> None:
     ],
 )
 def test_the_users_own_names_stay(sentence: str) -> None:
-    with pytest.raises(AtelierError) as said, in_options("stylize", OPTIONS, "p.yaml"):
+    with pytest.raises(AtelierError) as said, name_options("stylize", OPTIONS, "p.yaml"):
         raise AtelierError(sentence)
     assert str(said.value) == sentence

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atelier.cli import painting
-from atelier.cli.painting import own_size
-from atelier.style.intermediates import Intermediates
-from atelier.style.journal import Glimpse
+from atelier.cli import stylize
+from atelier.cli.stylize import own_size
+from atelier.style.checkpoint import Intermediates
+from atelier.style.loss_log import Preview
 
 from .conftest import Typed
 
@@ -119,8 +119,8 @@ def test_frames_of_a_painting_that_is_written_are_let_go(
 ) -> None:
     note, held = Intermediates.note, []
 
-    def look(seen: Intermediates, glimpse: Glimpse) -> None:
-        held.append((glimpse.picture, len(seen.of(0))))
+    def look(seen: Intermediates, glimpse: Preview) -> None:
+        held.append((glimpse.image, len(seen.of(0))))
         note(seen, glimpse)
 
     monkeypatch.setattr(Intermediates, "note", look)
@@ -141,7 +141,7 @@ def test_a_film_that_is_interrupted_costs_no_painting(
         finished.append(Path("painted/ann-waves.jpg").stat().st_mtime_ns)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr("atelier.figures.paintings.save_film", interrupted)
+    monkeypatch.setattr("atelier.figures.style_figures.save_gif", interrupted)
     command = ("stylize", album / "ann.jpg", "--style", album / "waves.png", "--film", *QUICK)
     told = atelier(*command, code=130)
     assert "WARNING: painted/ann-waves.gif was not written, because it was interrupted\n" in told
@@ -153,7 +153,7 @@ def test_what_is_written_is_told_at_once(tmp_path: Path, monkeypatch: pytest.Mon
     """A pipe or a file hears of it before the program ends."""
     with (tmp_path / "told").open("w") as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
-        painting._tell("Wrote it.")
+        stylize._report("Wrote it.")
         assert (tmp_path / "told").read_text() == "Wrote it.\n"
 
 
@@ -334,7 +334,7 @@ def test_an_interruption_saves_the_picture_so_far(checkout: Path, album: Path) -
     params = (checkout / "params.yaml").read_text("utf-8")
     params = params.replace("progress: false", "progress: true")
     (checkout / "params.yaml").write_text(params, "utf-8")
-    program = "from atelier.cli import main; main()"
+    program = "from atelier.cli.app import main; main()"
     words = ("stylize", album / "ann.jpg", "--style", album / "waves.png", "--iterations", 5000)
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
@@ -390,7 +390,7 @@ def test_too_little_memory_is_told_in_a_sentence(checkout: Path, album: Path) ->
     (checkout / "params.yaml").write_text(params.replace("memory_gb: 4.0", "memory_gb: 0.0"))
     Image.new("L", (1, 1_000_000)).save(album / "line.png")
     words = ("stylize", album / "line.png", "--style", album / "waves.png", "--params", *QUICK)
-    program = "from atelier.cli import main; main()"
+    program = "from atelier.cli.app import main; main()"
     limited = f'ulimit -v {6 * 2**20}; exec "$0" "$@"'
     ended = subprocess.run(
         ["sh", "-c", limited, sys.executable, "-c", program, *map(str, words)],

@@ -20,21 +20,25 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from atelier.errors import AtelierError
-from atelier.files import replacing_folder
-from atelier.images.checksum import Checksum
-from atelier.images.convert import convert
-from atelier.images.dataset import load_images
-from atelier.images.download import download
-from atelier.images.readers.members import Refused
-from atelier.images.readers.tar_reader import read_tar
-from atelier.images.readers.zip_reader import read_zip
-from atelier.images.sources.fetch import Patience, fetch
-from atelier.images.sources.scratch import Scratch
-from atelier.settings import ConvertSettings, DownloadSettings
+from atelier.core.errors import AtelierError
+from atelier.core.files import atomic_replace_dir
+from atelier.core.hashing import Checksum
+from atelier.core.settings import ConvertSettings, DownloadSettings
+from atelier.data.archives import read_tar, read_zip
+from atelier.data.convert import convert
+from atelier.data.dataset import load_images
+from atelier.data.members import Rejected
+from atelier.data.sources.download import download
+from atelier.data.sources.download_cache import DownloadCache
+from atelier.data.sources.http import RetryPolicy, fetch
 
 CONVERT = ConvertSettings(
-    image_size=16, color="rgb", fit="crop", max_megapixels=1, validation=0.0, test=0.0
+    image_size=16,
+    color="rgb",
+    resize_mode="crop",
+    max_megapixels=1,
+    validation_fraction=0.0,
+    test_fraction=0.0,
 )
 
 
@@ -93,7 +97,7 @@ def test_a_device_in_a_zip_is_refused(tmp_path: Path, kind: int) -> None:
     member.external_attr = (kind | 0o666) << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(member, b"")
-    assert list(read_zip(tmp_path / "a.zip")) == [("device", Refused("not a regular file"))]
+    assert list(read_zip(tmp_path / "a.zip")) == [("device", Rejected("not a regular file"))]
 
 
 @pytest.mark.parametrize("kind", [tarfile.BLKTYPE, tarfile.FIFOTYPE, b"?"])
@@ -102,7 +106,7 @@ def test_a_device_in_a_tar_is_refused(tmp_path: Path, kind: bytes) -> None:
     member.type = kind
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         archive.addfile(member)
-    assert list(read_tar(tmp_path / "a.tar")) == [("device", Refused("not a regular file"))]
+    assert list(read_tar(tmp_path / "a.tar")) == [("device", Rejected("not a regular file"))]
 
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
@@ -131,7 +135,7 @@ def test_any_damage_of_an_archive_is_told_or_refused(
             assert "archive" in str(error)
             outcomes.add("told")
         else:
-            assert all(p.reason if isinstance(p, Refused) else True for p in payloads)
+            assert all(p.reason if isinstance(p, Rejected) else True for p in payloads)
             outcomes.add("read")
     assert "told" in outcomes
 
@@ -144,7 +148,7 @@ def test_a_member_that_lies_before_the_archive_is_damaged(tmp_path: Path) -> Non
     struct.pack_into("<I", data, end + 16, start + 5)
     (tmp_path / "a.zip").write_bytes(data)
     read = dict(read_zip(tmp_path / "a.zip"))
-    assert read["a.png"] == Refused("damaged inside the archive")
+    assert read["a.png"] == Rejected("damaged inside the archive")
 
 
 Answer = Callable[[socket.socket, bytes], None]
@@ -212,8 +216,8 @@ def test_a_server_that_stalls_or_resets_is_asked_for_the_rest(
         status = "206 Partial Content" if first else "200 OK"
         return connection.sendall(head(status, length, stretch) + CONTENT[first:])
 
-    patience = Patience(attempts=3, pause=0.0, timeout=(5.0, 0.5))
-    with server(answer) as (url, requests), Scratch(tmp_path) as scratch:
+    patience = RetryPolicy(attempts=3, pause=0.0, timeout=(5.0, 0.5))
+    with server(answer) as (url, requests), DownloadCache(tmp_path) as scratch:
         path = fetch(url, scratch, Checksum("sha256", DIGEST), patience=patience)
         assert path.read_bytes() == CONTENT
     assert len(requests) == 2
@@ -236,10 +240,10 @@ def test_whatever_length_a_server_claims_a_wrong_file_is_not_taken(
         other = CONTENT[:-1] + b"?"
         connection.sendall(head("200 OK", f"Content-Length: {length}") + other + b"and more")
 
-    patience = Patience(attempts=2, pause=0.0, timeout=(5.0, 5.0))
+    patience = RetryPolicy(attempts=2, pause=0.0, timeout=(5.0, 5.0))
     with (
         server(answer) as (url, _),
-        Scratch(tmp_path) as scratch,
+        DownloadCache(tmp_path) as scratch,
         pytest.raises(AtelierError, match=said),
     ):
         fetch(url, scratch, Checksum("sha256", DIGEST), patience=patience)
@@ -275,8 +279,8 @@ def test_the_old_pictures_stay_whatever_the_server_answers(
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
-from atelier.images.download import download
-from atelier.settings import DownloadSettings
+from atelier.data.sources.download import download
+from atelier.core.settings import DownloadSettings
 
 folder, given = Path(sys.argv[1]), DownloadSettings(**json.loads(sys.argv[2]))
 at = int(sys.argv[3])
@@ -326,7 +330,7 @@ def test_killed_at_any_operation_on_files_nothing_is_lost(tmp_path: Path) -> Non
         found = []
         os.rename(tmp_path / "work" / "old", raw)
         while int(process.stdout.readline()) != 0:
-            with suppress(KeyboardInterrupt), replacing_folder(raw):
+            with suppress(KeyboardInterrupt), atomic_replace_dir(raw):
                 # As the next download would begin; it brings back what a kill between the two
                 # renames left under another name.
                 raise KeyboardInterrupt

@@ -13,8 +13,8 @@ from hypothesis import settings as bounds
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from atelier import settings
-from atelier.errors import AtelierError
+from atelier.core import settings
+from atelier.core.errors import AtelierError
 
 PARAMS = (Path(__file__).parents[2] / "params.yaml").read_text("utf-8")
 VALUES = settings.read_yaml(Path(__file__).parents[2] / "params.yaml")

@@ -15,20 +15,20 @@ import pytest
 import torch
 from PIL import Image
 
-from atelier import settings
-from atelier.checkpoints import Checkpoints
-from atelier.errors import AtelierError
-from atelier.gan.samples import load_epochs
-from atelier.gan.weights import load_generator
-from atelier.images.dataset import load_images
+from atelier.core import settings
+from atelier.core.checkpoints import Checkpoints
+from atelier.core.errors import AtelierError
+from atelier.data.dataset import load_images
+from atelier.gan.sampling import load_epochs
+from atelier.gan.serialization import load_generator
 from atelier.style.vgg import build_vgg19
-from atelier.tracking.deliver import deliver_left_over
-from atelier.tracking.delivery import rejected_file
-from atelier.tracking.journal import Journal, problem
-from atelier.tracking.logged import load_logged
-from atelier.tracking.record import read_lock
+from atelier.tracking.dvc_lock import read_lock
+from atelier.tracking.environment import Process, private_folder
+from atelier.tracking.models import load_model
+from atelier.tracking.outbox import Outbox, problem
+from atelier.tracking.rejected import rejected_file
 from atelier.tracking.store import open_store
-from atelier.tracking.workspace import Process, private_folder
+from atelier.tracking.worker import flush_backlog
 
 from ..support.project import ROOT, Project
 
@@ -142,7 +142,7 @@ def test_checkpoints_are_passed_over(
     latest = kept.latest()
     assert latest is not None
     assert int(latest["step"]) == 1
-    assert kept.kept("epoch-000001") is None
+    assert kept.load_part("epoch-000001") is None
 
 
 @pytest.mark.parametrize(
@@ -179,10 +179,10 @@ SHELL: list[dict[str, Any]] = [
     {"download.source": "kaggle", "download.kaggle.handle": "a/b; mkdir executed"},
     {"runtime.device": "cpu; mkdir executed"},
     {"tracking.experiment": "$(mkdir executed)"},
-    {"tracking.register": "; mkdir executed"},
+    {"tracking.registered_model": "; mkdir executed"},
     {"stylize.weights": "$(mkdir executed)"},
 ]
-ALLOWED = {"tracking.experiment", "tracking.register"}  # as names in MLflow
+ALLOWED = {"tracking.experiment", "tracking.registered_model"}  # as names in MLflow
 
 
 @pytest.mark.parametrize(
@@ -212,9 +212,9 @@ def test_words_of_the_shell_are_plain_text_to_stages(
     assert ("ERROR: " in told) == (not set(changes) <= ALLOWED)
 
 
-def journal_of_a_dead_stage(root: Path) -> Journal:
+def journal_of_a_dead_stage(root: Path) -> Outbox:
     start = {"experiment": "e", "pipeline": "", "workspace": "", "parameters": {}, "tags": {}}
-    return Journal(private_folder(root), Process(2**22 + 1, "0"), "train", **start)
+    return Outbox(private_folder(root), Process(2**22 + 1, "0"), "train", **start)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of mlflow
@@ -222,7 +222,7 @@ def test_the_state_of_a_delivery(tmp_path: Path, marker: Path) -> None:
     journal = journal_of_a_dead_stage(tmp_path)
     journal.close()
     (journal.folder / "delivered.json").write_bytes(pickle.dumps(Bomb(marker)))
-    assert deliver_left_over(tmp_path) == 0, "a state that is no JSON is delivered from the start"
+    assert flush_backlog(tmp_path) == 0, "a state that is no JSON is delivered from the start"
     client, experiment = open_store(tmp_path, "e")
     assert [run.info.status for run in client.search_runs([experiment])] == ["KILLED"]
 
@@ -234,7 +234,7 @@ def test_a_logged_model(tracked: Project, marker: Path) -> None:
     (graph,) = (tracked.folder / "mlruns").rglob("model.pt2")
     torch.save(Bomb(marker), graph)
     with pytest.raises(AtelierError, match="pickle") as told:
-        load_logged(f"models:/{model.model_id}", client)
+        load_model(f"models:/{model.model_id}", client)
     assert one_sentence(told.value)
 
 
@@ -245,7 +245,7 @@ def test_an_entry_that_names_a_function_of_another_package(tmp_path: Path) -> No
     journal.write("model", file=str(victim), loader="os:unlink")
     journal.write("end", status="FINISHED")
     journal.close()
-    assert deliver_left_over(tmp_path) == 0, problem(journal.folder.parent)
+    assert flush_backlog(tmp_path) == 0, problem(journal.folder.parent)
     assert victim.read_text() == "still here"
     assert "os:unlink is no loader of this package" in rejected_file(tmp_path).read_text()
 

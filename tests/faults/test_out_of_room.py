@@ -37,8 +37,8 @@ def sentence(told: str) -> str:
 @pytest.mark.parametrize(
     ("stage", "changes", "smaller"),
     [
-        ("train", {"train.generator_width": 4096}, "train.batch_size"),
-        ("train", {"train.samples": 10**10}, "train.batch_size"),
+        ("train", {"train.generator_channels": 4096}, "train.batch_size"),
+        ("train", {"train.fixed_samples": 10**10}, "train.batch_size"),
         ("evaluate", {"evaluate.samples": 10**9}, "evaluate.samples"),
     ],
 )
@@ -59,14 +59,14 @@ def test_too_little_memory_names_the_setting(
 def test_a_painting_that_does_not_fit_says_which_would(ready: Project) -> None:
     """And the one that it says does fit."""
     before = ready.bytes(*OUTPUTS["stylize"])
-    large = {"stylize.picture_size": 2048, "stylize.memory_gb": 0.0, "stylize.scales": 1}
+    large = {"stylize.image_size": 2048, "stylize.memory_gb": 0.0, "stylize.pyramid_levels": 1}
     ready.set(**large)
     limited = f"ulimit -v {6 * 2**20}; dvc repro --single-item --force stylize"
     told = sentence(ready.run("sh", "-c", limited, ok=False))
     found = re.search(r"too small for a painting of 2048 x 2048 .*picture_size of (\d+) fits", told)
     assert found, told
     assert ready.bytes(*OUTPUTS["stylize"]) == before
-    ready.set(**{"stylize.picture_size": int(found[1])})
+    ready.set(**{"stylize.image_size": int(found[1])})
     ready.run("sh", "-c", limited)
 
 
@@ -76,8 +76,8 @@ def test_a_batch_that_does_not_fit_says_which_would(ready: Project) -> None:
         "convert.image_size": 256,
         "download.sample.count": 320,  # of which 256 are not held out
         "train.batch_size": 256,
-        "train.generator_width": 64,
-        "train.discriminator_width": 64,
+        "train.generator_channels": 64,
+        "train.discriminator_channels": 64,
         "train.epochs": 1,
     }
     ready.set(**large)

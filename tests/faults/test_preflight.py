@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from atelier.errors import AtelierError
-from atelier.settings import read_yaml
+from atelier.core.errors import AtelierError
+from atelier.core.settings import read_yaml
 from atelier.tracking import preflight
 
 from ..support.project import ROOT, Project

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atelier.tracking.journal import Journal, problem
+from atelier.tracking.environment import Process, private_folder
+from atelier.tracking.outbox import Outbox, problem
 from atelier.tracking.run import Run
 from atelier.tracking.store import open_store
-from atelier.tracking.workspace import Process, private_folder
 
 from ..support.project import Project
 from ..support.stage_runs import start, wait_for_a_state
@@ -93,8 +93,8 @@ def test_a_deliverer_at_work_goes_on_by_itself(
     pipeline = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     process = Process.of(pipeline.pid)
     about: dict[str, Any] = {"experiment": "atelier", "pipeline": "p", "parameters": {}, "tags": {}}
-    journal = Journal(private_folder(tmp_path), process, "train", **about)
-    program = [sys.executable, "-m", "atelier.tracking.deliver"]
+    journal = Outbox(private_folder(tmp_path), process, "train", **about)
+    program = [sys.executable, "-m", "atelier.tracking.worker"]
     deliverer = subprocess.Popen([*program, str(tmp_path), str(process.pid), process.started])
 
     def until(done: Callable[[], Any]) -> None:
@@ -109,10 +109,10 @@ def test_a_deliverer_at_work_goes_on_by_itself(
         history = [client.get_metric_history(run.info.run_id, "loss_d") for run in runs]
         return [point.value for points in history for point in points]
 
-    Run(journal).curves(0, ("loss_d",), np.array([[1], [2]], np.float32))
+    Run(journal).log_steps(0, ("loss_d",), np.array([[1], [2]], np.float32))
     until(lambda: values() == [1, 2])
     freeze(tmp_path / "mlflow.db")
-    Run(journal).curves(2, ("loss_d",), np.array([[3]], np.float32))
+    Run(journal).log_steps(2, ("loss_d",), np.array([[3]], np.float32))
     until(lambda: "readonly" in (problem(journal.folder.parent) or ""))
     thaw(tmp_path / "mlflow.db")
     until(lambda: values() == [1, 2, 3])

@@ -24,7 +24,7 @@ OUTPUTS = ("models", "samples", "plots/losses.csv", "metrics/train.json")
 LONG: dict[str, Any] = {
     "train.epochs": 60,
     "runtime.checkpoint_seconds": 0.0,
-    "train.sample_every": 3,
+    "train.sample_every_steps": 3,
 }
 
 
@@ -205,8 +205,12 @@ def test_it_does_not_go_on_when_its_dvc_is_killed(ready: Project, whole: dict[st
 
 @pytest.mark.slow
 def test_a_killed_painting_goes_on_to_the_same_bytes(ready: Project, tmp_path: Path) -> None:
-    long = {"stylize.iterations": 400, "stylize.count": 2, "runtime.checkpoint_seconds": 0.0}
-    seen = {"stylize.intermediates": 20, "stylize.film": True}  # also what the killed ones saw
+    long = {
+        "stylize.iterations": 400,
+        "stylize.generated_count": 2,
+        "runtime.checkpoint_seconds": 0.0,
+    }
+    seen = {"stylize.save_intermediates": 20, "stylize.gif": True}  # also what the killed ones saw
     ready.set(**long, **seen)
     undisturbed = ready.copy(tmp_path / "whole")
     undisturbed.repro("stylize")

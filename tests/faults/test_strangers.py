@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from atelier.images.dataset import load_images
-from atelier.images.names import printable
+from atelier.data.dataset import load_images
+from atelier.data.safe_names import sanitize_name
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="a process's own peak is told by Linux only"
@@ -41,10 +41,10 @@ NAMES = (
 CHILD = """
 import json, re, sys
 from pathlib import Path
-from atelier.images.convert import convert
-from atelier.images.download import download
-from atelier.progress import silent
-from atelier.settings import ConvertSettings, DownloadSettings
+from atelier.data.convert import convert
+from atelier.data.sources.download import download
+from atelier.core.progress import silent
+from atelier.core.settings import ConvertSettings, DownloadSettings
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
@@ -276,7 +276,7 @@ def as_pillow_reads(data: bytes) -> np.ndarray:
 
 def check(folder: Path, made: dict[str, bytes | None], told: dict[str, Any], root: str) -> None:
     """Hold what was counted against what was made, and each row against Pillow."""
-    known = {printable(root + name): data for name, data in made.items()}
+    known = {sanitize_name(root + name): data for name, data in made.items()}
     assert len(known) == len(made)
     rejected = {file["name"]: file["reason"] for file in told["rejected_files"]}
     images = load_images(folder / "images.npz")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from atelier.errors import AtelierError
+from atelier.core.errors import AtelierError
 from atelier.figures.curves import (
     COLUMNS,
     curve,

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from atelier.figures.captions import PAPER, STRIP, caption, captioned
-from atelier.figures.montage import beside, montage, save_png, shrunk
+from atelier.figures.captions import BACKGROUND, CAPTION_HEIGHT, caption, captioned
+from atelier.figures.grid import limit_size, montage, save_png, side_by_side
 
 
 def pictures(count: int, size: int, channels: int, seed: int = 0) -> np.ndarray:
@@ -30,7 +30,7 @@ def test_montage_equals_a_plainly_written_one(
     tile = size * factor
     rows = -(-count // columns)
     expected = np.empty((rows * tile, columns * tile, 3), dtype=np.uint8)
-    expected[:] = PAPER
+    expected[:] = BACKGROUND
     for index, picture in enumerate(given_pictures):
         top, left = index // columns * tile, index % columns * tile
         for y in range(tile):
@@ -48,7 +48,7 @@ def test_other_factors_keep_flat_pictures_flat_and_their_place(tile: int) -> Non
     assert (laid[:tile, :tile] == 0).all()
     assert (laid[:tile, tile:] == 90).all()
     assert (laid[tile:, :tile] == 255).all()
-    assert (laid[tile:, tile:] == PAPER).all()
+    assert (laid[tile:, tile:] == BACKGROUND).all()
 
 
 def test_channels_keep_their_order() -> None:
@@ -76,41 +76,41 @@ def test_montage_refuses_what_is_no_row_of_pictures(wrong: object) -> None:
 
 def test_beside_shows_both_montages_under_their_titles() -> None:
     left, right = pictures(4, 8, 3, seed=1), pictures(6, 4, 1, seed=2)
-    laid = beside(left, right, ("Real", "Generated"), columns=2, tile=16)
+    laid = side_by_side(left, right, ("Real", "Generated"), columns=2, tile=16)
 
-    assert laid.shape == (STRIP + 3 * 16, 2 * 32 + 8, 3)
-    assert np.array_equal(laid[STRIP : STRIP + 32, :32], montage(left, 2, 16))
-    assert np.array_equal(laid[STRIP:, 40:], montage(right, 2, 16))
-    assert (laid[:, 32:40] == PAPER).all()
-    assert (laid[STRIP + 32 :, :32] == PAPER).all()
-    assert (laid[:STRIP, :32] != PAPER).any()
-    assert (laid[:STRIP, 40:] != PAPER).any()
+    assert laid.shape == (CAPTION_HEIGHT + 3 * 16, 2 * 32 + 8, 3)
+    assert np.array_equal(laid[CAPTION_HEIGHT : CAPTION_HEIGHT + 32, :32], montage(left, 2, 16))
+    assert np.array_equal(laid[CAPTION_HEIGHT:, 40:], montage(right, 2, 16))
+    assert (laid[:, 32:40] == BACKGROUND).all()
+    assert (laid[CAPTION_HEIGHT + 32 :, :32] == BACKGROUND).all()
+    assert (laid[:CAPTION_HEIGHT, :32] != BACKGROUND).any()
+    assert (laid[:CAPTION_HEIGHT, 40:] != BACKGROUND).any()
 
 
 @pytest.mark.parametrize("width", [8, 40, 512])
 @pytest.mark.parametrize("text", ["", "epoch 7 of 30", "a title far too long for its strip " * 4])
 def test_caption_fills_its_strip_and_no_more(text: str, width: int) -> None:
     strip = caption(text, width)
-    assert strip.shape == (STRIP, width, 3)
-    inked = np.flatnonzero((strip != PAPER).any(axis=(0, 2)))
+    assert strip.shape == (CAPTION_HEIGHT, width, 3)
+    inked = np.flatnonzero((strip != BACKGROUND).any(axis=(0, 2)))
     if width == 512:
         assert (len(inked) > 0) == (text != "")
-        assert (strip[:, [0, -1]] == PAPER).all()
+        assert (strip[:, [0, -1]] == BACKGROUND).all()
 
 
 def test_captioned_hides_nothing() -> None:
     picture = pictures(1, 64, 3)[0]
     whole = captioned(picture, "epoch 1 of 2")
     assert np.array_equal(whole[:64], picture)
-    assert whole.shape == (64 + STRIP, 64, 3)
+    assert whole.shape == (64 + CAPTION_HEIGHT, 64, 3)
     assert not np.array_equal(whole, captioned(picture, "epoch 2 of 2"))
 
 
 def test_shrunk_keeps_proportions_and_leaves_small_pictures_alone() -> None:
     wide = np.zeros((100, 400, 3), dtype=np.uint8)
-    assert shrunk(wide, 200).shape == (50, 200, 3)
-    assert shrunk(wide, 400) is wide
-    assert shrunk(np.zeros((1, 5000, 3), dtype=np.uint8), 100).shape == (1, 100, 3)
+    assert limit_size(wide, 200).shape == (50, 200, 3)
+    assert limit_size(wide, 400) is wide
+    assert limit_size(np.zeros((1, 5000, 3), dtype=np.uint8), 100).shape == (1, 100, 3)
 
 
 def test_png_holds_the_very_pixels(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from atelier.figures.captions import PAPER
-from atelier.figures.paintings import save_film, show, squares
-from atelier.figures.sheet import fit, sheet
+from atelier.figures.captions import BACKGROUND
+from atelier.figures.contact_sheet import contact_sheet, resize_to_fit
+from atelier.figures.style_figures import save_gif, save_style_figures, square_thumbnails
 
 HEADINGS = ("content", "style", "painting")
 
@@ -35,7 +35,7 @@ def test_pictures_keep_their_shapes_and_stand_in_columns_with_room_between(
 ) -> None:
     levels = (10, 130, 210)
     pictures = [_flat(*shape, level) for shape, level in zip(shapes, levels, strict=True)]
-    page = sheet(HEADINGS, [[(picture, "name") for picture in pictures]])
+    page = contact_sheet(HEADINGS, [[(picture, "name") for picture in pictures]])
     assert page.dtype == np.uint8
     end = 0
     for picture, level in zip(pictures, levels, strict=True):
@@ -50,7 +50,7 @@ def test_pictures_keep_their_shapes_and_stand_in_columns_with_room_between(
 
 
 def test_a_sheet_has_headings_and_a_caption_under_every_picture() -> None:
-    page = sheet(HEADINGS, [[(_flat(300, 300, 90), "name")] * 3] * 2)
+    page = contact_sheet(HEADINGS, [[(_flat(300, 300, 90), "name")] * 3] * 2)
     inked = (page < 100).all(axis=2) & (page != 90).all(axis=2)
     rows = np.flatnonzero(inked.any(axis=1))
     lines = np.split(rows, np.flatnonzero(np.diff(rows) > 4) + 1)
@@ -63,12 +63,12 @@ def test_a_sheet_has_headings_and_a_caption_under_every_picture() -> None:
 def test_small_faces_are_enlarged_smoothly() -> None:
     step = _flat(8, 8, 0)
     step[:, 4:] = 200
-    assert len(np.unique(fit(step, 256)[128, :, 0])) > 20, "blocks would have two levels"
+    assert len(np.unique(resize_to_fit(step, 256)[128, :, 0])) > 20, "blocks would have two levels"
 
 
 def test_a_film_has_every_picture_at_the_paintings_shape(tmp_path: Path) -> None:
     way = [_flat(20, 30, 0), _flat(40, 60, 100), _flat(80, 120, 200)]
-    save_film(way, tmp_path / "way.gif")
+    save_gif(way, tmp_path / "way.gif")
     with Image.open(tmp_path / "way.gif") as film:
         assert film.n_frames == 3
         assert film.size == (120, 80)
@@ -84,7 +84,7 @@ def test_a_film_has_every_picture_at_the_paintings_shape(tmp_path: Path) -> None
 def test_a_way_of_few_frames_is_shown_no_shorter(
     tmp_path: Path, frames: int, seconds: float
 ) -> None:
-    save_film([_flat(4, 4, level) for level in range(frames)], tmp_path / "way.gif")
+    save_gif([_flat(4, 4, level) for level in range(frames)], tmp_path / "way.gif")
     with Image.open(tmp_path / "way.gif") as film:
         shown = []
         for number in range(frames):
@@ -94,16 +94,16 @@ def test_a_way_of_few_frames_is_shown_no_shorter(
 
 
 def test_a_large_film_is_made_smaller(tmp_path: Path) -> None:
-    save_film([_flat(60, 2000, 7)], tmp_path / "way.gif")
+    save_gif([_flat(60, 2000, 7)], tmp_path / "way.gif")
     with Image.open(tmp_path / "way.gif") as film:
         assert film.size == (512, 15)
 
 
 def test_pictures_of_all_shapes_become_squares_on_paper() -> None:
-    made = squares([_flat(10, 20, 5), _flat(40, 40, 9)])
+    made = square_thumbnails([_flat(10, 20, 5), _flat(40, 40, 9)])
     assert made.shape == (2, 40, 40, 3)
     assert (made[0, 10:30] == 5).all()
-    assert (made[0, :10] == PAPER).all()
+    assert (made[0, :10] == BACKGROUND).all()
     assert (made[1] == 9).all()
 
 
@@ -111,7 +111,7 @@ def test_everything_is_written_beside_the_paintings(tmp_path: Path) -> None:
     row = ((_flat(8, 8, 1), "ann"), (_flat(8, 8, 2), "waves"), (_flat(16, 16, 3), "ann-waves"))
     way = {3: _flat(16, 16, 2), 6: _flat(16, 16, 3)}
     losses = (np.array([1.0, 2.0]), {"loss": np.array([3.0, 1.0]), "content 3": np.zeros(2)})
-    show([row], [way], losses, True, tmp_path)
+    save_style_figures([row], [way], losses, True, tmp_path)
     assert sorted(str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file()) == [
         "ann-waves.gif",
         "losses.png",
@@ -119,5 +119,5 @@ def test_everything_is_written_beside_the_paintings(tmp_path: Path) -> None:
         "steps/ann-waves/iteration_00003.png",
         "steps/ann-waves/iteration_00006.png",
     ]
-    show([row], [{}], losses, False, tmp_path / "less")
+    save_style_figures([row], [{}], losses, False, tmp_path / "less")
     assert sorted(f.name for f in (tmp_path / "less").iterdir()) == ["losses.png", "sheet.png"]

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atelier.errors import AtelierError
-from atelier.figures.captions import STRIP
+from atelier.core.errors import AtelierError
+from atelier.core.progress import Progress
+from atelier.core.settings import RenderSettings
+from atelier.figures.captions import CAPTION_HEIGHT
 from atelier.figures.curves import COLUMNS
-from atelier.figures.montage import montage, save_png
+from atelier.figures.grid import montage, save_png
 from atelier.figures.render import Rendered, render
-from atelier.progress import Progress
-from atelier.settings import RenderSettings
 
 
 def drawn(count: int, size: int, channels: int, seed: int) -> np.ndarray:
@@ -35,7 +35,7 @@ class Training:
         self.losses.write_text("\n".join([",".join(COLUMNS), *rows]) + "\n")
 
     def render(self, every: int = 1, **changed: Any) -> Rendered:
-        settings = RenderSettings(columns=3, tile=32, every=every, fps=4.0)
+        settings = RenderSettings(columns=3, tile_pixels=32, montage_every_epochs=every, fps=4.0)
         told = {"metrics": {"train": {"loss": 1.0}}, "parameters": {"train": {"lr": 0.1}}}
         arguments = {"real": self.real, **told, "target": self.target, **changed}
         return render(settings, self.samples, self.losses, **arguments)
@@ -45,7 +45,7 @@ class Training:
 def test_render_writes_what_it_says(tmp_path: Path, channels: int) -> None:
     training = Training(tmp_path, [1, 2, 3], channels)
     rendered = training.render()
-    said = {*rendered.montages, rendered.film, rendered.curves, rendered.comparison, rendered.page}
+    said = {*rendered.montages, rendered.gif, rendered.curves, rendered.comparison, rendered.page}
     written = {path.relative_to(training.target) for path in training.target.rglob("*.*")}
     assert said == written
     assert {path.as_posix() for path in written} == {
@@ -62,7 +62,7 @@ def test_render_writes_what_it_says(tmp_path: Path, channels: int) -> None:
         assert np.array_equal(np.asarray(picture), expected)
     with Image.open(training.target / "training.gif") as picture:
         assert picture.n_frames == 3
-        assert picture.size == (3 * 32, 2 * 32 + STRIP)
+        assert picture.size == (3 * 32, 2 * 32 + CAPTION_HEIGHT)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_render_writes_what_it_says(tmp_path: Path, channels: int) -> None:
 def test_every_nth_epoch_is_shown_and_always_the_last(
     tmp_path: Path, epochs: Iterable[int], every: int, shown: tuple[int, ...]
 ) -> None:
-    rendered = Training(tmp_path, list(epochs)).render(every=every)
+    rendered = Training(tmp_path, list(epochs)).render(montage_every_epochs=every)
     assert rendered.epochs == shown
     assert [int(path.stem.removeprefix("epoch_")) for path in rendered.montages] == list(shown)
 
@@ -107,7 +107,7 @@ def test_fewer_real_pictures_than_samples_and_a_single_one(tmp_path: Path) -> No
     training = Training(tmp_path, [1])
     training.render(real=training.real[:1])
     with Image.open(training.target / "real_and_generated.png") as picture:
-        assert picture.size == (2 * 3 * 32 + 16, STRIP + 32)
+        assert picture.size == (2 * 3 * 32 + 16, CAPTION_HEIGHT + 32)
 
 
 def test_summary_says_what_was_learned_from(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_what_the_discriminator_saw_is_shown_where_there_is_any(tmp_path: Path) 
     rendered = training.render()
     assert rendered.augmented == Path("augmented.png")
     with Image.open(training.target / "augmented.png") as picture:
-        assert np.array_equal(np.asarray(picture)[STRIP:], montage(views, 3, 32))
+        assert np.array_equal(np.asarray(picture)[CAPTION_HEIGHT:], montage(views, 3, 32))
     assert "Augmentation" in (training.target / "report.html").read_text("utf-8")
     for damaged in (b"half", b""):
         (training.samples / "augmented.npy").write_bytes(damaged)

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from atelier.figures import report
-from atelier.figures.film import film
-from atelier.figures.montage import save_png
+from atelier.figures.gif import write_gif
+from atelier.figures.grid import save_png
 from atelier.figures.report import report_page
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=http://evil.example/x>{{ 7*7 }}"
@@ -46,7 +46,7 @@ def picture(seed: int, height: int = 32, width: int = 48) -> np.ndarray:
 
 
 def write(folder: Path, **changed: Any) -> str:
-    film([picture(0), picture(1)], folder / "training.gif", fps=4)
+    write_gif([picture(0), picture(1)], folder / "training.gif", fps=4)
     save_png(picture(2), folder / "losses.png")
     told = {
         "title": "Faces",
@@ -181,7 +181,7 @@ def test_page_is_the_same_bytes_every_time(tmp_path: Path) -> None:
 def test_large_montages_are_shrunk_and_a_large_film_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "FILM_BYTES", 10)
+    monkeypatch.setattr(report, "GIF_BYTES", 10)
     tall = np.zeros((4000, 8, 3), dtype=np.uint8)
     html = write(tmp_path, montages=[(1, tall)])
     page = Page(html)

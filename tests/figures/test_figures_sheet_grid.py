@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from atelier.figures.sheet import Shown, style_grid
+from atelier.figures.contact_sheet import SheetRow, style_grid
 
 CONTENTS = {"ann": (250, 0, 0), "bob": (0, 250, 0)}
 STYLES = {"sky": (0, 0, 250), "wave": (250, 250, 0), "glass": (0, 250, 250)}
@@ -12,7 +12,7 @@ def flat(color: tuple[int, ...], height: int = 256, width: int = 256) -> np.ndar
     return np.full((height, width, 3), color, np.uint8)
 
 
-def rows(skip: tuple[str, str] | None = None) -> list[tuple[Shown, Shown, Shown]]:
+def rows(skip: tuple[str, str] | None = None) -> list[tuple[SheetRow, SheetRow, SheetRow]]:
     return [
         (
             (flat(a), content),

@@ -8,10 +8,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from atelier.errors import AtelierError
-from atelier.gan.explore import Trained
+from atelier.core.errors import AtelierError
 from atelier.gan.export import export
 from atelier.gan.generate import draw_latents, generate
+from atelier.gan.sampling import SampledGenerator
 
 from ..support.architectures import SMALL, vivid
 
@@ -41,10 +41,15 @@ def test_an_exported_file_gives_the_generators_pictures_for_any_batch(
 ) -> None:
     if name.endswith("onnx"):
         pytest.importorskip("onnxscript")
-    kind = {"network": network, "channels": channels, "latents": latents, "classes": classes}
+    kind = {
+        "network": network,
+        "channels": channels,
+        "latent_distribution": latents,
+        "classes": classes,
+    }
     arch = replace(SMALL, image_size=28, **kind)
     generator = vivid(arch)
-    asked = Trained.of_model(generator, arch.latent_size + classes, asdict(arch), CPU)
+    asked = SampledGenerator.from_module(generator, arch.latent_size + classes, asdict(arch), CPU)
     export(asked, tmp_path / name)
     assert [file.name for file in tmp_path.iterdir()] == [name], "one file, nothing beside it"
     for count in (1, 5):
@@ -62,7 +67,7 @@ def test_an_onnx_file_is_the_same_bytes_every_time_and_names_no_folder_of_this_m
     tmp_path: Path, root: Path
 ) -> None:
     pytest.importorskip("onnxscript")
-    asked = Trained.of_model(vivid(SMALL), SMALL.latent_size, {}, CPU)
+    asked = SampledGenerator.from_module(vivid(SMALL), SMALL.latent_size, {}, CPU)
     for name in ("one.onnx", "two.onnx"):
         export(asked, tmp_path / name)
     written = (tmp_path / "one.onnx").read_bytes()
@@ -74,7 +79,7 @@ def test_an_onnx_file_is_the_same_bytes_every_time_and_names_no_folder_of_this_m
 def test_without_the_packages_a_sentence_says_which(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = Trained.of_model(vivid(SMALL), SMALL.latent_size, {}, CPU)
+    asked = SampledGenerator.from_module(vivid(SMALL), SMALL.latent_size, {}, CPU)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(AtelierError, match="pip install onnx onnxscript"):
         export(asked, tmp_path / "g.onnx")

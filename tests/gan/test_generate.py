@@ -8,22 +8,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from atelier.gan.feed import Feed, scaled
 from atelier.gan.generate import (
-    as_uint8,
     draw_latents,
     generate,
-    labels_of,
     random_latents,
+    split_labels,
+    to_uint8,
     with_labels,
 )
+from atelier.gan.loader import BatchLoader, to_unit_range
 
 from ..support.architectures import SMALL
 
 
 @pytest.mark.parametrize("latents", ["normal", "uniform"])
 def test_latents_have_the_moments_of_their_distribution(latents: str) -> None:
-    arch = replace(SMALL, latent_size=500, latents=latents)
+    arch = replace(SMALL, latent_size=500, latent_distribution=latents)
     drawn = random_latents(200, arch, torch.Generator().manual_seed(1)).double()
     assert drawn.shape == (200, 500)
     count = drawn.numel()
@@ -45,10 +45,10 @@ def test_labels_lie_one_hot_behind_the_latents_and_take_turns_unless_given() -> 
     given = draw_latents(2, arch, seed=5, labels=[2, 0])
     assert given[:, 2:].tolist() == [[0, 0, 1], [1, 0, 0]]
     assert given.dtype == torch.float32
-    labels = labels_of(given, arch)
+    labels = split_labels(given, arch)
     assert labels is not None
     assert torch.equal(labels, given[:, 2:])
-    assert labels_of(plain, replace(arch, classes=0)) is None
+    assert split_labels(plain, replace(arch, classes=0)) is None
     double = with_labels(plain[:1].double(), torch.tensor([1]), arch)
     assert double.dtype == torch.float64
     assert double[0, 2:].tolist() == [0, 1, 0]
@@ -59,16 +59,16 @@ def test_every_level_comes_back_from_minus_one_to_one() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
     pixels = torch.stack([levels, levels.flip(0), levels // 2]).view(1, 3, 16, 16)
     pixels = pixels.permute(0, 2, 3, 1).contiguous()
-    images = scaled(pixels)
+    images = to_unit_range(pixels)
     assert images.shape == (1, 3, 16, 16)
     torch.testing.assert_close(images[0, 0].flatten(), torch.linspace(-1, 1, 256))
-    assert torch.equal(as_uint8(images), pixels)
-    assert as_uint8(images).is_contiguous()
+    assert torch.equal(to_uint8(images), pixels)
+    assert to_uint8(images).is_contiguous()
 
 
 def test_levels_are_rounded_and_cut_not_wrapped_around() -> None:
     values = torch.tensor([-2.0, -1.0, -1 + 0.6 / 127.5, 0.2 / 127.5, 1.0, 2.0])
-    assert as_uint8(values.view(1, 1, 1, 6)).flatten().tolist() == [0, 0, 1, 128, 255, 255]
+    assert to_uint8(values.view(1, 1, 1, 6)).flatten().tolist() == [0, 0, 1, 128, 255, 255]
 
 
 class Echo(nn.Module):
@@ -89,7 +89,7 @@ class Echo(nn.Module):
 @pytest.mark.parametrize("training", [True, False])
 def test_images_are_generated_in_batches_in_evaluation_mode(training: bool) -> None:
     echo = Echo().train(training)
-    latents = scaled(torch.arange(21, dtype=torch.uint8).view(7, 1, 1, 3))[:, :, 0, 0]
+    latents = to_unit_range(torch.arange(21, dtype=torch.uint8).view(7, 1, 1, 3))[:, :, 0, 0]
     images = generate(echo, latents, batch_size=3)
     assert images.dtype == np.uint8
     assert images.tolist() == torch.arange(21).view(7, 1, 1, 3).tolist()
@@ -108,7 +108,7 @@ def test_a_generator_that_fails_is_left_in_its_mode() -> None:
 
 def test_batches_are_fed_in_the_order_that_is_asked_for() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (9, 2, 2, 3), dtype=np.uint8)
-    feed = Feed(pixels, torch.device("cpu"))
+    feed = BatchLoader(pixels, torch.device("cpu"))
     parts = [torch.tensor([8, 0, 3]), torch.tensor([1]), torch.tensor([], dtype=torch.int64)]
     assert len(feed) == 9
     for part, batch in zip(parts, feed.batches(parts), strict=True):
@@ -124,7 +124,7 @@ def test_the_next_batch_is_gathered_while_one_is_worked_on(
     """One ahead and no more; memory is pinned for a GPU only."""
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
     pixels = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
-    feed = Feed(pixels, torch.device("cpu"))
+    feed = BatchLoader(pixels, torch.device("cpu"))
     parts = [torch.tensor([n, 5 - n]) for n in range(4)]
     assert [b.flatten().tolist() for b in feed._prefetched(parts)] == [p.tolist() for p in parts]
     assert list(feed._prefetched([])) == []

@@ -7,10 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from atelier.gan.health import Health
-from atelier.gan.losses import Kind, discriminator_loss, generator_loss
-from atelier.gan.penalties import one_centred, zero_centred
-from atelier.gan.schedule import factor, set_rate
+from atelier.gan.diagnostics import TrainingMonitor
+from atelier.gan.losses import (
+    Kind,
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+    r1_penalty,
+)
+from atelier.gan.model import lr_factor, set_lr
 
 REAL, FAKE = [0.5, -2.0, 3.0], [1.5, -0.25, -4.0]
 PAIRS = list(zip(REAL, FAKE, strict=True))
@@ -24,8 +29,8 @@ def softplus(x: float) -> float:
 FORMULAS: dict[Kind, tuple[Callable[[float, float], float], Callable[[float, float], float]]] = {
     "bce": (lambda r, f: softplus(-r) + softplus(f), lambda r, f: softplus(-f)),
     "hinge": (lambda r, f: max(0, 1 - r) + max(0, 1 + f), lambda r, f: -f),
-    "least_squares": (lambda r, f: ((r - 1) ** 2 + f**2) / 2, lambda r, f: (f - 1) ** 2 / 2),
-    "wasserstein": (lambda r, f: f - r, lambda r, f: -f),
+    "lsgan": (lambda r, f: ((r - 1) ** 2 + f**2) / 2, lambda r, f: (f - 1) ** 2 / 2),
+    "wgan": (lambda r, f: f - r, lambda r, f: -f),
     "relativistic": (lambda r, f: softplus(f - r), lambda r, f: softplus(r - f)),
 }
 
@@ -66,7 +71,7 @@ def test_the_relativistic_loss_needs_real_images() -> None:
 def test_a_discriminator_that_judges_all_alike_is_penalised_with_a_finite_gradient() -> None:
     """Where the gradient vanishes, its length has no slope."""
     factor = torch.zeros((), requires_grad=True)
-    penalty = one_centred(
+    penalty = gradient_penalty(
         lambda images: (images * factor).sum((1, 2, 3)), pictures(1), pictures(2), torch.ones(5)
     )
     penalty.backward()
@@ -106,10 +111,10 @@ def test_penalties_and_their_gradients_are_those_of_each_picture_alone(kind: str
     network, real, fake = judge(), pictures(1), pictures(2)
     mix = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
     if kind == "zero":
-        ours = zero_centred(network, real)
+        ours = r1_penalty(network, real)
         plain = gradients(network, real).square().sum(1).mean() / 2
     else:
-        ours = one_centred(network, real, fake, mix)
+        ours = gradient_penalty(network, real, fake, mix)
         between = mix[:, None, None, None] * real + (1 - mix)[:, None, None, None] * fake
         plain = (gradients(network, between).norm(dim=1) - 1).square().mean()
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-7)
@@ -126,16 +131,16 @@ def test_penalties_of_a_linear_judge_are_known() -> None:
         return pictures.flatten(1) @ weights
 
     with torch.autocast("cpu", torch.bfloat16):
-        zero = zero_centred(linear, pictures(1))
-        one = one_centred(linear, pictures(1), pictures(2), torch.full((5,), 0.5))
+        zero = r1_penalty(linear, pictures(1))
+        one = gradient_penalty(linear, pictures(1), pictures(2), torch.full((5,), 0.5))
     assert float(zero) == pytest.approx(length**2 / 2, rel=1e-5)
     assert float(one) == pytest.approx((length - 1) ** 2, rel=1e-5)
 
 
 def test_schedules_begin_whole_and_fall_as_they_say() -> None:
-    assert [factor("constant", done, 4) for done in range(4)] == [1, 1, 1, 1]
-    assert [factor("linear", done, 4) for done in range(4)] == [1, 0.75, 0.5, 0.25]
-    half = [factor("cosine", done, 4) for done in range(4)]
+    assert [lr_factor("constant", done, 4) for done in range(4)] == [1, 1, 1, 1]
+    assert [lr_factor("linear", done, 4) for done in range(4)] == [1, 0.75, 0.5, 0.25]
+    half = [lr_factor("cosine", done, 4) for done in range(4)]
     assert half == pytest.approx([1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2])
 
 
@@ -144,14 +149,14 @@ def test_a_rate_is_changed_in_place_where_it_is_a_tensor(as_tensor: bool) -> Non
     weight = nn.Parameter(torch.ones(1))
     rate = torch.tensor(0.5) if as_tensor else 0.5
     optimizer = torch.optim.Adam([weight], lr=rate)
-    set_rate(optimizer, 0.25)
+    set_lr(optimizer, 0.25)
     assert float(optimizer.param_groups[0]["lr"]) == 0.25
     assert (optimizer.param_groups[0]["lr"] is rate) == as_tensor
 
 
-@pytest.mark.parametrize(("loss", "warned"), [("bce", 1), ("hinge", 1), ("wasserstein", 0)])
+@pytest.mark.parametrize(("loss", "warned"), [("bce", 1), ("hinge", 1), ("wgan", 0)])
 def test_a_wasserstein_loss_near_zero_is_no_lost_training(loss: str, warned: int) -> None:
     from ..support.training import epoch_of
 
     varied = torch.randint(0, 256, (9, 16, 16, 3), dtype=torch.uint8).numpy()
-    assert len(Health(loss).symptoms(epoch_of(1, 0.001, varied))) == warned
+    assert len(TrainingMonitor(loss).check(epoch_of(1, 0.001, varied))) == warned

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from atelier.errors import AtelierError
+from atelier.core.errors import AtelierError
 from atelier.gan.generate import draw_latents
-from atelier.gan.networks import Architecture, build
+from atelier.gan.networks import Architecture, build_networks
 
 from ..support.architectures import SMALL, train_settings
 
-TINY = replace(SMALL, generator_width=2, discriminator_width=3, latent_size=5)
+TINY = replace(SMALL, generator_channels=2, discriminator_channels=3, latent_size=5)
 
 
 def up(
@@ -80,7 +80,7 @@ def start(maps: int, inputs: int = 5) -> list[nn.Module]:
 GENERATORS: dict[str, tuple[dict[str, Any], Callable[[], list[nn.Module]]]] = {
     "plain": ({}, lambda: [*start(4), *norm_relu(4), up(4, 2), *norm_relu(2), up(2, 3)]),
     "28 pixels, ReLU first, classes": (
-        {"image_size": 28, "channels": 1, "activation_first": True, "classes": 2},
+        {"image_size": 28, "channels": 1, "relu_before_norm": True, "classes": 2},
         lambda: [
             *start(8, 7),
             *(*relu_norm(8), up(8, 4, 3)),
@@ -108,7 +108,7 @@ GENERATORS: dict[str, tuple[dict[str, Any], Callable[[], list[nn.Module]]]] = {
         ],
     ),
     "residual, ReLU first": (
-        {"generator_blocks": "residual", "activation_first": True},
+        {"generator_blocks": "residual", "relu_before_norm": True},
         lambda: [
             *start(4),
             growing(4, 2, 8, relu_norm),
@@ -229,7 +229,7 @@ def test_a_generator_is_its_layers(
     changes: dict[str, Any], layers: Callable[[], list[nn.Module]]
 ) -> None:
     arch = replace(TINY, **changes)
-    generator = build(arch, seed=1)[0]
+    generator = build_networks(arch, seed=1)[0]
     shape = (arch.channels, arch.image_size, arch.image_size)
     plain = nn.Sequential(*layers(), nn.Tanh(), nn.Flatten(), nn.Unflatten(1, shape))
     assert_same_outputs(generator, plain, draw_latents(4, arch, seed=2))
@@ -241,7 +241,7 @@ def test_a_discriminator_is_its_layers(
 ) -> None:
     """Where it knows classes, an image's logit is that of its own class."""
     arch = replace(TINY, **changes)
-    discriminator = build(arch, seed=1)[1]
+    discriminator = build_networks(arch, seed=1)[1]
     stream = torch.Generator().manual_seed(2)
     images = torch.rand(4, arch.channels, arch.image_size, arch.image_size, generator=stream)
     labels = nn.functional.one_hot(torch.tensor([1, 0, 0, 1]), 2) if arch.classes else None
@@ -249,8 +249,8 @@ def test_a_discriminator_is_its_layers(
 
 
 def test_maps_stop_doubling_at_eight_times_the_width() -> None:
-    arch = replace(TINY, image_size=256, generator_width=2, discriminator_width=1)
-    generator, discriminator = build(arch, seed=0)
+    arch = replace(TINY, image_size=256, generator_channels=2, discriminator_channels=1)
+    generator, discriminator = build_networks(arch, seed=0)
     grows = [m.in_channels for m in generator.modules() if isinstance(m, nn.ConvTranspose2d)]
     shrinks = [m.out_channels for m in discriminator.modules() if isinstance(m, nn.Conv2d)]
     assert grows == [5, 16, 16, 16, 8, 4, 2]
@@ -259,9 +259,9 @@ def test_maps_stop_doubling_at_eight_times_the_width() -> None:
 
 def test_shortcuts_keep_the_strength_of_maps() -> None:
     """Weights from N(0, 1 / maps); those of all other convolutions are from N(0, 0.02)."""
-    wide = {"generator_width": 32, "discriminator_width": 32, "discriminator_norm": False}
+    wide = {"generator_channels": 32, "discriminator_channels": 32, "discriminator_norm": False}
     blocks = {"generator_blocks": "residual", "discriminator_blocks": "residual"}
-    for network in build(replace(TINY, image_size=32, **wide, **blocks), seed=0):  # type: ignore[arg-type]
+    for network in build_networks(replace(TINY, image_size=32, **wide, **blocks), seed=0):  # type: ignore[arg-type]
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.weight.numel() > 1000:
                 spread = layer.in_channels**-0.5 if layer.kernel_size == (1, 1) else 0.02
@@ -303,7 +303,9 @@ def test_the_bounds_of_a_network_are_within_it(name: str, least: int, most: int)
 def test_a_single_pixel_is_not_normalised(changes: dict[str, Any], fits: bool) -> None:
     narrow = {"image_size": 28, "discriminator_padding": 0, **changes}
     if fits:
-        build(replace(TINY, **narrow), seed=0)[1](torch.zeros(2, 3, *[narrow["image_size"]] * 2))
+        build_networks(replace(TINY, **narrow), seed=0)[1](
+            torch.zeros(2, 3, *[narrow["image_size"]] * 2)
+        )
     else:
         with pytest.raises(AtelierError, match="28 pixels shrink to a single one"):
             replace(TINY, **narrow)
@@ -313,10 +315,10 @@ def test_an_architecture_takes_every_setting_of_the_networks() -> None:
     changes = {
         "network": "dcgan",
         "latent_size": 9,
-        "latents": "uniform",
-        "generator_width": 3,
-        "discriminator_width": 5,
-        "activation_first": True,
+        "latent_distribution": "uniform",
+        "generator_channels": 3,
+        "discriminator_channels": 5,
+        "relu_before_norm": True,
         "discriminator_norm": False,
         "discriminator_padding": 0,
         "discriminator_head": "linear",
@@ -326,7 +328,7 @@ def test_an_architecture_takes_every_setting_of_the_networks() -> None:
         "spectral_norm": True,
     }
     settings = train_settings("celeba64", **changes)
-    arch = Architecture.of(settings, 32, 1, 4)
+    arch = Architecture.from_settings(settings, 32, 1, 4)
     assert arch == Architecture(image_size=32, channels=1, classes=4, dropout=0.0, **changes)  # type: ignore[arg-type]
-    assert arch.inputs == 13
-    assert Architecture.of(settings, 32, 1).classes == 0
+    assert arch.input_size == 13
+    assert Architecture.from_settings(settings, 32, 1).classes == 0

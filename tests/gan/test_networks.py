@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from atelier.errors import AtelierError
-from atelier.gan.networks import SIZES, Architecture, build
+from atelier.core.errors import AtelierError
+from atelier.gan.networks import SIZES, Architecture, build_networks
 
 from ..support.architectures import CELEBA64, FACES32, FASHION_MLP, MNIST28
 
@@ -50,7 +50,7 @@ def described(network: nn.Module) -> list[str]:
 
 
 def test_celeba64_has_the_tutorials_layers() -> None:
-    generator, discriminator = build(CELEBA64, seed=0)
+    generator, discriminator = build_networks(CELEBA64, seed=0)
     assert described(generator) == [
         *("up 100-512 k4 s1 p0", "norm 512", "relu"),
         *("up 512-256 k4 s2 p1", "norm 256", "relu"),
@@ -68,7 +68,7 @@ def test_celeba64_has_the_tutorials_layers() -> None:
 
 
 def test_faces32_ends_in_a_kernel_of_2() -> None:
-    generator, discriminator = build(FACES32, seed=0)
+    generator, discriminator = build_networks(FACES32, seed=0)
     assert described(generator) == [
         *("up 100-512 k4 s1 p0", "norm 512", "relu"),
         *("up 512-256 k4 s2 p1", "norm 256", "relu"),
@@ -84,7 +84,7 @@ def test_faces32_ends_in_a_kernel_of_2() -> None:
 
 
 def test_mnist28_has_relu_before_normalisation_and_two_linear_layers() -> None:
-    generator, discriminator = build(MNIST28, seed=0)
+    generator, discriminator = build_networks(MNIST28, seed=0)
     assert described(generator) == [
         *("up 100-128 k4 s1 p0", "relu", "norm 128"),
         *("up 128-64 k3 s2 p1", "relu", "norm 64"),
@@ -98,7 +98,7 @@ def test_mnist28_has_relu_before_normalisation_and_two_linear_layers() -> None:
 
 
 def test_fashion_mlp_has_leaky_relu_and_dropout_between_its_linear_layers() -> None:
-    generator, discriminator = build(FASHION_MLP, seed=0)
+    generator, discriminator = build_networks(FASHION_MLP, seed=0)
     between = ("leaky 0.2", "drop 0.3")
     assert described(generator) == [
         *("linear 100-32", *between, "linear 32-64", *between, "linear 64-128", *between),
@@ -166,7 +166,7 @@ def test_networks_are_those_of_their_documents(
     shrinks: list[tuple[int, ...]],
     counts: tuple[int, int],
 ) -> None:
-    generator, discriminator = build(arch, seed=0)
+    generator, discriminator = build_networks(arch, seed=0)
     picture = (2, arch.channels, arch.image_size, arch.image_size)
     assert shapes(generator, torch.zeros(2, 100)) == grows
     assert shapes(discriminator, torch.zeros(picture)) == shrinks
@@ -178,11 +178,11 @@ def test_networks_are_those_of_their_documents(
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("base", [CELEBA64, FACES32, MNIST28, FASHION_MLP])
 def test_every_size_and_channel_count_fits(base: Architecture, size: int, channels: int) -> None:
-    narrow = {"generator_width": 2, "discriminator_width": 2, "latent_size": 7}
+    narrow = {"generator_channels": 2, "discriminator_channels": 2, "latent_size": 7}
     if size == 28:
         narrow["discriminator_padding"] = 1
     arch = replace(base, image_size=size, channels=channels, **narrow)
-    generator, discriminator = build(arch, seed=0)
+    generator, discriminator = build_networks(arch, seed=0)
     pictures = generator(torch.randn(2, 7))
     assert pictures.shape == (2, channels, size, size)
     assert pictures.abs().max() <= 1
@@ -191,7 +191,7 @@ def test_every_size_and_channel_count_fits(base: Architecture, size: int, channe
 
 @pytest.mark.parametrize("arch", [CELEBA64, FACES32, MNIST28], ids=["64", "32", "28"])
 def test_weights_are_drawn_as_the_paper_says(arch: Architecture) -> None:
-    layers = [layer for network in build(arch, seed=3) for layer in network.modules()]
+    layers = [layer for network in build_networks(arch, seed=3) for layer in network.modules()]
     filters = [p for p in layers if isinstance(p, nn.Conv2d | nn.ConvTranspose2d)]
     weights = torch.cat([layer.weight.detach().flatten() for layer in filters])
     assert float(weights.mean()) == pytest.approx(0, abs=2e-4)
@@ -205,11 +205,11 @@ def test_weights_are_drawn_as_the_paper_says(arch: Architecture) -> None:
 
 def test_weights_depend_on_the_seed_alone() -> None:
     before = torch.get_rng_state()
-    first = next(build(CELEBA64, seed=3)[0].parameters())
+    first = next(build_networks(CELEBA64, seed=3)[0].parameters())
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
-    assert torch.equal(first, next(build(CELEBA64, seed=3)[0].parameters()))
-    assert not torch.equal(first, next(build(CELEBA64, seed=4)[0].parameters()))
+    assert torch.equal(first, next(build_networks(CELEBA64, seed=3)[0].parameters()))
+    assert not torch.equal(first, next(build_networks(CELEBA64, seed=4)[0].parameters()))
 
 
 @pytest.mark.parametrize(

@@ -8,35 +8,35 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from atelier.gan.augment import CHANCES
-from atelier.gan.gan import Gan, build_gan
+from atelier.core.random_streams import derive_seed
+from atelier.core.settings import TrainSettings
+from atelier.gan.augment import UNIFORMS_PER_IMAGE
+from atelier.gan.distributed import Ranks
 from atelier.gan.losses import Kind
-from atelier.gan.networks import build
-from atelier.gan.ranks import Ranks
+from atelier.gan.model import GAN, build_gan
+from atelier.gan.networks import build_networks
 from atelier.gan.step import train_step
-from atelier.settings import TrainSettings
-from atelier.streams import stream_seed
 
 from ..support.architectures import SMALL, train_settings
 from ..support.plain_augmentation import plain_augmentation
 
 ARCH = replace(
     SMALL,
-    generator_width=2,
-    discriminator_width=2,
+    generator_channels=2,
+    discriminator_channels=2,
     latent_size=3,
     discriminator_norm=False,
     classes=3,
 )
 COUNT, RATE_G, RATE_D = 4, 0.25, 0.125
-KINDS: tuple[Kind, ...] = ("bce", "hinge", "least_squares", "wasserstein", "relativistic")
+KINDS: tuple[Kind, ...] = ("bce", "hinge", "lsgan", "wgan", "relativistic")
 # Unequal weights: no two penalties may change places.
-PENALTIES = {"gradient_penalty": 3.1, "r1": 0.7, "r2": 1.9, "penalty_every": 3}
+PENALTIES = {"gradient_penalty": 3.1, "r1": 0.7, "r2": 1.9, "penalty_interval": 3}
 
 
 def settings_of(**changes: Any) -> TrainSettings:
     changes = {"discriminator_norm": False, "precision": "fp32", **changes}
-    return train_settings("celeba64", seed=5, ema=0.9, **changes)
+    return train_settings("celeba64", seed=5, ema_decay=0.9, **changes)
 
 
 def vivid_weights(network: nn.Module) -> None:
@@ -46,13 +46,13 @@ def vivid_weights(network: nn.Module) -> None:
             weight.mul_(8 if weight.ndim == 4 else 1)
 
 
-def gan_of(settings: TrainSettings, ranks: Ranks | None = None) -> Gan:
+def gan_of(settings: TrainSettings, ranks: Ranks | None = None) -> GAN:
     """Build a GAN that learns by plain gradient descent, so that a step is its gradient."""
     gan = build_gan(ARCH, settings, torch.device("cpu"))
     for network in (gan.generator, gan.discriminator):
         vivid_weights(network)
-    assert gan.average
-    gan.average.generator.load_state_dict(gan.generator.state_dict())
+    assert gan.ema
+    gan.ema.generator.load_state_dict(gan.generator.state_dict())
     return replace(
         gan,
         generator_optimizer=torch.optim.SGD(gan.generator.parameters(), RATE_G),
@@ -76,7 +76,9 @@ def batch_of(seed: int = 1) -> Batch:
     latents = torch.randn(COUNT, 3, generator=stream)
     labels = nn.functional.one_hot(torch.tensor([2, 0, 1, 2]), 3).float()
     return Batch(
-        real, torch.cat([latents, labels], 1), torch.rand(COUNT, CHANCES, generator=stream)
+        real,
+        torch.cat([latents, labels], 1),
+        torch.rand(COUNT, UNIFORMS_PER_IMAGE, generator=stream),
     )
 
 
@@ -88,9 +90,9 @@ def loss_d(kind: Kind, real: Tensor, fake: Tensor, smoothing: float) -> Tensor:
             return (label * softplus(-real) + smoothing * softplus(real) + softplus(fake)).mean()
         case "hinge":
             return ((1 - real).clamp(min=0) + (1 + fake).clamp(min=0)).mean()
-        case "least_squares":
+        case "lsgan":
             return ((real - 1) ** 2 + fake**2).mean() / 2
-        case "wasserstein":
+        case "wgan":
             return (fake - real).mean()
         case "relativistic":
             return softplus(fake - real).mean()
@@ -101,9 +103,9 @@ def loss_g(kind: Kind, fake: Tensor, real: Tensor) -> Tensor:
     match kind:
         case "bce":
             return softplus(-fake).mean()
-        case "hinge" | "wasserstein":
+        case "hinge" | "wgan":
             return -fake.mean()
-        case "least_squares":
+        case "lsgan":
             return ((fake - 1) ** 2).mean() / 2
         case "relativistic":
             return softplus(real - fake).mean()
@@ -125,7 +127,7 @@ def penalty(
     """Three penalties by their weights, times the steps that they stand for."""
     labels, mix = given
     between = mix[:, None, None, None] * real + (1 - mix)[:, None, None, None] * fake
-    return settings.penalty_every * (
+    return settings.penalty_interval * (
         settings.gradient_penalty * ((gradient_lengths(judge, between, labels) - 1) ** 2).mean()
         + settings.r1 / 2 * (gradient_lengths(judge, real, labels) ** 2).mean()
         + settings.r2 / 2 * (gradient_lengths(judge, fake, labels) ** 2).mean()
@@ -144,13 +146,13 @@ class Reference:
 def reference_step(settings: TrainSettings, batch: Batch, penalised: bool) -> Reference:
     generator, judge = (
         network.double().train()
-        for network in build(ARCH, stream_seed(settings.seed, "train.weights"))
+        for network in build_networks(ARCH, derive_seed(settings.seed, "train.weights"))
     )
     for network in (generator, judge):
         vivid_weights(network)
     real, latents, chances = (t.double() for t in (batch.real, batch.latents, batch.chances))
     labels = latents[:, 3:]
-    if settings.flip:
+    if settings.horizontal_flip:
         turned = [image.flip(-1) if chances[n, 0] < 0.5 else image for n, image in enumerate(real)]
         real = torch.stack(turned)
 
@@ -181,7 +183,7 @@ def reference_step(settings: TrainSettings, batch: Batch, penalised: bool) -> Re
     )
 
 
-def assert_same(found: Gan, statistics: Tensor, expected: Reference) -> None:
+def assert_same(found: GAN, statistics: Tensor, expected: Reference) -> None:
     torch.testing.assert_close(
         statistics.double(), torch.tensor(expected.statistics).double(), rtol=1e-4, atol=1e-5
     )
@@ -205,11 +207,11 @@ STEPS: dict[str, dict[str, Any]] = {
     **{kind: {"loss": kind, **PENALTIES} for kind in KINDS},
     "smoothed": {"label_smoothing": 0.2},
     "zero-centred": {"r1": 0.7},
-    "flipped": {"flip": True},
+    "flipped": {"horizontal_flip": True},
     "augmented": {
         "loss": "relativistic",
         "augment": ["color", "translation", "cutout"],
-        "flip": True,
+        "horizontal_flip": True,
         **PENALTIES,
     },
 }
@@ -218,7 +220,7 @@ STEPS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("changes", STEPS.values(), ids=STEPS)
 def test_a_step_is_the_plain_references(changes: dict[str, Any]) -> None:
     settings, batch = settings_of(**changes), batch_of()
-    for penalised in {False, settings.penalised}:
+    for penalised in {False, settings.has_penalty}:
         gan = gan_of(settings)
         statistics = train_step(
             gan, batch.real, batch.latents, 1.0, batch.chances, penalised=penalised
@@ -230,24 +232,24 @@ def test_the_generators_average_follows_each_step() -> None:
     """At its first step an average keeps 2/11 of what it was, since the decay begins small."""
     settings, batch = settings_of(), batch_of()
     gan = gan_of(settings)
-    assert gan.average
+    assert gan.ema
     before = [weight.detach().clone() for weight in gan.generator.parameters()]
     train_step(gan, batch.real, batch.latents)
     for average, old, new in zip(
-        gan.average.generator.parameters(), before, gan.generator.parameters(), strict=True
+        gan.ema.generator.parameters(), before, gan.generator.parameters(), strict=True
     ):
         torch.testing.assert_close(average, 2 / 11 * old + 9 / 11 * new.detach())
-    assert not any(weight.requires_grad for weight in gan.average.generator.parameters())
-    assert gan.artist is gan.average.generator
-    assert replace(gan, average=None).artist is gan.generator
+    assert not any(weight.requires_grad for weight in gan.ema.generator.parameters())
+    assert gan.eval_generator is gan.ema.generator
+    assert replace(gan, average=None).eval_generator is gan.generator
 
 
-@pytest.mark.parametrize("loss", ["wasserstein", "relativistic"])
+@pytest.mark.parametrize("loss", ["wgan", "relativistic"])
 def test_two_processes_with_half_of_a_batch_each_do_the_step_of_one(
     monkeypatch: pytest.MonkeyPatch, loss: Kind
 ) -> None:
     """Both have the same pictures here, so that a sum over processes is twice what one has."""
-    monkeypatch.setattr("atelier.gan.ranks._all_reduce", lambda tensor: tensor.mul_(2))
+    monkeypatch.setattr("atelier.gan.distributed._all_reduce", lambda tensor: tensor.mul_(2))
     settings = settings_of(loss=loss, **PENALTIES)
     batch = batch_of()
     gan = gan_of(settings, Ranks(0, 2))
@@ -267,15 +269,15 @@ def test_two_processes_with_half_of_a_batch_each_do_the_step_of_one(
     [
         ({}, 0),
         ({"r1": 1.0, "r2": 1.0}, 0),
-        ({"augment": ["cutout"]}, CHANCES),
-        ({"flip": True}, CHANCES),
-        ({"gradient_penalty": 1.0}, CHANCES),
+        ({"augment": ["cutout"]}, UNIFORMS_PER_IMAGE),
+        ({"horizontal_flip": True}, UNIFORMS_PER_IMAGE),
+        ({"gradient_penalty": 1.0}, UNIFORMS_PER_IMAGE),
     ],
 )
 def test_random_numbers_are_drawn_only_for_steps_that_need_them(
     changes: dict[str, Any], count: int
 ) -> None:
-    assert gan_of(settings_of(**changes)).chances == count
+    assert gan_of(settings_of(**changes)).uniforms_per_image == count
 
 
 def test_a_step_leaves_the_discriminator_ready_to_learn_after_an_error(

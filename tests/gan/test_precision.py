@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from atelier.errors import AtelierError
-from atelier.gan.precision import autocast, choose_precision, products
+from atelier.core.device import autocast, choose_precision, float32_matmul_precision, native_bf16
+from atelier.core.errors import AtelierError
+from atelier.core.settings import Settings
 from atelier.gan.step import train_step
-from atelier.gan.training import Training
-from atelier.hardware import native_bf16
-from atelier.settings import Settings
+from atelier.gan.trainer import Trainer
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -29,9 +28,9 @@ def faces(count: int) -> np.ndarray:
 
 def curve(make_settings: Callable[..., Settings], precision: str, seed: int) -> np.ndarray:
     """Mean losses and beliefs of each of six epochs, [6, 5]."""
-    changes = {"generator_width": 8, "discriminator_width": 8, "epochs": 6, "batch_size": 32}
+    changes = {"generator_channels": 8, "discriminator_channels": 8, "epochs": 6, "batch_size": 32}
     settings = make_settings(train={**changes, "precision": precision, "seed": seed}).train
-    training = Training(settings, faces(256), CPU)
+    training = Trainer(settings, faces(256), CPU)
     return np.stack([epoch.statistics.mean(axis=0) for epoch in training.run()])
 
 
@@ -49,7 +48,7 @@ def test_bf16_curves_agree_within_the_spread_of_seeds(
 
 def test_weights_and_moments_stay_float32(make_settings: Callable[..., Settings]) -> None:
     settings = make_settings(train={"epochs": 1, "precision": "bf16", "batch_size": 32}).train
-    training = Training(settings, faces(32), CPU)
+    training = Trainer(settings, faces(32), CPU)
     next(training.run())
     kinds = {tensor.dtype for tensor in training.gan.state().values()}
     assert kinds <= {torch.float32, torch.int64}
@@ -79,7 +78,7 @@ def test_auto_takes_bf16_only_where_the_hardware_has_it() -> None:
 def test_a_precision_is_one_that_the_device_has(
     monkeypatch: pytest.MonkeyPatch, asked: Any, device: torch.device, native: bool, chosen: Any
 ) -> None:
-    monkeypatch.setattr("atelier.gan.precision.native_bf16", lambda _device: native)
+    monkeypatch.setattr("atelier.core.device.native_bf16", lambda _device: native)
     if chosen is None:
         with pytest.raises(AtelierError, match=f"the device is {device.type}; set it to auto"):
             choose_precision(asked, device)
@@ -92,11 +91,11 @@ def test_products_on_a_gpu_are_rounded_in_the_body_only(precision: Any, flag: st
     cudnn: Any = torch.backends.cudnn
     places = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
     before = [place.fp32_precision for place in places]
-    with pytest.raises(KeyboardInterrupt), products(precision, CUDA):
+    with pytest.raises(KeyboardInterrupt), float32_matmul_precision(precision, CUDA):
         assert [place.fp32_precision for place in places] == [flag] * 3
         raise KeyboardInterrupt
     assert [place.fp32_precision for place in places] == before
-    with products(precision, CPU):
+    with float32_matmul_precision(precision, CPU):
         assert [place.fp32_precision for place in places] == before
 
 
@@ -105,15 +104,15 @@ def test_a_step_that_cannot_be_recorded_is_done_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = make_settings(train={"epochs": 2, "batch_size": 32}).train
-    plain = [epoch.statistics for epoch in Training(settings, faces(64), CPU).run()]
+    plain = [epoch.statistics for epoch in Trainer(settings, faces(64), CPU).run()]
     told: list[str] = []
 
     def refuse(*_given: object) -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr("atelier.gan.training.CapturedStep", refuse)
-    monkeypatch.setattr(Training, "_may_capture", lambda self, _count: self.captures)
-    training = Training(settings, faces(64), CPU)
+    monkeypatch.setattr("atelier.gan.trainer.GraphedStep", refuse)
+    monkeypatch.setattr(Trainer, "_can_graph", lambda self, _count: self.captures)
+    training = Trainer(settings, faces(64), CPU)
     training.warn = told.append
     statistics = [epoch.statistics for epoch in training.run()]
     np.testing.assert_array_equal(statistics, plain)
@@ -124,7 +123,7 @@ def test_a_step_that_cannot_be_recorded_is_done_all_the_same(
 def test_a_step_that_fails_in_its_middle_can_be_done_again(
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gan = Training(make_settings().train, faces(64), CPU).gan
+    gan = Trainer(make_settings().train, faces(64), CPU).gan
     given = (torch.zeros(4, 3, 16, 16), torch.zeros(4, gan.arch.latent_size))
 
     def fail(*_given: object) -> None:
@@ -145,8 +144,8 @@ def test_a_captured_step_gives_the_plain_ones_numbers(
     settings = make_settings(train={"epochs": 2, "precision": precision, "batch_size": 32}).train
     curves = []
     for captures in (False, True):
-        training = Training(settings, faces(32 * 5 + 7), torch.device("cuda"))
-        training.captures = captures
+        training = Trainer(settings, faces(32 * 5 + 7), torch.device("cuda"))
+        training.use_cuda_graphs = captures
         curves.append(np.concatenate([epoch.statistics for epoch in training.run()]))
     np.testing.assert_allclose(*curves, rtol=1e-5 if precision == "fp32" else 1e-2)
 
@@ -161,20 +160,20 @@ def test_captured_steps_with_and_without_penalties_give_the_plain_ones_numbers(
         "precision": "fp32",
         "batch_size": 32,
         "loss": "hinge",
-        "ema": 0.9,
+        "ema_decay": 0.9,
         "r1": 1.0,
-        "penalty_every": 2,
+        "penalty_interval": 2,
         "discriminator_norm": False,
         "spectral_norm": True,
         "augment": ["color", "translation", "cutout"],
-        "flip": True,
-        "clip": 1.0,
+        "horizontal_flip": True,
+        "grad_clip": 1.0,
         "schedule": "cosine",
     }
     outcomes = []
     for captures in (False, True):
-        training = Training(make_settings(train=changes).train, faces(32 * 5 + 7), CUDA)
-        training.captures = captures
+        training = Trainer(make_settings(train=changes).train, faces(32 * 5 + 7), CUDA)
+        training.use_cuda_graphs = captures
         epochs = list(training.run())
         outcomes.append([e.statistics for e in epochs] + [epochs[-1].samples / 255])
     for plain, captured in zip(*outcomes, strict=True):
@@ -186,7 +185,7 @@ def test_pictures_that_do_not_fit_on_the_gpu_come_all_the_same(
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = make_settings(train={"epochs": 2, "precision": "fp32", "batch_size": 32}).train
-    there = [e.statistics for e in Training(settings, faces(99), torch.device("cuda")).run()]
+    there = [e.statistics for e in Trainer(settings, faces(99), torch.device("cuda")).run()]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (0, 0))
-    fetched = [e.statistics for e in Training(settings, faces(99), torch.device("cuda")).run()]
+    fetched = [e.statistics for e in Trainer(settings, faces(99), torch.device("cuda")).run()]
     np.testing.assert_allclose(fetched, there, rtol=1e-5)

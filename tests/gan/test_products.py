@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from atelier.gan import products
-from atelier.gan.products import Closing, Doubling, Halving, Opening
+from atelier.gan import gemm_conv
+from atelier.gan.gemm_conv import DownConv, LatentConvTranspose, LogitConv, UpConvTranspose
 
 LARGER, SMALLER, WEIGHT = (3, 5, 8, 8), (3, 7, 4, 4), (7, 5, 4, 4)
 
@@ -17,31 +17,31 @@ def _double(*shape: int) -> torch.Tensor:
 
 def test_windows_times_weights_are_a_convolution() -> None:
     x, weight = _double(*LARGER), _double(*WEIGHT)
-    halved = products._Halve.apply(x, weight)
+    halved = gemm_conv._DownConvFunction.apply(x, weight)
     torch.testing.assert_close(halved, F.conv2d(x, weight, None, 2, 1))
-    assert torch.autograd.gradcheck(products._Halve.apply, (x, weight))
+    assert torch.autograd.gradcheck(gemm_conv._DownConvFunction.apply, (x, weight))
 
 
 def test_four_products_are_a_transposed_convolution() -> None:
     x, weight = _double(*SMALLER), _double(*WEIGHT)
-    doubled = products._Double.apply(x, weight)
+    doubled = gemm_conv._UpConvFunction.apply(x, weight)
     torch.testing.assert_close(doubled, F.conv_transpose2d(x, weight, None, 2, 1))
-    assert torch.autograd.gradcheck(products._Double.apply, (x, weight))
+    assert torch.autograd.gradcheck(gemm_conv._UpConvFunction.apply, (x, weight))
 
 
 @pytest.fixture
 def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products are faster on this processor, whichever it is."""
-    monkeypatch.setattr(products, "multiplies_tiles", lambda: True)
+    monkeypatch.setattr(gemm_conv, "has_amx_bf16", lambda: True)
 
 
 LAYERS = {
-    "opening": (lambda: Opening(32, 16), (32, 32, 1, 1)),
-    "doubling": (lambda: Doubling(32, 16), (32, 32, 4, 4)),
-    "halving": (lambda: Halving(32, 16, bias=False), (32, 32, 8, 8)),
-    "halving with biases": (lambda: Halving(32, 16, bias=True), (32, 32, 8, 8)),
-    "closing": (lambda: Closing(32, 5, 4, bias=True), (32, 32, 4, 4)),
-    "closing on three": (lambda: Closing(32, 1, 3, bias=False), (32, 32, 3, 3)),
+    "opening": (lambda: LatentConvTranspose(32, 16), (32, 32, 1, 1)),
+    "doubling": (lambda: UpConvTranspose(32, 16), (32, 32, 4, 4)),
+    "halving": (lambda: DownConv(32, 16, bias=False), (32, 32, 8, 8)),
+    "halving with biases": (lambda: DownConv(32, 16, bias=True), (32, 32, 8, 8)),
+    "closing": (lambda: LogitConv(32, 5, 4, bias=True), (32, 32, 4, 4)),
+    "closing on three": (lambda: LogitConv(32, 1, 3, bias=False), (32, 32, 3, 3)),
 }
 
 
@@ -63,7 +63,7 @@ def test_a_layer_in_bfloat16_is_as_near_to_float32_as_torchs_own(
     exact = computed()
     with torch.autocast("cpu", torch.bfloat16):
         ours = computed()
-        monkeypatch.setattr(products, "multiplies_tiles", lambda: False)
+        monkeypatch.setattr(gemm_conv, "has_amx_bf16", lambda: False)
         theirs = computed()
     assert ours[0].dtype == torch.bfloat16
     for true, got, usual in zip(exact, ours, theirs, strict=True):
@@ -81,9 +81,9 @@ def test_only_many_small_squares_under_autocast_are_products(
         met.append(x.shape)
         return windows(x)
 
-    windows = products.windows
-    monkeypatch.setattr(products, "windows", note)
-    halving, doubling = Halving(4, 4, bias=False), Doubling(4, 4)
+    windows = gemm_conv.im2col
+    monkeypatch.setattr(gemm_conv, "im2col", note)
+    halving, doubling = DownConv(4, 4, bias=False), UpConvTranspose(4, 4)
     small, large, oblong = (torch.randn(32, 4, *size) for size in ((8, 8), (16, 16), (4, 8)))
     halving(small)
     with torch.autocast("cpu", torch.bfloat16):
@@ -97,6 +97,6 @@ def test_only_many_small_squares_under_autocast_are_products(
 
 def test_a_second_derivative_is_refused_instead_of_wrong() -> None:
     x, weight = _double(*LARGER), _double(*WEIGHT)
-    made = products._Halve.apply(x, weight).sum()
+    made = gemm_conv._DownConvFunction.apply(x, weight).sum()
     with pytest.raises(RuntimeError, match="first derivatives only; compute in float32"):
         torch.autograd.grad(made, x, create_graph=True)

@@ -11,20 +11,18 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from atelier.checkpoints import Checkpoints
-from atelier.errors import AtelierError
-from atelier.gan.ema import Average
-from atelier.gan.gan import build_gan
-from atelier.gan.generate import draw_latents, generate, labels_of
+from atelier.core.checkpoints import Checkpoints
+from atelier.core.errors import AtelierError
+from atelier.core.random_streams import derive_seed
+from atelier.core.settings import Settings
+from atelier.gan.fit import save_models, train
+from atelier.gan.generate import draw_latents, generate, split_labels
 from atelier.gan.history import History
-from atelier.gan.models import save_models
-from atelier.gan.networks import Architecture, Discriminator, Generator, build
-from atelier.gan.resume import train_on
+from atelier.gan.model import EMA, build_gan
+from atelier.gan.networks import Architecture, Discriminator, Generator, build_networks
+from atelier.gan.serialization import load_generator, read_metadata, save_network
 from atelier.gan.step import train_step
-from atelier.gan.training import Training
-from atelier.gan.weights import load_generator, read_marks, save_network
-from atelier.settings import Settings
-from atelier.streams import stream_seed
+from atelier.gan.trainer import Trainer
 
 from ..support.architectures import CELEBA64, FASHION_MLP, SMALL
 
@@ -32,24 +30,24 @@ CPU = torch.device("cpu")
 TINY = {
     "epochs": 4,
     "batch_size": 8,
-    "generator_width": 4,
-    "discriminator_width": 4,
+    "generator_channels": 4,
+    "discriminator_channels": 4,
     "latent_size": 8,
-    "samples": 6,
+    "fixed_samples": 6,
     "precision": "fp32",
 }
 PIXELS = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
 
 
 def test_the_average_is_the_sum_of_its_past_by_decaying_weights() -> None:
-    generator, _ = build(SMALL, seed=1)
-    average = Average(generator, decay=0.6)
+    generator, _ = build_networks(SMALL, seed=1)
+    average = EMA(generator, decay=0.6)
     expected = {name: t.clone().double() for name, t in generator.state_dict().items()}
     for step in range(1, 30):
         with torch.no_grad():
             for number, tensor in enumerate(generator.state_dict().values()):
                 tensor.add_(number + step % 3)
-        average.follow(generator)
+        average.update(generator)
         decay = min(0.6, (1 + step) / (10 + step))
         for name, tensor in generator.state_dict().items():
             expected[name] = decay * expected[name] + (1 - decay) * tensor.double()
@@ -64,8 +62,8 @@ def test_the_average_is_the_sum_of_its_past_by_decaying_weights() -> None:
 def test_with_an_average_pictures_and_files_are_its_and_the_training_is_the_same(
     make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    plain = Training(make_settings(train=TINY).train, PIXELS, CPU)
-    averaged = Training(make_settings(train={**TINY, "ema": 0.9}).train, PIXELS, CPU)
+    plain = Trainer(make_settings(train=TINY).train, PIXELS, CPU)
+    averaged = Trainer(make_settings(train={**TINY, "ema_decay": 0.9}).train, PIXELS, CPU)
     *_, last = plain.run()
     *_, smooth = averaged.run()
     assert np.array_equal(last.statistics, smooth.statistics)
@@ -73,7 +71,7 @@ def test_with_an_average_pictures_and_files_are_its_and_the_training_is_the_same
     save_models(averaged, tmp_path)
     generator, _ = load_generator(tmp_path / "generator.safetensors")
     rows = draw_latents(
-        6, averaged.arch, stream_seed(averaged.settings.seed, "train.fixed_latents")
+        6, averaged.arch, derive_seed(averaged.settings.seed, "train.fixed_latents")
     )
     assert np.array_equal(generate(generator, rows), smooth.samples)
 
@@ -81,7 +79,7 @@ def test_with_an_average_pictures_and_files_are_its_and_the_training_is_the_same
 @pytest.mark.parametrize(
     "arch",
     [
-        replace(CELEBA64, discriminator_width=8, spectral_norm=True),
+        replace(CELEBA64, discriminator_channels=8, spectral_norm=True),
         replace(SMALL, discriminator_head="linear", spectral_norm=True),
         replace(FASHION_MLP, spectral_norm=True),
         replace(
@@ -93,7 +91,7 @@ def test_with_an_average_pictures_and_files_are_its_and_the_training_is_the_same
 def test_the_largest_singular_value_of_every_layer_is_one(
     arch: Architecture, tmp_path: Path
 ) -> None:
-    _, discriminator = build(arch, seed=1)
+    _, discriminator = build_networks(arch, seed=1)
     pictures = torch.rand(2, arch.channels, arch.image_size, arch.image_size)
     with torch.autocast("cpu", torch.bfloat16):  # in which power iteration would be off
         for _ in range(60):
@@ -105,7 +103,7 @@ def test_the_largest_singular_value_of_every_layer_is_one(
         assert float(torch.linalg.matrix_norm(weight, 2)) == pytest.approx(1, abs=0.01)
     # What is saved loads, and judges alike.
     save_network(discriminator, arch, tmp_path / "d.safetensors")
-    other = Discriminator(arch) if not arch.spectral_norm else build(arch, seed=2)[1]
+    other = Discriminator(arch) if not arch.spectral_norm else build_networks(arch, seed=2)[1]
     other.load_state_dict(load_file(tmp_path / "d.safetensors"))
     assert torch.equal(other.eval()(pictures), discriminator(pictures))
 
@@ -113,8 +111,8 @@ def test_the_largest_singular_value_of_every_layer_is_one(
 def test_gradients_are_no_longer_than_clip(make_settings: Callable[..., Settings]) -> None:
     lengths = {}
     for clip in (0.0, 0.01):
-        settings = make_settings(train={**TINY, "clip": clip}).train
-        arch = Architecture.of(settings, 16, 3)
+        settings = make_settings(train={**TINY, "grad_clip": clip}).train
+        arch = Architecture.from_settings(settings, 16, 3)
         gan = build_gan(arch, settings, CPU)
         train_step(gan, torch.zeros(8, 3, 16, 16), draw_latents(8, arch, 1))
         lengths[clip] = [
@@ -128,7 +126,7 @@ def test_gradients_are_no_longer_than_clip(make_settings: Callable[..., Settings
 def test_each_network_learns_at_its_own_rate(make_settings: Callable[..., Settings]) -> None:
     """Adam's first step moves a weight by its learning rate, whatever the gradient."""
     settings = make_settings(train={**TINY, "lr": 0.001, "discriminator_lr": 0.004}).train
-    arch = Architecture.of(settings, 16, 3)
+    arch = Architecture.from_settings(settings, 16, 3)
     gan = build_gan(arch, settings, CPU)
     networks = (gan.generator, gan.discriminator)
     before = [next(network.parameters()).detach().clone() for network in networks]
@@ -140,7 +138,7 @@ def test_each_network_learns_at_its_own_rate(make_settings: Callable[..., Settin
 
 def test_both_rates_follow_the_schedule(make_settings: Callable[..., Settings]) -> None:
     changes = {"lr": 0.001, "discriminator_lr": 0.004, "schedule": "linear"}
-    training = Training(make_settings(train={**TINY, **changes}).train, PIXELS, CPU)
+    training = Trainer(make_settings(train={**TINY, **changes}).train, PIXELS, CPU)
     seen: list[tuple[float, float]] = []
 
     def look() -> None:
@@ -159,7 +157,7 @@ def test_a_penalty_of_every_nth_step_weighs_n_times_as_much(
 
     def gradient(penalised: bool, **changes: Any) -> torch.Tensor:
         settings = make_settings(train={**TINY, "discriminator_norm": False, **changes}).train
-        arch = Architecture.of(settings, 16, 3)
+        arch = Architecture.from_settings(settings, 16, 3)
         gan = build_gan(arch, settings, CPU)
         real = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
         train_step(gan, real, draw_latents(8, arch, 1), penalised=penalised)
@@ -169,7 +167,7 @@ def test_a_penalty_of_every_nth_step_weighs_n_times_as_much(
 
     plain = gradient(False, r1=50.0)
     once = gradient(True, r1=50.0) - plain
-    four = gradient(True, r1=50.0, penalty_every=4) - plain
+    four = gradient(True, r1=50.0, penalty_interval=4) - plain
     assert float(once.abs().max()) > 0.01 * float(plain.abs().max())
     torch.testing.assert_close(four, 4 * once, rtol=1e-3, atol=1e-5 * float(plain.abs().max()))
 
@@ -182,18 +180,18 @@ def test_blocks_fit_every_size(size: int, blocks: Any, relu_first: bool) -> None
         SMALL,
         image_size=size,
         generator_blocks=blocks,
-        activation_first=relu_first,
+        relu_before_norm=relu_first,
         discriminator_blocks="residual",
         discriminator_norm=False,
         classes=3,
     )
-    generator, discriminator = build(arch, seed=0)
+    generator, discriminator = build_networks(arch, seed=0)
     latents = draw_latents(6, arch, seed=1)
     assert latents.shape == (6, 8 + 3)
     pictures = generator(latents)
     assert pictures.shape == (6, 3, size, size)
     assert float(pictures.detach().std()) > 0
-    labels = labels_of(latents, arch)
+    labels = split_labels(latents, arch)
     assert labels is not None
     logits = discriminator(pictures, labels)
     assert logits.shape == (6,)
@@ -201,10 +199,10 @@ def test_blocks_fit_every_size(size: int, blocks: Any, relu_first: bool) -> None
 
 
 def test_a_residual_block_adds_its_shortcut() -> None:
-    from atelier.gan.blocks import Growing, Shrinking
+    from atelier.gan.networks import DownResBlock, UpResBlock
 
     maps = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    for block in (Growing(4, 6, 16, False).eval(), Shrinking(4, 6)):
+    for block in (UpResBlock(4, 6, 16, False).eval(), DownResBlock(4, 6)):
         before = maps.clone()
         whole = block(maps)
         assert torch.equal(maps, before), "the shortcut needs the maps as they came"
@@ -216,7 +214,7 @@ def test_a_residual_block_adds_its_shortcut() -> None:
         assert not torch.equal(whole, shortcut)
         resized = (
             torch.nn.functional.interpolate(maps, scale_factor=2.0, mode="nearest")
-            if isinstance(block, Growing)
+            if isinstance(block, UpResBlock)
             else torch.nn.functional.avg_pool2d(maps, 2)
         )
         torch.testing.assert_close(shortcut, block.shortcut(resized))
@@ -231,9 +229,9 @@ def test_a_conditional_generator_draws_the_class_that_is_asked_for(
     """Three classes of plain pictures: red, green and blue ones."""
     labels = np.arange(96) % 3
     pixels = np.broadcast_to(COLOURS[labels][:, None, None], (96, 16, 16, 3)).copy()
-    changes = {"generator_width": 8, "discriminator_width": 8, "epochs": 25, "lr": 0.002}
+    changes = {"generator_channels": 8, "discriminator_channels": 8, "epochs": 25, "lr": 0.002}
     settings = make_settings(train={**TINY, **changes, "conditional": True}).train
-    training = Training(settings, pixels, CPU, labels=labels)
+    training = Trainer(settings, pixels, CPU, labels=labels)
     *_, last = training.run()
     assert training.columns == 2
     rows = last.samples.reshape(3, 2, 16, 16, 3).mean(axis=(1, 2, 3))
@@ -253,8 +251,8 @@ def test_a_conditional_generator_draws_the_class_that_is_asked_for(
     [
         ({}, None, "the pictures are not of several classes; set it to false"),
         ({}, np.zeros(16, np.int64), "the pictures are not of several classes"),
-        ({"samples": 7}, np.arange(16) % 3, "makes no equal rows of 3 classes; set it to 6"),
-        ({"samples": 1}, np.arange(16) % 3, "set it to 3"),
+        ({"fixed_samples": 7}, np.arange(16) % 3, "makes no equal rows of 3 classes; set it to 6"),
+        ({"fixed_samples": 1}, np.arange(16) % 3, "set it to 3"),
     ],
 )
 def test_classes_that_cannot_be_are_refused(
@@ -262,23 +260,23 @@ def test_classes_that_cannot_be_are_refused(
 ) -> None:
     settings = make_settings(train={**TINY, **changes, "conditional": True}).train
     with pytest.raises(AtelierError, match=sentence):
-        Training(settings, PIXELS, CPU, labels=labels)
+        Trainer(settings, PIXELS, CPU, labels=labels)
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"r1": 1.0}, "batch normalisation mixes with others; set discriminator_norm to false"),
-        ({"loss": "wasserstein"}, "needs a smooth discriminator; set gradient_penalty to 10"),
+        ({"loss": "wgan"}, "needs a smooth discriminator; set gradient_penalty to 10"),
         ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing is of loss: bce"),
         ({"network": "mlp", "generator_blocks": "residual"}, "set generator_blocks and"),
         ({"discriminator_blocks": "residual"}, "set discriminator_norm to false"),
-        ({"keep": "best", "measure_every": 0}, "set measure_every to 1 or more"),
+        ({"select_model": "best", "kid_every_epochs": 0}, "set kid_every_epochs to 1 or more"),
         ({"spectral_norm": True}, "undoes what spectral_norm divides by; set discriminator_norm"),
         ({"dropout": 0.3}, "dropout is of network: mlp; set it to 0"),
-        ({"penalty_every": 4}, "penalty_every has no penalty to apply; set it to 1"),
+        ({"penalty_interval": 4}, "penalty_interval has no penalty to apply; set it to 1"),
         ({"augment": ["colour"]}, "augment"),
-        ({"measure_with": "mine.pth"}, "measure_with takes no file of weights"),
+        ({"kid_features": "mine.pth"}, "kid_features takes no file of weights"),
     ],
 )
 def test_settings_that_exclude_one_another_are_refused(
@@ -291,14 +289,17 @@ def test_settings_that_exclude_one_another_are_refused(
 def test_epochs_are_measured_by_the_validation_set(
     make_settings: Callable[..., Settings],
 ) -> None:
-    with pytest.raises(AtelierError, match=r"params.yaml: train.keep: best needs images"):
-        make_settings(train={"measure_every": 1, "keep": "best"}, convert={"validation": 0.0})
-    changes = {"measure_with": "inception", "measure_samples": 100, "seed": 7}
-    settings = make_settings(train=changes, evaluate={"samples": 999})
+    with pytest.raises(AtelierError, match=r"params.yaml: train.select_model: best needs images"):
+        make_settings(
+            train={"kid_every_epochs": 1, "select_model": "best"},
+            convert={"validation_fraction": 0.0},
+        )
+    changes = {"kid_features": "inception", "kid_samples": 100, "seed": 7}
+    settings = make_settings(train=changes, evaluate={"fixed_samples": 999})
     judging = settings.judging
     assert (judging.features, judging.samples, judging.seed) == ("inception", 100, 7)
     # No setting of the section evaluate may reach a training, which does not depend on it.
-    others = {"samples": 16, "features": "resnet18", "seed": 3, "nearest_among": 5}
+    others = {"fixed_samples": 16, "features": "resnet18", "seed": 3, "nearest_among": 5}
     for name, value in others.items():
         told = make_settings(train=changes, evaluate={name: value}).judging
         assert (told.features, told.samples, told.seed) == ("inception", 100, 7)
@@ -307,12 +308,14 @@ def test_epochs_are_measured_by_the_validation_set(
 def test_networks_that_were_not_measured_have_no_marks(
     make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    training = Training(make_settings(train={**TINY, "ema": 0.5}).train, PIXELS, CPU)
+    training = Trainer(make_settings(train={**TINY, "ema_decay": 0.5}).train, PIXELS, CPU)
     save_models(training, tmp_path)
     files = sorted(tmp_path.iterdir())
     assert [file.name for file in files] == ["discriminator.safetensors", "generator.safetensors"]
-    assert read_marks(files[0]) == read_marks(files[1]) == {}
-    for file, network in zip(files, (training.gan.discriminator, training.gan.artist), strict=True):
+    assert read_metadata(files[0]) == read_metadata(files[1]) == {}
+    for file, network in zip(
+        files, (training.gan.discriminator, training.gan.eval_generator), strict=True
+    ):
         state = load_file(file)
         assert all(torch.equal(state[key], t) for key, t in network.state_dict().items())
 
@@ -332,19 +335,25 @@ class Judge:
 def test_the_best_epoch_is_kept_beside_the_last(
     make_settings: Callable[..., Settings], tmp_path: Path, keep: str
 ) -> None:
-    changes = {"epochs": 5, "measure_every": 2, "measure_samples": 16, "keep": keep, "ema": 0.5}
+    changes = {
+        "epochs": 5,
+        "kid_every_epochs": 2,
+        "kid_samples": 16,
+        "select_model": keep,
+        "ema_decay": 0.5,
+    }
     settings = make_settings(train={**TINY, **changes}).train
     judge, history = Judge(0.5, 0.125, 0.25), History()
-    training = Training(settings, PIXELS, CPU, judge=judge)
+    training = Trainer(settings, PIXELS, CPU, judge=judge)
     epochs = list(training.run())
     assert [epoch.quality for epoch in epochs] == [None, 0.5, None, 0.125, 0.25]
     save_models(training, tmp_path)
     files = {path.stem: path for path in tmp_path.glob("*.safetensors")}
     assert set(files) == {"generator", "discriminator", "last", "best"}
-    assert read_marks(files["best"]) == {"epoch": 4, "kid": 0.125}
-    assert read_marks(files["last"]) == {"epoch": 5, "kid": 0.25}
+    assert read_metadata(files["best"]) == {"epoch": 4, "kid": 0.125}
+    assert read_metadata(files["last"]) == {"epoch": 5, "kid": 0.25}
     assert files["generator"].read_bytes() == files[keep].read_bytes()
-    latents = draw_latents(16, training.arch, stream_seed(settings.seed, "train.measured_latents"))
+    latents = draw_latents(16, training.arch, derive_seed(settings.seed, "train.measured_latents"))
     for name, seen in (("best", judge.seen[1]), ("last", judge.seen[2])):
         generator, _ = load_generator(files[name])
         assert np.array_equal(generate(generator, latents), seen)
@@ -361,14 +370,14 @@ def test_taken_back_after_it_went_astray_the_best_and_the_average_are_as_they_we
 ) -> None:
     from ..support.training import Poison
 
-    changes = {"measure_every": 1, "ema": 0.5, "flip": True}
+    changes = {"kid_every_epochs": 1, "ema_decay": 0.5, "horizontal_flip": True}
     settings = make_settings(train={**TINY, **changes}).train
-    training = Training(settings, PIXELS, CPU, judge=Judge(0.5, 0.25, 0.75, 0.5))
+    training = Trainer(settings, PIXELS, CPU, judge=Judge(0.5, 0.25, 0.75, 0.5))
     poison = Poison(training, steps=5, times=1)
-    epochs = list(train_on(training, Checkpoints(tmp_path), poison))
+    epochs = list(train(training, Checkpoints(tmp_path), poison))
     assert [epoch.quality for epoch in epochs] == [0.5, 0.25, 0.75, 0.5]
-    assert (training.rollbacks, training.measured.best_epoch) == (1, 2)
-    generators = (training.gan.artist, training.measured.best_generator(training.arch))
+    assert (training.rollbacks, training.best_model.best_epoch) == (1, 2)
+    generators = (training.gan.eval_generator, training.best_model.best_generator(training.arch))
     assert all(bool(t.isfinite().all()) for g in generators for t in g.state_dict().values())
 
 
@@ -377,14 +386,14 @@ def test_a_file_of_before_these_settings_is_written_and_read_as_ever(tmp_path: P
 
     from safetensors import safe_open
 
-    generator, _ = build(SMALL, seed=1)
+    generator, _ = build_networks(SMALL, seed=1)
     save_network(generator, SMALL, tmp_path / "g.safetensors")
     with safe_open(tmp_path / "g.safetensors", framework="pt") as file:
         described = json.loads(file.metadata()["architecture"])
     assert sorted(described) == [
-        "activation_first", "channels", "discriminator_head", "discriminator_norm",
-        "discriminator_padding", "discriminator_width", "dropout", "generator_width", "head_size",
-        "image_size", "latent_size", "latents", "network",
+        "channels", "discriminator_channels", "discriminator_head", "discriminator_norm",
+        "discriminator_padding", "dropout", "generator_channels", "head_size", "image_size",
+        "latent_distribution", "latent_size", "network", "relu_before_norm",
     ]  # fmt: skip
     assert load_generator(tmp_path / "g.safetensors")[1] == SMALL
     assert isinstance(load_generator(tmp_path / "g.safetensors")[0], Generator)

@@ -13,12 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from atelier.errors import AtelierError, PeerGoneError
-from atelier.gan.gan import build_gan
-from atelier.gan.networks import build
-from atelier.gan.ranks import JoinedBatchNorm, Ranks, _all_reduce, join_batches, joined
-from atelier.gan.training import Training
-from atelier.settings import Settings
+from atelier.core.errors import AtelierError, PeerLostError
+from atelier.core.settings import Settings
+from atelier.gan.distributed import (
+    Ranks,
+    SyncBatchNorm,
+    _all_reduce,
+    convert_sync_batchnorm,
+    init_distributed,
+)
+from atelier.gan.model import build_gan
+from atelier.gan.networks import build_networks
+from atelier.gan.trainer import Trainer
 
 from ..support.architectures import SMALL, train_settings
 from ..support.project import Project
@@ -26,10 +32,10 @@ from ..support.project import Project
 CHANGES = {
     "epochs": 2,
     "batch_size": 8,
-    "generator_width": 4,
-    "discriminator_width": 4,
+    "generator_channels": 4,
+    "discriminator_channels": 4,
     "latent_size": 8,
-    "samples": 4,
+    "fixed_samples": 4,
     "precision": "fp32",
 }
 # Trains in each process of torchrun, and saves all that came out in the first one.
@@ -37,16 +43,16 @@ PROGRAM = """
 import json, sys
 import numpy as np, torch
 from safetensors.torch import save_file
-from atelier.gan.ranks import joined
-from atelier.gan.training import Training
-from atelier.settings import TrainSettings
+from atelier.gan.distributed import init_distributed
+from atelier.gan.trainer import Trainer
+from atelier.core.settings import TrainSettings
 
 torch.set_num_threads(1)
 pixels = torch.load(sys.argv[2], weights_only=True).numpy()
-with joined("cpu") as (ranks, device):
+with init_distributed("cpu") as (ranks, device):
     settings = TrainSettings(**json.loads(sys.argv[1]))
-    training = Training(settings, pixels, device, ranks, np.arange(len(pixels)) % 2)
-    training.agree()
+    training = Trainer(settings, pixels, device, ranks, np.arange(len(pixels)) % 2)
+    training.broadcast_state()
     rows = [torch.tensor(epoch.statistics) for epoch in training.run()]
     if ranks.number == 0:
         gradients = {
@@ -71,11 +77,11 @@ MODERN = {
     "r1": 1.0,
     "r2": 1.0,
     "gradient_penalty": 1.0,
-    "penalty_every": 2,
+    "penalty_interval": 2,
     "augment": ["color", "translation", "cutout"],
-    "flip": True,
-    "clip": 1.0,
-    "ema": 0.9,
+    "horizontal_flip": True,
+    "grad_clip": 1.0,
+    "ema_decay": 0.9,
     "spectral_norm": True,
     "generator_blocks": "residual",
     "discriminator_blocks": "residual",
@@ -111,7 +117,7 @@ def test_two_processes_give_what_one_gives(
     joint = load_file(files[2])
 
     labels = np.arange(count) % 2
-    alone = Training(settings.train, pixels.numpy(), torch.device("cpu"), labels=labels)
+    alone = Trainer(settings.train, pixels.numpy(), torch.device("cpu"), labels=labels)
     rows = [torch.tensor(epoch.statistics) for epoch in alone.run()]
     torch.testing.assert_close(joint["statistics"], torch.cat(rows), rtol=1e-4, atol=1e-5)
     for name, parameter in alone.gan.generator.named_parameters():
@@ -128,7 +134,7 @@ def test_two_processes_give_what_one_gives(
 
 def test_parts_are_even_and_complete() -> None:
     batch = torch.arange(11)
-    parts = [Ranks(number, 4).part(batch) for number in range(4)]
+    parts = [Ranks(number, 4).shard(batch) for number in range(4)]
     assert torch.equal(torch.cat(parts), batch)
     assert [len(part) for part in parts] == [3, 3, 3, 2]
 
@@ -137,11 +143,11 @@ def test_joined_normalisation_of_one_process_is_the_usual_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Values, gradients and running statistics; alone, the sum over all processes is its own."""
-    monkeypatch.setattr("atelier.gan.ranks._all_reduce", lambda _tensor: None)
+    monkeypatch.setattr("atelier.gan.distributed._all_reduce", lambda _tensor: None)
     x = torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(1)) * 3 + 1
     weights = torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(2))
     outcomes = []
-    for norm in (torch.nn.BatchNorm2d(3), JoinedBatchNorm(3)):
+    for norm in (torch.nn.BatchNorm2d(3), SyncBatchNorm(3)):
         given = x.clone().requires_grad_()
         (norm(given) * weights).sum().backward()
         assert given.grad is not None
@@ -159,11 +165,11 @@ def sum_with_a_twin(tensor: torch.Tensor) -> None:
 def test_joined_normalisation_of_two_processes_is_that_of_the_whole_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("atelier.gan.ranks._all_reduce", sum_with_a_twin)
+    monkeypatch.setattr("atelier.gan.distributed._all_reduce", sum_with_a_twin)
     stream = torch.Generator().manual_seed(1)
     half, slopes = (torch.randn(3, 2, 4, 4, generator=stream) * 3 + 1 for _ in range(2))
     whole = torch.cat([half, half]).requires_grad_()
-    plain, joint = torch.nn.BatchNorm2d(2), JoinedBatchNorm(2)
+    plain, joint = torch.nn.BatchNorm2d(2), SyncBatchNorm(2)
     for norm in (plain, joint):
         torch.nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(2))
         torch.nn.init.normal_(norm.bias, generator=torch.Generator().manual_seed(3))
@@ -184,17 +190,17 @@ def test_joined_normalisation_of_two_processes_is_that_of_the_whole_batch(
 
 
 def test_every_normalisation_of_a_network_is_joined_and_keeps_its_state() -> None:
-    network = build(SMALL, seed=1)[0]
+    network = build_networks(SMALL, seed=1)[0]
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    join_batches(network)
+    convert_sync_batchnorm(network)
     norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert norms
-    assert all(isinstance(norm, JoinedBatchNorm) for norm in norms)
+    assert all(isinstance(norm, SyncBatchNorm) for norm in norms)
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, before[name])
     gan = build_gan(SMALL, train_settings("celeba64"), torch.device("cpu"), Ranks(0, 2))
     kinds = {type(m) for n in (gan.generator, gan.discriminator) for m in n.modules()}
-    assert JoinedBatchNorm in kinds
+    assert SyncBatchNorm in kinds
     assert torch.nn.BatchNorm2d not in kinds
 
 
@@ -205,11 +211,11 @@ def test_tensors_are_added_up_in_one_exchange(monkeypatch: pytest.MonkeyPatch) -
         exchanges.append(tensor.numel())
         tensor += torch.arange(tensor.numel())
 
-    monkeypatch.setattr("atelier.gan.ranks._all_reduce", add)
+    monkeypatch.setattr("atelier.gan.distributed._all_reduce", add)
     tensors = [torch.ones(2, 2), torch.zeros(()), torch.full((3,), 5.0)]
-    Ranks(0, 2).add_up(tensor for tensor in tensors)
+    Ranks(0, 2).all_reduce_sum(tensor for tensor in tensors)
     assert [t.tolist() for t in tensors] == [[[1, 2], [3, 4]], 4, [10, 11, 12]]
-    Ranks().add_up(tensors)
+    Ranks().all_reduce_sum(tensors)
     assert exchanges == [8]
 
 
@@ -231,7 +237,7 @@ def test_a_process_of_torchrun_joins_and_the_first_sends_its_state(
 ) -> None:
     state = {"weights": torch.randn(3, 4).T, "count": torch.tensor(3)}
     sent: list[torch.Tensor] = []
-    with joined("cpu") as (ranks, device):
+    with init_distributed("cpu") as (ranks, device):
         assert (ranks, device) == (Ranks(0, 1), torch.device("cpu"))
         whole = torch.ones(3)
         _all_reduce(whole)
@@ -242,13 +248,13 @@ def test_a_process_of_torchrun_joins_and_the_first_sends_its_state(
             "broadcast",
             lambda tensor, source: (broadcast(tensor, source), sent.append(tensor.clone())),
         )
-        given = Ranks(0, 2).first_ones(state)
+        given = Ranks(0, 2).broadcast_state(state)
         waiting = list(sent)
         monkeypatch.setattr(
             torch.distributed, "broadcast", lambda tensor, _source: tensor.copy_(waiting.pop(0))
         )
-        taken = Ranks(1, 2).first_ones({})
-        assert Ranks().first_ones(state) == state
+        taken = Ranks(1, 2).broadcast_state({})
+        assert Ranks().broadcast_state(state) == state
     assert not torch.distributed.is_initialized()
     for found in (given, taken):
         assert found.keys() == state.keys()
@@ -259,10 +265,10 @@ def test_a_process_that_is_alone_needs_no_others(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    with joined("cpu") as (ranks, device):
+    with init_distributed("cpu") as (ranks, device):
         assert (ranks, device) == (Ranks(), torch.device("cpu"))
-    monkeypatch.setattr("atelier.gan.ranks.choose_device", torch.device)
-    with joined("cuda:1") as (ranks, device):
+    monkeypatch.setattr("atelier.gan.distributed.choose_device", torch.device)
+    with init_distributed("cuda:1") as (ranks, device):
         assert (ranks, device) == (Ranks(), torch.device("cuda", 1))
     assert chosen == [torch.device("cuda", 1)]
     assert not torch.distributed.is_initialized()
@@ -276,7 +282,7 @@ def test_each_process_has_a_gpu_of_its_own(
     chosen: list[torch.device] = []
     backends: list[str] = []
     monkeypatch.setenv("LOCAL_RANK", str(number))
-    monkeypatch.setattr("atelier.gan.ranks.choose_device", torch.device)
+    monkeypatch.setattr("atelier.gan.distributed.choose_device", torch.device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     start = torch.distributed.init_process_group
@@ -287,11 +293,11 @@ def test_each_process_has_a_gpu_of_its_own(
 
     monkeypatch.setattr(torch.distributed, "init_process_group", note)
     if not fits:
-        with pytest.raises(AtelierError, match="than there are GPUs"), joined("cuda"):
+        with pytest.raises(AtelierError, match="than there are GPUs"), init_distributed("cuda"):
             pass
         assert backends == chosen == []
         return
-    with joined("cuda") as (_, device):
+    with init_distributed("cuda") as (_, device):
         assert device == torch.device("cuda", number)
     assert (backends, chosen) == (["nccl"], [torch.device("cuda", number)])
 
@@ -304,11 +310,11 @@ def test_processes_that_do_not_find_or_lose_one_another_are_told_in_a_sentence(
         raise RuntimeError("connection " + 200 * "x" + "\nand a trace")
 
     monkeypatch.setattr(torch.distributed, "all_reduce", fail)
-    with pytest.raises(PeerGoneError, match=r"ended, so that it cannot go on \(connection x+\)"):
+    with pytest.raises(PeerLostError, match=r"ended, so that it cannot go on \(connection x+\)"):
         _all_reduce(torch.ones(1))
     monkeypatch.setattr(torch.distributed, "init_process_group", fail)
     sentence = r"did not find one another \(connection x{109}\)"
-    with pytest.raises(AtelierError, match=sentence), joined("cpu"):
+    with pytest.raises(AtelierError, match=sentence), init_distributed("cpu"):
         pass
 
 

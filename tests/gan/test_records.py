@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from atelier.errors import AtelierError
-from atelier.gan.epoch import Epoch
-from atelier.gan.health import Health
-from atelier.gan.history import History
-from atelier.gan.measured import Measured
-from atelier.gan.networks import build
-from atelier.gan.samples import load_epochs, save_augmented, save_samples
+from atelier.core.errors import AtelierError
+from atelier.gan.diagnostics import TrainingMonitor
+from atelier.gan.history import EpochResult, History
+from atelier.gan.networks import build_networks
+from atelier.gan.sampling import load_epochs, save_augmented, save_samples
+from atelier.gan.trainer import BestModel
 
 from ..support.architectures import SMALL
 
@@ -22,10 +21,12 @@ NO_SAMPLES = np.zeros((2, 1, 1, 1), np.uint8)
 
 def epoch_of(
     number: int, rows: list[list[float]], images: list[int], quality: float | None = None
-) -> Epoch:
+) -> EpochResult:
     first = (number - 1) * len(rows)
     statistics = np.array(rows, np.float32)
-    return Epoch(number, first, np.array(images), statistics, NO_SAMPLES, {1: NO_SAMPLES}, quality)
+    return EpochResult(
+        number, first, np.array(images), statistics, NO_SAMPLES, {1: NO_SAMPLES}, quality
+    )
 
 
 FIRST = epoch_of(1, [[1, 2, 0.5, 0.25, 0.125], [3, 6, 1, 0.75, 0.375]], [8, 12], 0.5)
@@ -34,7 +35,7 @@ THIRD = epoch_of(3, [[1, 1, 1, 1, 1], [2, 2, 2, 2, 2]], [32, 36])
 FOURTH = epoch_of(4, [[0, 0, 0, 0, 0], [1, 2, 3, 4, 5]], [44, 48], 0.25)
 
 
-def history_of(*epochs: Epoch) -> History:
+def history_of(*epochs: EpochResult) -> History:
     history = History()
     for epoch in epochs:
         history.add(epoch)
@@ -73,7 +74,7 @@ def test_the_summary_has_the_last_epochs_means_and_the_first_of_the_best() -> No
 def test_a_history_keeps_no_images() -> None:
     history = history_of(FIRST)
     assert history._epochs[0].samples.shape == (0, 1, 1, 1)
-    assert history._epochs[0].between == {}
+    assert history._epochs[0].step_samples == {}
     assert history.qualities() == {1: 0.5}
 
 
@@ -84,13 +85,13 @@ def test_an_epoch_counts_its_own_images_and_is_a_point_where_it_was_measured() -
     assert THIRD.measured == {}
 
 
-def symptoms(health: Health, loss_d: float, spread: int, number: int = 1) -> list[str]:
+def symptoms(health: TrainingMonitor, loss_d: float, spread: int, number: int = 1) -> list[str]:
     """Two images whose pixels differ by twice the spread."""
     samples = np.zeros((2, 4, 4, 3), np.uint8)
     samples[1] = 2 * spread
     statistics = np.full((4, 5), 0.7)
     statistics[:, 0] = [loss_d - 0.002, loss_d + 0.002, loss_d, loss_d]
-    return health.symptoms(Epoch(number, 0, np.arange(4), statistics, samples, {}))
+    return health.check(EpochResult(number, 0, np.arange(4), statistics, samples, {}))
 
 
 @pytest.mark.parametrize(
@@ -104,14 +105,14 @@ def symptoms(health: Health, loss_d: float, spread: int, number: int = 1) -> lis
 def test_a_mean_loss_of_the_discriminator_below_a_hundredth_is_warned_of(
     loss: str, remedy: str
 ) -> None:
-    assert symptoms(Health(loss), 0.0101, 50) == []
-    (warning,) = symptoms(Health(loss), 0.0099, 50, number=7)
+    assert symptoms(TrainingMonitor(loss), 0.0101, 50) == []
+    (warning,) = symptoms(TrainingMonitor(loss), 0.0099, 50, number=7)
     assert warning.startswith("in epoch 7 the discriminator has won (Loss_D 0.0099)")
     assert f"try {remedy} or a smaller train.lr" in warning
 
 
 def test_a_spread_below_a_fifth_of_the_widest_is_warned_of() -> None:
-    health = Health()
+    health = TrainingMonitor()
     for spread in (50, 100, 60, 21):
         assert symptoms(health, 1, spread) == []
     (warning,) = symptoms(health, 1, 19, number=8)
@@ -120,14 +121,16 @@ def test_a_spread_below_a_fifth_of_the_widest_is_warned_of() -> None:
     )
     assert symptoms(health, 1, 21) == []
     assert len(symptoms(health, 0.001, 19)) == 2
-    assert symptoms(Health("wasserstein"), -5, 1) == []
-    assert symptoms(Health(), 1, 0, number=0) == [], "all alike from the start is no collapse"
+    assert symptoms(TrainingMonitor("wgan"), -5, 1) == []
+    assert symptoms(TrainingMonitor(), 1, 0, number=0) == [], (
+        "all alike from the start is no collapse"
+    )
 
 
 def test_the_first_of_the_least_is_the_best_and_its_generator_is_copied() -> None:
-    generator = build(SMALL, seed=1)[0]
+    generator = build_networks(SMALL, seed=1)[0]
     weight = next(generator.parameters())
-    measured = Measured()
+    measured = BestModel()
     assert math.isnan(measured.last)
     assert (measured.best, measured.best_epoch) == (math.inf, 0)
     with pytest.raises(ValueError, match="no epoch was measured"):
@@ -137,7 +140,7 @@ def test_the_first_of_the_least_is_the_best_and_its_generator_is_copied() -> Non
             weight.fill_(epoch)
         measured.add(epoch, quality, generator)
     assert (measured.last, measured.best, measured.best_epoch) == (0.75, 0.25, 4)
-    other = Measured()
+    other = BestModel()
     other.restore(measured.state())
     for one in (measured, other):
         best = one.best_generator(SMALL)

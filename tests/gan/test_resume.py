@@ -9,40 +9,39 @@ import numpy as np
 import pytest
 import torch
 
-from atelier.checkpoints import Checkpoints
-from atelier.errors import AtelierError
-from atelier.gan.epoch import Epoch
-from atelier.gan.health import Health
-from atelier.gan.length import MIN_STEPS, length_warnings
-from atelier.gan.resume import train_on
-from atelier.gan.training import Training
-from atelier.gan.weights import load_generator
-from atelier.progress import Progress
-from atelier.settings import Settings, TrainSettings
+from atelier.core.checkpoints import Checkpoints
+from atelier.core.errors import AtelierError
+from atelier.core.progress import Progress
+from atelier.core.settings import Settings, TrainSettings
+from atelier.gan.diagnostics import MIN_STEPS, TrainingMonitor, length_warnings
+from atelier.gan.fit import train
+from atelier.gan.history import EpochResult
+from atelier.gan.serialization import load_generator
+from atelier.gan.trainer import Trainer
 
 from ..support.training import Poison, epoch_of
 
 SMALL = {
     "epochs": 3,
     "batch_size": 8,
-    "generator_width": 4,
-    "discriminator_width": 4,
+    "generator_channels": 4,
+    "discriminator_channels": 4,
     "latent_size": 8,
-    "samples": 5,
-    "sample_every": 2,
+    "fixed_samples": 5,
+    "sample_every_steps": 2,
 }
 KINDS: dict[str, dict[str, Any]] = {
     "dcgan": {},
-    "mlp": {"network": "mlp", "dropout": 0.3, "latents": "uniform"},
+    "mlp": {"network": "mlp", "dropout": 0.3, "latent_distribution": "uniform"},
     "modern": {
         "loss": "relativistic",
         "r1": 1.0,
         "r2": 1.0,
-        "penalty_every": 2,
-        "ema": 0.9,
+        "penalty_interval": 2,
+        "ema_decay": 0.9,
         "augment": ["color", "translation", "cutout"],
-        "flip": True,
-        "clip": 1.0,
+        "horizontal_flip": True,
+        "grad_clip": 1.0,
         "generator_blocks": "residual",
         "discriminator_blocks": "residual",
         "discriminator_norm": False,
@@ -53,9 +52,9 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "classes": {
         "conditional": True,
-        "samples": 6,
-        "measure_every": 2,
-        "measure_samples": 16,
+        "fixed_samples": 6,
+        "kid_every_epochs": 2,
+        "kid_samples": 16,
         "loss": "hinge",
         "generator_blocks": "upsample",
     },
@@ -69,17 +68,17 @@ def settings(
     return make_settings(train={**SMALL, **KINDS[request.param]}).train
 
 
-def training(settings: TrainSettings) -> Training:
+def training(settings: TrainSettings) -> Trainer:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
     labels = np.arange(20) % 3
 
     def judge(pictures: np.ndarray) -> float:
         return float(pictures.mean())
 
-    return Training(settings, pixels, torch.device("cpu"), labels=labels, judge=judge)
+    return Trainer(settings, pixels, torch.device("cpu"), labels=labels, judge=judge)
 
 
-def outcome(training: Training, epochs: list[Epoch]) -> dict[str, bytes]:
+def outcome(training: Trainer, epochs: list[EpochResult]) -> dict[str, bytes]:
     """All that a training leaves, to the bit."""
     left = {f"state.{name}": t.numpy().tobytes() for name, t in training.state().items()}
     for epoch in epochs:
@@ -87,7 +86,7 @@ def outcome(training: Training, epochs: list[Epoch]) -> dict[str, bytes]:
         left[f"{epoch.number}.quality"] = str(epoch.quality).encode()
         left[f"{epoch.number}.images"] = epoch.images.tobytes()
         left[f"{epoch.number}.samples"] = epoch.samples.tobytes()
-        left |= {f"between.{step}": p.tobytes() for step, p in epoch.between.items()}
+        left |= {f"between.{step}": p.tobytes() for step, p in epoch.step_samples.items()}
     return left
 
 
@@ -121,11 +120,11 @@ def test_stopped_after_any_step_it_ends_the_same(
     checkpoints = Checkpoints(tmp_path)
     heard: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        for epoch in train_on(training(settings), checkpoints, stop_asked=StopAfter(steps)):
+        for epoch in train(training(settings), checkpoints, stop_asked=StopAfter(steps)):
             heard.append(epoch.number)
     torch.manual_seed(steps)  # the global stream must not matter
     second = training(settings)
-    epochs = list(train_on(second, checkpoints))
+    epochs = list(train(second, checkpoints))
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
     assert outcome(second, epochs) == whole
 
@@ -136,17 +135,17 @@ def test_stopped_after_every_step_it_still_ends_the_same(
     checkpoints = Checkpoints(tmp_path)
     for _ in range(9):
         with pytest.raises(KeyboardInterrupt):
-            list(train_on(training(settings), checkpoints, stop_asked=lambda: True))
+            list(train(training(settings), checkpoints, stop_asked=lambda: True))
     last = training(settings)
-    assert outcome(last, list(train_on(last, checkpoints))) == whole
+    assert outcome(last, list(train(last, checkpoints))) == whole
 
 
 def test_a_finished_training_is_taken_as_it_is(
     settings: TrainSettings, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    list(train_on(training(settings), Checkpoints(tmp_path)))
+    list(train(training(settings), Checkpoints(tmp_path)))
     again = training(settings)
-    epochs = list(train_on(again, Checkpoints(tmp_path), stop_asked=lambda: True))
+    epochs = list(train(again, Checkpoints(tmp_path), stop_asked=lambda: True))
     assert outcome(again, epochs) == whole
 
 
@@ -156,7 +155,7 @@ def test_a_damaged_file_is_passed_over(
     settings: TrainSettings, whole: dict[str, bytes], tmp_path: Path, damage: str, which: str
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        list(train_on(training(settings), Checkpoints(tmp_path), stop_asked=StopAfter(5)))
+        list(train(training(settings), Checkpoints(tmp_path), stop_asked=StopAfter(5)))
     newest = max(tmp_path.glob(f"{which}-*"))
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
@@ -166,7 +165,7 @@ def test_a_damaged_file_is_passed_over(
     else:
         newest.write_bytes(damaged[damage])
     second = training(settings)
-    assert outcome(second, list(train_on(second, Checkpoints(tmp_path)))) == whole
+    assert outcome(second, list(train(second, Checkpoints(tmp_path)))) == whole
 
 
 def test_a_checkpoint_of_weights_that_are_not_finite_is_refused(
@@ -176,18 +175,18 @@ def test_a_checkpoint_of_weights_that_are_not_finite_is_refused(
     checkpoints = Checkpoints(tmp_path)
     first = training(settings)
     with pytest.raises(KeyboardInterrupt):
-        list(train_on(first, checkpoints, stop_asked=lambda: True))
+        list(train(first, checkpoints, stop_asked=lambda: True))
     with torch.no_grad():
         next(first.gan.generator.parameters()).fill_(float("nan"))
     checkpoints.save(first.steps_done, first.state())
     with pytest.raises(AtelierError, match="weights that are not finite numbers; delete"):
-        list(train_on(training(settings), checkpoints))
+        list(train(training(settings), checkpoints))
 
 
 def test_checkpoints_are_saved_by_time_and_two_are_kept(
     settings: TrainSettings, tmp_path: Path
 ) -> None:
-    list(train_on(training(settings), Checkpoints(tmp_path), seconds=0))
+    list(train(training(settings), Checkpoints(tmp_path), seconds=0))
     assert {path.name for path in tmp_path.glob("state-*")} == {
         "state-000000000009.safetensors",
         "state-000000000009-milestone.safetensors",
@@ -202,7 +201,7 @@ def test_a_training_that_goes_astray_is_taken_back_and_ends_well(
     one = training(settings)
     warnings: list[str] = []
     poison = Poison(one, steps=5, times=1)
-    epochs = list(train_on(one, Checkpoints(tmp_path), poison, warn=warnings.append))
+    epochs = list(train(one, Checkpoints(tmp_path), poison, warn=warnings.append))
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
     assert all(np.isfinite(epoch.statistics).all() for epoch in epochs)
     assert [epoch.images[-1] for epoch in epochs] == [20, 40, 60]
@@ -217,21 +216,21 @@ def test_a_training_that_was_taken_back_repeats_itself(
 ) -> None:
     """However late it is noticed, and whether it is killed on the way or not."""
     one, other = training(settings), training(settings)
-    whole = outcome(one, list(train_on(one, Checkpoints(tmp_path / "1"), Poison(one, steps, 1))))
+    whole = outcome(one, list(train(one, Checkpoints(tmp_path / "1"), Poison(one, steps, 1))))
     seldom = Checkpoints(tmp_path / "2")
     stop = StopAfter(steps + 4)  # after it was taken back
     poison = Poison(other, steps, 1)
     with pytest.raises(KeyboardInterrupt):
-        list(train_on(other, seldom, lambda: poison() or stop(), seconds=0))
+        list(train(other, seldom, lambda: poison() or stop(), seconds=0))
     last = training(settings)
-    assert outcome(last, list(train_on(last, seldom))) == whole
+    assert outcome(last, list(train(last, seldom))) == whole
 
 
 def test_states_after_the_milestone_are_gone_when_it_is_gone_back_to(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     for number in range(6):
         checkpoints.save(number, {"at": torch.tensor(number)}, milestone=number in (0, 2))
-    state = checkpoints.back()
+    state = checkpoints.roll_back()
     assert state is not None
     assert int(state["at"]) == 2
     assert [path.stem for path in tmp_path.iterdir()] == ["state-000000000002-milestone"]
@@ -243,7 +242,7 @@ def test_one_that_goes_astray_again_and_again_fails_and_leaves_its_last_good_gen
 ) -> None:
     one = training(settings)
     with pytest.raises(AtelierError, match="taken back 3 times; the generator of step 6"):
-        list(train_on(one, Checkpoints(tmp_path), Poison(one, steps=8, times=99)))
+        list(train(one, Checkpoints(tmp_path), Poison(one, steps=8, times=99)))
     generator, _ = load_generator(tmp_path / "generator.safetensors")
     assert all(bool(p.isfinite().all()) for p in generator.parameters())
 
@@ -261,7 +260,7 @@ def test_without_a_whole_milestone_there_is_no_way_back(
         return poison()
 
     with pytest.raises(AtelierError, match=r"no numbers .* Its checkpoints are damaged"):
-        list(train_on(one, Checkpoints(tmp_path), spoil))
+        list(train(one, Checkpoints(tmp_path), spoil))
 
 
 def test_a_state_that_went_astray_is_not_saved_when_asked_to_stop(
@@ -270,7 +269,7 @@ def test_a_state_that_went_astray_is_not_saved_when_asked_to_stop(
     one = training(make_settings(train=SMALL).train)
     poison = Poison(one, steps=2, times=1)
     with pytest.raises(KeyboardInterrupt, match="saved"):
-        list(train_on(one, Checkpoints(tmp_path), lambda: poison() or not poison.times))
+        list(train(one, Checkpoints(tmp_path), lambda: poison() or not poison.times))
     assert list(tmp_path.glob("state-*")) == []
 
 
@@ -287,7 +286,7 @@ def test_states_are_saved_after_so_many_seconds_and_every_epoch(
 
     one = training(make_settings(train={**SMALL, "epochs": 2}).train)
     reports: list[Progress] = []
-    list(train_on(one, Noting(tmp_path), report=reports.append, seconds=seconds))
+    list(train(one, Noting(tmp_path), report=reports.append, seconds=seconds))
     assert numbers == saved
     assert reports[-1].done == 6
 
@@ -295,11 +294,11 @@ def test_states_are_saved_after_so_many_seconds_and_every_epoch(
 def test_a_collapse_is_noticed_and_a_healthy_training_is_not_warned_of() -> None:
     varied = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
     same = np.repeat(varied[:1], 9, axis=0)
-    health = Health()
-    assert health.symptoms(epoch_of(1, 1.2, varied)) == []
-    (won,) = health.symptoms(epoch_of(2, 0.001, varied))
+    health = TrainingMonitor()
+    assert health.check(epoch_of(1, 1.2, varied)) == []
+    (won,) = health.check(epoch_of(2, 0.001, varied))
     assert "the discriminator has won" in won
-    (alike,) = health.symptoms(epoch_of(3, 1.2, same))
+    (alike,) = health.check(epoch_of(3, 1.2, same))
     assert "become alike" in alike
 
 
@@ -330,6 +329,6 @@ def test_too_short_training_is_warned_of(epochs: int, steps_per_epoch: int, enou
 
 def test_length_is_warned_of_at_the_last_epoch_only() -> None:
     varied = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
-    health = Health("bce", epochs=3, steps_per_epoch=4)
-    found = [health.symptoms(epoch_of(number, 1.2, varied)) for number in (1, 2, 3)]
+    health = TrainingMonitor("bce", epochs=3, steps_per_epoch=4)
+    found = [health.check(epoch_of(number, 1.2, varied)) for number in (1, 2, 3)]
     assert found == [[], [], length_warnings(3, 4)]

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from atelier.gan.gan import build_gan
+from atelier.core.random_streams import derive_seed
+from atelier.core.settings import TrainSettings
 from atelier.gan.generate import random_latents
-from atelier.gan.networks import build
+from atelier.gan.model import build_gan
+from atelier.gan.networks import build_networks
 from atelier.gan.step import train_step
-from atelier.settings import TrainSettings
-from atelier.streams import stream_seed
 
 from ..support.architectures import SMALL, architecture, train_settings
 
@@ -60,8 +60,20 @@ def reference_step(
 DOCUMENTS = {
     "celeba64": {"lr": 2e-4, "beta1": 0.5, "beta2": 0.999},
     "cifar10": {"lr": 2e-4, "beta1": 0.5, "beta2": 0.95},
-    "faces32": {"lr": 2e-4, "beta1": 0.5, "beta2": 0.999, "batch_size": 32, "sample_every": 10},
-    "mnist28": {"lr": 2e-4, "beta1": 0.5, "weight_decay": 2e-4 / 20, "epochs": 20, "samples": 256},
+    "faces32": {
+        "lr": 2e-4,
+        "beta1": 0.5,
+        "beta2": 0.999,
+        "batch_size": 32,
+        "sample_every_steps": 10,
+    },
+    "mnist28": {
+        "lr": 2e-4,
+        "beta1": 0.5,
+        "weight_decay": 2e-4 / 20,
+        "epochs": 20,
+        "fixed_samples": 256,
+    },
     "fashion_mlp": {"lr": 2e-3, "beta1": 0.9, "label_smoothing": 0.1, "epochs": 200},
 }
 
@@ -98,7 +110,7 @@ def test_a_step_equals_the_documents(preset: str, precision: torch.dtype) -> Non
     ours = (gan.generator.to(precision), gan.discriminator.to(precision))
     plain = [
         network.to(precision)
-        for network in build(arch, stream_seed(settings.seed, "train.weights"))
+        for network in build_networks(arch, derive_seed(settings.seed, "train.weights"))
     ]
     if not exact:  # another order in memory is another order of sums
         plain = [network.to(memory_format=torch.channels_last) for network in plain]
@@ -128,7 +140,8 @@ def test_ten_steps_equal_the_documents() -> None:
     settings = train_settings("celeba64", precision="fp32")
     gan = build_gan(SMALL, settings, torch.device("cpu"))
     plain = [
-        network.double() for network in build(SMALL, stream_seed(settings.seed, "train.weights"))
+        network.double()
+        for network in build_networks(SMALL, derive_seed(settings.seed, "train.weights"))
     ]
     optimizers = [adam(network, settings) for network in plain]
     ours = (gan.generator.double(), gan.discriminator.double())

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from atelier.errors import AtelierError
+from atelier.core.errors import AtelierError
+from atelier.core.presets import preset_values
+from atelier.core.progress import Progress
+from atelier.core.settings import Settings
+from atelier.data.dataset import split
+from atelier.gan.diagnostics import batch_warnings, training_warnings
 from atelier.gan.generate import draw_latents, generate
 from atelier.gan.history import History
-from atelier.gan.length import batch_warnings, training_warnings
-from atelier.gan.networks import build
-from atelier.gan.samples import load_epochs, save_samples
-from atelier.gan.training import Training
-from atelier.gan.weights import load_generator, save_network
-from atelier.images.split import split
-from atelier.presets import preset_values
-from atelier.progress import Progress
-from atelier.settings import Settings
+from atelier.gan.networks import build_networks
+from atelier.gan.sampling import load_epochs, save_samples
+from atelier.gan.serialization import load_generator, save_network
+from atelier.gan.trainer import Trainer
 
 from ..support.architectures import SMALL as SMALL_ARCH
 
@@ -26,10 +26,10 @@ CPU = torch.device("cpu")
 SMALL = {
     "epochs": 2,
     "batch_size": 8,
-    "generator_width": 4,
-    "discriminator_width": 4,
+    "generator_channels": 4,
+    "discriminator_channels": 4,
     "latent_size": 8,
-    "samples": 5,
+    "fixed_samples": 5,
 }
 
 
@@ -41,7 +41,7 @@ def test_every_picture_is_seen_once_an_epoch_and_all_is_reported(
     make_settings: Callable[..., Settings],
 ) -> None:
     told: list[Progress] = []
-    training = Training(make_settings(train=SMALL).train, pixels(20), CPU)
+    training = Trainer(make_settings(train=SMALL).train, pixels(20), CPU)
     epochs = list(training.run(told.append))
     assert [epoch.number for epoch in epochs] == [1, 2]
     assert [epoch.first_step for epoch in epochs] == [0, 3]
@@ -59,17 +59,17 @@ def test_no_stream_of_a_training_is_one_of_another_seed(
     """Streams of ``seed + 1``, ``seed + 2`` and so on were those of the next seeds."""
     states = []
     for seed in (1, 2, 3):
-        training = Training(make_settings(train={**SMALL, "seed": seed}).train, pixels(), CPU)
+        training = Trainer(make_settings(train={**SMALL, "seed": seed}).train, pixels(), CPU)
         for rollbacks in (0, 1):
             if rollbacks:
-                training.draw_anew(rollbacks)
+                training.reseed(rollbacks)
             streams = {k: v for k, v in training.state().items() if k.startswith("stream.")}
             if rollbacks:  # dropout goes on with its stream
                 del streams["stream.dropout"]
             states += [state.numpy().tobytes() for state in streams.values()]
         # Of raw seeds the fixed latents were those of another purpose.
         for other in range(12):
-            raw = generate(training.gan.artist, draw_latents(5, training.arch, other))
+            raw = generate(training.gan.eval_generator, draw_latents(5, training.arch, other))
             assert not np.array_equal(raw, training.samples())
     assert len(states) == len(set(states)) == 3 * (4 + 3)
 
@@ -81,18 +81,24 @@ def test_two_trainings_give_the_same_bytes_whatever_the_global_seed(
     results = []
     for global_seed in (1, 2):
         torch.manual_seed(global_seed)
-        *_, last = Training(settings, pixels(), CPU).run()
+        *_, last = Trainer(settings, pixels(), CPU).run()
         results.append(last)
     assert np.array_equal(results[0].statistics, results[1].statistics)
     assert np.array_equal(results[0].samples, results[1].samples)
-    *_, other = Training(make_settings(train={**SMALL, "seed": 9}).train, pixels(), CPU).run()
+    *_, other = Trainer(make_settings(train={**SMALL, "seed": 9}).train, pixels(), CPU).run()
     assert not np.array_equal(results[0].samples, other.samples)
 
 
 def test_a_gan_learns_a_plain_colour(make_settings: Callable[..., Settings]) -> None:
     orange = np.tile(np.array([230, 120, 30], np.uint8), (64, 16, 16, 1))
-    wanted = {**SMALL, "epochs": 40, "generator_width": 8, "discriminator_width": 8, "lr": 0.002}
-    *_, last = Training(make_settings(train=wanted).train, orange, CPU).run()
+    wanted = {
+        **SMALL,
+        "epochs": 40,
+        "generator_channels": 8,
+        "discriminator_channels": 8,
+        "lr": 0.002,
+    }
+    *_, last = Trainer(make_settings(train=wanted).train, orange, CPU).run()
     means = last.samples.mean(axis=(0, 1, 2))
     assert means[0] > means[1] > means[2]
     assert np.abs(means - [230, 120, 30]).max() < 50
@@ -109,7 +115,13 @@ def test_a_gan_learns_a_plain_colour(make_settings: Callable[..., Settings]) -> 
         ),
         pytest.param({"size": 16, "network": "mlp"}, id="mlp"),
         pytest.param(
-            {"size": 16, "loss": "hinge", "spectral_norm": True, "ema": 0.9, "flip": True},
+            {
+                "size": 16,
+                "loss": "hinge",
+                "spectral_norm": True,
+                "ema_decay": 0.9,
+                "horizontal_flip": True,
+            },
             id="as the sample",
         ),
         pytest.param(
@@ -124,7 +136,7 @@ def test_fewer_images_than_a_batch_are_one_smaller_batch(
 ) -> None:
     values = {**SMALL, "discriminator_norm": False, **changes}
     images = pixels(count, size=values.pop("size"))
-    training = Training(make_settings(train=values).train, images, CPU)
+    training = Trainer(make_settings(train=values).train, images, CPU)
     assert training.steps_per_epoch == 1
     epochs = list(training.run())
     assert [epoch.images.tolist() for epoch in epochs] == [[count], [2 * count]]
@@ -156,7 +168,7 @@ def test_presets_with_too_few_pictures_are_announced_as_too_short(
     root: Path, preset: str, pictures: int, is_long_enough: bool
 ) -> None:
     values = preset_values(preset, root / "presets")
-    shares = values["convert"]["validation"], values["convert"]["test"]
+    shares = values["convert"]["validation_fraction"], values["convert"]["test_fraction"]
     places = np.arange(pictures)
     training = split(places, [bytes(str(i), "ascii") for i in places], *shares).training
     batch, epochs = values["train"]["batch_size"], values["train"]["epochs"]
@@ -175,20 +187,20 @@ def test_pictures_that_do_not_fit_are_refused(
     make_settings: Callable[..., Settings], given: np.ndarray, sentence: str
 ) -> None:
     with pytest.raises(AtelierError, match=sentence):
-        Training(make_settings(train=SMALL).train, given, CPU)
+        Trainer(make_settings(train=SMALL).train, given, CPU)
 
 
 def test_a_training_that_goes_astray_says_what_to_change(
     make_settings: Callable[..., Settings],
 ) -> None:
-    training = Training(make_settings(train={**SMALL, "lr": 1e20}).train, pixels(20), CPU)
+    training = Trainer(make_settings(train={**SMALL, "lr": 1e20}).train, pixels(20), CPU)
     with pytest.raises(AtelierError, match=r"no numbers any more; make train\.lr smaller than"):
         list(training.run())
 
 
 def test_a_generator_rebuilds_itself_from_its_file(tmp_path: Path) -> None:
     arch = replace(SMALL_ARCH, image_size=32, channels=1)
-    generator, discriminator = build(arch, seed=1)
+    generator, discriminator = build_networks(arch, seed=1)
     save_network(generator, arch, tmp_path / "g.safetensors")
     save_network(generator, arch, tmp_path / "again.safetensors")
     assert (tmp_path / "g.safetensors").read_bytes() == (
@@ -207,7 +219,7 @@ def test_a_generator_rebuilds_itself_from_its_file(tmp_path: Path) -> None:
 
 
 def test_a_picture_does_not_depend_on_its_batch_mates() -> None:
-    generator, _ = build(SMALL_ARCH, seed=1)
+    generator, _ = build_networks(SMALL_ARCH, seed=1)
     latents = draw_latents(10, SMALL_ARCH, seed=0)
     alone = np.concatenate([generate(generator, latents[i : i + 1]) for i in range(10)])
     together = generate(generator, latents)
@@ -217,9 +229,9 @@ def test_a_picture_does_not_depend_on_its_batch_mates() -> None:
 
 def test_history_is_a_row_per_step(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
     history = History()
-    for epoch in Training(make_settings(train=SMALL).train, pixels(20), CPU).run():
+    for epoch in Trainer(make_settings(train=SMALL).train, pixels(20), CPU).run():
         history.add(epoch)
-        save_samples(epoch.number, epoch.samples, epoch.between, tmp_path)
+        save_samples(epoch.number, epoch.samples, epoch.step_samples, tmp_path)
     history.write(tmp_path / "losses.csv", tmp_path / "quality.csv")
     header, *rows = (tmp_path / "losses.csv").read_text().splitlines()
     assert header == "step,epoch,images,loss_d,loss_g,d_x,d_g_z1,d_g_z2"

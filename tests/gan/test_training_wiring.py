@@ -8,26 +8,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from atelier.errors import AtelierError
-from atelier.gan import training as training_module
-from atelier.gan.captured import _put_back
+from atelier.core.errors import AtelierError
+from atelier.core.progress import Progress
+from atelier.core.random_streams import torch_generator
+from atelier.core.settings import Settings
+from atelier.gan import trainer as training_module
+from atelier.gan.cuda_graph import _restore_in_place
+from atelier.gan.distributed import Ranks
+from atelier.gan.fit import follow_rank0
 from atelier.gan.generate import random_latents
-from atelier.gan.ranks import Ranks
-from atelier.gan.resume import follow
 from atelier.gan.step import train_step
-from atelier.gan.training import Training, _note
-from atelier.progress import Progress
-from atelier.settings import Settings
-from atelier.streams import torch_stream
+from atelier.gan.trainer import Trainer, _progress_note
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 TINY = {
     "epochs": 3,
     "batch_size": 4,
-    "generator_width": 2,
-    "discriminator_width": 2,
+    "generator_channels": 2,
+    "discriminator_channels": 2,
     "latent_size": 3,
-    "samples": 3,
+    "fixed_samples": 3,
     "precision": "fp32",
     "discriminator_norm": False,
     "seed": 11,
@@ -38,12 +38,12 @@ MakeSettings = Callable[..., Settings]
 
 
 @pytest.fixture
-def make(make_settings: MakeSettings) -> Callable[..., Training]:
+def make(make_settings: MakeSettings) -> Callable[..., Trainer]:
     """Make a training of 3 epochs of 3 steps (4, 4 and 2 images), with some settings changed."""
 
-    def made(ranks: Ranks | None = None, judge: Any = None, **changes: Any) -> Training:
+    def made(ranks: Ranks | None = None, judge: Any = None, **changes: Any) -> Trainer:
         settings = make_settings(train={**TINY, **changes}).train
-        return Training(settings, PIXELS, CPU, ranks or Ranks(), LABELS, judge)
+        return Trainer(settings, PIXELS, CPU, ranks or Ranks(), LABELS, judge)
 
     return made
 
@@ -76,18 +76,18 @@ class Steps:
     [(0, [[], [], []]), (1, [[1, 2, 3], [4, 5, 6], [7, 8, 9]]), (2, [[2], [4, 6], [8]])],
 )
 def test_samples_are_drawn_after_every_nth_step(
-    make: Callable[..., Training], every: int, expected: list[list[int]]
+    make: Callable[..., Trainer], every: int, expected: list[list[int]]
 ) -> None:
-    training = make(sample_every=every)
+    training = make(sample_every_steps=every)
     drawn: dict[int, np.ndarray] = {}
 
     def draw() -> None:
         drawn[training.steps_done] = training.samples()
 
     epochs = list(training.run(after_step=draw))
-    assert [list(epoch.between) for epoch in epochs] == expected
+    assert [list(epoch.step_samples) for epoch in epochs] == expected
     for epoch in epochs:
-        for step, samples in epoch.between.items():
+        for step, samples in epoch.step_samples.items():
             assert np.array_equal(samples, drawn[step])
         assert np.array_equal(epoch.samples, drawn[3 * epoch.number])
     assert list(drawn) == list(range(1, 10))
@@ -96,13 +96,13 @@ def test_samples_are_drawn_after_every_nth_step(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"r2": 1.0, "penalty_every": 4}, [0, 4, 8]),
+        ({"r2": 1.0, "penalty_interval": 4}, [0, 4, 8]),
         ({"gradient_penalty": 1.0}, list(range(9))),
         ({}, []),
     ],
 )
 def test_the_first_and_then_every_nth_step_is_penalised(
-    make: Callable[..., Training],
+    make: Callable[..., Trainer],
     monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, Any],
     expected: list[int],
@@ -115,14 +115,14 @@ def test_the_first_and_then_every_nth_step_is_penalised(
 
 
 def test_each_step_gets_the_next_numbers_of_each_random_stream(
-    make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every stream is a generator of its own, so that none depends on what others draw."""
     steps = Steps(monkeypatch)
-    training = make(conditional=True, flip=True)
+    training = make(conditional=True, horizontal_flip=True)
     list(training.run())
     order, latents, chances = (
-        torch_stream(11, f"train.{name}.0") for name in ("order", "latents", "chances")
+        torch_generator(11, f"train.{name}.0") for name in ("order", "latents", "chances")
     )
     images = torch.from_numpy(PIXELS).permute(0, 3, 1, 2) / 127.5 - 1
     expected = [part for _ in range(3) for part in torch.randperm(10, generator=order).split(4)]
@@ -135,41 +135,41 @@ def test_each_step_gets_the_next_numbers_of_each_random_stream(
         assert share == 1
 
 
-def test_no_two_random_streams_are_one(make: Callable[..., Training]) -> None:
-    training = make(flip=True, measure_every=1, judge=lambda _images: 0.0)
+def test_no_two_random_streams_are_one(make: Callable[..., Trainer]) -> None:
+    training = make(horizontal_flip=True, kid_every_epochs=1, judge=lambda _images: 0.0)
     state = training.state()
     names = ("stream.order", "stream.latents", "stream.dropout", "stream.chances")
     streams = {bytes(state[name].numpy()) for name in names}
     for name in ("weights", "fixed_latents", "measured_latents", "augmented"):
-        streams.add(bytes(torch_stream(11, f"train.{name}").get_state().numpy()))
+        streams.add(bytes(torch_generator(11, f"train.{name}").get_state().numpy()))
     assert len(streams) == 8
 
 
 def test_after_it_was_taken_back_a_training_draws_other_numbers(
-    make: Callable[..., Training],
+    make: Callable[..., Trainer],
 ) -> None:
     training = make()
     names = ("stream.order", "stream.latents", "stream.chances")
     seen = {bytes(training.state()[name].numpy()) for name in names}
     dropout = training.state()["stream.dropout"].clone()
     for rollbacks in (1, 2):
-        training.draw_anew(rollbacks)
+        training.reseed(rollbacks)
         assert training.rollbacks == rollbacks
         seen |= {bytes(training.state()[name].numpy()) for name in names}
     assert len(seen) == 9
     assert torch.equal(training.state()["stream.dropout"], dropout)
-    training.begin()
+    training.reset()
     assert training.rollbacks == 0
 
 
 def test_several_processes_get_their_parts_and_shares_of_the_same_batches(
-    make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, parts = Steps(monkeypatch, learns=False), []
-    list(make(epochs=1, flip=True, conditional=True).run())
+    list(make(epochs=1, horizontal_flip=True, conditional=True).run())
     for number in range(3):
         steps = Steps(monkeypatch, learns=False)
-        list(make(Ranks(number, 3), epochs=1, flip=True, conditional=True).run())
+        list(make(Ranks(number, 3), epochs=1, horizontal_flip=True, conditional=True).run())
         parts.append(steps.arguments)
     for step, (_, *tensors) in enumerate(whole.arguments):
         for position in (0, 1, 3):
@@ -180,7 +180,7 @@ def test_several_processes_get_their_parts_and_shares_of_the_same_batches(
         )
 
 
-def test_several_processes_take_no_dropout(make: Callable[..., Training]) -> None:
+def test_several_processes_take_no_dropout(make: Callable[..., Trainer]) -> None:
     with pytest.raises(AtelierError, match=r"set runtime.launcher to python, or train.dropout"):
         make(Ranks(0, 2), network="mlp", dropout=0.3)
     assert make(Ranks(0, 2), network="mlp").steps_per_epoch == 3
@@ -191,11 +191,11 @@ def test_several_processes_take_no_dropout(make: Callable[..., Training]) -> Non
     [
         (3, "a batch of 4 pictures does not fit into memory; set train.batch_size to 2, which"),
         (2, "set train.batch_size to 2, which does"),
-        (1, "make train.generator_width and train.discriminator_width smaller"),
+        (1, "make train.generator_channels and train.discriminator_channels smaller"),
     ],
 )
 def test_a_batch_that_does_not_fit_says_which_would(
-    make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch, most: int, sentence: str
+    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch, most: int, sentence: str
 ) -> None:
     Steps(monkeypatch, most)
     with pytest.raises(AtelierError, match=sentence):
@@ -203,7 +203,7 @@ def test_a_batch_that_does_not_fit_says_which_would(
 
 
 def test_larger_batches_are_halved_until_one_fits(
-    make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = Steps(monkeypatch, most=2)
     with pytest.raises(AtelierError, match=r"set train\.batch_size to 2, which does"):
@@ -212,7 +212,7 @@ def test_larger_batches_are_halved_until_one_fits(
 
 
 def test_other_errors_and_those_of_several_processes_are_passed_on(
-    make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Steps(monkeypatch, most=3)
     with pytest.raises(MemoryError):
@@ -229,9 +229,9 @@ def test_other_errors_and_those_of_several_processes_are_passed_on(
 
 
 @pytest.mark.parametrize("part", ["generator", "discriminator", "rows"])
-def test_any_number_that_is_not_finite_is_noticed(make: Callable[..., Training], part: str) -> None:
+def test_any_number_that_is_not_finite_is_noticed(make: Callable[..., Trainer], part: str) -> None:
     training = make()
-    assert training.is_sound()
+    assert training.is_finite()
     found: list[bool] = []
 
     def spoil() -> None:
@@ -240,7 +240,7 @@ def test_any_number_that_is_not_finite_is_noticed(make: Callable[..., Training],
         else:
             weights = list(getattr(training.gan, part).parameters())
             weights[-1].data[-1] = float("nan")
-        found.append(training.is_sound())
+        found.append(training.is_finite())
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -249,7 +249,7 @@ def test_any_number_that_is_not_finite_is_noticed(make: Callable[..., Training],
 
 
 def test_a_state_holds_what_the_rest_of_the_training_depends_on(
-    make: Callable[..., Training],
+    make: Callable[..., Trainer],
 ) -> None:
     class StopError(Exception):
         pass
@@ -258,8 +258,8 @@ def test_a_state_holds_what_the_rest_of_the_training_depends_on(
         if training.steps_done == 5:
             raise StopError
 
-    training = make(sample_every=4, ema=0.5)
-    training.draw_anew(2)
+    training = make(sample_every_steps=4, ema_decay=0.5)
+    training.reseed(2)
     with pytest.raises(StopError):
         list(training.run(after_step=stop))
     state = {name: tensor.clone() for name, tensor in training.state().items()}
@@ -270,11 +270,11 @@ def test_a_state_holds_what_the_rest_of_the_training_depends_on(
     assert state["between.4"].shape == (3, 16, 16, 3)
     assert float(state["average.steps"]) == 5
     assert float(state["generator.adam.0.step"]) == 5
-    empty = make(sample_every=4, ema=0.5).state()
+    empty = make(sample_every_steps=4, ema_decay=0.5).state()
     assert empty["rows"].shape == (0, 5)
     assert len(empty["permutation"]) == 0
 
-    other = make(sample_every=4, ema=0.5)
+    other = make(sample_every_steps=4, ema_decay=0.5)
     other.restore(state)
     assert other.steps_done == 5
     again = other.state()
@@ -283,27 +283,27 @@ def test_a_state_holds_what_the_rest_of_the_training_depends_on(
         assert_equal(again[name], tensor, name)
 
 
-def test_columns_are_samples_of_one_class(make: Callable[..., Training]) -> None:
-    assert make(conditional=True, samples=6).columns == 2
-    assert make(samples=6).columns == 0
+def test_columns_are_samples_of_one_class(make: Callable[..., Trainer]) -> None:
+    assert make(conditional=True, fixed_samples=6).columns == 2
+    assert make(fixed_samples=6).columns == 0
 
 
 def test_the_note_of_an_epoch_holds_its_means() -> None:
     statistics = np.array([[1, 2, 0.5, 0.25, 0.125], [3, 4, 1, 0.75, 0.375]], np.float32)
-    assert _note(7, statistics) == (
+    assert _progress_note(7, statistics) == (
         "epoch 7  Loss_D 2.000  Loss_G 3.000  D(x) 0.750  D(G(z)) 0.500 / 0.250"
     )
 
 
 def test_progress_counts_every_step_and_ends_each_epoch_with_its_note(
-    make: Callable[..., Training],
+    make: Callable[..., Trainer],
 ) -> None:
     reports: list[Progress] = []
     epochs = list(make().run(reports.append))
     assert [report.done for report in reports] == [1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9]
     assert {report.total for report in reports} == {9}
     notes = [report.note for report in reports if report.note]
-    assert notes == [_note(epoch.number, epoch.statistics) for epoch in epochs]
+    assert notes == [_progress_note(epoch.number, epoch.statistics) for epoch in epochs]
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_progress_counts_every_step_and_ends_each_epoch_with_its_note(
     ],
 )
 def test_whole_batches_on_one_gpu_are_recorded(
-    make: Callable[..., Training],
+    make: Callable[..., Trainer],
     changes: dict[str, Any],
     attributes: dict[str, Any],
     count: int,
@@ -327,7 +327,7 @@ def test_whole_batches_on_one_gpu_are_recorded(
     training = make(**changes)
     for name, value in attributes.items():
         setattr(training, name, value)
-    assert training._may_capture(count) is expected
+    assert training._can_graph(count) is expected
 
 
 class Recorded:
@@ -345,13 +345,13 @@ class Recorded:
 
 
 def test_steps_with_and_without_penalties_are_recorded_once_each(
-    make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = {"r1": 1.0, "penalty_every": 2, "schedule": "linear"}
+    changes = {"r1": 1.0, "penalty_interval": 2, "schedule": "linear"}
     plain = [epoch.statistics for epoch in make(**changes).run()]
     Recorded.made = []
-    monkeypatch.setattr(training_module, "CapturedStep", Recorded)
-    monkeypatch.setattr(Training, "_may_capture", lambda _self, count: count == 4)
+    monkeypatch.setattr(training_module, "GraphedStep", Recorded)
+    monkeypatch.setattr(Trainer, "_can_graph", lambda _self, count: count == 4)
     training = make(**changes)
     first = next(training.run())
     assert Recorded.made == [True, False]
@@ -363,38 +363,38 @@ def test_steps_with_and_without_penalties_are_recorded_once_each(
 
 
 def test_memory_that_is_too_small_for_a_recording_is_no_reason_to_go_without(
-    make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_arguments: Any) -> None:
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(training_module, "CapturedStep", refuse)
-    monkeypatch.setattr(Training, "_may_capture", lambda self, _count: self.captures)
+    monkeypatch.setattr(training_module, "GraphedStep", refuse)
+    monkeypatch.setattr(Trainer, "_can_graph", lambda self, _count: self.captures)
     training = make()
     with pytest.raises(AtelierError, match="does not fit into memory"):
         next(training.run())
-    assert training.captures
+    assert training.use_cuda_graphs
 
 
-def test_steps_before_a_recording_leave_no_trace(make: Callable[..., Training]) -> None:
-    gan = make(ema=0.5).gan
+def test_steps_before_a_recording_leave_no_trace(make: Callable[..., Trainer]) -> None:
+    gan = make(ema_decay=0.5).gan
     before = {name: tensor.clone() for name, tensor in gan.state().items()}
     stream = torch.Generator().manual_seed(1)
     for _ in range(2):
         train_step(gan, torch.rand(4, 3, 16, 16, generator=stream), torch.ones(4, 3))
     moments = gan.state().keys() - before.keys()
     assert any(bool(gan.state()[name].any()) for name in moments)
-    _put_back(gan, before)
+    _restore_in_place(gan, before)
     for name, tensor in gan.state().items():
         assert torch.equal(tensor, before.get(name, torch.zeros_like(tensor))), name
 
 
 def test_a_process_that_is_not_the_first_trains_to_the_same_end(
-    make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, other = make(), make()
     list(first.run())
-    follow(other)
+    follow_rank0(other)
     assert other.epochs_done == 3
     for name, tensor in first.state().items():
         assert_equal(other.state()[name], tensor, name)
@@ -407,11 +407,11 @@ def test_a_process_that_is_not_the_first_trains_to_the_same_end(
     def agree() -> None:
         agreed.append(training.steps_done)
         training.restore(good)
-        training.draw_anew(len(agreed))
+        training.reseed(len(agreed))
 
-    monkeypatch.setattr(training, "agree", agree)
+    monkeypatch.setattr(training, "broadcast_state", agree)
     monkeypatch.setattr(training_module, "train_step", _not_finite_at_first())
-    follow(training)
+    follow_rank0(training)
     assert agreed == [0, 3]
     assert training.epochs_done == 3
 
@@ -428,20 +428,20 @@ def _not_finite_at_first() -> Callable[..., Tensor]:
 
 
 def test_processes_agree_on_the_state_of_the_first(
-    make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = make()
     list(first.run())
-    monkeypatch.setattr(Ranks, "first_ones", lambda _self, _state: first.state())
+    monkeypatch.setattr(Ranks, "broadcast_state", lambda _self, _state: first.state())
     alone, second = make(), make(Ranks(1, 2))
-    alone.agree()
-    second.agree()
+    alone.broadcast_state()
+    second.broadcast_state()
     assert (alone.epochs_done, second.epochs_done) == (0, 3)
 
 
 @pytest.mark.parametrize(("every", "measured"), [(0, []), (1, [1, 2, 3]), (2, [2, 3]), (5, [3])])
 def test_epochs_are_measured_every_so_often_and_at_the_end(
-    make: Callable[..., Training], every: int, measured: list[int]
+    make: Callable[..., Trainer], every: int, measured: list[int]
 ) -> None:
     counts: list[int] = []
 
@@ -449,14 +449,14 @@ def test_epochs_are_measured_every_so_often_and_at_the_end(
         counts.append(len(images))
         return 0.5
 
-    training = make(judge=judge, measure_every=every, measure_samples=17)
+    training = make(judge=judge, kid_every_epochs=every, kid_samples=17)
     epochs = list(training.run())
     assert [epoch.number for epoch in epochs if epoch.quality is not None] == measured
     assert counts == [17] * len(measured)
-    assert training.measured.best_epoch == (measured or [0])[0]
+    assert training.best_model.best_epoch == (measured or [0])[0]
 
 
-def test_dropout_draws_from_a_stream_of_its_own(make: Callable[..., Training]) -> None:
+def test_dropout_draws_from_a_stream_of_its_own(make: Callable[..., Trainer]) -> None:
     """So a training neither depends on torch's global stream nor changes it."""
     outcomes = []
     for seed in (1, 2):

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from atelier.errors import AtelierError
+from atelier.core.errors import AtelierError
 from atelier.gan.generate import draw_latents, generate
-from atelier.gan.networks import Architecture, build
-from atelier.gan.weights import (
+from atelier.gan.networks import Architecture, build_networks
+from atelier.gan.serialization import (
     generate_from,
     load_for_serving,
     load_generator,
-    read_marks,
+    read_metadata,
     save_network,
 )
 
@@ -45,7 +45,7 @@ FIELDS = st.sampled_from([*Architecture.__dataclass_fields__, "marks", "unknown"
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "generator.safetensors"
-    save_network(build(SMALL, seed=1)[0], SMALL, path)
+    save_network(build_networks(SMALL, seed=1)[0], SMALL, path)
     return path
 
 
@@ -65,13 +65,13 @@ def described(file: Path, target: Path, metadata: Any, tensors: Any = None) -> P
 
 def test_a_file_describes_its_network_and_carries_its_marks(tmp_path: Path) -> None:
     """Fields that have their default are left out, as in files saved before they existed."""
-    arch = replace(SMALL, image_size=28, channels=1, latents="uniform", classes=2)
-    generator = build(arch, seed=1)[0]
+    arch = replace(SMALL, image_size=28, channels=1, latent_distribution="uniform", classes=2)
+    generator = build_networks(arch, seed=1)[0]
     plain, marked = tmp_path / "plain.safetensors", tmp_path / "marked.safetensors"
     save_network(generator, arch, plain)
     save_network(generator, arch, marked, {"epoch": 7, "kid": 0.125})
-    assert read_marks(plain) == {}
-    assert read_marks(marked) == {"epoch": 7, "kid": 0.125}
+    assert read_metadata(plain) == {}
+    assert read_metadata(marked) == {"epoch": 7, "kid": 0.125}
     with safe_open(marked, framework="pt") as opened:
         metadata = opened.metadata()
     described = asdict(arch)
@@ -92,7 +92,7 @@ def test_a_file_describes_its_network_and_carries_its_marks(tmp_path: Path) -> N
 def test_a_file_generates_the_images_of_a_seed_and_is_served_with_an_example(
     file: Path,
 ) -> None:
-    generator = build(SMALL, seed=1)[0]
+    generator = build_networks(SMALL, seed=1)[0]
     images = generate_from(file, 3, 9, torch.device("cpu"))
     assert np.array_equal(images, generate(generator, draw_latents(3, SMALL, 9)))
     served, example, described = load_for_serving(file)
@@ -103,7 +103,7 @@ def test_a_file_generates_the_images_of_a_seed_and_is_served_with_an_example(
 
 @pytest.mark.parametrize("width", [10_000_000, 4096, 5, 2**70])
 def test_a_claimed_width_costs_no_memory(file: Path, tmp_path: Path, width: int) -> None:
-    claimed = described(file, tmp_path / "g", asdict(SMALL) | {"generator_width": width})
+    claimed = described(file, tmp_path / "g", asdict(SMALL) | {"generator_channels": width})
     tracemalloc.start()
     sentence = refusal(claimed)
     peak = tracemalloc.get_traced_memory()[1]
@@ -132,7 +132,7 @@ def test_any_metadata_is_a_generator_or_a_sentence(
         assert "\n" not in str(error)
         assert len(str(error)) < 500 + len(str(path))
     else:
-        assert generator(torch.zeros(2, arch.inputs)).shape[0] == 2
+        assert generator(torch.zeros(2, arch.input_size)).shape[0] == 2
 
 
 @settings(max_examples=150)
@@ -178,7 +178,7 @@ def test_tensors_of_another_network_are_refused(file: Path, tmp_path: Path, chan
 def test_weights_that_are_not_finite_are_refused(
     tmp_path: Path, value: float, arch: Architecture
 ) -> None:
-    generator = build(arch, seed=1)[0]
+    generator = build_networks(arch, seed=1)[0]
     with torch.no_grad():
         list(generator.parameters())[-1].view(-1)[-1] = value
     save_network(generator, arch, tmp_path / "g.safetensors")

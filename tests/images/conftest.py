@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atelier.settings import ConvertSettings, DownloadSettings
+from atelier.core.settings import ConvertSettings, DownloadSettings
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -45,8 +45,8 @@ def source() -> Callable[..., DownloadSettings]:
 @pytest.fixture
 def conversion() -> Callable[..., ConvertSettings]:
     def make(**values: Any) -> ConvertSettings:
-        usual = {"image_size": 16, "color": "rgb", "fit": "crop", "max_megapixels": 1}
-        usual |= {"validation": 0.0, "test": 0.0}
+        usual = {"image_size": 16, "color": "rgb", "resize_mode": "crop", "max_megapixels": 1}
+        usual |= {"validation_fraction": 0.0, "test_fraction": 0.0}
         return ConvertSettings(**{**usual, **values})
 
     return make

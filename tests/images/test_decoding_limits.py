@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atelier.images.convert import convert
-from atelier.images.dataset import load_images
-from atelier.images.download import download
-from atelier.images.picture import Unreadable, decode
-from atelier.settings import ConvertSettings, DownloadSettings
+from atelier.core.settings import ConvertSettings, DownloadSettings
+from atelier.data.convert import convert
+from atelier.data.dataset import load_images
+from atelier.data.image_file import UnreadableError, decode
+from atelier.data.sources.download import download
 
 _SCAN = b"\xff\xda"
 
@@ -26,7 +26,7 @@ def _jpeg() -> bytes:
 def _accepted(data: bytes) -> bool:
     try:
         decode(data, "rgb", 10)
-    except Unreadable as error:
+    except UnreadableError as error:
         assert "scans" in str(error)
         return False
     return True

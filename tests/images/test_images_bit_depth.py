@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from atelier.images.original import read_original
-from atelier.images.picture import Unreadable, read_picture
+from atelier.data.color_managed import load_source_image
+from atelier.data.image_file import UnreadableError, read_image
 
 from ..support.image_files import chunk, png, saved
 
@@ -64,9 +64,9 @@ def tiff(values: np.ndarray, order: str = "<", packed: bytes = b"", **tags: Any)
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_grey_is_rounded(tmp_path: Path, kind: str) -> None:
     data = saved(Image.fromarray(GREY), kind)
-    assert np.array_equal(read_picture(data, "grey", 1)[:, :, 0], rounded(GREY))
+    assert np.array_equal(read_image(data, "grey", 1)[:, :, 0], rounded(GREY))
     (tmp_path / "image").write_bytes(data)
-    painted = read_original(tmp_path / "image", 1).pixels
+    painted = load_source_image(tmp_path / "image", 1).pixels
     assert np.array_equal(painted, np.repeat(rounded(GREY)[:, :, None], 3, axis=2))
 
 
@@ -77,20 +77,20 @@ def test_grey_tiff_of_both_byte_orders(order: str, compression: str | None) -> N
     if compression:
         with Image.open(io.BytesIO(data)) as image:
             data = saved(image, "TIFF", compression=compression)
-    assert np.array_equal(read_picture(data, "grey", 1)[:, :, 0], rounded(GREY))
+    assert np.array_equal(read_image(data, "grey", 1)[:, :, 0], rounded(GREY))
 
 
 def test_white_may_be_zero() -> None:
     data = tiff(GREY, t262=[0])
-    assert np.array_equal(read_picture(data, "grey", 1)[:, :, 0], 255 - rounded(GREY))
+    assert np.array_equal(read_image(data, "grey", 1)[:, :, 0], 255 - rounded(GREY))
 
 
 @pytest.mark.parametrize("make", [png, tiff, lambda values: tiff(values, ">")])
 def test_colors_are_rounded(tmp_path: Path, make: Any) -> None:
     data = make(RGB)
-    assert np.array_equal(read_picture(data, "rgb", 1), rounded(RGB))
+    assert np.array_equal(read_image(data, "rgb", 1), rounded(RGB))
     (tmp_path / "image").write_bytes(data)
-    assert np.array_equal(read_original(tmp_path / "image", 1).pixels, rounded(RGB))
+    assert np.array_equal(load_source_image(tmp_path / "image", 1).pixels, rounded(RGB))
 
 
 @pytest.mark.parametrize("make", [png, tiff, lambda values: tiff(values, ">")])
@@ -98,7 +98,7 @@ def test_transparent_colors_are_rounded(tmp_path: Path, make: Any) -> None:
     alpha = np.random.default_rng(2).integers(200, 65_536, RGB.shape[:2], np.uint16)
     alpha[0, 0] = 65_535
     (tmp_path / "image").write_bytes(make(np.dstack([RGB, alpha])))
-    original = read_original(tmp_path / "image", 1)
+    original = load_source_image(tmp_path / "image", 1)
     visible = rounded(alpha) > 0
     assert np.array_equal(original.pixels[visible], rounded(RGB)[visible])
     assert np.array_equal(original.alpha, rounded(alpha))
@@ -107,7 +107,7 @@ def test_transparent_colors_are_rounded(tmp_path: Path, make: Any) -> None:
 def test_transparent_grey_png_is_rounded(tmp_path: Path) -> None:
     alpha = np.full_like(GREY, 30_000)
     (tmp_path / "image.png").write_bytes(png(np.dstack([GREY, alpha])))
-    original = read_original(tmp_path / "image.png", 1)
+    original = load_source_image(tmp_path / "image.png", 1)
     assert np.array_equal(original.pixels[:, :, 1], rounded(GREY))
     assert np.array_equal(original.alpha, rounded(alpha))
 
@@ -117,7 +117,7 @@ def test_only_the_transparent_color_is_transparent(tmp_path: Path) -> None:
     values = np.array([[[0x1200, 1, 2], [0x1234, 1, 2], [0x1235, 1, 2], [65_535] * 3]], np.uint16)
     hidden = chunk(b"tRNS", struct.pack(">3H", 0x1234, 1, 2))
     (tmp_path / "image.png").write_bytes(png(values, hidden))
-    original = read_original(tmp_path / "image.png", 1)
+    original = load_source_image(tmp_path / "image.png", 1)
     assert original.alpha is not None
     assert original.alpha.tolist() == [[255, 0, 255, 255]]
 
@@ -125,9 +125,9 @@ def test_only_the_transparent_color_is_transparent(tmp_path: Path) -> None:
 def test_files_of_another_writer_are_rounded(tmp_path: Path) -> None:
     for ending, options in ((".tiff", [259, 5]), (".tiff", [259, 8]), (".png", [])):
         encoded = cv2.imencode(ending, np.ascontiguousarray(RGB[:, :, ::-1]), options)[1]
-        assert np.array_equal(read_picture(encoded.tobytes(), "rgb", 1), rounded(RGB))
+        assert np.array_equal(read_image(encoded.tobytes(), "rgb", 1), rounded(RGB))
         (tmp_path / "image").write_bytes(encoded.tobytes())
-        assert np.array_equal(read_original(tmp_path / "image", 1).pixels, rounded(RGB))
+        assert np.array_equal(load_source_image(tmp_path / "image", 1).pixels, rounded(RGB))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -136,7 +136,7 @@ def test_planes_of_a_tiff(order: str) -> None:
     size = len(planes) // 3
     starts = [8, 8 + size, 8 + 2 * size]
     data = tiff(RGB, order, planes, t284=[2], t273=starts, t279=[size] * 3)
-    assert np.array_equal(read_picture(data, "rgb", 1), rounded(RGB))
+    assert np.array_equal(read_image(data, "rgb", 1), rounded(RGB))
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14])
@@ -144,9 +144,9 @@ def test_planes_of_a_tiff(order: str) -> None:
 def test_data_of_fewer_bits_are_scaled_by_the_used_range(make: Any, bits: int) -> None:
     white = 2**bits - 1
     ramp = np.linspace(0, white, 300).round().astype(np.uint16).reshape(10, 30)
-    assert np.array_equal(read_picture(make(ramp), "grey", 1)[:, :, 0], rounded(ramp, white))
+    assert np.array_equal(read_image(make(ramp), "grey", 1)[:, :, 0], rounded(ramp, white))
     colors = np.dstack([ramp, ramp[::-1], ramp[:, ::-1]])
-    assert np.array_equal(read_picture(make(colors), "rgb", 1), rounded(colors, white))
+    assert np.array_equal(read_image(make(colors), "rgb", 1), rounded(colors, white))
 
 
 def test_alpha_is_not_scaled_with_the_colors(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_alpha_is_not_scaled_with_the_colors(tmp_path: Path) -> None:
     dark[0, 0] = 4095
     half = np.full((4, 4), 32_768, np.uint16)
     (tmp_path / "image.png").write_bytes(png(np.dstack([dark, half])))
-    original = read_original(tmp_path / "image.png", 1)
+    original = load_source_image(tmp_path / "image.png", 1)
     assert np.array_equal(original.pixels, rounded(dark, 4095))
     assert original.alpha is not None
     assert (original.alpha == 128).all()
@@ -163,8 +163,8 @@ def test_alpha_is_not_scaled_with_the_colors(tmp_path: Path) -> None:
 @given(st.integers(0, 255))
 def test_dark_images_that_had_8_bits_stay_dark(level: int) -> None:
     flat = np.full((3, 3), 257 * level, np.uint16)
-    assert (read_picture(png(flat), "grey", 1) == level).all()
-    assert (read_picture(png(np.dstack([flat] * 3)), "rgb", 1) == level).all()
+    assert (read_image(png(flat), "grey", 1) == level).all()
+    assert (read_image(png(np.dstack([flat] * 3)), "rgb", 1) == level).all()
 
 
 def test_depth_of_a_tiff_is_its_own() -> None:
@@ -174,7 +174,7 @@ def test_depth_of_a_tiff_is_its_own() -> None:
         bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in values.reshape(-1, 2).tolist()
     )
     data = tiff(values, packed=packed, t258=[12])
-    assert np.array_equal(read_picture(data, "grey", 1)[:, :, 0], rounded(values, 4095))
+    assert np.array_equal(read_image(data, "grey", 1)[:, :, 0], rounded(values, 4095))
 
 
 @pytest.mark.parametrize(
@@ -184,21 +184,21 @@ def test_depth_of_a_tiff_is_its_own() -> None:
 @pytest.mark.parametrize("kind", ["P2", "P5"])
 def test_white_of_a_pgm_is_its_largest_value(kind: str, value: int, white: int, level: int) -> None:
     pixels = struct.pack(">4H", *[value] * 4) if kind == "P5" else f"{value} ".encode() * 4
-    read = read_picture(f"{kind} 2 2 {white}\n".encode() + pixels, "grey", 1)
+    read = read_image(f"{kind} 2 2 {white}\n".encode() + pixels, "grey", 1)
     assert read.ravel().tolist() == [level] * 4
 
 
 @pytest.mark.parametrize("values", [[0, 1], [0, 255], [1000, 65_535], [0, 2**31 - 1], [-1, 5]])
 def test_whole_numbers_of_32_bits_are_refused(values: list[int]) -> None:
-    with pytest.raises(Unreadable, match="32 bits"):
-        read_picture(saved(Image.fromarray(np.array([values], np.int32)), "TIFF"), "grey", 1)
+    with pytest.raises(UnreadableError, match="32 bits"):
+        read_image(saved(Image.fromarray(np.array([values], np.int32)), "TIFF"), "grey", 1)
 
 
 def test_pixels_of_32_bits_are_refused() -> None:
-    with pytest.raises(Unreadable, match="32 bits"):
-        read_picture(saved(Image.fromarray(np.zeros((3, 3), np.float32)), "TIFF"), "grey", 1)
+    with pytest.raises(UnreadableError, match="32 bits"):
+        read_image(saved(Image.fromarray(np.zeros((3, 3), np.float32)), "TIFF"), "grey", 1)
 
 
 def test_a_large_image_is_scaled_in_parts() -> None:
     values = np.arange(1500, dtype=np.uint16)[:, None] * np.ones((1, 1001), np.uint16) * 43
-    assert np.array_equal(read_picture(png(values), "grey", 2)[:, :, 0], rounded(values))
+    assert np.array_equal(read_image(png(values), "grey", 2)[:, :, 0], rounded(values))

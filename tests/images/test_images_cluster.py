@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from distributed import LocalCluster
 
-from atelier.errors import AtelierError
-from atelier.images import cluster as module
-from atelier.images.checksum import digest
-from atelier.images.cluster import map_on_cluster
-from atelier.images.convert import convert
-from atelier.images.download import download
-from atelier.settings import ConvertSettings, DownloadSettings, Settings
+from atelier.core.errors import AtelierError
+from atelier.core.hashing import file_digest
+from atelier.core.settings import ConvertSettings, DownloadSettings, Settings
+from atelier.data import dask_executor as module
+from atelier.data.convert import convert
+from atelier.data.dask_executor import map_on_cluster
+from atelier.data.sources.download import download
 
 
 def local(workers: int) -> LocalCluster:
@@ -85,7 +85,7 @@ def test_a_cluster_writes_the_same_bytes_as_this_machine(
     there = convert(conversion(), tmp_path / "raw", tmp_path / "there.npz", cluster=address)
     assert here == there
     assert (there.found, there.accepted) == (43, 40)
-    assert digest(tmp_path / "here.npz") == digest(tmp_path / "there.npz")
+    assert file_digest(tmp_path / "here.npz") == file_digest(tmp_path / "there.npz")
 
 
 def test_pixels_travel_too(address: str) -> None:
@@ -132,7 +132,7 @@ def test_a_fault_of_the_work_is_raised_as_it_is(address: str) -> None:
 def test_a_worker_of_another_version_is_one_sentence() -> None:
     other = ("00000000", "11.0.0", "3.0", "2.0.0")
     with pytest.raises(AtelierError, match=r"here it is atelier\.images 00000000, Pillow 11\."):
-        module._work_on(negative, other, [1])
+        module._process_batch(negative, other, [1])
 
 
 def test_a_cluster_without_the_project_is_one_sentence(
@@ -144,7 +144,7 @@ def test_a_cluster_without_the_project_is_one_sentence(
 
 
 def test_a_cluster_without_workers_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_WORKERLESS", 0.2)
+    monkeypatch.setattr(module, "_NO_WORKER_SECONDS", 0.2)
     with local(0) as empty, pytest.raises(AtelierError, match="has had no workers for"):
         list(map_on_cluster(negative, range(3), empty.scheduler_address, lambda _: 1, 100))
 
@@ -168,7 +168,7 @@ def test_a_cluster_that_goes_away_is_one_sentence() -> None:
 
 @pytest.mark.parametrize("address", ["", "tcp://10.0.0.7:8786", "tls://dask.lan:8786"])
 def test_an_address_may_be_given(make_settings: Callable[..., Settings], address: str) -> None:
-    assert make_settings(runtime={"cluster": address}).runtime.cluster == address
+    assert make_settings(runtime={"cluster": address}).runtime.dask_scheduler == address
 
 
 @pytest.mark.parametrize("address", ["dask.lan:8786", "tcp://dask.lan", "tcp://me:secret@lan:1"])
@@ -178,7 +178,7 @@ def test_what_is_no_address_is_told(make_settings: Callable[..., Settings], addr
 
 
 def test_an_address_that_nobody_answers_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_ANSWER", 0.5)
+    monkeypatch.setattr(module, "_RESPONSE_SECONDS", 0.5)
     with pytest.raises(AtelierError, match="no Dask scheduler answers at tcp:"):
         list(map_on_cluster(negative, [1], "tcp://127.0.0.1:1", lambda _: 1, 100))
 

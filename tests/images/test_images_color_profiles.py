@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from atelier.images.convert import _row
-from atelier.images.original import read_original, save_painting
-from atelier.images.picture import decode, read_picture
-from atelier.settings import ConvertSettings
+from atelier.core.settings import ConvertSettings
+from atelier.data.color_managed import load_source_image, save_stylized
+from atelier.data.convert import _row
+from atelier.data.image_file import decode, read_image
 
 from ..support.icc import display_p3, linear_grey, scanner, warm_cmyk
 from ..support.image_files import chunk, iccp, png, saved
@@ -56,8 +56,8 @@ def srgb_of(color: tuple[int, ...], primaries: tuple[float, ...], exponent: floa
 def both(data: bytes, folder: Path) -> np.ndarray:
     """Read an image as the convert stage and as stylization do; check that they agree."""
     (folder / "image").write_bytes(data)
-    converted = read_picture(data, "rgb", 1)
-    painted = read_original(folder / "image", 1)
+    converted = read_image(data, "rgb", 1)
+    painted = load_source_image(folder / "image", 1)
     assert painted.alpha is None
     assert np.array_equal(converted, painted.pixels)
     return converted
@@ -105,7 +105,7 @@ def test_gamma_of_grey_png(tmp_path: Path, level: int) -> None:
     data = png(np.full((4, 4), level, np.uint8), gamma(1.0))
     expected = float(to_srgb_level(level / 255))
     assert near(both(data, tmp_path), (expected,) * 3)
-    assert np.abs(read_picture(data, "grey", 1) - expected).max() <= 1.5
+    assert np.abs(read_image(data, "grey", 1) - expected).max() <= 1.5
 
 
 def test_white_and_black_stay_in_every_color_space(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_profile_of_every_format(tmp_path: Path, kind: str) -> None:
     read = both(data, tmp_path)
     # The profile has a gamma of 2.2 instead of the curve of sRGB.
     assert near(read, FROM_P3, 3)
-    grey = read_picture(data, "grey", 1)
+    grey = read_image(data, "grey", 1)
     assert np.abs(grey[:, :, 0] - read @ [0.299, 0.587, 0.114]).max() <= 1.5
 
 
@@ -144,8 +144,8 @@ def test_profile_of_every_mode(tmp_path: Path, mode: str) -> None:
     image = image.quantize(2) if mode == "P" else image.convert(mode)
     data = saved(image, icc_profile=display_p3())
     (tmp_path / "image.png").write_bytes(data)
-    read = read_picture(data, "rgb", 1)
-    assert np.array_equal(read, read_original(tmp_path / "image.png", 1).pixels)
+    read = read_image(data, "rgb", 1)
+    assert np.array_equal(read, load_source_image(tmp_path / "image.png", 1).pixels)
     if mode in ("P", "RGBA"):
         assert near(read, FROM_P3, 3)
 
@@ -157,7 +157,12 @@ def test_rows_have_the_colors_of_the_profile(color: Literal["rgb", "grey"], side
     flat = Image.new("RGB", (side, side), (229, 120, 89))
     data = saved(flat, "JPEG", icc_profile=display_p3(), quality=95)
     settings = ConvertSettings(
-        image_size=16, color=color, fit="crop", max_megapixels=1, validation=0.0, test=0.0
+        image_size=16,
+        color=color,
+        resize_mode="crop",
+        max_megapixels=1,
+        validation_fraction=0.0,
+        test_fraction=0.0,
     )
     row = _row(settings, data)
     assert isinstance(row, np.ndarray)
@@ -170,18 +175,18 @@ def test_transparent_images_are_laid_on_white_after_the_conversion(tmp_path: Pat
     half = np.dstack([FLAT, np.full(FLAT.shape[:2], 128, np.uint8)])
     data = png(half, chunk(b"cICP", P3_CODES))
     expected = 255 - (255 - np.array(FROM_P3)) * 128 / 255
-    assert near(read_picture(data, "rgb", 1), expected, 2)
+    assert near(read_image(data, "rgb", 1), expected, 2)
     (tmp_path / "image.png").write_bytes(data)
-    assert near(read_original(tmp_path / "image.png", 1).pixels, FROM_P3)
+    assert near(load_source_image(tmp_path / "image.png", 1).pixels, FROM_P3)
 
 
 def test_grey_profiles(tmp_path: Path) -> None:
     grey = Image.new("L", (4, 4), 55)
     read = both(saved(grey, icc_profile=linear_grey()), tmp_path)
     assert near(read, (127.6,) * 3)
-    assert np.abs(read_picture(saved(grey, icc_profile=linear_grey()), "grey", 1) - 127.6).max() < 2
+    assert np.abs(read_image(saved(grey, icc_profile=linear_grey()), "grey", 1) - 127.6).max() < 2
     transparent = saved(Image.new("LA", (4, 4), (55, 255)), icc_profile=linear_grey())
-    assert near(read_picture(transparent, "rgb", 1), (127.6,) * 3)
+    assert near(read_image(transparent, "rgb", 1), (127.6,) * 3)
 
 
 def test_inks_with_and_without_a_profile(tmp_path: Path) -> None:
@@ -274,15 +279,15 @@ def test_lab_becomes_rgb_and_grey(tmp_path: Path) -> None:
     lab.info.clear()
     data = saved(lab, "TIFF")
     assert near(both(data, tmp_path), FLAT[0, 0], 3)
-    grey = read_picture(data, "grey", 1)
+    grey = read_image(data, "grey", 1)
     assert grey.shape == (20, 24, 1)
     assert np.abs(grey - FLAT[0, 0] @ np.array([0.299, 0.587, 0.114])).max() <= 3
 
 
 def test_painting_of_an_image_with_color_chunks_has_their_profile(tmp_path: Path) -> None:
     (tmp_path / "in.png").write_bytes(png(FLAT, chunk(b"cICP", P3_CODES)))
-    original = read_original(tmp_path / "in.png", 1)
-    save_painting(original.pixels, original, tmp_path / "out.png")
+    original = load_source_image(tmp_path / "in.png", 1)
+    save_stylized(original.pixels, original, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as written:
         assert np.array_equal(np.asarray(written), FLAT)
         name = ImageCms.getProfileDescription(BytesIO(written.info["icc_profile"]))
@@ -294,7 +299,7 @@ def test_threads_convert_at_the_same_time() -> None:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (60, 60, 3), np.uint8) for _ in range(40)]
     files = [saved(Image.fromarray(pixels), icc_profile=display_p3()) for pixels in images]
-    alone = [read_picture(data, "rgb", 1) for data in files]
+    alone = [read_image(data, "rgb", 1) for data in files]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda data: read_picture(data, "rgb", 1), files))
+        together = list(pool.map(lambda data: read_image(data, "rgb", 1), files))
     assert all(map(np.array_equal, alone, together))

@@ -15,15 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from atelier.errors import AtelierError
-from atelier.images.checksum import digest
-from atelier.images.convert import Conversion, convert
-from atelier.images.dataset import load_images
-from atelier.images.download import download
-from atelier.images.resize import resize
-from atelier.progress import Progress
+from atelier.core.errors import AtelierError
+from atelier.core.hashing import file_digest
+from atelier.core.progress import Progress
+from atelier.core.settings import ConvertSettings, DownloadSettings
+from atelier.data.convert import ConversionReport, convert, resize
+from atelier.data.dataset import load_images
+from atelier.data.sources.download import download
 from atelier.sample_faces.portrait import random_portrait
-from atelier.settings import ConvertSettings, DownloadSettings
 
 
 @pytest.fixture
@@ -85,7 +84,9 @@ def test_three_sets_divide_the_rows_in_their_order(
     for name in ("validation", "test"):
         assert len(load_images(tmp_path / f"{name}.npz", may_be_empty=True).names) == 0
     everything = load_images(tmp_path / "all.npz")
-    done = convert(conversion(validation=0.2, test=0.3), raw, tmp_path / "images.npz", 2)
+    done = convert(
+        conversion(validation_fraction=0.2, test_fraction=0.3), raw, tmp_path / "images.npz", 2
+    )
     assert (done.accepted, done.training, done.validation, done.test) == (30, 15, 6, 9)
     assert (done.groups, done.largest_group) == (0, 1)
     sets = [load_images(tmp_path / f"{name}.npz") for name in ("images", "validation", "test")]
@@ -110,7 +111,7 @@ def copies(
         for number, image in enumerate(images):
             image.save(folder / f"{number:03d}.jpg", quality=75 + number % 20)
         download(source("folder", mine=str(folder)), tmp_path / "raw", tmp_path / "s")
-        wanted = conversion(image_size=64, validation=0.2, test=0.2)
+        wanted = conversion(image_size=64, validation_fraction=0.2, test_fraction=0.2)
         done = convert(wanted, tmp_path / "raw", tmp_path / "images.npz")
         return done, done.warnings(wanted)
 
@@ -151,7 +152,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(
     digests = set()
     for workers in (1, 2, 7):
         convert(conversion(color="grey"), raw, tmp_path / "images.npz", workers)
-        digests.add(digest(tmp_path / "images.npz"))
+        digests.add(file_digest(tmp_path / "images.npz"))
     assert len(digests) == 1
 
 
@@ -236,7 +237,7 @@ def test_real_faces_and_digits(
     conversion: Callable[..., ConvertSettings],
 ) -> None:
     faces = shared / "celeba" / "img_align_celeba.zip"
-    settings = source("archive", location=str(faces), sha256=digest(faces))
+    settings = source("archive", location=str(faces), sha256=file_digest(faces))
     download(settings, tmp_path / "raw", tmp_path / "s")
     done = convert(conversion(image_size=16), tmp_path / "raw", tmp_path / "images.npz", 2)
     assert (done.found, done.accepted) == (8000, 8000)
@@ -248,9 +249,14 @@ def test_real_faces_and_digits(
 def test_a_half_empty_set_is_announced_with_the_share_as_it_is_written() -> None:
     """0.29 of 100 images is 29, although the float is less; 14 are under a half of it."""
     settings = ConvertSettings(
-        image_size=16, color="rgb", fit="crop", max_megapixels=1, validation=0.29, test=0.0
+        image_size=16,
+        color="rgb",
+        resize_mode="crop",
+        max_megapixels=1,
+        validation_fraction=0.29,
+        test_fraction=0.0,
     )
-    conversion = Conversion(
+    conversion = ConversionReport(
         found=100, accepted=100, training=86, validation=14, test=0,
         groups=1, largest_group=40, rejected=(),
     )  # fmt: skip

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atelier.errors import AtelierError
-from atelier.images.dataset import Images, load_images, save_images
+from atelier.core.errors import AtelierError
+from atelier.data.dataset import Images, load_images, save_images
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
 NAMES = ["a", "лицо", "顔", "b" * 120, r"\udcff"]

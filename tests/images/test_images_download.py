@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from atelier.errors import AtelierError
-from atelier.images.download import download
-from atelier.images.manifest import PassedOver, read_manifest
-from atelier.images.raw import open_raw
-from atelier.progress import Progress
-from atelier.regular_files import NotRegularError, check_regular
-from atelier.settings import DownloadSettings
+from atelier.core.errors import AtelierError
+from atelier.core.files import NotRegularError, check_regular
+from atelier.core.progress import Progress
+from atelier.core.settings import DownloadSettings
+from atelier.data.manifest import Skipped, read_manifest
+from atelier.data.raw import open_raw
+from atelier.data.sources.download import download
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -68,10 +68,10 @@ def test_folders_become_one_zip_with_fixed_order_and_dates(
     ]
     assert {(m.date_time, m.compress_type) for m in members} == {((1980, 1, 1, 0, 0, 0), 0)}
     assert manifest.members == 7
-    assert manifest.passed_over == (
-        PassedOver("mine/loop", "a link to a folder that holds it"),
-        PassedOver("mine/lost.png", "a link to nowhere"),
-        PassedOver("mine/pipe.png", "not a regular file"),
+    assert manifest.skipped == (
+        Skipped("mine/loop", "a link to a folder that holds it"),
+        Skipped("mine/lost.png", "a link to nowhere"),
+        Skipped("mine/pipe.png", "not a regular file"),
     )
 
 
@@ -307,7 +307,7 @@ def test_a_download_interrupted_before_its_end_is_not_fetched_again(
     sha256 = hashlib.sha256(given.read_bytes()).hexdigest()
     settings = source("archive", location=f"{site.url}/x", sha256=sha256)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("atelier.images.download.write_manifest", interrupt)
+        patch.setattr("atelier.data.sources.download.write_manifest", interrupt)
         download(settings, tmp_path / "raw", tmp_path / "s")
     assert not (tmp_path / "raw").exists()
     download(settings, tmp_path / "raw", tmp_path / "s")

@@ -12,26 +12,26 @@ from typing import Any
 
 import pytest
 
-from atelier.errors import AtelierError
-from atelier.images.checksum import Checksum
-from atelier.images.sources.fetch import Patience
-from atelier.images.sources.fetch import fetch as fetch_into
-from atelier.images.sources.scratch import Scratch
-from atelier.progress import Progress, Report, silent
+from atelier.core.errors import AtelierError
+from atelier.core.hashing import Checksum
+from atelier.core.progress import Progress, ProgressCallback, silent
+from atelier.data.sources.download_cache import DownloadCache
+from atelier.data.sources.http import RetryPolicy
+from atelier.data.sources.http import fetch as fetch_into
 
 CONTENT = bytes(range(256)) * 4000
 RIGHT = Checksum("sha256", hashlib.sha256(CONTENT).hexdigest())
-QUICK = Patience(attempts=3, pause=0.0, timeout=(5.0, 5.0))
+QUICK = RetryPolicy(attempts=3, pause=0.0, timeout=(5.0, 5.0))
 
 
 def fetch(
     url: str,
     folder: Path,
     checksum: Checksum,
-    report: Report = silent,
-    patience: Patience | None = None,
+    report: ProgressCallback = silent,
+    patience: RetryPolicy | None = None,
 ) -> Path:
-    with Scratch(folder) as scratch:
+    with DownloadCache(folder) as scratch:
         return fetch_into(url, scratch, checksum, report, patience)
 
 
@@ -86,7 +86,7 @@ def test_the_next_call_goes_on_from_where_the_last_one_stopped(
     tmp_path: Path, site: Any, reply: Callable[..., Any]
 ) -> None:
     site.answer = half_then_rest(reply)
-    once = Patience(attempts=1, pause=0.0, timeout=(5.0, 5.0))
+    once = RetryPolicy(attempts=1, pause=0.0, timeout=(5.0, 5.0))
     with pytest.raises(AtelierError, match="goes on from where it was"):
         fetch(f"{site.url}/a", tmp_path, RIGHT, patience=once)
     assert fetch(f"{site.url}/a", tmp_path, RIGHT, patience=once).read_bytes() == CONTENT
@@ -217,9 +217,9 @@ def test_a_server_that_is_not_there_is_told(tmp_path: Path, site: Any) -> None:
 FETCH = """
 import sys
 from pathlib import Path
-from atelier.images.checksum import Checksum
-from atelier.images.sources.fetch import fetch
-from atelier.images.sources.scratch import Scratch
+from atelier.core.hashing import Checksum
+from atelier.data.sources.http import fetch
+from atelier.data.sources.download_cache import Scratch
 
 url, folder, sha256, target = sys.argv[1:]
 with Scratch(Path(folder)) as scratch:
@@ -273,7 +273,7 @@ def test_who_waits_for_another_process_is_told(tmp_path: Path) -> None:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         ) as other,
-        Scratch(tmp_path) as scratch,
+        DownloadCache(tmp_path) as scratch,
     ):
         assert other.stdin is not None
         assert other.stdout is not None
@@ -283,8 +283,8 @@ def test_who_waits_for_another_process_is_told(tmp_path: Path) -> None:
             seen.append(progress)
             other.stdin.close()
 
-        assert scratch.claim("a", report) == tmp_path / "a"
-        assert scratch.claim("a", report) == tmp_path / "a"
+        assert scratch.lock("a", report) == tmp_path / "a"
+        assert scratch.lock("a", report) == tmp_path / "a"
     assert [progress.note for progress in seen] == [
         "waiting for another process that fetches this file"
     ]
@@ -292,15 +292,15 @@ def test_who_waits_for_another_process_is_told(tmp_path: Path) -> None:
 
 def test_what_is_brought_out_stays_until_it_is_forgotten(tmp_path: Path) -> None:
     seen: list[Progress] = []
-    with Scratch(tmp_path / "scratch") as scratch:
-        path = scratch.claim("a")
+    with DownloadCache(tmp_path / "scratch") as scratch:
+        path = scratch.lock("a")
         path.write_bytes(CONTENT)
-        scratch.bring(path, tmp_path / "linked", seen.append)
+        scratch.link_into(path, tmp_path / "linked", seen.append)
         assert (tmp_path / "linked").samefile(path)
         (tmp_path / "copied").touch()  # a name that is taken cannot become a link
-        scratch.bring(path, tmp_path / "copied", seen.append)
+        scratch.link_into(path, tmp_path / "copied", seen.append)
         assert path.exists()
-        scratch.forget()
+        scratch.clear()
         assert not path.exists()
     assert (tmp_path / "linked").read_bytes() == (tmp_path / "copied").read_bytes() == CONTENT
     assert seen[-1] == Progress(len(CONTENT), len(CONTENT), "1.0 of 1.0 MB")

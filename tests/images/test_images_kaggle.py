@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from atelier.errors import AtelierError
-from atelier.images.download import download
-from atelier.settings import DownloadSettings
+from atelier.core.errors import AtelierError
+from atelier.core.settings import DownloadSettings
+from atelier.data.sources.download import download
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def test_what_kagglehub_fetched_is_packed_into_one_zip(
     settings = source("kaggle", handle="owner/faces/versions/3")
     manifest = download(settings, tmp_path / "raw", tmp_path / "scratch")
     assert (manifest.source, manifest.members) == ("kaggle", 1)
-    assert {passed.reason for passed in manifest.passed_over} == {"a link out of the folder"}
+    assert {passed.reason for passed in manifest.skipped} == {"a link out of the folder"}
     with zipfile.ZipFile(tmp_path / "raw" / "pictures.zip") as archive:
         assert archive.namelist() == ["faces/Humans/1.png"]
         assert archive.read("faces/Humans/1.png") == picture()

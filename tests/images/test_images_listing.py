@@ -11,17 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atelier.errors import AtelierError
-from atelier.images import listing
-from atelier.images.download import download
-from atelier.images.listing import list_folder, walk
-from atelier.images.manifest import PassedOver
-from atelier.images.raw import open_raw
-from atelier.images.readers.members import Refused
-from atelier.images.readers.tar_reader import read_tar
-from atelier.images.readers.zip_reader import count_members, read_zip
-from atelier.images.skipped import summarize_skipped
-from atelier.settings import DownloadSettings
+from atelier.core.errors import AtelierError
+from atelier.core.settings import DownloadSettings
+from atelier.data.archives import count_members, read_tar, read_zip
+from atelier.data.manifest import Skipped
+from atelier.data.members import Rejected
+from atelier.data.raw import open_raw
+from atelier.data.skipped import summarize_skipped
+from atelier.data.sources import listing
+from atelier.data.sources.download import download
+from atelier.data.sources.listing import list_folder, walk
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -53,12 +52,12 @@ def test_hugging_face_snapshot_is_read(
     chosen = source("folder", mine=str(snapshot))
     manifest = download(chosen, tmp_path / "raw", tmp_path / "scratch")
     assert list(open_raw(tmp_path / "raw")) == [
-        ("mine/.gitattributes", Refused("a hidden file")),
+        ("mine/.gitattributes", Rejected("a hidden file")),
         ("mine/cover.png", b"blobs/0a"),
         ("mine/men/1.png", b"blobs/1b"),
         ("mine/men/2.png", b"blobs/1b"),
     ]
-    assert manifest.passed_over == (PassedOver("mine/.gitattributes", "a hidden file"),)
+    assert manifest.skipped == (Skipped("mine/.gitattributes", "a hidden file"),)
 
 
 def test_linked_folders_are_followed_wherever_they_lie(tmp_path: Path) -> None:
@@ -308,7 +307,7 @@ def test_hidden_and_system_files_are_skipped_everywhere(tmp_path: Path, kind: st
     archive = tmp_path / f"a.{kind}"
     if kind == "folder":
         found = walk(folder)
-        read = {f.relative: Refused(f.fault) if f.fault else f.path.read_bytes() for f in found}
+        read = {f.relative: Rejected(f.fault) if f.fault else f.path.read_bytes() for f in found}
     elif kind == "zip":
         with zipfile.ZipFile(archive, "w") as store:
             for path in sorted(folder.rglob("*")):
@@ -322,8 +321,8 @@ def test_hidden_and_system_files_are_skipped_everywhere(tmp_path: Path, kind: st
         entries = list(read_tar(archive))
         read = dict(entries)
         assert len(read) == len(entries)
-    assert {name: p.reason for name, p in read.items() if isinstance(p, Refused)} == HIDDEN
-    assert {name: p for name, p in read.items() if not isinstance(p, Refused)} == {
+    assert {name: p.reason for name, p in read.items() if isinstance(p, Rejected)} == HIDDEN
+    assert {name: p for name, p in read.items() if not isinstance(p, Rejected)} == {
         name: name.encode() for name in ("1.png", "men/2.png", "men/a.b/3.png",
                                          "men/my.thumbs.db.png")
     }  # fmt: skip

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atelier.errors import AtelierError
-from atelier.images.named import read_named
+from atelier.core.errors import AtelierError
+from atelier.data.color_managed import load_by_name
 
 MADE = {"generated": lambda: {"face_01": np.zeros((4, 4, 3), np.uint8)}}
 
@@ -19,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_files_and_words_are_gathered_by_name(folder: Path) -> None:
-    found = read_named(["wave.png", "generated"], folder, 10, MADE)
+    found = load_by_name(["wave.png", "generated"], folder, 10, MADE)
     assert list(found) == ["wave", "face_01"]
     assert found["wave"].pixels.shape == (5, 6, 3)
     assert (found["wave"].pixels == 200).all()
@@ -36,4 +36,4 @@ def test_files_and_words_are_gathered_by_name(folder: Path) -> None:
 )
 def test_what_cannot_be_had_is_one_sentence(folder: Path, names: list[str], sentence: str) -> None:
     with pytest.raises(AtelierError, match=sentence):
-        read_named(names, folder, 10, MADE)
+        load_by_name(names, folder, 10, MADE)

@@ -9,7 +9,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from atelier.images.near_duplicates import difference, group, window_difference
+from atelier.data.near_duplicates import (
+    group_near_duplicates,
+    image_difference,
+    window_difference,
+)
 from atelier.sample_faces.portrait import random_portrait
 
 SIDE = 64
@@ -27,7 +31,7 @@ def rows(images: list[Image.Image]) -> NDArray[np.uint8]:
 
 def groups_of(pixels: NDArray[np.uint8], keys: list[str | None] | None = None) -> list[int]:
     hashes = [hashlib.sha256(row.tobytes()).digest() for row in pixels]
-    return group(lambda place: pixels[place], hashes, keys).tolist()
+    return group_near_duplicates(lambda place: pixels[place], hashes, keys).tolist()
 
 
 def encoded(image: Image.Image, quality: int) -> Image.Image:
@@ -120,22 +124,22 @@ def test_thousands_of_near_duplicates_are_one_group_without_comparing_all_pairs(
         return pixels[place]
 
     hashes = [hashlib.sha256(row.tobytes()).digest() for row in pixels]
-    assert set(group(read, hashes).tolist()) == {0}
+    assert set(group_near_duplicates(read, hashes).tolist()) == {0}
     assert reads < 4 * count
     # Copies that only differ where thumbnails do not.
     pixels = np.repeat(rows(FACES[:1]), count, axis=0)
     reads = 0
-    assert set(group(read, hashes).tolist()) == {0}
+    assert set(group_near_duplicates(read, hashes).tolist()) == {0}
     assert reads < 4 * count
 
 
 def test_the_difference_ignores_brightness_and_contrast_but_not_content() -> None:
     one, other = rows(FACES[:2])
     darker = (one.astype(np.float64) * 0.7 + 20).astype(np.uint8)
-    assert difference(one, one) == 0.0
-    assert difference(one, darker) < 0.02
-    assert difference(one, other) > 0.2
-    assert difference(one, 255 - one) == pytest.approx(2.0, abs=1e-6)
+    assert image_difference(one, one) == 0.0
+    assert image_difference(one, darker) < 0.02
+    assert image_difference(one, other) > 0.2
+    assert image_difference(one, 255 - one) == pytest.approx(2.0, abs=1e-6)
 
 
 def lines(seed: int) -> Image.Image:
@@ -196,11 +200,11 @@ def test_near_duplicates_of_a_near_duplicate_are_in_its_group(seed: int) -> None
     def lit(light: float) -> NDArray[np.uint8]:
         return (one * 0.6 + np.linspace(0, light, SIDE)[:, None]).round().astype(np.uint8)
 
-    distances = np.array([difference(lit(0), lit(light)) for light in range(100)])
+    distances = np.array([image_difference(lit(0), lit(light)) for light in range(100)])
     # The second image is in the first one's cell of the grid, the third near the second alone.
     start = lit(0)
     middle, far = (lit(int(np.searchsorted(distances, least))) for least in (0.015, 0.12))
-    assert difference(start, far) > 0.12 > difference(middle, far)
+    assert image_difference(start, far) > 0.12 > image_difference(middle, far)
     assert groups_of(np.stack([start, middle, far])) == [0, 0, 0]
     alone = groups_of(np.stack([start, far]))
     assert alone[0] != alone[1]
@@ -220,7 +224,7 @@ def test_all_pairs_within_the_limit_are_found(
     changed = change(pixels).clip(0, 255).astype(np.uint8)
     groups = groups_of(np.concatenate([pixels, changed]))
     for place in range(len(pixels)):
-        distance = difference(pixels[place], changed[place])
+        distance = image_difference(pixels[place], changed[place])
         windows = window_difference(pixels[place], changed[place])
         near = distance <= 0.12 and windows <= 0.5
         assert (groups[place] == groups[place + 30]) == near, (distance, windows)
@@ -231,7 +235,7 @@ def test_the_difference_of_windows_sees_a_small_change_in_a_large_common_part() 
     one[8:56, 8:56] = 255
     other = one.copy()
     other[30:34, 30:34] = 100
-    assert difference(one, other) < 0.12
+    assert image_difference(one, other) < 0.12
     assert window_difference(one, other) > 0.9
     assert window_difference(one, one) == pytest.approx(0, abs=1e-6)
     darker = (one * 0.7 + 20).astype(np.uint8)

@@ -12,9 +12,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from atelier.errors import AtelierError
-from atelier.images.original import ENDINGS, Original, read_original, refuse_target, save_painting
-from atelier.images.picture import Unreadable, quiet_pillow
+from atelier.core.errors import AtelierError
+from atelier.data.color_managed import (
+    SUFFIXES,
+    SourceImage,
+    load_source_image,
+    reject_target,
+    save_stylized,
+)
+from atelier.data.image_file import UnreadableError, silence_pillow
 
 from ..support.icc import display_p3, linear_grey, scanner, warm_cmyk
 
@@ -58,10 +64,10 @@ def test_every_kind_comes_in_as_colours_and_goes_out_with_its_transparency(
 ) -> None:
     image, pixels, alpha, options = KINDS[kind]
     image.save(tmp_path / "in.png", **options)
-    original = read_original(tmp_path / "in.png", 1)
+    original = load_source_image(tmp_path / "in.png", 1)
     assert original.pixels.dtype == np.uint8
     assert np.array_equal(original.pixels, pixels)
-    save_painting(PAINTED, original, tmp_path / "out.png")
+    save_stylized(PAINTED, original, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as written:
         assert written.mode == ("RGB" if alpha is None else "RGBA")
         assert np.array_equal(np.asarray(written)[:, :, :3], PAINTED)
@@ -73,16 +79,16 @@ def test_16_bits_of_grey_with_one_of_them_transparent_stay_so(tmp_path: Path) ->
     """Other greys that are the same in 8 bits are opaque."""
     values = np.array([[0x1200, 0x1234, 0x12FF, 0xFFFF]], np.uint16)
     Image.fromarray(values).save(tmp_path / "in.png", transparency=0x1234)
-    original = read_original(tmp_path / "in.png", 1)
+    original = load_source_image(tmp_path / "in.png", 1)
     assert original.alpha is not None
     assert original.alpha.tolist() == [[255, 0, 255, 255]]
 
 
 def test_four_inks_come_in_as_colours(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16), (200, 40, 90)).convert("CMYK").save(tmp_path / "in.jpg", quality=95)
-    original = read_original(tmp_path / "in.jpg", 1)
+    original = load_source_image(tmp_path / "in.jpg", 1)
     assert np.abs(original.pixels.astype(int) - [200, 40, 90]).max() <= 4
-    save_painting(original.pixels, original, tmp_path / "out.jpg")
+    save_stylized(original.pixels, original, tmp_path / "out.jpg")
     with Image.open(tmp_path / "out.jpg") as written:
         assert written.mode == "RGB"
 
@@ -103,9 +109,9 @@ def test_a_turned_picture_is_painted_and_written_upright(tmp_path: Path, orienta
     exif[0x0112] = orientation
     stored = turns[orientation](np.dstack([RGB, ALPHA]))
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "in.png", exif=exif)
-    original = read_original(tmp_path / "in.png", 1)
+    original = load_source_image(tmp_path / "in.png", 1)
     assert np.array_equal(original.pixels, RGB)
-    save_painting(PAINTED, original, tmp_path / "out.png")
+    save_stylized(PAINTED, original, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as written:
         assert not written.getexif()
         assert np.array_equal(np.asarray(written), np.dstack([PAINTED, ALPHA]))
@@ -114,19 +120,19 @@ def test_a_turned_picture_is_painted_and_written_upright(tmp_path: Path, orienta
 @pytest.mark.parametrize("ending", [".png", ".tif", ".webp"])
 def test_a_format_without_loss_keeps_every_bit(tmp_path: Path, ending: str) -> None:
     colors = np.random.default_rng(1).integers(0, 256, (30, 40, 4), np.uint8)
-    save_painting(
-        colors[..., :3], Original(colors[..., :3], colors[..., 3]), tmp_path / f"a{ending}"
+    save_stylized(
+        colors[..., :3], SourceImage(colors[..., :3], colors[..., 3]), tmp_path / f"a{ending}"
     )
     with Image.open(tmp_path / f"a{ending}") as written:
         assert np.array_equal(np.asarray(written), colors)
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", SUFFIXES)
 def test_every_format_keeps_size_and_profile(tmp_path: Path, ending: str) -> None:
     smooth = np.add.outer(np.arange(40), np.arange(60))[:, :, None] + np.array([10, 60, 110])
-    original = Original(smooth.astype(np.uint8), None, display_p3(), smooth.astype(np.uint8) + 1)
+    original = SourceImage(smooth.astype(np.uint8), None, display_p3(), smooth.astype(np.uint8) + 1)
     target = tmp_path / f"out{ending}"
-    save_painting(original.pixels, original, target)
+    save_stylized(original.pixels, original, target)
     with Image.open(target) as written:
         assert written.size == (60, 40)
         assert written.info["icc_profile"] == display_p3()
@@ -136,7 +142,7 @@ def test_every_format_keeps_size_and_profile(tmp_path: Path, ending: str) -> Non
 
 @pytest.mark.parametrize("ending", [".png", ".tif", ".webp"])
 def test_every_format_that_has_transparency_keeps_it(tmp_path: Path, ending: str) -> None:
-    save_painting(PAINTED, Original(RGB, ALPHA), tmp_path / f"out{ending}")
+    save_stylized(PAINTED, SourceImage(RGB, ALPHA), tmp_path / f"out{ending}")
     with Image.open(tmp_path / f"out{ending}") as written:
         assert np.array_equal(np.asarray(written.getchannel("A")), ALPHA)
 
@@ -145,27 +151,27 @@ def test_a_wide_profile_is_painted_in_srgb_and_written_in_its_own_colours(tmp_pa
     Image.fromarray(np.full((2, 2, 3), (200, 100, 100), np.uint8)).save(
         tmp_path / "in.png", icc_profile=display_p3()
     )
-    original = read_original(tmp_path / "in.png", 1)
+    original = load_source_image(tmp_path / "in.png", 1)
     red, green, _ = (int(level) for level in original.pixels[0, 0])
     assert red > 210, "of the same numbers, the wider colours are more red"
     assert green < 100
     # One pixel is painted, and comes back as it was painted; the rest was not touched.
     painted = original.pixels.copy()
     painted[0, 0] = (90, 120, 150)
-    save_painting(painted, original, tmp_path / "out.png")
+    save_stylized(painted, original, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as written:
         assert written.info["icc_profile"] == display_p3()
         assert (np.asarray(written).reshape(4, 3)[1:] == (200, 100, 100)).all()
-    again = read_original(tmp_path / "out.png", 1)
+    again = load_source_image(tmp_path / "out.png", 1)
     assert np.abs(again.pixels[0, 0].astype(int) - (90, 120, 150)).max() <= 1
 
 
 def test_a_profile_that_means_srgb_is_kept_and_moves_no_level(tmp_path: Path) -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.fromarray(RGB).save(tmp_path / "in.png", icc_profile=srgb)
-    original = read_original(tmp_path / "in.png", 1)
+    original = load_source_image(tmp_path / "in.png", 1)
     assert np.array_equal(original.pixels, RGB)
-    save_painting(PAINTED, original, tmp_path / "out.png")
+    save_stylized(PAINTED, original, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as written:
         assert written.info["icc_profile"] == srgb
         assert np.array_equal(np.asarray(written), PAINTED)
@@ -173,24 +179,26 @@ def test_a_profile_that_means_srgb_is_kept_and_moves_no_level(tmp_path: Path) ->
 
 def test_profiles_of_grey_and_inks_are_read_but_cannot_hold_a_painting(tmp_path: Path) -> None:
     Image.new("L", (4, 4), 55).save(tmp_path / "grey.png", icc_profile=linear_grey())
-    grey = read_original(tmp_path / "grey.png", 1)
+    grey = load_source_image(tmp_path / "grey.png", 1)
     assert np.abs(grey.pixels.astype(int) - 128).max() <= 2, "a fifth of the light is middle grey"
     inks = Image.new("CMYK", (4, 4), (255, 0, 0, 0))
     inks.save(tmp_path / "inks.tif", icc_profile=warm_cmyk())
-    red, _, blue = (int(level) for level in read_original(tmp_path / "inks.tif", 1).pixels[0, 0])
+    red, _, blue = (
+        int(level) for level in load_source_image(tmp_path / "inks.tif", 1).pixels[0, 0]
+    )
     assert red > blue, "its cyan is warm"
     assert grey.profile is None
-    assert read_original(tmp_path / "inks.tif", 1).profile is None
+    assert load_source_image(tmp_path / "inks.tif", 1).profile is None
 
 
 def test_a_profile_without_a_way_back_is_read_but_not_written(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4), (255, 0, 0)).save(tmp_path / "in.png", icc_profile=scanner())
-    original = read_original(tmp_path / "in.png", 1)
+    original = load_source_image(tmp_path / "in.png", 1)
     red, green, _ = (int(level) for level in original.pixels[0, 0])
     assert green < red < 255, "its red is a third as light as white"
     assert original.profile is None
-    save_painting(original.pixels, original, tmp_path / "out.png")
-    assert np.array_equal(read_original(tmp_path / "out.png", 1).pixels, original.pixels)
+    save_stylized(original.pixels, original, tmp_path / "out.png")
+    assert np.array_equal(load_source_image(tmp_path / "out.png", 1).pixels, original.pixels)
 
 
 @given(
@@ -202,19 +210,19 @@ def test_a_profile_without_a_way_back_is_read_but_not_written(tmp_path: Path) ->
 def test_a_damaged_profile_does_no_harm(whole: bytes, noise: bytes, place: float) -> None:
     at = int(place * len(whole))
     damaged = whole[:at] + noise + whole[at + len(noise) :]
-    with quiet_pillow(), tempfile.TemporaryDirectory() as folder:
+    with silence_pillow(), tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "picture.png")
         Image.fromarray(RGB).save(target, icc_profile=damaged)
-        original = read_original(target, 1)
+        original = load_source_image(target, 1)
         assert original.pixels.shape == RGB.shape
-        save_painting(PAINTED, original, target)
-        assert read_original(target, 1).pixels.shape == RGB.shape
+        save_stylized(PAINTED, original, target)
+        assert load_source_image(target, 1).pixels.shape == RGB.shape
 
 
 @pytest.mark.parametrize("profile", [b"no profile", display_p3()[:200], warm_cmyk()])
 def test_a_profile_that_says_nothing_is_left_out(tmp_path: Path, profile: bytes) -> None:
     Image.fromarray(RGB).save(tmp_path / "in.png", icc_profile=profile)
-    original = read_original(tmp_path / "in.png", 1)
+    original = load_source_image(tmp_path / "in.png", 1)
     assert np.array_equal(original.pixels, RGB)
     assert original.profile is None
 
@@ -223,7 +231,7 @@ def test_what_cannot_be_seen_has_the_nearest_colour_that_can(tmp_path: Path) -> 
     alpha = np.zeros((HEIGHT, WIDTH), np.uint8)
     alpha[2, 3], alpha[4, 8] = 9, 255
     Image.fromarray(np.dstack([RGB, alpha])).save(tmp_path / "in.png")
-    original = read_original(tmp_path / "in.png", 1)
+    original = load_source_image(tmp_path / "in.png", 1)
     assert np.array_equal(original.alpha, alpha)
     assert np.array_equal(original.pixels[0, 0], RGB[2, 3])
     assert np.array_equal(original.pixels[5, 8], RGB[4, 8])
@@ -232,14 +240,14 @@ def test_what_cannot_be_seen_has_the_nearest_colour_that_can(tmp_path: Path) -> 
 
 def test_what_cannot_be_seen_at_all_is_left_as_it_is(tmp_path: Path) -> None:
     Image.fromarray(np.dstack([RGB, np.zeros_like(GREY)])).save(tmp_path / "in.png")
-    assert np.array_equal(read_original(tmp_path / "in.png", 1).pixels, RGB)
+    assert np.array_equal(load_source_image(tmp_path / "in.png", 1).pixels, RGB)
 
 
 def test_transparency_is_scaled_to_a_painting_of_another_size(tmp_path: Path) -> None:
     alpha = np.zeros((8, 8), np.uint8)
     alpha[:, 4:] = 255
     painted = np.zeros((32, 32, 3), np.uint8)
-    save_painting(painted, Original(np.zeros((8, 8, 3), np.uint8), alpha), tmp_path / "out.png")
+    save_stylized(painted, SourceImage(np.zeros((8, 8, 3), np.uint8), alpha), tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as written:
         large = np.asarray(written.getchannel("A"))
     assert large.shape == (32, 32)
@@ -258,13 +266,13 @@ def test_transparency_is_scaled_to_a_painting_of_another_size(tmp_path: Path) ->
 )
 def test_what_a_format_cannot_hold_is_told_before_painting(name: str, sentence: str) -> None:
     with pytest.raises(AtelierError, match=sentence):
-        refuse_target(Path(name), Original(RGB, ALPHA), 100, 20_000)
+        reject_target(Path(name), SourceImage(RGB, ALPHA), 100, 20_000)
 
 
 def test_an_opaque_picture_may_become_a_jpeg(tmp_path: Path) -> None:
-    original = Original(RGB, np.full_like(GREY, 255))
-    refuse_target(tmp_path / "out.JPG", original, HEIGHT, WIDTH)
-    save_painting(PAINTED, original, tmp_path / "out.JPG")
+    original = SourceImage(RGB, np.full_like(GREY, 255))
+    reject_target(tmp_path / "out.JPG", original, HEIGHT, WIDTH)
+    save_stylized(PAINTED, original, tmp_path / "out.JPG")
     with Image.open(tmp_path / "out.JPG") as written:
         assert written.mode == "RGB"
 
@@ -274,7 +282,7 @@ def test_what_stood_there_stays_where_a_painting_cannot_be_written(tmp_path: Pat
     target.write_bytes(b"before")
     too_wide = np.zeros((1, 70_000, 3), np.uint8)
     with pytest.raises(OSError, match="data stream"):
-        save_painting(too_wide, Original(too_wide), target)
+        save_stylized(too_wide, SourceImage(too_wide), target)
     assert list(tmp_path.iterdir()) == [target]
     assert target.read_bytes() == b"before"
 
@@ -283,13 +291,13 @@ def test_broken_pictures_are_unreadable(tmp_path: Path) -> None:
     whole = BytesIO()
     Image.fromarray(np.tile(RGB, (40, 40, 1))).save(whole, "PNG")
     (tmp_path / "half.png").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
-    with pytest.raises(Unreadable, match=r"truncated|damaged"):
-        read_original(tmp_path / "half.png", 1)
+    with pytest.raises(UnreadableError, match=r"truncated|damaged"):
+        load_source_image(tmp_path / "half.png", 1)
     (tmp_path / "note.txt").write_text("words")
-    with pytest.raises(Unreadable, match="not a picture"):
-        read_original(tmp_path / "note.txt", 1)
+    with pytest.raises(UnreadableError, match="not a picture"):
+        load_source_image(tmp_path / "note.txt", 1)
     with pytest.raises(FileNotFoundError):
-        read_original(tmp_path / "absent.png", 1)
+        load_source_image(tmp_path / "absent.png", 1)
 
 
 def _png() -> bytes:
@@ -307,12 +315,12 @@ def _jpeg() -> bytes:
 @given(st.sampled_from([_png(), _jpeg()]), st.binary(min_size=1, max_size=30), st.floats(0, 1))
 def test_any_damage_gives_a_picture_or_a_reason(whole: bytes, noise: bytes, place: float) -> None:
     at = int(place * len(whole))
-    with quiet_pillow(), tempfile.NamedTemporaryFile() as file:
+    with silence_pillow(), tempfile.NamedTemporaryFile() as file:
         file.write(whole[:at] + noise + whole[at + len(noise) :])
         file.flush()
         try:
-            original = read_original(Path(file.name), 1)
-        except Unreadable as error:
+            original = load_source_image(Path(file.name), 1)
+        except UnreadableError as error:
             assert 0 < len(str(error)) < 80
         else:
             assert original.pixels.dtype == np.uint8

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atelier.images.parallel import map_in_order
+from atelier.data.thread_pool import ordered_thread_map
 
 
 @given(st.lists(st.integers(0, 30)), st.integers(1, 5), st.integers(1, 60))
@@ -20,7 +20,7 @@ def test_results_come_in_order_within_the_bounds(sizes: list[int], workers: int,
             yield size
 
     made = []
-    for result in map_in_order(lambda size: -size, items(), workers, lambda size: size, most):
+    for result in ordered_thread_map(lambda size: -size, items(), workers, lambda size: size, most):
         # The last one read may still be waiting.
         under_way = read[len(made) :][:-1]
         assert len(under_way) <= 4 * workers
@@ -34,11 +34,11 @@ def test_the_order_does_not_depend_on_who_is_first() -> None:
         time.sleep(0.01 * (item % 2))
         return item
 
-    assert list(map_in_order(work, range(20), 4, lambda _: 1, 100)) == list(range(20))
+    assert list(ordered_thread_map(work, range(20), 4, lambda _: 1, 100)) == list(range(20))
 
 
 def test_a_fault_of_the_work_is_raised_where_the_result_would_be() -> None:
-    results = map_in_order(lambda item: 6 // item, [3, 2, 0, 1], 2, lambda _: 1, 100)
+    results = ordered_thread_map(lambda item: 6 // item, [3, 2, 0, 1], 2, lambda _: 1, 100)
     assert [next(results), next(results)] == [2, 3]
     with pytest.raises(ZeroDivisionError):
         next(results)

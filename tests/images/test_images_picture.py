@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from atelier.images.avif import coded_sizes
-from atelier.images.picture import Unreadable, _count_scans, quiet_pillow, read_picture
+from atelier.data.formats.avif import coded_sizes
+from atelier.data.image_file import UnreadableError, _count_scans, read_image, silence_pillow
 
 RGB = np.random.default_rng(5).integers(0, 256, (6, 9, 3), np.uint8)
 
@@ -35,13 +35,13 @@ def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 def test_lossless_formats_come_back_exactly(tmp_path: Path, kind: str) -> None:
     data = saved(Image.fromarray(RGB), kind)
     (tmp_path / "picture").write_bytes(data)
-    assert np.array_equal(read_picture(data, "rgb", 1), RGB)
-    assert np.array_equal(read_picture(tmp_path / "picture", "rgb", 1), RGB)
+    assert np.array_equal(read_image(data, "rgb", 1), RGB)
+    assert np.array_equal(read_image(tmp_path / "picture", "rgb", 1), RGB)
 
 
 def test_grey_is_luma() -> None:
     luma = np.rint(RGB @ [0.299, 0.587, 0.114])
-    grey = read_picture(saved(Image.fromarray(RGB)), "grey", 1)
+    grey = read_image(saved(Image.fromarray(RGB)), "grey", 1)
     assert grey.shape == (6, 9, 1)
     assert np.abs(grey[:, :, 0] - luma).max() <= 1
 
@@ -61,18 +61,18 @@ def test_every_orientation_is_turned_upright(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(turns[orientation](RGB)))
-    assert np.array_equal(read_picture(saved(stored, exif=exif), "rgb", 1), RGB)
+    assert np.array_equal(read_image(saved(stored, exif=exif), "rgb", 1), RGB)
 
 
 def test_damaged_exif_does_no_harm() -> None:
     data = saved(Image.fromarray(RGB), exif=b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff")
-    assert np.array_equal(read_picture(data, "rgb", 1), RGB)
+    assert np.array_equal(read_image(data, "rgb", 1), RGB)
 
 
 def test_transparency_is_laid_on_white() -> None:
     alpha = np.zeros((6, 9), np.uint8)
     alpha[:, 4:] = 255
-    read = read_picture(saved(Image.fromarray(np.dstack([RGB, alpha]))), "rgb", 1)
+    read = read_image(saved(Image.fromarray(np.dstack([RGB, alpha]))), "rgb", 1)
     assert np.array_equal(read[:, 4:], RGB[:, 4:])
     assert (read[:, :4] == 255).all()
 
@@ -80,31 +80,31 @@ def test_transparency_is_laid_on_white() -> None:
 def test_transparent_palettes_and_greys_are_laid_on_white() -> None:
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([255, 0, 0, 0, 0, 255])
-    assert read_picture(saved(palette, transparency=1), "rgb", 1).min() == 255
-    assert tuple(read_picture(saved(palette, transparency=0), "rgb", 1)[0, 0]) == (0, 0, 255)
-    assert read_picture(saved(Image.new("LA", (4, 4), (0, 0))), "grey", 1).min() == 255
-    assert read_picture(saved(Image.new("L", (4, 4), 9), transparency=9), "rgb", 1).min() == 255
+    assert read_image(saved(palette, transparency=1), "rgb", 1).min() == 255
+    assert tuple(read_image(saved(palette, transparency=0), "rgb", 1)[0, 0]) == (0, 0, 255)
+    assert read_image(saved(Image.new("LA", (4, 4), (0, 0))), "grey", 1).min() == 255
+    assert read_image(saved(Image.new("L", (4, 4), 9), transparency=9), "rgb", 1).min() == 255
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_sixteen_bits_become_eight(kind: str) -> None:
     values = np.array([[0, 257, 32896, 65535]], np.uint16)
-    read = read_picture(saved(Image.fromarray(values), kind), "grey", 1)
+    read = read_image(saved(Image.fromarray(values), kind), "grey", 1)
     assert read[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
 def test_black_and_white_and_cmyk() -> None:
     bits = Image.fromarray(RGB[:, :, 0] > 127)
-    assert np.array_equal(read_picture(saved(bits), "grey", 1)[:, :, 0], 255 * (RGB[:, :, 0] > 127))
+    assert np.array_equal(read_image(saved(bits), "grey", 1)[:, :, 0], 255 * (RGB[:, :, 0] > 127))
     flat = Image.new("RGB", (16, 16), (200, 40, 90)).convert("CMYK")
-    read = read_picture(saved(flat, "JPEG", quality=95), "rgb", 1)
+    read = read_image(saved(flat, "JPEG", quality=95), "rgb", 1)
     assert np.abs(read.astype(int) - [200, 40, 90]).max() <= 4
 
 
 def test_the_first_frame_of_an_animation_is_read() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert tuple(read_picture(data, "rgb", 1)[0, 0]) == (255, 0, 0)
+    assert tuple(read_image(data, "rgb", 1)[0, 0]) == (255, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_the_first_frame_of_an_animation_is_read() -> None:
 def test_a_jpeg_is_decoded_as_small_as_is_allowed(at_least: int, shape: Any) -> None:
     smooth = np.linspace(0, 255, 600)[None, :, None] * np.ones((400, 1, 3))
     data = saved(Image.fromarray(smooth.astype(np.uint8)), "JPEG")
-    read = read_picture(data, "rgb", 1, at_least)
+    read = read_image(data, "rgb", 1, at_least)
     assert read.shape[:2] == shape
     whole = np.asarray(Image.open(io.BytesIO(data)).resize(shape[::-1], Image.Resampling.BOX))
     assert np.abs(read.astype(int) - whole).mean() < 2
@@ -124,7 +124,7 @@ def test_a_large_jpeg_is_decoded_as_pillow_does(picture: Callable[..., bytes]) -
     assert len(data) > 2**17
     with Image.open(io.BytesIO(data)) as image:
         image.draft("RGB", (350, 300))
-        assert np.array_equal(read_picture(data, "rgb", 1, 300), np.asarray(image))
+        assert np.array_equal(read_image(data, "rgb", 1, 300), np.asarray(image))
 
 
 @given(st.lists(st.sampled_from([b"\xff", b"\xda", b"\xff\xda", bytes(65_533)]), max_size=12))
@@ -144,15 +144,15 @@ def test_scans_are_counted_across_blocks(parts: list[bytes]) -> None:
     ],
 )
 def test_what_is_no_picture_is_told(content: bytes, reason: str) -> None:
-    with pytest.raises(Unreadable, match=f"^{reason}$"):
-        read_picture(content, "rgb", 1)
+    with pytest.raises(UnreadableError, match=f"^{reason}$"):
+        read_image(content, "rgb", 1)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF"])
 def test_a_picture_cut_in_half_is_refused(picture: Callable[..., bytes], kind: str) -> None:
     data = picture(200, 200, kind)
-    with pytest.raises(Unreadable, match=r"truncated|damaged|not a picture"):
-        read_picture(data[: len(data) // 2], "rgb", 1)
+    with pytest.raises(UnreadableError, match=r"truncated|damaged|not a picture"):
+        read_image(data[: len(data) // 2], "rgb", 1)
 
 
 def bomb(side: int) -> bytes:
@@ -170,19 +170,19 @@ def bomb(side: int) -> bytes:
      (60_000, "more megapixels than Pillow opens")],
 )  # fmt: skip
 def test_a_pixel_bomb_is_refused_before_it_is_decoded(side: int, reason: str) -> None:
-    with quiet_pillow(), pytest.raises(Unreadable, match=reason):
-        read_picture(bomb(side), "rgb", 3)
+    with silence_pillow(), pytest.raises(UnreadableError, match=reason):
+        read_image(bomb(side), "rgb", 3)
 
 
 def test_a_warning_of_pillow_never_escapes() -> None:
-    with warnings.catch_warnings(), pytest.raises(Unreadable, match="megapixels"):
+    with warnings.catch_warnings(), pytest.raises(UnreadableError, match="megapixels"):
         warnings.simplefilter("error")
-        read_picture(bomb(10_000), "rgb", 200)
+        read_image(bomb(10_000), "rgb", 200)
 
 
 def test_a_missing_file_is_not_an_unreadable_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        read_picture(tmp_path / "absent.png", "rgb", 1)
+        read_image(tmp_path / "absent.png", "rgb", 1)
 
 
 JPEG = saved(
@@ -194,10 +194,10 @@ START = len(JPEG) // 8
 @given(st.binary(min_size=1, max_size=30), st.integers(0, len(JPEG) - 1))
 def test_any_damage_gives_a_picture_or_a_reason(noise: bytes, at: int) -> None:
     damaged = JPEG[:at] + noise + JPEG[at + len(noise) :]
-    with quiet_pillow():
+    with silence_pillow():
         try:
-            read = read_picture(damaged, "rgb", 1, 8)
-        except Unreadable as error:
+            read = read_image(damaged, "rgb", 1, 8)
+        except UnreadableError as error:
             assert 0 < len(str(error)) < 80
         else:
             assert read.dtype == np.uint8
@@ -205,15 +205,15 @@ def test_any_damage_gives_a_picture_or_a_reason(noise: bytes, at: int) -> None:
 
 
 def test_random_bytes_are_no_picture() -> None:
-    with pytest.raises(Unreadable):
-        read_picture(os.urandom(5000), "grey", 1)
+    with pytest.raises(UnreadableError):
+        read_image(os.urandom(5000), "grey", 1)
 
 
 SHORT_OF_MEMORY = """
 import resource, sys
 from pathlib import Path
-from atelier.images.avif import coded_sizes
-from atelier.images.picture import read_picture
+from atelier.data.formats.avif import coded_sizes
+from atelier.data.image_file import read_picture
 
 read_picture(Path(sys.argv[1]), "rgb", 200, 8)
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -251,14 +251,14 @@ def claiming(data: bytes, width: int, height: int) -> bytes:
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
 def test_the_size_that_an_avif_decodes_to_counts(mode: str) -> None:
     large = saved(Image.new(mode, (1200, 1000)), "AVIF", speed=10)
-    with pytest.raises(Unreadable, match=r"1\.2 megapixels, the limit is 1"):
-        read_picture(claiming(large, 16, 16), "rgb", 1)
-    assert read_picture(large, "rgb", 2).shape == (1000, 1200, 3)
-    with pytest.raises(Unreadable, match="claims another size"):
-        read_picture(claiming(large, 16, 16), "rgb", 2)
+    with pytest.raises(UnreadableError, match=r"1\.2 megapixels, the limit is 1"):
+        read_image(claiming(large, 16, 16), "rgb", 1)
+    assert read_image(large, "rgb", 2).shape == (1000, 1200, 3)
+    with pytest.raises(UnreadableError, match="claims another size"):
+        read_image(claiming(large, 16, 16), "rgb", 2)
     small = saved(Image.new(mode, (16, 16)), "AVIF", speed=10)
-    with pytest.raises(Unreadable, match="claims another size"):
-        read_picture(claiming(small, 900, 900), "rgb", 1)
+    with pytest.raises(UnreadableError, match="claims another size"):
+        read_image(claiming(small, 900, 900), "rgb", 1)
 
 
 def test_a_transparent_layer_larger_than_its_avif_is_refused() -> None:
@@ -267,21 +267,21 @@ def test_a_transparent_layer_larger_than_its_avif_is_refused() -> None:
     # The layer's own claim is that of the small picture.
     first = large.index(b"ispe") + 8
     mixed = large[:first] + data[data.index(b"ispe") + 8 :][:8] + large[first + 8 :]
-    with pytest.raises(Unreadable):
-        read_picture(mixed, "rgb", 1)
+    with pytest.raises(UnreadableError):
+        read_image(mixed, "rgb", 1)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_an_animated_avif_gives_its_first_frame(mode: str) -> None:
     frames = [Image.new(mode, (40, 30), color) for color in ("red", "blue", "blue")]
     data = saved(frames[0], "AVIF", speed=10, save_all=True, append_images=frames[1:])
-    read = read_picture(data, "rgb", 1)
+    read = read_image(data, "rgb", 1)
     assert read.shape == (30, 40, 3)
     assert read[..., 0].min() > 200
     large = [Image.new(mode, (1200, 1000), color) for color in ("red", "blue")]
     data = saved(large[0], "AVIF", speed=10, save_all=True, append_images=large[1:])
-    with pytest.raises(Unreadable, match=r"1\.2 megapixels"):
-        read_picture(data, "rgb", 1)
+    with pytest.raises(UnreadableError, match=r"1\.2 megapixels"):
+        read_image(data, "rgb", 1)
 
 
 def locations(count: int, extents: int) -> bytes:
@@ -333,8 +333,8 @@ def test_any_damage_of_an_avif_is_a_picture_or_a_reason(place: int, value: int, 
         except ValueError:
             sizes = []
         try:
-            assert read_picture(damaged, "rgb", 1).shape[:2][::-1] in [*sizes, (30, 40)]
-        except Unreadable as error:
+            assert read_image(damaged, "rgb", 1).shape[:2][::-1] in [*sizes, (30, 40)]
+        except UnreadableError as error:
             assert 0 < len(str(error)) < 80
 
 
@@ -362,5 +362,5 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, kind: str) -
     else:
         path.touch()
         os.truncate(path, 2**40 if kind == "huge" else 0)
-    with pytest.raises(Unreadable, match=reasons[kind]):
-        read_picture(path, "rgb", 1)
+    with pytest.raises(UnreadableError, match=reasons[kind]):
+        read_image(path, "rgb", 1)

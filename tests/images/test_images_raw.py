@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atelier.errors import AtelierError
-from atelier.images.manifest import Manifest, PassedOver, raw_file, write_manifest
-from atelier.images.raw import open_raw
-from atelier.images.readers import members as limits
-from atelier.images.readers.members import Refused
-from atelier.images.readers.tar_reader import read_tar
-from atelier.images.readers.zip_reader import count_members, read_zip
+from atelier.core.errors import AtelierError
+from atelier.data import members as limits
+from atelier.data.archives import count_members, read_tar, read_zip
+from atelier.data.manifest import Manifest, Skipped, raw_file, write_manifest
+from atelier.data.members import Rejected
+from atelier.data.raw import open_raw
 
 
 @pytest.fixture
@@ -80,12 +79,12 @@ def test_a_tar_gives_files_in_order_and_refuses_what_is_none(raw_of: Callable[..
     assert list(open_raw(raw_of("tar", {"pictures.tar": archive}))) == [
         ("d/z.jpg", b"one"),
         ("a.jpg", b"two"),
-        ("../../up.jpg", Refused("a path out of the archive")),
-        ("/root.jpg", Refused("an absolute path")),
-        ("soft", Refused("a link")),
-        ("hard", Refused("a link")),
-        ("null", Refused("not a regular file")),
-        ("in.zip", Refused("an archive inside the archive")),
+        ("../../up.jpg", Rejected("a path out of the archive")),
+        ("/root.jpg", Rejected("an absolute path")),
+        ("soft", Rejected("a link")),
+        ("hard", Rejected("a link")),
+        ("null", Rejected("not a regular file")),
+        ("in.zip", Rejected("an archive inside the archive")),
         ("last.jpg", b"five"),
     ]
 
@@ -105,11 +104,11 @@ def test_a_zip_gives_files_in_order_and_refuses_what_is_none(raw_of: Callable[..
     )
     assert list(open_raw(raw_of("zip", {"pictures.zip": archive}))) == [
         ("d/z.jpg", b"one"),
-        ("../up.jpg", Refused("a path out of the archive")),
-        ("../windows.jpg", Refused("a path out of the archive")),
-        ("C:/x.jpg", Refused("an absolute path")),
-        ("soft", Refused("a link")),
-        ("in.gz", Refused("an archive inside the archive")),
+        ("../up.jpg", Rejected("a path out of the archive")),
+        ("../windows.jpg", Rejected("a path out of the archive")),
+        ("C:/x.jpg", Rejected("an absolute path")),
+        ("soft", Rejected("a link")),
+        ("in.gz", Rejected("an archive inside the archive")),
         ("a.jpg", b"six"),
     ]
 
@@ -150,13 +149,13 @@ def test_folders_of_a_zip_made_on_windows_are_recognised(raw_of: Callable[..., P
         ("faces/men/1.jpg", b"one"),
         ("faces/women/2.jpg", b"two"),
         ("faces/women/3.jpg", b"three"),
-        ("faces/.thumbs", Refused("a hidden folder")),
-        ("faces/Thumbs.db", Refused("a system file")),
-        ("faces/../../6.jpg", Refused("a path out of the archive")),
-        ("//server/share/7.jpg", Refused("an absolute path")),
-        ("/8.jpg", Refused("an absolute path")),
-        ("d:/faces/9.jpg", Refused("an absolute path")),
-        ("d:10.jpg", Refused("an absolute path")),
+        ("faces/.thumbs", Rejected("a hidden folder")),
+        ("faces/Thumbs.db", Rejected("a system file")),
+        ("faces/../../6.jpg", Rejected("a path out of the archive")),
+        ("//server/share/7.jpg", Rejected("an absolute path")),
+        ("/8.jpg", Rejected("an absolute path")),
+        ("d:/faces/9.jpg", Rejected("an absolute path")),
+        ("d:10.jpg", Rejected("an absolute path")),
         ("4:3.jpg", b"eleven"),
     ]
     assert count_members(folder / "pictures.zip") == 11
@@ -189,8 +188,8 @@ def test_folders_of_a_tar_made_on_windows_are_recognised(raw_of: Callable[..., P
     assert list(open_raw(raw_of("tar", {"pictures.tar": archive}))) == [
         ("faces/men/1.jpg", b"one"),
         (r"faces/women/a\2.jpg", b"two"),
-        ("../3.jpg", Refused("a path out of the archive")),
-        ("c:/4.jpg", Refused("an absolute path")),
+        ("../3.jpg", Rejected("a path out of the archive")),
+        ("c:/4.jpg", Rejected("an absolute path")),
     ]
 
 
@@ -207,8 +206,8 @@ def test_an_encrypted_and_a_damaged_member_are_refused_alone(raw_of: Callable[..
     archive[directory + 8] |= 1
     archive[entries[1].header_offset + 31 + 2] ^= 0xFF
     read = dict(open_raw(raw_of("zip", {"pictures.zip": bytes(archive)})))
-    assert read["a"] == Refused("encrypted")
-    assert read["b"] == Refused("damaged inside the archive")
+    assert read["a"] == Rejected("encrypted")
+    assert read["b"] == Rejected("damaged inside the archive")
     assert read["c"] == b"fine"
 
 
@@ -219,7 +218,7 @@ def test_a_zip_bomb_is_not_expanded(raw_of: Callable[..., Path]) -> None:
     read = dict(open_raw(folder))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert isinstance(read["bomb.png"], Refused)
+    assert isinstance(read["bomb.png"], Rejected)
     assert "expand" in read["bomb.png"].reason
     assert read["a.png"] == b"fine"
     assert peak < 10 * 2**20
@@ -249,7 +248,7 @@ def test_a_zip_whose_members_expand_too_far_together_is_refused(
 def test_members_that_share_bytes_are_read_once(raw_of: Callable[..., Path]) -> None:
     read = list(open_raw(raw_of("zip", {"pictures.zip": overlapping_zip(2**20, 50)})))
     assert read[0] == ("member.png", bytes(2**20))
-    assert read[1:] == [("member.png", Refused("it shares its bytes with another member"))] * 49
+    assert read[1:] == [("member.png", Rejected("it shares its bytes with another member"))] * 49
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -265,7 +264,7 @@ def test_a_member_larger_than_it_claims_is_not_expanded(
     read = dict(open_raw(folder))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert read == {"bomb.png": Refused("damaged inside the archive")}
+    assert read == {"bomb.png": Rejected("damaged inside the archive")}
     assert peak < 100 * 2**20
 
 
@@ -351,11 +350,11 @@ def test_a_zip_cut_short_is_told(raw_of: Callable[..., Path]) -> None:
 
 
 def test_what_was_passed_over_comes_first_and_counts(raw_of: Callable[..., Path]) -> None:
-    passed = (PassedOver("b", "a link"),)
+    passed = (Skipped("b", "a link"),)
     archive = zip_of(("a", b"data"))
     folder = raw_of("zip", {"pictures.zip": archive}, members=1, passed_over=passed)
     pictures = open_raw(folder)
-    assert list(pictures) == [("b", Refused("a link")), ("a", b"data")]
+    assert list(pictures) == [("b", Rejected("a link")), ("a", b"data")]
     assert pictures.total == 2
 
 
@@ -411,7 +410,10 @@ def test_cifar10_gives_pictures_with_their_labels(raw_of: Callable[..., Path], s
     batch = {b"data": pixels, b"labels": [7, 3], b"batch_label": b"x", b"filenames": [b"a", b"b"]}
     archive = cifar({"data_batch_2": batch, "test_batch": batch, "batches.meta": {}})
     read = list(open_raw(raw_of("cifar10", {"cifar.tar.gz": archive}, split=split)))
-    names = {"train": ["train/7/10000", "train/3/10001"], "test": ["test/7/00000", "test/3/00001"]}
+    names = {
+        "train": ["train/7/10000", "train/3/10001"],
+        "test_fraction": ["test/7/00000", "test/3/00001"],
+    }
     assert [n for n, _ in read] == names.get(split, names["train"] + names["test"])
     first = read[0][1]
     assert isinstance(first, np.ndarray)

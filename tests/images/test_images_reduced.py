@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from atelier.images.convert import _row
-from atelier.images.picture import decode
-from atelier.images.resize import resize
-from atelier.settings import ConvertSettings
+from atelier.core.settings import ConvertSettings
+from atelier.data.convert import _row, resize
+from atelier.data.image_file import decode
 
 from ..support.image_files import saved
 
@@ -83,7 +82,12 @@ def test_blob_is_where_it_is_in_the_file(fit: Fit, orientation: int) -> None:
 
 def test_convert_makes_rows_with_exact_positions() -> None:
     settings = ConvertSettings(
-        image_size=SIZE, color="rgb", fit="stretch", max_megapixels=1, validation=0.0, test=0.0
+        image_size=SIZE,
+        color="rgb",
+        resize_mode="stretch",
+        max_megapixels=1,
+        validation_fraction=0.0,
+        test_fraction=0.0,
     )
     row = _row(settings, jpeg(blob(514, 514, 380, 400)))
     assert isinstance(row, np.ndarray)

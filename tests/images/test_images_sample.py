@@ -9,19 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atelier.images.checksum import digest
-from atelier.images.convert import convert
-from atelier.images.dataset import load_images
-from atelier.images.download import download
-from atelier.images.listing import list_folder
-from atelier.images.names import LONGEST, printable
-from atelier.images.picture import read_picture
-from atelier.images.resize import resize
-from atelier.images.sources.sample import sample_file
+from atelier.core.hashing import file_digest
+from atelier.core.settings import ConvertSettings, DownloadSettings
+from atelier.data.convert import convert, resize
+from atelier.data.dataset import load_images
+from atelier.data.image_file import read_image
+from atelier.data.safe_names import MAX_LENGTH, sanitize_name
+from atelier.data.sources.download import download
+from atelier.data.sources.listing import list_folder
+from atelier.data.sources.sample import sample_file
 from atelier.sample_faces.hair import HAIR_STYLES
 from atelier.sample_faces.portrait import portrait, random_portrait
 from atelier.sample_faces.traits import random_traits
-from atelier.settings import ConvertSettings, DownloadSettings
 
 
 def test_any_one_picture_can_be_drawn_again(
@@ -39,7 +38,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
 ) -> None:
     for name, seed in (("one", 1), ("two", 1), ("three", 2)):
         download(source("sample", seed=seed), tmp_path / name, tmp_path / "s")
-    one, two, three = (digest(tmp_path / n / "pictures.zip") for n in ("one", "two", "three"))
+    one, two, three = (file_digest(tmp_path / n / "pictures.zip") for n in ("one", "two", "three"))
     assert one == two != three
 
 
@@ -80,11 +79,11 @@ def test_a_face_stands_in_the_middle() -> None:
 def test_turned_pictures_stand_upright_when_read() -> None:
     files = [sample_file(1, i)[1] for i in range(250)]
     turned = [f for f in files if Image.open(BytesIO(f)).getexif().get(0x0112, 1) != 1]
-    small = [resize(read_picture(f, "grey", 1), 16, "crop").astype(float) for f in files[:60]]
+    small = [resize(read_image(f, "grey", 1), 16, "crop").astype(float) for f in files[:60]]
     usual = np.mean(small, axis=0)
     likeness = np.zeros(4)
     for data in turned:
-        row = resize(read_picture(data, "grey", 1), 16, "crop").astype(float)
+        row = resize(read_image(data, "grey", 1), 16, "crop").astype(float)
         for turn in range(4):
             likeness[turn] += np.corrcoef(np.rot90(row, turn).ravel(), usual.ravel())[0, 1]
     assert len(turned) >= 5
@@ -117,14 +116,14 @@ def test_a_listing_notices_added_and_changed_files(tmp_path: Path) -> None:
     assert [(n, s) for n, s, _ in after] == [("a.png", 2), ("b/c.png", 3), ("b/x.png", 2)]
 
 
-@pytest.mark.parametrize("name", ["лицо/顔.png", "a b.jpg", "x" * LONGEST])
+@pytest.mark.parametrize("name", ["лицо/顔.png", "a b.jpg", "x" * MAX_LENGTH])
 def test_a_printable_name_stays_as_it_is(name: str) -> None:
-    assert printable(name) == name
+    assert sanitize_name(name) == name
 
 
 def test_names_become_printable_short_and_stay_different() -> None:
-    assert printable("a\n\x1b[31m\udcff\u202e") == r"a\n\x1b[31m\udcff\u202e"
-    long = [printable("x" * 5000 + end) for end in ("a", "b")]
+    assert sanitize_name("a\n\x1b[31m\udcff\u202e") == r"a\n\x1b[31m\udcff\u202e"
+    long = [sanitize_name("x" * 5000 + end) for end in ("a", "b")]
     assert long[0] != long[1]
-    assert max(map(len, long)) <= LONGEST
-    assert [printable(name) for name in long] == long
+    assert max(map(len, long)) <= MAX_LENGTH
+    assert [sanitize_name(name) for name in long] == long

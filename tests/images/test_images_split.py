@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atelier.images.split import split
+from atelier.data.dataset import split
 
 
 def hashes_of(contents: list[int]) -> list[bytes]:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atelier.images.original import read_original
-from atelier.images.picture import Unreadable, read_picture
-from atelier.images.png_chunks import prepare_png
+from atelier.data.color_managed import load_source_image
+from atelier.data.formats.png import prepare_png
+from atelier.data.image_file import UnreadableError, read_image
 
 from ..support.icc import display_p3
 from ..support.image_files import MAGIC, chunk, iccp, png, saved
@@ -53,22 +53,22 @@ def test_metadata_never_makes_an_image_unreadable(tmp_path: Path, name: str) -> 
     if METADATA[name][4:8] not in (b"iCCP", b"tRNS"):
         whole.append(png(RGB, after=METADATA[name]))
     for data in whole:
-        assert np.array_equal(read_picture(data, "rgb", 1), RGB)
+        assert np.array_equal(read_image(data, "rgb", 1), RGB)
         (tmp_path / "image.png").write_bytes(data)
-        assert np.array_equal(read_original(tmp_path / "image.png", 1).pixels, RGB)
+        assert np.array_equal(load_source_image(tmp_path / "image.png", 1).pixels, RGB)
 
 
 def test_orientation_is_kept_when_other_metadata_is_removed() -> None:
     exif = b"MM\0\x2a\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
     data = png(RGB, METADATA["compressed text"] + chunk(b"eXIf", exif))
-    assert np.array_equal(read_picture(data, "rgb", 1), np.rot90(RGB, -1))
+    assert np.array_equal(read_image(data, "rgb", 1), np.rot90(RGB, -1))
 
 
 def test_colors_of_a_large_profile_are_converted() -> None:
     profile = display_p3() + PADDED
     padded = struct.pack(">I", len(profile)) + profile[4:]
     flat = np.full((4, 4, 3), (229, 120, 89), np.uint8)
-    read = read_picture(png(flat, iccp(padded)), "rgb", 1)
+    read = read_image(png(flat, iccp(padded)), "rgb", 1)
     assert np.abs(read.astype(int) - (246, 113, 79)).max() <= 3
 
 
@@ -118,7 +118,7 @@ def test_little_metadata_is_decompressed(
     packed = wrong_sum(content) if damaged else zlib.compress(content, 9)
     head = b"name\0\1\0\0\0" if kind == b"iTXt" else b"name\0\0"
     data = png(RGB, chunk(kind, head + packed) * 100)
-    monkeypatch.setattr("atelier.images.png_chunks.zlib.decompressobj", Counting)
+    monkeypatch.setattr("atelier.data.formats.png.zlib.decompressobj", Counting)
     stream, _ = prepare_png(io.BytesIO(data))
     assert produced <= 34 * 2**20
     if damaged or kind == b"iCCP":
@@ -135,8 +135,8 @@ def test_a_damaged_profile_does_not_hide_a_whole_one(tmp_path: Path) -> None:
 
 def test_a_png_of_very_many_chunks_is_refused() -> None:
     data = MAGIC + chunk(b"tEXt", b"a\0b") * 200_000
-    with pytest.raises(Unreadable, match="more chunks than any program writes"):
-        read_picture(data, "rgb", 1)
+    with pytest.raises(UnreadableError, match="more chunks than any program writes"):
+        read_image(data, "rgb", 1)
 
 
 JPEGS: dict[str, dict[str, Any]] = {
@@ -154,12 +154,12 @@ MODES = ("RGB", "L", "CMYK")
 def test_jpeg_without_its_end_is_read(tmp_path: Path, kind: str, mode: str) -> None:
     data = saved(Image.fromarray(RGB).convert(mode), "JPEG", quality=90, **JPEGS[kind])
     for at_least in (None, 10):
-        whole = read_picture(data, "rgb", 1, at_least)
+        whole = read_image(data, "rgb", 1, at_least)
         for cut in (data[:-1], data[:-2], data[:-2] + bytes(50)):
-            assert np.array_equal(read_picture(cut, "rgb", 1, at_least), whole)
+            assert np.array_equal(read_image(cut, "rgb", 1, at_least), whole)
     (tmp_path / "image.jpg").write_bytes(data[:-2])
-    pixels = read_original(tmp_path / "image.jpg", 1).pixels
-    assert np.array_equal(pixels, read_picture(data, "rgb", 1))
+    pixels = load_source_image(tmp_path / "image.jpg", 1).pixels
+    assert np.array_equal(pixels, read_image(data, "rgb", 1))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -171,8 +171,8 @@ def test_truncated_jpeg_is_refused(kind: str, mode: str) -> None:
     ends = {len(data) - missing for missing in (4, 5, 8, 20, 100, 300)} | set(restarts[:-1:7])
     for end in sorted(end for end in ends if end > scans):
         for at_least in (None, 10):
-            with pytest.raises(Unreadable, match=r"^(truncated|damaged)$"):
-                read_picture(data[:end], "rgb", 1, at_least)
+            with pytest.raises(UnreadableError, match=r"^(truncated|damaged)$"):
+                read_image(data[:end], "rgb", 1, at_least)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -184,19 +184,19 @@ def test_truncated_jpeg_with_an_end_is_refused(tmp_path: Path, kind: str, mode: 
         cut = data[: scan + int(part * (len(data) - scan))].rstrip(b"\xff") + b"\xff\xd9"
         for end in (b"", b"film"):
             for at_least in (None, 10):
-                with pytest.raises(Unreadable, match=r"^truncated$"):
-                    read_picture(cut + end, "rgb", 1, at_least)
+                with pytest.raises(UnreadableError, match=r"^truncated$"):
+                    read_image(cut + end, "rgb", 1, at_least)
     (tmp_path / "image.jpg").write_bytes(cut)
-    with pytest.raises(Unreadable, match=r"^truncated$"):
-        read_original(tmp_path / "image.jpg", 1)
+    with pytest.raises(UnreadableError, match=r"^truncated$"):
+        load_source_image(tmp_path / "image.jpg", 1)
 
 
 def test_progressive_jpeg_cut_in_its_first_scan_is_refused() -> None:
     data = saved(Image.fromarray(RGB), "JPEG", quality=90, progressive=True)
     scan = data.index(b"\xff\xda")
     end = data.index(b"\xff", scan + 14)
-    with pytest.raises(Unreadable, match=r"^truncated$"):
-        read_picture(data[: (scan + end) // 2] + b"\xff\xd9", "rgb", 1)
+    with pytest.raises(UnreadableError, match=r"^truncated$"):
+        read_image(data[: (scan + end) // 2] + b"\xff\xd9", "rgb", 1)
 
 
 @pytest.mark.parametrize("kind", JPEGS)
@@ -204,7 +204,7 @@ def test_progressive_jpeg_cut_in_its_first_scan_is_refused() -> None:
 def test_grey_jpeg_is_read(kind: str, end: bytes) -> None:
     """Its level is that of missing blocks."""
     data = saved(Image.new("RGB", (50, 40), (128, 128, 128)), "JPEG", **JPEGS[kind]) + end
-    assert (read_picture(data, "rgb", 1) == 128).all()
+    assert (read_image(data, "rgb", 1) == 128).all()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
@@ -212,7 +212,7 @@ def test_other_formats_without_their_end_are_read(kind: str) -> None:
     image = Image.fromarray(RGB).quantize(16)
     data = saved(image, kind)
     cut = data[: -12 if kind == "PNG" else -1]
-    assert np.array_equal(read_picture(cut, "rgb", 1), read_picture(data, "rgb", 1))
+    assert np.array_equal(read_image(cut, "rgb", 1), read_image(data, "rgb", 1))
 
 
 @pytest.mark.parametrize(
@@ -232,8 +232,8 @@ def test_known_formats_that_are_not_read_are_named(
     start: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)  # as if not installed
-    with pytest.raises(Unreadable, match=f"^{reason}"):
-        read_picture(start + bytes(2000), "rgb", 1)
+    with pytest.raises(UnreadableError, match=f"^{reason}"):
+        read_image(start + bytes(2000), "rgb", 1)
 
 
 def test_heic_is_read_if_its_reader_is_installed(tmp_path: Path) -> None:
@@ -245,13 +245,13 @@ def test_heic_is_read_if_its_reader_is_installed(tmp_path: Path) -> None:
     file.info.update(exif=exif.tobytes(), icc_profile=display_p3(), icc_profile_type="prof")
     file.save(tmp_path / "image.heic", quality=95)
     data = (tmp_path / "image.heic").read_bytes()
-    read = read_picture(data, "rgb", 1)
+    read = read_image(data, "rgb", 1)
     assert read.shape == (64, 48, 3)
     assert np.abs(read.astype(int) - (246, 113, 79)).max() <= 6
-    assert np.array_equal(read_original(tmp_path / "image.heic", 1).pixels, read)
-    with pytest.raises(Unreadable):
-        read_picture(data[: len(data) // 2], "rgb", 1)
+    assert np.array_equal(load_source_image(tmp_path / "image.heic", 1).pixels, read)
+    with pytest.raises(UnreadableError):
+        read_image(data[: len(data) // 2], "rgb", 1)
     # The size that it claims is not the size that it is decoded to.
     place = data.index(b"ispe") + 8
-    with pytest.raises(Unreadable):
-        read_picture(data[:place] + struct.pack(">II", 16, 16) + data[place + 8 :], "rgb", 1)
+    with pytest.raises(UnreadableError):
+        read_image(data[:place] + struct.pack(">II", 16, 16) + data[place + 8 :], "rgb", 1)

@@ -10,12 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atelier.errors import AtelierError
-from atelier.images.dataset import Images, load_images, save_images
-from atelier.images.parallel import in_order
-from atelier.images.readers.members import Budget, Refused, checked, fault_of_name, too_large
-from atelier.images.readers.mnist_reader import read_mnist
-from atelier.images.readers.zip_reader import _too_large
+from atelier.core.errors import AtelierError
+from atelier.data.archives import _too_large
+from atelier.data.dataset import Images, load_images, save_images
+from atelier.data.members import (
+    Budget,
+    Rejected,
+    reject_nested_archive,
+    too_large,
+    unsafe_name_reason,
+)
+from atelier.data.mnist import read_mnist
+from atelier.data.thread_pool import ordered_map
 
 MIB = 2**20
 
@@ -66,7 +72,7 @@ def test_an_archive_may_have_ten_million_members(archive: Path) -> None:
     ],
 )
 def test_names_that_lead_out_of_an_archive_are_refused(name: str, fault: str) -> None:
-    assert fault_of_name(name) == fault
+    assert unsafe_name_reason(name) == fault
 
 
 @pytest.mark.parametrize(
@@ -77,14 +83,16 @@ def test_names_that_lead_out_of_an_archive_are_refused(name: str, fault: str) ->
 def test_an_archive_inside_an_archive_is_refused_by_its_first_bytes(
     begin: bytes, kind: int
 ) -> None:
-    assert checked(bytes(kind) + begin + b"...") == Refused("an archive inside the archive")
+    assert reject_nested_archive(bytes(kind) + begin + b"...") == Rejected(
+        "an archive inside the archive"
+    )
     other = bytes(kind + 1) + begin + b"..."
-    assert checked(other) == other
-    assert checked(bytes(kind) + begin[:-1]) == bytes(kind) + begin[:-1]
+    assert reject_nested_archive(other) == other
+    assert reject_nested_archive(bytes(kind) + begin[:-1]) == bytes(kind) + begin[:-1]
 
 
 def test_a_member_over_the_limit_is_refused_with_both_sizes() -> None:
-    assert too_large(1234 * MIB) == Refused("1,234 MiB, the limit is 256")
+    assert too_large(1234 * MIB) == Rejected("1,234 MiB, the limit is 256")
 
 
 @pytest.mark.parametrize(
@@ -244,7 +252,7 @@ def test_work_in_order_starts_as_much_as_fits_and_no_more() -> None:
         return lambda: item
 
     sizes = [4, 6, 1, 1, 1, 20, 2]
-    for result in in_order(start, range(len(sizes)), 3, lambda item: sizes[item], 10):
+    for result in ordered_map(start, range(len(sizes)), 3, lambda item: sizes[item], 10):
         events.append(f"end {result}")
     assert events == [
         *("start 0", "start 1", "end 0", "start 2", "start 3", "end 1", "start 4"),

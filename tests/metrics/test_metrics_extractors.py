@@ -11,12 +11,17 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 
-from atelier.errors import AtelierError
-from atelier.metrics.extractors import build_extractor
+from atelier.core.errors import AtelierError
+from atelier.core.pretrained import vgg19_caffe
+from atelier.core.settings import NETWORKS
+from atelier.metrics.extractors import (
+    build_extractor,
+    imagenet,
+    inception,
+    vgg19_extractor,
+    without_classifier,
+)
 from atelier.metrics.features import Extractor, RandomFeatures
-from atelier.metrics.learned import imagenet, inception, vgg19_of, without_classifier
-from atelier.settings import NETWORKS
-from atelier.vgg19_caffe import vgg19_caffe
 
 CPU = torch.device("cpu")
 DISTILLED = "vgg19_distilled16x_conv1_1-conv5_1.pth"
@@ -192,10 +197,10 @@ def test_a_file_with_vgg19s_names_is_used_to_its_deepest_layer(
     assert extractor(pictures, CPU).shape == (3, 64)
     torch.save({"features.0.weight": torch.ones(3)}, tmp_path / "other.pth")
     with pytest.raises(AtelierError, match=r"no 0\.weight of shape \[64, 3, 3, 3\]"):
-        vgg19_of(tmp_path / "other.pth")
+        vgg19_extractor(tmp_path / "other.pth")
     torch.save({"conv.weight": torch.ones(3)}, tmp_path / "none.pth")
     with pytest.raises(AtelierError, match=r"has no features\.0\.weight"):
-        vgg19_of(tmp_path / "none.pth")
+        vgg19_extractor(tmp_path / "none.pth")
 
 
 @pytest.mark.shared

@@ -7,20 +7,23 @@ import numpy as np
 import pytest
 import torch
 
-from atelier.metrics.diversity import diversity, ms_ssim
-from atelier.metrics.features import Scale
-from atelier.metrics.fid import frechet_distance
-from atelier.metrics.kid import kernel_distance
-from atelier.metrics.neighbours import (
+from atelier.core.random_streams import numpy_generator
+from atelier.metrics.distances import (
+    compute_kid,
+    diversity,
+    frechet_distance,
+    ms_ssim,
+    sliced_wasserstein,
+)
+from atelier.metrics.features import Standardizer
+from atelier.metrics.neighbors import (
+    PRDC,
     Nearest,
-    Overlap,
     expected_memorised,
     memorised,
-    nearest,
-    overlap,
+    nearest_pairs,
+    precision_recall_density_coverage,
 )
-from atelier.metrics.swd import sliced_wasserstein
-from atelier.streams import numpy_stream
 
 GOLDEN_SWD = {64: (25.72, 0.87), 32: (31.02, 1.33), 16: (67.55, 2.24)}  # mean and deviation
 
@@ -43,7 +46,7 @@ def kid_written_out(x: torch.Tensor, y: torch.Tensor) -> float:
 
 def test_kid_and_its_jackknife_are_what_the_papers_write() -> None:
     x, y = normal(12, 6, 0), normal(9, 6, 1) + 0.3
-    kid = kernel_distance(x, y)
+    kid = compute_kid(x, y)
     assert kid.value == pytest.approx(kid_written_out(x, y), rel=1e-9)
     variance = 0.0
     for left_out in (
@@ -58,14 +61,14 @@ def test_kid_is_torchmetrics_where_a_subset_is_the_whole_set() -> None:
     from torchmetrics.image.kid import poly_mmd
 
     x, y = normal(40, 6, 0), normal(40, 6, 1) + 0.3
-    assert kernel_distance(x, y).value == pytest.approx(float(poly_mmd(x, y)), rel=1e-4)
+    assert compute_kid(x, y).value == pytest.approx(float(poly_mmd(x, y)), rel=1e-4)
 
 
 def test_kid_of_alike_sets_is_0_on_average_and_its_error_is_honest() -> None:
-    alike = [kernel_distance(normal(60, 8, 2 * i), normal(60, 8, 2 * i + 1)) for i in range(80)]
+    alike = [compute_kid(normal(60, 8, 2 * i), normal(60, 8, 2 * i + 1)) for i in range(80)]
     values = np.array([kid.value for kid in alike])
     assert abs(values.mean()) < 4 * values.std() / np.sqrt(len(values))
-    far = [kernel_distance(normal(60, 8, 2 * i), normal(60, 8, 2 * i + 1) + 1) for i in range(80)]
+    far = [compute_kid(normal(60, 8, 2 * i), normal(60, 8, 2 * i + 1) + 1) for i in range(80)]
     spread = np.std([kid.value for kid in far])
     assert spread == pytest.approx(np.mean([kid.error for kid in far]), rel=0.3)
 
@@ -75,8 +78,8 @@ def test_a_feature_that_most_real_pictures_do_not_have_does_not_drown_the_others
     real[:, :5] = others[:, :5] = 0
     real[0, 0] = 1e-4
     others[:8, :5] = 0.01
-    scale = Scale.of(real)
-    alike, far = (kernel_distance(scale(real), scale(of)).value for of in (others, others + 0.3))
+    scale = Standardizer.of(real)
+    alike, far = (compute_kid(scale(real), scale(of)).value for of in (others, others + 0.3))
     assert abs(alike) < 0.05 < far
 
 
@@ -106,11 +109,11 @@ def test_fid_of_a_set_with_itself_is_0_and_fewer_pictures_give_more() -> None:
 
 def test_neighbours_of_a_set_with_itself_and_of_sets_far_apart() -> None:
     x = normal(100, 5, 0)
-    same = overlap(x, x.clone())
+    same = precision_recall_density_coverage(x, x.clone())
     # Each picture lies in its own ball, and on average in those of five others.
     assert (same.precision, same.recall, same.coverage) == (1, 1, 1)
     assert same.density == pytest.approx(6 / 5)
-    apart = overlap(x, x + 100)
+    apart = precision_recall_density_coverage(x, x + 100)
     assert (apart.precision, apart.recall, apart.density, apart.coverage) == (0, 0, 0, 0)
 
 
@@ -125,7 +128,7 @@ def test_neighbours_are_what_the_papers_write() -> None:
         [[float((m - r).norm()) <= of_real[j] for j, r in enumerate(real)] for m in made]
     )
     recalled = [any(float((m - r).norm()) <= of_made[i] for i, m in enumerate(made)) for r in real]
-    found = overlap(real, made)
+    found = precision_recall_density_coverage(real, made)
     assert found.precision == pytest.approx(inside.any(axis=1).mean())
     assert found.recall == pytest.approx(np.mean(recalled))
     assert found.density == pytest.approx(inside.sum() / (5 * 30))
@@ -134,12 +137,12 @@ def test_neighbours_are_what_the_papers_write() -> None:
 
 def test_copies_of_the_training_are_found_where_they_come_from() -> None:
     training, unseen = normal(300, 8, 0), normal(200, 8, 1)
-    others = nearest(unseen, training)
-    copies = nearest(training[[7, 3, 299]], training)
+    others = nearest_pairs(unseen, training)
+    copies = nearest_pairs(training[[7, 3, 299]], training)
     assert copies.place.tolist() == [7, 3, 299]
     assert copies.distance.max() < 1e-3
     doses = [
-        memorised(nearest(torch.cat([training[:n], unseen[n:]]), training), others)
+        memorised(nearest_pairs(torch.cat([training[:n], unseen[n:]]), training), others)
         for n in (0, 20, 100, 200)
     ]
     # One in 200 of the unseen is nearer than the second nearest of them.
@@ -155,7 +158,7 @@ def test_memorised_comes_to_its_expectation_for_new_images(count: int, expected:
     shares = []
     for _ in range(300):
         unseen, new = (torch.randn(size, 4, generator=rng) for size in (count, 100))
-        shares.append(memorised(nearest(new, training), nearest(unseen, training)))
+        shares.append(memorised(nearest_pairs(new, training), nearest_pairs(unseen, training)))
     assert np.mean(shares) == pytest.approx(expected, abs=4 * np.std(shares) / np.sqrt(300))
 
 
@@ -170,10 +173,10 @@ def test_the_nearer_of_an_image_and_its_mirror_image_counts() -> None:
 
 def test_a_picture_does_not_find_itself_where_it_must_not() -> None:
     x = normal(1500, 3, 0)
-    found = nearest(x[:1200], x, leave_itself_out=True)
+    found = nearest_pairs(x[:1200], x, leave_itself_out=True)
     assert not (found.place == torch.arange(1200)).any()
     assert found.distance.min() > 0
-    itself = nearest(x[:1200], x)
+    itself = nearest_pairs(x[:1200], x)
     assert (itself.place == torch.arange(1200)).all()
     assert itself.distance.max() < 1e-6
 
@@ -184,8 +187,8 @@ def test_more_images_than_a_block_of_rows_give_the_formulas_numbers() -> None:
     x[1024:] += 2
     y[1024:] -= 1
     real, made = torch.from_numpy(x), torch.from_numpy(y)
-    assert kernel_distance(real, made).value == pytest.approx(kid_written_out(real, made), rel=1e-6)
-    assert kernel_distance(made, real).value == pytest.approx(kid_written_out(real, made), rel=1e-6)
+    assert compute_kid(real, made).value == pytest.approx(kid_written_out(real, made), rel=1e-6)
+    assert compute_kid(made, real).value == pytest.approx(kid_written_out(real, made), rel=1e-6)
 
     def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.sqrt(((a[:, None].astype(np.float64) - b[None]) ** 2).sum(axis=2))
@@ -193,13 +196,13 @@ def test_more_images_than_a_block_of_rows_give_the_formulas_numbers() -> None:
     of_real, of_made = (np.sort(distances(z, z), axis=1)[:, 5] for z in (x, y))
     between = distances(x, y)
     inside = between <= of_real[:, None]
-    assert overlap(real, made) == Overlap(
+    assert precision_recall_density_coverage(real, made) == PRDC(
         precision=pytest.approx(inside.any(axis=0).mean()),
         recall=pytest.approx((between <= of_made).any(axis=1).mean()),
         density=pytest.approx(inside.sum() / (5 * 1100)),
         coverage=pytest.approx(inside.any(axis=1).mean()),
     )
-    found = nearest(real, made)
+    found = nearest_pairs(real, made)
     assert np.array_equal(found.place, between.argmin(axis=1))
     assert found.distance.numpy() == pytest.approx(between.min(axis=1))
 
@@ -266,7 +269,7 @@ def test_ms_ssim_is_that_of_tensorflows_code(side: int, channels: int) -> None:
 def test_pairs_compared_in_parts_have_the_same_similarity(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = waves(5, 16, 3, 1), waves(5, 16, 3, 2)
     together = ms_ssim(one, other)
-    monkeypatch.setattr("atelier.metrics.diversity._PIXELS", 2 * 16 * 16)
+    monkeypatch.setattr("atelier.metrics.distances._PIXELS_AT_ONCE", 2 * 16 * 16)
     assert torch.equal(ms_ssim(one, other), together)
 
 
@@ -319,7 +322,7 @@ def swd_written_out(real: np.ndarray, made: np.ndarray, rng: np.random.Generator
 def test_swd_is_that_of_karras_code(side: int, channels: int) -> None:
     real, made = waves(4, side, channels, 1), waves(4, side, channels, 2) // 2
     found = sliced_wasserstein(real, made, seed=3)
-    rng = numpy_stream(3, "sliced_wasserstein")
+    rng = numpy_generator(3, "sliced_wasserstein")
     expected = swd_written_out(real.transpose(0, 3, 1, 2), made.transpose(0, 3, 1, 2), rng)
     assert list(found) == [size for size in (64, 32, 28, 16) if size in found]
     assert list(found.values()) == pytest.approx(expected, rel=1e-3)
@@ -329,7 +332,7 @@ def test_swd_is_that_of_karras_code(side: int, channels: int) -> None:
 def test_swd_is_the_same_whatever_is_projected_together(monkeypatch: pytest.MonkeyPatch) -> None:
     real, made = waves(5, 32, 3, 1), waves(5, 32, 3, 2) // 2
     together = sliced_wasserstein(real, made, seed=3)
-    monkeypatch.setattr("atelier.metrics.swd._PROJECTED", 1)
+    monkeypatch.setattr("atelier.metrics.distances._PROJECTED", 1)
     assert sliced_wasserstein(real, made, seed=3) == pytest.approx(together, rel=1e-5)
 
 
@@ -337,7 +340,7 @@ def test_swd_of_many_images_needs_the_memory_of_their_patches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With float64 copies of the patches of a set, the peak was 3.6 times those of both sets."""
-    monkeypatch.setattr("atelier.metrics.swd._PROJECTED", 2**16)
+    monkeypatch.setattr("atelier.metrics.distances._PROJECTED", 2**16)
     images = waves(80, 32, 3, 1)
     tracemalloc.start()
     try:

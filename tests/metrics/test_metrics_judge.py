@@ -10,17 +10,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from atelier.errors import AtelierError
+from atelier.core.errors import AtelierError
+from atelier.core.settings import EvaluateSettings, Settings
 from atelier.metrics.cache import FeatureCache
+from atelier.metrics.distances import compute_kid, frechet_distance
 from atelier.metrics.evaluate import evaluate, spread
 from atelier.metrics.extractors import build_extractor
 from atelier.metrics.features import Extractor
-from atelier.metrics.fid import frechet_distance
-from atelier.metrics.judge import Judge, judge_of
-from atelier.metrics.kid import kernel_distance
-from atelier.metrics.neighbours import overlap
-from atelier.metrics.real_pictures import RealPictures
-from atelier.settings import EvaluateSettings, Settings
+from atelier.metrics.neighbors import precision_recall_density_coverage
+from atelier.metrics.reference import RealImages
+from atelier.metrics.validation import ValidationKID, build_validation
 
 CPU = torch.device("cpu")
 Pictures = NDArray[np.uint8]
@@ -32,7 +31,7 @@ SCALED = {"kid", "fid", "precision", "memorised"}  # absent without a scale of t
 def wanted(**values: Any) -> EvaluateSettings:
     usual: dict[str, Any] = {
         "samples": 50, "reference": "test", "features": "random", "epochs": 12,
-        "nearest_among": 80, "seed": 1,
+        "nearest_neighbor_pool": 80, "seed": 1,
     }  # fmt: skip
     return EvaluateSettings(**usual | values)
 
@@ -57,7 +56,7 @@ def colours(calibrated: bool = False) -> Extractor:
 
 def test_a_judge_gives_the_kid_of_the_evaluation_time_after_time(pictures: Pictures) -> None:
     held_out, training, made = pictures[:50], pictures[50:250], pictures[250:300] // 2
-    judge = Judge(wanted(), training, held_out, CPU)
+    judge = ValidationKID(wanted(), training, held_out, CPU)
     result = evaluate(wanted(), training, held_out, made, CPU).metrics()
     assert judge(made) == judge(made) == pytest.approx(result["kid"], rel=1e-5)
     assert judge(pictures[300:420]) < judge(made) < judge(np.zeros_like(made))
@@ -68,9 +67,9 @@ def test_epochs_are_measured_where_enough_pictures_are_held_out(
 ) -> None:
     told: list[str] = []
 
-    def asked(count: int, **train: Any) -> Judge | None:
+    def asked(count: int, **train: Any) -> ValidationKID | None:
         settings = make_settings(train={"measure_every": 1, **train})
-        return judge_of(settings, pictures[220:], pictures[:count], CPU, told.append)
+        return build_validation(settings, pictures[220:], pictures[:count], CPU, told.append)
 
     assert asked(200) is not None
     assert asked(16, measure_every=0) is None
@@ -79,11 +78,11 @@ def test_epochs_are_measured_where_enough_pictures_are_held_out(
     assert asked(1) is None
     assert told == [
         f"epochs are not measured: the validation set has {images}, and 16 are needed; raise"
-        " convert.validation or add images"
+        " convert.validation_fraction or add images"
         for images in ("15 images", "1 image")
     ]
     with pytest.raises(
-        AtelierError, match=r"has 15 images, .* add images, or set train.keep to last"
+        AtelierError, match=r"has 15 images, .* add images, or set train.select_model to last"
     ):
         asked(15, keep="best")
 
@@ -94,7 +93,7 @@ def test_epochs_are_not_measured_on_the_scale_of_fewer_than_30_training_images(
 ) -> None:
     warnings: list[str] = []
     settings = make_settings(train={"measure_every": 1})
-    judge = judge_of(settings, small[:count], small[200:216], CPU, warnings.append)
+    judge = build_validation(settings, small[:count], small[200:216], CPU, warnings.append)
     assert (judge is not None) == is_measured
     if not is_measured:
         scaling = count - min(16, count // 2)
@@ -104,8 +103,8 @@ def test_epochs_are_not_measured_on_the_scale_of_fewer_than_30_training_images(
             " images, and 30 are needed; add images"
         )
         best = make_settings(train={"measure_every": 1, "keep": "best"})
-        with pytest.raises(AtelierError, match=r"30 are needed; .* set train.keep to last"):
-            judge_of(best, small[:count], small[200:216], CPU, warnings.append)
+        with pytest.raises(AtelierError, match=r"30 are needed; .* set train.select_model to last"):
+            build_validation(best, small[:count], small[200:216], CPU, warnings.append)
 
 
 def test_calibrated_features_need_no_scale(
@@ -118,10 +117,10 @@ def test_calibrated_features_need_no_scale(
     assert {"kid", "fid", "memorised"} <= set(numbers)
     warnings: list[str] = []
     settings = make_settings(train={"measure_every": 1})
-    assert judge_of(settings, small[:2], small[200:216], CPU, warnings.append) is not None
+    assert build_validation(settings, small[:2], small[200:216], CPU, warnings.append) is not None
     assert warnings == [
         "the KID of epochs is measured against 16 real images; below 200 its standard error is"
-        " large; raise convert.validation or add images"
+        " large; raise convert.validation_fraction or add images"
     ], "no error without other real images"
 
 
@@ -130,12 +129,12 @@ def test_epochs_measured_by_few_images_are_announced_with_the_error(
 ) -> None:
     warnings: list[str] = []
     settings = make_settings(train={"measure_every": 1})
-    judge = judge_of(settings, small[200:], small[:199], CPU, warnings.append)
+    judge = build_validation(settings, small[200:], small[:199], CPU, warnings.append)
     assert judge is not None
     (warning,) = warnings
     assert warning == (
         "the KID of epochs is measured against 199 real images; below 200 its standard error is"
-        f" large: {judge.error:.2g} for other real images; raise convert.validation or add images"
+        f" large: {judge.error:.2g} for other real images; raise convert.validation_fraction or add images"
     )
     deviation = np.std([judge(small[i : i + 199]) for i in range(200, 1001, 50)])
     assert deviation / 3 < judge.error < 4 * deviation
@@ -144,9 +143,13 @@ def test_epochs_measured_by_few_images_are_announced_with_the_error(
 @pytest.mark.parametrize(
     ("samples", "count", "action"),
     [
-        (199, 200, "raise train.measure_samples to 200"),
-        (199, 199, "raise train.measure_samples to 200 and raise convert.validation or add images"),
-        (200, 199, "raise convert.validation or add images"),
+        (199, 200, "raise train.kid_samples to 200"),
+        (
+            199,
+            199,
+            "raise train.kid_samples to 200 and raise convert.validation_fraction or add images",
+        ),
+        (200, 199, "raise convert.validation_fraction or add images"),
     ],
 )
 def test_a_large_error_of_epochs_names_the_setting_to_raise(
@@ -154,7 +157,7 @@ def test_a_large_error_of_epochs_names_the_setting_to_raise(
 ) -> None:
     warnings: list[str] = []
     settings = make_settings(train={"measure_every": 1, "measure_samples": samples})
-    judge_of(settings, small[200:500], small[:count], CPU, warnings.append)
+    build_validation(settings, small[200:500], small[:count], CPU, warnings.append)
     (warning,) = warnings
     assert warning.endswith(f" real images; {action}")
 
@@ -168,7 +171,7 @@ def test_test_images_are_the_reference_if_there_are_enough(
     small: Pictures, count: int, reference: int
 ) -> None:
     training, test = small[:200], small[200 : 200 + count]
-    real = RealPictures.draw(wanted(), training, test)
+    real = RealImages.sample(wanted(), training, test)
     assert real.unseen == (count >= 16)
     assert len(real.reference) == len(real.other) == reference
     assert set(rows(real.reference)) <= set(rows(test if real.unseen else training))
@@ -195,7 +198,7 @@ def test_kid_of_real_images_is_0_on_average_with_few_of_them(small: Pictures) ->
     kids = []
     for _ in range(100):
         shuffled = small[rng.permutation(len(small))]
-        judge = Judge(wanted(), shuffled[:100], shuffled[100:116], CPU)
+        judge = ValidationKID(wanted(), shuffled[:100], shuffled[100:116], CPU)
         kids.append(judge(shuffled[200:216]))
     assert abs(np.mean(kids)) < 3 * np.std(kids) / np.sqrt(len(kids))
 
@@ -222,7 +225,7 @@ def mirrored(images: Pictures) -> Pictures:
 def test_copies_count_as_memorised_mirrored_or_not(pictures: Pictures, is_mirrored: bool) -> None:
     training, test = pictures[:200], pictures[200:250]
     copies = mirrored(training[:50]) if is_mirrored else training[:50]
-    found = evaluate(wanted(nearest_among=200), training, test, copies, CPU)
+    found = evaluate(wanted(nearest_neighbor_pool=200), training, test, copies, CPU)
     assert found.memorised == 1
 
 
@@ -273,7 +276,7 @@ def test_numbers_of_features_are_absent_without_a_scale_and_the_note_says_why(
     }  # fmt: skip
     assert result.notes == (
         "generated images are compared with 3 training images: the test set has 0 images, and 16"
-        " are needed; raise convert.test or add images",
+        " are needed; raise convert.test_fraction or add images",
         "kid, fid, precision, recall, density, coverage, memorised and the KID of epochs: left"
         " out, because the scale of the features comes from 3 training images, and 30 are needed;"
         " add images",
@@ -281,7 +284,7 @@ def test_numbers_of_features_are_absent_without_a_scale_and_the_note_says_why(
 
 
 def test_few_training_images_compared_as_in_the_literature_need_a_scale(small: Pictures) -> None:
-    settings = wanted(reference="training", nearest_among=1)
+    settings = wanted(reference="training", nearest_neighbor_pool=1)
     few, enough = (
         evaluate(settings, small[:count], small[:0], small[300:350], CPU) for count in (29, 30)
     )
@@ -295,7 +298,7 @@ def test_few_training_images_compared_as_in_the_literature_need_a_scale(small: P
 
 
 def test_a_search_of_few_training_images_still_leaves_a_scale(small: Pictures) -> None:
-    settings = wanted(samples=16, nearest_among=1)
+    settings = wanted(samples=16, nearest_neighbor_pool=1)
     result = evaluate(settings, small[:200], small[:0], small[300:350], CPU)
     assert result.generated.kid is not None
 
@@ -311,7 +314,7 @@ def test_training_images_in_place_of_test_images_are_announced(
     found = [note for note in result.metrics()["notes"] if "test set" in note]
     assert found == [
         f"generated images are compared with 50 training images: the test set has {images}, and"
-        " 16 are needed; raise convert.test or add images"
+        " 16 are needed; raise convert.test_fraction or add images"
     ] * (images is not None)
     asked = evaluate(wanted(reference="training"), small[:200], test, small[300:350], CPU)
     assert not [note for note in asked.notes if "test set" in note]
@@ -321,15 +324,15 @@ def test_training_images_in_place_of_test_images_are_announced(
     ("samples", "test", "action"),
     [
         (199, 200, "raise evaluate.samples to 200"),
-        (199, 199, "raise evaluate.samples to 200 and raise convert.test or add images"),
-        (200, 199, "raise convert.test or add images"),
+        (199, 199, "raise evaluate.samples to 200 and raise convert.test_fraction or add images"),
+        (200, 199, "raise convert.test_fraction or add images"),
         (199, 0, "raise evaluate.samples to 200"),
     ],
 )
 def test_a_large_error_names_the_setting_to_raise(
     small: Pictures, monkeypatch: pytest.MonkeyPatch, samples: int, test: int, action: str
 ) -> None:
-    monkeypatch.setattr("atelier.metrics.swd._PATCHES_PER_IMAGE", 1)  # for quick numbers
+    monkeypatch.setattr("atelier.metrics.distances._PATCHES_PER_IMAGE", 1)  # for quick numbers
     training, made = small[:600], small[900:1100]
     notes = evaluate(wanted(samples=samples), training, small[600 : 600 + test], made, CPU).notes
     (found,) = [note for note in notes if "standard error" in note]
@@ -359,7 +362,7 @@ def test_kid_on_the_scale_of_30_images_is_0_on_average(small: Pictures) -> None:
     kids = []
     for _ in range(60):
         shuffled = small[rng.permutation(len(small))]
-        judge = Judge(wanted(), shuffled[:46], shuffled[100:116], CPU)
+        judge = ValidationKID(wanted(), shuffled[:46], shuffled[100:116], CPU)
         kids.append(judge(shuffled[200:216]))
     assert abs(np.mean(kids)) < 3 * np.std(kids) / np.sqrt(len(kids))
     assert np.std(kids) < 3
@@ -384,8 +387,8 @@ def test_the_literatures_protocol_takes_all_training_images_and_all_samples(
     numbers = result.metrics()
     assert numbers["fid"] == pytest.approx(frechet_distance(real, made), rel=1e-4)
     assert numbers["real_fid"] == pytest.approx(frechet_distance(real, others), rel=1e-4)
-    assert numbers["kid"] == pytest.approx(kernel_distance(real, made).value, rel=1e-3)
-    found = overlap(real, made)
+    assert numbers["kid"] == pytest.approx(compute_kid(real, made).value, rel=1e-3)
+    found = precision_recall_density_coverage(real, made)
     assert (numbers["precision"], numbers["recall"]) == (found.precision, found.recall)
     assert numbers["real_memorised"] == pytest.approx(1 / 41), "of the test images"
     measured = {"samples": 120, "reference": "training", "reference_images": 80}

@@ -12,10 +12,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from atelier.images.readers.mnist_reader import read_mnist
+from atelier.core.settings import EvaluateSettings
+from atelier.data.mnist import read_mnist
 from atelier.metrics.cache import FeatureCache
 from atelier.metrics.evaluate import Evaluation, evaluate
-from atelier.settings import EvaluateSettings
 
 CPU = torch.device("cpu")
 Pictures = NDArray[np.uint8]
@@ -25,7 +25,12 @@ COUNT = 200
 @pytest.fixture(scope="module")
 def wanted() -> EvaluateSettings:
     return EvaluateSettings(
-        samples=COUNT, reference="test", features="random", epochs=12, nearest_among=600, seed=1
+        samples=COUNT,
+        reference="test",
+        features="random",
+        epochs=12,
+        nearest_neighbor_pool=600,
+        seed=1,
     )
 
 

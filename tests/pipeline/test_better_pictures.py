@@ -7,25 +7,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atelier.gan.weights import load_generator, read_marks
+from atelier.gan.serialization import load_generator, read_metadata
 
 from ..support.project import Project
 
 SETTINGS = {
     "train.conditional": True,
-    "train.samples": 8,
+    "train.fixed_samples": 8,
     "train.epochs": 3,
-    "train.measure_every": 2,
-    "train.measure_samples": 16,
-    "train.keep": "best",
-    "train.ema": 0.9,
+    "train.kid_every_epochs": 2,
+    "train.kid_samples": 16,
+    "train.select_model": "best",
+    "train.ema_decay": 0.9,
     "train.loss": "relativistic",
     "train.r1": 0.1,
     "train.discriminator_norm": False,
     "train.augment": ["color", "translation"],
-    "train.flip": True,
-    "convert.validation": 0.2,
-    "convert.test": 0.2,
+    "train.horizontal_flip": True,
+    "convert.validation_fraction": 0.2,
+    "convert.test_fraction": 0.2,
     "download.source": "folder",
 }
 
@@ -55,7 +55,7 @@ def test_a_conditional_training_shows_its_classes_its_changes_and_its_best_epoch
     assert told["best_kid"] == pytest.approx(measured[best], rel=1e-4)
     files = {path.stem: path for path in (made / "models").iterdir()}
     assert files["generator"].read_bytes() == files["best"].read_bytes()
-    assert read_marks(files["best"])["epoch"] == best
+    assert read_metadata(files["best"])["epoch"] == best
     assert load_generator(files["generator"])[1].classes == 2
     with Image.open(made / "renders" / "montages" / "epoch_0003.png") as picture:
         assert picture.height == 2 * 16, "a row for each class"

@@ -64,7 +64,7 @@ def test_forced_again_it_gives_the_very_same_bytes(ready: Project) -> None:
 CHANGES: list[tuple[dict[str, Any], list[str]]] = [
     ({"render.fps": 9.0}, ["render"]),
     ({"stylize.iterations": 2}, ["stylize"]),
-    ({"stylize.picture_size": 48}, ["stylize"]),
+    ({"stylize.image_size": 48}, ["stylize"]),
     ({"runtime.workers": 2, "tracking.experiment": "other"}, []),
 ]
 
@@ -89,7 +89,7 @@ def test_dvc_says_what_depends_on_a_line(ready: Project) -> None:
 
 
 def test_an_edit_of_the_generator_retrains_and_one_of_the_film_does_not(ready: Project) -> None:
-    film = ready.folder / "src/atelier/figures/film.py"
+    film = ready.folder / "src/atelier/figures/gif.py"
     film.write_text(film.read_text() + "# an edit\n")
     told = ready.run("dvc", "status")
     assert "render" in told

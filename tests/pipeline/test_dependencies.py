@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from atelier.settings import Settings, read_yaml
+from atelier.core.settings import Settings, read_yaml
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "atelier"
@@ -81,12 +81,12 @@ def test_an_edit_reruns_what_it_touches_and_nothing_else() -> None:
         return {name for name in STAGES if file in stage(name)["deps"]}
 
     assert reruns("src/atelier/figures/report.py") == {"render"}
-    assert reruns("src/atelier/figures/film.py") == {"render", "stylize"}
+    assert reruns("src/atelier/figures/gif.py") == {"render", "stylize"}
     assert reruns("src/atelier/gan/step.py") == {"train"}
-    assert reruns("src/atelier/gan/length.py") == {"train", "render"}
+    assert reruns("src/atelier/gan/diagnostics.py") == {"train", "render"}
     assert "train" in reruns("src/atelier/gan/networks.py")
-    assert "train" not in reruns("src/atelier/style/paint.py")
-    assert reruns("src/atelier/vgg19_caffe.py") == {"train", "evaluate", "stylize"}
+    assert "train" not in reruns("src/atelier/style/transfer.py")
+    assert reruns("src/atelier/core/pretrained.py") == {"train", "evaluate", "stylize"}
     assert not any(section in str(stage(s)["params"]) for s in STAGES for section in ("runtime",))
 
 

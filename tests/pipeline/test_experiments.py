@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from atelier.tracking.redact import flat
 from atelier.tracking.store import open_store
-from atelier.tracking.values import flat
 
 from ..support.project import Project
 

@@ -54,7 +54,7 @@ def lay(base: Path, layout: str) -> Laid:
             "stylize.styles": ["my stylé.png"],
             "train.batch_size": 16,
             "train.epochs": 1,
-            "tracking.wait_seconds": 0,
+            "tracking.delivery_timeout_seconds": 0,
         }
     )
     (home / "dvc.lock").unlink()  # of results that this clone does not have

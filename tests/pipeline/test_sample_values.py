@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from atelier.presets import preset_values
+from atelier.core.presets import preset_values
 
 from ..support.project import ROOT, TINY, Project
 
@@ -21,10 +21,10 @@ def test_chain_runs_with_the_training_and_evaluation_of_the_sample(fresh: Projec
     sample = preset_values("sample", ROOT / "presets")
     replaced = [key.split(".") for key in TINY if key.startswith(("train.", "evaluate."))]
     own = {f"{s}.{key}": sample[s][key] for s, key in replaced if key not in SIZES}
-    fresh.set(**own, **{"train.measure_every": 2, "train.measure_samples": 16})
+    fresh.set(**own, **{"train.kid_every_epochs": 2, "train.kid_samples": 16})
     train = fresh.settings().train
     assert (train.loss, train.spectral_norm, train.discriminator_norm) == ("hinge", True, False)
-    assert train.ema > 0
+    assert train.ema_decay > 0
     fresh.repro()
     measured = json.loads((fresh.folder / "metrics/evaluate.json").read_text())
     assert measured["measured_with"]["features"] == "vgg19_caffe"

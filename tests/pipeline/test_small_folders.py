@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atelier.presets import preset_values
+from atelier.core.presets import preset_values
 from atelier.sample_faces.portrait import random_portrait
 
 from ..support.project import ROOT, TINY, Project
@@ -16,9 +16,14 @@ from ..support.project import ROOT, TINY, Project
 SMALL = {
     name: TINY[name]
     for name in (
-        *("convert.image_size", "train.epochs", "train.generator_width"),
-        *("train.discriminator_width", "train.samples", "evaluate.features", "evaluate.samples"),
-        *("render.columns", "render.tile", "stylize.count", "stylize.picture_size"),
+        *("convert.image_size", "train.epochs", "train.generator_channels"),
+        *(
+            "train.discriminator_channels",
+            "train.fixed_samples",
+            "evaluate.features",
+            "evaluate.samples",
+        ),
+        *("render.columns", "render.tile_pixels", "stylize.generated_count", "stylize.image_size"),
         "stylize.iterations",
     )
 } | {"stylize.styles": ["wave"], "tracking.enabled": False}

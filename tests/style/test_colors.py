@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from atelier.style.colors import (
-    as_light_as,
-    in_colors_of,
-    lightness,
-    room_for_lightness,
-    with_colors_of,
+from atelier.style.problem import (
+    luminance,
+    luminance_bounds,
+    match_color_statistics,
+    match_luminance,
+    recombine_luminance,
 )
 
 
@@ -23,7 +23,7 @@ SHARES = [0.299, 0.587, 0.114]  # Rec. 601
 
 
 def test_lightness_is_that_of_rec_601() -> None:
-    found = lightness(_colors(RED, GREEN, BLUE, GREY, (0.2, 0.4, 0.6)))
+    found = luminance(_colors(RED, GREEN, BLUE, GREY, (0.2, 0.4, 0.6)))
     mixed = 0.2 * SHARES[0] + 0.4 * SHARES[1] + 0.6 * SHARES[2]
     for channel in found[0, :, 0]:
         assert channel.tolist() == pytest.approx([*SHARES, 0.4, mixed])
@@ -32,7 +32,7 @@ def test_lightness_is_that_of_rec_601() -> None:
 def test_room_for_lightness_ends_where_a_channel_leaves_the_screen() -> None:
     """Blue of lightness 0.114 may go down to its own, where red is 0, and up until blue is 1."""
     colors = _colors(RED, GREEN, BLUE, GREY, (0.2, 0.4, 0.6))
-    room = room_for_lightness(colors)
+    room = luminance_bounds(colors)
     mixed = 0.2 * SHARES[0] + 0.4 * SHARES[1] + 0.6 * SHARES[2]
     assert room.low.shape == room.high.shape == colors.shape
     for low, high in zip(room.low[0, :, 0], room.high[0, :, 0], strict=True):
@@ -42,25 +42,25 @@ def test_room_for_lightness_ends_where_a_channel_leaves_the_screen() -> None:
 
 def test_a_lightness_in_the_colors_of_an_image_changes_all_channels_alike() -> None:
     colors = _colors((0.2, 0.4, 0.6), (0.1, 0.9, 0.5))
-    brighter = in_colors_of(lightness(colors) + 0.1, colors)
+    brighter = match_color_statistics(luminance(colors) + 0.1, colors)
     torch.testing.assert_close(brighter, colors + 0.1)
-    torch.testing.assert_close(in_colors_of(lightness(colors), colors), colors)
-    assert in_colors_of(lightness(colors) + 2, colors).max() == 1
-    assert in_colors_of(lightness(colors) - 2, colors).min() == 0
+    torch.testing.assert_close(match_color_statistics(luminance(colors), colors), colors)
+    assert match_color_statistics(luminance(colors) + 2, colors).max() == 1
+    assert match_color_statistics(luminance(colors) - 2, colors).min() == 0
 
 
 def test_a_style_gets_the_contents_mean_and_spread_of_lightness() -> None:
     style = torch.tensor([0.1, 0.2, 0.6]).expand(1, 3, 1, 3)
     content = torch.tensor([0.4, 0.5, 0.6]).expand(1, 3, 1, 3)
-    found = as_light_as(style, content)
+    found = match_luminance(style, content)
     spread = content.double().std() / style.double().std()
     expected = (style.double() - style.double().mean()) * spread + 0.5
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=0)
-    flat = as_light_as(torch.full((1, 3, 1, 3), 0.9), content)
+    flat = match_luminance(torch.full((1, 3, 1, 3), 0.9), content)
     torch.testing.assert_close(flat, torch.full_like(flat, 0.5), atol=2e-3, rtol=0)
     dark, light = (torch.tensor(levels).expand(1, 3, 1, 3) for levels in ([0.0, 0, 1], [0, 1.0, 1]))
-    assert as_light_as(style, dark).min() == 0
-    assert as_light_as(style, light).max() == 1
+    assert match_luminance(style, dark).min() == 0
+    assert match_luminance(style, light).max() == 1
 
 
 def test_the_map_of_colors_is_symmetric_and_carries_one_covariance_to_the_other() -> None:
@@ -68,10 +68,10 @@ def test_the_map_of_colors_is_symmetric_and_carries_one_covariance_to_the_other(
     axes = torch.tensor([[1.0, -1, 0, 0, 0, 0], [0, 0, 1, -1, 0, 0], [0, 0, 0, 0, 1, -1]])
     style = 0.5 + 0.1 * axes[None, :, None]
     content = 0.4 + torch.tensor([0.2, 0.05, 0.1]).view(1, 3, 1, 1) * axes[None, :, None]
-    torch.testing.assert_close(with_colors_of(style, content), content, atol=1e-5, rtol=0)
+    torch.testing.assert_close(recombine_luminance(style, content), content, atol=1e-5, rtol=0)
     generator = torch.Generator().manual_seed(1)
     first, second = (0.35 + 0.3 * torch.rand(1, 3, 9, 9, generator=generator) for _ in range(2))
-    found = with_colors_of(first, second).double().flatten(2)[0]
+    found = recombine_luminance(first, second).double().flatten(2)[0]
     ours, theirs = first.double().flatten(2)[0], second.double().flatten(2)[0]
     # The least-squares map of the centered colors is the one that was applied.
     centered = ours - ours.mean(1, keepdim=True)
@@ -88,10 +88,10 @@ def test_the_map_of_colors_is_symmetric_and_carries_one_covariance_to_the_other(
 
 def test_one_color_for_all_becomes_the_contents_mean() -> None:
     flat, content = _colors(*[(0.9, 0.1, 0.3)] * 4), _colors((0.2, 0.4, 0.6), (0.4, 0.2, 0.8))
-    found = with_colors_of(flat, content)
+    found = recombine_luminance(flat, content)
     torch.testing.assert_close(found, _colors(*[(0.3, 0.3, 0.7)] * 4))
     # Black and white only: of the missing colors no noise is made.
     grey = _colors(*[(level, level, level) for level in (0.0, 0.3, 1.0)])
     grey_content = _colors(*[(level, level, level) for level in (0.2, 0.4, 0.6)])
-    found = with_colors_of(grey, grey_content)
+    found = recombine_luminance(grey, grey_content)
     assert (found - found.mean(1, keepdim=True)).abs().max() < 1e-4

@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atelier.settings import StylizeSettings
-from atelier.style.look import Look
-from atelier.style.losses import texture
-from atelier.style.objective import Eye, goal_of, names
+from atelier.core.settings import StylizeSettings
+from atelier.style.losses import style_statistics
+from atelier.style.objective import FeatureObjective, Style, build_targets, loss_names
 from atelier.style.vgg import build_vgg19
 
 from ..support.painting import options
@@ -19,8 +18,8 @@ HEIGHT, WIDTH = 24, 32
 CHANGES = {
     "style_layers": {6: 0.5, 1: 2.0},
     "content_layers": {3: 0.25, 8: 0.75},
-    "smoothness": 0.3,
-    "strength": 0.5,
+    "tv_weight": 0.3,
+    "style_strength": 0.5,
 }
 _VGG = build_vgg19("random", "average", seed=1, deepest=8).double()
 
@@ -31,16 +30,16 @@ def _image(seed: int, height: int = HEIGHT, width: int = WIDTH) -> Tensor:
     return F.interpolate(coarse, (height, width), mode="bilinear").double()
 
 
-def _looks(masked: bool) -> list[Look]:
+def _looks(masked: bool) -> list[Style]:
     """Two styles of different sizes in unequal shares, or under soft masks of unequal area."""
     styles = (_image(10, 16, 20), _image(11, 18, 16))
     if not masked:
-        return [Look(styles, (3.0, 1.0)), Look(styles[::-1], (1.0, 1.0))]
+        return [Style(styles, (3.0, 1.0)), Style(styles[::-1], (1.0, 1.0))]
     across = torch.linspace(0, 1, WIDTH).double().expand(1, 1, HEIGHT, WIDTH)
     down = torch.linspace(0.2, 0.9, HEIGHT).double().view(1, 1, HEIGHT, 1).expand_as(across)
     return [
-        Look(styles, (3.0, 1.0), (across, 0.3 * (1 - across))),
-        Look(styles[::-1], (1.0, 2.0), (down, 1 - 0.5 * down)),
+        Style(styles, (3.0, 1.0), (across, 0.3 * (1 - across))),
+        Style(styles[::-1], (1.0, 2.0), (down, 1 - 0.5 * down)),
     ]
 
 
@@ -80,7 +79,7 @@ def _distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
     return (first - second).square().mean() + (ours[1] - theirs[1]).square().mean()
 
 
-def _regions(look: Look) -> list[tuple[dict[int, float], Tensor, float]]:
+def _regions(look: Style) -> list[tuple[dict[int, float], Tensor, float]]:
     """Return for each region its styles with their shares, its mask, and its weight."""
     total = sum(look.weights)
     shares = [weight / total for weight in look.weights]
@@ -93,10 +92,10 @@ def _regions(look: Look) -> list[tuple[dict[int, float], Tensor, float]]:
 
 
 def _terms(
-    canvas: Tensor, content: Tensor, look: Look, settings: StylizeSettings
+    canvas: Tensor, content: Tensor, look: Style, settings: StylizeSettings
 ) -> dict[str, Tensor]:
     """Return the unweighted terms of the loss of one image."""
-    kind, strength, found = settings.style_loss, settings.strength, {}
+    kind, strength, found = settings.style_loss, settings.style_strength, {}
     for layer in sorted(settings.style_layers):
         found[f"style_{layer}"] = torch.zeros(()).double()
         for shares, mask, weight in _regions(look):
@@ -104,7 +103,7 @@ def _terms(
             own = _statistics(_features(content, layer, settings), mask, kind)
             aim = [(1 - strength) * statistic for statistic in own]
             for number, share in shares.items():
-                style = look.styles[number]
+                style = look.images[number]
                 theirs = _statistics(
                     _features(style, layer, settings), torch.ones_like(style[:, :1]), kind
                 )
@@ -121,7 +120,7 @@ def _terms(
 def _total(terms: dict[str, Tensor], settings: StylizeSettings) -> Tensor:
     weights = {f"style_{layer}": weight for layer, weight in settings.style_layers.items()}
     weights |= {f"content_{layer}": weight for layer, weight in settings.content_layers.items()}
-    weights["smoothness"] = settings.smoothness * settings.strength
+    weights["smoothness"] = settings.tv_weight * settings.style_strength
     return sum((weights[name] * term for name, term in terms.items()), torch.zeros(()))
 
 
@@ -135,11 +134,11 @@ def test_every_term_and_the_gradient_equal_the_formulas(
     settings = options(**CHANGES, style_loss=kind, preprocessing=convention)
     contents = torch.cat([_image(1), _image(2)])
     canvas, looks = torch.cat([_image(3), _image(4)]), _looks(masked)
-    goal = goal_of(contents, looks, settings, _VGG, side)
-    eye = Eye(_VGG, settings, HEIGHT, WIDTH, side)
-    assert (len(eye.parts) == 1) == (side is None)
-    totals, losses, gradient = eye.gradient(canvas, goal, settings)
-    assert list(losses) == names(settings)
+    goal = build_targets(contents, looks, settings, _VGG, side)
+    eye = FeatureObjective(_VGG, settings, HEIGHT, WIDTH, side)
+    assert (len(eye.tiles) == 1) == (side is None)
+    totals, losses, gradient = eye.loss_and_gradient(canvas, goal, settings)
+    assert list(losses) == loss_names(settings)
     again = eye.losses(canvas, goal)
     for number, look in enumerate(looks):
         leaf = canvas[number : number + 1].clone().requires_grad_()
@@ -159,8 +158,8 @@ def test_every_term_and_the_gradient_equal_the_formulas(
 
 def test_content_features_in_tiles_are_those_of_the_whole_image() -> None:
     settings = options(**CHANGES)
-    whole = Eye(_VGG, settings, HEIGHT, WIDTH).contents(_image(1))
-    tiled = Eye(_VGG, settings, HEIGHT, WIDTH, 24).contents(_image(1))
+    whole = FeatureObjective(_VGG, settings, HEIGHT, WIDTH).content_features(_image(1))
+    tiled = FeatureObjective(_VGG, settings, HEIGHT, WIDTH, 24).content_features(_image(1))
     assert list(whole) == [3, 8]
     for layer, maps in whole.items():
         torch.testing.assert_close(tiled[layer], maps)
@@ -168,11 +167,13 @@ def test_content_features_in_tiles_are_those_of_the_whole_image() -> None:
 
 
 def test_smoothness_is_a_term_only_where_it_has_a_weight() -> None:
-    plain = options(**{**CHANGES, "smoothness": 0.0})
-    assert names(plain) == ["style_1", "style_6", "content_3", "content_8"]
-    assert names(options(**CHANGES)) == [*names(plain), "smoothness"]
-    goal = goal_of(_image(1), [Look((_image(2),))], plain, _VGG)
-    assert list(Eye(_VGG, plain, HEIGHT, WIDTH).losses(_image(3), goal)) == names(plain)
+    plain = options(**{**CHANGES, "tv_weight": 0.0})
+    assert loss_names(plain) == ["style_1", "style_6", "content_3", "content_8"]
+    assert loss_names(options(**CHANGES)) == [*loss_names(plain), "smoothness"]
+    goal = build_targets(_image(1), [Style((_image(2),))], plain, _VGG)
+    assert list(FeatureObjective(_VGG, plain, HEIGHT, WIDTH).losses(_image(3), goal)) == loss_names(
+        plain
+    )
 
 
 @pytest.mark.parametrize("kind", ["gram", "moments"])
@@ -181,10 +182,10 @@ def test_a_soft_mask_weighs_places_by_its_values(kind: str) -> None:
     features = torch.tensor([[[[2.0, 6.0]]]])
     mask = torch.tensor([[[[0.25, 0.75]]]])
     expected = [0.25 * 4 + 0.75 * 36] + ([0.25 * 2 + 0.75 * 6] if kind == "moments" else [])
-    assert texture(features, kind, mask)[0, 0].tolist() == pytest.approx(expected)
+    assert style_statistics(features, kind, mask)[0, 0].tolist() == pytest.approx(expected)
 
 
 def test_shares_are_the_weights_scaled_to_one_and_equal_by_default() -> None:
-    look = Look((_image(1),) * 3, (1.0, 2.0, 5.0))
+    look = Style((_image(1),) * 3, (1.0, 2.0, 5.0))
     assert look.shares() == pytest.approx([0.125, 0.25, 0.625])
     assert dataclasses.replace(look, weights=()).shares() == pytest.approx([1 / 3] * 3)

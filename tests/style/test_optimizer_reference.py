@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atelier.style.bounds import Bounds, bounds
-from atelier.style.optimise import FIRST_STEP, Lbfgs
-from atelier.style.spectrum import Spectrum
+from atelier.style.problem import Bounds, bounds_for
+from atelier.style.spectral_lbfgs import FIRST_STEP, SpectralLbfgs, Spectrum
 
 Floats = NDArray[np.float64]
 Function = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -202,8 +201,8 @@ def test_every_step_is_the_one_of_the_dense_reference(
         places.append(pictures.clone())
         return function(pictures)
 
-    limits: Bounds | None = None if math.isinf(limit) else bounds(-limit, limit, start)
-    lbfgs = Lbfgs(start, evaluate, limits)
+    limits: Bounds | None = None if math.isinf(limit) else bounds_for(-limit, limit, start)
+    lbfgs = SpectralLbfgs(start, evaluate, limits)
     references = [Reference(one.numpy().ravel(), function, -limit, limit) for one in start]
     for number in range(steps):
         lbfgs.advance(1)
@@ -214,7 +213,7 @@ def test_every_step_is_the_one_of_the_dense_reference(
             found = places[number][picture].numpy().ravel()
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7, err_msg=str(number))
             reference.step()
-            best = lbfgs.canvas[picture].numpy().ravel()
+            best = lbfgs.image[picture].numpy().ravel()
             np.testing.assert_allclose(best, reference.canvas, rtol=1e-5, atol=1e-7)
 
 
@@ -226,16 +225,16 @@ def test_the_first_step_has_the_length_that_is_set() -> None:
             places.append(pictures)
             return _bowl(pictures)
 
-        Lbfgs(_noise(3), evaluate, first_step=length).advance(2)
+        SpectralLbfgs(_noise(3), evaluate, first_step=length).advance(2)
         moved = (places[1] - places[0]).square().mean((1, 2, 3)).sqrt()
         torch.testing.assert_close(moved, torch.full((2,), length))
     assert FIRST_STEP == 0.02
 
 
 def test_a_flat_start_without_a_gradient_stays_where_it_is() -> None:
-    lbfgs = Lbfgs(_noise(3), lambda pictures: (torch.ones(2), torch.zeros_like(pictures)))
+    lbfgs = SpectralLbfgs(_noise(3), lambda pictures: (torch.ones(2), torch.zeros_like(pictures)))
     lbfgs.advance(4)
-    assert torch.equal(lbfgs.canvas, _noise(3))
+    assert torch.equal(lbfgs.image, _noise(3))
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (5, 7), (1, 3), (16, 2)])
@@ -253,5 +252,5 @@ def test_band_energies_equal_those_of_the_full_fourier_transform(height: int, wi
     energies = [
         (squares * np.clip(1 - np.abs(octave - band), 0, None)).sum((2, 3)) for band in range(count)
     ]
-    found = spectrum.energies(spectrum.of(pictures)).numpy()
+    found = spectrum.band_energies(spectrum.forward(pictures)).numpy()
     np.testing.assert_allclose(found, np.stack(energies, axis=2), rtol=1e-6, atol=1e-9)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from atelier.style.bounds import Bounds, bounds, no_bounds
-from atelier.style.optimise import FIRST_STEP, Lbfgs
-from atelier.style.painters import AdamPainter, LbfgsPainter, painter
+from atelier.style.optimizers import AdamOptimizer, LbfgsOptimizer, build_optimizer
+from atelier.style.problem import Bounds, bounds_for, unbounded
+from atelier.style.spectral_lbfgs import FIRST_STEP, SpectralLbfgs
 
 from ..support.painting import options
 
@@ -35,9 +35,9 @@ def test_adam_is_the_papers_algorithm_with_projection_and_a_weighted_mean(
     average: float, limited: bool
 ) -> None:
     """Kingma and Ba 2015, algorithm 1; the mean is that of exponentially fading weights."""
-    limits = bounds(0, 1, START) if limited else no_bounds(START)
-    adam = AdamPainter(START, bowl, limits, 0.1, average)
-    assert torch.equal(adam.canvas, START)
+    limits = bounds_for(0, 1, START) if limited else unbounded(START)
+    adam = AdamOptimizer(START, bowl, limits, 0.1, average)
+    assert torch.equal(adam.image, START)
     place, first, second = START.double(), torch.zeros(SHAPE).double(), torch.zeros(SHAPE).double()
     places = []
     for step in range(1, 13):
@@ -52,14 +52,14 @@ def test_adam_is_the_papers_algorithm_with_projection_and_a_weighted_mean(
     adam.advance(7)
     fading = [average ** (len(places) - 1 - number) for number in range(len(places))]
     mean = sum(w * p for w, p in zip(fading, places, strict=True)) / sum(fading)
-    torch.testing.assert_close(adam.canvas.double(), mean, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(adam.image.double(), mean, rtol=1e-5, atol=1e-5)
 
 
 def test_the_mean_of_places_out_of_single_precision_stays_in_bounds() -> None:
-    limits = bounds(0, 1, START)
-    adam = AdamPainter(START, lambda one: (one.sum(), -torch.ones_like(one)), limits, 1.0, 0.9)
+    limits = bounds_for(0, 1, START)
+    adam = AdamOptimizer(START, lambda one: (one.sum(), -torch.ones_like(one)), limits, 1.0, 0.9)
     adam.advance(40)
-    assert adam.canvas.max() <= 1
+    assert adam.image.max() <= 1
 
 
 @pytest.mark.parametrize("limited", [False, True])
@@ -98,13 +98,13 @@ def test_lbfgs_is_torchs_and_moves_angles_between_bounds(limited: bool) -> None:
         ours.append(float(loss))
         return loss, gradient
 
-    limits = bounds(0.2, 0.9, START) if limited else no_bounds(START)
-    lbfgs = LbfgsPainter(START, evaluate, limits, 0.5)
+    limits = bounds_for(0.2, 0.9, START) if limited else unbounded(START)
+    lbfgs = LbfgsOptimizer(START, evaluate, limits, 0.5)
     for _ in range(2):
         optimizer.step(closure)
         lbfgs.advance(9)
     assert ours == pytest.approx(evaluations, rel=1e-4)
-    torch.testing.assert_close(lbfgs.canvas, colors(place.detach()), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(lbfgs.image, colors(place.detach()), rtol=1e-4, atol=1e-4)
 
 
 def test_an_interrupted_lbfgs_shows_the_best_image_that_it_tried() -> None:
@@ -119,11 +119,11 @@ def test_an_interrupted_lbfgs_shows_the_best_image_that_it_tried() -> None:
         tried.append((float(loss), pictures.clone()))
         return loss, gradient
 
-    lbfgs = LbfgsPainter(START, evaluate, no_bounds(START), 1.0)
+    lbfgs = LbfgsOptimizer(START, evaluate, unbounded(START), 1.0)
     with pytest.raises(KeyboardInterrupt):
         lbfgs.advance(20)
     best = min(tried, key=lambda one: one[0])[1]
-    assert torch.equal(lbfgs.canvas, best)
+    assert torch.equal(lbfgs.image, best)
     assert not torch.equal(best, tried[-1][1]) or len(tried) == 4
 
 
@@ -136,18 +136,20 @@ def test_lbfgs_stops_at_once_where_a_loss_is_not_finite(limited: bool) -> None:
         loss, gradient = bowl(pictures)
         return loss if len(seen) < 3 else loss * math.inf, gradient
 
-    lbfgs = LbfgsPainter(START, evaluate, bounds(0, 1, START) if limited else no_bounds(START), 1.0)
+    lbfgs = LbfgsOptimizer(
+        START, evaluate, bounds_for(0, 1, START) if limited else unbounded(START), 1.0
+    )
     lbfgs.advance(10)
     assert len(seen) == 3
     lbfgs.advance(10)
     assert len(seen) == 4
 
 
-_KINDS: dict[str, Callable[[Tensor], AdamPainter | LbfgsPainter]] = {
-    "adam": lambda canvas: AdamPainter(canvas, bowl, bounds(0, 1, START), 0.05, 0.0),
-    "mean": lambda canvas: AdamPainter(canvas, bowl, bounds(0, 1, START), 0.05, 0.9),
-    "lbfgs": lambda canvas: LbfgsPainter(canvas, bowl, bounds(0, 1, START), 0.3),
-    "free lbfgs": lambda canvas: LbfgsPainter(canvas, bowl, no_bounds(START), 0.3),
+_KINDS: dict[str, Callable[[Tensor], AdamOptimizer | LbfgsOptimizer]] = {
+    "adam": lambda canvas: AdamOptimizer(canvas, bowl, bounds_for(0, 1, START), 0.05, 0.0),
+    "mean": lambda canvas: AdamOptimizer(canvas, bowl, bounds_for(0, 1, START), 0.05, 0.9),
+    "lbfgs": lambda canvas: LbfgsOptimizer(canvas, bowl, bounds_for(0, 1, START), 0.3),
+    "free lbfgs": lambda canvas: LbfgsOptimizer(canvas, bowl, unbounded(START), 0.3),
 }
 
 
@@ -161,60 +163,62 @@ def test_a_restored_painter_continues_to_the_bit(kind: str, parts: tuple[int, in
     first = _KINDS[kind](START)
     if parts[0]:
         first.advance(parts[0])
-    second = _KINDS[kind](first.canvas)
+    second = _KINDS[kind](first.image)
     second.restore({name: tensor.clone() for name, tensor in first.state().items()})
-    assert torch.equal(second.canvas, first.canvas)
+    assert torch.equal(second.image, first.image)
     second.advance(parts[1])
-    assert torch.equal(second.canvas, whole.canvas)
+    assert torch.equal(second.image, whole.image)
     assert {name: str(t.dtype) for name, t in second.state().items()} == {
         name: str(t.dtype) for name, t in whole.state().items()
     }
 
 
 @pytest.mark.parametrize("caution", [0, 2])
-@pytest.mark.parametrize(("optimizer", "lr"), [("adam", 0.05), ("lbfgs", 0.3), ("spectral", 1.0)])
+@pytest.mark.parametrize(
+    ("optimizer", "lr"), [("adam", 0.05), ("lbfgs", 0.3), ("spectral_lbfgs", 1.0)]
+)
 def test_settings_choose_the_optimizer_and_caution_shortens_its_first_step(
     optimizer: str, lr: float, caution: int
 ) -> None:
     settings = options(optimizer=optimizer, lr=lr, average=0.5 if optimizer == "adam" else 0.0)
-    limits, less = no_bounds(START), 0.1**caution
-    expected: dict[str, AdamPainter | LbfgsPainter | Lbfgs] = {
-        "adam": AdamPainter(START, bowl, limits, less * lr, 0.5),
-        "lbfgs": LbfgsPainter(START, bowl, limits, less * lr),
-        "spectral": Lbfgs(START, bowl, limits, less * FIRST_STEP),
+    limits, less = unbounded(START), 0.1**caution
+    expected: dict[str, AdamOptimizer | LbfgsOptimizer | SpectralLbfgs] = {
+        "adam": AdamOptimizer(START, bowl, limits, less * lr, 0.5),
+        "lbfgs": LbfgsOptimizer(START, bowl, limits, less * lr),
+        "spectral_lbfgs": SpectralLbfgs(START, bowl, limits, less * FIRST_STEP),
     }
-    found, reference = painter(START, bowl, settings, limits, caution), expected[optimizer]
+    found, reference = build_optimizer(START, bowl, settings, limits, caution), expected[optimizer]
     assert type(found) is type(reference)
     for one in (found, reference):
         one.advance(3)
-    assert torch.equal(found.canvas, reference.canvas)
-    assert not torch.equal(found.canvas, START)
+    assert torch.equal(found.image, reference.image)
+    assert not torch.equal(found.image, START)
 
 
 def test_bounds_hold_angles_and_slopes() -> None:
     limits = Bounds(torch.tensor([0.0, -1.0, 0.3]), torch.tensor([1.0, 3.0, 0.3]))
     inside = torch.tensor([0.25, 2.0, 0.3])
-    angles = limits.angles(inside)
+    angles = limits.to_unbounded(inside)
     torch.testing.assert_close(angles[:2], torch.asin(torch.tensor([-0.5, 0.5])))
-    torch.testing.assert_close(limits.at_angles(angles), inside)
+    torch.testing.assert_close(limits.from_unbounded(angles), inside)
     slope = torch.tensor([0.5 * math.sqrt(0.75), 2 * math.sqrt(0.75), 0.0])
-    torch.testing.assert_close(limits.slope(angles), slope)
+    torch.testing.assert_close(limits.d_from_unbounded(angles), slope)
     outside = torch.tensor([-5.0, 9.0, 0.9])
-    assert limits.nearest(outside).tolist() == pytest.approx([0, 3, 0.3])
+    assert limits.clamp(outside).tolist() == pytest.approx([0, 3, 0.3])
     # Colors at a limit begin 0.2% of the range inside of it, so that they can move.
-    moved = limits.at_angles(limits.angles(torch.tensor([0.0, 3.0, 0.3])))
+    moved = limits.from_unbounded(limits.to_unbounded(torch.tensor([0.0, 3.0, 0.3])))
     assert moved.tolist() == pytest.approx([0.002, 3 - 0.002 * 4, 0.3], rel=1e-5)
-    assert not limits.are_free
-    assert no_bounds(inside).are_free
-    assert not Bounds(torch.tensor(0.0), torch.tensor(math.inf)).are_free
-    assert not Bounds(torch.tensor(-math.inf), torch.tensor(0.0)).are_free
+    assert not limits.is_unbounded
+    assert unbounded(inside).is_unbounded
+    assert not Bounds(torch.tensor(0.0), torch.tensor(math.inf)).is_unbounded
+    assert not Bounds(torch.tensor(-math.inf), torch.tensor(0.0)).is_unbounded
 
 
 def test_values_at_a_bound_are_free_only_if_descent_leads_inside() -> None:
-    limits = bounds(0, 1, torch.zeros(()))
+    limits = bounds_for(0, 1, torch.zeros(()))
     pictures = torch.tensor([0.0, 0.0, 0.0, 0.5, 0.5, 1.0, 1.0, 1.0])
     gradient = torch.tensor([1.0, -1.0, 0.0, 1.0, -1.0, 1.0, -1.0, 0.0])
     free = [False, True, True, True, True, True, False, True]
-    assert limits.free(pictures, gradient).tolist() == free
+    assert limits.free_mask(pictures, gradient).tolist() == free
     small = torch.full_like(gradient, 0.25) * gradient
-    assert limits.free(pictures, small).tolist() == free
+    assert limits.free_mask(pictures, small).tolist() == free

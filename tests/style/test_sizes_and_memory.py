@@ -6,13 +6,20 @@ import pytest
 import torch
 from torch import nn
 
-from atelier.errors import AtelierError
-from atelier.style.look import Look
-from atelier.style.paint import _at_most, _subjects
-from atelier.style.room import largest_that_works, side_that_fits, side_to_calibrate
-from atelier.style.scales import Leg, legs, resized, shrunk
-from atelier.style.tiles import Part, parts
-from atelier.style.vgg import L2Pool, build_vgg19, calibrate, outline, preprocess, reach, stride
+from atelier.core.errors import AtelierError
+from atelier.style.memory import calibration_size, largest_size_that_runs, tile_size_for_memory
+from atelier.style.objective import Style, Tile, tiles
+from atelier.style.pyramid import Level, downscale, levels, resize
+from atelier.style.transfer import _jobs, _limit_size
+from atelier.style.vgg import (
+    L2Pool,
+    build_vgg19,
+    calibrate,
+    preprocess,
+    receptive_radius,
+    stride,
+    vgg19_on_meta,
+)
 
 from ..support.painting import CPU, options
 
@@ -21,7 +28,7 @@ WEIGHT_BYTES = 4 * ((3 * 9 + 1) * 64 + (64 * 9 + 1) * 64 + (64 * 9 + 1) * 128)
 # Maps of 64 channels at 4 layers; then at half the size 64 at one layer and 128 at two; and back.
 PASS_BYTES = 2 * (4 * 64 * 4 + 64 + 2 * 128)
 CONTENT_BYTES = 128  # the map of layer 6, a quarter of the pixels
-CANVASES = {"spectral": 48, "lbfgs": 56, "adam": 16}
+CANVASES = {"spectral_lbfgs": 48, "lbfgs": 56, "adam": 16}
 
 
 def _held(optimizer: str, pixels: int, style_pixels: int) -> int:
@@ -31,7 +38,7 @@ def _held(optimizer: str, pixels: int, style_pixels: int) -> int:
 
 def _side(optimizer: str, memory: int, styles: list[tuple[int, int]]) -> int | None:
     settings = options(optimizer=optimizer, lr=0.5, memory_gb=memory / 1e9)
-    return side_that_fits(64, 50, settings, outline("average", 6), styles)
+    return tile_size_for_memory(64, 50, settings, vgg19_on_meta("average", 6), styles)
 
 
 @pytest.mark.parametrize("optimizer", CANVASES)
@@ -57,7 +64,7 @@ def test_tiles_begin_where_the_memory_of_one_pass_ends(
     ("gb", "styles", "side"), [(0.2, 2, 312), (0.6, 1, 765), (0.61, 1, 768), (1e-6, 1, 32)]
 )
 def test_styles_are_shrunk_until_their_first_maps_fit(gb: float, styles: int, side: int) -> None:
-    assert side_to_calibrate(options(memory_gb=gb), styles) == side
+    assert calibration_size(options(memory_gb=gb), styles) == side
 
 
 def test_the_smallest_size_is_tried_and_nothing_below() -> None:
@@ -67,34 +74,34 @@ def test_the_smallest_size_is_tried_and_nothing_below() -> None:
         tried.append(side)
         raise MemoryError
 
-    assert largest_that_works(work, 16, 9) is None
+    assert largest_size_that_runs(work, 16, 9) is None
     assert tried == [16, 12, 9]
-    assert largest_that_works(lambda side: None, 16, 16) == 16
+    assert largest_size_that_runs(lambda side: None, 16, 16) == 16
 
 
 def test_tiles_have_cores_side_by_side_and_margins_of_the_receptive_field() -> None:
     rows = [(0, 4, 0, 6), (4, 8, 2, 10), (8, 10, 6, 10)]  # core, and what is seen
     columns = [(0, 4, 0, 6), (4, 7, 2, 7)]
     expected = [
-        Part((top, bottom, left, right), (up, down, before, behind))
+        Tile((top, bottom, left, right), (up, down, before, behind))
         for top, bottom, up, down in rows
         for left, right, before, behind in columns
     ]
-    assert parts(10, 7, 9, reach=2, step=2) == expected
+    assert tiles(10, 7, 9, reach=2, step=2) == expected
     # A margin of 3 is 4 in whole steps, which leaves one pixel: a core is a step at least.
-    assert [part.core[1] for part in parts(10, 2, 9, reach=3, step=2)] == [2, 4, 6, 8, 10]
+    assert [part.core[1] for part in tiles(10, 2, 9, reach=3, step=2)] == [2, 4, 6, 8, 10]
     everything = (0, 10, 0, 7)
     for side in (None, 10, 11):
-        assert parts(10, 7, side, reach=2, step=2) == [Part(everything, everything)]
-    assert len(parts(7, 10, 9, reach=2, step=2)) == 6
+        assert tiles(10, 7, side, reach=2, step=2) == [Tile(everything, everything)]
+    assert len(tiles(7, 10, 9, reach=2, step=2)) == 6
 
 
 def test_scales_of_less_than_32_pixels_are_left_out() -> None:
-    sizes = [(leg.height, leg.width) for leg in legs(options(scales=3), 64, 90)]
+    sizes = [(leg.height, leg.width) for leg in levels(options(scales=3), 64, 90)]
     assert sizes == [(32, 45), (45, 64), (64, 90)]
-    sizes = [(leg.height, leg.width) for leg in legs(options(scales=3), 62, 90)]
+    sizes = [(leg.height, leg.width) for leg in levels(options(scales=3), 62, 90)]
     assert sizes == [(44, 64), (62, 90)]
-    assert [leg.until for leg in legs(options(scales=3, iterations=11), 64, 90)] == [
+    assert [leg.end_iteration for leg in levels(options(scales=3, iterations=11), 64, 90)] == [
         3,
         7,
         11,
@@ -108,30 +115,30 @@ def test_scales_of_less_than_32_pixels_are_left_out() -> None:
 def test_the_content_counts_tenfold_and_threefold_in_the_first_steps(
     iterations: int, first: list[tuple[float, int]]
 ) -> None:
-    changes = {"optimizer": "spectral", "iterations": iterations}
-    expected = [Leg(40, 50, firmness, until) for firmness, until in first]
-    expected.append(Leg(40, 50, 1.0, iterations))
-    assert legs(options(**changes, weights="imagenet"), 40, 50) == expected
-    for other in ({"weights": "random"}, {"weights": "imagenet", "start": "noise"}):
-        assert legs(options(**changes, **other), 40, 50) == expected[-1:]
+    changes = {"optimizer": "spectral_lbfgs", "iterations": iterations}
+    expected = [Level(40, 50, firmness, until) for firmness, until in first]
+    expected.append(Level(40, 50, 1.0, iterations))
+    assert levels(options(**changes, weights="imagenet"), 40, 50) == expected
+    for other in ({"weights": "random"}, {"weights": "imagenet", "init": "noise"}):
+        assert levels(options(**changes, **other), 40, 50) == expected[-1:]
     plain = options(iterations=iterations, weights="imagenet", optimizer="lbfgs")
-    assert legs(plain, 40, 50) == expected[-1:]
+    assert levels(plain, 40, 50) == expected[-1:]
 
 
 def test_styles_shrink_in_proportion_but_not_below_what_layers_need() -> None:
     image = torch.rand(1, 3, 20, 41, generator=torch.Generator().manual_seed(1))
-    assert shrunk(image, 0.5, 4).shape[2:] == (10, 20)
-    assert shrunk(image, 0.5, 16).shape[2:] == (16, 20)
-    assert shrunk(image, 0.1, 30).shape[2:] == (20, 30)
-    assert shrunk(image, 1, 4) is image
-    assert resized(image, 20, 41) is image
+    assert downscale(image, 0.5, 4).shape[2:] == (10, 20)
+    assert downscale(image, 0.5, 16).shape[2:] == (16, 20)
+    assert downscale(image, 0.1, 30).shape[2:] == (20, 30)
+    assert downscale(image, 1, 4) is image
+    assert resize(image, 20, 41) is image
     sharp = (image > 0.5).float()
-    small = shrunk(sharp, 0.7, 4)
-    assert resized(sharp, 14, 29).min() < 0 or resized(sharp, 14, 29).max() > 1
+    small = downscale(sharp, 0.7, 4)
+    assert resize(sharp, 14, 29).min() < 0 or resize(sharp, 14, 29).max() > 1
     assert (small.min() >= 0, small.max() <= 1) == (True, True)
-    assert _at_most(image, 41, 4) is image
-    assert _at_most(image, 100, 4) is image
-    assert _at_most(image, 21, 4).shape[2:] == (10, 21)
+    assert _limit_size(image, 41, 4) is image
+    assert _limit_size(image, 100, 4) is image
+    assert _limit_size(image, 21, 4).shape[2:] == (10, 21)
 
 
 @pytest.mark.parametrize(
@@ -143,15 +150,15 @@ def test_styles_shrink_in_proportion_but_not_below_what_layers_need() -> None:
 def test_stride_and_receptive_field_of_the_published_architecture(
     pooling: str, layer: int, apart: int, seen: int
 ) -> None:
-    vgg = outline(pooling, layer)
+    vgg = vgg19_on_meta(pooling, layer)
     assert len(vgg) == layer + 1
-    assert (stride(vgg), reach(vgg)) == (apart, seen)
+    assert (stride(vgg), receptive_radius(vgg)) == (apart, seen)
 
 
 def test_the_architecture_is_configuration_e() -> None:
-    filters = [m.out_channels for m in outline("max", 36) if isinstance(m, nn.Conv2d)]
+    filters = [m.out_channels for m in vgg19_on_meta("max", 36) if isinstance(m, nn.Conv2d)]
     assert filters == [64] * 2 + [128] * 2 + [256] * 4 + [512] * 8
-    assert all(parameter.is_meta for parameter in outline("max", 36).parameters())
+    assert all(parameter.is_meta for parameter in vgg19_on_meta("max", 36).parameters())
 
 
 def test_pixels_are_normalized_as_the_weights_need() -> None:
@@ -202,15 +209,17 @@ def test_random_weights_are_orthogonal_of_their_seed_and_frozen() -> None:
 
 def test_images_share_a_pass_if_their_sizes_and_the_optimizer_allow_it() -> None:
     """On an accelerator as many as have 512 x 512 pixels together; on a CPU one."""
-    style = Look((torch.rand(1, 3, 8, 8),))
-    masked = Look(style.styles, (), (torch.ones(1, 1, 256, 256),))
+    style = Style((torch.rand(1, 3, 8, 8),))
+    masked = Style(style.images, (), (torch.ones(1, 1, 256, 256),))
     small, large = torch.zeros(1, 3, 256, 256), torch.zeros(1, 3, 256, 1200)
     contents = [small] * 6 + [large] * 2 + [small]
 
-    def counts(device: str, at_once: int | None, looks: list[Look], **changes: object) -> list[int]:
-        settings = options(**{"optimizer": "spectral", **changes})
-        found = list(_subjects(contents, looks, settings, torch.device(device), at_once))
-        assert all(len(one.looks) in (1, len(one.contents)) for one in found)
+    def counts(
+        device: str, at_once: int | None, looks: list[Style], **changes: object
+    ) -> list[int]:
+        settings = options(**{"optimizer": "spectral_lbfgs", **changes})
+        found = list(_jobs(contents, looks, settings, torch.device(device), at_once))
+        assert all(len(one.styles) in (1, len(one.contents)) for one in found)
         return [len(one.contents) for one in found]
 
     assert counts("meta", None, [style]) == [4, 2, 1, 1, 1]
@@ -219,6 +228,6 @@ def test_images_share_a_pass_if_their_sizes_and_the_optimizer_allow_it() -> None
     assert counts("meta", 5, [style], optimizer="adam", lr=0.1) == [1] * 9
     looks = [style] * 2 + [masked] * 4 + [style] * 3
     assert counts("meta", None, looks) == [2, 4, 1, 1, 1]
-    first, *_ = _subjects(contents, looks, options(optimizer="spectral"), CPU, 2)
-    assert first.looks[0].styles[0] is style.styles[0]
-    assert len(first.looks) == 2
+    first, *_ = _jobs(contents, looks, options(optimizer="spectral_lbfgs"), CPU, 2)
+    assert first.styles[0].images[0] is style.images[0]
+    assert len(first.styles) == 2

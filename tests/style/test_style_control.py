@@ -4,24 +4,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from atelier.settings import StylizeSettings
-from atelier.style import colors
-from atelier.style.look import Look
-from atelier.style.losses import texture
-from atelier.style.objective import Eye, goal_of, weighted
-from atelier.style.paint import Iterate, paint
-from atelier.style.pictures import to_uint8
+from atelier.core.settings import StylizeSettings
+from atelier.style import problem
+from atelier.style.image_ops import to_uint8
+from atelier.style.loss_log import IterationLosses
+from atelier.style.losses import style_statistics
+from atelier.style.objective import FeatureObjective, Style, build_targets, weighted_sum
+from atelier.style.transfer import transfer_style
 from atelier.style.vgg import build_vgg19, calibrate, preprocess
 
 from ..support.painting import CPU, options, smooth
 
-FAST = {"optimizer": "spectral", "iterations": 12}
+FAST = {"optimizer": "spectral_lbfgs", "iterations": 12}
 
 
-def painted(settings: StylizeSettings, content: Tensor, look: Look) -> tuple[Tensor, list[Iterate]]:
+def painted(
+    settings: StylizeSettings, content: Tensor, look: Style
+) -> tuple[Tensor, list[IterationLosses]]:
     vgg = build_vgg19("random", settings.pooling, 1, 6, settings.padding)
-    told: list[Iterate] = []
-    (result,) = paint([content], [look], settings, vgg, CPU, told.append)
+    told: list[IterationLosses] = []
+    (result,) = transfer_style([content], [look], settings, vgg, CPU, told.append)
     return result, told
 
 
@@ -30,12 +32,12 @@ def _distance(picture: Tensor, style: Tensor) -> float:
     settings = options(content_layers={})
     vgg = build_vgg19("random", "average", 1, 6)
     vgg = calibrate(vgg, preprocess(style, "torchvision"))
-    eye = Eye(vgg, settings, *picture.shape[2:])
-    goal = goal_of(picture, [Look((style,))], settings, vgg)
-    return float(weighted(eye.losses(picture, goal), settings))
+    eye = FeatureObjective(vgg, settings, *picture.shape[2:])
+    goal = build_targets(picture, [Style((style,))], settings, vgg)
+    return float(weighted_sum(eye.losses(picture, goal), settings))
 
 
-@pytest.mark.parametrize("optimizer", ["spectral", "adam", "lbfgs"])
+@pytest.mark.parametrize("optimizer", ["spectral_lbfgs", "adam", "lbfgs"])
 @pytest.mark.parametrize("start", ["content", "style", "noise"])
 def test_outside_all_masks_the_content_is_untouched_to_the_bit(optimizer: str, start: str) -> None:
     lr = 0.05 if optimizer == "adam" else 1.0
@@ -43,7 +45,7 @@ def test_outside_all_masks_the_content_is_untouched_to_the_bit(optimizer: str, s
     masks = torch.zeros(2, 1, 1, 32, 32)
     masks[0, ..., :10], masks[1, ..., 20:28, 16:] = 1, 0.5
     content = smooth(1)
-    result, _ = painted(settings, content, Look((smooth(2), smooth(3)), (), tuple(masks)))
+    result, _ = painted(settings, content, Style((smooth(2), smooth(3)), (), tuple(masks)))
     inside = masks.amax(0)[0, 0] > 0
     assert torch.equal(result[..., ~inside], content[..., ~inside])
     assert ((result - content).abs().amax(1)[0][inside] > 1e-3).float().mean() > 0.9
@@ -56,7 +58,7 @@ def test_each_style_stays_under_its_mask() -> None:
     red = 0.4 * smooth(2) + torch.tensor([0.6, 0.0, 0.0]).view(1, 3, 1, 1)
     blue = 0.4 * smooth(3) + torch.tensor([0.0, 0.0, 0.6]).view(1, 3, 1, 1)
     settings = options(**{**FAST, "iterations": 40}, content_layers={})
-    result, _ = painted(settings, smooth(1), Look((red, blue), (), (left, 1 - left)))
+    result, _ = painted(settings, smooth(1), Style((red, blue), (), (left, 1 - left)))
     warmth = (result[0, 0] - result[0, 2]).mean(0)
     assert warmth[:14].mean() > 0.2
     assert warmth[18:].mean() < -0.2
@@ -66,7 +68,7 @@ def test_each_style_stays_under_its_mask() -> None:
 @pytest.mark.parametrize("start", ["content", "noise"])
 def test_strength_0_returns_the_content_to_the_bit(keep: str, start: str) -> None:
     settings = options(**FAST, strength=0.0, keep_colors=keep, start=start, smoothness=0.1)
-    result, told = painted(settings, smooth(1), Look((smooth(2),)))
+    result, told = painted(settings, smooth(1), Style((smooth(2),)))
     assert torch.equal(result, smooth(1))
     assert len(told) == 1
 
@@ -74,14 +76,14 @@ def test_strength_0_returns_the_content_to_the_bit(keep: str, start: str) -> Non
 def test_more_strength_is_nearer_to_the_style_and_farther_from_the_content() -> None:
     content, style = smooth(1), smooth(2)
     results = [
-        painted(options(**FAST, strength=strength), content, Look((style,)))[0]
+        painted(options(**FAST, strength=strength), content, Style((style,)))[0]
         for strength in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
     to_style = [_distance(result, style) for result in results]
     from_content = [float((result - content).square().mean()) for result in results]
     assert to_style == sorted(to_style, reverse=True)
     assert from_content == sorted(from_content)
-    assert torch.equal(results[-1], painted(options(**FAST), content, Look((style,)))[0])
+    assert torch.equal(results[-1], painted(options(**FAST), content, Style((style,)))[0])
 
 
 def test_strength_means_the_same_at_every_size() -> None:
@@ -93,7 +95,7 @@ def test_strength_means_the_same_at_every_size() -> None:
             for seed in (1, 2)
         )
         settings = options(**{**FAST, "iterations": 30}, strength=0.5)
-        result, _ = painted(settings, content, Look((style,)))
+        result, _ = painted(settings, content, Style((style,)))
         return _distance(result, style) / _distance(content, style)
 
     assert way(32) == pytest.approx(way(64), abs=0.04)
@@ -104,32 +106,32 @@ def test_luminance_keeps_chroma_to_a_level() -> None:
     content = smooth(1).clone()
     content[..., :8] = torch.tensor([1.0, 0.0, 0.05]).view(1, 3, 1, 1)
     settings = options(**FAST, keep_colors="luminance")
-    result, _ = painted(settings, content, Look((smooth(2),)))
+    result, _ = painted(settings, content, Style((smooth(2),)))
 
     def chroma(picture: Tensor) -> Tensor:
         levels = torch.from_numpy(to_uint8(picture)[0].astype("float32")).permute(2, 0, 1)[None]
-        return levels - colors.lightness(levels)
+        return levels - problem.luminance(levels)
 
     assert (chroma(result) - chroma(content)).abs().max() <= 1.0
-    change = (colors.lightness(result) - colors.lightness(content)).abs()
+    change = (problem.luminance(result) - problem.luminance(content)).abs()
     assert change[..., 8:].mean() > 0.02
 
 
 def test_what_is_painted_in_luminance_is_what_is_saved() -> None:
     """No lightness is cut: the saved picture's is the canvas' own."""
     contents = torch.cat([smooth(1), smooth(3)])
-    room = colors.room_for_lightness(contents)
+    room = problem.luminance_bounds(contents)
     for share in (0.0, 0.3, 1.0):
         grey = (
             (room.low + share * (room.high - room.low)).amin(1, keepdim=True).expand(-1, 3, -1, -1)
         )
-        saved = colors.in_colors_of(grey, contents)
-        torch.testing.assert_close(colors.lightness(saved), grey.contiguous(), atol=1e-6, rtol=0)
+        saved = problem.match_color_statistics(grey, contents)
+        torch.testing.assert_close(problem.luminance(saved), grey.contiguous(), atol=1e-6, rtol=0)
 
 
 def test_a_recolored_style_has_the_contents_mean_and_covariance() -> None:
     content, style = 0.4 + 0.2 * smooth(1), smooth(2)
-    changed = colors.with_colors_of(style, content).flatten(2)[0]
+    changed = problem.recombine_luminance(style, content).flatten(2)[0]
     wanted = content.flatten(2)[0]
     torch.testing.assert_close(changed.mean(1), wanted.mean(1), atol=1e-4, rtol=0)
     torch.testing.assert_close(torch.cov(changed), torch.cov(wanted), atol=1e-4, rtol=0)
@@ -137,25 +139,25 @@ def test_a_recolored_style_has_the_contents_mean_and_covariance() -> None:
 
 def test_a_style_in_its_own_colours_stays() -> None:
     style = smooth(2)
-    torch.testing.assert_close(colors.with_colors_of(style, style), style, atol=1e-4, rtol=0)
+    torch.testing.assert_close(problem.recombine_luminance(style, style), style, atol=1e-4, rtol=0)
 
 
 def test_mixed_styles_have_the_mean_of_their_textures() -> None:
     settings, content = options(), smooth(1)
     vgg = build_vgg19("random", "average", 1, 6)
-    look = Look((smooth(2), smooth(3)), (3.0, 1.0))
-    (region,) = goal_of(content, [look], settings, vgg).regions
-    for layer, found in region.textures.items():
-        maps = [vgg[: layer + 1](preprocess(style, "torchvision")) for style in look.styles]
-        mean = 0.75 * texture(maps[0], "gram") + 0.25 * texture(maps[1], "gram")
+    look = Style((smooth(2), smooth(3)), (3.0, 1.0))
+    (region,) = build_targets(content, [look], settings, vgg).styles
+    for layer, found in region.statistics.items():
+        maps = [vgg[: layer + 1](preprocess(style, "torchvision")) for style in look.images]
+        mean = 0.75 * style_statistics(maps[0], "gram") + 0.25 * style_statistics(maps[1], "gram")
         torch.testing.assert_close(found, mean)
 
 
 def test_a_weight_of_0_leaves_a_style_out() -> None:
     """But for the calibration of random weights, which knows all styles: here there is none."""
     settings = options(**FAST, weights="imagenet")
-    alone, _ = painted(settings, smooth(1), Look((smooth(2),)))
-    both, _ = painted(settings, smooth(1), Look((smooth(2), smooth(3)), (1.0, 0.0)))
+    alone, _ = painted(settings, smooth(1), Style((smooth(2),)))
+    both, _ = painted(settings, smooth(1), Style((smooth(2), smooth(3)), (1.0, 0.0)))
     torch.testing.assert_close(both, alone, atol=1e-4, rtol=0)
 
 
@@ -164,9 +166,11 @@ def test_a_batch_paints_each_face_in_its_own_style() -> None:
     vgg = build_vgg19("random", "average", 1, 6)
     contents, looks = (
         [smooth(1), smooth(4)],
-        [Look((smooth(2),)), Look((smooth(3),))],
+        [Style((smooth(2),)), Style((smooth(3),))],
     )
-    together = list(paint(contents, looks, settings, vgg, CPU, lambda step: None, at_once=2))
+    together = list(
+        transfer_style(contents, looks, settings, vgg, CPU, lambda step: None, at_once=2)
+    )
     for result, content, look in zip(together, contents, looks, strict=True):
         alone, _ = painted(settings, content, look)
         torch.testing.assert_close(result, alone, atol=0.05, rtol=0)
@@ -180,34 +184,36 @@ def test_a_batch_paints_each_face_in_its_own_style() -> None:
         {"padding": "replicate", "precision": "bf16"},
         {"style_loss": "moments"},
         {"style_loss": "moments", "precision": "bf16"},
-        {"smoothness": 0.5},
-        {"start": "style"},
-        {"optimizer": "adam", "lr": 0.03, "average": 0.9},
-        {"scales": 3, "iterations": 30},
+        {"tv_weight": 0.5},
+        {"init": "style"},
+        {"optimizer": "adam", "lr": 0.03, "iterate_averaging": 0.9},
+        {"pyramid_levels": 3, "iterations": 30},
     ],
     ids=str,
 )
 def test_every_way_to_paint_comes_nearer(changes: dict[str, object]) -> None:
     settings = options(**{**FAST, "iterations": 20, **changes})
-    result, told = painted(settings, smooth(1), Look((smooth(2),)))
+    result, told = painted(settings, smooth(1), Style((smooth(2),)))
     assert told[-1].total < 0.7 * told[0].total
     assert 0 <= result.min() <= result.max() <= 1
 
 
 def test_more_smoothness_is_smoother() -> None:
     rough = [
-        float(painted(options(**FAST, smoothness=weight), smooth(1), Look((smooth(2),)))[0]
+        float(painted(options(**FAST, smoothness=weight), smooth(1), Style((smooth(2),)))[0]
         .diff(dim=3).square().mean())
         for weight in (0.0, 1.0, 100.0)
     ]  # fmt: skip
     assert rough == sorted(rough, reverse=True)
 
 
-@pytest.mark.parametrize(("optimizer", "lr"), [("spectral", 1.0), ("adam", 0.05), ("lbfgs", 1.0)])
+@pytest.mark.parametrize(
+    ("optimizer", "lr"), [("spectral_lbfgs", 1.0), ("adam", 0.05), ("lbfgs", 1.0)]
+)
 def test_what_is_minimised_is_what_is_saved(optimizer: str, lr: float) -> None:
     """A style that asks for colours beyond the screen: the last loss is the saved picture's."""
     settings = options(optimizer=optimizer, lr=lr, iterations=30, content_layers={})
     style = (smooth(2) > 0.5).float()
-    result, told = painted(settings, smooth(1), Look((style,)))
+    result, told = painted(settings, smooth(1), Style((style,)))
     assert _distance(result, style) <= 1.001 * min(step.total for step in told[-2:])
     assert ((result == 0) | (result == 1) | (result < 0.01) | (result > 0.99)).any()

@@ -3,23 +3,23 @@
 import numpy as np
 import pytest
 
-from atelier.style.drawn import drawn_style
+from atelier.style.demo_styles import night_sky_image
 
 
 def test_picture_is_rgb_of_the_size_asked_for() -> None:
-    picture = drawn_style(64, seed=1)
+    picture = night_sky_image(64, seed=1)
     assert picture.shape == (64, 64, 3)
     assert picture.dtype == np.uint8
 
 
 def test_same_seed_gives_the_same_bytes_and_another_gives_others() -> None:
-    assert np.array_equal(drawn_style(96, seed=1), drawn_style(96, seed=1))
-    assert not np.array_equal(drawn_style(96, seed=1), drawn_style(96, seed=2))
+    assert np.array_equal(night_sky_image(96, seed=1), night_sky_image(96, seed=1))
+    assert not np.array_equal(night_sky_image(96, seed=1), night_sky_image(96, seed=2))
 
 
 @pytest.mark.parametrize("size", [32, 100, 257])
 def test_sky_is_blue_and_land_is_warm(size: int) -> None:
-    picture = drawn_style(size, seed=1).astype(float)
+    picture = night_sky_image(size, seed=1).astype(float)
     corner = picture[: size // 8, : size // 8].mean((0, 1))
     hills = picture[-size // 5 :].mean((0, 1))
     assert corner[2] > 1.5 * corner[0]
@@ -27,6 +27,6 @@ def test_sky_is_blue_and_land_is_warm(size: int) -> None:
 
 
 def test_strokes_leave_edges_everywhere() -> None:
-    grey = drawn_style(256, seed=1).mean(axis=2)
+    grey = night_sky_image(256, seed=1).mean(axis=2)
     rough = np.abs(np.diff(grey, axis=0)).reshape(-1, 16, 16).mean(axis=2)
     assert np.quantile(rough, 0.05) > 2

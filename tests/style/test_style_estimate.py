@@ -35,7 +35,7 @@ def test_every_evaluation_counts_the_pixels_of_its_scale(side: int, expected: in
 
 
 def test_parts_of_the_coarsest_scale_are_counted_once() -> None:
-    settings = options(scales=1, iterations=100, optimizer="spectral", weights="imagenet")
+    settings = options(scales=1, iterations=100, optimizer="spectral_lbfgs", weights="imagenet")
     assert evaluated_pixels(settings, [(40, 50)]) == 100 * 40 * 50
 
 

@@ -6,24 +6,27 @@ import numpy as np
 import pytest
 import torch
 
-from atelier.checkpoints import Checkpoints
-from atelier.settings import StylizeSettings
-from atelier.style.intermediates import Intermediates
-from atelier.style.journal import Glimpse, Iterate, Saver
-from atelier.style.paint import paint
-from atelier.style.resume import Attempts
+from atelier.core.checkpoints import Checkpoints
+from atelier.core.settings import StylizeSettings
+from atelier.style.checkpoint import Intermediates, TransferCheckpoints
+from atelier.style.loss_log import Checkpointer, IterationLosses, Preview
+from atelier.style.transfer import transfer_style
 from atelier.style.vgg import build_vgg19
 
 from ..support.painting import CPU, options, smooth
 
 
 def _paint(
-    settings: StylizeSettings, seen: Intermediates | None, attempts: Attempts | None = None
+    settings: StylizeSettings,
+    seen: Intermediates | None,
+    attempts: TransferCheckpoints | None = None,
 ) -> list[torch.Tensor]:
     vgg = build_vgg19("random", "average", 1, 6)
     contents, watch = [smooth(1), smooth(3)], seen.note if seen else None
     told = lambda step: None  # noqa: E731
-    return list(paint(contents, smooth(2), settings, vgg, CPU, told, attempts, watch=watch))
+    return list(
+        transfer_style(contents, smooth(2), settings, vgg, CPU, told, attempts, watch=watch)
+    )
 
 
 def _equal(one: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> bool:
@@ -33,21 +36,24 @@ def _equal(one: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> bool:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"iterations": 12, "intermediates": 4}, [3, 6, 9, 12]),
-        ({"iterations": 12, "intermediates": 100}, list(range(1, 13))),
-        ({"iterations": 30, "intermediates": 3}, [10, 20, 25, 30]),
-        ({"iterations": 30, "intermediates": 0}, [25, 30]),
-        ({"iterations": 12, "intermediates": 4, "optimizer": "adam", "lr": 0.02}, [3, 6, 9, 12]),
+        ({"iterations": 12, "save_intermediates": 4}, [3, 6, 9, 12]),
+        ({"iterations": 12, "save_intermediates": 100}, list(range(1, 13))),
+        ({"iterations": 30, "save_intermediates": 3}, [10, 20, 25, 30]),
+        ({"iterations": 30, "save_intermediates": 0}, [25, 30]),
+        (
+            {"iterations": 12, "save_intermediates": 4, "optimizer": "adam", "lr": 0.02},
+            [3, 6, 9, 12],
+        ),
     ],
 )
 def test_a_painting_is_seen_as_often_as_asked_for_and_stays_the_same(
     changes: dict[str, object], expected: list[int]
 ) -> None:
-    settings = options(**{"optimizer": "spectral", **changes})
+    settings = options(**{"optimizer": "spectral_lbfgs", **changes})
     seen = Intermediates()
     paintings = _paint(settings, seen)
     assert list(seen.of(0)) == list(seen.of(1)) == expected
-    unseen = _paint(settings.model_copy(update={"intermediates": 0}), None)
+    unseen = _paint(settings.model_copy(update={"save_intermediates": 0}), None)
     assert all(torch.equal(one, other) for one, other in zip(paintings, unseen, strict=True))
 
 
@@ -55,19 +61,19 @@ def test_torchs_lbfgs_is_seen_where_it_halts_anyway() -> None:
     settings = options(optimizer="lbfgs", iterations=30, intermediates=10)
     seen = Intermediates()
     paintings = _paint(settings, seen)
-    unseen = _paint(settings.model_copy(update={"intermediates": 0}), None)
+    unseen = _paint(settings.model_copy(update={"save_intermediates": 0}), None)
     assert len(seen.of(0)) == 2
     assert all(torch.equal(one, other) for one, other in zip(paintings, unseen, strict=True))
 
 
-@pytest.mark.parametrize("optimizer", ["lbfgs", "spectral", "adam"])
+@pytest.mark.parametrize("optimizer", ["lbfgs", "spectral_lbfgs", "adam"])
 def test_an_interruption_between_two_glimpses_shows_the_painting_as_it_is(optimizer: str) -> None:
     """Torch's L-BFGS is amid one of its steps then; what is seen is the best that it has tried."""
     settings = options(optimizer=optimizer, lr=1.0 if optimizer != "adam" else 0.02)
-    told: list[Iterate] = []
-    seen: list[Glimpse] = []
+    told: list[IterationLosses] = []
+    seen: list[Preview] = []
 
-    def interrupt(step: Iterate) -> None:
+    def interrupt(step: IterationLosses) -> None:
         told.append(step)
         if step.iteration == 10:
             raise KeyboardInterrupt
@@ -78,27 +84,27 @@ def test_an_interruption_between_two_glimpses_shows_the_painting_as_it_is(optimi
         smooth(2),
     )
     with pytest.raises(KeyboardInterrupt):
-        list(paint([content], style, settings, vgg, CPU, interrupt, watch=seen.append))
+        list(transfer_style([content], style, settings, vgg, CPU, interrupt, watch=seen.append))
     (glimpse,) = seen
     assert (glimpse.iteration, glimpse.interrupted) == (10, True)
-    judged: list[Iterate] = []
+    judged: list[IterationLosses] = []
     start = settings.model_copy(update={"iterations": 1})
-    list(paint([glimpse.pixels], style, start, vgg, CPU, judged.append))
+    list(transfer_style([glimpse.pixels], style, start, vgg, CPU, judged.append))
     style_of = [one[-1].per_layer["style_6"] for one in ([told[0]], judged)]
     assert style_of[1] < 0.9 * style_of[0]
 
 
 def test_an_interruption_before_anything_is_painted_shows_nothing() -> None:
-    class Stop(Saver):
+    class Stop(Checkpointer):
         def load(self, picture: int) -> dict[str, torch.Tensor] | None:
             raise KeyboardInterrupt
 
-    seen: list[Glimpse] = []
+    seen: list[Preview] = []
     vgg = build_vgg19("random", "average", 1, 6)
     told = lambda step: None  # noqa: E731
     with pytest.raises(KeyboardInterrupt):
         list(
-            paint(
+            transfer_style(
                 [smooth(1)],
                 smooth(2),
                 options(),
@@ -117,14 +123,14 @@ def test_on_disk_stays_no_picture_that_an_undisturbed_painting_would_not_have(
     tmp_path: Path,
 ) -> None:
     seen = Intermediates(Checkpoints(tmp_path))
-    seen.note(Glimpse(0, 7, torch.zeros(1, 3, 2, 2), interrupted=True))
+    seen.note(Preview(0, 7, torch.zeros(1, 3, 2, 2), interrupted=True))
     assert seen.of(0) == {}
 
 
 def test_an_interrupted_painting_has_every_picture_that_an_undisturbed_one_has(
     tmp_path: Path,
 ) -> None:
-    settings = options(optimizer="spectral", iterations=60, intermediates=12)
+    settings = options(optimizer="spectral_lbfgs", iterations=60, intermediates=12)
     whole = Intermediates()
     _paint(settings, whole)
     interruptions = 0
@@ -132,7 +138,7 @@ def test_an_interrupted_painting_has_every_picture_that_an_undisturbed_one_has(
         checkpoints = Checkpoints(tmp_path)
         seen = Intermediates(checkpoints)
         try:
-            _paint(settings, seen, Attempts(checkpoints, lambda: True, 60.0))
+            _paint(settings, seen, TransferCheckpoints(checkpoints, lambda: True, 60.0))
             break
         except KeyboardInterrupt:
             interruptions += 1
@@ -145,7 +151,7 @@ def test_pictures_are_told_by_iteration_in_the_order_of_the_paintings() -> None:
     seen = Intermediates()
     for picture, iteration in ((1, 5), (0, 10), (0, 5)):
         level = torch.full((1, 3, 2, 2), (10 * picture + iteration) / 255)
-        seen.note(Glimpse(picture, iteration, level))
+        seen.note(Preview(picture, iteration, level))
     found = {at: [int(p[0, 0, 0]) for p in made] for at, made in seen.by_iteration().items()}
     assert found == {5: [5, 15], 10: [10]}
 
@@ -153,7 +159,7 @@ def test_pictures_are_told_by_iteration_in_the_order_of_the_paintings() -> None:
 def test_a_damaged_picture_is_passed_over(tmp_path: Path) -> None:
     seen = Intermediates(Checkpoints(tmp_path))
     for iteration in (5, 10, 15):
-        seen.note(Glimpse(0, iteration, torch.full((1, 3, 2, 2), iteration / 255)))
+        seen.note(Preview(0, iteration, torch.full((1, 3, 2, 2), iteration / 255)))
     file = tmp_path / "glimpse-000000-000010.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
     assert list(seen.of(0)) == [5, 15]

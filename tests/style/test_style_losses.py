@@ -9,7 +9,7 @@ from atelier.style.losses import (
     content_loss,
     gram_matrix,
     style_loss,
-    texture,
+    style_statistics,
     total_variation,
 )
 
@@ -120,38 +120,38 @@ def test_textures_of_parts_add_up_to_the_wholes(features: Tensor) -> None:
     for kind in ("gram", "moments"):
         for under, places in ((None, torch.tensor([20.0])), (mask, mask.sum((1, 2, 3)))):
             parts = [
-                texture(
+                style_statistics(
                     features[..., half], kind, None if under is None else under[..., half], places
                 )
                 for half in (slice(0, 2), slice(2, 5))
             ]
-            torch.testing.assert_close(sum(parts), texture(features, kind, under))
+            torch.testing.assert_close(sum(parts), style_statistics(features, kind, under))
 
 
 def test_a_mask_of_ones_changes_nothing_and_one_of_a_part_sees_that_part(features: Tensor) -> None:
     mask = torch.zeros(1, 1, 4, 5, dtype=torch.float64)
     mask[..., :2] = 1
     for kind in ("gram", "moments"):
-        whole = texture(features, kind)
-        torch.testing.assert_close(texture(features, kind, torch.ones_like(mask)), whole)
-        left = texture(features[..., :2], kind)
-        torch.testing.assert_close(texture(features, kind, mask), left)
+        whole = style_statistics(features, kind)
+        torch.testing.assert_close(style_statistics(features, kind, torch.ones_like(mask)), whole)
+        left = style_statistics(features[..., :2], kind)
+        torch.testing.assert_close(style_statistics(features, kind, mask), left)
 
 
 def test_moments_are_means_and_covariances(features: Tensor) -> None:
-    target = texture(features.flip(2) * 0.5 + 1, "moments")
+    target = style_statistics(features.flip(2) * 0.5 + 1, "moments")
     flat, other = features.flatten(2), (features.flip(2) * 0.5 + 1).flatten(2)
     for number in range(2):
         ours, theirs = flat[number], other[number]
         covariance = torch.cov(ours, correction=0) - torch.cov(theirs, correction=0)
         expected = covariance.square().mean() + (ours.mean(1) - theirs.mean(1)).square().mean()
-        found = style_loss(texture(features, "moments"), target)[number]
+        found = style_loss(style_statistics(features, "moments"), target)[number]
         torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("kind", ["gram", "moments"])
 def test_the_styles_own_texture_costs_nothing(features: Tensor, kind: StyleLoss) -> None:
-    own = texture(features, kind)
+    own = style_statistics(features, kind)
     assert style_loss(own, own).tolist() == [0, 0]
 
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from atelier.style.optimise import Lbfgs
-from atelier.style.spectrum import Spectrum
+from atelier.style.spectral_lbfgs import SpectralLbfgs, Spectrum
 
 
 def _noise(seed: int, *shape: int) -> Tensor:
@@ -32,13 +31,13 @@ def bowl() -> Bowl:
 
 
 def test_it_finds_the_bottom_of_a_bowl(bowl: Bowl) -> None:
-    lbfgs = Lbfgs(torch.zeros(2, 3, 6, 8), bowl)
+    lbfgs = SpectralLbfgs(torch.zeros(2, 3, 6, 8), bowl)
     lbfgs.advance(120)
-    torch.testing.assert_close(lbfgs.canvas, bowl.goal, atol=1e-3, rtol=0)
+    torch.testing.assert_close(lbfgs.image, bowl.goal, atol=1e-3, rtol=0)
 
 
 def test_it_evaluates_exactly_as_often_as_it_is_told(bowl: Bowl) -> None:
-    lbfgs = Lbfgs(torch.zeros(2, 3, 6, 8), bowl)
+    lbfgs = SpectralLbfgs(torch.zeros(2, 3, 6, 8), bowl)
     for evaluations in (1, 4, 2):
         lbfgs.advance(evaluations)
     assert len(bowl.losses) == 7
@@ -46,16 +45,16 @@ def test_it_evaluates_exactly_as_often_as_it_is_told(bowl: Bowl) -> None:
 
 def test_the_first_evaluation_is_of_the_canvas(bowl: Bowl) -> None:
     start = _noise(3, 2, 3, 6, 8)
-    lbfgs = Lbfgs(start, bowl)
+    lbfgs = SpectralLbfgs(start, bowl)
     lbfgs.advance(1)
-    assert torch.equal(lbfgs.canvas, start)
+    assert torch.equal(lbfgs.image, start)
 
 
 def test_where_the_curvature_is_one_for_all_the_second_step_lands_on_the_bottom() -> None:
     goal = _noise(2, 1, 3, 4, 4)
-    lbfgs = Lbfgs(torch.zeros_like(goal), Bowl(torch.full_like(goal, 7.0), goal))
+    lbfgs = SpectralLbfgs(torch.zeros_like(goal), Bowl(torch.full_like(goal, 7.0), goal))
     lbfgs.advance(3)
-    torch.testing.assert_close(lbfgs.canvas, goal, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(lbfgs.image, goal, atol=1e-5, rtol=1e-5)
 
 
 def test_where_bands_bend_unlike_it_needs_fewer_evaluations_than_torchs() -> None:
@@ -66,10 +65,10 @@ def test_where_bands_bend_unlike_it_needs_fewer_evaluations_than_torchs() -> Non
 
     def valley(pictures: Tensor) -> tuple[Tensor, Tensor]:
         away = pictures - goal
-        gradient = spectrum.back(spectrum.times(spectrum.of(away), bend))
+        gradient = spectrum.inverse(spectrum.scale_bands(spectrum.forward(away), bend))
         return 0.5 * (away * gradient).sum((1, 2, 3)), gradient
 
-    ours = Lbfgs(torch.zeros_like(goal), valley)
+    ours = SpectralLbfgs(torch.zeros_like(goal), valley)
     ours.advance(40)
     canvas = torch.zeros_like(goal).requires_grad_()
     theirs = torch.optim.LBFGS(
@@ -82,7 +81,7 @@ def test_where_bands_bend_unlike_it_needs_fewer_evaluations_than_torchs() -> Non
         return float(loss)
 
     theirs.step(closure)
-    assert valley(ours.canvas)[0] < valley(canvas.detach())[0]
+    assert valley(ours.image)[0] < valley(canvas.detach())[0]
 
 
 def test_a_canvas_never_gets_worse_where_the_ground_is_rough() -> None:
@@ -93,11 +92,11 @@ def test_a_canvas_never_gets_worse_where_the_ground_is_rough() -> None:
             (gradient,) = torch.autograd.grad(ground.sum(), leaf)
         return ground.detach().sum((1, 2, 3)), gradient
 
-    lbfgs = Lbfgs(_noise(4, 2, 3, 5, 5), rough)
+    lbfgs = SpectralLbfgs(_noise(4, 2, 3, 5, 5), rough)
     reached = []
     for _ in range(40):
         lbfgs.advance(1)
-        reached.append(rough(lbfgs.canvas)[0])
+        reached.append(rough(lbfgs.image)[0])
     path = torch.stack(reached)
     assert (path.diff(dim=0) <= 0).all()
     assert (path[-1] < path[0] - 10).all()
@@ -105,29 +104,29 @@ def test_a_canvas_never_gets_worse_where_the_ground_is_rough() -> None:
 
 def test_pictures_do_not_meddle_with_one_another(bowl: Bowl) -> None:
     """Of numbers that are summed alike alone and together, each goes its way to the bit."""
-    together = Lbfgs(torch.zeros(2, 3, 6, 8), bowl)
+    together = SpectralLbfgs(torch.zeros(2, 3, 6, 8), bowl)
     together.advance(12)
     for number in range(2):
         one = slice(number, number + 1)
         own = Bowl(bowl.weights[one], bowl.goal[one])
-        alone = Lbfgs(torch.zeros(1, 3, 6, 8), own)
+        alone = SpectralLbfgs(torch.zeros(1, 3, 6, 8), own)
         alone.advance(12)
-        torch.testing.assert_close(together.canvas[one], alone.canvas, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(together.image[one], alone.image, rtol=1e-5, atol=1e-6)
 
 
 def test_a_picture_that_is_done_stays(bowl: Bowl) -> None:
-    lbfgs = Lbfgs(bowl.goal.clone(), bowl)
+    lbfgs = SpectralLbfgs(bowl.goal.clone(), bowl)
     lbfgs.advance(5)
-    assert torch.equal(lbfgs.canvas, bowl.goal)
+    assert torch.equal(lbfgs.image, bowl.goal)
 
 
 def test_what_it_remembers_goes_on_to_the_bit(bowl: Bowl) -> None:
-    whole = Lbfgs(torch.zeros(2, 3, 6, 8), bowl)
+    whole = SpectralLbfgs(torch.zeros(2, 3, 6, 8), bowl)
     whole.advance(30)
     for parts in ((0, 30), (1, 29), (7, 23), (25, 5)):
-        first = Lbfgs(torch.zeros(2, 3, 6, 8), bowl)
+        first = SpectralLbfgs(torch.zeros(2, 3, 6, 8), bowl)
         first.advance(parts[0])
-        second = Lbfgs(first.canvas, bowl)
+        second = SpectralLbfgs(first.image, bowl)
         second.restore(first.state())
         second.advance(parts[1])
-        assert torch.equal(second.canvas, whole.canvas)
+        assert torch.equal(second.image, whole.image)

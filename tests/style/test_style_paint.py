@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from atelier.errors import AtelierError
-from atelier.settings import StylizeSettings
-from atelier.style.look import Look
+from atelier.core.errors import AtelierError
+from atelier.core.settings import StylizeSettings
+from atelier.style.loss_log import Checkpointer, IterationLosses
 from atelier.style.losses import content_loss, gram_matrix, style_loss
-from atelier.style.objective import Eye, at_precision, goal_of, weighted
-from atelier.style.paint import Iterate, Saver, paint
+from atelier.style.objective import FeatureObjective, Style, build_targets, cast_vgg, weighted_sum
+from atelier.style.transfer import transfer_style
 from atelier.style.vgg import build_vgg19, calibrate, feature_maps, preprocess
 
 from ..support.painting import CPU, options, smooth
@@ -17,14 +17,16 @@ from ..support.painting import CPU, options, smooth
 
 def _paint(
     settings: StylizeSettings, content: Tensor, style: Tensor
-) -> tuple[Tensor, list[Iterate]]:
+) -> tuple[Tensor, list[IterationLosses]]:
     vgg = build_vgg19("random", settings.pooling, settings.seed, deepest=6)
-    iterates: list[Iterate] = []
-    (painted,) = paint([content], style, settings, vgg, CPU, iterates.append)
+    iterates: list[IterationLosses] = []
+    (painted,) = transfer_style([content], style, settings, vgg, CPU, iterates.append)
     return painted, iterates
 
 
-@pytest.mark.parametrize(("optimizer", "lr"), [("lbfgs", 1.0), ("adam", 0.02), ("spectral", 1.0)])
+@pytest.mark.parametrize(
+    ("optimizer", "lr"), [("lbfgs", 1.0), ("adam", 0.02), ("spectral_lbfgs", 1.0)]
+)
 @pytest.mark.parametrize("start", ["content", "noise"])
 def test_painting_comes_closer_to_both(optimizer: str, lr: float, start: str) -> None:
     settings = options(optimizer=optimizer, lr=lr, start=start, iterations=30)
@@ -110,8 +112,10 @@ def test_loss_and_gradient_equal_the_formulas_written_out(preprocessing: str, po
     canvas, content, style = (
         nn.functional.interpolate(smooth(seed), 8).double() for seed in (1, 2, 3)
     )
-    goal = goal_of(content, [Look((style,))], settings, vgg)
-    (total,), _, gradient = Eye(vgg, settings, 8, 8).gradient(canvas, goal, settings)
+    goal = build_targets(content, [Style((style,))], settings, vgg)
+    (total,), _, gradient = FeatureObjective(vgg, settings, 8, 8).loss_and_gradient(
+        canvas, goal, settings
+    )
     canvas.requires_grad_()
     plain = _plain_objective(canvas, content, style, vgg, settings)
     (plain_gradient,) = torch.autograd.grad(plain, canvas)
@@ -124,9 +128,9 @@ def test_loss_and_gradient_equal_the_formulas_written_out(preprocessing: str, po
 def test_every_evaluation_is_reported_in_order() -> None:
     settings = options(optimizer="adam", lr=0.02, iterations=12)
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
-    iterates: list[Iterate] = []
+    iterates: list[IterationLosses] = []
     list(
-        paint(
+        transfer_style(
             [smooth(1), smooth(3)],
             smooth(2),
             settings,
@@ -135,7 +139,7 @@ def test_every_evaluation_is_reported_in_order() -> None:
             iterates.append,
         )
     )
-    told = [(iterate.picture, iterate.iteration) for iterate in iterates]
+    told = [(iterate.image, iterate.iteration) for iterate in iterates]
     assert told == [(picture, iteration) for picture in (0, 1) for iteration in range(1, 13)]
 
 
@@ -147,19 +151,19 @@ def test_lbfgs_counts_the_evaluations_of_its_line_search() -> None:
 
 def _painted(
     settings: StylizeSettings, content: Tensor, style: Tensor
-) -> tuple[float, list[Iterate]]:
+) -> tuple[float, list[IterationLosses]]:
     """What the saved canvas costs in float32, and what was told on the way to it."""
     kept: list[Tensor] = []
 
-    class Keeper(Saver):
+    class Keeper(Checkpointer):
         def save(
             self, picture: int, evaluations: int, state: dict[str, Tensor], finished: bool
         ) -> None:
             kept.append(state["canvas"].clone())
 
     vgg = build_vgg19("random", settings.pooling, settings.seed, deepest=6)
-    iterates: list[Iterate] = []
-    list(paint([content], style, settings, vgg, CPU, iterates.append, Keeper()))
+    iterates: list[IterationLosses] = []
+    list(transfer_style([content], style, settings, vgg, CPU, iterates.append, Keeper()))
     vgg = calibrate(vgg, preprocess(style, settings.preprocessing))
     return float(_loss(kept[-1], content, style, settings, vgg)), iterates
 
@@ -168,14 +172,16 @@ def _loss(
     canvas: Tensor, content: Tensor, style: Tensor, settings: StylizeSettings, vgg: nn.Sequential
 ) -> Tensor:
     """The settings' sum, [B]."""
-    goal = goal_of(content, [Look((style,))], settings, vgg)
-    return weighted(Eye(vgg, settings, *canvas.shape[2:]).losses(canvas, goal), settings)
+    goal = build_targets(content, [Style((style,))], settings, vgg)
+    return weighted_sum(
+        FeatureObjective(vgg, settings, *canvas.shape[2:]).losses(canvas, goal), settings
+    )
 
 
 def test_channels_last_gives_the_losses_of_channels_first() -> None:
-    settings = options(optimizer="spectral")
+    settings = options(optimizer="spectral_lbfgs")
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
-    fast = at_precision(vgg, settings, CPU)
+    fast = cast_vgg(vgg, settings, CPU)
     assert fast[0].weight.is_contiguous(memory_format=torch.channels_last)
     canvas = torch.cat([smooth(1), smooth(3)])
     for network in (vgg, fast):
@@ -189,9 +195,9 @@ def test_bfloat16_tells_the_losses_of_float32() -> None:
     """Rounded to 8 bits; ten evaluations lead to the same loss within two parts in a hundred."""
     content, style = smooth(1), smooth(2)
     plain, (first, *_, last) = _painted(
-        options(optimizer="spectral", iterations=10), content, style
+        options(optimizer="spectral_lbfgs", iterations=10), content, style
     )
-    wanted = options(optimizer="spectral", iterations=10, precision="bf16")
+    wanted = options(optimizer="spectral_lbfgs", iterations=10, precision="bf16")
     rounded, (first_rounded, *_, last_rounded) = _painted(wanted, content, style)
     assert first_rounded.total == pytest.approx(first.total, rel=0.01)
     assert rounded == pytest.approx(plain, rel=0.02)
@@ -201,7 +207,7 @@ def test_bfloat16_tells_the_losses_of_float32() -> None:
 def test_auto_precision_is_one_of_the_two() -> None:
     painted = [
         _paint(
-            options(optimizer="spectral", precision=precision),
+            options(optimizer="spectral_lbfgs", precision=precision),
             smooth(1),
             smooth(2),
         )[0]
@@ -215,13 +221,13 @@ def test_spectral_steps_come_as_far_as_torchs() -> None:
     """Even on a picture so small that their bands are few."""
     content, style = smooth(1), smooth(2)
     plain, _ = _painted(options(iterations=60), content, style)
-    spectral, _ = _painted(options(optimizer="spectral", iterations=60), content, style)
+    spectral, _ = _painted(options(optimizer="spectral_lbfgs", iterations=60), content, style)
     assert spectral <= 1.01 * plain
 
 
 def test_what_is_told_is_the_settings_sum_while_the_content_is_held_too() -> None:
     """Learned weights hold the content at first; here the network only passes for learned."""
-    settings = options(optimizer="spectral", weights="imagenet", iterations=40)
+    settings = options(optimizer="spectral_lbfgs", weights="imagenet", iterations=40)
     content, style = smooth(1), smooth(2)
     painted, iterates = _paint(settings, content, style)
     for step in iterates:
@@ -236,7 +242,7 @@ def test_what_is_told_is_the_settings_sum_while_the_content_is_held_too() -> Non
 
 def test_pictures_of_one_size_are_painted_together_and_each_as_alone() -> None:
     """But for the order in which a batch is summed."""
-    settings = options(optimizer="spectral")
+    settings = options(optimizer="spectral_lbfgs")
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     contents = [
         smooth(1),
@@ -244,24 +250,26 @@ def test_pictures_of_one_size_are_painted_together_and_each_as_alone() -> None:
         smooth(4)[:, :, 8:],
         smooth(5),
     ]
-    iterates: list[Iterate] = []
-    together = list(paint(contents, smooth(2), settings, vgg, CPU, iterates.append, at_once=4))
+    iterates: list[IterationLosses] = []
+    together = list(
+        transfer_style(contents, smooth(2), settings, vgg, CPU, iterates.append, at_once=4)
+    )
     assert [painted.shape for painted in together] == [content.shape for content in contents]
     for picture, (painted, content) in enumerate(zip(together, contents, strict=True)):
         alone, steps = _paint(settings, content, smooth(2))
         torch.testing.assert_close(painted, alone, atol=0.05, rtol=0)
-        told = [iterate for iterate in iterates if iterate.picture == picture]
+        told = [iterate for iterate in iterates if iterate.image == picture]
         assert [one.iteration for one in told] == list(range(1, 13))
         assert told[-1].total == pytest.approx(steps[-1].total, rel=0.01)
 
 
-@pytest.mark.parametrize("optimizer", ["lbfgs", "adam", "spectral"])
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam", "spectral_lbfgs"])
 @pytest.mark.parametrize("start", ["content", "noise"])
 def test_a_picture_does_not_depend_on_those_beside_it(optimizer: str, start: str) -> None:
     settings = options(optimizer=optimizer, start=start, lr=0.5)
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     contents = [smooth(1), smooth(3)[:, :, 8:], smooth(4)]
-    together = list(paint(contents, smooth(2), settings, vgg, CPU, lambda iterate: None))
+    together = list(transfer_style(contents, smooth(2), settings, vgg, CPU, lambda iterate: None))
     assert [painted.shape for painted in together] == [content.shape for content in contents]
     for painted, content in zip(together, contents, strict=True):
         alone, _ = _paint(settings, content, smooth(2))
@@ -308,7 +316,7 @@ def test_the_network_and_the_pictures_are_left_as_they_were() -> None:
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     before = {name: tensor.clone() for name, tensor in vgg.state_dict().items()}
     content, style = smooth(1), smooth(2)
-    list(paint([content], style, options(), vgg, CPU, lambda iterate: None))
+    list(transfer_style([content], style, options(), vgg, CPU, lambda iterate: None))
     assert all(torch.equal(tensor, before[name]) for name, tensor in vgg.state_dict().items())
     assert torch.equal(content, smooth(1))
     assert torch.equal(style, smooth(2))
@@ -336,15 +344,15 @@ def test_calibration_on_a_picture_of_zeros_changes_nothing() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("optimizer", ["lbfgs", "spectral"])
+@pytest.mark.parametrize("optimizer", ["lbfgs", "spectral_lbfgs"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_gpu_begins_with_the_same_losses(optimizer: str, precision: str) -> None:
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     firsts, lasts = [], []
     for device in (CPU, torch.device("cuda")):
-        iterates: list[Iterate] = []
+        iterates: list[IterationLosses] = []
         settings = options(start="noise", optimizer=optimizer, precision=precision)
-        list(paint([smooth(1)], smooth(2), settings, vgg, device, iterates.append))
+        list(transfer_style([smooth(1)], smooth(2), settings, vgg, device, iterates.append))
         firsts.append(iterates[0].total)
         lasts.append(iterates[-1].total)
     assert firsts[0] == pytest.approx(firsts[1], rel=1e-2)

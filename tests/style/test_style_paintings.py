@@ -7,21 +7,21 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from atelier.errors import AtelierError
-from atelier.progress import Progress
-from atelier.settings import StylizeSettings
-from atelier.style.objective import at_precision
-from atelier.style.paint import Glimpse, Iterate
-from atelier.style.paintings import (
-    Painting,
+from atelier.core.errors import AtelierError
+from atelier.core.progress import Progress
+from atelier.core.settings import StylizeSettings
+from atelier.style.batch import (
+    StylizedImage,
+    check_memory,
     loss_table,
-    paint_all,
-    planned,
-    refuse_too_large,
+    output_names,
+    stylize,
     summary,
 )
-from atelier.style.pictures import prepare, scaled_shape, to_uint8
-from atelier.style.room import side_that_fits
+from atelier.style.image_ops import scaled_shape, to_tensor, to_uint8
+from atelier.style.loss_log import IterationLosses, Preview
+from atelier.style.memory import tile_size_for_memory
+from atelier.style.objective import cast_vgg
 from atelier.style.vgg import build_vgg19
 
 from ..support.painting import options as painted_with
@@ -39,18 +39,18 @@ def _pixels(seed: int, height: int = 8, width: int = 8) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def _painting(name: str, *totals: float) -> Painting:
+def _painting(name: str, *totals: float) -> StylizedImage:
     iterates = tuple(
-        Iterate(0, number, total, {"style_1": total / 3, "content_3": 0.5})
+        IterationLosses(0, number, total, {"style_1": total / 3, "content_3": 0.5})
         for number, total in enumerate(totals, start=1)
     )
-    return Painting(*name.split("-"), _pixels(1), _pixels(2), _pixels(3), iterates)
+    return StylizedImage(*name.split("-"), _pixels(1), _pixels(2), _pixels(3), iterates)
 
 
 def test_every_content_is_painted_in_every_style_under_both_names() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2, width=12)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
-    paintings = list(paint_all(options(), contents, styles, (), WEIGHTS, CPU))
+    paintings = list(stylize(options(), contents, styles, (), WEIGHTS, CPU))
     assert [painting.name for painting in paintings] == [
         "ann-waves",
         "bob-waves",
@@ -67,16 +67,18 @@ def test_every_content_is_painted_in_every_style_under_both_names() -> None:
 def test_a_painting_and_its_losses_do_not_depend_on_the_others() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2, width=12)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
-    last = list(paint_all(options(), contents, styles, (), WEIGHTS, CPU))[-1]
-    (alone,) = paint_all(
+    last = list(stylize(options(), contents, styles, (), WEIGHTS, CPU))[-1]
+    (alone,) = stylize(
         options(), {"bob": contents["bob"]}, {"stars": styles["stars"]}, (), WEIGHTS, CPU
     )
     assert np.array_equal(last.pixels, alone.pixels)
-    losses = [(step.iteration, step.total, step.per_layer) for step in last.iterates]
-    assert losses == [(step.iteration, step.total, step.per_layer) for step in alone.iterates]
+    losses = [(step.iteration, step.total, step.per_layer) for step in last.losses]
+    assert losses == [(step.iteration, step.total, step.per_layer) for step in alone.losses]
 
 
-@pytest.mark.parametrize(("optimizer", "lr"), [("lbfgs", 1.0), ("adam", 0.02), ("spectral", 1.0)])
+@pytest.mark.parametrize(
+    ("optimizer", "lr"), [("lbfgs", 1.0), ("adam", 0.02), ("spectral_lbfgs", 1.0)]
+)
 @pytest.mark.parametrize("iterations", [1, 7, 12])
 def test_progress_rises_and_never_passes_its_total(
     optimizer: str, lr: float, iterations: int
@@ -84,7 +86,7 @@ def test_progress_rises_and_never_passes_its_total(
     told: list[Progress] = []
     settings = options(optimizer=optimizer, lr=lr, iterations=iterations)
     contents, styles = {"a": _pixels(1), "b": _pixels(2)}, {"c": _pixels(3), "d": _pixels(4)}
-    list(paint_all(settings, contents, styles, (), WEIGHTS, CPU, told.append))
+    list(stylize(settings, contents, styles, (), WEIGHTS, CPU, told.append))
     done = [progress.done for progress in told]
     assert done == sorted(done)
     assert done[0] == 1
@@ -95,7 +97,7 @@ def test_progress_rises_and_never_passes_its_total(
 def test_pairing_each_gives_the_styles_in_turn() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2), "cec": _pixels(5)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
-    paintings = list(paint_all(options(pairing="each"), contents, styles, (), WEIGHTS, CPU))
+    paintings = list(stylize(options(pairing="cycle"), contents, styles, (), WEIGHTS, CPU))
     assert [painting.name for painting in paintings] == ["ann-waves", "bob-stars", "cec-waves"]
     assert [painting.style is styles[painting.name[4:]] for painting in paintings] == [True] * 3
 
@@ -105,7 +107,7 @@ def test_weights_mix_all_styles_in_one_painting() -> None:
     styles = {"waves": _pixels(3), "stars": _pixels(4, height=16)}
     mixed = [
         list(
-            paint_all(
+            stylize(
                 options(styles=["a", "b"], style_weights=weights),
                 contents,
                 styles,
@@ -127,9 +129,7 @@ def test_masks_are_scaled_to_the_painting_and_leave_the_rest() -> None:
     content = _pixels(1, 32, 32)
     mask = np.zeros((8, 8, 3), np.uint8)
     mask[:, :2] = 255
-    (painting,) = paint_all(
-        options(), {"ann": content}, {"waves": _pixels(3)}, (mask,), WEIGHTS, CPU
-    )
+    (painting,) = stylize(options(), {"ann": content}, {"waves": _pixels(3)}, (mask,), WEIGHTS, CPU)
     assert np.array_equal(painting.pixels[:, 12:], content[:, 12:])
     assert not np.array_equal(painting.pixels[:, :6], content[:, :6])
 
@@ -143,13 +143,13 @@ def test_a_mask_that_would_be_stretched_is_refused(shape: tuple[int, int], fits:
     contents, styles = {"ann": _pixels(1, 48, 64)}, {"waves": _pixels(3)}
     masks = [np.full((*shape, 3), 255, np.uint8)]
     if fits:
-        assert planned(options(), contents, styles, masks) == [("ann", "waves")]
+        assert output_names(options(), contents, styles, masks) == [("ann", "waves")]
         return
     sentence = (
         f"mask of {shape[1]} x {shape[0]} pixels has not the shape of ann, which has 64 x 48;"
     )
     with pytest.raises(AtelierError, match=sentence):
-        planned(options(), contents, styles, masks)
+        output_names(options(), contents, styles, masks)
 
 
 def test_as_many_weights_as_styles_are_needed() -> None:
@@ -157,13 +157,13 @@ def test_as_many_weights_as_styles_are_needed() -> None:
     settings = options(styles=["generated"], style_weights=[1.0])
     styles = {"face_1": _pixels(3), "face_2": _pixels(4)}
     with pytest.raises(AtelierError, match="style_weights is a list of 1, but the number of"):
-        list(paint_all(settings, {"ann": _pixels(1)}, styles, (), WEIGHTS, CPU))
+        list(stylize(settings, {"ann": _pixels(1)}, styles, (), WEIGHTS, CPU))
 
 
 def test_a_style_scale_of_half_is_the_style_at_half_its_size() -> None:
     contents, style = {"ann": _pixels(1)}, _pixels(3, 16, 16)
-    half = list(paint_all(options(style_scale=0.5), contents, {"s": style}, (), WEIGHTS, CPU))
-    whole = list(paint_all(options(), contents, {"s": style}, (), WEIGHTS, CPU))
+    half = list(stylize(options(style_scale=0.5), contents, {"s": style}, (), WEIGHTS, CPU))
+    whole = list(stylize(options(), contents, {"s": style}, (), WEIGHTS, CPU))
     assert not np.array_equal(half[0].pixels, whole[0].pixels)
 
 
@@ -171,16 +171,16 @@ def test_trouble_names_the_painting() -> None:
     contents, styles = {"ann": _pixels(1), "bob": _pixels(2)}, {"waves": _pixels(3)}
     settings = options(style_layers={1: 1e39})
     with pytest.raises(AtelierError, match=r"the loss of ann-waves is (nan|inf) at iteration 1;"):
-        list(paint_all(settings, contents, styles, (), WEIGHTS, CPU))
+        list(stylize(settings, contents, styles, (), WEIGHTS, CPU))
 
 
 def test_glimpses_are_numbered_like_the_paintings() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
-    seen: list[Glimpse] = []
+    seen: list[Preview] = []
     paintings = list(
-        paint_all(
-            options(optimizer="spectral"),
+        stylize(
+            options(optimizer="spectral_lbfgs"),
             contents,
             styles,
             (),
@@ -189,7 +189,7 @@ def test_glimpses_are_numbered_like_the_paintings() -> None:
             watch=seen.append,
         )
     )
-    assert [glimpse.picture for glimpse in seen] == [0, 1, 2, 3]
+    assert [glimpse.image for glimpse in seen] == [0, 1, 2, 3]
     for glimpse, painting in zip(seen, paintings, strict=True):
         assert np.array_equal(to_uint8(glimpse.pixels)[0], painting.pixels)
 
@@ -200,7 +200,7 @@ def test_paintings_of_the_same_name_are_refused_before_painting() -> None:
     told: list[Progress] = []
     sentence = "called a-b-c: a in the style of b-c, and a-b in the style of c; rename one"
     with pytest.raises(AtelierError, match=sentence):
-        list(paint_all(options(), contents, styles, (), WEIGHTS, CPU, told.append))
+        list(stylize(options(), contents, styles, (), WEIGHTS, CPU, told.append))
     assert told == []
 
 
@@ -226,25 +226,27 @@ def test_the_size_that_is_advised_is_accepted(
 ) -> None:
     """For all pictures, with the styles that are held beside them; and it is the largest."""
     changes = {"style_layers": {1: 1.0, 20: 1.0}, "style_scale": scale, "style_weights": weights}
-    changes |= {"memory_gb": 4.0, "optimizer": "spectral", "precision": precision}
+    changes |= {"memory_gb": 4.0, "optimizer": "spectral_lbfgs", "precision": precision}
     given = [(3001, 4003), (16, 1999), (2000, 2000)], [(777, 2345), (3000, 1000)]
     contents, styles = ({str(s): np.broadcast_to(_pixels(1)[:1, :1], (*s, 3)) for s in shapes}
                         for shapes in given)  # fmt: skip
 
     def check(size: int) -> None:
         settings = options(**changes, styles=["a", "b"], picture_size=size)
-        refuse_too_large(settings, contents, styles, (), CPU)
-        vgg = at_precision(build_vgg19("random", "average", 1, 20), settings, CPU)
-        looks = [prepare(style, max(1, round(size * scale))).shape[2:] for style in styles.values()]
+        check_memory(settings, contents, styles, (), CPU)
+        vgg = cast_vgg(build_vgg19("random", "average", 1, 20), settings, CPU)
+        looks = [
+            to_tensor(style, max(1, round(size * scale))).shape[2:] for style in styles.values()
+        ]
         for shape in given[0]:
             for look in [looks] if weights else [[one] for one in looks]:
-                side_that_fits(*scaled_shape(shape, size), settings, vgg, look)
+                tile_size_for_memory(*scaled_shape(shape, size), settings, vgg, look)
 
-    with pytest.raises(AtelierError, match=r"\(4\); a stylize.picture_size of") as told:
+    with pytest.raises(AtelierError, match=r"\(4\); a stylize.image_size of") as told:
         check(2500)
-    advised = int(str(told.value).split("picture_size of ")[1].split()[0])
+    advised = int(str(told.value).split("image_size of ")[1].split()[0])
     check(advised)
-    with pytest.raises(AtelierError, match=f"picture_size of {advised} would fit"):
+    with pytest.raises(AtelierError, match=f"image_size of {advised} would fit"):
         check(advised + 1)
 
 
@@ -253,5 +255,5 @@ def test_a_later_picture_too_large_is_refused_before_the_first_is_painted() -> N
     contents = {"ann": _pixels(1), "long": _pixels(2, 1, 1000)}
     given = (contents, {"waves": _pixels(3)}, (), WEIGHTS, CPU, told.append)
     with pytest.raises(AtelierError, match="a painting of 32000 x 32 pixels needs more"):
-        next(paint_all(options(memory_gb=0.02), *given))
+        next(stylize(options(memory_gb=0.02), *given))
     assert told == []

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atelier.style.pictures import named_faces, prepare, to_uint8
+from atelier.style.image_ops import name_faces, to_tensor, to_uint8
 
 
 def _flat(height: int, width: int, level: int) -> np.ndarray:
@@ -22,7 +22,7 @@ def _flat(height: int, width: int, level: int) -> np.ndarray:
 def test_shorter_side_becomes_the_size_and_a_plain_colour_stays(
     height: int, width: int, size: int, level: int
 ) -> None:
-    tensor = prepare(_flat(height, width, level), size)
+    tensor = to_tensor(_flat(height, width, level), size)
     assert min(tensor.shape[2:]) == size
     assert max(tensor.shape[2:]) == round(size * max(height, width) / min(height, width))
     assert torch.equal(tensor, torch.full_like(tensor, level / 255))
@@ -30,7 +30,7 @@ def test_shorter_side_becomes_the_size_and_a_plain_colour_stays(
 
 def test_a_picture_of_the_right_size_passes_unchanged_both_ways() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
-    tensor = prepare(picture, 16)
+    tensor = to_tensor(picture, 16)
     assert tensor.shape == (1, 3, 16, 24)
     assert tensor[0, 2, 3, 5] * 255 == pytest.approx(picture[3, 5, 2])
     assert np.array_equal(to_uint8(tensor)[0], picture)
@@ -39,14 +39,14 @@ def test_a_picture_of_the_right_size_passes_unchanged_both_ways() -> None:
 def test_enlarging_is_smooth() -> None:
     step = np.zeros((8, 8, 3), np.uint8)
     step[:, 4:] = 200
-    row = prepare(step, 64)[0, 0, 32]
+    row = to_tensor(step, 64)[0, 0, 32]
     assert len(row.unique()) > 5, "blocks of the small picture would give two levels"
 
 
 def test_shrinking_averages() -> None:
     checks = np.zeros((64, 64, 3), np.uint8)
     checks[::2, ::2] = checks[1::2, 1::2] = 255
-    tensor = prepare(checks, 16)
+    tensor = to_tensor(checks, 16)
     assert (tensor * 255 - 127.5).abs().max() <= 0.51
 
 
@@ -58,7 +58,7 @@ def test_to_uint8_rounds_and_clamps() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_faces_get_names_in_order_and_three_channels(channels: int) -> None:
     faces = np.random.default_rng(0).integers(0, 256, (12, 4, 5, channels), dtype=np.uint8)
-    named = named_faces(faces)
+    named = name_faces(faces)
     assert list(named)[:2] == ["face_01", "face_02"]
     assert list(named)[-1] == "face_12"
     for face, given_face in zip(named.values(), faces, strict=True):

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from atelier.checkpoints import Checkpoints
-from atelier.settings import StylizeSettings
-from atelier.style.paint import Iterate, paint
-from atelier.style.resume import Attempts
+from atelier.core.checkpoints import Checkpoints
+from atelier.core.settings import StylizeSettings
+from atelier.style.checkpoint import TransferCheckpoints
+from atelier.style.loss_log import IterationLosses
+from atelier.style.transfer import transfer_style
 from atelier.style.vgg import build_vgg19
 
 from ..support.painting import CPU, options, smooth
@@ -36,16 +37,16 @@ def slow(changes: dict[str, object]) -> Any:
     params=[
         {**PLAIN, "optimizer": "lbfgs"},
         {**PLAIN, "optimizer": "adam", "lr": 0.02},
-        {**PLAIN, "optimizer": "spectral"},
-        slow({**PLAIN, "optimizer": "spectral", "weights": "imagenet"}),
-        {**PLAIN, "optimizer": "spectral", "precision": "bf16"},
-        slow({**PLAIN, "optimizer": "spectral", "start": "noise"}),
+        {**PLAIN, "optimizer": "spectral_lbfgs"},
+        slow({**PLAIN, "optimizer": "spectral_lbfgs", "weights": "imagenet"}),
+        {**PLAIN, "optimizer": "spectral_lbfgs", "precision": "bf16"},
+        slow({**PLAIN, "optimizer": "spectral_lbfgs", "init": "noise"}),
         slow({**PLAIN, "optimizer": "lbfgs", "precision": "bf16"}),
         slow({**PLAIN, "optimizer": "lbfgs", "style_layers": {6: 0.5, 1: 1.0}}),
-        slow({**PLAIN, "optimizer": "lbfgs", "bounded": False}),
-        {**PLAIN, "optimizer": "adam", "lr": 0.02, "average": 0.9, "scales": 2},
-        {**PLAIN, "optimizer": "spectral", "scales": 3, "memory_gb": 0.011},
-        {**PLAIN, "optimizer": "spectral", "keep_colors": "luminance", "smoothness": 0.1},
+        slow({**PLAIN, "optimizer": "lbfgs", "clamp_to_range": False}),
+        {**PLAIN, "optimizer": "adam", "lr": 0.02, "iterate_averaging": 0.9, "pyramid_levels": 2},
+        {**PLAIN, "optimizer": "spectral_lbfgs", "pyramid_levels": 3, "memory_gb": 0.011},
+        {**PLAIN, "optimizer": "spectral_lbfgs", "preserve_color": "luminance", "tv_weight": 0.1},
     ],
     ids=named,
 )
@@ -54,20 +55,20 @@ def settings(request: pytest.FixtureRequest) -> StylizeSettings:
 
 
 def painted(
-    settings: StylizeSettings, attempts: Attempts | None = None
-) -> tuple[list[Tensor], list[Iterate]]:
+    settings: StylizeSettings, attempts: TransferCheckpoints | None = None
+) -> tuple[list[Tensor], list[IterationLosses]]:
     """Three pictures; the first two share VGG19's passes where the optimizer can."""
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
-    told: list[Iterate] = []
+    told: list[IterationLosses] = []
     contents = [smooth(1), smooth(3), smooth(4)[:, :, 8:]]
-    if settings.scales > 1:
+    if settings.pyramid_levels > 1:
         contents = [nn.functional.interpolate(one, scale_factor=2.0) for one in contents]
-    made = paint(contents, smooth(2), settings, vgg, CPU, told.append, attempts, 2)
+    made = transfer_style(contents, smooth(2), settings, vgg, CPU, told.append, attempts, 2)
     return list(made), told
 
 
 @cache
-def undisturbed(settings: str) -> tuple[list[Tensor], list[Iterate]]:
+def undisturbed(settings: str) -> tuple[list[Tensor], list[IterationLosses]]:
     """The pictures that nobody stops; once for all tests of these settings."""
     return painted(StylizeSettings.model_validate_json(settings))
 
@@ -78,7 +79,7 @@ def test_stopped_after_every_part_it_ends_the_same(
     whole, told = undisturbed(settings.model_dump_json())
     attempts = 0
     while True:
-        keep = Attempts(Checkpoints(tmp_path), lambda: True, 60.0)
+        keep = TransferCheckpoints(Checkpoints(tmp_path), lambda: True, 60.0)
         try:
             result, again = painted(settings, keep)
             break
@@ -97,7 +98,7 @@ def test_a_killed_painting_goes_on_from_the_last_state(
     class KilledError(Exception):
         pass
 
-    class Mortal(Attempts):
+    class Mortal(TransferCheckpoints):
         parts = 0
 
         def save(
@@ -112,7 +113,7 @@ def test_a_killed_painting_goes_on_from_the_last_state(
         painted(settings, Mortal(Checkpoints(tmp_path), seconds=0))
     newest = max(tmp_path.glob("state-*"))
     newest.write_bytes(newest.read_bytes()[:-9])  # the last one is damaged: the one before does
-    result, again = painted(settings, Attempts(Checkpoints(tmp_path)))
+    result, again = painted(settings, TransferCheckpoints(Checkpoints(tmp_path)))
     assert all(torch.equal(one, other) for one, other in zip(whole, result, strict=True))
     assert again == told
 
@@ -120,13 +121,13 @@ def test_a_killed_painting_goes_on_from_the_last_state(
 def test_a_painting_that_ended_early_is_finished_too(tmp_path: Path) -> None:
     """Where no step helps it ends before its iterations do, and is not painted again."""
     settings = options(
-        optimizer="spectral", content_layers={1: 1.0}, style_layers={1: 0.0}, iterations=100
+        optimizer="spectral_lbfgs", content_layers={1: 1.0}, style_layers={1: 0.0}, iterations=100
     )
-    whole, told = painted(settings, Attempts(Checkpoints(tmp_path)))
+    whole, told = painted(settings, TransferCheckpoints(Checkpoints(tmp_path)))
     assert len(told) < 3 * 100
     assert len(list(tmp_path.glob("picture-*"))) == 2  # one of two that share VGG19's passes
 
-    class Again(Attempts):
+    class Again(TransferCheckpoints):
         saved = 0
 
         def save(self, *state: object) -> None:

@@ -7,20 +7,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from atelier.errors import AtelierError
-from atelier.style.look import Look
-from atelier.style.optimise import Lbfgs
-from atelier.style.paint import Iterate, paint
+from atelier.core.errors import AtelierError
+from atelier.style.loss_log import IterationLosses
+from atelier.style.objective import Style
+from atelier.style.spectral_lbfgs import SpectralLbfgs
+from atelier.style.transfer import transfer_style
 from atelier.style.vgg import build_vgg19
 
 from ..support.painting import CPU, options, smooth
 
 
-def _paint(**changes: object) -> tuple[Tensor, list[Iterate], list[str]]:
+def _paint(**changes: object) -> tuple[Tensor, list[IterationLosses], list[str]]:
     vgg = build_vgg19("random", "average", 1, 6)
-    told: list[Iterate] = []
+    told: list[IterationLosses] = []
     said: list[str] = []
-    (painted,) = paint(
+    (painted,) = transfer_style(
         [smooth(1)],
         smooth(2),
         options(**changes),
@@ -42,14 +43,14 @@ def test_our_lbfgs_steps_back_from_a_cliff() -> None:
         nothing = torch.where(beyond, torch.nan, 0.0)
         return loss + nothing, away + nothing.view(-1, 1, 1, 1)
 
-    lbfgs = Lbfgs(torch.full((2, 3, 4, 4), -9.0), cliff, first_step=30.0)
+    lbfgs = SpectralLbfgs(torch.full((2, 3, 4, 4), -9.0), cliff, first_step=30.0)
     lbfgs.advance(60)
-    torch.testing.assert_close(lbfgs.canvas, torch.full((2, 3, 4, 4), 0.5), atol=1e-3, rtol=0)
+    torch.testing.assert_close(lbfgs.image, torch.full((2, 3, 4, 4), 0.5), atol=1e-3, rtol=0)
 
 
 def test_steps_far_too_long_are_said_and_shortened() -> None:
     """The first one leads to where float32 ends."""
-    painted, told, said = _paint(lr=1e12, bounded=False, iterations=150)
+    painted, told, said = _paint(lr=1e12, clamp_to_range=False, iterations=150)
     assert len(said) >= 1
     assert all("loss that is not finite" in sentence for sentence in said)
     assert painted.isfinite().all()
@@ -57,7 +58,9 @@ def test_steps_far_too_long_are_said_and_shortened() -> None:
 
 
 def test_where_no_step_helps_it_is_said_once_and_painting_ends() -> None:
-    _, told, said = _paint(optimizer="spectral", content_layers={1: 1.0}, style_layers={1: 0.0})
+    _, told, said = _paint(
+        optimizer="spectral_lbfgs", content_layers={1: 1.0}, style_layers={1: 0.0}
+    )
     assert said == [
         "picture 1 stands still at iteration 12; it goes on from its last good state with steps"
         " that begin a tenth as long"
@@ -68,7 +71,7 @@ def test_where_no_step_helps_it_is_said_once_and_painting_ends() -> None:
 @pytest.mark.parametrize("iterations", [20, 30, 39, 40])
 def test_a_way_that_is_only_begun_does_not_stand_still(iterations: int) -> None:
     """With learned weights the first leg may be of one evaluation, which is of the start itself."""
-    _, _, said = _paint(optimizer="spectral", weights="imagenet", iterations=iterations)
+    _, _, said = _paint(optimizer="spectral_lbfgs", weights="imagenet", iterations=iterations)
     assert said == []
 
 
@@ -90,11 +93,11 @@ def test_spectral_keeps_what_it_painted_before_and_after_a_loss_that_is_not_fini
     vgg = build_vgg19("random", "average", 1, 6)
     passes = itertools.count(1)
     vgg[1] = _Fails(lambda features: next(passes) == 7)
-    told: list[Iterate] = []
+    told: list[IterationLosses] = []
     said: list[str] = []
-    settings = options(optimizer="spectral")
+    settings = options(optimizer="spectral_lbfgs")
     given = ([smooth(1)], smooth(2), settings, vgg, CPU, told.append)
-    (painted,) = paint(*given, say=said.append, called=["ann-waves"])
+    (painted,) = transfer_style(*given, say=said.append, called=["ann-waves"])
     assert said == [
         "ann-waves has had a loss that is not finite by iteration 12; it has stepped back and goes"
         " on with a shorter step"
@@ -106,7 +109,7 @@ def test_spectral_keeps_what_it_painted_before_and_after_a_loss_that_is_not_fini
 
 def test_a_loss_that_is_never_finite_ends_with_the_reason() -> None:
     with pytest.raises(AtelierError, match=r"loss of picture 1 is (nan|inf) at iteration 1;"):
-        _paint(optimizer="spectral", style_layers={1: 1e39})
+        _paint(optimizer="spectral_lbfgs", style_layers={1: 1e39})
 
 
 def test_a_scale_that_is_never_finite_does_not_end_as_a_painting() -> None:
@@ -115,10 +118,10 @@ def test_a_scale_that_is_never_finite_does_not_end_as_a_painting() -> None:
     vgg[1] = _Fails(lambda features: features.shape[2] > 50)
     content = nn.functional.interpolate(smooth(1), 64, mode="bilinear")
     said: list[str] = []
-    settings = options(optimizer="spectral", scales=2, iterations=24)
+    settings = options(optimizer="spectral_lbfgs", scales=2, iterations=24)
     with pytest.raises(AtelierError, match="the loss of picture 1 is nan at iteration 13; lower"):
         list(
-            paint(
+            transfer_style(
                 [content],
                 smooth(2),
                 settings,
@@ -136,7 +139,7 @@ def _two_of_which(when: Callable[[Tensor], Tensor | bool]) -> list[str]:
     vgg = build_vgg19("random", "average", 1, 6)
     vgg[1] = _Fails(when)
     said: list[str] = []
-    settings = options(optimizer="spectral")
+    settings = options(optimizer="spectral_lbfgs")
     given = (
         [smooth(1), smooth(3)],
         smooth(2),
@@ -145,7 +148,7 @@ def _two_of_which(when: Callable[[Tensor], Tensor | bool]) -> list[str]:
         CPU,
         lambda step: None,
     )
-    list(paint(*given, at_once=2, say=said.append, called=["ann", "bob"]))
+    list(transfer_style(*given, at_once=2, say=said.append, called=["ann", "bob"]))
     return said
 
 
@@ -173,14 +176,14 @@ def test_a_picture_too_small_for_the_layers_is_refused(what: str, content: int, 
     pictures = [smooth(1)[..., :content], smooth(2)[..., :style]]
     sentence = rf"the {what} of 3 x 32 pixels is too small for layer 11 of VGG19, which needs 4"
     with pytest.raises(AtelierError, match=sentence):
-        list(paint(pictures[:1], pictures[1], settings, vgg, CPU, lambda step: None))
+        list(transfer_style(pictures[:1], pictures[1], settings, vgg, CPU, lambda step: None))
 
 
 def test_an_empty_mask_is_refused() -> None:
     vgg = build_vgg19("random", "average", 1, 6)
-    look = Look((smooth(2),), (), (torch.zeros(1, 1, 32, 32),))
+    look = Style((smooth(2),), (), (torch.zeros(1, 1, 32, 32),))
     with pytest.raises(AtelierError, match="black all over"):
-        list(paint([smooth(1)], [look], options(), vgg, CPU, lambda step: None))
+        list(transfer_style([smooth(1)], [look], options(), vgg, CPU, lambda step: None))
 
 
 @pytest.mark.parametrize(("gb", "change"), [(0.0, "set"), (4.0, "lower")])
@@ -196,9 +199,9 @@ def test_too_little_memory_is_told_with_what_would_do(gb: float, change: str) ->
     vgg = build_vgg19("random", "average", 1, 6)
     vgg[1] = Little()
     settings, style = (
-        options(memory_gb=gb, optimizer="spectral"),
+        options(memory_gb=gb, optimizer="spectral_lbfgs"),
         smooth(2)[..., :16, :16],
     )
-    sentence = f"a stylize.picture_size of 18 fits, or {change} stylize.memory_gb, which paints"
+    sentence = f"a stylize.image_size of 18 fits, or {change} stylize.memory_gb, which paints"
     with pytest.raises(AtelierError, match=sentence):
-        list(paint([smooth(1)], style, settings, vgg, CPU, lambda step: None))
+        list(transfer_style([smooth(1)], style, settings, vgg, CPU, lambda step: None))

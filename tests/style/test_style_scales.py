@@ -3,32 +3,35 @@
 import pytest
 import torch
 
-from atelier.style.look import Look
-from atelier.style.paint import Glimpse, Iterate, paint
-from atelier.style.scales import legs, resized
+from atelier.style.loss_log import IterationLosses, Preview
+from atelier.style.objective import Style
+from atelier.style.pyramid import levels, resize
+from atelier.style.transfer import transfer_style
 from atelier.style.vgg import build_vgg19
 
 from ..support.painting import CPU, options, smooth
 
 
 def test_each_scale_is_the_root_of_2_larger_and_gets_as_many_evaluations() -> None:
-    way = legs(options(scales=5, iterations=100), 256, 200)
+    way = levels(options(scales=5, iterations=100), 256, 200)
     assert [(leg.height, leg.width) for leg in way] == [
         (64, 50), (91, 71), (128, 100), (181, 141), (256, 200)
     ]  # fmt: skip
-    assert [leg.until for leg in way] == [20, 40, 60, 80, 100]
+    assert [leg.end_iteration for leg in way] == [20, 40, 60, 80, 100]
 
 
 def test_scales_that_show_nothing_are_left_out() -> None:
-    way = legs(options(scales=9, iterations=100), 64, 64)
+    way = levels(options(scales=9, iterations=100), 64, 64)
     assert [leg.height for leg in way] == [32, 45, 64]
-    assert way[-1].until == 100
-    assert [leg.height for leg in legs(options(scales=4), 24, 24)] == [24]
+    assert way[-1].end_iteration == 100
+    assert [leg.height for leg in levels(options(scales=4), 24, 24)] == [24]
 
 
 def test_the_content_is_held_at_the_coarsest_scale_alone() -> None:
-    way = legs(options(scales=2, iterations=200, optimizer="spectral", weights="imagenet"), 64, 64)
-    assert [(leg.height, leg.firmness, leg.until) for leg in way] == [
+    way = levels(
+        options(scales=2, iterations=200, optimizer="spectral_lbfgs", weights="imagenet"), 64, 64
+    )
+    assert [(leg.height, leg.content_boost, leg.end_iteration) for leg in way] == [
         (45, 10.0, 5), (45, 3.0, 15), (45, 1.0, 100), (64, 1.0, 200)
     ]  # fmt: skip
 
@@ -36,22 +39,24 @@ def test_the_content_is_held_at_the_coarsest_scale_alone() -> None:
 @pytest.mark.parametrize("side", [12, 45, 64, 96])
 def test_resizing_keeps_a_plain_colour_and_a_slope(side: int) -> None:
     plain = torch.full((1, 3, 64, 64), 0.3)
-    torch.testing.assert_close(resized(plain, side, side), torch.full((1, 3, side, side), 0.3))
+    torch.testing.assert_close(resize(plain, side, side), torch.full((1, 3, side, side), 0.3))
     slope = torch.linspace(0, 1, 65)[:-1].expand(1, 3, 64, 64) + 1 / 128
     middle = slice(side // 4, -(side // 4))
     expected = (torch.arange(side) + 0.5) / side
-    found = resized(slope, side, side)[0, 0, 0]
+    found = resize(slope, side, side)[0, 0, 0]
     torch.testing.assert_close(found[middle], expected[middle], atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("start", ["content", "noise"])
 def test_a_painting_grows_and_every_glimpse_of_it_is_a_picture(start: str) -> None:
-    settings = options(optimizer="spectral", scales=3, iterations=30, start=start)
+    settings = options(optimizer="spectral_lbfgs", scales=3, iterations=30, start=start)
     content = torch.nn.functional.interpolate(smooth(1), 64, mode="bicubic").clamp(0, 1)
     vgg = build_vgg19("random", "average", 1, 6)
-    told: list[Iterate] = []
-    seen: list[Glimpse] = []
-    (painted,) = paint([content], smooth(2), settings, vgg, CPU, told.append, watch=seen.append)
+    told: list[IterationLosses] = []
+    seen: list[Preview] = []
+    (painted,) = transfer_style(
+        [content], smooth(2), settings, vgg, CPU, told.append, watch=seen.append
+    )
     assert painted.shape == content.shape
     assert [step.iteration for step in told] == list(range(1, 31))
     assert [(glimpse.iteration, glimpse.pixels.shape[-1]) for glimpse in seen] == [
@@ -64,14 +69,16 @@ def test_a_painting_grows_and_every_glimpse_of_it_is_a_picture(start: str) -> No
 @pytest.mark.parametrize("keep", ["none", "luminance"])
 def test_a_glimpse_at_a_coarse_scale_leaves_what_no_mask_covers(keep: str) -> None:
     """As the painting does: to the bit, and with the content's own detail."""
-    settings = options(optimizer="spectral", scales=3, iterations=30, keep_colors=keep)
+    settings = options(optimizer="spectral_lbfgs", scales=3, iterations=30, keep_colors=keep)
     content = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     mask = torch.zeros(1, 1, 64, 64)
     mask[..., :24] = 1
-    look = Look((smooth(2),), (), (mask,))
+    look = Style((smooth(2),), (), (mask,))
     vgg = build_vgg19("random", "average", 1, 6)
-    seen: list[Glimpse] = []
-    list(paint([content], [look], settings, vgg, CPU, lambda step: None, watch=seen.append))
+    seen: list[Preview] = []
+    list(
+        transfer_style([content], [look], settings, vgg, CPU, lambda step: None, watch=seen.append)
+    )
     for glimpse in seen:
         assert torch.equal(glimpse.pixels[..., 24:], content[..., 24:])
         assert not torch.equal(glimpse.pixels[..., :24], content[..., :24])
@@ -79,18 +86,18 @@ def test_a_glimpse_at_a_coarse_scale_leaves_what_no_mask_covers(keep: str) -> No
 
 @pytest.mark.parametrize("shape", [(19, 19), (8, 300), (9, 2000)])
 def test_a_style_stays_large_enough_for_the_layers_at_every_scale(shape: tuple[int, int]) -> None:
-    settings = options(optimizer="spectral", scales=4, iterations=4, style_layers={20: 1.0})
+    settings = options(optimizer="spectral_lbfgs", scales=4, iterations=4, style_layers={20: 1.0})
     content = torch.nn.functional.interpolate(smooth(1), 96, mode="bilinear")
     style = torch.nn.functional.interpolate(smooth(2), shape, mode="bilinear")
     vgg = build_vgg19("random", "average", 1, 20)
-    (painted,) = paint([content], style, settings, vgg, CPU, lambda step: None)
+    (painted,) = transfer_style([content], style, settings, vgg, CPU, lambda step: None)
     assert painted.isfinite().all()
 
 
 def test_what_is_brought_to_a_finer_scale_keeps_the_contents_detail() -> None:
     """Where nothing is to be painted, the finest scale is the content and not a blurred one."""
-    settings = options(optimizer="spectral", scales=3, iterations=6)
+    settings = options(optimizer="spectral_lbfgs", scales=3, iterations=6)
     content = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     vgg = build_vgg19("random", "average", 1, 6)
-    (painted,) = paint([content], content, settings, vgg, CPU, lambda step: None)
+    (painted,) = transfer_style([content], content, settings, vgg, CPU, lambda step: None)
     assert (painted - content).abs().mean() < 0.02

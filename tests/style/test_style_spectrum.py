@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from atelier.style.spectrum import Spectrum
+from atelier.style.spectral_lbfgs import Spectrum
 
 SIZES = [(16, 16), (7, 9), (12, 5), (1, 6), (32, 20)]
 
@@ -19,16 +19,16 @@ def _noise(seed: int, *shape: int) -> Tensor:
 def test_there_and_back_is_the_same_picture(size: tuple[int, int]) -> None:
     pictures = _noise(1, 2, 3, *size)
     spectrum = Spectrum(pictures)
-    torch.testing.assert_close(spectrum.back(spectrum.of(pictures)), pictures)
+    torch.testing.assert_close(spectrum.inverse(spectrum.forward(pictures)), pictures)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_products_and_energies_are_those_of_pixels(size: tuple[int, int]) -> None:
     one, other = _noise(1, 2, 3, *size), _noise(2, 2, 3, *size)
     spectrum = Spectrum(one)
-    product = spectrum.product(spectrum.of(one), spectrum.of(other))
+    product = spectrum.inner(spectrum.forward(one), spectrum.forward(other))
     torch.testing.assert_close(product, (one * other).sum((1, 2, 3)), rtol=1e-4, atol=1e-4)
-    energies = spectrum.energies(spectrum.of(one))
+    energies = spectrum.band_energies(spectrum.forward(one))
     assert energies.shape == (2, 3, spectrum.bands)
     torch.testing.assert_close(energies.sum((1, 2)), one.square().sum((1, 2, 3)))
 
@@ -40,7 +40,7 @@ def test_factors_make_a_symmetric_positive_map(size: tuple[int, int]) -> None:
     factors = _noise(3, 1, 3, spectrum.bands).exp()
 
     def scaled(pictures: Tensor) -> Tensor:
-        return spectrum.back(spectrum.times(spectrum.of(pictures), factors))
+        return spectrum.inverse(spectrum.scale_bands(spectrum.forward(pictures), factors))
 
     there, back = (one * scaled(other)).sum(), (other * scaled(one)).sum()
     torch.testing.assert_close(there, back, rtol=1e-4, atol=1e-4)
@@ -51,7 +51,7 @@ def test_one_factor_for_all_bands_is_a_factor() -> None:
     pictures = _noise(1, 2, 3, 12, 20)
     spectrum = Spectrum(pictures)
     factors = torch.tensor([2.0, 5.0])[:, None, None].expand(2, 3, spectrum.bands)
-    scaled = spectrum.back(spectrum.times(spectrum.of(pictures), factors))
+    scaled = spectrum.inverse(spectrum.scale_bands(spectrum.forward(pictures), factors))
     torch.testing.assert_close(scaled, pictures * torch.tensor([2.0, 5.0]).view(2, 1, 1, 1))
 
 
@@ -61,7 +61,7 @@ def test_a_wave_lies_in_the_octave_of_its_length(waves: int, band: int) -> None:
     grey = across.expand(1, 3, 16, 16)
     spectrum = Spectrum(grey)
     assert spectrum.bands == 4
-    energies = spectrum.energies(spectrum.of(grey))[0]
+    energies = spectrum.band_energies(spectrum.forward(grey))[0]
     expected = torch.zeros(3, 4)
     expected[0, band] = float(grey.square().sum())
     torch.testing.assert_close(energies, expected, atol=1e-3, rtol=1e-4)
@@ -70,6 +70,6 @@ def test_a_wave_lies_in_the_octave_of_its_length(waves: int, band: int) -> None:
 def test_even_colours_lie_in_the_longest_waves_octave() -> None:
     red_to_blue = torch.tensor([1.0, 0.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
     spectrum = Spectrum(red_to_blue)
-    energies = spectrum.energies(spectrum.of(red_to_blue))[0]
+    energies = spectrum.band_energies(spectrum.forward(red_to_blue))[0]
     assert energies[1, 0].item() == pytest.approx(2 * 64)
     assert math.isclose(float(energies.sum()), 2 * 64, rel_tol=1e-4)

@@ -3,27 +3,26 @@
 import numpy as np
 import pytest
 
-from atelier.style.journal import Iterate
-from atelier.style.paintings import Painting
-from atelier.style.terms import terms
+from atelier.style.batch import StylizedImage, loss_terms_plot
+from atelier.style.loss_log import IterationLosses
 
 from ..support.painting import options
 
 BLACK = np.zeros((2, 2, 3), np.uint8)
 
 
-def _painting(losses: dict[int, tuple[float, float]]) -> Painting:
+def _painting(losses: dict[int, tuple[float, float]]) -> StylizedImage:
     """Of the iterations that are given, with a loss of style and one of content."""
     iterates = [
-        Iterate(0, at, 2 * style + 0.5 * content, {"style_1": style, "content_3": content})
+        IterationLosses(0, at, 2 * style + 0.5 * content, {"style_1": style, "content_3": content})
         for at, (style, content) in losses.items()
     ]
-    return Painting("a", "b", BLACK, BLACK, BLACK, tuple(iterates))
+    return StylizedImage("a", "b", BLACK, BLACK, BLACK, tuple(iterates))
 
 
 def test_terms_are_weighted_and_add_up_to_the_loss() -> None:
     settings = options(style_layers={1: 2.0}, content_layers={3: 0.5})
-    iterations, lines = terms([_painting({1: (8, 0), 2: (4, 1), 3: (1, 6)})], settings)
+    iterations, lines = loss_terms_plot([_painting({1: (8, 0), 2: (4, 1), 3: (1, 6)})], settings)
     assert iterations.tolist() == [1, 2, 3]
     assert lines["style 1"].tolist() == [16, 8, 2]
     assert lines["content 3"].tolist() == [0, 0.5, 3]
@@ -33,11 +32,11 @@ def test_terms_are_weighted_and_add_up_to_the_loss() -> None:
 def test_paintings_are_averaged_and_one_that_ended_keeps_its_last_loss() -> None:
     settings = options(style_layers={1: 2.0}, content_layers={3: 0.5})
     long, short = _painting({1: (8, 0), 2: (4, 0), 3: (2, 0)}), _painting({1: (4, 0), 2: (2, 0)})
-    _, lines = terms([long, short], settings)
+    _, lines = loss_terms_plot([long, short], settings)
     assert lines["loss"].tolist() == [12, 6, 4]
 
 
 def test_an_evaluation_that_was_not_told_has_the_losses_before_it() -> None:
     settings = options(style_layers={1: 2.0}, content_layers={3: 0.5})
-    _, lines = terms([_painting({1: (8, 0), 3: (2, 0)})], settings)
+    _, lines = loss_terms_plot([_painting({1: (8, 0), 3: (2, 0)})], settings)
     assert lines["loss"].tolist() == [16, 16, 4]

@@ -6,19 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from atelier.errors import AtelierError
-from atelier.style.look import Look
-from atelier.style.objective import Eye, goal_of
-from atelier.style.paint import paint
-from atelier.style.pictures import scaled_shape
-from atelier.style.room import (
-    largest_that_works,
-    refuse_too_large,
-    side_that_fits,
-    side_to_calibrate,
+from atelier.core.errors import AtelierError
+from atelier.style.image_ops import scaled_shape
+from atelier.style.memory import (
+    calibration_size,
+    largest_size_that_runs,
+    reject_too_large,
+    tile_size_for_memory,
 )
-from atelier.style.tiles import parts
-from atelier.style.vgg import build_vgg19, outline, reach, stride
+from atelier.style.objective import FeatureObjective, Style, build_targets, tiles
+from atelier.style.transfer import transfer_style
+from atelier.style.vgg import build_vgg19, receptive_radius, stride, vgg19_on_meta
 
 from ..support.painting import CPU, options, smooth
 
@@ -33,9 +31,9 @@ def _large(seed: int, height: int, width: int) -> Tensor:
 @pytest.mark.parametrize(("height", "width"), [(96, 96), (101, 83), (64, 130)])
 def test_cores_cover_a_picture_once(height: int, width: int) -> None:
     covered = torch.zeros(1, 1, height, width)
-    for part in parts(height, width, 60, 13, 4):
-        part.of_core(covered, 1).add_(1)
-        assert torch.equal(part.core_of(part.of(covered), 1), part.of_core(covered, 1))
+    for part in tiles(height, width, 60, 13, 4):
+        part.crop_core(covered, 1).add_(1)
+        assert torch.equal(part.core_in_tile(part.crop(covered), 1), part.crop_core(covered, 1))
     assert (covered == 1).all()
 
 
@@ -50,18 +48,18 @@ def test_no_place_sees_farther_than_reach_says(layer: int, pooling: str) -> None
     vgg(picture)[0, :, place, place].sum().backward()
     assert picture.grad is not None
     rows = picture.grad.abs().sum((0, 1, 3)).nonzero()
-    assert 32 - int(rows.min()) <= reach(vgg)
-    assert int(rows.max()) - 32 <= reach(vgg)
-    assert int(rows.max() - rows.min()) >= reach(vgg)
+    assert 32 - int(rows.min()) <= receptive_radius(vgg)
+    assert int(rows.max()) - 32 <= receptive_radius(vgg)
+    assert int(rows.max() - rows.min()) >= receptive_radius(vgg)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        {"style_loss": "moments", "smoothness": 0.1},
+        {"style_loss": "moments", "tv_weight": 0.1},
         {"padding": "replicate", "pooling": "max"},
-        {"strength": 0.5, "pooling": "l2"},
+        {"style_strength": 0.5, "pooling": "l2"},
     ],
     ids=str,
 )
@@ -75,13 +73,13 @@ def test_parts_give_the_losses_and_the_gradient_of_the_whole(
     content, canvas = _large(1, height, width), _large(5, height, width)
     mask = (_large(4, height, width)[:, :1] > 0.5).float()
     styles = (_large(2, 80, 100), _large(3, 90, 90))
-    look = Look(styles, (), (mask, 1 - mask)) if masked else Look(styles[:1])
+    look = Style(styles, (), (mask, 1 - mask)) if masked else Style(styles[:1])
     found = []
     for side in (None, 72):
-        goal = goal_of(content, [look], settings, vgg, side)
-        eye = Eye(vgg, settings, height, width, side)
-        found.append(eye.gradient(canvas, goal, settings))
-    assert len(eye.parts) > 3
+        goal = build_targets(content, [look], settings, vgg, side)
+        eye = FeatureObjective(vgg, settings, height, width, side)
+        found.append(eye.loss_and_gradient(canvas, goal, settings))
+    assert len(eye.tiles) > 3
     (total, losses, gradient), (by_parts, losses_by_parts, gradient_by_parts) = found
     torch.testing.assert_close(by_parts, total, rtol=1e-5, atol=0)
     assert list(losses_by_parts) == list(losses)
@@ -93,16 +91,16 @@ def test_parts_give_the_losses_and_the_gradient_of_the_whole(
 
 def test_a_painting_by_parts_is_the_whole_one_and_has_no_seam() -> None:
     """Neighbours across the borders of parts differ as neighbours elsewhere do."""
-    settings = options(optimizer="spectral", iterations=15)
+    settings = options(optimizer="spectral_lbfgs", iterations=15)
     less = settings.model_copy(update={"memory_gb": 0.0095})
     vgg = build_vgg19("random", "average", 1, 6)
     content, style = _large(1, 64, 80), _large(2, 64, 64)
-    (whole,) = paint([content], style, settings, vgg, CPU, lambda step: None)
-    (painted,) = paint([content], style, less, vgg, CPU, lambda step: None)
+    (whole,) = transfer_style([content], style, settings, vgg, CPU, lambda step: None)
+    (painted,) = transfer_style([content], style, less, vgg, CPU, lambda step: None)
     assert (painted - whole).abs().mean() < 2 / 255
-    side = side_that_fits(64, 80, less, vgg)
+    side = tile_size_for_memory(64, 80, less, vgg)
     assert side is not None
-    cut = parts(64, 80, side, reach(vgg), stride(vgg))
+    cut = tiles(64, 80, side, receptive_radius(vgg), stride(vgg))
     borders = sorted({part.core[2] for part in cut} - {0})
     assert borders
     steps = painted.diff(dim=3).abs().mean((0, 1, 2))
@@ -116,45 +114,45 @@ def test_more_memory_means_larger_parts_and_too_little_is_told() -> None:
     settings = options(**DEEP)
     vgg = build_vgg19("random", "average", 1, 11)
     sides = [
-        side_that_fits(2048, 2048, settings.model_copy(update={"memory_gb": gb}), vgg)
+        tile_size_for_memory(2048, 2048, settings.model_copy(update={"memory_gb": gb}), vgg)
         for gb in (3.5, 4.0, 6.0)
     ]
     assert all(one < other for one, other in itertools.pairwise(sides))
     for gb in (0.0, 1000.0):
         enough = settings.model_copy(update={"memory_gb": gb})
-        assert side_that_fits(2048, 2048, enough, vgg) is None
+        assert tile_size_for_memory(2048, 2048, enough, vgg) is None
     little = settings.model_copy(update={"memory_gb": 1.0})
     with pytest.raises(AtelierError, match=r"needs more than stylize.memory_gb \(1\);") as told:
-        side_that_fits(2048, 2048, little, vgg)
-    fits = int(str(told.value).split("picture_size of ")[1].split()[0])
-    side_that_fits(fits, fits, little, vgg)
+        tile_size_for_memory(2048, 2048, little, vgg)
+    fits = int(str(told.value).split("image_size of ")[1].split()[0])
+    tile_size_for_memory(fits, fits, little, vgg)
     with pytest.raises(AtelierError):
-        side_that_fits(fits + 16, fits + 16, little, vgg)
+        tile_size_for_memory(fits + 16, fits + 16, little, vgg)
 
 
 def test_a_style_larger_than_the_painting_is_seen_in_parts_too() -> None:
     settings = options(**DEEP, memory_gb=0.2)
     vgg = build_vgg19("random", "average", 1, 11)
     small, large = (96, 96), (960, 960)
-    assert side_that_fits(96, 96, settings, vgg, [small]) is None
-    side = side_that_fits(96, 96, settings, vgg, [small, large])
+    assert tile_size_for_memory(96, 96, settings, vgg, [small]) is None
+    side = tile_size_for_memory(96, 96, settings, vgg, [small, large])
     assert side is not None
     assert 96 < side < 960
     with pytest.raises(AtelierError, match="needs more than"):
-        side_that_fits(96, 96, settings, vgg, [(4000, 4000)])
+        tile_size_for_memory(96, 96, settings, vgg, [(4000, 4000)])
 
 
 def test_a_painting_far_too_large_is_refused_before_there_is_any_of_it() -> None:
-    vgg = outline("average", 11)
+    vgg = vgg19_on_meta("average", 11)
 
     def check(height: int, width: int, memory_gb: float = 4.0) -> None:
         settings = options(**DEEP, memory_gb=memory_gb, picture_size=min(height, width))
-        refuse_too_large([lambda size: (scaled_shape((height, width), size), [])], settings, vgg)
+        reject_too_large([lambda size: (scaled_shape((height, width), size), [])], settings, vgg)
 
     check(512, 512)
     with pytest.raises(AtelierError, match="none of this shape would fit, or allow more"):
         check(32, 32_000_000)
-    with pytest.raises(AtelierError, match=r"a stylize.picture_size of \d{3,4} would fit"):
+    with pytest.raises(AtelierError, match=r"a stylize.image_size of \d{3,4} would fit"):
         check(16_384, 16_384)
     check(32, 32_000_000, memory_gb=0.0)
 
@@ -163,7 +161,7 @@ def test_a_painting_far_too_large_is_refused_before_there_is_any_of_it() -> None
 def test_random_weights_look_at_styles_of_as_many_pixels_as_memory_holds(
     gb: float, side: int
 ) -> None:
-    assert side_to_calibrate(options(memory_gb=gb), 1) == side
+    assert calibration_size(options(memory_gb=gb), 1) == side
 
 
 def test_the_largest_size_that_works_is_found_by_trying() -> None:
@@ -174,15 +172,15 @@ def test_the_largest_size_that_works_is_found_by_trying() -> None:
         if side > 500:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    assert largest_that_works(work, 1000, 32) == 421
+    assert largest_size_that_runs(work, 1000, 32) == 421
     assert tried == [1000, 750, 562, 421]
-    assert largest_that_works(work, 1000, 600) is None
+    assert largest_size_that_runs(work, 1000, 600) is None
 
     def broken(side: int) -> None:
         raise RuntimeError("a fault of the program")
 
     with pytest.raises(RuntimeError, match="fault of the program"):
-        largest_that_works(broken, 1000, 32)
+        largest_size_that_runs(broken, 1000, 32)
 
 
 def test_a_picture_is_seen_as_it_was() -> None:
@@ -190,7 +188,7 @@ def test_a_picture_is_seen_as_it_was() -> None:
     settings = options(**DEEP)
     vgg = build_vgg19("random", "average", 1, 11)
     content = smooth(1).repeat(1, 1, 3, 3)
-    goal = goal_of(content, [Look((smooth(2),))], settings, vgg, 72)
+    goal = build_targets(content, [Style((smooth(2),))], settings, vgg, 72)
     canvas = content.flip(3)
-    Eye(vgg, settings, 96, 96, 72).gradient(canvas, goal, settings)
+    FeatureObjective(vgg, settings, 96, 96, 72).loss_and_gradient(canvas, goal, settings)
     assert torch.equal(canvas, content.flip(3))

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from atelier.errors import AtelierError
+from atelier.core.errors import AtelierError
 from atelier.style.vgg import build_vgg19, feature_maps, preprocess
 
 DISTILLED = Path(__file__).parents[3] / "shared/weights/vgg19_distilled16x_conv1_1-conv5_1.pth"

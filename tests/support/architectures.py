@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from atelier.gan.networks import Architecture, Generator, build
-from atelier.presets import preset_values
-from atelier.settings import ConvertSettings, TrainSettings
+from atelier.core.presets import preset_values
+from atelier.core.settings import ConvertSettings, TrainSettings
+from atelier.gan.networks import Architecture, Generator, build_networks
 
 PRESETS = Path(__file__).parents[2] / "presets"
 
@@ -21,19 +21,21 @@ def train_settings(preset: str, **changes: Any) -> TrainSettings:
 def architecture(preset: str) -> Architecture:
     """The networks of a preset."""
     convert = ConvertSettings.model_validate(preset_values(preset, PRESETS)["convert"])
-    return Architecture.of(train_settings(preset), convert.image_size, convert.channels)
+    return Architecture.from_settings(train_settings(preset), convert.image_size, convert.channels)
 
 
 CELEBA64 = architecture("celeba64")
 FACES32 = architecture("faces32")
 MNIST28 = architecture("mnist28")
 FASHION_MLP = architecture("fashion_mlp")
-SMALL = replace(CELEBA64, image_size=16, latent_size=8, generator_width=4, discriminator_width=4)
+SMALL = replace(
+    CELEBA64, image_size=16, latent_size=8, generator_channels=4, discriminator_channels=4
+)
 
 
 def vivid(arch: Architecture, seed: int = 1) -> Generator:
     """A generator that learned nothing, but whose pictures differ; those of a new one are grey."""
-    generator = build(arch, seed)[0].eval()
+    generator = build_networks(arch, seed)[0].eval()
     with torch.no_grad():
         for weight in generator.parameters():
             weight.mul_(12 if weight.ndim == 4 else 2 if weight.ndim == 2 else 1)

@@ -10,11 +10,11 @@ import numpy as np
 from mlflow.entities import Run as LoggedRun
 from mlflow.tracking import MlflowClient
 
-from atelier.tracking.deliver import deliver_left_over
-from atelier.tracking.delivery import rejected_file
-from atelier.tracking.journal import Journal, executions, problem
+from atelier.tracking.environment import Process, private_folder
+from atelier.tracking.outbox import Outbox, executions, problem
+from atelier.tracking.rejected import rejected_file
 from atelier.tracking.run import Run
-from atelier.tracking.workspace import Process, private_folder
+from atelier.tracking.worker import flush_backlog
 
 PIPELINE = "repro"
 LOSSES = [0.5, 0.25, 0.125]
@@ -64,10 +64,10 @@ def write_execution(
         process: ran the pipeline; a dead one if not given.
     """
     process = process or dead_process()
-    parameters = PARAMETERS | ({"tracking.register": register} if register else {})
+    parameters = PARAMETERS | ({"tracking.registered_model": register} if register else {})
     common = {"experiment": experiment, "parameters": parameters}
     for stage in ("train", "evaluate"):
-        journal = Journal(
+        journal = Outbox(
             private_folder(root),
             process,
             stage,
@@ -80,40 +80,40 @@ def write_execution(
         if stage == "train":
             _write_training(run, root, model)
         else:
-            run.series(("kid_of_epoch",), {1: [4.0], 2: [2.5]})
-            run.summary({"kid": 2.5})
+            run.log_metrics(("kid_of_epoch",), {1: [4.0], 2: [2.5]})
+            run.log_summary({"kid": 2.5})
         run.end("FINISHED")
     stages = STAGES
     if model:
         content = hashlib.md5(model.read_bytes()).hexdigest()
         stages = json.loads(json.dumps(STAGES).replace(GENERATOR, content))
-    outcome = Journal(
+    outcome = Outbox(
         private_folder(root), process, "pipeline", kind="outcome", stages=stages, **common
     )
     figure = root / "figure.csv"
     figure.write_text(TEXT)
-    outcome.write("artifact", file=outcome.keep(figure), folder="")
+    outcome.write("artifact", file=outcome.attach(figure), folder="")
     outcome.write("end", status="FINISHED")
     outcome.close()
 
 
 def _write_training(run: Run, root: Path, model: Path | None) -> None:
-    run.curves(0, ("loss_d", "loss_g"), np.array([LOSSES, LOSSES], np.float32).T)
-    run.summary({"last_epoch": {"loss_d": 0.125}})
+    run.log_steps(0, ("loss_d", "loss_g"), np.array([LOSSES, LOSSES], np.float32).T)
+    run.log_summary({"last_epoch": {"loss_d": 0.125}})
     for step in (1, 2):
-        run.pictures("samples", np.full((4, 8, 8, 1), 10 * step, np.uint8), step)
+        run.log_images("samples", np.full((4, 8, 8, 1), 10 * step, np.uint8), step)
     table = root / "losses.csv"
     table.write_text(TEXT)
-    run.artifact(table, "tables")
-    run.note(device="cpu")
+    run.log_artifact(table, "tables")
+    run.set_tags(device="cpu")
     if model:
-        run.model(model, "atelier.gan.weights:load_for_serving")
+        run.log_model(model, "atelier.gan.serialization:load_for_serving")
 
 
 def deliver(root: Path, attempts: int = 12) -> None:
     """Deliver everything, in as many attempts as it takes up to a limit."""
     for _ in range(attempts):
-        if deliver_left_over(root) == 0:
+        if flush_backlog(root) == 0:
             return
     reasons = [problem(execution) for execution in executions(private_folder(root))]
     raise AssertionError(f"not delivered after {attempts} attempts: {reasons}")
@@ -122,7 +122,7 @@ def deliver(root: Path, attempts: int = 12) -> None:
 def deliver_in_vain(root: Path, attempts: int = 1) -> None:
     """Try to deliver; something must be left each time."""
     for _ in range(attempts):
-        assert deliver_left_over(root) > 0
+        assert flush_backlog(root) > 0
 
 
 def rejected(root: Path) -> list[dict[str, Any]]:

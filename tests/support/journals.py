@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from atelier.tracking.journal import Journal
-from atelier.tracking.workspace import Process, private_folder
+from atelier.tracking.environment import Process, private_folder
+from atelier.tracking.outbox import Outbox
 
 DEAD = Process(os.getpid(), "1")  # no process with this number started so early
 
@@ -15,9 +15,9 @@ def start(
     process: Process = DEAD,
     pipeline: str = "p",
     **fields: str,
-) -> Journal:
+) -> Outbox:
     """Begin the journal of a stage, of a dvc that is dead."""
-    return Journal(
+    return Outbox(
         private_folder(root),
         process,
         stage,

@@ -3,23 +3,23 @@
 import torch
 from torch import Tensor, nn
 
-from atelier.settings import StylizeSettings
+from atelier.core.settings import StylizeSettings
 
 CPU = torch.device("cpu")
 
 
 def options(**changes: object) -> StylizeSettings:
     values = {
-        "pictures": ["generated"],
-        "count": 1,
+        "contents": ["generated"],
+        "generated_count": 1,
         "styles": ["drawn"],
-        "pairing": "all",
+        "pairing": "product",
         "style_weights": [],
         "style_masks": [],
         "style_scale": 1.0,
-        "keep_colors": "none",
-        "strength": 1.0,
-        "picture_size": 32,
+        "preserve_color": "none",
+        "style_strength": 1.0,
+        "image_size": 32,
         "memory_gb": 0.0,
         "weights": "random",
         "preprocessing": "torchvision",
@@ -28,17 +28,17 @@ def options(**changes: object) -> StylizeSettings:
         "style_layers": {1: 1.0, 6: 1.0},
         "style_loss": "gram",
         "content_layers": {6: 0.1},
-        "smoothness": 0.0,
-        "start": "content",
-        "bounded": True,
-        "scales": 1,
+        "tv_weight": 0.0,
+        "init": "content",
+        "clamp_to_range": True,
+        "pyramid_levels": 1,
         "optimizer": "lbfgs",
         "lr": 1.0,
-        "average": 0.0,
+        "iterate_averaging": 0.0,
         "iterations": 12,
         "precision": "fp32",
-        "intermediates": 0,
-        "film": False,
+        "save_intermediates": 0,
+        "gif": False,
         "seed": 1,
     }
     return StylizeSettings.model_validate({**values, **changes})

@@ -20,38 +20,38 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from atelier import settings
-from atelier.cli import main
-from atelier.tracking.unfinished import ENDINGS
+from atelier.cli.app import main
+from atelier.core import settings
+from atelier.tracking.run_state import STOP_SIGNALS
 
 ROOT = Path(__file__).parents[2]
 # Everything that the chain does, on as little as it can be done on.
 TINY: dict[str, Any] = {
     "download.sample.count": 96,
-    "convert.validation": 0.17,
-    "convert.test": 0.17,
+    "convert.validation_fraction": 0.17,
+    "convert.test_fraction": 0.17,
     "convert.image_size": 16,
     "train.epochs": 2,
     "train.batch_size": 16,
     "train.latent_size": 8,
-    "train.generator_width": 4,
-    "train.discriminator_width": 4,
-    "train.samples": 9,
-    "train.measure_every": 0,
+    "train.generator_channels": 4,
+    "train.discriminator_channels": 4,
+    "train.fixed_samples": 9,
+    "train.kid_every_epochs": 0,
     "train.lr": 0.0002,
     "train.discriminator_lr": 0.0,
     "train.beta1": 0.5,
-    "train.ema": 0.0,
+    "train.ema_decay": 0.0,
     "train.loss": "bce",
-    "train.flip": False,
+    "train.horizontal_flip": False,
     "train.discriminator_norm": True,
     "train.spectral_norm": False,
     "evaluate.features": "random",
     "evaluate.samples": 24,
     "render.columns": 3,
-    "render.tile": 16,
-    "stylize.count": 1,
-    "stylize.picture_size": 32,
+    "render.tile_pixels": 16,
+    "stylize.generated_count": 1,
+    "stylize.image_size": 32,
     "stylize.iterations": 3,
     "runtime.device": "cpu",
     "runtime.progress": False,
@@ -208,7 +208,7 @@ class Project:
 @contextmanager
 def _as_in_a_shell(folder: Path, words: list[str], environment: dict[str, str]) -> Iterator[None]:
     """Give this process a folder, words and variables; put back what a stage changes of it."""
-    handlers = {number: signal.getsignal(number) for number in ENDINGS}
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     level = logging.getLogger("dvc").level
     with pytest.MonkeyPatch.context() as patch, chdir(folder), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as without pytest: what libraries deprecate is not said

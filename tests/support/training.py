@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from atelier.gan.epoch import Epoch
-from atelier.gan.training import Training
+from atelier.gan.history import EpochResult
+from atelier.gan.trainer import Trainer
 
 
 class Poison:
     """Makes a weight no number after some steps, as often as it is told to."""
 
-    def __init__(self, training: Training, steps: int, times: int) -> None:
+    def __init__(self, training: Trainer, steps: int, times: int) -> None:
         self.training, self.steps, self.times = training, steps, times
 
     def __call__(self) -> bool:
@@ -19,8 +19,8 @@ class Poison:
         return False
 
 
-def epoch_of(number: int, loss_d: float, samples: np.ndarray) -> Epoch:
+def epoch_of(number: int, loss_d: float, samples: np.ndarray) -> EpochResult:
     """An epoch of four steps with one loss of the discriminator."""
     statistics = np.full((4, 5), 0.7, np.float32)
     statistics[:, 0] = loss_d
-    return Epoch(number, 0, np.arange(4), statistics, samples, {})
+    return EpochResult(number, 0, np.arange(4), statistics, samples, {})

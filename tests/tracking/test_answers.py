@@ -9,11 +9,11 @@ from PIL import UnidentifiedImageError
 from requests import HTTPError, Response
 from sqlalchemy.exc import DBAPIError, StatementError
 
-from atelier.tracking.answers import (
+from atelier.tracking.mlflow_errors import (
     ContentError,
+    as_content_error,
+    is_access_denied,
     may_reject_content,
-    own_content,
-    refuses_access,
     rejects,
 )
 
@@ -62,12 +62,12 @@ def test_value_that_looks_like_a_database_error_is_rejected(value: str) -> None:
 def test_errors_of_access_are_recognized_in_every_form() -> None:
     response = Response()
     response.status_code = 429
-    assert refuses_access(HTTPError("busy", response=response))
-    assert refuses_access(RestException({"error_code": "PERMISSION_DENIED", "message": "no"}))
-    assert not refuses_access(RestException({"error_code": "BAD_REQUEST", "message": "no"}))
-    assert not refuses_access(MlflowException("no answer"))
+    assert is_access_denied(HTTPError("busy", response=response))
+    assert is_access_denied(RestException({"error_code": "PERMISSION_DENIED", "message": "no"}))
+    assert not is_access_denied(RestException({"error_code": "BAD_REQUEST", "message": "no"}))
+    assert not is_access_denied(MlflowException("no answer"))
     response.status_code = 413
-    assert not refuses_access(HTTPError("large", response=response))
+    assert not is_access_denied(HTTPError("large", response=response))
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ def test_errors_of_access_are_recognized_in_every_form() -> None:
     ids=str,
 )
 def test_error_of_the_machine_rejects_no_content(error: Exception) -> None:
-    with pytest.raises(type(error)), own_content():
+    with pytest.raises(type(error)), as_content_error():
         raise error
-    with pytest.raises(ValueError, match="damaged"), own_content():
+    with pytest.raises(ValueError, match="damaged"), as_content_error():
         raise ValueError("damaged") from error
 
 
@@ -100,5 +100,5 @@ def test_error_of_the_machine_rejects_no_content(error: Exception) -> None:
     ids=str,
 )
 def test_error_of_the_content_rejects_it(error: Exception) -> None:
-    with pytest.raises(ContentError), own_content():
+    with pytest.raises(ContentError), as_content_error():
         raise error

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atelier.tracking import deliver, delivery
-from atelier.tracking.deliver import deliver_left_over, deliver_now
-from atelier.tracking.journal import Journal, entries, journals, problem, remove
+from atelier.tracking import mlflow_writer, worker
+from atelier.tracking.environment import Process, git_tags, private_folder, uncommitted
+from atelier.tracking.outbox import Outbox, entries, outboxes, problem, remove
+from atelier.tracking.redact import flat, numbers, redact, redact_urls
 from atelier.tracking.run import Run, sheet
 from atelier.tracking.store import open_store
-from atelier.tracking.values import flat, numbers, shown, without_secrets
-from atelier.tracking.workspace import Process, git_tags, private_folder, uncommitted
+from atelier.tracking.worker import flush, flush_backlog
 
 from ..support.journals import DEAD, start
 
@@ -29,9 +29,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 @pytest.fixture(autouse=True)
 def _no_cached_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    delivery.client_of.cache_clear()
+    mlflow_writer.client_of.cache_clear()
     yield
-    delivery.client_of.cache_clear()
+    mlflow_writer.client_of.cache_clear()
 
 
 @pytest.fixture(scope="session")
@@ -49,19 +49,19 @@ def root(tmp_path: Path, _empty_store: Path) -> Path:
     return tmp_path
 
 
-def speak(journal: Journal, folder: Path) -> None:
+def speak(journal: Outbox, folder: Path) -> None:
     """Say one of everything."""
     run = Run(journal)
-    run.curves(0, ("loss_d", "loss_g"), np.array([[1, 2], [3, 4], [5, 6]], np.float32))
-    run.summary({"kid": 0.5, "by": {"scale": 2.0}, "name": "x", "nan": float("nan")})
+    run.log_steps(0, ("loss_d", "loss_g"), np.array([[1, 2], [3, 4], [5, 6]], np.float32))
+    run.log_summary({"kid": 0.5, "by": {"scale": 2.0}, "name": "x", "nan": float("nan")})
     for step in (1, 2):
-        run.pictures("samples", np.full((4, 8, 8, 1), 10 * step, np.uint8), step)
+        run.log_images("samples", np.full((4, 8, 8, 1), 10 * step, np.uint8), step)
     (folder / "out" / "deep").mkdir(parents=True, exist_ok=True)
     (folder / "out" / "deep" / "a.txt").write_text("a")
-    run.artifact(folder / "out")
-    run.note(device="cpu")
+    run.log_artifact(folder / "out")
+    run.set_tags(device="cpu")
     run.warn("the discriminator has won")
-    run.series(("kid",), {1: [2.0], 5: [1.0]})
+    run.log_metrics(("kid",), {1: [2.0], 5: [1.0]})
     journal.write("text", name="uncommitted.patch", text="+ a line")
     (folder / "out" / "deep" / "a.txt").unlink()  # outputs may be gone before delivery
 
@@ -79,7 +79,7 @@ def test_tag_holds_all_different_warnings_in_order(
     run.warn("The training is short.", "The images are alike.")
     run.warn("The training is short.")
     run.end("FINISHED")
-    assert deliver_left_over(root) == 0
+    assert flush_backlog(root) == 0
     tags = runs(root)["train"].data.tags
     assert tags["warning"] == "The training is short. The images are alike."
     assert capsys.readouterr().err.count("WARNING: The training is short.") == 2
@@ -100,8 +100,8 @@ def test_all_that_a_stage_says_arrives_once(root: Path, tmp_path: Path) -> None:
     speak(journal, tmp_path)
     journal.write("end", status="FINISHED")
     journal.close()
-    assert deliver_left_over(root) == 0
-    assert deliver_left_over(root) == 0
+    assert flush_backlog(root) == 0
+    assert flush_backlog(root) == 0
 
     client, _ = open_store(root, "atelier")
     found = runs(root)
@@ -138,14 +138,14 @@ def test_a_delivery_that_dies_after_any_entry_repeats_nothing(root: Path, tmp_pa
     for offset in offsets:
         (journal.folder / "entries.jsonl").write_bytes(whole[:offset])
         before = noted.read_bytes() if noted.exists() else None
-        assert not deliver._deliver_all(root, journal.folder.parent)
+        assert not worker._deliver_all(root, journal.folder.parent)
         if offset == offsets[-1]:
             break
         if before is None:
             noted.unlink()
         else:
             noted.write_bytes(before)
-        assert not deliver._deliver_all(root, journal.folder.parent)
+        assert not worker._deliver_all(root, journal.folder.parent)
     assert not journal.folder.exists()
     journal.close()
     client, _ = open_store(root, "atelier")
@@ -165,15 +165,15 @@ def test_a_delivery_that_dies_after_any_entry_repeats_nothing(root: Path, tmp_pa
 
 def test_a_continued_run_goes_on_without_repeating_a_step(root: Path) -> None:
     first = start(root)
-    Run(first).curves(0, ("loss_d",), np.array([[1], [2], [3]], np.float32))
+    Run(first).log_steps(0, ("loss_d",), np.array([[1], [2], [3]], np.float32))
     first.close()  # killed after step 3; the last checkpoint was of step 2
-    deliver_left_over(root)
+    flush_backlog(root)
     killed = runs(root)["train"]
     assert killed.info.status == "KILLED"
     second = start(root, pipeline="q", continues=first.folder.name)
-    Run(second).curves(2, ("loss_d",), np.array([[3], [4]], np.float32))
+    Run(second).log_steps(2, ("loss_d",), np.array([[3], [4]], np.float32))
     Run(second).end("FINISHED")
-    deliver_left_over(root)
+    flush_backlog(root)
     client, experiment = open_store(root, "atelier")
     (run,) = client.search_runs([experiment], "tags.`atelier.stage` = 'train'")
     assert run.info.run_id == killed.info.run_id
@@ -184,15 +184,15 @@ def test_a_continued_run_goes_on_without_repeating_a_step(root: Path) -> None:
 
 def test_a_continued_run_waits_for_what_its_earlier_attempt_said(root: Path) -> None:
     first = start(root)
-    Run(first).curves(0, ("loss_d",), np.array([[1], [2]], np.float32))
+    Run(first).log_steps(0, ("loss_d",), np.array([[1], [2]], np.float32))
     first.close()
     second = start(root, process=Process(os.getpid(), "2"), continues=first.folder.name)
-    Run(second).curves(1, ("loss_d",), np.array([[2], [3]], np.float32))
+    Run(second).log_steps(1, ("loss_d",), np.array([[2], [3]], np.float32))
     Run(second).end("FINISHED")
     # Its own deliverer may reach MLflow where the first one's could not.
-    assert deliver._deliver_all(root, second.folder.parent)
+    assert worker._deliver_all(root, second.folder.parent)
     assert "earlier attempt at train" in (problem(second.folder.parent) or "")
-    assert deliver_left_over(root) == 0
+    assert flush_backlog(root) == 0
     client, experiment = open_store(root, "atelier")
     (run,) = client.search_runs([experiment], "tags.`atelier.stage` = 'train'")
     assert run.info.status == "FINISHED"
@@ -205,7 +205,7 @@ def test_stages_of_one_pipeline_share_a_parent(root: Path) -> None:
         journal = start(root, stage)
         journal.write("end", status=status)
         journal.close()
-    assert deliver_left_over(root) == 0
+    assert flush_backlog(root) == 0
     found = runs(root)
     assert sorted(found) == ["evaluate", "p", "train"]
     assert found["p"].info.status == "FAILED"
@@ -230,12 +230,12 @@ def test_a_stage_that_was_killed_is_marked_so_and_one_that_lives_is_not(root: Pa
     assert program.stdout
     folder = Path(program.stdout.readline().strip())
     # The dvc that ran it is dead (see DEAD); the stage itself lives on as an orphan.
-    assert deliver_left_over(root) == 1
+    assert flush_backlog(root) == 1
     assert folder.exists()
     assert runs(root)["train"].info.status == "RUNNING"
     program.kill()
     program.wait()
-    assert deliver_left_over(root) == 0
+    assert flush_backlog(root) == 0
     assert not folder.exists()
     assert runs(root)["train"].info.status == "KILLED"
     program.communicate()
@@ -244,15 +244,15 @@ def test_a_stage_that_was_killed_is_marked_so_and_one_that_lives_is_not(root: Pa
 def test_an_illegal_name_is_made_legal_and_unique(root: Path) -> None:
     journal = start(root)
     journal.write("metrics", names=["what?", "what!", "fine"], rows=[[1, 1, [0.5, 0.25, 1.0]]])
-    Run(journal).summary({"kid": 0.5})
+    Run(journal).log_summary({"kid": 0.5})
     journal.write("end", status="FINISHED")
     journal.close()
-    assert deliver_left_over(root) == 0
+    assert flush_backlog(root) == 0
     metrics = runs(root)["train"].data.metrics
     assert sorted(metrics.values()) == [0.25, 0.5, 0.5, 1.0]
     assert metrics["fine"] == 1.0
     assert len([name for name in metrics if name.startswith("what_-")]) == 2
-    assert not delivery.rejected_file(root).exists()
+    assert not mlflow_writer.rejected_file(root).exists()
 
 
 def test_a_journal_that_cannot_be_written_does_not_harm_the_work(
@@ -261,8 +261,8 @@ def test_a_journal_that_cannot_be_written_does_not_harm_the_work(
     journal = start(root)
     remove(journal.folder)
     run = Run(journal)
-    run.pictures("samples", np.zeros((1, 8, 8, 3), np.uint8), 1)
-    run.summary({"kid": 0.5})
+    run.log_images("samples", np.zeros((1, 8, 8, 3), np.uint8), 1)
+    run.log_summary({"kid": 0.5})
     run.end("FINISHED")
     told = capsys.readouterr().err
     assert told.count("WARNING: this run is no longer logged") == 1
@@ -280,12 +280,12 @@ def test_a_journal_that_cannot_be_written_does_not_harm_the_work(
     ],
 )
 def test_addresses_are_logged_without_their_secrets(given: object, kept: str) -> None:
-    assert shown(given) == kept
+    assert redact_urls(given) == kept
 
 
 def test_what_is_named_like_a_secret_stays_out_of_a_patch() -> None:
     patch = "+API_KEY = abc\n+token: hf_123\n+password='p'\n+lr: 0.1\n"
-    assert without_secrets(patch) == "+API_KEY = ***\n+token: ***\n+password=***\n+lr: 0.1\n"
+    assert redact(patch) == "+API_KEY = ***\n+token: ***\n+password=***\n+lr: 0.1\n"
 
 
 def test_a_patch_in_another_encoding_harms_nothing(
@@ -303,12 +303,12 @@ def test_a_patch_in_another_encoding_harms_nothing(
 def test_a_store_that_was_removed_is_told_everything_anew(root: Path, tmp_path: Path) -> None:
     journal = start(root)
     speak(journal, tmp_path)
-    deliver_left_over(root)
+    flush_backlog(root)
     (root / "mlflow.db").unlink()
     shutil.rmtree(root / "mlruns")
     Run(journal).end("FINISHED")
     # In a process of its own: MLflow keeps the removed file open in this one.
-    deliver = "from atelier.tracking.deliver import deliver_left_over as d; assert d(root) == 0"
+    deliver = "from atelier.tracking.worker import deliver_left_over as d; assert d(root) == 0"
     look = (
         "from atelier.tracking.store import open_store; c, e = open_store(root, 'atelier');"
         " (run,) = c.search_runs([e], \"tags.`atelier.stage` = 'train'\");"
@@ -323,18 +323,18 @@ def test_a_store_that_was_removed_is_told_everything_anew(root: Path, tmp_path: 
 def test_a_model_that_cannot_be_built_holds_nothing_up(root: Path, tmp_path: Path) -> None:
     journal = start(root)
     (tmp_path / "x.safetensors").write_bytes(b"no network")
-    Run(journal).model(tmp_path / "x.safetensors", "atelier.gan.weights:gone")
-    Run(journal).summary({"loss": 1.0})
+    Run(journal).log_model(tmp_path / "x.safetensors", "atelier.gan.serialization:gone")
+    Run(journal).log_summary({"loss": 1.0})
     Run(journal).end("FINISHED")
-    assert deliver_left_over(root) == 0
+    assert flush_backlog(root) == 0
     assert runs(root)["train"].data.metrics == {"train.loss": 1.0}
-    assert "gone" in delivery.rejected_file(root).read_text()
+    assert "gone" in mlflow_writer.rejected_file(root).read_text()
 
 
 def test_one_failed_stage_marks_the_pipeline_though_others_went_on(root: Path) -> None:
     for stage, status in (("train", "FAILED"), ("stylize", "FINISHED")):
         Run(start(root, stage)).end(status)
-    deliver_left_over(root)
+    flush_backlog(root)
     assert runs(root)["p"].info.status == "FAILED"
 
 
@@ -351,13 +351,13 @@ def test_what_a_dead_server_cannot_take_is_delivered_later_in_order(
         speak(journal, tmp_path)
         journal.write("end", status="FINISHED")
         journal.close()
-    assert deliver_left_over(root) == 2
+    assert flush_backlog(root) == 2
     execution = journal.folder.parent
-    assert [folder.name.split("-")[1] for folder in journals(execution)] == ["train", "evaluate"]
+    assert [folder.name.split("-")[1] for folder in outboxes(execution)] == ["train", "evaluate"]
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert deliver_left_over(root) == 2, "meant for another store"
-    assert deliver_now(root, here=True) == 0
+    assert flush_backlog(root) == 2, "meant for another store"
+    assert flush(root, here=True) == 0
     found = runs(root)
     assert found["train"].info.start_time <= found["evaluate"].info.start_time
     assert found["evaluate"].data.metrics["evaluate.kid"] == 0.5
@@ -375,24 +375,24 @@ def test_a_server_that_never_answers_is_not_waited_for_long(
         journal = start(root)
         speak(journal, tmp_path)
         Run(journal).end("FINISHED")
-        assert deliver_left_over(root) == 1
+        assert flush_backlog(root) == 1
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert deliver_now(root, here=True) == 0
+    assert flush(root, here=True) == 0
     assert runs(root)["train"].info.status == "FINISHED"
 
 
 @pytest.mark.slow
 def test_a_store_that_is_locked_in_the_middle_gets_the_rest_later(root: Path) -> None:
     journal = start(root)
-    Run(journal).curves(0, ("loss_d",), np.array([[1], [2]], np.float32))
-    deliver_left_over(root)
-    Run(journal).curves(2, ("loss_d",), np.array([[3]], np.float32))
+    Run(journal).log_steps(0, ("loss_d",), np.array([[1], [2]], np.float32))
+    flush_backlog(root)
+    Run(journal).log_steps(2, ("loss_d",), np.array([[3]], np.float32))
     Run(journal).end("FINISHED")
     with closing(sqlite3.connect(root / "mlflow.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        assert deliver_left_over(root) == 1
+        assert flush_backlog(root) == 1
         other.execute("ROLLBACK")
-    assert deliver_left_over(root) == 0
+    assert flush_backlog(root) == 0
     client, _ = open_store(root, "atelier")
     run = runs(root)["train"]
     assert run.info.status == "FINISHED"
@@ -409,7 +409,7 @@ def test_deliverers_on_a_store_that_does_not_exist_all_succeed(tmp_path: Path, c
         journal.close()
         processes.append(process)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    program = [sys.executable, "-m", "atelier.tracking.deliver", str(tmp_path)]
+    program = [sys.executable, "-m", "atelier.tracking.worker", str(tmp_path)]
     started = [
         subprocess.Popen([*program, str(process.pid), process.started], env=environment)
         for process in processes
@@ -420,7 +420,7 @@ def test_deliverers_on_a_store_that_does_not_exist_all_succeed(tmp_path: Path, c
 
 
 def test_a_stage_starts_without_what_is_slow_to_import() -> None:
-    code = "import sys, atelier.cli, atelier.tracking.stage; print(*sys.modules)"
+    code = "import sys, atelier.cli.app, atelier.tracking.stage; print(*sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not {"mlflow", "dvc", "torch", "sqlalchemy", "cv2"} & set(told.stdout.split())
 

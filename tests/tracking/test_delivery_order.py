@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from atelier.errors import AtelierError
-from atelier.tracking.delivery import Delivery
-from atelier.tracking.journal import executions, journals
-from atelier.tracking.workspace import private_folder
+from atelier.core.errors import AtelierError
+from atelier.tracking.environment import private_folder
+from atelier.tracking.mlflow_writer import Delivery
+from atelier.tracking.outbox import executions, outboxes
 
 
 def add_journal(root: Path, execution: str, name: str, store: str | None = "project") -> Path:
@@ -49,7 +49,7 @@ def test_a_continued_run_is_delivered_after_its_earlier_attempts(
             fcntl.flock(file, fcntl.LOCK_EX)
         refused = pytest.raises(AtelierError, match="an earlier attempt at train is not delivered")
         with refused if waits else nullcontext():
-            Delivery(tmp_path, "p", mine)._refuse_to_overtake("train")
+            Delivery(tmp_path, "p", mine)._require_earlier_attempts("train")
 
 
 def test_executions_and_their_journals_are_delivered_oldest_first(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_executions_and_their_journals_are_delivered_oldest_first(tmp_path: Path
     (private / "journal" / "file").touch()
     found = executions(private)
     assert [folder.name for folder in found] == ["b", "a", "c"]
-    assert [[path.name for path in journals(folder)] for folder in found] == [
+    assert [[path.name for path in outboxes(folder)] for folder in found] == [
         ["100-x"],
         ["150-x", "300-x"],
         ["200-x"],

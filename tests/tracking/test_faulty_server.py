@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atelier.errors import AtelierError
-from atelier.tracking import delivery, destination, rejected, store
-from atelier.tracking.backlog import waiting
-from atelier.tracking.deliver import deliver_left_over, deliver_now
-from atelier.tracking.journal import Journal, problem
+from atelier.core.errors import AtelierError
+from atelier.tracking import destination, mlflow_writer, rejected, store
+from atelier.tracking.environment import Process, private_folder
+from atelier.tracking.outbox import Outbox, pending, problem
 from atelier.tracking.run import Run
 from atelier.tracking.store import open_store
-from atelier.tracking.workspace import Process, private_folder
+from atelier.tracking.worker import flush, flush_backlog
 
 from ..support.faulty_server import AFTER, BEFORE, Server, running
 
@@ -37,47 +36,47 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def server(_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    delivery.client_of.cache_clear()
+    mlflow_writer.client_of.cache_clear()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", _server.address)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    monkeypatch.setattr(delivery, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(mlflow_writer, "_PAUSES", (0.0, 0.0))
     _server.requests.clear()
     _server.rejected = ""
     _server.largest = 1_000_000
     yield _server
     _server.rule = lambda method, path: ""
-    delivery.client_of.cache_clear()
+    mlflow_writer.client_of.cache_clear()
 
 
 @pytest.fixture
-def start(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., Journal]:
+def start(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., Outbox]:
     """Open a journal in an experiment of the test's own."""
 
-    def journal(stage: str = "train", process: Process = DEAD, **fields: Any) -> Journal:
+    def journal(stage: str = "train", process: Process = DEAD, **fields: Any) -> Outbox:
         first = {
             "experiment": f"e-{abs(hash(request.node.name))}",
             "pipeline": "p",
             "parameters": {"train.lr": "0.1", "render.fps": "4"},
             "tags": {"git.dirty": "false"},
         }
-        return Journal(private_folder(tmp_path), process, stage, **(first | fields))
+        return Outbox(private_folder(tmp_path), process, stage, **(first | fields))
 
     return journal
 
 
-def speak(journal: Journal, folder: Path) -> None:
+def speak(journal: Outbox, folder: Path) -> None:
     run = Run(journal)
-    run.curves(0, ("loss_d", "loss_g"), np.array([[1, 2], [3, 4]], np.float32))
-    run.pictures("samples", np.full((4, 8, 8, 1), 9, np.uint8), 1)
+    run.log_steps(0, ("loss_d", "loss_g"), np.array([[1, 2], [3, 4]], np.float32))
+    run.log_images("samples", np.full((4, 8, 8, 1), 9, np.uint8), 1)
     (folder / "a.txt").write_text("a")
-    run.artifact(folder / "a.txt", "out")
-    run.note(device="cpu")
+    run.log_artifact(folder / "a.txt", "out")
+    run.set_tags(device="cpu")
     journal.write("text", name="uncommitted.patch", text="+ a line")
-    run.summary({"kid": 0.5})
+    run.log_summary({"kid": 0.5})
     run.end("FINISHED")
 
 
-def check_all_once(root: Path, journal: Journal, experiment: str) -> None:
+def check_all_once(root: Path, journal: Outbox, experiment: str) -> None:
     client, number = open_store(root, experiment)
     found = client.search_runs([number])
     assert sorted(run.info.run_name for run in found) == ["p", "train"]
@@ -126,7 +125,7 @@ def test_a_fault_costs_no_entry_and_doubles_none(
     request_: str,
     fault: str,
     server: Server,
-    start: Callable[..., Journal],
+    start: Callable[..., Outbox],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -143,7 +142,7 @@ def test_a_fault_costs_no_entry_and_doubles_none(
     speak(journal, tmp_path)
     experiment = f"{journal_experiment(journal)}"
     for _ in range(8):
-        if deliver_left_over(tmp_path) == 0:
+        if flush_backlog(tmp_path) == 0:
             break
     assert not rejected.read(tmp_path) or fault == "413"
     if fault == "413":
@@ -152,8 +151,8 @@ def test_a_fault_costs_no_entry_and_doubles_none(
     check_all_once(tmp_path, journal, experiment)
 
 
-def journal_experiment(journal: Journal) -> str:
-    from atelier.tracking.journal import entries
+def journal_experiment(journal: Outbox) -> str:
+    from atelier.tracking.outbox import entries
 
     return str(next(iter(entries(journal.folder)))[0]["experiment"])
 
@@ -171,41 +170,41 @@ def journal_experiment(journal: Journal) -> str:
     ],
 )
 def test_an_address_that_names_no_store_keeps_everything(
-    address: str, tmp_path: Path, start: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
+    address: str, tmp_path: Path, start: Callable[..., Outbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    delivery.client_of.cache_clear()
+    mlflow_writer.client_of.cache_clear()
     monkeypatch.setattr(store, "_OPEN_SECONDS", 3.0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     journal = start()
     speak(journal, tmp_path)
-    assert deliver_left_over(tmp_path) == 1
+    assert flush_backlog(tmp_path) == 1
     assert problem(journal.folder.parent)
     assert not rejected.read(tmp_path)
-    assert sum(each.entries for each in waiting(tmp_path)) == 8
+    assert sum(each.entries for each in pending(tmp_path)) == 8
 
 
 def test_a_wrong_address_and_then_the_right_one_deliver_a_backlog(
-    server: Server, tmp_path: Path, start: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, start: Callable[..., Outbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = start()
     speak(journal, tmp_path)
     experiment = journal_experiment(journal)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "localhost:5000")
-    assert deliver_now(tmp_path) == 1
+    assert flush(tmp_path) == 1
     assert server.address in (problem(journal.folder.parent) or "")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{server.address.replace('//', '//me:secret@')}/")
-    assert deliver_now(tmp_path) == 0
+    assert flush(tmp_path) == 0
     check_all_once(tmp_path, journal, experiment)
 
 
 def test_only_the_store_that_entries_were_written_for_gets_them(
-    server: Server, tmp_path: Path, start: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, start: Callable[..., Outbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address.replace("//", "//me:secret@"))
     journal = start()
     speak(journal, tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert deliver_left_over(tmp_path) == 1
+    assert flush_backlog(tmp_path) == 1
     told = problem(journal.folder.parent) or ""
     assert server.address in told
     assert "mlflow.db" in told
@@ -213,7 +212,7 @@ def test_only_the_store_that_entries_were_written_for_gets_them(
     assert not (tmp_path / "mlflow.db").exists()
     assert "secret" not in (destination.recorded(journal.folder.parent) or "")
     experiment = journal_experiment(journal)
-    assert deliver_now(tmp_path, here=True) == 0
+    assert flush(tmp_path, here=True) == 0
     client, number = open_store(tmp_path, experiment)
     assert len(client.search_runs([number])) == 2
 
@@ -223,7 +222,7 @@ def test_a_slow_or_busy_server_ends_an_attempt_with_a_message(
     fault: str,
     server: Server,
     tmp_path: Path,
-    start: Callable[..., Journal],
+    start: Callable[..., Outbox],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
@@ -234,7 +233,7 @@ def test_a_slow_or_busy_server_ends_an_attempt_with_a_message(
     ]
     for journal in journals:
         speak(journal, tmp_path)
-    assert deliver_left_over(tmp_path) == 3
+    assert flush_backlog(tmp_path) == 3
     assert all(problem(journal.folder.parent) for journal in journals)
     if fault == "drip":
         assert len(server.requests) == 1, "the others are not tried after a server that is silent"
@@ -253,7 +252,7 @@ def test_a_slow_or_busy_server_ends_an_attempt_with_a_message(
     ],
 )
 def test_a_file_that_the_server_never_takes_is_kept_and_the_rest_goes_through(
-    fault: str, kind: str, server: Server, tmp_path: Path, start: Callable[..., Journal]
+    fault: str, kind: str, server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     ends = {"artifact": "out/a.txt", "picture": ".png", "text": "uncommitted.patch"}[kind]
     server.rule = lambda method, path: fault if method == "PUT" and path.endswith(ends) else ""
@@ -261,7 +260,7 @@ def test_a_file_that_the_server_never_takes_is_kept_and_the_rest_goes_through(
     speak(journal, tmp_path)
     experiment = journal_experiment(journal)
     for _ in range(5):
-        deliver_left_over(tmp_path)
+        flush_backlog(tmp_path)
     assert not journal.folder.exists()
     (line,) = rejected.read(tmp_path)
     assert line["kind"] == kind
@@ -278,7 +277,7 @@ def test_a_file_that_the_server_never_takes_is_kept_and_the_rest_goes_through(
 def test_store_that_lists_no_sizes_takes_files(
     server: Server,
     tmp_path: Path,
-    start: Callable[..., Journal],
+    start: Callable[..., Outbox],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from mlflow.entities import FileInfo
@@ -294,27 +293,27 @@ def test_store_that_lists_no_sizes_takes_files(
     experiment = journal_experiment(journal)
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "list_artifacts", without_sizes)
-        assert deliver_left_over(tmp_path) == 0
+        assert flush_backlog(tmp_path) == 0
     check_all_once(tmp_path, journal, experiment)
 
 
 def test_files_wait_while_the_server_takes_none(
-    server: Server, tmp_path: Path, start: Callable[..., Journal]
+    server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     server.rule = lambda method, path: "500" if method == "PUT" else ""
     journal = start()
     speak(journal, tmp_path)
     experiment = journal_experiment(journal)
     for _ in range(4):
-        assert deliver_left_over(tmp_path) == 1
+        assert flush_backlog(tmp_path) == 1
     assert not rejected.read(tmp_path)
     server.rule = lambda method, path: ""
-    assert deliver_left_over(tmp_path) == 0
+    assert flush_backlog(tmp_path) == 0
     check_all_once(tmp_path, journal, experiment)
 
 
 def test_file_is_delivered_if_the_server_recovers_before_the_note(
-    server: Server, tmp_path: Path, start: Callable[..., Journal]
+    server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     def rule(method: str, path: str) -> str:
         if "not-uploaded" in path:
@@ -326,7 +325,7 @@ def test_file_is_delivered_if_the_server_recovers_before_the_note(
     speak(journal, tmp_path)
     experiment = journal_experiment(journal)
     for _ in range(5):
-        deliver_left_over(tmp_path)
+        flush_backlog(tmp_path)
     assert ("PUT", True) in {(m, "not-uploaded" in path) for m, path in server.requests}
     assert not rejected.read(tmp_path)
     check_all_once(tmp_path, journal, experiment)
@@ -341,7 +340,7 @@ def test_file_is_delivered_if_the_server_recovers_before_the_note(
     ["401", "drop", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("403", "429"))],
 )
 def test_refused_access_and_outages_do_not_count_against_a_file(
-    fault: str, server: Server, tmp_path: Path, start: Callable[..., Journal]
+    fault: str, server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     # Access is refused to one file only; in an outage everything fails, from that file on.
     is_outage = fault == "drop"
@@ -359,16 +358,16 @@ def test_refused_access_and_outages_do_not_count_against_a_file(
     experiment = journal_experiment(journal)
     for _ in range(7):
         begun.clear()
-        assert deliver_left_over(tmp_path) == 1
+        assert flush_backlog(tmp_path) == 1
     assert not any("not-uploaded" in path for _, path in server.requests)
     assert not rejected.read(tmp_path)
     server.rule = lambda method, path: ""
-    assert deliver_left_over(tmp_path) == 0
+    assert flush_backlog(tmp_path) == 0
     check_all_once(tmp_path, journal, experiment)
 
 
 def test_a_run_that_appears_after_its_execution_was_delivered_is_deleted(
-    server: Server, tmp_path: Path, start: Callable[..., Journal]
+    server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     experiment = ""
 
@@ -378,7 +377,7 @@ def test_a_run_that_appears_after_its_execution_was_delivered_is_deleted(
         journal = start(process=process)
         experiment = journal_experiment(journal)
         speak(journal, tmp_path)
-        outcome = Journal(
+        outcome = Outbox(
             private_folder(tmp_path),
             process,
             "pipeline",
@@ -389,7 +388,7 @@ def test_a_run_that_appears_after_its_execution_was_delivered_is_deleted(
         )
         outcome.write("end", status="FINISHED")
         outcome.close()
-        assert deliver_left_over(tmp_path) == 0
+        assert flush_backlog(tmp_path) == 0
 
     execute(1)
     client, number = open_store(tmp_path, experiment)
@@ -405,13 +404,13 @@ def test_a_run_that_appears_after_its_execution_was_delivered_is_deleted(
 
 @pytest.mark.parametrize("name", ["loss_g", "device", "render.fps", "train.kid"])
 def test_only_what_mlflow_names_is_rejected(
-    name: str, server: Server, tmp_path: Path, start: Callable[..., Journal]
+    name: str, server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     server.rejected = name
     journal = start()
     speak(journal, tmp_path)
     experiment = journal_experiment(journal)
-    assert deliver_left_over(tmp_path) == 0
+    assert flush_backlog(tmp_path) == 0
     lines = rejected.read(tmp_path)
     assert lines
     assert all(name in line.values() for line in lines), "nothing else is"
@@ -423,7 +422,7 @@ def test_only_what_mlflow_names_is_rejected(
 
 
 def test_every_rejected_point_of_a_curve_is_recorded(
-    server: Server, tmp_path: Path, start: Callable[..., Journal]
+    server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     server.rejected = "loss_g"
     journal = start()
@@ -432,7 +431,7 @@ def test_every_rejected_point_of_a_curve_is_recorded(
     journal.write("end", status="FINISHED")
     journal.close()
     experiment = journal_experiment(journal)
-    assert deliver_left_over(tmp_path) == 0
+    assert flush_backlog(tmp_path) == 0
     lines = rejected.read(tmp_path)
     of_generator = [line for line in lines if line["metric"] == "loss_g"]
     assert [line["value"] for line in of_generator] == [30.0, None, 10.0, 20.0]
@@ -444,7 +443,7 @@ def test_every_rejected_point_of_a_curve_is_recorded(
 
 
 def test_requests_that_are_too_large_are_split(
-    server: Server, tmp_path: Path, start: Callable[..., Journal]
+    server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     server.largest = 700
     journal = start(tags={"long": "x" * 2000, "git.dirty": "false"})
@@ -453,7 +452,7 @@ def test_requests_that_are_too_large_are_split(
     journal.write("end", status="FINISHED")
     journal.close()
     experiment = journal_experiment(journal)
-    assert deliver_left_over(tmp_path) == 0
+    assert flush_backlog(tmp_path) == 0
     lines = rejected.read(tmp_path)
     assert {line["tag"] for line in lines} == {"long"}
     client, number = open_store(tmp_path, experiment)
@@ -464,18 +463,18 @@ def test_requests_that_are_too_large_are_split(
 
 
 def test_nothing_is_rejected_while_every_request_is_too_large(
-    server: Server, tmp_path: Path, start: Callable[..., Journal]
+    server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     server.rule = lambda method, path: "413" if method in ("POST", "PUT") else ""
     journal = start()
     speak(journal, tmp_path)
     experiment = journal_experiment(journal)
-    assert deliver_left_over(tmp_path) == 1
+    assert flush_backlog(tmp_path) == 1
     server.rule = lambda method, path: "413" if path.endswith("log-batch") else ""
-    assert deliver_left_over(tmp_path) == 1
+    assert flush_backlog(tmp_path) == 1
     assert not rejected.read(tmp_path)
     server.rule = lambda method, path: ""
-    assert deliver_left_over(tmp_path) == 0
+    assert flush_backlog(tmp_path) == 0
     check_all_once(tmp_path, journal, experiment)
 
 
@@ -484,7 +483,7 @@ def test_registry_out_of_reach_holds_up_nothing_but_the_registration(
     fault: str,
     server: Server,
     tmp_path: Path,
-    start: Callable[..., Journal],
+    start: Callable[..., Outbox],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The server in this process notes its own database as the registry.
@@ -499,27 +498,27 @@ def test_registry_out_of_reach_holds_up_nothing_but_the_registration(
     client.set_logged_model_tags(model.model_id, {"content.md5": content})
     client.finalize_logged_model(model.model_id, "READY")
     inputs = {"models/generator.safetensors": content}
-    journal = Journal(
+    journal = Outbox(
         private_folder(tmp_path),
         DEAD,
         "pipeline",
         kind="outcome",
         experiment=experiment,
-        parameters={"tracking.register": f"faces-{fault}"},
+        parameters={"tracking.registered_model": f"faces-{fault}"},
         stages={"evaluate": {"inputs": inputs, "outputs": {}, "metrics": {"kid": 0.25}}},
     )
     (tmp_path / "last.png").write_bytes(b"picture")
-    journal.write("artifact", file=journal.keep(tmp_path / "last.png"), folder="")
+    journal.write("artifact", file=journal.attach(tmp_path / "last.png"), folder="")
     journal.write("end", status="FINISHED")
     journal.close()
     for _ in range(2):
-        assert deliver_left_over(tmp_path) == 1
-    assert [each.entries for each in waiting(tmp_path)] == [1]
+        assert flush_backlog(tmp_path) == 1
+    assert [each.entries for each in pending(tmp_path)] == [1]
     (parent,) = (run for run in client.search_runs([number]) if run.info.run_name == "p")
     assert parent.data.tags["stages.ran"] == "evaluate"
     assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["last.png"]
     server.rule = lambda method, path: ""
-    assert deliver_left_over(tmp_path) == 0
+    assert flush_backlog(tmp_path) == 0
     (version,) = client.search_model_versions(f"name = 'faces-{fault}'")
     assert version.tags["kid"] == "0.25"
     assert len(client.search_runs([number])) == 2
@@ -527,14 +526,14 @@ def test_registry_out_of_reach_holds_up_nothing_but_the_registration(
 
 @pytest.mark.parametrize("may_delete", [True, False])
 def test_a_late_request_leaves_no_second_run(
-    may_delete: bool, server: Server, tmp_path: Path, start: Callable[..., Journal]
+    may_delete: bool, server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     # With the permission EDIT, MLflow refuses to delete runs of a colleague's experiment.
     server.rule = lambda method, path: "" if may_delete or "delete" not in path[-6:] else "403"
     journal = start()
     run = Run(journal)
-    run.summary({"kid": 0.5})
-    deliver_left_over(tmp_path)
+    run.log_summary({"kid": 0.5})
+    flush_backlog(tmp_path)
     experiment = journal_experiment(journal)
     client, number = open_store(tmp_path, experiment)
     # What a request that was held up on its way creates after the same was sent again.
@@ -542,7 +541,7 @@ def test_a_late_request_leaves_no_second_run(
         (found,) = client.search_runs([number], f"tags.`{key}` != ''")
         client.create_run(number, found.info.start_time, dict(found.data.tags))
     run.end("FINISHED")
-    assert deliver_left_over(tmp_path) == 0
+    assert flush_backlog(tmp_path) == 0
     left = client.search_runs([number])
     assert may_delete or len(left) == 4
     ours = ("atelier.pipeline", "atelier.journal")
@@ -552,23 +551,23 @@ def test_a_late_request_leaves_no_second_run(
 
 
 def test_run_that_may_not_even_lose_a_tag_holds_nothing_up(
-    server: Server, tmp_path: Path, start: Callable[..., Journal]
+    server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     server.rule = lambda method, path: "403" if path.endswith(("/delete", "/delete-tag")) else ""
     journal = start()
     run = Run(journal)
-    run.summary({"kid": 0.5})
-    deliver_left_over(tmp_path)
+    run.log_summary({"kid": 0.5})
+    flush_backlog(tmp_path)
     client, number = open_store(tmp_path, journal_experiment(journal))
     (found,) = client.search_runs([number], "tags.`atelier.journal` != ''")
     client.create_run(number, found.info.start_time, dict(found.data.tags))
     run.end("FINISHED")
-    assert deliver_left_over(tmp_path) == 0
+    assert flush_backlog(tmp_path) == 0
     assert client.get_run(found.info.run_id).info.status == "FINISHED"
 
 
 def test_an_experiment_that_a_colleague_made_at_the_same_moment_is_used(
-    server: Server, tmp_path: Path, start: Callable[..., Journal]
+    server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     from mlflow.tracking import MlflowClient
 
@@ -584,7 +583,7 @@ def test_an_experiment_that_a_colleague_made_at_the_same_moment_is_used(
 
     made: list[bool] = []
     server.rule = rule
-    assert deliver_left_over(tmp_path) == 0
+    assert flush_backlog(tmp_path) == 0
     assert made
     check_all_once(tmp_path, journal, experiment)
 
@@ -592,7 +591,7 @@ def test_an_experiment_that_a_colleague_made_at_the_same_moment_is_used(
 def test_sync_says_exactly_what_is_where(
     server: Server,
     tmp_path: Path,
-    start: Callable[..., Journal],
+    start: Callable[..., Outbox],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -621,32 +620,32 @@ def test_sync_says_exactly_what_is_where(
 def test_a_stage_says_what_waits_and_what_was_rejected(
     server: Server,
     tmp_path: Path,
-    start: Callable[..., Journal],
+    start: Callable[..., Outbox],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from atelier.tracking.stage import _wait
+    from atelier.tracking.stage import _wait_for_delivery
 
     server.rule = lambda method, path: "413" if path.endswith("a.txt") else ""
     journal = start()
     speak(journal, tmp_path)
-    deliver_left_over(tmp_path)
-    _wait(tmp_path, journal.folder, 1)
+    flush_backlog(tmp_path)
+    _wait_for_delivery(tmp_path, journal.folder, 1)
     assert "1 entry was rejected by MLflow" in capsys.readouterr().err
-    _wait(tmp_path, journal.folder, 1)
+    _wait_for_delivery(tmp_path, journal.folder, 1)
     assert capsys.readouterr().err == "", "it is said once"
 
     server.rule = lambda method, path: "403"
     journal = start()
     speak(journal, tmp_path)
-    deliver_left_over(tmp_path)
-    _wait(tmp_path, journal.folder, 1)
+    flush_backlog(tmp_path)
+    _wait_for_delivery(tmp_path, journal.folder, 1)
     told = capsys.readouterr().err
     assert "MLflow has not taken everything yet" in told
     assert "8 entries of this stage" in told
 
     later = start("evaluate")
     Run(later).end("FINISHED")
-    _wait(tmp_path, later.folder, 0)
+    _wait_for_delivery(tmp_path, later.folder, 0)
     told = capsys.readouterr().err
     assert "2 entries of this stage, 8 of earlier stages and 0 of earlier executions" in told
 
@@ -656,19 +655,19 @@ def test_stage_by_hand_or_one_that_fails_says_what_earlier_ones_left(
     ending: str,
     server: Server,
     tmp_path: Path,
-    start: Callable[..., Journal],
+    start: Callable[..., Outbox],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from atelier import settings
+    from atelier.core import settings
     from atelier.tracking import stage
 
     server.rule = lambda method, path: "403"
     speak(start(), tmp_path)
-    deliver_left_over(tmp_path)
+    flush_backlog(tmp_path)
     rejected.reject(tmp_path, "name", "too large", {"kind": "text"}, None)
     monkeypatch.setattr(stage, "repository_root", lambda: tmp_path)
-    monkeypatch.setattr(stage, "_start_deliverer", lambda *_: None)
+    monkeypatch.setattr(stage, "_start_worker", lambda *_: None)
     asked = settings.load(Path(__file__).parents[2] / "params.yaml")
     with contextlib.suppress(KeyError), stage._run("render", asked, None, logged=True):
         if ending == "FAILED":
@@ -681,7 +680,7 @@ def test_stage_by_hand_or_one_that_fails_says_what_earlier_ones_left(
 def test_ctrl_c_ends_a_sync_with_a_sentence(
     server: Server,
     tmp_path: Path,
-    start: Callable[..., Journal],
+    start: Callable[..., Outbox],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from atelier.cli.runs import sync

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from atelier.errors import AtelierError
-from atelier.tracking import fingerprint
-from atelier.tracking.fingerprint import Fingerprint, refuse_changes, take
-from atelier.tracking.record import StageRecord
+from atelier.core.errors import AtelierError
+from atelier.tracking import run_state
+from atelier.tracking.dvc_lock import StageRecord
+from atelier.tracking.run_state import Fingerprint, capture, verify_unchanged
 
 TRAINING = Fingerprint(
     settings={"train.lr": 0.1, "train.augment": []},
@@ -31,9 +31,9 @@ def md5(content: str) -> str:
         lambda _patch: replace(TRAINING, settings={"train.lr": 0.2, "train.augment": []}),
         lambda _patch: replace(TRAINING, settings={"train.lr": 0.1}),
         lambda _patch: replace(TRAINING, contents=TRAINING.contents | {"src/a.py": "9"}),
-        lambda patch: patch.setattr(fingerprint, "version", lambda name: f"{name} 99"),
+        lambda patch: patch.setattr(run_state, "version", lambda name: f"{name} 99"),
         lambda patch: patch.setattr(os, "cpu_count", lambda: 99),
-        lambda patch: patch.setattr(fingerprint, "gpu_names", lambda: ["H200"]),
+        lambda patch: patch.setattr(run_state, "gpu_names", lambda: ["H200"]),
         lambda patch: patch.setenv("OMP_NUM_THREADS", "99"),
         lambda patch: patch.setenv("MKL_NUM_THREADS", "99"),
     ],
@@ -42,7 +42,7 @@ def md5(content: str) -> str:
 def test_work_goes_on_from_the_same_start_on_the_same_machine_only(
     monkeypatch: pytest.MonkeyPatch, change: Callable[[pytest.MonkeyPatch], Fingerprint | None]
 ) -> None:
-    monkeypatch.setattr(fingerprint, "gpu_names", lambda: ["H100"])
+    monkeypatch.setattr(run_state, "gpu_names", lambda: ["H100"])
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
     key = TRAINING.key("cpu")
@@ -115,7 +115,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def taken() -> Fingerprint:
-    found = take("train")
+    found = capture("train")
     assert found
     return found
 
@@ -123,7 +123,7 @@ def taken() -> Fingerprint:
 def test_a_fingerprint_has_the_settings_and_files_that_the_stage_names(project: Path) -> None:
     found = taken()
     assert found.settings == {
-        "train.lr": 0.1, "train.ema.decay": 0.9, "runtime": "cpu", "none.of.these": None,
+        "train.lr": 0.1, "train.ema_decay.decay": 0.9, "runtime": "cpu", "none.of.these": None,
     }  # fmt: skip
     assert found.files.keys() == found.contents.keys()
     assert list(found.files) == [
@@ -134,9 +134,9 @@ def test_a_fingerprint_has_the_settings_and_files_that_the_stage_names(project: 
     assert found.contents["data/mine.jpg"] == md5("mine")
     assert found.contents["data/missing"] == "missing"
     assert found == taken()
-    assert [take(stage) for stage in ("nothing", "listed", "none")] == [None] * 3
+    assert [capture(stage) for stage in ("nothing", "listed", "none")] == [None] * 3
     (project / "dvc.yaml").unlink()
-    assert take("train") is None
+    assert capture("train") is None
 
 
 @pytest.mark.parametrize(
@@ -161,10 +161,10 @@ def test_a_change_of_a_file_changes_the_fingerprint_of_what_holds_it(
         assert {name for name in found if found[name] != other[name]} == changed
     if changed:
         with pytest.raises(AtelierError, match=f"while train ran, {min(changed)} was changed"):
-            refuse_changes(before, "train")
+            verify_unchanged(before, "train")
     else:
-        refuse_changes(before, "train")
-    refuse_changes(None, "train")
+        verify_unchanged(before, "train")
+    verify_unchanged(None, "train")
 
 
 def test_data_is_known_by_place_size_and_time_and_code_by_content(project: Path) -> None:
@@ -204,12 +204,12 @@ def test_the_first_three_changes_are_named_and_the_others_counted(project: Path)
     with pytest.raises(
         AtelierError, match=r"runtime was .* is 0\.8; train\.lr was 0\.1 and is 0\.2\. DVC"
     ):
-        refuse_changes(before, "train")
+        verify_unchanged(before, "train")
     (project / "code/a.py").write_text("print(2)")
     with pytest.raises(AtelierError, match=r"is 0\.2 and 2 more\. DVC would record"):
-        refuse_changes(before, "train")
+        verify_unchanged(before, "train")
     (project / "dvc.yaml").unlink()
-    refuse_changes(before, "train")
+    verify_unchanged(before, "train")
 
 
 def test_hashes_that_dvc_recorded_are_taken_within_its_stages_only(
@@ -234,7 +234,7 @@ def test_a_listed_file_that_was_changed_since_is_refused_within_dvcs_stages(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (project / "data/mine.jpg").write_text("theirs")
-    take("train")
+    capture("train")
     monkeypatch.setenv("DVC_STAGE", "train")
     with pytest.raises(AtelierError, match=r"data/mine.jpg was changed after data/inputs listed"):
-        take("train")
+        capture("train")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from atelier.errors import AtelierError
-from atelier.tracking.garbage import named_by_git
+from atelier.core.errors import AtelierError
+from atelier.tracking.references import named_by_git
 
 
 def git(folder: Path, *words: str) -> str:

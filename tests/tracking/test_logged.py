@@ -19,12 +19,12 @@ import requests
 import torch
 from PIL import Image
 
-from atelier.errors import AtelierError
-from atelier.gan.explore import Trained, latents_of, pictures_of
-from atelier.gan.generate import as_uint8, draw_latents
-from atelier.gan.weights import load_generator
-from atelier.tracking.logged import load_logged
-from atelier.tracking.store import asked_by_default, open_store
+from atelier.core.errors import AtelierError
+from atelier.gan.generate import draw_latents, to_uint8
+from atelier.gan.sampling import SampledGenerator, generate_one_by_one, latents_for_seeds
+from atelier.gan.serialization import load_generator
+from atelier.tracking.models import load_model
+from atelier.tracking.store import as_default_store, open_store
 
 from ..support.project import Project
 
@@ -45,7 +45,7 @@ def store(project: Project) -> tuple[Any, str]:
     (model,) = client.search_logged_models([experiment])
     client.create_registered_model("faces")
     address = f"models:/{model.model_id}"
-    with asked_by_default(client):
+    with as_default_store(client):
         client.create_model_version("faces", address, model.source_run_id, model_id=model.model_id)
     client.set_registered_model_alias("faces", "champion", "1")
     return client, experiment
@@ -59,9 +59,9 @@ def runs(store: tuple[Any, str]) -> dict[str, str]:
     return {run.data.tags.get("atelier.stage", "pipeline"): run.info.run_id for run in found}
 
 
-def pictures(trained: Trained) -> np.ndarray:
+def pictures(trained: SampledGenerator) -> np.ndarray:
     """Pictures of the seeds 1 to 4, uint8 [4, 16, 16, 3]."""
-    return np.stack(list(pictures_of(trained, latents_of((1, 2, 3, 4), trained))))
+    return np.stack(list(generate_one_by_one(trained, latents_for_seeds((1, 2, 3, 4), trained))))
 
 
 def alike(made: np.ndarray, wanted: np.ndarray) -> bool:
@@ -77,7 +77,9 @@ def alike(made: np.ndarray, wanted: np.ndarray) -> bool:
 @pytest.fixture(scope="module")
 def ours(project: Project) -> np.ndarray:
     """Those of the generator's own file."""
-    return pictures(Trained.of_file(project.folder / "models/generator.safetensors", CPU))
+    return pictures(
+        SampledGenerator.from_file(project.folder / "models/generator.safetensors", CPU)
+    )
 
 
 def test_every_way_to_name_the_generator_gives_its_pictures(
@@ -86,8 +88,8 @@ def test_every_way_to_name_the_generator_gives_its_pictures(
     asked_before = os.environ.get("MLFLOW_TRACKING_URI")
     assert not alike(ours[:1], ours[1:2]), "or this would prove nothing"
     for source in (runs["train"], runs["pipeline"], "models:/faces/1"):
-        logged = load_logged(source, store[0])
-        trained = Trained.of_model(logged.network, logged.inputs, logged.about, CPU)
+        logged = load_model(source, store[0])
+        trained = SampledGenerator.from_module(logged.network, logged.inputs, logged.about, CPU)
         assert alike(pictures(trained), ours)
     assert os.environ.get("MLFLOW_TRACKING_URI") == asked_before, "or later runs go there"
 
@@ -107,7 +109,7 @@ def test_the_command_takes_a_registered_model_and_leaves_the_store_as_it_is(
 def test_the_model_says_what_its_signature_cannot(
     project: Project, store: tuple[Any, str], runs: dict[str, str]
 ) -> None:
-    logged = load_logged(runs["train"], store[0])
+    logged = load_model(runs["train"], store[0])
     _, arch = load_generator(project.folder / "models/generator.safetensors")
     assert logged.about == asdict(arch)
     assert logged.inputs == arch.latent_size
@@ -122,7 +124,7 @@ def test_what_mlflow_does_not_have_is_told_in_a_sentence(
         (runs["render"], "logged no generator"),
     ):
         with pytest.raises(AtelierError, match=sentence) as error:
-            load_logged(source, store[0])
+            load_model(source, store[0])
         assert "\n" not in str(error.value)
     before = sorted(project.folder.glob("*"))
     asked = ("generate", "--from", "models:/faces@nobody", "--out", "none.png")
@@ -188,5 +190,5 @@ def test_a_served_generator_answers_with_its_pictures(
         assert answer.status_code == 200, answer.text
         wrong = {"inputs": latents[:, :-1].tolist()}
         assert requests.post(f"{server}/invocations", json=wrong, timeout=60).status_code == 400
-    made = as_uint8(torch.tensor(json.loads(answer.text)["predictions"])).numpy()
+    made = to_uint8(torch.tensor(json.loads(answer.text)["predictions"])).numpy()
     assert alike(made, ours)

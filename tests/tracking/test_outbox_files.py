@@ -11,22 +11,24 @@ from mlflow.exceptions import MlflowException
 
 from atelier.tracking import mlflow_names as names
 from atelier.tracking import rejected
-from atelier.tracking.answers import send_in_parts
-from atelier.tracking.backlog import undelivered, unwritten, waiting
-from atelier.tracking.journal import (
-    Journal,
+from atelier.tracking.environment import PRIVATE, Process
+from atelier.tracking.mlflow_errors import send_in_parts
+from atelier.tracking.outbox import (
+    Outbox,
+    count_pending,
     entries,
     execution_folder,
     executions,
     is_open,
-    journals,
-    note_problem,
-    note_start,
-    noted_start,
+    outboxes,
+    pending,
     problem,
+    record_problem,
+    record_start,
+    recorded_start,
     remove,
+    unwritten,
 )
-from atelier.tracking.workspace import PRIVATE, Process
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -92,7 +94,7 @@ def test_rejected_entries_are_written_once_with_their_files(tmp_path: Path) -> N
     file = tmp_path / "journal" / "a.png"
     file.parent.mkdir()
     file.write_bytes(b"image")
-    assert rejected.read(tmp_path) == rejected.unreported(tmp_path) == []
+    assert rejected.read(tmp_path) == rejected.unreported_rejections(tmp_path) == []
     assert not (tmp_path / PRIVATE).exists()
     rejected.reject(tmp_path, "run/1", "too large.\nmore", {"kind": "image"}, file)
     rejected.reject(tmp_path, "run/1", "again", {"kind": "image"}, file)
@@ -102,14 +104,14 @@ def test_rejected_entries_are_written_once_with_their_files(tmp_path: Path) -> N
     second = {"reason": "bad", "name": "run/2", "kind": "tag"}
     assert rejected.read(tmp_path) == [first, second]
     assert (tmp_path / kept).read_bytes() == b"image"
-    assert rejected.unreported(tmp_path) == [first, second]
-    assert rejected.unreported(tmp_path) == []
+    assert rejected.unreported_rejections(tmp_path) == [first, second]
+    assert rejected.unreported_rejections(tmp_path) == []
     rejected.reject(tmp_path, "run/3", "bad", {}, tmp_path / "absent")
     third = {"reason": "bad", "name": "run/3"}
-    assert rejected.unreported(tmp_path) == [third]
+    assert rejected.unreported_rejections(tmp_path) == [third]
     # A user removed the file; what is rejected afterwards is reported.
     rejected.rejected_file(tmp_path).write_text(json.dumps(second) + "\nno json\n", "utf-8")
-    assert rejected.unreported(tmp_path) == [second]
+    assert rejected.unreported_rejections(tmp_path) == [second]
     words = f", kept in {PRIVATE}/refused.jsonl"
     assert rejected.summary([first]) == f"1 entry was rejected by MLflow (too large){words}"
     assert rejected.summary([second, first]) == f"2 entries were rejected by MLflow (bad){words}"
@@ -179,16 +181,16 @@ def test_a_journal_is_read_entry_by_entry_until_it_is_removed(
     private: Path, tmp_path: Path
 ) -> None:
     process = Process(1, "a")
-    journal = Journal(private, process, "train", parameters={"a": 1})
+    journal = Outbox(private, process, "train", parameters={"a": 1})
     execution = execution_folder(private, process)
     assert execution == private / "journal" / process.key
     assert executions(private) == [execution]
-    assert journals(execution) == [journal.folder]
+    assert outboxes(execution) == [journal.folder]
     assert is_open(journal.folder)
     journal.write("metrics", values=[1])
     file = tmp_path / "a.png"
     file.write_bytes(b"image")
-    kept = [journal.keep(file), journal.keep(file)]
+    kept = [journal.attach(file), journal.attach(file)]
     assert kept == ["file-000001/a.png", "file-000002/a.png"]
     assert (journal.folder / kept[1]).read_bytes() == b"image"
     journal.close()
@@ -197,32 +199,32 @@ def test_a_journal_is_read_entry_by_entry_until_it_is_removed(
     assert [entry["kind"] for entry, _ in found] == ["start", "metrics"]
     assert (found[0][0]["stage"], found[0][0]["parameters"]) == ("train", {"a": 1})
     assert list(entries(journal.folder, found[0][1])) == found[1:]
-    assert undelivered(journal.folder) == 2
+    assert count_pending(journal.folder) == 2
     with (journal.folder / "entries.jsonl").open("ab") as lines:
         lines.write(b'{"kind": "x"}\n[]\n{"kind": "cut", "time"')
     spoiled = [entry for entry, _ in entries(journal.folder)][2:]
     assert [entry["kind"] for entry in spoiled] == ["unreadable"] * 2
     assert spoiled[1] == {"kind": "unreadable", "time": 0, "line": repr(b"[]\n")}
     (journal.folder / "delivered.json").write_text(json.dumps({"offset": found[1][1]}), "utf-8")
-    assert undelivered(journal.folder) == 2
+    assert count_pending(journal.folder) == 2
     assert problem(execution) is None
-    note_problem(execution, "no route")
+    record_problem(execution, "no route")
     assert problem(execution) == "no route"
-    (one,) = waiting(tmp_path)
+    (one,) = pending(tmp_path)
     assert (one.stage, one.journal, one.entries, one.reason) == (
         "train",
         journal.folder,
         2,
         "no route",
     )
-    note_problem(execution, None)
-    assert waiting(tmp_path)[0].reason == ""
+    record_problem(execution, None)
+    assert pending(tmp_path)[0].reason == ""
     assert unwritten(tmp_path) == []
-    note_start(execution, {"problem": "later", "setting": "\ud800"})
-    assert noted_start(execution) == {"problem": "later", "setting": "\ud800"}
+    record_start(execution, {"problem": "later", "setting": "\ud800"})
+    assert recorded_start(execution) == {"problem": "later", "setting": "\ud800"}
     remove(journal.folder)
-    assert journals(execution) == waiting(tmp_path) == []
+    assert outboxes(execution) == pending(tmp_path) == []
     assert [(one.execution, one.reason) for one in unwritten(tmp_path)] == [(execution, "later")]
-    note_start(execution, None)
-    assert noted_start(execution) is None
+    record_start(execution, None)
+    assert recorded_start(execution) is None
     assert unwritten(tmp_path) == []

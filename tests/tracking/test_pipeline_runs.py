@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from atelier.gan.weights import load_generator
+from atelier.gan.serialization import load_generator
 from atelier.tracking.store import open_store
 
 from ..support.project import Project
@@ -27,7 +27,7 @@ def project(_tracked: Project, tmp_path_factory: pytest.TempPathFactory) -> Proj
     """The chain run once and committed, then twice more: another film, another learning rate."""
     project = _tracked.copy(tmp_path_factory.mktemp("runs") / "project")
     project.commit()
-    project.set(**{"render.fps": 9.0, "tracking.register": "faces"})
+    project.set(**{"render.fps": 9.0, "tracking.registered_model": "faces"})
     assert project.repro() == ["render"]
     project.delivered()
     project.set(**{"train.lr": 0.002})
@@ -56,7 +56,7 @@ def children(store: tuple[Any, str], parent: Any) -> dict[str, Any]:
 
 
 def locked_hashes(project: Project, revision: str = "") -> dict[str, dict[str, str]]:
-    from atelier.tracking.record import read_lock
+    from atelier.tracking.dvc_lock import read_lock
 
     text = project.run("git", "show", f"{revision}:dvc.lock")
     return {name: record.outputs for name, record in read_lock(text).items()}
@@ -303,7 +303,7 @@ def test_a_pipeline_whose_deliverer_was_killed_gets_its_outcome_later(tracked: P
     tracked.run("dvc", "repro", "render", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "atelier.tracking.deliver" in words and str(tracked.folder) in words:
+        if "atelier.tracking.worker" in words and str(tracked.folder) in words:
             process.kill()
             process.wait()
     tracked.atelier("sync", "--here")

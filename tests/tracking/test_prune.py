@@ -14,13 +14,13 @@ from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from ruamel.yaml import YAML
 
-from atelier.errors import AtelierError
-from atelier.tracking import garbage
-from atelier.tracking.journal import Journal, note_start
-from atelier.tracking.prune import Plan, carry_out, is_elsewhere, plan
+from atelier.core.errors import AtelierError
+from atelier.tracking import references
+from atelier.tracking.environment import Process, owner_tags, private_folder
+from atelier.tracking.gc import Plan, apply, is_elsewhere, plan
+from atelier.tracking.outbox import Outbox, record_start
+from atelier.tracking.run_state import ResumeDir, stale
 from atelier.tracking.store import locked, open_store
-from atelier.tracking.unfinished import Unfinished, abandoned
-from atelier.tracking.workspace import Process, owner_tags, private_folder
 
 from ..support.programs import run_here
 from ..support.project import Project
@@ -101,7 +101,7 @@ class Store:
         return plan(self.root, "atelier", best)
 
     def prune(self, best: int = 0) -> None:
-        carry_out(self.root, "atelier", self.plan(best))
+        apply(self.root, "atelier", self.plan(best))
 
     def left(self) -> list[str]:
         """The pipelines that are neither removed nor in the trash."""
@@ -137,13 +137,13 @@ def store_and_programs(tmp_path: Path, _empty: Path) -> Store:
 def store(store_and_programs: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A store that is pruned by DVC in this process, which starts twenty times as fast."""
     programs = SimpleNamespace(run=run_here, CalledProcessError=subprocess.CalledProcessError)
-    monkeypatch.setattr(garbage, "subprocess", programs)
+    monkeypatch.setattr(references, "subprocess", programs)
     return store_and_programs
 
 
 def names(found: Plan) -> tuple[dict[str, list[str]], list[str]]:
-    kept = {execution.head.info.run_name: told for execution, told in found.kept.items()}
-    return kept, [execution.head.info.run_name for execution in found.removed]
+    kept = {execution.head.info.run_name: told for execution, told in found.keep.items()}
+    return kept, [execution.head.info.run_name for execution in found.remove]
 
 
 def test_the_best_stays_and_the_others_go_with_their_files(store_and_programs: Store) -> None:
@@ -158,11 +158,11 @@ def test_the_best_stays_and_the_others_go_with_their_files(store_and_programs: S
         {"second": ["among the lowest KIDs"]},
         ["failed", "third", "first"],
     )
-    assert str(found.removed[1]) == "third, 2023-11-14 22:15, KID 0.2, 2.0 MB"
+    assert str(found.remove[1]) == "third, 2023-11-14 22:15, KID 0.2, 2.0 MB"
     assert store.files() == before
     assert store.left() == ["failed", "first", "second", "third"]
 
-    carry_out(store.root, "atelier", found)
+    apply(store.root, "atelier", found)
     assert store.left() == ["second"]
     assert store.client.get_run(best).info.lifecycle_stage == "active"
     with pytest.raises(MlflowException, match="not found"):
@@ -199,7 +199,7 @@ def test_what_made_a_registered_model_stays_and_other_models_go(store: Store) ->
     found = store.plan()
     told = ["made a registered model"]
     assert names(found) == ({"by place": told, "by run": told}, ["forgotten"])
-    assert str(found.removed[0]).endswith(" 2.5 MB")
+    assert str(found.remove[0]).endswith(" 2.5 MB")
     store.prune()
     assert store.left() == ["by place", "by run"]
     assert all((folders[name] / "artifacts" / "weights").exists() for name in store.left())
@@ -249,7 +249,7 @@ def test_what_still_runs_stays(store: Store) -> None:
     # Between two stages of a pipeline no run is RUNNING.
     process = Process.of(os.getpid())
     store.execute(process.key)
-    journal = Journal(private_folder(store.root), process, "train")
+    journal = Outbox(private_folder(store.root), process, "train")
     kept, removed = names(store.plan())
     assert kept == {process.key: ["still running"], "elsewhere": ["still running"]}
     assert removed == ["old"]
@@ -267,14 +267,14 @@ def test_an_execution_whose_outcome_is_not_written_stays(store: Store) -> None:
     # All stages are delivered, and the process that was to write the outcome was killed.
     process = Process(2**22 + 1, "another-host")
     store.execute(process.key, table=True)
-    journal = Journal(private_folder(store.root), process, "train")
+    journal = Outbox(private_folder(store.root), process, "train")
     journal.close()
     shutil.rmtree(journal.folder)
-    note_start(journal.folder.parent, {"workspace": "elsewhere"})
+    record_start(journal.folder.parent, {"workspace": "elsewhere"})
     assert names(store.plan()) == ({process.key: ["still running"]}, [])
     with pytest.raises(AtelierError, match="a pipeline is running, or `atelier sync`"):
         store.prune()
-    note_start(journal.folder.parent, None)
+    record_start(journal.folder.parent, None)
     assert names(store.plan())[1] == [process.key]
 
 
@@ -331,17 +331,17 @@ def test_unfinished_work_goes_when_nobody_has_touched_it_for_long(store: Store) 
     (work / "train-at-work" / "gone").symlink_to("nowhere")  # as a file that is replaced just now
     with locked(work / "train-held" / ".lock"):  # as the stage that is at it does
         found = store.plan()
-        assert [folder.name for folder in found.abandoned] == [".stylize-old-1", "train-old"]
-        carry_out(store.root, "atelier", found)
+        assert [folder.name for folder in found.stale] == [".stylize-old-1", "train-old"]
+        apply(store.root, "atelier", found)
     assert {folder.name for folder in work.iterdir()} == set(kept)
-    assert [folder.name for folder in plan(store.root, "atelier", days=32).abandoned] == []
+    assert [folder.name for folder in plan(store.root, "atelier", days=32).stale] == []
 
 
 def test_two_stages_at_the_very_same_work_hold_a_folder_each(tmp_path: Path) -> None:
-    first, second = (Unfinished(tmp_path, "train", None, "cpu", None) for _ in range(2))
+    first, second = (ResumeDir(tmp_path, "train", None, "cpu", None) for _ in range(2))
     with first.checkpoints("one"), second.checkpoints("two"):
         assert [(at.folder / "journal").read_text() for at in (first, second)] == ["one", "two"]
-        assert abandoned(tmp_path, days=0) == []
+        assert stale(tmp_path, days=0) == []
     assert list((tmp_path / "unfinished").iterdir()) == []
 
 
@@ -365,7 +365,7 @@ def test_only_runs_of_this_experiment_that_atelier_logged_go(store: Store) -> No
     store.client.set_terminated(alone)
     found = store.plan()
     assert names(found)[0] == {"of other": ["of another experiment"]}
-    assert [execution.head.info.run_id for execution in found.removed] == [alone]
+    assert [execution.head.info.run_id for execution in found.remove] == [alone]
     store.prune()
     left = store.client.search_runs([store.experiment])
     assert [run.info.run_id for run in left] == [own]
@@ -379,7 +379,7 @@ def test_files_outside_the_project_are_never_touched(store: Store, tmp_path: Pat
     store.execute("near")
     found = plan(store.root, "far", best=0)
     assert names(found)[0]["far"] == ["has files outside mlruns/"]
-    carry_out(store.root, "far", found)
+    apply(store.root, "far", found)
     assert len(list(place.rglob("file.txt"))) == 2
 
     copy = Store(shutil.copytree(store.root, tmp_path / "copy"))
@@ -430,7 +430,7 @@ def test_in_a_store_elsewhere_runs_go_to_its_trash(
     team = Store(store.root)
     run = team.execute("old", tags=owner_tags(store.root))
     before = team.files()
-    assert str(team.plan().removed[0]).endswith("no KID, files on the server")
+    assert str(team.plan().remove[0]).endswith("no KID, files on the server")
     team.prune()
     assert team.left() == []
     assert team.client.get_run(run).info.lifecycle_stage == "deleted"
@@ -456,7 +456,7 @@ def test_on_a_server_only_old_runs_of_this_clone_go(
     assert kept.keys() == {"untagged", *(f"other {tag}" for tag in own)}
     assert all(told == ["of another user, machine or clone"] for told in kept.values())
     assert names(plan(store.root, "atelier", best=0, min_age=5))[1] == ["recent", "old"]
-    assert len(plan(store.root, "atelier", best=0, everyone=True).removed) == 4
+    assert len(plan(store.root, "atelier", best=0, everyone=True).remove) == 4
     # The lowest KID of somebody else is no reason to remove the best of one's own.
     team.execute("their best", 0.1, tags=own | {"mlflow.user": "another"})
     team.execute("own best", 0.2, tags=own)
@@ -483,7 +483,7 @@ def test_faults_are_told_in_a_sentence(store_and_programs: Store, tmp_path: Path
     found = store.plan()
     (store.root / "dvc.yaml").write_text("stages: [", "utf-8")
     with pytest.raises(AtelierError, match="`dvc gc` failed: ERROR: "):
-        carry_out(store.root, "atelier", found)
+        apply(store.root, "atelier", found)
 
 
 def newest(project: Project) -> Run:
@@ -522,22 +522,22 @@ def test_the_real_chain_loses_what_nothing_names(tracked: Project) -> None:
     client, _ = open_store(tracked.folder, "atelier")
     client.log_metric(draft.data.tags["mlflow.parentRunId"], "evaluate.kid", -1.0)
     found = plan(tracked.folder, "atelier")
-    assert list(found.kept.values()) == [["among the lowest KIDs"], ["named by git or by dvc.lock"]]
-    assert found.removed == []
-    carry_out(tracked.folder, "atelier", found)
+    assert list(found.keep.values()) == [["among the lowest KIDs"], ["named by git or by dvc.lock"]]
+    assert found.remove == []
+    apply(tracked.folder, "atelier", found)
     assert cached() == ["commit", "experiment", "draft"]
 
     before = tracked.bytes("mlruns", ".dvc/cache")
     found = plan(tracked.folder, "atelier", best=0)
-    (gone,) = found.removed
+    (gone,) = found.remove
     assert draft.info.run_id in gone.names
     assert all(file.exists() for file in (*found.cached, *gone.folders))
     assert tracked.bytes("mlruns", ".dvc/cache") == before
-    carry_out(tracked.folder, "atelier", found)
+    apply(tracked.folder, "atelier", found)
     assert cached() == ["commit", "experiment"]
     assert not any(file.exists() for file in (*found.cached, *gone.folders))
     found = plan(tracked.folder, "atelier", best=0)
-    assert (len(found.kept), found.removed, found.cached) == (1, [], [])
+    assert (len(found.keep), found.remove, found.cached) == (1, [], [])
 
     assert tracked.bytes("models", "samples", "metrics") == first
     assert tracked.repro() == []

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from atelier.errors import AtelierError
+from atelier.core.errors import AtelierError
 from atelier.tracking import destination
-from atelier.tracking.fingerprint import Fingerprint, refuse_changes, take
+from atelier.tracking.dvc_lock import StageRecord, current, is_logged, producers, read_lock
 from atelier.tracking.preflight import _cache_folder, _dvc_folder
-from atelier.tracking.record import StageRecord, current, is_logged, makers, read_lock
-from atelier.tracking.unfinished import forget_committed
-from atelier.tracking.values import counted, flat, numbers
+from atelier.tracking.redact import count_text, flat, numbers
+from atelier.tracking.run_state import Fingerprint, capture, remove_committed, verify_unchanged
 
 LOCK = """
 schema: '2.0'
@@ -46,8 +45,8 @@ def test_stages_are_read_after_those_that_they_depend_on() -> None:
     )
     assert records["train"].outputs == {"models": "ff.dir", "models/last": "bb"}
     assert records["train"].data == {"data/raw": "aa.dir"}
-    assert makers(records, records["paint"]) == {"models/last": "train"}
-    assert makers(records, records["train"]) == {}
+    assert producers(records, records["paint"]) == {"models/last": "train"}
+    assert producers(records, records["train"]) == {}
 
 
 @pytest.mark.parametrize(
@@ -112,12 +111,12 @@ def test_values_are_flattened_and_only_finite_numbers_are_metrics() -> None:
     }  # fmt: skip
     assert numbers(nested) == {"a.b": 1.0, "a.c.d": 2.5}
     assert all(isinstance(value, float) for value in numbers(nested).values())
-    assert [counted(n, "entry", "entries") for n in (0, 1, 2)] == [
+    assert [count_text(n, "entry", "entries") for n in (0, 1, 2)] == [
         "0 entries",
         "1 entry",
         "2 entries",
     ]
-    assert [counted(n, "run") for n in (1, 2)] == ["1 run", "2 runs"]
+    assert [count_text(n, "run") for n in (1, 2)] == ["1 run", "2 runs"]
 
 
 def _project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,29 +138,29 @@ def test_a_fingerprint_has_the_settings_the_files_and_their_hashes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _project(tmp_path, monkeypatch)
-    found = take("train")
+    found = capture("train")
     assert found is not None
     assert found.settings == {"train.lr": 0.5, "train.steps": 7, "gone.key": None}
     assert found.contents["code.py"] == found.files["code.py"] == _md5("pass")
     assert found.contents["data"] == _md5(f"data/inner/a.txt {_md5('a')}")
     assert found.contents["absent"] == "missing"
-    assert take("bare") is take("unknown") is None
-    refuse_changes(found, "train")
-    refuse_changes(None, "train")
+    assert capture("bare") is capture("unknown") is None
+    verify_unchanged(found, "train")
+    verify_unchanged(None, "train")
     Path("data/__pycache__").mkdir()
     Path("data/__pycache__/x.pyc").write_text("", "utf-8")
-    assert take("train") == found
+    assert capture("train") == found
     Path("data/inner/a.txt").write_text("b", "utf-8")
     Path("code.py").write_text("pass  #", "utf-8")
     Path("params.yaml").write_text("train: {lr: 0.6, steps: 7}\n", "utf-8")
     with pytest.raises(AtelierError) as caught:
-        refuse_changes(found, "train")
+        verify_unchanged(found, "train")
     assert str(caught.value).startswith(
         "while train ran, train.lr was 0.5 and is 0.6; code.py was changed; data was changed. DVC"
     )
     Path("params.yaml").write_text("train: {lr: 0.6, steps: 8}\n", "utf-8")
     with pytest.raises(AtelierError, match=r"code\.py was changed and 1 more"):
-        refuse_changes(found, "train")
+        verify_unchanged(found, "train")
 
 
 def test_outputs_that_dvc_has_checked_are_not_read_again(
@@ -170,7 +169,7 @@ def test_outputs_that_dvc_has_checked_are_not_read_again(
     _project(tmp_path, monkeypatch)
     Path("dvc.lock").write_text("stages: {load: {outs: [{path: data, md5: abc.dir}]}}", "utf-8")
     monkeypatch.setenv("DVC_STAGE", "train")
-    found = take("train")
+    found = capture("train")
     assert found is not None
     assert found.contents["data"] == "abc.dir"
     assert found.contents["code.py"] == _md5("pass")
@@ -225,7 +224,7 @@ def test_a_record_is_of_a_start_if_settings_and_files_agree(
         (tmp_path / "unfinished" / name).mkdir(parents=True)
         (tmp_path / "unfinished" / name / "fingerprint.json").write_text(told, "utf-8")
     (tmp_path / "unfinished/train-4").mkdir()
-    forget_committed(tmp_path)
+    remove_committed(tmp_path)
     left = sorted(path.name for path in (tmp_path / "unfinished").iterdir())
     assert left == (
         ["paint-3", "train-4"] if recorded else [".train-2", "paint-3", "train-1", "train-4"]
@@ -261,23 +260,23 @@ def test_entries_of_another_store_are_refused_with_both_names(
     execution = tmp_path / "execution"
     execution.mkdir()
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    destination.refuse_other_store(execution, tmp_path)  # an older version recorded nothing
+    destination.require_same_store(execution, tmp_path)  # an older version recorded nothing
     destination.record(execution, tmp_path)
     assert destination.recorded(execution) == "project"
-    destination.refuse_other_store(execution, tmp_path)
+    destination.require_same_store(execution, tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
     destination.record(execution, tmp_path)  # the first one counts
     with pytest.raises(destination.OtherStoreError) as caught:
-        destination.refuse_other_store(execution, tmp_path)
+        destination.require_same_store(execution, tmp_path)
     assert str(caught.value) == (
         "the entries are for this project's mlflow.db, but the store is http://host:5000 now; unset"
         " MLFLOW_TRACKING_URI, or deliver them to http://host:5000 with `atelier sync --here`"
     )
     destination.replace(execution, tmp_path)
-    destination.refuse_other_store(execution, tmp_path)
+    destination.require_same_store(execution, tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(destination.OtherStoreError) as caught:
-        destination.refuse_other_store(execution, tmp_path)
+        destination.require_same_store(execution, tmp_path)
     assert "set MLFLOW_TRACKING_URI=http://host:5000, or deliver them to this" in str(caught.value)
 
 

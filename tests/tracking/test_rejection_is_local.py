@@ -14,15 +14,14 @@ import numpy as np
 import pytest
 
 from atelier.cli.runs import sync
-from atelier.errors import AtelierError
-from atelier.tracking import deliver, delivery, rejected, store
-from atelier.tracking.backlog import waiting
-from atelier.tracking.deliver import deliver_left_over, deliver_now
-from atelier.tracking.journal import Journal, note_start, problem
-from atelier.tracking.pipeline import stages_of
+from atelier.core.errors import AtelierError
+from atelier.tracking import mlflow_writer, rejected, store, worker
+from atelier.tracking.environment import Process, private_folder
+from atelier.tracking.outbox import Outbox, pending, problem, record_start
+from atelier.tracking.pipeline_run import stages_of
 from atelier.tracking.run import Run
 from atelier.tracking.store import StoreError, existing_store, locked, open_store
-from atelier.tracking.workspace import Process, private_folder
+from atelier.tracking.worker import flush, flush_backlog
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 DEAD = Process(os.getpid(), "1")  # no process with this number started so early
@@ -40,9 +39,9 @@ def throw(error: Exception) -> None:
 @pytest.fixture(autouse=True)
 def _no_cached_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    delivery.client_of.cache_clear()
+    mlflow_writer.client_of.cache_clear()
     yield
-    delivery.client_of.cache_clear()
+    mlflow_writer.client_of.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +59,13 @@ def root(tmp_path: Path, empty_store: Path) -> Path:
     return tmp_path
 
 
-def start(root: Path, stage: str = "train", process: Process = DEAD, **fields: Any) -> Journal:
+def start(root: Path, stage: str = "train", process: Process = DEAD, **fields: Any) -> Outbox:
     first = {"experiment": "atelier", "pipeline": "p", "parameters": {}, "tags": {}}
-    return Journal(private_folder(root), process, stage, **(first | fields))
+    return Outbox(private_folder(root), process, stage, **(first | fields))
 
 
-def outcome(root: Path, stages: dict[str, Any], process: Process = DEAD) -> Journal:
-    journal = Journal(
+def outcome(root: Path, stages: dict[str, Any], process: Process = DEAD) -> Outbox:
+    journal = Outbox(
         private_folder(root),
         process,
         "pipeline",
@@ -95,17 +94,17 @@ def test_hostile_names_values_and_files_arrive(root: Path) -> None:
         tags={nasty: "t\0" * 9000, "machine": "m"},
     )
     run = Run(journal)
-    run.series([nasty, f"{nasty}2", "fine"], {1: [0.5, 0.25, 2.0]})
-    run.summary({nasty: 1.0})
-    run.pictures(nasty, np.zeros((1, 4, 4, 3), np.uint8), 1)
+    run.log_metrics([nasty, f"{nasty}2", "fine"], {1: [0.5, 0.25, 2.0]})
+    run.log_summary({nasty: 1.0})
+    run.log_images(nasty, np.zeros((1, 4, 4, 3), np.uint8), 1)
     for name in ("IMG_2041 (1).txt", "100%.txt", "a#b?c.txt", "ü\udcff.txt", "..b.txt"):
         (root / name).write_text(name, "utf-8", errors="replace")
-        run.artifact(root / name, "../out")
-    run.artifact(root / "missing.txt")
-    run.note(warning="w\0")
+        run.log_artifact(root / name, "../out")
+    run.log_artifact(root / "missing.txt")
+    run.set_tags(warning="w\0")
     journal.write("text", name="../../x.patch", text="+ \0\ud800")
     run.end("FINISHED")
-    assert deliver_left_over(root) == 0
+    assert flush_backlog(root) == 0
     assert not rejected.read(root)
     from atelier.tracking.mlflow_names import experiment_name
 
@@ -130,7 +129,7 @@ def test_a_spoiled_line_is_kept_and_the_rest_arrives(root: Path) -> None:
         file.write(b"\0\0\0\n[1]\n" + b'{"kind": "of tomorrow", "time": 1}\n')
         file.write(b'{"kind": "picture", "time": 1, "file": "gone.png", "key": "k", "step": 1}\n')
         file.write(b'{"kind": "summary", "time": 1, "values": {"kid": 0.5}}\n')
-    assert deliver_left_over(root) == 0
+    assert flush_backlog(root) == 0
     assert len(rejected.read(root)) == 4
     assert runs(root)["train"].data.metrics == {"train.kid": 0.5}
 
@@ -147,7 +146,7 @@ def test_an_outcome_leaves_out_stages_without_runs_and_keeps_the_rest(root: Path
             "train": stage | {"outputs": {"models/generator?.safetensors": "d" * 32}},
         },
     )
-    assert deliver_left_over(root) == 0
+    assert flush_backlog(root) == 0
     assert not rejected.read(root)
     parent, train = runs(root)["p"].data, runs(root)["train"].data
     assert parent.tags["stages.ran"] == "train"
@@ -161,7 +160,7 @@ def test_an_outcome_leaves_out_stages_without_runs_and_keeps_the_rest(root: Path
 
 def test_run_that_only_the_outcome_creates_is_ended(root: Path) -> None:
     outcome(root, {"train": {"inputs": {}, "outputs": {"m": "d" * 32}, "metrics": {}}})
-    assert deliver_left_over(root) == 0
+    assert flush_backlog(root) == 0
     parent = runs(root)["pipeline"]
     assert parent.info.status == "FINISHED"
     assert parent.info.end_time
@@ -170,26 +169,26 @@ def test_run_that_only_the_outcome_creates_is_ended(root: Path) -> None:
 @pytest.mark.parametrize("end", ['"time": 5', '"time": "x", "status": "FINISHED"', '"time": -1'])
 def test_damaged_end_ends_the_run_as_killed(root: Path, end: str) -> None:
     journal = start(root)
-    Run(journal).summary({"kid": 0.5})
+    Run(journal).log_summary({"kid": 0.5})
     journal.close()
     with (journal.folder / "entries.jsonl").open("a") as file:
         file.write(f'{{"kind": "end", {end}}}\n')
-    assert deliver_left_over(root) == 0
+    assert flush_backlog(root) == 0
     assert {run.info.status for run in runs(root).values()} == {"KILLED"}
     assert [line["kind"] for line in rejected.read(root)] == ["end"]
 
 
 def test_runs_that_others_nest_below_a_pipeline_are_ignored(root: Path) -> None:
     journal = start(root)
-    Run(journal).summary({"kid": 0.5})
-    deliver_left_over(root)
+    Run(journal).log_summary({"kid": 0.5})
+    flush_backlog(root)
     client, number = open_store(root, "atelier")
     parent, train = runs(root)["p"].info.run_id, runs(root)["train"].info.run_id
     for tags in ({}, {"atelier.stage": "train"}, {"atelier.stage": "notebook"}):
         client.create_run(number, tags={"mlflow.parentRunId": parent, **tags}, run_name="other")
     Run(journal).end("FINISHED")
     outcome(root, {"train": {"inputs": {}, "outputs": {"m": "d" * 32}, "metrics": {}}})
-    assert deliver_left_over(root) == 0
+    assert flush_backlog(root) == 0
     assert runs(root)["p"].info.status == "FINISHED"
     assert {stage: run.info.run_id for stage, run in stages_of(client, parent).items()} == {
         "train": train
@@ -199,15 +198,15 @@ def test_runs_that_others_nest_below_a_pipeline_are_ignored(root: Path) -> None:
 
 def test_a_run_that_was_trashed_meanwhile_is_logged_anew(root: Path) -> None:
     journal = start(root)
-    Run(journal).summary({"kid": 0.5})
-    deliver_left_over(root)
+    Run(journal).log_summary({"kid": 0.5})
+    flush_backlog(root)
     client, _ = open_store(root, "atelier")
     for run in runs(root).values():
         client.delete_run(run.info.run_id)
-    Run(journal).summary({"loss": 1.0})
+    Run(journal).log_summary({"loss": 1.0})
     Run(journal).end("FINISHED")
-    tally = deliver.Tally()
-    assert deliver_left_over(root, tally=tally) == 0
+    tally = worker.DeliveryCount()
+    assert flush_backlog(root, tally=tally) == 0
     assert runs(root)["train"].data.metrics == {"train.kid": 0.5, "train.loss": 1.0}
     assert tally.delivered == 4, "every entry counts once: start, two summaries, end"
 
@@ -216,7 +215,7 @@ def test_a_trashed_experiment_is_restored(root: Path) -> None:
     client, number = open_store(root, "atelier")
     client.delete_experiment(number)
     Run(start(root)).end("FINISHED")
-    assert deliver_left_over(root) == 0
+    assert flush_backlog(root) == 0
     assert runs(root)["train"].info.status == "FINISHED"
 
 
@@ -229,9 +228,9 @@ def test_a_project_at_any_path_is_logged_and_no_stray_folder_appears(
     (root / "mlflow.db").write_bytes(empty_store.read_bytes())
     (root / "a.txt").write_text("a")
     run = Run(start(root))
-    run.artifact(root / "a.txt")
+    run.log_artifact(root / "a.txt")
     run.end("FINISHED")
-    assert deliver_left_over(root) == 0
+    assert flush_backlog(root) == 0
     assert runs(root)["train"].info.status == "FINISHED"
     assert list((root / "mlruns").rglob("a.txt"))
     assert [path.name for path in tmp_path.iterdir()] == [folder]
@@ -241,15 +240,15 @@ def test_a_project_at_any_path_is_logged_and_no_stray_folder_appears(
 
 
 @pytest.fixture
-def foreign(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Journal]:
+def foreign(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Outbox]:
     """Write the journal of a stage on a host that is gone, whose pipeline has no end yet."""
 
-    def write() -> Journal:
+    def write() -> Outbox:
         with monkeypatch.context() as patch:
             patch.setattr(socket, "gethostname", lambda: "container-1")
             journal = start(root, parameters={"train.lr": "1"})
             about = {"experiment": "atelier", "workspace": "/app", "root": "/app"}
-            note_start(journal.folder.parent, about | {"parameters": {}, "tags": {}})
+            record_start(journal.folder.parent, about | {"parameters": {}, "tags": {}})
         Run(journal).end("FINISHED")
         (root / "dvc.lock").write_text(LOCK)
         return journal
@@ -258,26 +257,26 @@ def foreign(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Journal
 
 
 def test_an_execution_of_another_host_is_ended_when_it_is_silent(
-    root: Path, foreign: Callable[[], Journal]
+    root: Path, foreign: Callable[[], Outbox]
 ) -> None:
     execution = foreign().folder.parent
-    assert deliver_left_over(root) == 0
+    assert flush_backlog(root) == 0
     assert "stages.ran" not in runs(root)["p"].data.tags, "it may still run"
     assert execution.exists()
-    past = time.time() - 2 * deliver._ALIVE_SECONDS
+    past = time.time() - 2 * worker._ALIVE_SECONDS
     for path in (*execution.rglob("*"), execution):
         os.utime(path, (past, past))
-    assert deliver_left_over(root) == 0
+    assert flush_backlog(root) == 0
     assert runs(root)["p"].data.tags["stages.ran"] == "train"
     assert runs(root)["train"].data.tags["output.models"] == "d" * 32
     assert not execution.exists()
 
 
 def test_sync_all_ends_an_execution_of_another_host_at_once(
-    root: Path, foreign: Callable[[], Journal]
+    root: Path, foreign: Callable[[], Outbox]
 ) -> None:
     execution = foreign().folder.parent
-    assert deliver_now(root, everything=True) == 0
+    assert flush(root, everything=True) == 0
     assert runs(root)["p"].data.tags["stages.ran"] == "train"
     assert not execution.exists()
 
@@ -289,12 +288,12 @@ def test_outcome_that_cannot_be_written_now_is_written_later(
     journal = start(root)
     execution = journal.folder.parent
     here = {"workspace": str(root.resolve()), "root": str(root.resolve())}
-    note_start(execution, here | {"experiment": "atelier", "parameters": {}, "tags": {}})
+    record_start(execution, here | {"experiment": "atelier", "parameters": {}, "tags": {}})
     Run(journal).end("FINISHED")
     monkeypatch.setenv("DVC_ROOT", str(root))
     full = OSError(errno.ENOSPC, "No space left on device")
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "keep", lambda *_: throw(full))
+        patch.setattr(Outbox, "keep", lambda *_: throw(full))
         (root / "dvc.yaml").write_text("plots: [models]\n")
         (root / "models").write_bytes(b"picture")
         for _ in range(5):
@@ -311,10 +310,10 @@ def test_experiment_without_a_commit_is_reported_and_given_up(
 ) -> None:
     journal = start(root)
     about = {"workspace": "/copy", "root": str(root), "experiment": "atelier"}
-    note_start(journal.folder.parent, about | {"parameters": {}, "tags": {}})
+    record_start(journal.folder.parent, about | {"parameters": {}, "tags": {}})
     Run(journal).end("FINISHED")
     monkeypatch.setenv("DVC_ROOT", str(root))
-    monkeypatch.setattr(deliver, "_ATTEMPT_SECONDS", 0)
+    monkeypatch.setattr(worker, "_ATTEMPT_SECONDS", 0)
     for _ in range(2):
         with pytest.raises(AtelierError, match=r"and the end of 1 pipeline: .*has no commit"):
             sync()
@@ -332,7 +331,7 @@ def test_another_deliverer_is_named_as_the_reason_to_wait(
     journal = start(root)
     Run(journal).end("FINISHED")
     monkeypatch.setenv("DVC_ROOT", str(root))
-    monkeypatch.setattr(deliver, "_PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(worker, "_GRACE_SECONDS", 0)
     with (
         locked(journal.folder.parent / ".lock"),
         pytest.raises(AtelierError, match=r"^0 entries delivered, 2 waiting .*another process"),
@@ -353,16 +352,16 @@ def test_store_that_another_process_opens_for_ever_is_not_waited_for(
 
 def test_what_an_older_version_left_is_delivered(root: Path) -> None:
     journal = start(root)
-    Run(journal).summary({"kid": 0.5})
+    Run(journal).log_summary({"kid": 0.5})
     Run(journal).end("FINISHED")
     (journal.folder.parent / "store.txt").unlink()
     (journal.folder / "delivered.json").write_text(
         '{"offset": 0, "run": "", "parent": "", "stage": "", "experiment": "", "ended": false,'
         ' "logged": null}'
     )
-    assert deliver_left_over(root) == 0
+    assert flush_backlog(root) == 0
     assert runs(root)["train"].data.metrics == {"train.kid": 0.5}
-    assert not waiting(root)
+    assert not pending(root)
     assert problem(journal.folder.parent) is None
     experiments = open_store(root, "atelier")[0].search_experiments()
     assert {each.name for each in experiments} == {"Default", "other", "atelier"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from atelier.tracking.unfinished import Unfinished
+from atelier.tracking.run_state import ResumeDir
 
 
 @pytest.fixture
@@ -19,10 +19,10 @@ def under_nohup() -> Iterator[None]:
 
 @pytest.mark.usefixtures("under_nohup")
 def test_what_nohup_ignores_does_not_end_the_work(tmp_path: Path) -> None:
-    work = Unfinished(tmp_path, "train", None, "cpu", None)
+    work = ResumeDir(tmp_path, "train", None, "cpu", None)
     with work.checkpoints("journal"):
         os.kill(os.getpid(), signal.SIGHUP)
-        assert not work.stop_asked()
+        assert not work.stop_requested()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert work.stop_asked()
+        assert work.stop_requested()
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atelier.tracking.values import cut_without_secrets, shown, without_secrets
-from atelier.tracking.workspace import uncommitted
+from atelier.tracking.environment import uncommitted
+from atelier.tracking.redact import cut_without_secrets, redact, redact_urls
 
 PARTS = st.sampled_from(
     [
@@ -63,8 +63,8 @@ def shown_slowly(text: str) -> str:
 
 @given(TEXTS)
 def test_redaction_equals_its_definition(text: str) -> None:
-    assert shown(text) == shown_slowly(text)
-    assert without_secrets(text) == SECRET.sub(r"\1***", shown_slowly(text))
+    assert redact_urls(text) == shown_slowly(text)
+    assert redact(text) == SECRET.sub(r"\1***", shown_slowly(text))
 
 
 @pytest.mark.parametrize(
@@ -79,18 +79,18 @@ def test_long_adversarial_text_is_redacted(unit: str) -> None:
     # A quadratic pattern would need many minutes for any one of these.
     text = unit * (LONG // len(unit))
     for start in ("", "a://", "token "):
-        without_secrets(start + text)
+        redact(start + text)
 
 
 @given(TEXTS, st.integers(0, 60))
 def test_a_cut_shows_nothing_that_the_whole_does_not(text: str, longest: int) -> None:
     cut = cut_without_secrets(text, longest)
     if len(text) <= longest:
-        assert cut == without_secrets(text)
+        assert cut == redact(text)
     else:
         assert cut.endswith("\n[cut]\n")
         kept = cut.removesuffix("\n[cut]\n").split()
-        assert kept == without_secrets(text).split()[: len(kept)]
+        assert kept == redact(text).split()[: len(kept)]
 
 
 def test_a_cut_inside_an_address_does_not_show_its_password() -> None:

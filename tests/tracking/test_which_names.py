@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from atelier.tracking import delivery
-from atelier.tracking.deliver import deliver_left_over
-from atelier.tracking.journal import Journal
+from atelier.tracking import mlflow_writer
+from atelier.tracking.environment import Process, private_folder
+from atelier.tracking.lineage import find_lineage
+from atelier.tracking.outbox import Outbox
 from atelier.tracking.run import Run
 from atelier.tracking.store import open_store
-from atelier.tracking.which import which
-from atelier.tracking.workspace import Process, private_folder
+from atelier.tracking.worker import flush_backlog
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 DEAD = Process(os.getpid(), "1")  # no process with this number started so early
@@ -28,7 +28,7 @@ def test_which_follows_paths_that_are_no_legal_tag_names(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    delivery.client_of.cache_clear()
+    mlflow_writer.client_of.cache_clear()
     model = "models/a$b.safetensors"
     stages = {
         "convert": {"inputs": {}, "outputs": {path: FACES}, "metrics": {}},
@@ -37,19 +37,19 @@ def test_which_follows_paths_that_are_no_legal_tag_names(
     common = {"experiment": "atelier", "parameters": {}}
     private = private_folder(tmp_path)
     for stage in stages:
-        Run(Journal(private, DEAD, stage, pipeline="p", tags={}, **common)).end("FINISHED")
-    outcome = Journal(private, DEAD, "pipeline", kind="outcome", stages=stages, **common)
+        Run(Outbox(private, DEAD, stage, pipeline="p", tags={}, **common)).end("FINISHED")
+    outcome = Outbox(private, DEAD, "pipeline", kind="outcome", stages=stages, **common)
     outcome.write("end", status="FINISHED")
     outcome.close()
-    assert deliver_left_over(tmp_path) == 0
+    assert flush_backlog(tmp_path) == 0
     # The working tree has another content now; only MLflow knows the one in question.
     (tmp_path / "dvc.lock").write_text(
         f"stages:\n  train:\n    cmd: c\n    outs:\n    - path: '{model}'\n      md5: {OTHER}\n"
     )
     client, _ = open_store(tmp_path, "atelier")
-    origin = which(MODEL[:10], client)
+    origin = find_lineage(MODEL[:10], client)
     assert (origin.path, origin.content) == (model, MODEL)
-    assert [maker.stage for maker in origin.makers] == ["train", "convert"]
-    assert all(maker.run for maker in origin.makers)
-    assert origin.makers[0].inputs == {path: FACES}
-    delivery.client_of.cache_clear()
+    assert [maker.stage for maker in origin.producers] == ["train", "convert"]
+    assert all(maker.run for maker in origin.producers)
+    assert origin.producers[0].inputs == {path: FACES}
+    mlflow_writer.client_of.cache_clear()

@@ -1,1 +1,1 @@
-"""What a training looks like: montages, a film, curves and the report page."""
+"""Figures of a training: montages, GIFs, curves and the report page."""

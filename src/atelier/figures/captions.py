@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-PAPER = (243, 241, 237)
-INK = (52, 48, 44)
-STRIP = 30
-LETTER = 15
+BACKGROUND = (243, 241, 237)
+TEXT = (52, 48, 44)
+CAPTION_HEIGHT = 30
+FONT_SIZE = 15
 
 
-def caption(text: str, width: int, height: int = STRIP) -> NDArray[np.uint8]:
+def caption(text: str, width: int, height: int = CAPTION_HEIGHT) -> NDArray[np.uint8]:
     """Set ``text`` in the middle of a strip of paper.
 
     Args:
@@ -25,17 +25,17 @@ def caption(text: str, width: int, height: int = STRIP) -> NDArray[np.uint8]:
     Returns:
         uint8 [height, width, 3], RGB.
     """
-    strip = Image.new("RGB", (width, height), PAPER)
-    room = 0.94 * width / max(1.0, _font(LETTER).getlength(text))
-    font = _font(max(4, int(LETTER * min(1.0, room))))
+    strip = Image.new("RGB", (width, height), BACKGROUND)
+    room = 0.94 * width / max(1.0, _font(FONT_SIZE).getlength(text))
+    font = _font(max(4, int(FONT_SIZE * min(1.0, room))))
     middle = (width / 2, height / 2)
-    ImageDraw.Draw(strip).text(middle, text, fill=INK, font=font, anchor="mm")
+    ImageDraw.Draw(strip).text(middle, text, fill=TEXT, font=font, anchor="mm")
     return np.asarray(strip)
 
 
-def room_for(texts: Sequence[str]) -> int:
+def text_width(texts: Sequence[str]) -> int:
     """How wide a strip must be for the longest of these lines at full size, in pixels."""
-    return int(max(_font(LETTER).getlength(text) for text in texts) / 0.94) + LETTER
+    return int(max(_font(FONT_SIZE).getlength(text) for text in texts) / 0.94) + FONT_SIZE
 
 
 def captioned(picture: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:

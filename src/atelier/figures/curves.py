@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atelier.errors import AtelierError
-from atelier.files import replacing
+from atelier.core.errors import AtelierError
+from atelier.core.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,7 +156,7 @@ def _save(draw: Callable[["Figure"], None], size: tuple[float, float], target: P
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with style.context(["default", STYLE]), replacing(target) as temporary:
+    with style.context(["default", STYLE]), atomic_write(target) as temporary:
         figure = Figure(figsize=size, dpi=144, layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure)

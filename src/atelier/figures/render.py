@@ -10,19 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from atelier.array_headers import read_array
-from atelier.errors import AtelierError
+from atelier.core.array_headers import read_array
+from atelier.core.errors import AtelierError
+from atelier.core.files import NotRegularError, atomic_replace_dir
+from atelier.core.progress import Progress, ProgressCallback, silent
+from atelier.core.settings import RenderSettings
 from atelier.figures.captions import caption, captioned
 from atelier.figures.curves import loss_curves, read_losses
-from atelier.figures.film import film
-from atelier.figures.montage import beside, montage, named_rows, save_png, shrunk
+from atelier.figures.gif import write_gif
+from atelier.figures.grid import labeled_rows, limit_size, montage, save_png, side_by_side
 from atelier.figures.report import report_page
-from atelier.files import replacing_folder
-from atelier.progress import Progress, Report, silent
-from atelier.regular_files import NotRegularError
-from atelier.settings import RenderSettings
 
-FILM_SIDE = 1080
+GIF_SIDE = 1080
 HOLD_LAST = 2.0
 
 
@@ -37,7 +36,7 @@ class Rendered:
     epochs: tuple[int, ...]
     montages: tuple[Path, ...]
     steps: tuple[Path, ...]
-    film: Path = Path("training.gif")
+    gif: Path = Path("training.gif")
     curves: Path = Path("losses.png")
     comparison: Path = Path("real_and_generated.png")
     page: Path = Path("report.html")
@@ -64,7 +63,7 @@ def render(
     metrics: Mapping[str, Any],
     parameters: Mapping[str, Any],
     target: Path,
-    report: Report = silent,
+    report: ProgressCallback = silent,
     classes: Sequence[str] = (),
     nearest: Path | None = None,
     warnings: Sequence[str] = (),
@@ -100,7 +99,9 @@ def render(
     steps = _sample_files(samples, "step")
     table = read_losses(losses)
     last = max(files)
-    shown = {e: path for e, path in files.items() if e % settings.every == 0 or e == last}
+    shown = {
+        e: path for e, path in files.items() if e % settings.montage_every_epochs == 0 or e == last
+    }
     augmented = _augmented(settings, samples / "augmented.npy")
     pairs = _read_png(nearest) if nearest else None
     rendered = Rendered.of(shown, steps, augmented is not None)
@@ -108,13 +109,13 @@ def render(
     if classes:
         settings = settings.model_copy(update={"columns": len(generated) // len(classes)})
     comparison = _comparison(settings, real, generated)
-    with replacing_folder(target) as folder:
+    with atomic_replace_dir(target) as folder:
         _save_montages(folder, rendered, _montages(settings, shown, classes), report)
         for path, (_, picture) in zip(
             rendered.steps, _montages(settings, steps, classes), strict=True
         ):
             save_png(picture, folder / path)
-        _save_film(settings, folder, rendered, _montages(settings, shown, classes), report)
+        _save_gif(settings, folder, rendered, _montages(settings, shown, classes), report)
         loss_curves(table, folder / rendered.curves)
         save_png(comparison, folder / rendered.comparison)
         if augmented is not None and rendered.augmented:
@@ -125,7 +126,7 @@ def render(
             summary=_summary(real, last, len(table["step"])),
             montages=_montages(settings, shown, classes),
             fps=settings.fps,
-            film=folder / rendered.film,
+            film=folder / rendered.gif,
             curves=folder / rendered.curves,
             comparison=comparison,
             augmented=augmented,
@@ -186,38 +187,38 @@ def _montages(
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Lay out one epoch after the other, so that memory holds one at a time."""
     for epoch, path in files.items():
-        picture = montage(_read_samples(path), settings.columns, settings.tile)
-        yield epoch, named_rows(picture, classes) if classes else picture
+        picture = montage(_read_samples(path), settings.columns, settings.tile_pixels)
+        yield epoch, labeled_rows(picture, classes) if classes else picture
 
 
 def _save_montages(
     folder: Path,
     rendered: Rendered,
     montages: Iterator[tuple[int, NDArray[np.uint8]]],
-    report: Report,
+    report: ProgressCallback,
 ) -> None:
     for done, (path, (_, picture)) in enumerate(zip(rendered.montages, montages, strict=True), 1):
         save_png(picture, folder / path)
         report(Progress(done, 2 * len(rendered.epochs), "montages"))
 
 
-def _save_film(
+def _save_gif(
     settings: RenderSettings,
     folder: Path,
     rendered: Rendered,
     montages: Iterator[tuple[int, NDArray[np.uint8]]],
-    report: Report,
+    report: ProgressCallback,
 ) -> None:
     count = len(rendered.epochs)
     frames = (
-        captioned(shrunk(picture, FILM_SIDE), f"epoch {epoch} of {rendered.epochs[-1]}")
+        captioned(limit_size(picture, GIF_SIDE), f"epoch {epoch} of {rendered.epochs[-1]}")
         for epoch, picture in montages
     )
 
     def onward(progress: Progress) -> None:
         report(Progress(count + progress.done, 2 * count, "film"))
 
-    film(frames, folder / rendered.film, settings.fps, HOLD_LAST, onward)
+    write_gif(frames, folder / rendered.gif, settings.fps, HOLD_LAST, onward)
 
 
 def _augmented(settings: RenderSettings, path: Path) -> NDArray[np.uint8] | None:
@@ -227,7 +228,7 @@ def _augmented(settings: RenderSettings, path: Path) -> NDArray[np.uint8] | None
     try:
         rows = read_array(path)
         count, columns, *shape = rows.shape
-        pictures = montage(rows.reshape(count * columns, *shape), columns, settings.tile)
+        pictures = montage(rows.reshape(count * columns, *shape), columns, settings.tile_pixels)
     except (OSError, ValueError, NotRegularError) as error:
         reason = error.reason if isinstance(error, NotRegularError) else error
         raise AtelierError(
@@ -254,8 +255,12 @@ def _comparison(
     """Lay as many real pictures, from all over the data, beside as many generated ones."""
     count = min(len(real), len(generated))
     chosen = np.linspace(0, len(real) - 1, count).astype(np.int64)
-    return beside(
-        real[chosen], generated[:count], ("Real", "Generated"), settings.columns, settings.tile
+    return side_by_side(
+        real[chosen],
+        generated[:count],
+        ("Real", "Generated"),
+        settings.columns,
+        settings.tile_pixels,
     )
 
 
@@ -263,10 +268,10 @@ def _summary(real: NDArray[np.uint8], epochs: int, steps: int) -> str:
     count, height, width, channels = real.shape
     color = "grey" if channels == 1 else "colour"
     return (
-        f"Learned from {_counted(count, 'picture')} of {width} × {height} pixels in {color},"
-        f" in {_counted(epochs, 'epoch')} and {_counted(steps, 'step')}."
+        f"Learned from {_count_text(count, 'picture')} of {width} × {height} pixels in {color},"
+        f" in {_count_text(epochs, 'epoch')} and {_count_text(steps, 'step')}."
     )
 
 
-def _counted(count: int, noun: str) -> str:
+def _count_text(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

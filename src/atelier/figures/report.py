@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from atelier.figures.montage import shrunk
-from atelier.files import write_text
+from atelier.core.files import write_text
+from atelier.figures.grid import limit_size
 
 LONGEST_SIDE = 1600
-FILM_BYTES = 16 * 2**20
+GIF_BYTES = 16 * 2**20
 
 
 def report_page(
@@ -69,7 +69,7 @@ def report_page(
         summary=summary,
         epochs=epochs,
         fps=fps,
-        film=_embedded(film, "image/gif") if film.stat().st_size <= FILM_BYTES else None,
+        film=_embedded(film, "image/gif") if film.stat().st_size <= GIF_BYTES else None,
         film_name=film.name,
         curves=_embedded(curves, "image/png"),
         comparison=_webp(comparison),
@@ -92,7 +92,7 @@ def _template() -> jinja2.Template:
         keep_trailing_newline=True,
     )
     environment.filters["digest"] = _digest
-    environment.globals.update(spoken=_spoken, written=_written)
+    environment.globals.update(spoken=_format_metric, written=_format_setting)
     return environment.get_template("report.html.j2")
 
 
@@ -103,7 +103,7 @@ def _digest(text: str) -> str:
 
 def _webp(picture: NDArray[np.uint8]) -> dict[str, Any]:
     """Embed a picture, no larger than a screen can show, with its size in pixels."""
-    picture = shrunk(picture, LONGEST_SIDE)
+    picture = limit_size(picture, LONGEST_SIDE)
     height, width = picture.shape[:2]
     file = io.BytesIO()
     Image.fromarray(picture).save(file, format="WEBP", quality=88)
@@ -143,13 +143,13 @@ def _rows(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{name}", value
 
 
-def _spoken(value: Any) -> str:
+def _format_metric(value: Any) -> str:
     """Say a metric: four significant digits, thousands set apart."""
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return f"{value:,}" if type(value) is int else str(value)
 
 
-def _written(value: Any) -> str:
+def _format_setting(value: Any) -> str:
     """Say a setting as params.yaml has it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

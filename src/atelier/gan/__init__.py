@@ -1,1 +1,1 @@
-"""Generator, discriminator, and how they are trained."""
+"""Generative adversarial networks and their training."""

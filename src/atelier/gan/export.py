@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from atelier.errors import AtelierError
-from atelier.files import replacing
-from atelier.gan.explore import Trained, latents_of
-from atelier.gan.generate import as_uint8
+from atelier.core.errors import AtelierError
+from atelier.core.files import atomic_write
+from atelier.gan.generate import to_uint8
+from atelier.gan.sampling import SampledGenerator, latents_for_seeds
 
 INPUT, OUTPUT = "latents", "pictures"
 
 
-class _Pictures(nn.Module):
+class _UnitRangeImages(nn.Module):
     """Latents float32 [B, latent_size + classes] to uint8 [B, H, W, C], to be shown."""
 
     def __init__(self, network: Callable[[Tensor], Tensor]) -> None:
@@ -25,10 +25,10 @@ class _Pictures(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Make a picture of each latent."""
-        return as_uint8(self.network(latents))
+        return to_uint8(self.network(latents))
 
 
-def export(trained: Trained, target: Path) -> None:
+def export(trained: SampledGenerator, target: Path) -> None:
     """Write a generator as ``target``'s ending says, whole or not at all.
 
     Both files take float32 [B, latent_size + classes], any B, and give uint8 [B, H, W, C]: the
@@ -47,10 +47,10 @@ def export(trained: Trained, target: Path) -> None:
         raise AtelierError(
             f"{target} says no format: a name ends in .onnx for ONNX or in .pt for TorchScript."
         )
-    module = _Pictures(trained.network)
+    module = _UnitRangeImages(trained.network)
     module.training = False  # its network is in evaluation mode, or a graph made in that
-    example = torch.stack(list(latents_of((1, 2), trained)))
-    with replacing(target) as temporary, torch.no_grad():
+    example = torch.stack(list(latents_for_seeds((1, 2), trained)))
+    with atomic_write(target) as temporary, torch.no_grad():
         write(module, example, temporary)
 
 

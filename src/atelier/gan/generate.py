@@ -38,7 +38,7 @@ def with_labels(latents: Tensor, labels: Tensor, arch: Architecture) -> Tensor:
     return torch.cat([latents, one_hot.to(latents)], 1)
 
 
-def labels_of(latents: Tensor, arch: Architecture) -> Tensor | None:
+def split_labels(latents: Tensor, arch: Architecture) -> Tensor | None:
     """The one-hot labels [B, classes] behind latents; ``None`` where there are no classes."""
     return latents[:, arch.latent_size :] if arch.classes else None
 
@@ -50,7 +50,7 @@ def random_latents(count: int, arch: Architecture, generator: torch.Generator) -
         float32 [count, latent_size], on the generator's device.
     """
     shape, device = (count, arch.latent_size), generator.device
-    if arch.latents == "normal":
+    if arch.latent_distribution == "normal":
         return torch.randn(shape, generator=generator, device=device)
     return torch.rand(shape, generator=generator, device=device).mul(2).sub(1)
 
@@ -74,18 +74,20 @@ def generate(generator: nn.Module, latents: Tensor, batch_size: int = 256) -> ND
     was_training = generator.training
     generator.eval()
     try:
-        batches = [_to_uint8(generator(part.to(device))) for part in latents.split(batch_size)]
+        batches = [
+            _round_to_uint8(generator(part.to(device))) for part in latents.split(batch_size)
+        ]
     finally:
         generator.train(was_training)
     return np.concatenate(batches)
 
 
-def as_uint8(pictures: Tensor) -> Tensor:
+def to_uint8(pictures: Tensor) -> Tensor:
     """Turn [B, C, H, W] in [-1, 1] into uint8 [B, H, W, C], 0 to 255, on the same device."""
     scaled = pictures.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
     return scaled.permute(0, 2, 3, 1).contiguous()
 
 
-def _to_uint8(pictures: Tensor) -> NDArray[np.uint8]:
-    pixels: NDArray[np.uint8] = as_uint8(pictures).cpu().numpy()
+def _round_to_uint8(pictures: Tensor) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = to_uint8(pictures).cpu().numpy()
     return pixels

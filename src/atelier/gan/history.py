@@ -1,23 +1,64 @@
 """The statistics of every step of a training, as a table and in short."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from atelier.files import write_csv
-from atelier.gan.epoch import Epoch
+import numpy as np
+from numpy.typing import NDArray
+
+from atelier.core.errors import AtelierError
+from atelier.core.files import write_csv
 from atelier.gan.step import STATISTICS
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch brought.
+
+    Attributes:
+        number: 1 for the first epoch.
+        first_step: the training steps done before this epoch.
+        images: int64 [steps], pictures seen since the start, after each step.
+        statistics: float32 [steps, 5], a row per step, columns as in ``step.STATISTICS``.
+        samples: uint8 [N, H, W, C], pictures of the fixed latents after this epoch.
+        step_samples: the same after every ``train.sample_every_steps``-th step of it, by step.
+        quality: what the judge says of the generator after this epoch; ``None`` where it was
+            not asked.
+    """
+
+    number: int
+    first_step: int
+    images: NDArray[np.int64]
+    statistics: NDArray[np.float32]
+    samples: NDArray[np.uint8]
+    step_samples: dict[int, NDArray[np.uint8]]
+    quality: float | None = None
+
+    @property
+    def images_seen(self) -> int:
+        """Pictures that this epoch learned from."""
+        return int(self.images[-1]) // self.number
+
+    @property
+    def measured(self) -> dict[int, list[float]]:
+        """A point of the curve of quality, by epoch; none where it was not measured."""
+        return {} if self.quality is None else {self.number: [self.quality]}
+
+
+class DivergedError(AtelierError):
+    """Losses or weights are no numbers any more."""
 
 
 class History:
     """The statistics of every step so far."""
 
     def __init__(self) -> None:
-        self._epochs: list[Epoch] = []
+        self._epochs: list[EpochResult] = []
 
-    def add(self, epoch: Epoch) -> None:
+    def add(self, epoch: EpochResult) -> None:
         """Append an epoch; its pictures are not kept."""
-        self._epochs.append(replace(epoch, samples=epoch.samples[:0], between={}))
+        self._epochs.append(replace(epoch, samples=epoch.samples[:0], step_samples={}))
 
     def write(self, steps: Path, qualities: Path) -> None:
         """Write two tables as CSV.

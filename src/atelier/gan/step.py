@@ -7,18 +7,23 @@ from functools import partial
 import torch
 from torch import Tensor, nn, optim
 
-from atelier.gan.augment import mirrored, mixing, seen
-from atelier.gan.gan import Gan
-from atelier.gan.generate import labels_of
-from atelier.gan.losses import discriminator_loss, generator_loss, mean
-from atelier.gan.penalties import one_centred, zero_centred
-from atelier.gan.precision import autocast
+from atelier.core.device import autocast
+from atelier.gan.augment import diff_augment, interpolation_weights, random_hflip
+from atelier.gan.generate import split_labels
+from atelier.gan.losses import (
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+    mean,
+    r1_penalty,
+)
+from atelier.gan.model import GAN
 
 STATISTICS = ("loss_d", "loss_g", "d_x", "d_g_z1", "d_g_z2")
 
 
 def train_step(
-    gan: Gan,
+    gan: GAN,
     real: Tensor,
     latents: Tensor,
     share: float = 1.0,
@@ -49,10 +54,10 @@ def train_step(
     settings, generator, discriminator = gan.settings, gan.generator, gan.discriminator
     computed = partial(autocast, gan.precision, real.device)
     chances = latents.new_empty(len(latents), 0) if chances is None else chances
-    view = partial(seen, kinds=settings.augment, chances=chances)
-    labels = labels_of(latents, gan.arch)
-    if settings.flip:
-        real = mirrored(real, chances)
+    view = partial(diff_augment, kinds=settings.augment, chances=chances)
+    labels = split_labels(latents, gan.arch)
+    if settings.horizontal_flip:
+        real = random_hflip(real, chances)
 
     gan.discriminator_optimizer.zero_grad(set_to_none=True)
     with computed():
@@ -64,19 +69,19 @@ def train_step(
     to_learn = loss_d
     if penalised:
         to_learn = loss_d + _penalty(gan, real_seen, fake_seen, labels, chances)
-    _learn(gan, to_learn, share, discriminator, gan.discriminator_optimizer)
+    _backward_and_step(gan, to_learn, share, discriminator, gan.discriminator_optimizer)
 
     gan.generator_optimizer.zero_grad(set_to_none=True)
     rival = None
-    with _as_it_is(discriminator):
+    with _frozen(discriminator):
         with computed():
             logits_fooled = discriminator(view(fake, look="fooled"), labels)
             if settings.loss == "relativistic":
                 rival = discriminator(view(real, look="rival"), labels)
         loss_g = generator_loss(settings.loss, logits_fooled, rival)
-        _learn(gan, loss_g, share, generator, gan.generator_optimizer)
-    if gan.average:
-        gan.average.follow(generator)
+        _backward_and_step(gan, loss_g, share, generator, gan.generator_optimizer)
+    if gan.ema:
+        gan.ema.update(generator)
 
     with torch.no_grad():
         judged = (logits_real, logits_fake, logits_fooled)
@@ -84,12 +89,12 @@ def train_step(
         statistics = torch.stack([loss_d.detach(), loss_g.detach(), *believed]).float()
         if gan.ranks.count > 1:
             statistics *= share
-            gan.ranks.add_up([statistics])
+            gan.ranks.all_reduce_sum([statistics])
         return statistics
 
 
 @contextmanager
-def _as_it_is(discriminator: nn.Module) -> Iterator[None]:
+def _frozen(discriminator: nn.Module) -> Iterator[None]:
     """The generator's step needs the gradient through the discriminator, not its weights'."""
     discriminator.requires_grad_(False)
     try:
@@ -99,7 +104,7 @@ def _as_it_is(discriminator: nn.Module) -> Iterator[None]:
 
 
 def _penalty(
-    gan: Gan, real: Tensor, fake: Tensor, labels: Tensor | None, chances: Tensor
+    gan: GAN, real: Tensor, fake: Tensor, labels: Tensor | None, chances: Tensor
 ) -> Tensor:
     """All penalties that are asked for, by their weights.
 
@@ -109,17 +114,17 @@ def _penalty(
     settings, critic = gan.settings, partial(gan.discriminator, labels=labels)
     total = real.new_zeros(())
     if settings.r1:
-        total = total + settings.r1 * zero_centred(critic, real)
+        total = total + settings.r1 * r1_penalty(critic, real)
     if settings.r2:
-        total = total + settings.r2 * zero_centred(critic, fake)
+        total = total + settings.r2 * r1_penalty(critic, fake)
     if settings.gradient_penalty:
-        between = one_centred(critic, real, fake, mixing(chances))
+        between = gradient_penalty(critic, real, fake, interpolation_weights(chances))
         total = total + settings.gradient_penalty * between
-    return total * settings.penalty_every
+    return total * settings.penalty_interval
 
 
-def _learn(
-    gan: Gan, loss: Tensor, share: float, network: nn.Module, optimizer: optim.Optimizer
+def _backward_and_step(
+    gan: GAN, loss: Tensor, share: float, network: nn.Module, optimizer: optim.Optimizer
 ) -> None:
     """Update a network by the loss over the batch of all processes, of which this is a share.
 
@@ -128,9 +133,9 @@ def _learn(
     """
     if gan.ranks.count > 1:
         (share * loss).backward()
-        gan.ranks.add_up(p.grad for p in network.parameters() if p.grad is not None)
+        gan.ranks.all_reduce_sum(p.grad for p in network.parameters() if p.grad is not None)
     else:
         loss.backward()
-    if gan.settings.clip:
-        nn.utils.clip_grad_norm_(network.parameters(), gan.settings.clip)
+    if gan.settings.grad_clip:
+        nn.utils.clip_grad_norm_(network.parameters(), gan.settings.grad_clip)
     optimizer.step()

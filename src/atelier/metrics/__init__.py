@@ -1,1 +1,1 @@
-"""How good the generated pictures are."""
+"""Quality metrics of generated images."""

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atelier.checkpoints import Checkpoints
+from atelier.core.checkpoints import Checkpoints
 from atelier.metrics.features import Extractor
 
-_KEPT = 20
-_CODE = ("features.py", "learned.py")
+_MAX_FILES = 20
+_CODE = ("features.py", "extractors.py")
 
 
 class FeatureCache:
@@ -35,14 +35,14 @@ class FeatureCache:
         if self._folder is None:
             return extractor(pictures, device)
         files, name = Checkpoints(self._folder), _name(extractor, pictures, device)
-        kept = files.kept(name) or {}
+        kept = files.load_part(name) or {}
         if "features" not in kept:
             kept = {"features": extractor(pictures, device)}
             with suppress(OSError):
-                files.keep(name, kept)
+                files.save_part(name, kept)
         with suppress(OSError):
             os.utime(self._folder / f"{name}.safetensors")
-            _forget(self._folder)
+            _remove_old(self._folder)
         return kept["features"]
 
 
@@ -60,7 +60,7 @@ def _name(extractor: Extractor, pictures: NDArray[np.uint8], device: torch.devic
     return digest.hexdigest()
 
 
-def _forget(folder: Path) -> None:
+def _remove_old(folder: Path) -> None:
     files = sorted(folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
-    for old in files[:-_KEPT]:
+    for old in files[:-_MAX_FILES]:
         old.unlink(missing_ok=True)

@@ -10,26 +10,36 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atelier.core.progress import Progress, ProgressCallback, silent
+from atelier.core.settings import EvaluateSettings
 from atelier.metrics.cache import FeatureCache
-from atelier.metrics.diversity import diversity
+from atelier.metrics.distances import (
+    MIN_IMAGES_FOR_KID,
+    RELIABLE_KID_IMAGES,
+    Kid,
+    compute_kid,
+    diversity,
+    frechet_distance,
+    sliced_wasserstein,
+)
 from atelier.metrics.extractors import WEIGHTS, build_extractor
-from atelier.metrics.features import FEWEST_FOR_SCALE, Extractor, Scale
-from atelier.metrics.fid import frechet_distance
-from atelier.metrics.kid import CERTAIN_FROM, FEWEST_PICTURES, Kid, kernel_distance
-from atelier.metrics.messages import count_of, more_real_images
-from atelier.metrics.neighbours import (
-    NEIGHBOURS,
+from atelier.metrics.features import MIN_IMAGES_TO_STANDARDIZE, Extractor, Standardizer
+from atelier.metrics.neighbors import (
+    NEIGHBORS,
+    PRDC,
     Nearest,
-    Overlap,
     expected_memorised,
     memorised,
-    nearest,
-    overlap,
+    nearest_pairs,
+    precision_recall_density_coverage,
 )
-from atelier.metrics.real_pictures import FEWEST, Pictures, RealPictures
-from atelier.metrics.swd import sliced_wasserstein
-from atelier.progress import Progress, Report, silent
-from atelier.settings import EvaluateSettings
+from atelier.metrics.reference import (
+    MIN_REAL_IMAGES,
+    Images,
+    RealImages,
+    count_text,
+    too_few_images_message,
+)
 
 
 @dataclass(frozen=True)
@@ -40,14 +50,14 @@ class Scores:
         kid: kernel distance of the features; less is better. Like all numbers of features, it is
             absent as well if too few training images give these a scale.
         fid: Fréchet distance of the features; less is better.
-        overlap: precision, recall, density and coverage; more is better.
+        prdc: precision, recall, density and coverage; more is better.
         swd: sliced Wasserstein distance x 1,000 by scale in pixels; less is better.
         diversity: mean structural difference between two of the images.
     """
 
     kid: Kid | None
     fid: float | None
-    overlap: Overlap | None
+    prdc: PRDC | None
     swd: dict[int, float]
     diversity: float | None
 
@@ -57,7 +67,7 @@ class Scores:
             "kid": self.kid and self.kid.value,
             "kid_error": self.kid and self.kid.error,
             "fid": self.fid,
-            **(vars(self.overlap) if self.overlap else {}),
+            **(vars(self.prdc) if self.prdc else {}),
             "swd": sum(self.swd.values()) / len(self.swd) if self.swd else None,
             "diversity": self.diversity,
         }
@@ -88,7 +98,7 @@ class Evaluation:
     memorised: float | None
     real_memorised: float | None
     nearest: Nearest
-    training: Pictures
+    training: Images
     measured_with: dict[str, str | int]
     notes: tuple[str, ...]
 
@@ -114,7 +124,7 @@ class Evaluation:
             for size, real in sorted(self.other_real.swd.items())
         ]
 
-    def closest(self, count: int) -> tuple[NDArray[np.int64], Pictures]:
+    def closest(self, count: int) -> tuple[NDArray[np.int64], Images]:
         """Return the generated images that are nearest to the training, the nearest first.
 
         Returns:
@@ -124,12 +134,12 @@ class Evaluation:
         places = self.nearest.distance.argsort(stable=True)[:count].numpy()
         found = self.training[self.nearest.place[places].numpy()]
         mirrored = self.nearest.mirrored[places].numpy()
-        found[mirrored] = _mirrored(found[mirrored])
+        found[mirrored] = _or_mirrored(found[mirrored])
         return places, found
 
 
 @dataclass(frozen=True)
-class _Look:
+class _FeatureView:
     """An extractor with the scale of its features.
 
     Attributes:
@@ -143,7 +153,7 @@ class _Look:
     extractor: Extractor
     device: torch.device
     cache: FeatureCache
-    scale: Scale
+    scale: Standardizer
     scaled_by: int
 
     @property
@@ -151,20 +161,20 @@ class _Look:
         """True if enough images give the scale, so that features can be compared."""
         return self.extractor.has_scale(self.scaled_by)
 
-    def real(self, images: Pictures) -> Tensor:
+    def real(self, images: Images) -> Tensor:
         """Return the features of real images, [N, D]."""
         if not len(images):
             return torch.empty(0, 0)
         return self.scale(self.cache.features(self.extractor, images, self.device))
 
-    def generated(self, images: Pictures) -> Tensor:
+    def generated(self, images: Images) -> Tensor:
         """Return the features of generated images, [N, D]."""
         return self.scale(self.extractor(images, self.device))
 
 
 @dataclass(frozen=True)
 class _RealFeatures:
-    """Features of each set of :class:`RealPictures`, [N, D]."""
+    """Features of each set of :class:`RealImages`, [N, D]."""
 
     reference: Tensor
     searched: Tensor
@@ -173,12 +183,12 @@ class _RealFeatures:
 
 def evaluate(
     settings: EvaluateSettings,
-    training: Pictures,
-    test: Pictures,
-    generated: Pictures,
+    training: Images,
+    test: Images,
+    generated: Images,
     device: torch.device,
-    report: Report = silent,
-    epochs: Mapping[int, Pictures] | None = None,
+    report: ProgressCallback = silent,
+    epochs: Mapping[int, Images] | None = None,
     cache: FeatureCache | None = None,
     weights: Path = WEIGHTS,
 ) -> Evaluation:
@@ -201,9 +211,9 @@ def evaluate(
     Raises:
         AtelierError: weights cannot be had.
     """
-    real = RealPictures.draw(settings, training, test)
+    real = RealImages.sample(settings, training, test)
     if settings.reference == "test":
-        generated = generated[: max(len(real.reference), FEWEST)]
+        generated = generated[: max(len(real.reference), MIN_REAL_IMAGES)]
     report(Progress(0, 4, "features of real images"))
     extractor = build_extractor(settings.features, settings.seed, weights)
     look, features = _real_features(real, training, extractor, device, cache or FeatureCache())
@@ -213,8 +223,8 @@ def evaluate(
     report(Progress(2, 4, "other real images"))
     of_others = _score(real, features.reference, real.other, features.other, settings.seed, look)
     report(Progress(3, 4, "nearest training images"))
-    found = nearest(made, features.searched).or_mirrored(
-        nearest(look.generated(_mirrored(generated)), features.searched)
+    found = nearest_pairs(made, features.searched).or_mirrored(
+        nearest_pairs(look.generated(_or_mirrored(generated)), features.searched)
     )
     unseen = _nearest_of_unseen(settings, real, training, features, look)
     available = len(test) if real.unseen else len(training) // 3
@@ -237,19 +247,19 @@ def evaluate(
 
 
 def _real_features(
-    real: RealPictures,
-    training: Pictures,
+    real: RealImages,
+    training: Images,
     extractor: Extractor,
     device: torch.device,
     cache: FeatureCache,
-) -> tuple[_Look, _RealFeatures]:
+) -> tuple[_FeatureView, _RealFeatures]:
     """Extract the features of real images, those of no image twice, and scale all by some."""
     compares_training = real.reference is training
     images = training if compares_training else training[real.searched]
     features = cache.features(extractor, images, device)
     rows = torch.from_numpy(real.searched)
     scaling = (features[rows] if compares_training else features)[real.scaling]
-    look = _Look(extractor, device, cache, extractor.scale(scaling), len(scaling))
+    look = _FeatureView(extractor, device, cache, extractor.scale(scaling), len(scaling))
     features = look.scale(features)
     if compares_training:
         return look, _RealFeatures(features, features[rows], look.real(real.other))
@@ -259,12 +269,12 @@ def _real_features(
 
 
 def _score(
-    real: RealPictures,
+    real: RealImages,
     reference: Tensor,
-    images: Pictures,
+    images: Images,
     features: Tensor,
     seed: int,
-    look: _Look,
+    look: _FeatureView,
 ) -> Scores:
     """Compute those numbers that there are enough images for."""
     fewest = min(len(reference), len(features))
@@ -272,29 +282,33 @@ def _score(
     # Both sets need the same number of patches; the images are spread evenly over the larger set.
     rows = np.linspace(0, max(0, len(real.reference) - 1), fewest).astype(np.int64)
     return Scores(
-        kid=kernel_distance(reference, features) if comparable >= FEWEST_PICTURES else None,
+        kid=compute_kid(reference, features) if comparable >= MIN_IMAGES_FOR_KID else None,
         fid=frechet_distance(reference, features) if comparable >= 2 else None,
-        overlap=overlap(reference, features) if comparable > NEIGHBOURS else None,
+        prdc=precision_recall_density_coverage(reference, features)
+        if comparable > NEIGHBORS
+        else None,
         swd=sliced_wasserstein(real.reference[rows], images[:fewest], seed) if fewest else {},
         diversity=diversity(images, seed) if len(images) >= 2 else None,
     )
 
 
-def _kid_by_epoch(epochs: Mapping[int, Pictures], reference: Tensor, look: _Look) -> dict[int, Kid]:
+def _kid_by_epoch(
+    epochs: Mapping[int, Images], reference: Tensor, look: _FeatureView
+) -> dict[int, Kid]:
     """Compute the KID of each epoch's samples, if there are enough."""
     return {
-        number: kernel_distance(reference, look.generated(samples))
+        number: compute_kid(reference, look.generated(samples))
         for number, samples in epochs.items()
-        if look.is_scaled and min(len(samples), len(reference)) >= FEWEST_PICTURES
+        if look.is_scaled and min(len(samples), len(reference)) >= MIN_IMAGES_FOR_KID
     }
 
 
 def _nearest_of_unseen(
     settings: EvaluateSettings,
-    real: RealPictures,
-    training: Pictures,
+    real: RealImages,
+    training: Images,
     features: _RealFeatures,
-    look: _Look,
+    look: _FeatureView,
 ) -> Nearest | None:
     """Find the nearest training image of each real one that the training did not see, if any.
 
@@ -310,16 +324,16 @@ def _nearest_of_unseen(
         is_searched = True
     if not look.is_scaled or not len(images) or len(features.searched) <= is_searched:
         return None
-    mirrored = nearest(look.real(_mirrored(images)), features.searched, is_searched)
-    return nearest(its_features, features.searched, is_searched).or_mirrored(mirrored)
+    mirrored = nearest_pairs(look.real(_or_mirrored(images)), features.searched, is_searched)
+    return nearest_pairs(its_features, features.searched, is_searched).or_mirrored(mirrored)
 
 
-def _mirrored(images: Pictures) -> Pictures:
+def _or_mirrored(images: Images) -> Images:
     return np.ascontiguousarray(images[:, :, ::-1])
 
 
 def _measured_with(
-    settings: EvaluateSettings, real: RealPictures, generated: int
+    settings: EvaluateSettings, real: RealImages, generated: int
 ) -> dict[str, str | int]:
     return {
         "features": settings.features,
@@ -329,12 +343,12 @@ def _measured_with(
         "reference_images": len(real.reference),
         "other_images": len(real.other),
         "searched": len(real.searched),
-        "neighbours": NEIGHBOURS,
+        "neighbours": NEIGHBORS,
     }
 
 
 def _notes_on_reference(
-    settings: EvaluateSettings, real: RealPictures, kid: Kid | None, test: int, available: int
+    settings: EvaluateSettings, real: RealImages, kid: Kid | None, test: int, available: int
 ) -> list[str]:
     """Return a sentence if the real images are few, and one if they are not those of the test set.
 
@@ -346,52 +360,54 @@ def _notes_on_reference(
         available: images that the reference is chosen from.
     """
     notes, count = [], len(real.reference)
-    if kid and count < CERTAIN_FROM:
+    if kid and count < RELIABLE_KID_IMAGES:
         more = "add images"
         if settings.reference == "test":
-            more = more_real_images(settings.samples, "evaluate.samples", available, "convert.test")
+            more = too_few_images_message(
+                settings.samples, "evaluate.samples", available, "convert.test_fraction"
+            )
         notes.append(
             f"KID is {kid.value:.3g} ± {kid.error:.2g}: it is compared with"
-            f" {count_of(count, 'real image')}, and below {CERTAIN_FROM} its standard error is"
+            f" {count_text(count, 'real image')}, and below {RELIABLE_KID_IMAGES} its standard error is"
             f" large; {more}"
         )
     if settings.reference == "test" and not real.unseen:
         notes.append(
-            f"generated images are compared with {count_of(count, 'training image')}: the test"
-            f" set has {count_of(test, 'image')}, and {FEWEST} are needed; raise convert.test or"
+            f"generated images are compared with {count_text(count, 'training image')}: the test"
+            f" set has {count_text(test, 'image')}, and {MIN_REAL_IMAGES} are needed; raise convert.test_fraction or"
             " add images"
         )
     return notes
 
 
 def _notes_on_absent(
-    scores: Scores, real: RealPictures, generated: int, has_memorised: bool, look: _Look
+    scores: Scores, real: RealImages, generated: int, has_memorised: bool, look: _FeatureView
 ) -> list[str]:
     """Return a sentence for each cause that prevents numbers."""
     notes, neighbours = [], "precision, recall, density, coverage"
     if not look.is_scaled:
         notes.append(
             f"kid, fid, {neighbours}, memorised and the KID of epochs: left out, because the scale"
-            f" of the features comes from {count_of(look.scaled_by, 'training image')}, and"
-            f" {FEWEST_FOR_SCALE} are needed; add images"
+            f" of the features comes from {count_text(look.scaled_by, 'training image')}, and"
+            f" {MIN_IMAGES_TO_STANDARDIZE} are needed; add images"
         )
     absent = {"swd": not scores.swd, "diversity": scores.diversity is None}
     if look.is_scaled:
         absent |= {
             "kid": scores.kid is None,
             "fid": scores.fid is None,
-            neighbours: scores.overlap is None,
+            neighbours: scores.prdc is None,
             "memorised": not has_memorised,
         }
     if names := ", ".join(name for name, is_absent in absent.items() if is_absent):
         notes.append(
-            f"{names}: left out, because {count_of(len(real.reference), 'real image')} to compare"
-            f" with and {count_of(generated, 'generated image')} are too few; add images"
+            f"{names}: left out, because {count_text(len(real.reference), 'real image')} to compare"
+            f" with and {count_text(generated, 'generated image')} are too few; add images"
         )
     return notes
 
 
-def spread(epochs: Mapping[int, Pictures], count: int) -> dict[int, Pictures]:
+def spread(epochs: Mapping[int, Images], count: int) -> dict[int, Images]:
     """Choose ``count`` epochs at even distances, the last among them; all if there are fewer."""
     numbers = sorted(epochs)
     if count >= len(numbers):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 _WIDTHS = (64, 128, 256)
 _PIXELS = 2**18  # looked at together; bounds the memory
-FEWEST_FOR_SCALE = 30  # real images; the deviations of fewer are too uncertain
-_LEAST_DEVIATION = 0.1  # of the features' mean deviation
+MIN_IMAGES_TO_STANDARDIZE = 30  # real images; the deviations of fewer are too uncertain
+_MIN_DEVIATION = 0.1  # of the features' mean deviation
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class Extractor:
     Attributes:
         network: maps float [B, 3, H, W] in [-1, 1] to [B, D].
         identity: tells it, with its weights, from all others.
-        side: what it enlarges pictures to, in pixels; 0: nothing.
+        input_size: what it enlarges pictures to, in pixels; 0: nothing.
         calibrated: whether its features are compared as they are, so that the numbers are those
             of the literature. Those of other networks are standardised first.
     """
 
     network: nn.Module
     identity: str
-    side: int = 0
+    input_size: int = 0
     calibrated: bool = False
 
     @torch.inference_mode()
@@ -39,14 +39,14 @@ class Extractor:
             device: where to compute.
         """
         network = self.network.to(device)
-        together = max(1, _PIXELS // max(self.side, *pictures.shape[1:3]) ** 2)
+        together = max(1, _PIXELS // max(self.input_size, *pictures.shape[1:3]) ** 2)
         batches = []
         for start in range(0, len(pictures), together):
-            part = as_tensor(pictures[start : start + together]).to(device)
+            part = to_float_tensor(pictures[start : start + together]).to(device)
             batches.append(network(part.expand(-1, 3, -1, -1)).float().cpu())
         return torch.cat(batches)
 
-    def scale(self, real: Tensor) -> "Scale":
+    def scale(self, real: Tensor) -> "Standardizer":
         """Choose the scale that features are compared on, by those of real pictures, [N, D].
 
         The pictures must be in neither of the sets that are compared. The scale of one of them
@@ -54,8 +54,8 @@ class Extractor:
         for sets of the same distribution. Features stay as they are if there are too few.
         """
         if self.calibrated or not self.has_scale(len(real)):
-            return Scale(torch.zeros(()), torch.ones(()))
-        return Scale.of(real)
+            return Standardizer(torch.zeros(()), torch.ones(()))
+        return Standardizer.of(real)
 
     def has_scale(self, count: int) -> bool:
         """Return true if features can be compared on the scale of so many real images.
@@ -64,18 +64,18 @@ class Extractor:
         drawn shapes, whose expectation is 0, had a standard deviation of 6,500 on the scale of 3
         images, 24 of 6, 3.2 of 15, 0.6 of 30 and 0.2 of 200.
         """
-        return self.calibrated or count >= FEWEST_FOR_SCALE
+        return self.calibrated or count >= MIN_IMAGES_TO_STANDARDIZE
 
 
 @dataclass(frozen=True)
-class Scale:
+class Standardizer:
     """Features are compared after taking ``mean`` and dividing by ``deviation``, both [D]."""
 
     mean: Tensor
     deviation: Tensor
 
     @classmethod
-    def of(cls, real: Tensor) -> "Scale":
+    def of(cls, real: Tensor) -> "Standardizer":
         """Standardise by real features, [N, D], since most networks' have no scale of their own.
 
         A deviation counts as a tenth of the mean one at least: a feature that is silent for
@@ -85,7 +85,7 @@ class Scale:
             real: N at least 2, for the deviation.
         """
         mean, deviation = real.mean(dim=0), real.std(dim=0)
-        least = max(_LEAST_DEVIATION * float(deviation.mean()), 1e-6)
+        least = max(_MIN_DEVIATION * float(deviation.mean()), 1e-6)
         return cls(mean, deviation.clamp_min(least))
 
     def __call__(self, features: Tensor) -> Tensor:
@@ -125,6 +125,6 @@ class RandomFeatures(nn.Module):
         return features
 
 
-def as_tensor(pictures: NDArray[np.uint8]) -> Tensor:
+def to_float_tensor(pictures: NDArray[np.uint8]) -> Tensor:
     """Turn uint8 [N, H, W, C] into float32 [N, C, H, W] in [-1, 1]."""
     return torch.tensor(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1)

@@ -1,1 +1,1 @@
-"""Neural style transfer: a picture's content, painted with another picture's textures."""
+"""Neural style transfer."""

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from atelier.settings import StylizeSettings
-from atelier.style.look import Look
-from atelier.style.paint import deepest
-from atelier.style.paintings import vgg_of
-from atelier.style.scales import legs
-from atelier.style.scene import Scene, Subject
+from atelier.core.settings import StylizeSettings
+from atelier.style.batch import load_vgg
+from atelier.style.objective import Style
+from atelier.style.problem import ScaledProblem, StyleJob
+from atelier.style.pyramid import levels
+from atelier.style.transfer import deepest
 
 _SIDE = 128  # pixels of the measured image
 _OVERHEAD = 1.3  # the optimizer and the larger images' memory traffic, measured
@@ -31,16 +31,18 @@ def estimate_seconds(
         weights: the folder of files that ``settings.weights`` may name.
         device: where it will run.
     """
-    from atelier.style.objective import at_precision
+    from atelier.style.objective import cast_vgg
 
-    vgg = at_precision(vgg_of(settings, weights).to(device), settings, device)
+    vgg = cast_vgg(load_vgg(settings, weights).to(device), settings, device)
     image = torch.rand(1, 3, _SIDE, _SIDE, generator=torch.Generator().manual_seed(0)).to(device)
     plain = settings.model_copy(update={"keep_colors": "none", "style_masks": []})
-    scene = Scene(Subject(image, (Look((image,)),)), plain, vgg[: deepest(settings) + 1], None)
+    scene = ScaledProblem(
+        StyleJob(image, (Style((image,)),)), plain, vgg[: deepest(settings) + 1], None
+    )
     seconds = []
     for _ in range(3):  # the first one allocates
         begin = time.perf_counter()
-        _, losses, _ = scene.eye.gradient(image, scene.goal, plain)
+        _, losses, _ = scene.objective.loss_and_gradient(image, scene.targets, plain)
         next(iter(losses.values())).sum().item()  # waits for the device
         seconds.append(time.perf_counter() - begin)
     pixels = evaluated_pixels(settings, shapes)
@@ -57,7 +59,7 @@ def evaluated_pixels(settings: StylizeSettings, shapes: Sequence[tuple[int, int]
     pixels = 0
     for shape in shapes:
         done = 0
-        for leg in legs(settings, *shape):
-            pixels += (leg.until - done) * leg.height * leg.width
-            done = leg.until
+        for leg in levels(settings, *shape):
+            pixels += (leg.end_iteration - done) * leg.height * leg.width
+            done = leg.end_iteration
     return pixels

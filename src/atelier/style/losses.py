@@ -18,7 +18,7 @@ from torch import Tensor
 StyleLoss = Literal["gram", "moments"]
 
 # Products of bfloat16 are rounded: of so many parts of a picture, whose sum is float32.
-_PRODUCTS = 16
+_MATRIX_DTYPES = 16
 
 
 def gram_matrix(features: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def gram_matrix(features: Tensor) -> Tensor:
     return flat @ flat.mT / flat.shape[2]
 
 
-def texture(
+def style_statistics(
     features: Tensor, kind: StyleLoss, mask: Tensor | None = None, places: Tensor | None = None
 ) -> Tensor:
     """Return what :func:`style_loss` compares: means over places, and with a mask under it.
@@ -58,7 +58,7 @@ def texture(
     weighed = features if mask is None else features * mask.sqrt().to(features.dtype)
     means = gram_matrix(weighed)
     if kind == "moments":
-        sums = _summable(features if mask is None else features * mask.to(features.dtype))
+        sums = _accumulation_dtype(features if mask is None else features * mask.to(features.dtype))
         means = torch.cat([means, sums.mean((2, 3))[..., None]], dim=2)
     if places is None and mask is not None:
         places = mask.sum((1, 2, 3))
@@ -67,7 +67,7 @@ def texture(
 
 def content_loss(features: Tensor, target: Tensor) -> Tensor:
     """Return the mean squared difference of two feature maps ``[B, C, H, W]``, for each ``[B]``."""
-    return _mean_square(_summable(features), _summable(target))
+    return _mean_square(_accumulation_dtype(features), _accumulation_dtype(target))
 
 
 def style_loss(found: Tensor, target: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def style_loss(found: Tensor, target: Tensor) -> Tensor:
     normalization"; Li et al. 2017, "Universal style transfer via feature transforms").
 
     Args:
-        found: of the paintings, from :func:`texture`.
+        found: of the paintings, from :func:`style_statistics`.
         target: of the style, likewise, for all ``[1, ...]`` or for each painting.
     """
     if found.shape[1] == found.shape[2]:
@@ -109,7 +109,7 @@ class _RoundedGram(torch.autograd.Function):
         """Products of parts of the picture, summed in float32."""
         ctx.save_for_backward(features)
         rows = features.permute(0, 2, 3, 1).flatten(1, 2)
-        parts = rows.unflatten(1, (math.gcd(rows.shape[1], _PRODUCTS), -1))
+        parts = rows.unflatten(1, (math.gcd(rows.shape[1], _MATRIX_DTYPES), -1))
         products: Tensor = parts.mT @ parts
         return products.sum(1, dtype=torch.float32) / rows.shape[1]
 
@@ -135,5 +135,5 @@ def _mean_square(values: Tensor, target: Tensor) -> Tensor:
     return (values - target).square().flatten(1).mean(1)
 
 
-def _summable(features: Tensor) -> Tensor:
+def _accumulation_dtype(features: Tensor) -> Tensor:
     return features.float() if features.dtype == torch.bfloat16 else features

@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atelier.errors import AtelierError
-from atelier.vgg19_caffe import VGG19_CAFFE, vgg19_caffe
-from atelier.weights_files import fetch_weights, read_weights
+from atelier.core.errors import AtelierError
+from atelier.core.pretrained import VGG19_CAFFE, fetch_weights, read_weights, vgg19_caffe
 
 SETTING = "stylize.weights"
 Pooling = Literal["max", "average", "l2"]
@@ -29,7 +28,7 @@ _CHANNELS_OF_BLOCKS = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _CAFFE_MEAN_BGR = (0.40760392, 0.45795686, 0.48501961)
-_TINY = 1e-8
+_EPSILON = 1e-8
 
 
 def build_vgg19(
@@ -58,22 +57,22 @@ def build_vgg19(
         AtelierError: the weights cannot be had, cannot be read or belong to another network.
     """
     # Without storage first: torch would fill it from the global generator, for nothing.
-    vgg = outline(pooling, deepest, padding).to_empty(device="cpu")
+    vgg = vgg19_on_meta(pooling, deepest, padding).to_empty(device="cpu")
     if weights == "random":
         _randomize(vgg, torch.Generator().manual_seed(seed))
     elif weights == "imagenet":
         from torchvision.models import VGG19_Weights  # 3 s that other weights need not wait
 
         path = fetch_weights(VGG19_Weights.IMAGENET1K_V1.url, SETTING)
-        _load(vgg, read_weights(path, SETTING), str(path))
+        _load_weights(vgg, read_weights(path, SETTING), str(path))
     elif weights == VGG19_CAFFE:
-        _load(vgg, vgg19_caffe(SETTING), weights)
+        _load_weights(vgg, vgg19_caffe(SETTING), weights)
     else:
-        _load(vgg, read_weights(Path(weights), SETTING), weights)
+        _load_weights(vgg, read_weights(Path(weights), SETTING), weights)
     return vgg.requires_grad_(False).eval()
 
 
-def outline(pooling: Pooling, deepest: int, padding: Padding = "zeros") -> nn.Sequential:
+def vgg19_on_meta(pooling: Pooling, deepest: int, padding: Padding = "zeros") -> nn.Sequential:
     """VGG19's features up to the layer ``deepest``, without any weights."""
     with torch.device("meta"):
         return nn.Sequential(*_layers(pooling, padding)[: deepest + 1])
@@ -131,7 +130,7 @@ def stride(layers: Iterable[nn.Module]) -> int:
     return int(2 ** sum(not isinstance(layer, nn.Conv2d | nn.ReLU) for layer in layers))
 
 
-def reach(layers: Iterable[nn.Module]) -> int:
+def receptive_radius(layers: Iterable[nn.Module]) -> int:
     """Pixels to either side that a place of the last of ``layers`` sees, at most."""
     seen, apart = 0, 1
     for layer in layers:
@@ -163,7 +162,7 @@ class L2Pool(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Halve height and width of ``[B, C, H, W]``."""
         # Where all is 0 the root alone would have an infinite gradient.
-        return (F.avg_pool2d(features.square(), 2) + _TINY).sqrt()
+        return (F.avg_pool2d(features.square(), 2) + _EPSILON).sqrt()
 
 
 def _layers(pooling: Pooling, padding: Padding) -> list[nn.Module]:
@@ -191,7 +190,7 @@ def _randomize(vgg: nn.Sequential, generator: torch.Generator) -> None:
             nn.init.zeros_(parameter)
 
 
-def _load(vgg: nn.Sequential, stored: Mapping[str, Any], source: str) -> None:
+def _load_weights(vgg: nn.Sequential, stored: Mapping[str, Any], source: str) -> None:
     """Copy the weights of every layer of ``vgg``; ``stored`` may hold more."""
     in_caffe = _names_in_caffe()
     for name, parameter in vgg.named_parameters():

@@ -1,1 +1,1 @@
-"""The only folder that knows MLflow and DVC: what a run was given, said and made."""
+"""Tracking of runs. Of the packages below `stages`, only this one imports MLflow and DVC."""

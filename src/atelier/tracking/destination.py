@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from atelier.errors import AtelierError
-from atelier.tracking.values import shown
+from atelier.core.errors import AtelierError
+from atelier.tracking.redact import redact_urls
 
 PROJECT = "project"  # by this word, not by its path: a project may be moved
 _FILE = "store.txt"
@@ -28,7 +28,7 @@ def present(root: Path) -> str:
     own = root.resolve() / "mlflow.db"
     if address.startswith("sqlite:") and Path(address.partition(":///")[2]) == own:
         return PROJECT
-    address = shown(address)
+    address = redact_urls(address)
     with suppress(ValueError):
         parts = urlsplit(address)
         if parts.scheme in ("http", "https"):
@@ -59,7 +59,7 @@ def recorded(execution: Path) -> str | None:
     return None
 
 
-def refuse_other_store(execution: Path, root: Path) -> None:
+def require_same_store(execution: Path, root: Path) -> None:
     """Raise unless the present store is the one that an execution was started with.
 
     Raises:

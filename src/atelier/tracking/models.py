@@ -3,14 +3,25 @@
 import hashlib
 import importlib
 import math
-from collections.abc import Iterator, Mapping
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from atelier.core.errors import AtelierError
 from atelier.tracking import mlflow_names
-from atelier.tracking.answers import ContentError, exists_already, own_content, refuses_access
-from atelier.tracking.store import asked_by_default
+from atelier.tracking.mlflow_errors import (
+    ContentError,
+    as_content_error,
+    exists_already,
+    is_access_denied,
+)
+from atelier.tracking.pipeline_run import stages_of
+from atelier.tracking.store import as_default_store, short_message
 from atelier.tracking.uploads import MissingFileError
 
 if TYPE_CHECKING:
@@ -18,7 +29,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
-    from atelier.tracking.pipeline import Log
+    from atelier.tracking.pipeline_run import RunLog
 
 NAME = "generator"
 GENERATOR = "models/generator.safetensors"
@@ -48,7 +59,7 @@ def log_model(client: "MlflowClient", run: str, file: Path, loader: str) -> None
     module, _, function = loader.partition(":")
     if not module.startswith(_PACKAGE):
         raise ContentError(f"{loader} is no loader of this package")
-    with own_content():
+    with as_content_error():
         network, example, about = getattr(importlib.import_module(module), function)(file)
         with torch.inference_mode():
             pictures = network(torch.from_numpy(example)).numpy()
@@ -56,7 +67,7 @@ def log_model(client: "MlflowClient", run: str, file: Path, loader: str) -> None
         client.get_run(run).info.experiment_id, name=NAME, source_run_id=run
     )
     flavor = _RecordingFlavor()
-    with asked_by_default(client):
+    with as_default_store(client):
         Model.log(
             artifact_path=None,
             flavor=flavor,
@@ -110,7 +121,7 @@ def _is_logged(client: "MlflowClient", run: str) -> bool:
         try:
             client.delete_logged_model(model.model_id)
         except Exception as error:  # a team's server lets only some users delete
-            if not refuses_access(error):
+            if not is_access_denied(error):
                 raise
     return len(ours) > len(incomplete)
 
@@ -137,15 +148,15 @@ def _files(client: "MlflowClient", model: str, folder: str | None = None) -> Ite
             yield file.path
 
 
-def judge_model(
-    client: "MlflowClient", evaluate: Mapping[str, Any], evaluation: str, log: "Log"
+def log_evaluation(
+    client: "MlflowClient", evaluate: Mapping[str, Any], evaluation: str, log: "RunLog"
 ) -> None:
     """Attach the numbers of an evaluation to the model that it judged.
 
     Args:
         client: where to.
         evaluate: what DVC recorded of the stage ``evaluate``, see
-            :func:`atelier.tracking.pipeline.tell_pipeline`.
+            :func:`atelier.tracking.pipeline_run.complete_parent_run`.
         evaluation: id of the stage's run.
         log: how to log to a run.
     """
@@ -213,7 +224,7 @@ def _register(
     same = [v for v in versions if v.tags.get(_CONTENT) == model.tags[_CONTENT]]
     mine = next((v for v in (*same, *versions) if v in same or v.source == source), None)
     if mine is None:
-        with asked_by_default(client):  # where it looks the model up, whatever its own store is
+        with as_default_store(client):  # where it looks the model up, whatever its own store is
             mine = client.create_model_version(
                 name,
                 source=source,
@@ -244,3 +255,107 @@ def _kid(version: "ModelVersion") -> float:
 def _public(package: str) -> str:
     """A package's version without the part that names a build, such as ``+cpu``."""
     return version(package).partition("+")[0]
+
+
+if TYPE_CHECKING:
+    from mlflow.models import Model
+    from mlflow.tracking import MlflowClient
+    from torch import Tensor
+
+_RUN = re.compile(r"[0-9a-f]{32}")
+_MODEL = re.compile(r"models:/\S+")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A logged generator, on the CPU.
+
+    Attributes:
+        network: [B, inputs] float32 to pictures [B, C, H, W] in [-1, 1].
+        inputs: how many numbers it takes for a picture, by its signature.
+        about: its architecture; empty where the model was logged without.
+    """
+
+    network: "Callable[[Tensor], Tensor]"
+    inputs: int
+    about: Mapping[str, Any]
+
+
+def is_reference(wanted: str) -> bool:
+    """Whether this names something that MLflow keeps: a run's id, or ``models:/...``."""
+    return bool(_RUN.fullmatch(wanted) or _MODEL.fullmatch(wanted))
+
+
+def load_model(wanted: str, client: "MlflowClient | None") -> LoadedModel:
+    """Load a generator from MLflow.
+
+    Args:
+        wanted: the id of a run, of a training or of a pipeline that has one; or an address such
+            as ``models:/faces@champion``, ``models:/faces/1`` or ``models:/m-0123...``.
+        client: MLflow's store; ``None`` where there is none.
+
+    Raises:
+        AtelierError: there is no such run or model, it is no generator, or MLflow does not answer.
+    """
+    if client is None:
+        raise AtelierError(
+            f"there is no MLflow store here to ask for {wanted}; give a file, such as"
+            " models/generator.safetensors, or set MLFLOW_TRACKING_URI."
+        )
+    try:
+        address = wanted if _MODEL.fullmatch(wanted) else _of_run(wanted, client)
+        return _loaded(address, client)
+    except AtelierError:
+        raise
+    except Exception as error:  # whatever MLflow raises of what it does not know or cannot reach
+        raise AtelierError(
+            f"MLflow gives no generator for {wanted} ({short_message(error).rstrip('.')}); `make ui`"
+            " shows its runs and models."
+        ) from None
+
+
+def _of_run(run: str, client: "MlflowClient") -> str:
+    """The address of the model that a run logged, or the training of the run's pipeline."""
+    found = client.get_run(run)
+    trained = stages_of(client, run).get("train")
+    restored = found.data.tags.get("restored.train", "unknown")
+    maker = trained or (found if restored == "unknown" else client.get_run(restored))
+    for info in (found.info, maker.info):  # the maker's experiment may be another one
+        models = client.search_logged_models(
+            [info.experiment_id], f"source_run_id = '{info.run_id}'", max_results=20
+        )
+        # An interrupted upload may have left a model that is not complete.
+        complete = [model for model in models if is_complete(model)] or models[:1]
+        if complete:
+            return f"models:/{complete[0].model_id}"
+    raise AtelierError(
+        f"the run {run} ({found.info.run_name}) logged no generator; give the run of a train stage"
+        " or of a pipeline."
+    )
+
+
+def _loaded(address: str, client: "MlflowClient") -> LoadedModel:
+    # The model may be anybody's: only what cannot execute on loading is loaded.
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+    from mlflow.models import Model
+
+    # A copy that goes again: MLflow writes into the folder, and leaves what it fetched.
+    with TemporaryDirectory(prefix="atelier-model-") as place, as_default_store(client):
+        folder = mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=place)
+        model = Model.load(folder)
+        if "pytorch" not in model.flavors or model.flavors["pytorch"].get("code"):
+            raise AtelierError(f"{address} is no generator that this program logged.")
+        inputs = _inputs(model)
+        if not inputs:
+            raise AtelierError(f"{address} takes no latents, by its signature ({model.signature}).")
+        network = mlflow.pytorch.load_model(folder)
+    return LoadedModel(network, inputs, (model.metadata or {}).get(ABOUT, {}))
+
+
+def _inputs(model: "Model") -> int:
+    """How many numbers a model takes for a picture; 0 where it takes something else."""
+    inputs = model.signature.inputs.inputs if model.signature else []
+    shape: Sequence[int] = inputs[0].shape if len(inputs) == 1 and inputs[0].name is None else ()
+    return max(shape[1], 0) if len(shape) == 2 else 0

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from atelier.errors import AtelierError
+from atelier.core.errors import AtelierError
 
 # The folders that hold outputs of dvc.yaml, and the outputs that are folders themselves.
 PARENTS = ("data", "data/inputs", "data/listing", "metrics", "plots")

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from atelier.tracking.workspace import PRIVATE
+from atelier.tracking.environment import PRIVATE
 
 _REPORTED = "refused-reported"
 
@@ -62,7 +62,7 @@ def read(root: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def unreported(root: Path) -> list[dict[str, Any]]:
+def unreported_rejections(root: Path) -> list[dict[str, Any]]:
     """Return what was rejected since the last call of this function."""
     lines, marker = read(root), root / PRIVATE / _REPORTED
     reported = 0

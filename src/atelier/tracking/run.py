@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atelier.tracking import mlflow_names
-from atelier.tracking.journal import Journal, now
-from atelier.tracking.unfinished import Unfinished
-from atelier.tracking.values import numbers
+from atelier.tracking.outbox import Outbox, now
+from atelier.tracking.redact import numbers
+from atelier.tracking.run_state import ResumeDir
 
 if TYPE_CHECKING:
-    from atelier.checkpoints import Checkpoints
+    from atelier.core.checkpoints import Checkpoints
 
 
 class Run:
@@ -27,13 +27,13 @@ class Run:
     harm the work: a journal that cannot be written is given up with one warning.
     """
 
-    def __init__(self, journal: Journal | None, unfinished: Unfinished | None = None) -> None:
+    def __init__(self, journal: Outbox | None, unfinished: ResumeDir | None = None) -> None:
         self._journal = journal
         self._unfinished = unfinished
         self._warnings: list[str] = []
         self._began = self._told = now()
 
-    def curves(
+    def log_steps(
         self, first_step: int, names: Sequence[str], rows: NDArray[np.float32], images: int = 0
     ) -> None:
         """Log points of curves: a row per step, a column per name.
@@ -59,21 +59,21 @@ class Run:
         if images:
             self._points(["images_per_second"], [(points[-1][0], end, [images / seconds])])
 
-    def series(self, names: Sequence[str], rows: Mapping[int, Sequence[float]]) -> None:
+    def log_metrics(self, names: Sequence[str], rows: Mapping[int, Sequence[float]]) -> None:
         """Log points of curves that have steps of their own, as epochs: a row by step."""
         at = now()
         self._points(names, [(step, at, list(row)) for step, row in rows.items()])
 
-    def usage(self, values: Mapping[str, float]) -> None:
+    def log_system(self, values: Mapping[str, float]) -> None:
         """Log how busy the machine is; the steps are seconds since the run began."""
         at = now()
         self._points(list(values), [((at - self._began) // 1000, at, list(values.values()))])
 
-    def summary(self, values: Mapping[str, Any]) -> None:
+    def log_summary(self, values: Mapping[str, Any]) -> None:
         """Log final numbers, also on the pipeline's run; words and lists are left out."""
-        self._say(lambda journal: journal.write("summary", values=numbers(values)))
+        self._write_entry(lambda journal: journal.write("summary", values=numbers(values)))
 
-    def pictures(self, key: str, pixels: NDArray[np.uint8], step: int, columns: int = 0) -> None:
+    def log_images(self, key: str, pixels: NDArray[np.uint8], step: int, columns: int = 0) -> None:
         """Log pictures as one sheet of a series that has a step slider.
 
         Args:
@@ -84,26 +84,28 @@ class Run:
         """
         from PIL import Image
 
-        def tell(journal: Journal) -> None:
+        def tell(journal: Outbox) -> None:
             name = mlflow_names.image_key(key).replace("/", "~")
             file = journal.folder / f"{name}-{step:08d}.png"
             Image.fromarray(sheet(pixels, columns)).save(file, compress_level=1)
             journal.write("picture", key=key, step=step, file=file.name)
 
-        self._say(tell)
+        self._write_entry(tell)
 
-    def artifact(self, path: Path, folder: str = "") -> None:
+    def log_artifact(self, path: Path, folder: str = "") -> None:
         """Log a file, or every file of a folder, under ``folder`` among the run's artifacts."""
         if path.is_dir():
             for file in sorted(file for file in path.rglob("*") if file.is_file()):
-                self.artifact(file, str(Path(folder or path.name, file.relative_to(path)).parent))
+                self.log_artifact(
+                    file, str(Path(folder or path.name, file.relative_to(path)).parent)
+                )
             return
         if self._can_be_kept(path):
-            self._say(
-                lambda journal: journal.write("artifact", file=journal.keep(path), folder=folder)
+            self._write_entry(
+                lambda journal: journal.write("artifact", file=journal.attach(path), folder=folder)
             )
 
-    def model(self, path: Path, loader: str) -> None:
+    def log_model(self, path: Path, loader: str) -> None:
         """Log a network's file as an MLflow model named ``generator``.
 
         Args:
@@ -114,13 +116,13 @@ class Run:
                 calls it.
         """
         if self._can_be_kept(path):
-            self._say(
-                lambda journal: journal.write("model", file=journal.keep(path), loader=loader)
+            self._write_entry(
+                lambda journal: journal.write("model", file=journal.attach(path), loader=loader)
             )
 
-    def note(self, **tags: str) -> None:
+    def set_tags(self, **tags: str) -> None:
         """Log tags that are known only now."""
-        self._say(lambda journal: journal.write("tags", tags=tags))
+        self._write_entry(lambda journal: journal.write("tags", tags=tags))
 
     def warn(self, *troubles: str) -> None:
         """Print each sentence as a warning; a tag of the run holds all different ones in order."""
@@ -130,21 +132,21 @@ class Run:
             is_full = len(" ".join(self._warnings)) > mlflow_names.TAG_LENGTH
             if trouble not in self._warnings and not is_full:
                 self._warnings.append(trouble)
-                self.note(warning=" ".join(self._warnings))
+                self.set_tags(warning=" ".join(self._warnings))
 
     @contextmanager
-    def resumable(self) -> "Iterator[tuple[Checkpoints, Callable[[], bool]]]":
+    def checkpointing(self) -> "Iterator[tuple[Checkpoints, Callable[[], bool]]]":
         """Yield where to keep checkpoints, and what says that the work should save and end."""
         if self._unfinished is None:
             raise ValueError("only a stage that runs has a place for checkpoints")
         name = self._journal.folder.name if self._journal else ""
         with self._unfinished.checkpoints(name) as checkpoints:
-            yield checkpoints, self._unfinished.stop_asked
+            yield checkpoints, self._unfinished.stop_requested
 
     def end(self, status: str) -> None:
         """Log the outcome and close the journal."""
-        self._say(lambda journal: journal.write("end", status=status))
-        self._say(lambda journal: journal.close())
+        self._write_entry(lambda journal: journal.write("end", status=status))
+        self._write_entry(lambda journal: journal.close())
 
     def _can_be_kept(self, path: Path) -> bool:
         """Return whether a file can be read; else warn, and the rest of the run is logged."""
@@ -160,9 +162,9 @@ class Run:
         """Log (step, milliseconds, values), where there are any, for the curves ``names``."""
         if not points:
             return
-        self._say(lambda journal: journal.write("metrics", names=list(names), rows=points))
+        self._write_entry(lambda journal: journal.write("metrics", names=list(names), rows=points))
 
-    def _say(self, tell: Callable[[Journal], None]) -> None:
+    def _write_entry(self, tell: Callable[[Outbox], None]) -> None:
         journal = self._journal
         if journal is None:
             return

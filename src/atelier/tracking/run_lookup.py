@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from atelier.tracking import mlflow_names
-from atelier.tracking.answers import refuses_access
+from atelier.tracking.mlflow_errors import is_access_denied
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -87,13 +87,13 @@ def _delete_if_empty(client: "MlflowClient", run: "Run", tag: str) -> None:
     try:
         client.delete_run(run_id)
     except Exception as error:
-        if not refuses_access(error):
+        if not is_access_denied(error):
             raise
         try:
             client.delete_tag(run_id, tag)
         except Exception as also:
             # The run stays as it is; a lookup prefers the one that holds something.
-            if not refuses_access(also):
+            if not is_access_denied(also):
                 raise
 
 

@@ -1,6 +1,7 @@
 """Running a stage script: settings in, work done, run logged, faults told in a sentence."""
 
 import errno
+import logging
 import os
 import signal
 import subprocess
@@ -13,22 +14,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from atelier import settings as settings_module
-from atelier.errors import AtelierError, PeerGoneError, lacks_memory
-from atelier.input_files import check_named, link_named
-from atelier.launch import by_torchrun, rank, torchrun
-from atelier.paths import refuse_lost_experiment
-from atelier.settings import Settings
-from atelier.tracking import fingerprint, preflight, rejected
-from atelier.tracking.backlog import waiting
-from atelier.tracking.fingerprint import Fingerprint
-from atelier.tracking.journal import Journal, note_start, problem
-from atelier.tracking.restore import restore_outputs
-from atelier.tracking.run import Run
-from atelier.tracking.system import sampled
-from atelier.tracking.unfinished import ENDINGS, Unfinished, forget_committed, heard
-from atelier.tracking.values import counted, flat, shown
-from atelier.tracking.workspace import (
+from atelier.core import settings as settings_module
+from atelier.core.errors import AtelierError, PeerLostError, is_out_of_memory
+from atelier.core.paths import check_named, link_named, reject_lost_experiment
+from atelier.core.settings import Settings
+from atelier.core.torchrun import rank, runs_under_torchrun, torchrun
+from atelier.tracking import preflight, rejected, run_state
+from atelier.tracking.environment import (
     Process,
     dvc_process,
     experiment_tags,
@@ -37,8 +29,36 @@ from atelier.tracking.workspace import (
     owner_tags,
     private_folder,
     repository_root,
+    sampling,
     uncommitted,
 )
+from atelier.tracking.outbox import Outbox, pending, problem, record_start
+from atelier.tracking.redact import count_text, flat, redact_urls
+from atelier.tracking.run import Run
+from atelier.tracking.run_state import (
+    STOP_SIGNALS,
+    Fingerprint,
+    ResumeDir,
+    handled_signals,
+    remove_committed,
+)
+
+
+def restore_outputs(stage: str) -> None:
+    """Link a stage's outputs back from DVC's cache, as ``dvc.lock`` records them.
+
+    DVC deletes a stage's outputs before it runs the stage, and a stage may have replaced some
+    of them when it fails. Outputs that were never made, or are no more in the cache, are left
+    as they are.
+    """
+    from dvc.repo import Repo
+
+    logging.getLogger("dvc").setLevel(logging.CRITICAL)  # what is not there is no news here
+    with Repo(str(Path.cwd())) as repo:
+        for output in repo.stage.load_one(name=stage).outs:
+            if output.hash_info and not output.changed_cache():
+                output.checkout(force=True)
+
 
 _INTERRUPTED = 130
 _NOT_WRITABLE = (
@@ -48,10 +68,10 @@ _NOT_WRITABLE = (
 # What takes most of the memory.
 _SMALLER = {
     "convert": "convert.max_megapixels or runtime.workers",
-    "train": "train.batch_size, or the networks' train.generator_width",
+    "train": "train.batch_size, or the networks' train.generator_channels",
     "evaluate": "evaluate.samples",
-    "render": "render.tile",
-    "stylize": "stylize.picture_size or stylize.count",
+    "render": "render.tile_pixels",
+    "stylize": "stylize.image_size or stylize.generated_count",
 }
 
 
@@ -76,25 +96,25 @@ def run_stage(
         prepare: changes the stage's own dependencies before their fingerprint is taken.
     """
     if rank() > 0:
-        sys.exit(_follow(name, main))
-    for ending in heard():
+        sys.exit(_follow_rank0(name, main))
+    for ending in handled_signals():
         signal.signal(ending, signal.default_int_handler)
     try:
         preflight.check()
         _prepare(name, prepare)
-        before = fingerprint.take(name)
+        before = run_state.capture(name)
         settings = settings_module.load()
         code = 0
-        if parallel and not by_torchrun() and settings.runtime.launcher != "python":
+        if parallel and not runs_under_torchrun() and settings.runtime.launcher != "python":
             code = _launch(name, settings.runtime.launcher)
         else:
             with _run(name, settings, before, logged and settings.tracking.enabled) as run:
                 main(settings, run)
-                fingerprint.refuse_changes(before, name)
+                run_state.verify_unchanged(before, name)
     except BaseException as error:  # every way to fail puts the outputs back
-        for ending in ENDINGS:  # which takes a second, and should not be cut short
+        for ending in STOP_SIGNALS:  # which takes a second, and should not be cut short
             signal.signal(ending, signal.SIG_IGN)
-        code, sentence = _verdict(error, name)
+        code, sentence = _exit_code_and_message(error, name)
         print(sentence, file=sys.stderr, flush=True)
         _restore(_stage_in_dvc(name))
     sys.exit(code)
@@ -103,7 +123,7 @@ def run_stage(
 def _prepare(name: str, prepare: Callable[[Settings], None] | None) -> None:
     """Bring the stage's dependencies to where it reads them, before their fingerprint is taken."""
     settings = settings_module.load()
-    refuse_lost_experiment()
+    reject_lost_experiment()
     link_named(settings, name)
     check_named(settings, name)
     if prepare:
@@ -119,23 +139,23 @@ def _launch(name: str, launcher: str) -> int:
     return code
 
 
-def _follow(name: str, main: Callable[[Settings, Run], None]) -> int:
+def _follow_rank0(name: str, main: Callable[[Settings, Run], None]) -> int:
     """Be one of a training's processes but not its first, which alone writes, logs and is told."""
-    for ending in ENDINGS:
+    for ending in STOP_SIGNALS:
         # The first process saves before it ends, and needs this one until then.
         signal.signal(ending, signal.SIG_IGN)
     try:
         main(settings_module.load(), Run(None))
-    except PeerGoneError:
+    except PeerLostError:
         return 1
     except Exception as error:
-        code, sentence = _verdict(error, name)
+        code, sentence = _exit_code_and_message(error, name)
         print(sentence, file=sys.stderr, flush=True)
         return code
     return 0
 
 
-def _verdict(error: BaseException, stage: str) -> tuple[int, str]:
+def _exit_code_and_message(error: BaseException, stage: str) -> tuple[int, str]:
     """The exit code for a failure, and what to tell the user."""
     if isinstance(error, AtelierError):
         return 1, f"ERROR: {error}"
@@ -153,7 +173,7 @@ def _verdict(error: BaseException, stage: str) -> tuple[int, str]:
             f"ERROR: {place} cannot be read or written ({error.strerror}); change its permissions,"
             " or move what stands in its way, and run again."
         )
-    if lacks_memory(error):
+    if is_out_of_memory(error):
         smaller = _SMALLER.get(stage, "runtime.workers")
         return 1, f"ERROR: the memory is too small for {stage}; make {smaller} smaller."
     return 1, "".join(traceback.format_exception(error))
@@ -178,35 +198,37 @@ def _restore(name: str) -> None:
 def _run(name: str, settings: Settings, before: Fingerprint | None, logged: bool) -> Iterator[Run]:
     """Open a run, end it with the outcome, and wait a while for its delivery."""
     pipeline, private = dvc_process(), private_folder(repository_root())
-    forget_committed(private)
-    unfinished = Unfinished(private, name, before, settings.runtime.device, pipeline)
-    journal = _journal(name, settings, pipeline, unfinished.journal) if logged else None
+    remove_committed(private)
+    unfinished = ResumeDir(private, name, before, settings.runtime.device, pipeline)
+    journal = _open_outbox(name, settings, pipeline, unfinished.journal) if logged else None
     run = Run(journal, unfinished)
     try:
-        with sampled(run.usage) if journal else nullcontext():
+        with sampling(run.log_system) if journal else nullcontext():
             yield run
     except BaseException as error:
         run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         if journal:
             with suppress(Exception):  # the first fault is the one to tell
-                _say_what_is_left(repository_root(), journal.folder, waited=False)
+                _warn_about_pending(repository_root(), journal.folder, waited=False)
         raise
     run.end("FINISHED")
     if journal and pipeline:
-        _wait(repository_root(), journal.folder, settings.tracking.wait_seconds)
+        _wait_for_delivery(
+            repository_root(), journal.folder, settings.tracking.delivery_timeout_seconds
+        )
     elif journal:
         # By hand, one does not wait for it: its deliverer goes on alone.
         with suppress(OSError):
-            _say_what_is_left(repository_root(), journal.folder, waited=False)
+            _warn_about_pending(repository_root(), journal.folder, waited=False)
 
 
-def _journal(
+def _open_outbox(
     name: str, settings: Settings, pipeline: Process | None, continues: str
-) -> Journal | None:
+) -> Outbox | None:
     """Open a journal and have it delivered; a run that cannot be logged runs all the same."""
     root = repository_root()
     process = pipeline or Process.of(os.getpid())
-    parameters = {key: shown(value) for key, value in flat(settings.model_dump()).items()}
+    parameters = {key: redact_urls(value) for key, value in flat(settings.model_dump()).items()}
     try:
         about: dict[str, Any] = {
             "experiment": settings.tracking.experiment,
@@ -220,13 +242,13 @@ def _journal(
             | owner_tags(root)
             | {"mlflow.source.name": f"stages/{name}.py"},
         }
-        journal = Journal(private_folder(root), process, name, continues=continues, **about)
+        journal = Outbox(private_folder(root), process, name, continues=continues, **about)
         if pipeline:
-            note_start(journal.folder.parent, about)
+            record_start(journal.folder.parent, about)
         patch = uncommitted()
         if patch:
             journal.write("text", name="uncommitted.patch", text=patch)
-        _start_deliverer(root, process)
+        _start_worker(root, process)
     except Exception as error:  # of the disk, of git, of another version: the work goes on
         print(
             f"WARNING: this run is not logged ({error}); its results are not touched by that.",
@@ -240,7 +262,7 @@ def _pipeline_name() -> str:
     return os.environ.get("DVC_EXP_NAME") or f"{datetime.now():%m-%d %H:%M:%S} repro"
 
 
-def _start_deliverer(root: Path, process: Process) -> None:
+def _start_worker(root: Path, process: Process) -> None:
     """Start a deliverer beside the work; it leaves at once where one serves already."""
     here, source = Path(__file__).parents[2], root / "src"
     # A session of its own: Ctrl-C in the terminal must not keep it from its work.
@@ -248,7 +270,7 @@ def _start_deliverer(root: Path, process: Process) -> None:
         [
             sys.executable,
             "-m",
-            "atelier.tracking.deliver",
+            "atelier.tracking.worker",
             *(str(root), str(process.pid), process.started),
         ],
         stdin=subprocess.DEVNULL,
@@ -261,7 +283,7 @@ def _start_deliverer(root: Path, process: Process) -> None:
     )
 
 
-def _wait(root: Path, journal: Path, seconds: float) -> None:
+def _wait_for_delivery(root: Path, journal: Path, seconds: float) -> None:
     """Wait until a journal is delivered, delivery fails, the time is up, or the user stops it.
 
     Then say what waits and what was rejected, also of earlier executions.
@@ -271,10 +293,10 @@ def _wait(root: Path, journal: Path, seconds: float) -> None:
         while journal.exists() and not problem(journal.parent) and time.monotonic() < end:
             time.sleep(0.05)
     with suppress(OSError):  # the work is done; nothing that is only said may fail it
-        _say_what_is_left(root, journal, waited=True)
+        _warn_about_pending(root, journal, waited=True)
 
 
-def _say_what_is_left(root: Path, journal: Path, waited: bool) -> None:
+def _warn_about_pending(root: Path, journal: Path, waited: bool) -> None:
     """Say what of this and of earlier stages waits, and what was rejected.
 
     Args:
@@ -283,7 +305,7 @@ def _say_what_is_left(root: Path, journal: Path, waited: bool) -> None:
         waited: whether its delivery had time; without, its entries are told only if there was
             trouble.
     """
-    left, trouble = waiting(root), problem(journal.parent)
+    left, trouble = pending(root), problem(journal.parent)
     mine = sum(each.entries for each in left if each.journal == journal)
     siblings = [each for each in left if each.journal.parent == journal.parent]
     earlier = sum(each.entries for each in siblings if each.journal.name < journal.name)
@@ -303,9 +325,9 @@ def _say_what_is_left(root: Path, journal: Path, waited: bool) -> None:
             " to MLflow yet; `atelier sync` delivers them or says why not.",
             file=sys.stderr,
         )
-    if lines := rejected.unreported(root):
+    if lines := rejected.unreported_rejections(root):
         print(f"WARNING: {rejected.summary(lines)}.", file=sys.stderr)
 
 
 def _entries(number: int) -> str:
-    return counted(number, "entry", "entries")
+    return count_text(number, "entry", "entries")

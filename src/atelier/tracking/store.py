@@ -1,19 +1,134 @@
 """Where runs go: MLflow's store, the same wherever a stage runs."""
 
 import fcntl
+import json
 import os
+import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from io import IOBase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from atelier.errors import AtelierError
+from atelier.core.errors import AtelierError
 from atelier.tracking import mlflow_names
-from atelier.tracking.http_limits import DeadlineExceededError, deadline, limit_requests
-from atelier.tracking.values import shown
+from atelier.tracking.redact import redact_urls
+
+if TYPE_CHECKING:
+    from requests import Response
+
+_SECONDS = 30.0
+_MIN_BYTES_PER_SECOND = 50_000  # bytes a second, for an upload
+_MOVED = (301, 302, 303)  # such a redirect turns a request that writes into one that reads
+
+
+class DeadlineExceededError(Exception):
+    """Raised if something took longer than its deadline allows."""
+
+
+class _DeadlineError(BaseException):
+    """Not an ``Exception``: a library that handles those must not take it for its own."""
+
+
+def limit_requests() -> None:
+    """Have all of MLflow's requests to a tracking server limited, in this process."""
+    from mlflow.utils import rest_utils
+    from requests.exceptions import Timeout
+
+    name = "_get_http_response_with_retries"  # all requests pass it
+    send: Any = getattr(rest_utils, name)
+    if getattr(send, "limited", False):
+        return
+
+    def limited(method: str, url: str, *_retries: Any, **options: Any) -> "Response":
+        options["respect_retry_after_header"] = False
+        try:
+            with deadline(_allowed(options)):
+                response: Response = send(method, url, 0, 0, 0, frozenset(), False, **options)
+        except DeadlineExceededError as error:
+            raise Timeout(str(error)) from None
+        _reject_redirect(method, url, response, bool(options.get("stream")))
+        return response
+
+    limited.limited = True  # type: ignore[attr-defined]
+    setattr(rest_utils, name, limited)
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Raise :class:`DeadlineExceededError` if the body takes longer; only in the main thread.
+
+    A signal interrupts a read that never ends, which no check between two reads can.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def expire(_number: int, _frame: Any) -> None:
+        raise _DeadlineError
+
+    # An outer deadline that ends earlier holds, too.
+    left, _ = signal.getitimer(signal.ITIMER_REAL)
+    seconds = min(seconds, left or seconds)
+    began = time.monotonic()
+    handler = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except _DeadlineError:
+        raise DeadlineExceededError(f"no complete answer within {seconds:.0f} s") from None
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+        if left:
+            rest = left - (time.monotonic() - began)
+            signal.setitimer(signal.ITIMER_REAL, max(rest, 0.001))
+
+
+def _allowed(options: dict[str, Any]) -> float:
+    """Return the seconds that a request may take, by its timeout and the size of its file."""
+    timeout = options.get("timeout")
+    seconds = min(_SECONDS, 3.0 * timeout) if isinstance(timeout, (int, float)) else _SECONDS
+    data = options.get("data")
+    size = os.fstat(data.fileno()).st_size if isinstance(data, IOBase) else 0
+    return float(seconds + size / _MIN_BYTES_PER_SECOND)
+
+
+def _reject_redirect(method: str, url: str, response: "Response", stream: bool) -> None:
+    """Raise if an answer cannot be MLflow's, although its status says that all is well.
+
+    Raises:
+        requests.ConnectionError: a login page, an empty body, a redirect that lost the request.
+    """
+    from requests.exceptions import ConnectionError as NoAnswerError
+
+    moved = [answer for answer in response.history if answer.status_code in _MOVED]
+    if method.upper() != "GET" and moved:
+        place = redact_urls(moved[0].headers.get("Location", "another address"))
+        raise NoAnswerError(f"foreign answer: the server redirects to {place}")
+    if 300 <= response.status_code < 400:
+        raise NoAnswerError(f"foreign answer: the server redirects ({response.status_code})")
+    downloads = method.upper() == "GET" and "/mlflow-artifacts/artifacts/" in url
+    ours = "/mlflow/" in url or "/mlflow-artifacts/" in url
+    uploads = method.upper() == "PUT" and "/mlflow-artifacts/artifacts/" in url
+    if response.status_code != 200 or stream or downloads or not ours:
+        return
+    if uploads and not response.content:
+        return  # MLflow's own answer is empty, too; the caller verifies the file
+    try:
+        is_object = isinstance(json.loads(response.content), dict)
+    except ValueError:
+        is_object = False
+    if not is_object:
+        what = "an empty answer" if not response.content.strip() else "no JSON"
+        raise NoAnswerError(f"foreign answer: {what} where MLflow sends JSON")
+
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -31,7 +146,7 @@ _OPEN_SECONDS = 60.0
 # Longer than another process may take to open a store.
 _LOCK_SECONDS = 90.0
 _POLL_SECONDS = 0.1
-_HOW = "set it to an address such as http://host:5000"
+_ADVICE = "set it to an address such as http://host:5000"
 
 
 class StoreError(AtelierError):
@@ -95,12 +210,12 @@ def quiet_environment() -> None:
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ["MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER"] = "false"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    if not _elsewhere():
+    if not _remote_uri():
         # A database that could be opened for reading only stays so until it is opened again.
         os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
 
 
-def follow_move(database: Path) -> None:
+def relocate_artifacts(database: Path) -> None:
     """Point the runs of a moved or copied project to their files beside ``database``.
 
     MLflow notes every run's files by their full path. Where the project lies elsewhere now it
@@ -137,7 +252,7 @@ def open_store(root: Path, experiment: str) -> "tuple[MlflowClient, str]":
     absolute, so that runs of temporary copies land in the main project.
     """
     experiment = mlflow_names.experiment_name(experiment)
-    location = None if _elsewhere() else (root / "mlruns" / experiment).as_uri()
+    location = None if _remote_uri() else (root / "mlruns" / experiment).as_uri()
     with _store_locked(root), _bounded():
         client = _client(root)
         return client, _experiment(client, experiment, location)
@@ -146,14 +261,14 @@ def open_store(root: Path, experiment: str) -> "tuple[MlflowClient, str]":
 @contextmanager
 def _bounded() -> Iterator[None]:
     """End an attempt to open a store elsewhere; MLflow asks a dead database for minutes."""
-    if _elsewhere() is None:
+    if _remote_uri() is None:
         yield
         return
     try:
         with deadline(_OPEN_SECONDS):
             yield
     except DeadlineExceededError as error:
-        raise StoreError(f"no answer from {shown(_elsewhere())} ({error})") from None
+        raise StoreError(f"no answer from {redact_urls(_remote_uri())} ({error})") from None
 
 
 def _experiment(client: "MlflowClient", name: str, location: str | None) -> str:
@@ -180,20 +295,20 @@ def _experiment(client: "MlflowClient", name: str, location: str | None) -> str:
 
 def _checked_id(number: str) -> str:
     if not number:
-        where = shown(_elsewhere() or "the store")
+        where = redact_urls(_remote_uri() or "the store")
         raise StoreError(f"{where} answers, but not as an MLflow server; check the address")
     return str(number)
 
 
 @contextmanager
-def asked_by_default(client: "MlflowClient") -> Iterator[None]:
+def as_default_store(client: "MlflowClient") -> Iterator[None]:
     """Have MLflow's functions that take no client ask this client's store.
 
     MLflow notes that in the environment, where it would be taken for the user's wish afterwards.
     """
     import mlflow
 
-    before = _elsewhere()
+    before = _remote_uri()
     mlflow.set_tracking_uri(client.tracking_uri)
     try:
         yield
@@ -201,37 +316,37 @@ def asked_by_default(client: "MlflowClient") -> Iterator[None]:
         mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None takes it back
 
 
-def in_short(error: Exception) -> str:
+def short_message(error: Exception) -> str:
     """What went wrong with MLflow, without the long tail of a failed request."""
     lines = str(error).splitlines() or [""]
     # The database's own words may stand below SQLAlchemy's.
     first = next((line for line in lines if line.startswith("(sqlite3.")), lines[0])
-    address = shown(_elsewhere() or "it")
+    address = redact_urls(_remote_uri() or "it")
     if "foreign answer: " in first:
         return f"{address} does not answer as an MLflow server: {first.split('answer: ')[1]}"[:200]
     if "failed with timeout exception" in first:
         return f"no answer from {address} in time"
     if "Max retries exceeded" in first or "failed with exception" in first:
         return f"no answer from {address}"
-    first = shown(first)  # a server's words may repeat an address with a password
+    first = redact_urls(first)  # a server's words may repeat an address with a password
     return first if isinstance(error, AtelierError) else f"{type(error).__name__}: {first}"[:200]
 
 
 def existing_store(root: Path) -> "MlflowClient | None":
     """Connect to MLflow where there is a store already; nothing is made."""
-    if not _elsewhere() and not (root / "mlflow.db").exists():
+    if not _remote_uri() and not (root / "mlflow.db").exists():
         return None
     with _store_locked(root), _bounded():
         return _client(root)
 
 
-def _elsewhere() -> str | None:
+def _remote_uri() -> str | None:
     return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or None
 
 
 def is_remote() -> bool:
     """Return whether the store is a server that is asked by HTTP."""
-    return (_elsewhere() or "").lower().startswith(("http://", "https://"))
+    return (_remote_uri() or "").lower().startswith(("http://", "https://"))
 
 
 def _client(root: Path) -> "MlflowClient":
@@ -240,9 +355,9 @@ def _client(root: Path) -> "MlflowClient":
     from mlflow.utils.file_utils import path_to_local_sqlite_uri
 
     database = root / "mlflow.db"
-    if database.exists() and not _elsewhere():
-        follow_move(database)
-    address = _elsewhere()
+    if database.exists() and not _remote_uri():
+        relocate_artifacts(database)
+    address = _remote_uri()
     if address is None:
         # With the driver's name, MLflow leaves the parent folders alone. For `sqlite:` it would
         # create them by their percent-encoded names.
@@ -251,11 +366,11 @@ def _client(root: Path) -> "MlflowClient":
     if is_remote():
         limit_requests()
         if not urlsplit(address).hostname:
-            raise StoreError(f"MLFLOW_TRACKING_URI={shown(address)} names no host; {_HOW}")
+            raise StoreError(f"MLFLOW_TRACKING_URI={redact_urls(address)} names no host; {_ADVICE}")
     try:
         return MlflowClient(tracking_uri=address)
     except MlflowException as error:
         why = str(error).splitlines()[0][:200].rstrip(".")
         raise StoreError(
-            f"MLFLOW_TRACKING_URI={shown(address)} names no MLflow store ({shown(why)}); {_HOW}"
+            f"MLFLOW_TRACKING_URI={redact_urls(address)} names no MLflow store ({redact_urls(why)}); {_ADVICE}"
         ) from None

@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 from mlflow.utils import rest_utils
 
-from atelier.tracking import delivery
+from atelier.tracking import mlflow_writer
 from atelier.tracking.store import quiet_environment
 
 from ...support.proxy import TIMEOUT_SECONDS, Proxy, proxy
@@ -54,11 +54,11 @@ def through_proxy(
         os.environ["MLFLOW_TRACKING_URI"] = team_proxy.address
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(TIMEOUT_SECONDS)
         quiet_environment()
-        monkeypatch.setattr(delivery, "_PAUSES", (0.0, 0.0))
+        monkeypatch.setattr(mlflow_writer, "_PAUSES", (0.0, 0.0))
         # Delivery replaces this function by one that limits requests; it is put back afterwards.
         function = "_get_http_response_with_retries"
         monkeypatch.setattr(rest_utils, function, getattr(rest_utils, function))
-        delivery.client_of.cache_clear()
+        mlflow_writer.client_of.cache_clear()
         (tmp_path / "project").mkdir()
         yield tmp_path / "project"
-        delivery.client_of.cache_clear()
+        mlflow_writer.client_of.cache_clear()

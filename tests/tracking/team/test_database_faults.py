@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from atelier.tracking.journal import Journal
+from atelier.tracking.environment import private_folder
+from atelier.tracking.outbox import Outbox
 from atelier.tracking.run import Run
-from atelier.tracking.workspace import private_folder
 
 from ...support.execution import (
     STAGES,
@@ -165,7 +165,7 @@ def test_entries_wait_for_one_table(
 
 def test_values_that_postgresql_refuses(through_proxy: Path, server: Server) -> None:
     odd = "a\0b\ud800\U0001f3a8" + "x" * 10_000
-    journal = Journal(
+    journal = Outbox(
         private_folder(through_proxy),
         dead_process(),
         "train",
@@ -175,8 +175,8 @@ def test_values_that_postgresql_refuses(through_proxy: Path, server: Server) -> 
         tags={"git.dirty": "false", "words": odd, "a\0b": "1"},
     )
     run = Run(journal)
-    run.summary({"kid": 2.5, "a\0b": 1.0})
-    run.note(warning=odd)
+    run.log_summary({"kid": 2.5, "a\0b": 1.0})
+    run.set_tags(warning=odd)
     journal.write("text", name="uncommitted.patch", text=odd)
     run.end("FINISHED")
     deliver(through_proxy)

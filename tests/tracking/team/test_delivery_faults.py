@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from atelier.gan.networks import build
-from atelier.gan.weights import save_network
+from atelier.gan.networks import build_networks
+from atelier.gan.serialization import save_network
 
 from ...support.architectures import SMALL
 from ...support.execution import (
@@ -150,7 +150,7 @@ def test_entries_wait_for_a_server_that_accepts_nothing(
 def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a generator as small as it can be."""
     file = tmp_path_factory.mktemp("generator") / "generator.safetensors"
-    save_network(build(SMALL, seed=1)[0], SMALL, file)
+    save_network(build_networks(SMALL, seed=1)[0], SMALL, file)
     return file
 
 

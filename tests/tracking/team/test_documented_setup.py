@@ -77,7 +77,7 @@ def test_documented_server_serves_two_colleagues(
         for name in ("anna", "ben"):
             add_user(name, port)
             project = clone(tmp_path / name, **TRACKED)
-            project.set(**{"tracking.register": "faces"})
+            project.set(**{"tracking.registered_model": "faces"})
             script = placed(work, {"anna": name, "https:": "http:"})
             *variables, repro, sync = script.splitlines()
             # One after the other, since each has a time limit of its own.

@@ -1,0 +1,1 @@
+"""Settings, files, errors and devices: modules that every other package may import."""

@@ -1,0 +1,200 @@
+"""Writing files so that nobody ever reads half of one."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from atelier.core.errors import AtelierError
+
+
+@contextmanager
+def atomic_write(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``target``; on success it becomes ``target``.
+
+    The temporary file is flushed to disk before it takes the target's name, so that
+    a power cut leaves either the old file or the whole new one. When the body raises,
+    the temporary file is removed and ``target`` is untouched. The temporary path has
+    the target's ending, because some writers choose a format by it.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".atelier-", suffix=target.suffix, dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _flush(temporary)
+        # mkstemp makes private files; an output is as readable as any other file.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+        _flush(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_replace_dir(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``target``; on success it becomes ``target``.
+
+    When the body raises, the new folder is removed and ``target`` is untouched. A kill between
+    the two renames leaves the old one under another name; the next call brings it back first.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    old = target.with_name(f".atelier-old-{target.name}")
+    started = f".atelier-new-{target.name}-"
+    abandoned = list(target.parent.glob(f"{started}*"))
+    if old.exists() and not target.exists() and abandoned:
+        os.replace(old, target)
+    for folder in (old, *abandoned):
+        shutil.rmtree(folder, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=started, dir=target.parent))
+    try:
+        yield temporary
+        os.chmod(temporary, 0o777 & ~_umask())
+        if target.exists():
+            os.replace(target, old)
+            os.replace(temporary, target)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, target)
+        _flush(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def atomic_merge_dir(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``target``; on success its files join those of ``target``.
+
+    Files of the same names are replaced, each at once. When the body raises, ``target`` is
+    untouched, and not made where it was not.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    started = f".atelier-add-{target.name}-"
+    with tempfile.TemporaryDirectory(prefix=started, dir=target.parent) as temporary:
+        yield Path(temporary)
+        target.mkdir(exist_ok=True)
+        for file in sorted(Path(temporary).iterdir()):
+            os.replace(file, target / file.name)
+        _flush(target)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write ``text`` to ``target`` as UTF-8, whole or not at all."""
+    with atomic_write(target) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Write ``value`` to ``target`` as indented JSON, whole or not at all.
+
+    Raises:
+        ValueError: the value holds a NaN or an infinity, which JSON does not know.
+    """
+    write_text(target, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_csv(target: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a header and rows to ``target`` as CSV, whole or not at all."""
+    with (
+        atomic_write(target) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    # There is no way to read the umask but to set it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class NotRegularError(AtelierError):
+    """Raised if a path names a folder, pipe, socket or device, or a file without content.
+
+    Attributes:
+        reason: what the path names instead of a file.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} cannot be read ({reason}); name a regular file.")
+        self.reason = reason
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a regular file for reading, without ever waiting.
+
+    A file of 0 bytes is refused: the system's own files (``/proc``) have this size, and may be
+    endless or wait for events.
+
+    Raises:
+        NotRegularError: the path names something else.
+        OSError: there is no such file, or it cannot be opened.
+    """
+    _check(path, os.stat(path))
+    # The path may name something else by now: a pipe would wait for a writer.
+    handle = os.open(path, _FLAGS)
+    try:
+        _check(path, os.fstat(handle))
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def check_regular(path: Path) -> None:
+    """Check a file that is opened by its path later; an empty one is accepted.
+
+    Raises:
+        NotRegularError: the path names something else than a regular file.
+        OSError: there is no such file, or it cannot be opened.
+    """
+    state = os.stat(path)
+    if state.st_size > 0:
+        return open_regular(path).close()
+    _check_kind(path, state)
+    with suppress(OSError), open(os.open(path, _FLAGS), "rb", buffering=0) as file:
+        # A fault of the disk is reported when the file is read.
+        if file.read(4096):
+            raise NotRegularError(path, "its size is unknown, as of the system's own files")
+    return None
+
+
+def _check(path: Path, state: os.stat_result) -> None:
+    _check_kind(path, state)
+    if state.st_size == 0:
+        raise NotRegularError(path, "it is empty")
+
+
+def _check_kind(path: Path, state: os.stat_result) -> None:
+    kind = stat.S_IFMT(state.st_mode)
+    if kind != stat.S_IFREG:
+        raise NotRegularError(path, f"it is {_KINDS.get(kind, 'no file')}, not a regular file")

@@ -1,0 +1,1 @@
+"""Raw images to arrays: sources, formats, decoding, conversion and splits."""

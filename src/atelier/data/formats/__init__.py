@@ -1,0 +1,1 @@
+"""Parts of image formats that Pillow does not check or convert."""

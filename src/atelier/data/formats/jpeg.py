@@ -1,0 +1,133 @@
+"""JPEG files that lack their end marker, but no pixels, and those that lack pixels, but no end."""
+
+import hashlib
+import re
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+_END = b"\xff\xd9"
+_SCAN = 0xDA
+_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
+_COEFFICIENTS = 64
+# Level of blocks without data, which libjpeg decodes without an error.
+_NO_DATA = 128
+# In image data: any marker but restarts.
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+
+
+def load_jpeg_without_end(image: Image.Image, data: bytes) -> None:
+    """Decode a JPEG that Pillow reports as truncated, if only its end marker is missing.
+
+    Given an end, the decoder would fill missing rows with grey. Whether any are missing is tested
+    by decoding with different bytes before the end: they change pixels only if pixels are missing.
+
+    Args:
+        image: the opened image, perhaps at a reduced size.
+        data: the file.
+
+    Raises:
+        OSError: pixels, or scans of a progressive JPEG, are missing.
+    """
+    # Fill bytes, or the first byte of the end marker.
+    data = data.rstrip(b"\xff")
+    if not _has_all_scans(data) or _depends_on_padding(data):
+        raise OSError("image file is truncated")
+    image.fp = BytesIO(data + _END)  # type: ignore[attr-defined]
+    image.load()
+
+
+def may_lack_blocks(image: Image.Image) -> bool:
+    """Whether the last pixel of a decoded JPEG has the level of blocks without data.
+
+    Few whole images have it there, so that only those are decoded again.
+    """
+    width, height = image.size
+    last = image.crop((width - 1, height - 1, width, height))
+    level = last.getchannel("K") if last.mode == "CMYK" else last.convert("L")
+    return abs(int(np.asarray(level)[0, 0]) - _NO_DATA) <= 1
+
+
+def reject_missing_blocks(data: bytes) -> None:
+    """Test by decoding with other bytes before the end marker whether pixels are missing.
+
+    Args:
+        data: a JPEG that Pillow decodes.
+
+    Raises:
+        OSError: pixels are missing.
+    """
+    end = _end_of_scans(data)
+    if end is not None and _depends_on_padding(data[:end], reduced=True):
+        raise OSError("image file is truncated")
+
+
+def _depends_on_padding(data: bytes, reduced: bool = False) -> bool:
+    """Whether bytes between a JPEG without its end and its end change pixels.
+
+    Args:
+        data: the file up to its end.
+        reduced: decode at an eighth of the size, which shows whether whole blocks are missing.
+    """
+    return len({_digest(data + filler + _END, reduced) for filler in _paddings()}) > 1
+
+
+def _end_of_scans(data: bytes) -> int | None:
+    """Return where the end marker is, ``None`` if segments are damaged."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == _END[0]:
+        if data[at : at + 2] == _END:
+            return at
+        kind, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
+        at += 2 + length if kind != _END[0] else 1
+        if kind == _SCAN:
+            marker = _MARKER.search(data, at)
+            if marker is None:
+                return None
+            at = marker.start()
+    return at if data[at : at + 2] == _END else None
+
+
+def _has_all_scans(data: bytes) -> bool:
+    """Whether the scans of a JPEG code every coefficient of every component to its last bit."""
+    missing: dict[int, set[int]] = {}
+    at = 2
+    while at + 4 <= len(data):
+        kind, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
+        segment = data[at + 4 : at + 2 + length]
+        at += 2 + length
+        if kind in _FRAMES:
+            missing = {segment[6 + 3 * i]: set(range(_COEFFICIENTS)) for i in range(segment[5])}
+        elif kind == _SCAN:
+            components = segment[1 : 1 + 2 * segment[0] : 2]
+            first, last, bits = segment[1 + 2 * segment[0] :][:3]
+            if bits & 15 == 0:
+                for component in components:
+                    missing[component] -= set(range(first, last + 1))
+            marker = _MARKER.search(data, at)
+            if marker is None:
+                break
+            at = marker.start()
+    return bool(missing) and not any(missing.values())
+
+
+def _paddings() -> list[bytes]:
+    """Return image data with all restart markers, for which a decoder may be waiting."""
+    rng = np.random.default_rng(0)
+    fillers = [b""]
+    for _ in range(2):
+        noise = rng.integers(0, 255, (9, 64), np.uint8)  # never the first byte of a marker
+        marks = [bytes([0xFF, 0xD0 + index]) for index in range(8)]
+        fillers.append(
+            b"".join(row.tobytes() + mark for row, mark in zip(noise, [*marks, b""], strict=True))
+        )
+    return fillers
+
+
+def _digest(data: bytes, reduced: bool) -> bytes:
+    """Return the hash of a JPEG's pixels."""
+    with Image.open(BytesIO(data), formats=["JPEG"]) as image:
+        if reduced:
+            image.draft(None, (1, 1))
+        return hashlib.sha256(image.tobytes()).digest()

@@ -1,0 +1,1 @@
+"""One module per source of raw images, and their shared download code."""

@@ -1,1 +1,0 @@
-"""Where pictures come from, and how they become one array."""

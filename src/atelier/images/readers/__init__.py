@@ -1,1 +1,0 @@
-"""One module per format of raw pictures: members in a fixed order, nothing unpacked to disk."""

@@ -1,1 +1,0 @@
-"""One module per source of raw pictures, and what they share."""
