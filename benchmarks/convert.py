@@ -102,7 +102,7 @@ def source(name: str, **values: object) -> DownloadSettings:
 def wanted(size: int) -> ConvertSettings:
     """The settings of params.yaml, with another size and, like the documents, stretched."""
     usual = load(ROOT / "params.yaml").convert
-    return usual.model_copy(update={"image_size": size, "fit": "stretch"})
+    return usual.model_copy(update={"image_size": size, "resize_mode": "stretch"})
 
 
 def speed(given: argparse.Namespace, place: Path) -> dict[str, object]:

@@ -264,9 +264,9 @@ def _merge_settings(
     section["style_masks"] = [f"mask-{number}" for number in range(masks)]
     section["style_weights"] = mix
     # Only within bounds a place can stay as it is, which the chapter's canvas knows nothing of.
-    section["bounded"] |= masks > 0 or section["keep_colors"] == "luminance"
+    section["clamp_to_range"] |= masks > 0 or section["preserve_color"] == "luminance"
     # An interrupted painting is saved as it was last seen, so that it is looked at often.
-    often = max(section["intermediates"], _FRAMES, section["iterations"] // 10)
+    often = max(section["save_intermediates"], _FRAMES, section["iterations"] // 10)
     section |= {"save_intermediates": min(often, 1000), "gif": False}
     return check({**values, "stylize": section}, "atelier stylize").stylize
 

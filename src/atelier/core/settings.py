@@ -173,7 +173,8 @@ class ConvertSettings(Section):
     def _some_are_for_training(self) -> "ConvertSettings":
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError(
-                f"validation is {self.validation_fraction} and test is {self.test_fraction}, which leaves no image"
+                f"validation_fraction is {self.validation_fraction} and test_fraction is"
+                f" {self.test_fraction}, which leaves no image"
                 " for training; set them to 0.1 each"
             )
         return self
@@ -267,7 +268,7 @@ class TrainSettings(NetworkSettings):
             )
         if self.penalty_interval > 1 and not self.has_penalty:
             raise ValueError(
-                "penalty_every has no penalty to apply; set it to 1, or one of gradient_penalty, r1"
+                "penalty_interval has no penalty to apply; set it to 1, or one of gradient_penalty, r1"
                 " and r2 above 0"
             )
         if self.has_penalty and self.network == "dcgan" and self.discriminator_norm:
@@ -280,11 +281,13 @@ class TrainSettings(NetworkSettings):
     @model_validator(mode="after")
     def _the_best_is_known(self) -> "TrainSettings":
         if self.select_model == "best" and not self.kid_every_epochs:
-            raise ValueError("keep: best needs measured epochs; set measure_every to 1 or more")
+            raise ValueError(
+                "select_model: best needs measured epochs; set kid_every_epochs to 1 or more"
+            )
         if is_file_of_weights(self.kid_features):
             # Else each new file in data/weights would make a training out of date.
             raise ValueError(
-                "measure_with takes no file of weights; set it to random, inception or a network"
+                "kid_features takes no file of weights; set it to random, inception or a network"
                 " of torchvision, and evaluate.features to the file"
             )
         return self
@@ -378,17 +381,17 @@ class StylizeSettings(Section):
             )
         if self.iterate_averaging and self.optimizer != "adam":
             raise ValueError(
-                f"average is {self.iterate_averaging}, but only adam's places are averaged; set it to 0, or"
+                f"iterate_averaging is {self.iterate_averaging}, but only adam averages; set it to 0, or"
                 " optimizer to adam with an lr of 0.02"
             )
         if self.gif and not self.save_intermediates:
             raise ValueError(
-                "film shows the intermediates, but there are 0; set intermediates to about 24"
+                "gif needs intermediate images, but save_intermediates is 0; set it to about 24"
             )
         if not self.clamp_to_range and (self.style_masks or self.preserve_color == "luminance"):
             raise ValueError(
-                "bounded is false, but style_masks and keep_colors: luminance hold the canvas"
-                " within bounds; set it to true"
+                "clamp_to_range is false, but style_masks and preserve_color: luminance need it;"
+                " set it to true"
             )
         return self
 

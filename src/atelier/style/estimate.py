@@ -35,7 +35,7 @@ def estimate_seconds(
 
     vgg = cast_vgg(load_vgg(settings, weights).to(device), settings, device)
     image = torch.rand(1, 3, _SIDE, _SIDE, generator=torch.Generator().manual_seed(0)).to(device)
-    plain = settings.model_copy(update={"keep_colors": "none", "style_masks": []})
+    plain = settings.model_copy(update={"preserve_color": "none", "style_masks": []})
     scene = ScaledProblem(
         StyleJob(image, (Style((image,)),)), plain, vgg[: deepest(settings) + 1], None
     )
