@@ -11,8 +11,13 @@ from ruamel.yaml.error import YAMLError
 
 from atelier.tracking.redact import flat, redact_urls
 
-_CODE = (".py", ".j2")
+_CODE = ("src", "stages")
 _WITHOUT_RUN_STAGES = ("watch", "evaluate_inputs", "stylize_inputs")
+
+
+def is_code(path: str) -> bool:
+    """Return True for a file or a package of the project's own code."""
+    return PurePosixPath(path).parts[:1] in [(folder,) for folder in _CODE]
 
 
 def is_logged(stage: str) -> bool:
@@ -40,7 +45,7 @@ class StageRecord:
         return {
             path: hash_
             for path, hash_ in self.inputs.items()
-            if PurePosixPath(path).suffix not in _CODE
+            if not is_code(path)
         }
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from operator import itemgetter
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -22,12 +23,11 @@ from typing import TYPE_CHECKING, Any
 from atelier.core.errors import AtelierError
 from atelier.core.paths import LISTS, read_list
 from atelier.core.settings import read_yaml
-from atelier.tracking.dvc_lock import StageRecord, read_lock
+from atelier.tracking.dvc_lock import StageRecord, is_code, read_lock
 from atelier.tracking.environment import Process, gpu_names
 from atelier.tracking.redact import flat, redact_urls
 from atelier.tracking.store import locked
 
-_CODE = (".py", ".j2")
 # Another number of threads rounds differently.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -61,9 +61,8 @@ class Fingerprint:
     def is_recorded(self, record: StageRecord) -> bool:
         """Whether DVC's record of the stage is of this very start."""
         settings = {key: redact_urls(value) for key, value in self.settings.items()}
-        files = (path for path, hash_ in record.inputs.items() if not hash_.endswith(".dir"))
         return settings == record.parameters and all(
-            self.contents.get(path) == record.inputs[path] for path in files
+            self.contents.get(path) == hash_ for path, hash_ in record.inputs.items()
         )
 
     def changes(self, settings: Mapping[str, Any], files: Mapping[str, str]) -> list[str]:
@@ -158,7 +157,7 @@ def _value(values: Any, name: str) -> Any:
 
 def _stat(path: Path) -> str:
     """Code by its content, data by where, how large and when written, so that none is read."""
-    if path.suffix in _CODE:
+    if is_code(path.as_posix()):
         return _content(path)
     told = [
         f"{file} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns}"
@@ -169,10 +168,15 @@ def _stat(path: Path) -> str:
 
 
 def _content(path: Path) -> str:
-    """A file's hash, as DVC has it; of a folder one of our own."""
+    """Return the hash of a file or folder, as DVC computes it."""
     if path.is_dir():
-        told = "\n".join(f"{file} {_content(file)}" for file in _files(path))
-        return hashlib.md5(told.encode()).hexdigest()  # noqa: S324
+        entries = [
+            {"md5": _content(file), "relpath": file.relative_to(path).as_posix()}
+            for file in _files(path)
+        ]
+        entries.sort(key=itemgetter("relpath"))
+        listing = json.dumps(entries, sort_keys=True).encode()
+        return f"{hashlib.md5(listing).hexdigest()}.dir"  # noqa: S324
     if not path.exists():
         return "missing"
     with path.open("rb") as opened:
