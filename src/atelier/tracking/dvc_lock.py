@@ -42,11 +42,7 @@ class StageRecord:
     @property
     def data(self) -> dict[str, str]:
         """The inputs that are no program code."""
-        return {
-            path: hash_
-            for path, hash_ in self.inputs.items()
-            if not is_code(path)
-        }
+        return {path: hash_ for path, hash_ in self.inputs.items() if not is_code(path)}
 
 
 def read_lock(text: str) -> dict[str, StageRecord]:
