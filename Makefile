@@ -20,7 +20,7 @@ SUPPORTED := 'import sys, sysconfig; sys.exit(not ((3, 11) <= sys.version_info[:
   and not sysconfig.get_config_var("Py_GIL_DISABLED")))'
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-all lint docs ui bench lock clean
+.PHONY: help repro test test-all lint docs ui bench gpu lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

@@ -30,7 +30,7 @@ from atelier.style.vgg import build_vgg19
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
-HELPERS = {"command"}
+HELPERS = {"command", "gpu"}  # gpu has tests of its own
 COMPARED = "name reference ours ratio limit_share"
 RATES = "limit_fp32_gigas limit_bf16_gigas limit_copy_gigas"
 DAMAGES = {
