@@ -1,4 +1,4 @@
-"""Render: montages of every epoch, a film, curves, and a report page that shows them all."""
+"""Render stage: montages, training GIF, loss curves and report page."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ RENDERS = Path("renders")
 
 
 def main(settings: Settings, run: Run) -> None:
-    """Render everything that the chain knows by now."""
+    """Render the samples, losses and metrics of the earlier stages."""
     from atelier.data.dataset import load_images
     from atelier.figures.render import render
     from atelier.gan.diagnostics import training_warnings
@@ -26,8 +26,8 @@ def main(settings: Settings, run: Run) -> None:
     metrics = {path.stem: json.loads(path.read_text("utf-8")) for path in METRICS}
     train = settings.train
     warnings = training_warnings(train.epochs, train.batch_size, len(images.pixels))
-    warnings += metrics["evaluate"].get("notes", [])  # numbers that too few images prevent
-    with progress_bar("render", "pictures", settings.runtime.progress) as report:
+    warnings += metrics["evaluate"].get("notes", [])  # metrics that need more images
+    with progress_bar("render", "images", settings.runtime.progress) as report:
         render(
             settings.render,
             samples=SAMPLES,

@@ -1,4 +1,4 @@
-"""Words on pictures: strips of lettering above or below a montage."""
+"""Captions: strips of text above or below an image."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -15,10 +15,10 @@ FONT_SIZE = 15
 
 
 def caption(text: str, width: int, height: int = CAPTION_HEIGHT) -> NDArray[np.uint8]:
-    """Set ``text`` in the middle of a strip of paper.
+    """Return a strip with ``text`` in its center.
 
     Args:
-        text: one line; lettered smaller where the strip is too narrow for it.
+        text: one line; the font shrinks if the strip is too narrow.
         width: of the strip, in pixels.
         height: of the strip, in pixels.
 
@@ -26,29 +26,29 @@ def caption(text: str, width: int, height: int = CAPTION_HEIGHT) -> NDArray[np.u
         uint8 [height, width, 3], RGB.
     """
     strip = Image.new("RGB", (width, height), BACKGROUND)
-    room = 0.94 * width / max(1.0, _font(FONT_SIZE).getlength(text))
-    font = _font(max(4, int(FONT_SIZE * min(1.0, room))))
-    middle = (width / 2, height / 2)
-    ImageDraw.Draw(strip).text(middle, text, fill=TEXT, font=font, anchor="mm")
+    scale = 0.94 * width / max(1.0, _font(FONT_SIZE).getlength(text))
+    font = _font(max(4, int(FONT_SIZE * min(1.0, scale))))
+    center = (width / 2, height / 2)
+    ImageDraw.Draw(strip).text(center, text, fill=TEXT, font=font, anchor="mm")
     return np.asarray(strip)
 
 
 def text_width(texts: Sequence[str]) -> int:
-    """How wide a strip must be for the longest of these lines at full size, in pixels."""
+    """Return the width in pixels of a strip for the longest line at full size."""
     return int(max(_font(FONT_SIZE).getlength(text) for text in texts) / 0.94) + FONT_SIZE
 
 
-def captioned(picture: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
-    """Put a strip with ``text`` under a picture, so that the words hide nothing.
+def captioned(image: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
+    """Append a caption below an image.
 
     Args:
-        picture: uint8 [H, W, 3], RGB.
+        image: uint8 [H, W, 3], RGB.
         text: one line.
 
     Returns:
-        uint8 [H + STRIP, W, 3], RGB.
+        uint8 [H + CAPTION_HEIGHT, W, 3], RGB.
     """
-    return np.vstack([picture, caption(text, picture.shape[1])])
+    return np.vstack([image, caption(text, image.shape[1])])
 
 
 @cache
@@ -56,5 +56,5 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     import matplotlib
 
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-    # The basic layout is part of every Pillow; the other one depends on what is installed.
+    # Every Pillow has the basic layout; the other one depends on installed libraries.
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)

@@ -1,4 +1,4 @@
-"""Curves as PNG files: the losses of a training, and lines in general."""
+"""Line plots as PNG files."""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -19,9 +19,9 @@ Floats = NDArray[np.float64]
 
 COLUMNS = ("step", "epoch", "images", "loss_d", "loss_g", "d_x", "d_g_z1", "d_g_z2")
 POINTS = 1000
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
+# Okabe and Ito's colors, which color-blind readers can distinguish.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-# Of more lines than colours, the next ones are dashed.
+# Dashes of lines beyond the number of colors.
 _DASHES = ("-", "--", ":")
 STYLE: dict[str, Any] = {
     "axes.edgecolor": "#8a8580",
@@ -41,17 +41,17 @@ STYLE: dict[str, Any] = {
 
 
 def read_losses(path: Path) -> dict[str, Floats]:
-    """Read the table of losses that a training wrote, one row per step.
+    """Read the CSV file of losses, one row per step.
 
     Args:
         path: a CSV file with the header :data:`COLUMNS`.
 
     Returns:
         For each of :data:`COLUMNS`, float64 [steps]. Losses and scores may be NaN or infinite
-        where the training diverged; step, epoch and images are finite.
+        if the training diverged; step, epoch and images are finite.
 
     Raises:
-        AtelierError: the file is missing, has another header, has no row or is damaged.
+        AtelierError: the file is missing, empty or damaged, or has another header.
     """
     try:
         with path.open(encoding="utf-8") as lines:
@@ -83,13 +83,13 @@ def read_losses(path: Path) -> dict[str, Floats]:
 
 
 def loss_curves(table: Mapping[str, Floats], target: Path) -> None:
-    """Draw the losses and the discriminator's scores over a training, as a PNG file.
+    """Plot the losses and the discriminator's scores as a PNG file.
 
     The names are those of PyTorch's DCGAN tutorial: D(x) is the discriminator's mean score
-    of real pictures, D(G(z)) that of generated ones, before and after its own update.
+    of real images, D(G(z)) that of generated ones, before and after its own update.
 
     Args:
-        table: as :func:`read_losses` gives it.
+        table: the result of :func:`read_losses`.
         target: the PNG file.
     """
     panels = [
@@ -125,7 +125,7 @@ def curve(
     target: Path,
     logy: bool = False,
 ) -> None:
-    """Draw lines over ``x`` as a PNG file.
+    """Plot lines over ``x`` as a PNG file.
 
     Args:
         x: float64 [N], ascending.
@@ -134,7 +134,7 @@ def curve(
         xlabel: under the axes.
         ylabel: left of the axes.
         target: the PNG file.
-        logy: whether the vertical axis is logarithmic; values up to zero then leave a gap.
+        logy: True for a logarithmic vertical axis; values that are not positive leave a gap.
     """
 
     def draw(figure: "Figure") -> None:
@@ -151,7 +151,7 @@ def curve(
 
 
 def _save(draw: Callable[["Figure"], None], size: tuple[float, float], target: Path) -> None:
-    """Make a figure without pyplot and without the user's matplotlibrc, and write it."""
+    """Write a figure without pyplot and without the user's matplotlibrc."""
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -165,32 +165,34 @@ def _save(draw: Callable[["Figure"], None], size: tuple[float, float], target: P
 
 
 def _draw(axes: "Axes", x: Floats, lines: Mapping[str, Floats], smoothed: bool) -> None:
-    """Draw lines with their legend above the axes; smoothed, each over its pale raw self."""
-    x = thinned(x)
-    shown = [thinned(y) for y in lines.values()]
+    """Plot lines and a legend; with ``smoothed``, smoothed lines over pale raw ones."""
+    x = downsample(x)
+    series = [downsample(y) for y in lines.values()]
     marker = "o" if len(x) <= 40 else None
-    drawn = []
-    for number, y in enumerate(shown):
+    handles = []
+    for number, y in enumerate(series):
         color = COLORS[number % len(COLORS)]
         dashes = _DASHES[number // len(COLORS) % len(_DASHES)]
         if smoothed:
             axes.plot(x, y, color=color, alpha=0.22, linewidth=0.8)
             y = smooth(y)
-        look: dict[str, Any] = {"color": color, "linestyle": dashes, "marker": marker}
-        drawn += axes.plot(x, y, linewidth=1.8, markersize=3.5, **look)
+        style: dict[str, Any] = {"color": color, "linestyle": dashes, "marker": marker}
+        handles += axes.plot(x, y, linewidth=1.8, markersize=3.5, **style)
     if axes.get_yscale() == "linear":
-        axes.set_ylim(*limits(np.concatenate(shown)))
+        axes.set_ylim(*limits(np.concatenate(series)))
     axes.margins(x=0.01)
     labels = [_plain(label) for label in lines]
-    axes.legend(drawn, labels, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.2)
+    axes.legend(
+        handles, labels, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.2
+    )
 
 
-def thinned(values: Floats, points: int = POINTS) -> Floats:
-    """Average blocks of equal length, so that at most ``points`` are left.
+def downsample(values: Floats, points: int = POINTS) -> Floats:
+    """Average blocks of equal length, so that at most ``points`` values remain.
 
     Args:
-        values: float64 [N], N >= 1. What is not finite does not count.
-        points: the most that may be left.
+        values: float64 [N], N >= 1. Values that are not finite are ignored.
+        points: largest number of values that remain.
 
     Returns:
         float64 [at most points]; NaN for a block without a finite value.
@@ -204,13 +206,13 @@ def thinned(values: Floats, points: int = POINTS) -> Floats:
 
 
 def smooth(values: Floats) -> Floats:
-    """Take the mean of each value's surroundings, weighted by a Gaussian.
+    """Smooth with a Gaussian.
 
     Args:
-        values: float64 [N], N >= 1. NaN does not count.
+        values: float64 [N], N >= 1. NaN is ignored.
 
     Returns:
-        float64 [N]; NaN where the surroundings hold nothing else.
+        float64 [N]; NaN if all values within reach are NaN.
     """
     sigma = max(1.0, len(values) / 80)
     reach = min(int(3 * sigma), (len(values) - 1) // 2)
@@ -222,14 +224,14 @@ def smooth(values: Floats) -> Floats:
 
 
 def limits(values: Floats) -> tuple[float, float]:
-    """Choose the ends of a vertical axis, so that a few spikes do not flatten all the rest.
+    """Return limits of a vertical axis that a few spikes do not stretch.
 
     Args:
-        values: float64 [N]; NaN and infinities do not count.
+        values: float64 [N]; NaN and infinities are ignored.
 
     Returns:
-        The lower and the upper end, lower < upper: all values and a margin, but no farther
-        from the middle 96% of the values than they spread.
+        The lower and the upper limit, lower < upper: all values and a margin, but no farther from
+        the middle 96% of the values than their spread.
     """
     values = values[np.isfinite(values)]
     if len(values) == 0:
@@ -243,5 +245,5 @@ def limits(values: Floats) -> tuple[float, float]:
 
 
 def _plain(text: str) -> str:
-    """Keep matplotlib from reading dollar signs in a name as mathematics."""
+    """Escape dollar signs, which matplotlib reads as mathematics."""
     return text.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""A training as an animated GIF."""
+"""Animated GIFs."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from PIL import GifImagePlugin, Image
 from atelier.core.files import atomic_write
 from atelier.core.progress import Progress, ProgressCallback, silent
 
-MAX_FRAMES = 65_535  # hundredths of a second: what a GIF can say
+MAX_TICKS = 65_535  # hundredths of a second: the longest frame of a GIF
 
 
 def write_gif(
@@ -21,21 +21,21 @@ def write_gif(
     hold_last: float = 0.0,
     report: ProgressCallback = silent,
 ) -> None:
-    """Write an animated GIF that plays for ever, holding one frame in memory at a time.
+    """Write an animated GIF that loops forever, with one frame in memory at a time.
 
-    Every frame given is a frame of the file, also where two are alike: Pillow's own
-    writer of animations merges those, and keeps all frames in memory until the end.
+    Equal frames stay separate frames. Pillow's own writer merges them and keeps all frames in
+    memory until the end.
 
     Args:
         frames: uint8 [H, W, 3], RGB, all of one shape, sides at most 65,535 pixels.
         target: the GIF file.
-        fps: frames a second, at most 100; GIFs count hundredths of a second, so frame
-            lengths alternate where need be, and the whole keeps its time.
-        hold_last: how much longer the last frame stays, in seconds.
-        report: told the number of frames written.
+        fps: frames per second, at most 100. GIFs count hundredths of a second, so the lengths of
+            frames alternate if necessary, and the total is exact.
+        hold_last: additional seconds of the last frame.
+        report: receives the number of frames written.
 
     Raises:
-        ValueError: there is no frame, or frames differ in shape.
+        ValueError: there is no frame, or the shapes of frames differ.
     """
     with atomic_write(target) as temporary, temporary.open("wb") as file:
         shape = None
@@ -45,17 +45,17 @@ def write_gif(
                 raise ValueError(f"frame {number} is {frame.shape}, the first one {shape}")
             ticks = round(100 * (number + 1) / fps) - round(100 * number / fps)
             ticks += round(100 * hold_last) if last else 0
-            _write_frame(file, frame, min(ticks, MAX_FRAMES), first=number == 0)
+            _write_frame(file, frame, min(ticks, MAX_TICKS), first=number == 0)
             report(Progress(number + 1))
         if shape is None:
-            raise ValueError("a film needs at least one frame")
+            raise ValueError("a GIF needs at least one frame")
         file.write(b";")
 
 
 def _including_last(
     frames: Iterable[NDArray[np.uint8]],
 ) -> Iterator[tuple[NDArray[np.uint8], bool]]:
-    """Pair each frame with whether it is the last."""
+    """Yield each frame, and True for the last one."""
     previous = None
     for frame in frames:
         if previous is not None:
@@ -66,11 +66,10 @@ def _including_last(
 
 
 def _write_frame(file: BinaryIO, frame: NDArray[np.uint8], ticks: int, first: bool) -> None:
-    """Append a frame with a palette of its own, and before the first the file's header."""
+    """Append a frame with its own palette; write the file header before the first frame."""
     rgb = Image.fromarray(frame)
-    # The octree finds good colours fast, but assigns them coarsely: it leaves speckles that
-    # flicker from frame to frame. Taking the nearest of its colours mends that. Dithering
-    # would flicker more.
+    # The octree finds good colors fast but assigns them coarsely, which flickers from frame to
+    # frame. Assigning the nearest of its colors avoids that. Dithering would flicker more.
     palette = rgb.quantize(256, method=Image.Quantize.FASTOCTREE)
     indexed = rgb.quantize(palette=palette, dither=Image.Dither.NONE)
     if first:

@@ -1,4 +1,4 @@
-"""Everything the render stage makes: montages, film, curves and report page."""
+"""Montages, training GIF, loss curves and report page of a training."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,10 +27,9 @@ HOLD_LAST = 2.0
 
 @dataclass(frozen=True)
 class Rendered:
-    """What was written: paths relative to the folder of renders, and the epochs shown.
+    """Paths that were written, relative to the folder of renders, and the epochs shown.
 
-    ``steps`` are the montages of steps between epochs, where the samples hold any; ``augmented``
-    is there where the training changed its pictures.
+    ``steps`` are montages of steps within epochs. ``augmented`` is ``None`` without augmentation.
     """
 
     epochs: tuple[int, ...]
@@ -46,7 +45,7 @@ class Rendered:
     def of(
         cls, epochs: Mapping[int, Path], steps: Mapping[int, Path], augmented: bool
     ) -> "Rendered":
-        """Name the montages of these files of samples, by epoch and by step."""
+        """Return the paths of the montages of sample files, by epoch and by step."""
         return cls(
             epochs=tuple(epochs),
             montages=tuple(Path("montages", f"{path.stem}.png") for path in epochs.values()),
@@ -68,65 +67,64 @@ def render(
     nearest: Path | None = None,
     warnings: Sequence[str] = (),
 ) -> Rendered:
-    """Show a training in a folder of files.
+    """Write the figures and the report page of a training.
 
     Args:
         settings: of the render stage.
-        samples: a folder of ``epoch_0001.npy``, ...: uint8 [N, H, W, C], H = W, C 1 or 3,
-            pictures of the same latents after each epoch; and of ``step_00000010.npy``, ...:
-            the same after steps between; and, where the training changes its pictures,
-            ``augmented.npy``: uint8 [rows, columns, H, W, C], each as it is and then changed.
+        samples: a folder with ``epoch_0001.npy``, ...: uint8 [N, H, W, C], H = W, C 1 or 3,
+            images of the same latents after each epoch. ``step_00000010.npy``, ... hold the same
+            for steps. ``augmented.npy`` holds uint8 [rows, columns, H, W, C]: in each row an image
+            and its augmentations.
         losses: the CSV file that :func:`atelier.figures.curves.read_losses` reads.
-        real: uint8 [M, H, W, C], M >= 1, what the generator learned from.
+        real: uint8 [M, H, W, C], M >= 1, the training images.
         metrics: numbers, nested by stage.
         parameters: settings, nested by section.
-        target: the folder to write; all of it is replaced.
-        report: told the montages and frames of the film done.
-        classes: names of what the samples show, each as many as the next and in this order: a
-            row of the montages for each, instead of ``settings.columns``.
-        nearest: a PNG file that the report page shows: generated pictures beside the training
-            pictures that are nearest to them.
+        target: the folder to write; its content is replaced.
+        report: receives the number of montages and GIF frames done.
+        classes: names of the samples' classes, in order and equally many of each. Each class gets
+            a row of the montages, instead of ``settings.columns``.
+        nearest: a PNG file of generated images and their nearest training images.
         warnings: sentences about the training, for the report page.
 
     Returns:
-        What was written.
+        The paths that were written.
 
     Raises:
-        AtelierError: samples or losses are missing, empty or damaged, or the samples of two
-            epochs differ in shape.
+        AtelierError: samples or losses are missing, empty or damaged, or two epochs' samples
+            differ in shape.
     """
     files = _epoch_files(samples)
     steps = _sample_files(samples, "step")
     table = read_losses(losses)
     last = max(files)
-    shown = {
+    epochs = {
         e: path for e, path in files.items() if e % settings.montage_every_epochs == 0 or e == last
     }
     augmented = _augmented(settings, samples / "augmented.npy")
     pairs = _read_png(nearest) if nearest else None
-    rendered = Rendered.of(shown, steps, augmented is not None)
+    rendered = Rendered.of(epochs, steps, augmented is not None)
     generated = _read_samples(files[last])
     if classes:
         settings = settings.model_copy(update={"columns": len(generated) // len(classes)})
     comparison = _comparison(settings, real, generated)
     with atomic_replace_dir(target) as folder:
-        _save_montages(folder, rendered, _montages(settings, shown, classes), report)
-        for path, (_, picture) in zip(
+        _save_montages(folder, rendered, _montages(settings, epochs, classes), report)
+        for path, (_, image) in zip(
             rendered.steps, _montages(settings, steps, classes), strict=True
         ):
-            save_png(picture, folder / path)
-        _save_gif(settings, folder, rendered, _montages(settings, shown, classes), report)
+            save_png(image, folder / path)
+        _save_gif(settings, folder, rendered, _montages(settings, epochs, classes), report)
         loss_curves(table, folder / rendered.curves)
         save_png(comparison, folder / rendered.comparison)
         if augmented is not None and rendered.augmented:
             save_png(augmented, folder / rendered.augmented)
         report_page(
             folder / rendered.page,
-            title="What the generator learned",
+            title="Training report",
             summary=_summary(real, last, len(table["step"])),
-            montages=_montages(settings, shown, classes),
+            montages=_montages(settings, epochs, classes),
             fps=settings.fps,
-            film=folder / rendered.gif,
+            gif=folder / rendered.gif,
             curves=folder / rendered.curves,
             comparison=comparison,
             augmented=augmented,
@@ -148,7 +146,7 @@ def _epoch_files(folder: Path) -> dict[int, Path]:
 
 
 def _sample_files(folder: Path, unit: str) -> dict[int, Path]:
-    """Find the samples of every epoch or step, in order, and see that they fit each other."""
+    """Return the sample files of every epoch or step, in order; raise if their shapes differ."""
     names = ((re.fullmatch(rf"{unit}_(\d+)\.npy", path.name), path) for path in folder.glob("*"))
     files = dict(sorted((int(match[1]), path) for match, path in names if match))
     if not files:
@@ -158,8 +156,8 @@ def _sample_files(folder: Path, unit: str) -> dict[int, Path]:
     for path in others:
         if (found := _read_samples(path).shape) != shape:
             raise AtelierError(
-                f"{path.name} has shape {found}, but {first.name} has {shape}; samples must be of"
-                " one training: run the train stage again."
+                f"{path.name} has shape {found}, but {first.name} has {shape}; samples must come"
+                " from one training: run the train stage again."
             )
     return files
 
@@ -167,28 +165,28 @@ def _sample_files(folder: Path, unit: str) -> dict[int, Path]:
 def _read_samples(path: Path) -> NDArray[np.uint8]:
     """Map one epoch's samples into memory: uint8 [N, H, W, C], N >= 1, H = W, C 1 or 3."""
     try:
-        pictures: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+        images: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError) as error:
         raise AtelierError(
             f"{path.name} cannot be read as samples ({error}); run the train stage again."
         ) from None
-    shape = pictures.shape
-    square = pictures.ndim == 4 and shape[1] == shape[2] and shape[3] in (1, 3)
-    if pictures.dtype != np.uint8 or not square:
+    shape = images.shape
+    square = images.ndim == 4 and shape[1] == shape[2] and shape[3] in (1, 3)
+    if images.dtype != np.uint8 or not square:
         raise AtelierError(
-            f"{path.name} holds {pictures.dtype} {shape}, but samples are square pictures, uint8"
+            f"{path.name} holds {images.dtype} {shape}, but samples are square images, uint8"
             " [N, H, W, 1 or 3]; run the train stage again."
         )
-    return pictures
+    return images
 
 
 def _montages(
     settings: RenderSettings, files: Mapping[int, Path], classes: Sequence[str]
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Lay out one epoch after the other, so that memory holds one at a time."""
+    """Yield the montage of each epoch; memory holds one at a time."""
     for epoch, path in files.items():
-        picture = montage(_read_samples(path), settings.columns, settings.tile_pixels)
-        yield epoch, labeled_rows(picture, classes) if classes else picture
+        image = montage(_read_samples(path), settings.columns, settings.tile_pixels)
+        yield epoch, labeled_rows(image, classes) if classes else image
 
 
 def _save_montages(
@@ -197,8 +195,8 @@ def _save_montages(
     montages: Iterator[tuple[int, NDArray[np.uint8]]],
     report: ProgressCallback,
 ) -> None:
-    for done, (path, (_, picture)) in enumerate(zip(rendered.montages, montages, strict=True), 1):
-        save_png(picture, folder / path)
+    for done, (path, (_, image)) in enumerate(zip(rendered.montages, montages, strict=True), 1):
+        save_png(image, folder / path)
         report(Progress(done, 2 * len(rendered.epochs), "montages"))
 
 
@@ -211,40 +209,40 @@ def _save_gif(
 ) -> None:
     count = len(rendered.epochs)
     frames = (
-        captioned(limit_size(picture, GIF_SIDE), f"epoch {epoch} of {rendered.epochs[-1]}")
-        for epoch, picture in montages
+        captioned(limit_size(image, GIF_SIDE), f"epoch {epoch} of {rendered.epochs[-1]}")
+        for epoch, image in montages
     )
 
-    def onward(progress: Progress) -> None:
-        report(Progress(count + progress.done, 2 * count, "film"))
+    def forward(progress: Progress) -> None:
+        report(Progress(count + progress.done, 2 * count, "GIF"))
 
-    write_gif(frames, folder / rendered.gif, settings.fps, HOLD_LAST, onward)
+    write_gif(frames, folder / rendered.gif, settings.fps, HOLD_LAST, forward)
 
 
 def _augmented(settings: RenderSettings, path: Path) -> NDArray[np.uint8] | None:
-    """Lay out what the discriminator saw of some pictures; ``None`` where it saw all as it is."""
+    """Return a montage of augmented images; ``None`` without augmentation."""
     if not path.is_file():
         return None
     try:
         rows = read_array(path)
         count, columns, *shape = rows.shape
-        pictures = montage(rows.reshape(count * columns, *shape), columns, settings.tile_pixels)
+        images = montage(rows.reshape(count * columns, *shape), columns, settings.tile_pixels)
     except (OSError, ValueError, NotRegularError) as error:
         reason = error.reason if isinstance(error, NotRegularError) else error
         raise AtelierError(
-            f"{path.name} cannot be read as pictures ({reason}); run the train stage again."
+            f"{path.name} cannot be read as images ({reason}); run the train stage again."
         ) from None
-    told = "As it is, and as the discriminator may see it"
-    return np.vstack([caption(told, pictures.shape[1]), pictures])
+    title = "Image and its augmentations"
+    return np.vstack([caption(title, images.shape[1]), images])
 
 
 def _read_png(path: Path) -> NDArray[np.uint8]:
     try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError) as error:  # the latter of a damaged PNG
         raise AtelierError(
-            f"{path.name} cannot be read as a picture ({type(error).__name__}); run the evaluate"
+            f"{path.name} cannot be read as an image ({type(error).__name__}); run the evaluate"
             " stage again."
         ) from None
 
@@ -252,11 +250,11 @@ def _read_png(path: Path) -> NDArray[np.uint8]:
 def _comparison(
     settings: RenderSettings, real: NDArray[np.uint8], generated: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
-    """Lay as many real pictures, from all over the data, beside as many generated ones."""
+    """Return equally many real images, evenly spaced in the data, next to generated ones."""
     count = min(len(real), len(generated))
-    chosen = np.linspace(0, len(real) - 1, count).astype(np.int64)
+    indices = np.linspace(0, len(real) - 1, count).astype(np.int64)
     return side_by_side(
-        real[chosen],
+        real[indices],
         generated[:count],
         ("Real", "Generated"),
         settings.columns,
@@ -266,9 +264,9 @@ def _comparison(
 
 def _summary(real: NDArray[np.uint8], epochs: int, steps: int) -> str:
     count, height, width, channels = real.shape
-    color = "grey" if channels == 1 else "colour"
+    color = "grayscale" if channels == 1 else "color"
     return (
-        f"Learned from {_count_text(count, 'picture')} of {width} × {height} pixels in {color},"
+        f"Trained on {_count_text(count, 'image')} of {width} × {height} pixels in {color},"
         f" in {_count_text(epochs, 'epoch')} and {_count_text(steps, 'step')}."
     )
 

@@ -1,4 +1,4 @@
-"""The report page: one HTML file that shows a training, offline and without a server."""
+"""Report page of a training: one HTML file that needs neither network nor server."""
 
 import base64
 import hashlib
@@ -27,7 +27,7 @@ def report_page(
     summary: str,
     montages: Iterable[tuple[int, NDArray[np.uint8]]],
     fps: float,
-    film: Path,
+    gif: Path,
     curves: Path,
     comparison: NDArray[np.uint8],
     metrics: Mapping[str, Any],
@@ -36,32 +36,30 @@ def report_page(
     nearest: NDArray[np.uint8] | None = None,
     warnings: Sequence[str] = (),
 ) -> None:
-    """Write the report page, with everything that it shows inside it.
+    """Write the report page with all of its images embedded.
 
-    All text is escaped, and the page's own policy forbids the browser any request and any
-    script but the page's.
+    All text is escaped. The page's content security policy forbids requests and other scripts.
 
     Args:
         target: the HTML file.
         title: the page's heading.
         summary: one line under the heading.
-        montages: at least one of (epoch, uint8 [H, W, 3]), in the order of the slider. Taken
-            one at a time.
-        fps: epochs a second when the slider plays.
-        film: a GIF file. One of more than FILM_BYTES is named instead of embedded.
+        montages: at least one of (epoch, uint8 [H, W, 3]), in the order of the slider;
+            consumed one at a time.
+        fps: epochs per second of the slider.
+        gif: a GIF file; named instead of embedded above GIF_BYTES.
         curves: a PNG file.
-        comparison: uint8 [H, W, 3], real beside generated pictures.
-        metrics: numbers, nested by stage. Lists, such as those of rejected files, are left
-            out: they can be longer than all the rest.
+        comparison: uint8 [H, W, 3], real next to generated images.
+        metrics: numbers, nested by stage. Lists are left out, because they can be long.
         parameters: settings, nested by section.
-        augmented: uint8 [H, W, 3], pictures as the discriminator saw them.
-        nearest: uint8 [H, W, 3], generated pictures beside their nearest in the training.
-        warnings: sentences under the summary.
+        augmented: uint8 [H, W, 3], images and their augmentations.
+        nearest: uint8 [H, W, 3], generated images next to their nearest training images.
+        warnings: sentences below the summary.
 
     Raises:
         ValueError: there is no montage.
     """
-    epochs = [{"number": number, **_webp(picture)} for number, picture in montages]
+    epochs = [{"number": number, **_webp(image)} for number, image in montages]
     if not epochs:
         raise ValueError("a report page needs at least one montage")
     page = _template().render(
@@ -69,9 +67,9 @@ def report_page(
         summary=summary,
         epochs=epochs,
         fps=fps,
-        film=_embedded(film, "image/gif") if film.stat().st_size <= GIF_BYTES else None,
-        film_name=film.name,
-        curves=_embedded(curves, "image/png"),
+        gif=_embed(gif, "image/gif") if gif.stat().st_size <= GIF_BYTES else None,
+        gif_name=gif.name,
+        curves=_embed(curves, "image/png"),
         comparison=_webp(comparison),
         augmented=None if augmented is None else _webp(augmented),
         nearest=None if nearest is None else _webp(nearest),
@@ -92,28 +90,28 @@ def _template() -> jinja2.Template:
         keep_trailing_newline=True,
     )
     environment.filters["digest"] = _digest
-    environment.globals.update(spoken=_format_metric, written=_format_setting)
+    environment.globals.update(format_metric=_format_metric, format_setting=_format_setting)
     return environment.get_template("report.html.j2")
 
 
 def _digest(text: str) -> str:
-    """Name a style or script in a content security policy (W3C CSP 3, hash-source)."""
+    """Return the hash-source of a style or script (W3C CSP 3)."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _webp(picture: NDArray[np.uint8]) -> dict[str, Any]:
-    """Embed a picture, no larger than a screen can show, with its size in pixels."""
-    picture = limit_size(picture, LONGEST_SIDE)
-    height, width = picture.shape[:2]
+def _webp(image: NDArray[np.uint8]) -> dict[str, Any]:
+    """Return a data URI of an image, limited to LONGEST_SIDE, and its size in pixels."""
+    image = limit_size(image, LONGEST_SIDE)
+    height, width = image.shape[:2]
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="WEBP", quality=88)
+    Image.fromarray(image).save(file, format="WEBP", quality=88)
     return {"uri": _data_uri(file.getvalue(), "image/webp"), "width": width, "height": height}
 
 
-def _embedded(path: Path, kind: str) -> dict[str, Any]:
-    """Embed a picture file as it is, with its size in pixels."""
-    with Image.open(path) as picture:
-        width, height = picture.size
+def _embed(path: Path, kind: str) -> dict[str, Any]:
+    """Return a data URI of an image file and its size in pixels."""
+    with Image.open(path) as image:
+        width, height = image.size
     return {"uri": _data_uri(path.read_bytes(), kind), "width": width, "height": height}
 
 
@@ -124,10 +122,10 @@ def _data_uri(content: bytes, kind: str) -> str:
 def _groups(
     values: Mapping[str, Any], leave_out: type | tuple[type, ...] = ()
 ) -> list[tuple[str, list[tuple[str, Any]]]]:
-    """Turn nested values into one table for each section, and one for what has no section."""
-    loose = {name: value for name, value in values.items() if not isinstance(value, Mapping)}
+    """Return a table for each section, and one for values outside sections."""
+    top = {name: value for name, value in values.items() if not isinstance(value, Mapping)}
     sections = {name: value for name, value in values.items() if isinstance(value, Mapping)}
-    tables = ([("", loose)] if loose else []) + list(sections.items())
+    tables = ([("", top)] if top else []) + list(sections.items())
     return [
         (name, [row for row in _rows(table) if not isinstance(row[1], leave_out)])
         for name, table in tables
@@ -135,7 +133,7 @@ def _groups(
 
 
 def _rows(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Walk nested values as (dotted name, value)."""
+    """Yield nested values as (dotted name, value)."""
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _rows(value, f"{prefix}{name}.")
@@ -144,12 +142,12 @@ def _rows(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _format_metric(value: Any) -> str:
-    """Say a metric: four significant digits, thousands set apart."""
+    """Format a metric: four significant digits, thousands separators."""
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return f"{value:,}" if type(value) is int else str(value)
 
 
 def _format_setting(value: Any) -> str:
-    """Say a setting as params.yaml has it."""
+    """Format a setting as in params.yaml."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

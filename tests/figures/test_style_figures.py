@@ -34,15 +34,15 @@ def test_pictures_keep_their_shapes_and_stand_in_columns_with_room_between(
     shapes: list[tuple[int, int]],
 ) -> None:
     levels = (10, 130, 210)
-    pictures = [_flat(*shape, level) for shape, level in zip(shapes, levels, strict=True)]
-    page = contact_sheet(HEADINGS, [[(picture, "name") for picture in pictures]])
+    images = [_flat(*shape, level) for shape, level in zip(shapes, levels, strict=True)]
+    page = contact_sheet(HEADINGS, [[(image, "name") for image in images]])
     assert page.dtype == np.uint8
     end = 0
-    for picture, level in zip(pictures, levels, strict=True):
+    for image, level in zip(images, levels, strict=True):
         top, bottom, left, right = _place(page, level)
         height, width = bottom - top, right - left
         assert 256 <= max(height, width) <= 512
-        shape = max(1, round(min(picture.shape[:2]) * max(height, width) / max(picture.shape[:2])))
+        shape = max(1, round(min(image.shape[:2]) * max(height, width) / max(image.shape[:2])))
         assert min(height, width) == shape
         assert left >= end + 16
         end = right
@@ -69,14 +69,14 @@ def test_small_faces_are_enlarged_smoothly() -> None:
 def test_a_film_has_every_picture_at_the_paintings_shape(tmp_path: Path) -> None:
     way = [_flat(20, 30, 0), _flat(40, 60, 100), _flat(80, 120, 200)]
     save_gif(way, tmp_path / "way.gif")
-    with Image.open(tmp_path / "way.gif") as film:
-        assert film.n_frames == 3
-        assert film.size == (120, 80)
+    with Image.open(tmp_path / "way.gif") as gif:
+        assert gif.n_frames == 3
+        assert gif.size == (120, 80)
         levels = []
         for number in range(3):
-            film.seek(number)
-            levels.append(int(np.asarray(film.convert("RGB"))[40, 60, 0]))
-        assert film.info["duration"] > 2000, "the painting stays a while"
+            gif.seek(number)
+            levels.append(int(np.asarray(gif.convert("RGB"))[40, 60, 0]))
+        assert gif.info["duration"] > 2000, "the painting stays a while"
     assert levels == pytest.approx([0, 100, 200], abs=3)
 
 
@@ -85,18 +85,18 @@ def test_a_way_of_few_frames_is_shown_no_shorter(
     tmp_path: Path, frames: int, seconds: float
 ) -> None:
     save_gif([_flat(4, 4, level) for level in range(frames)], tmp_path / "way.gif")
-    with Image.open(tmp_path / "way.gif") as film:
+    with Image.open(tmp_path / "way.gif") as gif:
         shown = []
         for number in range(frames):
-            film.seek(number)
-            shown.append(film.info["duration"] / 1000)
+            gif.seek(number)
+            shown.append(gif.info["duration"] / 1000)
     assert sum(shown) == pytest.approx(seconds + 2, abs=0.02), "the painting stays 2 s longer"
 
 
 def test_a_large_film_is_made_smaller(tmp_path: Path) -> None:
     save_gif([_flat(60, 2000, 7)], tmp_path / "way.gif")
-    with Image.open(tmp_path / "way.gif") as film:
-        assert film.size == (512, 15)
+    with Image.open(tmp_path / "way.gif") as gif:
+        assert gif.size == (512, 15)
 
 
 def test_pictures_of_all_shapes_become_squares_on_paper() -> None:

@@ -57,12 +57,12 @@ def test_render_writes_what_it_says(tmp_path: Path, channels: int) -> None:
         "real_and_generated.png",
         "report.html",
     }
-    with Image.open(training.target / "montages" / "epoch_0002.png") as picture:
+    with Image.open(training.target / "montages" / "epoch_0002.png") as image:
         expected = montage(drawn(6, 16, channels, seed=2), 3, 32)
-        assert np.array_equal(np.asarray(picture), expected)
-    with Image.open(training.target / "training.gif") as picture:
-        assert picture.n_frames == 3
-        assert picture.size == (3 * 32, 2 * 32 + CAPTION_HEIGHT)
+        assert np.array_equal(np.asarray(image), expected)
+    with Image.open(training.target / "training.gif") as image:
+        assert image.n_frames == 3
+        assert image.size == (3 * 32, 2 * 32 + CAPTION_HEIGHT)
 
 
 @pytest.mark.parametrize(
@@ -106,14 +106,14 @@ def test_progress_counts_montages_and_frames(tmp_path: Path) -> None:
 def test_fewer_real_pictures_than_samples_and_a_single_one(tmp_path: Path) -> None:
     training = Training(tmp_path, [1])
     training.render(real=training.real[:1])
-    with Image.open(training.target / "real_and_generated.png") as picture:
-        assert picture.size == (2 * 3 * 32 + 16, CAPTION_HEIGHT + 32)
+    with Image.open(training.target / "real_and_generated.png") as image:
+        assert image.size == (2 * 3 * 32 + 16, CAPTION_HEIGHT + 32)
 
 
 def test_summary_says_what_was_learned_from(tmp_path: Path) -> None:
     training = Training(tmp_path, [1, 2], channels=1)
     training.render()
-    assert "Learned from 30 pictures of 16 × 16 pixels in grey, in 2 epochs and 2 steps." in (
+    assert "Trained on 30 images of 16 × 16 pixels in grayscale, in 2 epochs and 2 steps." in (
         training.target / "report.html"
     ).read_text(encoding="utf-8")
 
@@ -203,8 +203,8 @@ def test_steps_between_epochs_get_montages_of_their_own(tmp_path: Path) -> None:
 def test_classes_have_a_row_each_with_their_name(tmp_path: Path) -> None:
     training = Training(tmp_path, [1, 2])
     rendered = training.render(classes=("cat", "a dog", "7"))
-    with Image.open(training.target / rendered.montages[1]) as picture:
-        pixels = np.asarray(picture)
+    with Image.open(training.target / rendered.montages[1]) as image:
+        pixels = np.asarray(image)
     expected = montage(drawn(6, 16, 3, seed=2), 2, 32)
     names = pixels[:, : -expected.shape[1]]
     assert np.array_equal(pixels[:, -expected.shape[1] :], expected)
@@ -222,14 +222,12 @@ def test_what_the_discriminator_saw_is_shown_where_there_is_any(tmp_path: Path) 
     np.save(training.samples / "augmented.npy", views.reshape(2, 3, 16, 16, 3))
     rendered = training.render()
     assert rendered.augmented == Path("augmented.png")
-    with Image.open(training.target / "augmented.png") as picture:
-        assert np.array_equal(np.asarray(picture)[CAPTION_HEIGHT:], montage(views, 3, 32))
+    with Image.open(training.target / "augmented.png") as image:
+        assert np.array_equal(np.asarray(image)[CAPTION_HEIGHT:], montage(views, 3, 32))
     assert "Augmentation" in (training.target / "report.html").read_text("utf-8")
     for damaged in (b"half", b""):
         (training.samples / "augmented.npy").write_bytes(damaged)
-        with pytest.raises(
-            AtelierError, match=r"augmented\.npy cannot be read as pictures .*again"
-        ):
+        with pytest.raises(AtelierError, match=r"augmented\.npy cannot be read as images .*again"):
             training.render()
 
 
@@ -237,10 +235,10 @@ def test_the_nearest_training_pictures_are_on_the_page_where_there_are_any(tmp_p
     training, file = Training(tmp_path, [1]), tmp_path / "nearest.png"
     training.render()
     page = training.target / "report.html"
-    assert "Nearest in the training" not in page.read_text("utf-8")
+    assert "Nearest training images" not in page.read_text("utf-8")
     save_png(montage(drawn(6, 16, 3, seed=5), 3, 32), file)
     training.render(nearest=file)
-    assert "Nearest in the training" in page.read_text("utf-8")
+    assert "Nearest training images" in page.read_text("utf-8")
     before, whole = page.read_bytes(), file.read_bytes()
     for damaged in (b"", b"half", whole[:100], whole[:-200]):
         file.write_bytes(damaged)

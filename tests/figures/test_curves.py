@@ -10,11 +10,11 @@ from atelier.core.errors import AtelierError
 from atelier.figures.curves import (
     COLUMNS,
     curve,
+    downsample,
     limits,
     loss_curves,
     read_losses,
     smooth,
-    thinned,
 )
 
 HEADER = ",".join(COLUMNS)
@@ -28,7 +28,7 @@ def table(steps: int, seed: int = 0) -> dict[str, np.ndarray]:
     return {"step": step, "epoch": np.ceil(step / 10), "images": step * 64, **losses}
 
 
-def picture(path: Path) -> np.ndarray:
+def image(path: Path) -> np.ndarray:
     with Image.open(path) as opened:
         assert opened.format == "PNG"
         return np.asarray(opened.convert("RGB")).astype(int)
@@ -36,7 +36,7 @@ def picture(path: Path) -> np.ndarray:
 
 def inked(path: Path, color: tuple[int, int, int]) -> int:
     """Count the pixels that have a line's color."""
-    return int((np.abs(picture(path) - color).max(axis=2) < 8).sum())
+    return int((np.abs(image(path) - color).max(axis=2) < 8).sum())
 
 
 BLUE, RED = (0, 114, 178), (213, 94, 0)
@@ -87,16 +87,16 @@ def test_a_missing_table_names_itself(tmp_path: Path) -> None:
 
 
 @given(values, st.integers(1, 70))
-def test_thinned_is_the_mean_of_each_block(y: np.ndarray, points: int) -> None:
+def test_downsample_is_the_mean_of_each_block(y: np.ndarray, points: int) -> None:
     block = -(-len(y) // points)
     expected = [y[start : start + block].mean() for start in range(0, len(y), block)]
     assert len(expected) <= points
-    np.testing.assert_allclose(thinned(y, points), expected, rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(downsample(y, points), expected, rtol=1e-9, atol=1e-6)
 
 
-def test_thinned_and_smooth_pass_over_what_is_not_finite() -> None:
+def test_downsample_and_smooth_pass_over_what_is_not_finite() -> None:
     y = np.array([1.0, np.nan, 3.0, np.inf, np.nan, np.nan])
-    np.testing.assert_array_equal(thinned(y, 3), [1.0, 3.0, np.nan])
+    np.testing.assert_array_equal(downsample(y, 3), [1.0, 3.0, np.nan])
     np.testing.assert_allclose(smooth(np.array([2.0, np.nan, 2.0, 2.0])), 2.0)
 
 
@@ -156,7 +156,7 @@ def test_one_spike_leaves_the_rest_readable(tmp_path: Path) -> None:
     loss_curves(losses, tmp_path / "spiked.png")
 
     def height(path: Path) -> int:
-        rows = (np.abs(picture(path)[:500] - BLUE).max(axis=2) < 8).sum(axis=1)
+        rows = (np.abs(image(path)[:500] - BLUE).max(axis=2) < 8).sum(axis=1)
         return len(np.flatnonzero(rows[60:]))
 
     assert height(tmp_path / "spiked.png") > 0.4 * height(tmp_path / "calm.png")

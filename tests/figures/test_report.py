@@ -41,21 +41,21 @@ class Page(HTMLParser):
         return [data for name, data in self.texts if name == tag and data.strip()]
 
 
-def picture(seed: int, height: int = 32, width: int = 48) -> np.ndarray:
+def image(seed: int, height: int = 32, width: int = 48) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def write(folder: Path, **changed: Any) -> str:
-    write_gif([picture(0), picture(1)], folder / "training.gif", fps=4)
-    save_png(picture(2), folder / "losses.png")
+    write_gif([image(0), image(1)], folder / "training.gif", fps=4)
+    save_png(image(2), folder / "losses.png")
     told = {
         "title": "Faces",
-        "summary": "Ten pictures",
-        "montages": ((epoch, picture(epoch)) for epoch in (5, 10, 12)),
+        "summary": "Ten images",
+        "montages": ((epoch, image(epoch)) for epoch in (5, 10, 12)),
         "fps": 4.0,
-        "film": folder / "training.gif",
+        "gif": folder / "training.gif",
         "curves": folder / "losses.png",
-        "comparison": picture(3),
+        "comparison": image(3),
         "metrics": {
             "evaluate": {"kid": 0.012345678, "nested": {"deep": 1234567}, "files": ["a.jpg"]},
             "loose": 3,
@@ -84,9 +84,9 @@ def test_page_holds_everything_that_it_shows(tmp_path: Path) -> None:
 
 
 def test_every_picture_decodes_to_the_size_it_says_and_is_described(tmp_path: Path) -> None:
-    pictures = Page(write(tmp_path)).all("img")
-    assert len(pictures) == 6
-    for shown in pictures:
+    images = Page(write(tmp_path)).all("img")
+    assert len(images) == 6
+    for shown in images:
         kind, _, content = shown["src"].partition(";base64,")
         with Image.open(io.BytesIO(base64.b64decode(content, validate=True))) as opened:
             opened.load()
@@ -193,7 +193,7 @@ def test_large_montages_are_shrunk_and_a_large_film_is_named(
 def test_warnings_are_shown_under_the_summary(tmp_path: Path) -> None:
     assert "Warning:" not in write(tmp_path)
     paragraphs = Page(write(tmp_path, warnings=["it is short.", "it is <b>grey</b>."])).text("p")
-    start = paragraphs.index("Ten pictures")
+    start = paragraphs.index("Ten images")
     assert paragraphs[start + 1 : start + 3] == [
         "Warning: it is short.",
         "Warning: it is <b>grey</b>.",
@@ -210,7 +210,7 @@ def test_page_without_metrics_and_settings_has_no_empty_headings(tmp_path: Path)
     page = Page(write(tmp_path, metrics={}, parameters={}))
     assert page.text("h2") == [
         "Epoch by epoch",
-        "The film",
+        "Animation",
         "Real and generated",
         "Training curves",
     ]

@@ -10,7 +10,7 @@ from atelier.figures.captions import BACKGROUND, CAPTION_HEIGHT, caption, captio
 from atelier.figures.grid import limit_size, montage, save_png, side_by_side
 
 
-def pictures(count: int, size: int, channels: int, seed: int = 0) -> np.ndarray:
+def images(count: int, size: int, channels: int, seed: int = 0) -> np.ndarray:
     shape = (count, size, size, channels)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
@@ -26,16 +26,16 @@ def pictures(count: int, size: int, channels: int, seed: int = 0) -> np.ndarray:
 def test_montage_equals_a_plainly_written_one(
     count: int, columns: int, size: int, factor: int, channels: int
 ) -> None:
-    given_pictures = pictures(count, size, channels)
+    given_pictures = images(count, size, channels)
     tile = size * factor
     rows = -(-count // columns)
     expected = np.empty((rows * tile, columns * tile, 3), dtype=np.uint8)
     expected[:] = BACKGROUND
-    for index, picture in enumerate(given_pictures):
+    for index, image in enumerate(given_pictures):
         top, left = index // columns * tile, index % columns * tile
         for y in range(tile):
             for x in range(tile):
-                expected[top + y, left + x] = picture[y // factor, x // factor]
+                expected[top + y, left + x] = image[y // factor, x // factor]
 
     assert np.array_equal(montage(given_pictures, columns, tile), expected)
 
@@ -70,12 +70,12 @@ def test_channels_keep_their_order() -> None:
     ids=["empty list", "empty array", "float", "no channels", "alpha", "not square"],
 )
 def test_montage_refuses_what_is_no_row_of_pictures(wrong: object) -> None:
-    with pytest.raises(ValueError, match="picture"):
+    with pytest.raises(ValueError, match="image"):
         montage(wrong, 2, 8)
 
 
 def test_beside_shows_both_montages_under_their_titles() -> None:
-    left, right = pictures(4, 8, 3, seed=1), pictures(6, 4, 1, seed=2)
+    left, right = images(4, 8, 3, seed=1), images(6, 4, 1, seed=2)
     laid = side_by_side(left, right, ("Real", "Generated"), columns=2, tile=16)
 
     assert laid.shape == (CAPTION_HEIGHT + 3 * 16, 2 * 32 + 8, 3)
@@ -99,11 +99,11 @@ def test_caption_fills_its_strip_and_no_more(text: str, width: int) -> None:
 
 
 def test_captioned_hides_nothing() -> None:
-    picture = pictures(1, 64, 3)[0]
-    whole = captioned(picture, "epoch 1 of 2")
-    assert np.array_equal(whole[:64], picture)
+    image = images(1, 64, 3)[0]
+    whole = captioned(image, "epoch 1 of 2")
+    assert np.array_equal(whole[:64], image)
     assert whole.shape == (64 + CAPTION_HEIGHT, 64, 3)
-    assert not np.array_equal(whole, captioned(picture, "epoch 2 of 2"))
+    assert not np.array_equal(whole, captioned(image, "epoch 2 of 2"))
 
 
 def test_shrunk_keeps_proportions_and_leaves_small_pictures_alone() -> None:
@@ -114,9 +114,9 @@ def test_shrunk_keeps_proportions_and_leaves_small_pictures_alone() -> None:
 
 
 def test_png_holds_the_very_pixels(tmp_path: Path) -> None:
-    picture = pictures(1, 32, 3)[0]
-    save_png(picture, tmp_path / "new" / "picture.png")
-    with Image.open(tmp_path / "new" / "picture.png") as opened:
+    image = images(1, 32, 3)[0]
+    save_png(image, tmp_path / "new" / "image.png")
+    with Image.open(tmp_path / "new" / "image.png") as opened:
         assert opened.format == "PNG"
-        assert np.array_equal(np.asarray(opened), picture)
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["picture.png"]
+        assert np.array_equal(np.asarray(opened), image)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["image.png"]
