@@ -77,7 +77,7 @@ def test_render_writes_what_it_says(tmp_path: Path, channels: int) -> None:
 def test_every_nth_epoch_is_shown_and_always_the_last(
     tmp_path: Path, epochs: Iterable[int], every: int, shown: tuple[int, ...]
 ) -> None:
-    rendered = Training(tmp_path, list(epochs)).render(montage_every_epochs=every)
+    rendered = Training(tmp_path, list(epochs)).render(every=every)
     assert rendered.epochs == shown
     assert [int(path.stem.removeprefix("epoch_")) for path in rendered.montages] == list(shown)
 
