@@ -58,6 +58,9 @@ bench: $(VENV)/ready ## measure speed against plain loops, and the chain's overh
 COMPILE := uv pip compile --quiet --universal --generate-hashes --no-header \
   --no-emit-index-url --no-emit-find-links --no-annotate
 
+gpu: $(VENV)/ready ## measure training and painting on a GPU (8 minutes)
+	python benchmarks/gpu.py --out gpu.json
+
 lock: $(VENV)/ready ## pin the newest versions that pyproject.toml allows
 	$(COMPILE) --extra dev pyproject.toml -o requirements.lock
 	$(COMPILE) --group docs -o requirements-docs.lock
