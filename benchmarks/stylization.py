@@ -33,7 +33,8 @@ from ruamel.yaml import YAML
 from torch import Tensor
 
 from atelier.core.presets import preset_values
-from atelier.core.settings import STYLES, StylizeSettings
+from atelier.core.setting_types import STYLES
+from atelier.core.settings import StylizeSettings
 from atelier.figures.grid import save_png
 from atelier.sample_faces.portrait import random_portrait
 from atelier.style.batch import stylize

@@ -17,6 +17,7 @@ from filelock import FileLock
 from hypothesis import settings as hypothesis_settings
 
 from atelier.core import settings
+from atelier.core.yaml_files import read_yaml
 
 from .support.processes import MARK, end_processes, reset_ignored_signals
 from .support.project import Project, clone, prepare
@@ -60,8 +61,8 @@ def shared() -> Path:
 @pytest.fixture
 def make_settings() -> Callable[..., settings.Settings]:
     """The plain DCGAN's settings, with some values changed: make_settings(train={"lr": 1.0})."""
-    values = settings.read_yaml(ROOT / "params.yaml")
-    values.update(settings.read_yaml(ROOT / "presets/base.yaml")["values"])
+    values = read_yaml(ROOT / "params.yaml")
+    values.update(read_yaml(ROOT / "presets/base.yaml")["values"])
     values["evaluate"]["features"] = "random"  # the fastest
 
     def make(**sections: dict[str, Any]) -> settings.Settings:

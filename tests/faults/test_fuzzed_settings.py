@@ -15,9 +15,10 @@ from ruamel.yaml import YAML
 
 from atelier.core import settings
 from atelier.core.errors import AtelierError
+from atelier.core.yaml_files import read_yaml
 
 PARAMS = (Path(__file__).parents[2] / "params.yaml").read_text("utf-8")
-VALUES = settings.read_yaml(Path(__file__).parents[2] / "params.yaml")
+VALUES = read_yaml(Path(__file__).parents[2] / "params.yaml")
 KEYS = [(section, key) for section, keys in VALUES.items() for key in keys]
 
 few = bounds(derandomize=True)
@@ -188,7 +189,7 @@ ENDLESS = "a0: &a0 [1]\n" + "".join(
         ),
         ("epochs: 41", "3: 30", r"train\.3 is not a setting; known here are network,"),
         ("epochs: 41", "'': 30", r"train\.'' is not a setting"),
-        ("pictures: [generated]", "pictures: []", r"is \[\], but it should have at least 1 item"),
+        ("contents: [generated]", "contents: []", r"is \[\], but it should have at least 1 item"),
         (
             "experiment: atelier",
             "experiment: ''",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from atelier.core.errors import AtelierError
-from atelier.core.settings import read_yaml
+from atelier.core.yaml_files import read_yaml
 from atelier.tracking import preflight
 
 from ..support.project import ROOT, Project

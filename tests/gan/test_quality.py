@@ -23,6 +23,7 @@ from atelier.gan.networks import Architecture, Discriminator, Generator, build_n
 from atelier.gan.serialization import load_generator, read_metadata, save_network
 from atelier.gan.step import train_step
 from atelier.gan.trainer import Trainer
+from atelier.metrics.validation import validation_settings
 
 from ..support.architectures import CELEBA64, FASHION_MLP, SMALL
 
@@ -266,13 +267,13 @@ def test_classes_that_cannot_be_are_refused(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"r1": 1.0}, "batch normalisation mixes with others; set discriminator_norm to false"),
+        ({"r1": 1.0}, "mixes the images of a batch; set discriminator_norm to false"),
         ({"loss": "wgan"}, "needs a smooth discriminator; set gradient_penalty to 10"),
         ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing is of loss: bce"),
         ({"network": "mlp", "generator_blocks": "residual"}, "set generator_blocks and"),
         ({"discriminator_blocks": "residual"}, "set discriminator_norm to false"),
         ({"select_model": "best", "kid_every_epochs": 0}, "set kid_every_epochs to 1 or more"),
-        ({"spectral_norm": True}, "undoes what spectral_norm divides by; set discriminator_norm"),
+        ({"spectral_norm": True}, "undoes the division by spectral_norm; set discriminator_norm"),
         ({"dropout": 0.3}, "dropout is of network: mlp; set it to 0"),
         ({"penalty_interval": 4}, "penalty_interval has no penalty to apply; set it to 1"),
         ({"augment": ["colour"]}, "augment"),
@@ -295,13 +296,13 @@ def test_epochs_are_measured_by_the_validation_set(
             convert={"validation_fraction": 0.0},
         )
     changes = {"kid_features": "inception", "kid_samples": 100, "seed": 7}
-    settings = make_settings(train=changes, evaluate={"fixed_samples": 999})
-    judging = settings.judging
+    settings = make_settings(train=changes, evaluate={"samples": 999})
+    judging = validation_settings(settings)
     assert (judging.features, judging.samples, judging.seed) == ("inception", 100, 7)
     # No setting of the section evaluate may reach a training, which does not depend on it.
-    others = {"fixed_samples": 16, "features": "resnet18", "seed": 3, "nearest_among": 5}
+    others = {"samples": 16, "features": "resnet18", "seed": 3, "nearest_neighbor_pool": 5}
     for name, value in others.items():
-        told = make_settings(train=changes, evaluate={name: value}).judging
+        told = validation_settings(make_settings(train=changes, evaluate={name: value}))
         assert (told.features, told.samples, told.seed) == ("inception", 100, 7)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from atelier.core.errors import AtelierError
 from atelier.core.pretrained import vgg19_caffe
-from atelier.core.settings import NETWORKS
+from atelier.core.setting_types import NETWORKS
 from atelier.metrics.extractors import (
     build_extractor,
     imagenet,

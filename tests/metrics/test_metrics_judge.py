@@ -19,7 +19,7 @@ from atelier.metrics.extractors import build_extractor
 from atelier.metrics.features import Extractor
 from atelier.metrics.neighbors import precision_recall_density_coverage
 from atelier.metrics.reference import RealImages
-from atelier.metrics.validation import ValidationKID, build_validation
+from atelier.metrics.validation import ValidationKID, build_validation, validation_settings
 
 CPU = torch.device("cpu")
 Pictures = NDArray[np.uint8]
@@ -402,7 +402,7 @@ def test_epochs_are_judged_by_unseen_images_whatever_the_protocol(
     make_settings: Callable[..., Settings],
 ) -> None:
     settings = make_settings(evaluate={"reference": "training"})
-    assert settings.judging.reference == "test"
+    assert validation_settings(settings).reference == "test"
 
 
 def test_numbers_repeat_whatever_the_global_stream_does(pictures: Pictures) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from atelier.core.settings import read_yaml
+from atelier.core.yaml_files import read_yaml
 
 from ..support.project import ROOT, Project
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from atelier.core.settings import Settings, read_yaml
+from atelier.core.settings import Settings
+from atelier.core.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "atelier"

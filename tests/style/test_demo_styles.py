@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from atelier.core.settings import STYLES
+from atelier.core.setting_types import STYLES
 from atelier.style.demo_styles import demo_style_image, demo_style_sources
 from atelier.style.losses import gram_matrix
 from atelier.style.vgg import build_vgg19, feature_maps, preprocess

@@ -68,7 +68,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    *(preset.preset, preset.results),
+    *(preset.preset, preset.migrate, preset.results),
     *(generate.generate, generate.export),
     stylize.stylize,
     *(runs.lineage, runs.sync, runs.gc),

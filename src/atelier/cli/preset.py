@@ -26,6 +26,16 @@ def preset(
     typer.echo("Now type: dvc repro" if changes else f"params.yaml is {name} already.")
 
 
+def migrate() -> None:
+    """Rename old settings in params.yaml and add missing ones, keeping its comments."""
+    from atelier.core.migration import migrate as migrate_file
+
+    changes = migrate_file(PARAMS, PRESETS)
+    for change in changes:
+        typer.echo(change)
+    typer.echo("Now type: dvc repro" if changes else "params.yaml is up to date already.")
+
+
 def results() -> None:
     """Say where the chain's results are, and what to type next."""
     shown = {

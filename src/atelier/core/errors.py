@@ -1,44 +1,45 @@
-"""What a disk may answer, said in one sentence."""
+"""Errors that a user can fix, and helpers that word their messages."""
 
+import difflib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# What torch and OpenCV say of a processor's and a GPU's memory, and the system of a file's.
+# Phrases of torch and OpenCV (CPU and GPU memory) and of the operating system (memory maps).
 _OUT_OF_MEMORY = ("allocate memory", "not enough memory", "out of memory", "Insufficient memory")
-
-
-class AtelierError(Exception):
-    """A fault that a user can mend, told in one sentence.
-
-    The sentence says what was got, what is needed and what to do. It is shown as it
-    stands, without a traceback, and the program ends with exit code 1. Faults of the
-    program itself keep their own exception and their traceback.
-    """
-
-
-class PeerLostError(AtelierError):
-    """Another process of the same work ended, which tells of it itself."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, the machine's or a GPU's, is too small."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
-
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DISK_FAILED = {errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOLCK}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
+class AtelierError(Exception):
+    """An error that a user can fix, described in one sentence.
+
+    The sentence names what was wrong, what was found and what to do. It is printed without a
+    traceback, and the program exits with code 1. Bugs raise other exceptions and keep their
+    traceback.
+    """
+
+
+class PeerLostError(AtelierError):
+    """Raised if another process of the same job exited; that process reports the cause."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that main memory or GPU memory is exhausted."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
 @contextmanager
 def os_errors_as_sentences(target: Path) -> Iterator[None]:
-    """Say in a sentence what a disk answers while the body writes ``target``.
+    """Convert an ``OSError`` of the body, which writes ``target``, to an ``AtelierError``.
 
     Raises:
-        AtelierError: the disk is full, something may not be read or written, or a disk (or the
-            network that it is reached by) fails half-way.
+        AtelierError: the disk is full, a file may not be read or written, or a disk or network
+            folder fails.
+        OSError: any other reason.
     """
     try:
         yield
@@ -60,3 +61,20 @@ def os_errors_as_sentences(target: Path) -> Iterator[None]:
                 " what was there before is untouched."
             ) from None
         raise
+
+
+def printable(value: object, max_length: int = 60) -> str:
+    """Return a value as text on one line, shortened to ``max_length`` characters."""
+    text = str(value)
+    return shorten(text if text and text.isprintable() else repr(text), max_length)
+
+
+def shorten(text: str, max_length: int) -> str:
+    """Cut a text to ``max_length`` characters; the last three are dots if it is longer."""
+    return text if len(text) <= max_length else text[: max_length - 3] + "..."
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean X`` for the most similar known word, or an empty string."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}" if found else ""

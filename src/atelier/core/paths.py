@@ -8,7 +8,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from atelier.core.errors import AtelierError
-from atelier.core.settings import Settings, check_files, files_of
+from atelier.core.setting_types import STYLES, WEIGHTS, is_weights_file
+from atelier.core.settings import Settings
 
 
 def project_root() -> Path:
@@ -107,6 +108,43 @@ def read_list(path: Path) -> dict[str, str]:
     return hashes if isinstance(hashes, dict) else {}
 
 
+def files_of(settings: Settings, section: str) -> dict[Path, str]:
+    """Return the files that a section names; for each the names that need no file, in words."""
+    if section == "evaluate":
+        name = settings.evaluate.features
+        words = "vgg19_caffe, random or inception"
+        return {Path("data/weights", name): words} if is_weights_file(name) else {}
+    if section != "stylize":
+        return {}
+    stylize = settings.stylize
+    images = [*stylize.contents, *stylize.styles, *stylize.style_masks]
+    named: list[tuple[str, str, tuple[str, ...]]]
+    named = [("pictures", name, ("generated", *STYLES, "drawn")) for name in images]
+    named += [("weights", stylize.weights, WEIGHTS)]
+    return {
+        Path("data", folder, name): f"{', '.join(words[:-1])} or {words[-1]}"
+        for folder, name, words in named
+        if name not in words
+    }
+
+
+def check_files(
+    settings: Settings, root: Path = Path(), sections: Iterable[str] = ("stylize", "evaluate")
+) -> None:
+    """Raise if a file that one of the sections names is missing.
+
+    Raises:
+        AtelierError: an image or a file of weights is missing.
+    """
+    for section in sections:
+        for file, words in files_of(settings, section).items():
+            if not (root / file).is_file():
+                raise AtelierError(
+                    f"there is no {file}, which params.yaml asks for under {section}; put it there,"
+                    f" or choose {words}."
+                )
+
+
 def hash_named(settings: Settings, section: str) -> dict[str, str]:
     """Return the MD5 of each file that a section names, by its path.
 
@@ -146,8 +184,8 @@ def check_named(settings: Settings, section: str) -> None:
     for path in files_of(settings, section):
         if path.as_posix() not in hashes:
             raise AtelierError(
-                f"{list_path(section)} does not list {path}, which params.yaml names; run `dvc repro"
-                f" {section}`, without -s, to list it."
+                f"{list_path(section)} does not list {path}, which params.yaml names; run"
+                f" `dvc repro {section}`, without -s, to list it."
             )
 
 

@@ -1,105 +1,59 @@
-"""The typed, frozen settings of every stage, as ``params.yaml`` holds them.
+"""Typed, frozen settings of every stage, as stored in ``params.yaml``.
 
-No value stands here, only types and ranges: ``params.yaml`` is the one place for values,
-and this module the one place that says what a value may be. A class is a section, a field
-is a key, and a field's description is what a message tells the user when its value is off.
+A class is a section, a field is a key, and the description of a field with a pattern appears in
+error messages. Values are only in ``params.yaml``; this module defines types, ranges and
+contradictions.
 """
 
-import difflib
-import reprlib
-import warnings
-from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, get_args
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
+from pydantic import Field, ValidationError, model_validator
 
 from atelier.core.errors import AtelierError
-
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-LearningRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-DecayRate = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-
-
-def _inside(name: str) -> str:
-    path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts:
-        raise ValueError("it must be a name inside its folder under data/, such as wave.jpg")
-    return name
-
-
-FileName = Annotated[str, AfterValidator(_inside)]
-
-STYLES = ("night_sky", "wave", "stained_glass")
-"""The built-in styles, which the program draws."""
-WEIGHTS = ("vgg19_caffe", "imagenet", "random")
-"""VGG19s that ``stylize.weights`` takes besides files."""
-NETWORKS = (
-    *("alexnet", "convnext_tiny", "convnext_base", "efficientnet_b0", "mobilenet_v3_large"),
-    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2"),
-    *("vgg11", "vgg13", "vgg16", "vgg19"),
+from atelier.core.setting_types import (
+    Count,
+    CountOrZero,
+    DaskAddress,
+    DecayRate,
+    Device,
+    ExperimentName,
+    ExtractorName,
+    FileName,
+    Fraction,
+    KaggleHandle,
+    Launcher,
+    LearningRate,
+    Name,
+    RegisteredModelName,
+    Section,
+    Seed,
+    Sha256,
+    Weight,
+    is_weights_file,
 )
-"""torchvision's networks that ``evaluate.features`` takes, learned on ImageNet."""
-
-
-def is_file_of_weights(name: str) -> bool:
-    """Whether a name is that of a file of weights, by its ending."""
-    return name.endswith((".pth", ".pt", ".safetensors"))
-
-
-def _extractor(name: str) -> str:
-    if is_file_of_weights(name):
-        return _inside(name)
-    known = ("vgg19_caffe", "random", "inception", *NETWORKS)
-    if name not in known:
-        raise ValueError(
-            f"there is no extractor {_printable_value(name)}{nearest(name, known)}; it takes"
-            " vgg19_caffe, random, inception, a network of torchvision such as resnet50, or a .pth"
-            " or .safetensors file of data/weights/"
-        )
-    return name
-
-
-ExtractorName = Annotated[str, AfterValidator(_extractor)]
-
-
-class Section(BaseModel):
-    """A frozen section of settings that refuses unknown keys and wrong types."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+from atelier.core.settings_errors import validation_message
+from atelier.core.yaml_files import read_yaml
 
 
 class SampleSettings(Section):
-    """The faces that the program draws itself."""
+    """The built-in sample: faces that the program draws."""
 
     count: Annotated[int, Field(ge=16, le=100_000)]
     seed: Seed
 
 
 class ArchiveSettings(Section):
-    """A zip or tar archive of pictures, by path or by http(s) address."""
+    """A zip or tar archive of images, at a path or an http(s) address."""
 
     location: str
-    sha256: Annotated[
-        str, Field(pattern=r"^([0-9a-fA-F]{64})?$", description="64 hexadecimal digits")
-    ]
+    sha256: Sha256
 
 
 class KaggleSettings(Section):
     """A Kaggle dataset, as ``owner/name`` or ``owner/name/versions/3``."""
 
-    handle: Annotated[
-        str,
-        Field(
-            pattern=r"^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+(/versions/[1-9][0-9]*)?$",
-            description="owner/name or owner/name/versions/3",
-        ),
-    ]
+    handle: KaggleHandle
 
 
 class TorchvisionSettings(Section):
@@ -112,7 +66,7 @@ class TorchvisionSettings(Section):
 
 
 class DownloadSettings(Section):
-    """Where raw pictures come from."""
+    """The source of raw images."""
 
     source: Literal["sample", "folder", "archive", "kaggle", "torchvision"]
     sample: SampleSettings
@@ -122,10 +76,10 @@ class DownloadSettings(Section):
     torchvision: TorchvisionSettings
 
     @model_validator(mode="after")
-    def _source_is_named(self) -> "DownloadSettings":
+    def _require_source_location(self) -> "DownloadSettings":
         if self.source == "folder" and not self.folders:
             raise ValueError(
-                "source: folder needs at least one entry under folders, such as"
+                "source: folder needs at least one entry under folders, for example"
                 " folders: {faces: /home/me/faces}"
             )
         if self.source != "folder" and self.folders:
@@ -141,10 +95,10 @@ class DownloadSettings(Section):
 
 
 class ConvertSettings(Section):
-    """How every readable picture becomes one row of an array.
+    """Conversion of raw images to arrays, and the split of their rows.
 
-    ``validation`` is the share of the rows that measures epochs, ``test`` the share that only the
-    evaluate stage uses. Training sees neither.
+    ``validation_fraction`` of the rows measure epochs, ``test_fraction`` are used by the evaluate
+    stage only. The train stage learns from neither.
     """
 
     image_size: Literal[16, 28, 32, 64, 128, 256]
@@ -159,18 +113,8 @@ class ConvertSettings(Section):
         """3 for ``rgb``, 1 for ``grey``."""
         return 3 if self.color == "rgb" else 1
 
-    @model_validator(mode="before")
-    @classmethod
-    def _held_out_is_replaced(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "held_out" in values:
-            raise ValueError(
-                "held_out was replaced by two settings; write validation: 0.1 and test: 0.1"
-                " instead, or 0.0 for both to train on all images"
-            )
-        return values
-
     @model_validator(mode="after")
-    def _some_are_for_training(self) -> "ConvertSettings":
+    def _require_training_images(self) -> "ConvertSettings":
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError(
                 f"validation_fraction is {self.validation_fraction} and test_fraction is"
@@ -181,7 +125,7 @@ class ConvertSettings(Section):
 
 
 class NetworkSettings(Section):
-    """What the generator and the discriminator look like."""
+    """Architectures of the generator and the discriminator."""
 
     network: Literal["dcgan", "mlp"]
     latent_size: Annotated[int, Field(ge=1, le=65_536)]
@@ -199,7 +143,7 @@ class NetworkSettings(Section):
     spectral_norm: bool
 
     @model_validator(mode="after")
-    def _blocks_fit(self) -> "NetworkSettings":
+    def _check_blocks(self) -> "NetworkSettings":
         blocks = (self.generator_blocks, self.discriminator_blocks)
         if self.network == "mlp" and blocks != ("plain", "plain"):
             raise ValueError(
@@ -210,19 +154,19 @@ class NetworkSettings(Section):
             raise ValueError("dropout is of network: mlp; set it to 0 for dcgan")
         if self.network == "dcgan" and self.spectral_norm and self.discriminator_norm:
             raise ValueError(
-                "batch normalisation undoes what spectral_norm divides by; set discriminator_norm"
+                "batch normalization undoes the division by spectral_norm; set discriminator_norm"
                 " to false"
             )
         if self.discriminator_blocks == "residual" and self.discriminator_norm:
             raise ValueError(
-                "discriminator_blocks: residual has no batch normalisation; set"
+                "discriminator_blocks: residual has no batch normalization; set"
                 " discriminator_norm to false"
             )
         return self
 
 
 class TrainSettings(NetworkSettings):
-    """The networks and how they are trained; ``docs/quality.md`` says what is good for what."""
+    """The networks and their training; ``docs/quality.md`` compares values."""
 
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
@@ -245,8 +189,8 @@ class TrainSettings(NetworkSettings):
     horizontal_flip: bool
     conditional: bool
     fixed_samples: Count
-    sample_every_steps: Annotated[int, Field(ge=0)]
-    kid_every_epochs: Annotated[int, Field(ge=0)]
+    sample_every_steps: CountOrZero
+    kid_every_epochs: CountOrZero
     kid_samples: Annotated[int, Field(ge=16)]
     kid_features: ExtractorName
     select_model: Literal["last", "best"]
@@ -254,64 +198,64 @@ class TrainSettings(NetworkSettings):
 
     @property
     def has_penalty(self) -> bool:
-        """Whether the discriminator's gradient is penalised."""
+        """True if the loss contains a gradient penalty."""
         return max(self.gradient_penalty, self.r1, self.r2) > 0
 
     @model_validator(mode="after")
-    def _losses_fit(self) -> "TrainSettings":
+    def _check_losses(self) -> "TrainSettings":
         if self.label_smoothing and self.loss != "bce":
             raise ValueError(f"label_smoothing is of loss: bce; set it to 0 for {self.loss}")
         if self.loss == "wgan" and not (self.has_penalty or self.spectral_norm):
             raise ValueError(
-                "loss: wasserstein needs a smooth discriminator; set gradient_penalty to 10, or"
+                "loss: wgan needs a smooth discriminator; set gradient_penalty to 10, or"
                 " spectral_norm to true"
             )
         if self.penalty_interval > 1 and not self.has_penalty:
             raise ValueError(
-                "penalty_interval has no penalty to apply; set it to 1, or one of gradient_penalty, r1"
-                " and r2 above 0"
+                "penalty_interval has no penalty to apply; set it to 1, or one of"
+                " gradient_penalty, r1 and r2 above 0"
             )
         if self.has_penalty and self.network == "dcgan" and self.discriminator_norm:
             raise ValueError(
-                "gradient_penalty, r1 and r2 look at each picture by itself, which batch"
-                " normalisation mixes with others; set discriminator_norm to false"
+                "gradient_penalty, r1 and r2 need a gradient per image, but batch normalization"
+                " mixes the images of a batch; set discriminator_norm to false"
             )
         return self
 
     @model_validator(mode="after")
-    def _the_best_is_known(self) -> "TrainSettings":
+    def _check_kid(self) -> "TrainSettings":
         if self.select_model == "best" and not self.kid_every_epochs:
             raise ValueError(
                 "select_model: best needs measured epochs; set kid_every_epochs to 1 or more"
             )
-        if is_file_of_weights(self.kid_features):
-            # Else each new file in data/weights would make a training out of date.
+        if is_weights_file(self.kid_features):
+            # The train stage would have to depend on data/weights, and any new file rerun it.
             raise ValueError(
-                "kid_features takes no file of weights; set it to random, inception or a network"
-                " of torchvision, and evaluate.features to the file"
+                "kid_features takes no file of weights; set it to random, inception or a"
+                " torchvision network, and evaluate.features to the file"
             )
         return self
 
 
 class EvaluateSettings(Section):
-    """How generated pictures are compared with real ones.
+    """Comparison of generated images with real ones.
 
-    ``features`` is what looks at them: ``random`` filters, FID's ``inception``, one of
-    torchvision's networks, or a file of ``data/weights/`` that holds a VGG19. ``reference`` is what
-    they are compared with: ``test``, at most ``samples`` images that training never sees, or
-    ``training``, all images that it learns from, as in the literature.
+    ``features`` names the extractor: ``random`` filters, FID's ``inception``, a torchvision
+    network, or a VGG19 from ``data/weights/``. ``reference`` names the real images: ``test`` for at
+    most ``samples`` images that training does not use, or ``training`` for all training images,
+    as in the literature.
     """
 
     samples: Annotated[int, Field(ge=16)]
     reference: Literal["test", "training"]
     features: ExtractorName
-    epochs: Annotated[int, Field(ge=0)]
+    epochs: CountOrZero
     nearest_neighbor_pool: Count
     seed: Seed
 
 
 class RenderSettings(Section):
-    """Montages, the film and the report page."""
+    """Montages, the GIF of the training and the report page."""
 
     columns: Annotated[int, Field(ge=1, le=64)]
     tile_pixels: Annotated[int, Field(ge=8, le=512)]
@@ -320,12 +264,12 @@ class RenderSettings(Section):
 
 
 class StylizeSettings(Section):
-    """Neural style transfer: what is painted, how it is measured, how it is optimised.
+    """Neural style transfer: images, objective and optimizer.
 
-    Layers are positions in ``torchvision.models.vgg19().features``. A picture or style is
-    a file of ``data/pictures/``, or the word ``generated`` (faces of the trained generator)
-    or one of the built-in styles; weights are ``vgg19_caffe``, ``imagenet``, ``random`` or a file
-    of ``data/weights/``. ``auto`` precision is bfloat16 where the processor multiplies it itself.
+    Layers are positions in ``torchvision.models.vgg19().features``. A content or style image is
+    a file in ``data/pictures/``, ``generated`` (faces of the trained generator), or a built-in
+    style. Weights are ``vgg19_caffe``, ``imagenet``, ``random`` or a file in ``data/weights/``.
+    The ``auto`` precision is bfloat16 if the processor has instructions for it.
     """
 
     contents: Annotated[list[FileName], Field(min_length=1)]
@@ -337,9 +281,9 @@ class StylizeSettings(Section):
     style_scale: Annotated[float, Field(ge=0.1, le=10)]
     preserve_color: Literal["none", "luminance", "histogram"]
     style_strength: Annotated[float, Field(ge=0, le=1)]
-    # Not `size`: DVC's run cache leaves parameters of that name out of what tells runs apart.
+    # Not `size`: DVC's run cache ignores parameters of that name.
     image_size: Annotated[int, Field(ge=32, le=16_384)]
-    memory_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    memory_gb: Weight
     weights: FileName
     preprocessing: Literal["torchvision", "caffe"]
     pooling: Literal["max", "average", "l2"]
@@ -361,28 +305,33 @@ class StylizeSettings(Section):
     seed: Seed
 
     def pixel_convention(self) -> Literal["torchvision", "caffe"]:
-        """Return the preprocessing that learned weights belong to; for others it is a setting."""
+        """Return the preprocessing of the weights; only ``random`` and files use the setting."""
         if self.weights == "vgg19_caffe":
             return "caffe"
         return "torchvision" if self.weights == "imagenet" else self.preprocessing
 
     @model_validator(mode="after")
-    def _something_to_match(self) -> "StylizeSettings":
+    def _require_loss_weight(self) -> "StylizeSettings":
         if not self.style_layers:
-            raise ValueError("style_layers needs at least one layer, such as {1: 1.0}")
+            raise ValueError("style_layers needs at least one layer, for example {1: 1.0}")
         if not any([*self.style_layers.values(), *self.content_layers.values()]):
             raise ValueError(
-                "one of style_layers and content_layers needs a weight above 0, such as {1: 1.0}"
+                "one of style_layers and content_layers needs a weight above 0, for example"
+                " {1: 1.0}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_optimizer(self) -> "StylizeSettings":
         if self.optimizer == "adam" and self.lr > 0.5:
             raise ValueError(
-                f"lr is {self.lr}, a step that adam cannot paint with (pixels go from 0 to 1);"
+                f"lr is {self.lr}, too large a step for adam (pixels are 0 to 1);"
                 " set it to about 0.02"
             )
         if self.iterate_averaging and self.optimizer != "adam":
             raise ValueError(
-                f"iterate_averaging is {self.iterate_averaging}, but only adam averages; set it to 0, or"
-                " optimizer to adam with an lr of 0.02"
+                f"iterate_averaging is {self.iterate_averaging}, but only adam averages; set it to"
+                " 0, or optimizer to adam with an lr of 0.02"
             )
         if self.gif and not self.save_intermediates:
             raise ValueError(
@@ -396,84 +345,49 @@ class StylizeSettings(Section):
         return self
 
     @model_validator(mode="after")
-    def _styles_go_together(self) -> "StylizeSettings":
-        for name, given in (
-            ("style_weights", self.style_weights), ("style_masks", self.style_masks)
-        ):  # fmt: skip
-            if given and self.pairing == "cycle":
+    def _check_mixed_styles(self) -> "StylizeSettings":
+        counts = {
+            "style_weights": len(self.style_weights),
+            "style_masks": len(self.style_masks),
+        }
+        for name, count in counts.items():
+            if count and self.pairing == "cycle":
                 raise ValueError(
-                    f"{name} joins all styles in every painting, but pairing is each; set pairing"
-                    f" to all, or {name} to []"
+                    f"{name} combines all styles in every stylized image, but pairing is cycle;"
+                    f" set pairing to product, or {name} to []"
                 )
-            if given and len(given) != len(self.styles):
+            if count and count != len(self.styles):
                 raise ValueError(
-                    f"{name} is a list of {len(given)}, but the number of styles is"
+                    f"{name} is a list of {count}, but the number of styles is"
                     f" {len(self.styles)}; give one for each"
                 )
         if self.style_weights and not any(self.style_weights):
-            raise ValueError("one of style_weights needs to be above 0, such as [1.0, 1.0]")
+            raise ValueError("one of style_weights needs to be above 0, for example [1.0, 1.0]")
         return self
 
 
 class RuntimeSettings(Section):
-    """What changes no result: no stage depends on this section."""
+    """Settings of the machine; they change no result, and no stage depends on them."""
 
-    device: Annotated[
-        str,
-        Field(
-            pattern=r"^(auto|cpu|cuda(:[0-9]+)?|mps)$", description="auto, cpu, cuda, cuda:1 or mps"
-        ),
-    ]
-    launcher: Annotated[
-        str,
-        Field(
-            pattern=r"^(python|torchrun( --(nproc-per-node=([1-9][0-9]*|gpu|cpu|auto)"
-            r"|(nnodes|node-rank|master-port)=[0-9]+|master-addr=[A-Za-z0-9.:_-]+))+)$",
-            description="python, or torchrun with its options such as torchrun --nproc-per-node=2",
-        ),
-    ]
+    device: Device
+    launcher: Launcher
     workers: Annotated[int, Field(ge=0, le=1024)]
-    dask_scheduler: Annotated[
-        str,
-        Field(
-            pattern=r"^((tcp|tls)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5})?$",
-            description="empty, or a Dask scheduler's address such as tcp://host:8786",
-        ),
-    ]
+    dask_scheduler: DaskAddress
     progress: bool
     checkpoint_seconds: Annotated[float, Field(ge=0, le=86_400)]
 
 
-with warnings.catch_warnings():
-    # Metaclasses of abstract classes have a method `register`, which no settings use.
-    warnings.filterwarnings("ignore", 'Field name "register"')
+class TrackingSettings(Section):
+    """Logging of runs to MLflow; it changes no result."""
 
-    class TrackingSettings(Section):
-        """How runs are logged to MLflow; changes no result either."""
-
-        enabled: bool
-        experiment: Annotated[
-            str,
-            Field(
-                min_length=1,
-                max_length=200,
-                pattern=r"^[^/:.][^/:]*$",
-                description="a name without / and : that starts with no dot",
-            ),
-        ]
-        delivery_timeout_seconds: Annotated[float, Field(ge=0, le=3600)]
-        registered_model: Annotated[
-            str,
-            Field(
-                max_length=200,
-                pattern=r"^[^/:'\"`]*$",
-                description="a name without / and : and quotes",
-            ),
-        ]
+    enabled: bool
+    experiment: ExperimentName
+    delivery_timeout_seconds: Annotated[float, Field(ge=0, le=3600)]
+    registered_model: RegisteredModelName
 
 
 class Settings(Section):
-    """All of ``params.yaml``: a section per stage, and two that no result depends on."""
+    """All of ``params.yaml``: one section per stage, ``runtime`` and ``tracking``."""
 
     download: DownloadSettings
     convert: ConvertSettings
@@ -485,7 +399,7 @@ class Settings(Section):
     tracking: TrackingSettings
 
     @model_validator(mode="after")
-    def _something_to_measure_by(self) -> "Settings":
+    def _require_validation_images(self) -> "Settings":
         if self.train.select_model == "best" and not self.convert.validation_fraction:
             raise ValueError(
                 "train.select_model: best needs images that training does not see; set"
@@ -493,30 +407,23 @@ class Settings(Section):
             )
         return self
 
-    @property
-    def judging(self) -> EvaluateSettings:
-        """How epochs are judged while the training goes on, by its own settings alone."""
-        train = self.train
-        own = {"features": train.kid_features, "samples": train.kid_samples, "seed": train.seed}
-        return self.evaluate.model_copy(update={**own, "reference": "test"})
-
 
 def load(path: Path = Path("params.yaml")) -> Settings:
-    """Read and check all settings.
+    """Read and validate all settings.
 
     Raises:
-        AtelierError: the file is missing or is no YAML, a key is unknown or missing, or a
-            value has the wrong type or is out of range. The sentence names the key.
+        AtelierError: the file is missing or not valid YAML, a key is unknown or missing, or a
+            value has the wrong type or is out of range. The message names the key.
     """
     return check(read_yaml(path), path.name)
 
 
 def check(values: Any, source: str) -> Settings:
-    """Turn plain ``values``, as YAML gives them, into settings.
+    """Validate plain values and return them as settings.
 
     Args:
-        values: nested dicts, lists and scalars.
-        source: the name of the file they come from, for messages.
+        values: nested dicts, lists and scalars, as read from YAML.
+        source: the name of their file, for messages.
 
     Raises:
         AtelierError: as for :func:`load`.
@@ -524,157 +431,16 @@ def check(values: Any, source: str) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise AtelierError(_sentence(error, source)) from None
-
-
-def files_of(settings: Settings, section: str) -> dict[Path, str]:
-    """Return the files that a section names, and for each the words that the setting takes too."""
-    if section == "evaluate":
-        name = settings.evaluate.features
-        words = "vgg19_caffe, random or inception"
-        return {Path("data/weights", name): words} if is_file_of_weights(name) else {}
-    if section != "stylize":
-        return {}
-    stylize = settings.stylize
-    images = [*stylize.contents, *stylize.styles, *stylize.style_masks]
-    named: list[tuple[str, str, tuple[str, ...]]]
-    named = [("pictures", name, ("generated", *STYLES, "drawn")) for name in images]
-    named += [("weights", stylize.weights, WEIGHTS)]
-    return {
-        Path("data", folder, name): f"{', '.join(words[:-1])} or {words[-1]}"
-        for folder, name, words in named
-        if name not in words
-    }
-
-
-def check_files(
-    settings: Settings, root: Path = Path(), sections: Iterable[str] = ("stylize", "evaluate")
-) -> None:
-    """Raise if a file that one of the sections names is missing.
-
-    Raises:
-        AtelierError: a picture or a file of weights is missing.
-    """
-    for section in sections:
-        for file, words in files_of(settings, section).items():
-            if not (root / file).is_file():
-                raise AtelierError(
-                    f"there is no {file}, which params.yaml asks for under {section}; put it there,"
-                    f" or choose {words}."
-                )
+        raise AtelierError(validation_message(error, source, Settings)) from None
 
 
 def check_section(name: str, values: Any, source: str) -> None:
-    """Check the values of one section, as :func:`check` does those of all."""
+    """Validate the values of one section.
+
+    Raises:
+        AtelierError: as for :func:`check`.
+    """
     try:
         Settings.model_fields[name].annotation.model_validate(values)  # type: ignore[union-attr]
     except ValidationError as error:
-        raise AtelierError(_sentence(error, source, (name,))) from None
-
-
-def read_yaml(path: Path) -> Any:
-    """Read a YAML 1.2 file with the loader that DVC uses, so that both see the same values.
-
-    Raises:
-        AtelierError: the file is missing, is not UTF-8 or is no YAML.
-    """
-    try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AtelierError(f"cannot read {path}: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise AtelierError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
-    except Exception as error:  # of wrongly tagged scalars ruamel raises what Python happens to
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
-        told = _printable_value(problem, 200)
-        raise AtelierError(f"{path.name} is not valid YAML{where}: {told}.") from None
-
-
-def _sentence(error: ValidationError, source: str, section: tuple[str, ...] = ()) -> str:
-    """Say the fault that tells most, and how many more there are."""
-    faults = error.errors(include_url=False)
-    # A misspelt key is also a missing one; the misspelling is the one to tell.
-    fault = min(faults, key=lambda fault: fault["type"] == "missing")
-    # pydantic says [key] where the key of a mapping is at fault, which its name says already.
-    location = (*section, *(part for part in fault["loc"] if part != "[key]"))
-    key = ".".join(map(_printable_value, location)) or "the file"
-    kind = fault["type"]
-    if kind in ("extra_forbidden", "invalid_key"):
-        told = f"{key} is not a setting{_nearest_key(location)}"
-    elif kind == "missing":
-        told = f"{key} is missing; `atelier preset sample` writes every setting"
-    elif kind == "value_error":
-        told = f"{key}: {fault['ctx']['error']}" if location else str(fault["ctx"]["error"])
-    elif kind == "string_pattern_mismatch":
-        told = (
-            f"{key} is {_format_value(fault['input'])}, but it should be {_description(location)}"
-        )
-    else:
-        # pydantic says Input should, String should, List should: here the key is meant.
-        wanted = fault["msg"].partition(" should ")[2]
-        told = f"{key} is {_format_value(fault['input'])}, but it should {wanted}"
-    more = f" (and {len(faults) - 1} more to mend)" if len(faults) > 1 else ""
-    return f"{source}: {told}{more}."
-
-
-def _format_value(value: Any) -> str:
-    """A value in at most 60 characters, without walking all of it: aliases make it endless."""
-    short = reprlib.Repr()
-    short.maxlevel, short.maxstring, short.maxother, short.maxlong = 2, 60, 60, 60
-    return _cut(short.repr(value), 60)
-
-
-def _printable_value(part: int | str, most: int = 60) -> str:
-    text = str(part)
-    return _cut(text if text and text.isprintable() else repr(text), most)
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """``; did you mean X`` for the known word most like ``word``, or nothing."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]}" if found else ""
-
-
-def _nearest_key(location: tuple[int | str, ...]) -> str:
-    """Name the known key that is most like an unknown one: beside it, or in another section."""
-    wrong = str(location[-1])
-    beside = _fields_at(location[:-1])
-    before = "".join(f"{_printable_value(part)}." for part in location[:-1])
-    elsewhere = [
-        f"{section}.{wrong}" for section in Settings.model_fields if wrong in _fields_at((section,))
-    ]
-    return (
-        f"; did you mean {elsewhere[0]}"
-        if elsewhere
-        else nearest(f"{before}{wrong}", [f"{before}{key}" for key in beside])
-        if difflib.get_close_matches(wrong, beside, cutoff=0.5)
-        else f"; known here are {', '.join(beside)}"
-    )
-
-
-def _description(location: tuple[int | str, ...]) -> str:
-    """What a field with a pattern says of itself."""
-    model: Any = Settings
-    for part in location[:-1]:
-        model = getattr(model, "model_fields", {}).get(part, model)
-        model = getattr(model, "annotation", model)
-    field = getattr(model, "model_fields", {}).get(location[-1])
-    return (field and field.description) or "a plain name of letters, digits, - and _"
-
-
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = Settings
-    for part in location:
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            return []
-        model = field.annotation
-        if not isinstance(model, type) and get_args(model):
-            return []
-    return list(getattr(model, "model_fields", {}))
+        raise AtelierError(validation_message(error, source, Settings, (name,))) from None

@@ -18,7 +18,7 @@ from atelier.core.pretrained import (
     weights_digest,
 )
 from atelier.core.random_streams import derive_seed
-from atelier.core.settings import is_file_of_weights
+from atelier.core.setting_types import is_weights_file
 from atelier.metrics.features import Extractor, RandomFeatures
 
 SETTING = "evaluate.features"
@@ -212,12 +212,11 @@ def build_extractor(features: str, seed: int, weights: Path = WEIGHTS) -> Extrac
         filters = derive_seed(seed, "features.random")
         return Extractor(RandomFeatures(filters), f"random {filters}")
     # torchvision takes 3 seconds to import, which random features need not wait for.
-    pass
 
     if features == "vgg19_caffe":
         return vgg19_caffe_features()
     if features == "inception":
         return inception()
-    if is_file_of_weights(features):
+    if is_weights_file(features):
         return vgg19_extractor(weights / features)
     return imagenet(features)

@@ -22,6 +22,19 @@ from atelier.metrics.reference import (
 )
 
 
+def validation_settings(settings: Settings) -> EvaluateSettings:
+    """Return the settings that epochs are measured with; of ``evaluate``, none is used."""
+    train = settings.train
+    return settings.evaluate.model_copy(
+        update={
+            "features": train.kid_features,
+            "samples": train.kid_samples,
+            "seed": train.seed,
+            "reference": "test",
+        }
+    )
+
+
 def build_validation(
     settings: Settings,
     training: NDArray[np.uint8],
@@ -45,7 +58,7 @@ def build_validation(
     if not settings.train.kid_every_epochs:
         return None
     try:
-        judge = ValidationKID(settings.judging, training, real, device)
+        judge = ValidationKID(validation_settings(settings), training, real, device)
     except TooFewImagesError as error:
         if settings.train.select_model == "best":
             raise AtelierError(f"{error}, or set train.select_model to last.") from error

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from atelier.core.errors import AtelierError
 from atelier.core.progress import Progress, ProgressCallback, silent
 from atelier.core.random_streams import derive_seed
-from atelier.core.settings import WEIGHTS, StylizeSettings
+from atelier.core.setting_types import WEIGHTS
+from atelier.core.settings import StylizeSettings
 from atelier.style import memory
 from atelier.style.checkpoint import TransferCheckpoints
 from atelier.style.image_ops import scaled_shape, to_tensor, to_uint8

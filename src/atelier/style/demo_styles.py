@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from atelier.core.settings import STYLES
+from atelier.core.setting_types import STYLES
 
 Floats = NDArray[np.floating]
 FloatImage = NDArray[np.uint8]
@@ -222,7 +222,7 @@ def demo_style_image(name: str, size: int, seed: int) -> Image:
     """Draw a built-in style image.
 
     Args:
-        name: one of :data:`atelier.core.settings.STYLES`, or ``drawn``, an older name of the night sky.
+        name: one of :data:`atelier.core.setting_types.STYLES`, or ``drawn``, an older name of the night sky.
         size: pixels, height and width.
         seed: varies details, not the style.
 

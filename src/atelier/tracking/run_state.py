@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from atelier.core.errors import AtelierError
 from atelier.core.paths import LISTS, read_list
-from atelier.core.settings import read_yaml
+from atelier.core.yaml_files import read_yaml
 from atelier.tracking.dvc_lock import StageRecord, is_code, read_lock
 from atelier.tracking.environment import Process, gpu_names
 from atelier.tracking.redact import flat, redact_urls

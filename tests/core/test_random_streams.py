@@ -35,7 +35,7 @@ def test_a_stream_needs_a_name() -> None:
 
 
 def test_streams_stay_the_same_in_later_versions() -> None:
-    assert derive_seed(1, "train.latent_distribution.0") == 281900623314435605
+    assert derive_seed(1, "train.latents.0") == 281900623314435605
     assert derive_seed(2**32 - 1, "a") != derive_seed(2**32 - 2, "a")
 
 

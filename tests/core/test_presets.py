@@ -6,6 +6,7 @@ import pytest
 from atelier.core import settings
 from atelier.core.errors import AtelierError
 from atelier.core.presets import apply_preset, list_presets, preset_values
+from atelier.core.yaml_files import read_yaml
 
 
 @pytest.fixture
@@ -37,14 +38,14 @@ def test_every_preset_is_listed_valid_and_leaves_nothing_behind(root: Path, para
 
 def test_sample_training_does_not_leak_into_other_presets(root: Path) -> None:
     folder = root / "presets"
-    base = settings.read_yaml(folder / "base.yaml")["values"]["train"]
+    base = read_yaml(folder / "base.yaml")["values"]["train"]
     sample = preset_values("sample", folder)["train"]
     for name in list_presets(folder):
         train = preset_values(name, folder)["train"]
         if name in ("sample", "photo", "gatys"):
             assert train == sample, name
             continue
-        own = settings.read_yaml(folder / f"{name}.yaml")["values"]["train"]
+        own = read_yaml(folder / f"{name}.yaml")["values"]["train"]
         assert {key for key in train if train[key] != base[key]} <= set(own), name
         assert {key: train[key] for key in own} == own, name
 
@@ -106,7 +107,7 @@ def test_a_photograph_gets_the_chapters_layers_within_the_range_of_a_screen(root
     assert (told.pop("padding"), told.pop("precision")) == ("replicate", "auto")
     assert told.pop("content_layers") == {21: 10.0}
     del told["preprocessing"]  # which the weights of both bring with them
-    assert set(told) == {"scales", "smoothness", "iterations", "memory_gb", "styles"}
+    assert set(told) == {"pyramid_levels", "tv_weight", "iterations", "memory_gb", "styles"}
 
 
 def test_a_long_value_leaves_the_comments_where_they_were(root: Path, params: Path) -> None:

@@ -8,8 +8,12 @@ from hypothesis import strategies as st
 
 from atelier.core import settings
 from atelier.core.errors import AtelierError
+from atelier.core.paths import check_files
+from atelier.core.renamed_settings import RENAMED_KEYS, RENAMED_VALUES
+from atelier.core.setting_types import Section
+from atelier.core.yaml_files import read_yaml
 
-VALUES = settings.read_yaml(Path(__file__).parents[1] / "params.yaml")
+VALUES = read_yaml(Path(__file__).parents[2] / "params.yaml")
 
 
 def changed(key: str, value: Any) -> dict[str, Any]:
@@ -50,11 +54,11 @@ def test_params_yaml_is_valid_and_frozen() -> None:
         ("convert.image_size", 100, "16, 28, 32, 64, 128 or 256"),
         ("tracking.experiment", "..", "tracking.experiment is '..'"),
         ("stylize.optimizer", "adam", "set it to about 0.02"),
-        ("stylize.gif", True, "set intermediates to about 24"),
+        ("stylize.gif", True, "save_intermediates is 0; set it to about 24"),
         ("download.source", "archive", "archive.location"),
         ("download.archive.sha256", "abc", "download.archive.sha256 is 'abc'"),
         ("download.kaggle.handle", "../../etc", "download.kaggle.handle"),
-        ("evaluate.features", "resnet51", "no extractor resnet51; did you mean resnet50; it"),
+        ("evaluate.features", "resnet51", "no extractor resnet51; did you mean resnet50; use"),
         ("evaluate.features", "../../vgg.pth", "inside its folder"),
         (
             "convert.validation_fraction",
@@ -62,12 +66,11 @@ def test_params_yaml_is_valid_and_frozen() -> None:
             "convert.validation_fraction is 0.6, but it should be less",
         ),
         ("convert.test_fraction", -0.1, "convert.test_fraction is -0.1, but it should be greater"),
-        ("convert.held_out", 0.1, "convert: held_out was replaced by two settings; write valida"),
         ("stylize.styles", ["../secret.png"], "inside its folder"),
         ("stylize.style_masks", ["../secret.png"], "inside its folder"),
         ("stylize.style_weights", [1.0, 2.0], "is a list of 2, but the number of styles is 3;"),
         ("stylize.style_weights", [0.0, 0.0, 0.0], "needs to be above 0"),
-        ("stylize.iterate_averaging", 0.9, "only adam's places are averaged"),
+        ("stylize.iterate_averaging", 0.9, "but only adam averages"),
         ("stylize.style_strength", 1.5, "stylize.style_strength is 1.5"),
         ("stylize.styles", ["/etc/passwd"], "inside its folder"),
         ("stylize.style_layers", {}, "needs at least one layer"),
@@ -91,15 +94,55 @@ def test_a_wrong_value_is_named_in_one_sentence(key: str, value: Any, sentence: 
 def test_a_misspelt_key_is_told_rather_than_the_missing_one() -> None:
     values = changed("train.epoch", 3)
     del values["train"]["epochs"]
-    with pytest.raises(AtelierError, match=r"did you mean train\.epochs \(and 1 more to mend\)"):
+    with pytest.raises(AtelierError, match=r"did you mean train\.epochs \(and 1 more to fix\)"):
         settings.check(values, "params.yaml")
 
 
 def test_a_missing_setting_says_how_to_get_it_back() -> None:
     values = deepcopy(VALUES)
     del values["train"]["lr"]
-    with pytest.raises(AtelierError, match=r"train\.lr is missing; `atelier preset sample`"):
+    with pytest.raises(AtelierError, match=r"train\.lr is missing; `atelier migrate` adds it"):
         settings.check(values, "params.yaml")
+    values = deepcopy(VALUES)
+    del values["runtime"]["workers"]
+    with pytest.raises(AtelierError, match=r"runtime\.workers is missing; no preset sets it"):
+        settings.check(values, "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("section", "old", "new"),
+    [(section, old, new) for section, keys in RENAMED_KEYS.items() for old, new in keys.items()],
+)
+def test_old_key_is_named_with_its_new_name(section: str, old: str, new: tuple[str, ...]) -> None:
+    values = deepcopy(VALUES)
+    names = " and ".join(f"{section}.{key}" for key in new)
+    values[section][old] = values[section].pop(new[0])
+    with pytest.raises(AtelierError) as caught:
+        settings.check(values, "params.yaml")
+    assert str(caught.value) == (
+        f"params.yaml: {section}.{old} was renamed to {names}; rename it, or run `atelier migrate`"
+        " to update params.yaml (and 1 more to fix)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "old", "new"),
+    [(*key, old, new) for key, values in RENAMED_VALUES.items() for old, new in values.items()],
+)
+def test_old_value_is_named_with_its_new_name(section: str, key: str, old: str, new: str) -> None:
+    with pytest.raises(AtelierError) as caught:
+        settings.check(changed(f"{section}.{key}", old), "params.yaml")
+    assert str(caught.value) == (
+        f"params.yaml: {section}.{key}: {old} was renamed to {new}; rename it, or run"
+        " `atelier migrate` to update params.yaml."
+    )
+    settings.check(changed(f"{section}.{key}", new), "params.yaml")
+
+
+def test_renamed_keys_exist_today_and_old_ones_do_not() -> None:
+    for section, keys in RENAMED_KEYS.items():
+        assert {new for names in keys.values() for new in names} <= set(VALUES[section])
+        assert not set(keys) & set(VALUES[section])
 
 
 @pytest.mark.parametrize(
@@ -148,13 +191,11 @@ def test_any_value_is_valid_or_one_sentence(key: str, value: Any) -> None:
 def test_no_setting_bears_a_name_that_dvcs_run_cache_overlooks() -> None:
     """It leaves parameters named size and nfiles out of the key, and would restore old results."""
 
-    def names(model: type[settings.Section]) -> list[str]:
+    def names(model: type[Section]) -> list[str]:
         found = []
         for name, field in model.model_fields.items():
             found.append(name)
-            if isinstance(field.annotation, type) and issubclass(
-                field.annotation, settings.Section
-            ):
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
                 found += names(field.annotation)
         return found
 
@@ -164,10 +205,10 @@ def test_no_setting_bears_a_name_that_dvcs_run_cache_overlooks() -> None:
 def test_weights_that_evaluate_names_must_be_there(tmp_path: Path) -> None:
     wanted = settings.check(changed("evaluate.features", "vgg.pth"), "params.yaml")
     with pytest.raises(AtelierError, match=r"no data/weights/vgg\.pth, .* under evaluate; put it"):
-        settings.check_files(wanted, tmp_path)
+        check_files(wanted, tmp_path)
     (tmp_path / "data/weights").mkdir(parents=True)
     (tmp_path / "data/weights/vgg.pth").write_bytes(b"")
-    settings.check_files(wanted, tmp_path)
+    check_files(wanted, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -193,23 +234,11 @@ def test_learned_weights_bring_their_preprocessing(
 
 def test_validation_and_test_leave_images_for_training() -> None:
     values = deepcopy(VALUES)
-    values["convert"] |= {"validation": 0.5, "test": 0.5}
-    with pytest.raises(AtelierError, match=r"convert: validation is 0\.5 and test is 0\.5, which"):
+    values["convert"] |= {"validation_fraction": 0.5, "test_fraction": 0.5}
+    with pytest.raises(AtelierError, match=r"convert: validation_fraction is 0\.5 and test_f"):
         settings.check(values, "params.yaml")
     values["convert"]["test_fraction"] = 0.49
     settings.check(values, "params.yaml")
-
-
-def test_the_replaced_setting_of_an_old_file_is_named_with_the_new_ones() -> None:
-    values = deepcopy(VALUES)
-    del values["convert"]["validation_fraction"], values["convert"]["test_fraction"]
-    values["convert"]["held_out"] = 0.1
-    with pytest.raises(AtelierError) as caught:
-        settings.check(values, "params.yaml")
-    assert str(caught.value) == (
-        "params.yaml: convert: held_out was replaced by two settings; write validation: 0.1 and"
-        " test: 0.1 instead, or 0.0 for both to train on all images."
-    )
 
 
 def test_the_best_epoch_needs_a_validation_set() -> None:
@@ -217,5 +246,5 @@ def test_the_best_epoch_needs_a_validation_set() -> None:
     values["train"]["select_model"] = "best"
     settings.check(values, "params.yaml")
     values["convert"]["validation_fraction"] = 0.0
-    with pytest.raises(AtelierError, match=r"set convert\.validation to a share"):
+    with pytest.raises(AtelierError, match=r"set convert\.validation_fraction to a share"):
         settings.check(values, "params.yaml")

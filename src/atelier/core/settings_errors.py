@@ -1,0 +1,122 @@
+"""Pydantic validation errors as one sentence for the user."""
+
+import difflib
+import reprlib
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from atelier.core.errors import did_you_mean, printable, shorten
+from atelier.core.renamed_settings import renamed_key, renamed_value
+
+Location = tuple[int | str, ...]
+
+_HOW_TO_RENAME = "rename it, or run `atelier migrate` to update params.yaml"
+
+
+def validation_message(
+    error: ValidationError, source: str, settings: type[BaseModel], section: tuple[str, ...] = ()
+) -> str:
+    """Describe the most telling error in one sentence, and count the others.
+
+    Args:
+        error: raised by a model of settings.
+        source: the name of the file that holds the values.
+        settings: the model of all settings, which is searched for similar keys.
+        section: the section that was validated; empty if all settings were.
+    """
+    described = [
+        (_rank(details["type"], renamed), renamed, details)
+        for details in error.errors(include_url=False)
+        for renamed in [_renamed((*section, *details["loc"]), details["input"])]
+    ]
+    _, renamed, details = min(described, key=lambda entry: entry[0])
+    # pydantic adds [key] to the location if the key of a mapping is invalid.
+    location = (*section, *(part for part in details["loc"] if part != "[key]"))
+    message = renamed or _describe(details, location, settings)
+    more = f" (and {len(described) - 1} more to fix)" if len(described) > 1 else ""
+    return f"{source}: {message}{more}."
+
+
+def _rank(kind: str, renamed: str) -> int:
+    """Order errors: a renamed or misspelled key is also a missing one, and explains it."""
+    return 0 if renamed else 2 if kind == "missing" else 1
+
+
+def _renamed(location: Location, value: Any) -> str:
+    """Return the new name of an old key or value in a sentence; empty if neither is old."""
+    if len(location) != 2:
+        return ""
+    section, key = map(str, location)
+    if new_keys := renamed_key(section, key):
+        names = " and ".join(f"{section}.{new}" for new in new_keys)
+        return f"{section}.{key} was renamed to {names}; {_HOW_TO_RENAME}"
+    if new_value := renamed_value(section, key, value):
+        return f"{section}.{key}: {value} was renamed to {new_value}; {_HOW_TO_RENAME}"
+    return ""
+
+
+def _describe(details: Any, location: Location, settings: type[BaseModel]) -> str:
+    """Describe one error at a location of the settings."""
+    key = ".".join(map(printable, location)) or "the file"
+    kind = details["type"]
+    if kind in ("extra_forbidden", "invalid_key"):
+        return f"{key} is not a setting{_similar_key(location, settings)}"
+    if kind == "missing":
+        return f"{key} is missing; {_how_to_add(location)}"
+    if kind == "value_error":
+        reason = str(details["ctx"]["error"])
+        return f"{key}: {reason}" if location else reason
+    value = _format_value(details["input"])
+    if kind == "string_pattern_mismatch":
+        return f"{key} is {value}, but it should be {_field_description(location, settings)}"
+    # pydantic's subject is the type ("Input should", "List should"); here it is the key.
+    return f"{key} is {value}, but it should {details['msg'].partition(' should ')[2]}"
+
+
+def _how_to_add(location: Location) -> str:
+    if location[0] in ("runtime", "tracking"):
+        return "no preset sets it, so copy it from the params.yaml of a new clone"
+    return "`atelier migrate` adds it, and `atelier preset sample` writes every setting of a stage"
+
+
+def _format_value(value: Any) -> str:
+    """Return a value in at most 60 characters; YAML aliases can make it endless."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother, short.maxlong = 2, 60, 60, 60
+    return shorten(short.repr(value), 60)
+
+
+def _similar_key(location: Location, settings: type[BaseModel]) -> str:
+    """Suggest the same key of another section, or else a similar key of the same one."""
+    unknown = str(location[-1])
+    for section in settings.model_fields:
+        if unknown in _keys_at((section,), settings):
+            return f"; did you mean {section}.{unknown}"
+    siblings = _keys_at(location[:-1], settings)
+    if not difflib.get_close_matches(unknown, siblings, cutoff=0.5):
+        return f"; known here are {', '.join(siblings)}"
+    prefix = "".join(f"{printable(part)}." for part in location[:-1])
+    return did_you_mean(f"{prefix}{unknown}", [f"{prefix}{key}" for key in siblings])
+
+
+def _field_description(location: Location, settings: type[BaseModel]) -> str:
+    model: Any = settings
+    for part in location[:-1]:
+        model = getattr(model, "model_fields", {}).get(part, model)
+        model = getattr(model, "annotation", model)
+    field = getattr(model, "model_fields", {}).get(location[-1])
+    return (field and field.description) or "a plain name of letters, digits, - and _"
+
+
+def _keys_at(location: Location, settings: type[BaseModel]) -> list[str]:
+    """Return the known keys of a section; empty for a plain value."""
+    model: Any = settings
+    for part in location:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        model = field.annotation
+        if not isinstance(model, type) and get_args(model):
+            return []
+    return list(getattr(model, "model_fields", {}))
