@@ -42,9 +42,11 @@ def main(settings: Settings, run: Run) -> None:
             fit.follow_rank0(training)
             return
         table, steps = history.History(), training.steps_per_epoch
-        doctor = diagnostics.TrainingMonitor(wanted.loss, wanted.epochs, steps)
+        doctor = diagnostics.TrainingMonitor(wanted.loss, wanted.epochs, steps, wanted.steps)
         run.warn(
-            *diagnostics.training_warnings(wanted.epochs, wanted.batch_size, len(images.pixels))
+            *diagnostics.training_warnings(
+                wanted.epochs, wanted.batch_size, len(images.pixels), wanted.steps
+            )
         )
         run.log_images("samples", training.samples(), 0, training.columns)  # untrained: noise
         told, seconds = progress_bar("train", "steps", runtime.progress), runtime.checkpoint_seconds

@@ -25,7 +25,14 @@ def epoch_of(
     first = (number - 1) * len(rows)
     statistics = np.array(rows, np.float32)
     return EpochResult(
-        number, first, np.array(images), statistics, NO_SAMPLES, {1: NO_SAMPLES}, quality
+        number,
+        first,
+        np.array(images),
+        statistics,
+        NO_SAMPLES,
+        {1: NO_SAMPLES},
+        quality,
+        images_before=(number - 1) * 12,
     )
 
 
@@ -76,6 +83,11 @@ def test_a_history_keeps_no_images() -> None:
     assert history._epochs[0].samples.shape == (0, 1, 1, 1)
     assert history._epochs[0].step_samples == {}
     assert history.qualities() == {1: 0.5}
+
+
+def test_epoch_that_is_cut_short_counts_its_own_images() -> None:
+    cut = epoch_of(2, [[1, 1, 1, 1, 1]], [20])
+    assert cut.images_seen == 8
 
 
 def test_an_epoch_counts_its_own_images_and_is_a_point_where_it_was_measured() -> None:

@@ -327,6 +327,22 @@ def test_too_short_training_is_warned_of(epochs: int, steps_per_epoch: int, enou
     assert length_warnings(enough - 1, steps_per_epoch) != []
 
 
+@pytest.mark.parametrize("steps", [1, MIN_STEPS - 1, MIN_STEPS])
+def test_too_few_steps_are_warned_of_whatever_the_epochs(steps: int) -> None:
+    for epochs in (1, 10 * MIN_STEPS):
+        found = length_warnings(epochs, 13, steps)
+        if steps == MIN_STEPS:
+            assert found == []
+            continue
+        (warning,) = found
+        assert warning.startswith(f"the training has {steps:,} step")
+        assert warning.endswith(f"set train.steps to {MIN_STEPS}.")
+    varied = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
+    monitor = TrainingMonitor("bce", epochs=1, steps_per_epoch=4, steps=9)
+    warned = [monitor.check(epoch_of(number, 1.2, varied)) for number in (1, 2, 3)]
+    assert warned == [[], [], length_warnings(1, 4, 9)]
+
+
 def test_length_is_warned_of_at_the_last_epoch_only() -> None:
     varied = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
     health = TrainingMonitor("bce", epochs=3, steps_per_epoch=4)

@@ -169,6 +169,7 @@ class TrainSettings(NetworkSettings):
     """The networks and their training; ``docs/quality.md`` compares values."""
 
     epochs: Count
+    steps: CountOrZero
     batch_size: Annotated[int, Field(ge=2)]
     lr: LearningRate
     discriminator_lr: Weight

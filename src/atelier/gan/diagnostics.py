@@ -9,13 +9,29 @@ from atelier.gan.step import STATISTICS
 MIN_STEPS = 2000
 
 
-def training_warnings(epochs: int, batch_size: int, images: int) -> list[str]:
+def training_warnings(epochs: int, batch_size: int, images: int, steps: int = 0) -> list[str]:
     """Return the warnings about the length and the batches of a training on so many images."""
-    return batch_warnings(batch_size, images) + length_warnings(epochs, -(-images // batch_size))
+    steps_per_epoch = -(-images // batch_size)
+    return batch_warnings(batch_size, images) + length_warnings(epochs, steps_per_epoch, steps)
 
 
-def length_warnings(epochs: int, steps_per_epoch: int) -> list[str]:
-    """Return a warning if the training has too few steps, else an empty list."""
+def length_warnings(epochs: int, steps_per_epoch: int, steps: int = 0) -> list[str]:
+    """Return a warning if the training has too few steps, else an empty list.
+
+    Args:
+        epochs: ``train.epochs``.
+        steps_per_epoch: batches in a full epoch.
+        steps: ``train.steps``, which replaces ``epochs`` if it is not 0.
+    """
+    if steps:
+        return (
+            []
+            if steps >= MIN_STEPS
+            else [
+                f"the training has {steps:,} {'step' if steps == 1 else 'steps'}, but good images"
+                f" usually need {MIN_STEPS:,} or more; set train.steps to {MIN_STEPS}."
+            ]
+        )
     steps = epochs * steps_per_epoch
     if steps >= MIN_STEPS or not steps:
         return []
@@ -46,10 +62,20 @@ _KID_WORSE_BY = 0.2  # of the widest spread so far
 class TrainingMonitor:
     """Looks at one epoch after another."""
 
-    def __init__(self, loss: str = "bce", epochs: int = 0, steps_per_epoch: int = 0) -> None:
-        """Look at a training by ``train.loss``, of so many epochs; 0 epochs: of unknown length."""
-        self._loss, self._epochs = loss, epochs
-        self._steps_per_epoch = steps_per_epoch
+    def __init__(
+        self, loss: str = "bce", epochs: int = 0, steps_per_epoch: int = 0, steps: int = 0
+    ) -> None:
+        """Prepare for a training.
+
+        Args:
+            loss: ``train.loss``.
+            epochs: ``train.epochs``; 0 if the length is unknown.
+            steps_per_epoch: batches in a full epoch.
+            steps: ``train.steps``, which replaces ``epochs`` if it is not 0.
+        """
+        self._loss = loss
+        self._last_epoch = -(-steps // steps_per_epoch) if steps else epochs
+        self._length_warnings = length_warnings(epochs, steps_per_epoch, steps)
         self._widest = 0.0
 
     def check(self, epoch: EpochResult) -> list[str]:
@@ -75,6 +101,6 @@ class TrainingMonitor:
                 f" {spread:.1f} after {self._widest:.1f}): the generator has collapsed; try a"
                 " smaller train.lr or another train.seed."
             )
-        if epoch.number == self._epochs:  # the announcement at the start has scrolled away by now
-            told += length_warnings(self._epochs, self._steps_per_epoch)
+        if epoch.number == self._last_epoch:  # repeated: the one at the start has scrolled away
+            told += self._length_warnings
         return told

@@ -72,7 +72,7 @@ def train(
     training.warn = warn
     yield from _resume(training, checkpoints)
     training.broadcast_state()
-    while training.epochs_done < training.settings.epochs:
+    while training.epochs_done < training.total_epochs:
         try:
             yield from _train_until_diverged(training, checkpoints, stop_asked, report, seconds)
         except DivergedError as error:
@@ -84,7 +84,7 @@ def train(
 def follow_rank0(training: Trainer) -> None:
     """Train as one of several processes, but not the first, which alone saves and says."""
     training.broadcast_state()
-    while training.epochs_done < training.settings.epochs:
+    while training.epochs_done < training.total_epochs:
         try:
             for _ in training.run():
                 pass
@@ -167,6 +167,7 @@ def _to_tensors(epoch: EpochResult) -> dict[str, Tensor]:
         "number": torch.tensor(epoch.number),
         "first_step": torch.tensor(epoch.first_step),
         "images": torch.tensor(epoch.images),
+        "images_before": torch.tensor(epoch.images_before),
         "statistics": torch.tensor(epoch.statistics),
         "samples": torch.tensor(epoch.samples),
         # Empty, where there is none.
@@ -191,4 +192,5 @@ def _from_tensors(tensors: Mapping[str, Tensor]) -> EpochResult:
         samples=tensors["samples"].numpy(),
         step_samples=between,
         quality=next(iter(tensors["quality"].tolist()), None),
+        images_before=int(tensors["images_before"]),
     )

@@ -25,6 +25,7 @@ class EpochResult:
         step_samples: the same after every ``train.sample_every_steps``-th step of it, by step.
         quality: what the judge says of the generator after this epoch; ``None`` where it was
             not asked.
+        images_before: images used before this epoch.
     """
 
     number: int
@@ -34,11 +35,12 @@ class EpochResult:
     samples: NDArray[np.uint8]
     step_samples: dict[int, NDArray[np.uint8]]
     quality: float | None = None
+    images_before: int = 0
 
     @property
     def images_seen(self) -> int:
         """Pictures that this epoch learned from."""
-        return int(self.images[-1]) // self.number
+        return int(self.images[-1]) - self.images_before
 
     @property
     def measured(self) -> dict[int, list[float]]:

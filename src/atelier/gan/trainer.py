@@ -175,9 +175,20 @@ class Trainer:
         return -(-len(self._loader) // self.settings.batch_size)
 
     @property
+    def total_steps(self) -> int:
+        """Steps of the whole training: ``train.steps``, or ``train.epochs`` full epochs if 0."""
+        return self.settings.steps or self.settings.epochs * self.steps_per_epoch
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of the whole training; ``train.steps`` may cut the last one short."""
+        return -(-self.total_steps // self.steps_per_epoch)
+
+    @property
     def steps_done(self) -> int:
         """Training steps since the start."""
-        return self.epochs_done * self.steps_per_epoch + len(self._step_rows)
+        done = self.epochs_done * self.steps_per_epoch + len(self._step_rows)
+        return min(done, self.total_steps)  # the last epoch may have been cut short
 
     def run(
         self, report: ProgressCallback = silent, after_step: Callable[[], None] = lambda: None
@@ -191,11 +202,12 @@ class Trainer:
         Raises:
             AstrayError: losses or weights are no longer finite.
         """
-        total = self.settings.epochs * self.steps_per_epoch
-        while self.epochs_done < self.settings.epochs:
+        total = self.total_steps
+        while self.epochs_done < self.total_epochs:
             if not self._step_rows:
                 self._permutation = torch.randperm(len(self._loader), generator=self._order)
-            parts = self._permutation.split(self.settings.batch_size)[len(self._step_rows) :]
+            last = total - self.epochs_done * self.steps_per_epoch
+            parts = self._permutation.split(self.settings.batch_size)[len(self._step_rows) : last]
             batches = self._loader.batches([self.ranks.shard(part) for part in parts])
             for part, pixels in zip(parts, batches, strict=True):
                 self._step_rows.append(self._step_or_suggest_batch(pixels, part))
@@ -293,12 +305,20 @@ class Trainer:
             )
         statistics = torch.stack(self._step_rows).cpu().numpy()
         number, size = self.epochs_done + 1, self.settings.batch_size
-        seen = np.cumsum([len(batch) for batch in self._permutation.split(size)])
-        seen += self.epochs_done * len(self._loader)
+        batches = self._permutation.split(size)[: len(self._step_rows)]
+        images_before = self.epochs_done * len(self._loader)
+        seen = np.cumsum([len(batch) for batch in batches]) + images_before
         first_step = self.epochs_done * self.steps_per_epoch
         samples, quality = self.samples(), self._quality(number)
         epoch = EpochResult(
-            number, first_step, seen, statistics, samples, self._step_samples, quality
+            number,
+            first_step,
+            seen,
+            statistics,
+            samples,
+            self._step_samples,
+            quality,
+            images_before,
         )
         self.epochs_done, self._step_rows, self._step_samples = number, [], {}
         return epoch
@@ -308,7 +328,7 @@ class Trainer:
         settings = self.settings
         if self._quality_fn is None:
             return None
-        if epoch % settings.kid_every_epochs and epoch < settings.epochs:
+        if epoch % settings.kid_every_epochs and epoch < self.total_epochs:
             return None
         quality = self._quality_fn(generate(self.gan.eval_generator, self._kid_latents))
         self.best_model.add(epoch, quality, self.gan.eval_generator)
@@ -360,8 +380,8 @@ class Trainer:
         chances = self.ranks.shard(self._draw_uniforms(count))
         penalised = settings.has_penalty and self.steps_done % settings.penalty_interval == 0
         if settings.schedule != "constant":
-            total = settings.epochs * self.steps_per_epoch
-            self.gan.set_lr_factor(lr_factor(settings.schedule, self.steps_done, total))
+            factor = lr_factor(settings.schedule, self.steps_done, self.total_steps)
+            self.gan.set_lr_factor(factor)
         given = (pixels, latents, chances)
         with float32_matmul_precision(self.gan.precision, self.device):
             if self._can_graph(count) and (recorded := self._graphed_step(*given, penalised)):
