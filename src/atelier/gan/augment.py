@@ -1,10 +1,10 @@
-"""Pictures changed at random on their way to the discriminator, so that few go further.
+"""Differentiable augmentation of the discriminator's inputs, for small training sets.
 
-Zhao et al. 2020, "Differentiable augmentation for data-efficient GAN training" (DiffAugment):
-real and generated pictures alike are changed, and the generator learns through the change, so
-that it need not draw what the changes look like. Strengths are the paper's.
+Zhao et al. 2020, "Differentiable augmentation for data-efficient GAN training" (DiffAugment).
+Real and generated images are augmented alike, and the generator's gradient passes through the
+augmentation. Generated images therefore do not look augmented. The strengths are the paper's.
 
-All random numbers come from outside, uniform in [0, 1): :data:`UNIFORMS_PER_IMAGE` of each picture and step.
+All random numbers are arguments, uniform in [0, 1): :data:`UNIFORMS_PER_IMAGE` per image and step.
 """
 
 from collections.abc import Sequence
@@ -21,127 +21,124 @@ from atelier.gan.generate import to_uint8
 from atelier.gan.loader import to_unit_range
 
 Kind = Literal["color", "translation", "cutout"]
-_UNIFORMS = 7  # numbers for one look at a picture: 3 for its color, 2 for its shift, 2 for its hole
-_SHIFT, _HOLE = 8, 2  # at most an eighth of the side; half of the side
-VIEWS = ("real", "fake", "fooled", "rival")
-"""What the discriminator looks at in a step: the batches of its own, then of the generator's."""
-UNIFORMS_PER_IMAGE = 2 + _UNIFORMS * len(VIEWS)
-"""Random numbers of a picture and step: for its mirroring, for its mixing, for each look."""
+VIEWS = ("real", "fake", "fake_g", "real_g")
+"""The discriminator's inputs in a step: real and generated images in its own update, then generated
+and real images in the generator's update. Each has random numbers of its own."""
+_UNIFORMS_PER_VIEW = 7  # 3 for color, 2 for translation, 2 for cutout
+UNIFORMS_PER_IMAGE = 2 + _UNIFORMS_PER_VIEW * len(VIEWS)
+"""Random numbers per image and step: flip, interpolation weight, then those of each view."""
+_MAX_SHIFT_DIVISOR = 8  # shifts by up to an eighth of the size
+_CUTOUT_DIVISOR = 2  # cuts out a square of half the size
+_PREVIEW_IMAGES, _PREVIEW_REPEATS = 6, 7
 
 
-def random_hflip(pictures: Tensor, chances: Tensor) -> Tensor:
-    """Mirror every second picture [B, C, H, W] left to right, by chance [B, CHANCES].
+def random_hflip(images: Tensor, uniforms: Tensor) -> Tensor:
+    """Flip images [B, C, H, W] horizontally with a probability of one half.
 
-    For real pictures alone: faces have no side. Karras et al. 2020, "Training generative
-    adversarial networks with limited data", double their data so.
+    Only applied to real images: faces have no preferred side. Karras et al. 2020, "Training
+    generative adversarial networks with limited data", enlarge their data in the same way.
     """
-    return torch.where(chances[:, 0, None, None, None] < 0.5, pictures.flip(3), pictures)
+    return torch.where(uniforms[:, 0, None, None, None] < 0.5, images.flip(3), images)
 
 
-def interpolation_weights(chances: Tensor) -> Tensor:
-    """Where between a real and a generated picture to look, [B]."""
-    return chances[:, 1]
+def interpolation_weights(uniforms: Tensor) -> Tensor:
+    """Return the weights of the real images in the gradient penalty's interpolation, [B]."""
+    return uniforms[:, 1]
 
 
-def diff_augment(pictures: Tensor, kinds: Sequence[Kind], chances: Tensor, look: str) -> Tensor:
-    """Change pictures as the discriminator shall see them.
+def diff_augment(images: Tensor, kinds: Sequence[Kind], uniforms: Tensor, view: str) -> Tensor:
+    """Apply differentiable augmentation to the discriminator's inputs.
 
     Args:
-        pictures: [B, C, H, W] float, in [-1, 1].
-        kinds: what to change; with none, ``pictures`` themselves come back.
-        chances: [B, CHANCES].
-        look: one of :data:`VIEWS`; each has numbers of its own.
+        images: [B, C, H, W] float, in [-1, 1].
+        kinds: augmentations to apply; if empty, ``images`` is returned.
+        uniforms: [B, UNIFORMS_PER_IMAGE].
+        view: one of :data:`VIEWS`.
 
     Returns:
         float32 [B, C, H, W], channels last in memory; values may leave [-1, 1], as in the paper.
     """
     if not kinds:
-        return pictures
-    start = 2 + _UNIFORMS * VIEWS.index(look)
-    numbers = chances[:, start : start + _UNIFORMS]
-    with torch.autocast(pictures.device.type, enabled=False):
-        pictures = pictures.float()
+        return images
+    start = 2 + _UNIFORMS_PER_VIEW * VIEWS.index(view)
+    uniforms = uniforms[:, start : start + _UNIFORMS_PER_VIEW]
+    with torch.autocast(images.device.type, enabled=False):
+        images = images.float()
         if "color" in kinds:
-            pictures = _color(pictures, numbers[:, :3])
+            images = _color(images, uniforms[:, :3])
         if "translation" in kinds:
-            pictures = _translation(pictures, numbers[:, 3:5])
+            images = _translation(images, uniforms[:, 3:5])
         if "cutout" in kinds:
-            pictures = _cutout(pictures, numbers[:, 5:])
-    return pictures.contiguous(memory_format=torch.channels_last)
-
-
-def _color(pictures: Tensor, chances: Tensor) -> Tensor:
-    """Brightness by up to a quarter of the range, saturation times 0 to 2, contrast 0.5 to 1.5."""
-    bright, colorful, contrast = (column[:, None, None, None] for column in chances.unbind(1))
-    pictures = pictures + (bright - 0.5)
-    grey = pictures.mean(1, keepdim=True)
-    pictures = grey + (pictures - grey) * (2 * colorful)
-    middle = pictures.mean((1, 2, 3), keepdim=True)
-    return middle + (pictures - middle) * (contrast + 0.5)
-
-
-def _translation(pictures: Tensor, chances: Tensor) -> Tensor:
-    """Shift by whole pixels; what comes in is grey (0).
-
-    As two products with shifted unit matrices: exact (but for tf32, which rounds), and with a
-    gradient that does not hang on the order of sums, which that of indexing does on a GPU.
-    """
-    down, right = (
-        _shift_matrix(side, column)
-        for side, column in zip(pictures.shape[2:], chances.unbind(1), strict=True)
-    )
-    return down[:, None] @ pictures @ right.mT[:, None]
-
-
-def _shift_matrix(side: int, chances: Tensor) -> Tensor:
-    """Matrices [B, side, side] that shift a column of pixels by chance [B]."""
-    most = (side + _SHIFT // 2) // _SHIFT
-    shifts = (chances * (2 * most + 1)).floor() - most
-    pixels = torch.arange(side, device=chances.device)
-    return (pixels[:, None] - pixels == shifts[:, None, None]).float()
-
-
-def _cutout(pictures: Tensor, chances: Tensor) -> Tensor:
-    """Make a square grey (0) whose middle may lie anywhere."""
-    rows, columns = (
-        _inside(side, column)
-        for side, column in zip(pictures.shape[2:], chances.unbind(1), strict=True)
-    )
-    return pictures * ~(rows[:, None, :, None] & columns[:, None, None, :])
-
-
-def _inside(side: int, chances: Tensor) -> Tensor:
-    """Which of ``side`` pixels lie in the hole, bool [B, side]."""
-    hole = side // _HOLE
-    first = (chances * (side + 1)).floor()[:, None] - hole // 2
-    pixels = torch.arange(side, device=chances.device)
-    return (first <= pixels) & (pixels < first + hole)
-
-
-_PREVIEW_IMAGES, _PREVIEW_REPEATS = 6, 7
+            images = _cutout(images, uniforms[:, 5:])
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def augmentation_preview(
     settings: TrainSettings, pixels: NDArray[np.uint8]
 ) -> NDArray[np.uint8] | None:
-    """Some pictures, each as it is and then several times as the discriminator may see it.
+    """Return some training images, each followed by several augmented versions.
 
     Args:
         settings: the ``train`` section.
         pixels: uint8 [N, H, W, C].
 
     Returns:
-        uint8 [rows, columns, H, W, C]; ``None`` without ``train.augment``: mirrored pictures alone
-        show nothing.
+        uint8 [rows, columns, H, W, C]; ``None`` if ``train.augment`` is empty.
     """
     if not settings.augment:
         return None
-    chosen = np.linspace(0, len(pixels) - 1, min(_PREVIEW_IMAGES, len(pixels))).astype(np.int64)
-    real = to_unit_range(torch.from_numpy(pixels[chosen]))
+    indices = np.linspace(0, len(pixels) - 1, min(_PREVIEW_IMAGES, len(pixels))).astype(np.int64)
+    real = to_unit_range(torch.from_numpy(pixels[indices]))
     stream = torch_generator(settings.seed, "train.augmented")
-    views = [to_uint8(real)]
+    columns = [to_uint8(real)]
     for _ in range(_PREVIEW_REPEATS):
-        chances = torch.rand(len(real), UNIFORMS_PER_IMAGE, generator=stream)
-        flipped = random_hflip(real, chances) if settings.horizontal_flip else real
-        views.append(to_uint8(diff_augment(flipped, settings.augment, chances, "real")))
-    return torch.stack(views, 1).numpy()
+        uniforms = torch.rand(len(real), UNIFORMS_PER_IMAGE, generator=stream)
+        flipped = random_hflip(real, uniforms) if settings.horizontal_flip else real
+        columns.append(to_uint8(diff_augment(flipped, settings.augment, uniforms, "real")))
+    return torch.stack(columns, 1).numpy()
+
+
+def _color(images: Tensor, uniforms: Tensor) -> Tensor:
+    """Shift brightness by -0.5 to 0.5; scale saturation by 0 to 2 and contrast by 0.5 to 1.5."""
+    brightness, saturation, contrast = (u[:, None, None, None] for u in uniforms.unbind(1))
+    images = images + (brightness - 0.5)
+    gray = images.mean(1, keepdim=True)
+    images = gray + (images - gray) * (2 * saturation)
+    mean = images.mean((1, 2, 3), keepdim=True)
+    return mean + (images - mean) * (contrast + 0.5)
+
+
+def _translation(images: Tensor, uniforms: Tensor) -> Tensor:
+    """Shift by whole pixels and fill with gray (0).
+
+    Two products with shifted identity matrices are exact, except for rounding in TF32. Unlike
+    indexing on a GPU, their gradient does not depend on the order of a sum.
+    """
+    vertical, horizontal = (
+        _shift_matrix(size, u) for size, u in zip(images.shape[2:], uniforms.unbind(1), strict=True)
+    )
+    return vertical[:, None] @ images @ horizontal.mT[:, None]
+
+
+def _shift_matrix(size: int, uniforms: Tensor) -> Tensor:
+    """Return matrices [B, size, size] that shift a column of pixels by a random amount."""
+    max_shift = (size + _MAX_SHIFT_DIVISOR // 2) // _MAX_SHIFT_DIVISOR
+    shifts = (uniforms * (2 * max_shift + 1)).floor() - max_shift
+    pixels = torch.arange(size, device=uniforms.device)
+    return (pixels[:, None] - pixels == shifts[:, None, None]).float()
+
+
+def _cutout(images: Tensor, uniforms: Tensor) -> Tensor:
+    """Set a square to gray (0); its center may be any pixel."""
+    rows, columns = (
+        _cutout_mask(size, u) for size, u in zip(images.shape[2:], uniforms.unbind(1), strict=True)
+    )
+    return images * ~(rows[:, None, :, None] & columns[:, None, None, :])
+
+
+def _cutout_mask(size: int, uniforms: Tensor) -> Tensor:
+    """Return the mask of the pixels to cut out along one axis, bool [B, size]."""
+    length = size // _CUTOUT_DIVISOR
+    first = (uniforms * (size + 1)).floor()[:, None] - length // 2
+    pixels = torch.arange(size, device=uniforms.device)
+    return (first <= pixels) & (pixels < first + length)

@@ -1,4 +1,4 @@
-"""A training step recorded once as a CUDA graph, and replayed without the host's help."""
+"""A training step as a CUDA graph: captured once, then replayed by a single launch."""
 
 from collections.abc import Callable
 
@@ -13,75 +13,77 @@ _WARM_UP_STEPS = 3
 
 
 class GraphedStep:
-    """The step of one batch size, with or without penalties: some hundred launches become one.
+    """The training step for one batch size, with or without penalties, as a CUDA graph.
 
-    A graph replays what was recorded on the memory that it was recorded on: batches are copied
-    into it, weights and moments change in place (https://docs.pytorch.org/docs/stable/notes/cuda.html
-    #cuda-graphs). It is good until :meth:`atelier.gan.model.GAN.restore` gives the optimizers other
-    memory.
+    One launch replaces several hundred. A graph replays on the memory on which it was captured:
+    batches are copied into that memory, and weights and moments change in place
+    (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs). It is valid until
+    :meth:`atelier.gan.model.GAN.restore` gives the optimizers other memory.
     """
 
     def __init__(
-        self, gan: GAN, pixels: Tensor, latents: Tensor, chances: Tensor, penalised: bool
+        self, gan: GAN, pixels: Tensor, latents: Tensor, uniforms: Tensor, with_penalty: bool
     ) -> None:
-        """Record a step, and leave ``gan`` as it was.
+        """Capture a step; the state of ``gan`` does not change.
 
         Args:
-            gan: on a CUDA device, its optimizers capturable.
-            pixels: a batch to learn the shape from, uint8 [B, H, W, C].
-            latents: likewise; see :func:`atelier.gan.step.train_step`.
-            chances: likewise.
-            penalised: whether the step penalises.
+            gan: on a CUDA device, with capturable optimizers.
+            pixels: an example batch, uint8 [B, H, W, C].
+            latents: an example; see :func:`atelier.gan.step.train_step`.
+            uniforms: an example; see :func:`atelier.gan.step.train_step`.
+            with_penalty: true to capture the step with gradient penalties.
 
         Raises:
-            RuntimeError: the step cannot be recorded here; ``gan`` is as it was then, too.
+            RuntimeError: the step cannot be captured on this device.
         """
-        self._given = (pixels.clone(), latents.clone(), chances.clone())
+        self._inputs = (pixels.clone(), latents.clone(), uniforms.clone())
 
         def step() -> Tensor:
-            pixels, latents, chances = self._given
-            return train_step(gan, to_unit_range(pixels), latents, 1.0, chances, penalised)
+            pixels, latents, uniforms = self._inputs
+            return train_step(gan, to_unit_range(pixels), latents, 1.0, uniforms, with_penalty)
 
-        before = {name: tensor.clone() for name, tensor in gan.state().items()}
-        side = torch.cuda.Stream(pixels.device)
+        state = {name: tensor.clone() for name, tensor in gan.state().items()}
+        side_stream = torch.cuda.Stream(pixels.device)
         try:
-            _warm_up(step, side)
+            _warm_up(step, side_stream)
         finally:
-            _restore_in_place(gan, before)
+            _restore_in_place(gan, state)
         self._graph = torch.cuda.CUDAGraph()
-        current = torch.cuda.current_stream()
+        current_stream = torch.cuda.current_stream()
         try:
-            # Another thread may pin the next batch meanwhile, which the usual mode takes for an
-            # error.
-            with torch.cuda.graph(self._graph, stream=side, capture_error_mode="thread_local"):
+            # The default mode fails if another thread pins memory for the next batch meanwhile.
+            with torch.cuda.graph(
+                self._graph, stream=side_stream, capture_error_mode="thread_local"
+            ):
                 self._statistics = step()
         finally:
-            torch.cuda.set_stream(current)  # torch 2.11 stays on its own if the recording fails
+            # If the capture fails, torch 2.11 leaves its own stream as the current one.
+            torch.cuda.set_stream(current_stream)
 
-    def __call__(self, *given: Tensor) -> Tensor:
-        """Do a step on other pixels, latents and chances."""
-        for mine, others in zip(self._given, given, strict=True):
-            mine.copy_(others)
+    def __call__(self, pixels: Tensor, latents: Tensor, uniforms: Tensor) -> Tensor:
+        """Do a training step on this batch; return its statistics."""
+        for captured, batch in zip(self._inputs, (pixels, latents, uniforms), strict=True):
+            captured.copy_(batch)
         self._graph.replay()
         return self._statistics.clone()
 
 
-def _warm_up(step: Callable[[], Tensor], side: torch.cuda.Stream) -> None:
-    """Libraries choose and load their kernels, and optimizers make their moments, before."""
-    side.wait_stream(torch.cuda.current_stream())
+def _warm_up(step: Callable[[], Tensor], side_stream: torch.cuda.Stream) -> None:
+    """Do steps before the capture, so that kernels are loaded and optimizer moments exist."""
+    side_stream.wait_stream(torch.cuda.current_stream())
     try:
-        with torch.cuda.stream(side):
+        with torch.cuda.stream(side_stream):
             for _ in range(_WARM_UP_STEPS):
                 step()
     finally:
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream().wait_stream(side_stream)
 
 
 @torch.no_grad()
-def _restore_in_place(gan: GAN, before: dict[str, Tensor]) -> None:
-    """Undo steps in place; moments that were not there before begin at zero."""
+def _restore_in_place(gan: GAN, state: dict[str, Tensor]) -> None:
+    """Undo steps in place; moments that are not in ``state`` become zero."""
     for name, tensor in gan.state().items():
-        if name in before:
-            tensor.copy_(before[name])
+        if name in state:
+            tensor.copy_(state[name])
         else:
             tensor.zero_()

@@ -1,4 +1,4 @@
-"""Pictures on their way to the device, where they are scaled."""
+"""Batches of training images on the device, and their labels."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,14 +13,15 @@ from atelier.core.settings import TrainSettings
 
 
 class BatchLoader:
-    """Pictures kept as uint8: on a GPU where they fit into half of its free memory.
+    """Training images as uint8, gathered into batches on the device.
 
-    Else they stay where they are, such as in a file mapped into memory. For a GPU the next batch
-    is then gathered into pinned memory while the device works on the one before.
+    On a GPU the images are stored in its memory if they fit into half of the free part. Otherwise
+    they stay in the array, which may be memory-mapped, and a thread gathers the next batch into
+    pinned memory while the GPU processes the current one.
     """
 
     def __init__(self, pixels: NDArray[np.uint8], device: torch.device) -> None:
-        """Take uint8 [N, H, W, C]."""
+        """Store uint8 [N, H, W, C]."""
         self._pixels = pixels
         self._device = device
         self._on_device: Tensor | None = None
@@ -30,57 +31,65 @@ class BatchLoader:
     def __len__(self) -> int:
         return len(self._pixels)
 
-    def batches(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the pictures of each part, int64 [B], as uint8 [B, H, W, C] on the device."""
+    def batches(self, indices: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of each index tensor, int64 [B], as uint8 [B, H, W, C] on the device."""
         if self._on_device is not None:
-            for indices in parts:
-                yield self._on_device[indices.to(self._device, non_blocking=True)]
+            for batch in indices:
+                yield self._on_device[batch.to(self._device, non_blocking=True)]
         elif self._device.type == "cuda":
-            yield from self._prefetched(parts)
+            yield from self._prefetch(indices)
         else:
-            for indices in parts:
-                yield self._gathered(indices).to(self._device)
+            for batch in indices:
+                yield self._gather(batch).to(self._device)
 
-    def _prefetched(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+    def _prefetch(self, indices: Sequence[Tensor]) -> Iterator[Tensor]:
         with ThreadPoolExecutor(1) as pool:
 
-            def start(indices: Tensor) -> Future[Tensor]:
-                return pool.submit(lambda: self._gathered(indices).pin_memory())
+            def submit(batch: Tensor) -> Future[Tensor]:
+                return pool.submit(lambda: self._gather(batch).pin_memory())
 
-            ahead = [start(indices) for indices in parts[:1]]
-            for number in range(len(parts)):
-                pinned = ahead.pop().result()
-                ahead += [start(indices) for indices in parts[number + 1 : number + 2]]
+            pending = [submit(batch) for batch in indices[:1]]
+            for number in range(len(indices)):
+                pinned = pending.pop().result()
+                pending += [submit(batch) for batch in indices[number + 1 : number + 2]]
                 yield pinned.to(self._device, non_blocking=True)
 
-    def _gathered(self, indices: Tensor) -> Tensor:
-        return torch.from_numpy(self._pixels[indices.numpy()])
+    def _gather(self, batch: Tensor) -> Tensor:
+        return torch.from_numpy(self._pixels[batch.numpy()])
 
 
 def to_unit_range(pixels: Tensor) -> Tensor:
-    """Turn uint8 [B, H, W, C] into float32 [B, C, H, W] in [-1, 1], channels last in memory."""
+    """Convert uint8 [B, H, W, C] to float32 [B, C, H, W] in [-1, 1], channels last in memory."""
     return pixels.permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def validate_labels(settings: TrainSettings, labels: NDArray[np.int64] | None) -> Tensor | None:
-    """The class of each picture, int64 [N]; ``None`` where classes are not asked for."""
+    """Return the class of each image, int64 [N], or ``None`` without ``train.conditional``.
+
+    Raises:
+        AtelierError: ``train.conditional`` is true, but there are fewer than two classes.
+    """
     if not settings.conditional:
         return None
     if labels is None or labels.max() == 0:
         raise AtelierError(
-            "train.conditional is true, but the pictures are not of several classes; set it to"
-            " false, or give each class a folder of its own."
+            "train.conditional is true, but the images do not have several classes; set it to"
+            " false, or put the images of each class into a separate folder."
         )
     return torch.tensor(labels, dtype=torch.int64)
 
 
 def labels_by_row(samples: int, classes: int) -> list[int] | None:
-    """The labels of the fixed latents: a row of the montage for each class."""
+    """Return the labels of the fixed latents, one class after the other; ``None`` for 0 classes.
+
+    Raises:
+        AtelierError: ``samples`` is not a multiple of ``classes``.
+    """
     if not classes:
         return None
     if samples % classes:
         raise AtelierError(
-            f"train.fixed_samples is {samples}, which makes no equal rows of {classes} classes; set it"
-            f" to {max(1, round(samples / classes)) * classes}."
+            f"train.fixed_samples is {samples}, which is not a multiple of the {classes} classes;"
+            f" set it to {max(1, round(samples / classes)) * classes}."
         )
     return [number * classes // samples for number in range(samples)]

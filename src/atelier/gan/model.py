@@ -1,4 +1,4 @@
-"""Both networks with their optimizers, and all of their state."""
+"""Both networks with their optimizers, learning rates, moving average, and state."""
 
 import math
 from collections.abc import Mapping
@@ -17,86 +17,11 @@ from atelier.gan.distributed import SINGLE_PROCESS, Ranks, convert_sync_batchnor
 from atelier.gan.networks import Architecture, Discriminator, Generator, build_networks
 
 
-def lr_factor(schedule: Literal["constant", "linear", "cosine"], done: int, total: int) -> float:
-    """What the learning rate is multiplied by at a step.
-
-    ``linear`` falls evenly to 0, as in Heusel et al.'s and Miyato et al.'s trainings (2017, 2018);
-    ``cosine`` slowly at first and at the end (Loshchilov and Hutter 2017, "SGDR", equation 5).
-
-    Args:
-        schedule: its course.
-        done: steps before this one.
-        total: steps of the whole training, more than ``done``.
-    """
-    if schedule == "linear":
-        return 1 - done / total
-    if schedule == "cosine":
-        return (1 + math.cos(math.pi * done / total)) / 2
-    return 1.0
-
-
-def set_lr(optimizer: optim.Optimizer, lr: float) -> None:
-    """Change the learning rate from the next step on; where it is a tensor, in place.
-
-    A recorded step reads the tensor anew, and the device is not waited for.
-    """
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)
-        else:
-            group["lr"] = lr
-
-
-class EMA:
-    """An exponential moving average of a generator and of its normalisations' statistics.
-
-    Karras et al. 2018, "Progressive growing of GANs", section 6.1; Yazıcı et al. 2019, "The unusual
-    effectiveness of averaging in GAN training". So that the first steps are soon forgotten, the
-    decay begins small: ``min(decay, (1 + t) / (10 + t))`` at step t, as TensorFlow's
-    ``ExponentialMovingAverage`` has it.
-
-    Attributes:
-        generator: the average, in evaluation mode.
-    """
-
-    def __init__(self, generator: Generator, decay: float) -> None:
-        """Begin at ``generator`` as it stands, on its device."""
-        self.generator = deepcopy(generator).eval().requires_grad_(False)
-        device = next(generator.parameters()).device
-        self._decay = torch.tensor(decay, device=device)
-        # On the device, so that a recorded step counts on.
-        self._steps = torch.zeros((), device=device)
-
-    @torch.no_grad()
-    def update(self, generator: Generator) -> None:
-        """Take in the generator after a step."""
-        self._steps.add_(1)
-        decay = torch.minimum(self._decay, (1 + self._steps) / (10 + self._steps))
-        newest = generator.state_dict()
-        for name, average in self.generator.state_dict().items():
-            if average.is_floating_point():
-                average.lerp_(newest[name], (1 - decay).to(average.dtype))
-            else:
-                average.copy_(newest[name])
-
-    def state(self) -> dict[str, Tensor]:
-        """The average and its count of steps, by name."""
-        return {"steps": self._steps} | {
-            f"generator.{key}": tensor for key, tensor in self.generator.state_dict().items()
-        }
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`state` gave, to the bit."""
-        self._steps.copy_(state["steps"])
-        names = self.generator.state_dict()
-        self.generator.load_state_dict({key: state[f"generator.{key}"] for key in names})
-
-
 @dataclass(frozen=True)
 class GAN:
-    """Both networks and their optimizers; the step changes their state in place.
+    """Both networks and their optimizers; a training step changes their state in place.
 
-    ``average`` is that of the generator, where ``settings.ema`` asks for one.
+    ``ema`` is the moving average of the generator, or ``None`` if ``settings.ema_decay`` is 0.
     """
 
     arch: Architecture
@@ -107,27 +32,27 @@ class GAN:
     settings: TrainSettings
     precision: Precision
     ranks: Ranks
-    ema: EMA | None = None
+    ema: "EMA | None" = None
 
     @property
     def eval_generator(self) -> Generator:
-        """The generator that pictures are made with: the average, or the one that learns."""
+        """The generator to sample from: the moving average if there is one."""
         return self.ema.generator if self.ema else self.generator
 
     @property
     def uniforms_per_image(self) -> int:
-        """Random numbers that a step needs for each picture."""
+        """Random numbers that a training step needs per image."""
         settings = self.settings
-        used = settings.augment or settings.horizontal_flip or settings.gradient_penalty
-        return UNIFORMS_PER_IMAGE if used else 0
+        needed = settings.augment or settings.horizontal_flip or settings.gradient_penalty
+        return UNIFORMS_PER_IMAGE if needed else 0
 
     def set_lr_factor(self, factor: float) -> None:
-        """Learn from now on with the settings' learning rates times ``factor``."""
+        """Set the learning rates to those of the settings times ``factor``."""
         for optimizer, lr in zip(self._optimizers(), _learning_rates(self.settings), strict=True):
             set_lr(optimizer, lr * factor)
 
     def state(self) -> dict[str, Tensor]:
-        """Weights, running statistics and the optimizers' moments, by name."""
+        """Return weights, running statistics and optimizer moments by name."""
         state: dict[str, Tensor] = {}
         for name, network, optimizer in self._parts():
             state |= {f"{name}.{key}": tensor for key, tensor in network.state_dict().items()}
@@ -138,25 +63,28 @@ class GAN:
         return state
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`state` gave, to the bit."""
+        """Load the tensors returned by :meth:`state`, bit for bit."""
         for name, network, optimizer in self._parts():
             network.load_state_dict({key: state[f"{name}.{key}"] for key in network.state_dict()})
             moments: dict[int, dict[str, Tensor]] = {}
             for number, parameter in enumerate(network.parameters()):
-                start = f"{name}.adam.{number}."
-                mine = {k.removeprefix(start): t for k, t in state.items() if k.startswith(start)}
-                # In the parameter's own order in memory, which fused optimizers take for granted.
+                prefix = f"{name}.adam.{number}."
+                saved = {
+                    k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)
+                }
+                # Fused optimizers assume that moments have the memory format of the parameter.
                 moments[number] = {
                     key: torch.empty_like(parameter).copy_(t) if t.ndim else t.clone()
-                    for key, t in mine.items()
+                    for key, t in saved.items()
                 }
             groups = optimizer.state_dict()["param_groups"]
-            started = {number: m for number, m in moments.items() if m}
-            optimizer.load_state_dict({"state": started, "param_groups": groups})
+            # Before the first step there are no moments.
+            present = {number: tensors for number, tensors in moments.items() if tensors}
+            optimizer.load_state_dict({"state": present, "param_groups": groups})
         if self.ema:
-            start = "average."
+            prefix = "average."
             self.ema.restore(
-                {k.removeprefix(start): t for k, t in state.items() if k.startswith(start)}
+                {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
             )
 
     def _optimizers(self) -> tuple[optim.Optimizer, optim.Optimizer]:
@@ -169,42 +97,70 @@ class GAN:
         )
 
 
+class EMA:
+    """Exponential moving average of a generator's weights and batch statistics.
+
+    Karras et al. 2018, "Progressive growing of GANs", section 6.1; Yazıcı et al. 2019, "The unusual
+    effectiveness of averaging in GAN training". The decay at step t is ``min(decay, (1 + t) /
+    (10 + t))``, as in TensorFlow's ``ExponentialMovingAverage``, to forget the first steps quickly.
+
+    Attributes:
+        generator: the average, in evaluation mode.
+    """
+
+    def __init__(self, generator: Generator, decay: float) -> None:
+        """Copy the weights of ``generator``, on its device."""
+        self.generator = deepcopy(generator).eval().requires_grad_(False)
+        device = next(generator.parameters()).device
+        self._decay = torch.tensor(decay, device=device)
+        # On the device, so that a replayed CUDA graph increments it.
+        self._steps = torch.zeros((), device=device)
+
+    @torch.no_grad()
+    def update(self, generator: Generator) -> None:
+        """Average in the weights of ``generator`` after a training step."""
+        self._steps.add_(1)
+        decay = torch.minimum(self._decay, (1 + self._steps) / (10 + self._steps))
+        current = generator.state_dict()
+        for name, average in self.generator.state_dict().items():
+            if average.is_floating_point():
+                average.lerp_(current[name], (1 - decay).to(average.dtype))
+            else:
+                average.copy_(current[name])
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the average and its number of steps by name."""
+        return {"steps": self._steps} | {
+            f"generator.{key}": tensor for key, tensor in self.generator.state_dict().items()
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Load the tensors returned by :meth:`state`, bit for bit."""
+        self._steps.copy_(state["steps"])
+        names = self.generator.state_dict()
+        self.generator.load_state_dict({key: state[f"generator.{key}"] for key in names})
+
+
 def build_gan(
     arch: Architecture, settings: TrainSettings, device: torch.device, ranks: Ranks = SINGLE_PROCESS
 ) -> GAN:
-    """Build both networks and their Adam optimizers on ``device``, ready to train."""
+    """Build both networks and their Adam optimizers on ``device``."""
     networks = build_networks(arch, derive_seed(settings.seed, "train.weights"))
     if ranks.count > 1:
         for network in networks:
             convert_sync_batchnorm(network)
-    # Convolutions are markedly faster with channels last, and the numbers are the same.
+    # Channels last makes convolutions faster and does not change the results.
     generator, discriminator = (
         network.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         for network in networks
     )
-
-    def adam(network: nn.Module, lr: float) -> optim.Optimizer:
-        betas = (settings.beta1, settings.beta2)
-        decay = settings.weight_decay
-        recorded = device.type == "cuda"
-        # A recorded step has a number for good, but looks a tensor up.
-        changes = recorded and settings.schedule != "constant"
-        return optim.Adam(
-            network.parameters(),
-            lr=torch.tensor(lr, device=device) if changes else lr,
-            betas=betas,
-            weight_decay=decay,
-            fused=True,
-            capturable=recorded,
-        )
-
-    rates = _learning_rates(settings)
+    generator_lr, discriminator_lr = _learning_rates(settings)
     return GAN(
         arch,
         generator,
         discriminator,
-        adam(generator, rates[0]),
-        adam(discriminator, rates[1]),
+        _build_adam(generator, generator_lr, settings, device),
+        _build_adam(discriminator, discriminator_lr, settings, device),
         settings,
         choose_precision(settings.precision, device),
         ranks,
@@ -212,9 +168,55 @@ def build_gan(
     )
 
 
-def _learning_rates(settings: TrainSettings) -> tuple[float, float]:
-    """The learning rates of generator and discriminator.
+def _build_adam(
+    network: nn.Module, lr: float, settings: TrainSettings, device: torch.device
+) -> optim.Optimizer:
+    graphed = device.type == "cuda"
+    # A CUDA graph fixes a Python float at capture, but reads a tensor at each replay.
+    lr_changes = graphed and settings.schedule != "constant"
+    return optim.Adam(
+        network.parameters(),
+        lr=torch.tensor(lr, device=device) if lr_changes else lr,
+        betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
+        fused=True,
+        capturable=graphed,
+    )
 
-    Heusel et al. 2017, "GANs trained by a two time-scale update rule", give them one each.
+
+def lr_factor(schedule: Literal["constant", "linear", "cosine"], done: int, total: int) -> float:
+    """Return the factor by which the schedule multiplies the learning rate at a step.
+
+    ``linear`` decays linearly to 0, as in the training of Heusel et al. 2017 and Miyato et al.
+    2018. ``cosine`` is Loshchilov and Hutter 2017, "SGDR", equation 5, without restarts.
+
+    Args:
+        schedule: ``train.schedule``.
+        done: steps before this one.
+        total: steps of the whole training, more than ``done``.
+    """
+    if schedule == "linear":
+        return 1 - done / total
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * done / total)) / 2
+    return 1.0
+
+
+def set_lr(optimizer: optim.Optimizer, lr: float) -> None:
+    """Set the learning rate; if it is a tensor, in place.
+
+    A CUDA graph reads the tensor at each replay, and writing to it does not block the host.
+    """
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+def _learning_rates(settings: TrainSettings) -> tuple[float, float]:
+    """Return the learning rates of the generator and the discriminator.
+
+    Separate rates: Heusel et al. 2017, "GANs trained by a two time-scale update rule".
     """
     return settings.lr, settings.discriminator_lr or settings.lr

@@ -1,15 +1,15 @@
-"""Generator and discriminator, built from a small frozen description.
+"""Generator and discriminator networks, built from a frozen :class:`Architecture`.
 
-Two families. ``dcgan``: Radford, Metz and Chintala 2016, "Unsupervised representation
-learning with deep convolutional generative adversarial networks": strided convolutions
-instead of pooling, batch normalisation, ReLU in the generator, leaky ReLU in the
-discriminator, weights drawn from N(0, 0.02). ``mlp``: Goodfellow et al. 2014, fully
+Two families. ``dcgan``: Radford, Metz and Chintala 2016, "Unsupervised representation learning
+with deep convolutional generative adversarial networks". It has strided convolutions instead of
+pooling, batch normalization, ReLU in the generator, leaky ReLU in the discriminator, and weights
+drawn from N(0, 0.02). ``mlp``: Goodfellow et al. 2014, "Generative adversarial nets". It has fully
 connected layers with leaky ReLU and dropout.
 
-With ``classes`` both networks know what a picture shows: the generator's latents end in a one-hot
-label (Mirza and Osindero 2014, "Conditional generative adversarial nets"), and the discriminator
-has a logit for each class, of which the picture's own counts (Mescheder et al. 2018, "Which
-training methods for GANs do actually converge?").
+With ``classes`` both networks are conditional. The generator's input is a latent vector followed by
+a one-hot label (Mirza and Osindero 2014, "Conditional generative adversarial nets"). The
+discriminator has one logit per class and returns the logit of the image's class (Mescheder et al.
+2018, "Which training methods for GANs do actually converge?").
 """
 
 import itertools
@@ -25,76 +25,12 @@ from atelier.core.errors import AtelierError
 from atelier.core.settings import ConvertSettings, NetworkSettings
 from atelier.gan.gemm_conv import DownConv, LatentConvTranspose, LogitConv, UpConvTranspose
 
-_LEAKY_SLOPE = 0.2  # of leaky ReLU, as in the DCGAN paper
-
-
-def norm_act(maps: int, activation_first: bool) -> list[nn.Module]:
-    """Batch normalisation and ReLU, in the order that is asked for."""
-    norm, relu = nn.BatchNorm2d(maps), nn.ReLU(inplace=True)
-    return [relu, norm] if activation_first else [norm, relu]
-
-
-def upsample_conv(maps_in: int, maps_out: int, side: int) -> list[nn.Module]:
-    """Enlarge to ``side`` by the nearest pixel, and convolve."""
-    return [nn.Upsample(size=side), nn.Conv2d(maps_in, maps_out, 3, 1, 1, bias=False)]
-
-
-class UpResBlock(nn.Module):
-    """A residual block that enlarges feature maps [B, in, ...] to [B, out, side, side]."""
-
-    def __init__(self, maps_in: int, maps_out: int, side: int, activation_first: bool) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            # Not in place: the shortcut takes the same maps.
-            *(_scaled_shortcut(layer) for layer in norm_act(maps_in, activation_first)),
-            *upsample_conv(maps_in, maps_out, side),
-            *norm_act(maps_out, activation_first),
-            nn.Conv2d(maps_out, maps_out, 3, 1, 1, bias=False),
-        )
-        self.shortcut = nn.Conv2d(maps_in, maps_out, 1, bias=False)
-        # After the convolution of single pixels: the same numbers, at a quarter of the cost.
-        self.enlarge = nn.Upsample(size=side)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Enlarge the maps."""
-        grown: Tensor = self.layers(maps) + self.enlarge(self.shortcut(maps))
-        return grown
-
-
-class DownResBlock(nn.Module):
-    """A residual block that halves feature maps, [B, in, H, W] to [B, out, H // 2, W // 2]."""
-
-    def __init__(self, maps_in: int, maps_out: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.LeakyReLU(_LEAKY_SLOPE),
-            nn.Conv2d(maps_in, maps_in, 3, 1, 1),
-            nn.LeakyReLU(_LEAKY_SLOPE, inplace=True),
-            nn.Conv2d(maps_in, maps_out, 4, 2, 1),
-        )
-        self.shrink = nn.AvgPool2d(2)
-        self.shortcut = nn.Conv2d(maps_in, maps_out, 1, bias=False)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Halve the maps."""
-        shrunk: Tensor = self.layers(maps) + self.shortcut(self.shrink(maps))
-        return shrunk
-
-
-@torch.no_grad()
-def init_shortcut(block: UpResBlock | DownResBlock) -> None:
-    """Draw a shortcut's weights so that maps leave it as strong as they came."""
-    nn.init.kaiming_normal_(block.shortcut.weight, nonlinearity="linear")
-
-
-def _scaled_shortcut(layer: nn.Module) -> nn.Module:
-    return nn.ReLU() if isinstance(layer, nn.ReLU) else layer
-
-
 SIZES: tuple[int, ...] = get_args(ConvertSettings.model_fields["image_size"].annotation)
-_FIRST_SIDE = 4  # pixels a side of the first feature map, as in the paper
-_MAX_DOUBLINGS = 3  # feature maps stop doubling at 8 times the width: 512 for 64, as in the paper
-# As in the settings, which name their own bounds; files are checked by these.
+
+_LEAKY_SLOPE = 0.2  # as in the DCGAN paper
+_FIRST_SIZE = 4  # height and width of the first feature map, as in the DCGAN paper
+_MAX_DOUBLINGS = 3  # at most 8 times the base channels: 512 for 64, as in the DCGAN paper
+# Architectures also come from files, which the bounds of the settings do not check.
 _BOUNDS = {
     "latent_size": (1, 65_536),
     "generator_channels": (1, 4096),
@@ -108,29 +44,31 @@ _BOUNDS = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """All that is needed to build both networks again.
+    """Hyperparameters from which both networks can be rebuilt.
 
     Attributes:
-        image_size: height and width of a picture in pixels, one of :data:`SIZES`.
-        channels: 3 for RGB, 1 for grey.
+        image_size: height and width of an image in pixels, one of :data:`SIZES`.
+        channels: 3 for RGB, 1 for grayscale.
         network: ``dcgan`` or ``mlp``.
-        latent_size: numbers in a latent vector.
-        latent_distribution: drawn from N(0, 1), or uniformly from -1 to 1.
-        generator_channels: feature maps (or units) before the picture; of the mlp, the first layer's.
-        discriminator_channels: feature maps after the picture; of the mlp, the last layer's units.
-        relu_before_norm: ReLU before batch normalisation in the generator, instead of after.
-        discriminator_norm: batch normalisation in the discriminator; without it, biases.
-        discriminator_padding: of its strided convolutions, 1 (a side is halved) or 0.
-        discriminator_head: how the last maps become a logit, by a ``convolution`` over all of
-            them, or by two ``linear`` layers after one convolution less.
+        latent_size: length of a latent vector.
+        latent_distribution: ``normal`` for N(0, 1), ``uniform`` for values from -1 to 1.
+        generator_channels: feature maps before the image; for ``mlp``, units of the first layer.
+        discriminator_channels: feature maps after the image; for ``mlp``, units of the last layer.
+        relu_before_norm: apply ReLU before batch normalization in the generator, not after it.
+        discriminator_norm: batch normalization in the discriminator; if false, its convolutions
+            have biases instead.
+        discriminator_padding: padding of its strided convolutions: 1 halves the size, or 0.
+        discriminator_head: the layers from the last feature maps to the logit: one
+            ``convolution`` over the whole maps, or two ``linear`` layers after one convolution
+            less.
         head_size: units between the two linear layers.
-        dropout: of the mlp's hidden layers.
-        generator_blocks: how the dcgan's generator grows: by ``plain`` transposed convolutions, or
-            as :mod:`atelier.gan.networks` says.
-        discriminator_blocks: likewise, how the discriminator shrinks.
-        spectral_norm: each of the discriminator's layers is divided by its largest singular value
-            (Miyato et al. 2018, "Spectral normalization for GANs").
-        classes: of pictures that the networks tell apart; 0 for none.
+        dropout: dropout probability in the hidden layers of ``mlp``.
+        generator_blocks: the ``dcgan`` generator's way to double the size: ``plain`` transposed
+            convolutions, ``upsample`` (nearest neighbor, then a convolution), or ``residual``.
+        discriminator_blocks: ``plain`` strided convolutions or ``residual`` blocks.
+        spectral_norm: divide the weights of each discriminator layer by their largest singular
+            value (Miyato et al. 2018, "Spectral normalization for GANs").
+        classes: number of classes; 0 for unconditional networks.
     """
 
     image_size: int
@@ -146,117 +84,115 @@ class Architecture:
     discriminator_head: Literal["convolution", "linear"]
     head_size: int
     dropout: float
-    # Files of before these existed lack them.
+    # Defaults for files saved before these fields were added.
     generator_blocks: Literal["plain", "upsample", "residual"] = "plain"
     discriminator_blocks: Literal["plain", "residual"] = "plain"
     spectral_norm: bool = False
     classes: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built.
+        """Reject values from which no network can be built.
 
         Raises:
-            AtelierError: no network has this picture size, channel count, latent length, width or
-                padding; the sentence says which would do.
+            AtelierError: the image size, channel count, latent size, width or padding is not
+                supported; the message names valid values.
         """
         if self.image_size not in SIZES:
             raise AtelierError(
-                f"the pictures are {self.image_size} pixels wide, but the networks need"
+                f"the images are {self.image_size} pixels wide, but the networks need"
                 f" one of {', '.join(map(str, SIZES))}; set convert.image_size to one of them."
             )
         if self.channels not in (1, 3):
             raise AtelierError(
-                f"the pictures have {self.channels} channels, but the networks need 1 (grey)"
+                f"the images have {self.channels} channels, but the networks need 1 (grayscale)"
                 " or 3 (RGB)."
             )
         if self.latent_size < 1:
             raise AtelierError(
-                f"latents of {self.latent_size} numbers hold nothing; set train.latent_size to 1 or"
-                " more, such as 100."
+                f"the latent size is {self.latent_size}, but latents need at least one value; set"
+                " train.latent_size to 1 or more, for example 100."
             )
-        for name, (least, most) in _BOUNDS.items():
-            if not least <= getattr(self, name) <= most:
+        for name, (minimum, maximum) in _BOUNDS.items():
+            if not minimum <= getattr(self, name) <= maximum:
                 raise AtelierError(
-                    f"{name} is {getattr(self, name)}, but networks have {least} to {most}."
+                    f"{name} is {getattr(self, name)}, but it must be from {minimum} to {maximum}."
                 )
-        if self.network == "dcgan" and self._narrows_to_one_pixel():
+        if self.network == "dcgan" and self._shrinks_to_one_pixel():
             raise AtelierError(
-                "without padding, pictures of 28 pixels shrink to a single one, which batch"
-                " normalisation cannot take; set train.discriminator_padding to 1."
+                "without padding, images of 28 pixels shrink to one pixel, which batch"
+                " normalization cannot process; set train.discriminator_padding to 1."
             )
 
-    def _narrows_to_one_pixel(self) -> bool:
-        narrow = self.image_size == 28 and self.discriminator_padding == 0
-        return narrow and self.discriminator_norm and self.discriminator_head == "convolution"
+    def _shrinks_to_one_pixel(self) -> bool:
+        unpadded_28 = self.image_size == 28 and self.discriminator_padding == 0
+        return unpadded_28 and self.discriminator_norm and self.discriminator_head == "convolution"
 
     @property
     def input_size(self) -> int:
-        """Numbers that the generator takes: a latent vector, and a one-hot label behind it."""
+        """Length of the generator's input: a latent vector and a one-hot label."""
         return self.latent_size + self.classes
 
     @classmethod
     def from_settings(
         cls, settings: NetworkSettings, image_size: int, channels: int, classes: int = 0
     ) -> "Architecture":
-        """Describe the networks that ``settings`` ask for and that fit the pictures.
+        """Combine the network settings with the shape of the images.
 
         Raises:
-            AtelierError: no network fits; the sentence says which size would.
+            AtelierError: no network can be built from these values.
         """
-        wanted = {key: getattr(settings, key) for key in NetworkSettings.model_fields}
-        return cls(image_size=image_size, channels=channels, classes=classes, **wanted)
+        fields = {key: getattr(settings, key) for key in NetworkSettings.model_fields}
+        return cls(image_size=image_size, channels=channels, classes=classes, **fields)
 
 
 class Generator(nn.Module):
-    """Latents [B, latent_size + classes] to pictures [B, channels, size, size] in [-1, 1]."""
+    """Latents [B, latent_size + classes] to images [B, C, H, W] in [-1, 1]."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         self.shape = (arch.channels, arch.image_size, arch.image_size)
-        layers = _generator_layers(arch) if arch.network == "dcgan" else _dense_generator(arch)
+        layers = _dcgan_generator(arch) if arch.network == "dcgan" else _mlp_generator(arch)
         self.layers = nn.Sequential(*layers, nn.Tanh())
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Make one picture of each latent vector."""
-        pictures: Tensor = self.layers(latents)
-        return pictures.reshape(-1, *self.shape)
+        """Generate one image per latent vector."""
+        images: Tensor = self.layers(latents)
+        return images.reshape(-1, *self.shape)
 
 
 class Discriminator(nn.Module):
-    """Pictures [B, channels, size, size] in [-1, 1] to logits [B]; high means real."""
+    """Images [B, C, H, W] in [-1, 1] to logits [B]; a high logit means real."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
-        layers = (
-            _discriminator_layers(arch) if arch.network == "dcgan" else _dense_discriminator(arch)
-        )
+        layers = _dcgan_discriminator(arch) if arch.network == "dcgan" else _mlp_discriminator(arch)
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, pictures: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Judge each picture by a logit; its sigmoid is the papers' D(x).
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return one logit per image; its sigmoid is D(x) in the papers.
 
         Args:
-            pictures: [B, channels, size, size].
-            labels: one-hot [B, classes], where the networks know classes.
+            images: [B, C, H, W].
+            labels: one-hot [B, classes] if the network is conditional.
         """
         with parametrize.cached():
-            self._divide_in_full(pictures.device.type)
-            logits: Tensor = self.layers(pictures).flatten(1)
+            self._spectral_norm_in_fp32(images.device.type)
+            logits: Tensor = self.layers(images).flatten(1)
         return logits.flatten() if labels is None else (logits * labels).sum(1)
 
-    def _divide_in_full(self, device: str) -> None:
-        """Normalise weights in float32; a singular value in bfloat16 would be off by a percent."""
-        with torch.autocast(device, enabled=False):
+    def _spectral_norm_in_fp32(self, device_type: str) -> None:
+        """Compute normalized weights in float32; in bfloat16 they would be off by a percent."""
+        with torch.autocast(device_type, enabled=False):
             for layer in self.modules():
                 if parametrize.is_parametrized(layer, "weight"):
-                    _ = layer.weight  # computed once, and kept while it is judged
+                    _ = layer.weight  # computed once; the forward pass reads it from the cache
 
 
 def build_networks(arch: Architecture, seed: int) -> tuple[Generator, Discriminator]:
-    """Build both networks with fresh weights, float32, on the CPU.
+    """Build both networks with fresh float32 weights on the CPU.
 
-    The weights depend on ``arch`` and ``seed`` alone; the global random state is neither
-    used nor changed.
+    The weights depend only on ``arch`` and ``seed``. The global random state is neither used nor
+    changed.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -275,7 +211,7 @@ def _apply_spectral_norm(network: nn.Module) -> None:
 
 
 def _init_weights(module: nn.Module) -> None:
-    """Draw weights as the DCGAN paper does; biases and linear layers stay as torch draws them."""
+    """Initialize as in the DCGAN paper; biases and linear layers keep PyTorch's default."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
@@ -285,103 +221,176 @@ def _init_weights(module: nn.Module) -> None:
         init_shortcut(module)
 
 
-def _sides(image_size: int) -> list[int]:
-    """The side of every feature map of the generator, from 4 to the picture's."""
-    if image_size == 28:
-        return [_FIRST_SIDE, 7, 14, 28]
-    return [_FIRST_SIDE << level for level in range((image_size // _FIRST_SIDE).bit_length())]
-
-
-def _channels(width: int, image_size: int) -> list[int]:
-    """Feature maps of every level, from the picture's end to the 4x4 end."""
-    levels = len(_sides(image_size)) - 1
-    return [width * 2 ** min(level, _MAX_DOUBLINGS) for level in range(levels)]
-
-
-def _generator_layers(arch: Architecture) -> list[nn.Module]:
-    """The dcgan's generator: 4x4, then twice the side by each transposed convolution or block."""
-    maps = [*reversed(_channels(arch.generator_channels, arch.image_size)), arch.channels]
-    sides = _sides(arch.image_size)
+def _dcgan_generator(arch: Architecture) -> list[nn.Module]:
+    """Return the DCGAN generator's layers: 4x4 maps, whose size each block doubles."""
+    channels = [*reversed(_channels(arch.generator_channels, arch.image_size)), arch.channels]
+    sizes = _sizes(arch.image_size)
     layers: list[nn.Module] = [
         nn.Unflatten(1, (arch.input_size, 1, 1)),
-        LatentConvTranspose(arch.input_size, maps[0]),
+        LatentConvTranspose(arch.input_size, channels[0]),
     ]
     if arch.generator_blocks == "residual":
-        return [*layers, *_generator_blocks(arch, [*maps[:-1], maps[-2]], sides)]
-    for (narrow, wide), (maps_in, maps_out) in zip(
-        itertools.pairwise(sides), itertools.pairwise(maps), strict=True
+        return [*layers, *_residual_generator(arch, [*channels[:-1], channels[-2]], sizes)]
+    for (size_in, size_out), (in_channels, out_channels) in zip(
+        itertools.pairwise(sizes), itertools.pairwise(channels), strict=True
     ):
-        layers += norm_act(maps_in, arch.relu_before_norm)
+        layers += norm_act(in_channels, arch.relu_before_norm)
         if arch.generator_blocks == "upsample":
-            layers += upsample_conv(maps_in, maps_out, wide)
+            layers += upsample_conv(in_channels, out_channels, size_out)
             continue
         layers.append(
-            UpConvTranspose(maps_in, maps_out)
-            if wide == 2 * narrow
-            # 4 to 7 pixels is not twice: a kernel of 3 leaves one out.
-            else nn.ConvTranspose2d(maps_in, maps_out, 3, 2, 1, bias=False)
+            UpConvTranspose(in_channels, out_channels)
+            if size_out == 2 * size_in
+            # From 4 to 7 pixels: a kernel of 3 gives one pixel less than twice the size.
+            else nn.ConvTranspose2d(in_channels, out_channels, 3, 2, 1, bias=False)
         )
     return layers
 
 
-def _generator_blocks(arch: Architecture, maps: list[int], sides: list[int]) -> list[nn.Module]:
-    """Residual blocks to the picture's side, and a convolution to its channels."""
+def _residual_generator(
+    arch: Architecture, channels: list[int], sizes: list[int]
+) -> list[nn.Module]:
+    """Return residual blocks up to the image size, and a convolution to the image channels."""
     blocks: list[nn.Module] = [
-        UpResBlock(maps_in, maps_out, side, arch.relu_before_norm)
-        for (maps_in, maps_out), side in zip(itertools.pairwise(maps), sides[1:], strict=True)
+        UpResBlock(in_channels, out_channels, size, arch.relu_before_norm)
+        for (in_channels, out_channels), size in zip(
+            itertools.pairwise(channels), sizes[1:], strict=True
+        )
     ]
-    to_channels = nn.Conv2d(maps[-1], arch.channels, 3, 1, 1, bias=False)
-    return [*blocks, *norm_act(maps[-1], arch.relu_before_norm), to_channels]
+    to_image = nn.Conv2d(channels[-1], arch.channels, 3, 1, 1, bias=False)
+    return [*blocks, *norm_act(channels[-1], arch.relu_before_norm), to_image]
 
 
-def _discriminator_layers(arch: Architecture) -> list[nn.Module]:
-    """The dcgan's discriminator: about half the side by each strided convolution or block."""
-    widths = _channels(arch.discriminator_channels, arch.image_size)
+def _dcgan_discriminator(arch: Architecture) -> list[nn.Module]:
+    """Return the DCGAN discriminator's layers; each convolution or block halves the size."""
+    channels = _channels(arch.discriminator_channels, arch.image_size)
     if arch.discriminator_head == "linear":
-        widths = widths[:-1]
+        channels = channels[:-1]
     norm, padding = arch.discriminator_norm, arch.discriminator_padding
     residual = arch.discriminator_blocks == "residual"
     layers: list[nn.Module] = []
-    side = arch.image_size
-    for maps_in, maps_out in itertools.pairwise([arch.channels, *widths]):
+    size = arch.image_size
+    for in_channels, out_channels in itertools.pairwise([arch.channels, *channels]):
         if residual and layers:
-            layers.append(DownResBlock(maps_in, maps_out))
-            side //= 2
+            layers.append(DownResBlock(in_channels, out_channels))
+            size //= 2
             continue
         layers.append(
-            DownConv(maps_in, maps_out, bias=not norm)
+            DownConv(in_channels, out_channels, bias=not norm)
             if padding
-            else nn.Conv2d(maps_in, maps_out, 4, 2, 0, bias=not norm)
+            else nn.Conv2d(in_channels, out_channels, 4, 2, 0, bias=not norm)
         )
-        if norm and len(layers) > 1:  # the first layer has none, as in the paper
-            layers.append(nn.BatchNorm2d(maps_out))
+        if norm and len(layers) > 1:  # not after the first layer, as in the DCGAN paper
+            layers.append(nn.BatchNorm2d(out_channels))
         if not residual:
             layers.append(nn.LeakyReLU(_LEAKY_SLOPE, inplace=True))
-        side = (side + 2 * padding - 4) // 2 + 1
+        size = (size + 2 * padding - 4) // 2 + 1
     if residual:
         layers.append(nn.LeakyReLU(_LEAKY_SLOPE))
+    return [*layers, *_discriminator_head(arch, channels[-1], size)]
+
+
+def _discriminator_head(arch: Architecture, channels: int, size: int) -> list[nn.Module]:
+    """Return the layers from the last maps [B, channels, size, size] to the logits."""
     logits = max(1, arch.classes)
     if arch.discriminator_head == "convolution":
-        return [*layers, LogitConv(widths[-1], logits, side, bias=not norm)]
-    head = nn.Linear(widths[-1] * side * side, arch.head_size)
-    leaky = nn.LeakyReLU(_LEAKY_SLOPE, inplace=True)
-    return [*layers, nn.Flatten(), head, leaky, nn.Linear(arch.head_size, logits)]
+        return [LogitConv(channels, logits, size, bias=not arch.discriminator_norm)]
+    return [
+        nn.Flatten(),
+        nn.Linear(channels * size * size, arch.head_size),
+        nn.LeakyReLU(_LEAKY_SLOPE, inplace=True),
+        nn.Linear(arch.head_size, logits),
+    ]
 
 
-def _dense_generator(arch: Architecture) -> list[nn.Module]:
-    width, pixels = arch.generator_channels, arch.channels * arch.image_size**2
-    return _dense([arch.input_size, width, 2 * width, 4 * width, pixels], arch.dropout)
+def _sizes(image_size: int) -> list[int]:
+    """Return the sizes of the generator's feature maps, from 4 to the image size."""
+    if image_size == 28:
+        return [_FIRST_SIZE, 7, 14, 28]
+    return [_FIRST_SIZE << level for level in range((image_size // _FIRST_SIZE).bit_length())]
 
 
-def _dense_discriminator(arch: Architecture) -> list[nn.Module]:
-    width, pixels = arch.discriminator_channels, arch.channels * arch.image_size**2
-    logits = max(1, arch.classes)
-    return [nn.Flatten(), *_dense([pixels, 4 * width, 2 * width, width, logits], arch.dropout)]
+def _channels(base: int, image_size: int) -> list[int]:
+    """Return the channels of the feature maps, from the image end to the 4x4 end."""
+    levels = len(_sizes(image_size)) - 1
+    return [base * 2 ** min(level, _MAX_DOUBLINGS) for level in range(levels)]
 
 
-def _dense(units: list[int], dropout: float) -> list[nn.Module]:
-    """Linear layers with leaky ReLU and dropout between them."""
+def _mlp_generator(arch: Architecture) -> list[nn.Module]:
+    units, values = arch.generator_channels, arch.channels * arch.image_size**2
+    return _linear_layers([arch.input_size, units, 2 * units, 4 * units, values], arch.dropout)
+
+
+def _mlp_discriminator(arch: Architecture) -> list[nn.Module]:
+    units, values = arch.discriminator_channels, arch.channels * arch.image_size**2
+    sizes = [values, 4 * units, 2 * units, units, max(1, arch.classes)]
+    return [nn.Flatten(), *_linear_layers(sizes, arch.dropout)]
+
+
+def _linear_layers(sizes: list[int], dropout: float) -> list[nn.Module]:
+    """Return linear layers with leaky ReLU and dropout between them."""
     layers: list[nn.Module] = []
-    for units_in, units_out in itertools.pairwise(units):
-        layers += [nn.Linear(units_in, units_out), nn.LeakyReLU(_LEAKY_SLOPE), nn.Dropout(dropout)]
+    for size_in, size_out in itertools.pairwise(sizes):
+        layers += [nn.Linear(size_in, size_out), nn.LeakyReLU(_LEAKY_SLOPE), nn.Dropout(dropout)]
     return layers[:-2]
+
+
+def norm_act(channels: int, relu_before_norm: bool, inplace: bool = True) -> list[nn.Module]:
+    """Return batch normalization and ReLU, in the order set by ``relu_before_norm``."""
+    norm, relu = nn.BatchNorm2d(channels), nn.ReLU(inplace=inplace)
+    return [relu, norm] if relu_before_norm else [norm, relu]
+
+
+def upsample_conv(in_channels: int, out_channels: int, size: int) -> list[nn.Module]:
+    """Return nearest-neighbor upsampling to [size, size] and a 3x3 convolution."""
+    return [nn.Upsample(size=size), nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=False)]
+
+
+class UpResBlock(nn.Module):
+    """Residual block that upsamples maps [B, in, H, W] to [B, out, size, size]."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, size: int, relu_before_norm: bool
+    ) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            # Not in place: the shortcut reads the same maps.
+            *norm_act(in_channels, relu_before_norm, inplace=False),
+            *upsample_conv(in_channels, out_channels, size),
+            *norm_act(out_channels, relu_before_norm),
+            nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False),
+        )
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.upsample = nn.Upsample(size=size)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Add the upsampled shortcut to the output of the layers."""
+        # Upsampling after the 1x1 convolution gives the same values at a quarter of the cost.
+        upsampled: Tensor = self.layers(maps) + self.upsample(self.shortcut(maps))
+        return upsampled
+
+
+class DownResBlock(nn.Module):
+    """Residual block that halves the size, [B, in, H, W] to [B, out, H // 2, W // 2]."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LeakyReLU(_LEAKY_SLOPE),
+            nn.Conv2d(in_channels, in_channels, 3, 1, 1),
+            nn.LeakyReLU(_LEAKY_SLOPE, inplace=True),
+            nn.Conv2d(in_channels, out_channels, 4, 2, 1),
+        )
+        self.pool = nn.AvgPool2d(2)
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Add the pooled shortcut to the output of the layers."""
+        halved: Tensor = self.layers(maps) + self.shortcut(self.pool(maps))
+        return halved
+
+
+@torch.no_grad()
+def init_shortcut(block: UpResBlock | DownResBlock) -> None:
+    """Initialize a shortcut so that it preserves the variance of its input."""
+    nn.init.kaiming_normal_(block.shortcut.weight, nonlinearity="linear")

@@ -1,8 +1,9 @@
-"""The training loop: epochs over shuffled pictures, told to whoever listens."""
+"""Training loop: yields one result per epoch."""
 
 import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,75 +25,26 @@ from atelier.gan.networks import Architecture, Generator
 from atelier.gan.step import STATISTICS, train_step
 
 QualityFn = Callable[[NDArray[np.uint8]], float]
-"""Pictures uint8 [N, H, W, C] to a number, such as their KID; less is better."""
-
-
-class BestModel:
-    """What is known of the quality of epochs so far.
-
-    Attributes:
-        last: the quality of the epoch that was measured last; ``nan`` before.
-        best: the least so far; ``inf`` before.
-        best_epoch: the number of its epoch; 0 before.
-    """
-
-    def __init__(self) -> None:
-        self.last, self.best, self.best_epoch = math.nan, math.inf, 0
-        self._weights: dict[str, Tensor] = {}
-
-    def add(self, epoch: int, quality: float, generator: Generator) -> None:
-        """Take in an epoch's quality; the generator is copied where there was none better."""
-        self.last = quality
-        if quality < self.best:
-            self.best, self.best_epoch = quality, epoch
-            self._weights = {k: tensor.clone() for k, tensor in generator.state_dict().items()}
-
-    def best_generator(self, arch: Architecture) -> Generator:
-        """Build the generator of the best epoch, in evaluation mode, on the CPU.
-
-        Raises:
-            ValueError: nothing was measured.
-        """
-        if not self._weights:
-            raise ValueError("no epoch was measured")
-        generator = Generator(arch)
-        generator.load_state_dict(self._weights)
-        return generator.eval()
-
-    def state(self) -> dict[str, Tensor]:
-        """All of it, by name."""
-        numbers = torch.tensor([self.last, self.best, self.best_epoch], dtype=torch.float64)
-        return {"numbers": numbers} | {f"best.{key}": t for key, t in self._weights.items()}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`state` gave, to the bit."""
-        self.last, self.best, epoch = state["numbers"].tolist()
-        self.best_epoch, start = int(epoch), "best."
-        self._weights = {
-            key.removeprefix(start): tensor
-            for key, tensor in state.items()
-            if key.startswith(start)
-        }
+"""Images uint8 [N, H, W, C] to a score, for example their KID; lower is better."""
 
 
 class Trainer:
-    """A GAN, the pictures it learns from, and every random stream it draws from.
+    """A GAN, its training images, and the random streams of its training.
 
-    Two trainings with equal settings and pictures give the same bytes on one CPU with one number
-    of threads: each stream (weights, order of the pictures, latents, fixed latents, dropout, the
-    chances of augmentation) has a state of its own, seeded from ``settings.seed``. :meth:`state`
-    holds all that is to come, so that a training that goes on from it gives the bytes of one that
-    never stopped.
+    On one CPU with a fixed number of threads, equal settings and images give bit-identical
+    results. Each random stream (weights, order of the images, latents, fixed latents, dropout,
+    augmentation) has its own state, seeded from ``settings.seed``. A trainer restored from
+    :meth:`state` continues bit-identically.
 
     Attributes:
-        best_model: the quality of its epochs, and the generator of the best.
-        use_cuda_graphs: whether steps on a GPU are recorded as a CUDA graph; else each kernel is started
-            by the host, with the same numbers.
-        warn: told in a sentence what hinders the training but does not end it.
+        best_model: the scores of the epochs so far, and the generator of the best one.
+        use_cuda_graphs: replay steps on a GPU as CUDA graphs; without them, the host launches each
+            kernel and the results are the same.
+        warn: called with a sentence about a problem that does not end the training.
     """
 
     use_cuda_graphs = True
-    warn: Callable[[str], None] = staticmethod(lambda trouble: None)
+    warn: Callable[[str], None] = staticmethod(lambda message: None)
 
     def __init__(
         self,
@@ -101,28 +53,27 @@ class Trainer:
         device: torch.device,
         ranks: Ranks = SINGLE_PROCESS,
         labels: NDArray[np.int64] | None = None,
-        judge: QualityFn | None = None,
+        quality_fn: QualityFn | None = None,
     ) -> None:
-        """Prepare a training.
+        """Build the networks and seed the random streams.
 
         Args:
             settings: the ``train`` section.
             pixels: uint8 [N, H, W, C], square; may be memory-mapped.
-            device: where to train.
-            ranks: the processes that share the training; all draw the same batches and latents,
-                and work on a part of them.
-            labels: the class of each picture, int64 [N], from 0; used where ``settings`` are
-                ``conditional``.
-            judge: says how good pictures are, every ``settings.measure_every`` epochs and after
-                the last.
+            device: the device to train on.
+            ranks: this process and the number of processes; all draw the same batches and
+                latents, and each processes its shard of them.
+            labels: the class of each image, int64 [N], from 0; used if ``train.conditional``.
+            quality_fn: scores generated images every ``train.kid_every_epochs`` epochs and after
+                the last epoch.
 
         Raises:
-            AtelierError: the pictures do not fit a network, or have no classes where these are
-                asked for.
+            AtelierError: no network fits the images, or ``train.conditional`` is true without
+                several classes.
         """
         height, width, channels = pixels.shape[1:]
         if height != width:
-            raise AtelierError(f"the pictures are {width}x{height}, but the DCGAN needs squares.")
+            raise AtelierError(f"the images are {width}x{height}, but the networks need squares.")
         self.settings = settings
         self.device = device
         self.ranks = ranks
@@ -131,30 +82,29 @@ class Trainer:
         self.arch = Architecture.from_settings(settings, height, channels, classes)
         if ranks.count > 1 and self.arch.dropout:
             raise AtelierError(
-                "dropout is drawn by each process on its own, so that several would not train as"
-                " one does; set runtime.launcher to python, or train.dropout to 0."
+                "each process draws dropout on its own, so several processes would not give the"
+                " result of one; set runtime.launcher to python, or train.dropout to 0."
             )
         self._loader = BatchLoader(pixels, device)
-        rows = labels_by_row(settings.fixed_samples, classes)
+        fixed_labels = labels_by_row(settings.fixed_samples, classes)
         self._fixed_latents = draw_latents(
-            settings.fixed_samples, self.arch, self._seed("fixed_latents"), rows
+            settings.fixed_samples, self.arch, self._seed("fixed_latents"), fixed_labels
         )
-        self._quality_fn = judge if settings.kid_every_epochs else None
+        self._quality_fn = quality_fn if settings.kid_every_epochs else None
         self._kid_latents = draw_latents(
             settings.kid_samples, self.arch, self._seed("measured_latents")
         )
         self.reset()
 
     def reset(self) -> None:
-        """Stand at the start, with fresh weights and streams."""
+        """Set fresh weights, seed the random streams, and start at step 0."""
         settings, device = self.settings, self.device
         self.gan = build_gan(self.arch, settings, device, self.ranks)
-        self._graphs: dict[bool, GraphedStep] = {}  # by whether the step penalises
+        self._graphs: dict[bool, GraphedStep] = {}  # by with_penalty
         self._order = torch.Generator()
         self._latents = torch.Generator(device)
-        # Dropout draws from torch's global stream of the device; this is its state between steps.
-        dropout = torch.Generator(device).manual_seed(self._seed("dropout"))
-        self._dropout = dropout.get_state()
+        # Dropout draws from PyTorch's global stream; this is its state between two steps.
+        self._dropout = torch.Generator(device).manual_seed(self._seed("dropout")).get_state()
         self._uniforms = torch.Generator(device)
         self._seed_streams(0)
         self.best_model = BestModel()
@@ -166,12 +116,12 @@ class Trainer:
 
     @property
     def columns(self) -> int:
-        """Pictures in a row of :meth:`samples` for it to be of one class; 0: there are none."""
+        """Images of one class in :meth:`samples`, to show as one row; 0 without classes."""
         return self.settings.fixed_samples // self.arch.classes if self.arch.classes else 0
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch; the last one, which may be the only one, may be smaller."""
+        """Batches in an epoch; the last batch may be smaller."""
         return -(-len(self._loader) // self.settings.batch_size)
 
     @property
@@ -193,24 +143,25 @@ class Trainer:
     def run(
         self, report: ProgressCallback = silent, after_step: Callable[[], None] = lambda: None
     ) -> Iterator[EpochResult]:
-        """Train epoch by epoch, from wherever the training stands.
+        """Train epoch by epoch, from the current step to the last epoch.
 
         Args:
-            report: counts steps.
-            after_step: called after every step, when :meth:`state` may be taken.
+            report: called with the progress after each step.
+            after_step: called after each step; it may call :meth:`state`.
 
         Raises:
-            AstrayError: losses or weights are no longer finite.
+            DivergedError: losses or weights are not finite.
         """
         total = self.total_steps
         while self.epochs_done < self.total_epochs:
             if not self._step_rows:
                 self._permutation = torch.randperm(len(self._loader), generator=self._order)
+            first = len(self._step_rows)
             last = total - self.epochs_done * self.steps_per_epoch
-            parts = self._permutation.split(self.settings.batch_size)[len(self._step_rows) : last]
-            batches = self._loader.batches([self.ranks.shard(part) for part in parts])
-            for part, pixels in zip(parts, batches, strict=True):
-                self._step_rows.append(self._step_or_suggest_batch(pixels, part))
+            remaining = self._permutation.split(self.settings.batch_size)[first:last]
+            batches = self._loader.batches([self.ranks.shard(indices) for indices in remaining])
+            for indices, pixels in zip(remaining, batches, strict=True):
+                self._step_rows.append(self._step_or_suggest_batch(pixels, indices))
                 every = self.settings.sample_every_steps
                 if every and self.steps_done % every == 0:
                     self._step_samples[self.steps_done] = self.samples()
@@ -221,37 +172,28 @@ class Trainer:
             yield epoch
 
     def samples(self) -> NDArray[np.uint8]:
-        """Pictures of the fixed latents as the generator stands, uint8 [N, H, W, C]."""
+        """Generate images of the fixed latents, uint8 [N, H, W, C]."""
         return generate(self.gan.eval_generator, self._fixed_latents)
 
     def is_finite(self) -> bool:
-        """Whether all losses and weights are finite; this waits for the device."""
-        seen = [
+        """Return true if all losses and weights are finite; blocks until the device is done."""
+        tensors = [
             *self._step_rows,
             *self.gan.generator.parameters(),
             *self.gan.discriminator.parameters(),
         ]
-        return bool(torch.stack([tensor.isfinite().all() for tensor in seen]).all())
+        return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
     def reseed(self, rollbacks: int) -> None:
-        """Go on, from an epoch's start, with other latents and another order of the pictures.
+        """Seed new random streams after a rollback to the start of an epoch.
 
-        So what went astray need not do so again.
+        Other latents and another order of the images need not diverge again.
         """
         self.rollbacks = rollbacks
         self._seed_streams(rollbacks)
 
-    def _seed_streams(self, rollbacks: int) -> None:
-        """Seed the streams that every epoch draws from; each rollback has streams of its own."""
-        streams = {"order": self._order, "latents": self._latents, "chances": self._uniforms}
-        for name, stream in streams.items():
-            stream.manual_seed(self._seed(f"{name}.{rollbacks}"))
-
-    def _seed(self, name: str) -> int:
-        return derive_seed(self.settings.seed, f"train.{name}")
-
     def state(self) -> dict[str, Tensor]:
-        """All that the rest of the training depends on, between two steps."""
+        """Return everything that the remaining training depends on, between two steps."""
         state = {
             "epochs_done": torch.tensor(self.epochs_done),
             "rollbacks": torch.tensor(self.rollbacks),
@@ -265,11 +207,11 @@ class Trainer:
             "stream.chances": self._uniforms.get_state(),
         }
         state |= {f"measured.{name}": t for name, t in self.best_model.state().items()}
-        between = {f"between.{step}": torch.tensor(p) for step, p in self._step_samples.items()}
-        return state | between | self.gan.state()
+        samples = {f"between.{step}": torch.tensor(s) for step, s in self._step_samples.items()}
+        return state | samples | self.gan.state()
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Stand where the training stood that ``state`` was taken of."""
+        """Load the tensors returned by :meth:`state`, bit for bit."""
         self.epochs_done = int(state["epochs_done"])
         self.rollbacks = int(state["rollbacks"])
         self._permutation = state["permutation"]
@@ -278,53 +220,50 @@ class Trainer:
         self._latents.set_state(state["stream.latents"])
         self._dropout = state["stream.dropout"]
         self._uniforms.set_state(state["stream.chances"])
-        start = "measured."
+        prefix = "measured."
         self.best_model.restore(
-            {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)}
+            {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
         )
-        start = "between."
+        prefix = "between."
         self._step_samples = {
-            int(name.removeprefix(start)): pictures.numpy()
-            for name, pictures in state.items()
-            if name.startswith(start)
+            int(name.removeprefix(prefix)): samples.numpy()
+            for name, samples in state.items()
+            if name.startswith(prefix)
         }
         self.gan.restore(state)
-        self._graphs = {}  # they write to memory that is the optimizers' no more
+        self._graphs = {}  # they write to the memory of the previous optimizer moments
 
     def broadcast_state(self) -> None:
-        """Stand, in every process that shares the training, where the first one stands."""
+        """Broadcast rank 0's state to all ranks."""
         if self.ranks.count > 1:
             self.restore(self.ranks.broadcast_state(self.state()))
 
     def _end_epoch(self) -> EpochResult:
-        # The one place where the device is waited for.
+        # The only point of the loop that blocks until the device is done.
         if not self.is_finite():
             raise DivergedError(
-                f"the training went astray in epoch {self.epochs_done + 1}: its losses or weights"
-                f" are no numbers any more; make train.lr smaller than {self.settings.lr:g}."
+                f"the training diverged in epoch {self.epochs_done + 1}: its losses or weights"
+                f" are not finite; set train.lr below {self.settings.lr:g}."
             )
         statistics = torch.stack(self._step_rows).cpu().numpy()
-        number, size = self.epochs_done + 1, self.settings.batch_size
-        batches = self._permutation.split(size)[: len(self._step_rows)]
+        number, batch_size = self.epochs_done + 1, self.settings.batch_size
+        batches = self._permutation.split(batch_size)[: len(self._step_rows)]
         images_before = self.epochs_done * len(self._loader)
-        seen = np.cumsum([len(batch) for batch in batches]) + images_before
-        first_step = self.epochs_done * self.steps_per_epoch
-        samples, quality = self.samples(), self._quality(number)
         epoch = EpochResult(
-            number,
-            first_step,
-            seen,
-            statistics,
-            samples,
-            self._step_samples,
-            quality,
-            images_before,
+            number=number,
+            first_step=self.epochs_done * self.steps_per_epoch,
+            images=np.cumsum([len(batch) for batch in batches]) + images_before,
+            statistics=statistics,
+            samples=self.samples(),
+            step_samples=self._step_samples,
+            quality=self._quality(number),
+            images_before=images_before,
         )
         self.epochs_done, self._step_rows, self._step_samples = number, [], {}
         return epoch
 
     def _quality(self, epoch: int) -> float | None:
-        """Ask the judge, where it is time to."""
+        """Score the generator, if this epoch is one to score."""
         settings = self.settings
         if self._quality_fn is None:
             return None
@@ -334,33 +273,33 @@ class Trainer:
         self.best_model.add(epoch, quality, self.gan.eval_generator)
         return quality
 
-    def _step_or_suggest_batch(self, pixels: Tensor, part: Tensor) -> Tensor:
-        """Do a step, or say which batch would fit into memory."""
+    def _step_or_suggest_batch(self, pixels: Tensor, indices: Tensor) -> Tensor:
+        """Do a training step; if memory runs out, raise with a batch size that fits."""
         try:
-            return self._step(pixels, part)
+            return self._step(pixels, indices)
         except (MemoryError, RuntimeError) as error:
-            # Several processes could not try other batches without one another.
+            # Several processes would have to try other batch sizes together.
             if self.ranks.count > 1 or not is_out_of_memory(error):
                 raise
             traceback.clear_frames(error.__traceback__)
-        fits = len(part) // 2
-        while fits > 1 and not self._fits(pixels[:fits], part[:fits]):
+        fits = len(indices) // 2
+        while fits > 1 and not self._fits(pixels[:fits], indices[:fits]):
             fits //= 2
         raise AtelierError(
-            f"a batch of {len(part)} pictures does not fit into memory; "
+            f"a batch of {len(indices)} images does not fit into memory; "
             + (
-                f"set train.batch_size to {fits}, which does."
+                f"set train.batch_size to {fits}, which fits."
                 if fits > 1
                 else "make train.generator_channels and train.discriminator_channels smaller."
             )
         )
 
-    def _fits(self, pixels: Tensor, part: Tensor) -> bool:
-        """Try a step whose outcome is not wanted any more."""
+    def _fits(self, pixels: Tensor, indices: Tensor) -> bool:
+        """Return true if a step with this batch fits into memory; its result is discarded."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         try:
-            self._step(pixels, part)
+            self._step(pixels, indices)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -368,77 +307,146 @@ class Trainer:
             return False
         return True
 
-    def _step(self, pixels: Tensor, part: Tensor) -> Tensor:
-        """Learn from this process's part of a batch.
+    def _step(self, pixels: Tensor, indices: Tensor) -> Tensor:
+        """Do a training step on this process's shard of a batch; return its statistics.
 
         Args:
-            pixels: of this process, uint8 [B', H, W, C].
-            part: the indices of the whole batch's pictures, int64 [B].
+            pixels: images of the shard, uint8 [B', H, W, C].
+            indices: indices of the images of the whole batch, int64 [B].
         """
-        settings, count = self.settings, len(part)
-        latents = self.ranks.shard(self._draw_latents(part))
-        chances = self.ranks.shard(self._draw_uniforms(count))
-        penalised = settings.has_penalty and self.steps_done % settings.penalty_interval == 0
+        settings, batch_size = self.settings, len(indices)
+        latents = self.ranks.shard(self._draw_latents(indices))
+        uniforms = self.ranks.shard(self._draw_uniforms(batch_size))
+        with_penalty = settings.has_penalty and self.steps_done % settings.penalty_interval == 0
         if settings.schedule != "constant":
             factor = lr_factor(settings.schedule, self.steps_done, self.total_steps)
             self.gan.set_lr_factor(factor)
-        given = (pixels, latents, chances)
         with float32_matmul_precision(self.gan.precision, self.device):
-            if self._can_graph(count) and (recorded := self._graphed_step(*given, penalised)):
-                return recorded(*given)
-            return self._eager_step(*given, penalised, len(pixels) / count)
+            if self._can_graph(batch_size):
+                graphed = self._graphed_step(pixels, latents, uniforms, with_penalty)
+                if graphed:
+                    return graphed(pixels, latents, uniforms)
+            batch_fraction = len(pixels) / batch_size
+            return self._eager_step(pixels, latents, batch_fraction, uniforms, with_penalty)
 
-    def _draw_latents(self, part: Tensor) -> Tensor:
-        """Latents for a batch; with the labels of its real pictures, where there are classes."""
-        latents = random_latents(len(part), self.arch, self._latents)
+    def _draw_latents(self, indices: Tensor) -> Tensor:
+        """Draw latents for a batch, followed by the labels of its real images if conditional."""
+        latents = random_latents(len(indices), self.arch, self._latents)
         if self._labels is None:
             return latents
-        labels = self._labels[part].to(self.device, non_blocking=True)
+        labels = self._labels[indices].to(self.device, non_blocking=True)
         return with_labels(latents, labels, self.arch)
 
-    def _draw_uniforms(self, count: int) -> Tensor:
-        shape = (count, self.gan.uniforms_per_image)
+    def _draw_uniforms(self, batch_size: int) -> Tensor:
+        shape = (batch_size, self.gan.uniforms_per_image)
         return torch.rand(shape, generator=self._uniforms, device=self.device)
 
     def _can_graph(self, batch_size: int) -> bool:
-        """Whether the step is one to record: not an epoch's last, smaller one."""
+        """Return true if a CUDA graph can do the step; an epoch's smaller last batch needs none."""
         return (
             self.device.type == "cuda"
             and self.use_cuda_graphs
             and self.ranks.count == 1
-            and not self.arch.dropout  # its random stream is not part of the recording
+            and not self.arch.dropout  # a graph does not capture its random stream
             and batch_size == self.settings.batch_size
         )
 
     def _graphed_step(
-        self, pixels: Tensor, latents: Tensor, chances: Tensor, penalised: bool
+        self, pixels: Tensor, latents: Tensor, uniforms: Tensor, with_penalty: bool
     ) -> GraphedStep | None:
-        """The step's recording; ``None``, now and later, where it cannot be recorded."""
-        if penalised not in self._graphs:
+        """Return the step as a CUDA graph; ``None`` from now on if it cannot be captured."""
+        if with_penalty not in self._graphs:
             try:
-                step = GraphedStep(self.gan, pixels, latents, chances, penalised)
+                step = GraphedStep(self.gan, pixels, latents, uniforms, with_penalty)
             except RuntimeError as error:
                 if is_out_of_memory(error):
                     raise
                 reason = str(error).partition("\n")[0]
-                self.warn(f"steps cannot be recorded on this GPU ({reason}), and take longer")
+                self.warn(
+                    f"steps cannot be captured as a CUDA graph on this GPU ({reason});"
+                    " training continues without graphs, which is slower."
+                )
                 self.use_cuda_graphs, self._graphs = False, {}
                 return None
-            self._graphs[penalised] = step
-        return self._graphs[penalised]
+            self._graphs[with_penalty] = step
+        return self._graphs[with_penalty]
 
     def _eager_step(
-        self, pixels: Tensor, latents: Tensor, chances: Tensor, penalised: bool, share: float
+        self,
+        pixels: Tensor,
+        latents: Tensor,
+        batch_fraction: float,
+        uniforms: Tensor,
+        with_penalty: bool,
     ) -> Tensor:
-        given = (self.gan, to_unit_range(pixels), latents, share, chances, penalised)
+        """Do a training step kernel by kernel; dropout draws from a stream of its own."""
+        real = to_unit_range(pixels)
+        step = partial(train_step, self.gan, real, latents, batch_fraction, uniforms, with_penalty)
         if not self.arch.dropout:
-            return train_step(*given)
+            return step()
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             stream = torch.cuda if self.device.type == "cuda" else torch.random
             stream.set_rng_state(self._dropout)
-            statistics = train_step(*given)
+            statistics = step()
             self._dropout = stream.get_rng_state()
         return statistics
+
+    def _seed_streams(self, rollbacks: int) -> None:
+        """Seed the streams of the epochs; after each rollback they differ."""
+        streams = {"order": self._order, "latents": self._latents, "chances": self._uniforms}
+        for name, stream in streams.items():
+            stream.manual_seed(self._seed(f"{name}.{rollbacks}"))
+
+    def _seed(self, name: str) -> int:
+        return derive_seed(self.settings.seed, f"train.{name}")
+
+
+class BestModel:
+    """Scores of the epochs so far, and the weights of the best one.
+
+    Attributes:
+        last: the score of the last scored epoch; ``nan`` if there is none.
+        best: the lowest score so far; ``inf`` if there is none.
+        best_epoch: the epoch of the lowest score; 0 if there is none.
+    """
+
+    def __init__(self) -> None:
+        self.last, self.best, self.best_epoch = math.nan, math.inf, 0
+        self._weights: dict[str, Tensor] = {}
+
+    def add(self, epoch: int, quality: float, generator: Generator) -> None:
+        """Record an epoch's score, and copy the generator if it is the best so far."""
+        self.last = quality
+        if quality < self.best:
+            self.best, self.best_epoch = quality, epoch
+            self._weights = {k: tensor.clone() for k, tensor in generator.state_dict().items()}
+
+    def best_generator(self, arch: Architecture) -> Generator:
+        """Build the generator of the best epoch, in evaluation mode, on the CPU.
+
+        Raises:
+            ValueError: no epoch was scored.
+        """
+        if not self._weights:
+            raise ValueError("no epoch was scored")
+        generator = Generator(arch)
+        generator.load_state_dict(self._weights)
+        return generator.eval()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the scores and the best weights by name."""
+        numbers = torch.tensor([self.last, self.best, self.best_epoch], dtype=torch.float64)
+        return {"numbers": numbers} | {f"best.{key}": t for key, t in self._weights.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Load the tensors returned by :meth:`state`, bit for bit."""
+        self.last, self.best, epoch = state["numbers"].tolist()
+        self.best_epoch, prefix = int(epoch), "best."
+        self._weights = {
+            key.removeprefix(prefix): tensor
+            for key, tensor in state.items()
+            if key.startswith(prefix)
+        }
 
 
 def _progress_note(number: int, statistics: NDArray[np.float32]) -> str:
