@@ -1,13 +1,15 @@
-"""Training as the DCGAN tutorial writes it, and as Atelier does: pictures a second, side by side.
+"""Training throughput of Atelier and of PyTorch's DCGAN tutorial, in images per second.
 
-The reference is the tutorial's loop in our own words: float32, five waits for the device in a
-step, binary cross entropy after a sigmoid, the discriminator's weight gradients computed in the
-generator's step as well. Both train networks of the same layers on the same random pictures, in
-batches of the same size; they take turns, each in a process of its own as it would be used, and
-each turn is timed between its first and last step. The reference reads from memory, or with
---folder 1 JPEGs of a folder by two workers, as the tutorial does. The limit is the highest rate of
-large products in the training's precision, measured in the same run; the counted work is that of
-all convolutions, without products by the zeros of their padding.
+The reference is the tutorial's loop, written anew: float32, five device synchronizations per step,
+binary cross entropy after a sigmoid, and gradients of the discriminator's weights also in the
+generator's update. Both train networks of equal layers on equal random images with equal batches.
+They run alternately, each in its own process, and each epoch is timed from the end of its first
+step to the end of its last. The reference reads from memory, or with --folder 1 from a folder of
+JPEGs with two workers, as the tutorial does.
+
+``limit_share`` is the share of the hardware's highest matrix-product rate in the training's
+precision, measured in the same run. It counts the work of all convolutions, without the products by
+the zeros of their padding.
 
 Usage: python benchmarks/train.py [--side 64] [--batch 128] [--steps 8] [--rounds 5]
        [--folder 1] [--fp32 1] [--limit-side 2048 (CUDA: 8192)] [--json]
@@ -42,14 +44,14 @@ ROOT = Path(__file__).resolve().parents[1]
 Shape = Sequence[int]
 
 
-def settings_of(batch: int, precision: str) -> TrainSettings:
-    """The tutorial's networks, 64 maps and latents of 100; as many epochs as there are turns."""
+def tutorial_settings(batch: int, precision: str) -> TrainSettings:
+    """Return the tutorial's settings (64 channels, latents of 100), with enough epochs to time."""
     tutorial = preset_values("celeba64", ROOT / "presets")["train"]
     return TrainSettings(**tutorial | {"batch_size": batch, "precision": precision, "epochs": 999})
 
 
 class Reference:
-    """The tutorial's loop."""
+    """The training loop of PyTorch's DCGAN tutorial."""
 
     def __init__(self, settings: TrainSettings, pixels: np.ndarray, folder: Path | None) -> None:
         device, arch = choose_device("auto"), architecture(settings, pixels)
@@ -59,18 +61,18 @@ class Reference:
         self.criterion = nn.BCELoss()
         self.optimizerG = torch.optim.Adam(self.netG.parameters(), lr=2e-4, betas=(0.5, 0.999))
         self.optimizerD = torch.optim.Adam(self.netD.parameters(), lr=2e-4, betas=(0.5, 0.999))
-        self.batches = loader(pixels, settings.batch_size, device, folder)
+        self.batches = data_loader(pixels, settings.batch_size, device, folder)
         self.device, self.latent_size = device, arch.latent_size
 
-    def turn(self) -> float:
-        """Train an epoch; return the pictures a second between its first and last step."""
-        began, seen = 0.0, 0
+    def run_epoch(self) -> float:
+        """Train an epoch; return the images per second without its first step."""
+        start, images = 0.0, 0
         for number, (data, _) in enumerate(self.batches):
             if number == 1:
-                began = now(self.device)
+                start = now(self.device)
             self.step(data.to(self.device))
-            seen += len(data) if number else 0
-        return seen / (now(self.device) - began)
+            images += len(data) if number else 0
+        return images / (now(self.device) - start)
 
     def step(self, data: Tensor) -> tuple[float, ...]:
         """Train on one batch."""
@@ -97,33 +99,33 @@ class Reference:
         return d_x, d_g_z1, d_g_z2, (error_real + error_fake).item(), error.item()
 
 
-class Ours:
-    """The training of the train stage."""
+class Atelier:
+    """The training loop of the train stage."""
 
     def __init__(self, settings: TrainSettings, pixels: np.ndarray, _: Path | None) -> None:
         disable_malloc_trim()
-        self.device, self.times = choose_device("auto"), dict[int, float]()
-        self.training = Trainer(settings, pixels, self.device)
-        self.steps = self.training.steps_per_epoch
-        self.epochs = self.training.run(after_step=self.note)
+        self.device, self.seconds = choose_device("auto"), dict[int, float]()
+        self.trainer = Trainer(settings, pixels, self.device)
+        self.steps = self.trainer.steps_per_epoch
+        self.epochs = self.trainer.run(after_step=self.record_time)
 
-    def note(self) -> None:
-        """Take the time after the first step and after the last."""
-        at = (self.training.steps_done - 1) % self.steps
-        if at in (0, self.steps - 1):
-            self.times[at] = now(self.device)
+    def record_time(self) -> None:
+        """Record the time after the first and the last step of an epoch."""
+        step = (self.trainer.steps_done - 1) % self.steps
+        if step in (0, self.steps - 1):
+            self.seconds[step] = now(self.device)
 
-    def turn(self) -> float:
-        """Train an epoch; return the pictures a second between its first and last step."""
+    def run_epoch(self) -> float:
+        """Train an epoch; return the images per second without its first step."""
         next(self.epochs)
-        seconds = self.times[self.steps - 1] - self.times[0]
-        return self.training.settings.batch_size * (self.steps - 1) / seconds
+        seconds = self.seconds[self.steps - 1] - self.seconds[0]
+        return self.trainer.settings.batch_size * (self.steps - 1) / seconds
 
 
-def loader(
+def data_loader(
     pixels: np.ndarray, batch: int, device: torch.device, folder: Path | None
 ) -> DataLoader[list[Tensor]]:
-    """What the tutorial reads: tensors in memory (on the device), or JPEGs of a folder."""
+    """Return the tutorial's loader: of tensors on the device, or of JPEGs in a folder."""
     if folder is None:
         scaled = torch.tensor(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
         data = TensorDataset(scaled.to(device), torch.zeros(len(pixels)))
@@ -131,12 +133,12 @@ def loader(
     from torchvision import datasets, transforms
 
     (folder / "faces").mkdir()
-    for number, picture in enumerate(pixels):
-        # As CelebA has them: larger than needed.
-        whole = Image.fromarray(picture).resize((178, 218), Image.Resampling.BICUBIC)
-        whole.save(folder / "faces" / f"{number}.jpg")
+    for number, image in enumerate(pixels):
+        # CelebA's size, which is larger than that of the networks.
+        enlarged = Image.fromarray(image).resize((178, 218), Image.Resampling.BICUBIC)
+        enlarged.save(folder / "faces" / f"{number}.jpg")
     side = pixels.shape[1]
-    prepare = transforms.Compose(
+    transform = transforms.Compose(
         [
             transforms.Resize(side),
             transforms.CenterCrop(side),
@@ -144,16 +146,16 @@ def loader(
             transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
         ]
     )
-    return DataLoader(datasets.ImageFolder(str(folder), prepare), batch, True, num_workers=2)
+    return DataLoader(datasets.ImageFolder(str(folder), transform), batch, True, num_workers=2)
 
 
 def architecture(settings: TrainSettings, pixels: np.ndarray) -> Architecture:
-    """Describe the networks for these pictures."""
+    """Return the architecture for these images."""
     return Architecture.from_settings(settings, pixels.shape[1], pixels.shape[3])
 
 
-def work_of(settings: TrainSettings, arch: Architecture) -> float:
-    """Return the floating point operations of a step, for each image."""
+def flops_per_image(settings: TrainSettings, arch: Architecture) -> float:
+    """Return the floating point operations of a training step, per image."""
     fp32 = settings.model_copy(update={"precision": "fp32"})
     gan = build_gan(arch, fp32, torch.device("cpu"))
     real = torch.zeros(2, arch.channels, arch.image_size, arch.image_size)
@@ -177,79 +179,84 @@ def forward_work(
 ) -> int:
     """Return the operations of a convolution, without products by the zeros of its padding.
 
-    Libraries leave these out; in the layers of a DCGAN they are 3% (32x32) to 23% (4x4).
+    Libraries omit these products; in a DCGAN they are 3% (32x32 maps) to 23% (4x4) of all.
     """
-    wide, narrow = (out_shape, images) if transposed else (images, out_shape)
-    places = [
+    large, small = (out_shape, images) if transposed else (images, out_shape)
+    products_per_axis = [
         sum(
-            0 <= window * step - pad + tap < side
+            0 <= window * step - pad + offset < size
             for window in range(windows)
-            for tap in range(kernel)
+            for offset in range(kernel)
         )
-        for side, windows, kernel, step, pad in zip(
-            wide[2:], narrow[2:], weight[2:], stride, padding, strict=True
+        for size, windows, kernel, step, pad in zip(
+            large[2:], small[2:], weight[2:], stride, padding, strict=True
         )
     ]
-    return 2 * images[0] * weight[0] * weight[1] * math.prod(places)
+    return 2 * images[0] * weight[0] * weight[1] * math.prod(products_per_axis)
 
 
 def backward_work(gradient: Shape, images: Shape, weight: Shape, *rest: Any, **_: object) -> int:
-    """Return the operations of a convolution's gradients: each needs the products of the output."""
-    bias, stride, padding, dilation, transposed, _output_padding, _groups, computed = rest
+    """Return the operations of a convolution's gradients; each has as many as the convolution."""
+    bias, stride, padding, dilation, transposed, _output_padding, _groups, output_mask = rest
     arguments = (images, weight, bias, stride, padding, dilation, transposed)
-    return sum(computed[:2]) * forward_work(*arguments, out_shape=gradient)
+    return sum(output_mask[:2]) * forward_work(*arguments, out_shape=gradient)
 
 
-class Turns:
-    """A program in a process of its own, which waits between its turns."""
+class Worker:
+    """A training loop in its own process, which runs one epoch at a time."""
 
-    def __init__(self, make: type, *given: object) -> None:
-        self.pool = ProcessPoolExecutor(1, get_context("spawn"), begin, (make, *given))
+    def __init__(self, loop: type, *arguments: object) -> None:
+        self.pool = ProcessPoolExecutor(1, get_context("spawn"), start_training, (loop, *arguments))
 
-    def take(self) -> float:
-        """Let it take a turn; return pictures a second."""
-        return self.pool.submit(turn).result()
-
-
-def begin(make: type, *given: object) -> None:
-    """Make the program of this process."""
-    global program
-    program = make(*given)
+    def run_epoch(self) -> float:
+        """Train an epoch in the worker; return images per second."""
+        return self.pool.submit(run_epoch).result()
 
 
-def turn() -> float:
-    """Take a turn with the program of this process."""
-    return program.turn()
+def start_training(loop: type, *arguments: object) -> None:
+    """Build the training loop of this process."""
+    global training
+    training = loop(*arguments)
+
+
+def run_epoch() -> float:
+    """Train an epoch with the training loop of this process."""
+    return training.run_epoch()
 
 
 def main() -> None:
-    """Measure and print."""
-    given = options(__doc__, side=64, batch=128, steps=8, rounds=5, folder=0, fp32=0, limit_side=0)
+    """Measure both loops and print the result."""
+    arguments = options(
+        __doc__, side=64, batch=128, steps=8, rounds=5, folder=0, fp32=0, limit_side=0
+    )
     device = choose_device("auto")
-    settings = settings_of(given.batch, "fp32" if given.fp32 else "auto")
-    count = given.batch * given.steps
+    settings = tutorial_settings(arguments.batch, "fp32" if arguments.fp32 else "auto")
+    count, scale = arguments.batch * arguments.steps, arguments.side // 8
     small = np.random.default_rng(1).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
-    pixels = small.repeat(given.side // 8, axis=1).repeat(given.side // 8, axis=2)
+    pixels = small.repeat(scale, axis=1).repeat(scale, axis=2)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) if given.folder else None
-        programs = [Turns(make, settings, pixels, folder) for make in (Reference, Ours)]
+        folder = Path(name) if arguments.folder else None
+        workers = [Worker(loop, settings, pixels, folder) for loop in (Reference, Atelier)]
         # The first round warms up.
-        measured = [[each.take() for each in programs] for _ in range(given.rounds + 1)][1:]
-    theirs, mine = (statistics.median(column) for column in zip(*measured, strict=True))
+        rounds = [[worker.run_epoch() for worker in workers] for _ in range(arguments.rounds + 1)][
+            1:
+        ]
+    reference, ours = (statistics.median(rates) for rates in zip(*rounds, strict=True))
     precision = choose_precision(settings.precision, device)
-    rates = limits(device, given.limit_side)
+    rates = limits(device, arguments.limit_side)
     limit = rates["bf16" if precision == "bf16" else "fp32"]
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    flops = flops_per_image(settings, architecture(settings, pixels))
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     result = {
-        "name": f"train {given.side}x{given.side}, batch {given.batch}, {where}",
-        "reference": round(theirs, 1),
-        "ours": round(mine, 1),
-        "ratio": round(statistics.median(b / a for a, b in measured), 2),
-        "limit_share": round(mine * work_of(settings, architecture(settings, pixels)) / limit, 3),
+        "name": f"train {arguments.side}x{arguments.side}, batch {arguments.batch}, {hardware}",
+        "reference": round(reference, 1),
+        "ours": round(ours, 1),
+        "ratio": round(statistics.median(b / a for a, b in rounds), 2),
+        "limit_share": round(ours * flops / limit, 3),
         "precision": precision,
         **{f"limit_{name}_gigas": round(rate / 1e9, 1) for name, rate in rates.items()},
     }
-    show(result, given.json)
+    show(result, arguments.json)
 
 
 if __name__ == "__main__":

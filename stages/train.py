@@ -1,6 +1,7 @@
-"""Train: teach the GAN the pictures in data/images.npz."""
+"""Train the GAN on the images of data/images.npz."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from atelier.core.files import atomic_replace_dir, write_json
 from atelier.core.progress import progress_bar
@@ -8,66 +9,79 @@ from atelier.core.settings import Settings
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from atelier.gan.history import History
+    from atelier.gan.trainer import Trainer
+
 IMAGES, VALIDATION = Path("data/images.npz"), Path("data/validation.npz")
 MODELS, SAMPLES, METRICS = Path("models"), Path("samples"), Path("metrics/train.json")
 LOSSES, QUALITY = Path("plots/losses.csv"), Path("plots/quality.csv")
 
 
 def main(settings: Settings, run: Run) -> None:
-    """Train epoch by epoch; write networks, samples and losses when all is done."""
+    """Train the GAN, then write its networks, samples, losses and metrics."""
     from atelier.data.dataset import load_images
-    from atelier.gan import (
-        augment,
-        diagnostics,
-        distributed,
-        fit,
-        history,
-        sampling,
-    )
-    from atelier.gan.step import STATISTICS
+    from atelier.gan.distributed import init_distributed
+    from atelier.gan.fit import follow_rank0, save_models
     from atelier.gan.trainer import Trainer
     from atelier.metrics.validation import build_validation
 
-    wanted, runtime = settings.train, settings.runtime
-    images, unseen = load_images(IMAGES), load_images(VALIDATION, True).pixels
-    labels = images.classes()[1] if wanted.conditional else None
-    with distributed.init_distributed(runtime.device) as (rank, device):
-        judge = (
-            None
-            if rank.number
-            else build_validation(settings, images.pixels, unseen, device, run.warn)
-        )
-        training = Trainer(wanted, images.pixels, device, rank, labels, judge)
-        if rank.number > 0:
-            fit.follow_rank0(training)
+    images, validation = load_images(IMAGES), load_images(VALIDATION, True).pixels
+    labels = images.classes()[1] if settings.train.conditional else None
+    with init_distributed(settings.runtime.device) as (ranks, device):
+        quality_fn = None
+        if ranks.number == 0:
+            quality_fn = build_validation(settings, images.pixels, validation, device, run.warn)
+        trainer = Trainer(settings.train, images.pixels, device, ranks, labels, quality_fn)
+        if ranks.number > 0:
+            follow_rank0(trainer)
             return
-        table, steps = history.History(), training.steps_per_epoch
-        doctor = diagnostics.TrainingMonitor(wanted.loss, wanted.epochs, steps, wanted.steps)
-        run.warn(
-            *diagnostics.training_warnings(
-                wanted.epochs, wanted.batch_size, len(images.pixels), wanted.steps
-            )
-        )
-        run.log_images("samples", training.samples(), 0, training.columns)  # untrained: noise
-        told, seconds = progress_bar("train", "steps", runtime.progress), runtime.checkpoint_seconds
-        with atomic_replace_dir(SAMPLES) as folder, told as report, run.checkpointing() as keep:
-            if (views := augment.augmentation_preview(wanted, images.pixels)) is not None:
-                sampling.save_augmented(views, folder)
-                run.log_images("augmented", views.reshape(-1, *views.shape[2:]), 0, views.shape[1])
-            for epoch in fit.train(training, *keep, report, seconds, run.warn):
-                sampling.save_samples(epoch.number, epoch.samples, epoch.step_samples, folder)
-                table.add(epoch)
-                run.warn(*doctor.check(epoch))
-                run.log_steps(epoch.first_step, STATISTICS, epoch.statistics, epoch.images_seen)
-                run.log_metrics(("kid",), epoch.measured)
-                run.log_images("samples", epoch.samples, epoch.number, training.columns)
-    with atomic_replace_dir(MODELS) as place:
-        fit.save_models(training, place)
-    table.write(LOSSES, QUALITY)
-    write_json(METRICS, table.summary())
-    run.log_summary(table.summary())
+        history = _train(settings, trainer, images.pixels, run)
+    with atomic_replace_dir(MODELS) as folder:
+        save_models(trainer, folder)
+    history.write(LOSSES, QUALITY)
+    write_json(METRICS, history.summary())
+    run.log_summary(history.summary())
     run.log_model(MODELS / "generator.safetensors", "atelier.gan.serialization:load_for_serving")
     run.log_artifact(LOSSES)
+
+
+def _train(
+    settings: Settings, trainer: "Trainer", pixels: "NDArray[np.uint8]", run: Run
+) -> "History":
+    """Train to the last epoch; log each epoch and write its samples."""
+    from atelier.gan.augment import augmentation_preview
+    from atelier.gan.diagnostics import TrainingMonitor, training_warnings
+    from atelier.gan.fit import train
+    from atelier.gan.history import History
+    from atelier.gan.sampling import save_augmented, save_samples
+    from atelier.gan.step import STATISTICS
+
+    values, seconds = settings.train, settings.runtime.checkpoint_seconds
+    history = History()
+    monitor = TrainingMonitor(values.loss, values.epochs, trainer.steps_per_epoch, values.steps)
+    run.warn(*training_warnings(values.epochs, values.batch_size, len(pixels), values.steps))
+    run.log_images("samples", trainer.samples(), 0, trainer.columns)  # before training: noise
+    with (
+        atomic_replace_dir(SAMPLES) as folder,
+        progress_bar("train", "steps", settings.runtime.progress) as report,
+        run.checkpointing() as (checkpoints, stop_requested),
+    ):
+        if (preview := augmentation_preview(values, pixels)) is not None:
+            save_augmented(preview, folder)
+            tiles = preview.reshape(-1, *preview.shape[2:])
+            run.log_images("augmented", tiles, 0, preview.shape[1])
+        for epoch in train(trainer, checkpoints, stop_requested, report, seconds, run.warn):
+            save_samples(epoch.number, epoch.samples, epoch.step_samples, folder)
+            history.add(epoch)
+            run.warn(*monitor.check(epoch))
+            run.log_steps(epoch.first_step, STATISTICS, epoch.statistics, epoch.images_seen)
+            run.log_metrics(("kid",), epoch.quality_by_epoch)
+            run.log_images("samples", epoch.samples, epoch.number, trainer.columns)
+    return history
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Generative adversarial networks and their training."""
+"""Generative adversarial networks: architecture, training and sampling."""

@@ -1,9 +1,10 @@
-"""Several processes that train one GAN: each on its part of every batch, with one outcome.
+"""Data-parallel training of one GAN by several processes.
 
-The sums that a single process would make over a batch are made over the parts of all: of
-gradients, of batch normalisation, of statistics. So the number of processes changes nothing but
-rounding. DistributedDataParallel is not used, since it expects one backward pass for each forward
-pass and one network: here the discriminator has three forward passes a step, one of them frozen.
+Each process computes its shard of every batch. Gradients, batch statistics and logged statistics
+are summed over all processes, so the number of processes changes the result only by rounding.
+
+DistributedDataParallel is not used. It expects one network and one backward pass per forward pass.
+Here the discriminator has up to four forward passes per step, some of them with frozen weights.
 """
 
 import os
@@ -21,32 +22,32 @@ from atelier.core.device import choose_device, disable_malloc_trim
 from atelier.core.errors import AtelierError, PeerLostError
 from atelier.core.torchrun import runs_under_torchrun
 
-_MOMENTUM = 0.1  # of running statistics, torch's own default
+_MOMENTUM = 0.1  # of the running statistics, PyTorch's default
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this one is; torchrun counts from 0."""
+    """The rank of this process, from 0, and the number of processes."""
 
     number: int = 0
     count: int = 1
 
     def shard(self, batch: Tensor) -> Tensor:
-        """This process's part of a batch; parts differ by one at most, and may be empty."""
+        """Return this process's shard of a batch; shards differ by one at most and may be empty."""
         return batch.tensor_split(self.count)[self.number]
 
     def all_reduce_sum(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor by its sum over all processes, in one exchange."""
+        """Replace each tensor by its sum over all processes, in one collective operation."""
         if self.count == 1:
             return
-        listed = list(tensors)
-        flat = torch.cat([tensor.flatten() for tensor in listed])
+        tensors = list(tensors)
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
         _all_reduce(flat)
-        for tensor, total in zip(listed, flat.split([t.numel() for t in listed]), strict=True):
+        for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(total.view_as(tensor))
 
     def broadcast_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state of process 0, in every process; as safetensors, which hold no code."""
+        """Return rank 0's state on all ranks; sent as safetensors, which cannot execute code."""
         if self.count == 1:
             return dict(state)
         device = _device()
@@ -54,13 +55,13 @@ class Ranks:
         if self.number == 0:
             content += save({name: tensor.contiguous().cpu() for name, tensor in state.items()})
         length = torch.tensor([len(content)], device=device)
-        with _global_moments():
+        with _peer_errors():
             dist.broadcast(length, 0)
         content = content or bytearray(int(length))
-        sent = torch.frombuffer(content, dtype=torch.uint8).to(device)
-        with _global_moments():
-            dist.broadcast(sent, 0)
-        tensors: dict[str, Tensor] = load(sent.cpu().numpy().tobytes())
+        buffer = torch.frombuffer(content, dtype=torch.uint8).to(device)
+        with _peer_errors():
+            dist.broadcast(buffer, 0)
+        tensors: dict[str, Tensor] = load(buffer.cpu().numpy().tobytes())
         return tensors
 
 
@@ -69,12 +70,15 @@ SINGLE_PROCESS = Ranks()
 
 @contextmanager
 def init_distributed(device_name: str) -> Iterator[tuple[Ranks, torch.device]]:
-    """Make this process ready to train: alone, or as one of those that torchrun started.
+    """Choose the device; under torchrun, join the process group as well.
 
-    Each has a GPU of its own, and keeps the memory that it once had.
+    Under torchrun each process uses its own GPU. Freed memory stays with the process.
 
     Args:
         device_name: ``runtime.device``.
+
+    Raises:
+        AtelierError: there are fewer GPUs than processes, or the processes cannot connect.
     """
     disable_malloc_trim()
     device = choose_device(device_name)
@@ -88,23 +92,23 @@ def init_distributed(device_name: str) -> Iterator[tuple[Ranks, torch.device]]:
         if device.index >= torch.cuda.device_count():
             raise AtelierError(
                 f"runtime.launcher starts more processes than there are GPUs"
-                f" ({torch.cuda.device_count()}); give --nproc-per-node that number."
+                f" ({torch.cuda.device_count()}); set --nproc-per-node to that number."
             )
         torch.cuda.set_device(device)
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except RuntimeError as error:
         raise AtelierError(
-            f"the processes of this training did not find one another ({_first_line(error)}); see"
-            " that the machines and ports of runtime.launcher are free and can be reached."
+            f"the processes of this training could not connect ({_first_line(error)}); check that"
+            " the hosts and ports in runtime.launcher are free and can be reached."
         ) from None
     yield Ranks(dist.get_rank(), dist.get_world_size()), device
-    # Not after an error: it would wait for processes that wait for this one.
+    # Not after an error: this would block until the other processes, which wait for this one.
     dist.destroy_process_group()
 
 
 def convert_sync_batchnorm(network: nn.Module) -> None:
-    """Let every batch normalisation see the batches of all processes."""
+    """Replace every BatchNorm2d of a network by :class:`SyncBatchNorm`, in place."""
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.BatchNorm2d):
             norm = SyncBatchNorm(module.num_features, device=module.weight.device)
@@ -113,34 +117,35 @@ def convert_sync_batchnorm(network: nn.Module) -> None:
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation over the joined batch of all processes.
+    """Batch normalization over the batch of all processes.
 
-    torch's own SyncBatchNorm does the same, on GPUs only. Ioffe and Szegedy 2015, "Batch
+    Unlike PyTorch's SyncBatchNorm it also runs on CPUs. Ioffe and Szegedy 2015, "Batch
     normalization" (https://arxiv.org/abs/1502.03167).
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise [B, C, H, W]; B may be 0 in some of the processes."""
+        """Normalize [B, C, H, W]; B may be 0 in some of the processes."""
         if not self.training:
             return super().forward(x)
         values = x.float()
-        count = values.new_tensor([x.numel() / x.shape[1]])
-        total, seen = _AllReduceSum.apply(values.sum((0, 2, 3))), _AllReduceSum.apply(count)
-        mean = total / seen
-        centred = values - mean[:, None, None]
-        variance = _AllReduceSum.apply(centred.square().sum((0, 2, 3))) / seen
+        local_count = values.new_tensor([x.numel() / x.shape[1]])
+        total = _AllReduceSum.apply(values.sum((0, 2, 3)))
+        count = _AllReduceSum.apply(local_count)
+        mean = total / count
+        centered = values - mean[:, None, None]
+        variance = _AllReduceSum.apply(centered.square().sum((0, 2, 3))) / count
         with torch.no_grad():
-            state = self.get_buffer
-            state("num_batches_tracked").add_(1)
-            state("running_mean").lerp_(mean, _MOMENTUM)
-            state("running_var").lerp_(variance * seen / (seen - 1), _MOMENTUM)
+            buffer = self.get_buffer
+            buffer("num_batches_tracked").add_(1)
+            buffer("running_mean").lerp_(mean, _MOMENTUM)
+            buffer("running_var").lerp_(variance * count / (count - 1), _MOMENTUM)
         scale = self.weight * (variance + self.eps).rsqrt()
-        normal: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
-        return normal.to(x.dtype)
+        normalized: Tensor = centered * scale[:, None, None] + self.bias[:, None, None]
+        return normalized.to(x.dtype)
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """The sum over all processes; each one's loss depends on it, so gradients add up as well."""
+    """Sum over all processes; the loss of each depends on it, so gradients are summed as well."""
 
     @staticmethod
     def forward(_ctx: Any, tensor: Tensor) -> Tensor:
@@ -156,18 +161,19 @@ class _AllReduceSum(torch.autograd.Function):
 
 
 def _all_reduce(tensor: Tensor) -> None:
-    with _global_moments():
+    with _peer_errors():
         dist.all_reduce(tensor)
 
 
 @contextmanager
-def _global_moments() -> Iterator[None]:
+def _peer_errors() -> Iterator[None]:
+    """Raise PeerLostError if a collective operation fails because another process exited."""
     try:
         yield
     except RuntimeError as error:
         raise PeerLostError(
-            "another process of this training ended, so that it cannot go on"
-            f" ({_first_line(error)}); `dvc repro` goes on from the last checkpoint."
+            "another process of this training exited, so this one cannot continue"
+            f" ({_first_line(error)}); `dvc repro` continues from the last checkpoint."
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""A trained generator as a file that other programs run, without this one."""
+"""Export of a trained generator to ONNX or TorchScript, for use without this package."""
 
 import io
 import warnings
@@ -16,52 +16,53 @@ from atelier.gan.sampling import SampledGenerator, latents_for_seeds
 INPUT, OUTPUT = "latents", "pictures"
 
 
-class _UnitRangeImages(nn.Module):
-    """Latents float32 [B, latent_size + classes] to uint8 [B, H, W, C], to be shown."""
+class _Uint8Generator(nn.Module):
+    """Generator whose images are uint8 [B, H, W, C]."""
 
     def __init__(self, network: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Make a picture of each latent."""
+        """Generate images uint8 [B, H, W, C] from float32 [B, latent_size + classes]."""
         return to_uint8(self.network(latents))
 
 
-def export(trained: SampledGenerator, target: Path) -> None:
-    """Write a generator as ``target``'s ending says, whole or not at all.
+def export(generator: SampledGenerator, target: Path) -> None:
+    """Write a generator atomically, in the format given by the suffix of ``target``.
 
-    Both files take float32 [B, latent_size + classes], any B, and give uint8 [B, H, W, C]: the
-    pictures of :func:`atelier.gan.generate.generate`.
+    Both formats map float32 [B, latent_size + classes], for any B, to uint8 [B, H, W, C]: the
+    images of :func:`atelier.gan.generate.generate`.
 
     Args:
-        trained: on the CPU.
+        generator: on the CPU.
         target: ``.onnx`` for ONNX, with one input ``latents`` and one output ``pictures``;
             ``.pt`` for TorchScript.
 
     Raises:
-        AtelierError: the ending is another one, or the packages that write ONNX are missing.
+        AtelierError: the suffix is another one, or the packages that write ONNX are missing.
     """
     write = {".onnx": _write_onnx, ".pt": _write_torchscript}.get(target.suffix)
     if write is None:
         raise AtelierError(
-            f"{target} says no format: a name ends in .onnx for ONNX or in .pt for TorchScript."
+            f"the suffix of {target} names no format; use .onnx for ONNX or .pt for TorchScript."
         )
-    module = _UnitRangeImages(trained.network)
-    module.training = False  # its network is in evaluation mode, or a graph made in that
-    example = torch.stack(list(latents_for_seeds((1, 2), trained)))
+    module = _Uint8Generator(generator.network)
+    module.training = False  # a loaded MLflow graph has no eval(); it is in evaluation mode already
+    example = torch.stack(list(latents_for_seeds((1, 2), generator)))
     with atomic_write(target) as temporary, torch.no_grad():
         write(module, example, temporary)
 
 
 def _write_onnx(module: nn.Module, example: Tensor, target: Path) -> None:
     try:
-        import onnx  # noqa: F401 - torch's exporter needs both, and says so late
+        import onnx  # noqa: F401 - PyTorch's exporter needs both, and would fail late without them
         import onnxscript  # noqa: F401
     except ImportError:
         raise AtelierError(
-            "ONNX is written with onnx and onnxscript, which are not installed; install them with"
-            " `pip install onnx onnxscript`, or export to TorchScript: a name that ends in .pt."
+            "ONNX export needs the packages onnx and onnxscript, which are not installed; install"
+            " them with `pip install onnx onnxscript`, or export to TorchScript with a name that"
+            " ends in .pt."
         ) from None
     program = torch.onnx.export(
         module,
@@ -73,18 +74,18 @@ def _write_onnx(module: nn.Module, example: Tensor, target: Path) -> None:
         verbose=False,
     )
     if program is None:
-        raise ValueError("torch.onnx.export gives a program wherever dynamo is True")
+        raise ValueError("torch.onnx.export returned no program although dynamo is True")
     for node in program.model.graph:
-        node.metadata_props.clear()  # where in this machine's folders the code stands
+        node.metadata_props.clear()  # absolute paths of this machine's source files
     program.save(target, external_data=False)
 
 
 def _write_torchscript(module: nn.Module, example: Tensor, target: Path) -> None:
     with warnings.catch_warnings():
-        # TorchScript is deprecated in favour of torch.export; programs in C++ still read it.
+        # TorchScript is deprecated in favor of torch.export, but C++ programs still read it.
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.jit")
-        # The checks that a logged graph makes of its input are traced as having passed.
+        # The input checks of a graph logged to MLflow are traced as passed.
         warnings.filterwarnings("ignore", message="Converting a tensor")
-        written = io.BytesIO()  # a file's own, temporary name would become part of its content
-        torch.jit.save(torch.jit.trace(module, (example,)), written)
-    target.write_bytes(written.getvalue())
+        buffer = io.BytesIO()  # a file would embed its temporary name
+        torch.jit.save(torch.jit.trace(module, (example,)), buffer)
+    target.write_bytes(buffer.getvalue())

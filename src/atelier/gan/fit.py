@@ -1,4 +1,4 @@
-"""A training that is killed and started again, and ends with the bytes of one that was not."""
+"""Resumable training: checkpoints, rollback after divergence, and the saved models."""
 
 import shutil
 import time
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from atelier.core.checkpoints import Checkpoints
@@ -16,140 +17,148 @@ from atelier.gan.history import DivergedError, EpochResult
 from atelier.gan.serialization import save_network
 from atelier.gan.trainer import Trainer
 
-
-def save_models(training: Trainer, folder: Path) -> None:
-    """Write the generator that later stages use, and the discriminator.
-
-    Where epochs were measured, the generators of the last and of the best epoch stand beside it as
-    ``last.safetensors`` and ``best.safetensors``, marked with their epoch and its KID;
-    ``train.select_model`` says which of them is ``generator.safetensors``.
-    """
-    arch, measured, last = training.arch, training.best_model, folder / "last.safetensors"
-    generator = folder / "generator.safetensors"
-    save_network(training.gan.discriminator, arch, folder / "discriminator.safetensors")
-    if not measured.best_epoch:
-        save_network(training.gan.eval_generator, arch, generator)
-        return
-    marks = {"epoch": training.epochs_done, "kid": measured.last}
-    save_network(training.gan.eval_generator, arch, last, marks)
-    marks = {"epoch": measured.best_epoch, "kid": measured.best}
-    save_network(measured.best_generator(arch), arch, folder / "best.safetensors", marks)
-    shutil.copy(folder / f"{training.settings.select_model}.safetensors", generator)
-
-
 MAX_ROLLBACKS = 3
-"""How often a training that goes astray is taken back before it is given up."""
+"""Rollbacks after divergence before the training fails."""
 
 
 def train(
-    training: Trainer,
+    trainer: Trainer,
     checkpoints: Checkpoints,
-    stop_asked: Callable[[], bool] = lambda: False,
+    stop_requested: Callable[[], bool] = lambda: False,
     report: ProgressCallback = silent,
-    seconds: float = 60.0,
-    warn: Callable[[str], None] = lambda trouble: None,
+    checkpoint_seconds: float = 60.0,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> Iterator[EpochResult]:
-    """Train to the end from the last checkpoint, or from the start where there is none.
+    """Train to the last epoch, from the last checkpoint if there is one.
 
-    Epochs that an earlier attempt finished are yielded again as they were, so that whoever
-    listens hears of all of them. A training that goes astray is taken back to the start of its
-    epoch, wherever that was noticed, so that it too repeats itself to the bit, and goes on with
-    other latents, at most :data:`MAX_ROLLBACKS` times.
+    Epochs finished by an earlier attempt are yielded again, unchanged, so that every attempt yields
+    all epochs. If the training diverges, it is rolled back to the start of the epoch and continues
+    with other random numbers, at most :data:`MAX_ROLLBACKS` times. Since it always restarts at the
+    start of an epoch, a resumed training is bit-identical to an uninterrupted one.
 
     Args:
-        training: not yet begun.
-        checkpoints: of a training with the same settings, pictures and code.
-        stop_asked: asked after every step; when it says so, a checkpoint is saved at once.
-        report: counts steps.
-        seconds: between two checkpoints within an epoch; every epoch ends with one.
-        warn: told of every time that the training is taken back, and of what else hinders it.
+        trainer: at step 0.
+        checkpoints: of a training with the same settings, images and code.
+        stop_requested: called after each step; if it returns true, a checkpoint is saved and the
+            training stops.
+        report: called with the progress after each step.
+        checkpoint_seconds: interval of checkpoints within an epoch; each epoch ends with one.
+        warn: called with a sentence after each rollback and about other problems.
 
     Raises:
-        KeyboardInterrupt: it was asked to stop, and saved.
-        AtelierError: it went astray once too often; the last good generator is saved. Or a
+        KeyboardInterrupt: a stop was requested, and a checkpoint is saved.
+        AtelierError: the training diverged too often (the last finite generator is saved), or a
             checkpoint holds weights that are not finite.
     """
-    training.warn = warn
-    yield from _resume(training, checkpoints)
-    training.broadcast_state()
-    while training.epochs_done < training.total_epochs:
+    trainer.warn = warn
+    yield from _resume(trainer, checkpoints)
+    trainer.broadcast_state()
+    while trainer.epochs_done < trainer.total_epochs:
         try:
-            yield from _train_until_diverged(training, checkpoints, stop_asked, report, seconds)
+            yield from _train_until_diverged(
+                trainer, checkpoints, stop_requested, report, checkpoint_seconds
+            )
         except DivergedError as error:
-            _roll_back(training, checkpoints, error)
-            training.broadcast_state()
-            warn(f"{error} Taken back to step {training.steps_done}, to go on with other latents.")
+            _roll_back(trainer, checkpoints, error)
+            trainer.broadcast_state()
+            warn(f"{error} Rolled back to step {trainer.steps_done} to continue with new latents.")
 
 
-def follow_rank0(training: Trainer) -> None:
-    """Train as one of several processes, but not the first, which alone saves and says."""
-    training.broadcast_state()
-    while training.epochs_done < training.total_epochs:
+def follow_rank0(trainer: Trainer) -> None:
+    """Train as a rank above 0; only rank 0 saves checkpoints and logs."""
+    trainer.broadcast_state()
+    while trainer.epochs_done < trainer.total_epochs:
         try:
-            for _ in training.run():
+            for _ in trainer.run():
                 pass
         except DivergedError:
-            training.broadcast_state()
+            trainer.broadcast_state()
+
+
+def save_models(trainer: Trainer, folder: Path) -> None:
+    """Write the generator for later stages, and the discriminator.
+
+    If epochs were scored, the generators of the last and the best epoch are also written, as
+    ``last.safetensors`` and ``best.safetensors`` with their epoch and KID as metadata.
+    ``train.select_model`` decides which of them becomes ``generator.safetensors``.
+    """
+    arch, best = trainer.arch, trainer.best_model
+    generator_file = folder / "generator.safetensors"
+    save_network(trainer.gan.discriminator, arch, folder / "discriminator.safetensors")
+    if not best.best_epoch:
+        save_network(trainer.gan.eval_generator, arch, generator_file)
+        return
+    metadata = {"epoch": trainer.epochs_done, "kid": best.last}
+    save_network(trainer.gan.eval_generator, arch, folder / "last.safetensors", metadata)
+    metadata = {"epoch": best.best_epoch, "kid": best.best}
+    save_network(best.best_generator(arch), arch, folder / "best.safetensors", metadata)
+    shutil.copy(folder / f"{trainer.settings.select_model}.safetensors", generator_file)
 
 
 def _train_until_diverged(
-    training: Trainer,
+    trainer: Trainer,
     checkpoints: Checkpoints,
-    stop_asked: Callable[[], bool],
+    stop_requested: Callable[[], bool],
     report: ProgressCallback,
-    seconds: float,
+    checkpoint_seconds: float,
 ) -> Iterator[EpochResult]:
-    saved = time.monotonic()
+    """Train, save checkpoints, and yield epochs; raise DivergedError if losses are not finite."""
+    last_save = time.monotonic()
 
-    def save(milestone: bool = False) -> None:
-        nonlocal saved
-        checkpoints.save(training.steps_done, training.state(), milestone)
-        saved = time.monotonic()
+    def save(epoch_end: bool = False) -> None:
+        nonlocal last_save
+        checkpoints.save(trainer.steps_done, trainer.state(), epoch_end)
+        last_save = time.monotonic()
 
     def after_step() -> None:
-        asked = stop_asked()
-        if (asked or time.monotonic() - saved > seconds) and training.is_finite():
-            save()  # what is astray is not kept; the epoch's end will say so
-        if asked:
+        stop = stop_requested()
+        is_due = stop or time.monotonic() - last_save > checkpoint_seconds
+        # A diverged state is not saved; the end of the epoch raises DivergedError.
+        if is_due and trainer.is_finite():
+            save()
+        if stop:
             raise KeyboardInterrupt("saved")
 
-    for epoch in training.run(report, after_step):
-        checkpoints.save_part(_name(epoch.number), _to_tensors(epoch))
-        save(milestone=True)
+    for epoch in trainer.run(report, after_step):
+        checkpoints.save_part(_part_name(epoch.number), _to_tensors(epoch))
+        save(epoch_end=True)
         yield epoch
 
 
-def _roll_back(training: Trainer, checkpoints: Checkpoints, error: DivergedError) -> None:
-    """Stand where the epoch began, with other random streams from there on."""
-    rollbacks, epochs = training.rollbacks + 1, training.epochs_done
+def _roll_back(trainer: Trainer, checkpoints: Checkpoints, error: DivergedError) -> None:
+    """Restore the start of the epoch and seed new random streams."""
+    rollbacks, epochs = trainer.rollbacks + 1, trainer.epochs_done
     state = checkpoints.roll_back()
     if state is not None and int(state["epochs_done"]) == epochs:
-        training.restore(state)
+        trainer.restore(state)
     elif epochs == 0:
-        training.reset()
+        trainer.reset()
     else:
-        raise AtelierError(f"{error} Its checkpoints are damaged, so it cannot be taken back.")
+        raise AtelierError(f"{error} Its checkpoints are damaged, so it cannot be rolled back.")
     if rollbacks > MAX_ROLLBACKS:
         file = checkpoints.folder / "generator.safetensors"
-        save_network(training.gan.eval_generator, training.arch, file)
+        save_network(trainer.gan.eval_generator, trainer.arch, file)
         raise AtelierError(
-            f"{error} It was taken back {MAX_ROLLBACKS} times; the generator of step"
-            f" {training.steps_done}, the last good one, is {file}."
+            f"{error} It was rolled back {MAX_ROLLBACKS} times; the generator of step"
+            f" {trainer.steps_done}, the last finite one, is {file}."
         )
-    training.reseed(rollbacks)
+    trainer.reseed(rollbacks)
 
 
-def _resume(training: Trainer, checkpoints: Checkpoints) -> list[EpochResult]:
-    """Restore the last checkpoint; return the epochs before it. Nothing, where one is damaged."""
+def _resume(trainer: Trainer, checkpoints: Checkpoints) -> list[EpochResult]:
+    """Restore the last checkpoint and return the epochs before it.
+
+    If an epoch is missing or damaged, nothing is restored and no epoch is returned.
+    """
     state = checkpoints.latest()
     if state is None:
         return []
-    parts = [checkpoints.load_part(_name(n)) for n in range(1, int(state["epochs_done"]) + 1)]
+    parts = [checkpoints.load_part(_part_name(n)) for n in range(1, int(state["epochs_done"]) + 1)]
     epochs = [_from_tensors(part) for part in parts if part is not None]
     if len(epochs) < len(parts):
         return []
-    training.restore(state)
-    if not training.is_finite():
+    trainer.restore(state)
+    if not trainer.is_finite():
         raise AtelierError(
             f"the checkpoints in {checkpoints.folder} hold weights that are not finite numbers;"
             " delete that folder to train from the start."
@@ -157,20 +166,20 @@ def _resume(training: Trainer, checkpoints: Checkpoints) -> list[EpochResult]:
     return epochs
 
 
-def _name(epoch: int) -> str:
+def _part_name(epoch: int) -> str:
     return f"epoch-{epoch:06d}"
 
 
 def _to_tensors(epoch: EpochResult) -> dict[str, Tensor]:
-    between = {f"between.{step}": torch.tensor(p) for step, p in epoch.step_samples.items()}
-    return between | {
+    samples = {f"between.{step}": torch.tensor(s) for step, s in epoch.step_samples.items()}
+    return samples | {
         "number": torch.tensor(epoch.number),
         "first_step": torch.tensor(epoch.first_step),
         "images": torch.tensor(epoch.images),
         "images_before": torch.tensor(epoch.images_before),
         "statistics": torch.tensor(epoch.statistics),
         "samples": torch.tensor(epoch.samples),
-        # Empty, where there is none.
+        # Empty if the epoch was not scored.
         "quality": torch.tensor(
             [epoch.quality] if epoch.quality is not None else [], dtype=torch.float64
         ),
@@ -178,11 +187,11 @@ def _to_tensors(epoch: EpochResult) -> dict[str, Tensor]:
 
 
 def _from_tensors(tensors: Mapping[str, Tensor]) -> EpochResult:
-    start = "between."
-    between: dict[int, np.ndarray] = {
-        int(name.removeprefix(start)): tensor.numpy()
+    prefix = "between."
+    step_samples: dict[int, NDArray[np.uint8]] = {
+        int(name.removeprefix(prefix)): tensor.numpy()
         for name, tensor in tensors.items()
-        if name.startswith(start)
+        if name.startswith(prefix)
     }
     return EpochResult(
         number=int(tensors["number"]),
@@ -190,7 +199,7 @@ def _from_tensors(tensors: Mapping[str, Tensor]) -> EpochResult:
         images=tensors["images"].numpy(),
         statistics=tensors["statistics"].numpy(),
         samples=tensors["samples"].numpy(),
-        step_samples=between,
+        step_samples=step_samples,
         quality=next(iter(tensors["quality"].tolist()), None),
         images_before=int(tensors["images_before"]),
     )

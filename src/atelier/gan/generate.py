@@ -1,4 +1,4 @@
-"""Pictures from latents."""
+"""Latents with labels, and the images generated from them."""
 
 from collections.abc import Sequence
 
@@ -13,14 +13,14 @@ from atelier.gan.networks import Architecture
 def draw_latents(
     count: int, arch: Architecture, seed: int, labels: Sequence[int] | None = None
 ) -> Tensor:
-    """Draw what the generator takes, on the CPU, the same for a seed; see :func:`random_latents`.
+    """Draw the generator's inputs for a seed, on the CPU.
 
     Args:
-        count: of latents.
-        arch: the generator's.
-        seed: of their random stream.
-        labels: what the pictures shall show, ``count`` numbers from 0 to ``arch.classes - 1``;
-            left out, the classes take turns. Of no use where ``arch`` has none.
+        count: number of latents.
+        arch: the generator's architecture.
+        seed: seed of the latents.
+        labels: ``count`` numbers from 0 to ``arch.classes - 1``; by default the classes alternate.
+            Ignored if ``arch.classes`` is 0.
 
     Returns:
         float32 [count, latent_size + classes].
@@ -28,23 +28,23 @@ def draw_latents(
     latents = random_latents(count, arch, torch.Generator().manual_seed(seed))
     if not arch.classes:
         return latents
-    wanted = torch.arange(count) % arch.classes if labels is None else torch.tensor(labels)
-    return with_labels(latents, wanted, arch)
+    classes = torch.arange(count) % arch.classes if labels is None else torch.tensor(labels)
+    return with_labels(latents, classes, arch)
 
 
 def with_labels(latents: Tensor, labels: Tensor, arch: Architecture) -> Tensor:
-    """Put one-hot labels behind latents [B, latent_size]; ``labels`` is int64 [B]."""
+    """Append one-hot labels to latents [B, latent_size]; ``labels`` is int64 [B]."""
     one_hot = torch.nn.functional.one_hot(labels, arch.classes)
     return torch.cat([latents, one_hot.to(latents)], 1)
 
 
 def split_labels(latents: Tensor, arch: Architecture) -> Tensor | None:
-    """The one-hot labels [B, classes] behind latents; ``None`` where there are no classes."""
+    """Return the one-hot labels [B, classes] at the end of latents; ``None`` without classes."""
     return latents[:, arch.latent_size :] if arch.classes else None
 
 
 def random_latents(count: int, arch: Architecture, generator: torch.Generator) -> Tensor:
-    """Draw latents as ``arch`` says, from N(0, 1) or uniformly from -1 to 1.
+    """Draw latents without labels from N(0, 1), or uniformly from -1 to 1.
 
     Returns:
         float32 [count, latent_size], on the generator's device.
@@ -57,15 +57,15 @@ def random_latents(count: int, arch: Architecture, generator: torch.Generator) -
 
 @torch.inference_mode()
 def generate(generator: nn.Module, latents: Tensor, batch_size: int = 256) -> NDArray[np.uint8]:
-    """Make a picture of every latent vector.
+    """Generate one image per latent vector.
 
-    The generator runs in evaluation mode, so that a picture does not depend on the others
-    in its batch; its mode is put back afterwards.
+    The generator runs in evaluation mode, so that an image does not depend on the others in its
+    batch. Its mode is restored afterwards.
 
     Args:
         generator: maps [B, latent_size + classes] to [B, C, H, W] in [-1, 1].
         latents: [N, latent_size + classes] float, on any device.
-        batch_size: pictures made at a time; bounds the memory.
+        batch_size: images per batch; bounds the memory.
 
     Returns:
         uint8 [N, H, W, C], 0 to 255.
@@ -75,19 +75,15 @@ def generate(generator: nn.Module, latents: Tensor, batch_size: int = 256) -> ND
     generator.eval()
     try:
         batches = [
-            _round_to_uint8(generator(part.to(device))) for part in latents.split(batch_size)
+            to_uint8(generator(batch.to(device))).cpu().numpy()
+            for batch in latents.split(batch_size)
         ]
     finally:
         generator.train(was_training)
     return np.concatenate(batches)
 
 
-def to_uint8(pictures: Tensor) -> Tensor:
-    """Turn [B, C, H, W] in [-1, 1] into uint8 [B, H, W, C], 0 to 255, on the same device."""
-    scaled = pictures.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    return scaled.permute(0, 2, 3, 1).contiguous()
-
-
-def _round_to_uint8(pictures: Tensor) -> NDArray[np.uint8]:
-    pixels: NDArray[np.uint8] = to_uint8(pictures).cpu().numpy()
-    return pixels
+def to_uint8(images: Tensor) -> Tensor:
+    """Convert [B, C, H, W] in [-1, 1] to uint8 [B, H, W, C], 0 to 255, on the same device."""
+    rounded = images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return rounded.permute(0, 2, 3, 1).contiguous()

@@ -1,4 +1,4 @@
-"""The statistics of every step of a training, as a table and in short."""
+"""Results of each epoch, and the loss history of a training as CSV and JSON."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,20 +12,24 @@ from atelier.core.files import write_csv
 from atelier.gan.step import STATISTICS
 
 
+class DivergedError(AtelierError):
+    """Raised when losses or weights are not finite."""
+
+
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch brought.
+    """Statistics and samples of one epoch.
 
     Attributes:
         number: 1 for the first epoch.
-        first_step: the training steps done before this epoch.
-        images: int64 [steps], pictures seen since the start, after each step.
-        statistics: float32 [steps, 5], a row per step, columns as in ``step.STATISTICS``.
-        samples: uint8 [N, H, W, C], pictures of the fixed latents after this epoch.
-        step_samples: the same after every ``train.sample_every_steps``-th step of it, by step.
-        quality: what the judge says of the generator after this epoch; ``None`` where it was
-            not asked.
-        images_before: images used before this epoch.
+        first_step: training steps before this epoch.
+        images: int64 [steps], the number of images processed since the start, after each step.
+        statistics: float32 [steps, 5], one row per step, with the columns of ``step.STATISTICS``.
+        samples: uint8 [N, H, W, C], images of the fixed latents after this epoch.
+        step_samples: images of the fixed latents after every ``train.sample_every_steps``-th step
+            of this epoch, by step.
+        quality: score of the generator after this epoch (KID); ``None`` if it was not scored.
+        images_before: number of images processed before this epoch.
     """
 
     number: int
@@ -39,56 +43,49 @@ class EpochResult:
 
     @property
     def images_seen(self) -> int:
-        """Pictures that this epoch learned from."""
+        """Number of images processed in this epoch."""
         return int(self.images[-1]) - self.images_before
 
     @property
-    def measured(self) -> dict[int, list[float]]:
-        """A point of the curve of quality, by epoch; none where it was not measured."""
+    def quality_by_epoch(self) -> dict[int, list[float]]:
+        """The score as a point of a curve, by epoch; empty if the epoch was not scored."""
         return {} if self.quality is None else {self.number: [self.quality]}
 
 
-class DivergedError(AtelierError):
-    """Losses or weights are no numbers any more."""
-
-
 class History:
-    """The statistics of every step so far."""
+    """Statistics of all steps so far."""
 
     def __init__(self) -> None:
         self._epochs: list[EpochResult] = []
 
     def add(self, epoch: EpochResult) -> None:
-        """Append an epoch; its pictures are not kept."""
+        """Append an epoch, without its samples."""
         self._epochs.append(replace(epoch, samples=epoch.samples[:0], step_samples={}))
 
-    def write(self, steps: Path, qualities: Path) -> None:
-        """Write two tables as CSV.
+    def write(self, losses: Path, qualities: Path) -> None:
+        """Write two CSV files.
 
         Args:
-            steps: a row per step: step, epoch, images seen, then the statistics.
-            qualities: a row per epoch that was measured: epoch, KID.
+            losses: one row per step: step, epoch, images, and the statistics.
+            qualities: one row per scored epoch: epoch, KID.
         """
-        write_csv(steps, ("step", "epoch", "images", *STATISTICS), self._rows())
-        measured = [(epoch, f"{kid:.6g}") for epoch, kid in self.qualities().items()]
-        write_csv(qualities, ("epoch", "kid"), measured)
+        write_csv(losses, ("step", "epoch", "images", *STATISTICS), self._rows())
+        scores = [(epoch, f"{kid:.6g}") for epoch, kid in self.qualities().items()]
+        write_csv(qualities, ("epoch", "kid"), scores)
 
     def summary(self) -> dict[str, Any]:
-        """The last epoch's means, and how long the training was in epochs and steps.
-
-        Where epochs were measured, the best of them with its KID as well.
-        """
+        """Return the number of epochs and steps, the last epoch's means, and the best KID."""
         last = self._epochs[-1]
         means = dict(zip(STATISTICS, last.statistics.mean(axis=0).tolist(), strict=True))
         steps = last.first_step + len(last.statistics)
         summary = {"epochs": last.number, "steps": steps, "last_epoch": means}
-        if measured := self.qualities():
-            best = min(measured, key=lambda epoch: measured[epoch])
-            summary |= {"best_epoch": best, "best_kid": measured[best]}
+        if qualities := self.qualities():
+            best = min(qualities, key=lambda epoch: qualities[epoch])
+            summary |= {"best_epoch": best, "best_kid": qualities[best]}
         return summary
 
     def qualities(self) -> dict[int, float]:
-        """The quality of every epoch that was measured."""
+        """Return the score of every scored epoch."""
         return {e.number: e.quality for e in self._epochs if e.quality is not None}
 
     def _rows(self) -> list[tuple[Any, ...]]:

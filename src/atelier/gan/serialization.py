@@ -1,4 +1,4 @@
-"""Networks as safetensors files that hold what is needed to build them again."""
+"""Networks as safetensors files, with the architecture from which they can be rebuilt."""
 
 import json
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ from atelier.core.pretrained import check_safetensors, reject_not_finite
 from atelier.gan.generate import draw_latents, generate
 from atelier.gan.networks import Architecture, Generator
 
-_KEY = "architecture"  # one key only: safetensors writes several in no fixed order
-_METADATA = "marks"
-# Names of fields in files that were saved before they were renamed.
+_HEADER_KEY = "architecture"  # a single key, since safetensors writes several in random order
+_METADATA_KEY = "marks"
+# Architecture fields as named in older files, and their names today.
 _RENAMED_FIELDS = {
     "latents": "latent_distribution",
     "generator_width": "generator_channels",
@@ -40,43 +40,38 @@ def save_network(
     network: nn.Module,
     arch: Architecture,
     target: Path,
-    marks: Mapping[str, float] | None = None,
+    metadata: Mapping[str, float] | None = None,
 ) -> None:
-    """Write a network's state and its architecture to ``target``, whole or not at all.
+    """Write a network's state and its architecture atomically.
 
     Args:
-        network: what to write.
-        arch: what it was built by.
-        target: where to.
-        marks: numbers to tell the file by, such as the epoch and its KID.
+        network: the generator or the discriminator.
+        arch: the architecture from which it was built.
+        target: the safetensors file.
+        metadata: numbers to store with it, for example the epoch and its KID.
     """
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
-    described = _describe(arch) | ({_METADATA: dict(marks)} if marks else {})
+    header = _to_header(arch) | ({_METADATA_KEY: dict(metadata)} if metadata else {})
     with atomic_write(target) as temporary:
-        save_file(state, temporary, metadata={_KEY: json.dumps(described, sort_keys=True)})
-
-
-def _describe(arch: Architecture) -> dict[str, Any]:
-    """The architecture without what it does not have, as files have always said it."""
-    usual = {field.name: field.default for field in fields(arch)}
-    return {key: value for key, value in asdict(arch).items() if value != usual[key]}
+        save_file(state, temporary, metadata={_HEADER_KEY: json.dumps(header, sort_keys=True)})
 
 
 def read_metadata(path: Path) -> dict[str, float]:
-    """The numbers that a network's file is marked with; none where it has none."""
+    """Return the metadata of a network's file; empty if it has none."""
     check_safetensors(path)
     with safe_open(path, framework="pt") as file:
-        marks: dict[str, float] = json.loads((file.metadata() or {})[_KEY]).get(_METADATA, {})
-    return marks
+        header = json.loads((file.metadata() or {})[_HEADER_KEY])
+    metadata: dict[str, float] = header.get(_METADATA_KEY, {})
+    return metadata
 
 
 def load_generator(
     path: Path, device: torch.device | str = "cpu"
 ) -> tuple[Generator, Architecture]:
-    """Rebuild a generator from its own file, in evaluation mode.
+    """Rebuild a generator from its file, in evaluation mode.
 
-    The file's header is compared with the network's outline first, so that a wrong file costs no
-    memory.
+    The file's header is compared with a network without memory (PyTorch's meta device) first, so
+    that a wrong file allocates nothing.
 
     Raises:
         AtelierError: the file is missing, damaged or holds another network.
@@ -84,7 +79,7 @@ def load_generator(
     try:
         check_safetensors(path)
         with safe_open(path, framework="pt", device=str(device)) as file:
-            arch = _architecture(file.metadata() or {})
+            arch = _read_architecture(file.metadata() or {})
             with torch.device("meta"):
                 generator = Generator(arch)
             _compare(file, generator.state_dict())
@@ -96,39 +91,66 @@ def load_generator(
         reason = getattr(error, "reason", str(error)).partition("\n")[0]
         raise AtelierError(
             f"{path} holds no generator that can be rebuilt ({reason});"
-            " run the train stage again, or `dvc checkout` to bring it back."
+            " run the train stage again, or `dvc checkout` to restore it."
         ) from None
     return generator.eval(), arch
 
 
-def _architecture(metadata: Mapping[str, str]) -> Architecture:
-    """Read an architecture, of which every value is checked.
+def generate_from(path: Path, count: int, seed: int, device: torch.device) -> NDArray[np.uint8]:
+    """Generate images with the generator of a file, uint8 [count, H, W, C]."""
+    generator, arch = load_generator(path, device)
+    return generate(generator, draw_latents(count, arch, seed))
+
+
+def load_for_serving(path: Path) -> tuple[Generator, NDArray[np.float32], dict[str, Any]]:
+    """Rebuild a generator, with an example input and its architecture.
+
+    Returns:
+        The generator; float32 [2, latent_size + classes]; the fields of :class:`Architecture`.
+    """
+    generator, arch = load_generator(path)
+    return generator, draw_latents(2, arch, seed=1).numpy(), asdict(arch)
+
+
+def with_current_names(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename the fields of an architecture that was saved before they were renamed."""
+    return {_RENAMED_FIELDS.get(name, name): value for name, value in architecture.items()}
+
+
+def _to_header(arch: Architecture) -> dict[str, Any]:
+    """Return the fields that differ from their defaults, so that older files stay equal."""
+    defaults = {field.name: field.default for field in fields(arch)}
+    return {name: value for name, value in asdict(arch).items() if value != defaults[name]}
+
+
+def _read_architecture(metadata: Mapping[str, str]) -> Architecture:
+    """Read and validate the architecture in a file's header.
 
     Raises:
         ValueError: it is missing or damaged.
-        AtelierError: there is no such network.
+        AtelierError: no network has this architecture.
     """
-    described = json.loads(metadata.get(_KEY, "null"))
-    if not isinstance(described, dict):
+    header = json.loads(metadata.get(_HEADER_KEY, "null"))
+    if not isinstance(header, dict):
         raise ValueError("its header describes no network")
-    described.pop(_METADATA, None)
-    described = {_RENAMED_FIELDS.get(name, name): value for name, value in described.items()}
-    unknown = sorted(described.keys() - {field.name for field in fields(Architecture)})
+    header.pop(_METADATA_KEY, None)
+    values = with_current_names(header)
+    unknown = sorted(values.keys() - {field.name for field in fields(Architecture)})
     if unknown:
         raise ValueError(f"its header describes a network with an unknown {unknown[0]:.40}")
     try:
-        return TypeAdapter(Architecture).validate_json(json.dumps(described), strict=True)
+        return TypeAdapter(Architecture).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        fault = error.errors()[0]
-        name = ".".join(map(str, fault["loc"]))
-        raise ValueError(f"its header's {name} is not valid: {fault['msg']}") from None
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise ValueError(f"its header's {name} is not valid: {first['msg']}") from None
 
 
 def _compare(file: Any, expected: Mapping[str, Tensor]) -> None:
-    """Compare what a file's header lists with the tensors of a network.
+    """Compare the tensors listed in a file's header with those of a network.
 
     Raises:
-        ValueError: they differ.
+        ValueError: names, shapes or dtypes differ.
     """
     names = set(file.keys())
     if names != expected.keys():
@@ -136,25 +158,9 @@ def _compare(file: Any, expected: Mapping[str, Tensor]) -> None:
         raise ValueError(f"{name:.80} belongs to only one of its tensors and its architecture")
     for name, tensor in expected.items():
         entry = file.get_slice(name)
-        shape, kind = list(entry.get_shape()), entry.get_dtype()
-        if (shape, kind) != (list(tensor.shape), _DTYPES.get(tensor.dtype)):
+        shape, dtype = list(entry.get_shape()), entry.get_dtype()
+        if (shape, dtype) != (list(tensor.shape), _DTYPES.get(tensor.dtype)):
             raise ValueError(
-                f"its {name} is {kind} {shape}, but its architecture needs"
+                f"its {name} is {dtype} {shape}, but its architecture needs"
                 f" {_DTYPES.get(tensor.dtype)} {list(tensor.shape)}"
             )
-
-
-def generate_from(path: Path, count: int, seed: int, device: torch.device) -> NDArray[np.uint8]:
-    """Make pictures by the generator of a file, uint8 [count, H, W, C]; see :mod:`.generate`."""
-    generator, arch = load_generator(path, device)
-    return generate(generator, draw_latents(count, arch, seed))
-
-
-def load_for_serving(path: Path) -> tuple[Generator, NDArray[np.float32], dict[str, Any]]:
-    """Rebuild a generator, with an example of what it takes, and its architecture.
-
-    Returns:
-        The generator; float32 [2, latent_size + classes]; the fields of :class:`Architecture`.
-    """
-    generator, arch = load_generator(path)
-    return generator, draw_latents(2, arch, seed=1).numpy(), asdict(arch)
