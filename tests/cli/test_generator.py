@@ -100,7 +100,7 @@ def test_classes_are_asked_for_or_take_turns(atelier: Typed, checkout: Path) -> 
     np.testing.assert_array_equal(pixels("turns.png"), [*of_class(0, 6), *of_class(1, 7)])
     atelier("generate --seeds 6,7 --columns 1 --tile 16 --class 2 --out twos.png")
     np.testing.assert_array_equal(pixels("twos.png"), [*of_class(2, 6), *of_class(2, 7)])
-    assert "this generator knows classes 0 to 2" in atelier("generate --class 3", code=1)
+    assert "this generator has classes 0 to 2" in atelier("generate --class 3", code=1)
     assert f"[B, {SMALL.latent_size + 3}]" in atelier("export faces.pt")
 
 
@@ -195,7 +195,7 @@ def test_sheets_of_other_pictures_have_other_names(atelier: Typed, checkout: Pat
         ("generate --seeds 1,2 --seed 2", "leave --count and --seed out"),
         ("generate --tile 5001", "at most 5000 fit"),
         ("generate --truncation 0", "0.01 or more"),
-        ("generate --class 0", "this generator knows no classes"),
+        ("generate --class 0", "this generator has no classes"),
         ("generate --out faces.jpg", "a folder, or a file that ends in .png"),
         ("generate --out params.yaml", "a folder, or a file that ends in .png"),
         ("generate --out faces.png --files", "with --files a folder"),
@@ -212,7 +212,7 @@ def test_sheets_of_other_pictures_have_other_names(atelier: Typed, checkout: Pat
         ("generate --from models:/faces@champion", "no MLflow store here"),
         (f"generate --from {'0' * 32}", "no MLflow store here"),
         ("generate --out params.yaml/pictures", "cannot be written"),
-        ("export faces.txt", "ends in .onnx for ONNX or in .pt"),
+        ("export faces.txt", "use .onnx for ONNX or .pt"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_writes_nothing(

@@ -163,7 +163,7 @@ def test_the_sheet_shows_either_change_of_all_or_six_images(
     stream = torch_generator(make_settings().train.seed, "train.augmented")
     first = torch.rand(count, UNIFORMS_PER_IMAGE, generator=stream)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
-    view = random_hflip(images, first) if "flip" in changes else images
+    view = random_hflip(images, first) if "horizontal_flip" in changes else images
     view = diff_augment(view, changes.get("augment", []), first, "real")
     expected = ((view + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy()
     assert np.abs(sheet[:, 1] - expected).max() <= 1

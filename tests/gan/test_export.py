@@ -83,6 +83,6 @@ def test_without_the_packages_a_sentence_says_which(
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(AtelierError, match="pip install onnx onnxscript"):
         export(asked, tmp_path / "g.onnx")
-    with pytest.raises(AtelierError, match=r"\.onnx for ONNX or in \.pt for TorchScript"):
+    with pytest.raises(AtelierError, match=r"use \.onnx for ONNX or \.pt for TorchScript"):
         export(asked, tmp_path / "g.bin")
     assert list(tmp_path.iterdir()) == []

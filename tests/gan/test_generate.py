@@ -126,17 +126,17 @@ def test_the_next_batch_is_gathered_while_one_is_worked_on(
     pixels = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
     feed = BatchLoader(pixels, torch.device("cpu"))
     parts = [torch.tensor([n, 5 - n]) for n in range(4)]
-    assert [b.flatten().tolist() for b in feed._prefetched(parts)] == [p.tolist() for p in parts]
-    assert list(feed._prefetched([])) == []
+    assert [b.flatten().tolist() for b in feed._prefetch(parts)] == [p.tolist() for p in parts]
+    assert list(feed._prefetch([])) == []
     gathered: list[int] = []
-    gather = feed._gathered
+    gather = feed._gather
 
     def note(indices: Tensor) -> Tensor:
         gathered.append(int(indices[0]))
         return gather(indices)
 
-    monkeypatch.setattr(feed, "_gathered", note)
-    batches = feed._prefetched(parts)
+    monkeypatch.setattr(feed, "_gather", note)
+    batches = feed._prefetch(parts)
     next(batches)
     batches.close()  # type: ignore[attr-defined]  # a generator; waits for what it started
     assert gathered == [0, 1]

@@ -63,7 +63,7 @@ def test_smoothing_takes_from_the_label_of_real_images_only() -> None:
 
 
 def test_the_relativistic_loss_needs_real_images() -> None:
-    with pytest.raises(ValueError, match="compares with real pictures' logits"):
+    with pytest.raises(ValueError, match="needs the logits of real images"):
         generator_loss("relativistic", torch.tensor(FAKE))
     generator_loss("hinge", torch.tensor(FAKE))
 

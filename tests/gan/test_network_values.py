@@ -273,8 +273,8 @@ def test_shortcuts_keep_the_strength_of_maps() -> None:
     ("name", "least", "most"),
     [
         ("latent_size", 1, 65_536),
-        ("generator_width", 1, 4096),
-        ("discriminator_width", 1, 4096),
+        ("generator_channels", 1, 4096),
+        ("discriminator_channels", 1, 4096),
         ("discriminator_padding", 0, 1),
         ("head_size", 1, 65_536),
         ("dropout", 0, 1),
@@ -285,7 +285,7 @@ def test_the_bounds_of_a_network_are_within_it(name: str, least: int, most: int)
     for value in (least, most):
         assert getattr(replace(TINY, **{name: value}), name) == value
     for value in (least - 1, most + 1):
-        with pytest.raises(AtelierError, match=r"networks have|latents of 0 numbers"):
+        with pytest.raises(AtelierError, match=rf"{name} is|the latent size is 0"):
             replace(TINY, **{name: value})
 
 
@@ -307,7 +307,7 @@ def test_a_single_pixel_is_not_normalised(changes: dict[str, Any], fits: bool) -
             torch.zeros(2, 3, *[narrow["image_size"]] * 2)
         )
     else:
-        with pytest.raises(AtelierError, match="28 pixels shrink to a single one"):
+        with pytest.raises(AtelierError, match="28 pixels shrink to one pixel, which batch"):
             replace(TINY, **narrow)
 
 

@@ -217,7 +217,7 @@ def test_weights_depend_on_the_seed_alone() -> None:
     [
         (
             {"image_size": 48},
-            "pictures are 48 pixels wide, but the networks need one of 16, 28, 32, 64, 128, 256",
+            "images are 48 pixels wide, but the networks need one of 16, 28, 32, 64, 128, 256",
         ),
         ({"channels": 4}, "4 channels, but the networks need 1"),
         ({"latent_size": 0}, "set train.latent_size to 1 or more"),

@@ -111,13 +111,15 @@ def test_a_step_that_cannot_be_recorded_is_done_all_the_same(
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr("atelier.gan.trainer.GraphedStep", refuse)
-    monkeypatch.setattr(Trainer, "_can_graph", lambda self, _count: self.captures)
+    monkeypatch.setattr(Trainer, "_can_graph", lambda self, _count: self.use_cuda_graphs)
     training = Trainer(settings, faces(64), CPU)
     training.warn = told.append
     statistics = [epoch.statistics for epoch in training.run()]
     np.testing.assert_array_equal(statistics, plain)
     (sentence,) = told
-    assert "cannot be recorded on this GPU (operation not permitted when stream" in sentence
+    assert (
+        "cannot be captured as a CUDA graph on this GPU (operation not permitted when" in sentence
+    )
 
 
 def test_a_step_that_fails_in_its_middle_can_be_done_again(

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FIRST_NUMBER = {"real": 2, "fake": 9, "fooled": 16, "rival": 23}
+FIRST_COLUMN = {"real": 2, "fake": 9, "fake_g": 16, "real_g": 23}
 
 
-def plain_augmentation(images: Tensor, kinds: Sequence[str], chances: Tensor, look: str) -> Tensor:
-    """Augment images [B, C, H, W] by the random numbers [B, CHANCES] of a look."""
-    first = FIRST_NUMBER[look]
-    rows = chances[:, first : first + 7].tolist()
+def plain_augmentation(images: Tensor, kinds: Sequence[str], uniforms: Tensor, view: str) -> Tensor:
+    """Augment images [B, C, H, W] by the random numbers [B, UNIFORMS_PER_IMAGE] of a view."""
+    first = FIRST_COLUMN[view]
+    rows = uniforms[:, first : first + 7].tolist()
     return torch.stack([_image(image, kinds, row) for image, row in zip(images, rows, strict=True)])
 
 

@@ -92,9 +92,9 @@ def test_epoch_that_is_cut_short_counts_its_own_images() -> None:
 
 def test_an_epoch_counts_its_own_images_and_is_a_point_where_it_was_measured() -> None:
     assert [epoch.images_seen for epoch in (FIRST, SECOND, THIRD)] == [12, 12, 12]
-    assert FIRST.measured == {1: [0.5]}
-    assert epoch_of(2, [[0] * 5], [1], 0.0).measured == {2: [0.0]}
-    assert THIRD.measured == {}
+    assert FIRST.quality_by_epoch == {1: [0.5]}
+    assert epoch_of(2, [[0] * 5], [1], 0.0).quality_by_epoch == {2: [0.0]}
+    assert THIRD.quality_by_epoch == {}
 
 
 def symptoms(health: TrainingMonitor, loss_d: float, spread: int, number: int = 1) -> list[str]:
@@ -119,7 +119,9 @@ def test_a_mean_loss_of_the_discriminator_below_a_hundredth_is_warned_of(
 ) -> None:
     assert symptoms(TrainingMonitor(loss), 0.0101, 50) == []
     (warning,) = symptoms(TrainingMonitor(loss), 0.0099, 50, number=7)
-    assert warning.startswith("in epoch 7 the discriminator has won (Loss_D 0.0099)")
+    assert warning.startswith(
+        "in epoch 7 the discriminator loss is near zero (0.0099), so the generator"
+    )
     assert f"try {remedy} or a smaller train.lr" in warning
 
 
@@ -129,7 +131,7 @@ def test_a_spread_below_a_fifth_of_the_widest_is_warned_of() -> None:
         assert symptoms(health, 1, spread) == []
     (warning,) = symptoms(health, 1, 19, number=8)
     assert warning.startswith(
-        "in epoch 8 the generated pictures have become alike (spread 19.0 after 100.0)"
+        "in epoch 8 the generated images are nearly equal (spread 19.0 after 100.0)"
     )
     assert symptoms(health, 1, 21) == []
     assert len(symptoms(health, 0.001, 19)) == 2
@@ -145,7 +147,7 @@ def test_the_first_of_the_least_is_the_best_and_its_generator_is_copied() -> Non
     measured = BestModel()
     assert math.isnan(measured.last)
     assert (measured.best, measured.best_epoch) == (math.inf, 0)
-    with pytest.raises(ValueError, match="no epoch was measured"):
+    with pytest.raises(ValueError, match="no epoch was scored"):
         measured.best_generator(SMALL)
     for epoch, quality in ((2, 0.5), (4, 0.25), (6, 0.25), (8, 0.75)):
         with torch.no_grad():

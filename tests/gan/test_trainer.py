@@ -41,11 +41,11 @@ MakeSettings = Callable[..., Settings]
 def make(make_settings: MakeSettings) -> Callable[..., Trainer]:
     """Make a training of 3 epochs of 3 steps (4, 4 and 2 images), with some settings changed."""
 
-    def made(ranks: Ranks | None = None, judge: Any = None, **changes: Any) -> Trainer:
+    def build(ranks: Ranks | None = None, quality_fn: Any = None, **changes: Any) -> Trainer:
         settings = make_settings(train={**TINY, **changes}).train
-        return Trainer(settings, PIXELS, CPU, ranks or Ranks(), LABELS, judge)
+        return Trainer(settings, PIXELS, CPU, ranks or Ranks(), LABELS, quality_fn)
 
-    return made
+    return build
 
 
 def assert_equal(found: Tensor, expected: Tensor, name: str) -> None:
@@ -136,7 +136,7 @@ def test_each_step_gets_the_next_numbers_of_each_random_stream(
 
 
 def test_no_two_random_streams_are_one(make: Callable[..., Trainer]) -> None:
-    training = make(horizontal_flip=True, kid_every_epochs=1, judge=lambda _images: 0.0)
+    training = make(horizontal_flip=True, kid_every_epochs=1, quality_fn=lambda _images: 0.0)
     state = training.state()
     names = ("stream.order", "stream.latents", "stream.dropout", "stream.chances")
     streams = {bytes(state[name].numpy()) for name in names}
@@ -189,8 +189,8 @@ def test_several_processes_take_no_dropout(make: Callable[..., Trainer]) -> None
 @pytest.mark.parametrize(
     ("most", "sentence"),
     [
-        (3, "a batch of 4 pictures does not fit into memory; set train.batch_size to 2, which"),
-        (2, "set train.batch_size to 2, which does"),
+        (3, "a batch of 4 images does not fit into memory; set train.batch_size to 2, which"),
+        (2, "set train.batch_size to 2, which fits"),
         (1, "make train.generator_channels and train.discriminator_channels smaller"),
     ],
 )
@@ -206,7 +206,7 @@ def test_larger_batches_are_halved_until_one_fits(
     make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = Steps(monkeypatch, most=2)
-    with pytest.raises(AtelierError, match=r"set train\.batch_size to 2, which does"):
+    with pytest.raises(AtelierError, match=r"set train\.batch_size to 2, which fits"):
         next(make(batch_size=10).run())
     assert [len(arguments[1]) for arguments in steps.arguments] == [10, 5, 2]
 
@@ -311,7 +311,7 @@ def test_progress_counts_every_step_and_ends_each_epoch_with_its_note(
     [
         ({}, {"device": CUDA}, 4, True),
         ({}, {"device": CPU}, 4, False),
-        ({}, {"device": CUDA, "captures": False}, 4, False),
+        ({}, {"device": CUDA, "use_cuda_graphs": False}, 4, False),
         ({}, {"device": CUDA, "ranks": Ranks(0, 2)}, 4, False),
         ({}, {"device": CUDA}, 2, False),
         ({"network": "mlp", "dropout": 0.3}, {"device": CUDA}, 4, False),
@@ -369,7 +369,7 @@ def test_memory_that_is_too_small_for_a_recording_is_no_reason_to_go_without(
         raise RuntimeError("CUDA out of memory")
 
     monkeypatch.setattr(training_module, "GraphedStep", refuse)
-    monkeypatch.setattr(Trainer, "_can_graph", lambda self, _count: self.captures)
+    monkeypatch.setattr(Trainer, "_can_graph", lambda self, _count: self.use_cuda_graphs)
     training = make()
     with pytest.raises(AtelierError, match="does not fit into memory"):
         next(training.run())
@@ -445,11 +445,11 @@ def test_epochs_are_measured_every_so_often_and_at_the_end(
 ) -> None:
     counts: list[int] = []
 
-    def judge(images: np.ndarray) -> float:
+    def score(images: np.ndarray) -> float:
         counts.append(len(images))
         return 0.5
 
-    training = make(judge=judge, kid_every_epochs=every, kid_samples=17)
+    training = make(quality_fn=score, kid_every_epochs=every, kid_samples=17)
     epochs = list(training.run())
     assert [epoch.number for epoch in epochs if epoch.quality is not None] == measured
     assert counts == [17] * len(measured)

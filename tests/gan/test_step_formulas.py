@@ -67,7 +67,7 @@ class Batch:
 
     real: Tensor
     latents: Tensor
-    chances: Tensor
+    uniforms: Tensor
 
 
 def batch_of(seed: int = 1) -> Batch:
@@ -143,34 +143,34 @@ class Reference:
     weights: tuple[list[Tensor], list[Tensor]]
 
 
-def reference_step(settings: TrainSettings, batch: Batch, penalised: bool) -> Reference:
+def reference_step(settings: TrainSettings, batch: Batch, with_penalty: bool) -> Reference:
     generator, judge = (
         network.double().train()
         for network in build_networks(ARCH, derive_seed(settings.seed, "train.weights"))
     )
     for network in (generator, judge):
         vivid_weights(network)
-    real, latents, chances = (t.double() for t in (batch.real, batch.latents, batch.chances))
+    real, latents, uniforms = (t.double() for t in (batch.real, batch.latents, batch.uniforms))
     labels = latents[:, 3:]
     if settings.horizontal_flip:
-        turned = [image.flip(-1) if chances[n, 0] < 0.5 else image for n, image in enumerate(real)]
+        turned = [image.flip(-1) if uniforms[n, 0] < 0.5 else image for n, image in enumerate(real)]
         real = torch.stack(turned)
 
     def look(images: Tensor, name: str) -> Tensor:
-        return plain_augmentation(images, settings.augment, chances, name)
+        return plain_augmentation(images, settings.augment, uniforms, name)
 
     fake = generator(latents)
     seen = look(real, "real"), look(fake.detach(), "fake")
     logits = [judge(images, labels) for images in seen]
     loss = loss_d(settings.loss, *logits, settings.label_smoothing)
     weights_d, weights_g = list(judge.parameters()), list(generator.parameters())
-    extra = penalty(settings, judge, *seen, labels, chances[:, 1]) if penalised else 0
+    extra = penalty(settings, judge, *seen, labels, uniforms[:, 1]) if with_penalty else 0
     gradients_d = torch.autograd.grad(loss + extra, weights_d)
     with torch.no_grad():
         for weight, gradient in zip(weights_d, gradients_d, strict=True):
             weight -= RATE_D * gradient
-    fooled = judge(look(fake, "fooled"), labels)
-    second = loss_g(settings.loss, fooled, judge(look(real, "rival"), labels))
+    fooled = judge(look(fake, "fake_g"), labels)
+    second = loss_g(settings.loss, fooled, judge(look(real, "real_g"), labels))
     gradients_g = torch.autograd.grad(second, weights_g)
     with torch.no_grad():
         for weight, gradient in zip(weights_g, gradients_g, strict=True):
@@ -220,12 +220,12 @@ STEPS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("changes", STEPS.values(), ids=STEPS)
 def test_a_step_is_the_plain_references(changes: dict[str, Any]) -> None:
     settings, batch = settings_of(**changes), batch_of()
-    for penalised in {False, settings.has_penalty}:
+    for with_penalty in {False, settings.has_penalty}:
         gan = gan_of(settings)
         statistics = train_step(
-            gan, batch.real, batch.latents, 1.0, batch.chances, penalised=penalised
+            gan, batch.real, batch.latents, 1.0, batch.uniforms, with_penalty=with_penalty
         )
-        assert_same(gan, statistics, reference_step(settings, batch, penalised))
+        assert_same(gan, statistics, reference_step(settings, batch, with_penalty))
 
 
 def test_the_generators_average_follows_each_step() -> None:
@@ -241,7 +241,7 @@ def test_the_generators_average_follows_each_step() -> None:
         torch.testing.assert_close(average, 2 / 11 * old + 9 / 11 * new.detach())
     assert not any(weight.requires_grad for weight in gan.ema.generator.parameters())
     assert gan.eval_generator is gan.ema.generator
-    assert replace(gan, average=None).eval_generator is gan.generator
+    assert replace(gan, ema=None).eval_generator is gan.generator
 
 
 @pytest.mark.parametrize("loss", ["wgan", "relativistic"])
@@ -253,14 +253,14 @@ def test_two_processes_with_half_of_a_batch_each_do_the_step_of_one(
     settings = settings_of(loss=loss, **PENALTIES)
     batch = batch_of()
     gan = gan_of(settings, Ranks(0, 2))
-    statistics = train_step(gan, batch.real, batch.latents, 0.5, batch.chances, penalised=True)
+    statistics = train_step(gan, batch.real, batch.latents, 0.5, batch.uniforms, with_penalty=True)
     # Its normalisation sees its own half only, which is as good as the whole.
-    assert_same(gan, statistics, reference_step(settings, batch, penalised=True))
+    assert_same(gan, statistics, reference_step(settings, batch, with_penalty=True))
     # By default all that a process has counts.
     whole = train_step(
-        gan_of(settings, Ranks(0, 2)), batch.real, batch.latents, chances=batch.chances
+        gan_of(settings, Ranks(0, 2)), batch.real, batch.latents, uniforms=batch.uniforms
     )
-    half = train_step(gan_of(settings, Ranks(0, 2)), batch.real, batch.latents, 0.5, batch.chances)
+    half = train_step(gan_of(settings, Ranks(0, 2)), batch.real, batch.latents, 0.5, batch.uniforms)
     assert float(whole[0]) == pytest.approx(2 * float(half[0]), rel=1e-5)
 
 

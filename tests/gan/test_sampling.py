@@ -183,13 +183,13 @@ def test_a_file_is_taken_with_all_that_it_says_of_itself(tmp_path: Path) -> None
     generator = vivid(arch)
     save_network(generator, arch, tmp_path / "g.safetensors")
     found = SampledGenerator.from_file(tmp_path / "g.safetensors", CPU)
-    assert (found.latent_size, found.latents, found.classes) == (8, "uniform", 2)
+    assert (found.latent_size, found.latent_distribution, found.classes) == (8, "uniform", 2)
     assert found.device == CPU
     (picture,) = generate_one_by_one(found, latents_for_seeds([4], found))
     assert picture.shape == (16, 16, 3)
     assert np.array_equal(picture, generate(generator, draw_latents(1, arch, 4))[0])
     plain = SampledGenerator.from_module(generator, 10, {}, CPU)
-    assert (plain.latent_size, plain.latents, plain.classes) == (10, "normal", 0)
+    assert (plain.latent_size, plain.latent_distribution, plain.classes) == (10, "normal", 0)
 
 
 def test_the_digest_is_of_names_and_bytes_of_all_weights() -> None:

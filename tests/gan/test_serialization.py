@@ -108,7 +108,7 @@ def test_a_claimed_width_costs_no_memory(file: Path, tmp_path: Path, width: int)
     sentence = refusal(claimed)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert "networks have 1 to 4096" in sentence or "but its architecture needs" in sentence
+    assert "must be from 1 to 4096" in sentence or "but its architecture needs" in sentence
     assert peak < 20 * 2**20
 
 

@@ -310,10 +310,12 @@ def test_processes_that_do_not_find_or_lose_one_another_are_told_in_a_sentence(
         raise RuntimeError("connection " + 200 * "x" + "\nand a trace")
 
     monkeypatch.setattr(torch.distributed, "all_reduce", fail)
-    with pytest.raises(PeerLostError, match=r"ended, so that it cannot go on \(connection x+\)"):
+    with pytest.raises(
+        PeerLostError, match=r"exited, so this one cannot continue \(connection x+\)"
+    ):
         _all_reduce(torch.ones(1))
     monkeypatch.setattr(torch.distributed, "init_process_group", fail)
-    sentence = r"did not find one another \(connection x{109}\)"
+    sentence = r"could not connect \(connection x{109}\)"
     with pytest.raises(AtelierError, match=sentence), init_distributed("cpu"):
         pass
 
@@ -342,7 +344,7 @@ def test_a_process_that_dies_ends_the_stage_and_the_next_run_goes_on(ready: Proj
         told = dvc.communicate()[0]
     assert dvc.returncode != 0
     assert "Traceback" not in told, told
-    assert "ERROR: another process of this training ended" in told or "interrupted" in told, told
+    assert "ERROR: another process of this training exited" in told or "interrupted" in told, told
     assert "ERROR: process 1 of the training was ended by signal 9." in told, told
     assert list((ready.folder / ".atelier" / "unfinished").glob("train-*/state-*"))
     ready.run("dvc", "repro", "train")

@@ -161,7 +161,7 @@ def test_a_penalty_of_every_nth_step_weighs_n_times_as_much(
         arch = Architecture.from_settings(settings, 16, 3)
         gan = build_gan(arch, settings, CPU)
         real = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-        train_step(gan, real, draw_latents(8, arch, 1), penalised=penalised)
+        train_step(gan, real, draw_latents(8, arch, 1), with_penalty=penalised)
         return torch.cat(
             [p.grad.flatten() for p in gan.discriminator.parameters() if p.grad is not None]
         )
@@ -250,9 +250,13 @@ def test_a_conditional_generator_draws_the_class_that_is_asked_for(
 @pytest.mark.parametrize(
     ("changes", "labels", "sentence"),
     [
-        ({}, None, "the pictures are not of several classes; set it to false"),
-        ({}, np.zeros(16, np.int64), "the pictures are not of several classes"),
-        ({"fixed_samples": 7}, np.arange(16) % 3, "makes no equal rows of 3 classes; set it to 6"),
+        ({}, None, "the images do not have several classes; set it to false"),
+        ({}, np.zeros(16, np.int64), "the images do not have several classes"),
+        (
+            {"fixed_samples": 7},
+            np.arange(16) % 3,
+            "is not a multiple of the 3 classes; set it to 6",
+        ),
         ({"fixed_samples": 1}, np.arange(16) % 3, "set it to 3"),
     ],
 )
@@ -345,7 +349,7 @@ def test_the_best_epoch_is_kept_beside_the_last(
     }
     settings = make_settings(train={**TINY, **changes}).train
     judge, history = Judge(0.5, 0.125, 0.25), History()
-    training = Trainer(settings, PIXELS, CPU, judge=judge)
+    training = Trainer(settings, PIXELS, CPU, quality_fn=judge)
     epochs = list(training.run())
     assert [epoch.quality for epoch in epochs] == [None, 0.5, None, 0.125, 0.25]
     save_models(training, tmp_path)
@@ -373,7 +377,7 @@ def test_taken_back_after_it_went_astray_the_best_and_the_average_are_as_they_we
 
     changes = {"kid_every_epochs": 1, "ema_decay": 0.5, "horizontal_flip": True}
     settings = make_settings(train={**TINY, **changes}).train
-    training = Trainer(settings, PIXELS, CPU, judge=Judge(0.5, 0.25, 0.75, 0.5))
+    training = Trainer(settings, PIXELS, CPU, quality_fn=Judge(0.5, 0.25, 0.75, 0.5))
     poison = Poison(training, steps=5, times=1)
     epochs = list(train(training, Checkpoints(tmp_path), poison))
     assert [epoch.quality for epoch in epochs] == [0.5, 0.25, 0.75, 0.5]
