@@ -1,4 +1,4 @@
-"""Two processes train as one does; one that dies ends the training, which can go on."""
+"""Two processes train as one does; a killed process ends the training, which can be resumed."""
 
 import json
 import os
@@ -38,7 +38,7 @@ CHANGES = {
     "fixed_samples": 4,
     "precision": "fp32",
 }
-# Trains in each process of torchrun, and saves all that came out in the first one.
+# Trains in each process of torchrun; rank 0 saves the result.
 PROGRAM = """
 import json, sys
 import numpy as np, torch
@@ -51,16 +51,16 @@ torch.set_num_threads(1)
 pixels = torch.load(sys.argv[2], weights_only=True).numpy()
 with init_distributed("cpu") as (ranks, device):
     settings = TrainSettings(**json.loads(sys.argv[1]))
-    training = Trainer(settings, pixels, device, ranks, np.arange(len(pixels)) % 2)
-    training.broadcast_state()
-    rows = [torch.tensor(epoch.statistics) for epoch in training.run()]
+    trainer = Trainer(settings, pixels, device, ranks, np.arange(len(pixels)) % 2)
+    trainer.broadcast_state()
+    rows = [torch.tensor(epoch.statistics) for epoch in trainer.run()]
     if ranks.number == 0:
         gradients = {
             f"gradient.{name}": p.grad.contiguous()
-            for name, p in training.gan.generator.named_parameters()
+            for name, p in trainer.gan.generator.named_parameters()
         }
         save_file(
-            {name: t.contiguous() for name, t in training.state().items()}
+            {name: t.contiguous() for name, t in trainer.state().items()}
             | gradients | {"statistics": torch.cat(rows)}, sys.argv[3],
         )
 """
@@ -99,10 +99,10 @@ MODERN = {
     ],
     ids=["even", "odd", "modern"],
 )
-def test_two_processes_give_what_one_gives(
+def test_two_processes_match_one(
     make_settings: Callable[..., Settings], tmp_path: Path, count: int, changes: dict[str, Any]
 ) -> None:
-    """17 pictures in batches of 8: of the last one, a single picture, one process gets nothing."""
+    """17 images in batches of 8: the last batch has one image, so one process gets none."""
     from safetensors.torch import load_file
 
     settings = make_settings(train=CHANGES | changes)
@@ -111,9 +111,9 @@ def test_two_processes_give_what_one_gives(
     )
     torch.save(pixels, tmp_path / "pixels.pt")
     (tmp_path / "program.py").write_text(PROGRAM)
-    told = json.dumps(settings.train.model_dump())
+    settings_json = json.dumps(settings.train.model_dump())
     files = [str(tmp_path / name) for name in ("program.py", "pixels.pt", "state.safetensors")]
-    torchrun(files[0], told, *files[1:])
+    torchrun(files[0], settings_json, *files[1:])
     joint = load_file(files[2])
 
     labels = np.arange(count) % 2
@@ -132,14 +132,14 @@ def test_two_processes_give_what_one_gives(
             torch.testing.assert_close(joint[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_parts_are_even_and_complete() -> None:
+def test_shards_are_even_and_complete() -> None:
     batch = torch.arange(11)
     parts = [Ranks(number, 4).shard(batch) for number in range(4)]
     assert torch.equal(torch.cat(parts), batch)
     assert [len(part) for part in parts] == [3, 3, 3, 2]
 
 
-def test_joined_normalisation_of_one_process_is_the_usual_one(
+def test_sync_batchnorm_of_one_process_matches_batchnorm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Values, gradients and running statistics; alone, the sum over all processes is its own."""
@@ -148,24 +148,24 @@ def test_joined_normalisation_of_one_process_is_the_usual_one(
     weights = torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(2))
     outcomes = []
     for norm in (torch.nn.BatchNorm2d(3), SyncBatchNorm(3)):
-        given = x.clone().requires_grad_()
-        (norm(given) * weights).sum().backward()
-        assert given.grad is not None
-        outcomes.append([given.grad, norm.weight.grad, norm.running_mean, norm.running_var])
+        inputs = x.clone().requires_grad_()
+        (norm(inputs) * weights).sum().backward()
+        assert inputs.grad is not None
+        outcomes.append([inputs.grad, norm.weight.grad, norm.running_mean, norm.running_var])
         assert int(norm.get_buffer("num_batches_tracked")) == 1
     for plain, joint in zip(*outcomes, strict=True):
         torch.testing.assert_close(joint, plain, rtol=1e-5, atol=1e-6)
 
 
-def sum_with_a_twin(tensor: torch.Tensor) -> None:
-    """Sum over two processes that hold the same."""
+def all_reduce_equal_peer(tensor: torch.Tensor) -> None:
+    """Sum over two processes with equal tensors."""
     tensor.mul_(2)
 
 
-def test_joined_normalisation_of_two_processes_is_that_of_the_whole_batch(
+def test_sync_batchnorm_of_two_processes_matches_whole_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("atelier.gan.distributed._all_reduce", sum_with_a_twin)
+    monkeypatch.setattr("atelier.gan.distributed._all_reduce", all_reduce_equal_peer)
     stream = torch.Generator().manual_seed(1)
     half, slopes = (torch.randn(3, 2, 4, 4, generator=stream) * 3 + 1 for _ in range(2))
     whole = torch.cat([half, half]).requires_grad_()
@@ -189,7 +189,7 @@ def test_joined_normalisation_of_two_processes_is_that_of_the_whole_batch(
     assert joint.train()(half.bfloat16()).dtype == torch.bfloat16
 
 
-def test_every_normalisation_of_a_network_is_joined_and_keeps_its_state() -> None:
+def test_convert_sync_batchnorm_keeps_state() -> None:
     network = build_networks(SMALL, seed=1)[0]
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     convert_sync_batchnorm(network)
@@ -204,7 +204,7 @@ def test_every_normalisation_of_a_network_is_joined_and_keeps_its_state() -> Non
     assert torch.nn.BatchNorm2d not in kinds
 
 
-def test_tensors_are_added_up_in_one_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_reduce_sum_uses_one_collective(monkeypatch: pytest.MonkeyPatch) -> None:
     exchanges: list[int] = []
 
     def add(tensor: torch.Tensor) -> None:
@@ -225,14 +225,14 @@ def one_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    told = {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-    told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    for name, value in told.items():
+    environment = {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
 
 @pytest.mark.usefixtures("one_of_torchrun")
-def test_a_process_of_torchrun_joins_and_the_first_sends_its_state(
+def test_torchrun_process_joins_group_and_rank0_broadcasts_state(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     state = {"weights": torch.randn(3, 4).T, "count": torch.tensor(3)}
@@ -248,20 +248,20 @@ def test_a_process_of_torchrun_joins_and_the_first_sends_its_state(
             "broadcast",
             lambda tensor, source: (broadcast(tensor, source), sent.append(tensor.clone())),
         )
-        given = Ranks(0, 2).broadcast_state(state)
+        from_rank0 = Ranks(0, 2).broadcast_state(state)
         waiting = list(sent)
         monkeypatch.setattr(
             torch.distributed, "broadcast", lambda tensor, _source: tensor.copy_(waiting.pop(0))
         )
-        taken = Ranks(1, 2).broadcast_state({})
+        from_rank1 = Ranks(1, 2).broadcast_state({})
         assert Ranks().broadcast_state(state) == state
     assert not torch.distributed.is_initialized()
-    for found in (given, taken):
+    for found in (from_rank0, from_rank1):
         assert found.keys() == state.keys()
         assert all(torch.equal(found[name], state[name]) for name in state)
 
 
-def test_a_process_that_is_alone_needs_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_process_needs_no_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
@@ -276,7 +276,7 @@ def test_a_process_that_is_alone_needs_no_others(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("one_of_torchrun")
 @pytest.mark.parametrize(("gpus", "number", "fits"), [(2, 1, True), (2, 2, False), (1, 0, True)])
-def test_each_process_has_a_gpu_of_its_own(
+def test_each_process_uses_its_own_gpu(
     monkeypatch: pytest.MonkeyPatch, gpus: int, number: int, fits: bool
 ) -> None:
     chosen: list[torch.device] = []
@@ -303,7 +303,7 @@ def test_each_process_has_a_gpu_of_its_own(
 
 
 @pytest.mark.usefixtures("one_of_torchrun")
-def test_processes_that_do_not_find_or_lose_one_another_are_told_in_a_sentence(
+def test_connection_errors_are_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_arguments: object) -> None:
@@ -321,7 +321,7 @@ def test_processes_that_do_not_find_or_lose_one_another_are_told_in_a_sentence(
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_ends_the_stage_and_the_next_run_goes_on(ready: Project) -> None:
+def test_stage_resumes_after_a_process_is_killed(ready: Project) -> None:
     """By the real dvc; the training that was cut short and one that was not end the same."""
     ready.set(
         **{"runtime.launcher": "torchrun --nproc-per-node=2", "train.epochs": 15},
@@ -340,18 +340,20 @@ def test_a_process_that_dies_ends_the_stage_and_the_next_run_goes_on(ready: Proj
         text=True,
         start_new_session=True,
     ) as dvc:
-        kill_the_second(dvc, ready.folder)
-        told = dvc.communicate()[0]
+        kill_rank1(dvc, ready.folder)
+        output = dvc.communicate()[0]
     assert dvc.returncode != 0
-    assert "Traceback" not in told, told
-    assert "ERROR: another process of this training exited" in told or "interrupted" in told, told
-    assert "ERROR: process 1 of the training was ended by signal 9." in told, told
+    assert "Traceback" not in output, output
+    assert "ERROR: another process of this training exited" in output or "interrupted" in output, (
+        output
+    )
+    assert "ERROR: process 1 of the training was ended by signal 9." in output, output
     assert list((ready.folder / ".atelier" / "unfinished").glob("train-*/state-*"))
     ready.run("dvc", "repro", "train")
     assert ready.bytes("models", "samples") == whole.bytes("models", "samples")
 
 
-def kill_the_second(dvc: "subprocess.Popen[str]", folder: Path) -> None:
+def kill_rank1(dvc: "subprocess.Popen[str]", folder: Path) -> None:
     """Kill the process of rank 1 once there is a checkpoint."""
     import time
 

@@ -1,4 +1,4 @@
-"""Convolutions as matrix products: torch's own, to rounding."""
+"""Convolutions as matrix products match PyTorch's up to rounding."""
 
 import pytest
 import torch
@@ -15,14 +15,14 @@ def _double(*shape: int) -> torch.Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True)
 
 
-def test_windows_times_weights_are_a_convolution() -> None:
+def test_im2col_product_matches_conv2d() -> None:
     x, weight = _double(*LARGER), _double(*WEIGHT)
     halved = gemm_conv._DownConvFunction.apply(x, weight)
     torch.testing.assert_close(halved, F.conv2d(x, weight, None, 2, 1))
     assert torch.autograd.gradcheck(gemm_conv._DownConvFunction.apply, (x, weight))
 
 
-def test_four_products_are_a_transposed_convolution() -> None:
+def test_four_products_match_conv_transpose2d() -> None:
     x, weight = _double(*SMALLER), _double(*WEIGHT)
     doubled = gemm_conv._UpConvFunction.apply(x, weight)
     torch.testing.assert_close(doubled, F.conv_transpose2d(x, weight, None, 2, 1))
@@ -31,23 +31,23 @@ def test_four_products_are_a_transposed_convolution() -> None:
 
 @pytest.fixture
 def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Products are faster on this processor, whichever it is."""
+    """Use matrix products on any processor."""
     monkeypatch.setattr(gemm_conv, "has_amx_bf16", lambda: True)
 
 
 LAYERS = {
-    "opening": (lambda: LatentConvTranspose(32, 16), (32, 32, 1, 1)),
-    "doubling": (lambda: UpConvTranspose(32, 16), (32, 32, 4, 4)),
-    "halving": (lambda: DownConv(32, 16, bias=False), (32, 32, 8, 8)),
-    "halving with biases": (lambda: DownConv(32, 16, bias=True), (32, 32, 8, 8)),
-    "closing": (lambda: LogitConv(32, 5, 4, bias=True), (32, 32, 4, 4)),
-    "closing on three": (lambda: LogitConv(32, 1, 3, bias=False), (32, 32, 3, 3)),
+    "latent": (lambda: LatentConvTranspose(32, 16), (32, 32, 1, 1)),
+    "up": (lambda: UpConvTranspose(32, 16), (32, 32, 4, 4)),
+    "down": (lambda: DownConv(32, 16, bias=False), (32, 32, 8, 8)),
+    "down with biases": (lambda: DownConv(32, 16, bias=True), (32, 32, 8, 8)),
+    "logit": (lambda: LogitConv(32, 5, 4, bias=True), (32, 32, 4, 4)),
+    "logit of 3x3 maps": (lambda: LogitConv(32, 1, 3, bias=False), (32, 32, 3, 3)),
 }
 
 
 @pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_in_bfloat16_is_as_near_to_float32_as_torchs_own(
+def test_bfloat16_layers_are_as_accurate_as_pytorch(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     torch.manual_seed(1)
@@ -56,9 +56,11 @@ def test_a_layer_in_bfloat16_is_as_near_to_float32_as_torchs_own(
     x = torch.randn(shape).to(memory_format=torch.channels_last).requires_grad_()
 
     def computed() -> tuple[torch.Tensor, ...]:
-        made = layer(x)
-        slopes = torch.linspace(-1, 1, made.numel()).view_as(made)
-        return made, *torch.autograd.grad((made.float() * slopes).sum(), [x, *layer.parameters()])
+        output = layer(x)
+        slopes = torch.linspace(-1, 1, output.numel()).view_as(output)
+        return output, *torch.autograd.grad(
+            (output.float() * slopes).sum(), [x, *layer.parameters()]
+        )
 
     exact = computed()
     with torch.autocast("cpu", torch.bfloat16):
@@ -72,31 +74,31 @@ def test_a_layer_in_bfloat16_is_as_near_to_float32_as_torchs_own(
 
 
 @pytest.mark.usefixtures("tiles")
-def test_only_many_small_squares_under_autocast_are_products(
+def test_gemm_is_used_only_for_large_batches_of_small_square_maps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    met: list[torch.Size] = []
+    windowed: list[torch.Size] = []
 
     def note(x: torch.Tensor) -> torch.Tensor:
-        met.append(x.shape)
+        windowed.append(x.shape)
         return windows(x)
 
     windows = gemm_conv.im2col
     monkeypatch.setattr(gemm_conv, "im2col", note)
-    halving, doubling = DownConv(4, 4, bias=False), UpConvTranspose(4, 4)
+    down, up = DownConv(4, 4, bias=False), UpConvTranspose(4, 4)
     small, large, oblong = (torch.randn(32, 4, *size) for size in ((8, 8), (16, 16), (4, 8)))
-    halving(small)
+    down(small)
     with torch.autocast("cpu", torch.bfloat16):
         for x in (large, oblong, small[:31], small[:0], small[:, :, :7, :7]):
-            assert halving(x).shape == (len(x), 4, x.shape[2] // 2, x.shape[3] // 2)
-        assert not met
-        halving(small)
-        assert doubling(small).shape == large.shape
-    assert met == [small.shape]
+            assert down(x).shape == (len(x), 4, x.shape[2] // 2, x.shape[3] // 2)
+        assert not windowed
+        down(small)
+        assert up(small).shape == large.shape
+    assert windowed == [small.shape]
 
 
-def test_a_second_derivative_is_refused_instead_of_wrong() -> None:
+def test_second_derivative_raises() -> None:
     x, weight = _double(*LARGER), _double(*WEIGHT)
-    made = gemm_conv._DownConvFunction.apply(x, weight).sum()
+    output = gemm_conv._DownConvFunction.apply(x, weight).sum()
     with pytest.raises(RuntimeError, match="first derivatives only; compute in float32"):
-        torch.autograd.grad(made, x, create_graph=True)
+        torch.autograd.grad(output, x, create_graph=True)

@@ -1,4 +1,4 @@
-"""Latents, and images as numbers from 0 to 255 on both sides of the networks."""
+"""Latents, labels, generated images, and batches of training images."""
 
 import math
 from dataclasses import replace
@@ -36,18 +36,18 @@ def test_latents_have_the_moments_of_their_distribution(latents: str) -> None:
         assert 0.999 < float(drawn.max()) <= 1
 
 
-def test_labels_lie_one_hot_behind_the_latents_and_take_turns_unless_given() -> None:
+def test_one_hot_labels_follow_latents_and_alternate_by_default() -> None:
     arch = replace(SMALL, latent_size=2, classes=3)
     plain = draw_latents(4, replace(arch, classes=0), seed=5)
     turns = draw_latents(4, arch, seed=5)
     assert torch.equal(turns[:, :2], plain)
     assert turns[:, 2:].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
-    given = draw_latents(2, arch, seed=5, labels=[2, 0])
-    assert given[:, 2:].tolist() == [[0, 0, 1], [1, 0, 0]]
-    assert given.dtype == torch.float32
-    labels = split_labels(given, arch)
+    latents = draw_latents(2, arch, seed=5, labels=[2, 0])
+    assert latents[:, 2:].tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert latents.dtype == torch.float32
+    labels = split_labels(latents, arch)
     assert labels is not None
-    assert torch.equal(labels, given[:, 2:])
+    assert torch.equal(labels, latents[:, 2:])
     assert split_labels(plain, replace(arch, classes=0)) is None
     double = with_labels(plain[:1].double(), torch.tensor([1]), arch)
     assert double.dtype == torch.float64
@@ -55,7 +55,7 @@ def test_labels_lie_one_hot_behind_the_latents_and_take_turns_unless_given() -> 
     assert not torch.equal(draw_latents(4, arch, seed=6), turns)
 
 
-def test_every_level_comes_back_from_minus_one_to_one() -> None:
+def test_unit_range_round_trip_preserves_every_level() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
     pixels = torch.stack([levels, levels.flip(0), levels // 2]).view(1, 3, 16, 16)
     pixels = pixels.permute(0, 2, 3, 1).contiguous()
@@ -66,7 +66,7 @@ def test_every_level_comes_back_from_minus_one_to_one() -> None:
     assert to_uint8(images).is_contiguous()
 
 
-def test_levels_are_rounded_and_cut_not_wrapped_around() -> None:
+def test_to_uint8_rounds_and_clamps() -> None:
     values = torch.tensor([-2.0, -1.0, -1 + 0.6 / 127.5, 0.2 / 127.5, 1.0, 2.0])
     assert to_uint8(values.view(1, 1, 1, 6)).flatten().tolist() == [0, 0, 1, 128, 255, 255]
 
@@ -99,44 +99,44 @@ def test_images_are_generated_in_batches_in_evaluation_mode(training: bool) -> N
     assert echo.batches[3:] == [256, 1]
 
 
-def test_a_generator_that_fails_is_left_in_its_mode() -> None:
+def test_failing_generator_keeps_its_mode() -> None:
     echo = Echo()
     with pytest.raises(RuntimeError):
         generate(echo, torch.zeros(2, 4))
     assert echo.training
 
 
-def test_batches_are_fed_in_the_order_that_is_asked_for() -> None:
+def test_loader_yields_batches_in_index_order() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (9, 2, 2, 3), dtype=np.uint8)
-    feed = BatchLoader(pixels, torch.device("cpu"))
+    loader = BatchLoader(pixels, torch.device("cpu"))
     parts = [torch.tensor([8, 0, 3]), torch.tensor([1]), torch.tensor([], dtype=torch.int64)]
-    assert len(feed) == 9
-    for part, batch in zip(parts, feed.batches(parts), strict=True):
+    assert len(loader) == 9
+    for part, batch in zip(parts, loader.batches(parts), strict=True):
         assert np.array_equal(batch.numpy(), pixels[part.numpy()])
-    feed._on_device = torch.from_numpy(255 - pixels)  # as a GPU keeps them
-    for part, batch in zip(parts, feed.batches(parts), strict=True):
+    loader._on_device = torch.from_numpy(255 - pixels)  # as on a GPU
+    for part, batch in zip(parts, loader.batches(parts), strict=True):
         assert np.array_equal(batch.numpy(), 255 - pixels[part.numpy()])
 
 
-def test_the_next_batch_is_gathered_while_one_is_worked_on(
+def test_loader_prefetches_one_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One ahead and no more; memory is pinned for a GPU only."""
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
     pixels = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
-    feed = BatchLoader(pixels, torch.device("cpu"))
+    loader = BatchLoader(pixels, torch.device("cpu"))
     parts = [torch.tensor([n, 5 - n]) for n in range(4)]
-    assert [b.flatten().tolist() for b in feed._prefetch(parts)] == [p.tolist() for p in parts]
-    assert list(feed._prefetch([])) == []
+    assert [b.flatten().tolist() for b in loader._prefetch(parts)] == [p.tolist() for p in parts]
+    assert list(loader._prefetch([])) == []
     gathered: list[int] = []
-    gather = feed._gather
+    gather = loader._gather
 
     def note(indices: Tensor) -> Tensor:
         gathered.append(int(indices[0]))
         return gather(indices)
 
-    monkeypatch.setattr(feed, "_gather", note)
-    batches = feed._prefetch(parts)
+    monkeypatch.setattr(loader, "_gather", note)
+    batches = loader._prefetch(parts)
     next(batches)
     batches.close()  # type: ignore[attr-defined]  # a generator; waits for what it started
     assert gathered == [0, 1]

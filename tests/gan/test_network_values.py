@@ -225,7 +225,7 @@ def assert_same_outputs(network: nn.Module, plain: nn.Module, *inputs: Any) -> N
 
 
 @pytest.mark.parametrize(("changes", "layers"), GENERATORS.values(), ids=GENERATORS)
-def test_a_generator_is_its_layers(
+def test_generator_matches_plain_layers(
     changes: dict[str, Any], layers: Callable[[], list[nn.Module]]
 ) -> None:
     arch = replace(TINY, **changes)
@@ -236,7 +236,7 @@ def test_a_generator_is_its_layers(
 
 
 @pytest.mark.parametrize(("changes", "layers"), DISCRIMINATORS.values(), ids=DISCRIMINATORS)
-def test_a_discriminator_is_its_layers(
+def test_discriminator_matches_plain_layers(
     changes: dict[str, Any], layers: Callable[[], list[nn.Module]]
 ) -> None:
     """Where it knows classes, an image's logit is that of its own class."""
@@ -248,7 +248,7 @@ def test_a_discriminator_is_its_layers(
     assert_same_outputs(discriminator, nn.Sequential(*layers()), images * 2 - 1, labels)
 
 
-def test_maps_stop_doubling_at_eight_times_the_width() -> None:
+def test_channels_stop_doubling_at_eight_times_the_base() -> None:
     arch = replace(TINY, image_size=256, generator_channels=2, discriminator_channels=1)
     generator, discriminator = build_networks(arch, seed=0)
     grows = [m.in_channels for m in generator.modules() if isinstance(m, nn.ConvTranspose2d)]
@@ -257,7 +257,7 @@ def test_maps_stop_doubling_at_eight_times_the_width() -> None:
     assert shrinks == [1, 2, 4, 8, 8, 8, 1]
 
 
-def test_shortcuts_keep_the_strength_of_maps() -> None:
+def test_shortcuts_preserve_variance() -> None:
     """Weights from N(0, 1 / maps); those of all other convolutions are from N(0, 0.02)."""
     wide = {"generator_channels": 32, "discriminator_channels": 32, "discriminator_norm": False}
     blocks = {"generator_blocks": "residual", "discriminator_blocks": "residual"}
@@ -281,7 +281,7 @@ def test_shortcuts_keep_the_strength_of_maps() -> None:
         ("classes", 0, 65_536),
     ],
 )
-def test_the_bounds_of_a_network_are_within_it(name: str, least: int, most: int) -> None:
+def test_architecture_bounds_are_inclusive(name: str, least: int, most: int) -> None:
     for value in (least, most):
         assert getattr(replace(TINY, **{name: value}), name) == value
     for value in (least - 1, most + 1):
@@ -300,7 +300,7 @@ def test_the_bounds_of_a_network_are_within_it(name: str, least: int, most: int)
         ({"network": "mlp"}, True),
     ],
 )
-def test_a_single_pixel_is_not_normalised(changes: dict[str, Any], fits: bool) -> None:
+def test_batchnorm_of_one_pixel_is_rejected(changes: dict[str, Any], fits: bool) -> None:
     narrow = {"image_size": 28, "discriminator_padding": 0, **changes}
     if fits:
         build_networks(replace(TINY, **narrow), seed=0)[1](
@@ -311,7 +311,7 @@ def test_a_single_pixel_is_not_normalised(changes: dict[str, Any], fits: bool) -
             replace(TINY, **narrow)
 
 
-def test_an_architecture_takes_every_setting_of_the_networks() -> None:
+def test_architecture_takes_every_network_setting() -> None:
     changes = {
         "network": "dcgan",
         "latent_size": 9,

@@ -13,7 +13,7 @@ from atelier.gan.networks import SIZES, Architecture, build_networks
 from ..support.architectures import CELEBA64, FACES32, FASHION_MLP, MNIST28
 
 
-def shapes(network: nn.Module, given: torch.Tensor) -> list[tuple[int, ...]]:
+def shapes(network: nn.Module, images: torch.Tensor) -> list[tuple[int, ...]]:
     """The output shape of every convolution and linear layer."""
     seen: list[tuple[int, ...]] = []
     hooks = [
@@ -21,7 +21,7 @@ def shapes(network: nn.Module, given: torch.Tensor) -> list[tuple[int, ...]]:
         for layer in network.modules()
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
     ]
-    network(given)
+    network(images)
     for hook in hooks:
         hook.remove()
     return seen
@@ -83,7 +83,7 @@ def test_faces32_ends_in_a_kernel_of_2() -> None:
     ]
 
 
-def test_mnist28_has_relu_before_normalisation_and_two_linear_layers() -> None:
+def test_mnist28_has_relu_before_norm_and_two_linear_layers() -> None:
     generator, discriminator = build_networks(MNIST28, seed=0)
     assert described(generator) == [
         *("up 100-128 k4 s1 p0", "relu", "norm 128"),
@@ -160,7 +160,7 @@ def parameters(network: nn.Module) -> int:
         ),
     ],
 )
-def test_networks_are_those_of_their_documents(
+def test_networks_match_their_documents(
     arch: Architecture,
     grows: list[tuple[int, ...]],
     shrinks: list[tuple[int, ...]],
@@ -190,7 +190,7 @@ def test_every_size_and_channel_count_fits(base: Architecture, size: int, channe
 
 
 @pytest.mark.parametrize("arch", [CELEBA64, FACES32, MNIST28], ids=["64", "32", "28"])
-def test_weights_are_drawn_as_the_paper_says(arch: Architecture) -> None:
+def test_initial_weights_match_the_paper(arch: Architecture) -> None:
     layers = [layer for network in build_networks(arch, seed=3) for layer in network.modules()]
     filters = [p for p in layers if isinstance(p, nn.Conv2d | nn.ConvTranspose2d)]
     weights = torch.cat([layer.weight.detach().flatten() for layer in filters])
@@ -203,7 +203,7 @@ def test_weights_are_drawn_as_the_paper_says(arch: Architecture) -> None:
     assert all(not layer.bias.detach().any() for layer in norms)
 
 
-def test_weights_depend_on_the_seed_alone() -> None:
+def test_initial_weights_depend_only_on_the_seed() -> None:
     before = torch.get_rng_state()
     first = next(build_networks(CELEBA64, seed=3)[0].parameters())
     assert torch.equal(torch.get_rng_state(), before)
@@ -224,6 +224,6 @@ def test_weights_depend_on_the_seed_alone() -> None:
         ({"image_size": 28, "discriminator_padding": 0}, "set train.discriminator_padding to 1"),
     ],
 )
-def test_what_cannot_be_built_is_refused(changes: dict[str, Any], sentence: str) -> None:
+def test_invalid_architecture_is_rejected(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(AtelierError, match=sentence):
         replace(CELEBA64, **changes)

@@ -1,4 +1,4 @@
-"""bfloat16 learns as float32 does; tf32 is refused where there is none."""
+"""Training in bfloat16 and TF32, and steps as CUDA graphs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,21 +17,21 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def faces(count: int) -> np.ndarray:
-    """Smooth blobs, which a small network learns something of in seconds."""
+    """Return smooth blobs that a small network can learn in seconds."""
     stream = np.random.default_rng(3)
     y, x = np.mgrid[-1:1:16j, -1:1:16j]
     width, shade = stream.uniform(0.3, 0.8, (2, count, 1, 1))
     blobs = np.exp(-(x**2 + y**2) / width**2) * shade
-    colours = stream.uniform(0.5, 1.0, (count, 1, 1, 3))
-    return (blobs[..., None] * colours * 255).astype(np.uint8)
+    colors = stream.uniform(0.5, 1.0, (count, 1, 1, 3))
+    return (blobs[..., None] * colors * 255).astype(np.uint8)
 
 
 def curve(make_settings: Callable[..., Settings], precision: str, seed: int) -> np.ndarray:
-    """Mean losses and beliefs of each of six epochs, [6, 5]."""
+    """Return mean losses and scores of each of six epochs, [6, 5]."""
     changes = {"generator_channels": 8, "discriminator_channels": 8, "epochs": 6, "batch_size": 32}
     settings = make_settings(train={**changes, "precision": precision, "seed": seed}).train
-    training = Trainer(settings, faces(256), CPU)
-    return np.stack([epoch.statistics.mean(axis=0) for epoch in training.run()])
+    trainer = Trainer(settings, faces(256), CPU)
+    return np.stack([epoch.statistics.mean(axis=0) for epoch in trainer.run()])
 
 
 def test_bf16_curves_agree_within_the_spread_of_seeds(
@@ -48,15 +48,15 @@ def test_bf16_curves_agree_within_the_spread_of_seeds(
 
 def test_weights_and_moments_stay_float32(make_settings: Callable[..., Settings]) -> None:
     settings = make_settings(train={"epochs": 1, "precision": "bf16", "batch_size": 32}).train
-    training = Trainer(settings, faces(32), CPU)
-    next(training.run())
-    kinds = {tensor.dtype for tensor in training.gan.state().values()}
+    trainer = Trainer(settings, faces(32), CPU)
+    next(trainer.run())
+    kinds = {tensor.dtype for tensor in trainer.gan.state().values()}
     assert kinds <= {torch.float32, torch.int64}
     with autocast("bf16", CPU):
-        assert training.gan.generator(torch.zeros(2, 100)).dtype == torch.bfloat16
+        assert trainer.gan.generator(torch.zeros(2, 100)).dtype == torch.bfloat16
 
 
-def test_auto_takes_bf16_only_where_the_hardware_has_it() -> None:
+def test_auto_precision_requires_native_bf16() -> None:
     assert choose_precision("auto", CPU) == ("bf16" if native_bf16(CPU) else "fp32")
     assert choose_precision("fp32", CPU) == "fp32"
     with pytest.raises(AtelierError, match="GPUs since Ampere have, but the device is cpu"):
@@ -64,7 +64,7 @@ def test_auto_takes_bf16_only_where_the_hardware_has_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "native", "chosen"),
+    ("setting", "device", "native", "chosen"),
     [
         ("auto", CUDA, True, "bf16"),
         ("auto", CUDA, False, "fp32"),
@@ -75,19 +75,19 @@ def test_auto_takes_bf16_only_where_the_hardware_has_it() -> None:
         ("tf32", CPU, True, None),
     ],
 )
-def test_a_precision_is_one_that_the_device_has(
-    monkeypatch: pytest.MonkeyPatch, asked: Any, device: torch.device, native: bool, chosen: Any
+def test_precision_must_be_supported_by_device(
+    monkeypatch: pytest.MonkeyPatch, setting: Any, device: torch.device, native: bool, chosen: Any
 ) -> None:
     monkeypatch.setattr("atelier.core.device.native_bf16", lambda _device: native)
     if chosen is None:
         with pytest.raises(AtelierError, match=f"the device is {device.type}; set it to auto"):
-            choose_precision(asked, device)
+            choose_precision(setting, device)
     else:
-        assert choose_precision(asked, device) == chosen
+        assert choose_precision(setting, device) == chosen
 
 
 @pytest.mark.parametrize(("precision", "flag"), [("tf32", "tf32"), ("fp32", "ieee")])
-def test_products_on_a_gpu_are_rounded_in_the_body_only(precision: Any, flag: str) -> None:
+def test_matmul_precision_is_restored(precision: Any, flag: str) -> None:
     cudnn: Any = torch.backends.cudnn
     places = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
     before = [place.fp32_precision for place in places]
@@ -99,64 +99,64 @@ def test_products_on_a_gpu_are_rounded_in_the_body_only(precision: Any, flag: st
         assert [place.fp32_precision for place in places] == before
 
 
-def test_a_step_that_cannot_be_recorded_is_done_all_the_same(
+def test_failed_graph_capture_falls_back_to_eager_steps(
     make_settings: Callable[..., Settings],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = make_settings(train={"epochs": 2, "batch_size": 32}).train
     plain = [epoch.statistics for epoch in Trainer(settings, faces(64), CPU).run()]
-    told: list[str] = []
+    warnings: list[str] = []
 
-    def refuse(*_given: object) -> None:
+    def fail_capture(*_arguments: object) -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr("atelier.gan.trainer.GraphedStep", refuse)
+    monkeypatch.setattr("atelier.gan.trainer.GraphedStep", fail_capture)
     monkeypatch.setattr(Trainer, "_can_graph", lambda self, _count: self.use_cuda_graphs)
-    training = Trainer(settings, faces(64), CPU)
-    training.warn = told.append
-    statistics = [epoch.statistics for epoch in training.run()]
+    trainer = Trainer(settings, faces(64), CPU)
+    trainer.warn = warnings.append
+    statistics = [epoch.statistics for epoch in trainer.run()]
     np.testing.assert_array_equal(statistics, plain)
-    (sentence,) = told
+    (sentence,) = warnings
     assert (
         "cannot be captured as a CUDA graph on this GPU (operation not permitted when" in sentence
     )
 
 
-def test_a_step_that_fails_in_its_middle_can_be_done_again(
+def test_step_can_be_repeated_after_an_error(
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gan = Trainer(make_settings().train, faces(64), CPU).gan
-    given = (torch.zeros(4, 3, 16, 16), torch.zeros(4, gan.arch.latent_size))
+    batch = (torch.zeros(4, 3, 16, 16), torch.zeros(4, gan.arch.latent_size))
 
-    def fail(*_given: object) -> None:
+    def fail(*_arguments: object) -> None:
         raise RuntimeError("no memory in the generator's half")
 
     with monkeypatch.context() as patched:
         patched.setattr("atelier.gan.step.generator_loss", fail)
         with pytest.raises(RuntimeError, match="generator's half"):
-            train_step(gan, *given)
-    assert train_step(gan, *given).isfinite().all()
+            train_step(gan, *batch)
+    assert train_step(gan, *batch).isfinite().all()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
-def test_a_captured_step_gives_the_plain_ones_numbers(
+def test_graphed_steps_match_eager_steps(
     make_settings: Callable[..., Settings], precision: str
 ) -> None:
     settings = make_settings(train={"epochs": 2, "precision": precision, "batch_size": 32}).train
     curves = []
-    for captures in (False, True):
-        training = Trainer(settings, faces(32 * 5 + 7), torch.device("cuda"))
-        training.use_cuda_graphs = captures
-        curves.append(np.concatenate([epoch.statistics for epoch in training.run()]))
+    for use_graphs in (False, True):
+        trainer = Trainer(settings, faces(32 * 5 + 7), torch.device("cuda"))
+        trainer.use_cuda_graphs = use_graphs
+        curves.append(np.concatenate([epoch.statistics for epoch in trainer.run()]))
     np.testing.assert_allclose(*curves, rtol=1e-5 if precision == "fp32" else 1e-2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
-def test_captured_steps_with_and_without_penalties_give_the_plain_ones_numbers(
+def test_graphed_steps_with_penalties_match_eager_steps(
     make_settings: Callable[..., Settings],
 ) -> None:
-    """Two recordings take turns, at a learning rate that falls."""
+    """Two graphs alternate while the learning rate decays."""
     changes = {
         "epochs": 2,
         "precision": "fp32",
@@ -173,17 +173,17 @@ def test_captured_steps_with_and_without_penalties_give_the_plain_ones_numbers(
         "schedule": "cosine",
     }
     outcomes = []
-    for captures in (False, True):
-        training = Trainer(make_settings(train=changes).train, faces(32 * 5 + 7), CUDA)
-        training.use_cuda_graphs = captures
-        epochs = list(training.run())
+    for use_graphs in (False, True):
+        trainer = Trainer(make_settings(train=changes).train, faces(32 * 5 + 7), CUDA)
+        trainer.use_cuda_graphs = use_graphs
+        epochs = list(trainer.run())
         outcomes.append([e.statistics for e in epochs] + [epochs[-1].samples / 255])
     for plain, captured in zip(*outcomes, strict=True):
         np.testing.assert_allclose(captured, plain, rtol=1e-3, atol=1e-2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
-def test_pictures_that_do_not_fit_on_the_gpu_come_all_the_same(
+def test_images_in_host_memory_give_the_same_training(
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = make_settings(train={"epochs": 2, "precision": "fp32", "batch_size": 32}).train

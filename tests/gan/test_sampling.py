@@ -17,6 +17,9 @@ from atelier.gan.sampling import (
     generate_one_by_one,
     interpolation_loop,
     latents_for_seeds,
+    load_epochs,
+    save_augmented,
+    save_samples,
     slerp,
 )
 from atelier.gan.serialization import save_network
@@ -27,14 +30,14 @@ CPU = torch.device("cpu")
 
 
 def trained(latents: str = "normal", classes: int = 0, size: int = 40) -> SampledGenerator:
-    """What shows its input: a picture one pixel high, as wide as the input is long."""
-    about = {"latent_distribution": latents, "classes": classes}
+    """Wrap a network whose image is its input: one pixel high, as wide as the input is long."""
+    architecture = {"latent_distribution": latents, "classes": classes}
     return SampledGenerator.from_module(
-        lambda given: given[:, None, None], size + classes, about, CPU
+        lambda latents: latents[:, None, None], size + classes, architecture, CPU
     )
 
 
-def test_half_way_between_orthogonal_vectors_is_their_sum_over_the_root_of_two() -> None:
+def test_slerp_midpoint_of_orthogonal_vectors() -> None:
     start, end = torch.tensor([3.0, 0, 0, 0]), torch.tensor([0, 3.0, 0, 0])
     middle = slerp(start, end, 0.5)
     torch.testing.assert_close(middle, (start + end) / math.sqrt(2))
@@ -43,7 +46,7 @@ def test_half_way_between_orthogonal_vectors_is_their_sum_over_the_root_of_two()
 
 
 @given(st.integers(0, 2**32), st.integers(2, 200), st.floats(0, 1))
-def test_the_way_between_vectors_of_one_length_keeps_it(seed: int, size: int, part: float) -> None:
+def test_slerp_preserves_length(seed: int, size: int, part: float) -> None:
     source = torch.Generator().manual_seed(seed)
     start, end = (
         torch.nn.functional.normalize(torch.randn(size, generator=source), dim=0) for _ in range(2)
@@ -55,42 +58,42 @@ def test_the_way_between_vectors_of_one_length_keeps_it(seed: int, size: int, pa
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0, -1.0])
-def test_the_way_is_straight_where_there_is_no_one_circle(factor: float) -> None:
+def test_slerp_of_parallel_vectors_is_linear(factor: float) -> None:
     start = torch.arange(5.0)
     torch.testing.assert_close(slerp(start, factor * start, 0.25), start * (0.75 + 0.25 * factor))
 
 
-def test_a_closed_loop_passes_every_latent_and_returns() -> None:
-    asked = trained()
-    given = list(latents_for_seeds((5, 1, 8), asked))
-    way = list(interpolation_loop(given, 4, asked))
-    assert len(way) == 12
-    for number, latent in enumerate(given):
-        assert torch.equal(way[4 * number], latent)
-    torch.testing.assert_close(way[11], slerp(given[2], given[0], 0.75))
+def test_interpolation_loop_passes_every_latent() -> None:
+    sampled = trained()
+    inputs = list(latents_for_seeds((5, 1, 8), sampled))
+    loop = list(interpolation_loop(inputs, 4, sampled))
+    assert len(loop) == 12
+    for number, latent in enumerate(inputs):
+        assert torch.equal(loop[4 * number], latent)
+    torch.testing.assert_close(loop[11], slerp(inputs[2], inputs[0], 0.75))
 
 
-def test_a_closed_loop_stays_in_the_class_of_its_first() -> None:
-    asked = trained(classes=3)
-    way = list(interpolation_loop(list(latents_for_seeds((3, 4, 5), asked)), 2, asked))
-    assert [vector[40:].tolist() for vector in way] == [[1, 0, 0]] * 6
+def test_interpolation_loop_keeps_the_first_label() -> None:
+    sampled = trained(classes=3)
+    loop = list(interpolation_loop(list(latents_for_seeds((3, 4, 5), sampled)), 2, sampled))
+    assert [vector[40:].tolist() for vector in loop] == [[1, 0, 0]] * 6
     plain = interpolation_loop(list(latents_for_seeds((3, 4, 5), trained())), 2, trained())
-    assert all(torch.equal(vector[:40], latent) for vector, latent in zip(way, plain, strict=True))
+    assert all(torch.equal(vector[:40], latent) for vector, latent in zip(loop, plain, strict=True))
 
 
 @pytest.mark.parametrize("latents", ["normal", "uniform"])
-def test_a_seeds_latent_is_that_of_the_training_and_depends_on_nothing_else(latents: str) -> None:
+def test_latent_depends_only_on_its_seed(latents: str) -> None:
     arch = replace(SMALL, latent_distribution=latents)
-    asked = trained(latents, size=arch.latent_size)
-    together = list(latents_for_seeds(range(20), asked))
+    sampled = trained(latents, size=arch.latent_size)
+    together = list(latents_for_seeds(range(20), sampled))
     for seed, latent in enumerate(together):
         assert torch.equal(latent, draw_latents(1, arch, seed)[0])
-        (alone,) = latents_for_seeds([seed], asked)
+        (alone,) = latents_for_seeds([seed], sampled)
         assert torch.equal(alone, latent)
     assert len({tuple(latent.tolist()) for latent in together}) == 20
 
 
-def test_seeds_that_are_neighbours_have_nothing_in_common() -> None:
+def test_latents_of_neighboring_seeds_are_independent() -> None:
     drawn = torch.stack(list(latents_for_seeds(range(200), trained(size=500))))
     likeness = torch.corrcoef(drawn) * math.sqrt(500)  # of independent ones: about N(0, 1)
     assert float(likeness.diagonal(1).abs().max()) < 4.5
@@ -98,19 +101,17 @@ def test_seeds_that_are_neighbours_have_nothing_in_common() -> None:
 
 
 @given(st.integers(0, 2**63 - 1), st.floats(0.05, 4))
-def test_truncated_numbers_are_within_the_threshold_and_others_stay(
-    seed: int, threshold: float
-) -> None:
+def test_truncation_redraws_only_values_beyond_threshold(seed: int, threshold: float) -> None:
     (plain,), (within,) = (
         latents_for_seeds([seed], trained()),
         latents_for_seeds([seed], trained(), threshold),
     )
     assert float(within.abs().max()) <= threshold
-    kept = plain.abs() <= threshold
-    assert torch.equal(within[kept], plain[kept])
+    unchanged = plain.abs() <= threshold
+    assert torch.equal(within[unchanged], plain[unchanged])
 
 
-def test_truncated_numbers_follow_the_truncated_normal() -> None:
+def test_truncated_latents_follow_truncated_normal() -> None:
     (drawn,) = latents_for_seeds([3], trained(size=100_000), 1.0)
     density = math.exp(-0.5) / math.sqrt(2 * math.pi)
     variance = 1 - 2 * density / math.erf(1 / math.sqrt(2))  # of N(0, 1) within 1
@@ -118,17 +119,17 @@ def test_truncated_numbers_follow_the_truncated_normal() -> None:
     assert float(drawn.mean()) == pytest.approx(0, abs=0.01)
 
 
-def test_classes_are_asked_for_or_take_turns() -> None:
-    asked = trained(classes=3)
-    labels = [latent[40:].tolist() for latent in latents_for_seeds((3, 4, 5), asked)]
+def test_label_is_set_or_alternates() -> None:
+    sampled = trained(classes=3)
+    labels = [latent[40:].tolist() for latent in latents_for_seeds((3, 4, 5), sampled)]
     assert labels == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
-    assert [latent[40:].tolist() for latent in latents_for_seeds((3, 4), asked, label=2)] == [
+    assert [latent[40:].tolist() for latent in latents_for_seeds((3, 4), sampled, label=2)] == [
         [0, 0, 1]
     ] * 2
 
 
 @pytest.mark.parametrize(
-    ("asked", "truncation", "label", "sentence"),
+    ("sampled", "truncation", "label", "sentence"),
     [
         (trained("uniform"), 1.0, None, "uniform"),
         (trained(), 0.0, None, "0.01 or more"),
@@ -139,27 +140,27 @@ def test_classes_are_asked_for_or_take_turns() -> None:
         (trained(), 0.0099, None, "0.01 or more"),
     ],
 )
-def test_what_cannot_be_asked_is_told(
-    asked: SampledGenerator, truncation: float | None, label: int | None, sentence: str
+def test_invalid_sampling_options_are_rejected(
+    sampled: SampledGenerator, truncation: float | None, label: int | None, sentence: str
 ) -> None:
     with pytest.raises(AtelierError, match=sentence):
-        next(latents_for_seeds([1], asked, truncation, label))
+        next(latents_for_seeds([1], sampled, truncation, label))
 
 
 @pytest.mark.parametrize("network", ["dcgan", "mlp"])
-def test_a_seeds_picture_does_not_depend_on_its_neighbours(network: str) -> None:
+def test_image_does_not_depend_on_other_seeds(network: str) -> None:
     arch = replace(SMALL, network=network)
     generator = vivid(arch)
-    asked = SampledGenerator.from_module(generator, arch.latent_size, {}, CPU)
-    first, second, third = generate_one_by_one(asked, latents_for_seeds((7, 8, 9), asked))
-    (alone,) = generate_one_by_one(asked, latents_for_seeds([8], asked))
+    sampled = SampledGenerator.from_module(generator, arch.latent_size, {}, CPU)
+    first, second, third = generate_one_by_one(sampled, latents_for_seeds((7, 8, 9), sampled))
+    (alone,) = generate_one_by_one(sampled, latents_for_seeds([8], sampled))
     np.testing.assert_array_equal(alone, second)
     assert not np.array_equal(first, third)
-    batch = generate(generator, torch.stack(list(latents_for_seeds((7, 8, 9), asked))))
+    batch = generate(generator, torch.stack(list(latents_for_seeds((7, 8, 9), sampled))))
     assert np.abs(batch[1].astype(int) - second).max() <= 1
 
 
-def test_the_bounds_of_seeds_and_thresholds_are_within_them() -> None:
+def test_bounds_of_seeds_and_truncation_are_inclusive() -> None:
     assert MAX_SEED == 2**63 - 1
     (latent,) = latents_for_seeds([MAX_SEED], trained(size=1), 0.01)
     assert float(latent.abs()) <= 0.01
@@ -169,7 +170,7 @@ def test_the_bounds_of_seeds_and_thresholds_are_within_them() -> None:
     assert last[40:].tolist() == [0, 0, 1]
 
 
-def test_the_way_bends_even_between_vectors_that_nearly_point_the_same_way() -> None:
+def test_slerp_of_nearly_parallel_vectors_is_spherical() -> None:
     """Of two unit vectors a hundredth apart, the middle is a unit vector, not a shorter one."""
     angle = 1e-3
     start = torch.tensor([1.0, 0], dtype=torch.float64)
@@ -178,29 +179,63 @@ def test_the_way_bends_even_between_vectors_that_nearly_point_the_same_way() -> 
     assert float(middle.norm()) == pytest.approx(1, abs=1e-12)
 
 
-def test_a_file_is_taken_with_all_that_it_says_of_itself(tmp_path: Path) -> None:
+def test_generator_file_gives_its_distribution_and_classes(tmp_path: Path) -> None:
     arch = replace(SMALL, latent_distribution="uniform", classes=2)
     generator = vivid(arch)
     save_network(generator, arch, tmp_path / "g.safetensors")
     found = SampledGenerator.from_file(tmp_path / "g.safetensors", CPU)
     assert (found.latent_size, found.latent_distribution, found.classes) == (8, "uniform", 2)
     assert found.device == CPU
-    (picture,) = generate_one_by_one(found, latents_for_seeds([4], found))
-    assert picture.shape == (16, 16, 3)
-    assert np.array_equal(picture, generate(generator, draw_latents(1, arch, 4))[0])
+    (image,) = generate_one_by_one(found, latents_for_seeds([4], found))
+    assert image.shape == (16, 16, 3)
+    assert np.array_equal(image, generate(generator, draw_latents(1, arch, 4))[0])
     plain = SampledGenerator.from_module(generator, 10, {}, CPU)
     assert (plain.latent_size, plain.latent_distribution, plain.classes) == (10, "normal", 0)
+    # Models logged to MLflow before the field was renamed.
+    former = SampledGenerator.from_module(generator, 10, {"latents": "uniform", "classes": 2}, CPU)
+    assert (former.latent_size, former.latent_distribution, former.classes) == (8, "uniform", 2)
 
 
-def test_the_digest_is_of_names_and_bytes_of_all_weights() -> None:
+def test_weights_digest_covers_names_and_values() -> None:
     generator = vivid(SMALL)
     digest = sha256()
     for name in sorted(generator.state_dict()):
         digest.update(name.encode())
         digest.update(generator.state_dict()[name].numpy().tobytes())
-    asked = SampledGenerator.from_module(generator, SMALL.latent_size, {}, CPU)
-    assert asked.weights_digest == digest.hexdigest()
+    sampled = SampledGenerator.from_module(generator, SMALL.latent_size, {}, CPU)
+    assert sampled.weights_digest == digest.hexdigest()
     assert trained().weights_digest == sha256().hexdigest()
     with torch.no_grad():
         list(generator.parameters())[-1].data[-1].neg_()
-    assert asked.weights_digest != digest.hexdigest()
+    assert sampled.weights_digest != digest.hexdigest()
+
+
+def test_sample_files_are_named_by_epoch_and_step(tmp_path: Path) -> None:
+    first, second = (np.full((2, 4, 4, 3), value, np.uint8) for value in (1, 2))
+    save_samples(12, first, {345: second}, tmp_path)
+    save_samples(3, second, {}, tmp_path)
+    save_augmented(first, tmp_path)
+    names = ["augmented.npy", "epoch_0003.npy", "epoch_0012.npy", "step_00000345.npy"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
+    assert np.array_equal(np.load(tmp_path / "step_00000345.npy"), second)
+    assert np.array_equal(np.load(tmp_path / "augmented.npy"), first)
+    epochs = load_epochs(tmp_path)
+    assert list(epochs) == [3, 12]
+    assert np.array_equal(epochs[3], second)
+    assert np.array_equal(epochs[12], first)
+
+
+@pytest.mark.parametrize("damage", ["cut", "pickled", "folder"])
+def test_damaged_sample_file_is_one_sentence(tmp_path: Path, damage: str) -> None:
+    file = tmp_path / "epoch_0001.npy"
+    if damage == "folder":
+        file.mkdir()
+    elif damage == "pickled":
+        np.save(file, np.array([{}], dtype=object), allow_pickle=True)
+    else:
+        np.save(file, np.zeros((2, 4, 4, 3), np.uint8))
+        file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(
+        AtelierError, match=r"epoch_0001\.npy cannot be read as samples \(.+[^.]\); run the train"
+    ):
+        load_epochs(tmp_path)

@@ -1,4 +1,4 @@
-"""Generator files: every corruption is refused in one sentence, before a network is built."""
+"""Generator files: every corruption is rejected in one sentence, before memory is allocated."""
 
 import json
 import os
@@ -49,8 +49,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def refusal(path: Path) -> str:
-    """The sentence by which a file is refused."""
+def error_of(path: Path) -> str:
+    """Return the error message for a file."""
     with pytest.raises(AtelierError, match="holds no generator that can be rebuilt") as caught:
         load_generator(path)
     assert "\n" not in str(caught.value)
@@ -63,23 +63,23 @@ def described(file: Path, target: Path, metadata: Any, tensors: Any = None) -> P
     return target
 
 
-def test_a_file_describes_its_network_and_carries_its_marks(tmp_path: Path) -> None:
+def test_file_holds_architecture_and_metadata(tmp_path: Path) -> None:
     """Fields that have their default are left out, as in files saved before they existed."""
     arch = replace(SMALL, image_size=28, channels=1, latent_distribution="uniform", classes=2)
     generator = build_networks(arch, seed=1)[0]
-    plain, marked = tmp_path / "plain.safetensors", tmp_path / "marked.safetensors"
+    plain, with_metadata = tmp_path / "plain.safetensors", tmp_path / "marked.safetensors"
     save_network(generator, arch, plain)
-    save_network(generator, arch, marked, {"epoch": 7, "kid": 0.125})
+    save_network(generator, arch, with_metadata, {"epoch": 7, "kid": 0.125})
     assert read_metadata(plain) == {}
-    assert read_metadata(marked) == {"epoch": 7, "kid": 0.125}
-    with safe_open(marked, framework="pt") as opened:
+    assert read_metadata(with_metadata) == {"epoch": 7, "kid": 0.125}
+    with safe_open(with_metadata, framework="pt") as opened:
         metadata = opened.metadata()
     described = asdict(arch)
     for name in ("generator_blocks", "discriminator_blocks", "spectral_norm"):
         del described[name]
     expected = json.dumps(described | {"marks": {"epoch": 7, "kid": 0.125}}, sort_keys=True)
     assert metadata == {"architecture": expected}
-    for path in (plain, marked):
+    for path in (plain, with_metadata):
         loaded, same = load_generator(path)
         assert same == arch
         assert not loaded.training
@@ -89,7 +89,7 @@ def test_a_file_describes_its_network_and_carries_its_marks(tmp_path: Path) -> N
             assert torch.equal(state[name], tensor)
 
 
-def test_a_file_generates_the_images_of_a_seed_and_is_served_with_an_example(
+def test_file_generates_images_and_example_input(
     file: Path,
 ) -> None:
     generator = build_networks(SMALL, seed=1)[0]
@@ -102,10 +102,10 @@ def test_a_file_generates_the_images_of_a_seed_and_is_served_with_an_example(
 
 
 @pytest.mark.parametrize("width", [10_000_000, 4096, 5, 2**70])
-def test_a_claimed_width_costs_no_memory(file: Path, tmp_path: Path, width: int) -> None:
+def test_claimed_channels_allocate_no_memory(file: Path, tmp_path: Path, width: int) -> None:
     claimed = described(file, tmp_path / "g", asdict(SMALL) | {"generator_channels": width})
     tracemalloc.start()
-    sentence = refusal(claimed)
+    sentence = error_of(claimed)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert "must be from 1 to 4096" in sentence or "but its architecture needs" in sentence
@@ -115,13 +115,13 @@ def test_a_claimed_width_costs_no_memory(file: Path, tmp_path: Path, width: int)
 @pytest.mark.parametrize(
     "metadata", ["", "null", "[]", "{}", "{", "[" * 5000, '{"image_size": 16}', "1e999", '"a"']
 )
-def test_damaged_metadata_is_refused(file: Path, tmp_path: Path, metadata: str) -> None:
-    refusal(described(file, tmp_path / "g", metadata))
+def test_damaged_header_is_rejected(file: Path, tmp_path: Path, metadata: str) -> None:
+    error_of(described(file, tmp_path / "g", metadata))
 
 
 @settings(max_examples=150)
 @given(st.dictionaries(FIELDS, VALUES, min_size=1, max_size=3))
-def test_any_metadata_is_a_generator_or_a_sentence(
+def test_any_header_loads_or_is_one_sentence(
     tmp_path_factory: pytest.TempPathFactory, file: Path, changes: dict[str, Any]
 ) -> None:
     path = described(file, file.with_name("changed"), asdict(SMALL) | changes)
@@ -137,7 +137,7 @@ def test_any_metadata_is_a_generator_or_a_sentence(
 
 @settings(max_examples=150)
 @given(st.integers(0, 3000), st.integers(0, 255), st.integers(0, 3))
-def test_any_damage_of_the_header_is_a_generator_or_a_sentence(
+def test_any_damaged_byte_loads_or_is_one_sentence(
     file: Path, place: int, value: int, cut: int
 ) -> None:
     data = bytearray(file.read_bytes())
@@ -151,14 +151,14 @@ def test_any_damage_of_the_header_is_a_generator_or_a_sentence(
 
 
 @pytest.mark.parametrize("length", [0, 2**20, 2**40, 2**63, 2**64 - 1])
-def test_a_header_of_any_length_is_refused(file: Path, tmp_path: Path, length: int) -> None:
+def test_wrong_header_length_is_rejected(file: Path, tmp_path: Path, length: int) -> None:
     path = tmp_path / "g"
     path.write_bytes(struct.pack("<Q", length) + file.read_bytes()[8:])
-    refusal(path)
+    error_of(path)
 
 
 @pytest.mark.parametrize("change", ["shape", "dtype", "missing", "more"])
-def test_tensors_of_another_network_are_refused(file: Path, tmp_path: Path, change: str) -> None:
+def test_tensors_of_another_network_are_rejected(file: Path, tmp_path: Path, change: str) -> None:
     tensors = load_file(file)
     name = min(tensors)
     if change == "shape":
@@ -169,26 +169,36 @@ def test_tensors_of_another_network_are_refused(file: Path, tmp_path: Path, chan
         del tensors[name]
     else:
         tensors["more"] = torch.zeros(1)
-    sentence = refusal(described(file, tmp_path / "g", asdict(SMALL), tensors))
+    sentence = error_of(described(file, tmp_path / "g", asdict(SMALL), tensors))
     assert ("more" if change == "more" else name) in sentence
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("arch", [SMALL, FASHION_MLP])
-def test_weights_that_are_not_finite_are_refused(
-    tmp_path: Path, value: float, arch: Architecture
-) -> None:
+def test_nan_weights_are_rejected(tmp_path: Path, value: float, arch: Architecture) -> None:
     generator = build_networks(arch, seed=1)[0]
     with torch.no_grad():
         list(generator.parameters())[-1].view(-1)[-1] = value
     save_network(generator, arch, tmp_path / "g.safetensors")
-    assert "values that are not finite numbers" in refusal(tmp_path / "g.safetensors")
+    assert "values that are not finite numbers" in error_of(tmp_path / "g.safetensors")
 
 
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+def test_special_files_are_rejected(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "empty").touch()
-    assert "it is a pipe, not a regular file" in refusal(tmp_path / "pipe")
-    assert "it is a folder" in refusal(tmp_path)
-    assert "it is empty" in refusal(tmp_path / "empty")
-    assert "it is a device" in refusal(Path("/dev/zero"))
+    assert "it is a pipe, not a regular file" in error_of(tmp_path / "pipe")
+    assert "it is a folder" in error_of(tmp_path)
+    assert "it is empty" in error_of(tmp_path / "empty")
+    assert "it is a device" in error_of(Path("/dev/zero"))
+
+
+def test_file_with_former_field_names_loads(file: Path, tmp_path: Path) -> None:
+    former = {
+        "latent_distribution": "latents",
+        "generator_channels": "generator_width",
+        "discriminator_channels": "discriminator_width",
+        "relu_before_norm": "activation_first",
+    }
+    header = {former.get(name, name): value for name, value in asdict(SMALL).items()}
+    assert header.keys() != asdict(SMALL).keys()
+    assert load_generator(described(file, tmp_path / "g", header))[1] == SMALL

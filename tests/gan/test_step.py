@@ -78,20 +78,20 @@ DOCUMENTS = {
 }
 
 
-@pytest.mark.parametrize(("preset", "said"), DOCUMENTS.items())
-def test_presets_train_as_their_documents_say(preset: str, said: dict[str, float]) -> None:
+@pytest.mark.parametrize(("preset", "values"), DOCUMENTS.items())
+def test_presets_match_their_documents(preset: str, values: dict[str, float]) -> None:
     settings = train_settings(preset).model_dump()
-    assert {key: settings[key] for key in said} == pytest.approx(said)
+    assert {key: settings[key] for key in values} == pytest.approx(values)
 
 
 @pytest.fixture(params=[torch.float64, torch.float32], ids=["float64", "float32"])
 def precision(request: pytest.FixtureRequest) -> torch.dtype:
-    wanted: torch.dtype = request.param
-    return wanted
+    dtype: torch.dtype = request.param
+    return dtype
 
 
 @pytest.mark.parametrize("preset", DOCUMENTS)
-def test_a_step_equals_the_documents(preset: str, precision: torch.dtype) -> None:
+def test_step_matches_the_documents(preset: str, precision: torch.dtype) -> None:
     """Losses, gradients and new weights, to a millionth.
 
     Adam's first step is lr times the sign of the gradient, so that in float32 a rounding error
@@ -115,12 +115,12 @@ def test_a_step_equals_the_documents(preset: str, precision: torch.dtype) -> Non
     if not exact:  # another order in memory is another order of sums
         plain = [network.to(memory_format=torch.channels_last) for network in plain]
     torch.manual_seed(7)  # dropout draws from the global stream
-    told = train_step(gan, real, latents)
+    statistics = train_step(gan, real, latents)
     torch.manual_seed(7)
     optimizers = [adam(network, settings) for network in plain]
     expected = torch.tensor(reference_step(plain, optimizers, settings, real, latents))
-    torch.testing.assert_close(told[[0, 2, 3]], expected[[0, 2, 3]], rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(told, expected, rtol=1e-6, atol=1e-6 if exact else 1e-4)
+    torch.testing.assert_close(statistics[[0, 2, 3]], expected[[0, 2, 3]], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(statistics, expected, rtol=1e-6, atol=1e-6 if exact else 1e-4)
     for network, reference in zip(ours, plain, strict=True):
         moved, off = 0, 0
         for mine, other in zip(network.parameters(), reference.parameters(), strict=True):
@@ -133,7 +133,7 @@ def test_a_step_equals_the_documents(preset: str, precision: torch.dtype) -> Non
             torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)
 
 
-def test_ten_steps_equal_the_documents() -> None:
+def test_ten_steps_match_the_documents() -> None:
     """In float64. In float32 two orders of memory differ by a hundredth after ten steps: Adam
     moves weights by the sign of their gradients, of which rounding turns the vanishing ones.
     """
@@ -149,9 +149,9 @@ def test_ten_steps_equal_the_documents() -> None:
     for _ in range(10):
         real = torch.rand((8, 3, 16, 16), generator=stream).double() * 2 - 1
         latents = random_latents(8, SMALL, stream).double()
-        told = train_step(gan, real, latents)
+        statistics = train_step(gan, real, latents)
         expected = torch.tensor(reference_step(plain, optimizers, settings, real, latents))
-        torch.testing.assert_close(told, expected, rtol=1e-6, atol=0)
+        torch.testing.assert_close(statistics, expected, rtol=1e-6, atol=0)
     for network, reference in zip(ours, plain, strict=True):
         for mine, other in zip(network.parameters(), reference.parameters(), strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)

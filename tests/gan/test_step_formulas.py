@@ -111,26 +111,31 @@ def loss_g(kind: Kind, fake: Tensor, real: Tensor) -> Tensor:
             return softplus(real - fake).mean()
 
 
-def gradient_lengths(judge: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """The length of the gradient of each image's logit, one image at a time."""
+def gradient_lengths(discriminator: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Return the gradient norm of each image's logit, one image at a time."""
     lengths = []
     for image, label in zip(images.detach(), labels, strict=True):
         image = image[None].clone().requires_grad_()
-        logit = judge(image, label[None]).sum()
+        logit = discriminator(image, label[None]).sum()
         lengths.append(torch.autograd.grad(logit, image, create_graph=True)[0].norm())
     return torch.stack(lengths)
 
 
 def penalty(
-    settings: TrainSettings, judge: nn.Module, real: Tensor, fake: Tensor, *given: Tensor
+    settings: TrainSettings,
+    discriminator: nn.Module,
+    real: Tensor,
+    fake: Tensor,
+    labels: Tensor,
+    mix: Tensor,
 ) -> Tensor:
-    """Three penalties by their weights, times the steps that they stand for."""
-    labels, mix = given
+    """Return the weighted sum of the penalties, times their interval."""
     between = mix[:, None, None, None] * real + (1 - mix)[:, None, None, None] * fake
     return settings.penalty_interval * (
-        settings.gradient_penalty * ((gradient_lengths(judge, between, labels) - 1) ** 2).mean()
-        + settings.r1 / 2 * (gradient_lengths(judge, real, labels) ** 2).mean()
-        + settings.r2 / 2 * (gradient_lengths(judge, fake, labels) ** 2).mean()
+        settings.gradient_penalty
+        * ((gradient_lengths(discriminator, between, labels) - 1) ** 2).mean()
+        + settings.r1 / 2 * (gradient_lengths(discriminator, real, labels) ** 2).mean()
+        + settings.r2 / 2 * (gradient_lengths(discriminator, fake, labels) ** 2).mean()
     )
 
 
@@ -144,40 +149,42 @@ class Reference:
 
 
 def reference_step(settings: TrainSettings, batch: Batch, with_penalty: bool) -> Reference:
-    generator, judge = (
+    generator, discriminator = (
         network.double().train()
         for network in build_networks(ARCH, derive_seed(settings.seed, "train.weights"))
     )
-    for network in (generator, judge):
+    for network in (generator, discriminator):
         vivid_weights(network)
     real, latents, uniforms = (t.double() for t in (batch.real, batch.latents, batch.uniforms))
     labels = latents[:, 3:]
     if settings.horizontal_flip:
-        turned = [image.flip(-1) if uniforms[n, 0] < 0.5 else image for n, image in enumerate(real)]
-        real = torch.stack(turned)
+        flipped = [
+            image.flip(-1) if uniforms[n, 0] < 0.5 else image for n, image in enumerate(real)
+        ]
+        real = torch.stack(flipped)
 
-    def look(images: Tensor, name: str) -> Tensor:
+    def augment(images: Tensor, name: str) -> Tensor:
         return plain_augmentation(images, settings.augment, uniforms, name)
 
     fake = generator(latents)
-    seen = look(real, "real"), look(fake.detach(), "fake")
-    logits = [judge(images, labels) for images in seen]
+    views = augment(real, "real"), augment(fake.detach(), "fake")
+    logits = [discriminator(images, labels) for images in views]
     loss = loss_d(settings.loss, *logits, settings.label_smoothing)
-    weights_d, weights_g = list(judge.parameters()), list(generator.parameters())
-    extra = penalty(settings, judge, *seen, labels, uniforms[:, 1]) if with_penalty else 0
+    weights_d, weights_g = list(discriminator.parameters()), list(generator.parameters())
+    extra = penalty(settings, discriminator, *views, labels, uniforms[:, 1]) if with_penalty else 0
     gradients_d = torch.autograd.grad(loss + extra, weights_d)
     with torch.no_grad():
         for weight, gradient in zip(weights_d, gradients_d, strict=True):
             weight -= RATE_D * gradient
-    fooled = judge(look(fake, "fake_g"), labels)
-    second = loss_g(settings.loss, fooled, judge(look(real, "real_g"), labels))
+    logits_fake_g = discriminator(augment(fake, "fake_g"), labels)
+    second = loss_g(settings.loss, logits_fake_g, discriminator(augment(real, "real_g"), labels))
     gradients_g = torch.autograd.grad(second, weights_g)
     with torch.no_grad():
         for weight, gradient in zip(weights_g, gradients_g, strict=True):
             weight -= RATE_G * gradient
-    beliefs = [values.sigmoid().mean().item() for values in (*logits, fooled)]
+    scores = [values.sigmoid().mean().item() for values in (*logits, logits_fake_g)]
     return Reference(
-        [loss.item(), second.item(), *beliefs],
+        [loss.item(), second.item(), *scores],
         (list(gradients_g), list(gradients_d)),
         (weights_g, weights_d),
     )
@@ -191,7 +198,7 @@ def assert_same(found: GAN, statistics: Tensor, expected: Reference) -> None:
         (found.generator, found.discriminator), expected.gradients, expected.weights, strict=True
     ):
         largest = max(float(gradient.abs().max()) for gradient in gradients)
-        assert largest > 1e-3, "gradients that vanish would prove nothing"
+        assert largest > 1e-3, "the gradients must not vanish"
         for mine, gradient, weight in zip(network.parameters(), gradients, weights, strict=True):
             assert mine.grad is not None
             assert mine.requires_grad
@@ -206,7 +213,7 @@ def assert_same(found: GAN, statistics: Tensor, expected: Reference) -> None:
 STEPS: dict[str, dict[str, Any]] = {
     **{kind: {"loss": kind, **PENALTIES} for kind in KINDS},
     "smoothed": {"label_smoothing": 0.2},
-    "zero-centred": {"r1": 0.7},
+    "r1": {"r1": 0.7},
     "flipped": {"horizontal_flip": True},
     "augmented": {
         "loss": "relativistic",
@@ -218,7 +225,7 @@ STEPS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("changes", STEPS.values(), ids=STEPS)
-def test_a_step_is_the_plain_references(changes: dict[str, Any]) -> None:
+def test_step_matches_plain_reference(changes: dict[str, Any]) -> None:
     settings, batch = settings_of(**changes), batch_of()
     for with_penalty in {False, settings.has_penalty}:
         gan = gan_of(settings)
@@ -228,7 +235,7 @@ def test_a_step_is_the_plain_references(changes: dict[str, Any]) -> None:
         assert_same(gan, statistics, reference_step(settings, batch, with_penalty))
 
 
-def test_the_generators_average_follows_each_step() -> None:
+def test_ema_is_updated_by_each_step() -> None:
     """At its first step an average keeps 2/11 of what it was, since the decay begins small."""
     settings, batch = settings_of(), batch_of()
     gan = gan_of(settings)
@@ -245,9 +252,7 @@ def test_the_generators_average_follows_each_step() -> None:
 
 
 @pytest.mark.parametrize("loss", ["wgan", "relativistic"])
-def test_two_processes_with_half_of_a_batch_each_do_the_step_of_one(
-    monkeypatch: pytest.MonkeyPatch, loss: Kind
-) -> None:
+def test_two_half_batches_match_one_step(monkeypatch: pytest.MonkeyPatch, loss: Kind) -> None:
     """Both have the same pictures here, so that a sum over processes is twice what one has."""
     monkeypatch.setattr("atelier.gan.distributed._all_reduce", lambda tensor: tensor.mul_(2))
     settings = settings_of(loss=loss, **PENALTIES)
@@ -280,7 +285,7 @@ def test_random_numbers_are_drawn_only_for_steps_that_need_them(
     assert gan_of(settings_of(**changes)).uniforms_per_image == count
 
 
-def test_a_step_leaves_the_discriminator_ready_to_learn_after_an_error(
+def test_discriminator_is_unfrozen_after_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gan, batch = gan_of(settings_of()), batch_of()

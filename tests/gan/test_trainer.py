@@ -1,5 +1,6 @@
-"""What the training loop gives its steps, and what it makes of their results."""
+"""Inputs of the training steps, random streams, CUDA graphs, and the state of a trainer."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +13,16 @@ from atelier.core.errors import AtelierError
 from atelier.core.progress import Progress
 from atelier.core.random_streams import torch_generator
 from atelier.core.settings import Settings
-from atelier.gan import trainer as training_module
+from atelier.gan import trainer as trainer_module
 from atelier.gan.cuda_graph import _restore_in_place
 from atelier.gan.distributed import Ranks
 from atelier.gan.fit import follow_rank0
 from atelier.gan.generate import random_latents
+from atelier.gan.networks import build_networks
 from atelier.gan.step import train_step
-from atelier.gan.trainer import Trainer, _progress_note
+from atelier.gan.trainer import BestModel, Trainer, _progress_note
+
+from ..support.architectures import SMALL
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 TINY = {
@@ -39,7 +43,7 @@ MakeSettings = Callable[..., Settings]
 
 @pytest.fixture
 def make(make_settings: MakeSettings) -> Callable[..., Trainer]:
-    """Make a training of 3 epochs of 3 steps (4, 4 and 2 images), with some settings changed."""
+    """Build a trainer of 3 epochs of 3 steps (4, 4 and 2 images), with some settings changed."""
 
     def build(ranks: Ranks | None = None, quality_fn: Any = None, **changes: Any) -> Trainer:
         settings = make_settings(train={**TINY, **changes}).train
@@ -53,19 +57,19 @@ def assert_equal(found: Tensor, expected: Tensor, name: str) -> None:
 
 
 class Steps:
-    """Does the training's steps and keeps their arguments."""
+    """Training step that records its arguments and fails for large batches."""
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, most: int = 99, learns: bool = True
+        self, monkeypatch: pytest.MonkeyPatch, max_batch: int = 99, learns: bool = True
     ) -> None:
         self.arguments: list[tuple[Any, ...]] = []
-        self._most, self._learns = most, learns
-        monkeypatch.setattr(training_module, "train_step", self)
+        self._max_batch, self._learns = max_batch, learns
+        monkeypatch.setattr(trainer_module, "train_step", self)
 
     def __call__(self, *arguments: Any) -> Tensor:
         self.arguments.append(arguments)
-        if len(arguments[1]) > self._most:
-            # torch says so in either way.
+        if len(arguments[1]) > self._max_batch:
+            # PyTorch raises either error.
             odd = len(arguments[1]) % 2
             raise RuntimeError("CUDA out of memory") if odd else MemoryError
         return train_step(*arguments) if self._learns else torch.ones(5)
@@ -75,16 +79,16 @@ class Steps:
     ("every", "expected"),
     [(0, [[], [], []]), (1, [[1, 2, 3], [4, 5, 6], [7, 8, 9]]), (2, [[2], [4, 6], [8]])],
 )
-def test_samples_are_drawn_after_every_nth_step(
+def test_samples_are_generated_after_every_nth_step(
     make: Callable[..., Trainer], every: int, expected: list[list[int]]
 ) -> None:
-    training = make(sample_every_steps=every)
+    trainer = make(sample_every_steps=every)
     drawn: dict[int, np.ndarray] = {}
 
     def draw() -> None:
-        drawn[training.steps_done] = training.samples()
+        drawn[trainer.steps_done] = trainer.samples()
 
-    epochs = list(training.run(after_step=draw))
+    epochs = list(trainer.run(after_step=draw))
     assert [list(epoch.step_samples) for epoch in epochs] == expected
     for epoch in epochs:
         for step, samples in epoch.step_samples.items():
@@ -101,7 +105,7 @@ def test_samples_are_drawn_after_every_nth_step(
         ({}, []),
     ],
 )
-def test_the_first_and_then_every_nth_step_is_penalised(
+def test_penalty_is_applied_at_every_nth_step(
     make: Callable[..., Trainer],
     monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, Any],
@@ -109,35 +113,35 @@ def test_the_first_and_then_every_nth_step_is_penalised(
 ) -> None:
     steps = Steps(monkeypatch)
     list(make(**changes).run())
-    penalised = [number for number, arguments in enumerate(steps.arguments) if arguments[5]]
-    assert penalised == expected
+    with_penalty = [number for number, arguments in enumerate(steps.arguments) if arguments[5]]
+    assert with_penalty == expected
     assert len(steps.arguments) == 9
 
 
-def test_each_step_gets_the_next_numbers_of_each_random_stream(
+def test_each_step_draws_next_values_of_each_stream(
     make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every stream is a generator of its own, so that none depends on what others draw."""
+    """Each stream is its own generator, independent of the draws of others."""
     steps = Steps(monkeypatch)
-    training = make(conditional=True, horizontal_flip=True)
-    list(training.run())
-    order, latents, chances = (
+    trainer = make(conditional=True, horizontal_flip=True)
+    list(trainer.run())
+    order, latents, uniforms = (
         torch_generator(11, f"train.{name}.0") for name in ("order", "latents", "chances")
     )
     images = torch.from_numpy(PIXELS).permute(0, 3, 1, 2) / 127.5 - 1
     expected = [part for _ in range(3) for part in torch.randperm(10, generator=order).split(4)]
     for (_, real, codes, share, numbers, _), part in zip(steps.arguments, expected, strict=True):
         torch.testing.assert_close(real, images[part])
-        drawn = random_latents(len(part), training.arch, latents)
+        drawn = random_latents(len(part), trainer.arch, latents)
         assert torch.equal(codes[:, :3], drawn)
         assert torch.equal(codes[:, 3:].argmax(1), torch.from_numpy(LABELS)[part])
-        assert torch.equal(numbers, torch.rand(numbers.shape, generator=chances))
+        assert torch.equal(numbers, torch.rand(numbers.shape, generator=uniforms))
         assert share == 1
 
 
-def test_no_two_random_streams_are_one(make: Callable[..., Trainer]) -> None:
-    training = make(horizontal_flip=True, kid_every_epochs=1, quality_fn=lambda _images: 0.0)
-    state = training.state()
+def test_random_streams_are_distinct(make: Callable[..., Trainer]) -> None:
+    trainer = make(horizontal_flip=True, kid_every_epochs=1, quality_fn=lambda _images: 0.0)
+    state = trainer.state()
     names = ("stream.order", "stream.latents", "stream.dropout", "stream.chances")
     streams = {bytes(state[name].numpy()) for name in names}
     for name in ("weights", "fixed_latents", "measured_latents", "augmented"):
@@ -145,24 +149,24 @@ def test_no_two_random_streams_are_one(make: Callable[..., Trainer]) -> None:
     assert len(streams) == 8
 
 
-def test_after_it_was_taken_back_a_training_draws_other_numbers(
+def test_reseed_changes_random_streams(
     make: Callable[..., Trainer],
 ) -> None:
-    training = make()
+    trainer = make()
     names = ("stream.order", "stream.latents", "stream.chances")
-    seen = {bytes(training.state()[name].numpy()) for name in names}
-    dropout = training.state()["stream.dropout"].clone()
+    states = {bytes(trainer.state()[name].numpy()) for name in names}
+    dropout = trainer.state()["stream.dropout"].clone()
     for rollbacks in (1, 2):
-        training.reseed(rollbacks)
-        assert training.rollbacks == rollbacks
-        seen |= {bytes(training.state()[name].numpy()) for name in names}
-    assert len(seen) == 9
-    assert torch.equal(training.state()["stream.dropout"], dropout)
-    training.reset()
-    assert training.rollbacks == 0
+        trainer.reseed(rollbacks)
+        assert trainer.rollbacks == rollbacks
+        states |= {bytes(trainer.state()[name].numpy()) for name in names}
+    assert len(states) == 9
+    assert torch.equal(trainer.state()["stream.dropout"], dropout)
+    trainer.reset()
+    assert trainer.rollbacks == 0
 
 
-def test_several_processes_get_their_parts_and_shares_of_the_same_batches(
+def test_processes_get_shards_of_the_same_batches(
     make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, parts = Steps(monkeypatch, learns=False), []
@@ -180,48 +184,48 @@ def test_several_processes_get_their_parts_and_shares_of_the_same_batches(
         )
 
 
-def test_several_processes_take_no_dropout(make: Callable[..., Trainer]) -> None:
+def test_several_processes_reject_dropout(make: Callable[..., Trainer]) -> None:
     with pytest.raises(AtelierError, match=r"set runtime.launcher to python, or train.dropout"):
         make(Ranks(0, 2), network="mlp", dropout=0.3)
     assert make(Ranks(0, 2), network="mlp").steps_per_epoch == 3
 
 
 @pytest.mark.parametrize(
-    ("most", "sentence"),
+    ("max_batch", "sentence"),
     [
         (3, "a batch of 4 images does not fit into memory; set train.batch_size to 2, which"),
         (2, "set train.batch_size to 2, which fits"),
         (1, "make train.generator_channels and train.discriminator_channels smaller"),
     ],
 )
-def test_a_batch_that_does_not_fit_says_which_would(
-    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch, most: int, sentence: str
+def test_out_of_memory_error_suggests_batch_size(
+    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch, max_batch: int, sentence: str
 ) -> None:
-    Steps(monkeypatch, most)
+    Steps(monkeypatch, max_batch)
     with pytest.raises(AtelierError, match=sentence):
         next(make().run())
 
 
-def test_larger_batches_are_halved_until_one_fits(
+def test_batch_size_is_halved_until_it_fits(
     make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = Steps(monkeypatch, most=2)
+    steps = Steps(monkeypatch, max_batch=2)
     with pytest.raises(AtelierError, match=r"set train\.batch_size to 2, which fits"):
         next(make(batch_size=10).run())
     assert [len(arguments[1]) for arguments in steps.arguments] == [10, 5, 2]
 
 
-def test_other_errors_and_those_of_several_processes_are_passed_on(
+def test_other_errors_are_not_replaced(
     make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Steps(monkeypatch, most=3)
+    Steps(monkeypatch, max_batch=3)
     with pytest.raises(MemoryError):
         next(make(Ranks(0, 2), batch_size=8).run())
 
     def fail(_gan: Any, real: Tensor, *_arguments: Any) -> Tensor:
         raise RuntimeError("out of memory" if len(real) == 4 else "another reason")
 
-    monkeypatch.setattr(training_module, "train_step", fail)
+    monkeypatch.setattr(trainer_module, "train_step", fail)
     with pytest.raises(RuntimeError, match="another reason"):
         next(make().run())
     with pytest.raises(RuntimeError, match="another reason"):
@@ -229,40 +233,40 @@ def test_other_errors_and_those_of_several_processes_are_passed_on(
 
 
 @pytest.mark.parametrize("part", ["generator", "discriminator", "rows"])
-def test_any_number_that_is_not_finite_is_noticed(make: Callable[..., Trainer], part: str) -> None:
-    training = make()
-    assert training.is_finite()
+def test_is_finite_detects_any_nan(make: Callable[..., Trainer], part: str) -> None:
+    trainer = make()
+    assert trainer.is_finite()
     found: list[bool] = []
 
     def spoil() -> None:
         if part == "rows":
-            training.restore(training.state() | {"rows": torch.full((1, 5), float("inf"))})
+            trainer.restore(trainer.state() | {"rows": torch.full((1, 5), float("inf"))})
         else:
-            weights = list(getattr(training.gan, part).parameters())
+            weights = list(getattr(trainer.gan, part).parameters())
             weights[-1].data[-1] = float("nan")
-        found.append(training.is_finite())
+        found.append(trainer.is_finite())
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        next(training.run(after_step=spoil))
+        next(trainer.run(after_step=spoil))
     assert found == [False]
 
 
-def test_a_state_holds_what_the_rest_of_the_training_depends_on(
+def test_state_restores_trainer_between_steps(
     make: Callable[..., Trainer],
 ) -> None:
     class StopError(Exception):
         pass
 
     def stop() -> None:
-        if training.steps_done == 5:
+        if trainer.steps_done == 5:
             raise StopError
 
-    training = make(sample_every_steps=4, ema_decay=0.5)
-    training.reseed(2)
+    trainer = make(sample_every_steps=4, ema_decay=0.5)
+    trainer.reseed(2)
     with pytest.raises(StopError):
-        list(training.run(after_step=stop))
-    state = {name: tensor.clone() for name, tensor in training.state().items()}
+        list(trainer.run(after_step=stop))
+    state = {name: tensor.clone() for name, tensor in trainer.state().items()}
     assert (int(state["epochs_done"]), int(state["rollbacks"])) == (1, 2)
     assert state["rows"].shape == (2, 5)
     assert sorted(state["permutation"].tolist()) == list(range(10))
@@ -288,14 +292,14 @@ def test_columns_are_samples_of_one_class(make: Callable[..., Trainer]) -> None:
     assert make(fixed_samples=6).columns == 0
 
 
-def test_the_note_of_an_epoch_holds_its_means() -> None:
+def test_progress_note_holds_epoch_means() -> None:
     statistics = np.array([[1, 2, 0.5, 0.25, 0.125], [3, 4, 1, 0.75, 0.375]], np.float32)
     assert _progress_note(7, statistics) == (
         "epoch 7  Loss_D 2.000  Loss_G 3.000  D(x) 0.750  D(G(z)) 0.500 / 0.250"
     )
 
 
-def test_progress_counts_every_step_and_ends_each_epoch_with_its_note(
+def test_progress_counts_steps_and_notes_epochs(
     make: Callable[..., Trainer],
 ) -> None:
     reports: list[Progress] = []
@@ -317,66 +321,66 @@ def test_progress_counts_every_step_and_ends_each_epoch_with_its_note(
         ({"network": "mlp", "dropout": 0.3}, {"device": CUDA}, 4, False),
     ],
 )
-def test_whole_batches_on_one_gpu_are_recorded(
+def test_only_full_batches_on_one_gpu_are_graphed(
     make: Callable[..., Trainer],
     changes: dict[str, Any],
     attributes: dict[str, Any],
     count: int,
     expected: bool,
 ) -> None:
-    training = make(**changes)
+    trainer = make(**changes)
     for name, value in attributes.items():
-        setattr(training, name, value)
-    assert training._can_graph(count) is expected
+        setattr(trainer, name, value)
+    assert trainer._can_graph(count) is expected
 
 
-class Recorded:
-    """Takes a recording's place where there is no GPU: does each step anew."""
+class FakeGraph:
+    """Replacement of GraphedStep without a GPU that does each step eagerly."""
 
-    made: list[bool]
+    captured: list[bool]
 
     def __init__(self, gan: Any, *arguments: Any) -> None:
-        self.gan, self.penalised = gan, arguments[3]
-        self.made.append(self.penalised)
+        self.gan, self.with_penalty = gan, arguments[3]
+        self.captured.append(self.with_penalty)
 
-    def __call__(self, pixels: Tensor, latents: Tensor, chances: Tensor) -> Tensor:
+    def __call__(self, pixels: Tensor, latents: Tensor, uniforms: Tensor) -> Tensor:
         real = pixels.permute(0, 3, 1, 2) / 127.5 - 1
-        return train_step(self.gan, real, latents, 1.0, chances, self.penalised)
+        return train_step(self.gan, real, latents, 1.0, uniforms, self.with_penalty)
 
 
-def test_steps_with_and_without_penalties_are_recorded_once_each(
+def test_graphs_with_and_without_penalty_are_captured_once(
     make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"r1": 1.0, "penalty_interval": 2, "schedule": "linear"}
     plain = [epoch.statistics for epoch in make(**changes).run()]
-    Recorded.made = []
-    monkeypatch.setattr(training_module, "GraphedStep", Recorded)
+    FakeGraph.captured = []
+    monkeypatch.setattr(trainer_module, "GraphedStep", FakeGraph)
     monkeypatch.setattr(Trainer, "_can_graph", lambda _self, count: count == 4)
-    training = make(**changes)
-    first = next(training.run())
-    assert Recorded.made == [True, False]
-    # Recordings write to memory of optimizers that a restored state replaces.
-    training.restore(training.state())
-    rest = list(training.run())
-    assert Recorded.made == [True, False, False, True]
+    trainer = make(**changes)
+    first = next(trainer.run())
+    assert FakeGraph.captured == [True, False]
+    # Graphs write to memory of optimizers that a restored state replaces.
+    trainer.restore(trainer.state())
+    rest = list(trainer.run())
+    assert FakeGraph.captured == [True, False, False, True]
     np.testing.assert_allclose([e.statistics for e in (first, *rest)], plain, rtol=1e-5)
 
 
-def test_memory_that_is_too_small_for_a_recording_is_no_reason_to_go_without(
+def test_out_of_memory_during_capture_keeps_graphs_enabled(
     make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_arguments: Any) -> None:
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(training_module, "GraphedStep", refuse)
+    monkeypatch.setattr(trainer_module, "GraphedStep", refuse)
     monkeypatch.setattr(Trainer, "_can_graph", lambda self, _count: self.use_cuda_graphs)
-    training = make()
+    trainer = make()
     with pytest.raises(AtelierError, match="does not fit into memory"):
-        next(training.run())
-    assert training.use_cuda_graphs
+        next(trainer.run())
+    assert trainer.use_cuda_graphs
 
 
-def test_steps_before_a_recording_leave_no_trace(make: Callable[..., Trainer]) -> None:
+def test_warm_up_steps_are_undone(make: Callable[..., Trainer]) -> None:
     gan = make(ema_decay=0.5).gan
     before = {name: tensor.clone() for name, tensor in gan.state().items()}
     stream = torch.Generator().manual_seed(1)
@@ -389,7 +393,7 @@ def test_steps_before_a_recording_leave_no_trace(make: Callable[..., Trainer]) -
         assert torch.equal(tensor, before.get(name, torch.zeros_like(tensor))), name
 
 
-def test_a_process_that_is_not_the_first_trains_to_the_same_end(
+def test_follower_rank_reaches_the_same_state(
     make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, other = make(), make()
@@ -399,21 +403,21 @@ def test_a_process_that_is_not_the_first_trains_to_the_same_end(
     for name, tensor in first.state().items():
         assert_equal(other.state()[name], tensor, name)
 
-    # One that goes astray stands where the first was taken back to.
-    training = make()
-    good = {name: tensor.clone() for name, tensor in training.state().items()}
-    agreed: list[int] = []
+    # After divergence, a follower continues from the state of rank 0.
+    trainer = make()
+    good = {name: tensor.clone() for name, tensor in trainer.state().items()}
+    broadcasts: list[int] = []
 
-    def agree() -> None:
-        agreed.append(training.steps_done)
-        training.restore(good)
-        training.reseed(len(agreed))
+    def restore_rank0() -> None:
+        broadcasts.append(trainer.steps_done)
+        trainer.restore(good)
+        trainer.reseed(len(broadcasts))
 
-    monkeypatch.setattr(training, "broadcast_state", agree)
-    monkeypatch.setattr(training_module, "train_step", _not_finite_at_first())
-    follow_rank0(training)
-    assert agreed == [0, 3]
-    assert training.epochs_done == 3
+    monkeypatch.setattr(trainer, "broadcast_state", restore_rank0)
+    monkeypatch.setattr(trainer_module, "train_step", _not_finite_at_first())
+    follow_rank0(trainer)
+    assert broadcasts == [0, 3]
+    assert trainer.epochs_done == 3
 
 
 def _not_finite_at_first() -> Callable[..., Tensor]:
@@ -427,7 +431,7 @@ def _not_finite_at_first() -> Callable[..., Tensor]:
     return step
 
 
-def test_processes_agree_on_the_state_of_the_first(
+def test_broadcast_state_restores_rank0_state(
     make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = make()
@@ -439,9 +443,9 @@ def test_processes_agree_on_the_state_of_the_first(
     assert (alone.epochs_done, second.epochs_done) == (0, 3)
 
 
-@pytest.mark.parametrize(("every", "measured"), [(0, []), (1, [1, 2, 3]), (2, [2, 3]), (5, [3])])
-def test_epochs_are_measured_every_so_often_and_at_the_end(
-    make: Callable[..., Trainer], every: int, measured: list[int]
+@pytest.mark.parametrize(("every", "scored"), [(0, []), (1, [1, 2, 3]), (2, [2, 3]), (5, [3])])
+def test_epochs_are_scored_at_interval_and_at_the_end(
+    make: Callable[..., Trainer], every: int, scored: list[int]
 ) -> None:
     counts: list[int] = []
 
@@ -449,21 +453,46 @@ def test_epochs_are_measured_every_so_often_and_at_the_end(
         counts.append(len(images))
         return 0.5
 
-    training = make(quality_fn=score, kid_every_epochs=every, kid_samples=17)
-    epochs = list(training.run())
-    assert [epoch.number for epoch in epochs if epoch.quality is not None] == measured
-    assert counts == [17] * len(measured)
-    assert training.best_model.best_epoch == (measured or [0])[0]
+    trainer = make(quality_fn=score, kid_every_epochs=every, kid_samples=17)
+    epochs = list(trainer.run())
+    assert [epoch.number for epoch in epochs if epoch.quality is not None] == scored
+    assert counts == [17] * len(scored)
+    assert trainer.best_model.best_epoch == (scored or [0])[0]
 
 
-def test_dropout_draws_from_a_stream_of_its_own(make: Callable[..., Trainer]) -> None:
-    """So a training neither depends on torch's global stream nor changes it."""
+def test_dropout_has_its_own_stream(make: Callable[..., Trainer]) -> None:
+    """A training neither uses nor changes PyTorch's global stream."""
     outcomes = []
     for seed in (1, 2):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        training = make(network="mlp", dropout=0.5)
-        outcomes.append([epoch.statistics for epoch in training.run()])
+        trainer = make(network="mlp", dropout=0.5)
+        outcomes.append([epoch.statistics for epoch in trainer.run()])
         assert torch.equal(torch.get_rng_state(), before)
     assert np.array_equal(*outcomes)
-    assert not torch.equal(training.state()["stream.dropout"], make().state()["stream.dropout"])
+    assert not torch.equal(trainer.state()["stream.dropout"], make().state()["stream.dropout"])
+
+
+def test_best_model_copies_generator_of_first_lowest_score() -> None:
+    generator = build_networks(SMALL, seed=1)[0]
+    weight = next(generator.parameters())
+    best_model = BestModel()
+    assert math.isnan(best_model.last)
+    assert (best_model.best, best_model.best_epoch) == (math.inf, 0)
+    with pytest.raises(ValueError, match="no epoch was scored"):
+        best_model.best_generator(SMALL)
+    for epoch, quality in ((2, 0.5), (4, 0.25), (6, 0.25), (8, 0.75)):
+        with torch.no_grad():
+            weight.fill_(epoch)
+        best_model.add(epoch, quality, generator)
+    assert (best_model.last, best_model.best, best_model.best_epoch) == (0.75, 0.25, 4)
+    other = BestModel()
+    other.restore(best_model.state())
+    for one in (best_model, other):
+        generator_of_best = one.best_generator(SMALL)
+        assert not generator_of_best.training
+        assert bool((next(generator_of_best.parameters()) == 4).all())
+        assert one.state()["numbers"].tolist() == [0.75, 0.25, 4]
+        assert (one.last, one.best, one.best_epoch) == (0.75, 0.25, 4)
+    assert best_model.state().keys() == other.state().keys()
+    assert len(best_model.state()) == 1 + len(generator.state_dict())

@@ -8,11 +8,8 @@ import pytest
 import torch
 
 from atelier.core.errors import AtelierError
-from atelier.core.presets import preset_values
 from atelier.core.progress import Progress
 from atelier.core.settings import Settings
-from atelier.data.dataset import split
-from atelier.gan.diagnostics import batch_warnings, training_warnings
 from atelier.gan.generate import draw_latents, generate
 from atelier.gan.history import History
 from atelier.gan.networks import build_networks
@@ -37,44 +34,44 @@ def pixels(count: int = 20, size: int = 16, channels: int = 3) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, size, size, channels), dtype=np.uint8)
 
 
-def test_every_picture_is_seen_once_an_epoch_and_all_is_reported(
+def test_each_epoch_uses_every_image_once(
     make_settings: Callable[..., Settings],
 ) -> None:
-    told: list[Progress] = []
-    training = Trainer(make_settings(train=SMALL).train, pixels(20), CPU)
-    epochs = list(training.run(told.append))
+    reports: list[Progress] = []
+    trainer = Trainer(make_settings(train=SMALL).train, pixels(20), CPU)
+    epochs = list(trainer.run(reports.append))
     assert [epoch.number for epoch in epochs] == [1, 2]
     assert [epoch.first_step for epoch in epochs] == [0, 3]
     assert all(epoch.statistics.shape == (3, 5) for epoch in epochs)
     assert all(epoch.samples.shape == (5, 16, 16, 3) for epoch in epochs)
     assert epochs[0].samples.dtype == np.uint8
-    assert told[-1].done == told[-1].total == 6
-    assert "Loss_D" in told[-1].note
+    assert reports[-1].done == reports[-1].total == 6
+    assert "Loss_D" in reports[-1].note
     assert not np.array_equal(epochs[0].samples, epochs[1].samples)
 
 
-def test_no_stream_of_a_training_is_one_of_another_seed(
+def test_seeds_share_no_random_stream(
     make_settings: Callable[..., Settings],
 ) -> None:
     """Streams of ``seed + 1``, ``seed + 2`` and so on were those of the next seeds."""
     states = []
     for seed in (1, 2, 3):
-        training = Trainer(make_settings(train={**SMALL, "seed": seed}).train, pixels(), CPU)
+        trainer = Trainer(make_settings(train={**SMALL, "seed": seed}).train, pixels(), CPU)
         for rollbacks in (0, 1):
             if rollbacks:
-                training.reseed(rollbacks)
-            streams = {k: v for k, v in training.state().items() if k.startswith("stream.")}
+                trainer.reseed(rollbacks)
+            streams = {k: v for k, v in trainer.state().items() if k.startswith("stream.")}
             if rollbacks:  # dropout goes on with its stream
                 del streams["stream.dropout"]
             states += [state.numpy().tobytes() for state in streams.values()]
         # Of raw seeds the fixed latents were those of another purpose.
         for other in range(12):
-            raw = generate(training.gan.eval_generator, draw_latents(5, training.arch, other))
-            assert not np.array_equal(raw, training.samples())
+            raw = generate(trainer.gan.eval_generator, draw_latents(5, trainer.arch, other))
+            assert not np.array_equal(raw, trainer.samples())
     assert len(states) == len(set(states)) == 3 * (4 + 3)
 
 
-def test_two_trainings_give_the_same_bytes_whatever_the_global_seed(
+def test_training_does_not_depend_on_global_seed(
     make_settings: Callable[..., Settings],
 ) -> None:
     settings = make_settings(train=SMALL).train
@@ -89,16 +86,16 @@ def test_two_trainings_give_the_same_bytes_whatever_the_global_seed(
     assert not np.array_equal(results[0].samples, other.samples)
 
 
-def test_a_gan_learns_a_plain_colour(make_settings: Callable[..., Settings]) -> None:
+def test_gan_learns_a_plain_color(make_settings: Callable[..., Settings]) -> None:
     orange = np.tile(np.array([230, 120, 30], np.uint8), (64, 16, 16, 1))
-    wanted = {
+    changes = {
         **SMALL,
         "epochs": 40,
         "generator_channels": 8,
         "discriminator_channels": 8,
         "lr": 0.002,
     }
-    *_, last = Trainer(make_settings(train=wanted).train, orange, CPU).run()
+    *_, last = Trainer(make_settings(train=changes).train, orange, CPU).run()
     means = last.samples.mean(axis=(0, 1, 2))
     assert means[0] > means[1] > means[2]
     assert np.abs(means - [230, 120, 30]).max() < 50
@@ -108,7 +105,7 @@ def test_a_gan_learns_a_plain_colour(make_settings: Callable[..., Settings]) -> 
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"size": 16, "discriminator_norm": True}, id="batch normalisation"),
+        pytest.param({"size": 16, "discriminator_norm": True}, id="batch normalization"),
         pytest.param({"size": 28, "discriminator_norm": True}, id="28 pixels"),
         pytest.param(
             {"size": 32, "discriminator_norm": True, "discriminator_padding": 0}, id="no padding"
@@ -128,79 +125,47 @@ def test_a_gan_learns_a_plain_colour(make_settings: Callable[..., Settings]) -> 
             {"size": 16, "generator_blocks": "residual", "discriminator_blocks": "residual"},
             id="residual blocks",
         ),
-        pytest.param({"size": 16, "loss": "relativistic", "r1": 0.1}, id="penalised"),
+        pytest.param({"size": 16, "loss": "relativistic", "r1": 0.1}, id="penalty"),
     ],
 )
-def test_fewer_images_than_a_batch_are_one_smaller_batch(
+def test_fewer_images_than_batch_size_form_one_batch(
     make_settings: Callable[..., Settings], count: int, changes: dict[str, Any]
 ) -> None:
     values = {**SMALL, "discriminator_norm": False, **changes}
     images = pixels(count, size=values.pop("size"))
-    training = Trainer(make_settings(train=values).train, images, CPU)
-    assert training.steps_per_epoch == 1
-    epochs = list(training.run())
+    trainer = Trainer(make_settings(train=values).train, images, CPU)
+    assert trainer.steps_per_epoch == 1
+    epochs = list(trainer.run())
     assert [epoch.images.tolist() for epoch in epochs] == [[count], [2 * count]]
     assert all(np.isfinite(epoch.statistics).all() for epoch in epochs)
     assert not np.array_equal(epochs[0].samples, epochs[1].samples)
 
 
 @pytest.mark.parametrize(
-    ("images", "warnings"),
-    [
-        (1, ["the training set has 1 image, fewer than train.batch_size (8), so that every step"]),
-        (7, ["the training set has 7 images, fewer than train.batch_size (8), so that every step"]),
-        (8, []),
-        (9, []),
-    ],
-)
-def test_a_batch_that_takes_all_images_is_announced(images: int, warnings: list[str]) -> None:
-    found = batch_warnings(8, images)
-    assert [sentence[: len(start)] for sentence, start in zip(found, warnings, strict=True)] == (
-        warnings
-    )
-
-
-@pytest.mark.parametrize(
-    ("preset", "pictures", "is_long_enough"),
-    [("sample", 2000, True), ("sample", 400, False), ("best32", 400, False), ("best32", 20, False)],
-)
-def test_presets_with_too_few_pictures_are_announced_as_too_short(
-    root: Path, preset: str, pictures: int, is_long_enough: bool
-) -> None:
-    values = preset_values(preset, root / "presets")
-    shares = values["convert"]["validation_fraction"], values["convert"]["test_fraction"]
-    places = np.arange(pictures)
-    training = split(places, [bytes(str(i), "ascii") for i in places], *shares).training
-    batch, epochs = values["train"]["batch_size"], values["train"]["epochs"]
-    warnings = training_warnings(epochs, batch, len(training))
-    assert (warnings == []) == is_long_enough
-
-
-@pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("images", "sentence"),
     [
         (pixels(20, size=20), r"the images are 20 pixels wide, but the networks need one of"),
         (pixels(20)[:, :8], "the images are 16x8, but"),
     ],
 )
-def test_pictures_that_do_not_fit_are_refused(
-    make_settings: Callable[..., Settings], given: np.ndarray, sentence: str
+def test_images_of_wrong_size_are_rejected(
+    make_settings: Callable[..., Settings], images: np.ndarray, sentence: str
 ) -> None:
     with pytest.raises(AtelierError, match=sentence):
-        Trainer(make_settings(train=SMALL).train, given, CPU)
+        Trainer(make_settings(train=SMALL).train, images, CPU)
 
 
-def test_a_training_that_goes_astray_says_what_to_change(
+def test_divergence_error_names_learning_rate(
     make_settings: Callable[..., Settings],
 ) -> None:
-    training = Trainer(make_settings(train={**SMALL, "lr": 1e20}).train, pixels(20), CPU)
+    trainer = Trainer(make_settings(train={**SMALL, "lr": 1e20}).train, pixels(20), CPU)
     with pytest.raises(
         AtelierError, match=r"diverged in epoch 1: .* not finite; set train\.lr below 1e\+20"
     ):
-        list(training.run())
+        list(trainer.run())
 
 
-def test_a_generator_rebuilds_itself_from_its_file(tmp_path: Path) -> None:
+def test_generator_is_rebuilt_from_its_file(tmp_path: Path) -> None:
     arch = replace(SMALL_ARCH, image_size=32, channels=1)
     generator, discriminator = build_networks(arch, seed=1)
     save_network(generator, arch, tmp_path / "g.safetensors")
@@ -220,7 +185,7 @@ def test_a_generator_rebuilds_itself_from_its_file(tmp_path: Path) -> None:
             load_generator(tmp_path / f"{name}.safetensors")
 
 
-def test_a_picture_does_not_depend_on_its_batch_mates() -> None:
+def test_image_does_not_depend_on_its_batch() -> None:
     generator, _ = build_networks(SMALL_ARCH, seed=1)
     latents = draw_latents(10, SMALL_ARCH, seed=0)
     alone = np.concatenate([generate(generator, latents[i : i + 1]) for i in range(10)])
@@ -229,7 +194,9 @@ def test_a_picture_does_not_depend_on_its_batch_mates() -> None:
     assert generator.training
 
 
-def test_history_is_a_row_per_step(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
+def test_history_has_one_row_per_step(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
     history = History()
     for epoch in Trainer(make_settings(train=SMALL).train, pixels(20), CPU).run():
         history.add(epoch)
@@ -243,6 +210,6 @@ def test_history_is_a_row_per_step(make_settings: Callable[..., Settings], tmp_p
     ]  # fmt: skip
     assert history.summary()["steps"] == 6
     assert history.summary()["epochs"] == 2
-    kept = load_epochs(tmp_path)
-    assert list(kept) == [1, 2]
-    assert np.array_equal(kept[2], epoch.samples)
+    samples = load_epochs(tmp_path)
+    assert list(samples) == [1, 2]
+    assert np.array_equal(samples[2], epoch.samples)

@@ -1,4 +1,4 @@
-"""Better pictures: averages, spectral norms, clipping, classes, the best epoch."""
+"""Options of the training: EMA, spectral norm, clipping, classes, the best epoch."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +26,7 @@ from atelier.gan.trainer import Trainer
 from atelier.metrics.validation import validation_settings
 
 from ..support.architectures import CELEBA64, FASHION_MLP, SMALL
+from ..support.divergence import NanWeights
 
 CPU = torch.device("cpu")
 TINY = {
@@ -40,27 +41,27 @@ TINY = {
 PIXELS = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
 
 
-def test_the_average_is_the_sum_of_its_past_by_decaying_weights() -> None:
+def test_ema_matches_its_formula() -> None:
     generator, _ = build_networks(SMALL, seed=1)
-    average = EMA(generator, decay=0.6)
+    ema = EMA(generator, decay=0.6)
     expected = {name: t.clone().double() for name, t in generator.state_dict().items()}
     for step in range(1, 30):
         with torch.no_grad():
             for number, tensor in enumerate(generator.state_dict().values()):
                 tensor.add_(number + step % 3)
-        average.update(generator)
+        ema.update(generator)
         decay = min(0.6, (1 + step) / (10 + step))
         for name, tensor in generator.state_dict().items():
             expected[name] = decay * expected[name] + (1 - decay) * tensor.double()
     counts = [name for name in expected if name.endswith("num_batches_tracked")]
-    for name, tensor in average.generator.state_dict().items():
-        wanted = generator.state_dict()[name] if name in counts else expected[name].float()
-        torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-5, msg=name)
+    for name, tensor in ema.generator.state_dict().items():
+        expected_value = generator.state_dict()[name] if name in counts else expected[name].float()
+        torch.testing.assert_close(tensor, expected_value, rtol=1e-5, atol=1e-5, msg=name)
     assert counts
-    assert not average.generator.training
+    assert not ema.generator.training
 
 
-def test_with_an_average_pictures_and_files_are_its_and_the_training_is_the_same(
+def test_samples_and_files_use_ema_and_training_does_not(
     make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
     plain = Trainer(make_settings(train=TINY).train, PIXELS, CPU)
@@ -89,27 +90,25 @@ def test_with_an_average_pictures_and_files_are_its_and_the_training_is_the_same
     ],
     ids=["dcgan", "linear", "mlp", "residual"],
 )
-def test_the_largest_singular_value_of_every_layer_is_one(
-    arch: Architecture, tmp_path: Path
-) -> None:
+def test_spectral_norm_of_every_layer_is_one(arch: Architecture, tmp_path: Path) -> None:
     _, discriminator = build_networks(arch, seed=1)
-    pictures = torch.rand(2, arch.channels, arch.image_size, arch.image_size)
+    images = torch.rand(2, arch.channels, arch.image_size, arch.image_size)
     with torch.autocast("cpu", torch.bfloat16):  # in which power iteration would be off
         for _ in range(60):
-            discriminator(pictures)
+            discriminator(images)
     discriminator.eval()
     layers = [m for m in discriminator.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     for layer in layers:
         weight = layer.weight.detach().flatten(1)
         assert float(torch.linalg.matrix_norm(weight, 2)) == pytest.approx(1, abs=0.01)
-    # What is saved loads, and judges alike.
+    # The saved network loads and returns the same logits.
     save_network(discriminator, arch, tmp_path / "d.safetensors")
     other = Discriminator(arch) if not arch.spectral_norm else build_networks(arch, seed=2)[1]
     other.load_state_dict(load_file(tmp_path / "d.safetensors"))
-    assert torch.equal(other.eval()(pictures), discriminator(pictures))
+    assert torch.equal(other.eval()(images), discriminator(images))
 
 
-def test_gradients_are_no_longer_than_clip(make_settings: Callable[..., Settings]) -> None:
+def test_gradient_norm_is_clipped(make_settings: Callable[..., Settings]) -> None:
     lengths = {}
     for clip in (0.0, 0.01):
         settings = make_settings(train={**TINY, "grad_clip": clip}).train
@@ -124,7 +123,7 @@ def test_gradients_are_no_longer_than_clip(make_settings: Callable[..., Settings
     assert lengths[0.01] == pytest.approx([0.01, 0.01], rel=1e-3)
 
 
-def test_each_network_learns_at_its_own_rate(make_settings: Callable[..., Settings]) -> None:
+def test_each_network_has_its_own_learning_rate(make_settings: Callable[..., Settings]) -> None:
     """Adam's first step moves a weight by its learning rate, whatever the gradient."""
     settings = make_settings(train={**TINY, "lr": 0.001, "discriminator_lr": 0.004}).train
     arch = Architecture.from_settings(settings, 16, 3)
@@ -137,31 +136,31 @@ def test_each_network_learns_at_its_own_rate(make_settings: Callable[..., Settin
     assert steps == pytest.approx([0.001, 0.004], rel=1e-2)
 
 
-def test_both_rates_follow_the_schedule(make_settings: Callable[..., Settings]) -> None:
+def test_both_learning_rates_follow_the_schedule(make_settings: Callable[..., Settings]) -> None:
     changes = {"lr": 0.001, "discriminator_lr": 0.004, "schedule": "linear"}
-    training = Trainer(make_settings(train={**TINY, **changes}).train, PIXELS, CPU)
-    seen: list[tuple[float, float]] = []
+    trainer = Trainer(make_settings(train={**TINY, **changes}).train, PIXELS, CPU)
+    rates: list[tuple[float, float]] = []
 
-    def look() -> None:
-        optimizers = (training.gan.generator_optimizer, training.gan.discriminator_optimizer)
+    def record_rates() -> None:
+        optimizers = (trainer.gan.generator_optimizer, trainer.gan.discriminator_optimizer)
         first, second = (float(optimizer.param_groups[0]["lr"]) for optimizer in optimizers)
-        seen.append((first / 0.001, second / 0.004))
+        rates.append((first / 0.001, second / 0.004))
 
-    list(training.run(after_step=look))
-    assert seen == [pytest.approx([left / 8] * 2) for left in range(8, 0, -1)]
+    list(trainer.run(after_step=record_rates))
+    assert rates == [pytest.approx([left / 8] * 2) for left in range(8, 0, -1)]
 
 
-def test_a_penalty_of_every_nth_step_weighs_n_times_as_much(
+def test_lazy_penalty_is_scaled_by_its_interval(
     make_settings: Callable[..., Settings],
 ) -> None:
-    """The gradient of a penalised step, less that of a plain one, is the penalty's."""
+    """The gradient with the penalty minus that without it is the gradient of the penalty."""
 
-    def gradient(penalised: bool, **changes: Any) -> torch.Tensor:
+    def gradient(with_penalty: bool, **changes: Any) -> torch.Tensor:
         settings = make_settings(train={**TINY, "discriminator_norm": False, **changes}).train
         arch = Architecture.from_settings(settings, 16, 3)
         gan = build_gan(arch, settings, CPU)
         real = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-        train_step(gan, real, draw_latents(8, arch, 1), with_penalty=penalised)
+        train_step(gan, real, draw_latents(8, arch, 1), with_penalty=with_penalty)
         return torch.cat(
             [p.grad.flatten() for p in gan.discriminator.parameters() if p.grad is not None]
         )
@@ -176,7 +175,7 @@ def test_a_penalty_of_every_nth_step_weighs_n_times_as_much(
 @pytest.mark.parametrize("size", [16, 28, 32])
 @pytest.mark.parametrize("blocks", ["upsample", "residual"])
 @pytest.mark.parametrize("relu_first", [False, True])
-def test_blocks_fit_every_size(size: int, blocks: Any, relu_first: bool) -> None:
+def test_blocks_support_every_size(size: int, blocks: Any, relu_first: bool) -> None:
     arch = replace(
         SMALL,
         image_size=size,
@@ -189,24 +188,24 @@ def test_blocks_fit_every_size(size: int, blocks: Any, relu_first: bool) -> None
     generator, discriminator = build_networks(arch, seed=0)
     latents = draw_latents(6, arch, seed=1)
     assert latents.shape == (6, 8 + 3)
-    pictures = generator(latents)
-    assert pictures.shape == (6, 3, size, size)
-    assert float(pictures.detach().std()) > 0
+    images = generator(latents)
+    assert images.shape == (6, 3, size, size)
+    assert float(images.detach().std()) > 0
     labels = split_labels(latents, arch)
     assert labels is not None
-    logits = discriminator(pictures, labels)
+    logits = discriminator(images, labels)
     assert logits.shape == (6,)
     assert float(logits.detach().std()) > 0
 
 
-def test_a_residual_block_adds_its_shortcut() -> None:
+def test_residual_block_adds_its_shortcut() -> None:
     from atelier.gan.networks import DownResBlock, UpResBlock
 
     maps = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     for block in (UpResBlock(4, 6, 16, False).eval(), DownResBlock(4, 6)):
         before = maps.clone()
         whole = block(maps)
-        assert torch.equal(maps, before), "the shortcut needs the maps as they came"
+        assert torch.equal(maps, before), "the layers must not change the maps in place"
         torch.nn.init.zeros_(block.layers[-1].weight)
         if block.layers[-1].bias is not None:
             torch.nn.init.zeros_(block.layers[-1].bias)
@@ -221,28 +220,28 @@ def test_a_residual_block_adds_its_shortcut() -> None:
         torch.testing.assert_close(shortcut, block.shortcut(resized))
 
 
-COLOURS = np.array([[220, 30, 30], [30, 200, 40], [40, 50, 220]], np.uint8)
+COLORS = np.array([[220, 30, 30], [30, 200, 40], [40, 50, 220]], np.uint8)
 
 
-def test_a_conditional_generator_draws_the_class_that_is_asked_for(
+def test_conditional_generator_draws_requested_class(
     make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    """Three classes of plain pictures: red, green and blue ones."""
+    """The three classes are plain red, green and blue images."""
     labels = np.arange(96) % 3
-    pixels = np.broadcast_to(COLOURS[labels][:, None, None], (96, 16, 16, 3)).copy()
+    pixels = np.broadcast_to(COLORS[labels][:, None, None], (96, 16, 16, 3)).copy()
     changes = {"generator_channels": 8, "discriminator_channels": 8, "epochs": 25, "lr": 0.002}
     settings = make_settings(train={**TINY, **changes, "conditional": True}).train
-    training = Trainer(settings, pixels, CPU, labels=labels)
-    *_, last = training.run()
-    assert training.columns == 2
+    trainer = Trainer(settings, pixels, CPU, labels=labels)
+    *_, last = trainer.run()
+    assert trainer.columns == 2
     rows = last.samples.reshape(3, 2, 16, 16, 3).mean(axis=(1, 2, 3))
     assert rows.argmax(axis=1).tolist() == [0, 1, 2], "each row of the montage is one class"
-    save_models(training, tmp_path)
+    save_models(trainer, tmp_path)
     generator, arch = load_generator(tmp_path / "generator.safetensors")
     assert arch.classes == 3
-    asked = [2, 0, 1, 1, 0, 2, 2]
-    drawn = generate(generator, draw_latents(7, arch, seed=5, labels=asked))
-    assert drawn.mean(axis=(1, 2)).argmax(axis=1).tolist() == asked
+    requested = [2, 0, 1, 1, 0, 2, 2]
+    drawn = generate(generator, draw_latents(7, arch, seed=5, labels=requested))
+    assert drawn.mean(axis=(1, 2)).argmax(axis=1).tolist() == requested
     evenly = generate(generator, draw_latents(9, arch, seed=6))
     assert evenly.mean(axis=(1, 2)).argmax(axis=1).tolist() == [0, 1, 2] * 3
 
@@ -260,7 +259,7 @@ def test_a_conditional_generator_draws_the_class_that_is_asked_for(
         ({"fixed_samples": 1}, np.arange(16) % 3, "set it to 3"),
     ],
 )
-def test_classes_that_cannot_be_are_refused(
+def test_invalid_classes_are_rejected(
     make_settings: Callable[..., Settings], changes: Any, labels: Any, sentence: str
 ) -> None:
     settings = make_settings(train={**TINY, **changes, "conditional": True}).train
@@ -284,14 +283,14 @@ def test_classes_that_cannot_be_are_refused(
         ({"kid_features": "mine.pth"}, "kid_features takes no file of weights"),
     ],
 )
-def test_settings_that_exclude_one_another_are_refused(
+def test_contradictory_settings_are_rejected(
     make_settings: Callable[..., Settings], changes: Any, sentence: str
 ) -> None:
     with pytest.raises(AtelierError, match=sentence):
         make_settings(train=changes)
 
 
-def test_epochs_are_measured_by_the_validation_set(
+def test_validation_settings_do_not_depend_on_evaluate_section(
     make_settings: Callable[..., Settings],
 ) -> None:
     with pytest.raises(AtelierError, match=r"params.yaml: train.select_model: best needs images"):
@@ -303,65 +302,65 @@ def test_epochs_are_measured_by_the_validation_set(
     settings = make_settings(train=changes, evaluate={"samples": 999})
     judging = validation_settings(settings)
     assert (judging.features, judging.samples, judging.seed) == ("inception", 100, 7)
-    # No setting of the section evaluate may reach a training, which does not depend on it.
+    # The train stage does not depend on the section evaluate.
     others = {"samples": 16, "features": "resnet18", "seed": 3, "nearest_neighbor_pool": 5}
     for name, value in others.items():
-        told = validation_settings(make_settings(train=changes, evaluate={name: value}))
-        assert (told.features, told.samples, told.seed) == ("inception", 100, 7)
+        judging = validation_settings(make_settings(train=changes, evaluate={name: value}))
+        assert (judging.features, judging.samples, judging.seed) == ("inception", 100, 7)
 
 
-def test_networks_that_were_not_measured_have_no_marks(
+def test_unscored_networks_have_no_metadata(
     make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    training = Trainer(make_settings(train={**TINY, "ema_decay": 0.5}).train, PIXELS, CPU)
-    save_models(training, tmp_path)
+    trainer = Trainer(make_settings(train={**TINY, "ema_decay": 0.5}).train, PIXELS, CPU)
+    save_models(trainer, tmp_path)
     files = sorted(tmp_path.iterdir())
     assert [file.name for file in files] == ["discriminator.safetensors", "generator.safetensors"]
     assert read_metadata(files[0]) == read_metadata(files[1]) == {}
     for file, network in zip(
-        files, (training.gan.discriminator, training.gan.eval_generator), strict=True
+        files, (trainer.gan.discriminator, trainer.gan.eval_generator), strict=True
     ):
         state = load_file(file)
         assert all(torch.equal(state[key], t) for key, t in network.state_dict().items())
 
 
-class Judge:
-    """Says given numbers, one after the other, and keeps what it saw."""
+class Scores:
+    """Quality function that returns fixed scores and records the images."""
 
     def __init__(self, *numbers: float) -> None:
-        self.numbers, self.seen = list(numbers), []
+        self.numbers, self.images = list(numbers), list[np.ndarray]()
 
-    def __call__(self, pictures: np.ndarray) -> float:
-        self.seen.append(pictures)
-        return self.numbers[len(self.seen) - 1]
+    def __call__(self, images: np.ndarray) -> float:
+        self.images.append(images)
+        return self.numbers[len(self.images) - 1]
 
 
-@pytest.mark.parametrize("keep", ["last", "best"])
-def test_the_best_epoch_is_kept_beside_the_last(
-    make_settings: Callable[..., Settings], tmp_path: Path, keep: str
+@pytest.mark.parametrize("select", ["last", "best"])
+def test_best_and_last_generators_are_saved(
+    make_settings: Callable[..., Settings], tmp_path: Path, select: str
 ) -> None:
     changes = {
         "epochs": 5,
         "kid_every_epochs": 2,
         "kid_samples": 16,
-        "select_model": keep,
+        "select_model": select,
         "ema_decay": 0.5,
     }
     settings = make_settings(train={**TINY, **changes}).train
-    judge, history = Judge(0.5, 0.125, 0.25), History()
-    training = Trainer(settings, PIXELS, CPU, quality_fn=judge)
-    epochs = list(training.run())
+    scores, history = Scores(0.5, 0.125, 0.25), History()
+    trainer = Trainer(settings, PIXELS, CPU, quality_fn=scores)
+    epochs = list(trainer.run())
     assert [epoch.quality for epoch in epochs] == [None, 0.5, None, 0.125, 0.25]
-    save_models(training, tmp_path)
+    save_models(trainer, tmp_path)
     files = {path.stem: path for path in tmp_path.glob("*.safetensors")}
     assert set(files) == {"generator", "discriminator", "last", "best"}
     assert read_metadata(files["best"]) == {"epoch": 4, "kid": 0.125}
     assert read_metadata(files["last"]) == {"epoch": 5, "kid": 0.25}
-    assert files["generator"].read_bytes() == files[keep].read_bytes()
-    latents = draw_latents(16, training.arch, derive_seed(settings.seed, "train.measured_latents"))
-    for name, seen in (("best", judge.seen[1]), ("last", judge.seen[2])):
+    assert files["generator"].read_bytes() == files[select].read_bytes()
+    latents = draw_latents(16, trainer.arch, derive_seed(settings.seed, "train.measured_latents"))
+    for name, images in (("best", scores.images[1]), ("last", scores.images[2])):
         generator, _ = load_generator(files[name])
-        assert np.array_equal(generate(generator, latents), seen)
+        assert np.array_equal(generate(generator, latents), images)
     for epoch in epochs:
         history.add(epoch)
     history.write(tmp_path / "losses.csv", tmp_path / "quality.csv")
@@ -370,23 +369,21 @@ def test_the_best_epoch_is_kept_beside_the_last(
     assert history.summary()["best_kid"] == 0.125
 
 
-def test_taken_back_after_it_went_astray_the_best_and_the_average_are_as_they_were(
+def test_rollback_restores_best_model_and_ema(
     make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    from ..support.training import Poison
-
     changes = {"kid_every_epochs": 1, "ema_decay": 0.5, "horizontal_flip": True}
     settings = make_settings(train={**TINY, **changes}).train
-    training = Trainer(settings, PIXELS, CPU, quality_fn=Judge(0.5, 0.25, 0.75, 0.5))
-    poison = Poison(training, steps=5, times=1)
-    epochs = list(train(training, Checkpoints(tmp_path), poison))
+    trainer = Trainer(settings, PIXELS, CPU, quality_fn=Scores(0.5, 0.25, 0.75, 0.5))
+    nan_weights = NanWeights(trainer, steps=5, times=1)
+    epochs = list(train(trainer, Checkpoints(tmp_path), nan_weights))
     assert [epoch.quality for epoch in epochs] == [0.5, 0.25, 0.75, 0.5]
-    assert (training.rollbacks, training.best_model.best_epoch) == (1, 2)
-    generators = (training.gan.eval_generator, training.best_model.best_generator(training.arch))
+    assert (trainer.rollbacks, trainer.best_model.best_epoch) == (1, 2)
+    generators = (trainer.gan.eval_generator, trainer.best_model.best_generator(trainer.arch))
     assert all(bool(t.isfinite().all()) for g in generators for t in g.state_dict().values())
 
 
-def test_a_file_of_before_these_settings_is_written_and_read_as_ever(tmp_path: Path) -> None:
+def test_header_omits_default_fields(tmp_path: Path) -> None:
     import json
 
     from safetensors import safe_open
