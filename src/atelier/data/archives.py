@@ -1,4 +1,8 @@
-"""Members of a zip archive."""
+"""Readers of zip and tar archives that limit memory, expansion and number of members.
+
+Both formats are read member by member. Damage, encryption, links and other hazards reject one
+member or the whole archive.
+"""
 
 import bz2
 import errno
@@ -18,8 +22,8 @@ from typing import IO, Any, Self, cast
 
 from atelier.core.errors import AtelierError
 from atelier.data.members import (
+    MAX_EXPANSION,
     MEMBER_LIMIT,
-    MOST_EXPANSION,
     Budget,
     MemberNames,
     Members,
@@ -31,24 +35,31 @@ from atelier.data.members import (
 )
 from atelier.data.safe_names import sanitize_name
 
-# Of a member; a blank picture may shrink further.
+# Size of a member up to which any expansion is accepted: blank images compress far.
 _SMALL_MEMBER = 16 * 2**20
 _ZIP_PIECE = 2**20
-# Python's zipfile expands all that it reads of LZMA at once.
-_SMALL_PIECE = 4096
+# zipfile expands each piece that it reads of LZMA in one step.
+_LZMA_PIECE = 4096
 _OVERLAPS = Rejected("it shares its bytes with another member")
 _LOCAL_HEADER = 30  # bytes of the shortest header before a member's data
-_UTF8 = 0x800
+# Flags and attributes of zip members.
+_ENCRYPTED, _UTF8 = 0x1, 0x800
 _WINDOWS_FOLDER = 0x10
+
+_TAR_PIECE = 2**20
+# Limit for the headers between the data of two members: tarfile would read a header of any
+# declared length into memory.
+_MAX_HEADER = 4 * 2**20
+_OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 
 
 def read_zip(path: Path, exact_names: bool = False) -> Members:
-    r"""Yield every member that is no folder, in the order of the archive's directory.
+    r"""Yield every member of a zip archive that is not a folder, in the directory's order.
 
     Args:
         path: the archive.
-        exact_names: yield every name as it is. By default ``\`` separates folders like ``/``,
-            and of a hidden folder only the folder is yielded, refused.
+        exact_names: yield every name unchanged. By default ``\`` separates folders like ``/``,
+            and a hidden folder is yielded as one rejected member.
 
     Raises:
         AtelierError: the archive is damaged or cut short.
@@ -64,7 +75,7 @@ def read_zip(path: Path, exact_names: bool = False) -> Members:
 
 
 def count_members(path: Path) -> int:
-    """Count what :func:`read_zip` yields of an archive.
+    """Return the number of members that :func:`read_zip` yields.
 
     Raises:
         AtelierError: the archive is damaged, cut short or expands too far.
@@ -76,7 +87,7 @@ def count_members(path: Path) -> int:
 def _entries(
     archive: zipfile.ZipFile, exact_names: bool
 ) -> Iterator[tuple[zipfile.ZipInfo, str, str]]:
-    """Yield each member that is no folder, its name, and the reason not to read it, if any."""
+    """Yield each member that is not a folder, its name, and the reason to reject it or ``""``."""
     names = MemberNames()
     for member in archive.infolist():
         if exact_names:
@@ -88,8 +99,8 @@ def _entries(
 def _member_name(member: zipfile.ZipInfo) -> str:
     r"""Return a member's name with ``/`` between folders.
 
-    The format demands ``/``; a ``\`` is written by programs for Windows. Names without the flag
-    for UTF-8 should be in code page 437, but many programs write UTF-8 all the same.
+    The format requires ``/``, but some programs for Windows write ``\``. Names without the UTF-8
+    flag should be in code page 437, but many programs write UTF-8 without the flag.
     """
     name = member.filename
     if not member.flag_bits & _UTF8:
@@ -99,13 +110,13 @@ def _member_name(member: zipfile.ZipInfo) -> str:
 
 
 def _is_folder(member: zipfile.ZipInfo) -> bool:
-    # Programs for Windows may mark a folder by its attribute only.
-    marked = member.external_attr & _WINDOWS_FOLDER and not member.external_attr >> 16
-    return _member_name(member).endswith("/") or bool(marked and member.file_size == 0)
+    # Some programs for Windows mark a folder by its attribute only.
+    is_marked = member.external_attr & _WINDOWS_FOLDER and not member.external_attr >> 16
+    return _member_name(member).endswith("/") or bool(is_marked and member.file_size == 0)
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """Open an archive, read its directory and check how far its members expand together.
+    """Open a zip archive and check the total expanded size that its directory states.
 
     Raises:
         AtelierError: the archive is damaged, cut short or expands too far.
@@ -129,7 +140,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def _overlapping(archive: zipfile.ZipFile) -> set[zipfile.ZipInfo]:
-    """Return the members whose bytes belong to an earlier member too."""
+    """Return the members whose bytes overlap those of an earlier member."""
     overlapping: set[zipfile.ZipInfo] = set()
     end: float = -math.inf
     for member in sorted(archive.infolist(), key=lambda member: member.header_offset):
@@ -140,52 +151,52 @@ def _overlapping(archive: zipfile.ZipFile) -> set[zipfile.ZipInfo]:
 
 
 def _too_large(member: zipfile.ZipInfo) -> Rejected | None:
-    """Refuse a member by the sizes that the directory claims."""
+    """Return a rejection if the sizes in the directory exceed a limit."""
     if member.file_size > MEMBER_LIMIT:
         return too_large(member.file_size)
     expansion = member.file_size / max(member.compress_size, 1)
-    if member.file_size > _SMALL_MEMBER and expansion > MOST_EXPANSION:
+    if member.file_size > _SMALL_MEMBER and expansion > MAX_EXPANSION:
         return Rejected(f"it would expand {expansion:,.0f} times")
     return None
 
 
 def _zip_payload(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: Budget) -> Payload:
-    fault = _fault(member)
-    refused = Rejected(fault) if fault else _too_large(member)
-    if refused:
-        return refused
+    reason = _unreadable_reason(member)
+    rejected = Rejected(reason) if reason else _too_large(member)
+    if rejected:
+        return rejected
     try:
         data = b"".join(_zip_pieces(archive, member, budget))
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError):
         return Rejected("damaged inside the archive")
     except OSError as error:
-        # bz2 reports damage as an OSError without a number, and a member that claims to lie before
-        # the archive's first byte is an invalid argument; any other number is the disk's.
+        # bz2 reports damage as an OSError without errno. An offset before the archive's first byte
+        # raises EINVAL. Any other errno is an error of the disk.
         if error.errno not in (None, errno.EINVAL):
             raise
         return Rejected("damaged inside the archive")
     except NotImplementedError:
-        return Rejected("packed by a method that Python does not know")
+        return Rejected("compressed by a method that Python does not support")
     return reject_nested_archive(data)
 
 
 def _zip_pieces(
     archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: Budget
 ) -> Iterator[bytes]:
-    """Yield what a member holds, expanded by small steps; one that is longer than it claims fails.
+    """Yield a member's content, expanded in small pieces.
 
     Raises:
-        zipfile.BadZipFile: its size or checksum is another than the directory claims.
+        zipfile.BadZipFile: size or checksum differ from those in the directory.
     """
-    packed = copy(member)
+    source = copy(member)
     if member.compress_type == zipfile.ZIP_BZIP2:
-        # Python's zipfile would expand all that it reads at once, to gigabytes. The checksum is
-        # that of what is expanded.
-        packed.compress_type, packed.file_size = zipfile.ZIP_STORED, member.compress_size
-        packed.CRC = None  # type: ignore[assignment]
-    size = _SMALL_PIECE if member.compress_type == zipfile.ZIP_LZMA else _ZIP_PIECE
+        # zipfile would expand a whole piece in one step, up to gigabytes: read the compressed
+        # bytes instead. The checksum is that of the expanded bytes, so it is compared below.
+        source.compress_type, source.file_size = zipfile.ZIP_STORED, member.compress_size
+        source.CRC = None  # type: ignore[assignment]
+    size = _LZMA_PIECE if member.compress_type == zipfile.ZIP_LZMA else _ZIP_PIECE
     length = checksum = 0
-    with archive.open(packed) as stored, _expanded(stored, member.compress_type) as stream:
+    with archive.open(source) as stored, _expanded(stored, member.compress_type) as stream:
         while piece := stream.read(size):
             budget.spend(len(piece))
             length, checksum = length + len(piece), zlib.crc32(piece, checksum)
@@ -193,15 +204,16 @@ def _zip_pieces(
                 break
             yield piece
     if (length, checksum) != (member.file_size, member.CRC):
-        raise zipfile.BadZipFile("it is not what the directory claims")
+        raise zipfile.BadZipFile("size or checksum differ from the directory")
 
 
 def _expanded(stored: IO[bytes], method: int) -> IO[bytes]:
     return cast(IO[bytes], bz2.BZ2File(stored)) if method == zipfile.ZIP_BZIP2 else stored
 
 
-def _fault(member: zipfile.ZipInfo) -> str:
-    if member.flag_bits & 0x1:
+def _unreadable_reason(member: zipfile.ZipInfo) -> str:
+    """Return the reason why a member cannot be read, or an empty string."""
+    if member.flag_bits & _ENCRYPTED:
         return "encrypted"
     mode = member.external_attr >> 16
     if stat.S_ISLNK(mode):
@@ -211,23 +223,16 @@ def _fault(member: zipfile.ZipInfo) -> str:
     return ""
 
 
-_TAR_PIECE = 2**20
-# What stands between the data of two members: their headers. Python's tarfile would read a
-# header of any declared length into memory.
-_LONGEST_HEADER = 4 * 2**20
-_OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
-
-
 def is_tar(path: Path) -> bool:
-    """Say whether a file begins as a tar archive, compressed or not.
+    """Return whether a file starts like a tar archive, compressed or not.
 
-    Only the first block of 512 bytes is decompressed: ``tarfile.is_tarfile`` would follow
-    headers of any declared length.
+    Only the first block of 512 bytes is decompressed: ``tarfile.is_tarfile`` would read headers
+    of any declared length.
     """
     try:
         with _damage_as_errors(path), _decompressed(path) as plain:
             block = plain.read(tarfile.BLOCKSIZE)
-            # A tar without members begins with its end mark, which is no header.
+            # A tar without members starts with its end mark, a block of zeros.
             if block != bytes(tarfile.BLOCKSIZE):
                 tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
     except AtelierError:
@@ -236,25 +241,25 @@ def is_tar(path: Path) -> bool:
 
 
 def read_tar(path: Path) -> Members:
-    r"""Yield every member that is no folder, in the archive's order, holding one at a time.
+    r"""Yield every member of a tar archive that is not a folder, in the archive's order.
 
-    Of a hidden folder only the folder is yielded, refused. A ``\`` in a name without ``/``
-    separates folders, as some programs for Windows write them.
+    Memory holds one member. A hidden folder is yielded as one rejected member. A ``\`` in a name
+    without ``/`` separates folders, because some programs for Windows write it.
 
     Raises:
-        AtelierError: the archive is damaged, cut short, or expands beyond all measure.
+        AtelierError: the archive is damaged, cut short, or expands too far.
     """
     names = MemberNames()
     for member, payload in tar_members(path):
         name = member.name if "/" in member.name else member.name.replace("\\", "/")
         checked_name = names.check(name)
         if checked_name:
-            shown, reason = checked_name
-            yield shown, Rejected(reason) if reason else payload
+            printable_name, reason = checked_name
+            yield printable_name, Rejected(reason) if reason else payload
 
 
 def tar_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, Payload]]:
-    """Yield every member that is no folder together with what it holds.
+    """Yield every member of a tar archive that is not a folder, with its payload.
 
     Raises:
         AtelierError: as for :func:`read_tar`.
@@ -266,14 +271,14 @@ def tar_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, Payload]]:
             while (member := _next(archive, stream)) is not None:
                 if not member.isdir():
                     yield member, _tar_payload(archive, member, stream)
-        # A compressed stream is checked against its own checksum only at its very end.
+        # A compressed stream compares its checksum only at its end.
         stream.allowance = _TAR_PIECE
         while stream.read(_TAR_PIECE):
             stream.allowance = _TAR_PIECE
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """A header that is missing or damaged is a fault; plain TarInfo ends the archive there."""
+    """Tar header that raises if it is missing or damaged; TarInfo would end the archive."""
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
@@ -286,11 +291,11 @@ class _StrictTarInfo(tarfile.TarInfo):
 
 
 def _next(archive: tarfile.TarFile, stream: "_BudgetedFile") -> tarfile.TarInfo | None:
-    stream.allowance = _LONGEST_HEADER
+    stream.allowance = _MAX_HEADER
     member = archive.next()
     if member is not None:
         stream.budget.count_member()
-    # A TarFile remembers every member it has seen; of a million only one is needed.
+    # A TarFile keeps every member that it has read; drop them to bound memory.
     archive.members.clear()  # type: ignore[attr-defined]
     return member
 
@@ -304,16 +309,16 @@ def _tar_payload(
         return Rejected("not a regular file")
     content = archive.extractfile(member)
     assert content is not None  # noqa: S101 - a regular member always has content
-    fault = unsafe_name_reason(member.name)
-    keep = not fault and member.size <= MEMBER_LIMIT
+    reason = unsafe_name_reason(member.name)
+    is_accepted = not reason and member.size <= MEMBER_LIMIT
     pieces = []
-    # What is refused is read all the same: a stream has no other way to the next member.
+    # Rejected members are read too: a stream cannot seek to the next member.
     while piece := _read_piece(content, stream):
-        if keep:
+        if is_accepted:
             pieces.append(piece)
-    if fault:
-        return Rejected(fault)
-    return reject_nested_archive(b"".join(pieces)) if keep else too_large(member.size)
+    if reason:
+        return Rejected(reason)
+    return reject_nested_archive(b"".join(pieces)) if is_accepted else too_large(member.size)
 
 
 def _read_piece(content: IO[bytes], stream: "_BudgetedFile") -> bytes:
@@ -322,10 +327,15 @@ def _read_piece(content: IO[bytes], stream: "_BudgetedFile") -> bytes:
 
 
 class _BudgetedFile:
-    """A stream that refuses to expand beyond all measure, or to be read at one gulp."""
+    """Stream that limits the expanded size, in total and between two members.
+
+    Attributes:
+        allowance: bytes that may be read until it is set again.
+        budget: limits of the whole archive.
+    """
 
     def __init__(self, stream: IO[bytes], path: Path) -> None:
-        self.allowance = _LONGEST_HEADER
+        self.allowance = _MAX_HEADER
         self._stream = stream
         self.budget = Budget(path)
         self._name = path.name
@@ -337,7 +347,7 @@ class _BudgetedFile:
         if self.allowance < 0:
             raise AtelierError(
                 f"the tar archive {self._name} holds a header of more than"
-                f" {_LONGEST_HEADER // 2**20} MiB, as only an attack does; pack the pictures anew."
+                f" {_MAX_HEADER // 2**20} MiB, which indicates an attack; pack the images again."
             )
         return data
 
@@ -346,7 +356,7 @@ class _BudgetedFile:
 def _decompressed(path: Path) -> Iterator[IO[bytes]]:
     with path.open("rb") as stream:
         start = stream.read(8)
-    opener = next((use for magic, use in _OPENERS.items() if start.startswith(magic)), open)
+    opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), open)
     with opener(path, "rb") as plain:
         yield plain
 
@@ -355,12 +365,13 @@ def _decompressed(path: Path) -> Iterator[IO[bytes]]:
 def _damage_as_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError):
-        pass
-    except (ValueError, RecursionError):
+    except (
+        *(tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
+        *(EOFError, ValueError, RecursionError),
+    ):
         pass
     except OSError as error:
-        # bz2 reports damage as an OSError without a number.
+        # bz2 reports damage as an OSError without errno.
         if error.errno is not None:
             raise
     else:

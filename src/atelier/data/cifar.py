@@ -1,8 +1,8 @@
-"""CIFAR-10's own file: a tar of pickled batches (https://www.cs.toronto.edu/~kriz/cifar.html).
+"""Reader of CIFAR-10's original file, a tar of pickled batches.
 
-A pickle is a program. This one runs on a machine that knows four instructions: the names
-that NumPy's arrays are pickled under are bound to stand-ins of our own, which build arrays of
-bytes and nothing else; any other name is refused before it is looked up.
+The format is described at https://www.cs.toronto.edu/~kriz/cifar.html. Unpickling can run any
+program. This unpickler resolves five names only: those under which NumPy pickles arrays. They are
+bound to replacements that build uint8 arrays; any other name is rejected before it is imported.
 """
 
 import io
@@ -20,18 +20,19 @@ from atelier.data.archives import tar_members
 from atelier.data.members import Members
 
 _BATCH = re.compile(r"^(?:\./)?cifar-10-batches-py/(?:data_batch_([1-5])|(test_batch))$")
-_IMAGE_BYTES = (3, 32, 32)
+_BATCH_IMAGES = 10_000
+_IMAGE_SHAPE = (3, 32, 32)
 
 
 def read_cifar10(path: Path, split: Literal["train", "test", "all"]) -> Members:
-    """Yield every picture of the batches of ``split`` as uint8 [32, 32, 3].
+    """Yield every image of the batches of ``split`` as uint8 [32, 32, 3].
 
-    A picture is called ``train/6/00000``: which part, which label, which place. One batch at
-    a time is in memory.
+    An image is named by split, label and index, for example ``train/6/00000``. Memory holds one
+    batch at a time.
 
     Raises:
-        AtelierError: the archive is damaged, holds no batches, or holds one that is anything
-            but arrays, bytes, numbers, lists and dictionaries.
+        AtelierError: the archive is damaged, has no batches, or has a batch with other objects
+            than arrays, bytes, numbers, lists and dictionaries.
     """
     found = False
     for member, payload in tar_members(path):
@@ -41,7 +42,8 @@ def read_cifar10(path: Path, split: Literal["train", "test", "all"]) -> Members:
         found = True
         part = "test" if batch[2] else "train"
         if split in (part, "all"):
-            yield from _read_batch(payload, part, 10_000 * (int(batch[1] or 1) - 1), path.name)
+            first = _BATCH_IMAGES * (int(batch[1] or 1) - 1)
+            yield from _read_batch(payload, part, first, path.name)
     if not found:
         raise AtelierError(f"{path.name} holds no batches of CIFAR-10; get it again.")
 
@@ -50,30 +52,30 @@ def _read_batch(data: bytes, part: str, first: int, archive: str) -> Members:
     try:
         batch = _BatchUnpickler(io.BytesIO(data), encoding="bytes").load()
         pixels, labels = batch[b"data"], batch[b"labels"]
-        pictures = pixels.array.reshape(len(labels), *_IMAGE_BYTES).transpose(0, 2, 3, 1)
+        images = pixels.array.reshape(len(labels), *_IMAGE_SHAPE).transpose(0, 2, 3, 1)
         names = [f"{part}/{label:d}/{first + i:05d}" for i, label in enumerate(labels)]
     except Exception as error:
-        # A damaged or hostile pickle may raise anything at all.
+        # A damaged or hostile pickle can raise any exception.
         reason = str(error) if isinstance(error, pickle.UnpicklingError) else "it is damaged"
         raise AtelierError(
             f"{archive} holds a batch that is not CIFAR-10's ({reason}); get it again."
         ) from None
-    yield from zip(names, pictures, strict=True)
+    yield from zip(names, images, strict=True)
 
 
 class _DType:
-    """Stands for ``numpy.dtype``: only that of unsigned bytes can be built."""
+    """Replacement of ``numpy.dtype`` that accepts uint8 only."""
 
     def __init__(self, kind: Any, *_: Any) -> None:
         if kind not in ("u1", b"u1"):
             raise pickle.UnpicklingError("it holds an array of something other than bytes")
 
     def __setstate__(self, state: Any) -> None:
-        """Byte order and alignment, which bytes do not have."""
+        """Ignore byte order and alignment, which do not apply to uint8."""
 
 
 class _Array:
-    """Stands for ``numpy.ndarray`` while it is built; ``array`` is the finished uint8 array."""
+    """Replacement of ``numpy.ndarray`` during unpickling; ``array`` is the uint8 result."""
 
     array: NDArray[np.uint8]
 
@@ -95,7 +97,7 @@ def _encode(text: Any, encoding: Any) -> bytes:
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    _KNOWN = {  # noqa: RUF012 - a table
+    _ALLOWED = {  # noqa: RUF012 - a constant table
         ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
         ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
         ("numpy", "ndarray"): _Array,
@@ -105,6 +107,6 @@ class _BatchUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return self._KNOWN[module, name]
+            return self._ALLOWED[module, name]
         except KeyError:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None

@@ -1,4 +1,4 @@
-"""The manifest of ``data/raw``: what lies there, and how to read it."""
+"""Manifest of ``data/raw``: its files, their format, and the files that were skipped."""
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,7 @@ Format = Literal["zip", "tar", "mnist", "cifar10"]
 
 @dataclass(frozen=True)
 class RawFile:
-    """One file of ``data/raw``: its name, its size in bytes and its SHA-256 in hexadecimal."""
+    """Name, size in bytes and hexadecimal SHA-256 of a file in ``data/raw``."""
 
     name: str
     size: int
@@ -25,7 +25,7 @@ class RawFile:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that the source held and that was not taken, and why."""
+    """Name of a source's file that was skipped, and the reason."""
 
     name: str
     reason: str
@@ -33,16 +33,16 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What lies in ``data/raw``.
+    """Description of ``data/raw``.
 
     Attributes:
-        source: the setting ``download.source`` that it was made by.
-        format: how the files are read: ``zip``, ``tar`` (compressed or not), ``mnist`` (IDX,
-            gzip) or ``cifar10`` (the tar of batches for Python).
-        split: which part of the files is meant: ``train``, ``test`` or ``all``.
+        source: value of ``download.source`` that the folder was filled from.
+        format: ``zip``, ``tar`` (compressed or not), ``mnist`` (IDX, gzip) or ``cifar10`` (the
+            tar of batches for Python).
+        split: the part of the files to read: ``train``, ``test`` or ``all``.
         files: the files, in reading order.
-        members: how many pictures they claim to hold, where that is known without reading.
-        skipped: what the source held and was not taken.
+        members: number of images that the files state, ``None`` if it is unknown.
+        skipped: files of the source that were not copied.
     """
 
     source: str
@@ -54,12 +54,12 @@ class Manifest:
 
 
 def raw_file(path: Path) -> RawFile:
-    """Describe the file at ``path``, reading it once in small pieces."""
+    """Return name, size and SHA-256 of the file at ``path``; memory holds small pieces of it."""
     return RawFile(path.name, path.stat().st_size, file_digest(path))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write ``manifest`` into ``folder``, as JSON."""
+    """Write a manifest into ``folder`` as JSON."""
     write_json(folder / MANIFEST_NAME, TypeAdapter(Manifest).dump_python(manifest, mode="json"))
 
 
@@ -67,7 +67,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of ``folder``.
 
     Raises:
-        AtelierError: it is missing or damaged, or names files outside the folder.
+        AtelierError: the manifest is missing or damaged, or names files outside the folder.
     """
     path = folder / MANIFEST_NAME
     try:

@@ -1,4 +1,4 @@
-"""MNIST's and Fashion-MNIST's own files: gzip-compressed IDX, as their authors made them.
+"""Reader of the original files of MNIST and Fashion-MNIST: IDX, compressed with gzip.
 
 The format is described at the end of http://yann.lecun.com/exdb/mnist/.
 """
@@ -14,16 +14,17 @@ import numpy as np
 from atelier.core.errors import AtelierError
 from atelier.data.members import Budget, Members
 
-_IMAGES, _LABELS = 2051, 2049
+_IMAGES_MAGIC, _LABELS_MAGIC = 2051, 2049
+_MAX_PIXELS = 2**20
 
 
 def read_mnist(paths: Sequence[Path]) -> Members:
-    """Yield every digit of pairs of an images and a labels file as uint8 [28, 28].
+    """Yield every digit of pairs of an images file and a labels file, as uint8 [28, 28].
 
-    A digit is called ``train/5/00000``: which part, which label, which place.
+    A digit is named by split, label and index, for example ``train/5/00000``.
 
     Raises:
-        AtelierError: a file is damaged, cut short, or not what its name says.
+        AtelierError: a file is damaged, cut short, or not in the format that its name implies.
     """
     for images, labels in zip(paths[::2], paths[1::2], strict=True):
         part = "train" if images.name.startswith("train") else "test"
@@ -38,28 +39,29 @@ def read_mnist(paths: Sequence[Path]) -> Members:
 
 def _read_pair(part: str, images: Path, labels: Path) -> Members:
     with gzip.open(images) as pixels, gzip.open(labels) as classes:
-        magic, count, height, width = struct.unpack(">4I", pixels.read(16))
+        images_magic, count, height, width = struct.unpack(">4I", pixels.read(16))
         labels_magic, labels_count = struct.unpack(">2I", classes.read(8))
-        if (magic, labels_magic) != (_IMAGES, _LABELS) or count != labels_count:
+        expected = (_IMAGES_MAGIC, _LABELS_MAGIC)
+        if (images_magic, labels_magic) != expected or count != labels_count:
             raise AtelierError(
                 f"{images.name} and {labels.name} are no pair of IDX images and labels; run the"
                 " download stage again."
             )
-        if not 0 < height * width <= 2**20:
-            raise AtelierError(f"{images.name} claims pictures of {width}x{height}; get it again.")
+        if not 0 < height * width <= _MAX_PIXELS:
+            raise AtelierError(f"{images.name} claims images of {width}x{height}; get it again.")
         budget = Budget(images)
         for index in range(count):
             budget.count_member()
             budget.spend(height * width)
-            digit = np.frombuffer(_exactly(pixels, height * width), np.uint8)
-            (label,) = _exactly(classes, 1)
+            digit = np.frombuffer(_read_exactly(pixels, height * width), np.uint8)
+            (label,) = _read_exactly(classes, 1)
             yield f"{part}/{label}/{index:05d}", digit.reshape(height, width)
         # gzip compares its checksum only at the end of the stream.
         if pixels.read(1) or classes.read(1):
             raise AtelierError(f"{images.name} holds more than it claims; get it again.")
 
 
-def _exactly(stream: gzip.GzipFile, size: int) -> bytes:
+def _read_exactly(stream: gzip.GzipFile, size: int) -> bytes:
     data = stream.read(size)
     if len(data) < size:
         raise EOFError

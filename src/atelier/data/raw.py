@@ -1,4 +1,4 @@
-"""Reading ``data/raw``: every picture by name, in a fixed order, one at a time."""
+"""Reader of ``data/raw``: every image by name, in a fixed order, one at a time."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +12,12 @@ from atelier.data.mnist import read_mnist
 
 
 @dataclass(frozen=True)
-class RawPictures:
-    """The raw pictures of a folder; each iteration reads them anew, from the first.
+class RawImages:
+    """Raw images of a folder; each iteration reads them again from the start.
 
-    Iterating yields ``(name, payload)``. A payload is a file's bytes, a picture's pixels
-    (uint8 [H, W] or [H, W, C]), or :class:`~atelier.data.members.Rejected` with the
-    reason why it is not read. What the source passed over comes first, refused.
+    Iterating yields ``(name, payload)``. A payload is a file's bytes, an image's pixels
+    (uint8 [H, W] or [H, W, C]), or a :class:`~atelier.data.members.Rejected`. Files that the
+    source skipped come first, as rejected payloads.
     """
 
     folder: Path
@@ -25,24 +25,24 @@ class RawPictures:
 
     @property
     def total(self) -> int | None:
-        """How many pairs an iteration yields, where that is known beforehand."""
+        """Number of pairs that an iteration yields, ``None`` if it is unknown beforehand."""
         members = self.manifest.members
         return None if members is None else members + len(self.manifest.skipped)
 
     def __iter__(self) -> Members:
-        """Yield the pictures.
+        """Yield the images.
 
         Raises:
-            AtelierError: what lies in the folder is damaged or was cut short.
+            AtelierError: a file of the folder is damaged or was cut short.
         """
-        for passed in self.manifest.skipped:
-            yield passed.name, Rejected(passed.reason)
+        for skipped in self.manifest.skipped:
+            yield skipped.name, Rejected(skipped.reason)
         paths = [self.folder / file.name for file in self.manifest.files]
         match self.manifest.format:
             case "zip":
-                # Names that the program wrote itself come from files of this machine.
-                own = self.manifest.source in ("folder", "kaggle", "sample")
-                yield from read_zip(paths[0], exact_names=own)
+                # These sources write the zip with names of local files, which may contain `\`.
+                exact_names = self.manifest.source in ("folder", "kaggle", "sample")
+                yield from read_zip(paths[0], exact_names=exact_names)
             case "tar":
                 yield from read_tar(paths[0])
             case "mnist":
@@ -51,11 +51,11 @@ class RawPictures:
                 yield from read_cifar10(paths[0], self.manifest.split)
 
 
-def open_raw(folder: Path) -> RawPictures:
-    """Open the raw pictures that the download stage left in ``folder``.
+def open_raw(folder: Path) -> RawImages:
+    """Open the raw images that the download stage wrote to ``folder``.
 
     Raises:
-        AtelierError: the manifest is missing or damaged, or a file that it names is missing or
+        AtelierError: the manifest is missing or damaged, or a file that it lists is missing or
             has another size.
     """
     manifest = read_manifest(folder)
@@ -66,4 +66,4 @@ def open_raw(folder: Path) -> RawPictures:
                 f"{path} is missing or has another size than the {file.size} bytes that were"
                 " downloaded; run the download stage again."
             )
-    return RawPictures(folder, manifest)
+    return RawImages(folder, manifest)

@@ -1,24 +1,24 @@
-"""Names of strangers' files, made safe to store, print and compare."""
+"""Safe file names: printable, limited in length, without hidden and system files."""
 
 import hashlib
 import re
 
 MAX_LENGTH = 255
-"""Characters of the longest name kept whole: an endless one would fill manifest and tables."""
+"""Number of characters above which a name is shortened."""
 
-# Control characters, line separators, changes of writing direction, halves of UTF-16 pairs
-# (which stand for bytes that are not UTF-8): none of them can be printed or encoded as it is.
+# Control characters, line separators, changes of writing direction, and surrogates (which
+# represent bytes that are not UTF-8).
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def sanitize_name(name: str) -> str:
-    r"""Escape what cannot be printed or encoded, as Python does (``\n``, ``\udcff``).
+    r"""Return a name with unprintable characters escaped as in Python (``\n``, ``\udcff``).
 
-    Any script stays as it is. A name longer than :data:`MAX_LENGTH` keeps its two ends, with a
-    hash of the whole between them. A printable name comes back unchanged.
+    Letters of all scripts are unchanged. A name longer than :data:`MAX_LENGTH` is shortened to
+    its start, a hash of the whole name, and its end.
     """
     escaped = _UNPRINTABLE.sub(
-        lambda found: found.group().encode("unicode_escape").decode("ascii"), name
+        lambda match: match.group().encode("unicode_escape").decode("ascii"), name
     )
     if len(escaped) <= MAX_LENGTH:
         return escaped
@@ -26,8 +26,8 @@ def sanitize_name(name: str) -> str:
     return f"{escaped[:150]}~{digest}~{escaped[-80:]}"
 
 
-# Names in lower case that systems and programs give to their own folders and files. Names that
-# begin with a dot are hidden everywhere, so .DS_Store, .git and ._1.jpg need no entry.
+# Lower-case names of folders and files that operating systems and programs create. Names that
+# start with a dot are hidden in any case, so .DS_Store, .git and ._1.jpg need no entry.
 _SYSTEM_NAMES = {
     "__macosx", "icon\r", "lost+found",
     "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini",
@@ -45,10 +45,13 @@ def hidden_reason(name: str, is_folder: bool) -> str:
 
 
 def hidden_part(path: str) -> tuple[str, str]:
-    """Find the first hidden or system name of the file ``path``, ``/`` between its parts.
+    """Return the first hidden or system name in the path of a file.
+
+    Args:
+        path: parts separated by ``/``.
 
     Returns:
-        The path down to that name and the reason to skip it; two empty strings if there is none.
+        The path down to that name and the reason to skip it, or two empty strings.
     """
     parts = path.split("/")
     for count, name in enumerate(parts, 1):
