@@ -1,4 +1,4 @@
-"""A picture that is to be painted, and what its painting keeps of it: colours and transparency."""
+"""Images that keep transparency and color profile, for style transfer."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ Pixels = NDArray[np.uint8]
 
 _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {"compress_level": 4}),
-    # Painted edges are coloured: they would fray if colour had half of the pixels, as is usual.
+    # Chroma is not subsampled: stylized edges are colored, and subsampling would blur them.
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
     ".tiff": ("TIFF", {"compression": "tiff_adobe_deflate"}),
-    # Lossy WebP always has half of the colour's pixels.
+    # Lossy WebP always subsamples chroma.
     ".webp": ("WEBP", {"lossless": True, "exact": True}),
 }
 _MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
@@ -38,14 +38,14 @@ SUFFIXES = tuple(_FORMATS)
 
 @dataclass(frozen=True, eq=False)
 class SourceImage:
-    """A picture, and what its painting keeps of it.
+    """Image with the properties that its stylized image preserves.
 
     Attributes:
-        pixels: uint8 [H, W, 3], RGB in the colours of sRGB, upright. Where nothing can be seen
-            stands the nearest colour that can, so that no edge is painted that nobody sees.
-        alpha: uint8 [H, W], 255 where it is opaque; ``None`` where the file says nothing of it.
-        profile: the ICC profile of its file, if it is one for RGB.
-        stored: RGB as the file has it, where that differs from ``pixels`` because of the profile.
+        pixels: uint8 [H, W, 3], sRGB, upright. Transparent pixels have the color of the nearest
+            visible pixel, so that style transfer adds no edge there.
+        alpha: uint8 [H, W], 255 is opaque; ``None`` if the file has no transparency.
+        profile: ICC profile of the file, if it is an RGB profile.
+        stored: uint8 [H, W, 3], RGB values of the file, if the profile is not sRGB.
     """
 
     pixels: Pixels
@@ -55,105 +55,105 @@ class SourceImage:
 
     @property
     def transparent(self) -> bool:
-        """Whether some of it can be seen through."""
+        """Whether some pixels are not opaque."""
         return self.alpha is not None and int(self.alpha.min()) < 255
 
 
 def load_source_image(path: Path, max_megapixels: int) -> SourceImage:
-    """Read a picture of any common kind, upright, with its transparency and colour profile.
+    """Read an image of any supported format, upright, with transparency and color profile.
 
     Raises:
-        Unreadable: it is no picture of a known format, is damaged, cut short or too large.
-        FileNotFoundError: there is no such file.
-        MemoryError: the picture is within the limit, but memory is not.
+        UnreadableError: the file is not an image of a supported format, is damaged, truncated or
+            too large.
+        FileNotFoundError: the file does not exist.
+        MemoryError: the image is within the limit but does not fit into memory.
     """
-    with open_image(path, max_megapixels) as source:
-        image = apply_exif_orientation(source)
-        profile = profile_of(source, image.mode)
+    with open_image(path, max_megapixels) as opened:
+        image = apply_exif_orientation(opened)
+        profile = profile_of(opened, image.mode)
         alpha = None
         if image.has_transparency_data:
             image = image.convert("RGBA")
             alpha = np.asarray(image.getchannel("A"))
-        plain = _inpaint_transparent(np.asarray(image.convert("RGB")), alpha)
+        stored = _inpaint_transparent(np.asarray(image.convert("RGB")), alpha)
         if profile is None:
-            return SourceImage(plain, alpha)
+            return SourceImage(stored, alpha)
         if profile.is_srgb:
-            return SourceImage(plain, alpha, profile.content)
-        colors = image if image.mode == "CMYK" else Image.fromarray(plain)
+            return SourceImage(stored, alpha, profile.content)
+        colors = image if image.mode == "CMYK" else Image.fromarray(stored)
         pixels = np.asarray(profile.to_srgb(colors))
         if not profile.writable:
             return SourceImage(pixels, alpha)
-        return SourceImage(pixels, alpha, profile.content, plain)
+        return SourceImage(pixels, alpha, profile.content, stored)
 
 
-def pixels_of(originals: Mapping[str, SourceImage]) -> dict[str, Pixels]:
-    """The pixels of pictures, by the same names."""
-    return {name: original.pixels for name, original in originals.items()}
+def pixels_of(images: Mapping[str, SourceImage]) -> dict[str, Pixels]:
+    """Return the pixels of images, by the same names."""
+    return {name: image.pixels for name, image in images.items()}
 
 
-def mask_of(originals: Mapping[str, SourceImage]) -> list[Pixels]:
-    """Pictures as masks, on black: where they are transparent nothing is to be painted."""
+def mask_of(images: Mapping[str, SourceImage]) -> list[Pixels]:
+    """Return images as masks, uint8 [H, W, 3], composited on black: transparent means masked."""
     return [
-        one.pixels
-        if one.alpha is None
-        else (one.pixels * (one.alpha[:, :, None] / 255)).round().astype(np.uint8)
-        for one in originals.values()
+        image.pixels
+        if image.alpha is None
+        else (image.pixels * (image.alpha[:, :, None] / 255)).round().astype(np.uint8)
+        for image in images.values()
     ]
 
 
-def reject_target(target: Path, original: SourceImage, height: int, width: int) -> None:
-    """See that a painting can be written, before it is painted.
+def reject_target(target: Path, source: SourceImage, height: int, width: int) -> None:
+    """Raise if a stylized image cannot be written to ``target``.
 
     Raises:
-        AtelierError: the name's ending is of no known format, or of one that cannot hold the
-            painting's size or the picture's transparency.
+        AtelierError: the suffix is not supported, or the format cannot store the stylized image's
+            size or the source's transparency.
     """
     if target.suffix.lower() not in _FORMATS:
         raise AtelierError(
-            f"{target} ends in no format that paintings are written in; choose one of"
-            f" {', '.join(SUFFIXES)}."
+            f"{target} does not end in a supported format; choose one of {', '.join(SUFFIXES)}."
         )
     kind, _ = _FORMATS[target.suffix.lower()]
-    if kind == "JPEG" and original.transparent:
+    if kind == "JPEG" and source.transparent:
         raise AtelierError(
-            f"{target} would lose the picture's transparency, which JPEG does not have; name a"
+            f"{target} would lose the image's transparency, which JPEG does not have; use"
             " .png, .tif or .webp."
         )
-    longest = _MAX_SIDE.get(kind)
-    if longest and max(height, width) > longest:
+    max_side = _MAX_SIDE.get(kind)
+    if max_side and max(height, width) > max_side:
         raise AtelierError(
-            f"{target} cannot hold {width} x {height} pixels: {kind} has at most {longest} a side;"
-            " name a .png or .tif."
+            f"{target} cannot hold {width} x {height} pixels: {kind} has at most {max_side} a side;"
+            " use .png or .tif."
         )
 
 
-def save_stylized(pixels: Pixels, original: SourceImage, target: Path) -> None:
-    """Write a painting with the colour profile and transparency of what was painted.
+def save_stylized(pixels: Pixels, source: SourceImage, target: Path) -> None:
+    """Write a stylized image with the color profile and transparency of its source.
 
-    Pixels that painting left as they were come out as the file had them, to the bit but for JPEG.
+    Unchanged pixels keep the values of the source file exactly (except in JPEG).
 
     Args:
-        pixels: uint8 [h, w, 3], RGB in the colours of sRGB, of any size.
-        original: what was painted; its transparency is scaled to the painting's size.
-        target: a file in one of the formats :data:`SUFFIXES`; written whole or not at all.
+        pixels: uint8 [h, w, 3], sRGB, of any size.
+        source: the content image; its transparency is resized to the size of ``pixels``.
+        target: a file with one of :data:`SUFFIXES`, written atomically.
     """
     kind, options = _FORMATS[target.suffix.lower()]
-    image = Image.fromarray(_from_srgb(pixels, original))
-    if original.alpha is not None and kind != "JPEG":
-        alpha = Image.fromarray(original.alpha)
+    image = Image.fromarray(_from_srgb(pixels, source))
+    if source.alpha is not None and kind != "JPEG":
+        alpha = Image.fromarray(source.alpha)
         if alpha.size != image.size:
             alpha = alpha.resize(image.size, Image.Resampling.BICUBIC)
         image.putalpha(alpha)
     with atomic_write(target) as temporary:
-        image.save(temporary, format=kind, icc_profile=original.profile, **options)
+        image.save(temporary, format=kind, icc_profile=source.profile, **options)
 
 
 def _inpaint_transparent(pixels: Pixels, alpha: Pixels | None) -> Pixels:
-    """Give what cannot be seen the nearest colour that can."""
+    """Replace the colors of transparent pixels by those of the nearest visible pixels."""
     if alpha is None or alpha.min() > 0 or alpha.max() == 0:
         return pixels
     hidden = (alpha == 0).astype(np.uint8)
-    # The label of a pixel is that of the nearest one that can be seen, its own where it is one.
+    # The label of a pixel is that of the nearest visible pixel.
     _, nearest = cv2.distanceTransformWithLabels(
         hidden, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
@@ -163,58 +163,59 @@ def _inpaint_transparent(pixels: Pixels, alpha: Pixels | None) -> Pixels:
     return colors[nearest]
 
 
-def _from_srgb(pixels: Pixels, original: SourceImage) -> Pixels:
-    if original.profile is None or original.stored is None:
+def _from_srgb(pixels: Pixels, source: SourceImage) -> Pixels:
+    """Convert sRGB pixels to the source's profile; unchanged pixels get their stored values."""
+    if source.profile is None or source.stored is None:
         return pixels
-    profile = parse_profile(original.profile)
+    profile = parse_profile(source.profile)
     if profile is None:
         return pixels
-    own = np.asarray(profile.from_srgb(Image.fromarray(pixels)))
-    if pixels.shape != original.pixels.shape:
-        return own
-    untouched = (pixels == original.pixels).all(axis=2, keepdims=True)
-    return np.where(untouched, original.stored, own)
+    converted = np.asarray(profile.from_srgb(Image.fromarray(pixels)))
+    if pixels.shape != source.pixels.shape:
+        return converted
+    is_unchanged = (pixels == source.pixels).all(axis=2, keepdims=True)
+    return np.where(is_unchanged, source.stored, converted)
 
 
 def load_by_name(
     names: Sequence[str],
     folder: Path,
     max_megapixels: int,
-    made: Mapping[str, Callable[[], Mapping[str, Pixels]]],
+    builtin: Mapping[str, Callable[[], Mapping[str, Pixels]]],
 ) -> dict[str, SourceImage]:
-    """Gather pictures under the names that files of them may bear.
+    """Load image files and built-in images; return them by name (a file's name without suffix).
 
     Args:
-        names: files of ``folder``, or words of ``made``.
-        folder: where files are.
-        max_megapixels: a larger picture is refused.
-        made: words that stand for pictures made on demand, uint8 [H, W, 3] RGB by name.
+        names: names of files in ``folder``, or keys of ``builtin``.
+        folder: the folder of the files.
+        max_megapixels: limit for an image's size.
+        builtin: functions that return built-in images, uint8 [H, W, 3] RGB, by name.
 
     Raises:
-        AtelierError: there is no such file, or it is no picture.
+        AtelierError: a file is missing or unreadable, or two images have the same name.
     """
     found: dict[str, SourceImage] = {}
     for name in names:
-        if name in made:
-            new = {key: SourceImage(pixels) for key, pixels in made[name]().items()}
+        if name in builtin:
+            new = {key: SourceImage(pixels) for key, pixels in builtin[name]().items()}
         else:
-            new = {Path(name).stem: _load(folder / name, made, max_megapixels)}
-        twice = sorted(found.keys() & new.keys())
-        if twice:
+            new = {Path(name).stem: _load(folder / name, builtin, max_megapixels)}
+        duplicates = sorted(found.keys() & new.keys())
+        if duplicates:
             raise AtelierError(
-                f"two pictures are called {twice[0]}, so that their files would overwrite each"
+                f"two images are called {duplicates[0]}, so that their files would overwrite each"
                 " other; rename one."
             )
         found |= new
     return found
 
 
-def _load(file: Path, made: Collection[str], max_megapixels: int) -> SourceImage:
+def _load(file: Path, builtin: Collection[str], max_megapixels: int) -> SourceImage:
     try:
         with silence_pillow():
             return load_source_image(file, max_megapixels)
     except FileNotFoundError:
-        choice = f", or choose {' or '.join(made)}" if made else ""
-        raise AtelierError(f"there is no picture {file}; check the path{choice}.") from None
+        choice = f", or choose {' or '.join(builtin)}" if builtin else ""
+        raise AtelierError(f"there is no image {file}; check the path{choice}.") from None
     except UnreadableError as error:
         raise AtelierError(f"{file} cannot be read ({error}).") from None

@@ -1,6 +1,6 @@
-"""ICC color profiles: found or built for an image, and conversion of its colors to sRGB.
+"""ICC color profiles of images, and conversion of colors to and from sRGB.
 
-Everything that reads images uses this module, so that all stages see the same colors.
+All code that reads images uses this module, so that all stages have the same colors.
 """
 
 import struct
@@ -16,19 +16,19 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from atelier.data.formats.png import PngColors
 
-# ICC color spaces, and the modes of images that a profile of that space can describe. A grey
-# image may have an RGB profile: its levels are then equal amounts of red, green and blue.
+# Image modes that a profile of each ICC color space can describe. A gray image may have an RGB
+# profile: a level then means equal amounts of red, green and blue.
 _MODES = {
     "RGB": ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr"),
     "GRAY": ("1", "L", "LA"),
     "CMYK": ("CMYK",),
 }
 _INPUT_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-# Largest difference, in levels, between two profiles that both mean sRGB.
-_SAME = 2
+# Largest difference in levels between sRGB and a profile that is treated as sRGB.
+_MAX_SRGB_DIFFERENCE = 2
 _ERRORS = (ImageCms.PyCMSError, OSError, UnicodeDecodeError, ValueError)
 
-# Chromaticities x, y of white, red, green and blue, by code of ITU-T H.273, table 2.
+# Chromaticities x and y of white, red, green and blue, by code (ITU-T H.273, table 2).
 _D65 = (0.3127, 0.3290)
 _PRIMARIES = {
     1: (*_D65, 0.640, 0.330, 0.300, 0.600, 0.150, 0.060),
@@ -40,14 +40,14 @@ _PRIMARIES = {
     11: (0.314, 0.351, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
     12: (*_D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
 }
-# Codes of the transfer function of ITU-R BT.709.
+# Codes (ITU-T H.273, table 3) of the transfer function of ITU-R BT.709.
 _VIDEO = (1, 6, 14, 15)
 _SRGB_PRIMARIES = _PRIMARIES[1]
 _ADOBE_RGB_PRIMARIES = (*_D65, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 _ADOBE_RGB_GAMMA = 563 / 256
-# libpng's tolerances when it compares chromaticities, and gamma times its inverse, with sRGB.
-_SAME_CHROMATICITY = 0.01
-_SAME_GAMMA = 0.05
+# libpng's tolerances for the comparison of chromaticities and gamma with sRGB.
+_CHROMATICITY_TOLERANCE = 0.01
+_GAMMA_TOLERANCE = 0.05
 _SRGB_GAMMA = 2.2
 # Luminance of diffuse white in HDR images, cd/m2 (ITU-R BT.2408).
 _REFERENCE_WHITE = 203
@@ -63,10 +63,10 @@ class ColorProfile:
     """ICC profile of an image.
 
     Attributes:
-        content: the profile as files embed it.
-        space: its ICC color space: ``RGB``, ``GRAY`` or ``CMYK``.
-        is_srgb: whether conversion to sRGB changes no level visibly.
-        writable: whether colors can be converted from sRGB back to the profile.
+        content: bytes of the profile, as embedded in files.
+        space: ICC color space: ``RGB``, ``GRAY`` or ``CMYK``.
+        is_srgb: whether conversion to sRGB makes no visible difference.
+        writable: whether colors can be converted from sRGB to the profile.
     """
 
     content: bytes
@@ -86,23 +86,23 @@ class ColorProfile:
 
     def from_srgb(self, image: Image.Image) -> Image.Image:
         """Convert an RGB image from sRGB to the profile's colors."""
-        transform = _transform(_srgb(), _opened(self.content), "RGB")
-        return _applied(transform, image)
+        transform = _transform(_srgb(), _parse_icc(self.content), "RGB")
+        return _apply(transform, image)
 
 
 @lru_cache(maxsize=8)
 def parse_profile(content: bytes) -> ColorProfile | None:
-    """Read an ICC profile; return ``None`` if it is damaged or of another kind of colors."""
+    """Parse an ICC profile; return ``None`` if it is damaged or has another color space."""
     try:
-        profile = _opened(content)
+        profile = _parse_icc(content)
         space = profile.profile.xcolor_space.strip()
         if space not in _MODES:
             return None
-        # Raises if the profile cannot be used to read colors.
+        # Raises if the profile cannot convert colors to sRGB.
         _to_srgb(content, Image.new(_INPUT_MODES[space], (1, 1)))
-        rgb = space == "RGB"
+        is_rgb = space == "RGB"
         return ColorProfile(
-            content, space, rgb and _is_srgb(content), rgb and _is_invertible(profile)
+            content, space, is_rgb and _is_srgb(content), is_rgb and _is_invertible(profile)
         )
     except _ERRORS:
         return None
@@ -125,15 +125,14 @@ def find_profile(
 ) -> bytes | None:
     """Return the ICC profile of an opened image, embedded or built from other metadata.
 
-    PNG metadata has the order of precedence of the PNG specification (third edition): cICP, iCCP,
-    sRGB, then gAMA and cHRM. A missing gAMA or cHRM has the value of sRGB. An embedded profile that
-    is damaged or describes other colors is ignored.
+    The order of precedence in a PNG is that of its specification (third edition): cICP, iCCP, sRGB,
+    then gAMA and cHRM. A missing gAMA or cHRM has the value of sRGB. An embedded profile that is
+    damaged or describes other modes is ignored.
 
     Args:
         image: an opened image.
-        png: color metadata, if the image is a PNG.
-        codes: primaries and transfer function (ITU-T H.273), if it is an AVIF or HEIC that has
-            them.
+        png: color metadata of a PNG.
+        codes: primaries and transfer function (ITU-T H.273) of an AVIF or HEIC.
 
     Returns:
         ``None`` if the image is sRGB or its colors are not specified.
@@ -155,7 +154,7 @@ def find_profile(
         return bytes(content)
     if codes is not None:
         primaries, transfer = codes
-        # Still images with the codes of video are displayed as sRGB.
+        # Still images with codes of video are displayed as sRGB.
         return cicp_profile(primaries, 13 if transfer in _VIDEO else transfer, 0, 1)
     if isinstance(image, JpegImageFile) and _is_adobe_rgb(image):
         return rgb_profile(_ADOBE_RGB_PRIMARIES, gamma_curve(_ADOBE_RGB_GAMMA))
@@ -170,9 +169,9 @@ def _is_usable(content: bytes | None, image: Image.Image) -> bool:
 
 
 def cicp_profile(primaries: int, transfer: int, matrix: int, full: int) -> bytes | None:
-    """Build the profile for color codes of ITU-T H.273; ``None`` if it is sRGB or unknown.
+    """Build a profile from color codes (ITU-T H.273); return ``None`` for sRGB and unknown codes.
 
-    HDR images (PQ and HLG) are mapped so that diffuse white is white; highlights are clipped.
+    Diffuse white of HDR images (PQ and HLG) is mapped to white; highlights are clipped.
     """
     if (primaries, transfer) == (1, 13) or matrix != 0 or full != 1:
         return None
@@ -185,7 +184,7 @@ def rgb_profile(chromaticities: tuple[float, ...], curve: bytes) -> bytes:
 
     Args:
         chromaticities: x and y of white, red, green and blue.
-        curve: ICC element that maps levels to light, the same for red, green and blue.
+        curve: ICC element of the transfer function of red, green and blue.
 
     Raises:
         ValueError: the chromaticities are impossible.
@@ -214,13 +213,13 @@ def gamma_curve(gamma: float) -> bytes:
 
 
 def _from_gamma(gamma: Any, chromaticities: Any) -> bytes | None:
-    """Build a profile from PNG's gAMA and cHRM; ``None`` if they mean sRGB or are impossible."""
+    """Build a profile from gAMA and cHRM of a PNG; return ``None`` for sRGB and invalid values."""
     exponent = 1 / gamma if gamma and 0.1 <= gamma <= 10 else None
     if chromaticities is None and exponent is None:
         return None
     known = tuple(chromaticities or _SRGB_PRIMARIES)
-    is_srgb = np.abs(np.subtract(known, _SRGB_PRIMARIES)).max() <= _SAME_CHROMATICITY
-    if is_srgb and (exponent is None or abs(exponent / _SRGB_GAMMA - 1) <= _SAME_GAMMA):
+    is_srgb = np.abs(np.subtract(known, _SRGB_PRIMARIES)).max() <= _CHROMATICITY_TOLERANCE
+    if is_srgb and (exponent is None or abs(exponent / _SRGB_GAMMA - 1) <= _GAMMA_TOLERANCE):
         return None
     try:
         return rgb_profile(known, _SRGB_CURVE if exponent is None else gamma_curve(exponent))
@@ -246,7 +245,7 @@ def _is_adobe_rgb(image: JpegImageFile) -> bool:
 
 
 def _parametric(*values: float) -> bytes:
-    """Return the ICC element of (a x + b)^g, from d on, and c x below; values are g, a to d."""
+    """Return the ICC element of (a x + b)^g for x >= d, and c x below; values are g, a to d."""
     return b"para\0\0\0\0" + struct.pack(">HH", 3, 0) + b"".join(map(_fixed, values))
 
 
@@ -285,7 +284,7 @@ def _transfer_curve(transfer: int) -> bytes | None:
 
 
 def _hlg(levels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return scene light of hybrid log-gamma levels (ITU-R BT.2100)."""
+    """Return the scene light of hybrid log-gamma levels (ITU-R BT.2100)."""
     high = (np.exp((np.maximum(levels, 0.5) - 0.55991073) / 0.17883277) + 0.28466892) / 12
     return np.where(levels <= 0.5, levels**2 / 3, high)
 
@@ -298,7 +297,11 @@ def _table(light: NDArray[np.float64]) -> bytes:
 def _matrices(
     chromaticities: tuple[float, ...],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the matrices of chromatic adaptation to D50, and of RGB to adapted XYZ."""
+    """Return the matrices [3, 3] of chromatic adaptation to D50, and of RGB to adapted XYZ.
+
+    Raises:
+        ValueError: the chromaticities are impossible.
+    """
     xy = np.array(chromaticities, np.float64).reshape(4, 2)
     if not np.isfinite(xy).all() or xy[:, 1].min() <= 0:
         raise ValueError("impossible color")
@@ -315,7 +318,7 @@ def _matrices(
     return adaptation, adaptation @ matrix
 
 
-def _opened(content: bytes) -> ImageCms.ImageCmsProfile:
+def _parse_icc(content: bytes) -> ImageCms.ImageCmsProfile:
     return ImageCms.ImageCmsProfile(BytesIO(content))
 
 
@@ -326,11 +329,11 @@ def _srgb() -> ImageCms.ImageCmsProfile:
 
 @lru_cache(maxsize=8)
 def _transform_to_srgb(content: bytes, mode: str) -> ImageCms.ImageCmsTransform:
-    return _transform(_opened(content), _srgb(), mode)
+    return _transform(_parse_icc(content), _srgb(), mode)
 
 
 def _transform(source: Any, target: Any, mode: str) -> ImageCms.ImageCmsTransform:
-    """Prepare a conversion relative to the white of each profile."""
+    """Build a relative colorimetric conversion to RGB with black point compensation."""
     return ImageCms.buildTransform(
         source,
         target,
@@ -341,25 +344,25 @@ def _transform(source: Any, target: Any, mode: str) -> ImageCms.ImageCmsTransfor
     )
 
 
-def _applied(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:
+def _apply(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:
     converted = transform.apply(image)
     converted.info.pop("icc_profile", None)
     return converted
 
 
 def _to_srgb(content: bytes, image: Image.Image) -> Image.Image:
-    return _applied(_transform_to_srgb(content, image.mode), image)
+    return _apply(_transform_to_srgb(content, image.mode), image)
 
 
 def _is_srgb(content: bytes) -> bool:
     steps = np.arange(0, 256, 17, dtype=np.uint8)
     colors = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(64, 64, 3)
     converted = np.asarray(_to_srgb(content, Image.fromarray(colors))).astype(int)
-    return bool(np.abs(converted - colors).max() <= _SAME)
+    return bool(np.abs(converted - colors).max() <= _MAX_SRGB_DIFFERENCE)
 
 
 def _is_invertible(profile: ImageCms.ImageCmsProfile) -> bool:
-    """Whether colors can be converted to a profile; those of scanners only convert from it."""
+    """Whether colors can be converted to a profile (false for profiles of scanners)."""
     try:
         _transform(_srgb(), profile, "RGB")
     except _ERRORS:

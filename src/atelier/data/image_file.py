@@ -1,4 +1,4 @@
-"""Reading one picture of any common format into plain pixels, and refusing what is none."""
+"""Decoder of untrusted image files: size limits, formats, orientation and colors."""
 
 import logging
 import os
@@ -27,27 +27,28 @@ from atelier.data.formats.jpeg import (
 )
 from atelier.data.formats.png import MAGIC, PngColors, prepare_png
 
-# Raster formats only: no EPS or PDF, which are programs, and no format that nobody photographs in.
-# Nor JPEG 2000 and ICO, whose decoders take memory out of all proportion to the picture: a JPEG
-# 2000 of 255x255 pixels may claim 65,025 tiles, and an ICO is decoded before its size is known.
-# A JPEG of several pictures, as some cameras write it (MPO), is opened as a JPEG.
+# Common raster formats only. EPS and PDF are programs. The decoders of JPEG 2000 and ICO allocate
+# more memory than the image size justifies: a JPEG 2000 of 255x255 pixels can have 65,025 tiles,
+# and an ICO is decoded before its size is known. Files of several JPEGs from cameras (MPO) are
+# opened as JPEG.
 _FORMATS = ["BMP", "GIF", "JPEG", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP"]
 if "avif" in features.modules:
-    # Pillow knows AVIF since 11.3.
+    # Pillow supports AVIF since 11.3.
     _FORMATS.append("AVIF")
 
-# Bytes of the largest file that is opened: some decoders read all of it into memory.
+# Size of the largest file that is opened: some decoders read the whole file into memory.
 _MAX_FILE_BYTES = 2**30
-# A picture may have transparency and a preview, each as large as itself.
-_MAX_TILES = 4
+# An AVIF may have transparency and a preview, each as large as the main image.
+_MAX_CODED_IMAGES = 4
 _ORIENTATION = 0x0112
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
-# A progressive JPEG has some ten scans; each costs a pass over all pixels, however short it is.
+# A progressive JPEG has about ten scans; each costs a pass over all pixels, even if it is short.
 _MAX_SCANS = 500
 _SCAN = b"\xff\xda"
+# Bytes that are searched for scans at a time: they fit into the processor's cache.
 _BLOCK = 2**16
-# Transposition, then mirroring in x and in y, that make an image of each EXIF orientation upright.
-# ImageOps.exif_transpose does the same, but fails if other EXIF entries are damaged.
+# By EXIF orientation: whether to transpose the image, and then to mirror it in x and in y.
+# ImageOps.exif_transpose is equivalent, but fails if other EXIF entries are damaged.
 _TRANSPOSES = {
     2: (False, True, False),
     3: (False, True, True),
@@ -57,7 +58,7 @@ _TRANSPOSES = {
     7: (True, True, True),
     8: (True, False, True),
 }
-# Formats that are recognised, but not read: start of the file, from which byte, name.
+# Formats that are recognized but not supported: offset and bytes of their mark, and their name.
 _NOT_SUPPORTED = (
     (0, b"\xff\x0a", "JPEG XL"),
     (4, b"JXL \r\n\x87\n", "JPEG XL"),
@@ -70,21 +71,21 @@ _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b
 Box = tuple[float, float, float, float]
 
 
-class UnreadableError(Exception):  # noqa: N818 - says what the file is, not what went wrong here
-    """A file that is no readable picture; the message is a short reason."""
+class UnreadableError(Exception):
+    """Raised if a file is not a readable image; the message is a short reason."""
 
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """Decoded image, perhaps at a fraction of its size.
+    """Decoded image, at full or reduced size.
 
-    A side that the fraction does not divide is rounded up: 514 pixels at an eighth are 65, of
-    which the image fills 64.25.
+    The sides of a reduced image are rounded up: 514 pixels at an eighth are 65, of which 64.25
+    belong to the image.
 
     Attributes:
-        image: its pixels, of mode RGB or L.
-        reduction: 1, 2, 4 or 8: how often the image's sides were divided.
-        box: the part of ``image`` that the image fills: left, top, right and bottom.
+        image: pixels of mode RGB or L.
+        reduction: divisor of the sides: 1, 2, 4 or 8.
+        box: left, top, right and bottom of the part of ``image`` that belongs to the image.
     """
 
     image: Image.Image
@@ -93,7 +94,7 @@ class DecodedImage:
 
     @classmethod
     def whole(cls, image: Image.Image) -> "DecodedImage":
-        """Wrap an image of full size."""
+        """Return an image of full size."""
         return cls(image, 1, (0, 0, *image.size))
 
     @property
@@ -105,11 +106,11 @@ class DecodedImage:
 
 @contextmanager
 def silence_pillow() -> Iterator[None]:
-    """Silence Pillow's warnings and log while the body runs, in all threads.
+    """Silence Pillow's warnings and log during the body, in all threads.
 
-    Pillow warns of oddities that do no harm, and of pictures over 89 megapixels, for which
-    :func:`decode` has a limit of its own. Warning filters belong to the whole process:
-    that is why they are set here, once around a whole conversion, and not around each picture.
+    Pillow warns of harmless irregularities, and of images over 89 megapixels, for which
+    :func:`decode` has its own limit. Warning filters are global to the process, so this must wrap
+    a whole conversion instead of each image.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -129,7 +130,7 @@ def read_image(
     max_megapixels: int,
     at_least: int | None = None,
 ) -> NDArray[np.uint8]:
-    """Read a picture as :func:`decode` does, as uint8 [H, W, C] in 0..255; C is 3 or 1."""
+    """Return the pixels of :func:`decode` as uint8 [H, W, C], C is 3 or 1."""
     pixels = np.asarray(decode(source, color, max_megapixels, at_least).image)
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
@@ -140,51 +141,54 @@ def decode(
     max_megapixels: int,
     at_least: int | None = None,
 ) -> DecodedImage:
-    """Read the first frame of a picture, upright, as an image of mode RGB or L.
+    """Decode the first frame of an image file, upright, to mode RGB or L.
 
-    Colors are converted to sRGB if a profile or other metadata says that they are of another
-    space, see :mod:`atelier.data.color_profiles`. Transparent pictures are laid on white, 16-bit
-    ones are scaled to 8 bits, see :mod:`atelier.data.formats.bit_depth`, and any colour model becomes RGB
-    or ITU-R BT.601 luma. The size is checked before anything is decoded.
+    Colors are converted to sRGB if metadata specifies another color space, see
+    :mod:`atelier.data.color_profiles`. Transparent images are composited on white. 16 bits per
+    channel are scaled to 8, see :mod:`atelier.data.formats.bit_depth`. Other color models are
+    converted to RGB or ITU-R BT.601 luma. The size is checked before decoding.
 
     Args:
         source: a file, or its bytes.
         color: ``rgb`` or ``grey``.
-        max_megapixels: a picture with more pixels is refused.
-        at_least: how many pixels the shorter side is needed to have. A JPEG is then decoded
-            at an eighth, a quarter or half of its size, as long as that is enough; nothing
-            else changes the size.
+        max_megapixels: limit for the image's size.
+        at_least: number of pixels that the shorter side must have after decoding. A JPEG is
+            decoded at an eighth, a quarter or half of its size if that is sufficient. Other
+            formats are decoded at full size.
 
     Raises:
-        Unreadable: it is no picture of a known format, is damaged, cut short or too large.
-        FileNotFoundError: there is no such file.
-        MemoryError: the picture is within the limit, but memory is not.
+        UnreadableError: the file is not an image of a supported format, is damaged, truncated or
+            too large.
+        FileNotFoundError: the file does not exist.
+        MemoryError: the image is within the limit but does not fit into memory.
     """
     with open_image(source, max_megapixels) as image:
         reduction, box = _reduce_on_decoding(image, color, at_least)
         if isinstance(image, JpegImageFile) and isinstance(source, bytes):
-            # All of it at one go: in blocks of 64 kB, the usual, decoding takes longer.
+            # One block for the whole file: the default blocks of 64 kB slow down decoding.
             image.decodermaxblock = len(source)
         pixels = _load(image)
-        turn = _orientation_of(image)
-        plain = _to_rgb_or_grey(pixels, image, color)
+        orientation = _orientation_of(image)
+        converted = _to_rgb_or_gray(pixels, image, color)
         return DecodedImage(
-            _transposed(plain, turn), reduction, _transposed_box(box, plain.size, turn)
+            _transposed(converted, orientation),
+            reduction,
+            _transposed_box(box, converted.size, orientation),
         )
 
 
 @contextmanager
 def open_image(source: Path | bytes, max_megapixels: int) -> Iterator[Image.Image]:
-    """Yield a picture that is safe to decode; what goes wrong with it is told as unreadable.
+    """Yield an opened image whose size is checked; raise UnreadableError if decoding it fails.
 
     Args:
         source: a file, or its bytes.
-        max_megapixels: a picture with more pixels is refused.
+        max_megapixels: limit for the image's size.
 
     Raises:
-        Unreadable: as for :func:`decode`, also while the body decodes it.
-        FileNotFoundError: there is no such file.
-        MemoryError: the picture is within the limit, but memory is not.
+        UnreadableError: see :func:`decode`; errors of the body are converted too.
+        FileNotFoundError: the file does not exist.
+        MemoryError: the image is within the limit but does not fit into memory.
     """
     try:
         with ExitStack() as stack:
@@ -194,15 +198,15 @@ def open_image(source: Path | bytes, max_megapixels: int) -> Iterator[Image.Imag
             image = stack.enter_context(_open(_reject_large_file(stream), max_megapixels))
             yield image
     except (UnreadableError, FileNotFoundError, MemoryError):
-        # Want of memory is this machine's fault, and no word against the picture.
+        # A lack of memory does not mean that the image is unreadable.
         raise
     except Exception as error:
-        # Pillow's decoders raise whatever a damaged file drives them into.
+        # Pillow's decoders can raise any exception for a damaged file.
         raise UnreadableError(_reason(error)) from None
 
 
 def _open(stream: IO[bytes], max_megapixels: int) -> Image.Image:
-    """Open a picture and check its size; its color profile is then in its ``info``."""
+    """Open an image, check its size, and store its color profile in its ``info``."""
     start = stream.read(32)
     stream.seek(0)
     png: PngColors | None = None
@@ -228,14 +232,14 @@ def _open_known(stream: IO[bytes], start: bytes) -> Image.Image:
     try:
         return Image.open(stream, formats=_FORMATS)
     except UnidentifiedImageError:
-        for at, mark, name in _NOT_SUPPORTED:
-            if start[at:].startswith(mark):
+        for offset, mark, name in _NOT_SUPPORTED:
+            if start[offset:].startswith(mark):
                 raise UnreadableError(f"{name} is not supported; export as JPEG or PNG") from None
         raise
 
 
 def _is_heic(start: bytes) -> bool:
-    """Whether a file begins as HEIC does: with its main brand or one of the first compatible."""
+    """Whether the main brand or one of the first compatible brands of a file is HEIC."""
     if start[4:8] != b"ftyp":
         return False
     end = min(len(start), int.from_bytes(start[:4]))
@@ -262,28 +266,30 @@ def _reject_size(size: tuple[int, int], max_megapixels: int) -> None:
 
 
 def _reject_tiles(image: Image.Image, max_megapixels: int) -> None:
-    """Refuse tiles of any size in a small picture: they are decoded whole."""
+    """Raise if the tiles of a TIFF are too large: they are decoded whole, even in small images."""
     if isinstance(image, TiffImageFile):
         tags = image.tag_v2
         _reject_size((tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)), max_megapixels)
 
 
 def _reject_coded_size(image: Image.Image, stream: IO[bytes], max_megapixels: int) -> None:
-    """Refuse an AVIF whose pictures are larger than it claims: their own size is decoded.
+    """Raise if the coded size of an AVIF is too large or differs from its header.
 
-    pillow-heif does not tell the coded size of a HEIC; libheif itself compares it with the claim.
+    A HEIC needs no such test: libheif compares both sizes itself.
     """
     if image.format != "AVIF":
         return
     try:
-        main, sizes = coded_sizes(_content(stream))
+        main_size, sizes = coded_sizes(_content(stream))
     except ValueError as error:
         raise UnreadableError(f"damaged: {error}") from None
     for size in sizes:
         _reject_size(size, max_megapixels)
-    _reject_size((sum(width * height for width, height in sizes), 1), _MAX_TILES * max_megapixels)
-    if image.size != main and (main is not None or image.size not in sizes):
-        raise UnreadableError("its header claims another size than its picture has")
+    _reject_size(
+        (sum(width * height for width, height in sizes), 1), _MAX_CODED_IMAGES * max_megapixels
+    )
+    if image.size != main_size and (main_size is not None or image.size not in sizes):
+        raise UnreadableError("its header claims another size than its image has")
 
 
 def _reject_large_file(stream: IO[bytes]) -> IO[bytes]:
@@ -295,27 +301,27 @@ def _reject_large_file(stream: IO[bytes]) -> IO[bytes]:
 
 
 def _content(stream: IO[bytes]) -> bytes:
-    """Return all bytes of a file that is being read, and leave it where it is."""
-    place = stream.tell()
+    """Return all bytes of a stream without changing its position."""
+    position = stream.tell()
     stream.seek(0)
     data = stream.read()
-    stream.seek(place)
+    stream.seek(position)
     return data
 
 
 def _reject_scans(image: Image.Image, stream: IO[bytes]) -> None:
-    """Refuse a JPEG of so many scans that decoding it takes hours."""
+    """Raise if a JPEG has so many scans that decoding takes hours."""
     if isinstance(image, JpegImageFile):
         data = _content(stream)
-        # What follows the picture, such as a film, holds the mark once in 65,536 bytes by chance.
+        # Data after the image, e.g. a video, contains the mark once in 65,536 bytes by chance.
         if _count_scans(data) > _MAX_SCANS + len(data) // 2**14:
             raise UnreadableError("more scans than any camera or program writes")
 
 
 def _count_scans(data: bytes) -> int:
-    """Count as ``data.count(_SCAN)`` does, in a fifth of the time: 0xFF is common in a JPEG."""
+    """Return ``data.count(_SCAN)`` in a fifth of the time: 0xFF is frequent in a JPEG."""
     values = np.frombuffer(data, np.uint8)
-    # Blocks that stay in the processor's cache; each sees the first byte of the next.
+    # Each block includes the first byte of the next.
     blocks = (values[start : start + _BLOCK + 1] for start in range(0, len(values), _BLOCK))
     return sum(
         int(np.count_nonzero((block[:-1] == _SCAN[0]) & (block[1:] == _SCAN[1])))
@@ -326,44 +332,51 @@ def _count_scans(data: bytes) -> int:
 def _reduce_on_decoding(
     image: Image.Image, color: Literal["rgb", "grey"], at_least: int | None
 ) -> tuple[int, Box]:
-    """Let the JPEG decoder do the first, coarse part of the scaling: it costs nothing there.
+    """Make the JPEG decoder reduce the image as far as ``at_least`` permits, which saves time.
 
     Returns:
-        How often the sides are divided, and the part of the decoded pixels that the image fills.
+        Reduction and box, see :class:`DecodedImage`.
     """
     width, height = image.size
     if at_least is None or not isinstance(image, JpegImageFile):
         return 1, (0, 0, width, height)
     if _has_uneven_chroma(image):
-        # libjpeg cannot decode such chroma at a larger scale than luma: it would be too coarse.
+        # libjpeg reduces such chroma as far as luma, so that it would be too coarse.
         at_least *= 2
     shorter = min(width, height)
     needed = (max(1, -(-width * at_least // shorter)), max(1, -(-height * at_least // shorter)))
     profile = profile_of(image, image.mode)
-    keep = color == "rgb" or (profile is not None and not profile.is_srgb)
-    mode = "L" if image.mode == "RGB" and not keep else image.mode
+    needs_color = color == "rgb" or (profile is not None and not profile.is_srgb)
+    mode = "L" if image.mode == "RGB" and not needs_color else image.mode
     image.draft(mode, needed)
     reduction = next(
-        step for step in (8, 4, 2, 1) if image.size == (-(-width // step), -(-height // step))
+        divisor
+        for divisor in (8, 4, 2, 1)
+        if image.size == (-(-width // divisor), -(-height // divisor))
     )
     return reduction, (0, 0, width / reduction, height / reduction)
 
 
 def _has_uneven_chroma(image: JpegImageFile) -> bool:
-    """Whether a JPEG's chroma is subsampled in one direction more than in the other."""
+    """Whether a JPEG's chroma is subsampled differently in x and y."""
     factors = [(width, height) for _, width, height, _ in image.layer]
     widest, highest = (max(side) for side in zip(*factors, strict=True))
     return any(widest * height != highest * width for width, height in factors)
 
 
 def apply_exif_orientation(image: Image.Image) -> Image.Image:
-    """Decode the first frame of a picture in 8 bits and turn it as its EXIF says."""
+    """Decode the first frame of an image to 8 bits and apply its EXIF orientation."""
     pixels = _load(image)
     return _transposed(pixels, _orientation_of(image))
 
 
 def _load(image: Image.Image) -> Image.Image:
-    """Decode the first frame of a picture in 8 bits, as it is stored."""
+    """Decode the first frame of an image to 8 bits, without changing orientation and colors.
+
+    Raises:
+        UnreadableError: the size differs from the header, or white is undefined.
+        OSError: pixels are missing.
+    """
     size, low = image.size, low_bytes(image)
     stream = image.fp if isinstance(image, JpegImageFile) else None
     try:
@@ -376,7 +389,7 @@ def _load(image: Image.Image) -> Image.Image:
         if stream is not None and may_lack_blocks(image):
             reject_missing_blocks(_content(stream))
     if image.size != size:
-        raise UnreadableError("its header claims another size than its picture has")
+        raise UnreadableError("its header claims another size than its image has")
     try:
         return to_8_bit(image, low)
     except ValueError as error:
@@ -384,18 +397,18 @@ def _load(image: Image.Image) -> Image.Image:
 
 
 def _orientation_of(image: Image.Image) -> tuple[bool, bool, bool]:
-    """Return how a decoded picture becomes upright: transposed, then mirrored in x and y."""
+    """Return the operations that make an image upright, see ``_TRANSPOSES``."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except MemoryError:
         raise
     except Exception:
-        # Damaged EXIF says nothing of the orientation; the picture itself is whole.
+        # Damaged EXIF does not affect the pixels.
         orientation = 1
     return _TRANSPOSES.get(orientation, (False, False, False))
 
 
-def _transposed(image: Image.Image, turn: tuple[bool, bool, bool]) -> Image.Image:
+def _transposed(image: Image.Image, orientation: tuple[bool, bool, bool]) -> Image.Image:
     operations = {
         (False, True, False): Image.Transpose.FLIP_LEFT_RIGHT,
         (False, True, True): Image.Transpose.ROTATE_180,
@@ -405,30 +418,30 @@ def _transposed(image: Image.Image, turn: tuple[bool, bool, bool]) -> Image.Imag
         (True, True, True): Image.Transpose.TRANSVERSE,
         (True, False, True): Image.Transpose.ROTATE_90,
     }
-    return image.transpose(operations[turn]) if turn in operations else image
+    return image.transpose(operations[orientation]) if orientation in operations else image
 
 
-def _transposed_box(box: Box, size: tuple[int, int], turn: tuple[bool, bool, bool]) -> Box:
-    """Turn a box of an image of this size as :func:`_transposed` turns the image."""
+def _transposed_box(box: Box, size: tuple[int, int], orientation: tuple[bool, bool, bool]) -> Box:
+    """Apply the operations of :func:`_transposed` to a box of an image of this size."""
     (left, top, right, bottom), (width, height) = box, size
-    transposed, in_x, in_y = turn
-    if transposed:
+    is_transposed, mirror_x, mirror_y = orientation
+    if is_transposed:
         left, top, right, bottom = top, left, bottom, right
         width, height = height, width
-    if in_x:
+    if mirror_x:
         left, right = width - right, width - left
-    if in_y:
+    if mirror_y:
         top, bottom = height - bottom, height - top
     return left, top, right, bottom
 
 
-def _to_rgb_or_grey(
+def _to_rgb_or_gray(
     pixels: Image.Image, image: Image.Image, color: Literal["rgb", "grey"]
 ) -> Image.Image:
-    """Convert decoded pixels to sRGB or its luma, on white."""
+    """Convert decoded pixels to sRGB or its luma, composited on white."""
     profile = profile_of(image, pixels.mode)
     if pixels.mode == "LAB":
-        pixels = pixels.convert("RGB")  # Pillow converts it to no other mode
+        pixels = pixels.convert("RGB")  # the only mode to which Pillow converts LAB
     alpha = None
     if pixels.has_transparency_data:
         pixels = pixels.convert("RGBA")
@@ -447,7 +460,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, NotRegularError):
         return error.reason
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture"
+        return "not an image"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return "more megapixels than Pillow opens"
     if isinstance(error, EOFError) or "truncated" in str(error).lower():

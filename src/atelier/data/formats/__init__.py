@@ -1,1 +1,1 @@
-"""Parts of image formats that Pillow does not check or convert."""
+"""Checks and conversions of image formats that Pillow lacks."""

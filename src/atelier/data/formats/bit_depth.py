@@ -1,4 +1,4 @@
-"""Reduction of images of 16 bits per channel to 8 bits, by rounding."""
+"""Conversion of images of 16 bits per channel to 8 bits, with rounding."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -15,23 +15,22 @@ Pixels = NDArray[np.uint8]
 Values = NDArray[np.uint16]
 
 _WHITE = 0xFFFF
-# Depths that cameras and scanners store in 16 bits, fewest first.
+# Bit depths that cameras and scanners store in 16 bits, in increasing order.
 _DEPTHS = (8, 10, 12, 14)
-# Pixels that are scaled at a time, so that memory holds little more than the image.
-_PART = 2**20
+# Number of pixels that are scaled at a time, to limit memory.
+_BAND_PIXELS = 2**20
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR = 258, 262, 284
 _WHITE_IS_ZERO, _SEPARATE = 0, 2
 _OTHER_BYTE = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 
 
 def low_bytes(image: Image.Image) -> Image.Image | None:
-    """Return the low bytes of an image that has 16 bits per channel and several channels.
+    """Return the low bytes of an image of several channels of 16 bits.
 
-    Pillow decodes only the high bytes. Read in the other byte order, the same data gives the low
-    ones.
+    Pillow decodes only the high bytes. Decoding with the opposite byte order gives the low bytes.
 
     Args:
-        image: an opened PNG or TIFF that is not decoded yet; it stays so.
+        image: an opened image; it is not decoded.
 
     Returns:
         An image of the mode that ``image`` has when decoded, or ``None`` if it has 8 bits.
@@ -43,24 +42,25 @@ def low_bytes(image: Image.Image) -> Image.Image | None:
     rawmode = _rawmode(image.tile[0])
     if ";16" not in rawmode or rawmode.startswith(("I", "RGBa")):
         return None
-    grey = rawmode == "LA;16B"  # both bytes of both channels fill the four channels of RGBA
-    place = stream.tell()
+    is_gray = rawmode == "LA;16B"  # both bytes of both channels fill the four channels of RGBA
+    position = stream.tell()
     stream.seek(0)
     twin = type(image)(stream)
     _set_layout_of_planes(twin)
     twin.tile = [
-        _with_rawmode(tile, "RGBA" if grey else _other_order(_rawmode(tile))) for tile in twin.tile
+        _with_rawmode(tile, "RGBA" if is_gray else _other_order(_rawmode(tile)))
+        for tile in twin.tile
     ]
     twin.load()
-    stream.seek(place)
-    if grey:
+    stream.seek(position)
+    if is_gray:
         _, level, _, alpha = twin.split()
         return Image.merge("RGBA", (level, level, level, alpha))
     return twin
 
 
 def _rawmode(tile: Any) -> str:
-    """Return the layout of stored pixels, in Pillow's words."""
+    """Return Pillow's raw mode of a tile: the layout of stored pixels."""
     rawmode = tile.args if isinstance(tile.args, str) else tile.args[0] if tile.args else ""
     return rawmode if isinstance(rawmode, str) else ""
 
@@ -75,10 +75,7 @@ def _other_order(rawmode: str) -> str:
 
 
 def _set_layout_of_planes(image: PngImageFile | TiffImageFile) -> None:
-    """Correct the layout of a TIFF that stores one channel after the other in 16 bits.
-
-    Pillow takes each plane for one of 8 bits.
-    """
+    """Correct the raw mode of a TIFF with separate planes of 16 bits, which Pillow reads as 8."""
     if not isinstance(image, TiffImageFile) or image.tag_v2.get(_PLANAR) != _SEPARATE:
         return
     bits = image.tag_v2.get(_BITS_PER_SAMPLE, (8,))
@@ -93,23 +90,23 @@ def _set_layout_of_planes(image: PngImageFile | TiffImageFile) -> None:
 def to_8_bit(image: Image.Image, low: Image.Image | None) -> Image.Image:
     """Scale 16 bits per channel to 8 bits; return an image of 8 bits unchanged.
 
-    White is 65,535. If no color of the image exceeds 14, 12, 10 or 8 bits, white is the largest
-    number of the fewest bits that suffice: such data comes from cameras and scanners of that
-    depth. Colors that were scaled up from 8 bits keep their brightness.
+    White is 65,535. If no color exceeds 14, 12, 10 or 8 bits, white is the largest number of the
+    smallest sufficient depth, because cameras and scanners store such data. Colors that were
+    scaled up from 8 bits (multiples of 257) keep white at 65,535.
 
     Args:
         image: a decoded image.
-        low: see :func:`low_bytes`.
+        low: low bytes of the image, see :func:`low_bytes`.
 
     Raises:
-        ValueError: its pixels have 32 bits, or are negative.
+        ValueError: pixels have 32 bits or are negative.
     """
     if low is not None:
         return _colors_to_8_bit(image, low)
     if not image.mode.startswith("I") and image.mode != "F":
         return image
     if image.mode == "F" or _stored_bits(image) > 16:
-        raise ValueError("pixels of 32 bits, of which none is known to be white")
+        raise ValueError("pixels of 32 bits, for which white is undefined")
     if image.mode == "I" and not _fits(image):
         raise ValueError("pixels that are negative or exceed 16 bits")
 
@@ -159,30 +156,30 @@ def _colors_to_8_bit(image: Image.Image, low: Image.Image) -> Image.Image:
 
 
 def _bands(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
-    """Yield boxes of some rows that together are the image."""
+    """Yield boxes of full width that cover an image."""
     width, height = size
-    rows = max(1, _PART // width)
+    rows = max(1, _BAND_PIXELS // width)
     for top in range(0, height, rows):
         yield 0, top, width, min(height, top + rows)
 
 
 def _stored_bits(image: Image.Image) -> int:
-    """Return the bits per channel that a TIFF states; 16 for other files."""
+    """Return the bits per channel of a TIFF; 16 for other formats."""
     if not isinstance(image, TiffImageFile):
         return 16
     return int(image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0])
 
 
 def _stored_white(image: Image.Image) -> int | None:
-    """Return the number that means white if the file states it."""
+    """Return the value of white if the file states it."""
     if isinstance(image, PpmImageFile):
-        return _WHITE  # Pillow has scaled the file's largest value to it
+        return _WHITE  # Pillow has scaled the file's maximum to it
     bits = _stored_bits(image)
     return (1 << bits) - 1 if 8 < bits < 16 else None
 
 
 def _white(parts: Callable[[], Iterator[Values]]) -> int:
-    """Return the number that means white; see :func:`to_8_bit`."""
+    """Return the value of white, see :func:`to_8_bit`."""
     largest = max(int(part.max()) for part in parts())
     depth = next((bits for bits in _DEPTHS if largest < 2**bits), 16)
     if depth == 16 or all((part % 257 == 0).all() for part in parts()):

@@ -1,4 +1,4 @@
-"""JPEG files that lack their end marker, but no pixels, and those that lack pixels, but no end."""
+"""Detection of missing pixels in JPEG files, with and without an end marker."""
 
 import hashlib
 import re
@@ -11,26 +11,27 @@ _END = b"\xff\xd9"
 _SCAN = 0xDA
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
 _COEFFICIENTS = 64
-# Level of blocks without data, which libjpeg decodes without an error.
+# Level of blocks without data: libjpeg decodes them without an error.
 _NO_DATA = 128
-# In image data: any marker but restarts.
+# Any marker but restarts and stuffed bytes; it ends image data.
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 def load_jpeg_without_end(image: Image.Image, data: bytes) -> None:
     """Decode a JPEG that Pillow reports as truncated, if only its end marker is missing.
 
-    Given an end, the decoder would fill missing rows with grey. Whether any are missing is tested
-    by decoding with different bytes before the end: they change pixels only if pixels are missing.
+    With an end marker, the decoder fills missing rows with gray. To test for missing pixels, the
+    file is decoded with different bytes before the end marker: they change pixels only if pixels
+    are missing.
 
     Args:
-        image: the opened image, perhaps at a reduced size.
+        image: the opened image, possibly at a reduced size.
         data: the file.
 
     Raises:
         OSError: pixels, or scans of a progressive JPEG, are missing.
     """
-    # Fill bytes, or the first byte of the end marker.
+    # Remove fill bytes, and the first byte of a cut end marker.
     data = data.rstrip(b"\xff")
     if not _has_all_scans(data) or _depends_on_padding(data):
         raise OSError("image file is truncated")
@@ -41,7 +42,7 @@ def load_jpeg_without_end(image: Image.Image, data: bytes) -> None:
 def may_lack_blocks(image: Image.Image) -> bool:
     """Whether the last pixel of a decoded JPEG has the level of blocks without data.
 
-    Few whole images have it there, so that only those are decoded again.
+    Few intact images have that level there, so that few images are decoded again.
     """
     width, height = image.size
     last = image.crop((width - 1, height - 1, width, height))
@@ -50,7 +51,7 @@ def may_lack_blocks(image: Image.Image) -> bool:
 
 
 def reject_missing_blocks(data: bytes) -> None:
-    """Test by decoding with other bytes before the end marker whether pixels are missing.
+    """Raise if decoding with other bytes before the end marker shows that pixels are missing.
 
     Args:
         data: a JPEG that Pillow decodes.
@@ -64,17 +65,17 @@ def reject_missing_blocks(data: bytes) -> None:
 
 
 def _depends_on_padding(data: bytes, reduced: bool = False) -> bool:
-    """Whether bytes between a JPEG without its end and its end change pixels.
+    """Whether different bytes before the end marker change pixels.
 
     Args:
-        data: the file up to its end.
-        reduced: decode at an eighth of the size, which shows whether whole blocks are missing.
+        data: the file up to its end marker.
+        reduced: decode at an eighth of the size, which detects only missing blocks.
     """
-    return len({_digest(data + filler + _END, reduced) for filler in _paddings()}) > 1
+    return len({_pixel_hash(data + padding + _END, reduced) for padding in _paddings()}) > 1
 
 
 def _end_of_scans(data: bytes) -> int | None:
-    """Return where the end marker is, ``None`` if segments are damaged."""
+    """Return the position of the end marker, or ``None`` if segments are damaged."""
     at = 2
     while at + 4 <= len(data) and data[at] == _END[0]:
         if data[at : at + 2] == _END:
@@ -90,7 +91,7 @@ def _end_of_scans(data: bytes) -> int | None:
 
 
 def _has_all_scans(data: bytes) -> bool:
-    """Whether the scans of a JPEG code every coefficient of every component to its last bit."""
+    """Whether the scans of a JPEG contain all bits of every coefficient of every component."""
     missing: dict[int, set[int]] = {}
     at = 2
     while at + 4 <= len(data):
@@ -113,20 +114,21 @@ def _has_all_scans(data: bytes) -> bool:
 
 
 def _paddings() -> list[bytes]:
-    """Return image data with all restart markers, for which a decoder may be waiting."""
+    """Return three paddings: none, and two of random image data with all restart markers.
+
+    A decoder that misses data skips to the restart marker that it expects next.
+    """
     rng = np.random.default_rng(0)
-    fillers = [b""]
+    markers = [bytes([0xFF, 0xD0 + index]) for index in range(8)]
+    paddings = [b""]
     for _ in range(2):
-        noise = rng.integers(0, 255, (9, 64), np.uint8)  # never the first byte of a marker
-        marks = [bytes([0xFF, 0xD0 + index]) for index in range(8)]
-        fillers.append(
-            b"".join(row.tobytes() + mark for row, mark in zip(noise, [*marks, b""], strict=True))
-        )
-    return fillers
+        noise = rng.integers(0, 255, (9, 64), np.uint8)  # without 0xFF, which starts a marker
+        rows = zip(noise, [*markers, b""], strict=True)
+        paddings.append(b"".join(row.tobytes() + marker for row, marker in rows))
+    return paddings
 
 
-def _digest(data: bytes, reduced: bool) -> bytes:
-    """Return the hash of a JPEG's pixels."""
+def _pixel_hash(data: bytes, reduced: bool) -> bytes:
     with Image.open(BytesIO(data), formats=["JPEG"]) as image:
         if reduced:
             image.draft(None, (1, 1))

@@ -1,4 +1,4 @@
-"""Chunks of a PNG file: color metadata, and removal of metadata that Pillow rejects."""
+"""Color metadata of PNG files, and removal of metadata that Pillow rejects."""
 
 import struct
 import zlib
@@ -8,27 +8,27 @@ from io import BytesIO
 from typing import IO
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
-# Pillow rejects a PNG whose texts or profile are longer than this when decompressed.
-_LONGEST_TEXT = 2**20
-_LONGEST_PROFILE = 16 * 2**20
-# Bytes of all metadata of a file; long ones are for other programs, orientation is in short ones.
-_MOST_METADATA = 16 * 2**20
-# Damaged chunks of compressed metadata that are decompressed.
-_MOST_DAMAGED = 16
-# Compressed bytes that are decompressed at a time: up to 1 MiB.
-_PART = 1024
-# A file of 1 GiB whose image data lies in chunks of 8 kB, as libpng writes them.
-_MOST_CHUNKS = 150_000
+# Decompressed size above which Pillow rejects texts.
+_MAX_TEXT = 2**20
+_MAX_PROFILE = 16 * 2**20
+# Limit for the metadata of a file in bytes: EXIF, which has the orientation, is short.
+_MAX_METADATA = 16 * 2**20
+# Number of damaged chunks of compressed metadata above which no further ones are decompressed.
+_MAX_DAMAGED = 16
+# Compressed bytes that are decompressed at a time, to at most 1 MiB.
+_PIECE = 1024
+# Number of chunks in a file of 1 GiB with chunks of 8 kB, the size that libpng writes.
+_MAX_CHUNKS = 150_000
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
-_SHORTEST = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9}
-# Fewest bytes of transparency by color type.
-_SHORTEST_TRANSPARENCY = {0: 2, 2: 6}
+_MIN_SIZE = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9}
+# Smallest size of transparency by color type.
+_MIN_TRANSPARENCY = {0: 2, 2: 6}
 
 
 @dataclass(frozen=True)
 class PngColors:
-    """Color metadata that Pillow does not read, or not at any length.
+    """Color metadata that Pillow does not read or limits in length.
 
     Attributes:
         profile: ICC profile.
@@ -49,9 +49,9 @@ class _Chunk:
 
 
 def prepare_png(stream: IO[bytes]) -> tuple[IO[bytes], PngColors]:
-    """Read the color metadata of a PNG and remove the metadata that Pillow would reject.
+    """Return a PNG without the metadata that Pillow would reject, and its color metadata.
 
-    Damaged and very long metadata is ignored, as libpng does; Pillow rejects the image.
+    Damaged and very long metadata is ignored, as in libpng. Pillow would reject the image.
 
     Args:
         stream: a PNG file.
@@ -60,7 +60,7 @@ def prepare_png(stream: IO[bytes]) -> tuple[IO[bytes], PngColors]:
         The stream, or a copy without such chunks, at its start; and the color metadata.
 
     Raises:
-        ValueError: it has more chunks than any program writes.
+        ValueError: the file has more chunks than any program writes.
     """
     profile: bytes | None = None
     cicp: tuple[int, int, int, int] | None = None
@@ -69,18 +69,18 @@ def prepare_png(stream: IO[bytes]) -> tuple[IO[bytes], PngColors]:
     for chunk in _chunks(stream):
         if chunk.kind == b"IHDR" and len(chunk.content) > 9:
             color_type = chunk.content[9]
-        many = length > _MOST_METADATA or damaged >= _MOST_DAMAGED
-        again = chunk.kind == b"iCCP" and profile is not None
-        if again or (many and chunk.kind in (*_TEXTS, b"iCCP")):
+        is_over_limit = length > _MAX_METADATA or damaged >= _MAX_DAMAGED
+        is_second_profile = chunk.kind == b"iCCP" and profile is not None
+        if is_second_profile or (is_over_limit and chunk.kind in (*_TEXTS, b"iCCP")):
             removed.append(chunk)  # without decompressing it
             continue
-        content, whole = _metadata(chunk, color_type)
+        content, is_intact = _metadata(chunk, color_type)
         length += len(content)
-        if not whole or len(content) > _LONGEST_TEXT:
+        if not is_intact or len(content) > _MAX_TEXT:
             removed.append(chunk)
-        if not whole:
+        if not is_intact:
             damaged += chunk.kind in _COMPRESSED
-        elif chunk.kind == b"iCCP" and len(content) <= _LONGEST_PROFILE:
+        elif chunk.kind == b"iCCP" and len(content) <= _MAX_PROFILE:
             profile = content or None
         elif chunk.kind == b"cICP" and len(chunk.content) == 4:
             cicp = struct.unpack("4B", chunk.content)
@@ -89,9 +89,9 @@ def prepare_png(stream: IO[bytes]) -> tuple[IO[bytes], PngColors]:
 
 
 def _chunks(stream: IO[bytes]) -> Iterator[_Chunk]:
-    """Yield all chunks of a file, with the content of those that are no image data."""
+    """Yield all chunks of a file, with their content unless it is image data."""
     at = len(MAGIC)
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         stream.seek(at)
         header = stream.read(8)
         if len(header) < 8:
@@ -113,37 +113,37 @@ def _chunks(stream: IO[bytes]) -> Iterator[_Chunk]:
 
 
 def _metadata(chunk: _Chunk, color_type: int) -> tuple[bytes, bool]:
-    """Return metadata, decompressed, and whether it is undamaged; nothing for other chunks."""
+    """Return decompressed metadata (empty for other chunks), and whether the chunk is intact."""
     kind, content = chunk.kind, chunk.content
-    if not kind[0] & 32:  # critical
+    if not kind[0] & 32:  # a critical chunk
         return b"", True
-    shortest = _SHORTEST_TRANSPARENCY.get(color_type, 0) if kind == b"tRNS" else 0
-    if chunk.damaged or len(content) < _SHORTEST.get(kind, shortest):
+    min_size = _MIN_TRANSPARENCY.get(color_type, 0) if kind == b"tRNS" else 0
+    if chunk.damaged or len(content) < _MIN_SIZE.get(kind, min_size):
         return b"", False
     if kind in (b"zTXt", b"iCCP"):
         _, found, rest = content.partition(b"\0")
         if not found or rest[:1] != b"\0":
             return b"", False
-        return _inflated(rest[1:], _LONGEST_PROFILE if kind == b"iCCP" else _LONGEST_TEXT)
+        return _inflate(rest[1:], _MAX_PROFILE if kind == b"iCCP" else _MAX_TEXT)
     if kind == b"iTXt":
         _, _, rest = content.partition(b"\0")
         if rest[:2] == b"\1\0":
-            return _inflated(rest[2:].split(b"\0", 2)[-1], _LONGEST_TEXT)
+            return _inflate(rest[2:].split(b"\0", 2)[-1], _MAX_TEXT)
     return content if kind in _TEXTS else b"", True
 
 
-def _inflated(data: bytes, longest: int) -> tuple[bytes, bool]:
-    """Decompress data up to an error, or a byte more than ``longest``.
+def _inflate(data: bytes, max_size: int) -> tuple[bytes, bool]:
+    """Decompress data up to an error or to ``max_size + 1`` bytes.
 
     Returns:
-        The data, and whether there was no error.
+        The decompressed data, and whether no error occurred.
     """
-    inflater, inflated = zlib.decompressobj(), bytearray()
+    decompressor, inflated = zlib.decompressobj(), bytearray()
     try:
-        for start in range(0, len(data), _PART):
-            part = data[start : start + _PART]
-            inflated += inflater.decompress(part, longest + 1 - len(inflated))
-            if inflater.eof or len(inflated) > longest:
+        for start in range(0, len(data), _PIECE):
+            piece = data[start : start + _PIECE]
+            inflated += decompressor.decompress(piece, max_size + 1 - len(inflated))
+            if decompressor.eof or len(inflated) > max_size:
                 break
     except zlib.error:
         return bytes(inflated), False
