@@ -1,18 +1,18 @@
-"""How fast 2-megapixel JPEGs become rows, against the loop of the documents behind the presets.
+"""Conversion speed of 2-megapixel JPEGs, compared with the tutorials behind the presets.
 
-The reference is that loop in our own words: one file after the other is opened with Pillow,
-decoded whole, made RGB, resized, kept in a list, and the list is saved with NumPy. Ours is the
-convert stage's function, from data/raw, which the download stage's function fills beforehand;
-that is not timed, as the reference finds its files unpacked too. Both read from the page cache.
+The reference is a loop like that of the tutorials: it opens one file after the other with Pillow,
+decodes it at full size, converts it to RGB, resizes it, and saves all rows with NumPy. "Ours" is
+the function of the convert stage. It reads data/raw, which the function of the download stage fills
+before the measurement. Both read from the page cache.
 
-The limit is what the decoder alone does: libjpeg at an eighth of the size, on all cores, from
-memory, without resizing, reading or writing. Ours cannot be faster than that.
+The limit is the speed of the decoder alone: libjpeg at an eighth of the size, on all cores, from
+memory, without resizing, reading and writing. "Ours" cannot be faster.
 
-The ratio falls as files grow, since nothing saves the decoder from reading all of a file: try
---quality (of the JPEGs, 1 to 95).
+The ratio decreases with the size of the files, because the decoder has to read all of a file. Vary
+it by --quality (1 to 95).
 
 Usage: python benchmarks/convert.py [--pictures 300] [--size 32] [--height 1224] [--quality 80]
-[--rounds 5] [--json], or, for the peak of memory that so many small pictures take,
+[--rounds 5] [--json], or, for the peak memory of the conversion of many small images,
 python benchmarks/convert.py --memory 200000 [--json]
 """
 
@@ -41,16 +41,16 @@ from atelier.data.convert import convert
 from atelier.data.sources.download import download
 
 ROOT = Path(__file__).resolve().parents[1]
-MOST_MEGABYTES = 600  # that 200,000 pictures may take
+MAX_MEGABYTES = 600  # limit of the peak memory for 200,000 images
 MEASURE = """
 import sys; from pathlib import Path
 sys.path.insert(0, "benchmarks"); import convert
-convert.measured(Path(sys.argv[1]), int(sys.argv[2]))
+convert.print_peaks(Path(sys.argv[1]), int(sys.argv[2]))
 """
 
 
-def photographs(folder: Path, count: int, quality: int, height: int) -> None:
-    """Draw pictures with the falling spectrum of photographs: smooth shapes, texture, grain."""
+def write_photographs(folder: Path, count: int, quality: int, height: int) -> None:
+    """Write JPEGs with the decreasing spectrum of photographs: smooth shapes, texture, grain."""
     rng = np.random.default_rng(0)
     shape = (height, height * 4 // 3)
     canvas = np.zeros((2 * shape[0], 2 * shape[1], 3), np.float32)
@@ -59,15 +59,15 @@ def photographs(folder: Path, count: int, quality: int, height: int) -> None:
         layer = Image.fromarray(coarse).resize(canvas.shape[1::-1], Image.Resampling.BICUBIC)
         canvas += (np.asarray(layer, np.float32) - 128) * (4 / cells) ** 0.5
     canvas += rng.normal(0, 6, canvas.shape[:2]).astype(np.float32)[:, :, None]
-    scene = np.clip(canvas + 128, 0, 255).astype(np.uint8)
+    mosaic = np.clip(canvas + 128, 0, 255).astype(np.uint8)
     for index in range(count):
         top, left = (int(rng.integers(side)) for side in shape)
-        view = Image.fromarray(scene[top : top + shape[0], left : left + shape[1]])
-        view.save(folder / f"{index:06d}.jpg", quality=quality)
+        crop = Image.fromarray(mosaic[top : top + shape[0], left : left + shape[1]])
+        crop.save(folder / f"{index:06d}.jpg", quality=quality)
 
 
-def seeds_loop(folder: Path, size: int, target: Path) -> None:
-    """Convert a folder as the documents do."""
+def reference_loop(folder: Path, size: int, target: Path) -> None:
+    """Convert a folder like the tutorials."""
     rows = []
     for name in sorted(os.listdir(folder)):
         try:
@@ -79,7 +79,7 @@ def seeds_loop(folder: Path, size: int, target: Path) -> None:
 
 
 def decode(data: bytes) -> None:
-    """Decode at an eighth of the size, at one go, and do nothing else."""
+    """Decode a JPEG at an eighth of its size, in one block."""
     with JpegImageFile(BytesIO(data)) as image:
         image.draft("RGB", (image.width // 8, image.height // 8))
         image.decodermaxblock = len(data)
@@ -87,46 +87,53 @@ def decode(data: bytes) -> None:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Say how long a call takes."""
-    begin = time.perf_counter()
+    """Return the duration of a call in seconds."""
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - begin
+    return time.perf_counter() - start
 
 
 def source(name: str, **values: object) -> DownloadSettings:
-    """The settings of params.yaml, with another source."""
-    usual = load(ROOT / "params.yaml").download.model_dump()
-    return DownloadSettings.model_validate(usual | {"source": name, **values})
+    """Return the download settings of params.yaml with another source."""
+    defaults = load(ROOT / "params.yaml").download.model_dump()
+    return DownloadSettings.model_validate(defaults | {"source": name, **values})
 
 
-def wanted(size: int) -> ConvertSettings:
-    """The settings of params.yaml, with another size and, like the documents, stretched."""
-    usual = load(ROOT / "params.yaml").convert
-    return usual.model_copy(update={"image_size": size, "resize_mode": "stretch"})
+def convert_settings(size: int) -> ConvertSettings:
+    """Return the convert settings of params.yaml with another size and stretched images."""
+    defaults = load(ROOT / "params.yaml").convert
+    return defaults.model_copy(update={"image_size": size, "resize_mode": "stretch"})
 
 
-def speed(given: argparse.Namespace, place: Path) -> dict[str, object]:
-    """Let reference, ours and the limit take turns."""
-    count, size, rounds = given.pictures, given.size, given.rounds
-    folder, converted = place / "photographs", place / "converted"
+def measure_speed(arguments: argparse.Namespace, work_dir: Path) -> dict[str, object]:
+    """Measure reference, "ours" and limit in turn."""
+    count, size, rounds = arguments.pictures, arguments.size, arguments.rounds
+    folder, converted = work_dir / "photographs", work_dir / "converted"
+    raw = work_dir / "raw"
     folder.mkdir()
     converted.mkdir()
-    photographs(folder, count, given.quality, given.height)
-    download(source("folder", folders={"drawn": str(folder)}), place / "raw", place / "scratch")
+    write_photographs(folder, count, arguments.quality, arguments.height)
+    download(source("folder", folders={"drawn": str(folder)}), raw, work_dir / "cache")
     data = [path.read_bytes() for path in sorted(folder.iterdir())]
     cores = os.cpu_count() or 1
-    theirs, ours = place / "theirs.npz", converted / "images.npz"
+    reference_file, our_file = work_dir / "reference.npz", converted / "images.npz"
     with ThreadPoolExecutor(cores) as pool:
-        turns: dict[str, Callable[[], object]] = {
-            "reference": lambda: seeds_loop(folder, size, theirs),
-            "ours": lambda: convert(wanted(size), place / "raw", ours),
+        functions: dict[str, Callable[[], object]] = {
+            "reference": lambda: reference_loop(folder, size, reference_file),
+            "ours": lambda: convert(convert_settings(size), raw, our_file),
             "limit": lambda: list(pool.map(decode, data)),
         }
-        taken = [{name: seconds(turn) for name, turn in turns.items()} for _ in range(rounds + 1)]
-    rates = {name: count / statistics.median(t[name] for t in taken[1:]) for name in turns}
-    rates["limit"] = count / min(turn["limit"] for turn in taken)  # not of a disturbed round
-    # Convert sets images aside for evaluation; the reference has all in one array.
-    difference = np.abs(np.load(theirs)["arr_0"] - converted_rows(converted).astype(float)).mean()
+        durations = [
+            {name: seconds(function) for name, function in functions.items()}
+            for _ in range(rounds + 1)
+        ]
+    rates = {name: count / statistics.median(d[name] for d in durations[1:]) for name in functions}
+    # The fastest round is the least disturbed one.
+    rates["limit"] = count / min(duration["limit"] for duration in durations)
+    # The rows of "ours" are in three files, those of the reference in one.
+    difference = np.abs(
+        np.load(reference_file)["arr_0"] - converted_rows(converted).astype(float)
+    ).mean()
     return {
         "name": "convert",
         "unit": "pictures a second",
@@ -141,8 +148,8 @@ def speed(given: argparse.Namespace, place: Path) -> dict[str, object]:
     }
 
 
-def small_pictures(archive: Path, count: int) -> None:
-    """Write a zip of ``count`` JPEGs of 64 by 64 pixels, all distinct."""
+def write_small_images(archive: Path, count: int) -> None:
+    """Write a zip of ``count`` different JPEGs of 64 by 64 pixels."""
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(archive, "w") as stored:
         for index in range(count):
@@ -153,51 +160,57 @@ def small_pictures(archive: Path, count: int) -> None:
 
 
 def peak() -> float:
-    """The most memory that this process has held, in MB; ``ru_maxrss`` would count its parent's."""
+    """Return this process's peak memory in MB; ``ru_maxrss`` would include its parent's."""
     status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024 / 1e6
+    found = re.search(r"VmHWM:\s+(\d+)", status)
+    if found is None:
+        raise RuntimeError("/proc/self/status has no VmHWM; run the benchmark on Linux.")
+    return int(found[1]) * 1024 / 1e6
 
 
-def measured(place: Path, size: int) -> None:
-    """Convert what lies in ``place`` and print the peak before and after, and the seconds."""
+def print_peaks(work_dir: Path, size: int) -> None:
+    """Convert ``work_dir/raw``; print the peak memory before and after it, and the seconds."""
     before = peak()
-    taken = seconds(lambda: convert(wanted(size), place / "raw", place / "images.npz"))
-    print(before, peak(), taken)
+    target = work_dir / "images.npz"
+    duration = seconds(lambda: convert(convert_settings(size), work_dir / "raw", target))
+    print(before, peak(), duration)
 
 
-def memory(count: int, size: int, place: Path) -> dict[str, object]:
-    """Convert ``count`` small pictures in a process of its own."""
-    archive = place / "small.zip"
-    small_pictures(archive, count)
-    about = {"location": str(archive), "sha256": file_digest(archive)}
-    download(source("archive", archive=about), place / "raw", place / "scratch")
-    told = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(place), str(size)],
+def measure_memory(count: int, size: int, work_dir: Path) -> dict[str, object]:
+    """Convert ``count`` small images in a separate process."""
+    archive = work_dir / "small.zip"
+    write_small_images(archive, count)
+    location = {"location": str(archive), "sha256": file_digest(archive)}
+    download(source("archive", archive=location), work_dir / "raw", work_dir / "cache")
+    process = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(work_dir), str(size)],
         cwd=ROOT,
         check=True,
         stdout=subprocess.PIPE,
         text=True,
     )
-    before, most, taken = map(float, told.stdout.split())
+    peak_before, peak_after, duration = map(float, process.stdout.split())
     return {
         "name": "convert memory, MB",
-        "reference": MOST_MEGABYTES,
-        "ours": round(most),
-        "ratio": round(most / MOST_MEGABYTES, 2),
+        "reference": MAX_MEGABYTES,
+        "ours": round(peak_after),
+        "ratio": round(peak_after / MAX_MEGABYTES, 2),
         "limit_share": None,
         "pictures": count,
-        "peak_megabytes_before": round(before),
-        "pictures_a_second": round(count / taken),
+        "peak_megabytes_before": round(peak_before),
+        "pictures_a_second": round(count / duration),
     }
 
 
 def main() -> None:
-    """Measure and print."""
-    given = options(__doc__, pictures=300, size=32, height=1224, quality=80, rounds=5, memory=0)
+    """Run the benchmark from the command line."""
+    arguments = options(__doc__, pictures=300, size=32, height=1224, quality=80, rounds=5, memory=0)
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        result = memory(given.memory, given.size, place) if given.memory else speed(given, place)
-    show(result, given.json)
+        if arguments.memory:
+            result = measure_memory(arguments.memory, arguments.size, Path(folder))
+        else:
+            result = measure_speed(arguments, Path(folder))
+    show(result, arguments.json)
 
 
 if __name__ == "__main__":

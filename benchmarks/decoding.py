@@ -1,8 +1,8 @@
-"""Accuracy of JPEGs that are decoded at a reduced size, as PSNR to full decoding.
+"""PSNR of rows from JPEGs decoded at a reduced size, relative to full decoding.
 
-Each case is a JPEG of an odd size, drawn with the falling spectrum of photographs. Its row is made
-twice: from the file decoded at a reduced size, as the convert stage does, and from the file decoded
-at full size. The signal is 255; the mean is over the PSNRs of all cases.
+Each case is a JPEG of an odd size, generated with the decreasing spectrum of photographs. Its row
+is computed twice: from the file decoded at a reduced size, as in the convert stage, and from the
+file decoded at full size. The signal is 255; the mean is over the PSNRs of all cases.
 
 Usage: python benchmarks/decoding.py [--size 32] [--count 20] [--quality 90] [--json]
 [--images FILE ...], where FILE is a JPEG to measure instead of the drawn ones.
@@ -21,7 +21,6 @@ from PIL import Image
 from atelier.data.convert import resize
 from atelier.data.image_file import decode
 
-# Width, height, and how the file is encoded.
 SIZES = (
     (514, 928), (928, 514), (515, 771), (517, 519), (513, 513), (1025, 769), (2049, 1537),
     (999, 1001), (641, 427), (263, 395), (1283, 721), (4033, 3025), (331, 1999), (1999, 331),
@@ -33,16 +32,16 @@ ENCODINGS: tuple[dict[str, object], ...] = (
     {"subsampling": 2, "progressive": True},
     {"subsampling": 1},
 )
-FITS: tuple[Literal["crop", "stretch", "pad"], ...] = ("crop", "stretch", "pad")
+MODES: tuple[Literal["crop", "stretch", "pad"], ...] = ("crop", "stretch", "pad")
 ORIENTATIONS = (1, 6, 3, 8, 2, 5, 4, 7)
-# Decoded pixels per pixel of a row, at least; the same as in the convert stage.
-REDUCED = 2
+# Smallest ratio of decoded to row size, equal to that of the convert stage.
+MIN_DECODED = 2
 # PSNR reported for two identical rows.
-BEST = 99.0
+MAX_PSNR = 99.0
 
 
-def drawn(width: int, height: int, seed: int) -> Image.Image:
-    """Draw a photograph-like image: smooth shapes, texture, grain."""
+def draw(width: int, height: int, seed: int) -> Image.Image:
+    """Generate an image like a photograph: smooth shapes, texture, grain."""
     rng = np.random.default_rng(seed)
     canvas = np.zeros((height, width, 3), np.float32)
     longer = max(width, height)
@@ -55,7 +54,7 @@ def drawn(width: int, height: int, seed: int) -> Image.Image:
     return Image.fromarray(np.clip(canvas + 128, 0, 255).astype(np.uint8))
 
 
-def encoded(index: int, quality: int) -> tuple[str, bytes]:
+def encode(index: int, quality: int) -> tuple[str, bytes]:
     """Return the name and the bytes of a case."""
     width, height = SIZES[index]
     encoding = ENCODINGS[index % len(ENCODINGS)]
@@ -63,43 +62,43 @@ def encoded(index: int, quality: int) -> tuple[str, bytes]:
     exif = Image.Exif()
     exif[0x0112] = orientation
     stream = BytesIO()
-    image = drawn(width, height, index)
+    image = draw(width, height, index)
     image.save(stream, "JPEG", quality=quality, exif=exif, **encoding)
-    kind = ["4:4:4", "4:2:2", "4:2:0"][int(str(encoding["subsampling"]))]
+    subsampling = ["4:4:4", "4:2:2", "4:2:0"][int(str(encoding["subsampling"]))]
     progressive = ", progressive" if "progressive" in encoding else ""
-    turned = f", orientation {orientation}" if orientation > 1 else ""
-    return f"{width}x{height}, {kind}{progressive}{turned}", stream.getvalue()
+    rotated = f", orientation {orientation}" if orientation > 1 else ""
+    return f"{width}x{height}, {subsampling}{progressive}{rotated}", stream.getvalue()
 
 
-def psnr(data: bytes, size: int, fit: Literal["crop", "stretch", "pad"]) -> float:
-    """Compare the rows of reduced and of full decoding."""
-    reduced = resize(decode(data, "rgb", 100, REDUCED * size), size, fit).astype(float)
-    full = resize(decode(data, "rgb", 100), size, fit).astype(float)
+def psnr(data: bytes, size: int, mode: Literal["crop", "stretch", "pad"]) -> float:
+    """Return the PSNR between the rows of reduced and of full decoding."""
+    reduced = resize(decode(data, "rgb", 100, MIN_DECODED * size), size, mode).astype(float)
+    full = resize(decode(data, "rgb", 100), size, mode).astype(float)
     error = float(np.square(reduced - full).mean())
-    return min(BEST, 10 * np.log10(255**2 / error)) if error else BEST
+    return min(MAX_PSNR, 10 * np.log10(255**2 / error)) if error else MAX_PSNR
 
 
 def measure(cases: list[tuple[str, bytes]], size: int) -> dict[str, object]:
-    """Print the PSNR of each case and way to fit; return the summary."""
+    """Print the PSNR of each case and resize mode; return the summary."""
     rows = []
-    print(f"{'case':<44}" + "".join(f"{fit:>9}" for fit in FITS))
+    print(f"{'case':<44}" + "".join(f"{mode:>9}" for mode in MODES))
     for name, data in cases:
-        rows.append([psnr(data, size, fit) for fit in FITS])
+        rows.append([psnr(data, size, mode) for mode in MODES])
         print(f"{name:<44}" + "".join(f"{value:>9.1f}" for value in rows[-1]))
-    means = {fit: statistics.fmean(row[place] for row in rows) for place, fit in enumerate(FITS)}
+    means = {mode: statistics.fmean(row[i] for row in rows) for i, mode in enumerate(MODES)}
     lowest = min(min(row) for row in rows)
     return {
         "name": "reduced decoding",
         "unit": "PSNR, dB",
         "size": size,
         "cases": len(cases),
-        **{f"mean_{fit}": round(mean, 1) for fit, mean in means.items()},
+        **{f"mean_{mode}": round(mean, 1) for mode, mean in means.items()},
         "lowest": round(lowest, 1),
     }
 
 
 def main() -> None:
-    """Read the options, measure and print."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--count", type=int, default=len(SIZES))
@@ -108,7 +107,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     options = parser.parse_args()
     files = [(path.stem, path.read_bytes()) for path in options.images]
-    cases = files or [encoded(i, options.quality) for i in range(min(options.count, len(SIZES)))]
+    cases = files or [encode(i, options.quality) for i in range(min(options.count, len(SIZES)))]
     result = measure(cases, options.size)
     for name, value in result.items():
         print(f"{name:<32}{value}")

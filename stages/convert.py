@@ -1,4 +1,4 @@
-"""Convert: turn every readable picture into a row of the training, validation or test set."""
+"""Convert stage: convert readable images to rows of the training, validation and test set."""
 
 from pathlib import Path
 
@@ -14,22 +14,26 @@ METRICS = Path("metrics/convert.json")
 
 
 def main(settings: Settings, run: Run) -> None:
-    """Convert all pictures, and count and list what could not be read."""
+    """Convert all images; log their numbers and the rejected files."""
     from atelier.data.convert import convert
     from atelier.data.dataset import load_images
     from atelier.data.skipped import summarize_skipped
 
-    with progress_bar("convert", "pictures", settings.runtime.progress) as report:
-        runtime = settings.runtime
-        conversion = convert(
-            settings.convert, RAW, IMAGES, runtime.workers, report, runtime.dask_scheduler
+    with progress_bar("convert", "images", settings.runtime.progress) as progress:
+        report = convert(
+            settings.convert,
+            RAW,
+            IMAGES,
+            workers=settings.runtime.workers,
+            report=progress,
+            dask_scheduler=settings.runtime.dask_scheduler,
         )
-    run.warn(*conversion.warnings(settings.convert))
-    write_json(METRICS, conversion.metrics())
-    run.log_summary(conversion.metrics())
+    run.warn(*report.warnings(settings.convert))
+    write_json(METRICS, report.metrics())
+    run.log_summary(report.metrics())
     run.log_artifact(METRICS)
-    reasons = [reason for _, reason in conversion.rejected]
-    print(summarize_skipped(conversion.accepted, "pictures", reasons, METRICS), flush=True)
+    reasons = [reason for _, reason in report.rejected]
+    print(summarize_skipped(report.accepted, "images", reasons, METRICS), flush=True)
     run.log_images("real", load_images(IMAGES).pixels[:64], step=0)
 
 

@@ -1,4 +1,4 @@
-"""Conversion of raw pictures of any kind to three arrays of images of one size."""
+"""Conversion of raw images to square arrays: training, validation and test set."""
 
 import hashlib
 import math
@@ -24,100 +24,36 @@ from atelier.data.dataset import Split, count_for_fraction, save_images, split
 from atelier.data.image_file import DecodedImage, UnreadableError, decode, silence_pillow
 from atelier.data.members import Payload, Rejected
 from atelier.data.near_duplicates import group_near_duplicates
-from atelier.data.raw import RawPictures, open_raw
+from atelier.data.raw import RawImages, open_raw
 from atelier.data.thread_pool import ordered_thread_map
 
-# Bicubic with antialiasing, as Parmar et al. 2022, "On Aliased Resizing and Surprising
-# Subtleties in GAN Evaluation", recommend for data that a GAN is judged against.
-_FILTER = Image.Resampling.BICUBIC
-# Far larger pictures are first averaged down to this many times the size: much faster, and
-# the difference cannot be seen.
-_GAP = 3.0
-
-
-def resize(
-    picture: DecodedImage | Image.Image | NDArray[np.uint8],
-    size: int,
-    fit: Literal["crop", "stretch", "pad"],
-) -> NDArray[np.uint8]:
-    """Resize a picture of any shape to uint8 [size, size] or [size, size, 3].
-
-    Args:
-        picture: an image of mode L or RGB, or uint8 [H, W] or [H, W, C] where C is 1 or 3.
-        size: pixels, height and width.
-        fit: ``crop`` fills the square and cuts off what stands over, evenly on both sides;
-            ``stretch`` distorts; ``pad`` shows the whole picture on black, which is the same in
-            every picture and so learnt once, where a colour of the picture's own would be
-            one more thing to learn.
-    """
-    decoded = _decoded(picture)
-    width, height = decoded.size
-    if fit == "pad":
-        return np.asarray(_padded(decoded, size))
-    if fit == "crop":
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        return np.asarray(_resized(decoded, (left, top, left + side, top + side), (size, size)))
-    return np.asarray(_resized(decoded, (0, 0, width, height), (size, size)))
-
-
-def _decoded(picture: DecodedImage | Image.Image | NDArray[np.uint8]) -> DecodedImage:
-    if isinstance(picture, DecodedImage):
-        return picture
-    if isinstance(picture, Image.Image):
-        return DecodedImage.whole(picture)
-    pixels = picture[:, :, 0] if picture.shape[2:] == (1,) else picture
-    return DecodedImage.whole(Image.fromarray(pixels))
-
-
-def _resized(
-    decoded: DecodedImage, part: tuple[int, int, int, int], size: tuple[int, int]
-) -> Image.Image:
-    """Resize a part of a picture, in pixels of its full size."""
-    x, y = decoded.box[:2]
-    left, top, right, bottom = (
-        origin + side / decoded.reduction for origin, side in zip((x, y, x, y), part, strict=True)
-    )
-    # Without what lies outside of the part, which the filter would reach.
-    start = math.floor(left), math.floor(top)
-    end = math.ceil(right), math.ceil(bottom)
-    image = decoded.image
-    if start != (0, 0) or end != image.size:
-        image = image.crop((*start, *end))
-    box = (left - start[0], top - start[1], right - start[0], bottom - start[1])
-    return image.resize(size, _FILTER, box, _GAP)
-
-
-def _padded(decoded: DecodedImage, size: int) -> Image.Image:
-    width, height = decoded.size
-    scale = size / max(width, height)
-    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-    square = Image.new(decoded.image.mode, (size, size))
-    resized = _resized(decoded, (0, 0, width, height), inner)
-    square.paste(resized, ((size - inner[0]) // 2, (size - inner[1]) // 2))
-    return square
-
-
 VALIDATION, TEST = "validation.npz", "test.npz"
-# Decoded at twice the wanted size, a picture loses nothing that could be seen afterwards.
-_REDUCED = 2
-# Bytes of files, as they come, that wait for a worker or are with one.
+
+# Bicubic with antialiasing, recommended for the evaluation of GANs by Parmar et al. 2022, "On
+# Aliased Resizing and Surprising Subtleties in GAN Evaluation".
+_FILTER = Image.Resampling.BICUBIC
+# Much larger images are first averaged to this multiple of the size. This is much faster, and the
+# difference is not visible.
+_REDUCING_GAP = 3.0
+# A JPEG is decoded at no less than this multiple of the row's size; the loss is not visible.
+_MIN_DECODED = 2
+# Bytes of encoded files that wait for a worker or are being decoded.
 _BYTES_IN_FLIGHT = 256 * 2**20
 
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What became of the raw pictures: ``accepted + len(rejected) == found``.
+    """Numbers of converted and rejected files: ``accepted + len(rejected) == found``.
 
     Attributes:
-        found: how many files the raw pictures held.
-        accepted: how many became a row.
-        training: how many of these are in the training set.
-        validation: likewise, in the validation set.
-        test: likewise, in the test set.
-        groups: how many groups of more than one near-duplicate there are.
-        largest_group: how many images the largest of all groups has.
-        rejected: name of and reason for each that did not, in the raw pictures' order.
+        found: number of raw files.
+        accepted: number of files that became a row.
+        training: number of rows in the training set.
+        validation: number of rows in the validation set.
+        test: number of rows in the test set.
+        groups: number of groups of at least two near-duplicates.
+        largest_group: number of images in the largest group.
+        rejected: name and reason of each rejected file, in the raw images' order.
     """
 
     found: int
@@ -130,7 +66,7 @@ class ConversionReport:
     rejected: tuple[tuple[str, str], ...]
 
     def metrics(self) -> dict[str, Any]:
-        """Say the same as JSON can: counts first, then every rejected file."""
+        """Return values for JSON: counts first, then every rejected file."""
         return {
             "found": self.found,
             "accepted": self.accepted,
@@ -144,11 +80,15 @@ class ConversionReport:
 
     def warnings(self, settings: ConvertSettings) -> list[str]:
         """Return a sentence if near-duplicates left a set less than half full."""
-        shares = {"validation": settings.validation_fraction, "test": settings.test_fraction}
+        fractions = {"validation": settings.validation_fraction, "test": settings.test_fraction}
+        expected = {
+            name: count_for_fraction(fraction, self.accepted)
+            for name, fraction in fractions.items()
+        }
         small = [
-            f"the {name} set has {getattr(self, name)} of {count_for_fraction(share, self.accepted)} images"
-            for name, share in shares.items()
-            if 2 * getattr(self, name) < count_for_fraction(share, self.accepted)
+            f"the {name} set has {getattr(self, name)} of {count} images"
+            for name, count in expected.items()
+            if 2 * getattr(self, name) < count
         ]
         if not small:
             return []
@@ -158,42 +98,104 @@ class ConversionReport:
         ]
 
 
+def resize(
+    image: DecodedImage | Image.Image | NDArray[np.uint8],
+    size: int,
+    mode: Literal["crop", "stretch", "pad"],
+) -> NDArray[np.uint8]:
+    """Resize an image of any shape to uint8 [size, size] or [size, size, 3].
+
+    Args:
+        image: an image of mode L or RGB, or uint8 [H, W] or [H, W, C] where C is 1 or 3.
+        size: height and width in pixels.
+        mode: ``crop`` fills the square and cuts equally on both sides; ``stretch`` changes the
+            aspect ratio; ``pad`` centers the whole image on black, which a GAN learns more
+            easily than a color that differs between images.
+    """
+    decoded = _as_decoded(image)
+    width, height = decoded.size
+    if mode == "pad":
+        return np.asarray(_padded(decoded, size))
+    if mode == "crop":
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        return np.asarray(_resized(decoded, (left, top, left + side, top + side), (size, size)))
+    return np.asarray(_resized(decoded, (0, 0, width, height), (size, size)))
+
+
+def _as_decoded(image: DecodedImage | Image.Image | NDArray[np.uint8]) -> DecodedImage:
+    if isinstance(image, DecodedImage):
+        return image
+    if isinstance(image, Image.Image):
+        return DecodedImage.whole(image)
+    pixels = image[:, :, 0] if image.shape[2:] == (1,) else image
+    return DecodedImage.whole(Image.fromarray(pixels))
+
+
+def _resized(
+    decoded: DecodedImage, part: tuple[int, int, int, int], size: tuple[int, int]
+) -> Image.Image:
+    """Resize a part of an image, given in pixels of its full size."""
+    x, y = decoded.box[:2]
+    left, top, right, bottom = (
+        origin + side / decoded.reduction for origin, side in zip((x, y, x, y), part, strict=True)
+    )
+    # Crop first: the filter would include pixels outside the part.
+    start = math.floor(left), math.floor(top)
+    end = math.ceil(right), math.ceil(bottom)
+    image = decoded.image
+    if start != (0, 0) or end != image.size:
+        image = image.crop((*start, *end))
+    box = (left - start[0], top - start[1], right - start[0], bottom - start[1])
+    return image.resize(size, _FILTER, box, _REDUCING_GAP)
+
+
+def _padded(decoded: DecodedImage, size: int) -> Image.Image:
+    """Resize an image to fit into a black square."""
+    width, height = decoded.size
+    scale = size / max(width, height)
+    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+    square = Image.new(decoded.image.mode, (size, size))
+    resized = _resized(decoded, (0, 0, width, height), inner)
+    square.paste(resized, ((size - inner[0]) // 2, (size - inner[1]) // 2))
+    return square
+
+
 def convert(
     settings: ConvertSettings,
     raw: Path,
     target: Path,
     workers: int = 0,
     report: ProgressCallback = silent,
-    cluster: str = "",
+    dask_scheduler: str = "",
 ) -> ConversionReport:
-    """Write every readable picture of ``raw`` to one of three array files.
+    """Write every readable image of ``raw`` to one of three npz files.
 
-    The shares ``validation`` and ``test`` go to ``validation.npz`` and ``test.npz`` beside
-    ``target``, the rest to ``target``, see :func:`atelier.data.dataset.split`. Copies and
-    near-duplicates of one picture are in the same file.
+    The fractions ``validation_fraction`` and ``test_fraction`` go to ``validation.npz`` and
+    ``test.npz`` in the folder of ``target``, the rest to ``target``, see
+    :func:`atelier.data.dataset.split`. Near-duplicates are in the same file. Rows are in the raw
+    images' order, and the bytes do not depend on the number or kind of workers.
 
-    Rows are in the raw pictures' order, whoever makes them. Memory holds, however
-    many pictures there are: at most four files per worker, of 256 MiB together, and the next one
-    (of 256 MiB at most); for each worker one picture that it is decoding, of
-    ``max_megapixels`` at most and a few bytes per pixel; and for each picture its name and about
-    1.2 kB to find near-duplicates. Rows wait on disk. With a cluster, files of 256 MiB together
-    are on their way to workers or with them.
+    Memory is bounded. It holds at most four encoded files per worker, 256 MiB together, and one
+    more of up to 256 MiB. Each worker holds one decoded image of up to ``max_megapixels``. Each
+    image adds its name and about 1.2 kB for the search of near-duplicates. Rows are on disk. With
+    a cluster, up to 256 MiB of files are in flight or on workers.
 
     Args:
-        settings: size, colour and fit of the rows.
-        raw: the folder that the download stage made.
+        settings: size, color, resize mode and fractions.
+        raw: the folder that the download stage wrote.
         target: the npz file of the training set, see :mod:`atelier.data.dataset`; all three files
             are written, or none.
-        workers: threads; 0 takes one per core.
-        report: told of every picture.
-        cluster: address of a Dask scheduler whose workers make the rows instead of threads; the
-            bytes written are the same.
+        workers: number of threads; 0 for one per core.
+        report: called after every image.
+        dask_scheduler: address of a Dask scheduler whose workers compute the rows instead of
+            threads, or an empty string.
 
     Raises:
-        AtelierError: no picture can be read, ``raw`` is damaged, a disk is full or fails, or the
+        AtelierError: no image can be read, ``raw`` is damaged, a disk is full or fails, or the
             cluster cannot be used.
     """
-    pictures = open_raw(raw)
+    images = open_raw(raw)
     with (
         os_errors_as_sentences(target),
         atomic_write(target) as temporary,
@@ -202,23 +204,34 @@ def convert(
         tempfile.TemporaryFile(dir=target.parent) as spool,
         silence_pillow(),
     ):
-        rows = _rows(settings, pictures, workers, cluster)
-        names, hashes, rejected = _write_pixels(rows, spool, pictures.total, report)
+        rows = _rows(settings, images, workers, dask_scheduler)
+        names, hashes, rejected = _write_pixels(rows, spool, images.total, report)
         if not names:
-            raise AtelierError(_nothing_readable(rejected))
+            raise AtelierError(_no_image_message(rejected))
         shape = (settings.image_size, settings.image_size, settings.channels)
         groups = group_near_duplicates(
             partial(_row_at, spool, shape), hashes, workers=workers or -1
         )
         sets = split(groups, hashes, settings.validation_fraction, settings.test_fraction)
-        for file, places in (
+        for file, indices in (
             (temporary, sets.training),
             (temporary_validation, sets.validation),
             (temporary_test, sets.test),
         ):
-            pixels = (_row_at(spool, shape, place).tobytes() for place in places)
-            save_images(file, pixels, (len(places), *shape), [names[i] for i in places])
-    return _conversion(sets, groups, rejected)
+            _save_rows(file, spool, shape, indices, names)
+    return _conversion_report(sets, groups, rejected)
+
+
+def _save_rows(
+    file: Path,
+    spool: IO[bytes],
+    shape: tuple[int, int, int],
+    indices: list[int],
+    names: list[str],
+) -> None:
+    """Copy the rows of one set from ``spool`` to an npz file."""
+    pixels = (_row_at(spool, shape, index).tobytes() for index in indices)
+    save_images(file, pixels, (len(indices), *shape), [names[i] for i in indices])
 
 
 def _write_pixels(
@@ -227,7 +240,7 @@ def _write_pixels(
     total: int | None,
     report: ProgressCallback,
 ) -> tuple[list[str], list[bytes], list[tuple[str, str]]]:
-    """Write all rows to ``spool``; return names, SHA-256 of the rows, and rejected files."""
+    """Write all rows to ``spool``; return their names, their SHA-256, and the rejected files."""
     names: list[str] = []
     hashes: list[bytes] = []
     rejected: list[tuple[str, str]] = []
@@ -242,7 +255,7 @@ def _write_pixels(
     return names, hashes, rejected
 
 
-def _conversion(
+def _conversion_report(
     sets: Split, groups: NDArray[np.int64], rejected: list[tuple[str, str]]
 ) -> ConversionReport:
     sizes = np.bincount(groups)
@@ -258,21 +271,27 @@ def _conversion(
     )
 
 
-def _row_at(spool: IO[bytes], shape: tuple[int, int, int], place: int) -> NDArray[np.uint8]:
-    """Read a row back, uint8 of the shape [H, W, C]."""
+def _row_at(spool: IO[bytes], shape: tuple[int, int, int], index: int) -> NDArray[np.uint8]:
+    """Read a row from ``spool``, uint8 [H, W, C]."""
     size = math.prod(shape)
-    spool.seek(place * size)
+    spool.seek(index * size)
     return np.frombuffer(spool.read(size), np.uint8).reshape(shape)
 
 
 def _rows(
-    settings: ConvertSettings, pictures: RawPictures, workers: int, cluster: str
+    settings: ConvertSettings, images: RawImages, workers: int, dask_scheduler: str
 ) -> Iterator[tuple[str, NDArray[np.uint8] | Rejected]]:
-    make = partial(_named_row, settings)
-    if cluster:
-        return map_on_cluster(make, pictures, cluster, _size, _BYTES_IN_FLIGHT)
+    convert_member = partial(_named_row, settings)
+    if dask_scheduler:
+        return map_on_cluster(
+            convert_member, images, dask_scheduler, size=_payload_bytes, max_bytes=_BYTES_IN_FLIGHT
+        )
     return ordered_thread_map(
-        make, pictures, workers or os.cpu_count() or 1, _size, _BYTES_IN_FLIGHT
+        convert_member,
+        images,
+        workers or os.cpu_count() or 1,
+        size=_payload_bytes,
+        max_bytes=_BYTES_IN_FLIGHT,
     )
 
 
@@ -284,37 +303,36 @@ def _named_row(
 
 
 def _row(settings: ConvertSettings, payload: Payload) -> NDArray[np.uint8] | Rejected:
-    """Turn a payload into uint8 [image_size, image_size, C], or say why that cannot be."""
+    """Return a payload as uint8 [image_size, image_size, C], or a rejection."""
     if isinstance(payload, Rejected):
         return payload
     try:
         if isinstance(payload, bytes):
-            picture = decode(
-                payload, settings.color, settings.max_megapixels, _REDUCED * settings.image_size
+            image = decode(
+                payload, settings.color, settings.max_megapixels, _MIN_DECODED * settings.image_size
             )
         else:
             mode = "RGB" if settings.color == "rgb" else "L"
-            picture = DecodedImage.whole(Image.fromarray(payload).convert(mode))
+            image = DecodedImage.whole(Image.fromarray(payload).convert(mode))
     except UnreadableError as error:
         return Rejected(str(error))
-    row = resize(picture, settings.image_size, settings.resize_mode)
+    row = resize(image, settings.image_size, settings.resize_mode)
     return row.reshape(*row.shape[:2], settings.channels)
 
 
-def _size(member: tuple[str, Payload]) -> int:
-    """Count the bytes that a member holds in memory."""
-    payload = member[1]
+def _payload_bytes(member: tuple[str, Payload]) -> int:
+    _, payload = member
     if isinstance(payload, Rejected):
         return 0
     return len(payload) if isinstance(payload, bytes) else payload.nbytes
 
 
-def _nothing_readable(rejected: list[tuple[str, str]]) -> str:
+def _no_image_message(rejected: list[tuple[str, str]]) -> str:
     if not rejected:
-        return "no file was found among the raw pictures; point download at a source with pictures."
+        return "data/raw holds no file; choose a download source that has images."
     reasons = Counter(reason for _, reason in rejected).most_common(3)
     listed = ", ".join(f"{reason} ({count})" for reason, count in reasons)
     return (
-        f"none of the {len(rejected)} files found is a readable picture: {listed}; point download"
-        " at a source with pictures."
+        f"none of the {len(rejected)} files found is a readable image: {listed}; choose a download"
+        " source that has images."
     )

@@ -1,6 +1,6 @@
-"""Work on many items by a Dask cluster, in order and in bounded memory.
+"""Ordered map over the workers of a Dask cluster, with bounded memory.
 
-Dask is imported only where a cluster is asked for.
+Dask is imported only if a cluster is configured.
 """
 
 import hashlib
@@ -19,76 +19,78 @@ from PIL import features
 from atelier.core.errors import AtelierError
 from atelier.data.thread_pool import ordered_map
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-# Bytes that travel together: so many that small items do not each cost a round trip, so few that
-# every worker of a large cluster has some.
+# Bytes of a batch: large enough to save round trips for small items, small enough that every
+# worker of a large cluster gets a batch.
 _BATCH_BYTES = 2 * 2**20
-# What an item counts at least, however small it is.
+# Smallest size that is counted for an item, so that the length of a batch is bounded too.
 _MIN_ITEM_BYTES = 1024
 _PACKAGE = "atelier"
-# Seconds in which a scheduler answers, and for which a cluster may be without workers.
+# Seconds to wait for the scheduler.
 _RESPONSE_SECONDS = 10.0
+# Seconds to wait for a worker.
 _NO_WORKER_SECONDS = 60.0
 
 
 def map_on_cluster(
-    work: Callable[[Given], Made],
-    items: Iterable[Given],
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
     address: str,
-    size: Callable[[Given], int],
-    most: int,
-) -> Iterator[Made]:
-    """Yield ``work(item)`` of every item, in the items' order.
+    size: Callable[[Item], int],
+    max_bytes: int,
+) -> Iterator[Result]:
+    """Yield ``function(item)`` of every item, in the items' order.
 
-    Items travel in pieces of some megabytes, through the scheduler. What a worker had when it
-    died, another one does.
+    Items are sent in batches of 2 MiB through the scheduler. If a worker exits, Dask gives its
+    batches to another worker.
 
     Args:
-        work: a function that workers can import, or a ``partial`` of one.
-        items: read one by one, as results are taken.
-        address: of the cluster's scheduler, such as ``tcp://host:8786``.
-        size: how many bytes an item holds.
-        most: bytes that may be under way, but for one item alone that is larger.
+        function: a function that workers can import, or a ``partial`` of one.
+        items: read one by one, as results are consumed.
+        address: the scheduler's address, for example ``tcp://host:8786``.
+        size: returns the number of bytes of an item.
+        max_bytes: limit for the bytes in flight; a larger item is sent alone.
 
     Raises:
-        AtelierError: Dask is not installed, the cluster does not answer, has no workers or loses
-            them over and over, or has other versions than this machine.
+        AtelierError: Dask is not installed, the scheduler does not respond, the cluster has no
+            workers or loses them repeatedly, or it has other versions than this machine.
     """
     with _connected(address) as client:
-        do = partial(_process_batch, work, _versions())
+        process = partial(_process_batch, function, _versions())
 
-        def start(piece: list[Given]) -> Callable[[], list[Made]]:
+        def submit(batch: list[Item]) -> Callable[[], list[Result]]:
             with _responding_client(address):
-                future = client.submit(do, piece, pure=False)
+                future = client.submit(process, batch, pure=False)
             return partial(_wait_for_result, client, future, address)
 
-        pieces = ordered_map(
-            start,
+        batches = ordered_map(
+            submit,
             _batches(items, size),
-            max(1, most // _BATCH_BYTES),
-            lambda piece: sum(map(size, piece)),
-            most,
+            max_items=max(1, max_bytes // _BATCH_BYTES),
+            size=lambda batch: sum(map(size, batch)),
+            max_bytes=max_bytes,
         )
-        for made in pieces:
-            yield from made
+        for results in batches:
+            yield from results
 
 
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
+    """Yield a Dask client whose workers have this package installed."""
     try:
         import dask
         from distributed import Client
     except ImportError:
         raise AtelierError(
             f"runtime.dask_scheduler is {address}, but Dask is not installed; install it with"
-            " `pip install distributed`, or empty runtime.dask_scheduler to work on this machine."
+            " `pip install distributed`, or leave runtime.dask_scheduler empty to use this machine."
         ) from None
     for name in ("distributed", "distributed.client"):
-        # Of a lost connection Dask logs three tracebacks; one sentence says the same.
+        # Dask logs three tracebacks for a lost connection; AtelierError replaces them.
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # A single picture may be larger than what Dask warns of.
+    # A single image may be larger than Dask's limit for a warning.
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"}):
         try:
             client = Client(  # type: ignore[no-untyped-call]
@@ -96,56 +98,60 @@ def _connected(address: str) -> Iterator[Any]:
             )
         except OSError:
             raise AtelierError(
-                f"no Dask scheduler answers at {address}, which runtime.dask_scheduler names; start one"
-                " there, or empty runtime.dask_scheduler to work on this machine."
+                f"no Dask scheduler responds at {address} (runtime.dask_scheduler); start one"
+                " there, or leave runtime.dask_scheduler empty to use this machine."
             ) from None
         with client:
-            _require_dask(client, address)
+            _require_package(client, address)
             yield client
 
 
-def _require_dask(client: Any, address: str) -> None:
-    """A worker that cannot import what it is sent dies over it, without a word."""
+def _require_package(client: Any, address: str) -> None:
+    """Raise if the scheduler or a worker lacks this package: such a worker exits without error."""
     with _responding_client(address):
         versions = client.get_versions(packages=[_PACKAGE])
-    for name, there in {"scheduler": versions["scheduler"], **versions["workers"]}.items():
-        if there["packages"][_PACKAGE] is None:
+    for name, process in {"scheduler": versions["scheduler"], **versions["workers"]}.items():
+        if process["packages"][_PACKAGE] is None:
             raise AtelierError(
                 f"{name} of the cluster at {address} has no {_PACKAGE} installed; install this"
                 " project there, with the versions that requirements.lock pins."
             )
 
 
-def _batches(items: Iterable[Given], size: Callable[[Given], int]) -> Iterator[list[Given]]:
-    """Put items together until they have some megabytes."""
-    piece: list[Given] = []
-    held = 0
+def _batches(items: Iterable[Item], size: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Yield lists of consecutive items of at most ``_BATCH_BYTES``, or of one larger item."""
+    batch: list[Item] = []
+    batch_size = 0
     for item in items:
-        more = max(size(item), _MIN_ITEM_BYTES)
-        if piece and held + more > _BATCH_BYTES:
-            yield piece
-            piece, held = [], 0
-        piece.append(item)
-        held += more
-    if piece:
-        yield piece
+        item_size = max(size(item), _MIN_ITEM_BYTES)
+        if batch and batch_size + item_size > _BATCH_BYTES:
+            yield batch
+            batch, batch_size = [], 0
+        batch.append(item)
+        batch_size += item_size
+    if batch:
+        yield batch
 
 
 def _process_batch(
-    work: Callable[[Given], Made], versions: tuple[str, ...], piece: list[Given]
-) -> list[Made]:
-    """Work on a piece; this is what workers do."""
+    function: Callable[[Item], Result], versions: tuple[str, ...], batch: list[Item]
+) -> list[Result]:
+    """Process a batch on a worker.
+
+    Raises:
+        AtelierError: the worker has other versions than the client.
+    """
     if _versions() != versions:
         raise AtelierError(
-            f"a worker of the cluster has {_describe_versions(_versions())}, but here it is"
+            f"a worker of the cluster has {_describe_versions(_versions())}, but this machine has"
             f" {_describe_versions(versions)}, and results could differ; install the same there."
         )
-    return [work(item) for item in piece]
+    return [function(item) for item in batch]
 
 
 @cache
 def _versions() -> tuple[str, ...]:
-    """What shapes a row: this package's source, and the libraries that decode and resize."""
+    """Return the versions that affect a row: a hash of this package's source, and libraries."""
     source = hashlib.sha256()
     for file in sorted(Path(__file__).parent.rglob("*.py")):
         source.update(file.read_bytes())
@@ -154,12 +160,12 @@ def _versions() -> tuple[str, ...]:
 
 
 def _describe_versions(versions: tuple[str, ...]) -> str:
-    names = ("atelier.images", "Pillow", "libjpeg", "NumPy")
+    names = ("atelier.data", "Pillow", "libjpeg", "NumPy")
     return ", ".join(f"{name} {version}" for name, version in zip(names, versions, strict=True))
 
 
 def _wait_for_result(client: Any, future: Any, address: str) -> Any:
-    """Wait for a piece as long as there is somebody to make it."""
+    """Return a batch's results; wait as long as the cluster has workers."""
     from distributed import KilledWorker
 
     while True:
@@ -168,9 +174,10 @@ def _wait_for_result(client: Any, future: Any, address: str) -> Any:
                 return future.result(timeout=_NO_WORKER_SECONDS)
         except KilledWorker:
             raise AtelierError(
-                f"the cluster at {address} lost several workers over the same pictures; see that"
-                " workers have this project installed and memory enough, lower"
-                " convert.max_megapixels, or empty runtime.dask_scheduler to work on this machine."
+                f"the cluster at {address} lost several workers over the same images; check that"
+                " workers have this project installed and enough memory, lower"
+                " convert.max_megapixels, or leave runtime.dask_scheduler empty to use this"
+                " machine."
             ) from None
         except TimeoutError:
             if future.status == "error":
@@ -179,14 +186,14 @@ def _wait_for_result(client: Any, future: Any, address: str) -> Any:
             workers = client.nthreads()
         if not workers:
             raise AtelierError(
-                f"the cluster at {address} has had no workers for {_NO_WORKER_SECONDS:.0f} seconds; start"
-                " some, or empty runtime.dask_scheduler to work on this machine."
+                f"the cluster at {address} has had no workers for {_NO_WORKER_SECONDS:.0f} seconds;"
+                " start some, or leave runtime.dask_scheduler empty to use this machine."
             )
 
 
 @contextmanager
 def _responding_client(address: str) -> Iterator[None]:
-    """Say in a sentence that the scheduler went away while the body talks to it."""
+    """Raise AtelierError if the connection to the scheduler is lost during the body."""
     from distributed.client import ClosedClientError
     from distributed.comm.core import CommClosedError
 
@@ -194,6 +201,6 @@ def _responding_client(address: str) -> Iterator[None]:
         yield
     except (CancelledError, ClosedClientError, CommClosedError):
         raise AtelierError(
-            f"the connection to the cluster at {address} was lost; see that its scheduler is alive"
-            " and run again, or empty runtime.dask_scheduler to work on this machine."
+            f"the connection to the cluster at {address} was lost; check that its scheduler runs"
+            " and run again, or leave runtime.dask_scheduler empty to use this machine."
         ) from None

@@ -1,67 +1,73 @@
-"""Work on many items by threads, in order and in bounded memory."""
+"""Ordered parallel maps with bounded memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def ordered_thread_map(
-    work: Callable[[Given], Made],
-    items: Iterable[Given],
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
     workers: int,
-    size: Callable[[Given], int],
-    most: int,
-) -> Iterator[Made]:
-    """Yield ``work(item)`` of every item, in the items' order.
+    size: Callable[[Item], int],
+    max_bytes: int,
+) -> Iterator[Result]:
+    """Yield ``function(item)`` of every item, in the items' order.
 
-    Never are more than four items per worker under way, nor items of more than ``most`` bytes
-    together, but for one alone that is larger. One more item may have been read and be waiting.
+    At most four items per worker are in flight, and at most ``max_bytes`` bytes together; an item
+    that is larger is processed alone. One more item may have been read ahead.
 
     Args:
-        work: called on threads.
-        items: read one by one, as results are taken.
-        workers: threads.
-        size: how many bytes an item holds.
-        most: bytes that may be under way.
+        function: called on threads.
+        items: read one by one, as results are consumed.
+        workers: number of threads.
+        size: returns the number of bytes of an item.
+        max_bytes: limit for the bytes in flight.
     """
     with ThreadPoolExecutor(workers) as pool:
         try:
             yield from ordered_map(
-                lambda item: pool.submit(work, item).result, items, 4 * workers, size, most
+                lambda item: pool.submit(function, item).result,
+                items,
+                max_items=4 * workers,
+                size=size,
+                max_bytes=max_bytes,
             )
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def ordered_map(
-    start: Callable[[Given], Callable[[], Made]],
-    items: Iterable[Given],
-    count: int,
-    size: Callable[[Given], int],
-    most: int,
-) -> Iterator[Made]:
-    """Start work on every item and yield what it makes, in the items' order.
+    submit: Callable[[Item], Callable[[], Result]],
+    items: Iterable[Item],
+    max_items: int,
+    size: Callable[[Item], int],
+    max_bytes: int,
+) -> Iterator[Result]:
+    """Submit every item and yield the results, in the items' order.
 
     Args:
-        start: starts work on an item elsewhere; what it returns waits for the result.
-        items: read one by one, as results are taken.
-        count: items that may be under way.
-        size: how many bytes an item holds.
-        most: bytes that may be under way; an item that is larger goes alone.
+        submit: submits an item and returns a function that waits for its result.
+        items: read one by one, as results are consumed.
+        max_items: limit for the number of items in flight.
+        size: returns the number of bytes of an item.
+        max_bytes: limit for the bytes in flight; a larger item is submitted alone.
     """
-    under_way: deque[tuple[Callable[[], Made], int]] = deque()
-    held = 0
+    in_flight: deque[tuple[Callable[[], Result], int]] = deque()
+    bytes_in_flight = 0
     for item in items:
         item_size = size(item)
-        while under_way and (len(under_way) >= count or held + item_size > most):
-            finish, done = under_way.popleft()
-            yield finish()
-            held -= done
-        under_way.append((start(item), item_size))
-        held += item_size
-    while under_way:
-        yield under_way.popleft()[0]()
+        while in_flight and (
+            len(in_flight) >= max_items or bytes_in_flight + item_size > max_bytes
+        ):
+            wait, finished_size = in_flight.popleft()
+            yield wait()
+            bytes_in_flight -= finished_size
+        in_flight.append((submit(item), item_size))
+        bytes_in_flight += item_size
+    while in_flight:
+        yield in_flight.popleft()[0]()
