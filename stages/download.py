@@ -1,4 +1,4 @@
-"""Download: bring raw pictures from the chosen source into data/raw."""
+"""Download stage: copy or download raw images from the chosen source to data/raw."""
 
 from pathlib import Path
 
@@ -13,22 +13,22 @@ LISTING = Path("data/listing")
 
 
 def main(settings: Settings, run: Run) -> None:
-    """Fill data/raw, whole or not at all."""
+    """Fill data/raw atomically."""
     from atelier.data.skipped import summarize_skipped
     from atelier.data.sources.download import download
     from atelier.tracking.environment import private_folder, repository_root
 
-    scratch = private_folder(repository_root()) / "downloads"
+    cache_dir = private_folder(repository_root()) / "downloads"
     with progress_bar("download", shown=settings.runtime.progress) as report:
-        manifest = download(settings.download, RAW, scratch, report)
+        manifest = download(settings.download, RAW, cache_dir, report)
     run.log_artifact(MANIFEST)
     if manifest.members is not None and manifest.skipped:
-        reasons = [passed.reason for passed in manifest.skipped]
+        reasons = [skipped.reason for skipped in manifest.skipped]
         print(summarize_skipped(manifest.members, "files", reasons, MANIFEST), flush=True)
 
 
 def remove_old_listings(settings: Settings) -> None:
-    """Remove the lists of folders that are no longer a source; DVC would count them as inputs."""
+    """Remove the lists of folders that are no longer a source, because DVC would depend on them."""
     for listing in LISTING.glob("*.json"):
         if listing.stem not in settings.download.folders:
             listing.unlink()

@@ -1,7 +1,7 @@
-"""Inputs: list the files of data/pictures and data/weights that a later stage uses.
+"""Inputs stage: list the files of data/pictures and data/weights that a later stage uses.
 
-The later stage depends on the list instead of the folders, so that a file that no setting names
-reruns nothing. In a temporary copy of the project, which lacks these files, they are linked.
+The later stage depends on the list instead of the folders, so that unused files do not rerun it. In
+a temporary copy of the project, which lacks these files, they are linked.
 """
 
 import sys

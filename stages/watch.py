@@ -1,7 +1,7 @@
-"""Watch: list the folders that pictures come from, so that files added to them are noticed.
+"""Watch stage: list the source folders, so that DVC detects new and changed files.
 
-Runs at every `dvc repro`, and only where `download.source` is `folder`. The lists hold
-names, sizes and times, so that a folder of 200,000 pictures is looked at, not read.
+It runs at every `dvc repro` if `download.source` is `folder`. The lists contain names, sizes and
+times. Thus 200,000 images are listed without reading them.
 """
 
 import os
@@ -14,7 +14,7 @@ from atelier.tracking.stage import run_stage
 
 
 def main(settings: Settings, run: Run) -> None:
-    """List the folder of `download.folders` that DVC names after the @ of the stage's name."""
+    """List the folder of `download.folders` whose key follows the @ in the name of the stage."""
     from atelier.core.files import write_json
     from atelier.data.sources.listing import list_folder
 

@@ -1,4 +1,4 @@
-"""Filling ``data/raw`` from any source."""
+"""Download of raw images from any source to ``data/raw``."""
 
 from pathlib import Path
 
@@ -14,34 +14,32 @@ from atelier.data.sources.torchvision import fetch_torchvision
 
 
 def download(
-    settings: DownloadSettings, target: Path, scratch: Path, report: ProgressCallback = silent
+    settings: DownloadSettings, target: Path, cache_dir: Path, report: ProgressCallback = silent
 ) -> Manifest:
-    """Fill the folder ``target`` with raw pictures and a manifest of them.
+    """Fill the folder ``target`` with raw images and their manifest.
 
-    The folder is replaced whole, and only once everything is there: whatever fails, what was
-    in it before stays.
+    The folder is replaced atomically. If an error occurs, its previous content remains.
 
     Args:
-        settings: which source, and what it needs to know.
+        settings: the source and its options.
         target: the folder to fill.
-        scratch: a folder where downloads stay until they are in ``target``: if anything fails
-            before, the next try goes on from there.
-        report: told of faces, files or bytes, as the source counts; the note says which.
+        cache_dir: folder of downloads that are not in ``target`` yet; the next call resumes them.
+        report: called with the number of faces, files or bytes; its note has the unit.
 
     Raises:
-        AtelierError: the source cannot be had or is not what it should be, or a disk is full or
-            fails.
+        AtelierError: the source is unavailable or does not match its checksum, or a disk is full
+            or fails.
     """
-    with os_errors_as_sentences(target), DownloadCache(scratch) as waiting:
+    with os_errors_as_sentences(target), DownloadCache(cache_dir) as cache:
         with atomic_replace_dir(target) as folder:
-            manifest = _fetch(settings, folder, waiting, report)
+            manifest = _fetch(settings, folder, cache, report)
             write_manifest(folder, manifest)
-        waiting.clear()
+        cache.clear()
     return manifest
 
 
 def _fetch(
-    settings: DownloadSettings, folder: Path, scratch: DownloadCache, report: ProgressCallback
+    settings: DownloadSettings, folder: Path, cache: DownloadCache, report: ProgressCallback
 ) -> Manifest:
     match settings.source:
         case "sample":
@@ -49,8 +47,8 @@ def _fetch(
         case "folder":
             return fetch_folders(settings.folders, folder, report)
         case "archive":
-            return fetch_archive(settings.archive, folder, scratch, report)
+            return fetch_archive(settings.archive, folder, cache, report)
         case "kaggle":
             return fetch_kaggle(settings.kaggle, folder, report)
         case "torchvision":
-            return fetch_torchvision(settings.torchvision, folder, scratch, report)
+            return fetch_torchvision(settings.torchvision, folder, cache, report)

@@ -1,4 +1,4 @@
-"""Fetching a file by http(s): in pieces, resumed after a break, and checked."""
+"""Download of one file by HTTP(S) with resume, retries and checksum."""
 
 import hashlib
 import json
@@ -17,103 +17,105 @@ import urllib3
 from atelier.core.errors import AtelierError
 from atelier.core.hashing import Checksum, file_digest
 from atelier.core.progress import ProgressCallback, silent
-from atelier.data.sources.download_cache import PIECE, DownloadCache, copy_with_progress
+from atelier.data.sources.download_cache import PIECE, DownloadCache, transfer_progress
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d+/(\d{1,18}|\*)", re.ASCII)
 _LENGTH = re.compile(r"\d{1,18}", re.ASCII)
+_MAX_REDIRECTS = 5
+# Status codes after which a retry can succeed.
+_TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
 class PartialDownload:
-    """The bytes of a file that have arrived so far.
+    """Incomplete download of a file, with the metadata that a resume needs.
 
-    Beside them lies a note of what the server said of the whole: its length, and the validator
-    (ETag or Last-Modified) that tells whether it still has the same file. Without a validator
-    nothing is resumed.
+    The metadata is a JSON file with the total size and the validator (ETag or Last-Modified), which
+    shows whether the server still has the same file. Without a validator, a download starts again.
+
+    Attributes:
+        validator: the validator, or an empty string.
+        total: size of the complete file, ``None`` if it is unknown.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open what an earlier attempt left of ``path``, if anything."""
+        """Open the incomplete download of ``path``, if there is one."""
         self._path = path
         self._part = path.with_name(path.name + ".part")
-        self._note = path.with_name(path.name + ".json")
-        self.validator, self.total = self._read_note()
+        self._metadata = path.with_name(path.name + ".json")
+        self.validator, self.total = self._read_metadata()
 
     @property
     def size(self) -> int:
-        """Bytes that have arrived."""
+        """Number of received bytes."""
         return self._part.stat().st_size if self._part.exists() else 0
 
     @property
     def complete(self) -> bool:
-        """Whether all bytes that were announced have arrived."""
+        """Whether all announced bytes were received."""
         return self.total is not None and self.size == self.total
 
     def range_headers(self) -> dict[str, str]:
-        """Ask for the missing bytes, if the server still has the file that these began."""
+        """Return headers that request the missing bytes if the file is unchanged on the server."""
         if not self.size or not self.validator:
             return {}
         return {"Range": f"bytes={self.size}-", "If-Range": self.validator}
 
     def start(self, response: requests.Response) -> None:
-        """Make ready for the body of ``response``: the rest, or else all from the first byte."""
+        """Prepare for the body of a response: the missing bytes or the whole file."""
         found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if response.status_code == 206 and found and int(found[1]) == self.size:
             self.total = None if found[2] == "*" else int(found[2])
         else:
             self.discard()
             if response.status_code != 200:
-                raise requests.ConnectionError("a range that nobody asked for")
+                raise requests.ConnectionError("a range that was not requested")
             length = response.headers.get("Content-Length", "")
             self.total = int(length) if _LENGTH.fullmatch(length) else None
             self.validator = _validator(response)
-        self._note.write_text(json.dumps({"validator": self.validator, "total": self.total}))
+        self._metadata.write_text(json.dumps({"validator": self.validator, "total": self.total}))
 
     def append(self, piece: bytes) -> None:
-        """Keep the next bytes."""
+        """Append received bytes."""
         with self._part.open("ab") as file:
             file.write(piece)
 
     def discard(self) -> None:
-        """Forget everything that has arrived."""
+        """Remove all received bytes."""
         self._part.unlink(missing_ok=True)
-        self._note.unlink(missing_ok=True)
+        self._metadata.unlink(missing_ok=True)
         self.validator, self.total = "", None
 
     def finish(self) -> None:
-        """Give the file its own name."""
+        """Rename the complete download to its final path."""
         self._part.touch()
         self._part.replace(self._path)
-        self._note.unlink(missing_ok=True)
+        self._metadata.unlink(missing_ok=True)
 
-    def _read_note(self) -> tuple[str, int | None]:
+    def _read_metadata(self) -> tuple[str, int | None]:
         try:
-            note: dict[str, Any] = json.loads(self._note.read_text())
-            return str(note["validator"]), None if note["total"] is None else int(note["total"])
+            metadata: dict[str, Any] = json.loads(self._metadata.read_text())
+            total = metadata["total"]
+            return str(metadata["validator"]), None if total is None else int(total)
         except (OSError, ValueError, KeyError, TypeError):
-            # Without a legible note the next answer starts from the first byte.
+            # Without valid metadata, the download starts again.
             return "", None
 
 
 def _validator(response: requests.Response) -> str:
     etag = response.headers.get("ETag", "")
-    # A weak ETag promises the same meaning, not the same bytes.
+    # A weak ETag does not guarantee identical bytes.
     if etag and not etag.startswith("W/"):
         return etag
     return response.headers.get("Last-Modified", "")
 
 
-_REDIRECTS = 5
-# Answers after which it is worth asking again.
-_TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
-
-
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long to go on trying.
+    """Number of attempts, pauses and timeouts of a download.
 
     Attributes:
-        attempts: how often the server is asked in all.
-        pause: seconds before the second attempt; doubled before each later one.
+        attempts: number of requests.
+        pause: seconds before the second attempt, doubled for each later one.
         timeout: seconds to wait for a connection, and for the next bytes.
     """
 
@@ -122,61 +124,63 @@ class RetryPolicy:
     timeout: tuple[float, float] = (10.0, 60.0)
 
 
-class _TransientError(Exception):  # noqa: N818 - an event, not an error
-    """The server may answer if it is asked again; the message says what happened."""
+class _TransientError(Exception):
+    """Raised after a failure for which a retry can succeed; the message is the reason."""
 
 
 def fetch(
     url: str,
-    scratch: DownloadCache,
+    cache: DownloadCache,
     checksum: Checksum,
     report: ProgressCallback = silent,
-    patience: RetryPolicy | None = None,
+    retry: RetryPolicy | None = None,
 ) -> Path:
-    """Fetch ``url`` into ``scratch`` and return the path of the checked file.
+    """Download ``url`` to ``cache`` and return the path of the verified file.
 
-    What arrived before a break stays in ``scratch``, and the next call goes on from there if
-    the server still has the same file. One process at a time fetches a file; another one waits.
+    After an interruption, received bytes remain in ``cache``. The next call resumes the download
+    if the server still has the same file. If another process downloads the same file, this call
+    blocks until that process has finished.
 
     Args:
         url: an http or https address.
-        scratch: where it is kept, named by a hash of address and checksum.
-        checksum: what the file must agree with.
-        report: told of bytes.
-        patience: how often and how long to try.
+        cache: folder of the file, whose name is a hash of address and checksum.
+        checksum: expected checksum of the file.
+        report: called with the number of received bytes.
+        retry: number of attempts, pauses and timeouts.
 
     Raises:
-        AtelierError: the address is none, the server cannot be reached, refuses, or sends a web
-            page or another file than the checksum asks for; or the checksum is empty, and then
-            the sentence says what it is.
+        AtelierError: the address is invalid, the server does not respond, refuses the request, or
+            sends a web page or another file. Also if the checksum is empty; the message then
+            contains the actual one.
     """
-    shown = _public(url)
-    path = scratch.lock(_key(url, checksum), report)
+    public_url = _public(url)
+    path = cache.lock(_key(url, checksum), report)
     if not path.exists():
-        _fetch_all(url, PartialDownload(path), report, patience or RetryPolicy())
+        _fetch_all(url, PartialDownload(path), report, retry or RetryPolicy())
     if not checksum.value:
         actual = file_digest(path, checksum.algorithm)
-        path.replace(scratch.lock(_key(url, Checksum(checksum.algorithm, actual)), report))
+        path.replace(cache.lock(_key(url, Checksum(checksum.algorithm, actual)), report))
         raise AtelierError(
-            f"the {checksum.algorithm} of {shown} is not set, so that nobody could tell if the"
-            f" file changed: what came has {actual}; set it to that if you trust it, and run again."
+            f"the {checksum.algorithm} of {public_url} is not set, so that changes of the file"
+            f" could not be detected: the received file has {actual}; set it to that if you trust"
+            " the file, and run again."
         )
     if not checksum.agrees(path):
         path.unlink()
         raise AtelierError(
-            f"{shown} sent a file whose {checksum.algorithm} is not {checksum.value}; it was"
+            f"{public_url} sent a file whose {checksum.algorithm} is not {checksum.value}; it was"
             " removed: check the address and the checksum, and run again."
         )
     return path
 
 
 def _key(url: str, checksum: Checksum) -> str:
-    """Name a file without showing its address, which may hold a token."""
+    """Return a file name that does not reveal the address, which may contain a token."""
     return hashlib.sha256(f"{url}\n{checksum.value.lower()}".encode()).hexdigest()[:32]
 
 
 def _public(url: str) -> str:
-    """Give an address without user, password, query and fragment: what may be shown."""
+    """Return an address without user, password, query and fragment, for messages."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -188,24 +192,24 @@ def _public(url: str) -> str:
 
 
 def _fetch_all(
-    url: str, partial: PartialDownload, report: ProgressCallback, patience: RetryPolicy
+    url: str, partial: PartialDownload, report: ProgressCallback, retry: RetryPolicy
 ) -> None:
-    shown = _public(url)
+    """Complete a download with retries."""
     with requests.Session() as session:
-        session.max_redirects = _REDIRECTS
-        for attempt in range(patience.attempts):
+        session.max_redirects = _MAX_REDIRECTS
+        for attempt in range(retry.attempts):
             try:
-                _fetch_rest(session, url, partial, report, patience.timeout)
+                _fetch_rest(session, url, partial, report, retry.timeout)
             except _TransientError as error:
                 reason = str(error)
             else:
                 partial.finish()
                 return
-            if attempt + 1 < patience.attempts:
-                time.sleep(patience.pause * 2**attempt)
+            if attempt + 1 < retry.attempts:
+                time.sleep(retry.pause * 2**attempt)
     raise AtelierError(
-        f"{shown} could not be fetched in {patience.attempts} attempts ({reason}); run again"
-        " later, and it goes on from where it was."
+        f"{_public(url)} could not be fetched in {retry.attempts} attempts ({reason}); run again"
+        " later to resume the download."
     )
 
 
@@ -216,47 +220,48 @@ def _fetch_rest(
     report: ProgressCallback,
     timeout: tuple[float, float],
 ) -> None:
-    """Ask once for what is still missing, and keep whatever comes."""
+    """Send one request for the missing bytes and append the received ones."""
     if partial.complete:
         return
-    shown = _public(url)
-    # The bytes are wanted as they lie there: a transfer encoding would falsify their count.
+    public_url = _public(url)
+    # Compression would change the number of received bytes.
     headers = {"Accept-Encoding": "identity", **partial.range_headers()}
     with (
-        _errors_as_sentences(shown),
+        _errors_as_sentences(public_url),
         session.get(url, headers=headers, stream=True, timeout=timeout) as response,
     ):
-        _reject_response(response, shown)
+        _reject_response(response, public_url)
         partial.start(response)
         for piece in response.raw.stream(PIECE, decode_content=False):
             if partial.size == 0:
-                _reject_html(piece, shown)
+                _reject_html(piece, public_url)
             partial.append(piece)
-            report(copy_with_progress(partial.size, partial.total))
+            report(transfer_progress(partial.size, partial.total))
     _reject_length(partial)
 
 
 @contextmanager
-def _errors_as_sentences(shown: str) -> Iterator[None]:
-    """Tell faults after which it is worth asking again from those that stay."""
+def _errors_as_sentences(public_url: str) -> Iterator[None]:
+    """Convert errors of requests to :class:`_TransientError` or AtelierError."""
     try:
         yield
     except requests.TooManyRedirects:
         raise AtelierError(
-            f"{shown} leads through more than {_REDIRECTS} redirects; give the final address."
+            f"{public_url} leads through more than {_MAX_REDIRECTS} redirects; give the final"
+            " address."
         ) from None
     except requests.exceptions.SSLError:
         raise AtelierError(
-            f"the certificate of {shown} cannot be verified; check the address and this"
+            f"the certificate of {public_url} cannot be verified; check the address and this"
             " machine's clock."
         ) from None
     except (requests.Timeout, urllib3.exceptions.TimeoutError):
-        raise _TransientError("it did not answer in time") from None
+        raise _TransientError("it did not respond in time") from None
     except (requests.ConnectionError, urllib3.exceptions.HTTPError):
         raise _TransientError("the connection failed") from None
     except requests.RequestException as error:
         raise AtelierError(
-            f"{shown} cannot be fetched ({type(error).__name__}); check the address."
+            f"{public_url} cannot be fetched ({type(error).__name__}); check the address."
         ) from None
 
 
@@ -266,27 +271,29 @@ def _reject_length(partial: PartialDownload) -> None:
     size, total = partial.size, partial.total
     if size > total:
         partial.discard()
-    raise _TransientError(f"{size} bytes came, {total} were announced")
+    raise _TransientError(f"{size} bytes were received, {total} were announced")
 
 
-def _reject_response(response: requests.Response, shown: str) -> None:
+def _reject_response(response: requests.Response, public_url: str) -> None:
     status = response.status_code
     if status in _TRANSIENT_STATUS:
-        raise _TransientError(f"it answered {status}")
+        raise _TransientError(f"it responded with status {status}")
     if status in (401, 403):
         raise AtelierError(
-            f"{shown} answered {status}: it wants a permission that this address does not carry;"
-            " fetch the file by hand and give its path."
+            f"{public_url} responded with status {status}: it requires a permission that this"
+            " address does not include; fetch the file by hand and give its path."
         )
     if status not in (200, 206, 416):
-        raise AtelierError(f"{shown} answered {status} instead of a file; check the address.")
+        raise AtelierError(
+            f"{public_url} responded with status {status} instead of a file; check the address."
+        )
     if status == 200 and response.headers.get("Content-Type", "").startswith("text/html"):
-        _reject_html(b"<html", shown)
+        _reject_html(b"<html", public_url)
 
 
-def _reject_html(start: bytes, shown: str) -> None:
+def _reject_html(start: bytes, public_url: str) -> None:
     if start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
         raise AtelierError(
-            f"{shown} sent a web page instead of a file, as sites do that want a login or a click;"
-            " fetch the file by hand and give its path."
+            f"{public_url} sent a web page instead of a file, as sites do that require a login or"
+            " a confirmation; fetch the file by hand and give its path."
         )

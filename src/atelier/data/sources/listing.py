@@ -1,6 +1,6 @@
-"""What files a folder holds: a cheap look that notices when one is added or changed.
+"""Files of a folder and its subfolders, with sizes and times, also through links.
 
-Nothing heavy is imported here, because this runs at every ``dvc repro``.
+The watch stage runs this module at every ``dvc repro``, so it imports nothing slow.
 """
 
 import errno
@@ -14,37 +14,45 @@ from pathlib import Path
 from atelier.core.errors import AtelierError
 from atelier.data.safe_names import hidden_reason, sanitize_name
 
+# Links to folders that contain links to folders multiply: 40 folders with two links each are 2^40
+# paths.
+_MAX_LINKS = 100_000
+# Each of those paths can lead to many files and folders.
+_MAX_ENTRIES = 2_000_000
+_BROKEN_LINK = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+
 
 class FolderCycles:
-    """The strongly connected components of a graph of folders, found as they are asked for.
+    """Cycles in a graph of folders, that is, its strongly connected components.
 
-    Every folder and every edge is looked at once, however many questions are asked.
+    Components are computed on demand; every folder and every edge is visited once.
     """
 
     def __init__(self, next_folders: Callable[[str], Iterable[str]]) -> None:
         self._next_folders = next_folders
-        # One folder stands for each component: two folders lead to each other if theirs is equal.
+        # A folder's component is named by one of its folders: two folders are in a cycle if their
+        # components are equal.
         self._component: dict[str, str] = {}
 
-    def closes(self, holder: str, target: str) -> bool:
-        """Return whether an edge from ``holder`` to ``target`` is part of a cycle."""
+    def closes(self, parent: str, target: str) -> bool:
+        """Return whether an edge from ``parent`` to ``target`` is part of a cycle."""
         if target not in self._component:
             self._explore(target)
-        # A folder without a component was not reached from the target.
-        return self._component.get(holder) == self._component[target]
+        # A folder without a component cannot be reached from the target.
+        return self._component.get(parent) == self._component[target]
 
     def _explore(self, start: str) -> None:
-        """Give each folder that ``start`` leads to its component, by Gabow's algorithm.
+        """Find the components of all folders reachable from ``start`` (Gabow's algorithm).
 
-        It is not recursive, because chains of folders can be longer than Python's stack.
+        The algorithm is iterative, because paths can be deeper than Python's stack.
         """
         order = {start: 0}
-        # Folders without a component yet, and those of them that may be the first of theirs.
+        # Folders without a component, and those of them that may be the first of a component.
         pending, firsts = [start], [start]
         path = [(start, iter(self._next_folders(start)))]
         while path:
-            folder, following = path[-1]
-            for other in following:
+            folder, next_folders = path[-1]
+            for other in next_folders:
                 if other in self._component:
                     continue
                 if other not in order:
@@ -63,58 +71,55 @@ class FolderCycles:
                         self._component[pending.pop()] = folder
 
 
-# Links to folders that link to folders multiply: 40 folders with two links each are 2^40 paths.
-_MOST_LINKS = 100_000
-# Each of those paths can lead to many files and folders.
-_MOST_ENTRIES = 2_000_000
-_BROKEN_LINK = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
-
-
 @dataclass(frozen=True)
 class FoundFile:
-    """A file below a folder, or a link or folder that is skipped.
+    """File below a folder, or a skipped link or folder.
 
     Attributes:
-        relative: its path below the folder, ``/`` between the parts, made printable.
-        path: the file itself; the target if it was found through links.
-        size: bytes of the target.
-        mtime_ns: time of the target's last change, in nanoseconds since 1970.
-        fault: the reason to skip it, or an empty string.
+        relative: printable path relative to the folder, with ``/`` between its parts.
+        path: path of the file, with links resolved.
+        size: size of the file in bytes.
+        mtime_ns: time of the last change of the file, in nanoseconds since 1970.
+        skip_reason: reason to skip it, or an empty string.
     """
 
     relative: str
     path: Path
     size: int = 0
     mtime_ns: int = 0
-    fault: str = ""
+    skip_reason: str = ""
 
 
 def list_folder(path: Path) -> list[list[str | int]]:
-    """List the regular files below ``path`` as ``[relative path, size, mtime_ns]``, sorted.
+    """Return ``[relative path, size, mtime_ns]`` of every regular file below ``path``, sorted.
 
     Raises:
-        AtelierError: there is no such folder, or it cannot be read.
+        AtelierError: the folder is missing or cannot be read.
     """
-    return [[found.relative, found.size, found.mtime_ns] for found in walk(path) if not found.fault]
+    return [
+        [found.relative, found.size, found.mtime_ns]
+        for found in walk(path)
+        if not found.skip_reason
+    ]
 
 
 def walk(folder: Path, links_out: bool = True) -> list[FoundFile]:
-    """Find all files below ``folder``, and what is skipped, sorted by the bytes of their paths.
+    """Return all files below ``folder``, also skipped ones, sorted by the bytes of their paths.
 
     Links to files and folders are followed. A link that closes a cycle of folders is skipped, so
-    that no cycle leads to a file twice. Hidden and system files are skipped; of a hidden folder
-    only the folder itself is found. Sockets, pipes and devices are found with a fault.
+    that no cycle returns a file twice. Hidden and system files, sockets, pipes and devices are
+    skipped. A hidden folder is returned as one entry.
 
     Args:
-        folder: the folder; it may itself be a link or hidden.
-        links_out: follow links to targets outside ``folder`` too.
+        folder: the folder; it may be a link or hidden.
+        links_out: also follow links to targets outside ``folder``.
 
     Raises:
-        AtelierError: there is no such folder, it cannot be read, or its links multiply.
+        AtelierError: the folder is missing, cannot be read, or contains too many linked paths.
     """
     folder = folder.expanduser()
     if not folder.is_dir():
-        raise AtelierError(f"{folder} is not a folder; give the path of a folder of pictures.")
+        raise AtelierError(f"{folder} is not a folder; give the path of a folder of images.")
     try:
         found = _Walk(str(folder.resolve()), links_out).run()
     except OSError as error:
@@ -127,7 +132,7 @@ def walk(folder: Path, links_out: bool = True) -> list[FoundFile]:
 
 @dataclass
 class _Contents:
-    """Names in one folder, by kind."""
+    """Names in a folder, by kind."""
 
     files: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
@@ -137,15 +142,15 @@ class _Contents:
 
 @dataclass(frozen=True)
 class _FolderLink:
-    """A link to a folder: its path as found, the folder that holds it, the folder it leads to."""
+    """Link to a folder: its relative path, the folder that contains it, and its target."""
 
     relative: str
-    holder: str
+    parent: str
     target: str
 
 
 class _Walk:
-    """One traversal. Folders are strings: their real paths, without links."""
+    """Traversal of a folder. Folders are strings: their real paths, without links."""
 
     def __init__(self, root: str, links_out: bool) -> None:
         self._root = root
@@ -154,83 +159,84 @@ class _Walk:
         self._contents: dict[str, _Contents] = {}
         self._files: dict[str, FoundFile] = {}
         self._targets: dict[str, str] = {}
-        self._taken: set[str] = set()
+        self._visited: set[str] = set()
         self._cycles = FolderCycles(self._next_folders)
         self._entries_through_links = 0
 
     def run(self) -> list[tuple[str, FoundFile]]:
         """Return every entry with its relative path, unsorted.
 
-        A folder's own subfolders come before any link, so that of two paths to a folder in a
-        cycle the one without links is kept.
+        Subfolders are visited before links. Thus a folder in a cycle gets its path without links,
+        if there is one.
         """
-        links = deque(self._take(self._root, "", once=False))
+        links = deque(self._visit(self._root, "", once=False))
         followed = 0
         while links:
             link = links.popleft()
-            fault = self._link_fault(link)
-            in_cycle = not fault and self._cycles.closes(link.holder, link.target)
-            if in_cycle and link.target in self._taken:
-                fault = "a link to a folder that is taken already"
-            if fault:
-                self._skip(link.relative, os.path.join(self._root, link.relative), fault)
+            reason = self._link_skip_reason(link)
+            in_cycle = not reason and self._cycles.closes(link.parent, link.target)
+            if in_cycle and link.target in self._visited:
+                reason = "a link to a folder that is already included"
+            if reason:
+                self._skip(link.relative, os.path.join(self._root, link.relative), reason)
                 continue
             followed += 1
-            if followed > _MOST_LINKS:
-                raise self._too_many(_MOST_LINKS, "paths")
-            links.extend(self._take(link.target, f"{link.relative}/", once=in_cycle))
+            if followed > _MAX_LINKS:
+                raise self._too_many(_MAX_LINKS, "paths")
+            links.extend(self._visit(link.target, f"{link.relative}/", once=in_cycle))
         return self._found
 
-    def _take(self, base: str, prefix: str, once: bool) -> list[_FolderLink]:
-        """Take the files of ``base`` and its subfolders; return the links to folders, sorted.
+    def _visit(self, base: str, prefix: str, once: bool) -> list[_FolderLink]:
+        """Add the files of ``base`` and its subfolders; return the links to folders, sorted.
 
         Args:
             base: the folder.
-            prefix: what precedes the names in it, as found.
-            once: leave out subfolders that were taken before.
+            prefix: its relative path with a final ``/``, or an empty string.
+            once: omit folders that were visited before.
         """
         links: list[_FolderLink] = []
-        waiting = [(base, prefix)]
-        while waiting:
-            folder, before = waiting.pop()
-            if once and folder in self._taken:
+        pending = [(base, prefix)]
+        while pending:
+            folder, folder_prefix = pending.pop()
+            if once and folder in self._visited:
                 continue
-            self._taken.add(folder)
+            self._visited.add(folder)
             contents = self._read(folder)
             if prefix:
                 self._count_through_links(contents)
             for name in contents.files:
-                file = self._file(before + name, os.path.join(folder, name))
-                self._found.append((before + name, file))
+                file = self._file(folder_prefix + name, os.path.join(folder, name))
+                self._found.append((folder_prefix + name, file))
             for name, reason in contents.hidden:
-                self._skip(before + name, os.path.join(folder, name), reason)
+                self._skip(folder_prefix + name, os.path.join(folder, name), reason)
             for name in contents.folder_links:
                 target = self._target(os.path.join(folder, name))
-                links.append(_FolderLink(before + name, folder, target))
-            waiting += [(os.path.join(folder, n), f"{before}{n}/") for n in contents.folders]
+                links.append(_FolderLink(folder_prefix + name, folder, target))
+            pending += [(os.path.join(folder, n), f"{folder_prefix}{n}/") for n in contents.folders]
         return sorted(links, key=lambda link: os.fsencode(link.relative))
 
-    def _link_fault(self, link: _FolderLink) -> str:
+    def _link_skip_reason(self, link: _FolderLink) -> str:
         if not self._links_out and not _is_within(link.target, self._root):
             return "a link out of the folder"
-        if _is_within(link.holder, link.target):
-            return "a link to a folder that holds it"
+        if _is_within(link.parent, link.target):
+            return "a link to a folder that contains it"
         return ""
 
     def _count_through_links(self, contents: _Contents) -> None:
-        """Count a folder found through links, and what it holds besides folders."""
+        """Count a folder that was found through links, and its entries except subfolders."""
         names = len(contents.files) + len(contents.hidden) + len(contents.folder_links)
         self._entries_through_links += 1 + names
-        if self._entries_through_links > _MOST_ENTRIES:
-            raise self._too_many(_MOST_ENTRIES, "files and folders")
+        if self._entries_through_links > _MAX_ENTRIES:
+            raise self._too_many(_MAX_ENTRIES, "files and folders")
 
-    def _too_many(self, most: int, what: str) -> AtelierError:
+    def _too_many(self, limit: int, noun: str) -> AtelierError:
         return AtelierError(
-            f"{self._root} has more than {most:,} {what} through links to folders;"
-            " name the folders that they lead to instead."
+            f"{self._root} has more than {limit:,} {noun} through links to folders;"
+            " name the targets of the links instead."
         )
 
     def _next_folders(self, folder: str) -> Iterator[str]:
+        """Yield the subfolders of a folder and the targets of its links that are followed."""
         contents = self._read(folder)
         for name in contents.folders:
             yield os.path.join(folder, name)
@@ -238,9 +244,9 @@ class _Walk:
             target = self._target(os.path.join(folder, name))
             if not self._links_out and not _is_within(target, self._root):
                 continue
-            # A link back to a folder above the root is skipped; that folder may be a whole disk.
-            above = _is_within(folder, target) and _is_within(self._root, target)
-            yield self._root if above else target
+            # The target may be a parent of the root, even a whole disk. Such a link is skipped.
+            is_above_root = _is_within(folder, target) and _is_within(self._root, target)
+            yield self._root if is_above_root else target
 
     def _target(self, link: str) -> str:
         if link not in self._targets:
@@ -253,27 +259,29 @@ class _Walk:
         return self._contents[folder]
 
     def _skip(self, relative: str, path: str, reason: str) -> None:
-        self._found.append((relative, FoundFile(sanitize_name(relative), Path(path), fault=reason)))
+        self._found.append(
+            (relative, FoundFile(sanitize_name(relative), Path(path), skip_reason=reason))
+        )
 
     def _file(self, relative: str, path: str) -> FoundFile:
         name = sanitize_name(relative)
         if path not in self._files:
-            self._files[path] = self._look_at(name, path)
+            self._files[path] = self._examine(name, path)
         return replace(self._files[path], relative=name)
 
-    def _look_at(self, name: str, path: str) -> FoundFile:
+    def _examine(self, name: str, path: str) -> FoundFile:
         try:
-            # Only the target's properties are read: opening a pipe would block.
+            # The file is not opened: opening a pipe would block.
             state = os.stat(path)
         except OSError as error:
-            is_dead = error.errno in _BROKEN_LINK and os.path.islink(path)
-            fault = "a link to nowhere" if is_dead else f"cannot be read: {error.strerror}"
-            return FoundFile(name, Path(path), fault=fault)
+            is_broken = error.errno in _BROKEN_LINK and os.path.islink(path)
+            reason = "a broken link" if is_broken else f"cannot be read: {error.strerror}"
+            return FoundFile(name, Path(path), skip_reason=reason)
         target = self._target(path) if os.path.islink(path) else path
         if not self._links_out and not _is_within(target, self._root):
-            return FoundFile(name, Path(path), fault="a link out of the folder")
+            return FoundFile(name, Path(path), skip_reason="a link out of the folder")
         if not stat.S_ISREG(state.st_mode):
-            return FoundFile(name, Path(path), fault="not a regular file")
+            return FoundFile(name, Path(path), skip_reason="not a regular file")
         return FoundFile(name, Path(target), state.st_size, state.st_mtime_ns)
 
 
@@ -293,7 +301,7 @@ def _read_contents(folder: str) -> _Contents:
                 else:
                     contents.folders.append(entry.name)
     except (FileNotFoundError, NotADirectoryError):
-        # A folder that was removed since its parent was read holds nothing.
+        # The folder was removed after its parent was read.
         return _Contents()
     return contents
 

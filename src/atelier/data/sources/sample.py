@@ -1,7 +1,7 @@
-"""Source ``sample``: faces that the program draws itself, kept as strangers keep theirs.
+"""Source ``sample``: drawn faces in varied image files.
 
-Pictures differ in size, shape, format and colour model, and a few files are broken, so that
-a first run shows what later runs with real pictures will meet.
+The images differ in size, shape, format and color model, and a few files are broken, like in a
+folder of real photographs.
 """
 
 import os
@@ -24,14 +24,14 @@ from atelier.sample_faces.portrait import random_portrait
 
 _SIDES = (64, 200)
 _BATCH = 32
-_WORTH_A_PROCESS = 256
+_MIN_FACES_PER_PROCESS = 256
 _KINDS = {
     "jpeg": 0.52, "png": 0.34, "grey": 0.02, "palette": 0.03, "transparent": 0.03, "cmyk": 0.02,
     "turned": 0.04,
 }  # fmt: skip
 _ORIENTATION = 0x0112
-# EXIF's orientation, and what a camera held that way does to the picture.
-_TURNS = {
+# EXIF orientations, and the transposition that each of them undoes.
+_ROTATIONS = {
     3: Image.Transpose.ROTATE_180,
     6: Image.Transpose.ROTATE_90,
     8: Image.Transpose.ROTATE_270,
@@ -39,9 +39,9 @@ _TURNS = {
 
 
 def fetch_sample(settings: SampleSettings, target: Path, report: ProgressCallback) -> Manifest:
-    """Draw ``settings.count`` faces, and pack them and a few broken files into ``target``.
+    """Draw ``settings.count`` faces, and pack them and a few broken files into one zip.
 
-    The i-th picture depends on the seed and on i, and on nothing else.
+    The i-th image depends only on the seed and on i.
     """
     with ZipWriter(target) as archive, _draw_files(settings) as files:
         for done, (name, data) in enumerate(files, start=1):
@@ -54,12 +54,13 @@ def fetch_sample(settings: SampleSettings, target: Path, report: ProgressCallbac
 
 @contextmanager
 def _draw_files(settings: SampleSettings) -> Iterator[Iterator[tuple[str, bytes]]]:
-    """Give the files in order, drawn by as many processes as are worth their start.
+    """Yield an iterator over the files in order.
 
-    Drawing is mostly Python, which threads would do one at a time.
+    Processes draw them, because drawing is mostly Python code, which threads do not run in
+    parallel. A process is started only for at least 256 faces.
     """
     draw = partial(sample_file, settings.seed)
-    workers = min(os.cpu_count() or 1, settings.count // _WORTH_A_PROCESS)
+    workers = min(os.cpu_count() or 1, settings.count // _MIN_FACES_PER_PROCESS)
     if workers < 2:
         yield map(draw, range(settings.count))
         return
@@ -68,14 +69,14 @@ def _draw_files(settings: SampleSettings) -> Iterator[Iterator[tuple[str, bytes]
 
 
 def sample_file(seed: int, index: int) -> tuple[str, bytes]:
-    """Draw one face; give a file's name and bytes."""
-    # As SeedSequence(seed).spawn(...)[index], without making all those before it.
+    """Draw one face; return the name and bytes of its file."""
+    # Equal to SeedSequence(seed).spawn(...)[index], without creating the sequences before it.
     random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
     width, height = _size(random)
     kind = str(random.choice(list(_KINDS), p=list(_KINDS.values())))
     image = Image.fromarray(random_portrait(width, height, random))
-    ending = "png" if kind in ("png", "palette", "transparent") else "jpg"
-    return f"face_{index:05d}.{ending}", _encoded(image, kind, random)
+    suffix = "png" if kind in ("png", "palette", "transparent") else "jpg"
+    return f"face_{index:05d}.{suffix}", _encoded(image, kind, random)
 
 
 def _size(random: np.random.Generator) -> tuple[int, int]:
@@ -95,25 +96,25 @@ def _encoded(image: Image.Image, kind: str, random: np.random.Generator) -> byte
         case "palette":
             image.quantize(128, Image.Quantize.FASTOCTREE).save(stream, "PNG")
         case "transparent":
-            image.putalpha(_round_window(image.size))
+            image.putalpha(_rounded_mask(image.size))
             image.save(stream, "PNG", compress_level=3)
         case "grey":
             image.convert("L").save(stream, "JPEG", quality=quality)
         case "cmyk":
             image.convert("CMYK").save(stream, "JPEG", quality=quality)
         case "turned":
-            orientation = int(random.choice(list(_TURNS)))
+            orientation = int(random.choice(list(_ROTATIONS)))
             exif = Image.Exif()
             exif[_ORIENTATION] = orientation
-            turned = image.transpose(_TURNS[orientation])
-            turned.save(stream, "JPEG", quality=quality, exif=exif)
+            rotated = image.transpose(_ROTATIONS[orientation])
+            rotated.save(stream, "JPEG", quality=quality, exif=exif)
         case _:
             image.save(stream, "JPEG", quality=quality)
     return stream.getvalue()
 
 
-def _round_window(size: tuple[int, int]) -> Image.Image:
-    """Give a mask that cuts the corners off, as portraits on web pages often have it."""
+def _rounded_mask(size: tuple[int, int]) -> Image.Image:
+    """Return a mask of mode L with rounded corners."""
     width, height = size
     mask = Image.new("L", (4 * width, 4 * height), 0)
     ImageDraw.Draw(mask).rounded_rectangle(
@@ -123,7 +124,7 @@ def _round_window(size: tuple[int, int]) -> Image.Image:
 
 
 def _broken_files(seed: int) -> Iterator[tuple[str, bytes]]:
-    """Yield what every scraped folder holds besides pictures."""
+    """Yield names and bytes of files that are not readable images."""
     random = np.random.default_rng(np.random.SeedSequence(seed))
     stream = BytesIO()
     Image.fromarray(random_portrait(160, 160, random)).save(stream, "JPEG")

@@ -1,4 +1,4 @@
-"""Source ``torchvision``: its datasets' own files, by its own addresses and checksums."""
+"""Source ``torchvision``: original files of datasets, by torchvision's addresses and checksums."""
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,7 +24,7 @@ _FORMATS: dict[str, Literal["zip", "mnist", "cifar10"]] = {
 
 @dataclass(frozen=True)
 class _SourceFile:
-    """One of a dataset's files: its name, its MD5, and where torchvision fetches it."""
+    """File of a dataset: name, MD5, and torchvision's addresses or Google Drive id."""
 
     name: str
     md5: str
@@ -33,33 +33,32 @@ class _SourceFile:
 
 
 def fetch_torchvision(
-    settings: TorchvisionSettings, target: Path, scratch: DownloadCache, report: ProgressCallback
+    settings: TorchvisionSettings, target: Path, cache: DownloadCache, report: ProgressCallback
 ) -> Manifest:
-    """Bring the original files of a dataset into ``target``, as they are.
+    """Copy or download the original files of a dataset into ``target``.
 
-    They are looked for in ``settings.root`` if that is given, else fetched from
-    ``settings.mirror`` if that is given, else from where torchvision fetches them. Wherever
-    they come from, torchvision's MD5 decides.
+    Files come from the folder ``settings.root``, from ``settings.mirror`` if ``root`` is empty, or
+    from torchvision's addresses if both are empty. Every file must have torchvision's MD5.
 
     Raises:
-        AtelierError: a file is missing, cannot be fetched, or is not the original.
+        AtelierError: a file is missing, cannot be fetched, or has another MD5.
     """
-    originals = _source_files(settings)
+    files = _source_files(settings)
     if settings.root:
         root = user_path(settings.root)
         if not root.is_dir():
             raise AtelierError(
                 f"download.torchvision.root is {root}, but there is no such folder; give the folder"
-                f" that holds {originals[0].name}, or empty it to have all files fetched."
+                f" that holds {files[0].name}, or leave it empty to download all files."
             )
-        for original in originals:
-            _copy_file(original, root, target / original.name, report)
+        for file in files:
+            _copy_file(file, root, target / file.name, report)
     else:
-        for original in originals:
-            fetched = _fetch(original, settings.mirror, scratch, report)
-            scratch.link_into(fetched, target / original.name, report)
-    files = tuple(raw_file(target / original.name) for original in originals)
-    return Manifest("torchvision", _FORMATS[settings.dataset], files, split=settings.split)
+        for file in files:
+            fetched = _fetch(file, settings.mirror, cache, report)
+            cache.link_into(fetched, target / file.name, report)
+    raw_files = tuple(raw_file(target / file.name) for file in files)
+    return Manifest("torchvision", _FORMATS[settings.dataset], raw_files, split=settings.split)
 
 
 def _source_files(settings: TorchvisionSettings) -> list[_SourceFile]:
@@ -91,59 +90,56 @@ def _mnist_files(dataset: Any, split: str) -> list[_SourceFile]:
     ]
 
 
-def _copy_file(original: _SourceFile, root: Path, target: Path, report: ProgressCallback) -> None:
+def _copy_file(file: _SourceFile, root: Path, target: Path, report: ProgressCallback) -> None:
+    """Copy the first file below ``root`` that has the file's name and MD5."""
     found = [
-        file.path
-        for file in walk(root)
-        if not file.fault and PurePosixPath(file.relative).name == original.name
+        candidate.path
+        for candidate in walk(root)
+        if not candidate.skip_reason and PurePosixPath(candidate.relative).name == file.name
     ]
     for path in found:
         copy_bytes(path, target, report)
-        # The copy is what counts: a file may change while it is copied.
-        if Checksum("md5", original.md5).agrees(target):
+        # Verify the copy, because the file may change during copying.
+        if Checksum("md5", file.md5).agrees(target):
             return
     if found:
         raise AtelierError(
             f"{found[0]} is not the file that torchvision knows for download.torchvision.dataset"
-            f" (its MD5 should be {original.md5}); fetch it again, or empty"
-            " download.torchvision.root."
+            f" (its MD5 should be {file.md5}); fetch it again, or leave"
+            " download.torchvision.root empty."
         )
     raise AtelierError(
-        f"there is no {original.name} in {root} or below; put it there, empty"
-        " download.torchvision.root to have it fetched, or take pictures that are packed otherwise"
-        " by download.source archive or folder."
+        f"there is no {file.name} in {root} or below; put it there, leave"
+        " download.torchvision.root empty to download it, or use download.source archive or folder"
+        " for images in other files."
     )
 
 
-def _fetch(
-    original: _SourceFile, mirror: str, scratch: DownloadCache, report: ProgressCallback
-) -> Path:
-    checksum = Checksum("md5", original.md5)
+def _fetch(file: _SourceFile, mirror: str, cache: DownloadCache, report: ProgressCallback) -> Path:
+    checksum = Checksum("md5", file.md5)
     if mirror:
-        return fetch(f"{mirror.rstrip('/')}/{original.name}", scratch, checksum, report)
-    if original.drive_id:
-        return _fetch_from_drive(original, scratch, report)
-    for address in original.addresses[:-1]:
+        return fetch(f"{mirror.rstrip('/')}/{file.name}", cache, checksum, report)
+    if file.drive_id:
+        return _fetch_from_drive(file, cache, report)
+    for address in file.addresses[:-1]:
         try:
-            return fetch(address, scratch, checksum, report)
+            return fetch(address, cache, checksum, report)
         except AtelierError:
-            # The next address has the same file; the last one's fault is the one told.
+            # The next address has the same file; only the last error is raised.
             continue
-    return fetch(original.addresses[-1], scratch, checksum, report)
+    return fetch(file.addresses[-1], cache, checksum, report)
 
 
-def _fetch_from_drive(
-    original: _SourceFile, scratch: DownloadCache, report: ProgressCallback
-) -> Path:
+def _fetch_from_drive(file: _SourceFile, cache: DownloadCache, report: ProgressCallback) -> Path:
     from torchvision.datasets.utils import download_file_from_google_drive
 
-    path = scratch.lock(original.name, report)
+    path = cache.lock(file.name, report)
     try:
-        download_file_from_google_drive(original.drive_id, path.parent, path.name, original.md5)
+        download_file_from_google_drive(file.drive_id, path.parent, path.name, file.md5)
     except Exception as error:
-        # gdown may be missing, and raises many kinds when Google refuses.
+        # gdown may be missing, and raises many exception types if Google refuses.
         raise AtelierError(
-            f"{original.name} could not be fetched from Google Drive ({type(error).__name__}); pip"
+            f"{file.name} could not be fetched from Google Drive ({type(error).__name__}); pip"
             " install gdown and try again, or fetch it by hand into a folder and set"
             " download.torchvision.root to that."
         ) from None

@@ -1,4 +1,4 @@
-"""Loose pictures in one zip: one file to keep, hash and read instead of thousands."""
+"""Writer of one zip of images, which is faster to hash and read than thousands of files."""
 
 import shutil
 import zipfile
@@ -12,9 +12,9 @@ ZIP_NAME = "pictures.zip"
 
 
 class ZipWriter:
-    """Writes ``pictures.zip``: uncompressed, as pictures are already, and without dates.
+    """Writer of ``pictures.zip``, uncompressed and without dates.
 
-    The same members in the same order give the same bytes.
+    The same members in the same order give the same bytes. Images are compressed already.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,7 +35,7 @@ class ZipWriter:
 
     @property
     def members(self) -> int:
-        """How many members have been added."""
+        """Number of added members."""
         return len(self._names)
 
     def add(self, name: str, data: bytes) -> None:
@@ -43,17 +43,17 @@ class ZipWriter:
         self._archive.writestr(self._member(name), data)
 
     def copy(self, name: str, source: IO[bytes]) -> None:
-        """Add a member with all that ``source`` still holds, in small pieces."""
+        """Add a member with the remaining bytes of ``source``, copied in small pieces."""
         with self._archive.open(self._member(name), "w", force_zip64=True) as member:
             shutil.copyfileobj(source, member, 2**20)
 
     def _member(self, name: str) -> zipfile.ZipInfo:
         unique = sanitize_name(name)
-        # Two names that differ only in what cannot be printed may become one.
+        # Names that differ only in unprintable characters can become equal.
         while unique in self._names:
             unique += "~"
         self._names.add(unique)
-        # A ZipInfo's own date is fixed: 1 January 1980, where zip's calendar begins.
+        # The default date of a ZipInfo is constant: 1 January 1980.
         member = zipfile.ZipInfo(unique)
         member.external_attr = 0o644 << 16
         return member
