@@ -31,10 +31,10 @@ def test_a_setting_is_said_as_its_option(sentence: str, told: str) -> None:
 @pytest.mark.parametrize(
     "sentence",
     [
-        "there is no picture /home/me/keep_colors/ann.jpg; check the path.",
-        "there is no picture keep_colors.jpg; check the path.",
-        "there is no picture stylize.png; check the path.",
-        "there is no picture stylize.weights.png; check the path.",
+        "there is no image /home/me/keep_colors/ann.jpg; check the path.",
+        "there is no image keep_colors.jpg; check the path.",
+        "there is no image stylize.png; check the path.",
+        "there is no image stylize.weights.png; check the path.",
         "stylize.weights/ann.jpg cannot be read.",
         "/home/stylize.weights cannot be read.",
         "my-stylize.weights cannot be read.",

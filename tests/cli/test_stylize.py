@@ -266,11 +266,11 @@ def test_the_help_names_pictures_before_the_styles(atelier: Typed) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["absent.jpg", *WAVES], "there is no picture absent.jpg; check the path."),
-        (["A/note.txt", *WAVES], "A/note.txt cannot be read (not a picture)."),
+        (["absent.jpg", *WAVES], "there is no image absent.jpg; check the path."),
+        (["A/note.txt", *WAVES], "A/note.txt cannot be read (not an image)."),
         (["A", *WAVES], "ERROR: A cannot be read (it is a folder, not a regular file)."),
         ([*WAVES, "A/ann.jpg"], "--style takes all that follows it, so that no PICTURE is left; "),
-        (["A/ann.jpg", "--style", "nowhere.png"], "there is no picture nowhere.png; check"),
+        (["A/ann.jpg", "--style", "nowhere.png"], "there is no image nowhere.png; check"),
         (["A/ann.jpg", *WAVES, "--size", 8], "ERROR: --size is 8, but it should be gre"),
         (["A/ann.jpg", *WAVES, "--strength", 2], "ERROR: --strength is 2.0, but it should be"),
         (["A/ann.jpg", *WAVES, "--iterations", 0], "ERROR: --iterations is 0, but it should be"),
@@ -281,10 +281,10 @@ def test_the_help_names_pictures_before_the_styles(atelier: Typed) -> None:
         (["A/ann.jpg", *WAVES, "--mix", "1,2"], "ERROR: --mix is a list of 2, but the number of"),
         (["A/ann.jpg", *WAVES, "--pairing", "some"], "--pairing is 'some', but it should be"),
         (["A/ann.jpg", *WAVES, "--mask", "A/ann.jpg", "A/bob.PNG"], "ERROR: --mask is a list of 2"),
-        (["A/ann.jpg", *WAVES, "--out", "me.bmp"], "ends in no format"),
+        (["A/ann.jpg", *WAVES, "--out", "me.bmp"], "does not end in a supported format"),
         (["A/cut out.tif", *WAVES, "--out", "me.jpg"], "lose the picture's transpar"),
         (["A/ann.jpg", "A/bob.PNG", *WAVES, "--out", "me.png"], "need a folder"),
-        (["A/ann.jpg", "A/ann.jpg", *WAVES], "two pictures are called ann"),
+        (["A/ann.jpg", "A/ann.jpg", *WAVES], "two images are called ann"),
         (["A/ann.jpg", *WAVES, "--out", "A/note.txt/x"], "takes no files"),
     ],
 )  # fmt: skip

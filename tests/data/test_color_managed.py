@@ -259,7 +259,7 @@ def test_transparency_is_scaled_to_a_painting_of_another_size(tmp_path: Path) ->
     ("name", "sentence"),
     [
         ("out.gif", r"choose one of \.png, \.jpg"),
-        ("out", "ends in no format"),
+        ("out", "does not end in a supported format"),
         ("out.jpg", "lose the picture's transparency"),
         ("out.webp", "WEBP has at most 16383 a side"),
     ],
@@ -294,7 +294,7 @@ def test_broken_pictures_are_unreadable(tmp_path: Path) -> None:
     with pytest.raises(UnreadableError, match=r"truncated|damaged"):
         load_source_image(tmp_path / "half.png", 1)
     (tmp_path / "note.txt").write_text("words")
-    with pytest.raises(UnreadableError, match="not a picture"):
+    with pytest.raises(UnreadableError, match="not an image"):
         load_source_image(tmp_path / "note.txt", 1)
     with pytest.raises(FileNotFoundError):
         load_source_image(tmp_path / "absent.png", 1)

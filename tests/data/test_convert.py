@@ -51,8 +51,8 @@ def test_every_file_is_accepted_or_rejected_with_a_reason(
     assert (done.found, done.accepted) == (34, 30)
     assert done.rejected == (
         ("mine/05_half.jpeg", "truncated"),
-        ("mine/07_page.jpg", "not a picture"),
-        (r"mine/08_\udcff\n.png", "not a picture"),
+        ("mine/07_page.jpg", "not an image"),
+        (r"mine/08_\udcff\n.png", "not an image"),
         ("mine/09_large.png", "1.1 megapixels, the limit is 1"),
     )
     assert seen[-1] == Progress(34, 34, "4 rejected")
@@ -61,7 +61,7 @@ def test_every_file_is_accepted_or_rejected_with_a_reason(
         *("found", "accepted", "training", "validation", "test", "near_duplicate_groups"),
         *("rejected", "rejected_files"),
     ]
-    assert metrics["rejected_files"][1] == {"name": "mine/07_page.jpg", "reason": "not a picture"}
+    assert metrics["rejected_files"][1] == {"name": "mine/07_page.jpg", "reason": "not an image"}
 
 
 def test_rows_are_the_pictures_in_order(
@@ -175,7 +175,7 @@ def test_nothing_readable_is_told_with_the_reasons(
     for i in range(3):
         (tmp_path / "f" / f"{i}.txt").write_text("words")
     download(source("folder", mine=str(tmp_path / "f")), tmp_path / "raw", tmp_path / "s")
-    with pytest.raises(AtelierError, match=r"none of the 3 files found .* not a picture \(3\)"):
+    with pytest.raises(AtelierError, match=r"none of the 3 files found .* not an image \(3\)"):
         convert(conversion(), tmp_path / "raw", tmp_path / "images.npz")
     assert not (tmp_path / "images.npz").exists()
 

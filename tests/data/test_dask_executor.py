@@ -41,7 +41,7 @@ def address() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PIECE", 4096)
+    monkeypatch.setattr(module, "_BATCH_BYTES", 4096)
 
 
 def negative(number: int) -> int:
@@ -82,7 +82,7 @@ def test_a_cluster_writes_the_same_bytes_as_this_machine(
     (folder / "09_large.png").write_bytes(picture(1100, 1000))
     download(source("folder", mine=str(folder)), tmp_path / "raw", tmp_path / "s")
     here = convert(conversion(), tmp_path / "raw", tmp_path / "here.npz")
-    there = convert(conversion(), tmp_path / "raw", tmp_path / "there.npz", cluster=address)
+    there = convert(conversion(), tmp_path / "raw", tmp_path / "there.npz", dask_scheduler=address)
     assert here == there
     assert (there.found, there.accepted) == (43, 40)
     assert file_digest(tmp_path / "here.npz") == file_digest(tmp_path / "there.npz")
@@ -104,7 +104,7 @@ def test_results_come_in_order_within_the_bounds_from_all_workers(address: str) 
 
     made = []
     for result in map_on_cluster(negative, items(), address, lambda _: 1000, 20_000):
-        # Four items make a piece: five pieces are under way, one waits, one is being put together.
+        # A batch has four items: five batches are in flight, one waits, one is being filled.
         assert len(read) - len(made) <= 20 + 4 + 4
         made.append(result)
     assert made == [-number for number in range(100)]
@@ -120,7 +120,7 @@ def test_another_worker_does_what_one_had_when_it_died(tmp_path: Path, address: 
 
 
 def test_pictures_that_kill_every_worker_are_one_sentence(address: str) -> None:
-    with pytest.raises(AtelierError, match="lost several workers over the same pictures"):
+    with pytest.raises(AtelierError, match="lost several workers over the same images"):
         list(map_on_cluster(die, range(40), address, lambda _: 1000, 20_000))
 
 
@@ -131,7 +131,7 @@ def test_a_fault_of_the_work_is_raised_as_it_is(address: str) -> None:
 
 def test_a_worker_of_another_version_is_one_sentence() -> None:
     other = ("00000000", "11.0.0", "3.0", "2.0.0")
-    with pytest.raises(AtelierError, match=r"here it is atelier\.images 00000000, Pillow 11\."):
+    with pytest.raises(AtelierError, match=r"this machine has atelier\.data 00000000, Pillow 11\."):
         module._process_batch(negative, other, [1])
 
 
@@ -168,18 +168,18 @@ def test_a_cluster_that_goes_away_is_one_sentence() -> None:
 
 @pytest.mark.parametrize("address", ["", "tcp://10.0.0.7:8786", "tls://dask.lan:8786"])
 def test_an_address_may_be_given(make_settings: Callable[..., Settings], address: str) -> None:
-    assert make_settings(runtime={"cluster": address}).runtime.dask_scheduler == address
+    assert make_settings(runtime={"dask_scheduler": address}).runtime.dask_scheduler == address
 
 
 @pytest.mark.parametrize("address", ["dask.lan:8786", "tcp://dask.lan", "tcp://me:secret@lan:1"])
 def test_what_is_no_address_is_told(make_settings: Callable[..., Settings], address: str) -> None:
     with pytest.raises(AtelierError, match="it should be empty, or a Dask scheduler's address"):
-        make_settings(runtime={"cluster": address})
+        make_settings(runtime={"dask_scheduler": address})
 
 
 def test_an_address_that_nobody_answers_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_RESPONSE_SECONDS", 0.5)
-    with pytest.raises(AtelierError, match="no Dask scheduler answers at tcp:"):
+    with pytest.raises(AtelierError, match="no Dask scheduler responds at tcp:"):
         list(map_on_cluster(negative, [1], "tcp://127.0.0.1:1", lambda _: 1, 100))
 
 

@@ -51,7 +51,7 @@ def test_the_last_folder_of_a_name_is_the_pictures_class() -> None:
 
 @pytest.mark.parametrize("name", ["alone.jpg", "/alone.jpg"])
 def test_a_picture_in_no_folder_has_no_class(name: str) -> None:
-    with pytest.raises(AtelierError, match=rf"^{name} lies in no folder.*; sort the pictures"):
+    with pytest.raises(AtelierError, match=rf"^{name} is in no folder.*; sort the images"):
         classes_of("a/b.jpg", name)
 
 
@@ -81,13 +81,13 @@ def test_files_of_numpy_itself_are_loaded(tmp_path: Path, order: Any) -> None:
 )
 def test_an_array_of_something_else_is_told(tmp_path: Path, pixels: Any) -> None:
     np.savez(tmp_path / "images.npz", pixels, names=np.array(["a"] * len(pixels)))
-    with pytest.raises(AtelierError, match=r"pictures are uint8 \[N, H, W, C\]"):
+    with pytest.raises(AtelierError, match=r"images are uint8 \[N, H, W, C\]"):
         load_images(tmp_path / "images.npz")
 
 
 def test_names_must_fit(tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", PIXELS, names=np.array(["a"]))
-    with pytest.raises(AtelierError, match="5 pictures but names of shape"):
+    with pytest.raises(AtelierError, match="5 images but names of shape"):
         load_images(tmp_path / "images.npz")
 
 
@@ -98,7 +98,7 @@ def test_objects_are_never_unpickled(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_damaged_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(AtelierError, match="is not there"):
+    with pytest.raises(AtelierError, match="does not exist"):
         load_images(tmp_path / "absent.npz")
     save(tmp_path / "images.npz")
     whole = (tmp_path / "images.npz").read_bytes()

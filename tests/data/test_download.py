@@ -69,8 +69,8 @@ def test_folders_become_one_zip_with_fixed_order_and_dates(
     assert {(m.date_time, m.compress_type) for m in members} == {((1980, 1, 1, 0, 0, 0), 0)}
     assert manifest.members == 7
     assert manifest.skipped == (
-        Skipped("mine/loop", "a link to a folder that holds it"),
-        Skipped("mine/lost.png", "a link to nowhere"),
+        Skipped("mine/loop", "a link to a folder that contains it"),
+        Skipped("mine/lost.png", "a broken link"),
         Skipped("mine/pipe.png", "not a regular file"),
     )
 

@@ -29,10 +29,10 @@ def fetch(
     folder: Path,
     checksum: Checksum,
     report: ProgressCallback = silent,
-    patience: RetryPolicy | None = None,
+    retry: RetryPolicy | None = None,
 ) -> Path:
     with DownloadCache(folder) as scratch:
-        return fetch_into(url, scratch, checksum, report, patience)
+        return fetch_into(url, scratch, checksum, report, retry)
 
 
 def kept(folder: Path) -> list[str]:
@@ -77,7 +77,7 @@ def test_an_interrupted_file_is_completed(
     tmp_path: Path, site: Any, reply: Callable[..., Any], honour: bool
 ) -> None:
     site.answer = half_then_rest(reply, honour)
-    assert fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK).read_bytes() == CONTENT
+    assert fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK).read_bytes() == CONTENT
     assert site.requests[1]["Range"] == f"bytes={len(CONTENT) // 2}-"
     assert site.requests[1]["If-Range"] == '"one"'
 
@@ -87,9 +87,9 @@ def test_the_next_call_goes_on_from_where_the_last_one_stopped(
 ) -> None:
     site.answer = half_then_rest(reply)
     once = RetryPolicy(attempts=1, pause=0.0, timeout=(5.0, 5.0))
-    with pytest.raises(AtelierError, match="goes on from where it was"):
-        fetch(f"{site.url}/a", tmp_path, RIGHT, patience=once)
-    assert fetch(f"{site.url}/a", tmp_path, RIGHT, patience=once).read_bytes() == CONTENT
+    with pytest.raises(AtelierError, match="again later to resume the download"):
+        fetch(f"{site.url}/a", tmp_path, RIGHT, retry=once)
+    assert fetch(f"{site.url}/a", tmp_path, RIGHT, retry=once).read_bytes() == CONTENT
     assert "Range" in site.requests[1]
 
 
@@ -102,7 +102,7 @@ def test_a_part_without_a_validator_is_not_resumed(
         reply(body, Content_Length=str(len(CONTENT)))(handler)
 
     site.answer = answer
-    assert fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK).read_bytes() == CONTENT
+    assert fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK).read_bytes() == CONTENT
     assert "Range" not in site.requests[1]
 
 
@@ -119,14 +119,14 @@ def test_a_range_that_begins_elsewhere_is_not_glued_on(
             reply(CONTENT)(handler)
 
     site.answer = answer
-    assert fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK).read_bytes() == CONTENT
+    assert fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK).read_bytes() == CONTENT
 
 
 def test_a_passing_fault_of_the_server_is_waited_out(
     tmp_path: Path, site: Any, reply: Callable[..., Any]
 ) -> None:
     site.answer = lambda handler: reply(CONTENT, 200 if len(site.requests) > 2 else 503)(handler)
-    assert fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK).read_bytes() == CONTENT
+    assert fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK).read_bytes() == CONTENT
 
 
 def test_a_length_that_is_never_reached_is_told(
@@ -134,13 +134,13 @@ def test_a_length_that_is_never_reached_is_told(
 ) -> None:
     site.answer = reply(CONTENT, Content_Length=str(len(CONTENT) + 5))
     with pytest.raises(AtelierError, match="3 attempts"):
-        fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK)
+        fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK)
 
 
 def test_a_wrong_file_is_removed(tmp_path: Path, site: Any, reply: Callable[..., Any]) -> None:
     site.answer = reply(CONTENT + b"more")
     with pytest.raises(AtelierError, match=r"sha256 is not .* it was removed"):
-        fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK)
+        fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK)
     assert kept(tmp_path) == []
 
 
@@ -149,8 +149,8 @@ def test_without_a_checksum_the_sentence_says_it_and_the_file_is_not_fetched_twi
 ) -> None:
     site.answer = reply(CONTENT)
     with pytest.raises(AtelierError, match=RIGHT.value):
-        fetch(f"{site.url}/a", tmp_path, Checksum("sha256", ""), patience=QUICK)
-    assert fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK).read_bytes() == CONTENT
+        fetch(f"{site.url}/a", tmp_path, Checksum("sha256", ""), retry=QUICK)
+    assert fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK).read_bytes() == CONTENT
     assert len(site.requests) == 1
 
 
@@ -160,16 +160,18 @@ def test_a_web_page_is_told_from_a_file(
 ) -> None:
     site.answer = reply(b"\n<!DOCTYPE html><title>Log in</title>", **headers)
     with pytest.raises(AtelierError, match="sent a web page instead of a file"):
-        fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK)
+        fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK)
 
 
-@pytest.mark.parametrize(("status", "said"), [(404, "answered 404"), (403, "wants a permission")])
+@pytest.mark.parametrize(
+    ("status", "said"), [(404, "with status 404"), (403, "requires a permission")]
+)
 def test_a_refusal_is_not_tried_again(
     tmp_path: Path, site: Any, reply: Callable[..., Any], status: int, said: str
 ) -> None:
     site.answer = reply(b"no", status)
     with pytest.raises(AtelierError, match=said):
-        fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK)
+        fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK)
     assert len(site.requests) == 1
 
 
@@ -184,15 +186,15 @@ def test_redirects_are_followed_but_not_for_ever(
             reply(CONTENT)(handler)
 
     site.answer = answer
-    assert fetch(f"{site.url}/hop/3", tmp_path, RIGHT, patience=QUICK).read_bytes() == CONTENT
+    assert fetch(f"{site.url}/hop/3", tmp_path, RIGHT, retry=QUICK).read_bytes() == CONTENT
     with pytest.raises(AtelierError, match="more than 5 redirects"):
-        fetch(f"{site.url}/hop/9", tmp_path, RIGHT, patience=QUICK)
+        fetch(f"{site.url}/hop/9", tmp_path, RIGHT, retry=QUICK)
 
 
 @pytest.mark.parametrize("url", ["ftp://host/a", "file:///etc/passwd", "http://", "http://[", "a"])
 def test_only_http_addresses_are_fetched(tmp_path: Path, url: str) -> None:
     with pytest.raises(AtelierError, match="http:// or https://"):
-        fetch(url, tmp_path, RIGHT, patience=QUICK)
+        fetch(url, tmp_path, RIGHT, retry=QUICK)
 
 
 @pytest.mark.parametrize("status", [200, 404, 403, 503])
@@ -202,7 +204,7 @@ def test_no_message_shows_a_token(
     site.answer = reply(b"wrong", status)
     url = site.url.replace("://", "://user:hunter2@") + "/a.zip?token=sesame#part"
     with pytest.raises(AtelierError) as caught:
-        fetch(url, tmp_path, RIGHT, patience=QUICK)
+        fetch(url, tmp_path, RIGHT, retry=QUICK)
     assert not re.search("hunter2|sesame|user", str(caught.value))
     assert all("sesame" not in path.name for path in Path(tmp_path).iterdir())
 
@@ -211,7 +213,7 @@ def test_a_server_that_is_not_there_is_told(tmp_path: Path, site: Any) -> None:
     port = site.url.rsplit(":", 1)[1]
     site._server.server_close()
     with pytest.raises(AtelierError, match=f"127.0.0.1:{port}/a could not be fetched in 3"):
-        fetch(f"{site.url}/a", tmp_path, RIGHT, patience=QUICK)
+        fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK)
 
 
 FETCH = """
@@ -219,14 +221,14 @@ import sys
 from pathlib import Path
 from atelier.core.hashing import Checksum
 from atelier.data.sources.http import fetch
-from atelier.data.sources.download_cache import Scratch
+from atelier.data.sources.download_cache import DownloadCache
 
 url, folder, sha256, target = sys.argv[1:]
-with Scratch(Path(folder)) as scratch:
-    path = fetch(url, scratch, Checksum("sha256", sha256), lambda progress: print(progress.note))
-    scratch.bring(path, Path(target), print)
+with DownloadCache(Path(folder)) as cache:
+    path = fetch(url, cache, Checksum("sha256", sha256), lambda progress: print(progress.note))
+    cache.link_into(path, Path(target), print)
     if target.endswith("first"):
-        scratch.forget()
+        cache.clear()
 """
 
 

@@ -136,11 +136,11 @@ def test_scans_are_counted_across_blocks(parts: list[bytes]) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "not a picture"),
-        (b"<!DOCTYPE html><p>404", "not a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
-        (b"%PDF-1.4\n", "not a picture"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(50), "not a picture"),
+        (b"", "not an image"),
+        (b"<!DOCTYPE html><p>404", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        (b"%PDF-1.4\n", "not an image"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "not an image"),
     ],
 )
 def test_what_is_no_picture_is_told(content: bytes, reason: str) -> None:
@@ -151,7 +151,7 @@ def test_what_is_no_picture_is_told(content: bytes, reason: str) -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF"])
 def test_a_picture_cut_in_half_is_refused(picture: Callable[..., bytes], kind: str) -> None:
     data = picture(200, 200, kind)
-    with pytest.raises(UnreadableError, match=r"truncated|damaged|not a picture"):
+    with pytest.raises(UnreadableError, match=r"truncated|damaged|not an image"):
         read_image(data[: len(data) // 2], "rgb", 1)
 
 
@@ -213,13 +213,13 @@ SHORT_OF_MEMORY = """
 import resource, sys
 from pathlib import Path
 from atelier.data.formats.avif import coded_sizes
-from atelier.data.image_file import read_picture
+from atelier.data.image_file import read_image
 
-read_picture(Path(sys.argv[1]), "rgb", 200, 8)
+read_image(Path(sys.argv[1]), "rgb", 200, 8)
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 60 * 2**20, resource.RLIM_INFINITY))
 try:
-    read_picture(Path(sys.argv[2]), "rgb", 200, 8)
+    read_image(Path(sys.argv[2]), "rgb", 200, 8)
 except MemoryError:
     print("no memory")
 """

@@ -32,11 +32,11 @@ def fill(folder: Path, *names: str) -> Path:
 
 
 def taken(folder: Path, links_out: bool = True) -> list[str]:
-    return [file.relative for file in walk(folder, links_out) if not file.fault]
+    return [file.relative for file in walk(folder, links_out) if not file.skip_reason]
 
 
 def skipped(folder: Path, links_out: bool = True) -> dict[str, str]:
-    return {file.relative: file.fault for file in walk(folder, links_out) if file.fault}
+    return {file.relative: file.skip_reason for file in walk(folder, links_out) if file.skip_reason}
 
 
 def test_hugging_face_snapshot_is_read(
@@ -100,7 +100,8 @@ def test_links_in_a_cycle_give_no_file_twice(tmp_path: Path) -> None:
     (folder / "a/other").symlink_to("../b")
     (folder / "b/other").symlink_to("../a")
     assert taken(folder) == ["4.png", "a/1.png", "b/2.png", "b/deep/3.png"]
-    holds, known = "a link to a folder that holds it", "a link to a folder that is taken already"
+    holds = "a link to a folder that contains it"
+    known = "a link to a folder that is already included"
     assert skipped(folder) == {
         "a/other": known,
         "a/self": holds,
@@ -119,7 +120,7 @@ def test_a_cycle_through_folders_outside_is_taken_once(tmp_path: Path) -> None:
     (two / "home").symlink_to(tmp_path / "home")
     fill(tmp_path / "home", "sibling/4.png")
     assert taken(folder) == ["1.png", "x/2.png", "x/y/3.png", "x/y/home/sibling/4.png"]
-    assert skipped(folder) == {"x/y/z": "a link to a folder that is taken already"}
+    assert skipped(folder) == {"x/y/z": "a link to a folder that is already included"}
 
 
 @settings(max_examples=30)
@@ -131,18 +132,20 @@ def test_any_links_between_folders_lose_no_file_and_end(
     for holder, target in links:
         (folder / f"{holder}/to{target}").symlink_to(f"../{target}")
     found = walk(folder)
-    files = [file.relative for file in found if not file.fault]
+    files = [file.relative for file in found if not file.skip_reason]
     assert {f"{number}/p.png" for number in range(5)} <= set(files)
     # No path passes one folder twice.
     for name in files:
         visited = [part[-1] for part in name.split("/")[:-1]]
         assert len(visited) == len(set(visited))
     mutual = {(a, b) for a, b in links if (b, a) in links}
-    assert {f"{a}/to{b}" for a, b in mutual} <= {file.relative for file in found if file.fault}
+    assert {f"{a}/to{b}" for a, b in mutual} <= {
+        file.relative for file in found if file.skip_reason
+    }
 
 
 def test_links_that_multiply_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "_MOST_LINKS", 500)
+    monkeypatch.setattr(listing, "_MAX_LINKS", 500)
     for level in range(40):
         (tmp_path / f"{level}").mkdir()
         for name in ("left", "right"):
@@ -209,16 +212,16 @@ def test_files_and_folders_that_links_multiply_are_refused(
     # Through each link: 41 folders and 20 files.
     for number in range(3):
         (tmp_path / f"mine/to{number}").symlink_to("many")
-    monkeypatch.setattr(listing, "_MOST_ENTRIES", 3 * 61)
+    monkeypatch.setattr(listing, "_MAX_ENTRIES", 3 * 61)
     assert len(taken(tmp_path / "mine")) == 4 * 20
-    monkeypatch.setattr(listing, "_MOST_ENTRIES", 3 * 61 - 1)
+    monkeypatch.setattr(listing, "_MAX_ENTRIES", 3 * 61 - 1)
     with pytest.raises(
         AtelierError,
-        match="more than 182 files and folders through links to folders; name the folders that",
+        match="more than 182 files and folders through links to folders; name the targets of the",
     ):
         walk(tmp_path / "mine")
     # Files and folders without links are not bounded.
-    monkeypatch.setattr(listing, "_MOST_ENTRIES", 10)
+    monkeypatch.setattr(listing, "_MAX_ENTRIES", 10)
     assert len(taken(tmp_path / "mine/many")) == 20
 
 
@@ -240,8 +243,8 @@ def test_a_link_to_a_folder_above_is_not_searched_for_cycles(
         assert taken(folder) == ["a/1.png", "b/2.png"]
     assert set(read) == {str(path) for path in (folder, folder / "a", folder / "b")}
     assert skipped(folder) == {
-        "a/up": "a link to a folder that holds it",
-        "b/other": "a link to a folder that is taken already",
+        "a/up": "a link to a folder that contains it",
+        "b/other": "a link to a folder that is already included",
     }
 
 
@@ -255,9 +258,9 @@ def test_dead_links_and_special_files_are_listed_with_their_reasons(tmp_path: Pa
     (folder / "null.png").symlink_to("/dev/null")
     assert taken(folder) == ["1.png"]
     assert skipped(folder) == {
-        "below.png": "a link to nowhere",
-        "dead.png": "a link to nowhere",
-        "loop.png": "a link to nowhere",
+        "below.png": "a broken link",
+        "dead.png": "a broken link",
+        "loop.png": "a broken link",
         "null.png": "not a regular file",
         "pipe.png": "not a regular file",
         "to_pipe.png": "not a regular file",
@@ -307,7 +310,10 @@ def test_hidden_and_system_files_are_skipped_everywhere(tmp_path: Path, kind: st
     archive = tmp_path / f"a.{kind}"
     if kind == "folder":
         found = walk(folder)
-        read = {f.relative: Rejected(f.fault) if f.fault else f.path.read_bytes() for f in found}
+        read = {
+            f.relative: Rejected(f.skip_reason) if f.skip_reason else f.path.read_bytes()
+            for f in found
+        }
     elif kind == "zip":
         with zipfile.ZipFile(archive, "w") as store:
             for path in sorted(folder.rglob("*")):
@@ -342,20 +348,20 @@ def test_a_folder_of_skipped_files_only_is_refused_with_the_reasons(
     fill(tmp_path / "mine", ".a.png", ".b.png")
     (tmp_path / "mine/dead.png").symlink_to("nothing")
     with pytest.raises(
-        AtelierError, match=r"no files to read \(2 hidden files, 1 link to nowhere\); put pictures"
+        AtelierError, match=r"no files to read \(2 hidden files, 1 broken link\); put images"
     ):
         download(source("folder", mine=str(tmp_path / "mine")), tmp_path / "raw", tmp_path / "s")
 
 
 def test_skipped_files_are_summarized_in_one_line() -> None:
     where = Path("metrics/convert.json")
-    reasons = [*5 * ["a link to nowhere"], *9 * ["a hidden file"], "an absolute path"]
+    reasons = [*5 * ["a broken link"], *9 * ["a hidden file"], "an absolute path"]
     assert summarize_skipped(1203, "pictures", reasons, where) == (
-        "1,203 pictures, 15 skipped (9 hidden files, 5 links to nowhere, 1 absolute path):"
+        "1,203 pictures, 15 skipped (9 hidden files, 5 broken links, 1 absolute path):"
         " metrics/convert.json lists them"
     )
     many = [f"damaged: {number}" for number in range(6)]
-    line = summarize_skipped(1, "pictures", [*2 * ["not a picture"], *many], where)
-    assert "(2 not a picture, 1 damaged: 0, 1 damaged: 1, 1 damaged: 2, 3 for other" in line
+    line = summarize_skipped(1, "pictures", [*2 * ["not an image"], *many], where)
+    assert "(2 not an image, 1 damaged: 0, 1 damaged: 1, 1 damaged: 2, 3 for other" in line
     assert "\x1b" not in summarize_skipped(0, "pictures", ["damaged: \x1b[31m"], where)
     assert summarize_skipped(80, "pictures", [], where) == "80 pictures, none skipped"

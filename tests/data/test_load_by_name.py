@@ -14,7 +14,7 @@ MADE = {"generated": lambda: {"face_01": np.zeros((4, 4, 3), np.uint8)}}
 def folder(tmp_path: Path) -> Path:
     Image.new("L", (6, 5), 200).save(tmp_path / "wave.png")
     Image.new("RGB", (6, 5)).save(tmp_path / "wave.jpg")
-    (tmp_path / "note.txt").write_text("not a picture")
+    (tmp_path / "note.txt").write_text("not an image")
     return tmp_path
 
 
@@ -29,9 +29,9 @@ def test_files_and_words_are_gathered_by_name(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        (["none.png"], r"there is no picture .*none\.png; check the path, or choose generated"),
-        (["note.txt"], r"note\.txt cannot be read \(not a picture\)"),
-        (["wave.png", "wave.jpg"], "two pictures are called wave"),
+        (["none.png"], r"there is no image .*none\.png; check the path, or choose generated"),
+        (["note.txt"], r"note\.txt cannot be read \(not an image\)"),
+        (["wave.png", "wave.jpg"], "two images are called wave"),
     ],
 )
 def test_what_cannot_be_had_is_one_sentence(folder: Path, names: list[str], sentence: str) -> None:

@@ -280,7 +280,7 @@ def test_a_member_of_any_method_is_read_whole(tmp_path: Path, method: int) -> No
 def test_an_archive_of_too_many_members_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "_MOST_MEMBERS", 3)
+    monkeypatch.setattr(limits, "_MAX_MEMBERS", 3)
     names = ["a", "b", "c", "d"]
     zipped = zip_of(*((name, b"data") for name in names))
     tarred = tar_of(*((tar_member(name), b"data") for name in names))
@@ -315,8 +315,8 @@ def test_a_tar_header_of_any_length_is_not_swallowed(raw_of: Callable[..., Path]
 def test_a_member_over_the_limit_is_refused(
     raw_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for reader in ("tar_reader", "zip_reader", "members"):
-        monkeypatch.setattr(f"atelier.images.readers.{reader}.MEMBER_LIMIT", 2**20)
+    for module in ("archives", "members"):
+        monkeypatch.setattr(f"atelier.data.{module}.MEMBER_LIMIT", 2**20)
     big = os.urandom(2**20 + 1)
     archive = tar_of((tar_member("big"), big), (tar_member("small"), b"fine"))
     read = list(open_raw(raw_of("tar", {"pictures.tar": archive})))
@@ -350,9 +350,9 @@ def test_a_zip_cut_short_is_told(raw_of: Callable[..., Path]) -> None:
 
 
 def test_what_was_passed_over_comes_first_and_counts(raw_of: Callable[..., Path]) -> None:
-    passed = (Skipped("b", "a link"),)
+    skipped = (Skipped("b", "a link"),)
     archive = zip_of(("a", b"data"))
-    folder = raw_of("zip", {"pictures.zip": archive}, members=1, passed_over=passed)
+    folder = raw_of("zip", {"pictures.zip": archive}, members=1, skipped=skipped)
     pictures = open_raw(folder)
     assert list(pictures) == [("b", Rejected("a link")), ("a", b"data")]
     assert pictures.total == 2
@@ -412,7 +412,7 @@ def test_cifar10_gives_pictures_with_their_labels(raw_of: Callable[..., Path], s
     read = list(open_raw(raw_of("cifar10", {"cifar.tar.gz": archive}, split=split)))
     names = {
         "train": ["train/7/10000", "train/3/10001"],
-        "test_fraction": ["test/7/00000", "test/3/00001"],
+        "test": ["test/7/00000", "test/3/00001"],
     }
     assert [n for n, _ in read] == names.get(split, names["train"] + names["test"])
     first = read[0][1]

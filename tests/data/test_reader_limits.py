@@ -153,7 +153,7 @@ def test_digits_of_no_pixel_or_more_than_a_megapixel_are_refused(
         ((_, digit),) = read_mnist(files)
         assert digit.shape == (height, width)  # type: ignore[union-attr]
         return
-    with pytest.raises(AtelierError, match=f"claims pictures of {width}x{height}"):
+    with pytest.raises(AtelierError, match=f"claims images of {width}x{height}"):
         list(read_mnist(files))
 
 
@@ -189,7 +189,7 @@ def test_only_images_of_one_or_three_channels_are_accepted(
     if fits:
         assert load_images(path).pixels.shape == shape
         return
-    with pytest.raises(AtelierError, match="pictures are uint8"):
+    with pytest.raises(AtelierError, match="images are uint8"):
         load_images(path)
 
 
@@ -206,7 +206,7 @@ def test_an_empty_array_is_accepted_if_the_caller_allows_it(tmp_path: Path) -> N
 )
 def test_every_image_needs_a_name_of_text(tmp_path: Path, names: np.ndarray) -> None:
     path = _saved(tmp_path / "images.npz", np.zeros((2, 4, 5, 3), np.uint8), names)
-    with pytest.raises(AtelierError, match="2 pictures but names of shape"):
+    with pytest.raises(AtelierError, match="2 images but names of shape"):
         load_images(path)
 
 
@@ -231,7 +231,7 @@ def test_a_packed_array_that_claims_more_than_1100_times_the_file_is_refused(
             stream = io.BytesIO()
             np.save(stream, array)
             archive.writestr(f"{name}.npy", stream.getvalue())
-    with pytest.raises(AtelierError, match="packed by another method than NumPy's"):
+    with pytest.raises(AtelierError, match="compressed by another method than NumPy's"):
         load_images(path)
 
 

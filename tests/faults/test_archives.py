@@ -218,7 +218,7 @@ def test_a_server_that_stalls_or_resets_is_asked_for_the_rest(
 
     patience = RetryPolicy(attempts=3, pause=0.0, timeout=(5.0, 0.5))
     with server(answer) as (url, requests), DownloadCache(tmp_path) as scratch:
-        path = fetch(url, scratch, Checksum("sha256", DIGEST), patience=patience)
+        path = fetch(url, scratch, Checksum("sha256", DIGEST), retry=patience)
         assert path.read_bytes() == CONTENT
     assert len(requests) == 2
 
@@ -246,7 +246,7 @@ def test_whatever_length_a_server_claims_a_wrong_file_is_not_taken(
         DownloadCache(tmp_path) as scratch,
         pytest.raises(AtelierError, match=said),
     ):
-        fetch(url, scratch, Checksum("sha256", DIGEST), patience=patience)
+        fetch(url, scratch, Checksum("sha256", DIGEST), retry=patience)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_whatever_length_a_server_claims_a_wrong_file_is_not_taken(
         (head("302 Found", "Location: /a.zip", "Content-Length: 0"), "more than 5 redirects"),
         (head("302 Found", "Location: file:///etc/passwd", "Content-Length: 0"), "InvalidSchema"),
         (head("200 OK") + b"<html>Log in", "sent a web page"),
-        (head("404 Not Found"), "answered 404"),
+        (head("404 Not Found"), "responded with status 404"),
         (head("200 OK", "Content-Length: 3") + b"abc", "sha256 is not"),
     ],
 )

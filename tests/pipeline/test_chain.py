@@ -146,9 +146,9 @@ def test_dvcs_own_commands_work(ready: Project) -> None:
 def test_pictures_added_to_a_folder_are_picked_up(fresh: Project, tmp_path: Path) -> None:
     add = take_a_folder(fresh, tmp_path)
     output = fresh.run("dvc", "repro", "convert")
-    skipped = "2 skipped (1 hidden file, 1 link to nowhere)"
+    skipped = "2 skipped (1 hidden file, 1 broken link)"
     assert f"20 files, {skipped}: data/raw/manifest.json lists them\n" in output
-    assert f"20 pictures, {skipped}: metrics/convert.json lists them\n" in output
+    assert f"20 images, {skipped}: metrics/convert.json lists them\n" in output
     add(5)
     assert fresh.repro("convert") == ["watch@mine", "download", "convert"]
     counts = json.loads((fresh.folder / "metrics/convert.json").read_text())

@@ -14,9 +14,9 @@ _MIN_SPREAD_RATIO = 0.2  # of the largest spread so far
 class TrainingMonitor:
     """Check of each epoch for a perfect discriminator and for mode collapse."""
 
-:    def __init__(
+    def __init__(
         self, loss: str = "bce", epochs: int = 0, steps_per_epoch: int = 0, steps: int = 0
-    ) -> None::
+    ) -> None:
         """Set the training to monitor.
 
         Args:
@@ -59,7 +59,7 @@ class TrainingMonitor:
         return warnings
 
 
-:def training_warnings(epochs: int, batch_size: int, images: int, steps: int = 0) -> list[str]::
+def training_warnings(epochs: int, batch_size: int, images: int, steps: int = 0) -> list[str]:
     """Return warnings about the length and the batches of a training on ``images`` images."""
     steps_per_epoch = -(-images // batch_size)
     return batch_warnings(batch_size, images) + length_warnings(epochs, steps_per_epoch, steps)
