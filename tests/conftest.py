@@ -3,7 +3,7 @@
 import http.server
 import itertools
 import os
-import tempfile
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -87,10 +87,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     if worker_id != "master":
         shared = shared.parent  # the folder of all workers
     with FileLock(shared / "prepared.lock"):
-        if not (shared / "prepared").exists():
-            making = Path(tempfile.mkdtemp(dir=shared))
-            prepare(making)
-            making.rename(shared / "prepared")
+        # Prepared where it stays: MLflow's store holds absolute paths of artifacts.
+        if not (shared / "prepared" / "finished").exists():
+            shutil.rmtree(shared / "prepared", ignore_errors=True)
+            (shared / "prepared").mkdir()
+            prepare(shared / "prepared")
+            (shared / "prepared" / "finished").touch()
     return shared / "prepared"
 
 

@@ -1,4 +1,4 @@
-"""Settings, pictures and a web server for the tests of pictures."""
+"""Fixtures: settings, encoded images and a local web server."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ def shared() -> Path:
 
 @pytest.fixture
 def source() -> Callable[..., DownloadSettings]:
-    """Give download settings of one source: ``source("archive", location=..., sha256=...)``."""
+    """Return a factory of download settings: ``source("archive", location=..., sha256=...)``."""
 
     def make(name: str, **values: Any) -> DownloadSettings:
         sections: dict[str, Any] = {
@@ -45,16 +45,21 @@ def source() -> Callable[..., DownloadSettings]:
 @pytest.fixture
 def conversion() -> Callable[..., ConvertSettings]:
     def make(**values: Any) -> ConvertSettings:
-        usual = {"image_size": 16, "color": "rgb", "resize_mode": "crop", "max_megapixels": 1}
-        usual |= {"validation_fraction": 0.0, "test_fraction": 0.0}
-        return ConvertSettings(**{**usual, **values})
+        values_by_default = {
+            "image_size": 16,
+            "color": "rgb",
+            "resize_mode": "crop",
+            "max_megapixels": 1,
+        }
+        values_by_default |= {"validation_fraction": 0.0, "test_fraction": 0.0}
+        return ConvertSettings(**{**values_by_default, **values})
 
     return make
 
 
 @pytest.fixture
-def picture() -> Callable[..., bytes]:
-    """Give the bytes of a picture of noise."""
+def image_bytes() -> Callable[..., bytes]:
+    """Return a factory of encoded images of noise."""
 
     def make(width: int = 20, height: int = 16, kind: str = "PNG", seed: int = 0) -> bytes:
         pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
@@ -66,7 +71,7 @@ def picture() -> Callable[..., bytes]:
 
 
 class Site:
-    """A web server of this machine: ``answer(handler)`` says what it does with each request."""
+    """Web server on loopback that calls ``answer(handler)`` for each request."""
 
     def __init__(self) -> None:
         self.requests: list[dict[str, str]] = []
@@ -101,7 +106,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture
 def reply() -> Callable[..., Callable[[BaseHTTPRequestHandler], None]]:
-    """Make an answer of a body, a status and headers."""
+    """Return a factory of answers with a body, a status and headers."""
 
     def make(
         body: bytes, status: int = 200, **headers: str

@@ -1,4 +1,4 @@
-"""Images of 16 bits per channel: rounded, not cut, whatever part of the bits they use."""
+"""Conversion of 16 bits per channel to 8 bits, with rounding and for all used depths."""
 
 import io
 import struct
@@ -62,7 +62,7 @@ def tiff(values: np.ndarray, order: str = "<", packed: bytes = b"", **tags: Any)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
-def test_grey_is_rounded(tmp_path: Path, kind: str) -> None:
+def test_gray_is_rounded(tmp_path: Path, kind: str) -> None:
     data = saved(Image.fromarray(GREY), kind)
     assert np.array_equal(read_image(data, "grey", 1)[:, :, 0], rounded(GREY))
     (tmp_path / "image").write_bytes(data)
@@ -72,7 +72,7 @@ def test_grey_is_rounded(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate"])
-def test_grey_tiff_of_both_byte_orders(order: str, compression: str | None) -> None:
+def test_gray_tiff_of_both_byte_orders_is_rounded(order: str, compression: str | None) -> None:
     data = tiff(GREY, order)
     if compression:
         with Image.open(io.BytesIO(data)) as image:
@@ -80,7 +80,7 @@ def test_grey_tiff_of_both_byte_orders(order: str, compression: str | None) -> N
     assert np.array_equal(read_image(data, "grey", 1)[:, :, 0], rounded(GREY))
 
 
-def test_white_may_be_zero() -> None:
+def test_white_is_zero_tiff_is_inverted() -> None:
     data = tiff(GREY, t262=[0])
     assert np.array_equal(read_image(data, "grey", 1)[:, :, 0], 255 - rounded(GREY))
 
@@ -104,7 +104,7 @@ def test_transparent_colors_are_rounded(tmp_path: Path, make: Any) -> None:
     assert np.array_equal(original.alpha, rounded(alpha))
 
 
-def test_transparent_grey_png_is_rounded(tmp_path: Path) -> None:
+def test_transparent_gray_png_is_rounded(tmp_path: Path) -> None:
     alpha = np.full_like(GREY, 30_000)
     (tmp_path / "image.png").write_bytes(png(np.dstack([GREY, alpha])))
     original = load_source_image(tmp_path / "image.png", 1)
@@ -131,7 +131,7 @@ def test_files_of_another_writer_are_rounded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_planes_of_a_tiff(order: str) -> None:
+def test_separate_tiff_planes_are_rounded(order: str) -> None:
     planes = RGB.transpose(2, 0, 1).astype(f"{order}u2").tobytes()
     size = len(planes) // 3
     starts = [8, 8 + size, 8 + 2 * size]
@@ -141,7 +141,7 @@ def test_planes_of_a_tiff(order: str) -> None:
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14])
 @pytest.mark.parametrize("make", [png, tiff])
-def test_data_of_fewer_bits_are_scaled_by_the_used_range(make: Any, bits: int) -> None:
+def test_unused_bits_are_ignored(make: Any, bits: int) -> None:
     white = 2**bits - 1
     ramp = np.linspace(0, white, 300).round().astype(np.uint16).reshape(10, 30)
     assert np.array_equal(read_image(make(ramp), "grey", 1)[:, :, 0], rounded(ramp, white))
@@ -161,14 +161,14 @@ def test_alpha_is_not_scaled_with_the_colors(tmp_path: Path) -> None:
 
 
 @given(st.integers(0, 255))
-def test_dark_images_that_had_8_bits_stay_dark(level: int) -> None:
+def test_dark_images_scaled_from_8_bits_stay_dark(level: int) -> None:
     flat = np.full((3, 3), 257 * level, np.uint16)
     assert (read_image(png(flat), "grey", 1) == level).all()
     assert (read_image(png(np.dstack([flat] * 3)), "rgb", 1) == level).all()
 
 
-def test_depth_of_a_tiff_is_its_own() -> None:
-    """Of 12 bits packed in three bytes for two pixels."""
+def test_stated_depth_of_a_tiff_is_used() -> None:
+    """Test 12 bits per channel, with two pixels in three bytes."""
     values = np.array([[0, 100, 900, 500]], np.uint16)
     packed = b"".join(
         bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in values.reshape(-1, 2).tolist()
@@ -182,23 +182,23 @@ def test_depth_of_a_tiff_is_its_own() -> None:
     [(1000, 4095, 62), (250, 1023, 62), (1000, 65_535, 4), (4095, 4095, 255), (100, 257, 99)],
 )
 @pytest.mark.parametrize("kind", ["P2", "P5"])
-def test_white_of_a_pgm_is_its_largest_value(kind: str, value: int, white: int, level: int) -> None:
+def test_pgm_maximum_is_white(kind: str, value: int, white: int, level: int) -> None:
     pixels = struct.pack(">4H", *[value] * 4) if kind == "P5" else f"{value} ".encode() * 4
     read = read_image(f"{kind} 2 2 {white}\n".encode() + pixels, "grey", 1)
     assert read.ravel().tolist() == [level] * 4
 
 
 @pytest.mark.parametrize("values", [[0, 1], [0, 255], [1000, 65_535], [0, 2**31 - 1], [-1, 5]])
-def test_whole_numbers_of_32_bits_are_refused(values: list[int]) -> None:
+def test_32_bit_integers_are_rejected(values: list[int]) -> None:
     with pytest.raises(UnreadableError, match="32 bits"):
         read_image(saved(Image.fromarray(np.array([values], np.int32)), "TIFF"), "grey", 1)
 
 
-def test_pixels_of_32_bits_are_refused() -> None:
+def test_32_bit_floats_are_rejected() -> None:
     with pytest.raises(UnreadableError, match="32 bits"):
         read_image(saved(Image.fromarray(np.zeros((3, 3), np.float32)), "TIFF"), "grey", 1)
 
 
-def test_a_large_image_is_scaled_in_parts() -> None:
+def test_large_image_is_scaled_in_bands() -> None:
     values = np.arange(1500, dtype=np.uint16)[:, None] * np.ones((1, 1001), np.uint16) * 43
     assert np.array_equal(read_image(png(values), "grey", 2)[:, :, 0], rounded(values))

@@ -1,4 +1,4 @@
-"""Pictures of every kind go in, and their paintings come out with what they had."""
+"""Reading and writing of images with transparency and color profiles."""
 
 import tempfile
 from collections.abc import Callable
@@ -59,9 +59,7 @@ KINDS: dict[str, tuple[Image.Image, np.ndarray, np.ndarray | None, dict[str, Any
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_comes_in_as_colours_and_goes_out_with_its_transparency(
-    tmp_path: Path, kind: str
-) -> None:
+def test_every_mode_is_read_as_rgb_and_keeps_transparency(tmp_path: Path, kind: str) -> None:
     image, pixels, alpha, options = KINDS[kind]
     image.save(tmp_path / "in.png", **options)
     original = load_source_image(tmp_path / "in.png", 1)
@@ -75,8 +73,8 @@ def test_every_kind_comes_in_as_colours_and_goes_out_with_its_transparency(
             assert np.array_equal(np.asarray(written)[:, :, 3], alpha)
 
 
-def test_16_bits_of_grey_with_one_of_them_transparent_stay_so(tmp_path: Path) -> None:
-    """Other greys that are the same in 8 bits are opaque."""
+def test_transparent_16_bit_gray_stays_transparent(tmp_path: Path) -> None:
+    """Other gray levels that are equal in 8 bits are opaque."""
     values = np.array([[0x1200, 0x1234, 0x12FF, 0xFFFF]], np.uint16)
     Image.fromarray(values).save(tmp_path / "in.png", transparency=0x1234)
     original = load_source_image(tmp_path / "in.png", 1)
@@ -84,7 +82,7 @@ def test_16_bits_of_grey_with_one_of_them_transparent_stay_so(tmp_path: Path) ->
     assert original.alpha.tolist() == [[255, 0, 255, 255]]
 
 
-def test_four_inks_come_in_as_colours(tmp_path: Path) -> None:
+def test_cmyk_is_read_as_rgb(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16), (200, 40, 90)).convert("CMYK").save(tmp_path / "in.jpg", quality=95)
     original = load_source_image(tmp_path / "in.jpg", 1)
     assert np.abs(original.pixels.astype(int) - [200, 40, 90]).max() <= 4
@@ -94,7 +92,7 @@ def test_four_inks_come_in_as_colours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_picture_is_painted_and_written_upright(tmp_path: Path, orientation: int) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     turns: dict[int, Callable[[Any], Any]] = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
@@ -118,7 +116,7 @@ def test_a_turned_picture_is_painted_and_written_upright(tmp_path: Path, orienta
 
 
 @pytest.mark.parametrize("ending", [".png", ".tif", ".webp"])
-def test_a_format_without_loss_keeps_every_bit(tmp_path: Path, ending: str) -> None:
+def test_lossless_formats_keep_every_bit(tmp_path: Path, ending: str) -> None:
     colors = np.random.default_rng(1).integers(0, 256, (30, 40, 4), np.uint8)
     save_stylized(
         colors[..., :3], SourceImage(colors[..., :3], colors[..., 3]), tmp_path / f"a{ending}"
@@ -141,13 +139,13 @@ def test_every_format_keeps_size_and_profile(tmp_path: Path, ending: str) -> Non
 
 
 @pytest.mark.parametrize("ending", [".png", ".tif", ".webp"])
-def test_every_format_that_has_transparency_keeps_it(tmp_path: Path, ending: str) -> None:
+def test_formats_with_transparency_keep_it(tmp_path: Path, ending: str) -> None:
     save_stylized(PAINTED, SourceImage(RGB, ALPHA), tmp_path / f"out{ending}")
     with Image.open(tmp_path / f"out{ending}") as written:
         assert np.array_equal(np.asarray(written.getchannel("A")), ALPHA)
 
 
-def test_a_wide_profile_is_painted_in_srgb_and_written_in_its_own_colours(tmp_path: Path) -> None:
+def test_wide_profile_is_converted_to_srgb_and_back(tmp_path: Path) -> None:
     Image.fromarray(np.full((2, 2, 3), (200, 100, 100), np.uint8)).save(
         tmp_path / "in.png", icc_profile=display_p3()
     )
@@ -155,7 +153,7 @@ def test_a_wide_profile_is_painted_in_srgb_and_written_in_its_own_colours(tmp_pa
     red, green, _ = (int(level) for level in original.pixels[0, 0])
     assert red > 210, "of the same numbers, the wider colours are more red"
     assert green < 100
-    # One pixel is painted, and comes back as it was painted; the rest was not touched.
+    # One pixel is changed and keeps its new color; the other pixels keep their stored values.
     painted = original.pixels.copy()
     painted[0, 0] = (90, 120, 150)
     save_stylized(painted, original, tmp_path / "out.png")
@@ -166,7 +164,7 @@ def test_a_wide_profile_is_painted_in_srgb_and_written_in_its_own_colours(tmp_pa
     assert np.abs(again.pixels[0, 0].astype(int) - (90, 120, 150)).max() <= 1
 
 
-def test_a_profile_that_means_srgb_is_kept_and_moves_no_level(tmp_path: Path) -> None:
+def test_srgb_profile_is_kept_without_conversion(tmp_path: Path) -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.fromarray(RGB).save(tmp_path / "in.png", icc_profile=srgb)
     original = load_source_image(tmp_path / "in.png", 1)
@@ -177,7 +175,7 @@ def test_a_profile_that_means_srgb_is_kept_and_moves_no_level(tmp_path: Path) ->
         assert np.array_equal(np.asarray(written), PAINTED)
 
 
-def test_profiles_of_grey_and_inks_are_read_but_cannot_hold_a_painting(tmp_path: Path) -> None:
+def test_gray_and_cmyk_profiles_are_read_but_not_written(tmp_path: Path) -> None:
     Image.new("L", (4, 4), 55).save(tmp_path / "grey.png", icc_profile=linear_grey())
     grey = load_source_image(tmp_path / "grey.png", 1)
     assert np.abs(grey.pixels.astype(int) - 128).max() <= 2, "a fifth of the light is middle grey"
@@ -191,7 +189,7 @@ def test_profiles_of_grey_and_inks_are_read_but_cannot_hold_a_painting(tmp_path:
     assert load_source_image(tmp_path / "inks.tif", 1).profile is None
 
 
-def test_a_profile_without_a_way_back_is_read_but_not_written(tmp_path: Path) -> None:
+def test_profile_without_inverse_is_read_but_not_written(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4), (255, 0, 0)).save(tmp_path / "in.png", icc_profile=scanner())
     original = load_source_image(tmp_path / "in.png", 1)
     red, green, _ = (int(level) for level in original.pixels[0, 0])
@@ -206,8 +204,8 @@ def test_a_profile_without_a_way_back_is_read_but_not_written(tmp_path: Path) ->
     st.binary(min_size=1),
     st.floats(0, 1),
 )
-@example(display_p3(), b"\x80", 18.5 / len(display_p3()))  # its kind of colours has no name
-def test_a_damaged_profile_does_no_harm(whole: bytes, noise: bytes, place: float) -> None:
+@example(display_p3(), b"\x80", 18.5 / len(display_p3()))  # an unknown color space
+def test_damaged_profile_is_ignored(whole: bytes, noise: bytes, place: float) -> None:
     at = int(place * len(whole))
     damaged = whole[:at] + noise + whole[at + len(noise) :]
     with silence_pillow(), tempfile.TemporaryDirectory() as folder:
@@ -220,14 +218,14 @@ def test_a_damaged_profile_does_no_harm(whole: bytes, noise: bytes, place: float
 
 
 @pytest.mark.parametrize("profile", [b"no profile", display_p3()[:200], warm_cmyk()])
-def test_a_profile_that_says_nothing_is_left_out(tmp_path: Path, profile: bytes) -> None:
+def test_unusable_profile_is_not_written(tmp_path: Path, profile: bytes) -> None:
     Image.fromarray(RGB).save(tmp_path / "in.png", icc_profile=profile)
     original = load_source_image(tmp_path / "in.png", 1)
     assert np.array_equal(original.pixels, RGB)
     assert original.profile is None
 
 
-def test_what_cannot_be_seen_has_the_nearest_colour_that_can(tmp_path: Path) -> None:
+def test_transparent_pixels_get_the_nearest_visible_color(tmp_path: Path) -> None:
     alpha = np.zeros((HEIGHT, WIDTH), np.uint8)
     alpha[2, 3], alpha[4, 8] = 9, 255
     Image.fromarray(np.dstack([RGB, alpha])).save(tmp_path / "in.png")
@@ -238,12 +236,12 @@ def test_what_cannot_be_seen_has_the_nearest_colour_that_can(tmp_path: Path) -> 
     assert len(np.unique(original.pixels.reshape(-1, 3), axis=0)) == 2
 
 
-def test_what_cannot_be_seen_at_all_is_left_as_it_is(tmp_path: Path) -> None:
+def test_fully_transparent_image_is_unchanged(tmp_path: Path) -> None:
     Image.fromarray(np.dstack([RGB, np.zeros_like(GREY)])).save(tmp_path / "in.png")
     assert np.array_equal(load_source_image(tmp_path / "in.png", 1).pixels, RGB)
 
 
-def test_transparency_is_scaled_to_a_painting_of_another_size(tmp_path: Path) -> None:
+def test_transparency_is_resized_to_the_stylized_image(tmp_path: Path) -> None:
     alpha = np.zeros((8, 8), np.uint8)
     alpha[:, 4:] = 255
     painted = np.zeros((32, 32, 3), np.uint8)
@@ -260,16 +258,16 @@ def test_transparency_is_scaled_to_a_painting_of_another_size(tmp_path: Path) ->
     [
         ("out.gif", r"choose one of \.png, \.jpg"),
         ("out", "does not end in a supported format"),
-        ("out.jpg", "lose the picture's transparency"),
+        ("out.jpg", "lose the image's transparency"),
         ("out.webp", "WEBP has at most 16383 a side"),
     ],
 )
-def test_what_a_format_cannot_hold_is_told_before_painting(name: str, sentence: str) -> None:
+def test_unsupported_target_is_rejected(name: str, sentence: str) -> None:
     with pytest.raises(AtelierError, match=sentence):
         reject_target(Path(name), SourceImage(RGB, ALPHA), 100, 20_000)
 
 
-def test_an_opaque_picture_may_become_a_jpeg(tmp_path: Path) -> None:
+def test_opaque_image_can_be_saved_as_jpeg(tmp_path: Path) -> None:
     original = SourceImage(RGB, np.full_like(GREY, 255))
     reject_target(tmp_path / "out.JPG", original, HEIGHT, WIDTH)
     save_stylized(PAINTED, original, tmp_path / "out.JPG")
@@ -277,7 +275,7 @@ def test_an_opaque_picture_may_become_a_jpeg(tmp_path: Path) -> None:
         assert written.mode == "RGB"
 
 
-def test_what_stood_there_stays_where_a_painting_cannot_be_written(tmp_path: Path) -> None:
+def test_failed_save_keeps_the_previous_file(tmp_path: Path) -> None:
     target = tmp_path / "out.jpg"
     target.write_bytes(b"before")
     too_wide = np.zeros((1, 70_000, 3), np.uint8)
@@ -287,7 +285,7 @@ def test_what_stood_there_stays_where_a_painting_cannot_be_written(tmp_path: Pat
     assert target.read_bytes() == b"before"
 
 
-def test_broken_pictures_are_unreadable(tmp_path: Path) -> None:
+def test_broken_images_are_unreadable(tmp_path: Path) -> None:
     whole = BytesIO()
     Image.fromarray(np.tile(RGB, (40, 40, 1))).save(whole, "PNG")
     (tmp_path / "half.png").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
@@ -313,7 +311,7 @@ def _jpeg() -> bytes:
 
 
 @given(st.sampled_from([_png(), _jpeg()]), st.binary(min_size=1, max_size=30), st.floats(0, 1))
-def test_any_damage_gives_a_picture_or_a_reason(whole: bytes, noise: bytes, place: float) -> None:
+def test_any_damage_gives_an_image_or_a_reason(whole: bytes, noise: bytes, place: float) -> None:
     at = int(place * len(whole))
     with silence_pillow(), tempfile.NamedTemporaryFile() as file:
         file.write(whole[:at] + noise + whole[at + len(noise) :])

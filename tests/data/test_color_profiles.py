@@ -1,4 +1,4 @@
-"""Colors of images: profiles and other color metadata become sRGB, alike for all stages."""
+"""Conversion of color profiles and other color metadata to sRGB, equal in all stages."""
 
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ from ..support.icc import display_p3, linear_grey, scanner, warm_cmyk
 from ..support.image_files import chunk, iccp, png, saved
 
 FLAT = np.full((20, 24, 3), (229, 120, 89), np.uint8)
-# Of the same numbers in Display P3 (IEC 61966-2-1 curve).
+# sRGB colors of the same numbers in Display P3 (IEC 61966-2-1 curve).
 FROM_P3 = (246, 113, 79)
 ADOBE_RGB = (0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 SRGB = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
@@ -54,7 +54,7 @@ def srgb_of(color: tuple[int, ...], primaries: tuple[float, ...], exponent: floa
 
 
 def both(data: bytes, folder: Path) -> np.ndarray:
-    """Read an image as the convert stage and as stylization do; check that they agree."""
+    """Read an image like the convert and the stylize stage, and check that both agree."""
     (folder / "image").write_bytes(data)
     converted = read_image(data, "rgb", 1)
     painted = load_source_image(folder / "image", 1)
@@ -78,12 +78,12 @@ def near(pixels: np.ndarray, color: Any, tolerance: float = 1.5) -> bool:
         (chunk(b"cICP", P3_CODES) + iccp(scanner()), FROM_P3),
         (chunk(b"cICP", bytes([1, 13, 0, 1])) + iccp(display_p3()), FLAT[0, 0]),
         (chunk(b"sRGB", b"\0") + gamma(1.0), FLAT[0, 0]),
-        # A profile that cannot be used hides nothing.
+        # An unusable profile does not hide other metadata.
         (iccp(b"no profile") + gamma(1.0), srgb_of((229, 120, 89), SRGB, 1)),
         (iccp(display_p3()[:200]) + gamma(1.0), srgb_of((229, 120, 89), SRGB, 1)),
         (iccp(linear_grey()) + gamma(1.0), srgb_of((229, 120, 89), SRGB, 1)),
         (iccp(b"no profile"), FLAT[0, 0]),
-        # What most programs write to say sRGB.
+        # The chunks that most programs write for sRGB.
         (gamma(0.45455), FLAT[0, 0]),
         (gamma(0.45455) + chromaticities(SRGB), FLAT[0, 0]),
         (chromaticities(SRGB), FLAT[0, 0]),
@@ -101,7 +101,7 @@ def test_color_chunks_of_png(tmp_path: Path, chunks: bytes, color: Any) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 1, 10, 55, 128, 254, 255])
-def test_gamma_of_grey_png(tmp_path: Path, level: int) -> None:
+def test_gamma_of_gray_png(tmp_path: Path, level: int) -> None:
     data = png(np.full((4, 4), level, np.uint8), gamma(1.0))
     expected = float(to_srgb_level(level / 255))
     assert near(both(data, tmp_path), (expected,) * 3)
@@ -153,7 +153,7 @@ def test_profile_of_every_mode(tmp_path: Path, mode: str) -> None:
 @pytest.mark.parametrize("color", ["rgb", "grey"])
 @pytest.mark.parametrize("side", [24, 600])
 def test_rows_have_the_colors_of_the_profile(color: Literal["rgb", "grey"], side: int) -> None:
-    """Also if the file is decoded at a reduced size."""
+    """Test full and reduced decoding."""
     flat = Image.new("RGB", (side, side), (229, 120, 89))
     data = saved(flat, "JPEG", icc_profile=display_p3(), quality=95)
     settings = ConvertSettings(
@@ -171,7 +171,7 @@ def test_rows_have_the_colors_of_the_profile(color: Literal["rgb", "grey"], side
     assert decode(data, color, 1, 32).reduction == (8 if side == 600 else 1)
 
 
-def test_transparent_images_are_laid_on_white_after_the_conversion(tmp_path: Path) -> None:
+def test_transparent_images_are_composited_on_white_after_conversion(tmp_path: Path) -> None:
     half = np.dstack([FLAT, np.full(FLAT.shape[:2], 128, np.uint8)])
     data = png(half, chunk(b"cICP", P3_CODES))
     expected = 255 - (255 - np.array(FROM_P3)) * 128 / 255
@@ -180,7 +180,7 @@ def test_transparent_images_are_laid_on_white_after_the_conversion(tmp_path: Pat
     assert near(load_source_image(tmp_path / "image.png", 1).pixels, FROM_P3)
 
 
-def test_grey_profiles(tmp_path: Path) -> None:
+def test_gray_profiles(tmp_path: Path) -> None:
     grey = Image.new("L", (4, 4), 55)
     read = both(saved(grey, icc_profile=linear_grey()), tmp_path)
     assert near(read, (127.6,) * 3)
@@ -189,7 +189,7 @@ def test_grey_profiles(tmp_path: Path) -> None:
     assert near(read_image(transparent, "rgb", 1), (127.6,) * 3)
 
 
-def test_inks_with_and_without_a_profile(tmp_path: Path) -> None:
+def test_cmyk_with_and_without_a_profile(tmp_path: Path) -> None:
     cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
     for kind in ("TIFF", "JPEG"):
         assert near(both(saved(cyan, kind), tmp_path), (0, 255, 255), 3)
@@ -202,7 +202,7 @@ def test_inks_with_and_without_a_profile(tmp_path: Path) -> None:
     [("RGB", linear_grey()), ("P", linear_grey()), ("RGB", warm_cmyk()), ("CMYK", display_p3()),
      ("RGB", b"no profile"), ("RGB", display_p3()[:200])],
 )  # fmt: skip
-def test_profile_of_another_kind_of_colors_is_ignored(
+def test_profile_of_another_color_space_is_ignored(
     tmp_path: Path, mode: str, profile: bytes
 ) -> None:
     image = Image.fromarray(FLAT).convert(mode)
@@ -228,7 +228,7 @@ def test_color_codes_of_avif(tmp_path: Path, codes: tuple[int, int], color: Any)
     assert near(both(data, tmp_path), color, 3)
 
 
-def test_profile_of_avif_comes_before_its_codes(tmp_path: Path) -> None:
+def test_embedded_profile_of_avif_precedes_its_codes(tmp_path: Path) -> None:
     image = Image.fromarray(FLAT)
     data = saved(image, "AVIF", quality=100, subsampling="4:4:4", icc_profile=linear_grey())
     assert near(both(data, tmp_path), FLAT[0, 0], 3)
@@ -248,7 +248,7 @@ def adobe_rgb_jpeg(color_space: int, index: str, **options: Any) -> bytes:
     ("color_space", "index", "adobe"),
     [(65535, "R03", True), (65535, "R98", False), (1, "R98", False), (1, "R03", False)],
 )
-def test_photograph_marked_as_adobe_rgb(
+def test_exif_adobe_rgb_is_converted(
     tmp_path: Path, color_space: int, index: str, adobe: bool
 ) -> None:
     expected = srgb_of((229, 120, 89), ADOBE_RGB, 563 / 256) if adobe else FLAT[0, 0]
@@ -256,9 +256,7 @@ def test_photograph_marked_as_adobe_rgb(
 
 
 @pytest.mark.parametrize("profile", [b"no profile", linear_grey()])
-def test_a_profile_that_cannot_be_used_hides_no_other_metadata(
-    tmp_path: Path, profile: bytes
-) -> None:
+def test_unusable_profile_does_not_hide_other_metadata(tmp_path: Path, profile: bytes) -> None:
     expected = srgb_of((229, 120, 89), ADOBE_RGB, 563 / 256)
     assert near(both(adobe_rgb_jpeg(65535, "R03", icc_profile=profile), tmp_path), expected, 3)
     options = {"quality": 100, "subsampling": "4:4:4", "icc_profile": profile}
@@ -268,7 +266,7 @@ def test_a_profile_that_cannot_be_used_hides_no_other_metadata(
     assert near(both(data, tmp_path), FROM_P3, 3)
 
 
-def test_lab_becomes_rgb_and_grey(tmp_path: Path) -> None:
+def test_lab_becomes_rgb_and_gray(tmp_path: Path) -> None:
     lab = ImageCms.profileToProfile(
         Image.fromarray(FLAT),
         ImageCms.createProfile("sRGB"),
@@ -284,7 +282,7 @@ def test_lab_becomes_rgb_and_grey(tmp_path: Path) -> None:
     assert np.abs(grey - FLAT[0, 0] @ np.array([0.299, 0.587, 0.114])).max() <= 3
 
 
-def test_painting_of_an_image_with_color_chunks_has_their_profile(tmp_path: Path) -> None:
+def test_stylized_image_has_the_profile_of_color_chunks(tmp_path: Path) -> None:
     (tmp_path / "in.png").write_bytes(png(FLAT, chunk(b"cICP", P3_CODES)))
     original = load_source_image(tmp_path / "in.png", 1)
     save_stylized(original.pixels, original, tmp_path / "out.png")
@@ -295,7 +293,7 @@ def test_painting_of_an_image_with_color_chunks_has_their_profile(tmp_path: Path
     assert near(both((tmp_path / "out.png").read_bytes(), tmp_path), FROM_P3)
 
 
-def test_threads_convert_at_the_same_time() -> None:
+def test_threads_convert_concurrently() -> None:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (60, 60, 3), np.uint8) for _ in range(40)]
     files = [saved(Image.fromarray(pixels), icc_profile=display_p3()) for pixels in images]

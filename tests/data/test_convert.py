@@ -1,4 +1,4 @@
-"""From raw pictures to one array: every picture counted, every byte reproducible."""
+"""Conversion of raw images to arrays: complete counts and reproducible bytes."""
 
 import json
 import os
@@ -27,18 +27,18 @@ from atelier.sample_faces.portrait import random_portrait
 
 @pytest.fixture
 def raw(
-    tmp_path: Path, source: Callable[..., DownloadSettings], picture: Callable[..., bytes]
+    tmp_path: Path, source: Callable[..., DownloadSettings], image_bytes: Callable[..., bytes]
 ) -> Path:
-    """Thirty pictures and four files that are none."""
+    """Return a raw folder of thirty images and four files that are not images."""
     folder = tmp_path / "faces"
     folder.mkdir()
     for i in range(30):
         kind = ("PNG", "JPEG")[i % 2]
-        (folder / f"{i:02d}.{kind.lower()}").write_bytes(picture(20 + i, 40 - i, kind, i))
-    (folder / "05_half.jpeg").write_bytes(picture(90, 90, "JPEG")[:3000])
+        (folder / f"{i:02d}.{kind.lower()}").write_bytes(image_bytes(20 + i, 40 - i, kind, i))
+    (folder / "05_half.jpeg").write_bytes(image_bytes(90, 90, "JPEG")[:3000])
     (folder / "07_page.jpg").write_bytes(b"<html>")
     (folder / os.fsdecode(b"08_\xff\n.png")).write_bytes(b"")
-    (folder / "09_large.png").write_bytes(picture(1100, 1000))
+    (folder / "09_large.png").write_bytes(image_bytes(1100, 1000))
     download(source("folder", mine=str(folder)), tmp_path / "raw", tmp_path / "s")
     return tmp_path / "raw"
 
@@ -64,7 +64,7 @@ def test_every_file_is_accepted_or_rejected_with_a_reason(
     assert metrics["rejected_files"][1] == {"name": "mine/07_page.jpg", "reason": "not an image"}
 
 
-def test_rows_are_the_pictures_in_order(
+def test_rows_are_the_images_in_order(
     tmp_path: Path, raw: Path, conversion: Callable[..., ConvertSettings]
 ) -> None:
     convert(conversion(image_size=32), raw, tmp_path / "images.npz")
@@ -103,7 +103,7 @@ def test_three_sets_divide_the_rows_in_their_order(
 def copies(
     tmp_path: Path, source: Callable[..., DownloadSettings], conversion: Callable[..., Any]
 ) -> Callable[[list[Image.Image]], Any]:
-    """Convert images saved as JPEGs, a fifth of them for validation and a fifth for the test."""
+    """Convert JPEGs, with a fifth for validation and a fifth for testing."""
 
     def make(images: list[Image.Image]) -> Any:
         folder = tmp_path / "copies"
@@ -133,7 +133,7 @@ def test_near_duplicates_are_in_one_set(
         assert {number + 20 for number in numbers if number < 20} == {n for n in numbers if n >= 20}
 
 
-def test_nothing_but_copies_is_all_for_training(
+def test_only_copies_are_all_for_training(
     copies: Callable[[list[Image.Image]], Any],
 ) -> None:
     face = Image.fromarray(random_portrait(96, 96, np.random.default_rng(1)))
@@ -166,7 +166,7 @@ def test_numpy_reads_the_file_without_pickle(
         assert np.array_equal(arrays["arr_0"], load_images(tmp_path / "images.npz").pixels)
 
 
-def test_nothing_readable_is_told_with_the_reasons(
+def test_no_readable_image_is_an_error_with_reasons(
     tmp_path: Path,
     source: Callable[..., DownloadSettings],
     conversion: Callable[..., ConvertSettings],
@@ -180,7 +180,7 @@ def test_nothing_readable_is_told_with_the_reasons(
     assert not (tmp_path / "images.npz").exists()
 
 
-def test_a_full_disk_is_told_and_leaves_what_was_there(
+def test_full_disk_keeps_the_previous_files(
     tmp_path: Path, raw: Path, conversion: Callable[..., ConvertSettings]
 ) -> None:
     for name in ("images.npz", "validation.npz", "test.npz"):
@@ -197,7 +197,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(
     assert [p for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
-def test_crop_is_the_middle_square_resized() -> None:
+def test_crop_resizes_the_center_square() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
     middle = Image.fromarray(np.ascontiguousarray(pixels[:, 10:40]))
     assert np.array_equal(
@@ -205,7 +205,7 @@ def test_crop_is_the_middle_square_resized() -> None:
     )
 
 
-def test_pad_keeps_the_whole_picture_on_black() -> None:
+def test_pad_keeps_the_whole_image_on_black() -> None:
     padded = resize(np.full((20, 10, 3), 200, np.uint8), 8, "pad")
     assert (padded[:, 2:6] == 200).all()
     assert (padded[:, :2] == 0).all()
@@ -213,9 +213,7 @@ def test_pad_keeps_the_whole_picture_on_black() -> None:
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.sampled_from(["crop", "stretch", "pad"]))
-def test_any_shape_becomes_a_square_and_flat_colours_stay(
-    width: int, height: int, fit: Any
-) -> None:
+def test_any_shape_becomes_a_square_of_the_same_color(width: int, height: int, fit: Any) -> None:
     flat = np.full((height, width, 3), (10, 120, 250), np.uint8)
     row = resize(flat, 9, fit)
     assert row.shape == (9, 9, 3)
@@ -225,7 +223,7 @@ def test_any_shape_becomes_a_square_and_flat_colours_stay(
 
 
 @pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
-def test_a_thread_of_a_picture_is_resized_too(fit: Any) -> None:
+def test_very_narrow_image_is_resized(fit: Any) -> None:
     assert resize(np.full((1, 5000), 7, np.uint8), 16, fit).max() == 7
 
 
@@ -242,12 +240,12 @@ def test_real_faces_and_digits(
     done = convert(conversion(image_size=16), tmp_path / "raw", tmp_path / "images.npz", 2)
     assert (done.found, done.accepted) == (8000, 8000)
     mean = load_images(tmp_path / "images.npz").pixels.mean(axis=(0, 1, 2))
-    # Faces are lit, and skin is redder than blue.
+    # Faces are bright, and skin is more red than blue.
     assert 80 < mean[2] < mean[1] < mean[0] < 180
 
 
-def test_a_half_empty_set_is_announced_with_the_share_as_it_is_written() -> None:
-    """0.29 of 100 images is 29, although the float is less; 14 are under a half of it."""
+def test_small_set_gives_a_warning_with_the_exact_count() -> None:
+    """0.29 of 100 images is 29, although the float is smaller; 14 is less than half of 29."""
     settings = ConvertSettings(
         image_size=16,
         color="rgb",

@@ -1,4 +1,4 @@
-"""Pictures converted by a Dask cluster: the same rows, whatever becomes of its workers."""
+"""Conversion on a Dask cluster: equal rows, lost workers and errors."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def local(workers: int) -> LocalCluster:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """The address of a cluster of two worker processes."""
+    """Return the address of a cluster of two worker processes."""
     with dask.config.set({"distributed.scheduler.allowed-failures": 1}), local(2) as running:
         yield running.scheduler_address
 
@@ -65,21 +65,21 @@ def die(number: int) -> int:
     return number
 
 
-def test_a_cluster_writes_the_same_bytes_as_this_machine(
+def test_cluster_and_threads_write_the_same_bytes(
     tmp_path: Path,
     address: str,
     source: Callable[..., DownloadSettings],
     conversion: Callable[..., ConvertSettings],
-    picture: Callable[..., bytes],
+    image_bytes: Callable[..., bytes],
 ) -> None:
     folder = tmp_path / "faces"
     folder.mkdir()
     for i in range(40):
         kind = ("PNG", "JPEG", "GIF")[i % 3]
-        (folder / f"{i:02d}.{kind.lower()}").write_bytes(picture(20 + i, 60 - i, kind, i))
-    (folder / "05_half.jpeg").write_bytes(picture(90, 90, "JPEG")[:3000])
+        (folder / f"{i:02d}.{kind.lower()}").write_bytes(image_bytes(20 + i, 60 - i, kind, i))
+    (folder / "05_half.jpeg").write_bytes(image_bytes(90, 90, "JPEG")[:3000])
     (folder / "07_page.jpg").write_bytes(b"<html>")
-    (folder / "09_large.png").write_bytes(picture(1100, 1000))
+    (folder / "09_large.png").write_bytes(image_bytes(1100, 1000))
     download(source("folder", mine=str(folder)), tmp_path / "raw", tmp_path / "s")
     here = convert(conversion(), tmp_path / "raw", tmp_path / "here.npz")
     there = convert(conversion(), tmp_path / "raw", tmp_path / "there.npz", dask_scheduler=address)
@@ -88,13 +88,13 @@ def test_a_cluster_writes_the_same_bytes_as_this_machine(
     assert file_digest(tmp_path / "here.npz") == file_digest(tmp_path / "there.npz")
 
 
-def test_pixels_travel_too(address: str) -> None:
+def test_arrays_can_be_sent(address: str) -> None:
     digits = [np.full((28, 28), i, np.uint8) for i in range(30)]
     sums = map_on_cluster(np.sum, digits, address, lambda digit: digit.nbytes, 10_000)
     assert [int(total) for total in sums] == [28 * 28 * i for i in range(30)]
 
 
-def test_results_come_in_order_within_the_bounds_from_all_workers(address: str) -> None:
+def test_results_are_ordered_bounded_and_from_all_workers(address: str) -> None:
     read: list[int] = []
 
     def items() -> Iterator[int]:
@@ -113,29 +113,29 @@ def test_results_come_in_order_within_the_bounds_from_all_workers(address: str) 
     assert os.getpid() not in workers
 
 
-def test_another_worker_does_what_one_had_when_it_died(tmp_path: Path, address: str) -> None:
+def test_batch_of_a_killed_worker_is_repeated(tmp_path: Path, address: str) -> None:
     work = partial(die_once, tmp_path / "died")
     assert list(map_on_cluster(work, range(40), address, lambda _: 1000, 20_000)) == [*range(40)]
     assert (tmp_path / "died").exists()
 
 
-def test_pictures_that_kill_every_worker_are_one_sentence(address: str) -> None:
+def test_item_that_kills_every_worker_is_an_error(address: str) -> None:
     with pytest.raises(AtelierError, match="lost several workers over the same images"):
         list(map_on_cluster(die, range(40), address, lambda _: 1000, 20_000))
 
 
-def test_a_fault_of_the_work_is_raised_as_it_is(address: str) -> None:
+def test_exception_of_the_function_is_raised_unchanged(address: str) -> None:
     with pytest.raises(ZeroDivisionError):
         list(map_on_cluster(partial(divmod, 1), [1, 0], address, lambda _: 1, 100))
 
 
-def test_a_worker_of_another_version_is_one_sentence() -> None:
+def test_worker_with_other_versions_is_an_error() -> None:
     other = ("00000000", "11.0.0", "3.0", "2.0.0")
     with pytest.raises(AtelierError, match=r"this machine has atelier\.data 00000000, Pillow 11\."):
         module._process_batch(negative, other, [1])
 
 
-def test_a_cluster_without_the_project_is_one_sentence(
+def test_cluster_without_the_package_is_an_error(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_PACKAGE", "no-such-project")
@@ -143,13 +143,13 @@ def test_a_cluster_without_the_project_is_one_sentence(
         list(map_on_cluster(negative, [1], address, lambda _: 1, 100))
 
 
-def test_a_cluster_without_workers_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_without_workers_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_NO_WORKER_SECONDS", 0.2)
     with local(0) as empty, pytest.raises(AtelierError, match="has had no workers for"):
         list(map_on_cluster(negative, range(3), empty.scheduler_address, lambda _: 1, 100))
 
 
-def test_a_cluster_that_goes_away_is_one_sentence() -> None:
+def test_lost_connection_is_an_error() -> None:
     with local(1) as running:
 
         def items() -> Iterator[int]:
@@ -167,23 +167,25 @@ def test_a_cluster_that_goes_away_is_one_sentence() -> None:
 
 
 @pytest.mark.parametrize("address", ["", "tcp://10.0.0.7:8786", "tls://dask.lan:8786"])
-def test_an_address_may_be_given(make_settings: Callable[..., Settings], address: str) -> None:
+def test_valid_addresses_are_accepted(make_settings: Callable[..., Settings], address: str) -> None:
     assert make_settings(runtime={"dask_scheduler": address}).runtime.dask_scheduler == address
 
 
 @pytest.mark.parametrize("address", ["dask.lan:8786", "tcp://dask.lan", "tcp://me:secret@lan:1"])
-def test_what_is_no_address_is_told(make_settings: Callable[..., Settings], address: str) -> None:
+def test_invalid_addresses_are_rejected(
+    make_settings: Callable[..., Settings], address: str
+) -> None:
     with pytest.raises(AtelierError, match="it should be empty, or a Dask scheduler's address"):
         make_settings(runtime={"dask_scheduler": address})
 
 
-def test_an_address_that_nobody_answers_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_scheduler_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_RESPONSE_SECONDS", 0.5)
     with pytest.raises(AtelierError, match="no Dask scheduler responds at tcp:"):
         list(map_on_cluster(negative, [1], "tcp://127.0.0.1:1", lambda _: 1, 100))
 
 
-def test_without_dask_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_dask_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(AtelierError, match="Dask is not installed; install it with"):
         list(map_on_cluster(negative, [1], "tcp://127.0.0.1:1", lambda _: 1, 100))

@@ -1,4 +1,4 @@
-"""Loading images.npz: mapped where possible, checked always."""
+"""Loading and saving of images.npz: memory mapping and validation."""
 
 import io
 import os
@@ -23,7 +23,7 @@ def save(path: Path) -> None:
     save_images(path, io.BytesIO(PIXELS.tobytes()), (5, 4, 4, 3), NAMES)
 
 
-def test_what_is_saved_is_loaded_without_being_read(tmp_path: Path) -> None:
+def test_saved_pixels_are_memory_mapped(tmp_path: Path) -> None:
     save(tmp_path / "images.npz")
     images = load_images(tmp_path / "images.npz")
     assert isinstance(images.pixels, np.memmap)
@@ -31,7 +31,7 @@ def test_what_is_saved_is_loaded_without_being_read(tmp_path: Path) -> None:
     assert images.names.tolist() == NAMES
 
 
-def test_a_long_name_is_cut_so_that_it_does_not_widen_all_others(tmp_path: Path) -> None:
+def test_long_names_are_shortened(tmp_path: Path) -> None:
     endless = [*NAMES[:4], f"{'folder/' * 1000}last.jpg"]
     save_images(tmp_path / "images.npz", io.BytesIO(PIXELS.tobytes()), (5, 4, 4, 3), endless)
     names = load_images(tmp_path / "images.npz").names
@@ -44,25 +44,25 @@ def classes_of(*names: str) -> tuple[tuple[str, ...], list[int]]:
     return found, places.tolist()
 
 
-def test_the_last_folder_of_a_name_is_the_pictures_class() -> None:
+def test_last_folder_of_a_name_is_the_class() -> None:
     assert classes_of("train/5/00000", "test/10/1", "train/5/2") == (("5", "10"), [0, 1, 0])
     assert classes_of("mine/dog/b.jpg", "9/a.jpg", "cat/c.jpg") == (("9", "cat", "dog"), [2, 0, 1])
 
 
 @pytest.mark.parametrize("name", ["alone.jpg", "/alone.jpg"])
-def test_a_picture_in_no_folder_has_no_class(name: str) -> None:
+def test_image_in_no_folder_has_no_class(name: str) -> None:
     with pytest.raises(AtelierError, match=rf"^{name} is in no folder.*; sort the images"):
         classes_of("a/b.jpg", name)
 
 
-def test_writing_to_the_pixels_does_not_reach_the_file(tmp_path: Path) -> None:
+def test_writing_to_pixels_does_not_change_the_file(tmp_path: Path) -> None:
     save(tmp_path / "images.npz")
     load_images(tmp_path / "images.npz").pixels[:] = 0
     assert np.array_equal(load_images(tmp_path / "images.npz").pixels, PIXELS)
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_files_of_numpy_itself_are_loaded(tmp_path: Path, order: Any) -> None:
+def test_files_written_by_numpy_are_loaded(tmp_path: Path, order: Any) -> None:
     pixels = np.asarray(PIXELS, order=order)
     np.savez(tmp_path / "stored.npz", pixels, names=np.array(NAMES))
     np.savez_compressed(tmp_path / "packed.npz", pixels, names=np.array(NAMES))
@@ -79,13 +79,13 @@ def test_files_of_numpy_itself_are_loaded(tmp_path: Path, order: Any) -> None:
         PIXELS[:, :, :, :2],
     ],
 )
-def test_an_array_of_something_else_is_told(tmp_path: Path, pixels: Any) -> None:
+def test_other_arrays_are_rejected(tmp_path: Path, pixels: Any) -> None:
     np.savez(tmp_path / "images.npz", pixels, names=np.array(["a"] * len(pixels)))
     with pytest.raises(AtelierError, match=r"images are uint8 \[N, H, W, C\]"):
         load_images(tmp_path / "images.npz")
 
 
-def test_names_must_fit(tmp_path: Path) -> None:
+def test_number_of_names_must_match(tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", PIXELS, names=np.array(["a"]))
     with pytest.raises(AtelierError, match="5 images but names of shape"):
         load_images(tmp_path / "images.npz")
@@ -97,7 +97,7 @@ def test_objects_are_never_unpickled(tmp_path: Path) -> None:
         load_images(tmp_path / "images.npz")
 
 
-def test_a_missing_or_damaged_file_is_told(tmp_path: Path) -> None:
+def test_missing_or_damaged_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AtelierError, match="does not exist"):
         load_images(tmp_path / "absent.npz")
     save(tmp_path / "images.npz")
@@ -130,9 +130,7 @@ SHAPES = (
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 @pytest.mark.parametrize("descr", ["|u1", "|O", "<U0", "<f8", "<U99999999"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_header_that_claims_anything_is_refused(
-    tmp_path: Path, shape: str, descr: str, method: int
-) -> None:
+def test_hostile_headers_are_rejected(tmp_path: Path, shape: str, descr: str, method: int) -> None:
     names = io.BytesIO()
     np.save(names, np.array(NAMES))
     hostile = npy(shape, descr, PIXELS.tobytes())
@@ -146,7 +144,7 @@ def test_a_header_that_claims_anything_is_refused(
         load_images(path)
 
 
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+def test_special_files_are_rejected_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "images.npz")
     with pytest.raises(AtelierError, match="it is a pipe, not a regular file"):
         load_images(tmp_path / "images.npz")
@@ -154,7 +152,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
 
 @settings(max_examples=200)
 @given(st.integers(0, 10**6), st.integers(0, 255), st.booleans())
-def test_any_damage_is_pictures_or_a_sentence(
+def test_any_damage_gives_images_or_an_error(
     tmp_path_factory: pytest.TempPathFactory, place: int, value: int, packed: bool
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "damaged.npz"

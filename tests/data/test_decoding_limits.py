@@ -1,4 +1,4 @@
-"""At which size a JPEG is decoded, and how many scans one may have."""
+"""Limits of JPEG decoding: size and number of scans."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -33,8 +33,8 @@ def _accepted(data: bytes) -> bool:
 
 
 @pytest.mark.parametrize(("size", "most"), [(2**14 - 1, 500), (2**14, 501), (5 * 2**14, 505)])
-def test_a_jpeg_may_have_500_scans_and_one_more_for_each_16_kib(size: int, most: int) -> None:
-    """Marks of scans after the image count too: only a decoder could tell them apart."""
+def test_jpeg_scan_limit_is_500_plus_one_per_16_kib(size: int, most: int) -> None:
+    """Scan markers after the image count too, because only a decoder could distinguish them."""
     image = _jpeg()
     for scans in (most, most + 1):
         data = image + _SCAN * (scans - image.count(_SCAN))
@@ -43,7 +43,7 @@ def test_a_jpeg_may_have_500_scans_and_one_more_for_each_16_kib(size: int, most:
         assert _accepted(data) == (scans == most)
 
 
-def test_a_mark_of_a_scan_across_two_blocks_is_counted() -> None:
+def test_scan_marker_across_two_blocks_is_counted() -> None:
     image = _jpeg()
     padded = image + bytes(2**16 - 1 - len(image))
     marks = _SCAN * (504 - image.count(_SCAN))
@@ -51,12 +51,12 @@ def test_a_mark_of_a_scan_across_two_blocks_is_counted() -> None:
     assert not _accepted(padded + marks + _SCAN)
 
 
-def test_a_jpeg_is_decoded_at_twice_the_size_or_more_and_looks_as_decoded_whole(
+def test_jpeg_is_decoded_at_twice_the_size_with_the_same_result(
     tmp_path: Path,
     source: Callable[..., DownloadSettings],
     conversion: Callable[..., ConvertSettings],
 ) -> None:
-    """A decoder that makes the final size itself averages squares, which is less sharp."""
+    """Decoding at the final size would average squares, which is less sharp."""
     coarse = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
     image = Image.fromarray(coarse).resize((128, 128), Image.Resampling.BICUBIC)
     folder = tmp_path / "pictures"

@@ -1,4 +1,4 @@
-"""Every source fills ``data/raw`` whole or not at all."""
+"""Download from every source: complete content of ``data/raw`` and errors."""
 
 import gzip
 import hashlib
@@ -29,17 +29,17 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def faces(tmp_path: Path, picture: Callable[..., bytes]) -> Path:
-    """A folder as people have them: folders in it, strange names, links, a pipe."""
+def faces(tmp_path: Path, image_bytes: Callable[..., bytes]) -> Path:
+    """Create a folder with subfolders, unusual names, links and a pipe."""
     folder = tmp_path / "faces"
     (folder / "b").mkdir(parents=True)
-    (folder / "b" / "one.png").write_bytes(picture(seed=1))
-    (folder / "a.png").write_bytes(picture(seed=2))
-    (folder / "лицо 顔.png").write_bytes(picture(seed=3))
-    (folder / "line\nbreak.png").write_bytes(picture(seed=4))
-    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(picture(seed=5))
+    (folder / "b" / "one.png").write_bytes(image_bytes(seed=1))
+    (folder / "a.png").write_bytes(image_bytes(seed=2))
+    (folder / "лицо 顔.png").write_bytes(image_bytes(seed=3))
+    (folder / "line\nbreak.png").write_bytes(image_bytes(seed=4))
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(image_bytes(seed=5))
     (folder / "inner.png").symlink_to(folder / "a.png")
-    (tmp_path / "outside.png").write_bytes(picture(seed=6))
+    (tmp_path / "outside.png").write_bytes(image_bytes(seed=6))
     (folder / "outer.png").symlink_to(tmp_path / "outside.png")
     (folder / "lost.png").symlink_to(folder / "nothing")
     (folder / "loop").symlink_to(folder)
@@ -51,12 +51,12 @@ def test_folders_become_one_zip_with_fixed_order_and_dates(
     tmp_path: Path,
     faces: Path,
     source: Callable[..., DownloadSettings],
-    picture: Callable[..., bytes],
+    image_bytes: Callable[..., bytes],
 ) -> None:
     manifest = download(source("folder", mine=str(faces)), tmp_path / "raw", tmp_path / "scratch")
     with zipfile.ZipFile(tmp_path / "raw" / "pictures.zip") as archive:
         members = archive.infolist()
-        assert archive.read("mine/b/one.png") == picture(seed=1)
+        assert archive.read("mine/b/one.png") == image_bytes(seed=1)
     assert [m.filename for m in members] == [
         "mine/a.png",
         "mine/b/one.png",
@@ -75,7 +75,7 @@ def test_folders_become_one_zip_with_fixed_order_and_dates(
     )
 
 
-def test_the_manifest_says_what_lies_there_and_nothing_of_this_machine(
+def test_manifest_lists_the_files_without_local_paths(
     tmp_path: Path, faces: Path, source: Callable[..., DownloadSettings]
 ) -> None:
     manifest = download(source("folder", mine=str(faces)), tmp_path / "raw", tmp_path / "scratch")
@@ -88,7 +88,7 @@ def test_the_manifest_says_what_lies_there_and_nothing_of_this_machine(
     assert read_manifest(tmp_path / "raw") == manifest
 
 
-def test_two_downloads_give_the_same_bytes_whatever_the_dates(
+def test_bytes_do_not_depend_on_file_dates(
     tmp_path: Path, faces: Path, source: Callable[..., DownloadSettings]
 ) -> None:
     download(source("folder", mine=str(faces)), tmp_path / "one", tmp_path / "scratch")
@@ -97,7 +97,7 @@ def test_two_downloads_give_the_same_bytes_whatever_the_dates(
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
-def test_a_home_folder_is_found(
+def test_home_folder_is_expanded(
     tmp_path: Path,
     faces: Path,
     source: Callable[..., DownloadSettings],
@@ -109,7 +109,7 @@ def test_a_home_folder_is_found(
 
 
 @pytest.mark.parametrize(("folder", "said"), [("absent", "not a folder"), ("empty", "no files")])
-def test_a_failed_download_leaves_what_was_there(
+def test_failed_download_keeps_the_previous_folder(
     tmp_path: Path, faces: Path, source: Callable[..., DownloadSettings], folder: str, said: str
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -122,7 +122,7 @@ def test_a_failed_download_leaves_what_was_there(
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
-def test_a_full_disk_is_told_and_leaves_what_was_there(
+def test_full_disk_keeps_the_previous_folder(
     tmp_path: Path, faces: Path, source: Callable[..., DownloadSettings]
 ) -> None:
     raw = tmp_path / "raw"
@@ -152,14 +152,14 @@ def write_archive(path: Path, members: dict[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
-def test_an_archive_is_kept_as_it_came(
+def test_archive_is_copied_unchanged(
     tmp_path: Path,
     source: Callable[..., DownloadSettings],
-    picture: Callable[..., bytes],
+    image_bytes: Callable[..., bytes],
     ending: str,
 ) -> None:
     given = tmp_path / f"given.{ending}"
-    members = {"z.png": picture(seed=1), "a/b.png": picture(seed=2)}
+    members = {"z.png": image_bytes(seed=1), "a/b.png": image_bytes(seed=2)}
     write_archive(given, members)
     sha256 = hashlib.sha256(given.read_bytes()).hexdigest().upper()
     raw = tmp_path / "raw"
@@ -168,11 +168,11 @@ def test_an_archive_is_kept_as_it_came(
     assert dict(open_raw(raw)) == members
 
 
-def test_an_archive_without_or_with_a_wrong_sha256_is_refused(
-    tmp_path: Path, source: Callable[..., DownloadSettings], picture: Callable[..., bytes]
+def test_missing_or_wrong_sha256_is_rejected(
+    tmp_path: Path, source: Callable[..., DownloadSettings], image_bytes: Callable[..., bytes]
 ) -> None:
     given = tmp_path / "given.zip"
-    write_archive(given, {"a.png": picture()})
+    write_archive(given, {"a.png": image_bytes()})
     actual = hashlib.sha256(given.read_bytes()).hexdigest()
     with pytest.raises(AtelierError, match=f"sha256 is {actual}; write that into params.yaml"):
         download(source("archive", location=str(given)), tmp_path / "raw", tmp_path / "s")
@@ -183,7 +183,7 @@ def test_an_archive_without_or_with_a_wrong_sha256_is_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"\x1f\x8b", b"BZh9", b"PK\x03\x04cut"])
-def test_a_file_that_is_no_archive_is_refused(
+def test_non_archive_is_rejected(
     tmp_path: Path, source: Callable[..., DownloadSettings], content: bytes
 ) -> None:
     given = tmp_path / "given.zip"
@@ -208,7 +208,7 @@ def test_a_tar_bomb_is_not_expanded(
     with pytest.raises(AtelierError, match=f"has sha256 {right}"):
         settings = source("archive", location=str(given), sha256="0" * 64)
         download(settings, tmp_path / "raw", tmp_path / "s")
-    # Whoever vouches for its sha256 gets it as it is: nothing but its first block was looked at.
+    # With its sha256 the file is accepted unchanged: only its first block is read.
     download(source("archive", location=str(given), sha256=right), tmp_path / "raw", tmp_path / "s")
     with pytest.raises(AtelierError, match="header of more than 4 MiB"):
         list(open_raw(tmp_path / "raw"))
@@ -243,7 +243,7 @@ def test_a_copy_is_reported_in_megabytes(
 
 
 @pytest.mark.parametrize(("name", "said"), [("absent.zip", "No such file"), ("", "not a regular")])
-def test_a_location_that_is_no_file_is_told(
+def test_location_must_be_a_readable_file(
     tmp_path: Path, source: Callable[..., DownloadSettings], name: str, said: str
 ) -> None:
     with pytest.raises(AtelierError, match=rf"cannot be read \(.*{said}.*give the path"):
@@ -252,9 +252,7 @@ def test_a_location_that_is_no_file_is_told(
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="only Linux has a file like this")
-def test_an_endless_file_is_no_archive(
-    tmp_path: Path, source: Callable[..., DownloadSettings]
-) -> None:
+def test_endless_file_is_rejected(tmp_path: Path, source: Callable[..., DownloadSettings]) -> None:
     settings = source("archive", location="/proc/self/pagemap")
     with pytest.raises(NotRegularError):
         check_regular(Path("/proc/self/pagemap"))
@@ -263,25 +261,25 @@ def test_an_endless_file_is_no_archive(
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="only Linux has a file like this")
-def test_a_disk_that_fails_half_way_is_told(
+def test_disk_failure_during_copy_is_an_error(
     tmp_path: Path, source: Callable[..., DownloadSettings]
 ) -> None:
-    # Reading this file's first byte, where no memory is, is a real input/output error.
+    # Reading the first byte of this file, an unmapped address, is a real input/output error.
     settings = source("archive", location="/proc/self/mem")
     with pytest.raises(AtelierError, match=r"a disk failed .*Input/output error.*run again"):
         download(settings, tmp_path / "raw", tmp_path / "s")
     assert not (tmp_path / "raw").exists()
 
 
-def test_an_archive_is_fetched_from_an_address(
+def test_archive_is_downloaded_from_an_address(
     tmp_path: Path,
     source: Callable[..., DownloadSettings],
-    picture: Callable[..., bytes],
+    image_bytes: Callable[..., bytes],
     site: Any,
     reply: Callable[..., Any],
 ) -> None:
     given = tmp_path / "given.zip"
-    write_archive(given, {"a.png": picture()})
+    write_archive(given, {"a.png": image_bytes()})
     site.answer = reply(given.read_bytes())
     sha256 = hashlib.sha256(given.read_bytes()).hexdigest()
     settings = source("archive", location=f"{site.url}/x?token=sesame", sha256=sha256)
@@ -290,10 +288,10 @@ def test_an_archive_is_fetched_from_an_address(
     assert "sesame" not in (tmp_path / "raw" / "manifest.json").read_text()
 
 
-def test_a_download_interrupted_before_its_end_is_not_fetched_again(
+def test_completed_download_is_not_repeated_after_an_interruption(
     tmp_path: Path,
     source: Callable[..., DownloadSettings],
-    picture: Callable[..., bytes],
+    image_bytes: Callable[..., bytes],
     site: Any,
     reply: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -302,7 +300,7 @@ def test_a_download_interrupted_before_its_end_is_not_fetched_again(
         raise KeyboardInterrupt
 
     given = tmp_path / "given.zip"
-    write_archive(given, {"a.png": picture()})
+    write_archive(given, {"a.png": image_bytes()})
     site.answer = reply(given.read_bytes())
     sha256 = hashlib.sha256(given.read_bytes()).hexdigest()
     settings = source("archive", location=f"{site.url}/x", sha256=sha256)
@@ -313,11 +311,11 @@ def test_a_download_interrupted_before_its_end_is_not_fetched_again(
     download(settings, tmp_path / "raw", tmp_path / "s")
     assert tree(tmp_path / "raw")["pictures.zip"] == given.read_bytes()
     assert len(site.requests) == 1
-    # Once it is in its place, no second copy of it stays.
+    # The cache keeps no second copy of the file.
     assert [path.suffix for path in (tmp_path / "s").iterdir()] == [".lock"]
 
 
-def test_torchvision_says_which_file_is_missing_or_wrong(
+def test_missing_or_wrong_torchvision_file_is_an_error(
     tmp_path: Path, source: Callable[..., DownloadSettings]
 ) -> None:
     settings = source("torchvision", root=str(tmp_path))
@@ -329,7 +327,7 @@ def test_torchvision_says_which_file_is_missing_or_wrong(
         download(settings, tmp_path / "raw", tmp_path / "s")
 
 
-def test_a_mirror_is_asked_and_its_md5_checked(
+def test_file_from_a_mirror_is_verified(
     tmp_path: Path, source: Callable[..., DownloadSettings], site: Any, reply: Callable[..., Any]
 ) -> None:
     site.answer = reply(b"something else")
@@ -339,7 +337,7 @@ def test_a_mirror_is_asked_and_its_md5_checked(
     assert site.requests[0]["path"] == "/mirror/cifar-10-python.tar.gz"
 
 
-def test_an_original_file_is_found_through_links_and_cycles(
+def test_file_is_found_through_links_and_cycles(
     tmp_path: Path, source: Callable[..., DownloadSettings]
 ) -> None:
     (tmp_path / "disk").mkdir()
@@ -352,7 +350,7 @@ def test_an_original_file_is_found_through_links_and_cycles(
         download(settings, tmp_path / "raw", tmp_path / "s")
 
 
-def test_celeba_is_taken_whole(tmp_path: Path, source: Callable[..., DownloadSettings]) -> None:
+def test_celeba_has_no_splits(tmp_path: Path, source: Callable[..., DownloadSettings]) -> None:
     settings = source("torchvision", dataset="CelebA", split="train", root=str(tmp_path))
     with pytest.raises(AtelierError, match="CelebA is taken whole; set it to all"):
         download(settings, tmp_path / "raw", tmp_path / "s")

@@ -1,4 +1,4 @@
-"""Fetching over http, against a real server that misbehaves in real ways."""
+"""HTTP download from a real local server that fails in typical ways."""
 
 import hashlib
 import os
@@ -35,19 +35,19 @@ def fetch(
         return fetch_into(url, scratch, checksum, report, retry)
 
 
-def kept(folder: Path) -> list[str]:
-    """Names of the files in a scratch folder, but for the empty ones that are locked."""
+def cached_files(folder: Path) -> list[str]:
+    """Return the names of the files in a download cache, without lock files."""
     return [path.name for path in folder.iterdir() if path.suffix != ".lock"]
 
 
 def half_then_rest(
-    reply: Callable[..., Any], honour: bool = True, etag: str = '"one"'
+    reply: Callable[..., Any], honor: bool = True, etag: str = '"one"'
 ) -> Callable[[Any], None]:
-    """Break off in the middle of the first answer; later answer ranges, or ignore them."""
+    """Interrupt the first answer in the middle; then honor or ignore range requests."""
 
     def answer(handler: Any) -> None:
         wanted = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-        if wanted and honour and handler.headers["If-Range"] == etag:
+        if wanted and honor and handler.headers["If-Range"] == etag:
             first = int(wanted[1])
             stretch = f"bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}"
             reply(CONTENT[first:], 206, Content_Range=stretch, ETag=etag)(handler)
@@ -61,7 +61,7 @@ def half_then_rest(
     return answer
 
 
-def test_a_file_arrives_whole_and_its_bytes_are_reported(
+def test_file_is_downloaded_with_progress(
     tmp_path: Path, site: Any, reply: Callable[..., Any]
 ) -> None:
     site.answer = reply(CONTENT)
@@ -69,20 +69,20 @@ def test_a_file_arrives_whole_and_its_bytes_are_reported(
     path = fetch(f"{site.url}/a.zip", tmp_path, RIGHT, seen.append, QUICK)
     assert path.read_bytes() == CONTENT
     assert seen[-1] == Progress(len(CONTENT), len(CONTENT), "1.0 of 1.0 MB")
-    assert kept(tmp_path) == [path.name]
+    assert cached_files(tmp_path) == [path.name]
 
 
-@pytest.mark.parametrize("honour", [True, False])
-def test_an_interrupted_file_is_completed(
-    tmp_path: Path, site: Any, reply: Callable[..., Any], honour: bool
+@pytest.mark.parametrize("honor", [True, False])
+def test_interrupted_download_is_resumed(
+    tmp_path: Path, site: Any, reply: Callable[..., Any], honor: bool
 ) -> None:
-    site.answer = half_then_rest(reply, honour)
+    site.answer = half_then_rest(reply, honor)
     assert fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK).read_bytes() == CONTENT
     assert site.requests[1]["Range"] == f"bytes={len(CONTENT) // 2}-"
     assert site.requests[1]["If-Range"] == '"one"'
 
 
-def test_the_next_call_goes_on_from_where_the_last_one_stopped(
+def test_next_call_resumes_the_download(
     tmp_path: Path, site: Any, reply: Callable[..., Any]
 ) -> None:
     site.answer = half_then_rest(reply)
@@ -93,7 +93,7 @@ def test_the_next_call_goes_on_from_where_the_last_one_stopped(
     assert "Range" in site.requests[1]
 
 
-def test_a_part_without_a_validator_is_not_resumed(
+def test_download_without_a_validator_is_not_resumed(
     tmp_path: Path, site: Any, reply: Callable[..., Any]
 ) -> None:
     def answer(handler: Any) -> None:
@@ -106,7 +106,7 @@ def test_a_part_without_a_validator_is_not_resumed(
     assert "Range" not in site.requests[1]
 
 
-def test_a_range_that_begins_elsewhere_is_not_glued_on(
+def test_range_with_another_start_is_not_appended(
     tmp_path: Path, site: Any, reply: Callable[..., Any]
 ) -> None:
     def answer(handler: Any) -> None:
@@ -122,14 +122,14 @@ def test_a_range_that_begins_elsewhere_is_not_glued_on(
     assert fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK).read_bytes() == CONTENT
 
 
-def test_a_passing_fault_of_the_server_is_waited_out(
+def test_transient_server_error_is_retried(
     tmp_path: Path, site: Any, reply: Callable[..., Any]
 ) -> None:
     site.answer = lambda handler: reply(CONTENT, 200 if len(site.requests) > 2 else 503)(handler)
     assert fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK).read_bytes() == CONTENT
 
 
-def test_a_length_that_is_never_reached_is_told(
+def test_wrong_content_length_is_an_error(
     tmp_path: Path, site: Any, reply: Callable[..., Any]
 ) -> None:
     site.answer = reply(CONTENT, Content_Length=str(len(CONTENT) + 5))
@@ -141,10 +141,10 @@ def test_a_wrong_file_is_removed(tmp_path: Path, site: Any, reply: Callable[...,
     site.answer = reply(CONTENT + b"more")
     with pytest.raises(AtelierError, match=r"sha256 is not .* it was removed"):
         fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK)
-    assert kept(tmp_path) == []
+    assert cached_files(tmp_path) == []
 
 
-def test_without_a_checksum_the_sentence_says_it_and_the_file_is_not_fetched_twice(
+def test_missing_checksum_is_reported_and_the_file_is_cached_files(
     tmp_path: Path, site: Any, reply: Callable[..., Any]
 ) -> None:
     site.answer = reply(CONTENT)
@@ -155,7 +155,7 @@ def test_without_a_checksum_the_sentence_says_it_and_the_file_is_not_fetched_twi
 
 
 @pytest.mark.parametrize("headers", [{"Content_Type": "text/html; charset=utf-8"}, {}])
-def test_a_web_page_is_told_from_a_file(
+def test_web_page_is_rejected(
     tmp_path: Path, site: Any, reply: Callable[..., Any], headers: dict[str, str]
 ) -> None:
     site.answer = reply(b"\n<!DOCTYPE html><title>Log in</title>", **headers)
@@ -166,7 +166,7 @@ def test_a_web_page_is_told_from_a_file(
 @pytest.mark.parametrize(
     ("status", "said"), [(404, "with status 404"), (403, "requires a permission")]
 )
-def test_a_refusal_is_not_tried_again(
+def test_refused_request_is_not_retried(
     tmp_path: Path, site: Any, reply: Callable[..., Any], status: int, said: str
 ) -> None:
     site.answer = reply(b"no", status)
@@ -175,9 +175,7 @@ def test_a_refusal_is_not_tried_again(
     assert len(site.requests) == 1
 
 
-def test_redirects_are_followed_but_not_for_ever(
-    tmp_path: Path, site: Any, reply: Callable[..., Any]
-) -> None:
+def test_redirects_are_limited(tmp_path: Path, site: Any, reply: Callable[..., Any]) -> None:
     def answer(handler: Any) -> None:
         left = int(handler.path.rsplit("/", 1)[1])
         if left:
@@ -209,7 +207,7 @@ def test_no_message_shows_a_token(
     assert all("sesame" not in path.name for path in Path(tmp_path).iterdir())
 
 
-def test_a_server_that_is_not_there_is_told(tmp_path: Path, site: Any) -> None:
+def test_unreachable_server_is_an_error(tmp_path: Path, site: Any) -> None:
     port = site.url.rsplit(":", 1)[1]
     site._server.server_close()
     with pytest.raises(AtelierError, match=f"127.0.0.1:{port}/a could not be fetched in 3"):
@@ -233,7 +231,7 @@ with DownloadCache(Path(folder)) as cache:
 
 
 @pytest.mark.parametrize(("names", "requests"), [(("one", "two"), 1), (("first", "two"), None)])
-def test_two_processes_that_fetch_the_same_take_turns(
+def test_concurrent_downloads_of_one_file_are_serialized(
     tmp_path: Path, site: Any, names: tuple[str, ...], requests: int | None
 ) -> None:
     def answer(handler: Any) -> None:
@@ -259,11 +257,11 @@ def test_two_processes_that_fetch_the_same_take_turns(
         assert process.communicate(timeout=60)[1] == b""
         assert process.returncode == 0
         assert (tmp_path / name).read_bytes() == CONTENT
-    # What the first one leaves whole, the second one does not fetch again.
+    # The second process uses the file that the first one has completed.
     assert requests is None or len(site.requests) == requests
 
 
-def test_who_waits_for_another_process_is_told(tmp_path: Path) -> None:
+def test_waiting_for_another_process_is_reported(tmp_path: Path) -> None:
     seen: list[Progress] = []
     script = (
         "import fcntl, sys; lock = open(sys.argv[1], 'wb'); fcntl.flock(lock, fcntl.LOCK_EX);"
@@ -292,14 +290,14 @@ def test_who_waits_for_another_process_is_told(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_brought_out_stays_until_it_is_forgotten(tmp_path: Path) -> None:
+def test_linked_file_stays_cached_until_clear(tmp_path: Path) -> None:
     seen: list[Progress] = []
     with DownloadCache(tmp_path / "scratch") as scratch:
         path = scratch.lock("a")
         path.write_bytes(CONTENT)
         scratch.link_into(path, tmp_path / "linked", seen.append)
         assert (tmp_path / "linked").samefile(path)
-        (tmp_path / "copied").touch()  # a name that is taken cannot become a link
+        (tmp_path / "copied").touch()  # an existing name cannot become a link
         scratch.link_into(path, tmp_path / "copied", seen.append)
         assert path.exists()
         scratch.clear()

@@ -1,4 +1,4 @@
-"""Reading one picture: every colour model, every orientation, every way of being none."""
+"""Decoding of image files: color models, orientations, limits and damage."""
 
 import io
 import os
@@ -32,14 +32,14 @@ def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF", "TGA", "PCX"])
-def test_lossless_formats_come_back_exactly(tmp_path: Path, kind: str) -> None:
+def test_lossless_formats_are_decoded_exactly(tmp_path: Path, kind: str) -> None:
     data = saved(Image.fromarray(RGB), kind)
-    (tmp_path / "picture").write_bytes(data)
+    (tmp_path / "image").write_bytes(data)
     assert np.array_equal(read_image(data, "rgb", 1), RGB)
-    assert np.array_equal(read_image(tmp_path / "picture", "rgb", 1), RGB)
+    assert np.array_equal(read_image(tmp_path / "image", "rgb", 1), RGB)
 
 
-def test_grey_is_luma() -> None:
+def test_gray_is_luma() -> None:
     luma = np.rint(RGB @ [0.299, 0.587, 0.114])
     grey = read_image(saved(Image.fromarray(RGB)), "grey", 1)
     assert grey.shape == (6, 9, 1)
@@ -47,7 +47,7 @@ def test_grey_is_luma() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_orientation_is_turned_upright(orientation: int) -> None:
+def test_every_exif_orientation_is_applied(orientation: int) -> None:
     turns: dict[int, Callable[[Any], Any]] = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
@@ -64,12 +64,12 @@ def test_every_orientation_is_turned_upright(orientation: int) -> None:
     assert np.array_equal(read_image(saved(stored, exif=exif), "rgb", 1), RGB)
 
 
-def test_damaged_exif_does_no_harm() -> None:
+def test_damaged_exif_is_ignored() -> None:
     data = saved(Image.fromarray(RGB), exif=b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff")
     assert np.array_equal(read_image(data, "rgb", 1), RGB)
 
 
-def test_transparency_is_laid_on_white() -> None:
+def test_transparency_is_composited_on_white() -> None:
     alpha = np.zeros((6, 9), np.uint8)
     alpha[:, 4:] = 255
     read = read_image(saved(Image.fromarray(np.dstack([RGB, alpha]))), "rgb", 1)
@@ -77,7 +77,7 @@ def test_transparency_is_laid_on_white() -> None:
     assert (read[:, :4] == 255).all()
 
 
-def test_transparent_palettes_and_greys_are_laid_on_white() -> None:
+def test_transparent_palette_and_gray_are_composited_on_white() -> None:
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([255, 0, 0, 0, 0, 255])
     assert read_image(saved(palette, transparency=1), "rgb", 1).min() == 255
@@ -110,7 +110,7 @@ def test_the_first_frame_of_an_animation_is_read() -> None:
 @pytest.mark.parametrize(
     ("at_least", "shape"), [(100, (100, 150)), (101, (200, 300)), (500, (400, 600))]
 )
-def test_a_jpeg_is_decoded_as_small_as_is_allowed(at_least: int, shape: Any) -> None:
+def test_jpeg_is_decoded_at_the_smallest_sufficient_size(at_least: int, shape: Any) -> None:
     smooth = np.linspace(0, 255, 600)[None, :, None] * np.ones((400, 1, 3))
     data = saved(Image.fromarray(smooth.astype(np.uint8)), "JPEG")
     read = read_image(data, "rgb", 1, at_least)
@@ -119,8 +119,8 @@ def test_a_jpeg_is_decoded_as_small_as_is_allowed(at_least: int, shape: Any) -> 
     assert np.abs(read.astype(int) - whole).mean() < 2
 
 
-def test_a_large_jpeg_is_decoded_as_pillow_does(picture: Callable[..., bytes]) -> None:
-    data = picture(700, 600, "JPEG")
+def test_large_jpeg_equals_pillow(image_bytes: Callable[..., bytes]) -> None:
+    data = image_bytes(700, 600, "JPEG")
     assert len(data) > 2**17
     with Image.open(io.BytesIO(data)) as image:
         image.draft("RGB", (350, 300))
@@ -143,20 +143,20 @@ def test_scans_are_counted_across_blocks(parts: list[bytes]) -> None:
         (b"\x89PNG\r\n\x1a\n" + bytes(50), "not an image"),
     ],
 )
-def test_what_is_no_picture_is_told(content: bytes, reason: str) -> None:
+def test_non_images_are_rejected_with_a_reason(content: bytes, reason: str) -> None:
     with pytest.raises(UnreadableError, match=f"^{reason}$"):
         read_image(content, "rgb", 1)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF"])
-def test_a_picture_cut_in_half_is_refused(picture: Callable[..., bytes], kind: str) -> None:
-    data = picture(200, 200, kind)
+def test_truncated_image_is_rejected(image_bytes: Callable[..., bytes], kind: str) -> None:
+    data = image_bytes(200, 200, kind)
     with pytest.raises(UnreadableError, match=r"truncated|damaged|not an image"):
         read_image(data[: len(data) // 2], "rgb", 1)
 
 
 def bomb(side: int) -> bytes:
-    """Give a PNG of a few bytes that claims side × side pixels."""
+    """Return a PNG of a few bytes that claims side × side pixels."""
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -169,18 +169,18 @@ def bomb(side: int) -> bytes:
     [(2_000, "4.0 megapixels, the limit is 3"), (10_000, "100.0 megapixels, the limit is 3"),
      (60_000, "more megapixels than Pillow opens")],
 )  # fmt: skip
-def test_a_pixel_bomb_is_refused_before_it_is_decoded(side: int, reason: str) -> None:
+def test_pixel_bomb_is_rejected_before_decoding(side: int, reason: str) -> None:
     with silence_pillow(), pytest.raises(UnreadableError, match=reason):
         read_image(bomb(side), "rgb", 3)
 
 
-def test_a_warning_of_pillow_never_escapes() -> None:
+def test_pillow_warnings_are_silenced() -> None:
     with warnings.catch_warnings(), pytest.raises(UnreadableError, match="megapixels"):
         warnings.simplefilter("error")
         read_image(bomb(10_000), "rgb", 200)
 
 
-def test_a_missing_file_is_not_an_unreadable_one(tmp_path: Path) -> None:
+def test_missing_file_is_not_unreadable(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "absent.png", "rgb", 1)
 
@@ -192,7 +192,7 @@ START = len(JPEG) // 8
 
 
 @given(st.binary(min_size=1, max_size=30), st.integers(0, len(JPEG) - 1))
-def test_any_damage_gives_a_picture_or_a_reason(noise: bytes, at: int) -> None:
+def test_any_damage_gives_an_image_or_a_reason(noise: bytes, at: int) -> None:
     damaged = JPEG[:at] + noise + JPEG[at + len(noise) :]
     with silence_pillow():
         try:
@@ -204,7 +204,7 @@ def test_any_damage_gives_a_picture_or_a_reason(noise: bytes, at: int) -> None:
             assert read.shape[2] == 3
 
 
-def test_random_bytes_are_no_picture() -> None:
+def test_random_bytes_are_rejected() -> None:
     with pytest.raises(UnreadableError):
         read_image(os.urandom(5000), "grey", 1)
 
@@ -226,7 +226,7 @@ except MemoryError:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited on Linux only")
-def test_want_of_memory_is_not_blamed_on_the_picture(tmp_path: Path) -> None:
+def test_memory_error_is_not_unreadable(tmp_path: Path) -> None:
     Image.new("L", (9, 9)).save(tmp_path / "small.png")
     Image.new("L", (10_000, 10_000)).save(tmp_path / "large.png", compress_level=1)
     done = subprocess.run(
@@ -239,7 +239,7 @@ def test_want_of_memory_is_not_blamed_on_the_picture(tmp_path: Path) -> None:
 
 
 def claiming(data: bytes, width: int, height: int) -> bytes:
-    """An AVIF whose container claims another size, for all its pictures."""
+    """Return an AVIF whose container claims another size for all its images."""
     start = data.index(b"ispe") + 8
     changed = bytearray(data)
     while start > 7:
@@ -249,7 +249,7 @@ def claiming(data: bytes, width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
-def test_the_size_that_an_avif_decodes_to_counts(mode: str) -> None:
+def test_coded_size_of_an_avif_is_limited(mode: str) -> None:
     large = saved(Image.new(mode, (1200, 1000)), "AVIF", speed=10)
     with pytest.raises(UnreadableError, match=r"1\.2 megapixels, the limit is 1"):
         read_image(claiming(large, 16, 16), "rgb", 1)
@@ -261,10 +261,10 @@ def test_the_size_that_an_avif_decodes_to_counts(mode: str) -> None:
         read_image(claiming(small, 900, 900), "rgb", 1)
 
 
-def test_a_transparent_layer_larger_than_its_avif_is_refused() -> None:
+def test_avif_with_a_larger_alpha_layer_is_rejected() -> None:
     data = saved(Image.new("RGBA", (16, 16), (0, 0, 0, 9)), "AVIF", speed=10)
     large = saved(Image.new("RGBA", (1200, 1000), (0, 0, 0, 9)), "AVIF", speed=10)
-    # The layer's own claim is that of the small picture.
+    # The layer itself claims the size of the small image.
     first = large.index(b"ispe") + 8
     mixed = large[:first] + data[data.index(b"ispe") + 8 :][:8] + large[first + 8 :]
     with pytest.raises(UnreadableError):
@@ -272,7 +272,7 @@ def test_a_transparent_layer_larger_than_its_avif_is_refused() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_an_animated_avif_gives_its_first_frame(mode: str) -> None:
+def test_first_frame_of_an_animated_avif_is_read(mode: str) -> None:
     frames = [Image.new(mode, (40, 30), color) for color in ("red", "blue", "blue")]
     data = saved(frames[0], "AVIF", speed=10, save_all=True, append_images=frames[1:])
     read = read_image(data, "rgb", 1)
@@ -285,13 +285,13 @@ def test_an_animated_avif_gives_its_first_frame(mode: str) -> None:
 
 
 def locations(count: int, extents: int) -> bytes:
-    """An iloc box of items, each of which is as many times the whole file."""
+    """Return an iloc box of items that contain the whole file several times."""
     item = struct.pack(">HHH", 1, 0, extents) + bytes(8 * extents)
     content = bytes([0, 0, 0, 0, 0x44, 0x00]) + struct.pack(">H", count) + item * count
     return struct.pack(">I4s", 8 + len(content), b"iloc") + content
 
 
-def test_locations_outside_the_description_of_an_avif_are_not_followed() -> None:
+def test_avif_locations_outside_meta_are_ignored() -> None:
     data = saved(Image.new("RGB", (16, 16)), "AVIF", speed=10)
     padded = data + locations(1, 19_000) + struct.pack(">I4s", 2**20, b"free") + bytes(2**20 - 8)
     tracemalloc.start()
@@ -303,7 +303,7 @@ def test_locations_outside_the_description_of_an_avif_are_not_followed() -> None
 
 
 @pytest.mark.parametrize(("count", "extents"), [(1, 19_000), (1, 2), (6000, 2)])
-def test_an_avif_whose_pictures_are_longer_than_it_is_refused(count: int, extents: int) -> None:
+def test_avif_with_items_longer_than_the_file_is_rejected(count: int, extents: int) -> None:
     data = saved(Image.new("RGB", (16, 16)), "AVIF", speed=10)
     at = data.index(b"iloc") - 4
     (length,) = struct.unpack_from(">I", data, at)
@@ -324,7 +324,7 @@ AVIF = saved(Image.fromarray(RGB).resize((40, 30)).convert("RGBA"), "AVIF", spee
 
 
 @given(st.integers(0, len(AVIF) - 1), st.integers(0, 255), st.integers(0, len(AVIF)))
-def test_any_damage_of_an_avif_is_a_picture_or_a_reason(place: int, value: int, end: int) -> None:
+def test_any_avif_damage_gives_an_image_or_a_reason(place: int, value: int, end: int) -> None:
     data = bytearray(AVIF)
     data[place] = value
     for damaged in (bytes(data), AVIF[:end]):
@@ -339,7 +339,7 @@ def test_any_damage_of_an_avif_is_a_picture_or_a_reason(place: int, value: int, 
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder", "empty", "huge", "proc"])
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+def test_special_files_are_rejected_without_blocking(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "p"
     reasons = {
         "pipe": "it is a pipe, not a regular file",

@@ -1,4 +1,4 @@
-"""A Kaggle dataset: packed like a folder, and told in one sentence when it cannot be had."""
+"""Download of a Kaggle dataset and its errors."""
 
 import zipfile
 from collections.abc import Callable
@@ -16,8 +16,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "cache"))
 
 
-def test_what_kagglehub_fetched_is_packed_into_one_zip(
-    tmp_path: Path, source: Callable[..., DownloadSettings], picture: Callable[..., bytes]
+def test_kaggle_dataset_is_packed_into_one_zip(
+    tmp_path: Path, source: Callable[..., DownloadSettings], image_bytes: Callable[..., bytes]
 ) -> None:
     from kagglehub.cache import Cache
     from kagglehub.handle import parse_dataset_handle
@@ -25,7 +25,7 @@ def test_what_kagglehub_fetched_is_packed_into_one_zip(
     handle = parse_dataset_handle("owner/faces/versions/3")
     folder = Path(Cache().get_path(handle))
     (folder / "Humans").mkdir(parents=True)
-    (folder / "Humans" / "1.png").write_bytes(picture())
+    (folder / "Humans" / "1.png").write_bytes(image_bytes())
     (tmp_path / "secret").write_bytes(b"sesame")
     (folder / "Humans" / "2.png").symlink_to(tmp_path / "secret")
     (folder / "home").symlink_to(tmp_path)
@@ -36,10 +36,10 @@ def test_what_kagglehub_fetched_is_packed_into_one_zip(
     assert {passed.reason for passed in manifest.skipped} == {"a link out of the folder"}
     with zipfile.ZipFile(tmp_path / "raw" / "pictures.zip") as archive:
         assert archive.namelist() == ["faces/Humans/1.png"]
-        assert archive.read("faces/Humans/1.png") == picture()
+        assert archive.read("faces/Humans/1.png") == image_bytes()
 
 
-def test_no_network_is_told_without_a_token(
+def test_network_error_does_not_reveal_the_token(
     tmp_path: Path, source: Callable[..., DownloadSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")

@@ -1,4 +1,4 @@
-"""Folders: links are followed without cycles, hidden and system files are skipped and counted."""
+"""Listing of folders: links, cycles, hidden and system files."""
 
 import itertools
 import os
@@ -24,7 +24,7 @@ from atelier.data.sources.listing import list_folder, walk
 
 
 def fill(folder: Path, *names: str) -> Path:
-    """Write files that hold their own names."""
+    """Write files whose content is their name."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
@@ -60,7 +60,7 @@ def test_hugging_face_snapshot_is_read(
     assert manifest.skipped == (Skipped("mine/.gitattributes", "a hidden file"),)
 
 
-def test_linked_folders_are_followed_wherever_they_lie(tmp_path: Path) -> None:
+def test_linked_folders_are_followed(tmp_path: Path) -> None:
     fill(tmp_path / "elsewhere", "women/1.png", "women/deep/2.png")
     fill(tmp_path / "mine", "men/1.png")
     (tmp_path / "elsewhere/more").symlink_to(fill(tmp_path / "third", "3.png"))
@@ -82,7 +82,7 @@ def test_linked_folders_are_followed_wherever_they_lie(tmp_path: Path) -> None:
     assert walk(tmp_path / "door") == walk(tmp_path / "mine")
 
 
-def test_links_out_of_a_strangers_folder_are_not_followed(tmp_path: Path) -> None:
+def test_links_out_of_an_untrusted_folder_are_not_followed(tmp_path: Path) -> None:
     folder = fill(tmp_path / "mine", "a/1.png")
     (folder / "inside").symlink_to("a")
     (folder / "inside.png").symlink_to("a/1.png")
@@ -92,7 +92,7 @@ def test_links_out_of_a_strangers_folder_are_not_followed(tmp_path: Path) -> Non
     assert set(skipped(folder, links_out=False).values()) == {"a link out of the folder"}
 
 
-def test_links_in_a_cycle_give_no_file_twice(tmp_path: Path) -> None:
+def test_cycle_of_links_lists_no_file_twice(tmp_path: Path) -> None:
     folder = fill(tmp_path / "mine", "a/1.png", "b/2.png", "b/deep/3.png", "4.png")
     (folder / "a/self").symlink_to(".")
     (folder / "b/deep/up").symlink_to("..")
@@ -111,7 +111,7 @@ def test_links_in_a_cycle_give_no_file_twice(tmp_path: Path) -> None:
     }
 
 
-def test_a_cycle_through_folders_outside_is_taken_once(tmp_path: Path) -> None:
+def test_cycle_through_outside_folders_is_followed_once(tmp_path: Path) -> None:
     folder = fill(tmp_path / "home/mine", "1.png")
     one, two = fill(tmp_path / "one", "2.png"), fill(tmp_path / "two", "3.png")
     (folder / "x").symlink_to(one)
@@ -125,7 +125,7 @@ def test_a_cycle_through_folders_outside_is_taken_once(tmp_path: Path) -> None:
 
 @settings(max_examples=30)
 @given(links=st.sets(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=12))
-def test_any_links_between_folders_lose_no_file_and_end(
+def test_any_graph_of_links_is_listed_completely(
     tmp_path_factory: pytest.TempPathFactory, links: set[tuple[int, int]]
 ) -> None:
     folder = fill(tmp_path_factory.mktemp("mine"), *(f"{number}/p.png" for number in range(5)))
@@ -134,7 +134,7 @@ def test_any_links_between_folders_lose_no_file_and_end(
     found = walk(folder)
     files = [file.relative for file in found if not file.skip_reason]
     assert {f"{number}/p.png" for number in range(5)} <= set(files)
-    # No path passes one folder twice.
+    # No path contains a folder twice.
     for name in files:
         visited = [part[-1] for part in name.split("/")[:-1]]
         assert len(visited) == len(set(visited))
@@ -144,7 +144,7 @@ def test_any_links_between_folders_lose_no_file_and_end(
     }
 
 
-def test_links_that_multiply_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_linked_paths_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "_MAX_LINKS", 500)
     for level in range(40):
         (tmp_path / f"{level}").mkdir()
@@ -156,7 +156,7 @@ def test_links_that_multiply_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def layers(folder: Path, count: int) -> Path:
-    """Make folders in layers of two, each with a link to both folders of the next layer."""
+    """Create layers of two folders that have links to both folders of the next layer."""
     for layer, side in itertools.product(range(count), "ab"):
         fill(folder, f"{layer}{side}/1.png")
         if layer + 1 < count:
@@ -165,7 +165,7 @@ def layers(folder: Path, count: int) -> Path:
     return folder
 
 
-def test_a_folder_that_many_paths_lead_to_is_read_once(
+def test_folder_with_many_paths_is_read_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolved: list[str] = []
@@ -194,22 +194,22 @@ def test_a_folder_that_many_paths_lead_to_is_read_once(
     monkeypatch.setattr(os, "scandir", count_scandir)
     monkeypatch.setattr(listing._Walk, "_next_folders", count_next)
     found = walk(folder)
-    # To each folder of a layer lead its own path and two through each folder of the layers above.
+    # A folder has its own path, and two paths through each folder of the layers above.
     paths = [2 ** (layer + 1) - 1 for layer in range(8)]
     assert len(found) == 2 * sum(paths) + paths[-1]
-    # The root itself may be resolved too.
+    # The root can be resolved too.
     assert len(resolved) <= len(links) + 1
     assert sorted(read) == sorted({str(folder), *(str(path) for path in folder.glob("??"))})
     assert len(looked_at) == len(set(looked_at))
 
 
-def test_files_and_folders_that_links_multiply_are_refused(
+def test_number_of_linked_entries_is_limited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(20):
         (tmp_path / f"mine/many/{number}/empty").mkdir(parents=True)
         fill(tmp_path / "mine", f"many/{number}/1.png")
-    # Through each link: 41 folders and 20 files.
+    # Each link leads to 41 folders and 20 files.
     for number in range(3):
         (tmp_path / f"mine/to{number}").symlink_to("many")
     monkeypatch.setattr(listing, "_MAX_ENTRIES", 3 * 61)
@@ -220,12 +220,12 @@ def test_files_and_folders_that_links_multiply_are_refused(
         match="more than 182 files and folders through links to folders; name the targets of the",
     ):
         walk(tmp_path / "mine")
-    # Files and folders without links are not bounded.
+    # Files and folders without links are not limited.
     monkeypatch.setattr(listing, "_MAX_ENTRIES", 10)
     assert len(taken(tmp_path / "mine/many")) == 20
 
 
-def test_a_link_to_a_folder_above_is_not_searched_for_cycles(
+def test_link_to_a_parent_folder_is_not_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = fill(tmp_path / "home/mine", "a/1.png", "b/2.png")
@@ -248,7 +248,7 @@ def test_a_link_to_a_folder_above_is_not_searched_for_cycles(
     }
 
 
-def test_dead_links_and_special_files_are_listed_with_their_reasons(tmp_path: Path) -> None:
+def test_broken_links_and_special_files_are_skipped_with_reasons(tmp_path: Path) -> None:
     folder = fill(tmp_path / "mine", "1.png")
     (folder / "dead.png").symlink_to("nothing")
     (folder / "loop.png").symlink_to("loop.png")
@@ -267,7 +267,7 @@ def test_dead_links_and_special_files_are_listed_with_their_reasons(tmp_path: Pa
     }
 
 
-def test_a_listing_notices_a_changed_target(tmp_path: Path) -> None:
+def test_changed_link_target_changes_the_listing(tmp_path: Path) -> None:
     fill(tmp_path / "far", "1.png", "deep/2.png")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/file.png").symlink_to("../far/1.png")
@@ -305,7 +305,7 @@ TREE = (
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tar.gz"])
-def test_hidden_and_system_files_are_skipped_everywhere(tmp_path: Path, kind: str) -> None:
+def test_hidden_and_system_files_are_skipped(tmp_path: Path, kind: str) -> None:
     folder = fill(tmp_path / ".cache/mine", *TREE)
     archive = tmp_path / f"a.{kind}"
     if kind == "folder":
@@ -334,7 +334,7 @@ def test_hidden_and_system_files_are_skipped_everywhere(tmp_path: Path, kind: st
     }  # fmt: skip
 
 
-def test_an_unreadable_hidden_folder_harms_nothing(tmp_path: Path) -> None:
+def test_unreadable_hidden_folder_is_ignored(tmp_path: Path) -> None:
     fill(tmp_path, "1.png", "lost+found/x")
     (tmp_path / "lost+found").chmod(0)
     assert taken(tmp_path) == ["1.png"]
@@ -342,7 +342,7 @@ def test_an_unreadable_hidden_folder_harms_nothing(tmp_path: Path) -> None:
     (tmp_path / "lost+found").chmod(0o700)
 
 
-def test_a_folder_of_skipped_files_only_is_refused_with_the_reasons(
+def test_folder_of_only_skipped_files_is_rejected_with_reasons(
     tmp_path: Path, source: Callable[..., DownloadSettings]
 ) -> None:
     fill(tmp_path / "mine", ".a.png", ".b.png")
@@ -356,12 +356,12 @@ def test_a_folder_of_skipped_files_only_is_refused_with_the_reasons(
 def test_skipped_files_are_summarized_in_one_line() -> None:
     where = Path("metrics/convert.json")
     reasons = [*5 * ["a broken link"], *9 * ["a hidden file"], "an absolute path"]
-    assert summarize_skipped(1203, "pictures", reasons, where) == (
-        "1,203 pictures, 15 skipped (9 hidden files, 5 broken links, 1 absolute path):"
+    assert summarize_skipped(1203, "images", reasons, where) == (
+        "1,203 images, 15 skipped (9 hidden files, 5 broken links, 1 absolute path):"
         " metrics/convert.json lists them"
     )
     many = [f"damaged: {number}" for number in range(6)]
-    line = summarize_skipped(1, "pictures", [*2 * ["not an image"], *many], where)
+    line = summarize_skipped(1, "images", [*2 * ["not an image"], *many], where)
     assert "(2 not an image, 1 damaged: 0, 1 damaged: 1, 1 damaged: 2, 3 for other" in line
-    assert "\x1b" not in summarize_skipped(0, "pictures", ["damaged: \x1b[31m"], where)
-    assert summarize_skipped(80, "pictures", [], where) == "80 pictures, none skipped"
+    assert "\x1b" not in summarize_skipped(0, "images", ["damaged: \x1b[31m"], where)
+    assert summarize_skipped(80, "images", [], where) == "80 images, none skipped"

@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_files_and_words_are_gathered_by_name(folder: Path) -> None:
+def test_files_and_builtin_images_are_loaded_by_name(folder: Path) -> None:
     found = load_by_name(["wave.png", "generated"], folder, 10, MADE)
     assert list(found) == ["wave", "face_01"]
     assert found["wave"].pixels.shape == (5, 6, 3)
@@ -34,6 +34,8 @@ def test_files_and_words_are_gathered_by_name(folder: Path) -> None:
         (["wave.png", "wave.jpg"], "two images are called wave"),
     ],
 )
-def test_what_cannot_be_had_is_one_sentence(folder: Path, names: list[str], sentence: str) -> None:
+def test_missing_unreadable_and_duplicate_images_are_errors(
+    folder: Path, names: list[str], sentence: str
+) -> None:
     with pytest.raises(AtelierError, match=sentence):
         load_by_name(names, folder, 10, MADE)

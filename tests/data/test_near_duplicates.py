@@ -1,4 +1,4 @@
-"""Groups of near-duplicates: which changes keep two images together, and at what cost."""
+"""Groups of near-duplicates: recognized changes, different images and cost."""
 
 import hashlib
 from collections.abc import Callable
@@ -23,7 +23,7 @@ FACES = [
 
 
 def rows(images: list[Image.Image]) -> NDArray[np.uint8]:
-    """Images as convert makes them."""
+    """Resize images like the convert stage."""
     return np.stack(
         [np.asarray(one.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for one in images]
     )
@@ -68,7 +68,7 @@ def test_a_single_image_and_its_copies_are_one_group() -> None:
         assert groups_of(np.repeat(rows(FACES[:1]), count, axis=0)) == [0] * count
 
 
-def test_grey_images_of_every_size_are_compared() -> None:
+def test_gray_images_of_every_size_are_compared() -> None:
     for side in (16, 28, 128):
         small = [face.convert("L").resize((side, side)) for face in FACES[:6]]
         pixels = np.stack([np.asarray(image)[:, :, None] for image in small])
@@ -77,7 +77,7 @@ def test_grey_images_of_every_size_are_compared() -> None:
         assert len(set(groups)) == 6
 
 
-def test_flat_images_are_grouped_by_colour_and_not_by_brightness() -> None:
+def test_flat_images_are_grouped_by_color_not_brightness() -> None:
     def flat(*color: int) -> NDArray[np.uint8]:
         return np.full((SIDE, SIDE, 3), color, np.uint8)
 
@@ -111,7 +111,7 @@ def test_images_with_one_key_are_in_one_group() -> None:
     assert len({a, b, c, e}) == 4
 
 
-def test_thousands_of_near_duplicates_are_one_group_without_comparing_all_pairs() -> None:
+def test_thousands_of_near_duplicates_take_linear_time() -> None:
     random = np.random.default_rng(0)
     face = rows(FACES[:1])[0].astype(np.int16)
     count, reads = 1000, 0
@@ -126,14 +126,14 @@ def test_thousands_of_near_duplicates_are_one_group_without_comparing_all_pairs(
     hashes = [hashlib.sha256(row.tobytes()).digest() for row in pixels]
     assert set(group_near_duplicates(read, hashes).tolist()) == {0}
     assert reads < 4 * count
-    # Copies that only differ where thumbnails do not.
+    # Copies whose differences are invisible in thumbnails.
     pixels = np.repeat(rows(FACES[:1]), count, axis=0)
     reads = 0
     assert set(group_near_duplicates(read, hashes).tolist()) == {0}
     assert reads < 4 * count
 
 
-def test_the_difference_ignores_brightness_and_contrast_but_not_content() -> None:
+def test_difference_ignores_brightness_and_contrast() -> None:
     one, other = rows(FACES[:2])
     darker = (one.astype(np.float64) * 0.7 + 20).astype(np.uint8)
     assert image_difference(one, one) == 0.0
@@ -143,7 +143,7 @@ def test_the_difference_ignores_brightness_and_contrast_but_not_content() -> Non
 
 
 def lines(seed: int) -> Image.Image:
-    """A wide line drawing, which pad puts between two large bars."""
+    """Return a wide line drawing, which pad places between two large bars."""
     random = np.random.default_rng(seed)
     image = Image.new("RGB", (300, 100), "white")
     for _ in range(4):
@@ -153,7 +153,7 @@ def lines(seed: int) -> Image.Image:
 
 
 def text(seed: int) -> Image.Image:
-    """A page of words."""
+    """Return a page of words."""
     random = np.random.default_rng(seed)
     image = Image.new("RGB", (200, 300), "white")
     for y in range(15, 285, 14):
@@ -163,7 +163,7 @@ def text(seed: int) -> Image.Image:
 
 
 def icon(seed: int) -> Image.Image:
-    """A sign on a disc that all icons share."""
+    """Return a sign on a disc that all icons share."""
     random = np.random.default_rng(seed)
     image = Image.new("RGB", (128, 128), "white")
     draw = ImageDraw.Draw(image)
@@ -175,14 +175,14 @@ def icon(seed: int) -> Image.Image:
 
 
 def framed(seed: int) -> Image.Image:
-    """A face in a black and white frame."""
+    """Return a face in a black and white frame."""
     face = FACES[seed].resize((120, 120))
     return ImageOps.expand(ImageOps.expand(face, 20, "white"), 30, "black")
 
 
 @pytest.mark.parametrize("draw", [lines, text, icon, framed])
 @pytest.mark.parametrize("side", [32, 64, 128])
-def test_different_images_with_one_border_are_not_grouped_but_their_copies_are(
+def test_equal_borders_do_not_group_different_images(
     draw: Callable[[int], Image.Image], side: int
 ) -> None:
     originals = [draw(seed) for seed in range(30)]
@@ -194,14 +194,14 @@ def test_different_images_with_one_border_are_not_grouped_but_their_copies_are(
 
 
 @pytest.mark.parametrize("seed", range(0, 30, 5))
-def test_near_duplicates_of_a_near_duplicate_are_in_its_group(seed: int) -> None:
+def test_near_duplicates_are_grouped_transitively(seed: int) -> None:
     one = rows([FACES[seed]])[0]
 
     def lit(light: float) -> NDArray[np.uint8]:
         return (one * 0.6 + np.linspace(0, light, SIDE)[:, None]).round().astype(np.uint8)
 
     distances = np.array([image_difference(lit(0), lit(light)) for light in range(100)])
-    # The second image is in the first one's cell of the grid, the third near the second alone.
+    # The second image is in the grid cell of the first; the third is near the second only.
     start = lit(0)
     middle, far = (lit(int(np.searchsorted(distances, least))) for least in (0.015, 0.12))
     assert image_difference(start, far) > 0.12 > image_difference(middle, far)
@@ -230,7 +230,7 @@ def test_all_pairs_within_the_limit_are_found(
         assert (groups[place] == groups[place + 30]) == near, (distance, windows)
 
 
-def test_the_difference_of_windows_sees_a_small_change_in_a_large_common_part() -> None:
+def test_window_difference_detects_a_small_change() -> None:
     one = np.zeros((64, 64, 3), np.uint8)
     one[8:56, 8:56] = 255
     other = one.copy()

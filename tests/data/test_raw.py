@@ -1,4 +1,4 @@
-"""Reading raw pictures: hostile archives, damaged ones, and the formats of MNIST and CIFAR-10."""
+"""Readers of raw images: hostile and damaged archives, MNIST and CIFAR-10."""
 
 import gzip
 import io
@@ -26,7 +26,7 @@ from atelier.data.raw import open_raw
 
 @pytest.fixture
 def raw_of(tmp_path: Path) -> Callable[..., Path]:
-    """Make a raw folder of files: ``raw_of("tar", {"pictures.tar": bytes})``."""
+    """Return a factory of raw folders, e.g. ``raw_of("tar", {"pictures.tar": bytes})``."""
 
     def make(kind: Any, files: dict[str, bytes], **values: Any) -> Path:
         folder = tmp_path / "raw"
@@ -63,7 +63,7 @@ def zip_of(*members: tuple[str | zipfile.ZipInfo, bytes]) -> bytes:
     return stream.getvalue()
 
 
-def test_a_tar_gives_files_in_order_and_refuses_what_is_none(raw_of: Callable[..., Path]) -> None:
+def test_tar_members_are_read_in_order_or_rejected(raw_of: Callable[..., Path]) -> None:
     archive = tar_of(
         (tar_member("d", tarfile.DIRTYPE), b""),
         (tar_member("d/z.jpg"), b"one"),
@@ -89,7 +89,7 @@ def test_a_tar_gives_files_in_order_and_refuses_what_is_none(raw_of: Callable[..
     ]
 
 
-def test_a_zip_gives_files_in_order_and_refuses_what_is_none(raw_of: Callable[..., Path]) -> None:
+def test_zip_members_are_read_in_order_or_rejected(raw_of: Callable[..., Path]) -> None:
     link = zipfile.ZipInfo("soft")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     archive = zip_of(
@@ -114,7 +114,7 @@ def test_a_zip_gives_files_in_order_and_refuses_what_is_none(raw_of: Callable[..
 
 
 def old_zip_of(*names: bytes) -> bytes:
-    """Make a zip of these names as they are, without the flag for UTF-8, as for DOS."""
+    """Return a zip of unchanged names without the UTF-8 flag, as written for DOS."""
     places = [b"%08d" % number + b"x" * (len(name) - 8) for number, name in enumerate(names)]
     members = [zipfile.ZipInfo(place.decode()) for place in places]
     for member in members:
@@ -125,7 +125,7 @@ def old_zip_of(*names: bytes) -> bytes:
     return archive
 
 
-def test_folders_of_a_zip_made_on_windows_are_recognised(raw_of: Callable[..., Path]) -> None:
+def test_windows_folders_in_a_zip_are_recognized(raw_of: Callable[..., Path]) -> None:
     marked = zipfile.ZipInfo("faces\\marked")
     marked.external_attr = 0x10
     archive = zip_of(
@@ -178,7 +178,7 @@ def test_names_of_old_zips_are_decoded(raw_of: Callable[..., Path]) -> None:
     ]
 
 
-def test_folders_of_a_tar_made_on_windows_are_recognised(raw_of: Callable[..., Path]) -> None:
+def test_windows_folders_in_a_tar_are_recognized(raw_of: Callable[..., Path]) -> None:
     archive = tar_of(
         (tar_member(r"faces\men\1.jpg"), b"one"),
         (tar_member(r"./faces//women/a\2.jpg"), b"two"),
@@ -193,13 +193,13 @@ def test_folders_of_a_tar_made_on_windows_are_recognised(raw_of: Callable[..., P
     ]
 
 
-def test_a_hidden_member_of_a_tar_is_held_to_the_limits(raw_of: Callable[..., Path]) -> None:
+def test_hidden_tar_member_counts_for_the_limits(raw_of: Callable[..., Path]) -> None:
     archive = tar_of((tar_member(".git/bomb"), bytes(90 * 2**20)), mode="w:gz")
     with pytest.raises(AtelierError, match="expands to more than 200 times"):
         list(open_raw(raw_of("tar", {"pictures.tar": archive})))
 
 
-def test_an_encrypted_and_a_damaged_member_are_refused_alone(raw_of: Callable[..., Path]) -> None:
+def test_encrypted_and_damaged_members_are_rejected_alone(raw_of: Callable[..., Path]) -> None:
     archive = bytearray(zip_of(("a", b"secret"), ("b", b"b" * 50), ("c", b"fine")))
     entries = zipfile.ZipFile(io.BytesIO(archive)).infolist()
     directory = archive.index(b"PK\x01\x02")
@@ -225,7 +225,7 @@ def test_a_zip_bomb_is_not_expanded(raw_of: Callable[..., Path]) -> None:
 
 
 def overlapping_zip(size: int, count: int) -> bytes:
-    """Make a zip whose directory names one member's bytes again and again."""
+    """Return a zip whose directory lists one member's bytes several times."""
     whole = zip_of(("member.png", bytes(size)))
     start, end = whole.index(b"PK\x01\x02"), whole.index(b"PK\x05\x06")
     directory = whole[start:end] * count
@@ -233,7 +233,7 @@ def overlapping_zip(size: int, count: int) -> bytes:
     return whole[:start] + directory + tail
 
 
-def test_a_zip_whose_members_expand_too_far_together_is_refused(
+def test_total_expansion_of_a_zip_is_limited(
     raw_of: Callable[..., Path],
 ) -> None:
     archive = overlapping_zip(15 * 2**20, 2000)
@@ -245,14 +245,14 @@ def test_a_zip_whose_members_expand_too_far_together_is_refused(
         count_members(folder / "pictures.zip")
 
 
-def test_members_that_share_bytes_are_read_once(raw_of: Callable[..., Path]) -> None:
+def test_overlapping_members_are_read_once(raw_of: Callable[..., Path]) -> None:
     read = list(open_raw(raw_of("zip", {"pictures.zip": overlapping_zip(2**20, 50)})))
     assert read[0] == ("member.png", bytes(2**20))
     assert read[1:] == [("member.png", Rejected("it shares its bytes with another member"))] * 49
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_member_larger_than_it_claims_is_not_expanded(
+def test_member_larger_than_stated_is_not_expanded(
     raw_of: Callable[..., Path], method: int
 ) -> None:
     stream = io.BytesIO()
@@ -269,7 +269,7 @@ def test_a_member_larger_than_it_claims_is_not_expanded(
 
 
 @pytest.mark.parametrize("method", [0, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_member_of_any_method_is_read_whole(tmp_path: Path, method: int) -> None:
+def test_member_of_any_compression_is_read(tmp_path: Path, method: int) -> None:
     data = os.urandom(2**20 + 7) + bytes(2**20)
     with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
         archive.writestr("a", data)
@@ -277,7 +277,7 @@ def test_a_member_of_any_method_is_read_whole(tmp_path: Path, method: int) -> No
     assert list(read_zip(tmp_path / "a.zip")) == [("a", data), ("empty", b"")]
 
 
-def test_an_archive_of_too_many_members_is_refused(
+def test_archive_with_too_many_members_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "_MAX_MEMBERS", 3)
@@ -290,7 +290,7 @@ def test_an_archive_of_too_many_members_is_refused(
             list(read(tmp_path / "archive"))
 
 
-def test_a_mnist_bomb_stops_the_reading(raw_of: Callable[..., Path]) -> None:
+def test_mnist_bomb_is_rejected(raw_of: Callable[..., Path]) -> None:
     digits = gzip.compress(struct.pack(">4I", 2051, 10**6, 1000, 1000) + bytes(90 * 2**20))
     labels = gzip.compress(struct.pack(">2I", 2049, 10**6) + bytes(1000))
     files = {"train-images-idx3-ubyte.gz": digits, "train-labels-idx1-ubyte.gz": labels}
@@ -299,20 +299,20 @@ def test_a_mnist_bomb_stops_the_reading(raw_of: Callable[..., Path]) -> None:
             pass
 
 
-def test_a_tar_bomb_stops_the_reading(raw_of: Callable[..., Path]) -> None:
+def test_tar_bomb_is_rejected(raw_of: Callable[..., Path]) -> None:
     archive = tar_of((tar_member("bomb.png"), bytes(90 * 2**20)), mode="w:gz")
     with pytest.raises(AtelierError, match="expands to more than 200 times"):
         list(open_raw(raw_of("tar", {"pictures.tar": archive})))
 
 
-def test_a_tar_header_of_any_length_is_not_swallowed(raw_of: Callable[..., Path]) -> None:
+def test_long_tar_header_is_rejected(raw_of: Callable[..., Path]) -> None:
     header = tar_member("pax", tarfile.XHDTYPE)
     archive = gzip.compress(tar_of((header, os.urandom(2**20) * 6)), 1)
     with pytest.raises(AtelierError, match="header of more than 4 MiB"):
         list(open_raw(raw_of("tar", {"pictures.tar": archive})))
 
 
-def test_a_member_over_the_limit_is_refused(
+def test_member_over_the_limit_is_rejected(
     raw_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("archives", "members"):
@@ -324,9 +324,9 @@ def test_a_member_over_the_limit_is_refused(
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
-def test_a_tar_cut_short_anywhere_is_told(raw_of: Callable[..., Path], mode: str) -> None:
+def test_truncated_tar_is_an_error(raw_of: Callable[..., Path], mode: str) -> None:
     whole = tar_of(*((tar_member(f"{i}.jpg"), os.urandom(700)) for i in range(6)), mode=mode)
-    # Whatever follows the end mark is padding.
+    # Bytes after the end mark are padding.
     end = 6 * 1536 + 511 if mode == "w" else len(whole) - 1
     folder = raw_of("tar", {"pictures.tar": whole})
     for length in range(1, end, max(1, end // 40)):
@@ -336,29 +336,29 @@ def test_a_tar_cut_short_anywhere_is_told(raw_of: Callable[..., Path], mode: str
             list(open_raw(folder))
 
 
-def test_a_flipped_bit_in_a_compressed_tar_is_told(raw_of: Callable[..., Path]) -> None:
+def test_flipped_bit_in_a_compressed_tar_is_an_error(raw_of: Callable[..., Path]) -> None:
     whole = bytearray(gzip.compress(tar_of((tar_member("a"), bytes(2000))), 0))
     whole[700] ^= 1
     with pytest.raises(AtelierError, match="damaged"):
         list(open_raw(raw_of("tar", {"pictures.tar": bytes(whole)})))
 
 
-def test_a_zip_cut_short_is_told(raw_of: Callable[..., Path]) -> None:
+def test_truncated_zip_is_an_error(raw_of: Callable[..., Path]) -> None:
     archive = zip_of(("a", b"b" * 500))[:-10]
     with pytest.raises(AtelierError, match=r"pictures\.zip is damaged or was cut short"):
         list(open_raw(raw_of("zip", {"pictures.zip": archive})))
 
 
-def test_what_was_passed_over_comes_first_and_counts(raw_of: Callable[..., Path]) -> None:
+def test_skipped_files_come_first_and_are_counted(raw_of: Callable[..., Path]) -> None:
     skipped = (Skipped("b", "a link"),)
     archive = zip_of(("a", b"data"))
     folder = raw_of("zip", {"pictures.zip": archive}, members=1, skipped=skipped)
-    pictures = open_raw(folder)
-    assert list(pictures) == [("b", Rejected("a link")), ("a", b"data")]
-    assert pictures.total == 2
+    images = open_raw(folder)
+    assert list(images) == [("b", Rejected("a link")), ("a", b"data")]
+    assert images.total == 2
 
 
-def test_files_that_changed_since_are_told(raw_of: Callable[..., Path]) -> None:
+def test_changed_raw_files_are_an_error(raw_of: Callable[..., Path]) -> None:
     folder = raw_of("zip", {"pictures.zip": zip_of(("a", b"b"))})
     (folder / "pictures.zip").write_bytes(b"other")
     with pytest.raises(AtelierError, match="another size"):
@@ -374,7 +374,7 @@ def idx(count: int, *shape: int, seed: int = 0) -> tuple[bytes, np.ndarray]:
     return gzip.compress(header + values.tobytes()), values
 
 
-def test_mnist_gives_digits_with_their_labels(raw_of: Callable[..., Path]) -> None:
+def test_mnist_digits_have_their_labels(raw_of: Callable[..., Path]) -> None:
     images, pixels = idx(3, 28, 28)
     labels, classes = idx(3)
     files = {"t10k-images-idx3-ubyte.gz": images, "t10k-labels-idx1-ubyte.gz": labels}
@@ -384,7 +384,7 @@ def test_mnist_gives_digits_with_their_labels(raw_of: Callable[..., Path]) -> No
 
 
 @pytest.mark.parametrize("damage", ["cut", "count", "magic"])
-def test_damaged_mnist_is_told(raw_of: Callable[..., Path], damage: Any) -> None:
+def test_damaged_mnist_is_an_error(raw_of: Callable[..., Path], damage: Any) -> None:
     images, labels = idx(3, 28, 28)[0], idx(2 if damage == "count" else 3)[0]
     files = {
         "train-images-idx3-ubyte.gz": images[: -100 if damage == "cut" else None],
@@ -405,7 +405,7 @@ def cifar(batches: dict[str, Any], protocol: int = 2) -> bytes:
 
 
 @pytest.mark.parametrize("split", ["train", "test", "all"])
-def test_cifar10_gives_pictures_with_their_labels(raw_of: Callable[..., Path], split: Any) -> None:
+def test_cifar10_images_have_their_labels(raw_of: Callable[..., Path], split: Any) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3072), np.uint8)
     batch = {b"data": pixels, b"labels": [7, 3], b"batch_label": b"x", b"filenames": [b"a", b"b"]}
     archive = cifar({"data_batch_2": batch, "test_batch": batch, "batches.meta": {}})
@@ -429,7 +429,7 @@ class Hostile:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_hostile_pickle_does_not_run(raw_of: Callable[..., Path], tmp_path: Path) -> None:
+def test_hostile_pickle_is_not_executed(raw_of: Callable[..., Path], tmp_path: Path) -> None:
     archive = cifar({"data_batch_1": {b"data": Hostile(tmp_path / "ran"), b"labels": []}})
     with pytest.raises(AtelierError, match=r"asks for (posix|os)\.mkdir"):
         list(open_raw(raw_of("cifar10", {"cifar.tar.gz": archive})))
@@ -446,7 +446,7 @@ def test_a_hostile_pickle_does_not_run(raw_of: Callable[..., Path], tmp_path: Pa
         [],
     ],
 )
-def test_a_batch_of_anything_else_is_refused(raw_of: Callable[..., Path], batch: Any) -> None:
+def test_batch_of_other_objects_is_rejected(raw_of: Callable[..., Path], batch: Any) -> None:
     archive = cifar({"data_batch_1": batch})
     with pytest.raises(AtelierError, match="not CIFAR-10's"):
         list(open_raw(raw_of("cifar10", {"cifar.tar.gz": archive})))

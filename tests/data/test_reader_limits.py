@@ -1,4 +1,4 @@
-"""Limits of archives at their exact boundaries, names that are refused, and arrays of images."""
+"""Exact limits of archives, rejected names, and arrays of images."""
 
 import gzip
 import io
@@ -33,7 +33,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("size", "fits"), [(0, True), (1, False)])
-def test_an_archive_may_expand_to_64_mib_and_200_times_its_size(
+def test_archive_expansion_limit_is_64_mib_plus_200_times_its_size(
     archive: Path, size: int, fits: bool
 ) -> None:
     budget = Budget(archive)
@@ -46,7 +46,7 @@ def test_an_archive_may_expand_to_64_mib_and_200_times_its_size(
         budget.spend(size)
 
 
-def test_an_archive_may_have_ten_million_members(archive: Path) -> None:
+def test_archive_member_limit_is_ten_million(archive: Path) -> None:
     budget = Budget(archive)
     budget._members -= 9_999_999
     budget.count_member()
@@ -71,7 +71,7 @@ def test_an_archive_may_have_ten_million_members(archive: Path) -> None:
         ("cats/..", "a path out of the archive"),
     ],
 )
-def test_names_that_lead_out_of_an_archive_are_refused(name: str, fault: str) -> None:
+def test_names_out_of_the_archive_are_rejected(name: str, fault: str) -> None:
     assert unsafe_name_reason(name) == fault
 
 
@@ -80,9 +80,7 @@ def test_names_that_lead_out_of_an_archive_are_refused(name: str, fault: str) ->
     [(b"PK\x03\x04", 0), (b"\x1f\x8b", 0), (b"BZh", 0), (b"\xfd7zXZ\x00", 0),
      (b"7z\xbc\xaf\x27\x1c", 0), (b"Rar!\x1a\x07", 0), (b"\x28\xb5\x2f\xfd", 0), (b"ustar", 257)],
 )  # fmt: skip
-def test_an_archive_inside_an_archive_is_refused_by_its_first_bytes(
-    begin: bytes, kind: int
-) -> None:
+def test_nested_archive_is_rejected_by_its_first_bytes(begin: bytes, kind: int) -> None:
     assert reject_nested_archive(bytes(kind) + begin + b"...") == Rejected(
         "an archive inside the archive"
     )
@@ -91,7 +89,7 @@ def test_an_archive_inside_an_archive_is_refused_by_its_first_bytes(
     assert reject_nested_archive(bytes(kind) + begin[:-1]) == bytes(kind) + begin[:-1]
 
 
-def test_a_member_over_the_limit_is_refused_with_both_sizes() -> None:
+def test_rejection_of_a_large_member_has_both_sizes() -> None:
     assert too_large(1234 * MIB) == Rejected("1,234 MiB, the limit is 256")
 
 
@@ -106,7 +104,7 @@ def test_a_member_over_the_limit_is_refused_with_both_sizes() -> None:
         (100 * MIB, 0, "it would expand 104,857,600 times"),
     ],
 )
-def test_a_zip_member_is_refused_by_the_sizes_that_it_claims(
+def test_zip_member_is_rejected_by_its_stated_size(
     size: int, packed: int, reason: str | None
 ) -> None:
     member = zipfile.ZipInfo("a.png")
@@ -130,7 +128,7 @@ def _mnist(
     return [folder / name for name in files]
 
 
-def test_digits_have_rows_and_columns_and_names_by_part_label_and_position(tmp_path: Path) -> None:
+def test_digits_are_named_by_split_label_and_index(tmp_path: Path) -> None:
     files = _mnist(tmp_path, "train", 2, 3, bytes([7, 0])) + _mnist(
         tmp_path, "t10k", 1, 2, bytes([9])
     )
@@ -145,9 +143,7 @@ def test_digits_have_rows_and_columns_and_names_by_part_label_and_position(tmp_p
 @pytest.mark.parametrize(
     ("height", "width", "fits"), [(1024, 1024, True), (1024, 1025, False), (0, 5, False)]
 )
-def test_digits_of_no_pixel_or_more_than_a_megapixel_are_refused(
-    tmp_path: Path, height: int, width: int, fits: bool
-) -> None:
+def test_digit_size_is_limited(tmp_path: Path, height: int, width: int, fits: bool) -> None:
     files = _mnist(tmp_path, "train", height, width, b"\x01")
     if fits:
         ((_, digit),) = read_mnist(files)
@@ -157,7 +153,7 @@ def test_digits_of_no_pixel_or_more_than_a_megapixel_are_refused(
         list(read_mnist(files))
 
 
-def test_a_byte_after_the_last_digit_is_refused(tmp_path: Path) -> None:
+def test_byte_after_the_last_digit_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(AtelierError, match="holds more than it claims"):
         list(read_mnist(_mnist(tmp_path, "train", 2, 2, b"\x01", more=b"x")))
 
@@ -193,7 +189,7 @@ def test_only_images_of_one_or_three_channels_are_accepted(
         load_images(path)
 
 
-def test_an_empty_array_is_accepted_if_the_caller_allows_it(tmp_path: Path) -> None:
+def test_empty_array_is_accepted_if_allowed(tmp_path: Path) -> None:
     path = tmp_path / "held_out.npz"
     save_images(path, [], (0, 4, 5, 3), [])
     assert load_images(path, may_be_empty=True).pixels.shape == (0, 4, 5, 3)
@@ -204,22 +200,22 @@ def test_an_empty_array_is_accepted_if_the_caller_allows_it(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "names", [np.array(["a"]), np.array([["a", "b"]]), np.array([b"a", b"b"]), np.array([1, 2])]
 )
-def test_every_image_needs_a_name_of_text(tmp_path: Path, names: np.ndarray) -> None:
+def test_every_image_needs_a_text_name(tmp_path: Path, names: np.ndarray) -> None:
     path = _saved(tmp_path / "images.npz", np.zeros((2, 4, 5, 3), np.uint8), names)
     with pytest.raises(AtelierError, match="2 images but names of shape"):
         load_images(path)
 
 
-def test_names_of_120_characters_are_kept_and_longer_ones_cut(tmp_path: Path) -> None:
+def test_names_are_shortened_to_120_characters(tmp_path: Path) -> None:
     names = ["n" * 119, "x" + "n" * 119, "y" + "n" * 120]
     save_images(tmp_path / "images.npz", [bytes(3)], (3, 1, 1, 1), names)
     assert load_images(tmp_path / "images.npz").names.tolist() == [*names[:2], "…" + "n" * 120]
 
 
-def test_a_packed_array_that_claims_more_than_1100_times_the_file_is_refused(
+def test_compressed_array_expansion_is_limited_to_1100(
     tmp_path: Path,
 ) -> None:
-    """Deflate packs a thousand zeros into a byte, but no more."""
+    """Deflate compresses about a thousand zeros into a byte, but no more."""
     path = tmp_path / "images.npz"
     np.savez_compressed(path, np.zeros((1000, 32, 32, 3), np.uint8), names=np.array(["a"] * 1000))
     assert load_images(path).pixels.sum() == 0
@@ -243,7 +239,7 @@ def test_classes_are_ordered_with_numbers_first_by_value() -> None:
     assert places.dtype == np.int64
 
 
-def test_work_in_order_starts_as_much_as_fits_and_no_more() -> None:
+def test_ordered_map_submits_up_to_its_limits() -> None:
     """At most 3 items and 10 bytes at once; an item of 20 bytes waits and is alone."""
     events: list[str] = []
 

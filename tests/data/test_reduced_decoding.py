@@ -1,4 +1,4 @@
-"""JPEGs decoded at a reduced size: positions and pixels are those of full decoding."""
+"""Reduced decoding of JPEGs: positions and pixels equal those of full decoding."""
 
 import runpy
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..support.image_files import saved
 SIZE = 32
 Fit = Literal["crop", "stretch", "pad"]
 FITS: tuple[Fit, ...] = ("crop", "stretch", "pad")
-# How an upright image is stored for each EXIF orientation.
+# Transposition of an upright image that is stored with each EXIF orientation.
 STORED: dict[int, Any] = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -71,7 +71,7 @@ def expected(fit: Fit, width: int, height: int, x: float, y: float) -> tuple[flo
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("fit", FITS)
-def test_blob_is_where_it_is_in_the_file(fit: Fit, orientation: int) -> None:
+def test_blob_has_its_exact_position(fit: Fit, orientation: int) -> None:
     for width, height in ((514, 514), (601, 514)):
         x, y = width - 160.0, height - 110.0
         data = jpeg(blob(width, height, x, y), orientation)
@@ -80,7 +80,7 @@ def test_blob_is_where_it_is_in_the_file(fit: Fit, orientation: int) -> None:
         assert center(row) == pytest.approx(expected(fit, width, height, x, y), abs=0.03)
 
 
-def test_convert_makes_rows_with_exact_positions() -> None:
+def test_converted_rows_have_exact_positions() -> None:
     settings = ConvertSettings(
         image_size=SIZE,
         color="rgb",
@@ -94,12 +94,12 @@ def test_convert_makes_rows_with_exact_positions() -> None:
     assert center(row) == pytest.approx(expected("stretch", 514, 514, 380, 400), abs=0.03)
 
 
-def test_full_size_of_a_reduced_image_is_known() -> None:
+def test_reduced_image_has_its_full_size() -> None:
     data = jpeg(blob(515, 771, 100, 100), 6)
     decoded = decode(data, "rgb", 1, 64)
     assert decoded.image.size == (65, 97)
     assert decoded.size == (515, 771)
-    # The stored image is turned: its rounded sides end at other edges.
+    # The stored image is transposed, so that its rounded sides are at other edges.
     assert decoded.box == (65 - 64.375, 0, 65, 96.375)
 
 
@@ -113,7 +113,7 @@ def test_full_size_of_a_reduced_image_is_known() -> None:
     st.booleans(),
     st.integers(0, 2**32 - 1),
 )
-def test_rows_of_reduced_and_full_decoding_are_alike(
+def test_rows_of_reduced_and_full_decoding_are_similar(
     width: int, height: int, orientation: int, fit: Fit, sampling: Any, progressive: bool, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)

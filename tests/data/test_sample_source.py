@@ -1,4 +1,4 @@
-"""The drawn faces: reproducible one by one, varied, and mixed as strangers' folders are."""
+"""Source ``sample``: reproducible, varied and partly broken files."""
 
 import zipfile
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from atelier.sample_faces.portrait import portrait, random_portrait
 from atelier.sample_faces.traits import random_traits
 
 
-def test_any_one_picture_can_be_drawn_again(
+def test_single_image_can_be_drawn_again(
     tmp_path: Path, source: Callable[..., DownloadSettings]
 ) -> None:
     download(source("sample", count=70, seed=3), tmp_path / "raw", tmp_path / "s")
@@ -33,7 +33,7 @@ def test_any_one_picture_can_be_drawn_again(
             assert archive.read(name) == data
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
+def test_bytes_depend_on_the_seed_only(
     tmp_path: Path, source: Callable[..., DownloadSettings]
 ) -> None:
     for name, seed in (("one", 1), ("two", 1), ("three", 2)):
@@ -52,12 +52,12 @@ def test_all_faces_are_readable_and_six_files_are_not(
     assert (done.found, done.accepted) == (206, 200)
     assert all(name.startswith("broken/") for name, _ in done.rejected)
     pixels = load_images(tmp_path / "images.npz").pixels.astype(float)
-    # The head stays where it is while what it looks like differs.
+    # The position of the head is constant; its features vary.
     assert pixels.std(axis=0).min() > 10
     assert len(np.unique(pixels.reshape(200, -1), axis=0)) == 200
 
 
-def test_sizes_formats_and_colour_models_are_mixed() -> None:
+def test_sizes_formats_and_color_models_are_mixed() -> None:
     files = [sample_file(1, i) for i in range(250)]
     images = [Image.open(BytesIO(data)) for _, data in files]
     assert {image.format for image in images} == {"PNG", "JPEG"}
@@ -69,14 +69,14 @@ def test_sizes_formats_and_colour_models_are_mixed() -> None:
     assert any(image.width != image.height for image in images)
 
 
-def test_a_face_stands_in_the_middle() -> None:
+def test_face_is_in_the_center() -> None:
     face = random_traits(np.random.default_rng(0))
     drawn = portrait(face, 90, 120, np.random.default_rng(1)).astype(int)
     cheek, corner = drawn[62, 38], drawn[2, 2]
     assert np.abs(cheek - face.skin).max() < np.abs(corner - face.skin).max()
 
 
-def test_turned_pictures_stand_upright_when_read() -> None:
+def test_rotated_images_are_read_upright() -> None:
     files = [sample_file(1, i)[1] for i in range(250)]
     turned = [f for f in files if Image.open(BytesIO(f)).getexif().get(0x0112, 1) != 1]
     small = [resize(read_image(f, "grey", 1), 16, "crop").astype(float) for f in files[:60]]
@@ -97,14 +97,14 @@ def test_any_size_can_be_drawn(width: int, height: int) -> None:
     assert drawn.std() > 20
 
 
-def test_every_style_is_met() -> None:
+def test_every_hair_style_is_drawn() -> None:
     faces = [random_traits(np.random.default_rng(i)) for i in range(400)]
     assert {face.hair_style for face in faces} == set(HAIR_STYLES)
     assert {face.hat for face in faces} > {"none", "beanie", "cap", "straw", "party", "bow"}
     assert {face.glasses for face in faces} == {"none", "round", "square", "cat", "sun"}
 
 
-def test_a_listing_notices_added_and_changed_files(tmp_path: Path) -> None:
+def test_added_and_changed_files_change_the_listing(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "x.png").write_bytes(b"12")
     (tmp_path / "a.png").write_bytes(b"1")
@@ -117,11 +117,11 @@ def test_a_listing_notices_added_and_changed_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["лицо/顔.png", "a b.jpg", "x" * MAX_LENGTH])
-def test_a_printable_name_stays_as_it_is(name: str) -> None:
+def test_printable_name_is_unchanged(name: str) -> None:
     assert sanitize_name(name) == name
 
 
-def test_names_become_printable_short_and_stay_different() -> None:
+def test_sanitized_names_are_printable_short_and_distinct() -> None:
     assert sanitize_name("a\n\x1b[31m\udcff\u202e") == r"a\n\x1b[31m\udcff\u202e"
     long = [sanitize_name("x" * 5000 + end) for end in ("a", "b")]
     assert long[0] != long[1]

@@ -1,4 +1,4 @@
-"""Sets of images: shares, groups that stay together, and no dependence on order."""
+"""Split of images: fractions, whole groups, and independence of the order."""
 
 import hashlib
 from fractions import Fraction
@@ -35,7 +35,7 @@ def numbered(labels: str) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
         (3, 0.3333333333333333, 0.0, (3, 0, 0)),
     ],
 )
-def test_shares_are_rounded_down(
+def test_fractions_are_rounded_down(
     count: int, validation: float, test: float, sizes: tuple[int, int, int]
 ) -> None:
     done = split(np.arange(count), hashes_of(list(range(count))), validation, test)
@@ -52,7 +52,7 @@ def test_a_group_larger_than_a_set_is_for_training(labels: str, share: float, mo
 
 
 @given(st.data())
-def test_sets_are_of_whole_groups_and_do_not_depend_on_the_order(data: st.DataObject) -> None:
+def test_sets_have_whole_groups_and_do_not_depend_on_the_order(data: st.DataObject) -> None:
     labels = data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=40))
     validation, test = data.draw(
         st.tuples(st.floats(0, 0.5), st.floats(0, 0.5)).filter(lambda both: sum(both) < 1)
@@ -75,19 +75,19 @@ def test_sets_are_of_whole_groups_and_do_not_depend_on_the_order(data: st.DataOb
         assert sorted(order[place] for place in others) == places
 
 
-def test_the_test_set_does_not_depend_on_the_validation_share() -> None:
+def test_test_set_does_not_depend_on_the_validation_fraction() -> None:
     hashes = hashes_of(list(range(50)))
     tests = [split(np.arange(50), hashes, share, 0.2).test for share in (0.0, 0.1, 0.5)]
     assert tests[0] == tests[1] == tests[2]
 
 
 @given(st.integers(1, 999), st.integers(1, 5))
-def test_a_share_is_the_decimal_number_that_is_written(thousandths: int, thousands: int) -> None:
+def test_fraction_is_computed_from_its_decimal_notation(thousandths: int, thousands: int) -> None:
     count = 1000 * thousands
     done = split(np.arange(count), [b"%d" % i for i in range(count)], 0.0, thousandths / 1000)
     assert len(done.test) == thousandths * thousands
 
 
-def test_training_keeps_an_image_if_the_shares_are_one_but_for_rounding() -> None:
+def test_training_set_is_never_empty() -> None:
     done = split(np.arange(100), hashes_of(list(range(100))), 0.71, 0.29)
     assert (len(done.training), len(done.validation), len(done.test)) == (1, 70, 29)

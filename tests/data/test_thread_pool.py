@@ -1,4 +1,4 @@
-"""Mapping on threads: in order, and never more under way than memory may hold."""
+"""Ordered thread map: order, limits and exceptions."""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from atelier.data.thread_pool import ordered_thread_map
 
 
 @given(st.lists(st.integers(0, 30)), st.integers(1, 5), st.integers(1, 60))
-def test_results_come_in_order_within_the_bounds(sizes: list[int], workers: int, most: int) -> None:
+def test_results_are_ordered_and_bounded(sizes: list[int], workers: int, most: int) -> None:
     read: list[int] = []
 
     def items() -> Iterator[int]:
@@ -21,7 +21,7 @@ def test_results_come_in_order_within_the_bounds(sizes: list[int], workers: int,
 
     made = []
     for result in ordered_thread_map(lambda size: -size, items(), workers, lambda size: size, most):
-        # The last one read may still be waiting.
+        # The last item may have been read ahead.
         under_way = read[len(made) :][:-1]
         assert len(under_way) <= 4 * workers
         assert sum(under_way) <= most or len(under_way) == 1
@@ -29,7 +29,7 @@ def test_results_come_in_order_within_the_bounds(sizes: list[int], workers: int,
     assert made == [-size for size in sizes]
 
 
-def test_the_order_does_not_depend_on_who_is_first() -> None:
+def test_order_does_not_depend_on_completion() -> None:
     def work(item: int) -> int:
         time.sleep(0.01 * (item % 2))
         return item
@@ -37,7 +37,7 @@ def test_the_order_does_not_depend_on_who_is_first() -> None:
     assert list(ordered_thread_map(work, range(20), 4, lambda _: 1, 100)) == list(range(20))
 
 
-def test_a_fault_of_the_work_is_raised_where_the_result_would_be() -> None:
+def test_exception_is_raised_in_place_of_the_result() -> None:
     results = ordered_thread_map(lambda item: 6 // item, [3, 2, 0, 1], 2, lambda _: 1, 100)
     assert [next(results), next(results)] == [2, 3]
     with pytest.raises(ZeroDivisionError):

@@ -1,4 +1,4 @@
-"""Files that common viewers open, and Pillow alone does not: long metadata, missing ends, HEIC."""
+"""Files that Pillow alone rejects: long metadata, missing end markers, HEIC."""
 
 import io
 import struct
@@ -21,7 +21,7 @@ RNG = np.random.default_rng(3)
 RGB = RNG.integers(0, 256, (40, 56, 3), np.uint8)
 LONG = b"workflow " * 300_000
 PADDED = RNG.bytes(1_300_000)
-# Metadata that is long or damaged, of an image that is whole.
+# Long or damaged metadata of an intact image.
 METADATA = {
     "text": chunk(b"tEXt", b"workflow\0" + LONG),
     "compressed text": chunk(b"zTXt", b"workflow\0\0" + zlib.compress(LONG)),
@@ -64,7 +64,7 @@ def test_orientation_is_kept_when_other_metadata_is_removed() -> None:
     assert np.array_equal(read_image(data, "rgb", 1), np.rot90(RGB, -1))
 
 
-def test_colors_of_a_large_profile_are_converted() -> None:
+def test_large_profile_is_used() -> None:
     profile = display_p3() + PADDED
     padded = struct.pack(">I", len(profile)) + profile[4:]
     flat = np.full((4, 4, 3), (229, 120, 89), np.uint8)
@@ -72,7 +72,7 @@ def test_colors_of_a_large_profile_are_converted() -> None:
     assert np.abs(read.astype(int) - (246, 113, 79)).max() <= 3
 
 
-def test_a_png_without_such_metadata_is_not_copied(tmp_path: Path) -> None:
+def test_png_without_bad_metadata_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "image.png").write_bytes(png(RGB, chunk(b"tEXt", b"Software\0camera")))
     with (tmp_path / "image.png").open("rb") as stream:
         prepared, colors = prepare_png(stream)
@@ -89,10 +89,10 @@ def wrong_sum(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("damaged", [False, True])
 @pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
-def test_little_metadata_is_decompressed(
+def test_decompression_of_metadata_is_limited(
     kind: bytes, damaged: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is wrong with it: ten pixels are not worth seconds."""
+    """Damaged metadata of a tiny image must not take seconds."""
     produced = 0
     make = zlib.decompressobj
 
@@ -125,7 +125,7 @@ def test_little_metadata_is_decompressed(
         assert kind not in stream.read()
 
 
-def test_a_damaged_profile_does_not_hide_a_whole_one(tmp_path: Path) -> None:
+def test_damaged_profile_does_not_hide_a_valid_one(tmp_path: Path) -> None:
     damaged = chunk(b"iCCP", b"profile\0\0" + wrong_sum(display_p3()))
     _, colors = prepare_png(io.BytesIO(png(RGB, damaged)))
     assert colors.profile is None
@@ -133,7 +133,7 @@ def test_a_damaged_profile_does_not_hide_a_whole_one(tmp_path: Path) -> None:
     assert colors.profile == display_p3()
 
 
-def test_a_png_of_very_many_chunks_is_refused() -> None:
+def test_png_with_too_many_chunks_is_rejected() -> None:
     data = MAGIC + chunk(b"tEXt", b"a\0b") * 200_000
     with pytest.raises(UnreadableError, match="more chunks than any program writes"):
         read_image(data, "rgb", 1)
@@ -151,7 +151,7 @@ MODES = ("RGB", "L", "CMYK")
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", JPEGS)
-def test_jpeg_without_its_end_is_read(tmp_path: Path, kind: str, mode: str) -> None:
+def test_jpeg_without_end_marker_is_read(tmp_path: Path, kind: str, mode: str) -> None:
     data = saved(Image.fromarray(RGB).convert(mode), "JPEG", quality=90, **JPEGS[kind])
     for at_least in (None, 10):
         whole = read_image(data, "rgb", 1, at_least)
@@ -164,7 +164,7 @@ def test_jpeg_without_its_end_is_read(tmp_path: Path, kind: str, mode: str) -> N
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", JPEGS)
-def test_truncated_jpeg_is_refused(kind: str, mode: str) -> None:
+def test_truncated_jpeg_is_rejected(kind: str, mode: str) -> None:
     data = saved(Image.fromarray(RGB).convert(mode), "JPEG", quality=90, **JPEGS[kind])
     scans = data.index(b"\xff\xda") + 20
     restarts = [at for at in range(scans, len(data)) if data[at : at + 1] == b"\xff"]
@@ -177,7 +177,7 @@ def test_truncated_jpeg_is_refused(kind: str, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", [kind for kind in JPEGS if kind != "progressive"])
-def test_truncated_jpeg_with_an_end_is_refused(tmp_path: Path, kind: str, mode: str) -> None:
+def test_truncated_jpeg_with_end_marker_is_rejected(tmp_path: Path, kind: str, mode: str) -> None:
     data = saved(Image.fromarray(RGB).convert(mode), "JPEG", quality=90, **JPEGS[kind])
     scan = data.index(b"\xff\xda") + 20
     for part in (0.1, 0.5, 0.9):
@@ -191,7 +191,7 @@ def test_truncated_jpeg_with_an_end_is_refused(tmp_path: Path, kind: str, mode: 
         load_source_image(tmp_path / "image.jpg", 1)
 
 
-def test_progressive_jpeg_cut_in_its_first_scan_is_refused() -> None:
+def test_progressive_jpeg_truncated_in_its_first_scan_is_rejected() -> None:
     data = saved(Image.fromarray(RGB), "JPEG", quality=90, progressive=True)
     scan = data.index(b"\xff\xda")
     end = data.index(b"\xff", scan + 14)
@@ -201,14 +201,14 @@ def test_progressive_jpeg_cut_in_its_first_scan_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", JPEGS)
 @pytest.mark.parametrize("end", [b"", b"f", b"film", b"\xff\xd8\xff\xd9"])
-def test_grey_jpeg_is_read(kind: str, end: bytes) -> None:
-    """Its level is that of missing blocks."""
+def test_gray_jpeg_is_read(kind: str, end: bytes) -> None:
+    """The level of the image is that of missing blocks."""
     data = saved(Image.new("RGB", (50, 40), (128, 128, 128)), "JPEG", **JPEGS[kind]) + end
     assert (read_image(data, "rgb", 1) == 128).all()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
-def test_other_formats_without_their_end_are_read(kind: str) -> None:
+def test_other_formats_without_end_marker_are_read(kind: str) -> None:
     image = Image.fromarray(RGB).quantize(16)
     data = saved(image, kind)
     cut = data[: -12 if kind == "PNG" else -1]
@@ -228,7 +228,7 @@ def test_other_formats_without_their_end_are_read(kind: str) -> None:
         (b"8BPS\0\1", "Photoshop is not supported; export as JPEG or PNG"),
     ],
 )
-def test_known_formats_that_are_not_read_are_named(
+def test_unsupported_formats_are_named(
     start: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)  # as if not installed
@@ -236,7 +236,7 @@ def test_known_formats_that_are_not_read_are_named(
         read_image(start + bytes(2000), "rgb", 1)
 
 
-def test_heic_is_read_if_its_reader_is_installed(tmp_path: Path) -> None:
+def test_heic_is_read_if_pillow_heif_is_installed(tmp_path: Path) -> None:
     heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -251,7 +251,7 @@ def test_heic_is_read_if_its_reader_is_installed(tmp_path: Path) -> None:
     assert np.array_equal(load_source_image(tmp_path / "image.heic", 1).pixels, read)
     with pytest.raises(UnreadableError):
         read_image(data[: len(data) // 2], "rgb", 1)
-    # The size that it claims is not the size that it is decoded to.
+    # The claimed size differs from the decoded size.
     place = data.index(b"ispe") + 8
     with pytest.raises(UnreadableError):
         read_image(data[:place] + struct.pack(">II", 16, 16) + data[place + 8 :], "rgb", 1)

@@ -4,7 +4,7 @@ import struct
 
 
 def _fixed(value: float) -> bytes:
-    """An s15Fixed16Number."""
+    """Encode an s15Fixed16Number."""
     return struct.pack(">i", round(value * 65536))
 
 
@@ -33,7 +33,7 @@ def _profile(space: bytes, connection: bytes, kind: bytes, tags: dict[bytes, byt
 
 
 def display_p3() -> bytes:
-    """RGB with the primaries of Display P3, adapted to D50, and a gamma of 2.2: wider than sRGB."""
+    """Return a profile with the primaries of Display P3, adapted to D50, and a gamma of 2.2."""
     return _profile(
         b"RGB ",
         b"XYZ ",
@@ -49,13 +49,13 @@ def display_p3() -> bytes:
 
 
 def linear_grey() -> bytes:
-    """Grey whose levels are amounts of light."""
+    """Return a gray profile with linear levels."""
     tags = {b"wtpt": _xyz(0.9642, 1.0, 0.8249), b"kTRC": _gamma(1.0)}
     return _profile(b"GRAY", b"XYZ ", b"mntr", tags)
 
 
 def warm_cmyk() -> bytes:
-    """Four inks, of which cyan prints a warm grey: no other program would guess it."""
+    """Return a CMYK profile whose cyan is a warm gray, unlike that of any default profile."""
     inks = []
     for number in range(16):
         cyan, magenta, yellow, black = (bool(number & bit) for bit in (8, 4, 2, 1))
@@ -69,7 +69,7 @@ def warm_cmyk() -> bytes:
 
 
 def scanner() -> bytes:
-    """RGB of a device that sees and does not show: there is no way back to its numbers."""
+    """Return an RGB profile of an input device, which has no conversion back to its values."""
     corners = []
     for number in range(8):
         red, green, blue = (bool(number & bit) for bit in (4, 2, 1))
