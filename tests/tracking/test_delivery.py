@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atelier.tracking import mlflow_writer, worker
+from atelier.tracking import worker
 from atelier.tracking.environment import Process, git_tags, private_folder, uncommitted
 from atelier.tracking.outbox import Outbox, entries, outboxes, problem, remove
 from atelier.tracking.redact import flat, numbers, redact, redact_urls
+from atelier.tracking.rejected import rejected_file
 from atelier.tracking.run import Run, sheet
-from atelier.tracking.store import open_store
+from atelier.tracking.store import client_of, open_store
 from atelier.tracking.worker import flush, flush_backlog
 
 from ..support.journals import DEAD, start
@@ -29,9 +30,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 @pytest.fixture(autouse=True)
 def _no_cached_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    mlflow_writer.client_of.cache_clear()
+    client_of.cache_clear()
     yield
-    mlflow_writer.client_of.cache_clear()
+    client_of.cache_clear()
 
 
 @pytest.fixture(scope="session")
@@ -252,7 +253,7 @@ def test_an_illegal_name_is_made_legal_and_unique(root: Path) -> None:
     assert sorted(metrics.values()) == [0.25, 0.5, 0.5, 1.0]
     assert metrics["fine"] == 1.0
     assert len([name for name in metrics if name.startswith("what_-")]) == 2
-    assert not mlflow_writer.rejected_file(root).exists()
+    assert not rejected_file(root).exists()
 
 
 def test_a_journal_that_cannot_be_written_does_not_harm_the_work(
@@ -328,7 +329,7 @@ def test_a_model_that_cannot_be_built_holds_nothing_up(root: Path, tmp_path: Pat
     Run(journal).end("FINISHED")
     assert flush_backlog(root) == 0
     assert runs(root)["train"].data.metrics == {"train.loss": 1.0}
-    assert "gone" in mlflow_writer.rejected_file(root).read_text()
+    assert "gone" in rejected_file(root).read_text()
 
 
 def test_one_failed_stage_marks_the_pipeline_though_others_went_on(root: Path) -> None:

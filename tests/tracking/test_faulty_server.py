@@ -16,7 +16,7 @@ from atelier.tracking import destination, mlflow_writer, rejected, store
 from atelier.tracking.environment import Process, private_folder
 from atelier.tracking.outbox import Outbox, pending, problem
 from atelier.tracking.run import Run
-from atelier.tracking.store import open_store
+from atelier.tracking.store import client_of, open_store
 from atelier.tracking.worker import flush, flush_backlog
 
 from ..support.faulty_server import AFTER, BEFORE, Server, running
@@ -36,7 +36,7 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def server(_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    mlflow_writer.client_of.cache_clear()
+    client_of.cache_clear()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", _server.address)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     monkeypatch.setattr(mlflow_writer, "_PAUSES", (0.0, 0.0))
@@ -45,7 +45,7 @@ def server(_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]
     _server.largest = 1_000_000
     yield _server
     _server.rule = lambda method, path: ""
-    mlflow_writer.client_of.cache_clear()
+    client_of.cache_clear()
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def journal_experiment(journal: Outbox) -> str:
 def test_an_address_that_names_no_store_keeps_everything(
     address: str, tmp_path: Path, start: Callable[..., Outbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mlflow_writer.client_of.cache_clear()
+    client_of.cache_clear()
     monkeypatch.setattr(store, "_OPEN_SECONDS", 3.0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     journal = start()

@@ -11,8 +11,8 @@ from mlflow.exceptions import MlflowException
 
 from atelier.tracking import mlflow_names as names
 from atelier.tracking import rejected
+from atelier.tracking.batch_logger import send_in_parts
 from atelier.tracking.environment import PRIVATE, Process
-from atelier.tracking.mlflow_errors import send_in_parts
 from atelier.tracking.outbox import (
     Outbox,
     count_pending,
@@ -211,7 +211,7 @@ def test_a_journal_is_read_entry_by_entry_until_it_is_removed(
     record_problem(execution, "no route")
     assert problem(execution) == "no route"
     (one,) = pending(tmp_path)
-    assert (one.stage, one.journal, one.entries, one.reason) == (
+    assert (one.stage, one.outbox, one.entries, one.reason) == (
         "train",
         journal.folder,
         2,

@@ -173,6 +173,12 @@ def test_the_best_stays_and_the_others_go_with_their_files(store_and_programs: S
     assert names(store.plan(best=1)) == ({"second": ["among the lowest KIDs"]}, [])
 
 
+def test_old_and_new_parameter_names_compare(store: Store) -> None:
+    store.execute("old", 0.1, measured={**MEASURED, "evaluate.nearest_among": "100"})
+    store.execute("new", 0.2, measured={**MEASURED, "evaluate.nearest_neighbor_pool": "100"})
+    assert names(store.plan(best=1))[1] == ["new"]
+
+
 def test_numbers_measured_otherwise_do_not_compare(store: Store) -> None:
     store.execute("quick", 0.01, measured={**MEASURED, "evaluate.samples": "24"})
     store.execute("first", 0.3)

@@ -15,12 +15,12 @@ import pytest
 
 from atelier.cli.runs import sync
 from atelier.core.errors import AtelierError
-from atelier.tracking import mlflow_writer, rejected, store, worker
+from atelier.tracking import rejected, store, worker
 from atelier.tracking.environment import Process, private_folder
 from atelier.tracking.outbox import Outbox, pending, problem, record_start
 from atelier.tracking.pipeline_run import stages_of
 from atelier.tracking.run import Run
-from atelier.tracking.store import StoreError, existing_store, locked, open_store
+from atelier.tracking.store import StoreError, client_of, existing_store, locked, open_store
 from atelier.tracking.worker import flush, flush_backlog
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -39,9 +39,9 @@ def throw(error: Exception) -> None:
 @pytest.fixture(autouse=True)
 def _no_cached_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    mlflow_writer.client_of.cache_clear()
+    client_of.cache_clear()
     yield
-    mlflow_writer.client_of.cache_clear()
+    client_of.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -293,7 +293,7 @@ def test_outcome_that_cannot_be_written_now_is_written_later(
     monkeypatch.setenv("DVC_ROOT", str(root))
     full = OSError(errno.ENOSPC, "No space left on device")
     with monkeypatch.context() as patch:
-        patch.setattr(Outbox, "keep", lambda *_: throw(full))
+        patch.setattr(Outbox, "attach", lambda *_: throw(full))
         (root / "dvc.yaml").write_text("plots: [models]\n")
         (root / "models").write_bytes(b"picture")
         for _ in range(5):

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from atelier.tracking import mlflow_writer
 from atelier.tracking.environment import Process, private_folder
 from atelier.tracking.lineage import find_lineage
 from atelier.tracking.outbox import Outbox
 from atelier.tracking.run import Run
-from atelier.tracking.store import open_store
+from atelier.tracking.store import client_of, open_store
 from atelier.tracking.worker import flush_backlog
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -28,7 +27,7 @@ def test_which_follows_paths_that_are_no_legal_tag_names(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    mlflow_writer.client_of.cache_clear()
+    client_of.cache_clear()
     model = "models/a$b.safetensors"
     stages = {
         "convert": {"inputs": {}, "outputs": {path: FACES}, "metrics": {}},
@@ -52,4 +51,4 @@ def test_which_follows_paths_that_are_no_legal_tag_names(
     assert [maker.stage for maker in origin.producers] == ["train", "convert"]
     assert all(maker.run for maker in origin.producers)
     assert origin.producers[0].inputs == {path: FACES}
-    mlflow_writer.client_of.cache_clear()
+    client_of.cache_clear()

@@ -69,7 +69,8 @@ class SampledGenerator:
         """
         fields = with_current_names(architecture)
         classes = fields.get("classes", 0)
-        distribution = fields.get("latent_distribution", "normal")
+        # Models that were logged by an earlier version have the field "latents".
+        distribution = fields.get("latent_distribution", fields.get("latents", "normal"))
         return cls(network, input_size - classes, distribution, classes, device)
 
     @property

@@ -19,6 +19,7 @@ from atelier.tracking import destination, mlflow_names
 from atelier.tracking.environment import PRIVATE, owner_tags, repository_root
 from atelier.tracking.outbox import outboxes, recorded_start
 from atelier.tracking.references import collect_cache, collect_runs, named_by_git
+from atelier.tracking.renamed import current_parameters
 from atelier.tracking.run_state import remove_stale, stale
 from atelier.tracking.store import locked, open_store, short_message
 
@@ -284,7 +285,7 @@ def _lowest(executions: list[PipelineExecution], best: int) -> list[PipelineExec
     """The parents of the lowest KID, of those measured as the newest one is."""
 
     def measured(execution: PipelineExecution) -> dict[str, str]:
-        parameters = execution.head.data.params.items()
+        parameters = current_parameters(execution.head.data.params).items()
         return {name: value for name, value in parameters if name.startswith("evaluate.")}
 
     parents = [e for e in executions if e.tags("atelier.pipeline") and _is_active(e.head)]

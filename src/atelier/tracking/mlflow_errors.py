@@ -3,9 +3,8 @@
 import errno
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 from atelier.core.errors import is_out_of_memory
 
@@ -42,7 +41,6 @@ _OF_MACHINE = {
 _WORDS_OF_MACHINE = ("No space left", "Too many open files", "Input/output error", "temporary dir")
 # MLflow's words for an answer that is not its own.
 _STATUS = re.compile(r"\AAPI request to \S+(?: \S+)? failed with error code (\d{3})\b")
-_T = TypeVar("_T")
 
 
 class ContentError(Exception):
@@ -153,33 +151,3 @@ def is_access_denied(error: BaseException) -> bool:
 def has_no_response(error: BaseException) -> bool:
     """Return whether a request got no answer, or none of MLflow."""
     return bool(_UNANSWERED.search(str(error)))
-
-
-def send_in_parts(
-    items: Sequence[_T],
-    send: Callable[[Sequence[_T]], object],
-    reject: Callable[[_T, Exception], None],
-    names: Callable[[_T], Sequence[str]],
-) -> None:
-    """Send items together; if some are rejected for content or size, reject only those.
-
-    Args:
-        items: of one request.
-        send: sends some of them.
-        reject: sets one of them aside.
-        names: an item's contents, of which MLflow's answer must name one.
-    """
-    try:
-        send(items)
-    except Exception as error:  # a rejection, or any other, which is raised again
-        too_large = is_too_large(error)
-        if not (too_large or may_reject_content(error)):
-            raise
-        if len(items) > 1:
-            middle = len(items) // 2
-            for half in (items[:middle], items[middle:]):
-                send_in_parts(half, send, reject, names)
-        elif too_large or rejects(error, *names(items[0])):
-            reject(items[0], error)
-        else:
-            raise

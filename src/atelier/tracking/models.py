@@ -21,6 +21,7 @@ from atelier.tracking.mlflow_errors import (
     is_access_denied,
 )
 from atelier.tracking.pipeline_run import stages_of
+from atelier.tracking.renamed import current_parameters
 from atelier.tracking.store import as_default_store, short_message
 from atelier.tracking.uploads import MissingFileError
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
-    from atelier.tracking.pipeline_run import RunLog
+    from atelier.tracking.batch_logger import BatchLogger
 
 NAME = "generator"
 GENERATOR = "models/generator.safetensors"
@@ -149,7 +150,7 @@ def _files(client: "MlflowClient", model: str, folder: str | None = None) -> Ite
 
 
 def log_evaluation(
-    client: "MlflowClient", evaluate: Mapping[str, Any], evaluation: str, log: "RunLog"
+    client: "MlflowClient", evaluate: Mapping[str, Any], evaluation: str, log: "BatchLogger"
 ) -> None:
     """Attach the numbers of an evaluation to the model that it judged.
 
@@ -166,7 +167,7 @@ def log_evaluation(
     run = client.get_run(evaluation)
     at = run.info.end_time or run.info.start_time
     points = [(mlflow_names.key(n), value, at, 0) for n, value in evaluate["metrics"].items()]
-    log.log_metrics(client, evaluation, points, model.model_id)
+    log.log_metrics(evaluation, points, model.model_id)
 
 
 def register_model(
@@ -183,7 +184,7 @@ def register_model(
     model = _model_of(client, evaluate["inputs"].get(GENERATOR, ""))
     if model is None or "kid" not in evaluate["metrics"]:
         return
-    parameters = client.get_run(evaluation).data.params
+    parameters = current_parameters(client.get_run(evaluation).data.params)
     asked = {key: value for key, value in parameters.items() if key.startswith("evaluate.")}
     _register(client, model, mlflow_names.model_name(name), evaluate["metrics"], asked)
 
@@ -238,7 +239,7 @@ def _register(
     alike = [
         version
         for version in client.search_model_versions(f"name = '{name}'")
-        if all(version.tags.get(key) == value for key, value in asked.items())
+        if asked.items() <= current_parameters(version.tags).items()
     ]
     best = min(alike, key=_kid)
     client.set_registered_model_alias(name, CHAMPION, best.version)

@@ -1,12 +1,12 @@
-"""The journal: what a stage has to say, written down before anyone is told.
+"""Transactional outbox for MLflow entries.
 
-A stage appends entries to a folder of its own under ``.atelier/journal/``; another process
-(:mod:`atelier.tracking.worker`) reads them and tells MLflow. So the work never waits for
-MLflow, and nothing is lost with it: what could not be delivered stays in the folder.
+A stage appends entries to its own folder below ``.atelier/journal/``. Another process
+(:mod:`atelier.tracking.worker`) reads them and delivers them to MLflow. So a stage never waits for
+MLflow while it works, and entries that cannot be delivered stay in the folder.
 
-An entry is one line of JSON in ``entries.jsonl``. Files that it speaks of are hard links
-(or copies) in the same folder, so that they outlive the stage's outputs. The journals of
-one pipeline execution lie together, in a folder named after the process that runs it.
+An entry is one line of JSON in ``entries.jsonl``. Attached files are hard links or copies in the
+same folder, so that they outlive the stage's outputs. The outboxes of one pipeline execution share
+a folder, which is named after the process that runs the pipeline.
 """
 
 import fcntl
@@ -26,39 +26,40 @@ from atelier.core.files import write_text
 from atelier.tracking import destination
 from atelier.tracking.environment import Process, private_folder
 
+DELIVERED = "delivered.json"
 _ENTRIES = "entries.jsonl"
 _PROBLEM = "problem.txt"
 _START = "start.json"
 
 
 def now() -> int:
-    """Milliseconds since 1970, as MLflow counts time."""
+    """Return milliseconds since 1970, the unit of MLflow's times."""
     return int(time.time() * 1000)
 
 
 def executions(private: Path) -> list[Path]:
-    """The folders of all pipeline executions that left something to deliver, oldest first."""
+    """Return the folders of all executions that are not completely delivered, oldest first."""
     folders = [folder for folder in (private / "journal").glob("*") if folder.is_dir()]
-    return sorted(folders, key=lambda folder: [journal.name for journal in outboxes(folder)])
+    return sorted(folders, key=lambda folder: [outbox.name for outbox in outboxes(folder)])
 
 
 def execution_folder(private: Path, process: Process) -> Path:
-    """Where the journals of the pipeline that ``process`` runs lie."""
+    """Return the folder for the outboxes of the pipeline that ``process`` runs."""
     return private / "journal" / process.key
 
 
 def record_start(execution: Path, start: dict[str, Any] | None) -> None:
-    """Keep how a pipeline was started, for its outcome; ``None`` forgets it."""
+    """Save how an execution was started, which its outcome needs; ``None`` deletes the record."""
     file = execution / _START
     if start is None:
         file.unlink(missing_ok=True)
     else:
-        # Escaped: a setting may hold a character that UTF-8 cannot encode.
+        # ASCII, because a setting may contain a character that UTF-8 cannot encode.
         write_text(file, json.dumps(start))
 
 
 def recorded_start(execution: Path) -> dict[str, Any] | None:
-    """What :func:`record_start` kept; the outcome of such an execution is still to be written."""
+    """Return the record of :func:`record_start`; it exists until the outcome is written."""
     with suppress(OSError, ValueError, TypeError):
         start = json.loads((execution / _START).read_text("utf-8"))
         return dict(start)
@@ -66,13 +67,13 @@ def recorded_start(execution: Path) -> dict[str, Any] | None:
 
 
 def outboxes(execution: Path) -> list[Path]:
-    """The folders of an execution's journals that are not wholly delivered, oldest first."""
+    """Return the outboxes of an execution that are not completely delivered, oldest first."""
     return sorted(path.parent for path in execution.glob(f"[!.]*/{_ENTRIES}"))
 
 
-def is_open(journal: Path) -> bool:
-    """Whether the stage that writes a journal still lives: it holds a lock as long as it does."""
-    with suppress(FileNotFoundError), (journal / _ENTRIES).open("rb") as file:
+def is_open(outbox: Path) -> bool:
+    """Return True while the stage that writes an outbox runs; it holds a file lock."""
+    with suppress(FileNotFoundError), (outbox / _ENTRIES).open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -80,29 +81,40 @@ def is_open(journal: Path) -> bool:
     return False
 
 
-def remove(journal: Path) -> None:
-    """Remove a journal; one that is killed half-way leaves nothing that looks like a journal."""
-    gone = journal.with_name(f".{journal.name}")
-    journal.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+def has_earlier_attempt(private: Path, outbox: Path, stage: str) -> bool:
+    """Return True if an older, closed outbox of a stage waits for delivery to the same store."""
+    store = destination.recorded(outbox.parent)
+    return any(
+        other.name < outbox.name and other.name.split("-")[1] == stage and not is_open(other)
+        for execution in executions(private)
+        if destination.recorded(execution) in (None, store)
+        for other in outboxes(execution)
+    )
 
 
-def entries(journal: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield each entry from ``offset`` bytes on, and the offset after it.
+def remove(outbox: Path) -> None:
+    """Remove an outbox; it is renamed first, so that no partly removed one is found."""
+    hidden = outbox.with_name(f".{outbox.name}")
+    outbox.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
 
-    A line without an end is still being written, or its writer died: it is left.
+
+def entries(outbox: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield each entry from byte ``offset`` on, and the offset after it.
+
+    A last line without a newline is ignored: it is still being written, or its writer was killed.
     """
-    with suppress(FileNotFoundError), (journal / _ENTRIES).open("rb") as file:
+    with suppress(FileNotFoundError), (outbox / _ENTRIES).open("rb") as file:
         file.seek(offset)
         for line in file:
             if not line.endswith(b"\n"):
                 return
             offset += len(line)
-            yield _read(line), offset
+            yield _parse(line), offset
 
 
-def _read(line: bytes) -> dict[str, Any]:
-    """Return an entry; a line that a power cut spoiled is an entry of its own kind."""
+def _parse(line: bytes) -> dict[str, Any]:
+    """Return an entry; a damaged line becomes an entry of the kind ``unreadable``."""
     try:
         entry = json.loads(line)
         entry["kind"], entry["time"]
@@ -112,14 +124,14 @@ def _read(line: bytes) -> dict[str, Any]:
 
 
 def problem(execution: Path) -> str | None:
-    """Why the last attempt to deliver an execution's journals failed, where it did."""
+    """Return why the last delivery of an execution failed; ``None`` if it did not fail."""
     with suppress(OSError):
         return (execution / _PROBLEM).read_text("utf-8")
     return None
 
 
 def record_problem(execution: Path, reason: str | None) -> None:
-    """Write down why delivery failed, or that it fails no more."""
+    """Save why delivery failed; ``None`` deletes the record."""
     with suppress(OSError):
         if reason is None:
             (execution / _PROBLEM).unlink(missing_ok=True)
@@ -128,48 +140,48 @@ def record_problem(execution: Path, reason: str | None) -> None:
 
 
 class Outbox:
-    """Appends entries to a new journal folder."""
+    """Appends entries to a new outbox folder."""
 
     def __init__(
         self, private: Path, process: Process, stage: str, kind: str = "start", **start: Any
     ) -> None:
-        """Make a folder, whose name sorts by time, and write its first entry.
+        """Create a folder, whose name sorts by time, and write the first entry.
 
         Args:
             private: the repository's folder ``.atelier/``.
             process: the process that runs the pipeline.
-            stage: the stage that writes.
-            kind: of the first entry: ``start`` of a stage, or the ``outcome`` of a pipeline.
+            stage: name of the stage that writes.
+            kind: kind of the first entry: ``start`` of a stage, or a pipeline's ``outcome``.
             start: more fields of the first entry.
         """
         name = f"{time.time_ns()}-{stage}-{uuid.uuid4().hex[:8]}"
         self.folder = execution_folder(private, process) / name
-        unborn = self.folder.with_name(f".{name}")
-        unborn.mkdir(parents=True)
+        hidden = self.folder.with_name(f".{name}")
+        hidden.mkdir(parents=True)
         destination.record(self.folder.parent, private.parent)
-        self._kept = 0
+        self._attached = 0
         self._lock = threading.Lock()
-        self._entries = (unborn / _ENTRIES).open("a", encoding="utf-8")
+        self._entries = (hidden / _ENTRIES).open("a", encoding="utf-8")
         fcntl.flock(self._entries, fcntl.LOCK_EX)
         self.write(kind, stage=stage, **start)
-        # Seen by others only now, so that nobody meets a journal without an entry or a lock.
-        unborn.rename(self.folder)
+        # Renamed last, so that no process finds an outbox without an entry or a lock.
+        hidden.rename(self.folder)
 
     def write(self, kind: str, **fields: Any) -> None:
-        """Append an entry of a kind, with the time."""
+        """Append an entry of a kind; the present time is added."""
         line = json.dumps({"kind": kind, "time": now(), **fields}, ensure_ascii=True)
-        with self._lock:  # the work and its system metrics speak from two threads
+        with self._lock:  # the stage and its sampler of system metrics write from two threads
             self._entries.write(line + "\n")
-            # To the operating system at once: it outlives a killed process there.
+            # Once the operating system has the line, it outlives a killed process.
             self._entries.flush()
 
     def attach(self, file: Path) -> str:
-        """Keep ``file`` as it is now and return the name that an entry may speak of it by."""
-        self._kept += 1
-        folder = self.folder / f"file-{self._kept:06d}"
+        """Link or copy a file into the folder; return its path for an entry."""
+        self._attached += 1
+        folder = self.folder / f"file-{self._attached:06d}"
         folder.mkdir()
         target = folder / file.name
-        # Outputs are replaced, never written into, so a link keeps today's content.
+        # Outputs are replaced, never changed in place, so a link keeps the present content.
         try:
             os.link(file, target)
         except OSError:
@@ -177,37 +189,34 @@ class Outbox:
         return str(target.relative_to(self.folder))
 
     def close(self) -> None:
-        """Close the file; the entries stay."""
+        """Close the file and release its lock; the entries stay."""
         self._entries.close()
-
-
-DELIVERED = "delivered.json"
 
 
 @dataclass(frozen=True)
 class Pending:
-    """Undelivered entries of one journal.
+    """Undelivered entries of one outbox.
 
     Attributes:
-        stage: that wrote them.
-        journal: their folder.
-        entries: how many.
-        reason: why the last attempt failed; empty if none did.
+        stage: name of the stage that wrote them.
+        outbox: their folder.
+        entries: their number.
+        reason: why the last delivery failed; empty if it did not fail.
     """
 
     stage: str
-    journal: Path
+    outbox: Path
     entries: int
     reason: str
 
 
 @dataclass(frozen=True)
 class Unwritten:
-    """An execution whose end is not recorded yet.
+    """An execution whose outcome is not written yet.
 
     Attributes:
         execution: its folder.
-        reason: why the last attempt failed; empty if none did.
+        reason: why the last attempt failed; empty if it did not fail.
     """
 
     execution: Path
@@ -218,18 +227,18 @@ def pending(root: Path) -> list[Pending]:
     """Return the undelivered entries of all executions, oldest first."""
     return [
         Pending(
-            journal.name.split("-", 1)[1].rpartition("-")[0],
-            journal,
-            count_pending(journal),
+            outbox.name.split("-", 1)[1].rpartition("-")[0],
+            outbox,
+            count_pending(outbox),
             problem(execution) or "",
         )
         for execution in executions(private_folder(root))
-        for journal in outboxes(execution)
+        for outbox in outboxes(execution)
     ]
 
 
 def unwritten(root: Path) -> list[Unwritten]:
-    """Return the executions without journals whose end is still to be recorded."""
+    """Return the executions without outboxes whose outcome is not written yet."""
     return [
         Unwritten(execution, str(start.get("problem", "")))
         for execution in executions(private_folder(root))
@@ -237,10 +246,10 @@ def unwritten(root: Path) -> list[Unwritten]:
     ]
 
 
-def count_pending(journal: Path) -> int:
-    """Return how many entries of a journal are not delivered."""
+def count_pending(outbox: Path) -> int:
+    """Return the number of undelivered entries of an outbox."""
     offset = 0
     with suppress(OSError, ValueError, AttributeError, TypeError):
-        told = json.loads((journal / DELIVERED).read_text("utf-8"))
-        offset = int(told.get("offset", 0))
-    return sum(1 for _ in entries(journal, offset))
+        progress = json.loads((outbox / DELIVERED).read_text("utf-8"))
+        offset = int(progress.get("offset", 0))
+    return sum(1 for _ in entries(outbox, offset))

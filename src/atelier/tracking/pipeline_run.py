@@ -6,8 +6,8 @@ found by the file's hash, also where DVC brought the file from its cache.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from atelier.tracking import mlflow_names
 from atelier.tracking.run_lookup import STAGE_KEY
@@ -16,31 +16,16 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
+    from atelier.tracking.batch_logger import BatchLogger
+
 _Stages = Mapping[str, Mapping[str, Any]]
 # Looks at folders of pictures at every execution; it never has a run.
 _WITHOUT_RUN = "watch"
 
 
-class RunLog(Protocol):
-    """Logs to a run; what MLflow rejects is set aside, and the rest is logged."""
-
-    def log_metrics(
-        self,
-        client: "MlflowClient",
-        run: str,
-        points: Iterable[tuple[str, Any, Any, Any]],
-        model: str | None = None,
-    ) -> None:
-        """Log (legal name, value, milliseconds, step), also to a logged model."""
-
-    def log_tags(self, client: "MlflowClient", run: str, tags: Mapping[str, str]) -> None:
-        """Set tags by name."""
-
-    def log_datasets(self, client: "MlflowClient", run: str, datasets: Sequence[Any]) -> None:
-        """Log what a run read."""
-
-
-def complete_parent_run(client: "MlflowClient", parent: str, stages: _Stages, log: RunLog) -> None:
+def complete_parent_run(
+    client: "MlflowClient", parent: str, stages: _Stages, log: "BatchLogger"
+) -> None:
     """Complete a parent run and its children by what DVC recorded.
 
     Args:
@@ -60,13 +45,13 @@ def complete_parent_run(client: "MlflowClient", parent: str, stages: _Stages, lo
         else:
             maker = find_producer(client, stage["outputs"])
             made_by = maker.info.run_id if maker else "unknown"
-            log.log_tags(client, parent, {f"restored.{name}": made_by})
+            log.log_tags(parent, {f"restored.{name}": made_by})
             _log_numbers(client, parent, name, stage["metrics"], log)
             rows.append((name, "restored", maker))
     for how in ("ran", "restored"):
         names = [name for name, happened, _ in rows if happened == how]
-        log.log_tags(client, parent, {f"stages.{how}": " ".join(names)})
-    log.log_tags(client, parent, {"mlflow.note.content": _note(rows)})
+        log.log_tags(parent, {f"stages.{how}": " ".join(names)})
+    log.log_tags(parent, {"mlflow.note.content": _note(rows)})
 
 
 def stages_of(client: "MlflowClient", parent: str) -> "dict[str, Run]":
@@ -99,7 +84,9 @@ def find_producer(client: "MlflowClient", outputs: Mapping[str, str]) -> "Run | 
     return found[0] if found else None
 
 
-def _tag_content(client: "MlflowClient", run: str, stage: Mapping[str, Any], log: RunLog) -> None:
+def _tag_content(
+    client: "MlflowClient", run: str, stage: Mapping[str, Any], log: "BatchLogger"
+) -> None:
     """Tag a run with the hashes of what it read and made; its inputs are datasets as well."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -108,7 +95,7 @@ def _tag_content(client: "MlflowClient", run: str, stage: Mapping[str, Any], log
         for way in ("input", "output")
         for path, hash_ in stage[f"{way}s"].items()
     }
-    log.log_tags(client, run, tags)
+    log.log_tags(run, tags)
     datasets = [
         DatasetInput(
             Dataset(
@@ -122,16 +109,16 @@ def _tag_content(client: "MlflowClient", run: str, stage: Mapping[str, Any], log
         for path, hash_ in stage["inputs"].items()
     ]
     if datasets:
-        log.log_datasets(client, run, datasets)
+        log.log_datasets(run, datasets)
 
 
 def _log_numbers(
-    client: "MlflowClient", parent: str, stage: str, values: Mapping[str, float], log: RunLog
+    client: "MlflowClient", parent: str, stage: str, values: Mapping[str, float], log: "BatchLogger"
 ) -> None:
     """Give the parent the final numbers of a stage that did not run."""
     at = client.get_run(parent).info.start_time
     points = [(mlflow_names.key(f"{stage}.{name}"), value, at, 0) for name, value in values.items()]
-    log.log_metrics(client, parent, points)
+    log.log_metrics(parent, points)
 
 
 def _note(rows: "list[tuple[str, str, Run | None]]") -> str:

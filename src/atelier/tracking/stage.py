@@ -306,10 +306,10 @@ def _warn_about_pending(root: Path, journal: Path, waited: bool) -> None:
             trouble.
     """
     left, trouble = pending(root), problem(journal.parent)
-    mine = sum(each.entries for each in left if each.journal == journal)
-    siblings = [each for each in left if each.journal.parent == journal.parent]
-    earlier = sum(each.entries for each in siblings if each.journal.name < journal.name)
-    others = sum(each.entries for each in left if each.journal.parent != journal.parent)
+    mine = sum(each.entries for each in left if each.outbox == journal)
+    siblings = [each for each in left if each.outbox.parent == journal.parent]
+    earlier = sum(each.entries for each in siblings if each.outbox.name < journal.name)
+    others = sum(each.entries for each in left if each.outbox.parent != journal.parent)
     if journal.exists() and (waited or trouble):
         reason = (trouble or "it is slow").rstrip(".")
         print(

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from io import IOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -256,6 +257,12 @@ def open_store(root: Path, experiment: str) -> "tuple[MlflowClient, str]":
     with _store_locked(root), _bounded():
         client = _client(root)
         return client, _experiment(client, experiment, location)
+
+
+@cache
+def client_of(root: Path, experiment: str) -> "tuple[MlflowClient, str]":
+    """Return :func:`open_store`'s client and experiment id; the store is opened once."""
+    return open_store(root, experiment)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 from atelier.tracking import destination
 from atelier.tracking.environment import Process, private_folder
 from atelier.tracking.execution import LockFileSnapshot, NoTreeError, write_outcome
-from atelier.tracking.mlflow_writer import Delivery, client_of
+from atelier.tracking.mlflow_writer import Delivery
 from atelier.tracking.outbox import (
     execution_folder,
     executions,
@@ -31,6 +31,7 @@ from atelier.tracking.outbox import (
     recorded_start,
 )
 from atelier.tracking.store import (
+    client_of,
     is_remote,
     locked,
     locked_soon,

@@ -10,7 +10,7 @@ import pytest
 from mlflow.utils import rest_utils
 
 from atelier.tracking import mlflow_writer
-from atelier.tracking.store import quiet_environment
+from atelier.tracking.store import client_of, quiet_environment
 
 from ...support.proxy import TIMEOUT_SECONDS, Proxy, proxy
 from ...support.servers import mlflow_server, postgresql
@@ -58,7 +58,7 @@ def through_proxy(
         # Delivery replaces this function by one that limits requests; it is put back afterwards.
         function = "_get_http_response_with_retries"
         monkeypatch.setattr(rest_utils, function, getattr(rest_utils, function))
-        mlflow_writer.client_of.cache_clear()
+        client_of.cache_clear()
         (tmp_path / "project").mkdir()
         yield tmp_path / "project"
-        mlflow_writer.client_of.cache_clear()
+        client_of.cache_clear()

@@ -1,0 +1,100 @@
+"""Entries, runs and models that an earlier version wrote under names of its own."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow.entities import Param
+
+from atelier.core.presets import preset_values
+from atelier.core.settings import ConvertSettings, TrainSettings
+from atelier.gan.networks import Architecture, build_networks
+from atelier.gan.sampling import SampledGenerator
+from atelier.gan.serialization import load_generator, save_network
+from atelier.tracking.environment import Process, private_folder
+from atelier.tracking.models import GENERATOR, log_model, register_model
+from atelier.tracking.outbox import Outbox
+from atelier.tracking.rejected import rejected_file
+from atelier.tracking.renamed import current_loader, current_parameters
+from atelier.tracking.run import Run
+from atelier.tracking.store import client_of, open_store
+from atelier.tracking.worker import flush_backlog
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+OLD_LOADER = "atelier.gan.weights:load_for_serving"
+LOADER = "atelier.gan.serialization:load_for_serving"
+PRESETS = Path(__file__).parents[2] / "presets"
+
+
+@pytest.fixture(autouse=True)
+def _no_cached_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    client_of.cache_clear()
+    yield
+    client_of.cache_clear()
+
+
+def save_generator(file: Path, seed: int) -> Path:
+    """Save a small untrained generator."""
+    convert = ConvertSettings.model_validate(preset_values("celeba64", PRESETS)["convert"])
+    train = TrainSettings.model_validate(preset_values("celeba64", PRESETS)["train"])
+    arch = Architecture.from_settings(train, convert.image_size, convert.channels)
+    arch = replace(arch, image_size=16, latent_size=8, generator_channels=4)
+    save_network(build_networks(arch, seed)[0], arch, file)
+    return file
+
+
+def test_present_names_are_unchanged() -> None:
+    assert current_loader(LOADER) == LOADER
+    assert current_loader("os:unlink") == "os:unlink"
+    parameters = {"evaluate.samples": "24", "tracking.registered_model": "faces"}
+    assert current_parameters(parameters) == parameters
+
+
+def test_entry_with_an_old_loader_is_delivered(tmp_path: Path) -> None:
+    dead = Process(2**22 + 1, "0")
+    fields = {"experiment": "atelier", "pipeline": "", "parameters": {}, "tags": {}}
+    outbox = Outbox(private_folder(tmp_path), dead, "train", **fields)
+    run = Run(outbox)
+    run.log_model(save_generator(tmp_path / "generator.safetensors", 1), OLD_LOADER)
+    run.end("FINISHED")
+    assert flush_backlog(tmp_path) == 0
+    assert not rejected_file(tmp_path).exists()
+    client, experiment = open_store(tmp_path, "atelier")
+    assert [model.name for model in client.search_logged_models([experiment])] == ["generator"]
+
+
+def test_champion_is_chosen_among_versions_with_old_and_new_parameter_names(
+    tmp_path: Path,
+) -> None:
+    private_folder(tmp_path)
+    client, experiment = open_store(tmp_path, "atelier")
+    names = ("evaluate.nearest_among", "evaluate.nearest_neighbor_pool")
+    for number, (name, kid) in enumerate(zip(names, (0.1, 0.2), strict=True)):
+        file = save_generator(tmp_path / f"{number}.safetensors", number)
+        run = client.create_run(experiment).info.run_id
+        client.log_batch(run, params=[Param(name, "100")])
+        log_model(client, run, file, LOADER)
+        (model,) = (
+            model
+            for model in client.search_logged_models([experiment])
+            if model.source_run_id == run
+        )
+        evaluate = {"inputs": {GENERATOR: model.tags["content.md5"]}, "metrics": {"kid": kid}}
+        register_model(client, evaluate, run, "faces")
+        if number == 0:  # as an earlier version tagged it
+            client.delete_model_version_tag("faces", "1", names[1])
+            client.set_model_version_tag("faces", "1", names[0], "100")
+    assert client.get_model_version_by_alias("faces", "champion").version == "1"
+
+
+def test_latents_of_a_model_with_an_old_architecture_are_drawn_as_before(tmp_path: Path) -> None:
+    network, arch = load_generator(save_generator(tmp_path / "generator.safetensors", 1))
+    for field in ("latents", "latent_distribution"):
+        for distribution in ("uniform", "normal"):
+            generator = SampledGenerator.from_module(
+                network, arch.latent_size, {field: distribution}, torch.device("cpu")
+            )
+            assert generator.latents == distribution
