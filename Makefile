@@ -28,7 +28,7 @@ help: ## list the targets
 repro: $(VENV)/ready ## run the whole chain on the embedded sample
 	@python -m atelier.tracking.preflight
 	dvc repro
-	@atelier where
+	@atelier results
 
 test: $(VENV)/ready ## run the tests
 	pytest -n 2 --dist worksteal -m "not slow"

@@ -43,6 +43,6 @@ def test_printed_commands_can_be_repeated_and_leave_git_clean(ready: Project) ->
         *notice, last = second.splitlines(keepends=True)
         assert last == first
         assert len(notice) == 1
-        assert "there already: what is made now is compared" in notice[0]
+        assert "there already: the new content is compared" in notice[0]
     assert ready.bytes("generated") == made
     assert ready.run("git", "status", "--porcelain") == ""

@@ -38,7 +38,7 @@ def expected(seed: int) -> np.ndarray:
 
 
 def test_a_sheet_shows_a_picture_of_each_seed(atelier: Typed) -> None:
-    told = atelier("generate --seeds 5,2,9 --columns 2 --tile 16")
+    told = atelier("generate --seeds 5,2,9 --columns 2 --tile-pixels 16")
     (made,) = Path("generated").iterdir()
     assert re.fullmatch(r"seeds-5-2-9-columns-2-tile-16-generator-[0-9a-f]{8}\.png", made.name)
     assert told == f"Wrote {made}: seeds 5, 2, 9.\n"
@@ -63,21 +63,21 @@ def test_single_files_are_named_by_seed_and_join_what_is_there(
     kept = checkout / "mine/notes.txt"
     kept.parent.mkdir()
     kept.write_text("mine")
-    told = atelier("generate --count 2 --seed 8 --files --out mine")
-    assert told == "Wrote 2 pictures to mine/: seeds 8 to 9.\n"
+    told = atelier("generate --count 2 --seed 8 --separate-files --out mine")
+    assert told == "Wrote 2 images to mine/: seeds 8 to 9.\n"
     assert {file.name for file in kept.parent.iterdir()} == {
         *("notes.txt", "seed_0008.png", "seed_0009.png")
     }
     np.testing.assert_array_equal(pixels("mine/seed_0009.png"), expected(9))
     (checkout / "mine/seed_0009.png").write_text("edited")
-    atelier("generate --seeds 10,9 --files --out mine", code=1)
+    atelier("generate --seeds 10,9 --separate-files --out mine", code=1)
     assert (checkout / "mine/seed_0009.png").read_text() == "edited"
     assert not (checkout / "mine/seed_0010.png").exists(), "refused as a whole"
     assert not list(checkout.glob(".atelier*"))
 
 
 def test_a_film_goes_round(atelier: Typed) -> None:
-    told = atelier("generate --seeds 1,5,9 --film walk.gif --frames 4 --fps 10 --tile 32")
+    told = atelier("generate --seeds 1,5,9 --gif walk.gif --frames 4 --fps 10 --tile-pixels 32")
     assert told == "Wrote walk.gif: seeds 1, 5, 9, 12 frames at 10 fps.\n"
     with Image.open("walk.gif") as film:
         assert (film.n_frames, film.size, film.info["duration"]) == (12, (32, 32), 100)
@@ -96,9 +96,9 @@ def test_classes_are_asked_for_or_take_turns(atelier: Typed, checkout: Path) -> 
         return generate(generator, draw_latents(1, arch, seed, [label]))[0]
 
     assert not np.array_equal(of_class(0, 1), of_class(1, 1)), "or this would prove nothing"
-    atelier("generate --seeds 6,7 --columns 1 --tile 16 --out turns.png")
+    atelier("generate --seeds 6,7 --columns 1 --tile-pixels 16 --out turns.png")
     np.testing.assert_array_equal(pixels("turns.png"), [*of_class(0, 6), *of_class(1, 7)])
-    atelier("generate --seeds 6,7 --columns 1 --tile 16 --class 2 --out twos.png")
+    atelier("generate --seeds 6,7 --columns 1 --tile-pixels 16 --class 2 --out twos.png")
     np.testing.assert_array_equal(pixels("twos.png"), [*of_class(2, 6), *of_class(2, 7)])
     assert "this generator has classes 0 to 2" in atelier("generate --class 3", code=1)
     assert f"[B, {SMALL.latent_size + 3}]" in atelier("export faces.pt")
@@ -127,8 +127,12 @@ def test_nothing_is_replaced_unasked(atelier: Typed) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("generate --count 24", "generate --seeds 3,5 --files", "generate --seed 9 --count 1"),
-        "generate --seeds 1,5 --film generated/walk.gif --frames 3 --tile 16",
+        *(
+            "generate --count 24",
+            "generate --seeds 3,5 --separate-files",
+            "generate --seed 9 --count 1",
+        ),
+        "generate --seeds 1,5 --gif generated/walk.gif --frames 3 --tile-pixels 16",
         "export generated/faces.onnx",
     ],
 )
@@ -151,14 +155,14 @@ def test_a_sheet_of_another_training_is_another_file(atelier: Typed, checkout: P
     assert atelier("generate --count 2") == second
 
 
-@pytest.mark.parametrize("command", ["generate --film one.gif --frames 2", "export one.pt"])
+@pytest.mark.parametrize("command", ["generate --gif one.gif --frames 2", "export one.pt"])
 def test_the_comparison_with_what_is_there_is_told_before_the_work(
     atelier: Typed, command: str
 ) -> None:
     file = Path(command.split()[1 if "export" in command else 2])
     file.write_text("mine")
     told = atelier(command, code=1).splitlines()
-    assert told[0].startswith(f"{file} is there already: what is made now is compared with it")
+    assert told[0].startswith(f"{file} is there already: the new content is compared with it")
     assert told[1].startswith(f"ERROR: {file} is there already, with other content")
     file.unlink()
     file.mkdir()
@@ -171,7 +175,7 @@ def test_sheets_of_other_pictures_have_other_names(atelier: Typed, checkout: Pat
     commands = [
         *("--count 3", "--count 4", "--count 3 --seed 2", "--seeds 1,3", "--seeds 3,1"),
         *("--seeds 1,3,5", "--count 3 --class 1", "--count 3 --truncation 1.5"),
-        *("--count 3 --columns 3", "--count 3 --tile 16"),
+        *("--count 3 --columns 3", "--count 3 --tile-pixels 16"),
         *("--seeds " + ",".join(map(str, range(a, 300, 2))) for a in (1, 3)),
     ]
     for command in commands:
@@ -185,32 +189,32 @@ def test_sheets_of_other_pictures_have_other_names(atelier: Typed, checkout: Pat
     ("command", "sentence"),
     [
         ("generate --count 0", "--count is 0, but it is 1 or more"),
-        ("generate --count 10001", "at most 10,000 pictures"),
+        ("generate --count 10001", "at most 10,000 images"),
         ("generate --columns 0", "--columns is 0"),
-        ("generate --seeds 1,two", "--seeds is '1,two', but it is a list such as 1,5,9"),
+        ("generate --seeds 1,two", "--seeds is '1,two', but it is a list, e.g. 1,5,9"),
         ("generate --seed -1", "a seed is a whole number from 0"),
         ("generate --count -1", "--count is -1, but it is 1 or more"),
         (f"generate --seed {2**63}", f"not {2**63}"),
         ("generate --seeds 1,2 --count 2", "leave --count and --seed out"),
         ("generate --seeds 1,2 --seed 2", "leave --count and --seed out"),
-        ("generate --tile 5001", "at most 5000 fit"),
+        ("generate --tile-pixels 5001", "use at most 5000"),
         ("generate --truncation 0", "0.01 or more"),
         ("generate --class 0", "this generator has no classes"),
         ("generate --out faces.jpg", "a folder, or a file that ends in .png"),
         ("generate --out params.yaml", "a folder, or a file that ends in .png"),
-        ("generate --out faces.png --files", "with --files a folder"),
-        ("generate --film walk.mp4", "a film is a GIF"),
-        ("generate --film walk.gif --fps 51", "at most 50"),
-        ("generate --film walk.gif --frames 9999", "at most 10,000"),
-        ("generate --film walk.gif --out here", "leave --out and --files out"),
-        ("generate --from none.safetensors", "there is no none.safetensors"),
-        ("generate --from params.yaml", "params.yaml holds no generator"),
-        ("generate --from models", "it is a folder, not a regular file"),
-        ("generate --from pipe", "it is a pipe, not a regular file"),
-        ("export faces.pt --from pipe", "it is a pipe, not a regular file"),
-        ("generate --from /dev/zero", "it is a device, not a regular file"),
-        ("generate --from models:/faces@champion", "no MLflow store here"),
-        (f"generate --from {'0' * 32}", "no MLflow store here"),
+        ("generate --out faces.png --separate-files", "with --separate-files a folder"),
+        ("generate --gif walk.mp4", "must end in .gif"),
+        ("generate --gif walk.gif --fps 51", "at most 50"),
+        ("generate --gif walk.gif --frames 9999", "at most 10,000"),
+        ("generate --gif walk.gif --out here", "leave --out and --separate-files out"),
+        ("generate --model none.safetensors", "there is no none.safetensors"),
+        ("generate --model params.yaml", "params.yaml holds no generator"),
+        ("generate --model models", "it is a folder, not a regular file"),
+        ("generate --model pipe", "it is a pipe, not a regular file"),
+        ("export faces.pt --model pipe", "it is a pipe, not a regular file"),
+        ("generate --model /dev/zero", "it is a device, not a regular file"),
+        ("generate --model models:/faces@champion", "no MLflow store here"),
+        (f"generate --model {'0' * 32}", "no MLflow store here"),
         ("generate --out params.yaml/pictures", "cannot be written"),
         ("export faces.txt", "use .onnx for ONNX or .pt"),
     ],

@@ -5,17 +5,21 @@ import pytest
 from atelier.cli.stylize import name_options
 from atelier.core.errors import AtelierError
 
-OPTIONS = {"keep_colors": "--keep-colors", "style_weights": "--mix", "weights": "--weights"}
+OPTIONS = {
+    "preserve_color": "--preserve-color",
+    "style_weights": "--style-weights",
+    "weights": "--weights",
+}
 
 
 @pytest.mark.parametrize(
     ("sentence", "told"),
     [
         ("stylize.weights is a.pth, but", "--weights is a.pth, but"),
-        ("atelier stylize: stylize.style_weights.0 is -1.0, but", "--mix.0 is -1.0, but"),
+        ("atelier stylize: stylize.style_weights.0 is -1.0, but", "--style-weights.0 is -1.0, but"),
         (
             "atelier stylize: stylize: style_weights joins styles; set pairing, or style_weights",
-            "--mix joins styles; set pairing, or --mix",
+            "--style-weights joins styles; set pairing, or --style-weights",
         ),
         ("than stylize.memory_gb (4); lower", "than stylize.memory_gb of p.yaml (4); lower"),
         ("raise stylize.memory_gb.", "raise stylize.memory_gb of p.yaml."),
@@ -31,8 +35,8 @@ def test_a_setting_is_said_as_its_option(sentence: str, told: str) -> None:
 @pytest.mark.parametrize(
     "sentence",
     [
-        "there is no image /home/me/keep_colors/ann.jpg; check the path.",
-        "there is no image keep_colors.jpg; check the path.",
+        "there is no image /home/me/preserve_color/ann.jpg; check the path.",
+        "there is no image preserve_color.jpg; check the path.",
         "there is no image stylize.png; check the path.",
         "there is no image stylize.weights.png; check the path.",
         "stylize.weights/ann.jpg cannot be read.",

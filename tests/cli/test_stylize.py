@@ -23,7 +23,7 @@ from atelier.style.loss_log import Preview
 
 from .conftest import Typed
 
-QUICK = ("--iterations", 6, "--keep-colors", "none")
+QUICK = ("--iterations", 6, "--preserve-color", "none")
 WAVES = ("--style", "A/waves.png")
 
 
@@ -106,9 +106,9 @@ def test_a_size_is_the_shorter_side_and_out_may_be_a_file(
 
 
 def test_a_film_shows_the_way(atelier: Typed, album: Path) -> None:
-    options = ("--style", album / "waves.png", "--film", "--iterations", 30)
+    options = ("--style", album / "waves.png", "--gif", "--iterations", 30)
     told = atelier("stylize", album / "ann.jpg", *options)
-    assert "Wrote painted/ann-waves.gif: its way, " in told
+    assert "Wrote painted/ann-waves.gif: " in told
     with Image.open("painted/ann-waves.gif") as film:
         assert film.size == (48, 40)
         assert film.n_frames >= 24
@@ -126,8 +126,8 @@ def test_frames_of_a_painting_that_is_written_are_let_go(
     monkeypatch.setattr(Intermediates, "note", look)
     pictures = (album / "bob.PNG", album / "waves.png")
     command = ("stylize", *pictures, "--style", album / "stars.webp", "--size", 32)
-    told = atelier(*command, "--film", *QUICK)
-    assert told.count(".gif: its way, ") == 2
+    told = atelier(*command, "--gif", *QUICK)
+    assert told.count(".gif: ") == 2
     assert max(frames for picture, frames in held if picture == 0) > 2
     assert {frames for picture, frames in held if picture == 1} == {0}
 
@@ -142,7 +142,7 @@ def test_a_film_that_is_interrupted_costs_no_painting(
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr("atelier.figures.style_figures.save_gif", interrupted)
-    command = ("stylize", album / "ann.jpg", "--style", album / "waves.png", "--film", *QUICK)
+    command = ("stylize", album / "ann.jpg", "--style", album / "waves.png", "--gif", *QUICK)
     told = atelier(*command, code=130)
     assert "WARNING: painted/ann-waves.gif was not written, because it was interrupted\n" in told
     assert finished == [Path("painted/ann-waves.jpg").stat().st_mtime_ns]
@@ -169,7 +169,7 @@ def test_a_mask_leaves_the_rest_as_it_was(
     mask = np.zeros((48, 40, *channels), np.uint8)
     mask[:24] = 255
     Image.fromarray(mask).save(album / "sky.png")
-    options = ("--style", album / "waves.png", "--mask", album / "sky.png")
+    options = ("--style", album / "waves.png", "--style-mask", album / "sky.png")
     atelier("stylize", album / "bob.PNG", *options, *QUICK)
     painted, given = levels("painted/bob-waves.PNG"), levels(album / "bob.PNG")
     assert np.array_equal(painted[26:], given[26:])
@@ -177,7 +177,7 @@ def test_a_mask_leaves_the_rest_as_it_was(
 
 
 def test_styles_are_mixed_in_one_painting(atelier: Typed, album: Path) -> None:
-    styles = ("--style", album / "waves.png", album / "stars.webp", "--mix", "2,1")
+    styles = ("--style", album / "waves.png", album / "stars.webp", "--style-weights", "2,1")
     told = atelier("stylize", album / "bob.PNG", *styles, *QUICK)
     assert told == "Wrote painted/bob-waves+stars.PNG: 40 x 48 pixels.\n"
 
@@ -186,7 +186,7 @@ def test_styles_take_turns_whatever_the_pictures_sizes(atelier: Typed, album: Pa
     for name, side in (("a", 40), ("b", 44), ("c", 40), ("d", 40)):
         Image.new("RGB", (side, side), (90, 160, 40)).save(album / f"{name}.png")
     pictures = [album / f"{name}.png" for name in "abcd"]
-    styles = ("--style", album / "waves.png", album / "stars.webp", "--pairing", "each")
+    styles = ("--style", album / "waves.png", album / "stars.webp", "--pairing", "cycle")
     for size in (0, 32):
         told = atelier("stylize", *pictures, *styles, "--size", size, "--force", *QUICK)
         written = [line.split("/")[1].split(".")[0] for line in told.splitlines()]
@@ -218,7 +218,7 @@ def test_a_preset_without_bounds_gets_some_where_they_are_needed(
 ) -> None:
     Image.new("L", (40, 48), 255).save(album / "all.png")
     command = ("stylize", album / "bob.PNG", "--style", album / "waves.png", "--preset", "gatys")
-    for option in (("--mask", album / "all.png"), ("--keep-colors", "luminance")):
+    for option in (("--style-mask", album / "all.png"), ("--preserve-color", "luminance")):
         told = atelier(*command, *option, "--weights", album / "none.pth", code=1)
         assert told.startswith(f"ERROR: --weights is {album}/none.pth, but there is no such file")
 
@@ -260,7 +260,7 @@ def test_nothing_is_replaced_unasked(atelier: Typed, album: Path) -> None:
 
 
 def test_the_help_names_pictures_before_the_styles(atelier: Typed) -> None:
-    assert "atelier stylize PICTURE... --style STYLE... [OPTIONS]" in atelier("stylize --help")
+    assert "atelier stylize IMAGE... --style STYLE... [OPTIONS]" in atelier("stylize --help")
 
 
 @pytest.mark.parametrize(
@@ -269,23 +269,32 @@ def test_the_help_names_pictures_before_the_styles(atelier: Typed) -> None:
         (["absent.jpg", *WAVES], "there is no image absent.jpg; check the path."),
         (["A/note.txt", *WAVES], "A/note.txt cannot be read (not an image)."),
         (["A", *WAVES], "ERROR: A cannot be read (it is a folder, not a regular file)."),
-        ([*WAVES, "A/ann.jpg"], "--style takes all that follows it, so that no PICTURE is left; "),
+        ([*WAVES, "A/ann.jpg"], "--style takes all values that follow it, so that no IMAGE is left"),
         (["A/ann.jpg", "--style", "nowhere.png"], "there is no image nowhere.png; check"),
         (["A/ann.jpg", *WAVES, "--size", 8], "ERROR: --size is 8, but it should be gre"),
         (["A/ann.jpg", *WAVES, "--strength", 2], "ERROR: --strength is 2.0, but it should be"),
         (["A/ann.jpg", *WAVES, "--iterations", 0], "ERROR: --iterations is 0, but it should be"),
-        (["A/ann.jpg", *WAVES, "--keep-colors", "yes"], "ERROR: --keep-colors is 'yes', but"),
+        (["A/ann.jpg", *WAVES, "--preserve-color", "yes"], "ERROR: --preserve-color is 'yes', but"),
         (["A/ann.jpg", *WAVES, "--weights", "no.pth"], "--weights is no.pth, but"),
         (["A/ann.jpg", *WAVES, "--preset", "monet"], "monet"),
-        (["A/ann.jpg", *WAVES, "--mix", "a lot"], "--mix is 'a lot', but it is a list"),
-        (["A/ann.jpg", *WAVES, "--mix", "1,2"], "ERROR: --mix is a list of 2, but the number of"),
+        (
+            ["A/ann.jpg", *WAVES, "--style-weights", "a lot"],
+            "--style-weights is 'a lot', but it is a list",
+        ),
+        (
+            ["A/ann.jpg", *WAVES, "--style-weights", "1,2"],
+            "ERROR: --style-weights is a list of 2, but the number of",
+        ),
         (["A/ann.jpg", *WAVES, "--pairing", "some"], "--pairing is 'some', but it should be"),
-        (["A/ann.jpg", *WAVES, "--mask", "A/ann.jpg", "A/bob.PNG"], "ERROR: --mask is a list of 2"),
+        (
+            ["A/ann.jpg", *WAVES, "--style-mask", "A/ann.jpg", "A/bob.PNG"],
+            "ERROR: --style-mask is a list of 2",
+        ),
         (["A/ann.jpg", *WAVES, "--out", "me.bmp"], "does not end in a supported format"),
         (["A/cut out.tif", *WAVES, "--out", "me.jpg"], "lose the picture's transpar"),
         (["A/ann.jpg", "A/bob.PNG", *WAVES, "--out", "me.png"], "need a folder"),
         (["A/ann.jpg", "A/ann.jpg", *WAVES], "two images are called ann"),
-        (["A/ann.jpg", *WAVES, "--out", "A/note.txt/x"], "takes no files"),
+        (["A/ann.jpg", *WAVES, "--out", "A/note.txt/x"], "no file can be created in"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_in_one_sentence_and_nothing_is_left(
@@ -311,7 +320,13 @@ def test_what_is_no_regular_file_is_refused_at_once(
         path.symlink_to("/dev/zero" if kind == "device" else "/proc/self/pagemap")
     words: list[object] = [path if role == "picture" else album / "ann.jpg", *QUICK]
     style = path if role == "style" else album / "waves.png"
-    more = ["--mask", path] if role == "mask" else ["--weights", path] if role == "weights" else []
+    more = (
+        ["--style-mask", path]
+        if role == "mask"
+        else ["--weights", path]
+        if role == "weights"
+        else []
+    )
     told = atelier("stylize", *words, "--style", style, *more, code=1)
     assert told.startswith("ERROR: ")
     assert told.count("\n") == 1
@@ -400,7 +415,7 @@ def test_too_little_memory_is_told_in_a_sentence(checkout: Path, album: Path) ->
     )
     assert ended.returncode == 1
     estimate, told = ended.stderr.splitlines()
-    assert estimate.startswith("1 painting of ")
+    assert estimate.startswith("1 image of ")
     assert told.startswith("ERROR: the memory is too small for this; ")
 
 
@@ -423,7 +438,7 @@ def test_what_is_finished_is_written_before_the_next_is_begun(atelier: Typed, al
     Path("painted/ann-waves.jpg/taken").mkdir(parents=True)
     command = ("stylize", album / "bob.PNG", album / "ann.jpg", "--style", album / "waves.png")
     told = atelier(*command, "--force", *QUICK, code=1).splitlines()
-    assert re.fullmatch(r"2 paintings of up to 40 x 48: about \d+ s on cpu\.", told[0])
+    assert re.fullmatch(r"2 images of up to 40 x 48: about \d+ s on cpu\.", told[0])
     assert told[1].startswith("ERROR: painted/ann-waves.jpg cannot be written")
     assert opened("painted/bob-waves.PNG").size == (40, 48)
 
@@ -434,4 +449,4 @@ def test_estimate_names_the_largest_area_and_not_the_tallest(atelier: Typed, alb
     Image.new("RGB", (64, 64)).save(album / "broad.png")
     command = ("stylize", album / "tall.png", album / "broad.png", "--style", album / "waves.png")
     told = atelier(*command, "--force", *QUICK, code=1).splitlines()
-    assert told[0].startswith("2 paintings of up to 64 x 64: about ")
+    assert told[0].startswith("2 images of up to 64 x 64: about ")

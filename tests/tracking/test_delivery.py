@@ -308,8 +308,8 @@ def test_a_store_that_was_removed_is_told_everything_anew(root: Path, tmp_path: 
     (root / "mlflow.db").unlink()
     shutil.rmtree(root / "mlruns")
     Run(journal).end("FINISHED")
-    # In a process of its own: MLflow keeps the removed file open in this one.
-    deliver = "from atelier.tracking.worker import deliver_left_over as d; assert d(root) == 0"
+    # In processes of their own: MLflow keeps the removed file open in this one.
+    deliver = "from atelier.tracking.worker import flush_backlog; assert flush_backlog(root) == 0"
     look = (
         "from atelier.tracking.store import open_store; c, e = open_store(root, 'atelier');"
         " (run,) = c.search_runs([e], \"tags.`atelier.stage` = 'train'\");"

@@ -98,8 +98,8 @@ def test_the_command_takes_a_registered_model_and_leaves_the_store_as_it_is(
     project: Project, store: tuple[Any, str], ours: np.ndarray
 ) -> None:
     before = project.bytes("mlruns")
-    options = ("--count", "4", "--columns", "4", "--tile", "16", "--out", "made.png")
-    told = project.run("atelier", "generate", *options, "--from", "models:/faces@champion")
+    options = ("--count", "4", "--columns", "4", "--tile-pixels", "16", "--out", "made.png")
+    told = project.run("atelier", "generate", *options, "--model", "models:/faces@champion")
     assert told == "Wrote made.png: seeds 1 to 4.\n"
     with Image.open(project.folder / "made.png") as sheet:
         assert alike(np.asarray(sheet), np.concatenate(ours, axis=1))
@@ -127,7 +127,7 @@ def test_what_mlflow_does_not_have_is_told_in_a_sentence(
             load_model(source, store[0])
         assert "\n" not in str(error.value)
     before = sorted(project.folder.glob("*"))
-    asked = ("generate", "--from", "models:/faces@nobody", "--out", "none.png")
+    asked = ("generate", "--model", "models:/faces@nobody", "--out", "none.png")
     told = project.run("atelier", *asked, ok=False)
     errors = [line for line in told.splitlines() if line.startswith("ERROR: ")]
     assert len(errors) == 1

@@ -223,7 +223,7 @@ def test_evaluations_numbers_stand_at_the_model_and_the_best_is_champion(
 def test_which_names_the_run_that_made_a_file_also_after_a_checkout(
     project: Project, store: tuple[Any, str], parents: list[Any]
 ) -> None:
-    asked = ("which", "renders/training.gif", "--json")
+    asked = ("lineage", "renders/training.gif", "--json")
     told = json.loads(project.atelier(*asked))
     maker, *upstream = told["makers"]
     film = children(store, parents[1])["render"]
@@ -237,9 +237,9 @@ def test_which_names_the_run_that_made_a_file_also_after_a_checkout(
     shutil.rmtree(project.folder / "renders")
     project.run("dvc", "checkout", "renders")
     assert json.loads(project.atelier(*asked)) == told
-    by_hash = json.loads(project.atelier("which", told["content"][:10], "--json"))
+    by_hash = json.loads(project.atelier("lineage", told["content"][:10], "--json"))
     assert by_hash["makers"][0]["run"] == film.info.run_id
-    words = project.atelier("which", "renders/training.gif")
+    words = project.atelier("lineage", "renders/training.gif")
     assert f"run {film.info.run_id}" in words
     assert "render.fps: 9.0" in words
 
@@ -255,19 +255,19 @@ def test_which_asks_git_where_the_store_is_a_colleagues(project: Project, tmp_pa
     colleague = Project(tmp_path / "colleague")
     colleague.run("dvc", "remote", "add", *remote)
     colleague.run("dvc", "pull", "-q")
-    told = json.loads(colleague.atelier("which", "models/generator.safetensors", "--json"))
+    told = json.loads(colleague.atelier("lineage", "models/generator.safetensors", "--json"))
     maker = told["makers"][0]
     assert (maker["stage"], maker["run"]) == ("train", "")
     assert maker["commit"] == project.run("git", "rev-parse", "HEAD").strip()
     assert maker["settings"]["train.epochs"] == "2"
     assert [above["stage"] for above in told["makers"]] == ["train", "convert", "download"]
-    assert "a run that this store does not have" in colleague.atelier("which", "models")
+    assert "a run that this store does not have" in colleague.atelier("lineage", "models")
 
 
-def test_which_waits_for_a_pipeline_that_has_just_ended(tracked: Project) -> None:
-    tracked.set(**{"render.fps": 5.0})
-    tracked.repro("render")
-    told = tracked.atelier("which", "renders/training.gif")
+def test_which_waits_for_a_pipeline_that_has_just_ended(ready: Project) -> None:
+    ready.set(**{"render.fps": 5.0})
+    ready.repro("render")
+    told = ready.atelier("lineage", "renders/training.gif")
     assert "render.fps: 5.0" in told
     assert "not delivered" not in told
 
@@ -280,7 +280,7 @@ def test_which_says_why_it_cannot_tell(tracked: Project) -> None:
         ("0123456789abcdef", "has the hash 0123456789abcdef"),
         ("README.md", "made by no stage"),
     ):
-        told = tracked.atelier("which", asked, ok=False)
+        told = ready.atelier("lineage", asked, ok=False)
         assert sentence in told
         assert "Traceback" not in told
 
@@ -310,5 +310,5 @@ def test_a_pipeline_whose_deliverer_was_killed_gets_its_outcome_later(tracked: P
     client, experiment = open_store(tracked.folder, "atelier")
     newest, *_ = client.search_runs([experiment], "tags.`atelier.pipeline` != ''")
     assert newest.data.tags["stages.ran"] == "render"
-    told = json.loads(tracked.atelier("which", "renders", "--json"))
+    told = json.loads(ready.atelier("lineage", "renders", "--json"))
     assert told["makers"][0]["settings"]["render.fps"] == "6.0"

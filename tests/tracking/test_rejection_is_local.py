@@ -297,7 +297,9 @@ def test_outcome_that_cannot_be_written_now_is_written_later(
         (root / "dvc.yaml").write_text("plots: [models]\n")
         (root / "models").write_bytes(b"picture")
         for _ in range(5):
-            with pytest.raises(AtelierError, match=r"and the end of 1 pipeline: .*No space left"):
+            with pytest.raises(
+                AtelierError, match=r"and the outcome of 1 pipeline: .*No space left"
+            ):
                 sync()
     assert "stages.ran" not in runs(root)["p"].data.tags
     sync()
@@ -315,11 +317,11 @@ def test_experiment_without_a_commit_is_reported_and_given_up(
     monkeypatch.setenv("DVC_ROOT", str(root))
     monkeypatch.setattr(worker, "_ATTEMPT_SECONDS", 0)
     for _ in range(2):
-        with pytest.raises(AtelierError, match=r"and the end of 1 pipeline: .*has no commit"):
+        with pytest.raises(AtelierError, match=r"and the outcome of 1 pipeline: .*has no commit"):
             sync()
     sync()
     told = capsys.readouterr().out
-    assert "The end of a pipeline could not be read: the experiment has no commit" in told
+    assert "The outcome of a pipeline could not be read: the experiment has no commit" in told
     assert "verything" not in told
     sync()
     assert "Everything is delivered to MLflow." in capsys.readouterr().out

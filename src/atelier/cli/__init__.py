@@ -1,1 +1,1 @@
-"""The `atelier` command."""
+"""The ``atelier`` command."""

@@ -1,54 +1,83 @@
-"""Options that take several values one after another."""
+"""Entry point of the ``atelier`` command and the parsing of its options."""
 
 import sys
 from pathlib import Path
 from typing import Any
 
 import typer
-from typer.core import TyperArgument, TyperCommand
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from atelier.cli import generate, preset, runs, stylize
 from atelier.cli.checkout import PARAMS
 from atelier.core.errors import AtelierError, is_out_of_memory
 
+_RENAMED_COMMANDS = {"where": "results", "which": "lineage", "prune": "gc"}
+_RENAMED_OPTIONS = {
+    "--files": "--separate-files",
+    "--film": "--gif",
+    "--from": "--model",
+    "--keep-colors": "--preserve-color",
+    "--mask": "--style-mask",
+    "--mix": "--style-weights",
+    "--tile": "--tile-pixels",
+}
+
+
+class _Commands(TyperGroup):
+    """All commands; one that was renamed is rejected with its new name."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the arguments begin with.
+
+        Raises:
+            AtelierError: it has another name now.
+        """
+        if args and args[0] in _RENAMED_COMMANDS:
+            old, new = args[0], _RENAMED_COMMANDS[args[0]]
+            raise AtelierError(f"`atelier {old}` is named `atelier {new}` now; use that name.")
+        return super().resolve_command(ctx, args)
+
 
 class ListOptions(TyperCommand):
-    """A command whose options of several values take them one after another: ``--style A B``.
+    """A command whose options of several values take them in sequence: ``--style A B``.
 
-    Such an option takes all that follows, up to the next option: arguments come before it.
+    Such an option takes all values up to the next option, so arguments must precede it.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Say the option again before each of its values, as click wants it.
+        """Repeat an option of several values before each of its values, as click requires.
 
         Raises:
-            AtelierError: such an option took all, so that no argument is left.
+            AtelierError: an option has another name now, or no value is left for an argument.
         """
-        several = {name for param in self.params if param.multiple for name in param.opts}
-        spread: list[str] = []
+        _reject_renamed_options(args)
+        list_options = {name for param in self.params if param.multiple for name in param.opts}
+        repeated: list[str] = []
         option = ""
         for arg in args:
             if arg.startswith("-"):
-                option = arg if arg in several else ""
-                spread += [] if option else [arg]
+                option = arg if arg in list_options else ""
+                repeated += [] if option else [arg]
             else:
-                spread += [option, arg] if option else [arg]
+                repeated += [option, arg] if option else [arg]
         try:
-            return super().parse_args(ctx, spread)
-        except typer.BadParameter as trouble:
-            greedy = [arg for arg in args if arg in several]
-            if not greedy or not isinstance(trouble.param, TyperArgument):
+            return super().parse_args(ctx, repeated)
+        except typer.BadParameter as error:
+            used = [arg for arg in args if arg in list_options]
+            if not used or not isinstance(error.param, TyperArgument):
                 raise
-            left, *lists, _ = self.collect_usage_pieces(ctx)
+            argument, *lists, _ = self.collect_usage_pieces(ctx)
             raise AtelierError(
-                f"{greedy[0]} takes all that follows it, so that no {left.rstrip('.')} is left;"
-                f" type them first: {' '.join([ctx.command_path, left, *lists])}."
+                f"{used[0]} takes all values that follow it, so that no {argument.rstrip('.')} is"
+                f" left; type them first: {' '.join([ctx.command_path, argument, *lists])}."
             ) from None
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """What the line of usage lists: arguments first where an option would take them."""
+        """Return the parts of the usage line; arguments precede required list options."""
         lists = [
-            f"{param.opts[0]} {param.metavar}" for param in self.params if _list_options(param)
+            f"{param.opts[0]} {param.metavar}"
+            for param in self.params
+            if param.multiple and param.required
         ]
         if not lists:
             return super().collect_usage_pieces(ctx)
@@ -56,13 +85,17 @@ class ListOptions(TyperCommand):
         return [*arguments, *lists, self.options_metavar or ""]
 
 
-def _list_options(param: Any) -> bool:
-    """Whether this is an option of several values without which there is no command."""
-    return bool(param.multiple and param.required)
+def _reject_renamed_options(args: list[str]) -> None:
+    """Raise if an option has another name now."""
+    for arg in args:
+        old = arg.partition("=")[0]
+        if old in _RENAMED_OPTIONS:
+            raise AtelierError(f"{old} is named {_RENAMED_OPTIONS[old]} now; use that name.")
 
 
 app = typer.Typer(
-    help="Teach a GAN a folder of faces, and paint what it learned in an artist's style.",
+    cls=_Commands,
+    help="Train a GAN on a folder of faces, and stylize the faces that it generates.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -77,8 +110,8 @@ for command in (
 
 
 @app.callback()
-def _here() -> None:
-    """Work in the folder that holds params.yaml."""
+def _require_params() -> None:
+    """Work in the folder that contains params.yaml."""
     if not PARAMS.exists():
         raise AtelierError(
             f"there is no params.yaml in {Path.cwd()}; go to the folder of your Atelier checkout."
@@ -86,20 +119,24 @@ def _here() -> None:
 
 
 def main() -> None:
-    """Run the command; a user's mistake ends in one sentence and exit code 1."""
+    """Run the command; print a user's mistake as one sentence and exit with code 1."""
     try:
         app()
     except Exception as error:
-        print(f"ERROR: {_sentence(error)}", file=sys.stderr)
+        print(f"ERROR: {_message(error)}", file=sys.stderr)
         sys.exit(1)
 
 
-def _sentence(error: Exception) -> str:
-    """What went wrong, for the user; a fault of the program is raised again."""
+def _message(error: Exception) -> str:
+    """Return a sentence for the user; an error of the program itself is raised again."""
     if isinstance(error, AtelierError):
         return str(error)
     if is_out_of_memory(error):
-        return "the memory is too small for this; ask for less, or for something smaller."
+        return "the memory is too small for this; request fewer or smaller images."
     if not isinstance(error, OSError) or error.filename is None:
         raise error
     return f"{error.filename} cannot be read or written ({error.strerror})."
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Files of a checkout that several commands read, and how commands write theirs."""
+"""Files of a checkout, and checks before a command writes its output files."""
 
 import filecmp
 from collections.abc import Iterator, Sequence
@@ -14,52 +14,59 @@ PRESETS = Path("presets")
 
 
 def require_force(targets: Sequence[Path], force: bool) -> None:
-    """Refuse to replace anything unasked."""
-    there = [target for target in targets if target.exists()]
-    if there and not force:
-        more = len(there) - 1
-        are, them = (f" and {more} more are", "them") if more else (" is", "it")
+    """Raise if a target exists, unless ``force`` is set."""
+    existing = [target for target in targets if target.exists()]
+    if existing and not force:
+        names, pronoun = _names(existing)
         raise AtelierError(
-            f"{there[0]}{are} there already; choose another place, or give --force to replace"
-            f" {them}."
+            f"{names} there already; choose another place, or give --force to replace {pronoun}."
         )
 
 
 def print_comparison(targets: Sequence[Path], force: bool) -> None:
-    """Say before the work what :func:`keep_if_equal` will compare after it; refuse a folder."""
-    there = [target for target in targets if target.exists()]
-    for target in there:
+    """Announce which existing files :func:`keep_if_equal` will compare after the work.
+
+    Raises:
+        AtelierError: a target is a folder.
+    """
+    existing = [target for target in targets if target.exists()]
+    for target in existing:
         if target.is_dir():
             raise AtelierError(f"{target} is a folder; choose another place.")
-    if there and not force:
-        more = len(there) - 1
-        are, them = (f" and {more} more are", "them") if more else (" is", "it")
+    if existing and not force:
+        names, pronoun = _names(existing)
         typer.echo(
-            f"{there[0]}{are} there already: what is made now is compared with {them}, and other"
-            f" content is refused; --force replaces {them}.",
+            f"{names} there already: the new content is compared with {pronoun}, and other content"
+            f" is rejected; --force replaces {pronoun}.",
             err=True,
         )
 
 
-def keep_if_equal(target: Path, new: Path, force: bool) -> None:
-    """Raise if ``target`` exists with other content than the new file.
+def _names(existing: Sequence[Path]) -> tuple[str, str]:
+    """Return a subject with its verb for existing files, and a pronoun."""
+    more = len(existing) - 1
+    return (f"{existing[0]} and {more} more are", "them") if more else (f"{existing[0]} is", "it")
 
-    So a command that is repeated succeeds, and never replaces anything else.
+
+def keep_if_equal(target: Path, new: Path, force: bool) -> None:
+    """Raise if ``target`` exists with other content than the file ``new``.
+
+    A repeated command succeeds, and no command replaces another file without ``--force``.
     """
-    if target.is_dir() or (target.exists() and not force and not _same(target, new)):
+    if target.is_dir() or (target.exists() and not force and not _is_equal(target, new)):
         raise AtelierError(
             f"{target} is there already, with other content; choose another place, or give"
             " --force to replace it."
         )
 
 
-def _same(one: Path, other: Path) -> bool:
-    return one.is_file() and filecmp.cmp(one, other, shallow=False)
+def _is_equal(target: Path, new: Path) -> bool:
+    return target.is_file() and filecmp.cmp(target, new, shallow=False)
 
 
 @contextmanager
 def write_output(target: Path) -> Iterator[None]:
-    """Say in a sentence that a place cannot be written."""
+    """Convert an ``OSError`` of the body, which writes ``target``, to an ``AtelierError``."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Commands about the chain as a whole: which values it runs with, and where its results are."""
+"""Commands about the pipeline: apply a preset, list the results."""
 
 import json
 from pathlib import Path
@@ -11,14 +11,14 @@ from atelier.cli.checkout import PARAMS, PRESETS
 
 def preset(
     name: Annotated[str, typer.Argument(help="the preset to write into params.yaml")] = "",
-    show: Annotated[bool, typer.Option("--list", help="say what each preset is")] = False,
+    list_all: Annotated[bool, typer.Option("--list", help="list all presets")] = False,
 ) -> None:
-    """Write a ready-made set of values into params.yaml, keeping its comments."""
+    """Write a preset's values into params.yaml; comments stay."""
     from atelier.core.presets import apply_preset, list_presets
 
-    if show or not name:
-        for known, about in list_presets(PRESETS).items():
-            typer.echo(f"{known:<14}{about}")
+    if list_all or not name:
+        for preset_name, description in list_presets(PRESETS).items():
+            typer.echo(f"{preset_name:<14}{description}")
         return
     changes = apply_preset(name, PRESETS, PARAMS)
     for change in changes:
@@ -37,18 +37,18 @@ def migrate() -> None:
 
 
 def results() -> None:
-    """Say where the chain's results are, and what to type next."""
-    shown = {
+    """List the pipeline's results and the next command."""
+    descriptions = {
         "renders/report.html": "the report page: open it in a browser",
-        "renders/montages/": "a montage of every epoch",
-        "renders/training.gif": "the film of the training",
-        "styled/": "painted faces",
+        "renders/montages/": "a montage of each epoch",
+        "renders/training.gif": "an animation of the training",
+        "styled/": "stylized faces",
         "metrics/": "numbers; `dvc metrics show` prints them",
     }
-    found = {place: what for place, what in shown.items() if Path(place).exists()}
+    found = {path: text for path, text in descriptions.items() if Path(path).exists()}
     if set(found) <= {"metrics/"}:
-        typer.echo("Nothing is rendered or painted yet; type: dvc repro")
+        typer.echo("There are no rendered or stylized images yet; type: dvc repro")
         return
-    for place, what in found.items():
-        typer.echo(f"  {place:<22}{what}")
+    for path, text in found.items():
+        typer.echo(f"  {path:<22}{text}")
     typer.echo("Compare runs in MLflow:  make ui")

@@ -1,4 +1,4 @@
-"""The command that paints pictures of any folder: what is asked for, and where that goes."""
+"""The command ``atelier stylize``, which stylizes any images of the user."""
 
 import math
 import os
@@ -19,41 +19,6 @@ from atelier.cli.checkout import PARAMS, PRESETS, require_force, write_output
 from atelier.core.errors import AtelierError
 from atelier.core.progress import progress_bar
 
-
-@contextmanager
-def name_options(section: str, options: Mapping[str, str], file: str) -> Iterator[None]:
-    """Name options where a sentence names settings, and the file of settings without an option.
-
-    Args:
-        section: of the settings.
-        options: by the setting that each stands for.
-        file: where the other settings are.
-    """
-    try:
-        yield
-    except AtelierError as error:
-        raise AtelierError(_option_of(str(error), section, options, file)) from None
-
-
-def _option_of(sentence: str, section: str, options: Mapping[str, str], file: str) -> str:
-    from atelier.core.settings import Settings
-
-    def option(found: re.Match[str]) -> str:
-        named = options.get(found["name"])
-        return f"{named}{found['part']}" if named else f"{found[0]} of {file}"
-
-    told = sentence.removeprefix(f"atelier {section}: ")
-    rule = told.removeprefix(f"{section}: ")
-    if rule != told and told != sentence:
-        # A rule between settings speaks of nothing else. A name of one word may be a common one.
-        names = "|".join(name for name in options if "_" in name)
-        return re.sub(rf"\b({names})\b", lambda found: options[found[0]], rule)
-    # Elsewhere a sentence may name the user's files, which stay as they are.
-    known = "|".join(getattr(Settings.model_fields[section].annotation, "model_fields", ()))
-    name = rf"(?<![\w./\\-]){section}\.(?P<name>{known})(?P<part>(\.\d+)*)(?![\w/\\-]|\.\w)"
-    return re.sub(name, option, told)
-
-
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -68,18 +33,18 @@ if TYPE_CHECKING:
 
 STYLIZED = Path("painted")
 WEIGHTS = Path("data/weights")
-MAX_IMAGES = 2**20  # pixels of a painting where nobody says how large it is to be
-MIN_SIZE = 32  # pixels of the shorter side, likewise
-_FRAMES = 24  # of a film at least, and chances to save what is painted so far
-_STYLE_SIDE = 1024  # pixels of a built-in style image that is drawn for a painting
+MAX_PIXELS = 2**20  # of a stylized image, unless --size is set
+MIN_SIZE = 32  # pixels of its shorter side, unless --size is set
+_GIF_FRAMES = 24  # at least; intermediates are also what an interruption saves
+_DEMO_STYLE_SIZE = 1024  # pixels of a built-in style image
 _INTERRUPTED = 130
 _OPTIONS = {
     "image_size": "--size",
     "pairing": "--pairing",
-    "style_masks": "--mask",
-    "style_weights": "--mix",
+    "style_masks": "--style-mask",
+    "style_weights": "--style-weights",
     "style_strength": "--strength",
-    "preserve_color": "--keep-colors",
+    "preserve_color": "--preserve-color",
     "iterations": "--iterations",
     "weights": "--weights",
 }
@@ -88,13 +53,13 @@ Weights = Annotated[
     str | None, typer.Option(help="vgg19_caffe, imagenet, random or a file", metavar="VGG19")
 ]
 Preset = Annotated[
-    str | None, typer.Option(help="the preset whose values are used", show_default=_PRESET)
+    str | None, typer.Option(help="preset whose values are used", show_default=_PRESET)
 ]
-Params = Annotated[bool, typer.Option("--params", help="use params.yaml's values, not a preset's")]
+Params = Annotated[bool, typer.Option("--params", help="use params.yaml instead of a preset")]
 
 
 def stylize(
-    pictures: Annotated[list[str], typer.Argument(help="pictures to paint", metavar="PICTURE...")],
+    images: Annotated[list[str], typer.Argument(help="images to stylize", metavar="IMAGE...")],
     style: Annotated[
         list[str],
         typer.Option(
@@ -102,59 +67,103 @@ def stylize(
         ),
     ],
     size: Annotated[
-        int, typer.Option(help="pixels, the shorter side", show_default="its own, at most 512")
+        int,
+        typer.Option(help="pixels of the shorter side", show_default="its own, at most 512"),
     ] = 0,
     out: Annotated[
-        Path, typer.Option(help="a folder, or of one painting a file", show_default="painted/")
+        Path, typer.Option(help="a folder, or a file for one image", show_default="painted/")
     ] = STYLIZED,
-    mask: Annotated[
+    style_mask: Annotated[
         list[str] | None,
-        typer.Option(help="one for each style: white where it goes", metavar="MASK..."),
+        typer.Option(help="a mask for each style: white where it applies", metavar="MASK..."),
     ] = None,
-    mix: Annotated[
-        str, typer.Option(help="2,1: all styles in each painting, so much of each")
+    style_weights: Annotated[
+        str, typer.Option(help="e.g. 2,1: mix all styles in each image, with these weights")
     ] = "",
     pairing: Annotated[
-        str, typer.Option(help="all: every style for each; each: they take turns", metavar="HOW")
-    ] = "all",
-    strength: Annotated[float | None, typer.Option(help="from 0, as it was, to 1")] = None,
-    keep_colors: Annotated[
+        str,
+        typer.Option(
+            help="product: each image in each style; cycle: styles take turns", metavar="HOW"
+        ),
+    ] = "product",
+    strength: Annotated[
+        float | None, typer.Option(help="from 0, the image itself, to 1, the full style")
+    ] = None,
+    preserve_color: Annotated[
         str | None, typer.Option(help="none, luminance or histogram", metavar="HOW")
     ] = None,
     iterations: Annotated[
-        int | None, typer.Option(help="steps; more are slower, and paint more")
+        int | None, typer.Option(help="optimization steps; more take longer, for a stronger style")
     ] = None,
     weights: Weights = None,
     preset: Preset = None,
     params: Params = False,
-    film: Annotated[bool, typer.Option("--film", help="a GIF of each painting's way")] = False,
-    force: Annotated[bool, typer.Option("--force", help="replace what is there")] = False,
+    gif: Annotated[
+        bool, typer.Option("--gif", help="also write a GIF of each image's intermediates")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace existing files")] = False,
 ) -> None:
-    """Paint pictures, named first, in the style of others."""
+    """Stylize images, which come first, in the style of other images."""
     from atelier.core.device import choose_device
     from atelier.core.settings import load
 
     preset, settings = _choose_preset(preset, params), load(PARAMS)
-    given = {
+    options = {
         "style_strength": strength,
-        "preserve_color": keep_colors,
+        "preserve_color": preserve_color,
         "iterations": iterations,
         "weights": weights and Path(weights).name,
         "image_size": size or None,
         "pairing": pairing,
     }
+    masks = style_mask or []
     with name_options("stylize", _OPTIONS, f"{PRESETS / preset}.yaml" if preset else str(PARAMS)):
-        wanted = _merge_settings(
-            settings, preset, given, len(style), len(mask or []), _numbers(mix)
+        merged = _merge_settings(
+            settings, preset, options, len(style), len(masks), _numbers(style_weights)
         )
-        jobs = _jobs(wanted, (pictures, style, mask or []), settings.convert.max_megapixels, size)
-        targets = _targets(jobs, pictures, out)
+        jobs = _jobs(merged, (images, style, masks), settings.convert.max_megapixels, size)
+        targets = _targets(jobs, images, out)
         folder = Path(weights).parent if weights else WEIGHTS
         device = choose_device(settings.runtime.device)
-        _check_request(jobs, targets, device, film, force)
+        _check_request(jobs, targets, device, gif, force)
         _print_estimate(jobs, folder, device)
         for job in jobs:
-            _paint(job, targets, folder, device, film, settings.runtime.progress)
+            _run(job, targets, folder, device, gif, settings.runtime.progress)
+
+
+@contextmanager
+def name_options(section: str, options: Mapping[str, str], file: str) -> Iterator[None]:
+    """Replace names of settings by options in the message of an ``AtelierError``.
+
+    Args:
+        section: section of the settings.
+        options: name of an option by setting.
+        file: file of the settings without an option, which is added to their names.
+    """
+    try:
+        yield
+    except AtelierError as error:
+        raise AtelierError(_with_options(str(error), section, options, file)) from None
+
+
+def _with_options(message: str, section: str, options: Mapping[str, str], file: str) -> str:
+    from atelier.core.settings import Settings
+
+    def option(found: re.Match[str]) -> str:
+        name = options.get(found["name"])
+        return f"{name}{found['part']}" if name else f"{found[0]} of {file}"
+
+    without_command = message.removeprefix(f"atelier {section}: ")
+    rule = without_command.removeprefix(f"{section}: ")
+    if rule != without_command and without_command != message:
+        # A rule about several settings has them without the section's name. A setting's name
+        # without an underscore may be an ordinary word.
+        names = "|".join(name for name in options if "_" in name)
+        return re.sub(rf"\b({names})\b", lambda found: options[found[0]], rule)
+    # Other messages may contain names of files, which must not change.
+    known = "|".join(getattr(Settings.model_fields[section].annotation, "model_fields", ()))
+    name = rf"(?<![\w./\\-]){section}\.(?P<name>{known})(?P<part>(\.\d+)*)(?![\w/\\-]|\.\w)"
+    return re.sub(name, option, without_command)
 
 
 def _choose_preset(preset: str | None, params: bool) -> str:
@@ -166,143 +175,157 @@ def _choose_preset(preset: str | None, params: bool) -> str:
 
 @dataclass(frozen=True)
 class _Job:
-    """Pictures that are painted at one size, and how."""
+    """Images that are stylized at one size, with their styles and masks."""
 
     settings: "StylizeSettings"
     originals: "dict[str, SourceImage]"
     styles: "dict[str, Pixels]"
     masks: "list[Pixels]"
 
-    def given(
+    def inputs(
         self,
     ) -> "tuple[StylizeSettings, dict[str, Pixels], dict[str, Pixels], list[Pixels]]":
-        """What is painted in which styles, and how."""
+        """Return the first arguments of :func:`atelier.style.batch.stylize`."""
         from atelier.data.color_managed import pixels_of
 
         return self.settings, pixels_of(self.originals), self.styles, self.masks
 
     def names(self) -> list[tuple[str, str]]:
-        """Of each painting what is painted and in which style, in order."""
+        """Return (image, style) of each output, in order."""
         from atelier.style.batch import output_names
 
-        return output_names(*self.given())
+        return output_names(*self.inputs())
 
     def shape(self, original: "SourceImage") -> tuple[int, int]:
-        """Height and width of a picture's painting."""
+        """Return height and width of a stylized image in pixels."""
         from atelier.style.image_ops import scaled_shape
 
         return scaled_shape(original.pixels.shape, self.settings.image_size)
 
 
 def _jobs(
-    wanted: "StylizeSettings", named: tuple[list[str], ...], max_megapixels: int, size: int
+    settings: "StylizeSettings", files: tuple[list[str], ...], max_megapixels: int, size: int
 ) -> list[_Job]:
-    """Read the named pictures, styles and masks; gather the pictures by the size of their painting.
+    """Read images, styles and masks; group the images by the size of their outputs.
 
     Args:
-        wanted: the settings of all.
-        named: files of pictures, of styles and of masks.
-        max_megapixels: a larger picture is refused.
-        size: pixels of every painting's shorter side; 0 for its own.
+        settings: settings of all outputs.
+        files: names of images, of styles and of masks.
+        max_megapixels: larger images are rejected.
+        size: pixels of each output's shorter side; 0 for the image's own.
     """
     from atelier.data.color_managed import load_by_name, mask_of, pixels_of
     from atelier.style.demo_styles import demo_style_sources
 
-    made = demo_style_sources(_STYLE_SIDE, wanted.seed)
+    demo_styles = demo_style_sources(_DEMO_STYLE_SIZE, settings.seed)
     originals, styles, masks = (
-        load_by_name(names, Path(), max_megapixels, words)
-        for names, words in zip(named, ({}, made, {}), strict=True)
+        load_by_name(names, Path(), max_megapixels, built_in)
+        for names, built_in in zip(files, ({}, demo_styles, {}), strict=True)
     )
     groups: defaultdict[tuple[int, int], dict[str, SourceImage]] = defaultdict(dict)
-    sides = [
-        size or min(own_size(*original.pixels.shape[:2]), wanted.image_size)
+    sizes = [
+        size or min(own_size(*original.pixels.shape[:2]), settings.image_size)
         for original in originals.values()
     ]
-    looks = [pixels_of(styles)]
-    if wanted.pairing == "cycle" and len(set(sides)) > 1:
-        # They take turns among all pictures, not among those of a size.
-        looks = [{name: pixels} for name, pixels in looks[0].items()]
-    for number, (name, side) in enumerate(zip(originals, sides, strict=True)):
-        groups[side, number % len(looks)][name] = originals[name]
+    style_sets = [pixels_of(styles)]
+    if settings.pairing == "cycle" and len(set(sizes)) > 1:
+        # Styles take turns among all images, not among those of one size.
+        style_sets = [{name: pixels} for name, pixels in style_sets[0].items()]
+    for number, (name, image_size) in enumerate(zip(originals, sizes, strict=True)):
+        groups[image_size, number % len(style_sets)][name] = originals[name]
     return [
-        _Job(wanted.model_copy(update={"image_size": side}), some, looks[turn], mask_of(masks))
-        for (side, turn), some in groups.items()
+        _Job(
+            settings.model_copy(update={"image_size": image_size}),
+            group,
+            style_sets[turn],
+            mask_of(masks),
+        )
+        for (image_size, turn), group in groups.items()
     ]
 
 
 def own_size(height: int, width: int) -> int:
-    """The shorter side of a painting whose picture has this size, where nobody asks for another."""
-    factor = min(1.0, math.sqrt(MAX_IMAGES / (height * width)))
+    """Return the default shorter side of the output for an image of this size, in pixels."""
+    factor = min(1.0, math.sqrt(MAX_PIXELS / (height * width)))
     return max(MIN_SIZE, int(min(height, width) * factor))
 
 
 def _numbers(listed: str) -> list[float]:
-    """The numbers of a list such as 2,1."""
+    """Return the numbers of a list, e.g. of ``2,1``."""
     try:
         return [float(part) for part in listed.split(",")] if listed else []
     except ValueError:
-        raise AtelierError(f"--mix is {listed!r}, but it is a list such as 2,1.") from None
+        raise AtelierError(f"--style-weights is {listed!r}, but it is a list, e.g. 2,1.") from None
 
 
 def _merge_settings(
     settings: "Settings",
     preset: str,
-    given: Mapping[str, Any],
+    options: Mapping[str, Any],
     styles: int,
     masks: int,
-    mix: list[float],
+    weights: list[float],
 ) -> "StylizeSettings":
-    """The settings of params.yaml or a preset with what was given instead, checked as those are."""
+    """Return checked settings: those of params.yaml or a preset, overridden by options.
+
+    Args:
+        settings: the settings of params.yaml.
+        preset: name of a preset; empty for the values of params.yaml.
+        options: values by setting; ``None`` for an option that is not used.
+        styles: number of styles.
+        masks: number of masks.
+        weights: weight of each style; empty to use each style by itself.
+    """
     from atelier.core.presets import preset_values
     from atelier.core.settings import check
 
     values = settings.model_dump()
     section = preset_values(preset, PRESETS)["stylize"] if preset else values["stylize"]
-    section |= {key: value for key, value in given.items() if value is not None}
-    # These are of the files that params.yaml names.
+    section |= {key: value for key, value in options.items() if value is not None}
+    # The lists of params.yaml name other files.
     section["styles"] = [f"style-{number}" for number in range(styles)]
     section["style_masks"] = [f"mask-{number}" for number in range(masks)]
-    section["style_weights"] = mix
-    # Only within bounds a place can stay as it is, which the chapter's canvas knows nothing of.
+    section["style_weights"] = weights
+    # Masked and luminance-preserving optimization requires the box constraints.
     section["clamp_to_range"] |= masks > 0 or section["preserve_color"] == "luminance"
-    # An interrupted painting is saved as it was last seen, so that it is looked at often.
-    often = max(section["save_intermediates"], _FRAMES, section["iterations"] // 10)
-    section |= {"save_intermediates": min(often, 1000), "gif": False}
+    # An interruption saves the latest intermediate image, so there should be many.
+    count = max(section["save_intermediates"], _GIF_FRAMES, section["iterations"] // 10)
+    section |= {"save_intermediates": min(count, 1000), "gif": False}
     return check({**values, "stylize": section}, "atelier stylize").stylize
 
 
-def _targets(jobs: list[_Job], pictures: list[str], out: Path) -> dict[tuple[str, str], Path]:
-    """The file of every painting."""
+def _targets(jobs: list[_Job], images: list[str], out: Path) -> dict[tuple[str, str], Path]:
+    """Return the file of each output by (image, style)."""
     names = {name: job.originals[name[0]] for job in jobs for name in job.names()}
     if out.suffix and not out.is_dir():
         if len(names) > 1:
-            raise AtelierError(f"--out is {out}, but {len(names)} paintings need a folder.")
+            raise AtelierError(f"--out is {out}, but {len(names)} stylized images need a folder.")
         return dict.fromkeys(names, out)
-    endings = {Path(picture).stem: Path(picture).suffix for picture in pictures}
+    suffixes = {Path(image).stem: Path(image).suffix for image in images}
     return {
-        (picture, look): out / f"{picture}-{look}{_suffix(endings[picture], original)}"
-        for (picture, look), original in names.items()
+        (image, style): out / f"{image}-{style}{_suffix(suffixes[image], original)}"
+        for (image, style), original in names.items()
     }
 
 
-def _suffix(given: str, original: "SourceImage") -> str:
-    """The picture's own ending, or that of a format which can hold its painting."""
+def _suffix(suffix: str, original: "SourceImage") -> str:
+    """Return the image's own suffix, or ``.png`` if that format cannot hold the output."""
     from atelier.data.color_managed import SUFFIXES
 
-    fits = given.lower() in SUFFIXES and not (
-        original.transparent and given.lower() in (".jpg", ".jpeg")
+    fits = suffix.lower() in SUFFIXES and not (
+        original.transparent and suffix.lower() in (".jpg", ".jpeg")
     )
-    return given if fits else ".png"
+    return suffix if fits else ".png"
 
 
 def _check_request(
     jobs: list[_Job],
     targets: Mapping[tuple[str, str], Path],
     device: "torch.device",
-    film: bool,
+    gif: bool,
     force: bool,
 ) -> None:
-    """See that everything can be painted and written, before hours of work and not after."""
+    """Raise if any output cannot be computed or written, before the first is computed."""
     from atelier.data.color_managed import reject_target
     from atelier.style.batch import check_memory
 
@@ -312,66 +335,67 @@ def _check_request(
             reject_target(targets[name], original, *job.shape(original))
     files = list(targets.values())
     if len(set(files)) < len(files):
-        raise AtelierError("two paintings would have the same name; rename one of the pictures.")
-    require_force(files + [file.with_suffix(".gif") for file in files] * film, force)
+        raise AtelierError("two outputs would have the same name; rename one of the images.")
+    require_force(files + [file.with_suffix(".gif") for file in files] * gif, force)
     for file in files:
-        there = next(folder for folder in file.absolute().parents if folder.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-            raise AtelierError(f"{file} cannot be written: {there} takes no files.")
+        folder = next(folder for folder in file.absolute().parents if folder.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise AtelierError(f"{file} cannot be written: no file can be created in {folder}.")
     for job in jobs:
-        check_memory(*job.given(), device)
+        check_memory(*job.inputs(), device)
 
 
 def _print_estimate(jobs: list[_Job], weights: Path, device: "torch.device") -> None:
-    """Print how long painting will take, as far as a short measurement can tell."""
+    """Print the estimated duration, from a short measurement."""
     from atelier.style.estimate import estimate_seconds
 
     shapes = [job.shape(job.originals[name[0]]) for job in jobs for name in job.names()]
     seconds = estimate_seconds(jobs[0].settings, shapes, weights, device)
     height, width = max(shapes, key=math.prod)
-    number = "1 painting" if len(shapes) == 1 else f"{len(shapes)} paintings"
+    number = "1 image" if len(shapes) == 1 else f"{len(shapes)} images"
     size = f"{width} x {height} pixels" if len(set(shapes)) == 1 else f"up to {width} x {height}"
     time = f"{max(1, round(seconds))} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
     typer.echo(f"{number} of {size}: about {time} on {device.type}.", err=True)
 
 
-def _paint(
+def _run(
     job: _Job,
     targets: Mapping[tuple[str, str], Path],
     weights: Path,
     device: "torch.device",
-    film: bool,
-    shown: bool,
+    gif: bool,
+    progress: bool,
 ) -> None:
-    """Paint and write; what is interrupted is written as far as it is painted."""
+    """Compute and write the outputs of a job; an interruption writes the latest intermediate."""
     from atelier.style.batch import stylize
     from atelier.style.checkpoint import Intermediates
     from atelier.tracking.run_state import handled_signals
 
-    seen, written = Intermediates(latest_only=not film), 0
-    before = {end: signal.signal(end, signal.default_int_handler) for end in handled_signals()}
+    intermediates, written = Intermediates(latest_only=not gif), 0
+    before = {stop: signal.signal(stop, signal.default_int_handler) for stop in handled_signals()}
     try:
-        with progress_bar("stylize", "iterations", shown) as report:
-            given = (*job.given(), weights, device, report, None, seen.note, _warn)
-            for painting in stylize(*given):
-                # As soon as it is finished, so that nothing that follows can lose it.
-                target = targets[painting.content_image, painting.styles]
-                _write(painting.pixels, job.originals[painting.content_image], target)
+        with progress_bar("stylize", "iterations", progress) as report:
+            context = (weights, device, report, None, intermediates.note, _warn)
+            for result in stylize(*job.inputs(), *context):
+                # Written at once, so that a later error cannot lose it.
+                target = targets[result.content_image, result.styles]
+                _write(result.pixels, job.originals[result.content_image], target)
                 written += 1
-                if film:
-                    _write_gif(painting, seen.of(written - 1), target.with_suffix(".gif"))
-                seen.forget(written - 1)
+                if gif:
+                    frames = intermediates.of(written - 1)
+                    _write_gif(result, frames, target.with_suffix(".gif"))
+                intermediates.forget(written - 1)
     except KeyboardInterrupt:
-        for end in before:  # a second one should not keep it from writing
-            signal.signal(end, signal.SIG_IGN)
-        _write_so_far(job, targets, seen, written)
+        for stop in before:  # a second signal must not interrupt the writing
+            signal.signal(stop, signal.SIG_IGN)
+        _write_intermediates(job, targets, intermediates, written)
         raise typer.Exit(_INTERRUPTED) from None
     finally:
-        for end, handler in before.items():
-            signal.signal(end, handler)
+        for stop, handler in before.items():
+            signal.signal(stop, handler)
 
 
-def _write(pixels: "Pixels", original: "SourceImage", target: Path, told: str = "") -> None:
+def _write(pixels: "Pixels", original: "SourceImage", target: Path, progress: str = "") -> None:
     from atelier.data.color_managed import save_stylized
 
     with write_output(target):
@@ -380,43 +404,50 @@ def _write(pixels: "Pixels", original: "SourceImage", target: Path, told: str = 
     size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
     if pixels.shape != original.pixels.shape:
         size += f", of {width} x {height}"
-    _report(f"Wrote {target}: {told}{size}.")
+    _print_line(f"Wrote {target}: {progress}{size}.")
 
 
-def _write_gif(painting: "StylizedImage", way: "Mapping[int, Pixels]", target: Path) -> None:
+def _write_gif(
+    result: "StylizedImage", intermediates: "Mapping[int, Pixels]", target: Path
+) -> None:
     from atelier.figures.style_figures import save_gif
 
-    frames = [painting.content, *way.values(), painting.pixels]
+    frames = [result.content, *intermediates.values(), result.pixels]
     try:
         with write_output(target):
             save_gif(frames, target)
     except KeyboardInterrupt:
         _warn(f"{target} was not written, because it was interrupted")
         raise
-    _report(f"Wrote {target}: its way, {len(frames)} frames.")
+    _print_line(f"Wrote {target}: {len(frames)} frames.")
 
 
-def _write_so_far(
-    job: _Job, targets: Mapping[tuple[str, str], Path], seen: "Intermediates", written: int
+def _write_intermediates(
+    job: _Job,
+    targets: Mapping[tuple[str, str], Path],
+    intermediates: "Intermediates",
+    written: int,
 ) -> None:
-    """Write what is unfinished as it was last seen; the first so many are written already."""
-    names, whole = job.names(), job.settings.iterations
+    """Write the latest intermediate of each output but the first ``written`` ones."""
+    names, iterations = job.names(), job.settings.iterations
     for number, name in list(enumerate(names))[written:]:
-        way = seen.of(number)
-        if way:
-            original, (iteration, pixels) = job.originals[name[0]], way.popitem()
-            told = f"{min(iteration, whole)} of {whole} iterations, "
-            _write(pixels, original, targets[name], told)
-    told = "Interrupted; what is not listed above was not begun, or not far enough to save."
-    typer.echo(told, err=True)
+        by_iteration = intermediates.of(number)
+        if by_iteration:
+            original, (iteration, pixels) = job.originals[name[0]], by_iteration.popitem()
+            progress = f"{min(iteration, iterations)} of {iterations} iterations, "
+            _write(pixels, original, targets[name], progress)
+    typer.echo(
+        "Interrupted; outputs that are not listed above have no intermediate image to save.",
+        err=True,
+    )
 
 
-def _report(sentence: str) -> None:
-    """Print a line above the bar, at once also where nobody sees it but a pipe or a file."""
-    with suppress(BrokenPipeError):  # whoever read has gone, which should not end the painting
-        tqdm.write(sentence)
+def _print_line(line: str) -> None:
+    """Print a line above the progress bar, and flush it."""
+    with suppress(BrokenPipeError):  # a closed pipe must not end the work
+        tqdm.write(line)
         sys.stdout.flush()
 
 
-def _warn(trouble: str) -> None:
-    tqdm.write(f"WARNING: {trouble}", file=sys.stderr)
+def _warn(warning: str) -> None:
+    tqdm.write(f"WARNING: {warning}", file=sys.stderr)
