@@ -153,7 +153,7 @@ def test_what_is_written_is_told_at_once(tmp_path: Path, monkeypatch: pytest.Mon
     """A pipe or a file hears of it before the program ends."""
     with (tmp_path / "told").open("w") as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
-        stylize._report("Wrote it.")
+        stylize._print_line("Wrote it.")
         assert (tmp_path / "told").read_text() == "Wrote it.\n"
 
 
@@ -269,7 +269,7 @@ def test_the_help_names_pictures_before_the_styles(atelier: Typed) -> None:
         (["absent.jpg", *WAVES], "there is no image absent.jpg; check the path."),
         (["A/note.txt", *WAVES], "A/note.txt cannot be read (not an image)."),
         (["A", *WAVES], "ERROR: A cannot be read (it is a folder, not a regular file)."),
-        ([*WAVES, "A/ann.jpg"], "--style takes all values that follow it, so that no IMAGE is left"),
+        ([*WAVES, "A/ann.jpg"], "takes all values that follow it, so that no IMAGE is left"),
         (["A/ann.jpg", "--style", "nowhere.png"], "there is no image nowhere.png; check"),
         (["A/ann.jpg", *WAVES, "--size", 8], "ERROR: --size is 8, but it should be gre"),
         (["A/ann.jpg", *WAVES, "--strength", 2], "ERROR: --strength is 2.0, but it should be"),

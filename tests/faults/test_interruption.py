@@ -56,7 +56,7 @@ def test_a_training_told_to_stop_leaves_the_old_results(
     assert tracked.bytes(*OUTPUTS) == {}
     stage.send_signal(told)
     output, _ = dvc.communicate(timeout=120)
-    assert "ERROR: interrupted before the stage was done; `dvc repro` goes on from there" in output
+    assert "ERROR: interrupted before the stage was done; `dvc repro` resumes it" in output
     assert "Traceback" not in output
     assert tracked.bytes(*OUTPUTS) == before
     leftovers = [path.name for path in tracked.folder.glob(".atelier-*")]

@@ -36,7 +36,7 @@ def test_read_only_from_the_start_sync_delivers_it_once_it_can_be_written(
         freeze(tracked.folder / place)
     tracked.set(**{"render.fps": 9})
     told = tracked.run("dvc", "repro")
-    assert "MLflow has not taken everything yet" in told
+    assert "MLflow has not accepted everything yet" in told
     assert "attempt to write a readonly database" in told
 
     told = tracked.run("atelier", "sync", ok=False)
@@ -70,7 +70,7 @@ def test_read_only_in_the_middle_the_next_run_delivers_it_first(
         freeze(tracked.folder / place)
     told, _ = dvc.communicate(timeout=240)
     assert dvc.returncode == 0
-    assert "MLflow has not taken everything yet" in told
+    assert "MLflow has not accepted everything yet" in told
     for place in STORE:
         thaw(tracked.folder / place)
 

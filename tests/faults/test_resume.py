@@ -183,7 +183,7 @@ def test_told_to_stop_it_saves_and_ends_at_once(
     stage.send_signal(told)
     psutil.wait_procs([stage], timeout=5)
     assert not stage.is_running(), "it did not end within 5 seconds"
-    assert "`dvc repro` goes on from there" in finish(dvc)
+    assert "`dvc repro` resumes it" in finish(dvc)
     assert states(ready)[-1].name > newest
     finish(start(ready))
     assert ready.bytes(*OUTPUTS) == whole

@@ -640,7 +640,7 @@ def test_a_stage_says_what_waits_and_what_was_rejected(
     flush_backlog(tmp_path)
     _wait_for_delivery(tmp_path, journal.folder, 1)
     told = capsys.readouterr().err
-    assert "MLflow has not taken everything yet" in told
+    assert "MLflow has not accepted everything yet" in told
     assert "8 entries of this stage" in told
 
     later = start("evaluate")

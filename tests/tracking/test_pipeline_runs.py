@@ -275,8 +275,8 @@ def test_which_waits_for_a_pipeline_that_has_just_ended(ready: Project) -> None:
 def test_which_says_why_it_cannot_tell(tracked: Project) -> None:
     (tracked.folder / "styled" / "sheet.png").write_bytes(b"edited")
     for asked, sentence in (
-        ("styled/sheet.png", "it was changed by hand"),
-        ("nowhere.png", "there is no nowhere.png; give a path that a stage makes"),
+        ("styled/sheet.png", "it was edited"),
+        ("nowhere.png", "there is no nowhere.png; give a stage's output"),
         ("0123456789abcdef", "has the hash 0123456789abcdef"),
         ("README.md", "made by no stage"),
     ):

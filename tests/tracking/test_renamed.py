@@ -22,7 +22,7 @@ from atelier.tracking.run import Run
 from atelier.tracking.store import client_of, open_store
 from atelier.tracking.worker import flush_backlog
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore")
 OLD_LOADER = "atelier.gan.weights:load_for_serving"
 LOADER = "atelier.gan.serialization:load_for_serving"
 PRESETS = Path(__file__).parents[2] / "presets"

@@ -1,7 +1,7 @@
-"""The store that entries were written for, recorded with them.
+"""Record of the store that an execution's entries are for.
 
-Entries for a team's server must not land in a local store, only since another shell lacks
-``MLFLOW_TRACKING_URI``, or the other way round.
+Entries for a team's server must not be delivered to a local store because another shell lacks
+``MLFLOW_TRACKING_URI``, or vice versa.
 """
 
 import os
@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 from atelier.core.errors import AtelierError
 from atelier.tracking.redact import redact_urls
 
-PROJECT = "project"  # by this word, not by its path: a project may be moved
+PROJECT = "project"  # not its path, because a project may be moved
 _FILE = "store.txt"
 
 
 class OtherStoreError(AtelierError):
-    """Raised if entries were written for another store than the present one."""
+    """Raised if entries are for another store than the present one."""
 
 
 def present(root: Path) -> str:
@@ -39,41 +39,41 @@ def present(root: Path) -> str:
 
 
 def record(execution: Path, root: Path) -> None:
-    """Record the present store with an execution whose first journal is written."""
+    """Record the present store for an execution, unless one is recorded."""
     file = execution / _FILE
     if not file.exists():
         replace(execution, root)
 
 
 def replace(execution: Path, root: Path) -> None:
-    """Record the present store with an execution, whatever was recorded before."""
+    """Record the present store for an execution, and replace a recorded one."""
     unfinished = execution / f".{_FILE}-{os.getpid()}"
     unfinished.write_text(present(root), "utf-8")
     unfinished.replace(execution / _FILE)
 
 
 def recorded(execution: Path) -> str | None:
-    """Return the store that an execution was started with; ``None`` for older executions."""
+    """Return the store that an execution's entries are for; ``None`` if none is recorded."""
     with suppress(OSError):
         return (execution / _FILE).read_text("utf-8").strip() or None
     return None
 
 
 def require_same_store(execution: Path, root: Path) -> None:
-    """Raise unless the present store is the one that an execution was started with.
+    """Raise unless the present store is the recorded one, if any.
 
     Raises:
-        OtherStoreError: it is another one; the sentence names both.
+        OtherStoreError: it is another store; the message names both.
     """
     before, now = recorded(execution), present(root)
     if before is None or before == now:
         return
     if before == PROJECT:
-        wanted, how = "this project's mlflow.db", "unset MLFLOW_TRACKING_URI"
+        expected, advice = "this project's mlflow.db", "unset MLFLOW_TRACKING_URI"
     else:
-        wanted, how = before, f"set MLFLOW_TRACKING_URI={before}"
+        expected, advice = before, f"set MLFLOW_TRACKING_URI={before}"
     found = "this project's mlflow.db" if now == PROJECT else now
     raise OtherStoreError(
-        f"the entries are for {wanted}, but the store is {found} now; {how}, or deliver them to"
-        f" {found} with `atelier sync --here`"
+        f"the entries are for {expected}, but the store is {found} now; {advice}, or deliver them"
+        f" to {found} with `atelier sync --here`"
     )

@@ -1,4 +1,4 @@
-"""What DVC recorded of the stages: the content of ``dvc.lock``."""
+"""DVC's records of stages in ``dvc.lock``."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,23 +16,23 @@ _WITHOUT_RUN_STAGES = ("watch", "evaluate_inputs", "stylize_inputs")
 
 
 def is_code(path: str) -> bool:
-    """Return True for a file or a package of the project's own code."""
+    """Return True for a file or folder of the project's own code."""
     return PurePosixPath(path).parts[:1] in [(folder,) for folder in _CODE]
 
 
 def is_logged(stage: str) -> bool:
-    """Whether a stage has runs in MLflow; those that only list files have none."""
+    """Return True if a stage has runs in MLflow; stages that only list files have none."""
     return stage.partition("@")[0] not in _WITHOUT_RUN_STAGES
 
 
 @dataclass(frozen=True)
 class StageRecord:
-    """One stage as ``dvc.lock`` has it.
+    """Record of one stage.
 
     Attributes:
-        parameters: settings by dotted key, as text.
-        inputs: content hash by path; a folder's ends in ``.dir``.
-        outputs: the same.
+        parameters: settings as text, by dotted key.
+        inputs: content hash by path; that of a folder ends in ``.dir``.
+        outputs: content hash by path.
     """
 
     parameters: dict[str, str]
@@ -41,14 +41,15 @@ class StageRecord:
 
     @property
     def data(self) -> dict[str, str]:
-        """The inputs that are no program code."""
+        """Inputs other than program code."""
         return {path: hash_ for path, hash_ in self.inputs.items() if not is_code(path)}
 
 
 def read_lock(text: str) -> dict[str, StageRecord]:
-    """Read the content of a ``dvc.lock``, every stage after those that it depends on.
+    """Parse the content of a ``dvc.lock``; each stage follows those that it depends on.
 
-    What is no such file gives no stages: a record is worth nothing unless it is whole.
+    Returns:
+        The stages by name; none if the content is damaged.
     """
     try:
         stages = YAML(typ="safe", pure=True).load(text)["stages"]
@@ -70,16 +71,16 @@ def read_lock(text: str) -> dict[str, StageRecord]:
 
 
 def producers(records: Mapping[str, StageRecord], record: StageRecord) -> dict[str, str]:
-    """Which stage makes each input of ``record``: its path to the stage's name.
+    """Return the stage that makes each input of ``record``, by the input's path.
 
-    An input may lie in a folder that is an output.
+    An input may be in a folder that is an output.
     """
     return {
         path: name
         for path in record.inputs
         for name, other in records.items()
-        for made in other.outputs
-        if PurePosixPath(path).is_relative_to(made)
+        for output in other.outputs
+        if PurePosixPath(path).is_relative_to(output)
     }
 
 
@@ -88,38 +89,38 @@ def current(
     parameters: Mapping[str, str],
     hash_of: Callable[[str], str | None] | None,
 ) -> dict[str, StageRecord]:
-    """The stages whose record is of these settings, this code and each other's outputs.
+    """Return the stages whose records match these settings, this code and each other.
 
-    After ``dvc repro train`` the later stages are still recorded as they were made from an
-    earlier training; those are left out.
+    After ``dvc repro train``, later stages are still recorded with an earlier training. Those are
+    left out.
 
     Args:
         records: from :func:`read_lock`.
         parameters: all settings as text, by dotted key.
-        hash_of: the MD5 of a file as it is now, or ``None`` where there is none; without it files
-            that no stage makes are taken to be as recorded.
+        hash_of: returns the present MD5 of a file, or ``None`` if there is no such file. If it is
+            ``None``, files that no stage makes count as unchanged.
     """
     outputs = {path: hash_ for record in records.values() for path, hash_ in record.outputs.items()}
 
     def unchanged(path: str, recorded: str) -> bool:
         if path in outputs:
             return outputs[path] == recorded
-        # Of a folder that no stage makes, such as data/pictures, DVC alone knows the hash.
+        # The hash of a folder that no stage makes, e.g. data/pictures, is known to DVC only.
         return recorded.endswith(".dir") or hash_of is None or hash_of(path) == recorded
 
-    kept: dict[str, StageRecord] = {}
+    matching: dict[str, StageRecord] = {}
     for name, record in records.items():
         if (
-            all(maker in kept for maker in producers(records, record).values())
-            and all(_alike(parameters.get(k), v) for k, v in record.parameters.items())
+            all(producer in matching for producer in producers(records, record).values())
+            and all(_is_equal(parameters.get(k), v) for k, v in record.parameters.items())
             and all(unchanged(path, recorded) for path, recorded in record.inputs.items())
         ):
-            kept[name] = record
-    return kept
+            matching[name] = record
+    return matching
 
 
-def _alike(one: str | None, other: str) -> bool:
-    """Whether two values are the same; 30 and 30.0 are."""
+def _is_equal(one: str | None, other: str) -> bool:
+    """Return True if two values are equal as text or as numbers, e.g. 30 and 30.0."""
     try:
         return one == other or float(one or "") == float(other)
     except ValueError:

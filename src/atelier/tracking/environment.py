@@ -1,4 +1,4 @@
-"""Where a stage runs: which repository, which DVC invocation, which commit."""
+"""Environment of a stage: repository, dvc process, commit, machine and system metrics."""
 
 import getpass
 import os
@@ -23,11 +23,13 @@ from atelier.core.paths import project_root
 from atelier.tracking.redact import cut_without_secrets
 
 PRIVATE = Path(".atelier")
-_LONGEST_PATCH = 1_000_000
+_MAX_PATCH_CHARACTERS = 1_000_000
 _PATCH_SECONDS = 5.0
-# DVC writes its lock at every run; what stands in it is tagged as hashes.
-_WATCHED = (".", ":!dvc.lock")
-# What results depend on, besides the project itself.
+_SAMPLE_SECONDS = 10.0
+_MEGA = 1e6
+# Without dvc.lock, which DVC writes in every run; its hashes are logged as tags.
+_DIFF_PATHS = (".", ":!dvc.lock")
+# Packages that results depend on.
 _PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "dvc", "mlflow")
 
 
@@ -37,7 +39,7 @@ def repository_root() -> Path:
 
 
 def private_folder(root: Path) -> Path:
-    """``.atelier/`` under ``root``: what a run keeps for itself, outside DVC's outputs."""
+    """Return ``.atelier/`` in ``root``, which is created: files that are not outputs of DVC."""
     folder = root / PRIVATE
     folder.mkdir(exist_ok=True)
     return folder
@@ -45,18 +47,18 @@ def private_folder(root: Path) -> Path:
 
 @dataclass(frozen=True)
 class Process:
-    """A process of this machine, told from later ones with the same number by its start."""
+    """Process of this machine, identified by its number and its start."""
 
     pid: int
     started: str
 
     @classmethod
     def of(cls, pid: int) -> "Process":
-        """Describe the process that has a number now."""
+        """Return the process that has a number at present."""
         return cls(pid, _start_mark(pid))
 
     def is_alive(self) -> bool:
-        """Whether this very process still runs."""
+        """Return True if the process is running, and not another one with its number."""
         with suppress(psutil.Error, OSError):
             ended = psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE
             return not ended and _start_mark(self.pid) == self.started
@@ -64,22 +66,22 @@ class Process:
 
     @classmethod
     def from_key(cls, key: str) -> "Process | None":
-        """The process that a key names; ``None`` for one of another machine."""
+        """Return the process with a key; ``None`` if it is on another machine."""
         rest, _, started = key.rpartition("-")
         host, _, pid = rest.rpartition("-")
-        ours = host == socket.gethostname() and pid.isdigit()
-        return cls(int(pid), started) if ours else None
+        is_local = host == socket.gethostname() and pid.isdigit()
+        return cls(int(pid), started) if is_local else None
 
     @property
     def key(self) -> str:
-        """A name that no other process on any machine is likely to have."""
+        """Name that is unique among processes of all machines."""
         return f"{socket.gethostname()}-{self.pid}-{self.started}"
 
 
 def _start_mark(pid: int) -> str:
-    """When a process started, in the kernel's own count where there is one.
+    """Return the start of a process in the kernel's clock ticks, if available.
 
-    Dates are no good: they shift for all processes when the clock is set.
+    Dates are unsuitable: they change for all processes when the clock is set.
     """
     stat = Path(f"/proc/{pid}/stat")
     if stat.exists():
@@ -88,10 +90,10 @@ def _start_mark(pid: int) -> str:
 
 
 def dvc_process() -> Process | None:
-    """The ``dvc`` program that runs this stage; its stages make one pipeline execution.
+    """Return the ``dvc`` process that runs this stage; ``None`` if there is none.
 
-    DVC gives a stage no id of the invocation, so the process is the id: a shell or a queue
-    worker may stand between it and the stage.
+    DVC passes no id of the execution to a stage, so its process identifies the execution. A shell
+    or a queue worker may be between both processes.
     """
     with suppress(psutil.Error):
         for ancestor in psutil.Process().parents():
@@ -103,26 +105,26 @@ def dvc_process() -> Process | None:
 
 
 def git_tags() -> dict[str, str]:
-    """The commit and whether the tree differs from it; empty outside a git checkout."""
+    """Return tags with the commit and whether files differ; empty without a git repository."""
     commit = git("rev-parse", "HEAD")
     if commit is None:
         return {}
     return {
         "mlflow.source.git.commit": commit.strip(),
-        "git.dirty": str(bool(git("status", "--porcelain", "-uno", "--", *_WATCHED))).lower(),
+        "git.dirty": str(bool(git("status", "--porcelain", "-uno", "--", *_DIFF_PATHS))).lower(),
     }
 
 
 def uncommitted() -> str:
-    """Return what differs from the commit, as a patch without what looks like a secret.
+    """Return uncommitted changes as a patch; text that looks like a secret is removed.
 
-    Of a large difference only the beginning is read: git is ended once there is enough of it, or
-    after some seconds. Files of more than 8 MiB are named, not compared.
+    Only the beginning of a large patch is read: git is terminated at a maximum length, or after
+    some seconds. Files of more than 8 MiB are listed, not compared.
     """
     command = ["git", "--no-optional-locks", "-c", "core.bigFileThreshold=8m", "diff", "HEAD"]
-    command += ["--no-color", "--no-ext-diff", "--no-textconv", "--", *_WATCHED]
+    command += ["--no-color", "--no-ext-diff", "--no-textconv", "--", *_DIFF_PATHS]
     try:
-        process = subprocess.Popen(  # noqa: S603 - fixed words, no shell
+        process = subprocess.Popen(  # noqa: S603 - fixed arguments, no shell
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
     except OSError:
@@ -131,21 +133,22 @@ def uncommitted() -> str:
     deadline.start()
     with process:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
-        # A character has at most four bytes; one more tells that there is more.
-        patch = process.stdout.read(4 * _LONGEST_PATCH + 1)
-        if len(patch) > 4 * _LONGEST_PATCH:
+        # A character has at most four bytes; one more byte means that the patch is longer.
+        patch = process.stdout.read(4 * _MAX_PATCH_CHARACTERS + 1)
+        if len(patch) > 4 * _MAX_PATCH_CHARACTERS:
             process.terminate()
     deadline.cancel()
     if process.returncode not in (0, -signal.SIGTERM):
         return ""
     text = patch.decode("utf-8", "replace")
-    # An ended git may have stopped within a word.
-    longest = _LONGEST_PATCH if process.returncode == 0 else min(_LONGEST_PATCH, len(text) - 1)
-    return cut_without_secrets(text, longest)
+    # A terminated git may have stopped within a word.
+    is_complete = process.returncode == 0
+    maximum = _MAX_PATCH_CHARACTERS
+    return cut_without_secrets(text, maximum if is_complete else min(maximum, len(text) - 1))
 
 
 def machine_tags() -> dict[str, str]:
-    """The machine and the versions of what computes on it."""
+    """Return tags with the machine and the versions of Python and packages."""
     memory = round(psutil.virtual_memory().total / 2**30)
     parts = [socket.gethostname(), f"{os.cpu_count()} cores", f"{memory} GiB", *gpu_names()]
     versions = [f"python {platform.python_version()}"]
@@ -156,25 +159,25 @@ def machine_tags() -> dict[str, str]:
 
 
 def owner_tags(root: Path) -> dict[str, str]:
-    """The user and the clone: they tell this clone's runs from others' on a server."""
+    """Return tags with the user and the clone, which identify this clone's runs on a server."""
     try:
         user = getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container's user may have a number only
+    except (OSError, KeyError, ImportError):  # a container's user may have no name
         user = str(os.getuid())
     return {"mlflow.user": user, "atelier.clone": _clone_id(root)}
 
 
 def _clone_id(root: Path) -> str:
-    """Return a clone's random id, which is made at its first use.
+    """Return a clone's random id, which is created at its first use.
 
-    Host and path are no good: containers of one image share their paths and change their names.
+    Host and path are unsuitable: containers of one image have the same paths and changing names.
     """
     file = private_folder(root) / "clone-id"
     if not (found := _read_id(file)):
         new = file.with_name(f"clone-id-{uuid.uuid4().hex}")
         new.write_text(f"{uuid.uuid4().hex}\n", "utf-8")
         try:
-            if file.exists():  # it is damaged
+            if file.exists():  # damaged
                 new.replace(file)
             else:
                 with suppress(FileExistsError):  # another process was faster
@@ -186,7 +189,7 @@ def _clone_id(root: Path) -> str:
 
 
 def _read_id(file: Path) -> str:
-    """Return the id in a file; nothing if there is none."""
+    """Return the id in a file; empty if there is none."""
     with suppress(FileNotFoundError):
         text = file.read_text("utf-8", "replace").strip()
         return text if re.fullmatch("[0-9a-f]{32}", text) else ""
@@ -194,7 +197,7 @@ def _read_id(file: Path) -> str:
 
 
 def experiment_tags() -> dict[str, str]:
-    """The DVC experiment that a stage belongs to, where there is one."""
+    """Return tags with the DVC experiment of a stage; empty if there is none."""
     names = {"dvc.experiment": "DVC_EXP_NAME", "dvc.baseline": "DVC_EXP_BASELINE_REV"}
     return {tag: os.environ[name] for tag, name in names.items() if os.environ.get(name)}
 
@@ -202,7 +205,7 @@ def experiment_tags() -> dict[str, str]:
 def git(*arguments: str, cwd: Path | None = None) -> str | None:
     """Return git's output, or ``None`` if it fails or is not installed."""
     with suppress(OSError, subprocess.SubprocessError):
-        answer = subprocess.run(  # noqa: S603 - fixed words, no shell
+        result = subprocess.run(  # noqa: S603 - fixed arguments, no shell
             ["git", *arguments],  # noqa: S607 - the user's own git
             cwd=cwd,
             capture_output=True,
@@ -211,29 +214,23 @@ def git(*arguments: str, cwd: Path | None = None) -> str | None:
             timeout=30,
             check=True,
         )
-        return answer.stdout
+        return result.stdout
     return None
 
-
-_SAMPLE_SECONDS = 10.0
-_MEGA = 1e6
 
 LogSystem = Callable[[dict[str, float]], None]
 
 
 @contextmanager
-def sampling(tell: LogSystem, seconds: float = _SAMPLE_SECONDS) -> Iterator[None]:
-    """Call ``tell`` with :func:`sample` every ``seconds`` while the body runs, and at its end.
-
-    The sampling thread sleeps nearly always, so that it takes no time from the work.
-    """
+def sampling(log: LogSystem, seconds: float = _SAMPLE_SECONDS) -> Iterator[None]:
+    """Call ``log`` with :func:`sample` every ``seconds`` while the body runs, and at its end."""
     ended = threading.Event()
     gpus = _gpus()
 
     def watch() -> None:
-        psutil.cpu_percent()  # the first call only sets the mark to count from
+        psutil.cpu_percent()  # the first call only sets the start of the interval
         while not ended.wait(seconds):
-            tell(sample(gpus))
+            log(sample(gpus))
 
     thread = threading.Thread(target=watch, name="system metrics", daemon=True)
     started = time.monotonic()
@@ -244,11 +241,11 @@ def sampling(tell: LogSystem, seconds: float = _SAMPLE_SECONDS) -> Iterator[None
         ended.set()
         thread.join()
         if time.monotonic() - started > 1:
-            tell(sample(gpus))
+            log(sample(gpus))
 
 
 def sample(gpus: list[Any]) -> dict[str, float]:
-    """Percentages and megabytes (of 10^6 bytes), named as MLflow's own system metrics are.
+    """Return system metrics by the names that MLflow uses, in percent and MB (10^6 bytes).
 
     ``system/process_memory_megabytes`` is this process's resident memory.
     """
@@ -259,21 +256,21 @@ def sample(gpus: list[Any]) -> dict[str, float]:
         "system/system_memory_usage_megabytes": memory.used / _MEGA,
         "system/process_memory_megabytes": psutil.Process().memory_info().rss / _MEGA,
     }
-    with suppress(Exception):  # a driver that stops answering must not harm the work
+    with suppress(Exception):  # a driver that fails must not fail the stage
         import pynvml
 
         for number, gpu in enumerate(gpus):
-            used = pynvml.nvmlDeviceGetMemoryInfo(gpu)
+            gpu_memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
             name = f"system/gpu_{number}"
             values[f"{name}_utilization_percentage"] = pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu
-            values[f"{name}_memory_usage_percentage"] = 100 * used.used / used.total
-            values[f"{name}_memory_usage_megabytes"] = used.used / _MEGA
+            values[f"{name}_memory_usage_percentage"] = 100 * gpu_memory.used / gpu_memory.total
+            values[f"{name}_memory_usage_megabytes"] = gpu_memory.used / _MEGA
             values[f"{name}_power_usage_watts"] = pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000
     return values
 
 
 def gpu_names() -> list[str]:
-    """The names of the machine's NVIDIA cards; empty where there are none."""
+    """Return the names of the machine's NVIDIA GPUs; empty if there are none."""
     with suppress(Exception):
         import pynvml
 
@@ -282,8 +279,8 @@ def gpu_names() -> list[str]:
 
 
 def _gpus() -> list[Any]:
-    """Handles of the NVIDIA cards, if there are any."""
-    with suppress(Exception):  # no driver, or no card
+    """Return the handles of the NVIDIA GPUs; empty if there are none."""
+    with suppress(Exception):  # no driver, or no GPU
         import pynvml
 
         pynvml.nvmlInit()

@@ -1,8 +1,8 @@
-"""How a pipeline execution ended: what DVC recorded, also of the stages that did not run.
+"""Outcome of a pipeline execution: DVC's records of all stages, also of those that did not run.
 
-Skipped stages start no process, so that nobody speaks for them. When the ``dvc`` that runs a
-pipeline has ended, :func:`write_outcome` reads what it recorded and writes it to a journal
-of the pipeline's own: every stage's hashes, the numbers of all, and the key pictures.
+Skipped stages start no process and write no outbox. When the ``dvc`` that runs a pipeline has
+exited, :func:`write_outcome` writes an outbox of the pipeline: hashes and metrics of every stage,
+and the images that ``dvc.yaml`` plots.
 """
 
 import hashlib
@@ -30,42 +30,43 @@ _PATIENCE_SECONDS = 30.0
 
 
 class NoTreeError(AtelierError):
-    """Raised if there is nothing from which to read how an execution ended, perhaps not yet."""
+    """Raised if the files of an execution do not exist, or not yet."""
 
 
 class Tree(Protocol):
-    """Files as an execution left them."""
+    """Files as they were at the end of an execution."""
 
     def read(self, path: str) -> bytes | None:
-        """A file's content, or ``None`` where there is no such file."""
+        """Return a file's content, or ``None`` if there is no such file."""
 
     def names(self, folder: str) -> list[str]:
-        """The names in a folder, sorted; none where there is no such folder."""
+        """Return the names in a folder, sorted; none if there is no such folder."""
 
 
 class Workspace:
-    """The working tree, for ``dvc repro`` and experiments that run in it."""
+    """Working tree, for ``dvc repro`` and experiments that run in it."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def read(self, path: str) -> bytes | None:
-        """A file's content, or ``None`` where there is no such file."""
+        """Return a file's content, or ``None`` if there is no such file."""
         with suppress(OSError):
             return (self._root / path).read_bytes()
         return None
 
     def names(self, folder: str) -> list[str]:
-        """The names in a folder, sorted; none where there is no such folder."""
+        """Return the names in a folder, sorted; none if there is no such folder."""
         with suppress(OSError):
             return sorted(file.name for file in (self._root / folder).iterdir())
         return []
 
 
 class Commit:
-    """The commit of an experiment that ran in a temporary copy, which is gone by now.
+    """Commit of an experiment that ran in a temporary copy, which was removed.
 
-    What git does not have comes from DVC's cache. The project may lie anywhere in the repository.
+    Files that git does not track come from DVC's cache. The project may be in any folder of the
+    repository.
     """
 
     def __init__(self, root: Path, revision: str) -> None:
@@ -80,14 +81,14 @@ class Commit:
         self._folders: dict[str, dict[str, str]] = {}
 
     def read(self, path: str) -> bytes | None:
-        """A file's content, or ``None`` where there is no such file."""
+        """Return a file's content, or ``None`` if there is no such file."""
         md5 = self._hash_of(path)
         if md5 is None:
             return self._tracked(path)
         return None if md5.endswith(".dir") else self._cached(md5)
 
     def names(self, folder: str) -> list[str]:
-        """The names in a folder, sorted; none where there is no such folder."""
+        """Return the names in a folder, sorted; none if there is no such folder."""
         files = [Path(output, file) for output in self._hashes for file in self._files(output)]
         below = [
             file for file in (*files, *map(Path, self._hashes)) if Path(folder) in file.parents
@@ -103,7 +104,7 @@ class Commit:
         return None
 
     def _files(self, folder: str) -> dict[str, str]:
-        """The hashes of the files of a folder that is an output, by path below it."""
+        """Return the hashes of the files of an output folder, by path in it."""
         md5 = self._hashes.get(folder, "")
         if folder not in self._folders:
             content = self._cached(md5) if md5.endswith(".dir") else None
@@ -118,7 +119,7 @@ class Commit:
 
     def _tracked(self, path: str) -> bytes | None:
         with suppress(OSError, subprocess.SubprocessError):
-            return subprocess.run(  # noqa: S603 - fixed words, no shell
+            return subprocess.run(  # noqa: S603 - fixed arguments, no shell
                 ["git", "cat-file", "blob", f"{self._revision}:./{path}"],  # noqa: S607 - the user's own git
                 cwd=self._root,
                 capture_output=True,
@@ -129,25 +130,26 @@ class Commit:
 
 
 class LockFileSnapshot:
-    """Remembers the ``dvc.lock`` of a temporary copy, which is gone when its experiment failed."""
+    """Latest ``dvc.lock`` of a temporary copy, which is removed when its experiment fails."""
 
     def __init__(self, start: Mapping[str, Any] | None) -> None:
         self._file = Path(start["workspace"], "dvc.lock") if start else None
-        self._seen = 0
+        self._modified = 0
         self.text = b""
 
     def refresh(self) -> None:
-        """Read the file again if it was written since."""
+        """Read the file again if it was written since the last call."""
         with suppress(OSError):
-            if self._file and self._file.stat().st_mtime_ns != self._seen:
-                self._seen, self.text = self._file.stat().st_mtime_ns, self._file.read_bytes()
+            if self._file and self._file.stat().st_mtime_ns != self._modified:
+                modified = self._file.stat().st_mtime_ns
+                self._modified, self.text = modified, self._file.read_bytes()
 
     def read(self, path: str) -> bytes | None:
-        """The lock's content; nothing else is left."""
+        """Return the content of ``dvc.lock``; ``None`` for any other file."""
         return self.text if path == "dvc.lock" else None
 
     def names(self, folder: str) -> list[str]:
-        """Nothing is left in any folder."""
+        """Return an empty list: no folder is left."""
         return []
 
 
@@ -158,17 +160,17 @@ def write_outcome(
     lock: LockFileSnapshot | None = None,
     patience: float = _PATIENCE_SECONDS,
 ) -> None:
-    """Write the journal of how the execution that ``process`` ran ended, or none at all.
+    """Write the outbox with the outcome of an execution, unless DVC recorded no stage.
 
     Args:
         root: the main project.
-        process: the ``dvc`` that has ended.
-        start: how it was started, from one of its stages.
-        lock: what was seen of ``dvc.lock`` meanwhile.
+        process: the ``dvc`` process, which has exited.
+        start: the record of :func:`atelier.tracking.outbox.record_start`.
+        lock: ``dvc.lock`` as it was while the process ran.
         patience: seconds to wait for an experiment's commit.
 
     Raises:
-        NoTreeError: the experiment has no commit, and no ``dvc.lock`` was seen.
+        NoTreeError: the experiment has no commit, and ``lock`` is ``None``.
     """
     tree = _tree(root, start, patience) or lock
     if tree is None:
@@ -180,47 +182,47 @@ def write_outcome(
         content = tree.read(path)
         return None if content is None else hashlib.md5(content).hexdigest()  # noqa: S324
 
-    # Nobody edits code in a temporary copy, and it is no more there to look at.
+    # Code in a temporary copy does not change, and the copy does not exist any more.
     stages = current(records, start["parameters"], None if tree is lock else hash_of)
     if not stages:
         return
-    told = {
-        name: _log_stage(name, record, tree) for name, record in stages.items() if is_logged(name)
+    entries = {
+        name: _stage_entry(name, record, tree) for name, record in stages.items() if is_logged(name)
     }
-    made = {path for record in stages.values() for path in record.outputs}
-    journal = Outbox(
+    outputs = {path for record in stages.values() for path in record.outputs}
+    outbox = Outbox(
         private_folder(root),
         process,
         "pipeline",
         kind="outcome",
         experiment=start["experiment"],
         parameters=start["parameters"],
-        stages=told,
+        stages=entries,
     )
     try:
-        _copy_images(journal, tree, made)
-        journal.write("end", status="FINISHED")
-    except BaseException:  # another attempt writes a journal of its own
-        remove(journal.folder)
+        _attach_images(outbox, tree, outputs)
+        outbox.write("end", status="FINISHED")
+    except BaseException:  # another attempt writes its own outbox
+        remove(outbox.folder)
         raise
     finally:
         with suppress(OSError):
-            journal.close()
+            outbox.close()
 
 
-def _copy_images(journal: Outbox, tree: Tree, made: set[str]) -> None:
-    """Write the pictures among the files that stages made to a journal."""
+def _attach_images(outbox: Outbox, tree: Tree, outputs: set[str]) -> None:
+    """Attach the plotted images that are outputs of stages."""
     with tempfile.TemporaryDirectory() as folder:
-        for path in _pictures(tree):
-            content = tree.read(path) if _is_in(path, made) else None
+        for path in _plotted_images(tree):
+            content = tree.read(path) if _is_in(path, outputs) else None
             if content is not None:
                 file = Path(folder, Path(path).name)
                 file.write_bytes(content)
-                journal.write("artifact", file=journal.attach(file), folder="")
+                outbox.write("artifact", file=outbox.attach(file), folder="")
 
 
-def _log_stage(name: str, record: StageRecord, tree: Tree) -> dict[str, Any]:
-    """What the journal says of a stage; its numbers are those of its metrics file."""
+def _stage_entry(name: str, record: StageRecord, tree: Tree) -> dict[str, Any]:
+    """Return hashes and metrics of a stage; the metrics are those of its metrics file."""
     values: Any = {}
     file = f"metrics/{name}.json"
     if file in record.outputs:
@@ -243,8 +245,8 @@ def _listed(record: StageRecord, tree: Tree) -> dict[str, str]:
     return found
 
 
-def _pictures(tree: Tree) -> list[str]:
-    """The pictures that ``dvc.yaml`` plots; of a folder the last one."""
+def _plotted_images(tree: Tree) -> list[str]:
+    """Return the paths of images that ``dvc.yaml`` plots; of a folder its last image."""
     try:
         plots = YAML(typ="safe", pure=True).load(tree.read("dvc.yaml") or b"").get("plots", [])
     except (YAMLError, AttributeError):
@@ -254,18 +256,18 @@ def _pictures(tree: Tree) -> list[str]:
     return [f"{path}/{folders[path][-1]}" if folders[path] else path for path in paths]
 
 
-def _is_in(path: str, made: set[str]) -> bool:
-    return any(Path(path).is_relative_to(place) for place in made)
+def _is_in(path: str, outputs: set[str]) -> bool:
+    return any(Path(path).is_relative_to(output) for output in outputs)
 
 
 def _tree(root: Path, start: Mapping[str, Any], patience: float) -> Tree | None:
-    """Where to read what the execution left: the working tree, or the experiment's commit."""
+    """Return the working tree, or the experiment's commit; ``None`` if there is no commit."""
     if Path(start["workspace"]) == root.resolve():
         return Workspace(root)
     name, baseline = (start["tags"].get(f"dvc.{key}", "") for key in ("experiment", "baseline"))
     reference = f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}"
     end = time.monotonic() + patience
-    # DVC brings the commit over from the copy a little after the copy's dvc has ended.
+    # DVC fetches the commit from the copy shortly after the copy's dvc has exited.
     while name:
         commit = git("rev-parse", "--verify", reference, cwd=root)
         if commit:

@@ -1,4 +1,4 @@
-"""Which run made a file: asked by content, so that it holds however the file came here."""
+"""Lineage of a file: the run that made it, found by content hash, and the runs of its inputs."""
 
 import json
 import os
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Producer:
-    """One execution of a stage that made a file, or what a file was made from.
+    """Execution of a stage that made a file or one of its inputs.
 
     Attributes:
-        stage: the stage.
-        run: id of its MLflow run; empty where this store has none.
-        commit: the commit that it started from, or, without a run, that first records its outputs.
-        dirty: whether it started from more than the commit; the run keeps ``uncommitted.patch``.
-        when: when it started, or when the commit was made.
+        stage: name of the stage.
+        run: id of its MLflow run; empty if this store has none.
+        commit: commit that it started from, or, without a run, that first records its outputs.
+        dirty: True if it started with uncommitted changes; the run has ``uncommitted.patch``.
+        when: time of its start, or of the commit.
         settings: the stage's settings by dotted key.
         inputs: content hash by path.
-        outputs: the same.
+        outputs: content hash by path.
     """
 
     stage: str
@@ -48,12 +48,12 @@ class Producer:
 
 @dataclass(frozen=True)
 class Lineage:
-    """Where a content comes from.
+    """Producers of a content.
 
     Attributes:
-        path: the output of a stage that it is, or lies in.
-        content: that output's hash.
-        producers: the execution that made it, then those that made what it was made from.
+        path: the stage's output with that content, or the output folder that contains it.
+        content: hash of that output.
+        producers: the execution that made it, then those that made its direct and other inputs.
     """
 
     path: str
@@ -61,79 +61,82 @@ class Lineage:
     producers: tuple[Producer, ...]
 
     def as_text(self) -> Iterator[str]:
-        """Lines of text."""
+        """Yield the lineage as lines of text."""
         yield f"{self.path} ({self.content}) was first made by"
-        for number, maker in enumerate(self.producers):
+        for number, producer in enumerate(self.producers):
             if number == 1:
-                yield "from what was first made by"
+                yield "from inputs that were first made by"
             unknown = "a run that this store does not have, recorded"
-            run = f"run {maker.run}," if maker.run else unknown
-            commit = f"commit {maker.commit[:12]}" if maker.commit else "no commit"
-            changes = " with the run's uncommitted.patch" if maker.dirty else ""
-            yield f"  {maker.stage:<10}{run} {maker.when}, {commit}{changes}"
-            for key, value in sorted(maker.settings.items()):
+            run = f"run {producer.run}," if producer.run else unknown
+            commit = f"commit {producer.commit[:12]}" if producer.commit else "no commit"
+            changes = " with the run's uncommitted.patch" if producer.dirty else ""
+            yield f"  {producer.stage:<10}{run} {producer.when}, {commit}{changes}"
+            for key, value in sorted(producer.settings.items()):
                 if number == 0:
                     yield f"            {key}: {value}"
 
     def as_json(self) -> str:
-        """The same with all settings and hashes, as JSON."""
+        """Return the lineage with all settings and hashes as JSON."""
         return json.dumps(asdict(self), indent=2)
 
 
-def find_lineage(wanted: str, client: "MlflowClient | None") -> Lineage:
-    """Find the run that made a file, and the runs that made what it was made from.
+def find_lineage(target: str, client: "MlflowClient | None") -> Lineage:
+    """Find the run that made a file, and the runs that made its inputs.
 
     Args:
-        wanted: a path that a stage makes, or a file in such a folder; or the first digits of a
-            content's hash.
-        client: MLflow's store; ``None`` where there is none, so that git alone answers.
+        target: the path of a stage's output or of a file in it; or the first digits of a content
+            hash.
+        client: client of MLflow's store; ``None`` to search git only.
 
     Raises:
-        AtelierError: nothing known made it; the sentence says why.
+        AtelierError: no producer is known, or no output has this path or hash.
     """
-    path, content = _output(wanted, client)
+    path, content = _output(target, client)
     found: list[Producer] = []
     pending = [(path, content, "")]
     while pending:
-        at, hash_, reader = pending.pop(0)
-        maker = _by_run(client, at, hash_, reader) or _by_commit(at, hash_)
-        if maker and maker not in found and (is_logged(maker.stage) or not found):
-            found.append(maker)
-            pending += [(*item, maker.run) for item in maker.inputs.items()]
+        input_path, hash_, consumer = pending.pop(0)
+        producer = _by_run(client, input_path, hash_, consumer) or _by_commit(input_path, hash_)
+        if producer and producer not in found and (is_logged(producer.stage) or not found):
+            found.append(producer)
+            pending += [(*item, producer.run) for item in producer.inputs.items()]
     if not found:
         raise AtelierError(
-            f"no run of this MLflow store and no commit's dvc.lock knows {path} with the content"
-            f" {content}: it was changed by hand, or made by a run that was neither logged nor"
-            " committed; `dvc checkout` brings back what dvc.lock records."
+            f"no run of this MLflow store and no commit's dvc.lock has {path} with the content"
+            f" {content}: it was edited, or made by a run that was neither logged nor committed;"
+            " `dvc checkout` restores the files that dvc.lock records."
         )
     return Lineage(path, content, tuple(found))
 
 
-def _output(wanted: str, client: "MlflowClient | None") -> tuple[str, str]:
-    """The output that a path is or lies in, with its content now, or that of a hash."""
-    if wanted and Path(wanted).exists():
-        return _output_at(Path(wanted))
+def _output(target: str, client: "MlflowClient | None") -> tuple[str, str]:
+    """Return path and content hash of the output with a path or hash.
+
+    If the file exists, its present content is hashed.
+    """
+    if target and Path(target).exists():
+        return _output_at(Path(target))
     here = Path("dvc.lock").read_text("utf-8") if Path("dvc.lock").exists() else ""
     for record in read_lock(here).values():
-        if (path := str(PurePosixPath(wanted))) in record.outputs:  # recorded, but not pulled
+        if (path := str(PurePosixPath(target))) in record.outputs:  # recorded, but not pulled
             return path, record.outputs[path]
-    if not re.fullmatch(r"[0-9a-f]{6,32}(\.dir)?", wanted):
+    if not re.fullmatch(r"[0-9a-f]{6,32}(\.dir)?", target):
         raise AtelierError(
-            f"there is no {wanted}; give a path that a stage makes, such as renders/training.gif,"
-            " or at least six digits of a hash as dvc.lock has it."
+            f"there is no {target}; give a stage's output, e.g. renders/training.gif, or at least"
+            " six digits of a hash in dvc.lock."
         )
     paths: set[str] = set()
     for lock in _locks():
         for record in read_lock(lock).values():
             paths |= set(record.outputs)
             for path, content in record.outputs.items():
-                if content.startswith(wanted):
+                if content.startswith(target):
                     return path, content
     for path in sorted(paths):
-        if client and (run := find_producer(client, {path: f"{wanted}%"})):
+        if client and (run := find_producer(client, {path: f"{target}%"})):
             return path, run.data.tags[mlflow_names.key(f"output.{path}")]
     raise AtelierError(
-        f"no dvc.lock of this repository, in any commit, and no run has the hash {wanted}."
+        f"no dvc.lock of this repository, in any commit, and no run has the hash {target}."
     )
 
 
@@ -142,35 +145,37 @@ def _output_at(path: Path) -> tuple[str, str]:
     from dvc.repo import Repo
 
     with Repo() as repo:
-        for place in (path.resolve(), *path.resolve().parents):
+        for candidate in (path.resolve(), *path.resolve().parents):
             try:
-                output = repo.find_outs_by_path(str(place))[0]
+                output = repo.find_outs_by_path(str(candidate))[0]
             except OutputNotFoundError:
                 continue
-            # As it lies there now, which may be another content than dvc.lock records.
-            # dvc.lock names it from its own folder, which may lie below that of .dvc.
-            name = os.path.relpath(place, Path.cwd().resolve())
+            # Paths in dvc.lock are relative to its folder, which may be below that of .dvc. The
+            # present content may differ from the recorded one.
+            name = os.path.relpath(candidate, Path.cwd().resolve())
             if not name.startswith(".."):
                 return PurePosixPath(name).as_posix(), str(output.get_hash().value)
-    raise AtelierError(f"{path} is made by no stage of dvc.yaml.")
+    raise AtelierError(f"{path} is not an output of a stage of dvc.yaml.")
 
 
 def _locks() -> Iterator[str]:
-    """Every ``dvc.lock``: the working tree's, then those of all commits, newest first."""
+    """Yield every ``dvc.lock``: the working tree's, then those of all commits, newest first."""
     if Path("dvc.lock").exists():
         yield Path("dvc.lock").read_text("utf-8")
     for commit in (git("log", "--all", "--format=%H", "--", "dvc.lock") or "").split():
         yield git("show", f"{commit}:./dvc.lock") or ""
 
 
-def _by_run(client: "MlflowClient | None", path: str, content: str, reader: str) -> Producer | None:
-    """The run that made an output, or a file in one that the run ``reader`` read."""
+def _by_run(
+    client: "MlflowClient | None", path: str, content: str, consumer: str
+) -> Producer | None:
+    """Return the run that made an output, or a file in an output that the run ``consumer`` read."""
     if client is None:
         return None
     run = find_producer(client, {path: content})
-    if run is None and reader:
-        beside = _locks_beside(client, client.get_run(reader))
-        run = next((run for run in beside if _outputs_of(run, path)), None)
+    if run is None and consumer:
+        siblings = _runs_of_pipeline(client, client.get_run(consumer))
+        run = next((run for run in siblings if _has_output(run, path)), None)
     if run is None:
         return None
     tags = run.data.tags
@@ -186,8 +191,8 @@ def _by_run(client: "MlflowClient | None", path: str, content: str, reader: str)
     )
 
 
-def _locks_beside(client: "MlflowClient", run: "Run") -> "list[Run]":
-    """The runs of all stages of the pipeline that a run belongs to, restored ones too."""
+def _runs_of_pipeline(client: "MlflowClient", run: "Run") -> "list[Run]":
+    """Return the runs of all stages of a run's pipeline, including restored ones."""
     parent = run.data.tags.get("mlflow.parentRunId")
     if not parent:
         return []
@@ -198,9 +203,10 @@ def _locks_beside(client: "MlflowClient", run: "Run") -> "list[Run]":
     return [*stages_of(client, parent).values(), *map(client.get_run, restored)]
 
 
-def _outputs_of(run: "Run", path: str) -> bool:
-    places = (path, *map(str, PurePosixPath(path).parents))
-    return any(mlflow_names.key(f"output.{place}") in run.data.tags for place in places)
+def _has_output(run: "Run", path: str) -> bool:
+    """Return True if a path, or a folder that contains it, is an output of a run."""
+    paths = (path, *map(str, PurePosixPath(path).parents))
+    return any(mlflow_names.key(f"output.{one}") in run.data.tags for one in paths)
 
 
 def _covers(outputs: Iterable[str], path: str) -> bool:
@@ -217,13 +223,13 @@ def _tagged(run: "Run", start: str) -> dict[str, str]:
 
 
 def _inputs(run: "Run") -> dict[str, str]:
-    """Return the hashes of what a run read, by path.
+    """Return the hashes of a run's inputs by path.
 
-    MLflow does not accept every path in a tag's name; the run's datasets have the paths.
+    MLflow does not accept every path as the name of a tag, so paths are read from the datasets.
     """
     inputs = _tagged(run, "input.")
     for item in run.inputs.dataset_inputs if run.inputs else []:
-        with suppress(ValueError, KeyError, TypeError):  # anybody may log datasets
+        with suppress(ValueError, KeyError, TypeError):  # users may log other datasets
             path = str(json.loads(item.dataset.source)["path"])
             legal = mlflow_names.key(f"input.{path}").removeprefix("input.")
             if legal != path and legal in inputs:
@@ -232,11 +238,11 @@ def _inputs(run: "Run") -> dict[str, str]:
 
 
 def _by_commit(path: str, content: str) -> Producer | None:
-    """The oldest commit whose ``dvc.lock`` records a content, as a colleague's push brings it."""
+    """Return the producer that the oldest commit with a content records in ``dvc.lock``."""
     found = git("log", "--all", "--reverse", "--format=%H", f"-S{content}", "--", "dvc.lock")
     for commit in (found or "").split():
         records = read_lock(git("show", f"{commit}:./dvc.lock") or "")
-        # A file in an output folder has no hash of its own there, but whoever read it has.
+        # A file in an output folder has a hash only as an input of another stage.
         known = {p: h for record in records.values() for p, h in record.inputs.items()}
         for stage, record in records.items():
             recorded = record.outputs.get(path) or known.get(path)

@@ -1,4 +1,4 @@
-"""Classification of MLflow's errors: content that it rejects, or an attempt to repeat later."""
+"""Classification of MLflow's errors: rejected content, or a problem that may be temporary."""
 
 import errno
 import json
@@ -11,62 +11,62 @@ from atelier.core.errors import is_out_of_memory
 _CONTENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 _GONE = "RESOURCE_DOES_NOT_EXIST"
 _TRASHED = re.compile(r"must be in the '?active'? (lifecycle_stage|state)", re.IGNORECASE)
-# MLflow's words for a part of a request whose value it does not repeat.
+# MLflow's message about a part of a request, which does not quote the value.
 _PART = re.compile(r"(metrics|params|tags)\[\d+\]|exceeds the maximum length")
-# A database's error as SQLAlchemy formats it, which MLflow passes on with the statement and its
-# values. A value may contain the same words, so only the start and the end of the message count.
+# A database's error as SQLAlchemy formats it, with the statement and its values. A value may
+# contain the same words, so only the start and the end of the message are compared.
 _OF_DATABASE = re.compile(
     r"\A(?:[A-Z_]+: )?(?:\(raised as a result of [^()]*\)\s*)?\((?:\w+\.)+(?P<kind>\w+)\)"
     r"|\(Background on this error at: https://sqlalche\.me/\S+\)\s*\Z"
 )
-# Those of them that are about the values: of SQLSTATE's class 22, and two constraints.
+# Database errors about values: SQLSTATE class 22, and two constraints.
 _OF_DATA = {
     *("DataError", "StringDataRightTruncation", "NumericValueOutOfRange"),
     *("NullValueNotAllowed", "InvalidParameterValue", "InvalidTextRepresentation"),
     *("UntranslatableCharacter", "CharacterNotInRepertoire", "NotNullViolation", "CheckViolation"),
 }
-# Statuses of an upload that sending the same file again cannot change.
+# Statuses of an upload that will not change if the same file is sent again.
 _TOO_LARGE = {413, 414, 415, 431}
-# A wrong password, a missing permission, too many requests: no file is the reason.
+# Statuses for a wrong password, a missing permission or too many requests.
 _NO_ACCESS = {401, 403, 407, 429}
-# MLflow's words for a request without an answer of the server.
+# MLflow's message about a request without a response.
 _UNANSWERED = re.compile(r"API request to \S+ failed with (timeout )?exception")
-# The machine's own errors, which pass or which the user removes: of the disk, of its limits, of
-# permissions. A file that is missing or damaged is none of them.
+# Errors of the machine, which are temporary or which the user can fix: disk, limits, permissions.
+# A missing or damaged file is not among them.
 _OF_MACHINE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV),
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOLCK, errno.EAGAIN),
     *(errno.EACCES, errno.EPERM, errno.EBUSY, errno.EINTR),
 }
 _WORDS_OF_MACHINE = ("No space left", "Too many open files", "Input/output error", "temporary dir")
-# MLflow's words for an answer that is not its own.
+# MLflow's message about a response with an error status.
 _STATUS = re.compile(r"\AAPI request to \S+(?: \S+)? failed with error code (\d{3})\b")
 
 
 class ContentError(Exception):
-    """Raised if an entry cannot be delivered for a reason of its own, whatever the store does."""
+    """Raised if an entry can never be delivered, to any store."""
 
 
 @contextmanager
 def as_content_error() -> Iterator[None]:
-    """Turn an error of reading or preparing an entry into a :class:`ContentError`.
+    """Convert errors of the body, which reads or prepares an entry, to :class:`ContentError`.
 
-    Errors of the machine are raised as they are, since the same entry may be delivered later.
+    Errors of the machine are not converted, because the entry may be delivered later.
     """
     try:
         yield
     except ContentError:
         raise
-    except Exception as error:  # of Pillow, of a loader, of an entry of another version
+    except Exception as error:  # e.g. of Pillow, of a loader, or for an entry of another version
         if is_of_machine(error):
             raise
         raise ContentError(f"{type(error).__name__}: {error}") from error
 
 
 def is_of_machine(error: BaseException | None) -> bool:
-    """Return whether an error, or one that led to it, is about this machine: disk, memory, limits.
+    """Return True if an error or its cause is about this machine: disk, memory, limits.
 
-    Libraries raise errors of their own with the system's words.
+    Libraries raise their own errors with the system's message.
     """
     while error is not None:
         if is_out_of_memory(error) or any(words in str(error) for words in _WORDS_OF_MACHINE):
@@ -78,11 +78,11 @@ def is_of_machine(error: BaseException | None) -> bool:
 
 
 def may_reject_content(error: BaseException) -> bool:
-    """Return whether an error is MLflow's own answer to the content of a request.
+    """Return True if MLflow may have rejected the content of a request.
 
-    A page of a proxy has a status only, and neither an error code nor a message of MLflow. A
-    database's error counts only if it is about values: a standby server that is read-only, a row
-    that a colleague added at the same moment, a lock or a lost connection may pass.
+    A response of a proxy has only a status, but no error code of MLflow. A database's error counts
+    only if it is about values. Others are temporary: a read-only standby server, a row that another
+    user added at the same time, a lock, a lost connection.
     """
     from mlflow.exceptions import MlflowException
 
@@ -96,7 +96,7 @@ def may_reject_content(error: BaseException) -> bool:
 
 
 def rejects(error: BaseException, *content: str) -> bool:
-    """Return whether MLflow's answer names one of these contents as what it does not accept."""
+    """Return True if MLflow rejected a request and its message quotes one of these contents."""
     if not may_reject_content(error):
         return False
     message = str(error)
@@ -111,9 +111,9 @@ def rejects(error: BaseException, *content: str) -> bool:
 
 
 def is_gone(error: BaseException, *runs: str) -> bool:
-    """Return whether MLflow says that one of these runs was deleted.
+    """Return True if an error means that one of these runs was deleted.
 
-    Other things may be missing as well, such as a registered model.
+    The message must contain the run's id, because other objects can be missing, too.
     """
     from mlflow.exceptions import MlflowException
 
@@ -125,21 +125,21 @@ def is_gone(error: BaseException, *runs: str) -> bool:
 
 
 def exists_already(error: BaseException) -> bool:
-    """Return whether MLflow says that what should be created is there."""
+    """Return True if an object could not be created because it exists."""
     from mlflow.exceptions import MlflowException
 
     return isinstance(error, MlflowException) and error.error_code == "RESOURCE_ALREADY_EXISTS"
 
 
 def is_too_large(error: BaseException) -> bool:
-    """Return whether a server rejects a file or a request for its size or kind."""
+    """Return True if a server rejected a file or request because of its size or type."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     stated = _STATUS.search(str(error))
     return status in _TOO_LARGE or bool(stated and int(stated[1]) in _TOO_LARGE)
 
 
 def is_access_denied(error: BaseException) -> bool:
-    """Return whether a server refuses the user, or the number of requests."""
+    """Return True if a server denied access, or received too many requests."""
     from mlflow.exceptions import MlflowException
 
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -149,5 +149,5 @@ def is_access_denied(error: BaseException) -> bool:
 
 
 def has_no_response(error: BaseException) -> bool:
-    """Return whether a request got no answer, or none of MLflow."""
+    """Return True if a request had no response."""
     return bool(_UNANSWERED.search(str(error)))

@@ -1,7 +1,7 @@
-"""Names and values that MLflow accepts: the one place where they are made legal.
+"""Conversion of names and values to ones that MLflow accepts.
 
-A legal name is returned unchanged. Any other name keeps its legal characters and gets a
-checksum of the original, so that two different names never become one.
+A legal name is returned unchanged. Any other name keeps its legal characters and gets a checksum of
+the original name, so that different names stay different.
 """
 
 import hashlib
@@ -13,14 +13,16 @@ PARAMETER_LENGTH = 6000
 TAG_LENGTH = 8000
 # MLflow validates keys with `\w`, which also accepts letters of other alphabets.
 _NOT_IN_KEY = re.compile(r"[^\w.\-:/ ]")
-# The server decodes percent signs and refuses `#`; a URL ends at `?`.
+# The server decodes percent signs and rejects `#`; a URL ends at `?`.
 _NOT_IN_PATH = re.compile(r"[^\w.\-+~=@,()/ ]")
 _NOT_IN_IMAGE_KEY = re.compile(r"[^a-zA-Z0-9_.\-/ ]")
 _NOT_IN_TITLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _NOT_IN_FOLDER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff/:]")
 _NOT_IN_MODEL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff/:'\"`\\]")
-_NOT_IN_TEXT = re.compile(r"[\x00\ud800-\udfff]")  # databases refuse NUL; UTF-8 lone surrogates
-# MLflow gives files that it is still writing this prefix, and refuses it elsewhere.
+_NOT_IN_TEXT = re.compile(
+    r"[\x00\ud800-\udfff]"
+)  # databases reject NUL, UTF-8 rejects lone surrogates
+# MLflow uses this prefix for temporary files, and rejects it elsewhere.
 _RESERVED = ".mlflow"
 _PART_BYTES = 150  # of a file name, of the 255 that file systems allow
 
@@ -36,7 +38,7 @@ def image_key(name: str) -> str:
 
 
 def artifact_path(path: str) -> str:
-    """Return a legal relative path of an artifact; its ending is kept."""
+    """Return a legal relative path of an artifact; its suffix is kept."""
     parts = _without_steps(_NOT_IN_PATH.sub("_", path)).split("/")
     parts = [f"_{part}" if part.startswith(_RESERVED) else part for part in parts]
     legal = "/".join(_cut(part, _PART_BYTES) for part in parts)
@@ -67,22 +69,22 @@ def model_name(name: str) -> str:
 
 
 def parameter(value: str) -> str:
-    """Return a parameter's value without what databases refuse, and not too long."""
+    """Return a legal value of a parameter, shortened if necessary."""
     return _shortened(text(value), PARAMETER_LENGTH)
 
 
 def tag(value: str) -> str:
-    """Return a tag's value without what databases refuse, and not too long."""
+    """Return a legal value of a tag, shortened if necessary."""
     return _shortened(text(value), TAG_LENGTH)
 
 
 def text(value: str) -> str:
-    """Return text that can be encoded and stored in any database."""
+    """Return text in which characters that databases reject are replaced."""
     return _NOT_IN_TEXT.sub("\ufffd", value)
 
 
 def _without_steps(name: str) -> str:
-    """Remove the parts of a path that lead elsewhere: `..`, `.`, and empty ones."""
+    """Remove the parts `.` and empty ones of a path, and replace `..`."""
     parts = [part.strip() for part in name.split("/")]
     parts = ["__" if part == ".." else part for part in parts if part not in ("", ".")]
     joined = "/".join(parts)
@@ -90,7 +92,7 @@ def _without_steps(name: str) -> str:
 
 
 def _checked(name: str, legal: str, length: int, size: int = 0) -> str:
-    """Return ``legal`` if it is the name itself; else add the name's checksum."""
+    """Return ``legal`` if it equals the name; otherwise shorten it and add the name's checksum."""
     fits = len(legal) <= length and (not size or len(legal.encode()) <= size)
     if legal and legal == name and fits:
         return name
@@ -106,7 +108,7 @@ def _checksum(name: str) -> str:
 
 
 def _cut(part: str, size: int) -> str:
-    """Cut a name to so many bytes, between characters."""
+    """Cut a name to at most ``size`` bytes in UTF-8."""
     return part.encode()[:size].decode("utf-8", "ignore").strip() or "_"
 
 

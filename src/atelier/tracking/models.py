@@ -1,4 +1,4 @@
-"""Trained generators as MLflow models: logged, judged, registered."""
+"""Trained generators as MLflow models: log, evaluate, register and load them."""
 
 import hashlib
 import importlib
@@ -28,29 +28,37 @@ from atelier.tracking.uploads import MissingFileError
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models import Model
     from mlflow.tracking import MlflowClient
+    from torch import Tensor
 
     from atelier.tracking.batch_logger import BatchLogger
 
 NAME = "generator"
 GENERATOR = "models/generator.safetensors"
 CHAMPION = "champion"
-ABOUT = "architecture"  # what a signature cannot say, such as how latents are drawn
+ABOUT = "architecture"  # key of metadata that a signature lacks, e.g. the latent distribution
 _CONTENT = "content.md5"
 _PACKAGE = "atelier."
+_RUN = re.compile(r"[0-9a-f]{32}")
+_MODEL = re.compile(r"models:/\S+")
 
 
 def log_model(client: "MlflowClient", run: str, file: Path, loader: str) -> None:
     """Log a network's file as an MLflow model of a run, once.
 
-    It is stored as a traced graph (``torch.export``), which needs none of this package's code
-    to load and holds nothing that executes, with signature, example and pinned requirements.
+    It is stored as a traced graph (``torch.export``) with signature, example and pinned
+    requirements. Loading it needs no code of this package and executes no code of the file.
 
     Args:
-        client: where to.
+        client: client of the store.
         run: id of the run that trained it.
         file: the network's file.
-        loader: see :meth:`atelier.tracking.run.Run.model`.
+        loader: see :meth:`atelier.tracking.run.Run.log_model`.
+
+    Raises:
+        ContentError: the loader is not in this package, or it rejects the file.
+        MissingFileError: the server confirmed an upload, but does not have the file.
     """
     import torch
     from mlflow.models import Model, infer_signature
@@ -63,7 +71,7 @@ def log_model(client: "MlflowClient", run: str, file: Path, loader: str) -> None
     with as_content_error():
         network, example, about = getattr(importlib.import_module(module), function)(file)
         with torch.inference_mode():
-            pictures = network(torch.from_numpy(example)).numpy()
+            images = network(torch.from_numpy(example)).numpy()
     model = client.create_logged_model(
         client.get_run(run).info.experiment_id, name=NAME, source_run_id=run
     )
@@ -75,7 +83,7 @@ def log_model(client: "MlflowClient", run: str, file: Path, loader: str) -> None
             model_id=model.model_id,
             run_id=run,
             pytorch_model=network,
-            signature=infer_signature(example, pictures),
+            signature=infer_signature(example, images),
             input_example=example,
             serialization_format="pt2",
             metadata={ABOUT: about},
@@ -88,7 +96,7 @@ def log_model(client: "MlflowClient", run: str, file: Path, loader: str) -> None
 
 
 class _RecordingFlavor:
-    """MLflow's flavor for PyTorch, which records the files of the model that it saves."""
+    """PyTorch flavor of MLflow that records the files of the model that it saves."""
 
     def __init__(self) -> None:
         self.files: set[str] = set()
@@ -103,16 +111,16 @@ class _RecordingFlavor:
 
 
 def is_complete(model: "LoggedModel") -> bool:
-    """Return whether a model was uploaded and verified."""
+    """Return True if a model was uploaded and verified."""
     from mlflow.entities import LoggedModelStatus
 
     return model.status == LoggedModelStatus.READY and _CONTENT in model.tags
 
 
 def _is_logged(client: "MlflowClient", run: str) -> bool:
-    """Return whether a run's model is complete; delete what an interrupted attempt left.
+    """Return True if a run has a complete model; delete models of interrupted attempts.
 
-    An unfinished model cannot be continued: MLflow refuses to add it to the run's outputs twice.
+    An incomplete model cannot be completed: MLflow does not add it to the run's outputs twice.
     """
     experiment = client.get_run(run).info.experiment_id
     found = client.search_logged_models([experiment], f"source_run_id = '{run}'", max_results=20)
@@ -131,7 +139,7 @@ def _verify(client: "MlflowClient", model: str, files: set[str]) -> None:
     """Raise unless the server has all files of a model.
 
     Raises:
-        MissingFileError: a file is absent, although its upload was answered with success.
+        MissingFileError: a file is absent, although the server confirmed its upload.
     """
     missing = files - set(_files(client, model))
     if missing:
@@ -152,14 +160,14 @@ def _files(client: "MlflowClient", model: str, folder: str | None = None) -> Ite
 def log_evaluation(
     client: "MlflowClient", evaluate: Mapping[str, Any], evaluation: str, log: "BatchLogger"
 ) -> None:
-    """Attach the numbers of an evaluation to the model that it judged.
+    """Log the metrics of an evaluation to the model that it evaluated.
 
     Args:
-        client: where to.
-        evaluate: what DVC recorded of the stage ``evaluate``, see
+        client: client of the store.
+        evaluate: hashes and metrics of the stage ``evaluate``, see
             :func:`atelier.tracking.pipeline_run.complete_parent_run`.
         evaluation: id of the stage's run.
-        log: how to log to a run.
+        log: logger of the same store.
     """
     model = _model_of(client, evaluate["inputs"].get(GENERATOR, ""))
     if model is None:
@@ -173,24 +181,24 @@ def log_evaluation(
 def register_model(
     client: "MlflowClient", evaluate: Mapping[str, Any], evaluation: str, name: str
 ) -> None:
-    """Register the model that an evaluation judged, if its KID is known.
+    """Register the model that was evaluated, if its KID is known.
 
     Args:
-        client: where to.
-        evaluate: what DVC recorded of the stage ``evaluate``.
+        client: client of the store.
+        evaluate: hashes and metrics of the stage ``evaluate``.
         evaluation: id of the stage's run.
-        name: of the registered model.
+        name: name of the registered model.
     """
     model = _model_of(client, evaluate["inputs"].get(GENERATOR, ""))
     if model is None or "kid" not in evaluate["metrics"]:
         return
     parameters = current_parameters(client.get_run(evaluation).data.params)
-    asked = {key: value for key, value in parameters.items() if key.startswith("evaluate.")}
-    _register(client, model, mlflow_names.model_name(name), evaluate["metrics"], asked)
+    settings = {key: value for key, value in parameters.items() if key.startswith("evaluate.")}
+    _register(client, model, mlflow_names.model_name(name), evaluate["metrics"]["kid"], settings)
 
 
 def _model_of(client: "MlflowClient", content: str) -> "LoggedModel | None":
-    """The newest logged model of a generator file's content."""
+    """Return the newest logged model of a generator file with this MD5; ``None`` without one."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     found = client.search_logged_models(
         experiments,
@@ -205,10 +213,10 @@ def _register(
     client: "MlflowClient",
     model: "LoggedModel",
     name: str,
-    numbers: Mapping[str, float],
-    asked: Mapping[str, str],
+    kid: float,
+    settings: Mapping[str, str],
 ) -> None:
-    """Register a model once, and give the best of those measured alike the alias."""
+    """Register a model once; the best version evaluated with the same settings is champion."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -216,37 +224,37 @@ def _register(
     except MlflowException:
         try:
             client.create_registered_model(name)
-        except MlflowException as error:  # a colleague's deliverer was faster
+        except MlflowException as error:  # another worker has just created it
             if not exists_already(error):
                 raise
     versions = client.search_model_versions(f"name = '{name}'")
-    # A version whose tags were not set any more, since the deliverer was killed, has the source.
+    # If a worker was killed before it set the tags, a version has the source only.
     source = f"models:/{model.model_id}"
     same = [v for v in versions if v.tags.get(_CONTENT) == model.tags[_CONTENT]]
-    mine = next((v for v in (*same, *versions) if v in same or v.source == source), None)
-    if mine is None:
-        with as_default_store(client):  # where it looks the model up, whatever its own store is
-            mine = client.create_model_version(
+    registered = next((v for v in (*same, *versions) if v in same or v.source == source), None)
+    if registered is None:
+        with as_default_store(client):  # MLflow looks the model up in the default store
+            registered = client.create_model_version(
                 name,
                 source=source,
                 run_id=model.source_run_id,
                 model_id=model.model_id,
                 tags={_CONTENT: model.tags[_CONTENT]},
             )
-    tags = {_CONTENT: model.tags[_CONTENT], "kid": repr(numbers["kid"]), **asked}
+    tags = {_CONTENT: model.tags[_CONTENT], "kid": repr(kid), **settings}
     for key, value in tags.items():
-        client.set_model_version_tag(name, mine.version, key, value)
-    alike = [
+        client.set_model_version_tag(name, registered.version, key, value)
+    comparable = [
         version
         for version in client.search_model_versions(f"name = '{name}'")
-        if asked.items() <= current_parameters(version.tags).items()
+        if settings.items() <= current_parameters(version.tags).items()
     ]
-    best = min(alike, key=_kid)
+    best = min(comparable, key=_kid)
     client.set_registered_model_alias(name, CHAMPION, best.version)
 
 
 def _kid(version: "ModelVersion") -> float:
-    """Return a version's KID; infinite if anybody registered it without."""
+    """Return a version's KID; infinite if it was registered without one."""
     try:
         return float(version.tags["kid"])
     except (KeyError, ValueError):
@@ -254,27 +262,18 @@ def _kid(version: "ModelVersion") -> float:
 
 
 def _public(package: str) -> str:
-    """A package's version without the part that names a build, such as ``+cpu``."""
+    """Return a package's version without its local part, e.g. ``+cpu``."""
     return version(package).partition("+")[0]
-
-
-if TYPE_CHECKING:
-    from mlflow.models import Model
-    from mlflow.tracking import MlflowClient
-    from torch import Tensor
-
-_RUN = re.compile(r"[0-9a-f]{32}")
-_MODEL = re.compile(r"models:/\S+")
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A logged generator, on the CPU.
+    """Generator from MLflow, on the CPU.
 
     Attributes:
-        network: [B, inputs] float32 to pictures [B, C, H, W] in [-1, 1].
-        inputs: how many numbers it takes for a picture, by its signature.
-        about: its architecture; empty where the model was logged without.
+        network: maps [B, inputs] float32 to images [B, C, H, W] in [-1, 1].
+        inputs: length of an input vector, from the signature.
+        about: its architecture; empty if the model was logged without it.
     """
 
     network: "Callable[[Tensor], Tensor]"
@@ -282,46 +281,49 @@ class LoadedModel:
     about: Mapping[str, Any]
 
 
-def is_reference(wanted: str) -> bool:
-    """Whether this names something that MLflow keeps: a run's id, or ``models:/...``."""
-    return bool(_RUN.fullmatch(wanted) or _MODEL.fullmatch(wanted))
+def is_reference(name: str) -> bool:
+    """Return True for the id of an MLflow run and for an address ``models:/...``."""
+    return bool(_RUN.fullmatch(name) or _MODEL.fullmatch(name))
 
 
-def load_model(wanted: str, client: "MlflowClient | None") -> LoadedModel:
+def load_model(reference: str, client: "MlflowClient | None") -> LoadedModel:
     """Load a generator from MLflow.
 
     Args:
-        wanted: the id of a run, of a training or of a pipeline that has one; or an address such
-            as ``models:/faces@champion``, ``models:/faces/1`` or ``models:/m-0123...``.
-        client: MLflow's store; ``None`` where there is none.
+        reference: the id of a training's or a pipeline's run; or an address, e.g.
+            ``models:/faces@champion``, ``models:/faces/1`` or ``models:/m-0123...``.
+        client: client of the store; ``None`` if there is no store.
 
     Raises:
-        AtelierError: there is no such run or model, it is no generator, or MLflow does not answer.
+        AtelierError: there is no such run or model, it is not a generator, or MLflow does not
+            respond.
     """
     if client is None:
         raise AtelierError(
-            f"there is no MLflow store here to ask for {wanted}; give a file, such as"
+            f"there is no MLflow store here that could have {reference}; give a file, e.g."
             " models/generator.safetensors, or set MLFLOW_TRACKING_URI."
         )
     try:
-        address = wanted if _MODEL.fullmatch(wanted) else _of_run(wanted, client)
-        return _loaded(address, client)
+        is_address = _MODEL.fullmatch(reference)
+        address = reference if is_address else _address_from_run(reference, client)
+        return _load(address, client)
     except AtelierError:
         raise
-    except Exception as error:  # whatever MLflow raises of what it does not know or cannot reach
+    except Exception as error:  # any error of MLflow
+        reason = short_message(error).rstrip(".")
         raise AtelierError(
-            f"MLflow gives no generator for {wanted} ({short_message(error).rstrip('.')}); `make ui`"
-            " shows its runs and models."
+            f"MLflow returns no generator for {reference} ({reason}); `make ui` shows its runs and"
+            " models."
         ) from None
 
 
-def _of_run(run: str, client: "MlflowClient") -> str:
-    """The address of the model that a run logged, or the training of the run's pipeline."""
+def _address_from_run(run: str, client: "MlflowClient") -> str:
+    """Return the address of the model that a run, or the training of its pipeline, logged."""
     found = client.get_run(run)
     trained = stages_of(client, run).get("train")
     restored = found.data.tags.get("restored.train", "unknown")
-    maker = trained or (found if restored == "unknown" else client.get_run(restored))
-    for info in (found.info, maker.info):  # the maker's experiment may be another one
+    producer = trained or (found if restored == "unknown" else client.get_run(restored))
+    for info in (found.info, producer.info):  # the experiments may differ
         models = client.search_logged_models(
             [info.experiment_id], f"source_run_id = '{info.run_id}'", max_results=20
         )
@@ -335,28 +337,30 @@ def _of_run(run: str, client: "MlflowClient") -> str:
     )
 
 
-def _loaded(address: str, client: "MlflowClient") -> LoadedModel:
-    # The model may be anybody's: only what cannot execute on loading is loaded.
+def _load(address: str, client: "MlflowClient") -> LoadedModel:
+    # The model may be from an unknown source, so formats that can execute code are rejected.
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
     from mlflow.models import Model
 
-    # A copy that goes again: MLflow writes into the folder, and leaves what it fetched.
+    # A temporary copy: MLflow writes into the folder and does not remove its downloads.
     with TemporaryDirectory(prefix="atelier-model-") as place, as_default_store(client):
         folder = mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=place)
         model = Model.load(folder)
         if "pytorch" not in model.flavors or model.flavors["pytorch"].get("code"):
-            raise AtelierError(f"{address} is no generator that this program logged.")
+            raise AtelierError(f"{address} is not a generator that Atelier logged.")
         inputs = _inputs(model)
         if not inputs:
-            raise AtelierError(f"{address} takes no latents, by its signature ({model.signature}).")
+            raise AtelierError(
+                f"{address} accepts no latents, by its signature ({model.signature})."
+            )
         network = mlflow.pytorch.load_model(folder)
     return LoadedModel(network, inputs, (model.metadata or {}).get(ABOUT, {}))
 
 
 def _inputs(model: "Model") -> int:
-    """How many numbers a model takes for a picture; 0 where it takes something else."""
+    """Return the length of a model's input vectors; 0 if its input is not a batch of vectors."""
     inputs = model.signature.inputs.inputs if model.signature else []
     shape: Sequence[int] = inputs[0].shape if len(inputs) == 1 and inputs[0].name is None else ()
     return max(shape[1], 0) if len(shape) == 2 else 0

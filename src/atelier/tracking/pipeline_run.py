@@ -1,8 +1,8 @@
-"""What MLflow is told of a whole pipeline execution: its parent run, and the ties of content.
+"""Parent run of a pipeline execution, and links between runs by content hash.
 
-Content is the only tie between runs: every run of a stage is tagged with the hash of each
-input and output, as DVC writes them to ``dvc.lock``, so that the run that made a file is
-found by the file's hash, also where DVC brought the file from its cache.
+Each run of a stage is tagged with the hashes of its inputs and outputs, as DVC writes them to
+``dvc.lock``. So the run that made a file is found by the file's hash, even if DVC restored the file
+from its cache.
 """
 
 import json
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from atelier.tracking.batch_logger import BatchLogger
 
 _Stages = Mapping[str, Mapping[str, Any]]
-# Looks at folders of pictures at every execution; it never has a run.
+# This stage lists folders of images in every execution; it has no run.
 _WITHOUT_RUN = "watch"
 
 
 def complete_parent_run(
     client: "MlflowClient", parent: str, stages: _Stages, log: "BatchLogger"
 ) -> None:
-    """Complete a parent run and its children by what DVC recorded.
+    """Log DVC's records of all stages to a parent run and its children.
 
     Args:
-        client: where to.
+        client: client of the store.
         parent: id of the parent run.
-        stages: by name, in order: ``inputs`` and ``outputs``, hashes by path, and ``metrics``.
-        log: how to log to a run.
+        stages: by name and in order: ``inputs`` and ``outputs``, hashes by path, and ``metrics``.
+        log: logger of the same store.
     """
     stages = {n: s for n, s in stages.items() if n.partition("@")[0] != _WITHOUT_RUN}
     ran = stages_of(client, parent)
@@ -43,22 +43,22 @@ def complete_parent_run(
             _tag_content(client, run.info.run_id, stage, log)
             rows.append((name, "ran", run))
         else:
-            maker = find_producer(client, stage["outputs"])
-            made_by = maker.info.run_id if maker else "unknown"
-            log.log_tags(parent, {f"restored.{name}": made_by})
+            producer = find_producer(client, stage["outputs"])
+            run_id = producer.info.run_id if producer else "unknown"
+            log.log_tags(parent, {f"restored.{name}": run_id})
             _log_numbers(client, parent, name, stage["metrics"], log)
-            rows.append((name, "restored", maker))
-    for how in ("ran", "restored"):
-        names = [name for name, happened, _ in rows if happened == how]
-        log.log_tags(parent, {f"stages.{how}": " ".join(names)})
+            rows.append((name, "restored", producer))
+    for status in ("ran", "restored"):
+        names = [name for name, row_status, _ in rows if row_status == status]
+        log.log_tags(parent, {f"stages.{status}": " ".join(names)})
     log.log_tags(parent, {"mlflow.note.content": _note(rows)})
 
 
 def stages_of(client: "MlflowClient", parent: str) -> "dict[str, Run]":
-    """Return the runs of the stages that ran below a parent, by stage.
+    """Return the runs of the stages of a parent run, by stage.
 
-    Anybody may nest runs of their own there, as a notebook does; only those count that delivery
-    made. Of several runs of one stage the last one counts, and one that has ended before others.
+    Runs that users nested there, e.g. from a notebook, are ignored. Of several runs of one stage
+    the latest is returned, preferably one that has ended.
     """
     experiment = client.get_run(parent).info.experiment_id
     found = client.search_runs(
@@ -70,14 +70,14 @@ def stages_of(client: "MlflowClient", parent: str) -> "dict[str, Run]":
 
 
 def find_producer(client: "MlflowClient", outputs: Mapping[str, str]) -> "Run | None":
-    """The first finished run that made all of these contents, hashes (or `abc%`) by path."""
+    """Return the first finished run whose outputs have these hashes (or `abc%`) by path."""
     keys = {mlflow_names.key(f"output.{path}"): hash_ for path, hash_ in outputs.items()}
-    wanted = [f"tags.`{key}` LIKE '{hash_}'" for key, hash_ in keys.items()]
-    if not wanted:
+    conditions = [f"tags.`{key}` LIKE '{hash_}'" for key, hash_ in keys.items()]
+    if not conditions:
         return None
     found = client.search_runs(
         [experiment.experiment_id for experiment in client.search_experiments()],
-        " and ".join(["attributes.status = 'FINISHED'", *wanted]),
+        " and ".join(["attributes.status = 'FINISHED'", *conditions]),
         order_by=["attributes.start_time ASC"],
         max_results=1,
     )
@@ -87,13 +87,13 @@ def find_producer(client: "MlflowClient", outputs: Mapping[str, str]) -> "Run | 
 def _tag_content(
     client: "MlflowClient", run: str, stage: Mapping[str, Any], log: "BatchLogger"
 ) -> None:
-    """Tag a run with the hashes of what it read and made; its inputs are datasets as well."""
+    """Tag a run with the hashes of its inputs and outputs, and log its inputs as datasets."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     tags = {
-        f"{way}.{path}": hash_
-        for way in ("input", "output")
-        for path, hash_ in stage[f"{way}s"].items()
+        f"{kind}.{path}": hash_
+        for kind in ("input", "output")
+        for path, hash_ in stage[f"{kind}s"].items()
     }
     log.log_tags(run, tags)
     datasets = [
@@ -115,19 +115,19 @@ def _tag_content(
 def _log_numbers(
     client: "MlflowClient", parent: str, stage: str, values: Mapping[str, float], log: "BatchLogger"
 ) -> None:
-    """Give the parent the final numbers of a stage that did not run."""
+    """Log the final metrics of a stage that did not run to the parent run."""
     at = client.get_run(parent).info.start_time
     points = [(mlflow_names.key(f"{stage}.{name}"), value, at, 0) for name, value in values.items()]
     log.log_metrics(parent, points)
 
 
 def _note(rows: "list[tuple[str, str, Run | None]]") -> str:
-    """The parent's description: a table of the stages, with links to the runs that made them."""
+    """Return the parent's description: a Markdown table of stages with links to their runs."""
     lines = ["| stage | in this execution | made by |", "|---|---|---|"]
-    for name, happened, run in rows:
-        maker = "a run that this store does not have"
+    for name, status, run in rows:
+        link = "a run that this store does not have"
         if run:
             address = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-            maker = f"[{run.info.run_id[:8]}]({address})"
-        lines.append(f"| {name} | {happened} | {maker} |")
+            link = f"[{run.info.run_id[:8]}]({address})"
+        lines.append(f"| {name} | {status} | {link} |")
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""Checks of the surroundings in which DVC would fail only after a stage has done its work.
+"""Checks of users, folders and links that make DVC fail, before a stage computes anything.
 
-`make repro` runs this file before DVC; every stage calls ``check`` before it begins.
+`make repro` runs this module before DVC; every stage calls ``check`` at its start.
 """
 
 import configparser
@@ -17,17 +17,17 @@ OUTPUTS = ("data/raw", "models", "renders", "samples", "styled")
 
 
 def check(project: Path = Path()) -> None:
-    """Raise if DVC could not start or not keep the outputs of ``project``.
+    """Raise if DVC cannot start or cannot store the outputs of ``project``.
 
     Raises:
-        AtelierError: the sentence names the place, also one that cannot even be looked at.
+        AtelierError: the message names the file or folder.
     """
     try:
         _check_all(project)
-    except OSError as error:  # below a folder that is closed to this user
+    except OSError as error:  # in a folder that this user cannot enter
         raise AtelierError(
             f"{error.filename} cannot be reached ({error.strerror}), and DVC needs it; change the"
-            " permissions of the folders above it, or set another place for the cache with"
+            " permissions of its parent folders, or set another folder for the cache with"
             " `dvc cache dir`."
         ) from None
 
@@ -36,7 +36,7 @@ def _check_all(project: Path) -> None:
     _check_user()
     _check_links(project)
     dvc = _dvc_folder(project)
-    if dvc is None:  # not DVC's project, e.g. an exported folder
+    if dvc is None:  # not a DVC project, e.g. an exported folder
         return
     for place in (project, dvc, dvc / "tmp", project / "dvc.lock"):
         _check_writable(place)
@@ -62,13 +62,14 @@ def _check_user() -> None:
 
 
 def _check_links(project: Path) -> None:
-    """Raise if a folder of outputs is a link out of the repository, or an output a link."""
+    """Raise if a parent of outputs links out of the repository, or an output folder is a link."""
     here = project.resolve()
     top = next((place for place in (here, *here.parents) if (place / ".git").exists()), here)
     for folder in map(project.joinpath, PARENTS):
         if folder.is_symlink() and not folder.is_dir():
             raise AtelierError(
-                f"{folder} is a link to {folder.readlink()}, which is no folder; remove the link."
+                f"{folder} is a link to {folder.readlink()}, which is not a folder; remove the"
+                " link."
             )
         if not folder.resolve().is_relative_to(top):
             raise _linked(folder, "DVC keeps no outputs outside the repository")
@@ -91,9 +92,9 @@ def _dvc_folder(project: Path) -> Path | None:
 
 
 def _cache_folder(dvc: Path) -> Path:
-    """Return DVC's cache; of its four configuration files the later ones are stronger.
+    """Return the folder of DVC's cache; the last of four configuration files has priority.
 
-    DVC itself takes half a second to import.
+    The files are parsed here, because importing DVC takes half a second.
     """
     home = Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"))
     user = Path(os.environ.get("DVC_GLOBAL_CONFIG_DIR") or home / "dvc")
@@ -104,7 +105,7 @@ def _cache_folder(dvc: Path) -> Path:
         try:
             config.read(file, encoding="utf-8")
         except (configparser.Error, OSError, UnicodeDecodeError):
-            continue  # DVC's to report
+            continue  # DVC reports it
         named = config.get("cache", "dir", fallback="").strip("'\"")
         if named:
             cache = file.parent / os.path.expanduser(named)
@@ -112,14 +113,14 @@ def _cache_folder(dvc: Path) -> Path:
 
 
 def _check_writable(place: Path) -> None:
-    """Raise if a file or folder, or the folder that it would be made in, is read-only."""
+    """Raise if a file or folder, or else its first existing parent, is read-only."""
     there = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
     effective = os.access in os.supports_effective_ids
     needed = os.W_OK | os.X_OK if there.is_dir() else os.W_OK
     if not os.access(there, needed, effective_ids=effective):
         raise AtelierError(
             f"{there} cannot be written, but DVC records results in {place}; change its"
-            " permissions, or set another place for the cache with `dvc cache dir`."
+            " permissions, or set another folder for the cache with `dvc cache dir`."
         )
 
 

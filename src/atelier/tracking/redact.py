@@ -1,4 +1,4 @@
-"""Values as MLflow takes them: flat names, finite numbers, text without secrets."""
+"""Removal of secrets from text, and flattening of nested values."""
 
 import math
 import re
@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-# Each pattern takes time in proportion to the text. A match can begin only at "://" or at the first
-# character of a word, and no attempt reads past the place where the next one may begin, except for
-# what it then consumes. Possessive repetitions (``++``) never give characters back.
+# Each pattern takes linear time. A match can start only at "://" or at the first character of a
+# word, and an attempt reads past the next possible start only for characters that it consumes.
+# Possessive repetitions (``++``) do not backtrack.
 _USER = re.compile(r"://[^\s/?#]*@")
 _QUERY = re.compile(r"""(://[^\s?#]*+)(?:\?[^\s'"\])},]*+)?""")
 _SECRET = re.compile(
@@ -20,7 +20,7 @@ _SECRET = re.compile(
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """Flatten nested values to ``a.b: number``; what is no finite number is left out."""
+    """Flatten nested values to ``a.b: number``; values other than finite numbers are left out."""
     return {
         key: float(value)
         for key, value in flat(values).items()
@@ -42,19 +42,19 @@ def flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def redact_urls(value: Any) -> str:
-    """A value as text; addresses in it lose user, password and query, which may be secret."""
+    """Return a value as text without users, passwords and queries in URLs."""
     return _QUERY.sub(r"\1", _USER.sub("://", str(value)))
 
 
 def redact(text: str) -> str:
-    """Text whose addresses are as :func:`redact_urls`, and whose ``token: ...`` and the like are gone."""
+    """Return the text of :func:`redact_urls` with values such as that of ``token: ...`` masked."""
     return _SECRET.sub(r"\1***", redact_urls(text))
 
 
 def cut_without_secrets(text: str, longest: int) -> str:
     """Return :func:`redact` of the first ``longest`` characters.
 
-    A word that the cut divides is dropped, because half an address may show its password.
+    A word that the cut divides is removed, because a part of a URL may reveal its password.
     """
     if len(text) <= longest:
         return redact(text)
@@ -63,11 +63,11 @@ def cut_without_secrets(text: str, longest: int) -> str:
 
 
 def count_text(number: int, one: str, more: str = "") -> str:
-    """Return a number with a noun: "1 entry", "2 entries".
+    """Return a number with a noun, e.g. "1 entry" or "2 entries".
 
     Args:
-        number: how many there are.
-        one: the noun for one.
-        more: for others; ``one`` with an s if empty.
+        number: the number.
+        one: the singular.
+        more: the plural; ``one`` with an s if empty.
     """
     return f"{number} {one if number == 1 else more or f'{one}s'}"

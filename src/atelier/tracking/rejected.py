@@ -1,4 +1,4 @@
-"""Rejected entries: written down with the reason, their files kept, and reported once."""
+"""Entries that MLflow rejected: recorded with reason and file, and reported once."""
 
 import json
 import os
@@ -13,23 +13,23 @@ _REPORTED = "refused-reported"
 
 
 def rejected_file(root: Path) -> Path:
-    """Return the file of what MLflow rejected: an entry a line, with the reason."""
+    """Return the file with rejected entries, one JSON object with the reason per line."""
     return root / PRIVATE / "refused.jsonl"
 
 
 def reject(root: Path, name: str, reason: str, entry: dict[str, Any], file: Path | None) -> None:
-    """Write down a rejected entry or a part of one, once, and keep its file.
+    """Record a rejected entry or a part of it once, and keep its file.
 
     Args:
         root: the main project.
-        name: a name of the entry or part that no other has.
-        reason: MLflow's answer.
-        entry: what was rejected.
-        file: the entry's file in its journal, which is removed later.
+        name: unique name of the entry or part.
+        reason: MLflow's message.
+        entry: the entry or part.
+        file: the entry's file in its outbox, which is removed later.
     """
     if _is_recorded(root, name):
-        return  # a delivery that was killed after rejecting it begins again before it
-    about = {"reason": reason, "name": name, **entry}
+        return  # an interrupted delivery rejects the same entry again
+    fields = {"reason": reason, "name": name, **entry}
     if file and file.is_file():
         target = root / PRIVATE / "refused" / name.replace("/", "_") / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -38,14 +38,14 @@ def reject(root: Path, name: str, reason: str, entry: dict[str, Any], file: Path
                 os.link(file, target)
             except OSError:
                 shutil.copyfile(file, target)
-        about["kept"] = str(target.relative_to(root))
+        fields["kept"] = str(target.relative_to(root))
     rejected_file(root).parent.mkdir(exist_ok=True)
     with rejected_file(root).open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(about) + "\n")
+        lines.write(json.dumps(fields) + "\n")
 
 
 def _is_recorded(root: Path, name: str) -> bool:
-    """Return whether a rejected entry or part was written down; there may be thousands."""
+    """Return True if a rejected entry or part is recorded."""
     with suppress(OSError):
         if json.dumps(name) not in rejected_file(root).read_text("utf-8", "replace"):
             return False
@@ -53,7 +53,7 @@ def _is_recorded(root: Path, name: str) -> bool:
 
 
 def read(root: Path) -> list[dict[str, Any]]:
-    """Return all that was rejected."""
+    """Return all rejected entries."""
     lines: list[dict[str, Any]] = []
     with suppress(OSError):
         for line in rejected_file(root).read_text("utf-8", "replace").splitlines():
@@ -63,7 +63,7 @@ def read(root: Path) -> list[dict[str, Any]]:
 
 
 def unreported_rejections(root: Path) -> list[dict[str, Any]]:
-    """Return what was rejected since the last call of this function."""
+    """Return the entries that were rejected since the last call of this function."""
     lines, marker = read(root), root / PRIVATE / _REPORTED
     reported = 0
     with suppress(OSError, ValueError):
@@ -71,12 +71,12 @@ def unreported_rejections(root: Path) -> list[dict[str, Any]]:
     with suppress(OSError):
         if lines:
             marker.write_text(str(len(lines)), "utf-8")
-    # The user may have removed the file since.
+    # The user may have removed the file after the last call.
     return lines[reported:] if reported <= len(lines) else lines
 
 
 def summary(lines: list[dict[str, Any]]) -> str:
-    """Describe rejected entries in words: how many, and why the first was."""
+    """Return the number of rejected entries and the first reason as text."""
     entries = "1 entry was" if len(lines) == 1 else f"{len(lines)} entries were"
     first = str(lines[0].get("reason", "")).split("\n", 1)[0][:200].rstrip(".")
     return f"{entries} rejected by MLflow ({first}), kept in {PRIVATE}/refused.jsonl"

@@ -1,4 +1,4 @@
-"""Runs that are found by a tag of ours, so that each is made once."""
+"""Lookup of runs by a unique tag, so that each run is created once."""
 
 from typing import TYPE_CHECKING
 
@@ -21,32 +21,34 @@ def find_or_create(
     key: tuple[str, str],
     tags: dict[str, str],
 ) -> str:
-    """Return the run that bears the tag ``key``, or create it.
+    """Return the id of the run with the tag ``key``; create the run if there is none.
 
-    A deliverer that was killed may have made it, or a request whose answer was lost. So the
-    server is asked again before a failure to create it is reported.
+    If creating it fails, it is looked up again, because the response may have been lost.
 
     Args:
-        client: of the store.
+        client: client of the store.
         experiment: id of the experiment.
-        name: of a new run.
+        name: name of a new run.
         at: start of a new run, in milliseconds.
-        key: the tag's name and its value, which no other run has.
+        key: name and value of the tag; no other run has it.
         tags: more tags of a new run.
+
+    Raises:
+        ConnectionError: the response contains no id of a run.
     """
     tag, value = key
-    found = _bearing(client, experiment, key)
+    found = _runs_with_tag(client, experiment, key)
     if not found:
         legal = {k: mlflow_names.tag(v) for k, v in (tags | {tag: value}).items()}
         try:
             run = client.create_run(experiment, at, legal, mlflow_names.run_name(name))
             found = [run]
         except Exception:
-            found = _bearing(client, experiment, key)
+            found = _runs_with_tag(client, experiment, key)
             if not found:
                 raise
     run_id = str(found[0].info.run_id)
-    if not run_id:  # a server that answers `{}` to everything
+    if not run_id:  # a server that responds with `{}` to every request
         raise ConnectionError("the server's answer names no run; it is no MLflow server")
     return run_id
 
@@ -54,31 +56,30 @@ def find_or_create(
 def remove_duplicates(
     client: "MlflowClient", experiment: str, key: tuple[str, str], kept: str
 ) -> None:
-    """Delete empty runs that bear the same tag: a request was carried out although it failed."""
-    for run in _bearing(client, experiment, key):
+    """Delete empty runs with the same tag, which requests created although they failed."""
+    for run in _runs_with_tag(client, experiment, key):
         if run.info.run_id != kept:
             _delete_if_empty(client, run, key[0])
 
 
 def remove_late_duplicates(client: "MlflowClient", experiment: str) -> None:
-    """Delete empty runs that requests created after their execution was delivered.
-
-    A request may be held up on a network for so long that the deliverer which sent it has ended.
-    """
+    """Delete empty runs that delayed requests created after the execution was delivered."""
     for tag in (PARENT_KEY, STAGE_KEY):
         running = f"attributes.status = 'RUNNING' and tags.`{tag}` != ''"
         for run in client.search_runs([experiment], running, max_results=100):
             key = (tag, run.data.tags[tag])
-            ended = [r for r in _bearing(client, experiment, key) if r.info.status != "RUNNING"]
+            ended = [
+                r for r in _runs_with_tag(client, experiment, key) if r.info.status != "RUNNING"
+            ]
             if ended:
                 _delete_if_empty(client, run, tag)
 
 
 def _delete_if_empty(client: "MlflowClient", run: "Run", tag: str) -> None:
-    """Delete a duplicate that holds nothing.
+    """Delete a duplicate without metrics and parameters.
 
-    A team's server lets only some users delete the runs of an experiment. For others the duplicate
-    loses the tag, so that it is not taken for the run itself.
+    A team's server may let only some users delete runs. For others the duplicate's tag is deleted,
+    so that the run is not found by it.
     """
     if run.data.metrics or run.data.params:
         return
@@ -91,14 +92,14 @@ def _delete_if_empty(client: "MlflowClient", run: "Run", tag: str) -> None:
             raise
         try:
             client.delete_tag(run_id, tag)
-        except Exception as also:
-            # The run stays as it is; a lookup prefers the one that holds something.
-            if not is_access_denied(also):
+        except Exception as tag_error:
+            # The duplicate stays; the lookup prefers the run with more logged values.
+            if not is_access_denied(tag_error):
                 raise
 
 
-def _bearing(client: "MlflowClient", experiment: str, key: tuple[str, str]) -> "list[Run]":
-    """Return the runs with a tag; first the one that has most logged, of equals the oldest."""
+def _runs_with_tag(client: "MlflowClient", experiment: str, key: tuple[str, str]) -> "list[Run]":
+    """Return the runs with a tag; those with more logged values first, then older ones."""
     tag, value = key
     found = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", max_results=20)
 

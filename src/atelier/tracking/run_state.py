@@ -1,8 +1,8 @@
-"""What a stage was started with: its settings, its inputs and its code.
+"""State of a stage: fingerprint of its settings, inputs and code, and its checkpoints.
 
-DVC records ``params.yaml``, the code and the inputs as they stand when a stage *ends*. So the
-stage takes their fingerprint at the start, keeps unfinished work under it, and at the end
-refuses to be recorded as what it was not.
+DVC records ``params.yaml``, the code and the inputs when a stage *ends*. So the stage captures
+their fingerprint at the start, stores its checkpoints under it, and fails if they changed until its
+end.
 """
 
 import hashlib
@@ -28,19 +28,25 @@ from atelier.tracking.environment import Process, gpu_names
 from atelier.tracking.redact import flat, redact_urls
 from atelier.tracking.store import locked
 
-# Another number of threads rounds differently.
+if TYPE_CHECKING:
+    from atelier.core.checkpoints import Checkpoints
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_POLL_SECONDS = 1.0
+_STATES = ("state-*", "picture-*")  # checkpoints of the training, of style transfer
+# Results depend on the number of threads by rounding.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A stage's settings, inputs and code at a moment.
+    """Settings, inputs and code of a stage at one time.
 
     Attributes:
         settings: the values that ``dvc.yaml`` names for the stage, by dotted key.
-        files: what tells each dependency's content: of code its hash, of data the place, size
-            and time of every file, which no edit leaves alike.
-        contents: a hash of every dependency, which holds for other copies too.
+        files: a digest of each dependency that changes with every edit: for code of its content,
+            for data of the inode, size and modification time of each file.
+        contents: the content hash of each dependency, which is the same for a copy.
     """
 
     settings: dict[str, Any]
@@ -48,46 +54,46 @@ class Fingerprint:
     contents: dict[str, str]
 
     def key(self, device: str) -> str:
-        """A name for work that goes on only from the very same start, on a machine like this.
+        """Return a hash of the fingerprint and the machine, under which work can be resumed.
 
         Args:
-            device: ``runtime.device``, as the settings have it.
+            device: value of ``runtime.device``.
         """
         machine = [version("torch"), os.cpu_count(), device, *gpu_names()]
         machine += [os.environ.get(name) for name in _THREADS]
-        told = json.dumps([self.settings, self.contents, machine], sort_keys=True, default=str)
-        return hashlib.sha256(told.encode()).hexdigest()[:32]
+        text = json.dumps([self.settings, self.contents, machine], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def is_recorded(self, record: StageRecord) -> bool:
-        """Whether DVC's record of the stage is of this very start."""
+        """Return True if DVC's record of the stage has the same settings and inputs."""
         settings = {key: redact_urls(value) for key, value in self.settings.items()}
         return settings == record.parameters and all(
             self.contents.get(path) == hash_ for path, hash_ in record.inputs.items()
         )
 
     def changes(self, settings: Mapping[str, Any], files: Mapping[str, str]) -> list[str]:
-        """What is no more as it was, in words."""
-        words = [
+        """Return a description of each change since the fingerprint was captured."""
+        changed_settings = [
             f"{key} was {self.settings.get(key)} and is {settings.get(key)}"
             for key in sorted({*self.settings, *settings})
             if self.settings.get(key) != settings.get(key)
         ]
         paths = sorted({*self.files, *files})
-        return words + [
+        return changed_settings + [
             f"{path} was changed" for path in paths if self.files.get(path) != files.get(path)
         ]
 
 
 def capture(stage: str) -> Fingerprint | None:
-    """Take the fingerprint of a stage of ``dvc.yaml``; nothing for one that it does not have.
+    """Return the fingerprint of a stage; ``None`` if ``dvc.yaml`` has no such stage.
 
     Raises:
-        AtelierError: ``params.yaml`` or ``dvc.yaml`` is no YAML (any more).
+        AtelierError: ``params.yaml`` or ``dvc.yaml`` is not valid YAML.
     """
-    seen = _snapshot(stage)
-    if seen is None:
+    snapshot = _snapshot(stage)
+    if snapshot is None:
         return None
-    settings, files = seen
+    settings, files = snapshot
     recorded = _recorded()
     contents = {path: recorded.get(path) or _content(Path(path)) for path in files}
     _reject_stale(contents)
@@ -95,37 +101,37 @@ def capture(stage: str) -> Fingerprint | None:
 
 
 def verify_unchanged(before: Fingerprint | None, stage: str) -> None:
-    """See that a stage ends as it began.
+    """Raise if settings, inputs or code of a stage changed while it ran.
 
     Raises:
-        AtelierError: settings, inputs or code were changed meanwhile; the sentence says which.
+        AtelierError: one of them changed; the message names up to three.
     """
     later = _snapshot(stage) if before else None
     changes = before.changes(*later) if before and later else []
     if changes:
-        told = "; ".join(changes[:3]) + (f" and {len(changes) - 3} more" if changes[3:] else "")
+        listed = "; ".join(changes[:3]) + (f" and {len(changes) - 3} more" if changes[3:] else "")
         raise AtelierError(
-            f"while {stage} ran, {told}. DVC would record the result as made from what stands"
-            " there now, so it is not taken; put back what was, and `dvc repro` takes up the work"
-            " of this run, or run it as it is now to start anew."
+            f"while {stage} ran, {listed}. DVC would record the result as made from the changed"
+            " files, so it is rejected; undo the changes, and `dvc repro` resumes the work of this"
+            " run, or keep them, and `dvc repro` restarts it."
         )
 
 
 def _snapshot(stage: str) -> tuple[dict[str, Any], dict[str, str]] | None:
-    """The settings and files that ``dvc.yaml`` names for a stage, as they are now."""
-    chain = read_yaml(Path("dvc.yaml")) if Path("dvc.yaml").exists() else None
-    described = ((chain or {}).get("stages") or {}).get(stage)
-    if not isinstance(described, dict) or "deps" not in described:
+    """Return the present settings and file digests of a stage's dependencies."""
+    pipeline = read_yaml(Path("dvc.yaml")) if Path("dvc.yaml").exists() else None
+    definition = ((pipeline or {}).get("stages") or {}).get(stage)
+    if not isinstance(definition, dict) or "deps" not in definition:
         return None
     values = read_yaml(Path("params.yaml"))
-    names = [name for name in described.get("params", []) if isinstance(name, str)]
+    names = [name for name in definition.get("params", []) if isinstance(name, str)]
     settings = flat({name: _value(values, name) for name in names})
-    paths = [*described["deps"], *_listed_inputs(described["deps"])]
+    paths = [*definition["deps"], *_listed_inputs(definition["deps"])]
     return settings, {path: _stat(Path(path)) for path in paths}
 
 
 def _listed_inputs(dependencies: Iterable[str]) -> dict[str, str]:
-    """Return the hashes of files that dependencies list, by path: the stage reads these files."""
+    """Return the hashes, by path, of the files that the stage reads and dependencies list."""
     lists = (Path(path) for path in dependencies if Path(path).parent == LISTS)
     return {path: hash_ for file in lists for path, hash_ in read_list(file).items()}
 
@@ -142,7 +148,7 @@ def _reject_stale(contents: Mapping[str, str]) -> None:
 
 
 def _recorded() -> dict[str, str]:
-    """The hashes of all stages' outputs; DVC saw to it that they are what lies there."""
+    """Return the hashes of all outputs by path, which DVC has verified; empty without DVC."""
     if not os.environ.get("DVC_STAGE") or not Path("dvc.lock").exists():
         return {}
     records = read_lock(Path("dvc.lock").read_text("utf-8")).values()
@@ -156,15 +162,15 @@ def _value(values: Any, name: str) -> Any:
 
 
 def _stat(path: Path) -> str:
-    """Code by its content, data by where, how large and when written, so that none is read."""
+    """Return the digest of a dependency; see :class:`Fingerprint`. Data files are not read."""
     if is_code(path.as_posix()):
         return _content(path)
-    told = [
+    lines = [
         f"{file} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns}"
         for file in _files(path)
         for stat in (file.stat(),)
     ]
-    return hashlib.md5("\n".join(told).encode()).hexdigest()  # noqa: S324 - as DVC does
+    return hashlib.md5("\n".join(lines).encode()).hexdigest()  # noqa: S324 - as DVC does
 
 
 def _content(path: Path) -> str:
@@ -184,26 +190,18 @@ def _content(path: Path) -> str:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """The file, or all files of a folder in a fixed order, but for Python's own caches."""
+    """Return the file, or all files of a folder in a fixed order without ``__pycache__``."""
     found = sorted(path.rglob("*")) if path.is_dir() else [path]
     return (f for f in found if f.is_file() and "__pycache__" not in f.parts)
 
 
-if TYPE_CHECKING:
-    from atelier.core.checkpoints import Checkpoints
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_LOOK_SECONDS = 1.0
-_STATES = ("state-*", "picture-*")  # of a training, of a painting
-
-
 def handled_signals() -> list[signal.Signals]:
-    """The signals to end that are not ignored: what nohup and a shell's & ignore stays so."""
-    return [ending for ending in STOP_SIGNALS if signal.getsignal(ending) != signal.SIG_IGN]
+    """Return the stop signals that are not ignored, as nohup and a shell's ``&`` do."""
+    return [stop for stop in STOP_SIGNALS if signal.getsignal(stop) != signal.SIG_IGN]
 
 
 class ResumeDir:
-    """The unfinished work of one stage from one start."""
+    """Folder with the checkpoints of a stage, one for each fingerprint."""
 
     def __init__(
         self,
@@ -213,114 +211,114 @@ class ResumeDir:
         device: str,
         pipeline: Process | None,
     ) -> None:
-        """Name the place; nothing is made yet.
+        """Determine the folder; it is created by :meth:`checkpoints`.
 
         Args:
             private: the repository's folder ``.atelier/``.
-            stage: whose work.
-            fingerprint: what it was started with; ``None`` keeps nothing.
-            device: ``runtime.device``.
-            pipeline: the ``dvc`` that runs the stage; the work stops when that dies.
+            stage: name of the stage.
+            fingerprint: fingerprint at the start; ``None`` if the stage cannot be resumed.
+            device: value of ``runtime.device``.
+            pipeline: the ``dvc`` process that runs the stage; the stage stops when it exits.
         """
         self._stage = stage
         self._fingerprint = fingerprint
         self._pipeline = pipeline
         key = fingerprint.key(device) if fingerprint else "unknown"
         self.folder = private / "unfinished" / f"{stage}-{key}"
-        self._asked = False
-        self._looked = 0.0
+        self._stop_requested = False
+        self._last_check = 0.0
 
     @property
     def exists(self) -> bool:
-        """Whether an earlier attempt left a state to go on from."""
+        """True if an earlier attempt left a checkpoint."""
         return any(path for kind in _STATES for path in self.folder.glob(kind))
 
     @property
-    def journal(self) -> str:
-        """The journal that the first attempt wrote, which finds its MLflow run; or nothing."""
+    def outbox(self) -> str:
+        """Name of the first attempt's outbox, which identifies its MLflow run; or empty."""
         with suppress(OSError):
             return (self.folder / "journal").read_text("utf-8") if self.exists else ""
         return ""
 
     @contextmanager
-    def checkpoints(self, journal: str) -> Iterator["Checkpoints"]:
-        """Hold the folder, and have a first signal to end only set :meth:`stop_asked`.
+    def checkpoints(self, outbox: str) -> Iterator["Checkpoints"]:
+        """Lock the folder; meanwhile the first stop signal only sets :meth:`stop_requested`.
 
-        A second one ends the work at once. Where another process does the very same work, this
-        one does it without checkpoints of its own.
+        A second signal raises ``KeyboardInterrupt``. If another process has locked the folder, a
+        temporary one is used, which is not resumed later.
 
         Args:
-            journal: the name of this attempt's journal.
+            outbox: name of this attempt's outbox.
         """
         from atelier.core.checkpoints import Checkpoints
 
-        with ExitStack() as held:
-            if not held.enter_context(locked(self.folder / ".lock", wait=False)):
+        with ExitStack() as locks:
+            if not locks.enter_context(locked(self.folder / ".lock", wait=False)):
                 self.folder = self.folder.with_name(f".{self.folder.name}-{time.time_ns()}")
-                held.enter_context(locked(self.folder / ".lock"))
+                locks.enter_context(locked(self.folder / ".lock"))
             if not self.exists:
-                (self.folder / "journal").write_text(journal, "utf-8")
+                (self.folder / "journal").write_text(outbox, "utf-8")
                 if self._fingerprint:
-                    told = json.dumps(asdict(self._fingerprint), default=str)
-                    (self.folder / "fingerprint.json").write_text(told, "utf-8")
-            before = {ending: signal.signal(ending, self._note) for ending in handled_signals()}
+                    text = json.dumps(asdict(self._fingerprint), default=str)
+                    (self.folder / "fingerprint.json").write_text(text, "utf-8")
+            before = {stop: signal.signal(stop, self._on_signal) for stop in handled_signals()}
             try:
                 yield Checkpoints(self.folder)
             finally:
-                for ending, handler in before.items():
-                    signal.signal(ending, handler)
+                for stop, handler in before.items():
+                    signal.signal(stop, handler)
                 if not self.exists:
-                    # Nothing to go on from: on a full disk the old outputs need the room.
+                    # On a full disk, restoring the previous outputs needs the space.
                     shutil.rmtree(self.folder, ignore_errors=True)
 
     def stop_requested(self) -> bool:
-        """Whether the work should save itself and end: it was told to, or its dvc is dead."""
-        if time.monotonic() - self._looked > _LOOK_SECONDS:
-            self._looked = time.monotonic()
-            self._asked |= self._pipeline is not None and not self._pipeline.is_alive()
-        return self._asked
+        """Return True if the stage should save and stop: after a signal, or if dvc exited."""
+        if time.monotonic() - self._last_check > _POLL_SECONDS:
+            self._last_check = time.monotonic()
+            self._stop_requested |= self._pipeline is not None and not self._pipeline.is_alive()
+        return self._stop_requested
 
-    def _note(self, _number: int, _frame: FrameType | None) -> None:
-        if self._asked:
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self._stop_requested:
             raise KeyboardInterrupt
-        self._asked = True
+        self._stop_requested = True
 
 
 def remove_committed(private: Path) -> None:
-    """Remove the work whose outputs DVC has recorded, and thus keeps."""
+    """Remove checkpoints of stages whose outputs DVC has recorded."""
     with suppress(OSError):
         records = read_lock(Path("dvc.lock").read_text("utf-8"))
         for folder in (private / "unfinished").iterdir():
             stage = folder.name.lstrip(".").partition("-")[0]
             with suppress(OSError, ValueError, TypeError):
-                told = json.loads((folder / "fingerprint.json").read_text("utf-8"))
-                if stage in records and Fingerprint(**told).is_recorded(records[stage]):
+                fields = json.loads((folder / "fingerprint.json").read_text("utf-8"))
+                if stage in records and Fingerprint(**fields).is_recorded(records[stage]):
                     shutil.rmtree(folder)
 
 
 def stale(private: Path, days: float) -> list[Path]:
-    """Work that was not touched for so many days, and that no stage is at."""
+    """Return folders of checkpoints that are not in use and unchanged for so many days."""
     before = time.time() - days * 86_400
     folders = [path for path in sorted((private / "unfinished").glob("*")) if path.is_dir()]
-    return [folder for folder in folders if not _is_held(folder) and _touched(folder) < before]
+    return [folder for folder in folders if not _is_locked(folder) and _last_write(folder) < before]
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove such work, unless a stage has taken it up meanwhile."""
+    """Remove a folder of :func:`stale`, unless a stage uses it by now."""
     with locked(folder / ".lock", wait=False) as free:
         if free:
             shutil.rmtree(folder)
 
 
-def _touched(folder: Path) -> float:
-    """When anything in a folder was last written; now, where a file went while it was looked at."""
+def _last_write(folder: Path) -> float:
+    """Return when a file in a folder was last written; now, if one is removed meanwhile."""
     try:
         return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
     except FileNotFoundError:
         return time.time()
 
 
-def _is_held(folder: Path) -> bool:
+def _is_locked(folder: Path) -> bool:
     lock = folder / ".lock"
     if not lock.exists():
         return False

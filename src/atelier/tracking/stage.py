@@ -1,4 +1,4 @@
-"""Running a stage script: settings in, work done, run logged, faults told in a sentence."""
+"""Execution of a stage script: settings, logging, resuming, errors and exit codes."""
 
 import errno
 import logging
@@ -45,15 +45,14 @@ from atelier.tracking.run_state import (
 
 
 def restore_outputs(stage: str) -> None:
-    """Link a stage's outputs back from DVC's cache, as ``dvc.lock`` records them.
+    """Restore a stage's outputs from DVC's cache, as ``dvc.lock`` records them.
 
-    DVC deletes a stage's outputs before it runs the stage, and a stage may have replaced some
-    of them when it fails. Outputs that were never made, or are no more in the cache, are left
-    as they are.
+    DVC deletes a stage's outputs before it runs the stage, and a stage that fails may have replaced
+    some of them. Outputs that the cache does not contain are not changed.
     """
     from dvc.repo import Repo
 
-    logging.getLogger("dvc").setLevel(logging.CRITICAL)  # what is not there is no news here
+    logging.getLogger("dvc").setLevel(logging.CRITICAL)  # missing outputs are expected here
     with Repo(str(Path.cwd())) as repo:
         for output in repo.stage.load_one(name=stage).outs:
             if output.hash_info and not output.changed_cache():
@@ -65,8 +64,8 @@ _NOT_WRITABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
 )
-# What takes most of the memory.
-_SMALLER = {
+# The settings of each stage that use most of the memory.
+_MEMORY_SETTINGS = {
     "convert": "convert.max_megapixels or runtime.workers",
     "train": "train.batch_size, or the networks' train.generator_channels",
     "evaluate": "evaluate.samples",
@@ -84,21 +83,20 @@ def run_stage(
 ) -> NoReturn:
     """Run a stage's ``main`` with checked settings and a run to log to; then exit.
 
-    A user's mistake, a full disk and an interruption end in one sentence and an exit code
-    other than 0; a fault of the program keeps its traceback. In each case the outputs that
-    were there before are put back.
+    A user's mistake, a full disk and an interruption print one sentence and exit with a code other
+    than 0. A bug keeps its traceback. In each case the previous outputs are restored.
 
     Args:
-        name: of the stage.
-        main: does the work.
-        logged: whether MLflow is to know of it.
-        parallel: whether ``runtime.launcher`` may run it in several processes.
-        prepare: changes the stage's own dependencies before their fingerprint is taken.
+        name: name of the stage.
+        main: computes the outputs.
+        logged: log the stage to MLflow.
+        parallel: allow ``runtime.launcher`` to start several processes.
+        prepare: changes the stage's dependencies before their fingerprint is captured.
     """
     if rank() > 0:
-        sys.exit(_follow_rank0(name, main))
-    for ending in handled_signals():
-        signal.signal(ending, signal.default_int_handler)
+        sys.exit(_run_other_rank(name, main))
+    for stop in handled_signals():
+        signal.signal(stop, signal.default_int_handler)
     try:
         preflight.check()
         _prepare(name, prepare)
@@ -111,17 +109,17 @@ def run_stage(
             with _run(name, settings, before, logged and settings.tracking.enabled) as run:
                 main(settings, run)
                 run_state.verify_unchanged(before, name)
-    except BaseException as error:  # every way to fail puts the outputs back
-        for ending in STOP_SIGNALS:  # which takes a second, and should not be cut short
-            signal.signal(ending, signal.SIG_IGN)
-        code, sentence = _exit_code_and_message(error, name)
-        print(sentence, file=sys.stderr, flush=True)
+    except BaseException as error:  # any failure restores the outputs
+        for stop in STOP_SIGNALS:  # restoring takes a second and must not be interrupted
+            signal.signal(stop, signal.SIG_IGN)
+        code, message = _exit_code_and_message(error, name)
+        print(message, file=sys.stderr, flush=True)
         _restore(_stage_in_dvc(name))
     sys.exit(code)
 
 
 def _prepare(name: str, prepare: Callable[[Settings], None] | None) -> None:
-    """Bring the stage's dependencies to where it reads them, before their fingerprint is taken."""
+    """Link and check the stage's dependencies, before their fingerprint is captured."""
     settings = settings_module.load()
     reject_lost_experiment()
     link_named(settings, name)
@@ -131,39 +129,39 @@ def _prepare(name: str, prepare: Callable[[Settings], None] | None) -> None:
 
 
 def _launch(name: str, launcher: str) -> int:
-    """Run this very script in several processes; the first of them is the stage, as if alone."""
+    """Run this script in several processes; rank 0 runs the stage as a single process would."""
     _, *options = launcher.split()
     code = torchrun(options, Path(sys.argv[0]))
     if code:
-        _restore(_stage_in_dvc(name))  # it may have died before it could
+        _restore(_stage_in_dvc(name))  # the process may have been killed before it restored them
     return code
 
 
-def _follow_rank0(name: str, main: Callable[[Settings, Run], None]) -> int:
-    """Be one of a training's processes but not its first, which alone writes, logs and is told."""
-    for ending in STOP_SIGNALS:
-        # The first process saves before it ends, and needs this one until then.
-        signal.signal(ending, signal.SIG_IGN)
+def _run_other_rank(name: str, main: Callable[[Settings, Run], None]) -> int:
+    """Run ``main`` in a process other than rank 0, without logging; return the exit code."""
+    for stop in STOP_SIGNALS:
+        # Rank 0 saves a checkpoint before it exits, and needs this process until then.
+        signal.signal(stop, signal.SIG_IGN)
     try:
         main(settings_module.load(), Run(None))
     except PeerLostError:
         return 1
     except Exception as error:
-        code, sentence = _exit_code_and_message(error, name)
-        print(sentence, file=sys.stderr, flush=True)
+        code, message = _exit_code_and_message(error, name)
+        print(message, file=sys.stderr, flush=True)
         return code
     return 0
 
 
 def _exit_code_and_message(error: BaseException, stage: str) -> tuple[int, str]:
-    """The exit code for a failure, and what to tell the user."""
+    """Return the exit code and the message for an error."""
     if isinstance(error, AtelierError):
         return 1, f"ERROR: {error}"
     if isinstance(error, KeyboardInterrupt):
-        what = "goes on from there" if str(error) else "starts it anew"
+        what = "resumes it" if str(error) else "restarts it"
         return _INTERRUPTED, f"ERROR: interrupted before the stage was done; `dvc repro` {what}."
     number = error.errno if isinstance(error, OSError) else None
-    # Libraries raise errors of their own, with the system's words.
+    # Libraries raise their own errors with the system's message.
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error):
         return 1, "ERROR: the disk is full; free some space (`dvc gc --workspace`) and run again."
     if isinstance(error, OSError) and number in _NOT_WRITABLE and error.filename:
@@ -171,10 +169,10 @@ def _exit_code_and_message(error: BaseException, stage: str) -> tuple[int, str]:
         place = place.parent if place.name.startswith(".atelier-") else place
         return 1, (
             f"ERROR: {place} cannot be read or written ({error.strerror}); change its permissions,"
-            " or move what stands in its way, and run again."
+            " or move what is in its place, and run again."
         )
     if is_out_of_memory(error):
-        smaller = _SMALLER.get(stage, "runtime.workers")
+        smaller = _MEMORY_SETTINGS.get(stage, "runtime.workers")
         return 1, f"ERROR: the memory is too small for {stage}; make {smaller} smaller."
     return 1, "".join(traceback.format_exception(error))
 
@@ -187,50 +185,51 @@ def _stage_in_dvc(name: str) -> str:
 def _restore(name: str) -> None:
     try:
         restore_outputs(name)
-    except Exception as error:  # the first fault is the one to tell, whatever DVC says now
+    except Exception as error:  # the first error was reported; this one must not replace it
         print(
-            f"The old outputs could not be put back ({type(error).__name__}); `dvc checkout` may.",
+            f"The previous outputs could not be restored ({type(error).__name__}); try"
+            " `dvc checkout`.",
             file=sys.stderr,
         )
 
 
 @contextmanager
 def _run(name: str, settings: Settings, before: Fingerprint | None, logged: bool) -> Iterator[Run]:
-    """Open a run, end it with the outcome, and wait a while for its delivery."""
+    """Open a run, log its final status, and wait for its delivery up to the timeout."""
     pipeline, private = dvc_process(), private_folder(repository_root())
     remove_committed(private)
-    unfinished = ResumeDir(private, name, before, settings.runtime.device, pipeline)
-    journal = _open_outbox(name, settings, pipeline, unfinished.journal) if logged else None
-    run = Run(journal, unfinished)
+    resume_dir = ResumeDir(private, name, before, settings.runtime.device, pipeline)
+    outbox = _open_outbox(name, settings, pipeline, resume_dir.outbox) if logged else None
+    run = Run(outbox, resume_dir)
     try:
-        with sampling(run.log_system) if journal else nullcontext():
+        with sampling(run.log_system) if outbox else nullcontext():
             yield run
     except BaseException as error:
         run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        if journal:
-            with suppress(Exception):  # the first fault is the one to tell
-                _warn_about_pending(repository_root(), journal.folder, waited=False)
+        if outbox:
+            with suppress(Exception):  # must not replace the first error
+                _warn_about_pending(repository_root(), outbox.folder, waited=False)
         raise
     run.end("FINISHED")
-    if journal and pipeline:
+    if outbox and pipeline:
         _wait_for_delivery(
-            repository_root(), journal.folder, settings.tracking.delivery_timeout_seconds
+            repository_root(), outbox.folder, settings.tracking.delivery_timeout_seconds
         )
-    elif journal:
-        # By hand, one does not wait for it: its deliverer goes on alone.
+    elif outbox:
+        # A stage that was started without dvc does not wait; its worker continues alone.
         with suppress(OSError):
-            _warn_about_pending(repository_root(), journal.folder, waited=False)
+            _warn_about_pending(repository_root(), outbox.folder, waited=False)
 
 
 def _open_outbox(
     name: str, settings: Settings, pipeline: Process | None, continues: str
 ) -> Outbox | None:
-    """Open a journal and have it delivered; a run that cannot be logged runs all the same."""
+    """Open an outbox and start its delivery; ``None`` if the run cannot be logged."""
     root = repository_root()
     process = pipeline or Process.of(os.getpid())
     parameters = {key: redact_urls(value) for key, value in flat(settings.model_dump()).items()}
     try:
-        about: dict[str, Any] = {
+        start: dict[str, Any] = {
             "experiment": settings.tracking.experiment,
             "pipeline": _pipeline_name() if pipeline else "",
             "workspace": str(Path.cwd().resolve()),
@@ -242,20 +241,20 @@ def _open_outbox(
             | owner_tags(root)
             | {"mlflow.source.name": f"stages/{name}.py"},
         }
-        journal = Outbox(private_folder(root), process, name, continues=continues, **about)
+        outbox = Outbox(private_folder(root), process, name, continues=continues, **start)
         if pipeline:
-            record_start(journal.folder.parent, about)
+            record_start(outbox.folder.parent, start)
         patch = uncommitted()
         if patch:
-            journal.write("text", name="uncommitted.patch", text=patch)
+            outbox.write("text", name="uncommitted.patch", text=patch)
         _start_worker(root, process)
-    except Exception as error:  # of the disk, of git, of another version: the work goes on
+    except Exception as error:  # logging must not fail the stage
         print(
-            f"WARNING: this run is not logged ({error}); its results are not touched by that.",
+            f"WARNING: this run is not logged ({error}); its results are not affected.",
             file=sys.stderr,
         )
         return None
-    return journal
+    return outbox
 
 
 def _pipeline_name() -> str:
@@ -263,10 +262,10 @@ def _pipeline_name() -> str:
 
 
 def _start_worker(root: Path, process: Process) -> None:
-    """Start a deliverer beside the work; it leaves at once where one serves already."""
+    """Start a worker process; it exits at once if the execution has a worker."""
     here, source = Path(__file__).parents[2], root / "src"
-    # A session of its own: Ctrl-C in the terminal must not keep it from its work.
-    subprocess.Popen(  # noqa: S603 - this very program, no shell
+    # In a new session, so that Ctrl-C in the terminal does not stop it.
+    subprocess.Popen(  # noqa: S603 - this program, no shell
         [
             sys.executable,
             "-m",
@@ -277,43 +276,43 @@ def _start_worker(root: Path, process: Process) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        # At the main project, also from a temporary copy, which is removed before the end.
+        # In the main project: a temporary copy of it is removed before the worker exits.
         cwd=root,
         env=os.environ | {"PYTHONPATH": str(source if source.is_dir() else here)},
     )
 
 
-def _wait_for_delivery(root: Path, journal: Path, seconds: float) -> None:
-    """Wait until a journal is delivered, delivery fails, the time is up, or the user stops it.
+def _wait_for_delivery(root: Path, outbox: Path, seconds: float) -> None:
+    """Wait until the outbox is delivered, delivery fails, the timeout expires, or Ctrl-C.
 
-    Then say what waits and what was rejected, also of earlier executions.
+    Then print how many entries wait or were rejected, also those of earlier executions.
     """
     end = time.monotonic() + seconds
     with suppress(KeyboardInterrupt):
-        while journal.exists() and not problem(journal.parent) and time.monotonic() < end:
+        while outbox.exists() and not problem(outbox.parent) and time.monotonic() < end:
             time.sleep(0.05)
-    with suppress(OSError):  # the work is done; nothing that is only said may fail it
-        _warn_about_pending(root, journal, waited=True)
+    with suppress(OSError):  # the stage is done and must not fail
+        _warn_about_pending(root, outbox, waited=True)
 
 
-def _warn_about_pending(root: Path, journal: Path, waited: bool) -> None:
-    """Say what of this and of earlier stages waits, and what was rejected.
+def _warn_about_pending(root: Path, outbox: Path, waited: bool) -> None:
+    """Print how many entries of this and of earlier stages wait, and which were rejected.
 
     Args:
         root: the main project.
-        journal: the stage's own.
-        waited: whether its delivery had time; without, its entries are told only if there was
-            trouble.
+        outbox: the stage's outbox.
+        waited: True after the timeout; if False, the stage's own entries are reported only if
+            their delivery failed.
     """
-    left, trouble = pending(root), problem(journal.parent)
-    mine = sum(each.entries for each in left if each.outbox == journal)
-    siblings = [each for each in left if each.outbox.parent == journal.parent]
-    earlier = sum(each.entries for each in siblings if each.outbox.name < journal.name)
-    others = sum(each.entries for each in left if each.outbox.parent != journal.parent)
-    if journal.exists() and (waited or trouble):
-        reason = (trouble or "it is slow").rstrip(".")
+    waiting, failure = pending(root), problem(outbox.parent)
+    own = sum(each.entries for each in waiting if each.outbox == outbox)
+    siblings = [each for each in waiting if each.outbox.parent == outbox.parent]
+    earlier = sum(each.entries for each in siblings if each.outbox.name < outbox.name)
+    others = sum(each.entries for each in waiting if each.outbox.parent != outbox.parent)
+    if outbox.exists() and (waited or failure):
+        reason = (failure or "it is slow").rstrip(".")
         print(
-            f"MLflow has not taken everything yet ({reason}); {_entries(mine)} of this stage,"
+            f"MLflow has not accepted everything yet ({reason}); {_entries(own)} of this stage,"
             f" {earlier} of earlier stages and {others} of earlier executions are kept in"
             " .atelier/journal and delivered by the next run or by `atelier sync`.",
             file=sys.stderr,
@@ -322,7 +321,7 @@ def _warn_about_pending(root: Path, journal: Path, waited: bool) -> None:
         verb = "is" if others + earlier == 1 else "are"
         print(
             f"{_entries(others + earlier)} of earlier stages and executions {verb} not delivered"
-            " to MLflow yet; `atelier sync` delivers them or says why not.",
+            " to MLflow yet; `atelier sync` delivers them or reports why not.",
             file=sys.stderr,
         )
     if lines := rejected.unreported_rejections(root):

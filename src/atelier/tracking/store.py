@@ -1,4 +1,4 @@
-"""Where runs go: MLflow's store, the same wherever a stage runs."""
+"""MLflow's store: connection, deadlines for requests, file locks."""
 
 import fcntl
 import json
@@ -20,27 +20,40 @@ from atelier.tracking import mlflow_names
 from atelier.tracking.redact import redact_urls
 
 if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
     from requests import Response
 
-_SECONDS = 30.0
-_MIN_BYTES_PER_SECOND = 50_000  # bytes a second, for an upload
-_MOVED = (301, 302, 303)  # such a redirect turns a request that writes into one that reads
+# Tables and columns of MLflow's database that contain paths of files.
+_PATH_COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+)
+_REQUEST_SECONDS = 30.0
+_MIN_BYTES_PER_SECOND = 50_000  # of an upload
+_OPEN_SECONDS = 60.0
+# Longer than another process may take to open a store.
+_LOCK_SECONDS = 90.0
+_POLL_SECONDS = 0.1
+_REDIRECTS_TO_GET = (301, 302, 303)
+_ADVICE = "set it to an address, e.g. http://host:5000"
 
 
 class DeadlineExceededError(Exception):
-    """Raised if something took longer than its deadline allows."""
+    """Raised if an operation exceeds its deadline."""
 
 
 class _DeadlineError(BaseException):
-    """Not an ``Exception``: a library that handles those must not take it for its own."""
+    """Interrupts an operation; not an ``Exception``, which a library might catch."""
 
 
 def limit_requests() -> None:
-    """Have all of MLflow's requests to a tracking server limited, in this process."""
+    """Limit the duration of all of MLflow's requests to a tracking server in this process."""
     from mlflow.utils import rest_utils
     from requests.exceptions import Timeout
 
-    name = "_get_http_response_with_retries"  # all requests pass it
+    name = "_get_http_response_with_retries"  # used by all requests
     send: Any = getattr(rest_utils, name)
     if getattr(send, "limited", False):
         return
@@ -72,10 +85,10 @@ def deadline(seconds: float) -> Iterator[None]:
     def expire(_number: int, _frame: Any) -> None:
         raise _DeadlineError
 
-    # An outer deadline that ends earlier holds, too.
+    # An outer deadline that ends earlier still applies.
     left, _ = signal.getitimer(signal.ITIMER_REAL)
     seconds = min(seconds, left or seconds)
-    began = time.monotonic()
+    start = time.monotonic()
     handler = signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
@@ -88,31 +101,33 @@ def deadline(seconds: float) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGALRM, handler)
         if left:
-            rest = left - (time.monotonic() - began)
+            rest = left - (time.monotonic() - start)
             signal.setitimer(signal.ITIMER_REAL, max(rest, 0.001))
 
 
 def _allowed(options: dict[str, Any]) -> float:
-    """Return the seconds that a request may take, by its timeout and the size of its file."""
+    """Return the allowed seconds for a request, from its timeout and the size of its file."""
     timeout = options.get("timeout")
-    seconds = min(_SECONDS, 3.0 * timeout) if isinstance(timeout, (int, float)) else _SECONDS
+    is_limited = isinstance(timeout, (int, float))
+    seconds = min(_REQUEST_SECONDS, 3.0 * timeout) if is_limited else _REQUEST_SECONDS
     data = options.get("data")
     size = os.fstat(data.fileno()).st_size if isinstance(data, IOBase) else 0
     return float(seconds + size / _MIN_BYTES_PER_SECOND)
 
 
 def _reject_redirect(method: str, url: str, response: "Response", stream: bool) -> None:
-    """Raise if an answer cannot be MLflow's, although its status says that all is well.
+    """Raise if a successful response cannot be MLflow's.
 
     Raises:
-        requests.ConnectionError: a login page, an empty body, a redirect that lost the request.
+        requests.ConnectionError: it is a login page, an empty body, or a redirect that drops the
+            request's body.
     """
     from requests.exceptions import ConnectionError as NoAnswerError
 
-    moved = [answer for answer in response.history if answer.status_code in _MOVED]
-    if method.upper() != "GET" and moved:
-        place = redact_urls(moved[0].headers.get("Location", "another address"))
-        raise NoAnswerError(f"foreign answer: the server redirects to {place}")
+    redirects = [one for one in response.history if one.status_code in _REDIRECTS_TO_GET]
+    if method.upper() != "GET" and redirects:
+        address = redact_urls(redirects[0].headers.get("Location", "another address"))
+        raise NoAnswerError(f"foreign answer: the server redirects to {address}")
     if 300 <= response.status_code < 400:
         raise NoAnswerError(f"foreign answer: the server redirects ({response.status_code})")
     downloads = method.upper() == "GET" and "/mlflow-artifacts/artifacts/" in url
@@ -121,33 +136,14 @@ def _reject_redirect(method: str, url: str, response: "Response", stream: bool) 
     if response.status_code != 200 or stream or downloads or not ours:
         return
     if uploads and not response.content:
-        return  # MLflow's own answer is empty, too; the caller verifies the file
+        return  # MLflow's own response is empty, too; the caller verifies the file
     try:
         is_object = isinstance(json.loads(response.content), dict)
     except ValueError:
         is_object = False
     if not is_object:
-        what = "an empty answer" if not response.content.strip() else "no JSON"
-        raise NoAnswerError(f"foreign answer: {what} where MLflow sends JSON")
-
-
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
-
-# Where MLflow's tables hold paths of files.
-_PLACES = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "storage_location"),
-)
-
-
-_OPEN_SECONDS = 60.0
-# Longer than another process may take to open a store.
-_LOCK_SECONDS = 90.0
-_POLL_SECONDS = 0.1
-_ADVICE = "set it to an address such as http://host:5000"
+        content = "an empty answer" if not response.content.strip() else "no JSON"
+        raise NoAnswerError(f"foreign answer: {content} where MLflow sends JSON")
 
 
 class StoreError(AtelierError):
@@ -156,9 +152,9 @@ class StoreError(AtelierError):
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold a file lock while the body runs; yield whether it was got.
+    """Hold a file lock while the body runs; yield True if it was acquired.
 
-    The lock goes with the process, so a killed one leaves none behind.
+    The operating system releases the lock when the process exits.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
@@ -172,28 +168,28 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
 
 @contextmanager
 def locked_soon(path: Path, seconds: float) -> Iterator[bool]:
-    """Hold a file lock while the body runs; yield whether it was free within a time."""
+    """Hold a file lock while the body runs; yield True if it was acquired in time."""
     end = time.monotonic() + seconds
     while True:
-        with locked(path, wait=False) as mine:
-            if mine or time.monotonic() >= end:
-                yield mine
+        with locked(path, wait=False) as is_locked:
+            if is_locked or time.monotonic() >= end:
+                yield is_locked
                 return
         time.sleep(_POLL_SECONDS)
 
 
 @contextmanager
 def _store_locked(root: Path) -> Iterator[None]:
-    """Keep other processes of this project from opening a store meanwhile.
+    """Prevent other processes of this project from opening a store while the body runs.
 
-    Two that make the tables or the experiment at once fail each other.
+    Two processes that create the tables or the experiment at the same time both fail.
 
     Raises:
         StoreError: another process holds the lock for too long.
     """
     path = root / ".atelier" / "store.lock"
-    with locked_soon(path, _LOCK_SECONDS) as mine:
-        if not mine:
+    with locked_soon(path, _LOCK_SECONDS) as is_locked:
+        if not is_locked:
             raise StoreError(
                 f"another process has been opening the MLflow store for {_LOCK_SECONDS:g} s and"
                 f" holds {path}; end it (`fuser {path}` names it), or try again later"
@@ -202,42 +198,42 @@ def _store_locked(root: Path) -> Iterator[None]:
 
 
 def quiet_environment() -> None:
-    """Switch MLflow's telemetry and traces off and its patience down, unless the user set them."""
+    """Turn off MLflow's telemetry and logging, and shorten timeouts, unless the user set them."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # A failed request fills the terminal; what matters of it is told in a sentence.
+    # A failed request would print long tracebacks; its error is reported in one sentence.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("DO_NOT_TRACK", "true")
-    # Delivery retries by itself, since MLflow would repeat requests that create something.
+    # Delivery has its own retries: MLflow would repeat requests that create runs.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ["MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER"] = "false"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     if not _remote_uri():
-        # A database that could be opened for reading only stays so until it is opened again.
+        # A pooled connection that was opened read-only would stay read-only.
         os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
 
 
 def relocate_artifacts(database: Path) -> None:
-    """Point the runs of a moved or copied project to their files beside ``database``.
+    """Update paths of artifacts in the database of a project that was moved or copied.
 
-    MLflow notes every run's files by their full path. Where the project lies elsewhere now it
-    would list none, and write new ones to the old place.
+    MLflow stores absolute paths. Without the update it would list no artifacts, and write new ones
+    to the old folder.
     """
     here = str(database.parent / "mlruns")
     with closing(sqlite3.connect(database, timeout=30)) as connection, connection:
         known = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-        places = [(table, column) for table, column in _PLACES if table in known]
-        if ("experiments", "artifact_location") not in places:
+        columns = [(table, column) for table, column in _PATH_COLUMNS if table in known]
+        if ("experiments", "artifact_location") not in columns:
             return
         for (location,) in connection.execute("SELECT artifact_location FROM experiments"):
-            # Such as file:///home/me/project/mlruns/atelier; a server's own are left alone.
+            # E.g. file:///home/me/project/mlruns/atelier; addresses of a server do not change.
             old, slash, _ = unquote(urlsplit(location or "").path).rpartition("/")
             local = urlsplit(location or "").scheme in ("", "file")
             if not (local and slash and old.endswith("/mlruns")) or old == here:
                 continue
             if Path(old).exists() and not Path(old).with_name("mlflow.db").exists():
-                continue  # a place that the user chose, not the one this project came from
+                continue  # a folder that the user chose, not the project's old one
             for before, after in ((Path(old).as_uri(), Path(here).as_uri()), (old, here)):
-                for table, column in places:
+                for table, column in columns:
                     connection.execute(
                         f"UPDATE {table} SET {column} = ? || substr({column}, ?)"  # noqa: S608
                         f" WHERE substr({column}, 1, ?) = ?",
@@ -246,11 +242,14 @@ def relocate_artifacts(database: Path) -> None:
 
 
 def open_store(root: Path, experiment: str) -> "tuple[MlflowClient, str]":
-    """Connect to MLflow and return a client and the experiment's id.
+    """Connect to MLflow, and return a client and the experiment's id.
 
-    ``MLFLOW_TRACKING_URI`` names the store where it is set. Otherwise it is ``mlflow.db``
-    in ``root`` with artifacts in ``mlruns/``, which plain ``mlflow ui`` reads; both are
-    absolute, so that runs of temporary copies land in the main project.
+    ``MLFLOW_TRACKING_URI`` is the store's address if it is set. Otherwise the store is
+    ``mlflow.db`` in ``root`` with artifacts in ``mlruns/``, as ``mlflow ui`` expects. Both paths
+    are absolute, so that temporary copies of the project use the main project's store.
+
+    Raises:
+        StoreError: the address is wrong, no store responds, or another process opens it too long.
     """
     experiment = mlflow_names.experiment_name(experiment)
     location = None if _remote_uri() else (root / "mlruns" / experiment).as_uri()
@@ -267,7 +266,7 @@ def client_of(root: Path, experiment: str) -> "tuple[MlflowClient, str]":
 
 @contextmanager
 def _bounded() -> Iterator[None]:
-    """End an attempt to open a store elsewhere; MLflow asks a dead database for minutes."""
+    """Limit the time to open a remote store; MLflow retries a lost database for minutes."""
     if _remote_uri() is None:
         yield
         return
@@ -279,10 +278,10 @@ def _bounded() -> Iterator[None]:
 
 
 def _experiment(client: "MlflowClient", name: str, location: str | None) -> str:
-    """Return the id of an experiment, which is created, or restored from the trash.
+    """Return the id of an experiment, which is created or restored from the trash if necessary.
 
-    A colleague may create it at the same moment, or the answer to our own request may be lost;
-    so it is looked up again before a failure is reported.
+    If creating it fails, it is looked up again: another user may have created it at the same time,
+    or the response may have been lost.
     """
     found = client.get_experiment_by_name(name)
     if found is None:
@@ -290,7 +289,7 @@ def _experiment(client: "MlflowClient", name: str, location: str | None) -> str:
             return _checked_id(client.create_experiment(name, artifact_location=location))
         except StoreError:
             raise
-        except Exception:  # it exists already, or the answer was lost
+        except Exception:  # it exists already, or the response was lost
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
@@ -309,9 +308,9 @@ def _checked_id(number: str) -> str:
 
 @contextmanager
 def as_default_store(client: "MlflowClient") -> Iterator[None]:
-    """Have MLflow's functions that take no client ask this client's store.
+    """Make a client's store the default of MLflow's functions while the body runs.
 
-    MLflow notes that in the environment, where it would be taken for the user's wish afterwards.
+    MLflow stores the address in the environment, so the previous value is restored.
     """
     import mlflow
 
@@ -320,13 +319,13 @@ def as_default_store(client: "MlflowClient") -> Iterator[None]:
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None takes it back
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None unsets it
 
 
 def short_message(error: Exception) -> str:
-    """What went wrong with MLflow, without the long tail of a failed request."""
+    """Return an error of MLflow as one short sentence."""
     lines = str(error).splitlines() or [""]
-    # The database's own words may stand below SQLAlchemy's.
+    # The database's own message may follow SQLAlchemy's.
     first = next((line for line in lines if line.startswith("(sqlite3.")), lines[0])
     address = redact_urls(_remote_uri() or "it")
     if "foreign answer: " in first:
@@ -335,12 +334,12 @@ def short_message(error: Exception) -> str:
         return f"no answer from {address} in time"
     if "Max retries exceeded" in first or "failed with exception" in first:
         return f"no answer from {address}"
-    first = redact_urls(first)  # a server's words may repeat an address with a password
+    first = redact_urls(first)  # a server's message may contain an address with a password
     return first if isinstance(error, AtelierError) else f"{type(error).__name__}: {first}"[:200]
 
 
 def existing_store(root: Path) -> "MlflowClient | None":
-    """Connect to MLflow where there is a store already; nothing is made."""
+    """Connect to MLflow if there is a store; return ``None`` otherwise."""
     if not _remote_uri() and not (root / "mlflow.db").exists():
         return None
     with _store_locked(root), _bounded():
@@ -352,7 +351,7 @@ def _remote_uri() -> str | None:
 
 
 def is_remote() -> bool:
-    """Return whether the store is a server that is asked by HTTP."""
+    """Return True if the store is a server that is reached by HTTP."""
     return (_remote_uri() or "").lower().startswith(("http://", "https://"))
 
 
@@ -366,8 +365,8 @@ def _client(root: Path) -> "MlflowClient":
         relocate_artifacts(database)
     address = _remote_uri()
     if address is None:
-        # With the driver's name, MLflow leaves the parent folders alone. For `sqlite:` it would
-        # create them by their percent-encoded names.
+        # For `sqlite:` without a driver, MLflow would create the parent folders by their
+        # percent-encoded names.
         address = path_to_local_sqlite_uri(str(database))
         return MlflowClient(tracking_uri=address.replace("sqlite:", "sqlite+pysqlite:", 1))
     if is_remote():
@@ -377,7 +376,8 @@ def _client(root: Path) -> "MlflowClient":
     try:
         return MlflowClient(tracking_uri=address)
     except MlflowException as error:
-        why = str(error).splitlines()[0][:200].rstrip(".")
+        reason = redact_urls(str(error).splitlines()[0][:200].rstrip("."))
         raise StoreError(
-            f"MLFLOW_TRACKING_URI={redact_urls(address)} names no MLflow store ({redact_urls(why)}); {_ADVICE}"
+            f"MLFLOW_TRACKING_URI={redact_urls(address)} names no MLflow store ({reason});"
+            f" {_ADVICE}"
         ) from None

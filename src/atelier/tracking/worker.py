@@ -1,8 +1,8 @@
-"""Telling MLflow what the journals hold, beside the work.
+"""Worker process that delivers outboxes to MLflow while stages run.
 
-One deliverer serves a pipeline execution: the first stage starts it, it reads the journals
-as they grow, and it ends when the execution has. So MLflow is imported once a pipeline, and
-beside the work. It also delivers what earlier executions could not.
+Each pipeline execution has one worker. The first stage starts it; it delivers entries as stages
+write them, and exits after the execution. So MLflow is imported once per pipeline, and outside of
+the stages. The worker also delivers pending entries of earlier executions.
 """
 
 import shutil
@@ -40,16 +40,16 @@ from atelier.tracking.store import (
 )
 
 _POLL_SECONDS = 0.25
-# What a stage says is told in bursts, which cost the work beside less than a trickle does.
+# Delivery in bursts slows a running stage less than continuous delivery.
 _FLUSH_SECONDS = 5.0
 _RETRY_SECONDS = 5.0
-# An execution on another machine, or in another container, shows that it lives by touching a file.
+# File that a worker touches: other hosts and containers cannot see its process.
 _ALIVE = ".alive"
 _ALIVE_SECONDS = 600.0
-# So long `atelier sync` waits for another deliverer that makes no progress.
+# Time that `atelier sync` waits for another worker that makes no progress.
 _GRACE_SECONDS = 60.0
-# So often reading an outcome is tried, at least so far apart: what fails for another reason than
-# the content passes, but an experiment that failed in a temporary copy never has a commit.
+# Attempts to write an outcome, and seconds between them. Most errors are temporary, but an
+# experiment that failed in a temporary copy never has a commit.
 _OUTCOME_ATTEMPTS = 20
 _TREE_ATTEMPTS = 3
 _ATTEMPT_SECONDS = 60.0
@@ -57,42 +57,42 @@ _ATTEMPT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class _NamedProcess(Process):
-    """The process of an execution on another host, known by the execution's name only."""
+    """Process of an execution on another host, of which only the execution's name is known."""
 
     name: str = ""
 
     @property
     def key(self) -> str:
-        """The name of the execution's folder."""
+        """Name of the execution's folder."""
         return self.name
 
     def is_alive(self) -> bool:
-        """Return ``False``: it is asked only once the execution has ended."""
+        """Return ``False``: instances exist only for executions that have ended."""
         return False
 
 
 def run_worker(root: Path, process: Process) -> None:
-    """Deliver the journals of the execution that ``process`` runs, until it ends.
+    """Deliver the outboxes of the execution that ``process`` runs, until it ends.
 
-    Returns at once where another deliverer serves it already. A stage may outlive the dvc
-    that started it; its journal is then followed to its own end.
+    Return at once if the execution has another worker. If a stage outlives its dvc, its outbox is
+    delivered to its end.
     """
     execution = execution_folder(private_folder(root), process)
-    with locked(_lock_worker(execution), wait=False) as mine:
-        if not mine:
+    with locked(_worker_lock(execution), wait=False) as is_only_worker:
+        if not is_only_worker:
             return
-        # In a thread of its own: however slow MLflow is, the outcome is read when it is there.
+        # In its own thread, so that a slow MLflow does not delay reading the outcome.
         watch = threading.Thread(target=_watch, args=(root, process), daemon=True)
         watch.start()
-        more_may_come = trouble = True
+        more_may_come = failed = True
         while more_may_come:
-            # Asked before reading, so that nothing written before the end is missed.
+            # Checked before reading, so that entries written before the end are included.
             more_may_come = watch.is_alive()
-            if trouble:
-                # What is older comes first, also what another deliverer is at.
+            if failed:
+                # Older executions come first, also those that another process delivers.
                 flush_backlog(root, wait=True)
-            trouble = _deliver_all(root, execution)
-            if trouble:
+            failed = _deliver_all(root, execution)
+            if failed:
                 watch.join(_RETRY_SECONDS)
             else:
                 _pause(execution, watch)
@@ -100,7 +100,7 @@ def run_worker(root: Path, process: Process) -> None:
 
 
 def _pause(execution: Path, watch: threading.Thread) -> None:
-    """Let the stages say more; one that has ended waits to be delivered, so it ends the pause."""
+    """Wait for more entries, until the next burst or until a stage ends."""
     end = time.monotonic() + _FLUSH_SECONDS
     while watch.is_alive() and time.monotonic() < end and all(map(is_open, outboxes(execution))):
         watch.join(_POLL_SECONDS)
@@ -108,11 +108,11 @@ def _pause(execution: Path, watch: threading.Thread) -> None:
 
 @dataclass
 class DeliveryCount:
-    """What an attempt to deliver came to.
+    """Result of an attempt to deliver.
 
     Attributes:
-        delivered: number of entries that were delivered.
-        busy: whether another process was delivering entries until the end of the wait.
+        delivered: number of delivered entries.
+        busy: True if another process was still delivering when the wait ended.
     """
 
     delivered: int = 0
@@ -124,76 +124,76 @@ def flush(
     everything: bool = False,
     here: bool = False,
     tally: DeliveryCount | None = None,
-    say: Callable[[str], None] = lambda message: None,
+    show: Callable[[str], None] = lambda message: None,
 ) -> int:
-    """Deliver all that can be delivered; return how many journals remain.
+    """Deliver all pending entries; return the number of outboxes that remain.
 
-    Deliverers of executions that have ended are at their last words, and are waited for; what
-    they could not deliver is tried again.
+    Workers of executions that have ended are waited for. What they could not deliver is tried
+    again.
 
     Args:
         root: the main project.
-        everything: end executions of other hosts at once, which show no sign of life.
-        here: deliver to the present store also what was written for another.
-        tally: counts what is delivered.
-        say: shows a message before a wait that may be long.
+        everything: end executions of other hosts that show no activity at once.
+        here: deliver entries for another store to the present one.
+        tally: counts delivered entries.
+        show: called with a message before a wait that may be long.
     """
     for execution in executions(private_folder(root)):
         if here:
             destination.replace(execution, root)
             record_problem(execution, None)
         if _has_ended(execution, everything):
-            _wait_for_worker(root, execution, say)
+            _wait_for_worker(root, execution, show)
     return flush_backlog(root, wait=True, everything=everything, tally=tally)
 
 
-def _wait_for_worker(root: Path, execution: Path, say: Callable[[str], None]) -> None:
-    """Wait while another deliverer serves an execution and makes progress."""
-    before, end, said = -1, 0.0, False
-    began = time.monotonic()
+def _wait_for_worker(root: Path, execution: Path, show: Callable[[str], None]) -> None:
+    """Wait while another worker delivers an execution and makes progress."""
+    before, end, is_announced = -1, 0.0, False
+    start = time.monotonic()
     while True:
-        with locked(_lock_worker(execution), wait=False) as unserved:
-            if unserved:
+        with locked(_worker_lock(execution), wait=False) as has_no_worker:
+            if has_no_worker:
                 return
-        left = sum(each.entries for each in pending(root))
-        if left != before:
-            before, end = left, time.monotonic() + _GRACE_SECONDS
+        waiting = sum(each.entries for each in pending(root))
+        if waiting != before:
+            before, end = waiting, time.monotonic() + _GRACE_SECONDS
         if time.monotonic() > end:
             return
-        if not said and time.monotonic() - began > 3:
-            said = True
-            say("Another process delivers already; waiting for it (Ctrl-C ends the wait).")
+        if not is_announced and time.monotonic() - start > 3:
+            is_announced = True
+            show("Another process delivers already; waiting for it (Ctrl-C ends the wait).")
         time.sleep(_POLL_SECONDS)
 
 
 def flush_backlog(
     root: Path, wait: bool = False, everything: bool = False, tally: DeliveryCount | None = None
 ) -> int:
-    """Deliver what earlier executions left behind; return how many journals remain.
+    """Deliver entries of all executions; return the number of outboxes that remain.
 
-    Those still written to are delivered as far as they go. An execution that ended unseen, since
-    its deliverer was killed, gets its outcome now.
+    Of open outboxes, the present entries are delivered. If an execution ended after its worker was
+    killed, its outcome is written now.
     """
     unreachable = ""
     for execution in executions(private_folder(root)):
         if _has_ended(execution, everything):
-            with locked(_lock_worker(execution), wait=False) as unserved:
-                if unserved:
+            with locked(_worker_lock(execution), wait=False) as has_no_worker:
+                if has_no_worker:
                     _write_outcome(root, _process(execution), None)
-        if unreachable and outboxes(execution) and not _other_store(root, execution):
-            # A server that does not answer is not asked again for every execution.
+        if unreachable and outboxes(execution) and not _is_for_other_store(root, execution):
+            # A server that does not respond is not tried again for each execution.
             record_problem(execution, unreachable)
             continue
-        trouble = _deliver_all(root, execution, wait, tally)
-        if trouble and is_remote() and not _other_store(root, execution):
+        failed = _deliver_all(root, execution, wait, tally)
+        if failed and is_remote() and not _is_for_other_store(root, execution):
             reason = problem(execution) or ""
             unreachable = reason if "no answer" in reason else ""
         _remove_if_done(execution)
     return sum(len(outboxes(execution)) for execution in executions(private_folder(root)))
 
 
-def _other_store(root: Path, execution: Path) -> bool:
-    """Return whether an execution's entries are for another store, and note that."""
+def _is_for_other_store(root: Path, execution: Path) -> bool:
+    """Return True if an execution's entries are for another store, and record that problem."""
     try:
         destination.require_same_store(execution, root)
     except destination.OtherStoreError as error:
@@ -203,31 +203,32 @@ def _other_store(root: Path, execution: Path) -> bool:
 
 
 def outcome_problem(root: Path) -> Path:
-    """The file that says why the outcome of an execution could not be read, where it could not."""
+    """Return the file with the reason why an execution's outcome could not be read."""
     return private_folder(root) / "outcome-problem.txt"
 
 
 def _deliver_all(
     root: Path, execution: Path, wait: bool = True, tally: DeliveryCount | None = None
 ) -> bool:
-    """Deliver in order as far as it goes; return whether there was trouble, and note it.
+    """Deliver an execution's outboxes in order; return True and record the reason if one fails.
 
-    One deliverer at a time does; without ``wait``, what another is at is left to it.
+    Only one process delivers at a time. Without ``wait``, an execution that another process
+    delivers is skipped.
     """
     if not execution.exists():
         return False
-    if outboxes(execution) and _other_store(root, execution):
+    if outboxes(execution) and _is_for_other_store(root, execution):
         return True
-    with locked_soon(execution / ".lock", _GRACE_SECONDS if wait else 0) as mine:
-        if not mine:
+    with locked_soon(execution / ".lock", _GRACE_SECONDS if wait else 0) as is_locked:
+        if not is_locked:
             if tally:
                 tally.busy = True
             return wait
-        for journal in outboxes(execution):
-            delivery = Delivery(root, execution.name, journal)
+        for outbox in outboxes(execution):
+            delivery = Delivery(root, execution.name, outbox)
             try:
                 delivery.deliver_pending()
-            except Exception as error:  # whatever MLflow raises, the journal stays
+            except Exception as error:  # any error of MLflow; the outbox stays
                 record_problem(execution, short_message(error))
                 client_of.cache_clear()
                 return True
@@ -239,7 +240,7 @@ def _deliver_all(
 
 
 def _watch(root: Path, process: Process) -> None:
-    """Wait for the end of an execution, and write its outcome at once."""
+    """Wait for the end of an execution, and write its outcome."""
     execution = execution_folder(private_folder(root), process)
     lock = LockFileSnapshot(recorded_start(execution))
     while process.is_alive() or any(map(is_open, outboxes(execution))):
@@ -251,20 +252,20 @@ def _watch(root: Path, process: Process) -> None:
 
 
 def _write_outcome(root: Path, process: Process, lock: LockFileSnapshot | None) -> None:
-    """Write an execution's outcome, once; the stages' own runs must not suffer if that fails."""
+    """Write an execution's outcome once; an error does not affect the runs of its stages."""
     execution = execution_folder(private_folder(root), process)
     start = recorded_start(execution)
     if start is None:
         return
-    again = bool(start.get("attempts"))
+    is_retry = bool(start.get("attempts"))
     try:
+        # This machine or container may know the folder by another path.
         here = {"workspace": str(root.resolve())} if _in_main_folder(start) else {}
-        # As this machine or container calls it; the other may have had another path.
-        if again:
+        if is_retry:
             write_outcome(root, process, start | here, lock, patience=0)
         else:
             write_outcome(root, process, start | here, lock)
-    except Exception as error:  # of DVC, of a full disk: told by `atelier sync`
+    except Exception as error:  # e.g. of DVC or a full disk; `atelier sync` reports it
         reason = short_message(error)
         if _is_last_attempt(execution, start, error, reason):
             with suppress(OSError):
@@ -275,7 +276,7 @@ def _write_outcome(root: Path, process: Process, lock: LockFileSnapshot | None) 
 
 
 def _is_last_attempt(execution: Path, start: dict[str, Any], error: Exception, reason: str) -> bool:
-    """Count a failed attempt to write an outcome; return whether it was the last one."""
+    """Count a failed attempt to write an outcome; return True if it was the last one."""
     attempts, now = int(start.get("attempts", 0)), time.time()
     if attempts and abs(now - float(start.get("attempted", 0))) < _ATTEMPT_SECONDS:
         return False
@@ -288,31 +289,32 @@ def _is_last_attempt(execution: Path, start: dict[str, Any], error: Exception, r
 
 
 def _in_main_folder(start: dict[str, Any]) -> bool:
-    """Return whether an execution ran in the main project's folder, by whatever path."""
+    """Return True if an execution ran in the main project's folder, by any path."""
     return bool(start.get("root")) and start.get("workspace") == start["root"]
 
 
 def _has_ended(execution: Path, everything: bool = False) -> bool:
-    """Return whether the process that ran an execution is dead, and all its stages are.
+    """Return True if the process that ran an execution and all its stages have exited.
 
-    That of another host, or of a container with another name, cannot be looked at. It has ended
-    if no stage holds its journal's lock and no deliverer shows that it lives.
+    Processes of another host or container are not visible. Such an execution has ended if its
+    outboxes are closed, it has no worker, and no file was touched for some minutes.
 
     Args:
         execution: its folder.
-        everything: take an execution of another host for dead at once.
+        everything: do not wait for these minutes.
     """
     if any(map(is_open, outboxes(execution))):
         return False
     process = Process.from_key(execution.name)
     if process:
         return not process.is_alive()
-    with locked(_lock_worker(execution), wait=False) as unserved:
-        return unserved and (everything or time.time() - _last_sign(execution) > _ALIVE_SECONDS)
+    with locked(_worker_lock(execution), wait=False) as has_no_worker:
+        is_silent = time.time() - _last_activity(execution) > _ALIVE_SECONDS
+        return has_no_worker and (everything or is_silent)
 
 
-def _last_sign(execution: Path) -> float:
-    """Return when an execution last showed that it lives, in seconds since 1970."""
+def _last_activity(execution: Path) -> float:
+    """Return when an execution last touched a file, in seconds since 1970."""
     files = (execution / _ALIVE, execution, *execution.glob("[!.]*/entries.jsonl"))
     times = [0.0]
     for file in files:
@@ -322,29 +324,29 @@ def _last_sign(execution: Path) -> float:
 
 
 def _process(execution: Path) -> Process:
-    """Return the process that ran an execution, also one of another host."""
+    """Return the process that ran an execution, possibly on another host."""
     return Process.from_key(execution.name) or _NamedProcess(0, "", execution.name)
 
 
-def _lock_worker(execution: Path) -> Path:
-    """The lock of the one deliverer that serves an execution while it runs."""
+def _worker_lock(execution: Path) -> Path:
+    """Return the lock file of an execution's worker."""
     return execution / ".served"
 
 
 def _remove_if_done(execution: Path) -> None:
-    """Remove the folder of an execution that has ended and is wholly delivered."""
+    """Remove the folder of an execution that has ended and is completely delivered."""
     process = Process.from_key(execution.name)
     if not execution.exists() or (process and process.is_alive()):
         return
     if process is None and recorded_start(execution) is not None:
         return
-    with locked(_lock_worker(execution), wait=False) as unserved:
-        if unserved and not outboxes(execution) and recorded_start(execution) is None:
+    with locked(_worker_lock(execution), wait=False) as has_no_worker:
+        if has_no_worker and not outboxes(execution) and recorded_start(execution) is None:
             shutil.rmtree(execution, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    # At the work's own priority: a stage waits for it at its end, and what was lowered once only
-    # root can raise again. Bursts with pauses between keep its share small.
+    # At normal priority, because stages wait for it at their end. A lowered priority can only be
+    # raised again by root. Pauses between bursts keep its CPU usage small.
     quiet_environment()
     run_worker(Path(sys.argv[1]), Process(int(sys.argv[2]), sys.argv[3]))
