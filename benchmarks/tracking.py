@@ -1,10 +1,10 @@
-"""What tracking costs: a stage's start, and its share of the time while a GAN trains.
+"""Cost of tracking: start of a stage, and share of the time of a training.
 
-Trainings with the sample's settings, on more pictures, alternate in one process, told to nobody
-(reference) and told to MLflow through the journal and its deliverer (ours). The first epoch is
-counted apart: beside it the deliverer imports MLflow and opens its store, once a pipeline. Besides
-times, which other work on the machine blurs, it prints what can be measured directly: the time
-that the training's own thread spends telling, and the processor time of the deliverer beside it.
+Trainings with the sample's settings, on more images, alternate in one process: without tracking
+(reference) and logged to MLflow through the outbox and its worker (ours). The first epoch is
+counted separately, because the worker imports MLflow and opens the store in it, once per pipeline.
+Other processes on the machine affect the times. So the time that the training's thread spends on
+logging and the worker's CPU time are measured directly, too.
 
 Usage: python benchmarks/tracking.py [--epochs 6] [--pictures 20000] [--rounds 3] [--starts 3]
 [--json]
@@ -45,15 +45,15 @@ with _run("train", load(), None, {logged}):
 """
 
 
-class Told:
-    """Tells epochs to a run, and counts the seconds that telling takes."""
+class TimedLogger:
+    """Logs epochs to a run, and adds up the seconds that it takes."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.seconds = 0.0
 
     def __call__(self, epoch: EpochResult) -> None:
-        """Tell one epoch."""
+        """Log one epoch."""
         begin = time.perf_counter()
         self.run.log_steps(epoch.first_step, STATISTICS, epoch.statistics, epoch.images_seen)
         self.run.log_images("samples", epoch.samples, epoch.number)
@@ -61,58 +61,58 @@ class Told:
 
 
 def train(epochs: int, pictures: int, root: Path | None) -> dict[str, float]:
-    """Train once, and log to the store of ``root`` if that is given."""
+    """Train once and return seconds; log to the store of ``root`` unless it is ``None``."""
     settings = load(ROOT / "params.yaml").train.model_copy(update={"epochs": epochs})
     pixels = np.random.default_rng(0).integers(0, 256, (pictures, 32, 32, 3), dtype=np.uint8)
-    training = Trainer(settings, pixels, torch.device("cpu"))
-    journal = None
+    trainer = Trainer(settings, pixels, torch.device("cpu"))
+    outbox = None
     if root:
         process = Process.of(os.getpid())
         tags: dict[str, str] = {}
-        about = {"experiment": "atelier", "pipeline": "", "parameters": {}, "tags": tags}
-        journal = Outbox(private_folder(root), process, "train", **about)
+        start = {"experiment": "atelier", "pipeline": "", "parameters": {}, "tags": tags}
+        outbox = Outbox(private_folder(root), process, "train", **start)
         _start_worker(root, process)
-    told = Told(Run(journal))
-    marks, deliverer = [time.perf_counter()], [0.0]
-    with sampling(told.run.log_system):
-        for epoch in training.run():
-            told(epoch)
-            marks.append(time.perf_counter())
-            deliverer.append(processor_seconds())
-    told.run.end("FINISHED")
+    log = TimedLogger(Run(outbox))
+    times, worker = [time.perf_counter()], [0.0]
+    with sampling(log.run.log_system):
+        for epoch in trainer.run():
+            log(epoch)
+            times.append(time.perf_counter())
+            worker.append(worker_cpu_seconds())
+    log.run.end("FINISHED")
     for child in psutil.Process().children():
         child.kill()
         child.wait()
     if root:
         flush_backlog(root)
     return {
-        "first": marks[1] - marks[0],
-        "rest": marks[-1] - marks[1],
-        "telling": told.seconds / (marks[-1] - marks[0]),
-        "deliverer_first": deliverer[1],
-        "deliverer_rest": deliverer[-1] - deliverer[1],
+        "first": times[1] - times[0],
+        "rest": times[-1] - times[1],
+        "logging": log.seconds / (times[-1] - times[0]),
+        "worker_first": worker[1],
+        "worker_rest": worker[-1] - worker[1],
     }
 
 
-def processor_seconds() -> float:
-    """Of the processor, that the deliverer took so far."""
+def worker_cpu_seconds() -> float:
+    """Return the CPU seconds that the worker has used."""
     return float(sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children()))
 
 
 def start(logged: bool) -> float:
-    """Seconds from a stage's first import to the begin of its work."""
+    """Return the seconds from a stage's first import to the start of its ``main``."""
     command = [sys.executable, "-c", START.format(logged=logged)]
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(ROOT / "params.yaml", folder)
-        answer = subprocess.run(
+        result = subprocess.run(
             command, cwd=folder, env=env, check=True, capture_output=True, text=True
         )
-    return float(answer.stdout)
+    return float(result.stdout)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the result."""
     arguments = options(__doc__, epochs=6, pictures=20_000, rounds=3, starts=3)
     quiet_environment()
     train(1, min(2000, arguments.pictures), None)  # warms up
@@ -125,10 +125,11 @@ def main() -> None:
     def median(runs: list[dict[str, float]], name: str) -> float:
         return statistics.median(run[name] for run in runs)
 
-    # Of all cores' time: what the work beside could have used, and at its lowest priority.
-    beside = median(logged, "deliverer_rest") / median(logged, "rest") / (os.cpu_count() or 1)
+    # Share of the CPU time of all cores.
+    share = median(logged, "worker_rest") / median(logged, "rest") / (os.cpu_count() or 1)
     starts = [
-        statistics.median(start(how) for _ in range(arguments.starts)) for how in (False, True)
+        statistics.median(start(is_logged) for _ in range(arguments.starts))
+        for is_logged in (False, True)
     ]
     result = {
         "name": "tracking",
@@ -136,11 +137,11 @@ def main() -> None:
         "ours": round(median(logged, "rest"), 2),
         "ratio": round(median(logged, "rest") / median(plain, "rest"), 3),
         "limit_share": None,
-        "first_epoch_untold": round(median(plain, "first"), 2),
-        "first_epoch_told": round(median(logged, "first"), 2),
-        "share_of_the_training_thread": round(median(logged, "telling"), 5),
-        "deliverer_seconds_in_first_epoch": round(median(logged, "deliverer_first"), 2),
-        "deliverer_share_of_the_cores": round(beside, 5),
+        "first_epoch_without": round(median(plain, "first"), 2),
+        "first_epoch_with": round(median(logged, "first"), 2),
+        "share_of_training_thread": round(median(logged, "logging"), 5),
+        "worker_seconds_in_first_epoch": round(median(logged, "worker_first"), 2),
+        "worker_share_of_cores": round(share, 5),
         "start_without": round(starts[0], 2),
         "start_with": round(starts[1], 2),
     }

@@ -173,9 +173,9 @@ CASES = {
     ),
     "tracking": Case(
         "--epochs 2 --pictures 64 --rounds 1 --starts 1 --json",
-        {*COMPARED.split(), "first_epoch_untold", "first_epoch_told", "start_without"}
-        | {"share_of_the_training_thread", "deliverer_seconds_in_first_epoch"}
-        | {"deliverer_share_of_the_cores", "start_with"},
+        {*COMPARED.split(), "first_epoch_without", "first_epoch_with", "start_without"}
+        | {"share_of_training_thread", "worker_seconds_in_first_epoch"}
+        | {"worker_share_of_cores", "start_with"},
         {"reference", "ours", "ratio", "start_without", "start_with"},
     ),
     "train": Case(

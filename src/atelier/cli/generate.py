@@ -26,50 +26,55 @@ MAX_GRID_PIXELS = 400_000_000  # pixels of a grid, which take 1.2 GB of memory
 GRID_TILE, GIF_TILE = 64, 256  # default minimum size of an image in pixels
 PROGRESS_AFTER = 2.0  # seconds without a progress bar
 
-ModelOption = Annotated[
+_Count = Annotated[
+    int | None, typer.Option(help="number of images", show_default="16; with --gif 5")
+]
+_Seed = Annotated[
+    int | None,
+    typer.Option(help="seed of the first image; counts up for the others", show_default="1"),
+]
+_Seeds = Annotated[str, typer.Option(help="a list of seeds, e.g. 1,5,9: an image of each")]
+_Truncation = Annotated[
+    float | None, typer.Option(help="draw larger latents again: less variety, fewer artifacts")
+]
+_Label = Annotated[
+    int | None, typer.Option("--class", help="class number, for a generator with classes")
+]
+_Grid = Annotated[
+    bool, typer.Option("--grid/--separate-files", help="one grid, or a file for each image")
+]
+_Columns = Annotated[
+    int | None, typer.Option(help="images in a row of the grid", show_default="a square")
+]
+_TilePixels = Annotated[
+    int | None,
+    typer.Option(help="size of each image in the grid or GIF", show_default="64; with --gif 256"),
+]
+_Gif = Annotated[Path | None, typer.Option(help="write a .gif that interpolates between the seeds")]
+_Frames = Annotated[int, typer.Option(help="frames of the GIF from a seed to the next")]
+_Fps = Annotated[float, typer.Option(help="frames per second of the GIF, at most 50")]
+_Model = Annotated[
     str, typer.Option("--model", help="a .safetensors file, an MLflow run's id, or models:/...")
 ]
-Force = Annotated[bool, typer.Option("--force", help="replace existing files")]
+_Out = Annotated[Path | None, typer.Option(help="a folder, or a .png", show_default="generated/")]
+_Force = Annotated[bool, typer.Option("--force", help="replace existing files")]
 
 
 def generate(
-    count: Annotated[
-        int | None, typer.Option(help="number of images", show_default="16; with --gif 5")
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="seed of the first image; counts up for the others", show_default="1"),
-    ] = None,
-    seeds: Annotated[str, typer.Option(help="a list of seeds, e.g. 1,5,9: an image of each")] = "",
-    truncation: Annotated[
-        float | None,
-        typer.Option(help="draw larger latents again: less variety, fewer artifacts"),
-    ] = None,
-    label: Annotated[
-        int | None, typer.Option("--class", help="class number, for a generator with classes")
-    ] = None,
-    grid: Annotated[
-        bool, typer.Option("--grid/--separate-files", help="one grid, or a file for each image")
-    ] = True,
-    columns: Annotated[
-        int | None, typer.Option(help="images in a row of the grid", show_default="a square")
-    ] = None,
-    tile_pixels: Annotated[
-        int | None,
-        typer.Option(
-            help="size of each image in the grid or GIF", show_default="64; with --gif 256"
-        ),
-    ] = None,
-    gif: Annotated[
-        Path | None, typer.Option(help="write a .gif that interpolates between the seeds")
-    ] = None,
-    frames: Annotated[int, typer.Option(help="frames of the GIF from a seed to the next")] = 24,
-    fps: Annotated[float, typer.Option(help="frames per second of the GIF, at most 50")] = 12.0,
-    model: ModelOption = GENERATOR,
-    out: Annotated[
-        Path | None, typer.Option(help="a folder, or a .png", show_default="generated/")
-    ] = None,
-    force: Force = False,
+    count: _Count = None,
+    seed: _Seed = None,
+    seeds: _Seeds = "",
+    truncation: _Truncation = None,
+    label: _Label = None,
+    grid: _Grid = True,
+    columns: _Columns = None,
+    tile_pixels: _TilePixels = None,
+    gif: _Gif = None,
+    frames: _Frames = 24,
+    fps: _Fps = 12.0,
+    model: _Model = GENERATOR,
+    out: _Out = None,
+    force: _Force = False,
 ) -> None:
     """Generate images with a trained generator: a grid, separate files or a GIF."""
     numbers = _seeds(count, seed, seeds, default=5 if gif else 16)
@@ -85,13 +90,8 @@ def generate(
 
     trained = _load_generator(model)
     if grid and not gif and _is_folder(target):
-        options = {
-            "class": label,
-            "truncation": truncation,
-            "columns": columns,
-            "tile": tile_pixels,
-        }
-        target /= _grid_name(numbers, trained.weights_digest, **options)
+        options = {"class": label, "truncation": truncation, "columns": columns}
+        target /= _grid_name(numbers, trained.weights_digest, **options, tile=tile_pixels)
     print_comparison([target] if gif or grid else [target / name for name in names], force)
     latents = latents_for_seeds(
         numbers if gif or grid else names.values(), trained, truncation, label
@@ -113,8 +113,8 @@ def generate(
 
 def export(
     out: Annotated[Path, typer.Argument(help="a name that ends in .onnx, or .pt for TorchScript")],
-    model: ModelOption = GENERATOR,
-    force: Force = False,
+    model: _Model = GENERATOR,
+    force: _Force = False,
 ) -> None:
     """Export a trained generator for other programs, to ONNX or TorchScript."""
     from atelier.gan.export import export as write

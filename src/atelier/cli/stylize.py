@@ -48,60 +48,67 @@ _OPTIONS = {
     "iterations": "--iterations",
     "weights": "--weights",
 }
-_PRESET = "photo"
-Weights = Annotated[
+_DEFAULT_PRESET = "photo"
+_Images = Annotated[list[str], typer.Argument(help="images to stylize", metavar="IMAGE...")]
+_Style = Annotated[
+    list[str],
+    typer.Option(
+        help="style images; or night_sky, wave, stained_glass (built in)", metavar="STYLE..."
+    ),
+]
+_Size = Annotated[
+    int, typer.Option(help="pixels of the shorter side", show_default="its own, at most 512")
+]
+_Out = Annotated[
+    Path, typer.Option(help="a folder, or a file for one image", show_default="painted/")
+]
+_StyleMask = Annotated[
+    list[str] | None,
+    typer.Option(help="a mask for each style: white where it applies", metavar="MASK..."),
+]
+_StyleWeights = Annotated[
+    str, typer.Option(help="e.g. 2,1: mix all styles in each image, with these weights")
+]
+_Pairing = Annotated[
+    str,
+    typer.Option(help="product: each image in each style; cycle: styles take turns", metavar="HOW"),
+]
+_Strength = Annotated[
+    float | None, typer.Option(help="from 0, the image itself, to 1, the full style")
+]
+_PreserveColor = Annotated[
+    str | None, typer.Option(help="none, luminance or histogram", metavar="HOW")
+]
+_Iterations = Annotated[
+    int | None, typer.Option(help="optimization steps; more take longer, for a stronger style")
+]
+_Weights = Annotated[
     str | None, typer.Option(help="vgg19_caffe, imagenet, random or a file", metavar="VGG19")
 ]
-Preset = Annotated[
-    str | None, typer.Option(help="preset whose values are used", show_default=_PRESET)
+_Preset = Annotated[
+    str | None, typer.Option(help="preset whose values are used", show_default=_DEFAULT_PRESET)
 ]
-Params = Annotated[bool, typer.Option("--params", help="use params.yaml instead of a preset")]
+_Params = Annotated[bool, typer.Option("--params", help="use params.yaml instead of a preset")]
+_Gif = Annotated[bool, typer.Option("--gif", help="also write a GIF of each image's intermediates")]
+_Force = Annotated[bool, typer.Option("--force", help="replace existing files")]
 
 
 def stylize(
-    images: Annotated[list[str], typer.Argument(help="images to stylize", metavar="IMAGE...")],
-    style: Annotated[
-        list[str],
-        typer.Option(
-            help="style images; or night_sky, wave, stained_glass (built in)", metavar="STYLE..."
-        ),
-    ],
-    size: Annotated[
-        int,
-        typer.Option(help="pixels of the shorter side", show_default="its own, at most 512"),
-    ] = 0,
-    out: Annotated[
-        Path, typer.Option(help="a folder, or a file for one image", show_default="painted/")
-    ] = STYLIZED,
-    style_mask: Annotated[
-        list[str] | None,
-        typer.Option(help="a mask for each style: white where it applies", metavar="MASK..."),
-    ] = None,
-    style_weights: Annotated[
-        str, typer.Option(help="e.g. 2,1: mix all styles in each image, with these weights")
-    ] = "",
-    pairing: Annotated[
-        str,
-        typer.Option(
-            help="product: each image in each style; cycle: styles take turns", metavar="HOW"
-        ),
-    ] = "product",
-    strength: Annotated[
-        float | None, typer.Option(help="from 0, the image itself, to 1, the full style")
-    ] = None,
-    preserve_color: Annotated[
-        str | None, typer.Option(help="none, luminance or histogram", metavar="HOW")
-    ] = None,
-    iterations: Annotated[
-        int | None, typer.Option(help="optimization steps; more take longer, for a stronger style")
-    ] = None,
-    weights: Weights = None,
-    preset: Preset = None,
-    params: Params = False,
-    gif: Annotated[
-        bool, typer.Option("--gif", help="also write a GIF of each image's intermediates")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="replace existing files")] = False,
+    images: _Images,
+    style: _Style,
+    size: _Size = 0,
+    out: _Out = STYLIZED,
+    style_mask: _StyleMask = None,
+    style_weights: _StyleWeights = "",
+    pairing: _Pairing = "product",
+    strength: _Strength = None,
+    preserve_color: _PreserveColor = None,
+    iterations: _Iterations = None,
+    weights: _Weights = None,
+    preset: _Preset = None,
+    params: _Params = False,
+    gif: _Gif = False,
+    force: _Force = False,
 ) -> None:
     """Stylize images, which come first, in the style of other images."""
     from atelier.core.device import choose_device
@@ -170,7 +177,7 @@ def _choose_preset(preset: str | None, params: bool) -> str:
     """Return the preset to use; empty for the values of params.yaml."""
     if params and preset:
         raise AtelierError("--preset and --params exclude each other; give one of them.")
-    return "" if params else preset or _PRESET
+    return "" if params else preset or _DEFAULT_PRESET
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,9 @@ def record(execution: Path, root: Path) -> None:
 
 def replace(execution: Path, root: Path) -> None:
     """Record the present store for an execution, and replace a recorded one."""
-    unfinished = execution / f".{_FILE}-{os.getpid()}"
-    unfinished.write_text(present(root), "utf-8")
-    unfinished.replace(execution / _FILE)
+    temporary = execution / f".{_FILE}-{os.getpid()}"
+    temporary.write_text(present(root), "utf-8")
+    temporary.replace(execution / _FILE)
 
 
 def recorded(execution: Path) -> str | None:

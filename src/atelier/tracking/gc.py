@@ -32,14 +32,14 @@ _REMOTE_MIN_AGE_DAYS = 7.0
 
 @dataclass(frozen=True, eq=False)
 class PipelineExecution:
-    """The runs of a pipeline's stages and then their parent; or a stage run without dvc."""
+    """Runs of a pipeline's stages and then their parent; or the run of a single stage."""
 
     runs: "list[Run]"
     models: "list[LoggedModel]"
 
     @property
     def head(self) -> "Run":
-        """The parent run, or the only one."""
+        """Parent run, or the only run."""
         return self.runs[-1]
 
     @property
@@ -96,7 +96,7 @@ class PipelineExecution:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is kept and what is removed.
+    """Executions and files to keep and to remove.
 
     Attributes:
         keep: executions that are kept, and the reasons.
@@ -115,9 +115,9 @@ class Plan:
         return bool(self.remove or self.cached or self.stale)
 
 
-def size(places: Iterable[Path]) -> str:
+def size(paths: Iterable[Path]) -> str:
     """Return the size of files and folders as text."""
-    files = {file for place in places for file in (place, *place.rglob("*")) if file.is_file()}
+    files = {file for path in paths for file in (path, *path.rglob("*")) if file.is_file()}
     return f"{sum(file.stat().st_size for file in files) / 1e6:,.1f} MB"
 
 
@@ -175,7 +175,7 @@ def plan(
     _keep_young(reasons, min_age)
     _keep_producers(reasons)
     keep = {execution: why for execution, why in reasons.items() if why}
-    cached = [] if _unfinished(root) else collect_cache(root, _outputs(keep), "--dry")
+    cached = [] if _active(root) else collect_cache(root, _outputs(keep), "--dry")
     remove = [execution for execution in reasons if execution not in keep]
     return Plan(keep, remove, cached, stale(root / PRIVATE, days))
 
@@ -185,7 +185,7 @@ def apply(root: Path, experiment: str, plan: Plan) -> None:
     """Carry out a plan; in another store, runs are only moved to its trash."""
     from mlflow.entities import ViewType
 
-    if _unfinished(root):
+    if _active(root):
         raise AtelierError("a pipeline is running, or `atelier sync` has work to do; wait for it.")
     client, _ = open_store(root, experiment)
     if not is_elsewhere(root) and (trash := client.search_experiments(ViewType.DELETED_ONLY)):
@@ -227,16 +227,16 @@ def _reasons(
     lowest = _lowest(candidates, best)
     # A version has the id of its run, or only an address that contains the run or the model.
     versions = [f"{v.run_id} {v.source}" for v in _pages(client.search_model_versions)]
-    named, unfinished, ours = named_by_git(root), _unfinished(root), (root / "mlruns").resolve()
+    named, active, mlruns = named_by_git(root), _active(root), (root / "mlruns").resolve()
     reasons = {}
     for e in executions:
         running = any(run.info.status == "RUNNING" and _is_active(run) for run in e.runs)
-        outside = any(ours not in folder.resolve().parents for folder in e.folders)
+        outside = any(mlruns not in folder.resolve().parents for folder in e.folders)
         tests = {
             "among the lowest KIDs": e in lowest,
             "made a registered model": any(id_ in text for id_ in e.ids for text in versions),
             "named by git or by dvc.lock": e.is_named(named),
-            "still running": running or unfinished & e.tags("atelier.pipeline"),
+            "still running": running or active & e.tags("atelier.pipeline"),
             "of another experiment": e.head.info.experiment_id != number,
             "its table of stages is missing": _lacks_table(e),
             "has files outside mlruns/": outside and not is_elsewhere(root),
@@ -324,7 +324,7 @@ def _keep_producers(reasons: dict[PipelineExecution, list[str]]) -> None:
                 kept.append(producer)
 
 
-def _unfinished(root: Path) -> set[str]:
+def _active(root: Path) -> set[str]:
     """Return the executions that are running, or not completely delivered."""
     found = (root / PRIVATE / "journal").glob("*")
     return {e.name for e in found if outboxes(e) or recorded_start(e) is not None or _has_worker(e)}

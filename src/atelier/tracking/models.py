@@ -345,8 +345,8 @@ def _load(address: str, client: "MlflowClient") -> LoadedModel:
     from mlflow.models import Model
 
     # A temporary copy: MLflow writes into the folder and does not remove its downloads.
-    with TemporaryDirectory(prefix="atelier-model-") as place, as_default_store(client):
-        folder = mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=place)
+    with TemporaryDirectory(prefix="atelier-model-") as target, as_default_store(client):
+        folder = mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=target)
         model = Model.load(folder)
         if "pytorch" not in model.flavors or model.flavors["pytorch"].get("code"):
             raise AtelierError(f"{address} is not a generator that Atelier logged.")

@@ -38,11 +38,11 @@ def _check_all(project: Path) -> None:
     dvc = _dvc_folder(project)
     if dvc is None:  # not a DVC project, e.g. an exported folder
         return
-    for place in (project, dvc, dvc / "tmp", project / "dvc.lock"):
-        _check_writable(place)
+    for path in (project, dvc, dvc / "tmp", project / "dvc.lock"):
+        _check_writable(path)
     cache = _cache_folder(dvc)
-    for place in (cache, cache / "files", cache / "files" / "md5", cache / "runs"):
-        _check_writable(place)
+    for path in (cache, cache / "files", cache / "files" / "md5", cache / "runs"):
+        _check_writable(path)
 
 
 def _check_user() -> None:
@@ -64,7 +64,7 @@ def _check_user() -> None:
 def _check_links(project: Path) -> None:
     """Raise if a parent of outputs links out of the repository, or an output folder is a link."""
     here = project.resolve()
-    top = next((place for place in (here, *here.parents) if (place / ".git").exists()), here)
+    top = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), here)
     for folder in map(project.joinpath, PARENTS):
         if folder.is_symlink() and not folder.is_dir():
             raise AtelierError(
@@ -87,7 +87,7 @@ def _linked(folder: Path, reason: str) -> AtelierError:
 
 def _dvc_folder(project: Path) -> Path | None:
     here = project.resolve()
-    folders = (place / ".dvc" for place in (here, *here.parents))
+    folders = (folder / ".dvc" for folder in (here, *here.parents))
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
@@ -112,14 +112,15 @@ def _cache_folder(dvc: Path) -> Path:
     return cache
 
 
-def _check_writable(place: Path) -> None:
+def _check_writable(path: Path) -> None:
     """Raise if a file or folder, or else its first existing parent, is read-only."""
-    there = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+    absolute = path.absolute()
+    existing = next(one for one in (absolute, *absolute.parents) if one.exists())
     effective = os.access in os.supports_effective_ids
-    needed = os.W_OK | os.X_OK if there.is_dir() else os.W_OK
-    if not os.access(there, needed, effective_ids=effective):
+    needed = os.W_OK | os.X_OK if existing.is_dir() else os.W_OK
+    if not os.access(existing, needed, effective_ids=effective):
         raise AtelierError(
-            f"{there} cannot be written, but DVC records results in {place}; change its"
+            f"{existing} cannot be written, but DVC records results in {path}; change its"
             " permissions, or set another folder for the cache with `dvc cache dir`."
         )
 

@@ -54,11 +54,11 @@ def find_or_create(
 
 
 def remove_duplicates(
-    client: "MlflowClient", experiment: str, key: tuple[str, str], kept: str
+    client: "MlflowClient", experiment: str, key: tuple[str, str], run_id: str
 ) -> None:
-    """Delete empty runs with the same tag, which requests created although they failed."""
+    """Delete empty runs with the tag of ``run_id``, which requests created although they failed."""
     for run in _runs_with_tag(client, experiment, key):
-        if run.info.run_id != kept:
+        if run.info.run_id != run_id:
             _delete_if_empty(client, run, key[0])
 
 

@@ -165,10 +165,10 @@ def _exit_code_and_message(error: BaseException, stage: str) -> tuple[int, str]:
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error):
         return 1, "ERROR: the disk is full; free some space (`dvc gc --workspace`) and run again."
     if isinstance(error, OSError) and number in _NOT_WRITABLE and error.filename:
-        place = Path(os.fsdecode(error.filename))
-        place = place.parent if place.name.startswith(".atelier-") else place
+        path = Path(os.fsdecode(error.filename))
+        path = path.parent if path.name.startswith(".atelier-") else path
         return 1, (
-            f"ERROR: {place} cannot be read or written ({error.strerror}); change its permissions,"
+            f"ERROR: {path} cannot be read or written ({error.strerror}); change its permissions,"
             " or move what is in its place, and run again."
         )
     if is_out_of_memory(error):
