@@ -95,7 +95,7 @@ def test_a_gpu_that_is_not_there_is_named(ready: Project, stage: str) -> None:
     before = ready.bytes(*OUTPUTS[stage])
     ready.set(**{"runtime.device": "cuda:99"})
     told = ready.run("dvc", "repro", "--single-item", "--force", stage, ok=False)
-    assert "runtime.device is cuda:99, but torch sees" in sentence(told)
+    assert "runtime.device is cuda:99, but torch finds" in sentence(told)
     assert ready.bytes(*OUTPUTS[stage]) == before
 
 

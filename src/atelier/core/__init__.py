@@ -1,1 +1,1 @@
-"""Settings, files, errors and devices: modules that every other package may import."""
+"""Settings, files, errors and devices; every other package may import these modules."""

@@ -1,4 +1,4 @@
-"""Headers of NumPy's files, checked before memory is allocated for what they claim."""
+"""Headers of NumPy files, validated before memory is allocated for their arrays."""
 
 import math
 import os
@@ -17,24 +17,24 @@ _READERS = {
 
 
 def read_header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read the header of an array and leave the stream at its values.
+    """Read and validate an array's header; the stream is then at the values.
 
     Args:
-        stream: of an array in NumPy's format (``.npy``), at its start.
-        size: bytes of the header and the values together.
+        stream: an array in NumPy's format (``.npy``), at its start.
+        size: total bytes of the header and the values.
 
     Returns:
-        The shape, whether columns come first, and the type.
+        The shape, whether the order is column-major, and the type.
 
     Raises:
-        ValueError: the header is damaged, or claims another size, or Python objects.
+        ValueError: the header is damaged, does not fit ``size``, or declares Python objects.
     """
     version = np.lib.format.read_magic(stream)
     if version not in _READERS:
         raise ValueError(f"its values are in format {version}")
     try:
         shape, column_major, dtype = _READERS[version](stream)
-    except Exception as error:  # NumPy's parser raises whatever a damaged header drives it into
+    except Exception as error:  # NumPy's parser raises various errors for a damaged header
         reason = str(error).partition("\n")[0]
         raise ValueError(f"its header is damaged: {reason:.80}") from None
     if dtype.hasobject:
@@ -45,10 +45,10 @@ def read_header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """Read a ``.npy`` file whose header fits its size.
+    """Read a ``.npy`` file after validating its header against its size.
 
     Raises:
-        NotRegularError: the path names something else than a file.
+        NotRegularError: the path is not a regular file.
         ValueError: the file is damaged or holds Python objects.
         OSError: the file cannot be read.
     """

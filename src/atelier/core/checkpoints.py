@@ -1,8 +1,7 @@
-"""Unfinished work on disk: a stage that is killed goes on from where it was.
+"""Checkpoints on disk, from which a killed stage resumes.
 
-Tensors are kept as safetensors, which hold nothing that executes, with a SHA-256 behind them.
-Every file is written beside its place and moved there, so that a kill at any moment leaves
-the one before.
+Tensors are stored as safetensors, which cannot contain code, followed by a SHA-256. Every file is
+written under a temporary name and renamed, so that a kill leaves the previous file intact.
 """
 
 import hashlib
@@ -17,59 +16,58 @@ from torch import Tensor
 
 from atelier.core.files import atomic_write
 
-_STATES_KEPT = 2
+_MAX_STATES = 2
 _EPOCH_END = "-milestone"
 
 
 class Checkpoints:
-    """A folder of checkpoints of one piece of work."""
+    """A folder of checkpoints of one job."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def save(self, number: int, state: Mapping[str, Tensor], milestone: bool = False) -> None:
-        """Save the state of the work; the last two are kept, and the last milestone.
+        """Save a state; all but the last two states and the last milestone are deleted.
 
         Args:
-            number: rises with the work, such as steps done.
+            number: orders the states, for example the number of steps done.
             state: tensors by name, on any device.
-            milestone: whether :meth:`back` may go back to it.
+            milestone: if true, :meth:`roll_back` may return to this state.
         """
         self.save_part(f"state-{number:012d}{_EPOCH_END if milestone else ''}", state)
         milestones = [path for path in self._states() if _is_epoch_end(path)]
-        for old in set(self._states()[_STATES_KEPT:]) - set(milestones[:1]):
+        for old in set(self._states()[_MAX_STATES:]) - set(milestones[:1]):
             old.unlink(missing_ok=True)
 
     def latest(self) -> dict[str, Tensor] | None:
-        """The newest state that is whole; a damaged one is passed over."""
+        """Return the newest undamaged state, or ``None``."""
         return _latest_readable(self._states())
 
     def roll_back(self) -> dict[str, Tensor] | None:
-        """The last milestone that is whole; states after it are removed."""
-        later = list(itertools.takewhile(lambda path: not _is_epoch_end(path), self._states()))
-        for path in later:
+        """Return the last undamaged milestone, or ``None``; delete all later states."""
+        for path in itertools.takewhile(lambda path: not _is_epoch_end(path), self._states()):
             path.unlink(missing_ok=True)
         return _latest_readable([path for path in self._states() if _is_epoch_end(path)])
 
     def save_part(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep a finished part of the work, which no later state repeats."""
+        """Save a finished part of the job, which later states do not contain."""
         content = save({key: tensor.contiguous().cpu() for key, tensor in tensors.items()})
         with atomic_write(self._path(name)) as temporary:
             temporary.write_bytes(content + hashlib.sha256(content).digest())
 
     def load_part(self, name: str) -> dict[str, Tensor] | None:
-        """A part that was kept; ``None`` where it is missing or damaged."""
+        """Return a saved part; ``None`` if it is missing or damaged."""
         return _read(self._path(name))
 
-    def list_parts(self, begin: str) -> list[str]:
-        """The names of finished parts that begin so, in order."""
-        return sorted(path.stem for path in self.folder.glob(f"{begin}*.safetensors"))
+    def list_parts(self, prefix: str) -> list[str]:
+        """Return the sorted names of saved parts that start with ``prefix``."""
+        return sorted(path.stem for path in self.folder.glob(f"{prefix}*.safetensors"))
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
 
     def _states(self) -> list[Path]:
-        """Newest first; of one moment's, the milestone first."""
+        """Return the files of all states, newest first; a milestone precedes its equal."""
         found = self.folder.glob("state-*.safetensors")
         return sorted(found, key=lambda path: path.stem, reverse=True)
 

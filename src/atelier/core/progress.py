@@ -1,7 +1,7 @@
-"""How work in progress is reported, and the bar that shows it.
+"""Progress reports and the progress bar.
 
-Library functions take a ``report`` argument and call it with a :class:`Progress`;
-they never print. A stage passes a bar, a test passes a list's ``append``.
+Library functions take a ``report`` argument and call it with a :class:`Progress`; they never
+print. A stage passes a bar, a test passes a list's ``append``.
 """
 
 import sys
@@ -25,7 +25,7 @@ ProgressCallback = Callable[[Progress], None]
 
 
 def silent(progress: Progress) -> None:
-    """Report to nobody."""
+    """Discard a progress report."""
 
 
 @contextmanager
@@ -35,15 +35,15 @@ def progress_bar(
     """Show a progress bar on standard error while the body runs; yield its ``report``.
 
     Args:
-        title: what is being done, shown left of the bar.
-        unit: what is counted, such as ``"pictures"``.
-        shown: ``False`` shows nothing.
-        delay: seconds after which it appears, for work that is often done before.
+        title: text left of the bar.
+        unit: the counted unit, for example ``"images"``.
+        shown: if false, no bar is displayed.
+        delay: seconds before the bar appears; shorter work shows none.
     """
     if not shown:
         yield silent
         return
-    # A terminal shows every change; a log file is better off with a line now and then.
+    # Update often on a terminal, but write few lines to a log file.
     interval = 0.1 if sys.stderr.isatty() else 10.0
     with tqdm(
         desc=title,
@@ -51,15 +51,15 @@ def progress_bar(
         dynamic_ncols=True,
         mininterval=interval,
         delay=delay,
-    ) as shown_bar:
+    ) as bar:
 
         def report(progress: Progress) -> None:
-            if shown_bar.total != progress.total:
-                shown_bar.total = progress.total
+            if bar.total != progress.total:
+                bar.total = progress.total
             if progress.note:
-                shown_bar.set_postfix_str(progress.note, refresh=False)
-            shown_bar.update(progress.done - shown_bar.n)
+                bar.set_postfix_str(progress.note, refresh=False)
+            bar.update(progress.done - bar.n)
 
         yield report
         if not delay:
-            shown_bar.refresh()
+            bar.refresh()

@@ -1,8 +1,8 @@
 """Independent random streams, each named by its purpose.
 
-Two purposes that share a seed draw the same numbers, and with ``seed + 1`` one purpose draws those
-of another one of the next seed. Here a stream is a child of its setting's seed, as
-:meth:`numpy.random.SeedSequence.spawn` makes them, with the name as its key.
+Purposes that share one seed would draw the same numbers, and ``seed + 1`` for a second purpose
+collides with the first purpose of the next seed. A stream is therefore a child of the seed, as
+:meth:`numpy.random.SeedSequence.spawn` creates them, with the name as spawn key.
 """
 
 from typing import TYPE_CHECKING
@@ -22,25 +22,25 @@ def _sequence(seed: int, name: str) -> np.random.SeedSequence:
 def derive_seed(seed: int, name: str) -> int:
     """Return the seed of a stream, 0 to 2**64 - 1.
 
-    Torch's generator on CPUs uses only the lower 32 bits. They depend on all of ``seed`` and
+    torch's generator on CPUs uses only the lower 32 bits; these depend on all of ``seed`` and
     ``name``.
 
     Args:
-        seed: of the settings, 0 or more.
+        seed: a seed of the settings, 0 or more.
         name: the stream's purpose, for example ``train.latents``.
     """
     return int(_sequence(seed, name).generate_state(1, np.uint64)[0])
 
 
 def numpy_generator(seed: int, name: str) -> np.random.Generator:
-    """Return NumPy's generator of a stream; see :func:`derive_seed`."""
+    """Return a NumPy generator for a stream; see :func:`derive_seed`."""
     return np.random.default_rng(_sequence(seed, name))
 
 
 def torch_generator(
     seed: int, name: str, device: "torch.device | str" = "cpu"
 ) -> "torch.Generator":
-    """Return torch's generator of a stream on a device; see :func:`derive_seed`."""
+    """Return a torch generator on ``device`` for a stream; see :func:`derive_seed`."""
     import torch
 
     return torch.Generator(device).manual_seed(derive_seed(seed, name))
