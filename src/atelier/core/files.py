@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever reads half of one."""
+"""Atomic writes of files and folders, and safe reads of regular files."""
 
 import csv
 import io
@@ -17,12 +17,12 @@ from atelier.core.errors import AtelierError
 
 @contextmanager
 def atomic_write(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``target``; on success it becomes ``target``.
+    """Yield a temporary path in the target's folder; on success rename it to ``target``.
 
-    The temporary file is flushed to disk before it takes the target's name, so that
-    a power cut leaves either the old file or the whole new one. When the body raises,
-    the temporary file is removed and ``target`` is untouched. The temporary path has
-    the target's ending, because some writers choose a format by it.
+    The temporary file is flushed to disk before it is renamed, so that a power failure leaves
+    either the old file or the complete new one. If the body raises, the temporary file is removed
+    and ``target`` is unchanged. The temporary path has the target's extension, because some
+    writers choose the format by it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".atelier-", suffix=target.suffix, dir=target.parent)
@@ -31,7 +31,7 @@ def atomic_write(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         _flush(temporary)
-        # mkstemp makes private files; an output is as readable as any other file.
+        # mkstemp creates private files, but an output needs the usual permissions.
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
         _flush(target.parent)
@@ -41,20 +41,20 @@ def atomic_write(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_replace_dir(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``target``; on success it becomes ``target``.
+    """Yield an empty temporary folder; on success rename it to ``target``.
 
-    When the body raises, the new folder is removed and ``target`` is untouched. A kill between
-    the two renames leaves the old one under another name; the next call brings it back first.
+    If the body raises, the new folder is removed and ``target`` is unchanged. A kill between
+    the two renames leaves the old folder under a temporary name; the next call restores it first.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     old = target.with_name(f".atelier-old-{target.name}")
-    started = f".atelier-new-{target.name}-"
-    abandoned = list(target.parent.glob(f"{started}*"))
+    prefix = f".atelier-new-{target.name}-"
+    abandoned = list(target.parent.glob(f"{prefix}*"))
     if old.exists() and not target.exists() and abandoned:
         os.replace(old, target)
     for folder in (old, *abandoned):
         shutil.rmtree(folder, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(prefix=started, dir=target.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     try:
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())
@@ -71,14 +71,14 @@ def atomic_replace_dir(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_merge_dir(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``target``; on success its files join those of ``target``.
+    """Yield an empty temporary folder; on success move its files into ``target``.
 
-    Files of the same names are replaced, each at once. When the body raises, ``target`` is
-    untouched, and not made where it was not.
+    Files of the same name are replaced, each atomically. If the body raises, ``target`` is
+    unchanged, and not created if it did not exist.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    started = f".atelier-add-{target.name}-"
-    with tempfile.TemporaryDirectory(prefix=started, dir=target.parent) as temporary:
+    prefix = f".atelier-add-{target.name}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as temporary:
         yield Path(temporary)
         target.mkdir(exist_ok=True)
         for file in sorted(Path(temporary).iterdir()):
@@ -87,22 +87,22 @@ def atomic_merge_dir(target: Path) -> Iterator[Path]:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write ``text`` to ``target`` as UTF-8, whole or not at all."""
+    """Write ``text`` to ``target`` as UTF-8, atomically."""
     with atomic_write(target) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(target: Path, value: Any) -> None:
-    """Write ``value`` to ``target`` as indented JSON, whole or not at all.
+    """Write ``value`` to ``target`` as indented JSON, atomically.
 
     Raises:
-        ValueError: the value holds a NaN or an infinity, which JSON does not know.
+        ValueError: the value holds a NaN or an infinity, which JSON lacks.
     """
     write_text(target, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def write_csv(target: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a header and rows to ``target`` as CSV, whole or not at all."""
+    """Write a header and rows to ``target`` as CSV, atomically."""
     with (
         atomic_write(target) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file,
@@ -121,7 +121,7 @@ def _flush(path: Path) -> None:
 
 
 def _umask() -> int:
-    # There is no way to read the umask but to set it.
+    # The umask can only be read by setting it.
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -138,10 +138,10 @@ _KINDS = {
 
 
 class NotRegularError(AtelierError):
-    """Raised if a path names a folder, pipe, socket or device, or a file without content.
+    """Raised if a path is a folder, pipe, socket or device, or an empty file.
 
     Attributes:
-        reason: what the path names instead of a file.
+        reason: a clause that describes the path.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -150,17 +150,17 @@ class NotRegularError(AtelierError):
 
 
 def open_regular(path: Path) -> io.BufferedReader:
-    """Open a regular file for reading, without ever waiting.
+    """Open a regular file for reading without blocking.
 
-    A file of 0 bytes is refused: the system's own files (``/proc``) have this size, and may be
-    endless or wait for events.
+    A file of 0 bytes is rejected: files of the operating system (``/proc``) have this size, and
+    may be endless or block until an event.
 
     Raises:
-        NotRegularError: the path names something else.
+        NotRegularError: the path is not a regular file, or the file is empty.
         OSError: there is no such file, or it cannot be opened.
     """
     _check(path, os.stat(path))
-    # The path may name something else by now: a pipe would wait for a writer.
+    # Check the open file again: the path may have been replaced, for example by a pipe.
     handle = os.open(path, _FLAGS)
     try:
         _check(path, os.fstat(handle))
@@ -171,10 +171,10 @@ def open_regular(path: Path) -> io.BufferedReader:
 
 
 def check_regular(path: Path) -> None:
-    """Check a file that is opened by its path later; an empty one is accepted.
+    """Check a file that will be opened by its path later; an empty file is accepted.
 
     Raises:
-        NotRegularError: the path names something else than a regular file.
+        NotRegularError: the path is not a regular file.
         OSError: there is no such file, or it cannot be opened.
     """
     state = os.stat(path)
@@ -182,7 +182,7 @@ def check_regular(path: Path) -> None:
         return open_regular(path).close()
     _check_kind(path, state)
     with suppress(OSError), open(os.open(path, _FLAGS), "rb", buffering=0) as file:
-        # A fault of the disk is reported when the file is read.
+        # An error of the disk is reported when the file is read.
         if file.read(4096):
             raise NotRegularError(path, "its size is unknown, as of the system's own files")
     return None

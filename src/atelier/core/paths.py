@@ -11,12 +11,15 @@ from atelier.core.errors import AtelierError
 from atelier.core.setting_types import STYLES, WEIGHTS, is_weights_file
 from atelier.core.settings import Settings
 
+FOLDERS = (Path("data/pictures"), Path("data/weights"))
+LISTS = Path("data/inputs")
+
 
 def project_root() -> Path:
-    """Return the main project's folder, also from a temporary copy that DVC made of it.
+    """Return the main project's folder, even from within a temporary copy made by DVC.
 
-    The project is the folder of ``params.yaml``, which may lie below that of ``.dvc``. DVC names
-    the folder of ``.dvc`` in ``DVC_ROOT``, for a temporary copy that of the main project.
+    The project is the folder of ``params.yaml``, which may be below that of ``.dvc``. DVC sets
+    ``DVC_ROOT`` to the folder of ``.dvc``; in a temporary copy, to that of the main project.
     """
     here = Path.cwd()
     named = os.environ.get("DVC_ROOT")
@@ -29,7 +32,7 @@ def project_root() -> Path:
 
 
 def is_temporary_copy() -> bool:
-    """Whether the working directory is a copy that ``dvc exp run --temp`` or a queue made."""
+    """Return whether the working directory is a copy made by ``dvc exp run --temp`` or a queue."""
     named, top = os.environ.get("DVC_ROOT"), _dvc_folder(Path.cwd())
     return bool(named and top) and Path(named or "").resolve() != (top or Path()).resolve()
 
@@ -37,11 +40,11 @@ def is_temporary_copy() -> bool:
 def reject_lost_experiment() -> None:
     """Raise if DVC would lose the experiment of this temporary copy.
 
-    DVC fetches the experiment from the copy by its path as an address, in which ``%20`` means a
-    space. It then finds nothing, says nothing and removes the copy.
+    DVC fetches the experiment from the copy with its path as a URL, in which ``%20`` means a
+    space. It then finds nothing, reports nothing and removes the copy.
 
     Raises:
-        AtelierError: the project's path holds such a sequence.
+        AtelierError: the project's path contains such a sequence.
     """
     root = str(project_root())
     if is_temporary_copy() and unquote(root) != root:
@@ -52,18 +55,18 @@ def reject_lost_experiment() -> None:
 
 
 def user_path(path: str | Path) -> Path:
-    """Return the place that a path of the settings names.
+    """Resolve a path of the settings.
 
-    A relative path starts at the main project's folder, wherever the stage runs. In a linked git
-    worktree that lacks it, it starts at the same folder of the main worktree.
+    A relative path starts at the main project's folder, even if the stage runs in a copy. If a
+    linked git worktree lacks it, it starts at the same folder of the main worktree.
     """
     expanded = Path(os.path.expanduser(path))
-    places = [root / expanded for root in project_folders()]
-    return next((place for place in places if os.path.exists(place)), places[0])
+    candidates = [root / expanded for root in project_folders()]
+    return next((path for path in candidates if os.path.exists(path)), candidates[0])
 
 
 def project_folders() -> Iterator[Path]:
-    """Yield the main project's folder and, for a linked git worktree, that of the main one."""
+    """Yield the main project's folder; for a linked git worktree also that of the main one."""
     root = project_root()
     yield root
     worktree = next((f for f in (root, *root.parents) if os.path.exists(f / ".git")), None)
@@ -77,9 +80,9 @@ def _dvc_folder(folder: Path) -> Path | None:
 
 
 def _main_worktree(worktree: Path) -> Path | None:
-    """Return the repository's main worktree; ``None`` if this is it, or if there is none.
+    """Return the main worktree of a linked one; ``None`` if ``worktree`` is not linked.
 
-    In a linked worktree ``.git`` is a file that names a folder below the main one's ``.git``.
+    In a linked worktree, ``.git`` is a file that names a folder below the main worktree's ``.git``.
     """
     try:
         pointer = (worktree / ".git").read_text("utf-8").removeprefix("gitdir:").strip()
@@ -90,17 +93,13 @@ def _main_worktree(worktree: Path) -> Path | None:
     return common.parent if common.name == ".git" else None
 
 
-FOLDERS = (Path("data/pictures"), Path("data/weights"))
-LISTS = Path("data/inputs")
-
-
 def list_path(section: str) -> Path:
-    """Return the file that lists what a section's stage uses."""
+    """Return the path of the list of files that a section's stage uses."""
     return LISTS / f"{section}.json"
 
 
 def read_list(path: Path) -> dict[str, str]:
-    """Read a list: the MD5 of each file by its path; empty if there is no such list."""
+    """Return a list's MD5 sums by path; empty if the list is missing or damaged."""
     try:
         hashes = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -146,7 +145,7 @@ def check_files(
 
 
 def hash_named(settings: Settings, section: str) -> dict[str, str]:
-    """Return the MD5 of each file that a section names, by its path.
+    """Return the MD5 sum of each file that a section names, by path.
 
     Raises:
         AtelierError: a file is missing.
@@ -156,15 +155,15 @@ def hash_named(settings: Settings, section: str) -> dict[str, str]:
 
 
 def link_named(settings: Settings, section: str) -> None:
-    """Link the files that a section names, if they are missing here."""
+    """Link the files that a section names, if they are missing in this copy of the project."""
     _link_missing(files_of(settings, section))
 
 
 def link_all(settings: Settings, section: str) -> None:
-    """Link the files that a section names; in a temporary copy all of both folders.
+    """Link the files that a section names; in a temporary copy, all files of both folders.
 
-    DVC records the folders as they are in the copy at the stage's end, and that must be what the
-    main project holds: else the project is out of date once the experiment is applied.
+    At the end of the stage, DVC records the folders of the copy. They must equal those of the main
+    project, or the project is out of date as soon as the experiment is applied.
     """
     link_named(settings, section)
     if is_temporary_copy():
@@ -175,10 +174,10 @@ def check_named(settings: Settings, section: str) -> None:
     """Raise if a file that a section names is missing, or is not in the section's list.
 
     Raises:
-        AtelierError: the sentence names the file.
+        AtelierError: the message names the file.
     """
     check_files(settings, sections=(section,))
-    if "DVC_STAGE" not in os.environ:  # a script that is run by hand has no list
+    if "DVC_STAGE" not in os.environ:  # a script that is run without DVC has no list
         return
     hashes = read_list(list_path(section))
     for path in files_of(settings, section):
@@ -190,7 +189,7 @@ def check_named(settings: Settings, section: str) -> None:
 
 
 def _link_missing(paths: Iterable[Path]) -> None:
-    """Link files that are missing here to the main project's, if it has them."""
+    """Link missing files to those of the main project, if it has them."""
     for path in paths:
         if path.exists():
             continue
@@ -198,18 +197,18 @@ def _link_missing(paths: Iterable[Path]) -> None:
         source = next((file for file in found if os.path.isfile(file)), None)
         if source:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)  # a link to a file that is gone
+            path.unlink(missing_ok=True)  # it may be a broken link
             path.symlink_to(source)
 
 
 def md5(path: Path) -> str:
-    """Return a file's MD5, which is what DVC calls a file by."""
+    """Return a file's MD5 sum, by which DVC identifies files."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _files_elsewhere() -> list[Path]:
-    """List the files of both folders in the main project, as relative paths."""
+    """Return the files of both folders in the main project, as relative paths."""
     return [
         file.relative_to(root)
         for root in project_folders()

