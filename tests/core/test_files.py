@@ -14,7 +14,7 @@ from atelier.core.files import (
 )
 
 
-def test_a_file_is_replaced_only_when_all_went_well(tmp_path: Path) -> None:
+def test_file_is_replaced_only_on_success(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "file.txt"
     with atomic_write(target) as temporary:
         temporary.write_text("old")
@@ -25,7 +25,7 @@ def test_a_file_is_replaced_only_when_all_went_well(tmp_path: Path) -> None:
     assert os.listdir(target.parent) == ["file.txt"]
 
 
-def test_a_folder_is_replaced_only_when_all_went_well(tmp_path: Path) -> None:
+def test_folder_is_replaced_only_on_success(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     with atomic_replace_dir(target) as temporary:
         (temporary / "old").touch()
@@ -39,7 +39,7 @@ def test_a_folder_is_replaced_only_when_all_went_well(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["folder"]
 
 
-def test_files_join_a_folder_only_when_all_went_well(tmp_path: Path) -> None:
+def test_files_are_merged_into_folder_only_on_success(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     with pytest.raises(RuntimeError), atomic_merge_dir(target) as temporary:
         (temporary / "half").touch()
@@ -57,7 +57,7 @@ def test_files_join_a_folder_only_when_all_went_well(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["folder"]
 
 
-def test_outputs_are_readable_as_the_umask_says(tmp_path: Path) -> None:
+def test_output_permissions_follow_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_json(tmp_path / "a.json", {})
@@ -69,7 +69,7 @@ def test_outputs_are_readable_as_the_umask_says(tmp_path: Path) -> None:
     assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o750
 
 
-def test_json_keeps_any_script_and_refuses_nan(tmp_path: Path) -> None:
+def test_json_keeps_unicode_and_rejects_nan(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"näme": ["脸", "\n"]})
     assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"näme": ["脸", "\n"]}
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -77,7 +77,7 @@ def test_json_keeps_any_script_and_refuses_nan(tmp_path: Path) -> None:
     assert not (tmp_path / "b.json").exists()
 
 
-def test_csv_is_a_header_and_rows(tmp_path: Path) -> None:
+def test_csv_has_header_and_rows(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", ("step", "loss"), [(1, 0.5), (2, 0.25)])
     assert (tmp_path / "a.csv").read_bytes() == b"step,loss\n1,0.5\n2,0.25\n"
 
@@ -101,10 +101,8 @@ class Order:
         monkeypatch.setattr(os, "replace", replace)
 
 
-def test_a_files_content_is_on_disk_before_its_name_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So a power cut leaves the old file or the whole new one."""
+def test_file_is_flushed_before_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power failure leaves the old file or the complete new one."""
     target, order = tmp_path / "file.txt", Order(monkeypatch)
     with atomic_write(target) as temporary:
         temporary.write_text("new")
@@ -116,7 +114,7 @@ def test_a_files_content_is_on_disk_before_its_name_is(
     ]
 
 
-def test_a_folders_new_names_are_flushed_after_the_last_of_them(
+def test_folder_is_flushed_after_last_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "folder"
@@ -137,7 +135,7 @@ def test_a_folders_new_names_are_flushed_after_the_last_of_them(
     assert order.events == [(f"rename {temporary}/c", str(target / "c")), ("flush", str(target))]
 
 
-def test_the_old_folder_is_brought_back_after_a_kill_between_both_renames(tmp_path: Path) -> None:
+def test_old_folder_is_restored_after_kill_between_renames(tmp_path: Path) -> None:
     target, old = tmp_path / "folder", tmp_path / ".atelier-old-folder"
     unfinished = tmp_path / ".atelier-new-folder-x"
     for folder in (old, unfinished):

@@ -45,7 +45,7 @@ def enter_copy(top: Path, below: str, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", ["plain", "my disk %41 #1 ü"])
 @pytest.mark.parametrize("below", ["", "gan", "pipelines/gän"])
-def test_a_relative_path_starts_at_the_main_project(
+def test_relative_path_starts_at_main_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, below: str
 ) -> None:
     top = tmp_path / name
@@ -62,7 +62,7 @@ def test_a_relative_path_starts_at_the_main_project(
     assert user_path("~/faces") == Path.home() / "faces"
 
 
-def test_a_worktree_falls_back_to_the_main_one(
+def test_worktree_falls_back_to_main_worktree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     top = tmp_path / "repo"
@@ -83,7 +83,7 @@ def test_a_worktree_falls_back_to_the_main_one(
     assert user_path("data/pictures/mine.png") == main / "data/pictures/mine.png"
 
 
-def test_a_copy_gets_the_ignored_files_of_the_main_project(
+def test_temporary_copy_links_ignored_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_settings: MakeSettings
 ) -> None:
     named = str(PICTURE.relative_to("data/pictures"))
@@ -118,7 +118,7 @@ def test_a_copy_gets_the_ignored_files_of_the_main_project(
     assert PICTURE.read_bytes() == b"1"
 
 
-def test_a_file_that_is_not_listed_is_refused(
+def test_unlisted_file_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_settings: MakeSettings
 ) -> None:
     monkeypatch.chdir(project(tmp_path / "main"))
@@ -133,7 +133,7 @@ def test_a_file_that_is_not_listed_is_refused(
     check_named(make_settings(stylize={"styles": ["none.png"]}), "train")
 
 
-def test_dvc_would_lose_an_experiment_of_some_paths(
+def test_percent_sequence_in_path_is_rejected_in_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, lost in (("100% mine", False), ("my%20disk", True)):

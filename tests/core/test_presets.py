@@ -15,19 +15,19 @@ def params(tmp_path: Path, root: Path) -> Path:
     return tmp_path / "params.yaml"
 
 
-def test_the_sample_preset_is_what_params_yaml_holds(root: Path, params: Path) -> None:
+def test_params_yaml_equals_sample_preset(root: Path, params: Path) -> None:
     before = params.read_bytes()
     assert apply_preset("sample", root / "presets", params) == []
     assert params.read_bytes() == before
 
 
-def test_every_preset_is_listed_valid_and_leaves_nothing_behind(root: Path, params: Path) -> None:
+def test_every_preset_is_listed_valid_and_reversible(root: Path, params: Path) -> None:
     before = params.read_bytes()
     comments = before.count(b"#")
     names = list_presets(root / "presets")
     assert next(iter(names)) == "sample"
     assert len(names) == len(list((root / "presets").glob("*.yaml"))) - 1
-    assert "base" not in names, "a file of every value, to which no user needs to go"
+    assert "base" not in names, "it only holds the values that presets start from"
     for name in names:
         apply_preset(name, root / "presets", params)
         settings.load(params)
@@ -36,7 +36,7 @@ def test_every_preset_is_listed_valid_and_leaves_nothing_behind(root: Path, para
     assert params.read_bytes() == before
 
 
-def test_sample_training_does_not_leak_into_other_presets(root: Path) -> None:
+def test_presets_do_not_inherit_sample_training(root: Path) -> None:
     folder = root / "presets"
     base = read_yaml(folder / "base.yaml")["values"]["train"]
     sample = preset_values("sample", folder)["train"]
@@ -63,7 +63,7 @@ def test_sample_training_does_not_leak_into_other_presets(root: Path) -> None:
         ),
     ],
 )
-def test_preset_needs_another_preset_to_be_based_on(
+def test_invalid_based_on_is_rejected(
     root: Path, params: Path, tmp_path: Path, files: dict[str, str], sentence: str
 ) -> None:
     folder = tmp_path / "presets"
@@ -77,40 +77,44 @@ def test_preset_needs_another_preset_to_be_based_on(
     assert params.read_bytes() == before
 
 
-def test_a_preset_is_the_sample_but_for_what_it_says(root: Path, params: Path) -> None:
-    """A mapping of layers is a value: the chapter's content layer comes alone."""
+def test_based_on_replaces_mappings_of_layers(root: Path, params: Path) -> None:
+    """A mapping of layers is one value: it is replaced, not merged."""
     apply_preset("gatys", root / "presets", params)
-    wanted = settings.load(params).stylize
-    assert wanted.content_layers == {21: 1.0}
+    stylize = settings.load(params).stylize
+    assert stylize.content_layers == {21: 1.0}
     widths = {1: 64, 6: 128, 11: 256, 20: 512, 25: 512}
-    assert wanted.style_layers == {layer: 1e3 / n**2 for layer, n in widths.items()}
-    assert (wanted.preprocessing, wanted.init, wanted.optimizer) == ("caffe", "content", "lbfgs")
-    assert (wanted.image_size, wanted.iterations, wanted.pooling) == (512, 500, "max")
+    assert stylize.style_layers == {layer: 1e3 / n**2 for layer, n in widths.items()}
+    assert (stylize.preprocessing, stylize.init, stylize.optimizer) == ("caffe", "content", "lbfgs")
+    assert (stylize.image_size, stylize.iterations, stylize.pooling) == (512, 500, "max")
     assert (
-        wanted.pyramid_levels,
-        wanted.style_strength,
-        wanted.tv_weight,
-        wanted.iterate_averaging,
+        stylize.pyramid_levels,
+        stylize.style_strength,
+        stylize.tv_weight,
+        stylize.iterate_averaging,
     ) == (1, 1, 0, 0)
-    assert (wanted.style_loss, wanted.preserve_color, wanted.padding) == ("gram", "none", "zeros")
+    assert (stylize.style_loss, stylize.preserve_color, stylize.padding) == (
+        "gram",
+        "none",
+        "zeros",
+    )
     assert not any(
-        [wanted.clamp_to_range, wanted.memory_gb, wanted.style_weights, wanted.style_masks]
+        [stylize.clamp_to_range, stylize.memory_gb, stylize.style_weights, stylize.style_masks]
     )
 
 
-def test_a_photograph_gets_the_chapters_layers_within_the_range_of_a_screen(root: Path) -> None:
+def test_photo_preset_differs_from_gatys_in_listed_keys_only(root: Path) -> None:
     chapter, photo = (preset_values(name, root / "presets") for name in ("gatys", "photo"))
     layers, ours = chapter.pop("stylize"), photo.pop("stylize")
     assert photo == chapter
-    told = {key: ours[key] for key in ours if ours[key] != layers[key]}
-    assert (told.pop("clamp_to_range"), told.pop("optimizer")) == (True, "spectral_lbfgs")
-    assert (told.pop("padding"), told.pop("precision")) == ("replicate", "auto")
-    assert told.pop("content_layers") == {21: 10.0}
-    del told["preprocessing"]  # which the weights of both bring with them
-    assert set(told) == {"pyramid_levels", "tv_weight", "iterations", "memory_gb", "styles"}
+    changed = {key: ours[key] for key in ours if ours[key] != layers[key]}
+    assert (changed.pop("clamp_to_range"), changed.pop("optimizer")) == (True, "spectral_lbfgs")
+    assert (changed.pop("padding"), changed.pop("precision")) == ("replicate", "auto")
+    assert changed.pop("content_layers") == {21: 10.0}
+    del changed["preprocessing"]  # which the weights of both bring with them
+    assert set(changed) == {"pyramid_levels", "tv_weight", "iterations", "memory_gb", "styles"}
 
 
-def test_a_long_value_leaves_the_comments_where_they_were(root: Path, params: Path) -> None:
+def test_long_value_does_not_move_comments(root: Path, params: Path) -> None:
     before = params.read_bytes()
     for _ in range(3):
         text = params.read_text()
@@ -120,7 +124,7 @@ def test_a_long_value_leaves_the_comments_where_they_were(root: Path, params: Pa
     assert params.read_bytes() == before
 
 
-def test_changes_are_told_and_the_users_own_machine_is_kept(root: Path, params: Path) -> None:
+def test_changes_are_returned_and_runtime_is_kept(root: Path, params: Path) -> None:
     params.write_text(params.read_text().replace("device: auto", "device: cpu"))
     changes = apply_preset("celeba64", root / "presets", params)
     assert ("train.loss", "hinge", "bce") in [(c.key, c.old, c.new) for c in changes]
@@ -136,7 +140,7 @@ def test_changes_are_told_and_the_users_own_machine_is_kept(root: Path, params: 
         ("{train: {lr: fast}}", r"presets/odd\.yaml: train\.lr is 'fast'"),
     ],
 )
-def test_a_wrong_preset_changes_nothing(
+def test_invalid_preset_changes_nothing(
     root: Path, params: Path, tmp_path: Path, values: str, sentence: str
 ) -> None:
     folder = tmp_path / "presets"
@@ -148,9 +152,7 @@ def test_a_wrong_preset_changes_nothing(
     assert params.read_bytes() == before
 
 
-def test_a_file_with_missing_sections_is_filled_and_an_unknown_key_is_not_ours(
-    root: Path, params: Path
-) -> None:
+def test_missing_values_are_added_and_unknown_keys_rejected(root: Path, params: Path) -> None:
     text = params.read_text()
     params.write_text(text.replace("  epochs: 41\n", "").replace("folders: {}", "folders:"))
     apply_preset("sample", root / "presets", params)
@@ -166,6 +168,6 @@ def test_a_file_with_missing_sections_is_filled_and_an_unknown_key_is_not_ours(
         assert params.read_text() == broken
 
 
-def test_an_unknown_preset_names_the_nearest(root: Path, params: Path) -> None:
+def test_unknown_preset_suggests_nearest(root: Path, params: Path) -> None:
     with pytest.raises(AtelierError, match=r"no preset celeba; did you mean celeba64\?"):
         apply_preset("celeba", root / "presets", params)

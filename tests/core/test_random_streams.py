@@ -1,4 +1,4 @@
-"""Random streams that share a seed, or have neighbouring ones, are independent."""
+"""Random streams of one seed, or of neighboring seeds, are independent."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ NAMES = st.text(min_size=1, max_size=30)
 
 
 @given(SEEDS, NAMES)
-def test_a_stream_repeats(seed: int, name: str) -> None:
+def test_stream_is_reproducible(seed: int, name: str) -> None:
     assert derive_seed(seed, name) == derive_seed(seed, name)
     one, again = (numpy_generator(seed, name).random(3).tolist() for _ in range(2))
     assert one == again
@@ -22,25 +22,25 @@ def test_a_stream_repeats(seed: int, name: str) -> None:
 
 
 @given(st.sets(st.tuples(SEEDS, NAMES), min_size=2, max_size=20))
-def test_other_seeds_and_names_are_other_streams(purposes: set[tuple[int, str]]) -> None:
+def test_streams_of_different_seeds_and_names_differ(purposes: set[tuple[int, str]]) -> None:
     # The lower half is all that torch uses on a CPU.
     lower = {derive_seed(seed, name) % 2**32 for seed, name in purposes}
     assert len(lower) == len(purposes)
     assert len({numpy_generator(*purpose).random() for purpose in purposes}) == len(purposes)
 
 
-def test_a_stream_needs_a_name() -> None:
+def test_stream_without_name_is_rejected() -> None:
     with pytest.raises(ValueError, match="needs a name"):
         derive_seed(1, "")
 
 
-def test_streams_stay_the_same_in_later_versions() -> None:
+def test_seed_equals_recorded_value() -> None:
     assert derive_seed(1, "train.latents.0") == 281900623314435605
     assert derive_seed(2**32 - 1, "a") != derive_seed(2**32 - 2, "a")
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_random_filters_are_neither_the_seeds_raw_numbers_nor_the_latents(seed: int) -> None:
+def test_random_filters_differ_from_raw_seed_and_latents(seed: int) -> None:
     """With one seed for both, latents and filters were the same numbers up to their scale."""
     weights = build_extractor("random", seed).network.layers[0].weight.flatten()
     raw = torch.Generator().manual_seed(seed)

@@ -81,24 +81,24 @@ def test_params_yaml_is_valid_and_frozen() -> None:
         ("runtime.device", "gpu", "runtime.device is 'gpu'"),
     ],
 )
-def test_a_wrong_value_is_named_in_one_sentence(key: str, value: Any, sentence: str) -> None:
+def test_invalid_value_is_named_in_one_sentence(key: str, value: Any, sentence: str) -> None:
     with pytest.raises(AtelierError) as caught:
         settings.check(changed(key, value), "params.yaml")
-    told = str(caught.value)
-    assert sentence in told
-    assert told.startswith("params.yaml: ")
-    assert "\n" not in told
-    assert told.endswith(".")
+    message = str(caught.value)
+    assert sentence in message
+    assert message.startswith("params.yaml: ")
+    assert "\n" not in message
+    assert message.endswith(".")
 
 
-def test_a_misspelt_key_is_told_rather_than_the_missing_one() -> None:
+def test_misspelled_key_is_reported_before_missing_one() -> None:
     values = changed("train.epoch", 3)
     del values["train"]["epochs"]
     with pytest.raises(AtelierError, match=r"did you mean train\.epochs \(and 1 more to fix\)"):
         settings.check(values, "params.yaml")
 
 
-def test_a_missing_setting_says_how_to_get_it_back() -> None:
+def test_missing_setting_names_commands_that_add_it() -> None:
     values = deepcopy(VALUES)
     del values["train"]["lr"]
     with pytest.raises(AtelierError, match=r"train\.lr is missing; `atelier migrate` adds it"):
@@ -149,7 +149,7 @@ def test_renamed_keys_exist_today_and_old_ones_do_not() -> None:
     "content",
     [b"a: [1", b"a: 1\na: 2\n", b"\xff\xfe\x00", b"a: !!python/object/apply:os.system [ls]", b"\t"],
 )
-def test_a_file_that_is_no_yaml_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+def test_invalid_yaml_is_one_sentence(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "params.yaml"
     file.write_bytes(content)
     with pytest.raises(AtelierError) as caught:
@@ -157,7 +157,7 @@ def test_a_file_that_is_no_yaml_is_one_sentence(tmp_path: Path, content: bytes) 
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+def test_missing_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(AtelierError, match=r"cannot read .*params\.yaml: No such file"):
         settings.load(tmp_path / "params.yaml")
 
@@ -188,8 +188,8 @@ def test_any_value_is_valid_or_one_sentence(key: str, value: Any) -> None:
         assert "\n" not in str(error)
 
 
-def test_no_setting_bears_a_name_that_dvcs_run_cache_overlooks() -> None:
-    """It leaves parameters named size and nfiles out of the key, and would restore old results."""
+def test_no_setting_has_a_name_that_dvc_run_cache_ignores() -> None:
+    """Its key lacks parameters named size and nfiles, so it would restore old results."""
 
     def names(model: type[Section]) -> list[str]:
         found = []
@@ -202,7 +202,7 @@ def test_no_setting_bears_a_name_that_dvcs_run_cache_overlooks() -> None:
     assert not {"size", "nfiles"} & set(names(settings.Settings))
 
 
-def test_weights_that_evaluate_names_must_be_there(tmp_path: Path) -> None:
+def test_missing_weights_of_evaluate_are_named(tmp_path: Path) -> None:
     wanted = settings.check(changed("evaluate.features", "vgg.pth"), "params.yaml")
     with pytest.raises(AtelierError, match=r"no data/weights/vgg\.pth, .* under evaluate; put it"):
         check_files(wanted, tmp_path)
@@ -224,7 +224,7 @@ def test_weights_that_evaluate_names_must_be_there(tmp_path: Path) -> None:
         ("mine.pth", "caffe", "caffe"),
     ],
 )
-def test_learned_weights_bring_their_preprocessing(
+def test_pretrained_weights_define_preprocessing(
     weights: str, preprocessing: str, convention: str
 ) -> None:
     values = changed("stylize.weights", weights)
@@ -241,7 +241,7 @@ def test_validation_and_test_leave_images_for_training() -> None:
     settings.check(values, "params.yaml")
 
 
-def test_the_best_epoch_needs_a_validation_set() -> None:
+def test_best_model_needs_validation_set() -> None:
     values = deepcopy(VALUES)
     values["train"]["select_model"] = "best"
     settings.check(values, "params.yaml")
