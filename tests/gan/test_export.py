@@ -53,9 +53,9 @@ def test_export_matches_generator_for_any_batch_size(
     export(sampled, tmp_path / name)
     assert [file.name for file in tmp_path.iterdir()] == [name], "export must write a single file"
     for count in (1, 5):
-        latents = draw_latents(count, arch, seed=count)
-        images = run(tmp_path / name, latents.numpy())  # type: ignore[operator]
-        expected = generate(generator, latents)
+        inputs = draw_latents(count, arch, seed=count)
+        images = run(tmp_path / name, inputs.numpy())  # type: ignore[operator]
+        expected = generate(generator, inputs)
         assert (images.dtype, images.shape) == (np.uint8, (count, 28, 28, channels))
         # Sums in another order may round to the other side: one level of 255, here and there.
         assert np.abs(images.astype(int) - expected).max() <= 1

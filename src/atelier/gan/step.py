@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -20,6 +21,23 @@ from atelier.gan.losses import (
 from atelier.gan.model import GAN
 
 STATISTICS = ("loss_d", "loss_g", "d_x", "d_g_z1", "d_g_z2")
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Inputs of both updates: real images, one-hot labels, random numbers, and the fraction.
+
+    See :func:`train_step`.
+    """
+
+    real: Tensor
+    labels: Tensor | None
+    uniforms: Tensor
+    fraction: float
+
+    def augment(self, gan: GAN, view: str, images: Tensor) -> Tensor:
+        """Apply differentiable augmentation with the random numbers of a view."""
+        return diff_augment(images, gan.settings.augment, self.uniforms, view)
 
 
 def train_step(
@@ -51,67 +69,84 @@ def train_step(
         (without penalties), loss_g, and the mean of D(x), of D(G(z)) before the discriminator's
         update, and of D(G(z)) after it.
     """
-    settings, generator, discriminator = gan.settings, gan.generator, gan.discriminator
-    mixed_precision = partial(autocast, gan.precision, real.device)
     uniforms = latents.new_empty(len(latents), 0) if uniforms is None else uniforms
-    augment = partial(diff_augment, kinds=settings.augment, uniforms=uniforms)
-    labels = split_labels(latents, gan.arch)
-    if settings.horizontal_flip:
+    if gan.settings.horizontal_flip:
         real = random_hflip(real, uniforms)
+    batch = _Batch(real, split_labels(latents, gan.arch), uniforms, batch_fraction)
 
-    # 1. Discriminator: raise the logits of real images, lower those of generated images.
     gan.discriminator_optimizer.zero_grad(set_to_none=True)
-    with mixed_precision():
-        fake = generator(latents)
-        real_view, fake_view = augment(real, view="real"), augment(fake.detach(), view="fake")
-        logits_real = discriminator(real_view, labels)
-        logits_fake = discriminator(fake_view, labels)
-    loss_d = discriminator_loss(settings.loss, logits_real, logits_fake, settings.label_smoothing)
-    objective = loss_d
-    if with_penalty:
-        objective = loss_d + _penalty(gan, real_view, fake_view, labels, uniforms)
-    _backward_and_step(gan, objective, batch_fraction, discriminator, gan.discriminator_optimizer)
-
-    # 2. Generator: raise the logits that the updated discriminator gives the same images.
-    gan.generator_optimizer.zero_grad(set_to_none=True)
-    logits_real_g = None
-    with _frozen(discriminator):
-        with mixed_precision():
-            logits_fake_g = discriminator(augment(fake, view="fake_g"), labels)
-            if settings.loss == "relativistic":
-                logits_real_g = discriminator(augment(real, view="real_g"), labels)
-        loss_g = generator_loss(settings.loss, logits_fake_g, logits_real_g)
-        _backward_and_step(gan, loss_g, batch_fraction, generator, gan.generator_optimizer)
-    if gan.ema:
-        gan.ema.update(generator)
-
-    return _statistics(
-        gan, (loss_d, loss_g), (logits_real, logits_fake, logits_fake_g), batch_fraction
+    with autocast(gan.precision, real.device):
+        fake = gan.generator(latents)
+    loss_d, logits_real, logits_fake = _update_discriminator(
+        gan, batch, fake.detach(), with_penalty
     )
+    gan.generator_optimizer.zero_grad(set_to_none=True)
+    loss_g, logits_fake_g = _update_generator(gan, batch, fake)
+    if gan.ema:
+        gan.ema.update(gan.generator)
+    return _statistics(gan, batch, (loss_d, loss_g), (logits_real, logits_fake, logits_fake_g))
 
 
-def _penalty(
-    gan: GAN, real: Tensor, fake: Tensor, labels: Tensor | None, uniforms: Tensor
-) -> Tensor:
+def _update_discriminator(
+    gan: GAN, batch: _Batch, fake: Tensor, with_penalty: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Raise the logits of real images and lower those of generated images.
+
+    Returns:
+        The loss without penalties, the logits of the real and those of the generated images.
+    """
+    settings, discriminator = gan.settings, gan.discriminator
+    real_view, fake_view = batch.augment(gan, "real", batch.real), batch.augment(gan, "fake", fake)
+    with autocast(gan.precision, fake.device):
+        logits_real = discriminator(real_view, batch.labels)
+        logits_fake = discriminator(fake_view, batch.labels)
+    loss = discriminator_loss(settings.loss, logits_real, logits_fake, settings.label_smoothing)
+    objective = loss
+    if with_penalty:
+        objective = loss + _penalty(gan, batch, real_view, fake_view)
+    _backward_and_step(gan, batch, objective, discriminator, gan.discriminator_optimizer)
+    return loss, logits_real, logits_fake
+
+
+def _update_generator(gan: GAN, batch: _Batch, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Raise the logits that the updated discriminator gives the generated images.
+
+    Returns:
+        The loss, and the logits of the generated images.
+    """
+    settings, discriminator = gan.settings, gan.discriminator
+    logits_real = None
+    with _frozen(discriminator):
+        with autocast(gan.precision, fake.device):
+            logits_fake = discriminator(batch.augment(gan, "fake_g", fake), batch.labels)
+            if settings.loss == "relativistic":
+                real_view = batch.augment(gan, "real_g", batch.real)
+                logits_real = discriminator(real_view, batch.labels)
+        loss = generator_loss(settings.loss, logits_fake, logits_real)
+        _backward_and_step(gan, batch, loss, gan.generator, gan.generator_optimizer)
+    return loss, logits_fake
+
+
+def _penalty(gan: GAN, batch: _Batch, real: Tensor, fake: Tensor) -> Tensor:
     """Return the weighted sum of the gradient penalties.
 
     A penalty of every n-th step is multiplied by n (lazy regularization; Karras et al. 2020,
     "Analyzing and improving the image quality of StyleGAN", section 3.1).
     """
-    settings, critic = gan.settings, partial(gan.discriminator, labels=labels)
+    settings, critic = gan.settings, partial(gan.discriminator, labels=batch.labels)
     total = real.new_zeros(())
     if settings.r1:
         total = total + settings.r1 * r1_penalty(critic, real)
     if settings.r2:
         total = total + settings.r2 * r1_penalty(critic, fake)
     if settings.gradient_penalty:
-        penalty = gradient_penalty(critic, real, fake, interpolation_weights(uniforms))
+        penalty = gradient_penalty(critic, real, fake, interpolation_weights(batch.uniforms))
         total = total + settings.gradient_penalty * penalty
     return total * settings.penalty_interval
 
 
 def _backward_and_step(
-    gan: GAN, loss: Tensor, batch_fraction: float, network: nn.Module, optimizer: optim.Optimizer
+    gan: GAN, batch: _Batch, loss: Tensor, network: nn.Module, optimizer: optim.Optimizer
 ) -> None:
     """Compute gradients of the mean loss over the batch of all processes, and update a network.
 
@@ -119,7 +154,7 @@ def _backward_and_step(
     difficulty of training recurrent neural networks", algorithm 1).
     """
     if gan.ranks.count > 1:
-        (batch_fraction * loss).backward()
+        (batch.fraction * loss).backward()
         gan.ranks.all_reduce_sum(p.grad for p in network.parameters() if p.grad is not None)
     else:
         loss.backward()
@@ -140,12 +175,12 @@ def _frozen(discriminator: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def _statistics(
-    gan: GAN, losses: tuple[Tensor, ...], logits: tuple[Tensor, ...], batch_fraction: float
+    gan: GAN, batch: _Batch, losses: tuple[Tensor, ...], logits: tuple[Tensor, ...]
 ) -> Tensor:
     """Return the losses and the mean scores over the batch of all processes, float32 [5]."""
     scores = [mean(values.float().sigmoid()) for values in logits]
     statistics = torch.stack([*(loss.detach() for loss in losses), *scores]).float()
     if gan.ranks.count > 1:
-        statistics *= batch_fraction
+        statistics *= batch.fraction
         gan.ranks.all_reduce_sum([statistics])
     return statistics
