@@ -213,6 +213,9 @@ class Worker:
         return self.pool.submit(run_epoch).result()
 
 
+training: Any  # the loop of a worker process, set by start_training
+
+
 def start_training(loop: type, *arguments: object) -> None:
     """Build the training loop of this process."""
     global training

@@ -1,10 +1,16 @@
-"""Results of epochs as CSV rows and as a summary."""
+"""Results of epochs as CSV rows and as a summary, and the best model."""
 
+import math
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 
-from atelier.gan.history import EpochResult, History
+from atelier.gan.history import BestModel, EpochResult, History
+from atelier.gan.networks import build_networks
+
+from ..support.architectures import SMALL
 
 NO_SAMPLES = np.zeros((2, 1, 1, 1), np.uint8)
 
@@ -85,3 +91,28 @@ def test_epoch_counts_its_images_and_reports_its_score() -> None:
     assert FIRST.quality_by_epoch == {1: [0.5]}
     assert epoch_of(2, [[0] * 5], [1], 0.0).quality_by_epoch == {2: [0.0]}
     assert THIRD.quality_by_epoch == {}
+
+
+def test_best_model_copies_generator_of_first_lowest_score() -> None:
+    generator = build_networks(SMALL, seed=1)[0]
+    weight = next(generator.parameters())
+    best_model = BestModel()
+    assert math.isnan(best_model.last)
+    assert (best_model.best, best_model.best_epoch) == (math.inf, 0)
+    with pytest.raises(ValueError, match="no epoch was scored"):
+        best_model.best_generator(SMALL)
+    for epoch, quality in ((2, 0.5), (4, 0.25), (6, 0.25), (8, 0.75)):
+        with torch.no_grad():
+            weight.fill_(epoch)
+        best_model.add(epoch, quality, generator)
+    assert (best_model.last, best_model.best, best_model.best_epoch) == (0.75, 0.25, 4)
+    other = BestModel()
+    other.restore(best_model.state())
+    for one in (best_model, other):
+        generator_of_best = one.best_generator(SMALL)
+        assert not generator_of_best.training
+        assert bool((next(generator_of_best.parameters()) == 4).all())
+        assert one.state()["numbers"].tolist() == [0.75, 0.25, 4]
+        assert (one.last, one.best, one.best_epoch) == (0.75, 0.25, 4)
+    assert best_model.state().keys() == other.state().keys()
+    assert len(best_model.state()) == 1 + len(generator.state_dict())

@@ -1,6 +1,5 @@
 """Inputs of the training steps, random streams, CUDA graphs, and the state of a trainer."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +17,8 @@ from atelier.gan.cuda_graph import _restore_in_place
 from atelier.gan.distributed import Ranks
 from atelier.gan.fit import follow_rank0
 from atelier.gan.generate import random_latents
-from atelier.gan.networks import build_networks
 from atelier.gan.step import train_step
-from atelier.gan.trainer import BestModel, Trainer, _progress_note
-
-from ..support.architectures import SMALL
+from atelier.gan.trainer import Trainer, _progress_note
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 TINY = {
@@ -471,28 +467,3 @@ def test_dropout_has_its_own_stream(make: Callable[..., Trainer]) -> None:
         assert torch.equal(torch.get_rng_state(), before)
     assert np.array_equal(*outcomes)
     assert not torch.equal(trainer.state()["stream.dropout"], make().state()["stream.dropout"])
-
-
-def test_best_model_copies_generator_of_first_lowest_score() -> None:
-    generator = build_networks(SMALL, seed=1)[0]
-    weight = next(generator.parameters())
-    best_model = BestModel()
-    assert math.isnan(best_model.last)
-    assert (best_model.best, best_model.best_epoch) == (math.inf, 0)
-    with pytest.raises(ValueError, match="no epoch was scored"):
-        best_model.best_generator(SMALL)
-    for epoch, quality in ((2, 0.5), (4, 0.25), (6, 0.25), (8, 0.75)):
-        with torch.no_grad():
-            weight.fill_(epoch)
-        best_model.add(epoch, quality, generator)
-    assert (best_model.last, best_model.best, best_model.best_epoch) == (0.75, 0.25, 4)
-    other = BestModel()
-    other.restore(best_model.state())
-    for one in (best_model, other):
-        generator_of_best = one.best_generator(SMALL)
-        assert not generator_of_best.training
-        assert bool((next(generator_of_best.parameters()) == 4).all())
-        assert one.state()["numbers"].tolist() == [0.75, 0.25, 4]
-        assert (one.last, one.best, one.best_epoch) == (0.75, 0.25, 4)
-    assert best_model.state().keys() == other.state().keys()
-    assert len(best_model.state()) == 1 + len(generator.state_dict())

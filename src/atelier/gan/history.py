@@ -1,14 +1,19 @@
-"""Results of each epoch, and the loss history of a training as CSV and JSON."""
+"""Results of each epoch, the best model so far, and the loss history as CSV and JSON."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from atelier.core.errors import AtelierError
 from atelier.core.files import write_csv
+from atelier.gan.networks import Architecture, Generator
 from atelier.gan.step import STATISTICS
 
 
@@ -50,6 +55,54 @@ class EpochResult:
     def quality_by_epoch(self) -> dict[int, list[float]]:
         """The score as a point of a curve, by epoch; empty if the epoch was not scored."""
         return {} if self.quality is None else {self.number: [self.quality]}
+
+
+class BestModel:
+    """Scores of the epochs so far, and the weights of the best one.
+
+    Attributes:
+        last: the score of the last scored epoch; ``nan`` if there is none.
+        best: the lowest score so far; ``inf`` if there is none.
+        best_epoch: the epoch of the lowest score; 0 if there is none.
+    """
+
+    def __init__(self) -> None:
+        self.last, self.best, self.best_epoch = math.nan, math.inf, 0
+        self._weights: dict[str, Tensor] = {}
+
+    def add(self, epoch: int, quality: float, generator: Generator) -> None:
+        """Record an epoch's score, and copy the generator if it is the best so far."""
+        self.last = quality
+        if quality < self.best:
+            self.best, self.best_epoch = quality, epoch
+            self._weights = {k: tensor.clone() for k, tensor in generator.state_dict().items()}
+
+    def best_generator(self, arch: Architecture) -> Generator:
+        """Build the generator of the best epoch, in evaluation mode, on the CPU.
+
+        Raises:
+            ValueError: no epoch was scored.
+        """
+        if not self._weights:
+            raise ValueError("no epoch was scored")
+        generator = Generator(arch)
+        generator.load_state_dict(self._weights)
+        return generator.eval()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the scores and the best weights by name."""
+        numbers = torch.tensor([self.last, self.best, self.best_epoch], dtype=torch.float64)
+        return {"numbers": numbers} | {f"best.{key}": t for key, t in self._weights.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Load the tensors returned by :meth:`state`, bit for bit."""
+        self.last, self.best, epoch = state["numbers"].tolist()
+        self.best_epoch, prefix = int(epoch), "best."
+        self._weights = {
+            key.removeprefix(prefix): tensor
+            for key, tensor in state.items()
+            if key.startswith(prefix)
+        }
 
 
 class History:

@@ -1,6 +1,5 @@
 """Training loop: yields one result per epoch."""
 
-import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -18,10 +17,10 @@ from atelier.core.settings import TrainSettings
 from atelier.gan.cuda_graph import GraphedStep
 from atelier.gan.distributed import SINGLE_PROCESS, Ranks
 from atelier.gan.generate import draw_latents, generate, random_latents, with_labels
-from atelier.gan.history import DivergedError, EpochResult
+from atelier.gan.history import BestModel, DivergedError, EpochResult
 from atelier.gan.loader import BatchLoader, labels_by_row, to_unit_range, validate_labels
 from atelier.gan.model import build_gan, lr_factor
-from atelier.gan.networks import Architecture, Generator
+from atelier.gan.networks import Architecture
 from atelier.gan.step import STATISTICS, train_step
 
 QualityFn = Callable[[NDArray[np.uint8]], float]
@@ -399,54 +398,6 @@ class Trainer:
 
     def _seed(self, name: str) -> int:
         return derive_seed(self.settings.seed, f"train.{name}")
-
-
-class BestModel:
-    """Scores of the epochs so far, and the weights of the best one.
-
-    Attributes:
-        last: the score of the last scored epoch; ``nan`` if there is none.
-        best: the lowest score so far; ``inf`` if there is none.
-        best_epoch: the epoch of the lowest score; 0 if there is none.
-    """
-
-    def __init__(self) -> None:
-        self.last, self.best, self.best_epoch = math.nan, math.inf, 0
-        self._weights: dict[str, Tensor] = {}
-
-    def add(self, epoch: int, quality: float, generator: Generator) -> None:
-        """Record an epoch's score, and copy the generator if it is the best so far."""
-        self.last = quality
-        if quality < self.best:
-            self.best, self.best_epoch = quality, epoch
-            self._weights = {k: tensor.clone() for k, tensor in generator.state_dict().items()}
-
-    def best_generator(self, arch: Architecture) -> Generator:
-        """Build the generator of the best epoch, in evaluation mode, on the CPU.
-
-        Raises:
-            ValueError: no epoch was scored.
-        """
-        if not self._weights:
-            raise ValueError("no epoch was scored")
-        generator = Generator(arch)
-        generator.load_state_dict(self._weights)
-        return generator.eval()
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the scores and the best weights by name."""
-        numbers = torch.tensor([self.last, self.best, self.best_epoch], dtype=torch.float64)
-        return {"numbers": numbers} | {f"best.{key}": t for key, t in self._weights.items()}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Load the tensors returned by :meth:`state`, bit for bit."""
-        self.last, self.best, epoch = state["numbers"].tolist()
-        self.best_epoch, prefix = int(epoch), "best."
-        self._weights = {
-            key.removeprefix(prefix): tensor
-            for key, tensor in state.items()
-            if key.startswith(prefix)
-        }
 
 
 def _progress_note(number: int, statistics: NDArray[np.float32]) -> str:
