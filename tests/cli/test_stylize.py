@@ -117,13 +117,13 @@ def test_a_film_shows_the_way(atelier: Typed, album: Path) -> None:
 def test_frames_of_a_painting_that_is_written_are_let_go(
     atelier: Typed, album: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note, held = Intermediates.note, []
+    note, held = Intermediates.add, []
 
     def look(seen: Intermediates, glimpse: Preview) -> None:
-        held.append((glimpse.image, len(seen.of(0))))
+        held.append((glimpse.image, len(seen.of_image(0))))
         note(seen, glimpse)
 
-    monkeypatch.setattr(Intermediates, "note", look)
+    monkeypatch.setattr(Intermediates, "add", look)
     pictures = (album / "bob.PNG", album / "waves.png")
     command = ("stylize", *pictures, "--style", album / "stars.webp", "--size", 32)
     told = atelier(*command, "--gif", *QUICK)
@@ -394,8 +394,8 @@ def test_a_painting_that_no_memory_holds_is_refused_before_it_is_begun(
 ) -> None:
     Image.new("L", (1, 1_000_000)).save(album / "line.png")
     told = atelier("stylize", album / "line.png", "--style", album / "waves.png", *QUICK, code=1)
-    assert told.startswith("ERROR: a painting of 32 x 32000000 pixels needs more than ")
-    assert "none of this shape would fit" in told
+    assert told.startswith("ERROR: a stylized image of 32 x 32000000 pixels needs more than ")
+    assert "no image size of this aspect ratio fits" in told
     assert told.count("\n") == 1
 
 
@@ -429,7 +429,7 @@ def test_a_later_picture_that_no_memory_holds_is_refused_before_the_first_is_pai
     Image.new("RGB", (32, 1000)).save(album / "long.png")
     command = ("stylize", album / "bob.PNG", album / "long.png", "--style", album / "waves.png")
     told = atelier(*command, *size, *QUICK, "--params", code=1)
-    assert told.startswith("ERROR: a painting of 32 x 1000 pixels needs more than")
+    assert told.startswith("ERROR: a stylized image of 32 x 1000 pixels needs more than")
     assert not Path("painted").exists()
 
 

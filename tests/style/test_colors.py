@@ -7,9 +7,9 @@ from torch import Tensor
 from atelier.style.problem import (
     luminance,
     luminance_bounds,
-    match_color_statistics,
-    match_luminance,
     recombine_luminance,
+    match_luminance,
+    match_color_statistics,
 )
 
 
@@ -42,11 +42,11 @@ def test_room_for_lightness_ends_where_a_channel_leaves_the_screen() -> None:
 
 def test_a_lightness_in_the_colors_of_an_image_changes_all_channels_alike() -> None:
     colors = _colors((0.2, 0.4, 0.6), (0.1, 0.9, 0.5))
-    brighter = match_color_statistics(luminance(colors) + 0.1, colors)
+    brighter = recombine_luminance(luminance(colors) + 0.1, colors)
     torch.testing.assert_close(brighter, colors + 0.1)
-    torch.testing.assert_close(match_color_statistics(luminance(colors), colors), colors)
-    assert match_color_statistics(luminance(colors) + 2, colors).max() == 1
-    assert match_color_statistics(luminance(colors) - 2, colors).min() == 0
+    torch.testing.assert_close(recombine_luminance(luminance(colors), colors), colors)
+    assert recombine_luminance(luminance(colors) + 2, colors).max() == 1
+    assert recombine_luminance(luminance(colors) - 2, colors).min() == 0
 
 
 def test_a_style_gets_the_contents_mean_and_spread_of_lightness() -> None:
@@ -68,10 +68,10 @@ def test_the_map_of_colors_is_symmetric_and_carries_one_covariance_to_the_other(
     axes = torch.tensor([[1.0, -1, 0, 0, 0, 0], [0, 0, 1, -1, 0, 0], [0, 0, 0, 0, 1, -1]])
     style = 0.5 + 0.1 * axes[None, :, None]
     content = 0.4 + torch.tensor([0.2, 0.05, 0.1]).view(1, 3, 1, 1) * axes[None, :, None]
-    torch.testing.assert_close(recombine_luminance(style, content), content, atol=1e-5, rtol=0)
+    torch.testing.assert_close(match_color_statistics(style, content), content, atol=1e-5, rtol=0)
     generator = torch.Generator().manual_seed(1)
     first, second = (0.35 + 0.3 * torch.rand(1, 3, 9, 9, generator=generator) for _ in range(2))
-    found = recombine_luminance(first, second).double().flatten(2)[0]
+    found = match_color_statistics(first, second).double().flatten(2)[0]
     ours, theirs = first.double().flatten(2)[0], second.double().flatten(2)[0]
     # The least-squares map of the centered colors is the one that was applied.
     centered = ours - ours.mean(1, keepdim=True)
@@ -88,10 +88,10 @@ def test_the_map_of_colors_is_symmetric_and_carries_one_covariance_to_the_other(
 
 def test_one_color_for_all_becomes_the_contents_mean() -> None:
     flat, content = _colors(*[(0.9, 0.1, 0.3)] * 4), _colors((0.2, 0.4, 0.6), (0.4, 0.2, 0.8))
-    found = recombine_luminance(flat, content)
+    found = match_color_statistics(flat, content)
     torch.testing.assert_close(found, _colors(*[(0.3, 0.3, 0.7)] * 4))
     # Black and white only: of the missing colors no noise is made.
     grey = _colors(*[(level, level, level) for level in (0.0, 0.3, 1.0)])
     grey_content = _colors(*[(level, level, level) for level in (0.2, 0.4, 0.6)])
-    found = recombine_luminance(grey, grey_content)
+    found = match_color_statistics(grey, grey_content)
     assert (found - found.mean(1, keepdim=True)).abs().max() < 1e-4

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from atelier.style.demo_styles import _paint_scene, demo_style_image
+from atelier.style.demo_styles import _night_sky_field, demo_style_image
 
 from ..support.golden import differences, store
 
@@ -18,8 +18,8 @@ _STORED = Path(__file__).with_name("drawn_styles.npz")
 
 def _images() -> dict[str, NDArray[np.uint8] | NDArray[np.floating]]:
     """Return the styles, and what the night sky's strokes are painted over, in finer units."""
-    scene = _paint_scene(96, np.random.default_rng(1))
-    under = {"scene_colors": 16 * scene.color, "scene_strokes": 1000 * scene.direction[..., None]}
+    field = _night_sky_field(96, np.random.default_rng(1))
+    under = {"scene_colors": 16 * field.color, "scene_strokes": 1000 * field.direction[..., None]}
     sizes = (("night_sky", 48, 1), ("wave", 300, 1), ("wave", 84, 2), ("stained_glass", 96, 1))
     return under | {
         f"{name}_{size}": demo_style_image(name, size, seed) for name, size, seed in sizes

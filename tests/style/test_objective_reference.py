@@ -187,5 +187,5 @@ def test_a_soft_mask_weighs_places_by_its_values(kind: str) -> None:
 
 def test_shares_are_the_weights_scaled_to_one_and_equal_by_default() -> None:
     look = Style((_image(1),) * 3, (1.0, 2.0, 5.0))
-    assert look.shares() == pytest.approx([0.125, 0.25, 0.625])
-    assert dataclasses.replace(look, weights=()).shares() == pytest.approx([1 / 3] * 3)
+    assert look.normalized_weights() == pytest.approx([0.125, 0.25, 0.625])
+    assert dataclasses.replace(look, weights=()).normalized_weights() == pytest.approx([1 / 3] * 3)

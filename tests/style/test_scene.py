@@ -14,7 +14,7 @@ from atelier.style.batch import (
     StylizedImage,
     _Group,
     _mask,
-    _stretch_to,
+    _side_by_side,
     _style_size,
     _styles,
     loss_table,
@@ -28,7 +28,7 @@ from atelier.style.problem import (
     StyleJob,
     luminance,
     luminance_bounds,
-    match_color_statistics,
+    recombine_luminance,
 )
 from atelier.style.pyramid import resize
 from atelier.style.transfer import transfer_style
@@ -121,7 +121,7 @@ def test_in_luminance_gradients_are_averaged_and_colors_come_back_at_the_end() -
         scene.project_gradient(gradient), gradient.mean(1, keepdim=True).expand(1, 3, 8, 8)
     )
     grey = luminance(content) * 0.9
-    assert torch.equal(scene.postprocess(grey), match_color_statistics(grey, content))
+    assert torch.equal(scene.postprocess(grey), recombine_luminance(grey, content))
     plain = _scene(StyleJob(content, (Style((style,)),)))
     assert torch.equal(plain.project_gradient(gradient), gradient)
 
@@ -272,13 +272,13 @@ def _pixels(height: int, width: int, level: int = 9) -> np.ndarray:
 
 def test_styles_side_by_side_have_the_height_of_the_highest() -> None:
     (one, other) = _pixels(10, 4, 50), _pixels(20, 6, 90)
-    both = _stretch_to([one, other])
+    both = _side_by_side([one, other])
     assert both.shape == (20, 8 + 6, 3)
     assert (both[:, :8] == 50).all()
     assert (both[:, 8:] == 90).all()
-    assert _stretch_to([one]) is one
-    assert _stretch_to([_pixels(100, 1), _pixels(10, 10)]).shape == (100, 101, 3)
-    assert _stretch_to([_pixels(1, 1), _pixels(1, 900)]).shape == (1, 901, 3)
+    assert _side_by_side([one]) is one
+    assert _side_by_side([_pixels(100, 1), _pixels(10, 10)]).shape == (100, 101, 3)
+    assert _side_by_side([_pixels(1, 1), _pixels(1, 900)]).shape == (1, 901, 3)
 
 
 def test_masks_are_their_lightness_at_the_size_of_each_painting() -> None:

@@ -56,7 +56,7 @@ def test_tiles_begin_where_the_memory_of_one_pass_ends(
     for side in (18, 31):
         assert _side(optimizer, held + side**2 * PASS_BYTES + 1, styles) == side
     # The receptive field is 5 pixels to either side, and 6 in whole steps: tiles of 18 or more.
-    with pytest.raises(AtelierError, match="a painting of 50 x 64 pixels needs more than"):
+    with pytest.raises(AtelierError, match="a stylized image of 50 x 64 pixels needs more than"):
         _side(optimizer, held + 18**2 * PASS_BYTES - 1, styles)
 
 
@@ -87,13 +87,13 @@ def test_tiles_have_cores_side_by_side_and_margins_of_the_receptive_field() -> N
         for top, bottom, up, down in rows
         for left, right, before, behind in columns
     ]
-    assert tiles(10, 7, 9, reach=2, step=2) == expected
+    assert tiles(10, 7, 9, radius=2, step=2) == expected
     # A margin of 3 is 4 in whole steps, which leaves one pixel: a core is a step at least.
-    assert [part.core[1] for part in tiles(10, 2, 9, reach=3, step=2)] == [2, 4, 6, 8, 10]
+    assert [part.core[1] for part in tiles(10, 2, 9, radius=3, step=2)] == [2, 4, 6, 8, 10]
     everything = (0, 10, 0, 7)
     for side in (None, 10, 11):
-        assert tiles(10, 7, side, reach=2, step=2) == [Tile(everything, everything)]
-    assert len(tiles(7, 10, 9, reach=2, step=2)) == 6
+        assert tiles(10, 7, side, radius=2, step=2) == [Tile(everything, everything)]
+    assert len(tiles(7, 10, 9, radius=2, step=2)) == 6
 
 
 def test_scales_of_less_than_32_pixels_are_left_out() -> None:

@@ -125,13 +125,13 @@ def test_what_is_painted_in_luminance_is_what_is_saved() -> None:
         grey = (
             (room.low + share * (room.high - room.low)).amin(1, keepdim=True).expand(-1, 3, -1, -1)
         )
-        saved = problem.match_color_statistics(grey, contents)
+        saved = problem.recombine_luminance(grey, contents)
         torch.testing.assert_close(problem.luminance(saved), grey.contiguous(), atol=1e-6, rtol=0)
 
 
 def test_a_recolored_style_has_the_contents_mean_and_covariance() -> None:
     content, style = 0.4 + 0.2 * smooth(1), smooth(2)
-    changed = problem.recombine_luminance(style, content).flatten(2)[0]
+    changed = problem.match_color_statistics(style, content).flatten(2)[0]
     wanted = content.flatten(2)[0]
     torch.testing.assert_close(changed.mean(1), wanted.mean(1), atol=1e-4, rtol=0)
     torch.testing.assert_close(torch.cov(changed), torch.cov(wanted), atol=1e-4, rtol=0)
@@ -139,7 +139,9 @@ def test_a_recolored_style_has_the_contents_mean_and_covariance() -> None:
 
 def test_a_style_in_its_own_colours_stays() -> None:
     style = smooth(2)
-    torch.testing.assert_close(problem.recombine_luminance(style, style), style, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        problem.match_color_statistics(style, style), style, atol=1e-4, rtol=0
+    )
 
 
 def test_mixed_styles_have_the_mean_of_their_textures() -> None:
@@ -169,7 +171,7 @@ def test_a_batch_paints_each_face_in_its_own_style() -> None:
         [Style((smooth(2),)), Style((smooth(3),))],
     )
     together = list(
-        transfer_style(contents, looks, settings, vgg, CPU, lambda step: None, at_once=2)
+        transfer_style(contents, looks, settings, vgg, CPU, lambda step: None, batch_size=2)
     )
     for result, content, look in zip(together, contents, looks, strict=True):
         alone, _ = painted(settings, content, look)

@@ -22,10 +22,10 @@ def _paint(
     attempts: TransferCheckpoints | None = None,
 ) -> list[torch.Tensor]:
     vgg = build_vgg19("random", "average", 1, 6)
-    contents, watch = [smooth(1), smooth(3)], seen.note if seen else None
+    contents, watch = [smooth(1), smooth(3)], seen.add if seen else None
     told = lambda step: None  # noqa: E731
     return list(
-        transfer_style(contents, smooth(2), settings, vgg, CPU, told, attempts, watch=watch)
+        transfer_style(contents, smooth(2), settings, vgg, CPU, told, attempts, on_preview=watch)
     )
 
 
@@ -52,7 +52,7 @@ def test_a_painting_is_seen_as_often_as_asked_for_and_stays_the_same(
     settings = options(**{"optimizer": "spectral_lbfgs", **changes})
     seen = Intermediates()
     paintings = _paint(settings, seen)
-    assert list(seen.of(0)) == list(seen.of(1)) == expected
+    assert list(seen.of_image(0)) == list(seen.of_image(1)) == expected
     unseen = _paint(settings.model_copy(update={"save_intermediates": 0}), None)
     assert all(torch.equal(one, other) for one, other in zip(paintings, unseen, strict=True))
 
@@ -62,7 +62,7 @@ def test_torchs_lbfgs_is_seen_where_it_halts_anyway() -> None:
     seen = Intermediates()
     paintings = _paint(settings, seen)
     unseen = _paint(settings.model_copy(update={"save_intermediates": 0}), None)
-    assert len(seen.of(0)) == 2
+    assert len(seen.of_image(0)) == 2
     assert all(torch.equal(one, other) for one, other in zip(paintings, unseen, strict=True))
 
 
@@ -84,7 +84,9 @@ def test_an_interruption_between_two_glimpses_shows_the_painting_as_it_is(optimi
         smooth(2),
     )
     with pytest.raises(KeyboardInterrupt):
-        list(transfer_style([content], style, settings, vgg, CPU, interrupt, watch=seen.append))
+        list(
+            transfer_style([content], style, settings, vgg, CPU, interrupt, on_preview=seen.append)
+        )
     (glimpse,) = seen
     assert (glimpse.iteration, glimpse.interrupted) == (10, True)
     judged: list[IterationLosses] = []
@@ -123,8 +125,8 @@ def test_on_disk_stays_no_picture_that_an_undisturbed_painting_would_not_have(
     tmp_path: Path,
 ) -> None:
     seen = Intermediates(Checkpoints(tmp_path))
-    seen.note(Preview(0, 7, torch.zeros(1, 3, 2, 2), interrupted=True))
-    assert seen.of(0) == {}
+    seen.add(Preview(0, 7, torch.zeros(1, 3, 2, 2), interrupted=True))
+    assert seen.of_image(0) == {}
 
 
 def test_an_interrupted_painting_has_every_picture_that_an_undisturbed_one_has(
@@ -143,15 +145,15 @@ def test_an_interrupted_painting_has_every_picture_that_an_undisturbed_one_has(
         except KeyboardInterrupt:
             interruptions += 1
     assert interruptions >= 4
-    assert [len(whole.of(number)) for number in (0, 1)] == [12, 12]
-    assert all(_equal(seen.of(number), whole.of(number)) for number in (0, 1))
+    assert [len(whole.of_image(number)) for number in (0, 1)] == [12, 12]
+    assert all(_equal(seen.of_image(number), whole.of_image(number)) for number in (0, 1))
 
 
 def test_pictures_are_told_by_iteration_in_the_order_of_the_paintings() -> None:
     seen = Intermediates()
     for picture, iteration in ((1, 5), (0, 10), (0, 5)):
         level = torch.full((1, 3, 2, 2), (10 * picture + iteration) / 255)
-        seen.note(Preview(picture, iteration, level))
+        seen.add(Preview(picture, iteration, level))
     found = {at: [int(p[0, 0, 0]) for p in made] for at, made in seen.by_iteration().items()}
     assert found == {5: [5, 15], 10: [10]}
 
@@ -159,8 +161,8 @@ def test_pictures_are_told_by_iteration_in_the_order_of_the_paintings() -> None:
 def test_a_damaged_picture_is_passed_over(tmp_path: Path) -> None:
     seen = Intermediates(Checkpoints(tmp_path))
     for iteration in (5, 10, 15):
-        seen.note(Preview(0, iteration, torch.full((1, 3, 2, 2), iteration / 255)))
+        seen.add(Preview(0, iteration, torch.full((1, 3, 2, 2), iteration / 255)))
     file = tmp_path / "glimpse-000000-000010.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
-    assert list(seen.of(0)) == [5, 15]
+    assert list(seen.of_image(0)) == [5, 15]
     assert list(seen.by_iteration()) == [5, 15]

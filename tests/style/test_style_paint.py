@@ -252,7 +252,7 @@ def test_pictures_of_one_size_are_painted_together_and_each_as_alone() -> None:
     ]
     iterates: list[IterationLosses] = []
     together = list(
-        transfer_style(contents, smooth(2), settings, vgg, CPU, iterates.append, at_once=4)
+        transfer_style(contents, smooth(2), settings, vgg, CPU, iterates.append, batch_size=4)
     )
     assert [painted.shape for painted in together] == [content.shape for content in contents]
     for picture, (painted, content) in enumerate(zip(together, contents, strict=True)):

@@ -145,9 +145,7 @@ def test_a_mask_that_would_be_stretched_is_refused(shape: tuple[int, int], fits:
     if fits:
         assert output_names(options(), contents, styles, masks) == [("ann", "waves")]
         return
-    sentence = (
-        f"mask of {shape[1]} x {shape[0]} pixels has not the shape of ann, which has 64 x 48;"
-    )
+    sentence = f"mask of {shape[1]} x {shape[0]} pixels differs in aspect ratio from ann, which has 64 x 48;"
     with pytest.raises(AtelierError, match=sentence):
         output_names(options(), contents, styles, masks)
 
@@ -186,7 +184,7 @@ def test_glimpses_are_numbered_like_the_paintings() -> None:
             (),
             WEIGHTS,
             CPU,
-            watch=seen.append,
+            on_preview=seen.append,
         )
     )
     assert [glimpse.image for glimpse in seen] == [0, 1, 2, 3]
@@ -198,7 +196,7 @@ def test_paintings_of_the_same_name_are_refused_before_painting() -> None:
     contents = {"a": _pixels(1), "a-b": _pixels(2)}
     styles = {"b-c": _pixels(3), "c": _pixels(4)}
     told: list[Progress] = []
-    sentence = "called a-b-c: a in the style of b-c, and a-b in the style of c; rename one"
+    sentence = "named a-b-c: a in the style of b-c, and a-b in the style of c; rename one"
     with pytest.raises(AtelierError, match=sentence):
         list(stylize(options(), contents, styles, (), WEIGHTS, CPU, told.append))
     assert told == []
@@ -246,7 +244,7 @@ def test_the_size_that_is_advised_is_accepted(
         check(2500)
     advised = int(str(told.value).split("image_size of ")[1].split()[0])
     check(advised)
-    with pytest.raises(AtelierError, match=f"image_size of {advised} would fit"):
+    with pytest.raises(AtelierError, match=f"lower stylize.image_size to {advised},"):
         check(advised + 1)
 
 
@@ -254,6 +252,6 @@ def test_a_later_picture_too_large_is_refused_before_the_first_is_painted() -> N
     told: list[Progress] = []
     contents = {"ann": _pixels(1), "long": _pixels(2, 1, 1000)}
     given = (contents, {"waves": _pixels(3)}, (), WEIGHTS, CPU, told.append)
-    with pytest.raises(AtelierError, match="a painting of 32000 x 32 pixels needs more"):
+    with pytest.raises(AtelierError, match="a stylized image of 32000 x 32 pixels needs more"):
         next(stylize(options(memory_gb=0.02), *given))
     assert told == []

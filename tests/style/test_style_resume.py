@@ -110,7 +110,7 @@ def test_a_killed_painting_goes_on_from_the_last_state(
                 raise KilledError
 
     with pytest.raises(KilledError):
-        painted(settings, Mortal(Checkpoints(tmp_path), seconds=0))
+        painted(settings, Mortal(Checkpoints(tmp_path), interval_seconds=0))
     newest = max(tmp_path.glob("state-*"))
     newest.write_bytes(newest.read_bytes()[:-9])  # the last one is damaged: the one before does
     result, again = painted(settings, TransferCheckpoints(Checkpoints(tmp_path)))

@@ -22,13 +22,7 @@ def _paint(**changes: object) -> tuple[Tensor, list[IterationLosses], list[str]]
     told: list[IterationLosses] = []
     said: list[str] = []
     (painted,) = transfer_style(
-        [smooth(1)],
-        smooth(2),
-        options(**changes),
-        vgg,
-        CPU,
-        told.append,
-        say=said.append,
+        [smooth(1)], smooth(2), options(**changes), vgg, CPU, told.append, warn=said.append
     )
     return painted, told, said
 
@@ -52,7 +46,7 @@ def test_steps_far_too_long_are_said_and_shortened() -> None:
     """The first one leads to where float32 ends."""
     painted, told, said = _paint(lr=1e12, clamp_to_range=False, iterations=150)
     assert len(said) >= 1
-    assert all("loss that is not finite" in sentence for sentence in said)
+    assert all("non-finite loss" in sentence for sentence in said)
     assert painted.isfinite().all()
     assert min(step.total for step in told) < told[0].total
 
@@ -62,8 +56,8 @@ def test_where_no_step_helps_it_is_said_once_and_painting_ends() -> None:
         optimizer="spectral_lbfgs", content_layers={1: 1.0}, style_layers={1: 0.0}
     )
     assert said == [
-        "picture 1 stands still at iteration 12; it goes on from its last good state with steps"
-        " that begin a tenth as long"
+        "picture 1 has stopped changing at iteration 12; the optimization restarts from its last"
+        " good state with steps a tenth as long"
     ]
     assert told[-1].total == 0
 
@@ -97,10 +91,10 @@ def test_spectral_keeps_what_it_painted_before_and_after_a_loss_that_is_not_fini
     said: list[str] = []
     settings = options(optimizer="spectral_lbfgs")
     given = ([smooth(1)], smooth(2), settings, vgg, CPU, told.append)
-    (painted,) = transfer_style(*given, say=said.append, called=["ann-waves"])
+    (painted,) = transfer_style(*given, warn=said.append, labels=["ann-waves"])
     assert said == [
-        "ann-waves has had a loss that is not finite by iteration 12; it has stepped back and goes"
-        " on with a shorter step"
+        "ann-waves had a non-finite loss by iteration 12; the step was undone, and the optimization"
+        " continues with a shorter one"
     ]
     assert [step.iteration for step in told] == [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12]
     assert not torch.equal(painted, smooth(1))
@@ -122,13 +116,7 @@ def test_a_scale_that_is_never_finite_does_not_end_as_a_painting() -> None:
     with pytest.raises(AtelierError, match="the loss of picture 1 is nan at iteration 13; lower"):
         list(
             transfer_style(
-                [content],
-                smooth(2),
-                settings,
-                vgg,
-                CPU,
-                lambda step: None,
-                say=said.append,
+                [content], smooth(2), settings, vgg, CPU, lambda step: None, warn=said.append
             )
         )
     assert said == []
@@ -140,15 +128,8 @@ def _two_of_which(when: Callable[[Tensor], Tensor | bool]) -> list[str]:
     vgg[1] = _Fails(when)
     said: list[str] = []
     settings = options(optimizer="spectral_lbfgs")
-    given = (
-        [smooth(1), smooth(3)],
-        smooth(2),
-        settings,
-        vgg,
-        CPU,
-        lambda step: None,
-    )
-    list(transfer_style(*given, at_once=2, say=said.append, called=["ann", "bob"]))
+    given = ([smooth(1), smooth(3)], smooth(2), settings, vgg, CPU, lambda step: None)
+    list(transfer_style(*given, batch_size=2, warn=said.append, labels=["ann", "bob"]))
     return said
 
 
@@ -182,7 +163,7 @@ def test_a_picture_too_small_for_the_layers_is_refused(what: str, content: int, 
 def test_an_empty_mask_is_refused() -> None:
     vgg = build_vgg19("random", "average", 1, 6)
     look = Style((smooth(2),), (), (torch.zeros(1, 1, 32, 32),))
-    with pytest.raises(AtelierError, match="black all over"):
+    with pytest.raises(AtelierError, match="entirely black"):
         list(transfer_style([smooth(1)], [look], options(), vgg, CPU, lambda step: None))
 
 

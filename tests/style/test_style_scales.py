@@ -55,7 +55,7 @@ def test_a_painting_grows_and_every_glimpse_of_it_is_a_picture(start: str) -> No
     told: list[IterationLosses] = []
     seen: list[Preview] = []
     (painted,) = transfer_style(
-        [content], smooth(2), settings, vgg, CPU, told.append, watch=seen.append
+        [content], smooth(2), settings, vgg, CPU, told.append, on_preview=seen.append
     )
     assert painted.shape == content.shape
     assert [step.iteration for step in told] == list(range(1, 31))
@@ -77,7 +77,9 @@ def test_a_glimpse_at_a_coarse_scale_leaves_what_no_mask_covers(keep: str) -> No
     vgg = build_vgg19("random", "average", 1, 6)
     seen: list[Preview] = []
     list(
-        transfer_style([content], [look], settings, vgg, CPU, lambda step: None, watch=seen.append)
+        transfer_style(
+            [content], [look], settings, vgg, CPU, lambda step: None, on_preview=seen.append
+        )
     )
     for glimpse in seen:
         assert torch.equal(glimpse.pixels[..., 24:], content[..., 24:])

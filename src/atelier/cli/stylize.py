@@ -382,16 +382,17 @@ def _run(
     before = {stop: signal.signal(stop, signal.default_int_handler) for stop in handled_signals()}
     try:
         with progress_bar("stylize", "iterations", progress) as report:
-            context = (weights, device, report, None, intermediates.note, _warn)
-            for result in stylize(*job.inputs(), *context):
+            for result in stylize(
+                *job.inputs(), weights, device, report, None, intermediates.add, _warn
+            ):
                 # Written at once, so that a later error cannot lose it.
                 target = targets[result.content_image, result.styles]
                 _write(result.pixels, job.originals[result.content_image], target)
                 written += 1
                 if gif:
-                    frames = intermediates.of(written - 1)
+                    frames = intermediates.of_image(written - 1)
                     _write_gif(result, frames, target.with_suffix(".gif"))
-                intermediates.forget(written - 1)
+                intermediates.discard(written - 1)
     except KeyboardInterrupt:
         for stop in before:  # a second signal must not interrupt the writing
             signal.signal(stop, signal.SIG_IGN)
@@ -438,7 +439,7 @@ def _write_intermediates(
     """Write the latest intermediate of each output but the first ``written`` ones."""
     names, iterations = job.names(), job.settings.iterations
     for number, name in list(enumerate(names))[written:]:
-        by_iteration = intermediates.of(number)
+        by_iteration = intermediates.of_image(number)
         if by_iteration:
             original, (iteration, pixels) = job.originals[name[0]], by_iteration.popitem()
             progress = f"{min(iteration, iterations)} of {iterations} iterations, "

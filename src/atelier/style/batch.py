@@ -1,4 +1,4 @@
-"""Painting several pictures in several styles."""
+"""Style transfer of several contents in several styles, with results and loss tables."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,26 +23,27 @@ from atelier.style.image_ops import scaled_shape, to_tensor, to_uint8
 from atelier.style.loss_log import IterationLosses, Preview
 from atelier.style.objective import Style, cast_vgg, weighted_sum
 from atelier.style.pyramid import resize
-from atelier.style.transfer import deepest, transfer_style
+from atelier.style.transfer import deepest_layer, transfer_style
 from atelier.style.vgg import build_vgg19, vgg19_on_meta
 
 Pixels = NDArray[np.uint8]
-Watch = Callable[[Preview], None]
+Floats = NDArray[np.float64]
 
-_MAX_STRETCH = 0.02  # of a picture's width, so little that nobody sees it
+# Largest invisible distortion of a mask that is stretched onto a content, relative to the width.
+_MAX_STRETCH = 0.02
 
 
 @dataclass(frozen=True)
 class StylizedImage:
-    """A picture in the style of another, and how the losses fell.
+    """Result of a style transfer, with its sources and losses.
 
     Attributes:
-        content_image: name of what was painted.
-        styles: name of the style, or of several with a plus between.
-        content: uint8 [H, W, 3] RGB, as it was given.
-        style: likewise.
-        pixels: uint8 [h, w, 3] RGB, the shorter side as ``stylize.image_size`` says.
-        losses: the losses of every evaluation.
+        content_image: name of the content.
+        styles: name of the style, or names of several, joined by ``+``.
+        content: the content as loaded, uint8 [H, W, 3] RGB.
+        style: the style as loaded, likewise; several side by side.
+        pixels: uint8 [h, w, 3] RGB; the shorter side has ``stylize.image_size`` pixels.
+        losses: the losses of all evaluations.
     """
 
     content_image: str
@@ -54,11 +55,11 @@ class StylizedImage:
 
     @property
     def name(self) -> str:
-        """Of the files it is written to: what was painted, in which style."""
+        """Name of the result and its files: content and style, joined by a hyphen."""
         return _name(self.content_image, self.styles)
 
     def row(self) -> tuple[tuple[Pixels, str], tuple[Pixels, str], tuple[Pixels, str]]:
-        """What it is made of and what it is, each with a caption."""
+        """Return content, style and result, each with a caption."""
         return (
             (self.content, self.content_image),
             (self.style, self.styles),
@@ -66,55 +67,63 @@ class StylizedImage:
         )
 
     def curves(self) -> tuple[list[str], dict[int, list[float]]]:
-        """Names of the losses, in all and by layer, and their values by iteration.
+        """Return the names of the total loss and its terms, and their values by iteration.
 
-        The loss stands first, so that MLflow shows all paintings' curves of one loss together.
+        Names start with the loss, so that MLflow groups the curves of all results by loss.
         """
-        layers = list(self.losses[0].per_layer)
-        names = [f"{loss}/{self.name}" for loss in ("loss", *layers)]
+        terms = list(self.losses[0].per_layer)
+        names = [f"{loss}/{self.name}" for loss in ("loss", *terms)]
         rows = {it.iteration: [it.total, *it.per_layer.values()] for it in self.losses}
         return names, rows
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Pictures that are painted in one go, each with its own name and look."""
+    """Contents that are stylized in one call of :func:`transfer_style`.
+
+    Attributes:
+        names: of each content and its styles.
+        contents: uint8 [H, W, 3] RGB.
+        styles: the style images of each content, likewise.
+    """
 
     names: list[tuple[str, str]]
     contents: list[Pixels]
     styles: list[tuple[Pixels, ...]]
 
-    def titles(self) -> list[str]:
-        """What its paintings are called."""
-        return [_name(*name) for name in self.names]
-
 
 class _ProgressRelay:
-    """Tells of the paintings of all sittings as of one row."""
+    """Callbacks of one group, with the image numbers of all groups together.
+
+    Attributes:
+        first_image: number of the group's first image.
+        losses: of all evaluations so far, by image number.
+    """
 
     def __init__(
         self,
         settings: StylizeSettings,
-        paintings: int,
+        count: int,
         report: ProgressCallback,
-        watch: Watch | None,
+        on_preview: Callable[[Preview], None] | None,
     ) -> None:
-        self.first = 0  # number of the sitting's first painting
-        self.iterates: defaultdict[int, list[IterationLosses]] = defaultdict(list)
-        self._most, self._paintings = settings.iterations, paintings
-        self._report, self._watch = report, watch
+        self.first_image = 0
+        self.losses: defaultdict[int, list[IterationLosses]] = defaultdict(list)
+        self._iterations, self._count = settings.iterations, count
+        self._report, self._on_preview = report, on_preview
 
-    def on_losses(self, step: IterationLosses) -> None:
-        """Keep the losses of an evaluation, and report it."""
-        self.iterates[self.first + step.image].append(step)
-        # The line search of L-BFGS may take one evaluation more than it was given.
-        done = sum(min(len(steps), self._most) for steps in self.iterates.values())
-        self._report(Progress(done, self._paintings * self._most, f"loss {step.total:.4g}"))
+    def on_losses(self, losses: IterationLosses) -> None:
+        """Store the losses of an evaluation, and report the progress."""
+        self.losses[self.first_image + losses.image].append(losses)
+        # The line search of L-BFGS may make one evaluation more than ``iterations``.
+        done = sum(min(len(rows), self._iterations) for rows in self.losses.values())
+        total = self._count * self._iterations
+        self._report(Progress(done, total, f"loss {losses.total:.4g}"))
 
-    def on_preview(self, glimpse: Preview) -> None:
-        """Show a picture on its way to whoever watches."""
-        if self._watch:
-            self._watch(replace(glimpse, image=self.first + glimpse.image))
+    def on_preview(self, preview: Preview) -> None:
+        """Pass a preview on."""
+        if self._on_preview:
+            self._on_preview(replace(preview, image=self.first_image + preview.image))
 
 
 def stylize(
@@ -122,81 +131,78 @@ def stylize(
     contents: Mapping[str, Pixels],
     styles: Mapping[str, Pixels],
     masks: Sequence[Pixels],
-    weights: Path,
+    weights_dir: Path,
     device: torch.device,
     report: ProgressCallback = silent,
-    attempts: TransferCheckpoints | None = None,
-    watch: Watch | None = None,
-    say: Callable[[str], None] = lambda trouble: None,
+    checkpoints: TransferCheckpoints | None = None,
+    on_preview: Callable[[Preview], None] | None = None,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> Iterator[StylizedImage]:
-    """Paint every content in every style, or as ``pairing`` and the styles' weights say.
+    """Stylize every content in every style, or as ``pairing`` and ``style_weights`` specify.
 
     Args:
         settings: the ``stylize`` section.
         contents: uint8 [H, W, 3] RGB by name.
         styles: likewise.
-        masks: uint8 [H, W, 3] RGB, one for each style, white where it belongs; none for everywhere.
-        weights: the folder of files that ``settings.weights`` may name.
-        device: where to paint.
-        report: counts evaluations.
-        attempts: keeps unfinished pictures, and brings back those of an earlier attempt.
-        watch: shown pictures while they are painted, each as it would be saved.
-        say: told in a sentence where something went wrong that painting could mend.
+        masks: uint8 [H, W, 3] RGB, one for each style, white where the style applies; empty for
+            the whole image.
+        weights_dir: the folder of weight files that ``settings.weights`` may name.
+        device: where to compute.
+        report: called with the number of evaluations.
+        checkpoints: saves unfinished images, and loads those of an earlier attempt.
+        on_preview: called with unfinished images, postprocessed like results.
+        warn: called with a sentence after a problem from which the optimization recovered.
 
     Yields:
-        Each painting as soon as it is finished, in the order of :func:`output_names`.
+        Each result as soon as it is finished, in the order of :func:`output_names`.
 
     Raises:
-        AtelierError: two paintings would have the same name, a mask has another shape than a
-            picture, the weights cannot be had, a picture is too small, the memory is, or a loss
-            stays not finite.
+        AtelierError: two results would have the same name, a mask and a content differ in aspect
+            ratio, the weights are not available, an image is too small, there is too little
+            memory, or a loss stays non-finite.
     """
-    sittings = _groups(settings, contents, styles, masks)
+    groups = _groups(settings, contents, styles, masks)
     check_memory(settings, contents, styles, masks, device)
-    vgg = load_vgg(settings, weights)
-    teller = _ProgressRelay(settings, sum(len(one.names) for one in sittings), report, watch)
-    for sitting in sittings:
-        if attempts:
-            attempts.first = teller.first
-        prepared = [to_tensor(content, settings.image_size) for content in sitting.contents]
-        looks = _styles(settings, sitting, prepared, masks)
-        shown = teller.on_preview if watch else None
-        given = (
+    vgg = load_vgg(settings, weights_dir)
+    relay = _ProgressRelay(settings, sum(len(one.names) for one in groups), report, on_preview)
+    for group in groups:
+        if checkpoints:
+            checkpoints.first_image = relay.first_image
+        prepared = [to_tensor(content, settings.image_size) for content in group.contents]
+        results = transfer_style(
             prepared,
-            looks,
+            _styles(settings, group, prepared, masks),
             settings,
             vgg,
             device,
-            teller.on_losses,
-            attempts,
-            None,
-            shown,
-            say,
+            relay.on_losses,
+            checkpointer=checkpoints,
+            on_preview=relay.on_preview if on_preview else None,
+            warn=warn,
+            labels=[_name(*name) for name in group.names],
         )
-        painted = transfer_style(*given, sitting.titles())
-        yield from _load_finished(sitting, painted, teller)
-        teller.first += len(sitting.names)
+        yield from _stylized_images(group, results, relay)
+        relay.first_image += len(group.names)
 
 
-def load_vgg(settings: StylizeSettings, weights: Path) -> torch.nn.Sequential:
-    """Build the network that the settings name; ``weights`` is the folder of files."""
-    known = settings.weights in WEIGHTS
-    source = settings.weights if known else str(weights / settings.weights)
+def load_vgg(settings: StylizeSettings, weights_dir: Path) -> torch.nn.Sequential:
+    """Build VGG19 with the weights that the settings name; files are in ``weights_dir``."""
+    built_in = settings.weights in WEIGHTS
+    source = settings.weights if built_in else str(weights_dir / settings.weights)
     seed = derive_seed(settings.seed, "stylize.weights")
-    return build_vgg19(source, settings.pooling, seed, deepest(settings), settings.padding)
+    return build_vgg19(source, settings.pooling, seed, deepest_layer(settings), settings.padding)
 
 
-def _load_finished(
-    sitting: _Group, painted: Iterable[torch.Tensor], teller: _ProgressRelay
+def _stylized_images(
+    group: _Group, results: Iterable[torch.Tensor], relay: _ProgressRelay
 ) -> Iterator[StylizedImage]:
-    """Put each painting of a sitting beside what it is made of."""
-    for number, result in enumerate(painted):
+    for number, result in enumerate(results):
         yield StylizedImage(
-            *sitting.names[number],
-            sitting.contents[number],
-            _stretch_to(sitting.styles[number]),
+            *group.names[number],
+            group.contents[number],
+            _side_by_side(group.styles[number]),
             to_uint8(result)[0],
-            tuple(teller.iterates[teller.first + number]),
+            tuple(relay.losses[relay.first_image + number]),
         )
 
 
@@ -206,9 +212,9 @@ def output_names(
     styles: Mapping[str, Pixels],
     masks: Sequence[Pixels],
 ) -> list[tuple[str, str]]:
-    """Picture and look of every painting that :func:`stylize` would make of the same."""
-    sittings = _groups(settings, contents, styles, masks)
-    return [name for sitting in sittings for name in sitting.names]
+    """Return the content and style names of every result of :func:`stylize`, in order."""
+    groups = _groups(settings, contents, styles, masks)
+    return [name for group in groups for name in group.names]
 
 
 def check_memory(
@@ -218,35 +224,35 @@ def check_memory(
     masks: Sequence[Pixels],
     device: torch.device,
 ) -> None:
-    """Refuse what :func:`stylize` would have no memory for, before the first is painted.
+    """Raise if a result of :func:`stylize` does not fit into ``stylize.memory_gb``.
 
     Raises:
-        AtelierError: a painting needs more than is allowed; the sentence says which size fits.
+        AtelierError: at least one does not fit; the message names the largest size that does.
     """
-    vgg = cast_vgg(vgg19_on_meta(settings.pooling, deepest(settings)), settings, device)
+    vgg = cast_vgg(vgg19_on_meta(settings.pooling, deepest_layer(settings)), settings, device)
     distinct = {
-        (content.shape, tuple(style.shape for style in look)): None
-        for sitting in _groups(settings, contents, styles, masks)
-        for content, look in zip(sitting.contents, sitting.styles, strict=True)
+        (content.shape, tuple(image.shape for image in images)): None
+        for group in _groups(settings, contents, styles, masks)
+        for content, images in zip(group.contents, group.styles, strict=True)
     }
     memory.reject_too_large(
-        [partial(_shapes, settings, *made_of) for made_of in distinct], settings, vgg
+        [partial(_shapes_at_size, settings, *shapes) for shapes in distinct], settings, vgg
     )
 
 
-def _shapes(
+def _shapes_at_size(
     settings: StylizeSettings,
     content: tuple[int, ...],
     styles: tuple[tuple[int, ...], ...],
     size: int,
 ) -> tuple[memory.Shape, list[memory.Shape]]:
-    """Of a painting whose shorter side has ``size`` pixels, and of its styles."""
+    """Return the shapes of a result and its styles, for a shorter side of ``size`` pixels."""
     style_size = _style_size(settings, size)
     return scaled_shape(content, size), [scaled_shape(style, style_size) for style in styles]
 
 
 def _style_size(settings: StylizeSettings, size: int) -> int:
-    """Pixels of a style's shorter side where the painting's has ``size``."""
+    """Return the shorter side of a style, for a result with a shorter side of ``size``."""
     return max(1, round(size * settings.style_scale))
 
 
@@ -256,60 +262,59 @@ def _groups(
     styles: Mapping[str, Pixels],
     masks: Sequence[Pixels],
 ) -> list[_Group]:
-    """Who is painted how: style by style, each in its own, or in all styles at once."""
+    """Combine contents and styles: all styles at once, in turn, or one group for each style."""
     _reject_other_shapes(contents, masks)
-    names, pictures = list(contents), list(contents.values())
+    names, images = list(contents), list(contents.values())
     if settings.style_weights and len(settings.style_weights) != len(styles):
         raise AtelierError(
             f"stylize.style_weights is a list of {len(settings.style_weights)}, but the number of"
             f" styles is {len(styles)}; give one for each."
         )
     if settings.style_weights or masks:
-        every, look = "+".join(styles), tuple(styles.values())
-        pairs = [(name, every) for name in names]
-        sittings = [_Group([], pictures, [look] * len(names))]
+        joined, all_styles = "+".join(styles), tuple(styles.values())
+        pairs = [(name, joined) for name in names]
+        groups = [_Group([], images, [all_styles] * len(names))]
     elif settings.pairing == "cycle":
         turns = [number % len(styles) for number in range(len(names))]
         pairs = [(name, list(styles)[turn]) for name, turn in zip(names, turns, strict=True)]
-        sittings = [_Group([], pictures, [(list(styles.values())[turn],) for turn in turns])]
+        groups = [_Group([], images, [(list(styles.values())[turn],) for turn in turns])]
     else:
         pairs = [(name, style) for style in styles for name in names]
-        sittings = [_Group([], pictures, [(style,)] * len(names)) for style in styles.values()]
+        groups = [_Group([], images, [(style,)] * len(names)) for style in styles.values()]
     _reject_equal_names(pairs)
-    told = iter(pairs)
-    return [replace(one, names=[next(told) for _ in one.contents]) for one in sittings]
+    remaining = iter(pairs)
+    return [replace(group, names=[next(remaining) for _ in group.contents]) for group in groups]
 
 
 def _styles(
     settings: StylizeSettings,
-    sitting: _Group,
+    group: _Group,
     prepared: Sequence[torch.Tensor],
     masks: Sequence[Pixels],
 ) -> list[Style]:
-    """One look for all where it is the same, else one for each content."""
+    """Return one style if all contents share it, otherwise one for each content."""
     size = _style_size(settings, settings.image_size)
-    grounds = {id(style): to_tensor(style, size) for look in sitting.styles for style in look}
-    weights = tuple(settings.style_weights)
-    looks = [
+    tensors = {id(image): to_tensor(image, size) for images in group.styles for image in images}
+    styles = [
         Style(
-            tuple(grounds[id(style)] for style in styles),
-            weights,
+            tuple(tensors[id(image)] for image in images),
+            tuple(settings.style_weights),
             tuple(resize(_mask(mask), *content.shape[2:]).clamp(0, 1) for mask in masks),
         )
-        for styles, content in zip(sitting.styles, prepared, strict=True)
+        for images, content in zip(group.styles, prepared, strict=True)
     ]
-    same = not masks and all(one is sitting.styles[0] for one in sitting.styles)
-    return looks[:1] if same else looks
+    shared = not masks and all(images is group.styles[0] for images in group.styles)
+    return styles[:1] if shared else styles
 
 
 def _mask(mask: Pixels) -> torch.Tensor:
-    """Turn a mask, uint8 [H, W, 3], into float32 [1, 1, H, W], 0 to 1: its lightness."""
-    lightness = torch.from_numpy(mask.astype(np.float32)).mean(2) / 255
-    return lightness[None, None]
+    """Convert a mask, uint8 [H, W, 3], to float32 [1, 1, H, W], 0 to 1: the mean of channels."""
+    mean = torch.from_numpy(mask.astype(np.float32)).mean(2) / 255
+    return mean[None, None]
 
 
-def _stretch_to(styles: Sequence[Pixels]) -> Pixels:
-    """Styles as one picture, side by side, as high as the highest."""
+def _side_by_side(styles: Sequence[Pixels]) -> Pixels:
+    """Return style images side by side, scaled to the height of the highest."""
     height = max(len(style) for style in styles)
     widths = [max(1, round(style.shape[1] * height / len(style))) for style in styles]
     scaled = [
@@ -319,24 +324,58 @@ def _stretch_to(styles: Sequence[Pixels]) -> Pixels:
     return scaled[0] if len(scaled) == 1 else np.concatenate(scaled, axis=1)
 
 
-def loss_table(paintings: Sequence[StylizedImage]) -> tuple[list[str], list[list[Any]]]:
-    """The losses of every evaluation as a header and rows: in all, and by layer."""
-    layers = list(paintings[0].losses[0].per_layer)
+def loss_table(images: Sequence[StylizedImage]) -> tuple[list[str], list[list[Any]]]:
+    """Return the total loss and its terms at every evaluation, as a header and rows."""
+    terms = list(images[0].losses[0].per_layer)
     rows = [
-        [painting.name, step.iteration, f"{step.total:.6g}"]
-        + [f"{step.per_layer[layer]:.6g}" for layer in layers]
-        for painting in paintings
-        for step in painting.losses
+        [image.name, losses.iteration, f"{losses.total:.6g}"]
+        + [f"{losses.per_layer[term]:.6g}" for term in terms]
+        for image in images
+        for losses in image.losses
     ]
-    return ["painting", "iteration", "loss", *layers], rows
+    return ["painting", "iteration", "loss", *terms], rows
 
 
-def summary(paintings: Sequence[StylizedImage]) -> dict[str, Any]:
-    """How many paintings there are, and the mean of their first and last losses."""
+def summary(images: Sequence[StylizedImage]) -> dict[str, Any]:
+    """Return the number of results, and the means of their first and last losses."""
     first, last = (
-        sum(painting.losses[at].total for painting in paintings) / len(paintings) for at in (0, -1)
+        sum(image.losses[index].total for image in images) / len(images) for index in (0, -1)
     )
-    return {"paintings": len(paintings), "first_loss": first, "loss": last}
+    return {"paintings": len(images), "first_loss": first, "loss": last}
+
+
+def loss_terms_plot(
+    images: Sequence[StylizedImage], settings: StylizeSettings
+) -> tuple[Floats, dict[str, Floats]]:
+    """Return iterations, float64 [N], and the total loss and weighted terms, float64 [N] each.
+
+    Values are means over all results. The last losses of a result that ended early are repeated.
+
+    Args:
+        images: at least one.
+        settings: the weights of the terms.
+    """
+    last = max(image.losses[-1].iteration for image in images)
+    iterations = np.arange(1, last + 1, dtype=np.float64)
+
+    def mean(name: str) -> Floats:
+        curves = []
+        for image in images:
+            recorded = [losses.iteration for losses in image.losses]
+            values = [
+                losses.total if name == "loss" else losses.per_layer[name]
+                for losses in image.losses
+            ]
+            # Iterations without a recorded loss repeat the previous one.
+            index = np.searchsorted(recorded, iterations, side="right") - 1
+            curves.append(np.array(values)[index.clip(0)])
+        return np.asarray(np.mean(curves, axis=0))
+
+    lines = {"loss": mean("loss")}
+    for name in images[0].losses[0].per_layer:
+        weighted = weighted_sum({name: torch.from_numpy(mean(name))}, settings)
+        lines[name.replace("_", " ")] = weighted.numpy()
+    return iterations, lines
 
 
 def _name(content: str, style: str) -> str:
@@ -344,63 +383,28 @@ def _name(content: str, style: str) -> str:
 
 
 def _reject_other_shapes(contents: Mapping[str, Pixels], masks: Sequence[Pixels]) -> None:
-    """Refuse a mask that would have to be stretched to lie on a picture."""
+    """Raise if the aspect ratios of a mask and a content differ."""
     for mask in masks:
         for name, content in contents.items():
-            (height, width), (tall, wide) = content.shape[:2], mask.shape[:2]
-            # Sides are rounded where pictures are scaled.
-            if abs(wide * height / tall - width) > max(_MAX_STRETCH * width, height / tall):
+            (height, width), (mask_height, mask_width) = content.shape[:2], mask.shape[:2]
+            difference = abs(mask_width * height / mask_height - width)
+            # Sides of scaled images are rounded.
+            if difference > max(_MAX_STRETCH * width, height / mask_height):
                 raise AtelierError(
-                    f"a mask of {wide} x {tall} pixels has not the shape of {name}, which has"
-                    f" {width} x {height}; cut it to the picture's shape."
+                    f"a mask of {mask_width} x {mask_height} pixels differs in aspect ratio from"
+                    f" {name}, which has {width} x {height}; crop the mask to that shape."
                 )
 
 
 def _reject_equal_names(pairs: Iterable[tuple[str, str]]) -> None:
-    """Refuse names whose paintings would overwrite each other, such as a-b in c and a in b-c."""
-    seen: dict[str, tuple[str, str]] = {}
+    """Raise if two results would have the same name, e.g. a-b in style c and a in style b-c."""
+    pair_by_name: dict[str, tuple[str, str]] = {}
     for content, style in pairs:
         name = _name(content, style)
-        if name in seen:
+        if name in pair_by_name:
+            other_content, other_style = pair_by_name[name]
             raise AtelierError(
-                f"two paintings would be called {name}: {seen[name][0]} in the style of"
-                f" {seen[name][1]}, and {content} in the style of {style}; rename one of the"
-                " pictures."
+                f"two stylized images would be named {name}: {other_content} in the style of"
+                f" {other_style}, and {content} in the style of {style}; rename one of the files."
             )
-        seen[name] = (content, style)
-
-
-Floats = NDArray[np.float64]
-
-
-def loss_terms_plot(
-    paintings: Sequence[StylizedImage], settings: StylizeSettings
-) -> tuple[Floats, dict[str, Floats]]:
-    """Return iterations, float64 [N], and for each term its part of the loss, float64 [N].
-
-    Each is the mean of all paintings. One that ended early keeps its last losses.
-
-    Args:
-        paintings: at least one.
-        settings: what each term weighs.
-    """
-    last = max(painting.losses[-1].iteration for painting in paintings)
-    iterations = np.arange(1, last + 1, dtype=np.float64)
-
-    def mean(name: str) -> Floats:
-        curves = []
-        for painting in paintings:
-            told = [step.iteration for step in painting.losses]
-            values = [
-                step.total if name == "loss" else step.per_layer[name] for step in painting.losses
-            ]
-            # Between and after those that were told, the one before.
-            at = np.searchsorted(told, iterations, side="right") - 1
-            curves.append(np.array(values)[at.clip(0)])
-        return np.asarray(np.mean(curves, axis=0))
-
-    lines = {"loss": mean("loss")}
-    for name in paintings[0].losses[0].per_layer:
-        part = weighted_sum({name: torch.from_numpy(mean(name))}, settings)
-        lines[name.replace("_", " ")] = part.numpy()
-    return iterations, lines
+        pair_by_name[name] = (content, style)

@@ -1,4 +1,4 @@
-"""Pictures of paintings on their way, also those that an interrupted attempt saw."""
+"""Saved state and intermediate images of an unfinished style transfer."""
 
 import time
 from collections.abc import Callable
@@ -14,102 +14,108 @@ from atelier.style.loss_log import Checkpointer, Preview
 
 Pixels = NDArray[np.uint8]
 
-_KIND = "glimpse-"
+_PREVIEW_PREFIX = "glimpse-"
+# Upper bound of evaluations per image, so that checkpoint numbers increase from image to image.
+_MAX_EVALUATIONS = 10**6
 
 
 class Intermediates:
-    """Keeps what it is shown: in memory, or on disk, where a killed painting leaves it."""
+    """Intermediate images, stored in memory or in a folder of checkpoints."""
 
     def __init__(self, checkpoints: Checkpoints | None = None, latest_only: bool = False) -> None:
-        """Begin, or go on.
+        """Use the intermediate images that an earlier attempt stored, if any.
 
         Args:
-            checkpoints: where to keep pictures; ``None`` keeps them in memory.
-            latest_only: keep in memory only the last of each picture.
+            checkpoints: where to store images; ``None`` for memory.
+            latest_only: store only the latest of each image, if in memory.
         """
         self._checkpoints, self._latest_only = checkpoints, latest_only
-        self._held: dict[str, Pixels] = {}
+        self._in_memory: dict[str, Pixels] = {}
 
-    def note(self, glimpse: Preview) -> None:
-        """Keep a picture as it is now."""
-        if not bool(glimpse.pixels.isfinite().all()):
-            return  # of steps that are taken back
-        if glimpse.interrupted and self._checkpoints:
-            return  # the next attempt goes on from before it
-        pixels = to_uint8(glimpse.pixels)[0]
-        name = f"{_KIND}{glimpse.image:06d}-{glimpse.iteration:06d}"
+    def add(self, preview: Preview) -> None:
+        """Store a preview.
+
+        A preview that is not finite is ignored, because its steps are undone. So is that of an
+        interruption if there are checkpoints, because the next attempt restarts before it.
+        """
+        if not bool(preview.pixels.isfinite().all()):
+            return
+        if preview.interrupted and self._checkpoints:
+            return
+        pixels = to_uint8(preview.pixels)[0]
+        name = f"{_PREVIEW_PREFIX}{preview.image:06d}-{preview.iteration:06d}"
         if self._checkpoints:
             self._checkpoints.save_part(name, {"pixels": torch.from_numpy(pixels)})
             return
         if self._latest_only:
-            self.forget(glimpse.image)
-        self._held[name] = pixels
+            self.discard(preview.image)
+        self._in_memory[name] = pixels
 
-    def forget(self, picture: int) -> None:
-        """Let go of what is in memory of a picture."""
-        whose = f"{_KIND}{picture:06d}-"
-        self._held = {n: p for n, p in self._held.items() if not n.startswith(whose)}
+    def discard(self, image: int) -> None:
+        """Remove the intermediates of an image from memory."""
+        prefix = f"{_PREVIEW_PREFIX}{image:06d}-"
+        self._in_memory = {n: p for n, p in self._in_memory.items() if not n.startswith(prefix)}
 
-    def of(self, picture: int) -> dict[int, Pixels]:
-        """What was kept of a picture, uint8 [H, W, 3] RGB by iteration, in order."""
-        kept = [(at, self._get(name)) for name, number, at in self._list() if number == picture]
-        return {iteration: pixels for iteration, pixels in kept if pixels is not None}
+    def of_image(self, image: int) -> dict[int, Pixels]:
+        """Return the intermediates of an image, uint8 [H, W, 3] RGB by iteration, in order."""
+        stored = [(at, self._load(name)) for name, number, at in self._list() if number == image]
+        return {iteration: pixels for iteration, pixels in stored if pixels is not None}
 
     def by_iteration(self) -> dict[int, list[Pixels]]:
-        """What was kept of all pictures, in their order, by iteration."""
-        found: dict[int, list[Pixels]] = {}
+        """Return the intermediates of all images, in their order, by iteration."""
+        stored: dict[int, list[Pixels]] = {}
         for name, _, iteration in self._list():
-            pixels = self._get(name)
+            pixels = self._load(name)
             if pixels is not None:
-                found.setdefault(iteration, []).append(pixels)
-        return dict(sorted(found.items()))
+                stored.setdefault(iteration, []).append(pixels)
+        return dict(sorted(stored.items()))
 
     def _list(self) -> list[tuple[str, int, int]]:
-        """Names in order, with the picture and the iteration that each is of."""
-        names = self._checkpoints.list_parts(_KIND) if self._checkpoints else sorted(self._held)
-        parts = [name.removeprefix(_KIND).split("-") for name in names]
+        """Return names in order, each with the index of its image and its iteration."""
+        if self._checkpoints:
+            names = self._checkpoints.list_parts(_PREVIEW_PREFIX)
+        else:
+            names = sorted(self._in_memory)
+        parts = [name.removeprefix(_PREVIEW_PREFIX).split("-") for name in names]
         return [(n, int(number), int(at)) for n, (number, at) in zip(names, parts, strict=True)]
 
-    def _get(self, name: str) -> Pixels | None:
-        """A picture; ``None`` where its file is damaged, without which the painting is whole."""
+    def _load(self, name: str) -> Pixels | None:
+        """Return an intermediate image; ``None`` if its file is damaged."""
         if not self._checkpoints:
-            return self._held[name]
-        kept = self._checkpoints.load_part(name)
-        return None if kept is None else kept["pixels"].numpy()
-
-
-_MAX_EVALUATIONS = 10**6  # a picture, for numbers that rise with the work
+            return self._in_memory[name]
+        part = self._checkpoints.load_part(name)
+        return None if part is None else part["pixels"].numpy()
 
 
 class TransferCheckpoints(Checkpointer):
-    """Keeps the pictures of a painting in a folder of checkpoints.
+    """Saves the images of a style transfer in a folder of checkpoints.
 
-    Finished pictures are parts of their own; the one at work is the latest state.
+    Each finished image is a part of its own. The unfinished one is the latest checkpoint.
     """
 
     def __init__(
         self,
         checkpoints: Checkpoints,
-        stop_asked: Callable[[], bool] = lambda: False,
-        seconds: float = 60.0,
+        stop_requested: Callable[[], bool] = lambda: False,
+        interval_seconds: float = 60.0,
     ) -> None:
-        """Begin, or go on.
+        """Use the checkpoints of an earlier attempt, if any.
 
         Args:
-            checkpoints: of a painting with the same settings, pictures and code.
-            stop_asked: asked between the parts of a picture.
-            seconds: between two states.
+            checkpoints: of a style transfer with the same settings, images and code.
+            stop_requested: called at each save; true stops the style transfer.
+            interval_seconds: least time between two checkpoints.
         """
         self._checkpoints = checkpoints
-        self._stop_asked = stop_asked
-        self._seconds = seconds
-        self._saved = time.monotonic()
-        self.first = 0  # number of the first of the pictures that are painted now
+        self._stop_requested = stop_requested
+        self._interval_seconds = interval_seconds
+        self._last_save = time.monotonic()
+        self.first_image = 0  # number of images in earlier calls of transfer_style
 
-    def load(self, picture: int) -> dict[str, Tensor] | None:
-        """The finished picture, or the state of the one at work."""
-        number = self.first + picture
-        finished = self._checkpoints.load_part(_state_name(number))
+    def load(self, image: int) -> dict[str, Tensor] | None:
+        """Return the final state of a finished image, or the latest of an unfinished one."""
+        number = self.first_image + image
+        finished = self._checkpoints.load_part(_part_name(number))
         if finished is not None:
             return finished
         latest = self._checkpoints.latest()
@@ -117,29 +123,27 @@ class TransferCheckpoints(Checkpointer):
             return None
         return latest
 
-    def save(
-        self, picture: int, evaluations: int, state: dict[str, Tensor], finished: bool
-    ) -> None:
-        """Keep a picture where it is time to, or where it is finished.
+    def save(self, image: int, evaluations: int, state: dict[str, Tensor], finished: bool) -> None:
+        """Save an image if it is finished, if the interval has passed, or before stopping.
 
         Raises:
-            KeyboardInterrupt: it was asked to stop, and saved.
+            KeyboardInterrupt: a stop was requested, and the state is saved.
         """
-        number, asked = self.first + picture, self._stop_asked()
+        number, stops = self.first_image + image, self._stop_requested()
         if finished:
-            self._checkpoints.save_part(_state_name(number), _apart(state))
-        if asked or time.monotonic() - self._saved > self._seconds:
-            whole = _apart(state) | {"picture": torch.tensor(number)}
-            self._checkpoints.save(number * _MAX_EVALUATIONS + evaluations, whole)
-            self._saved = time.monotonic()
-        if asked:
+            self._checkpoints.save_part(_part_name(number), _clone(state))
+        if stops or time.monotonic() - self._last_save > self._interval_seconds:
+            checkpoint = _clone(state) | {"picture": torch.tensor(number)}
+            self._checkpoints.save(number * _MAX_EVALUATIONS + evaluations, checkpoint)
+            self._last_save = time.monotonic()
+        if stops:
             raise KeyboardInterrupt("saved")
 
 
-def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A painter's tensors may be one and the same, which safetensors would not keep."""
+def _clone(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors, because safetensors rejects tensors that share memory."""
     return {name: value.clone() for name, value in state.items()}
 
 
-def _state_name(number: int) -> str:
+def _part_name(number: int) -> str:
     return f"picture-{number:06d}"

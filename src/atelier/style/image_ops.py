@@ -1,4 +1,4 @@
-"""Pictures on their way into painting and out of it."""
+"""Conversions of images before and after style transfer."""
 
 import cv2
 import numpy as np
@@ -9,50 +9,49 @@ from torch import Tensor
 UInt8Image = NDArray[np.uint8]
 
 
-def to_tensor(picture: UInt8Image, size: int) -> Tensor:
-    """Scale a picture so that its shorter side is ``size`` pixels, and make it a tensor.
+def to_tensor(image: UInt8Image, size: int) -> Tensor:
+    """Resize an image so that its shorter side has ``size`` pixels, and convert it to a tensor.
 
     Args:
-        picture: uint8 ``[H, W, 3]``, RGB.
-        size: pixels of the shorter side; the other follows, rounded.
+        image: uint8 ``[H, W, 3]``, RGB.
+        size: pixels of the shorter side; the longer side keeps the aspect ratio, rounded.
 
     Returns:
         float32 ``[1, 3, h, w]``, RGB, 0 to 1.
     """
-    # A copy, because pictures that may not be written to are none for torch.
-    scaled = np.array(_resize(picture, *scaled_shape(picture.shape, size)))
+    # A copy, because torch warns about read-only arrays.
+    scaled = np.array(_resize(image, *scaled_shape(image.shape, size)))
     return torch.from_numpy(scaled).permute(2, 0, 1)[None].contiguous().float() / 255
 
 
 def scaled_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
-    """Height and width of a picture of ``shape`` when its shorter side is ``size`` pixels."""
+    """Return height and width of an image of ``shape``, scaled to a shorter side of ``size``."""
     height, width = shape[:2]
     scale = size / min(height, width)
     return round(height * scale), round(width * scale)
 
 
-def to_uint8(pictures: Tensor) -> UInt8Image:
-    """Turn float ``[B, 3, H, W]``, 0 to 1, into uint8 ``[B, H, W, 3]``, rounded and clamped."""
-    levels = (pictures.detach() * 255).round().clamp(0, 255).to(torch.uint8)
+def to_uint8(images: Tensor) -> UInt8Image:
+    """Convert float ``[B, 3, H, W]``, 0 to 1, to uint8 ``[B, H, W, 3]``, rounded and clamped."""
+    levels = (images.detach() * 255).round().clamp(0, 255).to(torch.uint8)
     return levels.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def name_faces(faces: UInt8Image) -> dict[str, UInt8Image]:
-    """Give generated faces names, ``face_01`` and so on, and colour channels.
+    """Return generated faces as RGB images, named ``face_01``, ``face_02`` and so on.
 
     Args:
-        faces: uint8 ``[N, H, W, C]``, grey (C = 1) or RGB (C = 3).
+        faces: uint8 ``[N, H, W, C]``, grayscale (C = 1) or RGB (C = 3).
 
     Returns:
-        uint8 ``[H, W, 3]``, RGB, by name, in the order given.
+        uint8 ``[H, W, 3]`` by name, in order.
     """
-    colored = np.broadcast_to(faces, (*faces.shape[:3], 3))
-    return {f"face_{number:02d}": face for number, face in enumerate(colored, start=1)}
+    rgb = np.broadcast_to(faces, (*faces.shape[:3], 3))
+    return {f"face_{number:02d}": face for number, face in enumerate(rgb, start=1)}
 
 
-def _resize(picture: UInt8Image, height: int, width: int) -> UInt8Image:
-    if (height, width) == picture.shape[:2]:
-        return picture
-    shrinks = height < picture.shape[0]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    return cv2.resize(picture, (width, height), interpolation=how).astype(np.uint8)
+def _resize(image: UInt8Image, height: int, width: int) -> UInt8Image:
+    if (height, width) == image.shape[:2]:
+        return image
+    interpolation = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_CUBIC
+    return cv2.resize(image, (width, height), interpolation=interpolation).astype(np.uint8)

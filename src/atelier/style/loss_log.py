@@ -1,4 +1,4 @@
-"""What a painting tells and keeps on its way: losses, glimpses, the state to go on from."""
+"""Loss history, previews and the interface of checkpoints of a style transfer."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Losses stay on the device and are fetched in blocks, because each fetch makes the host wait.
+# Losses stay on the device and are fetched in blocks, because each fetch synchronizes the device.
 _EVALUATIONS_PER_FETCH = 10
 
 
 @dataclass(frozen=True)
 class IterationLosses:
-    """The losses of one evaluation.
+    """Losses of one image at one evaluation.
 
     Attributes:
-        image: which of the contents, from 0.
-        iteration: evaluations of this picture so far, from 1.
-        total: the weighted sum that is minimised.
+        image: index of the content, from 0.
+        iteration: number of evaluations of this image so far, from 1.
+        total: the weighted sum, with the content weights of the settings.
         per_layer: the terms of the sum before weighting, by name: ``style_1``, ``content_11``.
     """
 
@@ -30,13 +30,13 @@ class IterationLosses:
 
 @dataclass(frozen=True)
 class Preview:
-    """A picture while it is painted, as it would be saved now.
+    """Unfinished image, postprocessed like a finished one.
 
     Attributes:
-        image: which of the contents, from 0.
-        iteration: evaluations so far.
-        pixels: float32 ``[1, 3, H, W]``, RGB, 0 to 1, as large as the painting.
-        interrupted: whether it is the last one, of a painting that ends here.
+        image: index of the content, from 0.
+        iteration: number of evaluations so far.
+        pixels: float32 ``[1, 3, H, W]``, RGB, 0 to 1, of the size of the result.
+        interrupted: true if the style transfer was interrupted here.
     """
 
     image: int
@@ -46,106 +46,114 @@ class Preview:
 
 
 class Checkpointer:
-    """Keeps nothing; see :class:`atelier.style.checkpoint.TransferCheckpoints` for one that does."""
+    """Saves nothing; :class:`atelier.style.checkpoint.TransferCheckpoints` saves to disk."""
 
-    def load(self, picture: int) -> dict[str, Tensor] | None:
-        """What an earlier attempt left of a picture."""
+    def load(self, image: int) -> dict[str, Tensor] | None:
+        """Return the state of an image that an earlier attempt saved, if any."""
         return None
 
-    def save(
-        self, picture: int, evaluations: int, state: dict[str, Tensor], finished: bool
-    ) -> None:
-        """Keep a picture's state after so many evaluations, or as it is when it is finished."""
+    def save(self, image: int, evaluations: int, state: dict[str, Tensor], finished: bool) -> None:
+        """Save the state of an image after so many evaluations."""
 
 
 class LossLog:
-    """Collects a batch's losses on the device and delivers them in bursts."""
+    """Losses of a batch, collected on the device and delivered in blocks.
+
+    Attributes:
+        first_image: index of the batch's first content, from 0.
+        labels: name of each image of the batch, for messages.
+        recorded: number of evaluations so far, including those not yet delivered.
+        level_start: number of evaluations before the current pyramid level.
+    """
 
     def __init__(
         self,
-        picture: int,
-        called: Sequence[str],
-        names: list[str],
-        on_iteration: Callable[[IterationLosses], None],
+        first_image: int,
+        labels: Sequence[str],
+        loss_names: list[str],
+        on_losses: Callable[[IterationLosses], None],
     ) -> None:
-        """Begin.
+        """Start an empty log.
 
         Args:
-            picture: which of the contents is the batch's first, from 0.
-            called: what each picture of the batch is called in sentences.
-            names: of the terms of the loss.
-            on_iteration: told every evaluation.
+            first_image: index of the batch's first content, from 0.
+            labels: name of each image of the batch, for messages.
+            loss_names: names of the terms of the loss.
+            on_losses: called for each image and evaluation with a finite loss.
         """
-        self.picture, self.labels = picture, called
-        self.recorded = 0  # evaluations, also those that still wait
-        self.level_start = 0  # evaluations before the leg that is painted now
-        self._names = names
-        self._on_iteration = on_iteration
-        self._waiting: list[Tensor] = []
+        self.first_image, self.labels = first_image, labels
+        self.recorded = 0
+        self.level_start = 0
+        self._loss_names = loss_names
+        self._on_losses = on_losses
+        self._pending: list[Tensor] = []
         self._rows: list[list[list[float]]] = []
 
     @property
     def delivered(self) -> int:
-        """Evaluations delivered so far."""
+        """Number of evaluations delivered so far."""
         return len(self._rows)
 
     def record(self, totals: Tensor, losses: dict[str, Tensor]) -> None:
-        """Take the losses of one evaluation, ``[B]`` each."""
+        """Add the losses of one evaluation, ``[B]`` each."""
         self.recorded += 1
-        self._waiting.append(torch.stack([totals, *losses.values()], dim=1).detach())
-        if len(self._waiting) == _EVALUATIONS_PER_FETCH:
+        self._pending.append(torch.stack([totals, *losses.values()], dim=1).detach())
+        if len(self._pending) == _EVALUATIONS_PER_FETCH:
             self.deliver()
 
     def deliver(self) -> None:
-        """Fetch what waits on the device, and tell it."""
-        if self._waiting:
-            self._deliver_rows(torch.stack(self._waiting).tolist())
-            self._waiting.clear()
+        """Fetch pending losses from the device, and pass them on."""
+        if self._pending:
+            self._deliver_rows(torch.stack(self._pending).tolist())
+            self._pending.clear()
 
     def table(self) -> Tensor:
-        """All losses so far, float64 [evaluations, B, 1 + terms]: what float32 was, to the bit."""
+        """Return all losses so far, float64 [evaluations, B, 1 + terms], exact for float32."""
         return torch.tensor(self._rows, dtype=torch.float64)
 
     def replay(self, table: Tensor) -> None:
-        """Tell what an earlier attempt evaluated."""
+        """Deliver the losses that an earlier attempt saved."""
         self._deliver_rows(table.tolist())
         self.recorded = self.delivered
 
     def non_finite_labels(self, since: int) -> list[str]:
-        """The pictures that had a loss that is not finite after so many evaluations."""
+        """Return the images with a non-finite loss after the first ``since`` evaluations."""
         return [
-            called
-            for picture, called in enumerate(self.labels)
-            if not all(math.isfinite(total) for total in self._totals(picture, since))
+            label
+            for index, label in enumerate(self.labels)
+            if not all(math.isfinite(total) for total in self._totals(index, since))
         ]
 
     def never_finite(self) -> list[str]:
-        """The pictures of which no loss of this leg is finite."""
+        """Return the images without a finite loss at this pyramid level."""
         return [
-            called
-            for picture, called in enumerate(self.labels)
-            if not any(math.isfinite(total) for total in self._totals(picture, self.level_start))
+            label
+            for index, label in enumerate(self.labels)
+            if not any(math.isfinite(total) for total in self._totals(index, self.level_start))
         ]
 
     def failure_message(self) -> str:
-        """The first loss of this leg that is not finite, of a hopeless picture if there is one."""
-        blamed = self.never_finite() or self.labels
+        """Return a sentence on the first non-finite loss of this pyramid level.
+
+        Images without any finite loss take precedence.
+        """
+        failed = self.never_finite() or self.labels
         for iteration, rows in enumerate(
             self._rows[self.level_start :], start=self.level_start + 1
         ):
-            for called, (total, *_) in zip(self.labels, rows, strict=True):
-                if called in blamed and not math.isfinite(total):
-                    return f"the loss of {called} is {total} at iteration {iteration}"
+            for label, (total, *_) in zip(self.labels, rows, strict=True):
+                if label in failed and not math.isfinite(total):
+                    return f"the loss of {label} is {total} at iteration {iteration}"
         return ""
 
-    def _totals(self, picture: int, since: int) -> list[float]:
-        return [rows[picture][0] for rows in self._rows[since:]]
+    def _totals(self, index: int, since: int) -> list[float]:
+        return [rows[index][0] for rows in self._rows[since:]]
 
     def _deliver_rows(self, evaluations: list[list[list[float]]]) -> None:
         for rows in evaluations:
             self._rows.append(rows)
-            for picture, (total, *losses) in enumerate(rows, start=self.picture):
+            for image, (total, *losses) in enumerate(rows, start=self.first_image):
                 if not math.isfinite(total):
                     continue
-                per_layer = dict(zip(self._names, losses, strict=True))
-                self._on_iteration(IterationLosses(picture, self.delivered, total, per_layer))
+                per_layer = dict(zip(self._loss_names, losses, strict=True))
+                self._on_losses(IterationLosses(image, self.delivered, total, per_layer))

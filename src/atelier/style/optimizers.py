@@ -1,4 +1,4 @@
-"""How a canvas is moved: torch's optimizers and our own L-BFGS behind one face."""
+"""Optimizers of the image: Adam, L-BFGS of torch, and the spectral L-BFGS, with one interface."""
 
 import math
 from collections.abc import Mapping
@@ -12,120 +12,124 @@ from atelier.core.settings import StylizeSettings
 from atelier.style.problem import Bounds
 from atelier.style.spectral_lbfgs import FIRST_STEP, Evaluate, SpectralLbfgs
 
-# Each step that torch's L-BFGS remembers costs the memory of two pictures.
+# Each stored step of torch's L-BFGS takes the memory of two images.
 _HISTORY_SIZE = 20
 
 
-class _NotFiniteError(Exception):
-    """Ends a line search."""
-
-
 class ImageOptimizer(Protocol):
-    """Moves :attr:`canvas`, float32 ``[B, 3, H, W]``, where its loss is lower."""
+    """Optimizer that minimizes a loss over images ``[B, 3, H, W]``."""
 
     @property
     def image(self) -> Tensor:
-        """As good as it is so far."""
+        """Current images, float32 ``[B, 3, H, W]``."""
 
     def advance(self, evaluations: int) -> None:
-        """Evaluate so often; torch's L-BFGS may do so once more."""
+        """Make this number of evaluations; L-BFGS of torch may make one more."""
 
     def state(self) -> dict[str, Tensor]:
-        """All that what comes depends on, but for the canvas."""
+        """Return all tensors that the next step depends on, except :attr:`image`."""
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`state` gave."""
+        """Load the tensors that :meth:`state` returned."""
 
 
 def build_optimizer(
-    canvas: Tensor, evaluate: Evaluate, settings: StylizeSettings, bounds: Bounds, caution: int = 0
+    image: Tensor,
+    evaluate: Evaluate,
+    settings: StylizeSettings,
+    bounds: Bounds,
+    step_shrinks: int = 0,
 ) -> ImageOptimizer:
-    """Return the painter that the settings ask for.
+    """Build the optimizer that the settings name.
 
     Args:
-        canvas: float32 ``[B, 3, H, W]``, which stays as it is; torch's painters take B = 1, or
-            they would see the pictures as one long vector.
-        evaluate: gives the losses ``[B]`` of pictures and their gradients ``[B, 3, H, W]``.
-        settings: optimizer, lr and average.
-        bounds: between which the canvas stays.
-        caution: how often an earlier painter failed here: each time steps begin a tenth as long.
+        image: the initial images, float32 ``[B, 3, H, W]``; not modified. B must be 1 for
+            optimizers of torch, which would treat a batch as one vector.
+        evaluate: returns the losses ``[B]`` of images and their gradients ``[B, 3, H, W]``.
+        settings: ``optimizer``, ``lr`` and ``iterate_averaging``.
+        bounds: limits of every value.
+        step_shrinks: number of earlier optimizers that failed; each divides the step size by 10.
     """
-    less = 0.1**caution
+    factor = 0.1**step_shrinks
     if settings.optimizer == "spectral_lbfgs":
-        return SpectralLbfgs(canvas, evaluate, bounds, less * FIRST_STEP)
+        return SpectralLbfgs(image, evaluate, bounds, factor * FIRST_STEP)
     if settings.optimizer == "adam":
         return AdamOptimizer(
-            canvas, evaluate, bounds, less * settings.lr, settings.iterate_averaging
+            image, evaluate, bounds, factor * settings.lr, settings.iterate_averaging
         )
-    return LbfgsOptimizer(canvas, evaluate, bounds, less * settings.lr)
+    return LbfgsOptimizer(image, evaluate, bounds, factor * settings.lr)
 
 
 class _TorchOptimizer:
-    """What is common to optimizers of ``torch.optim``: the place they move, and their memory."""
+    """Base of wrappers around ``torch.optim``: the parameter, and the optimizer's state."""
 
     _optimizer: torch.optim.Optimizer
 
-    def __init__(self, place: Tensor) -> None:
-        self._parameter = place.clone().requires_grad_()
+    def __init__(self, initial: Tensor) -> None:
+        self._parameter = initial.clone().requires_grad_()
 
     def state(self) -> dict[str, Tensor]:
-        """The optimizer's memory as tensors; ``kind.name`` says what each was."""
+        """Return the parameter and the optimizer's state as tensors.
+
+        The keys of the state are ``list.``, ``tensor.`` or ``number.``, followed by torch's name.
+        """
         state: dict[str, Tensor] = {"place": self._parameter.detach()}
         for name, value in self._optimizer.state_dict()["state"].get(0, {}).items():
             if isinstance(value, list):
                 if name != "al":  # L-BFGS's scratch list
-                    # Before the second step the lists are empty, but torch needs them.
+                    # The lists are empty before the second step, but torch requires them.
                     stacked = [torch.as_tensor(v) for v in value]
                     state[f"list.{name}"] = torch.stack(stacked) if value else torch.empty(0)
             elif isinstance(value, Tensor):
                 state[f"tensor.{name}"] = value
             elif value is not None:
-                kind = torch.int64 if isinstance(value, int) else torch.float64
-                state[f"number.{name}"] = torch.tensor(value, dtype=kind)
+                dtype = torch.int64 if isinstance(value, int) else torch.float64
+                state[f"number.{name}"] = torch.tensor(value, dtype=dtype)
         return state
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`state` gave."""
-        memory: dict[str, Any] = {}
+        """Load the tensors that :meth:`state` returned."""
+        optimizer_state: dict[str, Any] = {}
         for key, tensor in state.items():
             kind, _, name = key.partition(".")
-            held = tensor.to(self._parameter.device)
+            value = tensor.to(self._parameter.device)
             if kind in ("tensor", "list"):
-                memory[name] = held if kind == "tensor" else list(held)
+                optimizer_state[name] = value if kind == "tensor" else list(value)
             elif kind == "number":
-                memory[name] = held.item()
+                optimizer_state[name] = value.item()
         with torch.no_grad():
             self._parameter.copy_(state["place"])
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict(
-            {"state": {0: memory} if memory else {}, "param_groups": groups}
+            {"state": {0: optimizer_state} if optimizer_state else {}, "param_groups": groups}
         )
 
 
 class AdamOptimizer(_TorchOptimizer):
-    """Adam, brought back into bounds after every step.
+    """Adam, with a projection onto the bounds after every step.
 
-    With an average above 0 the canvas is the mean of all its places, the later the heavier, as in
-    Crowson's style-transfer-pytorch: Adam's steps do not shrink, so that each place has its noise.
+    With an averaging factor above 0, :attr:`image` is an exponential moving average of all
+    iterates, as in Crowson's style-transfer-pytorch. Adam's steps do not shrink, and the average
+    removes their noise.
     """
 
     def __init__(
-        self, canvas: Tensor, evaluate: Evaluate, bounds: Bounds, lr: float, average: float
+        self, image: Tensor, evaluate: Evaluate, bounds: Bounds, lr: float, averaging: float
     ) -> None:
-        super().__init__(canvas)
-        self._evaluate, self._bounds, self._averaging = evaluate, bounds, average
+        super().__init__(image)
+        self._evaluate, self._bounds, self._averaging = evaluate, bounds, averaging
         self._optimizer = torch.optim.Adam([self._parameter], lr=lr)
-        self._sum, self._weight = torch.zeros_like(canvas), 0.0
+        self._sum, self._weight = torch.zeros_like(image), 0.0
 
     @property
     def image(self) -> Tensor:
-        """The picture, or the mean of its places."""
+        """Latest iterate, or the average of all."""
         if self._averaging and self._weight:
             return self._bounds.clamp(self._sum / self._weight)
         return self._parameter.detach()
 
     def advance(self, evaluations: int) -> None:
-        """Go on for so many evaluations."""
+        """Make this number of evaluations, each followed by a step."""
         for _ in range(evaluations):
             _, self._parameter.grad = self._evaluate(self._parameter.detach())
             self._optimizer.step()
@@ -138,13 +142,13 @@ class AdamOptimizer(_TorchOptimizer):
                 self._weight = self._averaging * self._weight + 1 - self._averaging
 
     def state(self) -> dict[str, Tensor]:
-        """As the optimizer's, with the mean."""
+        """Return the parameter, the optimizer's state and the average as tensors."""
         weight = torch.tensor(self._weight, dtype=torch.float64)
-        mean = {"mean_sum": self._sum, "mean_weight": weight} if self._averaging else {}
-        return super().state() | mean
+        average = {"mean_sum": self._sum, "mean_weight": weight} if self._averaging else {}
+        return super().state() | average
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`state` gave."""
+        """Load the tensors that :meth:`state` returned."""
         super().restore(state)
         if self._averaging:
             self._sum = state["mean_sum"].to(self._sum.device)
@@ -152,55 +156,60 @@ class AdamOptimizer(_TorchOptimizer):
 
 
 class LbfgsOptimizer(_TorchOptimizer):
-    """Torch's L-BFGS with a strong Wolfe line search.
+    """L-BFGS of torch with a strong Wolfe line search.
 
-    It knows no bounds: where there are some it moves angles, whose sines are the colours.
+    It supports no bounds. With bounds the parameter is an angle, and the color is a scaled sine
+    of it (see :meth:`Bounds.from_unbounded`).
     """
 
-    def __init__(self, canvas: Tensor, evaluate: Evaluate, bounds: Bounds, lr: float) -> None:
+    def __init__(self, image: Tensor, evaluate: Evaluate, bounds: Bounds, lr: float) -> None:
         self._evaluate, self._bounds = evaluate, None if bounds.is_unbounded else bounds
-        super().__init__(self._bounds.to_unbounded(canvas) if self._bounds else canvas)
+        super().__init__(self._bounds.to_unbounded(image) if self._bounds else image)
         self._best: Tensor | None = None
         self._lowest = math.inf
         self._optimizer = torch.optim.LBFGS(
             [self._parameter],
             lr=lr,
-            # The losses' scale is the network's own, so that no absolute tolerance suits all.
+            # The scale of the loss depends on the network: no absolute tolerance fits all.
             tolerance_grad=0,
             tolerance_change=0,
             history_size=_HISTORY_SIZE,
-            # With fixed steps, as in Gatys' code, the loss jumps up now and then from noise, and
-            # the last picture may be one of those.
+            # With fixed steps, as in Gatys' code, the loss occasionally jumps up, and the last
+            # image may be one of those.
             line_search_fn="strong_wolfe",
         )
 
     @property
     def image(self) -> Tensor:
-        """The picture; amid a step of torch's, as after an interruption, the best it has tried."""
+        """Current image; after an interrupted step, the best image that the step has tried."""
         return self._current_image() if self._best is None else self._best
 
     def advance(self, evaluations: int) -> None:
-        """Go on for so many evaluations, or one more: one step of torch's makes them all.
+        """Make this number of evaluations, or one more, in a single step of torch.
 
-        It ends at once where a loss is not finite, with a canvas that is of no use.
+        The step ends early if a loss is not finite; :attr:`image` is then unusable.
         """
         group = self._optimizer.param_groups[0]
         group["max_iter"] = group["max_eval"] = evaluations
-        with suppress(_NotFiniteError):
+        with suppress(_NonFiniteLossError):
             self._optimizer.step(self._loss)
         self._best, self._lowest = None, math.inf
 
     def _current_image(self) -> Tensor:
-        place = self._parameter.detach()
-        return self._bounds.from_unbounded(place) if self._bounds else place
+        parameter = self._parameter.detach()
+        return self._bounds.from_unbounded(parameter) if self._bounds else parameter
 
     def _loss(self) -> float:
-        canvas = self._current_image()
-        loss, gradient = self._evaluate(canvas)
+        image = self._current_image()
+        loss, gradient = self._evaluate(image)
         if not bool(loss.isfinite().all()):
-            raise _NotFiniteError  # from here its line search would find nowhere to go
+            raise _NonFiniteLossError  # the line search cannot continue from here
         slope = self._bounds.d_from_unbounded(self._parameter.detach()) if self._bounds else 1
         self._parameter.grad = gradient * slope
         if float(loss[0]) < self._lowest:
-            self._best, self._lowest = canvas.clone(), float(loss[0])
+            self._best, self._lowest = image.clone(), float(loss[0])
         return float(loss[0])
+
+
+class _NonFiniteLossError(Exception):
+    """Raised to end a line search."""

@@ -1,4 +1,4 @@
-"""What a batch of pictures is painted from at one size: contents, goal, bounds and first canvas."""
+"""Style transfer at one image size: contents, targets, bounds and initial images."""
 
 import math
 from dataclasses import dataclass, replace
@@ -13,96 +13,95 @@ from atelier.core.settings import StylizeSettings
 from atelier.style.objective import FeatureObjective, Style, Targets, build_targets
 from atelier.style.pyramid import downscale, resize
 
-# A sine is flat where it is highest: colours begin this far inside, so that they can move.
-_INSIDE = 0.002
+# The derivative of the sine is 0 at the bounds. Colors start this fraction inside.
+_BOUND_MARGIN = 0.002
+# Red, green and blue in luminance: Rec. 601, as in the YIQ of Gatys et al. 2017.
+_LUMINANCE_WEIGHTS = (0.299, 0.587, 0.114)
+_MIN_VARIANCE = 1e-5
 
 
 class Bounds(NamedTuple):
-    """What values may be: between two numbers, or between two pictures ``[B, 3, H, W]``."""
+    """Box constraints: two scalars, or two batches of images ``[B, 3, H, W]``."""
 
     low: Tensor
     high: Tensor
 
     @property
     def is_unbounded(self) -> bool:
-        """Whether nothing is out of bounds."""
+        """True if all values are allowed."""
         return bool(torch.isinf(self.low).all() and torch.isinf(self.high).all())
 
-    def clamp(self, pictures: Tensor) -> Tensor:
-        """The nearest pictures within."""
-        return torch.maximum(torch.minimum(pictures, self.high), self.low)
+    def clamp(self, images: Tensor) -> Tensor:
+        """Return the nearest images within the bounds."""
+        return torch.maximum(torch.minimum(images, self.high), self.low)
 
-    def free_mask(self, pictures: Tensor, gradient: Tensor) -> Tensor:
-        """False where a step downhill would lead out."""
-        above = (pictures >= self.high) & (gradient < 0)
-        return ~(above | (pictures <= self.low) & (gradient > 0))
+    def free_mask(self, images: Tensor, gradient: Tensor) -> Tensor:
+        """Return false for values at a bound that a descent step would cross."""
+        above = (images >= self.high) & (gradient < 0)
+        return ~(above | (images <= self.low) & (gradient > 0))
 
-    def to_unbounded(self, pictures: Tensor) -> Tensor:
-        """Numbers without bounds whose :meth:`at_angles` are these pictures, nearly."""
-        place = (pictures - self.low) / (self.high - self.low).clamp(min=1e-6)
-        return torch.asin(2 * place.clamp(_INSIDE, 1 - _INSIDE) - 1)
+    def to_unbounded(self, images: Tensor) -> Tensor:
+        """Return angles for which :meth:`from_unbounded` returns nearly these images."""
+        fraction = (images - self.low) / (self.high - self.low).clamp(min=1e-6)
+        return torch.asin(2 * fraction.clamp(_BOUND_MARGIN, 1 - _BOUND_MARGIN) - 1)
 
     def from_unbounded(self, angles: Tensor) -> Tensor:
-        """Pictures within, whatever the numbers."""
+        """Return images within the bounds: a scaled sine of any angles."""
         return self.clamp(self.low + (self.high - self.low) * (0.5 + 0.5 * torch.sin(angles)))
 
     def d_from_unbounded(self, angles: Tensor) -> Tensor:
-        """How far a picture moves for a change of its angles."""
+        """Return the derivative of :meth:`from_unbounded`."""
         return (self.high - self.low) * 0.5 * torch.cos(angles)
 
 
 def bounds_for(low: float, high: float, like: Tensor) -> Bounds:
-    """Bounds that are the same everywhere, on the device of ``like``."""
+    """Return bounds that are the same for all values, on the device of ``like``."""
     return Bounds(like.new_tensor(low), like.new_tensor(high))
 
 
 def unbounded(like: Tensor) -> Bounds:
-    """Bounds that hold nothing back."""
+    """Return infinite bounds, on the device of ``like``."""
     return bounds_for(-math.inf, math.inf, like)
 
 
-# Of red, green and blue in lightness: Rec. 601, as the paper's YIQ has it.
-_LUMINANCE_WEIGHTS = (0.299, 0.587, 0.114)
-_MIN_VARIANCE = 1e-5
-
-
-def luminance(pictures: Tensor) -> Tensor:
-    """Return grey pictures ``[B, 3, H, W]`` as light as ``pictures``, RGB, 0 to 1."""
-    shares = pictures.new_tensor(_LUMINANCE_WEIGHTS).view(1, 3, 1, 1)
-    return (pictures * shares).sum(1, keepdim=True).expand_as(pictures).contiguous()
+def luminance(images: Tensor) -> Tensor:
+    """Return the luminance of RGB images ``[B, 3, H, W]``, 0 to 1, in three equal channels."""
+    weights = images.new_tensor(_LUMINANCE_WEIGHTS).view(1, 3, 1, 1)
+    return (images * weights).sum(1, keepdim=True).expand_as(images).contiguous()
 
 
 def match_luminance(style: Tensor, content: Tensor) -> Tensor:
-    """Give grey ``style`` the mean and the spread of ``content``'s lightness."""
-    spread = content.std() / style.std().clamp(min=_MIN_VARIANCE)
-    return ((style - style.mean()) * spread + content.mean()).clamp(0, 1)
+    """Give a grayscale style the mean and the standard deviation of a grayscale content."""
+    ratio = content.std() / style.std().clamp(min=_MIN_VARIANCE)
+    return ((style - style.mean()) * ratio + content.mean()).clamp(0, 1)
 
 
 def luminance_bounds(contents: Tensor) -> Bounds:
-    """How dark and how light each place may be and keep its hue and saturation on a screen."""
-    hues = contents - luminance(contents)
-    low, high = -hues.amin(1, keepdim=True), 1 - hues.amax(1, keepdim=True)
+    """Return the luminance range in which each pixel of ``contents`` keeps its color in gamut."""
+    color = contents - luminance(contents)
+    low, high = -color.amin(1, keepdim=True), 1 - color.amax(1, keepdim=True)
     return Bounds(low.expand_as(contents), high.expand_as(contents))
 
 
-def match_color_statistics(grey: Tensor, contents: Tensor) -> Tensor:
-    """Return pictures as light as ``grey`` ``[B, 3, H, W]``, in the colours of ``contents``."""
-    return (grey + contents - luminance(contents)).clamp(0, 1)
+def recombine_luminance(gray: Tensor, contents: Tensor) -> Tensor:
+    """Combine the luminance of ``gray`` with the colors of ``contents``, ``[B, 3, H, W]`` each."""
+    return (gray + contents - luminance(contents)).clamp(0, 1)
 
 
-def recombine_luminance(style: Tensor, content: Tensor) -> Tensor:
-    """Give ``style`` the mean and the covariance of ``content``'s colours.
+def match_color_statistics(style: Tensor, content: Tensor) -> Tensor:
+    """Give ``style`` the mean and the covariance of ``content``'s colors.
 
-    The linear map of the paper's section 4 that has no rotation of its own: the square root of
-    the content's covariance times the inverse square root of the style's.
+    Gatys et al. 2017, "Controlling perceptual factors in neural style transfer", section 4. Of
+    the possible linear maps, it is the product of the square root of the content's covariance and
+    the inverse square root of the style's.
 
     Args:
         style: float32 ``[1, 3, h, w]``, RGB, 0 to 1.
         content: float32 ``[1, 3, H, W]``, likewise.
     """
-    theirs, ours = style.flatten(2)[0].double(), content.flatten(2)[0].double()
-    change = _matrix_power(torch.cov(ours), 0.5) @ _matrix_power(torch.cov(theirs), -0.5)
-    colors = change @ (theirs - theirs.mean(1, keepdim=True)) + ours.mean(1, keepdim=True)
+    source, target = style.flatten(2)[0].double(), content.flatten(2)[0].double()
+    matrix = _matrix_power(torch.cov(target), 0.5) @ _matrix_power(torch.cov(source), -0.5)
+    colors = matrix @ (source - source.mean(1, keepdim=True)) + target.mean(1, keepdim=True)
     return colors.to(style.dtype).view_as(style[0])[None].clamp(0, 1)
 
 
@@ -114,169 +113,190 @@ def _matrix_power(covariance: Tensor, exponent: float) -> Tensor:
 
 @dataclass(frozen=True)
 class StyleJob:
-    """Contents of one size, and how each is to look; all that a painting is made from.
+    """Contents of one size with their styles: the images of a style transfer.
 
     Attributes:
         contents: float32 ``[B, 3, H, W]``, RGB, 0 to 1.
-        styles: one for all, or one for each.
+        styles: one for all contents, or one for each.
     """
 
     contents: Tensor
     styles: tuple[Style, ...]
 
-    def resize(self, height: int, width: int, least: int) -> "StyleJob":
-        """The same subject smaller, its styles in proportion, but no side of theirs below least."""
+    def resize(self, height: int, width: int, min_style_size: int) -> "StyleJob":
+        """Return the job with contents of this size, and styles scaled by the same factor.
+
+        No side of a style becomes shorter than ``min_style_size``.
+        """
         if self.contents.shape[2:] == (height, width):
             return self
         factor = height / self.contents.shape[2]
-        looks = [
+        styles = [
             replace(
-                look,
-                images=tuple(downscale(style, factor, least) for style in look.images),
-                masks=tuple(resize(mask, height, width).clamp(0, 1) for mask in look.masks),
+                style,
+                images=tuple(downscale(image, factor, min_style_size) for image in style.images),
+                masks=tuple(resize(mask, height, width).clamp(0, 1) for mask in style.masks),
             )
-            for look in self.styles
+            for style in self.styles
         ]
-        return StyleJob(resize(self.contents, height, width).clamp(0, 1), tuple(looks))
+        return StyleJob(resize(self.contents, height, width).clamp(0, 1), tuple(styles))
 
 
 class ScaledProblem:
-    """A subject at one size, ready to be painted; VGG19 looks at it where it is first painted."""
+    """Optimization problem of a style transfer at one image size.
+
+    Targets are computed on first use.
+
+    Attributes:
+        contents: the contents, float32 ``[B, 3, H, W]``; grayscale if the content's colors are
+            preserved by optimizing the luminance.
+        bounds: limits of the optimized images.
+    """
 
     def __init__(
         self,
-        subject: StyleJob,
+        job: StyleJob,
         settings: StylizeSettings,
         vgg: nn.Sequential,
-        side: int | None,
-        whole: "ScaledProblem | None" = None,
+        tile_size: int | None,
+        full_size: "ScaledProblem | None" = None,
     ) -> None:
-        """Choose colours, and set the bounds.
+        """Adapt the colors of the styles, and set the bounds.
 
         Args:
-            subject: at the size to paint.
-            settings: what to match, and which colours to keep.
+            job: contents and styles at this size.
+            settings: layers, weights, and which colors to preserve.
             vgg: as for :class:`atelier.style.objective.FeatureObjective`.
-            side: likewise.
-            whole: the scene of the painting's own size; ``None`` where this is it.
+            tile_size: likewise.
+            full_size: the problem at the size of the result; ``None`` if this is the one.
         """
-        self._whole = whole
-        self._original, self._settings = subject.contents, settings
-        self._vgg, self._side = vgg, side
-        self._free = _masked_area(subject)
-        seen = _styles_in_content_colors(subject, settings)
-        self.contents, self._looks = seen.contents, seen.styles
+        self._full_size = full_size
+        self._original, self._settings = job.contents, settings
+        self._vgg, self._tile_size = vgg, tile_size
+        self._masked_area = _masked_area(job)
+        recolored = _preserve_colors(job, settings)
+        self.contents, self._styles = recolored.contents, recolored.styles
         self.bounds = self._bounds()
 
     @cached_property
     def targets(self) -> Targets:
-        """What the canvas is to come near to."""
-        return build_targets(self.contents, self._looks, self._settings, self._vgg, self._side)
+        """Style statistics and content features to match."""
+        return build_targets(
+            self.contents, self._styles, self._settings, self._vgg, self._tile_size
+        )
 
     @cached_property
     def objective(self) -> FeatureObjective:
-        """How VGG19 sees the canvas."""
+        """Loss over VGG19's features at this size."""
         height, width = self.contents.shape[2:]
-        return FeatureObjective(self._vgg, self._settings, height, width, self._side)
+        return FeatureObjective(self._vgg, self._settings, height, width, self._tile_size)
 
     def initial_image(self) -> Tensor:
-        """Where painting begins, ``[B, 3, H, W]``."""
+        """Return the initial images ``[B, 3, H, W]``: contents, styles or noise."""
         if self._settings.init == "content":
             return self.contents.clone()
         height, width = self.contents.shape[2:]
         if self._settings.init == "style":
-            covers = [_cover(look.images[0], height, width) for look in self._looks]
-            start = torch.cat(covers).expand_as(self.contents)
+            covers = [_cover(style.images[0], height, width) for style in self._styles]
+            initial = torch.cat(covers).expand_as(self.contents)
         else:
-            # Drawn on the CPU, so that a seed means the same noise on every device, and anew for
-            # every picture, so that a picture does not depend on those before it.
+            # Drawn on the CPU, so that a seed gives the same noise on every device. All images
+            # have the same noise, so that a result does not depend on other contents.
             generator = torch_generator(self._settings.seed, "stylize.noise")
             noise = torch.rand(self.contents[:1].shape, generator=generator)
-            start = self._to_grey(noise.to(self.contents)).expand_as(self.contents)
-        return self.bounds.clamp(start.contiguous())
+            initial = self._to_gray(noise.to(self.contents)).expand_as(self.contents)
+        return self.bounds.clamp(initial.contiguous())
 
-    def upscale_from(self, canvas: Tensor, contents: Tensor) -> Tensor:
-        """Bring a canvas of a smaller scene here, whose contents were ``contents``.
+    def upscale_from(self, image: Tensor, contents: Tensor) -> Tensor:
+        """Return the initial images at this size from the result of a smaller size.
 
-        A painting that began at its content brings what was painted, not the content under it,
-        which is finer here.
+        If the style transfer started from the contents, only the difference from the contents is
+        resized, because the contents have more detail at this size.
+
+        Args:
+            image: the result of the smaller size.
+            contents: the contents at the smaller size.
         """
         height, width = self.contents.shape[2:]
         if self._settings.init == "content":
-            return self.bounds.clamp(self.contents + resize(canvas - contents, height, width))
-        return self.bounds.clamp(resize(canvas, height, width))
+            return self.bounds.clamp(self.contents + resize(image - contents, height, width))
+        return self.bounds.clamp(resize(image, height, width))
 
-    def preview(self, canvas: Tensor) -> Tensor:
-        """Return what would be saved now of a canvas, as large as the painting."""
-        if self._whole is None:
-            return self.postprocess(canvas)
-        return self._whole.postprocess(self._whole.upscale_from(canvas, self.contents))
+    def preview(self, image: Tensor) -> Tensor:
+        """Return optimized images of this size, postprocessed at the size of the result."""
+        if self._full_size is None:
+            return self.postprocess(image)
+        full_size = self._full_size
+        return full_size.postprocess(full_size.upscale_from(image, self.contents))
 
-    def postprocess(self, canvas: Tensor) -> Tensor:
-        """Return what is saved of a canvas: in the colours to keep, and only where masks are."""
+    def postprocess(self, image: Tensor) -> Tensor:
+        """Return stylized images: with preserved colors, and changed only inside the masks."""
         if self._settings.preserve_color == "luminance":
-            canvas = match_color_statistics(canvas, self._original)
-        painted = canvas.clamp(0, 1)
-        return painted if self._free is None else torch.where(self._free, painted, self._original)
+            image = recombine_luminance(image, self._original)
+        stylized = image.clamp(0, 1)
+        if self._masked_area is None:
+            return stylized
+        return torch.where(self._masked_area, stylized, self._original)
 
     def project_gradient(self, gradient: Tensor) -> Tensor:
-        """Leave of a gradient what the canvas may follow: grey canvases stay grey."""
-        return self._to_grey(gradient, mean=True)
+        """Project a gradient onto the allowed directions: grayscale images stay grayscale."""
+        return self._to_gray(gradient, mean=True)
 
-    def _to_grey(self, pictures: Tensor, mean: bool = False) -> Tensor:
+    def _to_gray(self, images: Tensor, mean: bool = False) -> Tensor:
+        """Convert to grayscale if only the luminance is optimized."""
         if self._settings.preserve_color != "luminance":
-            return pictures
+            return images
         if mean:
-            return pictures.mean(1, keepdim=True).expand_as(pictures).contiguous()
-        return luminance(pictures)
+            return images.mean(1, keepdim=True).expand_as(images).contiguous()
+        return luminance(images)
 
     def _bounds(self) -> Bounds:
         if not self._settings.clamp_to_range:
             return unbounded(self.contents)
-        limits = bounds_for(0, 1, self.contents)
+        bounds = bounds_for(0, 1, self.contents)
         if self._settings.preserve_color == "luminance":
-            limits = luminance_bounds(self._original)
-        if self._free is None:
-            return limits
-        low, high = (torch.where(self._free, limit, self.contents) for limit in limits)
+            bounds = luminance_bounds(self._original)
+        if self._masked_area is None:
+            return bounds
+        low, high = (torch.where(self._masked_area, bound, self.contents) for bound in bounds)
         return Bounds(low, high)
 
 
-def _masked_area(subject: StyleJob) -> Tensor | None:
-    """Where a mask is above 0, bool ``[1 or B, 1, H, W]``."""
-    if not subject.styles[0].masks:
+def _masked_area(job: StyleJob) -> Tensor | None:
+    """Return where any mask is above 0, bool ``[1 or B, 1, H, W]``; ``None`` without masks."""
+    if not job.styles[0].masks:
         return None
-    return torch.cat([torch.stack(look.masks).amax(0) > 0 for look in subject.styles])
+    return torch.cat([torch.stack(style.masks).amax(0) > 0 for style in job.styles])
 
 
-def _styles_in_content_colors(subject: StyleJob, settings: StylizeSettings) -> StyleJob:
-    """Change colours beforehand, so that the content's can be kept."""
+def _preserve_colors(job: StyleJob, settings: StylizeSettings) -> StyleJob:
+    """Return the job with styles in the contents' colors, or all images in grayscale."""
     if settings.preserve_color == "none":
-        return subject
-    contents = subject.contents.split(1)
-    looks = subject.styles * (len(contents) if len(subject.styles) == 1 else 1)
+        return job
+    contents = job.contents.split(1)
+    styles = job.styles * (len(contents) if len(job.styles) == 1 else 1)
     if settings.preserve_color == "luminance":
         contents = tuple(luminance(content) for content in contents)
-    changed = [
-        replace(look, images=tuple(_recolored(style, content, settings) for style in look.images))
-        for look, content in zip(looks, contents, strict=True)
+    recolored = [
+        replace(style, images=tuple(_recolor(image, content, settings) for image in style.images))
+        for style, content in zip(styles, contents, strict=True)
     ]
-    return StyleJob(torch.cat(contents), tuple(changed))
+    return StyleJob(torch.cat(contents), tuple(recolored))
 
 
-def _recolored(style: Tensor, content: Tensor, settings: StylizeSettings) -> Tensor:
+def _recolor(style: Tensor, content: Tensor, settings: StylizeSettings) -> Tensor:
     if settings.preserve_color == "luminance":
         return match_luminance(luminance(style), content)
-    return recombine_luminance(style, content)
+    return match_color_statistics(style, content)
 
 
 def _cover(style: Tensor, height: int, width: int) -> Tensor:
-    """The middle of a style, scaled so that it covers a canvas."""
+    """Resize a style so that it covers this size, and crop the center."""
     factor = max(height / style.shape[2], width / style.shape[3])
-    large = [
-        max(goal, round(side * factor))
-        for goal, side in zip((height, width), style.shape[2:], strict=True)
+    covering = [
+        max(minimum, round(side * factor))
+        for minimum, side in zip((height, width), style.shape[2:], strict=True)
     ]
-    whole = resize(style, *large).clamp(0, 1)
-    top, left = (large[0] - height) // 2, (large[1] - width) // 2
-    return whole[:, :, top : top + height, left : left + width]
+    resized = resize(style, *covering).clamp(0, 1)
+    top, left = (covering[0] - height) // 2, (covering[1] - width) // 2
+    return resized[:, :, top : top + height, left : left + width]

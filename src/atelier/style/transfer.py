@@ -1,4 +1,4 @@
-"""Painting one subject: scale by scale, leg by leg, part by part, and what goes wrong there."""
+"""Style transfer of a batch: pyramid levels, optimization, recovery and checkpoints."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -18,216 +18,14 @@ from atelier.style.pyramid import Level, downscale, levels
 from atelier.style.spectral_lbfgs import Evaluate
 from atelier.style.vgg import calibrate, preprocess, stride
 
-# Between two parts a picture can be kept and painted on; each costs torch's L-BFGS one evaluation.
+# Checkpoints are possible between chunks. Each chunk costs torch's L-BFGS one more evaluation.
 _EVALUATIONS_PER_CHUNK = 25
-# Fewer may all be of the canvas as it was, or of a step that is tried again, shorter.
+# Fewer evaluations may all be of the unchanged image, or of one step that is being shortened.
 _EVALUATIONS_TO_STALL = 5
-# Each time that a loss is not finite steps become a tenth as long, so often at most.
+# Maximum number of times that steps are divided by 10 after a non-finite loss.
 _MAX_STEP_SHRINKS = 6
-
-
-class StyleTransfer:
-    """Painting one subject: the legs of its way, with what goes wrong on them."""
-
-    def __init__(
-        self,
-        settings: StylizeSettings,
-        vgg: nn.Sequential,
-        journal: LossLog,
-        saver: Checkpointer,
-        watch: Callable[[Preview], None] | None,
-        say: Callable[[str], None],
-    ) -> None:
-        self._settings, self._vgg, self._journal = settings, vgg, journal
-        self._saver, self._watch, self._say = saver, watch, say
-
-    def run(self, subject: StyleJob) -> Tensor:
-        """Return paintings ``[B, 3, H, W]``, or say which size the memory would hold."""
-        try:
-            return self._run(subject)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-        raise AtelierError(self._suggest_size(subject))
-
-    def _run(self, subject: StyleJob) -> Tensor:
-        height, width = subject.contents.shape[2:]
-        styles = {id(style): style for look in subject.styles for style in look.images}
-        shapes = [(style.shape[2], style.shape[3]) for style in styles.values()]
-        side = tile_size_for_memory(height, width, self._settings, self._vgg, shapes)
-        if self._settings.style_strength == 0:
-            scene = ScaledProblem(subject, self._settings, self._vgg, side)
-            self._evaluation(scene, 1.0)(scene.contents)
-            self._journal.deliver()
-            return subject.contents
-        way = list(enumerate(levels(self._settings, height, width)))
-        state = self._saver.load(self._journal.picture)
-        if state is not None:
-            self._journal.replay(state.pop("losses"))
-            way = way[int(state.pop("leg")) :]
-        whole = ScaledProblem(subject, self._settings, self._vgg, side)
-        scene = self._problem_at(subject, way[0][1], side, whole)
-        canvas = scene.initial_image()
-        for number, leg in way:
-            if scene.contents.shape[2:] != (leg.height, leg.width):
-                before, scene = scene, self._problem_at(subject, leg, side, whole)
-                canvas = scene.upscale_from(canvas, before.contents)
-            canvas = self._optimize_level(number, leg, scene, canvas, state)
-            state = None
-        return scene.postprocess(canvas)
-
-    def _problem_at(
-        self, subject: StyleJob, leg: Level, side: int | None, whole: ScaledProblem
-    ) -> ScaledProblem:
-        at_leg = subject.resize(leg.height, leg.width, stride(self._vgg))
-        if at_leg is subject:
-            return whole
-        return ScaledProblem(at_leg, self._settings, self._vgg, side, whole)
-
-    def _optimize_level(
-        self,
-        number: int,
-        leg: Level,
-        scene: ScaledProblem,
-        canvas: Tensor,
-        state: dict[str, Tensor] | None,
-    ) -> Tensor:
-        """Paint one leg, from its begin or from where an earlier attempt left it."""
-        evaluate, caution, stuck = self._evaluation(scene, leg.content_boost), 0, False
-        self._journal.level_start = self._journal.delivered
-        if state is not None:
-            self._journal.level_start = int(state.pop("begun"))
-            canvas = state.pop("canvas").to(scene.contents.device)
-            caution, stuck = int(state.pop("caution")), bool(state.pop("stuck"))
-        at_work = build_optimizer(canvas, evaluate, self._settings, scene.bounds, caution)
-        if state is not None:
-            at_work.restore(state)
-        while self._journal.delivered < leg.end_iteration and not stuck:
-            before, told = at_work.image.clone(), self._journal.delivered
-            self._run_chunk(at_work, min(told + _EVALUATIONS_PER_CHUNK, leg.end_iteration), scene)
-            lost, stood = self._is_non_finite(told), torch.equal(at_work.image, before)
-            if lost or (stood and self._journal.delivered - told >= _EVALUATIONS_TO_STALL):
-                stuck = stood and caution > 0
-                self._shrink_steps(lost, caution)
-                caution += 1
-                at_work = build_optimizer(before, evaluate, self._settings, scene.bounds, caution)
-            self._checkpoint(number, leg, at_work, caution, stuck)
-        return at_work.image
-
-    def _run_chunk(self, at_work: ImageOptimizer, until: int, scene: ScaledProblem) -> None:
-        """Paint a part, and show it at its end and wherever an intermediate is due."""
-        journal = self._journal
-        while journal.delivered < until:
-            try:
-                at_work.advance(
-                    min(until - journal.delivered, self._until_next_preview(journal.delivered))
-                )
-            except KeyboardInterrupt:
-                # The first evaluation is of the canvas as it began.
-                if journal.recorded > 1:
-                    self._preview(at_work.image, scene, interrupted=True)
-                raise
-            journal.deliver()
-            self._preview(at_work.image, scene)
-
-    def _preview(self, canvas: Tensor, scene: ScaledProblem, interrupted: bool = False) -> None:
-        """Show pictures as they would be saved now: at full size, and only where masks are."""
-        if self._watch:
-            shown, journal = scene.preview(canvas).cpu().split(1), self._journal
-            for picture, pixels in enumerate(shown, start=journal.picture):
-                self._watch(Preview(picture, journal.recorded, pixels, interrupted))
-
-    def _until_next_preview(self, told: int) -> int:
-        """Evaluations until the next intermediate is due."""
-        wanted = self._settings.save_intermediates
-        # Torch's L-BFGS would pay for every halt: it is looked at where it halts anyway.
-        if not wanted or self._settings.optimizer == "lbfgs":
-            return _EVALUATIONS_PER_CHUNK
-        every = max(1, self._settings.iterations // wanted)
-        return every - told % every
-
-    def _is_non_finite(self, told: int) -> bool:
-        """Whether the painter came to where a loss is not finite and has not come back itself."""
-        lost = self._journal.non_finite_labels(told)
-        # What it could look at before, at another size, is no place to step back to.
-        if not lost or self._settings.optimizer != "spectral_lbfgs" or self._journal.never_finite():
-            return bool(lost)
-        for called in lost:
-            self._say(
-                f"{called} has had a loss that is not finite by iteration {self._journal.delivered};"
-                " it has stepped back and goes on with a shorter step"
-            )
-        return False
-
-    def _shrink_steps(self, lost: bool, caution: int) -> None:
-        """Say what is wrong and that smaller steps follow, or give up where they did not help."""
-        if lost and (caution == _MAX_STEP_SHRINKS or self._journal.never_finite()):
-            raise AtelierError(
-                f"{self._journal.failure_message()}; lower stylize.lr, or set stylize.optimizer to adam"
-                " with an lr of 0.02."
-            )
-        if lost or caution == 0:
-            # Only torch's painters are lost, which paint one picture; ours stand still together.
-            for called in self._journal.labels:
-                self._say(
-                    f"{called} {'has a loss that is not finite' if lost else 'stands still'} at"
-                    f" iteration {self._journal.delivered}; it goes on from its last good state with"
-                    " steps that begin a tenth as long"
-                )
-
-    def _checkpoint(
-        self, number: int, leg: Level, at_work: ImageOptimizer, caution: int, stuck: bool
-    ) -> None:
-        """Keep all that the next part depends on."""
-        journal = self._journal
-        marks = {"leg": number, "begun": journal.level_start, "caution": caution, "stuck": stuck}
-        told = {"canvas": at_work.image, "losses": journal.table()}
-        state = {name: torch.tensor(mark) for name, mark in marks.items()} | told
-        last = leg.end_iteration == self._settings.iterations
-        finished = last and (stuck or journal.delivered >= leg.end_iteration)
-        self._saver.save(journal.picture, journal.delivered, state | at_work.state(), finished)
-
-    def _evaluation(self, scene: ScaledProblem, firmness: float) -> Evaluate:
-        contents = self._settings.content_layers.items()
-        firm = {layer: firmness * weight for layer, weight in contents}
-        sought = self._settings.model_copy(update={"content_layers": firm})
-
-        def evaluate(canvas: Tensor) -> tuple[Tensor, Tensor]:
-            """The losses [B] of pictures, and their gradients; the journal is told."""
-            totals, losses, gradient = scene.objective.loss_and_gradient(
-                canvas, scene.targets, sought
-            )
-            self._journal.record(weighted_sum(losses, self._settings), losses)
-            return totals, scene.project_gradient(gradient)
-
-        return evaluate
-
-    def _suggest_size(self, subject: StyleJob) -> str:
-        height, width = subject.contents.shape[2:]
-
-        def try_out(side: int) -> None:
-            factor = side / min(height, width)
-            shape = round(height * factor), round(width * factor)
-            smaller = subject.resize(*shape, stride(self._vgg))
-            scene = ScaledProblem(smaller, self._settings, self._vgg, None)
-            evaluated = self._evaluation(scene, 1.0)
-            build_optimizer(scene.initial_image(), evaluated, self._settings, scene.bounds).advance(
-                2
-            )
-
-        fits = largest_size_that_runs(try_out, min(height, width) * 3 // 4, 2 * stride(self._vgg))
-        change = "lower" if self._settings.memory_gb else "set"
-        return (
-            f"the memory is too small for a painting of {width} x {height} pixels; "
-            + (f"a stylize.image_size of {fits} fits" if fits else "no smaller size fits either")
-            + f", or {change} stylize.memory_gb, which paints part by part."
-        )
-
-
-__all__ = ["Preview", "IterationLosses", "Checkpointer", "deepest", "transfer_style"]
-
-# One picture of 512 x 512, or 16 of 128 x 128: what a pass of VGG19 holds takes 1 GB.
-_PIXELS_AT_ONCE = 2**18
+# One image of 512 x 512, or 16 of 128 x 128; the maps of VGG19 then take 1 GB.
+_PIXELS_PER_BATCH = 2**18
 
 
 def transfer_style(
@@ -236,126 +34,370 @@ def transfer_style(
     settings: StylizeSettings,
     vgg: nn.Sequential,
     device: torch.device,
-    on_iteration: Callable[[IterationLosses], None],
-    saver: Checkpointer | None = None,
-    at_once: int | None = None,
-    watch: Callable[[Preview], None] | None = None,
-    say: Callable[[str], None] = lambda trouble: None,
-    called: Sequence[str] = (),
+    on_losses: Callable[[IterationLosses], None],
+    checkpointer: Checkpointer | None = None,
+    batch_size: int | None = None,
+    on_preview: Callable[[Preview], None] | None = None,
+    warn: Callable[[str], None] = lambda message: None,
+    labels: Sequence[str] = (),
 ) -> Iterator[Tensor]:
-    """Paint each of ``contents`` as its look says, and yield it as soon as it is finished.
+    """Stylize each of ``contents``, and yield each stylized image as soon as it is finished.
 
     Gatys, Ecker and Bethge 2016, "Image style transfer using convolutional neural networks"
-    (CVPR). Torch's optimizers paint one picture after another, because they would see a batch as
-    one long vector. With ``spectral`` neighbours of one size may share VGG19's passes: each keeps
-    its own steps, but sums of a batch may be rounded otherwise than those of one picture.
+    (CVPR). Optimizers of torch process one image after another, because they would treat a batch
+    as one vector. With ``spectral_lbfgs``, consecutive images of one size can share the passes of
+    VGG19. Each has its own steps, but sums over a batch may be rounded differently.
 
     Args:
         contents: each float32 ``[1, 3, H, W]``, RGB, 0 to 1, of any size.
-        styles: one style for all, float32 ``[1, 3, h, w]``, RGB, 0 to 1, or a look for each.
-        settings: what to match, and how to optimise.
+        styles: one style image for all contents, float32 ``[1, 3, h, w]``, RGB, 0 to 1; or one
+            :class:`Style` for all, or one for each.
+        settings: the ``stylize`` section.
         vgg: from :func:`atelier.style.vgg.build_vgg19`, deep enough for the settings' layers.
-            It is moved to ``device``; random weights are calibrated on all styles in a copy.
-        device: where to paint.
-        on_iteration: called for every evaluation in order, in bursts. An evaluation counts as an
-            iteration. Torch's L-BFGS may make one more than ``settings.iterations``, and every
-            L-BFGS may end before, when no step makes the picture better. One whose loss is not
-            finite is counted, but not told.
-        saver: keeps what a picture needs to be painted on, and brings back what an earlier
-            attempt left; evaluations of that attempt are told again. Pictures that are painted
-            together are kept together, under the number of the first.
-        at_once: so many pictures may share a pass. By default one on a CPU, where more gain
-            nothing, and elsewhere as many as have 512 x 512 pixels together.
-        watch: shown every picture now and then, more often if ``settings.intermediates`` asks.
-        say: told in a sentence where something went wrong that painting could mend.
-        called: what each picture is called in sentences; picture 1 and so on if not given.
+            It is moved to ``device``. Random weights are calibrated on all styles, in a copy.
+        device: where to compute.
+        on_losses: called for every evaluation in order, in blocks; an evaluation counts as an
+            iteration. L-BFGS of torch may make one more than ``settings.iterations``. Both
+            L-BFGS may end earlier, if no step lowers the loss. An evaluation with a non-finite
+            loss is counted, but not passed on.
+        checkpointer: saves states, and loads those of an earlier attempt. Evaluations of that
+            attempt are passed to ``on_losses`` again. A batch is saved under the index of its
+            first image.
+        batch_size: maximum number of images that share a pass. The default is 1 on a CPU, where
+            larger batches are not faster, and 512 x 512 pixels in total on other devices.
+        on_preview: called with unfinished images, more often if ``save_intermediates`` is set.
+        warn: called with a sentence after a problem from which the optimization recovered.
+        labels: name of each image for messages; ``picture 1`` and so on by default.
 
     Yields:
-        For each content a painting of its size, float32 ``[1, 3, H, W]`` on the CPU, RGB, 0 to 1.
+        One stylized image for each content, of its size, float32 ``[1, 3, H, W]`` on the CPU,
+        RGB, 0 to 1.
 
     Raises:
-        AtelierError: the loss stays not finite, a picture is too small for the layers, a mask is
-            empty, or the memory is too small; the sentence says what would do.
+        AtelierError: the loss stays non-finite, an image is too small for the layers, a mask is
+            empty, or there is too little memory.
     """
-    looks = [Style((styles,))] if isinstance(styles, Tensor) else list(styles)
-    vgg = vgg[: deepest(settings) + 1].to(device)
-    _reject_too_small(contents, looks, vgg)
-    vgg = cast_vgg(_calibrate(vgg, looks, settings, device), settings, device)
+    styles = [Style((styles,))] if isinstance(styles, Tensor) else list(styles)
+    vgg = vgg[: deepest_layer(settings) + 1].to(device)
+    _reject_too_small(contents, styles, vgg)
+    vgg = cast_vgg(_calibrate(vgg, styles, settings, device), settings, device)
     finished = 0
-    for subject in _jobs(contents, looks, settings, device, at_once):
-        numbers = range(finished, finished + len(subject.contents))
-        titles = [called[number] if called else f"picture {number + 1}" for number in numbers]
-        journal = LossLog(finished, titles, loss_names(settings), on_iteration)
-        work = StyleTransfer(settings, vgg, journal, saver or Checkpointer(), watch, say)
-        yield from work.run(subject).cpu().split(1)
-        finished += len(subject.contents)
+    for job in _jobs(contents, styles, settings, device, batch_size):
+        numbers = range(finished, finished + len(job.contents))
+        names = [labels[number] if labels else f"picture {number + 1}" for number in numbers]
+        log = LossLog(finished, names, loss_names(settings), on_losses)
+        transfer = StyleTransfer(
+            settings, vgg, log, checkpointer or Checkpointer(), on_preview, warn
+        )
+        yield from transfer.run(job).cpu().split(1)
+        finished += len(job.contents)
+
+
+class StyleTransfer:
+    """Style transfer of one batch."""
+
+    def __init__(
+        self,
+        settings: StylizeSettings,
+        vgg: nn.Sequential,
+        log: LossLog,
+        checkpointer: Checkpointer,
+        on_preview: Callable[[Preview], None] | None,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._settings, self._vgg, self._log = settings, vgg, log
+        self._checkpointer, self._on_preview, self._warn = checkpointer, on_preview, warn
+
+    def run(self, job: StyleJob) -> Tensor:
+        """Return the stylized images ``[B, 3, H, W]``.
+
+        Raises:
+            AtelierError: there is too little memory, or the loss stays non-finite.
+        """
+        try:
+            return self._run(job)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside the handler, which would keep the failed attempt's tensors in memory.
+        raise AtelierError(self._suggest_size(job))
+
+    def _run(self, job: StyleJob) -> Tensor:
+        height, width = job.contents.shape[2:]
+        images = {id(image): image for style in job.styles for image in style.images}
+        shapes = [(image.shape[2], image.shape[3]) for image in images.values()]
+        tile_size = tile_size_for_memory(height, width, self._settings, self._vgg, shapes)
+        full_size = ScaledProblem(job, self._settings, self._vgg, tile_size)
+        if self._settings.style_strength == 0:
+            self._evaluation(full_size, 1.0)(full_size.contents)
+            self._log.deliver()
+            return job.contents
+        remaining = list(enumerate(levels(self._settings, height, width)))
+        state = self._checkpointer.load(self._log.first_image)
+        if state is not None:
+            self._log.replay(state.pop("losses"))
+            remaining = remaining[int(state.pop("leg")) :]
+        problem = self._problem_at(job, remaining[0][1], tile_size, full_size)
+        image = problem.initial_image()
+        for number, level in remaining:
+            if problem.contents.shape[2:] != (level.height, level.width):
+                previous = problem
+                problem = self._problem_at(job, level, tile_size, full_size)
+                image = problem.upscale_from(image, previous.contents)
+            image = self._optimize_level(number, level, problem, image, state)
+            state = None
+        return problem.postprocess(image)
+
+    def _problem_at(
+        self, job: StyleJob, level: Level, tile_size: int | None, full_size: ScaledProblem
+    ) -> ScaledProblem:
+        """Return the problem at the size of a pyramid level."""
+        scaled_job = job.resize(level.height, level.width, stride(self._vgg))
+        if scaled_job is job:
+            return full_size
+        return ScaledProblem(scaled_job, self._settings, self._vgg, tile_size, full_size)
+
+    def _optimize_level(
+        self,
+        number: int,
+        level: Level,
+        problem: ScaledProblem,
+        image: Tensor,
+        state: dict[str, Tensor] | None,
+    ) -> Tensor:
+        """Return the optimized images of a pyramid level.
+
+        Args:
+            number: index of the level.
+            level: size, content boost and last evaluation.
+            problem: at the level's size.
+            image: the initial images.
+            state: saved by an earlier attempt at this level, if any.
+        """
+        evaluate = self._evaluation(problem, level.content_boost)
+        step_shrinks, stalled = 0, False
+        self._log.level_start = self._log.delivered
+        if state is not None:
+            self._log.level_start = int(state.pop("begun"))
+            image = state.pop("canvas").to(problem.contents.device)
+            step_shrinks, stalled = int(state.pop("caution")), bool(state.pop("stuck"))
+        optimizer = build_optimizer(image, evaluate, self._settings, problem.bounds, step_shrinks)
+        if state is not None:
+            optimizer.restore(state)
+        while self._log.delivered < level.end_iteration and not stalled:
+            before, start = optimizer.image.clone(), self._log.delivered
+            self._run_chunk(
+                optimizer, min(start + _EVALUATIONS_PER_CHUNK, level.end_iteration), problem
+            )
+            non_finite = self._is_non_finite(start)
+            unchanged = torch.equal(optimizer.image, before)
+            evaluations = self._log.delivered - start
+            if non_finite or (unchanged and evaluations >= _EVALUATIONS_TO_STALL):
+                stalled = unchanged and step_shrinks > 0
+                self._shrink_steps(non_finite, step_shrinks)
+                step_shrinks += 1
+                optimizer = build_optimizer(
+                    before, evaluate, self._settings, problem.bounds, step_shrinks
+                )
+            self._checkpoint(number, level, optimizer, step_shrinks, stalled)
+        return optimizer.image
+
+    def _run_chunk(self, optimizer: ImageOptimizer, end: int, problem: ScaledProblem) -> None:
+        """Optimize up to evaluation ``end``, with previews at the end and at intermediates."""
+        log = self._log
+        while log.delivered < end:
+            try:
+                optimizer.advance(min(end - log.delivered, self._until_next_preview(log.delivered)))
+            except KeyboardInterrupt:
+                # The first evaluation is of the initial image, which is not worth a preview.
+                if log.recorded > 1:
+                    self._preview(optimizer.image, problem, interrupted=True)
+                raise
+            log.deliver()
+            self._preview(optimizer.image, problem)
+
+    def _preview(self, image: Tensor, problem: ScaledProblem, interrupted: bool = False) -> None:
+        """Pass the images on, postprocessed at the size of the result."""
+        if self._on_preview:
+            previews = problem.preview(image).cpu().split(1)
+            for number, pixels in enumerate(previews, start=self._log.first_image):
+                self._on_preview(Preview(number, self._log.recorded, pixels, interrupted))
+
+    def _until_next_preview(self, evaluations: int) -> int:
+        """Return the number of evaluations until the next intermediate image."""
+        count = self._settings.save_intermediates
+        # Each call costs torch's L-BFGS an evaluation, so that it has previews of chunks only.
+        if not count or self._settings.optimizer == "lbfgs":
+            return _EVALUATIONS_PER_CHUNK
+        interval = max(1, self._settings.iterations // count)
+        return interval - evaluations % interval
+
+    def _is_non_finite(self, since: int) -> bool:
+        """Return true if the loss became non-finite, and the optimizer cannot recover.
+
+        Args:
+            since: number of evaluations before those to check.
+        """
+        labels = self._log.non_finite_labels(since)
+        recovers = self._settings.optimizer == "spectral_lbfgs"
+        # Without a finite loss at this level there is no image to return to.
+        if not labels or not recovers or self._log.never_finite():
+            return bool(labels)
+        for label in labels:
+            self._warn(
+                f"{label} had a non-finite loss by iteration {self._log.delivered}; the step"
+                " was undone, and the optimization continues with a shorter one"
+            )
+        return False
+
+    def _shrink_steps(self, non_finite: bool, step_shrinks: int) -> None:
+        """Warn that steps become shorter, or raise if shorter steps cannot help.
+
+        Args:
+            non_finite: true after a non-finite loss, false if the images did not change.
+            step_shrinks: number of times that steps were shortened before.
+        """
+        if non_finite and (step_shrinks == _MAX_STEP_SHRINKS or self._log.never_finite()):
+            raise AtelierError(
+                f"{self._log.failure_message()}; lower stylize.lr, or set stylize.optimizer to"
+                " adam with an lr of 0.02."
+            )
+        if non_finite or step_shrinks == 0:
+            problem = "has a non-finite loss" if non_finite else "has stopped changing"
+            # Non-finite losses end here only with torch's optimizers, which have one image.
+            for label in self._log.labels:
+                self._warn(
+                    f"{label} {problem} at iteration {self._log.delivered}; the optimization"
+                    " restarts from its last good state with steps a tenth as long"
+                )
+
+    def _checkpoint(
+        self,
+        number: int,
+        level: Level,
+        optimizer: ImageOptimizer,
+        step_shrinks: int,
+        stalled: bool,
+    ) -> None:
+        """Pass all that the next chunk depends on to the checkpointer."""
+        log = self._log
+        progress = {
+            "leg": number,
+            "begun": log.level_start,
+            "caution": step_shrinks,
+            "stuck": stalled,
+        }
+        state = {name: torch.tensor(value) for name, value in progress.items()}
+        state |= {"canvas": optimizer.image, "losses": log.table()}
+        is_last = level.end_iteration == self._settings.iterations
+        finished = is_last and (stalled or log.delivered >= level.end_iteration)
+        self._checkpointer.save(log.first_image, log.delivered, state | optimizer.state(), finished)
+
+    def _evaluation(self, problem: ScaledProblem, content_boost: float) -> Evaluate:
+        """Return the function that evaluates images and records their losses."""
+        content_layers = {
+            layer: content_boost * weight for layer, weight in self._settings.content_layers.items()
+        }
+        boosted = self._settings.model_copy(update={"content_layers": content_layers})
+
+        def evaluate(image: Tensor) -> tuple[Tensor, Tensor]:
+            totals, losses, gradient = problem.objective.loss_and_gradient(
+                image, problem.targets, boosted
+            )
+            self._log.record(weighted_sum(losses, self._settings), losses)
+            return totals, problem.project_gradient(gradient)
+
+        return evaluate
+
+    def _suggest_size(self, job: StyleJob) -> str:
+        """Return a sentence that names an image size for which the memory suffices."""
+        height, width = job.contents.shape[2:]
+
+        def try_size(size: int) -> None:
+            factor = size / min(height, width)
+            shape = round(height * factor), round(width * factor)
+            smaller = job.resize(*shape, stride(self._vgg))
+            problem = ScaledProblem(smaller, self._settings, self._vgg, None)
+            build_optimizer(
+                problem.initial_image(),
+                self._evaluation(problem, 1.0),
+                self._settings,
+                problem.bounds,
+            ).advance(2)
+
+        fits = largest_size_that_runs(try_size, min(height, width) * 3 // 4, 2 * stride(self._vgg))
+        change = "lower" if self._settings.memory_gb else "set"
+        return (
+            f"the memory is too small for a stylized image of {width} x {height} pixels; "
+            + (f"a stylize.image_size of {fits} fits" if fits else "no smaller size fits either")
+            + f", or {change} stylize.memory_gb to compute the image in tiles."
+        )
+
+
+def deepest_layer(settings: StylizeSettings) -> int:
+    """Return the deepest layer of the losses."""
+    return max([*settings.style_layers, *settings.content_layers])
 
 
 def _calibrate(
-    vgg: nn.Sequential, looks: Sequence[Style], settings: StylizeSettings, device: torch.device
+    vgg: nn.Sequential, styles: Sequence[Style], settings: StylizeSettings, device: torch.device
 ) -> nn.Sequential:
-    """Fit random weights to all styles; learned ones stay as they are."""
+    """Calibrate random weights on all style images; other weights are returned unchanged."""
     if settings.weights != "random":
         return vgg
-    distinct = {id(style): style for look in looks for style in look.images}.values()
-    side = calibration_size(settings, len(distinct))
-    small = [_limit_size(style.to(device), side, stride(vgg)) for style in distinct]
-    return calibrate(vgg, *(preprocess(style, settings.pixel_convention()) for style in small))
+    images = {id(image): image for style in styles for image in style.images}.values()
+    size = calibration_size(settings, len(images))
+    small = [_limit_size(image.to(device), size, stride(vgg)) for image in images]
+    return calibrate(vgg, *(preprocess(image, settings.pixel_convention()) for image in small))
 
 
-def _limit_size(style: Tensor, side: int, least: int) -> Tensor:
-    """A style, smaller where its longer side is longer than ``side``."""
-    return downscale(style, min(1.0, side / max(style.shape[2:])), least)
-
-
-def deepest(settings: StylizeSettings) -> int:
-    """The last layer that the losses see."""
-    return max([*settings.style_layers, *settings.content_layers])
+def _limit_size(image: Tensor, size: int, min_size: int) -> Tensor:
+    """Downscale an image whose longer side exceeds ``size``."""
+    return downscale(image, min(1.0, size / max(image.shape[2:])), min_size)
 
 
 def _jobs(
     contents: Sequence[Tensor],
-    looks: Sequence[Style],
+    styles: Sequence[Style],
     settings: StylizeSettings,
     device: torch.device,
-    at_once: int | None,
+    batch_size: int | None,
 ) -> Iterator[StyleJob]:
-    """Pictures that are painted together: neighbours of one size, with equally many masks."""
-    same = len(looks) == 1
-    pairs = [(one, looks[0 if same else number]) for number, one in enumerate(contents)]
+    """Yield batches of consecutive contents of one size, with the same number of masks."""
+    shared = len(styles) == 1
+    pairs = [(content, styles[0 if shared else number]) for number, content in enumerate(contents)]
     for (height, width, _), group in groupby(pairs, lambda p: (*p[0].shape[2:], len(p[1].masks))):
-        fit = 1 if device.type == "cpu" else max(1, _PIXELS_AT_ONCE // (height * width))
-        most = (at_once or fit) if settings.optimizer == "spectral_lbfgs" else 1
-        waiting = list(group)
-        for begin in range(0, len(waiting), most):
-            together = waiting[begin : begin + most]
-            batch = torch.cat([content for content, _ in together]).to(device)
-            moved = tuple(_to_device(look, device) for _, look in together)
-            yield StyleJob(batch, moved[:1] if same else moved)
+        fits = 1 if device.type == "cpu" else max(1, _PIXELS_PER_BATCH // (height * width))
+        size = (batch_size or fits) if settings.optimizer == "spectral_lbfgs" else 1
+        members = list(group)
+        for start in range(0, len(members), size):
+            batch = members[start : start + size]
+            images = torch.cat([content for content, _ in batch]).to(device)
+            moved = tuple(_to_device(style, device) for _, style in batch)
+            yield StyleJob(images, moved[:1] if shared else moved)
 
 
-def _to_device(look: Style, device: torch.device) -> Style:
-    styles = tuple(style.to(device) for style in look.images)
-    return replace(look, images=styles, masks=tuple(mask.to(device) for mask in look.masks))
+def _to_device(style: Style, device: torch.device) -> Style:
+    images = tuple(image.to(device) for image in style.images)
+    return replace(style, images=images, masks=tuple(mask.to(device) for mask in style.masks))
 
 
 def _reject_too_small(
-    contents: Sequence[Tensor], looks: Sequence[Style], vgg: nn.Sequential
+    contents: Sequence[Tensor], styles: Sequence[Style], vgg: nn.Sequential
 ) -> None:
-    """Refuse a picture of which the deepest layer would see nothing, and a mask of nothing."""
-    least = stride(vgg)
-    pictures = [("content", content) for content in contents]
-    pictures += [("style", style) for look in looks for style in look.images]
-    for what, picture in pictures:
-        height, width = picture.shape[2:]
-        if min(height, width) < least:
+    """Raise if an image is smaller than one position of the deepest layer, or a mask is empty."""
+    min_size = stride(vgg)
+    images = [("content", content) for content in contents]
+    images += [("style", image) for style in styles for image in style.images]
+    for kind, image in images:
+        height, width = image.shape[2:]
+        if min(height, width) < min_size:
             raise AtelierError(
-                f"the {what} of {width} x {height} pixels is too small for layer {len(vgg) - 1} of"
-                f" VGG19, which needs {least} pixels each way; raise stylize.image_size, or"
-                " choose layers less deep."
+                f"the {kind} of {width} x {height} pixels is too small for layer {len(vgg) - 1} of"
+                f" VGG19, which needs {min_size} pixels in each direction; raise"
+                " stylize.image_size, or choose shallower layers."
             )
-    if any(not bool((mask > 0).any()) for look in looks for mask in look.masks):
+    if any(not bool((mask > 0).any()) for style in styles for mask in style.masks):
         raise AtelierError(
-            "one of stylize.style_masks is black all over, so that its style has no place; make"
-            " it white where the style belongs."
+            "one of stylize.style_masks is entirely black; make it white where its style belongs."
         )

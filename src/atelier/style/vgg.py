@@ -1,4 +1,4 @@
-"""VGG19's convolutional part, its weights, and the pixels it takes.
+"""Convolutional layers of VGG19, their weights, and the preprocessing of images.
 
 Simonyan and Zisserman 2015, "Very deep convolutional networks for large-scale image
 recognition" (https://arxiv.org/abs/1409.1556), configuration E. Layers are positions in
@@ -34,34 +34,34 @@ _EPSILON = 1e-8
 def build_vgg19(
     weights: str, pooling: Pooling, seed: int, deepest: int, padding: Padding = "zeros"
 ) -> nn.Sequential:
-    """Build VGG19's features up to the layer ``deepest``, frozen and in evaluation mode.
+    """Build VGG19's features up to layer ``deepest``, frozen and in evaluation mode.
 
     Args:
         weights: ``"vgg19_caffe"``: the original network's weights, from an installed package.
-            ``"random"``: seeded random filters, to be fitted to a style picture by
-            :func:`calibrate`. ``"imagenet"``: torchvision's weights, fetched on first use into
-            torch hub's folder (``TORCH_HOME`` moves it). Else the path of a ``.safetensors``
-            file or of a PyTorch state_dict with torchvision's names, or Caffe's (``conv1_1``).
-        pooling: ``"max"``, as VGG19 was trained, or ``"average"``, which Gatys et al. found
-            to give smoother pictures, or ``"l2"``, the root of the mean square, between the two.
+            ``"random"``: seeded random filters, to be scaled by :func:`calibrate`.
+            ``"imagenet"``: torchvision's weights, downloaded on first use into torch hub's
+            folder (set ``TORCH_HOME`` to change it). Otherwise the path of a ``.safetensors``
+            file or a PyTorch state_dict, with torchvision's or Caffe's names (``conv1_1``).
+        pooling: ``"max"``, as in VGG19's training; ``"average"``, which Gatys et al. found to
+            give smoother images; or ``"l2"``, the root mean square, between the two.
         seed: of random weights.
         deepest: position of the last layer, 0 to 36.
-        padding: ``"zeros"``, as VGG19 was trained, or ``"replicate"``, where a picture's border
-            goes on beyond it, so that it does not look like an edge to darkness.
+        padding: ``"zeros"``, as in VGG19's training, or ``"replicate"``, which repeats border
+            pixels, so that the border does not look like an edge to black.
 
     Returns:
-        A sequence of ``deepest + 1`` layers with torchvision's positions. It takes float32
+        A sequence of ``deepest + 1`` layers with torchvision's positions. Its input is float32
         ``[B, 3, H, W]``, preprocessed by :func:`preprocess`.
 
     Raises:
-        AtelierError: the weights cannot be had, cannot be read or belong to another network.
+        AtelierError: the weights cannot be downloaded or read, or belong to another network.
     """
-    # Without storage first: torch would fill it from the global generator, for nothing.
+    # Built without storage: torch would otherwise draw unused weights from the global generator.
     vgg = vgg19_on_meta(pooling, deepest, padding).to_empty(device="cpu")
     if weights == "random":
         _randomize(vgg, torch.Generator().manual_seed(seed))
     elif weights == "imagenet":
-        from torchvision.models import VGG19_Weights  # 3 s that other weights need not wait
+        from torchvision.models import VGG19_Weights  # importing takes 3 s
 
         path = fetch_weights(VGG19_Weights.IMAGENET1K_V1.url, SETTING)
         _load_weights(vgg, read_weights(path, SETTING), str(path))
@@ -73,31 +73,31 @@ def build_vgg19(
 
 
 def vgg19_on_meta(pooling: Pooling, deepest: int, padding: Padding = "zeros") -> nn.Sequential:
-    """VGG19's features up to the layer ``deepest``, without any weights."""
+    """Build VGG19's features up to layer ``deepest``, without storage for weights."""
     with torch.device("meta"):
         return nn.Sequential(*_layers(pooling, padding)[: deepest + 1])
 
 
-def calibrate(vgg: nn.Sequential, *pictures: Tensor) -> nn.Sequential:
-    """Return a copy of ``vgg`` whose convolutions answer ``pictures`` at unit scale.
+def calibrate(vgg: nn.Sequential, *images: Tensor) -> nn.Sequential:
+    """Return a copy of ``vgg`` whose convolutions have outputs of unit scale for ``images``.
 
-    Front to back, each convolution is divided by the root mean square of its response, so that
-    every layer of random filters weighs the same in the losses (after Mishkin and Matas 2016,
-    "All you need is a good init", https://arxiv.org/abs/1511.06422). One factor a layer, not a
-    channel: fine filters answer pictures weakly, and amplifying them shows as grain.
+    From the first layer to the last, each convolution is divided by the root mean square of its
+    output, so that all layers of random filters have the same weight in the losses (after Mishkin
+    and Matas 2016, "All you need is a good init", https://arxiv.org/abs/1511.06422). There is one
+    factor per layer, not per channel: amplified high-frequency filters cause visible grain.
 
     Args:
         vgg: from :func:`build_vgg19`.
-        pictures: each float ``[B, 3, H, W]``, preprocessed.
+        images: each float ``[B, 3, H, W]``, preprocessed.
     """
     vgg = copy.deepcopy(vgg)
-    responses = list(pictures)
+    responses = list(images)
     with torch.no_grad():
         for layer in vgg:
             if isinstance(layer, nn.Conv2d):
                 squares = [layer(response).square().mean() for response in responses]
                 scale = torch.stack(squares).mean().sqrt()
-                # A picture that is 0 everywhere is answered by 0, which nothing brings to 1.
+                # An output of 0 everywhere cannot be scaled to 1.
                 scale = torch.where(scale > 0, scale, 1.0)
                 for parameter in layer.parameters():
                     parameter.div_(scale)
@@ -105,19 +105,19 @@ def calibrate(vgg: nn.Sequential, *pictures: Tensor) -> nn.Sequential:
     return vgg
 
 
-def feature_maps(vgg: nn.Sequential, picture: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
-    """Return the outputs of ``layers`` in one pass that ends at the deepest of them.
+def feature_maps(vgg: nn.Sequential, images: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
+    """Return the outputs of ``layers`` from one pass, which ends at the deepest of them.
 
     Args:
         vgg: from :func:`build_vgg19`.
-        picture: float ``[B, 3, H, W]``, preprocessed.
+        images: float ``[B, 3, H, W]``, preprocessed.
         layers: positions in ``vgg``.
 
     Returns:
-        Position to feature map, float ``[B, C, H / s, W / s]`` with ``s`` the layer's stride.
+        Feature maps by position, float ``[B, C, H / s, W / s]``; ``s`` is the layer's stride.
     """
     maps = {}
-    response = picture
+    response = images
     for position in range(max(layers, default=-1) + 1):
         response = vgg[position](response)
         if position in layers:
@@ -126,42 +126,45 @@ def feature_maps(vgg: nn.Sequential, picture: Tensor, layers: Collection[int]) -
 
 
 def stride(layers: Iterable[nn.Module]) -> int:
-    """Pixels between two neighbours in the last of ``layers``."""
+    """Return the pixels between two adjacent positions of the last of ``layers``."""
     return int(2 ** sum(not isinstance(layer, nn.Conv2d | nn.ReLU) for layer in layers))
 
 
 def receptive_radius(layers: Iterable[nn.Module]) -> int:
-    """Pixels to either side that a place of the last of ``layers`` sees, at most."""
-    seen, apart = 0, 1
+    """Return the pixels on each side that a position of the last of ``layers`` depends on.
+
+    It is an upper bound.
+    """
+    radius, step = 0, 1
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
-            seen += apart
+            radius += step
         elif not isinstance(layer, nn.ReLU):
-            seen, apart = seen + apart, 2 * apart
-    return seen
+            radius, step = radius + step, 2 * step
+    return radius
 
 
-def preprocess(picture: Tensor, convention: Preprocessing) -> Tensor:
-    """Turn RGB in [0, 1] into the numbers that VGG19's weights were learned on.
+def preprocess(images: Tensor, convention: Preprocessing) -> Tensor:
+    """Normalize images as in the training of VGG19's weights.
 
     Args:
-        picture: float ``[B, 3, H, W]``, RGB, 0 to 1.
-        convention: ``"torchvision"``: RGB less ImageNet's mean, divided by its standard
-            deviation. ``"caffe"``: BGR less its mean, times 255, as for the original weights
+        images: float ``[B, 3, H, W]``, RGB, 0 to 1.
+        convention: ``"torchvision"``: RGB minus ImageNet's mean, divided by its standard
+            deviation. ``"caffe"``: BGR minus its mean, times 255, as for the original weights
             (Gatys' own code).
     """
     if convention == "caffe":
-        return (picture.flip(1) - _per_channel(_CAFFE_MEAN_BGR, picture)) * 255
-    mean, std = _per_channel(_IMAGENET_MEAN, picture), _per_channel(_IMAGENET_STD, picture)
-    return (picture - mean) / std
+        return (images.flip(1) - _per_channel(_CAFFE_MEAN_BGR, images)) * 255
+    mean, std = _per_channel(_IMAGENET_MEAN, images), _per_channel(_IMAGENET_STD, images)
+    return (images - mean) / std
 
 
 class L2Pool(nn.Module):
-    """The root of the mean square of every 2 x 2 places."""
+    """Root mean square of each 2 x 2 block."""
 
     def forward(self, features: Tensor) -> Tensor:
         """Halve height and width of ``[B, C, H, W]``."""
-        # Where all is 0 the root alone would have an infinite gradient.
+        # The gradient of the root is infinite at 0.
         return (F.avg_pool2d(features.square(), 2) + _EPSILON).sqrt()
 
 
@@ -175,7 +178,7 @@ def _layers(pooling: Pooling, padding: Padding) -> list[nn.Module]:
     incoming = 3
     for block in _CHANNELS_OF_BLOCKS:
         for channels in block:
-            # ReLU makes a new tensor, because the convolution's output may be a target too.
+            # ReLU is not in place, because the convolution's output may be a target too.
             layers += [nn.Conv2d(incoming, channels, 3, 1, 1, padding_mode=padding), nn.ReLU()]
             incoming = channels
         layers.append(pools[pooling]())
@@ -191,16 +194,16 @@ def _randomize(vgg: nn.Sequential, generator: torch.Generator) -> None:
 
 
 def _load_weights(vgg: nn.Sequential, stored: Mapping[str, Any], source: str) -> None:
-    """Copy the weights of every layer of ``vgg``; ``stored`` may hold more."""
-    in_caffe = _names_in_caffe()
+    """Copy the weights of every layer of ``vgg``; other entries of ``stored`` are ignored."""
+    caffe_names = _caffe_names()
     for name, parameter in vgg.named_parameters():
         layer, _, kind = name.partition(".")
-        known = (f"features.{name}", name, f"{in_caffe[int(layer)]}.{kind}")
-        tensor = next((stored[one] for one in known if one in stored), None)
+        aliases = (f"features.{name}", name, f"{caffe_names[int(layer)]}.{kind}")
+        tensor = next((stored[alias] for alias in aliases if alias in stored), None)
         if not isinstance(tensor, Tensor):
             raise AtelierError(
-                f"{source} has no features.{name}, nor {known[-1]}; stylize.weights needs a VGG19"
-                " with torchvision's or Caffe's names, deep enough for the layers asked for."
+                f"{source} has no features.{name}, nor {aliases[-1]}; stylize.weights needs a VGG19"
+                " with torchvision's or Caffe's names, deep enough for the layers of the settings."
             )
         if tensor.shape != parameter.shape:
             raise AtelierError(
@@ -210,14 +213,14 @@ def _load_weights(vgg: nn.Sequential, stored: Mapping[str, Any], source: str) ->
         parameter.data.copy_(tensor)
 
 
-def _names_in_caffe() -> dict[int, str]:
-    """What Simonyan and Zisserman, and Gatys after them, call the convolutions: by position."""
+def _caffe_names() -> dict[int, str]:
+    """Return the names of the convolutions in the original network, by position."""
     names, position = {}, 0
     for block, channels in enumerate(_CHANNELS_OF_BLOCKS, start=1):
         for number in range(1, len(channels) + 1):
             names[position] = f"conv{block}_{number}"
-            position += 2  # past its ReLU
-        position += 1  # past the pooling
+            position += 2  # the convolution and its ReLU
+        position += 1  # the pooling
     return names
 
 
@@ -227,5 +230,5 @@ def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
 
 @functools.cache
 def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Uploaded once: the host waits for a GPU with each upload."""
+    """Return values as ``[1, C, 1, 1]``, cached because each upload synchronizes the GPU."""
     return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)
