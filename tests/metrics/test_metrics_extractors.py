@@ -143,7 +143,7 @@ def test_inception_is_fetched_checked_and_gives_torch_fidelitys_features(
     expected = theirs(torch.tensor(pictures).permute(0, 3, 1, 2))[0]
     torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-4)
     wrong = put(folder, "weights-inception", {"a": torch.ones(1)})
-    with pytest.raises(AtelierError, match="does not hold Inception's weights"):
+    with pytest.raises(AtelierError, match="does not contain Inception's weights"):
         inception(f"{address}/{wrong}")
 
 

@@ -19,8 +19,8 @@ from atelier.metrics.features import Standardizer
 from atelier.metrics.neighbors import (
     PRDC,
     Nearest,
-    expected_memorised,
-    memorised,
+    expected_memorized_fraction,
+    memorized_fraction,
     nearest_pairs,
     precision_recall_density_coverage,
 )
@@ -139,10 +139,10 @@ def test_copies_of_the_training_are_found_where_they_come_from() -> None:
     training, unseen = normal(300, 8, 0), normal(200, 8, 1)
     others = nearest_pairs(unseen, training)
     copies = nearest_pairs(training[[7, 3, 299]], training)
-    assert copies.place.tolist() == [7, 3, 299]
+    assert copies.index.tolist() == [7, 3, 299]
     assert copies.distance.max() < 1e-3
     doses = [
-        memorised(nearest_pairs(torch.cat([training[:n], unseen[n:]]), training), others)
+        memorized_fraction(nearest_pairs(torch.cat([training[:n], unseen[n:]]), training), others)
         for n in (0, 20, 100, 200)
     ]
     # One in 200 of the unseen is nearer than the second nearest of them.
@@ -153,31 +153,33 @@ def test_copies_of_the_training_are_found_where_they_come_from() -> None:
     ("count", "expected"), [(1, 1 / 2), (16, 1 / 17), (99, 0.01), (200, 2 / 201)]
 )
 def test_memorised_comes_to_its_expectation_for_new_images(count: int, expected: float) -> None:
-    assert expected_memorised(count) == pytest.approx(expected)
+    assert expected_memorized_fraction(count) == pytest.approx(expected)
     training, rng = normal(50, 4, 0), torch.Generator().manual_seed(1)
     shares = []
     for _ in range(300):
         unseen, new = (torch.randn(size, 4, generator=rng) for size in (count, 100))
-        shares.append(memorised(nearest_pairs(new, training), nearest_pairs(unseen, training)))
+        shares.append(
+            memorized_fraction(nearest_pairs(new, training), nearest_pairs(unseen, training))
+        )
     assert np.mean(shares) == pytest.approx(expected, abs=4 * np.std(shares) / np.sqrt(300))
 
 
 def test_the_nearer_of_an_image_and_its_mirror_image_counts() -> None:
     one = Nearest(torch.tensor([4, 5]), torch.tensor([1.0, 2.0]), torch.zeros(2, dtype=torch.bool))
-    mirror = replace(one, place=torch.tensor([6, 7]), distance=torch.tensor([3.0, 0.5]))
+    mirror = replace(one, index=torch.tensor([6, 7]), distance=torch.tensor([3.0, 0.5]))
     found = one.or_mirrored(mirror)
-    assert found.place.tolist() == [4, 7]
+    assert found.index.tolist() == [4, 7]
     assert found.distance.tolist() == [1.0, 0.5]
     assert found.mirrored.tolist() == [False, True]
 
 
 def test_a_picture_does_not_find_itself_where_it_must_not() -> None:
     x = normal(1500, 3, 0)
-    found = nearest_pairs(x[:1200], x, leave_itself_out=True)
-    assert not (found.place == torch.arange(1200)).any()
+    found = nearest_pairs(x[:1200], x, exclude_self=True)
+    assert not (found.index == torch.arange(1200)).any()
     assert found.distance.min() > 0
     itself = nearest_pairs(x[:1200], x)
-    assert (itself.place == torch.arange(1200)).all()
+    assert (itself.index == torch.arange(1200)).all()
     assert itself.distance.max() < 1e-6
 
 
@@ -203,7 +205,7 @@ def test_more_images_than_a_block_of_rows_give_the_formulas_numbers() -> None:
         coverage=pytest.approx(inside.any(axis=1).mean()),
     )
     found = nearest_pairs(real, made)
-    assert np.array_equal(found.place, between.argmin(axis=1))
+    assert np.array_equal(found.index, between.argmin(axis=1))
     assert found.distance.numpy() == pytest.approx(between.min(axis=1))
 
 

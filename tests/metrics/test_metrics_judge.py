@@ -134,7 +134,8 @@ def test_epochs_measured_by_few_images_are_announced_with_the_error(
     (warning,) = warnings
     assert warning == (
         "the KID of epochs is measured against 199 real images; below 200 its standard error is"
-        f" large: {judge.error:.2g} for other real images; raise convert.validation_fraction or add images"
+        f" large: {judge.error:.2g} for other real images; raise convert.validation_fraction or"
+        " add images"
     )
     deviation = np.std([judge(small[i : i + 199]) for i in range(200, 1001, 50)])
     assert deviation / 3 < judge.error < 4 * deviation
@@ -172,9 +173,9 @@ def test_test_images_are_the_reference_if_there_are_enough(
 ) -> None:
     training, test = small[:200], small[200 : 200 + count]
     real = RealImages.sample(wanted(), training, test)
-    assert real.unseen == (count >= 16)
+    assert real.held_out == (count >= 16)
     assert len(real.reference) == len(real.other) == reference
-    assert set(rows(real.reference)) <= set(rows(test if real.unseen else training))
+    assert set(rows(real.reference)) <= set(rows(test if real.held_out else training))
     scaling = training[real.searched[real.scaling]]
     sets = [rows(real.reference), rows(real.other), rows(scaling)]
     assert len(set().union(*sets)) == sum(map(len, sets)), "no image is in two of the sets"
@@ -184,7 +185,7 @@ def test_test_images_are_the_reference_if_there_are_enough(
         "features": "random",
         "samples": reference,
         "seed": 1,
-        "reference": "test" if real.unseen else "training",
+        "reference": "test" if real.held_out else "training",
         "reference_images": reference,
         "other_images": reference,
         "searched": max(80, 3 * reference),

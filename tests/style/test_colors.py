@@ -7,9 +7,9 @@ from torch import Tensor
 from atelier.style.problem import (
     luminance,
     luminance_bounds,
-    recombine_luminance,
-    match_luminance,
     match_color_statistics,
+    match_luminance,
+    recombine_luminance,
 )
 
 

@@ -145,7 +145,10 @@ def test_a_mask_that_would_be_stretched_is_refused(shape: tuple[int, int], fits:
     if fits:
         assert output_names(options(), contents, styles, masks) == [("ann", "waves")]
         return
-    sentence = f"mask of {shape[1]} x {shape[0]} pixels differs in aspect ratio from ann, which has 64 x 48;"
+    sentence = (
+        f"mask of {shape[1]} x {shape[0]} pixels differs in aspect ratio from ann,"
+        " which has 64 x 48;"
+    )
     with pytest.raises(AtelierError, match=sentence):
         output_names(options(), contents, styles, masks)
 

@@ -1,4 +1,4 @@
-"""Features of real pictures, kept from one run to the next."""
+"""Cache of the features of real images between runs."""
 
 import hashlib
 import os
@@ -18,45 +18,49 @@ _CODE = ("features.py", "extractors.py")
 
 
 class FeatureCache:
-    """A folder of features, named by the content of the pictures and by what looked at them.
+    """Folder of features, with a file for each set of images and extractor.
 
-    The last twenty sets that were asked for are kept. A file that is damaged is made anew; a
-    folder that cannot be written is no fault.
+    The twenty most recently used files are kept. A damaged file is computed again. A folder that
+    cannot be written is ignored.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Keep features in ``folder``; without one, extract them each time."""
+        """Use files in ``folder``; without a folder, nothing is cached."""
         self._folder = folder
 
     def features(
-        self, extractor: Extractor, pictures: NDArray[np.uint8], device: torch.device
+        self, extractor: Extractor, images: NDArray[np.uint8], device: torch.device
     ) -> Tensor:
-        """Features as the extractor gives them, float32 [N, D], or as it gave them before."""
+        """Return the features of images, float32 [N, D], from the cache if possible.
+
+        Args:
+            extractor: of the features.
+            images: uint8 [N, H, W, C].
+            device: where features are extracted.
+        """
         if self._folder is None:
-            return extractor(pictures, device)
-        files, name = Checkpoints(self._folder), _name(extractor, pictures, device)
-        kept = files.load_part(name) or {}
-        if "features" not in kept:
-            kept = {"features": extractor(pictures, device)}
+            return extractor(images, device)
+        files, name = Checkpoints(self._folder), _name(extractor, images, device)
+        stored = files.load_part(name) or {}
+        if "features" not in stored:
+            stored = {"features": extractor(images, device)}
             with suppress(OSError):
-                files.save_part(name, kept)
+                files.save_part(name, stored)
         with suppress(OSError):
             os.utime(self._folder / f"{name}.safetensors")
             _remove_old(self._folder)
-        return kept["features"]
+        return stored["features"]
 
 
-def _name(extractor: Extractor, pictures: NDArray[np.uint8], device: torch.device) -> str:
-    """Tell apart all that changes features, in their last bits too."""
+def _name(extractor: Extractor, images: NDArray[np.uint8], device: torch.device) -> str:
+    """Return a digest of everything that features depend on, to the last bit."""
     digest = hashlib.sha256()
-    for word in (
-        *(extractor.identity, torch.__version__, device.type, torch.get_num_threads()),
-        *pictures.shape,
-    ):
-        digest.update(f"{word}\n".encode())
+    environment = (extractor.identity, torch.__version__, device.type, torch.get_num_threads())
+    for value in (*environment, *images.shape):
+        digest.update(f"{value}\n".encode())
     for file in _CODE:
         digest.update(Path(__file__).with_name(file).read_bytes())
-    digest.update(np.ascontiguousarray(pictures).data)
+    digest.update(np.ascontiguousarray(images).data)
     return digest.hexdigest()
 
 

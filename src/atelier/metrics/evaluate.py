@@ -1,4 +1,4 @@
-"""Judging generated pictures against real ones."""
+"""Comparison of generated images with real ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ from atelier.metrics.neighbors import (
     NEIGHBORS,
     PRDC,
     Nearest,
-    expected_memorised,
-    memorised,
+    expected_memorized_fraction,
+    memorized_fraction,
     nearest_pairs,
     precision_recall_density_coverage,
 )
@@ -44,11 +44,11 @@ from atelier.metrics.reference import (
 
 @dataclass(frozen=True)
 class Scores:
-    """Comparison of a set of images with real ones. What too few images do not allow is absent.
+    """Comparison of a set of images with real ones; ``None`` for metrics that need more images.
 
     Attributes:
-        kid: kernel distance of the features; less is better. Like all numbers of features, it is
-            absent as well if too few training images give these a scale.
+        kid: kernel distance of the features; less is better. Like all metrics of features, it
+            needs enough training images to scale them.
         fid: Fréchet distance of the features; less is better.
         prdc: precision, recall, density and coverage; more is better.
         swd: sliced Wasserstein distance x 1,000 by scale in pixels; less is better.
@@ -62,7 +62,7 @@ class Scores:
     diversity: float | None
 
     def metrics(self, prefix: str = "") -> dict[str, float]:
-        """Plain numbers by name; of the sliced Wasserstein distance the mean over scales."""
+        """Return metrics by name, with the mean of the sliced Wasserstein distance over scales."""
         values = {
             "kid": self.kid and self.kid.value,
             "kid_error": self.kid and self.kid.error,
@@ -76,20 +76,19 @@ class Scores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of generated images, and of other real images as the mark to reach.
+    """Scores of generated images, and of other real images as a reference value.
 
     Attributes:
         generated: the scores of generated images.
-        other_real: the same of other real images.
-        by_epoch: the KID of the few samples that the training saved of each epoch.
-        memorised: share of generated images that are nearer to a training image than 99% of real
-            images are that the training did not see; their mirror images count as well.
-        real_memorised: the expectation of ``memorised`` for a generator that learned the
-            distribution.
-        nearest: the nearest of ``training`` of each generated image.
+        other_real: the scores of other real images.
+        by_epoch: the KID of the samples that training saved of each epoch.
+        memorised: fraction of generated images that are nearer to a training image than 99% of
+            other real images; mirrored images are compared as well.
+        real_memorised: the expectation of ``memorised`` for a perfect generator.
+        nearest: the nearest of ``training`` for each generated image.
         training: the training images that were searched, uint8 [N, H, W, C].
-        measured_with: what the numbers depend on and are never shown without.
-        notes: sentences on numbers that are uncertain or absent because there are few images.
+        measured_with: settings and numbers of images that the metrics depend on.
+        notes: sentences on metrics that are uncertain or absent because there are few images.
     """
 
     generated: Scores
@@ -103,63 +102,63 @@ class Evaluation:
     notes: tuple[str, ...]
 
     def metrics(self) -> dict[str, Any]:
-        """Plain numbers for a metrics file, with what they were measured with."""
-        copies = {"memorised": self.memorised, "real_memorised": self.real_memorised}
+        """Return the content of the metrics file."""
+        memorization = {"memorised": self.memorised, "real_memorised": self.real_memorised}
         return {
             **self.generated.metrics(),
-            **{name: share for name, share in copies.items() if share is not None},
+            **{name: value for name, value in memorization.items() if value is not None},
             **self.other_real.metrics("real_"),
             "measured_with": self.measured_with,
             "notes": list(self.notes),
         }
 
     def epoch_rows(self) -> list[tuple[int, float, float]]:
-        """Rows (epoch, KID, its standard error) for a plot."""
+        """Return rows (epoch, KID, standard error) for a plot."""
         return [(epoch, kid.value, kid.error) for epoch, kid in sorted(self.by_epoch.items())]
 
     def swd_rows(self) -> list[tuple[int, float, float]]:
-        """Rows (pixels, generated, other real) for a plot, a row per scale, coarsest first."""
+        """Return rows (pixels, generated, other real) for a plot, coarsest scale first."""
         return [
             (size, self.generated.swd[size], real)
             for size, real in sorted(self.other_real.swd.items())
         ]
 
     def closest(self, count: int) -> tuple[NDArray[np.int64], Images]:
-        """Return the generated images that are nearest to the training, the nearest first.
+        """Return the generated images that are nearest to training images, nearest first.
 
         Returns:
-            Their places among the generated images, and the training image next to each, uint8
+            Their indices, int64 [count], and the nearest training image of each, uint8
             [count, H, W, C], mirrored if its mirror image is nearer.
         """
-        places = self.nearest.distance.argsort(stable=True)[:count].numpy()
-        found = self.training[self.nearest.place[places].numpy()]
-        mirrored = self.nearest.mirrored[places].numpy()
-        found[mirrored] = _or_mirrored(found[mirrored])
-        return places, found
+        indices = self.nearest.distance.argsort(stable=True)[:count].numpy()
+        neighbors = self.training[self.nearest.index[indices].numpy()]
+        mirrored = self.nearest.mirrored[indices].numpy()
+        neighbors[mirrored] = _mirror(neighbors[mirrored])
+        return indices, neighbors
 
 
 @dataclass(frozen=True)
 class _FeatureView:
-    """An extractor with the scale of its features.
+    """Extractor with the scale of its features.
 
     Attributes:
         extractor: of the features.
         device: where features are extracted.
         cache: of the features of real images.
         scale: of all features.
-        scaled_by: how many training images it comes from.
+        scaling_images: number of training images from which it is computed.
     """
 
     extractor: Extractor
     device: torch.device
     cache: FeatureCache
     scale: Standardizer
-    scaled_by: int
+    scaling_images: int
 
     @property
     def is_scaled(self) -> bool:
-        """True if enough images give the scale, so that features can be compared."""
-        return self.extractor.has_scale(self.scaled_by)
+        """True if there are enough scaling images for features to be comparable."""
+        return self.extractor.has_scale(self.scaling_images)
 
     def real(self, images: Images) -> Tensor:
         """Return the features of real images, [N, D]."""
@@ -174,7 +173,7 @@ class _FeatureView:
 
 @dataclass(frozen=True)
 class _RealFeatures:
-    """Features of each set of :class:`RealImages`, [N, D]."""
+    """Scaled features of each set of :class:`RealImages`, [N, D]."""
 
     reference: Tensor
     searched: Tensor
@@ -196,50 +195,56 @@ def evaluate(
 
     Args:
         settings: the ``evaluate`` section.
-        training: what the generator learned from, uint8 [N, H, W, C], N at least 1.
-        test: what it never saw, uint8 [M, H, W, C]. If these are fewer than 16, a third of
-            the training images takes their place.
+        training: the training images, uint8 [N, H, W, C], N at least 1.
+        test: images that were not used for training, uint8 [M, H, W, C]. If there are fewer than
+            16, a third of the training images is used instead.
         generated: uint8 [settings.samples, H, W, C].
         device: where features are extracted.
-        report: counts the steps.
-        epochs: a few samples of each epoch, uint8 [n, H, W, C], for KID over the training. It is
-            unbiased, so that few do, but for its spread; fewer than three have none. Of these
-            epochs, ``settings.epochs`` are measured, spread evenly, the last among them.
-        cache: where features of real images may be found, and are kept.
-        weights: the folder of files of weights.
+        report: called with the number of finished steps.
+        epochs: a few samples of each epoch, uint8 [n, H, W, C], for the KID by epoch. KID is
+            unbiased, so that few samples suffice, but at least three. ``settings.epochs`` epochs
+            are measured, evenly spaced, including the last.
+        cache: of the features of real images.
+        weights: the folder of weight files.
 
     Raises:
-        AtelierError: weights cannot be had.
+        AtelierError: the extractor's weights are not available.
     """
     real = RealImages.sample(settings, training, test)
     if settings.reference == "test":
         generated = generated[: max(len(real.reference), MIN_REAL_IMAGES)]
     report(Progress(0, 4, "features of real images"))
     extractor = build_extractor(settings.features, settings.seed, weights)
-    look, features = _real_features(real, training, extractor, device, cache or FeatureCache())
+    view, features = _real_features(real, training, extractor, device, cache or FeatureCache())
     report(Progress(1, 4, "generated images"))
-    made = look.generated(generated)
-    of_generated = _score(real, features.reference, generated, made, settings.seed, look)
-    report(Progress(2, 4, "other real images"))
-    of_others = _score(real, features.reference, real.other, features.other, settings.seed, look)
-    report(Progress(3, 4, "nearest training images"))
-    found = nearest_pairs(made, features.searched).or_mirrored(
-        nearest_pairs(look.generated(_or_mirrored(generated)), features.searched)
+    generated_features = view.generated(generated)
+    of_generated = _score(
+        real, features.reference, generated, generated_features, settings.seed, view
     )
-    unseen = _nearest_of_unseen(settings, real, training, features, look)
-    available = len(test) if real.unseen else len(training) // 3
+    report(Progress(2, 4, "other real images"))
+    of_others = _score(real, features.reference, real.other, features.other, settings.seed, view)
+    report(Progress(3, 4, "nearest training images"))
+    nearest = nearest_pairs(generated_features, features.searched).or_mirrored(
+        nearest_pairs(view.generated(_mirror(generated)), features.searched)
+    )
+    nearest_of_real = _nearest_of_real(settings, real, training, features, view)
+    available = len(test) if real.held_out else len(training) // 3
     result = Evaluation(
         generated=of_generated,
         other_real=of_others,
-        by_epoch=_kid_by_epoch(spread(epochs or {}, settings.epochs), features.reference, look),
-        memorised=memorised(found, unseen) if unseen else None,
-        real_memorised=expected_memorised(len(unseen.distance)) if unseen else None,
-        nearest=found,
+        by_epoch=_kid_by_epoch(spread(epochs or {}, settings.epochs), features.reference, view),
+        memorised=memorized_fraction(nearest, nearest_of_real) if nearest_of_real else None,
+        real_memorised=(
+            expected_memorized_fraction(len(nearest_of_real.distance)) if nearest_of_real else None
+        ),
+        nearest=nearest,
         training=training[real.searched],
         measured_with=_measured_with(settings, real, len(generated)),
         notes=(
             *_notes_on_reference(settings, real, of_generated.kid, len(test), available),
-            *_notes_on_absent(of_generated, real, len(generated), unseen is not None, look),
+            *_notes_on_absent(
+                of_generated, real, len(generated), nearest_of_real is not None, view
+            ),
         ),
     )
     report(Progress(4, 4))
@@ -253,19 +258,19 @@ def _real_features(
     device: torch.device,
     cache: FeatureCache,
 ) -> tuple[_FeatureView, _RealFeatures]:
-    """Extract the features of real images, those of no image twice, and scale all by some."""
+    """Extract and scale the features of real images, each image only once."""
     compares_training = real.reference is training
     images = training if compares_training else training[real.searched]
     features = cache.features(extractor, images, device)
     rows = torch.from_numpy(real.searched)
     scaling = (features[rows] if compares_training else features)[real.scaling]
-    look = _FeatureView(extractor, device, cache, extractor.scale(scaling), len(scaling))
-    features = look.scale(features)
+    view = _FeatureView(extractor, device, cache, extractor.scale(scaling), len(scaling))
+    features = view.scale(features)
     if compares_training:
-        return look, _RealFeatures(features, features[rows], look.real(real.other))
+        return view, _RealFeatures(features, features[rows], view.real(real.other))
     first = features[: len(real.reference)]
-    reference = look.real(real.reference) if real.unseen else first
-    return look, _RealFeatures(reference, features, features[real.others or slice(0)])
+    reference = view.real(real.reference) if real.held_out else first
+    return view, _RealFeatures(reference, features, features[real.other_rows or slice(0)])
 
 
 def _score(
@@ -274,12 +279,12 @@ def _score(
     images: Images,
     features: Tensor,
     seed: int,
-    look: _FeatureView,
+    view: _FeatureView,
 ) -> Scores:
-    """Compute those numbers that there are enough images for."""
+    """Compute the metrics for which there are enough images."""
     fewest = min(len(reference), len(features))
-    comparable = fewest if look.is_scaled else 0
-    # Both sets need the same number of patches; the images are spread evenly over the larger set.
+    comparable = fewest if view.is_scaled else 0
+    # Both sets need the same number of patches: the larger one is sampled evenly.
     rows = np.linspace(0, max(0, len(real.reference) - 1), fewest).astype(np.int64)
     return Scores(
         kid=compute_kid(reference, features) if comparable >= MIN_IMAGES_FOR_KID else None,
@@ -293,42 +298,42 @@ def _score(
 
 
 def _kid_by_epoch(
-    epochs: Mapping[int, Images], reference: Tensor, look: _FeatureView
+    epochs: Mapping[int, Images], reference: Tensor, view: _FeatureView
 ) -> dict[int, Kid]:
-    """Compute the KID of each epoch's samples, if there are enough."""
+    """Compute the KID of each epoch with enough samples."""
     return {
-        number: compute_kid(reference, look.generated(samples))
+        number: compute_kid(reference, view.generated(samples))
         for number, samples in epochs.items()
-        if look.is_scaled and min(len(samples), len(reference)) >= MIN_IMAGES_FOR_KID
+        if view.is_scaled and min(len(samples), len(reference)) >= MIN_IMAGES_FOR_KID
     }
 
 
-def _nearest_of_unseen(
+def _nearest_of_real(
     settings: EvaluateSettings,
     real: RealImages,
     training: Images,
     features: _RealFeatures,
-    look: _FeatureView,
+    view: _FeatureView,
 ) -> Nearest | None:
-    """Find the nearest training image of each real one that the training did not see, if any.
+    """Find the nearest training images of real images that were not used for training.
 
-    Without such images, those that the search begins with take their place, each without itself.
+    Without such images, training images are used, and each is compared with all others.
     """
-    if real.unseen:
+    if real.held_out:
         images, its_features, is_searched = real.reference, features.reference, False
-    elif real.others is None and len(real.other):
+    elif real.other_rows is None and len(real.other):
         images, its_features, is_searched = real.other, features.other, False
     else:
         count = min(settings.samples, len(real.reference), len(real.searched))
         images, its_features = training[real.searched[:count]], features.searched[:count]
         is_searched = True
-    if not look.is_scaled or not len(images) or len(features.searched) <= is_searched:
+    if not view.is_scaled or not len(images) or len(features.searched) <= is_searched:
         return None
-    mirrored = nearest_pairs(look.real(_or_mirrored(images)), features.searched, is_searched)
+    mirrored = nearest_pairs(view.real(_mirror(images)), features.searched, is_searched)
     return nearest_pairs(its_features, features.searched, is_searched).or_mirrored(mirrored)
 
 
-def _or_mirrored(images: Images) -> Images:
+def _mirror(images: Images) -> Images:
     return np.ascontiguousarray(images[:, :, ::-1])
 
 
@@ -339,7 +344,7 @@ def _measured_with(
         "features": settings.features,
         "samples": generated,
         "seed": settings.seed,
-        "reference": "test" if real.unseen else "training",
+        "reference": "test" if real.held_out else "training",
         "reference_images": len(real.reference),
         "other_images": len(real.other),
         "searched": len(real.searched),
@@ -350,14 +355,14 @@ def _measured_with(
 def _notes_on_reference(
     settings: EvaluateSettings, real: RealImages, kid: Kid | None, test: int, available: int
 ) -> list[str]:
-    """Return a sentence if the real images are few, and one if they are not those of the test set.
+    """Return a sentence if there are few real images, and one if they are not the test set.
 
     Args:
         settings: the ``evaluate`` section.
-        real: the images that are compared.
+        real: the compared images.
         kid: of the generated images.
-        test: images of the test set.
-        available: images that the reference is chosen from.
+        test: number of images of the test set.
+        available: number of images from which the reference is chosen.
     """
     notes, count = [], len(real.reference)
     if kid and count < RELIABLE_KID_IMAGES:
@@ -368,35 +373,35 @@ def _notes_on_reference(
             )
         notes.append(
             f"KID is {kid.value:.3g} ± {kid.error:.2g}: it is compared with"
-            f" {count_text(count, 'real image')}, and below {RELIABLE_KID_IMAGES} its standard error is"
-            f" large; {more}"
+            f" {count_text(count, 'real image')}, and below {RELIABLE_KID_IMAGES} its standard"
+            f" error is large; {more}"
         )
-    if settings.reference == "test" and not real.unseen:
+    if settings.reference == "test" and not real.held_out:
         notes.append(
             f"generated images are compared with {count_text(count, 'training image')}: the test"
-            f" set has {count_text(test, 'image')}, and {MIN_REAL_IMAGES} are needed; raise convert.test_fraction or"
-            " add images"
+            f" set has {count_text(test, 'image')}, and {MIN_REAL_IMAGES} are needed; raise"
+            " convert.test_fraction or add images"
         )
     return notes
 
 
 def _notes_on_absent(
-    scores: Scores, real: RealImages, generated: int, has_memorised: bool, look: _FeatureView
+    scores: Scores, real: RealImages, generated: int, has_memorised: bool, view: _FeatureView
 ) -> list[str]:
-    """Return a sentence for each cause that prevents numbers."""
-    notes, neighbours = [], "precision, recall, density, coverage"
-    if not look.is_scaled:
+    """Return a sentence for each cause of absent metrics."""
+    notes, prdc = [], "precision, recall, density, coverage"
+    if not view.is_scaled:
         notes.append(
-            f"kid, fid, {neighbours}, memorised and the KID of epochs: left out, because the scale"
-            f" of the features comes from {count_text(look.scaled_by, 'training image')}, and"
+            f"kid, fid, {prdc}, memorised and the KID of epochs: left out, because the scale"
+            f" of the features comes from {count_text(view.scaling_images, 'training image')}, and"
             f" {MIN_IMAGES_TO_STANDARDIZE} are needed; add images"
         )
     absent = {"swd": not scores.swd, "diversity": scores.diversity is None}
-    if look.is_scaled:
+    if view.is_scaled:
         absent |= {
             "kid": scores.kid is None,
             "fid": scores.fid is None,
-            neighbours: scores.prdc is None,
+            prdc: scores.prdc is None,
             "memorised": not has_memorised,
         }
     if names := ", ".join(name for name, is_absent in absent.items() if is_absent):
@@ -408,7 +413,7 @@ def _notes_on_absent(
 
 
 def spread(epochs: Mapping[int, Images], count: int) -> dict[int, Images]:
-    """Choose ``count`` epochs at even distances, the last among them; all if there are fewer."""
+    """Return ``count`` evenly spaced epochs including the last, or all if there are fewer."""
     numbers = sorted(epochs)
     if count >= len(numbers):
         return dict(epochs)

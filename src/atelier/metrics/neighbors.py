@@ -1,4 +1,4 @@
-"""What the nearest neighbours of pictures say: fidelity, diversity, memorising."""
+"""Metrics of nearest neighbors: precision, recall, density, coverage and memorization."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,20 +7,22 @@ import torch
 from torch import Tensor
 
 NEIGHBORS = 5  # as Naeem et al. 2020 recommend
-_ROWS = 1024  # of a matrix of distances at a time, and how many distances; both bound the memory
-_DISTANCES = 2**25
+# Rows and entries of a block of the distance matrix; both bound the memory.
+_BLOCK_ROWS = 1024
+_BLOCK_DISTANCES = 2**25
 _RARE_PERCENT = 1
 
 
 @dataclass(frozen=True)
 class PRDC:
-    """How far two sets of pictures lie in the same places.
+    """Precision, recall, density and coverage of generated images.
 
     Attributes:
-        precision: share of generated pictures that lie among the real ones.
-        recall: share of real pictures that lie among the generated ones.
-        density: how thick around the generated pictures the real ones lie; near 1 where alike.
-        coverage: share of real pictures that have a generated one nearby.
+        precision: fraction of generated images inside the neighborhoods of real ones.
+        recall: fraction of real images inside the neighborhoods of generated ones.
+        density: mean number of real neighborhoods around a generated image, divided by the number
+            of neighbors; about 1 for equal distributions.
+        coverage: fraction of real images with a generated one inside their neighborhood.
     """
 
     precision: float
@@ -30,9 +32,10 @@ class PRDC:
 
 
 def precision_recall_density_coverage(real: Tensor, generated: Tensor) -> PRDC:
-    """Compare the places of two sets of features, each picture with a ball around it.
+    """Compute precision, recall, density and coverage of two sets of features.
 
-    A ball reaches to the fifth neighbour in the picture's own set. Precision and recall:
+    The neighborhood of an image is a ball that reaches to its fifth neighbor in its own set.
+    Precision and recall:
     Kynkäänniemi et al. 2019, "Improved precision and recall metric for assessing generative
     models". Density and coverage: Naeem et al. 2020, "Reliable fidelity and diversity metrics for
     generative models".
@@ -41,88 +44,93 @@ def precision_recall_density_coverage(real: Tensor, generated: Tensor) -> PRDC:
         real: [N, D] float features, N above 5.
         generated: [M, D] float features, M above 5.
     """
-    of_real, of_generated = _radii(real), _radii(generated)
-    around = torch.zeros(len(generated), dtype=torch.float64)
+    real_radii, generated_radii = _radii(real), _radii(generated)
+    neighborhoods = torch.zeros(len(generated), dtype=torch.float64)
     covered = torch.zeros(len(real), dtype=torch.bool)
     for start, distances in _distances(generated, real):
-        inside = distances <= of_real
-        around[start : start + len(inside)] = inside.sum(dim=1).double()
+        inside = distances <= real_radii
+        neighborhoods[start : start + len(inside)] = inside.sum(dim=1).double()
         covered |= inside.any(dim=0)
     recalled = [
-        (distances <= of_generated).any(dim=1) for _, distances in _distances(real, generated)
+        (distances <= generated_radii).any(dim=1) for _, distances in _distances(real, generated)
     ]
     return PRDC(
-        precision=float((around > 0).double().mean()),
+        precision=float((neighborhoods > 0).double().mean()),
         recall=float(torch.cat(recalled).double().mean()),
-        density=float(around.mean()) / NEIGHBORS,
+        density=float(neighborhoods.mean()) / NEIGHBORS,
         coverage=float(covered.double().mean()),
     )
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """The nearest of a set of images for each image.
+    """Nearest neighbors of N images in another set.
 
     Attributes:
-        place: int64 [N], its place in that set.
-        distance: [N], its distance.
-        mirrored: bool [N], true if it is nearer to the image's mirror image than to the image.
+        index: int64 [N], index of the neighbor in that set.
+        distance: [N], distance to the neighbor.
+        mirrored: bool [N], true if the neighbor is that of the image's mirror image.
     """
 
-    place: Tensor
+    index: Tensor
     distance: Tensor
     mirrored: Tensor
 
     def or_mirrored(self, of_mirror: "Nearest") -> "Nearest":
-        """Take for each image the nearer of two: its own, and that of its mirror image."""
+        """Return the nearer neighbor of each image: its own, or that of its mirror image."""
         mirrored = of_mirror.distance < self.distance
         return Nearest(
-            torch.where(mirrored, of_mirror.place, self.place),
+            torch.where(mirrored, of_mirror.index, self.index),
             torch.minimum(of_mirror.distance, self.distance),
             mirrored,
         )
 
 
-def nearest_pairs(features: Tensor, among: Tensor, leave_itself_out: bool = False) -> Nearest:
-    """Find for each of ``features``, [N, D], the nearest of ``among``, [M, D].
+def nearest_pairs(features: Tensor, among: Tensor, exclude_self: bool = False) -> Nearest:
+    """Find the nearest of ``among`` for each of ``features``.
 
     Args:
-        features: float.
-        among: float.
-        leave_itself_out: ``features`` are those of the first N of ``among``, or of their mirror
-            images, and no image may find itself.
+        features: float [N, D].
+        among: float [M, D].
+        exclude_self: true if ``features`` are those of the first N of ``among``, or of their
+            mirror images, and an image is not its own neighbor.
     """
-    found = []
+    blocks = []
     for start, distances in _distances(features, among):
-        if leave_itself_out:
+        if exclude_self:
             rows = torch.arange(len(distances))
             distances[rows, rows + start] = torch.inf
-        found.append(distances.min(dim=1))
-    place = torch.cat([f.indices for f in found])
-    distance = torch.cat([f.values for f in found])
-    return Nearest(place, distance, torch.zeros(len(place), dtype=torch.bool))
+        blocks.append(distances.min(dim=1))
+    index = torch.cat([block.indices for block in blocks])
+    distance = torch.cat([block.values for block in blocks])
+    return Nearest(index, distance, torch.zeros(len(index), dtype=torch.bool))
 
 
-def memorised(generated: Nearest, others: Nearest) -> float:
-    """Return the share of generated images that are nearer to the training than real ones are.
+def memorized_fraction(generated: Nearest, others: Nearest) -> float:
+    """Return the fraction of generated images that are unusually near to the training images.
 
-    Nearer than about 99% of real images that the training did not see: than the k-th nearest of
-    these, see :func:`expected_memorised`. A generator that repeats what it saw comes to 1.
+    They are nearer than about 99% of other real images: nearer than the k-th nearest of these,
+    see :func:`expected_memorized_fraction`. It is 1 for a generator that copies training images.
+
+    Args:
+        generated: nearest training images of generated images.
+        others: nearest training images of real images that were not used for training.
     """
     threshold = others.distance.sort().values[_rank(len(others.distance)) - 1]
     return float((generated.distance < threshold).double().mean())
 
 
-def expected_memorised(count: int) -> float:
-    """Return the expectation of :func:`memorised` for a generator that learned the distribution.
+def expected_memorized_fraction(count: int) -> float:
+    """Return the expectation of :func:`memorized_fraction` for a perfect generator.
 
-    The distance of a new image from the training is then as likely to lie in any of the n + 1
-    gaps between the distances of n real ones. It is below the k-th smallest with probability
-    k / (n + 1), whatever the distribution, where k is 0.01 (n + 1) rounded down, at least 1. So
-    the expectation is 0.01 for 99 or 199 real images, 0.0099 for 100, and 0.059 for 16.
+    If generated images have the distribution of real ones, the distance of a generated image lies
+    in each of the n + 1 gaps between the distances of n real images with equal probability. It is
+    below the k-th smallest with probability k / (n + 1) for every distribution; k is 0.01 (n + 1)
+    rounded down, but at least 1. The expectation is 0.01 for 99 or 199 real images, 0.0099 for
+    100, and 0.059 for 16.
 
     Args:
-        count: n, of real images, at least 1.
+        count: n, the number of real images, at least 1.
     """
     return _rank(count) / (count + 1)
 
@@ -132,15 +140,15 @@ def _rank(count: int) -> int:
 
 
 def _radii(features: Tensor) -> Tensor:
-    # The nearest of all is the picture itself.
+    # The nearest one is the image itself.
     return torch.cat(
         [d.kthvalue(NEIGHBORS + 1, dim=1).values for _, d in _distances(features, features)]
     )
 
 
-def _distances(these: Tensor, others: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield the first row and the distances, [rows, M], of some rows at a time."""
+def _distances(features: Tensor, others: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield blocks of the distance matrix [N, M]: the first row, and distances [rows, M]."""
     others = others.double()
-    rows = max(1, min(_ROWS, _DISTANCES // len(others)))
-    for start in range(0, len(these), rows):
-        yield start, torch.cdist(these[start : start + rows].double(), others)
+    rows = max(1, min(_BLOCK_ROWS, _BLOCK_DISTANCES // len(others)))
+    for start in range(0, len(features), rows):
+        yield start, torch.cdist(features[start : start + rows].double(), others)

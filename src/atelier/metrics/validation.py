@@ -1,4 +1,4 @@
-"""A quick judge of a generator while it trains."""
+"""Kernel inception distance (KID) of a generator during training, on validation images."""
 
 import math
 from collections.abc import Callable
@@ -42,30 +42,38 @@ def build_validation(
     device: torch.device,
     warn: Callable[[str], None],
 ) -> "ValidationKID | None":
-    """Build the judge that ``train.kid_every_epochs`` asks for.
+    """Build the KID measurement of epochs, if ``train.kid_every_epochs`` is set.
 
     Args:
-        settings: all of them.
-        training: the pictures that the generator learns from, uint8 [M, H, W, C].
-        real: the pictures that it does not see, uint8 [N, H, W, C].
+        settings: all sections.
+        training: the training images, uint8 [M, H, W, C].
+        real: the validation images, uint8 [N, H, W, C].
         device: where features are extracted.
-        warn: takes a sentence if there are too few pictures, so that epochs are not measured, or
-            so few that the error of KID is large.
+        warn: called with a sentence if there are too few images to measure epochs, or so few that
+            the error of KID is large.
+
+    Returns:
+        ``None`` if KID is not requested, or if there are too few images.
 
     Raises:
-        AtelierError: as :class:`ValidationKID`; too few pictures are one only with ``keep: best``.
+        AtelierError: the extractor's weights are not available, or there are too few images and
+            ``train.select_model`` is ``best``.
     """
     if not settings.train.kid_every_epochs:
         return None
     try:
-        judge = ValidationKID(validation_settings(settings), training, real, device)
+        validation = ValidationKID(validation_settings(settings), training, real, device)
     except TooFewImagesError as error:
         if settings.train.select_model == "best":
             raise AtelierError(f"{error}, or set train.select_model to last.") from error
         warn(str(error))
         return None
-    if judge.count < RELIABLE_KID_IMAGES:
-        size = f": {judge.error:.2g} for other real images" if math.isfinite(judge.error) else ""
+    if validation.count < RELIABLE_KID_IMAGES:
+        size = (
+            f": {validation.error:.2g} for other real images"
+            if math.isfinite(validation.error)
+            else ""
+        )
         more = too_few_images_message(
             settings.train.kid_samples,
             "train.kid_samples",
@@ -73,10 +81,10 @@ def build_validation(
             "convert.validation_fraction",
         )
         warn(
-            f"the KID of epochs is measured against {judge.count} real images; below {RELIABLE_KID_IMAGES}"
-            f" its standard error is large{size}; {more}"
+            f"the KID of epochs is measured against {validation.count} real images; below"
+            f" {RELIABLE_KID_IMAGES} its standard error is large{size}; {more}"
         )
-    return judge
+    return validation
 
 
 class TooFewImagesError(AtelierError):
@@ -84,14 +92,14 @@ class TooFewImagesError(AtelierError):
 
 
 class ValidationKID:
-    """Gives the KID of generated pictures against the same real ones, time after time.
+    """KID of generated images against the same real images.
 
-    KID is unbiased, so that a few hundred pictures give the value that thousands would give, but
-    for the spread. What the real pictures need is computed once.
+    KID is unbiased: a few hundred images have the same expectation as thousands, with a larger
+    variance. The features of the real images are computed once.
 
     Attributes:
-        count: of real pictures that are compared.
-        error: the standard error of the KID of training pictures instead of generated ones.
+        count: number of real images.
+        error: standard error of the KID of as many training images; infinite if unknown.
     """
 
     def __init__(
@@ -103,47 +111,47 @@ class ValidationKID:
         cache: FeatureCache | None = None,
         weights: Path = WEIGHTS,
     ) -> None:
-        """Look at the real pictures.
+        """Extract the features of the real images.
 
         Args:
-            settings: the ``evaluate`` section: extractor, seed, and how many real pictures at most.
-            training: the pictures that the generator learns from, uint8 [M, H, W, C]; the scale of
-                the features is theirs.
-            real: what the training does not see, uint8 [N, H, W, C], N at least 16.
+            settings: extractor, seed, and maximum number of real images.
+            training: the training images, uint8 [M, H, W, C], which give the scale of features.
+            real: images that are not used for training, uint8 [N, H, W, C], N at least 16.
             device: where features are extracted.
-            cache: where features of real pictures may be found, and are kept.
-            weights: the folder of files of weights.
+            cache: of the features of real images.
+            weights: the folder of weight files.
 
         Raises:
-            TooFewImagesError: there are too few pictures.
-            AtelierError: the extractor's weights cannot be had.
+            TooFewImagesError: there are too few images.
+            AtelierError: the extractor's weights are not available.
         """
         if len(real) < MIN_REAL_IMAGES:
             raise TooFewImagesError(
                 f"epochs are not measured: the validation set has {count_text(len(real), 'image')},"
-                f" and {MIN_REAL_IMAGES} are needed; raise convert.validation_fraction or add images"
+                f" and {MIN_REAL_IMAGES} are needed; raise convert.validation_fraction or add"
+                " images"
             )
-        drawn = RealImages.sample(settings, training, real)
+        sampled = RealImages.sample(settings, training, real)
         cache = cache or FeatureCache()
         self._device = device
         self._extractor = build_extractor(settings.features, settings.seed, weights)
-        rows = drawn.searched[drawn.scaling]
+        rows = sampled.searched[sampled.scaling]
         if not self._extractor.has_scale(len(rows)):
             raise TooFewImagesError(
                 "epochs are not measured: the scale of the features comes from"
-                f" {count_text(len(rows), 'training image')}, and {MIN_IMAGES_TO_STANDARDIZE} are needed;"
-                " add images"
+                f" {count_text(len(rows), 'training image')}, and {MIN_IMAGES_TO_STANDARDIZE} are"
+                " needed; add images"
             )
         features = cache.features(self._extractor, training[rows], device)
         self._scale = self._extractor.scale(features)
-        self._real = self._scale(cache.features(self._extractor, drawn.reference, device))
-        self.count = len(drawn.reference)
+        self._real = self._scale(cache.features(self._extractor, sampled.reference, device))
+        self.count = len(sampled.reference)
         others = self._scale(features)[: self.count]
         self.error = (
             compute_kid(self._real, others).error if len(others) >= MIN_IMAGES_FOR_KID else math.inf
         )
 
-    def __call__(self, pictures: NDArray[np.uint8]) -> float:
-        """Give the KID of generated pictures, uint8 [M, H, W, C], M at least 3; less is better."""
-        generated = self._scale(self._extractor(pictures, self._device))
+    def __call__(self, images: NDArray[np.uint8]) -> float:
+        """Return the KID of generated images, uint8 [M, H, W, C], M at least 3; less is better."""
+        generated = self._scale(self._extractor(images, self._device))
         return compute_kid(self._real, generated).value
