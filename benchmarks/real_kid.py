@@ -1,7 +1,7 @@
 """KID between disjoint sets of real images, with the scale of the features from two sources.
 
-The two sets have the same distribution, so that the mean over repetitions must be 0. The scale of
-the features comes from the first set ("reference") or from other images ("training").
+The two sets have the same distribution, so that the expectation is 0. The scale of the features
+is computed from the first set ("reference") or from other images ("training").
 
 Usage: python benchmarks/real_kid.py [--archive FILE] [--images 2000] [--side 64]
     [--counts 16 50 100 200 400] [--repetitions 100] [--features random vgg19_caffe] [--json]
@@ -27,7 +27,7 @@ from atelier.metrics.distances import compute_kid
 from atelier.metrics.extractors import build_extractor
 from atelier.metrics.features import Standardizer
 
-_SCALING = 1000
+_MAX_SCALING_IMAGES = 1000
 
 
 def load(archive: Path, side: int) -> NDArray[np.uint8]:
@@ -35,24 +35,24 @@ def load(archive: Path, side: int) -> NDArray[np.uint8]:
     values = preset_values("sample", Path(__file__).parents[1] / "presets")
     location = {"location": str(archive.resolve()), "sha256": file_digest(archive)}
     source = values["download"] | {"source": "archive", "archive": location}
-    splits = {name: 0.0 for name in values["convert"] if name in ("held_out", "test", "validation")}
-    wanted = values["convert"] | {"image_size": side} | splits
+    splits = {"validation_fraction": 0.0, "test_fraction": 0.0}
+    settings = values["convert"] | {"image_size": side} | splits
     with TemporaryDirectory() as folder:
         raw, images = Path(folder, "raw"), Path(folder, "images.npz")
         download(DownloadSettings.model_validate(source), raw, Path(folder, "s"))
-        convert(ConvertSettings.model_validate(wanted), raw, images, 0)
+        convert(ConvertSettings.model_validate(settings), raw, images, 0)
         return load_images(images).pixels
 
 
 def measure(features: torch.Tensor, count: int, repetitions: int) -> dict[str, float]:
-    """Return means, their errors and deviations of KID for both scales; features [N, D]."""
+    """Return means, standard errors and deviations of KID for both scales; features [N, D]."""
     rng = np.random.default_rng(count)
     values: dict[str, list[float]] = {"reference": [], "training": []}
     errors = []
     for _ in range(repetitions):
         rows = torch.from_numpy(rng.permutation(len(features)))
         one, other, rest = rows.split([count, count, len(rows) - 2 * count])
-        for name, chosen in (("reference", one), ("training", rest[:_SCALING])):
+        for name, chosen in (("reference", one), ("training", rest[:_MAX_SCALING_IMAGES])):
             scale = Standardizer.of(features[chosen])
             kid = compute_kid(scale(features[one]), scale(features[other]))
             values[name].append(kid.value)
@@ -69,8 +69,8 @@ def main() -> None:
     """Measure each extractor at each number of images, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object a row")
-    parser.add_argument("--archive", type=Path, help="of images; left out, faces are drawn")
-    parser.add_argument("--images", type=int, default=2000, help="that are drawn")
+    parser.add_argument("--archive", type=Path, help="of images; default: drawn faces")
+    parser.add_argument("--images", type=int, default=2000, help="number of drawn faces")
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--counts", type=int, nargs="+", default=[16, 50, 100, 200, 400])
     parser.add_argument("--repetitions", type=int, default=100)

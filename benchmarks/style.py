@@ -1,22 +1,23 @@
-"""How fast a picture is painted as well as by the loop of the book's chapter.
+"""Speed of style transfer compared with the loop of a tutorial, at equal loss.
 
-The reference is that loop in our own words: float32, one scale, hooks around a pass of all of
-VGG19 for every loss, torch's L-BFGS as it comes, 500 evaluations. Ours is the stylize stage's
-function with the settings of OURS. Both minimise the chapter's sum for square pictures (style at
-layers 1, 6, 11, 20 and 25, content at 21; of learned features with the chapter's weights), both
-are timed from pictures and a network in memory to a painting, and both are judged by one float32
-evaluation of the canvas. `ratio` is of the seconds to the least loss that the reference came to.
+The reference is a plain loop: float32, one image size, hooks and a pass through all of VGG19 for
+every loss, L-BFGS of torch with its defaults, 500 evaluations. It is compared with the function
+of the stylize stage, with the settings of OURS. Both minimize the same loss for square images:
+style at layers 1, 6, 11, 20 and 25, content at 21, and with trained weights the tutorial's loss
+weights. Times start with images and network in memory, and end with the stylized image. Losses
+are computed by one float32 evaluation. `ratio` compares the seconds to the reference's lowest
+loss.
 
-The reference knows no screen: what is saved of its canvas, colours cut to what a screen shows,
-loses by the cut, more the longer it paints. With --saved the pictures are judged as they are saved,
-and ours paints within the screen as the stage does. With --clamp the reference's canvas is cut
-before every evaluation, as PyTorch's tutorial does.
+The reference has no bounds: saving clips its colors, which increases its loss, more so after many
+evaluations. With --saved, losses are those of clipped images, and Atelier optimizes within the
+bounds as in the stage. With --clamp the reference clips before every evaluation, as PyTorch's
+tutorial does.
 
-The limit is the time that the convolutions of our evaluations take at the rates of matrix products
-and memory that this run measures, layer by layer the slower of the two.
+The limit is the time of the convolutions at the rates of matrix products and memory that this
+run measures; for each layer it is the longer of the two times.
 
-Without files, the network has seeded random weights and the pictures are drawn. With a file of
-weights of VGG19 (through conv4_4 at least) and two pictures it is about learned features.
+Without files, the network has seeded random weights, and the images are drawn. With a file of
+VGG19's weights (at least to conv4_4) and two images, the benchmark is about trained features.
 
 Usage: python benchmarks/style.py [--json] [--pixels 256 (CUDA: 512)] [--evaluations 500]
 [--iterations 220] [--rounds 3] [--saved] [--clamp] [--weights FILE]
@@ -25,7 +26,7 @@ Usage: python benchmarks/style.py [--json] [--pixels 256 (CUDA: 512)] [--evaluat
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -50,18 +51,18 @@ ROOT = Path(__file__).resolve().parents[1]
 STYLE_LAYERS = {1: 64, 6: 128, 11: 256, 20: 512, 25: 512}  # and their channels
 CONTENT_LAYER = 21
 LEARNED = ({layer: 1e3 / channels**2 for layer, channels in STYLE_LAYERS.items()}, 1.0)
-# For random features, whose layers respond at unit scale. The weights are large, because the
-# reference's L-BFGS ends at absolute tolerances, which would otherwise stop it at once.
+# For random features, whose layers have outputs of unit scale. The weights are large, because
+# the absolute tolerances of the reference's L-BFGS would otherwise stop it at once.
 RANDOM = (dict.fromkeys(STYLE_LAYERS, 1e3), 150.0)
-OURS = {"optimizer": "spectral", "iterations": 220, "precision": "auto"}
+OURS = {"optimizer": "spectral_lbfgs", "iterations": 220, "precision": "auto"}
 PIXELS = {"cuda": 512}
 
 
-def settings(pixels: int, weights: str, bounded: bool) -> StylizeSettings:
-    """Ours: the chapter's sum, our way down."""
+def style_settings(pixels: int, weights: str, clamp_to_range: bool) -> StylizeSettings:
+    """Return the settings for Atelier: the tutorial's loss, and the optimizer of OURS."""
     style_weights, content_weight = RANDOM if weights == "random" else LEARNED
-    chapter = preset_values("gatys", ROOT / "presets")["stylize"]
-    changed = {
+    gatys = preset_values("gatys", ROOT / "presets")["stylize"]
+    changes = {
         "image_size": pixels,
         "memory_gb": 0.0,
         "preprocessing": "torchvision",
@@ -69,34 +70,34 @@ def settings(pixels: int, weights: str, bounded: bool) -> StylizeSettings:
         "style_layers": style_weights,
         "content_layers": {CONTENT_LAYER: content_weight},
         "init": "content",
-        "clamp_to_range": bounded,
+        "clamp_to_range": clamp_to_range,
         **OURS,
     }
-    return StylizeSettings.model_validate(chapter | changed)
+    return StylizeSettings.model_validate(gatys | changes)
 
 
-def square(file: str, drawn: Callable[[], np.ndarray], pixels: int) -> Tensor:
-    """The middle of a picture, or one that is drawn, float32 [1, 3, pixels, pixels]."""
-    picture = read_image(Path(file), "rgb", 80) if file else drawn()
-    side = min(picture.shape[:2])
-    top, left = ((length - side) // 2 for length in picture.shape[:2])
-    return to_tensor(np.ascontiguousarray(picture[top : top + side, left : left + side]), pixels)
+def load_square(file: str, draw: Callable[[], np.ndarray], pixels: int) -> Tensor:
+    """Return the center of an image file or a drawn image, float32 [1, 3, pixels, pixels]."""
+    image = read_image(Path(file), "rgb", 80) if file else draw()
+    side = min(image.shape[:2])
+    top, left = ((length - side) // 2 for length in image.shape[:2])
+    return to_tensor(np.ascontiguousarray(image[top : top + side, left : left + side]), pixels)
 
 
-Seen = list[tuple[float, Tensor]]
+Steps = list[tuple[float, Tensor]]  # seconds since the start, and images
 
 
 def reference(
     content: Tensor,
     style: Tensor,
     vgg: nn.Sequential,
-    wanted: StylizeSettings,
+    settings: StylizeSettings,
     evaluations: int,
     clamp: bool,
-) -> Seen:
-    """The chapter's loop: canvases, and the seconds that each took."""
+) -> Steps:
+    """Run the tutorial's loop."""
     layers = [*STYLE_LAYERS, CONTENT_LAYER]
-    weights = [*wanted.style_layers.values(), *wanted.content_layers.values()]
+    weights = [*settings.style_layers.values(), *settings.content_layers.values()]
     criterion = nn.MSELoss()
 
     def gram(features: Tensor) -> Tensor:
@@ -104,174 +105,196 @@ def reference(
         flat = features.view(batch, channels, height * width)
         return torch.bmm(flat, flat.transpose(1, 2)).div_(height * width)
 
-    def extract(picture: Tensor) -> dict[int, Tensor]:
+    def extract(image: Tensor) -> dict[int, Tensor]:
         maps: dict[int, Tensor] = {}
         hooks = [
             vgg[layer].register_forward_hook(lambda _, __, out, at=layer: maps.update({at: out}))
             for layer in layers
         ]
-        vgg(preprocess(picture, "torchvision"))
+        vgg(preprocess(image, "torchvision"))
         for hook in hooks:
             hook.remove()
         return maps
 
-    began = now(content.device)
-    textures, shapes = extract(style), extract(content)
-    goals = [gram(textures[layer]).detach() for layer in STYLE_LAYERS]
-    goals.append(shapes[CONTENT_LAYER].detach())
-    canvas = content.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([canvas])
-    done, seen = 0, []
+    start = now(content.device)
+    style_maps, content_maps = extract(style), extract(content)
+    targets = [gram(style_maps[layer]).detach() for layer in STYLE_LAYERS]
+    targets.append(content_maps[CONTENT_LAYER].detach())
+    image = content.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([image])
+    done, steps = 0, []
 
     def closure() -> Tensor:
         nonlocal done
         if clamp:
             with torch.no_grad():
-                canvas.clamp_(0, 1)
+                image.clamp_(0, 1)
         optimizer.zero_grad()
-        maps = extract(canvas)
+        maps = extract(image)
         outputs = [gram(maps[layer]) for layer in STYLE_LAYERS] + [maps[CONTENT_LAYER]]
-        terms = zip(weights, outputs, goals, strict=True)
-        loss = torch.stack([w * criterion(out, goal) for w, out, goal in terms]).sum()
+        terms = zip(weights, outputs, targets, strict=True)
+        loss = torch.stack([w * criterion(out, target) for w, out, target in terms]).sum()
         loss.backward()
         done += 1
         return loss
 
     while done < evaluations:
         optimizer.step(closure)
-        seen.append((now(content.device) - began, canvas.detach().clone()))
-    return seen
+        steps.append((now(content.device) - start, image.detach().clone()))
+    return steps
 
 
-class Watcher(Checkpointer):
-    """Keeps canvases as the painter leaves them, and when."""
+class StepRecorder(Checkpointer):
+    """Records images and times at every checkpoint."""
 
-    def __init__(self, began: float) -> None:
-        self.began, self.seen = began, Seen()
+    def __init__(self, start: float) -> None:
+        self.start, self.steps = start, Steps()
 
-    def save(
-        self, picture: int, evaluations: int, state: dict[str, Tensor], finished: bool
-    ) -> None:
-        """Take the latest."""
-        self.seen.append((now(state["canvas"].device) - self.began, state["canvas"].clone()))
+    def save(self, image: int, evaluations: int, state: dict[str, Tensor], finished: bool) -> None:
+        """Record the current image and the time."""
+        self.steps.append((now(state["canvas"].device) - self.start, state["canvas"].clone()))
 
 
-def ours(content: Tensor, style: Tensor, vgg: nn.Sequential, wanted: StylizeSettings) -> Seen:
-    """The stylize stage's function: canvases, and the seconds that each took."""
-    watcher = Watcher(now(content.device))
-    # Random weights are calibrated once more here, which changes nothing.
+def ours(content: Tensor, style: Tensor, vgg: nn.Sequential, settings: StylizeSettings) -> Steps:
+    """Run the stylize stage's function."""
+    recorder = StepRecorder(now(content.device))
+    # Random weights are calibrated again here, which changes nothing.
     list(
-        transfer_style([content], style, wanted, vgg, content.device, lambda iterate: None, watcher)
+        transfer_style(
+            [content], style, settings, vgg, content.device, lambda losses: None, recorder
+        )
     )
-    return watcher.seen
+    return recorder.steps
 
 
-def judged(
-    canvas: Tensor, content: Tensor, style: Tensor, vgg: nn.Sequential, wanted: StylizeSettings
+def float32_loss(
+    image: Tensor, content: Tensor, style: Tensor, vgg: nn.Sequential, settings: StylizeSettings
 ) -> float:
-    """The chapter's sum in float32 at full size."""
+    """Return the loss of an image in float32."""
     with torch.no_grad():
-        goal = build_targets(content, [Style((style,))], wanted, vgg)
-        eye = FeatureObjective(vgg, wanted, *canvas.shape[2:])
-        return float(weighted_sum(eye.losses(canvas, goal), wanted)[0])
+        targets = build_targets(content, [Style((style,))], settings, vgg)
+        objective = FeatureObjective(vgg, settings, *image.shape[2:])
+        return float(weighted_sum(objective.losses(image, targets), settings)[0])
 
 
 def least_seconds(
-    vgg: nn.Sequential, wanted: StylizeSettings, rates: dict[str, float], bf16: bool
+    vgg: nn.Sequential, settings: StylizeSettings, rates: dict[str, float], bf16: bool
 ) -> float:
-    """What the convolutions of our evaluations take at the hardware's rates.
+    """Return the seconds of all convolutions at the rates of the hardware.
 
-    Forward and back each convolution multiplies once, and its maps pass through memory once.
+    The forward and the backward pass of a convolution each take one product, and transfer its
+    maps once.
     """
     rate, width = (rates["bf16"], 2) if bf16 else (rates["fp32"], 4)
-    seconds, side = 0.0, wanted.image_size
+    seconds, side = 0.0, settings.image_size
     for layer in vgg[: max(STYLE_LAYERS) + 1]:
         if isinstance(layer, nn.Conv2d):
-            # Of 3 x 3 places for each pixel, less those in the padding.
+            # 3 x 3 positions for each pixel, minus those in the padding.
             operations = 2 * layer.in_channels * layer.out_channels * (3 * side - 2) ** 2
             moved = width * (layer.in_channels + layer.out_channels) * side**2
             seconds += 2 * max(operations / rate, moved / rates["copy"])
         elif isinstance(layer, nn.MaxPool2d):
             side //= 2
-    return seconds * wanted.iterations
+    return seconds * settings.iterations
 
 
-def network(weights: str, style: Tensor) -> nn.Sequential:
-    """All of VGG19's features, as the chapter passes; what the losses do not see may be random."""
+def build_network(weights: str, style: Tensor) -> nn.Sequential:
+    """Build all layers of VGG19, as in the tutorial; layers without losses have random weights."""
     vgg = build_vgg19("random", "max", 1, 36)
     if weights != "random":
-        learned = build_vgg19(weights, "max", 1, max(STYLE_LAYERS))
-        vgg = nn.Sequential(*learned, *vgg[len(learned) :])
+        trained = build_vgg19(weights, "max", 1, max(STYLE_LAYERS))
+        vgg = nn.Sequential(*trained, *vgg[len(trained) :])
     vgg = vgg.to(style.device)
     return calibrate(vgg, preprocess(style, "torchvision")) if weights == "random" else vgg
 
 
-def arguments() -> argparse.Namespace:
-    """The command's options."""
+def parse_options() -> argparse.Namespace:
+    """Read the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--pixels", type=int, default=0, help="a side; 256, or 512 with CUDA")
+    parser.add_argument(
+        "--pixels", type=int, default=0, help="side of the images; 256, or 512 with CUDA"
+    )
     parser.add_argument("--evaluations", type=int, default=500, help="of the reference")
-    parser.add_argument("--iterations", type=int, default=OURS["iterations"], help="of ours")
+    parser.add_argument("--iterations", type=int, default=OURS["iterations"], help="of Atelier")
     parser.add_argument("--rounds", type=int, default=3, help="of both, after a short one")
     parser.add_argument("--limit-side", type=int, default=0, help="of the multiplied matrices")
-    parser.add_argument("--saved", action="store_true", help="judge what is saved")
-    parser.add_argument("--clamp", action="store_true", help="cut the reference's canvas")
+    parser.add_argument("--saved", action="store_true", help="compute losses of clipped images")
+    parser.add_argument("--clamp", action="store_true", help="clip the reference's image")
     parser.add_argument("--weights", default="random", help="a file of VGG19's weights")
-    parser.add_argument("--content", default="", help="a picture")
-    parser.add_argument("--style", default="", help="a picture")
-    parser.add_argument("--save", type=Path, help="a folder for both paintings")
+    parser.add_argument("--content", default="", help="an image")
+    parser.add_argument("--style", default="", help="an image")
+    parser.add_argument("--save", type=Path, help="a folder for both results")
     return parser.parse_args()
 
 
 def ratio_at_equal_loss(curves: dict[str, list[tuple[float, float]]]) -> float | None:
-    """Seconds of the reference to its least loss, in ours to the same; ``None``: ours never was."""
-    took, least = min(curves["reference"], key=lambda point: point[1])
-    there = [seconds for seconds, loss in curves["ours"] if loss <= least]
-    return took / there[0] if there else None
+    """Return the ratio of the times to the reference's lowest loss; ``None`` if not reached."""
+    reference_seconds, lowest = min(curves["reference"], key=lambda point: point[1])
+    reached = [seconds for seconds, loss in curves["ours"] if loss <= lowest]
+    return reference_seconds / reached[0] if reached else None
 
 
 def rounded(curve: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """To a hundredth of a second, and as many places of the loss as differ."""
+    """Round seconds to 2 decimals and losses to 5."""
     return [(round(seconds, 2), round(loss, 5)) for seconds, loss in curve]
 
 
-def main() -> None:
-    """Paint in turns, judge, print."""
-    asked = arguments()
-    device = choose_device(asked.device)
-    pixels = asked.pixels or PIXELS.get(device.type, 256)
-    wanted = settings(pixels, asked.weights, clamp_to_range=asked.saved or asked.clamp)
-    wanted = wanted.model_copy(update={"iterations": asked.iterations})
-    random = np.random.default_rng(1)
-    content = square(asked.content, lambda: random_portrait(pixels, pixels, random), pixels)
-    style = square(asked.style, lambda: night_sky_image(2 * pixels, 1), pixels)
-    content, style = content.to(device), style.to(device)
-    vgg = network(asked.weights, style)
-    runs = {
-        "reference": lambda: reference(content, style, vgg, wanted, asked.evaluations, asked.clamp),
-        "ours": lambda: ours(content, style, vgg, wanted),
-    }
-    reference(content, style, vgg, wanted, 3, asked.clamp)
-    ours(content, style, vgg, wanted.model_copy(update={"iterations": 3}))
+def measure(
+    runs: Mapping[str, Callable[[], Steps]],
+    loss_of: Callable[[Tensor], float],
+    options: argparse.Namespace,
+) -> tuple[dict[str, list[float]], dict[str, list[tuple[float, float]]], list[float | None]]:
+    """Run both methods in turn.
+
+    Returns:
+        The seconds of every run, the losses over time of the last runs, and the ratio at equal
+        loss of every round.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     curves: dict[str, list[tuple[float, float]]] = {}
     ratios = []
-    for _ in range(asked.rounds):
+    for _ in range(options.rounds):
         for name, run in runs.items():
-            seen = run()
-            seconds[name].append(seen[-1][0])
-            shown = [(took, c.clamp(0, 1) if asked.saved else c) for took, c in seen]
-            losses = [judged(canvas, content, style, vgg, wanted) for _, canvas in shown]
-            curves[name] = [(took, x) for (took, _), x in zip(seen, losses, strict=True)]
-            print(f"{name:<12}{seen[-1][0]:8.2f} s to {losses[-1]:.5f}", flush=True)
-            if asked.save:
-                save_png(to_uint8(seen[-1][1])[0], asked.save / f"{name}.png")
+            steps = run()
+            seconds[name].append(steps[-1][0])
+            losses = [loss_of(image.clamp(0, 1) if options.saved else image) for _, image in steps]
+            curves[name] = [(at, loss) for (at, _), loss in zip(steps, losses, strict=True)]
+            print(f"{name:<12}{steps[-1][0]:8.2f} s to {losses[-1]:.5f}", flush=True)
+            if options.save:
+                save_png(to_uint8(steps[-1][1])[0], options.save / f"{name}.png")
         ratios.append(ratio_at_equal_loss(curves))
-    rates = limits(device, asked.limit_side)
+    return seconds, curves, ratios
+
+
+def main() -> None:
+    """Measure both methods, and print times and losses."""
+    options = parse_options()
+    device = choose_device(options.device)
+    pixels = options.pixels or PIXELS.get(device.type, 256)
+    clamp = options.saved or options.clamp
+    settings = style_settings(pixels, options.weights, clamp_to_range=clamp)
+    settings = settings.model_copy(update={"iterations": options.iterations})
+    rng = np.random.default_rng(1)
+    content = load_square(options.content, lambda: random_portrait(pixels, pixels, rng), pixels)
+    style = load_square(options.style, lambda: night_sky_image(2 * pixels, 1), pixels)
+    content, style = content.to(device), style.to(device)
+    vgg = build_network(options.weights, style)
+    runs = {
+        "reference": lambda: reference(
+            content, style, vgg, settings, options.evaluations, options.clamp
+        ),
+        "ours": lambda: ours(content, style, vgg, settings),
+    }
+    reference(content, style, vgg, settings, 3, options.clamp)
+    ours(content, style, vgg, settings.model_copy(update={"iterations": 3}))
+    seconds, curves, ratios = measure(
+        runs, lambda image: float32_loss(image, content, style, vgg, settings), options
+    )
+    rates = limits(device, options.limit_side)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    least = least_seconds(vgg, wanted, rates, native_bf16(device))
+    least = least_seconds(vgg, settings, rates, native_bf16(device))
     result = {
         "name": "style",
         "reference": round(medians["reference"], 2),
@@ -287,7 +310,7 @@ def main() -> None:
         "device": str(device),
         **{f"limit_{name}_gigas": round(rate / 1e9, 1) for name, rate in rates.items()},
     }
-    show(result, asked.json)
+    show(result, options.json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Evaluate: compare the generator's pictures with real ones."""
+"""Evaluate stage: compare generated images with real ones."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ PAIRS, COLUMNS, TILE = 24, 4, 64
 
 
 def main(settings: Settings, run: Run) -> None:
-    """Generate as many pictures as `evaluate.samples` says, and judge them."""
+    """Generate ``evaluate.samples`` images, compare them with real ones, and log the metrics."""
     from atelier.core.device import choose_device
     from atelier.data.dataset import load_images
     from atelier.figures.grid import save_png, side_by_side
@@ -31,30 +31,29 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.metrics.cache import FeatureCache
     from atelier.metrics.evaluate import evaluate
 
-    device, wanted = choose_device(settings.runtime.device), settings.evaluate
+    device, options = choose_device(settings.runtime.device), settings.evaluate
     training = load_images(IMAGES).pixels
     test = load_images(TEST, may_be_empty=True).pixels
     cache = FeatureCache(private_folder(repository_root()) / "features")
     with progress_bar("evaluate", "steps", settings.runtime.progress) as report:
-        latents = derive_seed(wanted.seed, "evaluate.latents")
-        pictures = generate_from(GENERATOR, wanted.samples, latents, device)
+        seed = derive_seed(options.seed, "evaluate.latents")
+        generated = generate_from(GENERATOR, options.samples, seed, device)
         epochs = load_epochs(SAMPLES)
-        result = evaluate(wanted, training, test, pictures, device, report, epochs, cache)
-    places, nearest = result.closest(PAIRS)
+        result = evaluate(options, training, test, generated, device, report, epochs, cache)
+    indices, neighbors = result.closest(PAIRS)
     titles = ("Generated", "Nearest in the training")
-    save_png(side_by_side(pictures[places], nearest, titles, COLUMNS, TILE), NEAREST)
+    save_png(side_by_side(generated[indices], neighbors, titles, COLUMNS, TILE), NEAREST)
     write_json(METRICS, result.metrics())
     write_csv(SCALES, ("pixels", "generated", "other_real"), result.swd_rows())
     write_csv(EPOCHS, ("epoch", "kid", "error"), result.epoch_rows())
     run.log_summary(result.metrics())
     run.warn(*result.notes)
-    run.set_tags(
-        **{f"measured_with.{name}": str(told) for name, told in result.measured_with.items()}
-    )
+    measured_with = {f"measured_with.{name}": str(v) for name, v in result.measured_with.items()}
+    run.set_tags(**measured_with)
     run.log_metrics(("kid_of_epoch",), {epoch: [kid] for epoch, kid, _ in result.epoch_rows()})
     for file in (SCALES, NEAREST):
         run.log_artifact(file)
-    run.log_images("generated", pictures[:64], step=0)
+    run.log_images("generated", generated[:64], step=0)
 
 
 if __name__ == "__main__":

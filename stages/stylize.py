@@ -1,4 +1,4 @@
-"""Stylize: paint generated faces, or any pictures, in the style of other pictures."""
+"""Stylize stage: apply the style of style images to generated faces or other images."""
 
 from pathlib import Path
 
@@ -15,50 +15,62 @@ METRICS, LOSSES = Path("metrics/stylize.json"), Path("plots/style_losses.csv")
 
 
 def main(settings: Settings, run: Run) -> None:
-    """Paint every picture in every style; write each, how it came about, and the losses."""
+    """Stylize every content in every style; write results, figures, losses and metrics."""
     from atelier.core.device import choose_device
     from atelier.data.color_managed import load_by_name, mask_of, pixels_of, save_stylized
     from atelier.figures.style_figures import save_style_figures, square_thumbnails
     from atelier.gan.serialization import generate_from
-    from atelier.style import batch, checkpoint, image_ops
-    from atelier.style.batch import loss_table, stylize, summary
+    from atelier.style.batch import loss_table, loss_terms_plot, stylize, summary
+    from atelier.style.checkpoint import Intermediates, TransferCheckpoints
     from atelier.style.demo_styles import demo_style_sources
+    from atelier.style.image_ops import name_faces
 
-    wanted, device = settings.stylize, choose_device(settings.runtime.device)
-    count, seed = wanted.generated_count, derive_seed(wanted.seed, "stylize.latents")
-    # Styles twice as large as needed: scaling them down makes their strokes smooth.
-    made = demo_style_sources(2 * wanted.image_size, wanted.seed)
-    made["generated"] = lambda: image_ops.name_faces(generate_from(GENERATOR, count, seed, device))
-    originals, styles, masks = (
-        load_by_name(names, PICTURES, settings.convert.max_megapixels, made)
-        for names in (wanted.contents, wanted.styles, wanted.style_masks)
+    options, device = settings.stylize, choose_device(settings.runtime.device)
+    count, seed = options.generated_count, derive_seed(options.seed, "stylize.latents")
+    # Styles are drawn twice as large as needed: downscaling smooths their strokes.
+    sources = demo_style_sources(2 * options.image_size, options.seed)
+    sources["generated"] = lambda: name_faces(generate_from(GENERATOR, count, seed, device))
+    contents, styles, masks = (
+        load_by_name(names, PICTURES, settings.convert.max_megapixels, sources)
+        for names in (options.contents, options.styles, options.style_masks)
     )
-    given = (pixels_of(originals), pixels_of(styles), mask_of(masks), WEIGHTS)
     with (
         progress_bar("stylize", "iterations", settings.runtime.progress) as report,
-        run.checkpointing() as keep,
+        run.checkpointing() as (checkpoints, stop_requested),
     ):
-        attempts = checkpoint.TransferCheckpoints(*keep, settings.runtime.checkpoint_seconds)
-        seen = checkpoint.Intermediates(keep[0])
-        watch = seen.note if wanted.save_intermediates else None
-        paintings = list(stylize(wanted, *given, device, report, attempts, watch, run.warn))
-    with atomic_replace_dir(STYLED) as out:
-        for one in paintings:
-            save_stylized(one.pixels, originals[one.content_image], out / f"{one.name}.png")
-            run.log_metrics(*one.curves())
-        ways = [seen.of(number) for number in range(len(paintings))]
-        save_style_figures(
-            [p.row() for p in paintings],
-            ways,
-            batch.loss_terms_plot(paintings, wanted),
-            wanted.gif,
-            out,
+        intermediates = Intermediates(checkpoints)
+        results = stylize(
+            options,
+            pixels_of(contents),
+            pixels_of(styles),
+            mask_of(masks),
+            WEIGHTS,
+            device,
+            report=report,
+            checkpoints=TransferCheckpoints(
+                checkpoints, stop_requested, settings.runtime.checkpoint_seconds
+            ),
+            on_preview=intermediates.add if options.save_intermediates else None,
+            warn=run.warn,
         )
-    for iteration, together in seen.by_iteration().items():
-        run.log_images("paintings", square_thumbnails(together), iteration)
-    write_csv(LOSSES, *loss_table(paintings))
-    write_json(METRICS, summary(paintings))
-    run.log_summary(summary(paintings))
+        images = list(results)
+    with atomic_replace_dir(STYLED) as folder:
+        for image in images:
+            original = contents[image.content_image]
+            save_stylized(image.pixels, original, folder / f"{image.name}.png")
+            run.log_metrics(*image.curves())
+        save_style_figures(
+            [image.row() for image in images],
+            [intermediates.of_image(number) for number in range(len(images))],
+            loss_terms_plot(images, options),
+            options.gif,
+            folder,
+        )
+    for iteration, previews in intermediates.by_iteration().items():
+        run.log_images("paintings", square_thumbnails(previews), iteration)
+    write_csv(LOSSES, *loss_table(images))
+    write_json(METRICS, summary(images))
+    run.log_summary(summary(images))
     run.log_artifact(STYLED)
     run.log_artifact(LOSSES)
 

@@ -97,7 +97,7 @@ def _vgg19(folder: Path) -> None:
 
 
 CASES = {
-    "beside": Case(
+    "compare_style": Case(
         "{folder}/sheet.png --generator {folder}/generator.safetensors --faces 1 --pixels 32"
         " --evaluations 3 --iterations 2 --json",
         {"name", "rows", "height", "width", "file"},
@@ -166,7 +166,7 @@ CASES = {
         {"reference", "ours", "limit_share", "loss_reference", "loss_ours", *RATES.split()},
     ),
     "stylization": Case(
-        "{folder}/vgg19.safetensors --faces 1 --size 32 --set iterations=2 scales=1 --json",
+        "{folder}/vgg19.safetensors --faces 1 --size 32 --set iterations=2 pyramid_levels=1 --json",
         {"vgg19, painted", "vgg19, unpainted", "vgg19, color cast"},
         set(),
         _vgg19,

@@ -69,11 +69,8 @@ def build_validation(
         warn(str(error))
         return None
     if validation.count < RELIABLE_KID_IMAGES:
-        size = (
-            f": {validation.error:.2g} for other real images"
-            if math.isfinite(validation.error)
-            else ""
-        )
+        error = validation.error
+        size = f": {error:.2g} for other real images" if math.isfinite(error) else ""
         more = too_few_images_message(
             settings.train.kid_samples,
             "train.kid_samples",
