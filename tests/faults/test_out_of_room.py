@@ -63,7 +63,9 @@ def test_a_painting_that_does_not_fit_says_which_would(ready: Project) -> None:
     ready.set(**large)
     limited = f"ulimit -v {6 * 2**20}; dvc repro --single-item --force stylize"
     told = sentence(ready.run("sh", "-c", limited, ok=False))
-    found = re.search(r"too small for a stylized image of 2048 x 2048 .*image_size of (\d+) fits", told)
+    found = re.search(
+        r"too small for a stylized image of 2048 x 2048 .*image_size of (\d+) fits", told
+    )
     assert found, told
     assert ready.bytes(*OUTPUTS["stylize"]) == before
     ready.set(**{"stylize.image_size": int(found[1])})
