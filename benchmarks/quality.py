@@ -6,8 +6,8 @@ given, by that VGG19's as well. Presets take turns, so that what else the machin
 Numbers and times are read from the MLflow runs. What one part of a preset brings is seen by
 changing it: "best64 train.ema_decay=0" is that preset without the average.
 
-Usage: python benchmarks/quality.py ARCHIVE [--presets celeba64 best64 ["best64 train.ema_decay=0" ...]]
-       [--seeds 1 2 3] [--weights FILE] [--json]
+Usage: python benchmarks/quality.py ARCHIVE
+       [--presets celeba64 best64 ["best64 train.ema_decay=0" ...]] [--seeds 1 2 3] [--weights FILE] [--json]
 """
 
 import argparse

@@ -187,8 +187,8 @@ CASES = {
 # A preset and what makes it tiny, one argument.
 TINY_PRESET = (
     "sample convert.image_size=16 train.epochs=1 train.batch_size=16 train.generator_channels=4"
-    " train.discriminator_channels=4 train.fixed_samples=4 train.kid_every_epochs=0 evaluate.samples=16"
-    " evaluate.epochs=1 runtime.device=cpu runtime.progress=false"
+    " train.discriminator_channels=4 train.fixed_samples=4 train.kid_every_epochs=0"
+    " evaluate.samples=16 evaluate.epochs=1 runtime.device=cpu runtime.progress=false"
 )
 
 

@@ -264,10 +264,10 @@ def test_which_asks_git_where_the_store_is_a_colleagues(project: Project, tmp_pa
     assert "a run that this store does not have" in colleague.atelier("lineage", "models")
 
 
-def test_which_waits_for_a_pipeline_that_has_just_ended(ready: Project) -> None:
-    ready.set(**{"render.fps": 5.0})
-    ready.repro("render")
-    told = ready.atelier("lineage", "renders/training.gif")
+def test_which_waits_for_a_pipeline_that_has_just_ended(tracked: Project) -> None:
+    tracked.set(**{"render.fps": 5.0})
+    tracked.repro("render")
+    told = tracked.atelier("lineage", "renders/training.gif")
     assert "render.fps: 5.0" in told
     assert "not delivered" not in told
 
@@ -280,7 +280,7 @@ def test_which_says_why_it_cannot_tell(tracked: Project) -> None:
         ("0123456789abcdef", "has the hash 0123456789abcdef"),
         ("README.md", "made by no stage"),
     ):
-        told = ready.atelier("lineage", asked, ok=False)
+        told = tracked.atelier("lineage", asked, ok=False)
         assert sentence in told
         assert "Traceback" not in told
 
@@ -310,5 +310,5 @@ def test_a_pipeline_whose_deliverer_was_killed_gets_its_outcome_later(tracked: P
     client, experiment = open_store(tracked.folder, "atelier")
     newest, *_ = client.search_runs([experiment], "tags.`atelier.pipeline` != ''")
     assert newest.data.tags["stages.ran"] == "render"
-    told = json.loads(ready.atelier("lineage", "renders", "--json"))
+    told = json.loads(tracked.atelier("lineage", "renders", "--json"))
     assert told["makers"][0]["settings"]["render.fps"] == "6.0"

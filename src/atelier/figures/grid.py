@@ -65,8 +65,8 @@ def side_by_side(
         tile: height and width of each image in the montages, in pixels.
 
     Returns:
-        uint8 [CAPTION_HEIGHT + rows * tile, 2 * columns * tile + tile // 2, 3], RGB, where ``rows`` is
-        the number of rows of the higher montage.
+        uint8 [CAPTION_HEIGHT + rows * tile, 2 * columns * tile + tile // 2, 3], RGB, where
+        ``rows`` is the number of rows of the higher montage.
 
     Raises:
         ValueError: as for :func:`montage`.

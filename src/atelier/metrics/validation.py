@@ -69,8 +69,8 @@ def build_validation(
         warn(str(error))
         return None
     if validation.count < RELIABLE_KID_IMAGES:
-        error = validation.error
-        size = f": {error:.2g} for other real images" if math.isfinite(error) else ""
+        kid_error = validation.error
+        size = f": {kid_error:.2g} for other real images" if math.isfinite(kid_error) else ""
         more = too_few_images_message(
             settings.train.kid_samples,
             "train.kid_samples",

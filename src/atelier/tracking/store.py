@@ -108,8 +108,9 @@ def deadline(seconds: float) -> Iterator[None]:
 def _allowed(options: dict[str, Any]) -> float:
     """Return the allowed seconds for a request, from its timeout and the size of its file."""
     timeout = options.get("timeout")
-    is_limited = isinstance(timeout, (int, float))
-    seconds = min(_REQUEST_SECONDS, 3.0 * timeout) if is_limited else _REQUEST_SECONDS
+    seconds = _REQUEST_SECONDS
+    if isinstance(timeout, (int, float)):
+        seconds = min(_REQUEST_SECONDS, 3.0 * timeout)
     data = options.get("data")
     size = os.fstat(data.fileno()).st_size if isinstance(data, IOBase) else 0
     return float(seconds + size / _MIN_BYTES_PER_SECOND)
