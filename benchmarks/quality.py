@@ -7,7 +7,8 @@ Numbers and times are read from the MLflow runs. What one part of a preset bring
 changing it: "best64 train.ema_decay=0" is that preset without the average.
 
 Usage: python benchmarks/quality.py ARCHIVE
-       [--presets celeba64 best64 ["best64 train.ema_decay=0" ...]] [--seeds 1 2 3] [--weights FILE] [--json]
+       [--presets celeba64 best64 ["best64 train.ema_decay=0" ...]]
+       [--seeds 1 2 3] [--weights FILE] [--json]
 """
 
 import argparse
