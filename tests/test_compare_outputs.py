@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from atelier.core import settings
 from atelier.core.presets import list_presets, preset_values
+from atelier.core.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
 FIRST = {"sample": {"models/a.safetensors": {"w": "F32 [1] aa", "b": "F32 [1] bb"}}}
@@ -165,7 +166,7 @@ def test_every_preset_has_a_run_with_valid_settings(script: ModuleType) -> None:
     presets = {values.get("preset", name) for name, values in content["runs"].items()}
     assert presets == set(list_presets(ROOT / "presets"))
     for name, values in content["runs"].items():
-        document = settings.read_yaml(ROOT / "params.yaml")
+        document = read_yaml(ROOT / "params.yaml")
         document |= preset_values(values.pop("preset", name), ROOT / "presets")
         for changes in (content["all"], content["tiny"], values):
             script.change_settings(document, changes)

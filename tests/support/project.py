@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 
 from atelier.cli.app import main
 from atelier.core import settings
+from atelier.core.yaml_files import read_yaml
 from atelier.tracking.run_state import STOP_SIGNALS
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +123,7 @@ class Project:
 
     def remove_outputs(self, stage: str) -> None:
         """Remove what a stage makes, as DVC does before it runs the stage."""
-        definition = settings.read_yaml(self.folder / "dvc.yaml")["stages"][stage]
+        definition = read_yaml(self.folder / "dvc.yaml")["stages"][stage]
         for kind in ("outs", "metrics", "plots"):
             for entry in definition.get(kind, []):
                 path, options = (
