@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from command import show
 
+from atelier.core.arrays import to_uint8
 from atelier.core.presets import preset_values
 from atelier.core.settings import StylizeSettings
 from atelier.data.image_file import read_image
@@ -25,7 +26,7 @@ from atelier.figures.grid import save_png
 from atelier.gan.serialization import generate_from
 from atelier.style.batch import stylize
 from atelier.style.demo_styles import night_sky_image
-from atelier.style.image_ops import to_tensor, to_uint8
+from atelier.style.image_ops import resize_to_tensor
 from style import ROOT, build_network, reference, style_settings
 
 CPU = torch.device("cpu")
@@ -37,11 +38,11 @@ def stylize_by_reference(
 ) -> np.ndarray:
     """Return the result of the tutorial's loop, uint8 [H, W, 3]."""
     pixels, weights = options.pixels, options.weights
-    content_tensor, style_tensor = (to_tensor(image, pixels) for image in (content, style))
+    content_tensor, style_tensor = (resize_to_tensor(image, pixels) for image in (content, style))
     vgg = build_network(weights, style_tensor)
     settings = style_settings(pixels, weights, clamp_to_range=False)
     steps = reference(content_tensor, style_tensor, vgg, settings, options.evaluations, clamp=False)
-    return to_uint8(steps[-1][1])[0]
+    return to_uint8(steps[-1][1], signed=False)[0].cpu().numpy()
 
 
 def stylize_by_stage(contents: Images, styles: Images, options: argparse.Namespace) -> Images:

@@ -34,6 +34,7 @@ import torch
 from command import limits, now, show
 from torch import Tensor, nn
 
+from atelier.core.arrays import to_uint8
 from atelier.core.device import choose_device, native_bf16
 from atelier.core.presets import preset_values
 from atelier.core.settings import StylizeSettings
@@ -41,7 +42,7 @@ from atelier.data.image_file import read_image
 from atelier.figures.grid import save_png
 from atelier.sample_faces.portrait import random_portrait
 from atelier.style.demo_styles import night_sky_image
-from atelier.style.image_ops import to_tensor, to_uint8
+from atelier.style.image_ops import resize_to_tensor
 from atelier.style.loss_log import Checkpointer
 from atelier.style.objective import FeatureObjective, Style, build_targets, weighted_sum
 from atelier.style.transfer import transfer_style
@@ -81,7 +82,9 @@ def load_square(file: str, draw: Callable[[], np.ndarray], pixels: int) -> Tenso
     image = read_image(Path(file), "rgb", 80) if file else draw()
     side = min(image.shape[:2])
     top, left = ((length - side) // 2 for length in image.shape[:2])
-    return to_tensor(np.ascontiguousarray(image[top : top + side, left : left + side]), pixels)
+    return resize_to_tensor(
+        np.ascontiguousarray(image[top : top + side, left : left + side]), pixels
+    )
 
 
 Steps = list[tuple[float, Tensor]]  # seconds since the start, and images
@@ -263,7 +266,10 @@ def measure(
             curves[name] = [(at, loss) for (at, _), loss in zip(steps, losses, strict=True)]
             print(f"{name:<12}{steps[-1][0]:8.2f} s to {losses[-1]:.5f}", flush=True)
             if options.save:
-                save_png(to_uint8(steps[-1][1])[0], options.save / f"{name}.png")
+                save_png(
+                    to_uint8(steps[-1][1], signed=False)[0].cpu().numpy(),
+                    options.save / f"{name}.png",
+                )
         ratios.append(ratio_at_equal_loss(curves))
     return seconds, curves, ratios
 

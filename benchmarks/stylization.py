@@ -38,7 +38,7 @@ from atelier.figures.grid import save_png
 from atelier.sample_faces.portrait import random_portrait
 from atelier.style.batch import stylize
 from atelier.style.demo_styles import demo_style_image
-from atelier.style.image_ops import to_tensor
+from atelier.style.image_ops import resize_to_tensor
 from atelier.style.losses import gram_matrix
 from atelier.style.vgg import build_vgg19, feature_maps, preprocess
 
@@ -104,8 +104,8 @@ def measure(
     size: int,
 ) -> dict[str, float]:
     """Return the metrics of images, by face and style, with one network."""
-    face_maps = {name: maps_of(to_tensor(face, size)) for name, face in faces.items()}
-    style_maps = {name: maps_of(to_tensor(style, size)) for name, style in styles.items()}
+    face_maps = {name: maps_of(resize_to_tensor(face, size)) for name, face in faces.items()}
+    style_maps = {name: maps_of(resize_to_tensor(style, size)) for name, style in styles.items()}
     layers = sorted(next(iter(face_maps.values())))
     content = CONTENT_LAYER if CONTENT_LAYER in layers else layers[-1]
     grams = {name: [gram_matrix(maps[at]) for at in layers] for name, maps in style_maps.items()}
@@ -113,7 +113,7 @@ def measure(
     style_hits, face_hits, ratios = [], [], []
     by_style: dict[str, list[list[float]]] = {name: [] for name in styles}
     for (face, style), image in images.items():
-        maps = maps_of(to_tensor(image, size))
+        maps = maps_of(resize_to_tensor(image, size))
         own_grams = [gram_matrix(maps[at]) for at in layers]
 
         def distance(name: str, own_grams: list[Tensor] = own_grams) -> float:

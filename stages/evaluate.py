@@ -10,8 +10,7 @@ from atelier.tracking.environment import private_folder, repository_root
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
 
-IMAGES = Path("data/images.npz")
-TEST = Path("data/test.npz")
+IMAGES, TEST = Path("data/images.npz"), Path("data/test.npz")
 GENERATOR = Path("models/generator.safetensors")
 METRICS = Path("metrics/evaluate.json")
 SAMPLES = Path("samples")

@@ -20,7 +20,7 @@ def main(settings: Settings, run: Run) -> None:
     """Render the samples, losses and metrics of the earlier stages."""
     from atelier.data.dataset import load_images
     from atelier.figures.render import render
-    from atelier.gan.diagnostics import training_warnings
+    from atelier.gan.length import training_warnings
 
     images = load_images(IMAGES)
     metrics = {path.stem: json.loads(path.read_text("utf-8")) for path in METRICS}

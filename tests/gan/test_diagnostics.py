@@ -8,14 +8,9 @@ import torch
 
 from atelier.core.presets import preset_values
 from atelier.data.dataset import split
-from atelier.gan.diagnostics import (
-    MIN_STEPS,
-    TrainingMonitor,
-    batch_warnings,
-    length_warnings,
-    training_warnings,
-)
+from atelier.gan.diagnostics import TrainingMonitor
 from atelier.gan.history import EpochResult
+from atelier.gan.length import MIN_STEPS, batch_warnings, length_warnings, training_warnings
 
 
 def check(monitor: TrainingMonitor, loss_d: float, spread: int, number: int = 1) -> list[str]:

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from atelier.core.arrays import to_tensor
 from atelier.gan.generate import (
     draw_latents,
     generate,
     random_latents,
     split_labels,
-    to_uint8,
     with_labels,
 )
-from atelier.gan.loader import BatchLoader, to_unit_range
+from atelier.gan.loader import BatchLoader
 
 from ..support.architectures import SMALL
 
@@ -55,22 +55,6 @@ def test_one_hot_labels_follow_latents_and_alternate_by_default() -> None:
     assert not torch.equal(draw_latents(4, arch, seed=6), turns)
 
 
-def test_unit_range_round_trip_preserves_every_level() -> None:
-    levels = torch.arange(256, dtype=torch.uint8)
-    pixels = torch.stack([levels, levels.flip(0), levels // 2]).view(1, 3, 16, 16)
-    pixels = pixels.permute(0, 2, 3, 1).contiguous()
-    images = to_unit_range(pixels)
-    assert images.shape == (1, 3, 16, 16)
-    torch.testing.assert_close(images[0, 0].flatten(), torch.linspace(-1, 1, 256))
-    assert torch.equal(to_uint8(images), pixels)
-    assert to_uint8(images).is_contiguous()
-
-
-def test_to_uint8_rounds_and_clamps() -> None:
-    values = torch.tensor([-2.0, -1.0, -1 + 0.6 / 127.5, 0.2 / 127.5, 1.0, 2.0])
-    assert to_uint8(values.view(1, 1, 1, 6)).flatten().tolist() == [0, 0, 1, 128, 255, 255]
-
-
 class Echo(nn.Module):
     """Draws its latents [B, 3] as images of one pixel, and counts batches."""
 
@@ -89,7 +73,9 @@ class Echo(nn.Module):
 @pytest.mark.parametrize("training", [True, False])
 def test_images_are_generated_in_batches_in_evaluation_mode(training: bool) -> None:
     echo = Echo().train(training)
-    latents = to_unit_range(torch.arange(21, dtype=torch.uint8).view(7, 1, 1, 3))[:, :, 0, 0]
+    latents = to_tensor(torch.arange(21, dtype=torch.uint8).view(7, 1, 1, 3), signed=True)[
+        :, :, 0, 0
+    ]
     images = generate(echo, latents, batch_size=3)
     assert images.dtype == np.uint8
     assert images.tolist() == torch.arange(21).view(7, 1, 1, 3).tolist()

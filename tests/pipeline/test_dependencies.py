@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "atelier"
 STAGES = ("download", "convert", "train", "evaluate", "render", "stylize")
 # Modules of `core` that shape a result. The others ask for it, report it or write it.
-RESULT_SHAPING = {"arrays.py", "device.py", "hashing.py", "pretrained.py", "random_streams.py"}
+RESULT_SHAPING = {"arrays.py", "device.py", "pretrained.py", "random_streams.py", "resizing.py"}
 # A package may import those to its left.
 ORDER = ("core", "sample_faces", "data", "style", "metrics", "gan", "figures", "tracking", "cli")
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from atelier.core.arrays import to_uint8
 from atelier.core.settings import StylizeSettings
 from atelier.style import problem
-from atelier.style.image_ops import to_uint8
 from atelier.style.loss_log import IterationLosses
 from atelier.style.losses import style_statistics
 from atelier.style.objective import FeatureObjective, Style, build_targets, weighted_sum
@@ -109,7 +109,9 @@ def test_luminance_keeps_chroma_to_a_level() -> None:
     result, _ = painted(settings, content, Style((smooth(2),)))
 
     def chroma(picture: Tensor) -> Tensor:
-        levels = torch.from_numpy(to_uint8(picture)[0].astype("float32")).permute(2, 0, 1)[None]
+        levels = torch.from_numpy(
+            to_uint8(picture, signed=False)[0].numpy().astype("float32")
+        ).permute(2, 0, 1)[None]
         return levels - problem.luminance(levels)
 
     assert (chroma(result) - chroma(content)).abs().max() <= 1.0

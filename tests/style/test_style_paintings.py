@@ -7,6 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from atelier.core.arrays import to_uint8
 from atelier.core.errors import AtelierError
 from atelier.core.progress import Progress
 from atelier.core.settings import StylizeSettings
@@ -18,7 +19,7 @@ from atelier.style.batch import (
     stylize,
     summary,
 )
-from atelier.style.image_ops import scaled_shape, to_tensor, to_uint8
+from atelier.style.image_ops import resize_to_tensor, scaled_shape
 from atelier.style.loss_log import IterationLosses, Preview
 from atelier.style.memory import tile_size_for_memory
 from atelier.style.objective import cast_vgg
@@ -192,7 +193,7 @@ def test_glimpses_are_numbered_like_the_paintings() -> None:
     )
     assert [glimpse.image for glimpse in seen] == [0, 1, 2, 3]
     for glimpse, painting in zip(seen, paintings, strict=True):
-        assert np.array_equal(to_uint8(glimpse.pixels)[0], painting.pixels)
+        assert np.array_equal(to_uint8(glimpse.pixels, signed=False)[0].numpy(), painting.pixels)
 
 
 def test_paintings_of_the_same_name_are_refused_before_painting() -> None:
@@ -237,7 +238,8 @@ def test_the_size_that_is_advised_is_accepted(
         check_memory(settings, contents, styles, (), CPU)
         vgg = cast_vgg(build_vgg19("random", "average", 1, 20), settings, CPU)
         looks = [
-            to_tensor(style, max(1, round(size * scale))).shape[2:] for style in styles.values()
+            resize_to_tensor(style, max(1, round(size * scale))).shape[2:]
+            for style in styles.values()
         ]
         for shape in given[0]:
             for look in [looks] if weights else [[one] for one in looks]:

@@ -19,8 +19,9 @@ import requests
 import torch
 from PIL import Image
 
+from atelier.core.arrays import to_uint8
 from atelier.core.errors import AtelierError
-from atelier.gan.generate import draw_latents, to_uint8
+from atelier.gan.generate import draw_latents
 from atelier.gan.sampling import SampledGenerator, generate_one_by_one, latents_for_seeds
 from atelier.gan.serialization import load_generator
 from atelier.tracking.models import load_model
@@ -190,5 +191,5 @@ def test_a_served_generator_answers_with_its_pictures(
         assert answer.status_code == 200, answer.text
         wrong = {"inputs": latents[:, :-1].tolist()}
         assert requests.post(f"{server}/invocations", json=wrong, timeout=60).status_code == 400
-    made = to_uint8(torch.tensor(json.loads(answer.text)["predictions"])).numpy()
+    made = to_uint8(torch.tensor(json.loads(answer.text)["predictions"]), signed=True).numpy()
     assert alike(made, ours)

@@ -1,6 +1,5 @@
 """Folders of the project, and the user's paths relative to them."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -8,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from atelier.core.errors import AtelierError
+from atelier.core.hashing import file_digest
 from atelier.core.setting_types import STYLES, WEIGHTS, is_weights_file
 from atelier.core.settings import Settings
 
@@ -151,7 +151,9 @@ def hash_named(settings: Settings, section: str) -> dict[str, str]:
         AtelierError: a file is missing.
     """
     check_files(settings, sections=(section,))
-    return {path.as_posix(): md5(path) for path in sorted(files_of(settings, section))}
+    return {
+        path.as_posix(): file_digest(path, "md5") for path in sorted(files_of(settings, section))
+    }
 
 
 def link_named(settings: Settings, section: str) -> None:
@@ -199,12 +201,6 @@ def _link_missing(paths: Iterable[Path]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)  # it may be a broken link
             path.symlink_to(source)
-
-
-def md5(path: Path) -> str:
-    """Return a file's MD5 sum, by which DVC identifies files."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _files_elsewhere() -> list[Path]:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from atelier.core.resizing import resize_image
 from atelier.figures.captions import BACKGROUND, caption
 
 Image8 = NDArray[np.uint8]
@@ -89,10 +89,7 @@ def resize_to_fit(image: Image8, box: int | tuple[int, ...]) -> Image8:
     if isinstance(box, int):
         factor = box / max(height, width)
         box = max(1, round(height * factor)), max(1, round(width * factor))
-    if box[:2] == (height, width):
-        return image
-    size = (box[1], box[0])
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    return resize_image(image, box[0], box[1], "lanczos")
 
 
 def _centered(image: Image8, height: int, width: int) -> Image8:

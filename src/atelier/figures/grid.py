@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atelier.core.files import atomic_write
+from atelier.core.resizing import resize_image
 from atelier.figures.captions import BACKGROUND, CAPTION_HEIGHT, caption, text_width
 
 Images = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
@@ -96,7 +97,7 @@ def limit_size(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     if longer <= side:
         return image
     size = (max(1, width * side // longer), max(1, height * side // longer))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    return resize_image(image, size[1], size[0], "lanczos")
 
 
 def save_png(image: NDArray[np.uint8], target: Path) -> None:
@@ -116,9 +117,8 @@ def _cell(image: NDArray[np.uint8], tile: int) -> NDArray[np.uint8]:
     # Nearest neighbor keeps the generator's pixels if the factor is an integer. Otherwise it would
     # make some pixels wider than others.
     is_multiple = tile % shape[0] == 0
-    filter_ = Image.Resampling.NEAREST if is_multiple else Image.Resampling.LANCZOS
-    rgb = Image.fromarray(np.repeat(image, 3, axis=2) if shape[2] == 1 else image)
-    return np.asarray(rgb.resize((tile, tile), filter_))
+    rgb = np.repeat(image, 3, axis=2) if shape[2] == 1 else image
+    return resize_image(rgb, tile, tile, "nearest" if is_multiple else "lanczos")
 
 
 def _background(height: int, width: int) -> NDArray[np.uint8]:

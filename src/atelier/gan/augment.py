@@ -15,10 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atelier.core.arrays import to_tensor, to_uint8
 from atelier.core.random_streams import torch_generator
 from atelier.core.settings import TrainSettings
-from atelier.gan.generate import to_uint8
-from atelier.gan.loader import to_unit_range
 
 Kind = Literal["color", "translation", "cutout"]
 VIEWS = ("real", "fake", "fake_g", "real_g")
@@ -88,13 +87,14 @@ def augmentation_preview(
     if not settings.augment:
         return None
     indices = np.linspace(0, len(pixels) - 1, min(_PREVIEW_IMAGES, len(pixels))).astype(np.int64)
-    real = to_unit_range(torch.from_numpy(pixels[indices]))
+    real = to_tensor(torch.from_numpy(pixels[indices]), signed=True)
     stream = torch_generator(settings.seed, "train.augmented")
-    columns = [to_uint8(real)]
+    columns = [to_uint8(real, signed=True)]
     for _ in range(_PREVIEW_REPEATS):
         uniforms = torch.rand(len(real), UNIFORMS_PER_IMAGE, generator=stream)
         flipped = random_hflip(real, uniforms) if settings.horizontal_flip else real
-        columns.append(to_uint8(diff_augment(flipped, settings.augment, uniforms, "real")))
+        augmented = diff_augment(flipped, settings.augment, uniforms, "real")
+        columns.append(to_uint8(augmented, signed=True))
     return torch.stack(columns, 1).numpy()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from atelier.gan.loader import to_unit_range
+from atelier.core.arrays import to_tensor
 from atelier.gan.model import GAN
 from atelier.gan.step import train_step
 
@@ -40,7 +40,8 @@ class GraphedStep:
 
         def step() -> Tensor:
             pixels, latents, uniforms = self._inputs
-            return train_step(gan, to_unit_range(pixels), latents, 1.0, uniforms, with_penalty)
+            real = to_tensor(pixels, signed=True)
+            return train_step(gan, real, latents, 1.0, uniforms, with_penalty)
 
         state = {name: tensor.clone() for name, tensor in gan.state().items()}
         side_stream = torch.cuda.Stream(pixels.device)

@@ -3,10 +3,9 @@
 import numpy as np
 
 from atelier.gan.history import EpochResult
+from atelier.gan.length import length_warnings
 from atelier.gan.step import STATISTICS
 
-# Measured with `best32` on 400 drawn faces: docs/quality.md.
-MIN_STEPS = 2000
 _MIN_LOSS_D = 0.01  # mean loss below which the discriminator separates real and generated images
 _MIN_SPREAD_RATIO = 0.2  # of the largest spread so far
 
@@ -57,47 +56,3 @@ class TrainingMonitor:
         if epoch.number == self._last_epoch:  # repeated: the first one has scrolled out of view
             warnings += self._length_warnings
         return warnings
-
-
-def training_warnings(epochs: int, batch_size: int, images: int, steps: int = 0) -> list[str]:
-    """Return warnings about the length and the batches of a training on ``images`` images."""
-    steps_per_epoch = -(-images // batch_size)
-    return batch_warnings(batch_size, images) + length_warnings(epochs, steps_per_epoch, steps)
-
-
-def length_warnings(epochs: int, steps_per_epoch: int, steps: int = 0) -> list[str]:
-    """Return a warning if the training has too few steps, else an empty list.
-
-    Args:
-        epochs: ``train.epochs``.
-        steps_per_epoch: batches in a full epoch.
-        steps: ``train.steps``, which replaces ``epochs`` if it is not 0.
-    """
-    if steps:
-        return (
-            []
-            if steps >= MIN_STEPS
-            else [
-                f"the training has {steps:,} {'step' if steps == 1 else 'steps'}, but good images"
-                f" usually need {MIN_STEPS:,} or more; set train.steps to {MIN_STEPS}."
-            ]
-        )
-    steps = epochs * steps_per_epoch
-    if steps >= MIN_STEPS or not steps:
-        return []
-    min_epochs = -(-MIN_STEPS // steps_per_epoch)
-    return [
-        f"the training has {steps:,} steps ({epochs} {'epoch' if epochs == 1 else 'epochs'} of"
-        f" {steps_per_epoch}), but good"
-        f" images usually need {MIN_STEPS:,} or more; set train.epochs to {min_epochs}."
-    ]
-
-
-def batch_warnings(batch_size: int, images: int) -> list[str]:
-    """Return a warning if there are fewer training images than a batch has, else an empty list."""
-    if images >= batch_size:
-        return []
-    return [
-        f"the training set has {images:,} {'image' if images == 1 else 'images'}, fewer than"
-        f" train.batch_size ({batch_size:,}), so that every step uses all of them; add images."
-    ]

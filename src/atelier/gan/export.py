@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from atelier.core.arrays import to_uint8
 from atelier.core.errors import AtelierError
 from atelier.core.files import atomic_write
-from atelier.gan.generate import to_uint8
 from atelier.gan.sampling import SampledGenerator, latents_for_seeds
 
 INPUT, OUTPUT = "latents", "pictures"
@@ -25,7 +25,7 @@ class _Uint8Generator(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Generate images uint8 [B, H, W, C] from float32 [B, latent_size + classes]."""
-        return to_uint8(self.network(latents))
+        return to_uint8(self.network(latents), signed=True)
 
 
 def export(generator: SampledGenerator, target: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from atelier.core.arrays import to_uint8
 from atelier.gan.networks import Architecture
 
 
@@ -75,15 +76,9 @@ def generate(generator: nn.Module, latents: Tensor, batch_size: int = 256) -> ND
     generator.eval()
     try:
         batches = [
-            to_uint8(generator(batch.to(device))).cpu().numpy()
+            to_uint8(generator(batch.to(device)), signed=True).cpu().numpy()
             for batch in latents.split(batch_size)
         ]
     finally:
         generator.train(was_training)
     return np.concatenate(batches)
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Convert [B, C, H, W] in [-1, 1] to uint8 [B, H, W, C], 0 to 255, on the same device."""
-    rounded = images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    return rounded.permute(0, 2, 3, 1).contiguous()

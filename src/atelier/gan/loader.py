@@ -58,11 +58,6 @@ class BatchLoader:
         return torch.from_numpy(self._pixels[batch.numpy()])
 
 
-def to_unit_range(pixels: Tensor) -> Tensor:
-    """Convert uint8 [B, H, W, C] to float32 [B, C, H, W] in [-1, 1], channels last in memory."""
-    return pixels.permute(0, 3, 1, 2).float().div(127.5).sub(1)
-
-
 def validate_labels(settings: TrainSettings, labels: NDArray[np.int64] | None) -> Tensor | None:
     """Return the class of each image, int64 [N], or ``None`` without ``train.conditional``.
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from atelier.core.array_headers import read_array
+from atelier.core.arrays import to_uint8
 from atelier.core.errors import AtelierError
 from atelier.core.files import NotRegularError
-from atelier.gan.generate import to_uint8
 from atelier.gan.serialization import load_generator, with_current_names
 
 Images = NDArray[np.uint8]
@@ -198,7 +198,7 @@ def generate_one_by_one(generator: SampledGenerator, inputs: Iterable[Tensor]) -
     """
     for latent in inputs:
         with torch.inference_mode():
-            images = to_uint8(generator.network(latent[None].to(generator.device)))
+            images = to_uint8(generator.network(latent[None].to(generator.device)), signed=True)
         yield images[0].cpu().numpy()
 
 

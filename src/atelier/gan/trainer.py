@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atelier.core.arrays import to_tensor
 from atelier.core.device import float32_matmul_precision
 from atelier.core.errors import AtelierError, is_out_of_memory
 from atelier.core.progress import Progress, ProgressCallback, silent
@@ -18,7 +19,7 @@ from atelier.gan.cuda_graph import GraphedStep
 from atelier.gan.distributed import SINGLE_PROCESS, Ranks
 from atelier.gan.generate import draw_latents, generate, random_latents, with_labels
 from atelier.gan.history import BestModel, DivergedError, EpochResult
-from atelier.gan.loader import BatchLoader, labels_by_row, to_unit_range, validate_labels
+from atelier.gan.loader import BatchLoader, labels_by_row, validate_labels
 from atelier.gan.model import build_gan, lr_factor
 from atelier.gan.networks import Architecture
 from atelier.gan.step import STATISTICS, train_step
@@ -379,7 +380,7 @@ class Trainer:
         with_penalty: bool,
     ) -> Tensor:
         """Do a training step kernel by kernel; dropout draws from a stream of its own."""
-        real = to_unit_range(pixels)
+        real = to_tensor(pixels, signed=True)
         step = partial(train_step, self.gan, real, latents, batch_fraction, uniforms, with_penalty)
         if not self.arch.dropout:
             return step()

@@ -10,12 +10,12 @@ import torchvision
 from torch import Tensor, nn
 
 from atelier.core.errors import AtelierError
+from atelier.core.hashing import file_digest
 from atelier.core.pretrained import (
     VGG19_CAFFE_SHA256,
     fetch_weights,
     read_weights,
     vgg19_caffe,
-    weights_digest,
 )
 from atelier.core.random_streams import derive_seed
 from atelier.core.setting_types import is_weights_file
@@ -140,7 +140,7 @@ def vgg19_extractor(path: Path) -> Extractor:
     weights = {name: layers[name] for name in network.state_dict() if name in layers}
     _load(network, weights, path)
     pooled = nn.Sequential(network, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return Extractor(_Normalized(pooled, _VGG_SIZE), f"vgg19 {weights_digest(path)}", _VGG_SIZE)
+    return Extractor(_Normalized(pooled, _VGG_SIZE), f"vgg19 {file_digest(path)}", _VGG_SIZE)
 
 
 def vgg19_caffe_features(layers: int = _VGG19_CAFFE_LAYERS) -> Extractor:

@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from atelier.core.arrays import to_tensor
+
 MIN_IMAGES_TO_STANDARDIZE = 30  # the standard deviations of fewer images are too uncertain
 _RANDOM_CHANNELS = (64, 128, 256)
 _PIXELS_PER_BATCH = 2**18  # bounds the memory
@@ -42,7 +44,8 @@ class Extractor:
         batch_size = max(1, _PIXELS_PER_BATCH // max(self.input_size, *images.shape[1:3]) ** 2)
         batches = []
         for start in range(0, len(images), batch_size):
-            batch = to_float_tensor(images[start : start + batch_size]).to(device)
+            batch = to_tensor(torch.tensor(images[start : start + batch_size]), signed=True)
+            batch = batch.to(device)
             batches.append(network(batch.expand(-1, 3, -1, -1)).float().cpu())
         return torch.cat(batches)
 
@@ -128,8 +131,3 @@ class RandomFeatures(nn.Module):
         """Extract the features of a batch."""
         features: Tensor = self.layers(images)
         return features
-
-
-def to_float_tensor(images: NDArray[np.uint8]) -> Tensor:
-    """Convert uint8 [N, H, W, C] to float32 [N, C, H, W] in [-1, 1]."""
-    return torch.tensor(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)

@@ -7,19 +7,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from atelier.core.arrays import to_uint8
 from atelier.core.errors import AtelierError
 from atelier.core.progress import Progress, ProgressCallback, silent
 from atelier.core.random_streams import derive_seed
+from atelier.core.resizing import resize_image
 from atelier.core.setting_types import WEIGHTS
 from atelier.core.settings import StylizeSettings
 from atelier.style import memory
 from atelier.style.checkpoint import TransferCheckpoints
-from atelier.style.image_ops import scaled_shape, to_tensor, to_uint8
+from atelier.style.image_ops import resize_to_tensor, scaled_shape
 from atelier.style.loss_log import IterationLosses, Preview
 from atelier.style.objective import Style, cast_vgg, weighted_sum
 from atelier.style.pyramid import resize
@@ -168,7 +169,7 @@ def stylize(
     for group in groups:
         if checkpoints:
             checkpoints.first_image = relay.first_image
-        prepared = [to_tensor(content, settings.image_size) for content in group.contents]
+        prepared = [resize_to_tensor(content, settings.image_size) for content in group.contents]
         results = transfer_style(
             prepared,
             _styles(settings, group, prepared, masks),
@@ -201,7 +202,7 @@ def _stylized_images(
             *group.names[number],
             group.contents[number],
             _side_by_side(group.styles[number]),
-            to_uint8(result)[0],
+            to_uint8(result, signed=False)[0].cpu().numpy(),
             tuple(relay.losses[relay.first_image + number]),
         )
 
@@ -294,7 +295,9 @@ def _styles(
 ) -> list[Style]:
     """Return one style if all contents share it, otherwise one for each content."""
     size = _style_size(settings, settings.image_size)
-    tensors = {id(image): to_tensor(image, size) for images in group.styles for image in images}
+    tensors = {
+        id(image): resize_to_tensor(image, size) for images in group.styles for image in images
+    }
     styles = [
         Style(
             tuple(tensors[id(image)] for image in images),
@@ -318,7 +321,7 @@ def _side_by_side(styles: Sequence[Pixels]) -> Pixels:
     height = max(len(style) for style in styles)
     widths = [max(1, round(style.shape[1] * height / len(style))) for style in styles]
     scaled = [
-        style if len(style) == height else cv2.resize(style, (width, height)).astype(np.uint8)
+        style if len(style) == height else resize_image(style, height, width, "linear")
         for style, width in zip(styles, widths, strict=True)
     ]
     return scaled[0] if len(scaled) == 1 else np.concatenate(scaled, axis=1)

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atelier.core.arrays import to_uint8
 from atelier.core.checkpoints import Checkpoints
-from atelier.style.image_ops import to_uint8
 from atelier.style.loss_log import Checkpointer, Preview
 
 Pixels = NDArray[np.uint8]
@@ -42,7 +42,7 @@ class Intermediates:
             return
         if preview.interrupted and self._checkpoints:
             return
-        pixels = to_uint8(preview.pixels)[0]
+        pixels = to_uint8(preview.pixels, signed=False)[0].cpu().numpy()
         name = f"{_PREVIEW_PREFIX}{preview.image:06d}-{preview.iteration:06d}"
         if self._checkpoints:
             self._checkpoints.save_part(name, {"pixels": torch.from_numpy(pixels)})

@@ -1,15 +1,17 @@
 """Conversions of images before and after style transfer."""
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atelier.core.arrays import to_tensor
+from atelier.core.resizing import Method, resize_image
+
 UInt8Image = NDArray[np.uint8]
 
 
-def to_tensor(image: UInt8Image, size: int) -> Tensor:
+def resize_to_tensor(image: UInt8Image, size: int) -> Tensor:
     """Resize an image so that its shorter side has ``size`` pixels, and convert it to a tensor.
 
     Args:
@@ -19,9 +21,11 @@ def to_tensor(image: UInt8Image, size: int) -> Tensor:
     Returns:
         float32 ``[1, 3, h, w]``, RGB, 0 to 1.
     """
+    height, width = scaled_shape(image.shape, size)
+    method: Method = "area" if height < image.shape[0] else "cubic"
     # A copy, because torch warns about read-only arrays.
-    scaled = np.array(_resize(image, *scaled_shape(image.shape, size)))
-    return torch.from_numpy(scaled).permute(2, 0, 1)[None].contiguous().float() / 255
+    pixels = torch.from_numpy(np.array(resize_image(image, height, width, method)))
+    return to_tensor(pixels[None], signed=False).contiguous()
 
 
 def scaled_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
@@ -29,12 +33,6 @@ def scaled_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
     height, width = shape[:2]
     scale = size / min(height, width)
     return round(height * scale), round(width * scale)
-
-
-def to_uint8(images: Tensor) -> UInt8Image:
-    """Convert float ``[B, 3, H, W]``, 0 to 1, to uint8 ``[B, H, W, 3]``, rounded and clamped."""
-    levels = (images.detach() * 255).round().clamp(0, 255).to(torch.uint8)
-    return levels.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def name_faces(faces: UInt8Image) -> dict[str, UInt8Image]:
@@ -48,10 +46,3 @@ def name_faces(faces: UInt8Image) -> dict[str, UInt8Image]:
     """
     rgb = np.broadcast_to(faces, (*faces.shape[:3], 3))
     return {f"face_{number:02d}": face for number, face in enumerate(rgb, start=1)}
-
-
-def _resize(image: UInt8Image, height: int, width: int) -> UInt8Image:
-    if (height, width) == image.shape[:2]:
-        return image
-    interpolation = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_CUBIC
-    return cv2.resize(image, (width, height), interpolation=interpolation).astype(np.uint8)

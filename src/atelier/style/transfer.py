@@ -57,9 +57,8 @@ def transfer_style(
             It is moved to ``device``. Random weights are calibrated on all styles, in a copy.
         device: where to compute.
         on_losses: called for every evaluation in order, in blocks; an evaluation counts as an
-            iteration. L-BFGS of torch may make one more than ``settings.iterations``. Both
-            L-BFGS may end earlier, if no step lowers the loss. An evaluation with a non-finite
-            loss is counted, but not passed on.
+            iteration. torch's L-BFGS may make one more than ``settings.iterations``. Both L-BFGS
+            may end earlier. A non-finite loss is counted, but not passed on.
         checkpointer: saves states, and loads those of an earlier attempt. Evaluations of that
             attempt are passed to ``on_losses`` again. A batch is saved under the index of its
             first image.
@@ -70,12 +69,11 @@ def transfer_style(
         labels: name of each image for messages; ``picture 1`` and so on by default.
 
     Yields:
-        One stylized image for each content, of its size, float32 ``[1, 3, H, W]`` on the CPU,
-        RGB, 0 to 1.
+        Stylized images of their contents' sizes, float32 ``[1, 3, H, W]`` on the CPU, 0 to 1.
 
     Raises:
-        AtelierError: the loss stays non-finite, an image is too small for the layers, a mask is
-            empty, or there is too little memory.
+        AtelierError: the loss stays non-finite, an image is too small, a mask is empty, or memory
+            is short.
     """
     styles = [Style((styles,))] if isinstance(styles, Tensor) else list(styles)
     vgg = vgg[: deepest_layer(settings) + 1].to(device)

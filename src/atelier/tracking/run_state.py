@@ -21,6 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from atelier.core.errors import AtelierError
+from atelier.core.hashing import file_digest
 from atelier.core.paths import LISTS, read_list
 from atelier.core.yaml_files import read_yaml
 from atelier.tracking.dvc_lock import StageRecord, is_code, read_lock
@@ -185,8 +186,7 @@ def _content(path: Path) -> str:
         return f"{hashlib.md5(listing).hexdigest()}.dir"  # noqa: S324
     if not path.exists():
         return "missing"
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "md5").hexdigest()
+    return file_digest(path, "md5")
 
 
 def _files(path: Path) -> Iterator[Path]:
