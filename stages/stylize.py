@@ -20,31 +20,28 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.data.color_managed import load_by_name, mask_of, pixels_of, save_stylized
     from atelier.figures.style_figures import save_style_figures, square_thumbnails
     from atelier.gan.serialization import generate_from
-    from atelier.style import batch, checkpoint
-    from atelier.style.demo_styles import demo_style_sources
+    from atelier.style import batch, checkpoint, demo_styles
     from atelier.style.image_ops import name_faces
 
-    options, runtime = settings.stylize, settings.runtime
-    device = choose_device(runtime.device)
+    options, device = settings.stylize, choose_device(settings.runtime.device)
     count, seed = options.generated_count, derive_seed(options.seed, "stylize.latents")
     # Styles are drawn twice as large as needed: downscaling smooths their strokes.
-    sources = demo_style_sources(2 * options.image_size, options.seed)
+    sources = demo_styles.demo_style_sources(2 * options.image_size, options.seed)
     sources["generated"] = lambda: name_faces(generate_from(GENERATOR, count, seed, device))
     contents, styles, masks = (
         load_by_name(names, PICTURES, settings.convert.max_megapixels, sources)
         for names in (options.contents, options.styles, options.style_masks)
     )
     inputs = (pixels_of(contents), pixels_of(styles), mask_of(masks), WEIGHTS, device)
-    bar = progress_bar("stylize", "iterations", runtime.progress)
+    bar = progress_bar("stylize", "iterations", settings.runtime.progress)
     with bar as report, run.checkpointing() as state:
-        saved = checkpoint.TransferCheckpoints(*state, runtime.checkpoint_seconds)
+        saved = checkpoint.TransferCheckpoints(*state, settings.runtime.checkpoint_seconds)
         intermediates = checkpoint.Intermediates(state[0])
         preview = intermediates.add if options.save_intermediates else None
         images = list(batch.stylize(options, *inputs, report, saved, preview, run.warn))
     with atomic_replace_dir(STYLED) as folder:
         for image in images:
-            original = contents[image.content_image]
-            save_stylized(image.pixels, original, folder / f"{image.name}.png")
+            save_stylized(image.pixels, contents[image.content_image], folder / f"{image.name}.png")
             run.log_metrics(*image.curves())
         rows, terms = [image.row() for image in images], batch.loss_terms_plot(images, options)
         steps = [intermediates.of_image(number) for number in range(len(images))]

@@ -15,34 +15,32 @@ LOSSES, QUALITY = Path("plots/losses.csv"), Path("plots/quality.csv")
 
 def main(settings: Settings, run: Run) -> None:
     """Train the GAN; write its networks, samples, losses and metrics; log each epoch."""
-    import numpy as np
-
     from atelier.data.dataset import load_images
     from atelier.gan import augment, diagnostics, distributed, fit, history, length, sampling
     from atelier.gan.step import STATISTICS
     from atelier.gan.trainer import Trainer
     from atelier.metrics.validation import build_validation
 
-    values, runtime = settings.train, settings.runtime
-    images, validation = load_images(IMAGES), load_images(VALIDATION, True).pixels
+    values, runtime, images = settings.train, settings.runtime, load_images(IMAGES)
     pixels, labels = images.pixels, images.classes()[1] if values.conditional else None
     with distributed.init_distributed(runtime.device) as (ranks, device):
         if ranks.number > 0:
             fit.follow_rank0(Trainer(values, pixels, device, ranks, labels))
             return
+        validation = load_images(VALIDATION, True).pixels
         kid = build_validation(settings, pixels, validation, device, run.warn)
         trainer = Trainer(values, pixels, device, ranks, labels, kid)
-        steps = (values.epochs, trainer.steps_per_epoch, values.steps)
-        table, monitor = history.History(), diagnostics.TrainingMonitor(values.loss, *steps)
-        batch_warnings = length.batch_warnings(values.batch_size, len(pixels))
-        run.warn(*batch_warnings, *length.length_warnings(*steps))
+        steps, table = (values.epochs, trainer.steps_per_epoch, values.steps), history.History()
+        monitor = diagnostics.TrainingMonitor(values.loss, *steps)
+        run.warn(*length.batch_warnings(values.batch_size, len(pixels)))
+        run.warn(*length.length_warnings(*steps))
         run.log_images("samples", trainer.samples(), 0, trainer.columns)  # before training: noise
-        bar, seconds = progress_bar("train", "steps", runtime.progress), runtime.checkpoint_seconds
+        bar = progress_bar("train", "steps", runtime.progress)
         with atomic_replace_dir(SAMPLES) as folder, bar as report, run.checkpointing() as state:
-            if (preview := augment.augmentation_preview(values, pixels)) is not None:
-                sampling.save_augmented(preview, folder)
-                run.log_images("augmented", np.concatenate(preview), 0, preview.shape[1])
-            for epoch in fit.train(trainer, *state, report, seconds, run.warn):
+            if (rows := augment.augmentation_preview(values, pixels)) is not None:
+                sampling.save_augmented(rows, folder)
+                run.log_images("augmented", rows.reshape(-1, *rows.shape[2:]), 0, rows.shape[1])
+            for epoch in fit.train(trainer, *state, report, runtime.checkpoint_seconds, run.warn):
                 sampling.save_samples(epoch.number, epoch.samples, epoch.step_samples, folder)
                 table.add(epoch)
                 run.warn(*monitor.check(epoch))

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from atelier.data.formats.avif import coded_sizes
-from atelier.data.image_file import UnreadableError, _count_scans, read_image, silence_pillow
+from atelier.data.formats.jpeg import count_scans
+from atelier.data.image_file import UnreadableError, read_image, silence_pillow
 
 RGB = np.random.default_rng(5).integers(0, 256, (6, 9, 3), np.uint8)
 
@@ -130,7 +131,7 @@ def test_large_jpeg_equals_pillow(image_bytes: Callable[..., bytes]) -> None:
 @given(st.lists(st.sampled_from([b"\xff", b"\xda", b"\xff\xda", bytes(65_533)]), max_size=12))
 def test_scans_are_counted_across_blocks(parts: list[bytes]) -> None:
     data = b"".join(parts)
-    assert _count_scans(data) == data.count(b"\xff\xda")
+    assert count_scans(data) == data.count(b"\xff\xda")
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,11 @@
 
 import math
 import os
-import re
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +15,7 @@ import typer
 from tqdm import tqdm
 
 from atelier.cli.checkout import PARAMS, PRESETS, require_force, write_output
+from atelier.cli.option_names import name_options
 from atelier.core.errors import AtelierError
 from atelier.core.progress import progress_bar
 
@@ -136,41 +136,6 @@ def stylize(
         _print_estimate(jobs, folder, device)
         for job in jobs:
             _run(job, targets, folder, device, gif, settings.runtime.progress)
-
-
-@contextmanager
-def name_options(section: str, options: Mapping[str, str], file: str) -> Iterator[None]:
-    """Replace names of settings by options in the message of an ``AtelierError``.
-
-    Args:
-        section: section of the settings.
-        options: name of an option by setting.
-        file: file of the settings without an option, which is added to their names.
-    """
-    try:
-        yield
-    except AtelierError as error:
-        raise AtelierError(_with_options(str(error), section, options, file)) from None
-
-
-def _with_options(message: str, section: str, options: Mapping[str, str], file: str) -> str:
-    from atelier.core.settings import Settings
-
-    def option(found: re.Match[str]) -> str:
-        name = options.get(found["name"])
-        return f"{name}{found['part']}" if name else f"{found[0]} of {file}"
-
-    without_command = message.removeprefix(f"atelier {section}: ")
-    rule = without_command.removeprefix(f"{section}: ")
-    if rule != without_command and without_command != message:
-        # A rule about several settings has them without the section's name. A setting's name
-        # without an underscore may be an ordinary word.
-        names = "|".join(name for name in options if "_" in name)
-        return re.sub(rf"\b({names})\b", lambda found: options[found[0]], rule)
-    # Other messages may contain names of files, which must not change.
-    known = "|".join(getattr(Settings.model_fields[section].annotation, "model_fields", ()))
-    name = rf"(?<![\w./\\-]){section}\.(?P<name>{known})(?P<part>(\.\d+)*)(?![\w/\\-]|\.\w)"
-    return re.sub(name, option, without_command)
 
 
 def _choose_preset(preset: str | None, params: bool) -> str:

@@ -20,7 +20,9 @@ from atelier.core.files import NotRegularError, open_regular
 from atelier.data.color_profiles import find_profile, profile_of
 from atelier.data.formats.avif import coded_sizes, color_codes
 from atelier.data.formats.bit_depth import low_bytes, to_8_bit
+from atelier.data.formats.heic import is_heic, open_heic
 from atelier.data.formats.jpeg import (
+    count_scans,
     load_jpeg_without_end,
     may_lack_blocks,
     reject_missing_blocks,
@@ -44,9 +46,6 @@ _ORIENTATION = 0x0112
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 # A progressive JPEG has about ten scans; each costs a pass over all pixels, even if it is short.
 _MAX_SCANS = 500
-_SCAN = b"\xff\xda"
-# Bytes that are searched for scans at a time: they fit into the processor's cache.
-_BLOCK = 2**16
 # By EXIF orientation: whether to transpose the image, and then to mirror it in x and in y.
 # ImageOps.exif_transpose is equivalent, but fails if other EXIF entries are damaged.
 _TRANSPOSES = {
@@ -66,7 +65,6 @@ _NOT_SUPPORTED = (
     (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
     (0, b"8BPS", "Photoshop"),
 )
-_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
 
 Box = tuple[float, float, float, float]
 
@@ -215,7 +213,9 @@ def _open(stream: IO[bytes], max_megapixels: int) -> Image.Image:
             stream, png = prepare_png(stream)
         except ValueError as error:
             raise UnreadableError(str(error)) from None
-    image = _open_heic(stream) if _is_heic(start) else _open_known(stream, start)
+    image = open_heic(stream) if is_heic(start) else _open_known(stream, start)
+    if image is None:
+        raise UnreadableError("HEIC is not supported; export as JPEG or install pillow-heif")
     _reject_size(image.size, max_megapixels)
     _reject_tiles(image, max_megapixels)
     _reject_coded_size(image, stream, max_megapixels)
@@ -236,26 +236,6 @@ def _open_known(stream: IO[bytes], start: bytes) -> Image.Image:
             if start[offset:].startswith(mark):
                 raise UnreadableError(f"{name} is not supported; export as JPEG or PNG") from None
         raise
-
-
-def _is_heic(start: bytes) -> bool:
-    """Whether the main brand or one of the first compatible brands of a file is HEIC."""
-    if start[4:8] != b"ftyp":
-        return False
-    end = min(len(start), int.from_bytes(start[:4]))
-    brands = {start[8:12], *(start[at : at + 4] for at in range(16, end, 4))}
-    return not brands.isdisjoint(_HEIC_BRANDS) and brands.isdisjoint((b"avif", b"avis"))
-
-
-def _open_heic(stream: IO[bytes]) -> Image.Image:
-    try:
-        from pillow_heif import HeifImageFile
-    except ImportError:
-        raise UnreadableError(
-            "HEIC is not supported; export as JPEG or install pillow-heif"
-        ) from None
-    image: Image.Image = HeifImageFile(stream)
-    return image
 
 
 def _reject_size(size: tuple[int, int], max_megapixels: int) -> None:
@@ -314,19 +294,8 @@ def _reject_scans(image: Image.Image, stream: IO[bytes]) -> None:
     if isinstance(image, JpegImageFile):
         data = _content(stream)
         # Data after the image, e.g. a video, contains the mark once in 65,536 bytes by chance.
-        if _count_scans(data) > _MAX_SCANS + len(data) // 2**14:
+        if count_scans(data) > _MAX_SCANS + len(data) // 2**14:
             raise UnreadableError("more scans than any camera or program writes")
-
-
-def _count_scans(data: bytes) -> int:
-    """Return ``data.count(_SCAN)`` in a fifth of the time: 0xFF is frequent in a JPEG."""
-    values = np.frombuffer(data, np.uint8)
-    # Each block includes the first byte of the next.
-    blocks = (values[start : start + _BLOCK + 1] for start in range(0, len(values), _BLOCK))
-    return sum(
-        int(np.count_nonzero((block[:-1] == _SCAN[0]) & (block[1:] == _SCAN[1])))
-        for block in blocks
-    )
 
 
 def _reduce_on_decoding(

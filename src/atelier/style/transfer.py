@@ -44,9 +44,8 @@ def transfer_style(
     """Stylize each of ``contents``, and yield each stylized image as soon as it is finished.
 
     Gatys, Ecker and Bethge 2016, "Image style transfer using convolutional neural networks"
-    (CVPR). Optimizers of torch process one image after another, because they would treat a batch
-    as one vector. With ``spectral_lbfgs``, consecutive images of one size can share the passes of
-    VGG19. Each has its own steps, but sums over a batch may be rounded differently.
+    (CVPR). Optimizers of torch process one image after another. With ``spectral_lbfgs``, images of
+    one size can share the passes of VGG19; sums over a batch may be rounded differently.
 
     Args:
         contents: each float32 ``[1, 3, H, W]``, RGB, 0 to 1, of any size.
