@@ -25,7 +25,7 @@ def main(settings: Settings, run: Run) -> None:
     images = load_images(IMAGES)
     metrics = {path.stem: json.loads(path.read_text("utf-8")) for path in METRICS}
     train = settings.train
-    warnings = training_warnings(train.epochs, train.batch_size, len(images.pixels), train.steps)
+    warnings = training_warnings(train, len(images.pixels))
     warnings += metrics["evaluate"].get("notes", [])  # metrics that need more images
     with progress_bar("render", "images", settings.runtime.progress) as report:
         render(

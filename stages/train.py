@@ -32,8 +32,7 @@ def main(settings: Settings, run: Run) -> None:
         trainer = Trainer(values, pixels, device, ranks, labels, kid)
         steps, table = (values.epochs, trainer.steps_per_epoch, values.steps), history.History()
         monitor = diagnostics.TrainingMonitor(values.loss, *steps)
-        run.warn(*length.batch_warnings(values.batch_size, len(pixels)))
-        run.warn(*length.length_warnings(*steps))
+        run.warn(*length.training_warnings(values, len(pixels)))
         run.log_images("samples", trainer.samples(), 0, trainer.columns)  # before training: noise
         bar = progress_bar("train", "steps", runtime.progress)
         with atomic_replace_dir(SAMPLES) as folder, bar as report, run.checkpointing() as state:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from atelier.core.presets import preset_values
+from atelier.core.settings import TrainSettings
 from atelier.data.dataset import split
 from atelier.gan.diagnostics import TrainingMonitor
 from atelier.gan.history import EpochResult
@@ -153,6 +154,5 @@ def test_presets_with_few_images_are_warned_of(
     shares = values["convert"]["validation_fraction"], values["convert"]["test_fraction"]
     places = np.arange(pictures)
     training = split(places, [bytes(str(i), "ascii") for i in places], *shares).training
-    batch, epochs = values["train"]["batch_size"], values["train"]["epochs"]
-    warnings = training_warnings(epochs, batch, len(training))
+    warnings = training_warnings(TrainSettings(**values["train"]), len(training))
     assert (warnings == []) == is_long_enough

@@ -1,13 +1,16 @@
 """Warnings before a training: its length and its batches."""
 
+from atelier.core.settings import TrainSettings
+
 # Measured with `best32` on 400 drawn faces: docs/measurements/sample.md.
 MIN_STEPS = 2000
 
 
-def training_warnings(epochs: int, batch_size: int, images: int, steps: int = 0) -> list[str]:
+def training_warnings(settings: TrainSettings, images: int) -> list[str]:
     """Return warnings about the length and the batches of a training on ``images`` images."""
-    steps_per_epoch = -(-images // batch_size)
-    return batch_warnings(batch_size, images) + length_warnings(epochs, steps_per_epoch, steps)
+    steps_per_epoch = -(-images // settings.batch_size)
+    length = length_warnings(settings.epochs, steps_per_epoch, settings.steps)
+    return batch_warnings(settings.batch_size, images) + length
 
 
 def length_warnings(epochs: int, steps_per_epoch: int, steps: int = 0) -> list[str]:
