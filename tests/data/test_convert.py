@@ -46,17 +46,17 @@ def raw(
 def test_every_file_is_accepted_or_rejected_with_a_reason(
     tmp_path: Path, raw: Path, conversion: Callable[..., ConvertSettings]
 ) -> None:
-    seen: list[Progress] = []
-    done = convert(conversion(), raw, tmp_path / "images.npz", 2, seen.append)
-    assert (done.found, done.accepted) == (34, 30)
-    assert done.rejected == (
+    reports: list[Progress] = []
+    report = convert(conversion(), raw, tmp_path / "images.npz", 2, reports.append)
+    assert (report.found, report.accepted) == (34, 30)
+    assert report.rejected == (
         ("mine/05_half.jpeg", "truncated"),
         ("mine/07_page.jpg", "not an image"),
         (r"mine/08_\udcff\n.png", "not an image"),
         ("mine/09_large.png", "1.1 megapixels, the limit is 1"),
     )
-    assert seen[-1] == Progress(34, 34, "4 rejected")
-    metrics = json.loads(json.dumps(done.metrics(), allow_nan=False))
+    assert reports[-1] == Progress(34, 34, "4 rejected")
+    metrics = json.loads(json.dumps(report.metrics(), allow_nan=False))
     assert list(metrics) == [
         *("found", "accepted", "training", "validation", "test", "near_duplicate_groups"),
         *("rejected", "rejected_files"),
@@ -84,11 +84,11 @@ def test_three_sets_divide_the_rows_in_their_order(
     for name in ("validation", "test"):
         assert len(load_images(tmp_path / f"{name}.npz", may_be_empty=True).names) == 0
     everything = load_images(tmp_path / "all.npz")
-    done = convert(
+    report = convert(
         conversion(validation_fraction=0.2, test_fraction=0.3), raw, tmp_path / "images.npz", 2
     )
-    assert (done.accepted, done.training, done.validation, done.test) == (30, 15, 6, 9)
-    assert (done.groups, done.largest_group) == (0, 1)
+    assert (report.accepted, report.training, report.validation, report.test) == (30, 15, 6, 9)
+    assert (report.groups, report.largest_group) == (0, 1)
     sets = [load_images(tmp_path / f"{name}.npz") for name in ("images", "validation", "test")]
     rows = {name: row for one in sets for name, row in zip(one.names, one.pixels, strict=True)}
     assert len(rows) == 30
@@ -111,9 +111,9 @@ def copies(
         for number, image in enumerate(images):
             image.save(folder / f"{number:03d}.jpg", quality=75 + number % 20)
         download(source("folder", mine=str(folder)), tmp_path / "raw", tmp_path / "s")
-        wanted = conversion(image_size=64, validation_fraction=0.2, test_fraction=0.2)
-        done = convert(wanted, tmp_path / "raw", tmp_path / "images.npz")
-        return done, done.warnings(wanted)
+        settings = conversion(image_size=64, validation_fraction=0.2, test_fraction=0.2)
+        report = convert(settings, tmp_path / "raw", tmp_path / "images.npz")
+        return report, report.warnings(settings)
 
     return make
 
@@ -125,9 +125,9 @@ def test_near_duplicates_are_in_one_set(
     images = [Image.fromarray(face) for face in faces]
     images += [ImageOps.mirror(image) for image in images[:10]]
     images += [image.resize((70, 70)) for image in images[10:20]]
-    done, warnings = copies(images)
-    assert (done.training, done.validation, done.test) == (24, 8, 8)
-    assert (done.groups, warnings) == (20, [])
+    report, warnings = copies(images)
+    assert (report.training, report.validation, report.test) == (24, 8, 8)
+    assert (report.groups, warnings) == (20, [])
     for name in ("images", "validation", "test"):
         numbers = [int(path[-7:-4]) for path in load_images(tmp_path / f"{name}.npz").names]
         assert {number + 20 for number in numbers if number < 20} == {n for n in numbers if n >= 20}
@@ -137,8 +137,8 @@ def test_only_copies_are_all_for_training(
     copies: Callable[[list[Image.Image]], Any],
 ) -> None:
     face = Image.fromarray(random_portrait(96, 96, np.random.default_rng(1)))
-    done, warnings = copies([face] * 30)
-    assert (done.training, done.validation, done.test, done.groups) == (30, 0, 0, 1)
+    report, warnings = copies([face] * 30)
+    assert (report.training, report.validation, report.test, report.groups) == (30, 0, 0, 1)
     assert warnings == [
         "the validation set has 0 of 6 images and the test set has 0 of 6 images, because 30 of"
         " the 30 images are near-duplicates of one another and stay in one set; add different"
@@ -237,8 +237,8 @@ def test_real_faces_and_digits(
     faces = shared / "celeba" / "img_align_celeba.zip"
     settings = source("archive", location=str(faces), sha256=file_digest(faces))
     download(settings, tmp_path / "raw", tmp_path / "s")
-    done = convert(conversion(image_size=16), tmp_path / "raw", tmp_path / "images.npz", 2)
-    assert (done.found, done.accepted) == (8000, 8000)
+    report = convert(conversion(image_size=16), tmp_path / "raw", tmp_path / "images.npz", 2)
+    assert (report.found, report.accepted) == (8000, 8000)
     mean = load_images(tmp_path / "images.npz").pixels.mean(axis=(0, 1, 2))
     # Faces are bright, and skin is more red than blue.
     assert 80 < mean[2] < mean[1] < mean[0] < 180

@@ -102,12 +102,12 @@ def test_results_are_ordered_bounded_and_from_all_workers(address: str) -> None:
             read.append(number)
             yield number
 
-    made = []
+    results = []
     for result in map_on_cluster(negative, items(), address, lambda _: 1000, 20_000):
         # A batch has four items: five batches are in flight, one waits, one is being filled.
-        assert len(read) - len(made) <= 20 + 4 + 4
-        made.append(result)
-    assert made == [-number for number in range(100)]
+        assert len(read) - len(results) <= 20 + 4 + 4
+        results.append(result)
+    assert results == [-number for number in range(100)]
     workers = set(map_on_cluster(process, range(400), address, lambda _: 1000, 100_000))
     assert len(workers) == 2
     assert os.getpid() not in workers

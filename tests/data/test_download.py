@@ -81,9 +81,9 @@ def test_manifest_lists_the_files_without_local_paths(
     manifest = download(source("folder", mine=str(faces)), tmp_path / "raw", tmp_path / "scratch")
     written = (tmp_path / "raw" / "manifest.json").read_text()
     archive = (tmp_path / "raw" / "pictures.zip").read_bytes()
-    told = json.loads(written)["files"]
+    listed_files = json.loads(written)["files"]
     digest = hashlib.sha256(archive).hexdigest()
-    assert told == [{"name": "pictures.zip", "size": len(archive), "sha256": digest}]
+    assert listed_files == [{"name": "pictures.zip", "size": len(archive), "sha256": digest}]
     assert str(tmp_path) not in written
     assert read_manifest(tmp_path / "raw") == manifest
 
@@ -108,15 +108,17 @@ def test_home_folder_is_expanded(
     assert manifest.members == 7
 
 
-@pytest.mark.parametrize(("folder", "said"), [("absent", "not a folder"), ("empty", "no files")])
+@pytest.mark.parametrize(
+    ("folder", "sentence"), [("absent", "not a folder"), ("empty", "no files")]
+)
 def test_failed_download_keeps_the_previous_folder(
-    tmp_path: Path, faces: Path, source: Callable[..., DownloadSettings], folder: str, said: str
+    tmp_path: Path, faces: Path, source: Callable[..., DownloadSettings], folder: str, sentence: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     raw = tmp_path / "raw"
     download(source("folder", mine=str(faces)), raw, tmp_path / "scratch")
     before = tree(raw)
-    with pytest.raises(AtelierError, match=said):
+    with pytest.raises(AtelierError, match=sentence):
         download(source("folder", mine=str(tmp_path / folder)), raw, tmp_path / "scratch")
     assert tree(raw) == before
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
@@ -158,26 +160,28 @@ def test_archive_is_copied_unchanged(
     image_bytes: Callable[..., bytes],
     ending: str,
 ) -> None:
-    given = tmp_path / f"given.{ending}"
+    original = tmp_path / f"original.{ending}"
     members = {"z.png": image_bytes(seed=1), "a/b.png": image_bytes(seed=2)}
-    write_archive(given, members)
-    sha256 = hashlib.sha256(given.read_bytes()).hexdigest().upper()
+    write_archive(original, members)
+    sha256 = hashlib.sha256(original.read_bytes()).hexdigest().upper()
     raw = tmp_path / "raw"
-    manifest = download(source("archive", location=str(given), sha256=sha256), raw, tmp_path / "s")
-    assert (raw / manifest.files[0].name).read_bytes() == given.read_bytes()
+    manifest = download(
+        source("archive", location=str(original), sha256=sha256), raw, tmp_path / "s"
+    )
+    assert (raw / manifest.files[0].name).read_bytes() == original.read_bytes()
     assert dict(open_raw(raw)) == members
 
 
 def test_missing_or_wrong_sha256_is_rejected(
     tmp_path: Path, source: Callable[..., DownloadSettings], image_bytes: Callable[..., bytes]
 ) -> None:
-    given = tmp_path / "given.zip"
-    write_archive(given, {"a.png": image_bytes()})
-    actual = hashlib.sha256(given.read_bytes()).hexdigest()
+    original = tmp_path / "original.zip"
+    write_archive(original, {"a.png": image_bytes()})
+    actual = hashlib.sha256(original.read_bytes()).hexdigest()
     with pytest.raises(AtelierError, match=f"sha256 is {actual}; write that into params.yaml"):
-        download(source("archive", location=str(given)), tmp_path / "raw", tmp_path / "s")
+        download(source("archive", location=str(original)), tmp_path / "raw", tmp_path / "s")
     with pytest.raises(AtelierError, match=f"has sha256 {actual}, but"):
-        settings = source("archive", location=str(given), sha256="0" * 64)
+        settings = source("archive", location=str(original), sha256="0" * 64)
         download(settings, tmp_path / "raw", tmp_path / "s")
     assert not (tmp_path / "raw").exists()
 
@@ -186,9 +190,9 @@ def test_missing_or_wrong_sha256_is_rejected(
 def test_non_archive_is_rejected(
     tmp_path: Path, source: Callable[..., DownloadSettings], content: bytes
 ) -> None:
-    given = tmp_path / "given.zip"
-    given.write_bytes(content)
-    settings = source("archive", location=str(given), sha256=hashlib.sha256(content).hexdigest())
+    original = tmp_path / "original.zip"
+    original.write_bytes(content)
+    settings = source("archive", location=str(original), sha256=hashlib.sha256(content).hexdigest())
     with pytest.raises(AtelierError, match="neither a whole zip nor a tar"):
         download(settings, tmp_path / "raw", tmp_path / "s")
 
@@ -196,20 +200,22 @@ def test_non_archive_is_rejected(
 def test_a_tar_bomb_is_not_expanded(
     tmp_path: Path, source: Callable[..., DownloadSettings]
 ) -> None:
-    given = tmp_path / "bomb.tar.gz"
+    original = tmp_path / "bomb.tar.gz"
     header = tarfile.TarInfo("pax")
     header.type, header.size = tarfile.XHDTYPE, 2**27
-    with gzip.open(given, "wb", 1) as stream:
+    with gzip.open(original, "wb", 1) as stream:
         stream.write(header.tobuf())
         for _ in range(2**7):
             stream.write(bytes(2**20))
-    right = hashlib.sha256(given.read_bytes()).hexdigest()
+    right = hashlib.sha256(original.read_bytes()).hexdigest()
     tracemalloc.start()
     with pytest.raises(AtelierError, match=f"has sha256 {right}"):
-        settings = source("archive", location=str(given), sha256="0" * 64)
+        settings = source("archive", location=str(original), sha256="0" * 64)
         download(settings, tmp_path / "raw", tmp_path / "s")
     # With its sha256 the file is accepted unchanged: only its first block is read.
-    download(source("archive", location=str(given), sha256=right), tmp_path / "raw", tmp_path / "s")
+    download(
+        source("archive", location=str(original), sha256=right), tmp_path / "raw", tmp_path / "s"
+    )
     with pytest.raises(AtelierError, match="header of more than 4 MiB"):
         list(open_raw(tmp_path / "raw"))
     peak = tracemalloc.get_traced_memory()[1]
@@ -221,32 +227,34 @@ def test_a_tar_bomb_is_not_expanded(
 def test_a_tar_without_members_is_a_tar(
     tmp_path: Path, source: Callable[..., DownloadSettings], ending: str
 ) -> None:
-    given = tmp_path / f"given.{ending}"
-    write_archive(given, {})
-    sha256 = hashlib.sha256(given.read_bytes()).hexdigest()
-    settings = source("archive", location=str(given), sha256=sha256)
+    original = tmp_path / f"original.{ending}"
+    write_archive(original, {})
+    sha256 = hashlib.sha256(original.read_bytes()).hexdigest()
+    settings = source("archive", location=str(original), sha256=sha256)
     assert download(settings, tmp_path / "raw", tmp_path / "s").format == "tar"
 
 
 def test_a_copy_is_reported_in_megabytes(
     tmp_path: Path, source: Callable[..., DownloadSettings]
 ) -> None:
-    given = tmp_path / "given.zip"
-    write_archive(given, {"a": bytes(2_500_000)})
-    size = given.stat().st_size
-    sha256 = hashlib.sha256(given.read_bytes()).hexdigest()
-    seen: list[Progress] = []
-    settings = source("archive", location=str(given), sha256=sha256)
-    download(settings, tmp_path / "raw", tmp_path / "s", seen.append)
-    assert seen[0] == Progress(2**20, size, "1.0 of 2.5 MB")
-    assert seen[-1] == Progress(size, size, "2.5 of 2.5 MB")
+    original = tmp_path / "original.zip"
+    write_archive(original, {"a": bytes(2_500_000)})
+    size = original.stat().st_size
+    sha256 = hashlib.sha256(original.read_bytes()).hexdigest()
+    reports: list[Progress] = []
+    settings = source("archive", location=str(original), sha256=sha256)
+    download(settings, tmp_path / "raw", tmp_path / "s", reports.append)
+    assert reports[0] == Progress(2**20, size, "1.0 of 2.5 MB")
+    assert reports[-1] == Progress(size, size, "2.5 of 2.5 MB")
 
 
-@pytest.mark.parametrize(("name", "said"), [("absent.zip", "No such file"), ("", "not a regular")])
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("absent.zip", "No such file"), ("", "not a regular")]
+)
 def test_location_must_be_a_readable_file(
-    tmp_path: Path, source: Callable[..., DownloadSettings], name: str, said: str
+    tmp_path: Path, source: Callable[..., DownloadSettings], name: str, sentence: str
 ) -> None:
-    with pytest.raises(AtelierError, match=rf"cannot be read \(.*{said}.*give the path"):
+    with pytest.raises(AtelierError, match=rf"cannot be read \(.*{sentence}.*give the path"):
         settings = source("archive", location=str(tmp_path / name))
         download(settings, tmp_path / "raw", tmp_path / "s")
 
@@ -278,13 +286,13 @@ def test_archive_is_downloaded_from_an_address(
     site: Any,
     reply: Callable[..., Any],
 ) -> None:
-    given = tmp_path / "given.zip"
-    write_archive(given, {"a.png": image_bytes()})
-    site.answer = reply(given.read_bytes())
-    sha256 = hashlib.sha256(given.read_bytes()).hexdigest()
+    original = tmp_path / "original.zip"
+    write_archive(original, {"a.png": image_bytes()})
+    site.answer = reply(original.read_bytes())
+    sha256 = hashlib.sha256(original.read_bytes()).hexdigest()
     settings = source("archive", location=f"{site.url}/x?token=sesame", sha256=sha256)
     download(settings, tmp_path / "raw", tmp_path / "s")
-    assert tree(tmp_path / "raw")["pictures.zip"] == given.read_bytes()
+    assert tree(tmp_path / "raw")["pictures.zip"] == original.read_bytes()
     assert "sesame" not in (tmp_path / "raw" / "manifest.json").read_text()
 
 
@@ -299,17 +307,17 @@ def test_completed_download_is_not_repeated_after_an_interruption(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    given = tmp_path / "given.zip"
-    write_archive(given, {"a.png": image_bytes()})
-    site.answer = reply(given.read_bytes())
-    sha256 = hashlib.sha256(given.read_bytes()).hexdigest()
+    original = tmp_path / "original.zip"
+    write_archive(original, {"a.png": image_bytes()})
+    site.answer = reply(original.read_bytes())
+    sha256 = hashlib.sha256(original.read_bytes()).hexdigest()
     settings = source("archive", location=f"{site.url}/x", sha256=sha256)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("atelier.data.sources.download.write_manifest", interrupt)
         download(settings, tmp_path / "raw", tmp_path / "s")
     assert not (tmp_path / "raw").exists()
     download(settings, tmp_path / "raw", tmp_path / "s")
-    assert tree(tmp_path / "raw")["pictures.zip"] == given.read_bytes()
+    assert tree(tmp_path / "raw")["pictures.zip"] == original.read_bytes()
     assert len(site.requests) == 1
     # The cache keeps no second copy of the file.
     assert [path.suffix for path in (tmp_path / "s").iterdir()] == [".lock"]

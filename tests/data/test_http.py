@@ -31,8 +31,8 @@ def fetch(
     report: ProgressCallback = silent,
     retry: RetryPolicy | None = None,
 ) -> Path:
-    with DownloadCache(folder) as scratch:
-        return fetch_into(url, scratch, checksum, report, retry)
+    with DownloadCache(folder) as cache:
+        return fetch_into(url, cache, checksum, report, retry)
 
 
 def cached_files(folder: Path) -> list[str]:
@@ -46,12 +46,12 @@ def half_then_rest(
     """Interrupt the first answer in the middle; then honor or ignore range requests."""
 
     def answer(handler: Any) -> None:
-        wanted = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-        if wanted and honor and handler.headers["If-Range"] == etag:
-            first = int(wanted[1])
-            stretch = f"bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}"
-            reply(CONTENT[first:], 206, Content_Range=stretch, ETag=etag)(handler)
-        elif wanted:
+        requested = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+        if requested and honor and handler.headers["If-Range"] == etag:
+            first = int(requested[1])
+            content_range = f"bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}"
+            reply(CONTENT[first:], 206, Content_Range=content_range, ETag=etag)(handler)
+        elif requested:
             reply(CONTENT, ETag=etag)(handler)
         else:
             reply(CONTENT[: len(CONTENT) // 2], Content_Length=str(len(CONTENT)), ETag=etag)(
@@ -65,10 +65,10 @@ def test_file_is_downloaded_with_progress(
     tmp_path: Path, site: Any, reply: Callable[..., Any]
 ) -> None:
     site.answer = reply(CONTENT)
-    seen: list[Progress] = []
-    path = fetch(f"{site.url}/a.zip", tmp_path, RIGHT, seen.append, QUICK)
+    reports: list[Progress] = []
+    path = fetch(f"{site.url}/a.zip", tmp_path, RIGHT, reports.append, QUICK)
     assert path.read_bytes() == CONTENT
-    assert seen[-1] == Progress(len(CONTENT), len(CONTENT), "1.0 of 1.0 MB")
+    assert reports[-1] == Progress(len(CONTENT), len(CONTENT), "1.0 of 1.0 MB")
     assert cached_files(tmp_path) == [path.name]
 
 
@@ -111,8 +111,8 @@ def test_range_with_another_start_is_not_appended(
 ) -> None:
     def answer(handler: Any) -> None:
         if "Range" in handler.headers:
-            stretch = f"bytes 7-{len(CONTENT) - 1}/{len(CONTENT)}"
-            reply(CONTENT[7:], 206, Content_Range=stretch, ETag='"one"')(handler)
+            content_range = f"bytes 7-{len(CONTENT) - 1}/{len(CONTENT)}"
+            reply(CONTENT[7:], 206, Content_Range=content_range, ETag='"one"')(handler)
         elif len(site.requests) == 1:
             half_then_rest(reply)(handler)
         else:
@@ -164,13 +164,13 @@ def test_web_page_is_rejected(
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(404, "with status 404"), (403, "requires a permission")]
+    ("status", "sentence"), [(404, "with status 404"), (403, "requires a permission")]
 )
 def test_refused_request_is_not_retried(
-    tmp_path: Path, site: Any, reply: Callable[..., Any], status: int, said: str
+    tmp_path: Path, site: Any, reply: Callable[..., Any], status: int, sentence: str
 ) -> None:
     site.answer = reply(b"no", status)
-    with pytest.raises(AtelierError, match=said):
+    with pytest.raises(AtelierError, match=sentence):
         fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK)
     assert len(site.requests) == 1
 
@@ -243,10 +243,10 @@ def test_concurrent_downloads_of_one_file_are_serialized(
             time.sleep(0.03)
 
     site.answer = answer
-    given = [f"{site.url}/a", str(tmp_path / "scratch"), RIGHT.value]
+    arguments = [f"{site.url}/a", str(tmp_path / "cache"), RIGHT.value]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", FETCH, *given, str(tmp_path / name)],
+            [sys.executable, "-c", FETCH, *arguments, str(tmp_path / name)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -262,7 +262,7 @@ def test_concurrent_downloads_of_one_file_are_serialized(
 
 
 def test_waiting_for_another_process_is_reported(tmp_path: Path) -> None:
-    seen: list[Progress] = []
+    reports: list[Progress] = []
     script = (
         "import fcntl, sys; lock = open(sys.argv[1], 'wb'); fcntl.flock(lock, fcntl.LOCK_EX);"
         "print('locked', flush=True); sys.stdin.read()"
@@ -273,34 +273,34 @@ def test_waiting_for_another_process_is_reported(tmp_path: Path) -> None:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         ) as other,
-        DownloadCache(tmp_path) as scratch,
+        DownloadCache(tmp_path) as cache,
     ):
         assert other.stdin is not None
         assert other.stdout is not None
         assert other.stdout.readline() == b"locked\n"
 
         def report(progress: Progress) -> None:
-            seen.append(progress)
+            reports.append(progress)
             other.stdin.close()
 
-        assert scratch.lock("a", report) == tmp_path / "a"
-        assert scratch.lock("a", report) == tmp_path / "a"
-    assert [progress.note for progress in seen] == [
+        assert cache.lock("a", report) == tmp_path / "a"
+        assert cache.lock("a", report) == tmp_path / "a"
+    assert [progress.note for progress in reports] == [
         "waiting for another process that fetches this file"
     ]
 
 
 def test_linked_file_stays_cached_until_clear(tmp_path: Path) -> None:
-    seen: list[Progress] = []
-    with DownloadCache(tmp_path / "scratch") as scratch:
-        path = scratch.lock("a")
+    reports: list[Progress] = []
+    with DownloadCache(tmp_path / "cache") as cache:
+        path = cache.lock("a")
         path.write_bytes(CONTENT)
-        scratch.link_into(path, tmp_path / "linked", seen.append)
+        cache.link_into(path, tmp_path / "linked", reports.append)
         assert (tmp_path / "linked").samefile(path)
         (tmp_path / "copied").touch()  # an existing name cannot become a link
-        scratch.link_into(path, tmp_path / "copied", seen.append)
+        cache.link_into(path, tmp_path / "copied", reports.append)
         assert path.exists()
-        scratch.clear()
+        cache.clear()
         assert not path.exists()
     assert (tmp_path / "linked").read_bytes() == (tmp_path / "copied").read_bytes() == CONTENT
-    assert seen[-1] == Progress(len(CONTENT), len(CONTENT), "1.0 of 1.0 MB")
+    assert reports[-1] == Progress(len(CONTENT), len(CONTENT), "1.0 of 1.0 MB")

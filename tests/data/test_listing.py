@@ -31,7 +31,7 @@ def fill(folder: Path, *names: str) -> Path:
     return folder
 
 
-def taken(folder: Path, links_out: bool = True) -> list[str]:
+def listed(folder: Path, links_out: bool = True) -> list[str]:
     return [file.relative for file in walk(folder, links_out) if not file.skip_reason]
 
 
@@ -68,7 +68,7 @@ def test_linked_folders_are_followed(tmp_path: Path) -> None:
     (tmp_path / "mine/again").symlink_to("women")
     (tmp_path / "mine/same").symlink_to("men")
     (tmp_path / "mine/chain").symlink_to("../elsewhere/more")
-    assert taken(tmp_path / "mine") == [
+    assert listed(tmp_path / "mine") == [
         "again/1.png",
         "again/deep/2.png",
         "chain/3.png",
@@ -88,7 +88,7 @@ def test_links_out_of_an_untrusted_folder_are_not_followed(tmp_path: Path) -> No
     (folder / "inside.png").symlink_to("a/1.png")
     (folder / "out").symlink_to(fill(tmp_path / "minefield", "2.png"))
     (folder / "out.png").symlink_to("../minefield/2.png")
-    assert taken(folder, links_out=False) == ["a/1.png", "inside.png", "inside/1.png"]
+    assert listed(folder, links_out=False) == ["a/1.png", "inside.png", "inside/1.png"]
     assert set(skipped(folder, links_out=False).values()) == {"a link out of the folder"}
 
 
@@ -99,7 +99,7 @@ def test_cycle_of_links_lists_no_file_twice(tmp_path: Path) -> None:
     (folder / "b/parent").symlink_to(tmp_path)
     (folder / "a/other").symlink_to("../b")
     (folder / "b/other").symlink_to("../a")
-    assert taken(folder) == ["4.png", "a/1.png", "b/2.png", "b/deep/3.png"]
+    assert listed(folder) == ["4.png", "a/1.png", "b/2.png", "b/deep/3.png"]
     holds = "a link to a folder that contains it"
     known = "a link to a folder that is already included"
     assert skipped(folder) == {
@@ -119,7 +119,7 @@ def test_cycle_through_outside_folders_is_followed_once(tmp_path: Path) -> None:
     (two / "z").symlink_to(one)
     (two / "home").symlink_to(tmp_path / "home")
     fill(tmp_path / "home", "sibling/4.png")
-    assert taken(folder) == ["1.png", "x/2.png", "x/y/3.png", "x/y/home/sibling/4.png"]
+    assert listed(folder) == ["1.png", "x/2.png", "x/y/3.png", "x/y/home/sibling/4.png"]
     assert skipped(folder) == {"x/y/z": "a link to a folder that is already included"}
 
 
@@ -213,7 +213,7 @@ def test_number_of_linked_entries_is_limited(
     for number in range(3):
         (tmp_path / f"mine/to{number}").symlink_to("many")
     monkeypatch.setattr(listing, "_MAX_ENTRIES", 3 * 61)
-    assert len(taken(tmp_path / "mine")) == 4 * 20
+    assert len(listed(tmp_path / "mine")) == 4 * 20
     monkeypatch.setattr(listing, "_MAX_ENTRIES", 3 * 61 - 1)
     with pytest.raises(
         AtelierError,
@@ -222,7 +222,7 @@ def test_number_of_linked_entries_is_limited(
         walk(tmp_path / "mine")
     # Files and folders without links are not limited.
     monkeypatch.setattr(listing, "_MAX_ENTRIES", 10)
-    assert len(taken(tmp_path / "mine/many")) == 20
+    assert len(listed(tmp_path / "mine/many")) == 20
 
 
 def test_link_to_a_parent_folder_is_not_searched(
@@ -240,7 +240,7 @@ def test_link_to_a_parent_folder_is_not_searched(
 
     with monkeypatch.context() as counted:
         counted.setattr(os, "scandir", count_scandir)
-        assert taken(folder) == ["a/1.png", "b/2.png"]
+        assert listed(folder) == ["a/1.png", "b/2.png"]
     assert set(read) == {str(path) for path in (folder, folder / "a", folder / "b")}
     assert skipped(folder) == {
         "a/up": "a link to a folder that contains it",
@@ -256,7 +256,7 @@ def test_broken_links_and_special_files_are_skipped_with_reasons(tmp_path: Path)
     os.mkfifo(folder / "pipe.png")
     (folder / "to_pipe.png").symlink_to("pipe.png")
     (folder / "null.png").symlink_to("/dev/null")
-    assert taken(folder) == ["1.png"]
+    assert listed(folder) == ["1.png"]
     assert skipped(folder) == {
         "below.png": "a broken link",
         "dead.png": "a broken link",
@@ -337,7 +337,7 @@ def test_hidden_and_system_files_are_skipped(tmp_path: Path, kind: str) -> None:
 def test_unreadable_hidden_folder_is_ignored(tmp_path: Path) -> None:
     fill(tmp_path, "1.png", "lost+found/x")
     (tmp_path / "lost+found").chmod(0)
-    assert taken(tmp_path) == ["1.png"]
+    assert listed(tmp_path) == ["1.png"]
     assert skipped(tmp_path) == {"lost+found": "a system folder"}
     (tmp_path / "lost+found").chmod(0o700)
 

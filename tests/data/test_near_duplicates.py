@@ -97,9 +97,9 @@ def test_groups_do_not_depend_on_the_order() -> None:
     def partition(groups: list[int], places: NDArray[np.int64]) -> set[frozenset[int]]:
         return {frozenset(places[np.array(groups) == number].tolist()) for number in set(groups)}
 
-    usual = partition(groups_of(pixels), np.arange(len(pixels)))
-    assert partition(groups_of(pixels[order]), order) == usual
-    assert sorted(map(len, usual)) == [1] * 15 + [2] * 10 + [3] * 5
+    expected = partition(groups_of(pixels), np.arange(len(pixels)))
+    assert partition(groups_of(pixels[order]), order) == expected
+    assert sorted(map(len, expected)) == [1] * 15 + [2] * 10 + [3] * 5
 
 
 def test_images_with_one_key_are_in_one_group() -> None:

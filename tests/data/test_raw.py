@@ -33,8 +33,8 @@ def raw_of(tmp_path: Path) -> Callable[..., Path]:
         folder.mkdir()
         for name, data in files.items():
             (folder / name).write_bytes(data)
-        told = tuple(raw_file(folder / name) for name in files)
-        write_manifest(folder, Manifest("archive", kind, told, **values))
+        raw_files = tuple(raw_file(folder / name) for name in files)
+        write_manifest(folder, Manifest("archive", kind, raw_files, **values))
         return folder
 
     return make

@@ -11,7 +11,7 @@ from atelier.data.thread_pool import ordered_thread_map
 
 
 @given(st.lists(st.integers(0, 30)), st.integers(1, 5), st.integers(1, 60))
-def test_results_are_ordered_and_bounded(sizes: list[int], workers: int, most: int) -> None:
+def test_results_are_ordered_and_bounded(sizes: list[int], workers: int, max_bytes: int) -> None:
     read: list[int] = []
 
     def items() -> Iterator[int]:
@@ -19,14 +19,16 @@ def test_results_are_ordered_and_bounded(sizes: list[int], workers: int, most: i
             read.append(size)
             yield size
 
-    made = []
-    for result in ordered_thread_map(lambda size: -size, items(), workers, lambda size: size, most):
+    results = []
+    for result in ordered_thread_map(
+        lambda size: -size, items(), workers, lambda size: size, max_bytes
+    ):
         # The last item may have been read ahead.
-        under_way = read[len(made) :][:-1]
-        assert len(under_way) <= 4 * workers
-        assert sum(under_way) <= most or len(under_way) == 1
-        made.append(result)
-    assert made == [-size for size in sizes]
+        in_flight = read[len(results) :][:-1]
+        assert len(in_flight) <= 4 * workers
+        assert sum(in_flight) <= max_bytes or len(in_flight) == 1
+        results.append(result)
+    assert results == [-size for size in sizes]
 
 
 def test_order_does_not_depend_on_completion() -> None:

@@ -75,7 +75,7 @@ def test_a_misspelt_setting_touches_nothing(ready: Project) -> None:
     ("make", "stage", "sentence"),
     [
         (lambda folder: None, "download", "no file"),
-        (lambda folder: (folder / "notes.txt").write_text("not a face"), "convert", "picture"),
+        (lambda folder: (folder / "notes.txt").write_text("not a face"), "convert", "readable image"),
     ],
 )
 def test_a_folder_without_pictures_leaves_the_old_data(
@@ -122,7 +122,7 @@ def test_a_wrong_archive_leaves_the_old_data(ready: Project, tmp_path: Path) -> 
     assert ready.bytes("data/raw") == {k: v for k, v in before.items() if "raw" in k}
     take(whole, digest)
     ready.stage("download")
-    assert "picture" in fails_here(ready, "convert")  # the download is whole, but holds none
+    assert "readable image" in fails_here(ready, "convert")  # an intact archive without images
     assert not (ready.folder.parent / "outside.png").exists()
     after = ready.bytes("data/images.npz", "metrics/convert.json")
     assert after == {k: v for k, v in before.items() if "raw" not in k}
