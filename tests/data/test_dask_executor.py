@@ -119,9 +119,14 @@ def test_batch_of_a_killed_worker_is_repeated(tmp_path: Path, address: str) -> N
     assert (tmp_path / "died").exists()
 
 
-def test_item_that_kills_every_worker_is_an_error(address: str) -> None:
-    with pytest.raises(AtelierError, match="lost several workers over the same images"):
-        list(map_on_cluster(die, range(40), address, lambda _: 1000, 20_000))
+def test_item_that_kills_every_worker_is_an_error() -> None:
+    # A separate cluster: restarting workers would disturb other tests.
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        local(2) as running,
+        pytest.raises(AtelierError, match="lost several workers over the same images"),
+    ):
+        list(map_on_cluster(die, range(40), running.scheduler_address, lambda _: 1000, 20_000))
 
 
 def test_exception_of_the_function_is_raised_unchanged(address: str) -> None:
