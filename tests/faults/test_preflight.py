@@ -82,7 +82,7 @@ def test_folders_of_outputs_that_are_links_are_refused(
     folder = project / name
     shutil.rmtree(folder)
     folder.symlink_to(tmp_path / "disk")
-    with pytest.raises(AtelierError, match="is no folder; remove the link"):
+    with pytest.raises(AtelierError, match="is not a folder; remove the link"):
         preflight.check(project)
     (tmp_path / "disk").mkdir()
     with pytest.raises(AtelierError, match=rf"{name} leads to .*/disk, but .* `dvc cache dir`"):

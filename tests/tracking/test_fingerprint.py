@@ -61,7 +61,7 @@ def test_work_goes_on_from_the_same_start_on_the_same_machine_only(
         ({}, {}, True),
         ({}, {"src/a.py": "9"}, False),
         ({}, {"data/listing": "9"}, False),
-        ({}, {"data/folder": "9.dir"}, True),
+        ({}, {"data/folder": "9.dir"}, False),
         ({"train.lr": "0.2"}, {}, False),
         ({"train.seed": "1"}, {}, False),
     ],
@@ -93,20 +93,20 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a pipeline of one stage, in which this process is."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_STAGE", raising=False)
-    for folder in ("code/__pycache__", "data/inputs", "data/faces"):
+    for folder in ("src/__pycache__", "data/inputs", "data/faces"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "params.yaml").write_text("train: {lr: 0.1, ema: {decay: 0.9}}\nruntime: cpu\n")
     (tmp_path / "dvc.yaml").write_text(
         "stages:\n"
         "  train:\n"
         "    cmd: x\n"
-        "    deps: [code, code/a.py, data/faces, data/inputs/train.json, data/missing]\n"
+        "    deps: [src, src/a.py, data/faces, data/inputs/train.json, data/missing]\n"
         "    params: [train, runtime, none.of.these, {other.yaml: [x]}]\n"
         "  nothing: {cmd: x}\n"
         "  listed: {foreach: [1], do: {cmd: x, deps: [a]}}\n"
     )
-    (tmp_path / "code/a.py").write_text("print(1)")
-    (tmp_path / "code/__pycache__/a.pyc").write_text("cache")
+    (tmp_path / "src/a.py").write_text("print(1)")
+    (tmp_path / "src/__pycache__/a.pyc").write_text("cache")
     (tmp_path / "data/faces/1.png").write_text("one")
     (tmp_path / "data/faces/2.png").write_text("two")
     (tmp_path / "data/mine.jpg").write_text("mine")
@@ -123,14 +123,14 @@ def taken() -> Fingerprint:
 def test_a_fingerprint_has_the_settings_and_files_that_the_stage_names(project: Path) -> None:
     found = taken()
     assert found.settings == {
-        "train.lr": 0.1, "train.ema_decay.decay": 0.9, "runtime": "cpu", "none.of.these": None,
+        "train.lr": 0.1, "train.ema.decay": 0.9, "runtime": "cpu", "none.of.these": None,
     }  # fmt: skip
     assert found.files.keys() == found.contents.keys()
     assert list(found.files) == [
-        *("code", "code/a.py", "data/faces", "data/inputs/train.json", "data/missing"),
+        *("src", "src/a.py", "data/faces", "data/inputs/train.json", "data/missing"),
         "data/mine.jpg",
     ]
-    assert found.files["code/a.py"] == found.contents["code/a.py"] == md5("print(1)")
+    assert found.files["src/a.py"] == found.contents["src/a.py"] == md5("print(1)")
     assert found.contents["data/mine.jpg"] == md5("mine")
     assert found.contents["data/missing"] == "missing"
     assert found == taken()
@@ -144,8 +144,8 @@ def test_a_fingerprint_has_the_settings_and_files_that_the_stage_names(project: 
     [
         ("data/faces/2.png", "two, changed", {"data/faces"}),
         ("data/faces/3.png", "three", {"data/faces"}),
-        ("code/a.py", "print(2)", {"code", "code/a.py"}),
-        ("code/__pycache__/a.pyc", "another", set()),
+        ("src/a.py", "print(2)", {"src", "src/a.py"}),
+        ("src/__pycache__/a.pyc", "another", set()),
         ("data/mine.jpg", "theirs", {"data/mine.jpg"}),
         ("data/missing", "there", {"data/missing"}),
         ("unrelated", "x", set()),
@@ -170,7 +170,7 @@ def test_a_change_of_a_file_changes_the_fingerprint_of_what_holds_it(
 def test_data_is_known_by_place_size_and_time_and_code_by_content(project: Path) -> None:
     """So that data that is written anew between is noticed, and code that is put back is not."""
     before = taken()
-    for path in ("data/faces/2.png", "code/a.py"):
+    for path in ("data/faces/2.png", "src/a.py"):
         content = (project / path).read_text()
         (project / path).unlink()
         (project / path).write_text(content)
@@ -205,7 +205,7 @@ def test_the_first_three_changes_are_named_and_the_others_counted(project: Path)
         AtelierError, match=r"runtime was .* is 0\.8; train\.lr was 0\.1 and is 0\.2\. DVC"
     ):
         verify_unchanged(before, "train")
-    (project / "code/a.py").write_text("print(2)")
+    (project / "src/a.py").write_text("print(2)")
     with pytest.raises(AtelierError, match=r"is 0\.2 and 2 more\. DVC would record"):
         verify_unchanged(before, "train")
     (project / "dvc.yaml").unlink()
