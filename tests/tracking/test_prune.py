@@ -536,7 +536,7 @@ def test_the_real_chain_loses_what_nothing_names(tracked: Project) -> None:
     before = tracked.bytes("mlruns", ".dvc/cache")
     found = plan(tracked.folder, "atelier", best=0)
     (gone,) = found.remove
-    assert draft.info.run_id in gone.names
+    assert draft.info.run_id in gone.ids
     assert all(file.exists() for file in (*found.cached, *gone.folders))
     assert tracked.bytes("mlruns", ".dvc/cache") == before
     apply(tracked.folder, "atelier", found)

@@ -55,8 +55,15 @@ def test_present_names_are_unchanged() -> None:
 
 def test_entry_with_an_old_loader_is_delivered(tmp_path: Path) -> None:
     dead = Process(2**22 + 1, "0")
-    fields = {"experiment": "atelier", "pipeline": "", "parameters": {}, "tags": {}}
-    outbox = Outbox(private_folder(tmp_path), dead, "train", **fields)
+    outbox = Outbox(
+        private_folder(tmp_path),
+        dead,
+        "train",
+        experiment="atelier",
+        pipeline="",
+        parameters={},
+        tags={},
+    )
     run = Run(outbox)
     run.log_model(save_generator(tmp_path / "generator.safetensors", 1), OLD_LOADER)
     run.end("FINISHED")
