@@ -21,7 +21,7 @@ def printed() -> list[str]:
     ]
 
 
-def test_relative_links_lead_somewhere() -> None:
+def test_relative_links_exist() -> None:
     pages = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
     links = [(page, link) for page in pages for link in LINK.findall(page.read_text("utf-8"))]
     places = [(page, link) for page, link in links if not OUTSIDE.match(link)]

@@ -37,7 +37,7 @@ def expected(seed: int) -> np.ndarray:
     return generate(generator, draw_latents(1, SMALL, seed))[0]
 
 
-def test_a_sheet_shows_a_picture_of_each_seed(atelier: Typed) -> None:
+def test_grid_contains_an_image_of_each_seed(atelier: Typed) -> None:
     told = atelier("generate --seeds 5,2,9 --columns 2 --tile-pixels 16")
     (made,) = Path("generated").iterdir()
     assert re.fullmatch(r"seeds-5-2-9-columns-2-tile-16-generator-[0-9a-f]{8}\.png", made.name)
@@ -48,7 +48,7 @@ def test_a_sheet_shows_a_picture_of_each_seed(atelier: Typed) -> None:
     np.testing.assert_array_equal(sheet[16:, :16], expected(9))
 
 
-def test_by_default_sixteen_pictures_are_large_enough_to_see(atelier: Typed) -> None:
+def test_default_grid_has_sixteen_enlarged_images(atelier: Typed) -> None:
     told = atelier("generate")
     (made,) = Path("generated").iterdir()
     assert told == f"Wrote {made}: seeds 1 to 16.\n"
@@ -57,7 +57,7 @@ def test_by_default_sixteen_pictures_are_large_enough_to_see(atelier: Typed) -> 
     np.testing.assert_array_equal(sheet[:64:4, :64:4], expected(1))
 
 
-def test_single_files_are_named_by_seed_and_join_what_is_there(
+def test_separate_files_are_named_by_seed_and_keep_other_files(
     atelier: Typed, checkout: Path
 ) -> None:
     kept = checkout / "mine/notes.txt"
@@ -76,7 +76,7 @@ def test_single_files_are_named_by_seed_and_join_what_is_there(
     assert not list(checkout.glob(".atelier*"))
 
 
-def test_a_film_goes_round(atelier: Typed) -> None:
+def test_gif_is_a_closed_loop(atelier: Typed) -> None:
     told = atelier("generate --seeds 1,5,9 --gif walk.gif --frames 4 --fps 10 --tile-pixels 32")
     assert told == "Wrote walk.gif: seeds 1, 5, 9, 12 frames at 10 fps.\n"
     with Image.open("walk.gif") as film:
@@ -87,7 +87,7 @@ def test_a_film_goes_round(atelier: Typed) -> None:
             assert np.abs(shown.astype(int) - expected(seed)).mean() < 6  # a palette of 256
 
 
-def test_classes_are_asked_for_or_take_turns(atelier: Typed, checkout: Path) -> None:
+def test_class_is_chosen_or_cycles(atelier: Typed, checkout: Path) -> None:
     arch = replace(SMALL, classes=3)
     generator = vivid(arch)
     save_network(generator, arch, checkout / "models/generator.safetensors")
@@ -104,14 +104,14 @@ def test_classes_are_asked_for_or_take_turns(atelier: Typed, checkout: Path) -> 
     assert f"[B, {SMALL.latent_size + 3}]" in atelier("export faces.pt")
 
 
-def test_a_place_that_cannot_be_used_is_told_in_a_sentence(atelier: Typed, checkout: Path) -> None:
+def test_unusable_folder_is_one_sentence(atelier: Typed, checkout: Path) -> None:
     (checkout / ".atelier").write_text("in the way of the folder")
     told = atelier("sync", code=1)
     assert told.startswith(f"ERROR: {checkout / '.atelier'}")
     assert told.count("\n") == 1
 
 
-def test_nothing_is_replaced_unasked(atelier: Typed) -> None:
+def test_no_file_is_replaced_without_force(atelier: Typed) -> None:
     atelier("generate --count 1 --out one.png")
     before = Path("one.png").read_bytes()
     assert "one.png is there already" in atelier("generate --seed 3 --out one.png", code=1)
@@ -143,7 +143,7 @@ def test_repeated_commands_write_the_same_bytes(atelier: Typed, command: str) ->
     assert {file: file.read_bytes() for file in Path("generated").iterdir()} == before
 
 
-def test_a_sheet_of_another_training_is_another_file(atelier: Typed, checkout: Path) -> None:
+def test_grid_of_another_generator_is_another_file(atelier: Typed, checkout: Path) -> None:
     first = atelier("generate --count 2")
     other = vivid(SMALL)
     with torch.no_grad():
@@ -156,9 +156,7 @@ def test_a_sheet_of_another_training_is_another_file(atelier: Typed, checkout: P
 
 
 @pytest.mark.parametrize("command", ["generate --gif one.gif --frames 2", "export one.pt"])
-def test_the_comparison_with_what_is_there_is_told_before_the_work(
-    atelier: Typed, command: str
-) -> None:
+def test_comparison_with_existing_file_is_announced_first(atelier: Typed, command: str) -> None:
     file = Path(command.split()[1 if "export" in command else 2])
     file.write_text("mine")
     told = atelier(command, code=1).splitlines()
@@ -169,7 +167,7 @@ def test_the_comparison_with_what_is_there_is_told_before_the_work(
     assert atelier(command, code=1) == f"ERROR: {file} is a folder; choose another place.\n"
 
 
-def test_sheets_of_other_pictures_have_other_names(atelier: Typed, checkout: Path) -> None:
+def test_grids_of_other_images_have_other_names(atelier: Typed, checkout: Path) -> None:
     arch = replace(SMALL, classes=3)
     save_network(vivid(arch), arch, checkout / "models/generator.safetensors")
     commands = [
@@ -219,7 +217,7 @@ def test_sheets_of_other_pictures_have_other_names(atelier: Typed, checkout: Pat
         ("export faces.txt", "use .onnx for ONNX or .pt"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_writes_nothing(
+def test_mistake_is_one_sentence_and_writes_nothing(
     atelier: Typed, checkout: Path, command: str, sentence: str
 ) -> None:
     os.mkfifo(checkout / "pipe")

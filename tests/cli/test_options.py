@@ -26,7 +26,7 @@ OPTIONS = {
         ("set 'stylize.weights'", "set '--weights'"),
     ],
 )  # fmt: skip
-def test_a_setting_is_said_as_its_option(sentence: str, told: str) -> None:
+def test_setting_is_replaced_by_its_option(sentence: str, told: str) -> None:
     with pytest.raises(AtelierError) as said, name_options("stylize", OPTIONS, "p.yaml"):
         raise AtelierError(sentence)
     assert str(said.value) == told
@@ -45,7 +45,7 @@ def test_a_setting_is_said_as_its_option(sentence: str, told: str) -> None:
         "stylize: style_weights cannot be read.",
     ],
 )
-def test_the_users_own_names_stay(sentence: str) -> None:
+def test_names_of_files_are_not_replaced(sentence: str) -> None:
     with pytest.raises(AtelierError) as said, name_options("stylize", OPTIONS, "p.yaml"):
         raise AtelierError(sentence)
     assert str(said.value) == sentence

@@ -68,7 +68,7 @@ def levels(path: str | Path) -> np.ndarray:
     return np.asarray(opened(path).convert("RGB")).astype(int)
 
 
-def test_every_picture_is_painted_in_every_style_at_its_own_size(
+def test_every_image_is_stylized_in_every_style_at_its_own_size(
     atelier: Typed, album: Path
 ) -> None:
     styles = ("--style", album / "waves.png", album / "stars.webp")
@@ -88,14 +88,14 @@ def test_every_picture_is_painted_in_every_style_at_its_own_size(
     assert moved.mean() > 1, "it was painted, and not copied"
 
 
-def test_a_cut_out_picture_keeps_its_transparency(atelier: Typed, album: Path) -> None:
+def test_transparency_is_kept(atelier: Typed, album: Path) -> None:
     told = atelier("stylize", album / "cut out.tif", "--style", "drawn", *QUICK)
     assert told == "Wrote painted/cut out-drawn.tif: 48 x 40 pixels.\n"
     alpha = np.asarray(opened("painted/cut out-drawn.tif").getchannel("A"))
     assert np.array_equal(alpha, np.asarray(opened(album / "cut out.tif").getchannel("A")))
 
 
-def test_a_size_is_the_shorter_side_and_out_may_be_a_file(
+def test_size_is_the_shorter_side_and_out_may_be_a_file(
     atelier: Typed, album: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "new folder" / "me.webp"
@@ -105,7 +105,7 @@ def test_a_size_is_the_shorter_side_and_out_may_be_a_file(
     assert opened(out).size == (72, 60)
 
 
-def test_a_film_shows_the_way(atelier: Typed, album: Path) -> None:
+def test_gif_contains_intermediates(atelier: Typed, album: Path) -> None:
     options = ("--style", album / "waves.png", "--gif", "--iterations", 30)
     told = atelier("stylize", album / "ann.jpg", *options)
     assert "Wrote painted/ann-waves.gif: " in told
@@ -114,7 +114,7 @@ def test_a_film_shows_the_way(atelier: Typed, album: Path) -> None:
         assert film.n_frames >= 24
 
 
-def test_frames_of_a_painting_that_is_written_are_let_go(
+def test_intermediates_of_a_written_image_are_released(
     atelier: Typed, album: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     note, held = Intermediates.add, []
@@ -132,7 +132,7 @@ def test_frames_of_a_painting_that_is_written_are_let_go(
     assert {frames for picture, frames in held if picture == 1} == {0}
 
 
-def test_a_film_that_is_interrupted_costs_no_painting(
+def test_interrupted_gif_keeps_the_stylized_image(
     atelier: Typed, album: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished = []
@@ -149,7 +149,7 @@ def test_a_film_that_is_interrupted_costs_no_painting(
     assert os.listdir("painted") == ["ann-waves.jpg"]
 
 
-def test_what_is_written_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_lines_are_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pipe or a file hears of it before the program ends."""
     with (tmp_path / "told").open("w") as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
@@ -157,13 +157,13 @@ def test_what_is_written_is_told_at_once(tmp_path: Path, monkeypatch: pytest.Mon
         assert (tmp_path / "told").read_text() == "Wrote it.\n"
 
 
-def test_strength_0_gives_the_picture_as_it_was(atelier: Typed, album: Path) -> None:
+def test_strength_0_returns_the_image_unchanged(atelier: Typed, album: Path) -> None:
     atelier("stylize", album / "bob.PNG", "--style", album / "waves.png", "--strength", 0)
     assert np.array_equal(levels("painted/bob-waves.PNG"), levels(album / "bob.PNG"))
 
 
 @pytest.mark.parametrize("channels", [(), (4,)], ids=["white on black", "white on nothing"])
-def test_a_mask_leaves_the_rest_as_it_was(
+def test_mask_leaves_other_pixels_unchanged(
     atelier: Typed, album: Path, channels: tuple[int, ...]
 ) -> None:
     mask = np.zeros((48, 40, *channels), np.uint8)
@@ -176,13 +176,13 @@ def test_a_mask_leaves_the_rest_as_it_was(
     assert np.abs(painted[:22] - given[:22]).mean() > 2
 
 
-def test_styles_are_mixed_in_one_painting(atelier: Typed, album: Path) -> None:
+def test_weighted_styles_are_mixed_in_one_image(atelier: Typed, album: Path) -> None:
     styles = ("--style", album / "waves.png", album / "stars.webp", "--style-weights", "2,1")
     told = atelier("stylize", album / "bob.PNG", *styles, *QUICK)
     assert told == "Wrote painted/bob-waves+stars.PNG: 40 x 48 pixels.\n"
 
 
-def test_styles_take_turns_whatever_the_pictures_sizes(atelier: Typed, album: Path) -> None:
+def test_styles_cycle_over_images_of_all_sizes(atelier: Typed, album: Path) -> None:
     for name, side in (("a", 40), ("b", 44), ("c", 40), ("d", 40)):
         Image.new("RGB", (side, side), (90, 160, 40)).save(album / f"{name}.png")
     pictures = [album / f"{name}.png" for name in "abcd"]
@@ -193,9 +193,7 @@ def test_styles_take_turns_whatever_the_pictures_sizes(atelier: Typed, album: Pa
         assert sorted(written) == ["a-waves", "b-stars", "c-waves", "d-stars"]
 
 
-def test_a_presets_values_stand_for_those_of_params(
-    atelier: Typed, album: Path, checkout: Path
-) -> None:
+def test_preset_replaces_values_of_params(atelier: Typed, album: Path, checkout: Path) -> None:
     params = (checkout / "params.yaml").read_text("utf-8")
     (checkout / "params.yaml").write_text(params.replace("strength: 1.0", "strength: 0.0"), "utf-8")
     command = ("stylize", album / "bob.PNG", "--style", album / "waves.png", *QUICK)
@@ -213,9 +211,7 @@ def test_a_presets_values_stand_for_those_of_params(
     assert np.abs(levels("painted/bob-waves.PNG") - given).mean() > 1
 
 
-def test_a_preset_without_bounds_gets_some_where_they_are_needed(
-    atelier: Typed, album: Path
-) -> None:
+def test_box_constraints_are_added_if_required(atelier: Typed, album: Path) -> None:
     Image.new("L", (40, 48), 255).save(album / "all.png")
     command = ("stylize", album / "bob.PNG", "--style", album / "waves.png", "--preset", "gatys")
     for option in (("--style-mask", album / "all.png"), ("--preserve-color", "luminance")):
@@ -223,7 +219,7 @@ def test_a_preset_without_bounds_gets_some_where_they_are_needed(
         assert told.startswith(f"ERROR: --weights is {album}/none.pth, but there is no such file")
 
 
-def test_what_has_no_option_is_said_of_its_file(
+def test_setting_without_option_is_named_with_its_file(
     atelier: Typed, album: Path, checkout: Path
 ) -> None:
     params = (checkout / "params.yaml").read_text("utf-8")
@@ -233,9 +229,7 @@ def test_what_has_no_option_is_said_of_its_file(
     assert "needs more than stylize.memory_gb of params.yaml (0.016); " in told
 
 
-def test_paintings_of_one_name_are_refused_whatever_their_sizes(
-    atelier: Typed, album: Path
-) -> None:
+def test_outputs_with_equal_names_are_rejected(atelier: Typed, album: Path) -> None:
     Image.new("RGB", (33, 50)).save(album / "ann-wild.jpg")
     shutil.copy(album / "waves.png", album / "wild-waves.png")
     pictures = (album / "ann.jpg", album / "ann-wild.jpg")
@@ -244,7 +238,7 @@ def test_paintings_of_one_name_are_refused_whatever_their_sizes(
     assert sorted(os.listdir()) == ["params.yaml", "presets"]
 
 
-def test_nothing_is_replaced_unasked(atelier: Typed, album: Path) -> None:
+def test_no_file_is_replaced_without_force(atelier: Typed, album: Path) -> None:
     command = ("stylize", album / "bob.PNG", "--style", album / "waves.png", *QUICK)
     Path("painted").mkdir()
     Path("painted/bob-waves.PNG").write_bytes(b"mine")
@@ -259,7 +253,7 @@ def test_nothing_is_replaced_unasked(atelier: Typed, album: Path) -> None:
     assert opened("painted/bob-waves.PNG").size == (40, 48)
 
 
-def test_the_help_names_pictures_before_the_styles(atelier: Typed) -> None:
+def test_usage_lists_images_before_styles(atelier: Typed) -> None:
     assert "atelier stylize IMAGE... --style STYLE... [OPTIONS]" in atelier("stylize --help")
 
 
@@ -297,7 +291,7 @@ def test_the_help_names_pictures_before_the_styles(atelier: Typed) -> None:
         (["A/ann.jpg", *WAVES, "--out", "A/note.txt/x"], "no file can be created in"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_in_one_sentence_and_nothing_is_left(
+def test_mistake_is_one_sentence_and_leaves_no_file(
     atelier: Typed, album: Path, words: list[object], sentence: str
 ) -> None:
     places = [str(w).replace("A/", f"{album}/") if w != "A" else album for w in words]
@@ -310,9 +304,7 @@ def test_a_mistake_is_told_in_one_sentence_and_nothing_is_left(
 
 @pytest.mark.parametrize("role", ["picture", "style", "mask", "weights"])
 @pytest.mark.parametrize("kind", ["pipe", "device", "endless"])
-def test_what_is_no_regular_file_is_refused_at_once(
-    atelier: Typed, album: Path, role: str, kind: str
-) -> None:
+def test_only_regular_files_are_read(atelier: Typed, album: Path, role: str, kind: str) -> None:
     path = album / f"odd.{'pth' if role == 'weights' else 'png'}"
     if kind == "pipe":
         os.mkfifo(path)
@@ -340,11 +332,11 @@ def test_what_is_no_regular_file_is_refused_at_once(
     [((768, 1024), 768), ((1024, 1024), 1024), ((3000, 4000), 886), ((4096, 256), 256),
      ((8192, 256), 181), ((10, 900), 32)],
 )  # fmt: skip
-def test_a_painting_has_its_own_size_up_to_a_megapixel(shape: tuple[int, int], size: int) -> None:
+def test_default_size_is_at_most_a_megapixel(shape: tuple[int, int], size: int) -> None:
     assert own_size(*shape) == own_size(*shape[::-1]) == size
 
 
-def test_an_interruption_saves_the_picture_so_far(checkout: Path, album: Path) -> None:
+def test_interruption_saves_the_latest_intermediate(checkout: Path, album: Path) -> None:
     """Of a real process in a terminal of its own, started as nohup does."""
     params = (checkout / "params.yaml").read_text("utf-8")
     params = params.replace("progress: false", "progress: true")
@@ -389,9 +381,7 @@ def test_an_interruption_saves_the_picture_so_far(checkout: Path, album: Path) -
     assert os.listdir(checkout / "painted") == ["ann-waves.jpg"]
 
 
-def test_a_painting_that_no_memory_holds_is_refused_before_it_is_begun(
-    atelier: Typed, album: Path
-) -> None:
+def test_image_that_exceeds_memory_is_rejected_first(atelier: Typed, album: Path) -> None:
     Image.new("L", (1, 1_000_000)).save(album / "line.png")
     told = atelier("stylize", album / "line.png", "--style", album / "waves.png", *QUICK, code=1)
     assert told.startswith("ERROR: a stylized image of 32 x 32000000 pixels needs more than ")
@@ -399,7 +389,7 @@ def test_a_painting_that_no_memory_holds_is_refused_before_it_is_begun(
     assert told.count("\n") == 1
 
 
-def test_too_little_memory_is_told_in_a_sentence(checkout: Path, album: Path) -> None:
+def test_out_of_memory_is_one_sentence(checkout: Path, album: Path) -> None:
     """Of a real process, with room for the program and not for what it is asked."""
     params = (checkout / "params.yaml").read_text("utf-8")
     (checkout / "params.yaml").write_text(params.replace("memory_gb: 4.0", "memory_gb: 0.0"))
@@ -420,7 +410,7 @@ def test_too_little_memory_is_told_in_a_sentence(checkout: Path, album: Path) ->
 
 
 @pytest.mark.parametrize("size", [(), ("--size", 32)])
-def test_a_later_picture_that_no_memory_holds_is_refused_before_the_first_is_painted(
+def test_later_image_that_exceeds_memory_is_rejected_before_any_work(
     atelier: Typed, album: Path, checkout: Path, size: tuple[object, ...]
 ) -> None:
     """Whether or not they are painted at one size."""
@@ -433,7 +423,7 @@ def test_a_later_picture_that_no_memory_holds_is_refused_before_the_first_is_pai
     assert not Path("painted").exists()
 
 
-def test_what_is_finished_is_written_before_the_next_is_begun(atelier: Typed, album: Path) -> None:
+def test_each_output_is_written_before_the_next_starts(atelier: Typed, album: Path) -> None:
     """The second one's place turns out to be a folder."""
     Path("painted/ann-waves.jpg/taken").mkdir(parents=True)
     command = ("stylize", album / "bob.PNG", album / "ann.jpg", "--style", album / "waves.png")
@@ -443,7 +433,7 @@ def test_what_is_finished_is_written_before_the_next_is_begun(atelier: Typed, al
     assert opened("painted/bob-waves.PNG").size == (40, 48)
 
 
-def test_estimate_names_the_largest_area_and_not_the_tallest(atelier: Typed, album: Path) -> None:
+def test_estimate_names_the_largest_area(atelier: Typed, album: Path) -> None:
     Path("painted/tall-waves.png/taken").mkdir(parents=True)
     Image.new("RGB", (32, 80)).save(album / "tall.png")
     Image.new("RGB", (64, 64)).save(album / "broad.png")

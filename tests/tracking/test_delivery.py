@@ -86,7 +86,7 @@ def test_tag_holds_all_different_warnings_in_order(
     assert capsys.readouterr().err.count("WARNING: The training is short.") == 2
 
 
-def test_many_warnings_do_not_fill_the_journal(root: Path) -> None:
+def test_many_warnings_do_not_fill_the_outbox(root: Path) -> None:
     journal = start(root)
     run = Run(journal)
     run.warn(*(f"In epoch {number} the images are alike." for number in range(2000)))
@@ -96,7 +96,7 @@ def test_many_warnings_do_not_fill_the_journal(root: Path) -> None:
     run.end("FINISHED")
 
 
-def test_all_that_a_stage_says_arrives_once(root: Path, tmp_path: Path) -> None:
+def test_all_entries_of_a_stage_are_delivered_once(root: Path, tmp_path: Path) -> None:
     journal = start(root)
     speak(journal, tmp_path)
     journal.write("end", status="FINISHED")
@@ -127,7 +127,7 @@ def test_all_that_a_stage_says_arrives_once(root: Path, tmp_path: Path) -> None:
     )
 
 
-def test_a_delivery_that_dies_after_any_entry_repeats_nothing(root: Path, tmp_path: Path) -> None:
+def test_delivery_killed_after_any_entry_repeats_nothing(root: Path, tmp_path: Path) -> None:
     journal = start(root)
     speak(journal, tmp_path)
     journal.write("end", status="FINISHED")
@@ -164,7 +164,7 @@ def test_a_delivery_that_dies_after_any_entry_repeats_nothing(root: Path, tmp_pa
     assert "uncommitted.patch" in [file.path for file in client.list_artifacts(run.info.run_id)]
 
 
-def test_a_continued_run_goes_on_without_repeating_a_step(root: Path) -> None:
+def test_resumed_run_repeats_no_step(root: Path) -> None:
     first = start(root)
     Run(first).log_steps(0, ("loss_d",), np.array([[1], [2], [3]], np.float32))
     first.close()  # killed after step 3; the last checkpoint was of step 2
@@ -183,7 +183,7 @@ def test_a_continued_run_goes_on_without_repeating_a_step(root: Path) -> None:
     assert [(point.step, point.value) for point in points] == [(1, 1), (2, 2), (3, 3), (4, 4)]
 
 
-def test_a_continued_run_waits_for_what_its_earlier_attempt_said(root: Path) -> None:
+def test_resumed_run_waits_for_delivery_of_earlier_attempt(root: Path) -> None:
     first = start(root)
     Run(first).log_steps(0, ("loss_d",), np.array([[1], [2]], np.float32))
     first.close()
@@ -201,7 +201,7 @@ def test_a_continued_run_waits_for_what_its_earlier_attempt_said(root: Path) -> 
     assert [(point.step, point.value) for point in points] == [(1, 1), (2, 2), (3, 3)]
 
 
-def test_stages_of_one_pipeline_share_a_parent(root: Path) -> None:
+def test_stages_of_one_pipeline_share_a_parent_run(root: Path) -> None:
     for stage, status in (("train", "FINISHED"), ("evaluate", "FAILED")):
         journal = start(root, stage)
         journal.write("end", status=status)
@@ -214,7 +214,7 @@ def test_stages_of_one_pipeline_share_a_parent(root: Path) -> None:
     assert parents == {found["p"].info.run_id}
 
 
-def test_a_stage_that_was_killed_is_marked_so_and_one_that_lives_is_not(root: Path) -> None:
+def test_killed_stage_ends_as_killed_and_running_stage_does_not_end(root: Path) -> None:
     code = (
         "from tests.support.journals import *; import sys\n"
         "journal = start(Path(sys.argv[1]))\n"
@@ -242,7 +242,7 @@ def test_a_stage_that_was_killed_is_marked_so_and_one_that_lives_is_not(root: Pa
     program.communicate()
 
 
-def test_an_illegal_name_is_made_legal_and_unique(root: Path) -> None:
+def test_illegal_name_becomes_legal_and_unique(root: Path) -> None:
     journal = start(root)
     journal.write("metrics", names=["what?", "what!", "fine"], rows=[[1, 1, [0.5, 0.25, 1.0]]])
     Run(journal).log_summary({"kid": 0.5})
@@ -256,7 +256,7 @@ def test_an_illegal_name_is_made_legal_and_unique(root: Path) -> None:
     assert not rejected_file(root).exists()
 
 
-def test_a_journal_that_cannot_be_written_does_not_harm_the_work(
+def test_stage_succeeds_if_outbox_cannot_be_written(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     journal = start(root)
@@ -280,16 +280,16 @@ def test_a_journal_that_cannot_be_written_does_not_harm_the_work(
         (0.5, "0.5"),
     ],
 )
-def test_addresses_are_logged_without_their_secrets(given: object, kept: str) -> None:
+def test_urls_are_logged_without_secrets(given: object, kept: str) -> None:
     assert redact_urls(given) == kept
 
 
-def test_what_is_named_like_a_secret_stays_out_of_a_patch() -> None:
+def test_patch_contains_no_values_named_like_secrets() -> None:
     patch = "+API_KEY = abc\n+token: hf_123\n+password='p'\n+lr: 0.1\n"
     assert redact(patch) == "+API_KEY = ***\n+token: ***\n+password=***\n+lr: 0.1\n"
 
 
-def test_a_patch_in_another_encoding_harms_nothing(
+def test_patch_in_another_encoding_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -301,7 +301,7 @@ def test_a_patch_in_another_encoding_harms_nothing(
     assert git_tags()["git.dirty"] == "true"
 
 
-def test_a_store_that_was_removed_is_told_everything_anew(root: Path, tmp_path: Path) -> None:
+def test_everything_is_delivered_again_after_store_was_removed(root: Path, tmp_path: Path) -> None:
     journal = start(root)
     speak(journal, tmp_path)
     flush_backlog(root)
@@ -321,7 +321,7 @@ def test_a_store_that_was_removed_is_told_everything_anew(root: Path, tmp_path: 
     assert told == "FINISHED 3\n"
 
 
-def test_a_model_that_cannot_be_built_holds_nothing_up(root: Path, tmp_path: Path) -> None:
+def test_model_that_cannot_be_built_blocks_no_other_entry(root: Path, tmp_path: Path) -> None:
     journal = start(root)
     (tmp_path / "x.safetensors").write_bytes(b"no network")
     Run(journal).log_model(tmp_path / "x.safetensors", "atelier.gan.serialization:gone")
@@ -332,14 +332,14 @@ def test_a_model_that_cannot_be_built_holds_nothing_up(root: Path, tmp_path: Pat
     assert "gone" in rejected_file(root).read_text()
 
 
-def test_one_failed_stage_marks_the_pipeline_though_others_went_on(root: Path) -> None:
+def test_one_failed_stage_fails_the_pipeline(root: Path) -> None:
     for stage, status in (("train", "FAILED"), ("stylize", "FINISHED")):
         Run(start(root, stage)).end(status)
     flush_backlog(root)
     assert runs(root)["p"].info.status == "FAILED"
 
 
-def test_what_a_dead_server_cannot_take_is_delivered_later_in_order(
+def test_entries_are_delivered_in_order_after_server_outage(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as closed:
@@ -364,7 +364,7 @@ def test_what_a_dead_server_cannot_take_is_delivered_later_in_order(
     assert found["evaluate"].data.metrics["evaluate.kid"] == 0.5
 
 
-def test_a_server_that_never_answers_is_not_waited_for_long(
+def test_stage_does_not_wait_long_for_unresponsive_server(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as silent:
@@ -383,7 +383,7 @@ def test_a_server_that_never_answers_is_not_waited_for_long(
 
 
 @pytest.mark.slow
-def test_a_store_that_is_locked_in_the_middle_gets_the_rest_later(root: Path) -> None:
+def test_locked_store_receives_remaining_entries_later(root: Path) -> None:
     journal = start(root)
     Run(journal).log_steps(0, ("loss_d",), np.array([[1], [2]], np.float32))
     flush_backlog(root)
@@ -401,7 +401,7 @@ def test_a_store_that_is_locked_in_the_middle_gets_the_rest_later(root: Path) ->
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_deliverers_on_a_store_that_does_not_exist_all_succeed(tmp_path: Path, count: int) -> None:
+def test_concurrent_workers_create_missing_store(tmp_path: Path, count: int) -> None:
     processes = []
     for number in range(count):
         process = Process(10_000_000 + number, "1")
@@ -420,13 +420,13 @@ def test_deliverers_on_a_store_that_does_not_exist_all_succeed(tmp_path: Path, c
     assert names == [f"p{number}" for number in range(count)]
 
 
-def test_a_stage_starts_without_what_is_slow_to_import() -> None:
+def test_stage_start_imports_no_slow_packages() -> None:
     code = "import sys, atelier.cli.app, atelier.tracking.stage; print(*sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not {"mlflow", "dvc", "torch", "sqlalchemy", "cv2"} & set(told.stdout.split())
 
 
-def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
+def test_process_differs_from_later_one_with_same_number() -> None:
     assert Process.of(os.getpid()).is_alive()
     assert not DEAD.is_alive()
     program = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -438,7 +438,7 @@ def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
     program.communicate()
 
 
-def test_a_line_cut_short_is_left_for_later(tmp_path: Path) -> None:
+def test_incomplete_last_line_is_not_read(tmp_path: Path) -> None:
     journal = start(tmp_path)
     journal.close()
     file = journal.folder / "entries.jsonl"
@@ -447,7 +447,7 @@ def test_a_line_cut_short_is_left_for_later(tmp_path: Path) -> None:
     assert [entry["kind"] for entry, _ in entries(journal.folder)] == ["start"]
 
 
-def test_numbers_sheets_and_names() -> None:
+def test_numbers_grids_and_names() -> None:
     values = {"a": 1, "b": {"c": 2.5, "d": "x", "e": float("inf")}, "f": True, "g": {}}
     assert numbers(values) == {"a": 1.0, "b.c": 2.5}
     assert flat(values)["g"] == {}

@@ -33,7 +33,7 @@ def add_journal(root: Path, execution: str, name: str, store: str | None = "proj
     ],
     ids=["earlier", "same execution", "later", "other stage", "open", "old store", "other store"],
 )
-def test_a_continued_run_is_delivered_after_its_earlier_attempts(
+def test_resumed_run_is_delivered_after_earlier_attempts(
     tmp_path: Path, execution: str, name: str, store: str | None, is_open: bool, waits: bool
 ) -> None:
     mine = add_journal(tmp_path, "a", "200-train-x")
@@ -47,7 +47,7 @@ def test_a_continued_run_is_delivered_after_its_earlier_attempts(
         assert has_earlier_attempt(private_folder(tmp_path), mine, "train") is waits
 
 
-def test_executions_and_their_journals_are_delivered_oldest_first(tmp_path: Path) -> None:
+def test_executions_and_outboxes_are_delivered_oldest_first(tmp_path: Path) -> None:
     for execution, name in (("a", "300-x"), ("b", "100-x"), ("a", "150-x"), ("c", "200-x")):
         add_journal(tmp_path, execution, name)
     unborn = add_journal(tmp_path, "b", ".050-x")

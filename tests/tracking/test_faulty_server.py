@@ -121,7 +121,7 @@ REST = [(r, f) for r in REQUESTS for f in (*BEFORE, *AFTER) if (r, f) not in ESS
     ("request_", "fault"),
     [*ESSENTIAL, *(pytest.param(*one, marks=pytest.mark.slow) for one in REST)],
 )
-def test_a_fault_costs_no_entry_and_doubles_none(
+def test_fault_neither_loses_nor_duplicates_entries(
     request_: str,
     fault: str,
     server: Server,
@@ -169,7 +169,7 @@ def journal_experiment(journal: Outbox) -> str:
         "postgresql://",
     ],
 )
-def test_an_address_that_names_no_store_keeps_everything(
+def test_address_without_store_keeps_all_entries(
     address: str, tmp_path: Path, start: Callable[..., Outbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client_of.cache_clear()
@@ -183,7 +183,7 @@ def test_an_address_that_names_no_store_keeps_everything(
     assert sum(each.entries for each in pending(tmp_path)) == 8
 
 
-def test_a_wrong_address_and_then_the_right_one_deliver_a_backlog(
+def test_backlog_is_delivered_after_address_is_corrected(
     server: Server, tmp_path: Path, start: Callable[..., Outbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = start()
@@ -197,7 +197,7 @@ def test_a_wrong_address_and_then_the_right_one_deliver_a_backlog(
     check_all_once(tmp_path, journal, experiment)
 
 
-def test_only_the_store_that_entries_were_written_for_gets_them(
+def test_entries_are_delivered_only_to_their_own_store(
     server: Server, tmp_path: Path, start: Callable[..., Outbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address.replace("//", "//me:secret@"))
@@ -218,7 +218,7 @@ def test_only_the_store_that_entries_were_written_for_gets_them(
 
 
 @pytest.mark.parametrize("fault", ["drip", "503", "429"])
-def test_a_slow_or_busy_server_ends_an_attempt_with_a_message(
+def test_slow_or_busy_server_ends_attempt_with_message(
     fault: str,
     server: Server,
     tmp_path: Path,
@@ -251,7 +251,7 @@ def test_a_slow_or_busy_server_ends_an_attempt_with_a_message(
         ),
     ],
 )
-def test_a_file_that_the_server_never_takes_is_kept_and_the_rest_goes_through(
+def test_file_rejected_by_server_is_kept_and_the_rest_delivered(
     fault: str, kind: str, server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     ends = {"artifact": "out/a.txt", "picture": ".png", "text": "uncommitted.patch"}[kind]
@@ -274,7 +274,7 @@ def test_a_file_that_the_server_never_takes_is_kept_and_the_rest_goes_through(
     assert len(notes) == 1, "whoever looks at the run is told as well"
 
 
-def test_store_that_lists_no_sizes_takes_files(
+def test_store_that_lists_no_sizes_accepts_files(
     server: Server,
     tmp_path: Path,
     start: Callable[..., Outbox],
@@ -297,7 +297,7 @@ def test_store_that_lists_no_sizes_takes_files(
     check_all_once(tmp_path, journal, experiment)
 
 
-def test_files_wait_while_the_server_takes_none(
+def test_files_wait_while_server_accepts_none(
     server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     server.rule = lambda method, path: "500" if method == "PUT" else ""
@@ -339,7 +339,7 @@ def test_file_is_delivered_if_the_server_recovers_before_the_note(
     "fault",
     ["401", "drop", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("403", "429"))],
 )
-def test_refused_access_and_outages_do_not_count_against_a_file(
+def test_denied_access_and_outages_do_not_reject_a_file(
     fault: str, server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     # Access is refused to one file only; in an outage everything fails, from that file on.
@@ -366,7 +366,7 @@ def test_refused_access_and_outages_do_not_count_against_a_file(
     check_all_once(tmp_path, journal, experiment)
 
 
-def test_a_run_that_appears_after_its_execution_was_delivered_is_deleted(
+def test_run_created_after_delivery_of_its_execution_is_deleted(
     server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     experiment = ""
@@ -403,7 +403,7 @@ def test_a_run_that_appears_after_its_execution_was_delivered_is_deleted(
 
 
 @pytest.mark.parametrize("name", ["loss_g", "device", "render.fps", "train.kid"])
-def test_only_what_mlflow_names_is_rejected(
+def test_only_content_quoted_by_mlflow_is_rejected(
     name: str, server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     server.rejected = name
@@ -421,7 +421,7 @@ def test_only_what_mlflow_names_is_rejected(
     assert logged & expected == expected - {name}
 
 
-def test_every_rejected_point_of_a_curve_is_recorded(
+def test_every_rejected_point_of_a_metric_is_recorded(
     server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     server.rejected = "loss_g"
@@ -479,7 +479,7 @@ def test_nothing_is_rejected_while_every_request_is_too_large(
 
 
 @pytest.mark.parametrize("fault", ["403", "missing"])
-def test_registry_out_of_reach_holds_up_nothing_but_the_registration(
+def test_unreachable_registry_blocks_only_registration(
     fault: str,
     server: Server,
     tmp_path: Path,
@@ -525,7 +525,7 @@ def test_registry_out_of_reach_holds_up_nothing_but_the_registration(
 
 
 @pytest.mark.parametrize("may_delete", [True, False])
-def test_a_late_request_leaves_no_second_run(
+def test_late_request_leaves_no_second_run(
     may_delete: bool, server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     # With the permission EDIT, MLflow refuses to delete runs of a colleague's experiment.
@@ -550,7 +550,7 @@ def test_a_late_request_leaves_no_second_run(
     assert {run.info.status for run in left} == {"FINISHED"}
 
 
-def test_run_that_may_not_even_lose_a_tag_holds_nothing_up(
+def test_run_whose_tag_cannot_be_deleted_blocks_nothing(
     server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     server.rule = lambda method, path: "403" if path.endswith(("/delete", "/delete-tag")) else ""
@@ -566,7 +566,7 @@ def test_run_that_may_not_even_lose_a_tag_holds_nothing_up(
     assert client.get_run(found.info.run_id).info.status == "FINISHED"
 
 
-def test_an_experiment_that_a_colleague_made_at_the_same_moment_is_used(
+def test_experiment_created_concurrently_is_used(
     server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     from mlflow.tracking import MlflowClient
@@ -588,7 +588,7 @@ def test_an_experiment_that_a_colleague_made_at_the_same_moment_is_used(
     check_all_once(tmp_path, journal, experiment)
 
 
-def test_sync_says_exactly_what_is_where(
+def test_sync_reports_delivered_waiting_and_rejected_entries(
     server: Server,
     tmp_path: Path,
     start: Callable[..., Outbox],
@@ -617,7 +617,7 @@ def test_sync_says_exactly_what_is_where(
     assert "Everything is delivered to MLflow." in capsys.readouterr().out
 
 
-def test_a_stage_says_what_waits_and_what_was_rejected(
+def test_stage_reports_waiting_and_rejected_entries(
     server: Server,
     tmp_path: Path,
     start: Callable[..., Outbox],
@@ -651,7 +651,7 @@ def test_a_stage_says_what_waits_and_what_was_rejected(
 
 
 @pytest.mark.parametrize("ending", ["FINISHED", "FAILED"])
-def test_stage_by_hand_or_one_that_fails_says_what_earlier_ones_left(
+def test_failed_or_manual_stage_reports_entries_of_earlier_ones(
     ending: str,
     server: Server,
     tmp_path: Path,
@@ -677,7 +677,7 @@ def test_stage_by_hand_or_one_that_fails_says_what_earlier_ones_left(
     assert "1 entry was rejected by MLflow (too large)" in told
 
 
-def test_ctrl_c_ends_a_sync_with_a_sentence(
+def test_ctrl_c_ends_sync_with_one_sentence(
     server: Server,
     tmp_path: Path,
     start: Callable[..., Outbox],

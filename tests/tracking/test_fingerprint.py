@@ -39,7 +39,7 @@ def md5(content: str) -> str:
     ],
     ids=["setting", "missing setting", "content", "torch", "cores", "cards", "OMP", "MKL"],
 )
-def test_work_goes_on_from_the_same_start_on_the_same_machine_only(
+def test_key_depends_on_fingerprint_and_machine(
     monkeypatch: pytest.MonkeyPatch, change: Callable[[pytest.MonkeyPatch], Fingerprint | None]
 ) -> None:
     monkeypatch.setattr(run_state, "gpu_names", lambda: ["H100"])
@@ -67,7 +67,7 @@ def test_work_goes_on_from_the_same_start_on_the_same_machine_only(
     ],
     ids=["same", "content", "more files", "folder", "setting", "more settings"],
 )
-def test_a_record_is_of_a_start_if_settings_and_files_are_the_same(
+def test_record_matches_fingerprint_with_same_settings_and_files(
     parameters: dict[str, str], inputs: dict[str, str], recorded: bool
 ) -> None:
     same = {"train.lr": "0.1", "train.augment": "[]"}
@@ -120,7 +120,7 @@ def taken() -> Fingerprint:
     return found
 
 
-def test_a_fingerprint_has_the_settings_and_files_that_the_stage_names(project: Path) -> None:
+def test_fingerprint_contains_settings_and_files_of_the_stage(project: Path) -> None:
     found = taken()
     assert found.settings == {
         "train.lr": 0.1, "train.ema.decay": 0.9, "runtime": "cpu", "none.of.these": None,
@@ -151,7 +151,7 @@ def test_a_fingerprint_has_the_settings_and_files_that_the_stage_names(project: 
         ("unrelated", "x", set()),
     ],
 )
-def test_a_change_of_a_file_changes_the_fingerprint_of_what_holds_it(
+def test_changed_file_changes_fingerprint_of_its_dependency(
     project: Path, path: str, content: str, changed: set[str]
 ) -> None:
     before = taken()
@@ -167,7 +167,7 @@ def test_a_change_of_a_file_changes_the_fingerprint_of_what_holds_it(
     verify_unchanged(None, "train")
 
 
-def test_data_is_known_by_place_size_and_time_and_code_by_content(project: Path) -> None:
+def test_data_is_compared_by_inode_size_and_time_and_code_by_content(project: Path) -> None:
     """So that data that is written anew between is noticed, and code that is put back is not."""
     before = taken()
     for path in ("data/faces/2.png", "src/a.py"):
@@ -183,7 +183,7 @@ def test_data_is_known_by_place_size_and_time_and_code_by_content(project: Path)
 
 
 @pytest.mark.parametrize("change", ["place", "size", "time"])
-def test_data_that_differs_in_one_of_them_is_other_data(project: Path, change: str) -> None:
+def test_data_with_other_inode_size_or_time_is_changed(project: Path, change: str) -> None:
     file = project / "data/faces/2.png"
     os.utime(file, ns=(10**18, 10**18))
     before = taken()
@@ -198,7 +198,7 @@ def test_data_that_differs_in_one_of_them_is_other_data(project: Path, change: s
     assert before.changes(before.settings, taken().files) == ["data/faces was changed"]
 
 
-def test_the_first_three_changes_are_named_and_the_others_counted(project: Path) -> None:
+def test_first_three_changes_are_named_and_others_counted(project: Path) -> None:
     before = taken()
     (project / "params.yaml").write_text("train: {lr: 0.2, ema: {decay: 0.8}}\nruntime: x\n")
     with pytest.raises(
@@ -212,7 +212,7 @@ def test_the_first_three_changes_are_named_and_the_others_counted(project: Path)
     verify_unchanged(before, "train")
 
 
-def test_hashes_that_dvc_recorded_are_taken_within_its_stages_only(
+def test_recorded_hashes_are_used_only_within_dvc_stages(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (project / "dvc.lock").write_text(
@@ -230,7 +230,7 @@ def test_hashes_that_dvc_recorded_are_taken_within_its_stages_only(
     assert taken() == outside
 
 
-def test_a_listed_file_that_was_changed_since_is_refused_within_dvcs_stages(
+def test_changed_listed_file_is_rejected_within_dvc_stages(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (project / "data/mine.jpg").write_text("theirs")

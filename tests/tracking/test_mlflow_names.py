@@ -35,9 +35,7 @@ Maker = Callable[[str], str]
 @example(first="..", second=".")
 @example(first="", second="/")
 @example(first="x" * 300, second="x" * 301)
-def test_names_are_unique_and_stay_as_they_are_once_legal(
-    make: Maker, first: str, second: str
-) -> None:
+def test_names_are_unique_and_legal_names_unchanged(make: Maker, first: str, second: str) -> None:
     if first != second and make(first) != first and make(second) != second:
         assert make(first) != make(second)
     assert make(make(first)) == make(first)
@@ -65,7 +63,7 @@ def test_keys_pass_mlflows_own_validation(name: str) -> None:
 @example(path="a%2e%2e/b#c?d")
 @example(path="x" * 300 + ".png")
 @example(path="C:\\a")
-def test_artifact_paths_stay_below_the_run_and_survive_a_url(path: str) -> None:
+def test_artifact_paths_stay_in_the_run_and_are_url_safe(path: str) -> None:
     from mlflow.store.artifact.artifact_repo import verify_artifact_path
     from mlflow.store.artifact.local_artifact_repo import _verify_artifact_file_name
     from mlflow.utils.uri import validate_path_is_safe
@@ -83,7 +81,7 @@ def test_artifact_paths_stay_below_the_run_and_survive_a_url(path: str) -> None:
 
 
 @given(value=HOSTILE)
-def test_values_are_text_of_a_length_that_mlflow_takes(value: str) -> None:
+def test_values_are_text_of_legal_length(value: str) -> None:
     from mlflow.utils import validation
 
     for text in (names.parameter(value * 50), names.tag(value * 50), names.text(value)):
@@ -106,7 +104,7 @@ def test_experiments_models_and_images_pass_mlflows_validation(name: str) -> Non
     assert Path(names.experiment_name(name)).name == names.experiment_name(name)
 
 
-def test_legal_names_stay_and_illegal_ones_stay_readable() -> None:
+def test_legal_names_are_unchanged_and_illegal_ones_readable() -> None:
     assert names.key("loss/a-b c.png") == "loss/a-b c.png"
     assert names.key("loss/IMG_2041 (1).png").startswith("loss/IMG_2041 _1_.png-")
     assert names.artifact_path("renders/a (1).png") == "renders/a (1).png"

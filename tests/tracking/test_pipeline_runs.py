@@ -62,9 +62,7 @@ def locked_hashes(project: Project, revision: str = "") -> dict[str, dict[str, s
     return {name: record.outputs for name, record in read_lock(text).items()}
 
 
-def test_a_parent_holds_the_whole_pipeline_whatever_ran(
-    store: tuple[Any, str], parents: list[Any]
-) -> None:
+def test_parent_run_contains_the_whole_pipeline(store: tuple[Any, str], parents: list[Any]) -> None:
     first, film, _ = parents
     assert first.data.tags["stages.ran"].split() == [
         *("download", "convert", "train", "evaluate", "stylize", "render")
@@ -84,7 +82,7 @@ def test_a_parent_holds_the_whole_pipeline_whatever_ran(
     assert {"training.gif", "losses.png", "sheet.png", "epoch_0002.png"} <= pictures
 
 
-def test_stages_made_from_an_older_training_are_no_part_of_a_newer_pipeline(
+def test_stages_of_an_older_training_are_not_in_a_newer_pipeline(
     parents: list[Any],
 ) -> None:
     newest = parents[2]
@@ -161,7 +159,7 @@ np.save(sys.argv[3], np.stack(made))
 """
 
 
-def test_the_logged_generator_loads_in_a_clean_process_and_makes_the_same_pictures(
+def test_logged_generator_gives_the_same_images_in_a_clean_process(
     project: Project, store: tuple[Any, str], parents: list[Any], tmp_path: Path
 ) -> None:
     from mlflow.models import Model
@@ -203,7 +201,7 @@ def test_the_logged_generator_loads_in_a_clean_process_and_makes_the_same_pictur
     assert not list(folder.rglob("*.pkl"))
 
 
-def test_evaluations_numbers_stand_at_the_model_and_the_best_is_champion(
+def test_evaluation_is_logged_to_the_model_and_the_best_is_champion(
     project: Project, store: tuple[Any, str], parents: list[Any]
 ) -> None:
     client, experiment = store
@@ -220,7 +218,7 @@ def test_evaluations_numbers_stand_at_the_model_and_the_best_is_champion(
     assert champion.version == version.version
 
 
-def test_which_names_the_run_that_made_a_file_also_after_a_checkout(
+def test_lineage_finds_the_run_of_a_file_after_a_checkout(
     project: Project, store: tuple[Any, str], parents: list[Any]
 ) -> None:
     asked = ("lineage", "renders/training.gif", "--json")
@@ -244,7 +242,7 @@ def test_which_names_the_run_that_made_a_file_also_after_a_checkout(
     assert "render.fps: 9.0" in words
 
 
-def test_which_asks_git_where_the_store_is_a_colleagues(project: Project, tmp_path: Path) -> None:
+def test_lineage_uses_git_if_the_store_lacks_the_run(project: Project, tmp_path: Path) -> None:
     remote = ("--local", "-d", "-f", "near", str(tmp_path / "remote"))
     project.run("dvc", "remote", "add", *remote)
     project.run("git", "clone", "-q", ".", str(tmp_path / "colleague"))
@@ -264,7 +262,7 @@ def test_which_asks_git_where_the_store_is_a_colleagues(project: Project, tmp_pa
     assert "a run that this store does not have" in colleague.atelier("lineage", "models")
 
 
-def test_which_waits_for_a_pipeline_that_has_just_ended(tracked: Project) -> None:
+def test_lineage_waits_for_delivery_of_a_pipeline_that_has_just_ended(tracked: Project) -> None:
     tracked.set(**{"render.fps": 5.0})
     tracked.repro("render")
     told = tracked.atelier("lineage", "renders/training.gif")
@@ -272,7 +270,7 @@ def test_which_waits_for_a_pipeline_that_has_just_ended(tracked: Project) -> Non
     assert "not delivered" not in told
 
 
-def test_which_says_why_it_cannot_tell(tracked: Project) -> None:
+def test_lineage_reports_why_no_run_is_found(tracked: Project) -> None:
     (tracked.folder / "styled" / "sheet.png").write_bytes(b"edited")
     for asked, sentence in (
         ("styled/sheet.png", "it was edited"),
@@ -285,7 +283,7 @@ def test_which_says_why_it_cannot_tell(tracked: Project) -> None:
         assert "Traceback" not in told
 
 
-def test_a_moved_project_finds_its_files_and_writes_beside_them(tracked: Project) -> None:
+def test_moved_project_finds_its_artifacts(tracked: Project) -> None:
     client, experiment = open_store(tracked.folder, "atelier")
     run = next(run for run in client.search_runs([experiment]) if run.info.run_name == "render")
     assert run.info.artifact_uri.startswith(tracked.folder.as_uri())
@@ -298,7 +296,7 @@ def test_a_moved_project_finds_its_files_and_writes_beside_them(tracked: Project
     assert (tracked.folder / "mlruns/atelier" / newest.info.run_id / "artifacts/renders").is_dir()
 
 
-def test_a_pipeline_whose_deliverer_was_killed_gets_its_outcome_later(tracked: Project) -> None:
+def test_outcome_is_written_later_if_the_worker_was_killed(tracked: Project) -> None:
     tracked.set(**{"render.fps": 6.0})
     tracked.run("dvc", "repro", "render", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     for process in psutil.process_iter(["cmdline"]):

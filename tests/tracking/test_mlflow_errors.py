@@ -39,7 +39,7 @@ def answer(kind: str, prefix: str = "") -> RestException:
 
 
 @pytest.mark.parametrize("kind", PASSING)
-def test_database_error_that_may_pass_rejects_nothing(kind: str) -> None:
+def test_temporary_database_error_rejects_nothing(kind: str) -> None:
     assert f"'{KEY}'" in str(answer(kind)), "the statement's values are in the answer"
     assert not may_reject_content(answer(kind))
     assert not rejects(answer(kind), KEY)

@@ -146,7 +146,7 @@ def names(found: Plan) -> tuple[dict[str, list[str]], list[str]]:
     return kept, [execution.head.info.run_name for execution in found.remove]
 
 
-def test_the_best_stays_and_the_others_go_with_their_files(store_and_programs: Store) -> None:
+def test_best_run_is_kept_and_others_removed_with_files(store_and_programs: Store) -> None:
     store = store_and_programs
     removed = store.execute("first", 0.3)
     best = store.execute("second", 0.1)
@@ -179,7 +179,7 @@ def test_old_and_new_parameter_names_compare(store: Store) -> None:
     assert names(store.plan(best=1))[1] == ["new"]
 
 
-def test_numbers_measured_otherwise_do_not_compare(store: Store) -> None:
+def test_runs_with_other_evaluation_settings_do_not_compare(store: Store) -> None:
     store.execute("quick", 0.01, measured={**MEASURED, "evaluate.samples": "24"})
     store.execute("first", 0.3)
     store.execute("second", 0.3)
@@ -189,7 +189,7 @@ def test_numbers_measured_otherwise_do_not_compare(store: Store) -> None:
     assert names(store.plan(best=9))[1] == ["quick"]
 
 
-def test_what_made_a_registered_model_stays_and_other_models_go(store: Store) -> None:
+def test_run_of_registered_model_is_kept_and_other_models_removed(store: Store) -> None:
     client, folders = store.client, {}
     client.create_registered_model("faces")
     for name in ("by run", "by place", "forgotten"):
@@ -214,7 +214,7 @@ def test_what_made_a_registered_model_stays_and_other_models_go(store: Store) ->
     assert {model.model_id for model in left} == {folders[name].name for name in store.left()}
 
 
-def test_what_git_names_stays(store: Store) -> None:
+def test_run_whose_outputs_git_names_is_kept(store: Store) -> None:
     hashes = {name: f"{place:032x}" for place, name in enumerate(
         ["merged", "branch", "tag", "experiment", "workspace", "amended", "nobody"], 0xA0
     )}  # fmt: skip
@@ -249,7 +249,7 @@ def test_what_git_names_stays(store: Store) -> None:
     assert kept.keys() == {*hashes, "two"} - {"nobody", "amended"}
 
 
-def test_what_still_runs_stays(store: Store) -> None:
+def test_running_execution_is_kept(store: Store) -> None:
     store.execute("old")
     store.execute("elsewhere", status="RUNNING")
     # Between two stages of a pipeline no run is RUNNING.
@@ -269,7 +269,7 @@ def test_what_still_runs_stays(store: Store) -> None:
     assert store.left() == ["elsewhere"]
 
 
-def test_an_execution_whose_outcome_is_not_written_stays(store: Store) -> None:
+def test_execution_without_written_outcome_is_kept(store: Store) -> None:
     # All stages are delivered, and the process that was to write the outcome was killed.
     process = Process(2**22 + 1, "another-host")
     store.execute(process.key, table=True)
@@ -284,7 +284,7 @@ def test_an_execution_whose_outcome_is_not_written_stays(store: Store) -> None:
     assert names(store.plan())[1] == [process.key]
 
 
-def test_an_execution_whose_outcome_was_lost_stays_until_it_is_deleted(store: Store) -> None:
+def test_execution_with_lost_outcome_is_kept_until_deleted(store: Store) -> None:
     child = store.execute("lost", table=False)
     assert names(store.plan()) == ({"lost": ["its table of stages is missing"]}, [])
     store.client.delete_run(store.client.get_run(child).data.tags["mlflow.parentRunId"])
@@ -292,7 +292,7 @@ def test_an_execution_whose_outcome_was_lost_stays_until_it_is_deleted(store: St
 
 
 @pytest.mark.parametrize("address", [" ", "sqlite:///{root}/mlflow.db"])
-def test_the_own_store_by_another_address_is_the_own_store(
+def test_own_store_is_recognized_by_another_address(
     store: Store, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     store.execute("old")
@@ -303,7 +303,7 @@ def test_the_own_store_by_another_address_is_the_own_store(
     assert not any((store.root / "mlruns").rglob("file.txt"))
 
 
-def test_clones_have_ids_of_their_own_wherever_they_lie(tmp_path: Path) -> None:
+def test_clones_have_different_ids(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     second.mkdir()
@@ -316,7 +316,7 @@ def test_clones_have_ids_of_their_own_wherever_they_lie(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "moved/.atelier").iterdir()] == ["clone-id"]
 
 
-def test_an_output_that_is_alike_in_every_run_keeps_none(store: Store) -> None:
+def test_output_that_is_equal_in_every_run_keeps_none(store: Store) -> None:
     empty, ours, other = ("0" * 32, "1" * 32, "2" * 32)
     store.execute("committed", outputs={"models": ours, "plots": empty})
     store.execute("draft", outputs={"models": other, "plots": empty})
@@ -324,7 +324,7 @@ def test_an_output_that_is_alike_in_every_run_keeps_none(store: Store) -> None:
     assert names(store.plan()) == ({"committed": ["named by git or by dvc.lock"]}, ["draft"])
 
 
-def test_unfinished_work_goes_when_nobody_has_touched_it_for_long(store: Store) -> None:
+def test_stale_checkpoints_are_removed(store: Store) -> None:
     kept = {"render-new": 29, "train-held": 31, "train-at-work": 31}
     for name, days in (kept | {"train-old": 31, ".stylize-old-1": 31}).items():
         folder = private_folder(store.root) / "unfinished" / name
@@ -343,7 +343,7 @@ def test_unfinished_work_goes_when_nobody_has_touched_it_for_long(store: Store) 
     assert [folder.name for folder in plan(store.root, "atelier", days=32).stale] == []
 
 
-def test_two_stages_at_the_very_same_work_hold_a_folder_each(tmp_path: Path) -> None:
+def test_two_stages_with_one_fingerprint_use_separate_folders(tmp_path: Path) -> None:
     first, second = (ResumeDir(tmp_path, "train", None, "cpu", None) for _ in range(2))
     with first.checkpoints("one"), second.checkpoints("two"):
         assert [(at.folder / "journal").read_text() for at in (first, second)] == ["one", "two"]
@@ -351,7 +351,7 @@ def test_two_stages_at_the_very_same_work_hold_a_folder_each(tmp_path: Path) -> 
     assert list((tmp_path / "unfinished").iterdir()) == []
 
 
-def test_what_a_kept_one_restored_stays(store: Store) -> None:
+def test_producers_of_kept_executions_are_kept(store: Store) -> None:
     first = store.execute("first")
     second = store.execute("second", restored={"download": first})
     unused = store.execute("unused")
@@ -363,7 +363,7 @@ def test_what_a_kept_one_restored_stays(store: Store) -> None:
     assert kept["first"] == ["made what second restored"]
 
 
-def test_only_runs_of_this_experiment_that_atelier_logged_go(store: Store) -> None:
+def test_only_runs_of_atelier_in_this_experiment_are_removed(store: Store) -> None:
     _, other = open_store(store.root, "other")
     store.execute("of other", experiment=other)
     own = store.client.create_run(store.experiment, run_name="a notebook's").info.run_id
@@ -378,7 +378,7 @@ def test_only_runs_of_this_experiment_that_atelier_logged_go(store: Store) -> No
     assert names(store.plan()) == (names(found)[0], [])
 
 
-def test_files_outside_the_project_are_never_touched(store: Store, tmp_path: Path) -> None:
+def test_files_outside_the_project_are_not_removed(store: Store, tmp_path: Path) -> None:
     place = tmp_path / "disk"
     far = store.client.create_experiment("far", artifact_location=place.as_uri())
     store.execute("far", experiment=far)
@@ -396,9 +396,7 @@ def test_files_outside_the_project_are_never_touched(store: Store, tmp_path: Pat
     assert store.files() == before
 
 
-def test_a_cache_that_other_projects_may_use_is_left(
-    store_and_programs: Store, tmp_path: Path
-) -> None:
+def test_shared_cache_is_not_collected(store_and_programs: Store, tmp_path: Path) -> None:
     store = store_and_programs
     cache = tmp_path / "shared"
     Project(store.root).run("dvc", "cache", "dir", str(cache))
@@ -412,7 +410,7 @@ def test_a_cache_that_other_projects_may_use_is_left(
     assert file.exists()
 
 
-def test_the_trash_goes_but_not_somebody_elses(store: Store) -> None:
+def test_only_own_runs_in_the_trash_are_removed(store: Store) -> None:
     child = store.execute("trashed", 0.1)
     store.execute("best", 0.2)
     store.client.delete_run(store.client.get_run(child).data.tags["mlflow.parentRunId"])
@@ -428,7 +426,7 @@ def test_the_trash_goes_but_not_somebody_elses(store: Store) -> None:
         store.client.get_run(child)
 
 
-def test_in_a_store_elsewhere_runs_go_to_its_trash(
+def test_runs_in_another_store_are_moved_to_its_trash(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(store.root / "mlflow.db", tmp_path / "team.db")
@@ -444,7 +442,7 @@ def test_in_a_store_elsewhere_runs_go_to_its_trash(
     assert names(team.plan()) == ({}, [])
 
 
-def test_on_a_server_only_old_runs_of_this_clone_go(
+def test_only_old_runs_of_this_clone_are_removed_on_a_server(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(store.root / "mlflow.db", tmp_path / "team.db")
@@ -469,14 +467,14 @@ def test_on_a_server_only_old_runs_of_this_clone_go(
     assert names(team.plan(best=1))[1] == ["old"]
 
 
-def test_a_minimum_age_holds_in_the_own_store_too(store: Store) -> None:
+def test_minimum_age_applies_to_the_own_store(store: Store) -> None:
     store.execute("old")
     store.execute("fresh", at=time.time_ns() // 1_000_000)
     assert names(plan(store.root, "atelier", best=0))[1] == ["fresh", "old"]
     assert names(plan(store.root, "atelier", best=0, min_age=1))[1] == ["old"]
 
 
-def test_faults_are_told_in_a_sentence(store_and_programs: Store, tmp_path: Path) -> None:
+def test_errors_are_one_sentence(store_and_programs: Store, tmp_path: Path) -> None:
     store = store_and_programs
     store.execute("old")
     shutil.rmtree(store.root / ".git")
@@ -503,7 +501,7 @@ def newest(project: Project) -> Run:
 
 
 @pytest.mark.slow
-def test_the_real_chain_loses_what_nothing_names(tracked: Project) -> None:
+def test_unreferenced_outputs_of_the_pipeline_are_removed(tracked: Project) -> None:
     def cached() -> list[str]:
         folder = tracked.folder / ".dvc" / "cache" / "files" / "md5"
         return [name for name, md5 in models.items() if (folder / md5[:2] / md5[2:]).exists()]

@@ -18,7 +18,7 @@ def under_nohup() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("under_nohup")
-def test_what_nohup_ignores_does_not_end_the_work(tmp_path: Path) -> None:
+def test_signals_ignored_by_nohup_do_not_stop_a_stage(tmp_path: Path) -> None:
     work = ResumeDir(tmp_path, "train", None, "cpu", None)
     with work.checkpoints("journal"):
         os.kill(os.getpid(), signal.SIGHUP)

@@ -84,7 +84,7 @@ def runs(root: Path) -> dict[str, Any]:
     return {run.info.run_name: run for run in client.search_runs([experiment])}
 
 
-def test_hostile_names_values_and_files_arrive(root: Path) -> None:
+def test_hostile_names_values_and_files_are_delivered(root: Path) -> None:
     nasty = "a\0b/../\ud800?é" + "x" * 300
     journal = start(
         root,
@@ -122,7 +122,7 @@ def test_hostile_names_values_and_files_arrive(root: Path) -> None:
     assert {train.info.status, parent.info.status} == {"FINISHED"}
 
 
-def test_a_spoiled_line_is_kept_and_the_rest_arrives(root: Path) -> None:
+def test_damaged_line_is_rejected_and_the_rest_delivered(root: Path) -> None:
     journal = start(root)
     journal.close()
     with (journal.folder / "entries.jsonl").open("ab") as file:
@@ -134,7 +134,7 @@ def test_a_spoiled_line_is_kept_and_the_rest_arrives(root: Path) -> None:
     assert runs(root)["train"].data.metrics == {"train.kid": 0.5}
 
 
-def test_an_outcome_leaves_out_stages_without_runs_and_keeps_the_rest(root: Path) -> None:
+def test_outcome_ignores_stages_without_runs(root: Path) -> None:
     Run(start(root, parameters={"train.lr": "1"})).end("FINISHED")
     stage: dict[str, Any] = {"inputs": {"data/pictures/a (1)@#.jpg": "a" * 32}, "metrics": {}}
     outcome(
@@ -178,7 +178,7 @@ def test_damaged_end_ends_the_run_as_killed(root: Path, end: str) -> None:
     assert [line["kind"] for line in rejected.read(root)] == ["end"]
 
 
-def test_runs_that_others_nest_below_a_pipeline_are_ignored(root: Path) -> None:
+def test_foreign_runs_below_a_parent_are_ignored(root: Path) -> None:
     journal = start(root)
     Run(journal).log_summary({"kid": 0.5})
     flush_backlog(root)
@@ -196,7 +196,7 @@ def test_runs_that_others_nest_below_a_pipeline_are_ignored(root: Path) -> None:
     assert runs(root)["train"].data.tags["output.m"] == "d" * 32
 
 
-def test_a_run_that_was_trashed_meanwhile_is_logged_anew(root: Path) -> None:
+def test_trashed_run_is_logged_again(root: Path) -> None:
     journal = start(root)
     Run(journal).log_summary({"kid": 0.5})
     flush_backlog(root)
@@ -220,7 +220,7 @@ def test_a_trashed_experiment_is_restored(root: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["My Disk", "100%", "a#b", "ü", "a?b", "a%20b"])
-def test_a_project_at_any_path_is_logged_and_no_stray_folder_appears(
+def test_project_at_any_path_is_logged_without_stray_folders(
     folder: str, tmp_path: Path, empty_store: Path
 ) -> None:
     root = tmp_path / folder / "atelier"
@@ -256,7 +256,7 @@ def foreign(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Outbox]
     return write
 
 
-def test_an_execution_of_another_host_is_ended_when_it_is_silent(
+def test_silent_execution_of_another_host_is_ended(
     root: Path, foreign: Callable[[], Outbox]
 ) -> None:
     execution = foreign().folder.parent
@@ -272,16 +272,14 @@ def test_an_execution_of_another_host_is_ended_when_it_is_silent(
     assert not execution.exists()
 
 
-def test_sync_all_ends_an_execution_of_another_host_at_once(
-    root: Path, foreign: Callable[[], Outbox]
-) -> None:
+def test_sync_all_ends_execution_of_another_host(root: Path, foreign: Callable[[], Outbox]) -> None:
     execution = foreign().folder.parent
     assert flush(root, everything=True) == 0
     assert runs(root)["p"].data.tags["stages.ran"] == "train"
     assert not execution.exists()
 
 
-def test_outcome_that_cannot_be_written_now_is_written_later(
+def test_outcome_is_written_after_temporary_errors(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (root / "dvc.lock").write_text(LOCK)
@@ -307,7 +305,7 @@ def test_outcome_that_cannot_be_written_now_is_written_later(
     assert not execution.exists()
 
 
-def test_experiment_without_a_commit_is_reported_and_given_up(
+def test_experiment_without_commit_is_reported_once(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     journal = start(root)
@@ -327,7 +325,7 @@ def test_experiment_without_a_commit_is_reported_and_given_up(
     assert "Everything is delivered to MLflow." in capsys.readouterr().out
 
 
-def test_another_deliverer_is_named_as_the_reason_to_wait(
+def test_other_worker_is_named_as_reason_for_waiting(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = start(root)
@@ -341,9 +339,7 @@ def test_another_deliverer_is_named_as_the_reason_to_wait(
         sync()
 
 
-def test_store_that_another_process_opens_for_ever_is_not_waited_for(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_store_lock_held_too_long_is_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "_LOCK_SECONDS", 0)
     with locked(root / ".atelier" / "store.lock"):
         for opened in (lambda: open_store(root, "atelier"), lambda: existing_store(root)):
@@ -352,7 +348,7 @@ def test_store_that_another_process_opens_for_ever_is_not_waited_for(
     open_store(root, "atelier")
 
 
-def test_what_an_older_version_left_is_delivered(root: Path) -> None:
+def test_entries_of_an_older_version_are_delivered(root: Path) -> None:
     journal = start(root)
     Run(journal).log_summary({"kid": 0.5})
     Run(journal).end("FINISHED")

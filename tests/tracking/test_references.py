@@ -65,7 +65,7 @@ def test_every_stash_and_queued_task_counts(repository: Repository) -> None:
     assert named_by_git(repository.root) == kept
 
 
-def test_every_worktree_counts_as_it_is(repository: Repository, tmp_path: Path) -> None:
+def test_present_files_of_every_worktree_count(repository: Repository, tmp_path: Path) -> None:
     kept = {repository.commit()}
     below = repository.root.relative_to(repository.top)
     for name in ("detached", "edited", "staged"):
@@ -81,9 +81,7 @@ def test_every_worktree_counts_as_it_is(repository: Repository, tmp_path: Path) 
         assert named_by_git(root) == kept
 
 
-def test_what_only_a_log_of_git_or_a_bisection_names_counts(
-    repository: Repository, tmp_path: Path
-) -> None:
+def test_commits_in_reflog_or_bisection_count(repository: Repository, tmp_path: Path) -> None:
     kept = {repository.commit()}
     below = repository.root.relative_to(repository.top)
     git(repository.top, "worktree", "add", "--quiet", "--detach", str(tmp_path / "tree"))
@@ -102,9 +100,7 @@ def test_what_only_a_log_of_git_or_a_bisection_names_counts(
     assert len(named_by_git(repository.root)) == 3, "the first and both of the bisections"
 
 
-def test_a_worktree_out_of_reach_is_a_reason_to_refuse(
-    repository: Repository, tmp_path: Path
-) -> None:
+def test_unreadable_worktree_is_an_error(repository: Repository, tmp_path: Path) -> None:
     repository.commit()
     git(repository.top, "worktree", "add", "--quiet", str(tmp_path / "disk"))
     shutil.move(tmp_path / "disk", tmp_path / "elsewhere")
@@ -114,7 +110,7 @@ def test_a_worktree_out_of_reach_is_a_reason_to_refuse(
     assert len(named_by_git(repository.root)) == 1
 
 
-def test_a_record_that_was_moved_or_belongs_to_another_project_counts(
+def test_moved_lock_or_that_of_another_project_counts(
     repository: Repository,
 ) -> None:
     kept = {repository.commit()}
@@ -140,7 +136,7 @@ def test_a_running_temporary_copy_counts(repository: Repository) -> None:
     assert named_by_git(repository.root) == kept
 
 
-def test_history_that_is_not_here_is_a_reason_to_refuse(
+def test_incomplete_history_is_an_error(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = {repository.commit(), repository.commit()}
@@ -162,7 +158,7 @@ def test_history_that_is_not_here_is_a_reason_to_refuse(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser reads everything")
-def test_a_record_that_cannot_be_read_is_a_reason_to_refuse(repository: Repository) -> None:
+def test_unreadable_lock_is_an_error(repository: Repository) -> None:
     repository.commit()
     (repository.root / "dvc.lock").chmod(0)
     with pytest.raises(AtelierError, match=r"dvc\.lock cannot be read"):

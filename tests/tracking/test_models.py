@@ -83,7 +83,7 @@ def ours(project: Project) -> np.ndarray:
     )
 
 
-def test_every_way_to_name_the_generator_gives_its_pictures(
+def test_every_reference_to_a_generator_gives_its_images(
     store: tuple[Any, str], runs: dict[str, str], ours: np.ndarray
 ) -> None:
     asked_before = os.environ.get("MLFLOW_TRACKING_URI")
@@ -95,7 +95,7 @@ def test_every_way_to_name_the_generator_gives_its_pictures(
     assert os.environ.get("MLFLOW_TRACKING_URI") == asked_before, "or later runs go there"
 
 
-def test_the_command_takes_a_registered_model_and_leaves_the_store_as_it_is(
+def test_command_accepts_registered_model_and_does_not_change_the_store(
     project: Project, store: tuple[Any, str], ours: np.ndarray
 ) -> None:
     before = project.bytes("mlruns")
@@ -107,7 +107,7 @@ def test_the_command_takes_a_registered_model_and_leaves_the_store_as_it_is(
     assert project.bytes("mlruns") == before
 
 
-def test_the_model_says_what_its_signature_cannot(
+def test_model_metadata_contains_the_architecture(
     project: Project, store: tuple[Any, str], runs: dict[str, str]
 ) -> None:
     logged = load_model(runs["train"], store[0])
@@ -116,7 +116,7 @@ def test_the_model_says_what_its_signature_cannot(
     assert logged.inputs == arch.latent_size
 
 
-def test_what_mlflow_does_not_have_is_told_in_a_sentence(
+def test_missing_model_is_one_sentence(
     project: Project, store: tuple[Any, str], runs: dict[str, str]
 ) -> None:
     for source, sentence in (
@@ -177,7 +177,7 @@ def _answers(port: int) -> bool:
     return False
 
 
-def test_a_served_generator_answers_with_its_pictures(
+def test_served_generator_returns_its_images(
     project: Project, store: tuple[Any, str], ours: np.ndarray, tmp_path: Path
 ) -> None:
     client, experiment = store

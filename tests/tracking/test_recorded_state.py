@@ -35,7 +35,7 @@ stages:
 """
 
 
-def test_stages_are_read_after_those_that_they_depend_on() -> None:
+def test_stages_are_read_in_order_of_dependencies() -> None:
     records = read_lock(LOCK)
     assert list(records) == ["train", "paint"]
     assert records["paint"] == StageRecord(
@@ -54,7 +54,7 @@ def test_stages_are_read_after_those_that_they_depend_on() -> None:
     ["", "a: [", "stages: 5", "stages: {a: 5}", "stages: {a: {outs: [{path: x}]}}", "[1]",
      "stages: {a: {deps: [{path: x, md5: 1}], outs: [{path: x, md5: 1}]}}", "\x00"],
 )  # fmt: skip
-def test_what_is_no_whole_record_gives_no_stages(text: str) -> None:
+def test_damaged_lock_has_no_stages(text: str) -> None:
     assert read_lock(text) == {}
 
 
@@ -70,7 +70,7 @@ def test_what_is_no_whole_record_gives_no_stages(text: str) -> None:
         ({}, {"data/raw": "new", "models/last": "new"}, ["train", "paint"]),
     ],
 )
-def test_stages_are_current_if_settings_code_and_earlier_stages_are(
+def test_stage_is_current_if_settings_code_and_earlier_stages_are(
     parameters: dict[str, str], changed: dict[str, str | None], expected: list[str]
 ) -> None:
     """Of folders that no stage makes, and of outputs, DVC's hashes count and no file is read."""
@@ -82,7 +82,7 @@ def test_stages_are_current_if_settings_code_and_earlier_stages_are(
         assert list(current(records, values, None)) == expected
 
 
-def test_a_stage_made_from_an_earlier_output_is_not_current() -> None:
+def test_stage_made_from_an_older_output_is_not_current() -> None:
     records = read_lock(LOCK.replace("etag: bb", "etag: b2"))
     values = {"train.lr": "0.5", "style.size": "30", "style.name": "a"}
     assert list(current(records, values, None)) == ["train"]
@@ -163,7 +163,7 @@ def test_a_fingerprint_has_the_settings_the_files_and_their_hashes(
         verify_unchanged(found, "train")
 
 
-def test_outputs_that_dvc_has_checked_are_not_read_again(
+def test_outputs_verified_by_dvc_are_not_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _project(tmp_path, monkeypatch)
@@ -175,7 +175,7 @@ def test_outputs_that_dvc_has_checked_are_not_read_again(
     assert found.contents["code.py"] == _md5("pass")
 
 
-def test_work_is_continued_only_from_the_same_start_on_a_like_machine(
+def test_key_has_the_same_parts_on_an_equal_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
@@ -204,7 +204,7 @@ def test_work_is_continued_only_from_the_same_start_on_a_like_machine(
         ({"inputs": {"x": "h", "folder": "other.dir"}}, True),
     ],
 )
-def test_a_record_is_of_a_start_if_settings_and_files_agree(
+def test_record_matches_fingerprint_if_settings_and_files_agree(
     changes: dict[str, Any], recorded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Folders count by hashes of DVC's own, which the fingerprint does not have."""
@@ -246,7 +246,7 @@ def test_a_record_is_of_a_start_if_settings_and_files_agree(
         ("databricks://profile/", "databricks://profile/"),
     ],
 )
-def test_a_store_is_its_address_without_password_and_usual_port(
+def test_store_is_recorded_without_password_and_default_port(
     address: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path.resolve()
@@ -254,7 +254,7 @@ def test_a_store_is_its_address_without_password_and_usual_port(
     assert destination.present(tmp_path) == expected.format(root=root)
 
 
-def test_entries_of_another_store_are_refused_with_both_names(
+def test_entries_of_another_store_are_rejected_with_both_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execution = tmp_path / "execution"
@@ -280,7 +280,7 @@ def test_entries_of_another_store_are_refused_with_both_names(
     assert "set MLFLOW_TRACKING_URI=http://host:5000, or deliver them to this" in str(caught.value)
 
 
-def test_the_cache_is_where_the_strongest_configuration_says(
+def test_cache_folder_is_that_of_the_last_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(tmp_path / "user"))

@@ -83,7 +83,7 @@ def test_long_adversarial_text_is_redacted(unit: str) -> None:
 
 
 @given(TEXTS, st.integers(0, 60))
-def test_a_cut_shows_nothing_that_the_whole_does_not(text: str, longest: int) -> None:
+def test_cut_text_reveals_no_more_than_the_whole(text: str, longest: int) -> None:
     cut = cut_without_secrets(text, longest)
     if len(text) <= longest:
         assert cut == redact(text)
@@ -93,7 +93,7 @@ def test_a_cut_shows_nothing_that_the_whole_does_not(text: str, longest: int) ->
         assert kept == redact(text).split()[: len(kept)]
 
 
-def test_a_cut_inside_an_address_does_not_show_its_password() -> None:
+def test_cut_within_a_url_reveals_no_password() -> None:
     text = "see https://me:hunter2@host/a"
     for longest in range(len(text)):
         assert "hunter" not in cut_without_secrets(text, longest)
@@ -108,7 +108,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_huge_change_costs_no_more_than_its_beginning(repository: Path) -> None:
+def test_only_the_beginning_of_a_huge_patch_is_read(repository: Path) -> None:
     (repository / "a.txt").write_bytes(b"secret=1\n" + b"0123456789abcdef" * 400_000)
     patch = uncommitted()
     assert "secret=***" in patch
@@ -116,7 +116,7 @@ def test_a_huge_change_costs_no_more_than_its_beginning(repository: Path) -> Non
     assert len(patch) < 1_000_010
 
 
-def test_a_file_of_a_terabyte_is_named(repository: Path) -> None:
+def test_terabyte_file_is_listed(repository: Path) -> None:
     with (repository / "untracked").open("wb") as file:
         file.truncate(2**40)
     with (repository / "a.txt").open("wb") as file:
@@ -124,12 +124,12 @@ def test_a_file_of_a_terabyte_is_named(repository: Path) -> None:
     assert "Binary files a/a.txt and b/a.txt differ" in uncommitted()
 
 
-def test_a_change_of_binary_files_is_named(repository: Path) -> None:
+def test_changed_binary_files_are_listed(repository: Path) -> None:
     (repository / "a.txt").write_bytes(b"\0\1\2")
     assert "Binary files" in uncommitted()
 
 
-def test_outside_a_repository_nothing_is_uncommitted(
+def test_patch_is_empty_outside_a_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

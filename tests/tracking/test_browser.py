@@ -202,7 +202,7 @@ def test_two_parents_compare(runs: Chrome) -> None:
     eventually(runs, lambda: compared(runs) == {"render.fps": [newer, older]})
 
 
-def test_every_picture_of_the_report_loads(report: Chrome) -> None:
+def test_every_image_of_the_report_loads(report: Chrome) -> None:
     pictures = report.find_elements(By.TAG_NAME, "img")
     assert len(pictures) >= 2 + 3, "two montages; the film, the comparison and the curves"
     assert all(map(loaded, pictures))

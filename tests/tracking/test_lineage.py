@@ -22,7 +22,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_which_follows_paths_that_are_no_legal_tag_names(
+def test_lineage_follows_paths_that_are_illegal_tag_names(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

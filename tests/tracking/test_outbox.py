@@ -42,7 +42,7 @@ def _checksum(name: str) -> str:
     [(names.key, 250), (names.image_key, 100), (names.run_name, 250), (names.experiment_name, 200),
      (names.model_name, 200)],
 )  # fmt: skip
-def test_a_name_is_cut_exactly_where_mlflow_would_refuse_it(make: Any, length: int) -> None:
+def test_name_is_cut_at_the_legal_length(make: Any, length: int) -> None:
     longest = "n" * length
     assert make(longest) == longest
     assert make(longest + "n") == f"{'n' * (length - 11)}-{_checksum(longest + 'n')}"
@@ -63,7 +63,7 @@ def test_names_keep_their_legal_characters() -> None:
     assert names.experiment_name("é" * 101) == f"{'é' * 94}-{_checksum('é' * 101)}"
 
 
-def test_paths_keep_folder_and_ending() -> None:
+def test_paths_keep_folder_and_suffix() -> None:
     assert names.artifact_path("a/b.png") == "a/b.png"
     assert names.artifact_path("a/b#.png") == f"a/b_-{_checksum('a/b#.png')}.png"
     assert names.artifact_path("b#.png") == f"b_-{_checksum('b#.png')}.png"
@@ -129,7 +129,7 @@ class _TooLargeError(Exception):
     [([], []), ([0], [0]), ([4], [4]), ([2, 3], [2, 3]), ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4])],
 )
 @pytest.mark.parametrize("size", [False, True])
-def test_only_the_rejected_parts_of_a_request_are_set_aside(
+def test_only_rejected_items_of_a_request_are_recorded(
     bad: list[int], expected: list[int], size: bool
 ) -> None:
     sent: list[int] = []
@@ -150,7 +150,7 @@ def test_only_the_rejected_parts_of_a_request_are_set_aside(
     assert sent == [item for item in range(5) if item not in bad]
 
 
-def test_an_error_that_names_no_content_is_raised_and_not_taken_for_a_rejection() -> None:
+def test_error_without_quoted_content_is_raised() -> None:
     calls: list[int] = []
 
     def send(items: Sequence[int]) -> None:
@@ -177,9 +177,7 @@ def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / PRIVATE
 
 
-def test_a_journal_is_read_entry_by_entry_until_it_is_removed(
-    private: Path, tmp_path: Path
-) -> None:
+def test_outbox_is_read_entry_by_entry_until_it_is_removed(private: Path, tmp_path: Path) -> None:
     process = Process(1, "a")
     journal = Outbox(private, process, "train", parameters={"a": 1})
     execution = execution_folder(private, process)
