@@ -245,9 +245,9 @@ def test_the_size_that_is_advised_is_accepted(
             for look in [looks] if weights else [[one] for one in looks]:
                 tile_size_for_memory(*scaled_shape(shape, size), settings, vgg, look)
 
-    with pytest.raises(AtelierError, match=r"\(4\); a stylize.image_size of") as told:
+    with pytest.raises(AtelierError, match=r"\(4\); lower stylize.image_size to") as told:
         check(2500)
-    advised = int(str(told.value).split("image_size of ")[1].split()[0])
+    advised = int(str(told.value).split("image_size to ")[1].split(",")[0])
     check(advised)
     with pytest.raises(AtelierError, match=f"lower stylize.image_size to {advised},"):
         check(advised + 1)

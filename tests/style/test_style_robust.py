@@ -183,6 +183,6 @@ def test_too_little_memory_is_told_with_what_would_do(gb: float, change: str) ->
         options(memory_gb=gb, optimizer="spectral_lbfgs"),
         smooth(2)[..., :16, :16],
     )
-    sentence = f"a stylize.image_size of 18 fits, or {change} stylize.memory_gb, which paints"
+    sentence = f"a stylize.image_size of 18 fits, or {change} stylize.memory_gb to compute"
     with pytest.raises(AtelierError, match=sentence):
         list(transfer_style([smooth(1)], style, settings, vgg, CPU, lambda step: None))

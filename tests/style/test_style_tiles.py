@@ -124,7 +124,7 @@ def test_more_memory_means_larger_parts_and_too_little_is_told() -> None:
     little = settings.model_copy(update={"memory_gb": 1.0})
     with pytest.raises(AtelierError, match=r"needs more than stylize.memory_gb \(1\);") as told:
         tile_size_for_memory(2048, 2048, little, vgg)
-    fits = int(str(told.value).split("image_size of ")[1].split()[0])
+    fits = int(str(told.value).split("image_size to ")[1].split(",")[0])
     tile_size_for_memory(fits, fits, little, vgg)
     with pytest.raises(AtelierError):
         tile_size_for_memory(fits + 16, fits + 16, little, vgg)
