@@ -1,4 +1,4 @@
-"""Colors to keep: closed forms of lightness, its room, and changes of mean and covariance."""
+"""Color preservation: luminance, its bounds, and changes of mean and covariance."""
 
 import pytest
 import torch
@@ -22,14 +22,14 @@ RED, GREEN, BLUE, GREY = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.4
 SHARES = [0.299, 0.587, 0.114]  # Rec. 601
 
 
-def test_lightness_is_that_of_rec_601() -> None:
+def test_luminance_is_that_of_rec_601() -> None:
     found = luminance(_colors(RED, GREEN, BLUE, GREY, (0.2, 0.4, 0.6)))
     mixed = 0.2 * SHARES[0] + 0.4 * SHARES[1] + 0.6 * SHARES[2]
     for channel in found[0, :, 0]:
         assert channel.tolist() == pytest.approx([*SHARES, 0.4, mixed])
 
 
-def test_room_for_lightness_ends_where_a_channel_leaves_the_screen() -> None:
+def test_luminance_bounds_are_where_a_channel_leaves_the_gamut() -> None:
     """Blue of lightness 0.114 may go down to its own, where red is 0, and up until blue is 1."""
     colors = _colors(RED, GREEN, BLUE, GREY, (0.2, 0.4, 0.6))
     room = luminance_bounds(colors)
@@ -40,7 +40,7 @@ def test_room_for_lightness_ends_where_a_channel_leaves_the_screen() -> None:
         assert high.tolist() == pytest.approx([*SHARES, 1, mixed + 0.4], abs=1e-6)
 
 
-def test_a_lightness_in_the_colors_of_an_image_changes_all_channels_alike() -> None:
+def test_recombined_luminance_shifts_all_channels_equally() -> None:
     colors = _colors((0.2, 0.4, 0.6), (0.1, 0.9, 0.5))
     brighter = recombine_luminance(luminance(colors) + 0.1, colors)
     torch.testing.assert_close(brighter, colors + 0.1)
@@ -49,7 +49,7 @@ def test_a_lightness_in_the_colors_of_an_image_changes_all_channels_alike() -> N
     assert recombine_luminance(luminance(colors) - 2, colors).min() == 0
 
 
-def test_a_style_gets_the_contents_mean_and_spread_of_lightness() -> None:
+def test_matched_luminance_has_the_contents_mean_and_deviation() -> None:
     style = torch.tensor([0.1, 0.2, 0.6]).expand(1, 3, 1, 3)
     content = torch.tensor([0.4, 0.5, 0.6]).expand(1, 3, 1, 3)
     found = match_luminance(style, content)
@@ -63,7 +63,7 @@ def test_a_style_gets_the_contents_mean_and_spread_of_lightness() -> None:
     assert match_luminance(style, light).max() == 1
 
 
-def test_the_map_of_colors_is_symmetric_and_carries_one_covariance_to_the_other() -> None:
+def test_color_map_is_symmetric_and_matches_covariances() -> None:
     """Square roots of covariances: of variances along the axes these are known."""
     axes = torch.tensor([[1.0, -1, 0, 0, 0, 0], [0, 0, 1, -1, 0, 0], [0, 0, 0, 0, 1, -1]])
     style = 0.5 + 0.1 * axes[None, :, None]
@@ -86,7 +86,7 @@ def test_the_map_of_colors_is_symmetric_and_carries_one_covariance_to_the_other(
     torch.testing.assert_close(change, root @ inverse, atol=1e-4, rtol=1e-4)
 
 
-def test_one_color_for_all_becomes_the_contents_mean() -> None:
+def test_constant_color_becomes_the_contents_mean() -> None:
     flat, content = _colors(*[(0.9, 0.1, 0.3)] * 4), _colors((0.2, 0.4, 0.6), (0.4, 0.2, 0.8))
     found = match_color_statistics(flat, content)
     torch.testing.assert_close(found, _colors(*[(0.3, 0.3, 0.7)] * 4))

@@ -1,4 +1,4 @@
-"""The built-in style images: repeatable, and different from one another at a glance."""
+"""Built-in style images: reproducible, and different from each other."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from atelier.style.vgg import build_vgg19, feature_maps, preprocess
 
 
 @pytest.mark.parametrize("name", STYLES)
-def test_image_is_rgb_of_the_size_and_depends_on_the_seed_alone(name: str) -> None:
+def test_image_has_the_size_and_depends_only_on_the_seed(name: str) -> None:
     image = demo_style_image(name, 96, seed=1)
     assert image.shape == (96, 96, 3)
     assert image.dtype == np.uint8
@@ -19,7 +19,7 @@ def test_image_is_rgb_of_the_size_and_depends_on_the_seed_alone(name: str) -> No
     assert not np.array_equal(image, demo_style_image(name, 96, seed=2))
 
 
-def test_another_seed_is_nearer_to_its_own_style_than_to_any_other() -> None:
+def test_other_seed_is_nearest_to_its_own_style() -> None:
     vgg = build_vgg19("vgg19_caffe", "max", 0, 20)
 
     def grams(name: str, seed: int) -> list[torch.Tensor]:
@@ -41,13 +41,13 @@ def test_another_seed_is_nearer_to_its_own_style_than_to_any_other() -> None:
             assert all(2 * mine < theirs for mine, theirs in zip(own[1:], other[1:], strict=True))
 
 
-def test_older_word_draws_the_night_sky() -> None:
+def test_older_name_draws_the_night_sky() -> None:
     assert np.array_equal(demo_style_image("drawn", 64, 1), demo_style_image("night_sky", 64, 1))
     images = {name: source() for name, source in demo_style_sources(64, 1).items()}
     assert list(images) == [*STYLES, "drawn"]
     assert all(list(image) == [name] for name, image in images.items())
 
 
-def test_unknown_name_is_refused() -> None:
+def test_unknown_name_is_rejected() -> None:
     with pytest.raises(ValueError, match="monet is not a built-in style"):
         demo_style_image("monet", 64, 1)

@@ -26,7 +26,7 @@ def _images() -> dict[str, NDArray[np.uint8] | NDArray[np.floating]]:
     }
 
 
-def test_every_stroke_and_color_is_the_stored_one() -> None:
+def test_images_equal_the_stored_ones() -> None:
     assert differences(_STORED, _images()) == []
 
 

@@ -1,4 +1,4 @@
-"""The whole objective in float64 against the formulas of the papers, written out for one image."""
+"""Objective in float64 against the formulas of the papers, for one image."""
 
 import dataclasses
 
@@ -166,7 +166,7 @@ def test_content_features_in_tiles_are_those_of_the_whole_image() -> None:
         torch.testing.assert_close(maps[0], _features(_image(1), layer, settings))
 
 
-def test_smoothness_is_a_term_only_where_it_has_a_weight() -> None:
+def test_smoothness_is_a_term_only_with_a_weight() -> None:
     plain = options(**{**CHANGES, "tv_weight": 0.0})
     assert loss_names(plain) == ["style_1", "style_6", "content_3", "content_8"]
     assert loss_names(options(**CHANGES)) == [*loss_names(plain), "smoothness"]
@@ -177,7 +177,7 @@ def test_smoothness_is_a_term_only_where_it_has_a_weight() -> None:
 
 
 @pytest.mark.parametrize("kind", ["gram", "moments"])
-def test_a_soft_mask_weighs_places_by_its_values(kind: str) -> None:
+def test_soft_mask_weights_positions(kind: str) -> None:
     """A worked example: weights 1/4 and 3/4 of the places of one channel with values 2 and 6."""
     features = torch.tensor([[[[2.0, 6.0]]]])
     mask = torch.tensor([[[[0.25, 0.75]]]])
@@ -185,7 +185,7 @@ def test_a_soft_mask_weighs_places_by_its_values(kind: str) -> None:
     assert style_statistics(features, kind, mask)[0, 0].tolist() == pytest.approx(expected)
 
 
-def test_shares_are_the_weights_scaled_to_one_and_equal_by_default() -> None:
+def test_normalized_weights_sum_to_1_and_are_equal_by_default() -> None:
     look = Style((_image(1),) * 3, (1.0, 2.0, 5.0))
     assert look.normalized_weights() == pytest.approx([0.125, 0.25, 0.625])
     assert dataclasses.replace(look, weights=()).normalized_weights() == pytest.approx([1 / 3] * 3)

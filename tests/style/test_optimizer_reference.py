@@ -231,7 +231,7 @@ def test_the_first_step_has_the_length_that_is_set() -> None:
     assert FIRST_STEP == 0.02
 
 
-def test_a_flat_start_without_a_gradient_stays_where_it_is() -> None:
+def test_zero_gradient_leaves_the_image_unchanged() -> None:
     lbfgs = SpectralLbfgs(_noise(3), lambda pictures: (torch.ones(2), torch.zeros_like(pictures)))
     lbfgs.advance(4)
     assert torch.equal(lbfgs.image, _noise(3))

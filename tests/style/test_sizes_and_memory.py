@@ -1,4 +1,4 @@
-"""Sizes, tiles, scales and bytes: whole numbers computed by hand, at their boundaries."""
+"""Sizes, tiles, pyramid levels and memory estimates against values computed by hand."""
 
 import math
 
@@ -45,7 +45,7 @@ def _side(optimizer: str, memory: int, styles: list[tuple[int, int]]) -> int | N
 @pytest.mark.parametrize(
     ("styles", "at_once"), [([(40, 30)], 3200), ([(200, 100), (40, 30)], 10_000)]
 )
-def test_tiles_begin_where_the_memory_of_one_pass_ends(
+def test_tiles_are_used_if_one_pass_exceeds_memory(
     optimizer: str, styles: list[tuple[int, int]], at_once: int
 ) -> None:
     """A style needs half as much per pixel as a painting, because nothing is differentiated."""
@@ -63,11 +63,11 @@ def test_tiles_begin_where_the_memory_of_one_pass_ends(
 @pytest.mark.parametrize(
     ("gb", "styles", "side"), [(0.2, 2, 312), (0.6, 1, 765), (0.61, 1, 768), (1e-6, 1, 32)]
 )
-def test_styles_are_shrunk_until_their_first_maps_fit(gb: float, styles: int, side: int) -> None:
+def test_calibration_size_fits_into_memory(gb: float, styles: int, side: int) -> None:
     assert calibration_size(options(memory_gb=gb), styles) == side
 
 
-def test_the_smallest_size_is_tried_and_nothing_below() -> None:
+def test_smallest_size_is_the_last_to_be_tried() -> None:
     tried: list[int] = []
 
     def work(side: int) -> None:
@@ -79,7 +79,7 @@ def test_the_smallest_size_is_tried_and_nothing_below() -> None:
     assert largest_size_that_runs(lambda side: None, 16, 16) == 16
 
 
-def test_tiles_have_cores_side_by_side_and_margins_of_the_receptive_field() -> None:
+def test_tiles_partition_the_image_with_padding_of_the_receptive_field() -> None:
     rows = [(0, 4, 0, 6), (4, 8, 2, 10), (8, 10, 6, 10)]  # core, and what is seen
     columns = [(0, 4, 0, 6), (4, 7, 2, 7)]
     expected = [
@@ -96,8 +96,8 @@ def test_tiles_have_cores_side_by_side_and_margins_of_the_receptive_field() -> N
     assert len(tiles(7, 10, 9, radius=2, step=2)) == 6
 
 
-def test_scales_of_less_than_32_pixels_are_left_out() -> None:
-    sizes = [(leg.height, leg.width) for leg in levels(options(scales=3), 64, 90)]
+def test_levels_under_32_pixels_are_skipped() -> None:
+    sizes = [(leg.height, leg.width) for leg in levels(options(pyramid_levels=3), 64, 90)]
     assert sizes == [(32, 45), (45, 64), (64, 90)]
     sizes = [(leg.height, leg.width) for leg in levels(options(scales=3), 62, 90)]
     assert sizes == [(44, 64), (62, 90)]
@@ -112,7 +112,7 @@ def test_scales_of_less_than_32_pixels_are_left_out() -> None:
     ("iterations", "first"),
     [(6, []), (7, [(3.0, 1)]), (19, [(3.0, 2)]), (20, [(10.0, 1), (3.0, 3)])],
 )
-def test_the_content_counts_tenfold_and_threefold_in_the_first_steps(
+def test_content_weight_is_tenfold_then_threefold_at_first(
     iterations: int, first: list[tuple[float, int]]
 ) -> None:
     changes = {"optimizer": "spectral_lbfgs", "iterations": iterations}
@@ -125,7 +125,7 @@ def test_the_content_counts_tenfold_and_threefold_in_the_first_steps(
     assert levels(plain, 40, 50) == expected[-1:]
 
 
-def test_styles_shrink_in_proportion_but_not_below_what_layers_need() -> None:
+def test_styles_are_downscaled_to_at_least_the_minimum() -> None:
     image = torch.rand(1, 3, 20, 41, generator=torch.Generator().manual_seed(1))
     assert downscale(image, 0.5, 4).shape[2:] == (10, 20)
     assert downscale(image, 0.5, 16).shape[2:] == (16, 20)

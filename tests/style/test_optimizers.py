@@ -55,7 +55,7 @@ def test_adam_is_the_papers_algorithm_with_projection_and_a_weighted_mean(
     torch.testing.assert_close(adam.image.double(), mean, rtol=1e-5, atol=1e-5)
 
 
-def test_the_mean_of_places_out_of_single_precision_stays_in_bounds() -> None:
+def test_average_of_iterates_stays_in_bounds() -> None:
     limits = bounds_for(0, 1, START)
     adam = AdamOptimizer(START, lambda one: (one.sum(), -torch.ones_like(one)), limits, 1.0, 0.9)
     adam.advance(40)
@@ -63,7 +63,7 @@ def test_the_mean_of_places_out_of_single_precision_stays_in_bounds() -> None:
 
 
 @pytest.mark.parametrize("limited", [False, True])
-def test_lbfgs_is_torchs_and_moves_angles_between_bounds(limited: bool) -> None:
+def test_bounded_lbfgs_is_that_of_torch_on_angles(limited: bool) -> None:
     """Colors are ``(1 + sin) / 2`` of the angles, and the gradient follows the chain rule."""
 
     def colors(angles: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def test_lbfgs_is_torchs_and_moves_angles_between_bounds(limited: bool) -> None:
     torch.testing.assert_close(lbfgs.image, colors(place.detach()), rtol=1e-4, atol=1e-4)
 
 
-def test_an_interrupted_lbfgs_shows_the_best_image_that_it_tried() -> None:
+def test_interrupted_lbfgs_returns_the_best_image_so_far() -> None:
     tried: list[tuple[float, Tensor]] = []
 
     def evaluate(pictures: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,7 +128,7 @@ def test_an_interrupted_lbfgs_shows_the_best_image_that_it_tried() -> None:
 
 
 @pytest.mark.parametrize("limited", [False, True])
-def test_lbfgs_stops_at_once_where_a_loss_is_not_finite(limited: bool) -> None:
+def test_lbfgs_stops_at_a_non_finite_loss(limited: bool) -> None:
     seen = []
 
     def evaluate(pictures: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,7 +155,7 @@ _KINDS: dict[str, Callable[[Tensor], AdamOptimizer | LbfgsOptimizer]] = {
 
 @pytest.mark.parametrize("kind", _KINDS)
 @pytest.mark.parametrize("parts", [(0, 8), (1, 7), (6, 6)])
-def test_a_restored_painter_continues_to_the_bit(kind: str, parts: tuple[int, int]) -> None:
+def test_restored_optimizer_continues_bit_exactly(kind: str, parts: tuple[int, int]) -> None:
     whole = _KINDS[kind](START)
     for evaluations in parts:
         if evaluations:
@@ -177,7 +177,7 @@ def test_a_restored_painter_continues_to_the_bit(kind: str, parts: tuple[int, in
 @pytest.mark.parametrize(
     ("optimizer", "lr"), [("adam", 0.05), ("lbfgs", 0.3), ("spectral_lbfgs", 1.0)]
 )
-def test_settings_choose_the_optimizer_and_caution_shortens_its_first_step(
+def test_settings_choose_the_optimizer_and_shrinks_shorten_the_first_step(
     optimizer: str, lr: float, caution: int
 ) -> None:
     settings = options(optimizer=optimizer, lr=lr, average=0.5 if optimizer == "adam" else 0.0)
@@ -195,7 +195,7 @@ def test_settings_choose_the_optimizer_and_caution_shortens_its_first_step(
     assert not torch.equal(found.image, START)
 
 
-def test_bounds_hold_angles_and_slopes() -> None:
+def test_bounds_of_angles_and_their_derivative() -> None:
     limits = Bounds(torch.tensor([0.0, -1.0, 0.3]), torch.tensor([1.0, 3.0, 0.3]))
     inside = torch.tensor([0.25, 2.0, 0.3])
     angles = limits.to_unbounded(inside)

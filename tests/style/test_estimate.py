@@ -1,4 +1,4 @@
-"""Estimate of how long a style transfer takes."""
+"""Estimate of the duration of a style transfer."""
 
 import math
 from pathlib import Path
@@ -29,13 +29,15 @@ def test_work_grows_with_pixels_iterations_and_paintings() -> None:
         (64, 20 * 32**2 + 20 * 45**2 + 20 * 64**2),
     ],
 )
-def test_every_evaluation_counts_the_pixels_of_its_scale(side: int, expected: int) -> None:
-    settings = options(scales=3, iterations=60)
+def test_every_evaluation_counts_the_pixels_of_its_level(side: int, expected: int) -> None:
+    settings = options(pyramid_levels=3, iterations=60)
     assert evaluated_pixels(settings, [(side, side)]) == expected
 
 
-def test_parts_of_the_coarsest_scale_are_counted_once() -> None:
-    settings = options(scales=1, iterations=100, optimizer="spectral_lbfgs", weights="imagenet")
+def test_levels_of_equal_size_are_counted_once() -> None:
+    settings = options(
+        pyramid_levels=1, iterations=100, optimizer="spectral_lbfgs", weights="imagenet"
+    )
     assert evaluated_pixels(settings, [(40, 50)]) == 100 * 40 * 50
 
 

@@ -1,4 +1,4 @@
-"""Our L-BFGS: closed forms, descent, and pictures that do not meddle with one another."""
+"""Spectral L-BFGS: closed forms, descent, and independence of images in a batch."""
 
 import pytest
 import torch
@@ -30,34 +30,34 @@ def bowl() -> Bowl:
     return Bowl(_noise(1, 2, 3, 6, 8).exp(), _noise(2, 2, 3, 6, 8))
 
 
-def test_it_finds_the_bottom_of_a_bowl(bowl: Bowl) -> None:
+def test_spectral_lbfgs_finds_the_minimum_of_a_quadratic(bowl: Bowl) -> None:
     lbfgs = SpectralLbfgs(torch.zeros(2, 3, 6, 8), bowl)
     lbfgs.advance(120)
     torch.testing.assert_close(lbfgs.image, bowl.goal, atol=1e-3, rtol=0)
 
 
-def test_it_evaluates_exactly_as_often_as_it_is_told(bowl: Bowl) -> None:
+def test_number_of_evaluations_is_exact(bowl: Bowl) -> None:
     lbfgs = SpectralLbfgs(torch.zeros(2, 3, 6, 8), bowl)
     for evaluations in (1, 4, 2):
         lbfgs.advance(evaluations)
     assert len(bowl.losses) == 7
 
 
-def test_the_first_evaluation_is_of_the_canvas(bowl: Bowl) -> None:
+def test_first_evaluation_is_of_the_initial_image(bowl: Bowl) -> None:
     start = _noise(3, 2, 3, 6, 8)
     lbfgs = SpectralLbfgs(start, bowl)
     lbfgs.advance(1)
     assert torch.equal(lbfgs.image, start)
 
 
-def test_where_the_curvature_is_one_for_all_the_second_step_lands_on_the_bottom() -> None:
+def test_second_step_is_exact_for_isotropic_quadratics() -> None:
     goal = _noise(2, 1, 3, 4, 4)
     lbfgs = SpectralLbfgs(torch.zeros_like(goal), Bowl(torch.full_like(goal, 7.0), goal))
     lbfgs.advance(3)
     torch.testing.assert_close(lbfgs.image, goal, atol=1e-5, rtol=1e-5)
 
 
-def test_where_bands_bend_unlike_it_needs_fewer_evaluations_than_torchs() -> None:
+def test_different_curvature_of_bands_needs_fewer_evaluations_than_torch() -> None:
     """Long waves lie in a shallow valley, as light does in a painting's loss."""
     goal = _noise(2, 1, 3, 32, 32)
     spectrum = Spectrum(goal)
@@ -84,7 +84,7 @@ def test_where_bands_bend_unlike_it_needs_fewer_evaluations_than_torchs() -> Non
     assert valley(ours.image)[0] < valley(canvas.detach())[0]
 
 
-def test_a_canvas_never_gets_worse_where_the_ground_is_rough() -> None:
+def test_image_never_gets_worse_on_a_rough_loss() -> None:
     def rough(pictures: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             leaf = pictures.clone().requires_grad_()
@@ -102,7 +102,7 @@ def test_a_canvas_never_gets_worse_where_the_ground_is_rough() -> None:
     assert (path[-1] < path[0] - 10).all()
 
 
-def test_pictures_do_not_meddle_with_one_another(bowl: Bowl) -> None:
+def test_images_of_a_batch_are_independent(bowl: Bowl) -> None:
     """Of numbers that are summed alike alone and together, each goes its way to the bit."""
     together = SpectralLbfgs(torch.zeros(2, 3, 6, 8), bowl)
     together.advance(12)
@@ -114,13 +114,13 @@ def test_pictures_do_not_meddle_with_one_another(bowl: Bowl) -> None:
         torch.testing.assert_close(together.image[one], alone.image, rtol=1e-5, atol=1e-6)
 
 
-def test_a_picture_that_is_done_stays(bowl: Bowl) -> None:
+def test_image_at_the_minimum_is_unchanged(bowl: Bowl) -> None:
     lbfgs = SpectralLbfgs(bowl.goal.clone(), bowl)
     lbfgs.advance(5)
     assert torch.equal(lbfgs.image, bowl.goal)
 
 
-def test_what_it_remembers_goes_on_to_the_bit(bowl: Bowl) -> None:
+def test_restored_state_continues_bit_exactly(bowl: Bowl) -> None:
     whole = SpectralLbfgs(torch.zeros(2, 3, 6, 8), bowl)
     whole.advance(30)
     for parts in ((0, 30), (1, 29), (7, 23), (25, 5)):

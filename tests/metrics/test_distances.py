@@ -1,4 +1,4 @@
-"""Each number against its paper's formula written out, and where it is known beforehand."""
+"""Metrics against the formulas of their papers, and closed forms."""
 
 import tracemalloc
 from dataclasses import replace
@@ -44,7 +44,7 @@ def kid_written_out(x: torch.Tensor, y: torch.Tensor) -> float:
     )
 
 
-def test_kid_and_its_jackknife_are_what_the_papers_write() -> None:
+def test_kid_and_its_jackknife_equal_the_formulas() -> None:
     x, y = normal(12, 6, 0), normal(9, 6, 1) + 0.3
     kid = compute_kid(x, y)
     assert kid.value == pytest.approx(kid_written_out(x, y), rel=1e-9)
@@ -57,14 +57,14 @@ def test_kid_and_its_jackknife_are_what_the_papers_write() -> None:
     assert kid.error == pytest.approx(variance**0.5, rel=1e-6)
 
 
-def test_kid_is_torchmetrics_where_a_subset_is_the_whole_set() -> None:
+def test_kid_equals_torchmetrics_for_full_subsets() -> None:
     from torchmetrics.image.kid import poly_mmd
 
     x, y = normal(40, 6, 0), normal(40, 6, 1) + 0.3
     assert compute_kid(x, y).value == pytest.approx(float(poly_mmd(x, y)), rel=1e-4)
 
 
-def test_kid_of_alike_sets_is_0_on_average_and_its_error_is_honest() -> None:
+def test_kid_of_equal_distributions_is_0_on_average() -> None:
     alike = [compute_kid(normal(60, 8, 2 * i), normal(60, 8, 2 * i + 1)) for i in range(80)]
     values = np.array([kid.value for kid in alike])
     assert abs(values.mean()) < 4 * values.std() / np.sqrt(len(values))
@@ -73,7 +73,7 @@ def test_kid_of_alike_sets_is_0_on_average_and_its_error_is_honest() -> None:
     assert spread == pytest.approx(np.mean([kid.error for kid in far]), rel=0.3)
 
 
-def test_a_feature_that_most_real_pictures_do_not_have_does_not_drown_the_others() -> None:
+def test_rare_feature_does_not_dominate() -> None:
     real, others = normal(400, 20, 0).relu(), normal(400, 20, 1).relu()
     real[:, :5] = others[:, :5] = 0
     real[0, 0] = 1e-4
@@ -107,7 +107,7 @@ def test_fid_of_a_set_with_itself_is_0_and_fewer_pictures_give_more() -> None:
     assert 0 < biased[0] < biased[1] < biased[2]
 
 
-def test_neighbours_of_a_set_with_itself_and_of_sets_far_apart() -> None:
+def test_prdc_of_equal_and_of_distant_sets() -> None:
     x = normal(100, 5, 0)
     same = precision_recall_density_coverage(x, x.clone())
     # Each picture lies in its own ball, and on average in those of five others.
@@ -117,7 +117,7 @@ def test_neighbours_of_a_set_with_itself_and_of_sets_far_apart() -> None:
     assert (apart.precision, apart.recall, apart.density, apart.coverage) == (0, 0, 0, 0)
 
 
-def test_neighbours_are_what_the_papers_write() -> None:
+def test_prdc_equals_the_formulas() -> None:
     real, made = normal(40, 3, 0), normal(30, 3, 1) * 0.7 + 0.4
 
     def balls(of: torch.Tensor) -> list[float]:
@@ -135,7 +135,7 @@ def test_neighbours_are_what_the_papers_write() -> None:
     assert found.coverage == pytest.approx(inside.any(axis=0).mean())
 
 
-def test_copies_of_the_training_are_found_where_they_come_from() -> None:
+def test_copies_have_their_sources_as_neighbors() -> None:
     training, unseen = normal(300, 8, 0), normal(200, 8, 1)
     others = nearest_pairs(unseen, training)
     copies = nearest_pairs(training[[7, 3, 299]], training)
@@ -152,7 +152,7 @@ def test_copies_of_the_training_are_found_where_they_come_from() -> None:
 @pytest.mark.parametrize(
     ("count", "expected"), [(1, 1 / 2), (16, 1 / 17), (99, 0.01), (200, 2 / 201)]
 )
-def test_memorised_comes_to_its_expectation_for_new_images(count: int, expected: float) -> None:
+def test_memorized_fraction_of_new_images_has_its_expectation(count: int, expected: float) -> None:
     assert expected_memorized_fraction(count) == pytest.approx(expected)
     training, rng = normal(50, 4, 0), torch.Generator().manual_seed(1)
     shares = []
@@ -173,7 +173,7 @@ def test_the_nearer_of_an_image_and_its_mirror_image_counts() -> None:
     assert found.mirrored.tolist() == [False, True]
 
 
-def test_a_picture_does_not_find_itself_where_it_must_not() -> None:
+def test_exclude_self_skips_the_image_itself() -> None:
     x = normal(1500, 3, 0)
     found = nearest_pairs(x[:1200], x, exclude_self=True)
     assert not (found.index == torch.arange(1200)).any()
@@ -331,7 +331,7 @@ def test_swd_is_that_of_karras_code(side: int, channels: int) -> None:
     assert len(found) == {16: 1, 28: 1, 64: 3}[side]
 
 
-def test_swd_is_the_same_whatever_is_projected_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_swd_does_not_depend_on_batches_of_projections(monkeypatch: pytest.MonkeyPatch) -> None:
     real, made = waves(5, 32, 3, 1), waves(5, 32, 3, 2) // 2
     together = sliced_wasserstein(real, made, seed=3)
     monkeypatch.setattr("atelier.metrics.distances._PROJECTED", 1)

@@ -1,4 +1,4 @@
-"""What goes wrong is noticed, said, and mended where it can be."""
+"""Recovery from non-finite losses and stalled steps, and errors that end a style transfer."""
 
 import itertools
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def _paint(**changes: object) -> tuple[Tensor, list[IterationLosses], list[str]]
     return painted, told, said
 
 
-def test_our_lbfgs_steps_back_from_a_cliff() -> None:
+def test_spectral_lbfgs_recovers_from_infinite_losses() -> None:
     """Beyond it nothing is a number; the bottom lies just before."""
 
     def cliff(pictures: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,7 +42,7 @@ def test_our_lbfgs_steps_back_from_a_cliff() -> None:
     torch.testing.assert_close(lbfgs.image, torch.full((2, 3, 4, 4), 0.5), atol=1e-3, rtol=0)
 
 
-def test_steps_far_too_long_are_said_and_shortened() -> None:
+def test_too_long_steps_are_shortened_with_a_warning() -> None:
     """The first one leads to where float32 ends."""
     painted, told, said = _paint(lr=1e12, clamp_to_range=False, iterations=150)
     assert len(said) >= 1
@@ -51,7 +51,7 @@ def test_steps_far_too_long_are_said_and_shortened() -> None:
     assert min(step.total for step in told) < told[0].total
 
 
-def test_where_no_step_helps_it_is_said_once_and_painting_ends() -> None:
+def test_stalled_optimization_warns_once_and_ends() -> None:
     _, told, said = _paint(
         optimizer="spectral_lbfgs", content_layers={1: 1.0}, style_layers={1: 0.0}
     )
@@ -63,7 +63,7 @@ def test_where_no_step_helps_it_is_said_once_and_painting_ends() -> None:
 
 
 @pytest.mark.parametrize("iterations", [20, 30, 39, 40])
-def test_a_way_that_is_only_begun_does_not_stand_still(iterations: int) -> None:
+def test_short_level_is_not_reported_as_stalled(iterations: int) -> None:
     """With learned weights the first leg may be of one evaluation, which is of the start itself."""
     _, _, said = _paint(optimizer="spectral_lbfgs", weights="imagenet", iterations=iterations)
     assert said == []
@@ -83,7 +83,7 @@ class _Fails(nn.ReLU):
         return torch.where(torch.as_tensor(self._when(features)), torch.nan, known)
 
 
-def test_spectral_keeps_what_it_painted_before_and_after_a_loss_that_is_not_finite() -> None:
+def test_spectral_lbfgs_continues_after_a_non_finite_loss() -> None:
     vgg = build_vgg19("random", "average", 1, 6)
     passes = itertools.count(1)
     vgg[1] = _Fails(lambda features: next(passes) == 7)
@@ -101,12 +101,12 @@ def test_spectral_keeps_what_it_painted_before_and_after_a_loss_that_is_not_fini
     assert told[-1].total < told[5].total
 
 
-def test_a_loss_that_is_never_finite_ends_with_the_reason() -> None:
+def test_never_finite_loss_raises_an_error() -> None:
     with pytest.raises(AtelierError, match=r"loss of picture 1 is (nan|inf) at iteration 1;"):
         _paint(optimizer="spectral_lbfgs", style_layers={1: 1e39})
 
 
-def test_a_scale_that_is_never_finite_does_not_end_as_a_painting() -> None:
+def test_never_finite_level_raises_an_error() -> None:
     """Though a smaller one was."""
     vgg = build_vgg19("random", "average", 1, 6)
     vgg[1] = _Fails(lambda features: features.shape[2] > 50)
@@ -137,13 +137,13 @@ def _second() -> Tensor:
     return torch.tensor([False, True]).view(-1, 1, 1, 1)
 
 
-def test_the_picture_of_a_batch_that_failed_is_named() -> None:
+def test_warning_names_the_image_of_a_batch() -> None:
     passes = itertools.count(1)
     said = _two_of_which(lambda features: _second() & (next(passes) == 7))
-    assert [sentence.split(" has ")[0] for sentence in said] == ["bob"]
+    assert [sentence.split(" had ")[0] for sentence in said] == ["bob"]
 
 
-def test_the_picture_of_a_batch_that_is_never_finite_is_named() -> None:
+def test_error_names_the_image_of_a_batch() -> None:
     """Though the other failed as well, once, and before."""
     passes = itertools.count(1)
     with pytest.raises(AtelierError, match="the loss of bob is nan at iteration 1;"):
@@ -151,7 +151,7 @@ def test_the_picture_of_a_batch_that_is_never_finite_is_named() -> None:
 
 
 @pytest.mark.parametrize(("what", "content", "style"), [("content", 3, 32), ("style", 32, 3)])
-def test_a_picture_too_small_for_the_layers_is_refused(what: str, content: int, style: int) -> None:
+def test_image_too_small_for_the_layers_is_rejected(what: str, content: int, style: int) -> None:
     settings = options(style_layers={11: 1.0})
     vgg = build_vgg19("random", "average", 1, 11)
     pictures = [smooth(1)[..., :content], smooth(2)[..., :style]]
@@ -160,7 +160,7 @@ def test_a_picture_too_small_for_the_layers_is_refused(what: str, content: int, 
         list(transfer_style(pictures[:1], pictures[1], settings, vgg, CPU, lambda step: None))
 
 
-def test_an_empty_mask_is_refused() -> None:
+def test_empty_mask_is_rejected() -> None:
     vgg = build_vgg19("random", "average", 1, 6)
     look = Style((smooth(2),), (), (torch.zeros(1, 1, 32, 32),))
     with pytest.raises(AtelierError, match="entirely black"):
@@ -168,7 +168,7 @@ def test_an_empty_mask_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("gb", "change"), [(0.0, "set"), (4.0, "lower")])
-def test_too_little_memory_is_told_with_what_would_do(gb: float, change: str) -> None:
+def test_out_of_memory_error_suggests_a_size(gb: float, change: str) -> None:
     """The machine has no room for a pass of more than so many pixels."""
 
     class Little(nn.ReLU):

@@ -1,4 +1,4 @@
-"""What looks at pictures: random filters, and networks whose weights come from files."""
+"""Extractors: random filters, and networks with weights from files."""
 
 import hashlib
 import io
@@ -182,7 +182,7 @@ def test_a_torchvision_network_takes_weights_from_torch_hubs_folder(
     torch.testing.assert_close(features, expected, rtol=1e-2, atol=1e-3)
 
 
-def test_a_file_with_vgg19s_names_is_used_to_its_deepest_layer(
+def test_vgg19_file_is_used_up_to_its_deepest_layer(
     tmp_path: Path, pictures: NDArray[np.uint8]
 ) -> None:
     import torchvision
@@ -204,7 +204,7 @@ def test_a_file_with_vgg19s_names_is_used_to_its_deepest_layer(
 
 
 @pytest.mark.shared
-def test_learned_weights_beside_the_project_give_features(
+def test_trained_weights_in_shared_data_give_features(
     shared: Path, pictures: NDArray[np.uint8]
 ) -> None:
     features = build_extractor(DISTILLED, 1, shared / "weights")(pictures, CPU)

@@ -1,4 +1,4 @@
-"""The judge that training asks, what is drawn of the real pictures, and features that are kept."""
+"""Evaluation, validation KID, sampling of real images, and cached features."""
 
 import os
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def colours(calibrated: bool = False) -> Extractor:
     return Extractor(network, "colours", calibrated=calibrated)
 
 
-def test_a_judge_gives_the_kid_of_the_evaluation_time_after_time(pictures: Pictures) -> None:
+def test_validation_kid_equals_that_of_the_evaluation(pictures: Pictures) -> None:
     held_out, training, made = pictures[:50], pictures[50:250], pictures[250:300] // 2
     judge = ValidationKID(wanted(), training, held_out, CPU)
     result = evaluate(wanted(), training, held_out, made, CPU).metrics()
@@ -62,7 +62,7 @@ def test_a_judge_gives_the_kid_of_the_evaluation_time_after_time(pictures: Pictu
     assert judge(pictures[300:420]) < judge(made) < judge(np.zeros_like(made))
 
 
-def test_epochs_are_measured_where_enough_pictures_are_held_out(
+def test_epochs_are_measured_with_enough_validation_images(
     pictures: Pictures, make_settings: Callable[..., Settings]
 ) -> None:
     told: list[str] = []
@@ -245,7 +245,7 @@ def test_copies_count_as_memorised_mirrored_or_not(pictures: Pictures, is_mirror
         (90, 7, set()),
     ],
 )
-def test_few_images_leave_numbers_out_and_say_so(
+def test_few_images_leave_metrics_out_with_a_note(
     small: Pictures, training: int, test: int, absent: set[str]
 ) -> None:
     result = evaluate(
@@ -399,14 +399,14 @@ def test_the_literatures_protocol_takes_all_training_images_and_all_samples(
     assert "real_fid" not in alone
 
 
-def test_epochs_are_judged_by_unseen_images_whatever_the_protocol(
+def test_epochs_are_measured_on_validation_images_for_every_protocol(
     make_settings: Callable[..., Settings],
 ) -> None:
     settings = make_settings(evaluate={"reference": "training"})
     assert validation_settings(settings).reference == "test"
 
 
-def test_numbers_repeat_whatever_the_global_stream_does(pictures: Pictures) -> None:
+def test_metrics_do_not_depend_on_the_global_generator(pictures: Pictures) -> None:
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -422,7 +422,7 @@ def test_numbers_repeat_whatever_the_global_stream_does(pictures: Pictures) -> N
     assert [row[0] for row in found[0][2]] == [16, 32]
 
 
-def test_epochs_that_are_measured_are_spread_evenly_and_end_with_the_last(
+def test_measured_epochs_are_evenly_spaced_and_include_the_last(
     pictures: Pictures,
 ) -> None:
     epochs = dict.fromkeys(range(1, 37), pictures[:3])
@@ -451,7 +451,7 @@ class Counting:
         self.looks += 1
 
 
-def test_features_are_kept_by_content(tmp_path: Path, pictures: Pictures) -> None:
+def test_features_are_cached_by_content(tmp_path: Path, pictures: Pictures) -> None:
     counting, cache = Counting(), FeatureCache(tmp_path / "features")
     first = cache.features(counting.extractor, pictures[:9], CPU)
     again = cache.features(counting.extractor, pictures[:9].copy(), CPU)
@@ -466,7 +466,7 @@ def test_features_are_kept_by_content(tmp_path: Path, pictures: Pictures) -> Non
 
 
 @pytest.mark.parametrize("content", [b"", b"no features", None])
-def test_a_damaged_file_is_made_anew(
+def test_damaged_cache_file_is_computed_again(
     tmp_path: Path, pictures: Pictures, content: bytes | None
 ) -> None:
     counting, cache = Counting(), FeatureCache(tmp_path)
@@ -479,13 +479,13 @@ def test_a_damaged_file_is_made_anew(
     assert file.read_bytes() == good
 
 
-def test_a_folder_that_cannot_be_written_is_no_fault(tmp_path: Path, pictures: Pictures) -> None:
+def test_unwritable_cache_folder_is_ignored(tmp_path: Path, pictures: Pictures) -> None:
     (tmp_path / "a_file").write_text("in the way")
     features = FeatureCache(tmp_path / "a_file").features(Counting().extractor, pictures[:9], CPU)
     assert len(features) == 9
 
 
-def test_the_last_twenty_sets_that_were_asked_for_are_kept(
+def test_cache_keeps_the_twenty_most_recently_used_files(
     tmp_path: Path, pictures: Pictures
 ) -> None:
     counting, cache = Counting(), FeatureCache(tmp_path)

@@ -1,4 +1,4 @@
-"""From coarse to fine."""
+"""Pyramid levels, from coarse to fine."""
 
 import pytest
 import torch
@@ -20,14 +20,14 @@ def test_each_scale_is_the_root_of_2_larger_and_gets_as_many_evaluations() -> No
     assert [leg.end_iteration for leg in way] == [20, 40, 60, 80, 100]
 
 
-def test_scales_that_show_nothing_are_left_out() -> None:
-    way = levels(options(scales=9, iterations=100), 64, 64)
+def test_too_small_levels_are_skipped() -> None:
+    way = levels(options(pyramid_levels=9, iterations=100), 64, 64)
     assert [leg.height for leg in way] == [32, 45, 64]
     assert way[-1].end_iteration == 100
     assert [leg.height for leg in levels(options(scales=4), 24, 24)] == [24]
 
 
-def test_the_content_is_held_at_the_coarsest_scale_alone() -> None:
+def test_content_is_boosted_only_at_the_coarsest_level() -> None:
     way = levels(
         options(scales=2, iterations=200, optimizer="spectral_lbfgs", weights="imagenet"), 64, 64
     )
@@ -37,7 +37,7 @@ def test_the_content_is_held_at_the_coarsest_scale_alone() -> None:
 
 
 @pytest.mark.parametrize("side", [12, 45, 64, 96])
-def test_resizing_keeps_a_plain_colour_and_a_slope(side: int) -> None:
+def test_resizing_preserves_constant_color_and_gradients(side: int) -> None:
     plain = torch.full((1, 3, 64, 64), 0.3)
     torch.testing.assert_close(resize(plain, side, side), torch.full((1, 3, side, side), 0.3))
     slope = torch.linspace(0, 1, 65)[:-1].expand(1, 3, 64, 64) + 1 / 128
@@ -48,8 +48,8 @@ def test_resizing_keeps_a_plain_colour_and_a_slope(side: int) -> None:
 
 
 @pytest.mark.parametrize("start", ["content", "noise"])
-def test_a_painting_grows_and_every_glimpse_of_it_is_a_picture(start: str) -> None:
-    settings = options(optimizer="spectral_lbfgs", scales=3, iterations=30, start=start)
+def test_previews_of_all_levels_have_the_size_of_the_result(start: str) -> None:
+    settings = options(optimizer="spectral_lbfgs", pyramid_levels=3, iterations=30, init=start)
     content = torch.nn.functional.interpolate(smooth(1), 64, mode="bicubic").clamp(0, 1)
     vgg = build_vgg19("random", "average", 1, 6)
     told: list[IterationLosses] = []
@@ -67,7 +67,7 @@ def test_a_painting_grows_and_every_glimpse_of_it_is_a_picture(start: str) -> No
 
 
 @pytest.mark.parametrize("keep", ["none", "luminance"])
-def test_a_glimpse_at_a_coarse_scale_leaves_what_no_mask_covers(keep: str) -> None:
+def test_preview_of_a_coarse_level_is_unchanged_outside_masks(keep: str) -> None:
     """As the painting does: to the bit, and with the content's own detail."""
     settings = options(optimizer="spectral_lbfgs", scales=3, iterations=30, keep_colors=keep)
     content = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -87,8 +87,10 @@ def test_a_glimpse_at_a_coarse_scale_leaves_what_no_mask_covers(keep: str) -> No
 
 
 @pytest.mark.parametrize("shape", [(19, 19), (8, 300), (9, 2000)])
-def test_a_style_stays_large_enough_for_the_layers_at_every_scale(shape: tuple[int, int]) -> None:
-    settings = options(optimizer="spectral_lbfgs", scales=4, iterations=4, style_layers={20: 1.0})
+def test_style_is_large_enough_for_the_layers_at_every_level(shape: tuple[int, int]) -> None:
+    settings = options(
+        optimizer="spectral_lbfgs", pyramid_levels=4, iterations=4, style_layers={20: 1.0}
+    )
     content = torch.nn.functional.interpolate(smooth(1), 96, mode="bilinear")
     style = torch.nn.functional.interpolate(smooth(2), shape, mode="bilinear")
     vgg = build_vgg19("random", "average", 1, 20)
@@ -96,7 +98,7 @@ def test_a_style_stays_large_enough_for_the_layers_at_every_scale(shape: tuple[i
     assert painted.isfinite().all()
 
 
-def test_what_is_brought_to_a_finer_scale_keeps_the_contents_detail() -> None:
+def test_upscaling_preserves_the_contents_detail() -> None:
     """Where nothing is to be painted, the finest scale is the content and not a blurred one."""
     settings = options(optimizer="spectral_lbfgs", scales=3, iterations=6)
     content = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))

@@ -1,4 +1,4 @@
-"""Painting that is stopped anywhere and goes on ends as painting that never stopped."""
+"""A resumed style transfer gives the same result as an uninterrupted one."""
 
 from functools import cache
 from pathlib import Path
@@ -73,9 +73,7 @@ def undisturbed(settings: str) -> tuple[list[Tensor], list[IterationLosses]]:
     return painted(StylizeSettings.model_validate_json(settings))
 
 
-def test_stopped_after_every_part_it_ends_the_same(
-    settings: StylizeSettings, tmp_path: Path
-) -> None:
+def test_resume_after_every_chunk_is_bit_exact(settings: StylizeSettings, tmp_path: Path) -> None:
     whole, told = undisturbed(settings.model_dump_json())
     attempts = 0
     while True:
@@ -90,9 +88,7 @@ def test_stopped_after_every_part_it_ends_the_same(
     assert again == told
 
 
-def test_a_killed_painting_goes_on_from_the_last_state(
-    settings: StylizeSettings, tmp_path: Path
-) -> None:
+def test_resume_after_kill_is_bit_exact(settings: StylizeSettings, tmp_path: Path) -> None:
     whole, told = undisturbed(settings.model_dump_json())
 
     class KilledError(Exception):
@@ -118,7 +114,7 @@ def test_a_killed_painting_goes_on_from_the_last_state(
     assert again == told
 
 
-def test_a_painting_that_ended_early_is_finished_too(tmp_path: Path) -> None:
+def test_stalled_image_is_saved_as_finished(tmp_path: Path) -> None:
     """Where no step helps it ends before its iterations do, and is not painted again."""
     settings = options(
         optimizer="spectral_lbfgs", content_layers={1: 1.0}, style_layers={1: 0.0}, iterations=100

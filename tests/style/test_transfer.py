@@ -1,4 +1,4 @@
-"""Painting: what it minimises, what it reports, and that it repeats itself to the byte."""
+"""Style transfer: its loss, its reports, and reproducibility."""
 
 import pytest
 import torch
@@ -28,8 +28,10 @@ def _paint(
     ("optimizer", "lr"), [("lbfgs", 1.0), ("adam", 0.02), ("spectral_lbfgs", 1.0)]
 )
 @pytest.mark.parametrize("start", ["content", "noise"])
-def test_painting_comes_closer_to_both(optimizer: str, lr: float, start: str) -> None:
-    settings = options(optimizer=optimizer, lr=lr, start=start, iterations=30)
+def test_style_transfer_lowers_style_and_content_loss(
+    optimizer: str, lr: float, start: str
+) -> None:
+    settings = options(optimizer=optimizer, lr=lr, init=start, iterations=30)
     painted, iterates = _paint(settings, smooth(1), smooth(2))
     assert painted.shape == (1, 3, 32, 32)
     assert painted.dtype == torch.float32
@@ -191,7 +193,7 @@ def test_channels_last_gives_the_losses_of_channels_first() -> None:
     torch.testing.assert_close(totals, plain, rtol=1e-5, atol=0)
 
 
-def test_bfloat16_tells_the_losses_of_float32() -> None:
+def test_bfloat16_losses_are_near_those_of_float32() -> None:
     """Rounded to 8 bits; ten evaluations lead to the same loss within two parts in a hundred."""
     content, style = smooth(1), smooth(2)
     plain, (first, *_, last) = _painted(
@@ -217,7 +219,7 @@ def test_auto_precision_is_one_of_the_two() -> None:
     assert not torch.equal(painted[1], painted[2])
 
 
-def test_spectral_steps_come_as_far_as_torchs() -> None:
+def test_spectral_lbfgs_reaches_the_loss_of_torch() -> None:
     """Even on a picture so small that their bands are few."""
     content, style = smooth(1), smooth(2)
     plain, _ = _painted(options(iterations=60), content, style)
@@ -225,7 +227,7 @@ def test_spectral_steps_come_as_far_as_torchs() -> None:
     assert spectral <= 1.01 * plain
 
 
-def test_what_is_told_is_the_settings_sum_while_the_content_is_held_too() -> None:
+def test_reported_loss_has_no_content_boost() -> None:
     """Learned weights hold the content at first; here the network only passes for learned."""
     settings = options(optimizer="spectral_lbfgs", weights="imagenet", iterations=40)
     content, style = smooth(1), smooth(2)
@@ -240,7 +242,7 @@ def test_what_is_told_is_the_settings_sum_while_the_content_is_held_too() -> Non
     assert reached < iterates[0].total
 
 
-def test_pictures_of_one_size_are_painted_together_and_each_as_alone() -> None:
+def test_batch_gives_the_results_of_single_images() -> None:
     """But for the order in which a batch is summed."""
     settings = options(optimizer="spectral_lbfgs")
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
@@ -265,8 +267,8 @@ def test_pictures_of_one_size_are_painted_together_and_each_as_alone() -> None:
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam", "spectral_lbfgs"])
 @pytest.mark.parametrize("start", ["content", "noise"])
-def test_a_picture_does_not_depend_on_those_beside_it(optimizer: str, start: str) -> None:
-    settings = options(optimizer=optimizer, start=start, lr=0.5)
+def test_result_does_not_depend_on_other_contents(optimizer: str, start: str) -> None:
+    settings = options(optimizer=optimizer, init=start, lr=0.5)
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     contents = [smooth(1), smooth(3)[:, :, 8:], smooth(4)]
     together = list(transfer_style(contents, smooth(2), settings, vgg, CPU, lambda iterate: None))
@@ -276,29 +278,29 @@ def test_a_picture_does_not_depend_on_those_beside_it(optimizer: str, start: str
         assert torch.equal(painted, alone)
 
 
-def test_painting_repeats_itself_to_the_byte() -> None:
-    first, _ = _paint(options(start="noise"), smooth(1), smooth(2))
-    again, _ = _paint(options(start="noise"), smooth(1), smooth(2))
-    other, _ = _paint(options(start="noise", seed=2), smooth(1), smooth(2))
+def test_style_transfer_is_bit_reproducible() -> None:
+    first, _ = _paint(options(init="noise"), smooth(1), smooth(2))
+    again, _ = _paint(options(init="noise"), smooth(1), smooth(2))
+    other, _ = _paint(options(init="noise", seed=2), smooth(1), smooth(2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_content_alone_gives_the_content_back_from_noise() -> None:
+def test_content_is_reconstructed_from_noise() -> None:
     settings = options(
-        style_layers={1: 0.0}, content_layers={1: 1.0}, start="noise", iterations=150
+        style_layers={1: 0.0}, content_layers={1: 1.0}, init="noise", iterations=150
     )
     painted, _ = _paint(settings, smooth(1), smooth(2))
     assert (painted - smooth(1)).abs().mean() < 0.01
 
 
-def test_the_style_needs_no_repainting_in_its_own_style() -> None:
+def test_style_in_its_own_style_is_unchanged() -> None:
     painted, iterates = _paint(options(), smooth(2), smooth(2))
     assert iterates[0].total == pytest.approx(0, abs=1e-10)
     torch.testing.assert_close(painted, smooth(2), atol=1e-3, rtol=0)
 
 
-def test_style_moves_the_palette_to_the_styles() -> None:
+def test_style_loss_moves_the_palette() -> None:
     blue, orange = torch.tensor([0.1, 0.2, 0.7]), torch.tensor([0.9, 0.5, 0.1])
     content = blue.view(1, 3, 1, 1) + 0.2 * (smooth(1) - 0.5)
     style = orange.view(1, 3, 1, 1) + 0.2 * (smooth(2) - 0.5)
@@ -312,7 +314,7 @@ def test_style_and_content_may_differ_in_size() -> None:
     assert painted.shape == content.shape
 
 
-def test_the_network_and_the_pictures_are_left_as_they_were() -> None:
+def test_network_and_inputs_are_not_modified() -> None:
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     before = {name: tensor.clone() for name, tensor in vgg.state_dict().items()}
     content, style = smooth(1), smooth(2)
@@ -322,7 +324,7 @@ def test_the_network_and_the_pictures_are_left_as_they_were() -> None:
     assert torch.equal(style, smooth(2))
 
 
-def test_a_loss_that_is_not_finite_stops_with_one_sentence() -> None:
+def test_non_finite_loss_raises_an_error() -> None:
     # More than a float32 holds.
     settings = options(style_layers={1: 1e39})
     with pytest.raises(AtelierError, match=r"loss of picture 1 is (nan|inf) at iteration 1;"):
@@ -336,7 +338,7 @@ def test_calibration_gives_every_convolution_unit_scale() -> None:
         assert features.square().mean().sqrt().item() == pytest.approx(1, abs=1e-4), layer
 
 
-def test_calibration_on_a_picture_of_zeros_changes_nothing() -> None:
+def test_calibration_on_zeros_changes_nothing() -> None:
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     calibrated = calibrate(vgg, torch.zeros(1, 3, 16, 16)).state_dict()
     assert all(torch.equal(tensor, calibrated[name]) for name, tensor in vgg.state_dict().items())
@@ -346,7 +348,7 @@ def test_calibration_on_a_picture_of_zeros_changes_nothing() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("optimizer", ["lbfgs", "spectral_lbfgs"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_gpu_begins_with_the_same_losses(optimizer: str, precision: str) -> None:
+def test_gpu_and_cpu_have_the_same_first_losses(optimizer: str, precision: str) -> None:
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     firsts, lasts = [], []
     for device in (CPU, torch.device("cuda")):

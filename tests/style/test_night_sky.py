@@ -1,4 +1,4 @@
-"""The embedded style picture: repeatable, colourful, full of strokes."""
+"""Night sky style image: reproducible, colorful, textured everywhere."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,13 @@ import pytest
 from atelier.style.demo_styles import night_sky_image
 
 
-def test_picture_is_rgb_of_the_size_asked_for() -> None:
+def test_image_is_rgb_of_the_requested_size() -> None:
     picture = night_sky_image(64, seed=1)
     assert picture.shape == (64, 64, 3)
     assert picture.dtype == np.uint8
 
 
-def test_same_seed_gives_the_same_bytes_and_another_gives_others() -> None:
+def test_seed_determines_the_image() -> None:
     assert np.array_equal(night_sky_image(96, seed=1), night_sky_image(96, seed=1))
     assert not np.array_equal(night_sky_image(96, seed=1), night_sky_image(96, seed=2))
 
@@ -26,7 +26,7 @@ def test_sky_is_blue_and_land_is_warm(size: int) -> None:
     assert hills[0] > 1.5 * hills[2]
 
 
-def test_strokes_leave_edges_everywhere() -> None:
+def test_image_has_edges_everywhere() -> None:
     grey = night_sky_image(256, seed=1).mean(axis=2)
     rough = np.abs(np.diff(grey, axis=0)).reshape(-1, 16, 16).mean(axis=2)
     assert np.quantile(rough, 0.05) > 2

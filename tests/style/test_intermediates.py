@@ -1,4 +1,4 @@
-"""Pictures of paintings on their way: as often as asked for, and none lost by an interruption."""
+"""Intermediate images: their number and order, also after an interruption."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def _equal(one: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> bool:
         ),
     ],
 )
-def test_a_painting_is_seen_as_often_as_asked_for_and_stays_the_same(
+def test_intermediates_do_not_change_the_result(
     changes: dict[str, object], expected: list[int]
 ) -> None:
     settings = options(**{"optimizer": "spectral_lbfgs", **changes})
@@ -57,8 +57,8 @@ def test_a_painting_is_seen_as_often_as_asked_for_and_stays_the_same(
     assert all(torch.equal(one, other) for one, other in zip(paintings, unseen, strict=True))
 
 
-def test_torchs_lbfgs_is_seen_where_it_halts_anyway() -> None:
-    settings = options(optimizer="lbfgs", iterations=30, intermediates=10)
+def test_lbfgs_of_torch_has_previews_of_chunks_only() -> None:
+    settings = options(optimizer="lbfgs", iterations=30, save_intermediates=10)
     seen = Intermediates()
     paintings = _paint(settings, seen)
     unseen = _paint(settings.model_copy(update={"save_intermediates": 0}), None)
@@ -67,7 +67,7 @@ def test_torchs_lbfgs_is_seen_where_it_halts_anyway() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "spectral_lbfgs", "adam"])
-def test_an_interruption_between_two_glimpses_shows_the_painting_as_it_is(optimizer: str) -> None:
+def test_interruption_gives_a_preview_of_the_current_image(optimizer: str) -> None:
     """Torch's L-BFGS is amid one of its steps then; what is seen is the best that it has tried."""
     settings = options(optimizer=optimizer, lr=1.0 if optimizer != "adam" else 0.02)
     told: list[IterationLosses] = []
@@ -96,7 +96,7 @@ def test_an_interruption_between_two_glimpses_shows_the_painting_as_it_is(optimi
     assert style_of[1] < 0.9 * style_of[0]
 
 
-def test_an_interruption_before_anything_is_painted_shows_nothing() -> None:
+def test_interruption_before_the_first_step_gives_no_preview() -> None:
     class Stop(Checkpointer):
         def load(self, picture: int) -> dict[str, torch.Tensor] | None:
             raise KeyboardInterrupt
@@ -121,7 +121,7 @@ def test_an_interruption_before_anything_is_painted_shows_nothing() -> None:
     assert seen == []
 
 
-def test_on_disk_stays_no_picture_that_an_undisturbed_painting_would_not_have(
+def test_preview_of_an_interruption_is_not_stored_on_disk(
     tmp_path: Path,
 ) -> None:
     seen = Intermediates(Checkpoints(tmp_path))
@@ -129,7 +129,7 @@ def test_on_disk_stays_no_picture_that_an_undisturbed_painting_would_not_have(
     assert seen.of_image(0) == {}
 
 
-def test_an_interrupted_painting_has_every_picture_that_an_undisturbed_one_has(
+def test_resumed_style_transfer_has_all_intermediates(
     tmp_path: Path,
 ) -> None:
     settings = options(optimizer="spectral_lbfgs", iterations=60, intermediates=12)
@@ -149,7 +149,7 @@ def test_an_interrupted_painting_has_every_picture_that_an_undisturbed_one_has(
     assert all(_equal(seen.of_image(number), whole.of_image(number)) for number in (0, 1))
 
 
-def test_pictures_are_told_by_iteration_in_the_order_of_the_paintings() -> None:
+def test_intermediates_are_grouped_by_iteration_in_order() -> None:
     seen = Intermediates()
     for picture, iteration in ((1, 5), (0, 10), (0, 5)):
         level = torch.full((1, 3, 2, 2), (10 * picture + iteration) / 255)
@@ -158,7 +158,7 @@ def test_pictures_are_told_by_iteration_in_the_order_of_the_paintings() -> None:
     assert found == {5: [5, 15], 10: [10]}
 
 
-def test_a_damaged_picture_is_passed_over(tmp_path: Path) -> None:
+def test_damaged_intermediate_is_skipped(tmp_path: Path) -> None:
     seen = Intermediates(Checkpoints(tmp_path))
     for iteration in (5, 10, 15):
         seen.add(Preview(0, iteration, torch.full((1, 3, 2, 2), iteration / 255)))

@@ -1,4 +1,4 @@
-"""Canvases, bounds and colors of a scene, the journal of losses, and saved states."""
+"""Initial images, bounds and colors of a scaled problem, loss log, and checkpoints."""
 
 import math
 from typing import Any
@@ -55,7 +55,7 @@ def _scene(subject: StyleJob, whole: ScaledProblem | None = None, **changes: Any
         ((20, 20), (20, 20), slice(0, 20), slice(0, 20)),
     ],
 )
-def test_a_canvas_of_the_style_is_its_middle(
+def test_initial_image_from_the_style_is_its_center(
     style: tuple[int, int], canvas: tuple[int, int], rows: slice, columns: slice
 ) -> None:
     image = _image(1, *style)
@@ -64,7 +64,7 @@ def test_a_canvas_of_the_style_is_its_middle(
     assert torch.equal(found, image[:, :, rows, columns].expand(2, -1, -1, -1))
 
 
-def test_a_small_style_is_enlarged_until_it_covers_the_canvas() -> None:
+def test_small_style_is_enlarged_to_cover_the_image() -> None:
     style, content = _image(1, 8, 10), _image(2, 12, 12)
     found = _scene(StyleJob(content, (Style((style,)),)), init="style").initial_image()
     assert torch.equal(found, resize(style, 12, 15).clamp(0, 1)[..., 1:13])
@@ -91,7 +91,7 @@ def test_each_image_starts_from_its_own_style_but_from_the_same_noise() -> None:
     assert torch.equal(start.contents, contents)
 
 
-def test_only_masked_places_may_change_and_only_within_the_screens_colors() -> None:
+def test_only_masked_pixels_change_and_stay_in_gamut() -> None:
     content = _image(1, 8, 8)
     masks = torch.zeros(2, 1, 1, 8, 8)
     masks[0, ..., :2], masks[1, ..., 3:5] = 0.1, 1
@@ -112,7 +112,7 @@ def test_only_masked_places_may_change_and_only_within_the_screens_colors() -> N
     assert torch.equal(plain.postprocess(content * 2), (content * 2).clamp(0, 1))
 
 
-def test_in_luminance_gradients_are_averaged_and_colors_come_back_at_the_end() -> None:
+def test_luminance_gradients_are_averaged_and_colors_are_restored() -> None:
     content, style = _image(1, 8, 8), _image(2, 8, 8)
     scene = _scene(StyleJob(content, (Style((style,)),)), preserve_color="luminance")
     assert torch.equal(scene.contents, luminance(content))
@@ -127,7 +127,7 @@ def test_in_luminance_gradients_are_averaged_and_colors_come_back_at_the_end() -
 
 
 @pytest.mark.parametrize("start", ["content", "noise"])
-def test_a_coarse_canvas_brings_what_was_painted_to_the_finer_scene(start: str) -> None:
+def test_upscaling_adds_the_change_to_the_finer_content(start: str) -> None:
     """Of a painting that starts from its content the difference is enlarged, not the content."""
     subject = StyleJob(_image(1, 16, 16), (Style((_image(2, 16, 20),)),))
     small = subject.resize(8, 8, 2)
@@ -142,7 +142,7 @@ def test_a_coarse_canvas_brings_what_was_painted_to_the_finer_scene(start: str) 
     assert torch.equal(whole.preview(subject.contents), subject.contents)
 
 
-def test_a_smaller_subject_has_its_styles_in_proportion_and_masks_of_its_size() -> None:
+def test_resized_job_has_proportional_styles_and_masks_of_its_size() -> None:
     mask = (_image(5, 16, 16)[:, :1] > 0.5).float()
     subject = StyleJob(
         _image(1, 16, 32), (Style((_image(2, 40, 10), _image(3, 6, 64)), (2.0, 1.0), (mask, mask)),)
@@ -161,7 +161,7 @@ def _journal(called: tuple[str, ...] = ("ann", "bob")) -> tuple[LossLog, list[It
     return LossLog(3, called, ["style_1", "content_6"], found.append), found
 
 
-def test_losses_are_delivered_by_tens_in_order_and_infinite_ones_are_left_out() -> None:
+def test_losses_are_delivered_in_blocks_of_ten_without_infinite_ones() -> None:
     journal, found = _journal()
     for number in range(1, 12):
         totals = torch.tensor([float(number), math.inf if number == 2 else 2.0 * number])
@@ -187,7 +187,7 @@ def test_losses_are_delivered_by_tens_in_order_and_infinite_ones_are_left_out() 
     assert journal.table().dtype == torch.float64
 
 
-def test_the_first_loss_that_is_not_finite_is_named() -> None:
+def test_failure_message_names_the_first_non_finite_loss() -> None:
     journal, _ = _journal()
     for row in ([1.0, 1.0], [math.nan, math.inf], [2.0, math.inf]):
         journal.record(
@@ -239,7 +239,7 @@ def _painted(
     return list(made), found, seen
 
 
-def test_a_painting_is_saved_after_25_evaluations_and_at_the_end_of_every_scale() -> None:
+def test_state_is_saved_every_25_evaluations_and_after_every_level() -> None:
     settings = options(optimizer="spectral_lbfgs", weights="imagenet", iterations=40)
     keeper = _Keeper()
     whole, found, seen = _painted(settings, keeper)
@@ -281,7 +281,7 @@ def test_styles_side_by_side_have_the_height_of_the_highest() -> None:
     assert _side_by_side([_pixels(1, 1), _pixels(1, 900)]).shape == (1, 901, 3)
 
 
-def test_masks_are_their_lightness_at_the_size_of_each_painting() -> None:
+def test_masks_are_converted_and_resized_to_each_content() -> None:
     mask = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [51, 51, 51]]], np.uint8)
     assert _mask(mask).flatten().tolist() == pytest.approx([0, 1, 1 / 3, 0.2])
     settings = options(style_scale=0.5, style_weights=[1.0, 3.0], styles=["a", "b"])
@@ -304,7 +304,7 @@ def test_masks_are_their_lightness_at_the_size_of_each_painting() -> None:
     ]
 
 
-def test_one_painting_has_a_table_and_a_summary() -> None:
+def test_loss_table_and_summary_of_one_result() -> None:
     losses = [
         IterationLosses(0, 1, 4.0, {"style_1": 1.0}),
         IterationLosses(0, 2, 2.0, {"style_1": 0.5}),
@@ -328,7 +328,7 @@ def test_one_painting_has_a_table_and_a_summary() -> None:
         ({}, 2, ["a-x+y", "b-x+y", "c-x+y"]),
     ],
 )
-def test_paintings_are_planned_by_pairing_weights_and_masks(
+def test_output_names_follow_pairing_weights_and_masks(
     changes: dict[str, Any], masks: int, expected: list[str]
 ) -> None:
     settings = options(styles=["x", "y"], **changes)

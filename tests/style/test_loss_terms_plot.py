@@ -1,4 +1,4 @@
-"""What each term adds to the loss: closed forms."""
+"""Weighted loss terms for the plot: closed forms."""
 
 import numpy as np
 import pytest
@@ -29,14 +29,14 @@ def test_terms_are_weighted_and_add_up_to_the_loss() -> None:
     assert lines["loss"] == pytest.approx(lines["style 1"] + lines["content 3"])
 
 
-def test_paintings_are_averaged_and_one_that_ended_keeps_its_last_loss() -> None:
+def test_terms_are_averaged_and_last_losses_are_repeated() -> None:
     settings = options(style_layers={1: 2.0}, content_layers={3: 0.5})
     long, short = _painting({1: (8, 0), 2: (4, 0), 3: (2, 0)}), _painting({1: (4, 0), 2: (2, 0)})
     _, lines = loss_terms_plot([long, short], settings)
     assert lines["loss"].tolist() == [12, 6, 4]
 
 
-def test_an_evaluation_that_was_not_told_has_the_losses_before_it() -> None:
+def test_missing_evaluation_repeats_the_previous_losses() -> None:
     settings = options(style_layers={1: 2.0}, content_layers={3: 0.5})
     _, lines = loss_terms_plot([_painting({1: (8, 0), 3: (2, 0)})], settings)
     assert lines["loss"].tolist() == [16, 16, 4]

@@ -1,4 +1,4 @@
-"""VGG19's layout, its weights from anywhere, and its preprocessing."""
+"""VGG19: layers, sources of weights, and preprocessing."""
 
 import hashlib
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_layout_equals_torchvision() -> None:
             assert (mine.kernel_size, mine.stride) == (reference.kernel_size, reference.stride)
 
 
-def test_network_ends_at_the_deepest_layer_and_learns_nothing() -> None:
+def test_network_ends_at_the_deepest_layer_and_is_frozen() -> None:
     vgg = build_vgg19("random", "average", seed=1, deepest=11)
     assert len(vgg) == 12
     assert not vgg.training
@@ -69,7 +69,7 @@ def test_random_weights_leave_the_global_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_feature_maps_are_what_each_layer_gives() -> None:
+def test_feature_maps_are_the_outputs_of_layers() -> None:
     vgg = build_vgg19("random", "max", seed=1, deepest=6)
     maps = feature_maps(vgg, _picture(), [0, 1, 6])
     assert sorted(maps) == [0, 1, 6]
@@ -98,7 +98,7 @@ def test_weights_come_from_a_file(
         assert torch.equal(tensor, state[f"features.{name}"])
 
 
-def test_caffes_names_are_known(tmp_path: Path) -> None:
+def test_weights_with_caffe_names_are_loaded(tmp_path: Path) -> None:
     """As Gatys' own file and others that were converted from Caffe have them."""
     convolutions = [
         f"conv{block}_{number}"
@@ -119,7 +119,7 @@ def test_caffes_names_are_known(tmp_path: Path) -> None:
         assert torch.equal(tensor, plain[name])
 
 
-def test_weights_of_half_precision_are_widened(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_half_precision_weights_are_converted(tmp_path: Path, state: dict[str, Tensor]) -> None:
     path = tmp_path / "half.safetensors"
     save_file({name: tensor.half() for name, tensor in state.items()}, path)
     vgg = build_vgg19(str(path), "max", seed=1, deepest=3)
@@ -138,7 +138,7 @@ def test_a_shallow_file_names_the_missing_layer(tmp_path: Path, state: dict[str,
         build_vgg19(str(tmp_path / "shallow.pth"), "max", seed=1, deepest=6)
 
 
-def test_another_network_is_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_other_network_is_rejected(tmp_path: Path, state: dict[str, Tensor]) -> None:
     state["features.2.weight"] = torch.zeros(64, 64, 5, 5)
     torch.save(state, tmp_path / "other.pth")
     with pytest.raises(AtelierError, match=r"\[64, 64, 5, 5\] instead of \[64, 64, 3, 3\]"):
@@ -147,13 +147,13 @@ def test_another_network_is_refused(tmp_path: Path, state: dict[str, Tensor]) ->
 
 @pytest.mark.parametrize("name", ["broken.pth", "broken.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"no weights at all", b"PK\x03\x04 cut off"])
-def test_a_broken_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+def test_damaged_file_is_rejected(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(AtelierError, match=r"holds no state_dict|it is empty"):
         build_vgg19(str(tmp_path / name), "max", seed=1, deepest=3)
 
 
-def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+def test_file_with_code_is_rejected(tmp_path: Path) -> None:
     torch.save(nn.Sequential(nn.Conv2d(3, 64, 3)), tmp_path / "whole_model.pth")
     with pytest.raises(AtelierError, match="holds no state_dict"):
         build_vgg19(str(tmp_path / "whole_model.pth"), "max", seed=1, deepest=3)
@@ -201,7 +201,7 @@ def test_torchvisions_own_file_is_found_in_its_cache_and_its_name_checked(
         build_vgg19("imagenet", "max", seed=1, deepest=6)
 
 
-def test_a_damaged_file_at_hand_is_refused(hub: Path) -> None:
+def test_damaged_cached_file_is_rejected(hub: Path) -> None:
     hub.mkdir(parents=True)
     (hub / "vgg19-dcbb9e9d.pth").write_bytes(b"cut off")
     with pytest.raises(AtelierError, match=r"vgg19-dcbb9e9d\.pth is damaged"):

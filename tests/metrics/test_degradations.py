@@ -1,4 +1,4 @@
-"""Worse pictures get worse numbers, the more so the worse they are."""
+"""Metrics become worse with increasing damage of images."""
 
 import itertools
 from collections.abc import Callable
@@ -83,7 +83,7 @@ def ordered(values: list[float], rising: bool) -> bool:
     return bool((steps > 0).all() if rising else (steps < 0).all())
 
 
-def test_real_pictures_are_best(judged: Judged) -> None:
+def test_real_images_have_the_best_metrics(judged: Judged) -> None:
     numbers = judged.of_real
     assert abs(numbers["kid"]) < 4 * numbers["kid_error"]
     assert numbers["fid"] == pytest.approx(numbers["real_fid"], rel=0.15)
@@ -105,7 +105,7 @@ def test_real_pictures_are_best(judged: Judged) -> None:
         ),
     ],
 )
-def test_noise_and_blur_are_noticed_with_the_dose(
+def test_noise_and_blur_worsen_metrics_with_the_dose(
     judged: Judged,
     spoilt: Callable[[Pictures, float], Pictures],
     doses: tuple[float, ...],
@@ -128,7 +128,7 @@ def test_missing_kinds_lower_recall_and_coverage_but_not_precision(judged: Judge
     assert min(of["precision"] for of in numbers) > 0.9
 
 
-def test_few_pictures_again_and_again_are_noticed(judged: Judged) -> None:
+def test_repeated_images_worsen_diversity_metrics(judged: Judged) -> None:
     numbers = [judged.of_real]
     numbers += [judged.numbers(np.resize(judged.fresh[:n], (COUNT, 32, 32, 3))) for n in (50, 10)]
     for name in ("diversity", "coverage", "recall"):
@@ -136,7 +136,7 @@ def test_few_pictures_again_and_again_are_noticed(judged: Judged) -> None:
     assert ordered([of["kid"] for of in numbers], rising=True)
 
 
-def test_memorised_pictures_are_noticed_where_other_numbers_praise_them(judged: Judged) -> None:
+def test_memorized_images_are_detected_despite_good_metrics(judged: Judged) -> None:
     def mixed(copies: int) -> Pictures:
         return np.concatenate([noisy(judged.training[:copies], 3), judged.fresh[copies:COUNT]])
 
@@ -146,7 +146,7 @@ def test_memorised_pictures_are_noticed_where_other_numbers_praise_them(judged: 
     assert abs(numbers[-1]["kid"]) < 4 * numbers[-1]["kid_error"]
 
 
-def test_the_closest_pairs_are_the_copies_and_where_they_come_from(judged: Judged) -> None:
+def test_closest_pairs_are_copies_and_their_sources(judged: Judged) -> None:
     generated = judged.fresh[:COUNT].copy()
     generated[[150, 7]] = judged.training[[3, 501]]
     places, originals = judged.judge(generated).closest(2)
@@ -155,7 +155,7 @@ def test_the_closest_pairs_are_the_copies_and_where_they_come_from(judged: Judge
 
 
 @pytest.mark.shared
-def test_a_digit_that_is_missing_is_noticed(
+def test_missing_digit_worsens_metrics(
     shared: Path, wanted: EvaluateSettings, tmp_path: Path
 ) -> None:
     files = [shared / f"data/mnist/t10k-{of}-ubyte.gz" for of in ("images-idx3", "labels-idx1")]

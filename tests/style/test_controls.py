@@ -1,4 +1,4 @@
-"""What a user decides: where, how strongly, in which colours, in which mixture of styles."""
+"""User controls: masks, strength, preserved colors, mixed styles, smoothness."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def _distance(picture: Tensor, style: Tensor) -> float:
 
 @pytest.mark.parametrize("optimizer", ["spectral_lbfgs", "adam", "lbfgs"])
 @pytest.mark.parametrize("start", ["content", "style", "noise"])
-def test_outside_all_masks_the_content_is_untouched_to_the_bit(optimizer: str, start: str) -> None:
+def test_content_outside_all_masks_is_bit_identical(optimizer: str, start: str) -> None:
     lr = 0.05 if optimizer == "adam" else 1.0
     settings = options(optimizer=optimizer, start=start, lr=lr, iterations=12)
     masks = torch.zeros(2, 1, 1, 32, 32)
@@ -51,7 +51,7 @@ def test_outside_all_masks_the_content_is_untouched_to_the_bit(optimizer: str, s
     assert ((result - content).abs().amax(1)[0][inside] > 1e-3).float().mean() > 0.9
 
 
-def test_each_style_stays_under_its_mask() -> None:
+def test_each_style_applies_only_under_its_mask() -> None:
     """Red goes left and blue goes right, though both are asked for."""
     left = torch.zeros(1, 1, 32, 32)
     left[..., :16] = 1
@@ -66,14 +66,14 @@ def test_each_style_stays_under_its_mask() -> None:
 
 @pytest.mark.parametrize("keep", ["none", "luminance", "histogram"])
 @pytest.mark.parametrize("start", ["content", "noise"])
-def test_strength_0_returns_the_content_to_the_bit(keep: str, start: str) -> None:
-    settings = options(**FAST, strength=0.0, keep_colors=keep, start=start, smoothness=0.1)
+def test_strength_0_returns_the_content_unchanged(keep: str, start: str) -> None:
+    settings = options(**FAST, style_strength=0.0, preserve_color=keep, init=start, tv_weight=0.1)
     result, told = painted(settings, smooth(1), Style((smooth(2),)))
     assert torch.equal(result, smooth(1))
     assert len(told) == 1
 
 
-def test_more_strength_is_nearer_to_the_style_and_farther_from_the_content() -> None:
+def test_higher_strength_is_nearer_to_the_style() -> None:
     content, style = smooth(1), smooth(2)
     results = [
         painted(options(**FAST, strength=strength), content, Style((style,)))[0]
@@ -86,7 +86,7 @@ def test_more_strength_is_nearer_to_the_style_and_farther_from_the_content() -> 
     assert torch.equal(results[-1], painted(options(**FAST), content, Style((style,)))[0])
 
 
-def test_strength_means_the_same_at_every_size() -> None:
+def test_effect_of_strength_does_not_depend_on_size() -> None:
     """The same part of the way from the content's texture to the style's."""
 
     def way(side: int) -> float:
@@ -101,7 +101,7 @@ def test_strength_means_the_same_at_every_size() -> None:
     assert way(32) == pytest.approx(way(64), abs=0.04)
 
 
-def test_luminance_keeps_chroma_to_a_level() -> None:
+def test_preserved_chroma_differs_by_at_most_one_level() -> None:
     """Also of colours at the screen's limits, which little lightness would push out."""
     content = smooth(1).clone()
     content[..., :8] = torch.tensor([1.0, 0.0, 0.05]).view(1, 3, 1, 1)
@@ -119,7 +119,7 @@ def test_luminance_keeps_chroma_to_a_level() -> None:
     assert change[..., 8:].mean() > 0.02
 
 
-def test_what_is_painted_in_luminance_is_what_is_saved() -> None:
+def test_optimized_luminance_is_that_of_the_saved_image() -> None:
     """No lightness is cut: the saved picture's is the canvas' own."""
     contents = torch.cat([smooth(1), smooth(3)])
     room = problem.luminance_bounds(contents)
@@ -131,7 +131,7 @@ def test_what_is_painted_in_luminance_is_what_is_saved() -> None:
         torch.testing.assert_close(problem.luminance(saved), grey.contiguous(), atol=1e-6, rtol=0)
 
 
-def test_a_recolored_style_has_the_contents_mean_and_covariance() -> None:
+def test_recolored_style_has_the_contents_mean_and_covariance() -> None:
     content, style = 0.4 + 0.2 * smooth(1), smooth(2)
     changed = problem.match_color_statistics(style, content).flatten(2)[0]
     wanted = content.flatten(2)[0]
@@ -139,14 +139,14 @@ def test_a_recolored_style_has_the_contents_mean_and_covariance() -> None:
     torch.testing.assert_close(torch.cov(changed), torch.cov(wanted), atol=1e-4, rtol=0)
 
 
-def test_a_style_in_its_own_colours_stays() -> None:
+def test_style_matched_to_itself_is_unchanged() -> None:
     style = smooth(2)
     torch.testing.assert_close(
         problem.match_color_statistics(style, style), style, atol=1e-4, rtol=0
     )
 
 
-def test_mixed_styles_have_the_mean_of_their_textures() -> None:
+def test_mixed_styles_have_the_mean_of_their_statistics() -> None:
     settings, content = options(), smooth(1)
     vgg = build_vgg19("random", "average", 1, 6)
     look = Style((smooth(2), smooth(3)), (3.0, 1.0))
@@ -157,7 +157,7 @@ def test_mixed_styles_have_the_mean_of_their_textures() -> None:
         torch.testing.assert_close(found, mean)
 
 
-def test_a_weight_of_0_leaves_a_style_out() -> None:
+def test_style_of_weight_0_has_no_effect() -> None:
     """But for the calibration of random weights, which knows all styles: here there is none."""
     settings = options(**FAST, weights="imagenet")
     alone, _ = painted(settings, smooth(1), Style((smooth(2),)))
@@ -165,7 +165,7 @@ def test_a_weight_of_0_leaves_a_style_out() -> None:
     torch.testing.assert_close(both, alone, atol=1e-4, rtol=0)
 
 
-def test_a_batch_paints_each_face_in_its_own_style() -> None:
+def test_each_image_of_a_batch_has_its_own_style() -> None:
     settings = options(**FAST, weights="imagenet")
     vgg = build_vgg19("random", "average", 1, 6)
     contents, looks = (
@@ -195,14 +195,14 @@ def test_a_batch_paints_each_face_in_its_own_style() -> None:
     ],
     ids=str,
 )
-def test_every_way_to_paint_comes_nearer(changes: dict[str, object]) -> None:
+def test_every_setting_lowers_the_loss(changes: dict[str, object]) -> None:
     settings = options(**{**FAST, "iterations": 20, **changes})
     result, told = painted(settings, smooth(1), Style((smooth(2),)))
     assert told[-1].total < 0.7 * told[0].total
     assert 0 <= result.min() <= result.max() <= 1
 
 
-def test_more_smoothness_is_smoother() -> None:
+def test_higher_tv_weight_is_smoother() -> None:
     rough = [
         float(painted(options(**FAST, smoothness=weight), smooth(1), Style((smooth(2),)))[0]
         .diff(dim=3).square().mean())
@@ -214,7 +214,7 @@ def test_more_smoothness_is_smoother() -> None:
 @pytest.mark.parametrize(
     ("optimizer", "lr"), [("spectral_lbfgs", 1.0), ("adam", 0.05), ("lbfgs", 1.0)]
 )
-def test_what_is_minimised_is_what_is_saved(optimizer: str, lr: float) -> None:
+def test_final_loss_is_that_of_the_saved_image(optimizer: str, lr: float) -> None:
     """A style that asks for colours beyond the screen: the last loss is the saved picture's."""
     settings = options(optimizer=optimizer, lr=lr, iterations=30, content_layers={})
     style = (smooth(2) > 0.5).float()

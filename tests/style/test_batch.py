@@ -1,4 +1,4 @@
-"""Several pictures in several styles: names, losses, progress, and what is refused."""
+"""Style transfer of several contents in several styles: names, losses, progress, errors."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def _painting(name: str, *totals: float) -> StylizedImage:
     return StylizedImage(*name.split("-"), _pixels(1), _pixels(2), _pixels(3), iterates)
 
 
-def test_every_content_is_painted_in_every_style_under_both_names() -> None:
+def test_every_content_is_stylized_in_every_style() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2, width=12)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
     paintings = list(stylize(options(), contents, styles, (), WEIGHTS, CPU))
@@ -65,7 +65,7 @@ def test_every_content_is_painted_in_every_style_under_both_names() -> None:
         assert painting.style is styles[style]
 
 
-def test_a_painting_and_its_losses_do_not_depend_on_the_others() -> None:
+def test_results_do_not_depend_on_other_contents() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2, width=12)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
     last = list(stylize(options(), contents, styles, (), WEIGHTS, CPU))[-1]
@@ -81,9 +81,7 @@ def test_a_painting_and_its_losses_do_not_depend_on_the_others() -> None:
     ("optimizer", "lr"), [("lbfgs", 1.0), ("adam", 0.02), ("spectral_lbfgs", 1.0)]
 )
 @pytest.mark.parametrize("iterations", [1, 7, 12])
-def test_progress_rises_and_never_passes_its_total(
-    optimizer: str, lr: float, iterations: int
-) -> None:
+def test_progress_increases_up_to_its_total(optimizer: str, lr: float, iterations: int) -> None:
     told: list[Progress] = []
     settings = options(optimizer=optimizer, lr=lr, iterations=iterations)
     contents, styles = {"a": _pixels(1), "b": _pixels(2)}, {"c": _pixels(3), "d": _pixels(4)}
@@ -95,7 +93,7 @@ def test_progress_rises_and_never_passes_its_total(
     assert {progress.total for progress in told} == {4 * iterations}
 
 
-def test_pairing_each_gives_the_styles_in_turn() -> None:
+def test_pairing_cycle_uses_styles_in_turn() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2), "cec": _pixels(5)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
     paintings = list(stylize(options(pairing="cycle"), contents, styles, (), WEIGHTS, CPU))
@@ -103,7 +101,7 @@ def test_pairing_each_gives_the_styles_in_turn() -> None:
     assert [painting.style is styles[painting.name[4:]] for painting in paintings] == [True] * 3
 
 
-def test_weights_mix_all_styles_in_one_painting() -> None:
+def test_style_weights_mix_all_styles() -> None:
     contents = {"ann": _pixels(1)}
     styles = {"waves": _pixels(3), "stars": _pixels(4, height=16)}
     mixed = [
@@ -126,7 +124,7 @@ def test_weights_mix_all_styles_in_one_painting() -> None:
     assert mixed[0][0].style.shape == (16, 16 + 8, 3)
 
 
-def test_masks_are_scaled_to_the_painting_and_leave_the_rest() -> None:
+def test_masks_are_resized_and_limit_changes() -> None:
     content = _pixels(1, 32, 32)
     mask = np.zeros((8, 8, 3), np.uint8)
     mask[:, :2] = 255
@@ -140,7 +138,7 @@ def test_masks_are_scaled_to_the_painting_and_leave_the_rest() -> None:
     [((48, 64), True), ((480, 640), True), ((6, 8), True), ((24, 33), True), ((64, 48), False),
      ((64, 64), False), ((48, 60), False)],
 )  # fmt: skip
-def test_a_mask_that_would_be_stretched_is_refused(shape: tuple[int, int], fits: bool) -> None:
+def test_mask_of_other_aspect_ratio_is_rejected(shape: tuple[int, int], fits: bool) -> None:
     contents, styles = {"ann": _pixels(1, 48, 64)}, {"waves": _pixels(3)}
     masks = [np.full((*shape, 3), 255, np.uint8)]
     if fits:
@@ -154,7 +152,7 @@ def test_a_mask_that_would_be_stretched_is_refused(shape: tuple[int, int], fits:
         output_names(options(), contents, styles, masks)
 
 
-def test_as_many_weights_as_styles_are_needed() -> None:
+def test_number_of_style_weights_must_equal_number_of_styles() -> None:
     """The word generated stands for several, which settings cannot count."""
     settings = options(styles=["generated"], style_weights=[1.0])
     styles = {"face_1": _pixels(3), "face_2": _pixels(4)}
@@ -162,21 +160,21 @@ def test_as_many_weights_as_styles_are_needed() -> None:
         list(stylize(settings, {"ann": _pixels(1)}, styles, (), WEIGHTS, CPU))
 
 
-def test_a_style_scale_of_half_is_the_style_at_half_its_size() -> None:
+def test_style_scale_changes_the_result() -> None:
     contents, style = {"ann": _pixels(1)}, _pixels(3, 16, 16)
     half = list(stylize(options(style_scale=0.5), contents, {"s": style}, (), WEIGHTS, CPU))
     whole = list(stylize(options(), contents, {"s": style}, (), WEIGHTS, CPU))
     assert not np.array_equal(half[0].pixels, whole[0].pixels)
 
 
-def test_trouble_names_the_painting() -> None:
+def test_error_names_the_stylized_image() -> None:
     contents, styles = {"ann": _pixels(1), "bob": _pixels(2)}, {"waves": _pixels(3)}
     settings = options(style_layers={1: 1e39})
     with pytest.raises(AtelierError, match=r"the loss of ann-waves is (nan|inf) at iteration 1;"):
         list(stylize(settings, contents, styles, (), WEIGHTS, CPU))
 
 
-def test_glimpses_are_numbered_like_the_paintings() -> None:
+def test_previews_have_the_index_of_their_result() -> None:
     contents = {"ann": _pixels(1), "bob": _pixels(2)}
     styles = {"waves": _pixels(3), "stars": _pixels(4)}
     seen: list[Preview] = []
@@ -196,7 +194,7 @@ def test_glimpses_are_numbered_like_the_paintings() -> None:
         assert np.array_equal(to_uint8(glimpse.pixels, signed=False)[0].numpy(), painting.pixels)
 
 
-def test_paintings_of_the_same_name_are_refused_before_painting() -> None:
+def test_equal_output_names_are_rejected_before_work_starts() -> None:
     contents = {"a": _pixels(1), "a-b": _pixels(2)}
     styles = {"b-c": _pixels(3), "c": _pixels(4)}
     told: list[Progress] = []
@@ -206,7 +204,7 @@ def test_paintings_of_the_same_name_are_refused_before_painting() -> None:
     assert told == []
 
 
-def test_the_table_has_a_row_for_every_evaluation() -> None:
+def test_loss_table_has_a_row_for_every_evaluation() -> None:
     header, rows = loss_table([_painting("a-c", 6.0, 1.5), _painting("b-c", 0.123456789)])
     assert header == ["painting", "iteration", "loss", "style_1", "content_3"]
     assert rows == [
@@ -216,14 +214,14 @@ def test_the_table_has_a_row_for_every_evaluation() -> None:
     ]
 
 
-def test_the_summary_means_first_and_last_losses() -> None:
+def test_summary_averages_first_and_last_losses() -> None:
     found = summary([_painting("a-c", 6.0, 3.0, 1.0), _painting("b-c", 4.0, 2.0)])
     assert list(found.values()) == [2, 5.0, 1.5]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("scale", "weights"), [(1.0, []), (0.37, []), (1.5, [1.0, 1.0])])
-def test_the_size_that_is_advised_is_accepted(
+def test_suggested_size_is_the_largest_that_fits(
     precision: str, scale: float, weights: list[float]
 ) -> None:
     """For all pictures, with the styles that are held beside them; and it is the largest."""
@@ -253,7 +251,7 @@ def test_the_size_that_is_advised_is_accepted(
         check(advised + 1)
 
 
-def test_a_later_picture_too_large_is_refused_before_the_first_is_painted() -> None:
+def test_too_large_content_is_rejected_before_work_starts() -> None:
     told: list[Progress] = []
     contents = {"ann": _pixels(1), "long": _pixels(2, 1, 1000)}
     given = (contents, {"waves": _pixels(3)}, (), WEIGHTS, CPU, told.append)

@@ -1,4 +1,4 @@
-"""Gram matrices and losses against closed forms and a plainly written reference."""
+"""Gram matrices and losses against closed forms and a simple reference."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def test_gram_matrix_equals_the_sum_written_out(features: Tensor) -> None:
     torch.testing.assert_close(gram_matrix(features), _gram_by_loops(features))
 
 
-def test_gram_matrix_forgets_where_things_are(features: Tensor) -> None:
+def test_gram_matrix_does_not_depend_on_positions(features: Tensor) -> None:
     turned = features.flatten(2)[:, :, torch.arange(20).flip(0)].view_as(features)
     torch.testing.assert_close(gram_matrix(turned), gram_matrix(features))
 
@@ -73,7 +73,7 @@ def test_the_gradient_of_a_bfloat16_gram_matrix_is_float32s_rounded(features: Te
     torch.testing.assert_close(*found, rtol=0.02, atol=2e-4)
 
 
-def test_each_picture_has_its_own_loss(features: Tensor) -> None:
+def test_each_image_has_its_own_loss(features: Tensor) -> None:
     target = gram_matrix(features[:1] * 0.5)
     for loss, goal in ((_style_loss, target), (content_loss, features.flip(1))):
         together = loss(features, goal)
@@ -81,7 +81,7 @@ def test_each_picture_has_its_own_loss(features: Tensor) -> None:
         torch.testing.assert_close(together, torch.cat(alone))
 
 
-def test_style_of_the_style_itself_costs_nothing(features: Tensor) -> None:
+def test_style_loss_of_the_style_itself_is_0(features: Tensor) -> None:
     assert _style_loss(features, gram_matrix(features)).tolist() == [0, 0]
 
 
@@ -114,7 +114,7 @@ def test_gradients_equal_finite_differences(features: Tensor, name: str) -> None
         assert torch.autograd.gradcheck(lambda x: content_loss(x, features * 2), picture)
 
 
-def test_textures_of_parts_add_up_to_the_wholes(features: Tensor) -> None:
+def test_statistics_of_tiles_add_up_to_those_of_the_image(features: Tensor) -> None:
     """Also under a mask: what tiles sum is what one pass gives."""
     mask = torch.rand(2, 1, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     for kind in ("gram", "moments"):
@@ -128,7 +128,7 @@ def test_textures_of_parts_add_up_to_the_wholes(features: Tensor) -> None:
             torch.testing.assert_close(sum(parts), style_statistics(features, kind, under))
 
 
-def test_a_mask_of_ones_changes_nothing_and_one_of_a_part_sees_that_part(features: Tensor) -> None:
+def test_mask_selects_positions(features: Tensor) -> None:
     mask = torch.zeros(1, 1, 4, 5, dtype=torch.float64)
     mask[..., :2] = 1
     for kind in ("gram", "moments"):
@@ -150,7 +150,7 @@ def test_moments_are_means_and_covariances(features: Tensor) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gram", "moments"])
-def test_the_styles_own_texture_costs_nothing(features: Tensor, kind: StyleLoss) -> None:
+def test_style_loss_of_equal_statistics_is_0(features: Tensor, kind: StyleLoss) -> None:
     own = style_statistics(features, kind)
     assert style_loss(own, own).tolist() == [0, 0]
 

@@ -1,4 +1,4 @@
-"""Painting part by part gives what one pass gives, and no seam."""
+"""Tiled computation equals that of whole images."""
 
 import itertools
 
@@ -29,7 +29,7 @@ def _large(seed: int, height: int, width: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("height", "width"), [(96, 96), (101, 83), (64, 130)])
-def test_cores_cover_a_picture_once(height: int, width: int) -> None:
+def test_cores_partition_the_image(height: int, width: int) -> None:
     covered = torch.zeros(1, 1, height, width)
     for part in tiles(height, width, 60, 13, 4):
         part.crop_core(covered, 1).add_(1)
@@ -39,7 +39,7 @@ def test_cores_cover_a_picture_once(height: int, width: int) -> None:
 
 @pytest.mark.parametrize("layer", [1, 6, 11])
 @pytest.mark.parametrize("pooling", ["max", "average", "l2"])
-def test_no_place_sees_farther_than_reach_says(layer: int, pooling: str) -> None:
+def test_receptive_radius_is_an_upper_bound(layer: int, pooling: str) -> None:
     """And one sees as far, but for the pixels of its own stride."""
     vgg = build_vgg19("random", pooling, 1, layer).double()
     picture = torch.rand(1, 3, 64, 64, dtype=torch.float64, requires_grad=True)
@@ -65,7 +65,7 @@ def test_no_place_sees_farther_than_reach_says(layer: int, pooling: str) -> None
 )
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("height", "width"), [(96, 112), (91, 105)])
-def test_parts_give_the_losses_and_the_gradient_of_the_whole(
+def test_tiled_losses_and_gradient_equal_those_of_the_image(
     changes: dict[str, object], masked: bool, height: int, width: int
 ) -> None:
     settings = options(**DEEP, **changes)
@@ -89,7 +89,7 @@ def test_parts_give_the_losses_and_the_gradient_of_the_whole(
     torch.testing.assert_close(gradient_by_parts, gradient, rtol=1e-3, atol=1e-5 * scale)
 
 
-def test_a_painting_by_parts_is_the_whole_one_and_has_no_seam() -> None:
+def test_tiled_result_has_no_seams() -> None:
     """Neighbours across the borders of parts differ as neighbours elsewhere do."""
     settings = options(optimizer="spectral_lbfgs", iterations=15)
     less = settings.model_copy(update={"memory_gb": 0.0095})
@@ -110,7 +110,7 @@ def test_a_painting_by_parts_is_the_whole_one_and_has_no_seam() -> None:
     assert steps[across].mean() == pytest.approx(float(steps[~across].mean()), rel=0.25)
 
 
-def test_more_memory_means_larger_parts_and_too_little_is_told() -> None:
+def test_tile_size_grows_with_memory() -> None:
     settings = options(**DEEP)
     vgg = build_vgg19("random", "average", 1, 11)
     sides = [
@@ -130,7 +130,7 @@ def test_more_memory_means_larger_parts_and_too_little_is_told() -> None:
         tile_size_for_memory(fits + 16, fits + 16, little, vgg)
 
 
-def test_a_style_larger_than_the_painting_is_seen_in_parts_too() -> None:
+def test_large_style_is_tiled_too() -> None:
     settings = options(**DEEP, memory_gb=0.2)
     vgg = build_vgg19("random", "average", 1, 11)
     small, large = (96, 96), (960, 960)
@@ -142,7 +142,7 @@ def test_a_style_larger_than_the_painting_is_seen_in_parts_too() -> None:
         tile_size_for_memory(96, 96, settings, vgg, [(4000, 4000)])
 
 
-def test_a_painting_far_too_large_is_refused_before_there_is_any_of_it() -> None:
+def test_too_large_image_is_rejected_before_allocation() -> None:
     vgg = vgg19_on_meta("average", 11)
 
     def check(height: int, width: int, memory_gb: float = 4.0) -> None:
@@ -158,13 +158,11 @@ def test_a_painting_far_too_large_is_refused_before_there_is_any_of_it() -> None
 
 
 @pytest.mark.parametrize(("gb", "side"), [(0.0, 768), (4.0, 768), (0.2, 441), (1e-6, 32)])
-def test_random_weights_look_at_styles_of_as_many_pixels_as_memory_holds(
-    gb: float, side: int
-) -> None:
+def test_calibration_size_follows_memory(gb: float, side: int) -> None:
     assert calibration_size(options(memory_gb=gb), 1) == side
 
 
-def test_the_largest_size_that_works_is_found_by_trying() -> None:
+def test_largest_size_that_runs_is_found_by_trying() -> None:
     tried = []
 
     def work(side: int) -> None:
@@ -183,7 +181,7 @@ def test_the_largest_size_that_works_is_found_by_trying() -> None:
         largest_size_that_runs(broken, 1000, 32)
 
 
-def test_a_picture_is_seen_as_it_was() -> None:
+def test_tiled_gradient_does_not_modify_the_image() -> None:
     """Seeing by parts leaves the canvas alone."""
     settings = options(**DEEP)
     vgg = build_vgg19("random", "average", 1, 11)

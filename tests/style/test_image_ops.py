@@ -1,4 +1,4 @@
-"""Pictures on their way into painting and out of it."""
+"""Conversions between images and tensors."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def _flat(height: int, width: int, level: int) -> np.ndarray:
     size=st.integers(8, 64),
     level=st.integers(0, 255),
 )
-def test_shorter_side_becomes_the_size_and_a_plain_colour_stays(
+def test_shorter_side_becomes_the_size_and_constant_color_is_unchanged(
     height: int, width: int, size: int, level: int
 ) -> None:
     tensor = resize_to_tensor(_flat(height, width, level), size)
@@ -29,7 +29,7 @@ def test_shorter_side_becomes_the_size_and_a_plain_colour_stays(
     assert torch.equal(tensor, torch.full_like(tensor, level / 255))
 
 
-def test_a_picture_of_the_right_size_passes_unchanged_both_ways() -> None:
+def test_image_of_the_right_size_is_unchanged_both_ways() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
     tensor = resize_to_tensor(picture, 16)
     assert tensor.shape == (1, 3, 16, 24)

@@ -1,4 +1,4 @@
-"""Pictures by colour and frequency: closed forms, and products that are those of pixels."""
+"""Spectra by color and frequency: closed forms, and inner products equal to those of pixels."""
 
 import math
 
@@ -16,14 +16,14 @@ def _noise(seed: int, *shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_there_and_back_is_the_same_picture(size: tuple[int, int]) -> None:
+def test_inverse_of_forward_is_the_identity(size: tuple[int, int]) -> None:
     pictures = _noise(1, 2, 3, *size)
     spectrum = Spectrum(pictures)
     torch.testing.assert_close(spectrum.inverse(spectrum.forward(pictures)), pictures)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_products_and_energies_are_those_of_pixels(size: tuple[int, int]) -> None:
+def test_inner_products_and_energies_equal_those_of_pixels(size: tuple[int, int]) -> None:
     one, other = _noise(1, 2, 3, *size), _noise(2, 2, 3, *size)
     spectrum = Spectrum(one)
     product = spectrum.inner(spectrum.forward(one), spectrum.forward(other))
@@ -34,7 +34,7 @@ def test_products_and_energies_are_those_of_pixels(size: tuple[int, int]) -> Non
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_factors_make_a_symmetric_positive_map(size: tuple[int, int]) -> None:
+def test_band_factors_are_a_symmetric_positive_map(size: tuple[int, int]) -> None:
     one, other = _noise(1, 1, 3, *size), _noise(2, 1, 3, *size)
     spectrum = Spectrum(one)
     factors = _noise(3, 1, 3, spectrum.bands).exp()
@@ -47,7 +47,7 @@ def test_factors_make_a_symmetric_positive_map(size: tuple[int, int]) -> None:
     assert (one * scaled(one)).sum() > 0
 
 
-def test_one_factor_for_all_bands_is_a_factor() -> None:
+def test_equal_factors_scale_the_image() -> None:
     pictures = _noise(1, 2, 3, 12, 20)
     spectrum = Spectrum(pictures)
     factors = torch.tensor([2.0, 5.0])[:, None, None].expand(2, 3, spectrum.bands)
@@ -56,7 +56,7 @@ def test_one_factor_for_all_bands_is_a_factor() -> None:
 
 
 @pytest.mark.parametrize(("waves", "band"), [(1, 0), (2, 1), (4, 2), (8, 3)])
-def test_a_wave_lies_in_the_octave_of_its_length(waves: int, band: int) -> None:
+def test_wave_has_the_octave_of_its_frequency(waves: int, band: int) -> None:
     across = torch.cos(2 * torch.pi * waves * torch.arange(16) / 16)
     grey = across.expand(1, 3, 16, 16)
     spectrum = Spectrum(grey)
@@ -67,7 +67,7 @@ def test_a_wave_lies_in_the_octave_of_its_length(waves: int, band: int) -> None:
     torch.testing.assert_close(energies, expected, atol=1e-3, rtol=1e-4)
 
 
-def test_even_colours_lie_in_the_longest_waves_octave() -> None:
+def test_constant_color_is_in_the_lowest_octave() -> None:
     red_to_blue = torch.tensor([1.0, 0.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
     spectrum = Spectrum(red_to_blue)
     energies = spectrum.band_energies(spectrum.forward(red_to_blue))[0]
