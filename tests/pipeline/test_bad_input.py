@@ -75,7 +75,11 @@ def test_a_misspelt_setting_touches_nothing(ready: Project) -> None:
     ("make", "stage", "sentence"),
     [
         (lambda folder: None, "download", "no file"),
-        (lambda folder: (folder / "notes.txt").write_text("not a face"), "convert", "readable image"),
+        (
+            lambda folder: (folder / "notes.txt").write_text("not a face"),
+            "convert",
+            "readable image",
+        ),
     ],
 )
 def test_a_folder_without_pictures_leaves_the_old_data(

@@ -287,9 +287,7 @@ def test_style_transfer_is_bit_reproducible() -> None:
 
 
 def test_content_is_reconstructed_from_noise() -> None:
-    settings = options(
-        style_layers={1: 0.0}, content_layers={1: 1.0}, init="noise", iterations=150
-    )
+    settings = options(style_layers={1: 0.0}, content_layers={1: 1.0}, init="noise", iterations=150)
     painted, _ = _paint(settings, smooth(1), smooth(2))
     assert (painted - smooth(1)).abs().mean() < 0.01
 

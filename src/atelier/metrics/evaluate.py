@@ -201,9 +201,7 @@ def evaluate(
         generated: uint8 [settings.samples, H, W, C].
         device: where features are extracted.
         report: called with the number of finished steps.
-        epochs: a few samples of each epoch, uint8 [n, H, W, C], for the KID by epoch. KID is
-            unbiased, so that few samples suffice, but at least three. ``settings.epochs`` epochs
-            are measured, evenly spaced, including the last.
+        epochs: samples of each epoch, uint8 [n, H, W, C]; ``settings.epochs`` are measured.
         cache: of the features of real images.
         weights: the folder of weight files.
 
@@ -218,33 +216,26 @@ def evaluate(
     view, features = _real_features(real, training, extractor, device, cache or FeatureCache())
     report(Progress(1, 4, "generated images"))
     generated_features = view.generated(generated)
-    of_generated = _score(
-        real, features.reference, generated, generated_features, settings.seed, view
-    )
+    scores = _score(real, features.reference, generated, generated_features, settings.seed, view)
     report(Progress(2, 4, "other real images"))
-    of_others = _score(real, features.reference, real.other, features.other, settings.seed, view)
+    other = _score(real, features.reference, real.other, features.other, settings.seed, view)
     report(Progress(3, 4, "nearest training images"))
     nearest = nearest_pairs(generated_features, features.searched).or_mirrored(
         nearest_pairs(view.generated(_mirror(generated)), features.searched)
     )
-    nearest_of_real = _nearest_of_real(settings, real, training, features, view)
-    available = len(test) if real.held_out else len(training) // 3
+    real_nearest = _nearest_of_real(settings, real, training, features, view)
     result = Evaluation(
-        generated=of_generated,
-        other_real=of_others,
+        generated=scores,
+        other_real=other,
         by_epoch=_kid_by_epoch(spread(epochs or {}, settings.epochs), features.reference, view),
-        memorised=memorized_fraction(nearest, nearest_of_real) if nearest_of_real else None,
-        real_memorised=(
-            expected_memorized_fraction(len(nearest_of_real.distance)) if nearest_of_real else None
-        ),
+        memorised=memorized_fraction(nearest, real_nearest) if real_nearest else None,
+        real_memorised=real_nearest and expected_memorized_fraction(len(real_nearest.distance)),
         nearest=nearest,
         training=training[real.searched],
         measured_with=_measured_with(settings, real, len(generated)),
         notes=(
-            *_notes_on_reference(settings, real, of_generated.kid, len(test), available),
-            *_notes_on_absent(
-                of_generated, real, len(generated), nearest_of_real is not None, view
-            ),
+            *_notes_on_reference(settings, real, scores.kid, len(training), len(test)),
+            *_notes_on_absent(scores, real, len(generated), real_nearest is not None, view),
         ),
     )
     report(Progress(4, 4))
@@ -353,7 +344,7 @@ def _measured_with(
 
 
 def _notes_on_reference(
-    settings: EvaluateSettings, real: RealImages, kid: Kid | None, test: int, available: int
+    settings: EvaluateSettings, real: RealImages, kid: Kid | None, training: int, test: int
 ) -> list[str]:
     """Return a sentence if there are few real images, and one if they are not the test set.
 
@@ -361,10 +352,11 @@ def _notes_on_reference(
         settings: the ``evaluate`` section.
         real: the compared images.
         kid: of the generated images.
+        training: number of training images.
         test: number of images of the test set.
-        available: number of images from which the reference is chosen.
     """
     notes, count = [], len(real.reference)
+    available = test if real.held_out else training // 3
     if kid and count < RELIABLE_KID_IMAGES:
         more = "add images"
         if settings.reference == "test":
