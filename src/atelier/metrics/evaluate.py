@@ -229,7 +229,7 @@ def evaluate(
         other_real=other,
         by_epoch=_kid_by_epoch(spread(epochs or {}, settings.epochs), features.reference, view),
         memorised=memorized_fraction(nearest, real_nearest) if real_nearest else None,
-        real_memorised=real_nearest and expected_memorized_fraction(len(real_nearest.distance)),
+        real_memorised=_expected_memorized(real_nearest),
         nearest=nearest,
         training=training[real.searched],
         measured_with=_measured_with(settings, real, len(generated)),
@@ -322,6 +322,10 @@ def _nearest_of_real(
         return None
     mirrored = nearest_pairs(view.real(_mirror(images)), features.searched, is_searched)
     return nearest_pairs(its_features, features.searched, is_searched).or_mirrored(mirrored)
+
+
+def _expected_memorized(real_nearest: Nearest | None) -> float | None:
+    return expected_memorized_fraction(len(real_nearest.distance)) if real_nearest else None
 
 
 def _mirror(images: Images) -> Images:
