@@ -43,35 +43,35 @@ def transfer_style(
 ) -> Iterator[Tensor]:
     """Stylize each of ``contents``, and yield each stylized image as soon as it is finished.
 
-        Gatys, Ecker and Bethge 2016, "Image style transfer using convolutional neural networks"
-        (CVPR). Optimizers of torch process one image after another. With ``spectral_lbfgs``, images of
-        one size can share the passes of VGG19; sums over a batch may be rounded differently.
+    Gatys, Ecker and Bethge 2016, "Image style transfer using convolutional neural networks"
+    (CVPR). Optimizers of torch process one image after another. With ``spectral_lbfgs``, images of
+    one size can share the passes of VGG19; sums over a batch may be rounded differently.
 
-        Args:
-            contents: each float32 ``[1, 3, H, W]``, RGB, 0 to 1, of any size.
-            styles: one style image for all contents, float32 ``[1, 3, h, w]``, RGB, 0 to 1; or one
-                :class:`Style` for all, or one for each.
-            settings: the ``stylize`` section.
-            vgg: from :func:`atelier.style.vgg.build_vgg19`, deep enough for the settings' layers.
-                It is moved to ``device``. Random weights are calibrated on all styles, in a copy.
-            device: where to compute.
-                on_losses: called for every evaluation with a finite loss, in blocks; an evaluation is an
-                iteration. L-BFGS of torch may make one more than ``settings.iterations``. Both
-                L-BFGS may end earlier, if no step lowers the loss.
-            checkpointer: saves states under the index of a batch's first image. Evaluations of an
-                earlier attempt are passed to ``on_losses`` again.
-                batch_size: maximum number of images that share a pass. The default is 1 on a CPU, where
-                larger batches are not faster, and 512 x 512 pixels in total on other devices.
-            on_preview: called with unfinished images, more often if ``save_intermediates`` is set.
-            warn: called with a sentence after a problem from which the optimization recovered.
-            labels: name of each image for messages; ``picture 1`` and so on by default.
+    Args:
+        contents: each float32 ``[1, 3, H, W]``, RGB, 0 to 1, of any size.
+        styles: one style image for all contents, float32 ``[1, 3, h, w]``, RGB, 0 to 1; or one
+            :class:`Style` for all, or one for each.
+        settings: the ``stylize`` section.
+        vgg: from :func:`atelier.style.vgg.build_vgg19`, deep enough for the settings' layers.
+            It is moved to ``device``. Random weights are calibrated on all styles, in a copy.
+        device: where to compute.
+        on_losses: called for every evaluation with a finite loss, in blocks; an evaluation is an
+            iteration. L-BFGS of torch may make one more than ``settings.iterations``. Both
+            L-BFGS may end earlier, if no step lowers the loss.
+        checkpointer: saves states under the index of a batch's first image. Evaluations of an
+            earlier attempt are passed to ``on_losses`` again.
+        batch_size: maximum number of images that share a pass. The default is 1 on a CPU, where
+            larger batches are not faster, and 512 x 512 pixels in total on other devices.
+        on_preview: called with unfinished images, more often if ``save_intermediates`` is set.
+        warn: called with a sentence after a problem from which the optimization recovered.
+        labels: name of each image for messages; ``picture 1`` and so on by default.
 
-        Yields:
-            Stylized images of their contents' sizes, float32 ``[1, 3, H, W]`` on the CPU, 0 to 1.
+    Yields:
+        Stylized images of their contents' sizes, float32 ``[1, 3, H, W]`` on the CPU, 0 to 1.
 
-        Raises:
-            AtelierError: the loss stays non-finite, an image is too small, a mask is empty, or memory
-                is short.
+    Raises:
+        AtelierError: the loss stays non-finite, an image is too small, a mask is empty, or memory
+            is short.
     """
     styles = [Style((styles,))] if isinstance(styles, Tensor) else list(styles)
     vgg = vgg[: deepest_layer(settings) + 1].to(device)
