@@ -16,7 +16,7 @@ from command import options, show
 from torch import Tensor, nn
 
 from atelier.data.dataset import load_images
-from atelier.gan.generate import draw_latents, generate
+from atelier.gan.generation import draw_latents, generate
 from atelier.gan.serialization import load_generator
 
 EPOCHS = 5

@@ -431,7 +431,7 @@ def numbers() -> Results:
     import numpy as np
     import torch
 
-    from atelier.gan.generate import generate
+    from atelier.gan.generation import generate
     from atelier.metrics.distances import compute_kid
     from atelier.metrics.features import Extractor, RandomFeatures
 

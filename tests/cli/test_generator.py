@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from atelier.gan.generate import draw_latents, generate
+from atelier.gan.generation import draw_latents, generate
 from atelier.gan.serialization import save_network
 
 from ..support.architectures import SMALL, vivid

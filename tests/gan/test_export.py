@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from atelier.core.errors import AtelierError
 from atelier.gan.export import export
-from atelier.gan.generate import draw_latents, generate
+from atelier.gan.generation import draw_latents, generate
 from atelier.gan.sampling import SampledGenerator
 
 from ..support.architectures import SMALL, vivid

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from atelier.core.errors import AtelierError
-from atelier.gan.generate import draw_latents
+from atelier.gan.generation import draw_latents
 from atelier.gan.networks import Architecture, build_networks
 
 from ..support.architectures import SMALL, train_settings

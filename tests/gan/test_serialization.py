@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from atelier.core.errors import AtelierError
-from atelier.gan.generate import draw_latents, generate
+from atelier.gan.generation import draw_latents, generate
 from atelier.gan.networks import Architecture, build_networks
 from atelier.gan.serialization import (
     generate_from,

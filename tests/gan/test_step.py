@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from atelier.core.random_streams import derive_seed
 from atelier.core.settings import TrainSettings
-from atelier.gan.generate import random_latents
+from atelier.gan.generation import random_latents
 from atelier.gan.model import build_gan
 from atelier.gan.networks import build_networks
 from atelier.gan.step import train_step

@@ -16,7 +16,7 @@ from atelier.gan import trainer as trainer_module
 from atelier.gan.cuda_graph import _restore_in_place
 from atelier.gan.distributed import Ranks
 from atelier.gan.fit import follow_rank0
-from atelier.gan.generate import random_latents
+from atelier.gan.generation import random_latents
 from atelier.gan.step import train_step
 from atelier.gan.trainer import Trainer, _progress_note
 

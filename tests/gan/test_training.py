@@ -10,7 +10,7 @@ import torch
 from atelier.core.errors import AtelierError
 from atelier.core.progress import Progress
 from atelier.core.settings import Settings
-from atelier.gan.generate import draw_latents, generate
+from atelier.gan.generation import draw_latents, generate
 from atelier.gan.history import History
 from atelier.gan.networks import build_networks
 from atelier.gan.sampling import load_epochs, save_samples

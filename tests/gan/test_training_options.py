@@ -16,7 +16,7 @@ from atelier.core.errors import AtelierError
 from atelier.core.random_streams import derive_seed
 from atelier.core.settings import Settings
 from atelier.gan.fit import save_models, train
-from atelier.gan.generate import draw_latents, generate, split_labels
+from atelier.gan.generation import draw_latents, generate, split_labels
 from atelier.gan.history import History
 from atelier.gan.model import EMA, build_gan
 from atelier.gan.networks import Architecture, Discriminator, Generator, build_networks

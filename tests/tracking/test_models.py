@@ -21,7 +21,7 @@ from PIL import Image
 
 from atelier.core.arrays import to_uint8
 from atelier.core.errors import AtelierError
-from atelier.gan.generate import draw_latents
+from atelier.gan.generation import draw_latents
 from atelier.gan.sampling import SampledGenerator, generate_one_by_one, latents_for_seeds
 from atelier.gan.serialization import load_generator
 from atelier.tracking.models import load_model

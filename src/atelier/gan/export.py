@@ -32,7 +32,7 @@ def export(generator: SampledGenerator, target: Path) -> None:
     """Write a generator atomically, in the format given by the suffix of ``target``.
 
     Both formats map float32 [B, latent_size + classes], for any B, to uint8 [B, H, W, C]: the
-    images of :func:`atelier.gan.generate.generate`.
+    images of :func:`atelier.gan.generation.generate`.
 
     Args:
         generator: on the CPU.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from atelier.core.errors import AtelierError
 from atelier.core.files import atomic_write
 from atelier.core.pretrained import check_safetensors, reject_not_finite
-from atelier.gan.generate import draw_latents, generate
+from atelier.gan.generation import draw_latents, generate
 from atelier.gan.networks import Architecture, Generator
 
 _HEADER_KEY = "architecture"  # a single key, since safetensors writes several in random order

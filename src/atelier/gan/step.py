@@ -10,7 +10,7 @@ from torch import Tensor, nn, optim
 
 from atelier.core.device import autocast
 from atelier.gan.augment import diff_augment, interpolation_weights, random_hflip
-from atelier.gan.generate import split_labels
+from atelier.gan.generation import split_labels
 from atelier.gan.losses import (
     discriminator_loss,
     generator_loss,

@@ -17,7 +17,7 @@ from atelier.core.random_streams import derive_seed
 from atelier.core.settings import TrainSettings
 from atelier.gan.cuda_graph import GraphedStep
 from atelier.gan.distributed import SINGLE_PROCESS, Ranks
-from atelier.gan.generate import draw_latents, generate, random_latents, with_labels
+from atelier.gan.generation import draw_latents, generate, random_latents, with_labels
 from atelier.gan.history import BestModel, DivergedError, EpochResult
 from atelier.gan.loader import BatchLoader, labels_by_row, validate_labels
 from atelier.gan.model import build_gan, lr_factor

@@ -3,7 +3,7 @@
 import numpy as np
 
 from atelier.sample_faces.canvas import Color
-from atelier.sample_faces.features import EYE_GAP, EYE_LINE
+from atelier.sample_faces.facial_features import EYE_GAP, EYE_LINE
 from atelier.sample_faces.shapes import (
     HAIR_SIDE,
     LIGHT,

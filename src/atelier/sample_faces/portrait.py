@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from atelier.sample_faces.accessories import COLLARS, EARRINGS, GLASSES, HATS, NECK
 from atelier.sample_faces.canvas import Canvas, Points, ellipse, mix
-from atelier.sample_faces.features import BROWS, CLOSED_EYES, EARS, EYES, MOUTHS, NOSES
+from atelier.sample_faces.facial_features import BROWS, CLOSED_EYES, EARS, EYES, MOUTHS, NOSES
 from atelier.sample_faces.hair import BEARDS, HAIR_STYLES
 from atelier.sample_faces.shapes import (
     Clip,

@@ -8,7 +8,7 @@ import numpy as np
 
 from atelier.sample_faces.accessories import COLLARS, HATS
 from atelier.sample_faces.canvas import Color
-from atelier.sample_faces.features import NOSES
+from atelier.sample_faces.facial_features import NOSES
 from atelier.sample_faces.hair import BEARDS, HAIR_STYLES
 
 Option = TypeVar("Option")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from atelier.core.arrays import to_tensor
-from atelier.gan.generate import (
+from atelier.gan.generation import (
     draw_latents,
     generate,
     random_latents,
