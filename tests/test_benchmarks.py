@@ -66,7 +66,7 @@ class Case:
 def _generator(folder: Path, image_size: int, channels: int) -> None:
     """Write an untrained generator."""
     values = preset_values("sample", ROOT / "presets")["train"]
-    small = {"generator_width": 4, "discriminator_width": 4, "latent_size": 8}
+    small = {"generator_channels": 4, "discriminator_channels": 4, "latent_size": 8}
     arch = Architecture.from_settings(TrainSettings(**values | small), image_size, channels)
     save_network(build_networks(arch, 1)[0], arch, folder / "generator.safetensors")
 

@@ -68,11 +68,11 @@ def test_epochs_are_measured_with_enough_validation_images(
     told: list[str] = []
 
     def asked(count: int, **train: Any) -> ValidationKID | None:
-        settings = make_settings(train={"measure_every": 1, **train})
+        settings = make_settings(train={"kid_every_epochs": 1, **train})
         return build_validation(settings, pictures[220:], pictures[:count], CPU, told.append)
 
     assert asked(200) is not None
-    assert asked(16, measure_every=0) is None
+    assert asked(16, kid_every_epochs=0) is None
     assert not told
     assert asked(15) is None
     assert asked(1) is None
@@ -84,7 +84,7 @@ def test_epochs_are_measured_with_enough_validation_images(
     with pytest.raises(
         AtelierError, match=r"has 15 images, .* add images, or set train.select_model to last"
     ):
-        asked(15, keep="best")
+        asked(15, select_model="best")
 
 
 @pytest.mark.parametrize(("count", "is_measured"), [(9, False), (45, False), (46, True)])
@@ -92,7 +92,7 @@ def test_epochs_are_not_measured_on_the_scale_of_fewer_than_30_training_images(
     small: Pictures, make_settings: Callable[..., Settings], count: int, is_measured: bool
 ) -> None:
     warnings: list[str] = []
-    settings = make_settings(train={"measure_every": 1})
+    settings = make_settings(train={"kid_every_epochs": 1})
     judge = build_validation(settings, small[:count], small[200:216], CPU, warnings.append)
     assert (judge is not None) == is_measured
     if not is_measured:
@@ -102,7 +102,7 @@ def test_epochs_are_not_measured_on_the_scale_of_fewer_than_30_training_images(
             f"epochs are not measured: the scale of the features comes from {scaling} training"
             " images, and 30 are needed; add images"
         )
-        best = make_settings(train={"measure_every": 1, "keep": "best"})
+        best = make_settings(train={"kid_every_epochs": 1, "keep": "best"})
         with pytest.raises(AtelierError, match=r"30 are needed; .* set train.select_model to last"):
             build_validation(best, small[:count], small[200:216], CPU, warnings.append)
 
@@ -116,7 +116,7 @@ def test_calibrated_features_need_no_scale(
     numbers = evaluate(wanted(), small[:9], small[:0], small[300:350], CPU).metrics()
     assert {"kid", "fid", "memorised"} <= set(numbers)
     warnings: list[str] = []
-    settings = make_settings(train={"measure_every": 1})
+    settings = make_settings(train={"kid_every_epochs": 1})
     assert build_validation(settings, small[:2], small[200:216], CPU, warnings.append) is not None
     assert warnings == [
         "the KID of epochs is measured against 16 real images; below 200 its standard error is"
@@ -128,7 +128,7 @@ def test_epochs_measured_by_few_images_are_announced_with_the_error(
     small: Pictures, make_settings: Callable[..., Settings]
 ) -> None:
     warnings: list[str] = []
-    settings = make_settings(train={"measure_every": 1})
+    settings = make_settings(train={"kid_every_epochs": 1})
     judge = build_validation(settings, small[200:], small[:199], CPU, warnings.append)
     assert judge is not None
     (warning,) = warnings
@@ -157,7 +157,7 @@ def test_a_large_error_of_epochs_names_the_setting_to_raise(
     small: Pictures, make_settings: Callable[..., Settings], samples: int, count: int, action: str
 ) -> None:
     warnings: list[str] = []
-    settings = make_settings(train={"measure_every": 1, "measure_samples": samples})
+    settings = make_settings(train={"kid_every_epochs": 1, "kid_samples": samples})
     build_validation(settings, small[200:500], small[:count], CPU, warnings.append)
     (warning,) = warnings
     assert warning.endswith(f" real images; {action}")
