@@ -44,7 +44,7 @@ def pictures(shapes: tuple[Pictures, NDArray[np.int64]]) -> Pictures:
 @pytest.fixture
 def small(pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> Pictures:
     """Images of 16 pixels, and an extractor of their colours in 16 places, for quick numbers."""
-    for module in ("evaluate", "judge"):
+    for module in ("evaluate", "validation"):
         monkeypatch.setattr(f"atelier.metrics.{module}.build_extractor", lambda *_: colours())
     return np.ascontiguousarray(pictures[:, ::2, ::2])
 
@@ -102,7 +102,7 @@ def test_epochs_are_not_measured_on_the_scale_of_fewer_than_30_training_images(
             f"epochs are not measured: the scale of the features comes from {scaling} training"
             " images, and 30 are needed; add images"
         )
-        best = make_settings(train={"kid_every_epochs": 1, "keep": "best"})
+        best = make_settings(train={"kid_every_epochs": 1, "select_model": "best"})
         with pytest.raises(AtelierError, match=r"30 are needed; .* set train.select_model to last"):
             build_validation(best, small[:count], small[200:216], CPU, warnings.append)
 
@@ -110,7 +110,7 @@ def test_epochs_are_not_measured_on_the_scale_of_fewer_than_30_training_images(
 def test_calibrated_features_need_no_scale(
     small: Pictures, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("evaluate", "judge"):
+    for module in ("evaluate", "validation"):
         name = f"atelier.metrics.{module}.build_extractor"
         monkeypatch.setattr(name, lambda *_: colours(calibrated=True))
     numbers = evaluate(wanted(), small[:9], small[:0], small[300:350], CPU).metrics()
