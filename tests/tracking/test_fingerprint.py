@@ -178,8 +178,8 @@ def test_data_is_compared_by_inode_size_and_time_and_code_by_content(project: Pa
     after = taken()
     assert after.contents == before.contents
     assert {name for name in before.files if before.files[name] != after.files[name]} == {
-        "code", "data/faces",
-    }  # fmt: skip
+        "data/faces"
+    }
 
 
 @pytest.mark.parametrize("change", ["place", "size", "time"])

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,15 @@ import pytest
 
 from atelier.core.errors import AtelierError
 from atelier.tracking import destination
-from atelier.tracking.dvc_lock import StageRecord, current, is_logged, producers, read_lock
+from atelier.tracking.dvc_lock import (
+    StageRecord,
+    current,
+    folder_hash,
+    is_logged,
+    producers,
+    read_lock,
+)
+from atelier.tracking.execution import Commit, Workspace
 from atelier.tracking.preflight import _cache_folder, _dvc_folder
 from atelier.tracking.redact import count_text, flat, numbers
 from atelier.tracking.run_state import Fingerprint, capture, remove_committed, verify_unchanged
@@ -27,7 +37,7 @@ stages:
   train:
     deps:
     - {path: data/raw, md5: aa.dir}
-    - {path: page.j2, md5: ee}
+    - {path: src/page.j2, md5: ee}
     params: {params.yaml: {train.lr: 0.5}}
     outs:
     - {path: models, md5: ff.dir}
@@ -66,7 +76,7 @@ def test_damaged_lock_has_no_stages(text: str) -> None:
         ({"train.lr": "0.6"}, {}, []),
         ({"style.name": "b"}, {}, ["train"]),
         ({}, {"src/paint.py": "new"}, ["train"]),
-        ({}, {"page.j2": None}, []),
+        ({}, {"src/page.j2": None}, []),
         ({}, {"data/raw": "new", "models/last": "new"}, ["train", "paint"]),
     ],
 )
@@ -76,10 +86,52 @@ def test_stage_is_current_if_settings_code_and_earlier_stages_are(
     """Of folders that no stage makes, and of outputs, DVC's hashes count and no file is read."""
     records = read_lock(LOCK)
     values = {"train.lr": "0.5", "style.size": "30.0", "style.name": "a"} | parameters
-    files = {"src/paint.py": "cc", "page.j2": "ee"} | changed
+    files = {"src/paint.py": "cc", "src/page.j2": "ee"} | changed
     assert list(current(records, values, files.get)) == expected
     if not changed:
         assert list(current(records, values, None)) == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [("src/pkg/deep/b.py", []), ("src/pkg/c.py", []), ("src/pkg/__pycache__/a.pyc", ["train"])],
+    ids=["changed", "new", "cache"],
+)
+def test_stage_is_current_if_its_packages_of_code_are(
+    file: str, expected: list[str], tmp_path: Path
+) -> None:
+    """Of a working tree and of a commit."""
+    package = tmp_path / "src/pkg"
+    (package / "deep").mkdir(parents=True)
+    (package / "__pycache__").mkdir()
+    (package / "a.py").write_text("a")
+    (package / "deep/b.py").write_text("b")
+    recorded = folder_hash({"a.py": _md5("a"), "deep/b.py": _md5("b")})
+    records = {"train": StageRecord({}, {"src/pkg": recorded, "data/raw": "aa.dir"}, {})}
+    workspace = Workspace(tmp_path)
+    assert list(current(records, {}, workspace.hash_of)) == ["train"]
+    assert Workspace(tmp_path / "none").hash_of("src/pkg") is None
+    (tmp_path / file).write_text("changed")
+    assert list(current(records, {}, workspace.hash_of)) == expected
+
+
+def test_commit_has_the_hash_of_its_packages_of_code(tmp_path: Path) -> None:
+    (tmp_path / "project/src/pkg/deep").mkdir(parents=True)
+    (tmp_path / "project/src/pkg/a.py").write_text("a")
+    (tmp_path / "project/src/pkg/deep/b.py").write_text("b")
+    author = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for command in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "code"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "init", "-q", "--subdir"],
+        cwd=tmp_path / "project",
+        check=True,
+    )
+    commit = Commit(tmp_path / "project", "HEAD")
+    (tmp_path / "project/src/pkg/a.py").write_text("changed later")
+    assert commit.hash_of("src/pkg") == folder_hash({"a.py": _md5("a"), "deep/b.py": _md5("b")})
+    assert commit.hash_of("src/pkg/a.py") == _md5("a")
+    assert commit.hash_of("src/none") is None
 
 
 def test_stage_made_from_an_older_output_is_not_current() -> None:
@@ -122,11 +174,12 @@ def test_values_are_flattened_and_only_finite_numbers_are_metrics() -> None:
 def _project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.delenv("DVC_STAGE", raising=False)
-    Path("code.py").write_text("pass", "utf-8")
+    Path("src").mkdir()
+    Path("src/code.py").write_text("pass", "utf-8")
     Path("data/inner").mkdir(parents=True)
     Path("data/inner/a.txt").write_text("a", "utf-8")
     Path("params.yaml").write_text("train: {lr: 0.5, steps: 7}\nother: 1\n", "utf-8")
-    stage = "{cmd: x, deps: [code.py, data, absent], params: [train, gone.key]}"
+    stage = "{cmd: x, deps: [src/code.py, data, absent], params: [train, gone.key]}"
     Path("dvc.yaml").write_text(f"stages: {{train: {stage}, bare: {{cmd: y}}}}\n", "utf-8")
 
 
@@ -141,8 +194,9 @@ def test_a_fingerprint_has_the_settings_the_files_and_their_hashes(
     found = capture("train")
     assert found is not None
     assert found.settings == {"train.lr": 0.5, "train.steps": 7, "gone.key": None}
-    assert found.contents["code.py"] == found.files["code.py"] == _md5("pass")
-    assert found.contents["data"] == _md5(f"data/inner/a.txt {_md5('a')}")
+    assert found.contents["src/code.py"] == found.files["src/code.py"] == _md5("pass")
+    listing = json.dumps([{"md5": _md5("a"), "relpath": "inner/a.txt"}])
+    assert found.contents["data"] == f"{_md5(listing)}.dir"
     assert found.contents["absent"] == "missing"
     assert capture("bare") is capture("unknown") is None
     verify_unchanged(found, "train")
@@ -151,15 +205,15 @@ def test_a_fingerprint_has_the_settings_the_files_and_their_hashes(
     Path("data/__pycache__/x.pyc").write_text("", "utf-8")
     assert capture("train") == found
     Path("data/inner/a.txt").write_text("b", "utf-8")
-    Path("code.py").write_text("pass  #", "utf-8")
+    Path("src/code.py").write_text("pass  #", "utf-8")
     Path("params.yaml").write_text("train: {lr: 0.6, steps: 7}\n", "utf-8")
     with pytest.raises(AtelierError) as caught:
         verify_unchanged(found, "train")
     assert str(caught.value).startswith(
-        "while train ran, train.lr was 0.5 and is 0.6; code.py was changed; data was changed. DVC"
+        "while train ran, train.lr was 0.5 and is 0.6; data was changed; src/code.py was changed."
     )
     Path("params.yaml").write_text("train: {lr: 0.6, steps: 8}\n", "utf-8")
-    with pytest.raises(AtelierError, match=r"code\.py was changed and 1 more"):
+    with pytest.raises(AtelierError, match=r"data was changed and 1 more"):
         verify_unchanged(found, "train")
 
 
@@ -172,7 +226,7 @@ def test_outputs_verified_by_dvc_are_not_read_again(
     found = capture("train")
     assert found is not None
     assert found.contents["data"] == "abc.dir"
-    assert found.contents["code.py"] == _md5("pass")
+    assert found.contents["src/code.py"] == _md5("pass")
 
 
 def test_key_has_the_same_parts_on_an_equal_machine(
@@ -201,14 +255,13 @@ def test_key_has_the_same_parts_on_an_equal_machine(
         ({"parameters": {"a": "2"}}, False),
         ({"parameters": {"a": "1", "b": "1"}}, False),
         ({"inputs": {"x": "other", "folder": "z.dir"}}, False),
-        ({"inputs": {"x": "h", "folder": "other.dir"}}, True),
+        ({"inputs": {"x": "h", "folder": "other.dir"}}, False),
     ],
 )
 def test_record_matches_fingerprint_if_settings_and_files_agree(
     changes: dict[str, Any], recorded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Folders count by hashes of DVC's own, which the fingerprint does not have."""
-    fingerprint = Fingerprint({"a": 1}, {}, {"x": "h", "folder": "ours"})
+    fingerprint = Fingerprint({"a": 1}, {}, {"x": "h", "folder": "z.dir"})
     values = {"parameters": {"a": "1"}, "inputs": {"x": "h", "folder": "z.dir"}, "outputs": {}}
     assert fingerprint.is_recorded(StageRecord(**{**values, **changes})) == recorded
     # Unfinished work of a stage whose result DVC has recorded is removed, and no other.

@@ -1,9 +1,11 @@
 """DVC's records of stages in ``dvc.lock``."""
 
-from collections.abc import Callable, Iterable, Mapping
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -18,6 +20,34 @@ _WITHOUT_RUN_STAGES = ("watch", "evaluate_inputs", "stylize_inputs")
 def is_code(path: str) -> bool:
     """Return True for a file or folder of the project's own code."""
     return PurePosixPath(path).parts[:1] in [(folder,) for folder in _CODE]
+
+
+def content_hash(path: Path) -> str:
+    """Return the hash of a file or folder as DVC computes it; ``missing`` if it does not exist."""
+    if path.is_dir():
+        files = files_in(path)
+        return folder_hash({f.relative_to(path).as_posix(): content_hash(f) for f in files})
+    if not path.exists():
+        return "missing"
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "md5").hexdigest()
+
+
+def folder_hash(files: Mapping[str, str]) -> str:
+    """Return the hash of a folder as DVC computes it.
+
+    Args:
+        files: content hash of each file, by path in the folder.
+    """
+    entries = [{"md5": hash_, "relpath": path} for path, hash_ in sorted(files.items())]
+    listing = json.dumps(entries, sort_keys=True).encode()
+    return f"{hashlib.md5(listing).hexdigest()}.dir"  # noqa: S324 - as DVC does
+
+
+def files_in(path: Path) -> Iterator[Path]:
+    """Return the file, or all files of a folder in a fixed order without ``__pycache__``."""
+    found = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return (f for f in found if f.is_file() and "__pycache__" not in f.parts)
 
 
 def is_logged(stage: str) -> bool:
@@ -97,16 +127,17 @@ def current(
     Args:
         records: from :func:`read_lock`.
         parameters: all settings as text, by dotted key.
-        hash_of: returns the present MD5 of a file, or ``None`` if there is no such file. If it is
-            ``None``, files that no stage makes count as unchanged.
+        hash_of: returns the present hash of a file or a folder of code, or ``None`` if it does
+            not exist. If it is ``None``, files that no stage makes count as unchanged.
     """
     outputs = {path: hash_ for record in records.values() for path, hash_ in record.outputs.items()}
 
     def unchanged(path: str, recorded: str) -> bool:
         if path in outputs:
             return outputs[path] == recorded
-        # The hash of a folder that no stage makes, e.g. data/pictures, is known to DVC only.
-        return recorded.endswith(".dir") or hash_of is None or hash_of(path) == recorded
+        # Folders of data that no stage makes, e.g. data/pictures, may be too large to hash.
+        is_data_folder = recorded.endswith(".dir") and not is_code(path)
+        return is_data_folder or hash_of is None or hash_of(path) == recorded
 
     matching: dict[str, StageRecord] = {}
     for name, record in records.items():

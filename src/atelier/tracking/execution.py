@@ -21,7 +21,14 @@ from ruamel.yaml.error import YAMLError
 
 from atelier.core.errors import AtelierError
 from atelier.core.paths import LISTS
-from atelier.tracking.dvc_lock import StageRecord, current, is_logged, read_lock
+from atelier.tracking.dvc_lock import (
+    StageRecord,
+    content_hash,
+    current,
+    folder_hash,
+    is_logged,
+    read_lock,
+)
 from atelier.tracking.environment import Process, git, private_folder
 from atelier.tracking.outbox import Outbox, remove
 from atelier.tracking.redact import numbers
@@ -42,6 +49,9 @@ class Tree(Protocol):
     def names(self, folder: str) -> list[str]:
         """Return the names in a folder, sorted; none if there is no such folder."""
 
+    def hash_of(self, path: str) -> str | None:
+        """Return the hash of a file or a folder of code, or ``None`` if it does not exist."""
+
 
 class Workspace:
     """Working tree, for ``dvc repro`` and experiments that run in it."""
@@ -60,6 +70,13 @@ class Workspace:
         with suppress(OSError):
             return sorted(file.name for file in (self._root / folder).iterdir())
         return []
+
+    def hash_of(self, path: str) -> str | None:
+        """Return the hash of a file or a folder of code, or ``None`` if it does not exist."""
+        with suppress(OSError):
+            found = content_hash(self._root / path)
+            return None if found == "missing" else found
+        return None
 
 
 class Commit:
@@ -82,7 +99,7 @@ class Commit:
 
     def read(self, path: str) -> bytes | None:
         """Return a file's content, or ``None`` if there is no such file."""
-        md5 = self._hash_of(path)
+        md5 = self._recorded_hash(path)
         if md5 is None:
             return self._tracked(path)
         return None if md5.endswith(".dir") else self._cached(md5)
@@ -95,7 +112,20 @@ class Commit:
         ]
         return sorted({file.relative_to(folder).parts[0] for file in below})
 
-    def _hash_of(self, path: str) -> str | None:
+    def hash_of(self, path: str) -> str | None:
+        """Return the hash of a file or a folder of code, or ``None`` if it does not exist."""
+        content = self.read(path)
+        if content is not None:
+            return _md5(content)
+        listed = git("ls-tree", "-r", "-z", "--name-only", self._revision, path, cwd=self._root)
+        names = [name for name in (listed or "").split("\0") if name]
+        hashes = {
+            PurePosixPath(name).relative_to(path).as_posix(): _md5(self._tracked(name) or b"")
+            for name in names
+        }
+        return folder_hash(hashes) if hashes else None
+
+    def _recorded_hash(self, path: str) -> str | None:
         if path in self._hashes:
             return self._hashes[path]
         for parent in PurePosixPath(path).parents:
@@ -152,6 +182,14 @@ class LockFileSnapshot:
         """Return an empty list: no folder is left."""
         return []
 
+    def hash_of(self, path: str) -> str | None:
+        """Return ``None``: no other file is left."""
+        return None
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()  # noqa: S324 - as DVC does
+
 
 def write_outcome(
     root: Path,
@@ -177,13 +215,8 @@ def write_outcome(
         raise NoTreeError("the experiment has no commit; its temporary copy is gone")
     records = read_lock((tree.read("dvc.lock") or b"").decode("utf-8", "replace"))
 
-    @cache
-    def hash_of(path: str) -> str | None:
-        content = tree.read(path)
-        return None if content is None else hashlib.md5(content).hexdigest()  # noqa: S324
-
     # Code in a temporary copy does not change, and the copy does not exist any more.
-    stages = current(records, start["parameters"], None if tree is lock else hash_of)
+    stages = current(records, start["parameters"], None if tree is lock else cache(tree.hash_of))
     if not stages:
         return
     entries = {

@@ -15,16 +15,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from operator import itemgetter
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from atelier.core.errors import AtelierError
-from atelier.core.hashing import file_digest
 from atelier.core.paths import LISTS, read_list
 from atelier.core.yaml_files import read_yaml
-from atelier.tracking.dvc_lock import StageRecord, is_code, read_lock
+from atelier.tracking.dvc_lock import (
+    StageRecord,
+    content_hash,
+    files_in,
+    is_code,
+    read_lock,
+)
 from atelier.tracking.environment import Process, gpu_names
 from atelier.tracking.redact import flat, redact_urls
 from atelier.tracking.store import locked
@@ -96,7 +100,7 @@ def capture(stage: str) -> Fingerprint | None:
         return None
     settings, files = snapshot
     recorded = _recorded()
-    contents = {path: recorded.get(path) or _content(Path(path)) for path in files}
+    contents = {path: recorded.get(path) or content_hash(Path(path)) for path in files}
     _reject_stale(contents)
     return Fingerprint(settings, files, contents)
 
@@ -165,34 +169,13 @@ def _value(values: Any, name: str) -> Any:
 def _stat(path: Path) -> str:
     """Return the digest of a dependency; see :class:`Fingerprint`. Data files are not read."""
     if is_code(path.as_posix()):
-        return _content(path)
+        return content_hash(path)
     lines = [
         f"{file} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns}"
-        for file in _files(path)
+        for file in files_in(path)
         for stat in (file.stat(),)
     ]
     return hashlib.md5("\n".join(lines).encode()).hexdigest()  # noqa: S324 - as DVC does
-
-
-def _content(path: Path) -> str:
-    """Return the hash of a file or folder, as DVC computes it."""
-    if path.is_dir():
-        entries = [
-            {"md5": _content(file), "relpath": file.relative_to(path).as_posix()}
-            for file in _files(path)
-        ]
-        entries.sort(key=itemgetter("relpath"))
-        listing = json.dumps(entries, sort_keys=True).encode()
-        return f"{hashlib.md5(listing).hexdigest()}.dir"  # noqa: S324
-    if not path.exists():
-        return "missing"
-    return file_digest(path, "md5")
-
-
-def _files(path: Path) -> Iterator[Path]:
-    """Return the file, or all files of a folder in a fixed order without ``__pycache__``."""
-    found = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return (f for f in found if f.is_file() and "__pycache__" not in f.parts)
 
 
 def handled_signals() -> list[signal.Signals]:
