@@ -169,7 +169,7 @@ def test_another_folder_and_then_none_are_noticed(fresh: Project, tmp_path: Path
 
 
 def take_a_folder(project: Project, tmp_path: Path) -> Callable[[int], None]:
-    """Make a folder with a link to 20 pictures the source; return what adds some."""
+    """Make a folder with a link to 20 images the source; return what adds some."""
     faces = tmp_path / "disk"
     faces.mkdir()
     (tmp_path / "faces").mkdir()

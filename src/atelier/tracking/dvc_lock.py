@@ -11,6 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from atelier.core.hashing import file_digest
 from atelier.tracking.redact import flat, redact_urls
 
 _CODE = ("src", "stages")
@@ -29,8 +30,7 @@ def content_hash(path: Path) -> str:
         return folder_hash({f.relative_to(path).as_posix(): content_hash(f) for f in files})
     if not path.exists():
         return "missing"
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "md5").hexdigest()
+    return file_digest(path, "md5")
 
 
 def folder_hash(files: Mapping[str, str]) -> str:
