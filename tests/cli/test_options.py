@@ -2,7 +2,7 @@
 
 import pytest
 
-from atelier.cli.option_names import name_options
+from atelier.cli.checkout import name_options
 from atelier.core.errors import AtelierError
 
 OPTIONS = {

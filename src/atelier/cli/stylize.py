@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from tqdm import tqdm
 
-from atelier.cli.checkout import PARAMS, PRESETS, require_force, write_output
-from atelier.cli.option_names import name_options
+from atelier.cli.checkout import PARAMS, PRESETS, name_options, require_force, write_output
 from atelier.core.errors import AtelierError
 from atelier.core.progress import progress_bar
 
