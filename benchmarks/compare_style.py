@@ -26,7 +26,7 @@ from atelier.figures.grid import save_png
 from atelier.gan.serialization import generate_from
 from atelier.style.batch import stylize
 from atelier.style.demo_styles import night_sky_image
-from atelier.style.image_ops import resize_to_tensor
+from atelier.style.inputs import resize_to_tensor
 from style import ROOT, build_network, reference, style_settings
 
 CPU = torch.device("cpu")

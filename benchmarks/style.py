@@ -42,7 +42,7 @@ from atelier.data.image_file import read_image
 from atelier.figures.grid import save_png
 from atelier.sample_faces.portrait import random_portrait
 from atelier.style.demo_styles import night_sky_image
-from atelier.style.image_ops import resize_to_tensor
+from atelier.style.inputs import resize_to_tensor
 from atelier.style.loss_log import Checkpointer
 from atelier.style.objective import FeatureObjective, Style, build_targets, weighted_sum
 from atelier.style.transfer import transfer_style

@@ -38,7 +38,7 @@ from atelier.figures.grid import save_png
 from atelier.sample_faces.portrait import random_portrait
 from atelier.style.batch import stylize
 from atelier.style.demo_styles import demo_style_image
-from atelier.style.image_ops import resize_to_tensor
+from atelier.style.inputs import resize_to_tensor
 from atelier.style.losses import gram_matrix
 from atelier.style.vgg import build_vgg19, feature_maps, preprocess
 

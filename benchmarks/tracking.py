@@ -28,12 +28,12 @@ from atelier.core.settings import load
 from atelier.gan.history import EpochResult
 from atelier.gan.step import STATISTICS
 from atelier.gan.trainer import Trainer
+from atelier.tracking.delivery_worker import flush_backlog
 from atelier.tracking.environment import Process, private_folder, sampling
 from atelier.tracking.outbox import Outbox
 from atelier.tracking.run import Run
 from atelier.tracking.stage import _start_worker
 from atelier.tracking.store import quiet_environment
-from atelier.tracking.worker import flush_backlog
 
 ROOT = Path(__file__).resolve().parents[1]
 START = """

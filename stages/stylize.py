@@ -21,7 +21,7 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.figures.style_figures import save_style_figures, square_thumbnails
     from atelier.gan.serialization import generate_from
     from atelier.style import batch, checkpoint, demo_styles
-    from atelier.style.image_ops import name_faces
+    from atelier.style.inputs import name_faces
 
     options, device = settings.stylize, choose_device(settings.runtime.device)
     count, seed = options.generated_count, derive_seed(options.seed, "stylize.latents")

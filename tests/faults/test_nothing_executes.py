@@ -22,13 +22,13 @@ from atelier.data.dataset import load_images
 from atelier.gan.sampling import load_epochs
 from atelier.gan.serialization import load_generator
 from atelier.style.vgg import build_vgg19
+from atelier.tracking.delivery_worker import flush_backlog
 from atelier.tracking.dvc_lock import read_lock
 from atelier.tracking.environment import Process, private_folder
 from atelier.tracking.models import load_model
 from atelier.tracking.outbox import Outbox, problem
 from atelier.tracking.rejected import rejected_file
 from atelier.tracking.store import open_store
-from atelier.tracking.worker import flush_backlog
 
 from ..support.project import ROOT, Project
 

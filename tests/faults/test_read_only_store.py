@@ -94,7 +94,7 @@ def test_a_deliverer_at_work_goes_on_by_itself(
     process = Process.of(pipeline.pid)
     about: dict[str, Any] = {"experiment": "atelier", "pipeline": "p", "parameters": {}, "tags": {}}
     journal = Outbox(private_folder(tmp_path), process, "train", **about)
-    program = [sys.executable, "-m", "atelier.tracking.worker"]
+    program = [sys.executable, "-m", "atelier.tracking.delivery_worker"]
     deliverer = subprocess.Popen([*program, str(tmp_path), str(process.pid), process.started])
 
     def until(done: Callable[[], Any]) -> None:

@@ -14,7 +14,7 @@ from atelier.gan.losses import (
     gradient_penalty,
     r1_penalty,
 )
-from atelier.gan.model import lr_factor, set_lr
+from atelier.gan.lr_schedule import lr_factor, set_lr
 
 REAL, FAKE = [0.5, -2.0, 3.0], [1.5, -0.25, -4.0]
 PAIRS = list(zip(REAL, FAKE, strict=True))

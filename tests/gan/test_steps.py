@@ -14,7 +14,7 @@ from atelier.core.progress import Progress
 from atelier.core.settings import Settings
 from atelier.gan.fit import save_models, train
 from atelier.gan.history import EpochResult
-from atelier.gan.model import lr_factor
+from atelier.gan.lr_schedule import lr_factor
 from atelier.gan.serialization import read_metadata
 from atelier.gan.trainer import Trainer
 

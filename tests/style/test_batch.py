@@ -19,7 +19,7 @@ from atelier.style.batch import (
     stylize,
     summary,
 )
-from atelier.style.image_ops import resize_to_tensor, scaled_shape
+from atelier.style.inputs import resize_to_tensor, scaled_shape
 from atelier.style.loss_log import IterationLosses, Preview
 from atelier.style.memory import tile_size_for_memory
 from atelier.style.objective import cast_vgg

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from atelier.core.arrays import to_uint8
 from atelier.core.settings import StylizeSettings
-from atelier.style import problem
+from atelier.style import color_preservation
 from atelier.style.loss_log import IterationLosses
 from atelier.style.losses import style_statistics
 from atelier.style.objective import FeatureObjective, Style, build_targets, weighted_sum
@@ -112,28 +112,30 @@ def test_preserved_chroma_differs_by_at_most_one_level() -> None:
         levels = torch.from_numpy(
             to_uint8(picture, signed=False)[0].numpy().astype("float32")
         ).permute(2, 0, 1)[None]
-        return levels - problem.luminance(levels)
+        return levels - color_preservation.luminance(levels)
 
     assert (chroma(result) - chroma(content)).abs().max() <= 1.0
-    change = (problem.luminance(result) - problem.luminance(content)).abs()
+    change = (color_preservation.luminance(result) - color_preservation.luminance(content)).abs()
     assert change[..., 8:].mean() > 0.02
 
 
 def test_optimized_luminance_is_that_of_the_saved_image() -> None:
     """No lightness is cut: the saved picture's is the canvas' own."""
     contents = torch.cat([smooth(1), smooth(3)])
-    room = problem.luminance_bounds(contents)
+    room = color_preservation.luminance_bounds(contents)
     for share in (0.0, 0.3, 1.0):
         grey = (
             (room.low + share * (room.high - room.low)).amin(1, keepdim=True).expand(-1, 3, -1, -1)
         )
-        saved = problem.recombine_luminance(grey, contents)
-        torch.testing.assert_close(problem.luminance(saved), grey.contiguous(), atol=1e-6, rtol=0)
+        saved = color_preservation.recombine_luminance(grey, contents)
+        torch.testing.assert_close(
+            color_preservation.luminance(saved), grey.contiguous(), atol=1e-6, rtol=0
+        )
 
 
 def test_recolored_style_has_the_contents_mean_and_covariance() -> None:
     content, style = 0.4 + 0.2 * smooth(1), smooth(2)
-    changed = problem.match_color_statistics(style, content).flatten(2)[0]
+    changed = color_preservation.match_color_statistics(style, content).flatten(2)[0]
     wanted = content.flatten(2)[0]
     torch.testing.assert_close(changed.mean(1), wanted.mean(1), atol=1e-4, rtol=0)
     torch.testing.assert_close(torch.cov(changed), torch.cov(wanted), atol=1e-4, rtol=0)
@@ -142,7 +144,7 @@ def test_recolored_style_has_the_contents_mean_and_covariance() -> None:
 def test_style_matched_to_itself_is_unchanged() -> None:
     style = smooth(2)
     torch.testing.assert_close(
-        problem.match_color_statistics(style, style), style, atol=1e-4, rtol=0
+        color_preservation.match_color_statistics(style, style), style, atol=1e-4, rtol=0
     )
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atelier.core.arrays import to_uint8
-from atelier.style.image_ops import name_faces, resize_to_tensor
+from atelier.style.inputs import name_faces, resize_to_tensor
 
 
 def _flat(height: int, width: int, level: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atelier.style.problem import Bounds, bounds_for
+from atelier.style.bounds import Bounds, bounds_for
 from atelier.style.spectral_lbfgs import FIRST_STEP, SpectralLbfgs, Spectrum
 
 Floats = NDArray[np.float64]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from atelier.style.bounds import Bounds, bounds_for, unbounded
 from atelier.style.optimizers import AdamOptimizer, LbfgsOptimizer, build_optimizer
-from atelier.style.problem import Bounds, bounds_for, unbounded
 from atelier.style.spectral_lbfgs import FIRST_STEP, SpectralLbfgs
 
 from ..support.painting import options

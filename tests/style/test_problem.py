@@ -21,15 +21,10 @@ from atelier.style.batch import (
     output_names,
     summary,
 )
+from atelier.style.color_preservation import luminance, luminance_bounds, recombine_luminance
 from atelier.style.loss_log import Checkpointer, IterationLosses, LossLog, Preview
 from atelier.style.objective import Style
-from atelier.style.problem import (
-    ScaledProblem,
-    StyleJob,
-    luminance,
-    luminance_bounds,
-    recombine_luminance,
-)
+from atelier.style.problem import ScaledProblem, StyleJob
 from atelier.style.pyramid import resize
 from atelier.style.transfer import transfer_style
 from atelier.style.vgg import build_vgg19

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from atelier.core.errors import AtelierError
-from atelier.style.image_ops import scaled_shape
+from atelier.style.inputs import scaled_shape
 from atelier.style.memory import (
     calibration_size,
     largest_size_that_runs,

@@ -10,11 +10,11 @@ import numpy as np
 from mlflow.entities import Run as LoggedRun
 from mlflow.tracking import MlflowClient
 
+from atelier.tracking.delivery_worker import flush_backlog
 from atelier.tracking.environment import Process, private_folder
 from atelier.tracking.outbox import Outbox, executions, problem
 from atelier.tracking.rejected import rejected_file
 from atelier.tracking.run import Run
-from atelier.tracking.worker import flush_backlog
 
 PIPELINE = "repro"
 LOSSES = [0.5, 0.25, 0.125]

@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atelier.tracking import worker
+from atelier.tracking.delivery_worker import flush, flush_backlog
 from atelier.tracking.environment import Process, git_tags, private_folder, uncommitted
 from atelier.tracking.outbox import Outbox, entries, outboxes, problem, remove
 from atelier.tracking.redact import flat, numbers, redact, redact_urls
 from atelier.tracking.rejected import rejected_file
 from atelier.tracking.run import Run, sheet
 from atelier.tracking.store import client_of, open_store
-from atelier.tracking.worker import flush, flush_backlog
 
 from ..support.journals import DEAD, start
 
@@ -139,14 +138,14 @@ def test_delivery_killed_after_any_entry_repeats_nothing(root: Path, tmp_path: P
     for offset in offsets:
         (journal.folder / "entries.jsonl").write_bytes(whole[:offset])
         before = noted.read_bytes() if noted.exists() else None
-        assert not worker._deliver_all(root, journal.folder.parent)
+        assert not delivery_worker._deliver_all(root, journal.folder.parent)
         if offset == offsets[-1]:
             break
         if before is None:
             noted.unlink()
         else:
             noted.write_bytes(before)
-        assert not worker._deliver_all(root, journal.folder.parent)
+        assert not delivery_worker._deliver_all(root, journal.folder.parent)
     assert not journal.folder.exists()
     journal.close()
     client, _ = open_store(root, "atelier")
@@ -191,7 +190,7 @@ def test_resumed_run_waits_for_delivery_of_earlier_attempt(root: Path) -> None:
     Run(second).log_steps(1, ("loss_d",), np.array([[2], [3]], np.float32))
     Run(second).end("FINISHED")
     # Its own deliverer may reach MLflow where the first one's could not.
-    assert worker._deliver_all(root, second.folder.parent)
+    assert delivery_worker._deliver_all(root, second.folder.parent)
     assert "earlier attempt at train" in (problem(second.folder.parent) or "")
     assert flush_backlog(root) == 0
     client, experiment = open_store(root, "atelier")
@@ -309,7 +308,10 @@ def test_everything_is_delivered_again_after_store_was_removed(root: Path, tmp_p
     shutil.rmtree(root / "mlruns")
     Run(journal).end("FINISHED")
     # In processes of their own: MLflow keeps the removed file open in this one.
-    deliver = "from atelier.tracking.worker import flush_backlog; assert flush_backlog(root) == 0"
+    deliver = (
+        "from atelier.tracking.delivery_worker import flush_backlog;"
+        " assert flush_backlog(root) == 0"
+    )
     look = (
         "from atelier.tracking.store import open_store; c, e = open_store(root, 'atelier');"
         " (run,) = c.search_runs([e], \"tags.`atelier.stage` = 'train'\");"
@@ -410,7 +412,7 @@ def test_concurrent_workers_create_missing_store(tmp_path: Path, count: int) -> 
         journal.close()
         processes.append(process)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    program = [sys.executable, "-m", "atelier.tracking.worker", str(tmp_path)]
+    program = [sys.executable, "-m", "atelier.tracking.delivery_worker", str(tmp_path)]
     started = [
         subprocess.Popen([*program, str(process.pid), process.started], env=environment)
         for process in processes

@@ -13,11 +13,11 @@ import pytest
 
 from atelier.core.errors import AtelierError
 from atelier.tracking import destination, mlflow_writer, rejected, store
+from atelier.tracking.delivery_worker import flush, flush_backlog
 from atelier.tracking.environment import Process, private_folder
 from atelier.tracking.outbox import Outbox, pending, problem
 from atelier.tracking.run import Run
 from atelier.tracking.store import client_of, open_store
-from atelier.tracking.worker import flush, flush_backlog
 
 from ..support.faulty_server import AFTER, BEFORE, Server, running
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from atelier.tracking.delivery_worker import flush_backlog
 from atelier.tracking.environment import Process, private_folder
 from atelier.tracking.lineage import find_lineage
 from atelier.tracking.outbox import Outbox
 from atelier.tracking.run import Run
 from atelier.tracking.store import client_of, open_store
-from atelier.tracking.worker import flush_backlog
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 DEAD = Process(os.getpid(), "1")  # no process with this number started so early

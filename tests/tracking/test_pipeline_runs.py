@@ -301,7 +301,7 @@ def test_outcome_is_written_later_if_the_worker_was_killed(tracked: Project) -> 
     tracked.run("dvc", "repro", "render", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "atelier.tracking.worker" in words and str(tracked.folder) in words:
+        if "atelier.tracking.delivery_worker" in words and str(tracked.folder) in words:
             process.kill()
             process.wait()
     tracked.atelier("sync", "--here")

@@ -16,12 +16,12 @@ import pytest
 from atelier.cli.runs import sync
 from atelier.core.errors import AtelierError
 from atelier.tracking import rejected, store, worker
+from atelier.tracking.delivery_worker import flush, flush_backlog
 from atelier.tracking.environment import Process, private_folder
 from atelier.tracking.outbox import Outbox, pending, problem, record_start
 from atelier.tracking.pipeline_run import stages_of
 from atelier.tracking.run import Run
 from atelier.tracking.store import StoreError, client_of, existing_store, locked, open_store
-from atelier.tracking.worker import flush, flush_backlog
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 DEAD = Process(os.getpid(), "1")  # no process with this number started so early
@@ -205,7 +205,7 @@ def test_trashed_run_is_logged_again(root: Path) -> None:
         client.delete_run(run.info.run_id)
     Run(journal).log_summary({"loss": 1.0})
     Run(journal).end("FINISHED")
-    tally = worker.DeliveryCount()
+    tally = delivery_worker.DeliveryCount()
     assert flush_backlog(root, tally=tally) == 0
     assert runs(root)["train"].data.metrics == {"train.kid": 0.5, "train.loss": 1.0}
     assert tally.delivered == 4, "every entry counts once: start, two summaries, end"
@@ -263,7 +263,7 @@ def test_silent_execution_of_another_host_is_ended(
     assert flush_backlog(root) == 0
     assert "stages.ran" not in runs(root)["p"].data.tags, "it may still run"
     assert execution.exists()
-    past = time.time() - 2 * worker._ALIVE_SECONDS
+    past = time.time() - 2 * delivery_worker._ALIVE_SECONDS
     for path in (*execution.rglob("*"), execution):
         os.utime(path, (past, past))
     assert flush_backlog(root) == 0

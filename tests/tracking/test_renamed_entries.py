@@ -13,6 +13,7 @@ from atelier.core.settings import ConvertSettings, TrainSettings
 from atelier.gan.networks import Architecture, build_networks
 from atelier.gan.sampling import SampledGenerator
 from atelier.gan.serialization import load_generator, save_network
+from atelier.tracking.delivery_worker import flush_backlog
 from atelier.tracking.environment import Process, private_folder
 from atelier.tracking.models import GENERATOR, log_model, register_model
 from atelier.tracking.outbox import Outbox
@@ -20,7 +21,6 @@ from atelier.tracking.rejected import rejected_file
 from atelier.tracking.renamed import current_loader, current_parameters
 from atelier.tracking.run import Run
 from atelier.tracking.store import client_of, open_store
-from atelier.tracking.worker import flush_backlog
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 OLD_LOADER = "atelier.gan.weights:load_for_serving"

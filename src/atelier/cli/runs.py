@@ -22,10 +22,10 @@ def sync(
 ) -> None:
     """Deliver pending entries to MLflow, and report waiting and rejected ones."""
     from atelier.tracking import rejected
+    from atelier.tracking.delivery_worker import DeliveryCount, flush, outcome_problem
     from atelier.tracking.environment import repository_root
     from atelier.tracking.outbox import pending, unwritten
     from atelier.tracking.store import existing_store, quiet_environment, short_message
-    from atelier.tracking.worker import DeliveryCount, flush, outcome_problem
 
     quiet_environment()
     root, tally = repository_root(), DeliveryCount()
@@ -153,10 +153,10 @@ def lineage(
 ) -> None:
     """Show which run made a file, with its settings, its commit and the runs of its inputs."""
     from atelier.tracking import lineage
+    from atelier.tracking.delivery_worker import flush
     from atelier.tracking.environment import private_folder, repository_root
     from atelier.tracking.outbox import executions, problem
     from atelier.tracking.store import existing_store, quiet_environment, short_message
-    from atelier.tracking.worker import flush
 
     quiet_environment()
     root = repository_root()

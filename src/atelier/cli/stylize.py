@@ -169,7 +169,7 @@ class _Job:
 
     def shape(self, original: "SourceImage") -> tuple[int, int]:
         """Return height and width of a stylized image in pixels."""
-        from atelier.style.image_ops import scaled_shape
+        from atelier.style.inputs import scaled_shape
 
         return scaled_shape(original.pixels.shape, self.settings.image_size)
 

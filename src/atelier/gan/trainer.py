@@ -20,7 +20,8 @@ from atelier.gan.distributed import SINGLE_PROCESS, Ranks
 from atelier.gan.generation import draw_latents, generate, random_latents, with_labels
 from atelier.gan.history import BestModel, DivergedError, EpochResult
 from atelier.gan.loader import BatchLoader, labels_by_row, validate_labels
-from atelier.gan.model import build_gan, lr_factor
+from atelier.gan.lr_schedule import lr_factor
+from atelier.gan.model import build_gan
 from atelier.gan.networks import Architecture
 from atelier.gan.step import STATISTICS, train_step
 

@@ -20,7 +20,7 @@ from atelier.core.setting_types import WEIGHTS
 from atelier.core.settings import StylizeSettings
 from atelier.style import memory
 from atelier.style.checkpoint import TransferCheckpoints
-from atelier.style.image_ops import resize_to_tensor, scaled_shape
+from atelier.style.inputs import resize_to_tensor, scaled_shape
 from atelier.style.loss_log import IterationLosses, Preview
 from atelier.style.objective import Style, cast_vgg, weighted_sum
 from atelier.style.pyramid import resize

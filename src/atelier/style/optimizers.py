@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from atelier.core.settings import StylizeSettings
-from atelier.style.problem import Bounds
+from atelier.style.bounds import Bounds
 from atelier.style.spectral_lbfgs import FIRST_STEP, Evaluate, SpectralLbfgs
 
 # Each stored step of torch's L-BFGS takes the memory of two images.

@@ -1,114 +1,23 @@
 """Style transfer at one image size: contents, targets, bounds and initial images."""
 
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from atelier.core.random_streams import torch_generator
 from atelier.core.settings import StylizeSettings
+from atelier.style.bounds import Bounds, bounds_for, unbounded
+from atelier.style.color_preservation import (
+    luminance,
+    luminance_bounds,
+    match_color_statistics,
+    match_luminance,
+    recombine_luminance,
+)
 from atelier.style.objective import FeatureObjective, Style, Targets, build_targets
 from atelier.style.pyramid import downscale, resize
-
-# The derivative of the sine is 0 at the bounds. Colors start this fraction inside.
-_BOUND_MARGIN = 0.002
-# Red, green and blue in luminance: Rec. 601, as in the YIQ of Gatys et al. 2017.
-_LUMINANCE_WEIGHTS = (0.299, 0.587, 0.114)
-_MIN_VARIANCE = 1e-5
-
-
-class Bounds(NamedTuple):
-    """Box constraints: two scalars, or two batches of images ``[B, 3, H, W]``."""
-
-    low: Tensor
-    high: Tensor
-
-    @property
-    def is_unbounded(self) -> bool:
-        """True if all values are allowed."""
-        return bool(torch.isinf(self.low).all() and torch.isinf(self.high).all())
-
-    def clamp(self, images: Tensor) -> Tensor:
-        """Return the nearest images within the bounds."""
-        return torch.maximum(torch.minimum(images, self.high), self.low)
-
-    def free_mask(self, images: Tensor, gradient: Tensor) -> Tensor:
-        """Return false for values at a bound that a descent step would cross."""
-        above = (images >= self.high) & (gradient < 0)
-        return ~(above | (images <= self.low) & (gradient > 0))
-
-    def to_unbounded(self, images: Tensor) -> Tensor:
-        """Return angles for which :meth:`from_unbounded` returns nearly these images."""
-        fraction = (images - self.low) / (self.high - self.low).clamp(min=1e-6)
-        return torch.asin(2 * fraction.clamp(_BOUND_MARGIN, 1 - _BOUND_MARGIN) - 1)
-
-    def from_unbounded(self, angles: Tensor) -> Tensor:
-        """Return images within the bounds: a scaled sine of any angles."""
-        return self.clamp(self.low + (self.high - self.low) * (0.5 + 0.5 * torch.sin(angles)))
-
-    def d_from_unbounded(self, angles: Tensor) -> Tensor:
-        """Return the derivative of :meth:`from_unbounded`."""
-        return (self.high - self.low) * 0.5 * torch.cos(angles)
-
-
-def bounds_for(low: float, high: float, like: Tensor) -> Bounds:
-    """Return bounds that are the same for all values, on the device of ``like``."""
-    return Bounds(like.new_tensor(low), like.new_tensor(high))
-
-
-def unbounded(like: Tensor) -> Bounds:
-    """Return infinite bounds, on the device of ``like``."""
-    return bounds_for(-math.inf, math.inf, like)
-
-
-def luminance(images: Tensor) -> Tensor:
-    """Return the luminance of RGB images ``[B, 3, H, W]``, 0 to 1, in three equal channels."""
-    weights = images.new_tensor(_LUMINANCE_WEIGHTS).view(1, 3, 1, 1)
-    return (images * weights).sum(1, keepdim=True).expand_as(images).contiguous()
-
-
-def match_luminance(style: Tensor, content: Tensor) -> Tensor:
-    """Give a grayscale style the mean and the standard deviation of a grayscale content."""
-    ratio = content.std() / style.std().clamp(min=_MIN_VARIANCE)
-    return ((style - style.mean()) * ratio + content.mean()).clamp(0, 1)
-
-
-def luminance_bounds(contents: Tensor) -> Bounds:
-    """Return the luminance range in which each pixel of ``contents`` keeps its color in gamut."""
-    color = contents - luminance(contents)
-    low, high = -color.amin(1, keepdim=True), 1 - color.amax(1, keepdim=True)
-    return Bounds(low.expand_as(contents), high.expand_as(contents))
-
-
-def recombine_luminance(gray: Tensor, contents: Tensor) -> Tensor:
-    """Combine the luminance of ``gray`` with the colors of ``contents``, ``[B, 3, H, W]`` each."""
-    return (gray + contents - luminance(contents)).clamp(0, 1)
-
-
-def match_color_statistics(style: Tensor, content: Tensor) -> Tensor:
-    """Give ``style`` the mean and the covariance of ``content``'s colors.
-
-    Gatys et al. 2017, "Controlling perceptual factors in neural style transfer", section 4. Of
-    the possible linear maps, it is the product of the square root of the content's covariance and
-    the inverse square root of the style's.
-
-    Args:
-        style: float32 ``[1, 3, h, w]``, RGB, 0 to 1.
-        content: float32 ``[1, 3, H, W]``, likewise.
-    """
-    source, target = style.flatten(2)[0].double(), content.flatten(2)[0].double()
-    matrix = _matrix_power(torch.cov(target), 0.5) @ _matrix_power(torch.cov(source), -0.5)
-    colors = matrix @ (source - source.mean(1, keepdim=True)) + target.mean(1, keepdim=True)
-    return colors.to(style.dtype).view_as(style[0])[None].clamp(0, 1)
-
-
-def _matrix_power(covariance: Tensor, exponent: float) -> Tensor:
-    values, vectors = torch.linalg.eigh(covariance)
-    power: Tensor = vectors @ torch.diag(values.clamp(min=_MIN_VARIANCE) ** exponent) @ vectors.mT
-    return power
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from atelier.style.problem import Bounds, unbounded
+from atelier.style.bounds import Bounds, unbounded
 
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 

@@ -1,7 +1,7 @@
 """Transactional outbox for MLflow entries.
 
 A stage appends entries to its own folder below ``.atelier/journal/``. Another process
-(:mod:`atelier.tracking.worker`) reads them and delivers them to MLflow. So a stage never waits for
+(:mod:`atelier.tracking.delivery_worker`) delivers them to MLflow. So a stage never waits for
 MLflow while it works, and entries that cannot be delivered stay in the folder.
 
 An entry is one line of JSON in ``entries.jsonl``. Attached files are hard links or copies in the

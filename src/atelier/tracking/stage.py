@@ -269,7 +269,7 @@ def _start_worker(root: Path, process: Process) -> None:
         [
             sys.executable,
             "-m",
-            "atelier.tracking.worker",
+            "atelier.tracking.delivery_worker",
             *(str(root), str(process.pid), process.started),
         ],
         stdin=subprocess.DEVNULL,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from atelier.style.problem import (
+from atelier.style.color_preservation import (
     luminance,
     luminance_bounds,
     match_color_statistics,
