@@ -232,7 +232,7 @@ def test_suggested_size_is_the_largest_that_fits(
                         for shapes in given)  # fmt: skip
 
     def check(size: int) -> None:
-        settings = options(**changes, styles=["a", "b"], picture_size=size)
+        settings = options(**changes, styles=["a", "b"], image_size=size)
         check_memory(settings, contents, styles, (), CPU)
         vgg = cast_vgg(build_vgg19("random", "average", 1, 20), settings, CPU)
         looks = [

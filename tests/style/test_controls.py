@@ -41,7 +41,7 @@ def _distance(picture: Tensor, style: Tensor) -> float:
 @pytest.mark.parametrize("start", ["content", "style", "noise"])
 def test_content_outside_all_masks_is_bit_identical(optimizer: str, start: str) -> None:
     lr = 0.05 if optimizer == "adam" else 1.0
-    settings = options(optimizer=optimizer, start=start, lr=lr, iterations=12)
+    settings = options(optimizer=optimizer, init=start, lr=lr, iterations=12)
     masks = torch.zeros(2, 1, 1, 32, 32)
     masks[0, ..., :10], masks[1, ..., 20:28, 16:] = 1, 0.5
     content = smooth(1)
@@ -76,7 +76,7 @@ def test_strength_0_returns_the_content_unchanged(keep: str, start: str) -> None
 def test_higher_strength_is_nearer_to_the_style() -> None:
     content, style = smooth(1), smooth(2)
     results = [
-        painted(options(**FAST, strength=strength), content, Style((style,)))[0]
+        painted(options(**FAST, style_strength=strength), content, Style((style,)))[0]
         for strength in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
     to_style = [_distance(result, style) for result in results]
@@ -94,7 +94,7 @@ def test_effect_of_strength_does_not_depend_on_size() -> None:
             torch.nn.functional.interpolate(smooth(seed), side, mode="bicubic").clamp(0, 1)
             for seed in (1, 2)
         )
-        settings = options(**{**FAST, "iterations": 30}, strength=0.5)
+        settings = options(**{**FAST, "iterations": 30}, style_strength=0.5)
         result, _ = painted(settings, content, Style((style,)))
         return _distance(result, style) / _distance(content, style)
 
@@ -105,7 +105,7 @@ def test_preserved_chroma_differs_by_at_most_one_level() -> None:
     """Also of colours at the screen's limits, which little lightness would push out."""
     content = smooth(1).clone()
     content[..., :8] = torch.tensor([1.0, 0.0, 0.05]).view(1, 3, 1, 1)
-    settings = options(**FAST, keep_colors="luminance")
+    settings = options(**FAST, preserve_color="luminance")
     result, _ = painted(settings, content, Style((smooth(2),)))
 
     def chroma(picture: Tensor) -> Tensor:
@@ -206,7 +206,7 @@ def test_every_setting_lowers_the_loss(changes: dict[str, object]) -> None:
 
 def test_higher_tv_weight_is_smoother() -> None:
     rough = [
-        float(painted(options(**FAST, smoothness=weight), smooth(1), Style((smooth(2),)))[0]
+        float(painted(options(**FAST, tv_weight=weight), smooth(1), Style((smooth(2),)))[0]
         .diff(dim=3).square().mean())
         for weight in (0.0, 1.0, 100.0)
     ]  # fmt: skip

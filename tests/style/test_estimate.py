@@ -11,7 +11,7 @@ from ..support.painting import CPU, options
 
 
 def test_work_grows_with_pixels_iterations_and_paintings() -> None:
-    settings = options(scales=3, iterations=30)
+    settings = options(pyramid_levels=3, iterations=30)
     one = evaluated_pixels(settings, [(128, 128)])
     assert evaluated_pixels(settings, [(128, 129)]) > one
     assert evaluated_pixels(settings, [(256, 256)]) == pytest.approx(4 * one, rel=0.02)
@@ -43,7 +43,7 @@ def test_levels_of_equal_size_are_counted_once() -> None:
 
 def test_estimate_is_a_time() -> None:
     """Style masks and colors belong to images that the measurement does not have."""
-    settings = options(iterations=10, keep_colors="luminance", style_masks=["mask.png"])
+    settings = options(iterations=10, preserve_color="luminance", style_masks=["mask.png"])
     seconds = estimate_seconds(settings, [(64, 64)], Path(), CPU)
     assert math.isfinite(seconds)
     assert seconds > 0

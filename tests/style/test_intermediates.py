@@ -132,7 +132,7 @@ def test_preview_of_an_interruption_is_not_stored_on_disk(
 def test_resumed_style_transfer_has_all_intermediates(
     tmp_path: Path,
 ) -> None:
-    settings = options(optimizer="spectral_lbfgs", iterations=60, intermediates=12)
+    settings = options(optimizer="spectral_lbfgs", iterations=60, save_intermediates=12)
     whole = Intermediates()
     _paint(settings, whole)
     interruptions = 0

@@ -180,7 +180,9 @@ def test_restored_optimizer_continues_bit_exactly(kind: str, parts: tuple[int, i
 def test_settings_choose_the_optimizer_and_shrinks_shorten_the_first_step(
     optimizer: str, lr: float, caution: int
 ) -> None:
-    settings = options(optimizer=optimizer, lr=lr, average=0.5 if optimizer == "adam" else 0.0)
+    settings = options(
+        optimizer=optimizer, lr=lr, iterate_averaging=0.5 if optimizer == "adam" else 0.0
+    )
     limits, less = unbounded(START), 0.1**caution
     expected: dict[str, AdamOptimizer | LbfgsOptimizer | SpectralLbfgs] = {
         "adam": AdamOptimizer(START, bowl, limits, less * lr, 0.5),

@@ -255,7 +255,7 @@ def test_state_is_saved_every_25_evaluations_and_after_every_level() -> None:
 
 def test_strength_0_evaluates_once_and_saves_nothing() -> None:
     keeper = _Keeper()
-    images, found, _ = _painted(options(strength=0.0), keeper)
+    images, found, _ = _painted(options(style_strength=0.0), keeper)
     assert torch.equal(images[1], _image(2, 8, 12))
     assert [(one.image, one.iteration) for one in found] == [(0, 1), (1, 1)]
     assert keeper.rows == []

@@ -13,7 +13,7 @@ from ..support.painting import CPU, options, smooth
 
 
 def test_each_scale_is_the_root_of_2_larger_and_gets_as_many_evaluations() -> None:
-    way = levels(options(scales=5, iterations=100), 256, 200)
+    way = levels(options(pyramid_levels=5, iterations=100), 256, 200)
     assert [(leg.height, leg.width) for leg in way] == [
         (64, 50), (91, 71), (128, 100), (181, 141), (256, 200)
     ]  # fmt: skip
@@ -24,12 +24,14 @@ def test_too_small_levels_are_skipped() -> None:
     way = levels(options(pyramid_levels=9, iterations=100), 64, 64)
     assert [leg.height for leg in way] == [32, 45, 64]
     assert way[-1].end_iteration == 100
-    assert [leg.height for leg in levels(options(scales=4), 24, 24)] == [24]
+    assert [leg.height for leg in levels(options(pyramid_levels=4), 24, 24)] == [24]
 
 
 def test_content_is_boosted_only_at_the_coarsest_level() -> None:
     way = levels(
-        options(scales=2, iterations=200, optimizer="spectral_lbfgs", weights="imagenet"), 64, 64
+        options(pyramid_levels=2, iterations=200, optimizer="spectral_lbfgs", weights="imagenet"),
+        64,
+        64,
     )
     assert [(leg.height, leg.content_boost, leg.end_iteration) for leg in way] == [
         (45, 10.0, 5), (45, 3.0, 15), (45, 1.0, 100), (64, 1.0, 200)
@@ -69,7 +71,9 @@ def test_previews_of_all_levels_have_the_size_of_the_result(start: str) -> None:
 @pytest.mark.parametrize("keep", ["none", "luminance"])
 def test_preview_of_a_coarse_level_is_unchanged_outside_masks(keep: str) -> None:
     """As the painting does: to the bit, and with the content's own detail."""
-    settings = options(optimizer="spectral_lbfgs", scales=3, iterations=30, keep_colors=keep)
+    settings = options(
+        optimizer="spectral_lbfgs", pyramid_levels=3, iterations=30, preserve_color=keep
+    )
     content = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     mask = torch.zeros(1, 1, 64, 64)
     mask[..., :24] = 1
@@ -100,7 +104,7 @@ def test_style_is_large_enough_for_the_layers_at_every_level(shape: tuple[int, i
 
 def test_upscaling_preserves_the_contents_detail() -> None:
     """Where nothing is to be painted, the finest scale is the content and not a blurred one."""
-    settings = options(optimizer="spectral_lbfgs", scales=3, iterations=6)
+    settings = options(optimizer="spectral_lbfgs", pyramid_levels=3, iterations=6)
     content = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     vgg = build_vgg19("random", "average", 1, 6)
     (painted,) = transfer_style([content], content, settings, vgg, CPU, lambda step: None)

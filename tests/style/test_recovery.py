@@ -112,7 +112,7 @@ def test_never_finite_level_raises_an_error() -> None:
     vgg[1] = _Fails(lambda features: features.shape[2] > 50)
     content = nn.functional.interpolate(smooth(1), 64, mode="bilinear")
     said: list[str] = []
-    settings = options(optimizer="spectral_lbfgs", scales=2, iterations=24)
+    settings = options(optimizer="spectral_lbfgs", pyramid_levels=2, iterations=24)
     with pytest.raises(AtelierError, match="the loss of picture 1 is nan at iteration 13; lower"):
         list(
             transfer_style(

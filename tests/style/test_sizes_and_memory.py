@@ -99,9 +99,11 @@ def test_tiles_partition_the_image_with_padding_of_the_receptive_field() -> None
 def test_levels_under_32_pixels_are_skipped() -> None:
     sizes = [(leg.height, leg.width) for leg in levels(options(pyramid_levels=3), 64, 90)]
     assert sizes == [(32, 45), (45, 64), (64, 90)]
-    sizes = [(leg.height, leg.width) for leg in levels(options(scales=3), 62, 90)]
+    sizes = [(leg.height, leg.width) for leg in levels(options(pyramid_levels=3), 62, 90)]
     assert sizes == [(44, 64), (62, 90)]
-    assert [leg.end_iteration for leg in levels(options(scales=3, iterations=11), 64, 90)] == [
+    assert [
+        leg.end_iteration for leg in levels(options(pyramid_levels=3, iterations=11), 64, 90)
+    ] == [
         3,
         7,
         11,

@@ -146,7 +146,7 @@ def test_too_large_image_is_rejected_before_allocation() -> None:
     vgg = vgg19_on_meta("average", 11)
 
     def check(height: int, width: int, memory_gb: float = 4.0) -> None:
-        settings = options(**DEEP, memory_gb=memory_gb, picture_size=min(height, width))
+        settings = options(**DEEP, memory_gb=memory_gb, image_size=min(height, width))
         reject_too_large([lambda size: (scaled_shape((height, width), size), [])], settings, vgg)
 
     check(512, 512)

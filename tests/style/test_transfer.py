@@ -42,7 +42,9 @@ def test_style_transfer_lowers_style_and_content_loss(
 
 def test_reported_losses_are_those_of_the_papers_formula() -> None:
     content, style = smooth(1), smooth(2)
-    settings = options(style_layers={6: 0.5, 1: 2.0}, content_layers={3: 0.25}, bounded=False)
+    settings = options(
+        style_layers={6: 0.5, 1: 2.0}, content_layers={3: 0.25}, clamp_to_range=False
+    )
     _, (first, *_) = _paint(settings, content, style)
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     pixels, target = (preprocess(picture, "torchvision") for picture in (content, style))
@@ -351,7 +353,7 @@ def test_gpu_and_cpu_have_the_same_first_losses(optimizer: str, precision: str) 
     firsts, lasts = [], []
     for device in (CPU, torch.device("cuda")):
         iterates: list[IterationLosses] = []
-        settings = options(start="noise", optimizer=optimizer, precision=precision)
+        settings = options(init="noise", optimizer=optimizer, precision=precision)
         list(transfer_style([smooth(1)], smooth(2), settings, vgg, device, iterates.append))
         firsts.append(iterates[0].total)
         lasts.append(iterates[-1].total)

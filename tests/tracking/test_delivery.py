@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from atelier.tracking import delivery_worker
 from atelier.tracking.delivery_worker import flush, flush_backlog
 from atelier.tracking.environment import Process, git_tags, private_folder, uncommitted
 from atelier.tracking.outbox import Outbox, entries, outboxes, problem, remove

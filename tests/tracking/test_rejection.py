@@ -15,7 +15,7 @@ import pytest
 
 from atelier.cli.runs import sync
 from atelier.core.errors import AtelierError
-from atelier.tracking import rejected, store, worker
+from atelier.tracking import delivery_worker, rejected, store
 from atelier.tracking.delivery_worker import flush, flush_backlog
 from atelier.tracking.environment import Process, private_folder
 from atelier.tracking.outbox import Outbox, pending, problem, record_start
@@ -313,7 +313,7 @@ def test_experiment_without_commit_is_reported_once(
     record_start(journal.folder.parent, about | {"parameters": {}, "tags": {}})
     Run(journal).end("FINISHED")
     monkeypatch.setenv("DVC_ROOT", str(root))
-    monkeypatch.setattr(worker, "_ATTEMPT_SECONDS", 0)
+    monkeypatch.setattr(delivery_worker, "_ATTEMPT_SECONDS", 0)
     for _ in range(2):
         with pytest.raises(AtelierError, match=r"and the outcome of 1 pipeline: .*has no commit"):
             sync()
@@ -331,7 +331,7 @@ def test_other_worker_is_named_as_reason_for_waiting(
     journal = start(root)
     Run(journal).end("FINISHED")
     monkeypatch.setenv("DVC_ROOT", str(root))
-    monkeypatch.setattr(worker, "_GRACE_SECONDS", 0)
+    monkeypatch.setattr(delivery_worker, "_GRACE_SECONDS", 0)
     with (
         locked(journal.folder.parent / ".lock"),
         pytest.raises(AtelierError, match=r"^0 entries delivered, 2 waiting .*another process"),
