@@ -282,12 +282,12 @@ def test_masks_are_converted_and_resized_to_each_content() -> None:
     settings = options(style_scale=0.5, style_weights=[1.0, 3.0], styles=["a", "b"])
     styles = (_pixels(40, 60), _pixels(30, 20))
     contents = [_pixels(8, 8), _pixels(8, 12)]
-    sitting = _Group([("a", "x"), ("b", "x")], contents, [styles, styles])
+    group = _Group([("a", "x"), ("b", "x")], contents, [styles, styles])
     prepared = [_image(1, 32, 32), _image(1, 32, 48)]
-    (look,) = _styles(settings, sitting, prepared, [])
+    (look,) = _styles(settings, group, prepared, [])
     assert [tuple(style.shape) for style in look.images] == [(1, 3, 16, 24), (1, 3, 24, 16)]
     assert (look.weights, look.masks) == ((1.0, 3.0), ())
-    masked = _styles(settings, sitting, prepared, [_pixels(8, 8, 255), _pixels(8, 8, 0)])
+    masked = _styles(settings, group, prepared, [_pixels(8, 8, 255), _pixels(8, 8, 0)])
     assert [[tuple(m.shape) for m in one.masks] for one in masked] == [
         [(1, 1, 32, 32)] * 2, [(1, 1, 32, 48)] * 2
     ]  # fmt: skip
