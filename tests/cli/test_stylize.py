@@ -285,7 +285,7 @@ def test_usage_lists_images_before_styles(atelier: Typed) -> None:
             "ERROR: --style-mask is a list of 2",
         ),
         (["A/ann.jpg", *WAVES, "--out", "me.bmp"], "does not end in a supported format"),
-        (["A/cut out.tif", *WAVES, "--out", "me.jpg"], "lose the picture's transpar"),
+        (["A/cut out.tif", *WAVES, "--out", "me.jpg"], "lose the image's transpar"),
         (["A/ann.jpg", "A/bob.PNG", *WAVES, "--out", "me.png"], "need a folder"),
         (["A/ann.jpg", "A/ann.jpg", *WAVES], "two images are called ann"),
         (["A/ann.jpg", *WAVES, "--out", "A/note.txt/x"], "no file can be created in"),

@@ -56,7 +56,8 @@ before = peak()
 download(DownloadSettings(**given), folder / "raw", folder / "scratch", report)
 done = convert(
     ConvertSettings(
-        image_size=size, color="rgb", fit="crop", max_megapixels=1, validation=0.0, test=0.0
+        image_size=size, color="rgb", resize_mode="crop", max_megapixels=1,
+        validation_fraction=0.0, test_fraction=0.0
     ),
     folder / "raw", folder / "images.npz", workers=2,
 )

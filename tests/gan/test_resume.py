@@ -222,7 +222,7 @@ def test_rollback_is_bit_exact(settings: TrainSettings, tmp_path: Path, steps: i
 def test_rollback_removes_later_checkpoints(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     for number in range(6):
-        checkpoints.save(number, {"at": torch.tensor(number)}, milestone=number in (0, 2))
+        checkpoints.save(number, {"at": torch.tensor(number)}, epoch_end=number in (0, 2))
     state = checkpoints.roll_back()
     assert state is not None
     assert int(state["at"]) == 2

@@ -40,7 +40,7 @@ def make_trainer(make_settings: Callable[..., Settings]) -> MakeTrainer:
     def make(**changes: object) -> Trainer:
         settings = make_settings(train=TINY | changes).train
         return Trainer(
-            settings, pixels, torch.device("cpu"), judge=lambda images: float(images.mean())
+            settings, pixels, torch.device("cpu"), quality_fn=lambda images: float(images.mean())
         )
 
     return make
@@ -132,7 +132,7 @@ def test_resume_is_bit_exact(make_trainer: MakeTrainer, tmp_path: Path, stop: in
             train(
                 make_trainer(**changes),
                 Checkpoints(tmp_path),
-                stop_asked=lambda: next(left) == stop,
+                stop_requested=lambda: next(left) == stop,
             )
         )
     for _ in range(2):  # the second time, everything is done already

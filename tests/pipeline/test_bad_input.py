@@ -49,7 +49,7 @@ def test_a_mistake_told_by_dvc_leaves_the_old_results(ready: Project) -> None:
     [
         ({"train.epochs": "ten"}, "train", "train.epochs is 'ten'"),
         ({"convert.image_size": 20}, "train", "convert.image_size is 20, but it should be 16"),
-        ({"train.lr": 1e20}, "train", "make train.lr smaller"),
+        ({"train.lr": 1e20}, "train", "set train.lr below"),
         ({"evaluate.features": "resnet51"}, "evaluate", "did you mean resnet50"),
         ({"stylize.styles": ["none.jpg"]}, "stylize", "there is no data/pictures/none.jpg"),
     ],

@@ -56,7 +56,7 @@ def test_stalled_optimization_warns_once_and_ends() -> None:
         optimizer="spectral_lbfgs", content_layers={1: 1.0}, style_layers={1: 0.0}
     )
     assert said == [
-        "picture 1 has stopped changing at iteration 12; the optimization restarts from its last"
+        "image 1 has stopped changing at iteration 12; the optimization restarts from its last"
         " good state with steps a tenth as long"
     ]
     assert told[-1].total == 0
@@ -102,7 +102,7 @@ def test_spectral_lbfgs_continues_after_a_non_finite_loss() -> None:
 
 
 def test_never_finite_loss_raises_an_error() -> None:
-    with pytest.raises(AtelierError, match=r"loss of picture 1 is (nan|inf) at iteration 1;"):
+    with pytest.raises(AtelierError, match=r"loss of image 1 is (nan|inf) at iteration 1;"):
         _paint(optimizer="spectral_lbfgs", style_layers={1: 1e39})
 
 
@@ -113,7 +113,7 @@ def test_never_finite_level_raises_an_error() -> None:
     content = nn.functional.interpolate(smooth(1), 64, mode="bilinear")
     said: list[str] = []
     settings = options(optimizer="spectral_lbfgs", pyramid_levels=2, iterations=24)
-    with pytest.raises(AtelierError, match="the loss of picture 1 is nan at iteration 13; lower"):
+    with pytest.raises(AtelierError, match="the loss of image 1 is nan at iteration 13; lower"):
         list(
             transfer_style(
                 [content], smooth(2), settings, vgg, CPU, lambda step: None, warn=said.append

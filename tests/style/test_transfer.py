@@ -327,7 +327,7 @@ def test_network_and_inputs_are_not_modified() -> None:
 def test_non_finite_loss_raises_an_error() -> None:
     # More than a float32 holds.
     settings = options(style_layers={1: 1e39})
-    with pytest.raises(AtelierError, match=r"loss of picture 1 is (nan|inf) at iteration 1;"):
+    with pytest.raises(AtelierError, match=r"loss of image 1 is (nan|inf) at iteration 1;"):
         _paint(settings, smooth(1), smooth(2))
 
 

@@ -223,7 +223,7 @@ def test_lineage_finds_the_run_of_a_file_after_a_checkout(
 ) -> None:
     asked = ("lineage", "renders/training.gif", "--json")
     told = json.loads(project.atelier(*asked))
-    maker, *upstream = told["makers"]
+    maker, *upstream = told["producers"]
     film = children(store, parents[1])["render"]
     assert (maker["stage"], maker["run"]) == ("render", film.info.run_id)
     assert maker["settings"]["render.fps"] == "9.0"
@@ -236,7 +236,7 @@ def test_lineage_finds_the_run_of_a_file_after_a_checkout(
     project.run("dvc", "checkout", "renders")
     assert json.loads(project.atelier(*asked)) == told
     by_hash = json.loads(project.atelier("lineage", told["content"][:10], "--json"))
-    assert by_hash["makers"][0]["run"] == film.info.run_id
+    assert by_hash["producers"][0]["run"] == film.info.run_id
     words = project.atelier("lineage", "renders/training.gif")
     assert f"run {film.info.run_id}" in words
     assert "render.fps: 9.0" in words
@@ -254,11 +254,11 @@ def test_lineage_uses_git_if_the_store_lacks_the_run(project: Project, tmp_path:
     colleague.run("dvc", "remote", "add", *remote)
     colleague.run("dvc", "pull", "-q")
     told = json.loads(colleague.atelier("lineage", "models/generator.safetensors", "--json"))
-    maker = told["makers"][0]
+    maker = told["producers"][0]
     assert (maker["stage"], maker["run"]) == ("train", "")
     assert maker["commit"] == project.run("git", "rev-parse", "HEAD").strip()
     assert maker["settings"]["train.epochs"] == "2"
-    assert [above["stage"] for above in told["makers"]] == ["train", "convert", "download"]
+    assert [above["stage"] for above in told["producers"]] == ["train", "convert", "download"]
     assert "a run that this store does not have" in colleague.atelier("lineage", "models")
 
 
@@ -276,7 +276,7 @@ def test_lineage_reports_why_no_run_is_found(tracked: Project) -> None:
         ("styled/sheet.png", "it was edited"),
         ("nowhere.png", "there is no nowhere.png; give a stage's output"),
         ("0123456789abcdef", "has the hash 0123456789abcdef"),
-        ("README.md", "made by no stage"),
+        ("README.md", "not an output of a stage"),
     ):
         told = tracked.atelier("lineage", asked, ok=False)
         assert sentence in told
@@ -309,4 +309,4 @@ def test_outcome_is_written_later_if_the_worker_was_killed(tracked: Project) -> 
     newest, *_ = client.search_runs([experiment], "tags.`atelier.pipeline` != ''")
     assert newest.data.tags["stages.ran"] == "render"
     told = json.loads(tracked.atelier("lineage", "renders", "--json"))
-    assert told["makers"][0]["settings"]["render.fps"] == "6.0"
+    assert told["producers"][0]["settings"]["render.fps"] == "6.0"

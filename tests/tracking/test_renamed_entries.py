@@ -104,4 +104,4 @@ def test_latents_of_a_model_with_an_old_architecture_are_drawn_as_before(tmp_pat
             generator = SampledGenerator.from_module(
                 network, arch.latent_size, {field: distribution}, torch.device("cpu")
             )
-            assert generator.latents == distribution
+            assert generator.latent_distribution == distribution

@@ -26,17 +26,17 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def save(self, number: int, state: Mapping[str, Tensor], milestone: bool = False) -> None:
-        """Save a state; all but the last two states and the last milestone are deleted.
+    def save(self, number: int, state: Mapping[str, Tensor], epoch_end: bool = False) -> None:
+        """Save a state; all but the last two states and the last end of an epoch are deleted.
 
         Args:
             number: orders the states, for example the number of steps done.
             state: tensors by name, on any device.
-            milestone: if true, :meth:`roll_back` may return to this state.
+            epoch_end: if true, :meth:`roll_back` may return to this state.
         """
-        self.save_part(f"state-{number:012d}{_EPOCH_END if milestone else ''}", state)
-        milestones = [path for path in self._states() if _is_epoch_end(path)]
-        for old in set(self._states()[_MAX_STATES:]) - set(milestones[:1]):
+        self.save_part(f"state-{number:012d}{_EPOCH_END if epoch_end else ''}", state)
+        epoch_ends = [path for path in self._states() if _is_epoch_end(path)]
+        for old in set(self._states()[_MAX_STATES:]) - set(epoch_ends[:1]):
             old.unlink(missing_ok=True)
 
     def latest(self) -> dict[str, Tensor] | None:
@@ -44,7 +44,7 @@ class Checkpoints:
         return _latest_readable(self._states())
 
     def roll_back(self) -> dict[str, Tensor] | None:
-        """Return the last undamaged milestone, or ``None``; delete all later states."""
+        """Return the last undamaged end of an epoch, or ``None``; delete all later states."""
         for path in itertools.takewhile(lambda path: not _is_epoch_end(path), self._states()):
             path.unlink(missing_ok=True)
         return _latest_readable([path for path in self._states() if _is_epoch_end(path)])
@@ -67,7 +67,7 @@ class Checkpoints:
         return self.folder / f"{name}.safetensors"
 
     def _states(self) -> list[Path]:
-        """Return the files of all states, newest first; a milestone precedes its equal."""
+        """Return the files of all states, newest first; the end of an epoch precedes its equal."""
         found = self.folder.glob("state-*.safetensors")
         return sorted(found, key=lambda path: path.stem, reverse=True)
 

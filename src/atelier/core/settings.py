@@ -166,7 +166,7 @@ class NetworkSettings(Section):
 
 
 class TrainSettings(NetworkSettings):
-    """The networks and their training; ``docs/quality.md`` compares values."""
+    """The networks and their training; ``docs/train.md`` compares values."""
 
     epochs: Count
     steps: CountOrZero

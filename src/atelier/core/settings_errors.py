@@ -11,7 +11,7 @@ from atelier.core.renamed_settings import renamed_key, renamed_value
 
 Location = tuple[int | str, ...]
 
-_HOW_TO_RENAME = "rename it, or run `atelier migrate` to update params.yaml"
+_MIGRATED = "params.yaml"  # the file that `atelier migrate` updates
 
 
 def validation_message(
@@ -28,13 +28,14 @@ def validation_message(
     described = [
         (_rank(details["type"], renamed), renamed, details)
         for details in error.errors(include_url=False)
-        for renamed in [_renamed((*section, *details["loc"]), details["input"])]
+        for renamed in [_renamed((*section, *details["loc"]), details["input"], source)]
     ]
     _, renamed, details = min(described, key=lambda entry: entry[0])
     # pydantic adds [key] to the location if the key of a mapping is invalid.
     location = (*section, *(part for part in details["loc"] if part != "[key]"))
     message = renamed or _describe(details, location, settings)
-    more = f" (and {len(described) - 1} more to fix)" if len(described) > 1 else ""
+    others = len(described) - 1 - _count_missing_renamed(error, section)
+    more = f" (and {others} more to fix)" if others > 0 else ""
     return f"{source}: {message}{more}."
 
 
@@ -43,16 +44,34 @@ def _rank(kind: str, renamed: str) -> int:
     return 0 if renamed else 2 if kind == "missing" else 1
 
 
-def _renamed(location: Location, value: Any) -> str:
+def _count_missing_renamed(error: ValidationError, section: tuple[str, ...]) -> int:
+    """Count missing keys whose old name is present: both errors are one."""
+    locations = [
+        ((*section, *details["loc"]), details["type"] == "missing")
+        for details in error.errors(include_url=False)
+    ]
+    new_names = {
+        (location[0], new)
+        for location, _ in locations
+        if len(location) == 2
+        for new in renamed_key(str(location[0]), str(location[1])) or ()
+    }
+    return sum(is_missing and location in new_names for location, is_missing in locations)
+
+
+def _renamed(location: Location, value: Any, source: str) -> str:
     """Return the new name of an old key or value in a sentence; empty if neither is old."""
     if len(location) != 2:
         return ""
     section, key = map(str, location)
+    advice = "rename it"
+    if source == _MIGRATED:
+        advice += ", or run `atelier migrate` to update params.yaml"
     if new_keys := renamed_key(section, key):
         names = " and ".join(f"{section}.{new}" for new in new_keys)
-        return f"{section}.{key} was renamed to {names}; {_HOW_TO_RENAME}"
+        return f"{section}.{key} was renamed to {names}; {advice}"
     if new_value := renamed_value(section, key, value):
-        return f"{section}.{key}: {value} was renamed to {new_value}; {_HOW_TO_RENAME}"
+        return f"{section}.{key}: {value} was renamed to {new_value}; {advice}"
     return ""
 
 

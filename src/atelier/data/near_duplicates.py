@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 _SIDE = 16  # height and width of a thumbnail in pixels
 _FREQUENCIES = 5
 _MIN_CONTRAST = 1.0  # standard deviation below which a thumbnail counts as flat
-# Measured on CelebA, drawn faces, CIFAR-10, MNIST and Fashion-MNIST: docs/quality.md.
+# Measured on five datasets: docs/measurements/near-duplicates.md.
 _SAME = 0.12  # limit for the distance of thumbnails, and thus of descriptors
 _SAME_WINDOW = 0.5  # limit for the difference of the windows that differ most
 # The same limits for images of which only one is compared with the others.

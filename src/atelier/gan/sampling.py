@@ -69,8 +69,7 @@ class SampledGenerator:
         """
         fields = with_current_names(architecture)
         classes = fields.get("classes", 0)
-        # Models that were logged by an earlier version have the field "latents".
-        distribution = fields.get("latent_distribution", fields.get("latents", "normal"))
+        distribution = fields.get("latent_distribution", "normal")
         return cls(network, input_size - classes, distribution, classes, device)
 
     @property

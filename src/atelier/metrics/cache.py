@@ -14,7 +14,7 @@ from atelier.core.checkpoints import Checkpoints
 from atelier.metrics.features import Extractor
 
 _MAX_FILES = 20
-_CODE = ("features.py", "extractors.py")
+_CODE = ("features.py", "extractors.py", "../core/arrays.py")
 
 
 class FeatureCache:
@@ -59,7 +59,7 @@ def _name(extractor: Extractor, images: NDArray[np.uint8], device: torch.device)
     for value in (*environment, *images.shape):
         digest.update(f"{value}\n".encode())
     for file in _CODE:
-        digest.update(Path(__file__).with_name(file).read_bytes())
+        digest.update((Path(__file__).parent / file).read_bytes())
     digest.update(np.ascontiguousarray(images).data)
     return digest.hexdigest()
 

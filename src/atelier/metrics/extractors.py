@@ -6,16 +6,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from atelier.core.errors import AtelierError
-from atelier.core.hashing import file_digest
 from atelier.core.pretrained import (
     VGG19_CAFFE_SHA256,
     fetch_weights,
     read_weights,
     vgg19_caffe,
+    weights_digest,
 )
 from atelier.core.random_streams import derive_seed
 from atelier.core.setting_types import is_weights_file
@@ -31,7 +30,7 @@ _INCEPTION_SIZE = 299
 _MEAN = (0.485, 0.456, 0.406)  # of ImageNet's images, 0 to 1
 _STD = (0.229, 0.224, 0.225)
 _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)  # of ImageNet's images, 0 to 255
-_VGG19_CAFFE_LAYERS = 12  # to relu3_1: docs/quality.md compares the layers
+_VGG19_CAFFE_LAYERS = 12  # to relu3_1: docs/measurements/metric-sensitivity.md compares the layers
 _VGG_SIZE = 64  # of smaller images, the deepest maps have too few positions
 
 
@@ -98,7 +97,10 @@ def imagenet(name: str) -> Extractor:
     Raises:
         AtelierError: the weights cannot be downloaded, or are damaged.
     """
-    weights = torchvision.models.get_model_weights(name).DEFAULT
+    # Importing torchvision takes seconds, which random features need not wait for.
+    from torchvision import models
+
+    weights = models.get_model_weights(name).DEFAULT
     network = without_classifier(name)
     path = fetch_weights(weights.url, SETTING)
     _load(network, dict(read_weights(path, SETTING)), path)
@@ -109,8 +111,10 @@ def imagenet(name: str) -> Extractor:
 
 def without_classifier(name: str) -> nn.Module:
     """Build a network of torchvision that returns features, [B, D], without weights."""
+    from torchvision import models
+
     with torch.device("meta"):
-        network: nn.Module = torchvision.models.get_model(name, weights=None)
+        network: nn.Module = models.get_model(name, weights=None)
     for classifier in ("classifier", "fc"):
         if hasattr(network, classifier):
             setattr(network, classifier, nn.Flatten())
@@ -127,10 +131,12 @@ def vgg19_extractor(path: Path) -> Extractor:
     Raises:
         AtelierError: the file is missing or damaged, or contains another network.
     """
+    from torchvision import models
+
     stored = read_weights(path, SETTING)
     layers = {name.removeprefix("features."): value for name, value in stored.items()}
     with torch.device("meta"):
-        features = torchvision.models.vgg19(weights=None, init_weights=False).features
+        features = models.vgg19(weights=None, init_weights=False).features
     stored_layers = [layer for layer in range(len(features)) if f"{layer}.weight" in layers]
     if not stored_layers:
         raise AtelierError(
@@ -140,7 +146,7 @@ def vgg19_extractor(path: Path) -> Extractor:
     weights = {name: layers[name] for name in network.state_dict() if name in layers}
     _load(network, weights, path)
     pooled = nn.Sequential(network, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return Extractor(_Normalized(pooled, _VGG_SIZE), f"vgg19 {file_digest(path)}", _VGG_SIZE)
+    return Extractor(_Normalized(pooled, _VGG_SIZE), f"vgg19 {weights_digest(path)}", _VGG_SIZE)
 
 
 def vgg19_caffe_features(layers: int = _VGG19_CAFFE_LAYERS) -> Extractor:
@@ -154,8 +160,10 @@ def vgg19_caffe_features(layers: int = _VGG19_CAFFE_LAYERS) -> Extractor:
     Raises:
         AtelierError: the package is missing, or its file is damaged.
     """
+    from torchvision import models
+
     with torch.device("meta"):
-        features = torchvision.models.vgg19(weights=None, init_weights=False).features
+        features = models.vgg19(weights=None, init_weights=False).features
     network = features[:layers]
     weights = vgg19_caffe(SETTING)
     state = {name: weights[f"features.{name}"] for name in network.state_dict()}

@@ -64,7 +64,7 @@ def transfer_style(
             larger batches are not faster, and 512 x 512 pixels in total on other devices.
         on_preview: called with unfinished images, more often if ``save_intermediates`` is set.
         warn: called with a sentence after a problem from which the optimization recovered.
-        labels: name of each image for messages; ``picture 1`` and so on by default.
+        labels: name of each image for messages; ``image 1`` and so on by default.
 
     Yields:
         Stylized images of their contents' sizes, float32 ``[1, 3, H, W]`` on the CPU, 0 to 1.
@@ -80,7 +80,7 @@ def transfer_style(
     finished, checkpointer = 0, checkpointer or Checkpointer()
     for job in _jobs(contents, styles, settings, device, batch_size):
         numbers = range(finished, finished + len(job.contents))
-        names = [labels[number] if labels else f"picture {number + 1}" for number in numbers]
+        names = [labels[number] if labels else f"image {number + 1}" for number in numbers]
         log = LossLog(finished, names, loss_names(settings), on_losses)
         transfer = StyleTransfer(settings, vgg, log, checkpointer, on_preview, warn)
         yield from transfer.run(job).cpu().split(1)
@@ -228,6 +228,8 @@ class StyleTransfer:
 
     def _is_non_finite(self, since: int) -> bool:
         """Return true if the loss became non-finite, and the optimizer cannot recover.
+
+        If it can, a warning is given instead.
 
         Args:
             since: number of evaluations before those to check.

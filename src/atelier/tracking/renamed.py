@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 
+from atelier.core.renamed_settings import RENAMED_KEYS
+
 _LOADER_MODULES = {"atelier.gan.weights": "atelier.gan.serialization"}
 _PARAMETERS = {
-    "evaluate.nearest_among": "evaluate.nearest_neighbor_pool",
-    "tracking.register": "tracking.registered_model",
+    f"{section}.{old}": f"{section}.{new[0]}"
+    for section, keys in RENAMED_KEYS.items()
+    for old, new in keys.items()
 }
 
 
