@@ -1,3 +1,3 @@
-"""Atelier: teach a GAN a folder of faces, and paint what it learned in an artist's style."""
+"""Atelier: a GAN for a folder of faces, and style transfer for the generated faces."""
 
 __version__ = "0.1.0"

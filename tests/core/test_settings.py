@@ -121,7 +121,12 @@ def test_old_key_is_named_with_its_new_name(section: str, old: str, new: tuple[s
         settings.check(values, "params.yaml")
     assert str(caught.value) == (
         f"params.yaml: {section}.{old} was renamed to {names}; rename it, or run `atelier migrate`"
-        " to update params.yaml (and 1 more to fix)."
+        " to update params.yaml."
+    )
+    with pytest.raises(AtelierError) as caught:
+        settings.check(values, "presets/mine.yaml")
+    assert str(caught.value) == (
+        f"presets/mine.yaml: {section}.{old} was renamed to {names}; rename it."
     )
 
 
