@@ -59,7 +59,7 @@ def products_per_second(device: "torch.device", dtype: "torch.dtype", side: int)
 
 
 def now(device: "torch.device") -> float:
-    """Seconds, after all that the device was asked to do."""
+    """Return the time in seconds, after all work of the device has finished."""
     import torch
 
     if device.type == "cuda":
@@ -68,7 +68,7 @@ def now(device: "torch.device") -> float:
 
 
 def best_of(work: Callable[[], object], device: "torch.device", times: int = 5) -> float:
-    """The least seconds of several, warm-up apart."""
+    """Return the shortest time of several calls, after one call as a warm-up."""
     work()
     seconds = []
     for _ in range(times):
@@ -100,7 +100,7 @@ def limits(device: "torch.device", side: int = 0) -> dict[str, float]:
 
 
 def show(result: Mapping[str, object], as_json: bool) -> None:
-    """Print a line for each value, and all as one JSON object if asked for.
+    """Print a line for each value, and optionally all values as one JSON object.
 
     Exits with 1 and without the JSON object if ``limit_share`` is above 1.
     """

@@ -1,9 +1,9 @@
-"""How many of the ten digits a generator trained on MNIST makes, and how surely.
+"""Distribution and legibility of the digits that a generator trained on MNIST generates.
 
-A small classifier learns the digits of data/images.npz (the last folders of their names) and reads
-1,000 generated ones.
+A small classifier is trained on data/images.npz, with the last folder of each name as the label. It
+then classifies 1,000 generated digits.
 
-Usage, after the preset mnist28 has run: python benchmarks/digits.py [--images FILE]
+Usage, after a run of the preset mnist28: python benchmarks/digits.py [--images FILE]
 [--generator FILE] [--generated 1000] [--held-out 5000] [--json]
 """
 
@@ -23,7 +23,7 @@ EPOCHS = 5
 
 
 def scaled(pixels: np.ndarray) -> Tensor:
-    """Turn uint8 [N, 28, 28, 1] into float32 [N, 1, 28, 28], 0 to 1."""
+    """Convert uint8 [N, 28, 28, 1] to float32 [N, 1, 28, 28], 0 to 1."""
     return torch.tensor(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
 
 
@@ -44,7 +44,7 @@ def learn(pictures: Tensor, labels: Tensor) -> nn.Module:
 
 
 def main() -> None:
-    """Train, read, print."""
+    """Train the classifier, classify generated digits, and print the results."""
     arguments = options(
         __doc__,
         images=Path("data/images.npz"),

@@ -1,10 +1,10 @@
-"""Which preset makes better pictures, and in what time: KID on held-out pictures over some seeds.
+"""KID and training time of presets: the KID of held-out images over several seeds.
 
-Every preset is trained on the same pictures, a zip or tar of your own, once for each seed, by the
-chain itself in a temporary clone, and judged by the random features and, where a file of weights is
-given, by that VGG19's as well. Presets take turns, so that what else the machine does meets both.
-Numbers and times are read from the MLflow runs. What one part of a preset brings is seen by
-changing it: "best64 train.ema_decay=0" is that preset without the average.
+Every preset trains on the same images, a zip or tar file of yours, once for each seed. The real
+pipeline runs in a temporary clone. KID uses the random features and, with --weights, also those of
+that VGG19. Presets alternate, so that other load on the machine affects all of them. Metrics and
+times are read from the MLflow runs. To measure one setting of a preset, change it: for example,
+"best64 train.ema_decay=0" is that preset without the weight average.
 
 Usage: python benchmarks/quality.py ARCHIVE
        [--presets celeba64 best64 ["best64 train.ema_decay=0" ...]]
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def judge(project: Any, archive: Path, preset: str, seed: int, features: str) -> dict[str, float]:
-    """Train and evaluate, as far as that is not done already; return numbers and seconds."""
+    """Train and evaluate, unless DVC has the results; return metrics and seconds."""
     with archive.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     name, *changes = preset.split()
@@ -42,19 +42,19 @@ def judge(project: Any, archive: Path, preset: str, seed: int, features: str) ->
     values |= {"download.archive.location": str(archive), "download.archive.sha256": sha256}
     project.set(**values)
     python = Path(sys.executable).parent
-    # Not by `project.run`, which has tests' patience and one thread.
+    # `project.run` has the time limit of tests and one thread.
     for command in (["dvc", "repro", "evaluate"], ["atelier", "sync"]):
         subprocess.run([python / command[0], *command[1:]], cwd=project.folder, check=True)
     return numbers(project.folder)
 
 
 def read_value(written: str) -> Any:
-    """Read a setting as ``params.yaml`` would."""
+    """Parse the value of a setting as in ``params.yaml``."""
     return YAML(typ="safe").load(written)
 
 
 def numbers(folder: Path) -> dict[str, float]:
-    """The newest evaluation's numbers, and the seconds of the newest training."""
+    """Return the metrics of the newest evaluation, and the seconds of the newest training."""
     client = existing_store(folder)
     assert client is not None
     (experiment,) = client.search_experiments(filter_string="name = 'atelier'")
@@ -70,7 +70,7 @@ def numbers(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure all presets and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("archive", type=Path)
     parser.add_argument("--presets", nargs="+", default=["celeba64", "best64"])

@@ -1,9 +1,8 @@
-"""How long the chain takes outside its own work: imports, stores, and DVC itself.
+"""Overhead of the pipeline: imports, the MLflow store, and DVC itself.
 
-Of every stage it times all that the script imports, at its head and when its work begins.
-
-The chain runs in a temporary clone on settings so small that the stages' own work all but
-vanishes; what is left is the overhead. Beside it stands what a stage's imports alone cost.
+The pipeline runs in a temporary clone with settings so small that the stages take almost no time
+for their own work. The rest is the overhead. For comparison, the imports of each stage's script
+are timed alone, both those at its head and those within functions.
 
 Usage: python benchmarks/startup.py [--repeats 3] [--json]
 """
@@ -25,14 +24,14 @@ ALONE = {"python alone": "pass", "torch": "import torch", "mlflow": "import mlfl
 
 
 def imports_of(stage: Path) -> str:
-    """All that a stage's script imports, as a program."""
+    """Return all import statements of a stage's script, as a program."""
     nodes = ast.walk(ast.parse(stage.read_text()))
     wanted = [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
     return "\n".join(wanted)
 
 
 def seconds(command: list[str], folder: Path) -> float:
-    """Run a command and say how long it took."""
+    """Run a command and return its seconds."""
     begin = time.perf_counter()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(
@@ -42,7 +41,7 @@ def seconds(command: list[str], folder: Path) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure imports and pipeline, and print the results."""
     arguments = options(__doc__, repeats=3)
     sys.path.insert(0, str(ROOT))
     from tests.support.project import TRACKED, clone

@@ -1,7 +1,7 @@
 """Install the pinned packages and the project into .venv; `make` runs this file.
 
-Only the registry's settings of the user's pip are used (index, proxy, certificates): others, e.g.
-`user = yes` or PIP_TARGET, would install elsewhere than into .venv or not what is pinned.
+Of the user's pip settings, only those about the registry are used (index, proxy, certificates).
+Others, e.g. `user = yes` or PIP_TARGET, could install into another folder or other versions.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from urllib.parse import unquote
 VENV = Path(".venv")
 LOCK = Path("requirements.lock")
 PIP = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--no-input"]
-# Settings of pip that say how packages are reached and kept, and nothing else.
+# pip's settings about access to packages and about its cache.
 REGISTRY = {
     *("index-url", "extra-index-url", "find-links", "no-index", "trusted-host"),
     *("proxy", "cert", "client-cert", "keyring-provider", "use-feature", "use-deprecated"),
@@ -78,12 +78,12 @@ def without_python() -> dict[str, str]:
 def registry_settings() -> dict[str, str]:
     """Read the registry's settings from pip's configuration files and environment.
 
-    A command's own section is stronger than ``[global]``, and the environment than both.
+    A command's own section overrides ``[global]``, and the environment overrides both.
     """
     asked = without_python()
     if "PIP_CONFIG_FILE" in os.environ:
         asked["PIP_CONFIG_FILE"] = os.environ["PIP_CONFIG_FILE"]
-    # The configuration itself could have pip print nothing or read one of the files only.
+    # The configuration could make pip print nothing, or read only one of the files.
     asked |= dict.fromkeys(("PIP_USER", "PIP_GLOBAL", "PIP_SITE", "PIP_QUIET", "PIP_VERBOSE"), "0")
     listing = subprocess.run(  # noqa: S603 - pip itself, no shell
         [*PIP, "config", "list"], env=asked, stdout=subprocess.PIPE, text=True, check=False
@@ -149,7 +149,7 @@ def install_pinned(pinned: list[tuple[str, str]], environment: dict[str, str], s
     print(
         f"Installing about {count} pinned packages ({size}); this takes some minutes.", flush=True
     )
-    # The lock is complete, so that nothing outside it is ever installed.
+    # The lock is complete, so pip never installs a package outside it.
     command = [*PIP, "install", "--no-deps", "--require-hashes", "-r", str(file)]
     if follow(command, environment):
         fail(
@@ -175,7 +175,7 @@ def follow(command: list[str], environment: dict[str, str]) -> int:
 
 
 def run(command: list[str], environment: dict[str, str], quiet: bool = False) -> None:
-    """Run a command, or end with its output."""
+    """Run a command; if it fails, print its output and exit."""
     ended = subprocess.run(  # noqa: S603 - Python or pip, no shell
         command,
         env=environment,
@@ -189,7 +189,7 @@ def run(command: list[str], environment: dict[str, str], quiet: bool = False) ->
 
 
 def fail(sentence: str) -> NoReturn:
-    """End with a sentence."""
+    """Exit with an error message."""
     sys.exit(f"ERROR: {sentence}")
 
 

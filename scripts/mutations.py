@@ -1,20 +1,20 @@
-"""Mutation score: how many single-point changes of the code make a fast test fail?
+"""Mutation score: the share of single-point changes of the code that make a fast test fail.
 
     python scripts/mutations.py draw --seed 1 --count 200 mutants.jsonl
     python scripts/mutations.py cover coverage.json
     python scripts/mutations.py run mutants.jsonl coverage.json results.jsonl
     python scripts/mutations.py report mutants.jsonl results.jsonl
 
-`draw` chooses places in the packages at random, each as likely as the others, and at each place one
-of the changes that cosmic-ray makes there (https://cosmic-ray.readthedocs.io). Annotations and
-messages of errors are left out: no test should hold them. `cover` runs the fast tests once and
-notes which test runs which line and for how long. `run` makes one change after the other in a
-temporary clone and runs the tests of its package that reach the changed line, the fastest first,
-until one fails, for at most 30 seconds of a core; a result is appended at once, so that an
-interrupted run can be continued. A mutant is stored as a line of a function and what it becomes, so
-that it can be applied to later code; where that line is gone, the result says so.
+`draw` chooses places in the packages at random, with equal probability, and one of cosmic-ray's
+changes for each place (https://cosmic-ray.readthedocs.io). It leaves out annotations and error
+messages, because no test should depend on them. `cover` runs the fast tests once and records the
+lines and the time of each test. `run` applies one change after the other in a temporary clone. It
+runs the tests of the package that reach the changed line, the fastest first, until one fails or 30
+seconds of a core have passed. Each result is appended at once, so that an interrupted run can
+continue. A mutant is stored as a line of a function and its replacement, so that it can be applied
+to later code. If that line no longer exists, the result records this.
 
-Needs `pip install cosmic-ray pytest-cov`, which are no dependencies of the project.
+Needs `pip install cosmic-ray pytest-cov`, which are not dependencies of the project.
 """
 
 import argparse
@@ -35,13 +35,13 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("gan", "metrics", "style", "images", "sample_faces", "tracking")
+PACKAGES = ("gan", "metrics", "style", "data", "sample_faces", "tracking")
 SECONDS, BUDGET = 30, 24  # for one mutant; what its tests may have taken in `cover`, start excluded
 Row = dict[str, Any]
 
 
 def rows(file: Path) -> list[Row]:
-    """Read a file of JSON lines; none if it is missing."""
+    """Read a file of JSON lines; return an empty list if it is missing."""
     return (
         [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
     )
@@ -90,7 +90,7 @@ def changes_of(module: Path) -> Iterator[tuple[tuple[int, int], str, int]]:
 
 
 def mutant_of(module: str, name: str, occurrence: int) -> Row | None:
-    """Describe a change as a line and what it becomes; ``None`` if it is not one of one line."""
+    """Describe a change as a line and its replacement; ``None`` if it spans several lines."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
@@ -98,7 +98,7 @@ def mutant_of(module: str, name: str, occurrence: int) -> Row | None:
     lines = code.split("\n")
     try:
         changed = (mutate_code(code, get_operator(name)(), occurrence) or code).split("\n")
-    except AttributeError:  # cosmic-ray knows no name such as `errors.Missing` in an except clause
+    except AttributeError:  # cosmic-ray fails for `errors.Missing` in an except clause
         return None
     differs = [n for n, (a, b) in enumerate(zip(lines, changed, strict=False)) if a != b]
     if len(changed) != len(lines) or len(differs) != 1:
@@ -116,7 +116,7 @@ def mutant_of(module: str, name: str, occurrence: int) -> Row | None:
 
 
 def ignored_places(tree: ast.Module) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Return from where to where there are annotations, imports, docstrings and raised errors."""
+    """Return start and end of all annotations, imports, docstrings and raised errors."""
     found: list[ast.AST] = []
     for node in ast.walk(tree):
         match node:
@@ -137,7 +137,7 @@ def ignored_places(tree: ast.Module) -> list[tuple[tuple[int, int], tuple[int, i
 
 
 def function_at(tree: ast.Module, line: int) -> tuple[str, int]:
-    """Return the function or class that holds a line, by its full name, and its first line."""
+    """Return the full name and the first line of the function or class that contains a line."""
     path: list[str] = []
     first, node = 1, tree
     while True:
@@ -156,7 +156,7 @@ def function_at(tree: ast.Module, line: int) -> tuple[str, int]:
 
 
 def find(mutant: Row) -> int | None:
-    """Return the number of the line that a mutant changes, in the code of today."""
+    """Return the number of the line that a mutant changes, in the current code."""
     file = ROOT / mutant["module"]
     if not file.exists():
         return None
@@ -201,7 +201,7 @@ def cover() -> Row:
 
 
 def tests_of(mutant: Row, line: int, covered: Row) -> list[str]:
-    """Return the tests to run, the fastest first, no more than there is time for."""
+    """Return the tests to run within the time limit, the fastest first."""
     code = (ROOT / mutant["module"]).read_text("utf-8")
     around = [
         node
@@ -218,7 +218,7 @@ def tests_of(mutant: Row, line: int, covered: Row) -> list[str]:
         for number in range(inner.lineno, (inner.end_lineno or 0) + 1)
         for test in of_module.get(str(number), ())
     }
-    if not reach:  # it runs while the module is imported: any test of the module may notice
+    if not reach:  # the line runs during the import, so any test of the module may fail
         reach = {test for tests in of_module.values() for test in tests}
     seconds, spent, chosen = covered["seconds"], 0.0, []
     package = f"tests/{Path(mutant['module']).parts[2]}/"
@@ -232,7 +232,7 @@ def tests_of(mutant: Row, line: int, covered: Row) -> list[str]:
 
 
 def run(mutants: list[Row], covered: Row, results: Path) -> None:
-    """Try each mutant that has no result yet; append what became of it."""
+    """Test each mutant that has no result yet, and append its result."""
     known = {row["id"] for row in rows(results)}
     with tempfile.TemporaryDirectory() as scratch:
         clone = Path(scratch, "clone")
@@ -288,12 +288,12 @@ def attempt(clone: Path, mutant: Row, line: int, covered: Row) -> tuple[str, str
 
 
 def limit_time() -> None:
-    """Give a process 30 seconds of a core, however busy the machine is."""
+    """Limit a process to 30 seconds of CPU time, which other load does not affect."""
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
 
 
 def report(mutants: list[Row], results: list[Row]) -> None:
-    """Print the score of each package, and every mutant that no test noticed."""
+    """Print the score of each package, and every mutant that no test detected."""
     outcome = {row["id"]: row["outcome"] for row in results}
     for package in (*PACKAGES, ""):
         of_package = [m for m in mutants if m["module"].startswith(f"src/atelier/{package}")]
@@ -310,7 +310,7 @@ def report(mutants: list[Row], results: list[Row]) -> None:
 
 
 def main() -> None:
-    """Run the command that was asked for."""
+    """Run the command of the arguments."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     drawing = commands.add_parser("draw")
