@@ -452,7 +452,7 @@ def numbers() -> Results:
 
 
 def memory() -> Results:
-    """A batch that does not fit, and a step that cannot be recorded."""
+    """Measure a batch that does not fit, and a step that cannot be recorded."""
     import torch
 
     from atelier.core.errors import AtelierError
