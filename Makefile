@@ -25,7 +25,7 @@ SUPPORTED := 'import sys, sysconfig; sys.exit(not ((3, 11) <= sys.version_info[:
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-repro: $(VENV)/ready ## run the whole chain on the embedded sample
+repro: $(VENV)/ready ## run the whole pipeline on the built-in sample
 	@python -m atelier.tracking.preflight
 	dvc repro
 	@atelier results
@@ -47,7 +47,7 @@ docs: $(DOCS_VENV)/ready ## build the documentation as web pages in site/
 ui: $(VENV)/ready ## open MLflow on http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1
 
-bench: $(VENV)/ready ## measure speed against plain loops, and the chain's overhead (an hour)
+bench: $(VENV)/ready ## measure speed against plain loops, and the overhead of the pipeline (an hour)
 	python benchmarks/train.py --side 64 --json
 	python benchmarks/train.py --side 32 --json
 	python benchmarks/convert.py --json
@@ -58,14 +58,14 @@ bench: $(VENV)/ready ## measure speed against plain loops, and the chain's overh
 COMPILE := uv pip compile --quiet --universal --generate-hashes --no-header \
   --no-emit-index-url --no-emit-find-links --no-annotate
 
-gpu: $(VENV)/ready ## measure training and painting on a GPU (8 minutes)
+gpu: $(VENV)/ready ## measure training and style transfer on a GPU (8 minutes)
 	python benchmarks/gpu.py --out gpu.json
 
 lock: $(VENV)/ready ## pin the newest versions that pyproject.toml allows
 	$(COMPILE) --extra dev pyproject.toml -o requirements.lock
 	$(COMPILE) --group docs -o requirements-docs.lock
 
-clean: ## remove what the stages made; DVC's cache and MLflow's runs stay
+clean: ## remove the outputs of stages; keep the caches and runs of DVC and MLflow
 	rm -rf data/raw data/images.npz data/validation.npz data/test.npz data/listing/*.json data/inputs models samples renders styled metrics plots
 	rm -rf dvc_plots .atelier-* site
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
