@@ -2,7 +2,7 @@
 
 
 def main() -> None:
-    """Run the command; the name that environments of earlier versions start."""
+    """Run the command."""
     from atelier.cli import app
 
     app.main()

@@ -25,38 +25,31 @@ def validation_message(
         settings: the model of all settings, which is searched for similar keys.
         section: the section that was validated; empty if all settings were.
     """
+    errors = [((*section, *details["loc"]), details) for details in error.errors(include_url=False)]
+    new_keys = {
+        (location[0], new)
+        for location, _ in errors
+        if len(location) == 2
+        for new in renamed_key(str(location[0]), str(location[1]))
+    }
     described = [
         (_rank(details["type"], renamed), renamed, details)
-        for details in error.errors(include_url=False)
-        for renamed in [_renamed((*section, *details["loc"]), details["input"], source)]
+        for location, details in errors
+        # A key under its old name is also a missing key: it counts once.
+        if details["type"] != "missing" or location not in new_keys
+        for renamed in [_renamed(location, details["input"], source)]
     ]
     _, renamed, details = min(described, key=lambda entry: entry[0])
     # pydantic adds [key] to the location if the key of a mapping is invalid.
     location = (*section, *(part for part in details["loc"] if part != "[key]"))
     message = renamed or _describe(details, location, settings)
-    others = len(described) - 1 - _count_missing_renamed(error, section)
-    more = f" (and {others} more to fix)" if others > 0 else ""
+    more = f" (and {len(described) - 1} more to fix)" if len(described) > 1 else ""
     return f"{source}: {message}{more}."
 
 
 def _rank(kind: str, renamed: str) -> int:
     """Order errors: a renamed or misspelled key is also a missing one, and explains it."""
     return 0 if renamed else 2 if kind == "missing" else 1
-
-
-def _count_missing_renamed(error: ValidationError, section: tuple[str, ...]) -> int:
-    """Count missing keys whose old name is present: both errors are one."""
-    locations = [
-        ((*section, *details["loc"]), details["type"] == "missing")
-        for details in error.errors(include_url=False)
-    ]
-    new_names = {
-        (location[0], new)
-        for location, _ in locations
-        if len(location) == 2
-        for new in renamed_key(str(location[0]), str(location[1])) or ()
-    }
-    return sum(is_missing and location in new_names for location, is_missing in locations)
 
 
 def _renamed(location: Location, value: Any, source: str) -> str:
