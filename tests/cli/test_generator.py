@@ -213,7 +213,7 @@ def test_grids_of_other_images_have_other_names(atelier: Typed, checkout: Path) 
         ("generate --model /dev/zero", "it is a device, not a regular file"),
         ("generate --model models:/faces@champion", "no MLflow store here"),
         (f"generate --model {'0' * 32}", "no MLflow store here"),
-        ("generate --out params.yaml/pictures", "cannot be written"),
+        ("generate --out params.yaml/pictures", "cannot be read or written (Not a directory)"),
         ("export faces.txt", "use .onnx for ONNX or .pt"),
     ],
 )

@@ -429,7 +429,7 @@ def test_each_output_is_written_before_the_next_starts(atelier: Typed, album: Pa
     command = ("stylize", album / "bob.PNG", album / "ann.jpg", "--style", album / "waves.png")
     told = atelier(*command, "--force", *QUICK, code=1).splitlines()
     assert re.fullmatch(r"2 images of up to 40 x 48: about \d+ s on cpu\.", told[0])
-    assert told[1].startswith("ERROR: painted/ann-waves.jpg cannot be written")
+    assert told[1].startswith("ERROR: painted/ann-waves.jpg cannot be read or written")
     assert opened("painted/bob-waves.PNG").size == (40, 48)
 
 

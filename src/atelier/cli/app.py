@@ -9,7 +9,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from atelier.cli import generate, preset, runs, stylize
 from atelier.cli.checkout import PARAMS
-from atelier.core.errors import AtelierError, is_out_of_memory
+from atelier.core.errors import AtelierError, is_out_of_memory, os_error_message
 
 _RENAMED_COMMANDS = {"where": "results", "which": "lineage", "prune": "gc"}
 _RENAMED_OPTIONS = {
@@ -135,7 +135,8 @@ def _message(error: Exception) -> str:
         return "the memory is too small for this; request fewer or smaller images."
     if not isinstance(error, OSError) or error.filename is None:
         raise error
-    return f"{error.filename} cannot be read or written ({error.strerror})."
+    known = os_error_message(error)
+    return known or f"{error.filename} cannot be read or written ({error.strerror})."
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from atelier.core.errors import AtelierError
+from atelier.core.errors import AtelierError, os_error_message
 
 PARAMS = Path("params.yaml")
 PRESETS = Path("presets")
@@ -71,7 +71,10 @@ def write_output(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise AtelierError(f"{target} cannot be written ({error.strerror or error}).") from None
+        message = os_error_message(error, target)
+        raise AtelierError(
+            message or f"{target} cannot be written ({error.strerror or error})."
+        ) from None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ _OUT_OF_MEMORY = ("allocate memory", "not enough memory", "out of memory", "Insu
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DISK_FAILED = {errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOLCK}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 
 
 class AtelierError(Exception):
@@ -32,35 +34,58 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
+def os_error_message(error: OSError, target: Path | None = None) -> str | None:
+    """Describe an error of the operating system in one sentence.
+
+    Args:
+        error: raised while a file was read or written.
+        target: the file or folder that was written; by default the one that the error names.
+
+    Returns:
+        A sentence if the disk is full, a file may not be read or written, or a disk or network
+        folder fails; ``None`` for any other reason.
+    """
+    named = error.filename2 or error.filename
+    file = Path(os.fsdecode(named)) if named else target
+    # A temporary file is beside the file that it will replace; name the folder of both.
+    if file and file.name.startswith(".atelier-"):
+        file = file.parent
+    if error.errno in _DISK_FULL:
+        return (
+            f"there is no room to write {target or file or 'a file'} ({error.strerror}); free some"
+            " space, for example with `dvc gc --workspace`, and run again, what was there before"
+            " is untouched."
+        )
+    if file is None:
+        return None
+    if error.errno in _NOT_ALLOWED | _IN_THE_WAY:
+        return (
+            f"{file} cannot be read or written ({error.strerror}); change its permissions, or move"
+            " what is in its place, and run again."
+        )
+    if error.errno in _DISK_FAILED:
+        return (
+            f"a disk failed while {file} was read or written ({error.strerror}); check the disks"
+            " and network folders in use and run again, what was there before is untouched."
+        )
+    return None
+
+
 @contextmanager
 def os_errors_as_sentences(target: Path) -> Iterator[None]:
     """Convert an ``OSError`` of the body, which writes ``target``, to an ``AtelierError``.
 
     Raises:
-        AtelierError: the disk is full, a file may not be read or written, or a disk or network
-            folder fails.
+        AtelierError: with the sentence of :func:`os_error_message`.
         OSError: any other reason.
     """
     try:
         yield
     except OSError as error:
-        if error.errno in _DISK_FULL:
-            raise AtelierError(
-                f"there is no room to write {target} ({error.strerror}); free some space and"
-                " run again, what was there before is untouched."
-            ) from None
-        if error.errno in _NOT_ALLOWED:
-            raise AtelierError(
-                f"{error.filename or target} cannot be read or written ({error.strerror}); change"
-                " its permissions and run again."
-            ) from None
-        if error.errno in _DISK_FAILED:
-            raise AtelierError(
-                f"a disk failed while {error.filename or target} was read or written"
-                f" ({error.strerror}); check the disks and network folders in use and run again,"
-                " what was there before is untouched."
-            ) from None
-        raise
+        message = os_error_message(error, target)
+        if message is None:
+            raise
+        raise AtelierError(message) from None
 
 
 def printable(value: object, max_length: int = 60) -> str:

@@ -1,6 +1,5 @@
 """Execution of a stage script: settings, logging, resuming, errors and exit codes."""
 
-import errno
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from atelier.core import settings as settings_module
-from atelier.core.errors import AtelierError, PeerLostError, is_out_of_memory
+from atelier.core.errors import AtelierError, PeerLostError, is_out_of_memory, os_error_message
 from atelier.core.paths import check_named, link_named, reject_lost_experiment
 from atelier.core.settings import Settings
 from atelier.core.torchrun import rank, runs_under_torchrun, torchrun
@@ -60,10 +59,6 @@ def restore_outputs(stage: str) -> None:
 
 
 _INTERRUPTED = 130
-_NOT_WRITABLE = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
-)
 # The settings of each stage that use most of the memory.
 _MEMORY_SETTINGS = {
     "convert": "convert.max_megapixels or runtime.workers",
@@ -160,17 +155,10 @@ def _exit_code_and_message(error: BaseException, stage: str) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         what = "resumes it" if str(error) else "restarts it"
         return _INTERRUPTED, f"ERROR: interrupted before the stage was done; `dvc repro` {what}."
-    number = error.errno if isinstance(error, OSError) else None
-    # Libraries raise their own errors with the system's message.
-    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error):
+    if isinstance(error, OSError) and (message := os_error_message(error)):
+        return 1, f"ERROR: {message}"
+    if "No space left" in str(error):  # libraries raise their own errors with these words
         return 1, "ERROR: the disk is full; free some space (`dvc gc --workspace`) and run again."
-    if isinstance(error, OSError) and number in _NOT_WRITABLE and error.filename:
-        path = Path(os.fsdecode(error.filename))
-        path = path.parent if path.name.startswith(".atelier-") else path
-        return 1, (
-            f"ERROR: {path} cannot be read or written ({error.strerror}); change its permissions,"
-            " or move what is in its place, and run again."
-        )
     if is_out_of_memory(error):
         smaller = _MEMORY_SETTINGS.get(stage, "runtime.workers")
         return 1, f"ERROR: the memory is too small for {stage}; make {smaller} smaller."

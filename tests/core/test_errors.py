@@ -1,0 +1,63 @@
+"""An error of the operating system becomes one sentence, the same in every program."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from atelier.core.errors import AtelierError, os_error_message, os_errors_as_sentences
+
+TARGET = Path("data/raw")
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [
+        (errno.ENOSPC, "there is no room to write data/raw (No space left on device)"),
+        (errno.EDQUOT, "there is no room to write data/raw (Disk quota exceeded)"),
+        (errno.EACCES, "data/raw cannot be read or written (Permission denied)"),
+        (errno.EROFS, "data/raw cannot be read or written (Read-only file system)"),
+        (errno.EISDIR, "data/raw cannot be read or written (Is a directory)"),
+        (errno.EIO, "a disk failed while data/raw was read or written (Input/output error)"),
+        (errno.ESTALE, "a disk failed while data/raw was read or written (Stale file handle)"),
+    ],
+)
+def test_message_names_the_target_and_the_reason(number: int, sentence: str) -> None:
+    message = os_error_message(OSError(number, os.strerror(number)), TARGET)
+    assert message is not None
+    assert message.startswith(sentence + ";")
+    assert "run again" in message
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (PermissionError(errno.EACCES, "no", "here/file"), "here/file"),
+        (PermissionError(errno.EACCES, "no", b"here/file"), "here/file"),
+        # The places of temporary files mean nothing to a user.
+        (PermissionError(errno.EACCES, "no", "here/.atelier-x1"), "here"),
+        (OSError(errno.EISDIR, "no", "here/.atelier-x1", None, "here/file"), "here/file"),
+    ],
+)
+def test_message_names_the_file_of_the_error(error: OSError, name: str) -> None:
+    message = os_error_message(error, TARGET)
+    assert message is not None
+    assert message.startswith(f"{name} cannot be read or written (no);")
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError(errno.ECONNRESET, "reset", "x"), OSError("no number")]
+)
+def test_other_errors_have_no_message(error: OSError) -> None:
+    assert os_error_message(error, TARGET) is None
+    with pytest.raises(type(error)), os_errors_as_sentences(TARGET):
+        raise error
+
+
+def test_context_converts_known_errors() -> None:
+    with (
+        pytest.raises(AtelierError, match="no room to write data/raw"),
+        os_errors_as_sentences(TARGET),
+    ):
+        raise OSError(errno.ENOSPC, "full")
