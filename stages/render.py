@@ -19,30 +19,28 @@ RENDERS = Path("renders")
 def main(settings: Settings, run: Run) -> None:
     """Render the samples, losses and metrics of the earlier stages."""
     from atelier.data.dataset import load_images
-    from atelier.figures.render import render
+    from atelier.figures.render import Training, render
     from atelier.gan.length import training_warnings
 
-    images = load_images(IMAGES)
+    images, train = load_images(IMAGES), settings.train
     metrics = {path.stem: json.loads(path.read_text("utf-8")) for path in METRICS}
-    train = settings.train
-    warnings = training_warnings(train, len(images.pixels))
-    warnings += metrics["evaluate"].get("notes", [])  # metrics that need more images
+    training = Training(
+        samples=SAMPLES,
+        losses=LOSSES,
+        real=images.pixels,
+        metrics=metrics,
+        parameters=settings.model_dump(
+            include={"download": {"source"}, "convert": True, "train": True, "evaluate": True}
+        ),
+        classes=images.classes()[0] if train.conditional else (),
+        nearest=NEAREST,
+        warnings=[
+            *training_warnings(train, len(images.pixels)),
+            *metrics["evaluate"].get("notes", []),  # metrics that need more images
+        ],
+    )
     with progress_bar("render", "images", settings.runtime.progress) as report:
-        render(
-            settings.render,
-            samples=SAMPLES,
-            losses=LOSSES,
-            real=images.pixels,
-            metrics=metrics,
-            parameters=settings.model_dump(
-                include={"download": {"source"}, "convert": True, "train": True, "evaluate": True}
-            ),
-            target=RENDERS,
-            report=report,
-            classes=images.classes()[0] if train.conditional else (),
-            nearest=NEAREST,
-            warnings=warnings,
-        )
+        render(settings.render, training, RENDERS, report)
     run.log_artifact(RENDERS)
 
 

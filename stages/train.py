@@ -16,7 +16,7 @@ LOSSES, QUALITY = Path("plots/losses.csv"), Path("plots/quality.csv")
 def main(settings: Settings, run: Run) -> None:
     """Train the GAN; write its networks, samples, losses and metrics; log each epoch."""
     from atelier.data.dataset import load_images
-    from atelier.gan import augment, diagnostics, distributed, fit, history, length, sampling
+    from atelier.gan import augment, diagnostics, distributed, fit, history, length, sample_files
     from atelier.gan.step import STATISTICS
     from atelier.gan.trainer import Trainer
     from atelier.metrics.validation import build_validation
@@ -37,10 +37,10 @@ def main(settings: Settings, run: Run) -> None:
         bar = progress_bar("train", "steps", runtime.progress)
         with atomic_replace_dir(SAMPLES) as folder, bar as report, run.checkpointing() as state:
             if (rows := augment.augmentation_preview(values, pixels)) is not None:
-                sampling.save_augmented(rows, folder)
+                sample_files.save_augmented(rows, folder)
                 run.log_images("augmented", rows.reshape(-1, *rows.shape[2:]), 0, rows.shape[1])
             for epoch in fit.train(trainer, *state, report, runtime.checkpoint_seconds, run.warn):
-                sampling.save_samples(epoch.number, epoch.samples, epoch.step_samples, folder)
+                sample_files.save_samples(epoch, folder)
                 table.add(epoch)
                 run.warn(*monitor.check(epoch))
                 run.log_steps(epoch.first_step, STATISTICS, epoch.statistics, epoch.images_seen)

@@ -19,7 +19,7 @@ from atelier.core import settings
 from atelier.core.checkpoints import Checkpoints
 from atelier.core.errors import AtelierError
 from atelier.data.dataset import load_images
-from atelier.gan.sampling import load_epochs
+from atelier.gan.sample_files import load_epochs
 from atelier.gan.serialization import load_generator
 from atelier.style.vgg import build_vgg19
 from atelier.tracking.delivery_worker import flush_backlog

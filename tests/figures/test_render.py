@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,12 @@ import pytest
 from PIL import Image
 
 from atelier.core.errors import AtelierError
-from atelier.core.progress import Progress
+from atelier.core.progress import Progress, ProgressCallback, silent
 from atelier.core.settings import RenderSettings
 from atelier.figures.captions import CAPTION_HEIGHT
 from atelier.figures.curves import COLUMNS
 from atelier.figures.grid import montage, save_png
-from atelier.figures.render import Rendered, render
+from atelier.figures.render import Rendered, Training, render
 
 
 def drawn(count: int, size: int, channels: int, seed: int) -> np.ndarray:
@@ -20,7 +21,7 @@ def drawn(count: int, size: int, channels: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-class Training:
+class Outputs:
     """A training's outputs in a folder, and the render stage's call on them."""
 
     def __init__(self, folder: Path, epochs: list[int], channels: int = 3) -> None:
@@ -34,16 +35,21 @@ class Training:
         rows = [f"{step},{step},{step * 64},1.5,0.7,0.5,0.4,0.3" for step in epochs]
         self.losses.write_text("\n".join([",".join(COLUMNS), *rows]) + "\n")
 
-    def render(self, every: int = 1, **changed: Any) -> Rendered:
+    def render(self, every: int = 1, report: ProgressCallback = silent, **changed: Any) -> Rendered:
         settings = RenderSettings(columns=3, tile_pixels=32, montage_every_epochs=every, fps=4.0)
-        told = {"metrics": {"train": {"loss": 1.0}}, "parameters": {"train": {"lr": 0.1}}}
-        arguments = {"real": self.real, **told, "target": self.target, **changed}
-        return render(settings, self.samples, self.losses, **arguments)
+        training = Training(
+            samples=self.samples,
+            losses=self.losses,
+            real=self.real,
+            metrics={"train": {"loss": 1.0}},
+            parameters={"train": {"lr": 0.1}},
+        )
+        return render(settings, replace(training, **changed), self.target, report)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_render_writes_what_it_says(tmp_path: Path, channels: int) -> None:
-    training = Training(tmp_path, [1, 2, 3], channels)
+    training = Outputs(tmp_path, [1, 2, 3], channels)
     rendered = training.render()
     said = {*rendered.montages, rendered.gif, rendered.curves, rendered.comparison, rendered.page}
     written = {path.relative_to(training.target) for path in training.target.rglob("*.*")}
@@ -77,13 +83,13 @@ def test_render_writes_what_it_says(tmp_path: Path, channels: int) -> None:
 def test_every_nth_epoch_is_shown_and_always_the_last(
     tmp_path: Path, epochs: Iterable[int], every: int, shown: tuple[int, ...]
 ) -> None:
-    rendered = Training(tmp_path, list(epochs)).render(every=every)
+    rendered = Outputs(tmp_path, list(epochs)).render(every=every)
     assert rendered.epochs == shown
     assert [int(path.stem.removeprefix("epoch_")) for path in rendered.montages] == list(shown)
 
 
 def test_renders_are_the_same_bytes_every_time_and_nothing_old_stays(tmp_path: Path) -> None:
-    training = Training(tmp_path, [1, 2])
+    training = Outputs(tmp_path, [1, 2])
 
     def contents() -> dict[Path, bytes]:
         return {p: p.read_bytes() for p in training.target.rglob("*") if p.is_file()}
@@ -98,67 +104,67 @@ def test_renders_are_the_same_bytes_every_time_and_nothing_old_stays(tmp_path: P
 
 def test_progress_counts_montages_and_frames(tmp_path: Path) -> None:
     told: list[Progress] = []
-    Training(tmp_path, [1, 2, 3]).render(report=told.append)
+    Outputs(tmp_path, [1, 2, 3]).render(report=told.append)
     assert [progress.done for progress in told] == [1, 2, 3, 4, 5, 6]
     assert {progress.total for progress in told} == {6}
 
 
 def test_fewer_real_pictures_than_samples_and_a_single_one(tmp_path: Path) -> None:
-    training = Training(tmp_path, [1])
+    training = Outputs(tmp_path, [1])
     training.render(real=training.real[:1])
     with Image.open(training.target / "real_and_generated.png") as image:
         assert image.size == (2 * 3 * 32 + 16, CAPTION_HEIGHT + 32)
 
 
 def test_summary_says_what_was_learned_from(tmp_path: Path) -> None:
-    training = Training(tmp_path, [1, 2], channels=1)
+    training = Outputs(tmp_path, [1, 2], channels=1)
     training.render()
     assert "Trained on 30 images of 16 × 16 pixels in grayscale, in 2 epochs and 2 steps." in (
         training.target / "report.html"
     ).read_text(encoding="utf-8")
 
 
-def damage_shape(training: Training) -> None:
+def damage_shape(training: Outputs) -> None:
     np.save(training.samples / "epoch_0002.npy", drawn(5, 16, 3, seed=2))
 
 
-def damage_kind(training: Training) -> None:
+def damage_kind(training: Outputs) -> None:
     np.save(training.samples / "epoch_0001.npy", np.zeros((6, 16, 16, 3), dtype=np.float32))
 
 
-def damage_channels(training: Training) -> None:
+def damage_channels(training: Outputs) -> None:
     np.save(training.samples / "epoch_0001.npy", np.zeros((6, 16, 16, 4), dtype=np.uint8))
 
 
-def damage_end(training: Training) -> None:
+def damage_end(training: Outputs) -> None:
     path = training.samples / "epoch_0002.npy"
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def damage_all(training: Training) -> None:
+def damage_all(training: Outputs) -> None:
     (training.samples / "epoch_0002.npy").write_bytes(b"")
 
 
-def damage_pickle(training: Training) -> None:
+def damage_pickle(training: Outputs) -> None:
     np.save(training.samples / "epoch_0002.npy", np.array([{}], dtype=object), allow_pickle=True)
 
 
-def damage_none(training: Training) -> None:
+def damage_none(training: Outputs) -> None:
     np.save(training.samples / "epoch_0002.npy", np.zeros((0, 16, 16, 3), dtype=np.uint8))
 
 
-def damage_names(training: Training) -> None:
+def damage_names(training: Outputs) -> None:
     for path in training.samples.iterdir():
         path.rename(path.with_suffix(".txt"))
 
 
-def damage_folder(training: Training) -> None:
+def damage_folder(training: Outputs) -> None:
     for path in training.samples.iterdir():
         path.unlink()
     training.samples.rmdir()
 
 
-def damage_losses(training: Training) -> None:
+def damage_losses(training: Outputs) -> None:
     training.losses.unlink()
 
 
@@ -178,9 +184,9 @@ def damage_losses(training: Training) -> None:
     ],
 )
 def test_damage_is_told_and_old_renders_stay(
-    tmp_path: Path, damage: Callable[[Training], None], said: str
+    tmp_path: Path, damage: Callable[[Outputs], None], said: str
 ) -> None:
-    training = Training(tmp_path, [1, 2])
+    training = Outputs(tmp_path, [1, 2])
     training.target.mkdir()
     (training.target / "old.txt").write_text("old")
     damage(training)
@@ -193,7 +199,7 @@ def test_damage_is_told_and_old_renders_stay(
 
 
 def test_steps_between_epochs_get_montages_of_their_own(tmp_path: Path) -> None:
-    training = Training(tmp_path, [1, 2])
+    training = Outputs(tmp_path, [1, 2])
     np.save(training.samples / "step_00000010.npy", np.load(training.samples / "epoch_0001.npy"))
     assert training.render().steps == (Path("steps/step_00000010.png"),)
     between = (training.target / "steps/step_00000010.png").read_bytes()
@@ -201,7 +207,7 @@ def test_steps_between_epochs_get_montages_of_their_own(tmp_path: Path) -> None:
 
 
 def test_classes_have_a_row_each_with_their_name(tmp_path: Path) -> None:
-    training = Training(tmp_path, [1, 2])
+    training = Outputs(tmp_path, [1, 2])
     rendered = training.render(classes=("cat", "a dog", "7"))
     with Image.open(training.target / rendered.montages[1]) as image:
         pixels = np.asarray(image)
@@ -214,7 +220,7 @@ def test_classes_have_a_row_each_with_their_name(tmp_path: Path) -> None:
 
 
 def test_what_the_discriminator_saw_is_shown_where_there_is_any(tmp_path: Path) -> None:
-    training = Training(tmp_path, [1])
+    training = Outputs(tmp_path, [1])
     assert training.render().augmented is None
     assert not (training.target / "augmented.png").exists()
     assert "Augmentation" not in (training.target / "report.html").read_text("utf-8")
@@ -227,12 +233,12 @@ def test_what_the_discriminator_saw_is_shown_where_there_is_any(tmp_path: Path) 
     assert "Augmentation" in (training.target / "report.html").read_text("utf-8")
     for damaged in (b"half", b""):
         (training.samples / "augmented.npy").write_bytes(damaged)
-        with pytest.raises(AtelierError, match=r"augmented\.npy cannot be read as images .*again"):
+        with pytest.raises(AtelierError, match=r"augmented\.npy cannot be read as samples .*again"):
             training.render()
 
 
 def test_the_nearest_training_pictures_are_on_the_page_where_there_are_any(tmp_path: Path) -> None:
-    training, file = Training(tmp_path, [1]), tmp_path / "nearest.png"
+    training, file = Outputs(tmp_path, [1]), tmp_path / "nearest.png"
     training.render()
     page = training.target / "report.html"
     assert "Nearest training images" not in page.read_text("utf-8")

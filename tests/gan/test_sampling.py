@@ -17,9 +17,6 @@ from atelier.gan.sampling import (
     generate_one_by_one,
     interpolation_loop,
     latents_for_seeds,
-    load_epochs,
-    save_augmented,
-    save_samples,
     slerp,
 )
 from atelier.gan.serialization import save_network
@@ -208,34 +205,3 @@ def test_weights_digest_covers_names_and_values() -> None:
     with torch.no_grad():
         list(generator.parameters())[-1].data[-1].neg_()
     assert sampled.weights_digest != digest.hexdigest()
-
-
-def test_sample_files_are_named_by_epoch_and_step(tmp_path: Path) -> None:
-    first, second = (np.full((2, 4, 4, 3), value, np.uint8) for value in (1, 2))
-    save_samples(12, first, {345: second}, tmp_path)
-    save_samples(3, second, {}, tmp_path)
-    save_augmented(first, tmp_path)
-    names = ["augmented.npy", "epoch_0003.npy", "epoch_0012.npy", "step_00000345.npy"]
-    assert sorted(file.name for file in tmp_path.iterdir()) == names
-    assert np.array_equal(np.load(tmp_path / "step_00000345.npy"), second)
-    assert np.array_equal(np.load(tmp_path / "augmented.npy"), first)
-    epochs = load_epochs(tmp_path)
-    assert list(epochs) == [3, 12]
-    assert np.array_equal(epochs[3], second)
-    assert np.array_equal(epochs[12], first)
-
-
-@pytest.mark.parametrize("damage", ["cut", "pickled", "folder"])
-def test_damaged_sample_file_is_one_sentence(tmp_path: Path, damage: str) -> None:
-    file = tmp_path / "epoch_0001.npy"
-    if damage == "folder":
-        file.mkdir()
-    elif damage == "pickled":
-        np.save(file, np.array([{}], dtype=object), allow_pickle=True)
-    else:
-        np.save(file, np.zeros((2, 4, 4, 3), np.uint8))
-        file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(
-        AtelierError, match=r"epoch_0001\.npy cannot be read as samples \(.+[^.]\); run the train"
-    ):
-        load_epochs(tmp_path)

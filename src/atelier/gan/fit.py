@@ -5,14 +5,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from atelier.core.checkpoints import Checkpoints
 from atelier.core.errors import AtelierError
 from atelier.core.progress import ProgressCallback, silent
+from atelier.core.state import flatten, section
 from atelier.gan.history import DivergedError, EpochResult
 from atelier.gan.serialization import save_network
 from atelier.gan.trainer import Trainer
@@ -171,35 +170,31 @@ def _part_name(epoch: int) -> str:
 
 
 def _to_tensors(epoch: EpochResult) -> dict[str, Tensor]:
-    samples = {f"between.{step}": torch.tensor(s) for step, s in epoch.step_samples.items()}
-    return samples | {
-        "number": torch.tensor(epoch.number),
-        "first_step": torch.tensor(epoch.first_step),
-        "images": torch.tensor(epoch.images),
-        "images_before": torch.tensor(epoch.images_before),
-        "statistics": torch.tensor(epoch.statistics),
-        "samples": torch.tensor(epoch.samples),
-        # Empty if the epoch was not scored.
-        "quality": torch.tensor(
-            [epoch.quality] if epoch.quality is not None else [], dtype=torch.float64
-        ),
-    }
+    # Empty if the epoch was not scored.
+    quality = [epoch.quality] if epoch.quality is not None else []
+    return flatten(
+        {
+            "number": torch.tensor(epoch.number),
+            "first_step": torch.tensor(epoch.first_step),
+            "images": torch.tensor(epoch.images),
+            "images_before": torch.tensor(epoch.images_before),
+            "statistics": torch.tensor(epoch.statistics),
+            "samples": torch.tensor(epoch.samples),
+            "between": {step: torch.tensor(images) for step, images in epoch.step_samples.items()},
+            "quality": torch.tensor(quality, dtype=torch.float64),
+        }
+    )
 
 
 def _from_tensors(tensors: Mapping[str, Tensor]) -> EpochResult:
-    prefix = "between."
-    step_samples: dict[int, NDArray[np.uint8]] = {
-        int(name.removeprefix(prefix)): tensor.numpy()
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+    between = section(tensors, "between")
     return EpochResult(
         number=int(tensors["number"]),
         first_step=int(tensors["first_step"]),
         images=tensors["images"].numpy(),
         statistics=tensors["statistics"].numpy(),
         samples=tensors["samples"].numpy(),
-        step_samples=step_samples,
+        step_samples={int(step): images.numpy() for step, images in between.items()},
         quality=next(iter(tensors["quality"].tolist()), None),
         images_before=int(tensors["images_before"]),
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from atelier.core.errors import AtelierError
 from atelier.core.files import write_csv
+from atelier.core.state import flatten, section
 from atelier.gan.networks import Architecture, Generator
 from atelier.gan.step import STATISTICS
 
@@ -92,17 +93,13 @@ class BestModel:
     def state(self) -> dict[str, Tensor]:
         """Return the scores and the best weights by name."""
         numbers = torch.tensor([self.last, self.best, self.best_epoch], dtype=torch.float64)
-        return {"numbers": numbers} | {f"best.{key}": t for key, t in self._weights.items()}
+        return flatten({"numbers": numbers, "best": self._weights})
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Load the tensors returned by :meth:`state`, bit for bit."""
         self.last, self.best, epoch = state["numbers"].tolist()
-        self.best_epoch, prefix = int(epoch), "best."
-        self._weights = {
-            key.removeprefix(prefix): tensor
-            for key, tensor in state.items()
-            if key.startswith(prefix)
-        }
+        self.best_epoch = int(epoch)
+        self._weights = section(state, "best")
 
 
 class History:

@@ -21,23 +21,20 @@ def length_warnings(epochs: int, steps_per_epoch: int, steps: int = 0) -> list[s
         steps_per_epoch: batches in a full epoch.
         steps: ``train.steps``, which replaces ``epochs`` if it is not 0.
     """
-    if steps:
-        return (
-            []
-            if steps >= MIN_STEPS
-            else [
-                f"the training has {steps:,} {'step' if steps == 1 else 'steps'}, but good images"
-                f" usually need {MIN_STEPS:,} or more; set train.steps to {MIN_STEPS}."
-            ]
-        )
-    steps = epochs * steps_per_epoch
-    if steps >= MIN_STEPS or not steps:
+    total = steps or epochs * steps_per_epoch
+    if total >= MIN_STEPS or not total:
         return []
-    min_epochs = -(-MIN_STEPS // steps_per_epoch)
+    if steps:
+        length = _count_text(steps, "step")
+        advice = f"train.steps to {MIN_STEPS}"
+    else:
+        length = (
+            f"{_count_text(total, 'step')} ({_count_text(epochs, 'epoch')} of {steps_per_epoch})"
+        )
+        advice = f"train.epochs to {-(-MIN_STEPS // steps_per_epoch)}"
     return [
-        f"the training has {steps:,} steps ({epochs} {'epoch' if epochs == 1 else 'epochs'} of"
-        f" {steps_per_epoch}), but good"
-        f" images usually need {MIN_STEPS:,} or more; set train.epochs to {min_epochs}."
+        f"the training has {length}, but good images usually need {MIN_STEPS:,} or more; set"
+        f" {advice}."
     ]
 
 
@@ -46,6 +43,10 @@ def batch_warnings(batch_size: int, images: int) -> list[str]:
     if images >= batch_size:
         return []
     return [
-        f"the training set has {images:,} {'image' if images == 1 else 'images'}, fewer than"
+        f"the training set has {_count_text(images, 'image')}, fewer than"
         f" train.batch_size ({batch_size:,}), so that every step uses all of them; add images."
     ]
+
+
+def _count_text(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

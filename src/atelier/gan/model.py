@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
@@ -10,6 +11,7 @@ from torch import Tensor, nn, optim
 from atelier.core.device import Precision, choose_precision
 from atelier.core.random_streams import derive_seed
 from atelier.core.settings import TrainSettings
+from atelier.core.state import flatten, section
 from atelier.gan.augment import UNIFORMS_PER_IMAGE
 from atelier.gan.distributed import SINGLE_PROCESS, Ranks, convert_sync_batchnorm
 from atelier.gan.lr_schedule import set_lr
@@ -52,39 +54,31 @@ class GAN:
 
     def state(self) -> dict[str, Tensor]:
         """Return weights, running statistics and optimizer moments by name."""
-        state: dict[str, Tensor] = {}
+        state: dict[str, Any] = {}
         for name, network, optimizer in self._parts():
-            state |= {f"{name}.{key}": tensor for key, tensor in network.state_dict().items()}
-            for number, moments in optimizer.state_dict()["state"].items():
-                state |= {f"{name}.adam.{number}.{key}": t for key, t in moments.items()}
+            state[name] = network.state_dict() | {"adam": optimizer.state_dict()["state"]}
         if self.ema:
-            state |= {f"average.{key}": tensor for key, tensor in self.ema.state().items()}
-        return state
+            state["average"] = self.ema.state()
+        return flatten(state)
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Load the tensors returned by :meth:`state`, bit for bit."""
         for name, network, optimizer in self._parts():
-            network.load_state_dict({key: state[f"{name}.{key}"] for key in network.state_dict()})
-            moments: dict[int, dict[str, Tensor]] = {}
+            saved = section(state, name)
+            network.load_state_dict({key: saved[key] for key in network.state_dict()})
+            moments = {}
             for number, parameter in enumerate(network.parameters()):
-                prefix = f"{name}.adam.{number}."
-                saved = {
-                    k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)
-                }
                 # Fused optimizers assume that moments have the memory format of the parameter.
                 moments[number] = {
                     key: torch.empty_like(parameter).copy_(t) if t.ndim else t.clone()
-                    for key, t in saved.items()
+                    for key, t in section(saved, f"adam.{number}").items()
                 }
             groups = optimizer.state_dict()["param_groups"]
             # Before the first step there are no moments.
             present = {number: tensors for number, tensors in moments.items() if tensors}
             optimizer.load_state_dict({"state": present, "param_groups": groups})
         if self.ema:
-            prefix = "average."
-            self.ema.restore(
-                {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
-            )
+            self.ema.restore(section(state, "average"))
 
     def _optimizers(self) -> tuple[optim.Optimizer, optim.Optimizer]:
         return self.generator_optimizer, self.discriminator_optimizer
@@ -129,15 +123,12 @@ class EMA:
 
     def state(self) -> dict[str, Tensor]:
         """Return the average and its number of steps by name."""
-        return {"steps": self._steps} | {
-            f"generator.{key}": tensor for key, tensor in self.generator.state_dict().items()
-        }
+        return flatten({"steps": self._steps, "generator": self.generator.state_dict()})
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Load the tensors returned by :meth:`state`, bit for bit."""
         self._steps.copy_(state["steps"])
-        names = self.generator.state_dict()
-        self.generator.load_state_dict({key: state[f"generator.{key}"] for key in names})
+        self.generator.load_state_dict(section(state, "generator"))
 
 
 def build_gan(

@@ -1,4 +1,4 @@
-"""Sampling by seed, truncation and interpolation, and the sample files of a training."""
+"""Sampling by seed, truncation and interpolation."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,10 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from atelier.core.array_headers import read_array
 from atelier.core.arrays import to_uint8
 from atelier.core.errors import AtelierError
-from atelier.core.files import NotRegularError
 from atelier.gan.serialization import load_generator, with_current_names
 
 Images = NDArray[np.uint8]
@@ -199,42 +197,3 @@ def generate_one_by_one(generator: SampledGenerator, inputs: Iterable[Tensor]) -
         with torch.inference_mode():
             images = to_uint8(generator.network(latent[None].to(generator.device)), signed=True)
         yield images[0].cpu().numpy()
-
-
-def save_samples(
-    epoch: int, samples: Images, step_samples: Mapping[int, Images], folder: Path
-) -> None:
-    """Write the samples of an epoch, uint8 [N, H, W, C], as ``epoch_0001.npy``.
-
-    Those of steps within the epoch are written as ``step_00000010.npy``.
-    """
-    np.save(folder / f"epoch_{epoch:04d}.npy", samples, allow_pickle=False)
-    for step, images in step_samples.items():
-        np.save(folder / f"step_{step:08d}.npy", images, allow_pickle=False)
-
-
-def save_augmented(images: Images, folder: Path) -> None:
-    """Write the result of :func:`atelier.gan.augment.augmentation_preview` as ``augmented.npy``."""
-    np.save(folder / "augmented.npy", images, allow_pickle=False)
-
-
-def load_epochs(folder: Path) -> dict[int, Images]:
-    """Load the samples of each epoch written by :func:`save_samples`, by epoch.
-
-    Raises:
-        AtelierError: a file is damaged or holds no array.
-    """
-    return {
-        int(file.stem.removeprefix("epoch_")): _load_images(file)
-        for file in sorted(folder.glob("epoch_*.npy"))
-    }
-
-
-def _load_images(file: Path) -> Images:
-    try:
-        return read_array(file)
-    except (OSError, ValueError, NotRegularError) as error:
-        reason = getattr(error, "reason", str(error)).partition("\n")[0].rstrip(".")
-        raise AtelierError(
-            f"{file} cannot be read as samples ({reason}); run the train stage again."
-        ) from None

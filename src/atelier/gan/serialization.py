@@ -17,18 +17,12 @@ from torch import Tensor, nn
 from atelier.core.errors import AtelierError
 from atelier.core.files import atomic_write
 from atelier.core.pretrained import check_safetensors, reject_not_finite
+from atelier.core.renamed_settings import renamed_key
 from atelier.gan.generation import draw_latents, generate
 from atelier.gan.networks import Architecture, Generator
 
 _HEADER_KEY = "architecture"  # a single key, since safetensors writes several in random order
 _METADATA_KEY = "marks"
-# Architecture fields as named in older files, and their names today.
-_RENAMED_FIELDS = {
-    "latents": "latent_distribution",
-    "generator_width": "generator_channels",
-    "discriminator_width": "discriminator_channels",
-    "activation_first": "relu_before_norm",
-}
 _DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 _LOAD_ERRORS = (
     *(AtelierError, OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError),
@@ -114,7 +108,7 @@ def load_for_serving(path: Path) -> tuple[Generator, NDArray[np.float32], dict[s
 
 def with_current_names(architecture: Mapping[str, Any]) -> dict[str, Any]:
     """Rename the fields of an architecture that was saved before they were renamed."""
-    return {_RENAMED_FIELDS.get(name, name): value for name, value in architecture.items()}
+    return {(renamed_key("train", name) or (name,))[0]: v for name, v in architecture.items()}
 
 
 def _to_header(arch: Architecture) -> dict[str, Any]:

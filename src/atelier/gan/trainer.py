@@ -15,6 +15,7 @@ from atelier.core.errors import AtelierError, is_out_of_memory
 from atelier.core.progress import Progress, ProgressCallback, silent
 from atelier.core.random_streams import derive_seed
 from atelier.core.settings import TrainSettings
+from atelier.core.state import flatten, section
 from atelier.gan.cuda_graph import GraphedStep
 from atelier.gan.distributed import SINGLE_PROCESS, Ranks
 from atelier.gan.generation import draw_latents, generate, random_latents, with_labels
@@ -195,21 +196,22 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that the remaining training depends on, between two steps."""
+        rows = torch.stack(self._step_rows) if self._step_rows else torch.empty(0, len(STATISTICS))
         state = {
             "epochs_done": torch.tensor(self.epochs_done),
             "rollbacks": torch.tensor(self.rollbacks),
             "permutation": self._permutation,
-            "rows": torch.stack(self._step_rows)
-            if self._step_rows
-            else torch.empty(0, len(STATISTICS)),
-            "stream.order": self._order.get_state(),
-            "stream.latents": self._latents.get_state(),
-            "stream.dropout": self._dropout,
-            "stream.chances": self._uniforms.get_state(),
+            "rows": rows,
+            "stream": {
+                "order": self._order.get_state(),
+                "latents": self._latents.get_state(),
+                "dropout": self._dropout,
+                "chances": self._uniforms.get_state(),
+            },
+            "measured": self.best_model.state(),
+            "between": {step: torch.tensor(images) for step, images in self._step_samples.items()},
         }
-        state |= {f"measured.{name}": t for name, t in self.best_model.state().items()}
-        samples = {f"between.{step}": torch.tensor(s) for step, s in self._step_samples.items()}
-        return state | samples | self.gan.state()
+        return flatten(state) | self.gan.state()
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Load the tensors returned by :meth:`state`, bit for bit."""
@@ -221,16 +223,9 @@ class Trainer:
         self._latents.set_state(state["stream.latents"])
         self._dropout = state["stream.dropout"]
         self._uniforms.set_state(state["stream.chances"])
-        prefix = "measured."
-        self.best_model.restore(
-            {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-        )
-        prefix = "between."
-        self._step_samples = {
-            int(name.removeprefix(prefix)): samples.numpy()
-            for name, samples in state.items()
-            if name.startswith(prefix)
-        }
+        self.best_model.restore(section(state, "measured"))
+        between = section(state, "between")
+        self._step_samples = {int(step): images.numpy() for step, images in between.items()}
         self.gan.restore(state)
         self._graphs = {}  # they write to the memory of the previous optimizer moments
 

@@ -1,0 +1,110 @@
+"""Files of generated samples: one for each epoch, and one for each sampled step in it."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atelier.core.array_headers import read_array
+from atelier.core.errors import AtelierError
+from atelier.core.files import NotRegularError
+from atelier.gan.history import EpochResult
+
+Images = NDArray[np.uint8]
+
+
+def save_samples(epoch: EpochResult, folder: Path) -> None:
+    """Write the samples of an epoch, uint8 [N, H, W, C], as ``epoch_0001.npy``.
+
+    Those of steps within the epoch are written as ``step_00000010.npy``.
+    """
+    np.save(folder / f"epoch_{epoch.number:04d}.npy", epoch.samples, allow_pickle=False)
+    for step, images in epoch.step_samples.items():
+        np.save(folder / f"step_{step:08d}.npy", images, allow_pickle=False)
+
+
+def save_augmented(images: Images, folder: Path) -> None:
+    """Write the result of :func:`atelier.gan.augment.augmentation_preview` as ``augmented.npy``."""
+    np.save(folder / "augmented.npy", images, allow_pickle=False)
+
+
+def epoch_files(folder: Path) -> dict[int, Path]:
+    """Return the files of samples by epoch, in order.
+
+    Raises:
+        AtelierError: there is none, or the folder is missing.
+    """
+    files = _files(folder, "epoch")
+    if not files:
+        raise AtelierError(
+            f"no samples such as epoch_0001.npy in {folder.name}/; run the train stage first."
+        )
+    return files
+
+
+def step_files(folder: Path) -> dict[int, Path]:
+    """Return the files of samples by step, in order."""
+    return _files(folder, "step")
+
+
+def load_samples(file: Path) -> Images:
+    """Load samples, uint8 [N, H, W, C], N >= 1, H = W, C 1 or 3.
+
+    Raises:
+        AtelierError: the file is missing or damaged, or holds other arrays.
+    """
+    images = _read(file)
+    square = images.ndim == 4 and images.shape[1] == images.shape[2] and images.shape[3] in (1, 3)
+    if images.dtype != np.uint8 or not square or not len(images):
+        raise AtelierError(
+            f"{file.name} holds {images.dtype} {images.shape}, but samples are square images, uint8"
+            " [N, H, W, 1 or 3]; run the train stage again."
+        )
+    return images
+
+
+def load_epochs(folder: Path) -> Mapping[int, Images]:
+    """Load the samples of all epochs, by epoch.
+
+    Raises:
+        AtelierError: a file is damaged, or there is none.
+    """
+    return {epoch: load_samples(file) for epoch, file in epoch_files(folder).items()}
+
+
+def load_augmented(folder: Path) -> Images | None:
+    """Load what :func:`save_augmented` wrote, or ``None`` if there is no such file.
+
+    Returns:
+        uint8 [rows, columns, H, W, C], in each row an image and its augmentations.
+
+    Raises:
+        AtelierError: the file is damaged, or holds another array.
+    """
+    file = folder / "augmented.npy"
+    if not file.is_file():
+        return None
+    images = _read(file)
+    if images.dtype != np.uint8 or images.ndim != 5 or images.shape[4] not in (1, 3):
+        raise AtelierError(
+            f"{file.name} holds {images.dtype} {images.shape}, but augmented images are uint8"
+            " [rows, columns, H, W, 1 or 3]; run the train stage again."
+        )
+    return images
+
+
+def _files(folder: Path, unit: str) -> dict[int, Path]:
+    names = ((re.fullmatch(rf"{unit}_(\d+)\.npy", path.name), path) for path in folder.glob("*"))
+    return dict(sorted((int(match[1]), path) for match, path in names if match))
+
+
+def _read(file: Path) -> NDArray[np.uint8]:
+    try:
+        return read_array(file)
+    except (OSError, ValueError, NotRegularError) as error:
+        reason = getattr(error, "reason", str(error)).partition("\n")[0].rstrip(".")
+        raise AtelierError(
+            f"{file.name} cannot be read as samples ({reason}); run the train stage again."
+        ) from None
