@@ -17,7 +17,7 @@ METRICS, LOSSES = Path("metrics/stylize.json"), Path("plots/style_losses.csv")
 def main(settings: Settings, run: Run) -> None:
     """Stylize every content in every style; write results, figures, losses and metrics."""
     from atelier.core.device import choose_device
-    from atelier.data.color_managed import load_by_name, mask_of, pixels_of, save_stylized
+    from atelier.data.color_managed import load_by_name, masks_of, pixels_of, save_stylized
     from atelier.figures.style_figures import save_style_figures, square_thumbnails
     from atelier.gan.serialization import generate_from
     from atelier.style import batch, checkpoint, demo_styles
@@ -32,7 +32,7 @@ def main(settings: Settings, run: Run) -> None:
         load_by_name(names, PICTURES, settings.convert.max_megapixels, sources)
         for names in (options.contents, options.styles, options.style_masks)
     )
-    inputs = (pixels_of(contents), pixels_of(styles), mask_of(masks), WEIGHTS, device)
+    inputs = (pixels_of(contents), pixels_of(styles), masks_of(masks), WEIGHTS, device)
     bar = progress_bar("stylize", "iterations", settings.runtime.progress)
     with bar as report, run.checkpointing() as state:
         saved = checkpoint.TransferCheckpoints(*state, settings.runtime.checkpoint_seconds)

@@ -185,7 +185,7 @@ def _jobs(
         max_megapixels: larger images are rejected.
         size: pixels of each output's shorter side; 0 for the image's own.
     """
-    from atelier.data.color_managed import load_by_name, mask_of, pixels_of
+    from atelier.data.color_managed import load_by_name, masks_of, pixels_of
     from atelier.style.demo_styles import demo_style_sources
 
     demo_styles = demo_style_sources(_DEMO_STYLE_SIZE, settings.seed)
@@ -209,7 +209,7 @@ def _jobs(
             settings.model_copy(update={"image_size": image_size}),
             group,
             style_sets[turn],
-            mask_of(masks),
+            masks_of(masks),
         )
         for (image_size, turn), group in groups.items()
     ]

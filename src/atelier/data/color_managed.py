@@ -92,7 +92,7 @@ def pixels_of(images: Mapping[str, SourceImage]) -> dict[str, Pixels]:
     return {name: image.pixels for name, image in images.items()}
 
 
-def mask_of(images: Mapping[str, SourceImage]) -> list[Pixels]:
+def masks_of(images: Mapping[str, SourceImage]) -> list[Pixels]:
     """Return images as masks, uint8 [H, W, 3], composited on black: transparent means masked."""
     return [
         image.pixels

@@ -1,6 +1,7 @@
 """Cache of the features of real images between runs."""
 
 import hashlib
+import inspect
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -10,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atelier.core import arrays
 from atelier.core.checkpoints import Checkpoints
+from atelier.metrics import extractors, features
 from atelier.metrics.features import Extractor
 
 _MAX_FILES = 20
-_CODE = ("features.py", "extractors.py", "../core/arrays.py")
+_CODE = (features, extractors, arrays)
 
 
 class FeatureCache:
@@ -58,8 +61,8 @@ def _name(extractor: Extractor, images: NDArray[np.uint8], device: torch.device)
     environment = (extractor.identity, torch.__version__, device.type, torch.get_num_threads())
     for value in (*environment, *images.shape):
         digest.update(f"{value}\n".encode())
-    for file in _CODE:
-        digest.update((Path(__file__).parent / file).read_bytes())
+    for module in _CODE:
+        digest.update(inspect.getsource(module).encode())
     digest.update(np.ascontiguousarray(images).data)
     return digest.hexdigest()
 
