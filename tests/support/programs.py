@@ -4,6 +4,7 @@ import io
 import logging
 import subprocess
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
@@ -12,19 +13,44 @@ from typing import Any
 
 
 def run_here(command: Sequence[str], cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command as ``subprocess.run`` does, and ``python -m dvc`` in this process."""
-    if list(command[:3]) != [sys.executable, "-m", "dvc"]:
+    """Run a command as ``subprocess.run`` does; run dvc and mlflow in this process."""
+    program = list(command[2:3]) if list(command[:2]) == [sys.executable, "-m"] else []
+    main = {"dvc": _run_dvc, "mlflow": _run_mlflow}.get(program[0]) if program else None
+    if main is None:
         return subprocess.run(command, cwd=cwd, **options)
-    from dvc.cli import main
-
     out, err = io.StringIO(), io.StringIO()
     with chdir(cwd), redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as without pytest
-        for handler in logging.getLogger("dvc").handlers:
-            # They were made with the streams of the moment at which DVC was imported.
-            if isinstance(handler, logging.StreamHandler):
-                handler.setStream(err if handler.level >= logging.WARNING else out)
         code = main(list(command[3:]))
     if code:
         raise subprocess.CalledProcessError(code, list(command), out.getvalue(), err.getvalue())
     return subprocess.CompletedProcess(list(command), code, out.getvalue(), err.getvalue())
+
+
+def _run_dvc(arguments: list[str]) -> int:
+    from dvc.cli import main
+
+    for handler in logging.getLogger("dvc").handlers:
+        # They were made with the streams of the moment at which DVC was imported.
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr if handler.level >= logging.WARNING else sys.stdout)
+    return main(arguments)
+
+
+def _run_mlflow(arguments: list[str]) -> int:
+    import mlflow
+    from click import ClickException
+    from mlflow.cli import cli
+
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    try:
+        cli.main(arguments, standalone_mode=False)
+    except ClickException as error:
+        error.show()
+        return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        return 1
+    finally:
+        mlflow.set_tracking_uri(before)  # `mlflow gc` changes it; None unsets it
+    return 0

@@ -135,7 +135,7 @@ def store_and_programs(tmp_path: Path, _empty: Path) -> Store:
 
 @pytest.fixture
 def store(store_and_programs: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A store that is pruned by DVC in this process, which starts twenty times as fast."""
+    """A store that is pruned by DVC and MLflow in this process, which saves their start."""
     programs = SimpleNamespace(run=run_here, CalledProcessError=subprocess.CalledProcessError)
     monkeypatch.setattr(references, "subprocess", programs)
     return store_and_programs
