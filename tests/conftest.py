@@ -34,6 +34,16 @@ hypothesis_settings.register_profile("thorough", deadline=None, max_examples=100
 hypothesis_settings.load_profile("atelier")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of finished projects first.
+
+    pytest-xdist gives each worker an unbroken part of the list, so that only the first worker
+    needs a finished project early, and no other worker waits while it is prepared.
+    """
+    items.sort(key=lambda item: "prepared" not in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(autouse=True)
 def _no_leftovers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """End what a test started, if it passed or not; fixtures of a module keep theirs."""

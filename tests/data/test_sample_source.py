@@ -23,6 +23,12 @@ from atelier.sample_faces.portrait import portrait, random_portrait
 from atelier.sample_faces.traits import random_traits
 
 
+@pytest.fixture(scope="module")
+def files() -> list[bytes]:
+    """The first 250 files of the source."""
+    return [sample_file(1, index)[1] for index in range(250)]
+
+
 def test_single_image_can_be_drawn_again(
     tmp_path: Path, source: Callable[..., DownloadSettings]
 ) -> None:
@@ -57,9 +63,8 @@ def test_all_faces_are_readable_and_six_files_are_not(
     assert len(np.unique(pixels.reshape(200, -1), axis=0)) == 200
 
 
-def test_sizes_formats_and_color_models_are_mixed() -> None:
-    files = [sample_file(1, i) for i in range(250)]
-    images = [Image.open(BytesIO(data)) for _, data in files]
+def test_sizes_formats_and_color_models_are_mixed(files: list[bytes]) -> None:
+    images = [Image.open(BytesIO(data)) for data in files]
     assert {image.format for image in images} == {"PNG", "JPEG"}
     assert {image.mode for image in images} == {"RGB", "L", "P", "RGBA", "CMYK"}
     assert {image.getexif().get(0x0112, 1) for image in images} == {1, 3, 6, 8}
@@ -76,8 +81,7 @@ def test_face_is_in_the_center() -> None:
     assert np.abs(cheek - face.skin).max() < np.abs(corner - face.skin).max()
 
 
-def test_rotated_images_are_read_upright() -> None:
-    files = [sample_file(1, i)[1] for i in range(250)]
+def test_rotated_images_are_read_upright(files: list[bytes]) -> None:
     turned = [f for f in files if Image.open(BytesIO(f)).getexif().get(0x0112, 1) != 1]
     small = [resize(read_image(f, "grey", 1), 16, "crop").astype(float) for f in files[:60]]
     usual = np.mean(small, axis=0)

@@ -93,7 +93,7 @@ MODERN = {
 @pytest.mark.parametrize(
     ("count", "changes"),
     [
-        (16, {}),
+        pytest.param(16, {}, marks=pytest.mark.slow),
         pytest.param(17, {"discriminator_norm": False}, marks=pytest.mark.slow),
         (17, {"discriminator_norm": False, **MODERN}),
     ],

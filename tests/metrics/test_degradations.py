@@ -128,6 +128,7 @@ def test_missing_kinds_lower_recall_and_coverage_but_not_precision(judged: Judge
     assert min(of["precision"] for of in numbers) > 0.9
 
 
+@pytest.mark.slow
 def test_repeated_images_worsen_diversity_metrics(judged: Judged) -> None:
     numbers = [judged.of_real]
     numbers += [judged.numbers(np.resize(judged.fresh[:n], (COUNT, 32, 32, 3))) for n in (50, 10)]
@@ -136,6 +137,7 @@ def test_repeated_images_worsen_diversity_metrics(judged: Judged) -> None:
     assert ordered([of["kid"] for of in numbers], rising=True)
 
 
+@pytest.mark.slow
 def test_memorized_images_are_detected_despite_good_metrics(judged: Judged) -> None:
     def mixed(copies: int) -> Pictures:
         return np.concatenate([noisy(judged.training[:copies], 3), judged.fresh[copies:COUNT]])

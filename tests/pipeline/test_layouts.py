@@ -107,10 +107,10 @@ def assert_tracked(project: Laid, stages: set[str]) -> None:
     assert parent.data.metrics["convert.accepted"] == 40
     images = convert.data.tags["output.data/images.npz"]
     assert images in (project.folder / "dvc.lock").read_text("utf-8")
-    told = project.run("atelier", "lineage", "data/images.npz")
+    told = project.atelier("lineage", "data/images.npz")
     assert convert.info.run_id in told
     assert children["download"].info.run_id in told
-    assert "goes:" not in project.run("atelier", "gc", "--best", "0")
+    assert "goes:" not in project.atelier("gc", "--best", "0")
     # A file that no setting names and one that git ignores leave everything up to date.
     assert "up to date" in project.run("dvc", "status", "stylize_inputs")
     strays = {"mlflow.db", "mlruns", ".atelier"} & set(os.listdir(project.home.parent))

@@ -44,8 +44,18 @@ def slow(changes: dict[str, object]) -> Any:
         slow({**PLAIN, "optimizer": "lbfgs", "precision": "bf16"}),
         slow({**PLAIN, "optimizer": "lbfgs", "style_layers": {6: 0.5, 1: 1.0}}),
         slow({**PLAIN, "optimizer": "lbfgs", "clamp_to_range": False}),
-        {**PLAIN, "optimizer": "adam", "lr": 0.02, "iterate_averaging": 0.9, "pyramid_levels": 2},
-        {**PLAIN, "optimizer": "spectral_lbfgs", "pyramid_levels": 3, "memory_gb": 0.011},
+        {**PLAIN, "optimizer": "adam", "lr": 0.02, "iterate_averaging": 0.9},
+        slow(
+            {
+                **PLAIN,
+                "optimizer": "adam",
+                "lr": 0.02,
+                "iterate_averaging": 0.9,
+                "pyramid_levels": 2,
+            }
+        ),
+        {**PLAIN, "optimizer": "spectral_lbfgs", "pyramid_levels": 2, "iterations": 30},
+        slow({**PLAIN, "optimizer": "spectral_lbfgs", "pyramid_levels": 3, "memory_gb": 0.011}),
         {**PLAIN, "optimizer": "spectral_lbfgs", "preserve_color": "luminance", "tv_weight": 0.1},
     ],
     ids=named,

@@ -64,7 +64,9 @@ def test_receptive_radius_is_an_upper_bound(layer: int, pooling: str) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("height", "width"), [(96, 112), (91, 105)])
+@pytest.mark.parametrize(
+    ("height", "width"), [pytest.param(96, 112, marks=pytest.mark.slow), (91, 105)]
+)
 def test_tiled_losses_and_gradient_equal_those_of_the_image(
     changes: dict[str, object], masked: bool, height: int, width: int
 ) -> None:

@@ -396,8 +396,7 @@ def test_files_outside_the_project_are_not_removed(store: Store, tmp_path: Path)
     assert store.files() == before
 
 
-def test_shared_cache_is_not_collected(store_and_programs: Store, tmp_path: Path) -> None:
-    store = store_and_programs
+def test_shared_cache_is_not_collected(store: Store, tmp_path: Path) -> None:
     cache = tmp_path / "shared"
     Project(store.root).run("dvc", "cache", "dir", str(cache))
     file = cache / "files" / "md5" / "ab" / ("c" * 30)
@@ -474,8 +473,7 @@ def test_minimum_age_applies_to_the_own_store(store: Store) -> None:
     assert names(plan(store.root, "atelier", best=0, min_age=1))[1] == ["old"]
 
 
-def test_errors_are_one_sentence(store_and_programs: Store, tmp_path: Path) -> None:
-    store = store_and_programs
+def test_errors_are_one_sentence(store: Store, tmp_path: Path) -> None:
     store.execute("old")
     shutil.rmtree(store.root / ".git")
     with pytest.raises(AtelierError, match=r"`git rev-list` failed: fatal: not a git repository"):

@@ -100,7 +100,7 @@ def test_command_accepts_registered_model_and_does_not_change_the_store(
 ) -> None:
     before = project.bytes("mlruns")
     options = ("--count", "4", "--columns", "4", "--tile-pixels", "16", "--out", "made.png")
-    told = project.run("atelier", "generate", *options, "--model", "models:/faces@champion")
+    told = project.atelier("generate", *options, "--model", "models:/faces@champion")
     assert told == "Wrote made.png: seeds 1 to 4.\n"
     with Image.open(project.folder / "made.png") as sheet:
         assert alike(np.asarray(sheet), np.concatenate(ours, axis=1))
@@ -129,7 +129,7 @@ def test_missing_model_is_one_sentence(
         assert "\n" not in str(error.value)
     before = sorted(project.folder.glob("*"))
     asked = ("generate", "--model", "models:/faces@nobody", "--out", "none.png")
-    told = project.run("atelier", *asked, ok=False)
+    told = project.atelier(*asked, ok=False)
     errors = [line for line in told.splitlines() if line.startswith("ERROR: ")]
     assert len(errors) == 1
     assert "alias nobody not found" in errors[0]
@@ -177,6 +177,7 @@ def _answers(port: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_served_generator_returns_its_images(
     project: Project, store: tuple[Any, str], ours: np.ndarray, tmp_path: Path
 ) -> None:

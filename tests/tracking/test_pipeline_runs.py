@@ -296,6 +296,7 @@ def test_moved_project_finds_its_artifacts(tracked: Project) -> None:
     assert (tracked.folder / "mlruns/atelier" / newest.info.run_id / "artifacts/renders").is_dir()
 
 
+@pytest.mark.slow
 def test_outcome_is_written_later_if_the_worker_was_killed(tracked: Project) -> None:
     tracked.set(**{"render.fps": 6.0})
     tracked.run("dvc", "repro", "render", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
