@@ -12,7 +12,7 @@ def random_images(count: int, size: int, channels: int, seed: int = 0) -> NDArra
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def random_image(seed: int, height: int, width: int) -> NDArray[np.uint8]:
+def random_image(seed: int, height: int = 8, width: int = 8) -> NDArray[np.uint8]:
     """Return uint8 ``[height, width, 3]``."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
