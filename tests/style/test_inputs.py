@@ -27,7 +27,7 @@ def test_shorter_side_becomes_the_size_and_constant_color_is_unchanged(
     assert torch.equal(tensor, torch.full_like(tensor, level / 255))
 
 
-def test_image_of_the_right_size_is_unchanged_both_ways() -> None:
+def test_image_of_the_requested_size_is_unchanged_by_both_conversions() -> None:
     image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
     tensor = resize_to_tensor(image, 16)
     assert tensor.shape == (1, 3, 16, 24)
@@ -42,7 +42,7 @@ def test_enlarging_is_smooth() -> None:
     assert len(row.unique()) > 5, "nearest-neighbor enlargement gives two levels"
 
 
-def test_shrinking_averages() -> None:
+def test_shrinking_averages_pixels() -> None:
     checkerboard = np.zeros((64, 64, 3), np.uint8)
     checkerboard[::2, ::2] = checkerboard[1::2, 1::2] = 255
     tensor = resize_to_tensor(checkerboard, 16)

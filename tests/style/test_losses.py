@@ -45,7 +45,7 @@ def test_gram_matrix_of_a_worked_example() -> None:
     assert gram_matrix(features).tolist() == [[[2.5, 0.5], [0.5, 5.0]]]
 
 
-def test_gram_matrix_equals_the_sum_written_out(features: Tensor) -> None:
+def test_gram_matrix_equals_a_sum_by_loops(features: Tensor) -> None:
     torch.testing.assert_close(gram_matrix(features), _gram_by_loops(features))
 
 

@@ -90,7 +90,7 @@ def test_no_layers_give_no_maps() -> None:
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("prefix", ["features.", ""])
-def test_weights_come_from_a_file(
+def test_weights_are_loaded_from_a_file(
     tmp_path: Path, state: dict[str, Tensor], suffix: str, prefix: str
 ) -> None:
     renamed = {name.replace("features.", prefix): tensor for name, tensor in state.items()}
