@@ -111,7 +111,7 @@ def test_class_is_chosen_or_cycles(atelier: CommandRunner, checkout: Path) -> No
 
 
 def test_unusable_folder_is_one_error_sentence(atelier: CommandRunner, checkout: Path) -> None:
-    (checkout / ".atelier").write_text("in the way of the folder")
+    (checkout / ".atelier").write_text("not a folder")
     output = atelier("sync", code=1)
     assert output.startswith(f"ERROR: {checkout / '.atelier'}")
     assert output.count("\n") == 1

@@ -10,7 +10,7 @@ from .conftest import CommandRunner
 
 @pytest.fixture(autouse=True)
 def checkout(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with settings, in which commands run."""
+    """Working folder with settings."""
     shutil.copy(root / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -54,7 +54,7 @@ def album(tmp_path: Path) -> Path:
     transparent.save(folder / "cut out.tif")
     Image.fromarray(colors[::-1]).resize((64, 64)).save(folder / "waves.png")
     Image.fromarray(colors[:, ::-1]).resize((64, 50)).save(folder / "stars.webp")
-    (folder / "note.txt").write_text("no picture")
+    (folder / "note.txt").write_text("not an image")
     return folder
 
 

@@ -82,7 +82,7 @@ def test_gif_has_every_intermediate_at_the_size_of_the_result(tmp_path: Path) ->
         for number in range(3):
             gif.seek(number)
             levels.append(int(np.asarray(gif.convert("RGB"))[40, 60, 0]))
-        assert gif.info["duration"] > 2000, "the last frame is held"
+        assert gif.info["duration"] > 2000, "the last frame lasts longer"
     assert levels == pytest.approx([0, 100, 200], abs=3)
 
 
@@ -96,7 +96,7 @@ def test_gif_of_few_frames_lasts_as_long(tmp_path: Path, frames: int, seconds: f
         for number in range(frames):
             gif.seek(number)
             durations.append(gif.info["duration"] / 1000)
-    assert sum(durations) == pytest.approx(seconds + 2, abs=0.02), "the last frame is held for 2 s"
+    assert sum(durations) == pytest.approx(seconds + 2, abs=0.02), "the last frame lasts 2 s longer"
 
 
 def test_large_gif_is_shrunk(tmp_path: Path) -> None:
