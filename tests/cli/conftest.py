@@ -1,4 +1,4 @@
-"""Typing commands."""
+"""Fixture that runs a command in this process."""
 
 import sys
 
@@ -7,22 +7,22 @@ import pytest
 from atelier.cli.app import main
 
 
-class Typed:
-    """Types a command; says how it ended and what it said."""
+class CommandRunner:
+    """Runs a command, asserts its exit code, and returns its output."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, said: pytest.CaptureFixture[str]) -> None:
-        self.monkeypatch, self.said = monkeypatch, said
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capsys = monkeypatch, capsys
 
-    def __call__(self, command: str, *words: object, code: int = 0) -> str:
-        typed = [*command.split(), *map(str, words)]
-        self.monkeypatch.setattr(sys, "argv", ["atelier", *typed])
-        with pytest.raises(SystemExit) as ended:
+    def __call__(self, command: str, *options: object, code: int = 0) -> str:
+        arguments = [*command.split(), *map(str, options)]
+        self.monkeypatch.setattr(sys, "argv", ["atelier", *arguments])
+        with pytest.raises(SystemExit) as exit_error:
             main()
-        told = self.said.readouterr()
-        assert ended.value.code == code, told
-        return told.err if code else told.out
+        captured = self.capsys.readouterr()
+        assert exit_error.value.code == code, captured
+        return captured.err if code else captured.out
 
 
 @pytest.fixture
-def atelier(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
-    return Typed(monkeypatch, capsys)
+def atelier(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandRunner:
+    return CommandRunner(monkeypatch, capsys)

@@ -1,4 +1,4 @@
-"""`atelier generate` and `atelier export` as a user types them, with a generator that is a file."""
+"""`atelier generate` and `atelier export` with a generator in a file."""
 
 import os
 import re
@@ -15,12 +15,12 @@ from atelier.gan.generation import draw_latents, generate
 from atelier.gan.serialization import save_network
 
 from ..support.architectures import SMALL, vivid
-from .conftest import Typed
+from .conftest import CommandRunner
 
 
 @pytest.fixture(autouse=True)
 def checkout(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with settings and a generator, in which commands run."""
+    """Working folder with settings and a generator."""
     shutil.copy(root / "params.yaml", tmp_path)
     save_network(vivid(SMALL), SMALL, tmp_path / "models/generator.safetensors")
     monkeypatch.chdir(tmp_path)
@@ -28,8 +28,8 @@ def checkout(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def pixels(path: str | Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture)
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 def expected(seed: int) -> np.ndarray:
@@ -37,81 +37,87 @@ def expected(seed: int) -> np.ndarray:
     return generate(generator, draw_latents(1, SMALL, seed))[0]
 
 
-def test_grid_contains_an_image_of_each_seed(atelier: Typed) -> None:
-    told = atelier("generate --seeds 5,2,9 --columns 2 --tile-pixels 16")
-    (made,) = Path("generated").iterdir()
-    assert re.fullmatch(r"seeds-5-2-9-columns-2-tile-16-generator-[0-9a-f]{8}\.png", made.name)
-    assert told == f"Wrote {made}: seeds 5, 2, 9.\n"
-    sheet = pixels(made)
-    assert sheet.shape == (32, 32, 3)
-    np.testing.assert_array_equal(sheet[:16, 16:], expected(2))
-    np.testing.assert_array_equal(sheet[16:, :16], expected(9))
+def test_grid_contains_an_image_of_each_seed(atelier: CommandRunner) -> None:
+    output = atelier("generate --seeds 5,2,9 --columns 2 --tile-pixels 16")
+    (file,) = Path("generated").iterdir()
+    assert re.fullmatch(r"seeds-5-2-9-columns-2-tile-16-generator-[0-9a-f]{8}\.png", file.name)
+    assert output == f"Wrote {file}: seeds 5, 2, 9.\n"
+    grid = pixels(file)
+    assert grid.shape == (32, 32, 3)
+    np.testing.assert_array_equal(grid[:16, 16:], expected(2))
+    np.testing.assert_array_equal(grid[16:, :16], expected(9))
 
 
-def test_default_grid_has_sixteen_enlarged_images(atelier: Typed) -> None:
-    told = atelier("generate")
-    (made,) = Path("generated").iterdir()
-    assert told == f"Wrote {made}: seeds 1 to 16.\n"
-    sheet = pixels(made)
-    assert sheet.shape == (256, 256, 3)
-    np.testing.assert_array_equal(sheet[:64:4, :64:4], expected(1))
+def test_default_grid_has_sixteen_enlarged_images(atelier: CommandRunner) -> None:
+    output = atelier("generate")
+    (file,) = Path("generated").iterdir()
+    assert output == f"Wrote {file}: seeds 1 to 16.\n"
+    grid = pixels(file)
+    assert grid.shape == (256, 256, 3)
+    np.testing.assert_array_equal(grid[:64:4, :64:4], expected(1))
 
 
 def test_separate_files_are_named_by_seed_and_keep_other_files(
-    atelier: Typed, checkout: Path
+    atelier: CommandRunner, checkout: Path
 ) -> None:
-    kept = checkout / "mine/notes.txt"
-    kept.parent.mkdir()
-    kept.write_text("mine")
-    told = atelier("generate --count 2 --seed 8 --separate-files --out mine")
-    assert told == "Wrote 2 images to mine/: seeds 8 to 9.\n"
-    assert {file.name for file in kept.parent.iterdir()} == {
+    user_file = checkout / "mine/notes.txt"
+    user_file.parent.mkdir()
+    user_file.write_text("mine")
+    output = atelier("generate --count 2 --seed 8 --separate-files --out mine")
+    assert output == "Wrote 2 images to mine/: seeds 8 to 9.\n"
+    assert {file.name for file in user_file.parent.iterdir()} == {
         *("notes.txt", "seed_0008.png", "seed_0009.png")
     }
     np.testing.assert_array_equal(pixels("mine/seed_0009.png"), expected(9))
     (checkout / "mine/seed_0009.png").write_text("edited")
     atelier("generate --seeds 10,9 --separate-files --out mine", code=1)
     assert (checkout / "mine/seed_0009.png").read_text() == "edited"
-    assert not (checkout / "mine/seed_0010.png").exists(), "refused as a whole"
+    assert not (checkout / "mine/seed_0010.png").exists(), "no file is written if one is rejected"
     assert not list(checkout.glob(".atelier*"))
 
 
-def test_gif_is_a_closed_loop(atelier: Typed) -> None:
-    told = atelier("generate --seeds 1,5,9 --gif walk.gif --frames 4 --fps 10 --tile-pixels 32")
-    assert told == "Wrote walk.gif: seeds 1, 5, 9, 12 frames at 10 fps.\n"
-    with Image.open("walk.gif") as film:
-        assert (film.n_frames, film.size, film.info["duration"]) == (12, (32, 32), 100)
+def test_gif_is_a_closed_loop(atelier: CommandRunner) -> None:
+    output = atelier("generate --seeds 1,5,9 --gif walk.gif --frames 4 --fps 10 --tile-pixels 32")
+    assert output == "Wrote walk.gif: seeds 1, 5, 9, 12 frames at 10 fps.\n"
+    with Image.open("walk.gif") as gif:
+        assert (gif.n_frames, gif.size, gif.info["duration"]) == (12, (32, 32), 100)
         for number, seed in enumerate((1, 5, 9)):
-            film.seek(4 * number)
-            shown = np.asarray(film.convert("RGB"))[::2, ::2]
-            assert np.abs(shown.astype(int) - expected(seed)).mean() < 6  # a palette of 256
+            gif.seek(4 * number)
+            frame = np.asarray(gif.convert("RGB"))[::2, ::2]
+            assert np.abs(frame.astype(int) - expected(seed)).mean() < 6  # GIF has 256 colors
 
 
-def test_class_is_chosen_or_cycles(atelier: Typed, checkout: Path) -> None:
+def test_class_is_chosen_or_cycles(atelier: CommandRunner, checkout: Path) -> None:
     arch = replace(SMALL, classes=3)
     generator = vivid(arch)
     save_network(generator, arch, checkout / "models/generator.safetensors")
 
-    def of_class(label: int, seed: int) -> np.ndarray:
+    def image_of_class(label: int, seed: int) -> np.ndarray:
         return generate(generator, draw_latents(1, arch, seed, [label]))[0]
 
-    assert not np.array_equal(of_class(0, 1), of_class(1, 1)), "or this would prove nothing"
+    assert not np.array_equal(image_of_class(0, 1), image_of_class(1, 1)), (
+        "the classes must differ for this test"
+    )
     atelier("generate --seeds 6,7 --columns 1 --tile-pixels 16 --out turns.png")
-    np.testing.assert_array_equal(pixels("turns.png"), [*of_class(0, 6), *of_class(1, 7)])
+    np.testing.assert_array_equal(
+        pixels("turns.png"), [*image_of_class(0, 6), *image_of_class(1, 7)]
+    )
     atelier("generate --seeds 6,7 --columns 1 --tile-pixels 16 --class 2 --out twos.png")
-    np.testing.assert_array_equal(pixels("twos.png"), [*of_class(2, 6), *of_class(2, 7)])
+    np.testing.assert_array_equal(
+        pixels("twos.png"), [*image_of_class(2, 6), *image_of_class(2, 7)]
+    )
     assert "this generator has classes 0 to 2" in atelier("generate --class 3", code=1)
     assert f"[B, {SMALL.latent_size + 3}]" in atelier("export faces.pt")
 
 
-def test_unusable_folder_is_one_sentence(atelier: Typed, checkout: Path) -> None:
-    (checkout / ".atelier").write_text("in the way of the folder")
-    told = atelier("sync", code=1)
-    assert told.startswith(f"ERROR: {checkout / '.atelier'}")
-    assert told.count("\n") == 1
+def test_unusable_folder_is_one_error_sentence(atelier: CommandRunner, checkout: Path) -> None:
+    (checkout / ".atelier").write_text("not a folder")
+    output = atelier("sync", code=1)
+    assert output.startswith(f"ERROR: {checkout / '.atelier'}")
+    assert output.count("\n") == 1
 
 
-def test_no_file_is_replaced_without_force(atelier: Typed) -> None:
+def test_existing_file_is_replaced_only_with_force(atelier: CommandRunner) -> None:
     atelier("generate --count 1 --out one.png")
     before = Path("one.png").read_bytes()
     assert "one.png is there already" in atelier("generate --seed 3 --out one.png", code=1)
@@ -136,14 +142,14 @@ def test_no_file_is_replaced_without_force(atelier: Typed) -> None:
         "export generated/faces.onnx",
     ],
 )
-def test_repeated_commands_write_the_same_bytes(atelier: Typed, command: str) -> None:
-    told = atelier(command)
+def test_repeated_commands_write_the_same_bytes(atelier: CommandRunner, command: str) -> None:
+    output = atelier(command)
     before = {file: file.read_bytes() for file in Path("generated").iterdir()}
-    assert atelier(command) == told
+    assert atelier(command) == output
     assert {file: file.read_bytes() for file in Path("generated").iterdir()} == before
 
 
-def test_grid_of_another_generator_is_another_file(atelier: Typed, checkout: Path) -> None:
+def test_grid_of_another_generator_has_another_name(atelier: CommandRunner, checkout: Path) -> None:
     first = atelier("generate --count 2")
     other = vivid(SMALL)
     with torch.no_grad():
@@ -156,18 +162,20 @@ def test_grid_of_another_generator_is_another_file(atelier: Typed, checkout: Pat
 
 
 @pytest.mark.parametrize("command", ["generate --gif one.gif --frames 2", "export one.pt"])
-def test_comparison_with_existing_file_is_announced_first(atelier: Typed, command: str) -> None:
+def test_comparison_with_existing_file_is_reported_first(
+    atelier: CommandRunner, command: str
+) -> None:
     file = Path(command.split()[1 if "export" in command else 2])
     file.write_text("mine")
-    told = atelier(command, code=1).splitlines()
-    assert told[0].startswith(f"{file} is there already: the new content is compared with it")
-    assert told[1].startswith(f"ERROR: {file} is there already, with other content")
+    output = atelier(command, code=1).splitlines()
+    assert output[0].startswith(f"{file} is there already: the new content is compared with it")
+    assert output[1].startswith(f"ERROR: {file} is there already, with other content")
     file.unlink()
     file.mkdir()
     assert atelier(command, code=1) == f"ERROR: {file} is a folder; choose another place.\n"
 
 
-def test_grids_of_other_images_have_other_names(atelier: Typed, checkout: Path) -> None:
+def test_grids_of_other_images_have_other_names(atelier: CommandRunner, checkout: Path) -> None:
     arch = replace(SMALL, classes=3)
     save_network(vivid(arch), arch, checkout / "models/generator.safetensors")
     commands = [
@@ -217,13 +225,13 @@ def test_grids_of_other_images_have_other_names(atelier: Typed, checkout: Path) 
         ("export faces.txt", "use .onnx for ONNX or .pt"),
     ],
 )
-def test_mistake_is_one_sentence_and_writes_nothing(
-    atelier: Typed, checkout: Path, command: str, sentence: str
+def test_invalid_command_is_one_error_sentence_and_writes_nothing(
+    atelier: CommandRunner, checkout: Path, command: str, sentence: str
 ) -> None:
     os.mkfifo(checkout / "pipe")
     before = sorted(checkout.rglob("*"))
-    told = atelier(command, code=1)
-    assert sentence in told
-    assert told.startswith("ERROR: ")
-    assert told.count("\n") == 1
+    output = atelier(command, code=1)
+    assert sentence in output
+    assert output.startswith("ERROR: ")
+    assert output.count("\n") == 1
     assert sorted(checkout.rglob("*")) == before

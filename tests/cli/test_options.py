@@ -1,4 +1,4 @@
-"""Sentences about settings are said of options, and leave the user's own names alone."""
+"""Names of settings in error messages are replaced by options; names of files are not."""
 
 import pytest
 
@@ -13,7 +13,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize(
-    ("sentence", "told"),
+    ("sentence", "message"),
     [
         ("stylize.weights is a.pth, but", "--weights is a.pth, but"),
         ("atelier stylize: stylize.style_weights.0 is -1.0, but", "--style-weights.0 is -1.0, but"),
@@ -26,10 +26,10 @@ OPTIONS = {
         ("set 'stylize.weights'", "set '--weights'"),
     ],
 )  # fmt: skip
-def test_setting_is_replaced_by_its_option(sentence: str, told: str) -> None:
-    with pytest.raises(AtelierError) as said, name_options("stylize", OPTIONS, "p.yaml"):
+def test_setting_is_replaced_by_its_option(sentence: str, message: str) -> None:
+    with pytest.raises(AtelierError) as error, name_options("stylize", OPTIONS, "p.yaml"):
         raise AtelierError(sentence)
-    assert str(said.value) == told
+    assert str(error.value) == message
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,6 @@ def test_setting_is_replaced_by_its_option(sentence: str, told: str) -> None:
     ],
 )
 def test_names_of_files_are_not_replaced(sentence: str) -> None:
-    with pytest.raises(AtelierError) as said, name_options("stylize", OPTIONS, "p.yaml"):
+    with pytest.raises(AtelierError) as error, name_options("stylize", OPTIONS, "p.yaml"):
         raise AtelierError(sentence)
-    assert str(said.value) == sentence
+    assert str(error.value) == sentence

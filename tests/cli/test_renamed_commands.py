@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Typed
+from .conftest import CommandRunner
 
 
 @pytest.fixture(autouse=True)
 def checkout(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with settings, in which commands run."""
+    """Working folder with settings."""
     shutil.copy(root / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -25,7 +25,7 @@ def checkout(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
         ("prune --yes", "gc"),
     ],
 )
-def test_renamed_command_names_its_successor(atelier: Typed, old: str, new: str) -> None:
+def test_renamed_command_names_its_successor(atelier: CommandRunner, old: str, new: str) -> None:
     name = old.split()[0]
     message = f"ERROR: `atelier {name}` is named `atelier {new}` now; use that name.\n"
     assert atelier(old, code=1) == message
@@ -47,12 +47,12 @@ def test_renamed_command_names_its_successor(atelier: Typed, old: str, new: str)
     ],
 )
 def test_renamed_option_names_its_successor(
-    atelier: Typed, command: str, old: str, new: str
+    atelier: CommandRunner, command: str, old: str, new: str
 ) -> None:
     assert atelier(command, code=1) == f"ERROR: {old} is named {new} now; use that name.\n"
 
 
-def test_new_commands_are_listed(atelier: Typed) -> None:
-    listed = atelier("--help")
+def test_new_commands_are_listed(atelier: CommandRunner) -> None:
+    output = atelier("--help")
     for name in ("results", "lineage", "gc"):
-        assert f" {name} " in listed
+        assert f" {name} " in output

@@ -29,20 +29,20 @@ def table(steps: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def image(path: Path) -> np.ndarray:
-    with Image.open(path) as opened:
-        assert opened.format == "PNG"
-        return np.asarray(opened.convert("RGB")).astype(int)
+    with Image.open(path) as file:
+        assert file.format == "PNG"
+        return np.asarray(file.convert("RGB")).astype(int)
 
 
-def inked(path: Path, color: tuple[int, int, int]) -> int:
-    """Count the pixels that have a line's color."""
+def count_pixels(path: Path, color: tuple[int, int, int]) -> int:
+    """Count the pixels that have the color of a line."""
     return int((np.abs(image(path) - color).max(axis=2) < 8).sum())
 
 
 BLUE, RED = (0, 114, 178), (213, 94, 0)
 
 
-def test_losses_come_back_as_they_were_written(tmp_path: Path) -> None:
+def test_losses_are_read_unchanged(tmp_path: Path) -> None:
     rows = np.stack(list(table(5).values()), axis=1)
     rows[3, 3], rows[4, 4] = np.nan, np.inf
     lines = [HEADER, *(",".join(repr(float(value)) for value in row) for row in rows)]
@@ -58,7 +58,7 @@ ROW = "1,1,64,1.5,0.7,0.5,0.4,0.3\n"
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "reason"),
     [
         (b"", "begins with ''"),
         (b"step,loss\n1,2\n", "begins with 'step,loss'"),
@@ -70,18 +70,18 @@ ROW = "1,1,64,1.5,0.7,0.5,0.4,0.3\n"
         (f"{HEADER}\n{ROW}".encode() + b"\xff\xfe", "is damaged"),
     ],
 )
-def test_a_damaged_table_is_told_in_one_sentence(tmp_path: Path, content: bytes, said: str) -> None:
+def test_damaged_table_is_one_error_sentence(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "losses.csv").write_bytes(content)
     with pytest.raises(AtelierError) as error:
         read_losses(tmp_path / "losses.csv")
     sentence = str(error.value)
-    assert said in sentence
+    assert reason in sentence
     assert sentence.startswith("losses.csv ")
     assert sentence.endswith("run the train stage again.")
     assert "\n" not in sentence
 
 
-def test_a_missing_table_names_itself(tmp_path: Path) -> None:
+def test_missing_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(AtelierError, match=r"cannot read losses\.csv: .*run the train stage"):
         read_losses(tmp_path / "losses.csv")
 
@@ -94,14 +94,14 @@ def test_downsample_is_the_mean_of_each_block(y: np.ndarray, points: int) -> Non
     np.testing.assert_allclose(downsample(y, points), expected, rtol=1e-9, atol=1e-6)
 
 
-def test_downsample_and_smooth_pass_over_what_is_not_finite() -> None:
+def test_downsample_and_smooth_skip_non_finite_values() -> None:
     y = np.array([1.0, np.nan, 3.0, np.inf, np.nan, np.nan])
     np.testing.assert_array_equal(downsample(y, 3), [1.0, 3.0, np.nan])
     np.testing.assert_allclose(smooth(np.array([2.0, np.nan, 2.0, 2.0])), 2.0)
 
 
 @given(values)
-def test_smooth_stays_within_the_values_and_keeps_their_number(y: np.ndarray) -> None:
+def test_smooth_preserves_length_and_range(y: np.ndarray) -> None:
     smoothed = smooth(y)
     assert smoothed.shape == y.shape
     slack = 1e-9 * np.abs(y).max() + 1e-12
@@ -109,20 +109,20 @@ def test_smooth_stays_within_the_values_and_keeps_their_number(y: np.ndarray) ->
     assert smoothed.max() <= y.max() + slack
 
 
-def test_smooth_leaves_a_constant_and_quiets_noise() -> None:
+def test_smooth_preserves_constants_and_reduces_noise() -> None:
     np.testing.assert_allclose(smooth(np.full(500, 3.0)), 3.0)
     noise = np.random.default_rng(0).standard_normal(1000)
     assert smooth(noise).std() < noise.std() / 3
 
 
 @given(values)
-def test_limits_are_apart_and_hold_most_values(y: np.ndarray) -> None:
+def test_limits_are_distinct_and_include_most_values(y: np.ndarray) -> None:
     low, high = limits(y)
     assert low < high
     assert np.mean((low <= y) & (y <= high)) >= 0.9 or len(y) < 50
 
 
-def test_limits_cut_spikes_but_no_ordinary_values() -> None:
+def test_limits_exclude_only_spikes() -> None:
     y = np.random.default_rng(0).uniform(1, 2, 1000)
     low, high = limits(y)
     assert low < y.min()
@@ -133,23 +133,25 @@ def test_limits_cut_spikes_but_no_ordinary_values() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 50, 1_000_000])
-def test_loss_curves_draw_any_number_of_steps(tmp_path: Path, steps: int) -> None:
+def test_loss_curves_accept_any_number_of_steps(tmp_path: Path, steps: int) -> None:
     loss_curves(table(steps), tmp_path / "losses.png")
-    assert inked(tmp_path / "losses.png", BLUE) > 50
-    assert inked(tmp_path / "losses.png", RED) > 50
+    assert count_pixels(tmp_path / "losses.png", BLUE) > 50
+    assert count_pixels(tmp_path / "losses.png", RED) > 50
 
 
-def test_a_diverged_training_is_drawn_up_to_where_it_went(tmp_path: Path) -> None:
+def test_diverged_training_is_drawn_up_to_the_last_finite_loss(tmp_path: Path) -> None:
     losses = table(200)
     blank = {name: y if name in COLUMNS[:3] else y * np.nan for name, y in losses.items()}
     for name in COLUMNS[3:]:
         losses[name][100:] = np.nan
     loss_curves(losses, tmp_path / "half.png")
     loss_curves(blank, tmp_path / "blank.png")
-    assert inked(tmp_path / "half.png", BLUE) > 2 * inked(tmp_path / "blank.png", BLUE)
+    assert count_pixels(tmp_path / "half.png", BLUE) > 2 * count_pixels(
+        tmp_path / "blank.png", BLUE
+    )
 
 
-def test_one_spike_leaves_the_rest_readable(tmp_path: Path) -> None:
+def test_spike_does_not_compress_the_other_values(tmp_path: Path) -> None:
     losses = table(1000)
     loss_curves(losses, tmp_path / "calm.png")
     losses["loss_g"][300] = 1e9
@@ -162,7 +164,7 @@ def test_one_spike_leaves_the_rest_readable(tmp_path: Path) -> None:
     assert height(tmp_path / "spiked.png") > 0.4 * height(tmp_path / "calm.png")
 
 
-def test_curves_are_the_same_bytes_whatever_the_users_style(tmp_path: Path) -> None:
+def test_curves_do_not_depend_on_the_matplotlib_style_of_the_user(tmp_path: Path) -> None:
     import matplotlib
 
     loss_curves(table(30), tmp_path / "first.png")
@@ -175,15 +177,15 @@ def test_curves_are_the_same_bytes_whatever_the_users_style(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("logy", [False, True])
-def test_curve_draws_every_line_and_takes_any_name(tmp_path: Path, logy: bool) -> None:
+def test_curve_draws_every_line_and_accepts_any_name(tmp_path: Path, logy: bool) -> None:
     x = np.arange(1.0, 21)
     lines = {"$one_{": 1 / x, "_two$ $": x}
     curve(x, lines, "50% $", "epoch_1", "KID^$", tmp_path / "curve.png", logy=logy)
-    assert inked(tmp_path / "curve.png", BLUE) > 100
-    assert inked(tmp_path / "curve.png", RED) > 100
+    assert count_pixels(tmp_path / "curve.png", BLUE) > 100
+    assert count_pixels(tmp_path / "curve.png", RED) > 100
 
 
-def test_curve_of_zeros_has_no_logarithm_and_is_drawn_all_the_same(tmp_path: Path) -> None:
+def test_curve_of_zeros_is_drawn_with_logy(tmp_path: Path) -> None:
     x = np.arange(5.0)
     curve(x, {"zero": x * 0}, "", "", "", tmp_path / "curve.png", logy=True)
-    assert inked(tmp_path / "curve.png", BLUE) > 100
+    assert count_pixels(tmp_path / "curve.png", BLUE) > 100

@@ -9,10 +9,7 @@ from PIL import Image
 from atelier.figures.captions import BACKGROUND, CAPTION_HEIGHT, caption, captioned
 from atelier.figures.grid import limit_size, montage, save_png, side_by_side
 
-
-def images(count: int, size: int, channels: int, seed: int = 0) -> np.ndarray:
-    shape = (count, size, size, channels)
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+from ..support.arrays import random_images
 
 
 @settings(max_examples=60)
@@ -23,42 +20,42 @@ def images(count: int, size: int, channels: int, seed: int = 0) -> np.ndarray:
     factor=st.integers(1, 3),
     channels=st.sampled_from([1, 3]),
 )
-def test_montage_equals_a_plainly_written_one(
+def test_montage_equals_a_simple_reference(
     count: int, columns: int, size: int, factor: int, channels: int
 ) -> None:
-    given_pictures = images(count, size, channels)
+    images = random_images(count, size, channels)
     tile = size * factor
     rows = -(-count // columns)
     expected = np.empty((rows * tile, columns * tile, 3), dtype=np.uint8)
     expected[:] = BACKGROUND
-    for index, image in enumerate(given_pictures):
+    for index, image in enumerate(images):
         top, left = index // columns * tile, index % columns * tile
         for y in range(tile):
             for x in range(tile):
                 expected[top + y, left + x] = image[y // factor, x // factor]
 
-    assert np.array_equal(montage(given_pictures, columns, tile), expected)
+    assert np.array_equal(montage(images, columns, tile), expected)
 
 
 @pytest.mark.parametrize("tile", [20, 45, 64])
-def test_other_factors_keep_flat_pictures_flat_and_their_place(tile: int) -> None:
+def test_other_scale_factors_preserve_uniform_images_and_positions(tile: int) -> None:
     flat = [np.full((28, 28, 1), value, dtype=np.uint8) for value in (0, 90, 255)]
-    laid = montage(flat, columns=2, tile=tile)
-    assert laid.shape == (2 * tile, 2 * tile, 3)
-    assert (laid[:tile, :tile] == 0).all()
-    assert (laid[:tile, tile:] == 90).all()
-    assert (laid[tile:, :tile] == 255).all()
-    assert (laid[tile:, tile:] == BACKGROUND).all()
+    grid = montage(flat, columns=2, tile=tile)
+    assert grid.shape == (2 * tile, 2 * tile, 3)
+    assert (grid[:tile, :tile] == 0).all()
+    assert (grid[:tile, tile:] == 90).all()
+    assert (grid[tile:, :tile] == 255).all()
+    assert (grid[tile:, tile:] == BACKGROUND).all()
 
 
-def test_channels_keep_their_order() -> None:
+def test_montage_preserves_channel_order() -> None:
     red = np.zeros((1, 4, 4, 3), dtype=np.uint8)
     red[..., 0] = 200
     assert (montage(red, 1, 8) == (200, 0, 0)).all()
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     [
         [],
         np.zeros((0, 4, 4, 3), dtype=np.uint8),
@@ -69,52 +66,52 @@ def test_channels_keep_their_order() -> None:
     ],
     ids=["empty list", "empty array", "float", "no channels", "alpha", "not square"],
 )
-def test_montage_refuses_what_is_no_row_of_pictures(wrong: object) -> None:
+def test_montage_rejects_other_shapes(invalid: object) -> None:
     with pytest.raises(ValueError, match="image"):
-        montage(wrong, 2, 8)
+        montage(invalid, 2, 8)
 
 
-def test_beside_shows_both_montages_under_their_titles() -> None:
-    left, right = images(4, 8, 3, seed=1), images(6, 4, 1, seed=2)
-    laid = side_by_side(left, right, ("Real", "Generated"), columns=2, tile=16)
+def test_side_by_side_contains_both_montages_with_titles() -> None:
+    left, right = random_images(4, 8, 3, seed=1), random_images(6, 4, 1, seed=2)
+    grid = side_by_side(left, right, ("Real", "Generated"), columns=2, tile=16)
 
-    assert laid.shape == (CAPTION_HEIGHT + 3 * 16, 2 * 32 + 8, 3)
-    assert np.array_equal(laid[CAPTION_HEIGHT : CAPTION_HEIGHT + 32, :32], montage(left, 2, 16))
-    assert np.array_equal(laid[CAPTION_HEIGHT:, 40:], montage(right, 2, 16))
-    assert (laid[:, 32:40] == BACKGROUND).all()
-    assert (laid[CAPTION_HEIGHT + 32 :, :32] == BACKGROUND).all()
-    assert (laid[:CAPTION_HEIGHT, :32] != BACKGROUND).any()
-    assert (laid[:CAPTION_HEIGHT, 40:] != BACKGROUND).any()
+    assert grid.shape == (CAPTION_HEIGHT + 3 * 16, 2 * 32 + 8, 3)
+    assert np.array_equal(grid[CAPTION_HEIGHT : CAPTION_HEIGHT + 32, :32], montage(left, 2, 16))
+    assert np.array_equal(grid[CAPTION_HEIGHT:, 40:], montage(right, 2, 16))
+    assert (grid[:, 32:40] == BACKGROUND).all()
+    assert (grid[CAPTION_HEIGHT + 32 :, :32] == BACKGROUND).all()
+    assert (grid[:CAPTION_HEIGHT, :32] != BACKGROUND).any()
+    assert (grid[:CAPTION_HEIGHT, 40:] != BACKGROUND).any()
 
 
 @pytest.mark.parametrize("width", [8, 40, 512])
 @pytest.mark.parametrize("text", ["", "epoch 7 of 30", "a title far too long for its strip " * 4])
-def test_caption_fills_its_strip_and_no_more(text: str, width: int) -> None:
+def test_caption_fits_its_strip(text: str, width: int) -> None:
     strip = caption(text, width)
     assert strip.shape == (CAPTION_HEIGHT, width, 3)
-    inked = np.flatnonzero((strip != BACKGROUND).any(axis=(0, 2)))
+    text_columns = np.flatnonzero((strip != BACKGROUND).any(axis=(0, 2)))
     if width == 512:
-        assert (len(inked) > 0) == (text != "")
+        assert (len(text_columns) > 0) == (text != "")
         assert (strip[:, [0, -1]] == BACKGROUND).all()
 
 
-def test_captioned_hides_nothing() -> None:
-    image = images(1, 64, 3)[0]
-    whole = captioned(image, "epoch 1 of 2")
-    assert np.array_equal(whole[:64], image)
-    assert whole.shape == (64 + CAPTION_HEIGHT, 64, 3)
-    assert not np.array_equal(whole, captioned(image, "epoch 2 of 2"))
+def test_captioned_adds_a_strip_below_the_image() -> None:
+    image = random_images(1, 64, 3)[0]
+    captioned_image = captioned(image, "epoch 1 of 2")
+    assert np.array_equal(captioned_image[:64], image)
+    assert captioned_image.shape == (64 + CAPTION_HEIGHT, 64, 3)
+    assert not np.array_equal(captioned_image, captioned(image, "epoch 2 of 2"))
 
 
-def test_shrunk_keeps_proportions_and_leaves_small_pictures_alone() -> None:
+def test_limit_size_preserves_aspect_ratio_and_small_images() -> None:
     wide = np.zeros((100, 400, 3), dtype=np.uint8)
     assert limit_size(wide, 200).shape == (50, 200, 3)
     assert limit_size(wide, 400) is wide
     assert limit_size(np.zeros((1, 5000, 3), dtype=np.uint8), 100).shape == (1, 100, 3)
 
 
-def test_png_holds_the_very_pixels(tmp_path: Path) -> None:
-    image = images(1, 32, 3)[0]
+def test_saved_png_has_the_same_pixels(tmp_path: Path) -> None:
+    image = random_images(1, 32, 3)[0]
     save_png(image, tmp_path / "new" / "image.png")
     with Image.open(tmp_path / "new" / "image.png") as opened:
         assert opened.format == "PNG"

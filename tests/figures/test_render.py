@@ -15,23 +15,22 @@ from atelier.figures.curves import COLUMNS
 from atelier.figures.grid import montage, save_png
 from atelier.figures.render import Rendered, Training, render
 
-
-def drawn(count: int, size: int, channels: int, seed: int) -> np.ndarray:
-    shape = (count, size, size, channels)
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+from ..support.arrays import random_images
 
 
 class Outputs:
-    """A training's outputs in a folder, and the render stage's call on them."""
+    """Outputs of a training run in a folder."""
 
     def __init__(self, folder: Path, epochs: list[int], channels: int = 3) -> None:
         self.samples = folder / "samples"
         self.losses = folder / "losses.csv"
         self.target = folder / "renders"
-        self.real = drawn(30, 16, channels, seed=99)
+        self.real = random_images(30, 16, channels, seed=99)
         self.samples.mkdir()
         for epoch in epochs:
-            np.save(self.samples / f"epoch_{epoch:04d}.npy", drawn(6, 16, channels, seed=epoch))
+            np.save(
+                self.samples / f"epoch_{epoch:04d}.npy", random_images(6, 16, channels, seed=epoch)
+            )
         rows = [f"{step},{step},{step * 64},1.5,0.7,0.5,0.4,0.3" for step in epochs]
         self.losses.write_text("\n".join([",".join(COLUMNS), *rows]) + "\n")
 
@@ -48,12 +47,18 @@ class Outputs:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_render_writes_what_it_says(tmp_path: Path, channels: int) -> None:
+def test_render_writes_the_files_that_it_returns(tmp_path: Path, channels: int) -> None:
     training = Outputs(tmp_path, [1, 2, 3], channels)
     rendered = training.render()
-    said = {*rendered.montages, rendered.gif, rendered.curves, rendered.comparison, rendered.page}
+    returned = {
+        *rendered.montages,
+        rendered.gif,
+        rendered.curves,
+        rendered.comparison,
+        rendered.page,
+    }
     written = {path.relative_to(training.target) for path in training.target.rglob("*.*")}
-    assert said == written
+    assert returned == written
     assert {path.as_posix() for path in written} == {
         "montages/epoch_0001.png",
         "montages/epoch_0002.png",
@@ -64,7 +69,7 @@ def test_render_writes_what_it_says(tmp_path: Path, channels: int) -> None:
         "report.html",
     }
     with Image.open(training.target / "montages" / "epoch_0002.png") as image:
-        expected = montage(drawn(6, 16, channels, seed=2), 3, 32)
+        expected = montage(random_images(6, 16, channels, seed=2), 3, 32)
         assert np.array_equal(np.asarray(image), expected)
     with Image.open(training.target / "training.gif") as image:
         assert image.n_frames == 3
@@ -72,7 +77,7 @@ def test_render_writes_what_it_says(tmp_path: Path, channels: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "every", "shown"),
+    ("epochs", "every", "expected"),
     [
         (range(1, 8), 1, (1, 2, 3, 4, 5, 6, 7)),
         (range(1, 8), 3, (3, 6, 7)),
@@ -80,15 +85,15 @@ def test_render_writes_what_it_says(tmp_path: Path, channels: int) -> None:
         ([999, 1000, 9999, 10000], 1, (999, 1000, 9999, 10000)),
     ],
 )
-def test_every_nth_epoch_is_shown_and_always_the_last(
-    tmp_path: Path, epochs: Iterable[int], every: int, shown: tuple[int, ...]
+def test_montages_are_of_every_nth_and_the_last_epoch(
+    tmp_path: Path, epochs: Iterable[int], every: int, expected: tuple[int, ...]
 ) -> None:
     rendered = Outputs(tmp_path, list(epochs)).render(every=every)
-    assert rendered.epochs == shown
-    assert [int(path.stem.removeprefix("epoch_")) for path in rendered.montages] == list(shown)
+    assert rendered.epochs == expected
+    assert [int(path.stem.removeprefix("epoch_")) for path in rendered.montages] == list(expected)
 
 
-def test_renders_are_the_same_bytes_every_time_and_nothing_old_stays(tmp_path: Path) -> None:
+def test_render_is_byte_reproducible_and_deletes_old_files(tmp_path: Path) -> None:
     training = Outputs(tmp_path, [1, 2])
 
     def contents() -> dict[Path, bytes]:
@@ -103,20 +108,20 @@ def test_renders_are_the_same_bytes_every_time_and_nothing_old_stays(tmp_path: P
 
 
 def test_progress_counts_montages_and_frames(tmp_path: Path) -> None:
-    told: list[Progress] = []
-    Outputs(tmp_path, [1, 2, 3]).render(report=told.append)
-    assert [progress.done for progress in told] == [1, 2, 3, 4, 5, 6]
-    assert {progress.total for progress in told} == {6}
+    reported: list[Progress] = []
+    Outputs(tmp_path, [1, 2, 3]).render(report=reported.append)
+    assert [progress.done for progress in reported] == [1, 2, 3, 4, 5, 6]
+    assert {progress.total for progress in reported} == {6}
 
 
-def test_fewer_real_pictures_than_samples_and_a_single_one(tmp_path: Path) -> None:
+def test_comparison_accepts_a_single_real_image(tmp_path: Path) -> None:
     training = Outputs(tmp_path, [1])
     training.render(real=training.real[:1])
     with Image.open(training.target / "real_and_generated.png") as image:
         assert image.size == (2 * 3 * 32 + 16, CAPTION_HEIGHT + 32)
 
 
-def test_summary_says_what_was_learned_from(tmp_path: Path) -> None:
+def test_summary_describes_the_training_images(tmp_path: Path) -> None:
     training = Outputs(tmp_path, [1, 2], channels=1)
     training.render()
     assert "Trained on 30 images of 16 × 16 pixels in grayscale, in 2 epochs and 2 steps." in (
@@ -125,7 +130,7 @@ def test_summary_says_what_was_learned_from(tmp_path: Path) -> None:
 
 
 def damage_shape(training: Outputs) -> None:
-    np.save(training.samples / "epoch_0002.npy", drawn(5, 16, 3, seed=2))
+    np.save(training.samples / "epoch_0002.npy", random_images(5, 16, 3, seed=2))
 
 
 def damage_kind(training: Outputs) -> None:
@@ -169,7 +174,7 @@ def damage_losses(training: Outputs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "reason"),
     [
         (damage_shape, r"epoch_0002\.npy has shape \(5, .* but epoch_0001\.npy has \(6,"),
         (damage_kind, r"epoch_0001\.npy holds float32"),
@@ -183,14 +188,14 @@ def damage_losses(training: Outputs) -> None:
         (damage_losses, r"cannot read losses\.csv"),
     ],
 )
-def test_damage_is_told_and_old_renders_stay(
-    tmp_path: Path, damage: Callable[[Outputs], None], said: str
+def test_damaged_input_raises_an_error_and_preserves_old_renders(
+    tmp_path: Path, damage: Callable[[Outputs], None], reason: str
 ) -> None:
     training = Outputs(tmp_path, [1, 2])
     training.target.mkdir()
     (training.target / "old.txt").write_text("old")
     damage(training)
-    with pytest.raises(AtelierError, match=said) as error:
+    with pytest.raises(AtelierError, match=reason) as error:
         training.render()
     assert "run the train stage" in str(error.value)
     assert str(tmp_path) not in str(error.value)
@@ -198,7 +203,7 @@ def test_damage_is_told_and_old_renders_stay(
     assert not list(tmp_path.glob(".renders*"))
 
 
-def test_steps_between_epochs_get_montages_of_their_own(tmp_path: Path) -> None:
+def test_samples_between_epochs_have_their_own_montages(tmp_path: Path) -> None:
     training = Outputs(tmp_path, [1, 2])
     np.save(training.samples / "step_00000010.npy", np.load(training.samples / "epoch_0001.npy"))
     assert training.render().steps == (Path("steps/step_00000010.png"),)
@@ -206,25 +211,25 @@ def test_steps_between_epochs_get_montages_of_their_own(tmp_path: Path) -> None:
     assert between == (training.target / "montages/epoch_0001.png").read_bytes()
 
 
-def test_classes_have_a_row_each_with_their_name(tmp_path: Path) -> None:
+def test_each_class_has_a_row_with_its_name(tmp_path: Path) -> None:
     training = Outputs(tmp_path, [1, 2])
     rendered = training.render(classes=("cat", "a dog", "7"))
     with Image.open(training.target / rendered.montages[1]) as image:
         pixels = np.asarray(image)
-    expected = montage(drawn(6, 16, 3, seed=2), 2, 32)
+    expected = montage(random_images(6, 16, 3, seed=2), 2, 32)
     names = pixels[:, : -expected.shape[1]]
     assert np.array_equal(pixels[:, -expected.shape[1] :], expected)
     rows = names.reshape(3, 32, *names.shape[1:])
     assert len({row.tobytes() for row in rows}) == 3
-    assert all((row != row[0, 0]).any() for row in rows), "each is lettered"
+    assert all((row != row[0, 0]).any() for row in rows), "each row has a name"
 
 
-def test_what_the_discriminator_saw_is_shown_where_there_is_any(tmp_path: Path) -> None:
+def test_augmented_images_are_rendered_if_they_exist(tmp_path: Path) -> None:
     training = Outputs(tmp_path, [1])
     assert training.render().augmented is None
     assert not (training.target / "augmented.png").exists()
     assert "Augmentation" not in (training.target / "report.html").read_text("utf-8")
-    views = drawn(6, 16, 3, seed=5)
+    views = random_images(6, 16, 3, seed=5)
     np.save(training.samples / "augmented.npy", views.reshape(2, 3, 16, 16, 3))
     rendered = training.render()
     assert rendered.augmented == Path("augmented.png")
@@ -237,12 +242,12 @@ def test_what_the_discriminator_saw_is_shown_where_there_is_any(tmp_path: Path) 
             training.render()
 
 
-def test_the_nearest_training_pictures_are_on_the_page_where_there_are_any(tmp_path: Path) -> None:
+def test_nearest_training_images_are_on_the_page_if_they_exist(tmp_path: Path) -> None:
     training, file = Outputs(tmp_path, [1]), tmp_path / "nearest.png"
     training.render()
     page = training.target / "report.html"
     assert "Nearest training images" not in page.read_text("utf-8")
-    save_png(montage(drawn(6, 16, 3, seed=5), 3, 32), file)
+    save_png(montage(random_images(6, 16, 3, seed=5), 3, 32), file)
     training.render(nearest=file)
     assert "Nearest training images" in page.read_text("utf-8")
     before, whole = page.read_bytes(), file.read_bytes()

@@ -15,11 +15,13 @@ from atelier.figures.gif import write_gif
 from atelier.figures.grid import save_png
 from atelier.figures.report import report_page
 
+from ..support.arrays import random_image
+
 HOSTILE = "<script>alert(1)</script>\"'><img src=http://evil.example/x>{{ 7*7 }}"
 
 
 class Page(HTMLParser):
-    """What stands in an HTML page: tags with their attributes, and text by tag."""
+    """Tags of an HTML page with their attributes, and text by tag."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -41,32 +43,28 @@ class Page(HTMLParser):
         return [data for name, data in self.texts if name == tag and data.strip()]
 
 
-def image(seed: int, height: int = 32, width: int = 48) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
 def write(folder: Path, **changed: Any) -> str:
-    write_gif([image(0), image(1)], folder / "training.gif", fps=4)
-    save_png(image(2), folder / "losses.png")
-    told = {
+    write_gif([random_image(0, 32, 48), random_image(1, 32, 48)], folder / "training.gif", fps=4)
+    save_png(random_image(2, 32, 48), folder / "losses.png")
+    arguments = {
         "title": "Faces",
         "summary": "Ten images",
-        "montages": ((epoch, image(epoch)) for epoch in (5, 10, 12)),
+        "montages": ((epoch, random_image(epoch, 32, 48)) for epoch in (5, 10, 12)),
         "fps": 4.0,
         "gif": folder / "training.gif",
         "curves": folder / "losses.png",
-        "comparison": image(3),
+        "comparison": random_image(3, 32, 48),
         "metrics": {
             "evaluate": {"kid": 0.012345678, "nested": {"deep": 1234567}, "files": ["a.jpg"]},
             "loose": 3,
         },
         "parameters": {"train": {"lr": 0.0002, "flag": True, "layers": {1: 1.0}, "none": []}},
     }
-    report_page(folder / "report.html", **{**told, **changed})
+    report_page(folder / "report.html", **{**arguments, **changed})
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_page_holds_everything_that_it_shows(tmp_path: Path) -> None:
+def test_page_is_self_contained(tmp_path: Path) -> None:
     page = Page(write(tmp_path))
     addresses = [
         value
@@ -83,23 +81,23 @@ def test_page_holds_everything_that_it_shows(tmp_path: Path) -> None:
     assert not re.search(r"fetch|XMLHttpRequest|import\s*\(|https?:", "".join(page.text("script")))
 
 
-def test_every_picture_decodes_to_the_size_it_says_and_is_described(tmp_path: Path) -> None:
+def test_every_image_has_its_declared_size_and_a_description(tmp_path: Path) -> None:
     images = Page(write(tmp_path)).all("img")
     assert len(images) == 6
-    for shown in images:
-        kind, _, content = shown["src"].partition(";base64,")
-        with Image.open(io.BytesIO(base64.b64decode(content, validate=True))) as opened:
-            opened.load()
-            assert opened.get_format_mimetype() == kind.removeprefix("data:")
-            assert opened.size == (int(shown["width"]), int(shown["height"]))
-        assert len(shown["alt"]) > 20
+    for image in images:
+        kind, _, content = image["src"].partition(";base64,")
+        with Image.open(io.BytesIO(base64.b64decode(content, validate=True))) as decoded:
+            decoded.load()
+            assert decoded.get_format_mimetype() == kind.removeprefix("data:")
+            assert decoded.size == (int(image["width"]), int(image["height"]))
+        assert len(image["alt"]) > 20
 
 
-def test_slider_covers_every_epoch_and_the_last_one_shows_without_script(tmp_path: Path) -> None:
+def test_slider_covers_every_epoch_and_last_epoch_is_visible_without_script(tmp_path: Path) -> None:
     page = Page(write(tmp_path))
-    epochs = [shown for shown in page.all("img") if "data-epoch" in shown]
-    assert [shown["data-epoch"] for shown in epochs] == ["5", "10", "12"]
-    assert ["hidden" in shown for shown in epochs] == [True, True, False]
+    epochs = [image for image in page.all("img") if "data-epoch" in image]
+    assert [image["data-epoch"] for image in epochs] == ["5", "10", "12"]
+    assert ["hidden" in image for image in epochs] == [True, True, False]
     (slider,) = page.all("input")
     assert (slider["type"], slider["min"], slider["max"], slider["value"]) == (
         "range",
@@ -111,15 +109,15 @@ def test_slider_covers_every_epoch_and_the_last_one_shows_without_script(tmp_pat
     assert page.text("output")[0] == "12"
 
 
-def test_montages_are_the_pictures_given(tmp_path: Path) -> None:
-    given = np.full((40, 40, 3), (200, 30, 90), dtype=np.uint8)
-    page = Page(write(tmp_path, montages=[(1, given)]))
+def test_montage_on_the_page_equals_the_input(tmp_path: Path) -> None:
+    original = np.full((40, 40, 3), (200, 30, 90), dtype=np.uint8)
+    page = Page(write(tmp_path, montages=[(1, original)]))
     content = page.all("img")[0]["src"].partition("base64,")[2]
-    with Image.open(io.BytesIO(base64.b64decode(content))) as opened:
-        assert np.abs(np.asarray(opened.convert("RGB")).astype(int) - given).max() <= 4
+    with Image.open(io.BytesIO(base64.b64decode(content))) as decoded:
+        assert np.abs(np.asarray(decoded.convert("RGB")).astype(int) - original).max() <= 4
 
 
-def test_policy_allows_the_pages_own_style_and_script_and_nothing_else(tmp_path: Path) -> None:
+def test_content_security_policy_allows_only_the_pages_style_and_script(tmp_path: Path) -> None:
     html = write(tmp_path)
     page = Page(html)
     policy = dict(
@@ -140,7 +138,7 @@ def test_policy_allows_the_pages_own_style_and_script_and_nothing_else(tmp_path:
     assert not [1 for _, attributes in page.tags if "style" in attributes]
 
 
-def test_hostile_text_stays_text(tmp_path: Path) -> None:
+def test_hostile_text_is_escaped(tmp_path: Path) -> None:
     plain = Page(write(tmp_path))
     page = Page(
         write(
@@ -159,10 +157,10 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert HOSTILE in page.text("td")
 
 
-def test_numbers_and_settings_can_be_read(tmp_path: Path) -> None:
+def test_metrics_and_settings_are_formatted(tmp_path: Path) -> None:
     page = Page(write(tmp_path))
-    said = dict(zip(page.text("th"), page.text("td"), strict=True))
-    assert said == {
+    rows = dict(zip(page.text("th"), page.text("td"), strict=True))
+    assert rows == {
         "loose": "3",
         "kid": "0.01235",
         "nested.deep": "1,234,567",
@@ -174,11 +172,11 @@ def test_numbers_and_settings_can_be_read(tmp_path: Path) -> None:
     assert page.text("caption") == ["evaluate", "train"]
 
 
-def test_page_is_the_same_bytes_every_time(tmp_path: Path) -> None:
+def test_page_is_byte_reproducible(tmp_path: Path) -> None:
     assert write(tmp_path) == write(tmp_path)
 
 
-def test_large_montages_are_shrunk_and_a_large_film_is_named(
+def test_large_montage_is_shrunk_and_large_gif_is_only_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "GIF_BYTES", 10)
@@ -190,7 +188,7 @@ def test_large_montages_are_shrunk_and_a_large_film_is_named(
     assert "training.gif" in html
 
 
-def test_warnings_are_shown_under_the_summary(tmp_path: Path) -> None:
+def test_warnings_follow_the_summary(tmp_path: Path) -> None:
     assert "Warning:" not in write(tmp_path)
     paragraphs = Page(write(tmp_path, warnings=["it is short.", "it is <b>grey</b>."])).text("p")
     start = paragraphs.index("Ten images")
@@ -200,7 +198,7 @@ def test_warnings_are_shown_under_the_summary(tmp_path: Path) -> None:
     ]
 
 
-def test_nothing_to_show_is_refused(tmp_path: Path) -> None:
+def test_report_without_montages_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one montage"):
         write(tmp_path, montages=[])
     assert not (tmp_path / "report.html").exists()

@@ -1,4 +1,4 @@
-"""Sheets, films and curves of paintings."""
+"""Contact sheets, GIFs and loss curves of stylized images."""
 
 from pathlib import Path
 
@@ -12,17 +12,15 @@ from atelier.figures.captions import BACKGROUND
 from atelier.figures.contact_sheet import contact_sheet, resize_to_fit
 from atelier.figures.style_figures import save_gif, save_style_figures, square_thumbnails
 
+from ..support.arrays import uniform_image
+
 HEADINGS = ("content", "style", "painting")
 
 
-def _flat(height: int, width: int, level: int) -> np.ndarray:
-    return np.full((height, width, 3), level, np.uint8)
-
-
-def _place(page: np.ndarray, level: int) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right of the pixels of one level."""
-    found = np.argwhere((page == level).all(axis=2))
-    (top, left), (bottom, right) = found.min(0), found.max(0) + 1
+def _bounding_box(page: np.ndarray, level: int) -> tuple[int, int, int, int]:
+    """Return top, bottom, left and right of the pixels of one level."""
+    positions = np.argwhere((page == level).all(axis=2))
+    (top, left), (bottom, right) = positions.min(0), positions.max(0) + 1
     return int(top), int(bottom), int(left), int(right)
 
 
@@ -30,16 +28,16 @@ sides = st.integers(1, 900)
 
 
 @given(st.lists(st.tuples(sides, sides), min_size=3, max_size=3))
-def test_pictures_keep_their_shapes_and_stand_in_columns_with_room_between(
+def test_images_preserve_aspect_ratios_and_are_in_separate_columns(
     shapes: list[tuple[int, int]],
 ) -> None:
     levels = (10, 130, 210)
-    images = [_flat(*shape, level) for shape, level in zip(shapes, levels, strict=True)]
+    images = [uniform_image(*shape, level) for shape, level in zip(shapes, levels, strict=True)]
     page = contact_sheet(HEADINGS, [[(image, "name") for image in images]])
     assert page.dtype == np.uint8
     end = 0
     for image, level in zip(images, levels, strict=True):
-        top, bottom, left, right = _place(page, level)
+        top, bottom, left, right = _bounding_box(page, level)
         height, width = bottom - top, right - left
         assert 256 <= max(height, width) <= 512
         shape = max(1, round(min(image.shape[:2]) * max(height, width) / max(image.shape[:2])))
@@ -49,69 +47,81 @@ def test_pictures_keep_their_shapes_and_stand_in_columns_with_room_between(
     assert page.shape[1] >= end + 16
 
 
-def test_a_sheet_has_headings_and_a_caption_under_every_picture() -> None:
-    page = contact_sheet(HEADINGS, [[(_flat(300, 300, 90), "name")] * 3] * 2)
-    inked = (page < 100).all(axis=2) & (page != 90).all(axis=2)
-    rows = np.flatnonzero(inked.any(axis=1))
+def test_sheet_has_headings_and_a_caption_below_every_image() -> None:
+    page = contact_sheet(HEADINGS, [[(uniform_image(300, 300, 90), "name")] * 3] * 2)
+    dark = (page < 100).all(axis=2) & (page != 90).all(axis=2)
+    rows = np.flatnonzero(dark.any(axis=1))
     lines = np.split(rows, np.flatnonzero(np.diff(rows) > 4) + 1)
     assert len(lines) == 3, "headings, and captions of two rows"
     for line in lines:
-        across = np.flatnonzero(inked[line[0] : line[-1] + 1].any(axis=0))
-        assert [bool(((across >= k * 316 + 16) & (across < k * 316 + 316)).any()) for k in range(3)]
+        columns = np.flatnonzero(dark[line[0] : line[-1] + 1].any(axis=0))
+        assert [
+            bool(((columns >= k * 316 + 16) & (columns < k * 316 + 316)).any()) for k in range(3)
+        ]
 
 
-def test_small_faces_are_enlarged_smoothly() -> None:
-    step = _flat(8, 8, 0)
-    step[:, 4:] = 200
-    assert len(np.unique(resize_to_fit(step, 256)[128, :, 0])) > 20, "blocks would have two levels"
+def test_small_images_are_enlarged_smoothly() -> None:
+    edge = uniform_image(8, 8, 0)
+    edge[:, 4:] = 200
+    assert len(np.unique(resize_to_fit(edge, 256)[128, :, 0])) > 20, (
+        "nearest-neighbor enlargement gives two levels"
+    )
 
 
-def test_a_film_has_every_picture_at_the_paintings_shape(tmp_path: Path) -> None:
-    way = [_flat(20, 30, 0), _flat(40, 60, 100), _flat(80, 120, 200)]
-    save_gif(way, tmp_path / "way.gif")
-    with Image.open(tmp_path / "way.gif") as gif:
+def test_gif_has_every_intermediate_at_the_size_of_the_result(tmp_path: Path) -> None:
+    intermediates = [
+        uniform_image(20, 30, 0),
+        uniform_image(40, 60, 100),
+        uniform_image(80, 120, 200),
+    ]
+    save_gif(intermediates, tmp_path / "intermediates.gif")
+    with Image.open(tmp_path / "intermediates.gif") as gif:
         assert gif.n_frames == 3
         assert gif.size == (120, 80)
         levels = []
         for number in range(3):
             gif.seek(number)
             levels.append(int(np.asarray(gif.convert("RGB"))[40, 60, 0]))
-        assert gif.info["duration"] > 2000, "the painting stays a while"
+        assert gif.info["duration"] > 2000, "the last frame lasts longer"
     assert levels == pytest.approx([0, 100, 200], abs=3)
 
 
 @pytest.mark.parametrize(("frames", "seconds"), [(2, 3.0), (5, 3.0), (36, 3.0), (60, 5.0)])
-def test_a_way_of_few_frames_is_shown_no_shorter(
-    tmp_path: Path, frames: int, seconds: float
-) -> None:
-    save_gif([_flat(4, 4, level) for level in range(frames)], tmp_path / "way.gif")
-    with Image.open(tmp_path / "way.gif") as gif:
-        shown = []
+def test_gif_of_few_frames_lasts_as_long(tmp_path: Path, frames: int, seconds: float) -> None:
+    save_gif(
+        [uniform_image(4, 4, level) for level in range(frames)], tmp_path / "intermediates.gif"
+    )
+    with Image.open(tmp_path / "intermediates.gif") as gif:
+        durations = []
         for number in range(frames):
             gif.seek(number)
-            shown.append(gif.info["duration"] / 1000)
-    assert sum(shown) == pytest.approx(seconds + 2, abs=0.02), "the painting stays 2 s longer"
+            durations.append(gif.info["duration"] / 1000)
+    assert sum(durations) == pytest.approx(seconds + 2, abs=0.02), "the last frame lasts 2 s longer"
 
 
-def test_a_large_film_is_made_smaller(tmp_path: Path) -> None:
-    save_gif([_flat(60, 2000, 7)], tmp_path / "way.gif")
-    with Image.open(tmp_path / "way.gif") as gif:
+def test_large_gif_is_shrunk(tmp_path: Path) -> None:
+    save_gif([uniform_image(60, 2000, 7)], tmp_path / "intermediates.gif")
+    with Image.open(tmp_path / "intermediates.gif") as gif:
         assert gif.size == (512, 15)
 
 
-def test_pictures_of_all_shapes_become_squares_on_paper() -> None:
-    made = square_thumbnails([_flat(10, 20, 5), _flat(40, 40, 9)])
-    assert made.shape == (2, 40, 40, 3)
-    assert (made[0, 10:30] == 5).all()
-    assert (made[0, :10] == BACKGROUND).all()
-    assert (made[1] == 9).all()
+def test_thumbnails_are_square_with_background() -> None:
+    thumbnails = square_thumbnails([uniform_image(10, 20, 5), uniform_image(40, 40, 9)])
+    assert thumbnails.shape == (2, 40, 40, 3)
+    assert (thumbnails[0, 10:30] == 5).all()
+    assert (thumbnails[0, :10] == BACKGROUND).all()
+    assert (thumbnails[1] == 9).all()
 
 
-def test_everything_is_written_beside_the_paintings(tmp_path: Path) -> None:
-    row = ((_flat(8, 8, 1), "ann"), (_flat(8, 8, 2), "waves"), (_flat(16, 16, 3), "ann-waves"))
-    way = {3: _flat(16, 16, 2), 6: _flat(16, 16, 3)}
+def test_all_figures_are_written_to_the_target_folder(tmp_path: Path) -> None:
+    row = (
+        (uniform_image(8, 8, 1), "ann"),
+        (uniform_image(8, 8, 2), "waves"),
+        (uniform_image(16, 16, 3), "ann-waves"),
+    )
+    intermediates = {3: uniform_image(16, 16, 2), 6: uniform_image(16, 16, 3)}
     losses = (np.array([1.0, 2.0]), {"loss": np.array([3.0, 1.0]), "content 3": np.zeros(2)})
-    save_style_figures([row], [way], losses, True, tmp_path)
+    save_style_figures([row], [intermediates], losses, True, tmp_path)
     assert sorted(str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file()) == [
         "ann-waves.gif",
         "losses.png",

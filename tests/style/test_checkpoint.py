@@ -18,19 +18,17 @@ from atelier.style.vgg import build_vgg19
 from ..support.painting import CPU, options, smooth
 
 ITERATIONS = 60
-
-
 PLAIN = {"lr": 1.0, "iterations": ITERATIONS}
 
 
-def named(changes: dict[str, object]) -> str:
-    """Name a parameter by its values."""
+def parameter_name(changes: dict[str, object]) -> str:
+    """Return the name of a parameter from its values."""
     return "-".join(str(value) for value in changes.values())
 
 
 def slow(changes: dict[str, object]) -> Any:
-    """Leave a variant of an optimizer that is tried anyway to `make test-all`."""
-    return pytest.param(changes, marks=pytest.mark.slow, id=named(changes))
+    """Run a further variant of an optimizer only in `make test-all`."""
+    return pytest.param(changes, marks=pytest.mark.slow, id=parameter_name(changes))
 
 
 @pytest.fixture(
@@ -58,89 +56,93 @@ def slow(changes: dict[str, object]) -> Any:
         slow({**PLAIN, "optimizer": "spectral_lbfgs", "pyramid_levels": 3, "memory_gb": 0.011}),
         {**PLAIN, "optimizer": "spectral_lbfgs", "preserve_color": "luminance", "tv_weight": 0.1},
     ],
-    ids=named,
+    ids=parameter_name,
 )
 def settings(request: pytest.FixtureRequest) -> StylizeSettings:
     return options(**request.param)
 
 
-def painted(
-    settings: StylizeSettings, attempts: TransferCheckpoints | None = None
+def stylize(
+    settings: StylizeSettings, checkpointer: TransferCheckpoints | None = None
 ) -> tuple[list[Tensor], list[IterationLosses]]:
-    """Three pictures; the first two share VGG19's passes where the optimizer can."""
+    """Stylize three images; the first two share VGG19 passes if the optimizer supports it."""
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
-    told: list[IterationLosses] = []
+    losses: list[IterationLosses] = []
     contents = [smooth(1), smooth(3), smooth(4)[:, :, 8:]]
     if settings.pyramid_levels > 1:
-        contents = [nn.functional.interpolate(one, scale_factor=2.0) for one in contents]
-    made = transfer_style(contents, smooth(2), settings, vgg, CPU, told.append, attempts, 2)
-    return list(made), told
+        contents = [nn.functional.interpolate(content, scale_factor=2.0) for content in contents]
+    results = transfer_style(
+        contents, smooth(2), settings, vgg, CPU, losses.append, checkpointer, 2
+    )
+    return list(results), losses
 
 
 @cache
-def undisturbed(settings: str) -> tuple[list[Tensor], list[IterationLosses]]:
-    """The pictures that nobody stops; once for all tests of these settings."""
-    return painted(StylizeSettings.model_validate_json(settings))
+def stylize_uninterrupted(settings: str) -> tuple[list[Tensor], list[IterationLosses]]:
+    """Return images and losses without interruption; cached for all tests of these settings."""
+    return stylize(StylizeSettings.model_validate_json(settings))
 
 
 def test_resume_after_every_chunk_is_bit_exact(settings: StylizeSettings, tmp_path: Path) -> None:
-    whole, told = undisturbed(settings.model_dump_json())
-    attempts = 0
+    expected, expected_losses = stylize_uninterrupted(settings.model_dump_json())
+    interruptions = 0
     while True:
-        keep = TransferCheckpoints(Checkpoints(tmp_path), lambda: True, 60.0)
+        checkpointer = TransferCheckpoints(Checkpoints(tmp_path), lambda: True, 60.0)
         try:
-            result, again = painted(settings, keep)
+            images, losses = stylize(settings, checkpointer)
             break
         except KeyboardInterrupt:
-            attempts += 1
-    assert attempts >= 4
-    assert all(torch.equal(one, other) for one, other in zip(whole, result, strict=True))
-    assert again == told
+            interruptions += 1
+    assert interruptions >= 4
+    assert all(torch.equal(image, other) for image, other in zip(images, expected, strict=True))
+    assert losses == expected_losses
 
 
 def test_resume_after_kill_is_bit_exact(settings: StylizeSettings, tmp_path: Path) -> None:
-    whole, told = undisturbed(settings.model_dump_json())
+    expected, expected_losses = stylize_uninterrupted(settings.model_dump_json())
 
     class KilledError(Exception):
         pass
 
-    class Mortal(TransferCheckpoints):
-        parts = 0
+    class KilledCheckpoints(TransferCheckpoints):
+        saved_states = 0
 
         def save(
-            self, picture: int, evaluations: int, state: dict[str, Tensor], finished: bool
+            self, image: int, evaluations: int, state: dict[str, Tensor], finished: bool
         ) -> None:
-            super().save(picture, evaluations, state, finished)
-            self.parts += 1
-            if self.parts == 4:
+            super().save(image, evaluations, state, finished)
+            self.saved_states += 1
+            if self.saved_states == 4:
                 raise KilledError
 
     with pytest.raises(KilledError):
-        painted(settings, Mortal(Checkpoints(tmp_path), interval_seconds=0))
+        stylize(settings, KilledCheckpoints(Checkpoints(tmp_path), interval_seconds=0))
     newest = max(tmp_path.glob("state-*"))
-    newest.write_bytes(newest.read_bytes()[:-9])  # the last one is damaged: the one before does
-    result, again = painted(settings, TransferCheckpoints(Checkpoints(tmp_path)))
-    assert all(torch.equal(one, other) for one, other in zip(whole, result, strict=True))
-    assert again == told
+    # The newest state is damaged, so the one before it is used.
+    newest.write_bytes(newest.read_bytes()[:-9])
+    images, losses = stylize(settings, TransferCheckpoints(Checkpoints(tmp_path)))
+    assert all(torch.equal(image, other) for image, other in zip(images, expected, strict=True))
+    assert losses == expected_losses
 
 
 def test_stalled_image_is_saved_as_finished(tmp_path: Path) -> None:
-    """Where no step helps it ends before its iterations do, and is not painted again."""
+    """A stalled image ends before the last iteration and is not optimized again."""
     settings = options(
         optimizer="spectral_lbfgs", content_layers={1: 1.0}, style_layers={1: 0.0}, iterations=100
     )
-    whole, told = painted(settings, TransferCheckpoints(Checkpoints(tmp_path)))
-    assert len(told) < 3 * 100
-    assert len(list(tmp_path.glob("picture-*"))) == 2  # one of two that share VGG19's passes
+    expected, expected_losses = stylize(settings, TransferCheckpoints(Checkpoints(tmp_path)))
+    assert len(expected_losses) < 3 * 100
+    # The two images that share VGG19 passes have one part.
+    assert len(list(tmp_path.glob("picture-*"))) == 2
 
-    class Again(TransferCheckpoints):
-        saved = 0
+    class CountingCheckpoints(TransferCheckpoints):
+        save_count = 0
 
         def save(self, *state: object) -> None:
-            self.saved += 1
+            self.save_count += 1
 
-    keep = Again(Checkpoints(tmp_path))
-    result, again = painted(settings, keep)
-    assert keep.saved == 0
-    assert all(torch.equal(one, other) for one, other in zip(whole, result, strict=True))
-    assert again == told
+    checkpointer = CountingCheckpoints(Checkpoints(tmp_path))
+    images, losses = stylize(settings, checkpointer)
+    assert checkpointer.save_count == 0
+    assert all(torch.equal(image, other) for image, other in zip(images, expected, strict=True))
+    assert losses == expected_losses

@@ -18,26 +18,34 @@ def _colors(*colors: tuple[float, float, float]) -> Tensor:
     return torch.tensor(colors).T[None, :, None, :].contiguous()
 
 
-RED, GREEN, BLUE, GREY = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.4, 0.4, 0.4)
-SHARES = [0.299, 0.587, 0.114]  # Rec. 601
+RED, GREEN, BLUE, GRAY = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.4, 0.4, 0.4)
+LUMINANCE_WEIGHTS = [0.299, 0.587, 0.114]  # Rec. 601
 
 
 def test_luminance_is_that_of_rec_601() -> None:
-    found = luminance(_colors(RED, GREEN, BLUE, GREY, (0.2, 0.4, 0.6)))
-    mixed = 0.2 * SHARES[0] + 0.4 * SHARES[1] + 0.6 * SHARES[2]
-    for channel in found[0, :, 0]:
-        assert channel.tolist() == pytest.approx([*SHARES, 0.4, mixed])
+    result = luminance(_colors(RED, GREEN, BLUE, GRAY, (0.2, 0.4, 0.6)))
+    mixed_luminance = (
+        0.2 * LUMINANCE_WEIGHTS[0] + 0.4 * LUMINANCE_WEIGHTS[1] + 0.6 * LUMINANCE_WEIGHTS[2]
+    )
+    for channel in result[0, :, 0]:
+        assert channel.tolist() == pytest.approx([*LUMINANCE_WEIGHTS, 0.4, mixed_luminance])
 
 
-def test_luminance_bounds_are_where_a_channel_leaves_the_gamut() -> None:
-    """Blue of lightness 0.114 may go down to its own, where red is 0, and up until blue is 1."""
-    colors = _colors(RED, GREEN, BLUE, GREY, (0.2, 0.4, 0.6))
-    room = luminance_bounds(colors)
-    mixed = 0.2 * SHARES[0] + 0.4 * SHARES[1] + 0.6 * SHARES[2]
-    assert room.low.shape == room.high.shape == colors.shape
-    for low, high in zip(room.low[0, :, 0], room.high[0, :, 0], strict=True):
-        assert low.tolist() == pytest.approx([*SHARES, 0, mixed - 0.2], abs=1e-6)
-        assert high.tolist() == pytest.approx([*SHARES, 1, mixed + 0.4], abs=1e-6)
+def test_luminance_bounds_are_reached_if_a_channel_is_0_or_1() -> None:
+    """Red, green and blue have channels at 0 and at 1, so their range is a single value."""
+    colors = _colors(RED, GREEN, BLUE, GRAY, (0.2, 0.4, 0.6))
+    bounds = luminance_bounds(colors)
+    mixed_luminance = (
+        0.2 * LUMINANCE_WEIGHTS[0] + 0.4 * LUMINANCE_WEIGHTS[1] + 0.6 * LUMINANCE_WEIGHTS[2]
+    )
+    assert bounds.low.shape == bounds.high.shape == colors.shape
+    for low, high in zip(bounds.low[0, :, 0], bounds.high[0, :, 0], strict=True):
+        assert low.tolist() == pytest.approx(
+            [*LUMINANCE_WEIGHTS, 0, mixed_luminance - 0.2], abs=1e-6
+        )
+        assert high.tolist() == pytest.approx(
+            [*LUMINANCE_WEIGHTS, 1, mixed_luminance + 0.4], abs=1e-6
+        )
 
 
 def test_recombined_luminance_shifts_all_channels_equally() -> None:
@@ -49,13 +57,13 @@ def test_recombined_luminance_shifts_all_channels_equally() -> None:
     assert recombine_luminance(luminance(colors) - 2, colors).min() == 0
 
 
-def test_matched_luminance_has_the_contents_mean_and_deviation() -> None:
+def test_matched_luminance_has_mean_and_deviation_of_the_content() -> None:
     style = torch.tensor([0.1, 0.2, 0.6]).expand(1, 3, 1, 3)
     content = torch.tensor([0.4, 0.5, 0.6]).expand(1, 3, 1, 3)
-    found = match_luminance(style, content)
+    result = match_luminance(style, content)
     spread = content.double().std() / style.double().std()
     expected = (style.double() - style.double().mean()) * spread + 0.5
-    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(result.double(), expected, atol=1e-6, rtol=0)
     flat = match_luminance(torch.full((1, 3, 1, 3), 0.9), content)
     torch.testing.assert_close(flat, torch.full_like(flat, 0.5), atol=2e-3, rtol=0)
     dark, light = (torch.tensor(levels).expand(1, 3, 1, 3) for levels in ([0.0, 0, 1], [0, 1.0, 1]))
@@ -64,34 +72,34 @@ def test_matched_luminance_has_the_contents_mean_and_deviation() -> None:
 
 
 def test_color_map_is_symmetric_and_matches_covariances() -> None:
-    """Square roots of covariances: of variances along the axes these are known."""
+    """Compare with a diagonal covariance, then with square roots of covariance matrices."""
     axes = torch.tensor([[1.0, -1, 0, 0, 0, 0], [0, 0, 1, -1, 0, 0], [0, 0, 0, 0, 1, -1]])
     style = 0.5 + 0.1 * axes[None, :, None]
     content = 0.4 + torch.tensor([0.2, 0.05, 0.1]).view(1, 3, 1, 1) * axes[None, :, None]
     torch.testing.assert_close(match_color_statistics(style, content), content, atol=1e-5, rtol=0)
     generator = torch.Generator().manual_seed(1)
     first, second = (0.35 + 0.3 * torch.rand(1, 3, 9, 9, generator=generator) for _ in range(2))
-    found = match_color_statistics(first, second).double().flatten(2)[0]
-    ours, theirs = first.double().flatten(2)[0], second.double().flatten(2)[0]
-    # The least-squares map of the centered colors is the one that was applied.
-    centered = ours - ours.mean(1, keepdim=True)
-    change = torch.linalg.lstsq(centered.T, (found - found.mean(1, keepdim=True)).T).solution.T
+    result = match_color_statistics(first, second).double().flatten(2)[0]
+    source, target = first.double().flatten(2)[0], second.double().flatten(2)[0]
+    # Recover the map that was applied by least squares of the centered colors.
+    centered = source - source.mean(1, keepdim=True)
+    color_map = torch.linalg.lstsq(centered.T, (result - result.mean(1, keepdim=True)).T).solution.T
     torch.testing.assert_close(
-        change @ torch.cov(ours) @ change.T, torch.cov(theirs), atol=1e-6, rtol=0
+        color_map @ torch.cov(source) @ color_map.T, torch.cov(target), atol=1e-6, rtol=0
     )
-    roots = [torch.linalg.eigh(torch.cov(one)) for one in (ours, theirs)]
-    (values, vectors), (wide, axes_of) = roots
-    inverse = vectors @ torch.diag(values**-0.5) @ vectors.T
-    root = axes_of @ torch.diag(wide**0.5) @ axes_of.T
-    torch.testing.assert_close(change, root @ inverse, atol=1e-4, rtol=1e-4)
+    roots = [torch.linalg.eigh(torch.cov(colors)) for colors in (source, target)]
+    (eigenvalues, eigenvectors), (target_eigenvalues, target_eigenvectors) = roots
+    inverse = eigenvectors @ torch.diag(eigenvalues**-0.5) @ eigenvectors.T
+    root = target_eigenvectors @ torch.diag(target_eigenvalues**0.5) @ target_eigenvectors.T
+    torch.testing.assert_close(color_map, root @ inverse, atol=1e-4, rtol=1e-4)
 
 
-def test_constant_color_becomes_the_contents_mean() -> None:
+def test_constant_color_becomes_the_mean_of_the_content() -> None:
     flat, content = _colors(*[(0.9, 0.1, 0.3)] * 4), _colors((0.2, 0.4, 0.6), (0.4, 0.2, 0.8))
-    found = match_color_statistics(flat, content)
-    torch.testing.assert_close(found, _colors(*[(0.3, 0.3, 0.7)] * 4))
-    # Black and white only: of the missing colors no noise is made.
-    grey = _colors(*[(level, level, level) for level in (0.0, 0.3, 1.0)])
-    grey_content = _colors(*[(level, level, level) for level in (0.2, 0.4, 0.6)])
-    found = match_color_statistics(grey, grey_content)
-    assert (found - found.mean(1, keepdim=True)).abs().max() < 1e-4
+    result = match_color_statistics(flat, content)
+    torch.testing.assert_close(result, _colors(*[(0.3, 0.3, 0.7)] * 4))
+    # A gray style must not get colored noise.
+    gray_style = _colors(*[(level, level, level) for level in (0.0, 0.3, 1.0)])
+    gray_content = _colors(*[(level, level, level) for level in (0.2, 0.4, 0.6)])
+    result = match_color_statistics(gray_style, gray_content)
+    assert (result - result.mean(1, keepdim=True)).abs().max() < 1e-4

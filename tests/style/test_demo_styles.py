@@ -19,13 +19,13 @@ def test_image_has_the_size_and_depends_only_on_the_seed(name: str) -> None:
     assert not np.array_equal(image, demo_style_image(name, 96, seed=2))
 
 
-def test_other_seed_is_nearest_to_its_own_style() -> None:
+def test_image_of_another_seed_is_nearest_to_its_own_style() -> None:
     vgg = build_vgg19("vgg19_caffe", "max", 0, 20)
 
     def grams(name: str, seed: int) -> list[torch.Tensor]:
         pixels = torch.from_numpy(demo_style_image(name, 128, seed)).permute(2, 0, 1)[None] / 255
         maps = feature_maps(vgg, preprocess(pixels.float(), "caffe"), (1, 6, 11, 20))
-        return [gram_matrix(one) for one in maps.values()]
+        return [gram_matrix(feature_map) for feature_map in maps.values()]
 
     first = {name: grams(name, 1) for name in STYLES}
     for name in STYLES:
@@ -38,10 +38,13 @@ def test_other_seed_is_nearest_to_its_own_style() -> None:
         }
         own = distances.pop(name)
         for other in distances.values():
-            assert all(2 * mine < theirs for mine, theirs in zip(own[1:], other[1:], strict=True))
+            assert all(
+                2 * own_distance < other_distance
+                for own_distance, other_distance in zip(own[1:], other[1:], strict=True)
+            )
 
 
-def test_older_name_draws_the_night_sky() -> None:
+def test_former_name_draws_the_night_sky() -> None:
     assert np.array_equal(demo_style_image("drawn", 64, 1), demo_style_image("night_sky", 64, 1))
     images = {name: source() for name, source in demo_style_sources(64, 1).items()}
     assert list(images) == [*STYLES, "drawn"]

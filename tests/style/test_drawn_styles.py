@@ -1,7 +1,6 @@
-"""The built-in styles: every constant of the drawing programs is the stored one.
+"""Built-in style images against stored values.
 
-`python -m tests.style.test_drawn_styles` stores the sums anew after a style was changed on
-purpose.
+Run `python -m tests.style.test_drawn_styles` to store new values after an intended change.
 """
 
 from pathlib import Path
@@ -17,11 +16,11 @@ _STORED = Path(__file__).with_name("drawn_styles.npz")
 
 
 def _images() -> dict[str, NDArray[np.uint8] | NDArray[np.floating]]:
-    """Return the styles, and what the night sky's strokes are painted over, in finer units."""
+    """Return the style images, and the colors and stroke directions of the night sky, scaled."""
     field = _night_sky_field(96, np.random.default_rng(1))
-    under = {"scene_colors": 16 * field.color, "scene_strokes": 1000 * field.direction[..., None]}
+    fields = {"scene_colors": 16 * field.color, "scene_strokes": 1000 * field.direction[..., None]}
     sizes = (("night_sky", 48, 1), ("wave", 300, 1), ("wave", 84, 2), ("stained_glass", 96, 1))
-    return under | {
+    return fields | {
         f"{name}_{size}": demo_style_image(name, size, seed) for name, size, seed in sizes
     }
 

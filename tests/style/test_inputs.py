@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 from atelier.core.arrays import to_uint8
 from atelier.style.inputs import name_faces, resize_to_tensor
 
-
-def _flat(height: int, width: int, level: int) -> np.ndarray:
-    return np.full((height, width, 3), level, np.uint8)
+from ..support.arrays import uniform_image
 
 
 @given(
@@ -23,31 +21,31 @@ def _flat(height: int, width: int, level: int) -> np.ndarray:
 def test_shorter_side_becomes_the_size_and_constant_color_is_unchanged(
     height: int, width: int, size: int, level: int
 ) -> None:
-    tensor = resize_to_tensor(_flat(height, width, level), size)
+    tensor = resize_to_tensor(uniform_image(height, width, level), size)
     assert min(tensor.shape[2:]) == size
     assert max(tensor.shape[2:]) == round(size * max(height, width) / min(height, width))
     assert torch.equal(tensor, torch.full_like(tensor, level / 255))
 
 
-def test_image_of_the_right_size_is_unchanged_both_ways() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
-    tensor = resize_to_tensor(picture, 16)
+def test_image_of_the_requested_size_is_unchanged_by_both_conversions() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    tensor = resize_to_tensor(image, 16)
     assert tensor.shape == (1, 3, 16, 24)
-    assert tensor[0, 2, 3, 5] * 255 == pytest.approx(picture[3, 5, 2])
-    assert np.array_equal(to_uint8(tensor, signed=False)[0].numpy(), picture)
+    assert tensor[0, 2, 3, 5] * 255 == pytest.approx(image[3, 5, 2])
+    assert np.array_equal(to_uint8(tensor, signed=False)[0].numpy(), image)
 
 
 def test_enlarging_is_smooth() -> None:
-    step = np.zeros((8, 8, 3), np.uint8)
-    step[:, 4:] = 200
-    row = resize_to_tensor(step, 64)[0, 0, 32]
-    assert len(row.unique()) > 5, "blocks of the small picture would give two levels"
+    edge = np.zeros((8, 8, 3), np.uint8)
+    edge[:, 4:] = 200
+    row = resize_to_tensor(edge, 64)[0, 0, 32]
+    assert len(row.unique()) > 5, "nearest-neighbor enlargement gives two levels"
 
 
-def test_shrinking_averages() -> None:
-    checks = np.zeros((64, 64, 3), np.uint8)
-    checks[::2, ::2] = checks[1::2, 1::2] = 255
-    tensor = resize_to_tensor(checks, 16)
+def test_shrinking_averages_pixels() -> None:
+    checkerboard = np.zeros((64, 64, 3), np.uint8)
+    checkerboard[::2, ::2] = checkerboard[1::2, 1::2] = 255
+    tensor = resize_to_tensor(checkerboard, 16)
     assert (tensor * 255 - 127.5).abs().max() <= 0.51
 
 
@@ -57,6 +55,6 @@ def test_faces_get_names_in_order_and_three_channels(channels: int) -> None:
     named = name_faces(faces)
     assert list(named)[:2] == ["face_01", "face_02"]
     assert list(named)[-1] == "face_12"
-    for face, given_face in zip(named.values(), faces, strict=True):
+    for face, original in zip(named.values(), faces, strict=True):
         assert face.shape == (4, 5, 3)
-        assert all(np.array_equal(face[..., c], given_face[..., c % channels]) for c in range(3))
+        assert all(np.array_equal(face[..., c], original[..., c % channels]) for c in range(3))

@@ -16,25 +16,29 @@ from atelier.style.vgg import build_vgg19
 from ..support.painting import CPU, options, smooth
 
 
-def _paint(
+def _stylize(
     settings: StylizeSettings,
-    seen: Intermediates | None,
-    attempts: TransferCheckpoints | None = None,
+    intermediates: Intermediates | None,
+    checkpointer: TransferCheckpoints | None = None,
 ) -> list[torch.Tensor]:
     vgg = build_vgg19("random", "average", 1, 6)
-    contents, watch = [smooth(1), smooth(3)], seen.add if seen else None
-    told = lambda step: None  # noqa: E731
+    contents, on_preview = [smooth(1), smooth(3)], intermediates.add if intermediates else None
+    on_losses = lambda step: None  # noqa: E731
     return list(
-        transfer_style(contents, smooth(2), settings, vgg, CPU, told, attempts, on_preview=watch)
+        transfer_style(
+            contents, smooth(2), settings, vgg, CPU, on_losses, checkpointer, on_preview=on_preview
+        )
     )
 
 
-def _equal(one: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> bool:
-    return list(one) == list(other) and all(np.array_equal(one[at], other[at]) for at in one)
+def _equal(first: dict[int, np.ndarray], second: dict[int, np.ndarray]) -> bool:
+    return list(first) == list(second) and all(
+        np.array_equal(first[iteration], second[iteration]) for iteration in first
+    )
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("changes", "iterations"),
     [
         ({"iterations": 12, "save_intermediates": 4}, [3, 6, 9, 12]),
         ({"iterations": 12, "save_intermediates": 100}, list(range(1, 13))),
@@ -47,35 +51,41 @@ def _equal(one: dict[int, np.ndarray], other: dict[int, np.ndarray]) -> bool:
     ],
 )
 def test_intermediates_do_not_change_the_result(
-    changes: dict[str, object], expected: list[int]
+    changes: dict[str, object], iterations: list[int]
 ) -> None:
     settings = options(**{"optimizer": "spectral_lbfgs", **changes})
-    seen = Intermediates()
-    paintings = _paint(settings, seen)
-    assert list(seen.of_image(0)) == list(seen.of_image(1)) == expected
-    unseen = _paint(settings.model_copy(update={"save_intermediates": 0}), None)
-    assert all(torch.equal(one, other) for one, other in zip(paintings, unseen, strict=True))
+    intermediates = Intermediates()
+    results = _stylize(settings, intermediates)
+    assert list(intermediates.of_image(0)) == list(intermediates.of_image(1)) == iterations
+    expected_results = _stylize(settings.model_copy(update={"save_intermediates": 0}), None)
+    assert all(
+        torch.equal(result, expected)
+        for result, expected in zip(results, expected_results, strict=True)
+    )
 
 
 def test_lbfgs_of_torch_has_previews_of_chunks_only() -> None:
     settings = options(optimizer="lbfgs", iterations=30, save_intermediates=10)
-    seen = Intermediates()
-    paintings = _paint(settings, seen)
-    unseen = _paint(settings.model_copy(update={"save_intermediates": 0}), None)
-    assert len(seen.of_image(0)) == 2
-    assert all(torch.equal(one, other) for one, other in zip(paintings, unseen, strict=True))
+    intermediates = Intermediates()
+    results = _stylize(settings, intermediates)
+    expected_results = _stylize(settings.model_copy(update={"save_intermediates": 0}), None)
+    assert len(intermediates.of_image(0)) == 2
+    assert all(
+        torch.equal(result, expected)
+        for result, expected in zip(results, expected_results, strict=True)
+    )
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "spectral_lbfgs", "adam"])
 def test_interruption_gives_a_preview_of_the_current_image(optimizer: str) -> None:
-    """Torch's L-BFGS is amid one of its steps then; what is seen is the best that it has tried."""
+    """Within a step of `torch.optim.LBFGS`, the preview is the best image so far."""
     settings = options(optimizer=optimizer, lr=1.0 if optimizer != "adam" else 0.02)
-    told: list[IterationLosses] = []
-    seen: list[Preview] = []
+    losses: list[IterationLosses] = []
+    previews: list[Preview] = []
 
-    def interrupt(step: IterationLosses) -> None:
-        told.append(step)
-        if step.iteration == 10:
+    def interrupt(iterate: IterationLosses) -> None:
+        losses.append(iterate)
+        if iterate.iteration == 10:
             raise KeyboardInterrupt
 
     vgg, content, style = (
@@ -85,25 +95,27 @@ def test_interruption_gives_a_preview_of_the_current_image(optimizer: str) -> No
     )
     with pytest.raises(KeyboardInterrupt):
         list(
-            transfer_style([content], style, settings, vgg, CPU, interrupt, on_preview=seen.append)
+            transfer_style(
+                [content], style, settings, vgg, CPU, interrupt, on_preview=previews.append
+            )
         )
-    (glimpse,) = seen
-    assert (glimpse.iteration, glimpse.interrupted) == (10, True)
-    judged: list[IterationLosses] = []
-    start = settings.model_copy(update={"iterations": 1})
-    list(transfer_style([glimpse.pixels], style, start, vgg, CPU, judged.append))
-    style_of = [one[-1].per_layer["style_6"] for one in ([told[0]], judged)]
+    (preview,) = previews
+    assert (preview.iteration, preview.interrupted) == (10, True)
+    preview_losses: list[IterationLosses] = []
+    one_iteration = settings.model_copy(update={"iterations": 1})
+    list(transfer_style([preview.pixels], style, one_iteration, vgg, CPU, preview_losses.append))
+    style_of = [values[-1].per_layer["style_6"] for values in ([losses[0]], preview_losses)]
     assert style_of[1] < 0.9 * style_of[0]
 
 
 def test_interruption_before_the_first_step_gives_no_preview() -> None:
-    class Stop(Checkpointer):
-        def load(self, picture: int) -> dict[str, torch.Tensor] | None:
+    class InterruptingCheckpointer(Checkpointer):
+        def load(self, image: int) -> dict[str, torch.Tensor] | None:
             raise KeyboardInterrupt
 
-    seen: list[Preview] = []
+    previews: list[Preview] = []
     vgg = build_vgg19("random", "average", 1, 6)
-    told = lambda step: None  # noqa: E731
+    on_losses = lambda step: None  # noqa: E731
     with pytest.raises(KeyboardInterrupt):
         list(
             transfer_style(
@@ -112,57 +124,62 @@ def test_interruption_before_the_first_step_gives_no_preview() -> None:
                 options(),
                 vgg,
                 CPU,
-                told,
-                Stop(),
+                on_losses,
+                InterruptingCheckpointer(),
                 None,
-                seen.append,
+                previews.append,
             )
         )
-    assert seen == []
+    assert previews == []
 
 
 def test_preview_of_an_interruption_is_not_stored_on_disk(
     tmp_path: Path,
 ) -> None:
-    seen = Intermediates(Checkpoints(tmp_path))
-    seen.add(Preview(0, 7, torch.zeros(1, 3, 2, 2), interrupted=True))
-    assert seen.of_image(0) == {}
+    intermediates = Intermediates(Checkpoints(tmp_path))
+    intermediates.add(Preview(0, 7, torch.zeros(1, 3, 2, 2), interrupted=True))
+    assert intermediates.of_image(0) == {}
 
 
 def test_resumed_style_transfer_has_all_intermediates(
     tmp_path: Path,
 ) -> None:
     settings = options(optimizer="spectral_lbfgs", iterations=60, save_intermediates=12)
-    whole = Intermediates()
-    _paint(settings, whole)
+    expected = Intermediates()
+    _stylize(settings, expected)
     interruptions = 0
     while True:
         checkpoints = Checkpoints(tmp_path)
-        seen = Intermediates(checkpoints)
+        intermediates = Intermediates(checkpoints)
         try:
-            _paint(settings, seen, TransferCheckpoints(checkpoints, lambda: True, 60.0))
+            _stylize(settings, intermediates, TransferCheckpoints(checkpoints, lambda: True, 60.0))
             break
         except KeyboardInterrupt:
             interruptions += 1
     assert interruptions >= 4
-    assert [len(whole.of_image(number)) for number in (0, 1)] == [12, 12]
-    assert all(_equal(seen.of_image(number), whole.of_image(number)) for number in (0, 1))
+    assert [len(expected.of_image(number)) for number in (0, 1)] == [12, 12]
+    assert all(
+        _equal(intermediates.of_image(number), expected.of_image(number)) for number in (0, 1)
+    )
 
 
 def test_intermediates_are_grouped_by_iteration_in_order() -> None:
-    seen = Intermediates()
-    for picture, iteration in ((1, 5), (0, 10), (0, 5)):
-        level = torch.full((1, 3, 2, 2), (10 * picture + iteration) / 255)
-        seen.add(Preview(picture, iteration, level))
-    found = {at: [int(p[0, 0, 0]) for p in made] for at, made in seen.by_iteration().items()}
-    assert found == {5: [5, 15], 10: [10]}
+    intermediates = Intermediates()
+    for image, iteration in ((1, 5), (0, 10), (0, 5)):
+        level = torch.full((1, 3, 2, 2), (10 * image + iteration) / 255)
+        intermediates.add(Preview(image, iteration, level))
+    levels = {
+        iteration: [int(pixels[0, 0, 0]) for pixels in images]
+        for iteration, images in intermediates.by_iteration().items()
+    }
+    assert levels == {5: [5, 15], 10: [10]}
 
 
 def test_damaged_intermediate_is_skipped(tmp_path: Path) -> None:
-    seen = Intermediates(Checkpoints(tmp_path))
+    intermediates = Intermediates(Checkpoints(tmp_path))
     for iteration in (5, 10, 15):
-        seen.add(Preview(0, iteration, torch.full((1, 3, 2, 2), iteration / 255)))
+        intermediates.add(Preview(0, iteration, torch.full((1, 3, 2, 2), iteration / 255)))
     file = tmp_path / "glimpse-000000-000010.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
-    assert list(seen.of_image(0)) == [5, 15]
-    assert list(seen.by_iteration()) == [5, 15]
+    assert list(intermediates.of_image(0)) == [5, 15]
+    assert list(intermediates.by_iteration()) == [5, 15]

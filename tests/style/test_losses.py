@@ -18,7 +18,10 @@ def _gram_by_loops(features: Tensor) -> Tensor:
     channels = range(features.shape[1])
     pixels = features.shape[2] * features.shape[3]
     entries = [
-        (one[i] * one[j]).sum() / pixels for one in features for i in channels for j in channels
+        (image[i] * image[j]).sum() / pixels
+        for image in features
+        for i in channels
+        for j in channels
     ]
     return torch.stack(entries).view(len(features), len(channels), len(channels))
 
@@ -42,42 +45,47 @@ def test_gram_matrix_of_a_worked_example() -> None:
     assert gram_matrix(features).tolist() == [[[2.5, 0.5], [0.5, 5.0]]]
 
 
-def test_gram_matrix_equals_the_sum_written_out(features: Tensor) -> None:
+def test_gram_matrix_equals_a_sum_by_loops(features: Tensor) -> None:
     torch.testing.assert_close(gram_matrix(features), _gram_by_loops(features))
 
 
 def test_gram_matrix_does_not_depend_on_positions(features: Tensor) -> None:
-    turned = features.flatten(2)[:, :, torch.arange(20).flip(0)].view_as(features)
-    torch.testing.assert_close(gram_matrix(turned), gram_matrix(features))
+    reversed_features = features.flatten(2)[:, :, torch.arange(20).flip(0)].view_as(features)
+    torch.testing.assert_close(gram_matrix(reversed_features), gram_matrix(features))
 
 
 def test_bfloat16_is_summed_in_float32(features: Tensor) -> None:
-    """Of many pixels: a sum that kept 8 bits would stand still long before its end."""
+    """Sum many pixels, because a sum in bfloat16 stops growing early."""
     rounded = features.repeat(1, 1, 40, 40).bfloat16()
     gram = gram_matrix(rounded)
     assert gram.dtype == torch.float32
     torch.testing.assert_close(gram, gram_matrix(rounded.float()), rtol=2e-3, atol=2e-3)
-    other = rounded.flip(2)
-    assert content_loss(rounded, other).dtype == torch.float32
-    assert torch.equal(content_loss(rounded, other), content_loss(rounded.float(), other.float()))
+    flipped = rounded.flip(2)
+    assert content_loss(rounded, flipped).dtype == torch.float32
+    assert torch.equal(
+        content_loss(rounded, flipped), content_loss(rounded.float(), flipped.float())
+    )
 
 
-def test_the_gradient_of_a_bfloat16_gram_matrix_is_float32s_rounded(features: Tensor) -> None:
+def test_gradient_of_a_bfloat16_gram_matrix_is_near_that_of_float32(features: Tensor) -> None:
     gradient = torch.randn(2, 3, 3, generator=torch.Generator().manual_seed(4))
-    found = []
+    gradients = []
     for dtype in (torch.float32, torch.bfloat16):
         leaf = features.repeat(1, 1, 4, 4).to(dtype).requires_grad_()
         (gram_matrix(leaf) * gradient).sum().backward()
         assert leaf.grad is not None
-        found.append(leaf.grad.float())
-    torch.testing.assert_close(*found, rtol=0.02, atol=2e-4)
+        gradients.append(leaf.grad.float())
+    torch.testing.assert_close(*gradients, rtol=0.02, atol=2e-4)
 
 
 def test_each_image_has_its_own_loss(features: Tensor) -> None:
     target = gram_matrix(features[:1] * 0.5)
-    for loss, goal in ((_style_loss, target), (content_loss, features.flip(1))):
-        together = loss(features, goal)
-        alone = [loss(features[i : i + 1], goal[min(i, len(goal) - 1)][None]) for i in range(2)]
+    for loss, loss_target in ((_style_loss, target), (content_loss, features.flip(1))):
+        together = loss(features, loss_target)
+        alone = [
+            loss(features[i : i + 1], loss_target[min(i, len(loss_target) - 1)][None])
+            for i in range(2)
+        ]
         torch.testing.assert_close(together, torch.cat(alone))
 
 
@@ -99,33 +107,36 @@ def test_gradient_of_the_style_loss_equals_the_reference(features: Tensor) -> No
     target = gram_matrix(features.flip(2) * 0.5)
     ours = features.clone().requires_grad_()
     _style_loss(ours, target).mean().backward()
-    plain = features.clone().requires_grad_()
-    ((_gram_by_loops(plain) - target) ** 2).mean().backward()
-    torch.testing.assert_close(ours.grad, plain.grad)
+    reference = features.clone().requires_grad_()
+    ((_gram_by_loops(reference) - target) ** 2).mean().backward()
+    torch.testing.assert_close(ours.grad, reference.grad)
 
 
 @pytest.mark.parametrize("name", ["style", "content"])
 def test_gradients_equal_finite_differences(features: Tensor, name: str) -> None:
-    picture = features.clone().requires_grad_()
+    image = features.clone().requires_grad_()
     if name == "style":
         target = gram_matrix(features * 2)
-        assert torch.autograd.gradcheck(lambda x: _style_loss(x, target), picture)
+        assert torch.autograd.gradcheck(lambda x: _style_loss(x, target), image)
     else:
-        assert torch.autograd.gradcheck(lambda x: content_loss(x, features * 2), picture)
+        assert torch.autograd.gradcheck(lambda x: content_loss(x, features * 2), image)
 
 
 def test_statistics_of_tiles_add_up_to_those_of_the_image(features: Tensor) -> None:
-    """Also under a mask: what tiles sum is what one pass gives."""
+    """Compare the sum over two tiles with one pass, with and without a mask."""
     mask = torch.rand(2, 1, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     for kind in ("gram", "moments"):
-        for under, places in ((None, torch.tensor([20.0])), (mask, mask.sum((1, 2, 3)))):
-            parts = [
+        for region, pixel_count in ((None, torch.tensor([20.0])), (mask, mask.sum((1, 2, 3)))):
+            tiles = [
                 style_statistics(
-                    features[..., half], kind, None if under is None else under[..., half], places
+                    features[..., half],
+                    kind,
+                    None if region is None else region[..., half],
+                    pixel_count,
                 )
                 for half in (slice(0, 2), slice(2, 5))
             ]
-            torch.testing.assert_close(sum(parts), style_statistics(features, kind, under))
+            torch.testing.assert_close(sum(tiles), style_statistics(features, kind, region))
 
 
 def test_mask_selects_positions(features: Tensor) -> None:
@@ -145,8 +156,8 @@ def test_moments_are_means_and_covariances(features: Tensor) -> None:
         ours, theirs = flat[number], other[number]
         covariance = torch.cov(ours, correction=0) - torch.cov(theirs, correction=0)
         expected = covariance.square().mean() + (ours.mean(1) - theirs.mean(1)).square().mean()
-        found = style_loss(style_statistics(features, "moments"), target)[number]
-        torch.testing.assert_close(found, expected)
+        loss = style_loss(style_statistics(features, "moments"), target)[number]
+        torch.testing.assert_close(loss, expected)
 
 
 @pytest.mark.parametrize("kind", ["gram", "moments"])
@@ -160,6 +171,8 @@ def test_total_variation_of_a_checkerboard_counts_its_edges(height: int, width: 
     board = (torch.arange(height)[:, None] + torch.arange(width)) % 2
     boards = board.double().expand(2, 3, -1, -1) * torch.tensor([1.0, 0.5]).view(2, 1, 1, 1)
     edges = height * (width - 1) + (height - 1) * width
-    each = edges / (height * width)
-    torch.testing.assert_close(total_variation(boards), torch.tensor([each, each / 4]).double())
+    edges_per_pixel = edges / (height * width)
+    torch.testing.assert_close(
+        total_variation(boards), torch.tensor([edges_per_pixel, edges_per_pixel / 4]).double()
+    )
     assert total_variation(torch.full((1, 3, 4, 4), 0.7)) == 0

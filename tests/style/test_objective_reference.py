@@ -30,16 +30,16 @@ def _image(seed: int, height: int = HEIGHT, width: int = WIDTH) -> Tensor:
     return F.interpolate(coarse, (height, width), mode="bilinear").double()
 
 
-def _looks(masked: bool) -> list[Style]:
-    """Two styles of different sizes in unequal shares, or under soft masks of unequal area."""
-    styles = (_image(10, 16, 20), _image(11, 18, 16))
+def _two_styles(masked: bool) -> list[Style]:
+    """Return two styles of two images with unequal weights or soft masks of unequal area."""
+    images = (_image(10, 16, 20), _image(11, 18, 16))
     if not masked:
-        return [Style(styles, (3.0, 1.0)), Style(styles[::-1], (1.0, 1.0))]
-    across = torch.linspace(0, 1, WIDTH).double().expand(1, 1, HEIGHT, WIDTH)
-    down = torch.linspace(0.2, 0.9, HEIGHT).double().view(1, 1, HEIGHT, 1).expand_as(across)
+        return [Style(images, (3.0, 1.0)), Style(images[::-1], (1.0, 1.0))]
+    horizontal = torch.linspace(0, 1, WIDTH).double().expand(1, 1, HEIGHT, WIDTH)
+    vertical = torch.linspace(0.2, 0.9, HEIGHT).double().view(1, 1, HEIGHT, 1).expand_as(horizontal)
     return [
-        Style(styles, (3.0, 1.0), (across, 0.3 * (1 - across))),
-        Style(styles[::-1], (1.0, 2.0), (down, 1 - 0.5 * down)),
+        Style(images, (3.0, 1.0), (horizontal, 0.3 * (1 - horizontal))),
+        Style(images[::-1], (1.0, 2.0), (vertical, 1 - 0.5 * vertical)),
     ]
 
 
@@ -79,42 +79,49 @@ def _distance(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
     return (first - second).square().mean() + (ours[1] - theirs[1]).square().mean()
 
 
-def _regions(look: Style) -> list[tuple[dict[int, float], Tensor, float]]:
-    """Return for each region its styles with their shares, its mask, and its weight."""
-    total = sum(look.weights)
-    shares = [weight / total for weight in look.weights]
-    if not look.masks:
-        return [(dict(enumerate(shares)), torch.ones(1, 1, HEIGHT, WIDTH).double(), 1.0)]
+def _regions(style: Style) -> list[tuple[dict[int, float], Tensor, float]]:
+    """Return the weights of the style images, the mask, and the weight of each region."""
+    total = sum(style.weights)
+    weights = [weight / total for weight in style.weights]
+    if not style.masks:
+        return [(dict(enumerate(weights)), torch.ones(1, 1, HEIGHT, WIDTH).double(), 1.0)]
     return [
-        ({number: 1.0}, mask, shares[number] * len(shares) * float(mask.mean()))
-        for number, mask in enumerate(look.masks)
+        ({number: 1.0}, mask, weights[number] * len(weights) * float(mask.mean()))
+        for number, mask in enumerate(style.masks)
     ]
 
 
 def _terms(
-    canvas: Tensor, content: Tensor, look: Style, settings: StylizeSettings
+    image: Tensor, content: Tensor, style: Style, settings: StylizeSettings
 ) -> dict[str, Tensor]:
     """Return the unweighted terms of the loss of one image."""
-    kind, strength, found = settings.style_loss, settings.style_strength, {}
+    kind, strength, terms = settings.style_loss, settings.style_strength, {}
     for layer in sorted(settings.style_layers):
-        found[f"style_{layer}"] = torch.zeros(()).double()
-        for shares, mask, weight in _regions(look):
-            ours = _statistics(_features(canvas, layer, settings), mask, kind)
-            own = _statistics(_features(content, layer, settings), mask, kind)
-            aim = [(1 - strength) * statistic for statistic in own]
-            for number, share in shares.items():
-                style = look.images[number]
-                theirs = _statistics(
-                    _features(style, layer, settings), torch.ones_like(style[:, :1]), kind
+        terms[f"style_{layer}"] = torch.zeros(()).double()
+        for style_weights, mask, weight in _regions(style):
+            image_statistics = _statistics(_features(image, layer, settings), mask, kind)
+            content_statistics = _statistics(_features(content, layer, settings), mask, kind)
+            target = [(1 - strength) * statistic for statistic in content_statistics]
+            for number, style_weight in style_weights.items():
+                style_image = style.images[number]
+                style_image_statistics = _statistics(
+                    _features(style_image, layer, settings),
+                    torch.ones_like(style_image[:, :1]),
+                    kind,
                 )
-                aim = [a + strength * share * t for a, t in zip(aim, theirs, strict=True)]
-            found[f"style_{layer}"] = found[f"style_{layer}"] + weight * _distance(ours, aim)
+                target = [
+                    a + strength * style_weight * t
+                    for a, t in zip(target, style_image_statistics, strict=True)
+                ]
+            terms[f"style_{layer}"] = terms[f"style_{layer}"] + weight * _distance(
+                image_statistics, target
+            )
     for layer in settings.content_layers:
-        difference = _features(canvas, layer, settings) - _features(content, layer, settings)
-        found[f"content_{layer}"] = difference.square().mean()
-    right, below = canvas[..., 1:] - canvas[..., :-1], canvas[..., 1:, :] - canvas[..., :-1, :]
-    found["smoothness"] = (right.square().sum() + below.square().sum()) / canvas.numel()
-    return found
+        difference = _features(image, layer, settings) - _features(content, layer, settings)
+        terms[f"content_{layer}"] = difference.square().mean()
+    right, below = image[..., 1:] - image[..., :-1], image[..., 1:, :] - image[..., :-1, :]
+    terms["smoothness"] = (right.square().sum() + below.square().sum()) / image.numel()
+    return terms
 
 
 def _total(terms: dict[str, Tensor], settings: StylizeSettings) -> Tensor:
@@ -130,25 +137,25 @@ def _total(terms: dict[str, Tensor], settings: StylizeSettings) -> Tensor:
 def test_every_term_and_the_gradient_equal_the_formulas(
     side: int | None, masked: bool, kind: str, convention: str
 ) -> None:
-    """Two images at once, with unequal weights, two styles, soft masks, whole and in tiles."""
+    """Use two images with two mixed or masked styles each, with and without tiles."""
     settings = options(**CHANGES, style_loss=kind, preprocessing=convention)
     contents = torch.cat([_image(1), _image(2)])
-    canvas, looks = torch.cat([_image(3), _image(4)]), _looks(masked)
-    goal = build_targets(contents, looks, settings, _VGG, side)
-    eye = FeatureObjective(_VGG, settings, HEIGHT, WIDTH, side)
-    assert (len(eye.tiles) == 1) == (side is None)
-    totals, losses, gradient = eye.loss_and_gradient(canvas, goal, settings)
+    images, styles = torch.cat([_image(3), _image(4)]), _two_styles(masked)
+    targets = build_targets(contents, styles, settings, _VGG, side)
+    objective = FeatureObjective(_VGG, settings, HEIGHT, WIDTH, side)
+    assert (len(objective.tiles) == 1) == (side is None)
+    totals, losses, gradient = objective.loss_and_gradient(images, targets, settings)
     assert list(losses) == loss_names(settings)
-    again = eye.losses(canvas, goal)
-    for number, look in enumerate(looks):
-        leaf = canvas[number : number + 1].clone().requires_grad_()
-        terms = _terms(leaf, contents[number : number + 1], look, settings)
+    forward_losses = objective.losses(images, targets)
+    for number, style in enumerate(styles):
+        leaf = images[number : number + 1].clone().requires_grad_()
+        terms = _terms(leaf, contents[number : number + 1], style, settings)
         total = _total(terms, settings)
         (expected,) = torch.autograd.grad(total, leaf)
         assert losses.keys() == terms.keys()
         for name, term in terms.items():
             assert losses[name][number].item() == pytest.approx(term.item(), rel=1e-5), name
-            assert again[name][number].item() == pytest.approx(term.item(), rel=1e-5), name
+            assert forward_losses[name][number].item() == pytest.approx(term.item(), rel=1e-5), name
         assert totals[number].item() == pytest.approx(total.item(), rel=1e-5)
         scale = float(expected.abs().max())
         torch.testing.assert_close(
@@ -156,7 +163,7 @@ def test_every_term_and_the_gradient_equal_the_formulas(
         )
 
 
-def test_content_features_in_tiles_are_those_of_the_whole_image() -> None:
+def test_content_features_of_tiles_equal_those_of_the_image() -> None:
     settings = options(**CHANGES)
     whole = FeatureObjective(_VGG, settings, HEIGHT, WIDTH).content_features(_image(1))
     tiled = FeatureObjective(_VGG, settings, HEIGHT, WIDTH, 24).content_features(_image(1))
@@ -167,18 +174,18 @@ def test_content_features_in_tiles_are_those_of_the_whole_image() -> None:
 
 
 def test_smoothness_is_a_term_only_with_a_weight() -> None:
-    plain = options(**{**CHANGES, "tv_weight": 0.0})
-    assert loss_names(plain) == ["style_1", "style_6", "content_3", "content_8"]
-    assert loss_names(options(**CHANGES)) == [*loss_names(plain), "smoothness"]
-    goal = build_targets(_image(1), [Style((_image(2),))], plain, _VGG)
-    assert list(FeatureObjective(_VGG, plain, HEIGHT, WIDTH).losses(_image(3), goal)) == loss_names(
-        plain
-    )
+    without_smoothness = options(**{**CHANGES, "tv_weight": 0.0})
+    assert loss_names(without_smoothness) == ["style_1", "style_6", "content_3", "content_8"]
+    assert loss_names(options(**CHANGES)) == [*loss_names(without_smoothness), "smoothness"]
+    targets = build_targets(_image(1), [Style((_image(2),))], without_smoothness, _VGG)
+    assert list(
+        FeatureObjective(_VGG, without_smoothness, HEIGHT, WIDTH).losses(_image(3), targets)
+    ) == loss_names(without_smoothness)
 
 
 @pytest.mark.parametrize("kind", ["gram", "moments"])
 def test_soft_mask_weights_positions(kind: str) -> None:
-    """A worked example: weights 1/4 and 3/4 of the places of one channel with values 2 and 6."""
+    """Example: one channel with values 2 and 6 at positions of weights 1/4 and 3/4."""
     features = torch.tensor([[[[2.0, 6.0]]]])
     mask = torch.tensor([[[[0.25, 0.75]]]])
     expected = [0.25 * 4 + 0.75 * 36] + ([0.25 * 2 + 0.75 * 6] if kind == "moments" else [])
@@ -186,6 +193,6 @@ def test_soft_mask_weights_positions(kind: str) -> None:
 
 
 def test_normalized_weights_sum_to_1_and_are_equal_by_default() -> None:
-    look = Style((_image(1),) * 3, (1.0, 2.0, 5.0))
-    assert look.normalized_weights() == pytest.approx([0.125, 0.25, 0.625])
-    assert dataclasses.replace(look, weights=()).normalized_weights() == pytest.approx([1 / 3] * 3)
+    style = Style((_image(1),) * 3, (1.0, 2.0, 5.0))
+    assert style.normalized_weights() == pytest.approx([0.125, 0.25, 0.625])
+    assert dataclasses.replace(style, weights=()).normalized_weights() == pytest.approx([1 / 3] * 3)

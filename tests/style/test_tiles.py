@@ -23,7 +23,7 @@ from ..support.painting import CPU, options, smooth
 DEEP = {"style_layers": {1: 1.0, 6: 1.0, 11: 1.0}, "content_layers": {8: 0.1}}
 
 
-def _large(seed: int, height: int, width: int) -> Tensor:
+def _smooth_image(seed: int, height: int, width: int) -> Tensor:
     coarse = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
 
@@ -31,23 +31,23 @@ def _large(seed: int, height: int, width: int) -> Tensor:
 @pytest.mark.parametrize(("height", "width"), [(96, 96), (101, 83), (64, 130)])
 def test_cores_partition_the_image(height: int, width: int) -> None:
     covered = torch.zeros(1, 1, height, width)
-    for part in tiles(height, width, 60, 13, 4):
-        part.crop_core(covered, 1).add_(1)
-        assert torch.equal(part.core_in_tile(part.crop(covered), 1), part.crop_core(covered, 1))
+    for tile in tiles(height, width, 60, 13, 4):
+        tile.crop_core(covered, 1).add_(1)
+        assert torch.equal(tile.core_in_tile(tile.crop(covered), 1), tile.crop_core(covered, 1))
     assert (covered == 1).all()
 
 
 @pytest.mark.parametrize("layer", [1, 6, 11])
 @pytest.mark.parametrize("pooling", ["max", "average", "l2"])
 def test_receptive_radius_is_an_upper_bound(layer: int, pooling: str) -> None:
-    """And one sees as far, but for the pixels of its own stride."""
+    """The receptive field also has at least this radius, except for pixels of its stride."""
     vgg = build_vgg19("random", pooling, 1, layer).double()
-    picture = torch.rand(1, 3, 64, 64, dtype=torch.float64, requires_grad=True)
-    apart = stride(vgg)
-    place = 32 // apart
-    vgg(picture)[0, :, place, place].sum().backward()
-    assert picture.grad is not None
-    rows = picture.grad.abs().sum((0, 1, 3)).nonzero()
+    image = torch.rand(1, 3, 64, 64, dtype=torch.float64, requires_grad=True)
+    step = stride(vgg)
+    position = 32 // step
+    vgg(image)[0, :, position, position].sum().backward()
+    assert image.grad is not None
+    rows = image.grad.abs().sum((0, 1, 3)).nonzero()
     assert 32 - int(rows.min()) <= receptive_radius(vgg)
     assert int(rows.max()) - 32 <= receptive_radius(vgg)
     assert int(rows.max() - rows.min()) >= receptive_radius(vgg)
@@ -72,44 +72,46 @@ def test_tiled_losses_and_gradient_equal_those_of_the_image(
 ) -> None:
     settings = options(**DEEP, **changes)
     vgg = build_vgg19("random", settings.pooling, 1, 11, settings.padding)
-    content, canvas = _large(1, height, width), _large(5, height, width)
-    mask = (_large(4, height, width)[:, :1] > 0.5).float()
-    styles = (_large(2, 80, 100), _large(3, 90, 90))
-    look = Style(styles, (), (mask, 1 - mask)) if masked else Style(styles[:1])
-    found = []
+    content, image = _smooth_image(1, height, width), _smooth_image(5, height, width)
+    mask = (_smooth_image(4, height, width)[:, :1] > 0.5).float()
+    style_images = (_smooth_image(2, 80, 100), _smooth_image(3, 90, 90))
+    style = Style(style_images, (), (mask, 1 - mask)) if masked else Style(style_images[:1])
+    results = []
     for side in (None, 72):
-        goal = build_targets(content, [look], settings, vgg, side)
-        eye = FeatureObjective(vgg, settings, height, width, side)
-        found.append(eye.loss_and_gradient(canvas, goal, settings))
-    assert len(eye.tiles) > 3
-    (total, losses, gradient), (by_parts, losses_by_parts, gradient_by_parts) = found
-    torch.testing.assert_close(by_parts, total, rtol=1e-5, atol=0)
-    assert list(losses_by_parts) == list(losses)
+        targets = build_targets(content, [style], settings, vgg, side)
+        objective = FeatureObjective(vgg, settings, height, width, side)
+        results.append(objective.loss_and_gradient(image, targets, settings))
+    assert len(objective.tiles) > 3
+    (total, losses, gradient), (tiled_total, tiled_losses, tiled_gradient) = results
+    torch.testing.assert_close(tiled_total, total, rtol=1e-5, atol=0)
+    assert list(tiled_losses) == list(losses)
     for name, loss in losses.items():
-        torch.testing.assert_close(losses_by_parts[name], loss, rtol=1e-4, atol=1e-8)
+        torch.testing.assert_close(tiled_losses[name], loss, rtol=1e-4, atol=1e-8)
     scale = float(gradient.abs().max())
-    torch.testing.assert_close(gradient_by_parts, gradient, rtol=1e-3, atol=1e-5 * scale)
+    torch.testing.assert_close(tiled_gradient, gradient, rtol=1e-3, atol=1e-5 * scale)
 
 
 def test_tiled_result_has_no_seams() -> None:
-    """Neighbours across the borders of parts differ as neighbours elsewhere do."""
+    """Differences of neighbors across tile borders are like those elsewhere."""
     settings = options(optimizer="spectral_lbfgs", iterations=15)
-    less = settings.model_copy(update={"memory_gb": 0.0095})
+    limited_settings = settings.model_copy(update={"memory_gb": 0.0095})
     vgg = build_vgg19("random", "average", 1, 6)
-    content, style = _large(1, 64, 80), _large(2, 64, 64)
+    content, style = _smooth_image(1, 64, 80), _smooth_image(2, 64, 64)
     (whole,) = transfer_style([content], style, settings, vgg, CPU, lambda step: None)
-    (painted,) = transfer_style([content], style, less, vgg, CPU, lambda step: None)
-    assert (painted - whole).abs().mean() < 2 / 255
-    side = tile_size_for_memory(64, 80, less, vgg)
+    (tiled,) = transfer_style([content], style, limited_settings, vgg, CPU, lambda step: None)
+    assert (tiled - whole).abs().mean() < 2 / 255
+    side = tile_size_for_memory(64, 80, limited_settings, vgg)
     assert side is not None
-    cut = tiles(64, 80, side, receptive_radius(vgg), stride(vgg))
-    borders = sorted({part.core[2] for part in cut} - {0})
-    assert borders
-    steps = painted.diff(dim=3).abs().mean((0, 1, 2))
-    across = torch.tensor([bool(column + 1 in borders) for column in range(79)])
-    spread = steps[~across].std()
-    assert (steps[across] < steps[~across].mean() + 3 * spread).all()
-    assert steps[across].mean() == pytest.approx(float(steps[~across].mean()), rel=0.25)
+    tile_list = tiles(64, 80, side, receptive_radius(vgg), stride(vgg))
+    border_columns = sorted({tile.core[2] for tile in tile_list} - {0})
+    assert border_columns
+    differences = tiled.diff(dim=3).abs().mean((0, 1, 2))
+    at_border = torch.tensor([bool(column + 1 in border_columns) for column in range(79)])
+    spread = differences[~at_border].std()
+    assert (differences[at_border] < differences[~at_border].mean() + 3 * spread).all()
+    assert differences[at_border].mean() == pytest.approx(
+        float(differences[~at_border].mean()), rel=0.25
+    )
 
 
 def test_tile_size_grows_with_memory() -> None:
@@ -119,20 +121,20 @@ def test_tile_size_grows_with_memory() -> None:
         tile_size_for_memory(2048, 2048, settings.model_copy(update={"memory_gb": gb}), vgg)
         for gb in (3.5, 4.0, 6.0)
     ]
-    assert all(one < other for one, other in itertools.pairwise(sides))
+    assert all(smaller < larger for smaller, larger in itertools.pairwise(sides))
     for gb in (0.0, 1000.0):
-        enough = settings.model_copy(update={"memory_gb": gb})
-        assert tile_size_for_memory(2048, 2048, enough, vgg) is None
-    little = settings.model_copy(update={"memory_gb": 1.0})
-    with pytest.raises(AtelierError, match=r"needs more than stylize.memory_gb \(1\);") as told:
-        tile_size_for_memory(2048, 2048, little, vgg)
-    fits = int(str(told.value).split("image_size to ")[1].split(",")[0])
-    tile_size_for_memory(fits, fits, little, vgg)
+        sufficient_settings = settings.model_copy(update={"memory_gb": gb})
+        assert tile_size_for_memory(2048, 2048, sufficient_settings, vgg) is None
+    limited_settings = settings.model_copy(update={"memory_gb": 1.0})
+    with pytest.raises(AtelierError, match=r"needs more than stylize.memory_gb \(1\);") as error:
+        tile_size_for_memory(2048, 2048, limited_settings, vgg)
+    largest = int(str(error.value).split("image_size to ")[1].split(",")[0])
+    tile_size_for_memory(largest, largest, limited_settings, vgg)
     with pytest.raises(AtelierError):
-        tile_size_for_memory(fits + 16, fits + 16, little, vgg)
+        tile_size_for_memory(largest + 16, largest + 16, limited_settings, vgg)
 
 
-def test_large_style_is_tiled_too() -> None:
+def test_large_style_image_is_tiled() -> None:
     settings = options(**DEEP, memory_gb=0.2)
     vgg = build_vgg19("random", "average", 1, 11)
     small, large = (96, 96), (960, 960)
@@ -164,31 +166,30 @@ def test_calibration_size_follows_memory(gb: float, side: int) -> None:
     assert calibration_size(options(memory_gb=gb), 1) == side
 
 
-def test_largest_size_that_runs_is_found_by_trying() -> None:
-    tried = []
+def test_largest_size_that_runs_is_found_by_trial() -> None:
+    sizes = []
 
     def work(side: int) -> None:
-        tried.append(side)
+        sizes.append(side)
         if side > 500:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     assert largest_size_that_runs(work, 1000, 32) == 421
-    assert tried == [1000, 750, 562, 421]
+    assert sizes == [1000, 750, 562, 421]
     assert largest_size_that_runs(work, 1000, 600) is None
 
-    def broken(side: int) -> None:
+    def fail(side: int) -> None:
         raise RuntimeError("a fault of the program")
 
     with pytest.raises(RuntimeError, match="fault of the program"):
-        largest_size_that_runs(broken, 1000, 32)
+        largest_size_that_runs(fail, 1000, 32)
 
 
 def test_tiled_gradient_does_not_modify_the_image() -> None:
-    """Seeing by parts leaves the canvas alone."""
     settings = options(**DEEP)
     vgg = build_vgg19("random", "average", 1, 11)
     content = smooth(1).repeat(1, 1, 3, 3)
-    goal = build_targets(content, [Style((smooth(2),))], settings, vgg, 72)
-    canvas = content.flip(3)
-    FeatureObjective(vgg, settings, 96, 96, 72).loss_and_gradient(canvas, goal, settings)
-    assert torch.equal(canvas, content.flip(3))
+    targets = build_targets(content, [Style((smooth(2),))], settings, vgg, 72)
+    image = content.flip(3)
+    FeatureObjective(vgg, settings, 96, 96, 72).loss_and_gradient(image, targets, settings)
+    assert torch.equal(image, content.flip(3))

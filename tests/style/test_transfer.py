@@ -1,4 +1,4 @@
-"""Style transfer: its loss, its reports, and reproducibility."""
+"""Style transfer: losses, reported iterations, and reproducibility."""
 
 import pytest
 import torch
@@ -15,13 +15,13 @@ from atelier.style.vgg import build_vgg19, calibrate, feature_maps, preprocess
 from ..support.painting import CPU, options, smooth
 
 
-def _paint(
+def _stylize(
     settings: StylizeSettings, content: Tensor, style: Tensor
 ) -> tuple[Tensor, list[IterationLosses]]:
     vgg = build_vgg19("random", settings.pooling, settings.seed, deepest=6)
-    iterates: list[IterationLosses] = []
-    (painted,) = transfer_style([content], style, settings, vgg, CPU, iterates.append)
-    return painted, iterates
+    losses: list[IterationLosses] = []
+    (result,) = transfer_style([content], style, settings, vgg, CPU, losses.append)
+    return result, losses
 
 
 @pytest.mark.parametrize(
@@ -32,41 +32,45 @@ def test_style_transfer_lowers_style_and_content_loss(
     optimizer: str, lr: float, start: str
 ) -> None:
     settings = options(optimizer=optimizer, lr=lr, init=start, iterations=30)
-    painted, iterates = _paint(settings, smooth(1), smooth(2))
-    assert painted.shape == (1, 3, 32, 32)
-    assert painted.dtype == torch.float32
-    assert painted.min() >= 0
-    assert painted.max() <= 1
-    assert iterates[-1].total < 0.5 * iterates[0].total
+    result, losses = _stylize(settings, smooth(1), smooth(2))
+    assert result.shape == (1, 3, 32, 32)
+    assert result.dtype == torch.float32
+    assert result.min() >= 0
+    assert result.max() <= 1
+    assert losses[-1].total < 0.5 * losses[0].total
 
 
-def test_reported_losses_are_those_of_the_papers_formula() -> None:
+def test_reported_losses_equal_the_published_formula() -> None:
     content, style = smooth(1), smooth(2)
     settings = options(
         style_layers={6: 0.5, 1: 2.0}, content_layers={3: 0.25}, clamp_to_range=False
     )
-    _, (first, *_) = _paint(settings, content, style)
+    _, (first, *_) = _stylize(settings, content, style)
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
-    pixels, target = (preprocess(picture, "torchvision") for picture in (content, style))
-    vgg = calibrate(vgg, target)
-    theirs, wanted = (feature_maps(vgg, picture, [1, 3, 6]) for picture in (pixels, target))
+    content_input, style_input = (preprocess(image, "torchvision") for image in (content, style))
+    vgg = calibrate(vgg, style_input)
+    content_maps, style_maps = (
+        feature_maps(vgg, image, [1, 3, 6]) for image in (content_input, style_input)
+    )
     expected = {
-        f"style_{layer}": style_loss(gram_matrix(theirs[layer]), gram_matrix(wanted[layer])).item()
+        f"style_{layer}": style_loss(
+            gram_matrix(content_maps[layer]), gram_matrix(style_maps[layer])
+        ).item()
         for layer in (1, 6)
     }
-    expected["content_3"] = content_loss(theirs[3], theirs[3]).item()
+    expected["content_3"] = content_loss(content_maps[3], content_maps[3]).item()
     assert first.per_layer == pytest.approx(expected, rel=1e-4)
     assert first.per_layer["content_3"] == 0
     assert first.total == pytest.approx(2 * expected["style_1"] + 0.5 * expected["style_6"])
 
 
-def _plain_objective(
-    canvas: Tensor, content: Tensor, style: Tensor, vgg: nn.Sequential, settings: StylizeSettings
+def _reference_objective(
+    image: Tensor, content: Tensor, style: Tensor, vgg: nn.Sequential, settings: StylizeSettings
 ) -> Tensor:
-    """The same sum as a page of mathematics would have it: one layer, one channel at a time."""
+    """Return the weighted sum of all terms, computed layer by layer and channel by channel."""
 
-    def pixels(picture: Tensor) -> Tensor:
-        red, green, blue = picture[0]
+    def normalized(pixels: Tensor) -> Tensor:
+        red, green, blue = pixels[0]
         if settings.preprocessing == "caffe":
             means = (0.40760392, 0.45795686, 0.48501961)
             planes = [(p - m) * 255 for p, m in zip((blue, green, red), means, strict=True)]
@@ -75,8 +79,8 @@ def _plain_objective(
             planes = [(p - m) / s for p, (m, s) in zip((red, green, blue), ranges, strict=True)]
         return torch.stack(planes).unsqueeze(0)
 
-    def features(picture: Tensor, deepest: int) -> Tensor:
-        response = pixels(picture)
+    def features(pixels: Tensor, deepest: int) -> Tensor:
+        response = normalized(pixels)
         for layer in vgg[: deepest + 1]:
             if isinstance(layer, nn.Conv2d):
                 response = nn.functional.conv2d(response, layer.weight, layer.bias, padding=1)
@@ -95,17 +99,17 @@ def _plain_objective(
 
     total = torch.zeros((), dtype=torch.float64)
     for layer, weight in settings.style_layers.items():
-        difference = gram(features(canvas, layer)) - gram(features(style, layer))
+        difference = gram(features(image, layer)) - gram(features(style, layer))
         total = total + weight * difference.square().sum() / len(difference) ** 2
     for layer, weight in settings.content_layers.items():
-        difference = features(canvas, layer) - features(content, layer)
+        difference = features(image, layer) - features(content, layer)
         total = total + weight * difference.square().sum() / difference.numel()
     return total
 
 
 @pytest.mark.parametrize("preprocessing", ["torchvision", "caffe"])
 @pytest.mark.parametrize("pooling", ["average", "max"])
-def test_loss_and_gradient_equal_the_formulas_written_out(preprocessing: str, pooling: str) -> None:
+def test_loss_and_gradient_equal_a_simple_reference(preprocessing: str, pooling: str) -> None:
     settings = options(
         preprocessing=preprocessing,
         pooling=pooling,
@@ -113,26 +117,26 @@ def test_loss_and_gradient_equal_the_formulas_written_out(preprocessing: str, po
         content_layers={8: 0.25},
     )
     vgg = build_vgg19("random", settings.pooling, seed=1, deepest=8).double()
-    canvas, content, style = (
+    image, content, style = (
         nn.functional.interpolate(smooth(seed), 8).double() for seed in (1, 2, 3)
     )
-    goal = build_targets(content, [Style((style,))], settings, vgg)
+    targets = build_targets(content, [Style((style,))], settings, vgg)
     (total,), _, gradient = FeatureObjective(vgg, settings, 8, 8).loss_and_gradient(
-        canvas, goal, settings
+        image, targets, settings
     )
-    canvas.requires_grad_()
-    plain = _plain_objective(canvas, content, style, vgg, settings)
-    (plain_gradient,) = torch.autograd.grad(plain, canvas)
-    torch.testing.assert_close(total, plain, rtol=1e-12, atol=0)
+    image.requires_grad_()
+    reference = _reference_objective(image, content, style, vgg, settings)
+    (reference_gradient,) = torch.autograd.grad(reference, image)
+    torch.testing.assert_close(total, reference, rtol=1e-12, atol=0)
     torch.testing.assert_close(
-        gradient, plain_gradient, rtol=1e-9, atol=1e-12 * float(plain_gradient.abs().max())
+        gradient, reference_gradient, rtol=1e-9, atol=1e-12 * float(reference_gradient.abs().max())
     )
 
 
 def test_every_evaluation_is_reported_in_order() -> None:
     settings = options(optimizer="adam", lr=0.02, iterations=12)
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
-    iterates: list[IterationLosses] = []
+    losses: list[IterationLosses] = []
     list(
         transfer_style(
             [smooth(1), smooth(3)],
@@ -140,112 +144,118 @@ def test_every_evaluation_is_reported_in_order() -> None:
             settings,
             vgg,
             CPU,
-            iterates.append,
+            losses.append,
         )
     )
-    told = [(iterate.image, iterate.iteration) for iterate in iterates]
-    assert told == [(picture, iteration) for picture in (0, 1) for iteration in range(1, 13)]
+    reported = [(iterate.image, iterate.iteration) for iterate in losses]
+    assert reported == [(image, iteration) for image in (0, 1) for iteration in range(1, 13)]
 
 
 def test_lbfgs_counts_the_evaluations_of_its_line_search() -> None:
-    _, iterates = _paint(options(iterations=12), smooth(1), smooth(2))
-    assert [iterate.iteration for iterate in iterates] == list(range(1, len(iterates) + 1))
-    assert 12 <= len(iterates) <= 13
+    _, losses = _stylize(options(iterations=12), smooth(1), smooth(2))
+    assert [iterate.iteration for iterate in losses] == list(range(1, len(losses) + 1))
+    assert 12 <= len(losses) <= 13
 
 
-def _painted(
+def _final_loss(
     settings: StylizeSettings, content: Tensor, style: Tensor
 ) -> tuple[float, list[IterationLosses]]:
-    """What the saved canvas costs in float32, and what was told on the way to it."""
-    kept: list[Tensor] = []
+    """Return the float32 loss of the saved image, and the reported losses."""
+    images: list[Tensor] = []
 
-    class Keeper(Checkpointer):
+    class RecordingCheckpointer(Checkpointer):
         def save(
-            self, picture: int, evaluations: int, state: dict[str, Tensor], finished: bool
+            self, image: int, evaluations: int, state: dict[str, Tensor], finished: bool
         ) -> None:
-            kept.append(state["canvas"].clone())
+            images.append(state["canvas"].clone())
 
     vgg = build_vgg19("random", settings.pooling, settings.seed, deepest=6)
-    iterates: list[IterationLosses] = []
-    list(transfer_style([content], style, settings, vgg, CPU, iterates.append, Keeper()))
+    losses: list[IterationLosses] = []
+    list(
+        transfer_style([content], style, settings, vgg, CPU, losses.append, RecordingCheckpointer())
+    )
     vgg = calibrate(vgg, preprocess(style, settings.preprocessing))
-    return float(_loss(kept[-1], content, style, settings, vgg)), iterates
+    return float(_loss(images[-1], content, style, settings, vgg)), losses
 
 
 def _loss(
-    canvas: Tensor, content: Tensor, style: Tensor, settings: StylizeSettings, vgg: nn.Sequential
+    image: Tensor, content: Tensor, style: Tensor, settings: StylizeSettings, vgg: nn.Sequential
 ) -> Tensor:
-    """The settings' sum, [B]."""
-    goal = build_targets(content, [Style((style,))], settings, vgg)
+    """Return the weighted sum of the loss terms, [B]."""
+    targets = build_targets(content, [Style((style,))], settings, vgg)
     return weighted_sum(
-        FeatureObjective(vgg, settings, *canvas.shape[2:]).losses(canvas, goal), settings
+        FeatureObjective(vgg, settings, *image.shape[2:]).losses(image, targets), settings
     )
 
 
 def test_channels_last_gives_the_losses_of_channels_first() -> None:
     settings = options(optimizer="spectral_lbfgs")
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
-    fast = cast_vgg(vgg, settings, CPU)
-    assert fast[0].weight.is_contiguous(memory_format=torch.channels_last)
-    canvas = torch.cat([smooth(1), smooth(3)])
-    for network in (vgg, fast):
-        totals = _loss(canvas, canvas.flip(3), smooth(2), settings, network)
+    channels_last = cast_vgg(vgg, settings, CPU)
+    assert channels_last[0].weight.is_contiguous(memory_format=torch.channels_last)
+    images = torch.cat([smooth(1), smooth(3)])
+    for network in (vgg, channels_last):
+        totals = _loss(images, images.flip(3), smooth(2), settings, network)
         if network is vgg:
-            plain = totals
-    torch.testing.assert_close(totals, plain, rtol=1e-5, atol=0)
+            expected = totals
+    torch.testing.assert_close(totals, expected, rtol=1e-5, atol=0)
 
 
 def test_bfloat16_losses_are_near_those_of_float32() -> None:
-    """Rounded to 8 bits; ten evaluations lead to the same loss within two parts in a hundred."""
+    """After ten evaluations, losses differ by at most 2%."""
     content, style = smooth(1), smooth(2)
-    plain, (first, *_, last) = _painted(
+    expected, (first, *_, last) = _final_loss(
         options(optimizer="spectral_lbfgs", iterations=10), content, style
     )
-    wanted = options(optimizer="spectral_lbfgs", iterations=10, precision="bf16")
-    rounded, (first_rounded, *_, last_rounded) = _painted(wanted, content, style)
-    assert first_rounded.total == pytest.approx(first.total, rel=0.01)
-    assert rounded == pytest.approx(plain, rel=0.02)
-    assert last_rounded.total == pytest.approx(last.total, rel=0.02)
+    settings = options(optimizer="spectral_lbfgs", iterations=10, precision="bf16")
+    loss, (first_bfloat16, *_, last_bfloat16) = _final_loss(settings, content, style)
+    assert first_bfloat16.total == pytest.approx(first.total, rel=0.01)
+    assert loss == pytest.approx(expected, rel=0.02)
+    assert last_bfloat16.total == pytest.approx(last.total, rel=0.02)
 
 
-def test_auto_precision_is_one_of_the_two() -> None:
-    painted = [
-        _paint(
+def test_auto_precision_is_float32_or_bfloat16() -> None:
+    results = [
+        _stylize(
             options(optimizer="spectral_lbfgs", precision=precision),
             smooth(1),
             smooth(2),
         )[0]
         for precision in ("auto", "fp32", "bf16")
     ]
-    assert torch.equal(painted[0], painted[1]) or torch.equal(painted[0], painted[2])
-    assert not torch.equal(painted[1], painted[2])
+    assert torch.equal(results[0], results[1]) or torch.equal(results[0], results[2])
+    assert not torch.equal(results[1], results[2])
 
 
 def test_spectral_lbfgs_reaches_the_loss_of_torch() -> None:
-    """Even on a picture so small that their bands are few."""
+    """Use a small image, which has few frequency bands."""
     content, style = smooth(1), smooth(2)
-    plain, _ = _painted(options(iterations=60), content, style)
-    spectral, _ = _painted(options(optimizer="spectral_lbfgs", iterations=60), content, style)
-    assert spectral <= 1.01 * plain
+    torch_loss, _ = _final_loss(options(iterations=60), content, style)
+    spectral_loss, _ = _final_loss(
+        options(optimizer="spectral_lbfgs", iterations=60), content, style
+    )
+    assert spectral_loss <= 1.01 * torch_loss
 
 
 def test_reported_loss_has_no_content_boost() -> None:
-    """Learned weights hold the content at first; here the network only passes for learned."""
+    """`imagenet` in the settings boosts the content weight; the network has random weights."""
     settings = options(optimizer="spectral_lbfgs", weights="imagenet", iterations=40)
     content, style = smooth(1), smooth(2)
-    painted, iterates = _paint(settings, content, style)
-    for step in iterates:
-        terms = [step.per_layer["style_1"], step.per_layer["style_6"]]
-        assert step.total == pytest.approx(sum(terms) + 0.1 * step.per_layer["content_6"], rel=1e-5)
-    assert [step.iteration for step in iterates] == list(range(1, 41))
-    assert iterates[-1].total < 0.9 * iterates[0].total
+    result, losses = _stylize(settings, content, style)
+    for iterate in losses:
+        terms = [iterate.per_layer["style_1"], iterate.per_layer["style_6"]]
+        assert iterate.total == pytest.approx(
+            sum(terms) + 0.1 * iterate.per_layer["content_6"], rel=1e-5
+        )
+    assert [iterate.iteration for iterate in losses] == list(range(1, 41))
+    assert losses[-1].total < 0.9 * losses[0].total
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
-    (reached,) = _loss(painted, content, style, settings, vgg)
-    assert reached < iterates[0].total
+    (final_loss,) = _loss(result, content, style, settings, vgg)
+    assert final_loss < losses[0].total
 
 
 def test_batch_gives_the_results_of_single_images() -> None:
-    """But for the order in which a batch is summed."""
+    """Differences come only from the order of summation."""
     settings = options(optimizer="spectral_lbfgs")
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     contents = [
@@ -254,17 +264,17 @@ def test_batch_gives_the_results_of_single_images() -> None:
         smooth(4)[:, :, 8:],
         smooth(5),
     ]
-    iterates: list[IterationLosses] = []
-    together = list(
-        transfer_style(contents, smooth(2), settings, vgg, CPU, iterates.append, batch_size=4)
+    losses: list[IterationLosses] = []
+    results = list(
+        transfer_style(contents, smooth(2), settings, vgg, CPU, losses.append, batch_size=4)
     )
-    assert [painted.shape for painted in together] == [content.shape for content in contents]
-    for picture, (painted, content) in enumerate(zip(together, contents, strict=True)):
-        alone, steps = _paint(settings, content, smooth(2))
-        torch.testing.assert_close(painted, alone, atol=0.05, rtol=0)
-        told = [iterate for iterate in iterates if iterate.image == picture]
-        assert [one.iteration for one in told] == list(range(1, 13))
-        assert told[-1].total == pytest.approx(steps[-1].total, rel=0.01)
+    assert [result.shape for result in results] == [content.shape for content in contents]
+    for index, (result, content) in enumerate(zip(results, contents, strict=True)):
+        single, single_losses = _stylize(settings, content, smooth(2))
+        torch.testing.assert_close(result, single, atol=0.05, rtol=0)
+        image_losses = [iterate for iterate in losses if iterate.image == index]
+        assert [iterate.iteration for iterate in image_losses] == list(range(1, 13))
+        assert image_losses[-1].total == pytest.approx(single_losses[-1].total, rel=0.01)
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam", "spectral_lbfgs"])
@@ -273,45 +283,45 @@ def test_result_does_not_depend_on_other_contents(optimizer: str, start: str) ->
     settings = options(optimizer=optimizer, init=start, lr=0.5)
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     contents = [smooth(1), smooth(3)[:, :, 8:], smooth(4)]
-    together = list(transfer_style(contents, smooth(2), settings, vgg, CPU, lambda iterate: None))
-    assert [painted.shape for painted in together] == [content.shape for content in contents]
-    for painted, content in zip(together, contents, strict=True):
-        alone, _ = _paint(settings, content, smooth(2))
-        assert torch.equal(painted, alone)
+    results = list(transfer_style(contents, smooth(2), settings, vgg, CPU, lambda iterate: None))
+    assert [result.shape for result in results] == [content.shape for content in contents]
+    for result, content in zip(results, contents, strict=True):
+        single, _ = _stylize(settings, content, smooth(2))
+        assert torch.equal(result, single)
 
 
 def test_style_transfer_is_bit_reproducible() -> None:
-    first, _ = _paint(options(init="noise"), smooth(1), smooth(2))
-    again, _ = _paint(options(init="noise"), smooth(1), smooth(2))
-    other, _ = _paint(options(init="noise", seed=2), smooth(1), smooth(2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+    first, _ = _stylize(options(init="noise"), smooth(1), smooth(2))
+    second, _ = _stylize(options(init="noise"), smooth(1), smooth(2))
+    other_seed, _ = _stylize(options(init="noise", seed=2), smooth(1), smooth(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other_seed)
 
 
 def test_content_is_reconstructed_from_noise() -> None:
     settings = options(style_layers={1: 0.0}, content_layers={1: 1.0}, init="noise", iterations=150)
-    painted, _ = _paint(settings, smooth(1), smooth(2))
-    assert (painted - smooth(1)).abs().mean() < 0.01
+    result, _ = _stylize(settings, smooth(1), smooth(2))
+    assert (result - smooth(1)).abs().mean() < 0.01
 
 
 def test_style_in_its_own_style_is_unchanged() -> None:
-    painted, iterates = _paint(options(), smooth(2), smooth(2))
-    assert iterates[0].total == pytest.approx(0, abs=1e-10)
-    torch.testing.assert_close(painted, smooth(2), atol=1e-3, rtol=0)
+    result, losses = _stylize(options(), smooth(2), smooth(2))
+    assert losses[0].total == pytest.approx(0, abs=1e-10)
+    torch.testing.assert_close(result, smooth(2), atol=1e-3, rtol=0)
 
 
-def test_style_loss_moves_the_palette() -> None:
+def test_style_loss_changes_the_mean_color() -> None:
     blue, orange = torch.tensor([0.1, 0.2, 0.7]), torch.tensor([0.9, 0.5, 0.1])
     content = blue.view(1, 3, 1, 1) + 0.2 * (smooth(1) - 0.5)
     style = orange.view(1, 3, 1, 1) + 0.2 * (smooth(2) - 0.5)
-    painted, _ = _paint(options(content_layers={}, iterations=150), content.clamp(0, 1), style)
-    assert torch.allclose(painted.mean((0, 2, 3)), style.mean((0, 2, 3)), atol=0.05)
+    result, _ = _stylize(options(content_layers={}, iterations=150), content.clamp(0, 1), style)
+    assert torch.allclose(result.mean((0, 2, 3)), style.mean((0, 2, 3)), atol=0.05)
 
 
 def test_style_and_content_may_differ_in_size() -> None:
     content = smooth(1)[:, :, :, :24]
-    painted, _ = _paint(options(), content, smooth(2)[:, :, :20])
-    assert painted.shape == content.shape
+    result, _ = _stylize(options(), content, smooth(2)[:, :, :20])
+    assert result.shape == content.shape
 
 
 def test_network_and_inputs_are_not_modified() -> None:
@@ -325,16 +335,16 @@ def test_network_and_inputs_are_not_modified() -> None:
 
 
 def test_non_finite_loss_raises_an_error() -> None:
-    # More than a float32 holds.
+    # The weight exceeds the range of float32.
     settings = options(style_layers={1: 1e39})
     with pytest.raises(AtelierError, match=r"loss of image 1 is (nan|inf) at iteration 1;"):
-        _paint(settings, smooth(1), smooth(2))
+        _stylize(settings, smooth(1), smooth(2))
 
 
 def test_calibration_gives_every_convolution_unit_scale() -> None:
-    picture = preprocess(smooth(2), "torchvision")
-    vgg = calibrate(build_vgg19("random", "average", seed=1, deepest=11), picture)
-    for layer, features in feature_maps(vgg, picture, [0, 2, 5, 7, 10]).items():
+    image = preprocess(smooth(2), "torchvision")
+    vgg = calibrate(build_vgg19("random", "average", seed=1, deepest=11), image)
+    for layer, features in feature_maps(vgg, image, [0, 2, 5, 7, 10]).items():
         assert features.square().mean().sqrt().item() == pytest.approx(1, abs=1e-4), layer
 
 
@@ -350,12 +360,12 @@ def test_calibration_on_zeros_changes_nothing() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_gpu_and_cpu_have_the_same_first_losses(optimizer: str, precision: str) -> None:
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
-    firsts, lasts = [], []
+    first_losses, last_losses = [], []
     for device in (CPU, torch.device("cuda")):
-        iterates: list[IterationLosses] = []
+        losses: list[IterationLosses] = []
         settings = options(init="noise", optimizer=optimizer, precision=precision)
-        list(transfer_style([smooth(1)], smooth(2), settings, vgg, device, iterates.append))
-        firsts.append(iterates[0].total)
-        lasts.append(iterates[-1].total)
-    assert firsts[0] == pytest.approx(firsts[1], rel=1e-2)
-    assert lasts[0] == pytest.approx(lasts[1], rel=0.2)
+        list(transfer_style([smooth(1)], smooth(2), settings, vgg, device, losses.append))
+        first_losses.append(losses[0].total)
+        last_losses.append(losses[-1].total)
+    assert first_losses[0] == pytest.approx(first_losses[1], rel=1e-2)
+    assert last_losses[0] == pytest.approx(last_losses[1], rel=0.2)
