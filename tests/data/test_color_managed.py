@@ -1,7 +1,6 @@
 """Reading and writing of images with transparency and color profiles."""
 
 import tempfile
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from atelier.data.color_managed import (
 from atelier.data.image_file import UnreadableError, silence_pillow
 
 from ..support.icc import display_p3, linear_grey, scanner, warm_cmyk
+from ..support.images import stored_pixels
 
 HEIGHT, WIDTH = 6, 9
 RNG = np.random.default_rng(5)
@@ -93,20 +93,10 @@ def test_cmyk_is_read_as_rgb(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
-    turns: dict[int, Callable[[Any], Any]] = {
-        1: lambda a: a,
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.transpose(1, 0, 2),
-        6: lambda a: np.rot90(a, 1),
-        7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
-        8: lambda a: np.rot90(a, -1),
-    }
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored = turns[orientation](np.dstack([RGB, ALPHA]))
-    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "in.png", exif=exif)
+    stored = stored_pixels(np.dstack([RGB, ALPHA]), orientation)
+    Image.fromarray(stored).save(tmp_path / "in.png", exif=exif)
     original = load_source_image(tmp_path / "in.png", 1)
     assert np.array_equal(original.pixels, RGB)
     save_stylized(STYLIZED, original, tmp_path / "out.png")

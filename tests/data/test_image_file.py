@@ -23,13 +23,10 @@ from atelier.data.formats.avif import coded_sizes
 from atelier.data.formats.jpeg import count_scans
 from atelier.data.image_file import UnreadableError, read_image, silence_pillow
 
+from ..support.image_files import saved
+from ..support.images import stored_pixels
+
 RGB = np.random.default_rng(5).integers(0, 256, (6, 9, 3), np.uint8)
-
-
-def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF", "TGA", "PCX"])
@@ -49,19 +46,9 @@ def test_gray_is_luma() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_exif_orientation_is_applied(orientation: int) -> None:
-    turns: dict[int, Callable[[Any], Any]] = {
-        1: lambda a: a,
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.transpose(1, 0, 2),
-        6: lambda a: np.rot90(a, 1),
-        7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
-        8: lambda a: np.rot90(a, -1),
-    }
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored = Image.fromarray(np.ascontiguousarray(turns[orientation](RGB)))
+    stored = Image.fromarray(stored_pixels(RGB, orientation))
     assert np.array_equal(read_image(saved(stored, exif=exif), "rgb", 1), RGB)
 
 

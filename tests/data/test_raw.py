@@ -115,13 +115,13 @@ def test_zip_members_are_read_in_order_or_rejected(raw_of: Callable[..., Path]) 
 
 def old_zip_of(*names: bytes) -> bytes:
     """Return a zip of unchanged names without the UTF-8 flag, as written for DOS."""
-    places = [b"%08d" % number + b"x" * (len(name) - 8) for number, name in enumerate(names)]
-    members = [zipfile.ZipInfo(place.decode()) for place in places]
+    placeholders = [b"%08d" % number + b"x" * (len(name) - 8) for number, name in enumerate(names)]
+    members = [zipfile.ZipInfo(placeholder.decode()) for placeholder in placeholders]
     for member in members:
         member.create_system = 0
     archive = zip_of(*((member, b"data") for member in members))
-    for place, name in zip(places, names, strict=True):
-        archive = archive.replace(place, name)
+    for placeholder, name in zip(placeholders, names, strict=True):
+        archive = archive.replace(placeholder, name)
     return archive
 
 
@@ -211,7 +211,7 @@ def test_encrypted_and_damaged_members_are_rejected_alone(raw_of: Callable[..., 
     assert read["c"] == b"fine"
 
 
-def test_a_zip_bomb_is_not_expanded(raw_of: Callable[..., Path]) -> None:
+def test_zip_bomb_is_not_expanded(raw_of: Callable[..., Path]) -> None:
     archive = zip_of(("bomb.png", bytes(60 * 2**20)), ("a.png", b"fine"))
     folder = raw_of("zip", {"pictures.zip": archive})
     tracemalloc.start()
