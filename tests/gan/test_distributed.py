@@ -1,4 +1,4 @@
-"""Two processes train as one does; a killed process ends the training, which can be resumed."""
+"""Training in two processes: equal results, errors, and resuming after a kill."""
 
 import json
 import os
@@ -142,18 +142,18 @@ def test_shards_are_even_and_complete() -> None:
 def test_sync_batchnorm_of_one_process_matches_batchnorm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Values, gradients and running statistics; alone, the sum over all processes is its own."""
+    """Values, gradients and running statistics are equal if all_reduce does nothing."""
     monkeypatch.setattr("atelier.gan.distributed._all_reduce", lambda _tensor: None)
     x = torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(1)) * 3 + 1
     weights = torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(2))
-    outcomes = []
+    results = []
     for norm in (torch.nn.BatchNorm2d(3), SyncBatchNorm(3)):
         inputs = x.clone().requires_grad_()
         (norm(inputs) * weights).sum().backward()
         assert inputs.grad is not None
-        outcomes.append([inputs.grad, norm.weight.grad, norm.running_mean, norm.running_var])
+        results.append([inputs.grad, norm.weight.grad, norm.running_mean, norm.running_var])
         assert int(norm.get_buffer("num_batches_tracked")) == 1
-    for plain, joint in zip(*outcomes, strict=True):
+    for plain, joint in zip(*results, strict=True):
         torch.testing.assert_close(joint, plain, rtol=1e-5, atol=1e-6)
 
 
@@ -167,7 +167,7 @@ def test_sync_batchnorm_of_two_processes_matches_whole_batch(
 ) -> None:
     monkeypatch.setattr("atelier.gan.distributed._all_reduce", all_reduce_equal_peer)
     stream = torch.Generator().manual_seed(1)
-    half, slopes = (torch.randn(3, 2, 4, 4, generator=stream) * 3 + 1 for _ in range(2))
+    half, gradients = (torch.randn(3, 2, 4, 4, generator=stream) * 3 + 1 for _ in range(2))
     whole = torch.cat([half, half]).requires_grad_()
     plain, joint = torch.nn.BatchNorm2d(2), SyncBatchNorm(2)
     for norm in (plain, joint):
@@ -176,8 +176,8 @@ def test_sync_batchnorm_of_two_processes_matches_whole_batch(
     part = half.clone().requires_grad_()
     for _ in range(2):
         expected, found = plain(whole), joint(part)
-    (expected * torch.cat([slopes, slopes])).sum().backward()
-    (found * slopes).sum().backward()
+    (expected * torch.cat([gradients, gradients])).sum().backward()
+    (found * gradients).sum().backward()
     torch.testing.assert_close(found, expected[:3])
     assert whole.grad is not None
     assert part.grad is not None
@@ -189,7 +189,7 @@ def test_sync_batchnorm_of_two_processes_matches_whole_batch(
     assert joint.train()(half.bfloat16()).dtype == torch.bfloat16
 
 
-def test_convert_sync_batchnorm_keeps_state() -> None:
+def test_convert_sync_batchnorm_preserves_state() -> None:
     network = build_networks(SMALL, seed=1)[0]
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     convert_sync_batchnorm(network)
@@ -220,8 +220,8 @@ def test_all_reduce_sum_uses_one_collective(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def one_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of torchrun's only process."""
+def torchrun_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the environment of torchrun's only process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -231,7 +231,7 @@ def one_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-@pytest.mark.usefixtures("one_of_torchrun")
+@pytest.mark.usefixtures("torchrun_environment")
 def test_torchrun_process_joins_group_and_rank0_broadcasts_state(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -249,9 +249,9 @@ def test_torchrun_process_joins_group_and_rank0_broadcasts_state(
             lambda tensor, source: (broadcast(tensor, source), sent.append(tensor.clone())),
         )
         from_rank0 = Ranks(0, 2).broadcast_state(state)
-        waiting = list(sent)
+        received = list(sent)
         monkeypatch.setattr(
-            torch.distributed, "broadcast", lambda tensor, _source: tensor.copy_(waiting.pop(0))
+            torch.distributed, "broadcast", lambda tensor, _source: tensor.copy_(received.pop(0))
         )
         from_rank1 = Ranks(1, 2).broadcast_state({})
         assert Ranks().broadcast_state(state) == state
@@ -274,7 +274,7 @@ def test_single_process_needs_no_process_group(monkeypatch: pytest.MonkeyPatch) 
     assert not torch.distributed.is_initialized()
 
 
-@pytest.mark.usefixtures("one_of_torchrun")
+@pytest.mark.usefixtures("torchrun_environment")
 @pytest.mark.parametrize(("gpus", "number", "fits"), [(2, 1, True), (2, 2, False), (1, 0, True)])
 def test_each_process_uses_its_own_gpu(
     monkeypatch: pytest.MonkeyPatch, gpus: int, number: int, fits: bool
@@ -287,11 +287,11 @@ def test_each_process_uses_its_own_gpu(
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     start = torch.distributed.init_process_group
 
-    def note(backend: str) -> None:
+    def record(backend: str) -> None:
         backends.append(backend)
         start("gloo")
 
-    monkeypatch.setattr(torch.distributed, "init_process_group", note)
+    monkeypatch.setattr(torch.distributed, "init_process_group", record)
     if not fits:
         with pytest.raises(AtelierError, match="than there are GPUs"), init_distributed("cuda"):
             pass
@@ -302,8 +302,8 @@ def test_each_process_uses_its_own_gpu(
     assert (backends, chosen) == (["nccl"], [torch.device("cuda", number)])
 
 
-@pytest.mark.usefixtures("one_of_torchrun")
-def test_connection_errors_are_one_sentence(
+@pytest.mark.usefixtures("torchrun_environment")
+def test_connection_errors_are_one_error_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_arguments: object) -> None:
@@ -322,7 +322,7 @@ def test_connection_errors_are_one_sentence(
 
 @pytest.mark.slow
 def test_stage_resumes_after_a_process_is_killed(ready: Project) -> None:
-    """By the real dvc; the training that was cut short and one that was not end the same."""
+    """With DVC, an interrupted and an uninterrupted training end with the same files."""
     ready.set(
         **{"runtime.launcher": "torchrun --nproc-per-node=2", "train.epochs": 15},
         **{"runtime.checkpoint_seconds": 0.0, "tracking.enabled": False},
@@ -354,7 +354,7 @@ def test_stage_resumes_after_a_process_is_killed(ready: Project) -> None:
 
 
 def kill_rank1(dvc: "subprocess.Popen[str]", folder: Path) -> None:
-    """Kill the process of rank 1 once there is a checkpoint."""
+    """Wait for a checkpoint and kill the process of rank 1."""
     import time
 
     import psutil
