@@ -42,7 +42,7 @@ KINDS: dict[str, tuple[Image.Image, np.ndarray, np.ndarray | None, dict[str, Any
     "L": (Image.fromarray(GRAY), np.dstack([GRAY] * 3), None, {}),
     "LA": (Image.fromarray(np.dstack([GRAY, ALPHA])), np.dstack([GRAY] * 3), ALPHA, {}),
     "P": (_palette(), np.asarray(_palette().convert("RGB")), None, {}),
-    "P, one color half transparent": (
+    "P, one colour transparent by half": (
         _palette(),
         np.asarray(_palette().convert("RGB")),
         np.where(np.asarray(_palette()) == 3, 128, 255).astype(np.uint8),
@@ -199,7 +199,7 @@ def test_damaged_profile_is_ignored(whole: bytes, noise: bytes, position: float)
     offset = int(position * len(whole))
     damaged = whole[:offset] + noise + whole[offset + len(noise) :]
     with silence_pillow(), tempfile.TemporaryDirectory() as folder:
-        target = Path(folder, "image.png")
+        target = Path(folder, "picture.png")
         Image.fromarray(RGB).save(target, icc_profile=damaged)
         original = load_source_image(target, 1)
         assert original.pixels.shape == RGB.shape

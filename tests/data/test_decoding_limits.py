@@ -59,7 +59,7 @@ def test_jpeg_is_decoded_at_twice_the_final_size(
     """Decoding at the final size would average squares, which is less sharp."""
     coarse = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
     image = Image.fromarray(coarse).resize((128, 128), Image.Resampling.BICUBIC)
-    folder = tmp_path / "images"
+    folder = tmp_path / "pictures"
     folder.mkdir()
     image.save(folder / "a.jpg", quality=100, subsampling=0)
     Image.open(folder / "a.jpg").save(folder / "b.png")

@@ -190,7 +190,7 @@ def test_only_images_of_one_or_three_channels_are_accepted(
 
 
 def test_empty_array_is_accepted_if_allowed(tmp_path: Path) -> None:
-    path = tmp_path / "test.npz"
+    path = tmp_path / "held_out.npz"
     save_images(path, [], (0, 4, 5, 3), [])
     assert load_images(path, may_be_empty=True).pixels.shape == (0, 4, 5, 3)
     with pytest.raises(AtelierError, match="N at least 1"):

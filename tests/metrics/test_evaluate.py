@@ -87,9 +87,9 @@ def test_epochs_are_measured_with_enough_validation_images(
     assert build(15) is None
     assert build(1) is None
     assert warnings == [
-        f"epochs are not measured: the validation set has {images}, and 16 are needed; raise"
+        f"epochs are not measured: the validation set has {count_text}, and 16 are needed; raise"
         " convert.validation_fraction or add images"
-        for images in ("15 images", "1 image")
+        for count_text in ("15 images", "1 image")
     ]
     with pytest.raises(
         AtelierError, match=r"has 15 images, .* add images, or set train.select_model to last"
@@ -315,18 +315,18 @@ def test_small_neighbor_pool_has_enough_images_for_scale(small: Images) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "images"), [(0, "0 images"), (1, "1 image"), (15, "15 images"), (16, None)]
+    ("count", "count_text"), [(0, "0 images"), (1, "1 image"), (15, "15 images"), (16, None)]
 )
 def test_note_reports_training_images_as_reference(
-    small: Images, count: int, images: str | None
+    small: Images, count: int, count_text: str | None
 ) -> None:
     test = small[200 : 200 + count]
     result = evaluate(evaluation(), small[:200], test, small[300:350], CPU)
     found = [note for note in result.metrics()["notes"] if "test set" in note]
     assert found == [
-        f"generated images are compared with 50 training images: the test set has {images}, and"
+        f"generated images are compared with 50 training images: the test set has {count_text}, and"
         " 16 are needed; raise convert.test_fraction or add images"
-    ] * (images is not None)
+    ] * (count_text is not None)
     by_setting = evaluate(evaluation(reference="training"), small[:200], test, small[300:350], CPU)
     assert not [note for note in by_setting.notes if "test set" in note]
 
