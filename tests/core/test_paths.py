@@ -68,9 +68,9 @@ def test_worktree_falls_back_to_main_worktree(
     top = tmp_path / "repo"
     main = project(top / "gan")
     author = ("-c", "user.name=a", "-c", "user.email=a@b")
-    for words in (("init", "-q"), (*author, "commit", "-q", "--allow-empty", "-m", "x"),
+    for arguments in (("init", "-q"), (*author, "commit", "-q", "--allow-empty", "-m", "x"),
                   ("worktree", "add", "-q", str(tmp_path / "far/off/tree"))):  # fmt: skip
-        subprocess.run(["git", *words], cwd=top, check=True)
+        subprocess.run(["git", *arguments], cwd=top, check=True)
     tree = project(tmp_path / "far/off/tree/gan")
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.chdir(tree)

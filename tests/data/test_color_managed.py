@@ -195,9 +195,9 @@ def test_profile_without_inverse_is_read_but_not_written(tmp_path: Path) -> None
     st.floats(0, 1),
 )
 @example(display_p3(), b"\x80", 18.5 / len(display_p3()))  # an unknown color space
-def test_damaged_profile_is_ignored(whole: bytes, noise: bytes, position: float) -> None:
-    offset = int(position * len(whole))
-    damaged = whole[:offset] + noise + whole[offset + len(noise) :]
+def test_damaged_profile_is_ignored(profile: bytes, noise: bytes, position: float) -> None:
+    offset = int(position * len(profile))
+    damaged = profile[:offset] + noise + profile[offset + len(noise) :]
     with silence_pillow(), tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "picture.png")
         Image.fromarray(RGB).save(target, icc_profile=damaged)
@@ -276,9 +276,9 @@ def test_failed_save_keeps_the_previous_file(tmp_path: Path) -> None:
 
 
 def test_broken_images_are_unreadable(tmp_path: Path) -> None:
-    whole = BytesIO()
-    Image.fromarray(np.tile(RGB, (40, 40, 1))).save(whole, "PNG")
-    (tmp_path / "half.png").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    stream = BytesIO()
+    Image.fromarray(np.tile(RGB, (40, 40, 1))).save(stream, "PNG")
+    (tmp_path / "half.png").write_bytes(stream.getvalue()[: len(stream.getvalue()) // 2])
     with pytest.raises(UnreadableError, match=r"truncated|damaged"):
         load_source_image(tmp_path / "half.png", 1)
     (tmp_path / "note.txt").write_text("words")
@@ -301,10 +301,10 @@ def _jpeg() -> bytes:
 
 
 @given(st.sampled_from([_png(), _jpeg()]), st.binary(min_size=1, max_size=30), st.floats(0, 1))
-def test_damaged_file_gives_image_or_reason(whole: bytes, noise: bytes, position: float) -> None:
-    offset = int(position * len(whole))
+def test_damaged_file_gives_image_or_reason(content: bytes, noise: bytes, position: float) -> None:
+    offset = int(position * len(content))
     with silence_pillow(), tempfile.NamedTemporaryFile() as file:
-        file.write(whole[:offset] + noise + whole[offset + len(noise) :])
+        file.write(content[:offset] + noise + content[offset + len(noise) :])
         file.flush()
         try:
             original = load_source_image(Path(file.name), 1)

@@ -313,7 +313,7 @@ def test_threads_convert_concurrently() -> None:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (60, 60, 3), np.uint8) for _ in range(40)]
     files = [saved(Image.fromarray(pixels), icc_profile=display_p3()) for pixels in images]
-    alone = [read_image(data, "rgb", 1) for data in files]
+    sequential = [read_image(data, "rgb", 1) for data in files]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda data: read_image(data, "rgb", 1), files))
-    assert all(map(np.array_equal, alone, together))
+        concurrent = list(pool.map(lambda data: read_image(data, "rgb", 1), files))
+    assert all(map(np.array_equal, sequential, concurrent))

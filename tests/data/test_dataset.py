@@ -101,9 +101,9 @@ def test_missing_or_damaged_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AtelierError, match="does not exist"):
         load_images(tmp_path / "absent.npz")
     save(tmp_path / "images.npz")
-    whole = (tmp_path / "images.npz").read_bytes()
-    for length in range(0, len(whole), 37):
-        (tmp_path / "images.npz").write_bytes(whole[:length])
+    content = (tmp_path / "images.npz").read_bytes()
+    for length in range(0, len(content), 37):
+        (tmp_path / "images.npz").write_bytes(content[:length])
         with pytest.raises(AtelierError, match="not a readable array"):
             load_images(tmp_path / "images.npz")
 

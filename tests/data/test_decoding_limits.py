@@ -65,5 +65,5 @@ def test_jpeg_is_decoded_at_twice_the_final_size(
     Image.open(folder / "a.jpg").save(folder / "b.png")
     download(source("folder", mine=str(folder)), tmp_path / "raw", tmp_path / "scratch")
     convert(conversion(image_size=16), tmp_path / "raw", tmp_path / "images.npz")
-    reduced, whole = load_images(tmp_path / "images.npz").pixels.astype(float)
-    assert np.sqrt(np.mean((reduced - whole) ** 2)) < 4
+    reduced, full = load_images(tmp_path / "images.npz").pixels.astype(float)
+    assert np.sqrt(np.mean((reduced - full) ** 2)) < 4

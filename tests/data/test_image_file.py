@@ -103,8 +103,8 @@ def test_jpeg_is_decoded_at_the_smallest_sufficient_size(at_least: int, shape: A
     data = saved(Image.fromarray(smooth.astype(np.uint8)), "JPEG")
     read = read_image(data, "rgb", 1, at_least)
     assert read.shape[:2] == shape
-    whole = np.asarray(Image.open(io.BytesIO(data)).resize(shape[::-1], Image.Resampling.BOX))
-    assert np.abs(read.astype(int) - whole).mean() < 2
+    expected = np.asarray(Image.open(io.BytesIO(data)).resize(shape[::-1], Image.Resampling.BOX))
+    assert np.abs(read.astype(int) - expected).mean() < 2
 
 
 def test_large_jpeg_equals_pillow(image_bytes: Callable[..., bytes]) -> None:

@@ -58,8 +58,8 @@ def test_changed_copy_is_in_group_of_original(
     change: Callable[[Image.Image], Image.Image],
 ) -> None:
     groups = groups_of(rows(FACES + [change(face) for face in FACES]))
-    together = sum(groups[index] == groups[index + 30] for index in range(30))
-    assert together == 30
+    matches = sum(groups[index] == groups[index + 30] for index in range(30))
+    assert matches == 30
     assert len(set(groups)) == 30, "different faces are in different groups"
 
 
@@ -157,8 +157,8 @@ def text(seed: int) -> Image.Image:
     random = np.random.default_rng(seed)
     image = Image.new("RGB", (200, 300), "white")
     for y in range(15, 285, 14):
-        words = "".join(random.choice(list("abcdefghij klmnop qrstu"), 28))
-        ImageDraw.Draw(image).text((15, y), words, fill="black")
+        line = "".join(random.choice(list("abcdefghij klmnop qrstu"), 28))
+        ImageDraw.Draw(image).text((15, y), line, fill="black")
     return image
 
 

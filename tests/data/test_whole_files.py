@@ -49,10 +49,10 @@ METADATA = {
 
 @pytest.mark.parametrize("name", METADATA)
 def test_metadata_never_makes_an_image_unreadable(tmp_path: Path, name: str) -> None:
-    whole = [png(RGB, METADATA[name])]
+    files = [png(RGB, METADATA[name])]
     if METADATA[name][4:8] not in (b"iCCP", b"tRNS"):
-        whole.append(png(RGB, after=METADATA[name]))
-    for data in whole:
+        files.append(png(RGB, after=METADATA[name]))
+    for data in files:
         assert np.array_equal(read_image(data, "rgb", 1), RGB)
         (tmp_path / "image.png").write_bytes(data)
         assert np.array_equal(load_source_image(tmp_path / "image.png", 1).pixels, RGB)
@@ -154,9 +154,9 @@ MODES = ("RGB", "L", "CMYK")
 def test_jpeg_without_end_marker_is_read(tmp_path: Path, kind: str, mode: str) -> None:
     data = saved(Image.fromarray(RGB).convert(mode), "JPEG", quality=90, **JPEGS[kind])
     for at_least in (None, 10):
-        whole = read_image(data, "rgb", 1, at_least)
+        expected = read_image(data, "rgb", 1, at_least)
         for cut in (data[:-1], data[:-2], data[:-2] + bytes(50)):
-            assert np.array_equal(read_image(cut, "rgb", 1, at_least), whole)
+            assert np.array_equal(read_image(cut, "rgb", 1, at_least), expected)
     (tmp_path / "image.jpg").write_bytes(data[:-2])
     pixels = load_source_image(tmp_path / "image.jpg", 1).pixels
     assert np.array_equal(pixels, read_image(data, "rgb", 1))

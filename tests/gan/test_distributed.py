@@ -114,22 +114,22 @@ def test_two_processes_match_one(
     settings_json = json.dumps(settings.train.model_dump())
     files = [str(tmp_path / name) for name in ("program.py", "pixels.pt", "state.safetensors")]
     torchrun(files[0], settings_json, *files[1:])
-    joint = load_file(files[2])
+    distributed = load_file(files[2])
 
     labels = np.arange(count) % 2
-    alone = Trainer(settings.train, pixels.numpy(), torch.device("cpu"), labels=labels)
-    rows = [torch.tensor(epoch.statistics) for epoch in alone.run()]
-    torch.testing.assert_close(joint["statistics"], torch.cat(rows), rtol=1e-4, atol=1e-5)
-    for name, parameter in alone.gan.generator.named_parameters():
+    single = Trainer(settings.train, pixels.numpy(), torch.device("cpu"), labels=labels)
+    rows = [torch.tensor(epoch.statistics) for epoch in single.run()]
+    torch.testing.assert_close(distributed["statistics"], torch.cat(rows), rtol=1e-4, atol=1e-5)
+    for name, parameter in single.gan.generator.named_parameters():
         assert parameter.grad is not None
         torch.testing.assert_close(
-            joint[f"gradient.{name}"], parameter.grad, rtol=1e-3, atol=1e-5, msg=name
+            distributed[f"gradient.{name}"], parameter.grad, rtol=1e-3, atol=1e-5, msg=name
         )
     for name in ("epochs_done", "stream.order", "stream.latents", "stream.chances"):
-        torch.testing.assert_close(joint[name], alone.state()[name])
-    for name, tensor in alone.state().items():
+        torch.testing.assert_close(distributed[name], single.state()[name])
+    for name, tensor in single.state().items():
         if name.startswith("average."):
-            torch.testing.assert_close(joint[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+            torch.testing.assert_close(distributed[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_shards_are_even_and_complete() -> None:
@@ -239,9 +239,9 @@ def test_torchrun_process_joins_group_and_rank0_broadcasts_state(
     sent: list[torch.Tensor] = []
     with init_distributed("cpu") as (ranks, device):
         assert (ranks, device) == (Ranks(0, 1), torch.device("cpu"))
-        whole = torch.ones(3)
-        _all_reduce(whole)
-        assert whole.tolist() == [1, 1, 1]
+        reduced = torch.ones(3)
+        _all_reduce(reduced)
+        assert reduced.tolist() == [1, 1, 1]
         broadcast = torch.distributed.broadcast
         monkeypatch.setattr(
             torch.distributed,
@@ -327,8 +327,8 @@ def test_stage_resumes_after_a_process_is_killed(ready: Project) -> None:
         **{"runtime.launcher": "torchrun --nproc-per-node=2", "train.epochs": 15},
         **{"runtime.checkpoint_seconds": 0.0, "tracking.enabled": False},
     )
-    whole = ready.copy(ready.folder.parent / "whole")
-    whole.run("dvc", "repro", "train")
+    uninterrupted = ready.copy(ready.folder.parent / "whole")
+    uninterrupted.run("dvc", "repro", "train")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with subprocess.Popen(
@@ -350,7 +350,7 @@ def test_stage_resumes_after_a_process_is_killed(ready: Project) -> None:
     assert "ERROR: process 1 of the training was ended by signal 9." in output, output
     assert list((ready.folder / ".atelier" / "unfinished").glob("train-*/state-*"))
     ready.run("dvc", "repro", "train")
-    assert ready.bytes("models", "samples") == whole.bytes("models", "samples")
+    assert ready.bytes("models", "samples") == uninterrupted.bytes("models", "samples")
 
 
 def kill_rank1(dvc: "subprocess.Popen[str]", folder: Path) -> None:

@@ -82,12 +82,12 @@ def test_all_latents_of_interpolation_loop_have_first_label() -> None:
 def test_latent_depends_only_on_its_seed(latents: str) -> None:
     arch = replace(SMALL, latent_distribution=latents)
     sampled = trained(latents, size=arch.latent_size)
-    together = list(latents_for_seeds(range(20), sampled))
-    for seed, latent in enumerate(together):
+    all_latents = list(latents_for_seeds(range(20), sampled))
+    for seed, latent in enumerate(all_latents):
         assert torch.equal(latent, draw_latents(1, arch, seed)[0])
         (single,) = latents_for_seeds([seed], sampled)
         assert torch.equal(single, latent)
-    assert len({tuple(latent.tolist()) for latent in together}) == 20
+    assert len({tuple(latent.tolist()) for latent in all_latents}) == 20
 
 
 def test_latents_of_neighboring_seeds_are_independent() -> None:

@@ -264,11 +264,13 @@ def test_two_half_batches_match_one_step(monkeypatch: pytest.MonkeyPatch, loss: 
     # Normalization over half of the batch equals that over the whole batch.
     assert_same(gan, statistics, reference_step(settings, batch, with_penalty=True))
     # By default, the batch of a process has weight 1.
-    whole = train_step(
+    default = train_step(
         gan_of(settings, Ranks(0, 2)), batch.real, batch.latents, uniforms=batch.uniforms
     )
-    half = train_step(gan_of(settings, Ranks(0, 2)), batch.real, batch.latents, 0.5, batch.uniforms)
-    assert float(whole[0]) == pytest.approx(2 * float(half[0]), rel=1e-5)
+    half_weight = train_step(
+        gan_of(settings, Ranks(0, 2)), batch.real, batch.latents, 0.5, batch.uniforms
+    )
+    assert float(default[0]) == pytest.approx(2 * float(half_weight[0]), rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -270,20 +270,20 @@ def reference_ms_ssim(one: np.ndarray, other: np.ndarray) -> float:
 
 @pytest.mark.parametrize(("side", "channels"), [(16, 3), (28, 1), (64, 3), (256, 1)])
 def test_ms_ssim_equals_tensorflow_code(side: int, channels: int) -> None:
-    one = waves(6, side, channels, 1)
-    other = np.concatenate([one[:2] // 2 + 30, one[2:4, ::-1], waves(2, side, channels, 2)])
-    other[0] = one[0]
-    expected = [reference_ms_ssim(a, b) for a, b in zip(one, other, strict=True)]
-    assert ms_ssim(one, other).numpy() == pytest.approx(expected, abs=1e-9)
+    images = waves(6, side, channels, 1)
+    others = np.concatenate([images[:2] // 2 + 30, images[2:4, ::-1], waves(2, side, channels, 2)])
+    others[0] = images[0]
+    expected = [reference_ms_ssim(a, b) for a, b in zip(images, others, strict=True)]
+    assert ms_ssim(images, others).numpy() == pytest.approx(expected, abs=1e-9)
     assert expected[0] == pytest.approx(1)
     assert max(expected[1:]) < 0.95
 
 
 def test_ms_ssim_does_not_depend_on_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other = waves(5, 16, 3, 1), waves(5, 16, 3, 2)
-    together = ms_ssim(one, other)
+    images, others = waves(5, 16, 3, 1), waves(5, 16, 3, 2)
+    expected = ms_ssim(images, others)
     monkeypatch.setattr("atelier.metrics.distances._PIXELS_AT_ONCE", 2 * 16 * 16)
-    assert torch.equal(ms_ssim(one, other), together)
+    assert torch.equal(ms_ssim(images, others), expected)
 
 
 def test_diversity_pairs_every_image_once() -> None:
@@ -344,9 +344,9 @@ def test_swd_equals_karras_code(side: int, channels: int) -> None:
 
 def test_swd_does_not_depend_on_batches_of_projections(monkeypatch: pytest.MonkeyPatch) -> None:
     real, generated = waves(5, 32, 3, 1), waves(5, 32, 3, 2) // 2
-    together = sliced_wasserstein(real, generated, seed=3)
+    expected = sliced_wasserstein(real, generated, seed=3)
     monkeypatch.setattr("atelier.metrics.distances._PROJECTED", 1)
-    assert sliced_wasserstein(real, generated, seed=3) == pytest.approx(together, rel=1e-5)
+    assert sliced_wasserstein(real, generated, seed=3) == pytest.approx(expected, rel=1e-5)
 
 
 def test_swd_of_many_images_needs_memory_of_patches_only(

@@ -484,11 +484,11 @@ def test_damaged_cache_file_is_computed_again(
     tmp_path: Path, images: Images, content: bytes | None
 ) -> None:
     counting, cache = CountingExtractor(), FeatureCache(tmp_path)
-    whole = cache.features(counting.extractor, images[:9], CPU)
+    features = cache.features(counting.extractor, images[:9], CPU)
     (file,) = tmp_path.iterdir()
     good = file.read_bytes()
     file.write_bytes(good[:-100] if content is None else content)
-    assert torch.equal(cache.features(counting.extractor, images[:9], CPU), whole)
+    assert torch.equal(cache.features(counting.extractor, images[:9], CPU), features)
     assert counting.calls == 2
     assert file.read_bytes() == good
 

@@ -55,11 +55,11 @@ def test_features_of_gray_images_do_not_depend_on_batches(
 ) -> None:
     extractor = Extractor(RandomFeatures(0), "random 0")
     gray = np.repeat(images[..., :1], 100, axis=0)
-    together = extractor(gray, CPU)
-    assert together.shape == (300, 1024)
-    torch.testing.assert_close(together[:1], extractor(gray[:1], CPU), rtol=1e-4, atol=1e-5)
+    features = extractor(gray, CPU)
+    assert features.shape == (300, 1024)
+    torch.testing.assert_close(features[:1], extractor(gray[:1], CPU), rtol=1e-4, atol=1e-5)
     repeated = extractor(gray.repeat(3, axis=-1), CPU)
-    torch.testing.assert_close(together, repeated, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(features, repeated, rtol=1e-4, atol=1e-5)
 
 
 def test_random_filters_depend_on_seed_and_not_on_global_generator() -> None:

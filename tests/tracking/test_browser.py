@@ -172,10 +172,10 @@ def test_child_shows_its_curves_and_montages(runs: Chrome) -> None:
         assert line.get_attribute("d").count("L") > 1, "a curve has many points"
     search_charts(runs, "samples")
     slider = partial(chart, runs, "samples", "[role=slider][aria-valuemax='2']")
-    seen: set[str] = set()
+    addresses: set[str] = set()
     for _ in range(2):
         press(runs, slider, Keys.RIGHT)
-        seen.add(eventually(runs, partial(other_montage, runs, seen)))
+        addresses.add(eventually(runs, partial(other_montage, runs, addresses)))
 
 
 def test_artifacts_of_child_open(runs: Chrome) -> None:

@@ -37,7 +37,7 @@ def _no_cached_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Store with its tables, shared because creating them takes seconds."""
+    """A store with its tables made, which takes seconds."""
     root = tmp_path_factory.mktemp("store")
     private_folder(root)
     open_store(root, "other")
@@ -132,12 +132,12 @@ def test_delivery_killed_after_any_entry_repeats_nothing(root: Path, tmp_path: P
     log_everything(journal, tmp_path)
     journal.write("end", status="FINISHED")
     offsets = [offset for _, offset in entries(journal.folder)]
-    whole = (journal.folder / "entries.jsonl").read_bytes()
+    content = (journal.folder / "entries.jsonl").read_bytes()
     delivered = journal.folder / "delivered.json"
     # The outbox grows by one entry at a time. After each, the worker is killed between the
     # request and writing delivered.json, so the next worker starts at the previous offset.
     for offset in offsets:
-        (journal.folder / "entries.jsonl").write_bytes(whole[:offset])
+        (journal.folder / "entries.jsonl").write_bytes(content[:offset])
         before = delivered.read_bytes() if delivered.exists() else None
         assert not delivery_worker._deliver_all(root, journal.folder.parent)
         if offset == offsets[-1]:
@@ -294,8 +294,8 @@ def test_patch_in_another_encoding_is_logged(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("plain\n")
-    for words in ("init -q", "add -A", "-c user.name=a -c user.email=a@b commit -qm a"):
-        subprocess.run(["git", *words.split()], check=True)
+    for arguments in ("init -q", "add -A", "-c user.name=a -c user.email=a@b commit -qm a"):
+        subprocess.run(["git", *arguments.split()], check=True)
     (tmp_path / "a.txt").write_bytes(b"caf\xe9\n")
     assert "+caf\ufffd" in uncommitted()
     assert git_tags()["git.dirty"] == "true"
@@ -447,8 +447,8 @@ def test_incomplete_last_line_is_not_read(tmp_path: Path) -> None:
     journal = start(tmp_path)
     journal.close()
     file = journal.folder / "entries.jsonl"
-    whole = file.read_bytes()
-    file.write_bytes(whole + b'{"kind": "metr')
+    content = file.read_bytes()
+    file.write_bytes(content + b'{"kind": "metr')
     assert [entry["kind"] for entry, _ in entries(journal.folder)] == ["start"]
 
 

@@ -548,8 +548,8 @@ def test_late_request_leaves_no_second_run(
     assert flush_backlog(tmp_path) == 0
     remaining = client.search_runs([number])
     assert may_delete or len(remaining) == 4
-    ours = ("atelier.pipeline", "atelier.journal")
-    remaining = [run for run in remaining if any(key in run.data.tags for key in ours)]
+    tag_names = ("atelier.pipeline", "atelier.journal")
+    remaining = [run for run in remaining if any(key in run.data.tags for key in tag_names)]
     assert sorted(run.info.run_name for run in remaining) == ["p", "train"]
     assert {run.info.status for run in remaining} == {"FINISHED"}
 

@@ -29,10 +29,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 MEASURED = {"evaluate.samples": "800", "evaluate.seed": "1"}
 
 
-def git(folder: Path, *words: str) -> str:
+def git(folder: Path, *arguments: str) -> str:
     author = ("-c", "user.name=a", "-c", "user.email=a@b")
     result = subprocess.run(
-        ["git", *author, *words], cwd=folder, check=True, capture_output=True, text=True
+        ["git", *author, *arguments], cwd=folder, check=True, capture_output=True, text=True
     )
     return result.stdout.strip()
 
@@ -169,8 +169,8 @@ def test_best_run_is_kept_and_others_removed_with_files(store_and_programs: Stor
     assert store.client.get_run(best).info.lifecycle_stage == "active"
     with pytest.raises(MlflowException, match="not found"):
         store.client.get_run(removed)
-    kept = {store.client.get_run(best).data.tags["mlflow.parentRunId"], best}
-    assert {folder.name for folder in (store.root / "mlruns" / "atelier").iterdir()} == kept
+    kept_ids = {store.client.get_run(best).data.tags["mlflow.parentRunId"], best}
+    assert {folder.name for folder in (store.root / "mlruns" / "atelier").iterdir()} == kept_ids
     assert store.files().items() <= before.items()
     assert names(store.plan(best=1)) == ({"second": ["among the lowest KIDs"]}, [])
 
@@ -247,10 +247,10 @@ def test_run_whose_outputs_git_references_is_kept(store: Store) -> None:
 
     assert names(store.plan())[1] == ["nobody"], "the reflog of HEAD references the amended commit"
     git(store.root, "reflog", "expire", "--expire=now", "--all")
-    kept, removed = names(store.plan())
+    reasons, removed = names(store.plan())
     assert removed == ["nobody", "amended"]
-    assert set(map(tuple, kept.values())) == {("named by git or by dvc.lock",)}
-    assert kept.keys() == {*hashes, "two"} - {"nobody", "amended"}
+    assert set(map(tuple, reasons.values())) == {("named by git or by dvc.lock",)}
+    assert reasons.keys() == {*hashes, "two"} - {"nobody", "amended"}
 
 
 def test_running_execution_is_kept(store: Store) -> None:
@@ -260,8 +260,8 @@ def test_running_execution_is_kept(store: Store) -> None:
     process = Process.of(os.getpid())
     store.execute(process.key)
     journal = Outbox(private_folder(store.root), process, "train")
-    kept, removed = names(store.plan())
-    assert kept == {process.key: ["still running"], "elsewhere": ["still running"]}
+    reasons, removed = names(store.plan())
+    assert reasons == {process.key: ["still running"], "elsewhere": ["still running"]}
     assert removed == ["old"]
     with pytest.raises(AtelierError, match="a pipeline is running"):
         store.prune()
@@ -321,16 +321,16 @@ def test_clones_have_different_ids(tmp_path: Path) -> None:
 
 
 def test_output_that_is_equal_in_every_run_keeps_none(store: Store) -> None:
-    empty, ours, other = ("0" * 32, "1" * 32, "2" * 32)
-    store.execute("committed", outputs={"models": ours, "plots": empty})
+    empty, committed, other = ("0" * 32, "1" * 32, "2" * 32)
+    store.execute("committed", outputs={"models": committed, "plots": empty})
     store.execute("draft", outputs={"models": other, "plots": empty})
-    store.commit(ours, empty)
+    store.commit(committed, empty)
     assert names(store.plan()) == ({"committed": ["named by git or by dvc.lock"]}, ["draft"])
 
 
 def test_stale_checkpoints_are_removed(store: Store) -> None:
-    kept = {"render-new": 29, "train-held": 31, "train-at-work": 31}
-    for name, days in (kept | {"train-old": 31, ".stylize-old-1": 31}).items():
+    kept_days = {"render-new": 29, "train-held": 31, "train-at-work": 31}
+    for name, days in (kept_days | {"train-old": 31, ".stylize-old-1": 31}).items():
         folder = private_folder(store.root) / "unfinished" / name
         folder.mkdir(parents=True)
         (folder / ".lock").touch()
@@ -343,7 +343,7 @@ def test_stale_checkpoints_are_removed(store: Store) -> None:
         found = store.plan()
         assert [folder.name for folder in found.stale] == [".stylize-old-1", "train-old"]
         apply(store.root, "atelier", found)
-    assert {folder.name for folder in work.iterdir()} == set(kept)
+    assert {folder.name for folder in work.iterdir()} == set(kept_days)
     assert [folder.name for folder in plan(store.root, "atelier", days=32).stale] == []
 
 
@@ -364,21 +364,21 @@ def test_producers_of_kept_executions_are_kept(store: Store) -> None:
     unused = store.execute("unused")
     store.execute("kept", 0.1, restored={"download": "pulled from elsewhere", "convert": second})
     store.execute("failed", restored={"download": unused})
-    kept, removed = names(store.plan(best=1))
+    reasons, removed = names(store.plan(best=1))
     assert removed == ["failed", "unused"]
-    assert kept["second"] == ["made what kept restored"]
-    assert kept["first"] == ["made what second restored"]
+    assert reasons["second"] == ["made what kept restored"]
+    assert reasons["first"] == ["made what second restored"]
 
 
 def test_only_runs_of_atelier_in_this_experiment_are_removed(store: Store) -> None:
     _, other = open_store(store.root, "other")
     store.execute("of other", experiment=other)
     own = store.client.create_run(store.experiment, run_name="a notebook's").info.run_id
-    alone = store.client.create_run(store.experiment, tags={"atelier.stage": "train"}).info.run_id
-    store.client.set_terminated(alone)
+    orphan = store.client.create_run(store.experiment, tags={"atelier.stage": "train"}).info.run_id
+    store.client.set_terminated(orphan)
     found = store.plan()
     assert names(found)[0] == {"of other": ["of another experiment"]}
-    assert [execution.head.info.run_id for execution in found.remove] == [alone]
+    assert [execution.head.info.run_id for execution in found.remove] == [orphan]
     store.prune()
     remaining = store.client.search_runs([store.experiment])
     assert [run.info.run_id for run in remaining] == [own]
@@ -387,8 +387,8 @@ def test_only_runs_of_atelier_in_this_experiment_are_removed(store: Store) -> No
 
 def test_files_outside_the_project_are_not_removed(store: Store, tmp_path: Path) -> None:
     folder = tmp_path / "disk"
-    far = store.client.create_experiment("far", artifact_location=folder.as_uri())
-    store.execute("far", experiment=far)
+    other_experiment = store.client.create_experiment("far", artifact_location=folder.as_uri())
+    store.execute("far", experiment=other_experiment)
     store.execute("near")
     found = plan(store.root, "far", best=0)
     assert names(found)[0]["far"] == ["has files outside mlruns/"]
@@ -461,11 +461,13 @@ def test_only_old_runs_of_this_clone_are_removed_on_a_server(
         team.execute(f"other {tag}", tags=own | {tag: "another"})
     team.execute("old", tags=own, at=now - 8 * day)
     team.execute("recent", tags=own, at=now - 6 * day)
-    kept, removed = names(team.plan())
+    reasons_by_name, removed = names(team.plan())
     assert removed == ["old"]
-    assert kept.pop("recent") == ["younger than 7 days"]
-    assert kept.keys() == {"untagged", *(f"other {tag}" for tag in own)}
-    assert all(reasons == ["of another user, machine or clone"] for reasons in kept.values())
+    assert reasons_by_name.pop("recent") == ["younger than 7 days"]
+    assert reasons_by_name.keys() == {"untagged", *(f"other {tag}" for tag in own)}
+    assert all(
+        reasons == ["of another user, machine or clone"] for reasons in reasons_by_name.values()
+    )
     assert names(plan(store.root, "atelier", best=0, min_age=5))[1] == ["recent", "old"]
     assert len(plan(store.root, "atelier", best=0, everyone=True).remove) == 4
     # Another user's lower KID does not make the best own run removable.

@@ -215,8 +215,13 @@ def test_outbox_is_read_entry_by_entry_until_it_is_removed(private: Path, tmp_pa
     assert problem(execution) is None
     record_problem(execution, "no route")
     assert problem(execution) == "no route"
-    (one,) = pending(tmp_path)
-    assert (one.stage, one.outbox, one.entries, one.reason) == (
+    (pending_outbox,) = pending(tmp_path)
+    assert (
+        pending_outbox.stage,
+        pending_outbox.outbox,
+        pending_outbox.entries,
+        pending_outbox.reason,
+    ) == (
         "train",
         journal.folder,
         2,
@@ -229,7 +234,9 @@ def test_outbox_is_read_entry_by_entry_until_it_is_removed(private: Path, tmp_pa
     assert recorded_start(execution) == {"problem": "later", "setting": "\ud800"}
     remove(journal.folder)
     assert outboxes(execution) == pending(tmp_path) == []
-    assert [(one.execution, one.reason) for one in unwritten(tmp_path)] == [(execution, "later")]
+    assert [
+        (pending_outbox.execution, pending_outbox.reason) for pending_outbox in unwritten(tmp_path)
+    ] == [(execution, "later")]
     record_start(execution, None)
     assert recorded_start(execution) is None
     assert unwritten(tmp_path) == []

@@ -303,8 +303,8 @@ def test_outcome_is_written_later_if_the_worker_was_killed(tracked: Project) -> 
     tracked.set(**{"render.fps": 6.0})
     tracked.run("dvc", "repro", "render", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if "atelier.tracking.delivery_worker" in words and str(tracked.folder) in words:
+        arguments = process.info["cmdline"] or []
+        if "atelier.tracking.delivery_worker" in arguments and str(tracked.folder) in arguments:
             process.kill()
             process.wait()
     tracked.atelier("sync", "--here")

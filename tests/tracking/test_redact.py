@@ -103,8 +103,8 @@ def test_cut_within_a_url_reveals_no_password() -> None:
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("plain\n")
-    for words in ("init -q", "add -A", "-c user.name=a -c user.email=a@b commit -qm a"):
-        subprocess.run(["git", *words.split()], check=True)
+    for arguments in ("init -q", "add -A", "-c user.name=a -c user.email=a@b commit -qm a"):
+        subprocess.run(["git", *arguments.split()], check=True)
     return tmp_path
 
 

@@ -13,10 +13,10 @@ from atelier.core.errors import AtelierError
 from atelier.tracking.references import named_by_git
 
 
-def git(folder: Path, *words: str) -> str:
+def git(folder: Path, *arguments: str) -> str:
     author = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "protocol.file.allow=always")
     result = subprocess.run(
-        ["git", *author, *words], cwd=folder, check=True, capture_output=True, text=True
+        ["git", *author, *arguments], cwd=folder, check=True, capture_output=True, text=True
     )
     return result.stdout.strip()
 

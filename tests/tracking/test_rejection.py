@@ -285,8 +285,8 @@ def test_outcome_is_written_after_temporary_errors(
     (root / "dvc.lock").write_text(LOCK)
     journal = start(root)
     execution = journal.folder.parent
-    here = {"workspace": str(root.resolve()), "root": str(root.resolve())}
-    record_start(execution, here | {"experiment": "atelier", "parameters": {}, "tags": {}})
+    folders = {"workspace": str(root.resolve()), "root": str(root.resolve())}
+    record_start(execution, folders | {"experiment": "atelier", "parameters": {}, "tags": {}})
     Run(journal).end("FINISHED")
     monkeypatch.setenv("DVC_ROOT", str(root))
     disk_full = OSError(errno.ENOSPC, "No space left on device")
