@@ -452,7 +452,7 @@ def test_incomplete_last_line_is_not_read(tmp_path: Path) -> None:
     assert [entry["kind"] for entry, _ in entries(journal.folder)] == ["start"]
 
 
-def test_numbers_and_sheet_are_flattened() -> None:
+def test_numbers_are_flattened_and_images_form_a_grid() -> None:
     values = {"a": 1, "b": {"c": 2.5, "d": "x", "e": float("inf")}, "f": True, "g": {}}
     assert numbers(values) == {"a": 1.0, "b.c": 2.5}
     assert flat(values)["g"] == {}
