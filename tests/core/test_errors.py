@@ -1,4 +1,4 @@
-"""An error of the operating system becomes one sentence, the same in every program."""
+"""Messages for errors of the operating system, the same in all programs."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ TARGET = Path("data/raw")
         (errno.ESTALE, "a disk failed while data/raw was read or written (Stale file handle)"),
     ],
 )
-def test_message_names_the_target_and_the_reason(number: int, sentence: str) -> None:
+def test_message_contains_target_and_reason(number: int, sentence: str) -> None:
     message = os_error_message(OSError(number, os.strerror(number)), TARGET)
     assert message is not None
     assert message.startswith(sentence + ";")
@@ -35,12 +35,12 @@ def test_message_names_the_target_and_the_reason(number: int, sentence: str) -> 
     [
         (PermissionError(errno.EACCES, "no", "here/file"), "here/file"),
         (PermissionError(errno.EACCES, "no", b"here/file"), "here/file"),
-        # The places of temporary files mean nothing to a user.
+        # Users do not know the names of temporary files.
         (PermissionError(errno.EACCES, "no", "here/.atelier-x1"), "here"),
         (OSError(errno.EISDIR, "no", "here/.atelier-x1", None, "here/file"), "here/file"),
     ],
 )
-def test_message_names_the_file_of_the_error(error: OSError, name: str) -> None:
+def test_message_contains_file_of_error(error: OSError, name: str) -> None:
     message = os_error_message(error, TARGET)
     assert message is not None
     assert message.startswith(f"{name} cannot be read or written (no);")

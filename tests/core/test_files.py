@@ -52,8 +52,8 @@ def test_files_are_merged_into_folder_only_on_success(tmp_path: Path) -> None:
         (temporary / "replaced").write_text("new")
         (temporary / "joined").write_text("new")
         assert (target / "replaced").read_text() == "old"
-    told = {file.name: file.read_text() for file in target.iterdir()}
-    assert told == {"kept": "old", "replaced": "new", "joined": "new"}
+    contents = {file.name: file.read_text() for file in target.iterdir()}
+    assert contents == {"kept": "old", "replaced": "new", "joined": "new"}
     assert os.listdir(tmp_path) == ["folder"]
 
 
@@ -82,8 +82,8 @@ def test_csv_has_header_and_rows(tmp_path: Path) -> None:
     assert (tmp_path / "a.csv").read_bytes() == b"step,loss\n1,0.5\n2,0.25\n"
 
 
-class Order:
-    """Names of files as they are flushed and renamed."""
+class FileEvents:
+    """Records which files are flushed and renamed, in order."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.events: list[tuple[str, str]] = []
@@ -103,11 +103,11 @@ class Order:
 
 def test_file_is_flushed_before_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A power failure leaves the old file or the complete new one."""
-    target, order = tmp_path / "file.txt", Order(monkeypatch)
+    target, recorded = tmp_path / "file.txt", FileEvents(monkeypatch)
     with atomic_write(target) as temporary:
         temporary.write_text("new")
         assert temporary.suffix == ".txt"
-    assert order.events == [
+    assert recorded.events == [
         ("flush", str(temporary)),
         (f"rename {temporary}", str(target)),
         ("flush", str(tmp_path)),
@@ -120,19 +120,19 @@ def test_folder_is_flushed_after_last_rename(
     target = tmp_path / "folder"
     with atomic_replace_dir(target) as temporary:
         (temporary / "a").touch()
-    order = Order(monkeypatch)
+    recorded = FileEvents(monkeypatch)
     with atomic_replace_dir(target) as temporary:
         (temporary / "b").touch()
     old = tmp_path / ".atelier-old-folder"
-    assert order.events == [
+    assert recorded.events == [
         (f"rename {target}", str(old)),
         (f"rename {temporary}", str(target)),
         ("flush", str(tmp_path)),
     ]
-    order.events.clear()
+    recorded.events.clear()
     with atomic_merge_dir(target) as temporary:
         (temporary / "c").touch()
-    assert order.events == [(f"rename {temporary}/c", str(target / "c")), ("flush", str(target))]
+    assert recorded.events == [(f"rename {temporary}/c", str(target / "c")), ("flush", str(target))]
 
 
 def test_old_folder_is_restored_after_kill_between_renames(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_old_folder_is_restored_after_kill_between_renames(tmp_path: Path) -> No
         raise KeyboardInterrupt
     assert os.listdir(target) == ["kept"]
     assert os.listdir(tmp_path) == ["folder"]
-    # One that was killed after both renames left only something to remove.
+    # A process killed after both renames leaves only the old folder to remove.
     old.mkdir()
     with atomic_replace_dir(target) as temporary:
         (temporary / "new").touch()

@@ -1,4 +1,4 @@
-"""``atelier migrate`` on files of earlier versions, which are kept in ``old_params``."""
+"""``atelier migrate`` on files of earlier versions in ``old_params``."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ FILES = sorted(OLD.glob("*.yaml"))
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a value by dotted key; a mapping of layers is a value."""
+    """Return values by dotted key; mappings of layers are values."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict) and key not in ("folders", "style_layers", "content_layers"):
@@ -30,7 +30,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def renamed(old: dict[str, Any]) -> dict[str, Any]:
-    """Return what the values of an old file are called today."""
+    """Return the values of an old file by their current keys."""
     found: dict[str, Any] = {}
     for dotted, value in flat(old).items():
         section, key = dotted.split(".", 1)
@@ -46,7 +46,7 @@ def params(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / "params.yaml"
 
 
-def test_every_value_is_kept_and_missing_ones_are_those_of_base(params: Path, root: Path) -> None:
+def test_values_are_unchanged_and_missing_ones_are_those_of_base(params: Path, root: Path) -> None:
     old = renamed(read_yaml(params))
     with pytest.raises(AtelierError, match="run `atelier migrate`"):
         settings.load(params)
@@ -59,7 +59,7 @@ def test_every_value_is_kept_and_missing_ones_are_those_of_base(params: Path, ro
     assert {key: new[key] for key in added} == {key: base[key] for key in added}
 
 
-def test_order_comments_and_blank_lines_stay(params: Path, root: Path) -> None:
+def test_order_comments_and_blank_lines_are_preserved(params: Path, root: Path) -> None:
     before, old = params.read_text("utf-8"), list(renamed(read_yaml(params)))
     migrate(params, root / "presets")
     after, new = params.read_text("utf-8"), list(flat(read_yaml(params)))

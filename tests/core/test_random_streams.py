@@ -1,4 +1,4 @@
-"""Random streams of one seed, or of neighboring seeds, are independent."""
+"""Independent random streams of one seed and of neighboring seeds."""
 
 import pytest
 import torch
@@ -15,18 +15,20 @@ NAMES = st.text(min_size=1, max_size=30)
 @given(SEEDS, NAMES)
 def test_stream_is_reproducible(seed: int, name: str) -> None:
     assert derive_seed(seed, name) == derive_seed(seed, name)
-    one, again = (numpy_generator(seed, name).random(3).tolist() for _ in range(2))
-    assert one == again
-    first, second = (torch.rand(3, generator=torch_generator(seed, name)) for _ in range(2))
-    assert torch.equal(first, second)
+    numpy_1, numpy_2 = (numpy_generator(seed, name).random(3).tolist() for _ in range(2))
+    assert numpy_1 == numpy_2
+    torch_1, torch_2 = (torch.rand(3, generator=torch_generator(seed, name)) for _ in range(2))
+    assert torch.equal(torch_1, torch_2)
 
 
 @given(st.sets(st.tuples(SEEDS, NAMES), min_size=2, max_size=20))
-def test_streams_of_different_seeds_and_names_differ(purposes: set[tuple[int, str]]) -> None:
-    # The lower half is all that torch uses on a CPU.
-    lower = {derive_seed(seed, name) % 2**32 for seed, name in purposes}
-    assert len(lower) == len(purposes)
-    assert len({numpy_generator(*purpose).random() for purpose in purposes}) == len(purposes)
+def test_streams_of_different_seeds_and_names_differ(seeds_and_names: set[tuple[int, str]]) -> None:
+    # On a CPU, torch uses only the lower half of the bits.
+    lower = {derive_seed(seed, name) % 2**32 for seed, name in seeds_and_names}
+    assert len(lower) == len(seeds_and_names)
+    assert len(
+        {numpy_generator(*seed_and_name).random() for seed_and_name in seeds_and_names}
+    ) == len(seeds_and_names)
 
 
 def test_stream_without_name_is_rejected() -> None:
@@ -41,7 +43,7 @@ def test_seed_equals_recorded_value() -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_random_filters_differ_from_raw_seed_and_latents(seed: int) -> None:
-    """With one seed for both, latents and filters were the same numbers up to their scale."""
+    """With one seed for both, latents and filters were equal up to a factor."""
     weights = build_extractor("random", seed).network.layers[0].weight.flatten()
     raw = torch.Generator().manual_seed(seed)
     for generator in (raw, torch_generator(seed, "evaluate.latents")):

@@ -11,7 +11,7 @@ NOISE = np.random.default_rng(1).integers(0, 256, (12, 20, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("method", get_args(Method))
-def test_flat_images_stay_flat_and_have_the_size(method: Method) -> None:
+def test_flat_images_remain_flat_and_have_new_size(method: Method) -> None:
     flat = np.full((9, 14, 3), (10, 200, 77), np.uint8)
     for height, width in ((4, 6), (30, 31), (9, 5)):
         resized = resize_image(flat, height, width, method)
@@ -21,7 +21,7 @@ def test_flat_images_stay_flat_and_have_the_size(method: Method) -> None:
 
 
 @pytest.mark.parametrize("method", get_args(Method))
-def test_an_image_of_the_size_is_returned_itself(method: Method) -> None:
+def test_image_of_target_size_is_returned_itself(method: Method) -> None:
     assert resize_image(NOISE, 12, 20, method) is NOISE
 
 

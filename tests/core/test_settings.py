@@ -144,7 +144,7 @@ def test_old_value_is_named_with_its_new_name(section: str, key: str, old: str, 
     settings.check(changed(f"{section}.{key}", new), "params.yaml")
 
 
-def test_renamed_keys_exist_today_and_old_ones_do_not() -> None:
+def test_new_keys_exist_and_old_ones_do_not() -> None:
     for section, keys in RENAMED_KEYS.items():
         assert {new for names in keys.values() for new in names} <= set(VALUES[section])
         assert not set(keys) & set(VALUES[section])
@@ -154,7 +154,7 @@ def test_renamed_keys_exist_today_and_old_ones_do_not() -> None:
     "content",
     [b"a: [1", b"a: 1\na: 2\n", b"\xff\xfe\x00", b"a: !!python/object/apply:os.system [ls]", b"\t"],
 )
-def test_invalid_yaml_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+def test_invalid_yaml_is_one_error_sentence(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "params.yaml"
     file.write_bytes(content)
     with pytest.raises(AtelierError) as caught:
@@ -162,7 +162,7 @@ def test_invalid_yaml_is_one_sentence(tmp_path: Path, content: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_missing_file_is_one_sentence(tmp_path: Path) -> None:
+def test_missing_file_is_one_error_sentence(tmp_path: Path) -> None:
     with pytest.raises(AtelierError, match=r"cannot read .*params\.yaml: No such file"):
         settings.load(tmp_path / "params.yaml")
 
@@ -177,7 +177,7 @@ plain = st.recursive(
 
 
 @given(section=st.sampled_from(sorted(VALUES)), value=plain)
-def test_any_section_is_valid_or_one_sentence(section: str, value: Any) -> None:
+def test_any_section_is_valid_or_one_error_sentence(section: str, value: Any) -> None:
     try:
         settings.check({**VALUES, section: value}, "params.yaml")
     except AtelierError as error:
@@ -185,7 +185,7 @@ def test_any_section_is_valid_or_one_sentence(section: str, value: Any) -> None:
 
 
 @given(key=st.sampled_from([f"{s}.{k}" for s, keys in VALUES.items() for k in keys]), value=plain)
-def test_any_value_is_valid_or_one_sentence(key: str, value: Any) -> None:
+def test_any_value_is_valid_or_one_error_sentence(key: str, value: Any) -> None:
     try:
         settings.check(changed(key, value), "params.yaml")
     except AtelierError as error:
@@ -194,7 +194,7 @@ def test_any_value_is_valid_or_one_sentence(key: str, value: Any) -> None:
 
 
 def test_no_setting_has_a_name_that_dvc_run_cache_ignores() -> None:
-    """Its key lacks parameters named size and nfiles, so it would restore old results."""
+    """The run cache's key omits parameters named size and nfiles, so it restores old results."""
 
     def names(model: type[Section]) -> list[str]:
         found = []
@@ -208,12 +208,12 @@ def test_no_setting_has_a_name_that_dvc_run_cache_ignores() -> None:
 
 
 def test_missing_weights_of_evaluate_are_named(tmp_path: Path) -> None:
-    wanted = settings.check(changed("evaluate.features", "vgg.pth"), "params.yaml")
+    loaded = settings.check(changed("evaluate.features", "vgg.pth"), "params.yaml")
     with pytest.raises(AtelierError, match=r"no data/weights/vgg\.pth, .* under evaluate; put it"):
-        check_files(wanted, tmp_path)
+        check_files(loaded, tmp_path)
     (tmp_path / "data/weights").mkdir(parents=True)
     (tmp_path / "data/weights/vgg.pth").write_bytes(b"")
-    check_files(wanted, tmp_path)
+    check_files(loaded, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_pretrained_weights_define_preprocessing(
     assert settings.check(values, "params.yaml").stylize.pixel_convention() == convention
 
 
-def test_validation_and_test_leave_images_for_training() -> None:
+def test_validation_and_test_must_leave_images_for_training() -> None:
     values = deepcopy(VALUES)
     values["convert"] |= {"validation_fraction": 0.5, "test_fraction": 0.5}
     with pytest.raises(AtelierError, match=r"convert: validation_fraction is 0\.5 and test_f"):

@@ -1,4 +1,4 @@
-"""Nested state survives flattening, for any names and depths."""
+"""Flattening of nested state of any names and depths."""
 
 from typing import Any
 
@@ -10,7 +10,9 @@ from atelier.core.state import flatten, section
 
 NAMES = st.text("abc_", min_size=1, max_size=3)
 TENSORS = st.integers(0, 9).map(torch.tensor)
-NESTED = st.dictionaries(NAMES, st.recursive(TENSORS, lambda of: st.dictionaries(NAMES, of)))
+NESTED = st.dictionaries(
+    NAMES, st.recursive(TENSORS, lambda values: st.dictionaries(NAMES, values))
+)
 
 
 def test_keys_are_joined_by_dots() -> None:
@@ -23,7 +25,7 @@ def test_keys_are_joined_by_dots() -> None:
 
 
 @given(NESTED)
-def test_each_section_is_what_was_nested(state: dict[str, Any]) -> None:
+def test_sections_equal_flattened_values(state: dict[str, Any]) -> None:
     flat = flatten(state)
     assert all(isinstance(tensor, torch.Tensor) for tensor in flat.values())
     for name, value in state.items():

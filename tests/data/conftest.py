@@ -19,7 +19,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 @pytest.fixture
 def shared() -> Path:
     if not SHARED.is_dir():
-        pytest.skip("no real data beside the project (../shared/data)")
+        pytest.skip("no real data in ../shared/data")
     return SHARED
 
 

@@ -18,8 +18,8 @@ from atelier.data.image_file import UnreadableError, read_image
 from ..support.image_files import chunk, png, saved
 
 # Every 8-bit level, and the values at which rounding changes.
-GREY = np.concatenate([257 * np.arange(256), 257 * np.arange(255) + 128, [65_535]])
-GREY = np.append(GREY, 257 * np.arange(255) + 129).astype(np.uint16).reshape(1, -1)
+GRAY = np.concatenate([257 * np.arange(256), 257 * np.arange(255) + 128, [65_535]])
+GRAY = np.append(GRAY, 257 * np.arange(255) + 129).astype(np.uint16).reshape(1, -1)
 RGB = np.random.default_rng(1).integers(0, 65_536, (30, 40, 3), np.uint16)
 RGB[0, 0] = 65_535
 
@@ -48,41 +48,41 @@ def tiff(values: np.ndarray, order: str = "<", packed: bytes = b"", **tags: Any)
         entries[338] = [2]
     entries |= {int(tag[1:]): value for tag, value in tags.items()}
     extra, directory = b"", struct.pack(f"{order}H", len(entries))
-    place = 8 + len(data) + 2 + 12 * len(entries) + 4
+    extra_offset = 8 + len(data) + 2 + 12 * len(entries) + 4
     for tag, numbers in sorted(entries.items()):
         wide = tag in (273, 279)
         content = struct.pack(f"{order}{len(numbers)}{'I' if wide else 'H'}", *numbers)
         if len(content) > 4:
-            at, extra = place + len(extra), extra + content
-            content = struct.pack(f"{order}I", at)
+            offset, extra = extra_offset + len(extra), extra + content
+            content = struct.pack(f"{order}I", offset)
         kind = 4 if wide else 3
         directory += struct.pack(f"{order}HHI", tag, kind, len(numbers)) + content.ljust(4, b"\0")
-    mark = b"II*\0" if order == "<" else b"MM\0*"
-    return mark + struct.pack(f"{order}I", 8 + len(data)) + data + directory + bytes(4) + extra
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    return magic + struct.pack(f"{order}I", 8 + len(data)) + data + directory + bytes(4) + extra
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_gray_is_rounded(tmp_path: Path, kind: str) -> None:
-    data = saved(Image.fromarray(GREY), kind)
-    assert np.array_equal(read_image(data, "grey", 1)[:, :, 0], rounded(GREY))
+    data = saved(Image.fromarray(GRAY), kind)
+    assert np.array_equal(read_image(data, "grey", 1)[:, :, 0], rounded(GRAY))
     (tmp_path / "image").write_bytes(data)
-    painted = load_source_image(tmp_path / "image", 1).pixels
-    assert np.array_equal(painted, np.repeat(rounded(GREY)[:, :, None], 3, axis=2))
+    pixels = load_source_image(tmp_path / "image", 1).pixels
+    assert np.array_equal(pixels, np.repeat(rounded(GRAY)[:, :, None], 3, axis=2))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate"])
 def test_gray_tiff_of_both_byte_orders_is_rounded(order: str, compression: str | None) -> None:
-    data = tiff(GREY, order)
+    data = tiff(GRAY, order)
     if compression:
         with Image.open(io.BytesIO(data)) as image:
             data = saved(image, "TIFF", compression=compression)
-    assert np.array_equal(read_image(data, "grey", 1)[:, :, 0], rounded(GREY))
+    assert np.array_equal(read_image(data, "grey", 1)[:, :, 0], rounded(GRAY))
 
 
 def test_white_is_zero_tiff_is_inverted() -> None:
-    data = tiff(GREY, t262=[0])
-    assert np.array_equal(read_image(data, "grey", 1)[:, :, 0], 255 - rounded(GREY))
+    data = tiff(GRAY, t262=[0])
+    assert np.array_equal(read_image(data, "grey", 1)[:, :, 0], 255 - rounded(GRAY))
 
 
 @pytest.mark.parametrize("make", [png, tiff, lambda values: tiff(values, ">")])
@@ -105,10 +105,10 @@ def test_transparent_colors_are_rounded(tmp_path: Path, make: Any) -> None:
 
 
 def test_transparent_gray_png_is_rounded(tmp_path: Path) -> None:
-    alpha = np.full_like(GREY, 30_000)
-    (tmp_path / "image.png").write_bytes(png(np.dstack([GREY, alpha])))
+    alpha = np.full_like(GRAY, 30_000)
+    (tmp_path / "image.png").write_bytes(png(np.dstack([GRAY, alpha])))
     original = load_source_image(tmp_path / "image.png", 1)
-    assert np.array_equal(original.pixels[:, :, 1], rounded(GREY))
+    assert np.array_equal(original.pixels[:, :, 1], rounded(GRAY))
     assert np.array_equal(original.alpha, rounded(alpha))
 
 

@@ -1,7 +1,6 @@
 """Reading and writing of images with transparency and color profiles."""
 
 import tempfile
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,14 @@ from atelier.data.color_managed import (
 from atelier.data.image_file import UnreadableError, silence_pillow
 
 from ..support.icc import display_p3, linear_grey, scanner, warm_cmyk
+from ..support.images import stored_pixels
 
 HEIGHT, WIDTH = 6, 9
 RNG = np.random.default_rng(5)
 RGB = RNG.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
-GREY = RNG.integers(0, 256, (HEIGHT, WIDTH), np.uint8)
+GRAY = RNG.integers(0, 256, (HEIGHT, WIDTH), np.uint8)
 ALPHA = np.tile(np.linspace(1, 255, WIDTH).astype(np.uint8), (HEIGHT, 1))
-PAINTED = RNG.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+STYLIZED = RNG.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
 
 
 def _palette() -> Image.Image:
@@ -39,8 +39,8 @@ def _palette() -> Image.Image:
 KINDS: dict[str, tuple[Image.Image, np.ndarray, np.ndarray | None, dict[str, Any]]] = {
     "RGB": (Image.fromarray(RGB), RGB, None, {}),
     "RGBA": (Image.fromarray(np.dstack([RGB, ALPHA])), RGB, ALPHA, {}),
-    "L": (Image.fromarray(GREY), np.dstack([GREY] * 3), None, {}),
-    "LA": (Image.fromarray(np.dstack([GREY, ALPHA])), np.dstack([GREY] * 3), ALPHA, {}),
+    "L": (Image.fromarray(GRAY), np.dstack([GRAY] * 3), None, {}),
+    "LA": (Image.fromarray(np.dstack([GRAY, ALPHA])), np.dstack([GRAY] * 3), ALPHA, {}),
     "P": (_palette(), np.asarray(_palette().convert("RGB")), None, {}),
     "P, one colour transparent by half": (
         _palette(),
@@ -49,12 +49,12 @@ KINDS: dict[str, tuple[Image.Image, np.ndarray, np.ndarray | None, dict[str, Any
         {"transparency": bytes([255, 255, 255, 128])},
     ),
     "I;16": (
-        Image.fromarray(GREY.astype(np.uint16) * 257),
-        np.dstack([GREY] * 3),
+        Image.fromarray(GRAY.astype(np.uint16) * 257),
+        np.dstack([GRAY] * 3),
         None,
         {},
     ),
-    "1": (Image.fromarray(GREY > 127), np.dstack([255 * (GREY > 127)] * 3), None, {}),
+    "1": (Image.fromarray(GRAY > 127), np.dstack([255 * (GRAY > 127)] * 3), None, {}),
 }
 
 
@@ -65,10 +65,10 @@ def test_every_mode_is_read_as_rgb_and_keeps_transparency(tmp_path: Path, kind: 
     original = load_source_image(tmp_path / "in.png", 1)
     assert original.pixels.dtype == np.uint8
     assert np.array_equal(original.pixels, pixels)
-    save_stylized(PAINTED, original, tmp_path / "out.png")
+    save_stylized(STYLIZED, original, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as written:
         assert written.mode == ("RGB" if alpha is None else "RGBA")
-        assert np.array_equal(np.asarray(written)[:, :, :3], PAINTED)
+        assert np.array_equal(np.asarray(written)[:, :, :3], STYLIZED)
         if alpha is not None:
             assert np.array_equal(np.asarray(written)[:, :, 3], alpha)
 
@@ -93,26 +93,16 @@ def test_cmyk_is_read_as_rgb(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
-    turns: dict[int, Callable[[Any], Any]] = {
-        1: lambda a: a,
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.transpose(1, 0, 2),
-        6: lambda a: np.rot90(a, 1),
-        7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
-        8: lambda a: np.rot90(a, -1),
-    }
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored = turns[orientation](np.dstack([RGB, ALPHA]))
-    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "in.png", exif=exif)
+    stored = stored_pixels(np.dstack([RGB, ALPHA]), orientation)
+    Image.fromarray(stored).save(tmp_path / "in.png", exif=exif)
     original = load_source_image(tmp_path / "in.png", 1)
     assert np.array_equal(original.pixels, RGB)
-    save_stylized(PAINTED, original, tmp_path / "out.png")
+    save_stylized(STYLIZED, original, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as written:
         assert not written.getexif()
-        assert np.array_equal(np.asarray(written), np.dstack([PAINTED, ALPHA]))
+        assert np.array_equal(np.asarray(written), np.dstack([STYLIZED, ALPHA]))
 
 
 @pytest.mark.parametrize("ending", [".png", ".tif", ".webp"])
@@ -140,7 +130,7 @@ def test_every_format_keeps_size_and_profile(tmp_path: Path, ending: str) -> Non
 
 @pytest.mark.parametrize("ending", [".png", ".tif", ".webp"])
 def test_formats_with_transparency_keep_it(tmp_path: Path, ending: str) -> None:
-    save_stylized(PAINTED, SourceImage(RGB, ALPHA), tmp_path / f"out{ending}")
+    save_stylized(STYLIZED, SourceImage(RGB, ALPHA), tmp_path / f"out{ending}")
     with Image.open(tmp_path / f"out{ending}") as written:
         assert np.array_equal(np.asarray(written.getchannel("A")), ALPHA)
 
@@ -151,17 +141,17 @@ def test_wide_profile_is_converted_to_srgb_and_back(tmp_path: Path) -> None:
     )
     original = load_source_image(tmp_path / "in.png", 1)
     red, green, _ = (int(level) for level in original.pixels[0, 0])
-    assert red > 210, "of the same numbers, the wider colours are more red"
+    assert red > 210, "equal values are more red in the wider color space"
     assert green < 100
     # One pixel is changed and keeps its new color; the other pixels keep their stored values.
-    painted = original.pixels.copy()
-    painted[0, 0] = (90, 120, 150)
-    save_stylized(painted, original, tmp_path / "out.png")
+    stylized = original.pixels.copy()
+    stylized[0, 0] = (90, 120, 150)
+    save_stylized(stylized, original, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as written:
         assert written.info["icc_profile"] == display_p3()
         assert (np.asarray(written).reshape(4, 3)[1:] == (200, 100, 100)).all()
-    again = load_source_image(tmp_path / "out.png", 1)
-    assert np.abs(again.pixels[0, 0].astype(int) - (90, 120, 150)).max() <= 1
+    reread = load_source_image(tmp_path / "out.png", 1)
+    assert np.abs(reread.pixels[0, 0].astype(int) - (90, 120, 150)).max() <= 1
 
 
 def test_srgb_profile_is_kept_without_conversion(tmp_path: Path) -> None:
@@ -169,23 +159,23 @@ def test_srgb_profile_is_kept_without_conversion(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "in.png", icc_profile=srgb)
     original = load_source_image(tmp_path / "in.png", 1)
     assert np.array_equal(original.pixels, RGB)
-    save_stylized(PAINTED, original, tmp_path / "out.png")
+    save_stylized(STYLIZED, original, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as written:
         assert written.info["icc_profile"] == srgb
-        assert np.array_equal(np.asarray(written), PAINTED)
+        assert np.array_equal(np.asarray(written), STYLIZED)
 
 
 def test_gray_and_cmyk_profiles_are_read_but_not_written(tmp_path: Path) -> None:
     Image.new("L", (4, 4), 55).save(tmp_path / "grey.png", icc_profile=linear_grey())
-    grey = load_source_image(tmp_path / "grey.png", 1)
-    assert np.abs(grey.pixels.astype(int) - 128).max() <= 2, "a fifth of the light is middle grey"
+    gray = load_source_image(tmp_path / "grey.png", 1)
+    assert np.abs(gray.pixels.astype(int) - 128).max() <= 2, "20 % of the light is middle gray"
     inks = Image.new("CMYK", (4, 4), (255, 0, 0, 0))
     inks.save(tmp_path / "inks.tif", icc_profile=warm_cmyk())
     red, _, blue = (
         int(level) for level in load_source_image(tmp_path / "inks.tif", 1).pixels[0, 0]
     )
-    assert red > blue, "its cyan is warm"
-    assert grey.profile is None
+    assert red > blue, "the profile's cyan is warm"
+    assert gray.profile is None
     assert load_source_image(tmp_path / "inks.tif", 1).profile is None
 
 
@@ -193,7 +183,7 @@ def test_profile_without_inverse_is_read_but_not_written(tmp_path: Path) -> None
     Image.new("RGB", (4, 4), (255, 0, 0)).save(tmp_path / "in.png", icc_profile=scanner())
     original = load_source_image(tmp_path / "in.png", 1)
     red, green, _ = (int(level) for level in original.pixels[0, 0])
-    assert green < red < 255, "its red is a third as light as white"
+    assert green < red < 255, "the profile's red has a third of white's lightness"
     assert original.profile is None
     save_stylized(original.pixels, original, tmp_path / "out.png")
     assert np.array_equal(load_source_image(tmp_path / "out.png", 1).pixels, original.pixels)
@@ -205,15 +195,15 @@ def test_profile_without_inverse_is_read_but_not_written(tmp_path: Path) -> None
     st.floats(0, 1),
 )
 @example(display_p3(), b"\x80", 18.5 / len(display_p3()))  # an unknown color space
-def test_damaged_profile_is_ignored(whole: bytes, noise: bytes, place: float) -> None:
-    at = int(place * len(whole))
-    damaged = whole[:at] + noise + whole[at + len(noise) :]
+def test_damaged_profile_is_ignored(profile: bytes, noise: bytes, position: float) -> None:
+    offset = int(position * len(profile))
+    damaged = profile[:offset] + noise + profile[offset + len(noise) :]
     with silence_pillow(), tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "picture.png")
         Image.fromarray(RGB).save(target, icc_profile=damaged)
         original = load_source_image(target, 1)
         assert original.pixels.shape == RGB.shape
-        save_stylized(PAINTED, original, target)
+        save_stylized(STYLIZED, original, target)
         assert load_source_image(target, 1).pixels.shape == RGB.shape
 
 
@@ -237,15 +227,15 @@ def test_transparent_pixels_get_the_nearest_visible_color(tmp_path: Path) -> Non
 
 
 def test_fully_transparent_image_is_unchanged(tmp_path: Path) -> None:
-    Image.fromarray(np.dstack([RGB, np.zeros_like(GREY)])).save(tmp_path / "in.png")
+    Image.fromarray(np.dstack([RGB, np.zeros_like(GRAY)])).save(tmp_path / "in.png")
     assert np.array_equal(load_source_image(tmp_path / "in.png", 1).pixels, RGB)
 
 
 def test_transparency_is_resized_to_the_stylized_image(tmp_path: Path) -> None:
     alpha = np.zeros((8, 8), np.uint8)
     alpha[:, 4:] = 255
-    painted = np.zeros((32, 32, 3), np.uint8)
-    save_stylized(painted, SourceImage(np.zeros((8, 8, 3), np.uint8), alpha), tmp_path / "out.png")
+    stylized = np.zeros((32, 32, 3), np.uint8)
+    save_stylized(stylized, SourceImage(np.zeros((8, 8, 3), np.uint8), alpha), tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as written:
         large = np.asarray(written.getchannel("A"))
     assert large.shape == (32, 32)
@@ -268,9 +258,9 @@ def test_unsupported_target_is_rejected(name: str, sentence: str) -> None:
 
 
 def test_opaque_image_can_be_saved_as_jpeg(tmp_path: Path) -> None:
-    original = SourceImage(RGB, np.full_like(GREY, 255))
+    original = SourceImage(RGB, np.full_like(GRAY, 255))
     reject_target(tmp_path / "out.JPG", original, HEIGHT, WIDTH)
-    save_stylized(PAINTED, original, tmp_path / "out.JPG")
+    save_stylized(STYLIZED, original, tmp_path / "out.JPG")
     with Image.open(tmp_path / "out.JPG") as written:
         assert written.mode == "RGB"
 
@@ -286,9 +276,9 @@ def test_failed_save_keeps_the_previous_file(tmp_path: Path) -> None:
 
 
 def test_broken_images_are_unreadable(tmp_path: Path) -> None:
-    whole = BytesIO()
-    Image.fromarray(np.tile(RGB, (40, 40, 1))).save(whole, "PNG")
-    (tmp_path / "half.png").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    stream = BytesIO()
+    Image.fromarray(np.tile(RGB, (40, 40, 1))).save(stream, "PNG")
+    (tmp_path / "half.png").write_bytes(stream.getvalue()[: len(stream.getvalue()) // 2])
     with pytest.raises(UnreadableError, match=r"truncated|damaged"):
         load_source_image(tmp_path / "half.png", 1)
     (tmp_path / "note.txt").write_text("words")
@@ -311,10 +301,10 @@ def _jpeg() -> bytes:
 
 
 @given(st.sampled_from([_png(), _jpeg()]), st.binary(min_size=1, max_size=30), st.floats(0, 1))
-def test_any_damage_gives_an_image_or_a_reason(whole: bytes, noise: bytes, place: float) -> None:
-    at = int(place * len(whole))
+def test_damaged_file_gives_image_or_reason(content: bytes, noise: bytes, position: float) -> None:
+    offset = int(position * len(content))
     with silence_pillow(), tempfile.NamedTemporaryFile() as file:
-        file.write(whole[:at] + noise + whole[at + len(noise) :])
+        file.write(content[:offset] + noise + content[offset + len(noise) :])
         file.flush()
         try:
             original = load_source_image(Path(file.name), 1)

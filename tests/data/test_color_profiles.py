@@ -53,17 +53,17 @@ def srgb_of(color: tuple[int, ...], primaries: tuple[float, ...], exponent: floa
     return to_srgb_level(np.linalg.solve(xyz_of(SRGB), xyz_of(primaries) @ light))
 
 
-def both(data: bytes, folder: Path) -> np.ndarray:
+def read_in_both_stages(data: bytes, folder: Path) -> np.ndarray:
     """Read an image like the convert and the stylize stage, and check that both agree."""
     (folder / "image").write_bytes(data)
     converted = read_image(data, "rgb", 1)
-    painted = load_source_image(folder / "image", 1)
-    assert painted.alpha is None
-    assert np.array_equal(converted, painted.pixels)
+    source = load_source_image(folder / "image", 1)
+    assert source.alpha is None
+    assert np.array_equal(converted, source.pixels)
     return converted
 
 
-def near(pixels: np.ndarray, color: Any, tolerance: float = 1.5) -> bool:
+def is_near(pixels: np.ndarray, color: Any, tolerance: float = 1.5) -> bool:
     return bool(np.abs(pixels.reshape(-1, 3) - np.asarray(color, float)).max() <= tolerance)
 
 
@@ -96,31 +96,35 @@ def near(pixels: np.ndarray, color: Any, tolerance: float = 1.5) -> bool:
         (chromaticities((0.3,) * 8) + gamma(1.0), FLAT[0, 0]),
     ],
 )
-def test_color_chunks_of_png(tmp_path: Path, chunks: bytes, color: Any) -> None:
-    assert near(both(png(FLAT, chunks), tmp_path), color)
+def test_color_chunks_of_png_are_applied(tmp_path: Path, chunks: bytes, color: Any) -> None:
+    assert is_near(read_in_both_stages(png(FLAT, chunks), tmp_path), color)
 
 
 @pytest.mark.parametrize("level", [0, 1, 10, 55, 128, 254, 255])
-def test_gamma_of_gray_png(tmp_path: Path, level: int) -> None:
+def test_gamma_of_gray_png_is_applied(tmp_path: Path, level: int) -> None:
     data = png(np.full((4, 4), level, np.uint8), gamma(1.0))
     expected = float(to_srgb_level(level / 255))
-    assert near(both(data, tmp_path), (expected,) * 3)
+    assert is_near(read_in_both_stages(data, tmp_path), (expected,) * 3)
     assert np.abs(read_image(data, "grey", 1) - expected).max() <= 1.5
 
 
-def test_white_and_black_stay_in_every_color_space(tmp_path: Path) -> None:
+def test_white_and_black_are_unchanged_in_every_color_space(tmp_path: Path) -> None:
     ends = np.zeros((2, 4, 3), np.uint8)
     ends[:, 2:] = 255
     codes = [bytes([p, t, 0, 1]) for p in (1, 4, 5, 6, 9, 11, 12) for t in (1, 4, 5, 8, 13)]
     for chunks in [*(chunk(b"cICP", code) for code in codes), iccp(display_p3())]:
-        assert np.abs(both(png(ends, chunks), tmp_path).astype(int) - ends).max() <= 1
+        assert (
+            np.abs(read_in_both_stages(png(ends, chunks), tmp_path).astype(int) - ends).max() <= 1
+        )
 
 
 @pytest.mark.parametrize(("transfer", "white"), [(16, 0.5806), (18, 0.75)])
 def test_hdr_white_is_white(tmp_path: Path, transfer: int, white: float) -> None:
     levels = np.array([0, white / 2, white, 1])
     pixels = np.repeat((255 * levels).round().astype(np.uint8)[None, :, None], 3, axis=2)
-    read = both(png(pixels, chunk(b"cICP", bytes([9, transfer, 0, 1]))), tmp_path)[0, :, 0]
+    read = read_in_both_stages(png(pixels, chunk(b"cICP", bytes([9, transfer, 0, 1]))), tmp_path)[
+        0, :, 0
+    ]
     assert read[0] == 0
     assert 20 < read[1] < 150
     assert read[2] >= 253
@@ -128,18 +132,18 @@ def test_hdr_white_is_white(tmp_path: Path, transfer: int, white: float) -> None
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
-def test_profile_of_every_format(tmp_path: Path, kind: str) -> None:
+def test_profile_of_every_format_is_applied(tmp_path: Path, kind: str) -> None:
     options = {"lossless": True} if kind == "WEBP" else {}
     data = saved(Image.fromarray(FLAT), kind, icc_profile=display_p3(), **options)
-    read = both(data, tmp_path)
+    read = read_in_both_stages(data, tmp_path)
     # The profile has a gamma of 2.2 instead of the curve of sRGB.
-    assert near(read, FROM_P3, 3)
-    grey = read_image(data, "grey", 1)
-    assert np.abs(grey[:, :, 0] - read @ [0.299, 0.587, 0.114]).max() <= 1.5
+    assert is_near(read, FROM_P3, 3)
+    gray = read_image(data, "grey", 1)
+    assert np.abs(gray[:, :, 0] - read @ [0.299, 0.587, 0.114]).max() <= 1.5
 
 
 @pytest.mark.parametrize("mode", ["P", "RGBA", "L", "LA", "1"])
-def test_profile_of_every_mode(tmp_path: Path, mode: str) -> None:
+def test_profile_of_every_mode_is_applied(tmp_path: Path, mode: str) -> None:
     image = Image.fromarray(FLAT)
     image = image.quantize(2) if mode == "P" else image.convert(mode)
     data = saved(image, icc_profile=display_p3())
@@ -147,7 +151,7 @@ def test_profile_of_every_mode(tmp_path: Path, mode: str) -> None:
     read = read_image(data, "rgb", 1)
     assert np.array_equal(read, load_source_image(tmp_path / "image.png", 1).pixels)
     if mode in ("P", "RGBA"):
-        assert near(read, FROM_P3, 3)
+        assert is_near(read, FROM_P3, 3)
 
 
 @pytest.mark.parametrize("color", ["rgb", "grey"])
@@ -175,26 +179,28 @@ def test_transparent_images_are_composited_on_white_after_conversion(tmp_path: P
     half = np.dstack([FLAT, np.full(FLAT.shape[:2], 128, np.uint8)])
     data = png(half, chunk(b"cICP", P3_CODES))
     expected = 255 - (255 - np.array(FROM_P3)) * 128 / 255
-    assert near(read_image(data, "rgb", 1), expected, 2)
+    assert is_near(read_image(data, "rgb", 1), expected, 2)
     (tmp_path / "image.png").write_bytes(data)
-    assert near(load_source_image(tmp_path / "image.png", 1).pixels, FROM_P3)
+    assert is_near(load_source_image(tmp_path / "image.png", 1).pixels, FROM_P3)
 
 
-def test_gray_profiles(tmp_path: Path) -> None:
-    grey = Image.new("L", (4, 4), 55)
-    read = both(saved(grey, icc_profile=linear_grey()), tmp_path)
-    assert near(read, (127.6,) * 3)
-    assert np.abs(read_image(saved(grey, icc_profile=linear_grey()), "grey", 1) - 127.6).max() < 2
+def test_gray_profiles_are_applied(tmp_path: Path) -> None:
+    gray = Image.new("L", (4, 4), 55)
+    read = read_in_both_stages(saved(gray, icc_profile=linear_grey()), tmp_path)
+    assert is_near(read, (127.6,) * 3)
+    assert np.abs(read_image(saved(gray, icc_profile=linear_grey()), "grey", 1) - 127.6).max() < 2
     transparent = saved(Image.new("LA", (4, 4), (55, 255)), icc_profile=linear_grey())
-    assert near(read_image(transparent, "rgb", 1), (127.6,) * 3)
+    assert is_near(read_image(transparent, "rgb", 1), (127.6,) * 3)
 
 
-def test_cmyk_with_and_without_a_profile(tmp_path: Path) -> None:
+def test_cmyk_is_converted_with_and_without_profile(tmp_path: Path) -> None:
     cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
     for kind in ("TIFF", "JPEG"):
-        assert near(both(saved(cyan, kind), tmp_path), (0, 255, 255), 3)
-        red, _, blue = both(saved(cyan, kind, icc_profile=warm_cmyk()), tmp_path)[0, 0]
-        assert red > blue, "its cyan is warm"
+        assert is_near(read_in_both_stages(saved(cyan, kind), tmp_path), (0, 255, 255), 3)
+        red, _, blue = read_in_both_stages(saved(cyan, kind, icc_profile=warm_cmyk()), tmp_path)[
+            0, 0
+        ]
+        assert red > blue, "the profile's cyan is warm"
 
 
 @pytest.mark.parametrize(
@@ -207,33 +213,39 @@ def test_profile_of_another_color_space_is_ignored(
 ) -> None:
     image = Image.fromarray(FLAT).convert(mode)
     data = saved(image, "TIFF", icc_profile=profile)
-    assert np.array_equal(both(data, tmp_path), np.asarray(image.convert("RGB")))
+    assert np.array_equal(read_in_both_stages(data, tmp_path), np.asarray(image.convert("RGB")))
 
 
 def test_srgb_profile_changes_no_level(tmp_path: Path) -> None:
     levels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert np.array_equal(both(saved(Image.fromarray(levels), icc_profile=srgb), tmp_path), levels)
-    assert np.array_equal(both(png(levels, iccp(srgb) + gamma(1.0)), tmp_path), levels)
+    assert np.array_equal(
+        read_in_both_stages(saved(Image.fromarray(levels), icc_profile=srgb), tmp_path), levels
+    )
+    assert np.array_equal(
+        read_in_both_stages(png(levels, iccp(srgb) + gamma(1.0)), tmp_path), levels
+    )
 
 
 @pytest.mark.parametrize(
     ("codes", "color"),
     [((12, 13), FROM_P3), ((1, 13), FLAT[0, 0]), ((1, 1), FLAT[0, 0]), ((2, 2), FLAT[0, 0])],
 )
-def test_color_codes_of_avif(tmp_path: Path, codes: tuple[int, int], color: Any) -> None:
+def test_color_codes_of_avif_are_applied(
+    tmp_path: Path, codes: tuple[int, int], color: Any
+) -> None:
     data = saved(Image.fromarray(FLAT), "AVIF", quality=100, subsampling="4:4:4")
-    place = data.index(b"colrnclx") + 8
-    data = data[:place] + struct.pack(">HH", *codes) + data[place + 4 :]
-    assert near(both(data, tmp_path), color, 3)
+    offset = data.index(b"colrnclx") + 8
+    data = data[:offset] + struct.pack(">HH", *codes) + data[offset + 4 :]
+    assert is_near(read_in_both_stages(data, tmp_path), color, 3)
 
 
 def test_embedded_profile_of_avif_precedes_its_codes(tmp_path: Path) -> None:
     image = Image.fromarray(FLAT)
     data = saved(image, "AVIF", quality=100, subsampling="4:4:4", icc_profile=linear_grey())
-    assert near(both(data, tmp_path), FLAT[0, 0], 3)
+    assert is_near(read_in_both_stages(data, tmp_path), FLAT[0, 0], 3)
     data = saved(image, "AVIF", quality=100, subsampling="4:4:4", icc_profile=display_p3())
-    assert near(both(data, tmp_path), FROM_P3, 3)
+    assert is_near(read_in_both_stages(data, tmp_path), FROM_P3, 3)
 
 
 def adobe_rgb_jpeg(color_space: int, index: str, **options: Any) -> bytes:
@@ -252,18 +264,22 @@ def test_exif_adobe_rgb_is_converted(
     tmp_path: Path, color_space: int, index: str, adobe: bool
 ) -> None:
     expected = srgb_of((229, 120, 89), ADOBE_RGB, 563 / 256) if adobe else FLAT[0, 0]
-    assert near(both(adobe_rgb_jpeg(color_space, index), tmp_path), expected, 3)
+    assert is_near(read_in_both_stages(adobe_rgb_jpeg(color_space, index), tmp_path), expected, 3)
 
 
 @pytest.mark.parametrize("profile", [b"no profile", linear_grey()])
 def test_unusable_profile_does_not_hide_other_metadata(tmp_path: Path, profile: bytes) -> None:
     expected = srgb_of((229, 120, 89), ADOBE_RGB, 563 / 256)
-    assert near(both(adobe_rgb_jpeg(65535, "R03", icc_profile=profile), tmp_path), expected, 3)
+    assert is_near(
+        read_in_both_stages(adobe_rgb_jpeg(65535, "R03", icc_profile=profile), tmp_path),
+        expected,
+        3,
+    )
     options = {"quality": 100, "subsampling": "4:4:4", "icc_profile": profile}
     data = saved(Image.fromarray(FLAT), "AVIF", **options)
-    place = data.index(b"colrnclx") + 8
-    data = data[:place] + struct.pack(">HH", 12, 13) + data[place + 4 :]
-    assert near(both(data, tmp_path), FROM_P3, 3)
+    offset = data.index(b"colrnclx") + 8
+    data = data[:offset] + struct.pack(">HH", 12, 13) + data[offset + 4 :]
+    assert is_near(read_in_both_stages(data, tmp_path), FROM_P3, 3)
 
 
 def test_lab_becomes_rgb_and_gray(tmp_path: Path) -> None:
@@ -276,10 +292,10 @@ def test_lab_becomes_rgb_and_gray(tmp_path: Path) -> None:
     assert lab is not None
     lab.info.clear()
     data = saved(lab, "TIFF")
-    assert near(both(data, tmp_path), FLAT[0, 0], 3)
-    grey = read_image(data, "grey", 1)
-    assert grey.shape == (20, 24, 1)
-    assert np.abs(grey - FLAT[0, 0] @ np.array([0.299, 0.587, 0.114])).max() <= 3
+    assert is_near(read_in_both_stages(data, tmp_path), FLAT[0, 0], 3)
+    gray = read_image(data, "grey", 1)
+    assert gray.shape == (20, 24, 1)
+    assert np.abs(gray - FLAT[0, 0] @ np.array([0.299, 0.587, 0.114])).max() <= 3
 
 
 def test_stylized_image_has_the_profile_of_color_chunks(tmp_path: Path) -> None:
@@ -290,14 +306,14 @@ def test_stylized_image_has_the_profile_of_color_chunks(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(written), FLAT)
         name = ImageCms.getProfileDescription(BytesIO(written.info["icc_profile"]))
     assert name.strip() == "Built by Atelier"
-    assert near(both((tmp_path / "out.png").read_bytes(), tmp_path), FROM_P3)
+    assert is_near(read_in_both_stages((tmp_path / "out.png").read_bytes(), tmp_path), FROM_P3)
 
 
 def test_threads_convert_concurrently() -> None:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (60, 60, 3), np.uint8) for _ in range(40)]
     files = [saved(Image.fromarray(pixels), icc_profile=display_p3()) for pixels in images]
-    alone = [read_image(data, "rgb", 1) for data in files]
+    sequential = [read_image(data, "rgb", 1) for data in files]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda data: read_image(data, "rgb", 1), files))
-    assert all(map(np.array_equal, alone, together))
+        concurrent = list(pool.map(lambda data: read_image(data, "rgb", 1), files))
+    assert all(map(np.array_equal, sequential, concurrent))

@@ -77,7 +77,7 @@ def test_rows_are_the_images_in_order(
             assert np.array_equal(row, resize(pixels, 32, "crop"))
 
 
-def test_three_sets_divide_the_rows_in_their_order(
+def test_three_sets_divide_rows_in_order(
     tmp_path: Path, raw: Path, conversion: Callable[..., ConvertSettings]
 ) -> None:
     convert(conversion(), raw, tmp_path / "all.npz")
@@ -90,11 +90,13 @@ def test_three_sets_divide_the_rows_in_their_order(
     assert (report.accepted, report.training, report.validation, report.test) == (30, 15, 6, 9)
     assert (report.groups, report.largest_group) == (0, 1)
     sets = [load_images(tmp_path / f"{name}.npz") for name in ("images", "validation", "test")]
-    rows = {name: row for one in sets for name, row in zip(one.names, one.pixels, strict=True)}
+    rows = {
+        name: row for images in sets for name, row in zip(images.names, images.pixels, strict=True)
+    }
     assert len(rows) == 30
-    for one, count in zip(sets, (15, 6, 9), strict=True):
-        assert one.names.tolist() == sorted(one.names.tolist())
-        assert len(one.pixels) == count
+    for images, count in zip(sets, (15, 6, 9), strict=True):
+        assert images.names.tolist() == sorted(images.names.tolist())
+        assert len(images.pixels) == count
     for name, row in zip(everything.names, everything.pixels, strict=True):
         assert np.array_equal(rows[name], row)
 
@@ -103,7 +105,7 @@ def test_three_sets_divide_the_rows_in_their_order(
 def copies(
     tmp_path: Path, source: Callable[..., DownloadSettings], conversion: Callable[..., Any]
 ) -> Callable[[list[Image.Image]], Any]:
-    """Convert JPEGs, with a fifth for validation and a fifth for testing."""
+    """Return a function that converts JPEGs, 20 % for validation and 20 % for testing."""
 
     def make(images: list[Image.Image]) -> Any:
         folder = tmp_path / "copies"
@@ -133,7 +135,7 @@ def test_near_duplicates_are_in_one_set(
         assert {number + 20 for number in numbers if number < 20} == {n for n in numbers if n >= 20}
 
 
-def test_only_copies_are_all_for_training(
+def test_copies_of_one_image_are_all_for_training(
     copies: Callable[[list[Image.Image]], Any],
 ) -> None:
     face = Image.fromarray(random_portrait(96, 96, np.random.default_rng(1)))
@@ -213,22 +215,22 @@ def test_pad_keeps_the_whole_image_on_black() -> None:
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.sampled_from(["crop", "stretch", "pad"]))
-def test_any_shape_becomes_a_square_of_the_same_color(width: int, height: int, fit: Any) -> None:
+def test_any_shape_becomes_a_square_of_the_same_color(width: int, height: int, mode: Any) -> None:
     flat = np.full((height, width, 3), (10, 120, 250), np.uint8)
-    row = resize(flat, 9, fit)
+    row = resize(flat, 9, mode)
     assert row.shape == (9, 9, 3)
     assert (row[4, 4] == (10, 120, 250)).all()
-    if fit != "pad":
+    if mode != "pad":
         assert (row == row[4, 4]).all()
 
 
-@pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
-def test_very_narrow_image_is_resized(fit: Any) -> None:
-    assert resize(np.full((1, 5000), 7, np.uint8), 16, fit).max() == 7
+@pytest.mark.parametrize("mode", ["crop", "stretch", "pad"])
+def test_very_narrow_image_is_resized(mode: Any) -> None:
+    assert resize(np.full((1, 5000), 7, np.uint8), 16, mode).max() == 7
 
 
 @pytest.mark.shared
-def test_real_faces_and_digits(
+def test_real_faces_are_converted(
     tmp_path: Path,
     shared: Path,
     source: Callable[..., DownloadSettings],

@@ -21,7 +21,7 @@ from atelier.data.dask_executor import map_on_cluster
 from atelier.data.sources.download import download
 
 
-def local(workers: int) -> LocalCluster:
+def local_cluster(workers: int) -> LocalCluster:
     return LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
@@ -35,7 +35,10 @@ def local(workers: int) -> LocalCluster:
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Return the address of a cluster of two worker processes."""
-    with dask.config.set({"distributed.scheduler.allowed-failures": 1}), local(2) as running:
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        local_cluster(2) as running,
+    ):
         yield running.scheduler_address
 
 
@@ -52,20 +55,20 @@ def process(_: int) -> int:
     return os.getpid()
 
 
-def die_once(mark: Path, number: int) -> int:
-    if number == 20 and not mark.exists():
-        mark.touch()
+def kill_worker_once(marker: Path, number: int) -> int:
+    if number == 20 and not marker.exists():
+        marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return number
 
 
-def die(number: int) -> int:
+def kill_worker(number: int) -> int:
     if number == 20:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
 
 
-def test_cluster_and_threads_write_the_same_bytes(
+def test_cluster_and_threads_write_same_bytes(
     tmp_path: Path,
     address: str,
     source: Callable[..., DownloadSettings],
@@ -81,10 +84,12 @@ def test_cluster_and_threads_write_the_same_bytes(
     (folder / "07_page.jpg").write_bytes(b"<html>")
     (folder / "09_large.png").write_bytes(image_bytes(1100, 1000))
     download(source("folder", mine=str(folder)), tmp_path / "raw", tmp_path / "s")
-    here = convert(conversion(), tmp_path / "raw", tmp_path / "here.npz")
-    there = convert(conversion(), tmp_path / "raw", tmp_path / "there.npz", dask_scheduler=address)
-    assert here == there
-    assert (there.found, there.accepted) == (43, 40)
+    from_threads = convert(conversion(), tmp_path / "raw", tmp_path / "here.npz")
+    from_cluster = convert(
+        conversion(), tmp_path / "raw", tmp_path / "there.npz", dask_scheduler=address
+    )
+    assert from_threads == from_cluster
+    assert (from_cluster.found, from_cluster.accepted) == (43, 40)
     assert file_digest(tmp_path / "here.npz") == file_digest(tmp_path / "there.npz")
 
 
@@ -95,17 +100,17 @@ def test_arrays_can_be_sent(address: str) -> None:
 
 
 def test_results_are_ordered_bounded_and_from_all_workers(address: str) -> None:
-    read: list[int] = []
+    items_read: list[int] = []
 
     def items() -> Iterator[int]:
         for number in range(100):
-            read.append(number)
+            items_read.append(number)
             yield number
 
     results = []
     for result in map_on_cluster(negative, items(), address, lambda _: 1000, 20_000):
         # A batch has four items: five batches are in flight, one waits, one is being filled.
-        assert len(read) - len(results) <= 20 + 4 + 4
+        assert len(items_read) - len(results) <= 20 + 4 + 4
         results.append(result)
     assert results == [-number for number in range(100)]
     workers = set(map_on_cluster(process, range(400), address, lambda _: 1000, 100_000))
@@ -114,7 +119,7 @@ def test_results_are_ordered_bounded_and_from_all_workers(address: str) -> None:
 
 
 def test_batch_of_a_killed_worker_is_repeated(tmp_path: Path, address: str) -> None:
-    work = partial(die_once, tmp_path / "died")
+    work = partial(kill_worker_once, tmp_path / "died")
     assert list(map_on_cluster(work, range(40), address, lambda _: 1000, 20_000)) == [*range(40)]
     assert (tmp_path / "died").exists()
 
@@ -123,10 +128,14 @@ def test_item_that_kills_every_worker_is_an_error() -> None:
     # A separate cluster: restarting workers would disturb other tests.
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
-        local(2) as running,
+        local_cluster(2) as running,
         pytest.raises(AtelierError, match="lost several workers over the same images"),
     ):
-        list(map_on_cluster(die, range(40), running.scheduler_address, lambda _: 1000, 20_000))
+        list(
+            map_on_cluster(
+                kill_worker, range(40), running.scheduler_address, lambda _: 1000, 20_000
+            )
+        )
 
 
 def test_exception_of_the_function_is_raised_unchanged(address: str) -> None:
@@ -150,12 +159,12 @@ def test_cluster_without_the_package_is_an_error(
 
 def test_cluster_without_workers_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_NO_WORKER_SECONDS", 0.2)
-    with local(0) as empty, pytest.raises(AtelierError, match="has had no workers for"):
+    with local_cluster(0) as empty, pytest.raises(AtelierError, match="has had no workers for"):
         list(map_on_cluster(negative, range(3), empty.scheduler_address, lambda _: 1, 100))
 
 
 def test_lost_connection_is_an_error() -> None:
-    with local(1) as running:
+    with local_cluster(1) as running:
 
         def items() -> Iterator[int]:
             for number in range(100):

@@ -40,8 +40,8 @@ def test_long_names_are_shortened(tmp_path: Path) -> None:
 
 
 def classes_of(*names: str) -> tuple[tuple[str, ...], list[int]]:
-    found, places = Images(np.zeros((len(names), 4, 4, 1), np.uint8), np.array(names)).classes()
-    return found, places.tolist()
+    found, indices = Images(np.zeros((len(names), 4, 4, 1), np.uint8), np.array(names)).classes()
+    return found, indices.tolist()
 
 
 def test_last_folder_of_a_name_is_the_class() -> None:
@@ -101,9 +101,9 @@ def test_missing_or_damaged_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AtelierError, match="does not exist"):
         load_images(tmp_path / "absent.npz")
     save(tmp_path / "images.npz")
-    whole = (tmp_path / "images.npz").read_bytes()
-    for length in range(0, len(whole), 37):
-        (tmp_path / "images.npz").write_bytes(whole[:length])
+    content = (tmp_path / "images.npz").read_bytes()
+    for length in range(0, len(content), 37):
+        (tmp_path / "images.npz").write_bytes(content[:length])
         with pytest.raises(AtelierError, match="not a readable array"):
             load_images(tmp_path / "images.npz")
 
@@ -152,13 +152,13 @@ def test_special_files_are_rejected_without_blocking(tmp_path: Path) -> None:
 
 @settings(max_examples=200)
 @given(st.integers(0, 10**6), st.integers(0, 255), st.booleans())
-def test_any_damage_gives_images_or_an_error(
-    tmp_path_factory: pytest.TempPathFactory, place: int, value: int, packed: bool
+def test_damaged_file_gives_images_or_error(
+    tmp_path_factory: pytest.TempPathFactory, position: int, value: int, packed: bool
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "damaged.npz"
     (np.savez_compressed if packed else np.savez)(path, PIXELS, names=np.array(NAMES))
     data = bytearray(path.read_bytes())
-    data[place % len(data)] = value
+    data[position % len(data)] = value
     path.write_bytes(data)
     with suppress(AtelierError):
         assert load_images(path).pixels.shape == (5, 4, 4, 3)

@@ -51,7 +51,7 @@ def test_scan_marker_across_two_blocks_is_counted() -> None:
     assert not _accepted(padded + marks + _SCAN)
 
 
-def test_jpeg_is_decoded_at_twice_the_size_with_the_same_result(
+def test_jpeg_is_decoded_at_twice_the_final_size(
     tmp_path: Path,
     source: Callable[..., DownloadSettings],
     conversion: Callable[..., ConvertSettings],
@@ -65,5 +65,5 @@ def test_jpeg_is_decoded_at_twice_the_size_with_the_same_result(
     Image.open(folder / "a.jpg").save(folder / "b.png")
     download(source("folder", mine=str(folder)), tmp_path / "raw", tmp_path / "scratch")
     convert(conversion(image_size=16), tmp_path / "raw", tmp_path / "images.npz")
-    reduced, whole = load_images(tmp_path / "images.npz").pixels.astype(float)
-    assert np.sqrt(np.mean((reduced - whole) ** 2)) < 4
+    reduced, full = load_images(tmp_path / "images.npz").pixels.astype(float)
+    assert np.sqrt(np.mean((reduced - full) ** 2)) < 4

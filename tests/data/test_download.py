@@ -30,7 +30,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def faces(tmp_path: Path, image_bytes: Callable[..., bytes]) -> Path:
-    """Create a folder with subfolders, unusual names, links and a pipe."""
+    """Return a folder with subfolders, unusual names, links and a pipe."""
     folder = tmp_path / "faces"
     (folder / "b").mkdir(parents=True)
     (folder / "b" / "one.png").write_bytes(image_bytes(seed=1))
@@ -197,9 +197,7 @@ def test_non_archive_is_rejected(
         download(settings, tmp_path / "raw", tmp_path / "s")
 
 
-def test_a_tar_bomb_is_not_expanded(
-    tmp_path: Path, source: Callable[..., DownloadSettings]
-) -> None:
+def test_tar_bomb_is_not_expanded(tmp_path: Path, source: Callable[..., DownloadSettings]) -> None:
     original = tmp_path / "bomb.tar.gz"
     header = tarfile.TarInfo("pax")
     header.type, header.size = tarfile.XHDTYPE, 2**27
@@ -207,14 +205,14 @@ def test_a_tar_bomb_is_not_expanded(
         stream.write(header.tobuf())
         for _ in range(2**7):
             stream.write(bytes(2**20))
-    right = hashlib.sha256(original.read_bytes()).hexdigest()
+    sha256 = hashlib.sha256(original.read_bytes()).hexdigest()
     tracemalloc.start()
-    with pytest.raises(AtelierError, match=f"has sha256 {right}"):
+    with pytest.raises(AtelierError, match=f"has sha256 {sha256}"):
         settings = source("archive", location=str(original), sha256="0" * 64)
         download(settings, tmp_path / "raw", tmp_path / "s")
-    # With its sha256 the file is accepted unchanged: only its first block is read.
+    # With the right sha256, the file is accepted unchanged. Only its first block is read.
     download(
-        source("archive", location=str(original), sha256=right), tmp_path / "raw", tmp_path / "s"
+        source("archive", location=str(original), sha256=sha256), tmp_path / "raw", tmp_path / "s"
     )
     with pytest.raises(AtelierError, match="header of more than 4 MiB"):
         list(open_raw(tmp_path / "raw"))
@@ -224,7 +222,7 @@ def test_a_tar_bomb_is_not_expanded(
 
 
 @pytest.mark.parametrize("ending", ["tar", "tar.gz"])
-def test_a_tar_without_members_is_a_tar(
+def test_tar_without_members_is_accepted(
     tmp_path: Path, source: Callable[..., DownloadSettings], ending: str
 ) -> None:
     original = tmp_path / f"original.{ending}"
@@ -234,7 +232,7 @@ def test_a_tar_without_members_is_a_tar(
     assert download(settings, tmp_path / "raw", tmp_path / "s").format == "tar"
 
 
-def test_a_copy_is_reported_in_megabytes(
+def test_progress_of_copy_is_in_megabytes(
     tmp_path: Path, source: Callable[..., DownloadSettings]
 ) -> None:
     original = tmp_path / "original.zip"
@@ -365,7 +363,7 @@ def test_celeba_has_no_splits(tmp_path: Path, source: Callable[..., DownloadSett
 
 
 @pytest.mark.shared
-def test_real_mnist_from_a_root_and_from_a_mirror_is_the_same(
+def test_real_mnist_from_root_and_from_mirror_is_equal(
     tmp_path: Path,
     source: Callable[..., DownloadSettings],
     shared: Path,

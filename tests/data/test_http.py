@@ -20,7 +20,7 @@ from atelier.data.sources.http import RetryPolicy
 from atelier.data.sources.http import fetch as fetch_into
 
 CONTENT = bytes(range(256)) * 4000
-RIGHT = Checksum("sha256", hashlib.sha256(CONTENT).hexdigest())
+CHECKSUM = Checksum("sha256", hashlib.sha256(CONTENT).hexdigest())
 QUICK = RetryPolicy(attempts=3, pause=0.0, timeout=(5.0, 5.0))
 
 
@@ -66,7 +66,7 @@ def test_file_is_downloaded_with_progress(
 ) -> None:
     site.answer = reply(CONTENT)
     reports: list[Progress] = []
-    path = fetch(f"{site.url}/a.zip", tmp_path, RIGHT, reports.append, QUICK)
+    path = fetch(f"{site.url}/a.zip", tmp_path, CHECKSUM, reports.append, QUICK)
     assert path.read_bytes() == CONTENT
     assert reports[-1] == Progress(len(CONTENT), len(CONTENT), "1.0 of 1.0 MB")
     assert cached_files(tmp_path) == [path.name]
@@ -77,7 +77,7 @@ def test_interrupted_download_is_resumed(
     tmp_path: Path, site: Any, reply: Callable[..., Any], honor: bool
 ) -> None:
     site.answer = half_then_rest(reply, honor)
-    assert fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK).read_bytes() == CONTENT
+    assert fetch(f"{site.url}/a", tmp_path, CHECKSUM, retry=QUICK).read_bytes() == CONTENT
     assert site.requests[1]["Range"] == f"bytes={len(CONTENT) // 2}-"
     assert site.requests[1]["If-Range"] == '"one"'
 
@@ -88,8 +88,8 @@ def test_next_call_resumes_the_download(
     site.answer = half_then_rest(reply)
     once = RetryPolicy(attempts=1, pause=0.0, timeout=(5.0, 5.0))
     with pytest.raises(AtelierError, match="again later to resume the download"):
-        fetch(f"{site.url}/a", tmp_path, RIGHT, retry=once)
-    assert fetch(f"{site.url}/a", tmp_path, RIGHT, retry=once).read_bytes() == CONTENT
+        fetch(f"{site.url}/a", tmp_path, CHECKSUM, retry=once)
+    assert fetch(f"{site.url}/a", tmp_path, CHECKSUM, retry=once).read_bytes() == CONTENT
     assert "Range" in site.requests[1]
 
 
@@ -102,7 +102,7 @@ def test_download_without_a_validator_is_not_resumed(
         reply(body, Content_Length=str(len(CONTENT)))(handler)
 
     site.answer = answer
-    assert fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK).read_bytes() == CONTENT
+    assert fetch(f"{site.url}/a", tmp_path, CHECKSUM, retry=QUICK).read_bytes() == CONTENT
     assert "Range" not in site.requests[1]
 
 
@@ -119,14 +119,14 @@ def test_range_with_another_start_is_not_appended(
             reply(CONTENT)(handler)
 
     site.answer = answer
-    assert fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK).read_bytes() == CONTENT
+    assert fetch(f"{site.url}/a", tmp_path, CHECKSUM, retry=QUICK).read_bytes() == CONTENT
 
 
 def test_transient_server_error_is_retried(
     tmp_path: Path, site: Any, reply: Callable[..., Any]
 ) -> None:
     site.answer = lambda handler: reply(CONTENT, 200 if len(site.requests) > 2 else 503)(handler)
-    assert fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK).read_bytes() == CONTENT
+    assert fetch(f"{site.url}/a", tmp_path, CHECKSUM, retry=QUICK).read_bytes() == CONTENT
 
 
 def test_wrong_content_length_is_an_error(
@@ -134,23 +134,23 @@ def test_wrong_content_length_is_an_error(
 ) -> None:
     site.answer = reply(CONTENT, Content_Length=str(len(CONTENT) + 5))
     with pytest.raises(AtelierError, match="3 attempts"):
-        fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK)
+        fetch(f"{site.url}/a", tmp_path, CHECKSUM, retry=QUICK)
 
 
-def test_a_wrong_file_is_removed(tmp_path: Path, site: Any, reply: Callable[..., Any]) -> None:
+def test_wrong_file_is_removed(tmp_path: Path, site: Any, reply: Callable[..., Any]) -> None:
     site.answer = reply(CONTENT + b"more")
     with pytest.raises(AtelierError, match=r"sha256 is not .* it was removed"):
-        fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK)
+        fetch(f"{site.url}/a", tmp_path, CHECKSUM, retry=QUICK)
     assert cached_files(tmp_path) == []
 
 
-def test_missing_checksum_is_reported_and_the_file_is_cached_files(
+def test_missing_checksum_is_reported_and_file_is_cached(
     tmp_path: Path, site: Any, reply: Callable[..., Any]
 ) -> None:
     site.answer = reply(CONTENT)
-    with pytest.raises(AtelierError, match=RIGHT.value):
+    with pytest.raises(AtelierError, match=CHECKSUM.value):
         fetch(f"{site.url}/a", tmp_path, Checksum("sha256", ""), retry=QUICK)
-    assert fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK).read_bytes() == CONTENT
+    assert fetch(f"{site.url}/a", tmp_path, CHECKSUM, retry=QUICK).read_bytes() == CONTENT
     assert len(site.requests) == 1
 
 
@@ -160,49 +160,49 @@ def test_web_page_is_rejected(
 ) -> None:
     site.answer = reply(b"\n<!DOCTYPE html><title>Log in</title>", **headers)
     with pytest.raises(AtelierError, match="sent a web page instead of a file"):
-        fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK)
+        fetch(f"{site.url}/a", tmp_path, CHECKSUM, retry=QUICK)
 
 
 @pytest.mark.parametrize(
     ("status", "sentence"), [(404, "with status 404"), (403, "requires a permission")]
 )
-def test_refused_request_is_not_retried(
+def test_rejected_request_is_not_retried(
     tmp_path: Path, site: Any, reply: Callable[..., Any], status: int, sentence: str
 ) -> None:
     site.answer = reply(b"no", status)
     with pytest.raises(AtelierError, match=sentence):
-        fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK)
+        fetch(f"{site.url}/a", tmp_path, CHECKSUM, retry=QUICK)
     assert len(site.requests) == 1
 
 
 def test_redirects_are_limited(tmp_path: Path, site: Any, reply: Callable[..., Any]) -> None:
     def answer(handler: Any) -> None:
-        left = int(handler.path.rsplit("/", 1)[1])
-        if left:
-            reply(b"", 302, Location=f"/hop/{left - 1}")(handler)
+        remaining = int(handler.path.rsplit("/", 1)[1])
+        if remaining:
+            reply(b"", 302, Location=f"/hop/{remaining - 1}")(handler)
         else:
             reply(CONTENT)(handler)
 
     site.answer = answer
-    assert fetch(f"{site.url}/hop/3", tmp_path, RIGHT, retry=QUICK).read_bytes() == CONTENT
+    assert fetch(f"{site.url}/hop/3", tmp_path, CHECKSUM, retry=QUICK).read_bytes() == CONTENT
     with pytest.raises(AtelierError, match="more than 5 redirects"):
-        fetch(f"{site.url}/hop/9", tmp_path, RIGHT, retry=QUICK)
+        fetch(f"{site.url}/hop/9", tmp_path, CHECKSUM, retry=QUICK)
 
 
 @pytest.mark.parametrize("url", ["ftp://host/a", "file:///etc/passwd", "http://", "http://[", "a"])
 def test_only_http_addresses_are_fetched(tmp_path: Path, url: str) -> None:
     with pytest.raises(AtelierError, match="http:// or https://"):
-        fetch(url, tmp_path, RIGHT, retry=QUICK)
+        fetch(url, tmp_path, CHECKSUM, retry=QUICK)
 
 
 @pytest.mark.parametrize("status", [200, 404, 403, 503])
-def test_no_message_shows_a_token(
+def test_errors_contain_no_tokens(
     tmp_path: Path, site: Any, reply: Callable[..., Any], status: int
 ) -> None:
     site.answer = reply(b"wrong", status)
     url = site.url.replace("://", "://user:hunter2@") + "/a.zip?token=sesame#part"
     with pytest.raises(AtelierError) as caught:
-        fetch(url, tmp_path, RIGHT, retry=QUICK)
+        fetch(url, tmp_path, CHECKSUM, retry=QUICK)
     assert not re.search("hunter2|sesame|user", str(caught.value))
     assert all("sesame" not in path.name for path in Path(tmp_path).iterdir())
 
@@ -211,7 +211,7 @@ def test_unreachable_server_is_an_error(tmp_path: Path, site: Any) -> None:
     port = site.url.rsplit(":", 1)[1]
     site._server.server_close()
     with pytest.raises(AtelierError, match=f"127.0.0.1:{port}/a could not be fetched in 3"):
-        fetch(f"{site.url}/a", tmp_path, RIGHT, retry=QUICK)
+        fetch(f"{site.url}/a", tmp_path, CHECKSUM, retry=QUICK)
 
 
 FETCH = """
@@ -243,7 +243,7 @@ def test_concurrent_downloads_of_one_file_are_serialized(
             time.sleep(0.03)
 
     site.answer = answer
-    arguments = [f"{site.url}/a", str(tmp_path / "cache"), RIGHT.value]
+    arguments = [f"{site.url}/a", str(tmp_path / "cache"), CHECKSUM.value]
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", FETCH, *arguments, str(tmp_path / name)],

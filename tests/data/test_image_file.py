@@ -23,13 +23,10 @@ from atelier.data.formats.avif import coded_sizes
 from atelier.data.formats.jpeg import count_scans
 from atelier.data.image_file import UnreadableError, read_image, silence_pillow
 
+from ..support.image_files import saved
+from ..support.images import stored_pixels
+
 RGB = np.random.default_rng(5).integers(0, 256, (6, 9, 3), np.uint8)
-
-
-def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF", "TGA", "PCX"])
@@ -42,26 +39,16 @@ def test_lossless_formats_are_decoded_exactly(tmp_path: Path, kind: str) -> None
 
 def test_gray_is_luma() -> None:
     luma = np.rint(RGB @ [0.299, 0.587, 0.114])
-    grey = read_image(saved(Image.fromarray(RGB)), "grey", 1)
-    assert grey.shape == (6, 9, 1)
-    assert np.abs(grey[:, :, 0] - luma).max() <= 1
+    gray = read_image(saved(Image.fromarray(RGB)), "grey", 1)
+    assert gray.shape == (6, 9, 1)
+    assert np.abs(gray[:, :, 0] - luma).max() <= 1
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_exif_orientation_is_applied(orientation: int) -> None:
-    turns: dict[int, Callable[[Any], Any]] = {
-        1: lambda a: a,
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.transpose(1, 0, 2),
-        6: lambda a: np.rot90(a, 1),
-        7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
-        8: lambda a: np.rot90(a, -1),
-    }
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored = Image.fromarray(np.ascontiguousarray(turns[orientation](RGB)))
+    stored = Image.fromarray(stored_pixels(RGB, orientation))
     assert np.array_equal(read_image(saved(stored, exif=exif), "rgb", 1), RGB)
 
 
@@ -94,7 +81,7 @@ def test_sixteen_bits_become_eight(kind: str) -> None:
     assert read[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
-def test_black_and_white_and_cmyk() -> None:
+def test_black_and_white_and_cmyk_are_converted() -> None:
     bits = Image.fromarray(RGB[:, :, 0] > 127)
     assert np.array_equal(read_image(saved(bits), "grey", 1)[:, :, 0], 255 * (RGB[:, :, 0] > 127))
     flat = Image.new("RGB", (16, 16), (200, 40, 90)).convert("CMYK")
@@ -102,8 +89,8 @@ def test_black_and_white_and_cmyk() -> None:
     assert np.abs(read.astype(int) - [200, 40, 90]).max() <= 4
 
 
-def test_the_first_frame_of_an_animation_is_read() -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+def test_first_frame_of_animation_is_read() -> None:
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert tuple(read_image(data, "rgb", 1)[0, 0]) == (255, 0, 0)
 
@@ -116,8 +103,8 @@ def test_jpeg_is_decoded_at_the_smallest_sufficient_size(at_least: int, shape: A
     data = saved(Image.fromarray(smooth.astype(np.uint8)), "JPEG")
     read = read_image(data, "rgb", 1, at_least)
     assert read.shape[:2] == shape
-    whole = np.asarray(Image.open(io.BytesIO(data)).resize(shape[::-1], Image.Resampling.BOX))
-    assert np.abs(read.astype(int) - whole).mean() < 2
+    expected = np.asarray(Image.open(io.BytesIO(data)).resize(shape[::-1], Image.Resampling.BOX))
+    assert np.abs(read.astype(int) - expected).mean() < 2
 
 
 def test_large_jpeg_equals_pillow(image_bytes: Callable[..., bytes]) -> None:
@@ -193,8 +180,8 @@ START = len(JPEG) // 8
 
 
 @given(st.binary(min_size=1, max_size=30), st.integers(0, len(JPEG) - 1))
-def test_any_damage_gives_an_image_or_a_reason(noise: bytes, at: int) -> None:
-    damaged = JPEG[:at] + noise + JPEG[at + len(noise) :]
+def test_damaged_jpeg_gives_image_or_reason(noise: bytes, offset: int) -> None:
+    damaged = JPEG[:offset] + noise + JPEG[offset + len(noise) :]
     with silence_pillow():
         try:
             read = read_image(damaged, "rgb", 1, 8)
@@ -210,7 +197,7 @@ def test_random_bytes_are_rejected() -> None:
         read_image(os.urandom(5000), "grey", 1)
 
 
-SHORT_OF_MEMORY = """
+READ_WITH_LIMITED_MEMORY = """
 import resource, sys
 from pathlib import Path
 from atelier.data.formats.avif import coded_sizes
@@ -230,16 +217,22 @@ except MemoryError:
 def test_memory_error_is_not_unreadable(tmp_path: Path) -> None:
     Image.new("L", (9, 9)).save(tmp_path / "small.png")
     Image.new("L", (10_000, 10_000)).save(tmp_path / "large.png", compress_level=1)
-    done = subprocess.run(
-        [sys.executable, "-c", SHORT_OF_MEMORY, tmp_path / "small.png", tmp_path / "large.png"],
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            READ_WITH_LIMITED_MEMORY,
+            tmp_path / "small.png",
+            tmp_path / "large.png",
+        ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         check=True,
     )
-    assert done.stdout == b"no memory\n"
+    assert result.stdout == b"no memory\n"
 
 
-def claiming(data: bytes, width: int, height: int) -> bytes:
+def with_claimed_size(data: bytes, width: int, height: int) -> bytes:
     """Return an AVIF whose container claims another size for all its images."""
     start = data.index(b"ispe") + 8
     changed = bytearray(data)
@@ -253,13 +246,13 @@ def claiming(data: bytes, width: int, height: int) -> bytes:
 def test_coded_size_of_an_avif_is_limited(mode: str) -> None:
     large = saved(Image.new(mode, (1200, 1000)), "AVIF", speed=10)
     with pytest.raises(UnreadableError, match=r"1\.2 megapixels, the limit is 1"):
-        read_image(claiming(large, 16, 16), "rgb", 1)
+        read_image(with_claimed_size(large, 16, 16), "rgb", 1)
     assert read_image(large, "rgb", 2).shape == (1000, 1200, 3)
     with pytest.raises(UnreadableError, match="claims another size"):
-        read_image(claiming(large, 16, 16), "rgb", 2)
+        read_image(with_claimed_size(large, 16, 16), "rgb", 2)
     small = saved(Image.new(mode, (16, 16)), "AVIF", speed=10)
     with pytest.raises(UnreadableError, match="claims another size"):
-        read_image(claiming(small, 900, 900), "rgb", 1)
+        read_image(with_claimed_size(small, 900, 900), "rgb", 1)
 
 
 def test_avif_with_a_larger_alpha_layer_is_rejected() -> None:
@@ -306,16 +299,16 @@ def test_avif_locations_outside_meta_are_ignored() -> None:
 @pytest.mark.parametrize(("count", "extents"), [(1, 19_000), (1, 2), (6000, 2)])
 def test_avif_with_items_longer_than_the_file_is_rejected(count: int, extents: int) -> None:
     data = saved(Image.new("RGB", (16, 16)), "AVIF", speed=10)
-    at = data.index(b"iloc") - 4
-    (length,) = struct.unpack_from(">I", data, at)
+    offset = data.index(b"iloc") - 4
+    (length,) = struct.unpack_from(">I", data, offset)
     new = locations(count, extents)
     start = data.index(b"meta") - 4
     (meta,) = struct.unpack_from(">I", data, start)
-    changed = bytearray(data[:at] + new + data[at + length :])
+    changed = bytearray(data[:offset] + new + data[offset + length :])
     struct.pack_into(">I", changed, start, meta + len(new) - length)
     with pytest.raises(ValueError, match="longer than the file"):
         coded_sizes(bytes(changed))
-    doubled = bytearray(data[: at + length] + data[at:])
+    doubled = bytearray(data[: offset + length] + data[offset:])
     struct.pack_into(">I", doubled, start, meta + length)
     with pytest.raises(ValueError, match="more than one iloc"):
         coded_sizes(bytes(doubled))
@@ -325,9 +318,9 @@ AVIF = saved(Image.fromarray(RGB).resize((40, 30)).convert("RGBA"), "AVIF", spee
 
 
 @given(st.integers(0, len(AVIF) - 1), st.integers(0, 255), st.integers(0, len(AVIF)))
-def test_any_avif_damage_gives_an_image_or_a_reason(place: int, value: int, end: int) -> None:
+def test_damaged_avif_gives_image_or_reason(position: int, value: int, end: int) -> None:
     data = bytearray(AVIF)
-    data[place] = value
+    data[position] = value
     for damaged in (bytes(data), AVIF[:end]):
         try:
             sizes = coded_sizes(damaged)[1]

@@ -33,7 +33,7 @@ def test_kaggle_dataset_is_packed_into_one_zip(
     settings = source("kaggle", handle="owner/faces/versions/3")
     manifest = download(settings, tmp_path / "raw", tmp_path / "scratch")
     assert (manifest.source, manifest.members) == ("kaggle", 1)
-    assert {passed.reason for passed in manifest.skipped} == {"a link out of the folder"}
+    assert {file.reason for file in manifest.skipped} == {"a link out of the folder"}
     with zipfile.ZipFile(tmp_path / "raw" / "pictures.zip") as archive:
         assert archive.namelist() == ["faces/Humans/1.png"]
         assert archive.read("faces/Humans/1.png") == image_bytes()

@@ -23,7 +23,7 @@ from atelier.data.sources.download import download
 from atelier.data.sources.listing import list_folder, walk
 
 
-def fill(folder: Path, *names: str) -> Path:
+def write_files(folder: Path, *names: str) -> Path:
     """Write files whose content is their name."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -42,15 +42,15 @@ def skipped(folder: Path, links_out: bool = True) -> dict[str, str]:
 def test_hugging_face_snapshot_is_read(
     tmp_path: Path, source: Callable[..., DownloadSettings]
 ) -> None:
-    hub = fill(tmp_path / "hub/datasets--me--faces", "blobs/0a", "blobs/1b", "blobs/2c")
+    hub = write_files(tmp_path / "hub/datasets--me--faces", "blobs/0a", "blobs/1b", "blobs/2c")
     snapshot = hub / "snapshots/5f"
     (snapshot / "men").mkdir(parents=True)
     (snapshot / ".gitattributes").symlink_to("../../blobs/2c")
     (snapshot / "cover.png").symlink_to("../../blobs/0a")
     (snapshot / "men/1.png").symlink_to("../../../blobs/1b")
     (snapshot / "men/2.png").symlink_to("../../../blobs/1b")
-    chosen = source("folder", mine=str(snapshot))
-    manifest = download(chosen, tmp_path / "raw", tmp_path / "scratch")
+    settings_ = source("folder", mine=str(snapshot))
+    manifest = download(settings_, tmp_path / "raw", tmp_path / "scratch")
     assert list(open_raw(tmp_path / "raw")) == [
         ("mine/.gitattributes", Rejected("a hidden file")),
         ("mine/cover.png", b"blobs/0a"),
@@ -61,9 +61,9 @@ def test_hugging_face_snapshot_is_read(
 
 
 def test_linked_folders_are_followed(tmp_path: Path) -> None:
-    fill(tmp_path / "elsewhere", "women/1.png", "women/deep/2.png")
-    fill(tmp_path / "mine", "men/1.png")
-    (tmp_path / "elsewhere/more").symlink_to(fill(tmp_path / "third", "3.png"))
+    write_files(tmp_path / "elsewhere", "women/1.png", "women/deep/2.png")
+    write_files(tmp_path / "mine", "men/1.png")
+    (tmp_path / "elsewhere/more").symlink_to(write_files(tmp_path / "third", "3.png"))
     (tmp_path / "mine/women").symlink_to(tmp_path / "elsewhere/women")
     (tmp_path / "mine/again").symlink_to("women")
     (tmp_path / "mine/same").symlink_to("men")
@@ -83,42 +83,42 @@ def test_linked_folders_are_followed(tmp_path: Path) -> None:
 
 
 def test_links_out_of_an_untrusted_folder_are_not_followed(tmp_path: Path) -> None:
-    folder = fill(tmp_path / "mine", "a/1.png")
+    folder = write_files(tmp_path / "mine", "a/1.png")
     (folder / "inside").symlink_to("a")
     (folder / "inside.png").symlink_to("a/1.png")
-    (folder / "out").symlink_to(fill(tmp_path / "minefield", "2.png"))
+    (folder / "out").symlink_to(write_files(tmp_path / "minefield", "2.png"))
     (folder / "out.png").symlink_to("../minefield/2.png")
     assert listed(folder, links_out=False) == ["a/1.png", "inside.png", "inside/1.png"]
     assert set(skipped(folder, links_out=False).values()) == {"a link out of the folder"}
 
 
 def test_cycle_of_links_lists_no_file_twice(tmp_path: Path) -> None:
-    folder = fill(tmp_path / "mine", "a/1.png", "b/2.png", "b/deep/3.png", "4.png")
+    folder = write_files(tmp_path / "mine", "a/1.png", "b/2.png", "b/deep/3.png", "4.png")
     (folder / "a/self").symlink_to(".")
     (folder / "b/deep/up").symlink_to("..")
     (folder / "b/parent").symlink_to(tmp_path)
     (folder / "a/other").symlink_to("../b")
     (folder / "b/other").symlink_to("../a")
     assert listed(folder) == ["4.png", "a/1.png", "b/2.png", "b/deep/3.png"]
-    holds = "a link to a folder that contains it"
-    known = "a link to a folder that is already included"
+    ancestor = "a link to a folder that contains it"
+    included = "a link to a folder that is already included"
     assert skipped(folder) == {
-        "a/other": known,
-        "a/self": holds,
-        "b/deep/up": holds,
-        "b/other": known,
-        "b/parent": holds,
+        "a/other": included,
+        "a/self": ancestor,
+        "b/deep/up": ancestor,
+        "b/other": included,
+        "b/parent": ancestor,
     }
 
 
 def test_cycle_through_outside_folders_is_followed_once(tmp_path: Path) -> None:
-    folder = fill(tmp_path / "home/mine", "1.png")
-    one, two = fill(tmp_path / "one", "2.png"), fill(tmp_path / "two", "3.png")
+    folder = write_files(tmp_path / "home/mine", "1.png")
+    one, two = write_files(tmp_path / "one", "2.png"), write_files(tmp_path / "two", "3.png")
     (folder / "x").symlink_to(one)
     (one / "y").symlink_to(two)
     (two / "z").symlink_to(one)
     (two / "home").symlink_to(tmp_path / "home")
-    fill(tmp_path / "home", "sibling/4.png")
+    write_files(tmp_path / "home", "sibling/4.png")
     assert listed(folder) == ["1.png", "x/2.png", "x/y/3.png", "x/y/home/sibling/4.png"]
     assert skipped(folder) == {"x/y/z": "a link to a folder that is already included"}
 
@@ -128,9 +128,11 @@ def test_cycle_through_outside_folders_is_followed_once(tmp_path: Path) -> None:
 def test_any_graph_of_links_is_listed_completely(
     tmp_path_factory: pytest.TempPathFactory, links: set[tuple[int, int]]
 ) -> None:
-    folder = fill(tmp_path_factory.mktemp("mine"), *(f"{number}/p.png" for number in range(5)))
-    for holder, target in links:
-        (folder / f"{holder}/to{target}").symlink_to(f"../{target}")
+    folder = write_files(
+        tmp_path_factory.mktemp("mine"), *(f"{number}/p.png" for number in range(5))
+    )
+    for parent, target in links:
+        (folder / f"{parent}/to{target}").symlink_to(f"../{target}")
     found = walk(folder)
     files = [file.relative for file in found if not file.skip_reason]
     assert {f"{number}/p.png" for number in range(5)} <= set(files)
@@ -150,7 +152,7 @@ def test_number_of_linked_paths_is_limited(tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / f"{level}").mkdir()
         for name in ("left", "right"):
             (tmp_path / f"{level}/{name}").symlink_to(f"../{level + 1}")
-    fill(tmp_path, "40/1.png")
+    write_files(tmp_path, "40/1.png")
     with pytest.raises(AtelierError, match="more than 500 paths through links to folders"):
         walk(tmp_path)
 
@@ -158,7 +160,7 @@ def test_number_of_linked_paths_is_limited(tmp_path: Path, monkeypatch: pytest.M
 def layers(folder: Path, count: int) -> Path:
     """Create layers of two folders that have links to both folders of the next layer."""
     for layer, side in itertools.product(range(count), "ab"):
-        fill(folder, f"{layer}{side}/1.png")
+        write_files(folder, f"{layer}{side}/1.png")
         if layer + 1 < count:
             for other in "ab":
                 (folder / f"{layer}{side}/to{other}").symlink_to(f"../{layer + 1}{other}")
@@ -180,11 +182,11 @@ def test_folder_with_many_paths_is_read_once(
         read.append(str(path))
         return scandir(path)
 
-    looked_at: list[str] = []
+    visited: list[str] = []
     next_folders = listing._Walk._next_folders
 
     def count_next(self: listing._Walk, folder: str) -> Iterator[str]:
-        looked_at.append(folder)
+        visited.append(folder)
         return next_folders(self, folder)
 
     folder = layers(tmp_path / "mine", 8)
@@ -200,7 +202,7 @@ def test_folder_with_many_paths_is_read_once(
     # The root can be resolved too.
     assert len(resolved) <= len(links) + 1
     assert sorted(read) == sorted({str(folder), *(str(path) for path in folder.glob("??"))})
-    assert len(looked_at) == len(set(looked_at))
+    assert len(visited) == len(set(visited))
 
 
 def test_number_of_linked_entries_is_limited(
@@ -208,7 +210,7 @@ def test_number_of_linked_entries_is_limited(
 ) -> None:
     for number in range(20):
         (tmp_path / f"mine/many/{number}/empty").mkdir(parents=True)
-        fill(tmp_path / "mine", f"many/{number}/1.png")
+        write_files(tmp_path / "mine", f"many/{number}/1.png")
     # Each link leads to 41 folders and 20 files.
     for number in range(3):
         (tmp_path / f"mine/to{number}").symlink_to("many")
@@ -228,7 +230,7 @@ def test_number_of_linked_entries_is_limited(
 def test_link_to_a_parent_folder_is_not_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = fill(tmp_path / "home/mine", "a/1.png", "b/2.png")
+    folder = write_files(tmp_path / "home/mine", "a/1.png", "b/2.png")
     (folder / "a/up").symlink_to(tmp_path)
     (folder / "b/other").symlink_to("../a")
     read: list[str] = []
@@ -249,7 +251,7 @@ def test_link_to_a_parent_folder_is_not_searched(
 
 
 def test_broken_links_and_special_files_are_skipped_with_reasons(tmp_path: Path) -> None:
-    folder = fill(tmp_path / "mine", "1.png")
+    folder = write_files(tmp_path / "mine", "1.png")
     (folder / "dead.png").symlink_to("nothing")
     (folder / "loop.png").symlink_to("loop.png")
     (folder / "below.png").symlink_to("1.png/x")
@@ -268,7 +270,7 @@ def test_broken_links_and_special_files_are_skipped_with_reasons(tmp_path: Path)
 
 
 def test_changed_link_target_changes_the_listing(tmp_path: Path) -> None:
-    fill(tmp_path / "far", "1.png", "deep/2.png")
+    write_files(tmp_path / "far", "1.png", "deep/2.png")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/file.png").symlink_to("../far/1.png")
     (tmp_path / "mine/deep").symlink_to("../far/deep")
@@ -277,7 +279,7 @@ def test_changed_link_target_changes_the_listing(tmp_path: Path) -> None:
     listings.append(list_folder(tmp_path / "mine"))
     (tmp_path / "far/deep/2.png").write_text("longer than before")
     listings.append(list_folder(tmp_path / "mine"))
-    fill(tmp_path / "far", "deep/3.png")
+    write_files(tmp_path / "far", "deep/3.png")
     listings.append(list_folder(tmp_path / "mine"))
     assert [[name for name, *_ in entries] for entries in listings] == [
         *3 * [["deep/2.png", "file.png"]],
@@ -306,7 +308,7 @@ TREE = (
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tar.gz"])
 def test_hidden_and_system_files_are_skipped(tmp_path: Path, kind: str) -> None:
-    folder = fill(tmp_path / ".cache/mine", *TREE)
+    folder = write_files(tmp_path / ".cache/mine", *TREE)
     archive = tmp_path / f"a.{kind}"
     if kind == "folder":
         found = walk(folder)
@@ -335,7 +337,7 @@ def test_hidden_and_system_files_are_skipped(tmp_path: Path, kind: str) -> None:
 
 
 def test_unreadable_hidden_folder_is_ignored(tmp_path: Path) -> None:
-    fill(tmp_path, "1.png", "lost+found/x")
+    write_files(tmp_path, "1.png", "lost+found/x")
     (tmp_path / "lost+found").chmod(0)
     assert listed(tmp_path) == ["1.png"]
     assert skipped(tmp_path) == {"lost+found": "a system folder"}
@@ -345,7 +347,7 @@ def test_unreadable_hidden_folder_is_ignored(tmp_path: Path) -> None:
 def test_folder_of_only_skipped_files_is_rejected_with_reasons(
     tmp_path: Path, source: Callable[..., DownloadSettings]
 ) -> None:
-    fill(tmp_path / "mine", ".a.png", ".b.png")
+    write_files(tmp_path / "mine", ".a.png", ".b.png")
     (tmp_path / "mine/dead.png").symlink_to("nothing")
     with pytest.raises(
         AtelierError, match=r"no files to read \(2 hidden files, 1 broken link\); put images"
@@ -354,14 +356,14 @@ def test_folder_of_only_skipped_files_is_rejected_with_reasons(
 
 
 def test_skipped_files_are_summarized_in_one_line() -> None:
-    where = Path("metrics/convert.json")
+    report = Path("metrics/convert.json")
     reasons = [*5 * ["a broken link"], *9 * ["a hidden file"], "an absolute path"]
-    assert summarize_skipped(1203, "images", reasons, where) == (
+    assert summarize_skipped(1203, "images", reasons, report) == (
         "1,203 images, 15 skipped (9 hidden files, 5 broken links, 1 absolute path):"
         " metrics/convert.json lists them"
     )
     many = [f"damaged: {number}" for number in range(6)]
-    line = summarize_skipped(1, "images", [*2 * ["not an image"], *many], where)
+    line = summarize_skipped(1, "images", [*2 * ["not an image"], *many], report)
     assert "(2 not an image, 1 damaged: 0, 1 damaged: 1, 1 damaged: 2, 3 for other" in line
-    assert "\x1b" not in summarize_skipped(0, "images", ["damaged: \x1b[31m"], where)
-    assert summarize_skipped(80, "images", [], where) == "80 images, none skipped"
+    assert "\x1b" not in summarize_skipped(0, "images", ["damaged: \x1b[31m"], report)
+    assert summarize_skipped(80, "images", [], report) == "80 images, none skipped"

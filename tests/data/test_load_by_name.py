@@ -7,7 +7,7 @@ from PIL import Image
 from atelier.core.errors import AtelierError
 from atelier.data.color_managed import load_by_name
 
-MADE = {"generated": lambda: {"face_01": np.zeros((4, 4, 3), np.uint8)}}
+BUILT_IN = {"generated": lambda: {"face_01": np.zeros((4, 4, 3), np.uint8)}}
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_files_and_builtin_images_are_loaded_by_name(folder: Path) -> None:
-    found = load_by_name(["wave.png", "generated"], folder, 10, MADE)
+    found = load_by_name(["wave.png", "generated"], folder, 10, BUILT_IN)
     assert list(found) == ["wave", "face_01"]
     assert found["wave"].pixels.shape == (5, 6, 3)
     assert (found["wave"].pixels == 200).all()
@@ -38,4 +38,4 @@ def test_missing_unreadable_and_duplicate_images_are_errors(
     folder: Path, names: list[str], sentence: str
 ) -> None:
     with pytest.raises(AtelierError, match=sentence):
-        load_by_name(names, folder, 10, MADE)
+        load_by_name(names, folder, 10, BUILT_IN)

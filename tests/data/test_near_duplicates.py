@@ -25,13 +25,13 @@ FACES = [
 def rows(images: list[Image.Image]) -> NDArray[np.uint8]:
     """Resize images like the convert stage."""
     return np.stack(
-        [np.asarray(one.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for one in images]
+        [np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for image in images]
     )
 
 
 def groups_of(pixels: NDArray[np.uint8], keys: list[str | None] | None = None) -> list[int]:
     hashes = [hashlib.sha256(row.tobytes()).digest() for row in pixels]
-    return group_near_duplicates(lambda place: pixels[place], hashes, keys).tolist()
+    return group_near_duplicates(lambda index: pixels[index], hashes, keys).tolist()
 
 
 def encoded(image: Image.Image, quality: int) -> Image.Image:
@@ -54,16 +54,16 @@ def encoded(image: Image.Image, quality: int) -> Image.Image:
         pytest.param(lambda image: encoded(ImageOps.mirror(image), 80), id="mirrored, encoded"),
     ],
 )
-def test_a_changed_copy_is_in_the_group_of_its_original(
+def test_changed_copy_is_in_group_of_original(
     change: Callable[[Image.Image], Image.Image],
 ) -> None:
     groups = groups_of(rows(FACES + [change(face) for face in FACES]))
-    together = sum(groups[place] == groups[place + 30] for place in range(30))
-    assert together == 30
+    matches = sum(groups[index] == groups[index + 30] for index in range(30))
+    assert matches == 30
     assert len(set(groups)) == 30, "different faces are in different groups"
 
 
-def test_a_single_image_and_its_copies_are_one_group() -> None:
+def test_single_image_and_its_copies_are_one_group() -> None:
     for count in (1, 2, 40):
         assert groups_of(np.repeat(rows(FACES[:1]), count, axis=0)) == [0] * count
 
@@ -84,18 +84,18 @@ def test_flat_images_are_grouped_by_color_not_brightness() -> None:
     pixels = np.stack(
         [flat(200, 0, 0), flat(100, 0, 0), flat(0, 0, 200), flat(50, 50, 50), flat(90, 90, 90)]
     )
-    one, darker, blue, grey, lighter = groups_of(pixels)
-    assert one == darker
-    assert grey == lighter
-    assert len({one, blue, grey}) == 3
+    red, dark_red, blue, gray, light_gray = groups_of(pixels)
+    assert red == dark_red
+    assert gray == light_gray
+    assert len({red, blue, gray}) == 3
 
 
 def test_groups_do_not_depend_on_the_order() -> None:
     pixels = rows(FACES + [ImageOps.mirror(face) for face in FACES[:15]] + FACES[:5])
     order = np.random.default_rng(0).permutation(len(pixels))
 
-    def partition(groups: list[int], places: NDArray[np.int64]) -> set[frozenset[int]]:
-        return {frozenset(places[np.array(groups) == number].tolist()) for number in set(groups)}
+    def partition(groups: list[int], indices: NDArray[np.int64]) -> set[frozenset[int]]:
+        return {frozenset(indices[np.array(groups) == number].tolist()) for number in set(groups)}
 
     expected = partition(groups_of(pixels), np.arange(len(pixels)))
     assert partition(groups_of(pixels[order]), order) == expected
@@ -118,10 +118,10 @@ def test_thousands_of_near_duplicates_take_linear_time() -> None:
     pixels = np.stack([face + random.integers(-2, 3, face.shape) for _ in range(count)])
     pixels = pixels.clip(0, 255).astype(np.uint8)
 
-    def read(place: int) -> NDArray[np.uint8]:
+    def read(index: int) -> NDArray[np.uint8]:
         nonlocal reads
         reads += 1
-        return pixels[place]
+        return pixels[index]
 
     hashes = [hashlib.sha256(row.tobytes()).digest() for row in pixels]
     assert set(group_near_duplicates(read, hashes).tolist()) == {0}
@@ -153,17 +153,17 @@ def lines(seed: int) -> Image.Image:
 
 
 def text(seed: int) -> Image.Image:
-    """Return a page of words."""
+    """Return a page of text."""
     random = np.random.default_rng(seed)
     image = Image.new("RGB", (200, 300), "white")
     for y in range(15, 285, 14):
-        words = "".join(random.choice(list("abcdefghij klmnop qrstu"), 28))
-        ImageDraw.Draw(image).text((15, y), words, fill="black")
+        line = "".join(random.choice(list("abcdefghij klmnop qrstu"), 28))
+        ImageDraw.Draw(image).text((15, y), line, fill="black")
     return image
 
 
 def icon(seed: int) -> Image.Image:
-    """Return a sign on a disc that all icons share."""
+    """Return an icon of two rectangles on a disc that is equal in all icons."""
     random = np.random.default_rng(seed)
     image = Image.new("RGB", (128, 128), "white")
     draw = ImageDraw.Draw(image)
@@ -206,8 +206,8 @@ def test_near_duplicates_are_grouped_transitively(seed: int) -> None:
     middle, far = (lit(int(np.searchsorted(distances, least))) for least in (0.015, 0.12))
     assert image_difference(start, far) > 0.12 > image_difference(middle, far)
     assert groups_of(np.stack([start, middle, far])) == [0, 0, 0]
-    alone = groups_of(np.stack([start, far]))
-    assert alone[0] != alone[1]
+    without_middle = groups_of(np.stack([start, far]))
+    assert without_middle[0] != without_middle[1]
 
 
 @pytest.mark.parametrize(
@@ -223,11 +223,11 @@ def test_all_pairs_within_the_limit_are_found(
     pixels = rows(FACES)
     changed = change(pixels).clip(0, 255).astype(np.uint8)
     groups = groups_of(np.concatenate([pixels, changed]))
-    for place in range(len(pixels)):
-        distance = image_difference(pixels[place], changed[place])
-        windows = window_difference(pixels[place], changed[place])
+    for index in range(len(pixels)):
+        distance = image_difference(pixels[index], changed[index])
+        windows = window_difference(pixels[index], changed[index])
         near = distance <= 0.12 and windows <= 0.5
-        assert (groups[place] == groups[place + 30]) == near, (distance, windows)
+        assert (groups[index] == groups[index + 30]) == near, (distance, windows)
 
 
 def test_window_difference_detects_a_small_change() -> None:

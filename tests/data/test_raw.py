@@ -115,13 +115,13 @@ def test_zip_members_are_read_in_order_or_rejected(raw_of: Callable[..., Path]) 
 
 def old_zip_of(*names: bytes) -> bytes:
     """Return a zip of unchanged names without the UTF-8 flag, as written for DOS."""
-    places = [b"%08d" % number + b"x" * (len(name) - 8) for number, name in enumerate(names)]
-    members = [zipfile.ZipInfo(place.decode()) for place in places]
+    placeholders = [b"%08d" % number + b"x" * (len(name) - 8) for number, name in enumerate(names)]
+    members = [zipfile.ZipInfo(placeholder.decode()) for placeholder in placeholders]
     for member in members:
         member.create_system = 0
     archive = zip_of(*((member, b"data") for member in members))
-    for place, name in zip(places, names, strict=True):
-        archive = archive.replace(place, name)
+    for placeholder, name in zip(placeholders, names, strict=True):
+        archive = archive.replace(placeholder, name)
     return archive
 
 
@@ -211,7 +211,7 @@ def test_encrypted_and_damaged_members_are_rejected_alone(raw_of: Callable[..., 
     assert read["c"] == b"fine"
 
 
-def test_a_zip_bomb_is_not_expanded(raw_of: Callable[..., Path]) -> None:
+def test_zip_bomb_is_not_expanded(raw_of: Callable[..., Path]) -> None:
     archive = zip_of(("bomb.png", bytes(60 * 2**20)), ("a.png", b"fine"))
     folder = raw_of("zip", {"pictures.zip": archive})
     tracemalloc.start()
@@ -226,11 +226,11 @@ def test_a_zip_bomb_is_not_expanded(raw_of: Callable[..., Path]) -> None:
 
 def overlapping_zip(size: int, count: int) -> bytes:
     """Return a zip whose directory lists one member's bytes several times."""
-    whole = zip_of(("member.png", bytes(size)))
-    start, end = whole.index(b"PK\x01\x02"), whole.index(b"PK\x05\x06")
-    directory = whole[start:end] * count
+    archive = zip_of(("member.png", bytes(size)))
+    start, end = archive.index(b"PK\x01\x02"), archive.index(b"PK\x05\x06")
+    directory = archive[start:end] * count
     tail = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, count, count, len(directory), start, 0)
-    return whole[:start] + directory + tail
+    return archive[:start] + directory + tail
 
 
 def test_total_expansion_of_a_zip_is_limited(
@@ -325,22 +325,22 @@ def test_member_over_the_limit_is_rejected(
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
 def test_truncated_tar_is_an_error(raw_of: Callable[..., Path], mode: str) -> None:
-    whole = tar_of(*((tar_member(f"{i}.jpg"), os.urandom(700)) for i in range(6)), mode=mode)
+    archive = tar_of(*((tar_member(f"{i}.jpg"), os.urandom(700)) for i in range(6)), mode=mode)
     # Bytes after the end mark are padding.
-    end = 6 * 1536 + 511 if mode == "w" else len(whole) - 1
-    folder = raw_of("tar", {"pictures.tar": whole})
+    end = 6 * 1536 + 511 if mode == "w" else len(archive) - 1
+    folder = raw_of("tar", {"pictures.tar": archive})
     for length in range(1, end, max(1, end // 40)):
-        (folder / "pictures.tar").write_bytes(whole[:length])
+        (folder / "pictures.tar").write_bytes(archive[:length])
         write_manifest(folder, Manifest("a", "tar", (raw_file(folder / "pictures.tar"),)))
         with pytest.raises(AtelierError, match="damaged or was cut short"):
             list(open_raw(folder))
 
 
 def test_flipped_bit_in_a_compressed_tar_is_an_error(raw_of: Callable[..., Path]) -> None:
-    whole = bytearray(gzip.compress(tar_of((tar_member("a"), bytes(2000))), 0))
-    whole[700] ^= 1
+    archive = bytearray(gzip.compress(tar_of((tar_member("a"), bytes(2000))), 0))
+    archive[700] ^= 1
     with pytest.raises(AtelierError, match="damaged"):
-        list(open_raw(raw_of("tar", {"pictures.tar": bytes(whole)})))
+        list(open_raw(raw_of("tar", {"pictures.tar": bytes(archive)})))
 
 
 def test_truncated_zip_is_an_error(raw_of: Callable[..., Path]) -> None:

@@ -55,7 +55,7 @@ def test_archive_member_limit_is_ten_million(archive: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "fault"),
+    ("name", "reason"),
     [
         ("cats/1.png", ""),
         ("a..b/c.png", ""),
@@ -71,8 +71,8 @@ def test_archive_member_limit_is_ten_million(archive: Path) -> None:
         ("cats/..", "a path out of the archive"),
     ],
 )
-def test_names_out_of_the_archive_are_rejected(name: str, fault: str) -> None:
-    assert unsafe_name_reason(name) == fault
+def test_names_out_of_the_archive_are_rejected(name: str, reason: str) -> None:
+    assert unsafe_name_reason(name) == reason
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_names_are_shortened_to_120_characters(tmp_path: Path) -> None:
 def test_compressed_array_expansion_is_limited_to_1100(
     tmp_path: Path,
 ) -> None:
-    """Deflate compresses about a thousand zeros into a byte, but no more."""
+    """Deflate compresses at most about 1,000 zeros into a byte."""
     path = tmp_path / "images.npz"
     np.savez_compressed(path, np.zeros((1000, 32, 32, 3), np.uint8), names=np.array(["a"] * 1000))
     assert load_images(path).pixels.sum() == 0
@@ -233,14 +233,14 @@ def test_compressed_array_expansion_is_limited_to_1100(
 
 def test_classes_are_ordered_with_numbers_first_by_value() -> None:
     names = [f"all/{folder}/1.png" for folder in ("b", "10", "a", "9", "-1", "2")]
-    classes, places = Images(np.zeros((6, 1, 1, 1), np.uint8), np.array(names)).classes()
+    classes, indices = Images(np.zeros((6, 1, 1, 1), np.uint8), np.array(names)).classes()
     assert classes == ("2", "9", "10", "-1", "a", "b")
-    assert places.tolist() == [5, 2, 4, 1, 3, 0]
-    assert places.dtype == np.int64
+    assert indices.tolist() == [5, 2, 4, 1, 3, 0]
+    assert indices.dtype == np.int64
 
 
 def test_ordered_map_submits_up_to_its_limits() -> None:
-    """At most 3 items and 10 bytes at once; an item of 20 bytes waits and is alone."""
+    """At most 3 items and 10 bytes are in flight; a larger item is processed alone."""
     events: list[str] = []
 
     def start(item: int) -> Callable[[], int]:

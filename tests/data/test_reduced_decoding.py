@@ -15,32 +15,22 @@ from atelier.data.convert import _row, resize
 from atelier.data.image_file import decode
 
 from ..support.image_files import saved
+from ..support.images import stored_pixels
 
 SIZE = 32
-Fit = Literal["crop", "stretch", "pad"]
-FITS: tuple[Fit, ...] = ("crop", "stretch", "pad")
-# Transposition of an upright image that is stored with each EXIF orientation.
-STORED: dict[int, Any] = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2),
-    6: lambda a: np.rot90(a, 1),
-    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
-    8: lambda a: np.rot90(a, -1),
-}
+Mode = Literal["crop", "stretch", "pad"]
+MODES: tuple[Mode, ...] = ("crop", "stretch", "pad")
 
 
 def jpeg(upright: np.ndarray, orientation: int = 1, **options: Any) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored = np.ascontiguousarray(STORED[orientation](upright))
-    return saved(Image.fromarray(stored), "JPEG", quality=95, exif=exif, **options)
+    stored = Image.fromarray(stored_pixels(upright, orientation))
+    return saved(stored, "JPEG", quality=95, exif=exif, **options)
 
 
 def blob(width: int, height: int, x: float, y: float) -> np.ndarray:
-    """Draw a white spot whose center is at x, y on black."""
+    """Draw a white spot with its center at x, y on black."""
     square = np.square(np.arange(width) + 0.5 - x) + np.square(np.arange(height) + 0.5 - y)[:, None]
     light = 255 * np.exp(-square / (2 * 24**2))
     return np.repeat(light.round().astype(np.uint8)[:, :, None], 3, axis=2)
@@ -48,17 +38,17 @@ def blob(width: int, height: int, x: float, y: float) -> np.ndarray:
 
 def center(row: np.ndarray) -> tuple[float, float]:
     weights = row[:, :, 0].astype(float)
-    places = np.arange(SIZE) + 0.5
+    positions = np.arange(SIZE) + 0.5
     return (
-        float((weights.sum(axis=0) * places).sum() / weights.sum()),
-        float((weights.sum(axis=1) * places).sum() / weights.sum()),
+        float((weights.sum(axis=0) * positions).sum() / weights.sum()),
+        float((weights.sum(axis=1) * positions).sum() / weights.sum()),
     )
 
 
-def expected(fit: Fit, width: int, height: int, x: float, y: float) -> tuple[float, float]:
-    if fit == "stretch":
+def expected(mode: Mode, width: int, height: int, x: float, y: float) -> tuple[float, float]:
+    if mode == "stretch":
         return x * SIZE / width, y * SIZE / height
-    if fit == "crop":
+    if mode == "crop":
         side = min(width, height)
         return (
             (x - (width - side) // 2) * SIZE / side,
@@ -70,14 +60,14 @@ def expected(fit: Fit, width: int, height: int, x: float, y: float) -> tuple[flo
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("fit", FITS)
-def test_blob_has_its_exact_position(fit: Fit, orientation: int) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_blob_has_its_exact_position(mode: Mode, orientation: int) -> None:
     for width, height in ((514, 514), (601, 514)):
         x, y = width - 160.0, height - 110.0
         data = jpeg(blob(width, height, x, y), orientation)
         assert decode(data, "rgb", 1, 2 * SIZE).reduction == 8
-        row = resize(decode(data, "rgb", 1, 2 * SIZE), SIZE, fit)
-        assert center(row) == pytest.approx(expected(fit, width, height, x, y), abs=0.03)
+        row = resize(decode(data, "rgb", 1, 2 * SIZE), SIZE, mode)
+        assert center(row) == pytest.approx(expected(mode, width, height, x, y), abs=0.03)
 
 
 def test_converted_rows_have_exact_positions() -> None:
@@ -108,20 +98,26 @@ def test_reduced_image_has_its_full_size() -> None:
     st.integers(129, 420),
     st.integers(129, 420),
     st.integers(1, 8),
-    st.sampled_from(FITS),
+    st.sampled_from(MODES),
     st.sampled_from([0, 1, 2, "4:1:1"]),
     st.booleans(),
     st.integers(0, 2**32 - 1),
 )
 def test_rows_of_reduced_and_full_decoding_are_similar(
-    width: int, height: int, orientation: int, fit: Fit, sampling: Any, progressive: bool, seed: int
+    width: int,
+    height: int,
+    orientation: int,
+    mode: Mode,
+    sampling: Any,
+    progressive: bool,
+    seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
     cells = Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8))
     upright = np.asarray(cells.resize((width, height), Image.Resampling.BICUBIC))
     data = jpeg(upright, orientation, subsampling=sampling, progressive=progressive)
-    reduced = resize(decode(data, "rgb", 1, 2 * SIZE), SIZE, fit).astype(float)
-    full = resize(decode(data, "rgb", 1), SIZE, fit).astype(float)
+    reduced = resize(decode(data, "rgb", 1, 2 * SIZE), SIZE, mode).astype(float)
+    full = resize(decode(data, "rgb", 1), SIZE, mode).astype(float)
     error = np.square(reduced - full).mean()
     assert 10 * np.log10(255**2 / max(error, 1e-9)) > 40
 

@@ -54,9 +54,9 @@ def test_all_faces_are_readable_and_six_files_are_not(
     conversion: Callable[..., ConvertSettings],
 ) -> None:
     download(source("sample", count=200), tmp_path / "raw", tmp_path / "s")
-    done = convert(conversion(), tmp_path / "raw", tmp_path / "images.npz")
-    assert (done.found, done.accepted) == (206, 200)
-    assert all(name.startswith("broken/") for name, _ in done.rejected)
+    report = convert(conversion(), tmp_path / "raw", tmp_path / "images.npz")
+    assert (report.found, report.accepted) == (206, 200)
+    assert all(name.startswith("broken/") for name, _ in report.rejected)
     pixels = load_images(tmp_path / "images.npz").pixels.astype(float)
     # The position of the head is constant; its features vary.
     assert pixels.std(axis=0).min() > 10
@@ -76,29 +76,29 @@ def test_sizes_formats_and_color_models_are_mixed(files: list[bytes]) -> None:
 
 def test_face_is_in_the_center() -> None:
     face = random_traits(np.random.default_rng(0))
-    drawn = portrait(face, 90, 120, np.random.default_rng(1)).astype(int)
-    cheek, corner = drawn[62, 38], drawn[2, 2]
+    pixels = portrait(face, 90, 120, np.random.default_rng(1)).astype(int)
+    cheek, corner = pixels[62, 38], pixels[2, 2]
     assert np.abs(cheek - face.skin).max() < np.abs(corner - face.skin).max()
 
 
 def test_rotated_images_are_read_upright(files: list[bytes]) -> None:
-    turned = [f for f in files if Image.open(BytesIO(f)).getexif().get(0x0112, 1) != 1]
+    rotated = [f for f in files if Image.open(BytesIO(f)).getexif().get(0x0112, 1) != 1]
     small = [resize(read_image(f, "grey", 1), 16, "crop").astype(float) for f in files[:60]]
-    usual = np.mean(small, axis=0)
-    likeness = np.zeros(4)
-    for data in turned:
+    mean = np.mean(small, axis=0)
+    correlations = np.zeros(4)
+    for data in rotated:
         row = resize(read_image(data, "grey", 1), 16, "crop").astype(float)
         for turn in range(4):
-            likeness[turn] += np.corrcoef(np.rot90(row, turn).ravel(), usual.ravel())[0, 1]
-    assert len(turned) >= 5
-    assert likeness.argmax() == 0
+            correlations[turn] += np.corrcoef(np.rot90(row, turn).ravel(), mean.ravel())[0, 1]
+    assert len(rotated) >= 5
+    assert correlations.argmax() == 0
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (200, 64), (64, 280), (16, 16)])
 def test_any_size_can_be_drawn(width: int, height: int) -> None:
-    drawn = random_portrait(width, height, np.random.default_rng(0))
-    assert drawn.shape == (height, width, 3)
-    assert drawn.std() > 20
+    pixels = random_portrait(width, height, np.random.default_rng(0))
+    assert pixels.shape == (height, width, 3)
+    assert pixels.std() > 20
 
 
 def test_every_hair_style_is_drawn() -> None:

@@ -38,17 +38,17 @@ def numbered(labels: str) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
 def test_fractions_are_rounded_down(
     count: int, validation: float, test: float, sizes: tuple[int, int, int]
 ) -> None:
-    done = split(np.arange(count), hashes_of(list(range(count))), validation, test)
-    assert (len(done.training), len(done.validation), len(done.test)) == sizes
+    result = split(np.arange(count), hashes_of(list(range(count))), validation, test)
+    assert (len(result.training), len(result.validation), len(result.test)) == sizes
 
 
 @pytest.mark.parametrize(
-    ("labels", "share", "most"),
+    ("labels", "fraction", "most"),
     [("aab", 0.34, 1), ("aaa", 0.4, 0), ("aabb", 0.5, 2), ("aaab", 0.5, 1), ("aaabbb", 0.34, 0)],
 )
-def test_a_group_larger_than_a_set_is_for_training(labels: str, share: float, most: int) -> None:
-    done = split(numbered(labels), hashes_of(list(range(len(labels)))), 0.0, share)
-    assert len(done.test) == most
+def test_group_larger_than_set_is_for_training(labels: str, fraction: float, most: int) -> None:
+    result = split(numbered(labels), hashes_of(list(range(len(labels)))), 0.0, fraction)
+    assert len(result.test) == most
 
 
 @given(st.data())
@@ -59,35 +59,35 @@ def test_sets_have_whole_groups_and_do_not_depend_on_the_order(data: st.DataObje
     )
     count = len(labels)
     hashes = hashes_of(list(range(count)))
-    done = split(np.array(labels, np.int64), hashes, validation, test)
-    sets = (done.training, done.validation, done.test)
-    assert sorted(place for places in sets for place in places) == list(range(count))
-    assert done.training
-    assert len(done.validation) <= Fraction(str(validation)) * count
-    assert len(done.test) <= Fraction(str(test)) * count
-    groups = [{labels[place] for place in places} for places in sets]
+    result = split(np.array(labels, np.int64), hashes, validation, test)
+    sets = (result.training, result.validation, result.test)
+    assert sorted(index for members in sets for index in members) == list(range(count))
+    assert result.training
+    assert len(result.validation) <= Fraction(str(validation)) * count
+    assert len(result.test) <= Fraction(str(test)) * count
+    groups = [{labels[index] for index in members} for members in sets]
     assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
-    assert all(places == sorted(places) for places in sets)
+    assert all(members == sorted(members) for members in sets)
     order = data.draw(st.permutations(range(count)))
-    renamed = np.array([9 - labels[place] for place in order], np.int64)
-    other = split(renamed, [hashes[place] for place in order], validation, test)
-    for places, others in zip(sets, (other.training, other.validation, other.test), strict=True):
-        assert sorted(order[place] for place in others) == places
+    renamed = np.array([9 - labels[index] for index in order], np.int64)
+    other = split(renamed, [hashes[index] for index in order], validation, test)
+    for members, others in zip(sets, (other.training, other.validation, other.test), strict=True):
+        assert sorted(order[index] for index in others) == members
 
 
 def test_test_set_does_not_depend_on_the_validation_fraction() -> None:
     hashes = hashes_of(list(range(50)))
-    tests = [split(np.arange(50), hashes, share, 0.2).test for share in (0.0, 0.1, 0.5)]
+    tests = [split(np.arange(50), hashes, fraction, 0.2).test for fraction in (0.0, 0.1, 0.5)]
     assert tests[0] == tests[1] == tests[2]
 
 
 @given(st.integers(1, 999), st.integers(1, 5))
 def test_fraction_is_computed_from_its_decimal_notation(thousandths: int, thousands: int) -> None:
     count = 1000 * thousands
-    done = split(np.arange(count), [b"%d" % i for i in range(count)], 0.0, thousandths / 1000)
-    assert len(done.test) == thousandths * thousands
+    result = split(np.arange(count), [b"%d" % i for i in range(count)], 0.0, thousandths / 1000)
+    assert len(result.test) == thousandths * thousands
 
 
 def test_training_set_is_never_empty() -> None:
-    done = split(np.arange(100), hashes_of(list(range(100))), 0.71, 0.29)
-    assert (len(done.training), len(done.validation), len(done.test)) == (1, 70, 29)
+    result = split(np.arange(100), hashes_of(list(range(100))), 0.71, 0.29)
+    assert (len(result.training), len(result.validation), len(result.test)) == (1, 70, 29)

@@ -49,16 +49,16 @@ METADATA = {
 
 @pytest.mark.parametrize("name", METADATA)
 def test_metadata_never_makes_an_image_unreadable(tmp_path: Path, name: str) -> None:
-    whole = [png(RGB, METADATA[name])]
+    files = [png(RGB, METADATA[name])]
     if METADATA[name][4:8] not in (b"iCCP", b"tRNS"):
-        whole.append(png(RGB, after=METADATA[name]))
-    for data in whole:
+        files.append(png(RGB, after=METADATA[name]))
+    for data in files:
         assert np.array_equal(read_image(data, "rgb", 1), RGB)
         (tmp_path / "image.png").write_bytes(data)
         assert np.array_equal(load_source_image(tmp_path / "image.png", 1).pixels, RGB)
 
 
-def test_orientation_is_kept_when_other_metadata_is_removed() -> None:
+def test_orientation_is_read_from_exif_after_long_text() -> None:
     exif = b"MM\0\x2a\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
     data = png(RGB, METADATA["compressed text"] + chunk(b"eXIf", exif))
     assert np.array_equal(read_image(data, "rgb", 1), np.rot90(RGB, -1))
@@ -82,7 +82,7 @@ def test_png_without_bad_metadata_is_not_copied(tmp_path: Path) -> None:
     assert colors.cicp is None
 
 
-def wrong_sum(content: bytes) -> bytes:
+def compress_with_wrong_checksum(content: bytes) -> bytes:
     packed = zlib.compress(content, 9)
     return packed[:-1] + bytes([packed[-1] ^ 1])
 
@@ -94,11 +94,11 @@ def test_decompression_of_metadata_is_limited(
 ) -> None:
     """Damaged metadata of a tiny image must not take seconds."""
     produced = 0
-    make = zlib.decompressobj
+    decompressobj = zlib.decompressobj
 
-    class Counting:
+    class CountingDecompressor:
         def __init__(self) -> None:
-            self.inner = make()
+            self.inner = decompressobj()
 
         @property
         def eof(self) -> bool:
@@ -115,10 +115,10 @@ def test_decompression_of_metadata_is_limited(
             return part
 
     content = bytes(10 * 2**20 if kind == b"iCCP" else 1_000_000)
-    packed = wrong_sum(content) if damaged else zlib.compress(content, 9)
+    packed = compress_with_wrong_checksum(content) if damaged else zlib.compress(content, 9)
     head = b"name\0\1\0\0\0" if kind == b"iTXt" else b"name\0\0"
     data = png(RGB, chunk(kind, head + packed) * 100)
-    monkeypatch.setattr("atelier.data.formats.png.zlib.decompressobj", Counting)
+    monkeypatch.setattr("atelier.data.formats.png.zlib.decompressobj", CountingDecompressor)
     stream, _ = prepare_png(io.BytesIO(data))
     assert produced <= 34 * 2**20
     if damaged or kind == b"iCCP":
@@ -126,7 +126,7 @@ def test_decompression_of_metadata_is_limited(
 
 
 def test_damaged_profile_does_not_hide_a_valid_one(tmp_path: Path) -> None:
-    damaged = chunk(b"iCCP", b"profile\0\0" + wrong_sum(display_p3()))
+    damaged = chunk(b"iCCP", b"profile\0\0" + compress_with_wrong_checksum(display_p3()))
     _, colors = prepare_png(io.BytesIO(png(RGB, damaged)))
     assert colors.profile is None
     _, colors = prepare_png(io.BytesIO(png(RGB, damaged + iccp(display_p3()))))
@@ -154,9 +154,9 @@ MODES = ("RGB", "L", "CMYK")
 def test_jpeg_without_end_marker_is_read(tmp_path: Path, kind: str, mode: str) -> None:
     data = saved(Image.fromarray(RGB).convert(mode), "JPEG", quality=90, **JPEGS[kind])
     for at_least in (None, 10):
-        whole = read_image(data, "rgb", 1, at_least)
+        expected = read_image(data, "rgb", 1, at_least)
         for cut in (data[:-1], data[:-2], data[:-2] + bytes(50)):
-            assert np.array_equal(read_image(cut, "rgb", 1, at_least), whole)
+            assert np.array_equal(read_image(cut, "rgb", 1, at_least), expected)
     (tmp_path / "image.jpg").write_bytes(data[:-2])
     pixels = load_source_image(tmp_path / "image.jpg", 1).pixels
     assert np.array_equal(pixels, read_image(data, "rgb", 1))
@@ -167,7 +167,9 @@ def test_jpeg_without_end_marker_is_read(tmp_path: Path, kind: str, mode: str) -
 def test_truncated_jpeg_is_rejected(kind: str, mode: str) -> None:
     data = saved(Image.fromarray(RGB).convert(mode), "JPEG", quality=90, **JPEGS[kind])
     scans = data.index(b"\xff\xda") + 20
-    restarts = [at for at in range(scans, len(data)) if data[at : at + 1] == b"\xff"]
+    restarts = [
+        offset for offset in range(scans, len(data)) if data[offset : offset + 1] == b"\xff"
+    ]
     ends = {len(data) - missing for missing in (4, 5, 8, 20, 100, 300)} | set(restarts[:-1:7])
     for end in sorted(end for end in ends if end > scans):
         for at_least in (None, 10):
@@ -202,7 +204,7 @@ def test_progressive_jpeg_truncated_in_its_first_scan_is_rejected() -> None:
 @pytest.mark.parametrize("kind", JPEGS)
 @pytest.mark.parametrize("end", [b"", b"f", b"film", b"\xff\xd8\xff\xd9"])
 def test_gray_jpeg_is_read(kind: str, end: bytes) -> None:
-    """The level of the image is that of missing blocks."""
+    """The image has the level that decoders use for missing blocks."""
     data = saved(Image.new("RGB", (50, 40), (128, 128, 128)), "JPEG", **JPEGS[kind]) + end
     assert (read_image(data, "rgb", 1) == 128).all()
 
@@ -252,6 +254,6 @@ def test_heic_is_read_if_pillow_heif_is_installed(tmp_path: Path) -> None:
     with pytest.raises(UnreadableError):
         read_image(data[: len(data) // 2], "rgb", 1)
     # The claimed size differs from the decoded size.
-    place = data.index(b"ispe") + 8
+    offset = data.index(b"ispe") + 8
     with pytest.raises(UnreadableError):
-        read_image(data[:place] + struct.pack(">II", 16, 16) + data[place + 8 :], "rgb", 1)
+        read_image(data[:offset] + struct.pack(">II", 16, 16) + data[offset + 8 :], "rgb", 1)

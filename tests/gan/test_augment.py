@@ -50,14 +50,16 @@ def test_diff_augment_preserves_shape_and_passes_gradients(
 
 
 def test_each_view_and_image_has_its_own_random_numbers() -> None:
-    one = random_images(1).expand(6, -1, -1, -1)
-    views = torch.cat([diff_augment(one, ["color"], uniforms(), view_name) for view_name in VIEWS])
+    image = random_images(1).expand(6, -1, -1, -1)
+    views = torch.cat(
+        [diff_augment(image, ["color"], uniforms(), view_name) for view_name in VIEWS]
+    )
     assert len({view.numpy().tobytes() for view in views}) == 6 * len(VIEWS)
-    again = diff_augment(one, ["color"], uniforms(), VIEWS[1])
-    assert torch.equal(again, views[6:12])
-    # A shard of a batch is augmented as in the whole batch.
-    part = diff_augment(one[2:4], list(KINDS), uniforms()[2:4], "fake")
-    torch.testing.assert_close(part, diff_augment(one, list(KINDS), uniforms(), "fake")[2:4])
+    repeated = diff_augment(image, ["color"], uniforms(), VIEWS[1])
+    assert torch.equal(repeated, views[6:12])
+    # A shard of a batch is augmented like the same images in the whole batch.
+    part = diff_augment(image[2:4], list(KINDS), uniforms()[2:4], "fake")
+    torch.testing.assert_close(part, diff_augment(image, list(KINDS), uniforms(), "fake")[2:4])
 
 
 @pytest.mark.parametrize("kinds", [*([kind] for kind in KINDS), list(KINDS)])
@@ -65,7 +67,7 @@ def test_each_view_and_image_has_its_own_random_numbers() -> None:
 @pytest.mark.parametrize("view_name", VIEWS)
 def test_augmentations_match_plain_reference(kinds: list[Kind], side: int, view_name: str) -> None:
     images, numbers = random_images(12, side=side), uniforms(12)
-    numbers[0], numbers[1] = 0, 1 - 2**-24  # the least and the greatest
+    numbers[0], numbers[1] = 0, 1 - 2**-24  # minimum and maximum
     view = diff_augment(images, kinds, numbers, view_name)
     assert view.is_contiguous(memory_format=torch.channels_last)
     expected = plain_augmentation(images.double(), kinds, numbers, view_name)
@@ -108,7 +110,7 @@ def test_color_changes_only_brightness_saturation_and_contrast() -> None:
         diff_augment(random_images(), ["color"], half, "real"), random_images()
     )
     gray = half.clone()
-    gray[:, 3] = 0  # no saturation: all channels alike
+    gray[:, 3] = 0  # no saturation: all channels are equal
     view = diff_augment(random_images(), ["color"], gray, "real")
     torch.testing.assert_close(view, random_images().mean(1, keepdim=True).expand(-1, 3, -1, -1))
     bright = half.clone()
@@ -143,7 +145,7 @@ def test_preview_starts_with_original_images(make_settings: Callable[..., Settin
     assert preview.shape == (6, 8, 16, 16, 3)
     assert np.array_equal(preview[:, 0], pixels[[0, 3, 7, 11, 15, 19]])
     assert np.array_equal(preview, augmentation_preview(settings, pixels))
-    # A square that is cut out may lie at the same place twice.
+    # Two cutout squares may have the same position.
     assert len({view.tobytes() for view in preview.reshape(48, 16, 16, 3)}) >= 46
 
 

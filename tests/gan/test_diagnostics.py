@@ -1,4 +1,4 @@
-"""Warnings about trainings that are too short, do not learn, or collapse."""
+"""Warnings about short training, a discriminator loss near zero and mode collapse."""
 
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def test_monitor_distinguishes_collapse_from_healthy_training() -> None:
         (9, 0, 0),
     ],
 )
-def test_short_training_is_warned_of(epochs: int, steps_per_epoch: int, min_epochs: int) -> None:
+def test_warning_reports_short_training(epochs: int, steps_per_epoch: int, min_epochs: int) -> None:
     found = length_warnings(epochs, steps_per_epoch)
     if not min_epochs:
         assert found == []
@@ -122,7 +122,7 @@ def test_length_warning_is_repeated_at_the_last_epoch() -> None:
 
 
 @pytest.mark.parametrize(("loss", "warned"), [("bce", 1), ("hinge", 1), ("wgan", 0)])
-def test_wasserstein_loss_near_zero_is_not_warned_of(loss: str, warned: int) -> None:
+def test_wasserstein_loss_near_zero_gives_no_warning(loss: str, warned: int) -> None:
     varied = torch.randint(0, 256, (9, 16, 16, 3), dtype=torch.uint8).numpy()
     assert len(TrainingMonitor(loss).check(epoch_of(1, 0.001, varied))) == warned
 
@@ -136,7 +136,7 @@ def test_wasserstein_loss_near_zero_is_not_warned_of(loss: str, warned: int) -> 
         (9, []),
     ],
 )
-def test_batch_larger_than_training_set_is_warned_of(images: int, warnings: list[str]) -> None:
+def test_warning_reports_batch_larger_than_training_set(images: int, warnings: list[str]) -> None:
     found = batch_warnings(8, images)
     assert [sentence[: len(start)] for sentence, start in zip(found, warnings, strict=True)] == (
         warnings
@@ -144,15 +144,15 @@ def test_batch_larger_than_training_set_is_warned_of(images: int, warnings: list
 
 
 @pytest.mark.parametrize(
-    ("preset", "pictures", "is_long_enough"),
+    ("preset", "images", "is_long_enough"),
     [("sample", 2000, True), ("sample", 400, False), ("best32", 400, False), ("best32", 20, False)],
 )
-def test_presets_with_few_images_are_warned_of(
-    root: Path, preset: str, pictures: int, is_long_enough: bool
+def test_warning_reports_presets_with_too_few_images(
+    root: Path, preset: str, images: int, is_long_enough: bool
 ) -> None:
     values = preset_values(preset, root / "presets")
-    shares = values["convert"]["validation_fraction"], values["convert"]["test_fraction"]
-    places = np.arange(pictures)
-    training = split(places, [bytes(str(i), "ascii") for i in places], *shares).training
+    fractions = values["convert"]["validation_fraction"], values["convert"]["test_fraction"]
+    indices = np.arange(images)
+    training = split(indices, [bytes(str(i), "ascii") for i in indices], *fractions).training
     warnings = training_warnings(TrainSettings(**values["train"]), len(training))
     assert (warnings == []) == is_long_enough

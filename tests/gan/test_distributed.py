@@ -1,4 +1,4 @@
-"""Two processes train as one does; a killed process ends the training, which can be resumed."""
+"""Training in two processes: equal results, errors, and resuming after a kill."""
 
 import json
 import os
@@ -114,22 +114,22 @@ def test_two_processes_match_one(
     settings_json = json.dumps(settings.train.model_dump())
     files = [str(tmp_path / name) for name in ("program.py", "pixels.pt", "state.safetensors")]
     torchrun(files[0], settings_json, *files[1:])
-    joint = load_file(files[2])
+    distributed = load_file(files[2])
 
     labels = np.arange(count) % 2
-    alone = Trainer(settings.train, pixels.numpy(), torch.device("cpu"), labels=labels)
-    rows = [torch.tensor(epoch.statistics) for epoch in alone.run()]
-    torch.testing.assert_close(joint["statistics"], torch.cat(rows), rtol=1e-4, atol=1e-5)
-    for name, parameter in alone.gan.generator.named_parameters():
+    single = Trainer(settings.train, pixels.numpy(), torch.device("cpu"), labels=labels)
+    rows = [torch.tensor(epoch.statistics) for epoch in single.run()]
+    torch.testing.assert_close(distributed["statistics"], torch.cat(rows), rtol=1e-4, atol=1e-5)
+    for name, parameter in single.gan.generator.named_parameters():
         assert parameter.grad is not None
         torch.testing.assert_close(
-            joint[f"gradient.{name}"], parameter.grad, rtol=1e-3, atol=1e-5, msg=name
+            distributed[f"gradient.{name}"], parameter.grad, rtol=1e-3, atol=1e-5, msg=name
         )
     for name in ("epochs_done", "stream.order", "stream.latents", "stream.chances"):
-        torch.testing.assert_close(joint[name], alone.state()[name])
-    for name, tensor in alone.state().items():
+        torch.testing.assert_close(distributed[name], single.state()[name])
+    for name, tensor in single.state().items():
         if name.startswith("average."):
-            torch.testing.assert_close(joint[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+            torch.testing.assert_close(distributed[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_shards_are_even_and_complete() -> None:
@@ -142,18 +142,18 @@ def test_shards_are_even_and_complete() -> None:
 def test_sync_batchnorm_of_one_process_matches_batchnorm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Values, gradients and running statistics; alone, the sum over all processes is its own."""
+    """Values, gradients and running statistics are equal if all_reduce does nothing."""
     monkeypatch.setattr("atelier.gan.distributed._all_reduce", lambda _tensor: None)
     x = torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(1)) * 3 + 1
     weights = torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(2))
-    outcomes = []
+    results = []
     for norm in (torch.nn.BatchNorm2d(3), SyncBatchNorm(3)):
         inputs = x.clone().requires_grad_()
         (norm(inputs) * weights).sum().backward()
         assert inputs.grad is not None
-        outcomes.append([inputs.grad, norm.weight.grad, norm.running_mean, norm.running_var])
+        results.append([inputs.grad, norm.weight.grad, norm.running_mean, norm.running_var])
         assert int(norm.get_buffer("num_batches_tracked")) == 1
-    for plain, joint in zip(*outcomes, strict=True):
+    for plain, joint in zip(*results, strict=True):
         torch.testing.assert_close(joint, plain, rtol=1e-5, atol=1e-6)
 
 
@@ -167,7 +167,7 @@ def test_sync_batchnorm_of_two_processes_matches_whole_batch(
 ) -> None:
     monkeypatch.setattr("atelier.gan.distributed._all_reduce", all_reduce_equal_peer)
     stream = torch.Generator().manual_seed(1)
-    half, slopes = (torch.randn(3, 2, 4, 4, generator=stream) * 3 + 1 for _ in range(2))
+    half, gradients = (torch.randn(3, 2, 4, 4, generator=stream) * 3 + 1 for _ in range(2))
     whole = torch.cat([half, half]).requires_grad_()
     plain, joint = torch.nn.BatchNorm2d(2), SyncBatchNorm(2)
     for norm in (plain, joint):
@@ -176,8 +176,8 @@ def test_sync_batchnorm_of_two_processes_matches_whole_batch(
     part = half.clone().requires_grad_()
     for _ in range(2):
         expected, found = plain(whole), joint(part)
-    (expected * torch.cat([slopes, slopes])).sum().backward()
-    (found * slopes).sum().backward()
+    (expected * torch.cat([gradients, gradients])).sum().backward()
+    (found * gradients).sum().backward()
     torch.testing.assert_close(found, expected[:3])
     assert whole.grad is not None
     assert part.grad is not None
@@ -189,7 +189,7 @@ def test_sync_batchnorm_of_two_processes_matches_whole_batch(
     assert joint.train()(half.bfloat16()).dtype == torch.bfloat16
 
 
-def test_convert_sync_batchnorm_keeps_state() -> None:
+def test_convert_sync_batchnorm_preserves_state() -> None:
     network = build_networks(SMALL, seed=1)[0]
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     convert_sync_batchnorm(network)
@@ -220,8 +220,8 @@ def test_all_reduce_sum_uses_one_collective(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def one_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of torchrun's only process."""
+def torchrun_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the environment of torchrun's only process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -231,7 +231,7 @@ def one_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-@pytest.mark.usefixtures("one_of_torchrun")
+@pytest.mark.usefixtures("torchrun_environment")
 def test_torchrun_process_joins_group_and_rank0_broadcasts_state(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -239,9 +239,9 @@ def test_torchrun_process_joins_group_and_rank0_broadcasts_state(
     sent: list[torch.Tensor] = []
     with init_distributed("cpu") as (ranks, device):
         assert (ranks, device) == (Ranks(0, 1), torch.device("cpu"))
-        whole = torch.ones(3)
-        _all_reduce(whole)
-        assert whole.tolist() == [1, 1, 1]
+        reduced = torch.ones(3)
+        _all_reduce(reduced)
+        assert reduced.tolist() == [1, 1, 1]
         broadcast = torch.distributed.broadcast
         monkeypatch.setattr(
             torch.distributed,
@@ -249,9 +249,9 @@ def test_torchrun_process_joins_group_and_rank0_broadcasts_state(
             lambda tensor, source: (broadcast(tensor, source), sent.append(tensor.clone())),
         )
         from_rank0 = Ranks(0, 2).broadcast_state(state)
-        waiting = list(sent)
+        received = list(sent)
         monkeypatch.setattr(
-            torch.distributed, "broadcast", lambda tensor, _source: tensor.copy_(waiting.pop(0))
+            torch.distributed, "broadcast", lambda tensor, _source: tensor.copy_(received.pop(0))
         )
         from_rank1 = Ranks(1, 2).broadcast_state({})
         assert Ranks().broadcast_state(state) == state
@@ -274,7 +274,7 @@ def test_single_process_needs_no_process_group(monkeypatch: pytest.MonkeyPatch) 
     assert not torch.distributed.is_initialized()
 
 
-@pytest.mark.usefixtures("one_of_torchrun")
+@pytest.mark.usefixtures("torchrun_environment")
 @pytest.mark.parametrize(("gpus", "number", "fits"), [(2, 1, True), (2, 2, False), (1, 0, True)])
 def test_each_process_uses_its_own_gpu(
     monkeypatch: pytest.MonkeyPatch, gpus: int, number: int, fits: bool
@@ -287,11 +287,11 @@ def test_each_process_uses_its_own_gpu(
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     start = torch.distributed.init_process_group
 
-    def note(backend: str) -> None:
+    def record(backend: str) -> None:
         backends.append(backend)
         start("gloo")
 
-    monkeypatch.setattr(torch.distributed, "init_process_group", note)
+    monkeypatch.setattr(torch.distributed, "init_process_group", record)
     if not fits:
         with pytest.raises(AtelierError, match="than there are GPUs"), init_distributed("cuda"):
             pass
@@ -302,8 +302,8 @@ def test_each_process_uses_its_own_gpu(
     assert (backends, chosen) == (["nccl"], [torch.device("cuda", number)])
 
 
-@pytest.mark.usefixtures("one_of_torchrun")
-def test_connection_errors_are_one_sentence(
+@pytest.mark.usefixtures("torchrun_environment")
+def test_connection_errors_are_one_error_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_arguments: object) -> None:
@@ -322,13 +322,13 @@ def test_connection_errors_are_one_sentence(
 
 @pytest.mark.slow
 def test_stage_resumes_after_a_process_is_killed(ready: Project) -> None:
-    """By the real dvc; the training that was cut short and one that was not end the same."""
+    """With DVC, an interrupted and an uninterrupted training end with the same files."""
     ready.set(
         **{"runtime.launcher": "torchrun --nproc-per-node=2", "train.epochs": 15},
         **{"runtime.checkpoint_seconds": 0.0, "tracking.enabled": False},
     )
-    whole = ready.copy(ready.folder.parent / "whole")
-    whole.run("dvc", "repro", "train")
+    uninterrupted = ready.copy(ready.folder.parent / "whole")
+    uninterrupted.run("dvc", "repro", "train")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with subprocess.Popen(
@@ -350,11 +350,11 @@ def test_stage_resumes_after_a_process_is_killed(ready: Project) -> None:
     assert "ERROR: process 1 of the training was ended by signal 9." in output, output
     assert list((ready.folder / ".atelier" / "unfinished").glob("train-*/state-*"))
     ready.run("dvc", "repro", "train")
-    assert ready.bytes("models", "samples") == whole.bytes("models", "samples")
+    assert ready.bytes("models", "samples") == uninterrupted.bytes("models", "samples")
 
 
 def kill_rank1(dvc: "subprocess.Popen[str]", folder: Path) -> None:
-    """Kill the process of rank 1 once there is a checkpoint."""
+    """Wait for a checkpoint and kill the process of rank 1."""
     import time
 
     import psutil

@@ -1,4 +1,4 @@
-"""Convolutions as matrix products match PyTorch's up to rounding."""
+"""Convolutions as matrix products, equal to PyTorch's up to rounding."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_four_products_match_conv_transpose2d() -> None:
 
 
 @pytest.fixture
-def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def amx(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use matrix products on any processor."""
     monkeypatch.setattr(gemm_conv, "has_amx_bf16", lambda: True)
 
@@ -45,56 +45,56 @@ LAYERS = {
 }
 
 
-@pytest.mark.usefixtures("tiles")
+@pytest.mark.usefixtures("amx")
 @pytest.mark.parametrize("name", LAYERS)
 def test_bfloat16_layers_are_as_accurate_as_pytorch(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     torch.manual_seed(1)
-    make, shape = LAYERS[name]
-    layer = make().to(memory_format=torch.channels_last)
+    build, shape = LAYERS[name]
+    layer = build().to(memory_format=torch.channels_last)
     x = torch.randn(shape).to(memory_format=torch.channels_last).requires_grad_()
 
-    def computed() -> tuple[torch.Tensor, ...]:
+    def compute() -> tuple[torch.Tensor, ...]:
         output = layer(x)
-        slopes = torch.linspace(-1, 1, output.numel()).view_as(output)
+        weights = torch.linspace(-1, 1, output.numel()).view_as(output)
         return output, *torch.autograd.grad(
-            (output.float() * slopes).sum(), [x, *layer.parameters()]
+            (output.float() * weights).sum(), [x, *layer.parameters()]
         )
 
-    exact = computed()
+    exact = compute()
     with torch.autocast("cpu", torch.bfloat16):
-        ours = computed()
+        from_gemm = compute()
         monkeypatch.setattr(gemm_conv, "has_amx_bf16", lambda: False)
-        theirs = computed()
-    assert ours[0].dtype == torch.bfloat16
-    for true, got, usual in zip(exact, ours, theirs, strict=True):
-        assert got.shape == true.shape
-        assert (got - true).norm() <= 1.5 * (usual - true).norm()
+        from_pytorch = compute()
+    assert from_gemm[0].dtype == torch.bfloat16
+    for expected, gemm, pytorch in zip(exact, from_gemm, from_pytorch, strict=True):
+        assert gemm.shape == expected.shape
+        assert (gemm - expected).norm() <= 1.5 * (pytorch - expected).norm()
 
 
-@pytest.mark.usefixtures("tiles")
+@pytest.mark.usefixtures("amx")
 def test_gemm_is_used_only_for_large_batches_of_small_square_maps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    windowed: list[torch.Size] = []
+    shapes: list[torch.Size] = []
 
-    def note(x: torch.Tensor) -> torch.Tensor:
-        windowed.append(x.shape)
-        return windows(x)
+    def record(x: torch.Tensor) -> torch.Tensor:
+        shapes.append(x.shape)
+        return im2col(x)
 
-    windows = gemm_conv.im2col
-    monkeypatch.setattr(gemm_conv, "im2col", note)
+    im2col = gemm_conv.im2col
+    monkeypatch.setattr(gemm_conv, "im2col", record)
     down, up = DownConv(4, 4, bias=False), UpConvTranspose(4, 4)
     small, large, oblong = (torch.randn(32, 4, *size) for size in ((8, 8), (16, 16), (4, 8)))
     down(small)
     with torch.autocast("cpu", torch.bfloat16):
         for x in (large, oblong, small[:31], small[:0], small[:, :, :7, :7]):
             assert down(x).shape == (len(x), 4, x.shape[2] // 2, x.shape[3] // 2)
-        assert not windowed
+        assert not shapes
         down(small)
         assert up(small).shape == large.shape
-    assert windowed == [small.shape]
+    assert shapes == [small.shape]
 
 
 def test_second_derivative_raises() -> None:

@@ -24,24 +24,24 @@ from ..support.architectures import SMALL
 @pytest.mark.parametrize("latents", ["normal", "uniform"])
 def test_latents_have_the_moments_of_their_distribution(latents: str) -> None:
     arch = replace(SMALL, latent_size=500, latent_distribution=latents)
-    drawn = random_latents(200, arch, torch.Generator().manual_seed(1)).double()
-    assert drawn.shape == (200, 500)
-    count = drawn.numel()
+    samples = random_latents(200, arch, torch.Generator().manual_seed(1)).double()
+    assert samples.shape == (200, 500)
+    count = samples.numel()
     variance, fourth = (1, 3) if latents == "normal" else (1 / 3, 1 / 5)
-    assert float(drawn.mean()) == pytest.approx(0, abs=4 * math.sqrt(variance / count))
-    assert float((drawn**2).mean()) == pytest.approx(variance, rel=0.02)
-    assert float((drawn**4).mean()) == pytest.approx(fourth, rel=0.03)
+    assert float(samples.mean()) == pytest.approx(0, abs=4 * math.sqrt(variance / count))
+    assert float((samples**2).mean()) == pytest.approx(variance, rel=0.02)
+    assert float((samples**4).mean()) == pytest.approx(fourth, rel=0.03)
     if latents == "uniform":
-        assert -1 <= float(drawn.min()) < -0.999
-        assert 0.999 < float(drawn.max()) <= 1
+        assert -1 <= float(samples.min()) < -0.999
+        assert 0.999 < float(samples.max()) <= 1
 
 
 def test_one_hot_labels_follow_latents_and_alternate_by_default() -> None:
     arch = replace(SMALL, latent_size=2, classes=3)
     plain = draw_latents(4, replace(arch, classes=0), seed=5)
-    turns = draw_latents(4, arch, seed=5)
-    assert torch.equal(turns[:, :2], plain)
-    assert turns[:, 2:].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
+    alternating = draw_latents(4, arch, seed=5)
+    assert torch.equal(alternating[:, :2], plain)
+    assert alternating[:, 2:].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
     latents = draw_latents(2, arch, seed=5, labels=[2, 0])
     assert latents[:, 2:].tolist() == [[0, 0, 1], [1, 0, 0]]
     assert latents.dtype == torch.float32
@@ -52,11 +52,11 @@ def test_one_hot_labels_follow_latents_and_alternate_by_default() -> None:
     double = with_labels(plain[:1].double(), torch.tensor([1]), arch)
     assert double.dtype == torch.float64
     assert double[0, 2:].tolist() == [0, 1, 0]
-    assert not torch.equal(draw_latents(4, arch, seed=6), turns)
+    assert not torch.equal(draw_latents(4, arch, seed=6), alternating)
 
 
-class Echo(nn.Module):
-    """Draws its latents [B, 3] as images of one pixel, and counts batches."""
+class LatentImages(nn.Module):
+    """Generator that returns latents [B, 3] as images of one pixel and records batch sizes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,24 +72,24 @@ class Echo(nn.Module):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_images_are_generated_in_batches_in_evaluation_mode(training: bool) -> None:
-    echo = Echo().train(training)
+    generator = LatentImages().train(training)
     latents = to_tensor(torch.arange(21, dtype=torch.uint8).view(7, 1, 1, 3), signed=True)[
         :, :, 0, 0
     ]
-    images = generate(echo, latents, batch_size=3)
+    images = generate(generator, latents, batch_size=3)
     assert images.dtype == np.uint8
     assert images.tolist() == torch.arange(21).view(7, 1, 1, 3).tolist()
-    assert echo.batches == [3, 3, 1]
-    assert echo.training is training
-    generate(echo, latents.repeat(37, 1)[:257])
-    assert echo.batches[3:] == [256, 1]
+    assert generator.batches == [3, 3, 1]
+    assert generator.training is training
+    generate(generator, latents.repeat(37, 1)[:257])
+    assert generator.batches[3:] == [256, 1]
 
 
-def test_failing_generator_keeps_its_mode() -> None:
-    echo = Echo()
+def test_mode_of_failing_generator_is_restored() -> None:
+    generator = LatentImages()
     with pytest.raises(RuntimeError):
-        generate(echo, torch.zeros(2, 4))
-    assert echo.training
+        generate(generator, torch.zeros(2, 4))
+    assert generator.training
 
 
 def test_loader_yields_batches_in_index_order() -> None:
@@ -107,7 +107,7 @@ def test_loader_yields_batches_in_index_order() -> None:
 def test_loader_prefetches_one_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One ahead and no more; memory is pinned for a GPU only."""
+    """Memory is pinned for GPUs only, so this test replaces pin_memory."""
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
     pixels = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
     loader = BatchLoader(pixels, torch.device("cpu"))
@@ -117,12 +117,12 @@ def test_loader_prefetches_one_batch(
     gathered: list[int] = []
     gather = loader._gather
 
-    def note(indices: Tensor) -> Tensor:
+    def record(indices: Tensor) -> Tensor:
         gathered.append(int(indices[0]))
         return gather(indices)
 
-    monkeypatch.setattr(loader, "_gather", note)
+    monkeypatch.setattr(loader, "_gather", record)
     batches = loader._prefetch(parts)
     next(batches)
-    batches.close()  # type: ignore[attr-defined]  # a generator; waits for what it started
+    batches.close()  # type: ignore[attr-defined]  # a generator; waits for the prefetched batch
     assert gathered == [0, 1]

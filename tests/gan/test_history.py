@@ -81,9 +81,9 @@ def test_history_drops_samples() -> None:
     assert history.qualities() == {1: 0.5}
 
 
-def test_epoch_that_is_cut_short_counts_its_own_images() -> None:
-    cut = epoch_of(2, [[1, 1, 1, 1, 1]], [20])
-    assert cut.images_seen == 8
+def test_shorter_epoch_counts_its_own_images() -> None:
+    epoch = epoch_of(2, [[1, 1, 1, 1, 1]], [20])
+    assert epoch.images_seen == 8
 
 
 def test_epoch_counts_its_images_and_reports_its_score() -> None:
@@ -108,11 +108,11 @@ def test_best_model_copies_generator_of_first_lowest_score() -> None:
     assert (best_model.last, best_model.best, best_model.best_epoch) == (0.75, 0.25, 4)
     other = BestModel()
     other.restore(best_model.state())
-    for one in (best_model, other):
-        generator_of_best = one.best_generator(SMALL)
+    for model in (best_model, other):
+        generator_of_best = model.best_generator(SMALL)
         assert not generator_of_best.training
         assert bool((next(generator_of_best.parameters()) == 4).all())
-        assert one.state()["numbers"].tolist() == [0.75, 0.25, 4]
-        assert (one.last, one.best, one.best_epoch) == (0.75, 0.25, 4)
+        assert model.state()["numbers"].tolist() == [0.75, 0.25, 4]
+        assert (model.last, model.best, model.best_epoch) == (0.75, 0.25, 4)
     assert best_model.state().keys() == other.state().keys()
     assert len(best_model.state()) == 1 + len(generator.state_dict())

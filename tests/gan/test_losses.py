@@ -1,4 +1,4 @@
-"""Losses against their papers' formulas, and penalties against plain autograd."""
+"""Comparison of losses with the papers' formulas and of penalties with plain autograd."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def softplus(x: float) -> float:
     return math.log1p(math.exp(x))
 
 
-# Of one real and one generated logit: the discriminator's loss, and the generator's.
+# Losses of the discriminator and of the generator for one real and one generated logit.
 FORMULAS: dict[Kind, tuple[Callable[[float, float], float], Callable[[float, float], float]]] = {
     "bce": (lambda r, f: softplus(-r) + softplus(f), lambda r, f: softplus(-f)),
     "hinge": (lambda r, f: max(0, 1 - r) + max(0, 1 + f), lambda r, f: -f),
@@ -37,7 +37,7 @@ FORMULAS: dict[Kind, tuple[Callable[[float, float], float], Callable[[float, flo
 @pytest.mark.parametrize("kind", FORMULAS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_losses_match_the_papers(kind: Kind, dtype: torch.dtype) -> None:
-    """The logits are exact in bfloat16, whose sums would not be."""
+    """The logits are exact in bfloat16, but their sums are not."""
     real, fake = torch.tensor(REAL, dtype=dtype), torch.tensor(FAKE, dtype=dtype)
     for_d, for_g = FORMULAS[kind]
     expected_d = sum(for_d(*pair) for pair in PAIRS) / len(PAIRS)
@@ -48,8 +48,8 @@ def test_losses_match_the_papers(kind: Kind, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("kind", FORMULAS)
 def test_loss_of_empty_batch_is_zero_with_gradient(kind: Kind) -> None:
-    nothing = torch.zeros(0, requires_grad=True)
-    total = discriminator_loss(kind, nothing, nothing) + generator_loss(kind, nothing, nothing)
+    empty = torch.zeros(0, requires_grad=True)
+    total = discriminator_loss(kind, empty, empty) + generator_loss(kind, empty, empty)
     total.backward()
     assert float(total.detach()) == 0
 
@@ -68,7 +68,7 @@ def test_relativistic_loss_needs_real_images() -> None:
 
 
 def test_gradient_penalty_of_constant_discriminator_has_finite_gradient() -> None:
-    """The norm has no derivative where the gradient is zero."""
+    """The norm has no derivative if the gradient is zero."""
     factor = torch.zeros((), requires_grad=True)
     penalty = gradient_penalty(
         lambda images: (images * factor).sum((1, 2, 3)),
@@ -91,7 +91,7 @@ def discriminator() -> nn.Module:
 
 
 def gradients(network: nn.Module, images: Tensor) -> Tensor:
-    """Return the gradient of each image, from a backward pass of its own."""
+    """Return the gradient of each image from a separate backward pass."""
     rows = []
     for image in images:
         single = image[None].clone().requires_grad_()
@@ -104,7 +104,7 @@ def random_images(seed: int) -> Tensor:
     return torch.rand(5, 3, 6, 6, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def learned(network: nn.Module, penalty: Tensor) -> list[Tensor]:
+def parameter_gradients(network: nn.Module, penalty: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(penalty, list(network.parameters()), allow_unused=True)[:3])
 
 
@@ -113,15 +113,19 @@ def test_penalties_match_per_image_autograd(kind: str) -> None:
     network, real, fake = discriminator(), random_images(1), random_images(2)
     weights = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
     if kind == "zero":
-        ours = r1_penalty(network, real)
-        plain = gradients(network, real).square().sum(1).mean() / 2
+        penalty = r1_penalty(network, real)
+        expected = gradients(network, real).square().sum(1).mean() / 2
     else:
-        ours = gradient_penalty(network, real, fake, weights)
-        between = weights[:, None, None, None] * real + (1 - weights)[:, None, None, None] * fake
-        plain = (gradients(network, between).norm(dim=1) - 1).square().mean()
-    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-7)
-    for mine, other in zip(learned(network, ours), learned(network, plain), strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
+        penalty = gradient_penalty(network, real, fake, weights)
+        interpolated = (
+            weights[:, None, None, None] * real + (1 - weights)[:, None, None, None] * fake
+        )
+        expected = (gradients(network, interpolated).norm(dim=1) - 1).square().mean()
+    torch.testing.assert_close(penalty, expected, rtol=1e-5, atol=1e-7)
+    for found, reference in zip(
+        parameter_gradients(network, penalty), parameter_gradients(network, expected), strict=True
+    ):
+        torch.testing.assert_close(found, reference, rtol=1e-4, atol=1e-6)
 
 
 def test_penalties_of_linear_discriminator_are_exact() -> None:

@@ -1,4 +1,4 @@
-"""Outputs of each kind of network against plain torch layers with the same weights."""
+"""Comparison of network outputs with plain torch layers of the same weights."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,18 +44,18 @@ def leaky() -> nn.Module:
 
 
 class Sum(nn.Module):
-    """The sum of a way through layers and of a way around them."""
+    """Sum of a main path and a shortcut."""
 
-    def __init__(self, layers: list[nn.Module], around: list[nn.Module]) -> None:
+    def __init__(self, layers: list[nn.Module], shortcut: list[nn.Module]) -> None:
         super().__init__()
-        self.layers, self.around = nn.Sequential(*layers), nn.Sequential(*around)
+        self.layers, self.shortcut = nn.Sequential(*layers), nn.Sequential(*shortcut)
 
     def forward(self, maps: Tensor) -> Tensor:
-        total: Tensor = self.layers(maps) + self.around(maps)
+        total: Tensor = self.layers(maps) + self.shortcut(maps)
         return total
 
 
-def growing(maps_in: int, maps_out: int, side: int, order: Any) -> nn.Module:
+def up_block(maps_in: int, maps_out: int, side: int, order: Any) -> nn.Module:
     layers = [
         *order(maps_in),
         nn.UpsamplingNearest2d(size=side),
@@ -68,7 +68,7 @@ def growing(maps_in: int, maps_out: int, side: int, order: Any) -> nn.Module:
     )
 
 
-def shrinking(maps_in: int, maps_out: int) -> nn.Module:
+def down_block(maps_in: int, maps_out: int) -> nn.Module:
     layers = [leaky(), same(maps_in, maps_in, bias=True), leaky(), down(maps_in, maps_out)]
     return Sum(layers, [nn.AvgPool2d(2), nn.Conv2d(maps_in, maps_out, 1, bias=False)])
 
@@ -101,9 +101,9 @@ GENERATORS: dict[str, tuple[dict[str, Any], Callable[[], list[nn.Module]]]] = {
         {"generator_blocks": "residual", "image_size": 32},
         lambda: [
             *start(8),
-            growing(8, 4, 8, norm_relu),
-            growing(4, 2, 16, norm_relu),
-            growing(2, 2, 32, norm_relu),
+            up_block(8, 4, 8, norm_relu),
+            up_block(4, 2, 16, norm_relu),
+            up_block(2, 2, 32, norm_relu),
             *(*norm_relu(2), same(2, 3)),
         ],
     ),
@@ -111,8 +111,8 @@ GENERATORS: dict[str, tuple[dict[str, Any], Callable[[], list[nn.Module]]]] = {
         {"generator_blocks": "residual", "relu_before_norm": True},
         lambda: [
             *start(4),
-            growing(4, 2, 8, relu_norm),
-            growing(2, 2, 16, relu_norm),
+            up_block(4, 2, 8, relu_norm),
+            up_block(2, 2, 16, relu_norm),
             *(*relu_norm(2), same(2, 3)),
         ],
     ),
@@ -164,7 +164,7 @@ DISCRIMINATORS: dict[str, tuple[dict[str, Any], Callable[[], list[nn.Module]]]] 
             "image_size": 32,
             "classes": 2,
         },
-        lambda: [down(3, 3), shrinking(3, 6), shrinking(6, 12), leaky(), nn.Conv2d(12, 2, 4)],
+        lambda: [down(3, 3), down_block(3, 6), down_block(6, 12), leaky(), nn.Conv2d(12, 2, 4)],
     ),
     "residual, linear head": (
         {
@@ -175,7 +175,7 @@ DISCRIMINATORS: dict[str, tuple[dict[str, Any], Callable[[], list[nn.Module]]]] 
             "image_size": 28,
         },
         lambda: [
-            *(down(3, 3), shrinking(3, 6), leaky()),
+            *(down(3, 3), down_block(3, 6), leaky()),
             *(nn.Flatten(), nn.Linear(6 * 7 * 7, 7), leaky(), nn.Linear(7, 1)),
         ],
     ),
@@ -198,19 +198,19 @@ def enlarge(network: nn.Module) -> None:
             weight.mul_(10 if weight.ndim == 4 else 1)
 
 
-def take_weights(plain: nn.Module, network: nn.Module) -> None:
-    """Copy weights in their order; both must have the same shapes."""
-    theirs, ours = list(plain.parameters()), list(network.parameters())
-    assert [weight.shape for weight in theirs] == [weight.shape for weight in ours]
+def copy_weights(plain: nn.Module, network: nn.Module) -> None:
+    """Copy weights in order from ``network`` to ``plain``, which has the same shapes."""
+    targets, sources = list(plain.parameters()), list(network.parameters())
+    assert [weight.shape for weight in targets] == [weight.shape for weight in sources]
     with torch.no_grad():
-        for mine, other in zip(theirs, ours, strict=True):
-            mine.copy_(other)
+        for target, source in zip(targets, sources, strict=True):
+            target.copy_(source)
 
 
 def assert_same_outputs(network: nn.Module, plain: nn.Module, *inputs: Any) -> None:
-    """In training, with the same dropout, and in evaluation, with the statistics of that."""
+    """Compare outputs in training mode with equal dropout, then in evaluation mode."""
     enlarge(network)
-    take_weights(plain, network)
+    copy_weights(plain, network)
     for training in (True, False):
         network.train(training)
         plain.train(training)
@@ -218,7 +218,7 @@ def assert_same_outputs(network: nn.Module, plain: nn.Module, *inputs: Any) -> N
         found = network(*inputs)
         torch.manual_seed(1)
         expected = plain(inputs[0])
-        assert float(expected.detach().std()) > 1e-3, "outputs that are all alike prove nothing"
+        assert float(expected.detach().std()) > 1e-3, "outputs must differ"
         if len(inputs) > 1 and inputs[1] is not None:
             expected = expected.flatten(1)[torch.arange(len(expected)), inputs[1].argmax(1)]
         torch.testing.assert_close(found, expected.view_as(found), rtol=1e-4, atol=1e-5)
@@ -239,7 +239,7 @@ def test_generator_matches_plain_layers(
 def test_discriminator_matches_plain_layers(
     changes: dict[str, Any], layers: Callable[[], list[nn.Module]]
 ) -> None:
-    """Where it knows classes, an image's logit is that of its own class."""
+    """With classes, the logit of an image is the one of its class."""
     arch = replace(TINY, **changes)
     discriminator = build_networks(arch, seed=1)[1]
     stream = torch.Generator().manual_seed(2)
@@ -251,14 +251,18 @@ def test_discriminator_matches_plain_layers(
 def test_channels_stop_doubling_at_eight_times_the_base() -> None:
     arch = replace(TINY, image_size=256, generator_channels=2, discriminator_channels=1)
     generator, discriminator = build_networks(arch, seed=0)
-    grows = [m.in_channels for m in generator.modules() if isinstance(m, nn.ConvTranspose2d)]
-    shrinks = [m.out_channels for m in discriminator.modules() if isinstance(m, nn.Conv2d)]
-    assert grows == [5, 16, 16, 16, 8, 4, 2]
-    assert shrinks == [1, 2, 4, 8, 8, 8, 1]
+    generator_channels = [
+        m.in_channels for m in generator.modules() if isinstance(m, nn.ConvTranspose2d)
+    ]
+    discriminator_channels = [
+        m.out_channels for m in discriminator.modules() if isinstance(m, nn.Conv2d)
+    ]
+    assert generator_channels == [5, 16, 16, 16, 8, 4, 2]
+    assert discriminator_channels == [1, 2, 4, 8, 8, 8, 1]
 
 
 def test_shortcuts_preserve_variance() -> None:
-    """Weights from N(0, 1 / maps); those of all other convolutions are from N(0, 0.02)."""
+    """Shortcut weights are from N(0, 1 / maps), those of other convolutions from N(0, 0.02)."""
     wide = {"generator_channels": 32, "discriminator_channels": 32, "discriminator_norm": False}
     blocks = {"generator_blocks": "residual", "discriminator_blocks": "residual"}
     for network in build_networks(replace(TINY, image_size=32, **wide, **blocks), seed=0):  # type: ignore[arg-type]
@@ -311,7 +315,7 @@ def test_batchnorm_of_one_pixel_is_rejected(changes: dict[str, Any], fits: bool)
             replace(TINY, **narrow)
 
 
-def test_architecture_takes_every_network_setting() -> None:
+def test_architecture_has_all_network_settings() -> None:
     changes = {
         "network": "dcgan",
         "latent_size": 9,

@@ -1,4 +1,4 @@
-"""Each network against the document that it comes from."""
+"""Comparison of networks with their sources."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,52 +13,52 @@ from atelier.gan.networks import SIZES, Architecture, build_networks
 from ..support.architectures import CELEBA64, FACES32, FASHION_MLP, MNIST28
 
 
-def shapes(network: nn.Module, images: torch.Tensor) -> list[tuple[int, ...]]:
-    """The output shape of every convolution and linear layer."""
-    seen: list[tuple[int, ...]] = []
+def output_shapes(network: nn.Module, images: torch.Tensor) -> list[tuple[int, ...]]:
+    """Return the output shape of every convolution and linear layer."""
+    found: list[tuple[int, ...]] = []
     hooks = [
-        layer.register_forward_hook(lambda _, __, out: seen.append(tuple(out.shape[1:])))
+        layer.register_forward_hook(lambda _, __, out: found.append(tuple(out.shape[1:])))
         for layer in network.modules()
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
     ]
     network(images)
     for hook in hooks:
         hook.remove()
-    return seen
+    return found
 
 
-def described(network: nn.Module) -> list[str]:
-    """Every layer with the numbers that its document gives for it."""
-    words = []
+def descriptions(network: nn.Module) -> list[str]:
+    """Return one description per layer with the parameters that the sources state."""
+    found = []
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            way = "up" if isinstance(layer, nn.ConvTranspose2d) else "down"
+            direction = "up" if isinstance(layer, nn.ConvTranspose2d) else "down"
             numbers = (layer.kernel_size[0], layer.stride[0], layer.padding[0])
             maps = f"{layer.in_channels}-{layer.out_channels}"
-            words.append(f"{way} {maps} k{numbers[0]} s{numbers[1]} p{numbers[2]}")
+            found.append(f"{direction} {maps} k{numbers[0]} s{numbers[1]} p{numbers[2]}")
         elif isinstance(layer, nn.Linear):
-            words.append(f"linear {layer.in_features}-{layer.out_features}")
+            found.append(f"linear {layer.in_features}-{layer.out_features}")
         elif isinstance(layer, nn.BatchNorm2d):
-            words.append(f"norm {layer.num_features}")
+            found.append(f"norm {layer.num_features}")
         elif isinstance(layer, nn.LeakyReLU):
-            words.append(f"leaky {layer.negative_slope}")
+            found.append(f"leaky {layer.negative_slope}")
         elif isinstance(layer, nn.Dropout):
-            words.append(f"drop {layer.p}")
+            found.append(f"drop {layer.p}")
         elif isinstance(layer, nn.ReLU | nn.Tanh):
-            words.append(type(layer).__name__.lower())
-    return words
+            found.append(type(layer).__name__.lower())
+    return found
 
 
-def test_celeba64_has_the_tutorials_layers() -> None:
+def test_celeba64_has_layers_of_tutorial() -> None:
     generator, discriminator = build_networks(CELEBA64, seed=0)
-    assert described(generator) == [
+    assert descriptions(generator) == [
         *("up 100-512 k4 s1 p0", "norm 512", "relu"),
         *("up 512-256 k4 s2 p1", "norm 256", "relu"),
         *("up 256-128 k4 s2 p1", "norm 128", "relu"),
         *("up 128-64 k4 s2 p1", "norm 64", "relu"),
         *("up 64-3 k4 s2 p1", "tanh"),
     ]
-    assert described(discriminator) == [
+    assert descriptions(discriminator) == [
         *("down 3-64 k4 s2 p1", "leaky 0.2"),
         *("down 64-128 k4 s2 p1", "norm 128", "leaky 0.2"),
         *("down 128-256 k4 s2 p1", "norm 256", "leaky 0.2"),
@@ -69,13 +69,13 @@ def test_celeba64_has_the_tutorials_layers() -> None:
 
 def test_faces32_ends_in_a_kernel_of_2() -> None:
     generator, discriminator = build_networks(FACES32, seed=0)
-    assert described(generator) == [
+    assert descriptions(generator) == [
         *("up 100-512 k4 s1 p0", "norm 512", "relu"),
         *("up 512-256 k4 s2 p1", "norm 256", "relu"),
         *("up 256-128 k4 s2 p1", "norm 128", "relu"),
         *("up 128-3 k4 s2 p1", "tanh"),
     ]
-    assert described(discriminator) == [
+    assert descriptions(discriminator) == [
         *("down 3-64 k4 s2 p0", "leaky 0.2"),
         *("down 64-128 k4 s2 p0", "norm 128", "leaky 0.2"),
         *("down 128-256 k4 s2 p0", "norm 256", "leaky 0.2"),
@@ -85,13 +85,13 @@ def test_faces32_ends_in_a_kernel_of_2() -> None:
 
 def test_mnist28_has_relu_before_norm_and_two_linear_layers() -> None:
     generator, discriminator = build_networks(MNIST28, seed=0)
-    assert described(generator) == [
+    assert descriptions(generator) == [
         *("up 100-128 k4 s1 p0", "relu", "norm 128"),
         *("up 128-64 k3 s2 p1", "relu", "norm 64"),
         *("up 64-32 k4 s2 p1", "relu", "norm 32"),
         *("up 32-1 k4 s2 p1", "tanh"),
     ]
-    assert described(discriminator) == [
+    assert descriptions(discriminator) == [
         *("down 1-32 k4 s2 p1", "leaky 0.2", "down 32-64 k4 s2 p1", "leaky 0.2"),
         *("linear 3136-512", "leaky 0.2", "linear 512-1"),
     ]
@@ -100,11 +100,11 @@ def test_mnist28_has_relu_before_norm_and_two_linear_layers() -> None:
 def test_fashion_mlp_has_leaky_relu_and_dropout_between_its_linear_layers() -> None:
     generator, discriminator = build_networks(FASHION_MLP, seed=0)
     between = ("leaky 0.2", "drop 0.3")
-    assert described(generator) == [
+    assert descriptions(generator) == [
         *("linear 100-32", *between, "linear 32-64", *between, "linear 64-128", *between),
         *("linear 128-784", "tanh"),
     ]
-    assert described(discriminator) == [
+    assert descriptions(discriminator) == [
         *("linear 784-128", *between, "linear 128-64", *between, "linear 64-32", *between),
         "linear 32-1",
     ]
@@ -115,7 +115,7 @@ def parameters(network: nn.Module) -> int:
 
 
 @pytest.mark.parametrize(
-    ("arch", "grows", "shrinks", "counts"),
+    ("arch", "generator_shapes", "discriminator_shapes", "counts"),
     [
         pytest.param(
             CELEBA64,
@@ -160,37 +160,39 @@ def parameters(network: nn.Module) -> int:
         ),
     ],
 )
-def test_networks_match_their_documents(
+def test_networks_match_their_sources(
     arch: Architecture,
-    grows: list[tuple[int, ...]],
-    shrinks: list[tuple[int, ...]],
+    generator_shapes: list[tuple[int, ...]],
+    discriminator_shapes: list[tuple[int, ...]],
     counts: tuple[int, int],
 ) -> None:
     generator, discriminator = build_networks(arch, seed=0)
-    picture = (2, arch.channels, arch.image_size, arch.image_size)
-    assert shapes(generator, torch.zeros(2, 100)) == grows
-    assert shapes(discriminator, torch.zeros(picture)) == shrinks
+    shape = (2, arch.channels, arch.image_size, arch.image_size)
+    assert output_shapes(generator, torch.zeros(2, 100)) == generator_shapes
+    assert output_shapes(discriminator, torch.zeros(shape)) == discriminator_shapes
     assert (parameters(generator), parameters(discriminator)) == counts
-    assert generator(torch.zeros(2, 100)).shape == picture
+    assert generator(torch.zeros(2, 100)).shape == shape
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("base", [CELEBA64, FACES32, MNIST28, FASHION_MLP])
-def test_every_size_and_channel_count_fits(base: Architecture, size: int, channels: int) -> None:
+def test_every_size_and_channel_count_is_supported(
+    base: Architecture, size: int, channels: int
+) -> None:
     narrow = {"generator_channels": 2, "discriminator_channels": 2, "latent_size": 7}
     if size == 28:
         narrow["discriminator_padding"] = 1
     arch = replace(base, image_size=size, channels=channels, **narrow)
     generator, discriminator = build_networks(arch, seed=0)
-    pictures = generator(torch.randn(2, 7))
-    assert pictures.shape == (2, channels, size, size)
-    assert pictures.abs().max() <= 1
-    assert discriminator(pictures).shape == (2,)
+    images = generator(torch.randn(2, 7))
+    assert images.shape == (2, channels, size, size)
+    assert images.abs().max() <= 1
+    assert discriminator(images).shape == (2,)
 
 
 @pytest.mark.parametrize("arch", [CELEBA64, FACES32, MNIST28], ids=["64", "32", "28"])
-def test_initial_weights_match_the_paper(arch: Architecture) -> None:
+def test_initial_weights_match_paper(arch: Architecture) -> None:
     layers = [layer for network in build_networks(arch, seed=3) for layer in network.modules()]
     filters = [p for p in layers if isinstance(p, nn.Conv2d | nn.ConvTranspose2d)]
     weights = torch.cat([layer.weight.detach().flatten() for layer in filters])

@@ -34,16 +34,16 @@ def curve(make_settings: Callable[..., Settings], precision: str, seed: int) -> 
     return np.stack([epoch.statistics.mean(axis=0) for epoch in trainer.run()])
 
 
-def test_bf16_curves_agree_within_the_spread_of_seeds(
+def test_bf16_curves_are_within_spread_of_seeds(
     make_settings: Callable[..., Settings],
 ) -> None:
-    """Over three seeds: from fp32 of a seed to its bf16 is no farther than from seed to seed."""
-    exact = np.stack([curve(make_settings, "fp32", seed) for seed in (1, 2, 3)])
-    short = np.stack([curve(make_settings, "bf16", seed) for seed in (1, 2, 3)])
-    spread = exact.max(axis=0) - exact.min(axis=0)
-    assert (np.abs(short.mean(axis=0) - exact.mean(axis=0)) <= spread + 0.02).mean() > 0.9
-    assert np.abs(short - exact).mean() <= spread.mean()
-    assert not np.array_equal(short, exact)
+    """For three seeds, bf16 differs from fp32 by no more than the seeds differ."""
+    fp32 = np.stack([curve(make_settings, "fp32", seed) for seed in (1, 2, 3)])
+    bf16 = np.stack([curve(make_settings, "bf16", seed) for seed in (1, 2, 3)])
+    spread = fp32.max(axis=0) - fp32.min(axis=0)
+    assert (np.abs(bf16.mean(axis=0) - fp32.mean(axis=0)) <= spread + 0.02).mean() > 0.9
+    assert np.abs(bf16 - fp32).mean() <= spread.mean()
+    assert not np.array_equal(bf16, fp32)
 
 
 def test_weights_and_moments_stay_float32(make_settings: Callable[..., Settings]) -> None:
@@ -64,7 +64,7 @@ def test_auto_precision_requires_native_bf16() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "device", "native", "chosen"),
+    ("setting", "device", "native", "expected"),
     [
         ("auto", CUDA, True, "bf16"),
         ("auto", CUDA, False, "fp32"),
@@ -76,27 +76,27 @@ def test_auto_precision_requires_native_bf16() -> None:
     ],
 )
 def test_precision_must_be_supported_by_device(
-    monkeypatch: pytest.MonkeyPatch, setting: Any, device: torch.device, native: bool, chosen: Any
+    monkeypatch: pytest.MonkeyPatch, setting: Any, device: torch.device, native: bool, expected: Any
 ) -> None:
     monkeypatch.setattr("atelier.core.device.native_bf16", lambda _device: native)
-    if chosen is None:
+    if expected is None:
         with pytest.raises(AtelierError, match=f"the device is {device.type}; set it to auto"):
             choose_precision(setting, device)
     else:
-        assert choose_precision(setting, device) == chosen
+        assert choose_precision(setting, device) == expected
 
 
 @pytest.mark.parametrize(("precision", "flag"), [("tf32", "tf32"), ("fp32", "ieee")])
 def test_matmul_precision_is_restored(precision: Any, flag: str) -> None:
     cudnn: Any = torch.backends.cudnn
-    places = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
-    before = [place.fp32_precision for place in places]
+    settings = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+    before = [setting.fp32_precision for setting in settings]
     with pytest.raises(KeyboardInterrupt), float32_matmul_precision(precision, CUDA):
-        assert [place.fp32_precision for place in places] == [flag] * 3
+        assert [setting.fp32_precision for setting in settings] == [flag] * 3
         raise KeyboardInterrupt
-    assert [place.fp32_precision for place in places] == before
+    assert [setting.fp32_precision for setting in settings] == before
     with float32_matmul_precision(precision, CPU):
-        assert [place.fp32_precision for place in places] == before
+        assert [setting.fp32_precision for setting in settings] == before
 
 
 def test_failed_graph_capture_falls_back_to_eager_steps(
@@ -131,8 +131,8 @@ def test_step_can_be_repeated_after_an_error(
     def fail(*_arguments: object) -> None:
         raise RuntimeError("no memory in the generator's half")
 
-    with monkeypatch.context() as patched:
-        patched.setattr("atelier.gan.step.generator_loss", fail)
+    with monkeypatch.context() as patch:
+        patch.setattr("atelier.gan.step.generator_loss", fail)
         with pytest.raises(RuntimeError, match="generator's half"):
             train_step(gan, *batch)
     assert train_step(gan, *batch).isfinite().all()
@@ -172,22 +172,22 @@ def test_graphed_steps_with_penalties_match_eager_steps(
         "grad_clip": 1.0,
         "schedule": "cosine",
     }
-    outcomes = []
+    results = []
     for use_graphs in (False, True):
         trainer = Trainer(make_settings(train=changes).train, faces(32 * 5 + 7), CUDA)
         trainer.use_cuda_graphs = use_graphs
         epochs = list(trainer.run())
-        outcomes.append([e.statistics for e in epochs] + [epochs[-1].samples / 255])
-    for plain, captured in zip(*outcomes, strict=True):
+        results.append([e.statistics for e in epochs] + [epochs[-1].samples / 255])
+    for plain, captured in zip(*results, strict=True):
         np.testing.assert_allclose(captured, plain, rtol=1e-3, atol=1e-2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
-def test_images_in_host_memory_give_the_same_training(
+def test_training_with_images_in_host_memory_is_equal(
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = make_settings(train={"epochs": 2, "precision": "fp32", "batch_size": 32}).train
-    there = [e.statistics for e in Trainer(settings, faces(99), torch.device("cuda")).run()]
+    on_gpu = [e.statistics for e in Trainer(settings, faces(99), torch.device("cuda")).run()]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (0, 0))
-    fetched = [e.statistics for e in Trainer(settings, faces(99), torch.device("cuda")).run()]
-    np.testing.assert_allclose(fetched, there, rtol=1e-5)
+    from_host = [e.statistics for e in Trainer(settings, faces(99), torch.device("cuda")).run()]
+    np.testing.assert_allclose(from_host, on_gpu, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Resuming and rolling back a training gives the bytes of an uninterrupted one."""
+"""Bit-exact resuming and rollback of training."""
 
 from collections.abc import Callable
 from functools import cache
@@ -93,11 +93,11 @@ class StopAfter:
     """Stop request after a number of steps."""
 
     def __init__(self, steps: int) -> None:
-        self.left = steps
+        self.remaining = steps
 
     def __call__(self) -> bool:
-        self.left -= 1
-        return self.left == 0
+        self.remaining -= 1
+        return self.remaining == 0
 
 
 @cache
@@ -108,13 +108,13 @@ def uninterrupted_outcome(settings: str) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def whole(settings: TrainSettings) -> dict[str, bytes]:
+def expected(settings: TrainSettings) -> dict[str, bytes]:
     return uninterrupted_outcome(settings.model_dump_json())
 
 
 @pytest.mark.parametrize("steps", range(1, 9))
 def test_resume_is_bit_exact(
-    settings: TrainSettings, whole: dict[str, bytes], tmp_path: Path, steps: int
+    settings: TrainSettings, expected: dict[str, bytes], tmp_path: Path, steps: int
 ) -> None:
     checkpoints = Checkpoints(tmp_path)
     yielded: list[int] = []
@@ -125,33 +125,33 @@ def test_resume_is_bit_exact(
     second = build_trainer(settings)
     epochs = list(train(second, checkpoints))
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
-    assert outcome(second, epochs) == whole
+    assert outcome(second, epochs) == expected
 
 
 def test_resume_after_every_step_is_bit_exact(
-    settings: TrainSettings, whole: dict[str, bytes], tmp_path: Path
+    settings: TrainSettings, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     checkpoints = Checkpoints(tmp_path)
     for _ in range(9):
         with pytest.raises(KeyboardInterrupt):
             list(train(build_trainer(settings), checkpoints, stop_requested=lambda: True))
     last = build_trainer(settings)
-    assert outcome(last, list(train(last, checkpoints))) == whole
+    assert outcome(last, list(train(last, checkpoints))) == expected
 
 
 def test_finished_training_is_restored(
-    settings: TrainSettings, whole: dict[str, bytes], tmp_path: Path
+    settings: TrainSettings, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     list(train(build_trainer(settings), Checkpoints(tmp_path)))
-    again = build_trainer(settings)
-    epochs = list(train(again, Checkpoints(tmp_path), stop_requested=lambda: True))
-    assert outcome(again, epochs) == whole
+    restored = build_trainer(settings)
+    epochs = list(train(restored, Checkpoints(tmp_path), stop_requested=lambda: True))
+    assert outcome(restored, epochs) == expected
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "gone"])
 @pytest.mark.parametrize("which", ["state", "epoch"])
 def test_damaged_checkpoint_is_ignored(
-    settings: TrainSettings, whole: dict[str, bytes], tmp_path: Path, damage: str, which: str
+    settings: TrainSettings, expected: dict[str, bytes], tmp_path: Path, damage: str, which: str
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         list(train(build_trainer(settings), Checkpoints(tmp_path), stop_requested=StopAfter(5)))
@@ -164,7 +164,7 @@ def test_damaged_checkpoint_is_ignored(
     else:
         newest.write_bytes(damaged[damage])
     second = build_trainer(settings)
-    assert outcome(second, list(train(second, Checkpoints(tmp_path)))) == whole
+    assert outcome(second, list(train(second, Checkpoints(tmp_path)))) == expected
 
 
 def test_checkpoint_with_nan_weights_is_rejected(
@@ -193,30 +193,35 @@ def test_only_last_checkpoints_are_kept(settings: TrainSettings, tmp_path: Path)
 
 
 def test_diverged_training_is_rolled_back(settings: TrainSettings, tmp_path: Path) -> None:
-    one = build_trainer(settings)
+    trainer = build_trainer(settings)
     warnings: list[str] = []
-    nan_weights = NanWeights(one, steps=5, times=1)
-    epochs = list(train(one, Checkpoints(tmp_path), nan_weights, warn=warnings.append))
+    nan_weights = NanWeights(trainer, steps=5, times=1)
+    epochs = list(train(trainer, Checkpoints(tmp_path), nan_weights, warn=warnings.append))
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
     assert all(np.isfinite(epoch.statistics).all() for epoch in epochs)
     assert [epoch.images[-1] for epoch in epochs] == [20, 40, 60]
     assert len(warnings) == 1
     assert "Rolled back to step 3" in warnings[0]
-    assert one.rollbacks == 1
+    assert trainer.rollbacks == 1
 
 
 @pytest.mark.parametrize("steps", [1, 4, 5])
 def test_rollback_is_bit_exact(settings: TrainSettings, tmp_path: Path, steps: int) -> None:
     """The result does not depend on when divergence is detected or on interruptions."""
-    one, other = build_trainer(settings), build_trainer(settings)
-    whole = outcome(one, list(train(one, Checkpoints(tmp_path / "1"), NanWeights(one, steps, 1))))
+    uninterrupted, interrupted = build_trainer(settings), build_trainer(settings)
+    expected = outcome(
+        uninterrupted,
+        list(
+            train(uninterrupted, Checkpoints(tmp_path / "1"), NanWeights(uninterrupted, steps, 1))
+        ),
+    )
     checkpoints = Checkpoints(tmp_path / "2")
     stop = StopAfter(steps + 4)  # after the rollback
-    nan_weights = NanWeights(other, steps, 1)
+    nan_weights = NanWeights(interrupted, steps, 1)
     with pytest.raises(KeyboardInterrupt):
-        list(train(other, checkpoints, lambda: nan_weights() or stop(), checkpoint_seconds=0))
+        list(train(interrupted, checkpoints, lambda: nan_weights() or stop(), checkpoint_seconds=0))
     last = build_trainer(settings)
-    assert outcome(last, list(train(last, checkpoints))) == whole
+    assert outcome(last, list(train(last, checkpoints))) == expected
 
 
 def test_rollback_removes_later_checkpoints(tmp_path: Path) -> None:
@@ -233,9 +238,9 @@ def test_rollback_removes_later_checkpoints(tmp_path: Path) -> None:
 def test_repeated_divergence_fails_and_saves_last_finite_generator(
     settings: TrainSettings, tmp_path: Path
 ) -> None:
-    one = build_trainer(settings)
+    trainer = build_trainer(settings)
     with pytest.raises(AtelierError, match="rolled back 3 times; the generator of step 6"):
-        list(train(one, Checkpoints(tmp_path), NanWeights(one, steps=8, times=99)))
+        list(train(trainer, Checkpoints(tmp_path), NanWeights(trainer, steps=8, times=99)))
     generator, _ = load_generator(tmp_path / "generator.safetensors")
     assert all(bool(p.isfinite().all()) for p in generator.parameters())
 
@@ -243,26 +248,26 @@ def test_repeated_divergence_fails_and_saves_last_finite_generator(
 def test_rollback_fails_if_checkpoints_are_damaged(
     make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    one = build_trainer(make_settings(train=SMALL).train)
-    nan_weights = NanWeights(one, steps=5, times=1)
+    trainer = build_trainer(make_settings(train=SMALL).train)
+    nan_weights = NanWeights(trainer, steps=5, times=1)
 
-    def spoil() -> bool:
+    def damage_checkpoints() -> bool:
         if nan_weights.times:
             for milestone in tmp_path.glob("*-milestone*"):
                 milestone.write_bytes(b"damaged")
         return nan_weights()
 
     with pytest.raises(AtelierError, match=r"not finite; .* Its checkpoints are damaged"):
-        list(train(one, Checkpoints(tmp_path), spoil))
+        list(train(trainer, Checkpoints(tmp_path), damage_checkpoints))
 
 
 def test_diverged_state_is_not_saved_on_stop(
     make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    one = build_trainer(make_settings(train=SMALL).train)
-    nan_weights = NanWeights(one, steps=2, times=1)
+    trainer = build_trainer(make_settings(train=SMALL).train)
+    nan_weights = NanWeights(trainer, steps=2, times=1)
     with pytest.raises(KeyboardInterrupt, match="saved"):
-        list(train(one, Checkpoints(tmp_path), lambda: nan_weights() or not nan_weights.times))
+        list(train(trainer, Checkpoints(tmp_path), lambda: nan_weights() or not nan_weights.times))
     assert list(tmp_path.glob("state-*")) == []
 
 
@@ -277,11 +282,14 @@ def test_checkpoints_are_saved_by_time_and_at_epoch_ends(
             numbers.append(number)
             super().save(number, *arguments, **options)
 
-    one = build_trainer(make_settings(train={**SMALL, "epochs": 2}).train)
+    trainer = build_trainer(make_settings(train={**SMALL, "epochs": 2}).train)
     reports: list[Progress] = []
     list(
         train(
-            one, RecordingCheckpoints(tmp_path), report=reports.append, checkpoint_seconds=seconds
+            trainer,
+            RecordingCheckpoints(tmp_path),
+            report=reports.append,
+            checkpoint_seconds=seconds,
         )
     )
     assert numbers == saved

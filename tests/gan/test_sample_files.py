@@ -1,4 +1,4 @@
-"""Files of samples: names, order, and damage told in one sentence."""
+"""Files of samples: names, order and errors."""
 
 from pathlib import Path
 from typing import Any
@@ -51,13 +51,13 @@ def test_sample_files_are_named_by_epoch_and_step(tmp_path: Path) -> None:
     assert np.array_equal(loaded, augmented)
 
 
-def test_training_without_augmentation_and_steps_has_neither(tmp_path: Path) -> None:
+def test_missing_augmented_and_step_files_are_none(tmp_path: Path) -> None:
     assert load_augmented(tmp_path) is None
     assert step_files(tmp_path) == {}
 
 
 @pytest.mark.parametrize("damage", ["cut", "pickled", "folder"])
-def test_damaged_sample_file_is_one_sentence(tmp_path: Path, damage: str) -> None:
+def test_damaged_sample_file_is_one_error_sentence(tmp_path: Path, damage: str) -> None:
     file = tmp_path / "epoch_0001.npy"
     if damage == "folder":
         file.mkdir()
@@ -82,14 +82,18 @@ def test_damaged_sample_file_is_one_sentence(tmp_path: Path, damage: str) -> Non
         ((2, 4, 4, 3), np.float32),
     ],
 )
-def test_other_array_is_no_samples(tmp_path: Path, shape: tuple[int, ...], dtype: Any) -> None:
+def test_samples_of_other_shape_or_dtype_are_rejected(
+    tmp_path: Path, shape: tuple[int, ...], dtype: Any
+) -> None:
     np.save(tmp_path / "epoch_0001.npy", np.zeros(shape, dtype))
     with pytest.raises(AtelierError, match="samples are square images, uint8"):
         load_epochs(tmp_path)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 4, 3), (1, 2, 4, 4, 2)])
-def test_other_array_is_no_augmented_images(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_augmented_images_of_other_shape_are_rejected(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
     np.save(tmp_path / "augmented.npy", np.zeros(shape, np.uint8))
     with pytest.raises(AtelierError, match="augmented images are uint8"):
         load_augmented(tmp_path)

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def trained(latents: str = "normal", classes: int = 0, size: int = 40) -> SampledGenerator:
-    """Wrap a network whose image is its input: one pixel high, as wide as the input is long."""
+    """Wrap a network that returns its input as an image of one row."""
     architecture = {"latent_distribution": latents, "classes": classes}
     return SampledGenerator.from_module(
         lambda latents: latents[:, None, None], size + classes, architecture, CPU
@@ -70,7 +70,7 @@ def test_interpolation_loop_passes_every_latent() -> None:
     torch.testing.assert_close(loop[11], slerp(inputs[2], inputs[0], 0.75))
 
 
-def test_interpolation_loop_keeps_the_first_label() -> None:
+def test_all_latents_of_interpolation_loop_have_first_label() -> None:
     sampled = trained(classes=3)
     loop = list(interpolation_loop(list(latents_for_seeds((3, 4, 5), sampled)), 2, sampled))
     assert [vector[40:].tolist() for vector in loop] == [[1, 0, 0]] * 6
@@ -82,38 +82,38 @@ def test_interpolation_loop_keeps_the_first_label() -> None:
 def test_latent_depends_only_on_its_seed(latents: str) -> None:
     arch = replace(SMALL, latent_distribution=latents)
     sampled = trained(latents, size=arch.latent_size)
-    together = list(latents_for_seeds(range(20), sampled))
-    for seed, latent in enumerate(together):
+    all_latents = list(latents_for_seeds(range(20), sampled))
+    for seed, latent in enumerate(all_latents):
         assert torch.equal(latent, draw_latents(1, arch, seed)[0])
-        (alone,) = latents_for_seeds([seed], sampled)
-        assert torch.equal(alone, latent)
-    assert len({tuple(latent.tolist()) for latent in together}) == 20
+        (single,) = latents_for_seeds([seed], sampled)
+        assert torch.equal(single, latent)
+    assert len({tuple(latent.tolist()) for latent in all_latents}) == 20
 
 
 def test_latents_of_neighboring_seeds_are_independent() -> None:
-    drawn = torch.stack(list(latents_for_seeds(range(200), trained(size=500))))
-    likeness = torch.corrcoef(drawn) * math.sqrt(500)  # of independent ones: about N(0, 1)
-    assert float(likeness.diagonal(1).abs().max()) < 4.5
-    assert float(likeness[likeness < 20].std()) == pytest.approx(1, abs=0.02)
+    latents = torch.stack(list(latents_for_seeds(range(200), trained(size=500))))
+    scaled_correlations = torch.corrcoef(latents) * math.sqrt(500)  # about N(0, 1) if independent
+    assert float(scaled_correlations.diagonal(1).abs().max()) < 4.5
+    assert float(scaled_correlations[scaled_correlations < 20].std()) == pytest.approx(1, abs=0.02)
 
 
 @given(st.integers(0, 2**63 - 1), st.floats(0.05, 4))
 def test_truncation_redraws_only_values_beyond_threshold(seed: int, threshold: float) -> None:
-    (plain,), (within,) = (
+    (plain,), (truncated,) = (
         latents_for_seeds([seed], trained()),
         latents_for_seeds([seed], trained(), threshold),
     )
-    assert float(within.abs().max()) <= threshold
+    assert float(truncated.abs().max()) <= threshold
     unchanged = plain.abs() <= threshold
-    assert torch.equal(within[unchanged], plain[unchanged])
+    assert torch.equal(truncated[unchanged], plain[unchanged])
 
 
 def test_truncated_latents_follow_truncated_normal() -> None:
-    (drawn,) = latents_for_seeds([3], trained(size=100_000), 1.0)
+    (latents,) = latents_for_seeds([3], trained(size=100_000), 1.0)
     density = math.exp(-0.5) / math.sqrt(2 * math.pi)
     variance = 1 - 2 * density / math.erf(1 / math.sqrt(2))  # of N(0, 1) within 1
-    assert float(drawn.var()) == pytest.approx(variance, rel=0.02)
-    assert float(drawn.mean()) == pytest.approx(0, abs=0.01)
+    assert float(latents.var()) == pytest.approx(variance, rel=0.02)
+    assert float(latents.mean()) == pytest.approx(0, abs=0.01)
 
 
 def test_label_is_set_or_alternates() -> None:
@@ -150,8 +150,8 @@ def test_image_does_not_depend_on_other_seeds(network: str) -> None:
     generator = vivid(arch)
     sampled = SampledGenerator.from_module(generator, arch.latent_size, {}, CPU)
     first, second, third = generate_one_by_one(sampled, latents_for_seeds((7, 8, 9), sampled))
-    (alone,) = generate_one_by_one(sampled, latents_for_seeds([8], sampled))
-    np.testing.assert_array_equal(alone, second)
+    (single,) = generate_one_by_one(sampled, latents_for_seeds([8], sampled))
+    np.testing.assert_array_equal(single, second)
     assert not np.array_equal(first, third)
     batch = generate(generator, torch.stack(list(latents_for_seeds((7, 8, 9), sampled))))
     assert np.abs(batch[1].astype(int) - second).max() <= 1
@@ -168,7 +168,7 @@ def test_bounds_of_seeds_and_truncation_are_inclusive() -> None:
 
 
 def test_slerp_of_nearly_parallel_vectors_is_spherical() -> None:
-    """Of two unit vectors a hundredth apart, the middle is a unit vector, not a shorter one."""
+    """The midpoint of two unit vectors is a unit vector also at small angles."""
     angle = 1e-3
     start = torch.tensor([1.0, 0], dtype=torch.float64)
     end = torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)
@@ -176,7 +176,7 @@ def test_slerp_of_nearly_parallel_vectors_is_spherical() -> None:
     assert float(middle.norm()) == pytest.approx(1, abs=1e-12)
 
 
-def test_generator_file_gives_its_distribution_and_classes(tmp_path: Path) -> None:
+def test_distribution_and_classes_are_read_from_generator_file(tmp_path: Path) -> None:
     arch = replace(SMALL, latent_distribution="uniform", classes=2)
     generator = vivid(arch)
     save_network(generator, arch, tmp_path / "g.safetensors")
@@ -189,8 +189,8 @@ def test_generator_file_gives_its_distribution_and_classes(tmp_path: Path) -> No
     plain = SampledGenerator.from_module(generator, 10, {}, CPU)
     assert (plain.latent_size, plain.latent_distribution, plain.classes) == (10, "normal", 0)
     # Models logged to MLflow before the field was renamed.
-    former = SampledGenerator.from_module(generator, 10, {"latents": "uniform", "classes": 2}, CPU)
-    assert (former.latent_size, former.latent_distribution, former.classes) == (8, "uniform", 2)
+    renamed = SampledGenerator.from_module(generator, 10, {"latents": "uniform", "classes": 2}, CPU)
+    assert (renamed.latent_size, renamed.latent_distribution, renamed.classes) == (8, "uniform", 2)
 
 
 def test_weights_digest_covers_names_and_values() -> None:

@@ -1,4 +1,4 @@
-"""Generator files: every corruption is rejected in one sentence, before memory is allocated."""
+"""Generator files: contents, and errors of damaged files without large allocations."""
 
 import json
 import os
@@ -57,14 +57,14 @@ def error_of(path: Path) -> str:
     return str(caught.value)
 
 
-def described(file: Path, target: Path, metadata: Any, tensors: Any = None) -> Path:
+def with_header(file: Path, target: Path, metadata: Any, tensors: Any = None) -> Path:
     text = metadata if isinstance(metadata, str) else json.dumps(metadata)
     save_file(tensors or load_file(file), target, metadata={"architecture": text})
     return target
 
 
-def test_file_holds_architecture_and_metadata(tmp_path: Path) -> None:
-    """Fields that have their default are left out, as in files saved before they existed."""
+def test_file_contains_architecture_and_metadata(tmp_path: Path) -> None:
+    """Fields with default values are omitted, as in files saved before these fields existed."""
     arch = replace(SMALL, image_size=28, channels=1, latent_distribution="uniform", classes=2)
     generator = build_networks(arch, seed=1)[0]
     plain, with_metadata = tmp_path / "plain.safetensors", tmp_path / "marked.safetensors"
@@ -74,14 +74,14 @@ def test_file_holds_architecture_and_metadata(tmp_path: Path) -> None:
     assert read_metadata(with_metadata) == {"epoch": 7, "kid": 0.125}
     with safe_open(with_metadata, framework="pt") as opened:
         metadata = opened.metadata()
-    described = asdict(arch)
+    header = asdict(arch)
     for name in ("generator_blocks", "discriminator_blocks", "spectral_norm"):
-        del described[name]
-    expected = json.dumps(described | {"marks": {"epoch": 7, "kid": 0.125}}, sort_keys=True)
+        del header[name]
+    expected = json.dumps(header | {"marks": {"epoch": 7, "kid": 0.125}}, sort_keys=True)
     assert metadata == {"architecture": expected}
     for path in (plain, with_metadata):
-        loaded, same = load_generator(path)
-        assert same == arch
+        loaded, loaded_arch = load_generator(path)
+        assert loaded_arch == arch
         assert not loaded.training
         state = loaded.state_dict()
         assert list(state) == list(generator.state_dict())
@@ -95,15 +95,15 @@ def test_file_generates_images_and_example_input(
     generator = build_networks(SMALL, seed=1)[0]
     images = generate_from(file, 3, 9, torch.device("cpu"))
     assert np.array_equal(images, generate(generator, draw_latents(3, SMALL, 9)))
-    served, example, described = load_for_serving(file)
-    assert described == asdict(SMALL)
+    served, example, architecture = load_for_serving(file)
+    assert architecture == asdict(SMALL)
     assert np.array_equal(example, draw_latents(2, SMALL, 1).numpy())
     assert np.array_equal(generate(served, draw_latents(3, SMALL, 9)), images)
 
 
 @pytest.mark.parametrize("width", [10_000_000, 4096, 5, 2**70])
 def test_claimed_channels_allocate_no_memory(file: Path, tmp_path: Path, width: int) -> None:
-    claimed = described(file, tmp_path / "g", asdict(SMALL) | {"generator_channels": width})
+    claimed = with_header(file, tmp_path / "g", asdict(SMALL) | {"generator_channels": width})
     tracemalloc.start()
     sentence = error_of(claimed)
     peak = tracemalloc.get_traced_memory()[1]
@@ -116,15 +116,15 @@ def test_claimed_channels_allocate_no_memory(file: Path, tmp_path: Path, width: 
     "metadata", ["", "null", "[]", "{}", "{", "[" * 5000, '{"image_size": 16}', "1e999", '"a"']
 )
 def test_damaged_header_is_rejected(file: Path, tmp_path: Path, metadata: str) -> None:
-    error_of(described(file, tmp_path / "g", metadata))
+    error_of(with_header(file, tmp_path / "g", metadata))
 
 
 @settings(max_examples=150)
 @given(st.dictionaries(FIELDS, VALUES, min_size=1, max_size=3))
-def test_any_header_loads_or_is_one_sentence(
+def test_any_header_loads_or_is_one_error_sentence(
     tmp_path_factory: pytest.TempPathFactory, file: Path, changes: dict[str, Any]
 ) -> None:
-    path = described(file, file.with_name("changed"), asdict(SMALL) | changes)
+    path = with_header(file, file.with_name("changed"), asdict(SMALL) | changes)
     try:
         generator, arch = load_generator(path)
     except AtelierError as error:
@@ -137,11 +137,11 @@ def test_any_header_loads_or_is_one_sentence(
 
 @settings(max_examples=150)
 @given(st.integers(0, 3000), st.integers(0, 255), st.integers(0, 3))
-def test_any_damaged_byte_loads_or_is_one_sentence(
-    file: Path, place: int, value: int, cut: int
+def test_any_damaged_byte_loads_or_is_one_error_sentence(
+    file: Path, position: int, value: int, cut: int
 ) -> None:
     data = bytearray(file.read_bytes())
-    data[place if place < 3000 - 8 else place - 2992] = value
+    data[position if position < 3000 - 8 else position - 2992] = value
     damaged = file.with_name("damaged")
     damaged.write_bytes(data[: len(data) - cut])
     try:
@@ -169,7 +169,7 @@ def test_tensors_of_another_network_are_rejected(file: Path, tmp_path: Path, cha
         del tensors[name]
     else:
         tensors["more"] = torch.zeros(1)
-    sentence = error_of(described(file, tmp_path / "g", asdict(SMALL), tensors))
+    sentence = error_of(with_header(file, tmp_path / "g", asdict(SMALL), tensors))
     assert ("more" if change == "more" else name) in sentence
 
 
@@ -201,4 +201,4 @@ def test_file_with_former_field_names_loads(file: Path, tmp_path: Path) -> None:
     }
     header = {former.get(name, name): value for name, value in asdict(SMALL).items()}
     assert header.keys() != asdict(SMALL).keys()
-    assert load_generator(described(file, tmp_path / "g", header))[1] == SMALL
+    assert load_generator(with_header(file, tmp_path / "g", header))[1] == SMALL

@@ -1,4 +1,4 @@
-"""One training step against the tutorial's, written out plainly."""
+"""Comparison of a training step with a plain implementation of the tutorial's."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def reference_step(
     real: Tensor,
     latents: Tensor,
 ) -> list[float]:
-    """The tutorials' step: BCE after a sigmoid, two backward passes for D, Adam."""
+    """Train one step like the tutorials: BCE after a sigmoid, two backward passes for D, Adam."""
     (generator, discriminator), (adam_g, adam_d) = networks, optimizers
     bce = nn.BCELoss()
     ones = torch.ones(len(real), dtype=real.dtype)
@@ -50,14 +50,14 @@ def reference_step(
     error_g = bce(output, ones)
     error_g.backward()
     adam_g.step()
-    # The generator's loss leaves its own gradients on the discriminator, which the tutorials
-    # throw away at the next step; those that counted are put back.
+    # The generator's loss also adds gradients to the discriminator, which the tutorials discard
+    # at the next step. Restore the gradients of the discriminator's loss.
     for parameter, gradient in zip(discriminator.parameters(), gradients, strict=True):
         parameter.grad = gradient
     return [(error_real + error_fake).item(), error_g.item(), d_x, d_g_z1, output.mean().item()]
 
 
-DOCUMENTS = {
+SOURCE_VALUES = {
     "celeba64": {"lr": 2e-4, "beta1": 0.5, "beta2": 0.999},
     "cifar10": {"lr": 2e-4, "beta1": 0.5, "beta2": 0.95},
     "faces32": {
@@ -78,8 +78,8 @@ DOCUMENTS = {
 }
 
 
-@pytest.mark.parametrize(("preset", "values"), DOCUMENTS.items())
-def test_presets_match_their_documents(preset: str, values: dict[str, float]) -> None:
+@pytest.mark.parametrize(("preset", "values"), SOURCE_VALUES.items())
+def test_presets_match_their_sources(preset: str, values: dict[str, float]) -> None:
     settings = train_settings(preset).model_dump()
     assert {key: settings[key] for key in values} == pytest.approx(values)
 
@@ -90,13 +90,13 @@ def precision(request: pytest.FixtureRequest) -> torch.dtype:
     return dtype
 
 
-@pytest.mark.parametrize("preset", DOCUMENTS)
-def test_step_matches_the_documents(preset: str, precision: torch.dtype) -> None:
-    """Losses, gradients and new weights, to a millionth.
+@pytest.mark.parametrize("preset", SOURCE_VALUES)
+def test_step_matches_sources(preset: str, precision: torch.dtype) -> None:
+    """Losses, gradients and new weights agree up to 1e-6.
 
-    Adam's first step is lr times the sign of the gradient, so that in float32 a rounding error
-    that flips the sign of a vanishing gradient moves a weight by twice lr, and with it what
-    is computed from the moved weights. In float64 there is no such weight.
+    Adam's first step is lr times the sign of the gradient. In float32, a rounding error can flip
+    the sign of a vanishing gradient, which moves the weight by 2 lr and changes later results.
+    In float64, no weight is affected.
     """
     settings = train_settings(preset, seed=2, precision="fp32")
     arch = architecture(preset)
@@ -107,12 +107,12 @@ def test_step_matches_the_documents(preset: str, precision: torch.dtype) -> None
     real = (torch.rand(shape, generator=stream) * 2 - 1).to(precision)
     latents = random_latents(count, arch, stream).to(precision)
     gan = build_gan(arch, settings, torch.device("cpu"))
-    ours = (gan.generator.to(precision), gan.discriminator.to(precision))
+    networks = (gan.generator.to(precision), gan.discriminator.to(precision))
     plain = [
         network.to(precision)
         for network in build_networks(arch, derive_seed(settings.seed, "train.weights"))
     ]
-    if not exact:  # another order in memory is another order of sums
+    if not exact:  # another memory format changes the order of sums
         plain = [network.to(memory_format=torch.channels_last) for network in plain]
     torch.manual_seed(7)  # dropout draws from the global stream
     statistics = train_step(gan, real, latents)
@@ -121,21 +121,25 @@ def test_step_matches_the_documents(preset: str, precision: torch.dtype) -> None
     expected = torch.tensor(reference_step(plain, optimizers, settings, real, latents))
     torch.testing.assert_close(statistics[[0, 2, 3]], expected[[0, 2, 3]], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(statistics, expected, rtol=1e-6, atol=1e-6 if exact else 1e-4)
-    for network, reference in zip(ours, plain, strict=True):
-        moved, off = 0, 0
-        for mine, other in zip(network.parameters(), reference.parameters(), strict=True):
+    for network, reference in zip(networks, plain, strict=True):
+        total, different = 0, 0
+        for found, reference_parameter in zip(
+            network.parameters(), reference.parameters(), strict=True
+        ):
             atol = 1e-9 if exact else 5e-6
-            torch.testing.assert_close(mine.grad, other.grad, rtol=1e-6, atol=atol)
-            moved += mine.numel()
-            off += int(((mine - other).abs() > 1e-6).sum())
-        assert off <= (0 if exact else 1e-4 * moved), f"{off} of {moved} weights are off"
-        for mine, other in zip(network.buffers(), reference.buffers(), strict=True):
-            torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(found.grad, reference_parameter.grad, rtol=1e-6, atol=atol)
+            total += found.numel()
+            different += int(((found - reference_parameter).abs() > 1e-6).sum())
+        assert different <= (0 if exact else 1e-4 * total), f"{different} of {total} weights differ"
+        for found, reference_parameter in zip(network.buffers(), reference.buffers(), strict=True):
+            torch.testing.assert_close(found, reference_parameter, rtol=1e-6, atol=1e-6)
 
 
-def test_ten_steps_match_the_documents() -> None:
-    """In float64. In float32 two orders of memory differ by a hundredth after ten steps: Adam
-    moves weights by the sign of their gradients, of which rounding turns the vanishing ones.
+def test_ten_steps_match_sources() -> None:
+    """Ten steps agree in float64.
+
+    In float32, two memory formats differ by 0.01 after ten steps, because rounding flips the
+    signs of vanishing gradients.
     """
     settings = train_settings("celeba64", precision="fp32")
     gan = build_gan(SMALL, settings, torch.device("cpu"))
@@ -144,7 +148,7 @@ def test_ten_steps_match_the_documents() -> None:
         for network in build_networks(SMALL, derive_seed(settings.seed, "train.weights"))
     ]
     optimizers = [adam(network, settings) for network in plain]
-    ours = (gan.generator.double(), gan.discriminator.double())
+    networks = (gan.generator.double(), gan.discriminator.double())
     stream = torch.Generator().manual_seed(1)
     for _ in range(10):
         real = torch.rand((8, 3, 16, 16), generator=stream).double() * 2 - 1
@@ -152,6 +156,8 @@ def test_ten_steps_match_the_documents() -> None:
         statistics = train_step(gan, real, latents)
         expected = torch.tensor(reference_step(plain, optimizers, settings, real, latents))
         torch.testing.assert_close(statistics, expected, rtol=1e-6, atol=0)
-    for network, reference in zip(ours, plain, strict=True):
-        for mine, other in zip(network.parameters(), reference.parameters(), strict=True):
-            torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)
+    for network, reference in zip(networks, plain, strict=True):
+        for found, reference_parameter in zip(
+            network.parameters(), reference.parameters(), strict=True
+        ):
+            torch.testing.assert_close(found, reference_parameter, rtol=1e-9, atol=1e-9)

@@ -1,4 +1,4 @@
-"""One whole training step against a plain float64 reference."""
+"""Comparison of a complete training step with a plain float64 reference."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ ARCH = replace(
 )
 COUNT, RATE_G, RATE_D = 4, 0.25, 0.125
 KINDS: tuple[Kind, ...] = ("bce", "hinge", "lsgan", "wgan", "relativistic")
-# Unequal weights: no two penalties may change places.
+# Unequal weights, so that exchanged penalties are detected.
 PENALTIES = {"gradient_penalty": 3.1, "r1": 0.7, "r2": 1.9, "penalty_interval": 3}
 
 
@@ -40,14 +40,14 @@ def settings_of(**changes: Any) -> TrainSettings:
 
 
 def vivid_weights(network: nn.Module) -> None:
-    """Enlarge new weights, so that logits and their gradients differ."""
+    """Enlarge initial weights, so that logits and their gradients differ."""
     with torch.no_grad():
         for weight in network.parameters():
             weight.mul_(8 if weight.ndim == 4 else 1)
 
 
 def gan_of(settings: TrainSettings, ranks: Ranks | None = None) -> GAN:
-    """Build a GAN that learns by plain gradient descent, so that a step is its gradient."""
+    """Build a GAN with plain SGD, so that a step equals its gradient."""
     gan = build_gan(ARCH, settings, torch.device("cpu"))
     for network in (gan.generator, gan.discriminator):
         vivid_weights(network)
@@ -130,10 +130,10 @@ def penalty(
     mix: Tensor,
 ) -> Tensor:
     """Return the weighted sum of the penalties, times their interval."""
-    between = mix[:, None, None, None] * real + (1 - mix)[:, None, None, None] * fake
+    interpolated = mix[:, None, None, None] * real + (1 - mix)[:, None, None, None] * fake
     return settings.penalty_interval * (
         settings.gradient_penalty
-        * ((gradient_lengths(discriminator, between, labels) - 1) ** 2).mean()
+        * ((gradient_lengths(discriminator, interpolated, labels) - 1) ** 2).mean()
         + settings.r1 / 2 * (gradient_lengths(discriminator, real, labels) ** 2).mean()
         + settings.r2 / 2 * (gradient_lengths(discriminator, fake, labels) ** 2).mean()
     )
@@ -141,7 +141,7 @@ def penalty(
 
 @dataclass
 class Reference:
-    """Results of a step: statistics, and of both networks gradients and weights."""
+    """Results of a step: statistics, and gradients and weights of both networks."""
 
     statistics: list[float]
     gradients: tuple[list[Tensor], list[Tensor]]
@@ -199,14 +199,16 @@ def assert_same(found: GAN, statistics: Tensor, expected: Reference) -> None:
     ):
         largest = max(float(gradient.abs().max()) for gradient in gradients)
         assert largest > 1e-3, "the gradients must not vanish"
-        for mine, gradient, weight in zip(network.parameters(), gradients, weights, strict=True):
-            assert mine.grad is not None
-            assert mine.requires_grad
+        for parameter, gradient, weight in zip(
+            network.parameters(), gradients, weights, strict=True
+        ):
+            assert parameter.grad is not None
+            assert parameter.requires_grad
             torch.testing.assert_close(
-                mine.grad.double(), gradient, rtol=1e-3, atol=1e-5 * max(1, largest)
+                parameter.grad.double(), gradient, rtol=1e-3, atol=1e-5 * max(1, largest)
             )
             torch.testing.assert_close(
-                mine.detach().double(), weight.detach(), rtol=1e-3, atol=1e-5 * max(1, largest)
+                parameter.detach().double(), weight.detach(), rtol=1e-3, atol=1e-5 * max(1, largest)
             )
 
 
@@ -236,7 +238,7 @@ def test_step_matches_plain_reference(changes: dict[str, Any]) -> None:
 
 
 def test_ema_is_updated_by_each_step() -> None:
-    """At its first step an average keeps 2/11 of what it was, since the decay begins small."""
+    """The first step's decay is 2/11, because the decay grows with the steps."""
     settings, batch = settings_of(), batch_of()
     gan = gan_of(settings)
     assert gan.ema
@@ -253,20 +255,22 @@ def test_ema_is_updated_by_each_step() -> None:
 
 @pytest.mark.parametrize("loss", ["wgan", "relativistic"])
 def test_two_half_batches_match_one_step(monkeypatch: pytest.MonkeyPatch, loss: Kind) -> None:
-    """Both have the same pictures here, so that a sum over processes is twice what one has."""
+    """Both processes have equal images, so their sum is twice the value of one."""
     monkeypatch.setattr("atelier.gan.distributed._all_reduce", lambda tensor: tensor.mul_(2))
     settings = settings_of(loss=loss, **PENALTIES)
     batch = batch_of()
     gan = gan_of(settings, Ranks(0, 2))
     statistics = train_step(gan, batch.real, batch.latents, 0.5, batch.uniforms, with_penalty=True)
-    # Its normalisation sees its own half only, which is as good as the whole.
+    # Normalization over half of the batch equals that over the whole batch.
     assert_same(gan, statistics, reference_step(settings, batch, with_penalty=True))
-    # By default all that a process has counts.
-    whole = train_step(
+    # By default, the batch of a process has weight 1.
+    default = train_step(
         gan_of(settings, Ranks(0, 2)), batch.real, batch.latents, uniforms=batch.uniforms
     )
-    half = train_step(gan_of(settings, Ranks(0, 2)), batch.real, batch.latents, 0.5, batch.uniforms)
-    assert float(whole[0]) == pytest.approx(2 * float(half[0]), rel=1e-5)
+    half_weight = train_step(
+        gan_of(settings, Ranks(0, 2)), batch.real, batch.latents, 0.5, batch.uniforms
+    )
+    assert float(default[0]) == pytest.approx(2 * float(half_weight[0]), rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""``train.steps`` ends a training after exactly that many steps."""
+"""Training with ``train.steps`` instead of epochs."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -89,7 +89,7 @@ def test_steps_of_whole_epochs_equal_epochs(make_trainer: MakeTrainer) -> None:
     assert state_bytes(by_epochs) == state_bytes(by_steps)
 
 
-def test_steps_before_the_end_are_those_of_a_longer_training(make_trainer: MakeTrainer) -> None:
+def test_steps_equal_those_of_longer_training(make_trainer: MakeTrainer) -> None:
     longer = list(make_trainer(epochs=3).run())
     first, second = make_trainer(steps=5).run()
     assert np.array_equal(first.statistics, longer[0].statistics)
@@ -108,7 +108,7 @@ def test_schedule_reaches_its_end_at_the_last_step(
     assert factors == pytest.approx([lr_factor(schedule, step, 5) for step in range(5)])
 
 
-def test_cut_epoch_is_measured_and_saved_as_the_last(
+def test_incomplete_last_epoch_is_measured_and_saved(
     make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
     trainer = make_trainer(steps=4, select_model="best")
@@ -125,17 +125,17 @@ def test_cut_epoch_is_measured_and_saved_as_the_last(
 def test_resume_is_bit_exact(make_trainer: MakeTrainer, tmp_path: Path, stop: int) -> None:
     changes = {"steps": 5, "schedule": "linear"}
     uninterrupted = make_trainer(**changes)
-    whole = epoch_bytes(list(uninterrupted.run()))
-    left = iter(range(1, 100))
+    expected = epoch_bytes(list(uninterrupted.run()))
+    calls = iter(range(1, 100))
     with pytest.raises(KeyboardInterrupt):
         list(
             train(
                 make_trainer(**changes),
                 Checkpoints(tmp_path),
-                stop_requested=lambda: next(left) == stop,
+                stop_requested=lambda: next(calls) == stop,
             )
         )
     for _ in range(2):  # the second time, everything is done already
         trainer = make_trainer(**changes)
-        assert epoch_bytes(list(train(trainer, Checkpoints(tmp_path)))) == whole
+        assert epoch_bytes(list(train(trainer, Checkpoints(tmp_path)))) == expected
         assert state_bytes(trainer) == state_bytes(uninterrupted)

@@ -1,4 +1,4 @@
-"""Inputs of the training steps, random streams, CUDA graphs, and the state of a trainer."""
+"""Step inputs, random streams, CUDA graphs and state of the trainer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -38,8 +38,8 @@ MakeSettings = Callable[..., Settings]
 
 
 @pytest.fixture
-def make(make_settings: MakeSettings) -> Callable[..., Trainer]:
-    """Build a trainer of 3 epochs of 3 steps (4, 4 and 2 images), with some settings changed."""
+def make_trainer(make_settings: MakeSettings) -> Callable[..., Trainer]:
+    """Return a function that builds a trainer of 3 epochs of 3 steps (4, 4 and 2 images)."""
 
     def build(ranks: Ranks | None = None, quality_fn: Any = None, **changes: Any) -> Trainer:
         settings = make_settings(train={**TINY, **changes}).train
@@ -52,7 +52,7 @@ def assert_equal(found: Tensor, expected: Tensor, name: str) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True, msg=name)
 
 
-class Steps:
+class RecordingStep:
     """Training step that records its arguments and fails for large batches."""
 
     def __init__(
@@ -66,8 +66,8 @@ class Steps:
         self.arguments.append(arguments)
         if len(arguments[1]) > self._max_batch:
             # PyTorch raises either error.
-            odd = len(arguments[1]) % 2
-            raise RuntimeError("CUDA out of memory") if odd else MemoryError
+            is_odd = len(arguments[1]) % 2
+            raise RuntimeError("CUDA out of memory") if is_odd else MemoryError
         return train_step(*arguments) if self._learns else torch.ones(5)
 
 
@@ -76,21 +76,21 @@ class Steps:
     [(0, [[], [], []]), (1, [[1, 2, 3], [4, 5, 6], [7, 8, 9]]), (2, [[2], [4, 6], [8]])],
 )
 def test_samples_are_generated_after_every_nth_step(
-    make: Callable[..., Trainer], every: int, expected: list[list[int]]
+    make_trainer: Callable[..., Trainer], every: int, expected: list[list[int]]
 ) -> None:
-    trainer = make(sample_every_steps=every)
-    drawn: dict[int, np.ndarray] = {}
+    trainer = make_trainer(sample_every_steps=every)
+    samples_by_step: dict[int, np.ndarray] = {}
 
-    def draw() -> None:
-        drawn[trainer.steps_done] = trainer.samples()
+    def record_samples() -> None:
+        samples_by_step[trainer.steps_done] = trainer.samples()
 
-    epochs = list(trainer.run(after_step=draw))
+    epochs = list(trainer.run(after_step=record_samples))
     assert [list(epoch.step_samples) for epoch in epochs] == expected
     for epoch in epochs:
         for step, samples in epoch.step_samples.items():
-            assert np.array_equal(samples, drawn[step])
-        assert np.array_equal(epoch.samples, drawn[3 * epoch.number])
-    assert list(drawn) == list(range(1, 10))
+            assert np.array_equal(samples, samples_by_step[step])
+        assert np.array_equal(epoch.samples, samples_by_step[3 * epoch.number])
+    assert list(samples_by_step) == list(range(1, 10))
 
 
 @pytest.mark.parametrize(
@@ -102,41 +102,41 @@ def test_samples_are_generated_after_every_nth_step(
     ],
 )
 def test_penalty_is_applied_at_every_nth_step(
-    make: Callable[..., Trainer],
+    make_trainer: Callable[..., Trainer],
     monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, Any],
     expected: list[int],
 ) -> None:
-    steps = Steps(monkeypatch)
-    list(make(**changes).run())
+    steps = RecordingStep(monkeypatch)
+    list(make_trainer(**changes).run())
     with_penalty = [number for number, arguments in enumerate(steps.arguments) if arguments[5]]
     assert with_penalty == expected
     assert len(steps.arguments) == 9
 
 
 def test_each_step_draws_next_values_of_each_stream(
-    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+    make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each stream is its own generator, independent of the draws of others."""
-    steps = Steps(monkeypatch)
-    trainer = make(conditional=True, horizontal_flip=True)
+    steps = RecordingStep(monkeypatch)
+    trainer = make_trainer(conditional=True, horizontal_flip=True)
     list(trainer.run())
     order, latents, uniforms = (
         torch_generator(11, f"train.{name}.0") for name in ("order", "latents", "chances")
     )
     images = torch.from_numpy(PIXELS).permute(0, 3, 1, 2) / 127.5 - 1
     expected = [part for _ in range(3) for part in torch.randperm(10, generator=order).split(4)]
-    for (_, real, codes, share, numbers, _), part in zip(steps.arguments, expected, strict=True):
+    for (_, real, codes, fraction, numbers, _), part in zip(steps.arguments, expected, strict=True):
         torch.testing.assert_close(real, images[part])
-        drawn = random_latents(len(part), trainer.arch, latents)
-        assert torch.equal(codes[:, :3], drawn)
+        expected_latents = random_latents(len(part), trainer.arch, latents)
+        assert torch.equal(codes[:, :3], expected_latents)
         assert torch.equal(codes[:, 3:].argmax(1), torch.from_numpy(LABELS)[part])
         assert torch.equal(numbers, torch.rand(numbers.shape, generator=uniforms))
-        assert share == 1
+        assert fraction == 1
 
 
-def test_random_streams_are_distinct(make: Callable[..., Trainer]) -> None:
-    trainer = make(horizontal_flip=True, kid_every_epochs=1, quality_fn=lambda _images: 0.0)
+def test_random_streams_are_distinct(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer(horizontal_flip=True, kid_every_epochs=1, quality_fn=lambda _images: 0.0)
     state = trainer.state()
     names = ("stream.order", "stream.latents", "stream.dropout", "stream.chances")
     streams = {bytes(state[name].numpy()) for name in names}
@@ -146,9 +146,9 @@ def test_random_streams_are_distinct(make: Callable[..., Trainer]) -> None:
 
 
 def test_reseed_changes_random_streams(
-    make: Callable[..., Trainer],
+    make_trainer: Callable[..., Trainer],
 ) -> None:
-    trainer = make()
+    trainer = make_trainer()
     names = ("stream.order", "stream.latents", "stream.chances")
     states = {bytes(trainer.state()[name].numpy()) for name in names}
     dropout = trainer.state()["stream.dropout"].clone()
@@ -163,15 +163,15 @@ def test_reseed_changes_random_streams(
 
 
 def test_processes_get_shards_of_the_same_batches(
-    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+    make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, parts = Steps(monkeypatch, learns=False), []
-    list(make(epochs=1, horizontal_flip=True, conditional=True).run())
+    single, parts = RecordingStep(monkeypatch, learns=False), []
+    list(make_trainer(epochs=1, horizontal_flip=True, conditional=True).run())
     for number in range(3):
-        steps = Steps(monkeypatch, learns=False)
-        list(make(Ranks(number, 3), epochs=1, horizontal_flip=True, conditional=True).run())
+        steps = RecordingStep(monkeypatch, learns=False)
+        list(make_trainer(Ranks(number, 3), epochs=1, horizontal_flip=True, conditional=True).run())
         parts.append(steps.arguments)
-    for step, (_, *tensors) in enumerate(whole.arguments):
+    for step, (_, *tensors) in enumerate(single.arguments):
         for position in (0, 1, 3):
             joined = torch.cat([arguments[step][1 + position] for arguments in parts])
             assert torch.equal(joined, tensors[position])
@@ -180,10 +180,10 @@ def test_processes_get_shards_of_the_same_batches(
         )
 
 
-def test_several_processes_reject_dropout(make: Callable[..., Trainer]) -> None:
+def test_several_processes_reject_dropout(make_trainer: Callable[..., Trainer]) -> None:
     with pytest.raises(AtelierError, match=r"set runtime.launcher to python, or train.dropout"):
-        make(Ranks(0, 2), network="mlp", dropout=0.3)
-    assert make(Ranks(0, 2), network="mlp").steps_per_epoch == 3
+        make_trainer(Ranks(0, 2), network="mlp", dropout=0.3)
+    assert make_trainer(Ranks(0, 2), network="mlp").steps_per_epoch == 3
 
 
 @pytest.mark.parametrize(
@@ -195,46 +195,49 @@ def test_several_processes_reject_dropout(make: Callable[..., Trainer]) -> None:
     ],
 )
 def test_out_of_memory_error_suggests_batch_size(
-    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch, max_batch: int, sentence: str
+    make_trainer: Callable[..., Trainer],
+    monkeypatch: pytest.MonkeyPatch,
+    max_batch: int,
+    sentence: str,
 ) -> None:
-    Steps(monkeypatch, max_batch)
+    RecordingStep(monkeypatch, max_batch)
     with pytest.raises(AtelierError, match=sentence):
-        next(make().run())
+        next(make_trainer().run())
 
 
 def test_batch_size_is_halved_until_it_fits(
-    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+    make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = Steps(monkeypatch, max_batch=2)
+    steps = RecordingStep(monkeypatch, max_batch=2)
     with pytest.raises(AtelierError, match=r"set train\.batch_size to 2, which fits"):
-        next(make(batch_size=10).run())
+        next(make_trainer(batch_size=10).run())
     assert [len(arguments[1]) for arguments in steps.arguments] == [10, 5, 2]
 
 
 def test_other_errors_are_not_replaced(
-    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+    make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Steps(monkeypatch, max_batch=3)
+    RecordingStep(monkeypatch, max_batch=3)
     with pytest.raises(MemoryError):
-        next(make(Ranks(0, 2), batch_size=8).run())
+        next(make_trainer(Ranks(0, 2), batch_size=8).run())
 
     def fail(_gan: Any, real: Tensor, *_arguments: Any) -> Tensor:
         raise RuntimeError("out of memory" if len(real) == 4 else "another reason")
 
     monkeypatch.setattr(trainer_module, "train_step", fail)
     with pytest.raises(RuntimeError, match="another reason"):
-        next(make().run())
+        next(make_trainer().run())
     with pytest.raises(RuntimeError, match="another reason"):
-        next(make(batch_size=3).run())
+        next(make_trainer(batch_size=3).run())
 
 
 @pytest.mark.parametrize("part", ["generator", "discriminator", "rows"])
-def test_is_finite_detects_any_nan(make: Callable[..., Trainer], part: str) -> None:
-    trainer = make()
+def test_is_finite_detects_any_nan(make_trainer: Callable[..., Trainer], part: str) -> None:
+    trainer = make_trainer()
     assert trainer.is_finite()
     found: list[bool] = []
 
-    def spoil() -> None:
+    def insert_nan() -> None:
         if part == "rows":
             trainer.restore(trainer.state() | {"rows": torch.full((1, 5), float("inf"))})
         else:
@@ -244,12 +247,12 @@ def test_is_finite_detects_any_nan(make: Callable[..., Trainer], part: str) -> N
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        next(trainer.run(after_step=spoil))
+        next(trainer.run(after_step=insert_nan))
     assert found == [False]
 
 
 def test_state_restores_trainer_between_steps(
-    make: Callable[..., Trainer],
+    make_trainer: Callable[..., Trainer],
 ) -> None:
     class StopError(Exception):
         pass
@@ -258,7 +261,7 @@ def test_state_restores_trainer_between_steps(
         if trainer.steps_done == 5:
             raise StopError
 
-    trainer = make(sample_every_steps=4, ema_decay=0.5)
+    trainer = make_trainer(sample_every_steps=4, ema_decay=0.5)
     trainer.reseed(2)
     with pytest.raises(StopError):
         list(trainer.run(after_step=stop))
@@ -270,25 +273,25 @@ def test_state_restores_trainer_between_steps(
     assert state["between.4"].shape == (3, 16, 16, 3)
     assert float(state["average.steps"]) == 5
     assert float(state["generator.adam.0.step"]) == 5
-    empty = make(sample_every_steps=4, ema_decay=0.5).state()
+    empty = make_trainer(sample_every_steps=4, ema_decay=0.5).state()
     assert empty["rows"].shape == (0, 5)
     assert len(empty["permutation"]) == 0
 
-    other = make(sample_every_steps=4, ema_decay=0.5)
+    other = make_trainer(sample_every_steps=4, ema_decay=0.5)
     other.restore(state)
     assert other.steps_done == 5
-    again = other.state()
-    assert again.keys() == state.keys()
+    restored = other.state()
+    assert restored.keys() == state.keys()
     for name, tensor in state.items():
-        assert_equal(again[name], tensor, name)
+        assert_equal(restored[name], tensor, name)
 
 
-def test_columns_are_samples_of_one_class(make: Callable[..., Trainer]) -> None:
-    assert make(conditional=True, fixed_samples=6).columns == 2
-    assert make(fixed_samples=6).columns == 0
+def test_columns_are_samples_of_one_class(make_trainer: Callable[..., Trainer]) -> None:
+    assert make_trainer(conditional=True, fixed_samples=6).columns == 2
+    assert make_trainer(fixed_samples=6).columns == 0
 
 
-def test_progress_note_holds_epoch_means() -> None:
+def test_progress_note_has_epoch_means() -> None:
     statistics = np.array([[1, 2, 0.5, 0.25, 0.125], [3, 4, 1, 0.75, 0.375]], np.float32)
     assert _progress_note(7, statistics) == (
         "epoch 7  Loss_D 2.000  Loss_G 3.000  D(x) 0.750  D(G(z)) 0.500 / 0.250"
@@ -296,10 +299,10 @@ def test_progress_note_holds_epoch_means() -> None:
 
 
 def test_progress_counts_steps_and_notes_epochs(
-    make: Callable[..., Trainer],
+    make_trainer: Callable[..., Trainer],
 ) -> None:
     reports: list[Progress] = []
-    epochs = list(make().run(reports.append))
+    epochs = list(make_trainer().run(reports.append))
     assert [report.done for report in reports] == [1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9]
     assert {report.total for report in reports} == {9}
     notes = [report.note for report in reports if report.note]
@@ -318,20 +321,20 @@ def test_progress_counts_steps_and_notes_epochs(
     ],
 )
 def test_only_full_batches_on_one_gpu_are_graphed(
-    make: Callable[..., Trainer],
+    make_trainer: Callable[..., Trainer],
     changes: dict[str, Any],
     attributes: dict[str, Any],
     count: int,
     expected: bool,
 ) -> None:
-    trainer = make(**changes)
+    trainer = make_trainer(**changes)
     for name, value in attributes.items():
         setattr(trainer, name, value)
     assert trainer._can_graph(count) is expected
 
 
 class FakeGraph:
-    """Replacement of GraphedStep without a GPU that does each step eagerly."""
+    """Replacement of GraphedStep without a GPU that computes each step eagerly."""
 
     captured: list[bool]
 
@@ -345,14 +348,14 @@ class FakeGraph:
 
 
 def test_graphs_with_and_without_penalty_are_captured_once(
-    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+    make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"r1": 1.0, "penalty_interval": 2, "schedule": "linear"}
-    plain = [epoch.statistics for epoch in make(**changes).run()]
+    plain = [epoch.statistics for epoch in make_trainer(**changes).run()]
     FakeGraph.captured = []
     monkeypatch.setattr(trainer_module, "GraphedStep", FakeGraph)
     monkeypatch.setattr(Trainer, "_can_graph", lambda _self, count: count == 4)
-    trainer = make(**changes)
+    trainer = make_trainer(**changes)
     first = next(trainer.run())
     assert FakeGraph.captured == [True, False]
     # Graphs write to memory of optimizers that a restored state replaces.
@@ -363,21 +366,21 @@ def test_graphs_with_and_without_penalty_are_captured_once(
 
 
 def test_out_of_memory_during_capture_keeps_graphs_enabled(
-    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+    make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_arguments: Any) -> None:
+    def fail(*_arguments: Any) -> None:
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(trainer_module, "GraphedStep", refuse)
+    monkeypatch.setattr(trainer_module, "GraphedStep", fail)
     monkeypatch.setattr(Trainer, "_can_graph", lambda self, _count: self.use_cuda_graphs)
-    trainer = make()
+    trainer = make_trainer()
     with pytest.raises(AtelierError, match="does not fit into memory"):
         next(trainer.run())
     assert trainer.use_cuda_graphs
 
 
-def test_warm_up_steps_are_undone(make: Callable[..., Trainer]) -> None:
-    gan = make(ema_decay=0.5).gan
+def test_warm_up_steps_are_undone(make_trainer: Callable[..., Trainer]) -> None:
+    gan = make_trainer(ema_decay=0.5).gan
     before = {name: tensor.clone() for name, tensor in gan.state().items()}
     stream = torch.Generator().manual_seed(1)
     for _ in range(2):
@@ -390,9 +393,9 @@ def test_warm_up_steps_are_undone(make: Callable[..., Trainer]) -> None:
 
 
 def test_follower_rank_reaches_the_same_state(
-    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+    make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, other = make(), make()
+    first, other = make_trainer(), make_trainer()
     list(first.run())
     follow_rank0(other)
     assert other.epochs_done == 3
@@ -400,7 +403,7 @@ def test_follower_rank_reaches_the_same_state(
         assert_equal(other.state()[name], tensor, name)
 
     # After divergence, a follower continues from the state of rank 0.
-    trainer = make()
+    trainer = make_trainer()
     good = {name: tensor.clone() for name, tensor in trainer.state().items()}
     broadcasts: list[int] = []
 
@@ -428,20 +431,20 @@ def _not_finite_at_first() -> Callable[..., Tensor]:
 
 
 def test_broadcast_state_restores_rank0_state(
-    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+    make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = make()
+    first = make_trainer()
     list(first.run())
     monkeypatch.setattr(Ranks, "broadcast_state", lambda _self, _state: first.state())
-    alone, second = make(), make(Ranks(1, 2))
-    alone.broadcast_state()
+    single, second = make_trainer(), make_trainer(Ranks(1, 2))
+    single.broadcast_state()
     second.broadcast_state()
-    assert (alone.epochs_done, second.epochs_done) == (0, 3)
+    assert (single.epochs_done, second.epochs_done) == (0, 3)
 
 
 @pytest.mark.parametrize(("every", "scored"), [(0, []), (1, [1, 2, 3]), (2, [2, 3]), (5, [3])])
 def test_epochs_are_scored_at_interval_and_at_the_end(
-    make: Callable[..., Trainer], every: int, scored: list[int]
+    make_trainer: Callable[..., Trainer], every: int, scored: list[int]
 ) -> None:
     counts: list[int] = []
 
@@ -449,21 +452,23 @@ def test_epochs_are_scored_at_interval_and_at_the_end(
         counts.append(len(images))
         return 0.5
 
-    trainer = make(quality_fn=score, kid_every_epochs=every, kid_samples=17)
+    trainer = make_trainer(quality_fn=score, kid_every_epochs=every, kid_samples=17)
     epochs = list(trainer.run())
     assert [epoch.number for epoch in epochs if epoch.quality is not None] == scored
     assert counts == [17] * len(scored)
     assert trainer.best_model.best_epoch == (scored or [0])[0]
 
 
-def test_dropout_has_its_own_stream(make: Callable[..., Trainer]) -> None:
-    """A training neither uses nor changes PyTorch's global stream."""
-    outcomes = []
+def test_dropout_has_its_own_stream(make_trainer: Callable[..., Trainer]) -> None:
+    """Training neither uses nor changes PyTorch's global stream."""
+    results = []
     for seed in (1, 2):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        trainer = make(network="mlp", dropout=0.5)
-        outcomes.append([epoch.statistics for epoch in trainer.run()])
+        trainer = make_trainer(network="mlp", dropout=0.5)
+        results.append([epoch.statistics for epoch in trainer.run()])
         assert torch.equal(torch.get_rng_state(), before)
-    assert np.array_equal(*outcomes)
-    assert not torch.equal(trainer.state()["stream.dropout"], make().state()["stream.dropout"])
+    assert np.array_equal(*results)
+    assert not torch.equal(
+        trainer.state()["stream.dropout"], make_trainer().state()["stream.dropout"]
+    )

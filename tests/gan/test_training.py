@@ -53,7 +53,7 @@ def test_each_epoch_uses_every_image_once(
 def test_seeds_share_no_random_stream(
     make_settings: Callable[..., Settings],
 ) -> None:
-    """Streams of ``seed + 1``, ``seed + 2`` and so on were those of the next seeds."""
+    """Streams must not be derived from ``seed + 1`` or ``seed + 2``, which are seeds of others."""
     states = []
     for seed in (1, 2, 3):
         trainer = Trainer(make_settings(train={**SMALL, "seed": seed}).train, pixels(), CPU)
@@ -61,10 +61,10 @@ def test_seeds_share_no_random_stream(
             if rollbacks:
                 trainer.reseed(rollbacks)
             streams = {k: v for k, v in trainer.state().items() if k.startswith("stream.")}
-            if rollbacks:  # dropout goes on with its stream
+            if rollbacks:  # the dropout stream is not reseeded
                 del streams["stream.dropout"]
             states += [state.numpy().tobytes() for state in streams.values()]
-        # Of raw seeds the fixed latents were those of another purpose.
+        # The fixed latents must differ from latents of raw seeds.
         for other in range(12):
             raw = generate(trainer.gan.eval_generator, draw_latents(5, trainer.arch, other))
             assert not np.array_equal(raw, trainer.samples())
@@ -173,8 +173,8 @@ def test_generator_is_rebuilt_from_its_file(tmp_path: Path) -> None:
     assert (tmp_path / "g.safetensors").read_bytes() == (
         tmp_path / "again.safetensors"
     ).read_bytes()
-    loaded, same = load_generator(tmp_path / "g.safetensors")
-    assert same == arch
+    loaded, loaded_arch = load_generator(tmp_path / "g.safetensors")
+    assert loaded_arch == arch
     latents = draw_latents(3, arch, seed=0)
     assert np.array_equal(generate(generator, latents), generate(loaded, latents))
 
@@ -188,9 +188,9 @@ def test_generator_is_rebuilt_from_its_file(tmp_path: Path) -> None:
 def test_image_does_not_depend_on_its_batch() -> None:
     generator, _ = build_networks(SMALL_ARCH, seed=1)
     latents = draw_latents(10, SMALL_ARCH, seed=0)
-    alone = np.concatenate([generate(generator, latents[i : i + 1]) for i in range(10)])
-    together = generate(generator, latents)
-    assert np.abs(alone.astype(int) - together).max() <= 1
+    single = np.concatenate([generate(generator, latents[i : i + 1]) for i in range(10)])
+    batch = generate(generator, latents)
+    assert np.abs(single.astype(int) - batch).max() <= 1
     assert generator.training
 
 

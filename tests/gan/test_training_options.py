@@ -1,4 +1,4 @@
-"""Options of the training: EMA, spectral norm, clipping, classes, the best epoch."""
+"""Training options: EMA, spectral norm, gradient clipping, classes and the best epoch."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -67,15 +67,15 @@ def test_samples_and_files_use_ema_and_training_does_not(
     plain = Trainer(make_settings(train=TINY).train, PIXELS, CPU)
     averaged = Trainer(make_settings(train={**TINY, "ema_decay": 0.9}).train, PIXELS, CPU)
     *_, last = plain.run()
-    *_, smooth = averaged.run()
-    assert np.array_equal(last.statistics, smooth.statistics)
-    assert not np.array_equal(last.samples, smooth.samples)
+    *_, last_averaged = averaged.run()
+    assert np.array_equal(last.statistics, last_averaged.statistics)
+    assert not np.array_equal(last.samples, last_averaged.samples)
     save_models(averaged, tmp_path)
     generator, _ = load_generator(tmp_path / "generator.safetensors")
-    rows = draw_latents(
+    latents = draw_latents(
         6, averaged.arch, derive_seed(averaged.settings.seed, "train.fixed_latents")
     )
-    assert np.array_equal(generate(generator, rows), smooth.samples)
+    assert np.array_equal(generate(generator, latents), last_averaged.samples)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_samples_and_files_use_ema_and_training_does_not(
 def test_spectral_norm_of_every_layer_is_one(arch: Architecture, tmp_path: Path) -> None:
     _, discriminator = build_networks(arch, seed=1)
     images = torch.rand(2, arch.channels, arch.image_size, arch.image_size)
-    with torch.autocast("cpu", torch.bfloat16):  # in which power iteration would be off
+    with torch.autocast("cpu", torch.bfloat16):  # power iteration would be inaccurate in bfloat16
         for _ in range(60):
             discriminator(images)
     discriminator.eval()
@@ -124,7 +124,7 @@ def test_gradient_norm_is_clipped(make_settings: Callable[..., Settings]) -> Non
 
 
 def test_each_network_has_its_own_learning_rate(make_settings: Callable[..., Settings]) -> None:
-    """Adam's first step moves a weight by its learning rate, whatever the gradient."""
+    """Adam's first step changes a weight by the learning rate, for any gradient."""
     settings = make_settings(train={**TINY, "lr": 0.001, "discriminator_lr": 0.004}).train
     arch = Architecture.from_settings(settings, 16, 3)
     gan = build_gan(arch, settings, CPU)
@@ -147,13 +147,13 @@ def test_both_learning_rates_follow_the_schedule(make_settings: Callable[..., Se
         rates.append((first / 0.001, second / 0.004))
 
     list(trainer.run(after_step=record_rates))
-    assert rates == [pytest.approx([left / 8] * 2) for left in range(8, 0, -1)]
+    assert rates == [pytest.approx([remaining / 8] * 2) for remaining in range(8, 0, -1)]
 
 
 def test_lazy_penalty_is_scaled_by_its_interval(
     make_settings: Callable[..., Settings],
 ) -> None:
-    """The gradient with the penalty minus that without it is the gradient of the penalty."""
+    """Compute the penalty's gradient as the difference of gradients with and without it."""
 
     def gradient(with_penalty: bool, **changes: Any) -> torch.Tensor:
         settings = make_settings(train={**TINY, "discriminator_norm": False, **changes}).train
@@ -204,14 +204,14 @@ def test_residual_block_adds_its_shortcut() -> None:
     maps = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     for block in (UpResBlock(4, 6, 16, False).eval(), DownResBlock(4, 6)):
         before = maps.clone()
-        whole = block(maps)
+        output = block(maps)
         assert torch.equal(maps, before), "the layers must not change the maps in place"
         torch.nn.init.zeros_(block.layers[-1].weight)
         if block.layers[-1].bias is not None:
             torch.nn.init.zeros_(block.layers[-1].bias)
         shortcut = block(maps)
-        assert whole.shape == shortcut.shape
-        assert not torch.equal(whole, shortcut)
+        assert output.shape == shortcut.shape
+        assert not torch.equal(output, shortcut)
         resized = (
             torch.nn.functional.interpolate(maps, scale_factor=2.0, mode="nearest")
             if isinstance(block, UpResBlock)
@@ -223,7 +223,7 @@ def test_residual_block_adds_its_shortcut() -> None:
 COLORS = np.array([[220, 30, 30], [30, 200, 40], [40, 50, 220]], np.uint8)
 
 
-def test_conditional_generator_draws_requested_class(
+def test_conditional_generator_returns_requested_class(
     make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
     """The three classes are plain red, green and blue images."""
@@ -240,10 +240,10 @@ def test_conditional_generator_draws_requested_class(
     generator, arch = load_generator(tmp_path / "generator.safetensors")
     assert arch.classes == 3
     requested = [2, 0, 1, 1, 0, 2, 2]
-    drawn = generate(generator, draw_latents(7, arch, seed=5, labels=requested))
-    assert drawn.mean(axis=(1, 2)).argmax(axis=1).tolist() == requested
-    evenly = generate(generator, draw_latents(9, arch, seed=6))
-    assert evenly.mean(axis=(1, 2)).argmax(axis=1).tolist() == [0, 1, 2] * 3
+    images = generate(generator, draw_latents(7, arch, seed=5, labels=requested))
+    assert images.mean(axis=(1, 2)).argmax(axis=1).tolist() == requested
+    alternating = generate(generator, draw_latents(9, arch, seed=6))
+    assert alternating.mean(axis=(1, 2)).argmax(axis=1).tolist() == [0, 1, 2] * 3
 
 
 @pytest.mark.parametrize(
@@ -300,13 +300,13 @@ def test_validation_settings_do_not_depend_on_evaluate_section(
         )
     changes = {"kid_features": "inception", "kid_samples": 100, "seed": 7}
     settings = make_settings(train=changes, evaluate={"samples": 999})
-    judging = validation_settings(settings)
-    assert (judging.features, judging.samples, judging.seed) == ("inception", 100, 7)
+    validation = validation_settings(settings)
+    assert (validation.features, validation.samples, validation.seed) == ("inception", 100, 7)
     # The train stage does not depend on the section evaluate.
     others = {"samples": 16, "features": "resnet18", "seed": 3, "nearest_neighbor_pool": 5}
     for name, value in others.items():
-        judging = validation_settings(make_settings(train=changes, evaluate={name: value}))
-        assert (judging.features, judging.samples, judging.seed) == ("inception", 100, 7)
+        validation = validation_settings(make_settings(train=changes, evaluate={name: value}))
+        assert (validation.features, validation.samples, validation.seed) == ("inception", 100, 7)
 
 
 def test_unscored_networks_have_no_metadata(
@@ -391,8 +391,8 @@ def test_header_omits_default_fields(tmp_path: Path) -> None:
     generator, _ = build_networks(SMALL, seed=1)
     save_network(generator, SMALL, tmp_path / "g.safetensors")
     with safe_open(tmp_path / "g.safetensors", framework="pt") as file:
-        described = json.loads(file.metadata()["architecture"])
-    assert sorted(described) == [
+        header = json.loads(file.metadata()["architecture"])
+    assert sorted(header) == [
         "channels", "discriminator_channels", "discriminator_head", "discriminator_norm",
         "discriminator_padding", "dropout", "generator_channels", "head_size", "image_size",
         "latent_distribution", "latent_size", "network", "relu_before_norm",

@@ -1,4 +1,4 @@
-"""Metrics against the formulas of their papers, and closed forms."""
+"""Comparison of metrics with the formulas of their papers and with closed forms."""
 
 import tracemalloc
 from dataclasses import replace
@@ -32,7 +32,7 @@ def normal(count: int, size: int, seed: int) -> torch.Tensor:
     return torch.randn(count, size, generator=torch.Generator().manual_seed(seed))
 
 
-def kid_written_out(x: torch.Tensor, y: torch.Tensor) -> float:
+def reference_kid(x: torch.Tensor, y: torch.Tensor) -> float:
     def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return (a.double() @ b.double().T / a.shape[1] + 1) ** 3
 
@@ -44,14 +44,14 @@ def kid_written_out(x: torch.Tensor, y: torch.Tensor) -> float:
     )
 
 
-def test_kid_and_its_jackknife_equal_the_formulas() -> None:
+def test_kid_and_jackknife_error_equal_formulas() -> None:
     x, y = normal(12, 6, 0), normal(9, 6, 1) + 0.3
     kid = compute_kid(x, y)
-    assert kid.value == pytest.approx(kid_written_out(x, y), rel=1e-9)
+    assert kid.value == pytest.approx(reference_kid(x, y), rel=1e-9)
     variance = 0.0
     for left_out in (
-        [kid_written_out(torch.cat([x[:i], x[i + 1 :]]), y) for i in range(12)],
-        [kid_written_out(x, torch.cat([y[:i], y[i + 1 :]])) for i in range(9)],
+        [reference_kid(torch.cat([x[:i], x[i + 1 :]]), y) for i in range(12)],
+        [reference_kid(x, torch.cat([y[:i], y[i + 1 :]])) for i in range(9)],
     ):
         variance += (len(left_out) - 1) * float(np.var(left_out))
     assert kid.error == pytest.approx(variance**0.5, rel=1e-6)
@@ -65,12 +65,12 @@ def test_kid_equals_torchmetrics_for_full_subsets() -> None:
 
 
 def test_kid_of_equal_distributions_is_0_on_average() -> None:
-    alike = [compute_kid(normal(60, 8, 2 * i), normal(60, 8, 2 * i + 1)) for i in range(80)]
-    values = np.array([kid.value for kid in alike])
+    same = [compute_kid(normal(60, 8, 2 * i), normal(60, 8, 2 * i + 1)) for i in range(80)]
+    values = np.array([kid.value for kid in same])
     assert abs(values.mean()) < 4 * values.std() / np.sqrt(len(values))
-    far = [compute_kid(normal(60, 8, 2 * i), normal(60, 8, 2 * i + 1) + 1) for i in range(80)]
-    spread = np.std([kid.value for kid in far])
-    assert spread == pytest.approx(np.mean([kid.error for kid in far]), rel=0.3)
+    different = [compute_kid(normal(60, 8, 2 * i), normal(60, 8, 2 * i + 1) + 1) for i in range(80)]
+    spread = np.std([kid.value for kid in different])
+    assert spread == pytest.approx(np.mean([kid.error for kid in different]), rel=0.3)
 
 
 def test_rare_feature_does_not_dominate() -> None:
@@ -79,12 +79,14 @@ def test_rare_feature_does_not_dominate() -> None:
     real[0, 0] = 1e-4
     others[:8, :5] = 0.01
     scale = Standardizer.of(real)
-    alike, far = (compute_kid(scale(real), scale(of)).value for of in (others, others + 0.3))
-    assert abs(alike) < 0.05 < far
+    same, different = (
+        compute_kid(scale(real), scale(features)).value for features in (others, others + 0.3)
+    )
+    assert abs(same) < 0.05 < different
 
 
 @pytest.mark.parametrize("count", [30, 700])
-def test_fid_is_the_formula_with_scipys_root(count: int) -> None:
+def test_fid_equals_formula_with_scipy_square_root(count: int) -> None:
     from scipy.linalg import sqrtm
 
     x, y = normal(count, 40, 0).double(), normal(count + 5, 40, 1).double() * 1.5 + 0.2
@@ -94,41 +96,44 @@ def test_fid_is_the_formula_with_scipys_root(count: int) -> None:
     assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-4)
 
 
-def test_fid_of_normal_samples_nears_its_closed_form() -> None:
+def test_fid_of_normal_samples_approximates_closed_form() -> None:
     size, shift, spread = 4, 0.7, 2.0
     exact = size * (shift**2 + (spread - 1) ** 2)
     found = frechet_distance(normal(20_000, size, 0), normal(20_000, size, 1) * spread + shift)
     assert found == pytest.approx(exact, rel=0.05)
 
 
-def test_fid_of_a_set_with_itself_is_0_and_fewer_pictures_give_more() -> None:
+def test_fid_of_equal_sets_is_0_and_bias_grows_with_fewer_images() -> None:
     assert frechet_distance(normal(50, 30, 0), normal(50, 30, 0)) == pytest.approx(0, abs=1e-9)
     biased = [frechet_distance(normal(n, 30, 0), normal(n, 30, 1)) for n in (800, 200, 50)]
     assert 0 < biased[0] < biased[1] < biased[2]
 
 
-def test_prdc_of_equal_and_of_distant_sets() -> None:
+def test_prdc_of_equal_sets_is_1_and_of_distant_sets_0() -> None:
     x = normal(100, 5, 0)
     same = precision_recall_density_coverage(x, x.clone())
-    # Each picture lies in its own ball, and on average in those of five others.
+    # Each image lies in its own ball and, on average, in the balls of five others.
     assert (same.precision, same.recall, same.coverage) == (1, 1, 1)
     assert same.density == pytest.approx(6 / 5)
     apart = precision_recall_density_coverage(x, x + 100)
     assert (apart.precision, apart.recall, apart.density, apart.coverage) == (0, 0, 0, 0)
 
 
-def test_prdc_equals_the_formulas() -> None:
-    real, made = normal(40, 3, 0), normal(30, 3, 1) * 0.7 + 0.4
+def test_prdc_equals_formulas() -> None:
+    real, generated = normal(40, 3, 0), normal(30, 3, 1) * 0.7 + 0.4
 
-    def balls(of: torch.Tensor) -> list[float]:
-        return [sorted(float((a - b).norm()) for b in of)[5] for a in of]
+    def balls(points: torch.Tensor) -> list[float]:
+        return [sorted(float((a - b).norm()) for b in points)[5] for a in points]
 
-    of_real, of_made = balls(real), balls(made)
+    real_radii, generated_radii = balls(real), balls(generated)
     inside = np.array(
-        [[float((m - r).norm()) <= of_real[j] for j, r in enumerate(real)] for m in made]
+        [[float((m - r).norm()) <= real_radii[j] for j, r in enumerate(real)] for m in generated]
     )
-    recalled = [any(float((m - r).norm()) <= of_made[i] for i, m in enumerate(made)) for r in real]
-    found = precision_recall_density_coverage(real, made)
+    recalled = [
+        any(float((m - r).norm()) <= generated_radii[i] for i, m in enumerate(generated))
+        for r in real
+    ]
+    found = precision_recall_density_coverage(real, generated)
     assert found.precision == pytest.approx(inside.any(axis=1).mean())
     assert found.recall == pytest.approx(np.mean(recalled))
     assert found.density == pytest.approx(inside.sum() / (5 * 30))
@@ -141,12 +146,12 @@ def test_copies_have_their_sources_as_neighbors() -> None:
     copies = nearest_pairs(training[[7, 3, 299]], training)
     assert copies.index.tolist() == [7, 3, 299]
     assert copies.distance.max() < 1e-3
-    doses = [
+    fractions = [
         memorized_fraction(nearest_pairs(torch.cat([training[:n], unseen[n:]]), training), others)
         for n in (0, 20, 100, 200)
     ]
-    # One in 200 of the unseen is nearer than the second nearest of them.
-    assert doses == pytest.approx([0.005, 0.105, 0.5, 1], abs=0.006)
+    # One of the 200 unseen images is nearer than the second nearest of them.
+    assert fractions == pytest.approx([0.005, 0.105, 0.5, 1], abs=0.006)
 
 
 @pytest.mark.parametrize(
@@ -155,19 +160,21 @@ def test_copies_have_their_sources_as_neighbors() -> None:
 def test_memorized_fraction_of_new_images_has_its_expectation(count: int, expected: float) -> None:
     assert expected_memorized_fraction(count) == pytest.approx(expected)
     training, rng = normal(50, 4, 0), torch.Generator().manual_seed(1)
-    shares = []
+    fractions = []
     for _ in range(300):
         unseen, new = (torch.randn(size, 4, generator=rng) for size in (count, 100))
-        shares.append(
+        fractions.append(
             memorized_fraction(nearest_pairs(new, training), nearest_pairs(unseen, training))
         )
-    assert np.mean(shares) == pytest.approx(expected, abs=4 * np.std(shares) / np.sqrt(300))
+    assert np.mean(fractions) == pytest.approx(expected, abs=4 * np.std(fractions) / np.sqrt(300))
 
 
-def test_the_nearer_of_an_image_and_its_mirror_image_counts() -> None:
-    one = Nearest(torch.tensor([4, 5]), torch.tensor([1.0, 2.0]), torch.zeros(2, dtype=torch.bool))
-    mirror = replace(one, index=torch.tensor([6, 7]), distance=torch.tensor([3.0, 0.5]))
-    found = one.or_mirrored(mirror)
+def test_nearer_of_image_and_mirror_image_is_used() -> None:
+    plain = Nearest(
+        torch.tensor([4, 5]), torch.tensor([1.0, 2.0]), torch.zeros(2, dtype=torch.bool)
+    )
+    mirror = replace(plain, index=torch.tensor([6, 7]), distance=torch.tensor([3.0, 0.5]))
+    found = plain.or_mirrored(mirror)
     assert found.index.tolist() == [4, 7]
     assert found.distance.tolist() == [1.0, 0.5]
     assert found.mirrored.tolist() == [False, True]
@@ -183,33 +190,37 @@ def test_exclude_self_skips_the_image_itself() -> None:
     assert itself.distance.max() < 1e-6
 
 
-def test_more_images_than_a_block_of_rows_give_the_formulas_numbers() -> None:
-    """The last 76 rows come from a second block; images there differ from those of the first."""
+def test_metrics_of_several_blocks_of_rows_equal_formulas() -> None:
+    """The last 76 rows are in a second block, and their images differ from the first block."""
     x, y = normal(1100, 6, 0).numpy(), normal(1100, 6, 1).numpy() * 0.8
     x[1024:] += 2
     y[1024:] -= 1
-    real, made = torch.from_numpy(x), torch.from_numpy(y)
-    assert compute_kid(real, made).value == pytest.approx(kid_written_out(real, made), rel=1e-6)
-    assert compute_kid(made, real).value == pytest.approx(kid_written_out(real, made), rel=1e-6)
+    real, generated = torch.from_numpy(x), torch.from_numpy(y)
+    assert compute_kid(real, generated).value == pytest.approx(
+        reference_kid(real, generated), rel=1e-6
+    )
+    assert compute_kid(generated, real).value == pytest.approx(
+        reference_kid(real, generated), rel=1e-6
+    )
 
     def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.sqrt(((a[:, None].astype(np.float64) - b[None]) ** 2).sum(axis=2))
 
-    of_real, of_made = (np.sort(distances(z, z), axis=1)[:, 5] for z in (x, y))
+    real_radii, generated_radii = (np.sort(distances(z, z), axis=1)[:, 5] for z in (x, y))
     between = distances(x, y)
-    inside = between <= of_real[:, None]
-    assert precision_recall_density_coverage(real, made) == PRDC(
+    inside = between <= real_radii[:, None]
+    assert precision_recall_density_coverage(real, generated) == PRDC(
         precision=pytest.approx(inside.any(axis=0).mean()),
-        recall=pytest.approx((between <= of_made).any(axis=1).mean()),
+        recall=pytest.approx((between <= generated_radii).any(axis=1).mean()),
         density=pytest.approx(inside.sum() / (5 * 1100)),
         coverage=pytest.approx(inside.any(axis=1).mean()),
     )
-    found = nearest_pairs(real, made)
+    found = nearest_pairs(real, generated)
     assert np.array_equal(found.index, between.argmin(axis=1))
     assert found.distance.numpy() == pytest.approx(between.min(axis=1))
 
 
-def test_diversity_of_one_picture_is_0_and_of_noise_high() -> None:
+def test_diversity_of_one_image_is_0_and_of_noise_high() -> None:
     rng = np.random.default_rng(0)
     for side in (16, 28, 32, 64):
         noise = rng.integers(0, 256, (20, side, side, 1), np.uint8)
@@ -219,7 +230,7 @@ def test_diversity_of_one_picture_is_0_and_of_noise_high() -> None:
 
 
 def waves(count: int, side: int, channels: int, seed: int) -> np.ndarray:
-    """Waves of random length and direction with noise, uint8 [count, side, side, channels]."""
+    """Draw waves of random length and direction with noise, uint8 [count, side, side, channels]."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side, :1][:2] / side
     images = []
@@ -230,8 +241,8 @@ def waves(count: int, side: int, channels: int, seed: int) -> np.ndarray:
     return np.clip(images, 0, 255).astype(np.uint8)
 
 
-def msssim_written_out(one: np.ndarray, other: np.ndarray) -> float:
-    """TensorFlow's msssim.py for one pair of uint8 [H, W, C], in scipy's functions."""
+def reference_ms_ssim(one: np.ndarray, other: np.ndarray) -> float:
+    """Compute TensorFlow's msssim.py for one pair of uint8 [H, W, C] with SciPy."""
     from scipy.ndimage import convolve
     from scipy.signal import convolve2d
 
@@ -239,60 +250,60 @@ def msssim_written_out(one: np.ndarray, other: np.ndarray) -> float:
     result = 1.0
     for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
         size = min(11, *a.shape[:2])
-        at = np.arange(size) - (size - 1) / 2
-        window = np.exp(-(at[:, None] ** 2 + at**2) / (2 * (1.5 * size / 11) ** 2))
+        offsets = np.arange(size) - (size - 1) / 2
+        window = np.exp(-(offsets[:, None] ** 2 + offsets**2) / (2 * (1.5 * size / 11) ** 2))
         window /= window.sum()
 
         def blur(image: np.ndarray, window: np.ndarray = window) -> np.ndarray:
             parts = [convolve2d(image[..., c], window, "valid") for c in range(image.shape[2])]
             return np.stack(parts, axis=-1)
 
-        mean, of_b = blur(a), blur(b)
-        variances = blur(a * a) - mean**2 + blur(b * b) - of_b**2
-        term = (2 * (blur(a * b) - mean * of_b) + 7.65**2) / (variances + 7.65**2)
+        mean_a, mean_b = blur(a), blur(b)
+        variances = blur(a * a) - mean_a**2 + blur(b * b) - mean_b**2
+        term = (2 * (blur(a * b) - mean_a * mean_b) + 7.65**2) / (variances + 7.65**2)
         if scale == 4:
-            term = term * (2 * mean * of_b + 2.55**2) / (mean**2 + of_b**2 + 2.55**2)
+            term = term * (2 * mean_a * mean_b + 2.55**2) / (mean_a**2 + mean_b**2 + 2.55**2)
         result *= max(term.mean(), 0) ** weight
         a, b = (convolve(i, np.ones((2, 2, 1)) / 4, mode="reflect")[::2, ::2] for i in (a, b))
     return float(result)
 
 
 @pytest.mark.parametrize(("side", "channels"), [(16, 3), (28, 1), (64, 3), (256, 1)])
-def test_ms_ssim_is_that_of_tensorflows_code(side: int, channels: int) -> None:
-    one = waves(6, side, channels, 1)
-    other = np.concatenate([one[:2] // 2 + 30, one[2:4, ::-1], waves(2, side, channels, 2)])
-    other[0] = one[0]
-    expected = [msssim_written_out(a, b) for a, b in zip(one, other, strict=True)]
-    assert ms_ssim(one, other).numpy() == pytest.approx(expected, abs=1e-9)
+def test_ms_ssim_equals_tensorflow_code(side: int, channels: int) -> None:
+    images = waves(6, side, channels, 1)
+    others = np.concatenate([images[:2] // 2 + 30, images[2:4, ::-1], waves(2, side, channels, 2)])
+    others[0] = images[0]
+    expected = [reference_ms_ssim(a, b) for a, b in zip(images, others, strict=True)]
+    assert ms_ssim(images, others).numpy() == pytest.approx(expected, abs=1e-9)
     assert expected[0] == pytest.approx(1)
     assert max(expected[1:]) < 0.95
 
 
-def test_pairs_compared_in_parts_have_the_same_similarity(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other = waves(5, 16, 3, 1), waves(5, 16, 3, 2)
-    together = ms_ssim(one, other)
+def test_ms_ssim_does_not_depend_on_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, others = waves(5, 16, 3, 1), waves(5, 16, 3, 2)
+    expected = ms_ssim(images, others)
     monkeypatch.setattr("atelier.metrics.distances._PIXELS_AT_ONCE", 2 * 16 * 16)
-    assert torch.equal(ms_ssim(one, other), together)
+    assert torch.equal(ms_ssim(images, others), expected)
 
 
 def test_diversity_pairs_every_image_once() -> None:
     images = np.repeat(waves(2, 16, 1, 1), 20, axis=0)
-    alike = msssim_written_out(images[0], images[-1])
+    similarity = reference_ms_ssim(images[0], images[-1])
     found = {diversity(images, seed) for seed in range(6)}
-    # Of the 20 pairs k are of different images.
-    pairs = [value * 20 / (1 - alike) for value in found]
+    # The number of pairs of different images, out of 20, is an integer.
+    pairs = [value * 20 / (1 - similarity) for value in found]
     assert pairs == pytest.approx(np.round(pairs))
     assert len(found) > 1
 
 
-def swd_written_out(real: np.ndarray, made: np.ndarray, rng: np.random.Generator) -> list[float]:
-    """Karras' sliced_wasserstein.py in plain loops, of uint8 [N, C, H, W]; finest level first."""
+def reference_swd(real: np.ndarray, generated: np.ndarray, rng: np.random.Generator) -> list[float]:
+    """Compute Karras' sliced_wasserstein.py for uint8 [N, C, H, W], finest level first."""
     from scipy.ndimage import convolve
 
     line = np.array([1, 4, 6, 4, 1], np.float64)
     kernel = (line[:, None] * line / 256)[None, None]
     pyramids = []
-    for images in (real, made):
+    for images in (real, generated):
         levels = [images.astype(np.float64)]
         while levels[-1].shape[2] // 2 >= 16:
             levels.append(convolve(levels[-1], kernel, mode="mirror")[:, :, ::2, ::2])
@@ -321,27 +332,27 @@ def swd_written_out(real: np.ndarray, made: np.ndarray, rng: np.random.Generator
 
 
 @pytest.mark.parametrize(("side", "channels"), [(16, 3), (28, 1), (64, 3)])
-def test_swd_is_that_of_karras_code(side: int, channels: int) -> None:
-    real, made = waves(4, side, channels, 1), waves(4, side, channels, 2) // 2
-    found = sliced_wasserstein(real, made, seed=3)
+def test_swd_equals_karras_code(side: int, channels: int) -> None:
+    real, generated = waves(4, side, channels, 1), waves(4, side, channels, 2) // 2
+    found = sliced_wasserstein(real, generated, seed=3)
     rng = numpy_generator(3, "sliced_wasserstein")
-    expected = swd_written_out(real.transpose(0, 3, 1, 2), made.transpose(0, 3, 1, 2), rng)
+    expected = reference_swd(real.transpose(0, 3, 1, 2), generated.transpose(0, 3, 1, 2), rng)
     assert list(found) == [size for size in (64, 32, 28, 16) if size in found]
     assert list(found.values()) == pytest.approx(expected, rel=1e-3)
     assert len(found) == {16: 1, 28: 1, 64: 3}[side]
 
 
 def test_swd_does_not_depend_on_batches_of_projections(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, made = waves(5, 32, 3, 1), waves(5, 32, 3, 2) // 2
-    together = sliced_wasserstein(real, made, seed=3)
+    real, generated = waves(5, 32, 3, 1), waves(5, 32, 3, 2) // 2
+    expected = sliced_wasserstein(real, generated, seed=3)
     monkeypatch.setattr("atelier.metrics.distances._PROJECTED", 1)
-    assert sliced_wasserstein(real, made, seed=3) == pytest.approx(together, rel=1e-5)
+    assert sliced_wasserstein(real, generated, seed=3) == pytest.approx(expected, rel=1e-5)
 
 
-def test_swd_of_many_images_needs_the_memory_of_their_patches(
+def test_swd_of_many_images_needs_memory_of_patches_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With float64 copies of the patches of a set, the peak was 3.6 times those of both sets."""
+    """With float64 copies of one set's patches, the peak was 3.6 times the patches of both sets."""
     monkeypatch.setattr("atelier.metrics.distances._PROJECTED", 2**16)
     images = waves(80, 32, 3, 1)
     tracemalloc.start()
@@ -354,15 +365,15 @@ def test_swd_of_many_images_needs_the_memory_of_their_patches(
     assert patches < peak < 1.3 * patches
 
 
-def test_swd_of_fixed_images_is_the_mean_that_karras_code_gave() -> None:
-    """A transcription of the published file gave GOLDEN_SWD with NumPy's seeds 0 to 19."""
-    real, made = waves(40, 64, 3, 1), waves(40, 64, 3, 2) // 2 + 40
-    found = sliced_wasserstein(real, made, seed=1)
+def test_swd_of_fixed_images_equals_mean_of_karras_code() -> None:
+    """GOLDEN_SWD is from a transcription of the published file with NumPy's seeds 0 to 19."""
+    real, generated = waves(40, 64, 3, 1), waves(40, 64, 3, 2) // 2 + 40
+    found = sliced_wasserstein(real, generated, seed=1)
     for size, (mean, deviation) in GOLDEN_SWD.items():
         assert found[size] == pytest.approx(mean, abs=3 * deviation)
 
 
-def test_sets_of_the_same_images_are_nearer_than_others() -> None:
+def test_swd_of_equal_sets_is_lower() -> None:
     images = waves(12, 32, 3, 1)
     same = sliced_wasserstein(images, images, seed=1)
     other = sliced_wasserstein(images, waves(12, 32, 3, 2) // 2, seed=1)
@@ -370,7 +381,7 @@ def test_sets_of_the_same_images_are_nearer_than_others() -> None:
     assert all(same[size] < other[size] for size in same)
 
 
-def test_a_constant_channel_has_no_infinite_distance() -> None:
+def test_swd_of_constant_channel_is_finite() -> None:
     images = waves(4, 16, 3, 1)
     images[..., 1] = 7
     assert np.isfinite(list(sliced_wasserstein(images, waves(4, 16, 3, 2), seed=1).values())).all()

@@ -22,79 +22,89 @@ from atelier.metrics.reference import RealImages
 from atelier.metrics.validation import ValidationKID, build_validation, validation_settings
 
 CPU = torch.device("cpu")
-Pictures = NDArray[np.uint8]
+Images = NDArray[np.uint8]
 
 
 SCALED = {"kid", "fid", "precision", "memorised"}  # absent without a scale of the features
 
 
-def wanted(**values: Any) -> EvaluateSettings:
-    usual: dict[str, Any] = {
+def evaluation(**values: Any) -> EvaluateSettings:
+    defaults: dict[str, Any] = {
         "samples": 50, "reference": "test", "features": "random", "epochs": 12,
         "nearest_neighbor_pool": 80, "seed": 1,
     }  # fmt: skip
-    return EvaluateSettings(**usual | values)
+    return EvaluateSettings(**defaults | values)
 
 
 @pytest.fixture(scope="module")
-def pictures(shapes: tuple[Pictures, NDArray[np.int64]]) -> Pictures:
+def images(shapes: tuple[Images, NDArray[np.int64]]) -> Images:
     return shapes[0]
 
 
 @pytest.fixture
-def small(pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> Pictures:
-    """Images of 16 pixels, and an extractor of their colours in 16 places, for quick numbers."""
+def small(images: Images, monkeypatch: pytest.MonkeyPatch) -> Images:
+    """Return images of 16x16 pixels and use a fast extractor of colors in 16 positions."""
     for module in ("evaluate", "validation"):
-        monkeypatch.setattr(f"atelier.metrics.{module}.build_extractor", lambda *_: colours())
-    return np.ascontiguousarray(pictures[:, ::2, ::2])
+        monkeypatch.setattr(
+            f"atelier.metrics.{module}.build_extractor", lambda *_: color_extractor()
+        )
+    return np.ascontiguousarray(images[:, ::2, ::2])
 
 
-def colours(calibrated: bool = False) -> Extractor:
+def color_extractor(calibrated: bool = False) -> Extractor:
     network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten())
     return Extractor(network, "colours", calibrated=calibrated)
 
 
-def test_validation_kid_equals_that_of_the_evaluation(pictures: Pictures) -> None:
-    held_out, training, made = pictures[:50], pictures[50:250], pictures[250:300] // 2
-    judge = ValidationKID(wanted(), training, held_out, CPU)
-    result = evaluate(wanted(), training, held_out, made, CPU).metrics()
-    assert judge(made) == judge(made) == pytest.approx(result["kid"], rel=1e-5)
-    assert judge(pictures[300:420]) < judge(made) < judge(np.zeros_like(made))
+def test_validation_kid_equals_kid_of_evaluation(images: Images) -> None:
+    held_out, training, generated = images[:50], images[50:250], images[250:300] // 2
+    validation_kid = ValidationKID(evaluation(), training, held_out, CPU)
+    result = evaluate(evaluation(), training, held_out, generated, CPU).metrics()
+    assert (
+        validation_kid(generated)
+        == validation_kid(generated)
+        == pytest.approx(result["kid"], rel=1e-5)
+    )
+    assert (
+        validation_kid(images[300:420])
+        < validation_kid(generated)
+        < validation_kid(np.zeros_like(generated))
+    )
 
 
 def test_epochs_are_measured_with_enough_validation_images(
-    pictures: Pictures, make_settings: Callable[..., Settings]
+    images: Images, make_settings: Callable[..., Settings]
 ) -> None:
-    told: list[str] = []
+    warnings: list[str] = []
 
-    def asked(count: int, **train: Any) -> ValidationKID | None:
+    def build(count: int, **train: Any) -> ValidationKID | None:
         settings = make_settings(train={"kid_every_epochs": 1, **train})
-        return build_validation(settings, pictures[220:], pictures[:count], CPU, told.append)
+        return build_validation(settings, images[220:], images[:count], CPU, warnings.append)
 
-    assert asked(200) is not None
-    assert asked(16, kid_every_epochs=0) is None
-    assert not told
-    assert asked(15) is None
-    assert asked(1) is None
-    assert told == [
-        f"epochs are not measured: the validation set has {images}, and 16 are needed; raise"
+    assert build(200) is not None
+    assert build(16, kid_every_epochs=0) is None
+    assert not warnings
+    assert build(15) is None
+    assert build(1) is None
+    assert warnings == [
+        f"epochs are not measured: the validation set has {count_text}, and 16 are needed; raise"
         " convert.validation_fraction or add images"
-        for images in ("15 images", "1 image")
+        for count_text in ("15 images", "1 image")
     ]
     with pytest.raises(
         AtelierError, match=r"has 15 images, .* add images, or set train.select_model to last"
     ):
-        asked(15, select_model="best")
+        build(15, select_model="best")
 
 
 @pytest.mark.parametrize(("count", "is_measured"), [(9, False), (45, False), (46, True)])
-def test_epochs_are_not_measured_on_the_scale_of_fewer_than_30_training_images(
-    small: Pictures, make_settings: Callable[..., Settings], count: int, is_measured: bool
+def test_epochs_are_not_measured_if_scale_has_fewer_than_30_training_images(
+    small: Images, make_settings: Callable[..., Settings], count: int, is_measured: bool
 ) -> None:
     warnings: list[str] = []
     settings = make_settings(train={"kid_every_epochs": 1})
-    judge = build_validation(settings, small[:count], small[200:216], CPU, warnings.append)
-    assert (judge is not None) == is_measured
+    validation_kid = build_validation(settings, small[:count], small[200:216], CPU, warnings.append)
+    assert (validation_kid is not None) == is_measured
     if not is_measured:
         scaling = count - min(16, count // 2)
         (warning,) = warnings
@@ -108,13 +118,13 @@ def test_epochs_are_not_measured_on_the_scale_of_fewer_than_30_training_images(
 
 
 def test_calibrated_features_need_no_scale(
-    small: Pictures, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+    small: Images, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("evaluate", "validation"):
         name = f"atelier.metrics.{module}.build_extractor"
-        monkeypatch.setattr(name, lambda *_: colours(calibrated=True))
-    numbers = evaluate(wanted(), small[:9], small[:0], small[300:350], CPU).metrics()
-    assert {"kid", "fid", "memorised"} <= set(numbers)
+        monkeypatch.setattr(name, lambda *_: color_extractor(calibrated=True))
+    metrics = evaluate(evaluation(), small[:9], small[:0], small[300:350], CPU).metrics()
+    assert {"kid", "fid", "memorised"} <= set(metrics)
     warnings: list[str] = []
     settings = make_settings(train={"kid_every_epochs": 1})
     assert build_validation(settings, small[:2], small[200:216], CPU, warnings.append) is not None
@@ -124,21 +134,21 @@ def test_calibrated_features_need_no_scale(
     ], "no error without other real images"
 
 
-def test_epochs_measured_by_few_images_are_announced_with_the_error(
-    small: Pictures, make_settings: Callable[..., Settings]
+def test_few_validation_images_give_warning_with_error_of_kid(
+    small: Images, make_settings: Callable[..., Settings]
 ) -> None:
     warnings: list[str] = []
     settings = make_settings(train={"kid_every_epochs": 1})
-    judge = build_validation(settings, small[200:], small[:199], CPU, warnings.append)
-    assert judge is not None
+    kid = build_validation(settings, small[200:], small[:199], CPU, warnings.append)
+    assert kid is not None
     (warning,) = warnings
     assert warning == (
         "the KID of epochs is measured against 199 real images; below 200 its standard error is"
-        f" large: {judge.error:.2g} for other real images; raise convert.validation_fraction or"
+        f" large: {kid.error:.2g} for other real images; raise convert.validation_fraction or"
         " add images"
     )
-    deviation = np.std([judge(small[i : i + 199]) for i in range(200, 1001, 50)])
-    assert deviation / 3 < judge.error < 4 * deviation
+    deviation = np.std([kid(small[i : i + 199]) for i in range(200, 1001, 50)])
+    assert deviation / 3 < kid.error < 4 * deviation
 
 
 @pytest.mark.parametrize(
@@ -153,8 +163,8 @@ def test_epochs_measured_by_few_images_are_announced_with_the_error(
         (200, 199, "raise convert.validation_fraction or add images"),
     ],
 )
-def test_a_large_error_of_epochs_names_the_setting_to_raise(
-    small: Pictures, make_settings: Callable[..., Settings], samples: int, count: int, action: str
+def test_warning_about_large_error_of_epochs_names_setting_to_raise(
+    small: Images, make_settings: Callable[..., Settings], samples: int, count: int, action: str
 ) -> None:
     warnings: list[str] = []
     settings = make_settings(train={"kid_every_epochs": 1, "kid_samples": samples})
@@ -163,16 +173,14 @@ def test_a_large_error_of_epochs_names_the_setting_to_raise(
     assert warning.endswith(f" real images; {action}")
 
 
-def rows(images: Pictures) -> list[bytes]:
+def rows(images: Images) -> list[bytes]:
     return [row.tobytes() for row in images]
 
 
 @pytest.mark.parametrize(("count", "reference"), [(40, 40), (16, 16), (15, 50), (0, 50)])
-def test_test_images_are_the_reference_if_there_are_enough(
-    small: Pictures, count: int, reference: int
-) -> None:
+def test_enough_test_images_are_the_reference(small: Images, count: int, reference: int) -> None:
     training, test = small[:200], small[200 : 200 + count]
-    real = RealImages.sample(wanted(), training, test)
+    real = RealImages.sample(evaluation(), training, test)
     assert real.held_out == (count >= 16)
     assert len(real.reference) == len(real.other) == reference
     assert set(rows(real.reference)) <= set(rows(test if real.held_out else training))
@@ -180,7 +188,7 @@ def test_test_images_are_the_reference_if_there_are_enough(
     sets = [rows(real.reference), rows(real.other), rows(scaling)]
     assert len(set().union(*sets)) == sum(map(len, sets)), "no image is in two of the sets"
     assert len(scaling) > 16
-    result = evaluate(wanted(), training, test, small[300:350], CPU)
+    result = evaluate(evaluation(), training, test, small[300:350], CPU)
     assert result.metrics()["measured_with"] == {
         "features": "random",
         "samples": reference,
@@ -193,40 +201,42 @@ def test_test_images_are_the_reference_if_there_are_enough(
     }
 
 
-def test_kid_of_real_images_is_0_on_average_with_few_of_them(small: Pictures) -> None:
-    """The scale of the reference instead of the training's gave 0.5."""
+def test_kid_of_few_real_images_is_0_on_average(small: Images) -> None:
+    """With the scale of the reference instead of the training images, the mean was 0.5."""
     rng = np.random.default_rng(0)
     kids = []
     for _ in range(100):
         shuffled = small[rng.permutation(len(small))]
-        judge = ValidationKID(wanted(), shuffled[:100], shuffled[100:116], CPU)
-        kids.append(judge(shuffled[200:216]))
+        validation_kid = ValidationKID(evaluation(), shuffled[:100], shuffled[100:116], CPU)
+        kids.append(validation_kid(shuffled[200:216]))
     assert abs(np.mean(kids)) < 3 * np.std(kids) / np.sqrt(len(kids))
 
 
-def test_without_test_images_numbers_come_from_training_images_alone(small: Pictures) -> None:
+def test_training_images_replace_missing_test_images(small: Images) -> None:
     training, generated = small[:240], small[300:380]
-    result = evaluate(wanted(samples=80), training, small[:0], generated, CPU)
-    numbers = result.metrics()
+    result = evaluate(evaluation(samples=80), training, small[:0], generated, CPU)
+    metrics = result.metrics()
     for name in ("kid", "real_kid"):
-        assert abs(numbers[name]) < 5 * numbers["kid_error"]
-    assert numbers["memorised"] < 0.15, "a reference image does not count as its own copy"
-    assert numbers["real_memorised"] == pytest.approx(1 / 81)
-    copies = evaluate(wanted(samples=80), training, small[:0], mirrored(training[:80]), CPU)
+        assert abs(metrics[name]) < 5 * metrics["kid_error"]
+    assert metrics["memorised"] < 0.15, "a reference image does not count as its own copy"
+    assert metrics["real_memorised"] == pytest.approx(1 / 81)
+    copies = evaluate(evaluation(samples=80), training, small[:0], mirrored(training[:80]), CPU)
     assert copies.memorised == 1
-    places, found = copies.closest(3)
-    assert np.array_equal(found, mirrored(training[:80])[places]), "shown mirrored, as it is alike"
+    indices, found = copies.closest(3)
+    assert np.array_equal(found, mirrored(training[:80])[indices]), (
+        "the neighbor is mirrored like the copy"
+    )
 
 
-def mirrored(images: Pictures) -> Pictures:
+def mirrored(images: Images) -> Images:
     return np.ascontiguousarray(images[:, :, ::-1])
 
 
 @pytest.mark.parametrize("is_mirrored", [False, True])
-def test_copies_count_as_memorised_mirrored_or_not(pictures: Pictures, is_mirrored: bool) -> None:
-    training, test = pictures[:200], pictures[200:250]
+def test_plain_and_mirrored_copies_are_memorized(images: Images, is_mirrored: bool) -> None:
+    training, test = images[:200], images[200:250]
     copies = mirrored(training[:50]) if is_mirrored else training[:50]
-    found = evaluate(wanted(nearest_neighbor_pool=200), training, test, copies, CPU)
+    found = evaluate(evaluation(nearest_neighbor_pool=200), training, test, copies, CPU)
     assert found.memorised == 1
 
 
@@ -245,33 +255,33 @@ def test_copies_count_as_memorised_mirrored_or_not(pictures: Pictures, is_mirror
         (90, 7, set()),
     ],
 )
-def test_few_images_leave_metrics_out_with_a_note(
-    small: Pictures, training: int, test: int, absent: set[str]
+def test_few_images_omit_metrics_with_note(
+    small: Images, training: int, test: int, absent: set[str]
 ) -> None:
     result = evaluate(
-        wanted(), small[:training], small[100 : 100 + test], small[300:350], CPU,
+        evaluation(), small[:training], small[100 : 100 + test], small[300:350], CPU,
         epochs={1: small[:5]},
     )  # fmt: skip
-    numbers = result.metrics()
+    metrics = result.metrics()
     names = {"kid", "fid", "precision", "swd", "diversity", "memorised"}
-    assert names - set(numbers) == absent
-    assert all(np.isfinite(value) for value in numbers.values() if isinstance(value, float))
-    left_out = [note for note in result.notes if "left out" in note]
-    assert len(left_out) == (0 if not absent else 2 if "swd" in absent else 1)
+    assert names - set(metrics) == absent
+    assert all(np.isfinite(value) for value in metrics.values() if isinstance(value, float))
+    omissions = [note for note in result.notes if "left out" in note]
+    assert len(omissions) == (0 if not absent else 2 if "swd" in absent else 1)
     for name in absent:
-        assert name in " ".join(left_out)
+        assert name in " ".join(omissions)
     assert all("add images" in note for note in result.notes)
     assert bool(result.by_epoch) == ("kid" not in absent)
-    assert not {name for name in numbers if name.startswith("real_kid")} & absent
+    assert not {name for name in metrics if name.startswith("real_kid")} & absent
     if "kid" not in absent:
-        assert f"± {numbers['kid_error']:.2g}" in result.notes[0]
+        assert f"± {metrics['kid_error']:.2g}" in result.notes[0]
     assert len(result.closest(24)[0]) > 0
 
 
-def test_numbers_of_features_are_absent_without_a_scale_and_the_note_says_why(
-    small: Pictures,
+def test_note_explains_missing_metrics_without_scale(
+    small: Images,
 ) -> None:
-    result = evaluate(wanted(), small[:9], small[:0], small[300:350], CPU)
+    result = evaluate(evaluation(), small[:9], small[:0], small[300:350], CPU)
     assert set(result.metrics()) == {
         "swd", "diversity", "real_swd", "real_diversity", "measured_with", "notes"
     }  # fmt: skip
@@ -284,8 +294,8 @@ def test_numbers_of_features_are_absent_without_a_scale_and_the_note_says_why(
     )
 
 
-def test_few_training_images_compared_as_in_the_literature_need_a_scale(small: Pictures) -> None:
-    settings = wanted(reference="training", nearest_neighbor_pool=1)
+def test_training_reference_needs_30_images_for_scale(small: Images) -> None:
+    settings = evaluation(reference="training", nearest_neighbor_pool=1)
     few, enough = (
         evaluate(settings, small[:count], small[:0], small[300:350], CPU) for count in (29, 30)
     )
@@ -298,27 +308,27 @@ def test_few_training_images_compared_as_in_the_literature_need_a_scale(small: P
                          " large; add images")  # fmt: skip
 
 
-def test_a_search_of_few_training_images_still_leaves_a_scale(small: Pictures) -> None:
-    settings = wanted(samples=16, nearest_neighbor_pool=1)
+def test_small_neighbor_pool_has_enough_images_for_scale(small: Images) -> None:
+    settings = evaluation(samples=16, nearest_neighbor_pool=1)
     result = evaluate(settings, small[:200], small[:0], small[300:350], CPU)
     assert result.generated.kid is not None
 
 
 @pytest.mark.parametrize(
-    ("count", "images"), [(0, "0 images"), (1, "1 image"), (15, "15 images"), (16, None)]
+    ("count", "count_text"), [(0, "0 images"), (1, "1 image"), (15, "15 images"), (16, None)]
 )
-def test_training_images_in_place_of_test_images_are_announced(
-    small: Pictures, count: int, images: str | None
+def test_note_reports_training_images_as_reference(
+    small: Images, count: int, count_text: str | None
 ) -> None:
     test = small[200 : 200 + count]
-    result = evaluate(wanted(), small[:200], test, small[300:350], CPU)
+    result = evaluate(evaluation(), small[:200], test, small[300:350], CPU)
     found = [note for note in result.metrics()["notes"] if "test set" in note]
     assert found == [
-        f"generated images are compared with 50 training images: the test set has {images}, and"
+        f"generated images are compared with 50 training images: the test set has {count_text}, and"
         " 16 are needed; raise convert.test_fraction or add images"
-    ] * (images is not None)
-    asked = evaluate(wanted(reference="training"), small[:200], test, small[300:350], CPU)
-    assert not [note for note in asked.notes if "test set" in note]
+    ] * (count_text is not None)
+    by_setting = evaluate(evaluation(reference="training"), small[:200], test, small[300:350], CPU)
+    assert not [note for note in by_setting.notes if "test set" in note]
 
 
 @pytest.mark.parametrize(
@@ -330,73 +340,77 @@ def test_training_images_in_place_of_test_images_are_announced(
         (199, 0, "raise evaluate.samples to 200"),
     ],
 )
-def test_a_large_error_names_the_setting_to_raise(
-    small: Pictures, monkeypatch: pytest.MonkeyPatch, samples: int, test: int, action: str
+def test_note_about_large_error_names_setting_to_raise(
+    small: Images, monkeypatch: pytest.MonkeyPatch, samples: int, test: int, action: str
 ) -> None:
-    monkeypatch.setattr("atelier.metrics.distances._PATCHES_PER_IMAGE", 1)  # for quick numbers
-    training, made = small[:600], small[900:1100]
-    notes = evaluate(wanted(samples=samples), training, small[600 : 600 + test], made, CPU).notes
+    monkeypatch.setattr("atelier.metrics.distances._PATCHES_PER_IMAGE", 1)  # for speed
+    training, generated = small[:600], small[900:1100]
+    notes = evaluate(
+        evaluation(samples=samples), training, small[600 : 600 + test], generated, CPU
+    ).notes
     (found,) = [note for note in notes if "standard error" in note]
     assert found.endswith(f"its standard error is large; {action}")
 
 
 @pytest.mark.parametrize("reference", ["test", "training"])
 @pytest.mark.parametrize("count", [0, 40])
-def test_features_of_no_real_image_are_extracted_twice(
-    small: Pictures, monkeypatch: pytest.MonkeyPatch, reference: str, count: int
+def test_features_of_each_real_image_are_extracted_once(
+    small: Images, monkeypatch: pytest.MonkeyPatch, reference: str, count: int
 ) -> None:
-    extractor, seen = colours(), list[bytes]()
+    extractor, extracted = color_extractor(), list[bytes]()
 
-    def see(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
-        seen.extend(image.numpy().tobytes() for image in inputs[0].contiguous())
+    def record(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        extracted.extend(image.numpy().tobytes() for image in inputs[0].contiguous())
 
-    extractor.network.register_forward_pre_hook(see)
+    extractor.network.register_forward_pre_hook(record)
     monkeypatch.setattr("atelier.metrics.evaluate.build_extractor", lambda *_: extractor)
     evaluate(
-        wanted(reference=reference), small[:200], small[200 : 200 + count], small[300:350], CPU
+        evaluation(reference=reference), small[:200], small[200 : 200 + count], small[300:350], CPU
     )
-    assert len(seen) == len(set(seen)) > 180
+    assert len(extracted) == len(set(extracted)) > 180
 
 
-def test_kid_on_the_scale_of_30_images_is_0_on_average(small: Pictures) -> None:
+def test_kid_with_scale_of_30_images_is_0_on_average(small: Images) -> None:
     rng = np.random.default_rng(0)
     kids = []
     for _ in range(60):
         shuffled = small[rng.permutation(len(small))]
-        judge = ValidationKID(wanted(), shuffled[:46], shuffled[100:116], CPU)
-        kids.append(judge(shuffled[200:216]))
+        validation_kid = ValidationKID(evaluation(), shuffled[:46], shuffled[100:116], CPU)
+        kids.append(validation_kid(shuffled[200:216]))
     assert abs(np.mean(kids)) < 3 * np.std(kids) / np.sqrt(len(kids))
     assert np.std(kids) < 3
 
 
-def test_enough_images_need_no_note(small: Pictures) -> None:
-    settings = wanted(samples=200)
+def test_enough_images_need_no_note(small: Images) -> None:
+    settings = evaluation(samples=200)
     result = evaluate(settings, small[:600], small[600:800], small[800:1000], CPU)
     assert result.notes == ()
 
 
-def test_the_literatures_protocol_takes_all_training_images_and_all_samples(
-    small: Pictures, monkeypatch: pytest.MonkeyPatch
+def test_training_reference_uses_all_training_images_and_samples(
+    small: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A small network in Inception's place: features are compared as they are."""
-    extract = colours(calibrated=True)
+    """Use a small calibrated network instead of Inception."""
+    extract = color_extractor(calibrated=True)
     monkeypatch.setattr("atelier.metrics.evaluate.build_extractor", lambda *_: extract)
     training, test, generated = small[:80], small[300:340], small[400:520]
-    settings = wanted(samples=120, reference="training", features="inception")
+    settings = evaluation(samples=120, reference="training", features="inception")
     result = evaluate(settings, training, test, generated, CPU)
-    real, made, others = (extract(images, CPU) for images in (training, generated, test))
-    numbers = result.metrics()
-    assert numbers["fid"] == pytest.approx(frechet_distance(real, made), rel=1e-4)
-    assert numbers["real_fid"] == pytest.approx(frechet_distance(real, others), rel=1e-4)
-    assert numbers["kid"] == pytest.approx(compute_kid(real, made).value, rel=1e-3)
-    found = precision_recall_density_coverage(real, made)
-    assert (numbers["precision"], numbers["recall"]) == (found.precision, found.recall)
-    assert numbers["real_memorised"] == pytest.approx(1 / 41), "of the test images"
+    real, generated_features, others = (
+        extract(images, CPU) for images in (training, generated, test)
+    )
+    metrics = result.metrics()
+    assert metrics["fid"] == pytest.approx(frechet_distance(real, generated_features), rel=1e-4)
+    assert metrics["real_fid"] == pytest.approx(frechet_distance(real, others), rel=1e-4)
+    assert metrics["kid"] == pytest.approx(compute_kid(real, generated_features).value, rel=1e-3)
+    found = precision_recall_density_coverage(real, generated_features)
+    assert (metrics["precision"], metrics["recall"]) == (found.precision, found.recall)
+    assert metrics["real_memorised"] == pytest.approx(1 / 41), "of the test images"
     measured = {"samples": 120, "reference": "training", "reference_images": 80}
-    assert numbers["measured_with"].items() >= (measured | {"other_images": 40}).items()
-    alone = evaluate(settings, training, test[:0], generated, CPU).metrics()
-    assert alone["fid"] == numbers["fid"]
-    assert "real_fid" not in alone
+    assert metrics["measured_with"].items() >= (measured | {"other_images": 40}).items()
+    without_test = evaluate(settings, training, test[:0], generated, CPU).metrics()
+    assert without_test["fid"] == metrics["fid"]
+    assert "real_fid" not in without_test
 
 
 def test_epochs_are_measured_on_validation_images_for_every_protocol(
@@ -406,97 +420,97 @@ def test_epochs_are_measured_on_validation_images_for_every_protocol(
     assert validation_settings(settings).reference == "test"
 
 
-def test_metrics_do_not_depend_on_the_global_generator(pictures: Pictures) -> None:
+def test_metrics_do_not_depend_on_the_global_generator(images: Images) -> None:
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
         np.random.seed(seed)
         result = evaluate(
-            wanted(), pictures[:100], pictures[100:150], pictures[150:200], CPU,
-            epochs={2: pictures[150:152], 3: pictures[150:153], 4: pictures[150:160]},
+            evaluation(), images[:100], images[100:150], images[150:200], CPU,
+            epochs={2: images[150:152], 3: images[150:153], 4: images[150:160]},
         )  # fmt: skip
         found.append((result.metrics(), result.epoch_rows(), result.swd_rows()))
     assert found[0] == found[1]
-    assert [row[0] for row in found[0][1]] == [3, 4], "two pictures have no KID"
+    assert [row[0] for row in found[0][1]] == [3, 4], "two images have no KID"
     assert np.isfinite(found[0][1]).all()
     assert [row[0] for row in found[0][2]] == [16, 32]
 
 
 def test_measured_epochs_are_evenly_spaced_and_include_the_last(
-    pictures: Pictures,
+    images: Images,
 ) -> None:
-    epochs = dict.fromkeys(range(1, 37), pictures[:3])
+    epochs = dict.fromkeys(range(1, 37), images[:3])
     assert list(spread(epochs, 12)) == [3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 36]
     assert list(spread(epochs, 5)) == [7, 14, 21, 28, 36]
     assert list(spread(epochs, 36)) == list(spread(epochs, 99)) == list(epochs)
     assert list(spread(epochs, 1)) == [36]
     assert spread(epochs, 0) == {}
-    three = dict.fromkeys((1, 4, 9), pictures[150:160])
-    real, made = (pictures[:100], pictures[100:150]), pictures[150:200]
-    rows = evaluate(wanted(epochs=2), *real, made, CPU, epochs=three).epoch_rows()
+    three = dict.fromkeys((1, 4, 9), images[150:160])
+    real, generated = (images[:100], images[100:150]), images[150:200]
+    rows = evaluate(evaluation(epochs=2), *real, generated, CPU, epochs=three).epoch_rows()
     assert [row[0] for row in rows] == [1, 9]
 
 
-class Counting:
-    """An extractor that counts how often it looks."""
+class CountingExtractor:
+    """Extractor that counts its calls."""
 
     def __init__(self, identity: str = "") -> None:
         real = build_extractor("random", 1)
-        self.looks = 0
+        self.calls = 0
         network = torch.nn.Sequential(real.network)
-        network.register_forward_hook(self._look)
+        network.register_forward_hook(self._count)
         self.extractor = Extractor(network, identity or real.identity)
 
-    def _look(self, *_: object) -> None:
-        self.looks += 1
+    def _count(self, *_: object) -> None:
+        self.calls += 1
 
 
-def test_features_are_cached_by_content(tmp_path: Path, pictures: Pictures) -> None:
-    counting, cache = Counting(), FeatureCache(tmp_path / "features")
-    first = cache.features(counting.extractor, pictures[:9], CPU)
-    again = cache.features(counting.extractor, pictures[:9].copy(), CPU)
-    assert counting.looks == 1
-    assert torch.equal(first, again)
-    for other in (pictures[1:10], pictures[:9].reshape(9, 16, 64, 3)):
+def test_features_are_cached_by_content(tmp_path: Path, images: Images) -> None:
+    counting, cache = CountingExtractor(), FeatureCache(tmp_path / "features")
+    first = cache.features(counting.extractor, images[:9], CPU)
+    cached = cache.features(counting.extractor, images[:9].copy(), CPU)
+    assert counting.calls == 1
+    assert torch.equal(first, cached)
+    for other in (images[1:10], images[:9].reshape(9, 16, 64, 3)):
         cache.features(counting.extractor, other, CPU)
-    assert counting.looks == 3
-    another = Counting("another network")
-    cache.features(another.extractor, pictures[:9], CPU)
-    assert another.looks == 1
+    assert counting.calls == 3
+    other_extractor = CountingExtractor("another network")
+    cache.features(other_extractor.extractor, images[:9], CPU)
+    assert other_extractor.calls == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"no features", None])
 def test_damaged_cache_file_is_computed_again(
-    tmp_path: Path, pictures: Pictures, content: bytes | None
+    tmp_path: Path, images: Images, content: bytes | None
 ) -> None:
-    counting, cache = Counting(), FeatureCache(tmp_path)
-    whole = cache.features(counting.extractor, pictures[:9], CPU)
+    counting, cache = CountingExtractor(), FeatureCache(tmp_path)
+    features = cache.features(counting.extractor, images[:9], CPU)
     (file,) = tmp_path.iterdir()
     good = file.read_bytes()
     file.write_bytes(good[:-100] if content is None else content)
-    assert torch.equal(cache.features(counting.extractor, pictures[:9], CPU), whole)
-    assert counting.looks == 2
+    assert torch.equal(cache.features(counting.extractor, images[:9], CPU), features)
+    assert counting.calls == 2
     assert file.read_bytes() == good
 
 
-def test_unwritable_cache_folder_is_ignored(tmp_path: Path, pictures: Pictures) -> None:
+def test_unwritable_cache_folder_is_ignored(tmp_path: Path, images: Images) -> None:
     (tmp_path / "a_file").write_text("in the way")
-    features = FeatureCache(tmp_path / "a_file").features(Counting().extractor, pictures[:9], CPU)
+    features = FeatureCache(tmp_path / "a_file").features(
+        CountingExtractor().extractor, images[:9], CPU
+    )
     assert len(features) == 9
 
 
-def test_cache_keeps_the_twenty_most_recently_used_files(
-    tmp_path: Path, pictures: Pictures
-) -> None:
-    counting, cache = Counting(), FeatureCache(tmp_path)
+def test_cache_keeps_20_most_recently_used_files(tmp_path: Path, images: Images) -> None:
+    counting, cache = CountingExtractor(), FeatureCache(tmp_path)
     for i in range(20):
-        cache.features(counting.extractor, pictures[i : i + 1], CPU)
-        for file in tmp_path.iterdir():  # whatever the clock's grain, these are older
+        cache.features(counting.extractor, images[i : i + 1], CPU)
+        for file in tmp_path.iterdir():  # older for any clock resolution
             os.utime(file, ns=(0, file.stat().st_mtime_ns - 10**9))
-    cache.features(counting.extractor, pictures[:1], CPU)  # the oldest is wanted again
-    cache.features(counting.extractor, pictures[30:31], CPU)
-    assert (counting.looks, len(list(tmp_path.iterdir()))) == (21, 20)
-    cache.features(counting.extractor, pictures[:1], CPU)
-    assert counting.looks == 21
-    cache.features(counting.extractor, pictures[1:2], CPU)
-    assert counting.looks == 22
+    cache.features(counting.extractor, images[:1], CPU)  # a hit makes the oldest file the newest
+    cache.features(counting.extractor, images[30:31], CPU)
+    assert (counting.calls, len(list(tmp_path.iterdir()))) == (21, 20)
+    cache.features(counting.extractor, images[:1], CPU)
+    assert counting.calls == 21
+    cache.features(counting.extractor, images[1:2], CPU)
+    assert counting.calls == 22

@@ -28,12 +28,12 @@ DISTILLED = "vgg19_distilled16x_conv1_1-conv5_1.pth"
 
 
 @pytest.fixture
-def pictures() -> NDArray[np.uint8]:
+def images() -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 
 
-def put(folder: Path, stem: str, state: dict[str, torch.Tensor]) -> str:
-    """Save weights under a name that tells their hash; return the name."""
+def save_weights(folder: Path, stem: str, state: dict[str, torch.Tensor]) -> str:
+    """Save weights in a file named by their hash and return the name."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(state, folder / "new.pth")
     content = (folder / "new.pth").read_bytes()
@@ -42,34 +42,34 @@ def put(folder: Path, stem: str, state: dict[str, torch.Tensor]) -> str:
     return name
 
 
-def filled(shapes: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def random_weights(shapes: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     stream = torch.Generator().manual_seed(0)
     return {
-        name: (torch.rand(of.shape, generator=stream) * 0.1).to(of.dtype)
-        for name, of in shapes.items()
+        name: (torch.rand(tensor.shape, generator=stream) * 0.1).to(tensor.dtype)
+        for name, tensor in shapes.items()
     }
 
 
-def test_features_take_grey_pictures_and_do_not_depend_on_batches(
-    pictures: NDArray[np.uint8],
+def test_features_of_gray_images_do_not_depend_on_batches(
+    images: NDArray[np.uint8],
 ) -> None:
     extractor = Extractor(RandomFeatures(0), "random 0")
-    grey = np.repeat(pictures[..., :1], 100, axis=0)
-    together = extractor(grey, CPU)
-    assert together.shape == (300, 1024)
-    torch.testing.assert_close(together[:1], extractor(grey[:1], CPU), rtol=1e-4, atol=1e-5)
-    repeated = extractor(grey.repeat(3, axis=-1), CPU)
-    torch.testing.assert_close(together, repeated, rtol=1e-4, atol=1e-5)
+    gray = np.repeat(images[..., :1], 100, axis=0)
+    features = extractor(gray, CPU)
+    assert features.shape == (300, 1024)
+    torch.testing.assert_close(features[:1], extractor(gray[:1], CPU), rtol=1e-4, atol=1e-5)
+    repeated = extractor(gray.repeat(3, axis=-1), CPU)
+    torch.testing.assert_close(features, repeated, rtol=1e-4, atol=1e-5)
 
 
-def test_random_filters_follow_the_seed_and_leave_the_global_stream_alone() -> None:
+def test_random_filters_depend_on_seed_and_not_on_global_generator() -> None:
     before = torch.get_rng_state()
-    one, again, other = (build_extractor("random", seed) for seed in (1, 1, 2))
+    first_extractor, same, other = (build_extractor("random", seed) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
-    first = one.network.layers[0].weight
-    assert torch.equal(first, again.network.layers[0].weight)
+    first = first_extractor.network.layers[0].weight
+    assert torch.equal(first, same.network.layers[0].weight)
     assert not torch.equal(first, other.network.layers[0].weight)
-    assert one.identity == again.identity != other.identity
+    assert first_extractor.identity == same.identity != other.identity
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def relu3_1() -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda images: layers(images[:, [2, 1, 0]] - mean)  # RGB, 0 to 255
 
 
-def test_original_vgg19_averages_relu3_1_over_the_image(
+def test_original_vgg19_averages_relu3_1_over_image(
     relu3_1: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
     extractor = build_extractor("vgg19_caffe", 1)
@@ -95,12 +95,12 @@ def test_original_vgg19_averages_relu3_1_over_the_image(
     with torch.no_grad():
         expected = relu3_1(torch.tensor(images).permute(0, 3, 1, 2).float()).mean((2, 3))
     torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-2)
-    grey = images[..., :1]
-    torch.testing.assert_close(extractor(grey, CPU), extractor(grey.repeat(3, axis=-1), CPU))
+    gray = images[..., :1]
+    torch.testing.assert_close(extractor(gray, CPU), extractor(gray.repeat(3, axis=-1), CPU))
 
 
 @pytest.mark.parametrize("side", [16, 28, 100])
-def test_original_vgg19_gets_images_of_64_pixels(
+def test_original_vgg19_resizes_images_to_64_pixels(
     relu3_1: Callable[[torch.Tensor], torch.Tensor], side: int
 ) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
@@ -114,76 +114,76 @@ def test_original_vgg19_gets_images_of_64_pixels(
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_that_the_setting_names_ends_in_features(name: str) -> None:
+def test_every_network_returns_features(name: str) -> None:
     network = without_classifier(name).eval()
     features = network(torch.empty(2, 3, 224, 224, device="meta"))
-    # One number for each of the last maps, whatever the picture's size.
+    # One number per channel of the last layer, for any image size.
     assert features.ndim == 2
     assert 256 <= features.shape[1] <= 2048
 
 
-def test_inception_is_fetched_checked_and_gives_torch_fidelitys_features(
-    served: tuple[Path, str], hub: Path, pictures: NDArray[np.uint8]
+def test_inception_is_downloaded_verified_and_equals_torch_fidelity(
+    served: tuple[Path, str], hub: Path, images: NDArray[np.uint8]
 ) -> None:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     folder, address = served
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        name = put(folder, "weights-inception", _untrained_inception())
+        name = save_weights(folder, "weights-inception", _untrained_inception())
     before = torch.get_rng_state()
     extractor = inception(f"{address}/{name}")
     assert torch.equal(torch.get_rng_state(), before)
     assert extractor.calibrated
-    features = extractor(pictures, CPU)
+    features = extractor(images, CPU)
     assert features.shape == (3, 2048)
-    theirs = FeatureExtractorInceptionV3(
+    reference = FeatureExtractorInceptionV3(
         "inception", ["2048"], feature_extractor_weights_path=str(hub / name)
     )
-    expected = theirs(torch.tensor(pictures).permute(0, 3, 1, 2))[0]
+    expected = reference(torch.tensor(images).permute(0, 3, 1, 2))[0]
     torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-4)
-    wrong = put(folder, "weights-inception", {"a": torch.ones(1)})
+    wrong = save_weights(folder, "weights-inception", {"a": torch.ones(1)})
     with pytest.raises(AtelierError, match="does not contain Inception's weights"):
         inception(f"{address}/{wrong}")
 
 
 def _untrained_inception() -> dict[str, torch.Tensor]:
-    """Weights as torch-fidelity names them, of no training."""
-    import torch_fidelity.feature_extractor_inceptionv3 as theirs
+    """Return untrained weights with the names of torch-fidelity."""
+    import torch_fidelity.feature_extractor_inceptionv3 as module
 
-    class Untrained(theirs.FeatureExtractorInceptionV3):
+    class Untrained(module.FeatureExtractorInceptionV3):
         def load_state_dict(self, *_: object) -> None:  # type: ignore[override]
             pass
 
-    nothing = io.BytesIO()
-    torch.save({}, nothing)
-    nothing.seek(0)
-    network = Untrained("inception", ["2048"], feature_extractor_weights_path=nothing)
+    empty_file = io.BytesIO()
+    torch.save({}, empty_file)
+    empty_file.seek(0)
+    network = Untrained("inception", ["2048"], feature_extractor_weights_path=empty_file)
     return dict(network.state_dict())
 
 
-def test_a_torchvision_network_takes_weights_from_torch_hubs_folder(
-    hub: Path, pictures: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+def test_torchvision_network_loads_weights_from_torch_hub_folder(
+    hub: Path, images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torchvision
 
-    state = filled(torchvision.models.get_model("resnet18", weights=None).state_dict())
-    name = put(hub, "resnet18", state)
+    state = random_weights(torchvision.models.get_model("resnet18", weights=None).state_dict())
+    name = save_weights(hub, "resnet18", state)
     weights = torchvision.models.ResNet18_Weights.DEFAULT
     monkeypatch.setattr(weights.value, "url", f"https://download.invalid/{name}", raising=False)
     extractor = imagenet("resnet18")
-    features = extractor(pictures, CPU)
+    features = extractor(images, CPU)
     reference = torchvision.models.get_model("resnet18", weights=None).eval()
     reference.load_state_dict(state)
     reference.fc = torch.nn.Identity()
-    floats = torch.tensor(pictures).permute(0, 3, 1, 2) / 255
+    floats = torch.tensor(images).permute(0, 3, 1, 2) / 255
     with torch.inference_mode():
         expected = reference(weights.transforms(crop_size=224, resize_size=224)(floats))
     torch.testing.assert_close(features, expected, rtol=1e-2, atol=1e-3)
 
 
 def test_vgg19_file_is_used_up_to_its_deepest_layer(
-    tmp_path: Path, pictures: NDArray[np.uint8]
+    tmp_path: Path, images: NDArray[np.uint8]
 ) -> None:
     import torchvision
 
@@ -192,9 +192,9 @@ def test_vgg19_file_is_used_up_to_its_deepest_layer(
     state = {
         k: v for k, v in vgg.state_dict().items() if k.startswith(("features.0", "features.2."))
     }
-    torch.save(filled(state), tmp_path / "shallow.pth")
+    torch.save(random_weights(state), tmp_path / "shallow.pth")
     extractor = build_extractor("shallow.pth", 1, tmp_path)
-    assert extractor(pictures, CPU).shape == (3, 64)
+    assert extractor(images, CPU).shape == (3, 64)
     torch.save({"features.0.weight": torch.ones(3)}, tmp_path / "other.pth")
     with pytest.raises(AtelierError, match=r"no 0\.weight of shape \[64, 3, 3, 3\]"):
         vgg19_extractor(tmp_path / "other.pth")
@@ -204,10 +204,10 @@ def test_vgg19_file_is_used_up_to_its_deepest_layer(
 
 
 @pytest.mark.shared
-def test_trained_weights_in_shared_data_give_features(
-    shared: Path, pictures: NDArray[np.uint8]
+def test_trained_weights_from_shared_data_return_features(
+    shared: Path, images: NDArray[np.uint8]
 ) -> None:
-    features = build_extractor(DISTILLED, 1, shared / "weights")(pictures, CPU)
+    features = build_extractor(DISTILLED, 1, shared / "weights")(images, CPU)
     assert features.shape == (3, 512)
     assert features.isfinite().all()
     assert features.std() > 0

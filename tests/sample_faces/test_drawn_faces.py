@@ -1,7 +1,7 @@
-"""The built-in faces: traits, shapes and colors equal the stored ones.
+"""Comparison of the built-in faces with stored traits, images and hashes.
 
 After an intended change of a drawing, store new sums and hashes with
-`python -m tests.sample_faces.test_drawn_faces`. `dvc repro` then makes another sample, so that
+`python -m tests.sample_faces.test_drawn_faces`. `dvc repro` then writes another sample, so
 measured numbers change too.
 """
 
@@ -25,7 +25,7 @@ from ..support.golden import differences, store
 _STORED = Path(__file__).with_name("drawn_faces.npz")
 _HASHES = Path(__file__).with_name("drawn_faces.txt")
 _TRAITS = "fc5517cb2f84f2655a6df5705fc338e6ba9d02614f9d1c87be3f57ab037e45a4"
-# Sizes of the training sets (64, 32) and of the files that the source `sample` draws.
+# Image sizes of training sets (64, 32) and of files of the source `sample`.
 _SIZES = ((64, 64), (32, 32), (64, 64), (137, 137), (64, 64), (94, 80), (200, 280), (180, 201))
 _EYES = ("round", "almond", "sleepy", "happy", "wink")
 _MOUTHS = ("smile", "grin", "laugh", "flat", "smirk", "sad", "oh", "lips")
@@ -38,7 +38,7 @@ _GLASSES = ("round", "square", "cat", "sun")
 
 
 def _face(number: int) -> FaceTraits:
-    """Return one of 26 faces that wear everything that can be drawn, twice if possible."""
+    """Return one of 26 faces that have all options, most of them at least twice."""
     hat = number - 20
     hair = ("bald", "short", "fringe", "long", "buzz", "bob")[hat] if hat >= 0 else None
     return replace(
@@ -69,7 +69,7 @@ def _images() -> dict[str, NDArray[np.uint8]]:
     }
 
 
-def test_every_drawn_shape_and_color_is_the_stored_one() -> None:
+def test_drawn_faces_equal_stored_images() -> None:
     assert differences(_STORED, _images()) == []
 
 
@@ -89,18 +89,18 @@ def _hashes() -> list[str]:
 
 
 def _platform() -> str:
-    """Return what decides on the rounding of OpenCV's float operations."""
+    """Return the version and CPU features that affect rounding in OpenCV."""
     return f"OpenCV {cv2.__version__} {cv2.getCPUFeaturesLine()}"
 
 
-def test_every_byte_of_320_random_faces_is_the_stored_one() -> None:
+def test_320_random_faces_equal_stored_hashes() -> None:
     platform, *stored = _HASHES.read_text("utf-8").splitlines()
     if platform != _platform():
         pytest.skip(f"the hashes are of {platform}; another one may round a level differently")
     assert _hashes() == stored
 
 
-def test_the_hashed_faces_have_every_option() -> None:
+def test_hashed_faces_have_all_options() -> None:
     faces = _random_faces()
     for trait, options in {
         "hair_style": HAIR_STYLES,
@@ -127,18 +127,18 @@ def _digest() -> str:
     return hashlib.sha256(repr(faces).encode()).hexdigest()
 
 
-def test_traits_are_drawn_with_the_stored_choices_and_frequencies() -> None:
+def test_random_traits_equal_stored_hash() -> None:
     assert _digest() == _TRAITS
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0, (10, 200, 0)), (0.25, (20, 150, 10))])
-def test_colors_mix_in_proportion(share: float, expected: tuple[int, int, int]) -> None:
-    assert mix((10, 200, 0), (50, 0, 40), share) == expected
+@pytest.mark.parametrize(("fraction", "expected"), [(0, (10, 200, 0)), (0.25, (20, 150, 10))])
+def test_colors_mix_in_proportion(fraction: float, expected: tuple[int, int, int]) -> None:
+    assert mix((10, 200, 0), (50, 0, 40), fraction) == expected
     assert resolve(darker((10, 200, 0), 1.0), {}) == (28, 14, 24)
     assert resolve(lighter("hair", 1.0), {"hair": (10, 200, 0)}) == (255, 250, 240)
 
 
-def test_a_length_is_a_linear_combination_of_traits() -> None:
+def test_length_is_linear_combination_of_traits() -> None:
     traits = {"width": 10.0, "hair_side": -1}
     assert evaluate(0.5 * W + 2 * HAIR_SIDE - 0.25, traits) == 2.75
     assert evaluate(1.0 - (W + 0.5) * 2, traits) == -20
@@ -148,12 +148,12 @@ def test_a_length_is_a_linear_combination_of_traits() -> None:
     assert [y for _, y in points] == [3, 2, 1, 2, 3]
 
 
-def test_a_curve_passes_through_its_points_and_an_ellipse_has_its_radii() -> None:
+def test_curve_contains_its_points_and_ellipse_has_its_radii() -> None:
     points = [(0.0, 0.0), (1.0, 2.0), (3.0, 1.0)]
     line = curve(*points, steps=5)
     assert line[::5].tolist() == [list(point) for point in points]
     assert len(curve(*points, closed=True)) == 24
-    # A straight, evenly spaced line stays straight and even, but for its ends.
+    # Evenly spaced points on a line give an evenly spaced line, except at its ends.
     even = curve(*((float(x), 0.0) for x in range(6)), steps=4)
     assert np.allclose(even[4:-5, 0], np.arange(1, 4, 0.25))
     outline = ellipse(1.0, 2.0, 3.0, 0.5, np.pi / 2)
@@ -161,13 +161,13 @@ def test_a_curve_passes_through_its_points_and_an_ellipse_has_its_radii() -> Non
     assert np.allclose([outline.min(0), outline.max(0)], [[0.5, -1], [1.5, 5]])
 
 
-def test_an_image_is_drawn_at_192_pixels_or_more_and_averaged_down() -> None:
+def test_image_is_drawn_at_192_pixels_or_more_and_downsampled() -> None:
     assert Canvas(96, 48).pixels.shape == (192, 384, 3)
     assert Canvas(400, 300).pixels.shape == (300, 400, 3)
     canvas = Canvas(96, 96)
     x, y = canvas.grid()
     assert x.shape == (1, 192)
-    # A head of 1.3 units takes three quarters of the side; its middle is at 50% and 53%.
+    # A head of 1.3 units takes 75 % of the side; its center is at 50 % and 53 %.
     assert np.allclose(np.diff(x), 1.3 / (0.75 * 192))
     assert np.allclose([x[0, 0], y[0, 0]], -(np.array([0.5, 0.53]) * 192 - 0.5) * 1.3 / 144)
     canvas.pixels[::2] = 100
@@ -175,7 +175,7 @@ def test_an_image_is_drawn_at_192_pixels_or_more_and_averaged_down() -> None:
     assert canvas.to_image().shape == (96, 96, 3)
 
 
-def test_a_shape_outside_of_the_canvas_draws_nothing() -> None:
+def test_shape_outside_of_canvas_is_not_drawn() -> None:
     canvas = Canvas(192, 192)
     canvas.tint(ellipse(9.0, 0.0, 0.1, 0.1), (255, 255, 255))
     assert canvas.pixels.max() == 0

@@ -1,4 +1,4 @@
-"""What a stage says reaches MLflow, once and in order, whatever happens to MLflow."""
+"""Delivery of entries to MLflow, once and in order, also after failures."""
 
 import os
 import shutil
@@ -50,8 +50,8 @@ def root(tmp_path: Path, _empty_store: Path) -> Path:
     return tmp_path
 
 
-def speak(journal: Outbox, folder: Path) -> None:
-    """Say one of everything."""
+def log_everything(journal: Outbox, folder: Path) -> None:
+    """Log an entry of each kind."""
     run = Run(journal)
     run.log_steps(0, ("loss_d", "loss_g"), np.array([[1, 2], [3, 4], [5, 6]], np.float32))
     run.log_summary({"kid": 0.5, "by": {"scale": 2.0}, "name": "x", "nan": float("nan")})
@@ -98,7 +98,7 @@ def test_many_warnings_do_not_fill_the_outbox(root: Path) -> None:
 
 def test_all_entries_of_a_stage_are_delivered_once(root: Path, tmp_path: Path) -> None:
     journal = start(root)
-    speak(journal, tmp_path)
+    log_everything(journal, tmp_path)
     journal.write("end", status="FINISHED")
     journal.close()
     assert flush_backlog(root) == 0
@@ -129,23 +129,23 @@ def test_all_entries_of_a_stage_are_delivered_once(root: Path, tmp_path: Path) -
 
 def test_delivery_killed_after_any_entry_repeats_nothing(root: Path, tmp_path: Path) -> None:
     journal = start(root)
-    speak(journal, tmp_path)
+    log_everything(journal, tmp_path)
     journal.write("end", status="FINISHED")
     offsets = [offset for _, offset in entries(journal.folder)]
-    whole = (journal.folder / "entries.jsonl").read_bytes()
-    noted = journal.folder / "delivered.json"
-    # The journal grows entry by entry, and after each the deliverer is killed between telling
-    # MLflow and noting that it did: the next one begins where the last note stands.
+    content = (journal.folder / "entries.jsonl").read_bytes()
+    delivered = journal.folder / "delivered.json"
+    # The outbox grows by one entry at a time. After each, the worker is killed between the
+    # request and writing delivered.json, so the next worker starts at the previous offset.
     for offset in offsets:
-        (journal.folder / "entries.jsonl").write_bytes(whole[:offset])
-        before = noted.read_bytes() if noted.exists() else None
+        (journal.folder / "entries.jsonl").write_bytes(content[:offset])
+        before = delivered.read_bytes() if delivered.exists() else None
         assert not delivery_worker._deliver_all(root, journal.folder.parent)
         if offset == offsets[-1]:
             break
         if before is None:
-            noted.unlink()
+            delivered.unlink()
         else:
-            noted.write_bytes(before)
+            delivered.write_bytes(before)
         assert not delivery_worker._deliver_all(root, journal.folder.parent)
     assert not journal.folder.exists()
     journal.close()
@@ -167,7 +167,7 @@ def test_delivery_killed_after_any_entry_repeats_nothing(root: Path, tmp_path: P
 def test_resumed_run_repeats_no_step(root: Path) -> None:
     first = start(root)
     Run(first).log_steps(0, ("loss_d",), np.array([[1], [2], [3]], np.float32))
-    first.close()  # killed after step 3; the last checkpoint was of step 2
+    first.close()  # killed after step 3; the last checkpoint is of step 2
     flush_backlog(root)
     killed = runs(root)["train"]
     assert killed.info.status == "KILLED"
@@ -190,7 +190,7 @@ def test_resumed_run_waits_for_delivery_of_earlier_attempt(root: Path) -> None:
     second = start(root, process=Process(os.getpid(), "2"), continues=first.folder.name)
     Run(second).log_steps(1, ("loss_d",), np.array([[2], [3]], np.float32))
     Run(second).end("FINISHED")
-    # Its own deliverer may reach MLflow where the first one's could not.
+    # MLflow may be available again when the second attempt's worker starts.
     assert delivery_worker._deliver_all(root, second.folder.parent)
     assert "earlier attempt at train" in (problem(second.folder.parent) or "")
     assert flush_backlog(root) == 0
@@ -230,7 +230,7 @@ def test_killed_stage_ends_as_killed_and_running_stage_does_not_end(root: Path) 
     )
     assert program.stdout
     folder = Path(program.stdout.readline().strip())
-    # The dvc that ran it is dead (see DEAD); the stage itself lives on as an orphan.
+    # Its DVC process has exited (see DEAD), but the stage still runs as an orphan.
     assert flush_backlog(root) == 1
     assert folder.exists()
     assert runs(root)["train"].info.status == "RUNNING"
@@ -265,12 +265,12 @@ def test_stage_succeeds_if_outbox_cannot_be_written(
     run.log_images("samples", np.zeros((1, 8, 8, 3), np.uint8), 1)
     run.log_summary({"kid": 0.5})
     run.end("FINISHED")
-    told = capsys.readouterr().err
-    assert told.count("WARNING: this run is no longer logged") == 1
+    output = capsys.readouterr().err
+    assert output.count("WARNING: this run is no longer logged") == 1
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"),
+    ("value", "expected"),
     [
         ("https://me:secret@host/a.zip?token=x", "https://host/a.zip"),
         ("HTTPS://me:se'cret@host/a", "HTTPS://host/a"),
@@ -280,8 +280,8 @@ def test_stage_succeeds_if_outbox_cannot_be_written(
         (0.5, "0.5"),
     ],
 )
-def test_urls_are_logged_without_secrets(given: object, kept: str) -> None:
-    assert redact_urls(given) == kept
+def test_urls_are_logged_without_secrets(value: object, expected: str) -> None:
+    assert redact_urls(value) == expected
 
 
 def test_patch_contains_no_values_named_like_secrets() -> None:
@@ -294,34 +294,34 @@ def test_patch_in_another_encoding_is_logged(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("plain\n")
-    for words in ("init -q", "add -A", "-c user.name=a -c user.email=a@b commit -qm a"):
-        subprocess.run(["git", *words.split()], check=True)
+    for arguments in ("init -q", "add -A", "-c user.name=a -c user.email=a@b commit -qm a"):
+        subprocess.run(["git", *arguments.split()], check=True)
     (tmp_path / "a.txt").write_bytes(b"caf\xe9\n")
     assert "+caf\ufffd" in uncommitted()
     assert git_tags()["git.dirty"] == "true"
 
 
-def test_everything_is_delivered_again_after_store_was_removed(root: Path, tmp_path: Path) -> None:
+def test_all_entries_are_delivered_again_after_store_is_removed(root: Path, tmp_path: Path) -> None:
     journal = start(root)
-    speak(journal, tmp_path)
+    log_everything(journal, tmp_path)
     flush_backlog(root)
     (root / "mlflow.db").unlink()
     shutil.rmtree(root / "mlruns")
     Run(journal).end("FINISHED")
-    # In processes of their own: MLflow keeps the removed file open in this one.
+    # In other processes, because MLflow still has the removed file open in this one.
     deliver = (
         "from atelier.tracking.delivery_worker import flush_backlog;"
         " assert flush_backlog(root) == 0"
     )
-    look = (
+    query = (
         "from atelier.tracking.store import open_store; c, e = open_store(root, 'atelier');"
         " (run,) = c.search_runs([e], \"tags.`atelier.stage` = 'train'\");"
         " print(run.info.status, len(c.get_metric_history(run.info.run_id, 'loss_d')))"
     )
-    code = f"from pathlib import Path; root = Path({str(root)!r}); {deliver};{look}"
+    code = f"from pathlib import Path; root = Path({str(root)!r}); {deliver};{query}"
     command = [sys.executable, "-W", "ignore", "-c", code]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert told == "FINISHED 3\n"
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert output == "FINISHED 3\n"
 
 
 def test_model_that_cannot_be_built_blocks_no_other_entry(root: Path, tmp_path: Path) -> None:
@@ -352,7 +352,7 @@ def test_entries_are_delivered_in_order_after_server_outage(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     for stage in ("train", "evaluate"):
         journal = start(root, stage)
-        speak(journal, tmp_path)
+        log_everything(journal, tmp_path)
         journal.write("end", status="FINISHED")
         journal.close()
     assert flush_backlog(root) == 2
@@ -377,7 +377,7 @@ def test_stage_does_not_wait_long_for_unresponsive_server(
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
         journal = start(root)
-        speak(journal, tmp_path)
+        log_everything(journal, tmp_path)
         Run(journal).end("FINISHED")
         assert flush_backlog(root) == 1
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -414,19 +414,21 @@ def test_concurrent_workers_create_missing_store(tmp_path: Path, count: int) -> 
         processes.append(process)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     program = [sys.executable, "-m", "atelier.tracking.delivery_worker", str(tmp_path)]
-    started = [
+    workers = [
         subprocess.Popen([*program, str(process.pid), process.started], env=environment)
         for process in processes
     ]
-    assert [deliverer.wait(120) for deliverer in started] == [0] * count
+    assert [worker.wait(120) for worker in workers] == [0] * count
     names = sorted(name for name in runs(tmp_path) if name.startswith("p"))
     assert names == [f"p{number}" for number in range(count)]
 
 
 def test_stage_start_imports_no_slow_packages() -> None:
     code = "import sys, atelier.cli.app, atelier.tracking.stage; print(*sys.modules)"
-    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert not {"mlflow", "dvc", "torch", "sqlalchemy", "cv2"} & set(told.stdout.split())
+    result = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    assert not {"mlflow", "dvc", "torch", "sqlalchemy", "cv2"} & set(result.stdout.split())
 
 
 def test_process_differs_from_later_one_with_same_number() -> None:
@@ -436,7 +438,7 @@ def test_process_differs_from_later_one_with_same_number() -> None:
     process = Process.of(program.pid)
     assert process.is_alive()
     program.kill()
-    os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOWAIT)  # dead, but a zombie still
+    os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOWAIT)  # it has exited but is a zombie
     assert not process.is_alive()
     program.communicate()
 
@@ -445,17 +447,17 @@ def test_incomplete_last_line_is_not_read(tmp_path: Path) -> None:
     journal = start(tmp_path)
     journal.close()
     file = journal.folder / "entries.jsonl"
-    whole = file.read_bytes()
-    file.write_bytes(whole + b'{"kind": "metr')
+    content = file.read_bytes()
+    file.write_bytes(content + b'{"kind": "metr')
     assert [entry["kind"] for entry, _ in entries(journal.folder)] == ["start"]
 
 
-def test_numbers_grids_and_names() -> None:
+def test_numbers_are_flattened_and_images_form_a_grid() -> None:
     values = {"a": 1, "b": {"c": 2.5, "d": "x", "e": float("inf")}, "f": True, "g": {}}
     assert numbers(values) == {"a": 1.0, "b.c": 2.5}
     assert flat(values)["g"] == {}
-    pictures = np.arange(3 * 2 * 2, dtype=np.uint8).reshape(3, 2, 2, 1)
-    laid = sheet(pictures)
-    assert laid.shape == (4, 4, 3)
-    assert (laid[:2, 2:, 0] == pictures[1, :, :, 0]).all()
-    assert (laid[2:, 2:] == 255).all()
+    images = np.arange(3 * 2 * 2, dtype=np.uint8).reshape(3, 2, 2, 1)
+    grid = sheet(images)
+    assert grid.shape == (4, 4, 3)
+    assert (grid[:2, 2:, 0] == images[1, :, :, 0]).all()
+    assert (grid[2:, 2:] == 255).all()

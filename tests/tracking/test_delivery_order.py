@@ -1,4 +1,4 @@
-"""The order in which journals are delivered."""
+"""Order in which outboxes are delivered."""
 
 import fcntl
 import os
@@ -10,8 +10,8 @@ from atelier.tracking.environment import private_folder
 from atelier.tracking.outbox import executions, has_earlier_attempt, outboxes
 
 
-def add_journal(root: Path, execution: str, name: str, store: str | None = "project") -> Path:
-    """Write a journal of one entry that is neither delivered nor written to any more."""
+def add_outbox(root: Path, execution: str, name: str, store: str | None = "project") -> Path:
+    """Write a closed outbox with one undelivered entry."""
     folder = private_folder(root) / "journal" / execution / name
     folder.mkdir(parents=True)
     (folder / "entries.jsonl").write_text('{"kind": "tags", "time": 1, "tags": {}}\n')
@@ -36,22 +36,22 @@ def add_journal(root: Path, execution: str, name: str, store: str | None = "proj
 def test_resumed_run_is_delivered_after_earlier_attempts(
     tmp_path: Path, execution: str, name: str, store: str | None, is_open: bool, waits: bool
 ) -> None:
-    mine = add_journal(tmp_path, "a", "200-train-x")
-    # What lies before it in the list must not decide for what comes behind.
-    add_journal(tmp_path, "0", "050-convert-x", "http://elsewhere")
-    add_journal(tmp_path, "1", "050-convert-x")
-    other = add_journal(tmp_path, execution, name, store)
+    resumed = add_outbox(tmp_path, "a", "200-train-x")
+    # Unrelated outboxes that are listed earlier must not end the search.
+    add_outbox(tmp_path, "0", "050-convert-x", "http://elsewhere")
+    add_outbox(tmp_path, "1", "050-convert-x")
+    other = add_outbox(tmp_path, execution, name, store)
     with (other / "entries.jsonl").open("a") as file:
         if is_open:
             fcntl.flock(file, fcntl.LOCK_EX)
-        assert has_earlier_attempt(private_folder(tmp_path), mine, "train") is waits
+        assert has_earlier_attempt(private_folder(tmp_path), resumed, "train") is waits
 
 
 def test_executions_and_outboxes_are_delivered_oldest_first(tmp_path: Path) -> None:
     for execution, name in (("a", "300-x"), ("b", "100-x"), ("a", "150-x"), ("c", "200-x")):
-        add_journal(tmp_path, execution, name)
-    unborn = add_journal(tmp_path, "b", ".050-x")
-    (unborn.parent / "empty").mkdir()
+        add_outbox(tmp_path, execution, name)
+    incomplete = add_outbox(tmp_path, "b", ".050-x")
+    (incomplete.parent / "empty").mkdir()
     private = private_folder(tmp_path)
     (private / "journal" / "file").touch()
     found = executions(private)
@@ -61,4 +61,4 @@ def test_executions_and_outboxes_are_delivered_oldest_first(tmp_path: Path) -> N
         ["150-x", "300-x"],
         ["200-x"],
     ]
-    assert os.listdir(unborn) == ["entries.jsonl"]
+    assert os.listdir(incomplete) == ["entries.jsonl"]

@@ -1,4 +1,4 @@
-"""Whatever a server or a proxy answers, no entry is lost, none is there twice, and it is said."""
+"""Delivery through faulty servers and proxies loses and duplicates no entry and reports faults."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ from atelier.tracking.store import client_of, open_store
 from ..support.faulty_server import AFTER, BEFORE, Server, running
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-DEAD = Process(os.getpid(), "1")  # no process with this number started so early
+DEAD = Process(os.getpid(), "1")  # no running process with this number has this start time
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def server(_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]
 
 @pytest.fixture
 def start(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., Outbox]:
-    """Open a journal in an experiment of the test's own."""
+    """Return a function that opens an outbox in an experiment used by this test only."""
 
     def journal(stage: str = "train", process: Process = DEAD, **fields: Any) -> Outbox:
         first = {
@@ -64,7 +64,7 @@ def start(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., Outbo
     return journal
 
 
-def speak(journal: Outbox, folder: Path) -> None:
+def log_everything(journal: Outbox, folder: Path) -> None:
     run = Run(journal)
     run.log_steps(0, ("loss_d", "loss_g"), np.array([[1, 2], [3, 4]], np.float32))
     run.log_images("samples", np.full((4, 8, 8, 1), 9, np.uint8), 1)
@@ -119,7 +119,7 @@ REST = [(r, f) for r in REQUESTS for f in (*BEFORE, *AFTER) if (r, f) not in ESS
 
 @pytest.mark.parametrize(
     ("request_", "fault"),
-    [*ESSENTIAL, *(pytest.param(*one, marks=pytest.mark.slow) for one in REST)],
+    [*ESSENTIAL, *(pytest.param(*case, marks=pytest.mark.slow) for case in REST)],
 )
 def test_fault_neither_loses_nor_duplicates_entries(
     request_: str,
@@ -130,16 +130,18 @@ def test_fault_neither_loses_nor_duplicates_entries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if fault == "drip":
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")  # it ends after three times that
+        monkeypatch.setenv(
+            "MLFLOW_HTTP_REQUEST_TIMEOUT", "1"
+        )  # the fault lasts three times as long
     times = iter(range(10))
 
     def rule(method: str, path: str) -> str:
-        meant = method == REQUESTS[request_] and request_ in path
-        return fault if meant and next(times, 10) < 4 else ""
+        matches = method == REQUESTS[request_] and request_ in path
+        return fault if matches and next(times, 10) < 4 else ""
 
     server.rule = rule
     journal = start()
-    speak(journal, tmp_path)
+    log_everything(journal, tmp_path)
     experiment = f"{journal_experiment(journal)}"
     for _ in range(8):
         if flush_backlog(tmp_path) == 0:
@@ -176,7 +178,7 @@ def test_address_without_store_keeps_all_entries(
     monkeypatch.setattr(store, "_OPEN_SECONDS", 3.0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     journal = start()
-    speak(journal, tmp_path)
+    log_everything(journal, tmp_path)
     assert flush_backlog(tmp_path) == 1
     assert problem(journal.folder.parent)
     assert not rejected.read(tmp_path)
@@ -187,7 +189,7 @@ def test_backlog_is_delivered_after_address_is_corrected(
     server: Server, tmp_path: Path, start: Callable[..., Outbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = start()
-    speak(journal, tmp_path)
+    log_everything(journal, tmp_path)
     experiment = journal_experiment(journal)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "localhost:5000")
     assert flush(tmp_path) == 1
@@ -202,13 +204,13 @@ def test_entries_are_delivered_only_to_their_own_store(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address.replace("//", "//me:secret@"))
     journal = start()
-    speak(journal, tmp_path)
+    log_everything(journal, tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert flush_backlog(tmp_path) == 1
-    told = problem(journal.folder.parent) or ""
-    assert server.address in told
-    assert "mlflow.db" in told
-    assert "secret" not in told
+    reason = problem(journal.folder.parent) or ""
+    assert server.address in reason
+    assert "mlflow.db" in reason
+    assert "secret" not in reason
     assert not (tmp_path / "mlflow.db").exists()
     assert "secret" not in (destination.recorded(journal.folder.parent) or "")
     experiment = journal_experiment(journal)
@@ -232,11 +234,13 @@ def test_slow_or_busy_server_ends_attempt_with_message(
         for number in range(1, 4)
     ]
     for journal in journals:
-        speak(journal, tmp_path)
+        log_everything(journal, tmp_path)
     assert flush_backlog(tmp_path) == 3
     assert all(problem(journal.folder.parent) for journal in journals)
     if fault == "drip":
-        assert len(server.requests) == 1, "the others are not tried after a server that is silent"
+        assert len(server.requests) == 1, (
+            "other outboxes are not tried if the server does not respond"
+        )
 
 
 @pytest.mark.parametrize(
@@ -251,13 +255,13 @@ def test_slow_or_busy_server_ends_attempt_with_message(
         ),
     ],
 )
-def test_file_rejected_by_server_is_kept_and_the_rest_delivered(
+def test_file_rejected_by_server_is_saved_and_other_entries_delivered(
     fault: str, kind: str, server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     ends = {"artifact": "out/a.txt", "picture": ".png", "text": "uncommitted.patch"}[kind]
     server.rule = lambda method, path: fault if method == "PUT" and path.endswith(ends) else ""
     journal = start()
-    speak(journal, tmp_path)
+    log_everything(journal, tmp_path)
     experiment = journal_experiment(journal)
     for _ in range(5):
         flush_backlog(tmp_path)
@@ -271,7 +275,7 @@ def test_file_rejected_by_server_is_kept_and_the_rest_delivered(
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     assert found["train"].data.metrics["train.kid"] == 0.5
     notes = client.list_artifacts(found["train"].info.run_id, "not-uploaded")
-    assert len(notes) == 1, "whoever looks at the run is told as well"
+    assert len(notes) == 1, "the run has a note as well"
 
 
 def test_store_that_lists_no_sizes_accepts_files(
@@ -285,11 +289,11 @@ def test_store_that_lists_no_sizes_accepts_files(
 
     listed = MlflowClient.list_artifacts
 
-    def without_sizes(*place: Any) -> list[FileInfo]:
-        return [FileInfo(file.path, file.is_dir, None) for file in listed(*place)]
+    def without_sizes(*args: Any) -> list[FileInfo]:
+        return [FileInfo(file.path, file.is_dir, None) for file in listed(*args)]
 
     journal = start()
-    speak(journal, tmp_path)
+    log_everything(journal, tmp_path)
     experiment = journal_experiment(journal)
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "list_artifacts", without_sizes)
@@ -302,7 +306,7 @@ def test_files_wait_while_server_accepts_none(
 ) -> None:
     server.rule = lambda method, path: "500" if method == "PUT" else ""
     journal = start()
-    speak(journal, tmp_path)
+    log_everything(journal, tmp_path)
     experiment = journal_experiment(journal)
     for _ in range(4):
         assert flush_backlog(tmp_path) == 1
@@ -312,7 +316,7 @@ def test_files_wait_while_server_accepts_none(
     check_all_once(tmp_path, journal, experiment)
 
 
-def test_file_is_delivered_if_the_server_recovers_before_the_note(
+def test_file_is_delivered_if_server_recovers_before_note(
     server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
     def rule(method: str, path: str) -> str:
@@ -322,7 +326,7 @@ def test_file_is_delivered_if_the_server_recovers_before_the_note(
 
     server.rule = rule
     journal = start()
-    speak(journal, tmp_path)
+    log_everything(journal, tmp_path)
     experiment = journal_experiment(journal)
     for _ in range(5):
         flush_backlog(tmp_path)
@@ -342,22 +346,22 @@ def test_file_is_delivered_if_the_server_recovers_before_the_note(
 def test_denied_access_and_outages_do_not_reject_a_file(
     fault: str, server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
-    # Access is refused to one file only; in an outage everything fails, from that file on.
+    # 401 and 403 affect one file. In an outage, all requests from that file on fail.
     is_outage = fault == "drop"
-    begun: list[str] = []
+    failed: list[str] = []
 
     def rule(method: str, path: str) -> str:
         if method == "PUT" and path.endswith("a.txt"):
-            begun.append(path)
+            failed.append(path)
             return fault
-        return fault if is_outage and begun else ""
+        return fault if is_outage and failed else ""
 
     server.rule = rule
     journal = start()
-    speak(journal, tmp_path)
+    log_everything(journal, tmp_path)
     experiment = journal_experiment(journal)
     for _ in range(7):
-        begun.clear()
+        failed.clear()
         assert flush_backlog(tmp_path) == 1
     assert not any("not-uploaded" in path for _, path in server.requests)
     assert not rejected.read(tmp_path)
@@ -376,7 +380,7 @@ def test_run_created_after_delivery_of_its_execution_is_deleted(
         process = Process(os.getpid(), str(number))
         journal = start(process=process)
         experiment = journal_experiment(journal)
-        speak(journal, tmp_path)
+        log_everything(journal, tmp_path)
         outcome = Outbox(
             private_folder(tmp_path),
             process,
@@ -408,12 +412,12 @@ def test_only_content_quoted_by_mlflow_is_rejected(
 ) -> None:
     server.rejected = name
     journal = start()
-    speak(journal, tmp_path)
+    log_everything(journal, tmp_path)
     experiment = journal_experiment(journal)
     assert flush_backlog(tmp_path) == 0
     lines = rejected.read(tmp_path)
     assert lines
-    assert all(name in line.values() for line in lines), "nothing else is"
+    assert all(name in line.values() for line in lines), "no other content is rejected"
     client, number = open_store(tmp_path, experiment)
     found = {run.info.run_name: run.data for run in client.search_runs([number])}
     logged = {*found["train"].metrics, *found["p"].params, *found["train"].tags}
@@ -433,9 +437,9 @@ def test_every_rejected_point_of_a_metric_is_recorded(
     experiment = journal_experiment(journal)
     assert flush_backlog(tmp_path) == 0
     lines = rejected.read(tmp_path)
-    of_generator = [line for line in lines if line["metric"] == "loss_g"]
-    assert [line["value"] for line in of_generator] == [30.0, None, 10.0, 20.0]
-    assert [line["step"] for line in of_generator] == [3, 2**70, 1, 2]
+    generator_lines = [line for line in lines if line["metric"] == "loss_g"]
+    assert [line["value"] for line in generator_lines] == [30.0, None, 10.0, 20.0]
+    assert [line["step"] for line in generator_lines] == [3, 2**70, 1, 2]
     assert [line["value"] for line in lines if line["metric"] == "loss_d"] == [3.0, 4.0]
     client, number = open_store(tmp_path, experiment)
     (run,) = (run for run in client.search_runs([number]) if run.info.run_name == "train")
@@ -467,7 +471,7 @@ def test_nothing_is_rejected_while_every_request_is_too_large(
 ) -> None:
     server.rule = lambda method, path: "413" if method in ("POST", "PUT") else ""
     journal = start()
-    speak(journal, tmp_path)
+    log_everything(journal, tmp_path)
     experiment = journal_experiment(journal)
     assert flush_backlog(tmp_path) == 1
     server.rule = lambda method, path: "413" if path.endswith("log-batch") else ""
@@ -486,7 +490,7 @@ def test_unreachable_registry_blocks_only_registration(
     start: Callable[..., Outbox],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The server in this process notes its own database as the registry.
+    # The server in this process sets MLflow's registry to its own database.
     monkeypatch.setattr("mlflow.tracking._model_registry.utils._registry_uri", server.address)
     server.rule = lambda method, path: fault if "/registered-models/" in path else ""
     evaluation = start("evaluate")
@@ -528,7 +532,7 @@ def test_unreachable_registry_blocks_only_registration(
 def test_late_request_leaves_no_second_run(
     may_delete: bool, server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
-    # With the permission EDIT, MLflow refuses to delete runs of a colleague's experiment.
+    # With EDIT permission, MLflow does not allow deleting runs of another user's experiment.
     server.rule = lambda method, path: "" if may_delete or "delete" not in path[-6:] else "403"
     journal = start()
     run = Run(journal)
@@ -536,18 +540,18 @@ def test_late_request_leaves_no_second_run(
     flush_backlog(tmp_path)
     experiment = journal_experiment(journal)
     client, number = open_store(tmp_path, experiment)
-    # What a request that was held up on its way creates after the same was sent again.
+    # A delayed request creates a second run after its retry succeeded.
     for key in ("atelier.pipeline", "atelier.journal"):
         (found,) = client.search_runs([number], f"tags.`{key}` != ''")
         client.create_run(number, found.info.start_time, dict(found.data.tags))
     run.end("FINISHED")
     assert flush_backlog(tmp_path) == 0
-    left = client.search_runs([number])
-    assert may_delete or len(left) == 4
-    ours = ("atelier.pipeline", "atelier.journal")
-    left = [run for run in left if any(key in run.data.tags for key in ours)]
-    assert sorted(run.info.run_name for run in left) == ["p", "train"]
-    assert {run.info.status for run in left} == {"FINISHED"}
+    remaining = client.search_runs([number])
+    assert may_delete or len(remaining) == 4
+    tag_names = ("atelier.pipeline", "atelier.journal")
+    remaining = [run for run in remaining if any(key in run.data.tags for key in tag_names)]
+    assert sorted(run.info.run_name for run in remaining) == ["p", "train"]
+    assert {run.info.status for run in remaining} == {"FINISHED"}
 
 
 def test_run_whose_tag_cannot_be_deleted_blocks_nothing(
@@ -572,19 +576,19 @@ def test_experiment_created_concurrently_is_used(
     from mlflow.tracking import MlflowClient
 
     journal = start()
-    speak(journal, tmp_path)
+    log_everything(journal, tmp_path)
     experiment = journal_experiment(journal)
 
     def rule(method: str, path: str) -> str:
-        if path.endswith("experiments/create") and not made:
-            made.append(True)
+        if path.endswith("experiments/create") and not created:
+            created.append(True)
             MlflowClient(server.address).create_experiment(experiment)
         return ""
 
-    made: list[bool] = []
+    created: list[bool] = []
     server.rule = rule
     assert flush_backlog(tmp_path) == 0
-    assert made
+    assert created
     check_all_once(tmp_path, journal, experiment)
 
 
@@ -599,18 +603,18 @@ def test_sync_reports_delivered_waiting_and_rejected_entries(
 
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     server.rule = lambda method, path: "401"
-    speak(start(), tmp_path)
-    with pytest.raises(AtelierError) as told:
+    log_everything(start(), tmp_path)
+    with pytest.raises(AtelierError) as error:
         sync()
-    assert str(told.value).startswith("0 entries delivered, 8 waiting in .atelier/journal")
-    assert "401" in str(told.value)
-    assert "0 rejected" in str(told.value)
+    assert str(error.value).startswith("0 entries delivered, 8 waiting in .atelier/journal")
+    assert "401" in str(error.value)
+    assert "0 rejected" in str(error.value)
 
     server.rule = lambda method, path: "413" if path.endswith("a.txt") else ""
     sync()
-    told_ = capsys.readouterr().out
-    assert "7 entries delivered, 0 waiting; 1 rejected in .atelier/refused.jsonl" in told_
-    assert "verything" not in told_
+    output = capsys.readouterr().out
+    assert "7 entries delivered, 0 waiting; 1 rejected in .atelier/refused.jsonl" in output
+    assert "verything" not in output
 
     rejected.rejected_file(tmp_path).unlink()
     sync()
@@ -627,27 +631,27 @@ def test_stage_reports_waiting_and_rejected_entries(
 
     server.rule = lambda method, path: "413" if path.endswith("a.txt") else ""
     journal = start()
-    speak(journal, tmp_path)
+    log_everything(journal, tmp_path)
     flush_backlog(tmp_path)
     _wait_for_delivery(tmp_path, journal.folder, 1)
     assert "1 entry was rejected by MLflow" in capsys.readouterr().err
     _wait_for_delivery(tmp_path, journal.folder, 1)
-    assert capsys.readouterr().err == "", "it is said once"
+    assert capsys.readouterr().err == "", "it is reported once"
 
     server.rule = lambda method, path: "403"
     journal = start()
-    speak(journal, tmp_path)
+    log_everything(journal, tmp_path)
     flush_backlog(tmp_path)
     _wait_for_delivery(tmp_path, journal.folder, 1)
-    told = capsys.readouterr().err
-    assert "MLflow has not accepted everything yet" in told
-    assert "8 entries of this stage" in told
+    output = capsys.readouterr().err
+    assert "MLflow has not accepted everything yet" in output
+    assert "8 entries of this stage" in output
 
     later = start("evaluate")
     Run(later).end("FINISHED")
     _wait_for_delivery(tmp_path, later.folder, 0)
-    told = capsys.readouterr().err
-    assert "2 entries of this stage, 8 of earlier stages and 0 of earlier executions" in told
+    output = capsys.readouterr().err
+    assert "2 entries of this stage, 8 of earlier stages and 0 of earlier executions" in output
 
 
 @pytest.mark.parametrize("ending", ["FINISHED", "FAILED"])
@@ -663,18 +667,18 @@ def test_failed_or_manual_stage_reports_entries_of_earlier_ones(
     from atelier.tracking import stage
 
     server.rule = lambda method, path: "403"
-    speak(start(), tmp_path)
+    log_everything(start(), tmp_path)
     flush_backlog(tmp_path)
     rejected.reject(tmp_path, "name", "too large", {"kind": "text"}, None)
     monkeypatch.setattr(stage, "repository_root", lambda: tmp_path)
     monkeypatch.setattr(stage, "_start_worker", lambda *_: None)
-    asked = settings.load(Path(__file__).parents[2] / "params.yaml")
-    with contextlib.suppress(KeyError), stage._run("render", asked, None, logged=True):
+    loaded = settings.load(Path(__file__).parents[2] / "params.yaml")
+    with contextlib.suppress(KeyError), stage._run("render", loaded, None, logged=True):
         if ending == "FAILED":
             raise KeyError
-    told = capsys.readouterr().err
-    assert "8 entries of earlier stages and executions are not delivered" in told
-    assert "1 entry was rejected by MLflow (too large)" in told
+    output = capsys.readouterr().err
+    assert "8 entries of earlier stages and executions are not delivered" in output
+    assert "1 entry was rejected by MLflow (too large)" in output
 
 
 def test_ctrl_c_ends_sync_with_one_sentence(
@@ -686,7 +690,7 @@ def test_ctrl_c_ends_sync_with_one_sentence(
     from atelier.cli.runs import sync
 
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    speak(start(), tmp_path)
+    log_everything(start(), tmp_path)
 
     def rule(method: str, path: str) -> str:
         os.kill(os.getpid(), signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Fingerprints of what a stage was started with."""
+"""Fingerprints of a stage's settings and inputs."""
 
 import hashlib
 import json
@@ -47,7 +47,7 @@ def test_key_depends_on_fingerprint_and_machine(
         monkeypatch.setenv(name, "1")
     key = TRAINING.key("cpu")
     assert len(key) == 32
-    # Another copy of the project has the same contents in other files.
+    # Another copy of the project has the same contents but other inodes.
     copy = Fingerprint(dict(reversed(TRAINING.settings.items())), {}, dict(TRAINING.contents))
     assert copy.key("cpu") == key
     assert TRAINING.key("cuda") != key
@@ -90,7 +90,7 @@ def test_changes_are_named_in_order() -> None:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a pipeline of one stage, in which this process is."""
+    """Change to a folder with a pipeline of one stage."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_STAGE", raising=False)
     for folder in ("src/__pycache__", "data/inputs", "data/faces"):
@@ -114,14 +114,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def taken() -> Fingerprint:
+def fingerprint() -> Fingerprint:
     found = capture("train")
     assert found
     return found
 
 
 def test_fingerprint_contains_settings_and_files_of_the_stage(project: Path) -> None:
-    found = taken()
+    found = fingerprint()
     assert found.settings == {
         "train.lr": 0.1, "train.ema.decay": 0.9, "runtime": "cpu", "none.of.these": None,
     }  # fmt: skip
@@ -133,7 +133,7 @@ def test_fingerprint_contains_settings_and_files_of_the_stage(project: Path) -> 
     assert found.files["src/a.py"] == found.contents["src/a.py"] == md5("print(1)")
     assert found.contents["data/mine.jpg"] == md5("mine")
     assert found.contents["data/missing"] == "missing"
-    assert found == taken()
+    assert found == fingerprint()
     assert [capture(stage) for stage in ("nothing", "listed", "none")] == [None] * 3
     (project / "dvc.yaml").unlink()
     assert capture("train") is None
@@ -154,9 +154,9 @@ def test_fingerprint_contains_settings_and_files_of_the_stage(project: Path) -> 
 def test_changed_file_changes_fingerprint_of_its_dependency(
     project: Path, path: str, content: str, changed: set[str]
 ) -> None:
-    before = taken()
+    before = fingerprint()
     (project / path).write_text(content)
-    after = taken()
+    after = fingerprint()
     for found, other in ((before.files, after.files), (before.contents, after.contents)):
         assert {name for name in found if found[name] != other[name]} == changed
     if changed:
@@ -168,14 +168,14 @@ def test_changed_file_changes_fingerprint_of_its_dependency(
 
 
 def test_data_is_compared_by_inode_size_and_time_and_code_by_content(project: Path) -> None:
-    """So that data that is written anew between is noticed, and code that is put back is not."""
-    before = taken()
+    """Rewriting data is a change; restoring code to the same content is not."""
+    before = fingerprint()
     for path in ("data/faces/2.png", "src/a.py"):
         content = (project / path).read_text()
         (project / path).unlink()
         (project / path).write_text(content)
         os.utime(project / path, ns=(1, 1))
-    after = taken()
+    after = fingerprint()
     assert after.contents == before.contents
     assert {name for name in before.files if before.files[name] != after.files[name]} == {
         "data/faces"
@@ -186,7 +186,7 @@ def test_data_is_compared_by_inode_size_and_time_and_code_by_content(project: Pa
 def test_data_with_other_inode_size_or_time_is_changed(project: Path, change: str) -> None:
     file = project / "data/faces/2.png"
     os.utime(file, ns=(10**18, 10**18))
-    before = taken()
+    before = fingerprint()
     if change == "place":
         copy = project / "copy"
         copy.write_text(file.read_text())
@@ -195,11 +195,11 @@ def test_data_with_other_inode_size_or_time_is_changed(project: Path, change: st
         file.write_text("longer")
     nanoseconds = 10**18 + (change == "time")
     os.utime(file, ns=(nanoseconds, nanoseconds))
-    assert before.changes(before.settings, taken().files) == ["data/faces was changed"]
+    assert before.changes(before.settings, fingerprint().files) == ["data/faces was changed"]
 
 
 def test_first_three_changes_are_named_and_others_counted(project: Path) -> None:
-    before = taken()
+    before = fingerprint()
     (project / "params.yaml").write_text("train: {lr: 0.2, ema: {decay: 0.8}}\nruntime: x\n")
     with pytest.raises(
         AtelierError, match=r"runtime was .* is 0\.8; train\.lr was 0\.1 and is 0\.2\. DVC"
@@ -222,12 +222,12 @@ def test_recorded_hashes_are_used_only_within_dvc_stages(
         "    cmd: x\n"
         "    outs: [{path: data/faces, md5: 00ff.dir}]\n"
     )
-    outside = taken()
+    outside = fingerprint()
     monkeypatch.setenv("DVC_STAGE", "train")
-    within = taken()
+    within = fingerprint()
     assert within.contents == outside.contents | {"data/faces": "00ff.dir"}
     (project / "dvc.lock").unlink()
-    assert taken() == outside
+    assert fingerprint() == outside
 
 
 def test_changed_listed_file_is_rejected_within_dvc_stages(

@@ -1,4 +1,4 @@
-"""Pruning removes old runs with all their files, and nothing that somebody may come back for."""
+"""Pruning of old runs, their files and their models."""
 
 import os
 import shutil
@@ -29,12 +29,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 MEASURED = {"evaluate.samples": "800", "evaluate.seed": "1"}
 
 
-def git(folder: Path, *words: str) -> str:
+def git(folder: Path, *arguments: str) -> str:
     author = ("-c", "user.name=a", "-c", "user.email=a@b")
-    answer = subprocess.run(
-        ["git", *author, *words], cwd=folder, check=True, capture_output=True, text=True
+    result = subprocess.run(
+        ["git", *author, *arguments], cwd=folder, check=True, capture_output=True, text=True
     )
-    return answer.stdout.strip()
+    return result.stdout.strip()
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def _empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with a store that has its tables, which take seconds."""
+    """Repository with a store, shared because creating the tables takes seconds."""
     folder = tmp_path_factory.mktemp("empty")
     git(folder, "init", "--quiet")
     Project(folder).run("dvc", "init", "--quiet")
@@ -55,7 +55,7 @@ def _empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Store:
-    """A repository and its store, in which executions are logged as Atelier logs them."""
+    """Repository and its store, with executions logged in Atelier's format."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -76,19 +76,21 @@ class Store:
         at: int = 0,
         table: bool = True,
     ) -> str:
-        """Log a parent with one stage, ``train``; return the stage's run."""
-        home = experiment or self.experiment
+        """Log a parent run with one stage, ``train``, and return the ID of the stage's run."""
+        experiment_id = experiment or self.experiment
         owner = dict(tags or {})
-        of_parent = owner | {f"restored.{stage}": run for stage, run in (restored or {}).items()}
+        parent_tags = owner | {f"restored.{stage}": run for stage, run in (restored or {}).items()}
         at = at or next(self._time)
-        parent = self.client.create_run(home, at, of_parent | {"atelier.pipeline": name}, name)
+        parent = self.client.create_run(
+            experiment_id, at, parent_tags | {"atelier.pipeline": name}, name
+        )
         if table:
             self.client.set_tag(parent.info.run_id, "stages.ran", "train")
         parameters = [Param(key, value) for key, value in measured.items()]
         metrics = [] if kid is None else [Metric("evaluate.kid", kid, at, 0)]
         self.client.log_batch(parent.info.run_id, metrics=metrics, params=parameters)
-        of_child = owner | {"atelier.stage": "train", "mlflow.parentRunId": parent.info.run_id}
-        child = self.client.create_run(home, at, of_child, "train")
+        child_tags = owner | {"atelier.stage": "train", "mlflow.parentRunId": parent.info.run_id}
+        child = self.client.create_run(experiment_id, at, child_tags, "train")
         for path, md5 in (outputs or {}).items():
             self.client.set_tag(child.info.run_id, f"output.{path}", md5)
         for run in (child, parent):
@@ -103,20 +105,20 @@ class Store:
     def prune(self, best: int = 0) -> None:
         apply(self.root, "atelier", self.plan(best))
 
-    def left(self) -> list[str]:
-        """The pipelines that are neither removed nor in the trash."""
+    def remaining(self) -> list[str]:
+        """Return the names of pipelines that are neither removed nor in the trash."""
         runs = self.client.search_runs([self.experiment], "tags.`atelier.pipeline` != ''")
         return sorted(run.info.run_name for run in runs)
 
     def files(self) -> dict[str, bytes]:
-        """Everything that pruning may touch."""
+        """Return the contents of all files that pruning may remove."""
         return Project(self.root).bytes("mlruns", ".dvc/cache")
 
     def lock(self, *hashes: str) -> None:
-        """Write a dvc.lock that names outputs, as DVC quotes them."""
+        """Write a dvc.lock with outputs of these hashes, which may contain quotes."""
         outs = "".join(
-            f"    - path: out{place}\n      hash: md5\n      md5: {md5}\n"
-            for place, md5 in enumerate(hashes)
+            f"    - path: out{number}\n      hash: md5\n      md5: {md5}\n"
+            for number, md5 in enumerate(hashes)
         )
         text = f"schema: '2.0'\nstages:\n  train:\n    cmd: x\n    outs:\n{outs}"
         (self.root / "dvc.lock").write_text(text, "utf-8")
@@ -129,21 +131,21 @@ class Store:
 
 @pytest.fixture
 def store_and_programs(tmp_path: Path, _empty: Path) -> Store:
-    """A store that is pruned by programs, as users prune theirs."""
+    """Store pruned with DVC and git as subprocesses."""
     return Store(shutil.copytree(_empty, tmp_path / "project"))
 
 
 @pytest.fixture
 def store(store_and_programs: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A store that is pruned by DVC and MLflow in this process, which saves their start."""
+    """Store pruned with DVC and MLflow in this process, which saves their start."""
     programs = SimpleNamespace(run=run_here, CalledProcessError=subprocess.CalledProcessError)
     monkeypatch.setattr(references, "subprocess", programs)
     return store_and_programs
 
 
 def names(found: Plan) -> tuple[dict[str, list[str]], list[str]]:
-    kept = {execution.head.info.run_name: told for execution, told in found.keep.items()}
-    return kept, [execution.head.info.run_name for execution in found.remove]
+    reasons = {execution.head.info.run_name: texts for execution, texts in found.keep.items()}
+    return reasons, [execution.head.info.run_name for execution in found.remove]
 
 
 def test_best_run_is_kept_and_others_removed_with_files(store_and_programs: Store) -> None:
@@ -160,15 +162,15 @@ def test_best_run_is_kept_and_others_removed_with_files(store_and_programs: Stor
     )
     assert str(found.remove[1]) == "third, 2023-11-14 22:15, KID 0.2, 2.0 MB"
     assert store.files() == before
-    assert store.left() == ["failed", "first", "second", "third"]
+    assert store.remaining() == ["failed", "first", "second", "third"]
 
     apply(store.root, "atelier", found)
-    assert store.left() == ["second"]
+    assert store.remaining() == ["second"]
     assert store.client.get_run(best).info.lifecycle_stage == "active"
     with pytest.raises(MlflowException, match="not found"):
         store.client.get_run(removed)
-    kept = {store.client.get_run(best).data.tags["mlflow.parentRunId"], best}
-    assert {folder.name for folder in (store.root / "mlruns" / "atelier").iterdir()} == kept
+    kept_ids = {store.client.get_run(best).data.tags["mlflow.parentRunId"], best}
+    assert {folder.name for folder in (store.root / "mlruns" / "atelier").iterdir()} == kept_ids
     assert store.files().items() <= before.items()
     assert names(store.plan(best=1)) == ({"second": ["among the lowest KIDs"]}, [])
 
@@ -203,19 +205,21 @@ def test_run_of_registered_model_is_kept_and_other_models_removed(store: Store) 
         if name == "by place":
             client.create_model_version("faces", model.artifact_location)
     found = store.plan()
-    told = ["made a registered model"]
-    assert names(found) == ({"by place": told, "by run": told}, ["forgotten"])
+    reasons = ["made a registered model"]
+    assert names(found) == ({"by place": reasons, "by run": reasons}, ["forgotten"])
     assert str(found.remove[0]).endswith(" 2.5 MB")
     store.prune()
-    assert store.left() == ["by place", "by run"]
-    assert all((folders[name] / "artifacts" / "weights").exists() for name in store.left())
+    assert store.remaining() == ["by place", "by run"]
+    assert all((folders[name] / "artifacts" / "weights").exists() for name in store.remaining())
     assert not folders["forgotten"].exists()
-    left = client.search_logged_models([store.experiment])
-    assert {model.model_id for model in left} == {folders[name].name for name in store.left()}
+    remaining = client.search_logged_models([store.experiment])
+    assert {model.model_id for model in remaining} == {
+        folders[name].name for name in store.remaining()
+    }
 
 
-def test_run_whose_outputs_git_names_is_kept(store: Store) -> None:
-    hashes = {name: f"{place:032x}" for place, name in enumerate(
+def test_run_whose_outputs_git_references_is_kept(store: Store) -> None:
+    hashes = {name: f"{number:032x}" for number, name in enumerate(
         ["merged", "branch", "tag", "experiment", "workspace", "amended", "nobody"], 0xA0
     )}  # fmt: skip
     hashes["digits"] = "1" * 32
@@ -241,36 +245,36 @@ def test_run_whose_outputs_git_names_is_kept(store: Store) -> None:
     git(store.root, "checkout", "--quiet", main)
     store.lock(hashes["workspace"])
 
-    assert names(store.plan())[1] == ["nobody"], "git's log of HEAD names the amended one"
+    assert names(store.plan())[1] == ["nobody"], "the reflog of HEAD references the amended commit"
     git(store.root, "reflog", "expire", "--expire=now", "--all")
-    kept, removed = names(store.plan())
+    reasons, removed = names(store.plan())
     assert removed == ["nobody", "amended"]
-    assert set(map(tuple, kept.values())) == {("named by git or by dvc.lock",)}
-    assert kept.keys() == {*hashes, "two"} - {"nobody", "amended"}
+    assert set(map(tuple, reasons.values())) == {("named by git or by dvc.lock",)}
+    assert reasons.keys() == {*hashes, "two"} - {"nobody", "amended"}
 
 
 def test_running_execution_is_kept(store: Store) -> None:
     store.execute("old")
     store.execute("elsewhere", status="RUNNING")
-    # Between two stages of a pipeline no run is RUNNING.
+    # Between two stages of a pipeline, no run has the status RUNNING.
     process = Process.of(os.getpid())
     store.execute(process.key)
     journal = Outbox(private_folder(store.root), process, "train")
-    kept, removed = names(store.plan())
-    assert kept == {process.key: ["still running"], "elsewhere": ["still running"]}
+    reasons, removed = names(store.plan())
+    assert reasons == {process.key: ["still running"], "elsewhere": ["still running"]}
     assert removed == ["old"]
     with pytest.raises(AtelierError, match="a pipeline is running"):
         store.prune()
-    assert len(store.left()) == 3
+    assert len(store.remaining()) == 3
 
     journal.close()
     shutil.rmtree(journal.folder.parent)
     store.prune()
-    assert store.left() == ["elsewhere"]
+    assert store.remaining() == ["elsewhere"]
 
 
 def test_execution_without_written_outcome_is_kept(store: Store) -> None:
-    # All stages are delivered, and the process that was to write the outcome was killed.
+    # All stages are delivered, but the process was killed before it wrote the outcome.
     process = Process(2**22 + 1, "another-host")
     store.execute(process.key, table=True)
     journal = Outbox(private_folder(store.root), process, "train")
@@ -299,7 +303,7 @@ def test_own_store_is_recognized_by_another_address(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(root=store.root))
     assert not is_elsewhere(store.root)
     store.prune()
-    assert store.left() == []
+    assert store.remaining() == []
     assert not any((store.root / "mlruns").rglob("file.txt"))
 
 
@@ -311,22 +315,22 @@ def test_clones_have_different_ids(tmp_path: Path) -> None:
     assert ids != owner_tags(second)
     first.rename(tmp_path / "moved")
     assert owner_tags(tmp_path / "moved") == ids
-    (tmp_path / "moved/.atelier/clone-id").write_text("")  # as after a power cut
+    (tmp_path / "moved/.atelier/clone-id").write_text("")  # e.g. after a power failure
     assert len(owner_tags(tmp_path / "moved")["atelier.clone"]) == 32
     assert [file.name for file in (tmp_path / "moved/.atelier").iterdir()] == ["clone-id"]
 
 
 def test_output_that_is_equal_in_every_run_keeps_none(store: Store) -> None:
-    empty, ours, other = ("0" * 32, "1" * 32, "2" * 32)
-    store.execute("committed", outputs={"models": ours, "plots": empty})
+    empty, committed, other = ("0" * 32, "1" * 32, "2" * 32)
+    store.execute("committed", outputs={"models": committed, "plots": empty})
     store.execute("draft", outputs={"models": other, "plots": empty})
-    store.commit(ours, empty)
+    store.commit(committed, empty)
     assert names(store.plan()) == ({"committed": ["named by git or by dvc.lock"]}, ["draft"])
 
 
 def test_stale_checkpoints_are_removed(store: Store) -> None:
-    kept = {"render-new": 29, "train-held": 31, "train-at-work": 31}
-    for name, days in (kept | {"train-old": 31, ".stylize-old-1": 31}).items():
+    kept_days = {"render-new": 29, "train-held": 31, "train-at-work": 31}
+    for name, days in (kept_days | {"train-old": 31, ".stylize-old-1": 31}).items():
         folder = private_folder(store.root) / "unfinished" / name
         folder.mkdir(parents=True)
         (folder / ".lock").touch()
@@ -334,19 +338,22 @@ def test_stale_checkpoints_are_removed(store: Store) -> None:
         for path in (*folder.iterdir(), folder):
             os.utime(path, (time.time() - days * 86_400,) * 2)
     work = private_folder(store.root) / "unfinished"
-    (work / "train-at-work" / "gone").symlink_to("nowhere")  # as a file that is replaced just now
-    with locked(work / "train-held" / ".lock"):  # as the stage that is at it does
+    (work / "train-at-work" / "gone").symlink_to("nowhere")  # like a file that is being replaced
+    with locked(work / "train-held" / ".lock"):  # like the running stage
         found = store.plan()
         assert [folder.name for folder in found.stale] == [".stylize-old-1", "train-old"]
         apply(store.root, "atelier", found)
-    assert {folder.name for folder in work.iterdir()} == set(kept)
+    assert {folder.name for folder in work.iterdir()} == set(kept_days)
     assert [folder.name for folder in plan(store.root, "atelier", days=32).stale] == []
 
 
 def test_two_stages_with_one_fingerprint_use_separate_folders(tmp_path: Path) -> None:
     first, second = (ResumeDir(tmp_path, "train", None, "cpu", None) for _ in range(2))
     with first.checkpoints("one"), second.checkpoints("two"):
-        assert [(at.folder / "journal").read_text() for at in (first, second)] == ["one", "two"]
+        assert [(resume.folder / "journal").read_text() for resume in (first, second)] == [
+            "one",
+            "two",
+        ]
         assert stale(tmp_path, days=0) == []
     assert list((tmp_path / "unfinished").iterdir()) == []
 
@@ -357,41 +364,41 @@ def test_producers_of_kept_executions_are_kept(store: Store) -> None:
     unused = store.execute("unused")
     store.execute("kept", 0.1, restored={"download": "pulled from elsewhere", "convert": second})
     store.execute("failed", restored={"download": unused})
-    kept, removed = names(store.plan(best=1))
+    reasons, removed = names(store.plan(best=1))
     assert removed == ["failed", "unused"]
-    assert kept["second"] == ["made what kept restored"]
-    assert kept["first"] == ["made what second restored"]
+    assert reasons["second"] == ["made what kept restored"]
+    assert reasons["first"] == ["made what second restored"]
 
 
 def test_only_runs_of_atelier_in_this_experiment_are_removed(store: Store) -> None:
     _, other = open_store(store.root, "other")
     store.execute("of other", experiment=other)
     own = store.client.create_run(store.experiment, run_name="a notebook's").info.run_id
-    alone = store.client.create_run(store.experiment, tags={"atelier.stage": "train"}).info.run_id
-    store.client.set_terminated(alone)
+    orphan = store.client.create_run(store.experiment, tags={"atelier.stage": "train"}).info.run_id
+    store.client.set_terminated(orphan)
     found = store.plan()
     assert names(found)[0] == {"of other": ["of another experiment"]}
-    assert [execution.head.info.run_id for execution in found.remove] == [alone]
+    assert [execution.head.info.run_id for execution in found.remove] == [orphan]
     store.prune()
-    left = store.client.search_runs([store.experiment])
-    assert [run.info.run_id for run in left] == [own]
+    remaining = store.client.search_runs([store.experiment])
+    assert [run.info.run_id for run in remaining] == [own]
     assert names(store.plan()) == (names(found)[0], [])
 
 
 def test_files_outside_the_project_are_not_removed(store: Store, tmp_path: Path) -> None:
-    place = tmp_path / "disk"
-    far = store.client.create_experiment("far", artifact_location=place.as_uri())
-    store.execute("far", experiment=far)
+    folder = tmp_path / "disk"
+    other_experiment = store.client.create_experiment("far", artifact_location=folder.as_uri())
+    store.execute("far", experiment=other_experiment)
     store.execute("near")
     found = plan(store.root, "far", best=0)
     assert names(found)[0]["far"] == ["has files outside mlruns/"]
     apply(store.root, "far", found)
-    assert len(list(place.rglob("file.txt"))) == 2
+    assert len(list(folder.rglob("file.txt"))) == 2
 
     copy = Store(shutil.copytree(store.root, tmp_path / "copy"))
     before = store.files()
     copy.prune()
-    assert copy.left() == []
+    assert copy.remaining() == []
     assert not list((copy.root / "mlruns").rglob("file.txt"))
     assert store.files() == before
 
@@ -405,7 +412,7 @@ def test_shared_cache_is_not_collected(store: Store, tmp_path: Path) -> None:
     store.execute("old")
     assert store.plan().cached == []
     store.prune()
-    assert store.left() == []
+    assert store.remaining() == []
     assert file.exists()
 
 
@@ -435,7 +442,7 @@ def test_runs_in_another_store_are_moved_to_its_trash(
     before = team.files()
     assert str(team.plan().remove[0]).endswith("no KID, files on the server")
     team.prune()
-    assert team.left() == []
+    assert team.remaining() == []
     assert team.client.get_run(run).info.lifecycle_stage == "deleted"
     assert team.files() == before
     assert names(team.plan()) == ({}, [])
@@ -453,20 +460,22 @@ def test_only_old_runs_of_this_clone_are_removed_on_a_server(
         team.execute(f"other {tag}", tags=own | {tag: "another"})
     team.execute("old", tags=own, at=now - 8 * day)
     team.execute("recent", tags=own, at=now - 6 * day)
-    kept, removed = names(team.plan())
+    reasons_by_name, removed = names(team.plan())
     assert removed == ["old"]
-    assert kept.pop("recent") == ["younger than 7 days"]
-    assert kept.keys() == {"untagged", *(f"other {tag}" for tag in own)}
-    assert all(told == ["of another user, machine or clone"] for told in kept.values())
+    assert reasons_by_name.pop("recent") == ["younger than 7 days"]
+    assert reasons_by_name.keys() == {"untagged", *(f"other {tag}" for tag in own)}
+    assert all(
+        reasons == ["of another user, machine or clone"] for reasons in reasons_by_name.values()
+    )
     assert names(plan(store.root, "atelier", best=0, min_age=5))[1] == ["recent", "old"]
     assert len(plan(store.root, "atelier", best=0, everyone=True).remove) == 4
-    # The lowest KID of somebody else is no reason to remove the best of one's own.
+    # Another user's lower KID does not make the best own run removable.
     team.execute("their best", 0.1, tags=own | {"mlflow.user": "another"})
     team.execute("own best", 0.2, tags=own)
     assert names(team.plan(best=1))[1] == ["old"]
 
 
-def test_minimum_age_applies_to_the_own_store(store: Store) -> None:
+def test_minimum_age_applies_to_own_store(store: Store) -> None:
     store.execute("old")
     store.execute("fresh", at=time.time_ns() // 1_000_000)
     assert names(plan(store.root, "atelier", best=0))[1] == ["fresh", "old"]
@@ -489,7 +498,7 @@ def test_errors_are_one_sentence(store: Store, tmp_path: Path) -> None:
 
 
 def newest(project: Project) -> Run:
-    """The run of the newest training, once all is delivered."""
+    """Wait until all outboxes are delivered and return the newest training's run."""
     end = time.monotonic() + 120
     while list((project.folder / ".atelier" / "journal").glob("*")):
         assert time.monotonic() < end, "the runs are not delivered"
@@ -504,7 +513,9 @@ def test_unreferenced_outputs_of_the_pipeline_are_removed(tracked: Project) -> N
         folder = tracked.folder / ".dvc" / "cache" / "files" / "md5"
         return [name for name, md5 in models.items() if (folder / md5[:2] / md5[2:]).exists()]
 
-    tracked.run("rm", "-rf", "mlflow.db", "mlruns", ".atelier")  # the first run is a colleague's
+    tracked.run(
+        "rm", "-rf", "mlflow.db", "mlruns", ".atelier"
+    )  # the first pipeline belongs to another user
     git(tracked.folder, "commit", "--quiet", "-am", "first")
     first = tracked.bytes("models", "samples", "metrics")
     lock = YAML(typ="safe").load((tracked.folder / "dvc.lock").read_text("utf-8"))
@@ -520,7 +531,7 @@ def test_unreferenced_outputs_of_the_pipeline_are_removed(tracked: Project) -> N
     tracked.run("dvc", "checkout", "--force")
     assert cached() == ["commit", "experiment", "draft"]
 
-    # The best result stays, in DVC's cache as well, though nobody committed it.
+    # The best result is kept, also in DVC's cache, although it is not committed.
     client, _ = open_store(tracked.folder, "atelier")
     client.log_metric(draft.data.tags["mlflow.parentRunId"], "evaluate.kid", -1.0)
     found = plan(tracked.folder, "atelier")
@@ -531,13 +542,13 @@ def test_unreferenced_outputs_of_the_pipeline_are_removed(tracked: Project) -> N
 
     before = tracked.bytes("mlruns", ".dvc/cache")
     found = plan(tracked.folder, "atelier", best=0)
-    (gone,) = found.remove
-    assert draft.info.run_id in gone.ids
-    assert all(file.exists() for file in (*found.cached, *gone.folders))
+    (removed,) = found.remove
+    assert draft.info.run_id in removed.ids
+    assert all(file.exists() for file in (*found.cached, *removed.folders))
     assert tracked.bytes("mlruns", ".dvc/cache") == before
     apply(tracked.folder, "atelier", found)
     assert cached() == ["commit", "experiment"]
-    assert not any(file.exists() for file in (*found.cached, *gone.folders))
+    assert not any(file.exists() for file in (*found.cached, *removed.folders))
     found = plan(tracked.folder, "atelier", best=0)
     assert (len(found.keep), found.remove, found.cached) == (1, [], [])
 

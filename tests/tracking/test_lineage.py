@@ -13,7 +13,7 @@ from atelier.tracking.run import Run
 from atelier.tracking.store import client_of, open_store
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-DEAD = Process(os.getpid(), "1")  # no process with this number started so early
+DEAD = Process(os.getpid(), "1")  # no running process with this number has this start time
 FACES, MODEL, OTHER = (digit * 32 for digit in "abc")
 PATHS = [
     "data/faces #1 (ä & ö)!.npz",
@@ -41,14 +41,14 @@ def test_lineage_follows_paths_that_are_illegal_tag_names(
     outcome.write("end", status="FINISHED")
     outcome.close()
     assert flush_backlog(tmp_path) == 0
-    # The working tree has another content now; only MLflow knows the one in question.
+    # dvc.lock has another hash, so only MLflow has a record of this one.
     (tmp_path / "dvc.lock").write_text(
         f"stages:\n  train:\n    cmd: c\n    outs:\n    - path: '{model}'\n      md5: {OTHER}\n"
     )
     client, _ = open_store(tmp_path, "atelier")
     origin = find_lineage(MODEL[:10], client)
     assert (origin.path, origin.content) == (model, MODEL)
-    assert [maker.stage for maker in origin.producers] == ["train", "convert"]
-    assert all(maker.run for maker in origin.producers)
+    assert [producer.stage for producer in origin.producers] == ["train", "convert"]
+    assert all(producer.run for producer in origin.producers)
     assert origin.producers[0].inputs == {path: FACES}
     client_of.cache_clear()

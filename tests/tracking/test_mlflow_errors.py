@@ -1,4 +1,4 @@
-"""Errors of a database, a server and this machine: which of them are about the content."""
+"""Classification of errors: those of the content, and those of the database, server or machine."""
 
 import errno
 import os
@@ -20,14 +20,14 @@ from atelier.tracking.mlflow_errors import (
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")
 KEY = "train.loss"
-OF_DATA = ["StringDataRightTruncation", "NumericValueOutOfRange", "CharacterNotInRepertoire"]
-PASSING = [
+DATA_ERRORS = ["StringDataRightTruncation", "NumericValueOutOfRange", "CharacterNotInRepertoire"]
+TEMPORARY_ERRORS = [
     *("ReadOnlySqlTransaction", "UniqueViolation", "ForeignKeyViolation", "LockNotAvailable"),
     *("DeadlockDetected", "AdminShutdown", "InsufficientPrivilege", "UndefinedTable"),
 ]
 
 
-def answer(kind: str, prefix: str = "") -> RestException:
+def rest_error(kind: str, prefix: str = "") -> RestException:
     """Return the error that MLflow's client raises if a statement fails on the server."""
     cause = getattr(psycopg.errors, kind)("the database's own words")
     statement = "INSERT INTO metrics (key) VALUES (%(key)s)"
@@ -38,18 +38,18 @@ def answer(kind: str, prefix: str = "") -> RestException:
     return RestException({"error_code": "BAD_REQUEST", "message": str(error)})
 
 
-@pytest.mark.parametrize("kind", PASSING)
+@pytest.mark.parametrize("kind", TEMPORARY_ERRORS)
 def test_temporary_database_error_rejects_nothing(kind: str) -> None:
-    assert f"'{KEY}'" in str(answer(kind)), "the statement's values are in the answer"
-    assert not may_reject_content(answer(kind))
-    assert not rejects(answer(kind), KEY)
+    assert f"'{KEY}'" in str(rest_error(kind)), "the statement's values are in the error"
+    assert not may_reject_content(rest_error(kind))
+    assert not rejects(rest_error(kind), KEY)
 
 
-@pytest.mark.parametrize("kind", OF_DATA)
+@pytest.mark.parametrize("kind", DATA_ERRORS)
 def test_database_error_about_a_value_rejects_it(kind: str) -> None:
-    assert rejects(answer(kind), KEY)
-    assert rejects(answer(kind, "raised as a result of Query-invoked autoflush; see docs"), KEY)
-    assert not rejects(answer(kind), "another.metric")
+    assert rejects(rest_error(kind), KEY)
+    assert rejects(rest_error(kind, "raised as a result of Query-invoked autoflush; see docs"), KEY)
+    assert not rejects(rest_error(kind), "another.metric")
 
 
 @pytest.mark.parametrize("value", ["(psycopg.errors.ReadOnlySqlTransaction)", "(a.b) [SQL: x]"])
@@ -59,7 +59,7 @@ def test_value_that_looks_like_a_database_error_is_rejected(value: str) -> None:
     assert rejects(error, value)
 
 
-def test_errors_of_access_are_recognized_in_every_form() -> None:
+def test_all_kinds_of_access_errors_are_recognized() -> None:
     response = Response()
     response.status_code = 429
     assert is_access_denied(HTTPError("busy", response=response))

@@ -1,4 +1,4 @@
-"""Every name and value is legal for MLflow, and two names never become one."""
+"""Conversion of names and values to legal MLflow names, without collisions."""
 
 import posixpath
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from atelier.tracking import mlflow_names as names
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-# All characters: NUL, lone surrogates, controls; and those that paths and URLs are made of.
+# All characters, including NUL, surrogates and controls, and those special in paths and URLs.
 HOSTILE = st.one_of(
     st.text(st.characters(exclude_categories=()), max_size=300),
     st.text(st.sampled_from("a.%/\\#?: @'\"`\0\n\ud800é+~"), max_size=40),
     st.text(max_size=600),
 )
-MAKERS = [
+CONVERSIONS = [
     names.key,
     names.image_key,
     names.artifact_path,
@@ -25,28 +25,30 @@ MAKERS = [
     names.experiment_name,
     names.model_name,
 ]
-Maker = Callable[[str], str]
+Conversion = Callable[[str], str]
 
 
-@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("convert", CONVERSIONS)
 @given(first=HOSTILE, second=HOSTILE)
 @example(first="a b", second="a?b")
 @example(first="a (1)", second="a {1}")
 @example(first="..", second=".")
 @example(first="", second="/")
 @example(first="x" * 300, second="x" * 301)
-def test_names_are_unique_and_legal_names_unchanged(make: Maker, first: str, second: str) -> None:
-    if first != second and make(first) != first and make(second) != second:
-        assert make(first) != make(second)
-    assert make(make(first)) == make(first)
-    assert make(first).encode()
+def test_names_are_unique_and_legal_names_unchanged(
+    convert: Conversion, first: str, second: str
+) -> None:
+    if first != second and convert(first) != first and convert(second) != second:
+        assert convert(first) != convert(second)
+    assert convert(convert(first)) == convert(first)
+    assert convert(first).encode()
 
 
 @given(name=HOSTILE)
 @example(name="watch@mine")
 @example(name="loss/IMG_2041 (1).png")
 @example(name="a\n")
-def test_keys_pass_mlflows_own_validation(name: str) -> None:
+def test_keys_pass_validation_of_mlflow(name: str) -> None:
     from mlflow.utils import validation
 
     key = names.key(name)
@@ -63,21 +65,21 @@ def test_keys_pass_mlflows_own_validation(name: str) -> None:
 @example(path="a%2e%2e/b#c?d")
 @example(path="x" * 300 + ".png")
 @example(path="C:\\a")
-def test_artifact_paths_stay_in_the_run_and_are_url_safe(path: str) -> None:
+def test_artifact_paths_stay_in_run_and_are_url_safe(path: str) -> None:
     from mlflow.store.artifact.artifact_repo import verify_artifact_path
     from mlflow.store.artifact.local_artifact_repo import _verify_artifact_file_name
     from mlflow.utils.uri import validate_path_is_safe
     from requests import Request
 
-    made = names.artifact_path(path)
-    verify_artifact_path(made)
-    _verify_artifact_file_name(made)
-    assert validate_path_is_safe(made) == made
-    assert all(len(part.encode()) <= 255 for part in made.split("/"))
-    url = Request("PUT", f"http://host/{made}").prepare().url or ""
+    legal = names.artifact_path(path)
+    verify_artifact_path(legal)
+    _verify_artifact_file_name(legal)
+    assert validate_path_is_safe(legal) == legal
+    assert all(len(part.encode()) <= 255 for part in legal.split("/"))
+    url = Request("PUT", f"http://host/{legal}").prepare().url or ""
     assert "?" not in url
     assert "#" not in url
-    assert posixpath.normpath(made) == made
+    assert posixpath.normpath(legal) == legal
 
 
 @given(value=HOSTILE)
@@ -92,7 +94,7 @@ def test_values_are_text_of_legal_length(value: str) -> None:
 
 
 @given(name=HOSTILE)
-def test_experiments_models_and_images_pass_mlflows_validation(name: str) -> None:
+def test_names_of_experiments_models_and_images_pass_validation_of_mlflow(name: str) -> None:
     import re
 
     from mlflow.utils import validation

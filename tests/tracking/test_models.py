@@ -1,4 +1,4 @@
-"""The logged generator put to use: by `atelier generate`, and served to whoever asks by HTTP."""
+"""Logged generators in `atelier generate` and behind MLflow's HTTP server."""
 
 import json
 import os
@@ -30,18 +30,18 @@ from atelier.tracking.store import as_default_store, open_store
 from ..support.project import Project
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-CPU, PATIENCE = torch.device("cpu"), 120.0
+CPU, TIMEOUT = torch.device("cpu"), 120.0
 
 
 @pytest.fixture(scope="module")
 def project(_tracked: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project in which the chain has run."""
+    """Project after one pipeline."""
     return _tracked.copy(tmp_path_factory.mktemp("logged") / "project")
 
 
 @pytest.fixture(scope="module")
 def store(project: Project) -> tuple[Any, str]:
-    """Its store, with the model registered as ``faces``."""
+    """Store of the project, with the model registered as ``faces``."""
     client, experiment = open_store(project.folder, "atelier")
     (model,) = client.search_logged_models([experiment])
     client.create_registered_model("faces")
@@ -54,56 +54,58 @@ def store(project: Project) -> tuple[Any, str]:
 
 @pytest.fixture(scope="module")
 def runs(store: tuple[Any, str]) -> dict[str, str]:
-    """The ids of the runs by stage, and of the pipeline's."""
+    """Return the run IDs by stage; the parent run's key is ``pipeline``."""
     client, experiment = store
     found = client.search_runs([experiment])
     return {run.data.tags.get("atelier.stage", "pipeline"): run.info.run_id for run in found}
 
 
-def pictures(trained: SampledGenerator) -> np.ndarray:
-    """Pictures of the seeds 1 to 4, uint8 [4, 16, 16, 3]."""
+def sample_images(trained: SampledGenerator) -> np.ndarray:
+    """Return images of the seeds 1 to 4 as uint8 [4, 16, 16, 3]."""
     return np.stack(list(generate_one_by_one(trained, latents_for_seeds((1, 2, 3, 4), trained))))
 
 
-def alike(made: np.ndarray, wanted: np.ndarray) -> bool:
-    """Whether pictures are the same, but for what rounds to the other side of one level.
+def nearly_equal(images: np.ndarray, expected: np.ndarray) -> bool:
+    """Return True if images are equal, except for rounding in less than 2 % of the values.
 
-    A generator that has learned so little makes them nearly grey; other ones differ by a level too,
-    but in half of their pixels.
+    The images of this short training are nearly gray. Images of other seeds also differ by about
+    one level, but in half of their pixels.
     """
-    assert made.shape == wanted.shape
-    return float((made != wanted).mean()) < 0.02
+    assert images.shape == expected.shape
+    return float((images != expected).mean()) < 0.02
 
 
 @pytest.fixture(scope="module")
-def ours(project: Project) -> np.ndarray:
-    """Those of the generator's own file."""
-    return pictures(
+def expected_images(project: Project) -> np.ndarray:
+    """Return images of the generator in the model file."""
+    return sample_images(
         SampledGenerator.from_file(project.folder / "models/generator.safetensors", CPU)
     )
 
 
 def test_every_reference_to_a_generator_gives_its_images(
-    store: tuple[Any, str], runs: dict[str, str], ours: np.ndarray
+    store: tuple[Any, str], runs: dict[str, str], expected_images: np.ndarray
 ) -> None:
-    asked_before = os.environ.get("MLFLOW_TRACKING_URI")
-    assert not alike(ours[:1], ours[1:2]), "or this would prove nothing"
+    address_before = os.environ.get("MLFLOW_TRACKING_URI")
+    assert not nearly_equal(expected_images[:1], expected_images[1:2]), (
+        "images of different seeds must differ"
+    )
     for source in (runs["train"], runs["pipeline"], "models:/faces/1"):
         logged = load_model(source, store[0])
         trained = SampledGenerator.from_module(logged.network, logged.inputs, logged.about, CPU)
-        assert alike(pictures(trained), ours)
-    assert os.environ.get("MLFLOW_TRACKING_URI") == asked_before, "or later runs go there"
+        assert nearly_equal(sample_images(trained), expected_images)
+    assert os.environ.get("MLFLOW_TRACKING_URI") == address_before, "the address is restored"
 
 
 def test_command_accepts_registered_model_and_does_not_change_the_store(
-    project: Project, store: tuple[Any, str], ours: np.ndarray
+    project: Project, store: tuple[Any, str], expected_images: np.ndarray
 ) -> None:
     before = project.bytes("mlruns")
     options = ("--count", "4", "--columns", "4", "--tile-pixels", "16", "--out", "made.png")
-    told = project.atelier("generate", *options, "--model", "models:/faces@champion")
-    assert told == "Wrote made.png: seeds 1 to 4.\n"
+    output = project.atelier("generate", *options, "--model", "models:/faces@champion")
+    assert output == "Wrote made.png: seeds 1 to 4.\n"
     with Image.open(project.folder / "made.png") as sheet:
-        assert alike(np.asarray(sheet), np.concatenate(ours, axis=1))
+        assert nearly_equal(np.asarray(sheet), np.concatenate(expected_images, axis=1))
     assert project.bytes("mlruns") == before
 
 
@@ -116,7 +118,7 @@ def test_model_metadata_contains_the_architecture(
     assert logged.inputs == arch.latent_size
 
 
-def test_missing_model_is_one_sentence(
+def test_missing_model_is_one_error_sentence(
     project: Project, store: tuple[Any, str], runs: dict[str, str]
 ) -> None:
     for source, sentence in (
@@ -128,23 +130,23 @@ def test_missing_model_is_one_sentence(
             load_model(source, store[0])
         assert "\n" not in str(error.value)
     before = sorted(project.folder.glob("*"))
-    asked = ("generate", "--model", "models:/faces@nobody", "--out", "none.png")
-    told = project.atelier(*asked, ok=False)
-    errors = [line for line in told.splitlines() if line.startswith("ERROR: ")]
+    arguments = ("generate", "--model", "models:/faces@nobody", "--out", "none.png")
+    output = project.atelier(*arguments, ok=False)
+    errors = [line for line in output.splitlines() if line.startswith("ERROR: ")]
     assert len(errors) == 1
     assert "alias nobody not found" in errors[0]
-    assert "Traceback" not in told
+    assert "Traceback" not in output
     assert sorted(project.folder.glob("*")) == before
 
 
 @contextmanager
 def served(project: Project, model: str, log: Path) -> Iterator[str]:
-    """Serve a model as a user would; yield the server's address."""
+    """Serve a model with `mlflow models serve` and yield the server's address."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     command = f"models serve -m {model} --env-manager local --host 127.0.0.1 --port {port}"
-    ours = {
+    environment = {
         "MLFLOW_TRACKING_URI": f"sqlite:///{project.folder}/mlflow.db",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -153,13 +155,13 @@ def served(project: Project, model: str, log: Path) -> Iterator[str]:
         server = subprocess.Popen(
             [Path(sys.executable).with_name("mlflow"), *command.split()],
             cwd=project.folder,
-            env=os.environ | ours,
+            env=os.environ | environment,
             stdout=file,
             stderr=file,
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not _answers(port):
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
@@ -179,7 +181,7 @@ def _answers(port: int) -> bool:
 
 @pytest.mark.slow
 def test_served_generator_returns_its_images(
-    project: Project, store: tuple[Any, str], ours: np.ndarray, tmp_path: Path
+    project: Project, store: tuple[Any, str], expected_images: np.ndarray, tmp_path: Path
 ) -> None:
     client, experiment = store
     (model,) = client.search_logged_models([experiment])
@@ -187,10 +189,10 @@ def test_served_generator_returns_its_images(
     latents = torch.cat([draw_latents(1, arch, seed) for seed in (1, 2, 3, 4)])
     address = f"models:/{model.model_id}"
     with served(project, address, tmp_path / "server.log") as server:
-        asked = {"inputs": latents.tolist()}
-        answer = requests.post(f"{server}/invocations", json=asked, timeout=60)
-        assert answer.status_code == 200, answer.text
+        request = {"inputs": latents.tolist()}
+        response = requests.post(f"{server}/invocations", json=request, timeout=60)
+        assert response.status_code == 200, response.text
         wrong = {"inputs": latents[:, :-1].tolist()}
         assert requests.post(f"{server}/invocations", json=wrong, timeout=60).status_code == 400
-    made = to_uint8(torch.tensor(json.loads(answer.text)["predictions"]), signed=True).numpy()
-    assert alike(made, ours)
+    images = to_uint8(torch.tensor(json.loads(response.text)["predictions"]), signed=True).numpy()
+    assert nearly_equal(images, expected_images)

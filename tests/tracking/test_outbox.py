@@ -1,4 +1,4 @@
-"""Journals, rejected entries and names as files and text, at their boundaries."""
+"""Boundary cases of outboxes, rejected entries and MLflow names."""
 
 import hashlib
 import json
@@ -38,17 +38,17 @@ def _checksum(name: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("make", "length"),
+    ("convert", "length"),
     [(names.key, 250), (names.image_key, 100), (names.run_name, 250), (names.experiment_name, 200),
      (names.model_name, 200)],
 )  # fmt: skip
-def test_name_is_cut_at_the_legal_length(make: Any, length: int) -> None:
+def test_name_is_cut_at_the_legal_length(convert: Any, length: int) -> None:
     longest = "n" * length
-    assert make(longest) == longest
-    assert make(longest + "n") == f"{'n' * (length - 11)}-{_checksum(longest + 'n')}"
+    assert convert(longest) == longest
+    assert convert(longest + "n") == f"{'n' * (length - 11)}-{_checksum(longest + 'n')}"
 
 
-def test_names_keep_their_legal_characters() -> None:
+def test_legal_characters_of_names_are_unchanged() -> None:
     assert names.key("a?b") == f"a_b-{_checksum('a?b')}"
     assert names.key("a/../b") == f"a/__/b-{_checksum('a/../b')}"
     assert names.key("..a") == f"__a-{_checksum('..a')}"
@@ -83,11 +83,11 @@ def test_paths_keep_folder_and_suffix() -> None:
     assert names.artifact_path(ending) == f"_.{'e' * 10}-{_checksum(ending)}"
 
 
-@pytest.mark.parametrize(("make", "length"), [(names.parameter, 6000), (names.tag, 8000)])
-def test_values_are_cut_to_their_length_with_a_mark(make: Any, length: int) -> None:
-    assert make("v" * length) == "v" * length
-    assert make("v" * (length + 1)) == "v" * (length - 6) + " [cut]"
-    assert make("a\0b\ud800") == "a\ufffdb\ufffd"
+@pytest.mark.parametrize(("convert", "length"), [(names.parameter, 6000), (names.tag, 8000)])
+def test_long_values_are_cut_and_marked(convert: Any, length: int) -> None:
+    assert convert("v" * length) == "v" * length
+    assert convert("v" * (length + 1)) == "v" * (length - 6) + " [cut]"
+    assert convert("a\0b\ud800") == "a\ufffdb\ufffd"
 
 
 def test_rejected_entries_are_written_once_with_their_files(tmp_path: Path) -> None:
@@ -99,24 +99,24 @@ def test_rejected_entries_are_written_once_with_their_files(tmp_path: Path) -> N
     rejected.reject(tmp_path, "run/1", "too large.\nmore", {"kind": "image"}, file)
     rejected.reject(tmp_path, "run/1", "again", {"kind": "image"}, file)
     rejected.reject(tmp_path, "run/2", "bad", {"kind": "tag"}, None)
-    kept = f"{PRIVATE}/refused/run_1/a.png"
-    first = {"reason": "too large.\nmore", "name": "run/1", "kind": "image", "kept": kept}
+    path = f"{PRIVATE}/refused/run_1/a.png"
+    first = {"reason": "too large.\nmore", "name": "run/1", "kind": "image", "kept": path}
     second = {"reason": "bad", "name": "run/2", "kind": "tag"}
     assert rejected.read(tmp_path) == [first, second]
-    assert (tmp_path / kept).read_bytes() == b"image"
+    assert (tmp_path / path).read_bytes() == b"image"
     assert rejected.unreported_rejections(tmp_path) == [first, second]
     assert rejected.unreported_rejections(tmp_path) == []
     rejected.reject(tmp_path, "run/3", "bad", {}, tmp_path / "absent")
     third = {"reason": "bad", "name": "run/3"}
     assert rejected.unreported_rejections(tmp_path) == [third]
-    # A user removed the file; what is rejected afterwards is reported.
+    # After a user removed the file, new rejections are reported.
     rejected.rejected_file(tmp_path).write_text(json.dumps(second) + "\nno json\n", "utf-8")
     assert rejected.unreported_rejections(tmp_path) == [second]
-    words = f", kept in {PRIVATE}/refused.jsonl"
-    assert rejected.summary([first]) == f"1 entry was rejected by MLflow (too large){words}"
-    assert rejected.summary([second, first]) == f"2 entries were rejected by MLflow (bad){words}"
+    location = f", kept in {PRIVATE}/refused.jsonl"
+    assert rejected.summary([first]) == f"1 entry was rejected by MLflow (too large){location}"
+    assert rejected.summary([second, first]) == f"2 entries were rejected by MLflow (bad){location}"
     assert rejected.summary([{"reason": "r" * 201}]).count("r" * 200 + ")") == 1
-    assert rejected.summary([{}]) == f"1 entry was rejected by MLflow (){words}"
+    assert rejected.summary([{}]) == f"1 entry was rejected by MLflow (){location}"
 
 
 class _TooLargeError(Exception):
@@ -133,7 +133,7 @@ def test_only_rejected_items_of_a_request_are_recorded(
     bad: list[int], expected: list[int], size: bool
 ) -> None:
     sent: list[int] = []
-    aside: list[int] = []
+    rejected_items: list[int] = []
 
     def send(items: Sequence[int]) -> None:
         wrong = [item for item in items if item in bad]
@@ -144,9 +144,12 @@ def test_only_rejected_items_of_a_request_are_recorded(
         sent.extend(items)
 
     send_in_parts(
-        range(5), send, lambda item, error: aside.append(item), lambda item: [f"item {item}"]
+        range(5),
+        send,
+        lambda item, error: rejected_items.append(item),
+        lambda item: [f"item {item}"],
     )
-    assert aside == expected
+    assert rejected_items == expected
     assert sent == [item for item in range(5) if item not in bad]
 
 
@@ -157,17 +160,21 @@ def test_error_without_quoted_content_is_raised() -> None:
         calls.append(len(items))
         raise MlflowException("an HTML page", error_code=1000)
 
-    aside: list[int] = []
+    rejected_items: list[int] = []
     with pytest.raises(MlflowException, match="an HTML page"):
-        send_in_parts([1, 2], send, lambda item, error: aside.append(item), lambda item: ["x"])
-    assert (calls, aside) == ([2, 1], [])
+        send_in_parts(
+            [1, 2], send, lambda item, error: rejected_items.append(item), lambda item: ["x"]
+        )
+    assert (calls, rejected_items) == ([2, 1], [])
 
     def unreachable(items: Sequence[int]) -> None:
         raise ConnectionError("no route")
 
     with pytest.raises(ConnectionError):
-        send_in_parts([1, 2], unreachable, lambda item, error: aside.append(item), lambda item: [])
-    assert aside == []
+        send_in_parts(
+            [1, 2], unreachable, lambda item, error: rejected_items.append(item), lambda item: []
+        )
+    assert rejected_items == []
 
 
 @pytest.fixture
@@ -188,9 +195,9 @@ def test_outbox_is_read_entry_by_entry_until_it_is_removed(private: Path, tmp_pa
     journal.write("metrics", values=[1])
     file = tmp_path / "a.png"
     file.write_bytes(b"image")
-    kept = [journal.attach(file), journal.attach(file)]
-    assert kept == ["file-000001/a.png", "file-000002/a.png"]
-    assert (journal.folder / kept[1]).read_bytes() == b"image"
+    attached = [journal.attach(file), journal.attach(file)]
+    assert attached == ["file-000001/a.png", "file-000002/a.png"]
+    assert (journal.folder / attached[1]).read_bytes() == b"image"
     journal.close()
     assert not is_open(journal.folder)
     found = list(entries(journal.folder))
@@ -200,16 +207,21 @@ def test_outbox_is_read_entry_by_entry_until_it_is_removed(private: Path, tmp_pa
     assert count_pending(journal.folder) == 2
     with (journal.folder / "entries.jsonl").open("ab") as lines:
         lines.write(b'{"kind": "x"}\n[]\n{"kind": "cut", "time"')
-    spoiled = [entry for entry, _ in entries(journal.folder)][2:]
-    assert [entry["kind"] for entry in spoiled] == ["unreadable"] * 2
-    assert spoiled[1] == {"kind": "unreadable", "time": 0, "line": repr(b"[]\n")}
+    unreadable = [entry for entry, _ in entries(journal.folder)][2:]
+    assert [entry["kind"] for entry in unreadable] == ["unreadable"] * 2
+    assert unreadable[1] == {"kind": "unreadable", "time": 0, "line": repr(b"[]\n")}
     (journal.folder / "delivered.json").write_text(json.dumps({"offset": found[1][1]}), "utf-8")
     assert count_pending(journal.folder) == 2
     assert problem(execution) is None
     record_problem(execution, "no route")
     assert problem(execution) == "no route"
-    (one,) = pending(tmp_path)
-    assert (one.stage, one.outbox, one.entries, one.reason) == (
+    (pending_outbox,) = pending(tmp_path)
+    assert (
+        pending_outbox.stage,
+        pending_outbox.outbox,
+        pending_outbox.entries,
+        pending_outbox.reason,
+    ) == (
         "train",
         journal.folder,
         2,
@@ -222,7 +234,9 @@ def test_outbox_is_read_entry_by_entry_until_it_is_removed(private: Path, tmp_pa
     assert recorded_start(execution) == {"problem": "later", "setting": "\ud800"}
     remove(journal.folder)
     assert outboxes(execution) == pending(tmp_path) == []
-    assert [(one.execution, one.reason) for one in unwritten(tmp_path)] == [(execution, "later")]
+    assert [
+        (pending_outbox.execution, pending_outbox.reason) for pending_outbox in unwritten(tmp_path)
+    ] == [(execution, "later")]
     record_start(execution, None)
     assert recorded_start(execution) is None
     assert unwritten(tmp_path) == []

@@ -1,4 +1,4 @@
-"""What MLflow holds after the real dvc has run: parents, hashes, models, and who made a file."""
+"""Contents of MLflow after pipelines of DVC: parent runs, hashes, models and lineage."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 @pytest.fixture(scope="module")
 def project(_tracked: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The chain run once and committed, then twice more: another film, another learning rate."""
+    """Project after three pipelines: the first committed, then another fps, then another rate."""
     project = _tracked.copy(tmp_path_factory.mktemp("runs") / "project")
     project.commit()
     project.set(**{"render.fps": 9.0, "tracking.registered_model": "faces"})
@@ -43,7 +43,7 @@ def store(project: Project) -> tuple[Any, str]:
 
 @pytest.fixture(scope="module")
 def parents(store: tuple[Any, str]) -> list[Any]:
-    """The runs of the three pipelines, oldest first."""
+    """Return the parent runs of the three pipelines, oldest first."""
     client, experiment = store
     runs = client.search_runs([experiment], order_by=["attributes.start_time ASC"])
     return [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
@@ -63,26 +63,26 @@ def locked_hashes(project: Project, revision: str = "") -> dict[str, dict[str, s
 
 
 def test_parent_run_contains_the_whole_pipeline(store: tuple[Any, str], parents: list[Any]) -> None:
-    first, film, _ = parents
+    first, rendered, _ = parents
     assert first.data.tags["stages.ran"].split() == [
         *("download", "convert", "train", "evaluate", "stylize", "render")
     ]
     assert first.data.tags["stages.restored"] == ""
-    assert film.data.tags["stages.ran"] == "render"
+    assert rendered.data.tags["stages.ran"] == "render"
     for stage in ("download", "convert", "train", "evaluate", "stylize"):
-        made_by = children(store, first)[stage].info.run_id
-        assert film.data.tags[f"restored.{stage}"] == made_by
-        assert f"runs/{made_by}" in film.data.tags["mlflow.note.content"]
+        producer = children(store, first)[stage].info.run_id
+        assert rendered.data.tags[f"restored.{stage}"] == producer
+        assert f"runs/{producer}" in rendered.data.tags["mlflow.note.content"]
     final = {key: value for key, value in first.data.metrics.items() if "." in key}
     assert {"convert.accepted", "train.steps", "evaluate.kid", "stylize.loss"} <= set(final)
-    assert {key: film.data.metrics[key] for key in final} == pytest.approx(final)
-    assert film.data.params["render.fps"] == "9.0"
-    assert film.data.params["train.lr"] == first.data.params["train.lr"]
-    pictures = {file.path for file in store[0].list_artifacts(film.info.run_id)}
-    assert {"training.gif", "losses.png", "sheet.png", "epoch_0002.png"} <= pictures
+    assert {key: rendered.data.metrics[key] for key in final} == pytest.approx(final)
+    assert rendered.data.params["render.fps"] == "9.0"
+    assert rendered.data.params["train.lr"] == first.data.params["train.lr"]
+    images = {file.path for file in store[0].list_artifacts(rendered.info.run_id)}
+    assert {"training.gif", "losses.png", "sheet.png", "epoch_0002.png"} <= images
 
 
-def test_stages_of_an_older_training_are_not_in_a_newer_pipeline(
+def test_stages_of_older_training_are_not_in_newer_pipeline(
     parents: list[Any],
 ) -> None:
     newest = parents[2]
@@ -92,27 +92,30 @@ def test_stages_of_an_older_training_are_not_in_a_newer_pipeline(
     assert "restored.stylize" not in newest.data.tags
 
 
-def test_every_run_is_tagged_with_the_hashes_of_dvc_lock_and_where_it_ran(
+def test_every_run_has_hashes_of_dvc_lock_and_machine_as_tags(
     project: Project, store: tuple[Any, str], parents: list[Any]
 ) -> None:
     recorded = locked_hashes(project, "HEAD")
     for stage, run in children(store, parents[0]).items():
         tags = run.data.tags
-        made = {k.removeprefix("output."): v for k, v in tags.items() if k.startswith("output.")}
-        assert made == recorded[stage]
+        hashes = {k.removeprefix("output."): v for k, v in tags.items() if k.startswith("output.")}
+        assert hashes == recorded[stage]
         assert tags["atelier.stage"] == stage
         assert tags["git.dirty"] == "false"
         assert len(tags["mlflow.source.git.commit"]) == 40
         assert "cores" in tags["machine"]
         assert "torch 2" in tags["versions"]
     train = children(store, parents[0])["train"]
-    read = {one.dataset.name: one.dataset.digest for one in train.inputs.dataset_inputs}
+    digests = {
+        dataset_input.dataset.name: dataset_input.dataset.digest
+        for dataset_input in train.inputs.dataset_inputs
+    }
     names = ("data/images.npz", "data/validation.npz")
-    assert read == {name: recorded["convert"][name] for name in names}
+    assert digests == {name: recorded["convert"][name] for name in names}
     assert children(store, parents[1])["render"].data.tags["git.dirty"] == "true"
 
 
-def test_uncommitted_changes_are_kept_with_the_run(
+def test_uncommitted_changes_are_logged_to_run(
     store: tuple[Any, str], parents: list[Any], tmp_path: Path
 ) -> None:
     client, _ = store
@@ -126,7 +129,7 @@ def test_uncommitted_changes_are_kept_with_the_run(
     assert "dvc.lock" not in patch
 
 
-def test_curves_have_their_throughput_machine_and_layers(
+def test_throughput_machine_usage_and_style_layers_are_logged(
     project: Project, store: tuple[Any, str], parents: list[Any]
 ) -> None:
     client, _ = store
@@ -138,9 +141,9 @@ def test_curves_have_their_throughput_machine_and_layers(
     assert steps("train", "loss_d") == list(range(1, 9))
     assert steps("train", "images_per_second") == [4, 8]
     assert steps("evaluate", "kid_of_epoch") == [1, 2]
-    painted = [key for key in stages["stylize"].data.metrics if key.startswith("style_1/")]
-    assert painted
-    assert steps("stylize", painted[0])[:3] == [1, 2, 3]
+    layer_losses = [key for key in stages["stylize"].data.metrics if key.startswith("style_1/")]
+    assert layer_losses
+    assert steps("stylize", layer_losses[0])[:3] == [1, 2, 3]
     usage = {k for k in stages["train"].data.metrics if k.startswith("system/")}
     assert {"system/cpu_utilization_percentage", "system/process_memory_megabytes"} <= usage
 
@@ -149,17 +152,17 @@ LOAD = """
 import sys, json, numpy as np, mlflow, torch
 mlflow.set_tracking_uri(sys.argv[1])
 latents = np.load(sys.argv[2])
-made = []
+images = []
 for address in sys.argv[4:]:
     with torch.inference_mode():
-        made.append(mlflow.pytorch.load_model(address)(torch.from_numpy(latents)).numpy())
-    made.append(mlflow.pyfunc.load_model(address).predict(latents))
+        images.append(mlflow.pytorch.load_model(address)(torch.from_numpy(latents)).numpy())
+    images.append(mlflow.pyfunc.load_model(address).predict(latents))
 assert "atelier" not in sys.modules
-np.save(sys.argv[3], np.stack(made))
+np.save(sys.argv[3], np.stack(images))
 """
 
 
-def test_logged_generator_gives_the_same_images_in_a_clean_process(
+def test_logged_generator_returns_same_images_in_clean_process(
     project: Project, store: tuple[Any, str], parents: list[Any], tmp_path: Path
 ) -> None:
     from mlflow.models import Model
@@ -182,14 +185,14 @@ def test_logged_generator_gives_the_same_images_in_a_clean_process(
         cwd=tmp_path,
         env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
     )
-    made = np.load(tmp_path / "made.npy")
-    assert made.shape == (4, 5, 3, 16, 16)
-    for other in made[1:]:
-        np.testing.assert_array_equal(made[0], other)
+    images = np.load(tmp_path / "made.npy")
+    assert images.shape == (4, 5, 3, 16, 16)
+    for other in images[1:]:
+        np.testing.assert_array_equal(images[0], other)
     network, _ = load_generator(generator)
     with torch.inference_mode():
-        ours = network(torch.from_numpy(latents)).numpy()
-    np.testing.assert_allclose(made[0], ours, atol=1e-5)
+        expected = network(torch.from_numpy(latents)).numpy()
+    np.testing.assert_allclose(images[0], expected, atol=1e-5)
     folder = Path(model.artifact_location.removeprefix("file://"))
     pinned = (folder / "requirements.txt").read_text().split()
     assert [line.partition("==")[0] for line in pinned] == ["mlflow", "numpy", "torch"]
@@ -201,7 +204,7 @@ def test_logged_generator_gives_the_same_images_in_a_clean_process(
     assert not list(folder.rglob("*.pkl"))
 
 
-def test_evaluation_is_logged_to_the_model_and_the_best_is_champion(
+def test_evaluation_is_logged_to_model_and_best_is_champion(
     project: Project, store: tuple[Any, str], parents: list[Any]
 ) -> None:
     client, experiment = store
@@ -221,25 +224,25 @@ def test_evaluation_is_logged_to_the_model_and_the_best_is_champion(
 def test_lineage_finds_the_run_of_a_file_after_a_checkout(
     project: Project, store: tuple[Any, str], parents: list[Any]
 ) -> None:
-    asked = ("lineage", "renders/training.gif", "--json")
-    told = json.loads(project.atelier(*asked))
-    maker, *upstream = told["producers"]
-    film = children(store, parents[1])["render"]
-    assert (maker["stage"], maker["run"]) == ("render", film.info.run_id)
-    assert maker["settings"]["render.fps"] == "9.0"
-    assert maker["dirty"]
+    arguments = ("lineage", "renders/training.gif", "--json")
+    lineage = json.loads(project.atelier(*arguments))
+    producer, *upstream = lineage["producers"]
+    rendered = children(store, parents[1])["render"]
+    assert (producer["stage"], producer["run"]) == ("render", rendered.info.run_id)
+    assert producer["settings"]["render.fps"] == "9.0"
+    assert producer["dirty"]
     first = children(store, parents[0])
-    assert {above["stage"]: above["run"] for above in upstream} == {
+    assert {earlier["stage"]: earlier["run"] for earlier in upstream} == {
         stage: first[stage].info.run_id for stage in ("download", "convert", "train", "evaluate")
     }
     shutil.rmtree(project.folder / "renders")
     project.run("dvc", "checkout", "renders")
-    assert json.loads(project.atelier(*asked)) == told
-    by_hash = json.loads(project.atelier("lineage", told["content"][:10], "--json"))
-    assert by_hash["producers"][0]["run"] == film.info.run_id
-    words = project.atelier("lineage", "renders/training.gif")
-    assert f"run {film.info.run_id}" in words
-    assert "render.fps: 9.0" in words
+    assert json.loads(project.atelier(*arguments)) == lineage
+    by_hash = json.loads(project.atelier("lineage", lineage["content"][:10], "--json"))
+    assert by_hash["producers"][0]["run"] == rendered.info.run_id
+    text = project.atelier("lineage", "renders/training.gif")
+    assert f"run {rendered.info.run_id}" in text
+    assert "render.fps: 9.0" in text
 
 
 def test_lineage_uses_git_if_the_store_lacks_the_run(project: Project, tmp_path: Path) -> None:
@@ -253,34 +256,34 @@ def test_lineage_uses_git_if_the_store_lacks_the_run(project: Project, tmp_path:
     colleague = Project(tmp_path / "colleague")
     colleague.run("dvc", "remote", "add", *remote)
     colleague.run("dvc", "pull", "-q")
-    told = json.loads(colleague.atelier("lineage", "models/generator.safetensors", "--json"))
-    maker = told["producers"][0]
-    assert (maker["stage"], maker["run"]) == ("train", "")
-    assert maker["commit"] == project.run("git", "rev-parse", "HEAD").strip()
-    assert maker["settings"]["train.epochs"] == "2"
-    assert [above["stage"] for above in told["producers"]] == ["train", "convert", "download"]
+    lineage = json.loads(colleague.atelier("lineage", "models/generator.safetensors", "--json"))
+    producer = lineage["producers"][0]
+    assert (producer["stage"], producer["run"]) == ("train", "")
+    assert producer["commit"] == project.run("git", "rev-parse", "HEAD").strip()
+    assert producer["settings"]["train.epochs"] == "2"
+    assert [stage["stage"] for stage in lineage["producers"]] == ["train", "convert", "download"]
     assert "a run that this store does not have" in colleague.atelier("lineage", "models")
 
 
 def test_lineage_waits_for_delivery_of_a_pipeline_that_has_just_ended(tracked: Project) -> None:
     tracked.set(**{"render.fps": 5.0})
     tracked.repro("render")
-    told = tracked.atelier("lineage", "renders/training.gif")
-    assert "render.fps: 5.0" in told
-    assert "not delivered" not in told
+    output = tracked.atelier("lineage", "renders/training.gif")
+    assert "render.fps: 5.0" in output
+    assert "not delivered" not in output
 
 
 def test_lineage_reports_why_no_run_is_found(tracked: Project) -> None:
     (tracked.folder / "styled" / "sheet.png").write_bytes(b"edited")
-    for asked, sentence in (
+    for path, sentence in (
         ("styled/sheet.png", "it was edited"),
         ("nowhere.png", "there is no nowhere.png; give a stage's output"),
         ("0123456789abcdef", "has the hash 0123456789abcdef"),
         ("README.md", "not an output of a stage"),
     ):
-        told = tracked.atelier("lineage", asked, ok=False)
-        assert sentence in told
-        assert "Traceback" not in told
+        output = tracked.atelier("lineage", path, ok=False)
+        assert sentence in output
+        assert "Traceback" not in output
 
 
 def test_moved_project_finds_its_artifacts(tracked: Project) -> None:
@@ -301,13 +304,13 @@ def test_outcome_is_written_later_if_the_worker_was_killed(tracked: Project) -> 
     tracked.set(**{"render.fps": 6.0})
     tracked.run("dvc", "repro", "render", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if "atelier.tracking.delivery_worker" in words and str(tracked.folder) in words:
+        arguments = process.info["cmdline"] or []
+        if "atelier.tracking.delivery_worker" in arguments and str(tracked.folder) in arguments:
             process.kill()
             process.wait()
     tracked.atelier("sync", "--here")
     client, experiment = open_store(tracked.folder, "atelier")
     newest, *_ = client.search_runs([experiment], "tags.`atelier.pipeline` != ''")
     assert newest.data.tags["stages.ran"] == "render"
-    told = json.loads(tracked.atelier("lineage", "renders", "--json"))
-    assert told["producers"][0]["settings"]["render.fps"] == "6.0"
+    lineage = json.loads(tracked.atelier("lineage", "renders", "--json"))
+    assert lineage["producers"][0]["settings"]["render.fps"] == "6.0"

@@ -1,4 +1,4 @@
-"""dvc.lock, fingerprints and stores: pure functions on small inputs, with exact results."""
+"""Exact results of functions on dvc.lock, fingerprints and stores for small inputs."""
 
 import hashlib
 import json
@@ -83,7 +83,7 @@ def test_damaged_lock_has_no_stages(text: str) -> None:
 def test_stage_is_current_if_settings_code_and_earlier_stages_are(
     parameters: dict[str, str], changed: dict[str, str | None], expected: list[str]
 ) -> None:
-    """Of folders that no stage makes, and of outputs, DVC's hashes count and no file is read."""
+    """Outputs and folders that no stage writes are compared by DVC's hashes, not read."""
     records = read_lock(LOCK)
     values = {"train.lr": "0.5", "style.size": "30.0", "style.name": "a"} | parameters
     files = {"src/paint.py": "cc", "src/page.j2": "ee"} | changed
@@ -97,10 +97,10 @@ def test_stage_is_current_if_settings_code_and_earlier_stages_are(
     [("src/pkg/deep/b.py", []), ("src/pkg/c.py", []), ("src/pkg/__pycache__/a.pyc", ["train"])],
     ids=["changed", "new", "cache"],
 )
-def test_stage_is_current_if_its_packages_of_code_are(
+def test_stage_is_current_if_its_code_folders_are(
     file: str, expected: list[str], tmp_path: Path
 ) -> None:
-    """Of a working tree and of a commit."""
+
     package = tmp_path / "src/pkg"
     (package / "deep").mkdir(parents=True)
     (package / "__pycache__").mkdir()
@@ -115,7 +115,7 @@ def test_stage_is_current_if_its_packages_of_code_are(
     assert list(current(records, {}, workspace.hash_of)) == expected
 
 
-def test_commit_has_the_hash_of_its_packages_of_code(tmp_path: Path) -> None:
+def test_commit_has_hash_of_its_code_folders(tmp_path: Path) -> None:
     (tmp_path / "project/src/pkg/deep").mkdir(parents=True)
     (tmp_path / "project/src/pkg/a.py").write_text("a")
     (tmp_path / "project/src/pkg/deep/b.py").write_text("b")
@@ -187,7 +187,7 @@ def _md5(content: str) -> str:
     return hashlib.md5(content.encode()).hexdigest()
 
 
-def test_a_fingerprint_has_the_settings_the_files_and_their_hashes(
+def test_fingerprint_has_settings_files_and_hashes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _project(tmp_path, monkeypatch)
@@ -229,7 +229,7 @@ def test_outputs_verified_by_dvc_are_not_read_again(
     assert found.contents["src/code.py"] == _md5("pass")
 
 
-def test_key_has_the_same_parts_on_an_equal_machine(
+def test_key_depends_on_settings_contents_device_and_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
@@ -264,7 +264,7 @@ def test_record_matches_fingerprint_if_settings_and_files_agree(
     fingerprint = Fingerprint({"a": 1}, {}, {"x": "h", "folder": "z.dir"})
     values = {"parameters": {"a": "1"}, "inputs": {"x": "h", "folder": "z.dir"}, "outputs": {}}
     assert fingerprint.is_recorded(StageRecord(**{**values, **changes})) == recorded
-    # Unfinished work of a stage whose result DVC has recorded is removed, and no other.
+    # Only checkpoints of stages with results in dvc.lock are removed.
     inputs = {**values, **changes}["inputs"]
     stage = {
         "params": {"params.yaml": {**values, **changes}["parameters"]},
@@ -272,14 +272,14 @@ def test_record_matches_fingerprint_if_settings_and_files_agree(
     }
     monkeypatch.chdir(tmp_path)
     Path("dvc.lock").write_text(json.dumps({"stages": {"train": stage}}), "utf-8")
-    told = json.dumps({"settings": {"a": 1}, "files": {}, "contents": fingerprint.contents})
+    content = json.dumps({"settings": {"a": 1}, "files": {}, "contents": fingerprint.contents})
     for name in ("train-1", ".train-2", "paint-3"):
         (tmp_path / "unfinished" / name).mkdir(parents=True)
-        (tmp_path / "unfinished" / name / "fingerprint.json").write_text(told, "utf-8")
+        (tmp_path / "unfinished" / name / "fingerprint.json").write_text(content, "utf-8")
     (tmp_path / "unfinished/train-4").mkdir()
     remove_committed(tmp_path)
-    left = sorted(path.name for path in (tmp_path / "unfinished").iterdir())
-    assert left == (
+    remaining = sorted(path.name for path in (tmp_path / "unfinished").iterdir())
+    assert remaining == (
         ["paint-3", "train-4"] if recorded else [".train-2", "paint-3", "train-1", "train-4"]
     )
 
@@ -318,7 +318,7 @@ def test_entries_of_another_store_are_rejected_with_both_names(
     assert destination.recorded(execution) == "project"
     destination.require_same_store(execution, tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
-    destination.record(execution, tmp_path)  # the first one counts
+    destination.record(execution, tmp_path)  # the first record is kept
     with pytest.raises(destination.OtherStoreError) as caught:
         destination.require_same_store(execution, tmp_path)
     assert str(caught.value) == (
@@ -333,7 +333,7 @@ def test_entries_of_another_store_are_rejected_with_both_names(
     assert "set MLFLOW_TRACKING_URI=http://host:5000, or deliver them to this" in str(caught.value)
 
 
-def test_cache_folder_is_that_of_the_last_configuration(
+def test_last_configuration_sets_cache_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(tmp_path / "user"))
@@ -344,16 +344,16 @@ def test_cache_folder_is_that_of_the_last_configuration(
     assert _dvc_folder(tmp_path / "project/part/inner") == dvc
     assert _dvc_folder(tmp_path / "project") == dvc
     assert _cache_folder(dvc) == dvc / "cache"
-    places = [
+    files = [
         tmp_path / "system/config",
         tmp_path / "user/config",
         dvc / "config",
         dvc / "config.local",
     ]
-    for number, file in enumerate(places):
+    for number, file in enumerate(files):
         file.write_text(f"[cache]\ndir = '{number}'\n", "utf-8")
         assert _cache_folder(dvc) == file.parent / str(number)
-    places[3].write_text("[cache]\ndir = /absolute\n", "utf-8")
+    files[3].write_text("[cache]\ndir = /absolute\n", "utf-8")
     assert _cache_folder(dvc) == Path("/absolute")
-    places[3].write_text("no configuration", "utf-8")
-    assert _cache_folder(dvc) == places[2].parent / "2"
+    files[3].write_text("no configuration", "utf-8")
+    assert _cache_folder(dvc) == files[2].parent / "2"

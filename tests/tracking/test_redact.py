@@ -1,4 +1,4 @@
-"""Text without secrets: equal to a slow reference, and in time proportional to its length."""
+"""Redaction of secrets, compared with a slow reference, in linear time."""
 
 import re
 import subprocess
@@ -43,8 +43,8 @@ SECRET = re.compile(
 LONG = 400_000
 
 
-def shown_slowly(text: str) -> str:
-    """Remove users and queries of addresses, character by character."""
+def reference_redaction(text: str) -> str:
+    """Return the text without users and queries of URLs, by a slow algorithm."""
     users = ""
     while "://" in text:
         before, _, text = text.partition("://")
@@ -63,8 +63,8 @@ def shown_slowly(text: str) -> str:
 
 @given(TEXTS)
 def test_redaction_equals_its_definition(text: str) -> None:
-    assert redact_urls(text) == shown_slowly(text)
-    assert redact(text) == SECRET.sub(r"\1***", shown_slowly(text))
+    assert redact_urls(text) == reference_redaction(text)
+    assert redact(text) == SECRET.sub(r"\1***", reference_redaction(text))
 
 
 @pytest.mark.parametrize(
@@ -76,21 +76,21 @@ def test_redaction_equals_its_definition(text: str) -> None:
     ],
 )
 def test_long_adversarial_text_is_redacted(unit: str) -> None:
-    # A quadratic pattern would need many minutes for any one of these.
+    # A quadratic pattern would take many minutes for each of these.
     text = unit * (LONG // len(unit))
     for start in ("", "a://", "token "):
         redact(start + text)
 
 
 @given(TEXTS, st.integers(0, 60))
-def test_cut_text_reveals_no_more_than_the_whole(text: str, longest: int) -> None:
+def test_cut_text_reveals_no_more_than_complete_text(text: str, longest: int) -> None:
     cut = cut_without_secrets(text, longest)
     if len(text) <= longest:
         assert cut == redact(text)
     else:
         assert cut.endswith("\n[cut]\n")
-        kept = cut.removesuffix("\n[cut]\n").split()
-        assert kept == redact(text).split()[: len(kept)]
+        words = cut.removesuffix("\n[cut]\n").split()
+        assert words == redact(text).split()[: len(words)]
 
 
 def test_cut_within_a_url_reveals_no_password() -> None:
@@ -103,12 +103,12 @@ def test_cut_within_a_url_reveals_no_password() -> None:
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("plain\n")
-    for words in ("init -q", "add -A", "-c user.name=a -c user.email=a@b commit -qm a"):
-        subprocess.run(["git", *words.split()], check=True)
+    for arguments in ("init -q", "add -A", "-c user.name=a -c user.email=a@b commit -qm a"):
+        subprocess.run(["git", *arguments.split()], check=True)
     return tmp_path
 
 
-def test_only_the_beginning_of_a_huge_patch_is_read(repository: Path) -> None:
+def test_only_beginning_of_huge_patch_is_read(repository: Path) -> None:
     (repository / "a.txt").write_bytes(b"secret=1\n" + b"0123456789abcdef" * 400_000)
     patch = uncommitted()
     assert "secret=***" in patch

@@ -1,4 +1,4 @@
-"""Git's part of pruning: the hashes that any state of the repository names."""
+"""Hashes in dvc.lock of all states of a git repository, which pruning keeps."""
 
 import os
 import shutil
@@ -13,27 +13,27 @@ from atelier.core.errors import AtelierError
 from atelier.tracking.references import named_by_git
 
 
-def git(folder: Path, *words: str) -> str:
+def git(folder: Path, *arguments: str) -> str:
     author = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "protocol.file.allow=always")
-    answer = subprocess.run(
-        ["git", *author, *words], cwd=folder, check=True, capture_output=True, text=True
+    result = subprocess.run(
+        ["git", *author, *arguments], cwd=folder, check=True, capture_output=True, text=True
     )
-    return answer.stdout.strip()
+    return result.stdout.strip()
 
 
 class Repository:
-    """A git repository with a project in one of its folders."""
+    """Git repository with a project in one of its folders."""
 
-    def __init__(self, top: Path, below: str = "") -> None:
-        self.top, self.root = top, top / below
+    def __init__(self, top: Path, subfolder: str = "") -> None:
+        self.top, self.root = top, top / subfolder
         self.root.mkdir(parents=True)
         self._numbers: Iterator[int] = count(1)
         git(top, "init", "--quiet", "-b", "main")
 
-    def lock(self, place: Path | None = None) -> str:
-        """Write a dvc.lock with a new hash, and return the hash."""
+    def lock(self, folder: Path | None = None) -> str:
+        """Write a dvc.lock with a new hash and return the hash."""
         md5 = f"{next(self._numbers):032x}"
-        file = (place or self.root) / "dvc.lock"
+        file = (folder or self.root) / "dvc.lock"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"outs:\n- path: models\n  md5: {md5}\n")
         return md5
@@ -50,54 +50,54 @@ def repository(request: pytest.FixtureRequest, tmp_path: Path) -> Repository:
     return Repository(tmp_path / "my répo", request.param)
 
 
-def test_every_stash_and_queued_task_counts(repository: Repository) -> None:
-    kept = {repository.commit()}
+def test_hashes_of_stashes_and_queued_tasks_are_found(repository: Repository) -> None:
+    expected = {repository.commit()}
     for _ in range(3):
-        kept.add(repository.lock())
+        expected.add(repository.lock())
         git(repository.top, "stash")
-    # DVC keeps queued and failed tasks in logs of references of its own, as a stash.
+    # DVC stores queued and failed tasks in reflogs of its own references, like a stash.
     for ref in ("refs/exps/celery/stash", "refs/exps/celery/failed", "refs/exps/stash"):
         for _ in range(2):
-            kept.add(repository.lock())
+            expected.add(repository.lock())
             commit = git(repository.top, "stash", "create")
             git(repository.top, "update-ref", "--create-reflog", "-m", "queued", ref, commit)
             git(repository.top, "checkout", "--quiet", ".")
-    assert named_by_git(repository.root) == kept
+    assert named_by_git(repository.root) == expected
 
 
-def test_present_files_of_every_worktree_count(repository: Repository, tmp_path: Path) -> None:
-    kept = {repository.commit()}
-    below = repository.root.relative_to(repository.top)
+def test_hashes_of_all_worktrees_are_found(repository: Repository, tmp_path: Path) -> None:
+    expected = {repository.commit()}
+    subfolder = repository.root.relative_to(repository.top)
     for name in ("detached", "edited", "staged"):
         git(repository.top, "worktree", "add", "--quiet", "--detach", str(tmp_path / name))
     git(tmp_path / "detached", "checkout", "--quiet", "--detach")
-    kept.add(repository.lock(tmp_path / "detached" / below))
+    expected.add(repository.lock(tmp_path / "detached" / subfolder))
     git(tmp_path / "detached", "commit", "--quiet", "-am", "on no branch")
-    kept.add(repository.lock(tmp_path / "edited" / below))
-    kept.add(repository.lock(tmp_path / "staged" / below))
+    expected.add(repository.lock(tmp_path / "edited" / subfolder))
+    expected.add(repository.lock(tmp_path / "staged" / subfolder))
     git(tmp_path / "staged", "add", "-A")
-    kept.add(repository.lock(tmp_path / "staged" / below))
-    for root in (repository.root, tmp_path / "edited" / below):
-        assert named_by_git(root) == kept
+    expected.add(repository.lock(tmp_path / "staged" / subfolder))
+    for root in (repository.root, tmp_path / "edited" / subfolder):
+        assert named_by_git(root) == expected
 
 
-def test_commits_in_reflog_or_bisection_count(repository: Repository, tmp_path: Path) -> None:
-    kept = {repository.commit()}
-    below = repository.root.relative_to(repository.top)
+def test_hashes_in_reflog_and_bisection_are_found(repository: Repository, tmp_path: Path) -> None:
+    expected = {repository.commit()}
+    subfolder = repository.root.relative_to(repository.top)
     git(repository.top, "worktree", "add", "--quiet", "--detach", str(tmp_path / "tree"))
-    for place in (repository.top, tmp_path / "tree"):
+    for folder in (repository.top, tmp_path / "tree"):
         for name in ("reset", "bisected"):
-            kept.add(repository.lock(place / below))
-            git(place, "add", "-A")
-            git(place, "commit", "--quiet", "-m", name)
+            expected.add(repository.lock(folder / subfolder))
+            git(folder, "add", "-A")
+            git(folder, "commit", "--quiet", "-m", name)
             if name == "bisected":
-                git(place, "update-ref", "refs/bisect/bad", "HEAD")
-            git(place, "reset", "--quiet", "--hard", "HEAD~")
-            git(place, "update-ref", "-d", "ORIG_HEAD")
-    for root in (repository.root, tmp_path / "tree" / below):
-        assert named_by_git(root) == kept
+                git(folder, "update-ref", "refs/bisect/bad", "HEAD")
+            git(folder, "reset", "--quiet", "--hard", "HEAD~")
+            git(folder, "update-ref", "-d", "ORIG_HEAD")
+    for root in (repository.root, tmp_path / "tree" / subfolder):
+        assert named_by_git(root) == expected
     git(repository.top, "reflog", "expire", "--expire=now", "--all")
-    assert len(named_by_git(repository.root)) == 3, "the first and both of the bisections"
+    assert len(named_by_git(repository.root)) == 3, "the first commit and both bisections"
 
 
 def test_unreadable_worktree_is_an_error(repository: Repository, tmp_path: Path) -> None:
@@ -110,51 +110,51 @@ def test_unreadable_worktree_is_an_error(repository: Repository, tmp_path: Path)
     assert len(named_by_git(repository.root)) == 1
 
 
-def test_moved_lock_or_that_of_another_project_counts(
+def test_hashes_of_moved_lock_and_other_projects_are_found(
     repository: Repository,
 ) -> None:
-    kept = {repository.commit()}
+    expected = {repository.commit()}
     other = repository.top / "moved"
     git(repository.top, "mv", str(repository.root / "dvc.lock"), "moved.lock")
     git(repository.top, "commit", "--quiet", "-m", "moved")
-    kept.add(repository.lock(other))
+    expected.add(repository.lock(other))
     git(repository.top, "add", "-A")
     git(repository.top, "commit", "--quiet", "-m", "elsewhere")
-    kept.add(repository.lock(repository.top / "untracked"))
+    expected.add(repository.lock(repository.top / "untracked"))
     tracked = repository.top / "copy.dvc"
     tracked.write_text(f"outs:\n- md5: {'a' * 32}\n  path: copy\n")
-    assert named_by_git(repository.root) == kept | {"a" * 32}
+    assert named_by_git(repository.root) == expected | {"a" * 32}
 
 
-def test_a_running_temporary_copy_counts(repository: Repository) -> None:
+def test_hashes_of_running_temporary_copy_are_found(repository: Repository) -> None:
     (repository.top / ".dvc").mkdir()
     (repository.top / ".dvc" / "config").touch()
     (repository.top / ".dvc" / ".gitignore").write_text("/tmp\n")
-    kept = {repository.commit()}
-    below = repository.root.relative_to(repository.top)
-    kept.add(repository.lock(repository.top / ".dvc/tmp/exps/standalone/tmpabc" / below))
-    assert named_by_git(repository.root) == kept
+    expected = {repository.commit()}
+    subfolder = repository.root.relative_to(repository.top)
+    expected.add(repository.lock(repository.top / ".dvc/tmp/exps/standalone/tmpabc" / subfolder))
+    assert named_by_git(repository.root) == expected
 
 
 def test_incomplete_history_is_an_error(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = {repository.commit(), repository.commit()}
+    expected = {repository.commit(), repository.commit()}
     git(repository.top, "config", "uploadpack.allowFilter", "true")
-    below, url = repository.root.relative_to(repository.top), repository.top.as_uri()
+    subfolder, url = repository.root.relative_to(repository.top), repository.top.as_uri()
     git(tmp_path, "clone", "--quiet", "--depth", "1", url, "shallow")
     with pytest.raises(AtelierError, match="git fetch --unshallow"):
-        named_by_git(tmp_path / "shallow" / below)
+        named_by_git(tmp_path / "shallow" / subfolder)
     git(tmp_path / "shallow", "fetch", "--quiet", "--unshallow")
-    assert named_by_git(tmp_path / "shallow" / below) == kept
+    assert named_by_git(tmp_path / "shallow" / subfolder) == expected
     git(tmp_path, "clone", "--quiet", "--filter=blob:none", url, "partial")
     shutil.move(repository.top, tmp_path / "offline")
     with pytest.raises(AtelierError, match="git"):
-        named_by_git(tmp_path / "partial" / below)
-    # A repository that git will not open.
+        named_by_git(tmp_path / "partial" / subfolder)
+    # Git cannot open a repository without a valid HEAD.
     (tmp_path / "offline" / ".git" / "HEAD").write_text("nonsense")
     with pytest.raises(AtelierError, match="`git rev-list` failed: fatal"):
-        named_by_git(tmp_path / "offline" / below)
+        named_by_git(tmp_path / "offline" / subfolder)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser reads everything")

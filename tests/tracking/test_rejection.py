@@ -1,4 +1,4 @@
-"""Hostile names, files and neighbours in a real store: all arrives, and nothing else suffers."""
+"""Delivery of hostile names, damaged entries and foreign runs to a real store."""
 
 import errno
 import os
@@ -32,7 +32,7 @@ LOCK = (
 )
 
 
-def throw(error: Exception) -> None:
+def raise_error(error: Exception) -> None:
     raise error
 
 
@@ -85,18 +85,18 @@ def runs(root: Path) -> dict[str, Any]:
 
 
 def test_hostile_names_values_and_files_are_delivered(root: Path) -> None:
-    nasty = "a\0b/../\ud800?é" + "x" * 300
+    hostile = "a\0b/../\ud800?é" + "x" * 300
     journal = start(
         root,
         experiment="e\0/..",
         pipeline="p\0\ud800",
-        parameters={f"train.{nasty}": "v\0\ud800" * 4000, "train.lr": "0.1"},
-        tags={nasty: "t\0" * 9000, "machine": "m"},
+        parameters={f"train.{hostile}": "v\0\ud800" * 4000, "train.lr": "0.1"},
+        tags={hostile: "t\0" * 9000, "machine": "m"},
     )
     run = Run(journal)
-    run.log_metrics([nasty, f"{nasty}2", "fine"], {1: [0.5, 0.25, 2.0]})
-    run.log_summary({nasty: 1.0})
-    run.log_images(nasty, np.zeros((1, 4, 4, 3), np.uint8), 1)
+    run.log_metrics([hostile, f"{hostile}2", "fine"], {1: [0.5, 0.25, 2.0]})
+    run.log_summary({hostile: 1.0})
+    run.log_images(hostile, np.zeros((1, 4, 4, 3), np.uint8), 1)
     for name in ("IMG_2041 (1).txt", "100%.txt", "a#b?c.txt", "ü\udcff.txt", "..b.txt"):
         (root / name).write_text(name, "utf-8", errors="replace")
         run.log_artifact(root / name, "../out")
@@ -116,8 +116,8 @@ def test_hostile_names_values_and_files_are_delivered(root: Path) -> None:
     assert train.data.tags["machine"] == "m"
     folders = [file.path for file in client.list_artifacts(train.info.run_id)]
     (out,) = [folder for folder in folders if folder.startswith("__")]
-    below = client.list_artifacts(train.info.run_id, f"{out}/out")
-    assert len(below) == 5
+    uploaded = client.list_artifacts(train.info.run_id, f"{out}/out")
+    assert len(uploaded) == 5
     assert len(client.list_artifacts(train.info.run_id, "images")) == 2
     assert {train.info.status, parent.info.status} == {"FINISHED"}
 
@@ -158,7 +158,7 @@ def test_outcome_ignores_stages_without_runs(root: Path) -> None:
     assert [v for k, v in train.tags.items() if k.startswith("input.")] == ["a" * 32]
 
 
-def test_run_that_only_the_outcome_creates_is_ended(root: Path) -> None:
+def test_run_created_by_outcome_is_ended(root: Path) -> None:
     outcome(root, {"train": {"inputs": {}, "outputs": {"m": "d" * 32}, "metrics": {}}})
     assert flush_backlog(root) == 0
     parent = runs(root)["pipeline"]
@@ -211,7 +211,7 @@ def test_trashed_run_is_logged_again(root: Path) -> None:
     assert tally.delivered == 4, "every entry counts once: start, two summaries, end"
 
 
-def test_a_trashed_experiment_is_restored(root: Path) -> None:
+def test_trashed_experiment_is_restored(root: Path) -> None:
     client, number = open_store(root, "atelier")
     client.delete_experiment(number)
     Run(start(root)).end("FINISHED")
@@ -241,14 +241,14 @@ def test_project_at_any_path_is_logged_without_stray_folders(
 
 @pytest.fixture
 def foreign(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Outbox]:
-    """Write the journal of a stage on a host that is gone, whose pipeline has no end yet."""
+    """Return a function that writes the outbox of a stage on another host, without pipeline end."""
 
     def write() -> Outbox:
         with monkeypatch.context() as patch:
             patch.setattr(socket, "gethostname", lambda: "container-1")
             journal = start(root, parameters={"train.lr": "1"})
-            about = {"experiment": "atelier", "workspace": "/app", "root": "/app"}
-            record_start(journal.folder.parent, about | {"parameters": {}, "tags": {}})
+            context = {"experiment": "atelier", "workspace": "/app", "root": "/app"}
+            record_start(journal.folder.parent, context | {"parameters": {}, "tags": {}})
         Run(journal).end("FINISHED")
         (root / "dvc.lock").write_text(LOCK)
         return journal
@@ -261,7 +261,7 @@ def test_silent_execution_of_another_host_is_ended(
 ) -> None:
     execution = foreign().folder.parent
     assert flush_backlog(root) == 0
-    assert "stages.ran" not in runs(root)["p"].data.tags, "it may still run"
+    assert "stages.ran" not in runs(root)["p"].data.tags, "the pipeline may still run"
     assert execution.exists()
     past = time.time() - 2 * delivery_worker._ALIVE_SECONDS
     for path in (*execution.rglob("*"), execution):
@@ -285,13 +285,13 @@ def test_outcome_is_written_after_temporary_errors(
     (root / "dvc.lock").write_text(LOCK)
     journal = start(root)
     execution = journal.folder.parent
-    here = {"workspace": str(root.resolve()), "root": str(root.resolve())}
-    record_start(execution, here | {"experiment": "atelier", "parameters": {}, "tags": {}})
+    folders = {"workspace": str(root.resolve()), "root": str(root.resolve())}
+    record_start(execution, folders | {"experiment": "atelier", "parameters": {}, "tags": {}})
     Run(journal).end("FINISHED")
     monkeypatch.setenv("DVC_ROOT", str(root))
-    full = OSError(errno.ENOSPC, "No space left on device")
+    disk_full = OSError(errno.ENOSPC, "No space left on device")
     with monkeypatch.context() as patch:
-        patch.setattr(Outbox, "attach", lambda *_: throw(full))
+        patch.setattr(Outbox, "attach", lambda *_: raise_error(disk_full))
         (root / "dvc.yaml").write_text("plots: [models]\n")
         (root / "models").write_bytes(b"picture")
         for _ in range(5):
@@ -309,8 +309,8 @@ def test_experiment_without_commit_is_reported_once(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     journal = start(root)
-    about = {"workspace": "/copy", "root": str(root), "experiment": "atelier"}
-    record_start(journal.folder.parent, about | {"parameters": {}, "tags": {}})
+    context = {"workspace": "/copy", "root": str(root), "experiment": "atelier"}
+    record_start(journal.folder.parent, context | {"parameters": {}, "tags": {}})
     Run(journal).end("FINISHED")
     monkeypatch.setenv("DVC_ROOT", str(root))
     monkeypatch.setattr(delivery_worker, "_ATTEMPT_SECONDS", 0)
@@ -318,9 +318,9 @@ def test_experiment_without_commit_is_reported_once(
         with pytest.raises(AtelierError, match=r"and the outcome of 1 pipeline: .*has no commit"):
             sync()
     sync()
-    told = capsys.readouterr().out
-    assert "The outcome of a pipeline could not be read: the experiment has no commit" in told
-    assert "verything" not in told
+    output = capsys.readouterr().out
+    assert "The outcome of a pipeline could not be read: the experiment has no commit" in output
+    assert "verything" not in output
     sync()
     assert "Everything is delivered to MLflow." in capsys.readouterr().out
 
@@ -339,12 +339,12 @@ def test_other_worker_is_named_as_reason_for_waiting(
         sync()
 
 
-def test_store_lock_held_too_long_is_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timeout_of_store_lock_is_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "_LOCK_SECONDS", 0)
     with locked(root / ".atelier" / "store.lock"):
-        for opened in (lambda: open_store(root, "atelier"), lambda: existing_store(root)):
+        for opening in (lambda: open_store(root, "atelier"), lambda: existing_store(root)):
             with pytest.raises(StoreError, match=r"another process .*store\.lock"):
-                opened()
+                opening()
     open_store(root, "atelier")
 
 

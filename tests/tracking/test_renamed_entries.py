@@ -1,4 +1,4 @@
-"""Entries, runs and models that an earlier version wrote under names of its own."""
+"""Entries, runs and models with the names of an earlier version."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -46,14 +46,14 @@ def save_generator(file: Path, seed: int) -> Path:
     return file
 
 
-def test_present_names_are_unchanged() -> None:
+def test_current_names_are_unchanged() -> None:
     assert current_loader(LOADER) == LOADER
     assert current_loader("os:unlink") == "os:unlink"
     parameters = {"evaluate.samples": "24", "tracking.registered_model": "faces"}
     assert current_parameters(parameters) == parameters
 
 
-def test_entry_with_an_old_loader_is_delivered(tmp_path: Path) -> None:
+def test_entry_with_old_loader_is_delivered(tmp_path: Path) -> None:
     dead = Process(2**22 + 1, "0")
     outbox = Outbox(
         private_folder(tmp_path),
@@ -91,13 +91,13 @@ def test_champion_is_chosen_among_versions_with_old_and_new_parameter_names(
         )
         evaluate = {"inputs": {GENERATOR: model.tags["content.md5"]}, "metrics": {"kid": kid}}
         register_model(client, evaluate, run, "faces")
-        if number == 0:  # as an earlier version tagged it
+        if number == 0:  # like an earlier version
             client.delete_model_version_tag("faces", "1", names[1])
             client.set_model_version_tag("faces", "1", names[0], "100")
     assert str(client.get_model_version_by_alias("faces", "champion").version) == "1"
 
 
-def test_latents_of_a_model_with_an_old_architecture_are_drawn_as_before(tmp_path: Path) -> None:
+def test_old_architecture_sets_latent_distribution(tmp_path: Path) -> None:
     network, arch = load_generator(save_generator(tmp_path / "generator.safetensors", 1))
     for field in ("latents", "latent_distribution"):
         for distribution in ("uniform", "normal"):

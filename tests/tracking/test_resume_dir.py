@@ -1,4 +1,4 @@
-"""Work in progress is told to end, but not by what its starter has it ignore."""
+"""Signals that stop a stage."""
 
 import os
 import signal
@@ -12,9 +12,9 @@ from atelier.tracking.run_state import ResumeDir
 
 @pytest.fixture
 def under_nohup() -> Iterator[None]:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     yield
-    signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, previous)
 
 
 @pytest.mark.usefixtures("under_nohup")

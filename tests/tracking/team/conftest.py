@@ -1,4 +1,4 @@
-"""A team's server for the tests of this folder, and a proxy in front of it."""
+"""MLflow server with PostgreSQL, and a proxy in front of it."""
 
 import os
 import uuid
@@ -18,28 +18,28 @@ from ...support.servers import mlflow_server, postgresql
 
 @pytest.fixture(scope="session")
 def team_database() -> Iterator[str]:
-    """The address of a PostgreSQL database."""
+    """Start PostgreSQL and yield the database's address."""
     with postgresql() as address:
         yield address
 
 
 @pytest.fixture(scope="session")
 def team_server(team_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an MLflow server that keeps its runs in PostgreSQL."""
+    """Start an MLflow server that stores runs in PostgreSQL and yield its address."""
     with mlflow_server(team_database, tmp_path_factory.mktemp("server")) as address:
         yield address
 
 
 @pytest.fixture
 def team_proxy(team_server: str) -> Iterator[Proxy]:
-    """A proxy in front of the team's server."""
+
     with proxy(team_server) as running:
         yield running
 
 
 @pytest.fixture
 def experiment() -> str:
-    """The name of an experiment that no other test uses."""
+    """Return a unique name of an experiment."""
     return f"experiment-{uuid.uuid4().hex[:8]}"
 
 
@@ -47,7 +47,7 @@ def experiment() -> str:
 def through_proxy(
     team_proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
-    """A project whose deliveries go to the proxy with the settings of a deliverer."""
+    """Yield a project that delivers to the proxy, with the environment of a delivery worker."""
     with mock.patch.dict(os.environ):
         for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
             del os.environ[name]
@@ -55,7 +55,7 @@ def through_proxy(
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(TIMEOUT_SECONDS)
         quiet_environment()
         monkeypatch.setattr(mlflow_writer, "_PAUSES", (0.0, 0.0))
-        # Delivery replaces this function by one that limits requests; it is put back afterwards.
+        # Delivery replaces this function by one that limits requests. monkeypatch restores it.
         function = "_get_http_response_with_retries"
         monkeypatch.setattr(rest_utils, function, getattr(rest_utils, function))
         client_of.cache_clear()

@@ -1,4 +1,4 @@
-"""A PostgreSQL that is in trouble, or refuses values: what waits, and what is delivered."""
+"""Delivery while PostgreSQL fails, is locked or rejects values."""
 
 import json
 import os
@@ -33,11 +33,11 @@ from ...support.project import ROOT
 from ...support.proxy import REQUESTS, Proxy
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
-# Of MLflow, and of what it imports.
+# Warnings of MLflow and its imports.
 pytestmark = pytest.mark.filterwarnings("ignore")
 DISCONNECT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'postgres'"
-TROUBLES = {
-    # As after a switch to a standby server.
+DATABASE_FAULTS = {
+    # For example, after a failover to a standby server.
     "read only": (
         "ALTER DATABASE postgres SET default_transaction_read_only = on",
         "ALTER DATABASE postgres RESET default_transaction_read_only",
@@ -55,10 +55,10 @@ def server(team_server: str, experiment: str) -> Server:
 
 
 @contextmanager
-def trouble(database: str, kind: str) -> Iterator[None]:
-    """Put a database in trouble while the body runs."""
-    begin, end = TROUBLES[kind]
-    # Through another database of the same server, since this one may refuse connections.
+def database_fault(database: str, kind: str) -> Iterator[None]:
+    """Cause a fault of the database while the body runs."""
+    begin, end = DATABASE_FAULTS[kind]
+    # Use another database of the same server, because this one may reject connections.
     address = f"{database.rpartition('/')[0]}/template1"
     with closing(psycopg.connect(address, autocommit=True)) as connection:
         connection.execute(begin)
@@ -75,7 +75,7 @@ def trouble(database: str, kind: str) -> Iterator[None]:
     ("kind", "request_name", "passing"),
     [
         (kind, name, passing)
-        for kind in TROUBLES
+        for kind in DATABASE_FAULTS
         for name, passing in (
             ("create run", 0),
             *(("log batch", passing) for passing in (0, 1, 2, 3, 4, 5, 6, 8, 12)),
@@ -84,7 +84,7 @@ def trouble(database: str, kind: str) -> Iterator[None]:
         )
     ],
 )
-def test_entries_wait_while_the_database_is_in_trouble(
+def test_entries_wait_during_database_fault(
     kind: str,
     request_name: str,
     passing: int,
@@ -94,12 +94,12 @@ def test_entries_wait_while_the_database_is_in_trouble(
     team_database: str,
 ) -> None:
     write_execution(through_proxy, server.experiment)
-    # The trouble begins at the next request of this kind.
+    # The fault begins at the next request of this kind.
     team_proxy.add("", REQUESTS[request_name], passing)
     team_proxy.add("drop", REQUESTS[request_name], 1000)
     deliver_in_vain(through_proxy)
     team_proxy.clear()
-    with trouble(team_database, kind):
+    with database_fault(team_database, kind):
         deliver_in_vain(through_proxy, attempts=3)
     assert rejected(through_proxy) == []
     deliver(through_proxy)
@@ -107,7 +107,7 @@ def test_entries_wait_while_the_database_is_in_trouble(
     assert_delivered(server)
 
 
-def test_dataset_that_a_colleague_logs_at_the_same_moment(
+def test_dataset_logged_concurrently_is_delivered(
     through_proxy: Path, server: Server, team_database: str
 ) -> None:
     number = server.client.create_experiment(server.experiment)
@@ -125,18 +125,18 @@ def test_dataset_that_a_colleague_logs_at_the_same_moment(
     values = ", ".join(f"%({column})s" for column in row)
     with closing(psycopg.connect(team_database)) as connection:
         connection.execute(f"INSERT INTO datasets ({columns}) VALUES ({values})", row)
-        colleague = threading.Thread(target=_commit_once_waited_for, args=(connection,))
-        colleague.start()
+        thread = threading.Thread(target=_commit_when_blocking, args=(connection,))
+        thread.start()
         try:
             deliver(through_proxy)
         finally:
-            colleague.join()
+            thread.join()
     assert rejected(through_proxy) == []
     assert_delivered(server)
 
 
-def _commit_once_waited_for(connection: Any) -> None:
-    """Commit as soon as another connection of the server waits for this one."""
+def _commit_when_blocking(connection: Any) -> None:
+    """Commit as soon as another connection waits for a lock."""
     waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
     with closing(psycopg.connect(connection.info.dsn, autocommit=True)) as observer:
         end = time.monotonic() + 60
@@ -147,10 +147,10 @@ def _commit_once_waited_for(connection: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("table", ["metrics", "tags", "params", "runs", "experiments"])
-def test_entries_wait_for_one_table(
+def test_entries_wait_for_locked_table(
     table: str, through_proxy: Path, server: Server, team_database: str
 ) -> None:
-    """One table cannot be written, e.g. since an index is being rebuilt."""
+    """A table can be locked, e.g. while an index is rebuilt."""
     write_execution(through_proxy, server.experiment)
     with closing(psycopg.connect(team_database)) as connection:
         connection.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
@@ -161,21 +161,21 @@ def test_entries_wait_for_one_table(
     assert_delivered(server)
 
 
-def test_values_that_postgresql_refuses(through_proxy: Path, server: Server) -> None:
-    odd = "a\0b\ud800\U0001f3a8" + "x" * 10_000
+def test_values_rejected_by_postgresql_are_replaced(through_proxy: Path, server: Server) -> None:
+    hostile = "a\0b\ud800\U0001f3a8" + "x" * 10_000
     journal = Outbox(
         private_folder(through_proxy),
         dead_process(),
         "train",
         experiment=server.experiment,
         pipeline="repro\0",
-        parameters={"train.lr": "0.1", "train.words": odd, "train.a\0b": "1"},
-        tags={"git.dirty": "false", "words": odd, "a\0b": "1"},
+        parameters={"train.lr": "0.1", "train.words": hostile, "train.a\0b": "1"},
+        tags={"git.dirty": "false", "words": hostile, "a\0b": "1"},
     )
     run = Run(journal)
     run.log_summary({"kid": 2.5, "a\0b": 1.0})
-    run.set_tags(warning=odd)
-    journal.write("text", name="uncommitted.patch", text=odd)
+    run.set_tags(warning=hostile)
+    journal.write("text", name="uncommitted.patch", text=hostile)
     run.end("FINISHED")
     deliver(through_proxy)
     assert rejected(through_proxy) == []
@@ -194,7 +194,9 @@ def test_values_that_postgresql_refuses(through_proxy: Path, server: Server) -> 
 
 
 @pytest.mark.slow
-def test_first_runs_of_two_colleagues_at_once(tmp_path: Path, team_server: str) -> None:
+def test_first_runs_of_three_users_are_delivered_concurrently(
+    tmp_path: Path, team_server: str
+) -> None:
     code = (
         "import sys; from pathlib import Path; from tests.support.execution import *\n"
         "deliver(Path(sys.argv[1])); found = rejected(Path(sys.argv[1])); assert not found, found"
@@ -202,7 +204,7 @@ def test_first_runs_of_two_colleagues_at_once(tmp_path: Path, team_server: str) 
     environment = os.environ | {"MLFLOW_TRACKING_URI": team_server}
     for _ in range(3):
         name = f"experiment-{uuid.uuid4().hex[:8]}"
-        folders = [tmp_path / name / who for who in ("anna", "ben", "cleo")]
+        folders = [tmp_path / name / user for user in ("anna", "ben", "cleo")]
         for number, folder in enumerate(folders, 1):
             folder.mkdir(parents=True)
             with pytest.MonkeyPatch.context() as patch:
@@ -213,11 +215,11 @@ def test_first_runs_of_two_colleagues_at_once(tmp_path: Path, team_server: str) 
             for folder in folders
         ]
         try:
-            assert [each.wait(120) for each in programs] == [0, 0, 0]
+            assert [process.wait(120) for process in programs] == [0, 0, 0]
         finally:
-            for each in programs:
-                each.kill()
-                each.wait()
+            for process in programs:
+                process.kill()
+                process.wait()
         runs = Server(MlflowClient(team_server), name).runs()
         assert {stage: len(found) for stage, found in runs.items()} == {
             "repro": 3,

@@ -1,4 +1,4 @@
-"""Delivery through a proxy that mishandles requests: nothing lost, nothing double."""
+"""Delivery through a faulty proxy loses and duplicates nothing."""
 
 import random
 from pathlib import Path
@@ -20,7 +20,7 @@ from ...support.execution import (
 )
 from ...support.proxy import FAULTS, REQUESTS, Proxy
 
-# Of MLflow, and of what it imports.
+# Warnings of MLflow and its imports.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 MODEL_REQUESTS = {
@@ -40,10 +40,10 @@ MODEL_REQUESTS = {
     "set alias": "POST .*/registered-models/alias",
 }
 MODEL_FAULTS = ("drop", "lose", "lost 500", "503", "html 400", "empty 200", "403", "429", "cut")
-# A file that is too large stays so.
-PASSING_FAULTS = [fault for fault in FAULTS if fault != "413"]
-# For the fast suite; test_faulty_server.py has one of each kind.
-CHOSEN = [
+# 413 is permanent, because a file that is too large stays too large.
+TEMPORARY_FAULTS = [fault for fault in FAULTS if fault != "413"]
+# Cases for the fast suite; test_faulty_server.py has one of each kind.
+SELECTED = [
     ("create run", "lose"),
     ("log batch", "empty 200"),
 ]
@@ -56,32 +56,32 @@ def server(team_server: str, experiment: str) -> Server:
 
 @pytest.mark.parametrize(
     ("request_name", "fault"),
-    [CHOSEN[0], *(pytest.param(*one, marks=pytest.mark.slow) for one in CHOSEN[1:])],
+    [SELECTED[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in SELECTED[1:])],
 )
-def test_delivery_after_a_fault(
+def test_entries_are_delivered_after_fault(
     request_name: str, fault: str, through_proxy: Path, team_proxy: Proxy, server: Server
 ) -> None:
-    check(through_proxy, team_proxy, server, REQUESTS[request_name], fault)
+    check_delivery(through_proxy, team_proxy, server, REQUESTS[request_name], fault)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("request_name", "fault"),
-    # A file that is too large is set aside at once, which another test checks.
+    # A file that is too large is rejected immediately, which another test checks.
     [(name, fault) for name in REQUESTS for fault in FAULTS if (name, fault) != ("upload", "413")],
 )
-def test_delivery_after_every_fault(
+def test_entries_are_delivered_after_every_fault(
     request_name: str, fault: str, through_proxy: Path, team_proxy: Proxy, server: Server
 ) -> None:
-    # Once or twice, so that each request and each fault has cells of both kinds.
+    # Once or twice, so that each request and each fault occurs with both counts.
     times = 1 + (list(REQUESTS).index(request_name) + FAULTS.index(fault)) % 2
-    check(through_proxy, team_proxy, server, REQUESTS[request_name], fault, times)
+    check_delivery(through_proxy, team_proxy, server, REQUESTS[request_name], fault, times)
 
 
-def check(
+def check_delivery(
     root: Path, proxy: Proxy, server: Server, request: str, fault: str, times: int = 1
 ) -> None:
-    """Deliver an execution while some requests meet a fault; all must arrive once."""
+    """Deliver an execution with faulty requests and check that all entries arrive once."""
     write_execution(root, server.experiment)
     proxy.add(fault, request, times)
     deliver(root)
@@ -92,14 +92,14 @@ def check(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
-def test_delivery_through_a_bad_network(
+def test_entries_are_delivered_through_unreliable_network(
     seed: int, through_proxy: Path, team_proxy: Proxy, server: Server
 ) -> None:
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     write_execution(through_proxy, server.experiment)
     for number in range(200):
-        is_bad = number < 100 and draw.random() < 0.15
-        team_proxy.add(draw.choice(PASSING_FAULTS) if is_bad else "")
+        is_bad = number < 100 and rng.random() < 0.15
+        team_proxy.add(rng.choice(TEMPORARY_FAULTS) if is_bad else "")
     deliver(through_proxy, attempts=60)
     assert team_proxy.met() >= 5
     assert rejected(through_proxy) == []
@@ -108,7 +108,7 @@ def test_delivery_through_a_bad_network(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["413", "html 400"])
-def test_file_that_the_server_never_accepts_is_set_aside(
+def test_file_that_server_never_accepts_is_rejected(
     fault: str, through_proxy: Path, team_proxy: Proxy, server: Server
 ) -> None:
     write_execution(through_proxy, server.experiment)
@@ -133,7 +133,7 @@ def test_file_that_the_server_never_accepts_is_set_aside(
     "fault",
     ["html 400", "413", "401", "drop"],
 )
-def test_entries_wait_for_a_server_that_accepts_nothing(
+def test_entries_wait_while_server_accepts_nothing(
     fault: str, through_proxy: Path, team_proxy: Proxy, server: Server
 ) -> None:
     write_execution(through_proxy, server.experiment)
@@ -148,7 +148,7 @@ def test_entries_wait_for_a_server_that_accepts_nothing(
 
 @pytest.fixture(scope="module")
 def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a generator as small as it can be."""
+    """Save a minimal generator."""
     file = tmp_path_factory.mktemp("generator") / "generator.safetensors"
     save_network(build_networks(SMALL, seed=1)[0], SMALL, file)
     return file
@@ -166,7 +166,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
     ],
 )
-def test_models_after_every_fault(
+def test_models_are_delivered_after_every_fault(
     request_name: str,
     fault: str,
     generator: Path,

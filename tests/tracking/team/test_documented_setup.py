@@ -1,4 +1,4 @@
-"""The commands of the section "A team" in docs/tracking.md, run as they are printed."""
+"""Commands of the section "A team" in docs/tracking.md."""
 
 import os
 import re
@@ -23,7 +23,7 @@ SEARCH = "/api/2.0/mlflow/experiments/search"
 
 
 def blocks(heading: str) -> list[str]:
-    """Return the blocks of code below a heading of the team's section."""
+    """Return the code blocks below a heading of the team's section."""
     text = (ROOT / "docs" / "tracking.md").read_text("utf-8")
     section = re.search(rf"^### {heading}\n(.*?)(?=^##)", text, re.MULTILINE | re.DOTALL)
     assert section, heading
@@ -31,8 +31,8 @@ def blocks(heading: str) -> list[str]:
     return [textwrap.dedent(block).strip() + "\n" for block in found if block.strip()]
 
 
-def placed(text: str, values: dict[str, str]) -> str:
-    """Replace the places of the example by those of this test."""
+def replaced(text: str, values: dict[str, str]) -> str:
+    """Replace the example's values by those of this test."""
     for name, value in values.items():
         assert name in text, f"{name} is not in:\n{text}"
         text = text.replace(name, value)
@@ -41,13 +41,13 @@ def placed(text: str, values: dict[str, str]) -> str:
 
 @contextmanager
 def documented_server(folder: Path) -> Iterator[int]:
-    """Run the documented server; yield its port."""
+    """Run the documented server and yield its port."""
     _, settings, command = blocks("Start the server")
     port = free_port()
     with postgresql() as store:
         database = "postgresql://mlflow:PASSWORD@db/mlflow"
-        (folder / "basic_auth.ini").write_text(placed(settings, {database: store}))
-        script = placed(
+        (folder / "basic_auth.ini").write_text(replaced(settings, {database: store}))
+        script = replaced(
             command, {database: store, "5000": str(port), "s3://bucket": str(folder / "bucket")}
         )
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
@@ -60,27 +60,27 @@ def documented_server(folder: Path) -> Iterator[int]:
 def add_user(name: str, port: int) -> None:
     (command,) = blocks("Add a colleague")
     subprocess.run(
-        ["bash", "-ec", placed(command, {"anna": name, "5000": str(port)})],
+        ["bash", "-ec", replaced(command, {"anna": name, "5000": str(port)})],
         env=os.environ | {"MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN[1]},
         check=True,
         capture_output=True,
     )
 
 
-def test_documented_server_serves_two_colleagues(
+def test_documented_server_serves_two_users(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (work,) = blocks("Work with it")
-    with documented_server(tmp_path) as port, proxy(f"http://127.0.0.1:{port}") as gate:
-        # As a reverse proxy does, it passes the public name on.
-        route = {"http_proxy": gate.address, "no_proxy": ""}
+    with documented_server(tmp_path) as port, proxy(f"http://127.0.0.1:{port}") as reverse_proxy:
+        # The proxy forwards the public host name.
+        route = {"http_proxy": reverse_proxy.address, "no_proxy": ""}
         for name in ("anna", "ben"):
             add_user(name, port)
             project = clone(tmp_path / name, **TRACKED)
             project.set(**{"tracking.registered_model": "faces"})
-            script = placed(work, {"anna": name, "https:": "http:"})
+            script = replaced(work, {"anna": name, "https:": "http:"})
             *variables, repro, sync = script.splitlines()
-            # One after the other, since each has a time limit of its own.
+            # One command per call, because each call has its own time limit.
             for command in (repro, sync):
                 output = project.run("bash", "-ec", "\n".join((*variables, command)), **route)
             assert "Everything is delivered to MLflow." in output
@@ -98,7 +98,7 @@ def test_documented_server_serves_two_colleagues(
         assert client.get_model_version_by_alias("faces", "champion")
 
 
-def test_documented_server_refuses_strangers(tmp_path: Path) -> None:
+def test_documented_server_rejects_other_hosts_origins_and_users(tmp_path: Path) -> None:
     with documented_server(tmp_path) as port:
         address = f"http://127.0.0.1:{port}{SEARCH}"
 
