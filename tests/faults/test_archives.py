@@ -143,7 +143,7 @@ def test_damaged_archive_is_an_error_or_rejected_files(
 def test_member_before_the_archive_is_damaged(tmp_path: Path) -> None:
     data = bytearray(archive_of("zip", ["a.png", "b.png"]))
     end = data.index(b"PK\x05\x06")
-    # A larger offset of the directory moves all members to before the start of the file.
+    # A larger offset of the directory moves all members, the first one to before the file.
     (start,) = struct.unpack_from("<I", data, end + 16)
     struct.pack_into("<I", data, end + 16, start + 5)
     (tmp_path / "a.zip").write_bytes(data)
