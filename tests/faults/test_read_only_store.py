@@ -16,7 +16,7 @@ from atelier.tracking.run import Run
 from atelier.tracking.store import open_store
 
 from ..support.project import Project
-from ..support.stage_runs import start, wait_for_a_state
+from ..support.stage_runs import start, wait_for_checkpoint
 from .conftest import thaw
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -65,7 +65,7 @@ def test_next_run_delivers_entries_of_earlier_read_only_store_first(
 ) -> None:
     tracked.set(**{"train.epochs": 60, "runtime.checkpoint_seconds": 0.0})
     dvc = start(tracked)
-    wait_for_a_state(dvc, tracked)
+    wait_for_checkpoint(dvc, tracked)
     for name in STORE:
         freeze(tracked.folder / name)
     output, _ = dvc.communicate(timeout=240)

@@ -16,7 +16,7 @@ import pytest
 from atelier.tracking.store import open_store
 
 from ..support.project import Project
-from ..support.stage_runs import start, states, wait_for_a_state
+from ..support.stage_runs import checkpoints, start, wait_for_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 OUTPUTS = ("models", "samples", "plots/losses.csv", "metrics/train.json")
@@ -30,9 +30,9 @@ LONG: dict[str, Any] = {
 
 def kill_after_checkpoint(dvc: subprocess.Popen[str], seconds: float, project: Project) -> bool:
     """Kill dvc and its stage after the next checkpoint; return False if they end before."""
-    before = states(project)
+    before = checkpoints(project)
     end = time.monotonic() + 120
-    while states(project) == before and dvc.poll() is None:
+    while checkpoints(project) == before and dvc.poll() is None:
         assert time.monotonic() < end
         time.sleep(0.01)
     try:
@@ -82,10 +82,10 @@ def test_killed_training_resumes_bit_exactly_in_the_same_run(
     assert len(older) == 1, "a resumed training continues its own run"
     steps = [p.step for p in client.get_metric_history(newest.info.run_id, "loss_d")]
     assert steps == list(range(1, 241))
-    assert states(tracked)
+    assert checkpoints(tracked)
     tracked.set(**{"tracking.enabled": False})
     tracked.stage("render")
-    assert states(tracked) == [], "checkpoints of a finished stage are deleted"
+    assert checkpoints(tracked) == [], "checkpoints of a finished stage are deleted"
 
 
 def finish(dvc: subprocess.Popen[str]) -> str:
@@ -103,7 +103,7 @@ def test_stage_fails_if_a_setting_changes_during_the_run(
 
     def edit() -> None:
         end = time.monotonic() + 120
-        while not states(ready) and time.monotonic() < end:
+        while not checkpoints(ready) and time.monotonic() < end:
             time.sleep(0.01)
         ready.set(**{"train.lr": 0.5})
 
@@ -126,7 +126,7 @@ def test_dvc_records_no_result_of_settings_edited_during_the_run(
     before = tracked.bytes(*OUTPUTS)
     tracked.set(**LONG)
     dvc = start(tracked)
-    wait_for_a_state(dvc, tracked)
+    wait_for_checkpoint(dvc, tracked)
     tracked.set(**{"train.lr": 0.5})
     output = finish(dvc)
     assert dvc.returncode != 0
@@ -156,7 +156,7 @@ def test_stage_fails_if_code_or_data_change_during_the_run(ready: Project) -> No
         ("data/images.npz", "data/images.npz was changed"),
     ):
         dvc = start(ready)
-        wait_for_a_state(dvc, ready)
+        wait_for_checkpoint(dvc, ready)
         file = ready.folder / path
         content = file.read_bytes()
         file.unlink()
@@ -176,18 +176,18 @@ def test_signal_saves_a_checkpoint_and_ends_the_stage(
 ) -> None:
     ready.set(**LONG | {"runtime.checkpoint_seconds": 3600.0})
     dvc = start(ready)
-    wait_for_a_state(dvc, ready)
+    wait_for_checkpoint(dvc, ready)
     (stage,) = [
         child
         for child in psutil.Process(dvc.pid).children(recursive=True)
         if "stages/train.py" in child.cmdline() and "python" in Path(child.cmdline()[0]).name
     ]
-    newest = states(ready)[-1].name
+    newest = checkpoints(ready)[-1].name
     stage.send_signal(number)
     psutil.wait_procs([stage], timeout=5)
     assert not stage.is_running(), "the stage did not exit within 5 seconds"
     assert "`dvc repro` resumes it" in finish(dvc)
-    assert states(ready)[-1].name > newest
+    assert checkpoints(ready)[-1].name > newest
     finish(start(ready))
     assert ready.bytes(*OUTPUTS) == expected
 
@@ -196,7 +196,7 @@ def test_signal_saves_a_checkpoint_and_ends_the_stage(
 def test_stage_ends_when_dvc_is_killed(ready: Project, expected: dict[str, bytes]) -> None:
     ready.set(**LONG | {"train.epochs": 100_000})
     dvc = start(ready)
-    wait_for_a_state(dvc, ready)
+    wait_for_checkpoint(dvc, ready)
     children = psutil.Process(dvc.pid).children(recursive=True)
     stages = [child for child in children if "stages/train.py" in child.cmdline()]
     assert stages

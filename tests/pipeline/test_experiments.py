@@ -283,7 +283,7 @@ def workers(tracked: Project) -> Iterator[Project]:
     tracked.commit()
     yield tracked
     tracked.run("dvc", "queue", "stop", "--kill")
-    tracked.queue_ended("0 active, 0 idle")
+    tracked.wait_for_queue("0 active, 0 idle")
 
 
 @pytest.mark.slow
@@ -298,7 +298,7 @@ def test_four_concurrent_queued_experiments_create_the_store_and_are_logged(
     assert names == ["grid-1", "grid-2", "grid-3", "grid-4"]
     # The workers inherit standard output and keep it open.
     workers.run("sh", "-c", "exec dvc queue start -j 4 >/dev/null 2>&1")
-    status = workers.queue_ended()
+    status = workers.wait_for_queue()
     logs = {name: workers.run("dvc", "queue", "logs", name) for name in names}
     assert len(re.findall("Success", status)) == 4, f"{status}\n{logs}"
     workers.delivered()

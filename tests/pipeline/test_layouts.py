@@ -76,7 +76,7 @@ def run_stages(project: Project, how: str, *targets: str) -> None:
     else:
         project.run("dvc", "exp", "run", "--queue", "-n", "trial", *targets)
         project.run("sh", "-c", "exec dvc queue start >/dev/null 2>&1")
-        status = project.queue_ended()
+        status = project.wait_for_queue()
         logs = project.run("dvc", "queue", "logs", "trial", ok=None)
         assert "Success" in status, f"{status}\n{logs}"
     project.delivered()

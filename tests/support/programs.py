@@ -1,4 +1,4 @@
-"""Programs of Python that run in this process, which saves the start of an interpreter."""
+"""Python programs that run in this process, which saves the start of an interpreter."""
 
 import io
 import logging
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def run_here(command: Sequence[str], cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command as ``subprocess.run`` does, and ``python -m dvc`` in this process."""
+    """Run ``python -m dvc`` in this process, and other commands by ``subprocess.run``."""
     if list(command[:3]) != [sys.executable, "-m", "dvc"]:
         return subprocess.run(command, cwd=cwd, **options)
     from dvc.cli import main
@@ -21,7 +21,7 @@ def run_here(command: Sequence[str], cwd: Path, **options: Any) -> subprocess.Co
     with chdir(cwd), redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as without pytest
         for handler in logging.getLogger("dvc").handlers:
-            # They were made with the streams of the moment at which DVC was imported.
+            # They have the streams from the time when DVC was imported.
             if isinstance(handler, logging.StreamHandler):
                 handler.setStream(err if handler.level >= logging.WARNING else out)
         code = main(list(command[3:]))
