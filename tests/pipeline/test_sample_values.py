@@ -11,8 +11,8 @@ from ..support.project import ROOT, TINY, Project
 
 # Settings that keep the values of the other tests, because they make the pipeline fast.
 SIZES = {
-    *("epochs", "batch_size", "latent_size", "generator_width", "discriminator_width"),
-    *("samples", "measure_every"),
+    *("epochs", "batch_size", "latent_size", "generator_channels", "discriminator_channels"),
+    *("samples", "kid_every_epochs"),
 }
 
 
