@@ -1,6 +1,5 @@
 """Benchmarks with tiny options: their output has the documented form."""
 
-import importlib.util
 import json
 import math
 import subprocess
@@ -27,6 +26,8 @@ from atelier.gan.networks import Architecture, build_networks
 from atelier.gan.serialization import save_network
 from atelier.sample_faces.portrait import random_portrait
 from atelier.style.vgg import build_vgg19
+
+from .support.modules import load_module
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -243,14 +244,7 @@ def benchmark_module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleT
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
     def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(
-            f"benchmark_{name}", BENCHMARKS / f"{name}.py"
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
+        return load_module(BENCHMARKS / f"{name}.py", f"benchmark_{name}")
 
     return load
 

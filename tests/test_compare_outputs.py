@@ -1,6 +1,5 @@
 """Script that compares the outputs of two versions: digests, differences and settings."""
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,18 +17,15 @@ from atelier.core import settings
 from atelier.core.presets import list_presets, preset_values
 from atelier.core.yaml_files import read_yaml
 
+from .support.modules import load_module
+
 ROOT = Path(__file__).parents[1]
 FIRST = {"sample": {"models/a.safetensors": {"w": "F32 [1] aa", "b": "F32 [1] bb"}}}
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("compare", ROOT / "scripts/compare_outputs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(ROOT / "scripts/compare_outputs.py", "compare")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Parts of the GPU benchmark with a tiny size on a CPU."""
 
-import importlib.util
 import json
 import math
 import sys
@@ -10,17 +9,15 @@ from typing import Any
 
 import pytest
 
+from .support.modules import load_module
+
 ROOT = Path(__file__).parents[1]
 GPU_ONLY = {"syncs", "kernels", "memory", "compiled"}
 
 
 @pytest.fixture(scope="module")
 def gpu() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu", ROOT / "benchmarks" / "gpu.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_module(ROOT / "benchmarks" / "gpu.py", "gpu")
     module.TINY = True
     return module
 

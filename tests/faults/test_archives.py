@@ -32,6 +32,8 @@ from atelier.data.sources.download import download
 from atelier.data.sources.download_cache import DownloadCache
 from atelier.data.sources.http import RetryPolicy, fetch
 
+from ..support.image_files import saved
+
 CONVERT = ConvertSettings(
     image_size=16,
     color="rgb",
@@ -54,9 +56,7 @@ def from_archive(location: Path | str, digest: str) -> DownloadSettings:
 
 
 def gray_image(level: int) -> bytes:
-    stream = io.BytesIO()
-    Image.new("L", (16, 16), level).save(stream, "PNG")
-    return stream.getvalue()
+    return saved(Image.new("L", (16, 16), level))
 
 
 def archive_of(ending: str, names: list[str], method: int = zipfile.ZIP_STORED) -> bytes:

@@ -25,6 +25,8 @@ from PIL import Image, ImageOps
 from atelier.data.dataset import load_images
 from atelier.data.safe_names import sanitize_name
 
+from ..support.image_files import saved
+
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="only Linux reports the peak memory of a process"
 )
@@ -89,12 +91,6 @@ def process(
     )
     assert (child.returncode, child.stderr) == (0, ""), child.stderr
     return dict(json.loads(child.stdout))
-
-
-def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
-    stream = BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
 
 
 def random_image(rng: random.Random) -> Image.Image:
