@@ -1,4 +1,4 @@
-"""What all tests share: the repository's paths, and settings to start from."""
+"""Fixtures of all tests: paths, settings, projects and a web server."""
 
 import http.server
 import itertools
@@ -26,9 +26,9 @@ ROOT = Path(__file__).parents[1]
 _NUMBERS = itertools.count()
 SHARED = ROOT.parent / "shared"
 
-torch.set_num_threads(1)  # tests run side by side; more threads would only wait for each other
+torch.set_num_threads(1)  # workers run in parallel; more threads would only compete
 reset_ignored_signals()
-# No test asserts a time: a busy machine takes any time for an example.
+# No deadline: an example can take long on a busy machine.
 hypothesis_settings.register_profile("atelier", deadline=None, max_examples=25)
 hypothesis_settings.register_profile("thorough", deadline=None, max_examples=100)
 hypothesis_settings.load_profile("atelier")
@@ -46,31 +46,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_leftovers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """End what a test started, if it passed or not; fixtures of a module keep theirs."""
+    """Kill the processes that a test started; processes of module fixtures keep running."""
     mark = f"{os.getpid()}-{next(_NUMBERS)}"
     monkeypatch.setenv(MARK, mark)
     yield
     while end_processes(mark):
-        pass  # one of them may just have started another
+        pass  # a process may have started another one
 
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The repository's root."""
+    """Root of the repository."""
     return ROOT
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Real data beside the project; tests that need it skip without."""
+    """Folder of real data next to the repository; skip the test if it is missing."""
     if not SHARED.is_dir():
-        pytest.skip("there is no folder of real data beside the project")
+        pytest.skip("there is no folder of real data next to the project")
     return SHARED
 
 
 @pytest.fixture
 def make_settings() -> Callable[..., settings.Settings]:
-    """The plain DCGAN's settings, with some values changed: make_settings(train={"lr": 1.0})."""
+    """Return a function that changes the plain DCGAN's settings, e.g. f(train={"lr": 1.0})."""
     values = read_yaml(ROOT / "params.yaml")
     values.update(read_yaml(ROOT / "presets/base.yaml")["values"])
     values["evaluate"]["features"] = "random"  # the fastest
@@ -86,18 +86,18 @@ def make_settings() -> Callable[..., settings.Settings]:
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Project:
-    """A clone of the project in which nothing has run."""
+    """Clone of the project without outputs of a run."""
     return clone(tmp_path / "project")
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A folder of two finished projects, which the first worker makes and all workers share."""
+    """Folder of two finished projects; the first worker creates it, all workers share it."""
     shared = tmp_path_factory.getbasetemp()
     if worker_id != "master":
         shared = shared.parent  # the folder of all workers
     with FileLock(shared / "prepared.lock"):
-        # Prepared where it stays: MLflow's store holds absolute paths of artifacts.
+        # Not moved later: MLflow's store contains absolute paths of artifacts.
         if not (shared / "prepared" / "finished").exists():
             shutil.rmtree(shared / "prepared", ignore_errors=True)
             (shared / "prepared").mkdir()
@@ -118,13 +118,13 @@ def _tracked(prepared: Path) -> Project:
 
 @pytest.fixture
 def ready(_ready: Project, tmp_path: Path) -> Project:
-    """A clone of the project in which the whole chain has run once; MLflow is turned off."""
+    """Clone with the outputs of the complete pipeline; MLflow is turned off."""
     return _ready.copy(tmp_path / "project")
 
 
 @pytest.fixture
 def tracked(_tracked: Project, tmp_path: Path) -> Project:
-    """A clone of the project in which the whole chain has run once, with MLflow."""
+    """Clone with the outputs of the complete pipeline and its MLflow runs."""
     return _tracked.copy(tmp_path / "project")
 
 
@@ -135,7 +135,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder, and the address at which a real server offers it."""
+    """Folder that an HTTP server serves, and its URL."""
     folder = tmp_path / "served"
     folder.mkdir()
     handler = partial(_Quiet, directory=str(folder))
@@ -149,6 +149,6 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where torch hub keeps weights: a folder of this test's own."""
+    """Folder for the weights of torch hub, separate for each test."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     return tmp_path / "torch/hub/checkpoints"

@@ -1,6 +1,5 @@
-"""Every benchmark runs at a tiny size, and prints results of the documented form."""
+"""Benchmarks with tiny options: their output has the documented form."""
 
-import importlib.util
 import json
 import math
 import subprocess
@@ -28,6 +27,8 @@ from atelier.gan.serialization import save_network
 from atelier.sample_faces.portrait import random_portrait
 from atelier.style.vgg import build_vgg19
 
+from .support.modules import load_module
+
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 HELPERS = {"command", "gpu"}  # gpu has tests of its own
@@ -44,12 +45,12 @@ DAMAGES = {
 
 @dataclass(frozen=True)
 class Case:
-    """Tiny options of a benchmark, and the form of what it prints.
+    """Tiny options of a benchmark, and the form of its output.
 
     Attributes:
-        options: "{folder}" is the folder that ``files`` filled.
+        options: "{folder}" is the folder for ``files``.
         keys: of every JSON object.
-        positive: those whose numbers must be above 0.
+        positive: keys whose numbers must be above 0.
         files: writes the files that the options name.
         objects: JSON objects printed.
         slow: takes more than a few seconds.
@@ -184,7 +185,7 @@ CASES = {
         {"reference", "ours", "ratio", "limit_share", *RATES.split()},
     ),
 }
-# A preset and what makes it tiny, one argument.
+# Argument of the benchmark `quality`: a preset and its tiny settings.
 TINY_PRESET = (
     "sample convert.image_size=16 train.epochs=1 train.batch_size=16 train.generator_channels=4"
     " train.discriminator_channels=4 train.fixed_samples=4 train.kid_every_epochs=0"
@@ -224,7 +225,7 @@ def test_benchmark_prints_its_numbers(name: str, tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=1800,  # a benchmark that hangs; a busy machine takes minutes
+        timeout=1800,  # only for a benchmark that hangs; a busy machine takes minutes
         check=False,
     )
     assert program.returncode == 0, program.stdout + program.stderr
@@ -239,18 +240,11 @@ def test_benchmark_prints_its_numbers(name: str, tmp_path: Path) -> None:
 
 @pytest.fixture
 def benchmark_module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """Import a benchmark as its command does: with its folder on the path."""
+    """Return a function that imports a benchmark with its folder on the path."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
     def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(
-            f"benchmark_{name}", BENCHMARKS / f"{name}.py"
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
+        return load_module(BENCHMARKS / f"{name}.py", f"benchmark_{name}")
 
     return load
 
@@ -261,9 +255,9 @@ def test_share_above_its_limit_is_an_error(
     command = benchmark_module("command")
     with pytest.raises(
         SystemExit, match=r"^ERROR: limit_share is 147%, but nothing is faster"
-    ) as e:
+    ) as caught:
         command.show({"name": "train", "limit_share": 1.47}, as_json=True)
-    assert isinstance(e.value.code, str)  # which Python prints, and exits with 1
+    assert isinstance(caught.value.code, str)  # Python prints it and exits with status 1
     assert "{" not in capsys.readouterr().out
 
 
@@ -288,12 +282,12 @@ def test_share_up_to_its_limit_is_printed(
         (nn.ConvTranspose2d(3, 5, 3, 2, 1), (2, 3, 4, 4)),
     ],
 )
-def test_training_counts_no_products_by_the_padding(
+def test_training_counts_no_products_with_padding(
     layer: nn.Conv2d | nn.ConvTranspose2d,
     images: tuple[int, ...],
     benchmark_module: Callable[[str], ModuleType],
 ) -> None:
-    """Ones everywhere: the sum of the output is the number of products."""
+    """With all values 1, the sum of the output is the number of products."""
     train = benchmark_module("train")
     ones = torch.ones(images, requires_grad=True)
     nn.init.ones_(layer.weight)

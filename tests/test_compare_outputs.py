@@ -1,6 +1,5 @@
-"""The script that compares the outputs of two versions: digests, differences and settings."""
+"""Script that compares the outputs of two versions: digests, differences and settings."""
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,18 +17,15 @@ from atelier.core import settings
 from atelier.core.presets import list_presets, preset_values
 from atelier.core.yaml_files import read_yaml
 
+from .support.modules import load_module
+
 ROOT = Path(__file__).parents[1]
 FIRST = {"sample": {"models/a.safetensors": {"w": "F32 [1] aa", "b": "F32 [1] bb"}}}
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("compare", ROOT / "scripts/compare_outputs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(ROOT / "scripts/compare_outputs.py", "compare")
 
 
 @pytest.fixture
@@ -70,8 +66,8 @@ def test_tensor_digests_differ_by_value_and_type(entries: Callable[..., dict[str
     tensors = [zeros, zeros + 1e-7, zeros.bfloat16(), zeros.T.contiguous()]
     found = [entries("a.safetensors", lambda f, t=t: save_file({"w": t}, f)) for t in tensors]
     assert len({entry["w"] for entry in found}) == 4
-    marked = entries("a.safetensors", lambda f: save_file({"w": zeros}, f, {"arch": "old"}))
-    assert marked == found[0]
+    with_metadata = entries("a.safetensors", lambda f: save_file({"w": zeros}, f, {"arch": "old"}))
+    assert with_metadata == found[0]
 
 
 def test_pixel_digests_ignore_the_encoding_and_cover_every_frame(
@@ -83,10 +79,10 @@ def test_pixel_digests_ignore_the_encoding_and_cover_every_frame(
     plain = entries("a.png", image.save)
     assert entries("a.png", lambda f: image.save(f, compress_level=0)) == plain
     assert entries("a.png", other.save) != plain
-    films = [[image, other], [image, image.rotate(90)], [image]]
+    gifs = [[image, other], [image, image.rotate(90)], [image]]
     found = [
         entries("a.gif", lambda f, s=s: s[0].save(f, save_all=True, append_images=s[1:]))["pixels"]
-        for s in films
+        for s in gifs
     ]
     assert len(set(found)) == 3
 
@@ -122,13 +118,13 @@ def test_differences_are_exact(
     exempt: list[str],
     expected: list[str],
 ) -> None:
-    place = "sample/models/a.safetensors:"
+    file = "sample/models/a.safetensors:"
     runs = {"sample": {"models/a.safetensors": after}}
-    lines = script.differences(FIRST, runs, renamed, [place + name for name in exempt])
-    assert lines == [place + line for line in expected]
+    lines = script.differences(FIRST, runs, renamed, [file + name for name in exempt])
+    assert lines == [file + line for line in expected]
 
 
-def test_a_whole_file_is_exempted_by_its_exact_name_only(script: ModuleType) -> None:
+def test_file_is_exempted_by_its_exact_name(script: ModuleType) -> None:
     runs = {"sample": {"models/a.safetensors": {"w": "x", "b": "y"}}}
     assert script.differences(FIRST, runs, {}, ["sample/models/a.safetensors"]) == []
     assert len(script.differences(FIRST, runs, {}, ["sample/models"])) == 3
@@ -149,12 +145,12 @@ def test_compare_exits_with_1_if_anything_differs(
     Path("a.json").write_text(json.dumps(FIRST))
     Path("b.json").write_text(json.dumps(FIRST).replace("aa", "cc"))
     Path("exempt").write_text("sample/models/a.safetensors:w\n")
-    for words, status, line in (
+    for arguments, status, line in (
         ("a.json a.json", 0, "equal: 2 entries"),
         ("a.json b.json", 1, "sample/models/a.safetensors:w: F32 [1] aa -> F32 [1] cc"),
         ("a.json b.json --exempt exempt", 0, "equal: 2 entries"),
     ):
-        monkeypatch.setattr("sys.argv", ["compare_outputs.py", "compare", *words.split()])
+        monkeypatch.setattr("sys.argv", ["compare_outputs.py", "compare", *arguments.split()])
         with pytest.raises(SystemExit) as exited:
             script.main()
         assert int(exited.value.code or 0) == status
@@ -177,7 +173,7 @@ def test_every_preset_has_a_run_with_valid_settings(script: ModuleType) -> None:
         script.change_settings(document, {"train": {"epoch": 1}})
 
 
-def test_drawn_datasets_are_the_same_at_every_time(script: ModuleType, tmp_path: Path) -> None:
+def test_generated_datasets_are_always_the_same(script: ModuleType, tmp_path: Path) -> None:
     contents = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

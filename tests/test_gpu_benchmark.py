@@ -1,6 +1,5 @@
-"""The GPU benchmark's parts at a tiny size on a CPU."""
+"""Parts of the GPU benchmark with a tiny size on a CPU."""
 
-import importlib.util
 import json
 import math
 import sys
@@ -10,17 +9,15 @@ from typing import Any
 
 import pytest
 
+from .support.modules import load_module
+
 ROOT = Path(__file__).parents[1]
 GPU_ONLY = {"syncs", "kernels", "memory", "compiled"}
 
 
 @pytest.fixture(scope="module")
 def gpu() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu", ROOT / "benchmarks" / "gpu.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_module(ROOT / "benchmarks" / "gpu.py", "gpu")
     module.TINY = True
     return module
 
@@ -41,23 +38,23 @@ def test_resumed_and_eager_trainings_are_bit_exact_on_a_cpu(gpu: ModuleType) -> 
         assert kinds == {"whole again": 0.0, "resumed": 0.0, "eager": 0.0}
 
 
-def test_a_device_equals_itself(gpu: ModuleType) -> None:
-    answer = gpu.numbers()
-    assert (answer["features_relative"], answer["generated_levels"]) == (0.0, 0)
-    assert answer["kid"][0] == answer["kid"][1]
+def test_results_of_one_device_are_equal(gpu: ModuleType) -> None:
+    results = gpu.numbers()
+    assert (results["features_relative"], results["generated_levels"]) == (0.0, 0)
+    assert results["kid"][0] == results["kid"][1]
 
 
 def test_style_transfer_lowers_the_loss(gpu: ModuleType) -> None:
-    answer = gpu.time_transfer({"iterations": 4})
-    assert answer["evaluations"] == 4
-    assert 0 < answer["loss"][1] < answer["loss"][0]
-    assert all(math.isfinite(seconds) and seconds > 0 for seconds in answer["seconds"])
+    results = gpu.time_transfer({"iterations": 4})
+    assert results["evaluations"] == 4
+    assert 0 < results["loss"][1] < results["loss"][0]
+    assert all(math.isfinite(seconds) and seconds > 0 for seconds in results["seconds"])
 
 
-def test_variants_name_what_the_device_lacks(gpu: ModuleType) -> None:
-    answer = gpu.variants()
-    assert "only NVIDIA's GPUs since Ampere" in answer["tf32"]
-    assert answer["penalties"]["images_per_second"] > 0
+def test_variants_name_missing_features_of_the_device(gpu: ModuleType) -> None:
+    results = gpu.variants()
+    assert "only NVIDIA's GPUs since Ampere" in results["tf32"]
+    assert results["penalties"]["images_per_second"] > 0
 
 
 @pytest.mark.parametrize("name", sorted(GPU_ONLY))
@@ -65,7 +62,7 @@ def test_parts_for_gpus_are_skipped_on_a_cpu(gpu: ModuleType, name: str) -> None
     assert getattr(gpu, name)() == {"skipped": "needs a GPU"}
 
 
-def test_results_are_kept_after_every_part(
+def test_results_are_saved_after_every_part(
     gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     out = tmp_path / "gpu.json"

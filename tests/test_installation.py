@@ -1,4 +1,4 @@
-"""Installation by ``make`` in a small project whose packages lie in an index on disk."""
+"""Installation by ``make`` in a small project with a package index on disk."""
 
 import hashlib
 import importlib.metadata
@@ -73,7 +73,7 @@ def add_wheel(index: Path, package: str, requires: list[str]) -> str:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder with the Makefile and a small lock file; its index is beside it."""
+    """Folder with the Makefile and a small lock file; the index is in its grandparent."""
     folder = tmp_path / "My Disk" / "ätelier"
     (folder / "scripts").mkdir(parents=True)
     shutil.copy(ROOT / "Makefile", folder)
@@ -89,9 +89,9 @@ def project(tmp_path: Path) -> Path:
 
 
 def make(folder: Path, *arguments: str, ok: bool = True, **environment: str) -> str:
-    """Install as a user does; return the output."""
+    """Run ``make .venv/ready``; return its output."""
     index = next(parent / "index" for parent in folder.parents if (parent / "index").is_dir())
-    ended = subprocess.run(
+    process = subprocess.run(
         ["make", ".venv/ready", f"PYTHON={sys.executable}", *arguments],
         cwd=folder,
         env={**os.environ, "PIP_INDEX_URL": index.as_uri(), **environment},
@@ -101,12 +101,12 @@ def make(folder: Path, *arguments: str, ok: bool = True, **environment: str) -> 
         timeout=300,
         check=False,
     )
-    assert (ended.returncode == 0) == ok, ended.stdout
-    return ended.stdout
+    assert (process.returncode == 0) == ok, process.stdout
+    return process.stdout
 
 
 def installed(folder: Path) -> set[str]:
-    """The packages in the environment, but for pip's own."""
+    """Return the packages in the environment, except pip, setuptools and wheel."""
     listed = subprocess.run(
         [".venv/bin/python", "-E", "-m", "pip", "list", "--format=freeze"],
         cwd=folder,
@@ -120,8 +120,8 @@ def installed(folder: Path) -> set[str]:
     }
 
 
-def test_users_pip_settings_do_not_change_what_is_installed(project: Path, tmp_path: Path) -> None:
-    """But the index that its configuration names is used."""
+def test_pip_settings_of_the_user_do_not_change_the_packages(project: Path, tmp_path: Path) -> None:
+    """Only the index of the configuration is used."""
     (tmp_path / "shadow").mkdir()
     (tmp_path / "shadow/pip.py").write_text("raise SystemExit('the wrong pip')")
     configuration = tmp_path / "pip.conf"
@@ -154,8 +154,8 @@ def test_users_pip_settings_do_not_change_what_is_installed(project: Path, tmp_p
     )
     assert installed(project) == {*PACKAGES, "tiny-1.0"}
     assert re.search(r"^ +\d+  torch 1\.0", output, re.MULTILINE), "no progress is shown"
-    left = {path.name for path in tmp_path.iterdir()}
-    assert not left & {"target", "prefix", "root", "userbase", "log"}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert not names & {"target", "prefix", "root", "userbase", "log"}
     assert "is up to date" in make(project), "a complete installation is not repeated"
 
 
@@ -168,19 +168,19 @@ def test_moved_or_interrupted_installations_are_repeated(project: Path, tmp_path
     assert str(moved) in (moved / ".venv/bin/pip").read_text()
     assert "is up to date" in make(moved)
     lock = moved / "requirements.lock"
-    right = lock.read_text()
-    lock.write_text(re.sub("sha256:.{8}", "sha256:00000000", right))
+    content = lock.read_text()
+    lock.write_text(re.sub("sha256:.{8}", "sha256:00000000", content))
     output = make(moved, ok=False)
     assert "ERROR: pip could not install the pinned packages" in output
     assert "Traceback" not in output
     assert not (moved / ".venv/ready").exists()
-    lock.write_text(right)
+    lock.write_text(content)
     make(moved)
     assert installed(moved) == {*PACKAGES, "tiny-1.0"}
 
 
 @pytest.mark.slow
-def test_cpu_build_of_torch_is_a_setting(project: Path, tmp_path: Path) -> None:
+def test_make_option_selects_the_cpu_build_of_torch(project: Path, tmp_path: Path) -> None:
     output = make(project, "TORCH=cpu")
     assert "no torch==1.0+cpu and torchvision==1.0+cpu" in output
     assert installed(project) == {*PACKAGES, "tiny-1.0"}, "the CUDA build is installed instead"
@@ -200,8 +200,8 @@ def test_cpu_build_of_torch_is_a_setting(project: Path, tmp_path: Path) -> None:
     assert "ERROR: pip could not install the pinned packages" in output
 
 
-def claims(folder: Path, version: tuple[int, ...]) -> Path:
-    """Write a Python that claims to be of another version."""
+def write_python(folder: Path, version: tuple[int, ...]) -> Path:
+    """Write a Python script that reports another version."""
     python = folder / "python"
     number = ".".join(map(str, version))
     python.write_text(
@@ -216,27 +216,26 @@ def claims(folder: Path, version: tuple[int, ...]) -> Path:
 @pytest.mark.parametrize(
     "version", [(2, 7, 18), (3, 6, 15), (3, 10, 13), (3, 11, 0), (3, 14, 2), (3, 15, 0), (4, 0, 0)]
 )
-def test_other_versions_of_python_are_refused_first(
+def test_makefile_accepts_only_the_versions_in_pyproject(
     project: Path, tmp_path: Path, version: tuple[int, ...]
 ) -> None:
-    """By the Makefile, which accepts exactly what pyproject.toml does."""
     accepted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     number = ".".join(map(str, version))
     ok = SpecifierSet(accepted).contains(number)
-    output = make(project, f"PYTHON={claims(tmp_path, version)}", ok=ok)
+    output = make(project, f"PYTHON={write_python(tmp_path, version)}", ok=ok)
     assert ("installing" in output) == ok
     assert (f"is: Python {number}; name another" in output) != ok
     assert not (project / ".venv").exists()
 
 
-def test_python_that_is_not_there_is_named(project: Path) -> None:
+def test_missing_python_is_named(project: Path) -> None:
     output = make(project, "PYTHON=python3.99", ok=False)
     assert "ERROR: Atelier needs CPython 3.11 to 3.14" in output
     assert "python3.99" in output
 
 
 def closure(cuda: bool) -> set[str]:
-    """Return what torch needs, with or without what it needs for CUDA."""
+    """Return the dependencies of torch, with or without those for CUDA."""
     todo: list[tuple[str, str]] = [("torch", "")]
     seen = set()
     while todo:
@@ -245,28 +244,28 @@ def closure(cuda: bool) -> set[str]:
             continue
         seen.add((name, extra))
         for line in importlib.metadata.requires(name) or []:
-            needed = Requirement(line)
-            marker = str(needed.marker or "")
-            if needed.marker and not needed.marker.evaluate({"extra": extra}):
+            requirement = Requirement(line)
+            marker = str(requirement.marker or "")
+            if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
                 continue
             if cuda or name != "torch" or "platform_system" not in marker:
-                other = canonicalize_name(needed.name)
-                todo += [(other, "")] + [(other, extra) for extra in needed.extras]
+                other = canonicalize_name(requirement.name)
+                todo += [(other, "")] + [(other, extra) for extra in requirement.extras]
     return {name for name, _ in seen}
 
 
-def test_without_cuda_exactly_what_cuda_needs_is_left_out() -> None:
+def test_cpu_installation_omits_exactly_the_packages_for_cuda() -> None:
     scope: dict[str, object] = {}
     text = (ROOT / "scripts/install.py").read_text()
-    found = re.search(r"^CUDA = re\.compile\((.*)\)$", text, re.MULTILINE)
-    assert found
-    pattern = re.compile(eval(found[1], scope))
+    match = re.search(r"^CUDA = re\.compile\((.*)\)$", text, re.MULTILINE)
+    assert match
+    pattern = re.compile(eval(match[1], scope))
     lock = (ROOT / "requirements.lock").read_text()
     names = re.findall(r"^([a-z0-9._-]+)==", lock, re.MULTILINE)
-    left_out = {name for name in names if pattern.match(name)}
-    assert {"torch", "nvidia-ml-py"} & left_out == set()
+    omitted = {name for name in names if pattern.match(name)}
+    assert {"torch", "nvidia-ml-py"} & omitted == set()
     try:
-        assert left_out == closure(cuda=True) - closure(cuda=False)
+        assert omitted == closure(cuda=True) - closure(cuda=False)
     except importlib.metadata.PackageNotFoundError as missing:
         pytest.skip(f"this environment has a build without CUDA: {missing} is not installed")
 
@@ -281,11 +280,11 @@ def test_lock_names_no_registry(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
 def test_lock_resolves_with_wheels_for_every_version(version: str, tmp_path: Path) -> None:
-    """Two packages without compiled code have no wheels at all."""
+    """Two packages without compiled code have no wheels."""
     uv = Path(sys.executable).with_name("uv")
     command = "pip install --dry-run --require-hashes --only-binary :all:"
     pure = "--no-binary imutils --no-binary antlr4-python3-runtime"
-    ended = subprocess.run(
+    process = subprocess.run(
         [
             *(str(uv), *command.split(), *pure.split(), "--target", str(tmp_path / "target")),
             *("--python-version", version, "--python-platform", "x86_64-manylinux_2_28"),
@@ -295,6 +294,6 @@ def test_lock_resolves_with_wheels_for_every_version(version: str, tmp_path: Pat
         text=True,
         check=False,
     )
-    if "Failed to fetch" in ended.stderr or "error sending request" in ended.stderr:
+    if "Failed to fetch" in process.stderr or "error sending request" in process.stderr:
         pytest.skip("no package index can be reached")
-    assert ended.returncode == 0, ended.stderr
+    assert process.returncode == 0, process.stderr

@@ -48,8 +48,8 @@ def test_site_lists_every_page_once() -> None:
     assert sorted(nav_pages(read_yaml("mkdocs.yml")["nav"])) == sorted(pages)
 
 
-def test_links_of_pages_lead_to_files_of_the_site() -> None:
-    """GitHub shows other files and folders too, the site does not."""
+def test_links_of_pages_are_files_of_the_site() -> None:
+    """Other files of the repository are on GitHub, but not on the site."""
     dead = []
     for page in DOCS.rglob("*.md"):
         for link in LINK.findall(page.read_text("utf-8")):
@@ -63,12 +63,12 @@ def test_site_requests_no_font() -> None:
     assert read_yaml("mkdocs.yml")["theme"]["font"] is False
 
 
-def test_pinned_site_generator_is_one_that_pyproject_allows() -> None:
+def test_pyproject_allows_the_pinned_site_generator() -> None:
     lock = (ROOT / "requirements-docs.lock").read_text("utf-8")
     pinned = dict(re.findall(r"^([a-z0-9-]+)==([^\s;]+)", lock, re.MULTILINE))
-    wanted = [Requirement(line) for line in read_pyproject()["dependency-groups"]["docs"]]
-    assert {"mkdocs", "mkdocs-material"} == {requirement.name for requirement in wanted}
-    assert all(pinned[requirement.name] in requirement.specifier for requirement in wanted)
+    requirements = [Requirement(line) for line in read_pyproject()["dependency-groups"]["docs"]]
+    assert {"mkdocs", "mkdocs-material"} == {requirement.name for requirement in requirements}
+    assert all(pinned[requirement.name] in requirement.specifier for requirement in requirements)
     assert SpecifierSet("<2").contains(pinned["mkdocs"])
 
 

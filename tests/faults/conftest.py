@@ -1,4 +1,4 @@
-"""What tests of faults share: places that nobody may write to."""
+"""Fixture that makes files and folders read-only."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -9,21 +9,21 @@ import pytest
 
 @pytest.fixture
 def freeze() -> Iterator[Callable[[Path], None]]:
-    """Make places read-only for everybody, root too, by mounting them over themselves."""
+    """Return a function that makes a path read-only for all users, root too, by a bind mount."""
     frozen: list[Path] = []
 
-    def mount(place: Path) -> None:
-        for options in (["--bind", str(place)], ["-o", "remount,bind,ro"]):
-            command = ["mount", *options, str(place)]
+    def mount(path: Path) -> None:
+        for options in (["--bind", str(path)], ["-o", "remount,bind,ro"]):
+            command = ["mount", *options, str(path)]
             if subprocess.run(command, capture_output=True, check=False).returncode:
-                pytest.skip("a place can be mounted read-only by root only")
-            frozen.append(place)
+                pytest.skip("only root can mount a path read-only")
+            frozen.append(path)
 
     yield mount
-    for place in dict.fromkeys(frozen):
-        thaw(place)
+    for path in dict.fromkeys(frozen):
+        thaw(path)
 
 
-def thaw(place: Path) -> None:
-    """Let a frozen place be written to again."""
-    subprocess.run(["umount", "--lazy", str(place)], capture_output=True, check=False)
+def thaw(path: Path) -> None:
+    """Unmount a read-only path, so that it can be written again."""
+    subprocess.run(["umount", "--lazy", str(path)], capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""Archives and servers that lie: read, refused or told, and ``data/raw`` is never half of one."""
+"""Damaged archives and faulty servers never leave an incomplete ``data/raw``."""
 
 import io
 import os
@@ -32,6 +32,8 @@ from atelier.data.sources.download import download
 from atelier.data.sources.download_cache import DownloadCache
 from atelier.data.sources.http import RetryPolicy, fetch
 
+from ..support.image_files import saved
+
 CONVERT = ConvertSettings(
     image_size=16,
     color="rgb",
@@ -53,35 +55,33 @@ def from_archive(location: Path | str, digest: str) -> DownloadSettings:
     return DownloadSettings(source="archive", **sections)
 
 
-def picture(grey: int) -> bytes:
-    stream = io.BytesIO()
-    Image.new("L", (16, 16), grey).save(stream, "PNG")
-    return stream.getvalue()
+def gray_image(level: int) -> bytes:
+    return saved(Image.new("L", (16, 16), level))
 
 
-def packed(ending: str, names: list[str], method: int = zipfile.ZIP_STORED) -> bytes:
-    """Pack a picture under each name; the first is the darkest."""
+def archive_of(ending: str, names: list[str], method: int = zipfile.ZIP_STORED) -> bytes:
+    """Return an archive with an image under each name; the first is the darkest."""
     stream = io.BytesIO()
     if ending == "zip":
         with zipfile.ZipFile(stream, "w", method) as archive:
-            for grey, name in enumerate(names):
-                archive.writestr(zipfile.ZipInfo(name), picture(grey), method)
+            for level, name in enumerate(names):
+                archive.writestr(zipfile.ZipInfo(name), gray_image(level), method)
         return stream.getvalue()
     mode: Any = f"w:{ending[4:]}"
     with tarfile.open(fileobj=stream, mode=mode) as tar:
-        for grey, name in enumerate(names):
+        for level, name in enumerate(names):
             member = tarfile.TarInfo(name)
-            member.size = len(picture(grey))
-            tar.addfile(member, io.BytesIO(picture(grey)))
+            member.size = len(gray_image(level))
+            tar.addfile(member, io.BytesIO(gray_image(level)))
     return stream.getvalue()
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])
-def test_names_that_clash_are_pictures_of_their_own(tmp_path: Path, ending: str) -> None:
+def test_members_with_equal_names_are_separate_images(tmp_path: Path, ending: str) -> None:
     names = ["a.png", "a.png", "A.png", "a.PNG", "é.png", "e\u0301.png", "a.png/b.png"]
-    archive = tmp_path / f"given.{ending}"
-    archive.write_bytes(packed(ending, names))
+    archive = tmp_path / f"input.{ending}"
+    archive.write_bytes(archive_of(ending, names))
     digest = sha256(archive.read_bytes()).hexdigest()
     download(from_archive(archive, digest), tmp_path / "raw", tmp_path / "s")
     done = convert(CONVERT, tmp_path / "raw", tmp_path / "images.npz")
@@ -92,7 +92,7 @@ def test_names_that_clash_are_pictures_of_their_own(tmp_path: Path, ending: str)
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK])
-def test_a_device_in_a_zip_is_refused(tmp_path: Path, kind: int) -> None:
+def test_device_in_a_zip_is_rejected(tmp_path: Path, kind: int) -> None:
     member = zipfile.ZipInfo("device")
     member.external_attr = (kind | 0o666) << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
@@ -101,7 +101,7 @@ def test_a_device_in_a_zip_is_refused(tmp_path: Path, kind: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [tarfile.BLKTYPE, tarfile.FIFOTYPE, b"?"])
-def test_a_device_in_a_tar_is_refused(tmp_path: Path, kind: bytes) -> None:
+def test_device_in_a_tar_is_rejected(tmp_path: Path, kind: bytes) -> None:
     member = tarfile.TarInfo("device")
     member.type = kind
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
@@ -116,34 +116,34 @@ METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.
     ("ending", "method"),
     [*(("zip", method) for method in METHODS), *((f"tar.{e}", 0) for e in ("", "gz", "bz2", "xz"))],
 )
-def test_any_damage_of_an_archive_is_told_or_refused(
+def test_damaged_archive_is_an_error_or_rejected_files(
     tmp_path: Path, ending: str, method: int
 ) -> None:
-    lot = random.Random(method)
-    whole = packed(ending, [f"{i}.png" for i in range(4)], method)
+    rng = random.Random(method)
+    whole = archive_of(ending, [f"{i}.png" for i in range(4)], method)
     path = tmp_path / "archive"
     read: Callable[[Path], Iterator[Any]] = read_zip if ending == "zip" else read_tar
     outcomes = set()
     for _ in range(400):
         data = bytearray(whole)
-        for _ in range(lot.choice((1, 1, 4))):
-            data[lot.randrange(len(data))] ^= 1 << lot.randrange(8)
-        path.write_bytes(data[: lot.randrange(len(data))] if lot.random() < 0.2 else data)
+        for _ in range(rng.choice((1, 1, 4))):
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(data[: rng.randrange(len(data))] if rng.random() < 0.2 else data)
         try:
             payloads = [payload for _, payload in read(path)]
         except AtelierError as error:
             assert "archive" in str(error)
-            outcomes.add("told")
+            outcomes.add("error")
         else:
             assert all(p.reason if isinstance(p, Rejected) else True for p in payloads)
             outcomes.add("read")
-    assert "told" in outcomes
+    assert "error" in outcomes
 
 
-def test_a_member_that_lies_before_the_archive_is_damaged(tmp_path: Path) -> None:
-    data = bytearray(packed("zip", ["a.png", "b.png"]))
+def test_member_before_the_archive_is_damaged(tmp_path: Path) -> None:
+    data = bytearray(archive_of("zip", ["a.png", "b.png"]))
     end = data.index(b"PK\x05\x06")
-    # The directory claims to begin later than it does, so that all members move to the front.
+    # A larger offset of the directory moves all members, the first one to before the file.
     (start,) = struct.unpack_from("<I", data, end + 16)
     struct.pack_into("<I", data, end + 16, start + 5)
     (tmp_path / "a.zip").write_bytes(data)
@@ -156,7 +156,7 @@ Answer = Callable[[socket.socket, bytes], None]
 
 @contextmanager
 def server(answer: Answer) -> Iterator[tuple[str, list[bytes]]]:
-    """Serve every connection by ``answer(connection, request)``; give address and requests."""
+    """Call ``answer(connection, request)`` for each connection; yield the URL and the requests."""
     requests: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -182,49 +182,49 @@ def head(status: str, *headers: str) -> bytes:
 
 
 def stall(connection: socket.socket) -> None:
-    """Send nothing more until the other side gives up."""
+    """Send nothing more until the client closes the connection."""
     while connection.recv(65536):
         pass
 
 
 def reset(connection: socket.socket) -> None:
-    """Break the connection off as a crashed machine does."""
+    """Reset the connection, as after a crash of the server."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-CONTENT = packed("zip", ["a.png", "b.png"])
+CONTENT = archive_of("zip", ["a.png", "b.png"])
 DIGEST = sha256(CONTENT).hexdigest()
 
 
 @pytest.mark.parametrize("fault", [stall, reset])
 @pytest.mark.parametrize("sent", [0, 100])
-def test_a_server_that_stalls_or_resets_is_asked_for_the_rest(
+def test_interrupted_download_requests_the_remaining_bytes(
     tmp_path: Path, fault: Callable[[socket.socket], None], sent: int
 ) -> None:
-    asked: list[bytes] = []
+    received: list[bytes] = []
 
     def answer(connection: socket.socket, request: bytes) -> None:
-        asked.append(request)
-        if len(asked) == 1:
+        received.append(request)
+        if len(received) == 1:
             if sent:
-                whole = head("200 OK", f"Content-Length: {len(CONTENT)}", 'ETag: "one"')
-                connection.sendall(whole + CONTENT[:sent])
+                headers = head("200 OK", f"Content-Length: {len(CONTENT)}", 'ETag: "one"')
+                connection.sendall(headers + CONTENT[:sent])
             return fault(connection)
         first = sent if f"bytes={sent}-".encode() in request else 0
         length = f"Content-Length: {len(CONTENT) - first}"
-        stretch = f"Content-Range: bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}"
+        content_range = f"Content-Range: bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}"
         status = "206 Partial Content" if first else "200 OK"
-        return connection.sendall(head(status, length, stretch) + CONTENT[first:])
+        return connection.sendall(head(status, length, content_range) + CONTENT[first:])
 
-    patience = RetryPolicy(attempts=3, pause=0.0, timeout=(5.0, 0.5))
-    with server(answer) as (url, requests), DownloadCache(tmp_path) as scratch:
-        path = fetch(url, scratch, Checksum("sha256", DIGEST), retry=patience)
+    policy = RetryPolicy(attempts=3, pause=0.0, timeout=(5.0, 0.5))
+    with server(answer) as (url, requests), DownloadCache(tmp_path) as cache:
+        path = fetch(url, cache, Checksum("sha256", DIGEST), retry=policy)
         assert path.read_bytes() == CONTENT
     assert len(requests) == 2
 
 
 @pytest.mark.parametrize(
-    ("length", "said"),
+    ("length", "error"),
     [
         ("9" * 5000, "sha256 is not"),
         ("-5", "sha256 is not"),
@@ -233,24 +233,24 @@ def test_a_server_that_stalls_or_resets_is_asked_for_the_rest(
         ("5, 7", "InvalidHeader"),
     ],
 )
-def test_whatever_length_a_server_claims_a_wrong_file_is_not_taken(
-    tmp_path: Path, length: str, said: str
+def test_wrong_file_is_rejected_for_any_content_length(
+    tmp_path: Path, length: str, error: str
 ) -> None:
     def answer(connection: socket.socket, _: bytes) -> None:
         other = CONTENT[:-1] + b"?"
         connection.sendall(head("200 OK", f"Content-Length: {length}") + other + b"and more")
 
-    patience = RetryPolicy(attempts=2, pause=0.0, timeout=(5.0, 5.0))
+    policy = RetryPolicy(attempts=2, pause=0.0, timeout=(5.0, 5.0))
     with (
         server(answer) as (url, _),
-        DownloadCache(tmp_path) as scratch,
-        pytest.raises(AtelierError, match=said),
+        DownloadCache(tmp_path) as cache,
+        pytest.raises(AtelierError, match=error),
     ):
-        fetch(url, scratch, Checksum("sha256", DIGEST), retry=patience)
+        fetch(url, cache, Checksum("sha256", DIGEST), retry=policy)
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "error"),
     [
         (head("302 Found", "Location: /a.zip", "Content-Length: 0"), "more than 5 redirects"),
         (head("302 Found", "Location: file:///etc/passwd", "Content-Length: 0"), "InvalidSchema"),
@@ -259,37 +259,35 @@ def test_whatever_length_a_server_claims_a_wrong_file_is_not_taken(
         (head("200 OK", "Content-Length: 3") + b"abc", "sha256 is not"),
     ],
 )
-def test_the_old_pictures_stay_whatever_the_server_answers(
-    tmp_path: Path, answer: bytes, said: str
-) -> None:
-    (tmp_path / "given.zip").write_bytes(CONTENT)
+def test_failed_download_keeps_the_old_images(tmp_path: Path, answer: bytes, error: str) -> None:
+    (tmp_path / "input.zip").write_bytes(CONTENT)
     raw = tmp_path / "raw"
-    download(from_archive(tmp_path / "given.zip", DIGEST), raw, tmp_path / "s")
+    download(from_archive(tmp_path / "input.zip", DIGEST), raw, tmp_path / "s")
     before = {path.name: path.read_bytes() for path in raw.iterdir()}
     with (
         server(lambda connection, _: connection.sendall(answer)) as (url, _),
-        pytest.raises(AtelierError, match=said),
+        pytest.raises(AtelierError, match=error),
     ):
         download(from_archive(url, DIGEST), raw, tmp_path / "s")
     assert {path.name: path.read_bytes() for path in raw.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-# A fork of this process is killed at its n-th operation on files, for every n that there is.
+# Kills a fork of its process at the n-th file operation, for n = 1, 2, ...
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 from atelier.data.sources.download import download
 from atelier.core.settings import DownloadSettings
 
-folder, given = Path(sys.argv[1]), DownloadSettings(**json.loads(sys.argv[2]))
-at = int(sys.argv[3])
-download(given, folder / "warm", folder / "s")
+folder, settings = Path(sys.argv[1]), DownloadSettings(**json.loads(sys.argv[2]))
+number = int(sys.argv[3])
+download(settings, folder / "warm", folder / "s")
 EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "os.link")
 while True:
     child = os.fork()
     if not child:
-        left = at
+        left = number
         def count(event, arguments):
             global left
             if event.startswith(EVENTS) or event.startswith(("tempfile", "shutil")):
@@ -297,11 +295,11 @@ while True:
                 if left == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
         sys.addaudithook(count)
-        download(given, folder / "raw", folder / "s")
+        download(settings, folder / "raw", folder / "s")
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
     sys.stdin.readline()
-    at += 1
+    number += 1
 """
 
 
@@ -309,8 +307,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_killed_at_any_operation_on_files_nothing_is_lost(tmp_path: Path) -> None:
-    archives = [packed("zip", names) for names in (["old.png"], ["new.png", "more.png"])]
+def test_download_killed_at_any_file_operation_loses_no_data(tmp_path: Path) -> None:
+    archives = [archive_of("zip", names) for names in (["old.png"], ["new.png", "more.png"])]
     for name, data in zip(("old", "new"), archives, strict=True):
         (tmp_path / f"{name}.zip").write_bytes(data)
         settings = from_archive(tmp_path / f"{name}.zip", sha256(data).hexdigest())
@@ -327,19 +325,19 @@ def test_killed_at_any_operation_on_files_nothing_is_lost(tmp_path: Path) -> Non
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        found = []
+        after_kills = []
         os.rename(tmp_path / "work" / "old", raw)
         while int(process.stdout.readline()) != 0:
             with suppress(KeyboardInterrupt), atomic_replace_dir(raw):
-                # As the next download would begin; it brings back what a kill between the two
-                # renames left under another name.
+                # The next download starts like this. It restores the folder that a kill between
+                # the two renames left under its temporary name.
                 raise KeyboardInterrupt
-            found.append(contents(raw))
-            if found[-1] != old:
+            after_kills.append(contents(raw))
+            if after_kills[-1] != old:
                 break
             process.stdin.write("\n")
             process.stdin.flush()
         process.kill()
-    assert len(found) > 10
-    assert all(content == old for content in found[:-1])
-    assert found[-1] in (old, new)
+    assert len(after_kills) > 10
+    assert all(content == old for content in after_kills[:-1])
+    assert after_kills[-1] in (old, new)

@@ -1,4 +1,4 @@
-"""The tests themselves, started as nohup and a shell's & start programs."""
+"""Tests that run in the background with ignored signals, as after ``nohup`` or ``&``."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def test_that_programs_have_default_handlers():
 
 
 def ignore_signals() -> None:
-    """Ignore and block signals, as some starters of programs do."""
+    """Ignore and block signals, as some service managers do before they start a program."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
@@ -57,29 +57,30 @@ def run_tests(*arguments: object) -> str:
 
 
 def running(session: int) -> list[int]:
-    """Return the processes of a session that run."""
-    found = []
+    """Return the running processes of a session."""
+    numbers = []
     for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):  # it has ended
+        with suppress(psutil.Error, OSError):  # the process has exited
             if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-    return found
+                numbers.append(process.pid)
+    return numbers
 
 
-def test_programs_of_tests_neither_ignore_signals_nor_outlive_them(tmp_path: Path) -> None:
+def test_programs_of_tests_have_default_signals_and_are_killed_at_the_end(tmp_path: Path) -> None:
     (tmp_path / "test_copied.py").write_text(TESTS)
     output = run_tests("-p", "tests.conftest", "--rootdir", tmp_path, tmp_path)
     assert "1 failed, 1 passed" in output, output
-    found = re.search(r"^program (\d+)$", output, re.MULTILINE)
-    assert found
-    assert running(int(found[1])) == []
+    match = re.search(r"^program (\d+)$", output, re.MULTILINE)
+    assert match
+    assert running(int(match[1])) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "tests", ["test_interruption.py", "test_resume.py::test_told_to_stop_it_saves_and_ends_at_once"]
+    "tests",
+    ["test_interruption.py", "test_resume.py::test_signal_saves_a_checkpoint_and_ends_the_stage"],
 )
-def test_interruptions_pass_in_the_background(tests: str) -> None:
+def test_interruption_tests_pass_in_the_background(tests: str) -> None:
     output = run_tests("-m", "slow or not slow", ROOT / "tests/faults" / tests)
     assert " passed" in output, output
     assert "failed" not in output, output

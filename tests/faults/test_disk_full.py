@@ -1,4 +1,4 @@
-"""A disk that fills up while a stage writes: one sentence, and the old results stay."""
+"""A full disk is one error sentence, and the earlier outputs stay."""
 
 import os
 import shutil
@@ -10,13 +10,13 @@ import pytest
 
 from ..support.project import Project
 
-# What DVC needs to note that old outputs are linked back; no stage's own files fit into it.
+# Bytes that DVC needs to record restored links; no output of a stage fits into them.
 LEFT = 32 * 1024
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MB of its own."""
+    """Separate file system of 24 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -25,13 +25,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         check=False,
     )
     if mounted.returncode:
-        pytest.skip("a file system can be mounted by root only")
+        pytest.skip("only root can mount a file system")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def fill(folder: Path, leave: int) -> None:
-    """Fill a file system but for some bytes."""
+    """Fill a file system, except for ``leave`` bytes."""
     free = shutil.disk_usage(folder).free - leave
     assert free > 0
     with (folder / "ballast").open("wb") as file:
@@ -40,13 +40,13 @@ def fill(folder: Path, leave: int) -> None:
 
 @pytest.fixture
 def project(_ready: Project, small_disk: Path) -> Project:
-    """A finished project on a disk that is soon full."""
+    """Finished project on the small disk."""
     project = Project(small_disk / "project")
     shutil.copytree(
         _ready.folder,
         project.folder,
         symlinks=True,
-        # Checkpoints of finished stages go when the next one starts, which would make room.
+        # Checkpoints are excluded: the next stage deletes them, which would free space.
         ignore=shutil.ignore_patterns("mlruns", "mlflow.db", "unfinished"),
     )
     return project
@@ -62,34 +62,34 @@ OUTPUTS = [
 
 
 @pytest.mark.parametrize(("stage", "outputs"), OUTPUTS)
-def test_a_stage_on_a_full_disk_leaves_the_old_results(
+def test_stage_on_full_disk_keeps_old_outputs(
     project: Project, small_disk: Path, stage: str, outputs: list[str]
 ) -> None:
-    """In this process, with the old results still in place."""
+    """Run the stage in this process; the earlier outputs are not removed before."""
     before = project.bytes(*outputs)
     fill(small_disk, leave=0)
-    told = project.stage(stage, ok=False)
-    assert "Traceback" not in told
-    (sentence,) = [line for line in told.splitlines() if line.startswith("ERROR: ")]
+    output = project.stage(stage, ok=False)
+    assert "Traceback" not in output
+    (sentence,) = [line for line in output.splitlines() if line.startswith("ERROR: ")]
     assert "disk is full" in sentence or "no room" in sentence
     assert project.bytes(*outputs) == before
 
 
 @pytest.mark.parametrize(
     ("stage", "outputs"),
-    [pytest.param(*of, marks=[pytest.mark.slow] * (of[0] != "convert")) for of in OUTPUTS],
+    [pytest.param(*case, marks=[pytest.mark.slow] * (case[0] != "convert")) for case in OUTPUTS],
 )
-def test_a_full_disk_leaves_the_old_results(
+def test_dvc_repro_on_full_disk_keeps_old_outputs(
     project: Project, small_disk: Path, stage: str, outputs: list[str]
 ) -> None:
-    # Outputs are links into DVC's cache, as always: removing them makes no room.
+    # Outputs are links into DVC's cache: removing them frees no space.
     project.run("dvc", "checkout", "--relink", "--force")
     before = project.bytes(*outputs)
     fill(small_disk, leave=LEFT)
-    told = project.run("dvc", "repro", "--single-item", "--force", stage, ok=False)
-    (ours, _) = [line for line in told.splitlines() if line.startswith("ERROR: ")]
-    assert "disk is full" in ours or "no room" in ours
-    assert "Traceback" not in told
+    output = project.run("dvc", "repro", "--single-item", "--force", stage, ok=False)
+    (stage_error, _) = [line for line in output.splitlines() if line.startswith("ERROR: ")]
+    assert "disk is full" in stage_error or "no room" in stage_error
+    assert "Traceback" not in output
     assert project.bytes(*outputs) == before
     os.unlink(small_disk / "ballast")
     assert project.repro("--single-item", "--force", stage) == [stage]

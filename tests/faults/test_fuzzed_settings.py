@@ -1,4 +1,4 @@
-"""Any YAML at all gives valid settings, or one sentence that names the file."""
+"""Any YAML gives valid settings or one error sentence that names the file."""
 
 import io
 import re
@@ -21,9 +21,9 @@ PARAMS = (Path(__file__).parents[2] / "params.yaml").read_text("utf-8")
 VALUES = read_yaml(Path(__file__).parents[2] / "params.yaml")
 KEYS = [(section, key) for section, keys in VALUES.items() for key in keys]
 
-few = bounds(derandomize=True)
+derandomized = bounds(derandomize=True)
 
-# All that YAML can say: words that mean something here, and scalars of every kind.
+# Scalars of every YAML type, and words that have a meaning in settings or in YAML.
 scalars = st.one_of(
     st.none(),
     st.booleans(),
@@ -46,14 +46,14 @@ nested = st.recursive(
 )
 
 
-def dumped(values: Any) -> bytes:
+def dump(values: Any) -> bytes:
     text = io.StringIO()
     YAML(typ="safe", pure=True).dump(values, text)
     return text.getvalue().encode()
 
 
-def loaded(content: bytes) -> settings.Settings | str:
-    """The settings that a file of this content gives, or the sentence that refuses it."""
+def load(content: bytes) -> settings.Settings | str:
+    """Return the settings in a file of this content, or the error sentence."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "params.yaml"
         file.write_bytes(content)
@@ -63,25 +63,25 @@ def loaded(content: bytes) -> settings.Settings | str:
             return str(error)
 
 
-def is_valid_or_one_sentence(content: bytes) -> None:
-    answer = loaded(content)
-    if isinstance(answer, settings.Settings):
-        assert loaded(dumped(answer.model_dump())) == answer
+def assert_valid_or_one_sentence(content: bytes) -> None:
+    result = load(content)
+    if isinstance(result, settings.Settings):
+        assert load(dump(result.model_dump())) == result
         return
-    assert answer.isprintable(), f"more than a line, or what a terminal obeys: {answer!r}"
-    assert answer.endswith((".", "?"))
-    assert not answer.endswith(("..", " ."))
-    assert "params.yaml" in answer
-    assert len(answer) < 1000
+    assert result.isprintable(), f"line breaks or control characters: {result!r}"
+    assert result.endswith((".", "?"))
+    assert not result.endswith(("..", " ."))
+    assert "params.yaml" in result
+    assert len(result) < 1000
 
 
-@few
+@derandomized
 @given(st.binary(max_size=200))
-def test_any_bytes(content: bytes) -> None:
-    is_valid_or_one_sentence(content)
+def test_any_bytes_are_valid_or_one_error_sentence(content: bytes) -> None:
+    assert_valid_or_one_sentence(content)
 
 
-@few
+@derandomized
 @given(st.text(alphabet="ab01 \n\t-:,?&*!|>'\"%@`#[]{}<.~\\\0\x07\x85\u2028é", max_size=60))
 @example("\ufeff")
 @example('"\\ud800": 1')
@@ -100,46 +100,52 @@ def test_any_bytes(content: bytes) -> None:
 @example("%YAML 9.9\n---\n1")
 @example("---\n1\n---\n2")
 @example("[" * 5000)
-def test_any_text_that_looks_like_yaml(text: str) -> None:
-    is_valid_or_one_sentence(text.encode())
+def test_any_yaml_text_is_valid_or_one_error_sentence(text: str) -> None:
+    assert_valid_or_one_sentence(text.encode())
 
 
-@few
+@derandomized
 @given(nested)
-def test_any_values(values: Any) -> None:
-    is_valid_or_one_sentence(dumped(values))
+def test_any_values_are_valid_or_one_error_sentence(values: Any) -> None:
+    assert_valid_or_one_sentence(dump(values))
 
 
-@few
+@derandomized
 @given(st.lists(st.tuples(st.sampled_from(KEYS), nested), min_size=1, max_size=3))
-def test_any_values_in_params_yaml(changes: list[tuple[tuple[str, str], Any]]) -> None:
+def test_any_value_of_a_setting_is_valid_or_one_error_sentence(
+    changes: list[tuple[tuple[str, str], Any]],
+) -> None:
     values = deepcopy(VALUES)
     for (section, key), value in changes:
         values[section][key] = value
-    is_valid_or_one_sentence(dumped(values))
+    assert_valid_or_one_sentence(dump(values))
 
 
-@few
+@derandomized
 @given(st.sampled_from(KEYS), st.text(max_size=20), st.booleans())
-def test_any_key_in_params_yaml(key: tuple[str, str], name: str, remove: bool) -> None:
+def test_any_key_of_a_setting_is_valid_or_one_error_sentence(
+    key: tuple[str, str], name: str, remove: bool
+) -> None:
     values = deepcopy(VALUES)
     section, old = key
     values[section][name] = values[section].pop(old) if remove else 1
     values[name + old] = values[section]
-    is_valid_or_one_sentence(dumped(values))
+    assert_valid_or_one_sentence(dump(values))
 
 
-@few
+@derandomized
 @given(
     st.integers(0, len(PARAMS)),
     st.integers(0, 30),
     st.text(alphabet="a1 \n\t-:,&*!|>'\"#[]{}", max_size=8),
 )
-def test_any_edit_of_the_text_of_params_yaml(at: int, removed: int, put: str) -> None:
-    is_valid_or_one_sentence((PARAMS[:at] + put + PARAMS[at + removed :]).encode())
+def test_any_edit_of_params_yaml_is_valid_or_one_error_sentence(
+    start: int, removed: int, inserted: str
+) -> None:
+    assert_valid_or_one_sentence((PARAMS[:start] + inserted + PARAMS[start + removed :]).encode())
 
 
-@few
+@derandomized
 @given(
     folders=st.dictionaries(
         st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]*", fullmatch=True),
@@ -152,7 +158,7 @@ def test_any_edit_of_the_text_of_params_yaml(at: int, removed: int, put: str) ->
     layers=st.dictionaries(st.integers(0, 35), st.floats(0.1, 1e9), min_size=1, max_size=5),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_valid_values_of_every_kind_come_back_as_they_were(
+def test_valid_values_are_loaded_unchanged(
     folders: dict[str, str], root: str, lr: float, layers: dict[int, float], seed: int
 ) -> None:
     values = deepcopy(VALUES)
@@ -160,16 +166,16 @@ def test_valid_values_of_every_kind_come_back_as_they_were(
     values["download"]["torchvision"]["root"] = root
     values["train"] |= {"lr": lr, "seed": seed}
     values["stylize"]["style_layers"] = layers
-    answer = loaded(dumped(values))
-    assert isinstance(answer, settings.Settings), answer
-    assert answer.download.folders == folders
-    assert answer.train.lr == lr
-    assert answer.stylize.style_layers == layers
-    assert loaded(dumped(answer.model_dump())) == answer
+    result = load(dump(values))
+    assert isinstance(result, settings.Settings), result
+    assert result.download.folders == folders
+    assert result.train.lr == lr
+    assert result.stylize.style_layers == layers
+    assert load(dump(result.model_dump())) == result
 
 
-# Ten to the twentieth values, by aliases alone.
-ENDLESS = "a0: &a0 [1]\n" + "".join(
+# YAML aliases that expand to 10^20 values.
+ALIASES = "a0: &a0 [1]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 21)
 )
 
@@ -197,9 +203,9 @@ ENDLESS = "a0: &a0 [1]\n" + "".join(
         ),
     ],
 )
-def test_what_is_wrong_is_said_in_plain_words(old: str, new: str, sentence: str) -> None:
+def test_error_sentence_names_setting_value_and_rule(old: str, new: str, sentence: str) -> None:
     assert old in PARAMS
-    endless = ENDLESS if "*a20" in new else ""
-    answer = loaded((endless + PARAMS.replace(old, new)).encode())
-    assert re.search(sentence, str(answer)), answer
-    is_valid_or_one_sentence((endless + PARAMS.replace(old, new)).encode())
+    aliases = ALIASES if "*a20" in new else ""
+    result = load((aliases + PARAMS.replace(old, new)).encode())
+    assert re.search(sentence, str(result)), result
+    assert_valid_or_one_sentence((aliases + PARAMS.replace(old, new)).encode())

@@ -1,4 +1,4 @@
-"""A stage that is told to stop puts the old results back, and its run is marked so."""
+"""An interrupted stage restores the earlier outputs."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ OUTPUTS = ("models", "samples", "plots/losses.csv", "metrics/train.json")
 
 
 def stage_process(dvc: subprocess.Popen[str], script: str) -> psutil.Process:
-    """Wait for the stage's own process, and for DVC to have taken its outputs away."""
+    """Wait until DVC has started the stage's process; return it."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         for child in psutil.Process(dvc.pid).children(recursive=True):
@@ -27,14 +27,14 @@ def stage_process(dvc: subprocess.Popen[str], script: str) -> psutil.Process:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "number",
     [
         signal.SIGINT,
-        *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGTERM, signal.SIGHUP)),
+        *(pytest.param(other, marks=pytest.mark.slow) for other in (signal.SIGTERM, signal.SIGHUP)),
     ],
 )
-def test_a_training_told_to_stop_leaves_the_old_results(
-    tracked: Project, told: signal.Signals
+def test_interrupted_training_restores_old_outputs(
+    tracked: Project, number: signal.Signals
 ) -> None:
     before = tracked.bytes(*OUTPUTS)
     tracked.set(**{"train.epochs": 100_000})
@@ -54,7 +54,7 @@ def test_a_training_told_to_stop_leaves_the_old_results(
     while not list(journals.glob("*/*/samples-00000001.png")) and time.monotonic() < end:
         time.sleep(0.05)  # until the first epoch is done
     assert tracked.bytes(*OUTPUTS) == {}
-    stage.send_signal(told)
+    stage.send_signal(number)
     output, _ = dvc.communicate(timeout=120)
     assert "ERROR: interrupted before the stage was done; `dvc repro` resumes it" in output
     assert "Traceback" not in output

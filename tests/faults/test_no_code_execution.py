@@ -1,4 +1,4 @@
-"""Files that would run a program if they were trusted: none is."""
+"""Files and settings that contain code: none of it is executed."""
 
 import ast
 import hashlib
@@ -34,7 +34,7 @@ from ..support.project import ROOT, Project
 
 
 class Bomb:
-    """Makes a folder as soon as somebody unpickles it."""
+    """Object that creates a folder when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -45,7 +45,7 @@ class Bomb:
 
 @pytest.fixture
 def marker(tmp_path: Path) -> Iterator[Path]:
-    """What appears if anything is executed; after the test it is seen that nothing was."""
+    """Folder that executed code would create; the test fails if it exists at the end."""
     yield tmp_path / "executed"
     assert not (tmp_path / "executed").exists()
 
@@ -58,7 +58,7 @@ def one_sentence(error: AtelierError) -> bool:
     return str(error).isprintable() and str(error).endswith(".")
 
 
-def test_the_bomb_goes_off_where_it_is_trusted(tmp_path: Path) -> None:
+def test_unsafe_loaders_execute_the_bomb(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Bomb(tmp_path / "pickle")))
     np.save(tmp_path / "bomb.npy", objects(tmp_path / "numpy"), allow_pickle=True)
     np.load(tmp_path / "bomb.npy", allow_pickle=True)
@@ -69,7 +69,7 @@ def test_the_bomb_goes_off_where_it_is_trusted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("member", ["arr_0", "names"])
-def test_arrays_of_objects_for_pictures(
+def test_array_of_objects_is_no_dataset(
     tmp_path: Path, marker: Path, save: Callable[..., None], member: str
 ) -> None:
     content = {"arr_0": np.zeros((1, 4, 4, 3), np.uint8), "names": np.array(["a"])}
@@ -101,7 +101,9 @@ def save_torch_before_1_6(file: Path, marker: Path) -> None:
 
 
 @pytest.mark.parametrize("save", [save_objects, save_pickle, save_zip])
-def test_samples(tmp_path: Path, marker: Path, save: Callable[[Path, Path], None]) -> None:
+def test_pickle_is_no_sample_file(
+    tmp_path: Path, marker: Path, save: Callable[[Path, Path], None]
+) -> None:
     save(tmp_path / "epoch_0001.npy", marker)
     with pytest.raises(AtelierError, match=r"epoch_0001\.npy cannot be read as samples") as caught:
         load_epochs(tmp_path)
@@ -109,7 +111,9 @@ def test_samples(tmp_path: Path, marker: Path, save: Callable[[Path, Path], None
 
 
 @pytest.mark.parametrize("save", [save_pickle, save_torch, save_torch_before_1_6])
-def test_networks(tmp_path: Path, marker: Path, save: Callable[[Path, Path], None]) -> None:
+def test_pickle_is_no_generator(
+    tmp_path: Path, marker: Path, save: Callable[[Path, Path], None]
+) -> None:
     save(tmp_path / "generator.safetensors", marker)
     with pytest.raises(AtelierError, match="holds no generator that can be rebuilt") as caught:
         load_generator(tmp_path / "generator.safetensors")
@@ -118,7 +122,7 @@ def test_networks(tmp_path: Path, marker: Path, save: Callable[[Path, Path], Non
 
 @pytest.mark.parametrize("name", ["vgg.pth", "vgg.safetensors", "vgg"])
 @pytest.mark.parametrize("save", [save_pickle, save_torch, save_torch_before_1_6])
-def test_weights(
+def test_pickle_is_no_state_dict(
     tmp_path: Path, marker: Path, name: str, save: Callable[[Path, Path], None]
 ) -> None:
     save(tmp_path / name, marker)
@@ -128,25 +132,25 @@ def test_weights(
 
 
 @pytest.mark.parametrize("save", [save_pickle, save_torch, save_torch_before_1_6])
-def test_checkpoints_are_passed_over(
+def test_pickle_is_skipped_as_checkpoint(
     tmp_path: Path, marker: Path, save: Callable[[Path, Path], None]
 ) -> None:
-    kept = Checkpoints(tmp_path)
-    kept.save(1, {"step": torch.tensor(1)})
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"step": torch.tensor(1)})
     for name in ("state-000000000002", "epoch-000001"):
         file = tmp_path / f"{name}.safetensors"
         save(file, marker)
-        # With the checksum that a checkpoint ends in, so that it is not refused for that alone.
+        # Add the checksum at the end of a checkpoint, so that a missing one is not the reason.
         content = file.read_bytes()
         file.write_bytes(content + hashlib.sha256(content).digest())
-    latest = kept.latest()
+    latest = checkpoints.latest()
     assert latest is not None
     assert int(latest["step"]) == 1
-    assert kept.load_part("epoch-000001") is None
+    assert checkpoints.load_part("epoch-000001") is None
 
 
 @pytest.mark.parametrize(
-    "tagged",
+    "template",
     [
         "!!python/object/apply:os.mkdir [{}]",
         "!!python/object/new:os.mkdir [{}]",
@@ -156,18 +160,18 @@ def test_checkpoints_are_passed_over(
         "!<tag:yaml.org,2002:python/object/apply:os.mkdir> [{}]",
     ],
 )
-def test_tags_of_yaml(tmp_path: Path, marker: Path, tagged: str) -> None:
-    hostile = tagged.replace("{}", str(marker))
-    text = (ROOT / "params.yaml").read_text("utf-8").replace("epochs: 41", f"epochs: {hostile}")
-    assert hostile in text
+def test_yaml_tag_constructs_no_object(tmp_path: Path, marker: Path, template: str) -> None:
+    value = template.replace("{}", str(marker))
+    text = (ROOT / "params.yaml").read_text("utf-8").replace("epochs: 41", f"epochs: {value}")
+    assert value in text
     (tmp_path / "params.yaml").write_text(text, "utf-8")
     with pytest.raises(AtelierError, match="could not determine a constructor") as caught:
         settings.load(tmp_path / "params.yaml")
     assert one_sentence(caught.value)
-    assert read_lock(f"stages: {{train: {hostile}}}") == {}
+    assert read_lock(f"stages: {{train: {value}}}") == {}
 
 
-# The marker's name has no slash, which some settings do not allow: it would appear beside.
+# The name has no slash, which some settings do not allow: the folder would be in the project.
 SHELL: list[dict[str, Any]] = [
     {"download.source": "folder", "download.folders": {"$(mkdir executed)": "/tmp"}},
     {"download.source": "folder", "download.folders": {"a; mkdir executed": "/tmp"}},
@@ -182,66 +186,66 @@ SHELL: list[dict[str, Any]] = [
     {"tracking.registered_model": "; mkdir executed"},
     {"stylize.weights": "$(mkdir executed)"},
 ]
-ALLOWED = {"tracking.experiment", "tracking.registered_model"}  # as names in MLflow
+ALLOWED = {"tracking.experiment", "tracking.registered_model"}  # any name in MLflow
 
 
 @pytest.mark.parametrize(
-    "changes", [SHELL[0], *(pytest.param(one, marks=pytest.mark.slow) for one in SHELL[1:])]
+    "changes", [SHELL[0], *(pytest.param(other, marks=pytest.mark.slow) for other in SHELL[1:])]
 )
-def test_words_of_the_shell_in_settings(
+def test_dvc_executes_no_shell_command_in_settings(
     fresh: Project, marker: Path, changes: dict[str, Any]
 ) -> None:
     fresh.set(**changes)
-    told = fresh.run("sh", "-c", "dvc repro download stylize_inputs 2>&1 || true")
+    output = fresh.run("sh", "-c", "dvc repro download stylize_inputs 2>&1 || true")
     assert not list(fresh.folder.rglob("executed*"))
-    assert "Traceback" not in told
-    assert "ERROR: " in told or set(changes) <= ALLOWED
+    assert "Traceback" not in output
+    assert "ERROR: " in output or set(changes) <= ALLOWED
 
 
 @pytest.mark.parametrize("changes", SHELL[1:])
-def test_words_of_the_shell_are_plain_text_to_stages(
+def test_stages_execute_no_shell_command_in_settings(
     ready: Project, marker: Path, changes: dict[str, Any]
 ) -> None:
-    """In this process; what DVC gives to a shell holds no setting, as another test shows."""
+    """Run stages in this process; the commands in dvc.yaml contain no settings."""
     ready.set(**changes)
     (watch,) = [f"watch@{name}" for name in changes.get("download.folders", ["none"])]
-    told = ready.stage("watch", ok=None, DVC_STAGE=watch) if watch != "watch@none" else ""
-    told += ready.stage("download", ok=None) + ready.stage("inputs", "stylize", ok=None)
+    output = ready.stage("watch", ok=None, DVC_STAGE=watch) if watch != "watch@none" else ""
+    output += ready.stage("download", ok=None) + ready.stage("inputs", "stylize", ok=None)
     assert not list(ready.folder.rglob("executed*"))
-    assert "Traceback" not in told
-    assert ("ERROR: " in told) == (not set(changes) <= ALLOWED)
+    assert "Traceback" not in output
+    assert ("ERROR: " in output) == (not set(changes) <= ALLOWED)
 
 
-def journal_of_a_dead_stage(root: Path) -> Outbox:
+def journal_of_exited_stage(root: Path) -> Outbox:
     start = {"experiment": "e", "pipeline": "", "workspace": "", "parameters": {}, "tags": {}}
     return Outbox(private_folder(root), Process(2**22 + 1, "0"), "train", **start)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of mlflow
-def test_the_state_of_a_delivery(tmp_path: Path, marker: Path) -> None:
-    journal = journal_of_a_dead_stage(tmp_path)
+def test_pickle_is_no_delivery_state(tmp_path: Path, marker: Path) -> None:
+    journal = journal_of_exited_stage(tmp_path)
     journal.close()
     (journal.folder / "delivered.json").write_bytes(pickle.dumps(Bomb(marker)))
-    assert flush_backlog(tmp_path) == 0, "a state that is no JSON is delivered from the start"
+    assert flush_backlog(tmp_path) == 0, "without a JSON state, delivery starts at the first entry"
     client, experiment = open_store(tmp_path, "e")
     assert [run.info.status for run in client.search_runs([experiment])] == ["KILLED"]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of mlflow
-def test_a_logged_model(tracked: Project, marker: Path) -> None:
+def test_pickle_is_no_logged_model(tracked: Project, marker: Path) -> None:
     client, experiment = open_store(tracked.folder, "atelier")
     (model,) = client.search_logged_models([experiment])
     (graph,) = (tracked.folder / "mlruns").rglob("model.pt2")
     torch.save(Bomb(marker), graph)
-    with pytest.raises(AtelierError, match="pickle") as told:
+    with pytest.raises(AtelierError, match="pickle") as caught:
         load_model(f"models:/{model.model_id}", client)
-    assert one_sentence(told.value)
+    assert one_sentence(caught.value)
 
 
-def test_an_entry_that_names_a_function_of_another_package(tmp_path: Path) -> None:
+def test_entry_calls_no_function_of_another_package(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("still here")
-    journal = journal_of_a_dead_stage(tmp_path)
+    journal = journal_of_exited_stage(tmp_path)
     journal.write("model", file=str(victim), loader="os:unlink")
     journal.write("end", status="FINISHED")
     journal.close()
@@ -260,7 +264,7 @@ def test_an_entry_that_names_a_function_of_another_package(tmp_path: Path) -> No
         ("stylize", "data/weights/vgg.pth", save_torch),
     ],
 )
-def test_stages_say_one_sentence(
+def test_stage_reports_a_pickle_in_one_sentence(
     ready: Project, marker: Path, stage: str, file: str, save: Callable[[Path, Path], None]
 ) -> None:
     target = ready.folder / file
@@ -268,29 +272,29 @@ def test_stages_say_one_sentence(
     save(target, marker)
     if file.startswith("data/weights"):
         ready.set(**{"stylize.weights": target.name})
-    told = ready.stage(stage, ok=False)
-    (sentence,) = told.splitlines()
+    output = ready.stage(stage, ok=False)
+    (sentence,) = output.splitlines()
     assert sentence.startswith("ERROR: ")
     assert target.name in sentence
     assert sentence.endswith(".")
 
 
 class Tags(HTMLParser):
-    """Every tag of a page, with its attributes."""
+    """Parser that collects the tags of a page with their attributes."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()
-        self.found: list[tuple[str, list[str]]] = []
+        self.tags: list[tuple[str, list[str]]] = []
         self.feed(page.read_text("utf-8"))
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, [name for name, _ in attrs]))
+        self.tags.append((tag, [name for name, _ in attrs]))
 
 
-def test_names_of_files_on_their_way_to_the_report(ready: Project, tmp_path: Path) -> None:
+def test_report_escapes_names_of_files(ready: Project, tmp_path: Path) -> None:
     page = ready.folder / "renders/report.html"
-    before = Tags(page).found
+    before = Tags(page).tags
     folder = tmp_path / "<b onclick=alert(1)>"
     folder.mkdir()
     names = [
@@ -309,19 +313,19 @@ def test_names_of_files_on_their_way_to_the_report(ready: Project, tmp_path: Pat
         ready.stage(stage)
     counts = json.loads((ready.folder / "metrics/convert.json").read_text("utf-8"))
     assert [file["name"] for file in counts["rejected_files"] if "<script>" in file["name"]]
-    # And as a name of a number, where the page shows it.
+    # The page shows names of numbers, but not of rejected files.
     counts[names[0]] = counts[names[1]] = 1
     (ready.folder / "metrics/convert.json").unlink()
     (ready.folder / "metrics/convert.json").write_text(json.dumps(counts), "utf-8")
     ready.stage("render")
     assert "&lt;script&gt;alert(1)&lt;script&gt;.png" in page.read_text("utf-8")
-    after = Tags(page).found
+    after = Tags(page).tags
     for tag in ("script", "img", "b"):
         assert [t for t in after if t[0] == tag] == [t for t in before if t[0] == tag]
     assert not [name for _, attributes in after for name in attributes if name.startswith("on")]
 
 
-# Functions that run what they are given, or load what may.
+# Functions that execute their argument, or load files that can contain code.
 _EXECUTING = {
     *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "runpy.run_path"),
     *("pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "shelve.open"),
@@ -334,28 +338,28 @@ _EXECUTING = {
     ),
 }
 
-# PyYAML too: its loaders make objects unless they are told not to.
+# PyYAML is included: by default, its loaders construct objects.
 _UNPICKLING = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
 
 
 def executing(source: str) -> list[str]:
-    """The calls in a program that might execute what they are given."""
+    """Return the calls in a program that might execute their argument."""
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    return [found for call in calls if (found := _executing(call))]
+    return [text for call in calls if (text := _executing(call))]
 
 
 def _executing(call: ast.Call) -> str:
     name = ast.unparse(call.func)
-    given = {word.arg: ast.unparse(word.value) for word in call.keywords}
-    bad = (
+    keywords = {word.arg: ast.unparse(word.value) for word in call.keywords}
+    unsafe = (
         name in _EXECUTING
-        or given.get("allow_pickle", "False") != "False"
-        or given.get("shell", "False") != "False"
-        or (name.endswith("torch.load") and given.get("weights_only") != "True")
-        or (name.endswith("YAML") and given.get("typ", "'rt'") not in ("'rt'", "'safe'"))
-        or (name.endswith("jinja2.Environment") and given.get("autoescape") != "True")
+        or keywords.get("allow_pickle", "False") != "False"
+        or keywords.get("shell", "False") != "False"
+        or (name.endswith("torch.load") and keywords.get("weights_only") != "True")
+        or (name.endswith("YAML") and keywords.get("typ", "'rt'") not in ("'rt'", "'safe'"))
+        or (name.endswith("jinja2.Environment") and keywords.get("autoescape") != "True")
     )
-    return f"{ast.unparse(call)}" if bad else ""
+    return ast.unparse(call) if unsafe else ""
 
 
 @pytest.mark.parametrize(
@@ -367,19 +371,19 @@ def _executing(call: ast.Call) -> str:
         *("subprocess.run(x, shell=True)", "jinja2.Environment()"),
     ],
 )
-def test_the_search_finds_what_executes(source: str) -> None:
+def test_search_finds_executing_calls(source: str) -> None:
     assert executing(source)
 
 
-def test_no_line_of_the_program_executes_what_it_reads() -> None:
+def test_no_module_executes_code_from_files() -> None:
     programs = [*(ROOT / "src").rglob("*.py"), *(ROOT / "stages").glob("*.py")]
     assert len(programs) > 50
     found = {p.name: calls for p in programs if (calls := executing(p.read_text("utf-8")))}
-    # This one tells MLflow to refuse what executes; see that it does, above.
+    # This call rejects pickles (see test_pickle_is_no_logged_model).
     assert found == {"models.py": ["mlflow.pytorch.load_model(folder)"]}
 
 
-def test_what_unpickles_is_imported_only_by_the_reader_whose_unpickler_knows_no_function() -> None:
+def test_only_the_cifar_reader_imports_an_unpickler() -> None:
     programs = [*(ROOT / "src").rglob("*.py"), *(ROOT / "stages").glob("*.py")]
     using = {
         p.name

@@ -1,4 +1,4 @@
-"""No memory, no GPU and folders that cannot be written: one sentence, the old results stay."""
+"""Too little memory, a missing GPU and read-only folders are one error sentence each."""
 
 import os
 import re
@@ -24,59 +24,57 @@ OUTPUTS = {
 }
 
 
-def sentence(told: str) -> str:
-    """The one thing that a stage says, beside what dvc says of it."""
-    assert "Traceback" not in told, told
-    ours = [line for line in told.splitlines() if line.startswith("ERROR: ")]
-    ours = [line for line in ours if not line.startswith("ERROR: failed to reproduce")]
-    assert len(ours) == 1, told
-    assert ours[0].endswith(".")
-    return ours[0]
+def error_sentence(output: str) -> str:
+    """Return the only error of a stage; DVC adds another one."""
+    assert "Traceback" not in output, output
+    errors = [line for line in output.splitlines() if line.startswith("ERROR: ")]
+    errors = [line for line in errors if not line.startswith("ERROR: failed to reproduce")]
+    assert len(errors) == 1, output
+    assert errors[0].endswith(".")
+    return errors[0]
 
 
 @pytest.mark.parametrize(
-    ("stage", "changes", "smaller"),
+    ("stage", "changes", "setting"),
     [
         ("train", {"train.generator_channels": 4096}, "train.batch_size"),
         ("train", {"train.fixed_samples": 10**10}, "train.batch_size"),
         ("evaluate", {"evaluate.samples": 10**9}, "evaluate.samples"),
     ],
 )
-def test_too_little_memory_names_the_setting(
-    ready: Project, stage: str, changes: dict[str, Any], smaller: str
+def test_too_little_memory_names_the_setting_to_reduce(
+    ready: Project, stage: str, changes: dict[str, Any], setting: str
 ) -> None:
     before = ready.bytes(*OUTPUTS[stage])
     ready.set(**changes)
-    # The address space, in KiB: room for the program, and not for what it is asked.
-    told = ready.run(
+    # Address space in KiB: enough for the program, too little for its arrays.
+    output = ready.run(
         "sh", "-c", f"ulimit -v {6 * 2**20}; dvc repro --single-item --force {stage}", ok=False
     )
-    assert f"the memory is too small for {stage}; make {smaller}" in sentence(told)
+    assert f"the memory is too small for {stage}; make {setting}" in error_sentence(output)
     assert ready.bytes(*OUTPUTS[stage]) == before
 
 
 @pytest.mark.slow
-def test_a_painting_that_does_not_fit_says_which_would(ready: Project) -> None:
-    """And the one that it says does fit."""
+def test_too_large_stylized_image_names_a_size_that_fits(ready: Project) -> None:
     before = ready.bytes(*OUTPUTS["stylize"])
     large = {"stylize.image_size": 2048, "stylize.memory_gb": 0.0, "stylize.pyramid_levels": 1}
     ready.set(**large)
     limited = f"ulimit -v {6 * 2**20}; dvc repro --single-item --force stylize"
-    told = sentence(ready.run("sh", "-c", limited, ok=False))
-    found = re.search(
-        r"too small for a stylized image of 2048 x 2048 .*image_size of (\d+) fits", told
+    sentence = error_sentence(ready.run("sh", "-c", limited, ok=False))
+    match = re.search(
+        r"too small for a stylized image of 2048 x 2048 .*image_size of (\d+) fits", sentence
     )
-    assert found, told
+    assert match, sentence
     assert ready.bytes(*OUTPUTS["stylize"]) == before
-    ready.set(**{"stylize.image_size": int(found[1])})
+    ready.set(**{"stylize.image_size": int(match[1])})
     ready.run("sh", "-c", limited)
 
 
-def test_a_batch_that_does_not_fit_says_which_would(ready: Project) -> None:
-    """And the one that it says does fit."""
+def test_too_large_batch_names_a_size_that_fits(ready: Project) -> None:
     large = {
         "convert.image_size": 256,
-        "download.sample.count": 320,  # of which 256 are not held out
+        "download.sample.count": 388,  # at least 256 of them are training images
         "train.batch_size": 256,
         "train.generator_channels": 64,
         "train.discriminator_channels": 64,
@@ -85,19 +83,21 @@ def test_a_batch_that_does_not_fit_says_which_would(ready: Project) -> None:
     ready.set(**large)
     ready.run("dvc", "repro", "convert")
     limited = f"ulimit -v {8 * 2**20}; dvc repro --single-item train"
-    told = sentence(ready.run("sh", "-c", limited, ok=False))
-    found = re.search(r"a batch of 256 pictures does not fit.*set train.batch_size to (\d+)", told)
-    assert found, told
-    ready.set(**{"train.batch_size": int(found[1])})
+    sentence = error_sentence(ready.run("sh", "-c", limited, ok=False))
+    match = re.search(
+        r"a batch of 256 images does not fit.*set train.batch_size to (\d+)", sentence
+    )
+    assert match, sentence
+    ready.set(**{"train.batch_size": int(match[1])})
     ready.run("sh", "-c", limited)
 
 
 @pytest.mark.parametrize("stage", ["train", "evaluate", "stylize"])
-def test_a_gpu_that_is_not_there_is_named(ready: Project, stage: str) -> None:
+def test_missing_gpu_is_named(ready: Project, stage: str) -> None:
     before = ready.bytes(*OUTPUTS[stage])
     ready.set(**{"runtime.device": "cuda:99"})
-    told = ready.run("dvc", "repro", "--single-item", "--force", stage, ok=False)
-    assert "runtime.device is cuda:99, but torch finds" in sentence(told)
+    output = ready.run("dvc", "repro", "--single-item", "--force", stage, ok=False)
+    assert "runtime.device is cuda:99, but torch finds" in error_sentence(output)
     assert ready.bytes(*OUTPUTS[stage]) == before
 
 
@@ -114,32 +114,32 @@ def test_a_gpu_that_is_not_there_is_named(ready: Project, stage: str) -> None:
         ("render", "."),
     ],
 )
-def test_a_read_only_folder_is_named(
+def test_read_only_folder_is_named(
     ready: Project, freeze: Callable[[Path], None], stage: str, folder: str
 ) -> None:
-    """The stage's own program: dvc alone would stop before it, at outputs that it cannot remove."""
+    """Run the stage without DVC, which would fail earlier, when it removes outputs."""
     before = ready.bytes(*OUTPUTS[stage])
     freeze(ready.folder / folder)
-    told = ready.run("python", f"stages/{stage}.py", ok=False, PYTHONPATH="src")
-    assert "Read-only file system" in sentence(told)
+    output = ready.run("python", f"stages/{stage}.py", ok=False, PYTHONPATH="src")
+    assert "Read-only file system" in error_sentence(output)
     assert ready.bytes(*OUTPUTS[stage]) == before
 
 
-def test_dvc_leaves_the_old_results_in_a_read_only_folder(
+def test_dvc_keeps_old_outputs_in_a_read_only_folder(
     ready: Project, freeze: Callable[[Path], None]
 ) -> None:
     before = ready.bytes(*OUTPUTS["render"])
     freeze(ready.folder / "renders")
-    told = ready.run("dvc", "repro", "--single-item", "--force", "render", ok=False)
-    assert "Traceback" not in told
-    assert "Read-only file system" in told
+    output = ready.run("dvc", "repro", "--single-item", "--force", "render", ok=False)
+    assert "Traceback" not in output
+    assert "Read-only file system" in output
     assert ready.bytes(*OUTPUTS["render"]) == before
 
 
 @pytest.mark.parametrize(("stage", "folder"), [("evaluate", "plots"), ("train", ".atelier")])
-def test_a_file_where_a_folder_is_needed_is_named(ready: Project, stage: str, folder: str) -> None:
+def test_file_at_the_path_of_a_folder_is_named(ready: Project, stage: str, folder: str) -> None:
     os.rename(ready.folder / folder, ready.folder / "moved")
     (ready.folder / folder).write_text("mine")
-    told = ready.run("python", f"stages/{stage}.py", ok=False, PYTHONPATH="src")
-    assert f"{folder} cannot be read or written" in sentence(told)
+    output = ready.run("python", f"stages/{stage}.py", ok=False, PYTHONPATH="src")
+    assert f"{folder} cannot be read or written" in error_sentence(output)
     assert (ready.folder / folder).read_text() == "mine"

@@ -1,4 +1,4 @@
-"""Surroundings in which DVC fails after a stage's work are refused before it."""
+"""Preflight check: conditions under which DVC would fail after a stage are errors before it."""
 
 import os
 import re
@@ -17,13 +17,13 @@ from atelier.tracking import preflight
 
 from ..support.project import ROOT, Project
 
-# A user without a name, who may read everything: the environment can lie in root's home.
+# A user without a name who may read all files: the environment can be in root's home.
 NAMELESS = (
     "setpriv --reuid 54321 --regid 54321 --clear-groups"
     " --inh-caps +dac_override --ambient-caps +dac_override"
 )
 
-# Imports as root, whose environment others may not reach, and checks as another user.
+# Imports as root, because other users may not read the environment; checks as another user.
 AS_ANOTHER_USER = """
 import os, sys
 from pathlib import Path
@@ -40,22 +40,22 @@ except preflight.AtelierError as error:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder with what DVC and git keep, but no outputs."""
+    """Folder with the directories of DVC and git, without outputs."""
     folder = tmp_path / "project"
-    for place in (".git", ".dvc/tmp", ".dvc/cache/files/md5", *preflight.PARENTS):
-        (folder / place).mkdir(parents=True)
+    for path in (".git", ".dvc/tmp", ".dvc/cache/files/md5", *preflight.PARENTS):
+        (folder / path).mkdir(parents=True)
     (folder / "dvc.lock").touch()
     return folder
 
 
 def outputs() -> set[str]:
-    """All outputs that dvc.yaml names."""
-    found = set()
+    """Return all outputs in dvc.yaml."""
+    paths = set()
     for stage in read_yaml(ROOT / "dvc.yaml")["stages"].values():
         stage = stage.get("do", stage)
         for entry in (*stage.get("outs", ()), *stage.get("metrics", ())):
-            found.add(entry if isinstance(entry, str) else next(iter(entry)))
-    return found
+            paths.add(entry if isinstance(entry, str) else next(iter(entry)))
+    return paths
 
 
 def test_all_outputs_of_the_pipeline_are_checked() -> None:
@@ -64,21 +64,19 @@ def test_all_outputs_of_the_pipeline_are_checked() -> None:
     assert {output for output in outputs() if not Path(output).suffix} == set(preflight.OUTPUTS)
 
 
-def test_usual_projects_pass(project: Path, tmp_path: Path) -> None:
+def test_usual_project_passes(project: Path, tmp_path: Path) -> None:
     preflight.check(project)
-    shutil.rmtree(project / ".dvc/cache")  # which DVC creates
+    shutil.rmtree(project / ".dvc/cache")  # DVC creates it
     (project / "dvc.lock").unlink()
-    for place in ("data/images.npz", "models/generator.safetensors"):
-        (project / place).parent.mkdir(exist_ok=True)
-        (project / place).symlink_to(tmp_path / "cached")  # as with cache.type symlink
+    for path in ("data/images.npz", "models/generator.safetensors"):
+        (project / path).parent.mkdir(exist_ok=True)
+        (project / path).symlink_to(tmp_path / "cached")  # as with cache.type symlink
     (tmp_path / "link").symlink_to(project)
     preflight.check(tmp_path / "link")
 
 
 @pytest.mark.parametrize("name", preflight.PARENTS)
-def test_folders_of_outputs_that_are_links_are_refused(
-    project: Path, tmp_path: Path, name: str
-) -> None:
+def test_linked_folder_of_outputs_is_rejected(project: Path, tmp_path: Path, name: str) -> None:
     folder = project / name
     shutil.rmtree(folder)
     folder.symlink_to(tmp_path / "disk")
@@ -94,22 +92,20 @@ def test_folders_of_outputs_that_are_links_are_refused(
 
 
 @pytest.mark.parametrize("name", preflight.OUTPUTS)
-def test_outputs_that_are_links_are_refused(project: Path, tmp_path: Path, name: str) -> None:
+def test_linked_output_folder_is_rejected(project: Path, tmp_path: Path, name: str) -> None:
     (project / name).symlink_to(tmp_path)
     with pytest.raises(AtelierError, match=rf"{name} leads to .* as a whole; .* `dvc cache dir`"):
         preflight.check(project)
 
 
-@pytest.mark.parametrize(
-    "place", [".dvc", ".dvc/tmp", ".dvc/cache", ".dvc/cache/files/md5", "disk"]
-)
+@pytest.mark.parametrize("path", [".dvc", ".dvc/tmp", ".dvc/cache", ".dvc/cache/files/md5", "disk"])
 @pytest.mark.parametrize("config", ["config", "config.local"])
-def test_places_of_dvc_that_are_read_only_are_refused(
-    project: Path, freeze: Callable[[Path], None], place: str, config: str
+def test_read_only_folder_of_dvc_is_rejected(
+    project: Path, freeze: Callable[[Path], None], path: str, config: str
 ) -> None:
-    frozen = project.parent / "disk" if place == "disk" else project / place
+    frozen = project.parent / "disk" if path == "disk" else project / path
     frozen.mkdir(exist_ok=True)
-    if place == "disk":
+    if path == "disk":
         (project / ".dvc" / config).write_text(
             "['remote \"a\"']\n    url = %\n[cache]\n    dir = ../../disk\n"
         )
@@ -118,7 +114,7 @@ def test_places_of_dvc_that_are_read_only_are_refused(
         preflight.check(project)
 
 
-def test_read_only_lock_of_dvc_is_refused(project: Path, freeze: Callable[[Path], None]) -> None:
+def test_read_only_dvc_lock_is_rejected(project: Path, freeze: Callable[[Path], None]) -> None:
     freeze(project / "dvc.lock")
     with pytest.raises(AtelierError, match=r"dvc\.lock cannot be written"):
         preflight.check(project)
@@ -126,18 +122,18 @@ def test_read_only_lock_of_dvc_is_refused(project: Path, freeze: Callable[[Path]
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("closed", [".dvc/cache", ".dvc", "data", "disk"])
-def test_places_below_a_closed_folder_are_told_in_a_sentence(closed: str) -> None:
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+def test_inaccessible_folder_is_one_error_sentence(closed: str) -> None:
+    with tempfile.TemporaryDirectory() as name:  # other users cannot read pytest's folders
         project = Path(name, "project")
-        for place in (".git", ".dvc/tmp", ".dvc/cache/files/md5", "disk/below", *preflight.PARENTS):
-            (project / place).mkdir(parents=True, exist_ok=True)
+        for path in (".git", ".dvc/tmp", ".dvc/cache/files/md5", "disk/below", *preflight.PARENTS):
+            (project / path).mkdir(parents=True, exist_ok=True)
         (project / ".dvc/config").write_text(
             "[cache]\n    dir = ../disk/below\n" * (closed == "disk")
         )
-        for path in (Path(name), *Path(name).rglob("*")):
-            path.chmod(0o777)
+        for existing in (Path(name), *Path(name).rglob("*")):
+            existing.chmod(0o777)
         (project / closed).chmod(0o600)
-        told = subprocess.run(
+        output = subprocess.run(
             [sys.executable, "-c", AS_ANOTHER_USER, str(project)],
             env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "src"), "USER": "me"}
             | {"HOME": str(project)},
@@ -146,11 +142,13 @@ def test_places_below_a_closed_folder_are_told_in_a_sentence(closed: str) -> Non
             check=True,
             cwd="/",
         ).stdout
-    assert told.count("\n") == 1
-    assert re.search(rf"/{closed}\S* cannot be (reached \(Permission denied\)|written)", told), told
+    assert output.count("\n") == 1
+    assert re.search(rf"/{closed}\S* cannot be (reached \(Permission denied\)|written)", output), (
+        output
+    )
 
 
-def test_linked_data_is_refused_by_the_first_stage(fresh: Project, tmp_path: Path) -> None:
+def test_first_stage_rejects_linked_data(fresh: Project, tmp_path: Path) -> None:
     (fresh.folder / "data").rename(tmp_path / "disk")
     (fresh.folder / "data").symlink_to(tmp_path / "disk")
     output = fresh.run("dvc", "repro", ok=False)
@@ -159,27 +157,32 @@ def test_linked_data_is_refused_by_the_first_stage(fresh: Project, tmp_path: Pat
     assert not (tmp_path / "disk/raw").exists()
 
 
-def test_users_without_a_name_are_told_what_dvc_needs(project: Path) -> None:
-    command = [*NAMELESS.split(), sys.executable, "-m", "atelier.tracking.preflight"]
+def test_user_without_a_name_gets_the_missing_variables(project: Path) -> None:
+    check = [*NAMELESS.split(), sys.executable, "-m", "atelier.tracking.preflight"]
     if subprocess.run([*NAMELESS.split(), "true"], capture_output=True, check=False).returncode:
         pytest.skip("only root can run a program as another user")
     shutil.rmtree(project / ".git")
-    for words in ("git init -q", "dvc init -q -f"):
-        subprocess.run(words.split(), cwd=project, check=True)
+    for command_line in ("git init -q", "dvc init -q -f"):
+        subprocess.run(command_line.split(), cwd=project, check=True)
     dvc = [*NAMELESS.split(), sys.executable, "-m", "dvc", "status"]
-    base = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "src")}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "src")}
 
-    def run(words: list[str], **names: str) -> subprocess.CompletedProcess[str]:
+    def run(command: list[str], **names: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            words, cwd=project, env=base | names, capture_output=True, text=True, check=False
+            command,
+            cwd=project,
+            env=environment | names,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     for names in ({"HOME": "/tmp"}, {"USER": "me"}, {}):
-        refused = run(command, **names)
-        assert refused.returncode == 1
-        assert refused.stderr.startswith("ERROR: user 54321 has no ")
-        assert "`export USER=me HOME=/tmp`" in refused.stderr
+        rejected = run(check, **names)
+        assert rejected.returncode == 1
+        assert rejected.stderr.startswith("ERROR: user 54321 has no ")
+        assert "`export USER=me HOME=/tmp`" in rejected.stderr
         assert run(dvc, **names).returncode != 0, "DVC needs neither any more"
     for names in ({"USER": "me", "HOME": "/tmp"}, {"LOGNAME": "me", "HOME": "/tmp"}):
-        assert run(command, **names).returncode == 0
+        assert run(check, **names).returncode == 0
         assert run(dvc, **names).returncode == 0

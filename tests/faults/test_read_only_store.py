@@ -1,4 +1,4 @@
-"""An MLflow store that nobody may write to, from the start or later: all of it arrives, once."""
+"""Entries for a read-only MLflow store are delivered once, after it becomes writable."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from atelier.tracking.run import Run
 from atelier.tracking.store import open_store
 
 from ..support.project import Project
-from ..support.stage_runs import start, wait_for_a_state
+from ..support.stage_runs import start, wait_for_checkpoint
 from .conftest import thaw
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -24,28 +24,28 @@ STORE = ("mlflow.db", "mlruns")
 
 
 def newest(project: Project, stage: str) -> tuple[Any, Any]:
-    """The store's client and the newest run of a stage."""
+    """Return the store's client and the newest run of a stage."""
     client, experiment = open_store(project.folder, "atelier")
     return client, client.search_runs([experiment], f"tags.`atelier.stage` = '{stage}'")[0]
 
 
-def test_read_only_from_the_start_sync_delivers_it_once_it_can_be_written(
+def test_sync_delivers_entries_after_store_becomes_writable(
     tracked: Project, freeze: Callable[[Path], None]
 ) -> None:
-    for place in STORE:
-        freeze(tracked.folder / place)
+    for name in STORE:
+        freeze(tracked.folder / name)
     tracked.set(**{"render.fps": 9})
-    told = tracked.run("dvc", "repro")
-    assert "MLflow has not accepted everything yet" in told
-    assert "attempt to write a readonly database" in told
+    output = tracked.run("dvc", "repro")
+    assert "MLflow has not accepted everything yet" in output
+    assert "attempt to write a readonly database" in output
 
-    told = tracked.run("atelier", "sync", ok=False)
-    assert "readonly database" in told
-    assert len(told.splitlines()) == 1, "one sentence"
+    output = tracked.run("atelier", "sync", ok=False)
+    assert "readonly database" in output
+    assert len(output.splitlines()) == 1, "one sentence"
 
-    for place in STORE:
-        thaw(tracked.folder / place)
-    # At once, whatever the deliverer of that execution is at, and whatever it knows of the store.
+    for name in STORE:
+        thaw(tracked.folder / name)
+    # `atelier sync` does not wait for the execution's own worker, nor for its retry delay.
     assert "Everything is delivered to MLflow." in tracked.run("atelier", "sync")
     assert not list((tracked.folder / ".atelier" / "journal").iterdir())
     client, render = newest(tracked, "render")
@@ -60,19 +60,19 @@ def test_read_only_from_the_start_sync_delivers_it_once_it_can_be_written(
 
 
 @pytest.mark.slow
-def test_read_only_in_the_middle_the_next_run_delivers_it_first(
+def test_next_run_delivers_entries_of_earlier_read_only_store_first(
     tracked: Project, freeze: Callable[[Path], None]
 ) -> None:
     tracked.set(**{"train.epochs": 60, "runtime.checkpoint_seconds": 0.0})
     dvc = start(tracked)
-    wait_for_a_state(dvc, tracked)
-    for place in STORE:
-        freeze(tracked.folder / place)
-    told, _ = dvc.communicate(timeout=240)
+    wait_for_checkpoint(dvc, tracked)
+    for name in STORE:
+        freeze(tracked.folder / name)
+    output, _ = dvc.communicate(timeout=240)
     assert dvc.returncode == 0
-    assert "MLflow has not accepted everything yet" in told
-    for place in STORE:
-        thaw(tracked.folder / place)
+    assert "MLflow has not accepted everything yet" in output
+    for name in STORE:
+        thaw(tracked.folder / name)
 
     tracked.repro("evaluate")
     tracked.delivered()
@@ -86,21 +86,26 @@ def test_read_only_in_the_middle_the_next_run_delivers_it_first(
 
 
 @pytest.mark.slow
-def test_a_deliverer_at_work_goes_on_by_itself(
+def test_running_worker_continues_when_store_becomes_writable(
     tmp_path: Path, freeze: Callable[[Path], None]
 ) -> None:
     client, experiment = open_store(tmp_path, "atelier")
     pipeline = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     process = Process.of(pipeline.pid)
-    about: dict[str, Any] = {"experiment": "atelier", "pipeline": "p", "parameters": {}, "tags": {}}
-    journal = Outbox(private_folder(tmp_path), process, "train", **about)
+    fields: dict[str, Any] = {
+        "experiment": "atelier",
+        "pipeline": "p",
+        "parameters": {},
+        "tags": {},
+    }
+    journal = Outbox(private_folder(tmp_path), process, "train", **fields)
     program = [sys.executable, "-m", "atelier.tracking.delivery_worker"]
-    deliverer = subprocess.Popen([*program, str(tmp_path), str(process.pid), process.started])
+    worker = subprocess.Popen([*program, str(tmp_path), str(process.pid), process.started])
 
-    def until(done: Callable[[], Any]) -> None:
+    def wait_until(done: Callable[[], Any]) -> None:
         end = time.monotonic() + 60
         while not done():
-            assert deliverer.poll() is None
+            assert worker.poll() is None
             assert time.monotonic() < end
             time.sleep(0.05)
 
@@ -110,15 +115,15 @@ def test_a_deliverer_at_work_goes_on_by_itself(
         return [point.value for points in history for point in points]
 
     Run(journal).log_steps(0, ("loss_d",), np.array([[1], [2]], np.float32))
-    until(lambda: values() == [1, 2])
+    wait_until(lambda: values() == [1, 2])
     freeze(tmp_path / "mlflow.db")
     Run(journal).log_steps(2, ("loss_d",), np.array([[3]], np.float32))
-    until(lambda: "readonly" in (problem(journal.folder.parent) or ""))
+    wait_until(lambda: "readonly" in (problem(journal.folder.parent) or ""))
     thaw(tmp_path / "mlflow.db")
-    until(lambda: values() == [1, 2, 3])
-    until(lambda: problem(journal.folder.parent) is None)
+    wait_until(lambda: values() == [1, 2, 3])
+    wait_until(lambda: problem(journal.folder.parent) is None)
     Run(journal).end("FINISHED")
     pipeline.communicate()
-    assert deliverer.wait(60) == 0
+    assert worker.wait(60) == 0
     assert not list((tmp_path / ".atelier" / "journal").iterdir())
     assert values() == [1, 2, 3]

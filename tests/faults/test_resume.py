@@ -1,4 +1,4 @@
-"""A training killed at any moment, and started again by dvc, ends with the very same bytes."""
+"""Stages that are killed at any moment resume and give the same bytes."""
 
 import os
 import random
@@ -16,11 +16,11 @@ import pytest
 from atelier.tracking.store import open_store
 
 from ..support.project import Project
-from ..support.stage_runs import start, states, wait_for_a_state
+from ..support.stage_runs import checkpoints, start, wait_for_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 OUTPUTS = ("models", "samples", "plots/losses.csv", "metrics/train.json")
-# Long enough to be hit, with a checkpoint after every step, so that many hits meet one.
+# Long enough to be killed; a checkpoint after each step, so that many kills interrupt a write.
 LONG: dict[str, Any] = {
     "train.epochs": 30,
     "runtime.checkpoint_seconds": 0.0,
@@ -28,15 +28,15 @@ LONG: dict[str, Any] = {
 }
 
 
-def kill_when(dvc: subprocess.Popen[str], moment: float, project: Project) -> bool:
-    """Kill the whole group a moment after the first new state; False if it ended before."""
-    before = states(project)
+def kill_after_checkpoint(dvc: subprocess.Popen[str], seconds: float, project: Project) -> bool:
+    """Kill dvc and its stage after the next checkpoint; return False if they end before."""
+    before = checkpoints(project)
     end = time.monotonic() + 120
-    while states(project) == before and dvc.poll() is None:
+    while checkpoints(project) == before and dvc.poll() is None:
         assert time.monotonic() < end
         time.sleep(0.01)
     try:
-        dvc.wait(timeout=moment)
+        dvc.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
         os.killpg(dvc.pid, signal.SIGKILL)
         dvc.communicate()
@@ -46,35 +46,35 @@ def kill_when(dvc: subprocess.Popen[str], moment: float, project: Project) -> bo
 
 
 @pytest.fixture(scope="module")
-def whole(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The outputs of a training that nobody disturbs."""
-    project = _ready.copy(tmp_path_factory.mktemp("whole") / "project")
+def expected(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Outputs of an uninterrupted training."""
+    project = _ready.copy(tmp_path_factory.mktemp("uninterrupted") / "project")
     project.set(**LONG)
     project.stage("train")
     return project.bytes(*OUTPUTS)
 
 
-def check_killed(project: Project, whole: dict[str, bytes], kills: int, seed: int) -> None:
-    """Kill the training so often, each time going on; whenever it is done, begin it anew."""
-    moments = random.Random(seed)
+def check_killed(project: Project, expected: dict[str, bytes], kills: int, seed: int) -> None:
+    """Kill and resume the training ``kills`` times; start a new one when it has finished."""
+    rng = random.Random(seed)
     project.set(**LONG)
     project.commit()
-    hits = 0
-    while hits < kills:
-        if kill_when(start(project), moments.uniform(0, 1.5), project):
-            hits += 1
+    killed = 0
+    while killed < kills:
+        if kill_after_checkpoint(start(project), rng.uniform(0, 1.5), project):
+            killed += 1
             continue
-        assert project.bytes(*OUTPUTS) == whole
+        assert project.bytes(*OUTPUTS) == expected
         project.run("git", "checkout", "-q", "dvc.lock")
         shutil.rmtree(project.folder / ".atelier" / "unfinished")
     project.repro("--no-run-cache", "train")
-    assert project.bytes(*OUTPUTS) == whole
+    assert project.bytes(*OUTPUTS) == expected
 
 
-def test_killed_it_goes_on_to_the_same_bytes_and_its_own_run(
-    tracked: Project, whole: dict[str, bytes]
+def test_killed_training_resumes_bit_exactly_in_the_same_run(
+    tracked: Project, expected: dict[str, bytes]
 ) -> None:
-    check_killed(tracked, whole, kills=1, seed=1)
+    check_killed(tracked, expected, kills=1, seed=1)
     tracked.delivered()
     client, experiment = open_store(tracked.folder, "atelier")
     newest, *older = client.search_runs([experiment], "tags.`atelier.stage` = 'train'")
@@ -82,118 +82,121 @@ def test_killed_it_goes_on_to_the_same_bytes_and_its_own_run(
     assert len(older) == 1, "a resumed training continues its own run"
     steps = [p.step for p in client.get_metric_history(newest.info.run_id, "loss_d")]
     assert steps == list(range(1, 121))
-    assert states(tracked)
+    assert checkpoints(tracked)
     tracked.set(**{"tracking.enabled": False})
     tracked.stage("render")
-    assert states(tracked) == [], "what dvc has recorded needs no checkpoint"
+    assert checkpoints(tracked) == [], "checkpoints of a finished stage are deleted"
 
 
 def finish(dvc: subprocess.Popen[str]) -> str:
-    told, _ = dvc.communicate(timeout=240)
-    return told
+    """Wait until dvc exits; return its output."""
+    output, _ = dvc.communicate(timeout=240)
+    return output
 
 
-def test_what_is_edited_while_a_stage_runs_is_refused(
-    ready: Project, whole: dict[str, bytes]
+def test_stage_fails_if_a_setting_changes_during_the_run(
+    ready: Project, expected: dict[str, bytes]
 ) -> None:
-    """In this process, and in another thread of it."""
+    """Run the stage in this process; another thread edits the settings."""
     before = ready.bytes(*OUTPUTS)
     ready.set(**LONG)
 
     def edit() -> None:
         end = time.monotonic() + 120
-        while not states(ready) and time.monotonic() < end:
+        while not checkpoints(ready) and time.monotonic() < end:
             time.sleep(0.01)
         ready.set(**{"train.lr": 0.5})
 
     ready.remove_outputs("train")
     editor = threading.Thread(target=edit)
     editor.start()
-    told = ready.stage("train", ok=False)
+    output = ready.stage("train", ok=False)
     editor.join()
-    assert "train.lr was 0.0002 and is 0.5" in told
+    assert "train.lr was 0.0002 and is 0.5" in output
     assert ready.bytes(*OUTPUTS) == before
     ready.set(**{"train.lr": 0.0002})
     ready.stage("train")
-    assert ready.bytes(*OUTPUTS) == whole
+    assert ready.bytes(*OUTPUTS) == expected
 
 
 @pytest.mark.slow
-def test_what_was_edited_while_it_ran_is_not_recorded_as_what_it_was(
-    tracked: Project, whole: dict[str, bytes]
+def test_dvc_records_no_result_of_settings_edited_during_the_run(
+    tracked: Project, expected: dict[str, bytes]
 ) -> None:
     before = tracked.bytes(*OUTPUTS)
     tracked.set(**LONG)
     dvc = start(tracked)
-    wait_for_a_state(dvc, tracked)
+    wait_for_checkpoint(dvc, tracked)
     tracked.set(**{"train.lr": 0.5})
-    told = finish(dvc)
+    output = finish(dvc)
     assert dvc.returncode != 0
-    assert "while train ran, train was" not in told, "the value is named, not the whole section"
-    assert "train.lr was 0.0002 and is 0.5" in told
-    assert "Traceback" not in told
+    assert "while train ran, train was" not in output, (
+        "the sentence names the value, not the section"
+    )
+    assert "train.lr was 0.0002 and is 0.5" in output
+    assert "Traceback" not in output
     assert tracked.bytes(*OUTPUTS) == before
     tracked.set(**{"train.lr": 0.0002})
-    again = start(tracked)
-    told = finish(again)
-    assert again.returncode == 0, told
-    assert tracked.bytes(*OUTPUTS) == whole
+    resumed = start(tracked)
+    output = finish(resumed)
+    assert resumed.returncode == 0, output
+    assert tracked.bytes(*OUTPUTS) == expected
     tracked.delivered()
     client, experiment = open_store(tracked.folder, "atelier")
     newest, *_ = client.search_runs([experiment], "tags.`atelier.stage` = 'train'")
     steps = [p.step for p in client.get_metric_history(newest.info.run_id, "loss_d")]
-    assert steps == list(range(1, 121)), "the work was taken up, not done again"
+    assert steps == list(range(1, 121)), "the training was resumed, not repeated"
 
 
 @pytest.mark.slow
-def test_edited_code_and_edited_data_are_noticed_too(ready: Project) -> None:
+def test_stage_fails_if_code_or_data_change_during_the_run(ready: Project) -> None:
     ready.set(**LONG)
-    for place, words in (
+    for path, sentence in (
         ("src/atelier/gan/step.py", "src/atelier/gan/step.py was changed"),
         ("data/images.npz", "data/images.npz was changed"),
     ):
         dvc = start(ready)
-        wait_for_a_state(dvc, ready)
-        file = ready.folder / place
+        wait_for_checkpoint(dvc, ready)
+        file = ready.folder / path
         content = file.read_bytes()
         file.unlink()
         file.write_bytes(content + b"\n")
-        told = finish(dvc)
+        output = finish(dvc)
         assert dvc.returncode != 0
-        assert words in told
+        assert sentence in output
         file.write_bytes(content)
         shutil.rmtree(ready.folder / ".atelier" / "unfinished")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop_it_saves_and_ends_at_once(
-    ready: Project, whole: dict[str, bytes], told: signal.Signals
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_a_checkpoint_and_ends_the_stage(
+    ready: Project, expected: dict[str, bytes], number: signal.Signals
 ) -> None:
     ready.set(**LONG | {"runtime.checkpoint_seconds": 3600.0})
     dvc = start(ready)
-    wait_for_a_state(dvc, ready)
+    wait_for_checkpoint(dvc, ready)
     (stage,) = [
         child
         for child in psutil.Process(dvc.pid).children(recursive=True)
         if "stages/train.py" in child.cmdline() and "python" in Path(child.cmdline()[0]).name
     ]
-    newest = states(ready)[-1].name
-    stage.send_signal(told)
+    newest = checkpoints(ready)[-1].name
+    stage.send_signal(number)
     stage.wait(timeout=120)
     assert "`dvc repro` resumes it" in finish(dvc)
-    assert states(ready)[-1].name > newest
+    assert checkpoints(ready)[-1].name > newest
     finish(start(ready))
-    assert ready.bytes(*OUTPUTS) == whole
+    assert ready.bytes(*OUTPUTS) == expected
 
 
 @pytest.mark.slow
-def test_it_does_not_go_on_when_its_dvc_is_killed(ready: Project, whole: dict[str, bytes]) -> None:
+def test_stage_ends_when_dvc_is_killed(ready: Project, expected: dict[str, bytes]) -> None:
     ready.set(**LONG | {"train.epochs": 100_000})
     dvc = start(ready)
-    wait_for_a_state(dvc, ready)
-    family = psutil.Process(dvc.pid).children(recursive=True)
-    stages = [child for child in family if "stages/train.py" in child.cmdline()]
+    wait_for_checkpoint(dvc, ready)
+    children = psutil.Process(dvc.pid).children(recursive=True)
+    stages = [child for child in children if "stages/train.py" in child.cmdline()]
     assert stages
     dvc.kill()
     _, alive = psutil.wait_procs(stages, timeout=60)
@@ -202,23 +205,26 @@ def test_it_does_not_go_on_when_its_dvc_is_killed(ready: Project, whole: dict[st
 
 
 @pytest.mark.slow
-def test_a_killed_painting_goes_on_to_the_same_bytes(ready: Project, tmp_path: Path) -> None:
+def test_killed_style_transfer_resumes_bit_exactly(ready: Project, tmp_path: Path) -> None:
     long = {
         "stylize.iterations": 400,
         "stylize.generated_count": 2,
         "runtime.checkpoint_seconds": 0.0,
     }
-    seen = {"stylize.save_intermediates": 20, "stylize.gif": True}  # also what the killed ones saw
-    ready.set(**long, **seen)
-    undisturbed = ready.copy(tmp_path / "whole")
-    undisturbed.repro("stylize")
-    painted = ("styled", "plots/style_losses.csv", "metrics/stylize.json")
-    for moment in (0.1, 1.0):
-        assert kill_when(start(ready, "stylize"), moment, ready)
+    # Intermediate images of the killed attempts are part of the result.
+    intermediates = {"stylize.save_intermediates": 20, "stylize.gif": True}
+    ready.set(**long, **intermediates)
+    uninterrupted = ready.copy(tmp_path / "uninterrupted")
+    uninterrupted.repro("stylize")
+    outputs = ("styled", "plots/style_losses.csv", "metrics/stylize.json")
+    for seconds in (0.1, 1.0):
+        assert kill_after_checkpoint(start(ready, "stylize"), seconds, ready)
     ready.repro("stylize")
-    assert ready.bytes(*painted) == undisturbed.bytes(*painted)
+    assert ready.bytes(*outputs) == uninterrupted.bytes(*outputs)
 
 
 @pytest.mark.slow
-def test_killed_a_hundred_times_at_random_moments(ready: Project, whole: dict[str, bytes]) -> None:
-    check_killed(ready, whole, kills=100, seed=2)
+def test_training_killed_a_hundred_times_resumes_bit_exactly(
+    ready: Project, expected: dict[str, bytes]
+) -> None:
+    check_killed(ready, expected, kills=100, seed=2)

@@ -1,4 +1,4 @@
-"""A user's mistake: one sentence, a failing exit code, and the old results untouched."""
+"""Invalid input is one error sentence and a nonzero exit code; the earlier outputs stay."""
 
 import hashlib
 import zipfile
@@ -12,21 +12,21 @@ from atelier.core.yaml_files import read_yaml
 from ..support.project import ROOT, Project
 
 
-def fails(project: Project, *command: str) -> str:
-    """Run a command that must fail in one sentence; return the sentence."""
-    told = project.run(*command, ok=False)
-    assert "Traceback" not in told
-    errors = [line for line in told.splitlines() if line.startswith("ERROR: ")]
-    assert len(errors) == 2, told  # ours, and dvc's that the stage failed
+def error_of_command(project: Project, *command: str) -> str:
+    """Run a dvc command that must fail; return the stage's error sentence."""
+    output = project.run(*command, ok=False)
+    assert "Traceback" not in output
+    errors = [line for line in output.splitlines() if line.startswith("ERROR: ")]
+    assert len(errors) == 2, output  # of the stage and of dvc
     return errors[0]
 
 
-def fails_here(project: Project, stage: str) -> str:
-    """Run a stage in this process that must fail in one sentence, as DVC's next step would."""
+def error_of_stage(project: Project, stage: str) -> str:
+    """Run a stage in this process that must fail; return its error sentence."""
     project.remove_outputs(stage)
-    told = project.stage(stage, ok=False)
-    assert "Traceback" not in told
-    (sentence,) = [line for line in told.splitlines() if line.startswith("ERROR: ")]
+    output = project.stage(stage, ok=False)
+    assert "Traceback" not in output
+    (sentence,) = [line for line in output.splitlines() if line.startswith("ERROR: ")]
     return sentence
 
 
@@ -37,10 +37,12 @@ OUTPUTS = {
 }
 
 
-def test_a_mistake_told_by_dvc_leaves_the_old_results(ready: Project) -> None:
+def test_failed_dvc_repro_keeps_old_outputs(ready: Project) -> None:
     before = ready.bytes(*OUTPUTS["stylize"])
     ready.set(**{"stylize.styles": ["none.jpg"]})
-    assert "there is no data/pictures/none.jpg" in fails(ready, "dvc", "repro", "stylize")
+    assert "there is no data/pictures/none.jpg" in error_of_command(
+        ready, "dvc", "repro", "stylize"
+    )
     assert ready.bytes(*OUTPUTS["stylize"]) == before
 
 
@@ -54,25 +56,25 @@ def test_a_mistake_told_by_dvc_leaves_the_old_results(ready: Project) -> None:
         ({"stylize.styles": ["none.jpg"]}, "stylize", "there is no data/pictures/none.jpg"),
     ],
 )
-def test_a_mistake_in_settings_leaves_the_old_results(
+def test_invalid_setting_keeps_old_outputs(
     ready: Project, changes: dict[str, Any], stage: str, sentence: str
 ) -> None:
     before = ready.bytes(*OUTPUTS[stage])
     ready.set(**changes)
-    assert sentence in fails_here(ready, stage)
+    assert sentence in error_of_stage(ready, stage)
     assert ready.bytes(*OUTPUTS[stage]) == before
 
 
-def test_a_misspelt_setting_touches_nothing(ready: Project) -> None:
+def test_misspelled_setting_changes_no_output(ready: Project) -> None:
     before = ready.bytes("data", "models", "renders")
     params = ready.folder / "params.yaml"
     params.write_text(params.read_text().replace("  epochs:", "  epoch:"))
-    assert "did you mean train.epochs" in fails(ready, "dvc", "repro")
+    assert "did you mean train.epochs" in error_of_command(ready, "dvc", "repro")
     assert ready.bytes("data", "models", "renders") == before
 
 
 @pytest.mark.parametrize(
-    ("make", "stage", "sentence"),
+    ("fill", "stage", "sentence"),
     [
         (lambda folder: None, "download", "no file"),
         (
@@ -82,22 +84,22 @@ def test_a_misspelt_setting_touches_nothing(ready: Project) -> None:
         ),
     ],
 )
-def test_a_folder_without_pictures_leaves_the_old_data(
-    ready: Project, tmp_path: Path, make: Any, stage: str, sentence: str
+def test_folder_without_images_keeps_old_data(
+    ready: Project, tmp_path: Path, fill: Any, stage: str, sentence: str
 ) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
-    make(folder)
+    fill(folder)
     before = ready.bytes("data/images.npz", "metrics/convert.json")
     ready.set(**{"download.source": "folder", "download.folders": {"mine": str(folder)}})
     ready.stage("watch", DVC_STAGE="watch@mine")
     if stage == "convert":
         ready.stage("download")
-    assert sentence in fails_here(ready, stage)
+    assert sentence in error_of_stage(ready, stage)
     assert ready.bytes("data/images.npz", "metrics/convert.json") == before
 
 
-def test_a_wrong_archive_leaves_the_old_data(ready: Project, tmp_path: Path) -> None:
+def test_invalid_archive_keeps_old_data(ready: Project, tmp_path: Path) -> None:
     archive = tmp_path / "faces.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("../../outside.png", b"x")
@@ -105,7 +107,7 @@ def test_a_wrong_archive_leaves_the_old_data(ready: Project, tmp_path: Path) -> 
     whole = archive.read_bytes()
     before = ready.bytes("data/raw", "data/images.npz", "metrics/convert.json")
 
-    def take(content: bytes, sha256: str) -> None:
+    def use(content: bytes, sha256: str) -> None:
         archive.write_bytes(content)
         ready.set(
             **{
@@ -115,18 +117,18 @@ def test_a_wrong_archive_leaves_the_old_data(ready: Project, tmp_path: Path) -> 
             }
         )
 
-    def told(content: bytes, sha256: str) -> str:
-        take(content, sha256)
-        return fails_here(ready, "download")
+    def error(content: bytes, sha256: str) -> str:
+        use(content, sha256)
+        return error_of_stage(ready, "download")
 
     digest = hashlib.sha256(whole).hexdigest()
-    assert digest in told(whole, "")
-    assert "sha256" in told(whole, "0" * 64)
-    assert "whole zip" in told(whole[:2000], hashlib.sha256(whole[:2000]).hexdigest())
+    assert digest in error(whole, "")
+    assert "sha256" in error(whole, "0" * 64)
+    assert "whole zip" in error(whole[:2000], hashlib.sha256(whole[:2000]).hexdigest())
     assert ready.bytes("data/raw") == {k: v for k, v in before.items() if "raw" in k}
-    take(whole, digest)
+    use(whole, digest)
     ready.stage("download")
-    assert "readable image" in fails_here(ready, "convert")  # an intact archive without images
+    assert "readable image" in error_of_stage(ready, "convert")  # an intact archive without images
     assert not (ready.folder.parent / "outside.png").exists()
     after = ready.bytes("data/images.npz", "metrics/convert.json")
     assert after == {k: v for k, v in before.items() if "raw" not in k}
@@ -141,25 +143,23 @@ def test_a_wrong_archive_leaves_the_old_data(ready: Project, tmp_path: Path) -> 
         pytest.param("exp run", marks=pytest.mark.slow),
     ],
 )
-def test_folder_names_that_are_paths_touch_no_file(
-    fresh: Project, tmp_path: Path, command: str
-) -> None:
-    places = [tmp_path / "outside", tmp_path, fresh.folder, fresh.folder / "data"]
-    for place in places:
-        place.mkdir(exist_ok=True)
-        (place / "precious.json").write_text("{}")
-    starts = ("../../../outside/", "x/../../../../", "x/../../../", "../", f"/{tmp_path}/")
-    names = {f"{start}precious": str(tmp_path) for start in starts}
+def test_paths_as_folder_names_change_no_file(fresh: Project, tmp_path: Path, command: str) -> None:
+    folders = [tmp_path / "outside", tmp_path, fresh.folder, fresh.folder / "data"]
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+        (folder / "precious.json").write_text("{}")
+    prefixes = ("../../../outside/", "x/../../../../", "x/../../../", "../", f"/{tmp_path}/")
+    names = {f"{prefix}precious": str(tmp_path) for prefix in prefixes}
     fresh.set(**{"download.source": "folder", "download.folders": names})
     before = fresh.bytes("data", "src", "stages", "presets")
-    answer = fresh.run("dvc", *command.split(), ok=None)
-    assert command == "checkout" or "download.folders" in answer
-    assert [place for place in places if not (place / "precious.json").exists()] == []
+    output = fresh.run("dvc", *command.split(), ok=None)
+    assert command == "checkout" or "download.folders" in output
+    assert [folder for folder in folders if not (folder / "precious.json").exists()] == []
     assert fresh.bytes("data", "src", "stages", "presets") == before
 
 
-def test_no_setting_is_part_of_a_path_that_dvc_removes() -> None:
-    """DVC removes what a stage makes before the stage can refuse its settings."""
+def test_no_removed_path_contains_a_setting() -> None:
+    """DVC removes outputs before the stage checks its settings."""
     pipeline = read_yaml(ROOT / "dvc.yaml")
     for name, stage in pipeline["stages"].items():
         definition = stage.get("do", stage)

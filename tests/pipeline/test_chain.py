@@ -1,4 +1,4 @@
-"""The whole chain on tiny settings, by the real dvc and the real MLflow."""
+"""Complete pipeline with tiny settings, run with the real dvc and MLflow."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from ..support.project import Project
 STAGES = ["download", "convert", "train", "evaluate", "render", "stylize"]
 
 
-def test_the_chain_ends_with_pictures_numbers_and_nothing_left_to_do(ready: Project) -> None:
+def test_pipeline_writes_images_and_metrics_and_is_up_to_date(ready: Project) -> None:
     with np.load(ready.folder / "data/images.npz", allow_pickle=False) as images:
         assert images["arr_0"].shape == (64, 16, 16, 3)
         assert len(images["names"]) == 64
@@ -26,11 +26,11 @@ def test_the_chain_ends_with_pictures_numbers_and_nothing_left_to_do(ready: Proj
     assert (counts["validation"], counts["test"], counts["near_duplicate_groups"]) == (16, 16, 0)
     assert counts["found"] == counts["accepted"] + counts["rejected"]
     assert len(list((ready.folder / "samples").glob("epoch_*.npy"))) == 2
-    for picture in ("renders/real_and_generated.png", "styled/sheet.png", "plots/nearest.png"):
-        with Image.open(ready.folder / picture) as image:
-            assert np.asarray(image.convert("RGB")).std() > 5, f"{picture} is blank"
-    with Image.open(ready.folder / "renders/training.gif") as film:
-        assert getattr(film, "n_frames", 1) >= 2
+    for path in ("renders/real_and_generated.png", "styled/sheet.png", "plots/nearest.png"):
+        with Image.open(ready.folder / path) as image:
+            assert np.asarray(image.convert("RGB")).std() > 5, f"{path} is blank"
+    with Image.open(ready.folder / "renders/training.gif") as gif:
+        assert getattr(gif, "n_frames", 1) >= 2
     with Image.open(ready.folder / "renders/montages/epoch_0002.png") as montage:
         assert montage.size == (3 * 16, 3 * 16)
     page = (ready.folder / "renders/report.html").read_text("utf-8")
@@ -39,24 +39,24 @@ def test_the_chain_ends_with_pictures_numbers_and_nothing_left_to_do(ready: Proj
     assert ready.run("git", "status", "--porcelain").split()[1:] == ["dvc.lock"]
 
 
-def test_stages_run_again_give_the_very_same_bytes(ready: Project) -> None:
-    """In this process; DVC ran them in one of each before."""
-    made = ("data", "models", "samples", "renders", "styled", "metrics", "plots")
-    before = ready.bytes(*made)
+def test_repeated_stages_give_the_same_bytes(ready: Project) -> None:
+    """Run the stages in this process; DVC has run each in a separate one."""
+    outputs = ("data", "models", "samples", "renders", "styled", "metrics", "plots")
+    before = ready.bytes(*outputs)
     for stage in STAGES:
         ready.remove_outputs(stage)
         ready.stage(stage)
-    after = ready.bytes(*made)
+    after = ready.bytes(*outputs)
     assert sorted(before) == sorted(after)
     assert [name for name in before if before[name] != after[name]] == []
 
 
 @pytest.mark.slow
-def test_forced_again_it_gives_the_very_same_bytes(ready: Project) -> None:
-    made = ("data", "models", "samples", "renders", "styled", "metrics", "plots", "dvc.lock")
-    before = ready.bytes(*made)
+def test_forced_repro_gives_the_same_bytes(ready: Project) -> None:
+    outputs = ("data", "models", "samples", "renders", "styled", "metrics", "plots", "dvc.lock")
+    before = ready.bytes(*outputs)
     assert ready.repro("--force") == ["evaluate_inputs", "stylize_inputs", *STAGES]
-    after = ready.bytes(*made)
+    after = ready.bytes(*outputs)
     assert sorted(before) == sorted(after)
     assert [name for name in before if before[name] != after[name]] == []
 
@@ -73,14 +73,14 @@ CHANGES: list[tuple[dict[str, Any], list[str]]] = [
     ("changes", "reruns"),
     [CHANGES[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in CHANGES[1:])],
 )
-def test_only_what_depends_on_a_line_runs_again(
+def test_repro_runs_only_stages_that_depend_on_a_changed_setting(
     ready: Project, changes: dict[str, Any], reruns: list[str]
 ) -> None:
     ready.set(**changes)
     assert ready.repro() == reruns
 
 
-def test_dvc_says_what_depends_on_a_line(ready: Project) -> None:
+def test_dry_repro_lists_stages_that_depend_on_a_changed_setting(ready: Project) -> None:
     for changes, reruns in CHANGES[1:]:
         before = (ready.folder / "params.yaml").read_bytes()
         ready.set(**changes)
@@ -88,22 +88,22 @@ def test_dvc_says_what_depends_on_a_line(ready: Project) -> None:
         (ready.folder / "params.yaml").write_bytes(before)
 
 
-def test_an_edit_of_the_generator_retrains_and_one_of_the_film_does_not(ready: Project) -> None:
-    film = ready.folder / "src/atelier/figures/gif.py"
-    film.write_text(film.read_text() + "# an edit\n")
-    told = ready.run("dvc", "status")
-    assert "render" in told
-    assert "train" not in told
+def test_edit_of_networks_reruns_train_and_edit_of_gif_does_not(ready: Project) -> None:
+    gif = ready.folder / "src/atelier/figures/gif.py"
+    gif.write_text(gif.read_text() + "# an edit\n")
+    status = ready.run("dvc", "status")
+    assert "render" in status
+    assert "train" not in status
     networks = ready.folder / "src/atelier/gan/networks.py"
     networks.write_text(networks.read_text() + "# an edit\n")
     assert "train" in ready.run("dvc", "status")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_every_stage_is_logged_below_one_run_of_the_pipeline(tracked: Project) -> None:
+def test_stages_are_logged_as_children_of_the_pipelines_run(tracked: Project) -> None:
     from mlflow.tracking import MlflowClient
 
-    # What plain `mlflow ui` opens from the project's root.
+    # `mlflow ui` without options opens this store in the project's root.
     client = MlflowClient(f"sqlite:///{tracked.folder}/mlflow.db")
     experiment = client.get_experiment_by_name("atelier")
     assert experiment is not None
@@ -119,32 +119,30 @@ def test_every_stage_is_logged_below_one_run_of_the_pipeline(tracked: Project) -
     assert parent.data.metrics["evaluate.kid"] == pytest.approx(evaluated["kid"])
     train = runs["train"].info.run_id
     assert len(client.get_metric_history(train, "loss_d")) == 8
-    pictures = [file.path for file in client.list_artifacts(train, "images")]
-    assert sum(path.endswith(".png") for path in pictures) == 3, (
-        "step 0 is the untrained generator's"
-    )
+    images = [file.path for file in client.list_artifacts(train, "images")]
+    assert sum(path.endswith(".png") for path in images) == 3, "step 0 is the untrained generator"
     artifacts = {file.path for file in client.list_artifacts(runs["render"].info.run_id, "renders")}
     assert "renders/report.html" in artifacts
 
 
-def test_dvcs_own_commands_work(ready: Project) -> None:
+def test_dvc_commands_work(ready: Project) -> None:
     assert "metrics/evaluate.json" in ready.run("dvc", "metrics", "show")
     page = ready.run("dvc", "plots", "show")
     assert (ready.folder / "dvc_plots" / "index.html").exists(), page
     ready.commit()
-    told = ready.run(
+    output = ready.run(
         "dvc", "exp", "run", "-S", "evaluate.seed=3", "-n", "other-pictures", "evaluate"
     )
-    assert "Running stage 'evaluate'" in told
-    assert "Running stage 'train'" not in told
+    assert "Running stage 'evaluate'" in output
+    assert "Running stage 'train'" not in output
     assert "kid_error" in ready.run("dvc", "metrics", "diff")
     table = ready.run("dvc", "exp", "show", "--csv")
     assert "other-pictures" in table
     assert "metrics/evaluate.json:kid" in table or "kid" in table.splitlines()[0]
 
 
-def test_pictures_added_to_a_folder_are_picked_up(fresh: Project, tmp_path: Path) -> None:
-    add = take_a_folder(fresh, tmp_path)
+def test_repro_converts_images_added_to_the_folder(fresh: Project, tmp_path: Path) -> None:
+    add = use_folder(fresh, tmp_path)
     output = fresh.run("dvc", "repro", "convert")
     skipped = "2 skipped (1 hidden file, 1 broken link)"
     assert f"20 files, {skipped}: data/raw/manifest.json lists them\n" in output
@@ -157,8 +155,8 @@ def test_pictures_added_to_a_folder_are_picked_up(fresh: Project, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_another_folder_and_then_none_are_noticed(fresh: Project, tmp_path: Path) -> None:
-    take_a_folder(fresh, tmp_path)
+def test_repro_follows_a_change_of_the_source_folder(fresh: Project, tmp_path: Path) -> None:
+    use_folder(fresh, tmp_path)
     assert fresh.repro("convert") == ["watch@mine", "download", "convert"]
     fresh.set(**{"download.folders": {"yours": str(tmp_path / "faces")}})
     assert fresh.repro("convert") == ["watch@yours", "download", "convert"]
@@ -168,8 +166,8 @@ def test_another_folder_and_then_none_are_noticed(fresh: Project, tmp_path: Path
     assert fresh.repro("convert") == []
 
 
-def take_a_folder(project: Project, tmp_path: Path) -> Callable[[int], None]:
-    """Make a folder with a link to 20 images the source; return what adds some."""
+def use_folder(project: Project, tmp_path: Path) -> Callable[[int], None]:
+    """Make a folder with a link to 20 images the source; return a function that adds images."""
     faces = tmp_path / "disk"
     faces.mkdir()
     (tmp_path / "faces").mkdir()

@@ -12,15 +12,15 @@ from atelier.core.yaml_files import read_yaml
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "atelier"
 STAGES = ("download", "convert", "train", "evaluate", "render", "stylize")
-# Modules of `core` that shape a result. The others ask for it, report it or write it.
+# Modules of `core` that affect results. The others read settings, report or write files.
 RESULT_SHAPING = {"arrays.py", "device.py", "pretrained.py", "random_streams.py", "resizing.py"}
 # A package may import those to its left.
 ORDER = ("core", "sample_faces", "data", "style", "metrics", "gan", "figures", "tracking", "cli")
 
 
 def stage(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")["stages"][name]
-    return found
+    definition: dict[str, Any] = read_yaml(ROOT / "dvc.yaml")["stages"][name]
+    return definition
 
 
 def module_file(module: str) -> Path | None:
@@ -32,26 +32,26 @@ def module_file(module: str) -> Path | None:
 
 
 def imported(file: Path) -> set[Path]:
-    """The project's files that ``file`` imports, anywhere in it."""
-    found = set()
+    """Return the project's files that ``file`` imports, also within functions."""
+    files = set()
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        found |= {f for name in names if name.startswith("atelier") and (f := module_file(name))}
-    return found
+        files |= {f for name in names if name.startswith("atelier") and (f := module_file(name))}
+    return files
 
 
 def used_by(script: Path) -> set[Path]:
-    """Return the modules that can shape a stage's result."""
+    """Return the modules that can affect a stage's result."""
     used: set[Path] = set()
     pending = [script]
     while pending:
-        found = imported(pending.pop()) - used
-        used |= found
-        pending += [file for file in found if shapes_results(file)]
+        new = imported(pending.pop()) - used
+        used |= new
+        pending += [file for file in new if shapes_results(file)]
     return {file for file in used if shapes_results(file)}
 
 
@@ -63,7 +63,7 @@ def shapes_results(file: Path) -> bool:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_depends_on_its_script_its_section_and_the_code_it_uses(name: str) -> None:
+def test_stage_depends_on_its_script_its_section_and_the_code_it_uses(name: str) -> None:
     dependencies = stage(name)["deps"]
     code = [ROOT / path for path in dependencies if path.startswith("src/")]
     used = used_by(ROOT / "stages" / f"{name}.py")
@@ -91,7 +91,7 @@ def test_a_stage_depends_on_its_script_its_section_and_the_code_it_uses(name: st
         ("core/pretrained.py", {"train", "evaluate", "stylize"}),
     ],
 )
-def test_an_edit_reruns_the_stages_that_use_the_module(file: str, reruns: set[str]) -> None:
+def test_edit_reruns_the_stages_that_use_the_module(file: str, reruns: set[str]) -> None:
     path = SOURCE / file
     assert path.is_file()
     depending = {
@@ -103,7 +103,7 @@ def test_an_edit_reruns_the_stages_that_use_the_module(file: str, reruns: set[st
     assert depending == reruns
 
 
-def test_no_stage_depends_on_settings_that_change_no_result() -> None:
+def test_no_stage_depends_on_settings_that_do_not_affect_results() -> None:
     for name in STAGES:
         assert not {"runtime", "tracking"} & set(stage(name)["params"])
 

@@ -1,4 +1,4 @@
-"""The chain with what the presets leave off: classes, augmentation, an average, the best epoch."""
+"""Pipeline with options that the presets turn off: classes, augmentation, EMA, best epoch."""
 
 import json
 from pathlib import Path
@@ -30,34 +30,34 @@ SETTINGS = {
 }
 
 
-def test_a_conditional_training_shows_its_classes_its_changes_and_its_best_epoch(
+def test_conditional_training_selects_the_best_epoch_and_renders_classes(
     fresh: Project, tmp_path: Path
 ) -> None:
-    stream = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     for name, color in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
         (tmp_path / "toys" / name).mkdir(parents=True)
         for number in range(48):
-            pixels = stream.integers(0, 50, (16, 16, 3)) + np.array(color)
+            pixels = rng.integers(0, 50, (16, 16, 3)) + np.array(color)
             file = tmp_path / "toys" / name / f"{number:03d}.png"
             Image.fromarray(pixels.astype(np.uint8)).save(file)
     fresh.set(**SETTINGS, **{"download.folders": {"toys": str(tmp_path / "toys")}})
     fresh.stage("watch", DVC_STAGE="watch@toys")
     for stage in ("download", "convert", "train", "evaluate", "render"):
         fresh.stage(stage)
-    made = fresh.folder
-    told = json.loads((made / "metrics" / "train.json").read_text())
-    header, *rows = (made / "plots" / "quality.csv").read_text().split()
+    folder = fresh.folder
+    metrics = json.loads((folder / "metrics" / "train.json").read_text())
+    header, *rows = (folder / "plots" / "quality.csv").read_text().split()
     assert header == "epoch,kid"
     measured = {int(epoch): float(kid) for epoch, kid in (row.split(",") for row in rows)}
     assert set(measured) == {2, 3}
     best = min(measured, key=lambda epoch: measured[epoch])
-    assert told["best_epoch"] == best
-    assert told["best_kid"] == pytest.approx(measured[best], rel=1e-4)
-    files = {path.stem: path for path in (made / "models").iterdir()}
+    assert metrics["best_epoch"] == best
+    assert metrics["best_kid"] == pytest.approx(measured[best], rel=1e-4)
+    files = {path.stem: path for path in (folder / "models").iterdir()}
     assert files["generator"].read_bytes() == files["best"].read_bytes()
     assert read_metadata(files["best"])["epoch"] == best
     assert load_generator(files["generator"])[1].classes == 2
-    with Image.open(made / "renders" / "montages" / "epoch_0003.png") as picture:
-        assert picture.height == 2 * 16, "a row for each class"
-        assert picture.width > 4 * 16, "with its name beside it"
-    assert (made / "renders" / "augmented.png").is_file()
+    with Image.open(folder / "renders" / "montages" / "epoch_0003.png") as montage:
+        assert montage.height == 2 * 16, "a row for each class"
+        assert montage.width > 4 * 16, "the name of the class is next to its row"
+    assert (folder / "renders" / "augmented.png").is_file()

@@ -1,1 +1,1 @@
-"""What test modules share: tiny projects, processes, servers, pictures and golden files."""
+"""Helpers of tests: tiny projects, processes, servers, images and golden files."""

@@ -1,4 +1,4 @@
-"""Architectures for tests: those of the presets, as their files have them, and a small one."""
+"""Architectures for tests: those of the presets, and a small one."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +14,12 @@ PRESETS = Path(__file__).parents[2] / "presets"
 
 
 def train_settings(preset: str, **changes: Any) -> TrainSettings:
-    """The section ``train`` of a preset."""
+    """Return the section ``train`` of a preset with some values changed."""
     return TrainSettings.model_validate(preset_values(preset, PRESETS)["train"] | changes)
 
 
 def architecture(preset: str) -> Architecture:
-    """The networks of a preset."""
+    """Return the architecture of a preset."""
     convert = ConvertSettings.model_validate(preset_values(preset, PRESETS)["convert"])
     return Architecture.from_settings(train_settings(preset), convert.image_size, convert.channels)
 
@@ -34,7 +34,7 @@ SMALL = replace(
 
 
 def vivid(arch: Architecture, seed: int = 1) -> Generator:
-    """A generator that learned nothing, but whose pictures differ; those of a new one are grey."""
+    """Return an untrained generator with larger weights, so that its images are not all gray."""
     generator = build_networks(arch, seed)[0].eval()
     with torch.no_grad():
         for weight in generator.parameters():

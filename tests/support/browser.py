@@ -1,8 +1,8 @@
-"""A headless Chromium, and MLflow's UI served to it: pages as a user sees them.
+"""Headless Chromium and a server of MLflow's UI.
 
-Tests that import this module skip where selenium, Chromium or its driver is missing.
+Tests that import this module are skipped if selenium, Chromium or its driver is missing.
 """
-# ruff: noqa: E402 - what skips stands above the imports that would fail
+# ruff: noqa: E402 - skips come before imports that would fail
 
 import json
 import os
@@ -24,7 +24,7 @@ pytest.importorskip("selenium", reason="selenium is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 if not (CHROMIUM and DRIVER):
-    pytest.skip("there is no chromium, or no chromedriver", allow_module_level=True)
+    pytest.skip("chromium or chromedriver is not installed", allow_module_level=True)
 
 from selenium.common import exceptions
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
@@ -37,9 +37,9 @@ from .project import Project
 
 T = TypeVar("T")
 
-PATIENCE = 60.0
-# The sandbox needs rights that containers lack, and the pages are our own. Without the last
-# four the browser asks its maker for this and that.
+TIMEOUT_SECONDS = 60.0
+# The sandbox needs privileges that containers lack; it is off because all pages are trusted.
+# The last four options turn off the browser's own requests to its vendor.
 ARGUMENTS = (
     "--headless",
     "--window-size=1600,1200",
@@ -51,7 +51,7 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-# What an element answers that is not there yet, covered, or just being redrawn.
+# Errors of an element that is missing, covered, or being redrawn.
 UNREADY = (
     exceptions.NoSuchElementException,
     exceptions.StaleElementReferenceException,
@@ -62,7 +62,7 @@ UNREADY = (
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Chrome]:
-    """Open a browser whose profile, an empty folder, was never used."""
+    """Open a browser with a new profile in an empty folder."""
     options = ChromeOptions()
     options.binary_location = str(CHROMIUM)
     for argument in (*ARGUMENTS, f"--user-data-dir={profile}"):
@@ -70,7 +70,7 @@ def chromium(profile: Path) -> Iterator[Chrome]:
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     browser = Chrome(options, ChromeService(DRIVER))
     try:
-        # The browser's own first page makes requests; they are told apart by the tab.
+        # The browser's first page makes requests of its own; another tab separates them.
         browser.switch_to.new_window("tab")
         yield browser
     finally:
@@ -79,14 +79,14 @@ def chromium(profile: Path) -> Iterator[Chrome]:
 
 @contextmanager
 def mlflow_ui(project: Project) -> Iterator[str]:
-    """Serve a project's runs as ``make ui`` does; yield the address."""
+    """Serve a project's runs like ``make ui``; yield the URL."""
     port = free_port()
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    ours = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    changes = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     server = subprocess.Popen(
         [Path(sys.executable).with_name("mlflow"), *f"ui --workers 1 --port {port}".split()],
         cwd=project.folder,
-        env=inherited | ours,
+        env=inherited | changes,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -101,7 +101,7 @@ def mlflow_ui(project: Project) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return an unused port of the loopback address."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -109,43 +109,43 @@ def free_port() -> int:
 
 
 def _await_health(server: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline:
-        assert server.poll() is None, f"mlflow ui ended with {server.returncode}"
+        assert server.poll() is None, f"mlflow ui exited with {server.returncode}"
         with closing(HTTPConnection("127.0.0.1", port, timeout=5)) as connection, suppress(OSError):
             connection.request("GET", "/health")
             assert connection.getresponse().status == 200
             return
         time.sleep(0.1)
-    pytest.fail("mlflow ui does not answer")
+    pytest.fail("mlflow ui does not respond")
 
 
-def eventually(browser: Chrome, look: Callable[[], T]) -> T:
-    """Look at a page, again and again, until what is looked for is there; return it."""
+def eventually(browser: Chrome, condition: Callable[[], T]) -> T:
+    """Call a function until its result is true; return the result, or fail after a timeout."""
     try:
-        return WebDriverWait(browser, PATIENCE, 0.1, UNREADY).until(lambda _: look())
+        return WebDriverWait(browser, TIMEOUT_SECONDS, 0.1, UNREADY).until(lambda _: condition())
     except exceptions.TimeoutException:
         text = browser.find_element(By.TAG_NAME, "body").text
-        pytest.fail(f"not seen on {browser.current_url}, which shows:\n{text}")
+        pytest.fail(f"not found on {browser.current_url}, which shows:\n{text}")
 
 
 def click(browser: Chrome, xpath: str) -> None:
-    """Click on an element as soon as it can be clicked."""
+    """Click on an element when it is clickable."""
     eventually(browser, lambda: browser.find_element(By.XPATH, xpath).click() or True)
 
 
 def press(browser: Chrome, find: Callable[[], WebElement], *keys: str) -> None:
-    """Press keys on an element as soon as it takes them."""
+    """Press keys on an element when it accepts input."""
     eventually(browser, lambda: find().send_keys(*keys) or True)
 
 
-def loaded(picture: WebElement) -> bool:
-    """Whether an ``<img>`` holds a picture, not the sign of a missing one."""
-    return bool(picture.get_property("complete") and picture.get_property("naturalWidth"))
+def loaded(image: WebElement) -> bool:
+    """Return True if the file of an ``<img>`` element is loaded."""
+    return bool(image.get_property("complete") and image.get_property("naturalWidth"))
 
 
 def requested(browser: Chrome) -> set[str]:
-    """Every address that this tab has asked for since the last call, granted or not."""
+    """Return all URLs that this tab has requested since the last call, successfully or not."""
     entries = [json.loads(entry["message"]) for entry in browser.get_log("performance")]
     return {
         entry["message"]["params"]["request"]["url"]

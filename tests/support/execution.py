@@ -1,4 +1,4 @@
-"""A pipeline execution written to journals, and what a server must hold of it afterwards."""
+"""Pipeline execution in outboxes, and checks of its delivery to a server."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ STAGES: dict[str, Any] = {
 
 
 def dead_process(number: int = 1) -> Process:
-    """Return a process of this machine that has exited, another one for each number."""
+    """Return an exited process of this machine, a different one for each number."""
     import os
 
     return Process(os.getpid(), str(number))
@@ -54,14 +54,14 @@ def write_execution(
     register: str = "",
     process: Process | None = None,
 ) -> None:
-    """Write the journals of a finished execution of two stages, the first one restored.
+    """Write the outboxes of a finished execution: two stages ran, an earlier one was restored.
 
     Args:
         root: the project.
         experiment: name of the MLflow experiment.
-        model: a generator's file, to be logged as a model.
+        model: a generator's file to log as a model.
         register: name of the registered model.
-        process: ran the pipeline; a dead one if not given.
+        process: process of the pipeline; an exited one by default.
     """
     process = process or dead_process()
     parameters = PARAMETERS | ({"tracking.registered_model": register} if register else {})
@@ -111,7 +111,7 @@ def _write_training(run: Run, root: Path, model: Path | None) -> None:
 
 
 def deliver(root: Path, attempts: int = 12) -> None:
-    """Deliver everything, in as many attempts as it takes up to a limit."""
+    """Deliver all entries in at most ``attempts`` attempts."""
     for _ in range(attempts):
         if flush_backlog(root) == 0:
             return
@@ -120,30 +120,30 @@ def deliver(root: Path, attempts: int = 12) -> None:
 
 
 def deliver_in_vain(root: Path, attempts: int = 1) -> None:
-    """Try to deliver; something must be left each time."""
+    """Attempt deliveries; assert that each leaves entries."""
     for _ in range(attempts):
         assert flush_backlog(root) > 0
 
 
 def rejected(root: Path) -> list[dict[str, Any]]:
-    """Return the entries that were set aside."""
+    """Return the rejected entries."""
     file = rejected_file(root)
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 @dataclass(frozen=True)
 class Server:
-    """What a server holds of an experiment, read past any proxy."""
+    """Content of an experiment on a server, read without the proxy."""
 
     client: MlflowClient
     experiment: str
 
     def runs(self) -> dict[str, list[LoggedRun]]:
         """Return all runs of the experiment by name."""
-        found = self.client.get_experiment_by_name(self.experiment)
-        assert found is not None
+        experiment = self.client.get_experiment_by_name(self.experiment)
+        assert experiment is not None
         named: dict[str, list[LoggedRun]] = {}
-        for run in self.client.search_runs([found.experiment_id]):
+        for run in self.client.search_runs([experiment.experiment_id]):
             named.setdefault(str(run.info.run_name), []).append(run)
         return named
 
@@ -161,7 +161,7 @@ class Server:
 
 
 def assert_delivered(server: Server) -> None:
-    """Assert that a server holds exactly what :func:`write_execution` wrote."""
+    """Assert that a server has exactly the entries of :func:`write_execution`."""
     named = server.runs()
     assert {name: len(runs) for name, runs in named.items()} == {
         PIPELINE: 1,
@@ -180,9 +180,9 @@ def assert_delivered(server: Server) -> None:
         stage = STAGES[tags["atelier.stage"]]
         assert tags["mlflow.parentRunId"] == parent.info.run_id
         assert tags["git.dirty"] == "false"
-        for way in ("input", "output"):
-            for path, content in stage[f"{way}s"].items():
-                assert tags[f"{way}.{path}"] == content
+        for direction in ("input", "output"):
+            for path, content in stage[f"{direction}s"].items():
+                assert tags[f"{direction}.{path}"] == content
         inputs = {(i.dataset.name, i.dataset.digest) for i in run.inputs.dataset_inputs}
         assert inputs == set(stage["inputs"].items())
     _assert_parent(server, parent)

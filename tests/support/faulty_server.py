@@ -1,4 +1,4 @@
-"""MLflow's own server in this process, behind a layer that answers wrongly when it is told to."""
+"""MLflow server in this process, behind a WSGI layer that injects faults."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-Rule = Callable[[str, str], str]  # from method and path to the name of a fault, or nothing
+Rule = Callable[[str, str], str]  # returns the name of a fault, or "", for a method and a path
 
 _ANSWERS = {
     "html 400": ("400 Bad Request", "text/html", b"<html>Bad Request</html>"),
@@ -48,10 +48,10 @@ class Server:
 
     Attributes:
         address: for ``MLFLOW_TRACKING_URI``.
-        rule: says what goes wrong with a request; nothing at first.
-        largest: bytes that a request to log may have; a larger one is answered with 413.
-        rejected: a name in a request that MLflow rejects, if there is one.
-        requests: method and path of all that came.
+        rule: returns the fault of a request; none by default.
+        largest: limit for requests to log, in bytes; larger ones get status 413.
+        rejected: name that the server rejects in a request; none by default.
+        requests: method and path of all received requests.
     """
 
     address: str
@@ -64,7 +64,7 @@ class Server:
 
 @contextmanager
 def running(store: Path, artifacts: Path) -> Iterator[Server]:
-    """Serve a sqlite database; artifacts go through the server."""
+    """Serve an SQLite database; artifacts are uploaded through the server."""
     before = dict(os.environ)
     from mlflow import server as mlflow_server
     from mlflow.tracking._model_registry import utils as registry
@@ -97,7 +97,7 @@ def running(store: Path, artifacts: Path) -> Iterator[Server]:
         for name in set(os.environ) - set(before):
             del os.environ[name]
         os.environ.update(before)
-        # A server notes its own stores as this process's, where later tests would look.
+        # The server sets its stores for this process; later tests must not use them.
         registry._registry_uri, tracking._tracking_uri = uris
         handlers._tracking_store = handlers._model_registry_store = None
 
@@ -115,14 +115,14 @@ def _layer(app: Callable[..., Iterable[bytes]], state: Server) -> Callable[..., 
             environ["wsgi.input"] = io.BytesIO(body)
             if f'"{state.rejected}"'.encode() in body:
                 start("400 Bad Request", [("Content-Type", "application/json")])
-                why = f"Invalid value \"{state.rejected}\" for parameter 'key' supplied"
-                told = {"error_code": "INVALID_PARAMETER_VALUE", "message": why}
-                return [json.dumps(told).encode()]
+                message = f"Invalid value \"{state.rejected}\" for parameter 'key' supplied"
+                error = {"error_code": "INVALID_PARAMETER_VALUE", "message": message}
+                return [json.dumps(error).encode()]
         if fault in AFTER:
             list(app(environ, lambda *_: lambda _: None))
             if fault == "lost answer":
                 return _dropped(environ)
-            # The server has read the body already; another read would block.
+            # The server has already read the body; another read would block.
             environ["wsgi.input"], fault = io.BytesIO(), "500"
         if fault in _ANSWERS:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))

@@ -1,7 +1,7 @@
-"""Stored sums of pixels, so that a drawing program's every constant is held by a test.
+"""Stored sums of pixels, with which tests detect a change of any constant of a drawing program.
 
-Sums over blocks instead of a hash of all pixels: a processor that rounds one pixel differently
-passes, and a change of a color or of a length by a hundredth does not.
+Unlike a hash of all pixels, sums over blocks tolerate a pixel that another processor rounds
+differently. A change of a color or a length by one percent exceeds the tolerance.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8] | NDArray[np.floating]
-_BLOCKS = 12  # to a side
+_BLOCKS = 12  # per side
 _TOLERANCE = 3
 
 
@@ -24,7 +24,7 @@ def block_sums(pixels: Pixels) -> NDArray[np.int64]:
 
 
 def store(file: Path, images: Mapping[str, Pixels]) -> None:
-    """Write the sums of images whose drawing was changed on purpose."""
+    """Write the sums of images, after an intended change of the drawing."""
     sums = {name: block_sums(pixels).astype(np.int32) for name, pixels in images.items()}
     np.savez_compressed(file, **sums)
 
@@ -33,10 +33,10 @@ def differences(file: Path, images: Mapping[str, Pixels]) -> list[str]:
     """Return a sentence for each image whose sums differ from the stored ones."""
     with np.load(file, allow_pickle=False) as stored:
         assert sorted(stored.files) == sorted(images)
-        found = []
+        sentences = []
         for name, pixels in images.items():
-            apart = np.abs(block_sums(pixels) - stored[name])
-            if apart.max() > _TOLERANCE:
-                where = np.unravel_index(apart.argmax(), apart.shape)
-                found.append(f"{name} differs by {apart.max()} in block {where[:2]}")
-        return found
+            difference = np.abs(block_sums(pixels) - stored[name])
+            if difference.max() > _TOLERANCE:
+                where = np.unravel_index(difference.argmax(), difference.shape)
+                sentences.append(f"{name} differs by {difference.max()} in block {where[:2]}")
+        return sentences

@@ -1,4 +1,4 @@
-"""Small ICC profiles, as other programs embed them (ICC.1:2001-04)."""
+"""Small ICC profiles like those that other programs embed (ICC.1:2001-04)."""
 
 import struct
 

@@ -20,8 +20,8 @@ def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 def chunk(kind: bytes, content: bytes, checksum: int | None = None) -> bytes:
     """Encode a PNG chunk."""
-    found = zlib.crc32(kind + content) if checksum is None else checksum
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", found)
+    checksum = zlib.crc32(kind + content) if checksum is None else checksum
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
 
 def png(pixels: np.ndarray, before: bytes = b"", after: bytes = b"") -> bytes:

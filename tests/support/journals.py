@@ -1,4 +1,4 @@
-"""What a stage writes down for MLflow."""
+"""Outboxes of stages for tests."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from atelier.tracking.environment import Process, private_folder
 from atelier.tracking.outbox import Outbox
 
-DEAD = Process(os.getpid(), "1")  # no process with this number started so early
+DEAD = Process(os.getpid(), "1")  # exited: no process with this number started that early
 
 
 def start(
@@ -16,7 +16,7 @@ def start(
     pipeline: str = "p",
     **fields: str,
 ) -> Outbox:
-    """Begin the journal of a stage, of a dvc that is dead."""
+    """Create the outbox of a stage; by default, the process of dvc has exited."""
     return Outbox(
         private_folder(root),
         process,

@@ -1,4 +1,4 @@
-"""Settings and pictures of paintings that take a moment."""
+"""Settings and images for fast style transfers."""
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ CPU = torch.device("cpu")
 
 
 def options(**changes: object) -> StylizeSettings:
+    """Return settings of a small style transfer with some values changed."""
     values = {
         "contents": ["generated"],
         "generated_count": 1,
@@ -45,6 +46,6 @@ def options(**changes: object) -> StylizeSettings:
 
 
 def smooth(seed: int) -> Tensor:
-    """Smooth random colours, float32 [1, 3, 32, 32]."""
+    """Return smooth random colors, float32 [1, 3, 32, 32]."""
     coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
     return nn.functional.interpolate(coarse, 32, mode="bilinear")

@@ -1,4 +1,4 @@
-"""Differentiable augmentation of one image at a time, written with slices instead of products."""
+"""Reference implementation of the augmentation: one image at a time, with slices."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ FIRST_COLUMN = {"real": 2, "fake": 9, "fake_g": 16, "real_g": 23}
 
 
 def plain_augmentation(images: Tensor, kinds: Sequence[str], uniforms: Tensor, view: str) -> Tensor:
-    """Augment images [B, C, H, W] by the random numbers [B, UNIFORMS_PER_IMAGE] of a view."""
+    """Augment images [B, C, H, W] with a view's columns of uniforms [B, UNIFORMS_PER_IMAGE]."""
     first = FIRST_COLUMN[view]
     rows = uniforms[:, first : first + 7].tolist()
     return torch.stack([_image(image, kinds, row) for image, row in zip(images, rows, strict=True)])
@@ -28,17 +28,17 @@ def _image(image: Tensor, kinds: Sequence[str], numbers: list[float]) -> Tensor:
 
 def _color(image: Tensor, brightness: float, saturation: float, contrast: float) -> Tensor:
     image = image + (brightness - 0.5)
-    grey = image.mean(0)
-    image = grey + (image - grey) * 2 * saturation
+    gray = image.mean(0)
+    image = gray + (image - gray) * 2 * saturation
     return image.mean() + (image - image.mean()) * (0.5 + contrast)
 
 
 def _translation(image: Tensor, down: float, right: float) -> Tensor:
     side = image.shape[1]
-    most = round(side / 8)
-    places = 2 * most + 1
-    top, left = 2 * most - int(down * places), 2 * most - int(right * places)
-    return F.pad(image, (most,) * 4)[:, top : top + side, left : left + side]
+    largest = round(side / 8)
+    shifts = 2 * largest + 1
+    top, left = 2 * largest - int(down * shifts), 2 * largest - int(right * shifts)
+    return F.pad(image, (largest,) * 4)[:, top : top + side, left : left + side]
 
 
 def _cutout(image: Tensor, down: float, right: float) -> Tensor:

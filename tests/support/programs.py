@@ -1,4 +1,4 @@
-"""Programs of Python that run in this process, which saves the start of an interpreter."""
+"""Python programs that run in this process, which saves the start of an interpreter."""
 
 import io
 import logging
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def run_here(command: Sequence[str], cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command as ``subprocess.run`` does; run dvc and mlflow in this process."""
+    """Run dvc and mlflow in this process, and other commands by ``subprocess.run``."""
     program = list(command[2:3]) if list(command[:2]) == [sys.executable, "-m"] else []
     main = {"dvc": _run_dvc, "mlflow": _run_mlflow}.get(program[0]) if program else None
     if main is None:

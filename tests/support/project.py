@@ -1,4 +1,4 @@
-"""Clones of the project in temporary folders, where the real dvc and mlflow run."""
+"""Clones of the project in temporary folders, in which the real dvc and mlflow run."""
 
 import io
 import logging
@@ -26,7 +26,7 @@ from atelier.core.yaml_files import read_yaml
 from atelier.tracking.run_state import STOP_SIGNALS
 
 ROOT = Path(__file__).parents[2]
-# Everything that the chain does, on as little as it can be done on.
+# The smallest settings with which all stages run.
 TINY: dict[str, Any] = {
     "download.sample.count": 96,
     "convert.validation_fraction": 0.17,
@@ -56,7 +56,7 @@ TINY: dict[str, Any] = {
     "stylize.iterations": 3,
     "runtime.device": "cpu",
     "runtime.progress": False,
-    "tracking.enabled": False,  # MLflow takes seconds to import; tests of tracking turn it on
+    "tracking.enabled": False,  # the import of MLflow takes seconds; tests of tracking turn it on
 }
 TRACKED = {"tracking.enabled": True}
 AUTHOR = ("-c", "user.name=a", "-c", "user.email=a@b")
@@ -64,12 +64,12 @@ AUTHOR = ("-c", "user.name=a", "-c", "user.email=a@b")
 
 @dataclass(frozen=True)
 class Project:
-    """A clone of the project, with commands run in it as a user would."""
+    """Clone of the project, and the commands of a user in it."""
 
     folder: Path
 
     def run(self, *command: str, ok: bool | None = True, **environment: str) -> str:
-        """Run a command; return its output. ``ok=False`` expects it to fail; ``None``, neither."""
+        """Run a command; return its output. It must fail if ``ok`` is False; None allows both."""
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_"))}
         with subprocess.Popen(
@@ -79,97 +79,99 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,  # a closed terminal does not reach it, and it ends as a whole
+            start_new_session=True,  # so that it can be killed with all its processes
         ) as program:
             try:
                 output, _ = program.communicate(timeout=300)
             except BaseException:
                 os.killpg(program.pid, signal.SIGKILL)
                 raise
-        met = ok in (None, program.returncode == 0)
-        assert met, f"{command}: {program.returncode}\n{output}"
+        as_expected = ok in (None, program.returncode == 0)
+        assert as_expected, f"{command}: {program.returncode}\n{output}"
         return output
 
     def stage(self, name: str, *arguments: str, ok: bool | None = True, **environment: str) -> str:
-        """Run a stage in this process; return its output; ``ok`` as of ``run``.
+        """Run a stage in this process; return its output. ``ok`` is that of :meth:`run`.
 
-        It saves the seconds that a new interpreter and DVC take. The stage runs the code that
-        is under test, not the clone's copy of it, and DVC removes and records nothing.
+        This saves the start of an interpreter and of DVC. The stage uses the code under test,
+        not the clone's copy. DVC neither removes nor records outputs.
         """
         script, output = self.folder / "stages" / f"{name}.py", io.StringIO()
         with (
             _as_in_a_shell(self.folder, [str(script), *arguments], environment),
             redirect_stdout(output),
             redirect_stderr(output),
-            pytest.raises(SystemExit) as ended,
+            pytest.raises(SystemExit) as exited,
         ):
             runpy.run_path(str(script), run_name="__main__")
-        met = ok in (None, not ended.value.code)
-        assert met, f"{name}: {ended.value.code}\n{output.getvalue()}"
+        as_expected = ok in (None, not exited.value.code)
+        assert as_expected, f"{name}: {exited.value.code}\n{output.getvalue()}"
         return output.getvalue()
 
-    def atelier(self, *words: str, ok: bool = True) -> str:
+    def atelier(self, *arguments: str, ok: bool = True) -> str:
         """Run a command of ``atelier`` in this process; return its output."""
         output = io.StringIO()
         with (
-            _as_in_a_shell(self.folder, ["atelier", *words], {}),
+            _as_in_a_shell(self.folder, ["atelier", *arguments], {}),
             redirect_stdout(output),
             redirect_stderr(output),
-            pytest.raises(SystemExit) as ended,
+            pytest.raises(SystemExit) as exited,
         ):
             main()
-        assert (not ended.value.code) == ok, f"{words}: {ended.value.code}\n{output.getvalue()}"
+        assert (not exited.value.code) == ok, (
+            f"{arguments}: {exited.value.code}\n{output.getvalue()}"
+        )
         return output.getvalue()
 
     def remove_outputs(self, stage: str) -> None:
-        """Remove what a stage makes, as DVC does before it runs the stage."""
+        """Remove the outputs of a stage, as DVC does before it runs the stage."""
         definition = read_yaml(self.folder / "dvc.yaml")["stages"][stage]
         for kind in ("outs", "metrics", "plots"):
             for entry in definition.get(kind, []):
                 path, options = (
                     next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
                 )
-                place = self.folder / path
-                if place.is_dir():
-                    shutil.rmtree(place)
+                output = self.folder / path
+                if output.is_dir():
+                    shutil.rmtree(output)
                 elif not options.get("persist"):
-                    place.unlink(missing_ok=True)
+                    output.unlink(missing_ok=True)
 
     def repro(self, *arguments: str, **environment: str) -> list[str]:
-        """Run ``dvc repro``; return the stages that ran."""
-        told = self.run("dvc", "repro", *arguments, **environment)
-        lines = [line for line in told.splitlines() if line.startswith("Running stage '")]
+        """Run ``dvc repro``; return the executed stages."""
+        output = self.run("dvc", "repro", *arguments, **environment)
+        lines = [line for line in output.splitlines() if line.startswith("Running stage '")]
         return [line.split("'")[1] for line in lines]
 
-    def queue_ended(self, *words: str) -> str:
-        """Wait until ``dvc queue status`` says one of ``words``, or nothing waits or runs any more.
+    def wait_for_queue(self, *texts: str) -> str:
+        """Wait until the status of DVC's queue has one of ``texts``, or no task is left; return it.
 
-        Return what it said. DVC writes a task's file in place and fails if it reads it at that
-        moment ("Expecting value"): that answer, and no other, is asked for again.
+        DVC writes a task's file in place. Reading it at that moment fails with "Expecting value".
+        Only this error is retried.
         """
         end = time.monotonic() + 280
         while True:
-            told = self.run("dvc", "queue", "status", ok=None)
-            if "ERROR: unexpected error - Expecting value" not in told:
-                assert "ERROR" not in told, told
-                waiting = re.search(r" (Queued|Running)\b", told)
-                if any(word in told for word in words) or not (words or waiting):
-                    return told
-            assert time.monotonic() < end, told
+            status = self.run("dvc", "queue", "status", ok=None)
+            if "ERROR: unexpected error - Expecting value" not in status:
+                assert "ERROR" not in status, status
+                waiting = re.search(r" (Queued|Running)\b", status)
+                if any(text in status for text in texts) or not (texts or waiting):
+                    return status
+            assert time.monotonic() < end, status
             time.sleep(1)
 
     def copy(self, folder: Path) -> "Project":
-        """Copy all of it, what was made too."""
+        """Copy the project with all outputs."""
         shutil.copytree(self.folder, folder, symlinks=True)
         return Project(folder)
 
     def commit(self) -> None:
-        """Commit what git tracks."""
+        """Commit all tracked files."""
         self.run("git", "add", "-u")
         self.run("git", *AUTHOR, "commit", "-qm", "more")
 
     def delivered(self) -> None:
-        """Wait until everything that ended has been told to MLflow."""
+        """Wait until the entries of all finished executions are delivered to MLflow."""
         journal = self.folder / ".atelier" / "journal"
         end = time.monotonic() + 120
         while any(journal.iterdir()) if journal.exists() else False:
@@ -177,7 +179,7 @@ class Project:
             time.sleep(0.1)
 
     def set(self, **values: Any) -> None:
-        """Change settings by dotted key, as ``set(**{"train.lr": 0.1})``."""
+        """Change settings by dotted key, for example ``set(**{"train.lr": 0.1})``."""
         yaml = YAML()
         yaml.preserve_quotes = True
         file = self.folder / "params.yaml"
@@ -192,33 +194,33 @@ class Project:
             yaml.dump(document, out)
 
     def settings(self) -> settings.Settings:
-        """The settings as they stand."""
+        """Return the current settings."""
         return settings.load(self.folder / "params.yaml")
 
-    def bytes(self, *places: str) -> dict[str, bytes]:
-        """The content of files and of all files of folders."""
+    def bytes(self, *paths: str) -> dict[str, bytes]:
+        """Return the content of files and of all files in folders, by relative path."""
         files = [
             file
-            for place in places
-            for file in [self.folder / place, *(self.folder / place).rglob("*")]
+            for path in paths
+            for file in [self.folder / path, *(self.folder / path).rglob("*")]
             if file.is_file()
         ]
         return {str(file.relative_to(self.folder)): file.read_bytes() for file in files}
 
 
 @contextmanager
-def _as_in_a_shell(folder: Path, words: list[str], environment: dict[str, str]) -> Iterator[None]:
-    """Give this process a folder, words and variables; put back what a stage changes of it."""
+def _as_in_a_shell(folder: Path, command: list[str], environment: dict[str, str]) -> Iterator[None]:
+    """Set folder, ``sys.argv`` and variables of this process; restore its state afterwards."""
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     level = logging.getLogger("dvc").level
     with pytest.MonkeyPatch.context() as patch, chdir(folder), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # as without pytest: what libraries deprecate is not said
+        warnings.simplefilter("ignore")  # as without pytest, which shows deprecation warnings
         for name in set(os.environ) - {"DVC_NO_ANALYTICS", "MLFLOW_DISABLE_TELEMETRY"}:
             if name.startswith(("DVC_", "MLFLOW_")):
                 patch.delenv(name)
         for name, value in environment.items():
             patch.setenv(name, value)
-        patch.setattr(sys, "argv", words)
+        patch.setattr(sys, "argv", command)
         try:
             yield
         finally:
@@ -228,7 +230,7 @@ def _as_in_a_shell(folder: Path, words: list[str], environment: dict[str, str]) 
 
 
 def clone(folder: Path, **changes: Any) -> Project:
-    """Copy what git tracks, or would, into a fresh repository with tiny settings, some changed."""
+    """Copy all files that git does not ignore into a new repository with tiny settings."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"],
         cwd=ROOT,
@@ -242,17 +244,17 @@ def clone(folder: Path, **changes: Any) -> Project:
             shutil.copy(ROOT / name, folder / name)
     project = Project(folder)
     project.set(**TINY | changes)
-    for words in (["init", "-q"], ["add", "-A"], [*AUTHOR, "commit", "-qm", "clone"]):
-        project.run("git", *words)
+    for arguments in (["init", "-q"], ["add", "-A"], [*AUTHOR, "commit", "-qm", "clone"]):
+        project.run("git", *arguments)
     return project
 
 
 def prepare(folder: Path) -> None:
-    """Run the whole chain once; keep it with what MLflow holds, and without."""
+    """Run the complete pipeline; write a project with its MLflow runs, and one without."""
     tracked = clone(folder / "tracked", **TRACKED)
     tracked.repro()
     tracked.delivered()
-    # Nothing depends on the section `tracking`, so that nothing is to be done again.
+    # No stage depends on the section `tracking`, so that no stage runs again.
     untracked = tracked.copy(folder / "untracked")
     shutil.rmtree(untracked.folder / "mlruns/atelier")
     (untracked.folder / "mlflow.db").unlink()

@@ -1,4 +1,4 @@
-"""An HTTP proxy that mishandles requests of one kind, a number of times."""
+"""HTTP proxy that injects faults into selected requests."""
 
 import json
 import re
@@ -11,10 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 from urllib.parse import urlsplit
 
-# Not passed on: the proxy reads whole bodies and closes each connection.
+# Not forwarded: the proxy reads complete bodies and closes each connection.
 _OF_CONNECTION = {"connection", "transfer-encoding", "content-length", "keep-alive", "expect"}
 _LOGIN = "/a-login-page"
-# How long clients wait for an answer in these tests, and faults that take longer.
+# Timeout of clients in these tests, and durations of faults.
 TIMEOUT_SECONDS = 2
 SLOW_SECONDS = 3.0
 DRIP_SECONDS = 0.5
@@ -36,14 +36,14 @@ REQUESTS = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What the proxy answers, and whether the server gets the request as well.
+    """Response of the proxy.
 
     Attributes:
-        status: of HTTP; 0 closes the connection without an answer.
-        body: of the answer.
-        kind: its content type.
-        forward: pass the request to the server first, and drop its answer.
-        headers: more of the answer's headers.
+        status: HTTP status; 0 closes the connection without a response.
+        body: content of the response.
+        kind: content type of the body.
+        forward: send the request to the server first, and discard the server's response.
+        headers: further headers of the response.
     """
 
     status: int = 0
@@ -78,7 +78,7 @@ ANSWERS = {
     "429": Answer(429, b"{}", "application/json", headers=(("Retry-After", "3600"),)),
     "redirect": Answer(302, headers=(("Location", _LOGIN),)),
 }
-# These take part in how the server's own answer travels.
+# Faults in the transfer of the server's response.
 TRANSPORTS = ("cut", "drip", "late", "slow")
 FAULTS = (*ANSWERS, *TRANSPORTS)
 
@@ -92,11 +92,11 @@ class _Fault:
 
 @dataclass
 class Proxy:
-    """Faults to come, and the requests that arrived.
+    """Planned faults and received requests.
 
     Attributes:
-        address: where clients reach the proxy.
-        requests: method and path of every request, and the fault that it met.
+        address: URL of the proxy.
+        requests: method and path of every request, and its fault.
     """
 
     server: str
@@ -107,9 +107,9 @@ class Proxy:
     closed: threading.Event = field(default_factory=threading.Event)
 
     def add(self, fault: str, request: str = "", times: int = 1) -> None:
-        """Have the next requests whose method and path match a pattern meet a fault.
+        """Inject a fault into the next requests whose method and path match a pattern.
 
-        An empty fault lets them pass, before later faults of the same pattern.
+        An empty fault forwards them unchanged, before later faults of the same pattern.
         """
         if fault and fault not in FAULTS:
             raise ValueError(f"{fault} is not one of {FAULTS}")
@@ -117,17 +117,17 @@ class Proxy:
             self._faults.append(_Fault(fault, request, times))
 
     def clear(self) -> None:
-        """Pass every request on from now on."""
+        """Remove all faults."""
         with self._lock:
             self._faults.clear()
 
     def met(self) -> int:
-        """Return how many requests met a fault."""
+        """Return the number of requests with a fault."""
         with self._lock:
             return sum(1 for _, fault in self.requests if fault)
 
     def take(self, request: str) -> str:
-        """Note a request; return the fault that it meets, or nothing."""
+        """Record a request; return the name of its fault, or an empty string."""
         with self._lock:
             name = ""
             for fault in self._faults:
@@ -139,7 +139,7 @@ class Proxy:
             return name
 
     def wait(self, seconds: float) -> None:
-        """Wait, but no longer than the proxy runs."""
+        """Wait for some seconds, or until the proxy is closed."""
         self.closed.wait(seconds)
 
 
@@ -156,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, [("Content-Type", "text/html")], _PAGE)
             return
         fault = self.proxy.take(f"{self.command} {self.path}")
-        # The client may have given up.
+        # The client may have closed the connection.
         with suppress(OSError, HTTPException):
             if fault in ANSWERS:
                 answer = ANSWERS[fault]
@@ -179,12 +179,12 @@ class _Handler(BaseHTTPRequestHandler):
         host = urlsplit(self.proxy.server).netloc
         connection = HTTPConnection(host, timeout=60)
         try:
-            kept = {k: v for k, v in self.headers.items() if k.lower() not in _OF_CONNECTION}
-            # Clients that are told of a proxy send whole addresses.
-            place = urlsplit(self.path)._replace(scheme="", netloc="").geturl()
-            connection.request(self.command, place, body, kept | {"Connection": "close"})
-            answer = connection.getresponse()
-            return answer.status, answer.getheaders(), answer.read()
+            headers = {k: v for k, v in self.headers.items() if k.lower() not in _OF_CONNECTION}
+            # Clients that are configured for a proxy send absolute URLs.
+            path = urlsplit(self.path)._replace(scheme="", netloc="").geturl()
+            connection.request(self.command, path, body, headers | {"Connection": "close"})
+            response = connection.getresponse()
+            return response.status, response.getheaders(), response.read()
         finally:
             connection.close()
 
@@ -213,12 +213,12 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore clients that have given up."""
+        """Ignore errors of clients that have closed the connection."""
 
 
 @contextmanager
 def proxy(server: str) -> Iterator[Proxy]:
-    """Run a proxy in front of a server while the body runs."""
+    """Run a proxy for a server in the body of ``with``."""
     running = Proxy(server)
     handler = type("Handler", (_Handler,), {"proxy": running})
     with _Server(("127.0.0.1", 0), handler) as listening:

@@ -1,6 +1,6 @@
-"""Real servers of a team: PostgreSQL, and MLflow on top of it.
+"""PostgreSQL and MLflow servers of a team.
 
-Every server runs in a session of its own, which is killed as a whole when the test ends.
+Each server runs in a separate session, which is killed when the test ends.
 """
 
 import getpass
@@ -20,13 +20,13 @@ from typing import Any
 
 import pytest
 
-PATIENCE = 90.0
+TIMEOUT_SECONDS = 90.0
 # PostgreSQL refuses to run as root.
 _USERS = ("postgres", "nobody")
 
 
 def free_port() -> int:
-    """Return a port of the loopback address on which nothing listens."""
+    """Return an unused port of the loopback address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -35,7 +35,7 @@ def free_port() -> int:
 
 @contextmanager
 def program(*command: str, log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program while the body runs, then kill it with all that it started."""
+    """Run a program in the body of ``with``; then kill its session."""
     with log.open("ab") as output:
         running = subprocess.Popen(
             command,
@@ -52,7 +52,7 @@ def program(*command: str, log: Path, **options: Any) -> Iterator[subprocess.Pop
 
 
 def stop(running: subprocess.Popen[bytes]) -> None:
-    """Kill a program and all that it started."""
+    """Kill a program and all processes of its session."""
     with suppress(ProcessLookupError):
         os.killpg(running.pid, signal.SIGKILL)
     running.wait()
@@ -64,7 +64,7 @@ def postgresql() -> Iterator[str]:
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     binaries = _binaries()
     user = None if os.geteuid() else _user()
-    # Not below pytest's own folder, which another user may not enter.
+    # Not in pytest's folder, which another user cannot access.
     folder = Path(tempfile.mkdtemp(prefix="atelier-postgresql-"))
     try:
         if user:
@@ -103,18 +103,18 @@ def mlflow_server(
     """Run `mlflow server` with its files below a folder; yield its address.
 
     Args:
-        store: address of its database.
-        folder: receives the artifacts and the log.
-        options: more of its command line.
-        port: to listen on; any free one if not given.
-        environment: more environment variables.
+        store: URL of its database.
+        folder: for the artifacts and the log.
+        options: further options of the command.
+        port: an unused one by default.
+        environment: further environment variables.
     """
     port = port or free_port()
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
         *("--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", store),
         *("--artifacts-destination", str(folder / "artifacts"), *options),
-        # A client that reuses a connection just as an idle server closes it gets no answer.
+        # If the server closes an idle connection while the client reuses it, the request fails.
         *("--uvicorn-opts", "--timeout-keep-alive 600"),
     ]
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_"))}
@@ -131,9 +131,9 @@ def wait_for_server(port: int, server: subprocess.Popen[bytes], log: Path) -> No
     """Wait until an HTTP server reports that it is healthy.
 
     Raises:
-        AssertionError: it has exited, or takes too long.
+        AssertionError: the server has exited, or the timeout has expired.
     """
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < end:
         assert server.poll() is None, f"the server has exited:\n{log.read_text()}"
         with suppress(OSError), closing(HTTPConnection("127.0.0.1", port, timeout=5)) as probe:
@@ -147,7 +147,7 @@ def wait_for_server(port: int, server: subprocess.Popen[bytes], log: Path) -> No
 def _wait_for_database(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
     import psycopg
 
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < end:
         assert server.poll() is None, f"PostgreSQL has exited:\n{log.read_text()}"
         with suppress(psycopg.OperationalError), closing(psycopg.connect(address)):
@@ -173,4 +173,4 @@ def _user() -> str:
     for name in _USERS:
         with suppress(KeyError):
             return pwd.getpwnam(name).pw_name
-    pytest.skip("there is no user that PostgreSQL may run as")
+    pytest.skip("there is no user for PostgreSQL")

@@ -1,4 +1,4 @@
-"""Stages that the real dvc runs in the background, to be interrupted."""
+"""Stages that dvc runs in the background, so that tests can interrupt them."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from .project import Project
 
 
 def start(project: Project, stage: str = "train") -> subprocess.Popen[str]:
-    """Start ``dvc repro`` of a stage in a process group of its own."""
+    """Start ``dvc repro`` of a stage in a separate process group."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
@@ -26,15 +26,15 @@ def start(project: Project, stage: str = "train") -> subprocess.Popen[str]:
     )
 
 
-def states(project: Project) -> list[Path]:
-    """The checkpoints of unfinished work, oldest first."""
+def checkpoints(project: Project) -> list[Path]:
+    """Return the checkpoints of unfinished stages, oldest first."""
     return sorted((project.folder / ".atelier" / "unfinished").glob("*/state-*"))
 
 
-def wait_for_a_state(dvc: subprocess.Popen[str], project: Project) -> None:
-    """Wait for the first checkpoint of a stage that runs."""
+def wait_for_checkpoint(dvc: subprocess.Popen[str], project: Project) -> None:
+    """Wait for the first checkpoint of a running stage."""
     end = time.monotonic() + 120
-    while not states(project):
+    while not checkpoints(project):
         assert dvc.poll() is None
         assert time.monotonic() < end
         time.sleep(0.01)

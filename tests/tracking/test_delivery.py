@@ -6,7 +6,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -20,34 +19,15 @@ from atelier.tracking.outbox import Outbox, entries, outboxes, problem, remove
 from atelier.tracking.redact import flat, numbers, redact, redact_urls
 from atelier.tracking.rejected import rejected_file
 from atelier.tracking.run import Run, sheet
-from atelier.tracking.store import client_of, open_store
+from atelier.tracking.store import open_store
 
+from ..support.empty_store import _no_cached_client as _no_cached_client
+from ..support.empty_store import empty_store_fixture as empty_store_fixture
+from ..support.empty_store import root_fixture as root_fixture
+from ..support.empty_store import runs
 from ..support.journals import DEAD, start
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
-
-@pytest.fixture(autouse=True)
-def _no_cached_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    client_of.cache_clear()
-    yield
-    client_of.cache_clear()
-
-
-@pytest.fixture(scope="session")
-def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with its tables made, which takes seconds."""
-    root = tmp_path_factory.mktemp("store")
-    private_folder(root)
-    open_store(root, "other")
-    return root / "mlflow.db"
-
-
-@pytest.fixture
-def root(tmp_path: Path, _empty_store: Path) -> Path:
-    (tmp_path / "mlflow.db").write_bytes(_empty_store.read_bytes())
-    return tmp_path
 
 
 def log_everything(journal: Outbox, folder: Path) -> None:
@@ -65,11 +45,6 @@ def log_everything(journal: Outbox, folder: Path) -> None:
     run.log_metrics(("kid",), {1: [2.0], 5: [1.0]})
     journal.write("text", name="uncommitted.patch", text="+ a line")
     (folder / "out" / "deep" / "a.txt").unlink()  # outputs may be gone before delivery
-
-
-def runs(root: Path) -> dict[str, object]:
-    client, experiment = open_store(root, "atelier")
-    return {run.info.run_name: run for run in client.search_runs([experiment])}
 
 
 def test_tag_holds_all_different_warnings_in_order(

@@ -5,7 +5,7 @@ import os
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,15 @@ from atelier.tracking.environment import Process, private_folder
 from atelier.tracking.outbox import Outbox, pending, problem, record_start
 from atelier.tracking.pipeline_run import stages_of
 from atelier.tracking.run import Run
-from atelier.tracking.store import StoreError, client_of, existing_store, locked, open_store
+from atelier.tracking.store import StoreError, existing_store, locked, open_store
+
+from ..support.empty_store import _no_cached_client as _no_cached_client
+from ..support.empty_store import empty_store_fixture as empty_store_fixture
+from ..support.empty_store import root_fixture as root_fixture
+from ..support.empty_store import runs
+from ..support.journals import DEAD
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-DEAD = Process(os.getpid(), "1")  # no process with this number started so early
 
 LOCK = (
     "schema: '2.0'\nstages:\n  train:\n    cmd: x\n    outs:\n"
@@ -34,29 +39,6 @@ LOCK = (
 
 def raise_error(error: Exception) -> None:
     raise error
-
-
-@pytest.fixture(autouse=True)
-def _no_cached_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    client_of.cache_clear()
-    yield
-    client_of.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with its tables made, which takes seconds."""
-    root = tmp_path_factory.mktemp("store")
-    private_folder(root)
-    open_store(root, "other")
-    return root / "mlflow.db"
-
-
-@pytest.fixture
-def root(tmp_path: Path, empty_store: Path) -> Path:
-    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
-    return tmp_path
 
 
 def start(root: Path, stage: str = "train", process: Process = DEAD, **fields: Any) -> Outbox:
@@ -77,11 +59,6 @@ def outcome(root: Path, stages: dict[str, Any], process: Process = DEAD) -> Outb
     journal.write("end", status="FINISHED")
     journal.close()
     return journal
-
-
-def runs(root: Path) -> dict[str, Any]:
-    client, experiment = open_store(root, "atelier")
-    return {run.info.run_name: run for run in client.search_runs([experiment])}
 
 
 def test_hostile_names_values_and_files_are_delivered(root: Path) -> None:
