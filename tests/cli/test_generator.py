@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from PIL import Image
 from atelier.gan.generation import draw_latents, generate
 from atelier.gan.serialization import save_network
 
-from ..support.architectures import SMALL, vivid
+from ..support.architectures import SMALL, vivid, with_changes
 from .conftest import CommandRunner
 
 
@@ -88,7 +87,7 @@ def test_gif_is_a_closed_loop(atelier: CommandRunner) -> None:
 
 
 def test_class_is_chosen_or_cycles(atelier: CommandRunner, checkout: Path) -> None:
-    arch = replace(SMALL, classes=3)
+    arch = with_changes(SMALL, classes=3)
     generator = vivid(arch)
     save_network(generator, arch, checkout / "models/generator.safetensors")
 
@@ -176,7 +175,7 @@ def test_comparison_with_existing_file_is_reported_first(
 
 
 def test_grids_of_other_images_have_other_names(atelier: CommandRunner, checkout: Path) -> None:
-    arch = replace(SMALL, classes=3)
+    arch = with_changes(SMALL, classes=3)
     save_network(vivid(arch), arch, checkout / "models/generator.safetensors")
     commands = [
         *("--count 3", "--count 4", "--count 3 --seed 2", "--seeds 1,3", "--seeds 3,1"),

@@ -1,6 +1,5 @@
 import sys
 import warnings
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from atelier.gan.export import export
 from atelier.gan.generation import draw_latents, generate
 from atelier.gan.sampling import SampledGenerator
 
-from ..support.architectures import SMALL, vivid
+from ..support.architectures import SMALL, vivid, with_changes
 
 CPU = torch.device("cpu")
 
@@ -47,9 +46,11 @@ def test_export_matches_generator_for_any_batch_size(
         "latent_distribution": latents,
         "classes": classes,
     }
-    arch = replace(SMALL, image_size=28, **kind)
+    arch = with_changes(SMALL, image_size=28, **kind)
     generator = vivid(arch)
-    sampled = SampledGenerator.from_module(generator, arch.latent_size + classes, asdict(arch), CPU)
+    sampled = SampledGenerator.from_module(
+        generator, arch.latent_size + classes, arch.model_dump(), CPU
+    )
     export(sampled, tmp_path / name)
     assert [file.name for file in tmp_path.iterdir()] == [name], "export must write a single file"
     for count in (1, 5):

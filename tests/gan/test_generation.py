@@ -1,7 +1,6 @@
 """Latents, labels, generated images, and batches of training images."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,12 +17,12 @@ from atelier.gan.generation import (
 )
 from atelier.gan.loader import BatchLoader
 
-from ..support.architectures import SMALL
+from ..support.architectures import SMALL, with_changes
 
 
 @pytest.mark.parametrize("latents", ["normal", "uniform"])
 def test_latents_have_the_moments_of_their_distribution(latents: str) -> None:
-    arch = replace(SMALL, latent_size=500, latent_distribution=latents)
+    arch = with_changes(SMALL, latent_size=500, latent_distribution=latents)
     samples = random_latents(200, arch, torch.Generator().manual_seed(1)).double()
     assert samples.shape == (200, 500)
     count = samples.numel()
@@ -37,8 +36,8 @@ def test_latents_have_the_moments_of_their_distribution(latents: str) -> None:
 
 
 def test_one_hot_labels_follow_latents_and_alternate_by_default() -> None:
-    arch = replace(SMALL, latent_size=2, classes=3)
-    plain = draw_latents(4, replace(arch, classes=0), seed=5)
+    arch = with_changes(SMALL, latent_size=2, classes=3)
+    plain = draw_latents(4, with_changes(arch, classes=0), seed=5)
     alternating = draw_latents(4, arch, seed=5)
     assert torch.equal(alternating[:, :2], plain)
     assert alternating[:, 2:].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
@@ -48,7 +47,7 @@ def test_one_hot_labels_follow_latents_and_alternate_by_default() -> None:
     labels = split_labels(latents, arch)
     assert labels is not None
     assert torch.equal(labels, latents[:, 2:])
-    assert split_labels(plain, replace(arch, classes=0)) is None
+    assert split_labels(plain, with_changes(arch, classes=0)) is None
     double = with_labels(plain[:1].double(), torch.tensor([1]), arch)
     assert double.dtype == torch.float64
     assert double[0, 2:].tolist() == [0, 1, 0]

@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from atelier.gan.sampling import (
 )
 from atelier.gan.serialization import save_network
 
-from ..support.architectures import SMALL, vivid
+from ..support.architectures import SMALL, vivid, with_changes
 
 CPU = torch.device("cpu")
 
@@ -80,7 +79,7 @@ def test_all_latents_of_interpolation_loop_have_first_label() -> None:
 
 @pytest.mark.parametrize("latents", ["normal", "uniform"])
 def test_latent_depends_only_on_its_seed(latents: str) -> None:
-    arch = replace(SMALL, latent_distribution=latents)
+    arch = with_changes(SMALL, latent_distribution=latents)
     sampled = trained(latents, size=arch.latent_size)
     all_latents = list(latents_for_seeds(range(20), sampled))
     for seed, latent in enumerate(all_latents):
@@ -146,7 +145,7 @@ def test_invalid_sampling_options_are_rejected(
 
 @pytest.mark.parametrize("network", ["dcgan", "mlp"])
 def test_image_does_not_depend_on_other_seeds(network: str) -> None:
-    arch = replace(SMALL, network=network)
+    arch = with_changes(SMALL, network=network)
     generator = vivid(arch)
     sampled = SampledGenerator.from_module(generator, arch.latent_size, {}, CPU)
     first, second, third = generate_one_by_one(sampled, latents_for_seeds((7, 8, 9), sampled))
@@ -177,7 +176,7 @@ def test_slerp_of_nearly_parallel_vectors_is_spherical() -> None:
 
 
 def test_distribution_and_classes_are_read_from_generator_file(tmp_path: Path) -> None:
-    arch = replace(SMALL, latent_distribution="uniform", classes=2)
+    arch = with_changes(SMALL, latent_distribution="uniform", classes=2)
     generator = vivid(arch)
     save_network(generator, arch, tmp_path / "g.safetensors")
     found = SampledGenerator.from_file(tmp_path / "g.safetensors", CPU)

@@ -17,10 +17,10 @@ from atelier.gan.model import GAN, build_gan
 from atelier.gan.networks import build_networks
 from atelier.gan.step import train_step
 
-from ..support.architectures import SMALL, train_settings
+from ..support.architectures import SMALL, train_settings, with_changes
 from ..support.plain_augmentation import plain_augmentation
 
-ARCH = replace(
+ARCH = with_changes(
     SMALL,
     generator_channels=2,
     discriminator_channels=2,

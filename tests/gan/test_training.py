@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from atelier.gan.serialization import load_generator, save_network
 from atelier.gan.trainer import Trainer
 
 from ..support.architectures import SMALL as SMALL_ARCH
+from ..support.architectures import with_changes
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -166,7 +166,7 @@ def test_divergence_error_names_learning_rate(
 
 
 def test_generator_is_rebuilt_from_its_file(tmp_path: Path) -> None:
-    arch = replace(SMALL_ARCH, image_size=32, channels=1)
+    arch = with_changes(SMALL_ARCH, image_size=32, channels=1)
     generator, discriminator = build_networks(arch, seed=1)
     save_network(generator, arch, tmp_path / "g.safetensors")
     save_network(generator, arch, tmp_path / "again.safetensors")

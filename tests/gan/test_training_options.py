@@ -1,7 +1,6 @@
 """Training options: EMA, spectral norm, gradient clipping, classes and the best epoch."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from atelier.gan.step import train_step
 from atelier.gan.trainer import Trainer
 from atelier.metrics.validation import validation_settings
 
-from ..support.architectures import CELEBA64, FASHION_MLP, SMALL
+from ..support.architectures import CELEBA64, FASHION_MLP, SMALL, with_changes
 from ..support.divergence import NanWeights
 
 CPU = torch.device("cpu")
@@ -81,10 +80,10 @@ def test_samples_and_files_use_ema_and_training_does_not(
 @pytest.mark.parametrize(
     "arch",
     [
-        replace(CELEBA64, discriminator_channels=8, spectral_norm=True),
-        replace(SMALL, discriminator_head="linear", spectral_norm=True),
-        replace(FASHION_MLP, spectral_norm=True),
-        replace(
+        with_changes(CELEBA64, discriminator_channels=8, spectral_norm=True),
+        with_changes(SMALL, discriminator_head="linear", spectral_norm=True),
+        with_changes(FASHION_MLP, spectral_norm=True),
+        with_changes(
             SMALL, discriminator_norm=False, discriminator_blocks="residual", spectral_norm=True
         ),
     ],
@@ -176,7 +175,7 @@ def test_lazy_penalty_is_scaled_by_its_interval(
 @pytest.mark.parametrize("blocks", ["upsample", "residual"])
 @pytest.mark.parametrize("relu_first", [False, True])
 def test_blocks_support_every_size(size: int, blocks: Any, relu_first: bool) -> None:
-    arch = replace(
+    arch = with_changes(
         SMALL,
         image_size=size,
         generator_blocks=blocks,

@@ -1,6 +1,5 @@
 """Architectures for tests: those of the presets, and a small one."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,16 @@ def architecture(preset: str) -> Architecture:
     return Architecture.from_settings(train_settings(preset), convert.image_size, convert.channels)
 
 
+def with_changes(arch: Architecture, **changes: Any) -> Architecture:
+    """Return an architecture with some fields changed, after the checks of all fields."""
+    return Architecture(**(arch.model_dump() | changes))
+
+
 CELEBA64 = architecture("celeba64")
 FACES32 = architecture("faces32")
 MNIST28 = architecture("mnist28")
 FASHION_MLP = architecture("fashion_mlp")
-SMALL = replace(
+SMALL = with_changes(
     CELEBA64, image_size=16, latent_size=8, generator_channels=4, discriminator_channels=4
 )
 

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +113,7 @@ def test_model_metadata_contains_the_architecture(
 ) -> None:
     logged = load_model(runs["train"], store[0])
     _, arch = load_generator(project.folder / "models/generator.safetensors")
-    assert logged.about == asdict(arch)
+    assert logged.about == arch.model_dump()
     assert logged.inputs == arch.latent_size
 
 

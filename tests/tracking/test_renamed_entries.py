@@ -1,7 +1,6 @@
 """Entries, runs and models with the names of an earlier version."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,8 @@ from atelier.tracking.renamed import current_loader, current_parameters
 from atelier.tracking.run import Run
 from atelier.tracking.store import client_of, open_store
 
+from ..support.architectures import with_changes
+
 pytestmark = pytest.mark.filterwarnings("ignore")
 OLD_LOADER = "atelier.gan.weights:load_for_serving"
 LOADER = "atelier.gan.serialization:load_for_serving"
@@ -41,7 +42,7 @@ def save_generator(file: Path, seed: int) -> Path:
     convert = ConvertSettings.model_validate(preset_values("celeba64", PRESETS)["convert"])
     train = TrainSettings.model_validate(preset_values("celeba64", PRESETS)["train"])
     arch = Architecture.from_settings(train, convert.image_size, convert.channels)
-    arch = replace(arch, image_size=16, latent_size=8, generator_channels=4)
+    arch = with_changes(arch, image_size=16, latent_size=8, generator_channels=4)
     save_network(build_networks(arch, seed)[0], arch, file)
     return file
 

@@ -1,7 +1,7 @@
 """Annotated types of settings, and the names that settings accept besides file names."""
 
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -14,6 +14,8 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 LearningRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 DecayRate = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)]
+GeneratorBlocks = Literal["plain", "upsample", "residual"]
+DiscriminatorBlocks = Literal["plain", "residual"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-fA-F]{64})?$", description="64 hexadecimal digits")]
 KaggleHandle = Annotated[

@@ -17,10 +17,12 @@ from atelier.core.setting_types import (
     DaskAddress,
     DecayRate,
     Device,
+    DiscriminatorBlocks,
     ExperimentName,
     ExtractorName,
     FileName,
     Fraction,
+    GeneratorBlocks,
     KaggleHandle,
     Launcher,
     LearningRate,
@@ -138,8 +140,8 @@ class NetworkSettings(Section):
     discriminator_head: Literal["convolution", "linear"]
     head_size: Annotated[int, Field(ge=1, le=65_536)]
     dropout: DecayRate
-    generator_blocks: Literal["plain", "upsample", "residual"]
-    discriminator_blocks: Literal["plain", "residual"]
+    generator_blocks: GeneratorBlocks
+    discriminator_blocks: DiscriminatorBlocks
     spectral_norm: bool
 
     @model_validator(mode="after")

@@ -13,15 +13,16 @@ discriminator has one logit per class and returns the logit of the image's class
 """
 
 import itertools
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, get_args
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from atelier.core.errors import AtelierError
+from atelier.core.setting_types import DiscriminatorBlocks, GeneratorBlocks
 from atelier.core.settings import ConvertSettings, NetworkSettings
 from atelier.gan.gemm_conv import DownConv, LatentConvTranspose, LogitConv, UpConvTranspose
 
@@ -30,72 +31,31 @@ SIZES: tuple[int, ...] = get_args(ConvertSettings.model_fields["image_size"].ann
 _LEAKY_SLOPE = 0.2  # as in the DCGAN paper
 _FIRST_SIZE = 4  # height and width of the first feature map, as in the DCGAN paper
 _MAX_DOUBLINGS = 3  # at most 8 times the base channels: 512 for 64, as in the DCGAN paper
-# Architectures also come from files, which the bounds of the settings do not check.
-_BOUNDS = {
-    "latent_size": (1, 65_536),
-    "generator_channels": (1, 4096),
-    "discriminator_channels": (1, 4096),
-    "discriminator_padding": (0, 1),
-    "head_size": (1, 65_536),
-    "dropout": (0, 1),
-    "classes": (0, 65_536),
-}
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """Hyperparameters from which both networks can be rebuilt.
+class Architecture(NetworkSettings):
+    """Everything from which both networks can be rebuilt: settings and the shape of the data.
 
     Attributes:
         image_size: height and width of an image in pixels, one of :data:`SIZES`.
         channels: 3 for RGB, 1 for grayscale.
-        network: ``dcgan`` or ``mlp``.
-        latent_size: length of a latent vector.
-        latent_distribution: ``normal`` for N(0, 1), ``uniform`` for values from -1 to 1.
-        generator_channels: feature maps before the image; for ``mlp``, units of the first layer.
-        discriminator_channels: feature maps after the image; for ``mlp``, units of the last layer.
-        relu_before_norm: apply ReLU before batch normalization in the generator, not after it.
-        discriminator_norm: batch normalization in the discriminator; if false, its convolutions
-            have biases instead.
-        discriminator_padding: padding of its strided convolutions: 1 halves the size, or 0.
-        discriminator_head: the layers from the last feature maps to the logit: one
-            ``convolution`` over the whole maps, or two ``linear`` layers after one convolution
-            less.
-        head_size: units between the two linear layers.
-        dropout: dropout probability in the hidden layers of ``mlp``.
-        generator_blocks: the ``dcgan`` generator's way to double the size: ``plain`` transposed
-            convolutions, ``upsample`` (nearest neighbor, then a convolution), or ``residual``.
-        discriminator_blocks: ``plain`` strided convolutions or ``residual`` blocks.
-        spectral_norm: divide the weights of each discriminator layer by their largest singular
-            value (Miyato et al. 2018, "Spectral normalization for GANs").
         classes: number of classes; 0 for unconditional networks.
     """
 
     image_size: int
     channels: int
-    network: Literal["dcgan", "mlp"]
-    latent_size: int
-    latent_distribution: Literal["normal", "uniform"]
-    generator_channels: int
-    discriminator_channels: int
-    relu_before_norm: bool
-    discriminator_norm: bool
-    discriminator_padding: int
-    discriminator_head: Literal["convolution", "linear"]
-    head_size: int
-    dropout: float
-    # Defaults for files saved before these fields were added.
-    generator_blocks: Literal["plain", "upsample", "residual"] = "plain"
-    discriminator_blocks: Literal["plain", "residual"] = "plain"
+    classes: Annotated[int, Field(ge=0, le=65_536)] = 0
+    # Defaults for files saved before these settings were added.
+    generator_blocks: GeneratorBlocks = "plain"
+    discriminator_blocks: DiscriminatorBlocks = "plain"
     spectral_norm: bool = False
-    classes: int = 0
 
-    def __post_init__(self) -> None:
-        """Reject values from which no network can be built.
+    @model_validator(mode="after")
+    def _check_shapes(self) -> "Architecture":
+        """Reject shapes of images for which no network can be built.
 
         Raises:
-            AtelierError: the image size, channel count, latent size, width or padding is not
-                supported; the message names valid values.
+            AtelierError: the message names valid values.
         """
         if self.image_size not in SIZES:
             raise AtelierError(
@@ -107,21 +67,12 @@ class Architecture:
                 f"the images have {self.channels} channels, but the networks need 1 (grayscale)"
                 " or 3 (RGB)."
             )
-        if self.latent_size < 1:
-            raise AtelierError(
-                f"the latent size is {self.latent_size}, but latents need at least one value; set"
-                " train.latent_size to 1 or more, for example 100."
-            )
-        for name, (minimum, maximum) in _BOUNDS.items():
-            if not minimum <= getattr(self, name) <= maximum:
-                raise AtelierError(
-                    f"{name} is {getattr(self, name)}, but it must be from {minimum} to {maximum}."
-                )
         if self.network == "dcgan" and self._shrinks_to_one_pixel():
             raise AtelierError(
                 "without padding, images of 28 pixels shrink to one pixel, which batch"
                 " normalization cannot process; set train.discriminator_padding to 1."
             )
+        return self
 
     def _shrinks_to_one_pixel(self) -> bool:
         unpadded_28 = self.image_size == 28 and self.discriminator_padding == 0

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -46,7 +46,7 @@ class SampledGenerator:
     def from_file(cls, path: Path, device: torch.device) -> "SampledGenerator":
         """Load a generator file; see :func:`atelier.gan.serialization.load_generator`."""
         network, arch = load_generator(path, device)
-        return cls.from_module(network, arch.input_size, asdict(arch), device)
+        return cls.from_module(network, arch.input_size, arch.model_dump(), device)
 
     @classmethod
     def from_module(

@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -45,7 +44,10 @@ def save_network(
         metadata: numbers to store with it, for example the epoch and its KID.
     """
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
-    header = _to_header(arch) | ({_METADATA_KEY: dict(metadata)} if metadata else {})
+    # Without defaults, so that files of older versions and of this one are equal.
+    header = arch.model_dump(exclude_defaults=True)
+    if metadata:
+        header[_METADATA_KEY] = dict(metadata)
     with atomic_write(target) as temporary:
         save_file(state, temporary, metadata={_HEADER_KEY: json.dumps(header, sort_keys=True)})
 
@@ -103,18 +105,12 @@ def load_for_serving(path: Path) -> tuple[Generator, NDArray[np.float32], dict[s
         The generator; float32 [2, latent_size + classes]; the fields of :class:`Architecture`.
     """
     generator, arch = load_generator(path)
-    return generator, draw_latents(2, arch, seed=1).numpy(), asdict(arch)
+    return generator, draw_latents(2, arch, seed=1).numpy(), arch.model_dump()
 
 
 def with_current_names(architecture: Mapping[str, Any]) -> dict[str, Any]:
     """Rename the fields of an architecture that was saved before they were renamed."""
     return {(renamed_key("train", name) or (name,))[0]: v for name, v in architecture.items()}
-
-
-def _to_header(arch: Architecture) -> dict[str, Any]:
-    """Return the fields that differ from their defaults, so that older files stay equal."""
-    defaults = {field.name: field.default for field in fields(arch)}
-    return {name: value for name, value in asdict(arch).items() if value != defaults[name]}
 
 
 def _read_architecture(metadata: Mapping[str, str]) -> Architecture:
@@ -129,11 +125,11 @@ def _read_architecture(metadata: Mapping[str, str]) -> Architecture:
         raise ValueError("its header describes no network")
     header.pop(_METADATA_KEY, None)
     values = with_current_names(header)
-    unknown = sorted(values.keys() - {field.name for field in fields(Architecture)})
+    unknown = sorted(values.keys() - Architecture.model_fields.keys())
     if unknown:
         raise ValueError(f"its header describes a network with an unknown {unknown[0]:.40}")
     try:
-        return TypeAdapter(Architecture).validate_json(json.dumps(values), strict=True)
+        return Architecture.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
