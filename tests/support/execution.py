@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,6 @@ STAGES: dict[str, Any] = {
 
 def dead_process(number: int = 1) -> Process:
     """Return an exited process of this machine, a different one for each number."""
-    import os
-
     return Process(os.getpid(), str(number))
 
 
