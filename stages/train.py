@@ -40,7 +40,7 @@ def main(settings: Settings, run: Run) -> None:
                 sample_files.save_augmented(rows, folder)
                 run.log_images("augmented", rows.reshape(-1, *rows.shape[2:]), 0, rows.shape[1])
             for epoch in fit.train(trainer, *state, report, runtime.checkpoint_seconds, run.warn):
-                sample_files.save_samples(epoch, folder)
+                sample_files.save_samples(epoch.number, epoch.samples, epoch.step_samples, folder)
                 table.add(epoch)
                 run.warn(*monitor.check(epoch))
                 run.log_steps(epoch.first_step, STATISTICS, epoch.statistics, epoch.images_seen)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from atelier.core.errors import AtelierError
-from atelier.gan.history import EpochResult
 from atelier.gan.sample_files import (
     epoch_files,
     load_augmented,
@@ -19,22 +18,11 @@ from atelier.gan.sample_files import (
 )
 
 
-def epoch(number: int, samples: np.ndarray, **step_samples: np.ndarray) -> EpochResult:
-    return EpochResult(
-        number=number,
-        first_step=0,
-        images=np.ones(1, np.int64),
-        statistics=np.zeros((1, 5), np.float32),
-        samples=samples,
-        step_samples={int(name.removeprefix("step")): s for name, s in step_samples.items()},
-    )
-
-
 def test_sample_files_are_named_by_epoch_and_step(tmp_path: Path) -> None:
     first, second = (np.full((2, 4, 4, 3), value, np.uint8) for value in (1, 2))
     augmented = np.arange(3 * 2 * 4 * 4 * 3, dtype=np.uint8).reshape(3, 2, 4, 4, 3)
-    save_samples(epoch(12, first, step345=second), tmp_path)
-    save_samples(epoch(3, second), tmp_path)
+    save_samples(12, first, {345: second}, tmp_path)
+    save_samples(3, second, {}, tmp_path)
     save_augmented(augmented, tmp_path)
     names = ["augmented.npy", "epoch_0003.npy", "epoch_0012.npy", "step_00000345.npy"]
     assert sorted(file.name for file in tmp_path.iterdir()) == names

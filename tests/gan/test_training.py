@@ -200,7 +200,7 @@ def test_history_has_one_row_per_step(
     history = History()
     for epoch in Trainer(make_settings(train=SMALL).train, pixels(20), CPU).run():
         history.add(epoch)
-        save_samples(epoch, tmp_path)
+        save_samples(epoch.number, epoch.samples, epoch.step_samples, tmp_path)
     history.write(tmp_path / "losses.csv", tmp_path / "quality.csv")
     header, *rows = (tmp_path / "losses.csv").read_text().splitlines()
     assert header == "step,epoch,images,loss_d,loss_g,d_x,d_g_z1,d_g_z2"

@@ -10,18 +10,19 @@ from numpy.typing import NDArray
 from atelier.core.array_headers import read_array
 from atelier.core.errors import AtelierError
 from atelier.core.files import NotRegularError
-from atelier.gan.history import EpochResult
 
 Images = NDArray[np.uint8]
 
 
-def save_samples(epoch: EpochResult, folder: Path) -> None:
+def save_samples(
+    epoch: int, samples: Images, step_samples: Mapping[int, Images], folder: Path
+) -> None:
     """Write the samples of an epoch, uint8 [N, H, W, C], as ``epoch_0001.npy``.
 
     Those of steps within the epoch are written as ``step_00000010.npy``.
     """
-    np.save(folder / f"epoch_{epoch.number:04d}.npy", epoch.samples, allow_pickle=False)
-    for step, images in epoch.step_samples.items():
+    np.save(folder / f"epoch_{epoch:04d}.npy", samples, allow_pickle=False)
+    for step, images in step_samples.items():
         np.save(folder / f"step_{step:08d}.npy", images, allow_pickle=False)
 
 
