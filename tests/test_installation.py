@@ -120,6 +120,7 @@ def installed(folder: Path) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_pip_settings_of_the_user_do_not_change_the_packages(project: Path, tmp_path: Path) -> None:
     """Only the index of the configuration is used."""
     (tmp_path / "shadow").mkdir()

@@ -66,6 +66,7 @@ def running(session: int) -> list[int]:
     return numbers
 
 
+@pytest.mark.slow
 def test_programs_of_tests_have_default_signals_and_are_killed_at_the_end(tmp_path: Path) -> None:
     (tmp_path / "test_copied.py").write_text(TESTS)
     output = run_tests("-p", "tests.conftest", "--rootdir", tmp_path, tmp_path)

@@ -29,6 +29,7 @@ def newest(project: Project, stage: str) -> tuple[Any, Any]:
     return client, client.search_runs([experiment], f"tags.`atelier.stage` = '{stage}'")[0]
 
 
+@pytest.mark.slow
 def test_sync_delivers_entries_after_store_becomes_writable(
     tracked: Project, freeze: Callable[[Path], None]
 ) -> None:

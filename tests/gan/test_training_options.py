@@ -80,8 +80,12 @@ def test_samples_and_files_use_ema_and_training_does_not(
 @pytest.mark.parametrize(
     "arch",
     [
-        with_changes(CELEBA64, discriminator_channels=8, spectral_norm=True),
-        with_changes(SMALL, discriminator_head="linear", spectral_norm=True),
+        with_changes(
+            CELEBA64, discriminator_channels=8, discriminator_norm=False, spectral_norm=True
+        ),
+        with_changes(
+            SMALL, discriminator_head="linear", discriminator_norm=False, spectral_norm=True
+        ),
         with_changes(FASHION_MLP, spectral_norm=True),
         with_changes(
             SMALL, discriminator_norm=False, discriminator_blocks="residual", spectral_norm=True

@@ -122,6 +122,7 @@ def test_metrics_worsen_with_noise_and_blur(
         assert ordered(values, rising=name not in falling), (name, values)
 
 
+@pytest.mark.slow
 def test_missing_kinds_lower_recall_and_coverage_but_not_precision(evaluator: Evaluator) -> None:
     metrics = [evaluator.real_metrics]
     for kinds in (2, 1):

@@ -34,10 +34,10 @@ def slow(changes: dict[str, object]) -> Any:
 @pytest.fixture(
     params=[
         {**PLAIN, "optimizer": "lbfgs"},
-        {**PLAIN, "optimizer": "adam", "lr": 0.02},
-        {**PLAIN, "optimizer": "spectral_lbfgs"},
+        slow({**PLAIN, "optimizer": "adam", "lr": 0.02}),
+        slow({**PLAIN, "optimizer": "spectral_lbfgs"}),
         slow({**PLAIN, "optimizer": "spectral_lbfgs", "weights": "imagenet"}),
-        {**PLAIN, "optimizer": "spectral_lbfgs", "precision": "bf16"},
+        slow({**PLAIN, "optimizer": "spectral_lbfgs", "precision": "bf16"}),
         slow({**PLAIN, "optimizer": "spectral_lbfgs", "init": "noise"}),
         slow({**PLAIN, "optimizer": "lbfgs", "precision": "bf16"}),
         slow({**PLAIN, "optimizer": "lbfgs", "style_layers": {6: 0.5, 1: 1.0}}),

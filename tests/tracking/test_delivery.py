@@ -378,6 +378,7 @@ def test_locked_store_receives_remaining_entries_later(root: Path) -> None:
     assert [p.value for p in client.get_metric_history(run.info.run_id, "loss_d")] == [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_concurrent_workers_create_missing_store(tmp_path: Path, count: int) -> None:
     processes = []

@@ -265,6 +265,7 @@ def test_lineage_uses_git_if_the_store_lacks_the_run(project: Project, tmp_path:
     assert "a run that this store does not have" in colleague.atelier("lineage", "models")
 
 
+@pytest.mark.slow
 def test_lineage_waits_for_delivery_of_a_pipeline_that_has_just_ended(tracked: Project) -> None:
     tracked.set(**{"render.fps": 5.0})
     tracked.repro("render")

@@ -107,6 +107,7 @@ def test_entries_wait_during_database_fault(
     assert_delivered(server)
 
 
+@pytest.mark.slow
 def test_dataset_logged_concurrently_is_delivered(
     through_proxy: Path, server: Server, team_database: str
 ) -> None:
