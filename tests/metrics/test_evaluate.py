@@ -78,7 +78,7 @@ def test_epochs_are_measured_with_enough_validation_images(
     warnings: list[str] = []
 
     def build(count: int, **train: Any) -> ValidationKID | None:
-        settings = make_settings(train={"kid_every_epochs": 1, **train})
+        settings = make_settings(train={"kid_every_epochs": 1, **train}).train
         return build_validation(settings, images[220:], images[:count], CPU, warnings.append)
 
     assert build(200) is not None
@@ -102,7 +102,7 @@ def test_epochs_are_not_measured_if_scale_has_fewer_than_30_training_images(
     small: Images, make_settings: Callable[..., Settings], count: int, is_measured: bool
 ) -> None:
     warnings: list[str] = []
-    settings = make_settings(train={"kid_every_epochs": 1})
+    settings = make_settings(train={"kid_every_epochs": 1}).train
     validation_kid = build_validation(settings, small[:count], small[200:216], CPU, warnings.append)
     assert (validation_kid is not None) == is_measured
     if not is_measured:
@@ -112,7 +112,7 @@ def test_epochs_are_not_measured_if_scale_has_fewer_than_30_training_images(
             f"epochs are not measured: the scale of the features comes from {scaling} training"
             " images, and 30 are needed; add images"
         )
-        best = make_settings(train={"kid_every_epochs": 1, "select_model": "best"})
+        best = make_settings(train={"kid_every_epochs": 1, "select_model": "best"}).train
         with pytest.raises(AtelierError, match=r"30 are needed; .* set train.select_model to last"):
             build_validation(best, small[:count], small[200:216], CPU, warnings.append)
 
@@ -126,7 +126,7 @@ def test_calibrated_features_need_no_scale(
     metrics = evaluate(evaluation(), small[:9], small[:0], small[300:350], CPU).metrics()
     assert {"kid", "fid", "memorised"} <= set(metrics)
     warnings: list[str] = []
-    settings = make_settings(train={"kid_every_epochs": 1})
+    settings = make_settings(train={"kid_every_epochs": 1}).train
     assert build_validation(settings, small[:2], small[200:216], CPU, warnings.append) is not None
     assert warnings == [
         "the KID of epochs is measured against 16 real images; below 200 its standard error is"
@@ -138,7 +138,7 @@ def test_few_validation_images_give_warning_with_error_of_kid(
     small: Images, make_settings: Callable[..., Settings]
 ) -> None:
     warnings: list[str] = []
-    settings = make_settings(train={"kid_every_epochs": 1})
+    settings = make_settings(train={"kid_every_epochs": 1}).train
     kid = build_validation(settings, small[200:], small[:199], CPU, warnings.append)
     assert kid is not None
     (warning,) = warnings
@@ -167,7 +167,7 @@ def test_warning_about_large_error_of_epochs_names_setting_to_raise(
     small: Images, make_settings: Callable[..., Settings], samples: int, count: int, action: str
 ) -> None:
     warnings: list[str] = []
-    settings = make_settings(train={"kid_every_epochs": 1, "kid_samples": samples})
+    settings = make_settings(train={"kid_every_epochs": 1, "kid_samples": samples}).train
     build_validation(settings, small[200:500], small[:count], CPU, warnings.append)
     (warning,) = warnings
     assert warning.endswith(f" real images; {action}")
@@ -417,7 +417,7 @@ def test_epochs_are_measured_on_validation_images_for_every_protocol(
     make_settings: Callable[..., Settings],
 ) -> None:
     settings = make_settings(evaluate={"reference": "training"})
-    assert validation_settings(settings).reference == "test"
+    assert validation_settings(settings.train).reference == "test"
 
 
 def test_metrics_do_not_depend_on_the_global_generator(images: Images) -> None:

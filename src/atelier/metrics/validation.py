@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from atelier.core.errors import AtelierError
-from atelier.core.settings import EvaluateSettings, Settings
+from atelier.core.settings import EvaluateSettings, TrainSettings
 from atelier.metrics.cache import FeatureCache
 from atelier.metrics.distances import MIN_IMAGES_FOR_KID, RELIABLE_KID_IMAGES, compute_kid
 from atelier.metrics.extractors import WEIGHTS, build_extractor
@@ -21,22 +21,24 @@ from atelier.metrics.reference import (
     too_few_images_message,
 )
 
+# Training images among which those that give the scale of the features are drawn.
+_POOL = 10_000
 
-def validation_settings(settings: Settings) -> EvaluateSettings:
-    """Return the settings that epochs are measured with; of ``evaluate``, none is used."""
-    train = settings.train
-    return settings.evaluate.model_copy(
-        update={
-            "features": train.kid_features,
-            "samples": train.kid_samples,
-            "seed": train.seed,
-            "reference": "test",
-        }
+
+def validation_settings(train: TrainSettings) -> EvaluateSettings:
+    """Return the settings that epochs are measured with."""
+    return EvaluateSettings(
+        samples=train.kid_samples,
+        reference="test",
+        features=train.kid_features,
+        epochs=0,
+        nearest_neighbor_pool=_POOL,
+        seed=train.seed,
     )
 
 
 def build_validation(
-    settings: Settings,
+    settings: TrainSettings,
     training: NDArray[np.uint8],
     real: NDArray[np.uint8],
     device: torch.device,
@@ -45,7 +47,7 @@ def build_validation(
     """Build the KID measurement of epochs, if ``train.kid_every_epochs`` is set.
 
     Args:
-        settings: all sections.
+        settings: the ``train`` section.
         training: the training images, uint8 [M, H, W, C].
         real: the validation images, uint8 [N, H, W, C].
         device: where features are extracted.
@@ -59,12 +61,12 @@ def build_validation(
         AtelierError: the extractor's weights are not available, or there are too few images and
             ``train.select_model`` is ``best``.
     """
-    if not settings.train.kid_every_epochs:
+    if not settings.kid_every_epochs:
         return None
     try:
         validation = ValidationKID(validation_settings(settings), training, real, device)
     except TooFewImagesError as error:
-        if settings.train.select_model == "best":
+        if settings.select_model == "best":
             raise AtelierError(f"{error}, or set train.select_model to last.") from error
         warn(str(error))
         return None
@@ -72,7 +74,7 @@ def build_validation(
         kid_error = validation.error
         size = f": {kid_error:.2g} for other real images" if math.isfinite(kid_error) else ""
         more = too_few_images_message(
-            settings.train.kid_samples,
+            settings.kid_samples,
             "train.kid_samples",
             len(real),
             "convert.validation_fraction",
