@@ -93,7 +93,8 @@ def test_best_generator_is_returned_and_saved(
     best = result.trainer.best_model
     assert qualities[best.best_epoch] == min(qualities.values())
     save_models(result.trainer, tmp_path)
-    saved, arch = load_generator(tmp_path / "generator.safetensors")
+    loaded = load_generator(tmp_path / "generator.safetensors")
+    saved, arch = loaded.network, loaded.arch
     latents = draw_latents(4, arch, 1)
     assert np.array_equal(generate(result.generator, latents), generate(saved, latents))
 

@@ -273,7 +273,7 @@ def test_repeated_divergence_fails_and_saves_last_finite_generator(
                 trainer, Resumption(Checkpoints(tmp_path), NanWeights(trainer, steps=8, times=99))
             )
         )
-    generator, _ = load_generator(tmp_path / "generator.safetensors")
+    generator = load_generator(tmp_path / "generator.safetensors").network
     assert all(bool(p.isfinite().all()) for p in generator.parameters())
 
 

@@ -174,7 +174,8 @@ def test_generator_is_rebuilt_from_its_file(tmp_path: Path) -> None:
     assert (tmp_path / "g.safetensors").read_bytes() == (
         tmp_path / "again.safetensors"
     ).read_bytes()
-    loaded, loaded_arch = load_generator(tmp_path / "g.safetensors")
+    loaded = load_generator(tmp_path / "g.safetensors")
+    loaded, loaded_arch = loaded.network, loaded.arch
     assert loaded_arch == arch
     latents = draw_latents(3, arch, seed=0)
     assert np.array_equal(generate(generator, latents), generate(loaded, latents))

@@ -70,7 +70,7 @@ def test_samples_and_files_use_ema_and_training_does_not(
     assert np.array_equal(last.statistics, last_averaged.statistics)
     assert not np.array_equal(last.samples, last_averaged.samples)
     save_models(averaged, tmp_path)
-    generator, _ = load_generator(tmp_path / "generator.safetensors")
+    generator = load_generator(tmp_path / "generator.safetensors").network
     latents = draw_latents(
         6, averaged.arch, derive_seed(averaged.settings.seed, "train.fixed_latents")
     )
@@ -240,7 +240,8 @@ def test_conditional_generator_returns_requested_class(
     rows = last.samples.reshape(3, 2, 16, 16, 3).mean(axis=(1, 2, 3))
     assert rows.argmax(axis=1).tolist() == [0, 1, 2], "each row of the montage is one class"
     save_models(trainer, tmp_path)
-    generator, arch = load_generator(tmp_path / "generator.safetensors")
+    loaded = load_generator(tmp_path / "generator.safetensors")
+    generator, arch = loaded.network, loaded.arch
     assert arch.classes == 3
     requested = [2, 0, 1, 1, 0, 2, 2]
     images = generate(generator, draw_latents(7, arch, seed=5, labels=requested))
@@ -359,7 +360,7 @@ def test_best_and_last_generators_are_saved(
     assert files["generator"].read_bytes() == files[select].read_bytes()
     latents = draw_latents(16, trainer.arch, derive_seed(settings.seed, "train.measured_latents"))
     for name, images in (("best", scores.images[1]), ("last", scores.images[2])):
-        generator, _ = load_generator(files[name])
+        generator = load_generator(files[name]).network
         assert np.array_equal(generate(generator, latents), images)
     for epoch in epochs:
         history.add(epoch)
@@ -397,5 +398,5 @@ def test_header_omits_default_fields(tmp_path: Path) -> None:
         "discriminator_padding", "dropout", "generator_channels", "head_size", "image_size",
         "latent_distribution", "latent_size", "network", "relu_before_norm",
     ]  # fmt: skip
-    assert load_generator(tmp_path / "g.safetensors")[1] == SMALL
-    assert isinstance(load_generator(tmp_path / "g.safetensors")[0], Generator)
+    assert load_generator(tmp_path / "g.safetensors").arch == SMALL
+    assert isinstance(load_generator(tmp_path / "g.safetensors").network, Generator)
