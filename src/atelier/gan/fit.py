@@ -124,7 +124,8 @@ def train(
     trainer = Trainer(settings, images, runtime.device, runtime.ranks, labels, kid, events)
     history, steps = History(), trainer.steps_per_epoch
     monitor = TrainingMonitor(settings.loss, settings.epochs, steps, settings.steps)
-    events.warn(*training_warnings(settings, len(images)))
+    for warning in training_warnings(settings, len(images)):
+        events.warn(warning)
     augmented = augmentation_preview(settings, images)
     events.on_start(trainer.samples(), trainer.columns, augmented)
     with ExitStack() as stack:
@@ -133,7 +134,8 @@ def train(
             resumption = replace(resumption, checkpoints=Checkpoints(folder))
         for epoch in train_epochs(trainer, resumption):
             history.add(epoch)
-            events.warn(*monitor.check(epoch))
+            for warning in monitor.check(epoch):
+                events.warn(warning)
             events.on_epoch(epoch)
     return TrainResult(trainer, history)
 
