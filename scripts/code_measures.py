@@ -1,4 +1,4 @@
-"""Measures of the source code, for docs/decisions/layout.md: python scripts/code_measures.py [ROOT]."""
+"""Measures of the source code, for docs/decisions/layout.md."""
 
 import ast
 import sys
