@@ -108,7 +108,7 @@ def test_only_masked_pixels_change_and_stay_in_gamut() -> None:
     assert torch.equal(result[..., ~inside], content[..., ~inside])
     assert result[..., inside].min() == 1
     unbounded_problem = _problem(StyleJob(content, (style,)), clamp_to_range=False)
-    assert unbounded_problem.bounds.is_unbounded
+    assert unbounded_problem.bounds.is_unbounded()
     unmasked_problem = _problem(StyleJob(content, (Style((_random_tensor(2, 8, 8),)),)))
     assert (float(unmasked_problem.bounds.low), float(unmasked_problem.bounds.high)) == (0, 1)
     assert torch.equal(unmasked_problem.postprocess(content * 2), (content * 2).clamp(0, 1))

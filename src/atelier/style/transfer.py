@@ -179,12 +179,12 @@ class StyleTransfer:
         if state is not None:
             optimizer.restore(state)
         while self._log.delivered < level.end_iteration and not stalled:
-            before, start = optimizer.image.clone(), self._log.delivered
+            before, start = optimizer.current_image().clone(), self._log.delivered
             self._run_chunk(
                 optimizer, min(start + _EVALUATIONS_PER_CHUNK, level.end_iteration), problem
             )
             non_finite = self._is_non_finite(start)
-            unchanged = torch.equal(optimizer.image, before)
+            unchanged = torch.equal(optimizer.current_image(), before)
             evaluations = self._log.delivered - start
             if non_finite or (unchanged and evaluations >= _EVALUATIONS_TO_STALL):
                 stalled = unchanged and step_shrinks > 0
@@ -194,7 +194,7 @@ class StyleTransfer:
                     before, evaluate, self._settings, problem.bounds, step_shrinks
                 )
             self._checkpoint(number, level, optimizer, step_shrinks, stalled)
-        return optimizer.image
+        return optimizer.current_image()
 
     def _run_chunk(self, optimizer: ImageOptimizer, end: int, problem: ScaledProblem) -> None:
         """Optimize up to evaluation ``end``, with previews at the end and at intermediates."""
@@ -205,10 +205,10 @@ class StyleTransfer:
             except KeyboardInterrupt:
                 # The first evaluation is of the initial image, which is not worth a preview.
                 if log.recorded > 1:
-                    self._preview(optimizer.image, problem, interrupted=True)
+                    self._preview(optimizer.current_image(), problem, interrupted=True)
                 raise
             log.deliver()
-            self._preview(optimizer.image, problem)
+            self._preview(optimizer.current_image(), problem)
 
     def _preview(self, image: Tensor, problem: ScaledProblem, interrupted: bool = False) -> None:
         """Pass the images on, postprocessed at the size of the result."""
@@ -284,7 +284,7 @@ class StyleTransfer:
             "stuck": stalled,
         }
         state = {name: torch.tensor(value) for name, value in progress.items()}
-        state |= {"canvas": optimizer.image, "losses": log.table()}
+        state |= {"canvas": optimizer.current_image(), "losses": log.table()}
         is_last = level.end_iteration == self._settings.iterations
         finished = is_last and (stalled or log.delivered >= level.end_iteration)
         self._checkpointer.save(log.first_image, log.delivered, state | optimizer.state(), finished)
