@@ -1,4 +1,7 @@
-"""Conversions of images before and after style transfer."""
+"""Images to stylize, their styles and masks, and conversions before the style transfer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,6 +12,21 @@ from atelier.core.arrays import to_tensor
 from atelier.core.resizing import Method, resize_image
 
 UInt8Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class StyleInputs:
+    """Images of style transfers, uint8 ``[H, W, 3]``, RGB, of any sizes.
+
+    Attributes:
+        contents: images to stylize, by name.
+        styles: style images, by name.
+        masks: one for each style, white where the style applies; empty for whole images.
+    """
+
+    contents: Mapping[str, UInt8Image]
+    styles: Mapping[str, UInt8Image]
+    masks: Sequence[UInt8Image] = ()
 
 
 def resize_to_tensor(image: UInt8Image, size: int) -> Tensor:
