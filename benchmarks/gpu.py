@@ -67,6 +67,7 @@ def make_trainer(
     """Return a trainer of the preset `celeba64` on random images, and its list of warnings."""
     import numpy as np
 
+    from atelier.core.events import Events
     from atelier.core.presets import preset_values
     from atelier.core.settings import TrainSettings
     from atelier.gan.trainer import Trainer
@@ -78,9 +79,15 @@ def make_trainer(
     settings = TrainSettings(**values)
     count = settings.batch_size * (3 if TINY else steps)
     coarse = np.random.default_rng(1).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
-    trainer = Trainer(settings, coarse.repeat(8, axis=1).repeat(8, axis=2), device())
     messages: list[str] = []
-    trainer.use_cuda_graphs, trainer.warn = cuda_graphs, messages.append
+
+    class Messages(Events):
+        def warn(self, *warnings: str) -> None:
+            messages.extend(warnings)
+
+    images = coarse.repeat(8, axis=1).repeat(8, axis=2)
+    trainer = Trainer(settings, images, device(), events=Messages())
+    trainer.runner.use_cuda_graphs = cuda_graphs
     return trainer, messages
 
 
@@ -120,8 +127,8 @@ def one_step(trainer: Any) -> Callable[[], Any]:
     import torch
 
     indices = torch.arange(trainer.settings.batch_size)
-    batch = next(iter(trainer._loader.batches([indices])))
-    return lambda: trainer._step(batch, indices)
+    pixels = next(iter(trainer._loader.batches([indices])))
+    return lambda: trainer.runner.run(trainer.gan, trainer._batch(pixels, indices))
 
 
 def machine() -> Results:

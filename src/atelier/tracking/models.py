@@ -4,7 +4,7 @@ import importlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import Model
     from mlflow.tracking import MlflowClient
-    from torch import Tensor
+    from torch import nn
 
     from atelier.tracking.batch_logger import BatchLogger
 
@@ -276,7 +276,7 @@ class LoadedModel:
         about: its architecture; empty if the model was logged without it.
     """
 
-    network: "Callable[[Tensor], Tensor]"
+    network: "nn.Module"
     inputs: int
     about: Mapping[str, Any]
 
