@@ -262,7 +262,7 @@ def _merge_settings(
     # An interruption saves the latest intermediate image, so there should be many.
     count = max(section["save_intermediates"], _GIF_FRAMES, section["iterations"] // 10)
     section |= {"save_intermediates": min(count, 1000), "gif": False}
-    return check({**values, "stylize": section}, "atelier stylize").stylize
+    return check({**values, "stylize": section}, "").stylize
 
 
 def _targets(jobs: list[_Job], images: list[str], out: Path) -> dict[tuple[str, str], Path]:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from atelier.core.arrays import to_uint8
-from atelier.core.errors import AtelierError
+from atelier.core.errors import AtelierError, SettingError, SettingName
 from atelier.core.progress import Progress, ProgressCallback, silent
 from atelier.core.random_streams import derive_seed
 from atelier.core.resizing import resize_image
@@ -267,9 +267,10 @@ def _groups(
     _reject_other_shapes(contents, masks)
     names, images = list(contents), list(contents.values())
     if settings.style_weights and len(settings.style_weights) != len(styles):
-        raise AtelierError(
-            f"stylize.style_weights is a list of {len(settings.style_weights)}, but the number of"
-            f" styles is {len(styles)}; give one for each."
+        raise SettingError(
+            f"{{setting}} is a list of {len(settings.style_weights)}, but the number of styles is"
+            f" {len(styles)}; give one for each.",
+            setting=SettingName("stylize.style_weights"),
         )
     if settings.style_weights or masks:
         joined, all_styles = "+".join(styles), tuple(styles.values())
