@@ -48,11 +48,12 @@ _OPTIONS = {
     "weights": "--weights",
 }
 _DEFAULT_PRESET = "photo"
-_Images = Annotated[list[str], typer.Argument(help="images to stylize", metavar="IMAGE...")]
+_Images = Annotated[list[str], typer.Argument(help="images to stylize", metavar="IMAGE")]
 _Style = Annotated[
     list[str],
     typer.Option(
-        help="style images; or night_sky, wave, stained_glass (built in)", metavar="STYLE..."
+        help="style image; or night_sky, wave, stained_glass (built in); repeat it for several",
+        metavar="STYLE",
     ),
 ]
 _Size = Annotated[
@@ -63,7 +64,7 @@ _Out = Annotated[
 ]
 _StyleMask = Annotated[
     list[str] | None,
-    typer.Option(help="a mask for each style: white where it applies", metavar="MASK..."),
+    typer.Option(help="a mask for each style: white where it applies", metavar="MASK"),
 ]
 _StyleWeights = Annotated[
     str, typer.Option(help="e.g. 2,1: mix all styles in each image, with these weights")
@@ -94,6 +95,7 @@ _Force = Annotated[bool, typer.Option("--force", help="replace existing files")]
 
 def stylize(
     images: _Images,
+    *,
     style: _Style,
     size: _Size = 0,
     out: _Out = STYLIZED,
@@ -109,7 +111,10 @@ def stylize(
     gif: _Gif = False,
     force: _Force = False,
 ) -> None:
-    """Stylize images, which come first, in the style of other images."""
+    """Stylize images in the style of other images.
+
+    Example: atelier stylize me.jpg --style painting.jpg --style night_sky
+    """
     from atelier.core.device import choose_device
     from atelier.core.settings import load
 
@@ -262,7 +267,7 @@ def _merge_settings(
     # An interruption saves the latest intermediate image, so there should be many.
     count = max(section["save_intermediates"], _GIF_FRAMES, section["iterations"] // 10)
     section |= {"save_intermediates": min(count, 1000), "gif": False}
-    return check({**values, "stylize": section}, "atelier stylize").stylize
+    return check({**values, "stylize": section}, "").stylize
 
 
 def _targets(jobs: list[_Job], images: list[str], out: Path) -> dict[tuple[str, str], Path]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from atelier.core.arrays import to_uint8
-from atelier.core.errors import AtelierError
+from atelier.core.errors import AtelierError, SettingError, SettingName
 from atelier.core.progress import Progress
 from atelier.core.random_streams import derive_seed
 from atelier.core.resizing import resize_image
@@ -214,9 +214,10 @@ def _groups(inputs: StyleInputs, settings: StylizeSettings) -> list[list[_Pair]]
     _reject_other_shapes(inputs)
     contents, styles = inputs.contents, tuple(inputs.styles)
     if settings.style_weights and len(settings.style_weights) != len(styles):
-        raise AtelierError(
-            f"stylize.style_weights is a list of {len(settings.style_weights)}, but the number of"
-            f" styles is {len(styles)}; give one for each."
+        raise SettingError(
+            f"{{setting}} is a list of {len(settings.style_weights)}, but the number of styles is"
+            f" {len(styles)}; give one for each.",
+            setting=SettingName("stylize.style_weights"),
         )
     if settings.style_weights or inputs.masks:
         groups = [[_Pair(content, styles) for content in contents]]

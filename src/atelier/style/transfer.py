@@ -7,7 +7,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from atelier.core.errors import AtelierError, is_out_of_memory
+from atelier.core.errors import SettingError, SettingName, is_out_of_memory
 from atelier.core.settings import StylizeSettings
 from atelier.style.checkpoint import TransferCheckpoints
 from atelier.style.loss_log import LossLog, Preview, StyleEvents
@@ -117,7 +117,7 @@ class StyleTransfer:
             if not is_out_of_memory(error):
                 raise
         # Outside the handler, which would keep the failed attempt's tensors in memory.
-        raise AtelierError(self._suggest_size())
+        raise self._too_large_error()
 
     def _run(self) -> Tensor:
         height, width = self._job.contents.shape[2:]
@@ -239,9 +239,11 @@ class StyleTransfer:
         if non_finite and (
             log.never_finite() or (shrinks == _MAX_STEP_SHRINKS and not undoes_steps)
         ):
-            raise AtelierError(
-                f"{log.failure_message()}; lower stylize.lr, or set stylize.optimizer to"
-                " adam with an lr of 0.02."
+            raise SettingError(
+                "{failure}; lower {lr}, or set {optimizer} to adam with an lr of 0.02.",
+                failure=log.failure_message(),
+                lr=SettingName("stylize.lr"),
+                optimizer=SettingName("stylize.optimizer"),
             )
         if undoes_steps:
             for label in non_finite:
@@ -295,8 +297,8 @@ class StyleTransfer:
 
         return evaluate
 
-    def _suggest_size(self) -> str:
-        """Return a sentence that names an image size for which the memory suffices."""
+    def _too_large_error(self) -> SettingError:
+        """Return an error that names an image size for which the memory suffices."""
         height, width = self._job.contents.shape[2:]
 
         def try_size(size: int) -> None:
@@ -313,10 +315,12 @@ class StyleTransfer:
 
         fits = largest_size_that_runs(try_size, min(height, width) * 3 // 4, 2 * stride(self._vgg))
         change = "lower" if self._settings.memory_gb else "set"
-        return (
-            f"the memory is too small for a stylized image of {width} x {height} pixels; "
-            + (f"a stylize.image_size of {fits} fits" if fits else "no smaller size fits either")
-            + f", or {change} stylize.memory_gb to compute the image in tiles."
+        advice = f"a {{image_size}} of {fits} fits" if fits else "no smaller size fits either"
+        return SettingError(
+            f"the memory is too small for a stylized image of {width} x {height} pixels; {advice},"
+            f" or {change} {{memory_gb}} to compute the image in tiles.",
+            image_size=SettingName("stylize.image_size"),
+            memory_gb=SettingName("stylize.memory_gb"),
         )
 
 
@@ -378,12 +382,14 @@ def _reject_too_small(tasks: Sequence[TransferTask], vgg: nn.Sequential) -> None
     for kind, image in images:
         height, width = image.shape[2:]
         if min(height, width) < min_size:
-            raise AtelierError(
+            raise SettingError(
                 f"the {kind} of {width} x {height} pixels is too small for layer {len(vgg) - 1} of"
                 f" VGG19, which needs {min_size} pixels in each direction; raise"
-                " stylize.image_size, or choose shallower layers."
+                " {image_size}, or choose shallower layers.",
+                image_size=SettingName("stylize.image_size"),
             )
     if any(not bool((mask > 0).any()) for task in tasks for mask in task.style.masks):
-        raise AtelierError(
-            "one of stylize.style_masks is entirely black; make it white where its style belongs."
+        raise SettingError(
+            "one of {masks} is entirely black; make it white where its style belongs.",
+            masks=SettingName("stylize.style_masks"),
         )
