@@ -1,4 +1,4 @@
-"""Saved state and intermediate images of an unfinished style transfer."""
+"""Saved state and intermediate images of unfinished style transfers."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from atelier.core.arrays import to_uint8
 from atelier.core.checkpoints import Checkpoints
-from atelier.style.loss_log import Preview
+from atelier.core.progress import Progress, ProgressCallback
+from atelier.style.loss_log import Preview, StyleEvents
 
 Pixels = NDArray[np.uint8]
 
@@ -85,6 +86,33 @@ class Intermediates:
             return self._in_memory[name]
         part = self._checkpoints.load_part(name)
         return None if part is None else part["pixels"].numpy()
+
+
+class StoringEvents(StyleEvents):
+    """Observer that stores intermediate images, and passes progress and warnings on."""
+
+    def __init__(
+        self,
+        report: ProgressCallback,
+        warn: Callable[[str], None],
+        intermediates: Intermediates | None,
+    ) -> None:
+        """Store previews in ``intermediates``, if any."""
+        self._report, self._warn, self._intermediates = report, warn, intermediates
+
+    def on_preview(self, preview: Preview) -> None:
+        """Store an intermediate image."""
+        if self._intermediates is not None:
+            self._intermediates.add(preview)
+
+    def on_progress(self, progress: Progress) -> None:
+        """Report the progress."""
+        self._report(progress)
+
+    def warn(self, *warnings: str) -> None:
+        """Pass each warning on."""
+        for warning in warnings:
+            self._warn(warning)
 
 
 class TransferCheckpoints:
