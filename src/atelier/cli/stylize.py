@@ -324,6 +324,7 @@ def _check_request(
 def _print_estimate(jobs: list[_Job], vgg: "nn.Sequential") -> None:
     """Print the estimated duration, from a short measurement."""
     from atelier.style.estimate import estimate_seconds
+    from atelier.style.vgg import device_of
 
     shapes = [job.shape(job.originals[name[0]]) for job in jobs for name in job.names()]
     seconds = estimate_seconds(jobs[0].settings, shapes, vgg)
@@ -331,9 +332,7 @@ def _print_estimate(jobs: list[_Job], vgg: "nn.Sequential") -> None:
     number = "1 image" if len(shapes) == 1 else f"{len(shapes)} images"
     size = f"{width} x {height} pixels" if len(set(shapes)) == 1 else f"up to {width} x {height}"
     time = f"{max(1, round(seconds))} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
-    typer.echo(
-        f"{number} of {size}: about {time} on {next(vgg.parameters()).device.type}.", err=True
-    )
+    typer.echo(f"{number} of {size}: about {time} on {device_of(vgg).type}.", err=True)
 
 
 def _run(

@@ -27,7 +27,7 @@ from atelier.style.loss_log import IterationLosses, Preview, StyleEvents
 from atelier.style.objective import Style, cast_vgg, weighted_sum
 from atelier.style.pyramid import resize
 from atelier.style.transfer import TransferTask, deepest_layer, transfer_style
-from atelier.style.vgg import build_vgg19, vgg19_on_meta
+from atelier.style.vgg import build_vgg19, device_of, vgg19_on_meta
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -144,7 +144,7 @@ def stylize(
             ratio, an image is too small, there is too little memory, or a loss stays non-finite.
     """
     groups = _groups(inputs, settings)
-    check_memory(inputs, settings, next(vgg.parameters()).device)
+    check_memory(inputs, settings, device_of(vgg))
     count = sum(map(len, groups))
     recorder = _LossRecorder(events or StyleEvents(), settings.iterations, count)
     first = 0

@@ -11,6 +11,7 @@ from atelier.style.objective import Style, cast_vgg
 from atelier.style.problem import ScaledProblem, StyleJob
 from atelier.style.pyramid import levels
 from atelier.style.transfer import deepest_layer
+from atelier.style.vgg import device_of
 
 _SIZE = 128  # pixels of the measured image
 _OVERHEAD = 1.3  # of the optimizer and the memory traffic of larger images, measured
@@ -26,7 +27,7 @@ def estimate_seconds(
         shapes: height and width of every result.
         vgg: from :func:`atelier.style.batch.load_vgg`, on the device of the style transfer.
     """
-    device = next(vgg.parameters()).device
+    device = device_of(vgg)
     vgg = cast_vgg(vgg, settings, device)
     image = torch.rand(1, 3, _SIZE, _SIZE, generator=torch.Generator().manual_seed(0)).to(device)
     simplified = settings.model_copy(update={"preserve_color": "none", "style_masks": []})

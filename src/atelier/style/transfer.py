@@ -17,7 +17,7 @@ from atelier.style.optimizers import ImageOptimizer, build_optimizer
 from atelier.style.problem import ScaledProblem, StyleJob
 from atelier.style.pyramid import Level, downscale, levels
 from atelier.style.spectral_lbfgs import Evaluate
-from atelier.style.vgg import calibrate, preprocess, stride
+from atelier.style.vgg import calibrate, device_of, preprocess, stride
 
 # Checkpoints are possible between chunks. Each chunk costs torch's L-BFGS one more evaluation.
 _EVALUATIONS_PER_CHUNK = 25
@@ -78,7 +78,7 @@ def transfer_style(
         AtelierError: the loss stays non-finite, an image is too small, a mask is empty, or memory
             is short.
     """
-    device = next(vgg.parameters()).device
+    device = device_of(vgg)
     vgg = vgg[: deepest_layer(settings) + 1]
     _reject_too_small(tasks, vgg)
     vgg = cast_vgg(_calibrate(vgg, tasks, settings), settings, device)
@@ -335,7 +335,7 @@ def _calibrate(
     """Calibrate random weights on all style images; other weights are returned unchanged."""
     if settings.weights != "random":
         return vgg
-    device = next(vgg.parameters()).device
+    device = device_of(vgg)
     images = {id(image): image for task in tasks for image in task.style.images}.values()
     size = calibration_size(settings, len(images))
     small = [_limit_size(image.to(device), size, stride(vgg)) for image in images]
