@@ -295,8 +295,9 @@ def make_transfer(pixels: int, **changes: Any) -> Any:
     """Return the optimizer of a style transfer at one size, ready to advance."""
     import torch
 
-    from atelier.style.loss_log import Checkpointer, LossLog
-    from atelier.style.objective import Style, cast_vgg, loss_names
+    from atelier.style.checkpoint import TransferCheckpoints
+    from atelier.style.loss_log import StyleEvents
+    from atelier.style.objective import Style, cast_vgg
     from atelier.style.optimizers import build_optimizer
     from atelier.style.problem import ScaledProblem, StyleJob
     from atelier.style.transfer import StyleTransfer
@@ -310,9 +311,9 @@ def make_transfer(pixels: int, **changes: Any) -> Any:
     content, style = (
         torch.rand(1, 3, pixels, pixels, generator=generator).to(device()) for _ in range(2)
     )
-    problem = ScaledProblem(StyleJob(content, (Style((style,)),)), settings, vgg, None)
-    log = LossLog(0, ["x"], loss_names(settings), lambda losses: None)
-    transfer = StyleTransfer(settings, vgg, log, Checkpointer(), None, lambda message: None)
+    job = StyleJob(content, (Style((style,)),), {0: "x"})
+    problem = ScaledProblem(job, settings, vgg, None)
+    transfer = StyleTransfer(job, settings, vgg, StyleEvents(), TransferCheckpoints())
     evaluate = transfer._evaluation(problem, 1.0)
     return build_optimizer(problem.initial_image(), evaluate, settings, problem.bounds)
 
@@ -339,8 +340,16 @@ def time_transfer(changes: dict[str, Any]) -> Results:
     import torch
     import torch.nn.functional as F
 
-    from atelier.style.transfer import transfer_style
+    from atelier.style.loss_log import IterationLosses, StyleEvents
+    from atelier.style.objective import Style
+    from atelier.style.transfer import TransferTask, transfer_style
     from atelier.style.vgg import build_vgg19
+
+    losses: list[IterationLosses] = []
+
+    class Recorder(StyleEvents):
+        def on_losses(self, losses_of_image: IterationLosses) -> None:
+            losses.append(losses_of_image)
 
     pixels = changes.pop("image_size", 48 if TINY else 512)
     settings = stylize_settings(pixels, **changes)
@@ -352,13 +361,12 @@ def time_transfer(changes: dict[str, Any]) -> Results:
         for _ in range(2)
     )
     seconds = []
-    losses: list[Any] = []
+    task = TransferTask(0, "x", content.clamp(0, 1), Style((style.clamp(0, 1),)))
     for _ in range(2):
         losses.clear()
         wait()
         start = time.perf_counter()
-        images = [content.clamp(0, 1)]
-        list(transfer_style(images, style.clamp(0, 1), settings, vgg, device(), losses.append))
+        list(transfer_style([task], settings, vgg.to(device()), Recorder()))
         wait()
         seconds.append(round(time.perf_counter() - start, 2))
     return {

@@ -37,7 +37,8 @@ def expected(seed: int) -> np.ndarray:
 
 
 def test_grid_contains_an_image_of_each_seed(atelier: CommandRunner) -> None:
-    output = atelier("generate --seeds 5,2,9 --columns 2 --tile-pixels 16")
+    output = atelier("generate --seed 5 --seed 2 --seed 9 --columns 2 --tile-pixels 16")
+    assert atelier("generate --seeds 5,2,9 --columns 2 --tile-pixels 16") == output
     (file,) = Path("generated").iterdir()
     assert re.fullmatch(r"seeds-5-2-9-columns-2-tile-16-generator-[0-9a-f]{8}\.png", file.name)
     assert output == f"Wrote {file}: seeds 5, 2, 9.\n"
@@ -105,6 +106,10 @@ def test_class_is_chosen_or_cycles(atelier: CommandRunner, checkout: Path) -> No
     np.testing.assert_array_equal(
         pixels("twos.png"), [*image_of_class(2, 6), *image_of_class(2, 7)]
     )
+    atelier("generate --seed 6 --seed 7 --columns 1 --tile-pixels 16 --class 2 --class 1")
+    (file,) = Path("generated").iterdir()
+    assert file.name.startswith("seeds-6-7-class-2-1-columns-1-tile-16-generator-")
+    np.testing.assert_array_equal(pixels(file), [*image_of_class(2, 6), *image_of_class(1, 7)])
     assert "this generator has classes 0 to 2" in atelier("generate --class 3", code=1)
     assert f"[B, {SMALL.latent_size + 3}]" in atelier("export faces.pt")
 
@@ -201,6 +206,8 @@ def test_grids_of_other_images_have_other_names(atelier: CommandRunner, checkout
         ("generate --count -1", "--count is -1, but it is 1 or more"),
         (f"generate --seed {2**63}", f"not {2**63}"),
         ("generate --seeds 1,2 --count 2", "leave --count and --seed out"),
+        ("generate --seed 1 --seed 2 --count 2", "several --seed are the seeds of all images"),
+        ("generate --seed 1 --seed -2", "a seed is a whole number from 0"),
         ("generate --seeds 1,2 --seed 2", "leave --count and --seed out"),
         ("generate --tile-pixels 5001", "use at most 5000"),
         ("generate --truncation 0", "0.01 or more"),

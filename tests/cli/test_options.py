@@ -3,7 +3,9 @@
 import pytest
 
 from atelier.cli.checkout import name_options
-from atelier.core.errors import AtelierError
+from atelier.core.errors import AtelierError, SettingError, SettingName
+from atelier.core.settings import check, load
+from atelier.core.settings_errors import RuleError
 
 OPTIONS = {
     "preserve_color": "--preserve-color",
@@ -12,24 +14,56 @@ OPTIONS = {
 }
 
 
+WEIGHTS, WEIGHT_OF_STYLE = SettingName("stylize.weights"), SettingName("stylize.style_weights")
+MEMORY = SettingName("stylize.memory_gb")
+
+
 @pytest.mark.parametrize(
     ("sentence", "message"),
     [
-        ("stylize.weights is a.pth, but", "--weights is a.pth, but"),
-        ("atelier stylize: stylize.style_weights.0 is -1.0, but", "--style-weights.0 is -1.0, but"),
+        (SettingError("{weights} is a.pth, but", weights=WEIGHTS), "--weights is a.pth, but"),
         (
-            "atelier stylize: stylize: style_weights joins styles; set pairing, or style_weights",
+            SettingError("{weight}{item} is -1.0, but", weight=WEIGHT_OF_STYLE, item=".0"),
+            "--style-weights.0 is -1.0, but",
+        ),
+        (
+            RuleError("{style_weights} joins styles; set {pairing}, or {style_weights}"),
             "--style-weights joins styles; set pairing, or --style-weights",
         ),
-        ("than stylize.memory_gb (4); lower", "than stylize.memory_gb of p.yaml (4); lower"),
-        ("raise stylize.memory_gb.", "raise stylize.memory_gb of p.yaml."),
-        ("set 'stylize.weights'", "set '--weights'"),
+        (
+            SettingError("than {memory_gb} ({limit}); lower", memory_gb=MEMORY, limit=4),
+            "than stylize.memory_gb of p.yaml (4); lower",
+        ),
+        (SettingError("raise {memory}.", memory=MEMORY), "raise stylize.memory_gb of p.yaml."),
+        (SettingError("set '{weights}'", weights=WEIGHTS), "set '--weights'"),
+        (SettingError("{device} is", device=SettingName("runtime.device")), "runtime.device is"),
     ],
 )  # fmt: skip
-def test_setting_is_replaced_by_its_option(sentence: str, message: str) -> None:
+def test_setting_is_replaced_by_its_option(sentence: SettingError, message: str) -> None:
     with pytest.raises(AtelierError) as error, name_options("stylize", OPTIONS, "p.yaml"):
-        raise AtelierError(sentence)
+        raise sentence
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("invalid", "message"),
+    [
+        ({"style_weights": [1.0, -1.0]}, "--style-weights.1 is -1.0, but it should be greater"),
+        ({"style_weights": [1.0]}, "--style-weights is a list of 1, but the number of styles is"),
+        ({"weights": "../a.pth"}, "--weights: it must be a name inside its folder"),
+        ({"iterations": 0}, "stylize.iterations of p.yaml is 0, but it should be greater than"),
+        (
+            {"lr": 0.0, "seed": -1},
+            "stylize.lr of p.yaml is 0.0, but it should be greater than 0 (and 1 more to fix).",
+        ),
+    ],
+)
+def test_invalid_value_names_its_option(invalid: dict[str, object], message: str) -> None:
+    values = load().model_dump()
+    values["stylize"] |= invalid
+    with pytest.raises(AtelierError) as error, name_options("stylize", OPTIONS, "p.yaml"):
+        check(values, "")
+    assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -47,5 +81,5 @@ def test_setting_is_replaced_by_its_option(sentence: str, message: str) -> None:
 )
 def test_names_of_files_are_not_replaced(sentence: str) -> None:
     with pytest.raises(AtelierError) as error, name_options("stylize", OPTIONS, "p.yaml"):
-        raise AtelierError(sentence)
+        raise SettingError("{reason}", reason=sentence)
     assert str(error.value) == sentence

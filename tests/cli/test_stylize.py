@@ -71,7 +71,7 @@ def rgb_values(path: str | Path) -> np.ndarray:
 def test_every_image_is_stylized_in_every_style_at_its_own_size(
     atelier: CommandRunner, album: Path
 ) -> None:
-    styles = ("--style", album / "waves.png", album / "stars.webp")
+    styles = ("--style", album / "waves.png", "--style", album / "stars.webp")
     output = atelier("stylize", album / "ann.jpg", album / "bob.PNG", *styles, *QUICK)
     assert output.splitlines() == [
         "Wrote painted/ann-waves.jpg: 48 x 40 pixels.",
@@ -177,7 +177,8 @@ def test_mask_leaves_other_pixels_unchanged(
 
 
 def test_weighted_styles_are_mixed_in_one_image(atelier: CommandRunner, album: Path) -> None:
-    styles = ("--style", album / "waves.png", album / "stars.webp", "--style-weights", "2,1")
+    styles = ("--style", album / "waves.png", "--style", album / "stars.webp")
+    styles += ("--style-weights", "2,1")
     output = atelier("stylize", album / "bob.PNG", *styles, *QUICK)
     assert output == "Wrote painted/bob-waves+stars.PNG: 40 x 48 pixels.\n"
 
@@ -186,7 +187,8 @@ def test_styles_cycle_over_images_of_all_sizes(atelier: CommandRunner, album: Pa
     for name, side in (("a", 40), ("b", 44), ("c", 40), ("d", 40)):
         Image.new("RGB", (side, side), (90, 160, 40)).save(album / f"{name}.png")
     images = [album / f"{name}.png" for name in "abcd"]
-    styles = ("--style", album / "waves.png", album / "stars.webp", "--pairing", "cycle")
+    styles = ("--style", album / "waves.png", "--style", album / "stars.webp")
+    styles += ("--pairing", "cycle")
     for size in (0, 32):
         output = atelier("stylize", *images, *styles, "--size", size, "--force", *QUICK)
         written = [line.split("/")[1].split(".")[0] for line in output.splitlines()]
@@ -237,7 +239,7 @@ def test_outputs_with_equal_names_are_rejected(atelier: CommandRunner, album: Pa
     Image.new("RGB", (33, 50)).save(album / "ann-wild.jpg")
     shutil.copy(album / "waves.png", album / "wild-waves.png")
     images = (album / "ann.jpg", album / "ann-wild.jpg")
-    styles = ("--style", album / "wild-waves.png", album / "waves.png")
+    styles = ("--style", album / "wild-waves.png", "--style", album / "waves.png")
     assert "the same name; rename one" in atelier("stylize", *images, *styles, code=1)
     assert sorted(os.listdir()) == ["params.yaml", "presets"]
 
@@ -257,8 +259,11 @@ def test_existing_file_is_replaced_only_with_force(atelier: CommandRunner, album
     assert load_image("painted/bob-waves.PNG").size == (40, 48)
 
 
-def test_usage_lists_images_before_styles(atelier: CommandRunner) -> None:
-    assert "atelier stylize IMAGE... --style STYLE... [OPTIONS]" in atelier("stylize --help")
+def test_options_may_precede_images(atelier: CommandRunner, album: Path) -> None:
+    assert re.search(r"atelier stylize \[OPTIONS\] .*IMAGE", atelier("stylize --help"))
+    options = ("--style", album / "waves.png", "--size", 32, *QUICK)
+    output = atelier("stylize", *options, album / "ann.jpg")
+    assert output == "Wrote painted/ann-waves.jpg: 38 x 32 pixels, of 48 x 40.\n"
 
 
 @pytest.mark.parametrize(
@@ -267,7 +272,6 @@ def test_usage_lists_images_before_styles(atelier: CommandRunner) -> None:
         (["absent.jpg", *WAVES], "there is no image absent.jpg; check the path."),
         (["A/note.txt", *WAVES], "A/note.txt cannot be read (not an image)."),
         (["A", *WAVES], "ERROR: A cannot be read (it is a folder, not a regular file)."),
-        ([*WAVES, "A/ann.jpg"], "takes all values that follow it, so that no IMAGE is left"),
         (["A/ann.jpg", "--style", "nowhere.png"], "there is no image nowhere.png; check"),
         (["A/ann.jpg", *WAVES, "--size", 8], "ERROR: --size is 8, but it should be gre"),
         (["A/ann.jpg", *WAVES, "--strength", 2], "ERROR: --strength is 2.0, but it should be"),
@@ -285,7 +289,7 @@ def test_usage_lists_images_before_styles(atelier: CommandRunner) -> None:
         ),
         (["A/ann.jpg", *WAVES, "--pairing", "some"], "--pairing is 'some', but it should be"),
         (
-            ["A/ann.jpg", *WAVES, "--style-mask", "A/ann.jpg", "A/bob.PNG"],
+            ["A/ann.jpg", *WAVES, "--style-mask", "A/ann.jpg", "--style-mask", "A/bob.PNG"],
             "ERROR: --style-mask is a list of 2",
         ),
         (["A/ann.jpg", *WAVES, "--out", "me.bmp"], "does not end in a supported format"),

@@ -124,7 +124,7 @@ def test_label_is_set_or_alternates() -> None:
     sampled = trained(classes=3)
     labels = [latent[40:].tolist() for latent in latents_for_seeds((3, 4, 5), sampled)]
     assert labels == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
-    assert [latent[40:].tolist() for latent in latents_for_seeds((3, 4), sampled, label=2)] == [
+    assert [latent[40:].tolist() for latent in latents_for_seeds((3, 4), sampled, labels=[2])] == [
         [0, 0, 1]
     ] * 2
 
@@ -145,7 +145,7 @@ def test_invalid_sampling_options_are_rejected(
     sampled: TrainedGenerator, truncation: float | None, label: int | None, sentence: str
 ) -> None:
     with pytest.raises(AtelierError, match=sentence):
-        next(latents_for_seeds([1], sampled, truncation, label))
+        next(latents_for_seeds([1], sampled, truncation, [] if label is None else [label]))
 
 
 @pytest.mark.parametrize("network", ["dcgan", "mlp"])
@@ -167,7 +167,7 @@ def test_bounds_of_seeds_and_truncation_are_inclusive() -> None:
     assert float(latent.abs()) <= 0.01
     with pytest.raises((ValueError, RuntimeError)):
         next(latents_for_seeds([2**64], trained(size=1)))
-    (last,) = latents_for_seeds([0], trained(classes=3), label=2)
+    (last,) = latents_for_seeds([0], trained(classes=3), labels=[2])
     assert last[40:].tolist() == [0, 0, 1]
 
 

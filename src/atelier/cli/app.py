@@ -1,11 +1,12 @@
 """Entry point of the ``atelier`` command and the parsing of its options."""
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperArgument, TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from atelier.cli import generate, preset, runs, stylize
 from atelier.cli.checkout import PARAMS
@@ -38,66 +39,26 @@ class _Commands(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-class ListOptions(TyperCommand):
-    """A command whose options of several values take them in sequence: ``--style A B``.
-
-    Such an option takes all values up to the next option, so arguments must precede it.
-    """
+class _Command(TyperCommand):
+    """A command; an option that was renamed is rejected with its new name."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Repeat an option of several values before each of its values, as click requires.
+        """Parse the arguments and options.
 
         Raises:
-            AtelierError: an option has another name now, or no value is left for an argument.
+            AtelierError: an option has another name now.
         """
-        _reject_renamed_options(args)
-        list_options = {name for param in self.params if param.multiple for name in param.opts}
-        repeated: list[str] = []
-        option = ""
         for arg in args:
-            if arg.startswith("-"):
-                option = arg if arg in list_options else ""
-                repeated += [] if option else [arg]
-            else:
-                repeated += [option, arg] if option else [arg]
-        try:
-            return super().parse_args(ctx, repeated)
-        except typer.BadParameter as error:
-            used = [arg for arg in args if arg in list_options]
-            if not used or not isinstance(error.param, TyperArgument):
-                raise
-            argument, *lists, _ = self.collect_usage_pieces(ctx)
-            raise AtelierError(
-                f"{used[0]} takes all values that follow it, so that no {argument.rstrip('.')} is"
-                f" left; type them first: {' '.join([ctx.command_path, argument, *lists])}."
-            ) from None
-
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the parts of the usage line; arguments precede required list options."""
-        lists = [
-            f"{param.opts[0]} {param.metavar}"
-            for param in self.params
-            if param.multiple and param.required
-        ]
-        if not lists:
-            return super().collect_usage_pieces(ctx)
-        arguments = [p.metavar or "" for p in self.params if isinstance(p, TyperArgument)]
-        return [*arguments, *lists, self.options_metavar or ""]
-
-
-def _reject_renamed_options(args: list[str]) -> None:
-    """Raise if an option has another name now."""
-    for arg in args:
-        old = arg.partition("=")[0]
-        if old in _RENAMED_OPTIONS:
-            raise AtelierError(f"{old} is named {_RENAMED_OPTIONS[old]} now; use that name.")
+            old = arg.partition("=")[0]
+            if old in _RENAMED_OPTIONS:
+                raise AtelierError(f"{old} is named {_RENAMED_OPTIONS[old]} now; use that name.")
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
     cls=_Commands,
     help="Train a GAN on a folder of faces, and stylize the faces that it generates.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 for command in (
@@ -106,11 +67,23 @@ for command in (
     stylize.stylize,
     *(runs.lineage, runs.sync, runs.gc),
 ):
-    app.command(cls=ListOptions)(command)
+    app.command(cls=_Command)(command)
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"atelier {version('atelier')}")
+        raise typer.Exit
 
 
 @app.callback()
-def _require_params() -> None:
+def _require_params(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="show the version", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
     """Work in the folder that contains params.yaml."""
     if not PARAMS.exists():
         raise AtelierError(

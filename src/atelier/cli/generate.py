@@ -30,15 +30,25 @@ _Count = Annotated[
     int | None, typer.Option(help="number of images", show_default="16; with --gif 5")
 ]
 _Seed = Annotated[
-    int | None,
-    typer.Option(help="seed of the first image; counts up for the others", show_default="1"),
+    list[int] | None,
+    typer.Option(
+        help="seed of the first image; repeated, the seed of each image",
+        metavar="SEED",
+        show_default="1",
+    ),
 ]
-_Seeds = Annotated[str, typer.Option(help="a list of seeds, e.g. 1,5,9: an image of each")]
+_Seeds = Annotated[str, typer.Option(hidden=True)]  # a list, the former syntax of several --seed
 _Truncation = Annotated[
     float | None, typer.Option(help="draw larger latents again: less variety, fewer artifacts")
 ]
-_Label = Annotated[
-    int | None, typer.Option("--class", help="class number, for a generator with classes")
+_Labels = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--class",
+        help="class number; repeated, seeds take turns",
+        metavar="CLASS",
+        show_default="all",
+    ),
 ]
 _Grid = Annotated[
     bool, typer.Option("--grid/--separate-files", help="one grid, or a file for each image")
@@ -61,11 +71,12 @@ _Force = Annotated[bool, typer.Option("--force", help="replace existing files")]
 
 
 def generate(
+    *,
     count: _Count = None,
     seed: _Seed = None,
     seeds: _Seeds = "",
     truncation: _Truncation = None,
-    label: _Label = None,
+    label: _Labels = None,
     grid: _Grid = True,
     columns: _Columns = None,
     tile_pixels: _TilePixels = None,
@@ -76,8 +87,11 @@ def generate(
     out: _Out = None,
     force: _Force = False,
 ) -> None:
-    """Generate images with a trained generator: a grid, separate files or a GIF."""
-    numbers = _seeds(count, seed, seeds, default=5 if gif else 16)
+    """Generate images with a trained generator: a grid, separate files or a GIF.
+
+    Example: atelier generate --seed 3 --seed 5 --gif walk.gif
+    """
+    numbers = _seeds(count, seed or [], seeds, default=5 if gif else 16)
     _check_at_least_1(columns=columns, tile_pixels=tile_pixels, frames=frames)
     _check_size(1 if gif else len(numbers), tile_pixels)
     target = _target(gif, grid, out)
@@ -90,11 +104,11 @@ def generate(
 
     trained = _load_generator(model)
     if grid and not gif and _is_folder(target):
-        options = {"class": label, "truncation": truncation, "columns": columns}
-        target /= _grid_name(numbers, trained.weights_digest, **options, tile=tile_pixels)
+        options = {"truncation": truncation, "columns": columns, "tile": tile_pixels}
+        target /= _grid_name(numbers, label or [], trained.weights_digest, **options)
     print_comparison([target] if gif or grid else [target / name for name in names], force)
     latents = latents_for_seeds(
-        numbers if gif or grid else names.values(), trained, truncation, label
+        numbers if gif or grid else names.values(), trained, truncation, label or ()
     )
     if gif:
         path = interpolation_loop(list(latents), frames, trained)
@@ -113,10 +127,14 @@ def generate(
 
 def export(
     out: Annotated[Path, typer.Argument(help="a name that ends in .onnx, or .pt for TorchScript")],
+    *,
     model: _Model = GENERATOR,
     force: _Force = False,
 ) -> None:
-    """Export a trained generator for other programs, to ONNX or TorchScript."""
+    """Export a trained generator for other programs, to ONNX or TorchScript.
+
+    Example: atelier export faces.onnx
+    """
     from atelier.gan.export import export as write
 
     trained = _load_generator(model, on_cpu=True)
@@ -127,21 +145,25 @@ def export(
     typer.echo(f"Wrote {out}: float32 [B, {inputs}] to images uint8.")
 
 
-def _seeds(count: int | None, first: int | None, listed: str, default: int) -> list[int]:
+def _seeds(count: int | None, seeds: list[int], listed: str, default: int) -> list[int]:
     """Return the seed of each image."""
     from atelier.gan.sampling import MAX_SEED
 
-    if not listed:
-        _check_at_least_1(count=count)
-        start, number = 1 if first is None else first, count or default
-        seeds = list(range(start, start + min(number, MAX_IMAGES + 1)))
-    elif count is not None or first is not None:
-        raise AtelierError("--seeds lists the seeds of all images; leave --count and --seed out.")
-    else:
+    if listed:
+        if count is not None or seeds:
+            raise AtelierError(
+                "--seeds lists the seeds of all images; leave --count and --seed out."
+            )
         try:
             seeds = [int(part) for part in listed.split(",")]
         except ValueError:
             raise AtelierError(f"--seeds is {listed!r}, but it is a list, e.g. 1,5,9.") from None
+    elif len(seeds) < 2:
+        _check_at_least_1(count=count)
+        start, number = seeds[0] if seeds else 1, count or default
+        seeds = list(range(start, start + min(number, MAX_IMAGES + 1)))
+    elif count is not None:
+        raise AtelierError("several --seed are the seeds of all images; leave --count out.")
     if len(seeds) > MAX_IMAGES:
         raise AtelierError(
             f"at most {MAX_IMAGES:,} images are generated by one command; use several for more."
@@ -176,7 +198,9 @@ def _check_gif(frames: int, fps: float) -> None:
         raise AtelierError(f"--fps is {fps:g}, but it is more than 0 and at most 50.")
 
 
-def _grid_name(seeds: list[int], weights_digest: str, **options: float | None) -> str:
+def _grid_name(
+    seeds: list[int], labels: list[int], weights_digest: str, **options: float | None
+) -> str:
     """Return a file name from seeds, options and generator; a long list of seeds is hashed.
 
     The same command with another generator writes another file.
@@ -187,6 +211,7 @@ def _grid_name(seeds: list[int], weights_digest: str, **options: float | None) -
     if len(numbers) > 8:
         numbers = [*numbers[:2], "and", sha256(",".join(numbers).encode()).hexdigest()[:12]]
     parts = ["seeds", *numbers]
+    parts += ["class", *map(str, labels)] if labels else []
     for name, value in options.items():
         parts += [name, repr(value)] if value is not None else []
     parts += ["generator", weights_digest[:8]]

@@ -11,9 +11,13 @@ from atelier.cli.checkout import PARAMS, PRESETS
 
 def preset(
     name: Annotated[str, typer.Argument(help="the preset to write into params.yaml")] = "",
+    *,
     list_all: Annotated[bool, typer.Option("--list", help="list all presets")] = False,
 ) -> None:
-    """Write a preset's values into params.yaml; comments stay."""
+    """Write a preset's values into params.yaml; comments stay.
+
+    Example: atelier preset celeba64
+    """
     from atelier.core.presets import apply_preset, list_presets
 
     if list_all or not name:
@@ -27,7 +31,10 @@ def preset(
 
 
 def migrate() -> None:
-    """Rename old settings in params.yaml and add missing ones, keeping its comments."""
+    """Rename old settings in params.yaml and add missing ones, keeping its comments.
+
+    Example: atelier migrate
+    """
     from atelier.core.migration import migrate as migrate_file
 
     changes = migrate_file(PARAMS, PRESETS)
@@ -37,7 +44,10 @@ def migrate() -> None:
 
 
 def results() -> None:
-    """List the pipeline's results and the next command."""
+    """List the pipeline's results and the next command.
+
+    Example: atelier results
+    """
     descriptions = {
         "renders/report.html": "the report page: open it in a browser",
         "renders/montages/": "a montage of each epoch",

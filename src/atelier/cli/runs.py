@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 def sync(
+    *,
     everything: Annotated[
         bool, typer.Option("--all", help="also end executions of other hosts that show no activity")
     ] = False,
@@ -20,7 +21,10 @@ def sync(
         bool, typer.Option("--here", help="deliver entries for another store to this store")
     ] = False,
 ) -> None:
-    """Deliver pending entries to MLflow, and report waiting and rejected ones."""
+    """Deliver pending entries to MLflow, and report waiting and rejected ones.
+
+    Example: atelier sync --all
+    """
     from atelier.tracking import rejected
     from atelier.tracking.delivery_worker import DeliveryCount, flush, outcome_problem
     from atelier.tracking.environment import repository_root
@@ -100,6 +104,7 @@ def _rejected_text(rejections: list[dict[str, Any]]) -> str:
 
 
 def gc(
+    *,
     best: Annotated[
         int, typer.Option(min=0, help="number of runs with the lowest evaluate.kid to keep")
     ] = 1,
@@ -115,7 +120,10 @@ def gc(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="remove them instead of listing them")] = False,
 ) -> None:
-    """List old runs and files that can be removed; with --yes remove them."""
+    """List old runs and files that can be removed; with --yes remove them.
+
+    Example: atelier gc --best 3 --min-age 7
+    """
     from atelier.core import settings
     from atelier.tracking.environment import repository_root
     from atelier.tracking.gc import apply, is_elsewhere, plan, size
@@ -149,9 +157,13 @@ def lineage(
     target: Annotated[
         str, typer.Argument(help="a stage's output or a file in it, or a hash", metavar="PATH|HASH")
     ],
+    *,
     as_json: Annotated[bool, typer.Option("--json", help="all settings and hashes")] = False,
 ) -> None:
-    """Show which run made a file, with its settings, its commit and the runs of its inputs."""
+    """Show which run made a file, with its settings, its commit and the runs of its inputs.
+
+    Example: atelier lineage models/generator.safetensors
+    """
     from atelier.tracking import lineage
     from atelier.tracking.delivery_worker import flush
     from atelier.tracking.environment import private_folder, repository_root

@@ -3,7 +3,7 @@
 import difflib
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,34 @@ class AtelierError(Exception):
     traceback, and the program exits with code 1. Bugs raise other exceptions and keep their
     traceback.
     """
+
+
+class SettingName(str):
+    """Name of a setting in a message, for example ``stylize.weights``."""
+
+    __slots__ = ()
+
+
+class SettingError(AtelierError):
+    """An error whose message names settings, which a command may replace by its options.
+
+    Args:
+        template: the message, in the syntax of ``str.format``.
+        values: values of its fields; those of type ``SettingName`` can be replaced.
+    """
+
+    def __init__(self, template: str, **values: object) -> None:
+        super().__init__(template.format(**values))
+        self.template, self.values = template, values
+
+    def renamed(self, name: Callable[[SettingName], str]) -> str:
+        """Return the message with the name that ``name`` returns for each setting."""
+        return self.template.format(
+            **{
+                field: name(value) if isinstance(value, SettingName) else value
+                for field, value in self.values.items()
+            }
+        )
 
 
 class PeerLostError(AtelierError):

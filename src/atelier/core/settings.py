@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from atelier.core.errors import AtelierError
 from atelier.core.setting_types import (
     Count,
     CountOrZero,
@@ -34,7 +33,7 @@ from atelier.core.setting_types import (
     Weight,
     is_weights_file,
 )
-from atelier.core.settings_errors import validation_message
+from atelier.core.settings_errors import RuleError, validation_error
 from atelier.core.yaml_files import read_yaml
 
 
@@ -316,34 +315,36 @@ class StylizeSettings(Section):
     @model_validator(mode="after")
     def _require_loss_weight(self) -> "StylizeSettings":
         if not self.style_layers:
-            raise ValueError("style_layers needs at least one layer, for example {1: 1.0}")
+            raise RuleError("{style_layers} needs at least one layer, for example {{1: 1.0}}")
         if not any([*self.style_layers.values(), *self.content_layers.values()]):
-            raise ValueError(
-                "one of style_layers and content_layers needs a weight above 0, for example"
-                " {1: 1.0}"
+            raise RuleError(
+                "one of {style_layers} and {content_layers} needs a weight above 0, for example"
+                " {{1: 1.0}}"
             )
         return self
 
     @model_validator(mode="after")
     def _check_optimizer(self) -> "StylizeSettings":
         if self.optimizer == "adam" and self.lr > 0.5:
-            raise ValueError(
-                f"lr is {self.lr}, too large a step for adam (pixels are 0 to 1);"
-                " set it to about 0.02"
+            raise RuleError(
+                "{lr} is {value}, too large a step for adam (pixels are 0 to 1);"
+                " set it to about 0.02",
+                value=self.lr,
             )
         if self.iterate_averaging and self.optimizer != "adam":
-            raise ValueError(
-                f"iterate_averaging is {self.iterate_averaging}, but only adam averages; set it to"
-                " 0, or optimizer to adam with an lr of 0.02"
+            raise RuleError(
+                "{iterate_averaging} is {value}, but only adam averages; set it to 0, or"
+                " {optimizer} to adam with an {lr} of 0.02",
+                value=self.iterate_averaging,
             )
         if self.gif and not self.save_intermediates:
-            raise ValueError(
-                "gif needs intermediate images, but save_intermediates is 0; set it to about 24"
+            raise RuleError(
+                "{gif} needs intermediate images, but {save_intermediates} is 0; set it to about 24"
             )
         if not self.clamp_to_range and (self.style_masks or self.preserve_color == "luminance"):
-            raise ValueError(
-                "clamp_to_range is false, but style_masks and preserve_color: luminance need it;"
-                " set it to true"
+            raise RuleError(
+                "{clamp_to_range} is false, but {style_masks} and {preserve_color}: luminance need"
+                " it; set it to true"
             )
         return self
 
@@ -355,17 +356,17 @@ class StylizeSettings(Section):
         }
         for name, count in counts.items():
             if count and self.pairing == "cycle":
-                raise ValueError(
-                    f"{name} combines all styles in every stylized image, but pairing is cycle;"
-                    f" set pairing to product, or {name} to []"
+                raise RuleError(
+                    f"{{{name}}} combines all styles in every stylized image, but {{pairing}} is"
+                    f" cycle; set {{pairing}} to product, or {{{name}}} to []"
                 )
             if count and count != len(self.styles):
-                raise ValueError(
-                    f"{name} is a list of {count}, but the number of styles is"
+                raise RuleError(
+                    f"{{{name}}} is a list of {count}, but the number of styles is"
                     f" {len(self.styles)}; give one for each"
                 )
         if self.style_weights and not any(self.style_weights):
-            raise ValueError("one of style_weights needs to be above 0, for example [1.0, 1.0]")
+            raise RuleError("one of {style_weights} needs to be above 0, for example [1.0, 1.0]")
         return self
 
 
@@ -434,7 +435,7 @@ def check(values: Any, source: str) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise AtelierError(validation_message(error, source, Settings)) from None
+        raise validation_error(error, source, Settings) from None
 
 
 def check_section(name: str, values: Any, source: str) -> None:
@@ -446,4 +447,4 @@ def check_section(name: str, values: Any, source: str) -> None:
     try:
         Settings.model_fields[name].annotation.model_validate(values)  # type: ignore[union-attr]
     except ValidationError as error:
-        raise AtelierError(validation_message(error, source, Settings, (name,))) from None
+        raise validation_error(error, source, Settings, (name,)) from None

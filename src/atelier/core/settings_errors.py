@@ -1,12 +1,20 @@
-"""Pydantic validation errors as one sentence for the user."""
+"""Errors of settings as one sentence for the user."""
 
 import difflib
 import reprlib
+from string import Formatter
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from atelier.core.errors import did_you_mean, printable, shorten
+from atelier.core.errors import (
+    AtelierError,
+    SettingError,
+    SettingName,
+    did_you_mean,
+    printable,
+    shorten,
+)
 from atelier.core.renamed_settings import renamed_key, renamed_value
 
 Location = tuple[int | str, ...]
@@ -14,16 +22,30 @@ Location = tuple[int | str, ...]
 _MIGRATED = "params.yaml"  # the file that `atelier migrate` updates
 
 
-def validation_message(
+class RuleError(SettingError, ValueError):
+    """A contradiction between settings of a section, raised by its validator.
+
+    A field of the template without a value is the name of a setting.
+    """
+
+    def __init__(self, template: str, **values: object) -> None:
+        fields = {field for _, field, _, _ in Formatter().parse(template) if field}
+        super().__init__(template, **{field: SettingName(field) for field in fields} | values)
+
+
+def validation_error(
     error: ValidationError, source: str, settings: type[BaseModel], section: tuple[str, ...] = ()
-) -> str:
+) -> AtelierError:
     """Describe the most telling error in one sentence, and count the others.
 
     Args:
         error: raised by a model of settings.
-        source: the name of the file that holds the values.
+        source: the name of the file that holds the values; empty for the options of a command.
         settings: the model of all settings, which is searched for similar keys.
         section: the section that was validated; empty if all settings were.
+
+    Returns:
+        An error that names the file and the settings in it, or a ``SettingError`` without a file.
     """
     errors = [((*section, *details["loc"]), details) for details in error.errors(include_url=False)]
     new_keys = {
@@ -42,9 +64,15 @@ def validation_message(
     _, renamed, details = min(described, key=lambda entry: entry[0])
     # pydantic adds [key] to the location if the key of a mapping is invalid.
     location = (*section, *(part for part in details["loc"] if part != "[key]"))
-    message = renamed or _describe(details, location, settings)
+    found = (
+        SettingError("{text}", text=renamed) if renamed else _describe(details, location, settings)
+    )
     more = f" (and {len(described) - 1} more to fix)" if len(described) > 1 else ""
-    return f"{source}: {message}{more}."
+    if not source:
+        return SettingError(f"{found.template}{more}.", **found.values)
+    # A rule names settings without their section.
+    place = f"{source}: {_dotted(location)}" if isinstance(found, RuleError) else source
+    return AtelierError(f"{place}: {found}{more}.")
 
 
 def _rank(kind: str, renamed: str) -> int:
@@ -68,22 +96,37 @@ def _renamed(location: Location, value: Any, source: str) -> str:
     return ""
 
 
-def _describe(details: Any, location: Location, settings: type[BaseModel]) -> str:
+def _describe(details: Any, location: Location, settings: type[BaseModel]) -> SettingError:
     """Describe one error at a location of the settings."""
-    key = ".".join(map(printable, location)) or "the file"
+    reason = details.get("ctx", {}).get("error")
+    if isinstance(reason, RuleError):
+        return reason
+    if reason and not location:
+        return SettingError("{reason}", reason=reason)
+    return SettingError(
+        "{setting}{item}{problem}",
+        setting=SettingName(_dotted(location[:2]) or "the file"),
+        item="".join(f".{printable(part)}" for part in location[2:]),
+        problem=f": {reason}" if reason else _problem(details, location, settings),
+    )
+
+
+def _problem(details: Any, location: Location, settings: type[BaseModel]) -> str:
+    """Return the part of a sentence that follows the name of the setting."""
     kind = details["type"]
     if kind in ("extra_forbidden", "invalid_key"):
-        return f"{key} is not a setting{_similar_key(location, settings)}"
+        return f" is not a setting{_similar_key(location, settings)}"
     if kind == "missing":
-        return f"{key} is missing; {_how_to_add(location)}"
-    if kind == "value_error":
-        reason = str(details["ctx"]["error"])
-        return f"{key}: {reason}" if location else reason
+        return f" is missing; {_how_to_add(location)}"
     value = _format_value(details["input"])
     if kind == "string_pattern_mismatch":
-        return f"{key} is {value}, but it should be {_field_description(location, settings)}"
+        return f" is {value}, but it should be {_field_description(location, settings)}"
     # pydantic's subject is the type ("Input should", "List should"); here it is the key.
-    return f"{key} is {value}, but it should {details['msg'].partition(' should ')[2]}"
+    return f" is {value}, but it should {details['msg'].partition(' should ')[2]}"
+
+
+def _dotted(location: Location) -> str:
+    return ".".join(map(printable, location))
 
 
 def _how_to_add(location: Location) -> str:

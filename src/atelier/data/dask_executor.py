@@ -58,15 +58,10 @@ def map_on_cluster(
             workers or loses them repeatedly, or it has other versions than this machine.
     """
     with _connected(address) as client:
-        process = partial(_process_batch, function, _versions())
-
-        def submit(batch: list[Item]) -> Callable[[], list[Result]]:
-            with _responding_client(address):
-                future = client.submit(process, batch, pure=False)
-            return partial(_wait_for_result, client, future, address)
-
+        # Not client.get_executor(): its futures wait forever if the connection is lost.
         batches = ordered_map(
-            submit,
+            partial(client.submit, partial(_process_batch, function, _versions()), pure=False),
+            partial(_wait_for_result, client, address),
             _batches(items, size),
             max_items=max(1, max_bytes // _BATCH_BYTES),
             size=lambda batch: sum(map(size, batch)),
@@ -101,15 +96,14 @@ def _connected(address: str) -> Iterator[Any]:
                 f"no Dask scheduler responds at {address} (runtime.dask_scheduler); start one"
                 " there, or leave runtime.dask_scheduler empty to use this machine."
             ) from None
-        with client:
+        with client, _cluster_errors(address):
             _require_package(client, address)
             yield client
 
 
 def _require_package(client: Any, address: str) -> None:
     """Raise if the scheduler or a worker lacks this package: such a worker exits without error."""
-    with _responding_client(address):
-        versions = client.get_versions(packages=[_PACKAGE])
+    versions = client.get_versions(packages=[_PACKAGE])
     for name, process in {"scheduler": versions["scheduler"], **versions["workers"]}.items():
         if process["packages"][_PACKAGE] is None:
             raise AtelierError(
@@ -164,27 +158,15 @@ def _describe_versions(versions: tuple[str, ...]) -> str:
     return ", ".join(f"{name} {version}" for name, version in zip(names, versions, strict=True))
 
 
-def _wait_for_result(client: Any, future: Any, address: str) -> Any:
+def _wait_for_result(client: Any, address: str, future: Any) -> Any:
     """Return a batch's results; wait as long as the cluster has workers."""
-    from distributed import KilledWorker
-
     while True:
         try:
-            with _responding_client(address):
-                return future.result(timeout=_NO_WORKER_SECONDS)
-        except KilledWorker:
-            raise AtelierError(
-                f"the cluster at {address} lost several workers over the same images; check that"
-                " workers have this project installed and enough memory, lower"
-                " convert.max_megapixels, or leave runtime.dask_scheduler empty to use this"
-                " machine."
-            ) from None
+            return future.result(timeout=_NO_WORKER_SECONDS)
         except TimeoutError:
             if future.status == "error":
                 raise
-        with _responding_client(address):
-            workers = client.nthreads()
-        if not workers:
+        if not client.nthreads():
             raise AtelierError(
                 f"the cluster at {address} has had no workers for {_NO_WORKER_SECONDS:.0f} seconds;"
                 " start some, or leave runtime.dask_scheduler empty to use this machine."
@@ -192,13 +174,20 @@ def _wait_for_result(client: Any, future: Any, address: str) -> Any:
 
 
 @contextmanager
-def _responding_client(address: str) -> Iterator[None]:
-    """Raise AtelierError if the connection to the scheduler is lost during the body."""
+def _cluster_errors(address: str) -> Iterator[None]:
+    """Convert errors of the cluster, not of the mapped function, to ``AtelierError``."""
+    from distributed import KilledWorker
     from distributed.client import ClosedClientError
     from distributed.comm.core import CommClosedError
 
     try:
         yield
+    except KilledWorker:
+        raise AtelierError(
+            f"the cluster at {address} lost several workers over the same images; check that"
+            " workers have this project installed and enough memory, lower"
+            " convert.max_megapixels, or leave runtime.dask_scheduler empty to use this machine."
+        ) from None
     except (CancelledError, ClosedClientError, CommClosedError):
         raise AtelierError(
             f"the connection to the cluster at {address} was lost; check that its scheduler runs"

@@ -1,12 +1,13 @@
-"""Ordered parallel maps with bounded memory."""
+"""Ordered parallel map with bounded memory, over threads or other workers."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Pending = TypeVar("Pending")
 
 
 def ordered_thread_map(
@@ -31,7 +32,8 @@ def ordered_thread_map(
     with ThreadPoolExecutor(workers) as pool:
         try:
             yield from ordered_map(
-                lambda item: pool.submit(function, item).result,
+                lambda item: pool.submit(function, item),
+                Future.result,
                 items,
                 max_items=4 * workers,
                 size=size,
@@ -42,7 +44,8 @@ def ordered_thread_map(
 
 
 def ordered_map(
-    submit: Callable[[Item], Callable[[], Result]],
+    submit: Callable[[Item], Pending],
+    wait: Callable[[Pending], Result],
     items: Iterable[Item],
     max_items: int,
     size: Callable[[Item], int],
@@ -51,23 +54,24 @@ def ordered_map(
     """Submit every item and yield the results, in the items' order.
 
     Args:
-        submit: submits an item and returns a function that waits for its result.
+        submit: submits an item and returns a future.
+        wait: waits for the result of a future and returns it.
         items: read one by one, as results are consumed.
         max_items: limit for the number of items in flight.
         size: returns the number of bytes of an item.
         max_bytes: limit for the bytes in flight; a larger item is submitted alone.
     """
-    in_flight: deque[tuple[Callable[[], Result], int]] = deque()
+    in_flight: deque[tuple[Pending, int]] = deque()
     bytes_in_flight = 0
     for item in items:
         item_size = size(item)
         while in_flight and (
             len(in_flight) >= max_items or bytes_in_flight + item_size > max_bytes
         ):
-            wait, finished_size = in_flight.popleft()
-            yield wait()
+            future, finished_size = in_flight.popleft()
+            yield wait(future)
             bytes_in_flight -= finished_size
         in_flight.append((submit(item), item_size))
         bytes_in_flight += item_size
     while in_flight:
-        yield in_flight.popleft()[0]()
+        yield wait(in_flight.popleft()[0])

@@ -24,7 +24,7 @@ def latents_for_seeds(
     seeds: Iterable[int],
     generator: TrainedGenerator,
     truncation: float | None = None,
-    label: int | None = None,
+    labels: Sequence[int] = (),
 ) -> Iterator[Tensor]:
     """Yield the generator's input for each seed; it depends on that seed only.
 
@@ -36,7 +36,8 @@ def latents_for_seeds(
         seeds: 0 to :data:`MAX_SEED`.
         generator: the generator to sample from.
         truncation: the threshold, at least :data:`MIN_TRUNCATION`; ``None`` for no truncation.
-        label: the class of all images; by default the class is the seed modulo their number.
+        labels: classes of the images; by default all. Seeds take turns: a seed has the class at
+            the position of the seed modulo their number.
 
     Yields:
         float32 [latent_size + classes], on the CPU.
@@ -45,20 +46,22 @@ def latents_for_seeds(
         AtelierError: the truncation is too small, the latents are not normal, or the class does
             not exist.
     """
-    _validate_options(generator, truncation, label)
+    _validate_options(generator, truncation, labels)
+    labels = labels or range(generator.classes)
     for seed in seeds:
         one_hot = torch.zeros(generator.classes)
-        if generator.classes:
-            one_hot[seed % generator.classes if label is None else label] = 1
+        if labels:
+            one_hot[labels[seed % len(labels)]] = 1
         yield torch.cat([_latent_for_seed(generator, seed, truncation), one_hot])
 
 
 def _validate_options(
-    generator: TrainedGenerator, truncation: float | None, label: int | None
+    generator: TrainedGenerator, truncation: float | None, labels: Sequence[int]
 ) -> None:
-    if label is not None and not 0 <= label < generator.classes:
-        valid = f"classes 0 to {generator.classes - 1}" if generator.classes else "no classes"
-        raise AtelierError(f"there is no class {label}: this generator has {valid}.")
+    for label in labels:
+        if not 0 <= label < generator.classes:
+            valid = f"classes 0 to {generator.classes - 1}" if generator.classes else "no classes"
+            raise AtelierError(f"there is no class {label}: this generator has {valid}.")
     if truncation is not None and generator.latent_distribution != "normal":
         raise AtelierError(
             "truncation requires normal latents, but this generator's are uniform from -1 to 1;"

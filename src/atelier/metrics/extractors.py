@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atelier.core.errors import AtelierError
+from atelier.core.errors import AtelierError, SettingName
 from atelier.core.pretrained import (
     VGG19_CAFFE_SHA256,
     fetch_weights,
@@ -20,7 +20,7 @@ from atelier.core.random_streams import derive_seed
 from atelier.core.setting_types import is_weights_file
 from atelier.metrics.features import Extractor, RandomFeatures
 
-SETTING = "evaluate.features"
+SETTING = SettingName("evaluate.features")
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     "weights-inception-2015-12-05-6726825d.pth"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from torch import Tensor, nn
 
-from atelier.core.errors import AtelierError, is_out_of_memory
+from atelier.core.errors import SettingError, SettingName, is_out_of_memory
 from atelier.core.settings import StylizeSettings
 from atelier.style.vgg import receptive_radius, stride
 
@@ -126,7 +126,7 @@ def _tile_size(
 
 def _too_large_error(
     results: Sequence[ShapesAtSize], size: int, settings: StylizeSettings, vgg: nn.Sequential
-) -> AtelierError:
+) -> SettingError:
     """Return an error that names the largest size at which all results fit."""
     (height, width), _ = results[0](size)
     fits, too_large = MIN_TILE - 1, size
@@ -136,12 +136,14 @@ def _too_large_error(
             too_large = middle
         else:
             fits = middle
-    advice = "no image size of this aspect ratio fits; raise stylize.memory_gb"
+    advice = "no image size of this aspect ratio fits;"
     if fits >= MIN_TILE:
-        advice = f"lower stylize.image_size to {fits}, or raise stylize.memory_gb"
-    return AtelierError(
-        f"a stylized image of {width} x {height} pixels needs more than stylize.memory_gb"
-        f" ({settings.memory_gb:g}); {advice}."
+        advice = f"lower {{image_size}} to {fits}, or"
+    return SettingError(
+        f"a stylized image of {width} x {height} pixels needs more than {{memory_gb}}"
+        f" ({settings.memory_gb:g}); {advice} raise {{memory_gb}}.",
+        image_size=SettingName("stylize.image_size"),
+        memory_gb=SettingName("stylize.memory_gb"),
     )
 
 

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atelier.core.errors import AtelierError
+from atelier.core.errors import SettingError, SettingName
 from atelier.core.pretrained import VGG19_CAFFE, fetch_weights, read_weights, vgg19_caffe
 
-SETTING = "stylize.weights"
+SETTING = SettingName("stylize.weights")
 Pooling = Literal["max", "average", "l2"]
 Padding = Literal["zeros", "replicate"]
 Preprocessing = Literal["torchvision", "caffe"]
@@ -76,6 +76,11 @@ def vgg19_on_meta(pooling: Pooling, deepest: int, padding: Padding = "zeros") ->
     """Build VGG19's features up to layer ``deepest``, without storage for weights."""
     with torch.device("meta"):
         return nn.Sequential(*_layers(pooling, padding)[: deepest + 1])
+
+
+def device_of(vgg: nn.Sequential) -> torch.device:
+    """Return the device of the network's weights."""
+    return next(vgg.parameters()).device
 
 
 def calibrate(vgg: nn.Sequential, *images: Tensor) -> nn.Sequential:
@@ -201,14 +206,18 @@ def _load_weights(vgg: nn.Sequential, stored: Mapping[str, Any], source: str) ->
         aliases = (f"features.{name}", name, f"{caffe_names[int(layer)]}.{kind}")
         tensor = next((stored[alias] for alias in aliases if alias in stored), None)
         if not isinstance(tensor, Tensor):
-            raise AtelierError(
-                f"{source} has no features.{name}, nor {aliases[-1]}; stylize.weights needs a VGG19"
-                " with torchvision's or Caffe's names, deep enough for the layers of the settings."
+            raise SettingError(
+                f"{{source}} has no features.{name}, nor {aliases[-1]}; {{setting}} needs a VGG19"
+                " with torchvision's or Caffe's names, deep enough for the layers of the settings.",
+                source=source,
+                setting=SETTING,
             )
         if tensor.shape != parameter.shape:
-            raise AtelierError(
-                f"{source} is not VGG19: its features.{name} has shape {list(tensor.shape)} instead"
-                f" of {list(parameter.shape)}; give stylize.weights a VGG19."
+            raise SettingError(
+                f"{{source}} is not VGG19: its features.{name} has shape {list(tensor.shape)}"
+                f" instead of {list(parameter.shape)}; give {{setting}} a VGG19.",
+                source=source,
+                setting=SETTING,
             )
         parameter.data.copy_(tensor)
 
