@@ -187,7 +187,7 @@ def _run(name: str, settings: Settings, before: Fingerprint | None, logged: bool
     pipeline, private = dvc_process(), private_folder(repository_root())
     remove_committed(private)
     resume_dir = ResumeDir(private, name, before, settings.runtime.device, pipeline)
-    outbox = _open_outbox(name, settings, pipeline, resume_dir.outbox) if logged else None
+    outbox = _open_outbox(name, settings, pipeline, resume_dir.first_outbox()) if logged else None
     run = Run(outbox, resume_dir)
     try:
         with sampling(run.log_system) if outbox else nullcontext():
