@@ -228,8 +228,18 @@ def write_outcome(
 
     # Code in a temporary copy does not change, and the copy does not exist any more.
     stages = current(records, start["parameters"], None if tree is lock else cache(tree.hash_of))
-    if not stages:
-        return
+    if stages:
+        _write_outbox(root, process, start, stages, tree)
+
+
+def _write_outbox(
+    root: Path,
+    process: Process,
+    start: Mapping[str, Any],
+    stages: Mapping[str, StageRecord],
+    tree: Tree,
+) -> None:
+    """Write a complete outbox with the records of these stages and the plotted images."""
     entries = {
         name: _stage_entry(name, record, tree) for name, record in stages.items() if is_logged(name)
     }
