@@ -1,7 +1,6 @@
-"""Python programs that run in this process, which saves the start of an interpreter."""
+"""MLflow's program in this process, which saves the start of an interpreter."""
 
 import io
-import logging
 import subprocess
 import sys
 import traceback
@@ -13,28 +12,16 @@ from typing import Any
 
 
 def run_here(command: Sequence[str], cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run dvc and mlflow in this process, and other commands by ``subprocess.run``."""
-    program = list(command[2:3]) if list(command[:2]) == [sys.executable, "-m"] else []
-    main = {"dvc": _run_dvc, "mlflow": _run_mlflow}.get(program[0]) if program else None
-    if main is None:
+    """Run mlflow in this process, and other commands by ``subprocess.run``."""
+    if list(command[:3]) != [sys.executable, "-m", "mlflow"]:
         return subprocess.run(command, cwd=cwd, **options)
     out, err = io.StringIO(), io.StringIO()
     with chdir(cwd), redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as without pytest
-        code = main(list(command[3:]))
+        code = _run_mlflow(list(command[3:]))
     if code:
         raise subprocess.CalledProcessError(code, list(command), out.getvalue(), err.getvalue())
     return subprocess.CompletedProcess(list(command), code, out.getvalue(), err.getvalue())
-
-
-def _run_dvc(arguments: list[str]) -> int:
-    from dvc.cli import main
-
-    for handler in logging.getLogger("dvc").handlers:
-        # They were made with the streams of the moment at which DVC was imported.
-        if isinstance(handler, logging.StreamHandler):
-            handler.setStream(sys.stderr if handler.level >= logging.WARNING else sys.stdout)
-    return main(arguments)
 
 
 def _run_mlflow(arguments: list[str]) -> int:

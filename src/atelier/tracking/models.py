@@ -244,6 +244,11 @@ def _register(
     tags = {_CONTENT: model.tags[_CONTENT], "kid": repr(kid), **settings}
     for key, value in tags.items():
         client.set_model_version_tag(name, registered.version, key, value)
+    _set_champion(client, name, settings)
+
+
+def _set_champion(client: "MlflowClient", name: str, settings: Mapping[str, str]) -> None:
+    """Make the best version that was evaluated with these settings champion."""
     comparable = [
         version
         for version in client.search_model_versions(f"name = '{name}'")
