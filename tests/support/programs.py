@@ -1,6 +1,7 @@
 """MLflow's program in this process, which saves the start of an interpreter."""
 
 import io
+import os
 import subprocess
 import sys
 import traceback
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 
 def run_here(command: Sequence[str], cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -29,15 +31,15 @@ def _run_mlflow(arguments: list[str]) -> int:
     from click import ClickException
     from mlflow.cli import cli
 
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-    try:
-        cli.main(arguments, standalone_mode=False)
-    except ClickException as error:
-        error.show()
-        return error.exit_code
-    except Exception:
-        traceback.print_exc()
-        return 1
-    finally:
-        mlflow.set_tracking_uri(before)  # `mlflow gc` changes it; None unsets it
-    return 0
+    with mock.patch.dict(os.environ):
+        try:
+            cli.main(arguments, standalone_mode=False)
+        except ClickException as error:
+            error.show()
+            return error.exit_code
+        except Exception:
+            traceback.print_exc()
+            return 1
+        finally:
+            mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # `mlflow gc` sets it
+        return 0
