@@ -22,7 +22,7 @@ from atelier.core.presets import preset_values
 from atelier.core.settings import StylizeSettings
 from atelier.data.image_file import read_image
 from atelier.figures.contact_sheet import contact_sheet
-from atelier.figures.grid import save_png
+from atelier.figures.montage import save_png
 from atelier.gan.serialization import generate_from
 from atelier.style.batch import load_vgg, stylize
 from atelier.style.demo_styles import night_sky_image

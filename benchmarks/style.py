@@ -39,7 +39,7 @@ from atelier.core.device import choose_device, native_bf16
 from atelier.core.presets import preset_values
 from atelier.core.settings import StylizeSettings
 from atelier.data.image_file import read_image
-from atelier.figures.grid import save_png
+from atelier.figures.montage import save_png
 from atelier.sample_faces.portrait import random_portrait
 from atelier.style.checkpoint import TransferCheckpoints
 from atelier.style.demo_styles import night_sky_image

@@ -34,7 +34,7 @@ from torch import Tensor
 from atelier.core.presets import preset_values
 from atelier.core.setting_types import STYLES
 from atelier.core.settings import StylizeSettings
-from atelier.figures.grid import save_png
+from atelier.figures.montage import save_png
 from atelier.sample_faces.portrait import random_portrait
 from atelier.style.batch import load_vgg, stylize
 from atelier.style.demo_styles import demo_style_image

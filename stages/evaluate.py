@@ -24,7 +24,7 @@ def main(settings: Settings, run: Run) -> None:
     """Generate ``evaluate.samples`` images, compare them with real ones, and log the metrics."""
     from atelier.core.device import choose_device
     from atelier.data.dataset import load_images
-    from atelier.figures.grid import save_png, side_by_side
+    from atelier.figures.montage import save_png, side_by_side
     from atelier.gan.sample_files import load_epochs
     from atelier.gan.serialization import generate_from
     from atelier.metrics.cache import FeatureCache

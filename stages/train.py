@@ -17,7 +17,8 @@ def main(settings: Settings, run: Run) -> None:
     """Train the GAN; write its networks, samples, losses and metrics; log each epoch."""
     from atelier.data.dataset import load_images
     from atelier.gan.distributed import init_distributed
-    from atelier.gan.fit import Resumption, follow_rank0, save_models, train
+    from atelier.gan.fit import save_models, train
+    from atelier.gan.resume_rollback import Resumption, follow_rank0
     from atelier.gan.trainer import Trainer
     from atelier.tracking.training_log import TrainingLog
 

@@ -12,7 +12,7 @@ from atelier.core.progress import Progress, ProgressCallback, silent
 from atelier.core.settings import RenderSettings
 from atelier.figures.captions import CAPTION_HEIGHT
 from atelier.figures.curves import COLUMNS
-from atelier.figures.grid import montage, save_png
+from atelier.figures.montage import montage, save_png
 from atelier.figures.render import Rendered, Training, render
 
 from ..support.arrays import random_images

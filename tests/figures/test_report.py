@@ -12,7 +12,7 @@ from PIL import Image
 
 from atelier.figures import report
 from atelier.figures.gif import write_gif
-from atelier.figures.grid import save_png
+from atelier.figures.montage import save_png
 from atelier.figures.report import report_page
 
 from ..support.arrays import random_image

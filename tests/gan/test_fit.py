@@ -11,8 +11,9 @@ import torch
 from atelier.core.checkpoints import Checkpoints
 from atelier.core.settings import Settings, TrainSettings
 from atelier.gan.distributed import SINGLE_PROCESS, Runtime
-from atelier.gan.fit import Resumption, TrainResult, save_models, train
+from atelier.gan.fit import TrainResult, save_models, train
 from atelier.gan.generation import draw_latents, generate
+from atelier.gan.resume_rollback import Resumption
 from atelier.gan.serialization import load_generator
 from atelier.gan.trainer import Trainer
 

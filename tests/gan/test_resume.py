@@ -12,8 +12,8 @@ import torch
 from atelier.core.checkpoints import Checkpoints
 from atelier.core.errors import AtelierError
 from atelier.core.settings import Settings, TrainSettings
-from atelier.gan.fit import Resumption, train_epochs
 from atelier.gan.history import EpochResult
+from atelier.gan.resume_rollback import Resumption, train_epochs
 from atelier.gan.serialization import load_generator
 from atelier.gan.trainer import Trainer
 

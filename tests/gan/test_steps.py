@@ -12,9 +12,10 @@ import torch
 from atelier.core.checkpoints import Checkpoints
 from atelier.core.progress import Progress
 from atelier.core.settings import Settings
-from atelier.gan.fit import Resumption, save_models, train_epochs
+from atelier.gan.fit import save_models
 from atelier.gan.history import EpochResult
 from atelier.gan.lr_schedule import lr_factor
+from atelier.gan.resume_rollback import Resumption, train_epochs
 from atelier.gan.serialization import read_metadata
 from atelier.gan.trainer import Trainer
 

@@ -16,9 +16,9 @@ from atelier.core.settings import Settings
 from atelier.gan import step_runner
 from atelier.gan.cuda_graph import _restore_in_place
 from atelier.gan.distributed import Ranks
-from atelier.gan.fit import follow_rank0
 from atelier.gan.generation import random_latents
 from atelier.gan.model import GAN
+from atelier.gan.resume_rollback import follow_rank0
 from atelier.gan.step import Batch, train_step
 from atelier.gan.step_runner import StepRunner
 from atelier.gan.streams import RandomStreams

@@ -14,11 +14,12 @@ from atelier.core.checkpoints import Checkpoints
 from atelier.core.errors import AtelierError
 from atelier.core.random_streams import derive_seed
 from atelier.core.settings import Settings
-from atelier.gan.fit import Resumption, save_models, train_epochs
+from atelier.gan.fit import save_models
 from atelier.gan.generation import draw_latents, generate, split_labels
 from atelier.gan.history import History
 from atelier.gan.model import EMA, build_gan
 from atelier.gan.networks import Architecture, Discriminator, Generator, build_networks
+from atelier.gan.resume_rollback import Resumption, train_epochs
 from atelier.gan.serialization import load_generator, read_metadata, save_network
 from atelier.gan.step import Batch, train_step
 from atelier.gan.trainer import Trainer

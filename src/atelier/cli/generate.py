@@ -273,7 +273,7 @@ def _write_grid(
     tile_pixels: int | None,
     force: bool,
 ) -> None:
-    from atelier.figures.grid import montage, save_png
+    from atelier.figures.montage import montage, save_png
 
     with _bar("images") as report:
         tiles = list(_with_progress(images, count, report))
@@ -286,7 +286,7 @@ def _write_files(
     images: "Iterator[NDArray[np.uint8]]", folder: Path, names: list[str], force: bool
 ) -> None:
     from atelier.core.files import atomic_merge_dir
-    from atelier.figures.grid import montage, save_png
+    from atelier.figures.montage import montage, save_png
 
     with write_output(folder), atomic_merge_dir(folder) as new, _bar("images") as report:
         for name, image in zip(names, _with_progress(images, len(names), report), strict=True):
@@ -303,7 +303,7 @@ def _write_gif(
     force: bool,
 ) -> None:
     from atelier.figures.gif import write_gif
-    from atelier.figures.grid import montage
+    from atelier.figures.montage import montage
 
     tiles = (montage([image], 1, _tile_size(tile_pixels, image, GIF_TILE)) for image in images)
     with _compared_write(target, force) as new, _bar("frames") as report:

@@ -16,7 +16,7 @@ from atelier.core.settings import RenderSettings
 from atelier.figures.captions import caption, captioned
 from atelier.figures.curves import loss_curves, read_losses
 from atelier.figures.gif import write_gif
-from atelier.figures.grid import labeled_rows, limit_size, montage, save_png, side_by_side
+from atelier.figures.montage import labeled_rows, limit_size, montage, save_png, side_by_side
 from atelier.figures.report import report_page
 from atelier.gan.sample_files import epoch_files, load_augmented, load_samples, step_files
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atelier.core.files import write_text
-from atelier.figures.grid import limit_size
+from atelier.figures.montage import limit_size
 
 LONGEST_SIDE = 1600
 GIF_BYTES = 16 * 2**20

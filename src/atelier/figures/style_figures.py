@@ -10,7 +10,7 @@ from atelier.figures.captions import BACKGROUND
 from atelier.figures.contact_sheet import SheetRow, contact_sheet, resize_to_fit, style_grid
 from atelier.figures.curves import curve
 from atelier.figures.gif import write_gif
-from atelier.figures.grid import save_png
+from atelier.figures.montage import save_png
 
 Floats = NDArray[np.float64]
 Pixels = NDArray[np.uint8]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from atelier.figures.captions import BACKGROUND, CAPTION_HEIGHT, caption, captioned
-from atelier.figures.grid import limit_size, montage, save_png, side_by_side
+from atelier.figures.montage import limit_size, montage, save_png, side_by_side
 
 from ..support.arrays import random_images
 
