@@ -202,6 +202,16 @@ def test_previews_have_the_index_of_their_result() -> None:
         assert np.array_equal(to_uint8(preview.pixels, signed=False)[0].numpy(), result.pixels)
 
 
+def test_losses_have_the_index_of_their_result() -> None:
+    contents = {"ann": random_image(1), "bob": random_image(2)}
+    styles = {"waves": random_image(3), "stars": random_image(4)}
+    events = RecordedEvents()
+    results = list(_stylize(options(), contents, styles, events=events))
+    for index, result in enumerate(results):
+        assert result.losses == tuple(one for one in events.losses if one.image == index)
+    assert events.warnings == []
+
+
 def test_equal_output_names_are_rejected_before_work_starts() -> None:
     contents = {"a": random_image(1), "a-b": random_image(2)}
     styles = {"b-c": random_image(3), "c": random_image(4)}

@@ -1,15 +1,20 @@
-"""Conversions between images and tensors."""
+"""Loading of images, and conversions between images and tensors."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from atelier.core.arrays import to_uint8
-from atelier.style.inputs import name_faces, resize_to_tensor
+from atelier.core.errors import AtelierError
+from atelier.style.inputs import load_inputs, name_faces, resize_to_tensor
 
-from ..support.arrays import uniform_image
+from ..support.arrays import random_image, uniform_image
+from ..support.painting import options
 
 
 @given(
@@ -58,3 +63,23 @@ def test_faces_get_names_in_order_and_three_channels(channels: int) -> None:
     for face, original in zip(named.values(), faces, strict=True):
         assert face.shape == (4, 5, 3)
         assert all(np.array_equal(face[..., c], original[..., c % channels]) for c in range(3))
+
+
+def test_loaded_inputs_are_files_generated_faces_and_built_in_styles(tmp_path: Path) -> None:
+    content, mask = random_image(1), uniform_image(8, 6, 255)
+    Image.fromarray(content).save(tmp_path / "ann.png")
+    Image.fromarray(mask).save(tmp_path / "all.png")
+    faces = np.stack([uniform_image(4, 4, level) for level in (10, 20)])
+    settings = options(
+        contents=["generated", "ann.png"], styles=["night_sky"], style_masks=["all.png"]
+    )
+    originals, inputs = load_inputs(settings, tmp_path, 80, lambda: faces)
+    assert list(inputs.contents) == list(originals) == ["face_01", "face_02", "ann"]
+    assert np.array_equal(inputs.contents["ann"], content)
+    assert np.array_equal(inputs.contents["face_02"], faces[1])
+    assert {name: style.shape for name, style in inputs.styles.items()} == {
+        "night_sky": (64, 64, 3)
+    }
+    assert [np.array_equal(loaded, mask) for loaded in inputs.masks] == [True]
+    with pytest.raises(AtelierError, match="there is no image"):
+        load_inputs(options(contents=["bob.png"]), tmp_path, 80, lambda: faces)

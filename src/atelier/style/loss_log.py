@@ -37,7 +37,8 @@ class Preview:
     Attributes:
         image: index of the result, from 0.
         iteration: number of evaluations so far.
-        pixels: float32 ``[1, 3, H, W]``, RGB, 0 to 1, of the size of the result.
+        pixels: float32 ``[1, 3, H, W]``, RGB, 0 to 1, of the size of the result, on the device of
+            the computation.
         interrupted: true if the style transfer was interrupted here.
     """
 

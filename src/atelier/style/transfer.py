@@ -206,7 +206,7 @@ class StyleTransfer:
 
     def _preview(self, image: Tensor, problem: ScaledProblem, interrupted: bool = False) -> None:
         """Pass the images on, postprocessed at the size of the result."""
-        previews = problem.preview(image).cpu().split(1)
+        previews = problem.preview(image).split(1)
         for number, pixels in zip(self._job.images, previews, strict=True):
             self._events.on_preview(Preview(number, self._log.recorded, pixels, interrupted))
 
