@@ -24,9 +24,9 @@ from atelier.data.image_file import read_image
 from atelier.figures.contact_sheet import contact_sheet
 from atelier.figures.grid import save_png
 from atelier.gan.serialization import generate_from
-from atelier.style.batch import stylize
+from atelier.style.batch import load_vgg, stylize
 from atelier.style.demo_styles import night_sky_image
-from atelier.style.inputs import resize_to_tensor
+from atelier.style.inputs import StyleInputs, resize_to_tensor
 from style import ROOT, build_network, reference, style_settings
 
 CPU = torch.device("cpu")
@@ -56,7 +56,8 @@ def stylize_by_stage(contents: Images, styles: Images, options: argparse.Namespa
     else:
         settings = style_settings(options.pixels, options.weights, clamp_to_range=True)
         settings = settings.model_copy(update=weights)
-    results = stylize(settings, contents, styles, [], Path(options.weights).parent, CPU)
+    vgg = load_vgg(settings, Path(options.weights).parent)
+    results = stylize(StyleInputs(contents, styles), settings, vgg)
     return {image.name: image.pixels for image in results}
 
 

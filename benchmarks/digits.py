@@ -58,10 +58,10 @@ def main() -> None:
     order = torch.randperm(len(labels))
     kept, held_out = order[arguments.held_out :], order[: arguments.held_out]
     network = learn(scaled(images.pixels[kept.numpy()]), labels[kept])
-    generator, arch = load_generator(arguments.generator)
+    trained = load_generator(arguments.generator)
     with torch.inference_mode():
         real = network(scaled(images.pixels[held_out.numpy()])).softmax(dim=1)
-        digits = generate(generator, draw_latents(arguments.generated, arch, seed=1))
+        digits = generate(trained.network, draw_latents(arguments.generated, trained, seed=1))
         surely, which = network(scaled(digits)).softmax(dim=1).max(dim=1)
     result = {
         "name": "digits",

@@ -67,6 +67,7 @@ def make_trainer(
     """Return a trainer of the preset `celeba64` on random images, and its list of warnings."""
     import numpy as np
 
+    from atelier.core.events import Events
     from atelier.core.presets import preset_values
     from atelier.core.settings import TrainSettings
     from atelier.gan.trainer import Trainer
@@ -78,9 +79,15 @@ def make_trainer(
     settings = TrainSettings(**values)
     count = settings.batch_size * (3 if TINY else steps)
     coarse = np.random.default_rng(1).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
-    trainer = Trainer(settings, coarse.repeat(8, axis=1).repeat(8, axis=2), device())
     messages: list[str] = []
-    trainer.use_cuda_graphs, trainer.warn = cuda_graphs, messages.append
+
+    class Messages(Events):
+        def warn(self, *warnings: str) -> None:
+            messages.extend(warnings)
+
+    images = coarse.repeat(8, axis=1).repeat(8, axis=2)
+    trainer = Trainer(settings, images, device(), events=Messages())
+    trainer.runner.use_cuda_graphs = cuda_graphs
     return trainer, messages
 
 
@@ -120,8 +127,8 @@ def one_step(trainer: Any) -> Callable[[], Any]:
     import torch
 
     indices = torch.arange(trainer.settings.batch_size)
-    batch = next(iter(trainer._loader.batches([indices])))
-    return lambda: trainer._step(batch, indices)
+    pixels = next(iter(trainer._loader.batches([indices])))
+    return lambda: trainer.runner.run(trainer.gan, trainer._batch(pixels, indices))
 
 
 def machine() -> Results:
@@ -288,8 +295,9 @@ def make_transfer(pixels: int, **changes: Any) -> Any:
     """Return the optimizer of a style transfer at one size, ready to advance."""
     import torch
 
-    from atelier.style.loss_log import Checkpointer, LossLog
-    from atelier.style.objective import Style, cast_vgg, loss_names
+    from atelier.style.checkpoint import TransferCheckpoints
+    from atelier.style.loss_log import StyleEvents
+    from atelier.style.objective import Style, cast_vgg
     from atelier.style.optimizers import build_optimizer
     from atelier.style.problem import ScaledProblem, StyleJob
     from atelier.style.transfer import StyleTransfer
@@ -303,9 +311,9 @@ def make_transfer(pixels: int, **changes: Any) -> Any:
     content, style = (
         torch.rand(1, 3, pixels, pixels, generator=generator).to(device()) for _ in range(2)
     )
-    problem = ScaledProblem(StyleJob(content, (Style((style,)),)), settings, vgg, None)
-    log = LossLog(0, ["x"], loss_names(settings), lambda losses: None)
-    transfer = StyleTransfer(settings, vgg, log, Checkpointer(), None, lambda message: None)
+    job = StyleJob(content, (Style((style,)),), {0: "x"})
+    problem = ScaledProblem(job, settings, vgg, None)
+    transfer = StyleTransfer(job, settings, vgg, StyleEvents(), TransferCheckpoints())
     evaluate = transfer._evaluation(problem, 1.0)
     return build_optimizer(problem.initial_image(), evaluate, settings, problem.bounds)
 
@@ -332,8 +340,16 @@ def time_transfer(changes: dict[str, Any]) -> Results:
     import torch
     import torch.nn.functional as F
 
-    from atelier.style.transfer import transfer_style
+    from atelier.style.loss_log import IterationLosses, StyleEvents
+    from atelier.style.objective import Style
+    from atelier.style.transfer import TransferTask, transfer_style
     from atelier.style.vgg import build_vgg19
+
+    losses: list[IterationLosses] = []
+
+    class Recorder(StyleEvents):
+        def on_losses(self, losses_of_image: IterationLosses) -> None:
+            losses.append(losses_of_image)
 
     pixels = changes.pop("image_size", 48 if TINY else 512)
     settings = stylize_settings(pixels, **changes)
@@ -345,13 +361,12 @@ def time_transfer(changes: dict[str, Any]) -> Results:
         for _ in range(2)
     )
     seconds = []
-    losses: list[Any] = []
+    task = TransferTask(0, "x", content.clamp(0, 1), Style((style.clamp(0, 1),)))
     for _ in range(2):
         losses.clear()
         wait()
         start = time.perf_counter()
-        images = [content.clamp(0, 1)]
-        list(transfer_style(images, style.clamp(0, 1), settings, vgg, device(), losses.append))
+        list(transfer_style([task], settings, vgg.to(device()), Recorder()))
         wait()
         seconds.append(round(time.perf_counter() - start, 2))
     return {

@@ -41,11 +41,11 @@ from atelier.core.settings import StylizeSettings
 from atelier.data.image_file import read_image
 from atelier.figures.grid import save_png
 from atelier.sample_faces.portrait import random_portrait
+from atelier.style.checkpoint import TransferCheckpoints
 from atelier.style.demo_styles import night_sky_image
 from atelier.style.inputs import resize_to_tensor
-from atelier.style.loss_log import Checkpointer
 from atelier.style.objective import FeatureObjective, Style, build_targets, weighted_sum
-from atelier.style.transfer import transfer_style
+from atelier.style.transfer import TransferTask, transfer_style
 from atelier.style.vgg import build_vgg19, calibrate, preprocess
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,10 +147,11 @@ def reference(
     return steps
 
 
-class StepRecorder(Checkpointer):
+class StepRecorder(TransferCheckpoints):
     """Records images and times at every checkpoint."""
 
     def __init__(self, start: float) -> None:
+        super().__init__()
         self.start, self.steps = start, Steps()
 
     def save(self, image: int, evaluations: int, state: dict[str, Tensor], finished: bool) -> None:
@@ -162,11 +163,8 @@ def ours(content: Tensor, style: Tensor, vgg: nn.Sequential, settings: StylizeSe
     """Run the stylize stage's function."""
     recorder = StepRecorder(now(content.device))
     # Random weights are calibrated again here, which changes nothing.
-    list(
-        transfer_style(
-            [content], style, settings, vgg, content.device, lambda losses: None, recorder
-        )
-    )
+    task = TransferTask(0, "content", content, Style((style,)))
+    list(transfer_style([task], settings, vgg, checkpoints=recorder))
     return recorder.steps
 
 

@@ -36,9 +36,9 @@ from atelier.core.setting_types import STYLES
 from atelier.core.settings import StylizeSettings
 from atelier.figures.grid import save_png
 from atelier.sample_faces.portrait import random_portrait
-from atelier.style.batch import stylize
+from atelier.style.batch import load_vgg, stylize
 from atelier.style.demo_styles import demo_style_image
-from atelier.style.inputs import resize_to_tensor
+from atelier.style.inputs import StyleInputs, resize_to_tensor
 from atelier.style.losses import gram_matrix
 from atelier.style.vgg import build_vgg19, feature_maps, preprocess
 
@@ -214,7 +214,7 @@ def main() -> None:
     styles = {name: demo_style_image(name, 2 * size, settings.seed) for name in STYLES}
     stylized = {
         (image.content_image, image.styles): image.pixels
-        for image in stylize(settings, faces, styles, [], Path(), torch.device("cpu"))
+        for image in stylize(StyleInputs(faces, styles), settings, load_vgg(settings, Path()))
     }
     if options.sheet:
         save_sheet(stylized, options.sheet)

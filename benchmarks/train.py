@@ -37,7 +37,7 @@ from atelier.core.presets import preset_values
 from atelier.core.settings import TrainSettings
 from atelier.gan.model import build_gan
 from atelier.gan.networks import Architecture, build_networks
-from atelier.gan.step import train_step
+from atelier.gan.step import Batch, train_step
 from atelier.gan.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -162,7 +162,7 @@ def flops_per_image(settings: TrainSettings, arch: Architecture) -> float:
     aten = torch.ops.aten
     formulas = {aten.convolution: forward_work, aten.convolution_backward: backward_work}
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
-        train_step(gan, real, torch.zeros(2, arch.latent_size))
+        train_step(gan, Batch(real, torch.zeros(2, arch.latent_size)))
     return counter.get_total_flops() / 2
 
 

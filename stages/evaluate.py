@@ -33,12 +33,12 @@ def main(settings: Settings, run: Run) -> None:
     device, options = choose_device(settings.runtime.device), settings.evaluate
     training = load_images(IMAGES).pixels
     test = load_images(TEST, may_be_empty=True).pixels
-    cache = FeatureCache(private_folder(repository_root()) / "features")
+    cache = FeatureCache(private_folder(repository_root()) / "features", device)
     with progress_bar("evaluate", "steps", settings.runtime.progress) as report:
         seed = derive_seed(options.seed, "evaluate.latents")
         generated = generate_from(GENERATOR, options.samples, seed, device)
         epochs = load_epochs(SAMPLES)
-        result = evaluate(options, training, test, generated, device, report, epochs, cache)
+        result = evaluate(options, training, test, generated, cache, report, epochs)
     indices, neighbors = result.closest(PAIRS)
     titles = ("Generated", "Nearest in the training")
     save_png(side_by_side(generated[indices], neighbors, titles, COLUMNS, TILE), NEAREST)

@@ -16,41 +16,34 @@ LOSSES, QUALITY = Path("plots/losses.csv"), Path("plots/quality.csv")
 def main(settings: Settings, run: Run) -> None:
     """Train the GAN; write its networks, samples, losses and metrics; log each epoch."""
     from atelier.data.dataset import load_images
-    from atelier.gan import augment, diagnostics, distributed, fit, history, length, sample_files
-    from atelier.gan.step import STATISTICS
+    from atelier.gan.distributed import init_distributed
+    from atelier.gan.fit import Resumption, follow_rank0, save_models, train
     from atelier.gan.trainer import Trainer
-    from atelier.metrics.validation import build_validation
+    from atelier.tracking.training_log import TrainingLog
 
-    values, runtime, images = settings.train, settings.runtime, load_images(IMAGES)
-    pixels, labels = images.pixels, images.classes()[1] if values.conditional else None
-    with distributed.init_distributed(runtime.device) as (ranks, device):
+    images = load_images(IMAGES)
+    labels = images.classes()[1] if settings.train.conditional else None
+    with init_distributed(settings.runtime.device) as runtime:
+        ranks, device = runtime.ranks, runtime.device
         if ranks.number > 0:
-            fit.follow_rank0(Trainer(values, pixels, device, ranks, labels))
+            follow_rank0(Trainer(settings.train, images.pixels, device, ranks, labels))
             return
-        validation = load_images(VALIDATION, True).pixels
-        kid = build_validation(settings, pixels, validation, device, run.warn)
-        trainer = Trainer(values, pixels, device, ranks, labels, kid)
-        steps, table = (values.epochs, trainer.steps_per_epoch, values.steps), history.History()
-        monitor = diagnostics.TrainingMonitor(values.loss, *steps)
-        run.warn(*length.training_warnings(values, len(pixels)))
-        run.log_images("samples", trainer.samples(), 0, trainer.columns)  # before training: noise
-        bar = progress_bar("train", "steps", runtime.progress)
+        bar = progress_bar("train", "steps", settings.runtime.progress)
         with atomic_replace_dir(SAMPLES) as folder, bar as report, run.checkpointing() as state:
-            if (rows := augment.augmentation_preview(values, pixels)) is not None:
-                sample_files.save_augmented(rows, folder)
-                run.log_images("augmented", rows.reshape(-1, *rows.shape[2:]), 0, rows.shape[1])
-            for epoch in fit.train(trainer, *state, report, runtime.checkpoint_seconds, run.warn):
-                sample_files.save_samples(epoch.number, epoch.samples, epoch.step_samples, folder)
-                table.add(epoch)
-                run.warn(*monitor.check(epoch))
-                run.log_steps(epoch.first_step, STATISTICS, epoch.statistics, epoch.images_seen)
-                run.log_metrics(("kid",), epoch.quality_by_epoch)
-                run.log_images("samples", epoch.samples, epoch.number, trainer.columns)
+            result = train(
+                settings.train,
+                images.pixels,
+                labels=labels,
+                held_out=load_images(VALIDATION, may_be_empty=True).pixels,
+                runtime=runtime,
+                resumption=Resumption(*state, settings.runtime.checkpoint_seconds),
+                events=TrainingLog(run, folder, report),
+            )
     with atomic_replace_dir(MODELS) as folder:
-        fit.save_models(trainer, folder)
-    table.write(LOSSES, QUALITY)
-    write_json(METRICS, table.summary())
-    run.log_summary(table.summary())
+        save_models(result.trainer, folder)
+    result.history.write(LOSSES, QUALITY)
+    write_json(METRICS, result.history.summary())
+    run.log_summary(result.history.summary())
     run.log_model(MODELS / "generator.safetensors", "atelier.gan.serialization:load_for_serving")
     run.log_artifact(LOSSES)
 

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from atelier.tracking.outbox import entries, is_open
+from atelier.tracking.run import Run
+
+from ..support.journals import start
 from ..support.project import Project
 
 # Bytes that DVC needs to record restored links; no output of a stage fits into them.
@@ -50,6 +54,27 @@ def project(_ready: Project, small_disk: Path) -> Project:
         ignore=shutil.ignore_patterns("mlruns", "mlflow.db", "unfinished"),
     )
     return project
+
+
+def test_outbox_on_full_disk_keeps_complete_entries(
+    small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outbox = start(small_disk)
+    run = Run(outbox)
+    run.log_metrics(["loss"], {1: [0.5]})
+    fill(small_disk, leave=0)
+    values = [1 / step for step in range(1, 1001)]
+    run.log_metrics(["loss"], {step: [value] for step, value in enumerate(values, 2)})
+    run.log_metrics(["loss"], {1002: [0.25]})
+    run.end("FINISHED")
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 1
+    assert "No space left on device" in warnings[0]
+    os.unlink(small_disk / "ballast")
+    found = [entry for entry, _ in entries(outbox.folder)]
+    assert [entry["kind"] for entry in found] == ["start", "metrics"]
+    assert [(step, value) for step, _, value in found[1]["rows"]] == [(1, [0.5])]
+    assert not is_open(outbox.folder)
 
 
 OUTPUTS = [

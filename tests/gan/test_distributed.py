@@ -17,6 +17,7 @@ from atelier.core.errors import AtelierError, PeerLostError
 from atelier.core.settings import Settings
 from atelier.gan.distributed import (
     Ranks,
+    Runtime,
     SyncBatchNorm,
     _all_reduce,
     convert_sync_batchnorm,
@@ -49,7 +50,8 @@ from atelier.core.settings import TrainSettings
 
 torch.set_num_threads(1)
 pixels = torch.load(sys.argv[2], weights_only=True).numpy()
-with init_distributed("cpu") as (ranks, device):
+with init_distributed("cpu") as runtime:
+    ranks, device = runtime.ranks, runtime.device
     settings = TrainSettings(**json.loads(sys.argv[1]))
     trainer = Trainer(settings, pixels, device, ranks, np.arange(len(pixels)) % 2)
     trainer.broadcast_state()
@@ -237,8 +239,8 @@ def test_torchrun_process_joins_group_and_rank0_broadcasts_state(
 ) -> None:
     state = {"weights": torch.randn(3, 4).T, "count": torch.tensor(3)}
     sent: list[torch.Tensor] = []
-    with init_distributed("cpu") as (ranks, device):
-        assert (ranks, device) == (Ranks(0, 1), torch.device("cpu"))
+    with init_distributed("cpu") as runtime:
+        assert runtime == Runtime(Ranks(0, 1), torch.device("cpu"))
         reduced = torch.ones(3)
         _all_reduce(reduced)
         assert reduced.tolist() == [1, 1, 1]
@@ -265,11 +267,11 @@ def test_single_process_needs_no_process_group(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    with init_distributed("cpu") as (ranks, device):
-        assert (ranks, device) == (Ranks(), torch.device("cpu"))
+    with init_distributed("cpu") as runtime:
+        assert runtime == Runtime(Ranks(), torch.device("cpu"))
     monkeypatch.setattr("atelier.gan.distributed.choose_device", torch.device)
-    with init_distributed("cuda:1") as (ranks, device):
-        assert (ranks, device) == (Ranks(), torch.device("cuda", 1))
+    with init_distributed("cuda:1") as runtime:
+        assert runtime == Runtime(Ranks(), torch.device("cuda", 1))
     assert chosen == [torch.device("cuda", 1)]
     assert not torch.distributed.is_initialized()
 
@@ -297,8 +299,8 @@ def test_each_process_uses_its_own_gpu(
             pass
         assert backends == chosen == []
         return
-    with init_distributed("cuda") as (_, device):
-        assert device == torch.device("cuda", number)
+    with init_distributed("cuda") as runtime:
+        assert runtime.device == torch.device("cuda", number)
     assert (backends, chosen) == (["nccl"], [torch.device("cuda", number)])
 
 

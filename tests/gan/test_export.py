@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from atelier.core.errors import AtelierError
 from atelier.gan.export import export
 from atelier.gan.generation import draw_latents, generate
-from atelier.gan.sampling import SampledGenerator
+from atelier.gan.sampling import TrainedGenerator
 
 from ..support.architectures import SMALL, vivid, with_changes
 
@@ -48,7 +48,7 @@ def test_export_matches_generator_for_any_batch_size(
     }
     arch = with_changes(SMALL, image_size=28, **kind)
     generator = vivid(arch)
-    sampled = SampledGenerator.from_module(
+    sampled = TrainedGenerator.from_module(
         generator, arch.latent_size + classes, arch.model_dump(), CPU
     )
     export(sampled, tmp_path / name)
@@ -68,7 +68,7 @@ def test_onnx_export_is_deterministic_and_contains_no_local_paths(
     tmp_path: Path, root: Path
 ) -> None:
     pytest.importorskip("onnxscript")
-    sampled = SampledGenerator.from_module(vivid(SMALL), SMALL.latent_size, {}, CPU)
+    sampled = TrainedGenerator.from_module(vivid(SMALL), SMALL.latent_size, {}, CPU)
     for name in ("one.onnx", "two.onnx"):
         export(sampled, tmp_path / name)
     written = (tmp_path / "one.onnx").read_bytes()
@@ -80,7 +80,7 @@ def test_onnx_export_is_deterministic_and_contains_no_local_paths(
 def test_export_error_names_missing_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sampled = SampledGenerator.from_module(vivid(SMALL), SMALL.latent_size, {}, CPU)
+    sampled = TrainedGenerator.from_module(vivid(SMALL), SMALL.latent_size, {}, CPU)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(AtelierError, match="pip install onnx onnxscript"):
         export(sampled, tmp_path / "g.onnx")

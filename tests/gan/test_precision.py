@@ -10,8 +10,11 @@ import torch
 from atelier.core.device import autocast, choose_precision, float32_matmul_precision, native_bf16
 from atelier.core.errors import AtelierError
 from atelier.core.settings import Settings
-from atelier.gan.step import train_step
+from atelier.gan.step import Batch, train_step
+from atelier.gan.step_runner import StepRunner
 from atelier.gan.trainer import Trainer
+
+from ..support.events import RecordedEvents
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -105,18 +108,17 @@ def test_failed_graph_capture_falls_back_to_eager_steps(
 ) -> None:
     settings = make_settings(train={"epochs": 2, "batch_size": 32}).train
     plain = [epoch.statistics for epoch in Trainer(settings, faces(64), CPU).run()]
-    warnings: list[str] = []
 
     def fail_capture(*_arguments: object) -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr("atelier.gan.trainer.GraphedStep", fail_capture)
-    monkeypatch.setattr(Trainer, "_can_graph", lambda self, _count: self.use_cuda_graphs)
-    trainer = Trainer(settings, faces(64), CPU)
-    trainer.warn = warnings.append
+    monkeypatch.setattr("atelier.gan.step_runner.GraphedStep", fail_capture)
+    monkeypatch.setattr(StepRunner, "can_graph", lambda self, *_: self.use_cuda_graphs)
+    events = RecordedEvents()
+    trainer = Trainer(settings, faces(64), CPU, events=events)
     statistics = [epoch.statistics for epoch in trainer.run()]
     np.testing.assert_array_equal(statistics, plain)
-    (sentence,) = warnings
+    (sentence,) = events.warnings
     assert (
         "cannot be captured as a CUDA graph on this GPU (operation not permitted when" in sentence
     )
@@ -126,7 +128,7 @@ def test_step_can_be_repeated_after_an_error(
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gan = Trainer(make_settings().train, faces(64), CPU).gan
-    batch = (torch.zeros(4, 3, 16, 16), torch.zeros(4, gan.arch.latent_size))
+    batch = Batch(torch.zeros(4, 3, 16, 16), torch.zeros(4, gan.arch.latent_size))
 
     def fail(*_arguments: object) -> None:
         raise RuntimeError("no memory in the generator's half")
@@ -134,8 +136,8 @@ def test_step_can_be_repeated_after_an_error(
     with monkeypatch.context() as patch:
         patch.setattr("atelier.gan.step.generator_loss", fail)
         with pytest.raises(RuntimeError, match="generator's half"):
-            train_step(gan, *batch)
-    assert train_step(gan, *batch).isfinite().all()
+            train_step(gan, batch)
+    assert train_step(gan, batch).isfinite().all()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
@@ -147,7 +149,7 @@ def test_graphed_steps_match_eager_steps(
     curves = []
     for use_graphs in (False, True):
         trainer = Trainer(settings, faces(32 * 5 + 7), torch.device("cuda"))
-        trainer.use_cuda_graphs = use_graphs
+        trainer.runner.use_cuda_graphs = use_graphs
         curves.append(np.concatenate([epoch.statistics for epoch in trainer.run()]))
     np.testing.assert_allclose(*curves, rtol=1e-5 if precision == "fp32" else 1e-2)
 
@@ -175,7 +177,7 @@ def test_graphed_steps_with_penalties_match_eager_steps(
     results = []
     for use_graphs in (False, True):
         trainer = Trainer(make_settings(train=changes).train, faces(32 * 5 + 7), CUDA)
-        trainer.use_cuda_graphs = use_graphs
+        trainer.runner.use_cuda_graphs = use_graphs
         epochs = list(trainer.run())
         results.append([e.statistics for e in epochs] + [epochs[-1].samples / 255])
     for plain, captured in zip(*results, strict=True):

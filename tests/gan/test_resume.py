@@ -11,14 +11,14 @@ import torch
 
 from atelier.core.checkpoints import Checkpoints
 from atelier.core.errors import AtelierError
-from atelier.core.progress import Progress
 from atelier.core.settings import Settings, TrainSettings
-from atelier.gan.fit import train
+from atelier.gan.fit import Resumption, train_epochs
 from atelier.gan.history import EpochResult
 from atelier.gan.serialization import load_generator
 from atelier.gan.trainer import Trainer
 
 from ..support.divergence import NanWeights
+from ..support.events import RecordedEvents
 
 SMALL = {
     "epochs": 3,
@@ -67,14 +67,15 @@ def settings(
     return make_settings(train={**SMALL, **KINDS[request.param]}).train
 
 
-def build_trainer(settings: TrainSettings) -> Trainer:
+def build_trainer(settings: TrainSettings, events: RecordedEvents | None = None) -> Trainer:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
     labels = np.arange(20) % 3
 
     def mean_level(images: np.ndarray) -> float:
         return float(images.mean())
 
-    return Trainer(settings, pixels, torch.device("cpu"), labels=labels, quality_fn=mean_level)
+    device = torch.device("cpu")
+    return Trainer(settings, pixels, device, labels=labels, quality_fn=mean_level, events=events)
 
 
 def outcome(trainer: Trainer, epochs: list[EpochResult]) -> dict[str, bytes]:
@@ -122,11 +123,13 @@ def test_resume_is_bit_exact(
     checkpoints = Checkpoints(tmp_path)
     yielded: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        for epoch in train(build_trainer(settings), checkpoints, stop_requested=StopAfter(steps)):
+        for epoch in train_epochs(
+            build_trainer(settings), Resumption(checkpoints, stop_requested=StopAfter(steps))
+        ):
             yielded.append(epoch.number)
     torch.manual_seed(steps)  # the global stream must not matter
     second = build_trainer(settings)
-    epochs = list(train(second, checkpoints))
+    epochs = list(train_epochs(second, Resumption(checkpoints)))
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
     assert outcome(second, epochs) == expected
 
@@ -137,17 +140,23 @@ def test_resume_after_every_step_is_bit_exact(
     checkpoints = Checkpoints(tmp_path)
     for _ in range(9):
         with pytest.raises(KeyboardInterrupt):
-            list(train(build_trainer(settings), checkpoints, stop_requested=lambda: True))
+            list(
+                train_epochs(
+                    build_trainer(settings), Resumption(checkpoints, stop_requested=lambda: True)
+                )
+            )
     last = build_trainer(settings)
-    assert outcome(last, list(train(last, checkpoints))) == expected
+    assert outcome(last, list(train_epochs(last, Resumption(checkpoints)))) == expected
 
 
 def test_finished_training_is_restored(
     settings: TrainSettings, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    list(train(build_trainer(settings), Checkpoints(tmp_path)))
+    list(train_epochs(build_trainer(settings), Resumption(Checkpoints(tmp_path))))
     restored = build_trainer(settings)
-    epochs = list(train(restored, Checkpoints(tmp_path), stop_requested=lambda: True))
+    epochs = list(
+        train_epochs(restored, Resumption(Checkpoints(tmp_path), stop_requested=lambda: True))
+    )
     assert outcome(restored, epochs) == expected
 
 
@@ -159,7 +168,12 @@ def test_damaged_checkpoint_is_ignored(
     settings: TrainSettings, expected: dict[str, bytes], tmp_path: Path, damage: str, which: str
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        list(train(build_trainer(settings), Checkpoints(tmp_path), stop_requested=StopAfter(5)))
+        list(
+            train_epochs(
+                build_trainer(settings),
+                Resumption(Checkpoints(tmp_path), stop_requested=StopAfter(5)),
+            )
+        )
     newest = max(tmp_path.glob(f"{which}-*"))
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
@@ -169,7 +183,9 @@ def test_damaged_checkpoint_is_ignored(
     else:
         newest.write_bytes(damaged[damage])
     second = build_trainer(settings)
-    assert outcome(second, list(train(second, Checkpoints(tmp_path)))) == expected
+    assert (
+        outcome(second, list(train_epochs(second, Resumption(Checkpoints(tmp_path))))) == expected
+    )
 
 
 def test_checkpoint_with_nan_weights_is_rejected(
@@ -179,16 +195,16 @@ def test_checkpoint_with_nan_weights_is_rejected(
     checkpoints = Checkpoints(tmp_path)
     first = build_trainer(settings)
     with pytest.raises(KeyboardInterrupt):
-        list(train(first, checkpoints, stop_requested=lambda: True))
+        list(train_epochs(first, Resumption(checkpoints, stop_requested=lambda: True)))
     with torch.no_grad():
         next(first.gan.generator.parameters()).fill_(float("nan"))
     checkpoints.save(first.steps_done, first.state())
     with pytest.raises(AtelierError, match="weights that are not finite numbers; delete"):
-        list(train(build_trainer(settings), checkpoints))
+        list(train_epochs(build_trainer(settings), Resumption(checkpoints)))
 
 
 def test_only_last_checkpoints_are_kept(settings: TrainSettings, tmp_path: Path) -> None:
-    list(train(build_trainer(settings), Checkpoints(tmp_path), checkpoint_seconds=0))
+    list(train_epochs(build_trainer(settings), Resumption(Checkpoints(tmp_path), seconds=0)))
     assert {path.name for path in tmp_path.glob("state-*")} == {
         "state-000000000009.safetensors",
         "state-000000000009-milestone.safetensors",
@@ -198,15 +214,15 @@ def test_only_last_checkpoints_are_kept(settings: TrainSettings, tmp_path: Path)
 
 
 def test_diverged_training_is_rolled_back(settings: TrainSettings, tmp_path: Path) -> None:
-    trainer = build_trainer(settings)
-    warnings: list[str] = []
+    events = RecordedEvents()
+    trainer = build_trainer(settings, events)
     nan_weights = NanWeights(trainer, steps=5, times=1)
-    epochs = list(train(trainer, Checkpoints(tmp_path), nan_weights, warn=warnings.append))
+    epochs = list(train_epochs(trainer, Resumption(Checkpoints(tmp_path), nan_weights)))
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
     assert all(np.isfinite(epoch.statistics).all() for epoch in epochs)
     assert [epoch.images[-1] for epoch in epochs] == [20, 40, 60]
-    assert len(warnings) == 1
-    assert "Rolled back to step 3" in warnings[0]
+    (warning,) = events.warnings
+    assert "Rolled back to step 3" in warning
     assert trainer.rollbacks == 1
 
 
@@ -217,16 +233,23 @@ def test_rollback_is_bit_exact(settings: TrainSettings, tmp_path: Path, steps: i
     expected = outcome(
         uninterrupted,
         list(
-            train(uninterrupted, Checkpoints(tmp_path / "1"), NanWeights(uninterrupted, steps, 1))
+            train_epochs(
+                uninterrupted,
+                Resumption(Checkpoints(tmp_path / "1"), NanWeights(uninterrupted, steps, 1)),
+            )
         ),
     )
     checkpoints = Checkpoints(tmp_path / "2")
     stop = StopAfter(steps + 4)  # after the rollback
     nan_weights = NanWeights(interrupted, steps, 1)
     with pytest.raises(KeyboardInterrupt):
-        list(train(interrupted, checkpoints, lambda: nan_weights() or stop(), checkpoint_seconds=0))
+        list(
+            train_epochs(
+                interrupted, Resumption(checkpoints, lambda: nan_weights() or stop(), seconds=0)
+            )
+        )
     last = build_trainer(settings)
-    assert outcome(last, list(train(last, checkpoints))) == expected
+    assert outcome(last, list(train_epochs(last, Resumption(checkpoints)))) == expected
 
 
 def test_rollback_removes_later_checkpoints(tmp_path: Path) -> None:
@@ -245,8 +268,12 @@ def test_repeated_divergence_fails_and_saves_last_finite_generator(
 ) -> None:
     trainer = build_trainer(settings)
     with pytest.raises(AtelierError, match="rolled back 3 times; the generator of step 6"):
-        list(train(trainer, Checkpoints(tmp_path), NanWeights(trainer, steps=8, times=99)))
-    generator, _ = load_generator(tmp_path / "generator.safetensors")
+        list(
+            train_epochs(
+                trainer, Resumption(Checkpoints(tmp_path), NanWeights(trainer, steps=8, times=99))
+            )
+        )
+    generator = load_generator(tmp_path / "generator.safetensors").network
     assert all(bool(p.isfinite().all()) for p in generator.parameters())
 
 
@@ -263,7 +290,7 @@ def test_rollback_fails_if_checkpoints_are_damaged(
         return nan_weights()
 
     with pytest.raises(AtelierError, match=r"not finite; .* Its checkpoints are damaged"):
-        list(train(trainer, Checkpoints(tmp_path), damage_checkpoints))
+        list(train_epochs(trainer, Resumption(Checkpoints(tmp_path), damage_checkpoints)))
 
 
 def test_diverged_state_is_not_saved_on_stop(
@@ -272,7 +299,12 @@ def test_diverged_state_is_not_saved_on_stop(
     trainer = build_trainer(make_settings(train=SMALL).train)
     nan_weights = NanWeights(trainer, steps=2, times=1)
     with pytest.raises(KeyboardInterrupt, match="saved"):
-        list(train(trainer, Checkpoints(tmp_path), lambda: nan_weights() or not nan_weights.times))
+        list(
+            train_epochs(
+                trainer,
+                Resumption(Checkpoints(tmp_path), lambda: nan_weights() or not nan_weights.times),
+            )
+        )
     assert list(tmp_path.glob("state-*")) == []
 
 
@@ -287,15 +319,8 @@ def test_checkpoints_are_saved_by_time_and_at_epoch_ends(
             numbers.append(number)
             super().save(number, *arguments, **options)
 
-    trainer = build_trainer(make_settings(train={**SMALL, "epochs": 2}).train)
-    reports: list[Progress] = []
-    list(
-        train(
-            trainer,
-            RecordingCheckpoints(tmp_path),
-            report=reports.append,
-            checkpoint_seconds=seconds,
-        )
-    )
+    events = RecordedEvents()
+    trainer = build_trainer(make_settings(train={**SMALL, "epochs": 2}).train, events)
+    list(train_epochs(trainer, Resumption(RecordingCheckpoints(tmp_path), seconds=seconds)))
     assert numbers == saved
-    assert reports[-1].done == 6
+    assert events.progress[-1].done == 6

@@ -7,30 +7,35 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from atelier.core.errors import AtelierError
 from atelier.gan.generation import draw_latents, generate
 from atelier.gan.sampling import (
     MAX_SEED,
-    SampledGenerator,
+    TrainedGenerator,
     generate_one_by_one,
     interpolation_loop,
     latents_for_seeds,
     slerp,
 )
-from atelier.gan.serialization import save_network
+from atelier.gan.serialization import load_generator, save_network
 
 from ..support.architectures import SMALL, vivid, with_changes
 
 CPU = torch.device("cpu")
 
 
-def trained(latents: str = "normal", classes: int = 0, size: int = 40) -> SampledGenerator:
-    """Wrap a network that returns its input as an image of one row."""
+class Row(nn.Module):
+    """Network that returns its input as an image of one row."""
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents[:, None, None]
+
+
+def trained(latents: str = "normal", classes: int = 0, size: int = 40) -> TrainedGenerator:
     architecture = {"latent_distribution": latents, "classes": classes}
-    return SampledGenerator.from_module(
-        lambda latents: latents[:, None, None], size + classes, architecture, CPU
-    )
+    return TrainedGenerator.from_module(Row(), size + classes, architecture, CPU)
 
 
 def test_slerp_midpoint_of_orthogonal_vectors() -> None:
@@ -137,7 +142,7 @@ def test_label_is_set_or_alternates() -> None:
     ],
 )
 def test_invalid_sampling_options_are_rejected(
-    sampled: SampledGenerator, truncation: float | None, label: int | None, sentence: str
+    sampled: TrainedGenerator, truncation: float | None, label: int | None, sentence: str
 ) -> None:
     with pytest.raises(AtelierError, match=sentence):
         next(latents_for_seeds([1], sampled, truncation, [] if label is None else [label]))
@@ -147,7 +152,7 @@ def test_invalid_sampling_options_are_rejected(
 def test_image_does_not_depend_on_other_seeds(network: str) -> None:
     arch = with_changes(SMALL, network=network)
     generator = vivid(arch)
-    sampled = SampledGenerator.from_module(generator, arch.latent_size, {}, CPU)
+    sampled = TrainedGenerator.from_module(generator, arch.latent_size, {}, CPU)
     first, second, third = generate_one_by_one(sampled, latents_for_seeds((7, 8, 9), sampled))
     (single,) = generate_one_by_one(sampled, latents_for_seeds([8], sampled))
     np.testing.assert_array_equal(single, second)
@@ -179,16 +184,16 @@ def test_distribution_and_classes_are_read_from_generator_file(tmp_path: Path) -
     arch = with_changes(SMALL, latent_distribution="uniform", classes=2)
     generator = vivid(arch)
     save_network(generator, arch, tmp_path / "g.safetensors")
-    found = SampledGenerator.from_file(tmp_path / "g.safetensors", CPU)
+    found = load_generator(tmp_path / "g.safetensors", CPU)
     assert (found.latent_size, found.latent_distribution, found.classes) == (8, "uniform", 2)
     assert found.device == CPU
     (image,) = generate_one_by_one(found, latents_for_seeds([4], found))
     assert image.shape == (16, 16, 3)
     assert np.array_equal(image, generate(generator, draw_latents(1, arch, 4))[0])
-    plain = SampledGenerator.from_module(generator, 10, {}, CPU)
+    plain = TrainedGenerator.from_module(generator, 10, {}, CPU)
     assert (plain.latent_size, plain.latent_distribution, plain.classes) == (10, "normal", 0)
     # Models logged to MLflow before the field was renamed.
-    renamed = SampledGenerator.from_module(generator, 10, {"latents": "uniform", "classes": 2}, CPU)
+    renamed = TrainedGenerator.from_module(generator, 10, {"latents": "uniform", "classes": 2}, CPU)
     assert (renamed.latent_size, renamed.latent_distribution, renamed.classes) == (8, "uniform", 2)
 
 
@@ -198,7 +203,7 @@ def test_weights_digest_covers_names_and_values() -> None:
     for name in sorted(generator.state_dict()):
         digest.update(name.encode())
         digest.update(generator.state_dict()[name].numpy().tobytes())
-    sampled = SampledGenerator.from_module(generator, SMALL.latent_size, {}, CPU)
+    sampled = TrainedGenerator.from_module(generator, SMALL.latent_size, {}, CPU)
     assert sampled.weights_digest == digest.hexdigest()
     assert trained().weights_digest == sha256().hexdigest()
     with torch.no_grad():

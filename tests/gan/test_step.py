@@ -9,7 +9,7 @@ from atelier.core.settings import TrainSettings
 from atelier.gan.generation import random_latents
 from atelier.gan.model import build_gan
 from atelier.gan.networks import build_networks
-from atelier.gan.step import train_step
+from atelier.gan.step import Batch, train_step
 
 from ..support.architectures import SMALL, architecture, train_settings
 
@@ -115,7 +115,7 @@ def test_step_matches_sources(preset: str, precision: torch.dtype) -> None:
     if not exact:  # another memory format changes the order of sums
         plain = [network.to(memory_format=torch.channels_last) for network in plain]
     torch.manual_seed(7)  # dropout draws from the global stream
-    statistics = train_step(gan, real, latents)
+    statistics = train_step(gan, Batch(real, latents))
     torch.manual_seed(7)
     optimizers = [adam(network, settings) for network in plain]
     expected = torch.tensor(reference_step(plain, optimizers, settings, real, latents))
@@ -153,7 +153,7 @@ def test_ten_steps_match_sources() -> None:
     for _ in range(10):
         real = torch.rand((8, 3, 16, 16), generator=stream).double() * 2 - 1
         latents = random_latents(8, SMALL, stream).double()
-        statistics = train_step(gan, real, latents)
+        statistics = train_step(gan, Batch(real, latents))
         expected = torch.tensor(reference_step(plain, optimizers, settings, real, latents))
         torch.testing.assert_close(statistics, expected, rtol=1e-6, atol=0)
     for network, reference in zip(networks, plain, strict=True):

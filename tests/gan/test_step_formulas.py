@@ -15,7 +15,7 @@ from atelier.gan.distributed import Ranks
 from atelier.gan.losses import Kind
 from atelier.gan.model import GAN, build_gan
 from atelier.gan.networks import build_networks
-from atelier.gan.step import train_step
+from atelier.gan.step import Batch, train_step
 
 from ..support.architectures import SMALL, train_settings, with_changes
 from ..support.plain_augmentation import plain_augmentation
@@ -59,15 +59,6 @@ def gan_of(settings: TrainSettings, ranks: Ranks | None = None) -> GAN:
         discriminator_optimizer=torch.optim.SGD(gan.discriminator.parameters(), RATE_D),
         ranks=ranks or gan.ranks,
     )
-
-
-@dataclass
-class Batch:
-    """Inputs of a step."""
-
-    real: Tensor
-    latents: Tensor
-    uniforms: Tensor
 
 
 def batch_of(seed: int = 1) -> Batch:
@@ -231,9 +222,8 @@ def test_step_matches_plain_reference(changes: dict[str, Any]) -> None:
     settings, batch = settings_of(**changes), batch_of()
     for with_penalty in {False, settings.has_penalty}:
         gan = gan_of(settings)
-        statistics = train_step(
-            gan, batch.real, batch.latents, 1.0, batch.uniforms, with_penalty=with_penalty
-        )
+        inputs = Batch(batch.real, batch.latents, batch.uniforms, with_penalty=with_penalty)
+        statistics = train_step(gan, inputs)
         assert_same(gan, statistics, reference_step(settings, batch, with_penalty))
 
 
@@ -243,7 +233,7 @@ def test_ema_is_updated_by_each_step() -> None:
     gan = gan_of(settings)
     assert gan.ema
     before = [weight.detach().clone() for weight in gan.generator.parameters()]
-    train_step(gan, batch.real, batch.latents)
+    train_step(gan, Batch(batch.real, batch.latents))
     for average, old, new in zip(
         gan.ema.generator.parameters(), before, gan.generator.parameters(), strict=True
     ):
@@ -260,16 +250,14 @@ def test_two_half_batches_match_one_step(monkeypatch: pytest.MonkeyPatch, loss: 
     settings = settings_of(loss=loss, **PENALTIES)
     batch = batch_of()
     gan = gan_of(settings, Ranks(0, 2))
-    statistics = train_step(gan, batch.real, batch.latents, 0.5, batch.uniforms, with_penalty=True)
+    half = Batch(batch.real, batch.latents, batch.uniforms, fraction=0.5)
+    statistics = train_step(gan, replace(half, with_penalty=True))
     # Normalization over half of the batch equals that over the whole batch.
     assert_same(gan, statistics, reference_step(settings, batch, with_penalty=True))
     # By default, the batch of a process has weight 1.
-    default = train_step(
-        gan_of(settings, Ranks(0, 2)), batch.real, batch.latents, uniforms=batch.uniforms
-    )
-    half_weight = train_step(
-        gan_of(settings, Ranks(0, 2)), batch.real, batch.latents, 0.5, batch.uniforms
-    )
+    whole = Batch(batch.real, batch.latents, batch.uniforms)
+    default = train_step(gan_of(settings, Ranks(0, 2)), whole)
+    half_weight = train_step(gan_of(settings, Ranks(0, 2)), half)
     assert float(default[0]) == pytest.approx(2 * float(half_weight[0]), rel=1e-5)
 
 
@@ -300,5 +288,5 @@ def test_discriminator_is_unfrozen_after_an_error(
     failing: Callable[..., Tensor] = fail
     monkeypatch.setattr("atelier.gan.step.generator_loss", failing)
     with pytest.raises(RuntimeError, match="no memory"):
-        train_step(gan, batch.real, batch.latents)
+        train_step(gan, Batch(batch.real, batch.latents))
     assert all(weight.requires_grad for weight in gan.discriminator.parameters())

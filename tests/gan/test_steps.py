@@ -12,7 +12,7 @@ import torch
 from atelier.core.checkpoints import Checkpoints
 from atelier.core.progress import Progress
 from atelier.core.settings import Settings
-from atelier.gan.fit import save_models, train
+from atelier.gan.fit import Resumption, save_models, train_epochs
 from atelier.gan.history import EpochResult
 from atelier.gan.lr_schedule import lr_factor
 from atelier.gan.serialization import read_metadata
@@ -71,7 +71,8 @@ def test_training_ends_after_exactly_n_steps(
     make_trainer: MakeTrainer, steps: int, lengths: list[int]
 ) -> None:
     trainer, progress = make_trainer(steps=steps, epochs=1), list[Progress]()
-    epochs = list(trainer.run(progress.append))
+    trainer.events.on_progress = progress.append  # type: ignore[method-assign]
+    epochs = list(trainer.run())
     assert [len(epoch.statistics) for epoch in epochs] == lengths
     assert [len(epoch.images) for epoch in epochs] == lengths
     assert sum(epoch.images_seen for epoch in epochs) == epochs[-1].images[-1]
@@ -129,13 +130,14 @@ def test_resume_is_bit_exact(make_trainer: MakeTrainer, tmp_path: Path, stop: in
     calls = iter(range(1, 100))
     with pytest.raises(KeyboardInterrupt):
         list(
-            train(
+            train_epochs(
                 make_trainer(**changes),
-                Checkpoints(tmp_path),
-                stop_requested=lambda: next(calls) == stop,
+                Resumption(Checkpoints(tmp_path), stop_requested=lambda: next(calls) == stop),
             )
         )
     for _ in range(2):  # the second time, everything is done already
         trainer = make_trainer(**changes)
-        assert epoch_bytes(list(train(trainer, Checkpoints(tmp_path)))) == expected
+        assert (
+            epoch_bytes(list(train_epochs(trainer, Resumption(Checkpoints(tmp_path))))) == expected
+        )
         assert state_bytes(trainer) == state_bytes(uninterrupted)

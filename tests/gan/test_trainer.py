@@ -1,6 +1,7 @@
 """Step inputs, random streams, CUDA graphs and state of the trainer."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,21 @@ import torch
 from torch import Tensor
 
 from atelier.core.errors import AtelierError
-from atelier.core.progress import Progress
+from atelier.core.events import Events
 from atelier.core.random_streams import torch_generator
 from atelier.core.settings import Settings
-from atelier.gan import trainer as trainer_module
+from atelier.gan import step_runner
 from atelier.gan.cuda_graph import _restore_in_place
 from atelier.gan.distributed import Ranks
 from atelier.gan.fit import follow_rank0
 from atelier.gan.generation import random_latents
-from atelier.gan.step import train_step
+from atelier.gan.model import GAN
+from atelier.gan.step import Batch, train_step
+from atelier.gan.step_runner import StepRunner
+from atelier.gan.streams import RandomStreams
 from atelier.gan.trainer import Trainer, _progress_note
+
+from ..support.events import RecordedEvents
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 TINY = {
@@ -41,9 +47,11 @@ MakeSettings = Callable[..., Settings]
 def make_trainer(make_settings: MakeSettings) -> Callable[..., Trainer]:
     """Return a function that builds a trainer of 3 epochs of 3 steps (4, 4 and 2 images)."""
 
-    def build(ranks: Ranks | None = None, quality_fn: Any = None, **changes: Any) -> Trainer:
+    def build(
+        ranks: Ranks | None = None, quality_fn: Any = None, events: Any = None, **changes: Any
+    ) -> Trainer:
         settings = make_settings(train={**TINY, **changes}).train
-        return Trainer(settings, PIXELS, CPU, ranks or Ranks(), LABELS, quality_fn)
+        return Trainer(settings, PIXELS, CPU, ranks or Ranks(), LABELS, quality_fn, events)
 
     return build
 
@@ -53,22 +61,21 @@ def assert_equal(found: Tensor, expected: Tensor, name: str) -> None:
 
 
 class RecordingStep:
-    """Training step that records its arguments and fails for large batches."""
+    """Training step that records its batches and fails for large ones."""
 
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, max_batch: int = 99, learns: bool = True
     ) -> None:
-        self.arguments: list[tuple[Any, ...]] = []
+        self.batches: list[Batch] = []
         self._max_batch, self._learns = max_batch, learns
-        monkeypatch.setattr(trainer_module, "train_step", self)
+        monkeypatch.setattr(step_runner, "train_step", self)
 
-    def __call__(self, *arguments: Any) -> Tensor:
-        self.arguments.append(arguments)
-        if len(arguments[1]) > self._max_batch:
+    def __call__(self, gan: GAN, batch: Batch) -> Tensor:
+        self.batches.append(batch)
+        if len(batch) > self._max_batch:
             # PyTorch raises either error.
-            is_odd = len(arguments[1]) % 2
-            raise RuntimeError("CUDA out of memory") if is_odd else MemoryError
-        return train_step(*arguments) if self._learns else torch.ones(5)
+            raise RuntimeError("CUDA out of memory") if len(batch) % 2 else MemoryError
+        return train_step(gan, batch) if self._learns else torch.ones(5)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +116,9 @@ def test_penalty_is_applied_at_every_nth_step(
 ) -> None:
     steps = RecordingStep(monkeypatch)
     list(make_trainer(**changes).run())
-    with_penalty = [number for number, arguments in enumerate(steps.arguments) if arguments[5]]
+    with_penalty = [number for number, batch in enumerate(steps.batches) if batch.with_penalty]
     assert with_penalty == expected
-    assert len(steps.arguments) == 9
+    assert len(steps.batches) == 9
 
 
 def test_each_step_draws_next_values_of_each_stream(
@@ -124,15 +131,17 @@ def test_each_step_draws_next_values_of_each_stream(
     order, latents, uniforms = (
         torch_generator(11, f"train.{name}.0") for name in ("order", "latents", "chances")
     )
-    images = torch.from_numpy(PIXELS).permute(0, 3, 1, 2) / 127.5 - 1
+    images = torch.from_numpy(PIXELS)
     expected = [part for _ in range(3) for part in torch.randperm(10, generator=order).split(4)]
-    for (_, real, codes, fraction, numbers, _), part in zip(steps.arguments, expected, strict=True):
-        torch.testing.assert_close(real, images[part])
+    for batch, part in zip(steps.batches, expected, strict=True):
+        assert torch.equal(batch.real, images[part])
         expected_latents = random_latents(len(part), trainer.arch, latents)
-        assert torch.equal(codes[:, :3], expected_latents)
-        assert torch.equal(codes[:, 3:].argmax(1), torch.from_numpy(LABELS)[part])
-        assert torch.equal(numbers, torch.rand(numbers.shape, generator=uniforms))
-        assert fraction == 1
+        assert torch.equal(batch.latents[:, :3], expected_latents)
+        assert torch.equal(batch.latents[:, 3:].argmax(1), torch.from_numpy(LABELS)[part])
+        assert batch.uniforms is not None
+        expected_uniforms = torch.rand(batch.uniforms.shape, generator=uniforms)
+        assert torch.equal(batch.uniforms, expected_uniforms)
+        assert batch.fraction == 1
 
 
 def test_random_streams_are_distinct(make_trainer: Callable[..., Trainer]) -> None:
@@ -170,13 +179,14 @@ def test_processes_get_shards_of_the_same_batches(
     for number in range(3):
         steps = RecordingStep(monkeypatch, learns=False)
         list(make_trainer(Ranks(number, 3), epochs=1, horizontal_flip=True, conditional=True).run())
-        parts.append(steps.arguments)
-    for step, (_, *tensors) in enumerate(single.arguments):
-        for position in (0, 1, 3):
-            joined = torch.cat([arguments[step][1 + position] for arguments in parts])
-            assert torch.equal(joined, tensors[position])
-        assert [arguments[step][3] for arguments in parts] == pytest.approx(
-            [len(arguments[step][1]) / len(tensors[0]) for arguments in parts]
+        parts.append(steps.batches)
+    for step, whole in enumerate(single.batches):
+        shards = [batches[step] for batches in parts]
+        for name in ("real", "latents", "uniforms"):
+            joined = torch.cat([getattr(shard, name) for shard in shards])
+            assert torch.equal(joined, getattr(whole, name))
+        assert [shard.fraction for shard in shards] == pytest.approx(
+            [len(shard) / len(whole) for shard in shards]
         )
 
 
@@ -211,7 +221,7 @@ def test_batch_size_is_halved_until_it_fits(
     steps = RecordingStep(monkeypatch, max_batch=2)
     with pytest.raises(AtelierError, match=r"set train\.batch_size to 2, which fits"):
         next(make_trainer(batch_size=10).run())
-    assert [len(arguments[1]) for arguments in steps.arguments] == [10, 5, 2]
+    assert [len(batch) for batch in steps.batches] == [10, 5, 2]
 
 
 def test_other_errors_are_not_replaced(
@@ -221,10 +231,10 @@ def test_other_errors_are_not_replaced(
     with pytest.raises(MemoryError):
         next(make_trainer(Ranks(0, 2), batch_size=8).run())
 
-    def fail(_gan: Any, real: Tensor, *_arguments: Any) -> Tensor:
-        raise RuntimeError("out of memory" if len(real) == 4 else "another reason")
+    def fail(_gan: GAN, batch: Batch) -> Tensor:
+        raise RuntimeError("out of memory" if len(batch) == 4 else "another reason")
 
-    monkeypatch.setattr(trainer_module, "train_step", fail)
+    monkeypatch.setattr(step_runner, "train_step", fail)
     with pytest.raises(RuntimeError, match="another reason"):
         next(make_trainer().run())
     with pytest.raises(RuntimeError, match="another reason"):
@@ -301,8 +311,9 @@ def test_progress_note_has_epoch_means() -> None:
 def test_progress_counts_steps_and_notes_epochs(
     make_trainer: Callable[..., Trainer],
 ) -> None:
-    reports: list[Progress] = []
-    epochs = list(make_trainer().run(reports.append))
+    events = RecordedEvents()
+    epochs = list(make_trainer(events=events).run())
+    reports = events.progress
     assert [report.done for report in reports] == [1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9]
     assert {report.total for report in reports} == {9}
     notes = [report.note for report in reports if report.note]
@@ -328,9 +339,10 @@ def test_only_full_batches_on_one_gpu_are_graphed(
     expected: bool,
 ) -> None:
     trainer = make_trainer(**changes)
-    for name, value in attributes.items():
-        setattr(trainer, name, value)
-    assert trainer._can_graph(count) is expected
+    runner = StepRunner(RandomStreams(1, CPU), attributes["device"], Events())
+    runner.use_cuda_graphs = attributes.get("use_cuda_graphs", True)
+    gan = replace(trainer.gan, ranks=attributes.get("ranks", Ranks()))
+    assert runner.can_graph(gan, Batch(torch.zeros(count), torch.zeros(count))) is expected
 
 
 class FakeGraph:
@@ -338,13 +350,13 @@ class FakeGraph:
 
     captured: list[bool]
 
-    def __init__(self, gan: Any, *arguments: Any) -> None:
-        self.gan, self.with_penalty = gan, arguments[3]
+    def __init__(self, gan: GAN, batch: Batch) -> None:
+        self.gan, self.with_penalty = gan, batch.with_penalty
         self.captured.append(self.with_penalty)
 
-    def __call__(self, pixels: Tensor, latents: Tensor, uniforms: Tensor) -> Tensor:
-        real = pixels.permute(0, 3, 1, 2) / 127.5 - 1
-        return train_step(self.gan, real, latents, 1.0, uniforms, self.with_penalty)
+    def __call__(self, batch: Batch) -> Tensor:
+        real = batch.real.permute(0, 3, 1, 2) / 127.5 - 1
+        return train_step(self.gan, replace(batch, real=real, with_penalty=self.with_penalty))
 
 
 def test_graphs_with_and_without_penalty_are_captured_once(
@@ -353,8 +365,8 @@ def test_graphs_with_and_without_penalty_are_captured_once(
     changes = {"r1": 1.0, "penalty_interval": 2, "schedule": "linear"}
     plain = [epoch.statistics for epoch in make_trainer(**changes).run()]
     FakeGraph.captured = []
-    monkeypatch.setattr(trainer_module, "GraphedStep", FakeGraph)
-    monkeypatch.setattr(Trainer, "_can_graph", lambda _self, count: count == 4)
+    monkeypatch.setattr(step_runner, "GraphedStep", FakeGraph)
+    monkeypatch.setattr(StepRunner, "can_graph", lambda _self, _gan, batch: len(batch) == 4)
     trainer = make_trainer(**changes)
     first = next(trainer.run())
     assert FakeGraph.captured == [True, False]
@@ -371,12 +383,12 @@ def test_out_of_memory_during_capture_keeps_graphs_enabled(
     def fail(*_arguments: Any) -> None:
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(trainer_module, "GraphedStep", fail)
-    monkeypatch.setattr(Trainer, "_can_graph", lambda self, _count: self.use_cuda_graphs)
+    monkeypatch.setattr(step_runner, "GraphedStep", fail)
+    monkeypatch.setattr(StepRunner, "can_graph", lambda self, *_: self.use_cuda_graphs)
     trainer = make_trainer()
     with pytest.raises(AtelierError, match="does not fit into memory"):
         next(trainer.run())
-    assert trainer.use_cuda_graphs
+    assert trainer.runner.use_cuda_graphs
 
 
 def test_warm_up_steps_are_undone(make_trainer: Callable[..., Trainer]) -> None:
@@ -384,7 +396,7 @@ def test_warm_up_steps_are_undone(make_trainer: Callable[..., Trainer]) -> None:
     before = {name: tensor.clone() for name, tensor in gan.state().items()}
     stream = torch.Generator().manual_seed(1)
     for _ in range(2):
-        train_step(gan, torch.rand(4, 3, 16, 16, generator=stream), torch.ones(4, 3))
+        train_step(gan, Batch(torch.rand(4, 3, 16, 16, generator=stream), torch.ones(4, 3)))
     moments = gan.state().keys() - before.keys()
     assert any(bool(gan.state()[name].any()) for name in moments)
     _restore_in_place(gan, before)
@@ -413,7 +425,7 @@ def test_follower_rank_reaches_the_same_state(
         trainer.reseed(len(broadcasts))
 
     monkeypatch.setattr(trainer, "broadcast_state", restore_rank0)
-    monkeypatch.setattr(trainer_module, "train_step", _not_finite_at_first())
+    monkeypatch.setattr(step_runner, "train_step", _not_finite_at_first())
     follow_rank0(trainer)
     assert broadcasts == [0, 3]
     assert trainer.epochs_done == 3
@@ -422,9 +434,9 @@ def test_follower_rank_reaches_the_same_state(
 def _not_finite_at_first() -> Callable[..., Tensor]:
     calls: list[int] = []
 
-    def step(*arguments: Any) -> Tensor:
+    def step(gan: GAN, batch: Batch) -> Tensor:
         calls.append(1)
-        statistics = train_step(*arguments)
+        statistics = train_step(gan, batch)
         return statistics * float("nan") if len(calls) == 2 else statistics
 
     return step

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from atelier.core.errors import AtelierError
-from atelier.core.progress import Progress
 from atelier.core.settings import Settings
 from atelier.gan.generation import draw_latents, generate
 from atelier.gan.history import History
@@ -18,6 +17,7 @@ from atelier.gan.trainer import Trainer
 
 from ..support.architectures import SMALL as SMALL_ARCH
 from ..support.architectures import with_changes
+from ..support.events import RecordedEvents
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -37,9 +37,10 @@ def pixels(count: int = 20, size: int = 16, channels: int = 3) -> np.ndarray:
 def test_each_epoch_uses_every_image_once(
     make_settings: Callable[..., Settings],
 ) -> None:
-    reports: list[Progress] = []
-    trainer = Trainer(make_settings(train=SMALL).train, pixels(20), CPU)
-    epochs = list(trainer.run(reports.append))
+    events = RecordedEvents()
+    trainer = Trainer(make_settings(train=SMALL).train, pixels(20), CPU, events=events)
+    epochs = list(trainer.run())
+    reports = events.progress
     assert [epoch.number for epoch in epochs] == [1, 2]
     assert [epoch.first_step for epoch in epochs] == [0, 3]
     assert all(epoch.statistics.shape == (3, 5) for epoch in epochs)
@@ -173,7 +174,8 @@ def test_generator_is_rebuilt_from_its_file(tmp_path: Path) -> None:
     assert (tmp_path / "g.safetensors").read_bytes() == (
         tmp_path / "again.safetensors"
     ).read_bytes()
-    loaded, loaded_arch = load_generator(tmp_path / "g.safetensors")
+    loaded = load_generator(tmp_path / "g.safetensors")
+    loaded, loaded_arch = loaded.network, loaded.arch
     assert loaded_arch == arch
     latents = draw_latents(3, arch, seed=0)
     assert np.array_equal(generate(generator, latents), generate(loaded, latents))

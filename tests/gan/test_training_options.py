@@ -14,13 +14,13 @@ from atelier.core.checkpoints import Checkpoints
 from atelier.core.errors import AtelierError
 from atelier.core.random_streams import derive_seed
 from atelier.core.settings import Settings
-from atelier.gan.fit import save_models, train
+from atelier.gan.fit import Resumption, save_models, train_epochs
 from atelier.gan.generation import draw_latents, generate, split_labels
 from atelier.gan.history import History
 from atelier.gan.model import EMA, build_gan
 from atelier.gan.networks import Architecture, Discriminator, Generator, build_networks
 from atelier.gan.serialization import load_generator, read_metadata, save_network
-from atelier.gan.step import train_step
+from atelier.gan.step import Batch, train_step
 from atelier.gan.trainer import Trainer
 from atelier.metrics.validation import validation_settings
 
@@ -70,7 +70,7 @@ def test_samples_and_files_use_ema_and_training_does_not(
     assert np.array_equal(last.statistics, last_averaged.statistics)
     assert not np.array_equal(last.samples, last_averaged.samples)
     save_models(averaged, tmp_path)
-    generator, _ = load_generator(tmp_path / "generator.safetensors")
+    generator = load_generator(tmp_path / "generator.safetensors").network
     latents = draw_latents(
         6, averaged.arch, derive_seed(averaged.settings.seed, "train.fixed_latents")
     )
@@ -117,7 +117,7 @@ def test_gradient_norm_is_clipped(make_settings: Callable[..., Settings]) -> Non
         settings = make_settings(train={**TINY, "grad_clip": clip}).train
         arch = Architecture.from_settings(settings, 16, 3)
         gan = build_gan(arch, settings, CPU)
-        train_step(gan, torch.zeros(8, 3, 16, 16), draw_latents(8, arch, 1))
+        train_step(gan, Batch(torch.zeros(8, 3, 16, 16), draw_latents(8, arch, 1)))
         lengths[clip] = [
             float(torch.stack([p.grad.norm() for p in n.parameters() if p.grad is not None]).norm())
             for n in (gan.generator, gan.discriminator)
@@ -133,7 +133,7 @@ def test_each_network_has_its_own_learning_rate(make_settings: Callable[..., Set
     gan = build_gan(arch, settings, CPU)
     networks = (gan.generator, gan.discriminator)
     before = [next(network.parameters()).detach().clone() for network in networks]
-    train_step(gan, torch.zeros(8, 3, 16, 16), draw_latents(8, arch, 1))
+    train_step(gan, Batch(torch.zeros(8, 3, 16, 16), draw_latents(8, arch, 1)))
     after = [next(network.parameters()).detach() for network in networks]
     steps = [float((a - b).abs().max()) for a, b in zip(after, before, strict=True)]
     assert steps == pytest.approx([0.001, 0.004], rel=1e-2)
@@ -163,7 +163,7 @@ def test_lazy_penalty_is_scaled_by_its_interval(
         arch = Architecture.from_settings(settings, 16, 3)
         gan = build_gan(arch, settings, CPU)
         real = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-        train_step(gan, real, draw_latents(8, arch, 1), with_penalty=with_penalty)
+        train_step(gan, Batch(real, draw_latents(8, arch, 1), with_penalty=with_penalty))
         return torch.cat(
             [p.grad.flatten() for p in gan.discriminator.parameters() if p.grad is not None]
         )
@@ -240,7 +240,8 @@ def test_conditional_generator_returns_requested_class(
     rows = last.samples.reshape(3, 2, 16, 16, 3).mean(axis=(1, 2, 3))
     assert rows.argmax(axis=1).tolist() == [0, 1, 2], "each row of the montage is one class"
     save_models(trainer, tmp_path)
-    generator, arch = load_generator(tmp_path / "generator.safetensors")
+    loaded = load_generator(tmp_path / "generator.safetensors")
+    generator, arch = loaded.network, loaded.arch
     assert arch.classes == 3
     requested = [2, 0, 1, 1, 0, 2, 2]
     images = generate(generator, draw_latents(7, arch, seed=5, labels=requested))
@@ -302,14 +303,11 @@ def test_validation_settings_do_not_depend_on_evaluate_section(
             convert={"validation_fraction": 0.0},
         )
     changes = {"kid_features": "inception", "kid_samples": 100, "seed": 7}
-    settings = make_settings(train=changes, evaluate={"samples": 999})
-    validation = validation_settings(settings)
+    validation = validation_settings(make_settings(train=changes).train)
     assert (validation.features, validation.samples, validation.seed) == ("inception", 100, 7)
-    # The train stage does not depend on the section evaluate.
+    # The train stage does not depend on the section evaluate, which may have any values.
     others = {"samples": 16, "features": "resnet18", "seed": 3, "nearest_neighbor_pool": 5}
-    for name, value in others.items():
-        validation = validation_settings(make_settings(train=changes, evaluate={name: value}))
-        assert (validation.features, validation.samples, validation.seed) == ("inception", 100, 7)
+    assert validation_settings(make_settings(train=changes, evaluate=others).train) == validation
 
 
 def test_unscored_networks_have_no_metadata(
@@ -362,7 +360,7 @@ def test_best_and_last_generators_are_saved(
     assert files["generator"].read_bytes() == files[select].read_bytes()
     latents = draw_latents(16, trainer.arch, derive_seed(settings.seed, "train.measured_latents"))
     for name, images in (("best", scores.images[1]), ("last", scores.images[2])):
-        generator, _ = load_generator(files[name])
+        generator = load_generator(files[name]).network
         assert np.array_equal(generate(generator, latents), images)
     for epoch in epochs:
         history.add(epoch)
@@ -379,7 +377,7 @@ def test_rollback_restores_best_model_and_ema(
     settings = make_settings(train={**TINY, **changes}).train
     trainer = Trainer(settings, PIXELS, CPU, quality_fn=Scores(0.5, 0.25, 0.75, 0.5))
     nan_weights = NanWeights(trainer, steps=5, times=1)
-    epochs = list(train(trainer, Checkpoints(tmp_path), nan_weights))
+    epochs = list(train_epochs(trainer, Resumption(Checkpoints(tmp_path), nan_weights)))
     assert [epoch.quality for epoch in epochs] == [0.5, 0.25, 0.75, 0.5]
     assert (trainer.rollbacks, trainer.best_model.best_epoch) == (1, 2)
     generators = (trainer.gan.eval_generator, trainer.best_model.best_generator(trainer.arch))
@@ -400,5 +398,5 @@ def test_header_omits_default_fields(tmp_path: Path) -> None:
         "discriminator_padding", "dropout", "generator_channels", "head_size", "image_size",
         "latent_distribution", "latent_size", "network", "relu_before_norm",
     ]  # fmt: skip
-    assert load_generator(tmp_path / "g.safetensors")[1] == SMALL
-    assert isinstance(load_generator(tmp_path / "g.safetensors")[0], Generator)
+    assert load_generator(tmp_path / "g.safetensors").arch == SMALL
+    assert isinstance(load_generator(tmp_path / "g.safetensors").network, Generator)

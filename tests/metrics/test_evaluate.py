@@ -58,8 +58,8 @@ def color_extractor(calibrated: bool = False) -> Extractor:
 
 def test_validation_kid_equals_kid_of_evaluation(images: Images) -> None:
     held_out, training, generated = images[:50], images[50:250], images[250:300] // 2
-    validation_kid = ValidationKID(evaluation(), training, held_out, CPU)
-    result = evaluate(evaluation(), training, held_out, generated, CPU).metrics()
+    validation_kid = ValidationKID(evaluation(), training, held_out)
+    result = evaluate(evaluation(), training, held_out, generated).metrics()
     assert (
         validation_kid(generated)
         == validation_kid(generated)
@@ -78,7 +78,7 @@ def test_epochs_are_measured_with_enough_validation_images(
     warnings: list[str] = []
 
     def build(count: int, **train: Any) -> ValidationKID | None:
-        settings = make_settings(train={"kid_every_epochs": 1, **train})
+        settings = make_settings(train={"kid_every_epochs": 1, **train}).train
         return build_validation(settings, images[220:], images[:count], CPU, warnings.append)
 
     assert build(200) is not None
@@ -102,7 +102,7 @@ def test_epochs_are_not_measured_if_scale_has_fewer_than_30_training_images(
     small: Images, make_settings: Callable[..., Settings], count: int, is_measured: bool
 ) -> None:
     warnings: list[str] = []
-    settings = make_settings(train={"kid_every_epochs": 1})
+    settings = make_settings(train={"kid_every_epochs": 1}).train
     validation_kid = build_validation(settings, small[:count], small[200:216], CPU, warnings.append)
     assert (validation_kid is not None) == is_measured
     if not is_measured:
@@ -112,7 +112,7 @@ def test_epochs_are_not_measured_if_scale_has_fewer_than_30_training_images(
             f"epochs are not measured: the scale of the features comes from {scaling} training"
             " images, and 30 are needed; add images"
         )
-        best = make_settings(train={"kid_every_epochs": 1, "select_model": "best"})
+        best = make_settings(train={"kid_every_epochs": 1, "select_model": "best"}).train
         with pytest.raises(AtelierError, match=r"30 are needed; .* set train.select_model to last"):
             build_validation(best, small[:count], small[200:216], CPU, warnings.append)
 
@@ -123,10 +123,10 @@ def test_calibrated_features_need_no_scale(
     for module in ("evaluate", "validation"):
         name = f"atelier.metrics.{module}.build_extractor"
         monkeypatch.setattr(name, lambda *_: color_extractor(calibrated=True))
-    metrics = evaluate(evaluation(), small[:9], small[:0], small[300:350], CPU).metrics()
+    metrics = evaluate(evaluation(), small[:9], small[:0], small[300:350]).metrics()
     assert {"kid", "fid", "memorised"} <= set(metrics)
     warnings: list[str] = []
-    settings = make_settings(train={"kid_every_epochs": 1})
+    settings = make_settings(train={"kid_every_epochs": 1}).train
     assert build_validation(settings, small[:2], small[200:216], CPU, warnings.append) is not None
     assert warnings == [
         "the KID of epochs is measured against 16 real images; below 200 its standard error is"
@@ -138,7 +138,7 @@ def test_few_validation_images_give_warning_with_error_of_kid(
     small: Images, make_settings: Callable[..., Settings]
 ) -> None:
     warnings: list[str] = []
-    settings = make_settings(train={"kid_every_epochs": 1})
+    settings = make_settings(train={"kid_every_epochs": 1}).train
     kid = build_validation(settings, small[200:], small[:199], CPU, warnings.append)
     assert kid is not None
     (warning,) = warnings
@@ -167,7 +167,7 @@ def test_warning_about_large_error_of_epochs_names_setting_to_raise(
     small: Images, make_settings: Callable[..., Settings], samples: int, count: int, action: str
 ) -> None:
     warnings: list[str] = []
-    settings = make_settings(train={"kid_every_epochs": 1, "kid_samples": samples})
+    settings = make_settings(train={"kid_every_epochs": 1, "kid_samples": samples}).train
     build_validation(settings, small[200:500], small[:count], CPU, warnings.append)
     (warning,) = warnings
     assert warning.endswith(f" real images; {action}")
@@ -188,7 +188,7 @@ def test_enough_test_images_are_the_reference(small: Images, count: int, referen
     sets = [rows(real.reference), rows(real.other), rows(scaling)]
     assert len(set().union(*sets)) == sum(map(len, sets)), "no image is in two of the sets"
     assert len(scaling) > 16
-    result = evaluate(evaluation(), training, test, small[300:350], CPU)
+    result = evaluate(evaluation(), training, test, small[300:350])
     assert result.metrics()["measured_with"] == {
         "features": "random",
         "samples": reference,
@@ -207,20 +207,20 @@ def test_kid_of_few_real_images_is_0_on_average(small: Images) -> None:
     kids = []
     for _ in range(100):
         shuffled = small[rng.permutation(len(small))]
-        validation_kid = ValidationKID(evaluation(), shuffled[:100], shuffled[100:116], CPU)
+        validation_kid = ValidationKID(evaluation(), shuffled[:100], shuffled[100:116])
         kids.append(validation_kid(shuffled[200:216]))
     assert abs(np.mean(kids)) < 3 * np.std(kids) / np.sqrt(len(kids))
 
 
 def test_training_images_replace_missing_test_images(small: Images) -> None:
     training, generated = small[:240], small[300:380]
-    result = evaluate(evaluation(samples=80), training, small[:0], generated, CPU)
+    result = evaluate(evaluation(samples=80), training, small[:0], generated)
     metrics = result.metrics()
     for name in ("kid", "real_kid"):
         assert abs(metrics[name]) < 5 * metrics["kid_error"]
     assert metrics["memorised"] < 0.15, "a reference image does not count as its own copy"
     assert metrics["real_memorised"] == pytest.approx(1 / 81)
-    copies = evaluate(evaluation(samples=80), training, small[:0], mirrored(training[:80]), CPU)
+    copies = evaluate(evaluation(samples=80), training, small[:0], mirrored(training[:80]))
     assert copies.memorised == 1
     indices, found = copies.closest(3)
     assert np.array_equal(found, mirrored(training[:80])[indices]), (
@@ -236,7 +236,7 @@ def mirrored(images: Images) -> Images:
 def test_plain_and_mirrored_copies_are_memorized(images: Images, is_mirrored: bool) -> None:
     training, test = images[:200], images[200:250]
     copies = mirrored(training[:50]) if is_mirrored else training[:50]
-    found = evaluate(evaluation(nearest_neighbor_pool=200), training, test, copies, CPU)
+    found = evaluate(evaluation(nearest_neighbor_pool=200), training, test, copies)
     assert found.memorised == 1
 
 
@@ -259,7 +259,7 @@ def test_few_images_omit_metrics_with_note(
     small: Images, training: int, test: int, absent: set[str]
 ) -> None:
     result = evaluate(
-        evaluation(), small[:training], small[100 : 100 + test], small[300:350], CPU,
+        evaluation(), small[:training], small[100 : 100 + test], small[300:350],
         epochs={1: small[:5]},
     )  # fmt: skip
     metrics = result.metrics()
@@ -281,7 +281,7 @@ def test_few_images_omit_metrics_with_note(
 def test_note_explains_missing_metrics_without_scale(
     small: Images,
 ) -> None:
-    result = evaluate(evaluation(), small[:9], small[:0], small[300:350], CPU)
+    result = evaluate(evaluation(), small[:9], small[:0], small[300:350])
     assert set(result.metrics()) == {
         "swd", "diversity", "real_swd", "real_diversity", "measured_with", "notes"
     }  # fmt: skip
@@ -297,7 +297,7 @@ def test_note_explains_missing_metrics_without_scale(
 def test_training_reference_needs_30_images_for_scale(small: Images) -> None:
     settings = evaluation(reference="training", nearest_neighbor_pool=1)
     few, enough = (
-        evaluate(settings, small[:count], small[:0], small[300:350], CPU) for count in (29, 30)
+        evaluate(settings, small[:count], small[:0], small[300:350]) for count in (29, 30)
     )
     assert few.generated.kid is None
     (note,) = few.notes
@@ -310,7 +310,7 @@ def test_training_reference_needs_30_images_for_scale(small: Images) -> None:
 
 def test_small_neighbor_pool_has_enough_images_for_scale(small: Images) -> None:
     settings = evaluation(samples=16, nearest_neighbor_pool=1)
-    result = evaluate(settings, small[:200], small[:0], small[300:350], CPU)
+    result = evaluate(settings, small[:200], small[:0], small[300:350])
     assert result.generated.kid is not None
 
 
@@ -321,13 +321,13 @@ def test_note_reports_training_images_as_reference(
     small: Images, count: int, count_text: str | None
 ) -> None:
     test = small[200 : 200 + count]
-    result = evaluate(evaluation(), small[:200], test, small[300:350], CPU)
+    result = evaluate(evaluation(), small[:200], test, small[300:350])
     found = [note for note in result.metrics()["notes"] if "test set" in note]
     assert found == [
         f"generated images are compared with 50 training images: the test set has {count_text}, and"
         " 16 are needed; raise convert.test_fraction or add images"
     ] * (count_text is not None)
-    by_setting = evaluate(evaluation(reference="training"), small[:200], test, small[300:350], CPU)
+    by_setting = evaluate(evaluation(reference="training"), small[:200], test, small[300:350])
     assert not [note for note in by_setting.notes if "test set" in note]
 
 
@@ -346,7 +346,7 @@ def test_note_about_large_error_names_setting_to_raise(
     monkeypatch.setattr("atelier.metrics.distances._PATCHES_PER_IMAGE", 1)  # for speed
     training, generated = small[:600], small[900:1100]
     notes = evaluate(
-        evaluation(samples=samples), training, small[600 : 600 + test], generated, CPU
+        evaluation(samples=samples), training, small[600 : 600 + test], generated
     ).notes
     (found,) = [note for note in notes if "standard error" in note]
     assert found.endswith(f"its standard error is large; {action}")
@@ -364,9 +364,7 @@ def test_features_of_each_real_image_are_extracted_once(
 
     extractor.network.register_forward_pre_hook(record)
     monkeypatch.setattr("atelier.metrics.evaluate.build_extractor", lambda *_: extractor)
-    evaluate(
-        evaluation(reference=reference), small[:200], small[200 : 200 + count], small[300:350], CPU
-    )
+    evaluate(evaluation(reference=reference), small[:200], small[200 : 200 + count], small[300:350])
     assert len(extracted) == len(set(extracted)) > 180
 
 
@@ -375,7 +373,7 @@ def test_kid_with_scale_of_30_images_is_0_on_average(small: Images) -> None:
     kids = []
     for _ in range(60):
         shuffled = small[rng.permutation(len(small))]
-        validation_kid = ValidationKID(evaluation(), shuffled[:46], shuffled[100:116], CPU)
+        validation_kid = ValidationKID(evaluation(), shuffled[:46], shuffled[100:116])
         kids.append(validation_kid(shuffled[200:216]))
     assert abs(np.mean(kids)) < 3 * np.std(kids) / np.sqrt(len(kids))
     assert np.std(kids) < 3
@@ -383,7 +381,7 @@ def test_kid_with_scale_of_30_images_is_0_on_average(small: Images) -> None:
 
 def test_enough_images_need_no_note(small: Images) -> None:
     settings = evaluation(samples=200)
-    result = evaluate(settings, small[:600], small[600:800], small[800:1000], CPU)
+    result = evaluate(settings, small[:600], small[600:800], small[800:1000])
     assert result.notes == ()
 
 
@@ -395,7 +393,7 @@ def test_training_reference_uses_all_training_images_and_samples(
     monkeypatch.setattr("atelier.metrics.evaluate.build_extractor", lambda *_: extract)
     training, test, generated = small[:80], small[300:340], small[400:520]
     settings = evaluation(samples=120, reference="training", features="inception")
-    result = evaluate(settings, training, test, generated, CPU)
+    result = evaluate(settings, training, test, generated)
     real, generated_features, others = (
         extract(images, CPU) for images in (training, generated, test)
     )
@@ -408,7 +406,7 @@ def test_training_reference_uses_all_training_images_and_samples(
     assert metrics["real_memorised"] == pytest.approx(1 / 41), "of the test images"
     measured = {"samples": 120, "reference": "training", "reference_images": 80}
     assert metrics["measured_with"].items() >= (measured | {"other_images": 40}).items()
-    without_test = evaluate(settings, training, test[:0], generated, CPU).metrics()
+    without_test = evaluate(settings, training, test[:0], generated).metrics()
     assert without_test["fid"] == metrics["fid"]
     assert "real_fid" not in without_test
 
@@ -417,7 +415,7 @@ def test_epochs_are_measured_on_validation_images_for_every_protocol(
     make_settings: Callable[..., Settings],
 ) -> None:
     settings = make_settings(evaluate={"reference": "training"})
-    assert validation_settings(settings).reference == "test"
+    assert validation_settings(settings.train).reference == "test"
 
 
 def test_metrics_do_not_depend_on_the_global_generator(images: Images) -> None:
@@ -426,7 +424,7 @@ def test_metrics_do_not_depend_on_the_global_generator(images: Images) -> None:
         torch.manual_seed(seed)
         np.random.seed(seed)
         result = evaluate(
-            evaluation(), images[:100], images[100:150], images[150:200], CPU,
+            evaluation(), images[:100], images[100:150], images[150:200],
             epochs={2: images[150:152], 3: images[150:153], 4: images[150:160]},
         )  # fmt: skip
         found.append((result.metrics(), result.epoch_rows(), result.swd_rows()))
@@ -447,7 +445,7 @@ def test_measured_epochs_are_evenly_spaced_and_include_the_last(
     assert spread(epochs, 0) == {}
     three = dict.fromkeys((1, 4, 9), images[150:160])
     real, generated = (images[:100], images[100:150]), images[150:200]
-    rows = evaluate(evaluation(epochs=2), *real, generated, CPU, epochs=three).epoch_rows()
+    rows = evaluate(evaluation(epochs=2), *real, generated, epochs=three).epoch_rows()
     assert [row[0] for row in rows] == [1, 9]
 
 
@@ -467,15 +465,15 @@ class CountingExtractor:
 
 def test_features_are_cached_by_content(tmp_path: Path, images: Images) -> None:
     counting, cache = CountingExtractor(), FeatureCache(tmp_path / "features")
-    first = cache.features(counting.extractor, images[:9], CPU)
-    cached = cache.features(counting.extractor, images[:9].copy(), CPU)
+    first = cache.features(counting.extractor, images[:9])
+    cached = cache.features(counting.extractor, images[:9].copy())
     assert counting.calls == 1
     assert torch.equal(first, cached)
     for other in (images[1:10], images[:9].reshape(9, 16, 64, 3)):
-        cache.features(counting.extractor, other, CPU)
+        cache.features(counting.extractor, other)
     assert counting.calls == 3
     other_extractor = CountingExtractor("another network")
-    cache.features(other_extractor.extractor, images[:9], CPU)
+    cache.features(other_extractor.extractor, images[:9])
     assert other_extractor.calls == 1
 
 
@@ -484,33 +482,31 @@ def test_damaged_cache_file_is_computed_again(
     tmp_path: Path, images: Images, content: bytes | None
 ) -> None:
     counting, cache = CountingExtractor(), FeatureCache(tmp_path)
-    features = cache.features(counting.extractor, images[:9], CPU)
+    features = cache.features(counting.extractor, images[:9])
     (file,) = tmp_path.iterdir()
     good = file.read_bytes()
     file.write_bytes(good[:-100] if content is None else content)
-    assert torch.equal(cache.features(counting.extractor, images[:9], CPU), features)
+    assert torch.equal(cache.features(counting.extractor, images[:9]), features)
     assert counting.calls == 2
     assert file.read_bytes() == good
 
 
 def test_unwritable_cache_folder_is_ignored(tmp_path: Path, images: Images) -> None:
     (tmp_path / "a_file").write_text("in the way")
-    features = FeatureCache(tmp_path / "a_file").features(
-        CountingExtractor().extractor, images[:9], CPU
-    )
+    features = FeatureCache(tmp_path / "a_file").features(CountingExtractor().extractor, images[:9])
     assert len(features) == 9
 
 
 def test_cache_keeps_20_most_recently_used_files(tmp_path: Path, images: Images) -> None:
     counting, cache = CountingExtractor(), FeatureCache(tmp_path)
     for i in range(20):
-        cache.features(counting.extractor, images[i : i + 1], CPU)
+        cache.features(counting.extractor, images[i : i + 1])
         for file in tmp_path.iterdir():  # older for any clock resolution
             os.utime(file, ns=(0, file.stat().st_mtime_ns - 10**9))
-    cache.features(counting.extractor, images[:1], CPU)  # a hit makes the oldest file the newest
-    cache.features(counting.extractor, images[30:31], CPU)
+    cache.features(counting.extractor, images[:1])  # a hit makes the oldest file the newest
+    cache.features(counting.extractor, images[30:31])
     assert (counting.calls, len(list(tmp_path.iterdir()))) == (21, 20)
-    cache.features(counting.extractor, images[:1], CPU)
+    cache.features(counting.extractor, images[:1])
     assert counting.calls == 21
-    cache.features(counting.extractor, images[1:2], CPU)
+    cache.features(counting.extractor, images[1:2])
     assert counting.calls == 22

@@ -56,7 +56,7 @@ def test_conditional_training_selects_the_best_epoch_and_renders_classes(
     files = {path.stem: path for path in (folder / "models").iterdir()}
     assert files["generator"].read_bytes() == files["best"].read_bytes()
     assert read_metadata(files["best"])["epoch"] == best
-    assert load_generator(files["generator"])[1].classes == 2
+    assert load_generator(files["generator"]).arch.classes == 2
     with Image.open(folder / "renders" / "montages" / "epoch_0003.png") as montage:
         assert montage.height == 2 * 16, "a row for each class"
         assert montage.width > 4 * 16, "the name of the class is next to its row"

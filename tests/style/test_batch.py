@@ -1,10 +1,12 @@
 """Style transfer of several contents in several styles: names, losses, progress, errors."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from atelier.core.arrays import to_uint8
 from atelier.core.errors import AtelierError
@@ -13,27 +15,41 @@ from atelier.core.settings import StylizeSettings
 from atelier.style.batch import (
     StylizedImage,
     check_memory,
+    load_vgg,
     loss_table,
     output_names,
     stylize,
     summary,
 )
-from atelier.style.inputs import resize_to_tensor, scaled_shape
-from atelier.style.loss_log import IterationLosses, Preview
+from atelier.style.inputs import StyleInputs, resize_to_tensor, scaled_shape
+from atelier.style.loss_log import IterationLosses, Preview, StyleEvents
 from atelier.style.memory import tile_size_for_memory
 from atelier.style.objective import cast_vgg
 from atelier.style.vgg import build_vgg19
 
 from ..support.arrays import random_image
+from ..support.painting import RecordedEvents
 from ..support.painting import options as default_options
 
 CPU = torch.device("cpu")
 WEIGHTS = Path("data/weights")
+Images = dict[str, NDArray[np.uint8]]
 
 
 def options(**changes: object) -> StylizeSettings:
     fast = {"style_layers": {1: 1.0}, "content_layers": {3: 0.1}, "iterations": 7}
     return default_options(**{**fast, **changes})
+
+
+def _stylize(
+    settings: StylizeSettings,
+    contents: Images,
+    styles: Images,
+    masks: Sequence[NDArray[np.uint8]] = (),
+    events: StyleEvents | None = None,
+) -> Iterator[StylizedImage]:
+    vgg = load_vgg(settings, WEIGHTS)
+    return stylize(StyleInputs(contents, styles, masks), settings, vgg, events)
 
 
 def _stylized_image(name: str, *totals: float) -> StylizedImage:
@@ -49,7 +65,7 @@ def _stylized_image(name: str, *totals: float) -> StylizedImage:
 def test_every_content_is_stylized_in_every_style() -> None:
     contents = {"ann": random_image(1), "bob": random_image(2, width=12)}
     styles = {"waves": random_image(3), "stars": random_image(4)}
-    results = list(stylize(options(), contents, styles, (), WEIGHTS, CPU))
+    results = list(_stylize(options(), contents, styles))
     assert [result.name for result in results] == [
         "ann-waves",
         "bob-waves",
@@ -66,10 +82,8 @@ def test_every_content_is_stylized_in_every_style() -> None:
 def test_results_do_not_depend_on_other_contents() -> None:
     contents = {"ann": random_image(1), "bob": random_image(2, width=12)}
     styles = {"waves": random_image(3), "stars": random_image(4)}
-    last = list(stylize(options(), contents, styles, (), WEIGHTS, CPU))[-1]
-    (single,) = stylize(
-        options(), {"bob": contents["bob"]}, {"stars": styles["stars"]}, (), WEIGHTS, CPU
-    )
+    last = list(_stylize(options(), contents, styles))[-1]
+    (single,) = _stylize(options(), {"bob": contents["bob"]}, {"stars": styles["stars"]})
     assert np.array_equal(last.pixels, single.pixels)
     losses = [(iterate.iteration, iterate.total, iterate.per_layer) for iterate in last.losses]
     assert losses == [
@@ -88,7 +102,7 @@ def test_progress_increases_up_to_its_total(optimizer: str, lr: float, iteration
         {"a": random_image(1), "b": random_image(2)},
         {"c": random_image(3), "d": random_image(4)},
     )
-    list(stylize(settings, contents, styles, (), WEIGHTS, CPU, reported.append))
+    list(_stylize(settings, contents, styles, events=RecordedEvents(progress=reported)))
     done = [progress.done for progress in reported]
     assert done == sorted(done)
     assert done[0] == 1
@@ -99,7 +113,7 @@ def test_progress_increases_up_to_its_total(optimizer: str, lr: float, iteration
 def test_pairing_cycle_uses_styles_in_turn() -> None:
     contents = {"ann": random_image(1), "bob": random_image(2), "cec": random_image(5)}
     styles = {"waves": random_image(3), "stars": random_image(4)}
-    results = list(stylize(options(pairing="cycle"), contents, styles, (), WEIGHTS, CPU))
+    results = list(_stylize(options(pairing="cycle"), contents, styles))
     assert [result.name for result in results] == ["ann-waves", "bob-stars", "cec-waves"]
     assert [result.style is styles[result.name[4:]] for result in results] == [True] * 3
 
@@ -108,16 +122,7 @@ def test_style_weights_mix_all_styles() -> None:
     contents = {"ann": random_image(1)}
     styles = {"waves": random_image(3), "stars": random_image(4, height=16)}
     mixed = [
-        list(
-            stylize(
-                options(styles=["a", "b"], style_weights=weights),
-                contents,
-                styles,
-                (),
-                WEIGHTS,
-                CPU,
-            )
-        )
+        list(_stylize(options(styles=["a", "b"], style_weights=weights), contents, styles))
         for weights in ([1.0, 0.0], [1.0, 1.0], [2.0, 2.0])
     ]
     assert [[result.name for result in results] for results in mixed] == [["ann-waves+stars"]] * 3
@@ -131,9 +136,7 @@ def test_masks_are_resized_and_limit_changes() -> None:
     content = random_image(1, 32, 32)
     mask = np.zeros((8, 8, 3), np.uint8)
     mask[:, :2] = 255
-    (result,) = stylize(
-        options(), {"ann": content}, {"waves": random_image(3)}, (mask,), WEIGHTS, CPU
-    )
+    (result,) = _stylize(options(), {"ann": content}, {"waves": random_image(3)}, (mask,))
     assert np.array_equal(result.pixels[:, 12:], content[:, 12:])
     assert not np.array_equal(result.pixels[:, :6], content[:, :6])
 
@@ -147,14 +150,14 @@ def test_mask_of_other_aspect_ratio_is_rejected(shape: tuple[int, int], accepted
     contents, styles = {"ann": random_image(1, 48, 64)}, {"waves": random_image(3)}
     masks = [np.full((*shape, 3), 255, np.uint8)]
     if accepted:
-        assert output_names(options(), contents, styles, masks) == [("ann", "waves")]
+        assert output_names(StyleInputs(contents, styles, masks), options()) == [("ann", "waves")]
         return
     sentence = (
         f"mask of {shape[1]} x {shape[0]} pixels differs in aspect ratio from ann,"
         " which has 64 x 48;"
     )
     with pytest.raises(AtelierError, match=sentence):
-        output_names(options(), contents, styles, masks)
+        output_names(StyleInputs(contents, styles, masks), options())
 
 
 def test_number_of_style_weights_must_equal_number_of_styles() -> None:
@@ -162,13 +165,13 @@ def test_number_of_style_weights_must_equal_number_of_styles() -> None:
     settings = options(styles=["generated"], style_weights=[1.0])
     styles = {"face_1": random_image(3), "face_2": random_image(4)}
     with pytest.raises(AtelierError, match="style_weights is a list of 1, but the number of"):
-        list(stylize(settings, {"ann": random_image(1)}, styles, (), WEIGHTS, CPU))
+        list(_stylize(settings, {"ann": random_image(1)}, styles))
 
 
 def test_style_scale_changes_the_result() -> None:
     contents, style = {"ann": random_image(1)}, random_image(3, 16, 16)
-    half = list(stylize(options(style_scale=0.5), contents, {"s": style}, (), WEIGHTS, CPU))
-    whole = list(stylize(options(), contents, {"s": style}, (), WEIGHTS, CPU))
+    half = list(_stylize(options(style_scale=0.5), contents, {"s": style}))
+    whole = list(_stylize(options(), contents, {"s": style}))
     assert not np.array_equal(half[0].pixels, whole[0].pixels)
 
 
@@ -179,7 +182,7 @@ def test_error_names_the_stylized_image() -> None:
     )
     settings = options(style_layers={1: 1e39})
     with pytest.raises(AtelierError, match=r"the loss of ann-waves is (nan|inf) at iteration 1;"):
-        list(stylize(settings, contents, styles, (), WEIGHTS, CPU))
+        list(_stylize(settings, contents, styles))
 
 
 def test_previews_have_the_index_of_their_result() -> None:
@@ -187,14 +190,11 @@ def test_previews_have_the_index_of_their_result() -> None:
     styles = {"waves": random_image(3), "stars": random_image(4)}
     previews: list[Preview] = []
     results = list(
-        stylize(
+        _stylize(
             options(optimizer="spectral_lbfgs"),
             contents,
             styles,
-            (),
-            WEIGHTS,
-            CPU,
-            on_preview=previews.append,
+            events=RecordedEvents(previews=previews),
         )
     )
     assert [preview.image for preview in previews] == [0, 1, 2, 3]
@@ -208,7 +208,7 @@ def test_equal_output_names_are_rejected_before_work_starts() -> None:
     reported: list[Progress] = []
     sentence = "named a-b-c: a in the style of b-c, and a-b in the style of c; rename one"
     with pytest.raises(AtelierError, match=sentence):
-        list(stylize(options(), contents, styles, (), WEIGHTS, CPU, reported.append))
+        list(_stylize(options(), contents, styles, events=RecordedEvents(progress=reported)))
     assert reported == []
 
 
@@ -243,7 +243,7 @@ def test_suggested_size_is_the_largest_that_fits(
 
     def check(size: int) -> None:
         settings = options(**changes, styles=["a", "b"], image_size=size)
-        check_memory(settings, contents, styles, (), CPU)
+        check_memory(StyleInputs(contents, styles), settings, CPU)
         vgg = cast_vgg(build_vgg19("random", "average", 1, 20), settings, CPU)
         style_shapes = [
             resize_to_tensor(style, max(1, round(size * scale))).shape[2:]
@@ -266,7 +266,7 @@ def test_suggested_size_is_the_largest_that_fits(
 def test_too_large_content_is_rejected_before_work_starts() -> None:
     reported: list[Progress] = []
     contents = {"ann": random_image(1), "long": random_image(2, 1, 1000)}
-    arguments = (contents, {"waves": random_image(3)}, (), WEIGHTS, CPU, reported.append)
+    styles, events = {"waves": random_image(3)}, RecordedEvents(progress=reported)
     with pytest.raises(AtelierError, match="a stylized image of 32000 x 32 pixels needs more"):
-        next(stylize(options(memory_gb=0.02), *arguments))
+        next(_stylize(options(memory_gb=0.02), contents, styles, events=events))
     assert reported == []

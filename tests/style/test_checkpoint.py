@@ -15,7 +15,7 @@ from atelier.style.loss_log import IterationLosses
 from atelier.style.transfer import transfer_style
 from atelier.style.vgg import build_vgg19
 
-from ..support.painting import CPU, options, smooth
+from ..support.painting import RecordedEvents, options, smooth, tasks
 
 ITERATIONS = 60
 PLAIN = {"lr": 1.0, "iterations": ITERATIONS}
@@ -72,7 +72,12 @@ def stylize(
     if settings.pyramid_levels > 1:
         contents = [nn.functional.interpolate(content, scale_factor=2.0) for content in contents]
     results = transfer_style(
-        contents, smooth(2), settings, vgg, CPU, losses.append, checkpointer, 2
+        tasks(contents, smooth(2)),
+        settings,
+        vgg,
+        RecordedEvents(losses),
+        checkpointer,
+        batch_size=2,
     )
     return list(results), losses
 

@@ -13,7 +13,7 @@ from atelier.style.objective import FeatureObjective, Style, build_targets, weig
 from atelier.style.transfer import transfer_style
 from atelier.style.vgg import build_vgg19, calibrate, preprocess
 
-from ..support.painting import CPU, options, smooth
+from ..support.painting import RecordedEvents, options, smooth, tasks
 
 FAST_SETTINGS = {"optimizer": "spectral_lbfgs", "iterations": 12}
 
@@ -23,7 +23,7 @@ def stylize(
 ) -> tuple[Tensor, list[IterationLosses]]:
     vgg = build_vgg19("random", settings.pooling, 1, 6, settings.padding)
     losses: list[IterationLosses] = []
-    (result,) = transfer_style([content], [style], settings, vgg, CPU, losses.append)
+    (result,) = transfer_style(tasks([content], [style]), settings, vgg, RecordedEvents(losses))
     return result, losses
 
 
@@ -182,9 +182,7 @@ def test_each_image_of_a_batch_has_its_own_style() -> None:
         [smooth(1), smooth(4)],
         [Style((smooth(2),)), Style((smooth(3),))],
     )
-    together = list(
-        transfer_style(contents, styles, settings, vgg, CPU, lambda iterate: None, batch_size=2)
-    )
+    together = list(transfer_style(tasks(contents, styles), settings, vgg, batch_size=2))
     for result, content, style in zip(together, contents, styles, strict=True):
         alone, _ = stylize(settings, content, style)
         torch.testing.assert_close(result, alone, atol=0.05, rtol=0)

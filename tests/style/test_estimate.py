@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from atelier.style.batch import load_vgg
 from atelier.style.estimate import estimate_seconds, evaluated_pixels
 
-from ..support.painting import CPU, options
+from ..support.painting import options
 
 
 def test_work_grows_with_pixels_iterations_and_images() -> None:
@@ -46,6 +47,6 @@ def test_levels_of_equal_size_are_counted_once() -> None:
 def test_estimate_is_positive_and_finite() -> None:
     """The measurement ignores style masks and preserved colors."""
     settings = options(iterations=10, preserve_color="luminance", style_masks=["mask.png"])
-    seconds = estimate_seconds(settings, [(64, 64)], Path(), CPU)
+    seconds = estimate_seconds(settings, [(64, 64)], load_vgg(settings, Path()))
     assert math.isfinite(seconds)
     assert seconds > 0

@@ -9,11 +9,21 @@ import torch
 from atelier.core.checkpoints import Checkpoints
 from atelier.core.settings import StylizeSettings
 from atelier.style.checkpoint import Intermediates, TransferCheckpoints
-from atelier.style.loss_log import Checkpointer, IterationLosses, Preview
+from atelier.style.loss_log import IterationLosses, Preview, StyleEvents
 from atelier.style.transfer import transfer_style
 from atelier.style.vgg import build_vgg19
 
-from ..support.painting import CPU, options, smooth
+from ..support.painting import RecordedEvents, options, smooth, tasks
+
+
+class _StoringEvents(StyleEvents):
+    """Observer that stores intermediate images."""
+
+    def __init__(self, intermediates: Intermediates) -> None:
+        self._intermediates = intermediates
+
+    def on_preview(self, preview: Preview) -> None:
+        self._intermediates.add(preview)
 
 
 def _stylize(
@@ -22,13 +32,9 @@ def _stylize(
     checkpointer: TransferCheckpoints | None = None,
 ) -> list[torch.Tensor]:
     vgg = build_vgg19("random", "average", 1, 6)
-    contents, on_preview = [smooth(1), smooth(3)], intermediates.add if intermediates else None
-    on_losses = lambda step: None  # noqa: E731
-    return list(
-        transfer_style(
-            contents, smooth(2), settings, vgg, CPU, on_losses, checkpointer, on_preview=on_preview
-        )
-    )
+    events = _StoringEvents(intermediates) if intermediates else None
+    contents = [smooth(1), smooth(3)]
+    return list(transfer_style(tasks(contents, smooth(2)), settings, vgg, events, checkpointer))
 
 
 def _equal(first: dict[int, np.ndarray], second: dict[int, np.ndarray]) -> bool:
@@ -83,10 +89,11 @@ def test_interruption_gives_a_preview_of_the_current_image(optimizer: str) -> No
     losses: list[IterationLosses] = []
     previews: list[Preview] = []
 
-    def interrupt(iterate: IterationLosses) -> None:
-        losses.append(iterate)
-        if iterate.iteration == 10:
-            raise KeyboardInterrupt
+    class InterruptingEvents(RecordedEvents):
+        def on_losses(self, losses: IterationLosses) -> None:
+            super().on_losses(losses)
+            if losses.iteration == 10:
+                raise KeyboardInterrupt
 
     vgg, content, style = (
         build_vgg19("random", "average", 1, 6),
@@ -96,38 +103,37 @@ def test_interruption_gives_a_preview_of_the_current_image(optimizer: str) -> No
     with pytest.raises(KeyboardInterrupt):
         list(
             transfer_style(
-                [content], style, settings, vgg, CPU, interrupt, on_preview=previews.append
+                tasks([content], style), settings, vgg, InterruptingEvents(losses, previews)
             )
         )
     (preview,) = previews
     assert (preview.iteration, preview.interrupted) == (10, True)
     preview_losses: list[IterationLosses] = []
     one_iteration = settings.model_copy(update={"iterations": 1})
-    list(transfer_style([preview.pixels], style, one_iteration, vgg, CPU, preview_losses.append))
+    list(
+        transfer_style(
+            tasks([preview.pixels], style), one_iteration, vgg, RecordedEvents(preview_losses)
+        )
+    )
     style_of = [values[-1].per_layer["style_6"] for values in ([losses[0]], preview_losses)]
     assert style_of[1] < 0.9 * style_of[0]
 
 
 def test_interruption_before_the_first_step_gives_no_preview() -> None:
-    class InterruptingCheckpointer(Checkpointer):
+    class InterruptingCheckpointer(TransferCheckpoints):
         def load(self, image: int) -> dict[str, torch.Tensor] | None:
             raise KeyboardInterrupt
 
     previews: list[Preview] = []
     vgg = build_vgg19("random", "average", 1, 6)
-    on_losses = lambda step: None  # noqa: E731
     with pytest.raises(KeyboardInterrupt):
         list(
             transfer_style(
-                [smooth(1)],
-                smooth(2),
+                tasks([smooth(1)], smooth(2)),
                 options(),
                 vgg,
-                CPU,
-                on_losses,
+                RecordedEvents(previews=previews),
                 InterruptingCheckpointer(),
-                None,
-                previews.append,
             )
         )
     assert previews == []

@@ -37,7 +37,7 @@ def test_adam_equals_the_published_algorithm_with_projection_and_averaging(
     """Kingma and Ba 2015, algorithm 1; weights of the average decay exponentially."""
     bounds = bounds_for(0, 1, START) if bounded else unbounded(START)
     adam = AdamOptimizer(START, quadratic_loss, bounds, 0.1, average)
-    assert torch.equal(adam.image, START)
+    assert torch.equal(adam.current_image(), START)
     image, first, second = START.double(), torch.zeros(SHAPE).double(), torch.zeros(SHAPE).double()
     images = []
     for iteration in range(1, 13):
@@ -52,7 +52,7 @@ def test_adam_equals_the_published_algorithm_with_projection_and_averaging(
     adam.advance(7)
     weights = [average ** (len(images) - 1 - number) for number in range(len(images))]
     mean = sum(w * p for w, p in zip(weights, images, strict=True)) / sum(weights)
-    torch.testing.assert_close(adam.image.double(), mean, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(adam.current_image().double(), mean, rtol=1e-5, atol=1e-5)
 
 
 def test_average_of_iterates_stays_in_bounds() -> None:
@@ -61,7 +61,7 @@ def test_average_of_iterates_stays_in_bounds() -> None:
         START, lambda image: (image.sum(), -torch.ones_like(image)), bounds, 1.0, 0.9
     )
     adam.advance(40)
-    assert adam.image.max() <= 1
+    assert adam.current_image().max() <= 1
 
 
 @pytest.mark.parametrize("bounded", [False, True])
@@ -106,7 +106,7 @@ def test_bounded_lbfgs_equals_torch_lbfgs_on_angles(bounded: bool) -> None:
         optimizer.step(closure)
         lbfgs.advance(9)
     assert losses == pytest.approx(expected_losses, rel=1e-4)
-    torch.testing.assert_close(lbfgs.image, colors(angles.detach()), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(lbfgs.current_image(), colors(angles.detach()), rtol=1e-4, atol=1e-4)
 
 
 def test_interrupted_lbfgs_returns_the_best_image_so_far() -> None:
@@ -125,7 +125,7 @@ def test_interrupted_lbfgs_returns_the_best_image_so_far() -> None:
     with pytest.raises(KeyboardInterrupt):
         lbfgs.advance(20)
     best = min(evaluations, key=lambda evaluation: evaluation[0])[1]
-    assert torch.equal(lbfgs.image, best)
+    assert torch.equal(lbfgs.current_image(), best)
     assert not torch.equal(best, evaluations[-1][1]) or len(evaluations) == 4
 
 
@@ -165,11 +165,11 @@ def test_restored_optimizer_continues_bit_exactly(kind: str, parts: tuple[int, i
     first = _OPTIMIZERS[kind](START)
     if parts[0]:
         first.advance(parts[0])
-    second = _OPTIMIZERS[kind](first.image)
+    second = _OPTIMIZERS[kind](first.current_image())
     second.restore({name: tensor.clone() for name, tensor in first.state().items()})
-    assert torch.equal(second.image, first.image)
+    assert torch.equal(second.current_image(), first.current_image())
     second.advance(parts[1])
-    assert torch.equal(second.image, uninterrupted.image)
+    assert torch.equal(second.current_image(), uninterrupted.current_image())
     assert {name: str(t.dtype) for name, t in second.state().items()} == {
         name: str(t.dtype) for name, t in uninterrupted.state().items()
     }
@@ -194,8 +194,8 @@ def test_optimizer_follows_the_settings_and_shrinks_shorten_its_first_step(
     assert type(optimizer) is type(reference)
     for instance in (optimizer, reference):
         instance.advance(3)
-    assert torch.equal(optimizer.image, reference.image)
-    assert not torch.equal(optimizer.image, START)
+    assert torch.equal(optimizer.current_image(), reference.current_image())
+    assert not torch.equal(optimizer.current_image(), START)
 
 
 def test_bounds_convert_to_angles_with_their_derivative() -> None:
@@ -211,10 +211,10 @@ def test_bounds_convert_to_angles_with_their_derivative() -> None:
     # Colors at a bound start inside it by 0.2% of the range, so that they can move.
     restored = bounds.from_unbounded(bounds.to_unbounded(torch.tensor([0.0, 3.0, 0.3])))
     assert restored.tolist() == pytest.approx([0.002, 3 - 0.002 * 4, 0.3], rel=1e-5)
-    assert not bounds.is_unbounded
-    assert unbounded(values).is_unbounded
-    assert not Bounds(torch.tensor(0.0), torch.tensor(math.inf)).is_unbounded
-    assert not Bounds(torch.tensor(-math.inf), torch.tensor(0.0)).is_unbounded
+    assert not bounds.is_unbounded()
+    assert unbounded(values).is_unbounded()
+    assert not Bounds(torch.tensor(0.0), torch.tensor(math.inf)).is_unbounded()
+    assert not Bounds(torch.tensor(-math.inf), torch.tensor(0.0)).is_unbounded()
 
 
 def test_values_at_a_bound_are_free_only_if_descent_leads_inside() -> None:

@@ -6,23 +6,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from atelier.core.random_streams import torch_generator
 from atelier.core.settings import StylizeSettings
 from atelier.style.batch import (
     StylizedImage,
-    _Group,
     _mask,
+    _Pair,
     _side_by_side,
     _style_size,
-    _styles,
+    _tasks,
     loss_table,
     output_names,
     summary,
 )
+from atelier.style.checkpoint import TransferCheckpoints
 from atelier.style.color_preservation import luminance, luminance_bounds, recombine_luminance
-from atelier.style.loss_log import Checkpointer, IterationLosses, LossLog, Preview
+from atelier.style.inputs import StyleInputs
+from atelier.style.loss_log import IterationLosses, LossLog, Preview
 from atelier.style.objective import Style
 from atelier.style.problem import ScaledProblem, StyleJob
 from atelier.style.pyramid import resize
@@ -30,7 +33,7 @@ from atelier.style.transfer import transfer_style
 from atelier.style.vgg import build_vgg19
 
 from ..support.arrays import uniform_image
-from ..support.painting import CPU, options, smooth
+from ..support.painting import RecordedEvents, options, smooth, tasks
 
 _VGG = build_vgg19("random", "average", 1, 6)
 
@@ -108,7 +111,7 @@ def test_only_masked_pixels_change_and_stay_in_gamut() -> None:
     assert torch.equal(result[..., ~inside], content[..., ~inside])
     assert result[..., inside].min() == 1
     unbounded_problem = _problem(StyleJob(content, (style,)), clamp_to_range=False)
-    assert unbounded_problem.bounds.is_unbounded
+    assert unbounded_problem.bounds.is_unbounded()
     unmasked_problem = _problem(StyleJob(content, (Style((_random_tensor(2, 8, 8),)),)))
     assert (float(unmasked_problem.bounds.low), float(unmasked_problem.bounds.high)) == (0, 1)
     assert torch.equal(unmasked_problem.postprocess(content * 2), (content * 2).clamp(0, 1))
@@ -163,7 +166,9 @@ def test_resized_job_has_proportional_styles_and_masks_of_its_size() -> None:
 
 def _loss_log(labels: tuple[str, ...] = ("ann", "bob")) -> tuple[LossLog, list[IterationLosses]]:
     delivered_losses: list[IterationLosses] = []
-    return LossLog(3, labels, ["style_1", "content_6"], delivered_losses.append), delivered_losses
+    events = RecordedEvents(delivered_losses)
+    images = dict(enumerate(labels, start=3))
+    return LossLog(images, ["style_1", "content_6"], events), delivered_losses
 
 
 def test_losses_are_delivered_in_blocks_of_ten_without_infinite_ones() -> None:
@@ -208,8 +213,9 @@ def test_failure_message_names_the_first_non_finite_loss() -> None:
     assert _loss_log()[0].failure_message() == ""
 
 
-class _RecordingCheckpointer(Checkpointer):
+class _RecordingCheckpointer(TransferCheckpoints):
     def __init__(self) -> None:
+        super().__init__()
         self.rows: list[tuple[int, int, bool]] = []
         self.states: list[dict[str, Tensor]] = []
 
@@ -230,21 +236,17 @@ class _ResumingCheckpointer(_RecordingCheckpointer):
 
 
 def _stylize(
-    settings: StylizeSettings, checkpointer: Checkpointer
+    settings: StylizeSettings, checkpointer: TransferCheckpoints
 ) -> tuple[list[Tensor], list[IterationLosses], list[Preview]]:
     losses: list[IterationLosses] = []
     previews: list[Preview] = []
     contents = [_random_tensor(1, 8, 12), _random_tensor(2, 8, 12)]
     results = transfer_style(
-        contents,
-        _random_tensor(3, 12, 12),
+        tasks(contents, _random_tensor(3, 12, 12)),
         settings,
         _VGG,
-        CPU,
-        losses.append,
+        RecordedEvents(losses, previews),
         checkpointer,
-        None,
-        previews.append,
     )
     return list(results), losses, previews
 
@@ -308,16 +310,20 @@ def test_masks_are_converted_and_resized_to_each_content() -> None:
     mask = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [51, 51, 51]]], np.uint8)
     assert _mask(mask).flatten().tolist() == pytest.approx([0, 1, 1 / 3, 0.2])
     settings = options(style_scale=0.5, style_weights=[1.0, 3.0], styles=["a", "b"])
-    styles = (uniform_image(40, 60, 9), uniform_image(30, 20, 9))
-    contents = [uniform_image(8, 8, 9), uniform_image(8, 12, 9)]
-    group = _Group([("a", "x"), ("b", "x")], contents, [styles, styles])
-    content_tensors = [_random_tensor(1, 32, 32), _random_tensor(1, 32, 48)]
-    (style,) = _styles(settings, group, content_tensors, [])
+    styles = {"x": uniform_image(40, 60, 9), "y": uniform_image(30, 20, 9)}
+    contents = {"a": uniform_image(8, 8, 9), "b": uniform_image(8, 12, 9)}
+    group = [_Pair("a", ("x", "y")), _Pair("b", ("x", "y"))]
+
+    def styles_of(*masks: NDArray[np.uint8]) -> list[Style]:
+        """Return the different styles of all tasks."""
+        tasks = _tasks(group, 0, StyleInputs(contents, styles, masks), settings)
+        assert [tuple(task.content.shape[2:]) for task in tasks] == [(32, 32), (32, 48)]
+        return list({id(task.style): task.style for task in tasks}.values())
+
+    (style,) = styles_of()
     assert [tuple(image.shape) for image in style.images] == [(1, 3, 16, 24), (1, 3, 24, 16)]
     assert (style.weights, style.masks) == ((1.0, 3.0), ())
-    masked = _styles(
-        settings, group, content_tensors, [uniform_image(8, 8, 255), uniform_image(8, 8, 0)]
-    )
+    masked = styles_of(uniform_image(8, 8, 255), uniform_image(8, 8, 0))
     assert [[tuple(m.shape) for m in style.masks] for style in masked] == [
         [(1, 1, 32, 32)] * 2, [(1, 1, 32, 48)] * 2
     ]  # fmt: skip
@@ -368,13 +374,14 @@ def test_output_names_follow_pairing_weights_and_masks(
         dict.fromkeys("abc", uniform_image(8, 8, 9)),
         dict.fromkeys("xy", uniform_image(8, 8, 9)),
     )
-    names = output_names(settings, contents, styles, [uniform_image(8, 8, 9)] * masks)
+    inputs = StyleInputs(contents, styles, [uniform_image(8, 8, 9)] * masks)
+    names = output_names(inputs, settings)
     assert ["-".join(pair) for pair in names] == expected
 
 
 def test_first_evaluation_is_of_the_initial_image() -> None:
     settings = options(optimizer="spectral_lbfgs", iterations=3)
     losses: list[IterationLosses] = []
-    list(transfer_style([smooth(1)], smooth(2), settings, _VGG, CPU, losses.append))
+    list(transfer_style(tasks([smooth(1)], smooth(2)), settings, _VGG, RecordedEvents(losses)))
     assert losses[0].per_layer["content_6"] == 0
     assert losses[1].per_layer["content_6"] > 0

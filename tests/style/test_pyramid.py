@@ -9,7 +9,7 @@ from atelier.style.pyramid import levels, resize
 from atelier.style.transfer import transfer_style
 from atelier.style.vgg import build_vgg19
 
-from ..support.painting import CPU, options, smooth
+from ..support.painting import RecordedEvents, options, smooth, tasks
 
 
 def test_levels_grow_by_the_root_of_2_and_have_equal_iterations() -> None:
@@ -57,7 +57,7 @@ def test_previews_of_all_levels_have_the_size_of_the_result(start: str) -> None:
     losses: list[IterationLosses] = []
     previews: list[Preview] = []
     (result,) = transfer_style(
-        [content], smooth(2), settings, vgg, CPU, losses.append, on_preview=previews.append
+        tasks([content], smooth(2)), settings, vgg, RecordedEvents(losses, previews)
     )
     assert result.shape == content.shape
     assert [iterate.iteration for iterate in losses] == list(range(1, 31))
@@ -80,9 +80,7 @@ def test_preview_of_a_coarse_level_is_unchanged_outside_masks(preserve_color: st
     vgg = build_vgg19("random", "average", 1, 6)
     previews: list[Preview] = []
     list(
-        transfer_style(
-            [content], [style], settings, vgg, CPU, lambda iterate: None, on_preview=previews.append
-        )
+        transfer_style(tasks([content], [style]), settings, vgg, RecordedEvents(previews=previews))
     )
     for preview in previews:
         assert torch.equal(preview.pixels[..., 24:], content[..., 24:])
@@ -97,7 +95,7 @@ def test_style_is_large_enough_for_the_layers_at_every_level(shape: tuple[int, i
     content = torch.nn.functional.interpolate(smooth(1), 96, mode="bilinear")
     style = torch.nn.functional.interpolate(smooth(2), shape, mode="bilinear")
     vgg = build_vgg19("random", "average", 1, 20)
-    (result,) = transfer_style([content], style, settings, vgg, CPU, lambda iterate: None)
+    (result,) = transfer_style(tasks([content], style), settings, vgg)
     assert result.isfinite().all()
 
 
@@ -106,5 +104,5 @@ def test_upscaling_preserves_detail_of_the_content() -> None:
     settings = options(optimizer="spectral_lbfgs", pyramid_levels=3, iterations=6)
     content = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     vgg = build_vgg19("random", "average", 1, 6)
-    (result,) = transfer_style([content], content, settings, vgg, CPU, lambda iterate: None)
+    (result,) = transfer_style(tasks([content], content), settings, vgg)
     assert (result - content).abs().mean() < 0.02

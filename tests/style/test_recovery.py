@@ -14,7 +14,7 @@ from atelier.style.spectral_lbfgs import SpectralLbfgs
 from atelier.style.transfer import transfer_style
 from atelier.style.vgg import build_vgg19
 
-from ..support.painting import CPU, options, smooth
+from ..support.painting import RecordedEvents, options, smooth, tasks
 
 
 def _stylize(**changes: object) -> tuple[Tensor, list[IterationLosses], list[str]]:
@@ -22,7 +22,10 @@ def _stylize(**changes: object) -> tuple[Tensor, list[IterationLosses], list[str
     losses: list[IterationLosses] = []
     warnings: list[str] = []
     (result,) = transfer_style(
-        [smooth(1)], smooth(2), options(**changes), vgg, CPU, losses.append, warn=warnings.append
+        tasks([smooth(1)], smooth(2)),
+        options(**changes),
+        vgg,
+        RecordedEvents(losses, warnings=warnings),
     )
     return result, losses, warnings
 
@@ -90,8 +93,8 @@ def test_spectral_lbfgs_continues_after_a_non_finite_loss() -> None:
     losses: list[IterationLosses] = []
     warnings: list[str] = []
     settings = options(optimizer="spectral_lbfgs")
-    arguments = ([smooth(1)], smooth(2), settings, vgg, CPU, losses.append)
-    (result,) = transfer_style(*arguments, warn=warnings.append, labels=["ann-waves"])
+    events = RecordedEvents(losses, warnings=warnings)
+    (result,) = transfer_style(tasks([smooth(1)], smooth(2), ["ann-waves"]), settings, vgg, events)
     assert warnings == [
         "ann-waves had a non-finite loss by iteration 12; the step was undone, and the optimization"
         " continues with a shorter one"
@@ -116,7 +119,7 @@ def test_never_finite_level_raises_an_error() -> None:
     with pytest.raises(AtelierError, match="the loss of image 1 is nan at iteration 13; lower"):
         list(
             transfer_style(
-                [content], smooth(2), settings, vgg, CPU, lambda step: None, warn=warnings.append
+                tasks([content], smooth(2)), settings, vgg, RecordedEvents(warnings=warnings)
             )
         )
     assert warnings == []
@@ -128,8 +131,8 @@ def _warnings_of_batch(condition: Callable[[Tensor], Tensor | bool]) -> list[str
     vgg[1] = _NanReLU(condition)
     warnings: list[str] = []
     settings = options(optimizer="spectral_lbfgs")
-    arguments = ([smooth(1), smooth(3)], smooth(2), settings, vgg, CPU, lambda step: None)
-    list(transfer_style(*arguments, batch_size=2, warn=warnings.append, labels=["ann", "bob"]))
+    both = tasks([smooth(1), smooth(3)], smooth(2), ["ann", "bob"])
+    list(transfer_style(both, settings, vgg, RecordedEvents(warnings=warnings), batch_size=2))
     return warnings
 
 
@@ -157,14 +160,14 @@ def test_image_too_small_for_the_layers_is_rejected(role: str, content: int, sty
     images = [smooth(1)[..., :content], smooth(2)[..., :style]]
     sentence = rf"the {role} of 3 x 32 pixels is too small for layer 11 of VGG19, which needs 4"
     with pytest.raises(AtelierError, match=sentence):
-        list(transfer_style(images[:1], images[1], settings, vgg, CPU, lambda step: None))
+        list(transfer_style(tasks(images[:1], images[1]), settings, vgg))
 
 
 def test_empty_mask_is_rejected() -> None:
     vgg = build_vgg19("random", "average", 1, 6)
     style = Style((smooth(2),), (), (torch.zeros(1, 1, 32, 32),))
     with pytest.raises(AtelierError, match="entirely black"):
-        list(transfer_style([smooth(1)], [style], options(), vgg, CPU, lambda step: None))
+        list(transfer_style(tasks([smooth(1)], [style]), options(), vgg))
 
 
 @pytest.mark.parametrize(("gb", "verb"), [(0.0, "set"), (4.0, "lower")])
@@ -185,4 +188,4 @@ def test_out_of_memory_error_suggests_a_size(gb: float, verb: str) -> None:
     )
     sentence = f"a stylize.image_size of 18 fits, or {verb} stylize.memory_gb to compute"
     with pytest.raises(AtelierError, match=sentence):
-        list(transfer_style([smooth(1)], style, settings, vgg, CPU, lambda step: None))
+        list(transfer_style(tasks([smooth(1)], style), settings, vgg))

@@ -21,7 +21,7 @@ from atelier.style.vgg import (
     vgg19_on_meta,
 )
 
-from ..support.painting import CPU, options
+from ..support.painting import CPU, options, tasks
 
 # VGG19 up to layer 6: 64, 64 and 128 filters of 3 x 3, float32.
 WEIGHT_BYTES = 4 * ((3 * 9 + 1) * 64 + (64 * 9 + 1) * 64 + (64 * 9 + 1) * 128)
@@ -226,7 +226,8 @@ def test_images_share_a_pass_if_sizes_and_optimizer_allow_it() -> None:
         device: str, batch_size: int | None, styles: list[Style], **changes: object
     ) -> list[int]:
         settings = options(**{"optimizer": "spectral_lbfgs", **changes})
-        jobs = list(_jobs(contents, styles, settings, torch.device(device), batch_size))
+        all_tasks = tasks(contents, styles)
+        jobs = list(_jobs(all_tasks, settings, torch.device(device), batch_size))
         assert all(len(job.styles) in (1, len(job.contents)) for job in jobs)
         return [len(job.contents) for job in jobs]
 
@@ -236,6 +237,6 @@ def test_images_share_a_pass_if_sizes_and_optimizer_allow_it() -> None:
     assert counts("meta", 5, [style], optimizer="adam", lr=0.1) == [1] * 9
     styles = [style] * 2 + [masked] * 4 + [style] * 3
     assert counts("meta", None, styles) == [2, 4, 1, 1, 1]
-    first, *_ = _jobs(contents, styles, options(optimizer="spectral_lbfgs"), CPU, 2)
+    first, *_ = _jobs(tasks(contents, styles), options(optimizer="spectral_lbfgs"), CPU, 2)
     assert first.styles[0].images[0] is style.images[0]
     assert len(first.styles) == 2

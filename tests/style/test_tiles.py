@@ -18,7 +18,7 @@ from atelier.style.objective import FeatureObjective, Style, build_targets, tile
 from atelier.style.transfer import transfer_style
 from atelier.style.vgg import build_vgg19, receptive_radius, stride, vgg19_on_meta
 
-from ..support.painting import CPU, options, smooth
+from ..support.painting import options, smooth, tasks
 
 DEEP = {"style_layers": {1: 1.0, 6: 1.0, 11: 1.0}, "content_layers": {8: 0.1}}
 
@@ -97,8 +97,8 @@ def test_tiled_result_has_no_seams() -> None:
     limited_settings = settings.model_copy(update={"memory_gb": 0.0095})
     vgg = build_vgg19("random", "average", 1, 6)
     content, style = _smooth_image(1, 64, 80), _smooth_image(2, 64, 64)
-    (whole,) = transfer_style([content], style, settings, vgg, CPU, lambda step: None)
-    (tiled,) = transfer_style([content], style, limited_settings, vgg, CPU, lambda step: None)
+    (whole,) = transfer_style(tasks([content], style), settings, vgg)
+    (tiled,) = transfer_style(tasks([content], style), limited_settings, vgg)
     assert (tiled - whole).abs().mean() < 2 / 255
     side = tile_size_for_memory(64, 80, limited_settings, vgg)
     assert side is not None

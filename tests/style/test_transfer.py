@@ -6,13 +6,14 @@ from torch import Tensor, nn
 
 from atelier.core.errors import AtelierError
 from atelier.core.settings import StylizeSettings
-from atelier.style.loss_log import Checkpointer, IterationLosses
+from atelier.style.checkpoint import TransferCheckpoints
+from atelier.style.loss_log import IterationLosses
 from atelier.style.losses import content_loss, gram_matrix, style_loss
 from atelier.style.objective import FeatureObjective, Style, build_targets, cast_vgg, weighted_sum
 from atelier.style.transfer import transfer_style
 from atelier.style.vgg import build_vgg19, calibrate, feature_maps, preprocess
 
-from ..support.painting import CPU, options, smooth
+from ..support.painting import CPU, RecordedEvents, options, smooth, tasks
 
 
 def _stylize(
@@ -20,7 +21,7 @@ def _stylize(
 ) -> tuple[Tensor, list[IterationLosses]]:
     vgg = build_vgg19("random", settings.pooling, settings.seed, deepest=6)
     losses: list[IterationLosses] = []
-    (result,) = transfer_style([content], style, settings, vgg, CPU, losses.append)
+    (result,) = transfer_style(tasks([content], style), settings, vgg, RecordedEvents(losses))
     return result, losses
 
 
@@ -139,12 +140,7 @@ def test_every_evaluation_is_reported_in_order() -> None:
     losses: list[IterationLosses] = []
     list(
         transfer_style(
-            [smooth(1), smooth(3)],
-            smooth(2),
-            settings,
-            vgg,
-            CPU,
-            losses.append,
+            tasks([smooth(1), smooth(3)], smooth(2)), settings, vgg, RecordedEvents(losses)
         )
     )
     reported = [(iterate.image, iterate.iteration) for iterate in losses]
@@ -163,7 +159,7 @@ def _final_loss(
     """Return the float32 loss of the saved image, and the reported losses."""
     images: list[Tensor] = []
 
-    class RecordingCheckpointer(Checkpointer):
+    class RecordingCheckpointer(TransferCheckpoints):
         def save(
             self, image: int, evaluations: int, state: dict[str, Tensor], finished: bool
         ) -> None:
@@ -172,7 +168,9 @@ def _final_loss(
     vgg = build_vgg19("random", settings.pooling, settings.seed, deepest=6)
     losses: list[IterationLosses] = []
     list(
-        transfer_style([content], style, settings, vgg, CPU, losses.append, RecordingCheckpointer())
+        transfer_style(
+            tasks([content], style), settings, vgg, RecordedEvents(losses), RecordingCheckpointer()
+        )
     )
     vgg = calibrate(vgg, preprocess(style, settings.preprocessing))
     return float(_loss(images[-1], content, style, settings, vgg)), losses
@@ -266,7 +264,9 @@ def test_batch_gives_the_results_of_single_images() -> None:
     ]
     losses: list[IterationLosses] = []
     results = list(
-        transfer_style(contents, smooth(2), settings, vgg, CPU, losses.append, batch_size=4)
+        transfer_style(
+            tasks(contents, smooth(2)), settings, vgg, RecordedEvents(losses), batch_size=4
+        )
     )
     assert [result.shape for result in results] == [content.shape for content in contents]
     for index, (result, content) in enumerate(zip(results, contents, strict=True)):
@@ -283,7 +283,7 @@ def test_result_does_not_depend_on_other_contents(optimizer: str, start: str) ->
     settings = options(optimizer=optimizer, init=start, lr=0.5)
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     contents = [smooth(1), smooth(3)[:, :, 8:], smooth(4)]
-    results = list(transfer_style(contents, smooth(2), settings, vgg, CPU, lambda iterate: None))
+    results = list(transfer_style(tasks(contents, smooth(2)), settings, vgg))
     assert [result.shape for result in results] == [content.shape for content in contents]
     for result, content in zip(results, contents, strict=True):
         single, _ = _stylize(settings, content, smooth(2))
@@ -328,7 +328,7 @@ def test_network_and_inputs_are_not_modified() -> None:
     vgg = build_vgg19("random", "average", seed=1, deepest=6)
     before = {name: tensor.clone() for name, tensor in vgg.state_dict().items()}
     content, style = smooth(1), smooth(2)
-    list(transfer_style([content], style, options(), vgg, CPU, lambda iterate: None))
+    list(transfer_style(tasks([content], style), options(), vgg))
     assert all(torch.equal(tensor, before[name]) for name, tensor in vgg.state_dict().items())
     assert torch.equal(content, smooth(1))
     assert torch.equal(style, smooth(2))
@@ -364,7 +364,11 @@ def test_gpu_and_cpu_have_the_same_first_losses(optimizer: str, precision: str) 
     for device in (CPU, torch.device("cuda")):
         losses: list[IterationLosses] = []
         settings = options(init="noise", optimizer=optimizer, precision=precision)
-        list(transfer_style([smooth(1)], smooth(2), settings, vgg, device, losses.append))
+        list(
+            transfer_style(
+                tasks([smooth(1)], smooth(2)), settings, vgg.to(device), RecordedEvents(losses)
+            )
+        )
         first_losses.append(losses[0].total)
         last_losses.append(losses[-1].total)
     assert first_losses[0] == pytest.approx(first_losses[1], rel=1e-2)

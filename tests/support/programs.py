@@ -1,7 +1,7 @@
-"""Python programs that run in this process, which saves the start of an interpreter."""
+"""MLflow's program in this process, which saves the start of an interpreter."""
 
 import io
-import logging
+import os
 import subprocess
 import sys
 import traceback
@@ -10,31 +10,20 @@ from collections.abc import Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 
 def run_here(command: Sequence[str], cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run dvc and mlflow in this process, and other commands by ``subprocess.run``."""
-    program = list(command[2:3]) if list(command[:2]) == [sys.executable, "-m"] else []
-    main = {"dvc": _run_dvc, "mlflow": _run_mlflow}.get(program[0]) if program else None
-    if main is None:
+    """Run mlflow in this process, and other commands by ``subprocess.run``."""
+    if list(command[:3]) != [sys.executable, "-m", "mlflow"]:
         return subprocess.run(command, cwd=cwd, **options)
     out, err = io.StringIO(), io.StringIO()
     with chdir(cwd), redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as without pytest
-        code = main(list(command[3:]))
+        code = _run_mlflow(list(command[3:]))
     if code:
         raise subprocess.CalledProcessError(code, list(command), out.getvalue(), err.getvalue())
     return subprocess.CompletedProcess(list(command), code, out.getvalue(), err.getvalue())
-
-
-def _run_dvc(arguments: list[str]) -> int:
-    from dvc.cli import main
-
-    for handler in logging.getLogger("dvc").handlers:
-        # They were made with the streams of the moment at which DVC was imported.
-        if isinstance(handler, logging.StreamHandler):
-            handler.setStream(sys.stderr if handler.level >= logging.WARNING else sys.stdout)
-    return main(arguments)
 
 
 def _run_mlflow(arguments: list[str]) -> int:
@@ -42,15 +31,15 @@ def _run_mlflow(arguments: list[str]) -> int:
     from click import ClickException
     from mlflow.cli import cli
 
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-    try:
-        cli.main(arguments, standalone_mode=False)
-    except ClickException as error:
-        error.show()
-        return error.exit_code
-    except Exception:
-        traceback.print_exc()
-        return 1
-    finally:
-        mlflow.set_tracking_uri(before)  # `mlflow gc` changes it; None unsets it
-    return 0
+    with mock.patch.dict(os.environ):
+        try:
+            cli.main(arguments, standalone_mode=False)
+        except ClickException as error:
+            error.show()
+            return error.exit_code
+        except Exception:
+            traceback.print_exc()
+            return 1
+        finally:
+            mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # `mlflow gc` sets it
+        return 0

@@ -1,5 +1,6 @@
 """Pruning of old runs, their files and their models."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from dvc.repo import Repo as DvcRepo
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from ruamel.yaml import YAML
@@ -131,13 +133,13 @@ class Store:
 
 @pytest.fixture
 def store_and_programs(tmp_path: Path, _empty: Path) -> Store:
-    """Store pruned with DVC and git as subprocesses."""
+    """Store pruned with MLflow and git as subprocesses."""
     return Store(shutil.copytree(_empty, tmp_path / "project"))
 
 
 @pytest.fixture
 def store(store_and_programs: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """Store pruned with DVC and MLflow in this process, which saves their start."""
+    """Store pruned with MLflow in this process, which saves its start."""
     programs = SimpleNamespace(run=run_here, CalledProcessError=subprocess.CalledProcessError)
     monkeypatch.setattr(references, "subprocess", programs)
     return store_and_programs
@@ -401,6 +403,38 @@ def test_files_outside_the_project_are_not_removed(store: Store, tmp_path: Path)
     assert copy.remaining() == []
     assert not list((copy.root / "mlruns").rglob("file.txt"))
     assert store.files() == before
+
+
+def test_files_of_referenced_folders_stay_in_the_cache(store: Store) -> None:
+    hashes = {}
+    with DvcRepo(str(store.root)) as dvc:
+        for name in ("committed", "untracked", "of a kept run", "unused"):
+            (store.root / name).mkdir()
+            (store.root / name / "file").write_text(name)
+            (stage,) = dvc.add([str(store.root / name)])
+            hashes[name] = stage.outs[0].hash_info.value
+    git(store.root, "add", "committed.dvc")
+    git(store.root, "commit", "--quiet", "-m", "data")
+    for name in ("of a kept run", "unused"):
+        (store.root / f"{name}.dvc").unlink()
+    store.execute("best", 0.1, outputs={"models": hashes["of a kept run"]})
+    before = store.files()
+    # DVC 2 kept its files in another place, and hashed texts without carriage returns.
+    legacy = store.root / ".dvc" / "cache" / "ab" / ("c" * 30)
+    legacy.parent.mkdir()
+    legacy.write_text("old")
+
+    found = store.plan(best=1)
+    md5 = hashlib.md5(b"unused").hexdigest()
+    unused = {f"files/md5/{h[:2]}/{h[2:]}" for h in (hashes["unused"], md5)} | {f"ab/{'c' * 30}"}
+    cache = store.root / ".dvc" / "cache"
+    assert {file.relative_to(cache).as_posix() for file in found.cached} == unused
+    assert before.items() <= store.files().items()
+    apply(store.root, "atelier", found)
+    remaining = {file.relative_to(cache).as_posix() for file in cache.rglob("*") if file.is_file()}
+    every = {file.removeprefix(".dvc/cache/") for file in before if file.startswith(".dvc/cache/")}
+    assert remaining == every - unused
+    assert store.plan(best=1).cached == []
 
 
 def test_shared_cache_is_not_collected(store: Store, tmp_path: Path) -> None:

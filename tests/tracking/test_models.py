@@ -21,7 +21,7 @@ from PIL import Image
 from atelier.core.arrays import to_uint8
 from atelier.core.errors import AtelierError
 from atelier.gan.generation import draw_latents
-from atelier.gan.sampling import SampledGenerator, generate_one_by_one, latents_for_seeds
+from atelier.gan.sampling import TrainedGenerator, generate_one_by_one, latents_for_seeds
 from atelier.gan.serialization import load_generator
 from atelier.tracking.models import load_model
 from atelier.tracking.store import as_default_store, open_store
@@ -59,7 +59,7 @@ def runs(store: tuple[Any, str]) -> dict[str, str]:
     return {run.data.tags.get("atelier.stage", "pipeline"): run.info.run_id for run in found}
 
 
-def sample_images(trained: SampledGenerator) -> np.ndarray:
+def sample_images(trained: TrainedGenerator) -> np.ndarray:
     """Return images of the seeds 1 to 4 as uint8 [4, 16, 16, 3]."""
     return np.stack(list(generate_one_by_one(trained, latents_for_seeds((1, 2, 3, 4), trained))))
 
@@ -77,9 +77,7 @@ def nearly_equal(images: np.ndarray, expected: np.ndarray) -> bool:
 @pytest.fixture(scope="module")
 def expected_images(project: Project) -> np.ndarray:
     """Return images of the generator in the model file."""
-    return sample_images(
-        SampledGenerator.from_file(project.folder / "models/generator.safetensors", CPU)
-    )
+    return sample_images(load_generator(project.folder / "models/generator.safetensors", CPU))
 
 
 def test_every_reference_to_a_generator_gives_its_images(
@@ -91,7 +89,7 @@ def test_every_reference_to_a_generator_gives_its_images(
     )
     for source in (runs["train"], runs["pipeline"], "models:/faces/1"):
         logged = load_model(source, store[0])
-        trained = SampledGenerator.from_module(logged.network, logged.inputs, logged.about, CPU)
+        trained = TrainedGenerator.from_module(logged.network, logged.inputs, logged.about, CPU)
         assert nearly_equal(sample_images(trained), expected_images)
     assert os.environ.get("MLFLOW_TRACKING_URI") == address_before, "the address is restored"
 
@@ -112,7 +110,7 @@ def test_model_metadata_contains_the_architecture(
     project: Project, store: tuple[Any, str], runs: dict[str, str]
 ) -> None:
     logged = load_model(runs["train"], store[0])
-    _, arch = load_generator(project.folder / "models/generator.safetensors")
+    arch = load_generator(project.folder / "models/generator.safetensors").arch
     assert logged.about == arch.model_dump()
     assert logged.inputs == arch.latent_size
 
@@ -184,7 +182,7 @@ def test_served_generator_returns_its_images(
 ) -> None:
     client, experiment = store
     (model,) = client.search_logged_models([experiment])
-    _, arch = load_generator(project.folder / "models/generator.safetensors")
+    arch = load_generator(project.folder / "models/generator.safetensors").arch
     latents = torch.cat([draw_latents(1, arch, seed) for seed in (1, 2, 3, 4)])
     address = f"models:/{model.model_id}"
     with served(project, address, tmp_path / "server.log") as server:

@@ -189,7 +189,7 @@ def test_logged_generator_returns_same_images_in_clean_process(
     assert images.shape == (4, 5, 3, 16, 16)
     for other in images[1:]:
         np.testing.assert_array_equal(images[0], other)
-    network, _ = load_generator(generator)
+    network = load_generator(generator).network
     with torch.inference_mode():
         expected = network(torch.from_numpy(latents)).numpy()
     np.testing.assert_allclose(images[0], expected, atol=1e-5)

@@ -127,7 +127,7 @@ def test_commit_has_hash_of_its_code_folders(tmp_path: Path) -> None:
         cwd=tmp_path / "project",
         check=True,
     )
-    commit = Commit(tmp_path / "project", "HEAD")
+    commit = Commit.open(tmp_path / "project", "HEAD")
     (tmp_path / "project/src/pkg/a.py").write_text("changed later")
     assert commit.hash_of("src/pkg") == folder_hash({"a.py": _md5("a"), "deep/b.py": _md5("b")})
     assert commit.hash_of("src/pkg/a.py") == _md5("a")

@@ -10,7 +10,7 @@ from mlflow.entities import Param
 from atelier.core.presets import preset_values
 from atelier.core.settings import ConvertSettings, TrainSettings
 from atelier.gan.networks import Architecture, build_networks
-from atelier.gan.sampling import SampledGenerator
+from atelier.gan.sampling import TrainedGenerator
 from atelier.gan.serialization import load_generator, save_network
 from atelier.tracking.delivery_worker import flush_backlog
 from atelier.tracking.environment import Process, private_folder
@@ -99,10 +99,11 @@ def test_champion_is_chosen_among_versions_with_old_and_new_parameter_names(
 
 
 def test_old_architecture_sets_latent_distribution(tmp_path: Path) -> None:
-    network, arch = load_generator(save_generator(tmp_path / "generator.safetensors", 1))
+    loaded = load_generator(save_generator(tmp_path / "generator.safetensors", 1))
+    network, arch = loaded.network, loaded.arch
     for field in ("latents", "latent_distribution"):
         for distribution in ("uniform", "normal"):
-            generator = SampledGenerator.from_module(
+            generator = TrainedGenerator.from_module(
                 network, arch.latent_size, {field: distribution}, torch.device("cpu")
             )
             assert generator.latent_distribution == distribution

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from atelier.gan.sampling import SampledGenerator
+    from atelier.gan.generation import TrainedGenerator
 
 GENERATOR = "models/generator.safetensors"
 GENERATED = Path("generated")
@@ -241,11 +241,12 @@ def _is_folder(target: Path) -> bool:
     return target.is_dir() or not target.suffix
 
 
-def _load_generator(model: str, on_cpu: bool = False) -> "SampledGenerator":
+def _load_generator(model: str, on_cpu: bool = False) -> "TrainedGenerator":
     """Load a generator from a file or from MLflow."""
     from atelier.core import settings
     from atelier.core.device import choose_device
-    from atelier.gan.sampling import SampledGenerator
+    from atelier.gan.generation import TrainedGenerator
+    from atelier.gan.serialization import load_generator
     from atelier.tracking.environment import repository_root
     from atelier.tracking.models import is_reference, load_model
     from atelier.tracking.store import existing_store, quiet_environment
@@ -254,14 +255,14 @@ def _load_generator(model: str, on_cpu: bool = False) -> "SampledGenerator":
         quiet_environment()
         logged = load_model(model, existing_store(repository_root()))
         cpu = choose_device("cpu")
-        return SampledGenerator.from_module(logged.network, logged.inputs, logged.about, cpu)
+        return TrainedGenerator.from_module(logged.network, logged.inputs, logged.about, cpu)
     if not Path(model).exists():
         expected = "a .safetensors file, the id of an MLflow run or models:/name@champion"
         is_default = model == GENERATOR
         advice = "run `dvc repro train`" if is_default else f"--model takes {expected}"
         raise AtelierError(f"there is no {model}; {advice}.")
     device = "cpu" if on_cpu else settings.load(PARAMS).runtime.device
-    return SampledGenerator.from_file(Path(model), choose_device(device))
+    return load_generator(Path(model), choose_device(device))
 
 
 def _write_grid(

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+    from torch import nn
 
     from atelier.core.settings import Settings, StylizeSettings
     from atelier.data.color_managed import SourceImage
     from atelier.style.batch import StylizedImage
     from atelier.style.checkpoint import Intermediates
+    from atelier.style.inputs import StyleInputs
 
     Pixels = NDArray[np.uint8]
 
@@ -117,6 +119,7 @@ def stylize(
     """
     from atelier.core.device import choose_device
     from atelier.core.settings import load
+    from atelier.style.batch import load_vgg
 
     preset, settings = _choose_preset(preset, params), load(PARAMS)
     options = {
@@ -132,14 +135,14 @@ def stylize(
         merged = _merge_settings(
             settings, preset, options, len(style), len(masks), _numbers(style_weights)
         )
-        jobs = _jobs(merged, (images, style, masks), settings.convert.max_megapixels, size)
+        jobs = _jobs(merged, images, style, masks, settings.convert.max_megapixels, size)
         targets = _targets(jobs, images, out)
-        folder = Path(weights).parent if weights else WEIGHTS
         device = choose_device(settings.runtime.device)
         _check_request(jobs, targets, device, gif, force)
-        _print_estimate(jobs, folder, device)
+        vgg = load_vgg(merged, Path(weights).parent if weights else WEIGHTS).to(device)
+        _print_estimate(jobs, vgg)
         for job in jobs:
-            _run(job, targets, folder, device, gif, settings.runtime.progress)
+            _run(job, targets, vgg, gif, settings.runtime.progress)
 
 
 def _choose_preset(preset: str | None, params: bool) -> str:
@@ -155,22 +158,13 @@ class _Job:
 
     settings: "StylizeSettings"
     originals: "dict[str, SourceImage]"
-    styles: "dict[str, Pixels]"
-    masks: "list[Pixels]"
-
-    def inputs(
-        self,
-    ) -> "tuple[StylizeSettings, dict[str, Pixels], dict[str, Pixels], list[Pixels]]":
-        """Return the first arguments of :func:`atelier.style.batch.stylize`."""
-        from atelier.data.color_managed import pixels_of
-
-        return self.settings, pixels_of(self.originals), self.styles, self.masks
+    inputs: "StyleInputs"
 
     def names(self) -> list[tuple[str, str]]:
         """Return (image, style) of each output, in order."""
         from atelier.style.batch import output_names
 
-        return output_names(*self.inputs())
+        return output_names(self.inputs, self.settings)
 
     def shape(self, original: "SourceImage") -> tuple[int, int]:
         """Return height and width of a stylized image in pixels."""
@@ -180,41 +174,47 @@ class _Job:
 
 
 def _jobs(
-    settings: "StylizeSettings", files: tuple[list[str], ...], max_megapixels: int, size: int
+    settings: "StylizeSettings",
+    images: list[str],
+    styles: list[str],
+    masks: list[str],
+    max_megapixels: int,
+    size: int,
 ) -> list[_Job]:
     """Read images, styles and masks; group the images by the size of their outputs.
 
     Args:
         settings: settings of all outputs.
-        files: names of images, of styles and of masks.
+        images: files to stylize.
+        styles: files, or names of built-in styles.
+        masks: files.
         max_megapixels: larger images are rejected.
         size: pixels of each output's shorter side; 0 for the image's own.
     """
     from atelier.data.color_managed import load_by_name, masks_of, pixels_of
     from atelier.style.demo_styles import demo_style_sources
+    from atelier.style.inputs import StyleInputs
 
     demo_styles = demo_style_sources(_DEMO_STYLE_SIZE, settings.seed)
-    originals, styles, masks = (
-        load_by_name(names, Path(), max_megapixels, built_in)
-        for names, built_in in zip(files, ({}, demo_styles, {}), strict=True)
-    )
-    groups: defaultdict[tuple[int, int], dict[str, SourceImage]] = defaultdict(dict)
+    originals = load_by_name(images, Path(), max_megapixels, {})
+    loaded_styles = pixels_of(load_by_name(styles, Path(), max_megapixels, demo_styles))
+    loaded_masks = masks_of(load_by_name(masks, Path(), max_megapixels, {}))
     sizes = [
         size or min(own_size(*original.pixels.shape[:2]), settings.image_size)
         for original in originals.values()
     ]
-    style_sets = [pixels_of(styles)]
+    style_sets = [loaded_styles]
     if settings.pairing == "cycle" and len(set(sizes)) > 1:
         # Styles take turns among all images, not among those of one size.
-        style_sets = [{name: pixels} for name, pixels in style_sets[0].items()]
+        style_sets = [{name: pixels} for name, pixels in loaded_styles.items()]
+    groups: defaultdict[tuple[int, int], dict[str, SourceImage]] = defaultdict(dict)
     for number, (name, image_size) in enumerate(zip(originals, sizes, strict=True)):
         groups[image_size, number % len(style_sets)][name] = originals[name]
     return [
         _Job(
             settings.model_copy(update={"image_size": image_size}),
             group,
-            style_sets[turn],
-            masks_of(masks),
+            StyleInputs(pixels_of(group), style_sets[turn], loaded_masks),
         )
         for (image_size, turn), group in groups.items()
     ]
@@ -318,42 +318,41 @@ def _check_request(
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             raise AtelierError(f"{file} cannot be written: no file can be created in {folder}.")
     for job in jobs:
-        check_memory(*job.inputs(), device)
+        check_memory(job.inputs, job.settings, device)
 
 
-def _print_estimate(jobs: list[_Job], weights: Path, device: "torch.device") -> None:
+def _print_estimate(jobs: list[_Job], vgg: "nn.Sequential") -> None:
     """Print the estimated duration, from a short measurement."""
     from atelier.style.estimate import estimate_seconds
+    from atelier.style.vgg import device_of
 
     shapes = [job.shape(job.originals[name[0]]) for job in jobs for name in job.names()]
-    seconds = estimate_seconds(jobs[0].settings, shapes, weights, device)
+    seconds = estimate_seconds(jobs[0].settings, shapes, vgg)
     height, width = max(shapes, key=math.prod)
     number = "1 image" if len(shapes) == 1 else f"{len(shapes)} images"
     size = f"{width} x {height} pixels" if len(set(shapes)) == 1 else f"up to {width} x {height}"
     time = f"{max(1, round(seconds))} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
-    typer.echo(f"{number} of {size}: about {time} on {device.type}.", err=True)
+    typer.echo(f"{number} of {size}: about {time} on {device_of(vgg).type}.", err=True)
 
 
 def _run(
     job: _Job,
     targets: Mapping[tuple[str, str], Path],
-    weights: Path,
-    device: "torch.device",
+    vgg: "nn.Sequential",
     gif: bool,
     progress: bool,
 ) -> None:
     """Compute and write the outputs of a job; an interruption writes the latest intermediate."""
     from atelier.style.batch import stylize
-    from atelier.style.checkpoint import Intermediates
+    from atelier.style.checkpoint import Intermediates, StoringEvents
     from atelier.tracking.run_state import handled_signals
 
     intermediates, written = Intermediates(latest_only=not gif), 0
     before = {stop: signal.signal(stop, signal.default_int_handler) for stop in handled_signals()}
     try:
         with progress_bar("stylize", "iterations", progress) as report:
-            for result in stylize(
-                *job.inputs(), weights, device, report, None, intermediates.add, _warn
-            ):
+            events = StoringEvents(report, _warn, intermediates)
+            for result in stylize(job.inputs, job.settings, vgg, events):
                 # Written at once, so that a later error cannot lose it.
                 target = targets[result.content_image, result.styles]
                 _write(result.pixels, job.originals[result.content_image], target)

@@ -1,13 +1,13 @@
 """A training step as a CUDA graph: captured once, then replayed by a single launch."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from atelier.core.arrays import to_tensor
 from atelier.gan.model import GAN
-from atelier.gan.step import train_step
+from atelier.gan.step import Batch, train_step
 
 _WARM_UP_STEPS = 3
 
@@ -21,30 +21,29 @@ class GraphedStep:
     :meth:`atelier.gan.model.GAN.restore` gives the optimizers other memory.
     """
 
-    def __init__(
-        self, gan: GAN, pixels: Tensor, latents: Tensor, uniforms: Tensor, with_penalty: bool
-    ) -> None:
+    def __init__(self, gan: GAN, batch: Batch) -> None:
         """Capture a step; the state of ``gan`` does not change.
 
         Args:
             gan: on a CUDA device, with capturable optimizers.
-            pixels: an example batch, uint8 [B, H, W, C].
-            latents: an example; see :func:`atelier.gan.step.train_step`.
-            uniforms: an example; see :func:`atelier.gan.step.train_step`.
-            with_penalty: true to capture the step with gradient penalties.
+            batch: an example on that device, with uint8 images. Its ``with_penalty`` decides
+                whether steps have gradient penalties.
 
         Raises:
             RuntimeError: the step cannot be captured on this device.
         """
-        self._inputs = (pixels.clone(), latents.clone(), uniforms.clone())
+        self._batch = replace(
+            batch,
+            real=batch.real.clone(),
+            latents=batch.latents.clone(),
+            uniforms=None if batch.uniforms is None else batch.uniforms.clone(),
+        )
 
         def step() -> Tensor:
-            pixels, latents, uniforms = self._inputs
-            real = to_tensor(pixels, signed=True)
-            return train_step(gan, real, latents, 1.0, uniforms, with_penalty)
+            return train_step(gan, self._batch)
 
         state = {name: tensor.clone() for name, tensor in gan.state().items()}
-        side_stream = torch.cuda.Stream(pixels.device)
+        side_stream = torch.cuda.Stream(batch.real.device)
         try:
             _warm_up(step, side_stream)
         finally:
@@ -61,12 +60,16 @@ class GraphedStep:
             # If the capture fails, torch 2.11 leaves its own stream as the current one.
             torch.cuda.set_stream(current_stream)
 
-    def __call__(self, pixels: Tensor, latents: Tensor, uniforms: Tensor) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Do a training step on this batch; return its statistics."""
-        for captured, batch in zip(self._inputs, (pixels, latents, uniforms), strict=True):
-            captured.copy_(batch)
+        for captured, tensor in zip(_tensors(self._batch), _tensors(batch), strict=True):
+            captured.copy_(tensor)
         self._graph.replay()
         return self._statistics.clone()
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    return [t for t in (batch.real, batch.latents, batch.uniforms) if t is not None]
 
 
 def _warm_up(step: Callable[[], Tensor], side_stream: torch.cuda.Stream) -> None:

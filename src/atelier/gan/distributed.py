@@ -68,8 +68,16 @@ class Ranks:
 SINGLE_PROCESS = Ranks()
 
 
+@dataclass(frozen=True)
+class Runtime:
+    """This process among those of a training, and its device."""
+
+    ranks: Ranks
+    device: torch.device
+
+
 @contextmanager
-def init_distributed(device_name: str) -> Iterator[tuple[Ranks, torch.device]]:
+def init_distributed(device_name: str) -> Iterator[Runtime]:
     """Choose the device; under torchrun, join the process group as well.
 
     Under torchrun each process uses its own GPU. Freed memory stays with the process.
@@ -85,7 +93,7 @@ def init_distributed(device_name: str) -> Iterator[tuple[Ranks, torch.device]]:
     if not runs_under_torchrun():
         if device.index is not None:
             torch.cuda.set_device(device)
-        yield SINGLE_PROCESS, device
+        yield Runtime(SINGLE_PROCESS, device)
         return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -102,7 +110,7 @@ def init_distributed(device_name: str) -> Iterator[tuple[Ranks, torch.device]]:
             f"the processes of this training could not connect ({_first_line(error)}); check that"
             " the hosts and ports in runtime.launcher are free and can be reached."
         ) from None
-    yield Ranks(dist.get_rank(), dist.get_world_size()), device
+    yield Runtime(Ranks(dist.get_rank(), dist.get_world_size()), device)
     # Not after an error: this would block until the other processes, which wait for this one.
     dist.destroy_process_group()
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from atelier.core.arrays import to_uint8
 from atelier.core.errors import AtelierError
 from atelier.core.files import atomic_write
-from atelier.gan.sampling import SampledGenerator, latents_for_seeds
+from atelier.gan.generation import TrainedGenerator
+from atelier.gan.sampling import latents_for_seeds
 
 INPUT, OUTPUT = "latents", "pictures"
 
@@ -28,7 +29,7 @@ class _Uint8Generator(nn.Module):
         return to_uint8(self.network(latents), signed=True)
 
 
-def export(generator: SampledGenerator, target: Path) -> None:
+def export(generator: TrainedGenerator, target: Path) -> None:
     """Write a generator atomically, in the format given by the suffix of ``target``.
 
     Both formats map float32 [B, latent_size + classes], for any B, to uint8 [B, H, W, C]: the

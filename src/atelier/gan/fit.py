@@ -3,31 +3,144 @@
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from atelier.core.checkpoints import Checkpoints
+from atelier.core.device import choose_device
 from atelier.core.errors import AtelierError
-from atelier.core.progress import ProgressCallback, silent
+from atelier.core.events import Events
+from atelier.core.settings import TrainSettings
 from atelier.core.state import flatten, section
-from atelier.gan.history import DivergedError, EpochResult
+from atelier.gan.augment import augmentation_preview
+from atelier.gan.diagnostics import TrainingMonitor
+from atelier.gan.distributed import SINGLE_PROCESS, Runtime
+from atelier.gan.history import DivergedError, EpochResult, History
+from atelier.gan.length import training_warnings
+from atelier.gan.networks import Generator
 from atelier.gan.serialization import save_network
 from atelier.gan.trainer import Trainer
+from atelier.metrics.validation import build_validation
 
 MAX_ROLLBACKS = 3
 """Rollbacks after divergence before the training fails."""
 
+Images = NDArray[np.uint8]
+
+
+class TrainingEvents(Events):
+    """Observer of a training."""
+
+    def on_start(self, samples: Images, columns: int, augmented: Images | None) -> None:
+        """Receive images before the first step.
+
+        Args:
+            samples: of the untrained generator, uint8 [N, H, W, C].
+            columns: images of one class; 0 without classes.
+            augmented: uint8 [rows, columns, H, W, C], in each row an image and its augmentations;
+                ``None`` without augmentation.
+        """
+
+    def on_epoch(self, epoch: EpochResult) -> None:
+        """Receive the result of an epoch; also of those that an earlier attempt finished."""
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """Where a training saves its state, and when.
+
+    Attributes:
+        checkpoints: of a training with the same settings, images and code; by default in a
+            temporary folder, for rollbacks only.
+        stop_requested: called after each step; if it returns true, a checkpoint is saved and the
+            training stops.
+        seconds: interval of checkpoints within an epoch; each epoch ends with one.
+    """
+
+    checkpoints: Checkpoints | None = None
+    stop_requested: Callable[[], bool] = lambda: False
+    seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training.
+
+    Attributes:
+        trainer: after the last step; its ``gan`` has both networks.
+        history: statistics of all steps.
+    """
+
+    trainer: Trainer
+    history: History
+
+    @property
+    def generator(self) -> Generator:
+        """The generator to sample from: the best or the last one, as ``select_model`` says."""
+        trainer = self.trainer
+        if trainer.settings.select_model == "best" and trainer.best_model.best_epoch:
+            return trainer.best_model.best_generator(trainer.arch)
+        return trainer.gan.eval_generator
+
 
 def train(
-    trainer: Trainer,
-    checkpoints: Checkpoints,
-    stop_requested: Callable[[], bool] = lambda: False,
-    report: ProgressCallback = silent,
-    checkpoint_seconds: float = 60.0,
-    warn: Callable[[str], None] = lambda message: None,
-) -> Iterator[EpochResult]:
+    settings: TrainSettings,
+    images: Images,
+    *,
+    labels: NDArray[np.int64] | None = None,
+    held_out: Images | None = None,
+    runtime: Runtime | None = None,
+    resumption: Resumption | None = None,
+    events: TrainingEvents | None = None,
+) -> TrainResult:
+    """Train a GAN; an interrupted training with saved checkpoints continues.
+
+    Args:
+        settings: the ``train`` section.
+        images: uint8 [N, H, W, C], square; may be memory-mapped.
+        labels: the class of each image, int64 [N], from 0; needed for ``train.conditional``.
+        held_out: validation images, uint8 [M, H, W, C]; needed for ``train.kid_every_epochs``.
+        runtime: from :func:`atelier.gan.distributed.init_distributed`; by default one process on
+            the fastest device.
+        resumption: where to save checkpoints; by default they are removed at the end.
+        events: receives progress, samples, results of epochs and warnings.
+
+    Raises:
+        AtelierError: no network fits the images, memory is too small, or the training diverged too
+            often.
+        KeyboardInterrupt: a stop was requested, and a checkpoint is saved.
+    """
+    events, resumption = events or TrainingEvents(), resumption or Resumption()
+    runtime = runtime or Runtime(SINGLE_PROCESS, choose_device("auto"))
+    held_out = images[:0] if held_out is None else held_out
+    kid = build_validation(settings, images, held_out, runtime.device, events.warn)
+    trainer = Trainer(settings, images, runtime.device, runtime.ranks, labels, kid, events)
+    history, steps = History(), trainer.steps_per_epoch
+    monitor = TrainingMonitor(settings.loss, settings.epochs, steps, settings.steps)
+    for warning in training_warnings(settings, len(images)):
+        events.warn(warning)
+    augmented = augmentation_preview(settings, images)
+    events.on_start(trainer.samples(), trainer.columns, augmented)
+    with ExitStack() as stack:
+        if resumption.checkpoints is None:
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+            resumption = replace(resumption, checkpoints=Checkpoints(folder))
+        for epoch in train_epochs(trainer, resumption):
+            history.add(epoch)
+            for warning in monitor.check(epoch):
+                events.warn(warning)
+            events.on_epoch(epoch)
+    return TrainResult(trainer, history)
+
+
+def train_epochs(trainer: Trainer, resumption: Resumption) -> Iterator[EpochResult]:
     """Train to the last epoch, from the last checkpoint if there is one.
 
     Epochs finished by an earlier attempt are yielded again, unchanged, so that every attempt yields
@@ -37,30 +150,27 @@ def train(
 
     Args:
         trainer: at step 0.
-        checkpoints: of a training with the same settings, images and code.
-        stop_requested: called after each step; if it returns true, a checkpoint is saved and the
-            training stops.
-        report: called with the progress after each step.
-        checkpoint_seconds: interval of checkpoints within an epoch; each epoch ends with one.
-        warn: called with a sentence after each rollback and about other problems.
+        resumption: with checkpoints.
 
     Raises:
         KeyboardInterrupt: a stop was requested, and a checkpoint is saved.
         AtelierError: the training diverged too often (the last finite generator is saved), or a
             checkpoint holds weights that are not finite.
     """
-    trainer.warn = warn
+    checkpoints = resumption.checkpoints
+    if checkpoints is None:
+        raise ValueError("a training needs checkpoints to roll back to")
     yield from _resume(trainer, checkpoints)
     trainer.broadcast_state()
     while trainer.epochs_done < trainer.total_epochs:
         try:
-            yield from _train_until_diverged(
-                trainer, checkpoints, stop_requested, report, checkpoint_seconds
-            )
+            yield from _train_until_diverged(trainer, checkpoints, resumption)
         except DivergedError as error:
             _roll_back(trainer, checkpoints, error)
             trainer.broadcast_state()
-            warn(f"{error} Rolled back to step {trainer.steps_done} to continue with new latents.")
+            trainer.events.warn(
+                f"{error} Rolled back to step {trainer.steps_done} to continue with new latents."
+            )
 
 
 def follow_rank0(trainer: Trainer) -> None:
@@ -95,11 +205,7 @@ def save_models(trainer: Trainer, folder: Path) -> None:
 
 
 def _train_until_diverged(
-    trainer: Trainer,
-    checkpoints: Checkpoints,
-    stop_requested: Callable[[], bool],
-    report: ProgressCallback,
-    checkpoint_seconds: float,
+    trainer: Trainer, checkpoints: Checkpoints, resumption: Resumption
 ) -> Iterator[EpochResult]:
     """Train, save checkpoints, and yield epochs; raise DivergedError if losses are not finite."""
     last_save = time.monotonic()
@@ -110,15 +216,15 @@ def _train_until_diverged(
         last_save = time.monotonic()
 
     def after_step() -> None:
-        stop = stop_requested()
-        is_due = stop or time.monotonic() - last_save > checkpoint_seconds
+        stop = resumption.stop_requested()
+        is_due = stop or time.monotonic() - last_save > resumption.seconds
         # A diverged state is not saved; the end of the epoch raises DivergedError.
         if is_due and trainer.is_finite():
             save()
         if stop:
             raise KeyboardInterrupt("saved")
 
-    for epoch in trainer.run(report, after_step):
+    for epoch in trainer.run(after_step):
         checkpoints.save_part(_part_name(epoch.number), _to_tensors(epoch))
         save(epoch_end=True)
         yield epoch

@@ -1,21 +1,17 @@
 """Sampling by seed, truncation and interpolation."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from atelier.core.arrays import to_uint8
 from atelier.core.errors import AtelierError
-from atelier.gan.serialization import load_generator, with_current_names
+from atelier.gan.generation import TrainedGenerator
 
 Images = NDArray[np.uint8]
 
@@ -24,67 +20,9 @@ MAX_SEED = 2**63 - 1
 MIN_TRUNCATION = 0.01
 
 
-@dataclass(frozen=True)
-class SampledGenerator:
-    """A trained generator, from a file or from MLflow.
-
-    Attributes:
-        network: [B, latent_size + classes] to images [B, C, H, W] in [-1, 1], in evaluation mode.
-        latent_size: length of a latent vector.
-        latent_distribution: ``normal`` for N(0, 1), ``uniform`` for values from -1 to 1.
-        classes: number of classes; 0 for an unconditional generator.
-        device: device of the network.
-    """
-
-    network: Callable[[Tensor], Tensor]
-    latent_size: int
-    latent_distribution: Literal["normal", "uniform"]
-    classes: int
-    device: torch.device
-
-    @classmethod
-    def from_file(cls, path: Path, device: torch.device) -> "SampledGenerator":
-        """Load a generator file; see :func:`atelier.gan.serialization.load_generator`."""
-        network, arch = load_generator(path, device)
-        return cls.from_module(network, arch.input_size, arch.model_dump(), device)
-
-    @classmethod
-    def from_module(
-        cls,
-        network: Callable[[Tensor], Tensor],
-        input_size: int,
-        architecture: Mapping[str, Any],
-        device: torch.device,
-    ) -> "SampledGenerator":
-        """Wrap a loaded network.
-
-        Args:
-            network: [B, input_size] to images [B, C, H, W] in [-1, 1], in evaluation mode.
-            input_size: latent size plus number of classes.
-            architecture: fields of its :class:`~atelier.gan.networks.Architecture`; an empty
-                mapping stands for normal latents without classes.
-            device: device of the network.
-        """
-        fields = with_current_names(architecture)
-        classes = fields.get("classes", 0)
-        distribution = fields.get("latent_distribution", "normal")
-        return cls(network, input_size - classes, distribution, classes, device)
-
-    @property
-    def weights_digest(self) -> str:
-        """SHA-256 of the network's weights in hexadecimal digits."""
-        digest = sha256()
-        state = self.network.state_dict() if isinstance(self.network, nn.Module) else {}
-        for name, tensor in sorted(state.items()):
-            digest.update(name.encode())
-            values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(values.numpy())
-        return digest.hexdigest()
-
-
 def latents_for_seeds(
     seeds: Iterable[int],
-    generator: SampledGenerator,
+    generator: TrainedGenerator,
     truncation: float | None = None,
     labels: Sequence[int] = (),
 ) -> Iterator[Tensor]:
@@ -118,7 +56,7 @@ def latents_for_seeds(
 
 
 def _validate_options(
-    generator: SampledGenerator, truncation: float | None, labels: Sequence[int]
+    generator: TrainedGenerator, truncation: float | None, labels: Sequence[int]
 ) -> None:
     for label in labels:
         if not 0 <= label < generator.classes:
@@ -136,7 +74,7 @@ def _validate_options(
         )
 
 
-def _latent_for_seed(generator: SampledGenerator, seed: int, truncation: float | None) -> Tensor:
+def _latent_for_seed(generator: TrainedGenerator, seed: int, truncation: float | None) -> Tensor:
     stream = torch.Generator().manual_seed(seed)
     if generator.latent_distribution == "uniform":
         return torch.rand(generator.latent_size, generator=stream).mul(2).sub(1)
@@ -170,7 +108,7 @@ def slerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
 
 
 def interpolation_loop(
-    inputs: Sequence[Tensor], frames: int, generator: SampledGenerator
+    inputs: Sequence[Tensor], frames: int, generator: TrainedGenerator
 ) -> Iterator[Tensor]:
     """Interpolate from each latent to the next by :func:`slerp`, and from the last to the first.
 
@@ -190,7 +128,7 @@ def interpolation_loop(
             yield torch.cat([slerp(start[:size], end[:size], frame / frames), label])
 
 
-def generate_one_by_one(generator: SampledGenerator, inputs: Iterable[Tensor]) -> Iterator[Images]:
+def generate_one_by_one(generator: TrainedGenerator, inputs: Iterable[Tensor]) -> Iterator[Images]:
     """Yield an image uint8 [H, W, C], 0 to 255, for each input [latent_size + classes].
 
     Batches of different sizes may round sums differently. One by one, the image of a seed does not

@@ -16,9 +16,15 @@ from torch import Tensor, nn
 from atelier.core.errors import AtelierError
 from atelier.core.files import atomic_write
 from atelier.core.pretrained import check_safetensors, reject_not_finite
-from atelier.core.renamed_settings import renamed_key
-from atelier.gan.generation import draw_latents, generate
+from atelier.gan.generation import (
+    TrainedGenerator,
+    draw_latents,
+    generate,
+    with_current_names,
+)
 from atelier.gan.networks import Architecture, Generator
+
+CPU = torch.device("cpu")
 
 _HEADER_KEY = "architecture"  # a single key, since safetensors writes several in random order
 _METADATA_KEY = "marks"
@@ -61,9 +67,7 @@ def read_metadata(path: Path) -> dict[str, float]:
     return metadata
 
 
-def load_generator(
-    path: Path, device: torch.device | str = "cpu"
-) -> tuple[Generator, Architecture]:
+def load_generator(path: Path, device: torch.device = CPU) -> TrainedGenerator:
     """Rebuild a generator from its file, in evaluation mode.
 
     The file's header is compared with a network without memory (PyTorch's meta device) first, so
@@ -89,28 +93,26 @@ def load_generator(
             f"{path} holds no generator that can be rebuilt ({reason});"
             " run the train stage again, or `dvc checkout` to restore it."
         ) from None
-    return generator.eval(), arch
+    return TrainedGenerator(
+        generator.eval(), arch.latent_size, arch.latent_distribution, arch.classes, device, arch
+    )
 
 
 def generate_from(path: Path, count: int, seed: int, device: torch.device) -> NDArray[np.uint8]:
     """Generate images with the generator of a file, uint8 [count, H, W, C]."""
-    generator, arch = load_generator(path, device)
-    return generate(generator, draw_latents(count, arch, seed))
+    trained = load_generator(path, device)
+    return generate(trained.network, draw_latents(count, trained, seed))
 
 
-def load_for_serving(path: Path) -> tuple[Generator, NDArray[np.float32], dict[str, Any]]:
+def load_for_serving(path: Path) -> tuple[nn.Module, NDArray[np.float32], dict[str, Any]]:
     """Rebuild a generator, with an example input and its architecture.
 
     Returns:
         The generator; float32 [2, latent_size + classes]; the fields of :class:`Architecture`.
     """
-    generator, arch = load_generator(path)
-    return generator, draw_latents(2, arch, seed=1).numpy(), arch.model_dump()
-
-
-def with_current_names(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename the fields of an architecture that was saved before they were renamed."""
-    return {(renamed_key("train", name) or (name,))[0]: v for name, v in architecture.items()}
+    trained = load_generator(path)
+    about = {} if trained.arch is None else trained.arch.model_dump()
+    return trained.network, draw_latents(2, trained, seed=1).numpy(), about
 
 
 def _read_architecture(metadata: Mapping[str, str]) -> Architecture:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn, optim
 
+from atelier.core.arrays import to_tensor
 from atelier.core.device import autocast
 from atelier.gan.augment import diff_augment, interpolation_weights, random_hflip
 from atelier.gan.generation import split_labels
@@ -24,11 +25,39 @@ STATISTICS = ("loss_d", "loss_g", "d_x", "d_g_z1", "d_g_z2")
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """Inputs of both updates: real images, one-hot labels, random numbers, and the fraction.
+class Batch:
+    """Inputs of a training step.
 
-    See :func:`train_step`.
+    Attributes:
+        real: uint8 [B, H, W, C], or float [B, C, H, W] in [-1, 1].
+        latents: float [B, latent_size + classes]. The one-hot labels at the end are those of the
+            real images.
+        uniforms: random numbers in [0, 1), [B, gan.uniforms_per_image]; ``None`` if that is 0.
+        fraction: B divided by the number of images in the batch of all processes. The loss is the
+            mean over that whole batch.
+        with_penalty: true to add the gradient penalties to the discriminator's loss.
     """
+
+    real: Tensor
+    latents: Tensor
+    uniforms: Tensor | None = None
+    fraction: float = 1.0
+    with_penalty: bool = False
+
+    def __len__(self) -> int:
+        return len(self.real)
+
+    def first(self, count: int) -> "Batch":
+        """Return a batch of the first ``count`` images."""
+        uniforms = None if self.uniforms is None else self.uniforms[:count]
+        return replace(
+            self, real=self.real[:count], latents=self.latents[:count], uniforms=uniforms
+        )
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Float images [B, C, H, W], one-hot labels, random numbers and fraction of a batch."""
 
     real: Tensor
     labels: Tensor | None
@@ -40,14 +69,7 @@ class _Batch:
         return diff_augment(images, gan.settings.augment, self.uniforms, view)
 
 
-def train_step(
-    gan: GAN,
-    real: Tensor,
-    latents: Tensor,
-    batch_fraction: float = 1.0,
-    uniforms: Tensor | None = None,
-    with_penalty: bool = False,
-) -> Tensor:
+def train_step(gan: GAN, batch: Batch) -> Tensor:
     """Update the discriminator, then the generator, on one batch.
 
     Goodfellow et al. 2014, in the order of PyTorch's DCGAN tutorial. The discriminator processes
@@ -56,39 +78,42 @@ def train_step(
 
     Args:
         gan: its weights, optimizer moments and running statistics change.
-        real: [B, C, H, W] float, in [-1, 1].
-        latents: [B, latent_size + classes] float. The one-hot labels at the end are those of the
-            real images.
-        batch_fraction: B divided by the number of images in the batch of all processes. The loss is
-            the mean over that whole batch.
-        uniforms: random numbers in [0, 1), [B, gan.uniforms_per_image]; ``None`` if that is 0.
-        with_penalty: true to add the gradient penalties to the discriminator's loss.
+        batch: real images and random numbers.
 
     Returns:
         The five :data:`STATISTICS`, float32 [5], on the device without synchronization: loss_d
         (without penalties), loss_g, and the mean of D(x), of D(G(z)) before the discriminator's
         update, and of D(G(z)) after it.
     """
-    uniforms = latents.new_empty(len(latents), 0) if uniforms is None else uniforms
-    if gan.settings.horizontal_flip:
-        real = random_hflip(real, uniforms)
-    batch = _Batch(real, split_labels(latents, gan.arch), uniforms, batch_fraction)
-
+    inputs = _prepare(gan, batch)
     gan.discriminator_optimizer.zero_grad(set_to_none=True)
-    with autocast(gan.precision, real.device):
-        fake = gan.generator(latents)
+    with autocast(gan.precision, batch.latents.device):
+        fake = gan.generator(batch.latents)
     loss_d, logits_real, logits_fake = _update_discriminator(
-        gan, batch, fake.detach(), with_penalty
+        gan, inputs, fake.detach(), batch.with_penalty
     )
     gan.generator_optimizer.zero_grad(set_to_none=True)
-    loss_g, logits_fake_g = _update_generator(gan, batch, fake)
+    loss_g, logits_fake_g = _update_generator(gan, inputs, fake)
     if gan.ema:
         gan.ema.update(gan.generator)
-    return _statistics(gan, batch, (loss_d, loss_g), (logits_real, logits_fake, logits_fake_g))
+    return _statistics(gan, inputs, (loss_d, loss_g), (logits_real, logits_fake, logits_fake_g))
+
+
+def _prepare(gan: GAN, batch: Batch) -> _Inputs:
+    """Convert, flip and label the images of a batch."""
+    uniforms = batch.uniforms
+    if uniforms is None:
+        uniforms = batch.latents.new_empty(len(batch), 0)
+    real = batch.real
+    if real.dtype == torch.uint8:
+        real = to_tensor(real, signed=True)
+    if gan.settings.horizontal_flip:
+        real = random_hflip(real, uniforms)
+    return _Inputs(real, split_labels(batch.latents, gan.arch), uniforms, batch.fraction)
 
 
 def _update_discriminator(
-    gan: GAN, batch: _Batch, fake: Tensor, with_penalty: bool
+    gan: GAN, inputs: _Inputs, fake: Tensor, with_penalty: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Raise the logits of real images and lower those of generated images.
 
@@ -96,19 +121,22 @@ def _update_discriminator(
         The loss without penalties, the logits of the real and those of the generated images.
     """
     settings, discriminator = gan.settings, gan.discriminator
-    real_view, fake_view = batch.augment(gan, "real", batch.real), batch.augment(gan, "fake", fake)
+    real_view, fake_view = (
+        inputs.augment(gan, "real", inputs.real),
+        inputs.augment(gan, "fake", fake),
+    )
     with autocast(gan.precision, fake.device):
-        logits_real = discriminator(real_view, batch.labels)
-        logits_fake = discriminator(fake_view, batch.labels)
+        logits_real = discriminator(real_view, inputs.labels)
+        logits_fake = discriminator(fake_view, inputs.labels)
     loss = discriminator_loss(settings.loss, logits_real, logits_fake, settings.label_smoothing)
     objective = loss
     if with_penalty:
-        objective = loss + _penalty(gan, batch, real_view, fake_view)
-    _backward_and_step(gan, batch, objective, discriminator, gan.discriminator_optimizer)
+        objective = loss + _penalty(gan, inputs, real_view, fake_view)
+    _backward_and_step(gan, inputs, objective, discriminator, gan.discriminator_optimizer)
     return loss, logits_real, logits_fake
 
 
-def _update_generator(gan: GAN, batch: _Batch, fake: Tensor) -> tuple[Tensor, Tensor]:
+def _update_generator(gan: GAN, inputs: _Inputs, fake: Tensor) -> tuple[Tensor, Tensor]:
     """Raise the logits that the updated discriminator gives the generated images.
 
     Returns:
@@ -118,35 +146,35 @@ def _update_generator(gan: GAN, batch: _Batch, fake: Tensor) -> tuple[Tensor, Te
     logits_real = None
     with _frozen(discriminator):
         with autocast(gan.precision, fake.device):
-            logits_fake = discriminator(batch.augment(gan, "fake_g", fake), batch.labels)
+            logits_fake = discriminator(inputs.augment(gan, "fake_g", fake), inputs.labels)
             if settings.loss == "relativistic":
-                real_view = batch.augment(gan, "real_g", batch.real)
-                logits_real = discriminator(real_view, batch.labels)
+                real_view = inputs.augment(gan, "real_g", inputs.real)
+                logits_real = discriminator(real_view, inputs.labels)
         loss = generator_loss(settings.loss, logits_fake, logits_real)
-        _backward_and_step(gan, batch, loss, gan.generator, gan.generator_optimizer)
+        _backward_and_step(gan, inputs, loss, gan.generator, gan.generator_optimizer)
     return loss, logits_fake
 
 
-def _penalty(gan: GAN, batch: _Batch, real: Tensor, fake: Tensor) -> Tensor:
+def _penalty(gan: GAN, inputs: _Inputs, real: Tensor, fake: Tensor) -> Tensor:
     """Return the weighted sum of the gradient penalties.
 
     A penalty of every n-th step is multiplied by n (lazy regularization; Karras et al. 2020,
     "Analyzing and improving the image quality of StyleGAN", section 3.1).
     """
-    settings, critic = gan.settings, partial(gan.discriminator, labels=batch.labels)
+    settings, critic = gan.settings, partial(gan.discriminator, labels=inputs.labels)
     total = real.new_zeros(())
     if settings.r1:
         total = total + settings.r1 * r1_penalty(critic, real)
     if settings.r2:
         total = total + settings.r2 * r1_penalty(critic, fake)
     if settings.gradient_penalty:
-        penalty = gradient_penalty(critic, real, fake, interpolation_weights(batch.uniforms))
+        penalty = gradient_penalty(critic, real, fake, interpolation_weights(inputs.uniforms))
         total = total + settings.gradient_penalty * penalty
     return total * settings.penalty_interval
 
 
 def _backward_and_step(
-    gan: GAN, batch: _Batch, loss: Tensor, network: nn.Module, optimizer: optim.Optimizer
+    gan: GAN, inputs: _Inputs, loss: Tensor, network: nn.Module, optimizer: optim.Optimizer
 ) -> None:
     """Compute gradients of the mean loss over the batch of all processes, and update a network.
 
@@ -154,7 +182,7 @@ def _backward_and_step(
     difficulty of training recurrent neural networks", algorithm 1).
     """
     if gan.ranks.count > 1:
-        (batch.fraction * loss).backward()
+        (inputs.fraction * loss).backward()
         gan.ranks.all_reduce_sum(p.grad for p in network.parameters() if p.grad is not None)
     else:
         loss.backward()
@@ -175,12 +203,12 @@ def _frozen(discriminator: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def _statistics(
-    gan: GAN, batch: _Batch, losses: tuple[Tensor, ...], logits: tuple[Tensor, ...]
+    gan: GAN, inputs: _Inputs, losses: tuple[Tensor, ...], logits: tuple[Tensor, ...]
 ) -> Tensor:
     """Return the losses and the mean scores over the batch of all processes, float32 [5]."""
     scores = [mean(values.float().sigmoid()) for values in logits]
     statistics = torch.stack([*(loss.detach() for loss in losses), *scores]).float()
     if gan.ranks.count > 1:
-        statistics *= batch.fraction
+        statistics *= inputs.fraction
         gan.ranks.all_reduce_sum([statistics])
     return statistics

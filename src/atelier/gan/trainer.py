@@ -1,22 +1,17 @@
 """Training loop: yields one result per epoch."""
 
-import traceback
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atelier.core.arrays import to_tensor
-from atelier.core.device import float32_matmul_precision
-from atelier.core.errors import AtelierError, is_out_of_memory
-from atelier.core.progress import Progress, ProgressCallback, silent
-from atelier.core.random_streams import derive_seed
+from atelier.core.errors import AtelierError
+from atelier.core.events import Events
+from atelier.core.progress import Progress
 from atelier.core.settings import TrainSettings
 from atelier.core.state import flatten, section
-from atelier.gan.cuda_graph import GraphedStep
 from atelier.gan.distributed import SINGLE_PROCESS, Ranks
 from atelier.gan.generation import draw_latents, generate, random_latents, with_labels
 from atelier.gan.history import BestModel, DivergedError, EpochResult
@@ -24,7 +19,9 @@ from atelier.gan.loader import BatchLoader, labels_by_row, validate_labels
 from atelier.gan.lr_schedule import lr_factor
 from atelier.gan.model import build_gan
 from atelier.gan.networks import Architecture
-from atelier.gan.step import STATISTICS, train_step
+from atelier.gan.step import STATISTICS, Batch
+from atelier.gan.step_runner import StepRunner
+from atelier.gan.streams import RandomStreams, stream_seed
 
 QualityFn = Callable[[NDArray[np.uint8]], float]
 """Images uint8 [N, H, W, C] to a score, for example their KID; lower is better."""
@@ -40,13 +37,9 @@ class Trainer:
 
     Attributes:
         best_model: the scores of the epochs so far, and the generator of the best one.
-        use_cuda_graphs: replay steps on a GPU as CUDA graphs; without them, the host launches each
-            kernel and the results are the same.
-        warn: called with a sentence about a problem that does not end the training.
+        events: receives the progress after each step, and warnings.
+        runner: does the steps; its ``use_cuda_graphs`` may be set to false.
     """
-
-    use_cuda_graphs = True
-    warn: Callable[[str], None] = staticmethod(lambda message: None)
 
     def __init__(
         self,
@@ -56,6 +49,7 @@ class Trainer:
         ranks: Ranks = SINGLE_PROCESS,
         labels: NDArray[np.int64] | None = None,
         quality_fn: QualityFn | None = None,
+        events: Events | None = None,
     ) -> None:
         """Build the networks and seed the random streams.
 
@@ -68,6 +62,7 @@ class Trainer:
             labels: the class of each image, int64 [N], from 0; used if ``train.conditional``.
             quality_fn: scores generated images every ``train.kid_every_epochs`` epochs and after
                 the last epoch.
+            events: receives the progress after each step, and warnings.
 
         Raises:
             AtelierError: no network fits the images, or ``train.conditional`` is true without
@@ -90,25 +85,25 @@ class Trainer:
         self._loader = BatchLoader(pixels, device)
         fixed_labels = labels_by_row(settings.fixed_samples, classes)
         self._fixed_latents = draw_latents(
-            settings.fixed_samples, self.arch, self._seed("fixed_latents"), fixed_labels
+            settings.fixed_samples,
+            self.arch,
+            stream_seed(settings.seed, "fixed_latents"),
+            fixed_labels,
         )
         self._quality_fn = quality_fn if settings.kid_every_epochs else None
         self._kid_latents = draw_latents(
-            settings.kid_samples, self.arch, self._seed("measured_latents")
+            settings.kid_samples, self.arch, stream_seed(settings.seed, "measured_latents")
         )
+        self.events = events or Events()
+        self._streams = RandomStreams(settings.seed, device)
+        self.runner = StepRunner(self._streams, device, self.events)
         self.reset()
 
     def reset(self) -> None:
         """Set fresh weights, seed the random streams, and start at step 0."""
-        settings, device = self.settings, self.device
-        self.gan = build_gan(self.arch, settings, device, self.ranks)
-        self._graphs: dict[bool, GraphedStep] = {}  # by with_penalty
-        self._order = torch.Generator()
-        self._latents = torch.Generator(device)
-        # Dropout draws from PyTorch's global stream; this is its state between two steps.
-        self._dropout = torch.Generator(device).manual_seed(self._seed("dropout")).get_state()
-        self._uniforms = torch.Generator(device)
-        self._seed_streams(0)
+        self.gan = build_gan(self.arch, self.settings, self.device, self.ranks)
+        self._streams.reset()
+        self.runner.discard_graphs()
         self.best_model = BestModel()
         self.epochs_done = 0
         self.rollbacks = 0
@@ -142,13 +137,10 @@ class Trainer:
         done = self.epochs_done * self.steps_per_epoch + len(self._step_rows)
         return min(done, self.total_steps)  # the last epoch may have been cut short
 
-    def run(
-        self, report: ProgressCallback = silent, after_step: Callable[[], None] = lambda: None
-    ) -> Iterator[EpochResult]:
+    def run(self, after_step: Callable[[], None] = lambda: None) -> Iterator[EpochResult]:
         """Train epoch by epoch, from the current step to the last epoch.
 
         Args:
-            report: called with the progress after each step.
             after_step: called after each step; it may call :meth:`state`.
 
         Raises:
@@ -157,20 +149,21 @@ class Trainer:
         total = self.total_steps
         while self.epochs_done < self.total_epochs:
             if not self._step_rows:
-                self._permutation = torch.randperm(len(self._loader), generator=self._order)
+                self._permutation = torch.randperm(len(self._loader), generator=self._streams.order)
             first = len(self._step_rows)
             last = total - self.epochs_done * self.steps_per_epoch
             remaining = self._permutation.split(self.settings.batch_size)[first:last]
             batches = self._loader.batches([self.ranks.shard(indices) for indices in remaining])
             for indices, pixels in zip(remaining, batches, strict=True):
-                self._step_rows.append(self._step_or_suggest_batch(pixels, indices))
+                self._step_rows.append(self.runner.run(self.gan, self._batch(pixels, indices)))
                 every = self.settings.sample_every_steps
                 if every and self.steps_done % every == 0:
                     self._step_samples[self.steps_done] = self.samples()
-                report(Progress(self.steps_done, total))
+                self.events.on_progress(Progress(self.steps_done, total))
                 after_step()
             epoch = self._end_epoch()
-            report(Progress(self.steps_done, total, _progress_note(epoch.number, epoch.statistics)))
+            note = _progress_note(epoch.number, epoch.statistics)
+            self.events.on_progress(Progress(self.steps_done, total, note))
             yield epoch
 
     def samples(self) -> NDArray[np.uint8]:
@@ -192,7 +185,7 @@ class Trainer:
         Other latents and another order of the images need not diverge again.
         """
         self.rollbacks = rollbacks
-        self._seed_streams(rollbacks)
+        self._streams.reseed(rollbacks)
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that the remaining training depends on, between two steps."""
@@ -202,12 +195,7 @@ class Trainer:
             "rollbacks": torch.tensor(self.rollbacks),
             "permutation": self._permutation,
             "rows": rows,
-            "stream": {
-                "order": self._order.get_state(),
-                "latents": self._latents.get_state(),
-                "dropout": self._dropout,
-                "chances": self._uniforms.get_state(),
-            },
+            "stream": self._streams.state(),
             "measured": self.best_model.state(),
             "between": {step: torch.tensor(images) for step, images in self._step_samples.items()},
         }
@@ -219,15 +207,12 @@ class Trainer:
         self.rollbacks = int(state["rollbacks"])
         self._permutation = state["permutation"]
         self._step_rows = list(state["rows"].to(self.device))
-        self._order.set_state(state["stream.order"])
-        self._latents.set_state(state["stream.latents"])
-        self._dropout = state["stream.dropout"]
-        self._uniforms.set_state(state["stream.chances"])
+        self._streams.restore(section(state, "stream"))
         self.best_model.restore(section(state, "measured"))
         between = section(state, "between")
         self._step_samples = {int(step): images.numpy() for step, images in between.items()}
         self.gan.restore(state)
-        self._graphs = {}  # they write to the memory of the previous optimizer moments
+        self.runner.discard_graphs()  # they write to the memory of the previous moments
 
     def broadcast_state(self) -> None:
         """Broadcast rank 0's state to all ranks."""
@@ -269,132 +254,30 @@ class Trainer:
         self.best_model.add(epoch, quality, self.gan.eval_generator)
         return quality
 
-    def _step_or_suggest_batch(self, pixels: Tensor, indices: Tensor) -> Tensor:
-        """Do a training step; if memory runs out, raise with a batch size that fits."""
-        try:
-            return self._step(pixels, indices)
-        except (MemoryError, RuntimeError) as error:
-            # Several processes would have to try other batch sizes together.
-            if self.ranks.count > 1 or not is_out_of_memory(error):
-                raise
-            traceback.clear_frames(error.__traceback__)
-        fits = len(indices) // 2
-        while fits > 1 and not self._fits(pixels[:fits], indices[:fits]):
-            fits //= 2
-        raise AtelierError(
-            f"a batch of {len(indices)} images does not fit into memory; "
-            + (
-                f"set train.batch_size to {fits}, which fits."
-                if fits > 1
-                else "make train.generator_channels and train.discriminator_channels smaller."
-            )
-        )
-
-    def _fits(self, pixels: Tensor, indices: Tensor) -> bool:
-        """Return true if a step with this batch fits into memory; its result is discarded."""
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        try:
-            self._step(pixels, indices)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            traceback.clear_frames(error.__traceback__)
-            return False
-        return True
-
-    def _step(self, pixels: Tensor, indices: Tensor) -> Tensor:
-        """Do a training step on this process's shard of a batch; return its statistics.
+    def _batch(self, pixels: Tensor, indices: Tensor) -> Batch:
+        """Draw the random numbers of a step, and set the learning rates.
 
         Args:
-            pixels: images of the shard, uint8 [B', H, W, C].
+            pixels: images of this process's shard, uint8 [B', H, W, C].
             indices: indices of the images of the whole batch, int64 [B].
         """
-        settings, batch_size = self.settings, len(indices)
-        latents = self.ranks.shard(self._draw_latents(indices))
-        uniforms = self.ranks.shard(self._draw_uniforms(batch_size))
-        with_penalty = settings.has_penalty and self.steps_done % settings.penalty_interval == 0
+        settings, size = self.settings, len(indices)
+        latents = random_latents(size, self.arch, self._streams.latents)
+        if self._labels is not None:
+            labels = self._labels[indices].to(self.device, non_blocking=True)
+            latents = with_labels(latents, labels, self.arch)
+        shape = (size, self.gan.uniforms_per_image)
+        uniforms = torch.rand(shape, generator=self._streams.uniforms, device=self.device)
         if settings.schedule != "constant":
             factor = lr_factor(settings.schedule, self.steps_done, self.total_steps)
             self.gan.set_lr_factor(factor)
-        with float32_matmul_precision(self.gan.precision, self.device):
-            if self._can_graph(batch_size):
-                graphed = self._graphed_step(pixels, latents, uniforms, with_penalty)
-                if graphed:
-                    return graphed(pixels, latents, uniforms)
-            batch_fraction = len(pixels) / batch_size
-            return self._eager_step(pixels, latents, batch_fraction, uniforms, with_penalty)
-
-    def _draw_latents(self, indices: Tensor) -> Tensor:
-        """Draw latents for a batch, followed by the labels of its real images if conditional."""
-        latents = random_latents(len(indices), self.arch, self._latents)
-        if self._labels is None:
-            return latents
-        labels = self._labels[indices].to(self.device, non_blocking=True)
-        return with_labels(latents, labels, self.arch)
-
-    def _draw_uniforms(self, batch_size: int) -> Tensor:
-        shape = (batch_size, self.gan.uniforms_per_image)
-        return torch.rand(shape, generator=self._uniforms, device=self.device)
-
-    def _can_graph(self, batch_size: int) -> bool:
-        """Return true if a CUDA graph can do the step; an epoch's smaller last batch needs none."""
-        return (
-            self.device.type == "cuda"
-            and self.use_cuda_graphs
-            and self.ranks.count == 1
-            and not self.arch.dropout  # a graph does not capture its random stream
-            and batch_size == self.settings.batch_size
+        return Batch(
+            pixels,
+            self.ranks.shard(latents),
+            self.ranks.shard(uniforms),
+            fraction=len(pixels) / size,
+            with_penalty=settings.has_penalty and self.steps_done % settings.penalty_interval == 0,
         )
-
-    def _graphed_step(
-        self, pixels: Tensor, latents: Tensor, uniforms: Tensor, with_penalty: bool
-    ) -> GraphedStep | None:
-        """Return the step as a CUDA graph; ``None`` from now on if it cannot be captured."""
-        if with_penalty not in self._graphs:
-            try:
-                step = GraphedStep(self.gan, pixels, latents, uniforms, with_penalty)
-            except RuntimeError as error:
-                if is_out_of_memory(error):
-                    raise
-                reason = str(error).partition("\n")[0]
-                self.warn(
-                    f"steps cannot be captured as a CUDA graph on this GPU ({reason});"
-                    " training continues without graphs, which is slower."
-                )
-                self.use_cuda_graphs, self._graphs = False, {}
-                return None
-            self._graphs[with_penalty] = step
-        return self._graphs[with_penalty]
-
-    def _eager_step(
-        self,
-        pixels: Tensor,
-        latents: Tensor,
-        batch_fraction: float,
-        uniforms: Tensor,
-        with_penalty: bool,
-    ) -> Tensor:
-        """Do a training step kernel by kernel; dropout draws from a stream of its own."""
-        real = to_tensor(pixels, signed=True)
-        step = partial(train_step, self.gan, real, latents, batch_fraction, uniforms, with_penalty)
-        if not self.arch.dropout:
-            return step()
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            stream = torch.cuda if self.device.type == "cuda" else torch.random
-            stream.set_rng_state(self._dropout)
-            statistics = step()
-            self._dropout = stream.get_rng_state()
-        return statistics
-
-    def _seed_streams(self, rollbacks: int) -> None:
-        """Seed the streams of the epochs; after each rollback they differ."""
-        streams = {"order": self._order, "latents": self._latents, "chances": self._uniforms}
-        for name, stream in streams.items():
-            stream.manual_seed(self._seed(f"{name}.{rollbacks}"))
-
-    def _seed(self, name: str) -> int:
-        return derive_seed(self.settings.seed, f"train.{name}")
 
 
 def _progress_note(number: int, statistics: NDArray[np.float32]) -> str:

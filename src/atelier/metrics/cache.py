@@ -16,37 +16,36 @@ from atelier.core.checkpoints import Checkpoints
 from atelier.metrics import extractors, features
 from atelier.metrics.features import Extractor
 
+CPU = torch.device("cpu")
+
 _MAX_FILES = 20
 _CODE = (features, extractors, arrays)
 
 
 class FeatureCache:
-    """Folder of features, with a file for each set of images and extractor.
+    """Features of images, with a file for each set of images and extractor.
 
     The twenty most recently used files are kept. A damaged file is computed again. A folder that
     cannot be written is ignored.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        """Use files in ``folder``; without a folder, nothing is cached."""
-        self._folder = folder
+    def __init__(self, folder: Path | None = None, device: torch.device = CPU) -> None:
+        """Extract features on ``device``, and store them in ``folder``, if there is one."""
+        self._folder, self.device = folder, device
 
-    def features(
-        self, extractor: Extractor, images: NDArray[np.uint8], device: torch.device
-    ) -> Tensor:
+    def features(self, extractor: Extractor, images: NDArray[np.uint8]) -> Tensor:
         """Return the features of images, float32 [N, D], from the cache if possible.
 
         Args:
             extractor: of the features.
             images: uint8 [N, H, W, C].
-            device: where features are extracted.
         """
         if self._folder is None:
-            return extractor(images, device)
-        files, name = Checkpoints(self._folder), _name(extractor, images, device)
+            return extractor(images, self.device)
+        files, name = Checkpoints(self._folder), _name(extractor, images, self.device)
         stored = files.load_part(name) or {}
         if "features" not in stored:
-            stored = {"features": extractor(images, device)}
+            stored = {"features": extractor(images, self.device)}
             with suppress(OSError):
                 files.save_part(name, stored)
         with suppress(OSError):

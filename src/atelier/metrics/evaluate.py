@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from atelier.metrics.distances import (
     frechet_distance,
     sliced_wasserstein,
 )
-from atelier.metrics.extractors import WEIGHTS, build_extractor
+from atelier.metrics.extractors import build_extractor
 from atelier.metrics.features import MIN_IMAGES_TO_STANDARDIZE, Extractor, Standardizer
 from atelier.metrics.neighbors import (
     NEIGHBORS,
@@ -143,14 +142,12 @@ class _FeatureView:
 
     Attributes:
         extractor: of the features.
-        device: where features are extracted.
         cache: of the features of real images.
         scale: of all features.
         scaling_images: number of training images from which it is computed.
     """
 
     extractor: Extractor
-    device: torch.device
     cache: FeatureCache
     scale: Standardizer
     scaling_images: int
@@ -164,11 +161,11 @@ class _FeatureView:
         """Return the features of real images, [N, D]."""
         if not len(images):
             return torch.empty(0, 0)
-        return self.scale(self.cache.features(self.extractor, images, self.device))
+        return self.scale(self.cache.features(self.extractor, images))
 
     def generated(self, images: Images) -> Tensor:
         """Return the features of generated images, [N, D]."""
-        return self.scale(self.extractor(images, self.device))
+        return self.scale(self.extractor(images, self.cache.device))
 
 
 @dataclass(frozen=True)
@@ -185,11 +182,9 @@ def evaluate(
     training: Images,
     test: Images,
     generated: Images,
-    device: torch.device,
+    cache: FeatureCache | None = None,
     report: ProgressCallback = silent,
     epochs: Mapping[int, Images] | None = None,
-    cache: FeatureCache | None = None,
-    weights: Path = WEIGHTS,
 ) -> Evaluation:
     """Compare generated images with real ones, and real ones with other real ones.
 
@@ -199,11 +194,10 @@ def evaluate(
         test: images that were not used for training, uint8 [M, H, W, C]. If there are fewer than
             16, a third of the training images is used instead.
         generated: uint8 [settings.samples, H, W, C].
-        device: where features are extracted.
+        cache: extracts features, and stores those of real images; by default on the CPU, without
+            storing them.
         report: called with the number of finished steps.
         epochs: samples of each epoch, uint8 [n, H, W, C]; ``settings.epochs`` are measured.
-        cache: of the features of real images.
-        weights: the folder of weight files.
 
     Raises:
         AtelierError: the extractor's weights are not available.
@@ -212,8 +206,8 @@ def evaluate(
     if settings.reference == "test":
         generated = generated[: max(len(real.reference), MIN_REAL_IMAGES)]
     report(Progress(0, 4, "features of real images"))
-    extractor = build_extractor(settings.features, settings.seed, weights)
-    view, features = _real_features(real, training, extractor, device, cache or FeatureCache())
+    extractor = build_extractor(settings.features, settings.seed)
+    view, features = _real_features(real, training, extractor, cache or FeatureCache())
     report(Progress(1, 4, "generated images"))
     generated_features = view.generated(generated)
     scores = _score(real, features.reference, generated, generated_features, settings.seed, view)
@@ -246,16 +240,15 @@ def _real_features(
     real: RealImages,
     training: Images,
     extractor: Extractor,
-    device: torch.device,
     cache: FeatureCache,
 ) -> tuple[_FeatureView, _RealFeatures]:
     """Extract and scale the features of real images, each image only once."""
     compares_training = real.reference is training
     images = training if compares_training else training[real.searched]
-    features = cache.features(extractor, images, device)
+    features = cache.features(extractor, images)
     rows = torch.from_numpy(real.searched)
     scaling = (features[rows] if compares_training else features)[real.scaling]
-    view = _FeatureView(extractor, device, cache, extractor.scale(scaling), len(scaling))
+    view = _FeatureView(extractor, cache, extractor.scale(scaling), len(scaling))
     features = view.scale(features)
     if compares_training:
         return view, _RealFeatures(features, features[rows], view.real(real.other))

@@ -2,17 +2,16 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from atelier.core.errors import AtelierError
-from atelier.core.settings import EvaluateSettings, Settings
+from atelier.core.settings import EvaluateSettings, TrainSettings
 from atelier.metrics.cache import FeatureCache
 from atelier.metrics.distances import MIN_IMAGES_FOR_KID, RELIABLE_KID_IMAGES, compute_kid
-from atelier.metrics.extractors import WEIGHTS, build_extractor
+from atelier.metrics.extractors import build_extractor
 from atelier.metrics.features import MIN_IMAGES_TO_STANDARDIZE
 from atelier.metrics.reference import (
     MIN_REAL_IMAGES,
@@ -21,22 +20,24 @@ from atelier.metrics.reference import (
     too_few_images_message,
 )
 
+# Training images among which those that give the scale of the features are drawn.
+_POOL = 10_000
 
-def validation_settings(settings: Settings) -> EvaluateSettings:
-    """Return the settings that epochs are measured with; of ``evaluate``, none is used."""
-    train = settings.train
-    return settings.evaluate.model_copy(
-        update={
-            "features": train.kid_features,
-            "samples": train.kid_samples,
-            "seed": train.seed,
-            "reference": "test",
-        }
+
+def validation_settings(train: TrainSettings) -> EvaluateSettings:
+    """Return the settings that epochs are measured with."""
+    return EvaluateSettings(
+        samples=train.kid_samples,
+        reference="test",
+        features=train.kid_features,
+        epochs=0,
+        nearest_neighbor_pool=_POOL,
+        seed=train.seed,
     )
 
 
 def build_validation(
-    settings: Settings,
+    settings: TrainSettings,
     training: NDArray[np.uint8],
     real: NDArray[np.uint8],
     device: torch.device,
@@ -45,7 +46,7 @@ def build_validation(
     """Build the KID measurement of epochs, if ``train.kid_every_epochs`` is set.
 
     Args:
-        settings: all sections.
+        settings: the ``train`` section.
         training: the training images, uint8 [M, H, W, C].
         real: the validation images, uint8 [N, H, W, C].
         device: where features are extracted.
@@ -59,12 +60,14 @@ def build_validation(
         AtelierError: the extractor's weights are not available, or there are too few images and
             ``train.select_model`` is ``best``.
     """
-    if not settings.train.kid_every_epochs:
+    if not settings.kid_every_epochs:
         return None
     try:
-        validation = ValidationKID(validation_settings(settings), training, real, device)
+        validation = ValidationKID(
+            validation_settings(settings), training, real, FeatureCache(device=device)
+        )
     except TooFewImagesError as error:
-        if settings.train.select_model == "best":
+        if settings.select_model == "best":
             raise AtelierError(f"{error}, or set train.select_model to last.") from error
         warn(str(error))
         return None
@@ -72,7 +75,7 @@ def build_validation(
         kid_error = validation.error
         size = f": {kid_error:.2g} for other real images" if math.isfinite(kid_error) else ""
         more = too_few_images_message(
-            settings.train.kid_samples,
+            settings.kid_samples,
             "train.kid_samples",
             len(real),
             "convert.validation_fraction",
@@ -104,9 +107,7 @@ class ValidationKID:
         settings: EvaluateSettings,
         training: NDArray[np.uint8],
         real: NDArray[np.uint8],
-        device: torch.device,
         cache: FeatureCache | None = None,
-        weights: Path = WEIGHTS,
     ) -> None:
         """Extract the features of the real images.
 
@@ -114,9 +115,7 @@ class ValidationKID:
             settings: extractor, seed, and maximum number of real images.
             training: the training images, uint8 [M, H, W, C], which give the scale of features.
             real: images that are not used for training, uint8 [N, H, W, C], N at least 16.
-            device: where features are extracted.
-            cache: of the features of real images.
-            weights: the folder of weight files.
+            cache: extracts features, and stores those of real images.
 
         Raises:
             TooFewImagesError: there are too few images.
@@ -129,9 +128,8 @@ class ValidationKID:
                 " images"
             )
         sampled = RealImages.sample(settings, training, real)
-        cache = cache or FeatureCache()
-        self._device = device
-        self._extractor = build_extractor(settings.features, settings.seed, weights)
+        self._cache = cache or FeatureCache()
+        self._extractor = build_extractor(settings.features, settings.seed)
         rows = sampled.searched[sampled.scaling]
         if not self._extractor.has_scale(len(rows)):
             raise TooFewImagesError(
@@ -139,9 +137,9 @@ class ValidationKID:
                 f" {count_text(len(rows), 'training image')}, and {MIN_IMAGES_TO_STANDARDIZE} are"
                 " needed; add images"
             )
-        features = cache.features(self._extractor, training[rows], device)
+        features = self._cache.features(self._extractor, training[rows])
         self._scale = self._extractor.scale(features)
-        self._real = self._scale(cache.features(self._extractor, sampled.reference, device))
+        self._real = self._scale(self._cache.features(self._extractor, sampled.reference))
         self.count = len(sampled.reference)
         others = self._scale(features)[: self.count]
         self.error = (
@@ -150,5 +148,5 @@ class ValidationKID:
 
     def __call__(self, images: NDArray[np.uint8]) -> float:
         """Return the KID of generated images, uint8 [M, H, W, C], M at least 3; less is better."""
-        generated = self._scale(self._extractor(images, self._device))
+        generated = self._scale(self._extractor(images, self._cache.device))
         return compute_kid(self._real, generated).value

@@ -1,31 +1,33 @@
 """Style transfer of several contents in several styles, with results and loss tables."""
 
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from atelier.core.arrays import to_uint8
 from atelier.core.errors import AtelierError, SettingError, SettingName
-from atelier.core.progress import Progress, ProgressCallback, silent
+from atelier.core.progress import Progress
 from atelier.core.random_streams import derive_seed
 from atelier.core.resizing import resize_image
 from atelier.core.setting_types import WEIGHTS
 from atelier.core.settings import StylizeSettings
 from atelier.style import memory
 from atelier.style.checkpoint import TransferCheckpoints
-from atelier.style.inputs import resize_to_tensor, scaled_shape
-from atelier.style.loss_log import IterationLosses, Preview
+from atelier.style.inputs import StyleInputs, resize_to_tensor, scaled_shape
+from atelier.style.loss_log import IterationLosses, Preview, StyleEvents
 from atelier.style.objective import Style, cast_vgg, weighted_sum
 from atelier.style.pyramid import resize
-from atelier.style.transfer import deepest_layer, transfer_style
-from atelier.style.vgg import build_vgg19, vgg19_on_meta
+from atelier.style.transfer import TransferTask, deepest_layer, transfer_style
+from atelier.style.vgg import build_vgg19, device_of, vgg19_on_meta
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -78,115 +80,90 @@ class StylizedImage:
         return names, rows
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Contents that are stylized in one call of :func:`transfer_style`.
+class _Pair(NamedTuple):
+    """Names of a content and its styles."""
+
+    content: str
+    styles: tuple[str, ...]
+
+    def joined_styles(self) -> str:
+        """Return the names of the styles, joined by ``+``."""
+        return "+".join(self.styles)
+
+
+class _LossRecorder(StyleEvents):
+    """Records losses and computes the progress of all images; everything is passed on.
 
     Attributes:
-        names: of each content and its styles.
-        contents: uint8 [H, W, 3] RGB.
-        styles: the style images of each content, likewise.
+        losses: of all evaluations so far, by the index of the result.
     """
 
-    names: list[tuple[str, str]]
-    contents: list[Pixels]
-    styles: list[tuple[Pixels, ...]]
-
-
-class _ProgressRelay:
-    """Callbacks of one group, with the image numbers of all groups together.
-
-    Attributes:
-        first_image: number of the group's first image.
-        losses: of all evaluations so far, by image number.
-    """
-
-    def __init__(
-        self,
-        settings: StylizeSettings,
-        count: int,
-        report: ProgressCallback,
-        on_preview: Callable[[Preview], None] | None,
-    ) -> None:
-        self.first_image = 0
+    def __init__(self, events: StyleEvents, iterations: int, images: int) -> None:
         self.losses: defaultdict[int, list[IterationLosses]] = defaultdict(list)
-        self._iterations, self._count = settings.iterations, count
-        self._report, self._on_preview = report, on_preview
+        self._events, self._iterations, self._images = events, iterations, images
 
     def on_losses(self, losses: IterationLosses) -> None:
-        """Store the losses of an evaluation, and report the progress."""
-        self.losses[self.first_image + losses.image].append(losses)
+        """Record the losses of an evaluation, and report the progress."""
+        self.losses[losses.image].append(losses)
+        self._events.on_losses(losses)
         # The line search of L-BFGS may make one evaluation more than ``iterations``.
         done = sum(min(len(rows), self._iterations) for rows in self.losses.values())
-        total = self._count * self._iterations
-        self._report(Progress(done, total, f"loss {losses.total:.4g}"))
+        total = self._images * self._iterations
+        self._events.on_progress(Progress(done, total, f"loss {losses.total:.4g}"))
 
     def on_preview(self, preview: Preview) -> None:
         """Pass a preview on."""
-        if self._on_preview:
-            self._on_preview(replace(preview, image=self.first_image + preview.image))
+        self._events.on_preview(preview)
+
+    def warn(self, *warnings: str) -> None:
+        """Pass warnings on."""
+        self._events.warn(*warnings)
 
 
 def stylize(
+    inputs: StyleInputs,
     settings: StylizeSettings,
-    contents: Mapping[str, Pixels],
-    styles: Mapping[str, Pixels],
-    masks: Sequence[Pixels],
-    weights_dir: Path,
-    device: torch.device,
-    report: ProgressCallback = silent,
+    vgg: nn.Sequential,
+    events: StyleEvents | None = None,
     checkpoints: TransferCheckpoints | None = None,
-    on_preview: Callable[[Preview], None] | None = None,
-    warn: Callable[[str], None] = lambda message: None,
 ) -> Iterator[StylizedImage]:
     """Stylize every content in every style, or as ``pairing`` and ``style_weights`` specify.
 
     Args:
+        inputs: contents, styles and masks.
         settings: the ``stylize`` section.
-        contents: uint8 [H, W, 3] RGB by name.
-        styles: likewise.
-        masks: uint8 [H, W, 3] RGB, one for each style, white where the style applies; empty for
-            the whole image.
-        weights_dir: the folder of weight files that ``settings.weights`` may name.
-        device: where to compute.
-        report: called with the number of evaluations.
+        vgg: from :func:`load_vgg`, on the device of the computation.
+        events: receives losses, progress, previews and warnings.
         checkpoints: saves unfinished images, and loads those of an earlier attempt.
-        on_preview: called with unfinished images, postprocessed like results.
-        warn: called with a sentence after a problem from which the optimization recovered.
 
     Yields:
         Each result as soon as it is finished, in the order of :func:`output_names`.
 
     Raises:
         AtelierError: two results would have the same name, a mask and a content differ in aspect
-            ratio, the weights are not available, an image is too small, there is too little
-            memory, or a loss stays non-finite.
+            ratio, an image is too small, there is too little memory, or a loss stays non-finite.
     """
-    groups = _groups(settings, contents, styles, masks)
-    check_memory(settings, contents, styles, masks, device)
-    vgg = load_vgg(settings, weights_dir)
-    relay = _ProgressRelay(settings, sum(len(one.names) for one in groups), report, on_preview)
+    groups = _groups(inputs, settings)
+    check_memory(inputs, settings, device_of(vgg))
+    count = sum(map(len, groups))
+    recorder = _LossRecorder(events or StyleEvents(), settings.iterations, count)
+    first = 0
     for group in groups:
-        if checkpoints:
-            checkpoints.first_image = relay.first_image
-        prepared = [resize_to_tensor(content, settings.image_size) for content in group.contents]
-        results = transfer_style(
-            prepared,
-            _styles(settings, group, prepared, masks),
-            settings,
-            vgg,
-            device,
-            relay.on_losses,
-            checkpointer=checkpoints,
-            on_preview=relay.on_preview if on_preview else None,
-            warn=warn,
-            labels=[_name(*name) for name in group.names],
-        )
-        yield from _stylized_images(group, results, relay)
-        relay.first_image += len(group.names)
+        tasks = _tasks(group, first, inputs, settings)
+        results = transfer_style(tasks, settings, vgg, recorder, checkpoints)
+        for pair, task, result in zip(group, tasks, results, strict=True):
+            yield StylizedImage(
+                pair.content,
+                pair.joined_styles(),
+                inputs.contents[pair.content],
+                _side_by_side([inputs.styles[name] for name in pair.styles]),
+                to_uint8(result, signed=False)[0].cpu().numpy(),
+                tuple(recorder.losses[task.number]),
+            )
+        first += len(group)
 
 
-def load_vgg(settings: StylizeSettings, weights_dir: Path) -> torch.nn.Sequential:
+def load_vgg(settings: StylizeSettings, weights_dir: Path) -> nn.Sequential:
     """Build VGG19 with the weights that the settings name; files are in ``weights_dir``."""
     built_in = settings.weights in WEIGHTS
     source = settings.weights if built_in else str(weights_dir / settings.weights)
@@ -194,51 +171,26 @@ def load_vgg(settings: StylizeSettings, weights_dir: Path) -> torch.nn.Sequentia
     return build_vgg19(source, settings.pooling, seed, deepest_layer(settings), settings.padding)
 
 
-def _stylized_images(
-    group: _Group, results: Iterable[torch.Tensor], relay: _ProgressRelay
-) -> Iterator[StylizedImage]:
-    for number, result in enumerate(results):
-        yield StylizedImage(
-            *group.names[number],
-            group.contents[number],
-            _side_by_side(group.styles[number]),
-            to_uint8(result, signed=False)[0].cpu().numpy(),
-            tuple(relay.losses[relay.first_image + number]),
-        )
-
-
-def output_names(
-    settings: StylizeSettings,
-    contents: Mapping[str, Pixels],
-    styles: Mapping[str, Pixels],
-    masks: Sequence[Pixels],
-) -> list[tuple[str, str]]:
+def output_names(inputs: StyleInputs, settings: StylizeSettings) -> list[tuple[str, str]]:
     """Return the content and style names of every result of :func:`stylize`, in order."""
-    groups = _groups(settings, contents, styles, masks)
-    return [name for group in groups for name in group.names]
+    groups = _groups(inputs, settings)
+    return [(pair.content, pair.joined_styles()) for group in groups for pair in group]
 
 
-def check_memory(
-    settings: StylizeSettings,
-    contents: Mapping[str, Pixels],
-    styles: Mapping[str, Pixels],
-    masks: Sequence[Pixels],
-    device: torch.device,
-) -> None:
+def check_memory(inputs: StyleInputs, settings: StylizeSettings, device: torch.device) -> None:
     """Raise if a result of :func:`stylize` does not fit into ``stylize.memory_gb``.
 
     Raises:
         AtelierError: at least one does not fit; the message names the largest size that does.
     """
     vgg = cast_vgg(vgg19_on_meta(settings.pooling, deepest_layer(settings)), settings, device)
-    distinct = {
-        (content.shape, tuple(image.shape for image in images)): None
-        for group in _groups(settings, contents, styles, masks)
-        for content, images in zip(group.contents, group.styles, strict=True)
-    }
-    memory.reject_too_large(
-        [partial(_shapes_at_size, settings, *shapes) for shapes in distinct], settings, vgg
+    distinct = dict.fromkeys(
+        (inputs.contents[pair.content].shape, tuple(inputs.styles[n].shape for n in pair.styles))
+        for group in _groups(inputs, settings)
+        for pair in group
     )
+    shapes = [partial(_shapes_at_size, settings, *shapes) for shapes in distinct]
+    memory.reject_too_large(shapes, settings, vgg)
 
 
 def _shapes_at_size(
@@ -257,58 +209,50 @@ def _style_size(settings: StylizeSettings, size: int) -> int:
     return max(1, round(size * settings.style_scale))
 
 
-def _groups(
-    settings: StylizeSettings,
-    contents: Mapping[str, Pixels],
-    styles: Mapping[str, Pixels],
-    masks: Sequence[Pixels],
-) -> list[_Group]:
+def _groups(inputs: StyleInputs, settings: StylizeSettings) -> list[list[_Pair]]:
     """Combine contents and styles: all styles at once, in turn, or one group for each style."""
-    _reject_other_shapes(contents, masks)
-    names, images = list(contents), list(contents.values())
+    _reject_other_shapes(inputs)
+    contents, styles = inputs.contents, tuple(inputs.styles)
     if settings.style_weights and len(settings.style_weights) != len(styles):
         raise SettingError(
             f"{{setting}} is a list of {len(settings.style_weights)}, but the number of styles is"
             f" {len(styles)}; give one for each.",
             setting=SettingName("stylize.style_weights"),
         )
-    if settings.style_weights or masks:
-        joined, all_styles = "+".join(styles), tuple(styles.values())
-        pairs = [(name, joined) for name in names]
-        groups = [_Group([], images, [all_styles] * len(names))]
+    if settings.style_weights or inputs.masks:
+        groups = [[_Pair(content, styles) for content in contents]]
     elif settings.pairing == "cycle":
-        turns = [number % len(styles) for number in range(len(names))]
-        pairs = [(name, list(styles)[turn]) for name, turn in zip(names, turns, strict=True)]
-        groups = [_Group([], images, [(list(styles.values())[turn],) for turn in turns])]
+        turns = itertools.cycle(styles)
+        groups = [[_Pair(content, (next(turns),)) for content in contents]]
     else:
-        pairs = [(name, style) for style in styles for name in names]
-        groups = [_Group([], images, [(style,)] * len(names)) for style in styles.values()]
-    _reject_equal_names(pairs)
-    remaining = iter(pairs)
-    return [replace(group, names=[next(remaining) for _ in group.contents]) for group in groups]
+        groups = [[_Pair(content, (style,)) for content in contents] for style in styles]
+    _reject_equal_names(itertools.chain(*groups))
+    return groups
 
 
-def _styles(
-    settings: StylizeSettings,
-    group: _Group,
-    prepared: Sequence[torch.Tensor],
-    masks: Sequence[Pixels],
-) -> list[Style]:
-    """Return one style if all contents share it, otherwise one for each content."""
+def _tasks(
+    group: Sequence[_Pair], first: int, inputs: StyleInputs, settings: StylizeSettings
+) -> list[TransferTask]:
+    """Convert the images of a group to tensors; ``first`` is the index of its first result."""
     size = _style_size(settings, settings.image_size)
-    tensors = {
-        id(image): resize_to_tensor(image, size) for images in group.styles for image in images
+    names = dict.fromkeys(name for pair in group for name in pair.styles)
+    images = {name: resize_to_tensor(inputs.styles[name], size) for name in names}
+    # Contents with the same styles share an object, unless masks are resized to their sizes.
+    styles = {
+        styles: Style(tuple(images[name] for name in styles), tuple(settings.style_weights))
+        for _, styles in group
     }
-    styles = [
-        Style(
-            tuple(tensors[id(image)] for image in images),
-            tuple(settings.style_weights),
-            tuple(resize(_mask(mask), *content.shape[2:]).clamp(0, 1) for mask in masks),
-        )
-        for images, content in zip(group.styles, prepared, strict=True)
-    ]
-    shared = not masks and all(images is group.styles[0] for images in group.styles)
-    return styles[:1] if shared else styles
+    tasks = []
+    for number, pair in enumerate(group, first):
+        content = resize_to_tensor(inputs.contents[pair.content], settings.image_size)
+        style = styles[pair.styles]
+        if inputs.masks:
+            height, width = content.shape[2:]
+            masks = [resize(_mask(mask), height, width).clamp(0, 1) for mask in inputs.masks]
+            style = replace(style, masks=tuple(masks))
+        name = _name(pair.content, pair.joined_styles())
+        tasks.append(TransferTask(number, name, content, style))
+    return tasks
 
 
 def _mask(mask: Pixels) -> torch.Tensor:
@@ -386,10 +330,10 @@ def _name(content: str, style: str) -> str:
     return f"{content}-{style}"
 
 
-def _reject_other_shapes(contents: Mapping[str, Pixels], masks: Sequence[Pixels]) -> None:
+def _reject_other_shapes(inputs: StyleInputs) -> None:
     """Raise if the aspect ratios of a mask and a content differ."""
-    for mask in masks:
-        for name, content in contents.items():
+    for mask in inputs.masks:
+        for name, content in inputs.contents.items():
             (height, width), (mask_height, mask_width) = content.shape[:2], mask.shape[:2]
             difference = abs(mask_width * height / mask_height - width)
             # Sides of scaled images are rounded.
@@ -400,15 +344,15 @@ def _reject_other_shapes(contents: Mapping[str, Pixels], masks: Sequence[Pixels]
                 )
 
 
-def _reject_equal_names(pairs: Iterable[tuple[str, str]]) -> None:
+def _reject_equal_names(pairs: Iterable[_Pair]) -> None:
     """Raise if two results would have the same name, e.g. a-b in style c and a in style b-c."""
-    pair_by_name: dict[str, tuple[str, str]] = {}
-    for content, style in pairs:
-        name = _name(content, style)
-        if name in pair_by_name:
-            other_content, other_style = pair_by_name[name]
+    pair_by_name: dict[str, _Pair] = {}
+    for pair in pairs:
+        name = _name(pair.content, pair.joined_styles())
+        other = pair_by_name.setdefault(name, pair)
+        if other is not pair:
             raise AtelierError(
-                f"two stylized images would be named {name}: {other_content} in the style of"
-                f" {other_style}, and {content} in the style of {style}; rename one of the files."
+                f"two stylized images would be named {name}: {other.content} in the style of"
+                f" {other.joined_styles()}, and {pair.content} in the style of"
+                f" {pair.joined_styles()}; rename one of the files."
             )
-        pair_by_name[name] = (content, style)

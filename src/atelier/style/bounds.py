@@ -16,9 +16,8 @@ class Bounds(NamedTuple):
     low: Tensor
     high: Tensor
 
-    @property
     def is_unbounded(self) -> bool:
-        """True if all values are allowed."""
+        """Return true if all values are allowed; this waits for the device."""
         return bool(torch.isinf(self.low).all() and torch.isinf(self.high).all())
 
     def clamp(self, images: Tensor) -> Tensor:

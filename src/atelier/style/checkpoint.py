@@ -1,4 +1,4 @@
-"""Saved state and intermediate images of an unfinished style transfer."""
+"""Saved state and intermediate images of unfinished style transfers."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from atelier.core.arrays import to_uint8
 from atelier.core.checkpoints import Checkpoints
-from atelier.style.loss_log import Checkpointer, Preview
+from atelier.core.progress import Progress, ProgressCallback
+from atelier.style.loss_log import Preview, StyleEvents
 
 Pixels = NDArray[np.uint8]
 
@@ -87,15 +88,43 @@ class Intermediates:
         return None if part is None else part["pixels"].numpy()
 
 
-class TransferCheckpoints(Checkpointer):
-    """Saves the images of a style transfer in a folder of checkpoints.
+class StoringEvents(StyleEvents):
+    """Observer that stores intermediate images, and passes progress and warnings on."""
 
-    Each finished image is a part of its own. The unfinished one is the latest checkpoint.
+    def __init__(
+        self,
+        report: ProgressCallback,
+        warn: Callable[[str], None],
+        intermediates: Intermediates | None,
+    ) -> None:
+        """Store previews in ``intermediates``, if any."""
+        self._report, self._warn, self._intermediates = report, warn, intermediates
+
+    def on_preview(self, preview: Preview) -> None:
+        """Store an intermediate image."""
+        if self._intermediates is not None:
+            self._intermediates.add(preview)
+
+    def on_progress(self, progress: Progress) -> None:
+        """Report the progress."""
+        self._report(progress)
+
+    def warn(self, *warnings: str) -> None:
+        """Pass each warning on."""
+        for warning in warnings:
+            self._warn(warning)
+
+
+class TransferCheckpoints:
+    """Saves the images of style transfers in a folder of checkpoints, or nothing without one.
+
+    Each finished image is a part of its own. The unfinished one is the latest checkpoint. Images
+    of a batch are saved together, under the index of the first one.
     """
 
     def __init__(
         self,
-        checkpoints: Checkpoints,
+        checkpoints: Checkpoints | None = None,
         stop_requested: Callable[[], bool] = lambda: False,
         interval_seconds: float = 60.0,
     ) -> None:
@@ -110,18 +139,16 @@ class TransferCheckpoints(Checkpointer):
         self._stop_requested = stop_requested
         self._interval_seconds = interval_seconds
         self._last_save = time.monotonic()
-        self.first_image = 0  # number of images in earlier calls of transfer_style
 
     def load(self, image: int) -> dict[str, Tensor] | None:
         """Return the final state of a finished image, or the latest of an unfinished one."""
-        number = self.first_image + image
-        finished = self._checkpoints.load_part(_part_name(number))
+        if self._checkpoints is None:
+            return None
+        finished = self._checkpoints.load_part(_part_name(image))
         if finished is not None:
             return finished
         latest = self._checkpoints.latest()
-        if latest is None or int(latest.pop("picture")) != number:
-            return None
-        return latest
+        return latest if latest and int(latest.pop("picture")) == image else None
 
     def save(self, image: int, evaluations: int, state: dict[str, Tensor], finished: bool) -> None:
         """Save an image if it is finished, if the interval has passed, or before stopping.
@@ -129,12 +156,14 @@ class TransferCheckpoints(Checkpointer):
         Raises:
             KeyboardInterrupt: a stop was requested, and the state is saved.
         """
-        number, stops = self.first_image + image, self._stop_requested()
+        if self._checkpoints is None:
+            return
+        stops = self._stop_requested()
         if finished:
-            self._checkpoints.save_part(_part_name(number), _clone(state))
+            self._checkpoints.save_part(_part_name(image), _clone(state))
         if stops or time.monotonic() - self._last_save > self._interval_seconds:
-            checkpoint = _clone(state) | {"picture": torch.tensor(number)}
-            self._checkpoints.save(number * _MAX_EVALUATIONS + evaluations, checkpoint)
+            checkpoint = _clone(state) | {"picture": torch.tensor(image)}
+            self._checkpoints.save(image * _MAX_EVALUATIONS + evaluations, checkpoint)
             self._last_save = time.monotonic()
         if stops:
             raise KeyboardInterrupt("saved")
@@ -145,5 +174,5 @@ def _clone(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in state.items()}
 
 
-def _part_name(number: int) -> str:
-    return f"picture-{number:06d}"
+def _part_name(image: int) -> str:
+    return f"picture-{image:06d}"

@@ -2,36 +2,33 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
+from torch import nn
 
 from atelier.core.settings import StylizeSettings
-from atelier.style.batch import load_vgg
 from atelier.style.objective import Style, cast_vgg
 from atelier.style.problem import ScaledProblem, StyleJob
 from atelier.style.pyramid import levels
 from atelier.style.transfer import deepest_layer
+from atelier.style.vgg import device_of
 
 _SIZE = 128  # pixels of the measured image
 _OVERHEAD = 1.3  # of the optimizer and the memory traffic of larger images, measured
 
 
 def estimate_seconds(
-    settings: StylizeSettings,
-    shapes: Sequence[tuple[int, int]],
-    weights_dir: Path,
-    device: torch.device,
+    settings: StylizeSettings, shapes: Sequence[tuple[int, int]], vgg: nn.Sequential
 ) -> float:
     """Return the approximate seconds of a style transfer, from evaluations of a small image.
 
     Args:
         settings: the ``stylize`` section.
         shapes: height and width of every result.
-        weights_dir: the folder of weight files that ``settings.weights`` may name.
-        device: where the style transfer will run.
+        vgg: from :func:`atelier.style.batch.load_vgg`, on the device of the style transfer.
     """
-    vgg = cast_vgg(load_vgg(settings, weights_dir).to(device), settings, device)
+    device = device_of(vgg)
+    vgg = cast_vgg(vgg, settings, device)
     image = torch.rand(1, 3, _SIZE, _SIZE, generator=torch.Generator().manual_seed(0)).to(device)
     simplified = settings.model_copy(update={"preserve_color": "none", "style_masks": []})
     job = StyleJob(image, (Style((image,)),))
@@ -39,7 +36,7 @@ def estimate_seconds(
     seconds = []
     for _ in range(3):  # the first one allocates memory
         start = time.perf_counter()
-        _, losses, _ = problem.objective.loss_and_gradient(image, problem.targets, simplified)
+        _, losses, _ = problem.loss_and_gradient(image, simplified)
         next(iter(losses.values())).sum().item()  # synchronizes the device
         seconds.append(time.perf_counter() - start)
     return min(seconds) * evaluated_pixels(settings, shapes) / _SIZE**2 * _OVERHEAD

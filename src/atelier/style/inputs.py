@@ -1,4 +1,8 @@
-"""Conversions of images before and after style transfer."""
+"""Images to stylize, their styles and masks, and conversions before the style transfer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -7,8 +11,56 @@ from torch import Tensor
 
 from atelier.core.arrays import to_tensor
 from atelier.core.resizing import Method, resize_image
+from atelier.core.settings import StylizeSettings
+from atelier.data.color_managed import SourceImage, load_by_name, masks_of, pixels_of
+from atelier.style.demo_styles import demo_style_sources
 
 UInt8Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class StyleInputs:
+    """Images of style transfers, uint8 ``[H, W, 3]``, RGB, of any sizes.
+
+    Attributes:
+        contents: images to stylize, by name.
+        styles: style images, by name.
+        masks: one for each style, white where the style applies; empty for whole images.
+    """
+
+    contents: Mapping[str, UInt8Image]
+    styles: Mapping[str, UInt8Image]
+    masks: Sequence[UInt8Image] = ()
+
+
+def load_inputs(
+    settings: StylizeSettings,
+    folder: Path,
+    max_megapixels: int,
+    generate: Callable[[], UInt8Image],
+) -> tuple[dict[str, SourceImage], StyleInputs]:
+    """Load the images that the settings name.
+
+    Args:
+        settings: ``contents``, ``styles`` and ``style_masks`` are files or built-in images.
+        folder: the folder of the files.
+        max_megapixels: limit for an image's size.
+        generate: returns the faces that ``generated`` stands for, uint8 ``[N, H, W, C]``.
+
+    Returns:
+        The contents with their transparency and color profiles, and the images to process.
+
+    Raises:
+        AtelierError: a file is missing or unreadable, or two images have the same name.
+    """
+    # Styles are drawn twice as large as needed: downscaling smooths their strokes.
+    sources = demo_style_sources(2 * settings.image_size, settings.seed)
+    sources["generated"] = lambda: name_faces(generate())
+    contents, styles, masks = (
+        load_by_name(names, folder, max_megapixels, sources)
+        for names in (settings.contents, settings.styles, settings.style_masks)
+    )
+    return contents, StyleInputs(pixels_of(contents), pixels_of(styles), masks_of(masks))
 
 
 def resize_to_tensor(image: UInt8Image, size: int) -> Tensor:

@@ -1,11 +1,13 @@
-"""Loss history, previews and the interface of checkpoints of a style transfer."""
+"""Loss history, previews and the observer of style transfers."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from atelier.core.events import Events
 
 # Losses stay on the device and are fetched in blocks, because each fetch synchronizes the device.
 _EVALUATIONS_PER_FETCH = 10
@@ -16,7 +18,7 @@ class IterationLosses:
     """Losses of one image at one evaluation.
 
     Attributes:
-        image: index of the content, from 0.
+        image: index of the result, from 0.
         iteration: number of evaluations of this image so far, from 1.
         total: the weighted sum, with the content weights of the settings.
         per_layer: the terms of the sum before weighting, by name: ``style_1``, ``content_11``.
@@ -33,7 +35,7 @@ class Preview:
     """Unfinished image, postprocessed like a finished one.
 
     Attributes:
-        image: index of the content, from 0.
+        image: index of the result, from 0.
         iteration: number of evaluations so far.
         pixels: float32 ``[1, 3, H, W]``, RGB, 0 to 1, of the size of the result.
         interrupted: true if the style transfer was interrupted here.
@@ -45,47 +47,43 @@ class Preview:
     interrupted: bool = False
 
 
-class Checkpointer:
-    """Saves nothing; :class:`atelier.style.checkpoint.TransferCheckpoints` saves to disk."""
+class StyleEvents(Events):
+    """Observer of style transfers whose methods do nothing."""
 
-    def load(self, image: int) -> dict[str, Tensor] | None:
-        """Return the state of an image that an earlier attempt saved, if any."""
-        return None
+    def on_losses(self, losses: IterationLosses) -> None:
+        """Receive the losses of one image at one evaluation with a finite loss.
 
-    def save(self, image: int, evaluations: int, state: dict[str, Tensor], finished: bool) -> None:
-        """Save the state of an image after so many evaluations."""
+        Losses come in blocks. L-BFGS of torch may make one evaluation more than
+        ``stylize.iterations``. Both L-BFGS may end earlier, if no step lowers the loss.
+        """
+
+    def on_preview(self, preview: Preview) -> None:
+        """Receive an unfinished image; there are more if ``stylize.save_intermediates`` is set."""
 
 
 class LossLog:
     """Losses of a batch, collected on the device and delivered in blocks.
 
     Attributes:
-        first_image: index of the batch's first content, from 0.
         labels: name of each image of the batch, for messages.
         recorded: number of evaluations so far, including those not yet delivered.
         level_start: number of evaluations before the current pyramid level.
     """
 
     def __init__(
-        self,
-        first_image: int,
-        labels: Sequence[str],
-        loss_names: list[str],
-        on_losses: Callable[[IterationLosses], None],
+        self, images: Mapping[int, str], loss_names: Sequence[str], events: StyleEvents
     ) -> None:
         """Start an empty log.
 
         Args:
-            first_image: index of the batch's first content, from 0.
-            labels: name of each image of the batch, for messages.
+            images: name of each image of the batch, by its index.
             loss_names: names of the terms of the loss.
-            on_losses: called for each image and evaluation with a finite loss.
+            events: receives the finite losses.
         """
-        self.first_image, self.labels = first_image, labels
+        self._numbers, self.labels = list(images), list(images.values())
         self.recorded = 0
         self.level_start = 0
-        self._loss_names = loss_names
-        self._on_losses = on_losses
+        self._loss_names, self._events = loss_names, events
         self._pending: list[Tensor] = []
         self._rows: list[list[list[float]]] = []
 
@@ -152,8 +150,8 @@ class LossLog:
     def _deliver_rows(self, evaluations: list[list[list[float]]]) -> None:
         for rows in evaluations:
             self._rows.append(rows)
-            for image, (total, *losses) in enumerate(rows, start=self.first_image):
-                if not math.isfinite(total):
-                    continue
-                per_layer = dict(zip(self._loss_names, losses, strict=True))
-                self._on_losses(IterationLosses(image, self.delivered, total, per_layer))
+            for image, (total, *losses) in zip(self._numbers, rows, strict=True):
+                if math.isfinite(total):
+                    per_layer = dict(zip(self._loss_names, losses, strict=True))
+                    losses_of_image = IterationLosses(image, self.delivered, total, per_layer)
+                    self._events.on_losses(losses_of_image)

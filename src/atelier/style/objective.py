@@ -4,6 +4,7 @@ The loss and its gradient take one pass of VGG19. If memory is short, the pass i
 """
 
 import copy
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -55,20 +56,25 @@ class Tile(NamedTuple):
 
     def crop(self, images: Tensor) -> Tensor:
         """Return the padded tile of images ``[B, C, H, W]``, as a view."""
-        top, bottom, left, right = self.padded
-        return images[:, :, top:bottom, left:right]
+        return _crop(images, self.padded)
 
     def crop_core(self, maps: Tensor, stride: int) -> Tensor:
         """Return the core of feature maps ``[B, C, h, w]`` of whole images, as a view."""
-        top, bottom, left, right = (-(-edge // stride) for edge in self.core)
-        return maps[:, :, top:bottom, left:right]
+        return _crop(maps, self.core, stride)
 
     def core_in_tile(self, maps: Tensor, stride: int) -> Tensor:
         """Return the core of feature maps of padded tiles, as a view."""
         (top, bottom, left, right), (first_row, _, first_column, _) = self.core, self.padded
         edges = (top - first_row, bottom - first_row, left - first_column, right - first_column)
-        top, bottom, left, right = (-(-edge // stride) for edge in edges)
-        return maps[:, :, top:bottom, left:right]
+        return _crop(maps, edges, stride)
+
+
+def _crop(maps: Tensor, edges: tuple[int, int, int, int], stride: int = 1) -> Tensor:
+    """Return the part of ``maps`` between edges in pixels: top, bottom, left and right."""
+    top, bottom, left, right = (-(-edge // stride) for edge in edges)
+    # A slice of everything would cost its backward pass a copy.
+    is_whole = top == left == 0 and bottom >= maps.shape[2] and right >= maps.shape[3]
+    return maps if is_whole else maps[:, :, top:bottom, left:right]
 
 
 def tiles(height: int, width: int, tile_size: int | None, radius: int, step: int) -> list[Tile]:
@@ -149,7 +155,7 @@ class FeatureObjective:
             width: of the images.
             tile_size: largest side of a tile in pixels; ``None`` for no tiling.
         """
-        self._vgg, self._settings = vgg, settings
+        self._vgg, self._settings, self._size = vgg, settings, (height, width)
         self._strides = {layer: stride(vgg[: layer + 1]) for layer in self._layers()}
         used = vgg[: max(self._layers()) + 1]
         self.tiles = tiles(height, width, tile_size, receptive_radius(used), stride(used))
@@ -170,19 +176,15 @@ class FeatureObjective:
                     if len(self.tiles) == 1:
                         maps[layer] = core
                         continue
-                    whole = self._empty_map(layer, core, image)
-                    maps.setdefault(layer, whole)
+                    if layer not in maps:
+                        maps[layer] = core.new_empty(*core.shape[:2], *self._map_size(layer))
                     tile.crop_core(maps[layer], self._strides[layer]).copy_(core)
         return maps
 
     def resize_mask(self, mask: Tensor) -> Maps:
         """Return a mask ``[B, 1, H, W]`` at the size of each style layer, by layer."""
-        height, width = mask.shape[2:]
-        sizes = {
-            layer: (height // self._strides[layer], width // self._strides[layer])
-            for layer in self._settings.style_layers
-        }
-        return {layer: F.interpolate(mask, size, mode="area") for layer, size in sizes.items()}
+        layers = self._settings.style_layers
+        return {n: F.interpolate(mask, self._map_size(n), mode="area") for n in layers}
 
     def losses(self, image: Tensor, targets: Targets) -> dict[str, Tensor]:
         """Return the terms of the loss before weighting, ``[B]`` each, without gradients.
@@ -190,9 +192,7 @@ class FeatureObjective:
         They have the order of :func:`loss_names`, and are summed in float32 at least.
         """
         with torch.no_grad():
-            masks = [style.masks for style in targets.styles]
-            sums, content_terms = self._accumulate(image, masks, targets)
-            return self._style_terms(sums, targets) | content_terms | self._smoothness(image)
+            return self._terms(image, targets)
 
     def loss_and_gradient(
         self, image: Tensor, targets: Targets, settings: StylizeSettings
@@ -208,23 +208,19 @@ class FeatureObjective:
             The weighted sum ``[B]``, its terms before weighting, ``[B]`` each, and the gradient.
         """
         leaf = image.detach().requires_grad_()
-        if len(self.tiles) == 1:
-            with torch.enable_grad():
-                losses = self._terms(leaf, targets, self.tiles[0])
-                totals = weighted_sum(losses, settings)
-                (gradient,) = torch.autograd.grad(totals.sum(), leaf)
-            return totals.detach(), losses, gradient.contiguous()
-        return self._tiled_gradient(leaf, targets, settings)
+        if len(self.tiles) > 1:
+            return self._tiled_gradient(leaf, targets, settings)
+        with torch.enable_grad():
+            losses = self._terms(leaf, targets)
+            totals = weighted_sum(losses, settings)
+            (gradient,) = torch.autograd.grad(totals.sum(), leaf)
+        return totals.detach(), losses, gradient.contiguous()
 
-    def _terms(self, image: Tensor, targets: Targets, tile: Tile) -> dict[str, Tensor]:
-        maps = self._features(image, self._layers())
-        statistics = [self._style_statistics(maps, style.masks, tile) for style in targets.styles]
-        losses = self._style_terms(statistics, targets)
-        losses |= {
-            f"content_{layer}": content_loss(maps[layer], target)
-            for layer, target in targets.contents.items()
-        }
-        return losses | self._smoothness(image)
+    def _terms(self, image: Tensor, targets: Targets) -> dict[str, Tensor]:
+        statistics, content_terms = self._accumulate(
+            image, [style.masks for style in targets.styles], targets
+        )
+        return self._style_terms(statistics, targets) | content_terms | self._smoothness(image)
 
     def _tiled_gradient(
         self, leaf: Tensor, targets: Targets, settings: StylizeSettings
@@ -247,31 +243,28 @@ class FeatureObjective:
         remaining = iter(flat_gradients)
         root_gradients = [{layer: next(remaining) for layer in one} for one in roots]
         for tile in self.tiles:
-            self._add_tile_gradient(gradient, tile, leaf, targets, root_gradients, settings)
+            crop = tile.crop(leaf.detach()).contiguous().requires_grad_()
+            with torch.enable_grad():
+                total = self._tile_total(crop, tile, targets, root_gradients, settings)
+            tile.crop(gradient).add_(torch.autograd.grad(total, crop)[0])
         return totals.detach(), losses, gradient
 
-    def _add_tile_gradient(
+    def _tile_total(
         self,
-        gradient: Tensor,
+        crop: Tensor,
         tile: Tile,
-        image: Tensor,
         targets: Targets,
         root_gradients: Sequence[Maps],
         settings: StylizeSettings,
-    ) -> None:
-        """Add a tile's part of the gradient of style and content terms to ``gradient``."""
-        crop = tile.crop(image.detach()).contiguous().requires_grad_()
-        with torch.enable_grad():
-            maps = self._features(crop, self._layers())
-            total = image.new_zeros(())
-            for style, gradients in zip(targets.styles, root_gradients, strict=True):
-                of_tile = self._style_statistics(maps, style.masks, tile, image.shape)
-                for layer, value in of_tile.items():
-                    total = total + (value * gradients[layer]).sum()
-            terms = self._content_terms(maps, targets, tile)
-            if terms:
-                total = total + weighted_sum(terms, settings).sum()
-            tile.crop(gradient).add_(torch.autograd.grad(total, crop)[0])
+    ) -> Tensor:
+        """Return a sum whose gradient is the tile's part of that of style and content terms."""
+        maps = self._features(crop, self._layers())
+        total = crop.new_zeros(())
+        for style, gradients in zip(targets.styles, root_gradients, strict=True):
+            for layer, value in self._style_statistics(maps, style.masks, tile).items():
+                total = total + (value * gradients[layer]).sum()
+        terms = self._content_terms(maps, targets, tile)
+        return total + weighted_sum(terms, settings).sum() if terms else total
 
     def _accumulate(
         self, image: Tensor, masks: Sequence[Maps | None], targets: Targets | None = None
@@ -287,25 +280,23 @@ class FeatureObjective:
         for tile in self.tiles:
             maps = self._features(tile.crop(image), layers)
             for total, mask in zip(sums, masks, strict=True):
-                for layer, value in self._style_statistics(maps, mask, tile, image.shape).items():
+                for layer, value in self._style_statistics(maps, mask, tile).items():
                     total[layer] = total[layer] + value if layer in total else value
             terms = self._content_terms(maps, targets, tile) if targets else {}
             for name, value in terms.items():
                 content_terms[name] = content_terms[name] + value
         return sums, content_terms
 
-    def _style_statistics(
-        self, maps: Maps, masks: Maps | None, tile: Tile, shape: Sequence[int] | None = None
-    ) -> Maps:
-        """Return a tile's part of the style statistics of images of ``shape``, by layer."""
+    def _style_statistics(self, maps: Maps, masks: Maps | None, tile: Tile) -> Maps:
+        """Return a tile's part of the style statistics of the whole images, by layer."""
         statistics: Maps = {}
         for layer in self._settings.style_layers:
             stride = self._strides[layer]
             features, denominator = maps[layer], None
             mask = masks[layer] if masks else None
-            if len(self.tiles) > 1 and shape is not None:
+            if len(self.tiles) > 1:
                 features = tile.core_in_tile(features, stride)
-                count = (shape[2] // stride) * (shape[3] // stride)
+                count = math.prod(self._map_size(layer))
                 denominator = torch.full((1,), float(count), device=features.device)
                 if mask is not None:
                     denominator, mask = mask.sum((1, 2, 3)), tile.crop_core(mask, stride)
@@ -342,11 +333,10 @@ class FeatureObjective:
         pixels = preprocess(image, self._settings.pixel_convention())
         return feature_maps(self._vgg, pixels.to(next(self._vgg.parameters()).dtype), layers)
 
-    def _empty_map(self, layer: int, core: Tensor, image: Tensor) -> Tensor:
-        """Return an uninitialized feature map of the whole image, with the channels of a core."""
-        stride = self._strides[layer]
-        height, width = image.shape[2] // stride, image.shape[3] // stride
-        return core.new_empty(len(core), core.shape[1], height, width)
+    def _map_size(self, layer: int) -> tuple[int, int]:
+        """Return height and width of a feature map of the whole image."""
+        height, width = self._size
+        return height // self._strides[layer], width // self._strides[layer]
 
     def _layers(self) -> set[int]:
         return {*self._settings.style_layers, *self._settings.content_layers}

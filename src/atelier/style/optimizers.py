@@ -19,15 +19,14 @@ _HISTORY_SIZE = 20
 class ImageOptimizer(Protocol):
     """Optimizer that minimizes a loss over images ``[B, 3, H, W]``."""
 
-    @property
-    def image(self) -> Tensor:
-        """Current images, float32 ``[B, 3, H, W]``."""
+    def current_image(self) -> Tensor:
+        """Return the current images, float32 ``[B, 3, H, W]``."""
 
     def advance(self, evaluations: int) -> None:
         """Make this number of evaluations; L-BFGS of torch may make one more."""
 
     def state(self) -> dict[str, Tensor]:
-        """Return all tensors that the next step depends on, except :attr:`image`."""
+        """Return all tensors that the next step depends on, except :meth:`current_image`."""
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Load the tensors that :meth:`state` returned."""
@@ -108,9 +107,9 @@ class _TorchOptimizer:
 class AdamOptimizer(_TorchOptimizer):
     """Adam, with a projection onto the bounds after every step.
 
-    With an averaging factor above 0, :attr:`image` is an exponential moving average of all
-    iterates, as in Crowson's style-transfer-pytorch. Adam's steps do not shrink, and the average
-    removes their noise.
+    With an averaging factor above 0, :meth:`current_image` is an exponential moving average of
+    all iterates, as in Crowson's style-transfer-pytorch. Adam's steps do not shrink, and the
+    average removes their noise.
     """
 
     def __init__(
@@ -121,9 +120,8 @@ class AdamOptimizer(_TorchOptimizer):
         self._optimizer = torch.optim.Adam([self._parameter], lr=lr)
         self._sum, self._weight = torch.zeros_like(image), 0.0
 
-    @property
-    def image(self) -> Tensor:
-        """Latest iterate, or the average of all."""
+    def current_image(self) -> Tensor:
+        """Return the latest iterate, or the average of all."""
         if self._averaging and self._weight:
             return self._bounds.clamp(self._sum / self._weight)
         return self._parameter.detach()
@@ -163,7 +161,7 @@ class LbfgsOptimizer(_TorchOptimizer):
     """
 
     def __init__(self, image: Tensor, evaluate: Evaluate, bounds: Bounds, lr: float) -> None:
-        self._evaluate, self._bounds = evaluate, None if bounds.is_unbounded else bounds
+        self._evaluate, self._bounds = evaluate, None if bounds.is_unbounded() else bounds
         super().__init__(self._bounds.to_unbounded(image) if self._bounds else image)
         self._best: Tensor | None = None
         self._lowest = math.inf
@@ -179,15 +177,14 @@ class LbfgsOptimizer(_TorchOptimizer):
             line_search_fn="strong_wolfe",
         )
 
-    @property
-    def image(self) -> Tensor:
-        """Current image; after an interrupted step, the best image that the step has tried."""
-        return self._current_image() if self._best is None else self._best
+    def current_image(self) -> Tensor:
+        """Return the current image; after an interrupted step, the best that it has tried."""
+        return self._decode_parameter() if self._best is None else self._best
 
     def advance(self, evaluations: int) -> None:
         """Make this number of evaluations, or one more, in a single step of torch.
 
-        The step ends early if a loss is not finite; :attr:`image` is then unusable.
+        The step ends early if a loss is not finite; :meth:`current_image` is then unusable.
         """
         group = self._optimizer.param_groups[0]
         group["max_iter"] = group["max_eval"] = evaluations
@@ -195,12 +192,12 @@ class LbfgsOptimizer(_TorchOptimizer):
             self._optimizer.step(self._loss)
         self._best, self._lowest = None, math.inf
 
-    def _current_image(self) -> Tensor:
+    def _decode_parameter(self) -> Tensor:
         parameter = self._parameter.detach()
         return self._bounds.from_unbounded(parameter) if self._bounds else parameter
 
     def _loss(self) -> float:
-        image = self._current_image()
+        image = self._decode_parameter()
         loss, gradient = self._evaluate(image)
         if not bool(loss.isfinite().all()):
             raise _NonFiniteLossError  # the line search cannot continue from here

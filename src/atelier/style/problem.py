@@ -1,7 +1,7 @@
 """Style transfer at one image size: contents, targets, bounds and initial images."""
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,12 @@ class StyleJob:
     Attributes:
         contents: float32 ``[B, 3, H, W]``, RGB, 0 to 1.
         styles: one for all contents, or one for each.
+        images: name of each result, for messages, by its index.
     """
 
     contents: Tensor
     styles: tuple[Style, ...]
+    images: Mapping[int, str] = field(default_factory=dict)
 
     def resize(self, height: int, width: int, min_style_size: int) -> "StyleJob":
         """Return the job with contents of this size, and styles scaled by the same factor.
@@ -48,13 +50,12 @@ class StyleJob:
             )
             for style in self.styles
         ]
-        return StyleJob(resize(self.contents, height, width).clamp(0, 1), tuple(styles))
+        contents = resize(self.contents, height, width).clamp(0, 1)
+        return replace(self, contents=contents, styles=tuple(styles))
 
 
 class ScaledProblem:
     """Optimization problem of a style transfer at one image size.
-
-    Targets are computed on first use.
 
     Attributes:
         contents: the contents, float32 ``[B, 3, H, W]``; grayscale if the content's colors are
@@ -86,19 +87,30 @@ class ScaledProblem:
         recolored = _preserve_colors(job, settings)
         self.contents, self._styles = recolored.contents, recolored.styles
         self.bounds = self._bounds()
-
-    @cached_property
-    def targets(self) -> Targets:
-        """Style statistics and content features to match."""
-        return build_targets(
-            self.contents, self._styles, self._settings, self._vgg, self._tile_size
-        )
-
-    @cached_property
-    def objective(self) -> FeatureObjective:
-        """Loss over VGG19's features at this size."""
         height, width = self.contents.shape[2:]
-        return FeatureObjective(self._vgg, self._settings, height, width, self._tile_size)
+        self._objective = FeatureObjective(vgg, settings, height, width, tile_size)
+        self._targets: Targets | None = None
+
+    def loss_and_gradient(
+        self, image: Tensor, settings: StylizeSettings
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Return the loss of images ``[B, 3, H, W]``, its terms, and its projected gradient.
+
+        The first call computes the targets.
+
+        Args:
+            image: the images.
+            settings: the weights of the terms.
+
+        Returns:
+            As :meth:`atelier.style.objective.FeatureObjective.loss_and_gradient`.
+        """
+        if self._targets is None:
+            self._targets = build_targets(
+                self.contents, self._styles, self._settings, self._vgg, self._tile_size
+            )
+        totals, losses, gradient = self._objective.loss_and_gradient(image, self._targets, settings)
+        return totals, losses, self.project_gradient(gradient)
 
     def initial_image(self) -> Tensor:
         """Return the initial images ``[B, 3, H, W]``: contents, styles or noise."""
@@ -190,7 +202,7 @@ def _preserve_colors(job: StyleJob, settings: StylizeSettings) -> StyleJob:
         replace(style, images=tuple(_recolor(image, content, settings) for image in style.images))
         for style, content in zip(styles, contents, strict=True)
     ]
-    return StyleJob(torch.cat(contents), tuple(recolored))
+    return replace(job, contents=torch.cat(contents), styles=tuple(recolored))
 
 
 def _recolor(style: Tensor, content: Tensor, settings: StylizeSettings) -> Tensor:

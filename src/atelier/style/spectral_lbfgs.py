@@ -148,6 +148,10 @@ class SpectralLbfgs:
         self._step_energies = image.new_zeros(len(image), 3, self._spectrum.bands)
         self._change_energies = torch.zeros_like(self._step_energies)
 
+    def current_image(self) -> Tensor:
+        """Return the images with the lowest loss so far, float32 ``[B, 3, H, W]``."""
+        return self.image
+
     def advance(self, evaluations: int) -> None:
         """Make this number of evaluations; failed steps are shortened and repeated."""
         for _ in range(evaluations):

@@ -78,6 +78,11 @@ def vgg19_on_meta(pooling: Pooling, deepest: int, padding: Padding = "zeros") ->
         return nn.Sequential(*_layers(pooling, padding)[: deepest + 1])
 
 
+def device_of(vgg: nn.Sequential) -> torch.device:
+    """Return the device of the network's weights."""
+    return next(vgg.parameters()).device
+
+
 def calibrate(vgg: nn.Sequential, *images: Tensor) -> nn.Sequential:
     """Return a copy of ``vgg`` whose convolutions have outputs of unit scale for ``images``.
 

@@ -48,18 +48,7 @@ class BatchLogger:
                 name = f"{run}/metric/{key}/{step}/{at}"
                 self._reject({"kind": "metric", **fields}, str(error), name)
         for part in _split(metrics, _MAX_METRICS, lambda metric: len(metric.key) + 60):
-            self._send(
-                part,
-                lambda some: self._client.log_batch(run, metrics=some),
-                lambda metric: (metric.key,),
-                lambda metric: {
-                    "metric": metric.key,
-                    "value": metric.value,
-                    "time": metric.timestamp,
-                    "step": metric.step,
-                    "run": run,
-                },
-            )
+            self._send(run, part, lambda some: self._client.log_batch(run, metrics=some))
 
     def log_tags(self, run: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run; their names and values are made legal."""
@@ -70,12 +59,7 @@ class BatchLogger:
             for name, value in tags.items()
         ]
         for part in _split(legal, _MAX_TAGS, lambda tag: len(tag.key) + len(tag.value)):
-            self._send(
-                part,
-                lambda some: self._client.log_batch(run, tags=some),
-                lambda tag: (tag.key, tag.value),
-                lambda tag: {"tag": tag.key, "value": tag.value, "run": run},
-            )
+            self._send(run, part, lambda some: self._client.log_batch(run, tags=some))
 
     def log_parameters(self, run: str, parameters: Mapping[str, str]) -> None:
         """Log parameters that a run does not have yet; MLflow cannot change logged ones."""
@@ -88,51 +72,26 @@ class BatchLogger:
         ]
         new = [parameter for parameter in legal if parameter.key not in known]
         for part in _split(new, _MAX_TAGS, lambda param: len(param.key) + len(param.value)):
-            self._send(
-                part,
-                lambda some: self._client.log_batch(run, params=some),
-                lambda param: (param.key, param.value),
-                lambda param: {"parameter": param.key, "value": param.value, "run": run},
-            )
+            self._send(run, part, lambda some: self._client.log_batch(run, params=some))
 
     def log_datasets(self, run: str, datasets: Sequence[Any]) -> None:
         """Log the input datasets of a run (``mlflow.entities.DatasetInput``)."""
-        self._send(
-            datasets,
-            lambda some: self._client.log_inputs(run, datasets=list(some)),
-            lambda item: (item.dataset.name, item.dataset.digest),
-            lambda item: {"dataset": item.dataset.name, "run": run},
-        )
+        self._send(run, datasets, lambda some: self._client.log_inputs(run, datasets=list(some)))
 
-    def _send(
-        self,
-        items: Sequence[_T],
-        send: Callable[[Sequence[_T]], object],
-        contents: Callable[[_T], Sequence[str]],
-        describe: Callable[[_T], dict[str, Any]],
-    ) -> None:
-        """Send items in one request, and reject those that MLflow does not accept.
-
-        Args:
-            items: of one request.
-            send: sends some of them.
-            contents: an item's name and value, see :func:`send_in_parts`.
-            describe: an item's fields; the first one names its kind.
-        """
+    def _send(self, run: str, items: Sequence[_T], send: Callable[[Sequence[_T]], object]) -> None:
+        """Send items of a run in one request, and reject those that MLflow does not accept."""
 
         def reject(item: _T, error: Exception) -> None:
-            fields = describe(item)
-            if is_too_large(error) and not self._is_always_too_large(
-                lambda: send([item]), fields["run"]
-            ):
+            if is_too_large(error) and not self._is_always_too_large(lambda: send([item]), run):
                 return
+            fields = _fields(item)
             kind, *_ = fields
             # Two points of a metric have the same name.
             position = [str(fields[key]) for key in ("step", "time") if key in fields]
-            name = "/".join((fields["run"], kind, contents(item)[0], *position))
-            self._reject({"kind": kind, **fields}, str(error), name)
+            name = "/".join((run, kind, _contents(item)[0], *position))
+            self._reject({"kind": kind, **fields, "run": run}, str(error), name)
 
-        send_in_parts(items, send, reject, contents)
+        send_in_parts(items, send, reject, _contents)
 
     def _is_always_too_large(self, send: Callable[[], object], run: str) -> bool:
         """Return whether a server accepts another request, but calls this one too large.
@@ -155,6 +114,34 @@ class BatchLogger:
             else:
                 return False
         return True
+
+
+def _fields(item: object) -> dict[str, Any]:
+    """Return the fields of a rejected item; the first one names its kind."""
+    from mlflow.entities import DatasetInput, Metric, Param, RunTag
+
+    match item:
+        case Metric(key=key, value=value, timestamp=at, step=step):
+            return {"metric": key, "value": value, "time": at, "step": step}
+        case RunTag(key=key, value=value):
+            return {"tag": key, "value": value}
+        case Param(key=key, value=value):
+            return {"parameter": key, "value": value}
+        case DatasetInput(dataset=dataset):
+            return {"dataset": dataset.name}
+    raise TypeError(f"{item!r} is no part of a run")
+
+
+def _contents(item: object) -> list[str]:
+    """Return the parts of an item that MLflow's message may quote, its name first."""
+    from mlflow.entities import DatasetInput, Metric
+
+    match item:
+        case Metric(key=key):
+            return [key]
+        case DatasetInput(dataset=dataset):
+            return [dataset.name, dataset.digest]
+    return [item.key, item.value]  # type: ignore[attr-defined]  # a tag or a parameter
 
 
 def send_in_parts(

@@ -53,6 +53,8 @@ _GRACE_SECONDS = 60.0
 _OUTCOME_ATTEMPTS = 20
 _TREE_ATTEMPTS = 3
 _ATTEMPT_SECONDS = 60.0
+# Time in which DVC fetches the commit of an experiment.
+_COMMIT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -257,14 +259,11 @@ def _write_outcome(root: Path, process: Process, lock: LockFileSnapshot | None) 
     start = recorded_start(execution)
     if start is None:
         return
-    is_retry = bool(start.get("attempts"))
     try:
         # This machine or container may know the folder by another path.
         here = {"workspace": str(root.resolve())} if _in_main_folder(start) else {}
-        if is_retry:
-            write_outcome(root, process, start | here, lock, patience=0)
-        else:
-            write_outcome(root, process, start | here, lock)
+        patience = 0 if start.get("attempts") else _COMMIT_SECONDS
+        write_outcome(root, process, start | here, lock, patience)
     except Exception as error:  # e.g. of DVC or a full disk; `atelier sync` reports it
         reason = short_message(error)
         if _is_last_attempt(execution, start, error, reason):

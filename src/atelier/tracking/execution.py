@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -32,8 +33,6 @@ from atelier.tracking.dvc_lock import (
 from atelier.tracking.environment import Process, git, private_folder
 from atelier.tracking.outbox import Outbox, remove
 from atelier.tracking.redact import numbers
-
-_PATIENCE_SECONDS = 30.0
 
 
 class NoTreeError(AtelierError):
@@ -79,23 +78,37 @@ class Workspace:
         return None
 
 
+@dataclass(frozen=True)
 class Commit:
     """Commit of an experiment that ran in a temporary copy, which was removed.
 
     Files that git does not track come from DVC's cache. The project may be in any folder of the
     repository.
+
+    Attributes:
+        root: the project.
+        revision: the commit.
+        cache: folder of the files in DVC's cache.
+        hashes: hash of each output by path.
     """
 
-    def __init__(self, root: Path, revision: str) -> None:
+    root: Path
+    revision: str
+    cache: Path
+    hashes: dict[str, str]
+    _folders: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, root: Path, revision: str) -> "Commit":
+        """Return the tree of a commit of a project."""
         from dvc.repo import Repo
 
-        self._root = root
-        self._revision = revision
         with Repo(str(root)) as repo:
-            self._cache = Path(repo.cache.local.path)
-        records = read_lock((self._tracked("dvc.lock") or b"").decode("utf-8", "replace"))
-        self._hashes = {path: md5 for one in records.values() for path, md5 in one.outputs.items()}
-        self._folders: dict[str, dict[str, str]] = {}
+            cache = Path(repo.cache.local.path)
+        lock = cls(root, revision, cache, {}).read("dvc.lock") or b""
+        records = read_lock(lock.decode("utf-8", "replace"))
+        hashes = {path: md5 for one in records.values() for path, md5 in one.outputs.items()}
+        return cls(root, revision, cache, hashes)
 
     def read(self, path: str) -> bytes | None:
         """Return a file's content, or ``None`` if there is no such file."""
@@ -106,10 +119,8 @@ class Commit:
 
     def names(self, folder: str) -> list[str]:
         """Return the names in a folder, sorted; none if there is no such folder."""
-        files = [Path(output, file) for output in self._hashes for file in self._files(output)]
-        below = [
-            file for file in (*files, *map(Path, self._hashes)) if Path(folder) in file.parents
-        ]
+        files = [Path(output, file) for output in self.hashes for file in self._files(output)]
+        below = [file for file in (*files, *map(Path, self.hashes)) if Path(folder) in file.parents]
         return sorted({file.relative_to(folder).parts[0] for file in below})
 
     def hash_of(self, path: str) -> str | None:
@@ -117,7 +128,7 @@ class Commit:
         content = self.read(path)
         if content is not None:
             return _md5(content)
-        listed = git("ls-tree", "-r", "-z", "--name-only", self._revision, path, cwd=self._root)
+        listed = git("ls-tree", "-r", "-z", "--name-only", self.revision, path, cwd=self.root)
         names = [name for name in (listed or "").split("\0") if name]
         hashes = {
             PurePosixPath(name).relative_to(path).as_posix(): _md5(self._tracked(name) or b"")
@@ -126,16 +137,16 @@ class Commit:
         return folder_hash(hashes) if hashes else None
 
     def _recorded_hash(self, path: str) -> str | None:
-        if path in self._hashes:
-            return self._hashes[path]
+        if path in self.hashes:
+            return self.hashes[path]
         for parent in PurePosixPath(path).parents:
-            if str(parent) in self._hashes:
+            if str(parent) in self.hashes:
                 return self._files(str(parent)).get(str(PurePosixPath(path).relative_to(parent)))
         return None
 
     def _files(self, folder: str) -> dict[str, str]:
         """Return the hashes of the files of an output folder, by path in it."""
-        md5 = self._hashes.get(folder, "")
+        md5 = self.hashes.get(folder, "")
         if folder not in self._folders:
             content = self._cached(md5) if md5.endswith(".dir") else None
             entries = json.loads(content) if content else []
@@ -144,14 +155,14 @@ class Commit:
 
     def _cached(self, md5: str) -> bytes | None:
         with suppress(OSError):
-            return (self._cache / md5[:2] / md5[2:]).read_bytes()
+            return (self.cache / md5[:2] / md5[2:]).read_bytes()
         return None
 
     def _tracked(self, path: str) -> bytes | None:
         with suppress(OSError, subprocess.SubprocessError):
             return subprocess.run(  # noqa: S603 - fixed arguments, no shell
-                ["git", "cat-file", "blob", f"{self._revision}:./{path}"],  # noqa: S607 - the user's own git
-                cwd=self._root,
+                ["git", "cat-file", "blob", f"{self.revision}:./{path}"],  # noqa: S607 - the user's own git
+                cwd=self.root,
                 capture_output=True,
                 timeout=60,
                 check=True,
@@ -195,8 +206,8 @@ def write_outcome(
     root: Path,
     process: Process,
     start: Mapping[str, Any],
-    lock: LockFileSnapshot | None = None,
-    patience: float = _PATIENCE_SECONDS,
+    lock: LockFileSnapshot | None,
+    patience: float,
 ) -> None:
     """Write the outbox with the outcome of an execution, unless DVC recorded no stage.
 
@@ -217,8 +228,18 @@ def write_outcome(
 
     # Code in a temporary copy does not change, and the copy does not exist any more.
     stages = current(records, start["parameters"], None if tree is lock else cache(tree.hash_of))
-    if not stages:
-        return
+    if stages:
+        _write_outbox(root, process, start, stages, tree)
+
+
+def _write_outbox(
+    root: Path,
+    process: Process,
+    start: Mapping[str, Any],
+    stages: Mapping[str, StageRecord],
+    tree: Tree,
+) -> None:
+    """Write a complete outbox with the records of these stages and the plotted images."""
     entries = {
         name: _stage_entry(name, record, tree) for name, record in stages.items() if is_logged(name)
     }
@@ -304,7 +325,7 @@ def _tree(root: Path, start: Mapping[str, Any], patience: float) -> Tree | None:
     while name:
         commit = git("rev-parse", "--verify", reference, cwd=root)
         if commit:
-            return Commit(root, commit.strip())
+            return Commit.open(root, commit.strip())
         if time.monotonic() >= end:
             break
         time.sleep(0.25)

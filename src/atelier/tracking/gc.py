@@ -175,7 +175,7 @@ def plan(
     _keep_young(reasons, min_age)
     _keep_producers(reasons)
     keep = {execution: why for execution, why in reasons.items() if why}
-    cached = [] if _active(root) else collect_cache(root, _outputs(keep), "--dry")
+    cached = [] if _active(root) else collect_cache(root, _outputs(keep), dry=True)
     remove = [execution for execution in reasons if execution not in keep]
     return Plan(keep, remove, cached, stale(root / PRIVATE, days))
 

@@ -33,15 +33,16 @@ from atelier.tracking.outbox import (
     now,
     remove,
 )
-from atelier.tracking.pipeline_run import complete_parent_run, stages_of
-from atelier.tracking.renamed import current_loader, current_parameters
-from atelier.tracking.run_lookup import (
+from atelier.tracking.pipeline_run import (
     PARENT_KEY,
     STAGE_KEY,
+    complete_parent_run,
     find_or_create,
     remove_duplicates,
     remove_late_duplicates,
+    stages_of,
 )
+from atelier.tracking.renamed import current_loader, current_parameters
 from atelier.tracking.store import StoreError, client_of, is_remote
 
 if TYPE_CHECKING:
@@ -110,13 +111,12 @@ class Delivery:
         with suppress(OSError, ValueError, TypeError):
             self._state = _State(**json.loads(self._file.read_text("utf-8")))
 
-    @property
     def _client(self) -> "MlflowClient":
+        """Return the client of the store, which the first call opens."""
         return client_of(self._root, self._state.experiment)[0]
 
-    @property
     def _log(self) -> BatchLogger:
-        return BatchLogger(self._client, self._reject)
+        return BatchLogger(self._client(), self._reject)
 
     def deliver_pending(self) -> None:
         """Deliver all pending entries; after the last one, remove the outbox."""
@@ -192,23 +192,35 @@ class Delivery:
                 time.sleep(pause)
 
     def _deliver(self, entry: dict[str, Any]) -> None:
-        deliver = {
-            "start": self._start,
-            "metrics": self._metrics,
-            "summary": self._summary,
-            "tags": self._tags,
-            "text": self._text,
-            "artifact": self._artifact,
-            "picture": self._picture,
-            "model": self._model,
-            "outcome": self._outcome,
-            "end": self._end,
-        }.get(entry["kind"])
-        if deliver is None:
-            raise ContentError(f"this version knows no entries of the kind {entry['kind']}")
-        if not self._state.run and entry["kind"] not in ("start", "outcome", "end"):
-            raise ContentError("the outbox has no first entry that names a run")
-        deliver(entry)
+        match entry["kind"]:
+            case "start":
+                self._start(entry)
+            case "outcome":
+                self._outcome(entry)
+            case "end":
+                self._end(entry)
+            case _ if not self._state.run:
+                raise ContentError("the outbox has no first entry that names a run")
+            case "metrics":
+                self._metrics(entry)
+            case "summary":
+                self._summary(entry)
+            case "tags":
+                with as_content_error():
+                    tags = dict(entry["tags"])
+                self._log().log_tags(self._state.run, tags)
+            case "text":
+                self._text(entry)
+            case "artifact":
+                self._artifact(entry)
+            case "picture":
+                self._picture(entry)
+            case "model":
+                with as_content_error():
+                    file, loader = self._file_of(entry), current_loader(str(entry["loader"]))
+                log_model(self._client(), self._state.run, file, loader)
+            case kind:
+                raise ContentError(f"this version knows no entries of the kind {kind}")
 
     def _is_last_attempt(self, error: Exception) -> bool:
         """Count a failed attempt at a file; return True if only one more attempt is left."""
@@ -226,7 +238,7 @@ class Delivery:
         # Some proxies close the connection where others respond with 413. The file counts as the
         # reason only if the server responds to another request at the same time.
         try:
-            self._client.get_run(self._state.run)
+            self._client().get_run(self._state.run)
         except Exception:
             return False
         return True
@@ -245,7 +257,7 @@ class Delivery:
         """
         name = Path(_file_name(entry)).name
         try:
-            uploads.write_note(self._client, self._state.run, name, str(error))
+            uploads.write_note(self._client(), self._state.run, name, str(error))
         except Exception:
             raise error from None
         try:
@@ -258,7 +270,7 @@ class Delivery:
                 raise
             self._reject(entry, str(last_error))
             return False
-        uploads.remove_note(self._client, self._state.run, name)
+        uploads.remove_note(self._client(), self._state.run, name)
         return True
 
     def _reject(self, entry: dict[str, Any], reason: str, part: str = "") -> None:
@@ -283,8 +295,8 @@ class Delivery:
         if pipeline:
             key = (PARENT_KEY, self._pipeline)
             parent = find_or_create(client, experiment, pipeline, at, key, {})
-            self._log.log_tags(parent, tags | {"mlflow.source.name": "dvc.yaml"})
-            self._log.log_parameters(parent, parameters)
+            self._log().log_tags(parent, tags | {"mlflow.source.name": "dvc.yaml"})
+            self._log().log_parameters(parent, parameters)
             client.update_run(parent, status="RUNNING")
             tags |= {"mlflow.parentRunId": parent}
         if continues and has_earlier_attempt(private_folder(self._root), self._outbox, stage):
@@ -292,15 +304,15 @@ class Delivery:
         key = (STAGE_KEY, continues or self._outbox.name)
         first = {"atelier.stage": stage} | ({"mlflow.parentRunId": parent} if parent else {})
         run = find_or_create(client, experiment, stage, at, key, first)
-        self._log.log_tags(run, tags | first)
-        self._log.log_parameters(run, own)
+        self._log().log_tags(run, tags | first)
+        self._log().log_parameters(run, own)
         self._save(run=run, parent=parent, stage=stage, experiment=name)
         if continues:
             self._resume_run()
 
     def _resume_run(self) -> None:
         """Reopen a run that an earlier execution started; its steps are not logged again."""
-        client, run = self._client, self._state.run
+        client, run = self._client(), self._state.run
         client.update_run(run, status="RUNNING")
         names = client.get_run(run).data.metrics
         histories = {name: client.get_metric_history(run, name) for name in names}
@@ -316,7 +328,7 @@ class Delivery:
                 for key, value in zip(keys, values, strict=True)
                 if key.startswith("system/") or step > logged.get(key, -1)
             ]
-        self._log.log_metrics(self._state.run, points)
+        self._log().log_metrics(self._state.run, points)
 
     def _summary(self, entry: dict[str, Any]) -> None:
         # The stage's name keeps final numbers apart from the points of a metric of that name.
@@ -326,45 +338,35 @@ class Delivery:
                 for name, value in entry["values"].items()
             ]
         for run in filter(None, (self._state.run, self._state.parent)):
-            self._log.log_metrics(run, points)
-
-    def _tags(self, entry: dict[str, Any]) -> None:
-        with as_content_error():
-            tags = dict(entry["tags"])
-        self._log.log_tags(self._state.run, tags)
+            self._log().log_metrics(run, points)
 
     def _text(self, entry: dict[str, Any]) -> None:
         with as_content_error():
             content = mlflow_names.text(entry["text"])
             name = mlflow_names.artifact_path(entry["name"])
         for run in filter(None, (self._state.run, self._state.parent)):
-            uploads.upload_text(self._client, run, content, name)
+            uploads.upload_text(self._client(), run, content, name)
 
     def _artifact(self, entry: dict[str, Any]) -> None:
         with as_content_error():
-            file = self._attached_file(entry)
+            file = self._file_of(entry)
             folder = "" if entry["folder"] in ("", ".") else f"{entry['folder']}/"
             path = mlflow_names.artifact_path(f"{folder}{file.name}")
-        uploads.upload(self._client, self._state.run, {path: file})
+        uploads.upload(self._client(), self._state.run, {path: file})
 
     def _picture(self, entry: dict[str, Any]) -> None:
         with as_content_error():
             image = uploads.LoggedImage(
-                file=self._attached_file(entry),
+                file=self._file_of(entry),
                 key=mlflow_names.image_key(entry["key"]),
                 step=int(entry["step"]),
                 time=int(entry["time"]),
                 unique=uuid.uuid5(uuid.NAMESPACE_URL, f"{self._outbox.name}/{entry['file']}"),
             )
-        uploads.upload_image(self._client, self._state.run, image)
-        self._log.log_tags(self._state.run, {"mlflow.loggedImages": "True"})
+        uploads.upload_image(self._client(), self._state.run, image)
+        self._log().log_tags(self._state.run, {"mlflow.loggedImages": "True"})
 
-    def _model(self, entry: dict[str, Any]) -> None:
-        with as_content_error():
-            file, loader = self._attached_file(entry), current_loader(str(entry["loader"]))
-        log_model(self._client, self._state.run, file, loader)
-
-    def _attached_file(self, entry: dict[str, Any]) -> Path:
+    def _file_of(self, entry: dict[str, Any]) -> Path:
         """Return the file that was attached to an entry."""
         file = self._outbox / str(entry["file"])
         if not file.is_file():
@@ -386,10 +388,10 @@ class Delivery:
         for run in ran.values():
             own = (STAGE_KEY, run.data.tags[STAGE_KEY])
             remove_duplicates(client, experiment, own, run.info.run_id)
-        complete_parent_run(client, parent, stages, self._log)
+        complete_parent_run(client, parent, stages, self._log())
         evaluation = ran.get("evaluate")
         if evaluation and "evaluate" in stages:
-            log_evaluation(client, stages["evaluate"], evaluation.info.run_id, self._log)
+            log_evaluation(client, stages["evaluate"], evaluation.info.run_id, self._log())
 
     def _register(self) -> None:
         """Register the model that the pipeline evaluated, if its settings name one."""
@@ -399,11 +401,11 @@ class Delivery:
             parameters = current_parameters(first["parameters"])
             name = parameters.get("tracking.registered_model", "")
             evaluate = first["stages"].get("evaluate")
-        evaluation = stages_of(self._client, self._state.run).get("evaluate")
+        evaluation = stages_of(self._client(), self._state.run).get("evaluate")
         if not (name and evaluate and evaluation):
             return
         try:
-            register_model(self._client, evaluate, evaluation.info.run_id, name)
+            register_model(self._client(), evaluate, evaluation.info.run_id, name)
         except Exception as error:
             if not rejects(error, name, mlflow_names.model_name(name)):
                 raise
@@ -419,7 +421,7 @@ class Delivery:
             self._end_stage(status, at)
         elif self._state.run:
             # The last stage has ended the pipeline's run, unless the outcome created it.
-            client = self._client
+            client = self._client()
             if client.get_run(self._state.run).info.status == "RUNNING":
                 client.set_terminated(self._state.run, status, at)
             # Last, because a team's server may let only some users register models.

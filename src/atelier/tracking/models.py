@@ -4,7 +4,7 @@ import importlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import Model
     from mlflow.tracking import MlflowClient
-    from torch import Tensor
+    from torch import nn
 
     from atelier.tracking.batch_logger import BatchLogger
 
@@ -244,6 +244,11 @@ def _register(
     tags = {_CONTENT: model.tags[_CONTENT], "kid": repr(kid), **settings}
     for key, value in tags.items():
         client.set_model_version_tag(name, registered.version, key, value)
+    _set_champion(client, name, settings)
+
+
+def _set_champion(client: "MlflowClient", name: str, settings: Mapping[str, str]) -> None:
+    """Make the best version that was evaluated with these settings champion."""
     comparable = [
         version
         for version in client.search_model_versions(f"name = '{name}'")
@@ -276,7 +281,7 @@ class LoadedModel:
         about: its architecture; empty if the model was logged without it.
     """
 
-    network: "Callable[[Tensor], Tensor]"
+    network: "nn.Module"
     inputs: int
     about: Mapping[str, Any]
 

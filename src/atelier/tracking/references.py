@@ -1,6 +1,6 @@
-"""Content hashes that git refers to, and garbage collection by MLflow's and DVC's programs."""
+"""Content hashes that git refers to, and garbage collection by MLflow and DVC."""
 
-import json
+import logging
 import os
 import re
 import subprocess
@@ -8,10 +8,13 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from atelier.core.errors import AtelierError
 from atelier.tracking.environment import git
+
+if TYPE_CHECKING:
+    from dvc_data.hashfile.db import HashFileDB
 
 # Not parsed as YAML: a commit may contain conflict markers, and still refers to its files.
 _HASH = re.compile(r"\bmd5: ['\"]?([0-9a-f]{32}(?:\.dir)?)\b")
@@ -64,8 +67,12 @@ def _has_no_git(root: Path) -> bool:
     folders = (root.resolve(), *root.resolve().parents)
     if "GIT_DIR" in os.environ or any(os.path.lexists(folder / ".git") for folder in folders):
         return False
-    with suppress(AtelierError):
-        return _program(root, "dvc", "config", "core.no_scm").strip().lower() == "true"
+    from dvc.config import Config
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    with suppress(DvcException):
+        return bool(Config(Repo.find_dvc_dir(str(root)))["core"].get("no_scm"))
     return False
 
 
@@ -203,37 +210,66 @@ def collect_runs(
             folder.parent.rmdir()
 
 
-def collect_cache(root: Path, keep: Iterable[str], *options: str) -> list[Path]:
+def collect_cache(root: Path, keep: Iterable[str], dry: bool = False) -> list[Path]:
     """Remove files from DVC's cache that neither the repository nor ``keep`` refers to.
 
     Args:
         root: the project.
         keep: content hashes.
-        options: more options of ``dvc gc``, e.g. ``--dry``.
+        dry: only return the files.
 
     Returns:
-        The files that are removed, or with ``--dry`` would be removed.
+        The files that are removed, or with ``dry`` would be removed.
+
+    Raises:
+        AtelierError: DVC or git fails.
     """
-    cache = Path(_program(root, "dvc", "cache", "dir").strip())
-    if root.resolve() not in cache.resolve().parents:  # other projects may use it
-        return []
-    hashes = _cached(cache, {*keep, *named_by_git(root)})
-    entries = [{"md5": md5, "hash": "md5", "path": md5} for md5 in sorted(hashes)]
-    with TemporaryDirectory() as folder:
-        # DVC keeps files that another project refers to, so a temporary project lists them.
-        _program(root, "git", "init", "--quiet", folder)
-        (Path(folder) / ".dvc").mkdir()
-        (Path(folder) / ".dvc" / "cache").symlink_to(cache)
-        (Path(folder) / "kept.dvc").write_text(json.dumps({"outs": entries}), "utf-8")
-        used = ("--workspace", "--all-commits", "--all-experiments", f"--projects={folder}")
-        output = _program(root, "dvc", "gc", "--force", *used, *options)
-    lines = [line for line in output.splitlines() if line.startswith("Removing ")]
-    return [Path(line.removeprefix("Removing ")) for line in lines]
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo, lock_repo
+
+    for library in ("dvc", "dvc_data"):  # no messages and no progress bars
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    try:
+        with Repo(str(root)) as repo:
+            cache = Path(repo.cache.local_cache_dir)
+            if root.resolve() not in cache.resolve().parents:  # other projects may use it
+                return []
+            with lock_repo(repo):
+                # The records of a project without git; raises if one is damaged.
+                outputs = {out.hash_info.value for out in repo.index.outs if out.hash_info}
+                databases = (repo.cache.local, repo.cache.legacy)
+                used = _with_files(databases, {*keep, *outputs, *named_by_git(root)})
+                return [path for one in databases for path in _remove_unused(one, used, dry)]
+    except (DvcException, OSError) as error:
+        raise AtelierError(f"`dvc gc` failed: ERROR: {error}") from None
 
 
-def _cached(cache: Path, hashes: Iterable[str]) -> set[str]:
-    """Return the hashes that DVC's cache contains; DVC would print warnings about others."""
-    return {h for h in hashes if (cache / "files" / "md5" / h[:2] / h[2:]).exists()}
+def _with_files(databases: Iterable["HashFileDB"], hashes: set[str]) -> set[str]:
+    """Return hashes of files and folders, with those of the files in the folders."""
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+    from dvc_objects.errors import ObjectFormatError
+
+    found = set(hashes)
+    for database in databases:
+        for folder in hashes:
+            if folder.endswith(".dir") and database.exists(folder):
+                with suppress(ObjectFormatError):  # damaged, so DVC cannot restore it
+                    tree = Tree.load(database, HashInfo(database.hash_name, folder))
+                    found |= {info.value for _, _, info in tree}
+    return found
+
+
+def _remove_unused(database: "HashFileDB", used: Iterable[str], dry: bool) -> list[Path]:
+    """Remove files other than ``used`` from one of DVC's databases; return them."""
+    from dvc_data.hashfile.gc import gc
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    kept = {HashInfo(database.hash_name, md5) for md5 in used}
+    unused = {HashInfo(database.hash_name, md5) for md5 in database.all()} - kept  # type: ignore[no-untyped-call]
+    if unused and not dry:
+        gc(database, kept)
+    return [Path(database.oid_to_path(info.value)) for info in unused]
 
 
 def _program(root: Path, name: str, *arguments: str, stdin: str = "") -> str:

@@ -211,16 +211,14 @@ class ResumeDir:
         self._stop_requested = False
         self._last_check = 0.0
 
-    @property
-    def exists(self) -> bool:
-        """True if an earlier attempt left a checkpoint."""
+    def has_state(self) -> bool:
+        """Return True if an earlier attempt left a checkpoint."""
         return any(path for kind in _STATES for path in self.folder.glob(kind))
 
-    @property
-    def outbox(self) -> str:
-        """Name of the first attempt's outbox, which identifies its MLflow run; or empty."""
+    def first_outbox(self) -> str:
+        """Return the name of the first attempt's outbox, which identifies its run; or empty."""
         with suppress(OSError):
-            return (self.folder / "journal").read_text("utf-8") if self.exists else ""
+            return (self.folder / "journal").read_text("utf-8") if self.has_state() else ""
         return ""
 
     @contextmanager
@@ -239,7 +237,7 @@ class ResumeDir:
             if not locks.enter_context(locked(self.folder / ".lock", wait=False)):
                 self.folder = self.folder.with_name(f".{self.folder.name}-{time.time_ns()}")
                 locks.enter_context(locked(self.folder / ".lock"))
-            if not self.exists:
+            if not self.has_state():
                 (self.folder / "journal").write_text(outbox, "utf-8")
                 if self._fingerprint:
                     text = json.dumps(asdict(self._fingerprint), default=str)
@@ -250,7 +248,7 @@ class ResumeDir:
             finally:
                 for stop, handler in before.items():
                     signal.signal(stop, handler)
-                if not self.exists:
+                if not self.has_state():
                     # On a full disk, restoring the previous outputs needs the space.
                     shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -107,8 +107,7 @@ def run_stage(
     except BaseException as error:  # any failure restores the outputs
         for stop in STOP_SIGNALS:  # restoring takes a second and must not be interrupted
             signal.signal(stop, signal.SIG_IGN)
-        code, message = _exit_code_and_message(error, name)
-        print(message, file=sys.stderr, flush=True)
+        code = _report(error, name)
         _restore(_stage_in_dvc(name))
     sys.exit(code)
 
@@ -142,10 +141,15 @@ def _run_other_rank(name: str, main: Callable[[Settings, Run], None]) -> int:
     except PeerLostError:
         return 1
     except Exception as error:
-        code, message = _exit_code_and_message(error, name)
-        print(message, file=sys.stderr, flush=True)
-        return code
+        return _report(error, name)
     return 0
+
+
+def _report(error: BaseException, stage: str) -> int:
+    """Print the message for an error, and return the exit code."""
+    code, message = _exit_code_and_message(error, stage)
+    print(message, file=sys.stderr, flush=True)
+    return code
 
 
 def _exit_code_and_message(error: BaseException, stage: str) -> tuple[int, str]:
@@ -187,7 +191,7 @@ def _run(name: str, settings: Settings, before: Fingerprint | None, logged: bool
     pipeline, private = dvc_process(), private_folder(repository_root())
     remove_committed(private)
     resume_dir = ResumeDir(private, name, before, settings.runtime.device, pipeline)
-    outbox = _open_outbox(name, settings, pipeline, resume_dir.outbox) if logged else None
+    outbox = _open_outbox(name, settings, pipeline, resume_dir.first_outbox()) if logged else None
     run = Run(outbox, resume_dir)
     try:
         with sampling(run.log_system) if outbox else nullcontext():
