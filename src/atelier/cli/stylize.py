@@ -289,7 +289,7 @@ def _suffix(suffix: str, original: "SourceImage") -> str:
     from atelier.data.color_managed import SUFFIXES
 
     fits = suffix.lower() in SUFFIXES and not (
-        original.transparent and suffix.lower() in (".jpg", ".jpeg")
+        original.is_transparent() and suffix.lower() in (".jpg", ".jpeg")
     )
     return suffix if fits else ".png"
 

@@ -53,9 +53,8 @@ class SourceImage:
     profile: bytes | None = None
     stored: Pixels | None = None
 
-    @property
-    def transparent(self) -> bool:
-        """Whether some pixels are not opaque."""
+    def is_transparent(self) -> bool:
+        """Return whether some pixels are not opaque."""
         return self.alpha is not None and int(self.alpha.min()) < 255
 
 
@@ -114,7 +113,7 @@ def reject_target(target: Path, source: SourceImage, height: int, width: int) ->
             f"{target} does not end in a supported format; choose one of {', '.join(SUFFIXES)}."
         )
     kind, _ = _FORMATS[target.suffix.lower()]
-    if kind == "JPEG" and source.transparent:
+    if kind == "JPEG" and source.is_transparent():
         raise AtelierError(
             f"{target} would lose the image's transparency, which JPEG does not have; use"
             " .png, .tif or .webp."
