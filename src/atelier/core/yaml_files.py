@@ -62,8 +62,33 @@ def document_text(document: CommentedMap) -> str:
 
 
 def set_value(section: CommentedMap, key: str, value: Any) -> None:
-    """Set a value; lists and mappings stay on one line, with the comment after them."""
-    section[key] = _on_one_line(value, section.get(key))
+    """Set a value; lists and mappings are on one line, with the comment after them."""
+    old = section.get(key)
+    if isinstance(old, CommentedBase) and not old.fa.flow_style():
+        _move_comments_to_one_line(section, key)
+        old = None
+    section[key] = _on_one_line(value, old)
+
+
+def _move_comments_to_one_line(section: CommentedMap, key: str) -> None:
+    """Keep the comment after a key whose items are on lines of their own, and the lines after them.
+
+    ruamel stores the lines after the last item with the comment of that item. Comments between
+    items are dropped, since the items are replaced.
+    """
+    value = section[key]
+    comment = (section.ca.items.get(key) or [None] * 4)[_END_OF_LINE]
+    text = comment.value.partition("\n")[0] if comment else ""
+    column = comment.start_mark.column if comment else 0
+    last = len(value) - 1 if isinstance(value, CommentedSeq) else next(reversed(value), None)
+    tokens = value.ca.items.get(last) or [None]
+    token = next((token for token in tokens if isinstance(token, CommentToken)), None)
+    following = token.value.partition("\n")[2] if token else ""
+    if text or following:
+        moved = CommentToken(f"{text}\n{following}", CommentMark(column), None)
+        section.ca.items[key] = [None, None, moved, None]
+    else:
+        section.ca.items.pop(key, None)
 
 
 def rename_key(section: CommentedMap, old: str, new: str) -> None:
