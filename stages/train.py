@@ -17,34 +17,33 @@ def main(settings: Settings, run: Run) -> None:
     """Train the GAN; write its networks, samples, losses and metrics; log each epoch."""
     from atelier.data.dataset import load_images
     from atelier.gan.distributed import init_distributed
-    from atelier.gan.fit import save_models, train
-    from atelier.gan.resume_rollback import Resumption, follow_rank0
-    from atelier.gan.trainer import Trainer
+    from atelier.gan.fit import build_trainer, run_training, save_models, train
+    from atelier.gan.resume_rollback import Resumption
     from atelier.tracking.training_log import TrainingLog
 
-    images = load_images(IMAGES)
-    labels = images.classes()[1] if settings.train.conditional else None
+    values, images = settings.train, load_images(IMAGES)
+    labels = images.classes()[1] if values.conditional else None
     with init_distributed(settings.runtime.device) as runtime:
-        ranks, device = runtime.ranks, runtime.device
-        if ranks.number > 0:
-            follow_rank0(Trainer(settings.train, images.pixels, device, ranks, labels))
+        if runtime.ranks.number > 0:
+            train(values, images.pixels, labels=labels, runtime=runtime)
             return
         bar = progress_bar("train", "steps", settings.runtime.progress)
-        with atomic_replace_dir(SAMPLES) as folder, bar as report, run.checkpointing() as state:
-            result = train(
-                settings.train,
-                images.pixels,
-                labels=labels,
-                held_out=load_images(VALIDATION, may_be_empty=True).pixels,
-                runtime=runtime,
-                resumption=Resumption(*state, settings.runtime.checkpoint_seconds),
-                events=TrainingLog(run, folder, report),
+        with atomic_replace_dir(SAMPLES) as folder, bar as report:
+            log = TrainingLog(run, folder, report)
+            held_out = load_images(VALIDATION, may_be_empty=True).pixels
+            trainer = build_trainer(
+                values, images.pixels, labels=labels, held_out=held_out, runtime=runtime, events=log
             )
+            # From here on, an interruption waits for the end of a step and saves a checkpoint.
+            with run.checkpointing() as (checkpoints, stop_requested):
+                seconds = settings.runtime.checkpoint_seconds
+                resumption = Resumption(checkpoints, stop_requested, seconds)
+                history = run_training(trainer, log, resumption)
     with atomic_replace_dir(MODELS) as folder:
-        save_models(result.trainer, folder)
-    result.history.write(LOSSES, QUALITY)
-    write_json(METRICS, result.history.summary())
-    run.log_summary(result.history.summary())
+        save_models(trainer, folder)
+    history.write(LOSSES, QUALITY)
+    write_json(METRICS, history.summary())
+    run.log_summary(history.summary())
     run.log_model(MODELS / "generator.safetensors", "atelier.gan.serialization:load_for_serving")
     run.log_artifact(LOSSES)
 

@@ -259,6 +259,19 @@ def test_existing_file_is_replaced_only_with_force(atelier: CommandRunner, album
     assert load_image("painted/bob-waves.PNG").size == (40, 48)
 
 
+@pytest.mark.parametrize("option", ["--style", "--style-mask"])
+def test_second_value_of_an_option_is_not_taken_for_an_image(
+    atelier: CommandRunner, album: Path, option: str
+) -> None:
+    """An earlier version took several values after one option."""
+    before = ("stylize", album / "ann.jpg", "--style", album / "waves.png")
+    values = (album / "waves.png", album / "bob.PNG")
+    output = atelier(*before, option, *values, *QUICK, code=1)
+    assert output.startswith(f"ERROR: {album}/bob.PNG follows the value of {option}, which takes")
+    assert output.count("\n") == 1
+    assert not Path("painted").exists()
+
+
 def test_options_may_precede_images(atelier: CommandRunner, album: Path) -> None:
     assert re.search(r"atelier stylize \[OPTIONS\] .*IMAGE", atelier("stylize --help"))
     options = ("--style", album / "waves.png", "--size", 32, *QUICK)

@@ -2,11 +2,19 @@
 
 import errno
 import os
+import pickle
 from pathlib import Path
 
 import pytest
 
-from atelier.core.errors import AtelierError, os_error_message, os_errors_as_sentences
+from atelier.core.errors import (
+    AtelierError,
+    SettingError,
+    SettingName,
+    os_error_message,
+    os_errors_as_sentences,
+)
+from atelier.core.settings_errors import RuleError
 
 TARGET = Path("data/raw")
 
@@ -61,3 +69,17 @@ def test_context_converts_known_errors() -> None:
         os_errors_as_sentences(TARGET),
     ):
         raise OSError(errno.ENOSPC, "full")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SettingError("{key} is {found}", key=SettingName("stylize.lr"), found="a{b}.pth"),
+        RuleError("{pairing} takes {{1: 1.0}}, not {found}", found="{"),
+    ],
+)
+def test_error_of_a_worker_process_keeps_its_message(error: SettingError) -> None:
+    received = pickle.loads(pickle.dumps(error))
+    assert type(received) is type(error)
+    assert str(received) == str(error)
+    assert received.renamed(str.upper) == error.renamed(str.upper) != str(error)

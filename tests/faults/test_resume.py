@@ -168,6 +168,22 @@ def test_stage_fails_if_code_or_data_change_during_the_run(ready: Project) -> No
         shutil.rmtree(ready.folder / ".atelier" / "unfinished")
 
 
+def test_signal_before_the_first_step_ends_the_stage_at_once(
+    ready: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Preparations can take minutes, and there is nothing to save yet."""
+    before = ready.bytes(*OUTPUTS)
+
+    def measure_for_long(*_arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal was deferred")
+
+    monkeypatch.setattr("atelier.gan.fit.build_validation", measure_for_long)
+    output = ready.stage("train", ok=False)
+    assert "interrupted before the stage was done; `dvc repro` restarts it" in output
+    assert ready.bytes(*OUTPUTS) == before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_saves_a_checkpoint_and_ends_the_stage(

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from atelier.core.checkpoints import Checkpoints
+from atelier.core.errors import AtelierError
 from atelier.core.settings import Settings, TrainSettings
 from atelier.gan.distributed import SINGLE_PROCESS, Runtime
 from atelier.gan.fit import TrainResult, save_models, train
@@ -39,7 +40,7 @@ def settings(make_settings: Callable[..., Settings]) -> Callable[..., TrainSetti
 
 
 def weights(result: TrainResult) -> list[bytes]:
-    return [p.detach().numpy().tobytes() for p in result.generator.parameters()]
+    return [p.detach().numpy().tobytes() for p in result.generator().parameters()]
 
 
 def test_result_is_that_of_the_trainer(settings: Callable[..., TrainSettings]) -> None:
@@ -97,7 +98,7 @@ def test_best_generator_is_returned_and_saved(
     loaded = load_generator(tmp_path / "generator.safetensors")
     saved, arch = loaded.network, loaded.arch
     latents = draw_latents(4, arch, 1)
-    assert np.array_equal(generate(result.generator, latents), generate(saved, latents))
+    assert np.array_equal(generate(result.generator(), latents), generate(saved, latents))
 
 
 def test_interrupted_training_resumes_bit_exactly(
@@ -129,3 +130,11 @@ def test_checkpoints_are_removed_by_default(
     train(settings(), IMAGES, runtime=CPU, events=Watching())
     assert seen == [True, True]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_messages_name_no_removed_file(settings: Callable[..., TrainSettings]) -> None:
+    with pytest.raises(AtelierError, match=r"rolled back 3 times\.$"):
+        train(settings(lr=1e30), IMAGES, runtime=CPU)
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        train(settings(), IMAGES, runtime=CPU, resumption=Resumption(stop_requested=lambda: True))
+    assert str(interrupted.value) == ""

@@ -484,3 +484,29 @@ def test_dropout_has_its_own_stream(make_trainer: Callable[..., Trainer]) -> Non
     assert not torch.equal(
         trainer.state()["stream.dropout"], make_trainer().state()["stream.dropout"]
     )
+
+
+def test_dropout_depends_on_the_seed_and_is_reset(make_trainer: Callable[..., Trainer]) -> None:
+    states = {
+        bytes(make_trainer(seed=seed).state()["stream.dropout"].numpy()) for seed in (1, 2, 3)
+    }
+    assert len(states) == 3
+    trainer = make_trainer(network="mlp", dropout=0.5)
+    start = trainer.state()["stream.dropout"].clone()
+    next(trainer.run())
+    assert not torch.equal(trainer.state()["stream.dropout"], start)
+    trainer.reset()
+    assert torch.equal(trainer.state()["stream.dropout"], start)
+
+
+def test_reset_discards_graphs_of_the_earlier_networks(
+    make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeGraph.captured = []
+    monkeypatch.setattr(step_runner, "GraphedStep", FakeGraph)
+    monkeypatch.setattr(StepRunner, "can_graph", lambda _self, _gan, batch: len(batch) == 4)
+    trainer = make_trainer()
+    first = next(trainer.run()).statistics
+    trainer.reset()
+    assert np.array_equal(next(trainer.run()).statistics, first)
+    assert FakeGraph.captured == [False, False]

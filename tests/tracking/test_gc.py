@@ -527,7 +527,7 @@ def test_errors_are_one_sentence(store: Store, tmp_path: Path) -> None:
     git(store.root, "init", "--quiet")
     found = store.plan()
     (store.root / "dvc.yaml").write_text("stages: [", "utf-8")
-    with pytest.raises(AtelierError, match="`dvc gc` failed: ERROR: "):
+    with pytest.raises(AtelierError, match="DVC's cache cannot be read: "):
         apply(store.root, "atelier", found)
 
 

@@ -105,7 +105,7 @@ def generate(
     trained = _load_generator(model)
     if grid and not gif and _is_folder(target):
         options = {"truncation": truncation, "columns": columns, "tile": tile_pixels}
-        target /= _grid_name(numbers, label or [], trained.weights_digest, **options)
+        target /= _grid_name(numbers, label or [], trained.weights_digest(), **options)
     print_comparison([target] if gif or grid else [target / name for name in names], force)
     latents = latents_for_seeds(
         numbers if gif or grid else names.values(), trained, truncation, label or ()

@@ -121,6 +121,7 @@ def stylize(
     from atelier.core.settings import load
     from atelier.style.batch import load_vgg
 
+    _reject_lists(sys.argv[1:], images)
     preset, settings = _choose_preset(preset, params), load(PARAMS)
     options = {
         "style_strength": strength,
@@ -143,6 +144,18 @@ def stylize(
         _print_estimate(jobs, vgg)
         for job in jobs:
             _run(job, targets, vgg, gif, settings.runtime.progress)
+
+
+def _reject_lists(arguments: list[str], images: list[str]) -> None:
+    """Raise if an option has several values: the second one would be taken for an image."""
+    for position, argument in enumerate(arguments):
+        option = arguments[position - 2] if position > 2 else ""
+        others = set(arguments[: max(0, position - 2)]) & set(images)
+        if argument in images and option in ("--style", "--style-mask") and others:
+            raise AtelierError(
+                f"{argument} follows the value of {option}, which takes one value; type {option}"
+                f" again before {argument}, or put all images first."
+            )
 
 
 def _choose_preset(preset: str | None, params: bool) -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # Phrases of torch and OpenCV (CPU and GPU memory) and of the operating system (memory maps).
 _OUT_OF_MEMORY = ("allocate memory", "not enough memory", "out of memory", "Insufficient memory")
@@ -43,6 +44,10 @@ class SettingError(AtelierError):
         super().__init__(template.format(**values))
         self.template, self.values = template, values
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how to pickle this error, which a worker process may raise."""
+        return _restore, (type(self), self.template, self.values)
+
     def renamed(self, name: Callable[[SettingName], str]) -> str:
         """Return the message with the name that ``name`` returns for each setting."""
         return self.template.format(
@@ -51,6 +56,10 @@ class SettingError(AtelierError):
                 for field, value in self.values.items()
             }
         )
+
+
+def _restore(kind: type[SettingError], template: str, values: dict[str, object]) -> SettingError:
+    return kind(template, **values)
 
 
 class PeerLostError(AtelierError):

@@ -143,28 +143,6 @@ class NetworkSettings(Section):
     discriminator_blocks: DiscriminatorBlocks
     spectral_norm: bool
 
-    @model_validator(mode="after")
-    def _check_blocks(self) -> "NetworkSettings":
-        blocks = (self.generator_blocks, self.discriminator_blocks)
-        if self.network == "mlp" and blocks != ("plain", "plain"):
-            raise ValueError(
-                "network: mlp has fully connected layers; set generator_blocks and"
-                " discriminator_blocks to plain, or network to dcgan"
-            )
-        if self.network == "dcgan" and self.dropout:
-            raise ValueError("dropout is of network: mlp; set it to 0 for dcgan")
-        if self.network == "dcgan" and self.spectral_norm and self.discriminator_norm:
-            raise ValueError(
-                "batch normalization undoes the division by spectral_norm; set discriminator_norm"
-                " to false"
-            )
-        if self.discriminator_blocks == "residual" and self.discriminator_norm:
-            raise ValueError(
-                "discriminator_blocks: residual has no batch normalization; set"
-                " discriminator_norm to false"
-            )
-        return self
-
 
 class TrainSettings(NetworkSettings):
     """The networks and their training; ``docs/train.md`` compares values."""
@@ -202,6 +180,28 @@ class TrainSettings(NetworkSettings):
     def has_penalty(self) -> bool:
         """True if the loss contains a gradient penalty."""
         return max(self.gradient_penalty, self.r1, self.r2) > 0
+
+    @model_validator(mode="after")
+    def _check_blocks(self) -> "TrainSettings":
+        blocks = (self.generator_blocks, self.discriminator_blocks)
+        if self.network == "mlp" and blocks != ("plain", "plain"):
+            raise ValueError(
+                "network: mlp has fully connected layers; set generator_blocks and"
+                " discriminator_blocks to plain, or network to dcgan"
+            )
+        if self.network == "dcgan" and self.dropout:
+            raise ValueError("dropout is of network: mlp; set it to 0 for dcgan")
+        if self.network == "dcgan" and self.spectral_norm and self.discriminator_norm:
+            raise ValueError(
+                "batch normalization undoes the division by spectral_norm; set discriminator_norm"
+                " to false"
+            )
+        if self.discriminator_blocks == "residual" and self.discriminator_norm:
+            raise ValueError(
+                "discriminator_blocks: residual has no batch normalization; set"
+                " discriminator_norm to false"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_losses(self) -> "TrainSettings":

@@ -18,7 +18,13 @@ from atelier.figures.curves import loss_curves, read_losses
 from atelier.figures.gif import write_gif
 from atelier.figures.montage import labeled_rows, limit_size, montage, save_png, side_by_side
 from atelier.figures.report import report_page
-from atelier.gan.sample_files import epoch_files, load_augmented, load_samples, step_files
+from atelier.gan.sample_files import (
+    epoch_files,
+    load_augmented,
+    load_samples,
+    shape_of_samples,
+    step_files,
+)
 
 GIF_SIDE = 1080
 HOLD_LAST = 2.0
@@ -55,7 +61,7 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Training:
-    """What a training left behind.
+    """Results of a training to show.
 
     Attributes:
         samples: the folder of :mod:`atelier.gan.sample_files`.
@@ -142,7 +148,7 @@ def render(
 
 @dataclass(frozen=True)
 class _Layout:
-    """How samples are arranged in montages."""
+    """Arrangement of samples in montages."""
 
     columns: int
     tile_pixels: int
@@ -166,7 +172,7 @@ class _Layout:
 
 def _equal_shapes(files: dict[int, Path]) -> dict[int, Path]:
     """Return the files of samples; raise if their shapes differ."""
-    shapes = {path.name: load_samples(path).shape for path in files.values()}
+    shapes = {path.name: shape_of_samples(path) for path in files.values()}
     for name, shape in shapes.items():
         first = next(iter(shapes))
         if shape != shapes[first]:

@@ -76,6 +76,11 @@ class Runtime:
     device: torch.device
 
 
+def single_process() -> Runtime:
+    """Return one process on the fastest device."""
+    return Runtime(SINGLE_PROCESS, choose_device("auto"))
+
+
 @contextmanager
 def init_distributed(device_name: str) -> Iterator[Runtime]:
     """Choose the device; under torchrun, join the process group as well.

@@ -1,25 +1,21 @@
 """Training as one call: validation, monitoring, checkpoints, results and saved models."""
 
 import shutil
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atelier.core.checkpoints import Checkpoints
-from atelier.core.device import choose_device
 from atelier.core.events import Events
 from atelier.core.settings import TrainSettings
 from atelier.gan.augment import augmentation_preview
 from atelier.gan.diagnostics import TrainingMonitor
-from atelier.gan.distributed import SINGLE_PROCESS, Runtime
+from atelier.gan.distributed import Runtime, single_process
 from atelier.gan.history import EpochResult, History
 from atelier.gan.length import training_warnings
 from atelier.gan.networks import Generator
-from atelier.gan.resume_rollback import Resumption, train_epochs
+from atelier.gan.resume_rollback import Resumption, follow_rank0, train_epochs
 from atelier.gan.serialization import save_network
 from atelier.gan.trainer import Trainer
 from atelier.metrics.validation import build_validation
@@ -56,9 +52,8 @@ class TrainResult:
     trainer: Trainer
     history: History
 
-    @property
     def generator(self) -> Generator:
-        """The generator to sample from: the best or the last one, as ``select_model`` says."""
+        """Return the generator to sample from: the best or the last one, by ``select_model``."""
         trainer = self.trainer
         if trainer.settings.select_model == "best" and trainer.best_model.best_epoch:
             return trainer.best_model.best_generator(trainer.arch)
@@ -83,36 +78,60 @@ def train(
         labels: the class of each image, int64 [N], from 0; needed for ``train.conditional``.
         held_out: validation images, uint8 [M, H, W, C]; needed for ``train.kid_every_epochs``.
         runtime: from :func:`atelier.gan.distributed.init_distributed`; by default one process on
-            the fastest device.
+            the fastest device. Only rank 0 reports events and has a history.
         resumption: where to save checkpoints; by default they are removed at the end.
         events: receives progress, samples, results of epochs and warnings.
 
     Raises:
         AtelierError: no network fits the images, memory is too small, or the training diverged too
             often.
-        KeyboardInterrupt: a stop was requested, and a checkpoint is saved.
+        KeyboardInterrupt: a stop was requested; a checkpoint is saved if there is a folder for it.
     """
-    events, resumption = events or TrainingEvents(), resumption or Resumption()
-    runtime = runtime or Runtime(SINGLE_PROCESS, choose_device("auto"))
+    runtime, events = runtime or single_process(), events or TrainingEvents()
+    if runtime.ranks.number > 0:
+        trainer = Trainer(settings, images, runtime.device, runtime.ranks, labels)
+        follow_rank0(trainer)
+        return TrainResult(trainer, History())
+    trainer = build_trainer(
+        settings, images, labels=labels, held_out=held_out, runtime=runtime, events=events
+    )
+    return TrainResult(trainer, run_training(trainer, events, resumption))
+
+
+def build_trainer(
+    settings: TrainSettings,
+    images: Images,
+    *,
+    labels: NDArray[np.int64] | None = None,
+    held_out: Images | None = None,
+    runtime: Runtime,
+    events: TrainingEvents,
+) -> Trainer:
+    """Build the networks of rank 0 and the measurement of epochs; see :func:`train`."""
     held_out = images[:0] if held_out is None else held_out
     kid = build_validation(settings, images, held_out, runtime.device, events.warn)
     trainer = Trainer(settings, images, runtime.device, runtime.ranks, labels, kid, events)
-    history, steps = History(), trainer.steps_per_epoch
-    monitor = TrainingMonitor(settings.loss, settings.epochs, steps, settings.steps)
     for warning in training_warnings(settings, len(images)):
         events.warn(warning)
     augmented = augmentation_preview(settings, images)
     events.on_start(trainer.samples(), trainer.columns, augmented)
-    with ExitStack() as stack:
-        if resumption.checkpoints is None:
-            folder = Path(stack.enter_context(TemporaryDirectory()))
-            resumption = replace(resumption, checkpoints=Checkpoints(folder))
-        for epoch in train_epochs(trainer, resumption):
-            history.add(epoch)
-            for warning in monitor.check(epoch):
-                events.warn(warning)
-            events.on_epoch(epoch)
-    return TrainResult(trainer, history)
+    return trainer
+
+
+def run_training(
+    trainer: Trainer, events: TrainingEvents, resumption: Resumption | None = None
+) -> History:
+    """Train to the end, check each epoch, and return the statistics; see :func:`train`."""
+    settings, history = trainer.settings, History()
+    monitor = TrainingMonitor(
+        settings.loss, settings.epochs, trainer.steps_per_epoch, settings.steps
+    )
+    for epoch in train_epochs(trainer, resumption or Resumption()):
+        history.add(epoch)
+        for warning in monitor.check(epoch):
+            events.warn(warning)
+        events.on_epoch(epoch)
+    return history
 
 
 def save_models(trainer: Trainer, folder: Path) -> None:

@@ -60,7 +60,7 @@ class TrainedGenerator:
             network: [B, input_size] to images [B, C, H, W] in [-1, 1], in evaluation mode.
             input_size: latent size plus number of classes.
             architecture: fields of its :class:`~atelier.gan.networks.Architecture`; an empty
-                mapping stands for normal latents without classes.
+                mapping means normal latents without classes.
             device: device of the network.
         """
         fields = with_current_names(architecture)
@@ -68,9 +68,8 @@ class TrainedGenerator:
         distribution = fields.get("latent_distribution", "normal")
         return cls(network, input_size - classes, distribution, classes, device)
 
-    @property
     def weights_digest(self) -> str:
-        """SHA-256 of the network's weights in hexadecimal digits."""
+        """Return the SHA-256 of the network's weights in hexadecimal digits."""
         digest = sha256()
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(name.encode())

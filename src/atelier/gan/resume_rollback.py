@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -20,13 +22,13 @@ MAX_ROLLBACKS = 3
 
 @dataclass(frozen=True)
 class Resumption:
-    """Where a training saves its state, and when.
+    """Folder and times of checkpoints.
 
     Attributes:
         checkpoints: of a training with the same settings, images and code; by default in a
             temporary folder, for rollbacks only.
-        stop_requested: called after each step; if it returns true, a checkpoint is saved and the
-            training stops.
+        stop_requested: called after each step; if it returns true, a checkpoint is saved to
+            ``checkpoints`` and the training stops.
         seconds: interval of checkpoints within an epoch; each epoch ends with one.
     """
 
@@ -45,23 +47,30 @@ def train_epochs(trainer: Trainer, resumption: Resumption) -> Iterator[EpochResu
 
     Args:
         trainer: at step 0.
-        resumption: with checkpoints.
+        resumption: where to save checkpoints.
 
     Raises:
-        KeyboardInterrupt: a stop was requested, and a checkpoint is saved.
+        KeyboardInterrupt: a stop was requested; the message is ``saved`` if a checkpoint is saved.
         AtelierError: the training diverged too often (the last finite generator is saved), or a
             checkpoint holds weights that are not finite.
     """
-    checkpoints = resumption.checkpoints
-    if checkpoints is None:
-        raise ValueError("a training needs checkpoints to roll back to")
+    if resumption.checkpoints is None:
+        with TemporaryDirectory() as folder:
+            yield from _train_epochs(trainer, Checkpoints(Path(folder)), resumption)
+    else:
+        yield from _train_epochs(trainer, resumption.checkpoints, resumption)
+
+
+def _train_epochs(
+    trainer: Trainer, checkpoints: Checkpoints, resumption: Resumption
+) -> Iterator[EpochResult]:
     yield from _resume(trainer, checkpoints)
     trainer.broadcast_state()
     while trainer.epochs_done < trainer.total_epochs:
         try:
             yield from _train_until_diverged(trainer, checkpoints, resumption)
         except DivergedError as error:
-            _roll_back(trainer, checkpoints, error)
+            _roll_back(trainer, checkpoints, error, keep=resumption.checkpoints is not None)
             trainer.broadcast_state()
             trainer.events.warn(
                 f"{error} Rolled back to step {trainer.steps_done} to continue with new latents."
@@ -97,7 +106,7 @@ def _train_until_diverged(
         if is_due and trainer.is_finite():
             save()
         if stop:
-            raise KeyboardInterrupt("saved")
+            raise KeyboardInterrupt("saved" if resumption.checkpoints else "")
 
     for epoch in trainer.run(after_step):
         checkpoints.save_part(_part_name(epoch.number), _to_tensors(epoch))
@@ -105,8 +114,13 @@ def _train_until_diverged(
         yield epoch
 
 
-def _roll_back(trainer: Trainer, checkpoints: Checkpoints, error: DivergedError) -> None:
-    """Restore the start of the epoch and seed new random streams."""
+def _roll_back(
+    trainer: Trainer, checkpoints: Checkpoints, error: DivergedError, keep: bool
+) -> None:
+    """Restore the start of the epoch and seed new random streams.
+
+    After too many rollbacks, the last finite generator is saved if ``keep`` is true.
+    """
     rollbacks, epochs = trainer.rollbacks + 1, trainer.epochs_done
     state = checkpoints.roll_back()
     if state is not None and int(state["epochs_done"]) == epochs:
@@ -116,11 +130,13 @@ def _roll_back(trainer: Trainer, checkpoints: Checkpoints, error: DivergedError)
     else:
         raise AtelierError(f"{error} Its checkpoints are damaged, so it cannot be rolled back.")
     if rollbacks > MAX_ROLLBACKS:
+        reason = f"{error} It was rolled back {MAX_ROLLBACKS} times"
+        if not keep:
+            raise AtelierError(f"{reason}.")
         file = checkpoints.folder / "generator.safetensors"
         save_network(trainer.gan.eval_generator, trainer.arch, file)
         raise AtelierError(
-            f"{error} It was rolled back {MAX_ROLLBACKS} times; the generator of step"
-            f" {trainer.steps_done}, the last finite one, is {file}."
+            f"{reason}; the generator of step {trainer.steps_done}, the last finite one, is {file}."
         )
     trainer.reseed(rollbacks)
 

@@ -1,15 +1,17 @@
 """Files of generated samples: one for each epoch, and one for each sampled step in it."""
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atelier.core.array_headers import read_array
+from atelier.core.array_headers import read_array, read_header
 from atelier.core.errors import AtelierError
-from atelier.core.files import NotRegularError
+from atelier.core.files import NotRegularError, open_regular
 
 Images = NDArray[np.uint8]
 
@@ -56,14 +58,25 @@ def load_samples(file: Path) -> Images:
     Raises:
         AtelierError: the file is missing or damaged, or holds other arrays.
     """
-    images = _read(file)
-    square = images.ndim == 4 and images.shape[1] == images.shape[2] and images.shape[3] in (1, 3)
-    if images.dtype != np.uint8 or not square or not len(images):
+    shape_of_samples(file)
+    return _read(file)
+
+
+def shape_of_samples(file: Path) -> tuple[int, ...]:
+    """Return the shape of samples, from the file's header.
+
+    Raises:
+        AtelierError: as for :func:`load_samples`.
+    """
+    with _errors_as_sentences(file), open_regular(file) as stream:
+        shape, _, dtype = read_header(stream, os.fstat(stream.fileno()).st_size)
+    square = len(shape) == 4 and shape[1] == shape[2] and shape[3] in (1, 3)
+    if dtype != np.uint8 or not square or not shape[0]:
         raise AtelierError(
-            f"{file.name} holds {images.dtype} {images.shape}, but samples are square images, uint8"
+            f"{file.name} holds {dtype} {shape}, but samples are square images, uint8"
             " [N, H, W, 1 or 3]; run the train stage again."
         )
-    return images
+    return shape
 
 
 def load_epochs(folder: Path) -> Mapping[int, Images]:
@@ -102,8 +115,14 @@ def _files(folder: Path, unit: str) -> dict[int, Path]:
 
 
 def _read(file: Path) -> NDArray[np.uint8]:
-    try:
+    with _errors_as_sentences(file):
         return read_array(file)
+
+
+@contextmanager
+def _errors_as_sentences(file: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, NotRegularError) as error:
         reason = getattr(error, "reason", str(error)).partition("\n")[0].rstrip(".")
         raise AtelierError(

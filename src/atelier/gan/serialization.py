@@ -134,7 +134,7 @@ def _read_architecture(metadata: Mapping[str, str]) -> Architecture:
         return Architecture.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
+        name = ".".join(map(str, first["loc"])) or _HEADER_KEY
         raise ValueError(f"its header's {name} is not valid: {first['msg']}") from None
 
 

@@ -27,7 +27,7 @@ class StepRunner:
         """Run steps on ``device``; ``events`` receives a warning if graphs cannot be captured."""
         self.use_cuda_graphs = True
         self._streams, self._device, self._events = streams, device, events
-        self._graphs: dict[bool, GraphedStep] = {}  # by with_penalty
+        self._graphs: dict[tuple[int, bool], GraphedStep] = {}  # by GAN and with_penalty
 
     def run(self, gan: GAN, batch: Batch) -> Tensor:
         """Do a training step and return its statistics.
@@ -78,9 +78,10 @@ class StepRunner:
 
     def _graph(self, gan: GAN, batch: Batch) -> GraphedStep | None:
         """Return the step as a CUDA graph; ``None`` from now on if it cannot be captured."""
-        if batch.with_penalty not in self._graphs:
+        key = (id(gan), batch.with_penalty)
+        if key not in self._graphs:
             try:
-                self._graphs[batch.with_penalty] = GraphedStep(gan, batch)
+                self._graphs[key] = GraphedStep(gan, batch)
             except RuntimeError as error:
                 if is_out_of_memory(error):
                     raise
@@ -91,7 +92,7 @@ class StepRunner:
                 )
                 self.use_cuda_graphs, self._graphs = False, {}
                 return None
-        return self._graphs[batch.with_penalty]
+        return self._graphs[key]
 
     def _fits(self, gan: GAN, batch: Batch) -> bool:
         """Return true if a step with this batch fits into memory; its result is discarded."""

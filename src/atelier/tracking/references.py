@@ -241,11 +241,15 @@ def collect_cache(root: Path, keep: Iterable[str], dry: bool = False) -> list[Pa
                 used = _with_files(databases, {*keep, *outputs, *named_by_git(root)})
                 return [path for one in databases for path in _remove_unused(one, used, dry)]
     except (DvcException, OSError) as error:
-        raise AtelierError(f"`dvc gc` failed: ERROR: {error}") from None
+        raise AtelierError(f"DVC's cache cannot be read: {error}") from None
 
 
 def _with_files(databases: Iterable["HashFileDB"], hashes: set[str]) -> set[str]:
-    """Return hashes of files and folders, with those of the files in the folders."""
+    """Return hashes of files and folders, with those of the files in the folders.
+
+    Raises:
+        AtelierError: the list of a folder's files is damaged.
+    """
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree
     from dvc_objects.errors import ObjectFormatError
@@ -253,10 +257,17 @@ def _with_files(databases: Iterable["HashFileDB"], hashes: set[str]) -> set[str]
     found = set(hashes)
     for database in databases:
         for folder in hashes:
-            if folder.endswith(".dir") and database.exists(folder):
-                with suppress(ObjectFormatError):  # damaged, so DVC cannot restore it
-                    tree = Tree.load(database, HashInfo(database.hash_name, folder))
-                    found |= {info.value for _, _, info in tree}
+            if not folder.endswith(".dir") or not database.exists(folder):
+                continue
+            try:
+                tree = Tree.load(database, HashInfo(database.hash_name, folder))
+            except ObjectFormatError:
+                raise AtelierError(
+                    f"{database.oid_to_path(folder)} in DVC's cache is damaged, so it is unknown"
+                    " which files it lists; delete it, or get it back with `dvc fetch`, and run"
+                    " again."
+                ) from None
+            found |= {info.value for _, _, info in tree}
     return found
 
 
