@@ -437,6 +437,28 @@ def test_files_of_referenced_folders_stay_in_the_cache(store: Store) -> None:
     assert store.plan(best=1).cached == []
 
 
+def test_damaged_list_of_a_folder_removes_no_file(store: Store) -> None:
+    """An earlier commit needs the folder's files, which only the damaged list names."""
+    folder = store.root / "data-set"
+    folder.mkdir()
+    with DvcRepo(str(store.root)) as dvc:
+        lists = []
+        for content in ("first", "second"):
+            (folder / "file").unlink(missing_ok=True)
+            (folder / "file").write_text(content)
+            (stage,) = dvc.add([str(folder)])
+            lists.append(stage.outs[0].hash_info.value)
+            git(store.root, "add", "data-set.dvc")
+            git(store.root, "commit", "--quiet", "-m", content)
+    damaged = store.root / ".dvc/cache/files/md5" / lists[0][:2] / lists[0][2:]
+    damaged.unlink()
+    damaged.write_text("no list")
+    before = store.files()
+    with pytest.raises(AtelierError, match=r"\.dir in DVC's cache is damaged.*`dvc fetch`"):
+        store.plan()
+    assert store.files() == before
+
+
 def test_shared_cache_is_not_collected(store: Store, tmp_path: Path) -> None:
     cache = tmp_path / "shared"
     Project(store.root).run("dvc", "cache", "dir", str(cache))
