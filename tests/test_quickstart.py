@@ -19,7 +19,7 @@ def names(root: Path) -> dict[str, Any]:
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
     names: dict[str, Any] = {}
     printed = io.StringIO()
-    with chdir(root), redirect_stdout(printed):
+    with chdir(root / "examples"), redirect_stdout(printed):  # as Jupyter does
         for number, cell in enumerate(cells):
             exec(compile(cell, f"cell {number}", "exec"), names)
             names |= SMALL if number == 0 else {}

@@ -94,6 +94,9 @@ def test_invalid_value_is_named_in_one_sentence(key: str, value: Any, sentence: 
 def test_misspelled_key_is_reported_before_missing_one() -> None:
     values = changed("train.epoch", 3)
     del values["train"]["epochs"]
+    with pytest.raises(AtelierError, match=r"did you mean train\.epochs\.$"):
+        settings.check(values, "params.yaml")
+    del values["train"]["lr"]
     with pytest.raises(AtelierError, match=r"did you mean train\.epochs \(and 1 more to fix\)"):
         settings.check(values, "params.yaml")
 

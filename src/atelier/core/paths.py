@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-from atelier.core.errors import AtelierError
+from atelier.core.errors import AtelierError, did_you_mean
 from atelier.core.hashing import file_digest
 from atelier.core.setting_types import STYLES, WEIGHTS, is_weights_file
 from atelier.core.settings import Settings
@@ -116,15 +116,15 @@ def files_of(settings: Settings, section: str) -> dict[Path, str]:
     if section != "stylize":
         return {}
     stylize = settings.stylize
-    images = [*stylize.contents, *stylize.styles, *stylize.style_masks]
-    named: list[tuple[str, str, tuple[str, ...]]]
-    named = [("pictures", name, ("generated", *STYLES, "drawn")) for name in images]
-    named += [("weights", stylize.weights, WEIGHTS)]
-    return {
-        Path("data", folder, name): f"{', '.join(words[:-1])} or {words[-1]}"
-        for folder, name, words in named
-        if name not in words
-    }
+    # A name in a wrong list is no missing file; a message suggests those that fit the list.
+    built_in = {"generated", *STYLES, "drawn"}  # drawn: an older name of night_sky
+    named: list[tuple[str, tuple[str, ...]]]
+    named = [(name, ("generated", *STYLES)) for name in stylize.contents]
+    named += [(name, STYLES) for name in (*stylize.styles, *stylize.style_masks)]
+    files = {Path("data/pictures", name): words for name, words in named if name not in built_in}
+    if stylize.weights not in WEIGHTS:
+        files[Path("data/weights", stylize.weights)] = WEIGHTS
+    return {file: f"{', '.join(words[:-1])} or {words[-1]}" for file, words in files.items()}
 
 
 def check_files(
@@ -138,9 +138,10 @@ def check_files(
     for section in sections:
         for file, words in files_of(settings, section).items():
             if not (root / file).is_file():
+                similar = did_you_mean(file.name, words.replace(" or ", ", ").split(", "))
                 raise AtelierError(
                     f"there is no {file}, which params.yaml asks for under {section}; put it there,"
-                    f" or choose {words}."
+                    f" or choose {words}{f'{similar}?' if similar else '.'}"
                 )
 
 

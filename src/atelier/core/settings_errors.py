@@ -48,16 +48,25 @@ def validation_error(
         An error that names the file and the settings in it, or a ``SettingError`` without a file.
     """
     errors = [((*section, *details["loc"]), details) for details in error.errors(include_url=False)]
-    new_keys = {
+    new_keys: set[Location] = {
         (location[0], new)
         for location, _ in errors
         if len(location) == 2
         for new in renamed_key(str(location[0]), str(location[1]))
     }
+    missing = {location for location, details in errors if details["type"] == "missing"}
+    new_keys |= {
+        (*location[:-1], meant)
+        for location, details in errors
+        if details["type"] in ("extra_forbidden", "invalid_key")
+        for meant in difflib.get_close_matches(
+            str(location[-1]), [str(m[-1]) for m in missing if m[:-1] == location[:-1]], 1, 0.5
+        )
+    }
     described = [
         (_rank(details["type"], renamed), renamed, details)
         for location, details in errors
-        # A key under its old name is also a missing key: it counts once.
+        # A key under an old or a misspelled name is also a missing key: it counts once.
         if details["type"] != "missing" or location not in new_keys
         for renamed in [_renamed(location, details["input"], source)]
     ]
