@@ -35,8 +35,9 @@ from command import converted_rows, options, show
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from atelier.core.download_settings import DownloadSettings
 from atelier.core.hashing import file_digest
-from atelier.core.settings import ConvertSettings, DownloadSettings, load
+from atelier.core.settings import ConvertSettings, load
 from atelier.data.convert import convert
 from atelier.data.sources.download import download
 

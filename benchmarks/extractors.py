@@ -18,8 +18,9 @@ import torch
 from command import converted_rows, options, show
 from numpy.typing import NDArray
 
+from atelier.core.download_settings import DownloadSettings
 from atelier.core.presets import preset_values
-from atelier.core.settings import ConvertSettings, DownloadSettings
+from atelier.core.settings import ConvertSettings
 from atelier.data.convert import convert
 from atelier.data.sources.download import download
 from atelier.metrics.distances import compute_kid

@@ -17,9 +17,10 @@ from command import show
 from extractors import draw
 from numpy.typing import NDArray
 
+from atelier.core.download_settings import DownloadSettings
 from atelier.core.hashing import file_digest
 from atelier.core.presets import preset_values
-from atelier.core.settings import ConvertSettings, DownloadSettings
+from atelier.core.settings import ConvertSettings
 from atelier.data.convert import convert
 from atelier.data.dataset import load_images
 from atelier.data.sources.download import download

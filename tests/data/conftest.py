@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atelier.core.settings import ConvertSettings, DownloadSettings
+from atelier.core.download_settings import DownloadSettings
+from atelier.core.settings import ConvertSettings
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

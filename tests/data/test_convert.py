@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from atelier.core.download_settings import DownloadSettings
 from atelier.core.errors import AtelierError
 from atelier.core.hashing import file_digest
 from atelier.core.progress import Progress
-from atelier.core.settings import ConvertSettings, DownloadSettings
+from atelier.core.settings import ConvertSettings
 from atelier.data.convert import ConversionReport, convert, resize
 from atelier.data.dataset import load_images
 from atelier.data.sources.download import download

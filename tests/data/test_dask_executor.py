@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from distributed import LocalCluster
 
+from atelier.core.download_settings import DownloadSettings
 from atelier.core.errors import AtelierError
 from atelier.core.hashing import file_digest
-from atelier.core.settings import ConvertSettings, DownloadSettings, Settings
+from atelier.core.settings import ConvertSettings, Settings
 from atelier.data import dask_executor as module
 from atelier.data.convert import convert
 from atelier.data.dask_executor import map_on_cluster

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atelier.core.settings import ConvertSettings, DownloadSettings
+from atelier.core.download_settings import DownloadSettings
+from atelier.core.settings import ConvertSettings
 from atelier.data.convert import convert
 from atelier.data.dataset import load_images
 from atelier.data.image_file import UnreadableError, decode

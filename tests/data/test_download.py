@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
+from atelier.core.download_settings import DownloadSettings
 from atelier.core.errors import AtelierError
 from atelier.core.files import NotRegularError, check_regular
 from atelier.core.progress import Progress
-from atelier.core.settings import DownloadSettings
 from atelier.data.manifest import Skipped, read_manifest
 from atelier.data.raw import open_raw
 from atelier.data.sources.download import download

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from atelier.core.download_settings import DownloadSettings
 from atelier.core.errors import AtelierError
-from atelier.core.settings import DownloadSettings
 from atelier.data.sources.download import download
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from atelier.core.download_settings import DownloadSettings
 from atelier.core.errors import AtelierError
-from atelier.core.settings import DownloadSettings
 from atelier.data.archives import count_members, read_tar, read_zip
 from atelier.data.manifest import Skipped
 from atelier.data.members import Rejected

@@ -11,17 +11,18 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
+from atelier.core.download_settings import DownloadSettings
 from atelier.core.errors import AtelierError
 from atelier.data import members as limits
 from atelier.data.archives import count_members, read_tar, read_zip
 from atelier.data.manifest import Manifest, Skipped, raw_file, write_manifest
 from atelier.data.members import Rejected
-from atelier.data.raw import open_raw
+from atelier.data.raw import FOREIGN_ARCHIVES, open_raw
 
 
 @pytest.fixture
@@ -450,3 +451,9 @@ def test_batch_of_other_objects_is_rejected(raw_of: Callable[..., Path], batch: 
     archive = cifar({"data_batch_1": batch})
     with pytest.raises(AtelierError, match="not CIFAR-10's"):
         list(open_raw(raw_of("cifar10", {"cifar.tar.gz": archive})))
+
+
+def test_every_source_is_foreign_or_written_here() -> None:
+    """A new source has to decide: a backslash separates folders in foreign zips only."""
+    sources = set(get_args(DownloadSettings.model_fields["source"].annotation))
+    assert sources - set(FOREIGN_ARCHIVES) == {"sample", "folder", "kaggle"}

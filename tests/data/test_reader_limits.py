@@ -248,7 +248,8 @@ def test_ordered_map_submits_up_to_its_limits() -> None:
         return lambda: item
 
     sizes = [4, 6, 1, 1, 1, 20, 2]
-    for result in ordered_map(start, range(len(sizes)), 3, lambda item: sizes[item], 10):
+    items = range(len(sizes))
+    for result in ordered_map(start, lambda wait: wait(), items, 3, lambda item: sizes[item], 10):
         events.append(f"end {result}")
     assert events == [
         *("start 0", "start 1", "end 0", "start 2", "start 3", "end 1", "start 4"),

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from atelier.core.download_settings import DownloadSettings
 from atelier.core.hashing import file_digest
-from atelier.core.settings import ConvertSettings, DownloadSettings
+from atelier.core.settings import ConvertSettings
 from atelier.data.convert import convert, resize
 from atelier.data.dataset import load_images
 from atelier.data.image_file import read_image

@@ -20,10 +20,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from atelier.core.download_settings import DownloadSettings
 from atelier.core.errors import AtelierError
 from atelier.core.files import atomic_replace_dir
 from atelier.core.hashing import Checksum
-from atelier.core.settings import ConvertSettings, DownloadSettings
+from atelier.core.settings import ConvertSettings
 from atelier.data.archives import read_tar, read_zip
 from atelier.data.convert import convert
 from atelier.data.dataset import load_images
@@ -278,7 +279,7 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 from atelier.data.sources.download import download
-from atelier.core.settings import DownloadSettings
+from atelier.core.download_settings import DownloadSettings
 
 folder, settings = Path(sys.argv[1]), DownloadSettings(**json.loads(sys.argv[2]))
 number = int(sys.argv[3])

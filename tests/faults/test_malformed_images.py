@@ -46,7 +46,8 @@ from pathlib import Path
 from atelier.data.convert import convert
 from atelier.data.sources.download import download
 from atelier.core.progress import silent
-from atelier.core.settings import ConvertSettings, DownloadSettings
+from atelier.core.download_settings import DownloadSettings
+from atelier.core.settings import ConvertSettings
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from atelier.core.download_settings import DownloadSettings
 from atelier.core.setting_types import (
     Count,
     CountOrZero,
@@ -22,77 +23,16 @@ from atelier.core.setting_types import (
     FileName,
     Fraction,
     GeneratorBlocks,
-    KaggleHandle,
     Launcher,
     LearningRate,
-    Name,
     RegisteredModelName,
     Section,
     Seed,
-    Sha256,
     Weight,
     is_weights_file,
 )
 from atelier.core.settings_errors import RuleError, validation_error
 from atelier.core.yaml_files import read_yaml
-
-
-class SampleSettings(Section):
-    """The built-in sample: faces that the program draws."""
-
-    count: Annotated[int, Field(ge=16, le=100_000)]
-    seed: Seed
-
-
-class ArchiveSettings(Section):
-    """A zip or tar archive of images, at a path or an http(s) address."""
-
-    location: str
-    sha256: Sha256
-
-
-class KaggleSettings(Section):
-    """A Kaggle dataset, as ``owner/name`` or ``owner/name/versions/3``."""
-
-    handle: KaggleHandle
-
-
-class TorchvisionSettings(Section):
-    """One of torchvision's datasets; ``root`` and ``mirror`` may be empty."""
-
-    dataset: Literal["MNIST", "FashionMNIST", "CIFAR10", "CelebA"]
-    split: Literal["train", "test", "all"]
-    root: str
-    mirror: str
-
-
-class DownloadSettings(Section):
-    """The source of raw images."""
-
-    source: Literal["sample", "folder", "archive", "kaggle", "torchvision"]
-    sample: SampleSettings
-    folders: dict[Name, Annotated[str, Field(min_length=1)]]
-    archive: ArchiveSettings
-    kaggle: KaggleSettings
-    torchvision: TorchvisionSettings
-
-    @model_validator(mode="after")
-    def _require_source_location(self) -> "DownloadSettings":
-        if self.source == "folder" and not self.folders:
-            raise ValueError(
-                "source: folder needs at least one entry under folders, for example"
-                " folders: {faces: /home/me/faces}"
-            )
-        if self.source != "folder" and self.folders:
-            raise ValueError(
-                f"folders is for source: folder, but source is {self.source};"
-                " empty it ({}) or change source"
-            )
-        if self.source == "archive" and not self.archive.location:
-            raise ValueError(
-                "source: archive needs archive.location, the path or address of a zip or tar file"
-            )
-        return self
 
 
 class ConvertSettings(Section):

@@ -10,6 +10,9 @@ from atelier.data.manifest import Manifest, read_manifest
 from atelier.data.members import Members, Rejected
 from atelier.data.mnist import read_mnist
 
+FOREIGN_ARCHIVES = ("archive", "torchvision")
+"""Sources whose archives others wrote; all other sources write one zip of local files."""
+
 
 @dataclass(frozen=True)
 class RawImages:
@@ -40,9 +43,9 @@ class RawImages:
         paths = [self.folder / file.name for file in self.manifest.files]
         match self.manifest.format:
             case "zip":
-                # These sources write the zip with names of local files, which may contain `\`.
-                exact_names = self.manifest.source in ("folder", "kaggle", "sample")
-                yield from read_zip(paths[0], exact_names=exact_names)
+                # Zips written here have names of local files, which may contain `\`.
+                is_foreign = self.manifest.source in FOREIGN_ARCHIVES
+                yield from read_zip(paths[0], exact_names=not is_foreign)
             case "tar":
                 yield from read_tar(paths[0])
             case "mnist":

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from atelier.core.download_settings import DownloadSettings
 from atelier.core.errors import os_errors_as_sentences
 from atelier.core.files import atomic_replace_dir
 from atelier.core.progress import ProgressCallback, silent
-from atelier.core.settings import DownloadSettings
 from atelier.data.manifest import Manifest, write_manifest
 from atelier.data.sources.download_cache import DownloadCache
 from atelier.data.sources.local import fetch_archive, fetch_folders, fetch_kaggle

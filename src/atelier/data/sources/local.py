@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from atelier.core.download_settings import ArchiveSettings, KaggleSettings
 from atelier.core.errors import AtelierError
 from atelier.core.files import NotRegularError, check_regular
 from atelier.core.hashing import Checksum
 from atelier.core.paths import user_path
 from atelier.core.progress import Progress, ProgressCallback
-from atelier.core.settings import ArchiveSettings, KaggleSettings
 from atelier.data.archives import count_members, is_tar
 from atelier.data.manifest import Manifest, Skipped, raw_file
 from atelier.data.skipped import count_reasons

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from atelier.core.download_settings import SampleSettings
 from atelier.core.progress import Progress, ProgressCallback
-from atelier.core.settings import SampleSettings
 from atelier.data.manifest import Manifest, raw_file
 from atelier.data.sources.zip_writer import ZipWriter
 from atelier.sample_faces.portrait import random_portrait

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from atelier.core.download_settings import TorchvisionSettings
 from atelier.core.errors import AtelierError
 from atelier.core.hashing import Checksum
 from atelier.core.paths import user_path
 from atelier.core.progress import ProgressCallback
-from atelier.core.settings import TorchvisionSettings
 from atelier.data.manifest import Manifest, raw_file
 from atelier.data.sources.download_cache import DownloadCache, copy_bytes
 from atelier.data.sources.http import fetch
