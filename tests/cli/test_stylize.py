@@ -412,6 +412,7 @@ def test_image_that_exceeds_memory_is_rejected_first(atelier: CommandRunner, alb
     assert output.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_one_error_sentence(checkout: Path, album: Path) -> None:
     """Limit the memory of a real process to less than the image needs."""
     params = (checkout / "params.yaml").read_text("utf-8")

@@ -119,7 +119,7 @@ def assert_tracked(project: LayoutProject, stages: set[str]) -> None:
 @pytest.mark.parametrize(
     ("layout", "how", "odd"),
     [
-        ("worktree", "repro", True),
+        pytest.param("worktree", "repro", True, marks=pytest.mark.slow),
         pytest.param("monorepo", "temp", False, marks=pytest.mark.slow),
     ],
 )

@@ -245,6 +245,7 @@ def test_lineage_finds_the_run_of_a_file_after_a_checkout(
     assert "render.fps: 9.0" in text
 
 
+@pytest.mark.slow
 def test_lineage_uses_git_if_the_store_lacks_the_run(project: Project, tmp_path: Path) -> None:
     remote = ("--local", "-d", "-f", "near", str(tmp_path / "remote"))
     project.run("dvc", "remote", "add", *remote)
@@ -287,6 +288,7 @@ def test_lineage_reports_why_no_run_is_found(tracked: Project) -> None:
         assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_moved_project_finds_its_artifacts(tracked: Project) -> None:
     client, experiment = open_store(tracked.folder, "atelier")
     run = next(run for run in client.search_runs([experiment]) if run.info.run_name == "render")

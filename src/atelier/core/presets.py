@@ -43,9 +43,12 @@ class Change:
 
 def list_presets(folder: Path) -> dict[str, str]:
     """Return the description of every preset by name, the default preset first."""
+    return {name: _read(folder / f"{name}.yaml")["about"] for name in _names(folder)}
+
+
+def _names(folder: Path) -> list[str]:
     found = {path.stem for path in folder.glob("*.yaml")} - {BASE}
-    names = sorted(found, key=lambda name: (name != DEFAULT, name))
-    return {name: _read(folder / f"{name}.yaml")["about"] for name in names}
+    return sorted(found, key=lambda name: (name != DEFAULT, name))
 
 
 def apply_preset(name: str, folder: Path, params: Path) -> list[Change]:
@@ -73,7 +76,7 @@ def preset_values(name: str, folder: Path) -> dict[str, Any]:
     Raises:
         AtelierError: there is no such preset, or one of its values is unknown or invalid.
     """
-    known = list_presets(folder)
+    known = _names(folder)
     if name not in known:
         suggestion = did_you_mean(name, known)
         hint = f"{suggestion}?" if suggestion else f"; known are {', '.join(known)}."
@@ -109,7 +112,7 @@ def _layer(name: str, folder: Path, derived: tuple[str, ...] = ()) -> dict[str, 
             f"presets/{name}.yaml: based_on is {parent}, which is based on {name} itself; name"
             f" another preset, or remove based_on to start from {BASE}."
         )
-    known = [BASE, *list_presets(folder)]
+    known = [BASE, *_names(folder)]
     if parent not in known:
         raise AtelierError(
             f"presets/{name}.yaml: based_on is {parent}, but there is no such preset; known are"
