@@ -31,7 +31,7 @@ repro: $(VENV)/ready ## run the whole pipeline on the built-in sample
 	@atelier results
 
 test: $(VENV)/ready ## run the tests
-	pytest -n 3 --dist worksteal -m "not slow"
+	pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: $(VENV)/ready ## run the tests, the slow ones too
 	pytest -n 2 --dist worksteal --hypothesis-profile thorough
