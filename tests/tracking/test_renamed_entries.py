@@ -1,6 +1,5 @@
 """Entries, runs and models with the names of an earlier version."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,22 +18,15 @@ from atelier.tracking.outbox import Outbox
 from atelier.tracking.rejected import rejected_file
 from atelier.tracking.renamed import current_loader, current_parameters
 from atelier.tracking.run import Run
-from atelier.tracking.store import client_of, open_store
+from atelier.tracking.store import open_store
 
 from ..support.architectures import with_changes
+from ..support.empty_store import _no_cached_client as _no_cached_client
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 OLD_LOADER = "atelier.gan.weights:load_for_serving"
 LOADER = "atelier.gan.serialization:load_for_serving"
 PRESETS = Path(__file__).parents[2] / "presets"
-
-
-@pytest.fixture(autouse=True)
-def _no_cached_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    client_of.cache_clear()
-    yield
-    client_of.cache_clear()
 
 
 def save_generator(file: Path, seed: int) -> Path:

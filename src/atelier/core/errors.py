@@ -84,7 +84,7 @@ def os_error_message(error: OSError, target: Path | None = None) -> str | None:
     """
     named = error.filename2 or error.filename
     file = Path(os.fsdecode(named)) if named else target
-    # A temporary file is beside the file that it will replace; name the folder of both.
+    # A temporary file is in the folder of the file that it will replace; name that folder.
     if file and file.name.startswith(".atelier-"):
         file = file.parent
     if error.errno in _DISK_FULL:

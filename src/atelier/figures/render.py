@@ -18,6 +18,7 @@ from atelier.figures.curves import loss_curves, read_losses
 from atelier.figures.gif import write_gif
 from atelier.figures.montage import labeled_rows, limit_size, montage, save_png, side_by_side
 from atelier.figures.report import report_page
+from atelier.gan.length import count_text
 from atelier.gan.sample_files import (
     epoch_files,
     load_augmented,
@@ -223,10 +224,6 @@ def _summary(real: NDArray[np.uint8], epochs: int, steps: int) -> str:
     count, height, width, channels = real.shape
     color = "grayscale" if channels == 1 else "color"
     return (
-        f"Trained on {_count_text(count, 'image')} of {width} × {height} pixels in {color},"
-        f" in {_count_text(epochs, 'epoch')} and {_count_text(steps, 'step')}."
+        f"Trained on {count_text(count, 'image')} of {width} × {height} pixels in {color},"
+        f" in {count_text(epochs, 'epoch')} and {count_text(steps, 'step')}."
     )
-
-
-def _count_text(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

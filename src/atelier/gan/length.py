@@ -25,12 +25,10 @@ def length_warnings(epochs: int, steps_per_epoch: int, steps: int = 0) -> list[s
     if total >= MIN_STEPS or not total:
         return []
     if steps:
-        length = _count_text(steps, "step")
+        length = count_text(steps, "step")
         advice = f"train.steps to {MIN_STEPS}"
     else:
-        length = (
-            f"{_count_text(total, 'step')} ({_count_text(epochs, 'epoch')} of {steps_per_epoch})"
-        )
+        length = f"{count_text(total, 'step')} ({count_text(epochs, 'epoch')} of {steps_per_epoch})"
         advice = f"train.epochs to {-(-MIN_STEPS // steps_per_epoch)}"
     return [
         f"the training has {length}, but good images usually need {MIN_STEPS:,} or more; set"
@@ -43,10 +41,11 @@ def batch_warnings(batch_size: int, images: int) -> list[str]:
     if images >= batch_size:
         return []
     return [
-        f"the training set has {_count_text(images, 'image')}, fewer than"
+        f"the training set has {count_text(images, 'image')}, fewer than"
         f" train.batch_size ({batch_size:,}), so that every step uses all of them; add images."
     ]
 
 
-def _count_text(count: int, noun: str) -> str:
+def count_text(count: int, noun: str) -> str:
+    """Return a count with its noun, for example ``1 image`` or ``2,000 images``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

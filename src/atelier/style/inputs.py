@@ -45,7 +45,7 @@ def load_inputs(
         settings: ``contents``, ``styles`` and ``style_masks`` are files or built-in images.
         folder: the folder of the files.
         max_megapixels: limit for an image's size.
-        generate: returns the faces that ``generated`` stands for, uint8 ``[N, H, W, C]``.
+        generate: returns the faces of the content ``generated``, uint8 ``[N, H, W, C]``.
 
     Returns:
         The contents with their transparency and color profiles, and the images to process.
