@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from atelier.core.files import write_json
+from atelier.core.files import details_path, write_metrics
 from atelier.core.progress import progress_bar
 from atelier.core.settings import Settings
 from atelier.tracking.run import Run
@@ -11,6 +11,7 @@ from atelier.tracking.stage import run_stage
 RAW = Path("data/raw")
 IMAGES = Path("data/images.npz")
 METRICS = Path("metrics/convert.json")
+DETAILS = details_path(METRICS)
 
 
 def main(settings: Settings, run: Run) -> None:
@@ -29,11 +30,10 @@ def main(settings: Settings, run: Run) -> None:
             dask_scheduler=settings.runtime.dask_scheduler,
         )
     run.warn(*report.warnings(settings.convert))
-    write_json(METRICS, report.metrics())
-    run.log_summary(report.metrics())
-    run.log_artifact(METRICS)
+    run.log_summary(write_metrics(METRICS, report.metrics(), report.details()))
+    run.log_artifact(DETAILS)
     reasons = [reason for _, reason in report.rejected]
-    print(summarize_skipped(report.accepted, "images", reasons, METRICS), flush=True)
+    print(summarize_skipped(report.accepted, "images", reasons, DETAILS), flush=True)
     run.log_images("real", load_images(IMAGES).pixels[:64], step=0)
 
 

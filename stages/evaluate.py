@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from atelier.core.files import write_csv, write_json
+from atelier.core.files import write_csv, write_metrics
 from atelier.core.progress import progress_bar
 from atelier.core.random_streams import derive_seed
 from atelier.core.settings import Settings
@@ -42,10 +42,9 @@ def main(settings: Settings, run: Run) -> None:
     indices, neighbors = result.closest(PAIRS)
     titles = ("Generated", "Nearest in the training")
     save_png(side_by_side(generated[indices], neighbors, titles, COLUMNS, TILE), NEAREST)
-    write_json(METRICS, result.metrics())
     write_csv(SCALES, ("pixels", "generated", "other_real"), result.swd_rows())
     write_csv(EPOCHS, ("epoch", "kid", "error"), result.epoch_rows())
-    run.log_summary(result.metrics())
+    run.log_summary(write_metrics(METRICS, result.metrics(), result.details()))
     run.warn(*result.notes)
     measured_with = {f"measured_with.{name}": str(v) for name, v in result.measured_with.items()}
     run.set_tags(**measured_with)

@@ -11,7 +11,7 @@ from atelier.tracking.stage import run_stage
 IMAGES = Path("data/images.npz")
 SAMPLES = Path("samples")
 LOSSES = Path("plots/losses.csv")
-METRICS = [Path(f"metrics/{stage}.json") for stage in ("convert", "train", "evaluate")]
+METRICS = [Path(f"metrics/details/{stage}.json") for stage in ("convert", "train", "evaluate")]
 NEAREST = Path("plots/nearest.png")
 RENDERS = Path("renders")
 

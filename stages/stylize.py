@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from atelier.core.files import atomic_replace_dir, write_csv, write_json
+from atelier.core.files import atomic_replace_dir, write_csv, write_metrics
 from atelier.core.progress import progress_bar
 from atelier.core.random_streams import derive_seed
 from atelier.core.settings import Settings
@@ -47,8 +47,7 @@ def main(settings: Settings, run: Run) -> None:
     for iteration, previews in steps.by_iteration().items():
         run.log_images("paintings", square_thumbnails(previews), iteration)
     write_csv(LOSSES, *batch.loss_table(images))
-    write_json(METRICS, batch.summary(images))
-    run.log_summary(batch.summary(images))
+    run.log_summary(write_metrics(METRICS, batch.metrics(images), batch.details(images)))
     run.log_artifact(STYLED)
     run.log_artifact(LOSSES)
 

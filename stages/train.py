@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from atelier.core.files import atomic_replace_dir, write_json
+from atelier.core.files import atomic_replace_dir, write_metrics
 from atelier.core.progress import progress_bar
 from atelier.core.settings import Settings
 from atelier.tracking.run import Run
@@ -42,8 +42,8 @@ def main(settings: Settings, run: Run) -> None:
     with atomic_replace_dir(MODELS) as folder:
         save_models(trainer, folder)
     history.write(LOSSES, QUALITY)
-    write_json(METRICS, history.summary())
-    run.log_summary(history.summary())
+    metrics = history.metrics(values.select_model)
+    run.log_summary(write_metrics(METRICS, metrics, history.details()))
     run.log_model(MODELS / "generator.safetensors", "atelier.gan.serialization:load_for_serving")
     run.log_artifact(LOSSES)
 

@@ -9,8 +9,10 @@ from atelier.core.files import (
     atomic_merge_dir,
     atomic_replace_dir,
     atomic_write,
+    details_path,
     write_csv,
     write_json,
+    write_metrics,
 )
 
 
@@ -75,6 +77,22 @@ def test_json_keeps_unicode_and_rejects_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "b.json", {"loss": float("nan")})
     assert not (tmp_path / "b.json").exists()
+
+
+def test_metrics_are_rounded_and_details_are_not(tmp_path: Path) -> None:
+    target = tmp_path / "metrics/evaluate.json"
+    values = {"kid": 651.455932, "precision": 0.0123456, "loss": 5601432320.5, "steps": 123456}
+    rounded = write_metrics(target, values, {**values, "notes": ["few images"]})
+    assert target.read_text("utf-8") == json.dumps(rounded, indent=2) + "\n"
+    assert rounded == {"kid": 651.5, "precision": 0.01235, "loss": 5601000000, "steps": 123456}
+    assert str(rounded["loss"]) == "5601000000"
+    assert details_path(target) == tmp_path / "metrics/details/evaluate.json"
+    assert json.loads(details_path(target).read_text("utf-8")) == {
+        **values,
+        "notes": ["few images"],
+    }
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_metrics(target, {"kid": float("nan")}, {})
 
 
 def test_csv_has_header_and_rows(tmp_path: Path) -> None:

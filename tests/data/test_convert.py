@@ -57,7 +57,7 @@ def test_every_file_is_accepted_or_rejected_with_a_reason(
         ("mine/09_large.png", "1.1 megapixels, the limit is 1"),
     )
     assert reports[-1] == Progress(34, 34, "4 rejected")
-    metrics = json.loads(json.dumps(report.metrics(), allow_nan=False))
+    metrics = json.loads(json.dumps(report.details(), allow_nan=False))
     assert list(metrics) == [
         *("found", "accepted", "training", "validation", "test", "near_duplicate_groups"),
         *("rejected", "rejected_files"),

@@ -356,11 +356,11 @@ def test_folder_of_only_skipped_files_is_rejected_with_reasons(
 
 
 def test_skipped_files_are_summarized_in_one_line() -> None:
-    report = Path("metrics/convert.json")
+    report = Path("metrics/details/convert.json")
     reasons = [*5 * ["a broken link"], *9 * ["a hidden file"], "an absolute path"]
     assert summarize_skipped(1203, "images", reasons, report) == (
         "1,203 images, 15 skipped (9 hidden files, 5 broken links, 1 absolute path):"
-        " metrics/convert.json lists them"
+        " metrics/details/convert.json lists them"
     )
     many = [f"damaged: {number}" for number in range(6)]
     line = summarize_skipped(1, "images", [*2 * ["not an image"], *many], report)

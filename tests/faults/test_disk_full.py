@@ -79,10 +79,27 @@ def test_outbox_on_full_disk_keeps_complete_entries(
 
 OUTPUTS = [
     ("download", ["data/raw"]),
-    ("convert", ["data/images.npz", "metrics/convert.json"]),
-    ("train", ["models", "samples", "plots/losses.csv", "metrics/train.json"]),
+    ("convert", ["data/images.npz", "metrics/convert.json", "metrics/details/convert.json"]),
+    (
+        "train",
+        [
+            "models",
+            "samples",
+            "plots/losses.csv",
+            "metrics/train.json",
+            "metrics/details/train.json",
+        ],
+    ),
     ("render", ["renders"]),
-    ("stylize", ["styled", "metrics/stylize.json", "plots/style_losses.csv"]),
+    (
+        "stylize",
+        [
+            "styled",
+            "metrics/stylize.json",
+            "metrics/details/stylize.json",
+            "plots/style_losses.csv",
+        ],
+    ),
 ]
 
 

@@ -12,7 +12,13 @@ import pytest
 
 from ..support.project import Project
 
-OUTPUTS = ("models", "samples", "plots/losses.csv", "metrics/train.json")
+OUTPUTS = (
+    "models",
+    "samples",
+    "plots/losses.csv",
+    "metrics/train.json",
+    "metrics/details/train.json",
+)
 
 
 def stage_process(dvc: subprocess.Popen[str], script: str) -> psutil.Process:

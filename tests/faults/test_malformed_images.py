@@ -64,7 +64,7 @@ result = convert(
     ),
     folder / "raw", folder / "images.npz", workers=2,
 )
-print(json.dumps({**result.metrics(), "megabytes": peak() - before}))
+print(json.dumps({**result.details(), "megabytes": peak() - before}))
 """
 
 

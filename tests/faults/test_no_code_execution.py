@@ -311,12 +311,12 @@ def test_report_escapes_names_of_files(ready: Project, tmp_path: Path) -> None:
     for stage in ("download", "convert"):
         ready.remove_outputs(stage)
         ready.stage(stage)
-    counts = json.loads((ready.folder / "metrics/convert.json").read_text("utf-8"))
+    counts = json.loads((ready.folder / "metrics/details/convert.json").read_text("utf-8"))
     assert [file["name"] for file in counts["rejected_files"] if "<script>" in file["name"]]
     # The page shows names of numbers, but not of rejected files.
     counts[names[0]] = counts[names[1]] = 1
-    (ready.folder / "metrics/convert.json").unlink()
-    (ready.folder / "metrics/convert.json").write_text(json.dumps(counts), "utf-8")
+    (ready.folder / "metrics/details/convert.json").unlink()
+    (ready.folder / "metrics/details/convert.json").write_text(json.dumps(counts), "utf-8")
     ready.stage("render")
     assert "&lt;script&gt;alert(1)&lt;script&gt;.png" in page.read_text("utf-8")
     after = Tags(page).tags

@@ -16,11 +16,27 @@ pytestmark = [
 ]
 OUTPUTS = {
     "download": ["data/raw"],
-    "convert": ["data/images.npz", "metrics/convert.json"],
-    "train": ["models", "samples", "plots/losses.csv", "metrics/train.json"],
-    "evaluate": ["plots/kid.csv", "plots/swd.csv", "metrics/evaluate.json"],
+    "convert": ["data/images.npz", "metrics/convert.json", "metrics/details/convert.json"],
+    "train": [
+        "models",
+        "samples",
+        "plots/losses.csv",
+        "metrics/train.json",
+        "metrics/details/train.json",
+    ],
+    "evaluate": [
+        "plots/kid.csv",
+        "plots/swd.csv",
+        "metrics/evaluate.json",
+        "metrics/details/evaluate.json",
+    ],
     "render": ["renders"],
-    "stylize": ["styled", "metrics/stylize.json", "plots/style_losses.csv"],
+    "stylize": [
+        "styled",
+        "metrics/stylize.json",
+        "metrics/details/stylize.json",
+        "plots/style_losses.csv",
+    ],
 }
 
 

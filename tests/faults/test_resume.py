@@ -19,7 +19,13 @@ from ..support.project import Project
 from ..support.stage_runs import checkpoints, start, wait_for_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-OUTPUTS = ("models", "samples", "plots/losses.csv", "metrics/train.json")
+OUTPUTS = (
+    "models",
+    "samples",
+    "plots/losses.csv",
+    "metrics/train.json",
+    "metrics/details/train.json",
+)
 # Long enough to be killed; a checkpoint after each step, so that many kills interrupt a write.
 LONG: dict[str, Any] = {
     "train.epochs": 30,
@@ -232,7 +238,12 @@ def test_killed_style_transfer_resumes_bit_exactly(ready: Project, tmp_path: Pat
     ready.set(**long, **intermediates)
     uninterrupted = ready.copy(tmp_path / "uninterrupted")
     uninterrupted.repro("stylize")
-    outputs = ("styled", "plots/style_losses.csv", "metrics/stylize.json")
+    outputs = (
+        "styled",
+        "plots/style_losses.csv",
+        "metrics/stylize.json",
+        "metrics/details/stylize.json",
+    )
     for seconds in (0.1, 1.0):
         assert kill_after_checkpoint(start(ready, "stylize"), seconds, ready)
     ready.repro("stylize")

@@ -54,7 +54,7 @@ def test_result_is_that_of_the_trainer(settings: Callable[..., TrainSettings]) -
         assert np.array_equal(found.statistics, expected.statistics)
         assert np.array_equal(found.samples, expected.samples)
     assert [report.done for report in events.progress] == [1, 2, 3, 4, 4, 5, 6, 7, 8, 8]
-    assert result.history.summary()["steps"] == 8
+    assert result.history.details()["steps"] == 8
     # A short training is announced before the first step, and repeated after the last one.
     assert events.warnings[0] == events.warnings[-1]
     assert events.warnings[0].startswith("the training has 8 steps (2 epochs of 4)")

@@ -1,6 +1,7 @@
 """Results of epochs as CSV rows and as a summary, and the best model."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,19 +60,30 @@ def test_csv_files_have_one_row_per_step_and_per_score(tmp_path: Path) -> None:
     assert (tmp_path / "kid.csv").read_text() == "epoch,kid\n1,0.5\n2,0.25\n"
 
 
-def test_summary_has_last_means_and_first_best_epoch() -> None:
-    assert history_of(THIRD).summary() == {
+def test_details_have_last_means_and_first_best_epoch() -> None:
+    assert history_of(THIRD).details() == {
         "epochs": 3,
         "steps": 6,
         "last_epoch": {"loss_d": 1.5, "loss_g": 1.5, "d_x": 1.5, "d_g_z1": 1.5, "d_g_z2": 1.5},
     }
-    summary = history_of(FIRST, SECOND, THIRD, FOURTH).summary()
-    assert summary["last_epoch"] == {
+    details = history_of(FIRST, SECOND, THIRD, FOURTH).details()
+    assert details["last_epoch"] == {
         "loss_d": 0.5, "loss_g": 1, "d_x": 1.5, "d_g_z1": 2, "d_g_z2": 2.5,
     }  # fmt: skip
-    assert {key: summary[key] for key in ("epochs", "steps", "best_epoch", "best_kid")} == {
+    assert {key: details[key] for key in ("epochs", "steps", "best_epoch", "best_kid")} == {
         "epochs": 4, "steps": 8, "best_epoch": 2, "best_kid": 0.25,
     }  # fmt: skip
+
+
+def test_compared_kid_is_of_the_saved_generator() -> None:
+    history = history_of(FIRST, SECOND, THIRD)
+    assert (
+        history.metrics("last") == history.metrics("best") == {"validation_kid": 0.25, "steps": 6}
+    )
+    worse = history_of(FIRST, replace(SECOND, quality=0.75))
+    assert worse.metrics("last") == {"validation_kid": 0.75, "steps": 4}
+    assert worse.metrics("best") == {"validation_kid": 0.5, "steps": 4}
+    assert history_of(THIRD).metrics("last") == {"steps": 6}
 
 
 def test_history_drops_samples() -> None:

@@ -210,8 +210,8 @@ def test_history_has_one_row_per_step(
         ["1", "1", "8"], ["2", "1", "16"], ["3", "1", "20"],
         ["4", "2", "28"], ["5", "2", "36"], ["6", "2", "40"],
     ]  # fmt: skip
-    assert history.summary()["steps"] == 6
-    assert history.summary()["epochs"] == 2
+    assert history.details()["steps"] == 6
+    assert history.details()["epochs"] == 2
     samples = load_epochs(tmp_path)
     assert list(samples) == [1, 2]
     assert np.array_equal(samples[2], epoch.samples)

@@ -361,8 +361,8 @@ def test_best_and_last_generators_are_saved(
         history.add(epoch)
     history.write(tmp_path / "losses.csv", tmp_path / "quality.csv")
     assert (tmp_path / "quality.csv").read_text() == "epoch,kid\n2,0.5\n4,0.125\n5,0.25\n"
-    assert history.summary()["best_epoch"] == 4
-    assert history.summary()["best_kid"] == 0.125
+    assert history.details()["best_epoch"] == 4
+    assert history.details()["best_kid"] == 0.125
 
 
 def test_rollback_restores_best_model_and_ema(

@@ -54,7 +54,7 @@ class Evaluator:
         return self.metrics(self.fresh)
 
     def metrics(self, generated: Images) -> dict[str, Any]:
-        return self.evaluate(generated).metrics()
+        return self.evaluate(generated).details()
 
     def evaluate(self, generated: Images) -> Evaluation:
         return evaluate(self.settings, self.training, self.held_out, generated, cache=self.cache)
@@ -181,7 +181,7 @@ def test_missing_digit_worsens_metrics(
 
     def metrics(digits: Images) -> dict[str, Any]:
         chosen = np.resize(digits, (400, 28, 28, 1))
-        return evaluate(settings, training, held_out, chosen, cache=cache).metrics()
+        return evaluate(settings, training, held_out, chosen, cache=cache).details()
 
     every, no_one, only_one = metrics(fresh), metrics(fresh[kinds != 1]), metrics(fresh[kinds == 1])
     for name in ("recall", "coverage"):

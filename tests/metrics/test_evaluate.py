@@ -59,7 +59,7 @@ def color_extractor(calibrated: bool = False) -> Extractor:
 def test_validation_kid_equals_kid_of_evaluation(images: Images) -> None:
     held_out, training, generated = images[:50], images[50:250], images[250:300] // 2
     validation_kid = ValidationKID(evaluation(), training, held_out)
-    result = evaluate(evaluation(), training, held_out, generated).metrics()
+    result = evaluate(evaluation(), training, held_out, generated).details()
     assert (
         validation_kid(generated)
         == validation_kid(generated)
@@ -123,7 +123,7 @@ def test_calibrated_features_need_no_scale(
     for module in ("evaluate", "validation"):
         name = f"atelier.metrics.{module}.build_extractor"
         monkeypatch.setattr(name, lambda *_: color_extractor(calibrated=True))
-    metrics = evaluate(evaluation(), small[:9], small[:0], small[300:350]).metrics()
+    metrics = evaluate(evaluation(), small[:9], small[:0], small[300:350]).details()
     assert {"kid", "fid", "memorised"} <= set(metrics)
     warnings: list[str] = []
     settings = make_settings(train={"kid_every_epochs": 1}).train
@@ -189,7 +189,7 @@ def test_enough_test_images_are_the_reference(small: Images, count: int, referen
     assert len(set().union(*sets)) == sum(map(len, sets)), "no image is in two of the sets"
     assert len(scaling) > 16
     result = evaluate(evaluation(), training, test, small[300:350])
-    assert result.metrics()["measured_with"] == {
+    assert result.details()["measured_with"] == {
         "features": "random",
         "samples": reference,
         "seed": 1,
@@ -215,7 +215,7 @@ def test_kid_of_few_real_images_is_0_on_average(small: Images) -> None:
 def test_training_images_replace_missing_test_images(small: Images) -> None:
     training, generated = small[:240], small[300:380]
     result = evaluate(evaluation(samples=80), training, small[:0], generated)
-    metrics = result.metrics()
+    metrics = result.details()
     for name in ("kid", "real_kid"):
         assert abs(metrics[name]) < 5 * metrics["kid_error"]
     assert metrics["memorised"] < 0.15, "a reference image does not count as its own copy"
@@ -262,7 +262,7 @@ def test_few_images_omit_metrics_with_note(
         evaluation(), small[:training], small[100 : 100 + test], small[300:350],
         epochs={1: small[:5]},
     )  # fmt: skip
-    metrics = result.metrics()
+    metrics = result.details()
     names = {"kid", "fid", "precision", "swd", "diversity", "memorised"}
     assert names - set(metrics) == absent
     assert all(np.isfinite(value) for value in metrics.values() if isinstance(value, float))
@@ -278,11 +278,20 @@ def test_few_images_omit_metrics_with_note(
     assert len(result.closest(24)[0]) > 0
 
 
+def test_compared_metrics_are_few_and_begin_with_kid(images: Images) -> None:
+    result = evaluate(evaluation(), images[50:250], images[:50], images[250:300])
+    metrics, details = result.metrics(), result.details()
+    assert list(metrics) == ["kid", "kid_error", "fid", "precision", "recall", "memorised"]
+    assert metrics == {name: details[name] for name in metrics}
+    few = evaluate(evaluation(), images[:9], images[:0], images[250:300])
+    assert few.metrics() == {}
+
+
 def test_note_explains_missing_metrics_without_scale(
     small: Images,
 ) -> None:
     result = evaluate(evaluation(), small[:9], small[:0], small[300:350])
-    assert set(result.metrics()) == {
+    assert set(result.details()) == {
         "swd", "diversity", "real_swd", "real_diversity", "measured_with", "notes"
     }  # fmt: skip
     assert result.notes == (
@@ -322,7 +331,7 @@ def test_note_reports_training_images_as_reference(
 ) -> None:
     test = small[200 : 200 + count]
     result = evaluate(evaluation(), small[:200], test, small[300:350])
-    found = [note for note in result.metrics()["notes"] if "test set" in note]
+    found = [note for note in result.details()["notes"] if "test set" in note]
     assert found == [
         f"generated images are compared with 50 training images: the test set has {count_text}, and"
         " 16 are needed; raise convert.test_fraction or add images"
@@ -397,7 +406,7 @@ def test_training_reference_uses_all_training_images_and_samples(
     real, generated_features, others = (
         extract(images, CPU) for images in (training, generated, test)
     )
-    metrics = result.metrics()
+    metrics = result.details()
     assert metrics["fid"] == pytest.approx(frechet_distance(real, generated_features), rel=1e-4)
     assert metrics["real_fid"] == pytest.approx(frechet_distance(real, others), rel=1e-4)
     assert metrics["kid"] == pytest.approx(compute_kid(real, generated_features).value, rel=1e-3)
@@ -406,7 +415,7 @@ def test_training_reference_uses_all_training_images_and_samples(
     assert metrics["real_memorised"] == pytest.approx(1 / 41), "of the test images"
     measured = {"samples": 120, "reference": "training", "reference_images": 80}
     assert metrics["measured_with"].items() >= (measured | {"other_images": 40}).items()
-    without_test = evaluate(settings, training, test[:0], generated).metrics()
+    without_test = evaluate(settings, training, test[:0], generated).details()
     assert without_test["fid"] == metrics["fid"]
     assert "real_fid" not in without_test
 
@@ -427,7 +436,7 @@ def test_metrics_do_not_depend_on_the_global_generator(images: Images) -> None:
             evaluation(), images[:100], images[100:150], images[150:200],
             epochs={2: images[150:152], 3: images[150:153], 4: images[150:160]},
         )  # fmt: skip
-        found.append((result.metrics(), result.epoch_rows(), result.swd_rows()))
+        found.append((result.details(), result.epoch_rows(), result.swd_rows()))
     assert found[0] == found[1]
     assert [row[0] for row in found[0][1]] == [3, 4], "two images have no KID"
     assert np.isfinite(found[0][1]).all()

@@ -31,9 +31,20 @@ def error_of_stage(project: Project, stage: str) -> str:
 
 
 OUTPUTS = {
-    "train": ("models", "samples", "plots/losses.csv", "metrics/train.json"),
-    "evaluate": ("plots/swd.csv", "metrics/evaluate.json"),
-    "stylize": ("styled", "plots/style_losses.csv", "metrics/stylize.json"),
+    "train": (
+        "models",
+        "samples",
+        "plots/losses.csv",
+        "metrics/train.json",
+        "metrics/details/train.json",
+    ),
+    "evaluate": ("plots/swd.csv", "metrics/evaluate.json", "metrics/details/evaluate.json"),
+    "stylize": (
+        "styled",
+        "plots/style_losses.csv",
+        "metrics/stylize.json",
+        "metrics/details/stylize.json",
+    ),
 }
 
 
@@ -90,13 +101,16 @@ def test_folder_without_images_keeps_old_data(
     folder = tmp_path / "images"
     folder.mkdir()
     fill(folder)
-    before = ready.bytes("data/images.npz", "metrics/convert.json")
+    before = ready.bytes("data/images.npz", "metrics/convert.json", "metrics/details/convert.json")
     ready.set(**{"download.source": "folder", "download.folders": {"mine": str(folder)}})
     ready.stage("watch", DVC_STAGE="watch@mine")
     if stage == "convert":
         ready.stage("download")
     assert sentence in error_of_stage(ready, stage)
-    assert ready.bytes("data/images.npz", "metrics/convert.json") == before
+    assert (
+        ready.bytes("data/images.npz", "metrics/convert.json", "metrics/details/convert.json")
+        == before
+    )
 
 
 def test_invalid_archive_keeps_old_data(ready: Project, tmp_path: Path) -> None:
@@ -105,7 +119,9 @@ def test_invalid_archive_keeps_old_data(ready: Project, tmp_path: Path) -> None:
         file.writestr("../../outside.png", b"x")
         file.writestr("notes.txt", "x" * 5000)
     whole = archive.read_bytes()
-    before = ready.bytes("data/raw", "data/images.npz", "metrics/convert.json")
+    before = ready.bytes(
+        "data/raw", "data/images.npz", "metrics/convert.json", "metrics/details/convert.json"
+    )
 
     def use(content: bytes, sha256: str) -> None:
         archive.write_bytes(content)
@@ -130,7 +146,7 @@ def test_invalid_archive_keeps_old_data(ready: Project, tmp_path: Path) -> None:
     ready.stage("download")
     assert "readable image" in error_of_stage(ready, "convert")  # an intact archive without images
     assert not (ready.folder.parent / "outside.png").exists()
-    after = ready.bytes("data/images.npz", "metrics/convert.json")
+    after = ready.bytes("data/images.npz", "metrics/convert.json", "metrics/details/convert.json")
     assert after == {k: v for k, v in before.items() if "raw" not in k}
 
 

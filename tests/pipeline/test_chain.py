@@ -21,7 +21,7 @@ def test_pipeline_writes_images_and_metrics_and_is_up_to_date(ready: Project) ->
     for name in ("validation", "test"):
         with np.load(ready.folder / f"data/{name}.npz", allow_pickle=False) as images:
             assert images["arr_0"].shape == (16, 16, 16, 3)
-    counts = json.loads((ready.folder / "metrics/convert.json").read_text())
+    counts = json.loads((ready.folder / "metrics/details/convert.json").read_text())
     assert (counts["accepted"], counts["training"]) == (96, 64)
     assert (counts["validation"], counts["test"], counts["near_duplicate_groups"]) == (16, 16, 0)
     assert counts["found"] == counts["accepted"] + counts["rejected"]
@@ -146,10 +146,10 @@ def test_repro_converts_images_added_to_the_folder(fresh: Project, tmp_path: Pat
     output = fresh.run("dvc", "repro", "convert")
     skipped = "2 skipped (1 hidden file, 1 broken link)"
     assert f"20 files, {skipped}: data/raw/manifest.json lists them\n" in output
-    assert f"20 images, {skipped}: metrics/convert.json lists them\n" in output
+    assert f"20 images, {skipped}: metrics/details/convert.json lists them\n" in output
     add(5)
     assert fresh.repro("convert") == ["watch@mine", "download", "convert"]
-    counts = json.loads((fresh.folder / "metrics/convert.json").read_text())
+    counts = json.loads((fresh.folder / "metrics/details/convert.json").read_text())
     assert counts["accepted"] == 25
     assert fresh.repro("convert") == ["watch@mine"]
 

@@ -126,7 +126,7 @@ def assert_only_stylize_ran(project: Project, name: str, made_by: dict[str, str]
     assert {stage: tags[f"restored.{stage}"] for stage in made_by} == made_by
     evaluated = json.loads((project.folder / "metrics/evaluate.json").read_text())
     assert parent.data.metrics["evaluate.kid"] == pytest.approx(evaluated["kid"])
-    assert parent.data.metrics["stylize.loss"] == stages[0].data.metrics["stylize.loss"]
+    assert parent.data.metrics["stylize.style_loss"] == stages[0].data.metrics["stylize.style_loss"]
     client, _ = open_store(project.folder, "atelier")
     artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"losses.png", "training.gif", "epoch_0002.png", "sheet.png"} <= artifacts

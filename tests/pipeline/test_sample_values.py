@@ -26,7 +26,7 @@ def test_pipeline_runs_with_the_training_and_evaluation_of_the_sample(fresh: Pro
     assert (train.loss, train.spectral_norm, train.discriminator_norm) == ("hinge", True, False)
     assert train.ema_decay > 0
     fresh.repro()
-    metrics = json.loads((fresh.folder / "metrics/evaluate.json").read_text())
+    metrics = json.loads((fresh.folder / "metrics/details/evaluate.json").read_text())
     assert metrics["measured_with"]["features"] == "vgg19_caffe"
     assert math.isfinite(metrics["kid"])
     quality = (fresh.folder / "plots/quality.csv").read_text().split()

@@ -49,7 +49,7 @@ def test_pipeline_on_a_small_folder_writes_gif_and_stylized_images(
     fresh.set(**SMALL | write_faces(tmp_path / "faces", count) | {"convert.image_size": size})
     output = fresh.run("dvc", "repro")
     folder = fresh.folder
-    counts = json.loads((folder / "metrics/convert.json").read_text())
+    counts = json.loads((folder / "metrics/details/convert.json").read_text())
     held_out = count // 10
     assert (counts["validation"], counts["test"]) == (held_out, held_out)
     assert counts["training"] == count - 2 * held_out

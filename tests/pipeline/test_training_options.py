@@ -45,7 +45,7 @@ def test_conditional_training_selects_the_best_epoch_and_renders_classes(
     for stage in ("download", "convert", "train", "evaluate", "render"):
         fresh.stage(stage)
     folder = fresh.folder
-    metrics = json.loads((folder / "metrics" / "train.json").read_text())
+    metrics = json.loads((folder / "metrics" / "details" / "train.json").read_text())
     header, *rows = (folder / "plots" / "quality.csv").read_text().split()
     assert header == "epoch,kid"
     measured = {int(epoch): float(kid) for epoch, kid in (row.split(",") for row in rows)}
@@ -53,6 +53,11 @@ def test_conditional_training_selects_the_best_epoch_and_renders_classes(
     best = min(measured, key=lambda epoch: measured[epoch])
     assert metrics["best_epoch"] == best
     assert metrics["best_kid"] == pytest.approx(measured[best], rel=1e-4)
+    compared = json.loads((folder / "metrics" / "train.json").read_text())
+    assert compared == {
+        "validation_kid": pytest.approx(measured[best], rel=1e-3),
+        "steps": metrics["steps"],
+    }
     files = {path.stem: path for path in (folder / "models").iterdir()}
     assert files["generator"].read_bytes() == files["best"].read_bytes()
     assert read_metadata(files["best"])["epoch"] == best

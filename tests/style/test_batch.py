@@ -15,11 +15,12 @@ from atelier.core.settings import StylizeSettings
 from atelier.style.batch import (
     StylizedImage,
     check_memory,
+    details,
     load_vgg,
     loss_table,
+    metrics,
     output_names,
     stylize,
-    summary,
 )
 from atelier.style.inputs import StyleInputs, resize_to_tensor, scaled_shape
 from atelier.style.loss_log import IterationLosses, Preview, StyleEvents
@@ -234,9 +235,10 @@ def test_loss_table_has_a_row_for_every_evaluation() -> None:
     ]
 
 
-def test_summary_averages_first_and_last_losses() -> None:
-    result = summary([_stylized_image("a-c", 6.0, 3.0, 1.0), _stylized_image("b-c", 4.0, 2.0)])
-    assert list(result.values()) == [2, 5.0, 1.5]
+def test_details_average_first_and_last_losses() -> None:
+    images = [_stylized_image("a-c", 6.0, 3.0, 1.0), _stylized_image("b-c", 4.0, 2.0)]
+    assert list(details(images).values()) == [2, 5.0, 1.5]
+    assert metrics(images) == {"style_loss": 1.5}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

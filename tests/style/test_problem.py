@@ -18,9 +18,9 @@ from atelier.style.batch import (
     _side_by_side,
     _style_size,
     _tasks,
+    details,
     loss_table,
     output_names,
-    summary,
 )
 from atelier.style.checkpoint import TransferCheckpoints
 from atelier.style.color_preservation import luminance, luminance_bounds, recombine_luminance
@@ -352,7 +352,7 @@ def test_loss_table_and_summary_of_one_result() -> None:
         ["painting", "iteration", "loss", "style_1"],
         [["a-b", 1, "4", "1"], ["a-b", 2, "2", "0.5"]],
     )
-    assert summary([result]) == {"paintings": 1, "first_loss": 4.0, "loss": 2.0}
+    assert details([result]) == {"paintings": 1, "first_loss": 4.0, "loss": 2.0}
     assert result.curves() == (["loss/a-b", "style_1/a-b"], {1: [4.0, 1.0], 2: [2.0, 0.5]})
     assert [caption for _, caption in result.row()] == ["a", "b", "a-b"]
 

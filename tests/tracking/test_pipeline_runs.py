@@ -74,7 +74,7 @@ def test_parent_run_contains_the_whole_pipeline(store: tuple[Any, str], parents:
         assert rendered.data.tags[f"restored.{stage}"] == producer
         assert f"runs/{producer}" in rendered.data.tags["mlflow.note.content"]
     final = {key: value for key, value in first.data.metrics.items() if "." in key}
-    assert {"convert.accepted", "train.steps", "evaluate.kid", "stylize.loss"} <= set(final)
+    assert {"convert.images", "train.steps", "evaluate.kid", "stylize.style_loss"} <= set(final)
     assert {key: rendered.data.metrics[key] for key in final} == pytest.approx(final)
     assert rendered.data.params["render.fps"] == "9.0"
     assert rendered.data.params["train.lr"] == first.data.params["train.lr"]

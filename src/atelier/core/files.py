@@ -3,11 +3,12 @@
 import csv
 import io
 import json
+import math
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,43 @@ def write_json(target: Path, value: Any) -> None:
         ValueError: the value holds a NaN or an infinity, which JSON lacks.
     """
     write_text(target, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_metrics(
+    target: Path, metrics: Mapping[str, float], details: Mapping[str, Any]
+) -> dict[str, float]:
+    """Write the metrics that runs are compared by, and all details to another file.
+
+    Metrics have four significant digits: more make DVC's tables wide, and are noise.
+
+    Args:
+        target: the file of metrics. The details are written to :func:`details_path`.
+        metrics: numbers by name, most important first.
+        details: numbers of any precision, and texts.
+
+    Returns:
+        The rounded metrics.
+
+    Raises:
+        ValueError: a value is a NaN or an infinity, which JSON lacks.
+    """
+    rounded = {name: _round(value) for name, value in metrics.items()}
+    write_json(details_path(target), details)
+    write_json(target, rounded)
+    return rounded
+
+
+def details_path(metrics: Path) -> Path:
+    """Return the path of the details that belong to a file of metrics."""
+    return metrics.parent / "details" / metrics.name
+
+
+def _round(value: float) -> float:
+    """Round to four significant digits; keep counts, and drop the decimals of large numbers."""
+    if isinstance(value, int) or not math.isfinite(value):
+        return value
+    rounded = float(f"{value:.4g}")
+    return int(rounded) if abs(rounded) >= 1000 else rounded
 
 
 def write_csv(target: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

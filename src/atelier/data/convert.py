@@ -65,7 +65,11 @@ class ConversionReport:
     largest_group: int
     rejected: tuple[tuple[str, str], ...]
 
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics that runs are compared by."""
+        return {"images": self.accepted}
+
+    def details(self) -> dict[str, Any]:
         """Return values for JSON: counts first, then every rejected file."""
         return {
             "found": self.found,

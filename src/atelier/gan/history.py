@@ -123,7 +123,20 @@ class History:
         scores = [(epoch, f"{kid:.6g}") for epoch, kid in self.qualities().items()]
         write_csv(qualities, ("epoch", "kid"), scores)
 
-    def summary(self) -> dict[str, Any]:
+    def metrics(self, select_model: str) -> dict[str, float]:
+        """Return the metrics that runs are compared by: KID of the saved generator, and steps.
+
+        Args:
+            select_model: ``train.select_model``. The KID is the lowest for ``best``, else the last.
+        """
+        steps = {"steps": self.details()["steps"]}
+        qualities = list(self.qualities().values())
+        if not qualities:
+            return steps
+        kid = min(qualities) if select_model == "best" else qualities[-1]
+        return {"validation_kid": kid, **steps}
+
+    def details(self) -> dict[str, Any]:
         """Return the number of epochs and steps, the last epoch's means, and the best KID."""
         last = self._epochs[-1]
         means = dict(zip(STATISTICS, last.statistics.mean(axis=0).tolist(), strict=True))

@@ -40,6 +40,9 @@ from atelier.metrics.reference import (
     too_few_images_message,
 )
 
+# Metrics of generated images that tables of runs show.
+COMPARED = ("kid", "kid_error", "fid", "precision", "recall", "memorised")
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -100,8 +103,13 @@ class Evaluation:
     measured_with: dict[str, str | int]
     notes: tuple[str, ...]
 
-    def metrics(self) -> dict[str, Any]:
-        """Return the content of the metrics file."""
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics that runs are compared by, most important first."""
+        details = self.details()
+        return {name: details[name] for name in COMPARED if name in details}
+
+    def details(self) -> dict[str, Any]:
+        """Return all metrics, also those of other real images, and how they were measured."""
         memorization = {"memorised": self.memorised, "real_memorised": self.real_memorised}
         return {
             **self.generated.metrics(),

@@ -284,7 +284,12 @@ def loss_table(images: Sequence[StylizedImage]) -> tuple[list[str], list[list[An
     return ["painting", "iteration", "loss", *terms], rows
 
 
-def summary(images: Sequence[StylizedImage]) -> dict[str, Any]:
+def metrics(images: Sequence[StylizedImage]) -> dict[str, float]:
+    """Return the metrics that runs are compared by: the mean of the last losses."""
+    return {"style_loss": details(images)["loss"]}
+
+
+def details(images: Sequence[StylizedImage]) -> dict[str, Any]:
     """Return the number of results, and the means of their first and last losses."""
     first, last = (
         sum(image.losses[index].total for image in images) / len(images) for index in (0, -1)
