@@ -44,14 +44,18 @@ def main(settings: Settings, run: Run) -> None:
     save_png(side_by_side(generated[indices], neighbors, titles, COLUMNS, TILE), NEAREST)
     write_csv(SCALES, ("pixels", "generated", "other_real"), result.swd_rows())
     write_csv(EPOCHS, ("epoch", "kid", "error"), result.epoch_rows())
-    run.log_summary(write_metrics(METRICS, result.metrics(), result.details()))
+    compared = write_metrics(METRICS, result.metrics(), result.details())
+    run.log_summary("quality", result.quality() | compared)
+    run.log_summary("real", result.real())
     run.warn(*result.notes)
     measured_with = {f"measured_with.{name}": str(v) for name, v in result.measured_with.items()}
     run.set_tags(**measured_with)
-    run.log_metrics(("kid_of_epoch",), {epoch: [kid] for epoch, kid, _ in result.epoch_rows()})
+    run.log_metrics(
+        ("quality/kid_by_epoch",), {epoch: [kid] for epoch, kid, _ in result.epoch_rows()}
+    )
     for file in (SCALES, NEAREST):
         run.log_artifact(file)
-    run.log_images("generated", generated[:64], step=0)
+    run.log_images("generated", generated[:64])
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from atelier.tracking.run_state import (
     handled_signals,
     remove_committed,
 )
+from atelier.tracking.titles import Title
 
 
 def restore_outputs(stage: str) -> None:
@@ -227,6 +228,7 @@ def _open_outbox(
             "workspace": str(Path.cwd().resolve()),
             "root": str(root.resolve()),
             "parameters": parameters,
+            "title": Title.of(settings, Path("presets")).as_json(),
             "tags": git_tags()
             | experiment_tags()
             | machine_tags()
@@ -236,6 +238,8 @@ def _open_outbox(
         outbox = Outbox(private_folder(root), process, name, continues=continues, **start)
         if pipeline:
             record_start(outbox.folder.parent, start)
+        settings_text = redact_urls(Path("params.yaml").read_text("utf-8"))
+        outbox.write("text", name="settings.yaml", text=settings_text, own=True)
         patch = uncommitted()
         if patch:
             outbox.write("text", name="uncommitted.patch", text=patch)
@@ -250,6 +254,7 @@ def _open_outbox(
 
 
 def _pipeline_name() -> str:
+    """Return the name of a pipeline's run until its title is known."""
     return os.environ.get("DVC_EXP_NAME") or f"{datetime.now():%m-%d %H:%M:%S} repro"
 
 
