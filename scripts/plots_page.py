@@ -2,9 +2,9 @@
 
     python scripts/plots_page.py
 
-`dvc plots show` and `dvc plots diff` fill `.dvc/plots/page.html`. DVC's own template loads Vega from
-a server, so that it shows no curve without a network. This one has the scripts of the package
-vl-convert-python in it. Run this script after a change of `plots_page.html`, or of the package.
+`dvc plots show` and `dvc plots diff` fill `.dvc/plots/page.html`. DVC's own template loads Vega
+from a server, so it shows no curve without a network. This one has Vega in it, from the package
+vl-convert-python. Run this script after a change of `plots_page.html` or of the package's version.
 """
 
 from pathlib import Path

@@ -79,7 +79,7 @@ def test_parent_run_contains_the_whole_pipeline(store: tuple[Any, str], parents:
     assert rendered.data.params["render.fps"] == "9.0"
     assert rendered.data.params["train.lr"] == first.data.params["train.lr"]
     images = {file.path for file in store[0].list_artifacts(rendered.info.run_id)}
-    assert {"training.gif", "losses.png", "sheet.png", "epoch_0002.png"} <= images
+    assert {"training.gif", "progress.png", "sheet.png"} <= images
 
 
 def test_stages_of_older_training_are_not_in_newer_pipeline(
