@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from ..support.project import Project
+from ..support.terminal import run_on_terminal
 
 STAGES = ["download", "convert", "train", "evaluate", "render", "stylize"]
 
@@ -26,7 +27,10 @@ def test_pipeline_writes_images_and_metrics_and_is_up_to_date(ready: Project) ->
     assert (counts["validation"], counts["test"], counts["near_duplicate_groups"]) == (16, 16, 0)
     assert counts["found"] == counts["accepted"] + counts["rejected"]
     assert len(list((ready.folder / "samples").glob("epoch_*.npy"))) == 2
-    for path in ("renders/real_and_generated.png", "styled/sheet.png", "plots/nearest.png"):
+    for path in (
+        *("renders/real_and_generated.png", "renders/progress.png"),
+        *("styled/sheet.png", "plots/nearest.png"),
+    ):
         with Image.open(ready.folder / path) as image:
             assert np.asarray(image.convert("RGB")).std() > 5, f"{path} is blank"
     with Image.open(ready.folder / "renders/training.gif") as gif:
@@ -129,7 +133,6 @@ def test_stages_are_logged_as_children_of_the_pipelines_run(tracked: Project) ->
 
 
 def test_dvc_commands_work(ready: Project) -> None:
-    assert "metrics/evaluate.json" in ready.run("dvc", "metrics", "show")
     page = ready.run("dvc", "plots", "show")
     assert (ready.folder / "dvc_plots" / "index.html").exists(), page
     ready.commit()
@@ -139,9 +142,43 @@ def test_dvc_commands_work(ready: Project) -> None:
     assert "Running stage 'evaluate'" in output
     assert "Running stage 'train'" not in output
     assert "kid_error" in ready.run("dvc", "metrics", "diff")
-    table = ready.run("dvc", "exp", "show", "--csv")
-    assert "other-pictures" in table
-    assert "metrics/evaluate.json:kid" in table or "kid" in table.splitlines()[0]
+    _, heading, _, workspace, _, experiment, *_ = run_on_terminal(
+        "dvc", "exp", "show", folder=ready.folder, columns=120
+    )
+    # The pager cuts lines at the width of the terminal.
+    assert heading[:120].split()[:8] == [
+        *("Experiment", "Created", "kid", "kid_error", "fid", "precision", "recall", "memorised")
+    ]
+    kid = json.loads((ready.folder / "metrics/evaluate.json").read_text())["kid"]
+    for row, name in ((workspace, "workspace"), (experiment, "[other-pictures]")):
+        assert name in row
+        end = heading.index(" kid ") + len(" kid ")
+        assert float(row[:end].split()[-1]) == pytest.approx(kid, rel=1e-4)
+    assert "train.lr" not in heading[:120]
+
+
+def test_metrics_fit_120_columns_and_details_are_not_among_them(ready: Project) -> None:
+    # Values as wide as those of a large run with a measured validation KID.
+    widest = {
+        "evaluate": {
+            "kid": 1698, "kid_error": 0.2009, "fid": 214.7,
+            "precision": 0.4912, "recall": 0.01512, "memorised": 0.01234,
+        },
+        "train": {"validation_kid": 0.04317},
+        "stylize": {"style_loss": 5601000000},
+    }  # fmt: skip
+    for stage, values in widest.items():
+        target = ready.folder / f"metrics/{stage}.json"
+        found = json.loads(target.read_text())
+        assert list(found) == [name for name in values if name in found]
+        target.unlink()  # a link to DVC's cache
+        target.write_text(json.dumps(values))
+    heading, *rows = ready.run("dvc", "metrics", "show").splitlines()
+    assert max(map(len, (heading, *rows))) <= 120
+    assert [row.split()[0] for row in rows] == [f"metrics/{stage}.json" for stage in widest]
+    assert heading.split() == ["Path", *sorted(name for v in widest.values() for name in v)]
+    details = json.loads((ready.folder / "metrics/details/evaluate.json").read_text())
+    assert {"real_kid", "measured_with", "notes"} <= set(details)
 
 
 def test_repro_converts_images_added_to_the_folder(fresh: Project, tmp_path: Path) -> None:
