@@ -17,14 +17,14 @@ SAMPLES = Path("samples")
 SCALES = Path("plots/swd.csv")
 EPOCHS = Path("plots/kid.csv")
 NEAREST = Path("plots/nearest.png")
-PAIRS, COLUMNS, TILE = 24, 4, 64
+PAIRS, COLUMNS = 24, 4
 
 
 def main(settings: Settings, run: Run) -> None:
     """Generate ``evaluate.samples`` images, compare them with real ones, and log the metrics."""
     from atelier.core.device import choose_device
     from atelier.data.dataset import load_images
-    from atelier.figures.montage import save_png, side_by_side
+    from atelier.figures.montage import save_png, side_by_side, whole_tile
     from atelier.gan.sample_files import load_epochs
     from atelier.gan.serialization import generate_from
     from atelier.metrics.cache import FeatureCache
@@ -41,7 +41,8 @@ def main(settings: Settings, run: Run) -> None:
         result = evaluate(options, training, test, generated, cache, report, epochs)
     indices, neighbors = result.closest(PAIRS)
     titles = ("Generated", "Nearest in the training")
-    save_png(side_by_side(generated[indices], neighbors, titles, COLUMNS, TILE), NEAREST)
+    tile = whole_tile(training.shape[1])
+    save_png(side_by_side(generated[indices], neighbors, titles, COLUMNS, tile), NEAREST)
     write_csv(SCALES, ("pixels", "generated", "other_real"), result.swd_rows())
     write_csv(EPOCHS, ("epoch", "kid", "error"), result.epoch_rows())
     compared = write_metrics(METRICS, result.metrics(), result.details())

@@ -75,7 +75,9 @@ def test_parent_run_contains_the_whole_pipeline(
         producer = children(store, first)[stage].info.run_id
         assert rendered.data.tags[f"restored.{stage}"] == producer
         assert f"runs/{producer}" in rendered.data.tags["mlflow.note.content"]
-    assert next(iter(first.data.metrics)) == "quality/kid", "the pages that compare runs open with it"
+    assert next(iter(first.data.metrics)) == "quality/kid", (
+        "the pages that compare runs open with it"
+    )
     assert {"quality/kid", "quality/validation_kid", "style/loss"} <= set(first.data.metrics)
     assert rendered.data.metrics == first.data.metrics
     number = json.loads((project.folder / "metrics/convert.json").read_text())["images"]

@@ -170,6 +170,10 @@ class Run:
         with self._resume_dir.checkpoints(name) as checkpoints:
             yield checkpoints, self._resume_dir.stop_requested
 
+    def is_resumed(self) -> bool:
+        """Return True if an earlier attempt left a checkpoint to resume from."""
+        return self._resume_dir is not None and self._resume_dir.has_state()
+
     def end(self, status: str) -> None:
         """Log the final status and close the outbox."""
         self._log_held_system()

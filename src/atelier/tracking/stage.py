@@ -41,6 +41,7 @@ from atelier.tracking.run_state import (
     handled_signals,
     remove_committed,
 )
+from atelier.tracking.timings import Stopwatch
 from atelier.tracking.titles import Title
 
 
@@ -93,6 +94,7 @@ def run_stage(
         sys.exit(_run_other_rank(name, main))
     for stop in handled_signals():
         signal.signal(stop, signal.default_int_handler)
+    stopwatch = Stopwatch()
     try:
         preflight.check()
         _prepare(name, prepare)
@@ -103,8 +105,10 @@ def run_stage(
             code = _launch(name, settings.runtime.launcher)
         else:
             with _run(name, settings, before, logged and settings.tracking.enabled) as run:
+                resumed = run.is_resumed()
                 main(settings, run)
                 run_state.verify_unchanged(before, name)
+                stopwatch.record(name, before, settings.runtime.device, resumed)
     except BaseException as error:  # any failure restores the outputs
         for stop in STOP_SIGNALS:  # restoring takes a second and must not be interrupted
             signal.signal(stop, signal.SIG_IGN)
