@@ -25,6 +25,8 @@ SUPPORTED := 'import sys, sysconfig; sys.exit(not ((3, 11) <= sys.version_info[:
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
+# The last stage leaves the list of results to `atelier results`, below DVC's last messages.
+repro: export ATELIER_RESULTS_LATER := 1
 repro: $(VENV)/ready ## run the whole pipeline on the built-in sample
 	@python -m atelier.tracking.preflight
 	dvc repro

@@ -29,7 +29,7 @@ def main(settings: Settings, run: Run) -> None:
             return
         bar = progress_bar("train", "steps", settings.runtime.progress)
         with atomic_replace_dir(SAMPLES) as folder, bar as report:
-            log = TrainingLog(run, folder, report)
+            log = TrainingLog(run, folder, report, settings.download)
             held_out = load_images(VALIDATION, may_be_empty=True).pixels
             trainer = build_trainer(
                 values, images.pixels, labels=labels, held_out=held_out, runtime=runtime, events=log

@@ -33,6 +33,7 @@ from atelier.tracking.environment import (
 )
 from atelier.tracking.outbox import Outbox, pending, problem, record_start
 from atelier.tracking.redact import count_text, flat, redact_urls
+from atelier.tracking.results import LAST_STAGE, print_results
 from atelier.tracking.run import Run
 from atelier.tracking.run_state import (
     STOP_SIGNALS,
@@ -114,6 +115,9 @@ def run_stage(
             signal.signal(stop, signal.SIG_IGN)
         code = _report(error, name)
         _restore(_stage_in_dvc(name))
+    if name == LAST_STAGE and not code:
+        with suppress(OSError):  # the stage is done and must not fail
+            print_results()
     sys.exit(code)
 
 

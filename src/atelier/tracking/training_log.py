@@ -1,14 +1,20 @@
-"""Logging of a training: samples to files, and results of epochs to a run."""
+"""Logging of a training: its size to the terminal, samples to files, results to a run."""
 
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atelier.core.progress import Progress, ProgressCallback
+from atelier.core.device import device_name
+from atelier.core.download_settings import DownloadSettings
+from atelier.core.progress import Progress, ProgressCallback, duration_text, print_above_bars
+from atelier.gan.estimate import MIN_STEPS, TrainingPlan, plan_training
 from atelier.gan.fit import TrainingEvents
 from atelier.gan.history import EpochResult
+from atelier.gan.length import count_text
 from atelier.gan.sample_files import save_augmented, save_samples
+from atelier.gan.trainer import Trainer
+from atelier.tracking.redact import redact_urls
 from atelier.tracking.run import Run
 
 # Metrics of the columns of ``atelier.gan.step.STATISTICS``.
@@ -16,10 +22,12 @@ CURVES = ("loss/d", "loss/g", "scores/d_x", "scores/d_g_z1", "scores/d_g_z2")
 
 
 class TrainingLog(TrainingEvents):
-    """Writes samples to a folder, and logs samples, metrics and warnings to a run."""
+    """Prints the size of the training, writes samples, and logs results and warnings to a run."""
 
-    def __init__(self, run: Run, folder: Path, report: ProgressCallback) -> None:
-        self._run, self._folder, self._report = run, folder, report
+    def __init__(
+        self, run: Run, folder: Path, report: ProgressCallback, source: DownloadSettings
+    ) -> None:
+        self._run, self._folder, self._report, self._source = run, folder, report, source
         self._columns = 0
         self._last: NDArray[np.uint8] | None = None
 
@@ -41,6 +49,10 @@ class TrainingLog(TrainingEvents):
             images = augmented.reshape(-1, *augmented.shape[2:])
             self._run.log_images("augmented", images, columns=augmented.shape[1])
 
+    def on_ready(self, trainer: Trainer) -> None:
+        """Print the size and the estimated duration of the training."""
+        print_above_bars(*plan_lines(plan_training(trainer), self._source))
+
     def on_epoch(self, epoch: EpochResult) -> None:
         """Write the samples of an epoch, and log its samples and metrics."""
         save_samples(epoch.number, epoch.samples, epoch.step_samples, self._folder)
@@ -53,3 +65,29 @@ class TrainingLog(TrainingEvents):
         """Log the samples of the last epoch at step 0, where MLflow opens the series."""
         if self._last is not None:
             self._run.log_images("samples", self._last, columns=self._columns)
+
+
+def plan_lines(plan: TrainingPlan, source: DownloadSettings) -> list[str]:
+    """Return the size and the estimated duration of a training as aligned lines."""
+    color = "color" if plan.channels == 3 else "gray"
+    remaining = plan.steps - plan.steps_done
+    steps = f"{remaining:,} of {plan.steps:,} remain" if plan.steps_done else f"{plan.steps:,}"
+    processes = f", {plan.processes} processes" if plan.processes > 1 else ""
+    rows = {
+        "images": f"{plan.images:,} in {color}, {plan.image_size}x{plan.image_size} pixels,"
+        f" from {redact_urls(source.source_text)}",
+        "steps": f"{steps} ({count_text(plan.epochs, 'epoch')}, batches of {plan.batch_size:,})",
+        "device": f"{device_name(plan.device)}{processes}, {plan.precision}",
+        "networks": f"{plan.generator_parameters:,} parameters in the generator,"
+        f" {plan.discriminator_parameters:,} in the discriminator",
+        "time": _time_text(plan.seconds, remaining),
+    }
+    return [f"  {name:<10}{text}" for name, text in rows.items()]
+
+
+def _time_text(seconds: float | None, remaining: int) -> str:
+    if seconds is not None:
+        return f"about {duration_text(seconds)}"
+    if remaining < MIN_STEPS:
+        return f"not estimated for fewer than {MIN_STEPS} steps"
+    return "not estimated: memory ran out during the measurement"
