@@ -5,7 +5,7 @@ import pytest
 
 from atelier.core import settings
 from atelier.core.errors import AtelierError
-from atelier.core.presets import apply_preset, list_presets, preset_values
+from atelier.core.presets import apply_preset, list_presets, nearest_preset, preset_values
 from atelier.core.yaml_files import read_yaml
 
 
@@ -173,3 +173,34 @@ def test_missing_values_are_added_and_unknown_keys_rejected(root: Path, params: 
 def test_unknown_preset_suggests_nearest(root: Path, params: Path) -> None:
     with pytest.raises(AtelierError, match=r"no preset celeba; did you mean celeba64\?"):
         apply_preset("celeba", root / "presets", params)
+
+
+def test_every_preset_is_nearest_to_its_own_values(root: Path) -> None:
+    folder = root / "presets"
+    for name in list_presets(folder):
+        assert nearest_preset(preset_values(name, folder), folder) == (name, {})
+
+
+def test_nearest_preset_lists_settings_that_differ(root: Path, params: Path) -> None:
+    values = settings.load(params).model_dump()
+    values["train"] |= {"lr": 0.0004, "seed": 5}
+    values["stylize"]["content_layers"] = {21: 9.0}
+    values["runtime"]["device"] = "cpu"
+    assert nearest_preset(values, root / "presets") == (
+        "sample",
+        {"train.lr": 0.0004, "train.seed": 5, "stylize.content_layers": {21: 9.0}},
+    )
+
+
+def test_own_images_do_not_change_the_nearest_preset(root: Path) -> None:
+    values = preset_values("best32", root / "presets")
+    values["download"] |= {"source": "folder", "folders": {"me": "~/faces", "you": "~/others"}}
+    values["train"]["epochs"] = 60
+    assert nearest_preset(values, root / "presets") == (
+        "best32",
+        {
+            "download.source": "folder",
+            "download.folders": {"me": "~/faces", "you": "~/others"},
+            "train.epochs": 60,
+        },
+    )

@@ -111,20 +111,23 @@ def test_stages_are_logged_as_children_of_the_pipelines_run(tracked: Project) ->
     client = MlflowClient(f"sqlite:///{tracked.folder}/mlflow.db")
     experiment = client.get_experiment_by_name("atelier")
     assert experiment is not None
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    (parent,) = [run for name, run in runs.items() if name not in STAGES]
-    assert sorted(runs) == sorted([*STAGES, parent.info.run_name])
+    found = client.search_runs([experiment.experiment_id])
+    runs = {run.data.tags.get("atelier.stage", "pipeline"): run for run in found}
+    parent = runs["pipeline"]
+    assert len(found) == len(runs)
+    assert sorted(runs) == sorted([*STAGES, "pipeline"])
     for name in STAGES:
         assert runs[name].info.status == "FINISHED"
         assert runs[name].data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert parent.data.params["train.epochs"] == "2"
     evaluated = json.loads((tracked.folder / "metrics/evaluate.json").read_text())
-    assert parent.data.metrics["evaluate.kid"] == runs["evaluate"].data.metrics["evaluate.kid"]
-    assert parent.data.metrics["evaluate.kid"] == pytest.approx(evaluated["kid"])
+    assert parent.data.metrics["quality/kid"] == runs["evaluate"].data.metrics["quality/kid"]
+    assert parent.data.metrics["quality/kid"] == pytest.approx(evaluated["kid"])
     train = runs["train"].info.run_id
-    assert len(client.get_metric_history(train, "loss_d")) == 8
+    assert len(client.get_metric_history(train, "loss/d")) == 8
     images = [file.path for file in client.list_artifacts(train, "images")]
-    assert sum(path.endswith(".png") for path in images) == 3, "step 0 is the untrained generator"
+    steps = sorted(path.split("+step+")[1][0] for path in images if path.endswith(".png"))
+    assert steps == ["0", "1", "2"], "the last samples are at step 0, where MLflow opens a series"
     artifacts = {file.path for file in client.list_artifacts(runs["render"].info.run_id, "renders")}
     assert "renders/report.html" in artifacts
 

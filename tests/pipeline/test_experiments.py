@@ -103,12 +103,15 @@ def column(file: Path, name: str) -> list[float]:
 
 
 def pipelines(project: Project) -> dict[str, tuple[Any, list[Any]]]:
-    """Return, by name, each pipeline's run and the runs of its stages."""
+    """Return, by experiment or name, each pipeline's run and the runs of its stages."""
     client, experiment = open_store(project.folder, "atelier")
     runs = client.search_runs([experiment])
     parents = {run.info.run_id: run.data.tags.get("mlflow.parentRunId") for run in runs}
     return {
-        run.info.run_name: (run, [r for r in runs if parents[r.info.run_id] == run.info.run_id])
+        run.data.tags.get("dvc.experiment", run.info.run_name): (
+            run,
+            [r for r in runs if parents[r.info.run_id] == run.info.run_id],
+        )
         for run in runs
         if parents[run.info.run_id] is None
     }
@@ -121,13 +124,14 @@ def assert_only_stylize_ran(project: Project, name: str, made_by: dict[str, str]
     assert parent.info.status == "FINISHED"
     assert tags["dvc.experiment"] == name
     assert tags["dvc.baseline"] == project.run("git", "rev-parse", "HEAD").strip()
-    assert [(run.info.run_name, run.info.status) for run in stages] == [("stylize", "FINISHED")]
+    found = [(run.data.tags["atelier.stage"], run.info.status) for run in stages]
+    assert found == [("stylize", "FINISHED")]
     assert tags["stages.ran"] == "stylize"
     assert tags["stages.restored"].split() == list(made_by)
     assert {stage: tags[f"restored.{stage}"] for stage in made_by} == made_by
     evaluated = json.loads((project.folder / "metrics/evaluate.json").read_text())
-    assert parent.data.metrics["evaluate.kid"] == pytest.approx(evaluated["kid"])
-    assert parent.data.metrics["stylize.style_loss"] == stages[0].data.metrics["stylize.style_loss"]
+    assert parent.data.metrics["quality/kid"] == pytest.approx(evaluated["kid"])
+    assert parent.data.metrics["style/loss"] == stages[0].data.metrics["style/loss"]
     client, _ = open_store(project.folder, "atelier")
     artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"progress.png", "training.gif", "sheet.png"} <= artifacts
@@ -255,7 +259,7 @@ def test_experiment_in_a_temporary_copy_is_logged_in_the_main_project(project: P
         for parent, stages in pipelines(project).values()
         if "dvc.experiment" not in parent.data.tags
     ]
-    made_by = {run.info.run_name: run.info.run_id for run in original}
+    made_by = {run.data.tags["atelier.stage"]: run.info.run_id for run in original}
     before = project.bytes(*OUTPUTS)
     project.run("dvc", "exp", "run", "--temp", "-S", "stylize.iterations=2", "-n", "aside")
     project.delivered()

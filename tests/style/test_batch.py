@@ -18,6 +18,7 @@ from atelier.style.batch import (
     details,
     load_vgg,
     loss_table,
+    mean_relative_losses,
     metrics,
     output_names,
     stylize,
@@ -61,6 +62,23 @@ def _stylized_image(name: str, *totals: float) -> StylizedImage:
     return StylizedImage(
         *name.split("-"), random_image(1), random_image(2), random_image(3), iterates
     )
+
+
+def test_relative_losses_do_not_jump_between_levels_and_keep_the_last_of_one_that_ended() -> None:
+    """The second level's losses, 100 times as large, continue at the share of the first's last."""
+    losses = [
+        IterationLosses(0, number, total, {}, level)
+        for number, (total, level) in enumerate(
+            [(8.0, 0), (4.0, 0), (400.0, 1), (100.0, 1)], start=1
+        )
+    ]
+    scaled = StylizedImage(
+        "ann", "sea", random_image(1), random_image(2), random_image(3), tuple(losses)
+    )
+    assert scaled.relative_losses() == [1.0, 0.5, 0.5, 0.125]
+    short = _stylized_image("bob-sea", 2.0, 1.0)
+    assert mean_relative_losses([scaled, short]) == {1: 1.0, 2: 0.5, 3: 0.5, 4: 0.3125}
+    assert _stylized_image("ann-sea", 0.0, 0.0).relative_losses() == [1.0, 1.0]
 
 
 def test_every_content_is_stylized_in_every_style() -> None:

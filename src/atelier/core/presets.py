@@ -30,6 +30,7 @@ from atelier.core.yaml_files import (
 BASE = "base"  # holds every value; not a preset itself
 DEFAULT = "sample"  # its values are those of params.yaml
 STAGES = tuple(name for name in Settings.model_fields if name not in ("runtime", "tracking"))
+_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,50 @@ def preset_values(name: str, folder: Path) -> dict[str, Any]:
     for section in STAGES:
         check_section(section, values.get(section), f"presets/{name}.yaml")
     return values
+
+
+def nearest_preset(values: Mapping[str, Any], folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return the preset that differs in the fewest settings, and these settings.
+
+    Settings of ``download`` count only between presets that are otherwise equally near, because
+    own images change them with every preset.
+
+    Args:
+        values: of the stages, by section. Other sections are ignored.
+        folder: of all presets.
+
+    Returns:
+        The preset's name, and by dotted key each value that differs from the preset's.
+
+    Raises:
+        AtelierError: there is no preset, or one cannot be read.
+    """
+    own = dict(_flatten({name: values[name] for name in STAGES if name in values}, Settings))
+    candidates: list[tuple[str, dict[str, Any]]] = []
+    for name in _names(folder):
+        preset = dict(_flatten(_layer(name, folder), Settings))
+        candidates.append((name, {k: v for k, v in own.items() if preset.get(k, _ABSENT) != v}))
+    if not candidates:
+        raise AtelierError(f"there is no preset in {folder}.")
+    return min(candidates, key=lambda candidate: _distance(candidate[1]))
+
+
+def _distance(differing: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the numbers of differing settings: all but those of ``download``, and those."""
+    downloads = sum(key.startswith("download.") for key in differing)
+    return len(differing) - downloads, downloads
+
+
+def _flatten(
+    values: Mapping[str, Any], model: type[Section], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yield every setting with its dotted key; a mapping that is a value stays one value."""
+    for key, value in values.items():
+        nested = section_model(model, key)
+        if nested and isinstance(value, Mapping):
+            yield from _flatten(value, nested, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def base_values(folder: Path) -> dict[str, Any]:

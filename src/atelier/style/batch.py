@@ -69,15 +69,20 @@ class StylizedImage:
             (self.pixels, self.name),
         )
 
-    def curves(self) -> tuple[list[str], dict[int, list[float]]]:
-        """Return the names of the total loss and its terms, and their values by iteration.
+    def relative_losses(self) -> list[float]:
+        """Return the share of the loss that is left after each evaluation.
 
-        Names start with the loss, so that MLflow groups the curves of all results by loss.
+        Losses of two pyramid levels do not compare. Each level's losses are therefore relative to
+        its first one, and start at the share that the level before reached.
         """
-        terms = list(self.losses[0].per_layer)
-        names = [f"{loss}/{self.name}" for loss in ("loss", *terms)]
-        rows = {it.iteration: [it.total, *it.per_layer.values()] for it in self.losses}
-        return names, rows
+        shares: list[float] = []
+        level, first, reached = -1, 0.0, 1.0
+        for losses in self.losses:
+            if losses.level != level:
+                level, first = losses.level, losses.total
+                reached = shares[-1] if shares else 1.0
+            shares.append(reached * (losses.total / first if first else 1.0))
+        return shares
 
 
 class _Pair(NamedTuple):
@@ -282,6 +287,21 @@ def loss_table(images: Sequence[StylizedImage]) -> tuple[list[str], list[list[An
         for losses in image.losses
     ]
     return ["painting", "iteration", "loss", *terms], rows
+
+
+def mean_relative_losses(images: Sequence[StylizedImage]) -> dict[int, float]:
+    """Return the mean of :meth:`StylizedImage.relative_losses` by iteration.
+
+    The last loss of a result that ended early is repeated.
+    """
+    curves = [image.relative_losses() for image in images]
+    table = itertools.zip_longest(*curves)
+    means: dict[int, float] = {}
+    last = [1.0] * len(curves)
+    for iteration, row in enumerate(table, start=1):
+        last = [old if new is None else new for old, new in zip(last, row, strict=True)]
+        means[iteration] = sum(last) / len(last)
+    return means
 
 
 def metrics(images: Sequence[StylizedImage]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Loss history, previews and the observer of style transfers."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,12 +23,14 @@ class IterationLosses:
         iteration: number of evaluations of this image so far, from 1.
         total: the weighted sum, with the content weights of the settings.
         per_layer: the terms of the sum before weighting, by name: ``style_1``, ``content_11``.
+        level: index of the pyramid level, from 0; losses of different levels do not compare.
     """
 
     image: int
     iteration: int
     total: float
     per_layer: dict[str, float]
+    level: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class LossLog:
     Attributes:
         labels: name of each image of the batch, for messages.
         recorded: number of evaluations so far, including those not yet delivered.
-        level_start: number of evaluations before the current pyramid level.
+        level_starts: number of evaluations before each pyramid level so far.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class LossLog:
         """
         self._numbers, self.labels = list(images), list(images.values())
         self.recorded = 0
-        self.level_start = 0
+        self.level_starts: list[int] = []
         self._loss_names, self._events = loss_names, events
         self._pending: list[Tensor] = []
         self._rows: list[list[list[float]]] = []
@@ -92,6 +95,11 @@ class LossLog:
     def delivered(self) -> int:
         """Number of evaluations delivered so far."""
         return len(self._rows)
+
+    @property
+    def level_start(self) -> int:
+        """Number of evaluations before the current pyramid level."""
+        return self.level_starts[-1] if self.level_starts else 0
 
     def record(self, totals: Tensor, losses: dict[str, Tensor]) -> None:
         """Add the losses of one evaluation, ``[B]`` each."""
@@ -110,8 +118,9 @@ class LossLog:
         """Return all losses so far, float64 [evaluations, B, 1 + terms], exact for float32."""
         return torch.tensor(self._rows, dtype=torch.float64)
 
-    def replay(self, table: Tensor) -> None:
+    def replay(self, table: Tensor, level_starts: Sequence[int]) -> None:
         """Deliver the losses that an earlier attempt saved."""
+        self.level_starts = list(level_starts)
         self._deliver_rows(table.tolist())
         self.recorded = self.delivered
 
@@ -150,9 +159,11 @@ class LossLog:
 
     def _deliver_rows(self, evaluations: list[list[list[float]]]) -> None:
         for rows in evaluations:
+            level = max(bisect_right(self.level_starts, self.delivered) - 1, 0)
             self._rows.append(rows)
             for image, (total, *losses) in zip(self._numbers, rows, strict=True):
                 if math.isfinite(total):
                     per_layer = dict(zip(self._loss_names, losses, strict=True))
-                    losses_of_image = IterationLosses(image, self.delivered, total, per_layer)
-                    self._events.on_losses(losses_of_image)
+                    self._events.on_losses(
+                        IterationLosses(image, self.delivered, total, per_layer, level)
+                    )

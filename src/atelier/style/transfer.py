@@ -132,7 +132,9 @@ class StyleTransfer:
         remaining = list(enumerate(levels(self._settings, height, width)))
         state = self._checkpoints.load(self._first_image)
         if state is not None:
-            self._log.replay(state.pop("losses"))
+            # Checkpoints of earlier versions have the start of the last level only.
+            starts = state.pop("level_starts", state["begun"].reshape(1))
+            self._log.replay(state.pop("losses"), starts.tolist())
             remaining = remaining[int(state.pop("leg")) :]
         problem = self._problem_at(remaining[0][1], tile_size, full_size)
         image = problem.initial_image()
@@ -173,9 +175,11 @@ class StyleTransfer:
         """
         evaluate = self._evaluation(problem, level.content_boost)
         settings, bounds, log = self._settings, problem.bounds, self._log
-        self._step_shrinks, self._stalled, log.level_start = 0, False, log.delivered
-        if state is not None:
-            log.level_start = int(state.pop("begun"))
+        self._step_shrinks, self._stalled = 0, False
+        if state is None:
+            log.level_starts.append(log.delivered)
+        else:
+            del state["begun"]
             image = state.pop("canvas").to(problem.contents.device)
             self._step_shrinks, self._stalled = int(state.pop("caution")), bool(state.pop("stuck"))
         optimizer = build_optimizer(image, evaluate, settings, bounds, self._step_shrinks)
@@ -272,6 +276,7 @@ class StyleTransfer:
         progress = {
             "leg": number,
             "begun": log.level_start,
+            "level_starts": log.level_starts,
             "caution": self._step_shrinks,
             "stuck": self._stalled,
         }
