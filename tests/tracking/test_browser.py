@@ -40,7 +40,7 @@ def project(_tracked: Project, tmp_path_factory: pytest.TempPathFactory) -> Proj
     """Project after two pipelines; the second with another ``render.fps``."""
     project = _tracked.copy(tmp_path_factory.mktemp("pages") / "project")
     project.set(**{"render.fps": OTHER_FPS})
-    assert project.repro() == ["render"]
+    assert project.repro() == ["render", "report"]
     return project
 
 

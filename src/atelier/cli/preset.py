@@ -49,7 +49,7 @@ def results() -> None:
     Example: atelier results
     """
     descriptions = {
-        "renders/report.html": "the report page: open it in a browser",
+        "report.html": "the report page: open it in a browser",
         "renders/montages/": "a montage of each epoch",
         "renders/training.gif": "an animation of the training",
         "styled/": "stylized faces",
