@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     import torch
 
 
-def options(about: str | None, **values: int | Path) -> argparse.Namespace:
+def options(about: str | None, **values: int | str | Path) -> argparse.Namespace:
     """Read ``--json`` and an option for each of ``values``, which are the defaults."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     for name, value in values.items():
-        kind = Path if isinstance(value, Path) else int
+        kind = Path if isinstance(value, Path) else type(value)
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value)
     return parser.parse_args()
 

@@ -12,11 +12,8 @@ from atelier.tracking.stage import run_stage
 
 IMAGES, TEST = Path("data/images.npz"), Path("data/test.npz")
 GENERATOR = Path("models/generator.safetensors")
-METRICS = Path("metrics/evaluate.json")
-SAMPLES = Path("samples")
-SCALES = Path("plots/swd.csv")
-EPOCHS = Path("plots/kid.csv")
-NEAREST = Path("plots/nearest.png")
+METRICS, SAMPLES = Path("metrics/evaluate.json"), Path("samples")
+SCALES, EPOCHS, NEAREST = (Path(f"plots/{name}") for name in ("swd.csv", "kid.csv", "nearest.png"))
 PAIRS, COLUMNS = 24, 4
 
 
@@ -45,14 +42,17 @@ def main(settings: Settings, run: Run) -> None:
     save_png(side_by_side(generated[indices], neighbors, titles, COLUMNS, tile), NEAREST)
     write_csv(SCALES, ("pixels", "generated", "other_real"), result.swd_rows())
     write_csv(EPOCHS, ("epoch", "kid", "error"), result.epoch_rows())
-    run.log_summary(write_metrics(METRICS, result.metrics(), result.details()))
+    compared = write_metrics(METRICS, result.metrics(), result.details())
+    run.log_summary("quality", result.quality() | compared)
+    run.log_summary("real", result.real())
     run.warn(*result.notes)
     measured_with = {f"measured_with.{name}": str(v) for name, v in result.measured_with.items()}
     run.set_tags(**measured_with)
-    run.log_metrics(("kid_of_epoch",), {epoch: [kid] for epoch, kid, _ in result.epoch_rows()})
+    kids = {epoch: [kid] for epoch, kid, _ in result.epoch_rows()}
+    run.log_metrics(("quality/kid_by_epoch",), kids)
     for file in (SCALES, NEAREST):
         run.log_artifact(file)
-    run.log_images("generated", generated[:64], step=0)
+    run.log_images("generated", generated[:64])
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def main(settings: Settings, run: Run) -> None:
             return
         bar = progress_bar("train", "steps", settings.runtime.progress)
         with atomic_replace_dir(SAMPLES) as folder, bar as report:
-            log = TrainingLog(run, folder, report)
+            log = TrainingLog(run, folder, report, settings.download)
             held_out = load_images(VALIDATION, may_be_empty=True).pixels
             trainer = build_trainer(
                 values, images.pixels, labels=labels, held_out=held_out, runtime=runtime, events=log
@@ -39,11 +39,14 @@ def main(settings: Settings, run: Run) -> None:
                 seconds = settings.runtime.checkpoint_seconds
                 resumption = Resumption(checkpoints, stop_requested, seconds)
                 history = run_training(trainer, log, resumption)
+            log.log_final_samples()
     with atomic_replace_dir(MODELS) as folder:
         save_models(trainer, folder)
     history.write(LOSSES, QUALITY)
-    metrics = history.metrics(values.select_model)
-    run.log_summary(write_metrics(METRICS, metrics, history.details()))
+    details = history.details()
+    write_metrics(METRICS, history.metrics(values.select_model), details)
+    lengths = ("epochs", "steps", "best_epoch")
+    run.set_tags(**{name: str(details[name]) for name in lengths if name in details})
     run.log_model(MODELS / "generator.safetensors", "atelier.gan.serialization:load_for_serving")
     run.log_artifact(LOSSES)
 

@@ -1,6 +1,11 @@
 import pytest
 
-from atelier.core.progress import Progress, progress_bar
+from atelier.core.progress import (
+    Progress,
+    duration_text,
+    print_above_bars,
+    progress_bar,
+)
 
 
 def test_delayed_bar_is_invisible_for_short_work(
@@ -11,3 +16,31 @@ def test_delayed_bar_is_invisible_for_short_work(
             for done in (1, 2):
                 report(Progress(done, 2))
         assert ("2/2" in capsys.readouterr().err) == is_visible
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "a few seconds"),
+        (7.4, "7 seconds"),
+        (43.0, "45 seconds"),
+        (89.9, "90 seconds"),
+        (90.0, "2 minutes"),
+        (350.0, "6 minutes"),
+        (47 * 60.0, "45 minutes"),
+        (100 * 60.0, "1.5 hours"),
+        (47.6 * 3600, "48 hours"),
+        (72 * 3600.0, "3 days"),
+    ],
+)
+def test_durations_are_rounded(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+def test_lines_are_printed_above_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar("train", "steps") as report:
+        print_above_bars("  steps  8", "  time   a second")
+        report(Progress(8, 8))
+    captured = capsys.readouterr()
+    assert captured.out == "  steps  8\n  time   a second\n"
+    assert "8/8" in captured.err

@@ -1,7 +1,6 @@
 """Commands about the pipeline: apply a preset, list the results."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -48,17 +47,7 @@ def results() -> None:
 
     Example: atelier results
     """
-    descriptions = {
-        "report.html": "the report page: open it in a browser",
-        "renders/montages/": "a montage of each epoch",
-        "renders/training.gif": "an animation of the training",
-        "styled/": "stylized faces",
-        "metrics/": "numbers; `dvc metrics show` prints them",
-    }
-    found = {path: text for path, text in descriptions.items() if Path(path).exists()}
-    if set(found) <= {"metrics/"}:
-        typer.echo("There are no rendered or stylized images yet; type: dvc repro")
-        return
-    for path, text in found.items():
-        typer.echo(f"  {path:<22}{text}")
-    typer.echo("Compare runs in MLflow:  make ui")
+    from atelier.tracking.results import results_lines
+
+    lines = results_lines() or ["There are no rendered or stylized images yet; type: dvc repro"]
+    typer.echo("\n".join(lines))

@@ -45,6 +45,16 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """Return a device in words: the name of a GPU, or the number of the CPU's threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        return f"CPU with {threads} thread{'s' * (threads > 1)}"
+    return device.type.upper()
+
+
 def native_bf16(device: torch.device) -> bool:
     """Return whether ``device`` has bfloat16 instructions (AVX512-BF16, AMX, Ampere and later).
 

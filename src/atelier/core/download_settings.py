@@ -46,6 +46,18 @@ class DownloadSettings(Section):
     kaggle: KaggleSettings
     torchvision: TorchvisionSettings
 
+    @property
+    def source_text(self) -> str:
+        """The source in words; the location of an archive may contain a password."""
+        names = ", ".join(self.folders.values())
+        return {
+            "sample": "the built-in sample",
+            "folder": f"folder{'s' * (len(self.folders) > 1)} {names}",
+            "archive": self.archive.location,
+            "kaggle": f"Kaggle, {self.kaggle.handle}",
+            "torchvision": self.torchvision.dataset,
+        }[self.source]
+
     @model_validator(mode="after")
     def _require_source_location(self) -> "DownloadSettings":
         if self.source == "folder" and not self.folders:

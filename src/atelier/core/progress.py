@@ -28,6 +28,28 @@ def silent(progress: Progress) -> None:
     """Discard a progress report."""
 
 
+def print_above_bars(*lines: str) -> None:
+    """Print lines to standard output; progress bars in the terminal continue below them."""
+    tqdm.write("\n".join(lines))
+    sys.stdout.flush()
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration in words, rounded, for example ``6 minutes`` or ``2.5 hours``."""
+    if seconds < 3:
+        return "a few seconds"
+    if seconds < 90:
+        return f"{seconds:.0f} seconds" if seconds < 10 else f"{5 * round(seconds / 5)} seconds"
+    minutes = seconds / 60
+    if minutes < 90:
+        return f"{minutes:.0f} minutes" if minutes < 30 else f"{5 * round(minutes / 5)} minutes"
+    hours = minutes / 60
+    if hours < 48:
+        halves = round(2 * hours) / 2
+        return f"{halves:g} hours" if hours < 10 else f"{hours:.0f} hours"
+    return f"{hours / 24:.0f} days"
+
+
 @contextmanager
 def progress_bar(
     title: str, unit: str = "", shown: bool = True, delay: float = 0.0

@@ -36,6 +36,9 @@ class TrainingEvents(Events):
                 ``None`` without augmentation.
         """
 
+    def on_ready(self, trainer: Trainer) -> None:
+        """Receive the trainer before the first step, after a checkpoint was restored."""
+
     def on_epoch(self, epoch: EpochResult) -> None:
         """Receive the result of an epoch; also of those that an earlier attempt finished."""
 
@@ -126,7 +129,8 @@ def run_training(
     monitor = TrainingMonitor(
         settings.loss, settings.epochs, trainer.steps_per_epoch, settings.steps
     )
-    for epoch in train_epochs(trainer, resumption or Resumption()):
+    resumption = resumption or Resumption()
+    for epoch in train_epochs(trainer, resumption, lambda: events.on_ready(trainer)):
         history.add(epoch)
         for warning in monitor.check(epoch):
             events.warn(warning)

@@ -37,7 +37,9 @@ class Resumption:
     seconds: float = 60.0
 
 
-def train_epochs(trainer: Trainer, resumption: Resumption) -> Iterator[EpochResult]:
+def train_epochs(
+    trainer: Trainer, resumption: Resumption, on_ready: Callable[[], None] = lambda: None
+) -> Iterator[EpochResult]:
     """Train to the last epoch, from the last checkpoint if there is one.
 
     Epochs finished by an earlier attempt are yielded again, unchanged, so that every attempt yields
@@ -48,6 +50,7 @@ def train_epochs(trainer: Trainer, resumption: Resumption) -> Iterator[EpochResu
     Args:
         trainer: at step 0.
         resumption: where to save checkpoints.
+        on_ready: called before the first step, after the last checkpoint was restored.
 
     Raises:
         KeyboardInterrupt: a stop was requested; the message is ``saved`` if a checkpoint is saved.
@@ -56,15 +59,21 @@ def train_epochs(trainer: Trainer, resumption: Resumption) -> Iterator[EpochResu
     """
     if resumption.checkpoints is None:
         with TemporaryDirectory() as folder:
-            yield from _train_epochs(trainer, Checkpoints(Path(folder)), resumption)
+            checkpoints = Checkpoints(Path(folder))
+            yield from _train_epochs(trainer, checkpoints, resumption, on_ready)
     else:
-        yield from _train_epochs(trainer, resumption.checkpoints, resumption)
+        yield from _train_epochs(trainer, resumption.checkpoints, resumption, on_ready)
 
 
 def _train_epochs(
-    trainer: Trainer, checkpoints: Checkpoints, resumption: Resumption
+    trainer: Trainer,
+    checkpoints: Checkpoints,
+    resumption: Resumption,
+    on_ready: Callable[[], None],
 ) -> Iterator[EpochResult]:
     yield from _resume(trainer, checkpoints)
+    if trainer.epochs_done < trainer.total_epochs:
+        on_ready()
     trainer.broadcast_state()
     while trainer.epochs_done < trainer.total_epochs:
         try:

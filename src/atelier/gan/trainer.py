@@ -38,6 +38,7 @@ class Trainer:
     Attributes:
         best_model: the scores of the epochs so far, and the generator of the best one.
         events: receives the progress after each step, and warnings.
+        quality_fn: scores generated images; ``None`` if no epoch is scored.
         runner: does the steps; its ``use_cuda_graphs`` may be set to false.
     """
 
@@ -90,7 +91,7 @@ class Trainer:
             stream_seed(settings.seed, "fixed_latents"),
             fixed_labels,
         )
-        self._quality_fn = quality_fn if settings.kid_every_epochs else None
+        self.quality_fn = quality_fn if settings.kid_every_epochs else None
         self._kid_latents = draw_latents(
             settings.kid_samples, self.arch, stream_seed(settings.seed, "measured_latents")
         )
@@ -136,6 +137,17 @@ class Trainer:
         """Training steps since the start."""
         done = self.epochs_done * self.steps_per_epoch + len(self._step_rows)
         return min(done, self.total_steps)  # the last epoch may have been cut short
+
+    @property
+    def images(self) -> int:
+        """Number of training images."""
+        return len(self._loader)
+
+    def is_scored(self, epoch: int) -> bool:
+        """Return true if the generator is scored after this epoch."""
+        if self.quality_fn is None:
+            return False
+        return epoch % self.settings.kid_every_epochs == 0 or epoch == self.total_epochs
 
     def run(self, after_step: Callable[[], None] = lambda: None) -> Iterator[EpochResult]:
         """Train epoch by epoch, from the current step to the last epoch.
@@ -245,12 +257,9 @@ class Trainer:
 
     def _quality(self, epoch: int) -> float | None:
         """Score the generator, if this epoch is one to score."""
-        settings = self.settings
-        if self._quality_fn is None:
+        if self.quality_fn is None or not self.is_scored(epoch):
             return None
-        if epoch % settings.kid_every_epochs and epoch < self.total_epochs:
-            return None
-        quality = self._quality_fn(generate(self.gan.eval_generator, self._kid_latents))
+        quality = self.quality_fn(generate(self.gan.eval_generator, self._kid_latents))
         self.best_model.add(epoch, quality, self.gan.eval_generator)
         return quality
 

@@ -1,6 +1,7 @@
 """Kernel inception distance (KID) of a generator during training, on validation images."""
 
 import math
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -100,6 +101,7 @@ class ValidationKID:
     Attributes:
         count: number of real images.
         error: standard error of the KID of as many training images; infinite if unknown.
+        seconds_per_image: time to extract the features of a real image.
     """
 
     def __init__(
@@ -137,10 +139,13 @@ class ValidationKID:
                 f" {count_text(len(rows), 'training image')}, and {MIN_IMAGES_TO_STANDARDIZE} are"
                 " needed; add images"
             )
+        begin = time.perf_counter()
         features = self._cache.features(self._extractor, training[rows])
-        self._scale = self._extractor.scale(features)
-        self._real = self._scale(self._cache.features(self._extractor, sampled.reference))
+        reference = self._cache.features(self._extractor, sampled.reference)
         self.count = len(sampled.reference)
+        self.seconds_per_image = (time.perf_counter() - begin) / (len(features) + self.count)
+        self._scale = self._extractor.scale(features)
+        self._real = self._scale(reference)
         others = self._scale(features)[: self.count]
         self.error = (
             compute_kid(self._real, others).error if len(others) >= MIN_IMAGES_FOR_KID else math.inf

@@ -33,6 +33,7 @@ from atelier.tracking.environment import (
 )
 from atelier.tracking.outbox import Outbox, pending, problem, record_start
 from atelier.tracking.redact import count_text, flat, redact_urls
+from atelier.tracking.results import LAST_STAGE, print_results
 from atelier.tracking.run import Run
 from atelier.tracking.run_state import (
     STOP_SIGNALS,
@@ -42,6 +43,7 @@ from atelier.tracking.run_state import (
     remove_committed,
 )
 from atelier.tracking.timings import Stopwatch
+from atelier.tracking.titles import Title
 
 
 def restore_outputs(stage: str) -> None:
@@ -113,6 +115,9 @@ def run_stage(
             signal.signal(stop, signal.SIG_IGN)
         code = _report(error, name)
         _restore(_stage_in_dvc(name))
+    if name == LAST_STAGE and not code:
+        with suppress(OSError):  # the stage is done and must not fail
+            print_results()
     sys.exit(code)
 
 
@@ -231,6 +236,7 @@ def _open_outbox(
             "workspace": str(Path.cwd().resolve()),
             "root": str(root.resolve()),
             "parameters": parameters,
+            "title": Title.of(settings, Path("presets")).as_json(),
             "tags": git_tags()
             | experiment_tags()
             | machine_tags()
@@ -240,6 +246,8 @@ def _open_outbox(
         outbox = Outbox(private_folder(root), process, name, continues=continues, **start)
         if pipeline:
             record_start(outbox.folder.parent, start)
+        settings_text = redact_urls(Path("params.yaml").read_text("utf-8"))
+        outbox.write("text", name="settings.yaml", text=settings_text, own=True)
         patch = uncommitted()
         if patch:
             outbox.write("text", name="uncommitted.patch", text=patch)
@@ -254,6 +262,7 @@ def _open_outbox(
 
 
 def _pipeline_name() -> str:
+    """Return the name of a pipeline's run until its title is known."""
     return os.environ.get("DVC_EXP_NAME") or f"{datetime.now():%m-%d %H:%M:%S} repro"
 
 

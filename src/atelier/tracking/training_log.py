@@ -1,24 +1,35 @@
-"""Logging of a training: samples to files, and results of epochs to a run."""
+"""Logging of a training: its size to the terminal, samples to files, results to a run."""
 
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atelier.core.progress import Progress, ProgressCallback
+from atelier.core.device import device_name
+from atelier.core.download_settings import DownloadSettings
+from atelier.core.progress import Progress, ProgressCallback, duration_text, print_above_bars
+from atelier.gan.estimate import MIN_STEPS, TrainingPlan, plan_training
 from atelier.gan.fit import TrainingEvents
 from atelier.gan.history import EpochResult
+from atelier.gan.length import count_text
 from atelier.gan.sample_files import save_augmented, save_samples
-from atelier.gan.step import STATISTICS
+from atelier.gan.trainer import Trainer
+from atelier.tracking.redact import redact_urls
 from atelier.tracking.run import Run
+
+# Metrics of the columns of ``atelier.gan.step.STATISTICS``.
+CURVES = ("loss/d", "loss/g", "scores/d_x", "scores/d_g_z1", "scores/d_g_z2")
 
 
 class TrainingLog(TrainingEvents):
-    """Writes samples to a folder, and logs samples, metrics and warnings to a run."""
+    """Prints the size of the training, writes samples, and logs results and warnings to a run."""
 
-    def __init__(self, run: Run, folder: Path, report: ProgressCallback) -> None:
-        self._run, self._folder, self._report = run, folder, report
+    def __init__(
+        self, run: Run, folder: Path, report: ProgressCallback, source: DownloadSettings
+    ) -> None:
+        self._run, self._folder, self._report, self._source = run, folder, report, source
         self._columns = 0
+        self._last: NDArray[np.uint8] | None = None
 
     def on_progress(self, progress: Progress) -> None:
         """Show the progress."""
@@ -31,17 +42,52 @@ class TrainingLog(TrainingEvents):
     def on_start(
         self, samples: NDArray[np.uint8], columns: int, augmented: NDArray[np.uint8] | None
     ) -> None:
-        """Log noise as the samples of epoch 0, and images as the discriminator receives them."""
+        """Log images as the discriminator receives them."""
         self._columns = columns
-        self._run.log_images("samples", samples, 0, columns)
         if augmented is not None:
             save_augmented(augmented, self._folder)
             images = augmented.reshape(-1, *augmented.shape[2:])
-            self._run.log_images("augmented", images, 0, augmented.shape[1])
+            self._run.log_images("augmented", images, columns=augmented.shape[1])
+
+    def on_ready(self, trainer: Trainer) -> None:
+        """Print the size and the estimated duration of the training."""
+        print_above_bars(*plan_lines(plan_training(trainer), self._source))
 
     def on_epoch(self, epoch: EpochResult) -> None:
         """Write the samples of an epoch, and log its samples and metrics."""
         save_samples(epoch.number, epoch.samples, epoch.step_samples, self._folder)
-        self._run.log_steps(epoch.first_step, STATISTICS, epoch.statistics, epoch.images_seen)
-        self._run.log_metrics(("kid",), epoch.quality_by_epoch)
+        self._run.log_steps(epoch.first_step, CURVES, epoch.statistics, epoch.images_seen)
+        self._run.log_metrics(("quality/validation_kid",), epoch.quality_by_epoch)
         self._run.log_images("samples", epoch.samples, epoch.number, self._columns)
+        self._last = epoch.samples
+
+    def log_final_samples(self) -> None:
+        """Log the samples of the last epoch at step 0, where MLflow opens the series."""
+        if self._last is not None:
+            self._run.log_images("samples", self._last, columns=self._columns)
+
+
+def plan_lines(plan: TrainingPlan, source: DownloadSettings) -> list[str]:
+    """Return the size and the estimated duration of a training as aligned lines."""
+    color = "color" if plan.channels == 3 else "gray"
+    remaining = plan.steps - plan.steps_done
+    steps = f"{remaining:,} of {plan.steps:,} remain" if plan.steps_done else f"{plan.steps:,}"
+    processes = f", {plan.processes} processes" if plan.processes > 1 else ""
+    rows = {
+        "images": f"{plan.images:,} in {color}, {plan.image_size}x{plan.image_size} pixels,"
+        f" from {redact_urls(source.source_text)}",
+        "steps": f"{steps} ({count_text(plan.epochs, 'epoch')}, batches of {plan.batch_size:,})",
+        "device": f"{device_name(plan.device)}{processes}, {plan.precision}",
+        "networks": f"{plan.generator_parameters:,} parameters in the generator,"
+        f" {plan.discriminator_parameters:,} in the discriminator",
+        "time": _time_text(plan.seconds, remaining),
+    }
+    return [f"  {name:<10}{text}" for name, text in rows.items()]
+
+
+def _time_text(seconds: float | None, remaining: int) -> str:
+    if seconds is not None:
+        return f"about {duration_text(seconds)}"
+    if remaining < MIN_STEPS:
+        return f"not estimated for fewer than {MIN_STEPS} steps"
+    return "not estimated: memory ran out during the measurement"

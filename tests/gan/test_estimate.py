@@ -1,0 +1,166 @@
+"""Plan of a training: its size, its estimated duration, and no influence on the result."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from atelier.core.checkpoints import Checkpoints
+from atelier.core.settings import Settings, TrainSettings
+from atelier.gan import estimate
+from atelier.gan.distributed import SINGLE_PROCESS, Ranks, Runtime
+from atelier.gan.estimate import TrainingPlan, plan_training
+from atelier.gan.fit import TrainingEvents, train
+from atelier.gan.resume_rollback import Resumption
+from atelier.gan.trainer import Trainer
+
+CPU = Runtime(SINGLE_PROCESS, torch.device("cpu"))
+SMALL = {
+    "epochs": 60,
+    "batch_size": 16,
+    "generator_channels": 2,
+    "discriminator_channels": 2,
+    "latent_size": 4,
+    "fixed_samples": 3,
+    "precision": "fp32",
+    "kid_every_epochs": 0,
+}
+IMAGES = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), dtype=np.uint8)
+MLP = {"network": "mlp", "dropout": 0.3}
+PENALTIES = {
+    "loss": "relativistic",
+    "r1": 1.0,
+    "penalty_interval": 4,
+    "discriminator_norm": False,
+    "augment": ["color", "translation", "cutout"],
+    "ema_decay": 0.9,
+}
+
+
+class Planner(TrainingEvents):
+    """Plans the training when it is ready, and stops it after some steps."""
+
+    def __init__(self) -> None:
+        self.plans: list[TrainingPlan] = []
+
+    def on_ready(self, trainer: Trainer) -> None:
+        self.plans.append(plan_training(trainer))
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings]) -> Callable[..., TrainSettings]:
+    return lambda **changes: make_settings(train={**SMALL, **changes}).train
+
+
+def state_after(steps: int, settings: TrainSettings, events: TrainingEvents) -> dict[str, bytes]:
+    """Return the state of a training that is stopped after some steps."""
+    remaining = iter(range(steps, 0, -1))
+    trainers: list[Trainer] = []
+
+    class Recording(TrainingEvents):
+        def on_ready(self, trainer: Trainer) -> None:
+            trainers.append(trainer)
+            events.on_ready(trainer)
+
+    with pytest.raises(KeyboardInterrupt):
+        stop = Resumption(stop_requested=lambda: next(remaining) == 1)
+        labels = np.arange(64) % 3
+        train(settings, IMAGES, labels=labels, runtime=CPU, resumption=stop, events=Recording())
+    return {name: tensor.numpy().tobytes() for name, tensor in trainers[0].state().items()}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        MLP,
+        PENALTIES,
+        {"conditional": True},
+        {"spectral_norm": True, "discriminator_norm": False},
+    ],
+    ids=["dcgan", "dropout", "penalties", "classes", "spectral norm"],
+)
+def test_plan_changes_no_bit_of_the_training(
+    changes: dict[str, Any], settings: Callable[..., TrainSettings]
+) -> None:
+    planner = Planner()
+    before = torch.get_rng_state()
+    planned = state_after(6, settings(**changes), planner)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert planned == state_after(6, settings(**changes), TrainingEvents())
+    (plan,) = planner.plans
+    assert plan.seconds is not None
+    assert plan.seconds > 0
+
+
+def test_plan_has_the_size_of_the_training(settings: Callable[..., TrainSettings]) -> None:
+    trainer = Trainer(settings(steps=238, network="mlp"), IMAGES[:60], CPU.device)
+    plan = plan_training(trainer)
+    assert plan.seconds is not None
+    generator, discriminator = trainer.gan.generator, trainer.gan.discriminator
+    assert plan == TrainingPlan(
+        images=60,
+        image_size=16,
+        channels=3,
+        steps=238,
+        steps_done=0,
+        epochs=60,
+        batch_size=16,
+        device=torch.device("cpu"),
+        precision="fp32",
+        processes=1,
+        generator_parameters=sum(weight.numel() for weight in generator.state_dict().values()),
+        discriminator_parameters=sum(w.numel() for w in discriminator.state_dict().values()),
+        seconds=plan.seconds,
+    )
+
+
+def test_resumed_training_is_planned_from_its_checkpoint(
+    settings: Callable[..., TrainSettings], tmp_path: Path
+) -> None:
+    remaining = iter(range(6, 0, -1))
+    stopping = Resumption(Checkpoints(tmp_path), stop_requested=lambda: next(remaining) == 1)
+    planner, short = Planner(), settings(epochs=2)
+    with pytest.raises(KeyboardInterrupt, match="saved"):
+        train(short, IMAGES, runtime=CPU, resumption=stopping, events=planner)
+    for _ in range(2):  # the second attempt has no step left
+        resumption = Resumption(Checkpoints(tmp_path))
+        train(short, IMAGES, runtime=CPU, resumption=resumption, events=planner)
+    first, second = planner.plans
+    assert (first.steps, first.steps_done) == (8, 0)
+    assert (second.steps, second.steps_done) == (8, 6)
+    assert second.seconds is None, "two steps are not worth a measurement"
+
+
+def test_each_process_measures_its_shard(settings: Callable[..., TrainSettings]) -> None:
+    trainer = Trainer(settings(), IMAGES, CPU.device, Ranks(0, 3))
+    sizes: list[int] = []
+    copies = estimate._Copies(trainer)
+    run = copies._runner.run
+    copies._runner.run = lambda gan, batch: [sizes.append(len(batch)), run(gan, batch)][1]  # type: ignore[method-assign,func-returns-value]
+    assert copies.step_seconds(240) > 0
+    assert max(sizes) == 6
+
+
+@pytest.mark.parametrize("changes", [{}, {"sample_every_steps": 3}, {"steps": 10}])
+def test_all_generated_images_are_counted(
+    changes: dict[str, Any], settings: Callable[..., TrainSettings]
+) -> None:
+    scored: list[int] = []
+
+    def score(images: Any) -> float:
+        scored.append(len(images))
+        return 1.0
+
+    scoring = {"kid_every_epochs": 2, "kid_samples": 20, "epochs": 5}
+    trainer = Trainer(settings(**scoring, **changes), IMAGES, CPU.device, quality_fn=score)
+    next(iter(trainer.run()))
+    expected = estimate._generated(trainer)
+    scored.clear()
+    samples = 0
+    for epoch in trainer.run():
+        samples += len(epoch.samples) * (1 + len(epoch.step_samples))
+    assert expected == samples + sum(scored)
