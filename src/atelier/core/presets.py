@@ -103,6 +103,9 @@ def nearest_preset(values: Mapping[str, Any], folder: Path) -> tuple[str, dict[s
 
     Returns:
         The preset's name, and by dotted key each value that differs from the preset's.
+
+    Raises:
+        AtelierError: there is no preset, or one cannot be read.
     """
     own = dict(_flatten({name: values[name] for name in STAGES if name in values}, Settings))
     base = base_values(folder)  # read once for all presets
@@ -110,6 +113,8 @@ def nearest_preset(values: Mapping[str, Any], folder: Path) -> tuple[str, dict[s
     for name in _names(folder):
         preset = dict(_flatten(_layer(name, folder, base), Settings))
         candidates.append((name, {k: v for k, v in own.items() if preset.get(k, _ABSENT) != v}))
+    if not candidates:
+        raise AtelierError(f"there is no preset in {folder}.")
     return min(candidates, key=lambda candidate: _distance(candidate[1]))
 
 
