@@ -107,7 +107,8 @@ def test_keyboard_enlarges_an_image_and_returns_the_focus(
     assert image.get_attribute("src") == report.value(f"{shown}.src")
     eventually(report.browser, lambda: loaded(image))
     assert image.size["width"] > 1.1 * report.value(f"{shown}.width")
-    assert image.size["width"] % image.get_property("naturalWidth") == 0, "pixels of one size"
+    if section != "stylized":
+        assert image.size["width"] % image.get_property("naturalWidth") == 0, "pixels of one size"
     assert report.value("document.activeElement.textContent") == "Close"
     report.browser.switch_to.active_element.send_keys(Keys.ESCAPE)
     assert not dialog.is_displayed()

@@ -176,11 +176,32 @@ def test_settings_that_differ_come_before_all_settings(write: Callable[..., str]
         "0.0004",
         "0.001",
         "stylize.content_layers",
-        '{"21": 9.0}',
+        "{21: 9.0}",
         "{}",
     ]
     assert texts.index("All settings") > start
     assert "All settings are those of the preset best32." in write(preset="best32", changed=[])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0002, "0.0002"),
+        (True, "true"),
+        ("sample", "sample"),
+        ("", "''"),
+        (["night_sky", "wave"], "[night_sky, wave]"),
+        ({1: 0.25, 6: 0.5}, "{1: 0.25, 6: 0.5}"),
+        ([], "[]"),
+    ],
+)
+def test_settings_look_as_in_params_yaml(
+    write: Callable[..., str], value: object, text: str
+) -> None:
+    html = Html(write(changed=[], settings={"train": {"one": value, "nested": {"two": value}}}))
+    names = [name for name in html.text("th") if name in ("one", "nested.two")]
+    assert names == ["one", "nested.two"]
+    assert html.text("td")[-2:] == [text, text]
 
 
 def test_warnings_follow_the_verdict(write: Callable[..., str]) -> None:

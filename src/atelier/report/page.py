@@ -137,7 +137,13 @@ def _digest(text: str) -> str:
 
 def _setting(value: Any) -> str:
     """Format a setting as in params.yaml."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_setting(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_setting, value))}]"
+    if isinstance(value, str):
+        return value or "''"
+    return json.dumps(value)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
