@@ -46,8 +46,8 @@ lint: $(VENV)/ready ## check style and types
 docs: $(DOCS_VENV)/ready ## build the documentation as web pages in site/
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/python -m mkdocs build --strict
 
-ui: $(VENV)/ready ## open MLflow on http://127.0.0.1:5000
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1
+ui: $(VENV)/ready ## show the runs in MLflow; another port: make ui PORT=5001
+	@atelier ui $(if $(PORT),--port $(PORT))
 
 bench: $(VENV)/ready ## measure speed against plain loops, and the overhead of the pipeline (an hour)
 	python benchmarks/train.py --side 64 --json

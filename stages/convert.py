@@ -30,11 +30,14 @@ def main(settings: Settings, run: Run) -> None:
             dask_scheduler=settings.runtime.dask_scheduler,
         )
     run.warn(*report.warnings(settings.convert))
-    run.log_summary(write_metrics(METRICS, report.metrics(), report.details()))
+    details = report.details()
+    write_metrics(METRICS, report.metrics(), details)
+    counts = {name: str(count) for name, count in details.items() if isinstance(count, int)}
+    run.set_tags(**{f"images.{name}": count for name, count in counts.items()})
     run.log_artifact(DETAILS)
     reasons = [reason for _, reason in report.rejected]
     print(summarize_skipped(report.accepted, "images", reasons, DETAILS), flush=True)
-    run.log_images("real", load_images(IMAGES).pixels[:64], step=0)
+    run.log_images("real", load_images(IMAGES).pixels[:64])
 
 
 if __name__ == "__main__":

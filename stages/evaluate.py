@@ -17,14 +17,14 @@ SAMPLES = Path("samples")
 SCALES = Path("plots/swd.csv")
 EPOCHS = Path("plots/kid.csv")
 NEAREST = Path("plots/nearest.png")
-PAIRS, COLUMNS, TILE = 24, 4, 64
+PAIRS, COLUMNS = 24, 4
 
 
 def main(settings: Settings, run: Run) -> None:
     """Generate ``evaluate.samples`` images, compare them with real ones, and log the metrics."""
     from atelier.core.device import choose_device
     from atelier.data.dataset import load_images
-    from atelier.figures.montage import save_png, side_by_side
+    from atelier.figures.montage import save_png, side_by_side, whole_tile
     from atelier.gan.sample_files import load_epochs
     from atelier.gan.serialization import generate_from
     from atelier.metrics.cache import FeatureCache
@@ -41,17 +41,22 @@ def main(settings: Settings, run: Run) -> None:
         result = evaluate(options, training, test, generated, cache, report, epochs)
     indices, neighbors = result.closest(PAIRS)
     titles = ("Generated", "Nearest in the training")
-    save_png(side_by_side(generated[indices], neighbors, titles, COLUMNS, TILE), NEAREST)
+    tile = whole_tile(training.shape[1])
+    save_png(side_by_side(generated[indices], neighbors, titles, COLUMNS, tile), NEAREST)
     write_csv(SCALES, ("pixels", "generated", "other_real"), result.swd_rows())
     write_csv(EPOCHS, ("epoch", "kid", "error"), result.epoch_rows())
-    run.log_summary(write_metrics(METRICS, result.metrics(), result.details()))
+    compared = write_metrics(METRICS, result.metrics(), result.details())
+    run.log_summary("quality", result.quality() | compared)
+    run.log_summary("real", result.real())
     run.warn(*result.notes)
     measured_with = {f"measured_with.{name}": str(v) for name, v in result.measured_with.items()}
     run.set_tags(**measured_with)
-    run.log_metrics(("kid_of_epoch",), {epoch: [kid] for epoch, kid, _ in result.epoch_rows()})
+    run.log_metrics(
+        ("quality/kid_by_epoch",), {epoch: [kid] for epoch, kid, _ in result.epoch_rows()}
+    )
     for file in (SCALES, NEAREST):
         run.log_artifact(file)
-    run.log_images("generated", generated[:64], step=0)
+    run.log_images("generated", generated[:64])
 
 
 if __name__ == "__main__":

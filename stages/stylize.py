@@ -40,14 +40,17 @@ def main(settings: Settings, run: Run) -> None:
     with atomic_replace_dir(STYLED) as folder:
         for image in images:
             save_stylized(image.pixels, contents[image.content_image], folder / f"{image.name}.png")
-            run.log_metrics(*image.curves())
         rows, terms = [image.row() for image in images], batch.loss_terms_plot(images, options)
         frames = [steps.of_image(number) for number in range(len(images))]
         save_style_figures(rows, frames, terms, options.gif, folder)
     for iteration, previews in steps.by_iteration().items():
         run.log_images("paintings", square_thumbnails(previews), iteration)
+    run.log_images("paintings", square_thumbnails([image.pixels for image in images]))
     write_csv(LOSSES, *batch.loss_table(images))
-    run.log_summary(write_metrics(METRICS, batch.metrics(images), batch.details(images)))
+    metrics = write_metrics(METRICS, batch.metrics(images), batch.details(images))
+    run.log_summary("style", {"loss": metrics["style_loss"]})
+    shares = batch.mean_relative_losses(images)
+    run.log_metrics(("style/relative_loss",), {step: [share] for step, share in shares.items()})
     run.log_artifact(STYLED)
     run.log_artifact(LOSSES)
 

@@ -39,11 +39,14 @@ def main(settings: Settings, run: Run) -> None:
                 seconds = settings.runtime.checkpoint_seconds
                 resumption = Resumption(checkpoints, stop_requested, seconds)
                 history = run_training(trainer, log, resumption)
+            log.log_final_samples()
     with atomic_replace_dir(MODELS) as folder:
         save_models(trainer, folder)
     history.write(LOSSES, QUALITY)
-    metrics = history.metrics(values.select_model)
-    run.log_summary(write_metrics(METRICS, metrics, history.details()))
+    details = history.details()
+    write_metrics(METRICS, history.metrics(values.select_model), details)
+    lengths = ("epochs", "steps", "best_epoch")
+    run.set_tags(**{name: str(details[name]) for name in lengths if name in details})
     run.log_model(MODELS / "generator.safetensors", "atelier.gan.serialization:load_for_serving")
     run.log_artifact(LOSSES)
 

@@ -57,7 +57,7 @@ def test_sync_delivers_entries_after_store_becomes_writable(
     parent = client.get_run(render.data.tags["mlflow.parentRunId"])
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["stages.ran"] == "render"
-    assert "evaluate.kid" in parent.data.metrics
+    assert "quality/kid" in parent.data.metrics
 
 
 @pytest.mark.slow
@@ -79,7 +79,7 @@ def test_next_run_delivers_entries_of_earlier_read_only_store_first(
     tracked.delivered()
     client, train = newest(tracked, "train")
     assert train.info.status == "FINISHED"
-    points = client.get_metric_history(train.info.run_id, "loss_d")
+    points = client.get_metric_history(train.info.run_id, "loss/d")
     assert [point.step for point in points] == list(range(1, 241))
     _, evaluate = newest(tracked, "evaluate")
     parent = client.get_run(evaluate.data.tags["mlflow.parentRunId"])
@@ -112,13 +112,13 @@ def test_running_worker_continues_when_store_becomes_writable(
 
     def values() -> list[float]:
         runs = client.search_runs([experiment], "tags.`atelier.stage` = 'train'")
-        history = [client.get_metric_history(run.info.run_id, "loss_d") for run in runs]
+        history = [client.get_metric_history(run.info.run_id, "loss/d") for run in runs]
         return [point.value for points in history for point in points]
 
-    Run(journal).log_steps(0, ("loss_d",), np.array([[1], [2]], np.float32))
+    Run(journal).log_steps(0, ("loss/d",), np.array([[1], [2]], np.float32))
     wait_until(lambda: values() == [1, 2])
     freeze(tmp_path / "mlflow.db")
-    Run(journal).log_steps(2, ("loss_d",), np.array([[3]], np.float32))
+    Run(journal).log_steps(2, ("loss/d",), np.array([[3]], np.float32))
     wait_until(lambda: "readonly" in (problem(journal.folder.parent) or ""))
     thaw(tmp_path / "mlflow.db")
     wait_until(lambda: values() == [1, 2, 3])

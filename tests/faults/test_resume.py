@@ -86,7 +86,7 @@ def test_killed_training_resumes_bit_exactly_in_the_same_run(
     newest, *older = client.search_runs([experiment], "tags.`atelier.stage` = 'train'")
     assert newest.info.status == "FINISHED"
     assert len(older) == 1, "a resumed training continues its own run"
-    steps = [p.step for p in client.get_metric_history(newest.info.run_id, "loss_d")]
+    steps = [p.step for p in client.get_metric_history(newest.info.run_id, "loss/d")]
     assert steps == list(range(1, 121))
     assert checkpoints(tracked)
     tracked.set(**{"tracking.enabled": False})
@@ -150,7 +150,7 @@ def test_dvc_records_no_result_of_settings_edited_during_the_run(
     tracked.delivered()
     client, experiment = open_store(tracked.folder, "atelier")
     newest, *_ = client.search_runs([experiment], "tags.`atelier.stage` = 'train'")
-    steps = [p.step for p in client.get_metric_history(newest.info.run_id, "loss_d")]
+    steps = [p.step for p in client.get_metric_history(newest.info.run_id, "loss/d")]
     assert steps == list(range(1, 121)), "the training was resumed, not repeated"
 
 

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from atelier.figures.captions import BACKGROUND, CAPTION_HEIGHT, caption, captioned
-from atelier.figures.montage import limit_size, montage, save_png, side_by_side
+from atelier.figures.montage import (
+    limit_size,
+    montage,
+    save_png,
+    side_by_side,
+    split_sides,
+    whole_tile,
+)
 
 from ..support.arrays import random_images
 
@@ -117,3 +124,25 @@ def test_saved_png_has_the_same_pixels(tmp_path: Path) -> None:
         assert opened.format == "PNG"
         assert np.array_equal(np.asarray(opened), image)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["image.png"]
+
+
+def test_pairs_of_side_by_side_montages_are_recovered() -> None:
+    left, right = random_images(5, 8, 3, seed=1), random_images(5, 8, 3, seed=2)
+    pairs = split_sides(side_by_side(left, right, ("left", "right"), 2, 8), 8)
+    assert len(pairs) == 6, "three rows of two, the last cell is empty"
+    for index in range(5):
+        assert np.array_equal(pairs[index][0], left[index])
+        assert np.array_equal(pairs[index][1], right[index])
+
+
+@pytest.mark.parametrize("shape", [(38, 30), (CAPTION_HEIGHT, 36), (CAPTION_HEIGHT + 9, 36)])
+def test_image_without_whole_tiles_is_not_split(shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=f"{shape[1]} x {shape[0]} pixels are not of tiles of 8"):
+        split_sides(np.zeros((*shape, 3), np.uint8), 8)
+
+
+@pytest.mark.parametrize(
+    ("side", "tile"), [(16, 64), (28, 56), (32, 64), (64, 64), (128, 128), (256, 128)]
+)
+def test_tiles_enlarge_small_images_by_whole_factors(side: int, tile: int) -> None:
+    assert whole_tile(side) == tile

@@ -10,10 +10,10 @@ from PIL import Image
 from atelier.core.errors import AtelierError
 from atelier.core.progress import Progress, ProgressCallback, silent
 from atelier.core.settings import RenderSettings
-from atelier.figures.captions import CAPTION_HEIGHT
+from atelier.figures.captions import BACKGROUND, CAPTION_HEIGHT
 from atelier.figures.curves import COLUMNS
 from atelier.figures.montage import montage, save_png
-from atelier.figures.render import Rendered, Training, render
+from atelier.figures.render import PROGRESS_TILE, Rendered, Training, render
 
 from ..support.arrays import random_images
 
@@ -52,6 +52,7 @@ def test_render_writes_the_files_that_it_returns(tmp_path: Path, channels: int) 
     rendered = training.render()
     returned = {
         *rendered.montages,
+        rendered.progress,
         rendered.gif,
         rendered.curves,
         rendered.comparison,
@@ -63,6 +64,7 @@ def test_render_writes_the_files_that_it_returns(tmp_path: Path, channels: int) 
         "montages/epoch_0001.png",
         "montages/epoch_0002.png",
         "montages/epoch_0003.png",
+        "progress.png",
         "training.gif",
         "losses.png",
         "real_and_generated.png",
@@ -74,6 +76,39 @@ def test_render_writes_the_files_that_it_returns(tmp_path: Path, channels: int) 
     with Image.open(training.target / "training.gif") as image:
         assert image.n_frames == 3
         assert image.size == (3 * 32, 2 * 32 + CAPTION_HEIGHT)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        (range(1, 42), (1, 9, 17, 25, 33, 41)),
+        ([2, 4, 6, 8], (2, 4, 6, 8)),
+        ([7], (7,)),
+    ],
+)
+def test_progress_has_the_same_latents_of_first_to_last_epoch_in_labeled_rows(
+    tmp_path: Path, epochs: Iterable[int], expected: tuple[int, ...]
+) -> None:
+    training = Outputs(tmp_path, list(epochs))
+    training.render(every=100)
+    with Image.open(training.target / "progress.png") as image:
+        pixels = np.asarray(image)
+    tiles = pixels[CAPTION_HEIGHT:, -6 * PROGRESS_TILE :]
+    assert len(tiles) == len(expected) * PROGRESS_TILE
+    for row, epoch in zip(np.split(tiles, len(expected)), expected, strict=True):
+        assert np.array_equal(row, montage(random_images(6, 16, 3, seed=epoch), 6, PROGRESS_TILE))
+    labels = pixels[CAPTION_HEIGHT:, : -6 * PROGRESS_TILE]
+    assert all((label != BACKGROUND).any() for label in np.split(labels, len(expected)))
+
+
+def test_progress_shows_evenly_spaced_samples(tmp_path: Path) -> None:
+    training = Outputs(tmp_path, [1])
+    samples = random_images(15, 16, 3, seed=1)
+    np.save(training.samples / "epoch_0001.npy", samples)
+    training.render()
+    with Image.open(training.target / "progress.png") as image:
+        tiles = np.asarray(image)[CAPTION_HEIGHT:, -8 * PROGRESS_TILE :]
+    assert np.array_equal(tiles, montage(samples[::2], 8, PROGRESS_TILE))
 
 
 @pytest.mark.parametrize(

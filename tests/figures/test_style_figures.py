@@ -1,5 +1,6 @@
 """Contact sheets, GIFs and loss curves of stylized images."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,12 @@ from PIL import Image
 
 from atelier.figures.captions import BACKGROUND
 from atelier.figures.contact_sheet import contact_sheet, resize_to_fit
-from atelier.figures.style_figures import save_gif, save_style_figures, square_thumbnails
+from atelier.figures.style_figures import (
+    save_gif,
+    save_sources,
+    save_style_figures,
+    square_thumbnails,
+)
 
 from ..support.arrays import uniform_image
 
@@ -126,8 +132,38 @@ def test_all_figures_are_written_to_the_target_folder(tmp_path: Path) -> None:
         "ann-waves.gif",
         "losses.png",
         "sheet.png",
+        "sources/content-ann.png",
+        "sources/list.json",
+        "sources/style-waves.png",
         "steps/ann-waves/iteration_00003.png",
         "steps/ann-waves/iteration_00006.png",
     ]
     save_style_figures([row], [{}], losses, False, tmp_path / "less")
     assert sorted(f.name for f in (tmp_path / "less").iterdir()) == ["losses.png", "sheet.png"]
+
+
+def test_small_sources_of_every_stylized_image_are_listed(tmp_path: Path) -> None:
+    content, wave, sky = (
+        uniform_image(1200, 600, 10),
+        uniform_image(40, 30, 90),
+        uniform_image(9, 9, 0),
+    )
+    rows = [
+        ((content, "me"), (style, name), (uniform_image(64, 32, 50), f"me-{name}"))
+        for style, name in ((wave, "wave"), (sky, "sky"))
+    ]
+    save_sources(rows, tmp_path)
+    sources = tmp_path / "sources"
+    assert json.loads((sources / "list.json").read_text("utf-8")) == [
+        {"content": "me", "style": "wave", "image": "me-wave"},
+        {"content": "me", "style": "sky", "image": "me-sky"},
+    ]
+    sizes = {}
+    for file in sources.glob("*.png"):
+        with Image.open(file) as image:
+            sizes[file.name] = image.size
+    assert sizes == {
+        "content-me.png": (256, 512),
+        "style-wave.png": (30, 40),
+        "style-sky.png": (9, 9),
+    }

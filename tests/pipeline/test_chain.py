@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from ..support.project import Project
+from ..support.terminal import run_on_terminal
 
 STAGES = ["download", "convert", "train", "evaluate", "render", "stylize"]
 
@@ -26,7 +27,10 @@ def test_pipeline_writes_images_and_metrics_and_is_up_to_date(ready: Project) ->
     assert (counts["validation"], counts["test"], counts["near_duplicate_groups"]) == (16, 16, 0)
     assert counts["found"] == counts["accepted"] + counts["rejected"]
     assert len(list((ready.folder / "samples").glob("epoch_*.npy"))) == 2
-    for path in ("renders/real_and_generated.png", "styled/sheet.png", "plots/nearest.png"):
+    for path in (
+        *("renders/real_and_generated.png", "renders/progress.png"),
+        *("styled/sheet.png", "plots/nearest.png"),
+    ):
         with Image.open(ready.folder / path) as image:
             assert np.asarray(image.convert("RGB")).std() > 5, f"{path} is blank"
     with Image.open(ready.folder / "renders/training.gif") as gif:
@@ -107,26 +111,28 @@ def test_stages_are_logged_as_children_of_the_pipelines_run(tracked: Project) ->
     client = MlflowClient(f"sqlite:///{tracked.folder}/mlflow.db")
     experiment = client.get_experiment_by_name("atelier")
     assert experiment is not None
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    (parent,) = [run for name, run in runs.items() if name not in STAGES]
-    assert sorted(runs) == sorted([*STAGES, parent.info.run_name])
+    found = client.search_runs([experiment.experiment_id])
+    runs = {run.data.tags.get("atelier.stage", "pipeline"): run for run in found}
+    parent = runs["pipeline"]
+    assert len(found) == len(runs)
+    assert sorted(runs) == sorted([*STAGES, "pipeline"])
     for name in STAGES:
         assert runs[name].info.status == "FINISHED"
         assert runs[name].data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert parent.data.params["train.epochs"] == "2"
     evaluated = json.loads((tracked.folder / "metrics/evaluate.json").read_text())
-    assert parent.data.metrics["evaluate.kid"] == runs["evaluate"].data.metrics["evaluate.kid"]
-    assert parent.data.metrics["evaluate.kid"] == pytest.approx(evaluated["kid"])
+    assert parent.data.metrics["quality/kid"] == runs["evaluate"].data.metrics["quality/kid"]
+    assert parent.data.metrics["quality/kid"] == pytest.approx(evaluated["kid"])
     train = runs["train"].info.run_id
-    assert len(client.get_metric_history(train, "loss_d")) == 8
+    assert len(client.get_metric_history(train, "loss/d")) == 8
     images = [file.path for file in client.list_artifacts(train, "images")]
-    assert sum(path.endswith(".png") for path in images) == 3, "step 0 is the untrained generator"
+    steps = sorted(path.split("+step+")[1][0] for path in images if path.endswith(".png"))
+    assert steps == ["0", "1", "2"], "the last samples are at step 0, where MLflow opens a series"
     artifacts = {file.path for file in client.list_artifacts(runs["render"].info.run_id, "renders")}
     assert "renders/report.html" in artifacts
 
 
 def test_dvc_commands_work(ready: Project) -> None:
-    assert "metrics/evaluate.json" in ready.run("dvc", "metrics", "show")
     page = ready.run("dvc", "plots", "show")
     assert (ready.folder / "dvc_plots" / "index.html").exists(), page
     ready.commit()
@@ -136,9 +142,43 @@ def test_dvc_commands_work(ready: Project) -> None:
     assert "Running stage 'evaluate'" in output
     assert "Running stage 'train'" not in output
     assert "kid_error" in ready.run("dvc", "metrics", "diff")
-    table = ready.run("dvc", "exp", "show", "--csv")
-    assert "other-pictures" in table
-    assert "metrics/evaluate.json:kid" in table or "kid" in table.splitlines()[0]
+    _, heading, _, workspace, _, experiment, *_ = run_on_terminal(
+        "dvc", "exp", "show", folder=ready.folder, columns=120
+    )
+    # The pager cuts lines at the width of the terminal.
+    assert heading[:120].split()[:8] == [
+        *("Experiment", "Created", "kid", "kid_error", "fid", "precision", "recall", "memorised")
+    ]
+    kid = json.loads((ready.folder / "metrics/evaluate.json").read_text())["kid"]
+    for row, name in ((workspace, "workspace"), (experiment, "[other-pictures]")):
+        assert name in row
+        end = heading.index(" kid ") + len(" kid ")
+        assert float(row[:end].split()[-1]) == pytest.approx(kid, rel=1e-4)
+    assert "train.lr" not in heading[:120]
+
+
+def test_metrics_fit_120_columns_and_details_are_not_among_them(ready: Project) -> None:
+    # Values as wide as those of a large run with a measured validation KID.
+    widest = {
+        "evaluate": {
+            "kid": 1698, "kid_error": 0.2009, "fid": 214.7,
+            "precision": 0.4912, "recall": 0.01512, "memorised": 0.01234,
+        },
+        "train": {"validation_kid": 0.04317},
+        "stylize": {"style_loss": 5601000000},
+    }  # fmt: skip
+    for stage, values in widest.items():
+        target = ready.folder / f"metrics/{stage}.json"
+        found = json.loads(target.read_text())
+        assert list(found) == [name for name in values if name in found]
+        target.unlink()  # a link to DVC's cache
+        target.write_text(json.dumps(values))
+    heading, *rows = ready.run("dvc", "metrics", "show").splitlines()
+    assert max(map(len, (heading, *rows))) <= 120
+    assert [row.split()[0] for row in rows] == [f"metrics/{stage}.json" for stage in widest]
+    assert heading.split() == ["Path", *sorted(name for v in widest.values() for name in v)]
+    details = json.loads((ready.folder / "metrics/details/evaluate.json").read_text())
+    assert {"real_kid", "measured_with", "notes"} <= set(details)
 
 
 def test_repro_converts_images_added_to_the_folder(fresh: Project, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def runs(project: Project) -> tuple[Run, dict[str, Run]]:
     client, experiment = open_store(project.folder, "atelier")
     found = client.search_runs([experiment])
     (parent,) = [run for run in found if "atelier.pipeline" in run.data.tags]
-    return parent, {run.info.run_name: run for run in found if run is not parent}
+    return parent, {run.data.tags["atelier.stage"]: run for run in found if run is not parent}
 
 
 def assert_tracked(project: LayoutProject, stages: set[str]) -> None:

@@ -26,12 +26,12 @@ STAGES: dict[str, Any] = {
     "convert": {
         "inputs": {"data/raw": "11111111111111111111111111111111.dir"},
         "outputs": {"data/images.npz": "22222222222222222222222222222222"},
-        "metrics": {"pictures": 80.0},
+        "metrics": {"images": 80.0},
     },
     "train": {
         "inputs": {"data/images.npz": "22222222222222222222222222222222"},
         "outputs": {"models/generator.safetensors": GENERATOR},
-        "metrics": {"last_epoch.loss_d": 0.125},
+        "metrics": {"validation_kid": 3.5, "steps": 3.0},
     },
     "evaluate": {
         "inputs": {"models/generator.safetensors": GENERATOR},
@@ -79,8 +79,8 @@ def write_execution(
         if stage == "train":
             _write_training(run, root, model)
         else:
-            run.log_metrics(("kid_of_epoch",), {1: [4.0], 2: [2.5]})
-            run.log_summary({"kid": 2.5})
+            run.log_metrics(("quality/kid_by_epoch",), {1: [4.0], 2: [2.5]})
+            run.log_summary("quality", {"kid": 2.5})
         run.end("FINISHED")
     stages = STAGES
     if model:
@@ -97,8 +97,8 @@ def write_execution(
 
 
 def _write_training(run: Run, root: Path, model: Path | None) -> None:
-    run.log_steps(0, ("loss_d", "loss_g"), np.array([LOSSES, LOSSES], np.float32).T)
-    run.log_summary({"last_epoch": {"loss_d": 0.125}})
+    run.log_steps(0, ("loss/d", "loss/g"), np.array([LOSSES, LOSSES], np.float32).T)
+    run.log_summary("quality", {"last_epoch": {"loss_d": 0.125}})
     for step in (1, 2):
         run.log_images("samples", np.full((4, 8, 8, 1), 10 * step, np.uint8), step)
     table = root / "losses.csv"
@@ -172,7 +172,7 @@ def assert_delivered(server: Server) -> None:
         assert run.info.status == "FINISHED", run.info.run_name
         assert "uncommitted.patch" in server.files(run)
     _assert_training(server, train)
-    assert server.points(evaluate, "kid_of_epoch") == [(1, 4.0), (2, 2.5)]
+    assert server.points(evaluate, "quality/kid_by_epoch") == [(1, 4.0), (2, 2.5)]
     assert evaluate.data.params == {"evaluate.samples": "24"}
     for run in (train, evaluate):
         tags = run.data.tags
@@ -188,9 +188,9 @@ def assert_delivered(server: Server) -> None:
 
 
 def _assert_training(server: Server, train: LoggedRun) -> None:
-    for name in ("loss_d", "loss_g"):
+    for name in ("loss/d", "loss/g"):
         assert server.points(train, name) == list(enumerate(LOSSES, 1))
-    assert server.points(train, "train.last_epoch.loss_d") == [(0, 0.125)]
+    assert server.points(train, "quality/last_epoch.loss_d") == [(0, 0.125)]
     assert train.data.params == {"train.lr": "0.1"}
     assert train.data.tags["device"] == "cpu"
     files = server.files(train)
@@ -203,8 +203,8 @@ def _assert_training(server: Server, train: LoggedRun) -> None:
 
 def _assert_parent(server: Server, parent: LoggedRun) -> None:
     assert parent.data.params.items() >= PARAMETERS.items()
-    numbers = {"train.last_epoch.loss_d": 0.125, "evaluate.kid": 2.5, "convert.pictures": 80.0}
-    for name, value in numbers.items():
+    assert parent.data.metrics == {"quality/kid": 2.5, "quality/validation_kid": 3.5}
+    for name, value in parent.data.metrics.items():
         assert server.points(parent, name) == [(0, value)]
     tags = parent.data.tags
     assert tags["stages.ran"] == "train evaluate"

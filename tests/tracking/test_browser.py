@@ -166,7 +166,7 @@ def test_runs_table_shows_parents_and_their_children(runs: Chrome) -> None:
 
 def test_child_shows_its_curves_and_montages(runs: Chrome) -> None:
     open_child(runs, "train", "Model metrics")
-    for name in ("loss_d", "loss_g"):
+    for name in ("loss/d", "loss/g"):
         search_charts(runs, name)
         line = eventually(runs, partial(chart, runs, name, ".scatterlayer path.js-line"))
         assert line.get_attribute("d").count("L") > 1, "a curve has many points"

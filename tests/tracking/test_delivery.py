@@ -33,8 +33,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 def log_everything(journal: Outbox, folder: Path) -> None:
     """Log an entry of each kind."""
     run = Run(journal)
-    run.log_steps(0, ("loss_d", "loss_g"), np.array([[1, 2], [3, 4], [5, 6]], np.float32))
-    run.log_summary({"kid": 0.5, "by": {"scale": 2.0}, "name": "x", "nan": float("nan")})
+    run.log_steps(0, ("loss/d", "loss/g"), np.array([[1, 2], [3, 4], [5, 6]], np.float32))
+    run.log_summary("quality", {"kid": 0.5, "by": {"scale": 2.0}, "name": "x", "nan": float("nan")})
     for step in (1, 2):
         run.log_images("samples", np.full((4, 8, 8, 1), 10 * step, np.uint8), step)
     (folder / "out" / "deep").mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def log_everything(journal: Outbox, folder: Path) -> None:
     run.log_artifact(folder / "out")
     run.set_tags(device="cpu")
     run.warn("the discriminator has won")
-    run.log_metrics(("kid",), {1: [2.0], 5: [1.0]})
+    run.log_metrics(("quality/validation_kid",), {1: [2.0], 5: [1.0]})
     journal.write("text", name="uncommitted.patch", text="+ a line")
     (folder / "out" / "deep" / "a.txt").unlink()  # outputs may be gone before delivery
 
@@ -86,11 +86,12 @@ def test_all_entries_of_a_stage_are_delivered_once(root: Path, tmp_path: Path) -
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert run.data.params == {"train.lr": "0.1"}
     assert parent.data.params == {"train.lr": "0.1", "render.fps": "4"}
-    points = client.get_metric_history(run.info.run_id, "loss_g")
+    points = client.get_metric_history(run.info.run_id, "loss/g")
     assert [(point.step, point.value) for point in points] == [(1, 2), (2, 4), (3, 6)]
-    assert run.data.metrics["train.kid"] == parent.data.metrics["train.kid"] == 0.5
-    assert "train.nan" not in run.data.metrics
-    assert run.data.metrics["train.by.scale"] == 2
+    assert run.data.metrics["quality/kid"] == 0.5
+    assert "quality/nan" not in run.data.metrics
+    assert run.data.metrics["quality/by.scale"] == 2
+    assert parent.data.metrics == {}, "a pipeline has metrics once its outcome is known"
     assert run.data.tags["warning"] == "the discriminator has won"
     images = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
     assert len([path for path in images if path.endswith(".png")]) == 2
@@ -127,43 +128,41 @@ def test_delivery_killed_after_any_entry_repeats_nothing(root: Path, tmp_path: P
     client, _ = open_store(root, "atelier")
     run = runs(root)["train"]
     assert len(runs(root)) == 2
-    points = client.get_metric_history(run.info.run_id, "loss_d")
+    points = client.get_metric_history(run.info.run_id, "loss/d")
     assert [(point.step, point.value) for point in points] == [(1, 1), (2, 3), (3, 5)]
     images = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
     assert len([path for path in images if path.endswith(".png")]) == 2
-    assert [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, "kid")] == [
-        (1, 2.0),
-        (5, 1.0),
-    ]
+    validation = client.get_metric_history(run.info.run_id, "quality/validation_kid")
+    assert [(p.step, p.value) for p in validation] == [(1, 2.0), (5, 1.0)]
     assert run.data.tags["device"] == "cpu"
     assert "uncommitted.patch" in [file.path for file in client.list_artifacts(run.info.run_id)]
 
 
 def test_resumed_run_repeats_no_step(root: Path) -> None:
     first = start(root)
-    Run(first).log_steps(0, ("loss_d",), np.array([[1], [2], [3]], np.float32))
+    Run(first).log_steps(0, ("loss/d",), np.array([[1], [2], [3]], np.float32))
     first.close()  # killed after step 3; the last checkpoint is of step 2
     flush_backlog(root)
     killed = runs(root)["train"]
     assert killed.info.status == "KILLED"
     second = start(root, pipeline="q", continues=first.folder.name)
-    Run(second).log_steps(2, ("loss_d",), np.array([[3], [4]], np.float32))
+    Run(second).log_steps(2, ("loss/d",), np.array([[3], [4]], np.float32))
     Run(second).end("FINISHED")
     flush_backlog(root)
     client, experiment = open_store(root, "atelier")
     (run,) = client.search_runs([experiment], "tags.`atelier.stage` = 'train'")
     assert run.info.run_id == killed.info.run_id
     assert run.info.status == "FINISHED"
-    points = client.get_metric_history(run.info.run_id, "loss_d")
+    points = client.get_metric_history(run.info.run_id, "loss/d")
     assert [(point.step, point.value) for point in points] == [(1, 1), (2, 2), (3, 3), (4, 4)]
 
 
 def test_resumed_run_waits_for_delivery_of_earlier_attempt(root: Path) -> None:
     first = start(root)
-    Run(first).log_steps(0, ("loss_d",), np.array([[1], [2]], np.float32))
+    Run(first).log_steps(0, ("loss/d",), np.array([[1], [2]], np.float32))
     first.close()
     second = start(root, process=Process(os.getpid(), "2"), continues=first.folder.name)
-    Run(second).log_steps(1, ("loss_d",), np.array([[2], [3]], np.float32))
+    Run(second).log_steps(1, ("loss/d",), np.array([[2], [3]], np.float32))
     Run(second).end("FINISHED")
     # MLflow may be available again when the second attempt's worker starts.
     assert delivery_worker._deliver_all(root, second.folder.parent)
@@ -172,7 +171,7 @@ def test_resumed_run_waits_for_delivery_of_earlier_attempt(root: Path) -> None:
     client, experiment = open_store(root, "atelier")
     (run,) = client.search_runs([experiment], "tags.`atelier.stage` = 'train'")
     assert run.info.status == "FINISHED"
-    points = client.get_metric_history(run.info.run_id, "loss_d")
+    points = client.get_metric_history(run.info.run_id, "loss/d")
     assert [(point.step, point.value) for point in points] == [(1, 1), (2, 2), (3, 3)]
 
 
@@ -220,7 +219,7 @@ def test_killed_stage_ends_as_killed_and_running_stage_does_not_end(root: Path) 
 def test_illegal_name_becomes_legal_and_unique(root: Path) -> None:
     journal = start(root)
     journal.write("metrics", names=["what?", "what!", "fine"], rows=[[1, 1, [0.5, 0.25, 1.0]]])
-    Run(journal).log_summary({"kid": 0.5})
+    Run(journal).log_summary("quality", {"kid": 0.5})
     journal.write("end", status="FINISHED")
     journal.close()
     assert flush_backlog(root) == 0
@@ -238,7 +237,7 @@ def test_stage_succeeds_if_outbox_cannot_be_written(
     remove(journal.folder)
     run = Run(journal)
     run.log_images("samples", np.zeros((1, 8, 8, 3), np.uint8), 1)
-    run.log_summary({"kid": 0.5})
+    run.log_summary("quality", {"kid": 0.5})
     run.end("FINISHED")
     output = capsys.readouterr().err
     assert output.count("WARNING: this run is no longer logged") == 1
@@ -291,7 +290,7 @@ def test_all_entries_are_delivered_again_after_store_is_removed(root: Path, tmp_
     query = (
         "from atelier.tracking.store import open_store; c, e = open_store(root, 'atelier');"
         " (run,) = c.search_runs([e], \"tags.`atelier.stage` = 'train'\");"
-        " print(run.info.status, len(c.get_metric_history(run.info.run_id, 'loss_d')))"
+        " print(run.info.status, len(c.get_metric_history(run.info.run_id, 'loss/d')))"
     )
     code = f"from pathlib import Path; root = Path({str(root)!r}); {deliver};{query}"
     command = [sys.executable, "-W", "ignore", "-c", code]
@@ -303,10 +302,10 @@ def test_model_that_cannot_be_built_blocks_no_other_entry(root: Path, tmp_path: 
     journal = start(root)
     (tmp_path / "x.safetensors").write_bytes(b"no network")
     Run(journal).log_model(tmp_path / "x.safetensors", "atelier.gan.serialization:gone")
-    Run(journal).log_summary({"loss": 1.0})
+    Run(journal).log_summary("quality", {"loss": 1.0})
     Run(journal).end("FINISHED")
     assert flush_backlog(root) == 0
-    assert runs(root)["train"].data.metrics == {"train.loss": 1.0}
+    assert runs(root)["train"].data.metrics == {"quality/loss": 1.0}
     assert "gone" in rejected_file(root).read_text()
 
 
@@ -339,7 +338,7 @@ def test_entries_are_delivered_in_order_after_server_outage(
     assert flush(root, here=True) == 0
     found = runs(root)
     assert found["train"].info.start_time <= found["evaluate"].info.start_time
-    assert found["evaluate"].data.metrics["evaluate.kid"] == 0.5
+    assert found["evaluate"].data.metrics["quality/kid"] == 0.5
 
 
 def test_stage_does_not_wait_long_for_unresponsive_server(
@@ -363,9 +362,9 @@ def test_stage_does_not_wait_long_for_unresponsive_server(
 @pytest.mark.slow
 def test_locked_store_receives_remaining_entries_later(root: Path) -> None:
     journal = start(root)
-    Run(journal).log_steps(0, ("loss_d",), np.array([[1], [2]], np.float32))
+    Run(journal).log_steps(0, ("loss/d",), np.array([[1], [2]], np.float32))
     flush_backlog(root)
-    Run(journal).log_steps(2, ("loss_d",), np.array([[3]], np.float32))
+    Run(journal).log_steps(2, ("loss/d",), np.array([[3]], np.float32))
     Run(journal).end("FINISHED")
     with closing(sqlite3.connect(root / "mlflow.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -375,7 +374,7 @@ def test_locked_store_receives_remaining_entries_later(root: Path) -> None:
     client, _ = open_store(root, "atelier")
     run = runs(root)["train"]
     assert run.info.status == "FINISHED"
-    assert [p.value for p in client.get_metric_history(run.info.run_id, "loss_d")] == [1, 2, 3]
+    assert [p.value for p in client.get_metric_history(run.info.run_id, "loss/d")] == [1, 2, 3]
 
 
 @pytest.mark.slow
@@ -434,6 +433,8 @@ def test_numbers_are_flattened_and_images_form_a_grid() -> None:
     assert flat(values)["g"] == {}
     images = np.arange(3 * 2 * 2, dtype=np.uint8).reshape(3, 2, 2, 1)
     grid = sheet(images)
-    assert grid.shape == (4, 4, 3)
-    assert (grid[:2, 2:, 0] == images[1, :, :, 0]).all()
-    assert (grid[2:, 2:] == 255).all()
+    assert grid.shape == (512, 512, 3), "enlarged by a whole factor, so that MLflow shows it large"
+    assert (grid[:256:128, 256::128, 0] == images[1, :, :, 0]).all()
+    assert (grid[256:, 256:] == 255).all()
+    assert sheet(np.zeros((2, 600, 300, 3), np.uint8)).shape == (600, 600, 3)
+    assert sheet(np.zeros((6, 100, 100, 3), np.uint8), columns=3).shape == (400, 600, 3)

@@ -66,13 +66,13 @@ def start(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., Outbo
 
 def log_everything(journal: Outbox, folder: Path) -> None:
     run = Run(journal)
-    run.log_steps(0, ("loss_d", "loss_g"), np.array([[1, 2], [3, 4]], np.float32))
+    run.log_steps(0, ("loss/d", "loss/g"), np.array([[1, 2], [3, 4]], np.float32))
     run.log_images("samples", np.full((4, 8, 8, 1), 9, np.uint8), 1)
     (folder / "a.txt").write_text("a")
     run.log_artifact(folder / "a.txt", "out")
     run.set_tags(device="cpu")
     journal.write("text", name="uncommitted.patch", text="+ a line")
-    run.log_summary({"kid": 0.5})
+    run.log_summary("quality", {"kid": 0.5})
     run.end("FINISHED")
 
 
@@ -87,9 +87,9 @@ def check_all_once(root: Path, journal: Outbox, experiment: str) -> None:
     assert parent.data.params == {"train.lr": "0.1", "render.fps": "4"}
     assert run.data.tags["device"] == "cpu"
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    points = client.get_metric_history(run.info.run_id, "loss_g")
+    points = client.get_metric_history(run.info.run_id, "loss/g")
     assert [(point.step, point.value) for point in points] == [(1, 2), (2, 4)]
-    assert run.data.metrics["train.kid"] == parent.data.metrics["train.kid"] == 0.5
+    assert run.data.metrics["quality/kid"] == 0.5
     files = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
     assert Counter(Path(file).suffix for file in files) == {".png": 1, ".webp": 1}
     assert [file.path for file in client.list_artifacts(run.info.run_id, "out")] == ["out/a.txt"]
@@ -272,7 +272,7 @@ def test_file_rejected_by_server_is_saved_and_other_entries_delivered(
     client, number = open_store(tmp_path, experiment)
     found = {run.info.run_name: run for run in client.search_runs([number])}
     assert {run.info.status for run in found.values()} == {"FINISHED"}
-    assert found["train"].data.metrics["train.kid"] == 0.5
+    assert found["train"].data.metrics["quality/kid"] == 0.5
     notes = client.list_artifacts(found["train"].info.run_id, "not-uploaded")
     assert len(notes) == 1, "the run has a note as well"
 
@@ -405,7 +405,7 @@ def test_run_created_after_delivery_of_its_execution_is_deleted(
     assert len(after) == len(before) + 2
 
 
-@pytest.mark.parametrize("name", ["loss_g", "device", "render.fps", "train.kid"])
+@pytest.mark.parametrize("name", ["loss/g", "device", "render.fps", "quality/kid"])
 def test_only_content_quoted_by_mlflow_is_rejected(
     name: str, server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
@@ -420,29 +420,29 @@ def test_only_content_quoted_by_mlflow_is_rejected(
     client, number = open_store(tmp_path, experiment)
     found = {run.info.run_name: run.data for run in client.search_runs([number])}
     logged = {*found["train"].metrics, *found["p"].params, *found["train"].tags}
-    expected = {"loss_d", "loss_g", "device", "render.fps", "train.kid", "git.dirty"}
+    expected = {"loss/d", "loss/g", "device", "render.fps", "quality/kid", "git.dirty"}
     assert logged & expected == expected - {name}
 
 
 def test_every_rejected_point_of_a_metric_is_recorded(
     server: Server, tmp_path: Path, start: Callable[..., Outbox]
 ) -> None:
-    server.rejected = "loss_g"
+    server.rejected = "loss/g"
     journal = start()
     rows = [[1, 5, [1.0, 10.0]], [2, 5, [2.0, 20.0]], [3, -1, [3.0, 30.0]], [2**70, 5, [4.0, None]]]
-    journal.write("metrics", names=["loss_d", "loss_g"], rows=rows)
+    journal.write("metrics", names=["loss/d", "loss/g"], rows=rows)
     journal.write("end", status="FINISHED")
     journal.close()
     experiment = journal_experiment(journal)
     assert flush_backlog(tmp_path) == 0
     lines = rejected.read(tmp_path)
-    generator_lines = [line for line in lines if line["metric"] == "loss_g"]
+    generator_lines = [line for line in lines if line["metric"] == "loss/g"]
     assert [line["value"] for line in generator_lines] == [30.0, None, 10.0, 20.0]
     assert [line["step"] for line in generator_lines] == [3, 2**70, 1, 2]
-    assert [line["value"] for line in lines if line["metric"] == "loss_d"] == [3.0, 4.0]
+    assert [line["value"] for line in lines if line["metric"] == "loss/d"] == [3.0, 4.0]
     client, number = open_store(tmp_path, experiment)
     (run,) = (run for run in client.search_runs([number]) if run.info.run_name == "train")
-    assert run.data.metrics == {"loss_d": 2.0}
+    assert run.data.metrics == {"loss/d": 2.0}
 
 
 def test_requests_that_are_too_large_are_split(
@@ -535,7 +535,7 @@ def test_late_request_leaves_no_second_run(
     server.rule = lambda method, path: "" if may_delete or "delete" not in path[-6:] else "403"
     journal = start()
     run = Run(journal)
-    run.log_summary({"kid": 0.5})
+    run.log_summary("quality", {"kid": 0.5})
     flush_backlog(tmp_path)
     experiment = journal_experiment(journal)
     client, number = open_store(tmp_path, experiment)
@@ -559,7 +559,7 @@ def test_run_whose_tag_cannot_be_deleted_blocks_nothing(
     server.rule = lambda method, path: "403" if path.endswith(("/delete", "/delete-tag")) else ""
     journal = start()
     run = Run(journal)
-    run.log_summary({"kid": 0.5})
+    run.log_summary("quality", {"kid": 0.5})
     flush_backlog(tmp_path)
     client, number = open_store(tmp_path, journal_experiment(journal))
     (found,) = client.search_runs([number], "tags.`atelier.journal` != ''")

@@ -19,7 +19,7 @@ from atelier.tracking.mlflow_errors import (
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")
-KEY = "train.loss"
+KEY = "quality/loss"
 DATA_ERRORS = ["StringDataRightTruncation", "NumericValueOutOfRange", "CharacterNotInRepertoire"]
 TEMPORARY_ERRORS = [
     *("ReadOnlySqlTransaction", "UniqueViolation", "ForeignKeyViolation", "LockNotAvailable"),

@@ -52,7 +52,7 @@ def parents(store: tuple[Any, str]) -> list[Any]:
 def children(store: tuple[Any, str], parent: Any) -> dict[str, Any]:
     client, experiment = store
     found = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-    return {run.info.run_name: run for run in found}
+    return {run.data.tags["atelier.stage"]: run for run in found}
 
 
 def locked_hashes(project: Project, revision: str = "") -> dict[str, dict[str, str]]:
@@ -62,7 +62,9 @@ def locked_hashes(project: Project, revision: str = "") -> dict[str, dict[str, s
     return {name: record.outputs for name, record in read_lock(text).items()}
 
 
-def test_parent_run_contains_the_whole_pipeline(store: tuple[Any, str], parents: list[Any]) -> None:
+def test_parent_run_contains_the_whole_pipeline(
+    project: Project, store: tuple[Any, str], parents: list[Any]
+) -> None:
     first, rendered, _ = parents
     assert first.data.tags["stages.ran"].split() == [
         *("download", "convert", "train", "evaluate", "stylize", "render")
@@ -73,13 +75,56 @@ def test_parent_run_contains_the_whole_pipeline(store: tuple[Any, str], parents:
         producer = children(store, first)[stage].info.run_id
         assert rendered.data.tags[f"restored.{stage}"] == producer
         assert f"runs/{producer}" in rendered.data.tags["mlflow.note.content"]
-    final = {key: value for key, value in first.data.metrics.items() if "." in key}
-    assert {"convert.images", "train.steps", "evaluate.kid", "stylize.style_loss"} <= set(final)
-    assert {key: rendered.data.metrics[key] for key in final} == pytest.approx(final)
+    assert next(iter(first.data.metrics)) == "quality/kid", (
+        "the pages that compare runs open with it"
+    )
+    assert {"quality/kid", "quality/validation_kid", "style/loss"} <= set(first.data.metrics)
+    assert rendered.data.metrics == first.data.metrics
+    number = json.loads((project.folder / "metrics/convert.json").read_text())["images"]
+    assert f", {number} pictures, " in first.info.run_name
+    assert (
+        f"runs/{first.info.run_id}/artifacts/report.html" in first.data.tags["mlflow.note.content"]
+    )
+    assert first.data.tags["mlflow.user"]
     assert rendered.data.params["render.fps"] == "9.0"
     assert rendered.data.params["train.lr"] == first.data.params["train.lr"]
     images = {file.path for file in store[0].list_artifacts(rendered.info.run_id)}
-    assert {"training.gif", "losses.png", "sheet.png", "epoch_0002.png"} <= images
+    assert {"training.gif", "progress.png", "sheet.png", "epoch_0002.png"} <= images
+
+
+def test_runs_have_few_parameters_and_all_settings(
+    project: Project, store: tuple[Any, str], parents: list[Any], tmp_path: Path
+) -> None:
+    """More parameters would cover the pictures of a run on MLflow's pages."""
+    client, _ = store
+    text = (project.folder / "params.yaml").read_text()
+    stages = children(store, parents[2])
+    for stage, run in stages.items():
+        preset = run.data.tags["preset"]
+        assert run.info.run_name == f"{stage} ({preset})"
+        assert len(run.data.params) <= 4
+        assert all(key.startswith(f"{stage}.") for key in run.data.params)
+        settings = json.loads(run.data.tags["settings"])
+        assert run.data.params.items() <= settings.items()
+        file = client.download_artifacts(run.info.run_id, "settings.yaml", str(tmp_path))
+        assert Path(file).read_text() == text
+    assert json.loads(stages["train"].data.tags["settings"])["train.lr"] == "0.002"
+    assert parents[2].data.params["train.lr"] == "0.002"
+
+
+def test_no_metric_is_logged_twice(store: tuple[Any, str], parents: list[Any]) -> None:
+    """No two names of a run have the same values, and no final number has two points."""
+    client, _ = store
+    for run in (*children(store, parents[0]).values(), parents[0]):
+        keys = [key for key in run.data.metrics if not key.startswith("system/")]
+        last_parts = [key.rpartition("/")[2] for key in keys if not key.startswith("real/")]
+        assert len(set(last_parts)) == len(last_parts), run.info.run_name
+        for key in keys:
+            history = client.get_metric_history(run.info.run_id, key)
+            steps = [point.step for point in history]
+            assert len(set(steps)) == len(steps), f"{run.info.run_name}: {key}"
+        numbers = [key for key in keys if "seed" in key or "samples" in key or "neighbo" in key]
+        assert not numbers, "constants are tags or parameters"
 
 
 def test_stages_of_older_training_are_not_in_newer_pipeline(
@@ -88,7 +133,7 @@ def test_stages_of_older_training_are_not_in_newer_pipeline(
     newest = parents[2]
     assert newest.data.tags["stages.ran"] == "train evaluate"
     assert newest.data.tags["stages.restored"] == "download convert"
-    assert not [key for key in newest.data.metrics if key.startswith("stylize.")]
+    assert not [key for key in newest.data.metrics if key.startswith("style/")]
     assert "restored.stylize" not in newest.data.tags
 
 
@@ -138,12 +183,12 @@ def test_throughput_machine_usage_and_style_layers_are_logged(
     def steps(stage: str, key: str) -> list[int]:
         return [point.step for point in client.get_metric_history(stages[stage].info.run_id, key)]
 
-    assert steps("train", "loss_d") == list(range(1, 9))
-    assert steps("train", "images_per_second") == [4, 8]
-    assert steps("evaluate", "kid_of_epoch") == [1, 2]
-    layer_losses = [key for key in stages["stylize"].data.metrics if key.startswith("style_1/")]
-    assert layer_losses
-    assert steps("stylize", layer_losses[0])[:3] == [1, 2, 3]
+    assert steps("train", "loss/d") == list(range(1, 9))
+    assert steps("train", "speed/images_per_second") == [4, 8]
+    assert steps("evaluate", "quality/kid_by_epoch") == [1, 2]
+    assert steps("stylize", "style/relative_loss")[:3] == [1, 2, 3]
+    first, *_ = (key for key in stages["train"].data.metrics)
+    assert first == "loss/d", "not a metric of the machine"
     usage = {k for k in stages["train"].data.metrics if k.startswith("system/")}
     assert {"system/cpu_utilization_percentage", "system/process_memory_megabytes"} <= usage
 
@@ -211,12 +256,12 @@ def test_evaluation_is_logged_to_model_and_best_is_champion(
     kids = {}
     for model in client.search_logged_models([experiment]):
         numbers = {metric.key: metric.value for metric in model.metrics or []}
-        kids[model.model_id] = numbers["kid"]
+        kids[model.model_id] = numbers["quality/kid"]
     assert sorted(kids.values()) == pytest.approx(
-        sorted(parent.data.metrics["evaluate.kid"] for parent in (parents[0], parents[2]))
+        sorted(parent.data.metrics["quality/kid"] for parent in (parents[0], parents[2]))
     )
     (version,) = client.search_model_versions("name = 'faces'")
-    assert float(version.tags["kid"]) == parents[2].data.metrics["evaluate.kid"]
+    assert float(version.tags["kid"]) == parents[2].data.metrics["quality/kid"]
     champion = client.get_model_version_by_alias("faces", "champion")
     assert champion.version == version.version
 

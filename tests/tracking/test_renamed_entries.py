@@ -13,6 +13,7 @@ from atelier.gan.sampling import TrainedGenerator
 from atelier.gan.serialization import load_generator, save_network
 from atelier.tracking.delivery_worker import flush_backlog
 from atelier.tracking.environment import Process, private_folder
+from atelier.tracking.metric_names import KID, find_metric
 from atelier.tracking.models import GENERATOR, log_model, register_model
 from atelier.tracking.outbox import Outbox
 from atelier.tracking.rejected import rejected_file
@@ -22,6 +23,7 @@ from atelier.tracking.store import open_store
 
 from ..support.architectures import with_changes
 from ..support.empty_store import _no_cached_client as _no_cached_client
+from ..support.empty_store import runs
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 OLD_LOADER = "atelier.gan.weights:load_for_serving"
@@ -63,7 +65,40 @@ def test_entry_with_old_loader_is_delivered(tmp_path: Path) -> None:
     assert flush_backlog(tmp_path) == 0
     assert not rejected_file(tmp_path).exists()
     client, experiment = open_store(tmp_path, "atelier")
-    assert [model.name for model in client.search_logged_models([experiment])] == ["generator"]
+    (model,) = client.search_logged_models([experiment])
+    assert model.name == f"generator-{model.tags['content.md5'][:6]}"
+
+
+def test_metrics_of_an_earlier_version_get_their_present_names(tmp_path: Path) -> None:
+    outbox = Outbox(
+        private_folder(tmp_path),
+        Process(2**22 + 1, "0"),
+        "evaluate",
+        experiment="atelier",
+        pipeline="p",
+        parameters={"evaluate.seed": "1", "train.lr": "0.1"},
+        tags={},
+    )
+    outbox.write("metrics", names=["loss_d", "kid", "other"], rows=[[1, 5, [1.0, 2.0, 3.0]]])
+    outbox.write("summary", values={"kid": 0.5, "real_kid": 0.25})
+    outbox.write("end", status="FINISHED")
+    outbox.close()
+    assert flush_backlog(tmp_path) == 0
+    run = runs(tmp_path)["evaluate"]
+    assert run.data.metrics == {
+        "loss/d": 1.0,
+        "quality/validation_kid": 2.0,
+        "other": 3.0,
+        "quality/kid": 0.5,
+        "evaluate.real_kid": 0.25,
+    }
+    assert run.data.params == {"evaluate.seed": "1"}, "all settings of the stage"
+
+
+def test_a_metric_is_found_by_its_old_and_its_present_name() -> None:
+    assert find_metric({"evaluate.kid": 2.0}, KID) == 2.0
+    assert find_metric({"evaluate.kid": 2.0, KID: 1.0}, KID) == 1.0
+    assert find_metric({"evaluate.fid": 2.0}, KID) is None
 
 
 def test_champion_is_chosen_among_versions_with_old_and_new_parameter_names(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from atelier.tracking.links import record_links
 from atelier.tracking.results import results_lines
 
 from ..support.project import Project
@@ -46,8 +47,17 @@ def test_existing_results_are_listed_with_the_report_first(
     ]
     (tmp_path / "styled/sheet.png").unlink()
     assert results_lines(tmp_path) == [lines[0], *lines[2:]]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://anna:secret@mlflow.example.org")
-    assert results_lines(tmp_path)[-1] == "  https://mlflow.example.org  MLflow, to compare runs"
+    page = "#/experiments/7/runs?viewStateShareKey=atelier&workflowType=machine_learning"
+    record_links(tmp_path, tmp_path, "7", "a1")
+    assert results_lines(tmp_path)[-2:] == [
+        "  make ui               MLflow, to compare runs, at",
+        f"                        http://127.0.0.1:5000/{page}",
+    ]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://anna:secret@mlflow.example.org/")
+    assert page not in "".join(results_lines(tmp_path)), "the run is in another store"
+    record_links(tmp_path, tmp_path, "7", "a1")
+    link = f"https://mlflow.example.org/{page}"
+    assert results_lines(tmp_path)[-1] == f"  MLflow, to compare runs: {link}"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     (tmp_path / "mlflow.db").unlink()
     assert "MLflow" not in "".join(results_lines(tmp_path))

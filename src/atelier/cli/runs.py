@@ -106,7 +106,7 @@ def _rejected_text(rejections: list[dict[str, Any]]) -> str:
 def gc(
     *,
     best: Annotated[
-        int, typer.Option(min=0, help="number of runs with the lowest evaluate.kid to keep")
+        int, typer.Option(min=0, help="number of runs with the lowest KID to keep")
     ] = 1,
     days: Annotated[float, typer.Option(min=0, help="days to keep unfinished work")] = 30,
     min_age: Annotated[

@@ -103,12 +103,17 @@ def nearest_preset(values: Mapping[str, Any], folder: Path) -> tuple[str, dict[s
 
     Returns:
         The preset's name, and by dotted key each value that differs from the preset's.
+
+    Raises:
+        AtelierError: there is no preset, or one cannot be read.
     """
     own = dict(_flatten({name: values[name] for name in STAGES if name in values}, Settings))
     candidates: list[tuple[str, dict[str, Any]]] = []
     for name in _names(folder):
         preset = dict(_flatten(_layer(name, folder), Settings))
         candidates.append((name, {k: v for k, v in own.items() if preset.get(k, _ABSENT) != v}))
+    if not candidates:
+        raise AtelierError(f"there is no preset in {folder}.")
     return min(candidates, key=lambda candidate: _distance(candidate[1]))
 
 

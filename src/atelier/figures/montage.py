@@ -12,6 +12,8 @@ from atelier.core.files import atomic_write
 from atelier.core.resizing import resize_image
 from atelier.figures.captions import BACKGROUND, CAPTION_HEIGHT, caption, text_width
 
+_SHARP_TILE = 64
+
 Images = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 
 
@@ -80,6 +82,36 @@ def side_by_side(
         for title, half in zip(titles, halves, strict=True)
     ]
     return np.hstack([titled[0], _background(CAPTION_HEIGHT + height, tile // 2), titled[1]])
+
+
+def split_sides(image: NDArray[np.uint8], tile: int) -> list[tuple[NDArray[np.uint8], ...]]:
+    """Return the pairs of images at the same position of both montages of :func:`side_by_side`.
+
+    Args:
+        image: uint8 [H, W, 3], as :func:`side_by_side` gives it.
+        tile: height and width of each image in the montages, in pixels.
+
+    Raises:
+        ValueError: the image is not of whole tiles.
+    """
+    rows, columns = image.shape[0] - CAPTION_HEIGHT, (image.shape[1] - tile // 2) // 2
+    if rows < tile or columns < tile or rows % tile or columns % tile:
+        raise ValueError(f"{image.shape[1]} x {image.shape[0]} pixels are not of tiles of {tile}")
+    right = image.shape[1] - columns
+    return [
+        (image[y : y + tile, x : x + tile], image[y : y + tile, right + x : right + x + tile])
+        for y in range(CAPTION_HEIGHT, image.shape[0], tile)
+        for x in range(0, columns, tile)
+    ]
+
+
+def whole_tile(side: int) -> int:
+    """Return the side of tiles that show images of ``side`` pixels sharply.
+
+    Smaller images are enlarged by a whole factor to at most 64 pixels, and larger ones are limited
+    to 128.
+    """
+    return _SHARP_TILE // side * side if side < _SHARP_TILE else min(side, 2 * _SHARP_TILE)
 
 
 def limit_size(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

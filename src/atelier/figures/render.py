@@ -1,4 +1,4 @@
-"""Montages, training GIF, loss curves and report page of a training."""
+"""Montages, progress, training GIF, loss curves and report page of a training."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ from atelier.gan.sample_files import (
 
 GIF_SIDE = 1080
 HOLD_LAST = 2.0
+PROGRESS_EPOCHS, PROGRESS_COLUMNS, PROGRESS_TILE = 6, 8, 128
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Rendered:
     epochs: tuple[int, ...]
     montages: tuple[Path, ...]
     steps: tuple[Path, ...]
+    progress: Path = Path("progress.png")
     gif: Path = Path("training.gif")
     curves: Path = Path("losses.png")
     comparison: Path = Path("real_and_generated.png")
@@ -124,6 +126,7 @@ def render(
             report(Progress(done, 2 * len(epochs), "montages"))
         for path, (_, image) in zip(rendered.steps, layout.montages(steps), strict=True):
             save_png(image, folder / path)
+        save_png(_progress(files), folder / rendered.progress)
         _save_gif(folder / rendered.gif, settings.fps, epochs, layout, report)
         loss_curves(table, folder / rendered.curves)
         save_png(comparison, folder / rendered.comparison)
@@ -182,6 +185,24 @@ def _equal_shapes(files: dict[int, Path]) -> dict[int, Path]:
                 " from one training: run the train stage again."
             )
     return files
+
+
+def _progress(files: Mapping[int, Path]) -> NDArray[np.uint8]:
+    """Return a row of samples for each of a few epochs; a column shows one latent."""
+    epochs = [list(files)[place] for place in _evenly(len(files), PROGRESS_EPOCHS)]
+    rows = [load_samples(files[epoch]) for epoch in epochs]
+    # Evenly spaced samples are of different classes, if there are classes.
+    shown = _evenly(len(rows[0]), PROGRESS_COLUMNS)
+    images = montage(np.concatenate([row[shown] for row in rows]), len(shown), PROGRESS_TILE)
+    labeled = labeled_rows(images, [f"epoch {epoch}" for epoch in epochs])
+    title = caption("The same latents after several epochs", labeled.shape[1])
+    return np.vstack([title, labeled])
+
+
+def _evenly(available: int, count: int) -> list[int]:
+    """Return at most ``count`` evenly spaced places, with the first and the last one."""
+    places = np.linspace(0, available - 1, min(count, available)).round()
+    return [int(place) for place in places]
 
 
 def _save_gif(

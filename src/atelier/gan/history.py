@@ -124,17 +124,15 @@ class History:
         write_csv(qualities, ("epoch", "kid"), scores)
 
     def metrics(self, select_model: str) -> dict[str, float]:
-        """Return the metrics that runs are compared by: KID of the saved generator, and steps.
+        """Return the metrics that runs are compared by: KID of the saved generator, if measured.
 
         Args:
             select_model: ``train.select_model``. The KID is the lowest for ``best``, else the last.
         """
-        steps = {"steps": self.details()["steps"]}
         qualities = list(self.qualities().values())
         if not qualities:
-            return steps
-        kid = min(qualities) if select_model == "best" else qualities[-1]
-        return {"validation_kid": kid, **steps}
+            return {}
+        return {"validation_kid": min(qualities) if select_model == "best" else qualities[-1]}
 
     def details(self) -> dict[str, Any]:
         """Return the number of epochs and steps, the last epoch's means, and the best KID."""

@@ -63,7 +63,7 @@ class Scores:
     swd: dict[int, float]
     diversity: float | None
 
-    def metrics(self, prefix: str = "") -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Return metrics by name, with the mean of the sliced Wasserstein distance over scales."""
         values = {
             "kid": self.kid and self.kid.value,
@@ -73,7 +73,7 @@ class Scores:
             "swd": sum(self.swd.values()) / len(self.swd) if self.swd else None,
             "diversity": self.diversity,
         }
-        return {f"{prefix}{name}": value for name, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -105,16 +105,24 @@ class Evaluation:
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics that runs are compared by, most important first."""
-        details = self.details()
-        return {name: details[name] for name in COMPARED if name in details}
+        quality = self.quality()
+        return {name: quality[name] for name in COMPARED if name in quality}
+
+    def quality(self) -> dict[str, float]:
+        """Return all metrics of the generated images."""
+        memorised = {} if self.memorised is None else {"memorised": self.memorised}
+        return self.generated.metrics() | memorised
+
+    def real(self) -> dict[str, float]:
+        """Return the same metrics of other real images, and the expectation of ``memorised``."""
+        expected = {} if self.real_memorised is None else {"memorised": self.real_memorised}
+        return self.other_real.metrics() | expected
 
     def details(self) -> dict[str, Any]:
         """Return all metrics, also those of other real images, and how they were measured."""
-        memorization = {"memorised": self.memorised, "real_memorised": self.real_memorised}
         return {
-            **self.generated.metrics(),
-            **{name: value for name, value in memorization.items() if value is not None},
-            **self.other_real.metrics("real_"),
+            **self.quality(),
+            **{f"real_{name}": value for name, value in self.real().items()},
             "measured_with": self.measured_with,
             "notes": list(self.notes),
         }

@@ -28,7 +28,11 @@ class BatchLogger:
         self._reject = reject
 
     def log_metrics(
-        self, run: str, points: Iterable[tuple[str, Any, Any, Any]], model: str | None = None
+        self,
+        run: str,
+        points: Iterable[tuple[str, Any, Any, Any]],
+        model: str | None = None,
+        dataset: tuple[str | None, str | None] = (None, None),
     ) -> None:
         """Log points of a run's metrics.
 
@@ -36,13 +40,15 @@ class BatchLogger:
             run: id of the run.
             points: (legal name, value, milliseconds since 1970, step).
             model: id of a logged model that the points also belong to.
+            dataset: name and digest of the data that they were measured on.
         """
         from mlflow.entities import Metric
 
         metrics: list[Metric] = []
         for key, value, at, step in points:
             try:
-                metrics.append(Metric(key, *_metric_point(value, at, step), model_id=model))
+                point = _metric_point(value, at, step)
+                metrics.append(Metric(key, *point, model, *dataset))
             except (TypeError, ValueError, OverflowError) as error:
                 fields = {"metric": key, "value": value, "time": at, "step": step, "run": run}
                 name = f"{run}/metric/{key}/{step}/{at}"

@@ -2,7 +2,7 @@
 
 Skipped stages start no process and write no outbox. When the ``dvc`` that runs a pipeline has
 exited, :func:`write_outcome` writes an outbox of the pipeline: hashes and metrics of every stage,
-and the images that ``dvc.yaml`` plots.
+its results and the images that ``dvc.yaml`` plots.
 """
 
 import hashlib
@@ -251,10 +251,11 @@ def _write_outbox(
         kind="outcome",
         experiment=start["experiment"],
         parameters=start["parameters"],
+        title=start.get("title"),
         stages=entries,
     )
     try:
-        _attach_images(outbox, tree, outputs)
+        _attach_results(outbox, tree, outputs)
         outbox.write("end", status="FINISHED")
     except BaseException:  # another attempt writes its own outbox
         remove(outbox.folder)
@@ -264,10 +265,10 @@ def _write_outbox(
             outbox.close()
 
 
-def _attach_images(outbox: Outbox, tree: Tree, outputs: set[str]) -> None:
-    """Attach the plotted images that are outputs of stages."""
+def _attach_results(outbox: Outbox, tree: Tree, outputs: set[str]) -> None:
+    """Attach the results and the plotted images that are outputs of stages."""
     with tempfile.TemporaryDirectory() as folder:
-        for path in _plotted_images(tree):
+        for path in dict.fromkeys([*_results(tree), *_plotted_images(tree)]):
             content = tree.read(path) if _is_in(path, outputs) else None
             if content is not None:
                 file = Path(folder, Path(path).name)
@@ -297,6 +298,12 @@ def _listed(record: StageRecord, tree: Tree) -> dict[str, str]:
         with suppress(ValueError, TypeError):
             found |= json.loads(tree.read(path) or b"{}")
     return found
+
+
+def _results(tree: Tree) -> list[str]:
+    """Return the paths of the report page, the sheet of paintings and the last montage."""
+    montages = tree.names("renders/montages")[-1:]
+    return ["report.html", "styled/sheet.png", *(f"renders/montages/{name}" for name in montages)]
 
 
 def _plotted_images(tree: Tree) -> list[str]:

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 from atelier.core.errors import AtelierError
 from atelier.tracking import destination, mlflow_names
 from atelier.tracking.environment import PRIVATE, owner_tags, repository_root
+from atelier.tracking.metric_names import KID, find_metric
 from atelier.tracking.outbox import outboxes, recorded_start
 from atelier.tracking.redact import count_text
 from atelier.tracking.references import collect_cache, collect_runs, named_by_git
 from atelier.tracking.renamed import current_parameters
+from atelier.tracking.run_start import settings_of
 from atelier.tracking.run_state import remove_stale, stale
 from atelier.tracking.store import locked, open_store, short_message
 
@@ -50,9 +52,8 @@ class PipelineExecution:
 
     @property
     def kid(self) -> float | None:
-        """Final ``evaluate.kid``; ``None`` if there is none."""
-        kid: float | None = self.head.data.metrics.get("evaluate.kid")
-        return kid
+        """KID of the final images; ``None`` if there is none."""
+        return find_metric(self.head.data.metrics, KID)
 
     @property
     def folders(self) -> list[Path]:
@@ -328,7 +329,8 @@ def _lowest(executions: list[PipelineExecution], best: int) -> list[PipelineExec
     """Return the executions with the lowest KID among those evaluated as the newest one."""
 
     def settings(execution: PipelineExecution) -> dict[str, str]:
-        parameters = current_parameters(execution.head.data.params).items()
+        data = execution.head.data
+        parameters = current_parameters(settings_of(data.params, data.tags)).items()
         return {name: value for name, value in parameters if name.startswith("evaluate.")}
 
     parents = [e for e in executions if e.tags("atelier.pipeline") and _is_active(e.head)]

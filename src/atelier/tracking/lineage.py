@@ -15,6 +15,7 @@ from atelier.tracking import mlflow_names
 from atelier.tracking.dvc_lock import is_logged, read_lock
 from atelier.tracking.environment import git
 from atelier.tracking.pipeline_run import find_producer, stages_of
+from atelier.tracking.run_start import settings_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -185,7 +186,7 @@ def _by_run(
         commit=tags.get("mlflow.source.git.commit", ""),
         dirty=tags.get("git.dirty") == "true",
         when=f"{datetime.fromtimestamp(run.info.start_time / 1000):%Y-%m-%d %H:%M:%S}",
-        settings=dict(run.data.params),
+        settings=settings_of(run.data.params, tags),
         inputs=_inputs(run),
         outputs=_tagged(run, "output."),
     )

@@ -1,19 +1,20 @@
 """Delivery of one outbox to MLflow: every entry once and in order, also after interruptions."""
 
-import json
 import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atelier.core.errors import AtelierError
-from atelier.core.files import write_text
 from atelier.tracking import mlflow_names, rejected, uploads
 from atelier.tracking.batch_logger import BatchLogger, timestamp
+from atelier.tracking.delivery_state import DeliveryState
 from atelier.tracking.environment import private_folder
+from atelier.tracking.links import record_links
+from atelier.tracking.metric_names import current_metric
 from atelier.tracking.mlflow_errors import (
     ContentError,
     as_content_error,
@@ -43,7 +44,9 @@ from atelier.tracking.pipeline_run import (
     stages_of,
 )
 from atelier.tracking.renamed import current_loader, current_parameters
+from atelier.tracking.run_start import RunStart
 from atelier.tracking.store import StoreError, client_of, is_remote
+from atelier.tracking.titles import Title
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -54,31 +57,6 @@ _KINDS_WITH_FILE = ("text", "artifact", "picture", "model")
 _PAUSES = (0.3, 1.0)
 # After this many attempts a file is rejected, if the server accepts other requests.
 _MAX_ATTEMPTS = 5
-
-
-@dataclass(frozen=True)
-class _State:
-    """Progress of a delivery, saved in ``delivered.json``.
-
-    Attributes:
-        offset: bytes of the outbox that are delivered.
-        run: id of the run.
-        parent: id of the pipeline's run; empty if there is none.
-        stage: name of the stage; empty for a pipeline's outcome.
-        experiment: name of the experiment.
-        ended: True if the last entry is delivered.
-        logged: last step of each metric of a resumed run.
-        attempts: failed deliveries of the entry at ``offset``.
-    """
-
-    offset: int = 0
-    run: str = ""
-    parent: str = ""
-    stage: str = ""
-    experiment: str = ""
-    ended: bool = False
-    logged: dict[str, int] | None = None
-    attempts: int = 0
 
 
 class _RunGoneError(Exception):
@@ -106,10 +84,7 @@ class Delivery:
         self._outbox = outbox
         self._restarted = False
         self._file = outbox / DELIVERED
-        self._state = _State()
-        # If a full disk or a crash truncated the file, everything is delivered again.
-        with suppress(OSError, ValueError, TypeError):
-            self._state = _State(**json.loads(self._file.read_text("utf-8")))
+        self._state = DeliveryState.load(self._file)
 
     def _client(self) -> "MlflowClient":
         """Return the client of the store, which the first call opens."""
@@ -127,7 +102,7 @@ class Delivery:
         except _RunGoneError:
             self._restarted = True
             self.delivered = 0
-            self._state = _State()
+            self._state = DeliveryState()
             self._save()
             self._deliver_batch(more_may_come)
         if self._state.ended:
@@ -282,33 +257,41 @@ class Delivery:
 
     def _save(self, **changes: Any) -> None:
         self._state = replace(self._state, **changes)
-        write_text(self._file, json.dumps(asdict(self._state)))
+        self._state.save(self._file)
 
     def _start(self, entry: dict[str, Any]) -> None:
         with as_content_error():
-            stage, at, tags, parent = entry["stage"], entry["time"], dict(entry["tags"]), ""
-            pipeline, parameters = entry["pipeline"], dict(entry["parameters"])
-            name, continues = entry["experiment"], entry.get("continues", "")
-            own = {k: v for k, v in parameters.items() if k.startswith(f"{stage}.")}
-        client, experiment = client_of(self._root, name)
-        self._save(experiment=name)  # the client of the next requests depends on it
-        if pipeline:
-            key = (PARENT_KEY, self._pipeline)
-            parent = find_or_create(client, experiment, pipeline, at, key, {})
-            self._log().log_tags(parent, tags | {"mlflow.source.name": "dvc.yaml"})
-            self._log().log_parameters(parent, parameters)
-            client.update_run(parent, status="RUNNING")
+            start = RunStart.from_entry(entry)
+        client, experiment = client_of(self._root, start.experiment)
+        self._save(experiment=start.experiment)  # the client of the next requests depends on it
+        parent, tags = "", start.run_tags()
+        if start.pipeline:
+            parent = self._start_parent(start, experiment)
             tags |= {"mlflow.parentRunId": parent}
-        if continues and has_earlier_attempt(private_folder(self._root), self._outbox, stage):
-            raise _TooEarlyError(f"an earlier attempt at {stage} is not delivered yet")
-        key = (STAGE_KEY, continues or self._outbox.name)
-        first = {"atelier.stage": stage} | ({"mlflow.parentRunId": parent} if parent else {})
-        run = find_or_create(client, experiment, stage, at, key, first)
+        earlier = has_earlier_attempt(private_folder(self._root), self._outbox, start.stage)
+        if start.continues and earlier:
+            raise _TooEarlyError(f"an earlier attempt at {start.stage} is not delivered yet")
+        key = (STAGE_KEY, start.continues or self._outbox.name)
+        first = {"atelier.stage": start.stage} | ({"mlflow.parentRunId": parent} if parent else {})
+        run = find_or_create(client, experiment, start.run_name(), start.time, key, first)
         self._log().log_tags(run, tags | first)
-        self._log().log_parameters(run, own)
-        self._save(run=run, parent=parent, stage=stage, experiment=name)
-        if continues:
+        self._log().log_parameters(run, start.run_parameters())
+        self._save(run=run, parent=parent, stage=start.stage)
+        if parent:
+            record_links(self._root, self._outbox.parent, experiment, parent)
+        if start.continues:
             self._resume_run()
+
+    def _start_parent(self, start: RunStart, experiment: str) -> str:
+        """Create or reopen the pipeline's run, and return its id."""
+        client, key = self._client(), (PARENT_KEY, self._pipeline)
+        name = start.title.run_name() if start.title else ""
+        name = name or start.pipeline
+        parent = find_or_create(client, experiment, name, start.time, key, {})
+        self._log().log_tags(parent, start.tags | {"mlflow.source.name": "dvc.yaml"})
+        self._log().log_parameters(parent, start.parameters)
+        client.update_run(parent, status="RUNNING")
+        return parent
 
     def _resume_run(self) -> None:
         """Reopen a run that an earlier execution started; its steps are not logged again."""
@@ -321,7 +304,7 @@ class Delivery:
     def _metrics(self, entry: dict[str, Any]) -> None:
         logged = self._state.logged or {}
         with as_content_error():
-            keys = [mlflow_names.key(name) for name in entry["names"]]
+            keys = [mlflow_names.key(current_metric(name)) for name in entry["names"]]
             points = [
                 (key, value, at, step)
                 for step, at, values in entry["rows"]
@@ -331,20 +314,21 @@ class Delivery:
         self._log().log_metrics(self._state.run, points)
 
     def _summary(self, entry: dict[str, Any]) -> None:
-        # The stage's name keeps final numbers apart from the points of a metric of that name.
         with as_content_error():
+            # Entries of earlier versions have no section.
+            section = f"{entry['section']}/" if "section" in entry else f"{self._state.stage}."
             points = [
-                (mlflow_names.key(f"{self._state.stage}.{name}"), value, entry["time"], 0)
+                (mlflow_names.key(current_metric(f"{section}{name}")), value, entry["time"], 0)
                 for name, value in entry["values"].items()
             ]
-        for run in filter(None, (self._state.run, self._state.parent)):
-            self._log().log_metrics(run, points)
+        self._log().log_metrics(self._state.run, points)
 
     def _text(self, entry: dict[str, Any]) -> None:
         with as_content_error():
             content = mlflow_names.text(entry["text"])
             name = mlflow_names.artifact_path(entry["name"])
-        for run in filter(None, (self._state.run, self._state.parent)):
+            parent = "" if entry.get("own") else self._state.parent
+        for run in filter(None, (self._state.run, parent)):
             uploads.upload_text(self._client(), run, content, name)
 
     def _artifact(self, entry: dict[str, Any]) -> None:
@@ -377,6 +361,7 @@ class Delivery:
         """Complete the pipeline's run; the entries that follow are its images."""
         with as_content_error():
             stages, name, at = entry["stages"], entry["experiment"], entry["time"]
+            title = Title.from_json(entry)
         client, experiment = client_of(self._root, name)
         key = (PARENT_KEY, self._pipeline)
         parent = find_or_create(client, experiment, "pipeline", at, key, {})
@@ -388,7 +373,7 @@ class Delivery:
         for run in ran.values():
             own = (STAGE_KEY, run.data.tags[STAGE_KEY])
             remove_duplicates(client, experiment, own, run.info.run_id)
-        complete_parent_run(client, parent, stages, self._log())
+        complete_parent_run(client, parent, stages, self._log(), title)
         evaluation = ran.get("evaluate")
         if evaluation and "evaluate" in stages:
             log_evaluation(client, stages["evaluate"], evaluation.info.run_id, self._log())

@@ -22,6 +22,7 @@ from atelier.tracking.mlflow_errors import (
 )
 from atelier.tracking.pipeline_run import stages_of
 from atelier.tracking.renamed import current_parameters
+from atelier.tracking.run_start import settings_of
 from atelier.tracking.store import as_default_store, short_message
 from atelier.tracking.uploads import MissingFileError
 
@@ -34,12 +35,18 @@ if TYPE_CHECKING:
 
     from atelier.tracking.batch_logger import BatchLogger
 
-NAME = "generator"
 GENERATOR = "models/generator.safetensors"
 CHAMPION = "champion"
 ABOUT = "architecture"  # key of metadata that a signature lacks, e.g. the latent distribution
 _CONTENT = "content.md5"
+_KIND = "atelier.kind"
+_OLD_NAME = "generator"  # of all models of earlier versions
+_TEST = "data/test.npz"
 _PACKAGE = "atelier."
+_ABOUT_MODEL = (
+    "Generators of images, one version for each evaluated training. The alias champion is the"
+    " version with the lowest KID among those that were evaluated with the latest settings."
+)
 _RUN = re.compile(r"[0-9a-f]{32}")
 _MODEL = re.compile(r"models:/\S+")
 
@@ -72,9 +79,8 @@ def log_model(client: "MlflowClient", run: str, file: Path, loader: str) -> None
         network, example, about = getattr(importlib.import_module(module), function)(file)
         with torch.inference_mode():
             images = network(torch.from_numpy(example)).numpy()
-    model = client.create_logged_model(
-        client.get_run(run).info.experiment_id, name=NAME, source_run_id=run
-    )
+    content = file_digest(file, "md5")
+    model = _create(client, run, content, about)
     flavor = _RecordingFlavor()
     with as_default_store(client):
         Model.log(
@@ -91,8 +97,28 @@ def log_model(client: "MlflowClient", run: str, file: Path, loader: str) -> None
         )
     _verify(client, model.model_id, flavor.files)
     # Set last: only a model with this tag is complete.
-    content = file_digest(file, "md5")
     client.set_logged_model_tags(model.model_id, {_CONTENT: content})
+
+
+def _create(
+    client: "MlflowClient", run: str, content: str, about: Mapping[str, Any]
+) -> "LoggedModel":
+    """Create a model whose name and page tell it from other generators, without files yet."""
+    found = client.get_run(run)
+    preset = found.data.tags.get("preset", _OLD_NAME)
+    side, channels = about.get("image_size", "?"), about.get("channels", 3)
+    kind = "grayscale" if channels == 1 else "color"
+    note = (
+        f"Generator of {side}x{side} {kind} images, trained with the preset {preset}."
+        f" `atelier generate --model {run}` draws images of it."
+    )
+    return client.create_logged_model(
+        found.info.experiment_id,
+        name=f"{preset}-{content[:6]}",
+        source_run_id=run,
+        params=settings_of(found.data.params, found.data.tags),
+        tags={_KIND: "generator", "mlflow.note.content": note},
+    )
 
 
 class _RecordingFlavor:
@@ -124,7 +150,7 @@ def _is_logged(client: "MlflowClient", run: str) -> bool:
     """
     experiment = client.get_run(run).info.experiment_id
     found = client.search_logged_models([experiment], f"source_run_id = '{run}'", max_results=20)
-    ours = [model for model in found if model.name == NAME]
+    ours = [model for model in found if _KIND in model.tags or model.name == _OLD_NAME]
     incomplete = [model for model in ours if not is_complete(model)]
     for model in incomplete:
         try:
@@ -172,10 +198,16 @@ def log_evaluation(
     model = _model_of(client, evaluate["inputs"].get(GENERATOR, ""))
     if model is None:
         return
-    run = client.get_run(evaluation)
-    at = run.info.end_time or run.info.start_time
-    points = [(mlflow_names.key(n), value, at, 0) for n, value in evaluate["metrics"].items()]
-    log.log_metrics(evaluation, points, model.model_id)
+    points = []
+    for name, value in evaluate["metrics"].items():
+        key = mlflow_names.key(f"quality/{name}")
+        # With the same time, it is the same point of the run, which is not logged twice.
+        history = client.get_metric_history(evaluation, key)
+        at = history[0].timestamp if history else client.get_run(evaluation).info.start_time
+        points.append((key, value, at, 0))
+    test = evaluate["inputs"].get(_TEST)
+    dataset = (_TEST, test[:36]) if test else (None, None)
+    log.log_metrics(evaluation, points, model=model.model_id, dataset=dataset)
 
 
 def register_model(
@@ -192,7 +224,8 @@ def register_model(
     model = _model_of(client, evaluate["inputs"].get(GENERATOR, ""))
     if model is None or "kid" not in evaluate["metrics"]:
         return
-    parameters = current_parameters(client.get_run(evaluation).data.params)
+    data = client.get_run(evaluation).data
+    parameters = current_parameters(settings_of(data.params, data.tags))
     settings = {key: value for key, value in parameters.items() if key.startswith("evaluate.")}
     _register(client, model, mlflow_names.model_name(name), evaluate["metrics"]["kid"], settings)
 
@@ -223,7 +256,7 @@ def _register(
         client.get_registered_model(name)
     except MlflowException:
         try:
-            client.create_registered_model(name)
+            client.create_registered_model(name, description=_ABOUT_MODEL)
         except MlflowException as error:  # another worker has just created it
             if not exists_already(error):
                 raise
@@ -241,6 +274,8 @@ def _register(
                 model_id=model.model_id,
                 tags={_CONTENT: model.tags[_CONTENT]},
             )
+    note = f"{model.name}: KID {kid:.4g}. {model.tags.get('mlflow.note.content', '')}"
+    client.update_model_version(name, registered.version, note)
     tags = {_CONTENT: model.tags[_CONTENT], "kid": repr(kid), **settings}
     for key, value in tags.items():
         client.set_model_version_tag(name, registered.version, key, value)

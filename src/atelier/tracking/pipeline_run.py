@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from atelier.tracking import mlflow_names
+from atelier.tracking.metric_names import pipeline_metrics
 from atelier.tracking.mlflow_errors import is_access_denied
+from atelier.tracking.renamed import current_parameters
+from atelier.tracking.titles import Title
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -27,7 +30,11 @@ _WITHOUT_RUN = "watch"
 
 
 def complete_parent_run(
-    client: "MlflowClient", parent: str, stages: _Stages, log: "BatchLogger"
+    client: "MlflowClient",
+    parent: str,
+    stages: _Stages,
+    log: "BatchLogger",
+    title: Title | None = None,
 ) -> None:
     """Log DVC's records of all stages to a parent run and its children.
 
@@ -36,6 +43,7 @@ def complete_parent_run(
         parent: id of the parent run.
         stages: by name and in order: ``inputs`` and ``outputs``, hashes by path, and ``metrics``.
         log: logger of the same store.
+        title: of the pipeline; the run gets its name and number of images.
     """
     stages = {n: s for n, s in stages.items() if n.partition("@")[0] != _WITHOUT_RUN}
     ran = stages_of(client, parent)
@@ -49,12 +57,30 @@ def complete_parent_run(
             producer = find_producer(client, stage["outputs"])
             run_id = producer.info.run_id if producer else "unknown"
             log.log_tags(parent, {f"restored.{name}": run_id})
-            _log_numbers(client, parent, name, stage["metrics"], log)
             rows.append((name, "restored", producer))
     for status in ("ran", "restored"):
         names = [name for name, row_status, _ in rows if row_status == status]
         log.log_tags(parent, {f"stages.{status}": " ".join(names)})
-    log.log_tags(parent, {"mlflow.note.content": _note(rows)})
+    head = client.get_run(parent)
+    points = [(n, v, head.info.start_time, 0) for n, v in pipeline_metrics(stages).items()]
+    log.log_metrics(parent, points)
+    if title:
+        images = stages.get("convert", {}).get("metrics", {}).get("images")
+        count = None if images is None else round(images)
+        name = title.run_name(count, _previous_settings(client, head))
+        log.log_tags(parent, {"mlflow.runName": mlflow_names.run_name(name)})
+    log.log_tags(parent, {"mlflow.note.content": _note(head, rows)})
+
+
+def _previous_settings(client: "MlflowClient", head: "Run") -> dict[str, str]:
+    """Return all settings of the pipeline before; empty if it is the first one."""
+    found = client.search_runs(
+        [head.info.experiment_id],
+        f"tags.`{PARENT_KEY}` != '' and attributes.start_time < {head.info.start_time}",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    return current_parameters(found[0].data.params) if found else {}
 
 
 def stages_of(client: "MlflowClient", parent: str) -> "dict[str, Run]":
@@ -115,18 +141,18 @@ def _tag_content(
         log.log_datasets(run, datasets)
 
 
-def _log_numbers(
-    client: "MlflowClient", parent: str, stage: str, values: Mapping[str, float], log: "BatchLogger"
-) -> None:
-    """Log the final metrics of a stage that did not run to the parent run."""
-    at = client.get_run(parent).info.start_time
-    points = [(mlflow_names.key(f"{stage}.{name}"), value, at, 0) for name, value in values.items()]
-    log.log_metrics(parent, points)
+def _note(head: "Run", rows: "list[tuple[str, str, Run | None]]") -> str:
+    """Return the parent's description in Markdown: links to its results, and its stages.
 
-
-def _note(rows: "list[tuple[str, str, Run | None]]") -> str:
-    """Return the parent's description: a Markdown table of stages with links to their runs."""
-    lines = ["| stage | in this execution | made by |", "|---|---|---|"]
+    Args:
+        head: the parent run.
+        rows: name and status of each stage, and the run that made its outputs.
+    """
+    page = f"#/experiments/{head.info.experiment_id}/runs/{head.info.run_id}"
+    lines = [f"[Report]({page}/artifacts/report.html)", ""]
+    if experiment := head.data.tags.get("dvc.experiment"):
+        lines += [f"DVC experiment: `{experiment}`", ""]
+    lines += ["| stage | in this execution | made by |", "|---|---|---|"]
     for name, status, run in rows:
         link = "a run that this store does not have"
         if run:

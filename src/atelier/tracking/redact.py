@@ -46,6 +46,15 @@ def redact_urls(value: Any) -> str:
     return _QUERY.sub(r"\1", _USER.sub("://", str(value)))
 
 
+def redact_values(values: Any) -> Any:
+    """Return nested values with the text of :func:`redact_urls` in place of every string."""
+    if isinstance(values, Mapping):
+        return {key: redact_values(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [redact_values(value) for value in values]
+    return redact_urls(values) if isinstance(values, str) else values
+
+
 def redact(text: str) -> str:
     """Return the text of :func:`redact_urls` with values such as that of ``token: ...`` masked."""
     return _SECRET.sub(r"\1***", redact_urls(text))

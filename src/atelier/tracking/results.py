@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 from atelier.core.progress import print_above_bars
-from atelier.tracking import destination
 from atelier.tracking.environment import repository_root
+from atelier.tracking.links import latest_location
+from atelier.tracking.store import has_store
 
 LAST_STAGE = "report"
 """The stage that runs after all others, whenever one of them wrote new outputs."""
@@ -25,10 +26,9 @@ def results_lines(folder: Path = Path()) -> list[str]:
     found = {name: text for name, text in _DESCRIPTIONS.items() if (folder / name).exists()}
     if set(found) <= {"metrics/"}:
         return []
-    if command := _mlflow_command(folder):
-        found[command] = "MLflow, to compare runs"
     width = max(map(len, found)) + 2
-    return [f"  {name:<{width}}{text}" for name, text in found.items()]
+    lines = [f"  {name:<{width}}{text}" for name, text in found.items()]
+    return lines + [f"  {line}" for line in _mlflow_lines(folder, width)]
 
 
 def print_results() -> None:
@@ -44,10 +44,13 @@ def print_results() -> None:
         print_above_bars("", "Results:", *lines)
 
 
-def _mlflow_command(folder: Path) -> str:
-    """Return the command that opens MLflow's page; empty if nothing was logged."""
-    address = destination.present(folder)
-    if address != destination.PROJECT:
-        is_server = address.startswith(("http://", "https://"))
-        return address if is_server else f"mlflow ui --backend-store-uri {address}"
-    return "make ui" if (folder / "mlflow.db").exists() else ""
+def _mlflow_lines(folder: Path, width: int) -> list[str]:
+    """Return the address of MLflow's table of runs; empty if nothing was logged."""
+    location, text = latest_location(folder), "MLflow, to compare runs"
+    if location and not location.is_local:
+        return [f"{text}: {location.table()}"]
+    lines = [f"{'make ui':<{width}}{text}"] if has_store(folder) else []
+    if lines and location:
+        lines[0] += ", at"
+        lines.append(f"{'':<{width}}{location.table()}")
+    return lines

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from atelier.core.checkpoints import Checkpoints
 
 
+SPEED = "speed/images_per_second"
+# Narrower sheets are enlarged: MLflow shows them in a large box.
+SHEET_PIXELS = 512
+
+
 class Run:
     """One execution of a stage, which is logged to an outbox.
 
@@ -31,6 +36,8 @@ class Run:
         self._outbox = outbox
         self._resume_dir = resume_dir
         self._warnings: list[str] = []
+        self._system: list[tuple[list[str], tuple[int, int, list[float]]]] = []
+        self._has_metrics = False
         self._start = self._last_steps = now()
 
     def log_steps(
@@ -45,7 +52,7 @@ class Run:
             first_step: number of steps before the first row.
             names: metric of each column.
             rows: float [steps, names].
-            images: images processed by these steps, for ``images_per_second``; 0 for none.
+            images: images processed by these steps, for the speed; 0 for none.
         """
         end = now()
         seconds = max(end - self._last_steps, 1) / 1000
@@ -57,7 +64,7 @@ class Run:
         ]
         self._points(names, points)
         if images:
-            self._points(["images_per_second"], [(points[-1][0], end, [images / seconds])])
+            self._points([SPEED], [(points[-1][0], end, [images / seconds])])
 
     def log_metrics(self, names: Sequence[str], rows: Mapping[int, Sequence[float]]) -> None:
         """Log metrics by step, e.g. by epoch: a row of values for each step."""
@@ -67,14 +74,29 @@ class Run:
     def log_system(self, values: Mapping[str, float]) -> None:
         """Log system metrics; their steps are seconds since the start of the run."""
         at = now()
-        self._points(list(values), [((at - self._start) // 1000, at, list(values.values()))])
+        self._system.append((list(values), ((at - self._start) // 1000, at, list(values.values()))))
+        if self._has_metrics:
+            self._log_held_system()
 
-    def log_summary(self, values: Mapping[str, Any]) -> None:
-        """Log final numbers, also to the parent run; text and lists are ignored."""
-        self._write_entry(lambda outbox: outbox.write("summary", values=numbers(values)))
+    def _log_held_system(self) -> None:
+        """Log system metrics; not before others, since MLflow's pages begin with the first one."""
+        held, self._system = self._system, []
+        for names, point in held:
+            self._write_points(names, [point])
 
-    def log_images(self, key: str, pixels: NDArray[np.uint8], step: int, columns: int = 0) -> None:
+    def log_summary(self, section: str, values: Mapping[str, Any]) -> None:
+        """Log final numbers as metrics of a section; text and lists are ignored."""
+        self._write_entry(
+            lambda outbox: outbox.write("summary", section=section, values=numbers(values))
+        )
+        self._has_metrics = True
+
+    def log_images(
+        self, key: str, pixels: NDArray[np.uint8], step: int = 0, columns: int = 0
+    ) -> None:
         """Log images as one grid, in a series with a step slider.
+
+        MLflow opens a series at step 0. Its pages show the section of images first.
 
         Args:
             key: name of the series.
@@ -83,6 +105,8 @@ class Run:
             columns: images in a row; 0 for a nearly square grid.
         """
         from PIL import Image
+
+        key = f"images/{key}"
 
         def write(outbox: Outbox) -> None:
             name = mlflow_names.image_key(key).replace("/", "~")
@@ -146,8 +170,13 @@ class Run:
         with self._resume_dir.checkpoints(name) as checkpoints:
             yield checkpoints, self._resume_dir.stop_requested
 
+    def is_resumed(self) -> bool:
+        """Return True if an earlier attempt left a checkpoint to resume from."""
+        return self._resume_dir is not None and self._resume_dir.has_state()
+
     def end(self, status: str) -> None:
         """Log the final status and close the outbox."""
+        self._log_held_system()
         self._write_entry(lambda outbox: outbox.write("end", status=status))
         self._write_entry(lambda outbox: outbox.close())
 
@@ -165,6 +194,13 @@ class Run:
         """Log points (step, milliseconds, values) of the metrics ``names``."""
         if not points:
             return
+        self._write_points(names, points)
+        self._has_metrics = True
+        self._log_held_system()
+
+    def _write_points(
+        self, names: Sequence[str], points: Sequence[tuple[int, int, Sequence[float]]]
+    ) -> None:
         self._write_entry(lambda outbox: outbox.write("metrics", names=list(names), rows=points))
 
     def _write_entry(self, write: Callable[[Outbox], None]) -> None:
@@ -186,11 +222,21 @@ class Run:
 
 
 def sheet(pixels: NDArray[np.uint8], columns: int = 0) -> NDArray[np.uint8]:
-    """Arrange images [N, H, W, C] in one image [H', W', 3], nearly square if ``columns`` is 0."""
+    """Arrange images in one image, at least SHEET_PIXELS wide.
+
+    Args:
+        pixels: uint8 [N, H, W, C]; enlarged by a whole factor, without smoothing.
+        columns: images in a row; 0 for a nearly square grid.
+
+    Returns:
+        uint8 [H', W', 3].
+    """
     count, height, width, channels = pixels.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     cells = np.full((rows * columns, height, width, 3), 255, np.uint8)
     cells[:count] = pixels if channels == 3 else pixels.repeat(3, axis=-1)
     grid = cells.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
-    return grid.reshape(rows * height, columns * width, 3)
+    grid = grid.reshape(rows * height, columns * width, 3)
+    factor = math.ceil(SHEET_PIXELS / (columns * width))
+    return grid.repeat(factor, axis=0).repeat(factor, axis=1)

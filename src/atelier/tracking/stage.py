@@ -42,6 +42,8 @@ from atelier.tracking.run_state import (
     handled_signals,
     remove_committed,
 )
+from atelier.tracking.timings import Stopwatch
+from atelier.tracking.titles import Title
 
 
 def restore_outputs(stage: str) -> None:
@@ -93,6 +95,7 @@ def run_stage(
         sys.exit(_run_other_rank(name, main))
     for stop in handled_signals():
         signal.signal(stop, signal.default_int_handler)
+    stopwatch = Stopwatch()
     try:
         preflight.check()
         _prepare(name, prepare)
@@ -103,8 +106,10 @@ def run_stage(
             code = _launch(name, settings.runtime.launcher)
         else:
             with _run(name, settings, before, logged and settings.tracking.enabled) as run:
+                resumed = run.is_resumed()
                 main(settings, run)
                 run_state.verify_unchanged(before, name)
+                stopwatch.record(name, before, settings.runtime.device, resumed)
     except BaseException as error:  # any failure restores the outputs
         for stop in STOP_SIGNALS:  # restoring takes a second and must not be interrupted
             signal.signal(stop, signal.SIG_IGN)
@@ -231,6 +236,7 @@ def _open_outbox(
             "workspace": str(Path.cwd().resolve()),
             "root": str(root.resolve()),
             "parameters": parameters,
+            "title": Title.of(settings, Path("presets")).as_json(),
             "tags": git_tags()
             | experiment_tags()
             | machine_tags()
@@ -240,6 +246,8 @@ def _open_outbox(
         outbox = Outbox(private_folder(root), process, name, continues=continues, **start)
         if pipeline:
             record_start(outbox.folder.parent, start)
+        settings_text = redact_urls(Path("params.yaml").read_text("utf-8"))
+        outbox.write("text", name="settings.yaml", text=settings_text, own=True)
         patch = uncommitted()
         if patch:
             outbox.write("text", name="uncommitted.patch", text=patch)
@@ -254,6 +262,7 @@ def _open_outbox(
 
 
 def _pipeline_name() -> str:
+    """Return the name of a pipeline's run until its title is known."""
     return os.environ.get("DVC_EXP_NAME") or f"{datetime.now():%m-%d %H:%M:%S} repro"
 
 

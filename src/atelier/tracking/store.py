@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from atelier.core.errors import AtelierError
 from atelier.tracking import mlflow_names
+from atelier.tracking.experiment_page import describe_experiment
 from atelier.tracking.redact import redact_urls
 
 if TYPE_CHECKING:
@@ -256,7 +257,9 @@ def open_store(root: Path, experiment: str) -> "tuple[MlflowClient, str]":
     location = None if _remote_uri() else (root / "mlruns" / experiment).as_uri()
     with _store_locked(root), _bounded():
         client = _client(root)
-        return client, _experiment(client, experiment, location)
+        number = _experiment(client, experiment, location)
+        describe_experiment(client, number)
+        return client, number
 
 
 @cache
@@ -339,9 +342,14 @@ def short_message(error: Exception) -> str:
     return first if isinstance(error, AtelierError) else f"{type(error).__name__}: {first}"[:200]
 
 
+def has_store(root: Path) -> bool:
+    """Return True if an address is set, or the project has a database."""
+    return bool(_remote_uri()) or (root / "mlflow.db").exists()
+
+
 def existing_store(root: Path) -> "MlflowClient | None":
     """Connect to MLflow if there is a store; return ``None`` otherwise."""
-    if not _remote_uri() and not (root / "mlflow.db").exists():
+    if not has_store(root):
         return None
     with _store_locked(root), _bounded():
         return _client(root)

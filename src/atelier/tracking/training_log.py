@@ -13,10 +13,12 @@ from atelier.gan.fit import TrainingEvents
 from atelier.gan.history import EpochResult
 from atelier.gan.length import count_text
 from atelier.gan.sample_files import save_augmented, save_samples
-from atelier.gan.step import STATISTICS
 from atelier.gan.trainer import Trainer
 from atelier.tracking.redact import redact_urls
 from atelier.tracking.run import Run
+
+# Metrics of the columns of ``atelier.gan.step.STATISTICS``.
+CURVES = ("loss/d", "loss/g", "scores/d_x", "scores/d_g_z1", "scores/d_g_z2")
 
 
 class TrainingLog(TrainingEvents):
@@ -27,6 +29,7 @@ class TrainingLog(TrainingEvents):
     ) -> None:
         self._run, self._folder, self._report, self._source = run, folder, report, source
         self._columns = 0
+        self._last: NDArray[np.uint8] | None = None
 
     def on_progress(self, progress: Progress) -> None:
         """Show the progress."""
@@ -39,13 +42,12 @@ class TrainingLog(TrainingEvents):
     def on_start(
         self, samples: NDArray[np.uint8], columns: int, augmented: NDArray[np.uint8] | None
     ) -> None:
-        """Log noise as the samples of epoch 0, and images as the discriminator receives them."""
+        """Log images as the discriminator receives them."""
         self._columns = columns
-        self._run.log_images("samples", samples, 0, columns)
         if augmented is not None:
             save_augmented(augmented, self._folder)
             images = augmented.reshape(-1, *augmented.shape[2:])
-            self._run.log_images("augmented", images, 0, augmented.shape[1])
+            self._run.log_images("augmented", images, columns=augmented.shape[1])
 
     def on_ready(self, trainer: Trainer) -> None:
         """Print the size and the estimated duration of the training."""
@@ -54,9 +56,15 @@ class TrainingLog(TrainingEvents):
     def on_epoch(self, epoch: EpochResult) -> None:
         """Write the samples of an epoch, and log its samples and metrics."""
         save_samples(epoch.number, epoch.samples, epoch.step_samples, self._folder)
-        self._run.log_steps(epoch.first_step, STATISTICS, epoch.statistics, epoch.images_seen)
-        self._run.log_metrics(("kid",), epoch.quality_by_epoch)
+        self._run.log_steps(epoch.first_step, CURVES, epoch.statistics, epoch.images_seen)
+        self._run.log_metrics(("quality/validation_kid",), epoch.quality_by_epoch)
         self._run.log_images("samples", epoch.samples, epoch.number, self._columns)
+        self._last = epoch.samples
+
+    def log_final_samples(self) -> None:
+        """Log the samples of the last epoch at step 0, where MLflow opens the series."""
+        if self._last is not None:
+            self._run.log_images("samples", self._last, columns=self._columns)
 
 
 def plan_lines(plan: TrainingPlan, source: DownloadSettings) -> list[str]:

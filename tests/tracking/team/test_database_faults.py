@@ -176,7 +176,7 @@ def test_values_rejected_by_postgresql_are_replaced(through_proxy: Path, server:
         tags={"git.dirty": "false", "words": hostile, "a\0b": "1"},
     )
     run = Run(journal)
-    run.log_summary({"kid": 2.5, "a\0b": 1.0})
+    run.log_summary("quality", {"kid": 2.5, "a\0b": 1.0})
     run.set_tags(warning=hostile)
     journal.write("text", name="uncommitted.patch", text=hostile)
     run.end("FINISHED")
@@ -190,7 +190,7 @@ def test_values_rejected_by_postgresql_are_replaced(through_proxy: Path, server:
         assert logged.data.params["train.lr"] == "0.1"
         assert "\U0001f3a8" in logged.data.params["train.words"]
         assert logged.data.tags["git.dirty"] == "false"
-        assert logged.data.metrics["train.kid"] == 2.5
+        assert logged.data.metrics["quality/kid"] == 2.5
         assert len(logged.data.metrics) == 2
     assert "\U0001f3a8" in train.data.tags["warning"]
     assert "uncommitted.patch" in server.files(train)

@@ -94,7 +94,7 @@ def test_documented_server_serves_two_users(
         assert [run.data.tags.get("atelier.stage") for run in runs].count("train") == 2
         parents = [run for run in runs if "stages.ran" in run.data.tags]
         assert len(parents) == 2
-        assert all("evaluate.kid" in run.data.metrics for run in parents)
+        assert all("quality/kid" in run.data.metrics for run in parents)
         assert client.get_model_version_by_alias("faces", "champion")
 
 

@@ -1,0 +1,98 @@
+"""Command that serves MLflow's pages on this machine."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from atelier.cli.checkout import PARAMS
+from atelier.core.errors import AtelierError
+from atelier.tracking.links import DEFAULT_PORT, RunLocation, latest_location
+from atelier.tracking.store import has_store, relocate_artifacts
+
+# Browsers refuse these ports of the range in which a free one is searched (WHATWG Fetch, "bad
+# port"): they belong to other protocols.
+_BLOCKED_PORTS = {5060, 5061}
+_HOST = "127.0.0.1"
+
+
+def ui(
+    *,
+    port: Annotated[int, typer.Option(min=1024, max=65535, help="of this machine")] = DEFAULT_PORT,
+) -> None:
+    """Show the runs in MLflow: start its server, unless the runs are on one, and print the link.
+
+    Example: atelier ui --port 5001
+    """
+    from atelier.tracking.environment import repository_root
+
+    root = repository_root()
+    location = latest_location(root) if has_store(root) else None
+    location = location or _search(root)
+    if not location.is_local:
+        typer.echo(f"The runs are on a server: {location.table()}")
+        return
+    _require_free(port)
+    typer.echo(f"In about ten seconds, open {location.table(port)}\nCtrl-C ends the server.")
+    _serve(root, port)
+
+
+def _search(root: Path) -> RunLocation:
+    """Find the experiment in the store, e.g. of a project of an earlier version."""
+    from atelier.core import settings
+    from atelier.tracking import destination, mlflow_names
+    from atelier.tracking.store import existing_store, quiet_environment, short_message
+
+    quiet_environment()
+    name = mlflow_names.experiment_name(settings.load(PARAMS).tracking.experiment)
+    try:
+        client = existing_store(root)
+        found = client.get_experiment_by_name(name) if client else None
+    except AtelierError:
+        raise
+    except Exception as error:  # any error of MLflow
+        raise AtelierError(f"MLflow does not respond: {short_message(error)}") from None
+    if found is None:
+        raise AtelierError("there are no runs yet; type: dvc repro")
+    return RunLocation(destination.present(root), found.experiment_id, "")
+
+
+def _require_free(port: int) -> None:
+    """Raise if another program listens on a port; the message names the next free one."""
+    if _is_free(port):
+        return
+    candidates = range(port + 1, min(port + 100, 65536))
+    free = next((p for p in candidates if p not in _BLOCKED_PORTS and _is_free(p)), 0)
+    advice = f"type: atelier ui --port {free}" if free else "give another with --port"
+    raise AtelierError(f"port {port} is in use by another program; {advice}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((_HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _serve(root: Path, port: int) -> None:
+    """Replace this process by MLflow's server."""
+    command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--host", _HOST]
+    address = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if address:
+        command += ["--backend-store-uri", address]
+    else:
+        relocate_artifacts(root / "mlflow.db")
+    # Without the server's jobs, it starts faster and takes a fifth of the memory.
+    switches = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONWARNINGS": "ignore",  # of packages that MLflow uses
+    }
+    os.chdir(root)
+    os.execve(sys.executable, [*command, "--port", str(port)], os.environ | switches)  # noqa: S606 - no shell
