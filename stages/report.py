@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from atelier.core.settings import Settings
+from atelier.tracking.environment import repository_root
+from atelier.tracking.links import pipeline_location
 from atelier.tracking.redact import redact_values
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
@@ -28,6 +30,9 @@ def main(settings: Settings, run: Run) -> None:
         metrics=Path("metrics/details"),
     )
     facts = [Fact(name, text) for name, text in run_facts(STAGES)]
+    if location := pipeline_location(repository_root()):
+        server = " (make ui starts its server)" if location.is_local else ""
+        facts.append(Fact("MLflow", f"this run{server}", location.page()))
     values = redact_values(settings.model_dump())
     write_page(REPORT, build_page(settings, values, results, PRESETS, facts))
 

@@ -1,3 +1,6 @@
+import io
+import sys
+
 import pytest
 
 from atelier.core.progress import (
@@ -5,6 +8,7 @@ from atelier.core.progress import (
     duration_text,
     print_above_bars,
     progress_bar,
+    status_line,
 )
 
 
@@ -44,3 +48,18 @@ def test_lines_are_printed_above_a_bar(capsys: pytest.CaptureFixture[str]) -> No
     captured = capsys.readouterr()
     assert captured.out == "  steps  8\n  time   a second\n"
     assert "8/8" in captured.err
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_status_line_is_for_terminals_only(
+    is_terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal, raising=False)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with status_line() as show:
+        show("Reading the runs")
+        assert ("Reading the runs ..." in stream.getvalue()) == is_terminal
+        show("Reading the cache")
+    *_, last = stream.getvalue().split("\r")
+    assert last.strip() == "", "the line disappears"

@@ -177,6 +177,37 @@ def test_best_run_is_kept_and_others_removed_with_files(store_and_programs: Stor
     assert names(store.plan(best=1)) == ({"second": ["among the lowest KIDs"]}, [])
 
 
+def test_each_part_of_the_work_is_announced(store: Store) -> None:
+    texts: list[str] = []
+    store.execute("old")
+    store.execute("older")
+    found = plan(store.root, "atelier", 0, show=texts.append)
+    apply(store.root, "atelier", found, show=texts.append)
+    assert texts == [
+        "Reading the runs",
+        "Reading the commits that name files of 2 pipelines",
+        "Reading DVC's cache",
+        "Deleting pipeline 1 of 2",
+        "Deleting pipeline 2 of 2",
+        "Removing the files of 2 pipelines",
+        "Removing files of DVC's cache",
+    ]
+
+
+def test_all_files_of_the_cache_are_found(store: Store) -> None:
+    cache = store.root / ".dvc/cache"
+    for name in ("files/md5/ab/cd", "files/md5/00/1.dir", "files/md5/no", "ef/01", "runs/ab/cd"):
+        (cache / name).parent.mkdir(parents=True, exist_ok=True)
+        (cache / name).touch()
+    (cache / "files/md5/ab/folder").mkdir()
+    (cache / "files/md5/ab/link").symlink_to("nothing")
+    with DvcRepo(str(store.root)) as repo:
+        for database in (repo.cache.local, repo.cache.legacy):
+            expected = sorted(map(database.oid_to_path, database.all()))
+            assert sorted(map(str, references._files(database))) == expected
+            assert expected
+
+
 def test_old_and_new_parameter_names_compare(store: Store) -> None:
     store.execute("old", 0.1, measured={**MEASURED, "evaluate.nearest_among": "100"})
     store.execute("new", 0.2, measured={**MEASURED, "evaluate.nearest_neighbor_pool": "100"})

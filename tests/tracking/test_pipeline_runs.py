@@ -78,7 +78,7 @@ def test_parent_run_contains_the_whole_pipeline(
     assert next(iter(first.data.metrics)) == "quality/kid", (
         "the pages that compare runs open with it"
     )
-    assert {"quality/kid", "quality/validation_kid", "style/loss"} <= set(first.data.metrics)
+    assert {"quality/kid", "quality/precision", "style/loss"} <= set(first.data.metrics)
     assert rendered.data.metrics == first.data.metrics
     number = json.loads((project.folder / "metrics/convert.json").read_text())["images"]
     assert f", {number} pictures, " in first.info.run_name

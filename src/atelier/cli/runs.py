@@ -125,13 +125,16 @@ def gc(
     Example: atelier gc --best 3 --min-age 7
     """
     from atelier.core import settings
+    from atelier.core.progress import status_line
     from atelier.tracking.environment import repository_root
     from atelier.tracking.gc import apply, is_elsewhere, plan, size
     from atelier.tracking.store import quiet_environment
 
     quiet_environment()
     root, experiment = repository_root(), settings.load(PARAMS).tracking.experiment
-    found = plan(root, experiment, best, days, min_age, everyone)
+    with status_line() as show:
+        show("Opening the store")
+        found = plan(root, experiment, best, days, min_age, everyone, show=show)
     for execution, reasons in found.keep.items():
         typer.echo(f"stays: {execution}: {', '.join(reasons)}")
     for execution in found.remove:
@@ -148,7 +151,8 @@ def gc(
     elif not yes:
         typer.echo("Nothing is removed yet; to remove it, type: atelier gc --yes")
     else:
-        apply(root, experiment, found)
+        with status_line() as show:
+            apply(root, experiment, found, show=show)
         trash = " The server keeps the runs in its trash, which its owner empties with `mlflow gc`."
         typer.echo("Removed." + (trash if found.remove and is_elsewhere() else ""))
 

@@ -51,6 +51,19 @@ def duration_text(seconds: float) -> str:
 
 
 @contextmanager
+def status_line() -> Iterator[Callable[[str], None]]:
+    """Show what a command does while the body runs; yield a function that replaces the text.
+
+    The line is on standard error, only in a terminal, and disappears at the end.
+    """
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    with tqdm(bar_format="{desc}", leave=False) as line:
+        yield lambda text: line.set_description_str(f"{text} ...")
+
+
+@contextmanager
 def progress_bar(
     title: str, unit: str = "", shown: bool = True, delay: float = 0.0
 ) -> Iterator[ProgressCallback]:

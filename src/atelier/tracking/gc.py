@@ -19,6 +19,7 @@ from atelier.tracking import destination, mlflow_names
 from atelier.tracking.environment import PRIVATE, owner_tags, repository_root
 from atelier.tracking.metric_names import KID, find_metric
 from atelier.tracking.outbox import outboxes, recorded_start
+from atelier.tracking.redact import count_text
 from atelier.tracking.references import collect_cache, collect_runs, named_by_git
 from atelier.tracking.renamed import current_parameters
 from atelier.tracking.run_start import settings_of
@@ -150,6 +151,8 @@ def plan(
     days: float = 30,
     min_age: float | None = None,
     everyone: bool = False,
+    *,
+    show: Callable[[str], None] = lambda text: None,
 ) -> Plan:
     """Determine what is kept and what is removed; nothing is changed.
 
@@ -161,6 +164,7 @@ def plan(
         min_age: days for which every execution is kept; ``None`` for 7 in another store, which
             others may use, and 0 in the project's own.
         everyone: in another store, include runs of other users, machines and clones.
+        show: called with a text at the start of each part of the work.
 
     Raises:
         AtelierError: there is no store, or MLflow, git or DVC fails.
@@ -172,18 +176,31 @@ def plan(
         min_age = _REMOTE_MIN_AGE_DAYS if is_elsewhere(root) else 0
     owner = {} if everyone or not is_elsewhere(root) else owner_tags(root)
     owner = {name: mlflow_names.tag(value) for name, value in owner.items()}  # as it was logged
-    reasons = _reasons(root, client, number, best, owner)
+    show("Reading the runs")
+    executions = _executions(client, root)
+    show(f"Reading the commits that name files of {count_text(len(executions), 'pipeline')}")
+    reasons = _reasons(root, client, executions, number, best, owner)
     _keep_young(reasons, min_age)
     _keep_producers(reasons)
     keep = {execution: why for execution, why in reasons.items() if why}
+    show("Reading DVC's cache")
     cached = [] if _active(root) else collect_cache(root, _outputs(keep), dry=True)
     remove = [execution for execution in reasons if execution not in keep]
     return Plan(keep, remove, cached, stale(root / PRIVATE, days))
 
 
 @_mlflow_errors_as_sentences()
-def apply(root: Path, experiment: str, plan: Plan) -> None:
-    """Carry out a plan; in another store, runs are only moved to its trash."""
+def apply(
+    root: Path, experiment: str, plan: Plan, *, show: Callable[[str], None] = lambda text: None
+) -> None:
+    """Carry out a plan; in another store, runs are only moved to its trash.
+
+    Args:
+        root: the project.
+        experiment: name of the experiment in MLflow.
+        plan: from :func:`plan`.
+        show: called with a text at the start of each part of the work.
+    """
     from mlflow.entities import ViewType
 
     if _active(root):
@@ -196,7 +213,8 @@ def apply(root: Path, experiment: str, plan: Plan) -> None:
         )
     for folder in plan.stale:  # first: a stage may resume such work while the rest runs
         remove_stale(folder)
-    for execution in plan.remove:
+    for number, execution in enumerate(plan.remove):
+        show(f"Deleting pipeline {number + 1} of {len(plan.remove)}")
         for model in execution.models:
             client.delete_logged_model(model.model_id)
         for run in execution.runs:  # children first: deleting a parent does not delete them
@@ -205,10 +223,12 @@ def apply(root: Path, experiment: str, plan: Plan) -> None:
     if not is_elsewhere(root):
         for first in range(0, len(plan.remove), 100):  # the length of a command line is limited
             part = plan.remove[first : first + 100]
+            show(f"Removing the files of {count_text(len(part), 'pipeline')}")
             runs = [run.info.run_id for e in part for run in e.runs]
             models = [model.model_id for e in part for model in e.models]
             folders = [folder for e in part for folder in e.folders]
             collect_runs(root, client.tracking_uri, runs, models, folders)
+    show("Removing files of DVC's cache")
     collect_cache(root, _outputs(plan.keep))
 
 
@@ -218,10 +238,23 @@ def _outputs(executions: Iterable[PipelineExecution]) -> set[str]:
 
 
 def _reasons(
-    root: Path, client: "MlflowClient", number: str, best: int, owner: Mapping[str, str]
+    root: Path,
+    client: "MlflowClient",
+    executions: list[PipelineExecution],
+    number: str,
+    best: int,
+    owner: Mapping[str, str],
 ) -> dict[PipelineExecution, list[str]]:
-    """Return every execution, newest first, and the reasons to keep it, possibly none."""
-    executions = _executions(client, root)
+    """Return the executions and the reasons to keep each, possibly none.
+
+    Args:
+        root: the project.
+        client: client of the store.
+        executions: newest first.
+        number: id of the experiment.
+        best: number of executions with the lowest KID to keep.
+        owner: tags of the runs that may be removed.
+    """
     candidates = [
         e for e in executions if e.head.info.experiment_id == number and e.belongs_to(owner)
     ]

@@ -276,11 +276,24 @@ def _remove_unused(database: "HashFileDB", used: Iterable[str], dry: bool) -> li
     from dvc_data.hashfile.gc import gc
     from dvc_data.hashfile.hash_info import HashInfo
 
-    kept = {HashInfo(database.hash_name, md5) for md5 in used}
-    unused = {HashInfo(database.hash_name, md5) for md5 in database.all()} - kept  # type: ignore[no-untyped-call]
+    used = set(used)
+    unused = [file for file in _files(database) if f"{file.parent.name}{file.name}" not in used]
     if unused and not dry:
-        gc(database, kept)
-    return [Path(database.oid_to_path(info.value)) for info in unused]
+        gc(database, {HashInfo(database.hash_name, md5) for md5 in used})
+    return unused
+
+
+def _files(database: "HashFileDB") -> list[Path]:
+    """Return all files of a database; ``database.all()`` takes ten times as long."""
+    folder = Path(database.path)
+    prefixes = [path for path in folder.iterdir() if len(path.name) == 2] if folder.exists() else []
+    return [
+        Path(entry.path)
+        for prefix in prefixes
+        if prefix.is_dir()
+        for entry in os.scandir(prefix)
+        if not entry.is_dir()
+    ]
 
 
 def _program(root: Path, name: str, *arguments: str, stdin: str = "") -> str:
