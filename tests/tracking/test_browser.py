@@ -196,7 +196,10 @@ def test_page_of_a_pipeline_begins_with_kid_and_links_to_the_report(
     visit(browser, pages.of(f"runs/{pages.parents[0]}"), "//a[.='quality/kid']")
     metrics = browser.find_elements(By.XPATH, "//a[starts-with(., 'quality/')]")
     assert [metric.text for metric in metrics][:2] == ["quality/kid", "quality/kid_error"]
+    before = set(browser.window_handles)
     click(browser, "//a[.='Report']")
+    new = eventually(browser, lambda: set(browser.window_handles) - before)
+    browser.switch_to.window(new.pop())
     browser.switch_to.frame(
         eventually(browser, lambda: browser.find_element(By.TAG_NAME, "iframe"))
     )
