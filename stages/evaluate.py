@@ -12,11 +12,8 @@ from atelier.tracking.stage import run_stage
 
 IMAGES, TEST = Path("data/images.npz"), Path("data/test.npz")
 GENERATOR = Path("models/generator.safetensors")
-METRICS = Path("metrics/evaluate.json")
-SAMPLES = Path("samples")
-SCALES = Path("plots/swd.csv")
-EPOCHS = Path("plots/kid.csv")
-NEAREST = Path("plots/nearest.png")
+METRICS, SAMPLES = Path("metrics/evaluate.json"), Path("samples")
+SCALES, EPOCHS, NEAREST = (Path(f"plots/{name}") for name in ("swd.csv", "kid.csv", "nearest.png"))
 PAIRS, COLUMNS = 24, 4
 
 
@@ -51,9 +48,8 @@ def main(settings: Settings, run: Run) -> None:
     run.warn(*result.notes)
     measured_with = {f"measured_with.{name}": str(v) for name, v in result.measured_with.items()}
     run.set_tags(**measured_with)
-    run.log_metrics(
-        ("quality/kid_by_epoch",), {epoch: [kid] for epoch, kid, _ in result.epoch_rows()}
-    )
+    kids = {epoch: [kid] for epoch, kid, _ in result.epoch_rows()}
+    run.log_metrics(("quality/kid_by_epoch",), kids)
     for file in (SCALES, NEAREST):
         run.log_artifact(file)
     run.log_images("generated", generated[:64])

@@ -1,6 +1,5 @@
-"""Render stage: montages, training GIF, loss curves and report page."""
+"""Render stage: montages, training GIF and loss curves."""
 
-import json
 from pathlib import Path
 
 from atelier.core.progress import progress_bar
@@ -11,33 +10,20 @@ from atelier.tracking.stage import run_stage
 IMAGES = Path("data/images.npz")
 SAMPLES = Path("samples")
 LOSSES = Path("plots/losses.csv")
-METRICS = [Path(f"metrics/details/{stage}.json") for stage in ("convert", "train", "evaluate")]
-NEAREST = Path("plots/nearest.png")
 RENDERS = Path("renders")
 
 
 def main(settings: Settings, run: Run) -> None:
-    """Render the samples, losses and metrics of the earlier stages."""
+    """Render the samples and losses of the train stage."""
     from atelier.data.dataset import load_images
     from atelier.figures.render import Training, render
-    from atelier.gan.length import training_warnings
 
-    images, train = load_images(IMAGES), settings.train
-    metrics = {path.stem: json.loads(path.read_text("utf-8")) for path in METRICS}
+    images = load_images(IMAGES)
     training = Training(
         samples=SAMPLES,
         losses=LOSSES,
         real=images.pixels,
-        metrics=metrics,
-        parameters=settings.model_dump(
-            include={"download": {"source"}, "convert": True, "train": True, "evaluate": True}
-        ),
-        classes=images.classes()[0] if train.conditional else (),
-        nearest=NEAREST,
-        warnings=[
-            *training_warnings(train, len(images.pixels)),
-            *metrics["evaluate"].get("notes", []),  # metrics that need more images
-        ],
+        classes=images.classes()[0] if settings.train.conditional else (),
     )
     with progress_bar("render", "images", settings.runtime.progress) as report:
         render(settings.render, training, RENDERS, report)

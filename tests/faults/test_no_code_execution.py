@@ -293,7 +293,7 @@ class Tags(HTMLParser):
 
 
 def test_report_escapes_names_of_files(ready: Project, tmp_path: Path) -> None:
-    page = ready.folder / "renders/report.html"
+    page = ready.folder / "report.html"
     before = Tags(page).tags
     folder = tmp_path / "<b onclick=alert(1)>"
     folder.mkdir()
@@ -313,12 +313,15 @@ def test_report_escapes_names_of_files(ready: Project, tmp_path: Path) -> None:
         ready.stage(stage)
     counts = json.loads((ready.folder / "metrics/details/convert.json").read_text("utf-8"))
     assert [file["name"] for file in counts["rejected_files"] if "<script>" in file["name"]]
-    # The page shows names of numbers, but not of rejected files.
-    counts[names[0]] = counts[names[1]] = 1
-    (ready.folder / "metrics/details/convert.json").unlink()
-    (ready.folder / "metrics/details/convert.json").write_text(json.dumps(counts), "utf-8")
-    ready.stage("render")
-    assert "&lt;script&gt;alert(1)&lt;script&gt;.png" in page.read_text("utf-8")
+    # The page shows notes, but no names of files.
+    details = ready.folder / "metrics/details/evaluate.json"
+    evaluation = json.loads(details.read_text("utf-8")) | {"notes": names}
+    details.unlink()
+    details.write_text(json.dumps(evaluation), "utf-8")
+    ready.stage("report")
+    text = page.read_text("utf-8")
+    assert "Warning: &lt;script&gt;alert(1)&lt;script&gt;.png" in text
+    assert "<h1>Folder mine, preset " in text
     after = Tags(page).tags
     for tag in ("script", "img", "b"):
         assert [t for t in after if t[0] == tag] == [t for t in before if t[0] == tag]

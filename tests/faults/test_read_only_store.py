@@ -53,7 +53,7 @@ def test_sync_delivers_entries_after_store_becomes_writable(
     assert render.info.status == "FINISHED"
     assert render.data.params["render.fps"] == "9.0"
     files = [file.path for file in client.list_artifacts(render.info.run_id, "renders")]
-    assert files.count("renders/report.html") == 1
+    assert files.count("renders/training.gif") == 1
     parent = client.get_run(render.data.tags["mlflow.parentRunId"])
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["stages.ran"] == "render"

@@ -12,7 +12,7 @@ from atelier.core.progress import Progress, ProgressCallback, silent
 from atelier.core.settings import RenderSettings
 from atelier.figures.captions import BACKGROUND, CAPTION_HEIGHT
 from atelier.figures.curves import COLUMNS
-from atelier.figures.montage import montage, save_png
+from atelier.figures.montage import montage
 from atelier.figures.render import PROGRESS_TILE, Rendered, Training, render
 
 from ..support.arrays import random_images
@@ -40,8 +40,6 @@ class Outputs:
             samples=self.samples,
             losses=self.losses,
             real=self.real,
-            metrics={"train": {"loss": 1.0}},
-            parameters={"train": {"lr": 0.1}},
         )
         return render(settings, replace(training, **changed), self.target, report)
 
@@ -56,7 +54,6 @@ def test_render_writes_the_files_that_it_returns(tmp_path: Path, channels: int) 
         rendered.gif,
         rendered.curves,
         rendered.comparison,
-        rendered.page,
     }
     written = {path.relative_to(training.target) for path in training.target.rglob("*.*")}
     assert returned == written
@@ -68,7 +65,6 @@ def test_render_writes_the_files_that_it_returns(tmp_path: Path, channels: int) 
         "training.gif",
         "losses.png",
         "real_and_generated.png",
-        "report.html",
     }
     with Image.open(training.target / "montages" / "epoch_0002.png") as image:
         expected = montage(random_images(6, 16, channels, seed=2), 3, 32)
@@ -154,14 +150,6 @@ def test_comparison_accepts_a_single_real_image(tmp_path: Path) -> None:
     training.render(real=training.real[:1])
     with Image.open(training.target / "real_and_generated.png") as image:
         assert image.size == (2 * 3 * 32 + 16, CAPTION_HEIGHT + 32)
-
-
-def test_summary_describes_the_training_images(tmp_path: Path) -> None:
-    training = Outputs(tmp_path, [1, 2], channels=1)
-    training.render()
-    assert "Trained on 30 images of 16 × 16 pixels in grayscale, in 2 epochs and 2 steps." in (
-        training.target / "report.html"
-    ).read_text(encoding="utf-8")
 
 
 def damage_shape(training: Outputs) -> None:
@@ -263,31 +251,13 @@ def test_augmented_images_are_rendered_if_they_exist(tmp_path: Path) -> None:
     training = Outputs(tmp_path, [1])
     assert training.render().augmented is None
     assert not (training.target / "augmented.png").exists()
-    assert "Augmentation" not in (training.target / "report.html").read_text("utf-8")
     views = random_images(6, 16, 3, seed=5)
     np.save(training.samples / "augmented.npy", views.reshape(2, 3, 16, 16, 3))
     rendered = training.render()
     assert rendered.augmented == Path("augmented.png")
     with Image.open(training.target / "augmented.png") as image:
         assert np.array_equal(np.asarray(image)[CAPTION_HEIGHT:], montage(views, 3, 32))
-    assert "Augmentation" in (training.target / "report.html").read_text("utf-8")
     for damaged in (b"half", b""):
         (training.samples / "augmented.npy").write_bytes(damaged)
         with pytest.raises(AtelierError, match=r"augmented\.npy cannot be read as samples .*again"):
             training.render()
-
-
-def test_nearest_training_images_are_on_the_page_if_they_exist(tmp_path: Path) -> None:
-    training, file = Outputs(tmp_path, [1]), tmp_path / "nearest.png"
-    training.render()
-    page = training.target / "report.html"
-    assert "Nearest training images" not in page.read_text("utf-8")
-    save_png(montage(random_images(6, 16, 3, seed=5), 3, 32), file)
-    training.render(nearest=file)
-    assert "Nearest training images" in page.read_text("utf-8")
-    before, whole = page.read_bytes(), file.read_bytes()
-    for damaged in (b"", b"half", whole[:100], whole[:-200]):
-        file.write_bytes(damaged)
-        with pytest.raises(AtelierError, match=r"nearest\.png cannot be read .* run the evaluate"):
-            training.render(nearest=file)
-    assert page.read_bytes() == before

@@ -1,6 +1,7 @@
 """Complete pipeline with tiny settings, run with the real dvc and MLflow."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,11 @@ def test_pipeline_writes_images_and_metrics_and_is_up_to_date(ready: Project) ->
         assert getattr(gif, "n_frames", 1) >= 2
     with Image.open(ready.folder / "renders/montages/epoch_0002.png") as montage:
         assert montage.size == (3 * 16, 3 * 16)
-    page = (ready.folder / "renders/report.html").read_text("utf-8")
-    assert "Warning: the training has 8 steps (2 epochs of 4)" in page
+    page = (ready.folder / "report.html").read_text("utf-8")
+    assert re.search(r"<h1>Sample data, preset \w+ with \d+ changes</h1>", page)
+    assert "The training has 8 steps (2 epochs of 4)" in page
+    assert re.search(r"<dt>Training</dt><dd>\d+ s, on the CPU</dd>", page)
+    assert re.search(r"<dt>Pipeline</dt><dd>.* in 6 stages</dd>", page)
     assert "Data and pipelines are up to date." in ready.run("dvc", "repro")
     assert ready.run("git", "status", "--porcelain").split()[1:] == ["dvc.lock"]
 
@@ -59,16 +63,16 @@ def test_repeated_stages_give_the_same_bytes(ready: Project) -> None:
 def test_forced_repro_gives_the_same_bytes(ready: Project) -> None:
     outputs = ("data", "models", "samples", "renders", "styled", "metrics", "plots", "dvc.lock")
     before = ready.bytes(*outputs)
-    assert ready.repro("--force") == ["evaluate_inputs", "stylize_inputs", *STAGES]
+    assert ready.repro("--force") == ["evaluate_inputs", "stylize_inputs", *STAGES, "report"]
     after = ready.bytes(*outputs)
     assert sorted(before) == sorted(after)
     assert [name for name in before if before[name] != after[name]] == []
 
 
 CHANGES: list[tuple[dict[str, Any], list[str]]] = [
-    ({"render.fps": 9.0}, ["render"]),
-    ({"stylize.iterations": 2}, ["stylize"]),
-    ({"stylize.image_size": 48}, ["stylize"]),
+    ({"render.fps": 9.0}, ["render", "report"]),
+    ({"stylize.iterations": 2}, ["stylize", "report"]),
+    ({"stylize.image_size": 48}, ["stylize", "report"]),
     ({"runtime.workers": 2, "tracking.experiment": "other"}, []),
 ]
 
@@ -129,7 +133,7 @@ def test_stages_are_logged_as_children_of_the_pipelines_run(tracked: Project) ->
     steps = sorted(path.split("+step+")[1][0] for path in images if path.endswith(".png"))
     assert steps == ["0", "1", "2"], "the last samples are at step 0, where MLflow opens a series"
     artifacts = {file.path for file in client.list_artifacts(runs["render"].info.run_id, "renders")}
-    assert "renders/report.html" in artifacts
+    assert "renders/training.gif" in artifacts
 
 
 def test_dvc_commands_work(ready: Project) -> None:

@@ -11,11 +11,24 @@ from atelier.core.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "atelier"
-STAGES = ("download", "convert", "train", "evaluate", "render", "stylize")
+STAGES = ("download", "convert", "train", "evaluate", "render", "stylize", "report")
 # Modules of `core` that affect results. The others read settings, report or write files.
-RESULT_SHAPING = {"arrays.py", "device.py", "pretrained.py", "random_streams.py", "resizing.py"}
+RESULT_SHAPING = {
+    *("arrays.py", "device.py", "presets.py", "pretrained.py", "random_streams.py", "resizing.py"),
+}
 # A package may import those to its left.
-ORDER = ("core", "sample_faces", "data", "style", "metrics", "gan", "figures", "tracking", "cli")
+ORDER = (
+    "core",
+    "sample_faces",
+    "data",
+    "style",
+    "metrics",
+    "gan",
+    "figures",
+    "report",
+    "tracking",
+    "cli",
+)
 
 
 def stage(name: str) -> dict[str, Any]:
@@ -71,7 +84,7 @@ def test_stage_depends_on_its_script_its_section_and_the_code_it_uses(name: str)
     unused = {path for path in code if not any(file.is_relative_to(path) for file in used)}
     assert (missing, unused) == (set(), set())
     assert f"stages/{name}.py" in dependencies
-    assert stage(name)["params"][0] == name
+    assert stage(name)["params"][0] == (name if name in Settings.model_fields else "download")
     assert dependencies == sorted(dependencies), "sorted lists are easier to read and to compare"
     assert stage(name)["cmd"] == f"PYTHONPATH=src python stages/{name}.py"
 
@@ -85,7 +98,9 @@ def test_stage_depends_on_its_script_its_section_and_the_code_it_uses(name: str)
         ("data/sources/http.py", {"download"}),
         ("data/sources/sample.py", {"download"}),
         ("data/near_duplicates.py", {"convert"}),
-        ("figures/report.py", {"evaluate", "render", "stylize"}),
+        ("figures/montage.py", {"evaluate", "render", "stylize", "report"}),
+        ("report/page.py", {"report"}),
+        ("core/presets.py", {"report"}),
         ("style/transfer.py", {"stylize"}),
         ("metrics/distances.py", {"train", "evaluate"}),
         ("core/pretrained.py", {"train", "evaluate", "stylize"}),

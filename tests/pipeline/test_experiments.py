@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 OUTPUTS = (
     *("data/raw", "data/images.npz", "data/validation.npz", "data/test.npz"),
-    *("models", "samples", "renders", "styled", "metrics", "plots"),
+    *("models", "samples", "renders", "styled", "metrics", "plots", "report.html"),
 )
 NAME = "other-seed"
 
@@ -142,11 +142,11 @@ def test_experiment_changes_one_setting_and_runs_dependent_stages(
     experiment: Experiment,
 ) -> None:
     assert experiment.changed == {"evaluate.seed": 3}
-    assert experiment.stages == ["evaluate", "render"]
+    assert experiment.stages == ["evaluate", "report"]
     before, after = experiment.before, experiment.after
     assert sorted(before) == sorted(after)
     changed = {name for name in after if before[name] != after[name]}
-    assert {"metrics/evaluate.json", "plots/kid.csv", "renders/report.html"} <= changed
+    assert {"metrics/evaluate.json", "plots/kid.csv", "report.html"} <= changed
     assert not [
         name for name in changed if name.startswith(("data", "models", "samples", "styled"))
     ]

@@ -62,7 +62,7 @@ def test_pipeline_on_a_small_folder_writes_gif_and_stylized_images(
     (stylized,) = (folder / "styled").glob("*-wave.png")
     with Image.open(stylized) as image:
         assert np.asarray(image).std() > 5
-    page = (folder / "renders/report.html").read_text("utf-8")
+    page = (folder / "report.html").read_text("utf-8")
     assert (warning in page) == (counts["training"] < batch)
     if count < 20:
         assert "left out, because" in page

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -134,6 +135,20 @@ def press(browser: Chrome, find: Callable[[], WebElement], *keys: str) -> None:
 def loaded(image: WebElement) -> bool:
     """Return True if the file of an ``<img>`` element is loaded."""
     return bool(image.get_property("complete") and image.get_property("naturalWidth"))
+
+
+def set_screen(browser: Chrome, width: int, scheme: str = "light") -> None:
+    """Show pages as on a screen of this width, with a light or dark color scheme."""
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def external_requests(browser: Chrome) -> set[str]:
+    """Return the URLs that this tab has requested and that are not in a file or in the page."""
+    own = {"file", "data", "blob"}
+    return {address for address in requested(browser) if urlsplit(address).scheme not in own}
 
 
 def requested(browser: Chrome) -> set[str]:

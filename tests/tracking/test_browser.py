@@ -1,9 +1,8 @@
-"""Tests of MLflow's UI and of the report page in a browser."""
+"""Tests of MLflow's UI in a browser."""
 
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -15,24 +14,17 @@ from ..support.browser import (
     chromium,
     click,
     eventually,
-    free_port,
     loaded,
     mlflow_ui,
     press,
-    requested,
 )
 from ..support.project import Project
+from ..support.report_page import shown_epochs, use_slider
 
 pytestmark = pytest.mark.slow
 STAGES = ["convert", "download", "evaluate", "render", "stylize", "train"]
 OTHER_FPS = 9.0
 DIFFERENCES = "//*[@aria-label='Parameters - Show diff only']"
-# The page shows its epochs faster than a test can poll them.
-RECORD = """
-window.recorded = [];
-const output = document.querySelector("#epochs output");
-new MutationObserver(() => recorded.push(output.textContent)).observe(output, {childList: true});
-"""
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +32,7 @@ def project(_tracked: Project, tmp_path_factory: pytest.TempPathFactory) -> Proj
     """Project after two pipelines; the second with another ``render.fps``."""
     project = _tracked.copy(tmp_path_factory.mktemp("pages") / "project")
     project.set(**{"render.fps": OTHER_FPS})
-    assert project.repro() == ["render"]
+    assert project.repro() == ["render", "report"]
     return project
 
 
@@ -63,13 +55,6 @@ def runs(browser: Chrome, address: str) -> Chrome:
     click(browser, "//*[text()='Model training']")
     click(browser, "//a[.='atelier']")
     names(browser, 2)
-    return browser
-
-
-@pytest.fixture
-def report(browser: Chrome, project: Project) -> Chrome:
-    """Open the report page as a file."""
-    browser.get((project.folder / "renders" / "report.html").as_uri())
     return browser
 
 
@@ -125,34 +110,6 @@ def other_montage(browser: Chrome, seen: set[str]) -> str | None:
     return source if loaded(image) and source not in seen else None
 
 
-def shown_epochs(browser: Chrome) -> list[str]:
-    """Return the epochs of the visible montages."""
-    images = browser.find_elements(By.CSS_SELECTOR, "#epochs img")
-    return [image.get_attribute("data-epoch") for image in images if image.is_displayed()]
-
-
-def use_report(browser: Chrome) -> None:
-    """Use the slider, the play button and the settings of the report page."""
-    slider = browser.find_element(By.CSS_SELECTOR, "#epochs input")
-    assert shown_epochs(browser) == ["2"]
-    slider.send_keys(Keys.LEFT)
-    assert shown_epochs(browser) == ["1"]
-    slider.send_keys(Keys.RIGHT)
-    assert shown_epochs(browser) == ["2"]
-    browser.execute_script(RECORD)
-    browser.find_element(By.CSS_SELECTOR, "#epochs button").click()
-    eventually(browser, lambda: browser.execute_script("return recorded") == ["1", "2"])
-    assert shown_epochs(browser) == ["2"]
-    browser.find_element(By.TAG_NAME, "summary").click()
-    assert "train" in browser.find_element(By.TAG_NAME, "details").text
-
-
-def external_requests(browser: Chrome) -> set[str]:
-    """Return the URLs of all requests that are not to the page's own file."""
-    own = {"file", "data", "blob"}
-    return {address for address in requested(browser) if urlsplit(address).scheme not in own}
-
-
 def test_runs_table_shows_parents_and_their_children(runs: Chrome) -> None:
     newer, older = names(runs, 2)
     assert not {newer, older} & set(STAGES)
@@ -184,10 +141,16 @@ def test_artifacts_of_child_open(runs: Chrome) -> None:
     click(runs, "//*[@aria-label='training.gif']")
     gif = "//img[starts-with(@src, 'blob:')]"
     eventually(runs, lambda: loaded(runs.find_element(By.XPATH, gif)))
+
+
+def test_report_of_parent_opens(runs: Chrome) -> None:
+    _, older = names(runs, 2)
+    click(runs, f"//a[.='{older}']")
+    click(runs, "//*[@role='tab' and .='Artifacts']")
     click(runs, "//*[@aria-label='report.html']")
     runs.switch_to.frame(eventually(runs, lambda: runs.find_element(By.TAG_NAME, "iframe")))
     eventually(runs, lambda: shown_epochs(runs))
-    use_report(runs)
+    use_slider(runs, ["1", "2"])
 
 
 def test_two_parents_compare(runs: Chrome) -> None:
@@ -200,25 +163,3 @@ def test_two_parents_compare(runs: Chrome) -> None:
     assert parameters["train.epochs"] == ["2", "2"]
     click(runs, DIFFERENCES)
     eventually(runs, lambda: compared(runs) == {"render.fps": [newer, older]})
-
-
-def test_all_images_of_report_load(report: Chrome) -> None:
-    images = report.find_elements(By.TAG_NAME, "img")
-    assert len(images) >= 2 + 3, "two montages; the GIF, the comparison and the curves"
-    assert all(map(loaded, images))
-
-
-def test_slider_and_button_of_report_show_epochs(report: Chrome) -> None:
-    use_report(report)
-
-
-def test_report_makes_no_request(report: Chrome, tmp_path: Path) -> None:
-    use_report(report)
-    assert external_requests(report) == set()
-
-    html = Path(urlsplit(report.current_url).path).read_text("utf-8")
-    image = f"http://127.0.0.1:{free_port()}/picture.png"
-    leak = tmp_path / "leak.html"
-    leak.write_text(html.replace("</main>", f'<img src="{image}"></main>'), "utf-8")
-    report.get(leak.as_uri())
-    assert external_requests(report) == {image}, "a request of the page is detected"

@@ -82,7 +82,7 @@ def preset_values(name: str, folder: Path) -> dict[str, Any]:
         suggestion = did_you_mean(name, known)
         hint = f"{suggestion}?" if suggestion else f"; known are {', '.join(known)}."
         raise AtelierError(f"there is no preset {name}{hint}")
-    values = _layer(name, folder)
+    values = _layer(name, folder, base_values(folder))
     unknown = sorted(set(values) - set(STAGES))
     if unknown:
         raise AtelierError(f"presets/{name}.yaml: {unknown[0]} is no stage's section.")
@@ -108,9 +108,10 @@ def nearest_preset(values: Mapping[str, Any], folder: Path) -> tuple[str, dict[s
         AtelierError: there is no preset, or one cannot be read.
     """
     own = dict(_flatten({name: values[name] for name in STAGES if name in values}, Settings))
+    base = base_values(folder)  # read once for all presets
     candidates: list[tuple[str, dict[str, Any]]] = []
     for name in _names(folder):
-        preset = dict(_flatten(_layer(name, folder), Settings))
+        preset = dict(_flatten(_layer(name, folder, base), Settings))
         candidates.append((name, {k: v for k, v in own.items() if preset.get(k, _ABSENT) != v}))
     if not candidates:
         raise AtelierError(f"there is no preset in {folder}.")
@@ -140,16 +141,19 @@ def base_values(folder: Path) -> dict[str, Any]:
     return deepcopy(_read(folder / f"{BASE}.yaml")["values"])
 
 
-def _layer(name: str, folder: Path, derived: tuple[str, ...] = ()) -> dict[str, Any]:
+def _layer(
+    name: str, folder: Path, base: Mapping[str, Any], derived: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Return a preset's values merged over those that it is based on.
 
     Args:
         name: of the preset.
         folder: of all presets.
+        base: result of :func:`base_values`.
         derived: names of the presets that are based on it, directly or not.
     """
     if name == BASE:
-        return base_values(folder)
+        return deepcopy(dict(base))
     content = _read(folder / f"{name}.yaml")
     parent = content.get("based_on", BASE)
     if parent in (*derived, name):
@@ -163,7 +167,7 @@ def _layer(name: str, folder: Path, derived: tuple[str, ...] = ()) -> dict[str, 
             f"presets/{name}.yaml: based_on is {parent}, but there is no such preset; known are"
             f" {', '.join(known)}."
         )
-    values = _layer(parent, folder, (*derived, name))
+    values = _layer(parent, folder, base, (*derived, name))
     _merge(values, content["values"], Settings)
     return values
 

@@ -197,7 +197,7 @@ class EvaluateSettings(Section):
 
 
 class RenderSettings(Section):
-    """Montages, the GIF of the training and the report page."""
+    """Montages and the GIF of the training; the report page uses ``columns`` and ``fps`` too."""
 
     columns: Annotated[int, Field(ge=1, le=64)]
     tile_pixels: Annotated[int, Field(ge=8, le=512)]

@@ -1,1 +1,1 @@
-"""Figures of a training: montages, GIFs, curves and the report page."""
+"""Figures of a training: montages, GIFs and curves."""

@@ -1,13 +1,11 @@
-"""Montages, progress, training GIF, loss curves and report page of a training."""
+"""Montages, progress, training GIF and loss curves of a training."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from atelier.core.errors import AtelierError
 from atelier.core.files import atomic_replace_dir
@@ -17,8 +15,6 @@ from atelier.figures.captions import caption, captioned
 from atelier.figures.curves import loss_curves, read_losses
 from atelier.figures.gif import write_gif
 from atelier.figures.montage import labeled_rows, limit_size, montage, save_png, side_by_side
-from atelier.figures.report import report_page
-from atelier.gan.length import count_text
 from atelier.gan.sample_files import (
     epoch_files,
     load_augmented,
@@ -46,7 +42,6 @@ class Rendered:
     gif: Path = Path("training.gif")
     curves: Path = Path("losses.png")
     comparison: Path = Path("real_and_generated.png")
-    page: Path = Path("report.html")
     augmented: Path | None = None
 
     @classmethod
@@ -70,28 +65,20 @@ class Training:
         samples: the folder of :mod:`atelier.gan.sample_files`.
         losses: the CSV file that :func:`atelier.figures.curves.read_losses` reads.
         real: uint8 [M, H, W, C], M >= 1, the training images.
-        metrics: numbers, nested by stage.
-        parameters: settings, nested by section.
         classes: names of the samples' classes, in order and equally many of each. Each class gets
             a row of the montages, instead of ``columns`` images.
-        nearest: a PNG file of generated images and their nearest training images.
-        warnings: sentences about the training, for the report page.
     """
 
     samples: Path
     losses: Path
     real: NDArray[np.uint8]
-    metrics: Mapping[str, Any]
-    parameters: Mapping[str, Any]
     classes: Sequence[str] = ()
-    nearest: Path | None = None
-    warnings: Sequence[str] = ()
 
 
 def render(
     settings: RenderSettings, training: Training, target: Path, report: ProgressCallback = silent
 ) -> Rendered:
-    """Write the figures and the report page of a training.
+    """Write the figures of a training.
 
     Args:
         settings: of the render stage.
@@ -112,7 +99,6 @@ def render(
     last, every = max(files), settings.montage_every_epochs
     epochs = {e: path for e, path in files.items() if e % every == 0 or e == last}
     augmented = _augmented(settings, training.samples)
-    pairs = _read_png(training.nearest) if training.nearest else None
     rendered = Rendered.of(epochs, steps, augmented is not None)
     generated = load_samples(files[last])
     columns = len(generated) // len(training.classes) if training.classes else settings.columns
@@ -132,21 +118,6 @@ def render(
         save_png(comparison, folder / rendered.comparison)
         if augmented is not None and rendered.augmented:
             save_png(augmented, folder / rendered.augmented)
-        report_page(
-            folder / rendered.page,
-            title="Training report",
-            summary=_summary(training.real, last, len(table["step"])),
-            montages=layout.montages(epochs),
-            fps=settings.fps,
-            gif=folder / rendered.gif,
-            curves=folder / rendered.curves,
-            comparison=comparison,
-            augmented=augmented,
-            nearest=pairs,
-            metrics=training.metrics,
-            parameters=training.parameters,
-            warnings=training.warnings,
-        )
     return rendered
 
 
@@ -228,23 +199,3 @@ def _augmented(settings: RenderSettings, samples: Path) -> NDArray[np.uint8] | N
     count, columns, *shape = rows.shape
     images = montage(rows.reshape(count * columns, *shape), columns, settings.tile_pixels)
     return np.vstack([caption("Image and its augmentations", images.shape[1]), images])
-
-
-def _read_png(path: Path) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:  # the latter of a damaged PNG
-        raise AtelierError(
-            f"{path.name} cannot be read as an image ({type(error).__name__}); run the evaluate"
-            " stage again."
-        ) from None
-
-
-def _summary(real: NDArray[np.uint8], epochs: int, steps: int) -> str:
-    count, height, width, channels = real.shape
-    color = "grayscale" if channels == 1 else "color"
-    return (
-        f"Trained on {count_text(count, 'image')} of {width} × {height} pixels in {color},"
-        f" in {count_text(epochs, 'epoch')} and {count_text(steps, 'step')}."
-    )

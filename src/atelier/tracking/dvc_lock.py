@@ -15,7 +15,7 @@ from atelier.core.hashing import file_digest
 from atelier.tracking.redact import flat, redact_urls
 
 _CODE = ("src", "stages")
-_WITHOUT_RUN_STAGES = ("watch", "evaluate_inputs", "stylize_inputs")
+_WITHOUT_RUN_STAGES = ("watch", "evaluate_inputs", "stylize_inputs", "report")
 
 
 def is_code(path: str) -> bool:
@@ -51,7 +51,7 @@ def files_in(path: Path) -> Iterator[Path]:
 
 
 def is_logged(stage: str) -> bool:
-    """Return True if a stage has runs in MLflow; stages that only list files have none."""
+    """Return True if a stage has runs in MLflow; those that list files or report have none."""
     return stage.partition("@")[0] not in _WITHOUT_RUN_STAGES
 
 

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from atelier.core.files import write_text
 from atelier.tracking import destination
-from atelier.tracking.environment import private_folder
+from atelier.tracking.environment import dvc_process, private_folder
+from atelier.tracking.outbox import execution_folder
 from atelier.tracking.redact import redact_urls
 
 DEFAULT_PORT = 5000
@@ -64,6 +65,12 @@ def record_links(root: Path, execution: Path, experiment: str, run: str) -> None
 def location_of(execution: Path) -> RunLocation | None:
     """Return where an execution's run is; ``None`` before its delivery has begun."""
     return _read(execution / _FILE)
+
+
+def pipeline_location(root: Path) -> RunLocation | None:
+    """Return where the run of the present pipeline is; ``None`` if it is not known."""
+    process = dvc_process()
+    return location_of(execution_folder(private_folder(root), process)) if process else None
 
 
 def latest_location(root: Path) -> RunLocation | None:

@@ -1,0 +1,1 @@
+"""Report page: one HTML file with the results of a whole pipeline."""

@@ -1,0 +1,290 @@
+"""Content of the report page, from the files of the other stages."""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atelier.core.errors import AtelierError
+from atelier.core.presets import STAGES, nearest_preset, preset_values
+from atelier.core.settings import Settings
+from atelier.data.dataset import load_images
+from atelier.figures.curves import read_losses
+from atelier.figures.montage import montage, split_sides, whole_tile
+from atelier.gan.length import batch_warnings, count_text, length_warnings
+from atelier.gan.sample_files import epoch_files, load_augmented, shape_of_samples
+from atelier.report.charts import Chart, kid_chart, training_chart
+from atelier.report.images import Layout, PageImage, data_uri, encode, frames, read_image
+from atelier.report.page import Animation, Changed, Fact, Page
+from atelier.report.stylized import load_stylized
+from atelier.report.verdict import metric_rows, verdict
+
+_BYTES = 4_700_000  # of the page; a GIF that exceeds it is linked instead of embedded
+_PAIRS = 12  # of generated and training images
+_TEXT_BYTES = 250_000  # estimate of everything but images
+
+
+@dataclass(frozen=True)
+class Results:
+    """Files of the other stages.
+
+    Attributes:
+        images: the training images.
+        samples: the folder of :mod:`atelier.gan.sample_files`.
+        losses: one row per step.
+        kid: one row per measured epoch.
+        nearest: generated images and their nearest training images.
+        styled: the folder of stylized images.
+        animation: the GIF of the training.
+        metrics: the folder of the files of details, one per stage.
+    """
+
+    images: Path
+    samples: Path
+    losses: Path
+    kid: Path
+    nearest: Path
+    styled: Path
+    animation: Path
+    metrics: Path
+
+    def read_metrics(self, stage: str) -> dict[str, Any]:
+        """Read a stage's file of details.
+
+        Raises:
+            AtelierError: the file is missing or damaged.
+        """
+        file = self.metrics / f"{stage}.json"
+        with _damage_as_sentence(file, stage):
+            return dict(json.loads(file.read_text("utf-8")))
+
+    def read_kid(self) -> list[tuple[int, float, float]]:
+        """Read the KID of epochs with its standard error, by epoch.
+
+        Raises:
+            AtelierError: the file is missing or damaged.
+        """
+        with _damage_as_sentence(self.kid, "evaluate"), self.kid.open(encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            return [(int(row["epoch"]), float(row["kid"]), float(row["error"])) for row in rows]
+
+
+@contextmanager
+def _damage_as_sentence(file: Path, stage: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AtelierError(
+            f"{file} cannot be read ({type(error).__name__}); run the {stage} stage again."
+        ) from None
+
+
+def build_page(
+    settings: Settings,
+    values: Mapping[str, Any],
+    results: Results,
+    presets: Path,
+    facts: Sequence[Fact] = (),
+) -> Page:
+    """Build the content of the report page.
+
+    Args:
+        settings: of the pipeline.
+        values: the same settings to print, by section, without secrets.
+        results: files of the other stages.
+        presets: the folder of presets.
+        facts: about the run, for the header.
+
+    Raises:
+        AtelierError: a file is missing or damaged.
+    """
+    images, files = load_images(results.images), epoch_files(results.samples)
+    count = shape_of_samples(files[max(files)])[0]
+    classes = images.classes()[0] if settings.train.conditional else ()
+    layout = Layout(settings.render.columns, classes, settings.render.tile_pixels)
+    evaluation = results.read_metrics("evaluate")
+    table = read_losses(results.losses)
+    steps, epochs = int(table["step"][-1]), max(files)
+    preset, changed = nearest_preset(values, presets)
+    stylized, stylized_total = load_stylized(results.styled)
+    page = Page(
+        title=f"{_data_name(settings)}, {_preset_name(preset, changed)}",
+        facts=[_data_fact(results.read_metrics("convert"), images.pixels), *facts],
+        verdict=verdict(evaluation, _length(settings, len(images.pixels), steps, epochs)),
+        warnings=[
+            *batch_warnings(settings.train.batch_size, len(images.pixels)),
+            *evaluation.get("notes", []),
+        ],
+        frames=frames(files, layout),
+        fps=settings.render.fps,
+        epochs=epochs,
+        real=_real_images(images.pixels, count, layout),
+        animation=Animation(results.animation.as_posix(), _size(results.animation)),
+        stylized=stylized,
+        stylized_total=stylized_total,
+        charts=_charts(table, results.read_kid(), evaluation),
+        metrics=metric_rows(evaluation),
+        measured_with=_measured_with(evaluation),
+        nearest=_nearest(results.nearest, images.pixels.shape[1]),
+        augmented=_augmented(results.samples),
+        preset=preset,
+        changed=_changed(changed, preset, presets),
+        settings={section: values[section] for section in STAGES},
+    )
+    return _with_embedded_animation(page, results.animation)
+
+
+def _data_name(settings: Settings) -> str:
+    """Return the name of the training images' source."""
+    download = settings.download
+    if download.source == "folder":
+        return f"{'Folder' if len(download.folders) == 1 else 'Folders'} " + ", ".join(
+            download.folders
+        )
+    return {
+        "sample": "Sample data",
+        "archive": urlsplit(download.archive.location).path.rpartition("/")[2],
+        "kaggle": f"Kaggle's {download.kaggle.handle.split('/')[1]}",
+        "torchvision": download.torchvision.dataset,
+    }[download.source]
+
+
+def _preset_name(preset: str, changed: Mapping[str, Any]) -> str:
+    """Return the preset, and the number of changed settings, without those of the data."""
+    count = sum(not key.startswith("download.") for key in changed)
+    return f"preset {preset}" + (f" with {count_text(count, 'change')}" if count else "")
+
+
+def _data_fact(convert: Mapping[str, Any], pixels: NDArray[np.uint8]) -> Fact:
+    count, height, width, channels = pixels.shape
+    parts = [f"{count_text(count, 'training image')} of {width} × {height} pixels"]
+    parts[0] += " in grayscale" if channels == 1 else ""
+    if held_out := {name: convert[name] for name in ("validation", "test") if convert.get(name)}:
+        parts.append(" and ".join(f"{n:,} for {name}" for name, n in held_out.items()))
+    if convert.get("rejected"):
+        parts.append(f"{count_text(convert['rejected'], 'file')} rejected")
+    return Fact("Data", ", ".join(parts))
+
+
+def _length(settings: Settings, images: int, steps: int, epochs: int) -> str:
+    """Return a sentence with the length of the training, and advice if it is short."""
+    train = settings.train
+    warnings = length_warnings(train.epochs, -(-images // train.batch_size), train.steps)
+    if warnings:
+        return warnings[0][0].upper() + warnings[0][1:]
+    return f"{count_text(steps, 'step')} in {count_text(epochs, 'epoch')}."
+
+
+def _real_images(pixels: NDArray[np.uint8], count: int, layout: Layout) -> PageImage:
+    """Return a montage of as many training images as samples, evenly spread over the data."""
+    rows = np.linspace(0, len(pixels) - 1, min(count, len(pixels))).astype(np.int64)
+    columns = count // len(layout.classes) if layout.classes else layout.columns
+    return encode(Layout(columns).montage(pixels[rows]), "Training images, in rows")
+
+
+def _charts(
+    table: Mapping[str, NDArray[np.float64]],
+    kid: Sequence[tuple[int, float, float]],
+    evaluation: Mapping[str, Any],
+) -> list[Chart]:
+    real = evaluation.get("real_kid")
+    level = None if real is None else (real, evaluation.get("real_kid_error", 0.0))
+    charts = [
+        kid_chart(kid, level),
+        training_chart(
+            "Losses",
+            "Pale: measured values. Strong: smoothed values. Losses do not measure quality.",
+            table["step"],
+            {"discriminator": table["loss_d"], "generator": table["loss_g"]},
+        ),
+        training_chart(
+            "Scores of the discriminator",
+            "Mean scores of real images, D(x), and of generated ones, D(G(z)), before and after"
+            " the update of the discriminator.",
+            table["step"],
+            {
+                "D(x)": table["d_x"],
+                "D(G(z)) before": table["d_g_z1"],
+                "D(G(z)) after": table["d_g_z2"],
+            },
+            (0.0, 1.0),
+        ),
+    ]
+    return [chart for chart in charts if chart]
+
+
+def _measured_with(evaluation: Mapping[str, Any]) -> str:
+    """Return a sentence with the conditions under which metrics are comparable."""
+    conditions = evaluation.get("measured_with")
+    if not conditions:
+        return ""
+    return (
+        f"Measured with features of {conditions['features']} on"
+        f" {count_text(conditions['samples'], 'generated image')} and"
+        f" {count_text(conditions['reference_images'], conditions['reference'] + ' image')}, with"
+        f" seed {conditions['seed']}. Compare numbers only if these are equal."
+    )
+
+
+def _nearest(file: Path, side: int) -> list[PageImage]:
+    """Return pairs of a generated image and the nearest training image, nearest first.
+
+    Args:
+        file: the image that the evaluate stage writes.
+        side: of the training images, in pixels.
+    """
+    with _damage_as_sentence(file, "evaluate"):
+        pairs = split_sides(read_image(file, "evaluate"), whole_tile(side))
+    return [
+        encode(
+            np.hstack(pair),
+            f"Pair {number}: a generated image, and the nearest training image on the right",
+            lossless=True,
+        )
+        for number, pair in enumerate(pairs[:_PAIRS], start=1)
+    ]
+
+
+def _augmented(samples: Path) -> PageImage | None:
+    rows = load_augmented(samples)
+    if rows is None:
+        return None
+    count, columns, *shape = rows.shape
+    image = montage(rows.reshape(count * columns, *shape), columns, shape[0])
+    return encode(image, "Training images, one per row: the original, then augmentations")
+
+
+def _changed(changed: Mapping[str, Any], preset: str, presets: Path) -> list[Changed]:
+    values = preset_values(preset, presets)
+    return [Changed(key, own, _value(values, key)) for key, own in changed.items()]
+
+
+def _value(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values[part]
+    return values
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise AtelierError(
+            f"{file} cannot be read ({error.strerror}); run the render stage again."
+        ) from None
+
+
+def _with_embedded_animation(page: Page, file: Path) -> Page:
+    """Replace the link to the GIF by the GIF itself, if the page stays small enough."""
+    total = _TEXT_BYTES + sum(len(image.uri) for image in page.images())
+    if total + 4 / 3 * page.animation.bytes > _BYTES:
+        return page
+    address = data_uri(file.read_bytes(), "image/gif")
+    return replace(page, animation=replace(page.animation, address=address))

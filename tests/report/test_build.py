@@ -1,0 +1,212 @@
+"""Content of the report page from the outputs of the other stages."""
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from atelier.core.errors import AtelierError
+from atelier.core.settings import Settings, check
+from atelier.report.build import build_page
+from atelier.report.page import Page, write_page
+
+from ..support.arrays import random_images
+from ..support.pipeline_outputs import EVALUATION, Outputs, sample_settings
+
+
+def build(outputs: Outputs, root: Path, settings: Settings | None = None) -> Page:
+    settings = settings or sample_settings(root)
+    return build_page(settings, settings.model_dump(), outputs.results, outputs.presets)
+
+
+def changed_settings(root: Path, **sections: dict[str, Any]) -> Settings:
+    values = sample_settings(root).model_dump()
+    for section, changes in sections.items():
+        values[section] |= changes
+    return check(values, "params.yaml")
+
+
+def test_title_has_data_and_preset(outputs: Outputs, root: Path) -> None:
+    assert build(outputs, root).title == "Sample data, preset sample"
+    own = changed_settings(
+        root,
+        download={"source": "folder", "folders": {"me": "/a", "you": "/b"}},
+        train={"lr": 0.0004},
+    )
+    page = build(outputs, root, own)
+    assert page.title == "Folders me, you, preset sample with 1 change"
+    assert [change.key for change in page.changed] == [
+        "download.source",
+        "download.folders",
+        "train.lr",
+    ]
+    assert (page.changed[2].own, page.changed[2].preset) == (0.0004, 0.001)
+
+
+@pytest.mark.parametrize(
+    ("download", "name"),
+    [
+        ({"source": "folder", "folders": {"me": "/a"}}, "Folder me"),
+        (
+            {
+                "source": "archive",
+                "archive": {"location": "https://me:word@host/img.zip?key=1", "sha256": ""},
+            },
+            "img.zip",
+        ),
+        ({"source": "kaggle"}, "Kaggle's human-faces"),
+        ({"source": "torchvision"}, "MNIST"),
+    ],
+)
+def test_data_is_named_without_secrets(
+    outputs: Outputs, root: Path, download: dict[str, Any], name: str
+) -> None:
+    title = build(outputs, root, changed_settings(root, download=download)).title
+    assert title == f"{name}, preset sample"
+
+
+def test_facts_begin_with_the_data(outputs: Outputs, root: Path) -> None:
+    fact = build(outputs, root).facts[0]
+    assert (fact.name, fact.text) == (
+        "Data",
+        "6 training images of 16 × 16 pixels, 200 for validation and 200 for test, 6 files"
+        " rejected",
+    )
+    outputs.write_images(random_images(1, 16, 1))
+    outputs.write_metrics("convert", {"validation": 0, "test": 0, "rejected": 0})
+    assert build(outputs, root).facts[0].text == ("1 training image of 16 × 16 pixels in grayscale")
+
+
+def test_short_training_is_a_reason_with_advice(outputs: Outputs, root: Path) -> None:
+    # Six images are one batch; the preset has 41 epochs.
+    assert dict(build(outputs, root).verdict.reasons)["Length"] == (
+        "The training has 41 steps (41 epochs of 1), but good images usually need 2,000 or more;"
+        " set train.epochs to 2000."
+    )
+    long = changed_settings(root, train={"epochs": 2000})
+    assert dict(build(outputs, root, long).verdict.reasons)["Length"] == "30 steps in 3 epochs."
+
+
+def test_warnings_are_those_of_batches_and_of_the_evaluation(outputs: Outputs, root: Path) -> None:
+    outputs.write_metrics("evaluate", EVALUATION | {"notes": ["KID is uncertain."]})
+    small, note = build(outputs, root).warnings
+    assert small.startswith("the training set has 6 images, fewer than train.batch_size (32)")
+    assert note == "KID is uncertain."
+
+
+def test_stylized_images_of_one_content_are_together(outputs: Outputs, root: Path) -> None:
+    page = build(outputs, root)
+    assert [(each.content_name, each.style_name) for each in page.stylized] == [
+        ("face_0", "style_0"),
+        ("face_0", "style_1"),
+        ("face_1", "style_0"),
+        ("face_1", "style_1"),
+    ]
+    assert page.stylized_total == 4
+    outputs.write_styled(styles=9, side=16)
+    page = build(outputs, root)
+    assert (len(page.stylized), page.stylized_total) == (12, 18)
+
+
+def test_frames_are_spread_over_all_epochs(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = build(Outputs(tmp_path, epochs=99), root)
+    epochs = [epoch for epoch, _ in page.frames]
+    assert (len(epochs), epochs[0], epochs[-1], page.epochs) == (32, 1, 99, 99)
+    assert {later - earlier for earlier, later in itertools.pairwise(epochs)} == {3, 4}
+
+
+def test_frames_have_the_pixels_of_the_samples(outputs: Outputs, root: Path) -> None:
+    page = build(outputs, root)
+    assert (page.frames[0][1].width, page.frames[0][1].height) == (8 * 16, 16)
+    assert list(page.frames[0][1].factors) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_classes_have_named_rows(outputs: Outputs, root: Path) -> None:
+    outputs.write_images(random_images(6, 16, 3), [f"{kind}/{n}" for kind in "ab" for n in "123"])
+    page = build(outputs, root, changed_settings(root, train={"conditional": True}))
+    assert page.frames[0][1].height == 2 * 64
+    assert page.frames[0][1].width > 3 * 64, "a name, and three images of each class"
+    assert page.real.width == 3 * 16
+
+
+def test_augmented_images_are_on_the_page_if_they_exist(outputs: Outputs, root: Path) -> None:
+    assert build(outputs, root).augmented is None
+    images = random_images(6, 16, 3).reshape(2, 3, 16, 16, 3)
+    np.save(outputs.folder / "samples/augmented.npy", images)
+    augmented = build(outputs, root).augmented
+    assert augmented is not None
+    assert (augmented.width, augmented.height) == (48, 32)
+
+
+def test_page_without_measured_epochs_has_no_kid_curve(outputs: Outputs, root: Path) -> None:
+    assert len(build(outputs, root).charts) == 3
+    outputs.write_rows("kid", "epoch,kid,error")
+    charts = build(outputs, root).charts
+    assert [chart.title for chart in charts] == ["Losses", "Scores of the discriminator"]
+
+
+def test_large_page_stays_below_5_mb_and_links_the_animation(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise is the largest input: no image has more details."""
+    monkeypatch.chdir(tmp_path)
+    outputs = Outputs(tmp_path, epochs=41, count=64, side=64, styles=3, stylized_side=512)
+    (tmp_path / "renders/training.gif").write_bytes(b"GIF89a" + bytes(4_000_000))
+    page = build(outputs, root)
+    write_page(tmp_path / "report.html", page)
+    assert (tmp_path / "report.html").stat().st_size < 5_000_000
+    assert len(page.frames) >= 8
+    assert (page.animation.address, page.animation.size) == ("renders/training.gif", "4.0 MB")
+    assert {image.image.width for image in page.stylized} == {384}
+
+
+def damage(path: str, content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / path).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (damage("metrics/evaluate.json", b"{"), r"evaluate\.json cannot be read .*the evaluate"),
+        (damage("metrics/convert.json", b"[1]"), r"convert\.json cannot be read .*the convert st"),
+        (damage("plots/kid.csv", b"epoch,kid\n1,2\n"), r"kid\.csv cannot be read .*the evaluate"),
+        (damage("plots/losses.csv", b""), r"losses\.csv .*run the train stage"),
+        (damage("plots/nearest.png", b"half"), r"nearest\.png cannot be read .*the evaluate stage"),
+        (damage("styled/face_0-style_0.png", b""), r"style_0\.png cannot be read .*the stylize"),
+        (damage("styled/sources/list.json", b"[{}]"), r"list\.json cannot be read .*the stylize"),
+        (damage("samples/epoch_0003.npy", b"x"), r"epoch_0003\.npy cannot be read .*the train st"),
+        (lambda folder: (folder / "renders/training.gif").unlink(), r"training\.gif cannot be re"),
+        (lambda folder: (folder / "styled/sources/style-style_1.png").unlink(), r"style_1\.png c"),
+    ],
+)
+def test_damaged_input_is_one_sentence(
+    outputs: Outputs, root: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    spoil(outputs.folder)
+    with pytest.raises(AtelierError, match=message) as error:
+        build(outputs, root)
+    assert "\n" not in str(error.value)
+
+
+def test_nearest_image_of_another_size_is_refused(outputs: Outputs, root: Path) -> None:
+    outputs.write_images(random_images(6, 28, 3))
+    with pytest.raises(AtelierError, match=r"nearest\.png cannot be read .*run the evaluate"):
+        build(outputs, root)
+
+
+def test_secrets_of_settings_are_printed_as_the_caller_passes_them(
+    outputs: Outputs, root: Path, tmp_path: Path
+) -> None:
+    settings = sample_settings(root)
+    values = json.loads(json.dumps(settings.model_dump()).replace("human-faces", "removed"))
+    page = build_page(settings, values, outputs.results, outputs.presets)
+    write_page(tmp_path / "report.html", page)
+    html = (tmp_path / "report.html").read_text("utf-8")
+    assert "removed" in html

@@ -1,0 +1,158 @@
+"""Verdict on a training in words, and its table of metrics."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from atelier.metrics.distances import compute_kid
+from atelier.report.verdict import (
+    CLOSE_KID,
+    FAR_KID,
+    metric_rows,
+    number,
+    percent,
+    verdict,
+    with_error,
+)
+
+from ..support.arrays import normal_tensor
+from ..support.pipeline_outputs import EVALUATION
+
+
+def headline(**changed: Any) -> tuple[str, str]:
+    metrics = {key: value for key, value in (EVALUATION | changed).items() if value is not None}
+    found = verdict(metrics, "")
+    return found.level, found.headline
+
+
+@pytest.mark.parametrize(
+    ("kid", "error", "expected"),
+    [
+        (30.0, 0.5, ("poor", "Far from real images")),
+        (7.1, 0.2, ("poor", "Far from real images")),
+        (6.9, 0.2, ("fair", "Visibly different from real images")),
+        (2.7, 0.2, ("fair", "Visibly different from real images")),
+        (0.9, 0.05, ("good", "Close to real images")),
+        (0.11, 0.01, ("good", "Not distinguishable from real images by KID")),
+        (0.9, 0.6, ("good", "Not distinguishable from real images by KID")),
+        (-0.01, 0.02, ("good", "Not distinguishable from real images by KID")),
+    ],
+)
+def test_headline_follows_from_kid_and_errors(
+    kid: float, error: float, expected: tuple[str, str]
+) -> None:
+    assert headline(kid=kid, kid_error=error) == expected
+
+
+def test_headline_of_unscaled_or_missing_features_has_no_scale() -> None:
+    inception = {"measured_with": EVALUATION["measured_with"] | {"features": "inception"}}
+    assert headline(**inception) == ("unknown", "Distinguishable from real images by KID")
+    assert headline(kid=None) == ("unknown", "Too few images for a verdict")
+    assert headline(real_kid=None, real_kid_error=None)[1] == "Visibly different from real images"
+
+
+@pytest.mark.parametrize(("shift", "limit"), [(0.5, CLOSE_KID), (1.0, FAR_KID)])
+def test_limits_are_the_kid_of_shifted_standardized_features(shift: float, limit: float) -> None:
+    real, generated = normal_tensor(0, 400, 512), normal_tensor(1, 400, 512)
+    kid = compute_kid(real, generated + shift * torch.ones(512)).value
+    assert kid == pytest.approx(limit, rel=0.1)
+
+
+def test_reasons_compare_with_other_real_images() -> None:
+    reasons = dict(verdict(EVALUATION, "2,050 steps in 41 epochs.").reasons)
+    assert reasons == {
+        "Distance": "KID 2.7 ± 0.2; other real images have 0.03 ± 0.04.",
+        "Realism": ("49% of the generated images lie among real ones (other real images: 94%)."),
+        "Variety": ("1.5% of the real images lie among generated ones (other real images: 92%)."),
+        "Copies": (
+            "No sign of memorized training images: 0% of the generated images are suspiciously"
+            " near to one (1.0% expected)."
+        ),
+        "Length": "2,050 steps in 41 epochs.",
+    }
+
+
+def test_reasons_without_enough_images() -> None:
+    reasons = verdict({"swd": 3.0, "notes": []}, "Short.").reasons
+    assert reasons == (
+        ("Distance", "KID was not measured; a warning gives the reason."),
+        ("Length", "Short."),
+    )
+    without_real = {k: v for k, v in EVALUATION.items() if not k.startswith("real_")}
+    reasons = verdict(without_real, "")
+    assert dict(reasons.reasons)["Distance"] == "KID 2.7 ± 0.2; equal sets have 0."
+    assert "other real" not in str(reasons)
+
+
+@pytest.mark.parametrize(("share", "suspicious"), [(0.02, False), (0.025, True), (0.9, True)])
+def test_copies_are_reported_beyond_twice_the_error_of_their_expectation(
+    share: float, suspicious: bool
+) -> None:
+    # 0.00995 + 2 * sqrt(0.00995 * 0.99005 / 200) is 0.0240.
+    sentence = dict(verdict(EVALUATION | {"memorised": share}, "").reasons)["Copies"]
+    assert sentence.startswith("Images may be memorized:") == suspicious
+
+
+def test_table_has_plain_names_values_and_directions() -> None:
+    rows = [(row.name, row.generated, row.real, row.better) for row in metric_rows(EVALUATION)]
+    assert rows == [
+        ("Distance (KID)", "2.7 ± 0.2", "0.03 ± 0.04", "lower"),
+        ("Fréchet distance (FID)", "215", "28.8", "lower"),
+        ("Texture (SWD)", "33.2", "21.4", "lower"),
+        ("Realism (precision)", "49%", "94%", "higher"),
+        ("Realism (density)", "0.270", "1.06", "higher"),
+        ("Variety (recall)", "1.5%", "92%", "higher"),
+        ("Variety (coverage)", "30%", "96%", "higher"),
+        ("Diversity (1 - MS-SSIM)", "0.769", "0.800", "as real"),
+        ("Copies (memorised)", "0%", "1.0%", "as real"),
+    ]
+    assert all(row.explanation.endswith(("?", ".")) for row in metric_rows(EVALUATION))
+    assert metric_rows({"kid": 3.0}) == [
+        type(metric_rows(EVALUATION)[0])(
+            "Distance (KID)",
+            "Are generated and real images alike as a whole? Equal sets have 0.",
+            "3.00",
+            "",
+            "lower",
+        )
+    ]
+    assert metric_rows({"notes": []}) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (2.7153, 0.2009, "2.7 ± 0.2"),
+        (-0.004, 0.03, "0.00 ± 0.03"),
+        (1234.5, 60.0, "1,234 ± 60"),
+        (45.6, 1.5, "46 ± 2"),
+        (0.5, 0.0, "0.500"),
+        (0.5, None, "0.500"),
+        (0.5, float("nan"), "0.500"),
+    ],
+)
+def test_value_is_rounded_to_the_first_digit_of_its_error(
+    value: float, error: float | None, text: str
+) -> None:
+    assert with_error(value, error) == text
+
+
+def test_numbers_and_percentages() -> None:
+    assert [number(v) for v in (0.0123456, 3.0, 99.4, 214.7, 1234567.0)] == [
+        "0.0123",
+        "3.00",
+        "99.4",
+        "215",
+        "1,234,567",
+    ]
+    assert [percent(v) for v in (0, 0.0012, 0.01, 0.015, 0.0995, 0.1, 0.305, 1)] == [
+        "0%",
+        "0.1%",
+        "1%",
+        "1.5%",
+        "10%",
+        "10%",
+        "30%",
+        "100%",
+    ]
