@@ -29,7 +29,12 @@ def sync(
     from atelier.tracking.delivery_worker import DeliveryCount, flush, outcome_problem
     from atelier.tracking.environment import repository_root
     from atelier.tracking.outbox import pending, unwritten
-    from atelier.tracking.store import existing_store, quiet_environment, short_message
+    from atelier.tracking.store import (
+        SchemaError,
+        existing_store,
+        quiet_environment,
+        short_message,
+    )
 
     quiet_environment()
     root, tally = repository_root(), DeliveryCount()
@@ -47,6 +52,8 @@ def sync(
         raise AtelierError(f"{counts}, {text}{_rejected_text(rejections)}.")
     try:
         existing_store(root)  # also updates the paths of a project that was moved
+    except SchemaError:
+        raise
     except Exception as error:  # any error of MLflow
         raise AtelierError(f"MLflow does not respond: {short_message(error)}") from None
     if outcome_problem(root).exists():

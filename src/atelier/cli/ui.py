@@ -11,7 +11,7 @@ import typer
 from atelier.cli.checkout import PARAMS
 from atelier.core.errors import AtelierError
 from atelier.tracking.links import DEFAULT_PORT, RunLocation, latest_location
-from atelier.tracking.store import has_store, relocate_artifacts
+from atelier.tracking.store import has_store, relocate_artifacts, require_schema
 
 # Browsers refuse these ports of the range in which a free one is searched (WHATWG Fetch, "bad
 # port"): they belong to other protocols.
@@ -35,6 +35,7 @@ def ui(
     if not location.is_local:
         typer.echo(f"The runs are on a server: {location.table()}")
         return
+    require_schema(root)
     _require_free(port)
     typer.echo(f"In about ten seconds, open {location.table(port)}\nCtrl-C ends the server.")
     _serve(root, port)

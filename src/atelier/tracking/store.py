@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from atelier.core.errors import AtelierError
 from atelier.tracking import mlflow_names
+from atelier.tracking.database_schema import schema_problem
 from atelier.tracking.experiment_page import describe_experiment
 from atelier.tracking.redact import redact_urls
 
@@ -150,6 +151,10 @@ def _reject_redirect(method: str, url: str, response: "Response", stream: bool) 
 
 class StoreError(AtelierError):
     """Raised if no MLflow store can be opened where the settings say; nothing was sent."""
+
+
+class SchemaError(StoreError):
+    """Raised if the store's database has another schema than the installed MLflow."""
 
 
 @contextmanager
@@ -367,21 +372,18 @@ def is_remote() -> bool:
 def _client(root: Path) -> "MlflowClient":
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
-    from mlflow.utils.file_utils import path_to_local_sqlite_uri
 
-    database = root / "mlflow.db"
-    if database.exists() and not _remote_uri():
-        relocate_artifacts(database)
-    address = _remote_uri()
+    database, address = root / "mlflow.db", _remote_uri()
     if address is None:
-        # For `sqlite:` without a driver, MLflow would create the parent folders by their
-        # percent-encoded names.
-        address = path_to_local_sqlite_uri(str(database))
-        return MlflowClient(tracking_uri=address.replace("sqlite:", "sqlite+pysqlite:", 1))
+        if database.exists():
+            relocate_artifacts(database)
+        require_schema(root)
+        return MlflowClient(tracking_uri=_local_address(root))
     if is_remote():
         limit_requests()
         if not urlsplit(address).hostname:
             raise StoreError(f"MLFLOW_TRACKING_URI={redact_urls(address)} names no host; {_ADVICE}")
+    require_schema(root)
     try:
         return MlflowClient(tracking_uri=address)
     except MlflowException as error:
@@ -390,3 +392,33 @@ def _client(root: Path) -> "MlflowClient":
             f"MLFLOW_TRACKING_URI={redact_urls(address)} names no MLflow store ({reason});"
             f" {_ADVICE}"
         ) from None
+
+
+def _local_address(root: Path) -> str:
+    """Return the address of the project's own store.
+
+    For ``sqlite:`` without a driver, MLflow would create the parent folders by their
+    percent-encoded names.
+    """
+    from mlflow.utils.file_utils import path_to_local_sqlite_uri
+
+    address = path_to_local_sqlite_uri(str(root / "mlflow.db"))
+    return str(address).replace("sqlite:", "sqlite+pysqlite:", 1)
+
+
+def require_schema(root: Path) -> None:
+    """Raise if the installed MLflow is older or newer than the store's database.
+
+    Raises:
+        SchemaError: the message has the command that upgrades the database.
+    """
+    if uri := _remote_uri():
+        # The shell inserts the address, so that the message needs no password.
+        address, name, argument = uri, f"the database {redact_urls(uri)}", '"$MLFLOW_TRACKING_URI"'
+    else:
+        address, name = _local_address(root), "this project's mlflow.db"
+        argument = "sqlite:///mlflow.db"
+        if not (root / "mlflow.db").exists():
+            return
+    if problem := schema_problem(address, name, argument):
+        raise SchemaError(problem)
