@@ -139,7 +139,8 @@ def test_all_figures_are_written_to_the_target_folder(tmp_path: Path) -> None:
         "steps/ann-waves/iteration_00006.png",
     ]
     save_style_figures([row], [{}], losses, False, tmp_path / "less")
-    assert sorted(f.name for f in (tmp_path / "less").iterdir()) == ["losses.png", "sheet.png"]
+    names = sorted(f.name for f in (tmp_path / "less").iterdir())
+    assert names == ["losses.png", "sheet.png", "sources"]
 
 
 def test_small_sources_of_every_stylized_image_are_listed(tmp_path: Path) -> None:
