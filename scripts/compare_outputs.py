@@ -136,7 +136,7 @@ def output_entries(project: Path) -> Files:
     return {
         str(file.relative_to(project)): READERS.get(file.suffix, file_entries)(file.read_bytes())
         for file in sorted(files)
-        if file.suffix != ".html"  # the report page is prose; its images are outputs too
+        if file.suffix != ".html"  # the report page depends on the date and the machine
     }
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from atelier.core.yaml_files import read_yaml
+
 from ..support.project import Project
 from ..support.terminal import run_on_terminal
 
@@ -61,12 +63,16 @@ def test_repeated_stages_give_the_same_bytes(ready: Project) -> None:
 
 @pytest.mark.slow
 def test_forced_repro_gives_the_same_bytes(ready: Project) -> None:
-    outputs = ("data", "models", "samples", "renders", "styled", "metrics", "plots", "dvc.lock")
-    before = ready.bytes(*outputs)
+    outputs = ("data", "models", "samples", "renders", "styled", "metrics", "plots")
+    before, lock = ready.bytes(*outputs), read_yaml(ready.folder / "dvc.lock")["stages"]
     assert ready.repro("--force") == ["evaluate_inputs", "stylize_inputs", *STAGES, "report"]
     after = ready.bytes(*outputs)
     assert sorted(before) == sorted(after)
     assert [name for name in before if before[name] != after[name]] == []
+    new_lock = read_yaml(ready.folder / "dvc.lock")["stages"]
+    (page,), (new_page,) = lock["report"].pop("outs"), new_lock["report"].pop("outs")
+    assert page["path"] == new_page["path"] == "report.html", "the only output with a date"
+    assert lock == new_lock
 
 
 CHANGES: list[tuple[dict[str, Any], list[str]]] = [

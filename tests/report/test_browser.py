@@ -69,7 +69,7 @@ def test_most_important_results_come_first(report: Report, width: int) -> None:
     assert report.texts(".facts dt") == ["Data", "Training"]
     assert report.texts("h2") == [
         *("Visibly different from real images", "Generated and real images"),
-        *("Stylized images", "Training curves", "Metrics", "Nearest training images", "Settings"),
+        *("Stylized images", "Metrics", "Nearest training images", "Training curves", "Settings"),
     ]
     tops = report.value("[...document.querySelectorAll('h2')].map((h) => h.offsetTop)")
     assert tops == sorted(tops)

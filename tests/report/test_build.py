@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ def test_title_has_data_and_preset(outputs: Outputs, root: Path) -> None:
         train={"lr": 0.0004},
     )
     page = build(outputs, root, own)
-    assert page.title == "Folders me, you, preset sample with 1 change"
+    assert page.title == "Folders me and you, preset sample with 1 change"
     assert [change.key for change in page.changed] == [
         "download.source",
         "download.folders",
@@ -59,6 +61,7 @@ def test_title_has_data_and_preset(outputs: Outputs, root: Path) -> None:
             "img.zip",
         ),
         ({"source": "kaggle"}, "Kaggle's human-faces"),
+        ({"source": "kaggle", "kaggle": {"handle": "me/dogs/versions/3"}}, "Kaggle's dogs"),
         ({"source": "torchvision"}, "MNIST"),
     ],
 )
@@ -165,6 +168,14 @@ def test_large_page_stays_below_5_mb_and_links_the_animation(
     assert len(page.frames) >= 8
     assert (page.animation.address, page.animation.size) == ("renders/training.gif", "4.0 MB")
     assert {image.image.width for image in page.stylized} == {384}
+
+
+def test_report_does_not_import_torch() -> None:
+    code = (
+        "import sys, atelier.report.build, atelier.report.page, atelier.tracking.timings;"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def damage(path: str, content: bytes) -> Callable[[Path], object]:

@@ -1,10 +1,17 @@
-"""Tests of MLflow's UI in a browser."""
+"""MLflow's pages in a browser: what they show first."""
 
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
+from selenium.common.exceptions import WebDriverException
+
+from atelier.tracking.links import RunLocation, latest_location
+from atelier.tracking.run_start import MAX_PARAMETERS
+from atelier.tracking.store import open_store
 
 from ..support.browser import (
     By,
@@ -22,9 +29,38 @@ from ..support.project import Project
 from ..support.report_page import shown_epochs, use_slider
 
 pytestmark = pytest.mark.slow
-STAGES = ["convert", "download", "evaluate", "render", "stylize", "train"]
+STAGES = {"convert", "download", "evaluate", "render", "stylize", "train"}
 OTHER_FPS = 9.0
 DIFFERENCES = "//*[@aria-label='Parameters - Show diff only']"
+# MLflow opens an assistant beside the page, which takes a quarter of its width.
+CLOSE_ASSISTANT = """
+document.querySelectorAll("button[aria-label]").forEach((button) => {
+  if (button.getAttribute("aria-label").toLowerCase().includes("close")) button.click();
+});
+"""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Addresses of MLflow's pages on a server.
+
+    Attributes:
+        port: of the server.
+        parents: ids of the runs of both pipelines, newer first.
+        stages: ids of the runs of the older pipeline's stages.
+        model: id of the logged model.
+        location: of the latest run.
+    """
+
+    port: int
+    parents: tuple[str, str]
+    stages: dict[str, str]
+    model: str
+    location: RunLocation
+
+    def of(self, path: str) -> str:
+        page = f"#/experiments/{self.location.experiment}/{path}"
+        return f"http://127.0.0.1:{self.port}/{page}?workflowType=machine_learning"
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +69,26 @@ def project(_tracked: Project, tmp_path_factory: pytest.TempPathFactory) -> Proj
     project = _tracked.copy(tmp_path_factory.mktemp("pages") / "project")
     project.set(**{"render.fps": OTHER_FPS})
     assert project.repro() == ["render", "report"]
+    project.delivered()
     return project
 
 
 @pytest.fixture(scope="module")
-def address(project: Project) -> Iterator[str]:
+def pages(project: Project) -> Iterator[Pages]:
+    client, experiment = open_store(project.folder, "atelier")
+    runs = client.search_runs([experiment], order_by=["attributes.start_time DESC"])
+    newer, older = (run.info.run_id for run in runs if "atelier.stage" not in run.data.tags)
+    stages = {
+        run.data.tags["atelier.stage"]: run.info.run_id
+        for run in runs
+        if run.data.tags.get("mlflow.parentRunId") == older
+    }
+    (model,) = client.search_logged_models([experiment])
+    location = latest_location(project.folder)
+    assert location is not None
     with mlflow_ui(project) as address:
-        yield address
+        port = int(address.rpartition(":")[2])
+        yield Pages(port, (newer, older), stages, model.model_id, location)
 
 
 @pytest.fixture
@@ -48,12 +97,24 @@ def browser(tmp_path: Path) -> Iterator[Chrome]:
         yield browser
 
 
-@pytest.fixture
-def runs(browser: Chrome, address: str) -> Chrome:
-    """Open the table of runs by clicks from MLflow's start page."""
+def visit(browser: Chrome, address: str, shown: str) -> None:
+    """Open a page, wait until an element is there, and save a screenshot beside the test's files.
+
+    Args:
+        browser: the browser.
+        address: of the page.
+        shown: XPath of the element.
+    """
     browser.get(address)
-    click(browser, "//*[text()='Model training']")
-    click(browser, "//a[.='atelier']")
+    eventually(browser, lambda: browser.find_element(By.XPATH, shown).is_displayed())
+    with suppress(WebDriverException):
+        browser.execute_script(CLOSE_ASSISTANT)
+
+
+@pytest.fixture
+def runs(browser: Chrome, pages: Pages) -> Chrome:
+    """Open the table of runs by the link that the program prints."""
+    browser.get(pages.location.table(pages.port))
     names(browser, 2)
     return browser
 
@@ -75,19 +136,21 @@ def in_row(name: str, element: str) -> str:
     return f"//*[@role='row' and .//a[.='{name}']]//{element}"
 
 
-def open_child(browser: Chrome, name: str, tab: str) -> None:
-    """Open a tab of the page of a child of the older pipeline."""
-    _, older = names(browser, 2)
-    click(browser, in_row(older, "button"))
-    click(browser, f"//a[.='{name}']")
-    click(browser, f"//*[@role='tab' and .='{tab}']")
+def headings(browser: Chrome) -> list[str]:
+    """Return the headings of sections and charts on the page, from top to bottom."""
+    elements = browser.find_elements(By.XPATH, "//h4[@title] | //*[@role='button']//div[@title]")
+    return [str(element.get_attribute("title")) for element in elements]
+
+
+def card(browser: Chrome, title: str) -> WebElement:
+    """Return the tile with this title."""
+    heading = browser.find_element(By.CSS_SELECTOR, f"h4[title='{title}']")
+    return heading.find_element(By.XPATH, "ancestor::*[contains(@data-testid, 'runs-card')][1]")
 
 
 def chart(browser: Chrome, title: str, part: str) -> WebElement:
-    """Return a part of the chart with this title."""
-    card = "ancestor::*[contains(@data-testid, 'runs-card')][1]"
-    heading = browser.find_element(By.CSS_SELECTOR, f"h4[title='{title}']")
-    return heading.find_element(By.XPATH, card).find_element(By.CSS_SELECTOR, part)
+    """Return a part of the tile with this title."""
+    return card(browser, title).find_element(By.CSS_SELECTOR, part)
 
 
 def search_charts(browser: Chrome, title: str) -> None:
@@ -104,62 +167,121 @@ def compared(browser: Chrome) -> dict[str, list[str]]:
 
 
 def other_montage(browser: Chrome, seen: set[str]) -> str | None:
-    """Return the URL of the montage in the samples chart if it is not in ``seen``."""
-    image = chart(browser, "samples", "img")
+    """Return the URL of the picture in the samples chart if it is not in ``seen``."""
+    image = chart(browser, "images/samples", "img")
     source = str(image.get_attribute("src"))
     return source if loaded(image) and source not in seen else None
 
 
-def test_runs_table_shows_parents_and_their_children(runs: Chrome) -> None:
+def test_table_shows_pipelines_by_name_with_quality_and_settings(runs: Chrome) -> None:
     newer, older = names(runs, 2)
-    assert not {newer, older} & set(STAGES)
-    click(runs, in_row(newer, "button"))
-    assert names(runs, 3) == [newer, "render", older]
+    assert ", 96 pictures, " in newer
+    assert f"render.fps {OTHER_FPS}" in newer, "what changed since the pipeline before"
+    assert "fps" not in older
+    columns = [
+        cell.text
+        for cell in runs.find_elements(By.CSS_SELECTOR, ".ag-header-cell[col-id]")
+        if cell.text
+    ]
+    assert columns[:5] == ["Run Name", "Created", "Duration", "quality/kid", "quality/precision"]
+    assert "quality/kid" in runs.find_element(By.TAG_NAME, "main").text.split("Run Name")[0]
     click(runs, in_row(older, "button"))
-    found = names(runs, 3 + len(STAGES))
-    assert found[:3] == [newer, "render", older]
-    assert sorted(found[3:]) == STAGES
+    found = names(runs, 2 + len(STAGES))
+    assert {name.partition(" ")[0] for name in found[2:]} == STAGES
 
 
-def test_child_shows_its_curves_and_montages(runs: Chrome) -> None:
-    open_child(runs, "train", "Model metrics")
-    for name in ("loss/d", "loss/g"):
-        search_charts(runs, name)
-        line = eventually(runs, partial(chart, runs, name, ".scatterlayer path.js-line"))
+def test_page_of_a_pipeline_begins_with_kid_and_links_to_the_report(
+    browser: Chrome, pages: Pages
+) -> None:
+    visit(browser, pages.of(f"runs/{pages.parents[0]}"), "//a[.='quality/kid']")
+    metrics = browser.find_elements(By.XPATH, "//a[starts-with(., 'quality/')]")
+    assert [metric.text for metric in metrics][:2] == ["quality/kid", "quality/kid_error"]
+    before = set(browser.window_handles)
+    click(browser, "//a[.='Report']")
+    new = eventually(browser, lambda: set(browser.window_handles) - before)
+    browser.switch_to.window(new.pop())
+    browser.switch_to.frame(
+        eventually(browser, lambda: browser.find_element(By.TAG_NAME, "iframe"))
+    )
+    eventually(browser, lambda: shown_epochs(browser))
+    use_slider(browser, ["1", "2"])
+
+
+def test_page_of_a_training_begins_with_a_picture_that_no_text_covers(
+    browser: Chrome, pages: Pages
+) -> None:
+    address = pages.of(f"runs/{pages.stages['train']}/model-metrics")
+    visit(browser, address, "//h4[@title='images/samples']")
+    image = eventually(browser, lambda: _loaded(chart(browser, "images/samples", "img")))
+    titles = [
+        heading.get_attribute("title")
+        for heading in browser.find_elements(By.CSS_SELECTOR, "h4[title]")
+    ]
+    assert titles[0].startswith("images/")
+    tile, area = card(browser, "images/samples").rect, image.rect
+    visible = tile["y"] + tile["height"] - area["y"]
+    assert visible > 0.4 * area["height"], "the parameters above it leave room for the picture"
+    assert min(image.get_property("naturalWidth"), area["width"]) > 250
+    text = card(browser, "images/samples").text
+    assert text.count("=") <= MAX_PARAMETERS
+    assert chart(browser, "images/samples", "[role=slider]").get_attribute("aria-valuenow") == "0"
+    slider = partial(chart, browser, "images/samples", "[role=slider][aria-valuemax='2']")
+    addresses = {str(image.get_attribute("src"))}
+    press(browser, slider, Keys.RIGHT)
+    eventually(browser, partial(other_montage, browser, addresses))
+
+
+def _loaded(image: WebElement) -> WebElement | None:
+    return image if loaded(image) else None
+
+
+def test_training_has_curves_by_section(browser: Chrome, pages: Pages) -> None:
+    visit(browser, pages.of(f"runs/{pages.stages['train']}/model-metrics"), "//main//input")
+    for name in ("d", "g"):
+        search_charts(browser, f"loss/{name}")
+        line = eventually(
+            browser, partial(chart, browser, f"loss/{name}", ".scatterlayer path.js-line")
+        )
         assert line.get_attribute("d").count("L") > 1, "a curve has many points"
-    search_charts(runs, "samples")
-    slider = partial(chart, runs, "samples", "[role=slider][aria-valuemax='2']")
-    addresses: set[str] = set()
-    for _ in range(2):
-        press(runs, slider, Keys.RIGHT)
-        addresses.add(eventually(runs, partial(other_montage, runs, addresses)))
 
 
-def test_artifacts_of_child_open(runs: Chrome) -> None:
-    open_child(runs, "render", "Artifacts")
-    click(runs, "//*[@artifact-name='renders']")
-    click(runs, "//*[@aria-label='training.gif']")
-    gif = "//img[starts-with(@src, 'blob:')]"
-    eventually(runs, lambda: loaded(runs.find_element(By.XPATH, gif)))
-
-
-def test_report_of_parent_opens(runs: Chrome) -> None:
-    _, older = names(runs, 2)
-    click(runs, f"//a[.='{older}']")
-    click(runs, "//*[@role='tab' and .='Artifacts']")
-    click(runs, "//*[@aria-label='report.html']")
-    runs.switch_to.frame(eventually(runs, lambda: runs.find_element(By.TAG_NAME, "iframe")))
-    eventually(runs, lambda: shown_epochs(runs))
-    use_slider(runs, ["1", "2"])
-
-
-def test_two_parents_compare(runs: Chrome) -> None:
+def test_two_pipelines_compare_by_kid_first(runs: Chrome) -> None:
     for parent in names(runs, 2):
         click(runs, in_row(parent, "*[contains(@class, 'ag-selection-checkbox')]//input"))
     click(runs, "//button[.='Compare']")
+    axes = partial(runs.find_elements, By.CSS_SELECTOR, ".parcoords .axis-title")
+    eventually(runs, lambda: [axis.text for axis in axes()][-1:] == ["quality/kid"])
+    size = runs.find_element(By.CSS_SELECTOR, ".parcoords").size
+    assert size["width"] > 300
     parameters = eventually(runs, lambda: compared(runs))
     newer, older = parameters["render.fps"]
     assert newer == str(OTHER_FPS) != older
     assert parameters["train.epochs"] == ["2", "2"]
     click(runs, DIFFERENCES)
     eventually(runs, lambda: compared(runs) == {"render.fps": [newer, older]})
+
+
+def test_page_of_a_model_has_metrics_data_and_settings(
+    browser: Chrome, pages: Pages, project: Project
+) -> None:
+    visit(
+        browser, pages.of(f"models/{pages.model}"), "//td[.='quality/kid'] | //*[.='quality/kid']"
+    )
+    text = browser.find_element(By.TAG_NAME, "main").text
+    lock = (project.folder / "dvc.lock").read_text()
+    name = browser.find_element(By.CSS_SELECTOR, "h1, h2").text.split()[0]
+    preset, _, digits = name.rpartition("-")
+    assert preset
+    assert f"md5: {digits}" in lock, "the name has the first digits of the file's hash"
+    assert "atelier generate --model" in text
+    assert "data/test.npz" in text
+    assert "train.batch_size" in text
+
+
+def test_artifacts_of_a_stage_open(browser: Chrome, pages: Pages) -> None:
+    address = pages.of(f"runs/{pages.stages['render']}/artifacts")
+    visit(browser, address, "//*[@artifact-name='renders']")
+    click(browser, "//*[@artifact-name='renders']")
+    click(browser, "//*[@aria-label='training.gif']")
+    gif = "//img[starts-with(@src, 'blob:')]"
+    eventually(browser, lambda: loaded(browser.find_element(By.XPATH, gif)))

@@ -1,6 +1,8 @@
 """Settings of the download stage: where raw images come from."""
 
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -57,6 +59,21 @@ class DownloadSettings(Section):
             "kaggle": f"Kaggle, {self.kaggle.handle}",
             "torchvision": self.torchvision.dataset,
         }[self.source]
+
+    @property
+    def source_name(self) -> str:
+        """Short name of the source, without the user and the password of an address."""
+        match self.source:
+            case "folder":
+                return " and ".join(self.folders)
+            case "archive":
+                path = urlsplit(self.archive.location).path or self.archive.location
+                return PurePosixPath(path).name
+            case "kaggle":
+                return self.kaggle.handle.split("/")[1]
+            case "torchvision":
+                return self.torchvision.dataset
+        return "sample"
 
     @model_validator(mode="after")
     def _require_source_location(self) -> "DownloadSettings":

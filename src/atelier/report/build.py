@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
+from atelier.core.download_settings import DownloadSettings
 from atelier.core.errors import AtelierError
 from atelier.core.presets import STAGES, nearest_preset, preset_values
 from atelier.core.settings import Settings
@@ -115,7 +115,7 @@ def build_page(
     preset, changed = nearest_preset(values, presets)
     stylized, stylized_total = load_stylized(results.styled)
     page = Page(
-        title=f"{_data_name(settings)}, {_preset_name(preset, changed)}",
+        title=f"{_data_name(settings.download)}, {_preset_name(preset, changed)}",
         facts=[_data_fact(results.read_metrics("convert"), images.pixels), *facts],
         verdict=verdict(evaluation, _length(settings, len(images.pixels), steps, epochs)),
         warnings=[
@@ -141,19 +141,12 @@ def build_page(
     return _with_embedded_animation(page, results.animation)
 
 
-def _data_name(settings: Settings) -> str:
-    """Return the name of the training images' source."""
-    download = settings.download
+def _data_name(download: DownloadSettings) -> str:
+    """Return the source of the training images, as the beginning of a title."""
+    kinds = {"sample": "Sample data", "kaggle": f"Kaggle's {download.source_name}"}
     if download.source == "folder":
-        return f"{'Folder' if len(download.folders) == 1 else 'Folders'} " + ", ".join(
-            download.folders
-        )
-    return {
-        "sample": "Sample data",
-        "archive": urlsplit(download.archive.location).path.rpartition("/")[2],
-        "kaggle": f"Kaggle's {download.kaggle.handle.split('/')[1]}",
-        "torchvision": download.torchvision.dataset,
-    }[download.source]
+        return f"Folder{'s' if len(download.folders) > 1 else ''} {download.source_name}"
+    return kinds.get(download.source, download.source_name)
 
 
 def _preset_name(preset: str, changed: Mapping[str, Any]) -> str:
@@ -197,7 +190,7 @@ def _charts(
     real = evaluation.get("real_kid")
     level = None if real is None else (real, evaluation.get("real_kid_error", 0.0))
     charts = [
-        kid_chart(kid, level),
+        kid_chart(kid, level, evaluation.get("measured_with", {}).get("reference", "test")),
         training_chart(
             "Losses",
             "Pale: measured values. Strong: smoothed values. Losses do not measure quality.",

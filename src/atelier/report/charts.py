@@ -137,13 +137,16 @@ def training_chart(
 
 
 def kid_chart(
-    rows: Sequence[tuple[int, float, float]], real: tuple[float, float] | None
+    rows: Sequence[tuple[int, float, float]],
+    real: tuple[float, float] | None,
+    reference: str = "test",
 ) -> Chart | None:
     """Return the chart of the KID of epochs, with a logarithmic axis; ``None`` without rows.
 
     Args:
         rows: (epoch, KID, standard error), by epoch.
         real: KID of other real images and its standard error.
+        reference: the set that samples are compared with.
     """
     if not rows:
         return None
@@ -169,7 +172,7 @@ def kid_chart(
     return Chart(
         title="Distance from real images (KID)",
         note=(
-            f"Lower is better. The samples of {len(rows)} epochs are compared with the test"
+            f"Lower is better. The samples of {len(rows)} epochs are compared with {reference}"
             " images; bars are standard errors."
         ),
         x_label="epoch",

@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from atelier.core.download_settings import DownloadSettings
 from atelier.core.errors import AtelierError
 from atelier.core.presets import nearest_preset
 from atelier.core.settings import Settings
@@ -24,7 +22,7 @@ class Title:
 
     Attributes:
         preset: name of the nearest preset; empty if there is none.
-        data: short name of the images' source.
+        data: short name of the images' source; empty for the built-in sample.
         changes: settings that differ from the preset's, as text by dotted key.
     """
 
@@ -35,7 +33,8 @@ class Title:
     @classmethod
     def of(cls, settings: Settings, presets: Path) -> "Title":
         """Describe settings by the presets of a folder."""
-        data = _data_name(settings.download)
+        download = settings.download
+        data = "" if download.source == "sample" else download.source_name
         with suppress(AtelierError, OSError):
             preset, changes = nearest_preset(settings.model_dump(), presets)
             texts = {key: redact_urls(value) for key, value in changes.items()}
@@ -85,18 +84,3 @@ def _short(key: str) -> str:
 
 def _cut(value: str) -> str:
     return value if len(value) <= _MAX_VALUE else f"{value[: _MAX_VALUE - 1]}…"
-
-
-def _data_name(download: DownloadSettings) -> str:
-    """Return a short name of the images' source; empty for the built-in sample."""
-    match download.source:
-        case "folder":
-            return " and ".join(download.folders)
-        case "archive":
-            path = urlsplit(download.archive.location).path or download.archive.location
-            return PurePosixPath(path).name
-        case "kaggle":
-            return download.kaggle.handle.rpartition("/")[2]
-        case "torchvision":
-            return download.torchvision.dataset
-    return ""
