@@ -196,4 +196,5 @@ def test_stage_finishes_with_an_older_store(tracked: Project, old_database: Path
     subprocess.run(UPGRADE, cwd=tracked.folder, check=True, capture_output=True)
     assert "Everything is delivered to MLflow." in tracked.run("atelier", "sync")
     client, experiment = open_store(tracked.folder, "atelier")
-    assert "render" in {run.info.run_name for run in client.search_runs([experiment])}
+    tags = [run.data.tags for run in client.search_runs([experiment])]
+    assert "render" in {values.get("atelier.stage") for values in tags}

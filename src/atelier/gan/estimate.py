@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -139,7 +140,7 @@ class _Copies:
             steps: number of steps to estimate, which limits the number of measured ones.
         """
         begin, size = time.perf_counter(), min(_SMALL_BATCH, self._batch_size)
-        seconds = self._time(size, 2)
+        seconds = self._time(size, 3, min)
         slope = seconds / size
         while size < self._batch_size:
             left = _MAX_SECONDS - (time.perf_counter() - begin)
@@ -148,11 +149,11 @@ class _Copies:
             if larger < 2 * size:
                 return seconds + slope * (self._batch_size - size)
             before, size = (size, seconds), larger
-            seconds = self._time(size, 1)
+            seconds = self._time(size, 1, min)
             slope = max(0.0, seconds - before[1]) / (size - before[0])
         left = min(_MAX_SECONDS, _MAX_SHARE * steps * seconds) - (time.perf_counter() - begin)
         count = int(left / seconds / len(self._shares))
-        return self._time(size, count, is_warm=True) if count > 1 else seconds
+        return self._time(size, count, statistics.median, is_warm=True) if count > 1 else seconds
 
     def generation_seconds(self) -> float:
         """Return the seconds to generate an image of the fixed latents."""
@@ -162,17 +163,28 @@ class _Copies:
         generate(self._gan.eval_generator, latents)
         return (time.perf_counter() - begin) / _GENERATED
 
-    def _time(self, size: int, count: int, is_warm: bool = False) -> float:
-        """Return the median of the seconds of ``count`` steps with ``size`` images.
+    def _time(
+        self,
+        size: int,
+        count: int,
+        average: Callable[[Iterable[float]], float],
+        is_warm: bool = False,
+    ) -> float:
+        """Return the seconds of a step with ``size`` images.
 
-        The median ignores steps that other programs delay.
+        Args:
+            size: number of images.
+            count: number of timed steps of each kind.
+            average: of their times. Other programs delay some steps: ``min`` and the median ignore
+                these.
+            is_warm: leave out a first step that allocates memory.
         """
         total = 0.0
         for with_penalty, share in self._shares.items():
             batch = self._batch(size, with_penalty)
             if not is_warm:
                 self._run(batch)
-            total += share * statistics.median_low(self._run(batch) for _ in range(count))
+            total += share * average(self._run(batch) for _ in range(count))
         return total
 
     def _run(self, batch: Batch) -> float:

@@ -290,7 +290,9 @@ def _set_champion(client: "MlflowClient", name: str, settings: Mapping[str, str]
         if settings.items() <= current_parameters(version.tags).items()
     ]
     best = min(comparable, key=_kid)
-    client.set_registered_model_alias(name, CHAMPION, best.version)
+    # A server's webhooks report every call, also one that changes nothing.
+    if str(client.get_registered_model(name).aliases.get(CHAMPION)) != str(best.version):
+        client.set_registered_model_alias(name, CHAMPION, best.version)
 
 
 def _kid(version: "ModelVersion") -> float:
