@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from atelier.tracking.links import record_links
 from atelier.core.yaml_files import read_yaml
+from atelier.tracking.links import record_links
 from atelier.tracking.results import LAST_STAGE, results_lines
 
 from ..support.project import Project
