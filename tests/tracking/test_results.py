@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from atelier.core.yaml_files import read_yaml
 from atelier.tracking.links import record_links
-from atelier.tracking.results import results_lines
+from atelier.tracking.results import LAST_STAGE, results_lines
 
 from ..support.project import Project
 
-LAST_STAGE = """
+REPORT = """
 from atelier.core.errors import AtelierError
 from atelier.tracking.stage import run_stage
 
@@ -31,6 +32,10 @@ def write_results(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     (folder / "mlflow.db").touch()
+
+
+def test_last_stage_is_that_of_the_pipeline(root: Path) -> None:
+    assert list(read_yaml(root / "dvc.yaml")["stages"])[-1] == LAST_STAGE
 
 
 def test_existing_results_are_listed_with_the_report_first(
@@ -71,7 +76,7 @@ def test_numbers_alone_are_no_results(tmp_path: Path) -> None:
 
 
 def test_last_stage_ends_with_the_results(fresh: Project, tmp_path: Path) -> None:
-    (fresh.folder / "stages/report.py").write_text(LAST_STAGE.format(action="pass"))
+    (fresh.folder / "stages/report.py").write_text(REPORT.format(action="pass"))
     write_results(fresh.folder)
     lines = "\n".join(results_lines(fresh.folder))
     assert fresh.stage("report") == f"page is written\n\nResults:\n{lines}\n"
@@ -87,7 +92,7 @@ def test_last_stage_ends_with_the_results(fresh: Project, tmp_path: Path) -> Non
 
 def test_failed_last_stage_lists_no_results(fresh: Project) -> None:
     action = "raise AtelierError('there is no image.')"
-    (fresh.folder / "stages/report.py").write_text(LAST_STAGE.format(action=action))
+    (fresh.folder / "stages/report.py").write_text(REPORT.format(action=action))
     write_results(fresh.folder)
     output = fresh.stage("report", ok=False)
     assert "ERROR: there is no image." in output
