@@ -183,6 +183,7 @@ def test_weighted_styles_are_mixed_in_one_image(atelier: CommandRunner, album: P
     assert output == "Wrote painted/bob-waves+stars.PNG: 40 x 48 pixels.\n"
 
 
+@pytest.mark.slow
 def test_styles_cycle_over_images_of_all_sizes(atelier: CommandRunner, album: Path) -> None:
     for name, side in (("a", 40), ("b", 44), ("c", 40), ("d", 40)):
         Image.new("RGB", (side, side), (90, 160, 40)).save(album / f"{name}.png")
@@ -359,6 +360,7 @@ def test_default_size_is_at_most_a_megapixel(shape: tuple[int, int], size: int) 
     assert own_size(*shape) == own_size(*shape[::-1]) == size
 
 
+@pytest.mark.slow
 def test_interruption_saves_the_latest_intermediate(checkout: Path, album: Path) -> None:
     """Interrupt a real process in its own terminal that ignores SIGHUP, as with nohup."""
     params = (checkout / "params.yaml").read_text("utf-8")

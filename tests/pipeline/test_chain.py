@@ -94,6 +94,7 @@ def test_repro_runs_only_stages_that_depend_on_a_changed_setting(
     assert ready.repro() == reruns
 
 
+@pytest.mark.slow
 def test_dry_repro_lists_stages_that_depend_on_a_changed_setting(ready: Project) -> None:
     for changes, reruns in CHANGES[1:]:
         before = (ready.folder / "params.yaml").read_bytes()
