@@ -102,9 +102,7 @@ def estimate_seconds(trainer: Trainer) -> float | None:
     if steps < MIN_STEPS:
         return None
     try:
-        copies = _Copies(trainer)
-        seconds = steps * copies.step_seconds(steps)
-        return seconds + copies.generation_seconds() * _generated(trainer) + _scoring(trainer)
+        return _measure(trainer, steps)
     except (AtelierError, MemoryError, RuntimeError) as error:
         # Without the copies the training may fit. If it does not, its first step reports that.
         if isinstance(error, AtelierError) or is_out_of_memory(error):
@@ -112,7 +110,13 @@ def estimate_seconds(trainer: Trainer) -> float | None:
         raise
     finally:
         if trainer.device.type == "cuda":
-            torch.cuda.empty_cache()
+            torch.cuda.empty_cache()  # of the copies
+
+
+def _measure(trainer: Trainer, steps: int) -> float:
+    copies = _Copies(trainer)
+    seconds = steps * copies.step_seconds(steps)
+    return seconds + copies.generation_seconds() * _generated(trainer) + _scoring(trainer)
 
 
 class _Copies:
