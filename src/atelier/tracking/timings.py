@@ -5,6 +5,7 @@ report shows a duration only if it belongs to the present outputs. DVC may have 
 its cache.
 """
 
+import itertools
 import json
 import os
 import platform
@@ -20,7 +21,14 @@ import psutil
 
 from atelier.core.files import write_json
 from atelier.tracking.dvc_lock import read_lock
-from atelier.tracking.environment import git, git_tags, gpu_names, private_folder
+from atelier.tracking.environment import (
+    PRIVATE,
+    git,
+    git_tags,
+    gpu_names,
+    private_folder,
+    repository_root,
+)
 from atelier.tracking.redact import count_text, redact_urls
 from atelier.tracking.run_state import Fingerprint
 
@@ -73,18 +81,20 @@ class Stopwatch:
             "timing": asdict(timing),
             "fingerprint": asdict(replace(fingerprint, settings=settings)),
         }
-        with suppress(OSError):
-            # In the working directory: a temporary copy of the project has its own outputs.
-            folder = private_folder(Path()) / _FOLDER
-            write_json(folder / f"{stage}.json", content)
+        # In the working directory: a temporary copy of the project has its own outputs.
+        write_json(private_folder(Path()) / _FOLDER / f"{stage}.json", content)
 
 
 def read_timings(stages: Iterable[str]) -> dict[str, Timing]:
-    """Return the timings, by stage, that belong to the outputs that ``dvc.lock`` records."""
-    found = {}
+    """Return the timings, by stage, that belong to the outputs that ``dvc.lock`` records.
+
+    A temporary copy of the project has the timings of the stages that ran there. DVC may have
+    restored the others from stages that ran in the main project.
+    """
+    found: dict[str, Timing] = {}
     with suppress(OSError):
         records = read_lock(Path("dvc.lock").read_text("utf-8"))
-        for stage in stages:
+        for folder, stage in itertools.product((repository_root(), Path()), stages):
             with suppress(OSError, ValueError, TypeError, KeyError):
                 file = private_folder(Path()) / _FOLDER / f"{stage}.json"
                 content = json.loads(file.read_text("utf-8"))
