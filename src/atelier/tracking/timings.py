@@ -43,7 +43,7 @@ class Timing:
         seconds: of the last attempt.
         resumed: True if an earlier attempt had done a part of the work.
         machine: processor, cores, memory and GPUs.
-        device: what computed; empty if the stage does not use torch.
+        device: what computed; empty if the stage does not use torch or the device is missing.
         commit: of the code; empty without git.
     """
 
@@ -75,7 +75,12 @@ class Stopwatch:
             return
         seconds = time.monotonic() - self._start
         commit = (git("rev-parse", "HEAD") or "").strip()
-        timing = Timing(seconds, resumed, machine(), _device_name(device), commit)
+        # A stage that has succeeded must not fail for a line of the report page.
+        with suppress(Exception):
+            self._write(stage, fingerprint, device, resumed)
+
+    def _write(self, stage: str, fingerprint: Fingerprint, device: str, resumed: bool) -> None:
+        timing = Timing(seconds, resumed, machine(), _device_text(device), commit)
         settings = {key: redact_urls(value) for key, value in fingerprint.settings.items()}
         content = {
             "timing": asdict(timing),
