@@ -10,12 +10,12 @@ import torch
 
 from atelier.core.checkpoints import Checkpoints
 from atelier.core.settings import Settings, TrainSettings
-from atelier.gan import estimate
+from atelier.gan import training_plan
 from atelier.gan.distributed import SINGLE_PROCESS, Ranks, Runtime
-from atelier.gan.estimate import TrainingPlan, plan_training
 from atelier.gan.fit import TrainingEvents, train
 from atelier.gan.resume_rollback import Resumption
 from atelier.gan.trainer import Trainer
+from atelier.gan.training_plan import TrainingPlan, plan_training
 
 CPU = Runtime(SINGLE_PROCESS, torch.device("cpu"))
 SMALL = {
@@ -138,7 +138,7 @@ def test_resumed_training_is_planned_from_its_checkpoint(
 def test_each_process_measures_its_shard(settings: Callable[..., TrainSettings]) -> None:
     trainer = Trainer(settings(), IMAGES, CPU.device, Ranks(0, 3))
     sizes: list[int] = []
-    copies = estimate._Copies(trainer)
+    copies = training_plan._Copies(trainer)
     run = copies._runner.run
     copies._runner.run = lambda gan, batch: [sizes.append(len(batch)), run(gan, batch)][1]  # type: ignore[method-assign,func-returns-value]
     assert copies.step_seconds(240) > 0
@@ -158,7 +158,7 @@ def test_all_generated_images_are_counted(
     scoring = {"kid_every_epochs": 2, "kid_samples": 20, "epochs": 5}
     trainer = Trainer(settings(**scoring, **changes), IMAGES, CPU.device, quality_fn=score)
     next(iter(trainer.run()))
-    expected = estimate._generated(trainer)
+    expected = training_plan._generated(trainer)
     scored.clear()
     samples = 0
     for epoch in trainer.run():
