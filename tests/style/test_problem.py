@@ -25,7 +25,7 @@ from atelier.style.batch import (
 from atelier.style.checkpoint import TransferCheckpoints
 from atelier.style.color_preservation import luminance, luminance_bounds, recombine_luminance
 from atelier.style.inputs import StyleInputs
-from atelier.style.loss_log import IterationLosses, LossLog, Preview
+from atelier.style.loss_log import IterationLosses, LossLog, Preview, evaluations_per_fetch
 from atelier.style.objective import Style
 from atelier.style.problem import ScaledProblem, StyleJob
 from atelier.style.pyramid import resize
@@ -169,6 +169,11 @@ def _loss_log(labels: tuple[str, ...] = ("ann", "bob")) -> tuple[LossLog, list[I
     events = RecordedEvents(delivered_losses)
     images = dict(enumerate(labels, start=3))
     return LossLog(images, ["style_1", "content_6"], events), delivered_losses
+
+
+def test_losses_of_a_gpu_are_fetched_once_for_each_chunk() -> None:
+    assert evaluations_per_fetch(torch.device("cuda")) == 25
+    assert evaluations_per_fetch(torch.device("cpu")) == 10
 
 
 def test_losses_are_delivered_in_blocks_of_ten_without_infinite_ones() -> None:
