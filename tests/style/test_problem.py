@@ -193,7 +193,7 @@ def test_losses_are_delivered_in_blocks_of_ten_without_infinite_ones() -> None:
     assert log.non_finite_labels(0) == log.non_finite_labels(1) == ["bob"]
     assert log.non_finite_labels(2) == log.never_finite() == []
     replayed_log, replayed_losses = _loss_log()
-    replayed_log.replay(log.table())
+    replayed_log.replay(log.table(), log.level_starts)
     assert (replayed_log.delivered, replayed_log.recorded, replayed_losses) == (
         11,
         11,
@@ -210,7 +210,7 @@ def test_failure_message_names_the_first_non_finite_loss() -> None:
     log.deliver()
     assert log.never_finite() == []
     assert log.failure_message() == "the loss of ann is nan at iteration 2"
-    log.level_start = 1
+    log.level_starts.append(1)
     assert log.never_finite() == ["bob"]
     assert log.failure_message() == "the loss of bob is inf at iteration 2"
     log.level_start = 2
