@@ -11,7 +11,12 @@ from atelier.core.errors import SettingError, SettingName, is_out_of_memory
 from atelier.core.settings import StylizeSettings
 from atelier.style.checkpoint import TransferCheckpoints
 from atelier.style.loss_log import LossLog, Preview, StyleEvents
-from atelier.style.memory import calibration_size, largest_size_that_runs, tile_size_for_memory
+from atelier.style.memory import (
+    calibration_size,
+    largest_size_that_runs,
+    resolve_memory_limit,
+    tile_size_for_memory,
+)
 from atelier.style.objective import Style, cast_vgg, loss_names, weighted_sum
 from atelier.style.optimizers import ImageOptimizer, build_optimizer
 from atelier.style.problem import ScaledProblem, StyleJob
@@ -79,6 +84,7 @@ def transfer_style(
             is short.
     """
     device = device_of(vgg)
+    settings = resolve_memory_limit(settings, device)
     vgg = vgg[: deepest_layer(settings) + 1]
     _reject_too_small(tasks, vgg)
     vgg = cast_vgg(_calibrate(vgg, tasks, settings), settings, device)
