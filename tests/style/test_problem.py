@@ -213,7 +213,7 @@ def test_failure_message_names_the_first_non_finite_loss() -> None:
     log.level_starts.append(1)
     assert log.never_finite() == ["bob"]
     assert log.failure_message() == "the loss of bob is inf at iteration 2"
-    log.level_start = 2
+    log.level_starts.append(2)
     assert log.failure_message() == "the loss of bob is inf at iteration 3"
     assert _loss_log()[0].failure_message() == ""
 
