@@ -24,6 +24,8 @@ from atelier.metrics.extractors import (
 )
 from atelier.metrics.features import Extractor, RandomFeatures
 
+from ..support.fake_cuda import CUDA, count_operations, fake_cuda
+
 CPU = torch.device("cpu")
 DISTILLED = "vgg19_distilled16x_conv1_1-conv5_1.pth"
 
@@ -71,6 +73,17 @@ def test_gpu_gets_larger_batches() -> None:
     extractor = Extractor(RandomFeatures(0), "random 0")
     assert (extractor.batch_size(64, CPU), extractor.batch_size(64, cuda)) == (64, 1024)
     assert extractor.batch_size(4096, CPU) == extractor.batch_size(4096, cuda) == 1
+
+
+def test_images_are_uploaded_to_a_gpu_as_bytes() -> None:
+    images = np.zeros((2000, 64, 64, 3), np.uint8)
+    with fake_cuda():
+        extractor = Extractor(RandomFeatures(0).to(CUDA), "random 0")
+        with count_operations() as counts:
+            assert extractor(images, CUDA).shape == (2000, 1024)
+    # An upload and a fetch for each of two batches, which are scaled on the GPU.
+    assert len(counts.syncs) == 4, counts.syncs
+    assert counts.launches["div.Tensor"] == 2
 
 
 @pytest.mark.parametrize("channels", [1, 3])
