@@ -84,6 +84,11 @@ class Trainer:
                 "each process draws dropout on its own, so several processes would not give the"
                 " result of one; set runtime.launcher to python, or train.dropout to 0."
             )
+        if device.type == "mps" and self.arch.dropout:
+            raise AtelierError(
+                "the random stream of dropout cannot be saved on the device mps, so a training"
+                " could not be resumed; set runtime.device to cpu, or train.dropout to 0."
+            )
         self._loader = BatchLoader(pixels, device)
         fixed_labels = labels_by_row(settings.fixed_samples, classes)
         self._fixed_latents = draw_latents(
