@@ -1,6 +1,6 @@
 """Both networks with their optimizers, learning rates, moving average, and state."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -115,7 +115,8 @@ class EMA:
         self._steps.add_(1)
         decay = torch.minimum(self._decay, (1 + self._steps) / (10 + self._steps))
         current = generator.state_dict()
-        averages, values = [], []
+        averages: list[Tensor] = []
+        values: list[Tensor] = []
         for name, average in self.generator.state_dict().items():
             if average.is_floating_point():
                 averages.append(average)
@@ -135,14 +136,12 @@ class EMA:
         self.generator.load_state_dict(section(state, "generator"))
 
 
-def _lerp(averages: Sequence[Tensor], values: Sequence[Tensor], weight: Tensor) -> None:
+def _lerp(averages: list[Tensor], values: list[Tensor], weight: Tensor) -> None:
     for average, value in zip(averages, values, strict=True):
         average.lerp_(value, weight.to(average.dtype))
 
 
-def lerp_in_few_launches(
-    averages: Sequence[Tensor], values: Sequence[Tensor], weight: Tensor
-) -> None:
+def lerp_in_few_launches(averages: list[Tensor], values: list[Tensor], weight: Tensor) -> None:
     """Interpolate as ``lerp_`` does, in three launches for all tensors; rounding differs."""
     differences = torch._foreach_sub(values, averages)
     torch._foreach_mul_(differences, weight.to(averages[0].dtype))
