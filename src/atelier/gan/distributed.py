@@ -141,9 +141,10 @@ class SyncBatchNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         values = x.float()
-        local_count = values.new_tensor([x.numel() / x.shape[1]])
-        total = _AllReduceSum.apply(values.sum((0, 2, 3)))
-        count = _AllReduceSum.apply(local_count)
+        # In one vector, because each collective operation waits for all processes.
+        local_count = values.new_full((1,), x.numel() / x.shape[1])
+        sums = _AllReduceSum.apply(torch.cat([values.sum((0, 2, 3)), local_count]))
+        total, count = sums[:-1], sums[-1:].detach()
         mean = total / count
         centered = values - mean[:, None, None]
         variance = _AllReduceSum.apply(centered.square().sum((0, 2, 3))) / count
