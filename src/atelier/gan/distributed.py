@@ -82,18 +82,21 @@ def single_process() -> Runtime:
 
 
 @contextmanager
-def init_distributed(device_name: str) -> Iterator[Runtime]:
+def init_distributed(device_name: str, cudnn_benchmark: bool = False) -> Iterator[Runtime]:
     """Choose the device; under torchrun, join the process group as well.
 
     Under torchrun each process uses its own GPU. Freed memory stays with the process.
 
     Args:
         device_name: ``runtime.device``.
+        cudnn_benchmark: measure cuDNN's algorithms for each shape of a convolution, and use the
+            fastest. Another one may be the fastest in the next process, with other rounding.
 
     Raises:
         AtelierError: there are fewer GPUs than processes, or the processes cannot connect.
     """
     disable_malloc_trim()
+    torch.backends.cudnn.benchmark = cudnn_benchmark
     device = choose_device(device_name)
     if not runs_under_torchrun():
         if device.index is not None:
