@@ -3,12 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from atelier.core.settings import Settings
+from atelier.gan import distributed
+from atelier.gan.distributed import SyncBatchNorm
+from atelier.gan.loader import BatchLoader
 from atelier.gan.model import GAN, build_gan
 from atelier.gan.step import Batch, train_step
+from atelier.gan.trainer import Trainer
+from atelier.metrics.distances import compute_kid
 
 from ..support.architectures import CELEBA64
 from ..support.fake_cuda import CUDA, Counts, count_operations, fake_cuda
@@ -37,7 +43,7 @@ def batch(gan: GAN, with_penalty: bool) -> Batch:
     [
         ({"precision": "fp32"}, 162),
         ({"precision": "bf16"}, 198),
-        ({"precision": "bf16", "ema_decay": 0.9}, 249),
+        ({"precision": "bf16", "ema_decay": 0.9}, 212),
         ({"precision": "bf16", "grad_clip": 1.0}, 214),
     ],
 )
@@ -69,6 +75,52 @@ def test_launches_of_a_step_with_penalties(make_settings: Callable[..., Settings
         counts = count_step(settings, with_penalty=True)
     assert counts.syncs == []
     assert counts.total <= 784, counts.launches
+
+
+def test_check_of_an_epoch_takes_few_launches(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings(train={"batch_size": BATCH}).train
+    trainer = Trainer(settings, np.zeros((4, 64, 64, 3), np.uint8), torch.device("cpu"))
+    with fake_cuda():
+        trainer.gan = build_gan(CELEBA64, settings, CUDA)
+        trainer._step_rows = [torch.empty(5, device=CUDA) for _ in range(1583)]
+        with count_operations() as counts:
+            trainer.is_finite()
+    assert counts.total <= 10, counts.launches
+    assert len(counts.syncs) == 1
+
+
+def test_batches_need_one_upload_per_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (2**33, 2**33))
+    with fake_cuda():
+        loader = BatchLoader(np.zeros((300, 8, 8, 3), np.uint8), CUDA)
+        indices = torch.zeros(300, dtype=torch.int64).split(32)
+        with count_operations() as counts:
+            sizes = [len(images) for images in loader.batches(indices)]
+    assert sizes == [32] * 9 + [12]
+    assert counts.launches == {"index.Tensor": 10}
+    assert len(counts.syncs) + counts.uploads == 1
+
+
+def test_kid_is_computed_on_the_device() -> None:
+    with fake_cuda():
+        real, generated = torch.ones(500, 64, device=CUDA), torch.ones(400, 64, device=CUDA)
+        with count_operations() as counts:
+            compute_kid(real, generated)
+    assert {sync.split(" ")[0] for sync in counts.syncs} == {"_local_scalar_dense"}
+    assert len(counts.syncs) <= 6, counts.syncs
+    assert counts.total <= 100, counts.launches
+
+
+def test_synchronized_batch_norm_needs_few_collectives(monkeypatch: pytest.MonkeyPatch) -> None:
+    reduced: list[int] = []
+    monkeypatch.setattr(distributed, "_all_reduce", lambda tensor: reduced.append(tensor.numel()))
+    with fake_cuda():
+        norm = SyncBatchNorm(8, device=CUDA)
+        images = torch.ones(4, 8, 5, 5, device=CUDA, requires_grad=True)
+        with count_operations() as counts:
+            norm(images).sum().backward()
+    assert reduced == [9, 8, 8, 9]  # sums and count, variances, and their gradients
+    assert counts.syncs == []
 
 
 def test_counter_finds_synchronizations() -> None:

@@ -65,6 +65,7 @@ def fake_cuda() -> Iterator[None]:
         _hide_cuda_from_autograd(patch)
         patch.setattr(torch, "autocast", _autocast_like_cpu(torch.autocast))
         patch.setattr(nn.Module, "to", _module_to)
+        patch.setattr(torch.cuda, "get_device_capability", lambda _device=None: (9, 0))
         # PyTorch decides by the type of the tensors, and a fake tensor has another one.
         patch.setattr("torch.nn.utils.clip_grad._has_foreach_support", lambda *_: True)
         group = "torch.nn.utils.clip_grad._group_tensors_by_device_and_dtype"

@@ -249,6 +249,16 @@ def test_key_depends_on_settings_contents_device_and_threads(
     assert len({key, *others}) == 6
 
 
+def test_key_depends_on_the_device_that_auto_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Fingerprint({}, {}, {})
+    monkeypatch.setattr("atelier.tracking.run_state.gpu_names", lambda: ["NVIDIA H100"])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    on_gpu = start.key("auto")
+    assert on_gpu == start.key("cuda")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # by CUDA_VISIBLE_DEVICES
+    assert start.key("auto") == start.key("cpu") != on_gpu
+
+
 @pytest.mark.parametrize(
     ("changes", "recorded"),
     [

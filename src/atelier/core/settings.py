@@ -319,6 +319,7 @@ class RuntimeSettings(Section):
     workers: Annotated[int, Field(ge=0, le=1024)]
     dask_scheduler: DaskAddress
     progress: bool
+    cudnn_benchmark: bool = False  # for files saved before this setting was added
     checkpoint_seconds: Annotated[float, Field(ge=0, le=86_400)]
 
 
