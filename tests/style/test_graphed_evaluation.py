@@ -81,3 +81,23 @@ def test_evaluation_that_cannot_be_captured_continues_plainly(
     plain, plain_losses, _ = _transfer(pyramid_levels=1)
     assert torch.equal(result, plain)
     assert losses == plain_losses
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_graph_on_a_gpu_has_the_losses_of_plain_evaluations(
+    monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    vgg = build_vgg19("random", "average", 1, 6, "replicate").to("cuda")
+    settings = options(optimizer="spectral_lbfgs", precision=precision, padding="replicate")
+    losses = []
+    for use_graphs in (False, True):
+        monkeypatch.setattr(graphed_evaluation, "USE_CUDA_GRAPHS", use_graphs)
+        events = RecordedEvents()
+        list(transfer_style(tasks([smooth(1)], smooth(2)), settings, vgg, events))
+        assert events.warnings == []
+        losses.append([row.total for row in events.losses])
+    assert losses[1][:3] == pytest.approx(losses[0][:3], rel=1e-2)
+    assert losses[1][-1] == pytest.approx(losses[0][-1], rel=0.2)
