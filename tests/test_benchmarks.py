@@ -131,7 +131,7 @@ CASES = {
         | {"share_over_0.9"},
         set(),
         _digits,
-        slow=False,
+        slow=True,
     ),
     "extractors": Case(
         "--side 32 --count 8 --json",
@@ -145,7 +145,7 @@ CASES = {
         {"features", "images", "kid_error", "reference", "reference_error", "reference_deviation"}
         | {"training", "training_error", "training_deviation"},
         {"images", "kid_error", "reference_error", "reference_deviation"},
-        slow=False,
+        slow=True,
     ),
     "quality": Case(
         "{folder}/faces.zip --json --seeds 1 --presets",

@@ -125,6 +125,7 @@ def test_batch_of_a_killed_worker_is_repeated(tmp_path: Path, address: str) -> N
     assert (tmp_path / "died").exists()
 
 
+@pytest.mark.slow
 def test_item_that_kills_every_worker_is_an_error() -> None:
     # A separate cluster: restarting workers would disturb other tests.
     with (

@@ -202,7 +202,10 @@ def test_dvc_executes_no_shell_command_in_settings(
     assert "ERROR: " in output or set(changes) <= ALLOWED
 
 
-@pytest.mark.parametrize("changes", SHELL[1:])
+@pytest.mark.parametrize(
+    "changes",
+    [*SHELL[1:3], *(pytest.param(changes, marks=pytest.mark.slow) for changes in SHELL[3:])],
+)
 def test_stages_execute_no_shell_command_in_settings(
     ready: Project, marker: Path, changes: dict[str, Any]
 ) -> None:
@@ -259,8 +262,10 @@ def test_entry_calls_no_function_of_another_package(tmp_path: Path) -> None:
     [
         ("train", "data/images.npz", save_zip),
         ("evaluate", "samples/epoch_0001.npy", save_objects),
-        ("render", "samples/epoch_0001.npy", save_objects),
-        ("evaluate", "models/generator.safetensors", save_torch),
+        pytest.param("render", "samples/epoch_0001.npy", save_objects, marks=pytest.mark.slow),
+        pytest.param(
+            "evaluate", "models/generator.safetensors", save_torch, marks=pytest.mark.slow
+        ),
         ("stylize", "data/weights/vgg.pth", save_torch),
     ],
 )

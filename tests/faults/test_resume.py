@@ -56,7 +56,9 @@ def expected(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """Outputs of an uninterrupted training."""
     project = _ready.copy(tmp_path_factory.mktemp("uninterrupted") / "project")
     project.set(**LONG)
-    project.stage("train")
+    output = project.stage("train")
+    assert "\n  steps     120 (30 epochs, batches of " in output
+    assert "\n  time      not estimated for fewer than 200 steps\n" in output
     return project.bytes(*OUTPUTS)
 
 

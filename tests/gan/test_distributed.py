@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -338,7 +339,8 @@ def test_stage_resumes_after_a_process_is_killed(ready: Project) -> None:
         **{"runtime.checkpoint_seconds": 0.0, "tracking.enabled": False},
     )
     uninterrupted = ready.copy(ready.folder.parent / "whole")
-    uninterrupted.run("dvc", "repro", "train")
+    output = uninterrupted.run("dvc", "repro", "train")
+    assert output.count(", 2 processes, ") == 1, "only rank 0 prints the size of the training"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with subprocess.Popen(
@@ -359,7 +361,8 @@ def test_stage_resumes_after_a_process_is_killed(ready: Project) -> None:
     )
     assert "ERROR: process 1 of the training was ended by signal 9." in output, output
     assert list((ready.folder / ".atelier" / "unfinished").glob("train-*/state-*"))
-    ready.run("dvc", "repro", "train")
+    output = ready.run("dvc", "repro", "train")
+    assert re.search(r"^  steps     \d+ of \d+ remain \(15 epochs, ", output, re.MULTILINE)
     assert ready.bytes("models", "samples") == uninterrupted.bytes("models", "samples")
 
 

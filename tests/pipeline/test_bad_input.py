@@ -153,7 +153,7 @@ def test_invalid_archive_keeps_old_data(ready: Project, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "repro --keep-going",
+        pytest.param("repro --keep-going", marks=pytest.mark.slow),
         pytest.param("repro --force", marks=pytest.mark.slow),
         "checkout",
         pytest.param("exp run", marks=pytest.mark.slow),

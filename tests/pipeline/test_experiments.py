@@ -269,6 +269,7 @@ def test_experiment_in_a_temporary_copy_is_logged_in_the_main_project(project: P
     assert project.bytes(*OUTPUTS) == before
 
 
+@pytest.mark.slow
 def test_applied_experiment_uses_an_image_added_after_an_equal_run(fresh: Project) -> None:
     stage = "stylize_inputs"
     (fresh.folder / "dvc.lock").unlink()  # this clone does not have its outputs

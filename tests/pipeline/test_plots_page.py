@@ -1,5 +1,6 @@
 """DVC's page of plots, drawn by a browser without a network."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,16 +42,16 @@ class Page:
 
 @pytest.fixture(scope="module")
 def page(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """Page that ``dvc plots show`` wrote to another folder."""
+    """Page that ``dvc plots show`` wrote to another folder of the project's root."""
     folder = tmp_path_factory.mktemp("plots")
     project = _ready.copy(folder / "project")
-    project.run("dvc", "plots", "show", "--out", str(folder / "elsewhere"))
+    project.run("dvc", "plots", "show", "--out", "elsewhere")
     with chromium(folder / "profile") as browser:
         browser.execute_cdp_cmd("Network.enable", {})
         browser.execute_cdp_cmd("Network.emulateNetworkConditions", OFFLINE)
         page = Page(browser, project)
         page.resize(1440)
-        browser.get((folder / "elsewhere/index.html").as_uri())
+        browser.get((project.folder / "elsewhere/index.html").as_uri())
         eventually(browser, lambda: page.lines("style_losses"))
         yield page
 
@@ -89,10 +90,12 @@ def test_curve_without_points_has_a_sentence(page: Page) -> None:
 
 def test_no_request_leaves_the_page(page: Page) -> None:
     addresses = requested(page.browser)
-    folder = page.project.folder.parent / "elsewhere"
+    folder = page.project.folder / "elsewhere"
     files = {Path(address.removeprefix("file://")) for address in addresses if "file:" in address}
     assert folder / "index.html" in files
-    assert all(file.is_relative_to(folder) for file in files)
+    script = page.project.folder / "plots/vega.js"
+    assert script in files
+    assert all(file.is_relative_to(folder) for file in files - {script})
     assert not [address for address in addresses if not address.startswith(("file:", "data:"))]
     page.browser.execute_async_script(
         "const done = arguments[0];"
@@ -112,3 +115,16 @@ def test_page_fits_the_screen_and_is_short(page: Page, width: int) -> None:
     for image in images:
         eventually(page.browser, lambda image=image: loaded(image))  # type: ignore[misc]
         assert image.size["width"] <= width
+
+
+def test_page_in_a_folder_without_the_script_shows_images_and_a_sentence(
+    page: Page, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mailed" / "page"
+    shutil.copytree(page.project.folder / "elsewhere", folder)
+    page.browser.get((folder / "index.html").as_uri())
+    cards = page.texts(".card")
+    assert "This curve needs plots/vega.js" in cards[0]
+    images = page.browser.find_elements(By.TAG_NAME, "img")
+    assert len(images) == 5
+    eventually(page.browser, lambda: all(map(loaded, images)))

@@ -19,7 +19,7 @@ from atelier.tracking.dvc_lock import (
     producers,
     read_lock,
 )
-from atelier.tracking.execution import Commit, Workspace
+from atelier.tracking.execution import Commit, Workspace, _last
 from atelier.tracking.preflight import _cache_folder, _dvc_folder
 from atelier.tracking.redact import count_text, flat, numbers
 from atelier.tracking.run_state import Fingerprint, capture, remove_committed, verify_unchanged
@@ -143,9 +143,10 @@ def test_stage_made_from_an_older_output_is_not_current() -> None:
 @pytest.mark.parametrize(
     ("stage", "logged"),
     [("train", True), ("watch@mine", False), ("watch", False), ("evaluate", True),
-     ("evaluate_inputs", False), ("stylize_inputs", False), ("xwatch", True)],
+     ("evaluate_inputs", False), ("stylize_inputs", False), ("plots_script", False),
+     ("report", False), ("xwatch", True)],
 )  # fmt: skip
-def test_stages_that_only_list_files_have_no_runs(stage: str, logged: bool) -> None:
+def test_stages_that_compute_nothing_have_no_runs(stage: str, logged: bool) -> None:
     assert is_logged(stage) == logged
 
 
@@ -367,3 +368,8 @@ def test_last_configuration_sets_cache_folder(
     assert _cache_folder(dvc) == Path("/absolute")
     files[3].write_text("no configuration", "utf-8")
     assert _cache_folder(dvc) == files[2].parent / "2"
+
+
+def test_last_montage_is_that_of_the_largest_number() -> None:
+    assert _last(["epoch_0001.png", "epoch_10000.png", "epoch_9999.png"]) == ["epoch_10000.png"]
+    assert _last([]) == []

@@ -73,7 +73,7 @@ def database_fault(database: str, kind: str) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("kind", "request_name", "passing"),
     [
-        ("read only", "log batch", 4),
+        pytest.param("read only", "log batch", 4, marks=pytest.mark.slow),
         *(
             pytest.param(kind, name, passing, marks=pytest.mark.slow)
             for kind in DATABASE_FAULTS

@@ -157,7 +157,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("request_name", "fault"),
     [
-        ("upload model", "empty 200"),
+        pytest.param("upload model", "empty 200", marks=pytest.mark.slow),
         *(
             pytest.param(name, fault, marks=pytest.mark.slow)
             for name in MODEL_REQUESTS
