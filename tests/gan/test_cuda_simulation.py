@@ -9,7 +9,7 @@ import torch
 
 from atelier.core.settings import Settings
 from atelier.gan import distributed
-from atelier.gan.distributed import SyncBatchNorm
+from atelier.gan.distributed import SINGLE_PROCESS, Ranks, SyncBatchNorm
 from atelier.gan.loader import BatchLoader
 from atelier.gan.model import GAN, build_gan
 from atelier.gan.step import Batch, train_step
@@ -22,9 +22,11 @@ from ..support.fake_cuda import CUDA, Counts, count_operations, fake_cuda
 BATCH = 128
 
 
-def count_step(settings: Settings, with_penalty: bool = False) -> Counts:
+def count_step(
+    settings: Settings, with_penalty: bool = False, ranks: Ranks = SINGLE_PROCESS
+) -> Counts:
     """Count the operations of a training step, after a first one that builds the moments."""
-    gan = build_gan(CELEBA64, settings.train, CUDA)
+    gan = build_gan(CELEBA64, settings.train, CUDA, ranks)
     train_step(gan, batch(gan, with_penalty))
     with count_operations() as counts:
         train_step(gan, batch(gan, with_penalty))
@@ -121,6 +123,20 @@ def test_synchronized_batch_norm_needs_few_collectives(monkeypatch: pytest.Monke
             norm(images).sum().backward()
     assert reduced == [9, 8, 8, 9]  # sums and count, variances, and their gradients
     assert counts.syncs == []
+
+
+def test_collectives_of_a_step_of_several_processes(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reduced: list[int] = []
+    monkeypatch.setattr(distributed, "_all_reduce", lambda tensor: reduced.append(tensor.numel()))
+    settings = make_settings(train={"precision": "bf16", "batch_size": BATCH})
+    with fake_cuda():
+        counts = count_step(settings, ranks=Ranks(0, 2))
+    # 4 in each of 13 batch normalizations, 2 of gradients and 1 of statistics; in two steps.
+    assert len(reduced) <= 2 * 55, len(reduced)
+    assert counts.syncs == []
+    assert counts.total <= 794, counts.launches
 
 
 def test_counter_finds_synchronizations() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -352,19 +353,37 @@ def test_diverged_state_is_not_saved_on_stop(
     assert list(tmp_path.glob("state-*")) == []
 
 
+class RecordingCheckpoints(Checkpoints):
+    """Checkpoints that record the numbers of saved states."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.numbers: list[int] = []
+
+    def save(self, number: int, *arguments: Any, **options: Any) -> None:
+        """Save a state, and record its number."""
+        self.numbers.append(number)
+        super().save(number, *arguments, **options)
+
+
 @pytest.mark.parametrize(("seconds", "saved"), [(0, [1, 2, 3, 3, 4, 5, 6, 6]), (1e9, [6])])
 def test_checkpoints_are_saved_by_time_and_at_the_end(
     make_settings: Callable[..., Settings], tmp_path: Path, seconds: float, saved: list[int]
 ) -> None:
-    numbers: list[int] = []
-
-    class RecordingCheckpoints(Checkpoints):
-        def save(self, number: int, *arguments: Any, **options: Any) -> None:
-            numbers.append(number)
-            super().save(number, *arguments, **options)
-
-    events = RecordedEvents()
+    checkpoints, events = RecordingCheckpoints(tmp_path), RecordedEvents()
     trainer = build_trainer(make_settings(train={**SMALL, "epochs": 2}).train, events)
-    list(train_epochs(trainer, Resumption(RecordingCheckpoints(tmp_path), seconds=seconds)))
-    assert numbers == saved
+    list(train_epochs(trainer, Resumption(checkpoints, seconds=seconds)))
+    assert checkpoints.numbers == saved
     assert events.progress[-1].done == 6
+
+
+def test_recent_start_of_an_epoch_is_saved_instead_of_a_step(
+    make_settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = [0, 50, 60, 95, 101, 205, 206, 207, 208, 209]  # of the start and after each step
+    clock = SimpleNamespace(monotonic=lambda: times[trainer.steps_done])
+    trainer = build_trainer(make_settings(train=SMALL).train)
+    monkeypatch.setattr("atelier.gan.resume_rollback.time", clock)
+    checkpoints = RecordingCheckpoints(tmp_path)
+    list(train_epochs(trainer, Resumption(checkpoints, seconds=100)))
+    assert checkpoints.numbers == [3, 5, 9]

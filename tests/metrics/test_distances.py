@@ -385,3 +385,13 @@ def test_swd_of_constant_channel_is_finite() -> None:
     images = waves(4, 16, 3, 1)
     images[..., 1] = 7
     assert np.isfinite(list(sliced_wasserstein(images, waves(4, 16, 3, 2), seed=1).values())).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_kid_on_a_gpu_equals_that_on_a_cpu() -> None:
+    generator = torch.Generator().manual_seed(1)
+    real, generated = (torch.randn(count, 64, generator=generator) for count in (1500, 1100))
+    on_cpu, on_gpu = compute_kid(real, generated), compute_kid(real.cuda(), generated.cuda())
+    assert on_gpu.value == pytest.approx(on_cpu.value, rel=1e-10)
+    assert on_gpu.error == pytest.approx(on_cpu.error, rel=1e-10)

@@ -112,8 +112,8 @@ class _Recovery:
     def __init__(self, trainer: Trainer, checkpoints: Checkpoints, seconds: float) -> None:
         self._trainer, self._checkpoints, self._seconds = trainer, checkpoints, seconds
         self._epoch_start: dict[str, Tensor] | None = None
-        self._start_step = 0
-        self._unsaved_start = False
+        self._start_step, self._start_time = 0, 0.0
+        self._unsaved_start = False  # of the first epoch, which a rollback builds anew
         self._unsaved_epochs: list[EpochResult] = []
         self._last_save = time.monotonic()
 
@@ -126,15 +126,22 @@ class _Recovery:
         trainer = self._trainer
         # The next steps change weights and moments in place.
         self._epoch_start = {name: tensor.clone() for name, tensor in trainer.state().items()}
-        self._start_step, self._unsaved_start = trainer.steps_done, True
+        self._start_step, self._start_time = trainer.steps_done, time.monotonic()
+        self._unsaved_start = True
         self._unsaved_epochs.append(epoch)
         if self.is_due() or trainer.epochs_done == trainer.total_epochs:
             self._save_epoch_start()
 
-    def save(self) -> None:
-        """Save a state within an epoch, unless it is not finite; the end of the epoch raises."""
+    def save(self, stopping: bool) -> None:
+        """Save a state within an epoch, unless it is not finite; the end of the epoch raises.
+
+        Unless the training stops, an epoch's start is enough if it is recent. With short epochs
+        only one state is then written per interval.
+        """
+        age = time.monotonic() - self._start_time
+        is_start_enough = self._unsaved_start and age < self._seconds / 10 and not stopping
         self._save_epoch_start()
-        if self._trainer.is_finite():
+        if not is_start_enough and self._trainer.is_finite():
             self._checkpoints.save(self._trainer.steps_done, self._trainer.state())
         self._last_save = time.monotonic()
 
@@ -161,7 +168,7 @@ def _train_until_diverged(
     def after_step() -> None:
         stop = resumption.stop_requested()
         if stop or recovery.is_due():
-            recovery.save()
+            recovery.save(stop)
         if stop:
             raise KeyboardInterrupt("saved" if resumption.checkpoints else "")
 
