@@ -103,10 +103,10 @@ def test_keyboard_enlarges_an_image_and_returns_the_focus(
     dialog = report.browser.find_element(By.ID, "enlarged")
     assert dialog.is_displayed()
     image = dialog.find_element(By.TAG_NAME, "img")
-    shown = f"document.querySelector('#{section} .zoom img:not([hidden])')"
-    assert image.get_attribute("src") == report.value(f"{shown}.src")
+    visible = f"document.querySelector('#{section} .zoom img:not([hidden])')"
+    assert image.get_attribute("src") == report.value(f"{visible}.src")
     eventually(report.browser, lambda: loaded(image))
-    assert image.size["width"] > 1.1 * report.value(f"{shown}.width")
+    assert image.size["width"] > 1.1 * report.value(f"{visible}.width")
     if section != "stylized":
         assert image.size["width"] % image.get_property("naturalWidth") == 0, "pixels of one size"
     assert report.value("document.activeElement.textContent") == "Close"

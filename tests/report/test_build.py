@@ -1,17 +1,23 @@
 """Content of the report page from the outputs of the other stages."""
 
 import ast
+import base64
 import importlib.util
+import io
 import itertools
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import markupsafe
 import numpy as np
 import pytest
+from PIL import Image
 
 from atelier.core.errors import AtelierError
 from atelier.core.settings import Settings, check
@@ -155,6 +161,91 @@ def test_page_without_measured_epochs_has_no_kid_curve(outputs: Outputs, root: P
     outputs.write_rows("kid", "epoch,kid,error")
     charts = build(outputs, root).charts
     assert [chart.title for chart in charts] == ["Losses", "Scores of the discriminator"]
+
+
+def test_single_epoch_of_one_step_has_one_frame_and_all_charts(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outputs = Outputs(tmp_path, epochs=1)
+    header = "step,epoch,images,loss_d,loss_g,d_x,d_g_z1,d_g_z2"
+    outputs.write_rows("losses", header, "1,1,6,1.4,0.7,0.6,0.4,0.3")
+    page = build(outputs, root)
+    assert [epoch for epoch, _ in page.frames] == [1]
+    assert len(page.charts) == 3
+    html = html_of(page, tmp_path)
+    assert "Generated after epoch <output>1</output> of 1" in html
+    assert re.search(r'<div class="controls w\d+" hidden>', html), "nothing to slide"
+    assert "nan" not in " ".join(re.findall(r' (?:d|x|y|width|height)="([^"]*)"', html))
+
+
+def test_gray_images_have_equal_color_channels(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = build(Outputs(tmp_path, channels=1), root)
+    assert page.facts[0].text.startswith("6 training images of 16 × 16 pixels in grayscale, ")
+    assert (page.real.width, page.real.height) == (8 * 16, 16)
+    for image in (page.real, page.nearest[0], page.frames[0][1]):
+        content = base64.b64decode(image.uri.partition(",")[2])
+        with Image.open(io.BytesIO(content)) as decoded:
+            red, green, blue = np.moveaxis(np.asarray(decoded.convert("RGB"), np.int16), 2, 0)
+        assert np.abs(red - green).max() <= 8
+        assert np.abs(red - blue).max() <= 8
+        assert np.ptp(red) > 100
+
+
+def test_page_without_test_images_has_no_values_of_real_ones(outputs: Outputs, root: Path) -> None:
+    outputs.write_metrics("convert", {"validation": 0, "test": 0, "rejected": 0})
+    conditions = EVALUATION["measured_with"] | {"reference": "training", "reference_images": 6}
+    evaluation = {k: v for k, v in EVALUATION.items() if not k.startswith("real_")}
+    outputs.write_metrics("evaluate", evaluation | {"measured_with": conditions})
+    page = build(outputs, root)
+    assert page.facts[0].text == "6 training images of 16 × 16 pixels"
+    assert dict(page.verdict.reasons)["Distance"] == "KID 2.7 ± 0.2; equal sets have 0."
+    assert {row.real for row in page.metrics} == {""}
+    assert "on 200 generated images and 6 training images" in page.measured_with
+    assert "compared with training images" in page.charts[0].note
+    assert page.charts[0].level is None
+    outputs.write_metrics("evaluate", {"notes": ["kid: left out."]})
+    outputs.write_rows("kid", "epoch,kid,error")
+    page = build(outputs, root)
+    assert page.verdict.headline == "Too few images for a verdict"
+    assert (list(page.metrics), page.measured_with) == ([], "")
+
+
+HOSTILE = "\"'><img src=x onerror=alert(1)>{{ 7*7 }}&lt;<!--\u202e\N{PILE OF POO}"
+
+
+def test_hostile_names_of_files_and_classes_are_text(outputs: Outputs, root: Path) -> None:
+    sources = outputs.folder / "styled/sources"
+    entries = json.loads((sources / "list.json").read_text("utf-8"))
+    for entry in entries[:1]:
+        for kind in ("content", "style"):
+            shutil.copy(sources / f"{kind}-{entry[kind]}.png", sources / f"{kind}-{HOSTILE}.png")
+            entry[kind] = HOSTILE
+        shutil.copy(
+            outputs.folder / f"styled/{entry['image']}.png",
+            outputs.folder / f"styled/{HOSTILE}.png",
+        )
+        entry["image"] = HOSTILE
+    (sources / "list.json").write_text(json.dumps(entries), "utf-8")
+    names = [f"{kind}/{number}" for kind in (HOSTILE, "b") for number in "123"]
+    outputs.write_images(random_images(6, 16, 3), names)
+    download = {"source": "archive", "archive": {"location": f"/a/{HOSTILE}.zip", "sha256": ""}}
+    settings = changed_settings(root, download=download, train={"conditional": True})
+    page = build(outputs, root, settings)
+    assert page.title == f"{HOSTILE}.zip, preset sample with 1 change"
+    assert page.stylized[0].content_name == page.stylized[0].style_name == HOSTILE
+    html = html_of(page, outputs.folder)
+    assert "<img src=x" not in html
+    assert "<!--" not in html
+    assert html.count(str(markupsafe.escape(HOSTILE))) >= 6
+
+
+def html_of(page: Page, folder: Path) -> str:
+    write_page(folder / "report.html", page)
+    return (folder / "report.html").read_text("utf-8")
 
 
 def size_of(page: Page, folder: Path) -> int:

@@ -62,6 +62,7 @@ class Outputs:
         side: of images, in pixels.
         styles: number of styles of two contents.
         stylized_side: of stylized images, in pixels.
+        channels: 3 for color, 1 for gray training images and samples.
     """
 
     def __init__(
@@ -72,15 +73,16 @@ class Outputs:
         side: int = 16,
         styles: int = 2,
         stylized_side: int = 32,
+        channels: int = 3,
     ) -> None:
         self.folder, self.side = folder, side
         for name in ("data", "samples", "plots", "styled", "renders", "metrics"):
             (folder / name).mkdir()
-        self.write_images(random_images(count, side, 3, seed=99))
+        self.write_images(random_images(count, side, channels, seed=99))
         for epoch in range(1, epochs + 1):
             np.save(
                 folder / f"samples/epoch_{epoch:04d}.npy",
-                random_images(count, side, 3, seed=epoch),
+                random_images(count, side, channels, seed=epoch),
             )
         steps = range(1, 10 * epochs + 1)
         self.write_rows(
@@ -90,7 +92,7 @@ class Outputs:
         )
         kids = (f"{epoch},{100 / epoch:.4g},{10 / epoch:.4g}" for epoch in range(1, epochs + 1))
         self.write_rows("kid", "epoch,kid,error", *kids)
-        pairs = random_images(24, side, 3, seed=5), random_images(24, side, 3, seed=6)
+        pairs = (random_images(24, side, channels, seed=seed) for seed in (5, 6))
         sides = side_by_side(*pairs, ("Generated", "Nearest"), 4, whole_tile(side))
         save_png(sides, folder / "plots/nearest.png")
         self.write_styled(styles, stylized_side)

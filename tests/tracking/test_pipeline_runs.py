@@ -89,7 +89,7 @@ def test_parent_run_contains_the_whole_pipeline(
     assert rendered.data.params["render.fps"] == "9.0"
     assert rendered.data.params["train.lr"] == first.data.params["train.lr"]
     images = {file.path for file in store[0].list_artifacts(rendered.info.run_id)}
-    assert {"training.gif", "progress.png", "sheet.png", "epoch_0002.png"} <= images
+    assert {"report.html", "training.gif", "progress.png", "sheet.png", "epoch_0002.png"} <= images
 
 
 def test_runs_have_few_parameters_and_all_settings(

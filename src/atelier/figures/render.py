@@ -30,7 +30,7 @@ PROGRESS_EPOCHS, PROGRESS_COLUMNS, PROGRESS_TILE = 6, 8, 128
 
 @dataclass(frozen=True)
 class Rendered:
-    """Paths that were written, relative to the folder of renders, and the epochs shown.
+    """Paths that were written, relative to the folder of renders, and the epochs of montages.
 
     ``steps`` are montages of steps within epochs. ``augmented`` is ``None`` without augmentation.
     """
@@ -163,8 +163,8 @@ def _progress(files: Mapping[int, Path]) -> NDArray[np.uint8]:
     epochs = [list(files)[place] for place in _evenly(len(files), PROGRESS_EPOCHS)]
     rows = [load_samples(files[epoch]) for epoch in epochs]
     # Evenly spaced samples are of different classes, if there are classes.
-    shown = _evenly(len(rows[0]), PROGRESS_COLUMNS)
-    images = montage(np.concatenate([row[shown] for row in rows]), len(shown), PROGRESS_TILE)
+    latents = _evenly(len(rows[0]), PROGRESS_COLUMNS)
+    images = montage(np.concatenate([row[latents] for row in rows]), len(latents), PROGRESS_TILE)
     labeled = labeled_rows(images, [f"epoch {epoch}" for epoch in epochs])
     title = caption("The same latents after several epochs", labeled.shape[1])
     return np.vstack([title, labeled])

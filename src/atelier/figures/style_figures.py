@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8]
 
 _GIF_SIDE = 512
 _GIF_FPS = 12  # at most
-_GIF_SECONDS = 3.0  # at least; few frames are shown longer
+_GIF_SECONDS = 3.0  # at least; few frames last longer
 _GIF_HOLD = 2.0  # seconds of the last frame
 _MAX_THUMBNAIL = 256
 _SOURCE_SIDE = 512  # of the copies of contents and styles

@@ -23,7 +23,7 @@ from atelier.metrics.validation import ValidationKID
 MIN_STEPS = 200
 """Remaining steps below which the duration is not estimated."""
 
-# The measurement takes at most this many seconds, and this share of the training.
+# Limits of the measurement: seconds, and a share of the training. It needs two steps at least.
 _MAX_SECONDS, _MAX_SHARE = 2.0, 0.02
 _SMALL_BATCH = 2
 _GENERATED = 4  # images of the measured generation
@@ -68,7 +68,8 @@ class TrainingPlan:
 def plan_training(trainer: Trainer) -> TrainingPlan:
     """Return the size of a training and its estimated duration; the trainer does not change.
 
-    The measurement takes about two seconds, or 2% of the training if that is less.
+    The measurement takes about two seconds, or 2% of the training if that is less. It takes longer
+    if two steps with two images do.
 
     Args:
         trainer: before its first step, or restored from a checkpoint.
