@@ -17,10 +17,10 @@ from atelier.core.checkpoints import Checkpoints
 from atelier.core.device import disable_malloc_trim
 from atelier.core.presets import preset_values
 from atelier.core.settings import TrainSettings
-from atelier.gan.estimate import estimate_seconds
 from atelier.gan.fit import TrainingEvents, train
 from atelier.gan.resume_rollback import Resumption
 from atelier.gan.trainer import Trainer
+from atelier.gan.training_plan import estimate_seconds
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -326,7 +326,9 @@ def paint() -> Results:
         "L-BFGS, 100 evaluations": {
             "optimizer": "lbfgs", "precision": "fp32", "iterations": 100, "pyramid_levels": 1,
         },
-        "photo, 1024 pixels, 4 GB": {"image_size": 1024},
+        "photo, CUDA graphs": {"cuda_graphs": True},
+        "photo, 1024 pixels, 4 GB": {"image_size": 1024, "memory_gb": 4.0},
+        "photo, 1024 pixels, half of the memory": {"image_size": 1024, "memory_gb": "auto"},
     }  # fmt: skip
     answer = {}
     for name, changes in cases.items():
@@ -340,17 +342,23 @@ def time_transfer(changes: dict[str, Any]) -> Results:
     import torch
     import torch.nn.functional as F
 
+    from atelier.style import graphed_evaluation
     from atelier.style.loss_log import IterationLosses, StyleEvents
     from atelier.style.objective import Style
     from atelier.style.transfer import TransferTask, transfer_style
     from atelier.style.vgg import build_vgg19
 
     losses: list[IterationLosses] = []
+    messages: list[str] = []
 
     class Recorder(StyleEvents):
         def on_losses(self, losses_of_image: IterationLosses) -> None:
             losses.append(losses_of_image)
 
+        def warn(self, *warnings: str) -> None:
+            messages.extend(warnings)
+
+    graphed_evaluation.USE_CUDA_GRAPHS = changes.pop("cuda_graphs", False)
     pixels = changes.pop("image_size", 48 if TINY else 512)
     settings = stylize_settings(pixels, **changes)
     deepest = max([*settings.style_layers, *settings.content_layers])
@@ -374,6 +382,7 @@ def time_transfer(changes: dict[str, Any]) -> Results:
         "evaluations": len(losses),
         "ms_per_evaluation": round(1e3 * seconds[-1] / max(1, len(losses)), 2),
         "loss": [losses[0].total, losses[-1].total],
+        "warnings": messages,
     }
 
 

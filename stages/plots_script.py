@@ -8,12 +8,7 @@ from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
 
 SCRIPT = Path("plots/vega.js")
-LICENSES = """/*
-Vega, Vega-Lite, Vega-Embed (BSD 3-Clause), D3, topojson-client, delaunator, semver (ISC),
-fast-json-patch, json-stringify-pretty-compact, lodash.debounce (MIT), robust-predicates (public
-domain) and tslib (0BSD), from the package vl-convert-python.
-*/
-"""
+LICENSES = Path("src/atelier/report/vega_licenses.txt")
 
 
 def main(settings: Settings, run: Run) -> None:
@@ -21,7 +16,7 @@ def main(settings: Settings, run: Run) -> None:
     import vl_convert
 
     script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    write_text(SCRIPT, LICENSES + script)
+    write_text(SCRIPT, f"/*\n{LICENSES.read_text('utf-8')}*/\n{script}")
 
 
 if __name__ == "__main__":

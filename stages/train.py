@@ -23,7 +23,7 @@ def main(settings: Settings, run: Run) -> None:
 
     values, images = settings.train, load_images(IMAGES)
     labels = images.classes()[1] if values.conditional else None
-    with init_distributed(settings.runtime.device) as runtime:
+    with init_distributed(settings.runtime.device, settings.runtime.cudnn_benchmark) as runtime:
         if runtime.ranks.number > 0:
             train(values, images.pixels, labels=labels, runtime=runtime)
             return

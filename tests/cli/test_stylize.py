@@ -230,7 +230,7 @@ def test_setting_without_option_is_named_with_its_file(
     atelier: CommandRunner, album: Path, checkout: Path
 ) -> None:
     params = (checkout / "params.yaml").read_text("utf-8")
-    (checkout / "params.yaml").write_text(params.replace("memory_gb: 4.0", "memory_gb: 0.016"))
+    (checkout / "params.yaml").write_text(params.replace("memory_gb: auto", "memory_gb: 0.016"))
     command = ("stylize", album / "ann.jpg", "--style", album / "waves.png", "--params")
     output = atelier(*command, *QUICK, code=1)
     assert "needs more than stylize.memory_gb of params.yaml (0.016); " in output
@@ -418,7 +418,7 @@ def test_image_that_exceeds_memory_is_rejected_first(atelier: CommandRunner, alb
 def test_out_of_memory_is_one_error_sentence(checkout: Path, album: Path) -> None:
     """Limit the memory of a real process to less than the image needs."""
     params = (checkout / "params.yaml").read_text("utf-8")
-    (checkout / "params.yaml").write_text(params.replace("memory_gb: 4.0", "memory_gb: 0.0"))
+    (checkout / "params.yaml").write_text(params.replace("memory_gb: auto", "memory_gb: 0.0"))
     Image.new("L", (1, 1_000_000)).save(album / "line.png")
     arguments = ("stylize", album / "line.png", "--style", album / "waves.png", "--params", *QUICK)
     program = "from atelier.cli.app import main; main()"
@@ -440,7 +440,7 @@ def test_later_image_that_exceeds_memory_is_rejected_before_any_work(
     atelier: CommandRunner, album: Path, checkout: Path, size: tuple[object, ...]
 ) -> None:
     params = (checkout / "params.yaml").read_text("utf-8")
-    (checkout / "params.yaml").write_text(params.replace("memory_gb: 4.0", "memory_gb: 0.03"))
+    (checkout / "params.yaml").write_text(params.replace("memory_gb: auto", "memory_gb: 0.03"))
     Image.new("RGB", (32, 1000)).save(album / "long.png")
     command = ("stylize", album / "bob.PNG", album / "long.png", "--style", album / "waves.png")
     output = atelier(*command, *size, *QUICK, "--params", code=1)

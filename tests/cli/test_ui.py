@@ -1,15 +1,16 @@
 """Command that serves MLflow's pages."""
 
-import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from atelier.tracking.environment import private_folder
 from atelier.tracking.links import latest_location, record_links
@@ -79,16 +80,16 @@ def test_command_serves_the_runs_on_the_loopback_address(root: Path) -> None:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     command = [sys.executable, "-m", "atelier.cli.app", "ui", "--port", str(port)]
-    server = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        assert f"/#/experiments/{experiment}/runs?" in server.stdout.readline()
-        for _ in range(600):
-            with suppress(OSError):
-                assert urlopen(f"http://127.0.0.1:{port}/health").read() == b"OK"
-                break
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            assert f"/#/experiments/{experiment}/runs?" in server.stdout.readline()
+            # A refused connection is tried again for about two minutes.
+            retries = Retry(connect=20, backoff_factor=0.1, backoff_max=8)
+            with requests.Session() as session:
+                session.mount("http://", HTTPAdapter(max_retries=retries))
+                response = session.get(f"http://127.0.0.1:{port}/health", timeout=30)
+            assert response.text == "OK"
             assert server.poll() is None
-            os.sched_yield()
-    finally:
-        server.kill()
-        server.wait()
+        finally:
+            server.kill()

@@ -11,6 +11,7 @@ from atelier.core.errors import (
     AtelierError,
     SettingError,
     SettingName,
+    is_out_of_memory,
     os_error_message,
     os_errors_as_sentences,
 )
@@ -83,3 +84,18 @@ def test_error_of_a_worker_process_keeps_its_message(error: SettingError) -> Non
     assert type(received) is type(error)
     assert str(received) == str(error)
     assert received.renamed(str.upper) == error.renamed(str.upper) != str(error)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("CUDA out of memory. Tried to allocate 2.00 GiB.", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("GET was unable to find an engine to execute this computation", True),
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", False),
+        ("operation not permitted when stream is capturing", False),
+    ],
+)
+def test_messages_of_exhausted_memory_are_recognized(message: str, expected: bool) -> None:
+    assert is_out_of_memory(RuntimeError(message)) == expected

@@ -55,6 +55,7 @@ def test_values_are_unchanged_and_missing_ones_are_those_of_base(params: Path, r
     new = flat(read_yaml(params))
     assert {key: new[key] for key in old} == old
     base = flat(read_yaml(root / "presets/base.yaml")["values"])
+    base |= {"runtime.cudnn_benchmark": False}  # no preset sets it
     added = set(new) - set(old)
     assert {key: new[key] for key in added} == {key: base[key] for key in added}
 
@@ -132,3 +133,13 @@ def test_missing_sections_and_last_keys_are_added(root: Path, tmp_path: Path) ->
     assert "later stages use\n  seed: 1\n\nevaluate:" in after
     assert comments(after) == comments("".join(lines))
     assert settings.load(params).render.columns == 8
+
+
+def test_settings_that_no_preset_sets_are_added(root: Path, tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    text = (root / "params.yaml").read_text("utf-8")
+    line = next(line for line in text.splitlines() if "cudnn_benchmark" in line)
+    params.write_text(text.replace(f"{line}\n", ""), "utf-8")
+    assert not settings.load(params).runtime.cudnn_benchmark
+    assert migrate(params, root / "presets") == ["runtime.cudnn_benchmark: added with false"]
+    assert read_yaml(params) == read_yaml(root / "params.yaml")

@@ -33,6 +33,12 @@ def test_params_yaml_is_valid_and_frozen() -> None:
         loaded.train.lr = 1.0
 
 
+@pytest.mark.parametrize("limit", ["auto", 0, 4, 0.5])
+def test_memory_is_limited_automatically_or_by_a_number(limit: str | float) -> None:
+    loaded = settings.check(changed("stylize.memory_gb", limit), "params.yaml")
+    assert loaded.stylize.memory_gb == limit
+
+
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
@@ -54,6 +60,14 @@ def test_params_yaml_is_valid_and_frozen() -> None:
         ("convert.image_size", 100, "16, 28, 32, 64, 128 or 256"),
         ("tracking.experiment", "..", "tracking.experiment is '..'"),
         ("stylize.optimizer", "adam", "set it to about 0.02"),
+        (
+            "stylize.memory_gb",
+            "all",
+            "stylize.memory_gb is 'all', but it should be auto or a number of at least 0.",
+        ),
+        ("stylize.memory_gb", -1, "should be auto or a number of at least 0."),
+        ("stylize.memory_gb", True, "should be auto or a number of at least 0."),
+        ("stylize.memory_gb", float("nan"), "should be auto or a number of at least 0."),
         ("stylize.gif", True, "save_intermediates is 0; set it to about 24"),
         ("download.source", "archive", "archive.location"),
         ("download.archive.sha256", "abc", "download.archive.sha256 is 'abc'"),

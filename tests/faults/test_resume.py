@@ -197,7 +197,7 @@ def test_signal_before_the_first_step_ends_the_stage_at_once(
 def test_signal_saves_a_checkpoint_and_ends_the_stage(
     ready: Project, expected: dict[str, bytes], number: signal.Signals
 ) -> None:
-    ready.set(**LONG | {"runtime.checkpoint_seconds": 3600.0})
+    ready.set(**LONG | {"runtime.checkpoint_seconds": 0.1})
     dvc = start(ready)
     wait_for_checkpoint(dvc, ready)
     (stage,) = [

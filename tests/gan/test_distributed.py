@@ -277,6 +277,14 @@ def test_single_process_needs_no_process_group(monkeypatch: pytest.MonkeyPatch) 
     assert not torch.distributed.is_initialized()
 
 
+@pytest.mark.parametrize("enabled", [False, True])
+def test_cudnn_benchmark_is_a_setting(monkeypatch: pytest.MonkeyPatch, enabled: bool) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not enabled)
+    with init_distributed("cpu", cudnn_benchmark=enabled):
+        assert torch.backends.cudnn.benchmark == enabled
+
+
 @pytest.mark.usefixtures("torchrun_environment")
 @pytest.mark.parametrize(("gpus", "number", "fits"), [(2, 1, True), (2, 2, False), (1, 0, True)])
 def test_each_process_uses_its_own_gpu(

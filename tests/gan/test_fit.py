@@ -127,7 +127,7 @@ def test_checkpoints_are_removed_by_default(
         def on_epoch(self, epoch: Any) -> None:
             seen.append(any(tmp_path.rglob("*.safetensors")))
 
-    train(settings(), IMAGES, runtime=CPU, events=Watching())
+    train(settings(), IMAGES, runtime=CPU, resumption=Resumption(seconds=0), events=Watching())
     assert seen == [True, True]
     assert list(tmp_path.iterdir()) == []
 

@@ -19,6 +19,12 @@ from ..support.events import RecordedEvents
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
+@pytest.fixture
+def deterministic_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use deterministic algorithms: Adam amplifies differences of the last bit."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+
+
 def faces(count: int) -> np.ndarray:
     """Return smooth blobs that a small network can learn in seconds."""
     stream = np.random.default_rng(3)
@@ -140,7 +146,9 @@ def test_step_can_be_repeated_after_an_error(
     assert train_step(gan, batch).isfinite().all()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.usefixtures("deterministic_cudnn")
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_graphed_steps_match_eager_steps(
     make_settings: Callable[..., Settings], precision: str
@@ -154,7 +162,9 @@ def test_graphed_steps_match_eager_steps(
     np.testing.assert_allclose(*curves, rtol=1e-5 if precision == "fp32" else 1e-2)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.usefixtures("deterministic_cudnn")
 def test_graphed_steps_with_penalties_match_eager_steps(
     make_settings: Callable[..., Settings],
 ) -> None:
@@ -184,7 +194,9 @@ def test_graphed_steps_with_penalties_match_eager_steps(
         np.testing.assert_allclose(captured, plain, rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.usefixtures("deterministic_cudnn")
 def test_training_with_images_in_host_memory_is_equal(
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -277,20 +277,64 @@ def test_repeated_divergence_fails_and_saves_last_finite_generator(
     assert all(bool(p.isfinite().all()) for p in generator.parameters())
 
 
-def test_rollback_fails_if_checkpoints_are_damaged(
+def damage_epoch_ends(folder: Path) -> None:
+    for milestone in folder.glob("*-milestone*"):
+        milestone.write_bytes(b"damaged")
+
+
+def test_rollback_of_a_resumed_training_fails_if_checkpoints_are_damaged(
     make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    trainer = build_trainer(make_settings(train=SMALL).train)
+    settings = make_settings(train=SMALL).train
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        list(train_epochs(build_trainer(settings), Resumption(checkpoints, StopAfter(4))))
+    damage_epoch_ends(tmp_path)
+    trainer = build_trainer(settings)
     nan_weights = NanWeights(trainer, steps=5, times=1)
-
-    def damage_checkpoints() -> bool:
-        if nan_weights.times:
-            for milestone in tmp_path.glob("*-milestone*"):
-                milestone.write_bytes(b"damaged")
-        return nan_weights()
-
     with pytest.raises(AtelierError, match=r"not finite; .* Its checkpoints are damaged"):
-        list(train_epochs(trainer, Resumption(Checkpoints(tmp_path), damage_checkpoints)))
+        list(train_epochs(trainer, Resumption(checkpoints, nan_weights)))
+
+
+@pytest.mark.parametrize("seconds", [0, 1e9])
+def test_rollback_needs_no_checkpoint_of_the_same_process(
+    settings: TrainSettings, tmp_path: Path, seconds: float
+) -> None:
+    outcomes = []
+    for damage in (False, True):
+        folder = tmp_path / str(damage)
+        trainer = build_trainer(settings)
+        nan_weights = NanWeights(trainer, steps=5, times=1)
+
+        def after_step(
+            damage: bool = damage, folder: Path = folder, fill: NanWeights = nan_weights
+        ) -> bool:
+            if damage and fill.times:
+                damage_epoch_ends(folder)
+            return fill()
+
+        resumption = Resumption(Checkpoints(folder), after_step, seconds)
+        outcomes.append(outcome(trainer, list(train_epochs(trainer, resumption))))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_stop_saves_the_start_of_an_epoch_that_diverged(
+    settings: TrainSettings, tmp_path: Path
+) -> None:
+    uninterrupted = build_trainer(settings)
+    epochs = list(train_epochs(uninterrupted, Resumption(Checkpoints(tmp_path / "1"))))
+    trainer, checkpoints = build_trainer(settings), Checkpoints(tmp_path / "2")
+    nan_weights = NanWeights(trainer, steps=5, times=1)
+    resumption = Resumption(checkpoints, lambda: nan_weights() or not nan_weights.times)
+    with pytest.raises(KeyboardInterrupt, match="saved"):
+        list(train_epochs(trainer, resumption))
+    assert [path.stem for path in checkpoints.folder.glob("state-*")] == [
+        "state-000000000003-milestone"
+    ]
+    resumed = build_trainer(settings)
+    assert outcome(resumed, list(train_epochs(resumed, Resumption(checkpoints)))) == outcome(
+        uninterrupted, epochs
+    )
 
 
 def test_diverged_state_is_not_saved_on_stop(
@@ -308,8 +352,8 @@ def test_diverged_state_is_not_saved_on_stop(
     assert list(tmp_path.glob("state-*")) == []
 
 
-@pytest.mark.parametrize(("seconds", "saved"), [(0, [1, 2, 3, 3, 4, 5, 6, 6]), (1e9, [3, 6])])
-def test_checkpoints_are_saved_by_time_and_at_epoch_ends(
+@pytest.mark.parametrize(("seconds", "saved"), [(0, [1, 2, 3, 3, 4, 5, 6, 6]), (1e9, [6])])
+def test_checkpoints_are_saved_by_time_and_at_the_end(
     make_settings: Callable[..., Settings], tmp_path: Path, seconds: float, saved: list[int]
 ) -> None:
     numbers: list[int] = []

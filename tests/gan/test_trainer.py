@@ -241,6 +241,12 @@ def test_other_errors_are_not_replaced(
         next(make_trainer(batch_size=3).run())
 
 
+def test_dropout_is_rejected_on_mps(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings(train={"network": "mlp", "dropout": 0.3}).train
+    with pytest.raises(AtelierError, match=r"set runtime\.device to cpu, or train\.dropout to 0"):
+        Trainer(settings, np.zeros((4, 16, 16, 3), np.uint8), torch.device("mps"))
+
+
 @pytest.mark.parametrize("part", ["generator", "discriminator", "rows"])
 def test_is_finite_detects_any_nan(make_trainer: Callable[..., Trainer], part: str) -> None:
     trainer = make_trainer()

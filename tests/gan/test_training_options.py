@@ -17,7 +17,7 @@ from atelier.core.settings import Settings
 from atelier.gan.fit import save_models
 from atelier.gan.generation import draw_latents, generate, split_labels
 from atelier.gan.history import History
-from atelier.gan.model import EMA, build_gan
+from atelier.gan.model import EMA, build_gan, lerp_in_few_launches
 from atelier.gan.networks import Architecture, Discriminator, Generator, build_networks
 from atelier.gan.resume_rollback import Resumption, train_epochs
 from atelier.gan.serialization import load_generator, read_metadata, save_network
@@ -39,6 +39,15 @@ TINY = {
     "precision": "fp32",
 }
 PIXELS = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("weight", [0.001, 0.3, 9 / 11])
+def test_interpolation_in_few_launches_equals_lerp(weight: float) -> None:
+    averages = [torch.randn(size, dtype=torch.float64) for size in (3, 70, 1000)]
+    values = [torch.randn_like(average) for average in averages]
+    expected = [torch.lerp(*pair, weight) for pair in zip(averages, values, strict=True)]
+    lerp_in_few_launches(averages, values, torch.tensor(weight, dtype=torch.float64))
+    torch.testing.assert_close(averages, expected, rtol=0, atol=1e-14)
 
 
 def test_ema_matches_its_formula() -> None:

@@ -11,6 +11,7 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 
+from atelier.core.arrays import to_tensor
 from atelier.core.errors import AtelierError
 from atelier.core.pretrained import vgg19_caffe
 from atelier.core.setting_types import NETWORKS
@@ -22,6 +23,8 @@ from atelier.metrics.extractors import (
     without_classifier,
 )
 from atelier.metrics.features import Extractor, RandomFeatures
+
+from ..support.fake_cuda import CUDA, count_operations, fake_cuda
 
 CPU = torch.device("cpu")
 DISTILLED = "vgg19_distilled16x_conv1_1-conv5_1.pth"
@@ -60,6 +63,36 @@ def test_features_of_gray_images_do_not_depend_on_batches(
     torch.testing.assert_close(features[:1], extractor(gray[:1], CPU), rtol=1e-4, atol=1e-5)
     repeated = extractor(gray.repeat(3, axis=-1), CPU)
     torch.testing.assert_close(features, repeated, rtol=1e-4, atol=1e-5)
+
+
+def test_gpu_gets_larger_batches() -> None:
+    cuda = torch.device("cuda")
+    inception_like = Extractor(RandomFeatures(0), "random 0", input_size=299)
+    assert inception_like.batch_size(64, CPU) == 2
+    assert inception_like.batch_size(64, cuda) == 46
+    extractor = Extractor(RandomFeatures(0), "random 0")
+    assert (extractor.batch_size(64, CPU), extractor.batch_size(64, cuda)) == (64, 1024)
+    assert extractor.batch_size(4096, CPU) == extractor.batch_size(4096, cuda) == 1
+
+
+def test_images_are_uploaded_to_a_gpu_as_bytes() -> None:
+    images = np.zeros((2000, 64, 64, 3), np.uint8)
+    with fake_cuda():
+        extractor = Extractor(RandomFeatures(0).to(CUDA), "random 0")
+        with count_operations() as counts:
+            assert extractor(images, CUDA).shape == (2000, 1024)
+    # An upload and a fetch for each of two batches, which are scaled on the GPU.
+    assert len(counts.syncs) == 4, counts.syncs
+    assert counts.launches["div.Tensor"] == 2
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_features_are_those_of_scaled_batches(channels: int) -> None:
+    network = RandomFeatures(0)
+    images = np.random.default_rng(1).integers(0, 256, (70, 64, 64, channels), np.uint8)
+    scaled = [to_tensor(torch.tensor(part), signed=True) for part in (images[:64], images[64:])]
+    expected = torch.cat([network(part.expand(-1, 3, -1, -1)) for part in scaled])
+    assert torch.equal(Extractor(network, "random 0")(images, CPU), expected)
 
 
 def test_random_filters_depend_on_seed_and_not_on_global_generator() -> None:

@@ -35,7 +35,11 @@ def headline(**changed: Any) -> tuple[str, str]:
         (2.7, 0.2, ("fair", "Visibly different from real images")),
         (0.9, 0.05, ("good", "Close to real images")),
         (0.11, 0.01, ("good", "Not distinguishable from real images by KID")),
-        (0.9, 0.6, ("good", "Not distinguishable from real images by KID")),
+        (0.9, 0.48, ("good", "Not distinguishable from real images by KID")),
+        (0.9, 0.6, ("unknown", "Too few images for a verdict")),
+        (0.0, 16.0, ("unknown", "Too few images for a verdict")),
+        (30.0, 16.0, ("unknown", "Too few images for a verdict")),
+        (34.0, 16.0, ("poor", "Far from real images")),
         (-0.01, 0.02, ("good", "Not distinguishable from real images by KID")),
     ],
 )
@@ -45,9 +49,19 @@ def test_headline_follows_from_kid_and_errors(
     assert headline(kid=kid, kid_error=error) == expected
 
 
+def test_error_of_real_images_counts_as_well() -> None:
+    unknown = ("unknown", "Too few images for a verdict")
+    assert headline(kid=30.0, kid_error=16.0, real_kid=0.0, real_kid_error=3.0) == unknown
+    assert headline(kid=0.1, kid_error=0.1, real_kid=0.0, real_kid_error=3.0) == unknown
+
+
 def test_headline_of_unscaled_or_missing_features_has_no_scale() -> None:
     inception = {"measured_with": EVALUATION["measured_with"] | {"features": "inception"}}
     assert headline(**inception) == ("unknown", "Distinguishable from real images by KID")
+    assert headline(**inception, kid=0.1) == (
+        "unknown",
+        "Not distinguishable from real images by KID",
+    )
     assert headline(kid=None) == ("unknown", "Too few images for a verdict")
     assert headline(real_kid=None, real_kid_error=None)[1] == "Visibly different from real images"
 

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from atelier.style.bounds import Bounds, bounds_for, unbounded
 from atelier.style.optimizers import AdamOptimizer, LbfgsOptimizer, build_optimizer
@@ -127,6 +129,26 @@ def test_interrupted_lbfgs_returns_the_best_image_so_far() -> None:
     best = min(evaluations, key=lambda evaluation: evaluation[0])[1]
     assert torch.equal(lbfgs.current_image(), best)
     assert not torch.equal(best, evaluations[-1][1]) or len(evaluations) == 4
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_evaluation_of_lbfgs_reads_the_device_once(bounded: bool) -> None:
+    reads = []
+
+    class Reads(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if func is torch.ops.aten._local_scalar_dense.default:
+                reads.append(args[0])
+            return func(*args, **(kwargs or {}))
+
+    bounds = bounds_for(0, 1, START) if bounded else unbounded(START)
+    lbfgs = LbfgsOptimizer(START, quadratic_loss, bounds, 1.0)
+    with Reads():
+        loss = lbfgs._loss()
+    assert loss == pytest.approx(float(quadratic_loss(START)[0]), rel=1e-2)
+    assert len(reads) == 1
 
 
 @pytest.mark.parametrize("bounded", [False, True])

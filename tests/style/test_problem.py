@@ -25,7 +25,7 @@ from atelier.style.batch import (
 from atelier.style.checkpoint import TransferCheckpoints
 from atelier.style.color_preservation import luminance, luminance_bounds, recombine_luminance
 from atelier.style.inputs import StyleInputs
-from atelier.style.loss_log import IterationLosses, LossLog, Preview
+from atelier.style.loss_log import IterationLosses, LossLog, Preview, evaluations_per_fetch
 from atelier.style.objective import Style
 from atelier.style.problem import ScaledProblem, StyleJob
 from atelier.style.pyramid import resize
@@ -171,6 +171,11 @@ def _loss_log(labels: tuple[str, ...] = ("ann", "bob")) -> tuple[LossLog, list[I
     return LossLog(images, ["style_1", "content_6"], events), delivered_losses
 
 
+def test_losses_of_a_gpu_are_fetched_once_for_each_chunk() -> None:
+    assert evaluations_per_fetch(torch.device("cuda")) == 25
+    assert evaluations_per_fetch(torch.device("cpu")) == 10
+
+
 def test_losses_are_delivered_in_blocks_of_ten_without_infinite_ones() -> None:
     log, delivered_losses = _loss_log()
     for number in range(1, 12):
@@ -188,7 +193,7 @@ def test_losses_are_delivered_in_blocks_of_ten_without_infinite_ones() -> None:
     assert log.non_finite_labels(0) == log.non_finite_labels(1) == ["bob"]
     assert log.non_finite_labels(2) == log.never_finite() == []
     replayed_log, replayed_losses = _loss_log()
-    replayed_log.replay(log.table())
+    replayed_log.replay(log.table(), log.level_starts)
     assert (replayed_log.delivered, replayed_log.recorded, replayed_losses) == (
         11,
         11,
@@ -205,10 +210,10 @@ def test_failure_message_names_the_first_non_finite_loss() -> None:
     log.deliver()
     assert log.never_finite() == []
     assert log.failure_message() == "the loss of ann is nan at iteration 2"
-    log.level_start = 1
+    log.level_starts.append(1)
     assert log.never_finite() == ["bob"]
     assert log.failure_message() == "the loss of bob is inf at iteration 2"
-    log.level_start = 2
+    log.level_starts.append(2)
     assert log.failure_message() == "the loss of bob is inf at iteration 3"
     assert _loss_log()[0].failure_message() == ""
 

@@ -7,7 +7,12 @@ import torch
 from torch import nn
 
 from atelier.core.errors import AtelierError
-from atelier.style.memory import calibration_size, largest_size_that_runs, tile_size_for_memory
+from atelier.style.memory import (
+    calibration_size,
+    largest_size_that_runs,
+    resolve_memory_limit,
+    tile_size_for_memory,
+)
 from atelier.style.objective import Style, Tile, tiles
 from atelier.style.pyramid import Level, downscale, levels, resize
 from atelier.style.transfer import _jobs, _limit_size
@@ -65,6 +70,41 @@ def test_tiles_are_used_if_one_pass_exceeds_memory(
 )
 def test_calibration_size_fits_into_memory(gb: float, styles: int, side: int) -> None:
     assert calibration_size(options(memory_gb=gb), styles) == side
+
+
+def test_automatic_memory_limit_is_4_gb_without_a_gpu() -> None:
+    automatic, limited = (options(memory_gb=limit) for limit in ("auto", 4.0))
+    assert resolve_memory_limit(automatic, CPU) is automatic
+    vgg = vgg19_on_meta("average", 6)
+    sides = [
+        tile_size_for_memory(2000, 2000, settings, vgg, [(2000, 2000)])
+        for settings in (automatic, limited)
+    ]
+    assert sides[0] == sides[1] is not None
+    assert calibration_size(automatic, 100) == calibration_size(limited, 100) == 197
+    with pytest.raises(AtelierError, match=r"needs more than stylize.memory_gb \(4\); lower"):
+        tile_size_for_memory(3000, 3000, automatic, vgg)
+
+
+@pytest.mark.parametrize(
+    ("free", "reserved", "allocated", "limit"),
+    [(70.0, 0.0, 0.0, 35.0), (10.0, 3.0, 1.0, 6.0), (0.0, 1.0, 1.0, 0.001)],
+)
+def test_automatic_memory_limit_of_a_gpu_is_half_of_its_free_memory(
+    monkeypatch: pytest.MonkeyPatch, free: float, reserved: float, allocated: float, limit: float
+) -> None:
+    gb = 10**9
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(free * gb), 80 * gb))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: int(reserved * gb))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: int(allocated * gb))
+    cuda = torch.device("cuda")
+    assert resolve_memory_limit(options(memory_gb="auto"), cuda).memory_gb == limit
+    for setting in (0.0, 4.0):
+        assert resolve_memory_limit(options(memory_gb=setting), cuda).memory_gb == setting
+    full = resolve_memory_limit(options(memory_gb="auto"), cuda)
+    with pytest.raises(AtelierError, match=rf"memory_gb \({limit:g}\); .* raise") as error:
+        tile_size_for_memory(16_000, 16_000, full, vgg19_on_meta("average", 6))
+    assert "\n" not in str(error.value)
 
 
 def test_smallest_size_is_tried_last() -> None:

@@ -152,6 +152,27 @@ def test_fault_neither_loses_nor_duplicates_entries(
         check_all_once(tmp_path, journal, experiment)
 
 
+@pytest.mark.parametrize("fault", ["403", "html 400"])
+def test_server_that_refuses_a_description_of_the_experiment_gets_all_entries(
+    fault: str, server: Server, start: Callable[..., Outbox], tmp_path: Path
+) -> None:
+    refused: list[str] = []
+
+    def rule(method: str, path: str) -> str:
+        if "set-experiment-tag" not in path:
+            return ""
+        refused.append(path)
+        return fault
+
+    server.rule = rule
+    journal = start()
+    log_everything(journal, tmp_path)
+    experiment = journal_experiment(journal)
+    assert flush_backlog(tmp_path) == 0
+    assert refused
+    check_all_once(tmp_path, journal, experiment)
+
+
 def journal_experiment(journal: Outbox) -> str:
     from atelier.tracking.outbox import entries
 

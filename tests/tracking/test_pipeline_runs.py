@@ -113,7 +113,7 @@ def test_runs_have_few_parameters_and_all_settings(
 
 
 def test_no_metric_is_logged_twice(store: tuple[Any, str], parents: list[Any]) -> None:
-    """No two names of a run have the same values, and no final number has two points."""
+    """No number has two names, apart from that of other real images, and none has two points."""
     client, _ = store
     for run in (*children(store, parents[0]).values(), parents[0]):
         keys = [key for key in run.data.metrics if not key.startswith("system/")]

@@ -19,7 +19,7 @@ from atelier.tracking.dvc_lock import (
     producers,
     read_lock,
 )
-from atelier.tracking.execution import Commit, Workspace
+from atelier.tracking.execution import Commit, Workspace, _last
 from atelier.tracking.preflight import _cache_folder, _dvc_folder
 from atelier.tracking.redact import count_text, flat, numbers
 from atelier.tracking.run_state import Fingerprint, capture, remove_committed, verify_unchanged
@@ -249,6 +249,16 @@ def test_key_depends_on_settings_contents_device_and_threads(
     assert len({key, *others}) == 6
 
 
+def test_key_depends_on_the_device_that_auto_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Fingerprint({}, {}, {})
+    monkeypatch.setattr("atelier.tracking.run_state.gpu_names", lambda: ["NVIDIA H100"])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    on_gpu = start.key("auto")
+    assert on_gpu == start.key("cuda")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # by CUDA_VISIBLE_DEVICES
+    assert start.key("auto") == start.key("cpu") != on_gpu
+
+
 @pytest.mark.parametrize(
     ("changes", "recorded"),
     [
@@ -358,3 +368,8 @@ def test_last_configuration_sets_cache_folder(
     assert _cache_folder(dvc) == Path("/absolute")
     files[3].write_text("no configuration", "utf-8")
     assert _cache_folder(dvc) == files[2].parent / "2"
+
+
+def test_last_montage_is_that_of_the_largest_number() -> None:
+    assert _last(["epoch_0001.png", "epoch_10000.png", "epoch_9999.png"]) == ["epoch_10000.png"]
+    assert _last([]) == []

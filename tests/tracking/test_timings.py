@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from atelier.core.device import device_name
 from atelier.tracking import timings
 from atelier.tracking.run_state import Fingerprint
-from atelier.tracking.timings import Stopwatch, duration, read_timings, run_facts
+from atelier.tracking.timings import Stopwatch, read_timings, run_facts
 
 TRAINING = Fingerprint(
     settings={"train.epochs": 3, "download.archive.location": "https://me:secret@host/a.zip?key=1"},
@@ -42,7 +44,7 @@ def test_timing_belongs_to_the_recorded_outputs_only(project: Path) -> None:
     timing = read_timings(["train"])["train"]
     assert 0 <= timing.seconds < 60
     assert (timing.resumed, timing.machine) == (False, "EPYC, 2 cores, 8 GiB")
-    assert timing.device == "the CPU"
+    assert timing.device == device_name(torch.device("cpu"))
     (project / "dvc.lock").write_text(LOCK.replace("epochs: 3", "epochs: 4"))
     assert read_timings(["train"]) == {}
     (project / "dvc.lock").write_text(LOCK.replace("5678", "9999"))
@@ -74,6 +76,39 @@ def test_unknown_stage_and_full_disk_do_not_fail(
     assert not (project / ".atelier").exists()
     (project / ".atelier").write_text("in the way")
     Stopwatch().record("train", TRAINING, "cpu", resumed=False)
+    assert read_timings(["train"]) == {}
+
+
+def test_missing_device_does_not_fail_a_finished_stage(project: Path) -> None:
+    Stopwatch().record("train", TRAINING, "cuda:99", resumed=False)
+    assert read_timings(["train"])["train"].device == ""
+    assert dict(run_facts(["train"]))["Training"] == "a few seconds"
+
+
+def test_value_that_json_lacks_does_not_fail_a_finished_stage(project: Path) -> None:
+    odd = Fingerprint(settings={"train.epochs": {1, 2}}, files={}, contents={})
+    Stopwatch().record("train", odd, "cpu", resumed=False)
+    assert read_timings(["train"]) == {}
+
+
+def test_temporary_copy_reads_timings_of_the_main_project(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC sets DVC_ROOT to the main project, and restores its outputs into the copy."""
+    (project / ".dvc").mkdir()
+    Stopwatch().record("train", TRAINING, "cpu", resumed=False)
+    copy = project / "copy"
+    (copy / ".dvc").mkdir(parents=True)
+    (copy / "dvc.lock").write_text(LOCK)
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("DVC_ROOT", str(project))
+    main = read_timings(["train"])["train"]
+    assert not (copy / ".atelier").exists()
+    Stopwatch().record("train", TRAINING, "cpu", resumed=True)
+    assert read_timings(["train"])["train"].resumed, "its own timing comes first"
+    assert not main.resumed
+    (copy / "dvc.lock").write_text(LOCK.replace("epochs: 3", "epochs: 4"))
+    assert read_timings(["train"]) == {}, "the outputs have other settings"
 
 
 def test_facts_state_durations_of_stages_that_ran(
@@ -92,29 +127,14 @@ def test_facts_state_durations_of_stages_that_ran(
     facts = dict(run_facts(["train"]))
     assert facts.pop("Date")
     assert facts == {
-        "Training": "2 min 3 s since it was resumed, on the CPU",
-        "Pipeline": "2 min 3 s in 1 stage",
+        "Training": f"2 minutes since it was resumed ({device_name(torch.device('cpu'))})",
+        "Pipeline": "2 minutes in 1 stage",
         "Machine": "EPYC, 2 cores, 8 GiB",
         "Commit": "12345678, with uncommitted changes",
     }
     facts = dict(run_facts(["convert", "train"]))
-    assert facts["Pipeline"] == "2 min 3 s; convert restored from DVC's cache"
+    assert facts["Pipeline"] == "2 minutes; convert restored from DVC's cache"
     file.unlink()
     facts = dict(run_facts(["train"]))
     assert facts["Training"] == "restored from DVC's cache, which does not record the duration"
     assert facts["Pipeline"] == "train restored from DVC's cache"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.2, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 0 s"),
-        (123, "2 min 3 s"),
-        (3599.7, "1 h 0 min"),
-        (7384, "2 h 3 min"),
-    ],
-)
-def test_duration_has_two_units(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

@@ -54,22 +54,30 @@ def test_title_names_the_source_of_own_images(download: dict[str, Any], name: st
     assert found.run_name(40) == f"sample, 40 pictures of {name}", "the path is no part of a name"
 
 
-def test_address_of_an_archive_loses_its_password() -> None:
-    address = "https://anna:secret@example.org/faces.zip?token=1"
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("https://anna:secret@example.org/faces.zip?token=1", "faces.zip"),
+        ("https://anna:secret@example.org?token=1", "example.org"),
+        ("https://anna:secret@[x/", "archive"),
+        ("/data/faces.tar.gz", "faces.tar.gz"),
+    ],
+)
+def test_address_of_an_archive_loses_its_password(address: str, name: str) -> None:
     changes = {"download.source": "archive", "download.archive.location": address}
     found = title(**changes)
-    assert found.data == "faces.zip"
-    assert "secret" not in json.dumps(found.as_json())
+    assert found.data == name
+    assert "secret" not in found.run_name(400)
     assert "token" not in json.dumps(found.as_json())
 
 
 def test_settings_that_changed_since_the_last_pipeline_come_first() -> None:
     changes = {"train.lr": "0.1", "train.seed": "2", "train.epochs": "3", "train.beta1": "0.5"}
     found = Title("best32", "", changes)
-    assert found.run_name() == "best32, lr 0.1, seed 2, epochs 3, 1 more settings"
+    assert found.run_name() == "best32, lr 0.1, seed 2, epochs 3, 1 more setting"
     previous = changes | {"train.beta1": "0.0"}
     name = found.run_name(previous=previous)
-    assert name == "best32, beta1 0.5, lr 0.1, seed 2, 1 more settings"
+    assert name == "best32, beta1 0.5, lr 0.1, seed 2, 1 more setting"
 
 
 def test_title_of_a_project_without_presets_is_empty(tmp_path: Path) -> None:
@@ -109,5 +117,23 @@ def test_run_of_a_stage_has_its_changed_settings_as_parameters_and_all_as_a_tag(
 def test_run_of_a_stage_has_few_parameters() -> None:
     many = {f"train.{number}": "1" for number in range(30)}
     assert len(start(many, many).run_parameters()) == MAX_PARAMETERS
-    layers = {"train.weights.1": "0.5", "train.weights.6": "0.25"}
-    assert start({"train.weights": "{1: 0.5, 6: 0.25}"}, layers).run_parameters() == layers
+    long = {"train.a": "1", "train.b": "x" * 200, "train.c": "1"}
+    assert start(long, long).run_parameters() == {"train.a": "1"}
+
+
+def test_settings_that_are_too_long_for_a_tag_lack_the_longest_value() -> None:
+    parameters = {"train.a": "1", "train.b": "x" * 9000}
+    assert settings_of({}, start({}, parameters).run_tags()) == {"train.a": "1"}
+
+
+def test_mapping_that_is_a_value_has_a_key_for_each_of_its_values() -> None:
+    found = title(**{"stylize.content_layers": {21: 100.0}})
+    assert found.changes == {"stylize.content_layers.21": "100.0"}
+    assert found.run_name(previous={"stylize.content_layers.21": "100.0"}).endswith("21 100.0")
+
+
+def test_long_names_of_folders_are_cut() -> None:
+    folders = {f"folder_{number}": "/x" for number in range(25)}
+    found = title(**{"download.source": "folder", "download.folders": folders, "train.lr": 0.5})
+    assert len(found.data) == 60
+    assert found.run_name().endswith(", lr 0.5")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from atelier.core.settings import Settings
-from atelier.gan.estimate import TrainingPlan
+from atelier.gan.training_plan import TrainingPlan
 from atelier.tracking.training_log import plan_lines
 
 PLAN = TrainingPlan(

@@ -1,4 +1,6 @@
-"""Conversions between uint8 images and float tensors."""
+"""Conversions between uint8 images and float tensors, and constants on a device."""
+
+import functools
 
 import torch
 from torch import Tensor
@@ -30,3 +32,16 @@ def to_uint8(images: Tensor, *, signed: bool) -> Tensor:
     """
     levels = images.float().add(1).mul(127.5) if signed else images.detach() * 255
     return levels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """Return a constant for each channel, ``[1, C, 1, 1]``, of the type and device of ``like``."""
+    return _constant(values, like.dtype, like.device)
+
+
+@functools.cache
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return values as ``[1, C, 1, 1]``, cached because each upload synchronizes the GPU."""
+    # A tensor made in inference mode could not take part in a later computation of gradients.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)

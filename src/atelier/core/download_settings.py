@@ -38,6 +38,17 @@ class TorchvisionSettings(Section):
     mirror: str
 
 
+def _archive_name(location: str) -> str:
+    """Return the file name of a path or an address, or the host of an address without a path."""
+    try:
+        address = urlsplit(location)
+        host = address.hostname if address.scheme else None
+    except ValueError:  # e.g. of brackets
+        return "archive"
+    path = address.path if host else location
+    return PurePosixPath(path).name or host or "archive"
+
+
 class DownloadSettings(Section):
     """The source of raw images."""
 
@@ -67,8 +78,7 @@ class DownloadSettings(Section):
             case "folder":
                 return " and ".join(self.folders)
             case "archive":
-                path = urlsplit(self.archive.location).path or self.archive.location
-                return PurePosixPath(path).name
+                return _archive_name(self.archive.location)
             case "kaggle":
                 return self.kaggle.handle.split("/")[1]
             case "torchvision":

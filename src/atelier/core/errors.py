@@ -8,8 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Phrases of torch and OpenCV (CPU and GPU memory) and of the operating system (memory maps).
-_OUT_OF_MEMORY = ("allocate memory", "not enough memory", "out of memory", "Insufficient memory")
+# Phrases of torch and OpenCV (CPU and GPU memory), of the operating system (memory maps), and of
+# CUDA's libraries, which allocate memory of their own.
+_OUT_OF_MEMORY = (
+    "allocate memory",
+    "not enough memory",
+    "out of memory",
+    "Insufficient memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",
+)
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DISK_FAILED = {errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOLCK}

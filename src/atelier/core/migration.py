@@ -21,11 +21,14 @@ from atelier.core.yaml_files import (
     rename_key,
 )
 
+# Settings that no preset sets, and that files saved before they were added lack.
+_RUNTIME = {"runtime": {"cudnn_benchmark": False}}
+
 
 def migrate(params: Path, presets: Path) -> list[str]:
     """Rename old keys and values in ``params`` and add missing keys, keeping its comments.
 
-    Added keys get the value of ``presets/base.yaml``.
+    Added keys get the value of ``presets/base.yaml``, and those of ``runtime`` their default.
 
     Returns:
         One line per change, in the order of the changes.
@@ -38,7 +41,7 @@ def migrate(params: Path, presets: Path) -> list[str]:
     changes = [
         *_rename_keys(document, params.name),
         *_rename_values(document),
-        *_add_missing(document, base_values(presets), Settings),
+        *_add_missing(document, base_values(presets) | _RUNTIME, Settings),
     ]
     text = document_text(document)
     check(parse_yaml(text), params.name)

@@ -3,7 +3,16 @@
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
 
 from atelier.core.errors import did_you_mean, printable
 
@@ -95,6 +104,18 @@ def _validate_file_name(name: str) -> str:
     return name
 
 
+def _validate_memory(
+    value: object, validate: ValidatorFunctionWrapHandler
+) -> float | Literal["auto"]:
+    try:
+        limit: float | Literal["auto"] = validate(value)
+    except ValidationError:
+        # Each type of a union has an error of its own, which is not true of the others.
+        message = "Input should be auto or a number of at least 0"
+        raise PydanticCustomError("memory_limit", message) from None
+    return limit
+
+
 def _validate_extractor(name: str) -> str:
     if is_weights_file(name):
         return _validate_file_name(name)
@@ -108,5 +129,6 @@ def _validate_extractor(name: str) -> str:
     return name
 
 
+MemoryLimit = Annotated[Weight | Literal["auto"], WrapValidator(_validate_memory)]
 FileName = Annotated[str, AfterValidator(_validate_file_name)]
 ExtractorName = Annotated[str, AfterValidator(_validate_extractor)]

@@ -25,6 +25,7 @@ from atelier.core.setting_types import (
     GeneratorBlocks,
     Launcher,
     LearningRate,
+    MemoryLimit,
     RegisteredModelName,
     Section,
     Seed,
@@ -225,7 +226,7 @@ class StylizeSettings(Section):
     style_strength: Annotated[float, Field(ge=0, le=1)]
     # Not `size`: DVC's run cache ignores parameters of that name.
     image_size: Annotated[int, Field(ge=32, le=16_384)]
-    memory_gb: Weight
+    memory_gb: MemoryLimit
     weights: FileName
     preprocessing: Literal["torchvision", "caffe"]
     pooling: Literal["max", "average", "l2"]
@@ -318,6 +319,7 @@ class RuntimeSettings(Section):
     workers: Annotated[int, Field(ge=0, le=1024)]
     dask_scheduler: DaskAddress
     progress: bool
+    cudnn_benchmark: bool = False  # for files saved before this setting was added
     checkpoint_seconds: Annotated[float, Field(ge=0, le=86_400)]
 
 

@@ -82,18 +82,21 @@ def single_process() -> Runtime:
 
 
 @contextmanager
-def init_distributed(device_name: str) -> Iterator[Runtime]:
+def init_distributed(device_name: str, cudnn_benchmark: bool = False) -> Iterator[Runtime]:
     """Choose the device; under torchrun, join the process group as well.
 
     Under torchrun each process uses its own GPU. Freed memory stays with the process.
 
     Args:
         device_name: ``runtime.device``.
+        cudnn_benchmark: measure cuDNN's algorithms for each shape of a convolution, and use the
+            fastest. Another one may be the fastest in the next process, with other rounding.
 
     Raises:
         AtelierError: there are fewer GPUs than processes, or the processes cannot connect.
     """
     disable_malloc_trim()
+    torch.backends.cudnn.benchmark = cudnn_benchmark
     device = choose_device(device_name)
     if not runs_under_torchrun():
         if device.index is not None:
@@ -141,9 +144,10 @@ class SyncBatchNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         values = x.float()
-        local_count = values.new_tensor([x.numel() / x.shape[1]])
-        total = _AllReduceSum.apply(values.sum((0, 2, 3)))
-        count = _AllReduceSum.apply(local_count)
+        # In one vector, because each collective operation waits for all processes.
+        local_count = values.new_full((1,), x.numel() / x.shape[1])
+        sums = _AllReduceSum.apply(torch.cat([values.sum((0, 2, 3)), local_count]))
+        total, count = sums[:-1], sums[-1:].detach()
         mean = total / count
         centered = values - mean[:, None, None]
         variance = _AllReduceSum.apply(centered.square().sum((0, 2, 3))) / count

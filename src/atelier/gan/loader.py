@@ -34,8 +34,10 @@ class BatchLoader:
     def batches(self, indices: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the images of each index tensor, int64 [B], as uint8 [B, H, W, C] on the device."""
         if self._on_device is not None:
-            for batch in indices:
-                yield self._on_device[batch.to(self._device, non_blocking=True)]
+            # One upload for all batches of an epoch.
+            order = torch.cat(list(indices)).to(self._device)
+            for batch in order.split([len(batch) for batch in indices]):
+                yield self._on_device[batch]
         elif self._device.type == "cuda":
             yield from self._prefetch(indices)
         else:

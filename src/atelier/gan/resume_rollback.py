@@ -29,7 +29,7 @@ class Resumption:
             temporary folder, for rollbacks only.
         stop_requested: called after each step; if it returns true, a checkpoint is saved to
             ``checkpoints`` and the training stops.
-        seconds: interval of checkpoints within an epoch; each epoch ends with one.
+        seconds: interval of checkpoints. The training ends with one.
     """
 
     checkpoints: Checkpoints | None = None
@@ -75,11 +75,15 @@ def _train_epochs(
     if trainer.epochs_done < trainer.total_epochs:
         on_ready()
     trainer.broadcast_state()
+    recovery = _Recovery(trainer, checkpoints, resumption.seconds)
+    # Without a folder of checkpoints, nothing remains of a training that fails.
+    generator_file = checkpoints.folder / "generator.safetensors"
+    kept_file = generator_file if resumption.checkpoints else None
     while trainer.epochs_done < trainer.total_epochs:
         try:
-            yield from _train_until_diverged(trainer, checkpoints, resumption)
+            yield from _train_until_diverged(trainer, recovery, resumption)
         except DivergedError as error:
-            _roll_back(trainer, checkpoints, error, keep=resumption.checkpoints is not None)
+            _roll_back(trainer, recovery, error, kept_file)
             trainer.broadcast_state()
             trainer.events.warn(
                 f"{error} Rolled back to step {trainer.steps_done} to continue with new latents."
@@ -97,41 +101,84 @@ def follow_rank0(trainer: Trainer) -> None:
             trainer.broadcast_state()
 
 
+class _Recovery:
+    """State at the start of the epoch in the device's memory, and checkpoints on disk.
+
+    The copy in memory makes a rollback exact although not every epoch ends with a checkpoint. A
+    checkpoint within an epoch is preceded by one of the epoch's start, so that a training that was
+    resumed can be rolled back as well.
+    """
+
+    def __init__(self, trainer: Trainer, checkpoints: Checkpoints, seconds: float) -> None:
+        self._trainer, self._checkpoints, self._seconds = trainer, checkpoints, seconds
+        self._epoch_start: dict[str, Tensor] | None = None
+        self._start_step = 0
+        self._unsaved_start = False
+        self._unsaved_epochs: list[EpochResult] = []
+        self._last_save = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Return true if the interval of checkpoints has passed."""
+        return time.monotonic() - self._last_save > self._seconds
+
+    def end_epoch(self, epoch: EpochResult) -> None:
+        """Copy the state; save it if that is due, and after the last epoch."""
+        trainer = self._trainer
+        # The next steps change weights and moments in place.
+        self._epoch_start = {name: tensor.clone() for name, tensor in trainer.state().items()}
+        self._start_step, self._unsaved_start = trainer.steps_done, True
+        self._unsaved_epochs.append(epoch)
+        if self.is_due() or trainer.epochs_done == trainer.total_epochs:
+            self._save_epoch_start()
+
+    def save(self) -> None:
+        """Save a state within an epoch, unless it is not finite; the end of the epoch raises."""
+        self._save_epoch_start()
+        if self._trainer.is_finite():
+            self._checkpoints.save(self._trainer.steps_done, self._trainer.state())
+        self._last_save = time.monotonic()
+
+    def roll_back(self) -> dict[str, Tensor] | None:
+        """Return the start of the epoch, and delete all later states."""
+        saved = self._checkpoints.roll_back()
+        return self._epoch_start or saved
+
+    def _save_epoch_start(self) -> None:
+        for epoch in self._unsaved_epochs:
+            self._checkpoints.save_part(_part_name(epoch.number), _to_tensors(epoch))
+        self._unsaved_epochs = []
+        if self._epoch_start is not None and self._unsaved_start:
+            self._checkpoints.save(self._start_step, self._epoch_start, epoch_end=True)
+            self._unsaved_start = False
+        self._last_save = time.monotonic()
+
+
 def _train_until_diverged(
-    trainer: Trainer, checkpoints: Checkpoints, resumption: Resumption
+    trainer: Trainer, recovery: _Recovery, resumption: Resumption
 ) -> Iterator[EpochResult]:
     """Train, save checkpoints, and yield epochs; raise DivergedError if losses are not finite."""
-    last_save = time.monotonic()
-
-    def save(epoch_end: bool = False) -> None:
-        nonlocal last_save
-        checkpoints.save(trainer.steps_done, trainer.state(), epoch_end)
-        last_save = time.monotonic()
 
     def after_step() -> None:
         stop = resumption.stop_requested()
-        is_due = stop or time.monotonic() - last_save > resumption.seconds
-        # A diverged state is not saved; the end of the epoch raises DivergedError.
-        if is_due and trainer.is_finite():
-            save()
+        if stop or recovery.is_due():
+            recovery.save()
         if stop:
             raise KeyboardInterrupt("saved" if resumption.checkpoints else "")
 
     for epoch in trainer.run(after_step):
-        checkpoints.save_part(_part_name(epoch.number), _to_tensors(epoch))
-        save(epoch_end=True)
+        recovery.end_epoch(epoch)
         yield epoch
 
 
 def _roll_back(
-    trainer: Trainer, checkpoints: Checkpoints, error: DivergedError, keep: bool
+    trainer: Trainer, recovery: _Recovery, error: DivergedError, generator_file: Path | None
 ) -> None:
     """Restore the start of the epoch and seed new random streams.
 
-    After too many rollbacks, the last finite generator is saved if ``keep`` is true.
+    After too many rollbacks, the last finite generator is saved if there is a file for it.
     """
     rollbacks, epochs = trainer.rollbacks + 1, trainer.epochs_done
-    state = checkpoints.roll_back()
+    state = recovery.roll_back()
     if state is not None and int(state["epochs_done"]) == epochs:
         trainer.restore(state)
     elif epochs == 0:
@@ -140,12 +187,12 @@ def _roll_back(
         raise AtelierError(f"{error} Its checkpoints are damaged, so it cannot be rolled back.")
     if rollbacks > MAX_ROLLBACKS:
         reason = f"{error} It was rolled back {MAX_ROLLBACKS} times"
-        if not keep:
+        if generator_file is None:
             raise AtelierError(f"{reason}.")
-        file = checkpoints.folder / "generator.safetensors"
-        save_network(trainer.gan.eval_generator, trainer.arch, file)
+        save_network(trainer.gan.eval_generator, trainer.arch, generator_file)
         raise AtelierError(
-            f"{reason}; the generator of step {trainer.steps_done}, the last finite one, is {file}."
+            f"{reason}; the generator of step {trainer.steps_done}, the last finite one, is"
+            f" {generator_file}."
         )
     trainer.reseed(rollbacks)
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atelier.core.arrays import per_channel
 from atelier.core.errors import AtelierError, SettingName
 from atelier.core.pretrained import (
     VGG19_CAFFE_SHA256,
@@ -201,8 +202,8 @@ class _Normalized(nn.Module):
 
     def normalize(self, images: Tensor) -> Tensor:
         """Convert [-1, 1] to RGB from 0 to 1, minus ImageNet's mean, over its deviation."""
-        mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (_MEAN, _STD))
-        return (images.add(1).div(2) - mean) / std
+        scaled = images.add(1).div(2) - per_channel(_MEAN, images)
+        return scaled / per_channel(_STD, images)
 
 
 class _NormalizedForCaffe(_Normalized):
@@ -210,8 +211,7 @@ class _NormalizedForCaffe(_Normalized):
 
     def normalize(self, images: Tensor) -> Tensor:
         """Convert RGB in [-1, 1] to BGR from 0 to 255, minus ImageNet's mean."""
-        mean = images.new_tensor(_CAFFE_MEAN_BGR).view(1, 3, 1, 1)
-        return images.flip(1).add(1).mul(127.5) - mean
+        return images.flip(1).add(1).mul(127.5) - per_channel(_CAFFE_MEAN_BGR, images)
 
 
 def _load(network: nn.Module, weights: dict[str, Any], path: Path) -> None:

@@ -23,6 +23,7 @@ from atelier.metrics.reference import (
 
 # Training images among which those that give the scale of the features are drawn.
 _POOL = 10_000
+_CPU = torch.device("cpu")
 
 
 def validation_settings(train: TrainSettings) -> EvaluateSettings:
@@ -140,8 +141,10 @@ class ValidationKID:
                 " needed; add images"
             )
         begin = time.perf_counter()
-        features = self._cache.features(self._extractor, training[rows])
-        reference = self._cache.features(self._extractor, sampled.reference)
+        # Kernel matrices in float64 take a CPU as long as hundreds of training steps take a GPU.
+        self._device = self._cache.device if self._cache.device.type == "cuda" else _CPU
+        features = self._cache.features(self._extractor, training[rows]).to(self._device)
+        reference = self._cache.features(self._extractor, sampled.reference).to(self._device)
         self.count = len(sampled.reference)
         self.seconds_per_image = (time.perf_counter() - begin) / (len(features) + self.count)
         self._scale = self._extractor.scale(features)
@@ -153,5 +156,5 @@ class ValidationKID:
 
     def __call__(self, images: NDArray[np.uint8]) -> float:
         """Return the KID of generated images, uint8 [M, H, W, C], M at least 3; less is better."""
-        generated = self._scale(self._extractor(images, self._cache.device))
-        return compute_kid(self._real, generated).value
+        generated = self._extractor(images, self._cache.device).to(self._device)
+        return compute_kid(self._real, self._scale(generated)).value

@@ -21,14 +21,26 @@ from atelier.figures.montage import montage, split_sides, whole_tile
 from atelier.gan.length import batch_warnings, count_text, length_warnings
 from atelier.gan.sample_files import epoch_files, load_augmented, shape_of_samples
 from atelier.report.charts import Chart, kid_chart, training_chart
-from atelier.report.images import Layout, PageImage, data_uri, encode, frames, read_image
+from atelier.report.images import (
+    Format,
+    Layout,
+    PageImage,
+    data_uri,
+    encode_within,
+    frames,
+    read_image,
+)
 from atelier.report.page import Animation, Changed, Fact, Page
 from atelier.report.stylized import load_stylized
 from atelier.report.verdict import metric_rows, verdict
 
-_BYTES = 4_700_000  # of the page; a GIF that exceeds it is linked instead of embedded
+MAX_CHARACTERS = 4_450_000
+"""Limit of the sum of all data URIs, so that the page with its text stays below 5 MB."""
+
 _PAIRS = 12  # of generated and training images
-_TEXT_BYTES = 250_000  # estimate of everything but images
+# Largest shares of the characters; frames get what the others leave, but not more than their own.
+_REAL, _AUGMENTED, _NEAREST, _STYLIZED, _FRAMES = 0.11, 0.07, 0.13, 0.33, 0.58
+_PAIR_FORMATS = (Format(lossless=True), Format(), Format(512), Format(256, 60))
 
 
 @dataclass(frozen=True)
@@ -92,6 +104,7 @@ def build_page(
     results: Results,
     presets: Path,
     facts: Sequence[Fact] = (),
+    characters: int = MAX_CHARACTERS,
 ) -> Page:
     """Build the content of the report page.
 
@@ -101,6 +114,8 @@ def build_page(
         results: files of the other stages.
         presets: the folder of presets.
         facts: about the run, for the header.
+        characters: limit of the sum of all data URIs. Images that exceed it have a lower quality or
+            are left out, and the GIF is linked.
 
     Raises:
         AtelierError: a file is missing or damaged.
@@ -113,7 +128,7 @@ def build_page(
     table = read_losses(results.losses)
     steps, epochs = int(table["step"][-1]), max(files)
     preset, changed = nearest_preset(values, presets)
-    stylized, stylized_total = load_stylized(results.styled)
+    stylized, stylized_total = load_stylized(results.styled, int(_STYLIZED * characters))
     page = Page(
         title=f"{_data_name(settings.download)}, {_preset_name(preset, changed)}",
         facts=[_data_fact(results.read_metrics("convert"), images.pixels), *facts],
@@ -122,23 +137,25 @@ def build_page(
             *batch_warnings(settings.train.batch_size, len(images.pixels)),
             *evaluation.get("notes", []),
         ],
-        frames=frames(files, layout),
+        frames=(),
         fps=settings.render.fps,
         epochs=epochs,
-        real=_real_images(images.pixels, count, layout),
+        real=_real_images(images.pixels, count, layout, int(_REAL * characters)),
         animation=Animation(results.animation.as_posix(), _size(results.animation)),
         stylized=stylized,
         stylized_total=stylized_total,
         charts=_charts(table, results.read_kid(), evaluation),
         metrics=metric_rows(evaluation),
         measured_with=_measured_with(evaluation),
-        nearest=_nearest(results.nearest, images.pixels.shape[1]),
-        augmented=_augmented(results.samples),
+        nearest=_nearest(results.nearest, images.pixels.shape[1], int(_NEAREST * characters)),
+        augmented=_augmented(results.samples, int(_AUGMENTED * characters)),
         preset=preset,
         changed=_changed(changed, preset, presets),
         settings={section: values[section] for section in STAGES},
     )
-    return _with_embedded_animation(page, results.animation)
+    left = min(int(_FRAMES * characters), characters - _characters(page))
+    page = replace(page, frames=frames(files, layout, left))
+    return _with_embedded_animation(page, results.animation, characters)
 
 
 def _data_name(download: DownloadSettings) -> str:
@@ -159,8 +176,8 @@ def _data_fact(convert: Mapping[str, Any], pixels: NDArray[np.uint8]) -> Fact:
     count, height, width, channels = pixels.shape
     parts = [f"{count_text(count, 'training image')} of {width} × {height} pixels"]
     parts[0] += " in grayscale" if channels == 1 else ""
-    if held_out := {name: convert[name] for name in ("validation", "test") if convert.get(name)}:
-        parts.append(" and ".join(f"{n:,} for {name}" for name, n in held_out.items()))
+    if others := {name: convert[name] for name in ("validation", "test") if convert.get(name)}:
+        parts.append(" and ".join(f"{n:,} for {name}" for name, n in others.items()))
     if convert.get("rejected"):
         parts.append(f"{count_text(convert['rejected'], 'file')} rejected")
     return Fact("Data", ", ".join(parts))
@@ -175,11 +192,14 @@ def _length(settings: Settings, images: int, steps: int, epochs: int) -> str:
     return f"{count_text(steps, 'step')} in {count_text(epochs, 'epoch')}."
 
 
-def _real_images(pixels: NDArray[np.uint8], count: int, layout: Layout) -> PageImage:
+def _real_images(
+    pixels: NDArray[np.uint8], count: int, layout: Layout, characters: int
+) -> PageImage:
     """Return a montage of as many training images as samples, evenly spread over the data."""
     rows = np.linspace(0, len(pixels) - 1, min(count, len(pixels))).astype(np.int64)
     columns = count // len(layout.classes) if layout.classes else layout.columns
-    return encode(Layout(columns).montage(pixels[rows]), "Training images, in rows")
+    image = Layout(columns).montage(pixels[rows])
+    return encode_within([image], ["Training images, in rows"], characters)[0]
 
 
 def _charts(
@@ -226,32 +246,32 @@ def _measured_with(evaluation: Mapping[str, Any]) -> str:
     )
 
 
-def _nearest(file: Path, side: int) -> list[PageImage]:
+def _nearest(file: Path, side: int, characters: int) -> list[PageImage]:
     """Return pairs of a generated image and the nearest training image, nearest first.
 
     Args:
         file: the image that the evaluate stage writes.
         side: of the training images, in pixels.
+        characters: limit of the sum of all data URIs.
     """
     with _damage_as_sentence(file, "evaluate"):
         pairs = split_sides(read_image(file, "evaluate"), whole_tile(side))
-    return [
-        encode(
-            np.hstack(pair),
-            f"Pair {number}: a generated image, and the nearest training image on the right",
-            lossless=True,
-        )
-        for number, pair in enumerate(pairs[:_PAIRS], start=1)
+    images = [np.hstack(pair) for pair in pairs[:_PAIRS]]
+    texts = [
+        f"Pair {number}: a generated image, and the nearest training image on the right"
+        for number in range(1, len(images) + 1)
     ]
+    return encode_within(images, texts, characters, _PAIR_FORMATS)
 
 
-def _augmented(samples: Path) -> PageImage | None:
+def _augmented(samples: Path, characters: int) -> PageImage | None:
     rows = load_augmented(samples)
     if rows is None:
         return None
     count, columns, *shape = rows.shape
     image = montage(rows.reshape(count * columns, *shape), columns, shape[0])
-    return encode(image, "Training images, one per row: the original, then augmentations")
+    text = "Training images, one per row: the original, then augmentations"
+    return encode_within([image], [text], characters)[0]
 
 
 def _changed(changed: Mapping[str, Any], preset: str, presets: Path) -> list[Changed]:
@@ -274,10 +294,13 @@ def _size(file: Path) -> int:
         ) from None
 
 
-def _with_embedded_animation(page: Page, file: Path) -> Page:
+def _characters(page: Page) -> int:
+    return sum(len(image.uri) for image in page.images())
+
+
+def _with_embedded_animation(page: Page, file: Path, characters: int) -> Page:
     """Replace the link to the GIF by the GIF itself, if the page stays small enough."""
-    total = _TEXT_BYTES + sum(len(image.uri) for image in page.images())
-    if total + 4 / 3 * page.animation.bytes > _BYTES:
+    if _characters(page) + 4 / 3 * page.animation.bytes > characters:
         return page
     address = data_uri(file.read_bytes(), "image/gif")
     return replace(page, animation=replace(page.animation, address=address))

@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,9 @@ from atelier.gan.sample_files import load_samples
 
 Pixels = NDArray[np.uint8]
 
-_MAX_FRAMES = 32  # of the slider
-_FRAME_CHARACTERS = 2_600_000  # of all frames' data URIs; the page stays below 5 MB
+_MIN_FRAMES, _MAX_FRAMES = 4, 32  # of the slider
 _MAX_SIDE = 1024  # of a montage
 _MAX_ENLARGED = 1120  # width of the page; an image is not enlarged beyond it
-_QUALITY = 80
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,32 @@ class PageImage:
 
 
 @dataclass(frozen=True)
+class Format:
+    """Encoding of an image as WebP.
+
+    Attributes:
+        side: largest height and width in pixels.
+        quality: from 0 to 100.
+        lossless: keep every pixel.
+    """
+
+    side: int = _MAX_SIDE
+    quality: int = 80
+    lossless: bool = False
+
+
+# From the best to the smallest, of which the page's budget has room for every image.
+MONTAGE_FORMATS = (
+    Format(),
+    Format(quality=60),
+    Format(quality=40),
+    Format(768, 60),
+    Format(512, 60),
+    Format(256, 40),
+)
+
+
+@dataclass(frozen=True)
 class Layout:
     """Arrangement of samples in montages.
 
@@ -67,41 +92,84 @@ class Layout:
         return limit_size(labeled_rows(rows, self.classes), _MAX_SIDE)
 
 
-def frames(files: Mapping[int, Path], layout: Layout) -> list[tuple[int, PageImage]]:
+def frames(
+    files: Mapping[int, Path], layout: Layout, characters: int
+) -> list[tuple[int, PageImage]]:
     """Return the montages of evenly spread epochs, including the first and the last.
 
-    Their number follows from the size of the last one, so that all fit the page's budget.
+    Their number follows from their sizes. If not even a few fit, their quality is reduced.
 
     Args:
         files: of samples, by epoch.
         layout: of the montages.
+        characters: limit of the sum of all data URIs.
     """
+    found: list[tuple[int, PageImage]] = []
+    for format_ in MONTAGE_FORMATS:
+        found = _frames_within(files, layout, characters, format_)
+        if len(found) >= min(_MIN_FRAMES, len(files)):
+            break
+    return found
 
+
+def _frames_within(
+    files: Mapping[int, Path], layout: Layout, characters: int, format_: Format
+) -> list[tuple[int, PageImage]]:
+    """Return as many evenly spread frames of this format as fit; at least the last one."""
+
+    @cache
     def encoded(epoch: int) -> PageImage:
         text = f"Generated images after epoch {epoch}, in rows"
-        return encode(layout.montage(load_samples(files[epoch])), text)
+        return encode(layout.montage(load_samples(files[epoch])), text, format_)
 
     epochs = list(files)
-    last = encoded(epochs[-1])
-    count = min(_MAX_FRAMES, max(4, _FRAME_CHARACTERS // len(last.uri)))
-    positions = np.linspace(0, len(epochs) - 1, min(count, len(epochs))).round().astype(int)
-    first = [(epochs[position], encoded(epochs[position])) for position in positions[:-1]]
-    return [*first, (epochs[-1], last)]
+    # Epochs differ in size: images of a collapsed generator are much smaller than noise.
+    largest = max(len(encoded(epoch).uri) for epoch in _evenly(epochs, 3))
+    count = max(1, min(_MAX_FRAMES, len(epochs), characters // largest))
+    while True:
+        found = [(epoch, encoded(epoch)) for epoch in _evenly(epochs, count)]
+        total = sum(len(image.uri) for _, image in found)
+        if total <= characters or count == 1:
+            return found
+        count = max(1, min(count - 1, count * characters // total))
 
 
-def encode(image: Pixels, alt: str, side: int = _MAX_SIDE, lossless: bool = False) -> PageImage:
-    """Encode an image as WebP.
+def _evenly(epochs: Sequence[int], count: int) -> list[int]:
+    """Return evenly spread epochs with the first and the last; only the last if ``count`` is 1."""
+    positions = np.linspace(len(epochs) - 1, 0, min(count, len(epochs))).round().astype(int)
+    return [epochs[position] for position in positions[::-1]]
+
+
+def encode_within(
+    images: Sequence[Pixels],
+    texts: Sequence[str],
+    characters: int,
+    formats: Sequence[Format] = MONTAGE_FORMATS,
+) -> list[PageImage]:
+    """Encode images in the first format in which all fit; in the last one if none does.
 
     Args:
-        image: uint8 [H, W, 3].
-        alt: its description.
-        side: largest height and width in pixels.
-        lossless: keep every pixel.
+        images: each uint8 [H, W, 3].
+        texts: their descriptions.
+        characters: limit of the sum of all data URIs.
+        formats: from the best to the smallest.
     """
-    image = limit_size(image, side)
+    encoded: list[PageImage] = []
+    for format_ in formats:
+        encoded = [encode(image, text, format_) for image, text in zip(images, texts, strict=True)]
+        if sum(len(image.uri) for image in encoded) <= characters:
+            break
+    return encoded
+
+
+def encode(image: Pixels, alt: str, format_: Format) -> PageImage:
+    """Encode an image, uint8 [H, W, 3]; ``alt`` is its description."""
+    image = limit_size(image, format_.side)
     height, width = image.shape[:2]
     file = io.BytesIO()
-    Image.fromarray(image).save(file, format="WEBP", quality=_QUALITY, lossless=lossless, method=4)
+    Image.fromarray(image).save(
+        file, format="WEBP", quality=format_.quality, lossless=format_.lossless, method=4
+    )
     return PageImage(data_uri(file.getvalue(), "image/webp"), width, height, alt)
 
 

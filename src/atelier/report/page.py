@@ -101,7 +101,7 @@ class Page:
     settings: Mapping[str, Mapping[str, Any]]
 
     def pixel_images(self) -> list[PageImage]:
-        """Return the images whose pixels are shown enlarged by whole factors."""
+        """Return the images that are enlarged by whole factors."""
         augmented = [self.augmented] if self.augmented else []
         return [self.real, *self.nearest, *augmented, *(image for _, image in self.frames)]
 

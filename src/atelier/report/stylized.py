@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atelier.core.errors import AtelierError
-from atelier.report.images import PageImage, encode, read_image
+from atelier.report.images import Format, PageImage, encode_within, read_image
 
 _MAX_IMAGES = 12
-_SIDES = (512, 384, 256)  # of stylized images; the largest whose data URIs fit the budget
-_CHARACTERS = 1_300_000  # of the data URIs of all stylized images
-_SOURCE_SIDE = 192
+# Formats of stylized images and of their sources.
+_FORMATS = (Format(512), Format(384), Format(256), Format(256, 60))
+_SOURCE_FORMATS = (Format(192), Format(128), Format(128, 60))
+_SOURCES_SHARE = 0.3  # of the characters of stylized images with their sources
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,12 @@ class Stylized:
     image: PageImage
 
 
-def load_stylized(folder: Path) -> tuple[list[Stylized], int]:
+def load_stylized(folder: Path, characters: int) -> tuple[list[Stylized], int]:
     """Load the first stylized images, those of one content after another.
 
     Args:
         folder: output of the stylize stage.
+        characters: limit of the sum of all data URIs.
 
     Returns:
         The images, and the number of all images in the folder.
@@ -37,40 +39,39 @@ def load_stylized(folder: Path) -> tuple[list[Stylized], int]:
     Raises:
         AtelierError: a file is missing or damaged.
     """
-    sources = folder / "sources"
-    entries = _read_list(sources / "list.json")
+    entries = _read_list(folder / "sources/list.json")
     contents = list(dict.fromkeys(content for content, _, _ in entries))
     entries.sort(key=lambda entry: contents.index(entry[0]))
-    shown = entries[:_MAX_IMAGES]
-    images = _encoded_images(folder, shown)
+    first = entries[:_MAX_IMAGES]
+    sources = _encoded_sources(folder, first, int(_SOURCES_SHARE * characters))
+    left = characters - sum(len(image.uri) for pair in sources for image in pair)
+    images = encode_within(
+        [read_image(folder / f"{name}.png", "stylize") for _, _, name in first],
+        [f"{content} in the style of {style}" for content, style, _ in first],
+        left,
+        _FORMATS,
+    )
     stylized = [
-        Stylized(
-            content,
-            style,
-            _encoded_source(folder, "content", content),
-            _encoded_source(folder, "style", style),
-            image,
-        )
-        for (content, style, _), image in zip(shown, images, strict=True)
+        Stylized(content, style, *pair, image)
+        for (content, style, _), pair, image in zip(first, sources, images, strict=True)
     ]
     return stylized, len(entries)
 
 
-def _encoded_images(folder: Path, entries: Sequence[tuple[str, str, str]]) -> list[PageImage]:
-    """Encode stylized images at the largest size that fits the page's budget."""
-    pixels = [read_image(folder / f"{name}.png", "stylize") for _, _, name in entries]
-    texts = [f"{content} in the style of {style}" for content, style, _ in entries]
-    images: list[PageImage] = []
-    for side in _SIDES:
-        images = [encode(p, text, side) for p, text in zip(pixels, texts, strict=True)]
-        if sum(len(image.uri) for image in images) <= _CHARACTERS:
-            break
-    return images
-
-
-def _encoded_source(folder: Path, kind: str, name: str) -> PageImage:
-    file = folder / "sources" / f"{kind}-{name}.png"
-    return encode(read_image(file, "stylize"), f"{kind.capitalize()} {name}", _SOURCE_SIDE)
+def _encoded_sources(
+    folder: Path, entries: Sequence[tuple[str, str, str]], characters: int
+) -> list[tuple[PageImage, PageImage]]:
+    """Return the content and the style of each stylized image."""
+    names = [(("content", content), ("style", style)) for content, style, _ in entries]
+    flat = [source for pair in names for source in pair]
+    files = [folder / "sources" / f"{kind}-{name}.png" for kind, name in flat]
+    encoded = encode_within(
+        [read_image(file, "stylize") for file in files],
+        [f"{kind.capitalize()} {name}" for kind, name in flat],
+        characters,
+        _SOURCE_FORMATS,
+    )
+    return list(zip(encoded[::2], encoded[1::2], strict=True))
 
 
 def _read_list(file: Path) -> list[tuple[str, str, str]]:

@@ -77,9 +77,14 @@ def _headline(metrics: Mapping[str, Any]) -> tuple[Level, str]:
         return "unknown", "Too few images for a verdict"
     difference = metrics["kid"] - metrics.get("real_kid", 0.0)
     error = math.hypot(metrics.get("kid_error", 0.0), metrics.get("real_kid_error", 0.0))
+    has_scale = metrics.get("measured_with", {}).get("features") not in _WITHOUT_SCALE
     if difference <= 2 * error:
-        return "good", "Not distinguishable from real images by KID"
-    if metrics.get("measured_with", {}).get("features") in _WITHOUT_SCALE:
+        if has_scale and 2 * error >= CLOSE_KID:
+            # A visible difference would not be distinguished either.
+            return "unknown", "Too few images for a verdict"
+        level: Level = "good" if has_scale else "unknown"
+        return level, "Not distinguishable from real images by KID"
+    if not has_scale:
         return "unknown", "Distinguishable from real images by KID"
     if difference < CLOSE_KID:
         return "good", "Close to real images"

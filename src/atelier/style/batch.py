@@ -149,6 +149,8 @@ def stylize(
             ratio, an image is too small, there is too little memory, or a loss stays non-finite.
     """
     groups = _groups(inputs, settings)
+    # Once, so that all images have the same tiles, although some are still in memory.
+    settings = memory.resolve_memory_limit(settings, device_of(vgg))
     check_memory(inputs, settings, device_of(vgg))
     count = sum(map(len, groups))
     recorder = _LossRecorder(events or StyleEvents(), settings.iterations, count)
@@ -188,6 +190,7 @@ def check_memory(inputs: StyleInputs, settings: StylizeSettings, device: torch.d
     Raises:
         AtelierError: at least one does not fit; the message names the largest size that does.
     """
+    settings = memory.resolve_memory_limit(settings, device)
     vgg = cast_vgg(vgg19_on_meta(settings.pooling, deepest_layer(settings)), settings, device)
     distinct = dict.fromkeys(
         (inputs.contents[pair.content].shape, tuple(inputs.styles[n].shape for n in pair.styles))

@@ -45,7 +45,7 @@ class Bounds(NamedTuple):
 
 def bounds_for(low: float, high: float, like: Tensor) -> Bounds:
     """Return bounds that are the same for all values, on the device of ``like``."""
-    return Bounds(like.new_tensor(low), like.new_tensor(high))
+    return Bounds(like.new_full((), low), like.new_full((), high))
 
 
 def unbounded(like: Tensor) -> Bounds:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from atelier.core.arrays import per_channel
 from atelier.style.bounds import Bounds
 
 # Red, green and blue in luminance: Rec. 601, as in the YIQ of Gatys et al. 2017.
@@ -12,8 +13,8 @@ _MIN_VARIANCE = 1e-5
 
 def luminance(images: Tensor) -> Tensor:
     """Return the luminance of RGB images ``[B, 3, H, W]``, 0 to 1, in three equal channels."""
-    weights = images.new_tensor(_LUMINANCE_WEIGHTS).view(1, 3, 1, 1)
-    return (images * weights).sum(1, keepdim=True).expand_as(images).contiguous()
+    weighted = images * per_channel(_LUMINANCE_WEIGHTS, images)
+    return weighted.sum(1, keepdim=True).expand_as(images).contiguous()
 
 
 def match_luminance(style: Tensor, content: Tensor) -> Tensor:

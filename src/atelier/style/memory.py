@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from atelier.core.errors import SettingError, SettingName, is_out_of_memory
@@ -14,6 +15,12 @@ Shape = tuple[int, int]  # height and width
 ShapesAtSize = Callable[[int], tuple[Shape, Collection[Shape]]]
 
 MIN_TILE = 32  # the minimum of stylize.image_size
+
+# Meaning of ``memory_gb: auto``. The other half of a GPU's free memory is for the allocator, which
+# splits it into blocks, and for temporary tensors of libraries.
+_AUTO_GB = 4.0
+_AUTO_SHARE_OF_GPU = 0.5
+_MIN_GB = 0.001  # a limit of 0 would mean none
 
 # Upper bounds of the memory of an optimizer and the code around it, in float32 images.
 _IMAGES_PER_OPTIMIZER = {"spectral_lbfgs": 48, "lbfgs": 56, "adam": 16}
@@ -30,6 +37,20 @@ _CALIBRATION_SIZE = 768
 _CALIBRATION_BYTES = 4 * 64 * _BYTES_PER_FLOAT
 
 
+def resolve_memory_limit(settings: StylizeSettings, device: torch.device) -> StylizeSettings:
+    """Replace a ``memory_gb`` of ``auto`` by half of the free memory of a CUDA device.
+
+    Memory that this process has allocated and no longer uses counts as free. On other devices,
+    ``auto`` stays, and means 4.
+    """
+    if settings.memory_gb != "auto" or device.type != "cuda":
+        return settings
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    limit = max(_MIN_GB, round(_AUTO_SHARE_OF_GPU * free / 1e9, 3))
+    return settings.model_copy(update={"memory_gb": limit})
+
+
 def tile_size_for_memory(
     height: int,
     width: int,
@@ -42,7 +63,8 @@ def tile_size_for_memory(
     Args:
         height: of the result.
         width: of the result.
-        settings: ``memory_gb`` is the available memory, 0 for no limit.
+        settings: from :func:`resolve_memory_limit`. ``memory_gb`` is the available memory, 0 for
+            no limit.
         vgg: in the precision of its computation, no deeper than the settings' layers.
         styles: shapes of all styles that are in memory at the same time.
 
@@ -85,9 +107,10 @@ def reject_too_large(
 
 def calibration_size(settings: StylizeSettings, styles: int) -> int:
     """Return the largest side of this number of styles when they calibrate random weights."""
-    if not settings.memory_gb:
+    limit = _limit_gb(settings)
+    if not limit:
         return _CALIBRATION_SIZE
-    fits = math.sqrt(settings.memory_gb * 1e9 / (styles * _CALIBRATION_BYTES))
+    fits = math.sqrt(limit * 1e9 / (styles * _CALIBRATION_BYTES))
     return min(_CALIBRATION_SIZE, max(MIN_TILE, int(fits)))
 
 
@@ -113,10 +136,11 @@ def _tile_size(
     shape: Shape, styles: Collection[Shape], settings: StylizeSettings, vgg: nn.Sequential
 ) -> int | None:
     """Return the side of the tiles; ``None`` if no tiling is needed, 0 if none are small enough."""
-    if not settings.memory_gb:
+    limit = _limit_gb(settings)
+    if not limit:
         return None
     bytes_per_pixel = _pass_bytes_per_pixel(vgg)
-    available = settings.memory_gb * 1e9 - _fixed_bytes(shape, styles, settings, vgg)
+    available = limit * 1e9 - _fixed_bytes(shape, styles, settings, vgg)
     style_pixels = max(map(math.prod, styles), default=0) * _STYLE_PASS_SHARE
     if max(math.prod(shape), style_pixels) * bytes_per_pixel <= available:
         return None
@@ -141,10 +165,14 @@ def _too_large_error(
         advice = f"lower {{image_size}} to {fits}, or"
     return SettingError(
         f"a stylized image of {width} x {height} pixels needs more than {{memory_gb}}"
-        f" ({settings.memory_gb:g}); {advice} raise {{memory_gb}}.",
+        f" ({_limit_gb(settings):g}); {advice} raise {{memory_gb}}.",
         image_size=SettingName("stylize.image_size"),
         memory_gb=SettingName("stylize.memory_gb"),
     )
+
+
+def _limit_gb(settings: StylizeSettings) -> float:
+    return _AUTO_GB if settings.memory_gb == "auto" else settings.memory_gb
 
 
 def _min_tile_size(vgg: nn.Sequential) -> int:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from atelier.core.device import native_bf16
 from atelier.core.settings import StylizeSettings
+from atelier.style import graphed_evaluation
 from atelier.style.losses import content_loss, style_loss, style_statistics, total_variation
+from atelier.style.padding import with_channels_last_padding
 from atelier.style.vgg import feature_maps, preprocess, receptive_radius, stride
 
 Maps = dict[int, Tensor]  # by layer of VGG19
@@ -437,4 +439,5 @@ def cast_vgg(vgg: nn.Sequential, settings: StylizeSettings, device: torch.device
         return vgg
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and native_bf16(device))
     cast = copy.deepcopy(vgg).to(torch.bfloat16 if bf16 else torch.float32)
-    return cast.to(memory_format=torch.channels_last)
+    cast = cast.to(memory_format=torch.channels_last)
+    return with_channels_last_padding(cast) if graphed_evaluation.USE_CUDA_GRAPHS else cast

@@ -199,13 +199,14 @@ class LbfgsOptimizer(_TorchOptimizer):
     def _loss(self) -> float:
         image = self._decode_parameter()
         loss, gradient = self._evaluate(image)
-        if not bool(loss.isfinite().all()):
+        value = float(loss[0])  # the only read, because each one synchronizes the device
+        if not math.isfinite(value):
             raise _NonFiniteLossError  # the line search cannot continue from here
         slope = self._bounds.d_from_unbounded(self._parameter.detach()) if self._bounds else 1
         self._parameter.grad = gradient * slope
-        if float(loss[0]) < self._lowest:
-            self._best, self._lowest = image.clone(), float(loss[0])
-        return float(loss[0])
+        if value < self._lowest:
+            self._best, self._lowest = image.clone(), value
+        return value
 
 
 class _NonFiniteLossError(Exception):

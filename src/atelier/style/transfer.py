@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -10,8 +11,14 @@ from torch import Tensor, nn
 from atelier.core.errors import SettingError, SettingName, is_out_of_memory
 from atelier.core.settings import StylizeSettings
 from atelier.style.checkpoint import TransferCheckpoints
+from atelier.style.graphed_evaluation import Evaluator
 from atelier.style.loss_log import LossLog, Preview, StyleEvents
-from atelier.style.memory import calibration_size, largest_size_that_runs, tile_size_for_memory
+from atelier.style.memory import (
+    calibration_size,
+    largest_size_that_runs,
+    resolve_memory_limit,
+    tile_size_for_memory,
+)
 from atelier.style.objective import Style, cast_vgg, loss_names, weighted_sum
 from atelier.style.optimizers import ImageOptimizer, build_optimizer
 from atelier.style.problem import ScaledProblem, StyleJob
@@ -79,6 +86,7 @@ def transfer_style(
             is short.
     """
     device = device_of(vgg)
+    settings = resolve_memory_limit(settings, device)
     vgg = vgg[: deepest_layer(settings) + 1]
     _reject_too_small(tasks, vgg)
     vgg = cast_vgg(_calibrate(vgg, tasks, settings), settings, device)
@@ -294,9 +302,10 @@ class StyleTransfer:
             layer: content_boost * weight for layer, weight in self._settings.content_layers.items()
         }
         boosted = self._settings.model_copy(update={"content_layers": content_layers})
+        compute = Evaluator(partial(problem.loss_and_gradient, settings=boosted), self._events)
 
         def evaluate(image: Tensor) -> tuple[Tensor, Tensor]:
-            totals, losses, gradient = problem.loss_and_gradient(image, boosted)
+            totals, losses, gradient = compute(image)
             self._log.record(weighted_sum(losses, self._settings), losses)
             return totals, gradient
 

@@ -6,7 +6,6 @@ recognition" (https://arxiv.org/abs/1409.1556), configuration E. Layers are posi
 """
 
 import copy
-import functools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atelier.core.arrays import per_channel
 from atelier.core.errors import SettingError, SettingName
 from atelier.core.pretrained import VGG19_CAFFE, fetch_weights, read_weights, vgg19_caffe
 
@@ -159,8 +159,8 @@ def preprocess(images: Tensor, convention: Preprocessing) -> Tensor:
             (Gatys' own code).
     """
     if convention == "caffe":
-        return (images.flip(1) - _per_channel(_CAFFE_MEAN_BGR, images)) * 255
-    mean, std = _per_channel(_IMAGENET_MEAN, images), _per_channel(_IMAGENET_STD, images)
+        return (images.flip(1) - per_channel(_CAFFE_MEAN_BGR, images)) * 255
+    mean, std = per_channel(_IMAGENET_MEAN, images), per_channel(_IMAGENET_STD, images)
     return (images - mean) / std
 
 
@@ -231,13 +231,3 @@ def _caffe_names() -> dict[int, str]:
             position += 2  # the convolution and its ReLU
         position += 1  # the pooling
     return names
-
-
-def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return _on_device(values, like.dtype, like.device)
-
-
-@functools.cache
-def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return values as ``[1, C, 1, 1]``, cached because each upload synchronizes the GPU."""
-    return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)

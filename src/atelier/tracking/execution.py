@@ -34,6 +34,8 @@ from atelier.tracking.environment import Process, git, private_folder
 from atelier.tracking.outbox import Outbox, remove
 from atelier.tracking.redact import numbers
 
+_REPORT = "report.html"
+
 
 class NoTreeError(AtelierError):
     """Raised if the files of an execution do not exist, or not yet."""
@@ -252,6 +254,7 @@ def _write_outbox(
         experiment=start["experiment"],
         parameters=start["parameters"],
         title=start.get("title"),
+        report=_REPORT in outputs,
         stages=entries,
     )
     try:
@@ -302,8 +305,13 @@ def _listed(record: StageRecord, tree: Tree) -> dict[str, str]:
 
 def _results(tree: Tree) -> list[str]:
     """Return the paths of the report page, the sheet of paintings and the last montage."""
-    montages = tree.names("renders/montages")[-1:]
-    return ["report.html", "styled/sheet.png", *(f"renders/montages/{name}" for name in montages)]
+    montages = _last(tree.names("renders/montages"))
+    return [_REPORT, "styled/sheet.png", *(f"renders/montages/{name}" for name in montages)]
+
+
+def _last(names: list[str]) -> list[str]:
+    """Return the last of numbered names, also if there are more than four digits."""
+    return sorted(names, key=lambda name: (len(name), name))[-1:]
 
 
 def _plotted_images(tree: Tree) -> list[str]:
@@ -314,7 +322,7 @@ def _plotted_images(tree: Tree) -> list[str]:
         return []
     paths = [plot for plot in plots if isinstance(plot, str)]
     folders = {path: tree.names(path) for path in paths}
-    return [f"{path}/{folders[path][-1]}" if folders[path] else path for path in paths]
+    return [f"{path}/{_last(folders[path])[0]}" if folders[path] else path for path in paths]
 
 
 def _is_in(path: str, outputs: set[str]) -> bool:

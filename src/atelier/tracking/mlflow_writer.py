@@ -373,7 +373,7 @@ class Delivery:
         for run in ran.values():
             own = (STAGE_KEY, run.data.tags[STAGE_KEY])
             remove_duplicates(client, experiment, own, run.info.run_id)
-        complete_parent_run(client, parent, stages, self._log(), title)
+        complete_parent_run(client, parent, stages, self._log(), title, bool(entry.get("report")))
         evaluation = ran.get("evaluate")
         if evaluation and "evaluate" in stages:
             log_evaluation(client, stages["evaluate"], evaluation.info.run_id, self._log())

@@ -43,6 +43,7 @@ _KIND = "atelier.kind"
 _OLD_NAME = "generator"  # of all models of earlier versions
 _TEST = "data/test.npz"
 _PACKAGE = "atelier."
+_NOT_IN_NAME = re.compile(r"""[/:.%"'`\\]""")
 _ABOUT_MODEL = (
     "Generators of images, one version for each evaluated training. The alias champion is the"
     " version with the lowest KID among those that were evaluated with the latest settings."
@@ -114,7 +115,7 @@ def _create(
     )
     return client.create_logged_model(
         found.info.experiment_id,
-        name=f"{preset}-{content[:6]}",
+        name=f"{_NOT_IN_NAME.sub('-', preset)}-{content[:6]}",
         source_run_id=run,
         params=settings_of(found.data.params, found.data.tags),
         tags={_KIND: "generator", "mlflow.note.content": note},

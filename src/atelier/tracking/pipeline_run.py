@@ -35,6 +35,7 @@ def complete_parent_run(
     stages: _Stages,
     log: "BatchLogger",
     title: Title | None = None,
+    has_report: bool = False,
 ) -> None:
     """Log DVC's records of all stages to a parent run and its children.
 
@@ -44,6 +45,7 @@ def complete_parent_run(
         stages: by name and in order: ``inputs`` and ``outputs``, hashes by path, and ``metrics``.
         log: logger of the same store.
         title: of the pipeline; the run gets its name and number of images.
+        has_report: True if the report page is an artifact of the run.
     """
     stages = {n: s for n, s in stages.items() if n.partition("@")[0] != _WITHOUT_RUN}
     ran = stages_of(client, parent)
@@ -69,14 +71,16 @@ def complete_parent_run(
         count = None if images is None else round(images)
         name = title.run_name(count, _previous_settings(client, head))
         log.log_tags(parent, {"mlflow.runName": mlflow_names.run_name(name)})
-    log.log_tags(parent, {"mlflow.note.content": _note(head, rows)})
+    log.log_tags(parent, {"mlflow.note.content": _note(head, rows, has_report)})
 
 
 def _previous_settings(client: "MlflowClient", head: "Run") -> dict[str, str]:
-    """Return all settings of the pipeline before; empty if it is the first one."""
+    """Return all settings of this clone's pipeline before; empty if it is the first one."""
+    clone = head.data.tags.get("atelier.clone", "")
     found = client.search_runs(
         [head.info.experiment_id],
-        f"tags.`{PARENT_KEY}` != '' and attributes.start_time < {head.info.start_time}",
+        f"tags.`{PARENT_KEY}` != '' and tags.`atelier.clone` = '{clone}'"
+        f" and attributes.start_time < {head.info.start_time}",
         order_by=["attributes.start_time DESC"],
         max_results=1,
     )
@@ -141,15 +145,16 @@ def _tag_content(
         log.log_datasets(run, datasets)
 
 
-def _note(head: "Run", rows: "list[tuple[str, str, Run | None]]") -> str:
-    """Return the parent's description in Markdown: links to its results, and its stages.
+def _note(head: "Run", rows: "list[tuple[str, str, Run | None]]", has_report: bool) -> str:
+    """Return the parent's description in Markdown: link to its report, and its stages.
 
     Args:
         head: the parent run.
         rows: name and status of each stage, and the run that made its outputs.
+        has_report: True if the report page is an artifact of the run.
     """
     page = f"#/experiments/{head.info.experiment_id}/runs/{head.info.run_id}"
-    lines = [f"[Report]({page}/artifacts/report.html)", ""]
+    lines = [f"[Report]({page}/artifacts/report.html)", ""] if has_report else []
     if experiment := head.data.tags.get("dvc.experiment"):
         lines += [f"DVC experiment: `{experiment}`", ""]
     lines += ["| stage | in this execution | made by |", "|---|---|---|"]

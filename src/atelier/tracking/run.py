@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 
 SPEED = "speed/images_per_second"
+_SYSTEM_DELAY = 60_000  # milliseconds
 # Narrower sheets are enlarged: MLflow shows them in a large box.
 SHEET_PIXELS = 512
 
@@ -37,6 +39,7 @@ class Run:
         self._resume_dir = resume_dir
         self._warnings: list[str] = []
         self._system: list[tuple[list[str], tuple[int, int, list[float]]]] = []
+        self._system_lock = threading.Lock()
         self._has_metrics = False
         self._start = self._last_steps = now()
 
@@ -74,14 +77,17 @@ class Run:
     def log_system(self, values: Mapping[str, float]) -> None:
         """Log system metrics; their steps are seconds since the start of the run."""
         at = now()
-        self._system.append((list(values), ((at - self._start) // 1000, at, list(values.values()))))
-        if self._has_metrics:
-            self._log_held_system()
+        point = ((at - self._start) // 1000, at, list(values.values()))
+        with self._system_lock:
+            self._system.append((list(values), point))
+        # MLflow's pages begin with the metric that is logged first. Others come within a minute.
+        if self._has_metrics or at - self._start > _SYSTEM_DELAY:
+            self._log_waiting_system()
 
-    def _log_held_system(self) -> None:
-        """Log system metrics; not before others, since MLflow's pages begin with the first one."""
-        held, self._system = self._system, []
-        for names, point in held:
+    def _log_waiting_system(self) -> None:
+        with self._system_lock:
+            waiting, self._system = self._system, []
+        for names, point in waiting:
             self._write_points(names, [point])
 
     def log_summary(self, section: str, values: Mapping[str, Any]) -> None:
@@ -176,7 +182,7 @@ class Run:
 
     def end(self, status: str) -> None:
         """Log the final status and close the outbox."""
-        self._log_held_system()
+        self._log_waiting_system()
         self._write_entry(lambda outbox: outbox.write("end", status=status))
         self._write_entry(lambda outbox: outbox.close())
 
@@ -196,7 +202,7 @@ class Run:
             return
         self._write_points(names, points)
         self._has_metrics = True
-        self._log_held_system()
+        self._log_waiting_system()
 
     def _write_points(
         self, names: Sequence[str], points: Sequence[tuple[int, int, Sequence[float]]]

@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from atelier.tracking.mlflow_names import TAG_LENGTH
 from atelier.tracking.redact import flat
 from atelier.tracking.titles import Title
 
 SETTINGS = "settings"  # tag with all settings of a stage as JSON, by dotted key
-# MLflow writes a run's parameters above its pictures. In a tile of its default size, five already
-# cover half of the picture.
+# MLflow writes a run's parameters above its pictures. A tile of the default size has room for about
+# three lines of them and two thirds of the picture.
 MAX_PARAMETERS = 4
+MAX_PARAMETER_TEXT = 150  # characters of all names and values
 
 
 @dataclass(frozen=True)
@@ -71,19 +73,27 @@ class RunStart:
         """Return the parameters of the stage's run: those that differ from the preset."""
         if self.title is None or not self.title.preset:
             return self.settings
-        # A value that is a mapping, e.g. of weights by layer, has parameters of its own.
-        changed = self.title.of_stage(self.stage)
-        found = {
-            key: value
-            for key, value in self.settings.items()
-            if any(key == name or key.startswith(f"{name}.") for name in changed)
-        }
-        return dict(list(found.items())[:MAX_PARAMETERS])
+        parameters: dict[str, str] = {}
+        length = 0
+        for key in self.title.of_stage(self.stage):
+            value = self.settings.get(key, "")
+            length += len(key) + len(value)
+            if len(parameters) == MAX_PARAMETERS or length > MAX_PARAMETER_TEXT:
+                break
+            parameters[key] = value
+        return parameters
 
     def run_tags(self) -> dict[str, str]:
         """Return the tags of the stage's run."""
         preset = {"preset": self.title.preset} if self.title and self.title.preset else {}
-        return self.tags | preset | {SETTINGS: json.dumps(self.settings)}
+        return self.tags | preset | {SETTINGS: self._settings_tag()}
+
+    def _settings_tag(self) -> str:
+        """Return the settings as JSON; without the longest values if MLflow would cut the tag."""
+        settings = dict(self.settings)
+        while len(text := json.dumps(settings)) > TAG_LENGTH:
+            del settings[max(settings, key=lambda key: len(settings[key]))]
+        return text
 
 
 def settings_of(parameters: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str]:

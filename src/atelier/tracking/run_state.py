@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -64,7 +65,7 @@ class Fingerprint:
         Args:
             device: value of ``runtime.device``.
         """
-        machine = [version("torch"), os.cpu_count(), device, *gpu_names()]
+        machine = [version("torch"), os.cpu_count(), _chosen_device(device), *gpu_names()]
         machine += [os.environ.get(name) for name in _THREADS]
         text = json.dumps([self.settings, self.contents, machine], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -87,6 +88,17 @@ class Fingerprint:
         return changed_settings + [
             f"{path} was changed" for path in paths if self.files.get(path) != files.get(path)
         ]
+
+
+def _chosen_device(name: str) -> str:
+    """Return the type of the device that ``auto`` chooses; a random stream fits only one type."""
+    # NVML finds a GPU that torch does not use, for example by CUDA_VISIBLE_DEVICES. Without a GPU,
+    # the import of torch would only delay the stages that do not use it.
+    if name != "auto" or not (gpu_names() or sys.platform == "darwin"):
+        return "cpu" if name == "auto" else name
+    from atelier.core.device import choose_device
+
+    return choose_device(name).type
 
 
 def capture(stage: str) -> Fingerprint | None:

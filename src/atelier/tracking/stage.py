@@ -32,7 +32,7 @@ from atelier.tracking.environment import (
     uncommitted,
 )
 from atelier.tracking.outbox import Outbox, pending, problem, record_start
-from atelier.tracking.redact import count_text, flat, redact_urls
+from atelier.tracking.redact import count_text, flat, redact, redact_urls
 from atelier.tracking.results import LAST_STAGE, print_results
 from atelier.tracking.run import Run
 from atelier.tracking.run_state import (
@@ -246,7 +246,7 @@ def _open_outbox(
         outbox = Outbox(private_folder(root), process, name, continues=continues, **start)
         if pipeline:
             record_start(outbox.folder.parent, start)
-        settings_text = redact_urls(Path("params.yaml").read_text("utf-8"))
+        settings_text = redact(Path("params.yaml").read_text("utf-8"))
         outbox.write("text", name="settings.yaml", text=settings_text, own=True)
         patch = uncommitted()
         if patch:

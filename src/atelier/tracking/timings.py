@@ -5,6 +5,7 @@ report shows a duration only if it belongs to the present outputs. DVC may have 
 its cache.
 """
 
+import itertools
 import json
 import os
 import platform
@@ -18,9 +19,18 @@ from pathlib import Path
 
 import psutil
 
+from atelier.core.errors import AtelierError
 from atelier.core.files import write_json
+from atelier.core.progress import duration_text
 from atelier.tracking.dvc_lock import read_lock
-from atelier.tracking.environment import git, git_tags, gpu_names, private_folder
+from atelier.tracking.environment import (
+    PRIVATE,
+    git,
+    git_tags,
+    gpu_names,
+    private_folder,
+    repository_root,
+)
 from atelier.tracking.redact import count_text, redact_urls
 from atelier.tracking.run_state import Fingerprint
 
@@ -35,7 +45,7 @@ class Timing:
         seconds: of the last attempt.
         resumed: True if an earlier attempt had done a part of the work.
         machine: processor, cores, memory and GPUs.
-        device: what computed; empty if the stage does not use torch.
+        device: what computed; empty if the stage does not use torch or the device is missing.
         commit: of the code; empty without git.
     """
 
@@ -65,28 +75,35 @@ class Stopwatch:
         """
         if fingerprint is None:
             return
+        # A stage that has succeeded must not fail for a line of the report page.
+        with suppress(Exception):
+            self._write(stage, fingerprint, device, resumed)
+
+    def _write(self, stage: str, fingerprint: Fingerprint, device: str, resumed: bool) -> None:
         seconds = time.monotonic() - self._start
         commit = (git("rev-parse", "HEAD") or "").strip()
-        timing = Timing(seconds, resumed, machine(), _device_name(device), commit)
+        timing = Timing(seconds, resumed, machine(), _device_text(device), commit)
         settings = {key: redact_urls(value) for key, value in fingerprint.settings.items()}
         content = {
             "timing": asdict(timing),
             "fingerprint": asdict(replace(fingerprint, settings=settings)),
         }
-        with suppress(OSError):
-            # In the working directory: a temporary copy of the project has its own outputs.
-            folder = private_folder(Path()) / _FOLDER
-            write_json(folder / f"{stage}.json", content)
+        # In the working directory: a temporary copy of the project has its own outputs.
+        write_json(private_folder(Path()) / _FOLDER / f"{stage}.json", content)
 
 
 def read_timings(stages: Iterable[str]) -> dict[str, Timing]:
-    """Return the timings, by stage, that belong to the outputs that ``dvc.lock`` records."""
-    found = {}
+    """Return the timings, by stage, that belong to the outputs that ``dvc.lock`` records.
+
+    A temporary copy of the project has the timings of the stages that ran there. DVC may have
+    restored the others from stages that ran in the main project.
+    """
+    found: dict[str, Timing] = {}
     with suppress(OSError):
         records = read_lock(Path("dvc.lock").read_text("utf-8"))
-        for stage in stages:
+        for folder, stage in itertools.product((repository_root(), Path()), stages):
             with suppress(OSError, ValueError, TypeError, KeyError):
-                file = private_folder(Path()) / _FOLDER / f"{stage}.json"
+                file = folder / PRIVATE / _FOLDER / f"{stage}.json"
                 content = json.loads(file.read_text("utf-8"))
                 if Fingerprint(**content["fingerprint"]).is_recorded(records[stage]):
                     found[stage] = Timing(**content["timing"])
@@ -115,11 +132,12 @@ def _training_text(training: Timing | None) -> str:
     if training is None:
         return "restored from DVC's cache, which does not record the duration"
     since = " since it was resumed" if training.resumed else ""
-    return f"{duration(training.seconds)}{since}, on {training.device or 'an unknown device'}"
+    device = f" ({training.device})" if training.device else ""
+    return f"{duration_text(training.seconds)}{since}{device}"
 
 
 def _pipeline_text(stages: list[str], timings: Mapping[str, Timing]) -> str:
-    total = duration(sum(timing.seconds for timing in timings.values()))
+    total = duration_text(sum(timing.seconds for timing in timings.values()))
     missing = [stage for stage in stages if stage not in timings]
     if not missing:
         return f"{total} in {count_text(len(stages), 'stage')}"
@@ -136,15 +154,6 @@ def _commit_text(training: Timing | None) -> str:
     if training and training.commit not in ("", commit):
         text += f"; trained at {training.commit[:8]}"
     return text
-
-
-def duration(seconds: float) -> str:
-    """Return a duration with its two largest units, for example ``2 min 3 s``."""
-    whole = round(seconds)
-    for size, unit, smaller, smaller_unit in ((3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // smaller} {smaller_unit}"
-    return f"{whole} s"
 
 
 def machine() -> str:
@@ -164,15 +173,13 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _device_name(setting: str) -> str:
+def _device_text(setting: str) -> str:
     """Return the device of ``runtime.device`` for people; empty if torch is not in use."""
     if "torch" not in sys.modules:
         return ""
-    import torch
+    from atelier.core.device import choose_device, device_name
 
-    from atelier.core.device import choose_device
-
-    device = choose_device(setting)
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return {"cpu": "the CPU", "mps": "Apple's GPU"}.get(device.type, device.type)
+    # The device may be missing, if the stage did not compute on it.
+    with suppress(AtelierError, RuntimeError):
+        return device_name(choose_device(setting))
+    return ""

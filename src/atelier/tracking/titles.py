@@ -9,11 +9,12 @@ from typing import Any
 from atelier.core.errors import AtelierError
 from atelier.core.presets import nearest_preset
 from atelier.core.settings import Settings
-from atelier.tracking.redact import redact_urls
+from atelier.tracking.redact import count_text, flat, redact_urls
 
 # Settings in a title; more make it unreadable in MLflow's table.
 _MAX_CHANGES = 3
 _MAX_VALUE = 30  # characters of a value
+_MAX_DATA = 60
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Title:
     Attributes:
         preset: name of the nearest preset; empty if there is none.
         data: short name of the images' source; empty for the built-in sample.
-        changes: settings that differ from the preset's, as text by dotted key.
+        changes: settings that differ from the preset's, as text by dotted key. A value that is a
+            mapping, e.g. of weights by layer, has a key for each of its values.
     """
 
     preset: str = ""
@@ -37,9 +39,9 @@ class Title:
         data = "" if download.source == "sample" else download.source_name
         with suppress(AtelierError, OSError):
             preset, changes = nearest_preset(settings.model_dump(), presets)
-            texts = {key: redact_urls(value) for key, value in changes.items()}
-            return cls(preset, data, texts)
-        return cls(data=data)
+            texts = {key: redact_urls(value) for key, value in flat(changes).items()}
+            return cls(preset, _cut(data, _MAX_DATA), texts)
+        return cls(data=_cut(data, _MAX_DATA))
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> "Title | None":
@@ -69,11 +71,11 @@ class Title:
         parts = [self.preset] if self.preset else []
         if images is not None or self.data:
             parts.append(pictures)
-        shown = {k: v for k, v in self.changes.items() if not k.startswith("download.")}
-        keys = sorted(shown, key=lambda key: (previous or {}).get(key, "") == shown[key])
-        parts += [f"{_short(key)} {_cut(shown[key])}" for key in keys[:_MAX_CHANGES]]
+        changes = {k: v for k, v in self.changes.items() if not k.startswith("download.")}
+        keys = sorted(changes, key=lambda key: (previous or {}).get(key, "") == changes[key])
+        parts += [f"{_short(key)} {_cut(changes[key], _MAX_VALUE)}" for key in keys[:_MAX_CHANGES]]
         if len(keys) > _MAX_CHANGES:
-            parts.append(f"{len(keys) - _MAX_CHANGES} more settings")
+            parts.append(count_text(len(keys) - _MAX_CHANGES, "more setting"))
         return ", ".join(parts)
 
 
@@ -82,5 +84,5 @@ def _short(key: str) -> str:
     return key.removeprefix("train.")
 
 
-def _cut(value: str) -> str:
-    return value if len(value) <= _MAX_VALUE else f"{value[: _MAX_VALUE - 1]}…"
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"

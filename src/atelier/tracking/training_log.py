@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from atelier.core.device import device_name
 from atelier.core.download_settings import DownloadSettings
 from atelier.core.progress import Progress, ProgressCallback, duration_text, print_above_bars
-from atelier.gan.estimate import MIN_STEPS, TrainingPlan, plan_training
 from atelier.gan.fit import TrainingEvents
 from atelier.gan.history import EpochResult
 from atelier.gan.length import count_text
 from atelier.gan.sample_files import save_augmented, save_samples
 from atelier.gan.trainer import Trainer
+from atelier.gan.training_plan import MIN_STEPS, TrainingPlan, plan_training
 from atelier.tracking.redact import redact_urls
 from atelier.tracking.run import Run
 

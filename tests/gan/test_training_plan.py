@@ -10,12 +10,13 @@ import torch
 
 from atelier.core.checkpoints import Checkpoints
 from atelier.core.settings import Settings, TrainSettings
-from atelier.gan import estimate
+from atelier.gan import training_plan
 from atelier.gan.distributed import SINGLE_PROCESS, Ranks, Runtime
-from atelier.gan.estimate import TrainingPlan, plan_training
 from atelier.gan.fit import TrainingEvents, train
 from atelier.gan.resume_rollback import Resumption
+from atelier.gan.step import Batch
 from atelier.gan.trainer import Trainer
+from atelier.gan.training_plan import TrainingPlan, plan_training
 
 CPU = Runtime(SINGLE_PROCESS, torch.device("cpu"))
 SMALL = {
@@ -135,14 +136,35 @@ def test_resumed_training_is_planned_from_its_checkpoint(
     assert second.seconds is None, "two steps are not worth a measurement"
 
 
+def measured_batches(trainer: Trainer) -> list[Batch]:
+    """Return the batches of all steps that the estimate measures."""
+    batches: list[Batch] = []
+    copies = training_plan._Copies(trainer)
+    run = copies._runner.run
+    copies._runner.run = lambda gan, batch: [batches.append(batch), run(gan, batch)][1]  # type: ignore[method-assign,func-returns-value]
+    assert copies.step_seconds(240) > 0
+    return batches
+
+
 def test_each_process_measures_its_shard(settings: Callable[..., TrainSettings]) -> None:
     trainer = Trainer(settings(), IMAGES, CPU.device, Ranks(0, 3))
-    sizes: list[int] = []
-    copies = estimate._Copies(trainer)
-    run = copies._runner.run
-    copies._runner.run = lambda gan, batch: [sizes.append(len(batch)), run(gan, batch)][1]  # type: ignore[method-assign,func-returns-value]
-    assert copies.step_seconds(240) > 0
-    assert max(sizes) == 6
+    assert max(map(len, measured_batches(trainer))) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "kinds"),
+    [(MLP, [False, False]), (MLP | {"r1": 1.0, "penalty_interval": 4}, [False, False, True])],
+)
+def test_slow_steps_are_measured_once_after_the_first(
+    changes: dict[str, Any],
+    kinds: list[bool],
+    settings: Callable[..., TrainSettings],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training_plan, "_MAX_SECONDS", 0.0)  # every step takes longer
+    batches = measured_batches(Trainer(settings(**changes), IMAGES, CPU.device))
+    assert [batch.with_penalty for batch in batches] == kinds
+    assert {len(batch) for batch in batches} == {2}
 
 
 @pytest.mark.parametrize("changes", [{}, {"sample_every_steps": 3}, {"steps": 10}])
@@ -158,7 +180,7 @@ def test_all_generated_images_are_counted(
     scoring = {"kid_every_epochs": 2, "kid_samples": 20, "epochs": 5}
     trainer = Trainer(settings(**scoring, **changes), IMAGES, CPU.device, quality_fn=score)
     next(iter(trainer.run()))
-    expected = estimate._generated(trainer)
+    expected = training_plan._generated(trainer)
     scored.clear()
     samples = 0
     for epoch in trainer.run():

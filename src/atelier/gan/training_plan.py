@@ -1,5 +1,6 @@
 """Size of a training and estimate of its duration, from a short measurement."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -129,9 +130,9 @@ class _Copies:
         self._streams = RandomStreams(settings.seed, device)
         self._runner = StepRunner(self._streams, device, Events())
         self._runner.use_cuda_graphs = trainer.runner.use_cuda_graphs
-        # Kinds of steps: with gradient penalties or without, and their share of all steps.
+        # Kinds of steps: without gradient penalties or with them, and their share of all steps.
         penalties = settings.has_penalty / settings.penalty_interval
-        shares = {True: penalties, False: 1 - penalties}
+        shares = {False: 1 - penalties, True: penalties}
         self._shares = {kind: share for kind, share in shares.items() if share}
 
     def step_seconds(self, steps: int) -> float:
@@ -144,7 +145,7 @@ class _Copies:
             steps: number of steps to estimate, which limits the number of measured ones.
         """
         begin, size = time.perf_counter(), min(_SMALL_BATCH, self._batch_size)
-        seconds = self._time(size, 3, min)
+        seconds = self._time(size, 3, min, limit=_MAX_SECONDS)
         slope = seconds / size
         while size < self._batch_size:
             left = _MAX_SECONDS - (time.perf_counter() - begin)
@@ -173,6 +174,7 @@ class _Copies:
         count: int,
         average: Callable[[Iterable[float]], float],
         is_warm: bool = False,
+        limit: float = math.inf,
     ) -> float:
         """Return the seconds of a step with ``size`` images.
 
@@ -182,13 +184,22 @@ class _Copies:
             average: of their times. Other programs delay some steps: ``min`` and the median ignore
                 these.
             is_warm: leave out a first step that allocates memory.
+            limit: seconds after which only the steps begin without which nothing is known: two
+                steps of the first kind, as the first step of all allocates memory, and one of the
+                other.
         """
-        total = 0.0
+        total, needed = 0.0, 1 if is_warm else 2
         for with_penalty, share in self._shares.items():
-            batch = self._batch(size, with_penalty)
-            if not is_warm:
-                self._run(batch)
-            total += share * average(self._run(batch) for _ in range(count))
+            batch, begin = self._batch(size, with_penalty), time.perf_counter()
+            times: list[float] = []
+            while len(times) < count + (not is_warm):
+                if len(times) >= needed:
+                    end = time.perf_counter() - begin + times[-1]  # of one more step
+                    if end > limit / len(self._shares):
+                        break
+                times.append(self._run(batch))
+            total += share * average(times if is_warm else times[1:] or times)
+            needed = 1
         return total
 
     def _run(self, batch: Batch) -> float:
