@@ -27,6 +27,7 @@ from atelier.tracking.store import open_store, quiet_environment
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("download", "convert", "train", "evaluate", "render", "stylize")
 FILES_OF_FOLDER = 40
+UNNAMED = 1_000_000  # number of the first execution that no commit names
 
 
 def run(folder: Path, *command: str, stdin: str = "") -> str:
@@ -134,7 +135,7 @@ def main() -> None:
         if not (root / "mlflow.db").exists():
             root.mkdir(exist_ok=True)
             hashes = make_history(root, arguments.commits)
-            unnamed = [outputs(root, arguments.commits + n) for n in range(arguments.runs // 2)]
+            unnamed = [outputs(root, UNNAMED + n) for n in range(arguments.runs // 2)]
             make_runs(root, unnamed + hashes[: arguments.runs - len(unnamed)])
         seconds, output = [], ""
         for _ in range(arguments.rounds):

@@ -133,12 +133,22 @@ CASES = {
         _digits,
         slow=True,
     ),
+    "estimate": Case(
+        "--images 400 --epochs 16 --json",
+        {*COMPARED.split(), "measurement"},
+        {"reference", "ours", "ratio", "measurement"},
+    ),
     "extractors": Case(
         "--side 32 --count 8 --json",
         {"name", "side", "milliseconds a picture", "real", "memorised, real"}
         | {"memorised, half copied", *DAMAGES},
         {"side", "milliseconds a picture"},
         objects=4,
+    ),
+    "garbage": Case(
+        "--commits 3 --runs 4 --rounds 1 --json",
+        {"name", "seconds", "removed", "kept"},
+        {"seconds", "removed", "kept"},
     ),
     "real_kid": Case(
         "--images 40 --side 16 --counts 4 --repetitions 3 --features random --json",
