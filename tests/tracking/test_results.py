@@ -50,6 +50,10 @@ def test_existing_results_are_listed_with_the_report_first(
         "  metrics/              the numbers; `dvc metrics show` prints them",
         "  make ui               MLflow, to compare runs",
     ]
+    (tmp_path / "metrics/evaluate.json").write_text('{"kid": 3.4, "kid_error": 0.25}')
+    kid = "KID 3.4 ± 0.25, lower is better"
+    assert f"  metrics/              the numbers ({kid}); `dvc" in results_lines(tmp_path)[3]
+    (tmp_path / "metrics/evaluate.json").unlink()
     (tmp_path / "styled/sheet.png").unlink()
     assert results_lines(tmp_path) == [lines[0], *lines[2:]]
     page = "#/experiments/7/runs?viewStateShareKey=atelier&workflowType=machine_learning"

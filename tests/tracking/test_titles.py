@@ -132,6 +132,11 @@ def test_mapping_that_is_a_value_has_a_key_for_each_of_its_values() -> None:
     assert found.run_name(previous={"stylize.content_layers.21": "100.0"}).endswith("21 100.0")
 
 
+def test_name_of_an_experiment_ends_the_name_of_its_run() -> None:
+    assert title().run_name(400, experiment="faster") == "sample, 400 pictures (faster)"
+    assert Title().run_name(experiment="faster") == "", "the caller's name is used"
+
+
 def test_long_names_of_folders_are_cut() -> None:
     folders = {f"folder_{number}": "/x" for number in range(25)}
     found = title(**{"download.source": "folder", "download.folders": folders, "train.lr": 0.5})

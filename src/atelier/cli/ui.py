@@ -84,6 +84,7 @@ def _is_free(port: int) -> bool:
 def _serve(root: Path, port: int) -> None:
     """Replace this process by MLflow's server."""
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--host", _HOST]
+    command += ["--uvicorn-opts", "--log-level warning"]  # a line for each request otherwise
     address = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not address:
         relocate_artifacts(root / "mlflow.db")

@@ -19,16 +19,15 @@ _ABOUT = (
 # setting as a column.
 _VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 _SELECTED_WIDTHS = {
-    f"metrics.`{KID}`": 100,
-    "metrics.`quality/precision`": 125,
-    "metrics.`quality/recall`": 110,
-    "metrics.`quality/memorised`": 140,
+    f"metrics.`{KID}`": 95,
+    "metrics.`quality/precision`": 120,
+    "metrics.`quality/recall`": 105,
+    "params.`train.lr`": 85,
     "params.`train.epochs`": 105,
-    "params.`train.lr`": 90,
     "params.`train.batch_size`": 130,
     "params.`train.seed`": 90,
 }
-_FIXED_WIDTHS = {"attributes.`Run Name`": 360, "runDateAndNestInfo": 130, "duration": 80}
+_FIXED_WIDTHS = {"attributes.`Run Name`": 320, "runDateAndNestInfo": 130, "duration": 80}
 _WIDTHS = _FIXED_WIDTHS | _SELECTED_WIDTHS
 _STATE = json.dumps(
     {

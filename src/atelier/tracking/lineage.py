@@ -67,7 +67,9 @@ class Lineage:
         for number, producer in enumerate(self.producers):
             if number == 1:
                 yield "from inputs that were first made by"
-            unknown = "a run that this store does not have, recorded"
+            logged = is_logged(producer.stage)
+            unknown = "a run that this store does not have" if logged else "no run of its own"
+            unknown += ", recorded"
             run = f"run {producer.run}," if producer.run else unknown
             commit = f"commit {producer.commit[:12]}" if producer.commit else "no commit"
             changes = " with the run's uncommitted.patch" if producer.dirty else ""
@@ -97,7 +99,11 @@ def find_lineage(target: str, client: "MlflowClient | None") -> Lineage:
     pending = [(path, content, "")]
     while pending:
         input_path, hash_, consumer = pending.pop(0)
-        producer = _by_run(client, input_path, hash_, consumer) or _by_commit(input_path, hash_)
+        producer = (
+            _by_run(client, input_path, hash_, consumer)
+            or _by_commit(input_path, hash_)
+            or _by_working_tree(input_path, hash_)
+        )
         if producer and producer not in found and (is_logged(producer.stage) or not found):
             found.append(producer)
             pending += [(*item, producer.run) for item in producer.inputs.items()]
@@ -242,20 +248,38 @@ def _by_commit(path: str, content: str) -> Producer | None:
     """Return the producer that the oldest commit with a content records in ``dvc.lock``."""
     found = git("log", "--all", "--reverse", "--format=%H", f"-S{content}", "--", "dvc.lock")
     for commit in (found or "").split():
-        records = read_lock(git("show", f"{commit}:./dvc.lock") or "")
-        # A file in an output folder has a hash only as an input of another stage.
-        known = {p: h for record in records.values() for p, h in record.inputs.items()}
-        for stage, record in records.items():
-            recorded = record.outputs.get(path) or known.get(path)
-            if _covers(record.outputs, path) and recorded == content:
-                return Producer(
-                    stage=stage,
-                    run="",
-                    commit=commit,
-                    dirty=False,
-                    when=(git("show", "-s", "--format=%ci", commit) or "").strip(),
-                    settings={k: v for k, v in record.parameters.items() if _is_of(stage, k)},
-                    inputs=record.data,
-                    outputs=record.outputs,
-                )
+        when = (git("show", "-s", "--format=%ci", commit) or "").strip()
+        lock = git("show", f"{commit}:./dvc.lock") or ""
+        if producer := _recorded(lock, path, content, commit, when):
+            return producer
+    return None
+
+
+def _by_working_tree(path: str, content: str) -> Producer | None:
+    """Return the producer that the present ``dvc.lock`` records, which is not committed."""
+    with suppress(OSError):
+        file = Path("dvc.lock")
+        when = f"{datetime.fromtimestamp(file.stat().st_mtime):%Y-%m-%d %H:%M:%S}"
+        return _recorded(file.read_text("utf-8"), path, content, commit="", when=when)
+    return None
+
+
+def _recorded(lock: str, path: str, content: str, commit: str, when: str) -> Producer | None:
+    """Return the producer of a content in the text of a ``dvc.lock``; ``None`` without one."""
+    records = read_lock(lock)
+    # A file in an output folder has a hash only as an input of another stage.
+    known = {p: h for record in records.values() for p, h in record.inputs.items()}
+    for stage, record in records.items():
+        recorded = record.outputs.get(path) or known.get(path)
+        if _covers(record.outputs, path) and recorded == content:
+            return Producer(
+                stage=stage,
+                run="",
+                commit=commit,
+                dirty=False,
+                when=when,
+                settings={k: v for k, v in record.parameters.items() if _is_of(stage, k)},
+                inputs=record.data,
+                outputs=record.outputs,
+            )
     return None

@@ -18,7 +18,7 @@ from atelier.tracking.redact import redact_urls
 
 DEFAULT_PORT = 5000
 # MLflow opens an experiment on a page about language models, unless the address names another.
-_TRAINING = "workflowType=machine_learning"
+TRAINING = "workflowType=machine_learning"
 # The experiment has a view with this key, whose table shows KID and the settings.
 VIEW = "atelier"
 _FILE = "run.json"
@@ -41,12 +41,12 @@ class RunLocation:
     def table(self, port: int = DEFAULT_PORT) -> str:
         """Return the address of the table of runs."""
         runs = f"#/experiments/{self.experiment}/runs"
-        return f"{_server(self.store, port)}/{runs}?viewStateShareKey={VIEW}&{_TRAINING}"
+        return f"{_server(self.store, port)}/{runs}?viewStateShareKey={VIEW}&{TRAINING}"
 
     def page(self, port: int = DEFAULT_PORT) -> str:
         """Return the address of the run's page."""
         run = f"#/experiments/{self.experiment}/runs/{self.run}"
-        return f"{_server(self.store, port)}/{run}?{_TRAINING}"
+        return f"{_server(self.store, port)}/{run}?{TRAINING}"
 
     @property
     def is_local(self) -> bool:

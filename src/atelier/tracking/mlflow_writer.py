@@ -285,7 +285,8 @@ class Delivery:
     def _start_parent(self, start: RunStart, experiment: str) -> str:
         """Create or reopen the pipeline's run, and return its id."""
         client, key = self._client(), (PARENT_KEY, self._pipeline)
-        name = start.title.run_name() if start.title else ""
+        experiment_name = start.tags.get("dvc.experiment", "")
+        name = start.title.run_name(experiment=experiment_name) if start.title else ""
         name = name or start.pipeline
         parent = find_or_create(client, experiment, name, start.time, key, {})
         self._log().log_tags(parent, start.tags | {"mlflow.source.name": "dvc.yaml"})

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from atelier.tracking import mlflow_names
+from atelier.tracking.links import TRAINING
 from atelier.tracking.metric_names import pipeline_metrics
 from atelier.tracking.mlflow_errors import is_access_denied
 from atelier.tracking.renamed import current_parameters
@@ -69,7 +70,8 @@ def complete_parent_run(
     if title:
         images = stages.get("convert", {}).get("metrics", {}).get("images")
         count = None if images is None else round(images)
-        name = title.run_name(count, _previous_settings(client, head))
+        experiment = head.data.tags.get("dvc.experiment", "")
+        name = title.run_name(count, _previous_settings(client, head), experiment)
         log.log_tags(parent, {"mlflow.runName": mlflow_names.run_name(name)})
     log.log_tags(parent, {"mlflow.note.content": _note(head, rows, has_report)})
 
@@ -154,15 +156,13 @@ def _note(head: "Run", rows: "list[tuple[str, str, Run | None]]", has_report: bo
         has_report: True if the report page is an artifact of the run.
     """
     page = f"#/experiments/{head.info.experiment_id}/runs/{head.info.run_id}"
-    lines = [f"[Report]({page}/artifacts/report.html)", ""] if has_report else []
-    if experiment := head.data.tags.get("dvc.experiment"):
-        lines += [f"DVC experiment: `{experiment}`", ""]
+    lines = [f"[Report]({page}/artifacts/report.html?{TRAINING})", ""] if has_report else []
     lines += ["| stage | in this execution | made by |", "|---|---|---|"]
     for name, status, run in rows:
         link = "a run that this store does not have"
         if run:
             address = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-            link = f"[{run.info.run_id[:8]}]({address})"
+            link = f"[{run.info.run_id[:8]}]({address}?{TRAINING})"
         lines.append(f"| {name} | {status} | {link} |")
     return "\n".join(lines)
 

@@ -1,6 +1,8 @@
 """Where the results of a pipeline are, for the end of ``dvc repro`` and for ``atelier results``."""
 
+import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from atelier.core.progress import print_above_bars
@@ -26,9 +28,19 @@ def results_lines(folder: Path = Path()) -> list[str]:
     found = {name: text for name, text in _DESCRIPTIONS.items() if (folder / name).exists()}
     if set(found) <= {"metrics/"}:
         return []
+    if "metrics/" in found and (kid := _kid_text(folder)):
+        found["metrics/"] = f"the numbers ({kid}); `dvc metrics show` prints them"
     width = max(map(len, found)) + 2
     lines = [f"  {name:<{width}}{text}" for name, text in found.items()]
     return lines + [f"  {line}" for line in _mlflow_lines(folder, width)]
+
+
+def _kid_text(folder: Path) -> str:
+    """Return the KID with its standard error; empty if it was not measured."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        metrics = json.loads((folder / "metrics/evaluate.json").read_text("utf-8"))
+        return f"KID {metrics['kid']:g} ± {metrics['kid_error']:g}, lower is better"
+    return ""
 
 
 def print_results() -> None:

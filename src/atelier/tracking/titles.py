@@ -59,12 +59,18 @@ class Title:
         """Return the changed settings of a stage."""
         return {key: value for key, value in self.changes.items() if key.startswith(f"{stage}.")}
 
-    def run_name(self, images: int | None = None, previous: Mapping[str, str] | None = None) -> str:
+    def run_name(
+        self,
+        images: int | None = None,
+        previous: Mapping[str, str] | None = None,
+        experiment: str = "",
+    ) -> str:
         """Return the name of a pipeline's run, e.g. ``best32, 400 pictures, lr 0.0004``.
 
         Args:
             images: number of images, if known.
             previous: all settings of the pipeline before. Changes since then come first.
+            experiment: name of the DVC experiment, which is added in parentheses.
         """
         count = "pictures" if images is None else f"{images:,} pictures"
         pictures = f"{count} of {self.data}" if self.data else count
@@ -76,7 +82,7 @@ class Title:
         parts += [f"{_short(key)} {_cut(changes[key], _MAX_VALUE)}" for key in keys[:_MAX_CHANGES]]
         if len(keys) > _MAX_CHANGES:
             parts.append(count_text(len(keys) - _MAX_CHANGES, "more setting"))
-        return ", ".join(parts)
+        return ", ".join(parts) + (f" ({experiment})" if parts and experiment else "")
 
 
 def _short(key: str) -> str:
