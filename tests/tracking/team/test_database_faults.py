@@ -190,8 +190,8 @@ def test_values_rejected_by_postgresql_are_replaced(through_proxy: Path, server:
         assert logged.data.params["train.lr"] == "0.1"
         assert "\U0001f3a8" in logged.data.params["train.words"]
         assert logged.data.tags["git.dirty"] == "false"
-        assert logged.data.metrics["quality/kid"] == 2.5
-        assert len(logged.data.metrics) == 2
+    assert train.data.metrics["quality/kid"] == 2.5
+    assert len(train.data.metrics) == 2
     assert "\U0001f3a8" in train.data.tags["warning"]
     assert "uncommitted.patch" in server.files(train)
 
