@@ -57,7 +57,7 @@ def test_interrupted_training_restores_old_outputs(
     stage = stage_process(dvc, "stages/train.py")
     journals = tracked.folder / ".atelier/journal"
     end = time.monotonic() + 60
-    while not list(journals.glob("*/*/samples-00000001.png")) and time.monotonic() < end:
+    while not list(journals.glob("*/*/images~samples-00000001.png")) and time.monotonic() < end:
         time.sleep(0.05)  # until the first epoch is done
     assert tracked.bytes(*OUTPUTS) == {}
     stage.send_signal(number)
