@@ -79,16 +79,8 @@ class Trainer:
         self._labels = validate_labels(settings, labels)
         classes = 0 if self._labels is None else int(self._labels.max()) + 1
         self.arch = Architecture.from_settings(settings, height, channels, classes)
-        if ranks.count > 1 and self.arch.dropout:
-            raise AtelierError(
-                "each process draws dropout on its own, so several processes would not give the"
-                " result of one; set runtime.launcher to python, or train.dropout to 0."
-            )
-        if device.type == "mps" and self.arch.dropout:
-            raise AtelierError(
-                "the random stream of dropout cannot be saved on the device mps, so a training"
-                " could not be resumed; set runtime.device to cpu, or train.dropout to 0."
-            )
+        if self.arch.dropout:
+            _reject_dropout(device, ranks)
         self._loader = BatchLoader(pixels, device)
         fixed_labels = labels_by_row(settings.fixed_samples, classes)
         self._fixed_latents = draw_latents(
@@ -301,3 +293,17 @@ def _progress_note(number: int, statistics: NDArray[np.float32]) -> str:
         f"epoch {number}  Loss_D {loss_d:.3f}  Loss_G {loss_g:.3f}"
         f"  D(x) {d_x:.3f}  D(G(z)) {d_g_z1:.3f} / {d_g_z2:.3f}"
     )
+
+
+def _reject_dropout(device: torch.device, ranks: Ranks) -> None:
+    """Raise if dropout would not give the result of one process, or could not be resumed."""
+    if ranks.count > 1:
+        raise AtelierError(
+            "each process draws dropout on its own, so several processes would not give the"
+            " result of one; set runtime.launcher to python, or train.dropout to 0."
+        )
+    if device.type == "mps":
+        raise AtelierError(
+            "the random stream of dropout cannot be saved on the device mps, so a training"
+            " could not be resumed; set runtime.device to cpu, or train.dropout to 0."
+        )
