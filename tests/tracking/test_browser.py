@@ -95,6 +95,7 @@ def pages(project: Project) -> Iterator[Pages]:
 def browser(tmp_path: Path) -> Iterator[Chrome]:
     with chromium(tmp_path / "profile") as browser:
         yield browser
+        browser.save_screenshot(str(tmp_path / "page.png"))  # to look at, of any outcome
 
 
 def visit(browser: Chrome, address: str, shown: str) -> None:
