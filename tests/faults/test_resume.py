@@ -160,7 +160,7 @@ def test_dvc_records_no_result_of_settings_edited_during_the_run(
 def test_stage_fails_if_code_or_data_change_during_the_run(ready: Project) -> None:
     ready.set(**LONG)
     for path, sentence in (
-        ("src/atelier/gan/step.py", "src/atelier/gan/step.py was changed"),
+        ("src/atelier/gan/step.py", "src/atelier/gan was changed"),
         ("data/images.npz", "data/images.npz was changed"),
     ):
         dvc = start(ready)
