@@ -104,7 +104,7 @@ def log_model(client: "MlflowClient", run: str, file: Path, loader: str) -> None
 def _create(
     client: "MlflowClient", run: str, content: str, about: Mapping[str, Any]
 ) -> "LoggedModel":
-    """Create a model whose name and page tell it from other generators, without files yet."""
+    """Create a model without files, with a name and a description that distinguish it."""
     found = client.get_run(run)
     preset = found.data.tags.get("preset", _OLD_NAME)
     side, channels = about.get("image_size", "?"), about.get("channels", 3)
