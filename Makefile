@@ -10,8 +10,9 @@ TORCH_INDEX ?=
 # The user's PATH, without an activated environment of this folder.
 USER_PATH := $(subst $(CURDIR)/$(VENV)/bin:,,$(PATH))
 export PATH := $(CURDIR)/$(VENV)/bin:$(USER_PATH)
-# Other packages than the pinned ones, and other rules than the tests', must not get in.
-unexport PYTHONHOME PYTHONPATH PYTHONOPTIMIZE PYTHONWARNINGS VIRTUAL_ENV
+# Other packages than the pinned ones, and other rules than the tests', must not get in; without
+# compiled modules every process of the pipeline would compile them again.
+unexport PYTHONHOME PYTHONPATH PYTHONOPTIMIZE PYTHONWARNINGS PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 

@@ -93,6 +93,8 @@ def test_error_of_a_worker_process_keeps_its_message(error: SettingError) -> Non
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
         ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
         ("GET was unable to find an engine to execute this computation", True),
+        ("could not create a primitive", True),
+        ("could not create a primitive descriptor for a convolution", False),
         ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", False),
         ("operation not permitted when stream is capturing", False),
     ],

@@ -3,21 +3,19 @@
 import difflib
 import errno
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Phrases of torch and OpenCV (CPU and GPU memory), of the operating system (memory maps), and of
-# CUDA's libraries, which allocate memory of their own.
-_OUT_OF_MEMORY = (
-    "allocate memory",
-    "not enough memory",
-    "out of memory",
-    "Insufficient memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "unable to find an engine to execute this computation",
+# Phrases of torch and OpenCV (CPU and GPU memory), of the operating system (memory maps), of oneDNN,
+# which gives no other reason, and of CUDA's libraries, which allocate memory of their own.
+_OUT_OF_MEMORY = re.compile(
+    "allocate memory|not enough memory|out of memory|Insufficient memory"
+    "|could not create a primitive(?! descriptor)"  # of which the descriptor is not supported
+    "|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
+    "|unable to find an engine to execute this computation"
 )
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -77,7 +75,7 @@ class PeerLostError(AtelierError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that main memory or GPU memory is exhausted."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
+    return isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def os_error_message(error: OSError, target: Path | None = None) -> str | None:
