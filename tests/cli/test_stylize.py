@@ -132,6 +132,7 @@ def test_intermediates_of_a_written_image_are_released(
     assert {frames for image, frames in frame_counts if image == 1} == {0}
 
 
+@pytest.mark.slow
 def test_interrupted_gif_keeps_the_stylized_image(
     atelier: CommandRunner, album: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +274,7 @@ def test_second_value_of_an_option_is_not_taken_for_an_image(
     assert not Path("painted").exists()
 
 
+@pytest.mark.slow
 def test_options_may_precede_images(atelier: CommandRunner, album: Path) -> None:
     assert re.search(r"atelier stylize \[OPTIONS\] .*IMAGE", atelier("stylize --help"))
     options = ("--style", album / "waves.png", "--size", 32, *QUICK)

@@ -49,6 +49,7 @@ def test_bytes_depend_on_the_seed_only(
     assert one == two != three
 
 
+@pytest.mark.slow
 def test_all_faces_are_readable_and_six_files_are_not(
     tmp_path: Path,
     source: Callable[..., DownloadSettings],

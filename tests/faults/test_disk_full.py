@@ -117,10 +117,8 @@ def test_stage_on_full_disk_keeps_old_outputs(
     assert project.bytes(*outputs) == before
 
 
-@pytest.mark.parametrize(
-    ("stage", "outputs"),
-    [pytest.param(*case, marks=[pytest.mark.slow] * (case[0] != "convert")) for case in OUTPUTS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "outputs"), OUTPUTS)
 def test_dvc_repro_on_full_disk_keeps_old_outputs(
     project: Project, small_disk: Path, stage: str, outputs: list[str]
 ) -> None:

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from ..support.project import Project
+from ..support.stage_runs import wait_for_checkpoint
 
 OUTPUTS = (
     "models",
@@ -39,15 +40,13 @@ def stage_process(dvc: subprocess.Popen[str], script: str) -> psutil.Process:
         *(pytest.param(other, marks=pytest.mark.slow) for other in (signal.SIGTERM, signal.SIGHUP)),
     ],
 )
-def test_interrupted_training_restores_old_outputs(
-    tracked: Project, number: signal.Signals
-) -> None:
-    before = tracked.bytes(*OUTPUTS)
-    tracked.set(**{"train.epochs": 100_000})
+def test_interrupted_training_restores_old_outputs(ready: Project, number: signal.Signals) -> None:
+    before = ready.bytes(*OUTPUTS)
+    ready.set(**{"train.epochs": 100_000, "runtime.checkpoint_seconds": 0.0})
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     dvc = subprocess.Popen(
         ["dvc", "repro", "train"],
-        cwd=tracked.folder,
+        cwd=ready.folder,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -55,15 +54,12 @@ def test_interrupted_training_restores_old_outputs(
         start_new_session=True,
     )
     stage = stage_process(dvc, "stages/train.py")
-    journals = tracked.folder / ".atelier/journal"
-    end = time.monotonic() + 60
-    while not list(journals.glob("*/*/images~samples-00000001.png")) and time.monotonic() < end:
-        time.sleep(0.05)  # until the first epoch is done
-    assert tracked.bytes(*OUTPUTS) == {}
+    wait_for_checkpoint(dvc, ready)
+    assert ready.bytes(*OUTPUTS) == {}
     stage.send_signal(number)
     output, _ = dvc.communicate(timeout=120)
     assert "ERROR: interrupted before the stage was done; `dvc repro` resumes it" in output
     assert "Traceback" not in output
-    assert tracked.bytes(*OUTPUTS) == before
-    leftovers = [path.name for path in tracked.folder.glob(".atelier-*")]
+    assert ready.bytes(*OUTPUTS) == before
+    leftovers = [path.name for path in ready.folder.glob(".atelier-*")]
     assert leftovers == []

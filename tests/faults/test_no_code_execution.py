@@ -31,6 +31,7 @@ from atelier.tracking.rejected import rejected_file
 from atelier.tracking.store import open_store
 
 from ..support.project import ROOT, Project
+from ..support.selection import slow_after
 
 
 class Bomb:
@@ -204,7 +205,7 @@ def test_dvc_executes_no_shell_command_in_settings(
 
 @pytest.mark.parametrize(
     "changes",
-    [*SHELL[1:3], *(pytest.param(changes, marks=pytest.mark.slow) for changes in SHELL[3:])],
+    slow_after(1, SHELL[1:]),
 )
 def test_stages_execute_no_shell_command_in_settings(
     ready: Project, marker: Path, changes: dict[str, Any]
@@ -224,6 +225,7 @@ def journal_of_exited_stage(root: Path) -> Outbox:
     return Outbox(private_folder(root), Process(2**22 + 1, "0"), "train", **start)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of mlflow
 def test_pickle_is_no_delivery_state(tmp_path: Path, marker: Path) -> None:
     journal = journal_of_exited_stage(tmp_path)
@@ -259,15 +261,16 @@ def test_entry_calls_no_function_of_another_package(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "file", "save"),
-    [
-        ("train", "data/images.npz", save_zip),
-        ("evaluate", "samples/epoch_0001.npy", save_objects),
-        pytest.param("render", "samples/epoch_0001.npy", save_objects, marks=pytest.mark.slow),
-        pytest.param(
-            "evaluate", "models/generator.safetensors", save_torch, marks=pytest.mark.slow
-        ),
-        ("stylize", "data/weights/vgg.pth", save_torch),
-    ],
+    slow_after(
+        1,
+        [
+            ("train", "data/images.npz", save_zip),
+            ("evaluate", "samples/epoch_0001.npy", save_objects),
+            ("render", "samples/epoch_0001.npy", save_objects),
+            ("evaluate", "models/generator.safetensors", save_torch),
+            ("stylize", "data/weights/vgg.pth", save_torch),
+        ],
+    ),
 )
 def test_stage_reports_a_pickle_in_one_sentence(
     ready: Project, marker: Path, stage: str, file: str, save: Callable[[Path, Path], None]

@@ -157,6 +157,7 @@ def test_first_stage_rejects_linked_data(fresh: Project, tmp_path: Path) -> None
     assert not (tmp_path / "disk/raw").exists()
 
 
+@pytest.mark.slow
 def test_user_without_a_name_gets_the_missing_variables(project: Path) -> None:
     check = [*NAMELESS.split(), sys.executable, "-m", "atelier.tracking.preflight"]
     if subprocess.run([*NAMELESS.split(), "true"], capture_output=True, check=False).returncode:

@@ -28,7 +28,7 @@ OUTPUTS = (
 )
 # Long enough to be killed; a checkpoint after each step, so that many kills interrupt a write.
 LONG: dict[str, Any] = {
-    "train.epochs": 30,
+    "train.epochs": 20,
     "runtime.checkpoint_seconds": 0.0,
     "train.sample_every_steps": 3,
 }
@@ -57,7 +57,7 @@ def expected(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[
     project = _ready.copy(tmp_path_factory.mktemp("uninterrupted") / "project")
     project.set(**LONG)
     output = project.stage("train")
-    assert "\n  steps     120 (30 epochs, batches of " in output
+    assert "\n  steps     80 (20 epochs, batches of " in output
     assert "\n  time      not estimated for fewer than 200 steps\n" in output
     return project.bytes(*OUTPUTS)
 
@@ -89,7 +89,7 @@ def test_killed_training_resumes_bit_exactly_in_the_same_run(
     assert newest.info.status == "FINISHED"
     assert len(older) == 1, "a resumed training continues its own run"
     steps = [p.step for p in client.get_metric_history(newest.info.run_id, "loss/d")]
-    assert steps == list(range(1, 121))
+    assert steps == list(range(1, 81))
     assert checkpoints(tracked)
     tracked.set(**{"tracking.enabled": False})
     tracked.stage("render")
@@ -153,7 +153,7 @@ def test_dvc_records_no_result_of_settings_edited_during_the_run(
     client, experiment = open_store(tracked.folder, "atelier")
     newest, *_ = client.search_runs([experiment], "tags.`atelier.stage` = 'train'")
     steps = [p.step for p in client.get_metric_history(newest.info.run_id, "loss/d")]
-    assert steps == list(range(1, 121)), "the training was resumed, not repeated"
+    assert steps == list(range(1, 81)), "the training was resumed, not repeated"
 
 
 @pytest.mark.slow

@@ -64,6 +64,7 @@ def test_export_matches_generator_for_any_batch_size(
         assert expected.std() > 10, "the images must not be uniform"
 
 
+@pytest.mark.slow
 def test_onnx_export_is_deterministic_and_contains_no_local_paths(
     tmp_path: Path, root: Path
 ) -> None:

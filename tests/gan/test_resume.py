@@ -20,6 +20,7 @@ from atelier.gan.trainer import Trainer
 
 from ..support.divergence import NanWeights
 from ..support.events import RecordedEvents
+from ..support.selection import slow_after
 
 SMALL = {
     "epochs": 3,
@@ -116,7 +117,7 @@ def expected(settings: TrainSettings) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     "steps",
-    [1, 3, 4, 8, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (2, 5, 6, 7))],
+    slow_after(2, [3, 4, 1, 8, 2, 5, 6, 7]),
 )
 def test_resume_is_bit_exact(
     settings: TrainSettings, expected: dict[str, bytes], tmp_path: Path, steps: int
@@ -161,9 +162,7 @@ def test_finished_training_is_restored(
     assert outcome(restored, epochs) == expected
 
 
-@pytest.mark.parametrize(
-    "damage", ["cut", "gone", *(pytest.param(d, marks=pytest.mark.slow) for d in ("flip", "empty"))]
-)
+@pytest.mark.parametrize("damage", slow_after(1, ["cut", "gone", "flip", "empty"]))
 @pytest.mark.parametrize("which", ["state", "epoch"])
 def test_damaged_checkpoint_is_ignored(
     settings: TrainSettings, expected: dict[str, bytes], tmp_path: Path, damage: str, which: str
@@ -227,7 +226,7 @@ def test_diverged_training_is_rolled_back(settings: TrainSettings, tmp_path: Pat
     assert trainer.rollbacks == 1
 
 
-@pytest.mark.parametrize("steps", [1, 4, 5])
+@pytest.mark.parametrize("steps", slow_after(1, [5, 4, 1]))
 def test_rollback_is_bit_exact(settings: TrainSettings, tmp_path: Path, steps: int) -> None:
     """The result does not depend on when divergence is detected or on interruptions."""
     uninterrupted, interrupted = build_trainer(settings), build_trainer(settings)
@@ -297,7 +296,7 @@ def test_rollback_of_a_resumed_training_fails_if_checkpoints_are_damaged(
         list(train_epochs(trainer, Resumption(checkpoints, nan_weights)))
 
 
-@pytest.mark.parametrize("seconds", [0, 1e9])
+@pytest.mark.parametrize("seconds", slow_after(1, [1e9, 0]))
 def test_rollback_needs_no_checkpoint_of_the_same_process(
     settings: TrainSettings, tmp_path: Path, seconds: float
 ) -> None:

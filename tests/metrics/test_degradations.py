@@ -83,6 +83,7 @@ def ordered(values: list[float], rising: bool) -> bool:
     return bool((steps > 0).all() if rising else (steps < 0).all())
 
 
+@pytest.mark.slow
 def test_real_images_have_the_best_metrics(evaluator: Evaluator) -> None:
     metrics = evaluator.real_metrics
     assert abs(metrics["kid"]) < 4 * metrics["kid_error"]
@@ -159,6 +160,7 @@ def test_memorized_images_are_detected_despite_good_metrics(evaluator: Evaluator
     assert abs(metrics[-1]["kid"]) < 4 * metrics[-1]["kid_error"]
 
 
+@pytest.mark.slow
 def test_closest_pairs_are_copies_and_their_sources(evaluator: Evaluator) -> None:
     generated = evaluator.fresh[:COUNT].copy()
     generated[[150, 7]] = evaluator.training[[3, 501]]

@@ -113,6 +113,7 @@ def test_folder_without_images_keeps_old_data(
     )
 
 
+@pytest.mark.slow
 def test_invalid_archive_keeps_old_data(ready: Project, tmp_path: Path) -> None:
     archive = tmp_path / "faces.zip"
     with zipfile.ZipFile(archive, "w") as file:

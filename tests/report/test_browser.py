@@ -61,6 +61,7 @@ def report(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rep
         yield Report(browser, file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 def test_most_important_results_come_first(report: Report, width: int) -> None:
     report.open(width)
@@ -83,6 +84,7 @@ def test_most_important_results_come_first(report: Report, width: int) -> None:
     assert report.texts("#curves h3") == titles
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 def test_slider_and_play_button_change_the_image(report: Report, width: int) -> None:
     report.open(width)
@@ -126,6 +128,7 @@ def test_enlarged_image_closes_by_mouse(report: Report) -> None:
         assert not dialog.is_displayed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "columns"), [(1440, 2), (390, 1)])
 def test_page_fits_the_screen(report: Report, width: int, columns: int) -> None:
     report.open(width)
@@ -175,6 +178,7 @@ def test_settings_open_for_printing(report: Report) -> None:
     assert "image_size" in details.text
 
 
+@pytest.mark.slow
 def test_page_makes_no_request(report: Report, tmp_path: Path) -> None:
     report.open(390)
     use_slider(report.browser, ["1", "2", "3"])

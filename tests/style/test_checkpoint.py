@@ -88,6 +88,7 @@ def stylize_uninterrupted(settings: str) -> tuple[list[Tensor], list[IterationLo
     return stylize(StylizeSettings.model_validate_json(settings))
 
 
+@pytest.mark.slow
 def test_resume_after_every_chunk_is_bit_exact(settings: StylizeSettings, tmp_path: Path) -> None:
     expected, expected_losses = stylize_uninterrupted(settings.model_dump_json())
     interruptions = 0

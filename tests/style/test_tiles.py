@@ -19,6 +19,7 @@ from atelier.style.transfer import transfer_style
 from atelier.style.vgg import build_vgg19, receptive_radius, stride, vgg19_on_meta
 
 from ..support.painting import options, smooth, tasks
+from ..support.selection import slow_after
 
 DEEP = {"style_layers": {1: 1.0, 6: 1.0, 11: 1.0}, "content_layers": {8: 0.1}}
 
@@ -54,16 +55,22 @@ def test_receptive_radius_is_an_upper_bound(layer: int, pooling: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"style_loss": "moments", "tv_weight": 0.1},
-        {"padding": "replicate", "pooling": "max"},
-        {"style_strength": 0.5, "pooling": "l2"},
-    ],
+    ("masked", "changes"),
+    slow_after(
+        4,
+        [
+            (False, {}),
+            (True, {"style_loss": "moments", "tv_weight": 0.1}),
+            (False, {"padding": "replicate", "pooling": "max"}),
+            (True, {"style_strength": 0.5, "pooling": "l2"}),
+            (True, {}),
+            (False, {"style_loss": "moments", "tv_weight": 0.1}),
+            (True, {"padding": "replicate", "pooling": "max"}),
+            (False, {"style_strength": 0.5, "pooling": "l2"}),
+        ],
+    ),
     ids=str,
 )
-@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
     ("height", "width"), [pytest.param(96, 112, marks=pytest.mark.slow), (91, 105)]
 )

@@ -14,6 +14,7 @@ from atelier.style.transfer import transfer_style
 from atelier.style.vgg import build_vgg19, calibrate, feature_maps, preprocess
 
 from ..support.painting import CPU, RecordedEvents, options, smooth, tasks
+from ..support.selection import slow_after
 
 
 def _stylize(
@@ -108,8 +109,18 @@ def _reference_objective(
     return total
 
 
-@pytest.mark.parametrize("preprocessing", ["torchvision", "caffe"])
-@pytest.mark.parametrize("pooling", ["average", "max"])
+@pytest.mark.parametrize(
+    ("preprocessing", "pooling"),
+    slow_after(
+        2,
+        [
+            ("torchvision", "max"),
+            ("caffe", "average"),
+            ("torchvision", "average"),
+            ("caffe", "max"),
+        ],
+    ),
+)
 def test_loss_and_gradient_equal_a_simple_reference(preprocessing: str, pooling: str) -> None:
     settings = options(
         preprocessing=preprocessing,
@@ -225,6 +236,7 @@ def test_auto_precision_is_float32_or_bfloat16() -> None:
     assert not torch.equal(results[1], results[2])
 
 
+@pytest.mark.slow
 def test_spectral_lbfgs_reaches_the_loss_of_torch() -> None:
     """Use a small image, which has few frequency bands."""
     content, style = smooth(1), smooth(2)
@@ -278,7 +290,7 @@ def test_batch_gives_the_results_of_single_images() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam", "spectral_lbfgs"])
-@pytest.mark.parametrize("start", ["content", "noise"])
+@pytest.mark.parametrize("start", slow_after(1, ["content", "noise"]))
 def test_result_does_not_depend_on_other_contents(optimizer: str, start: str) -> None:
     settings = options(optimizer=optimizer, init=start, lr=0.5)
     vgg = build_vgg19("random", "average", seed=1, deepest=6)

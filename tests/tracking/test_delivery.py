@@ -275,6 +275,7 @@ def test_patch_in_another_encoding_is_logged(
     assert git_tags()["git.dirty"] == "true"
 
 
+@pytest.mark.slow
 def test_all_entries_are_delivered_again_after_store_is_removed(root: Path, tmp_path: Path) -> None:
     journal = start(root)
     log_everything(journal, tmp_path)

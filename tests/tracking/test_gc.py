@@ -328,6 +328,7 @@ def test_execution_with_lost_outcome_is_kept_until_deleted(store: Store) -> None
     assert names(store.plan()) == ({}, ["lost"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", [" ", "sqlite:///{root}/mlflow.db"])
 def test_own_store_is_recognized_by_another_address(
     store: Store, monkeypatch: pytest.MonkeyPatch, address: str
@@ -418,6 +419,7 @@ def test_only_runs_of_atelier_in_this_experiment_are_removed(store: Store) -> No
     assert names(store.plan()) == (names(found)[0], [])
 
 
+@pytest.mark.slow
 def test_files_outside_the_project_are_not_removed(store: Store, tmp_path: Path) -> None:
     folder = tmp_path / "disk"
     other_experiment = store.client.create_experiment("far", artifact_location=folder.as_uri())
@@ -519,6 +521,7 @@ def test_only_own_runs_in_the_trash_are_removed(store: Store) -> None:
         store.client.get_run(child)
 
 
+@pytest.mark.slow
 def test_runs_in_another_store_are_moved_to_its_trash(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -535,6 +538,7 @@ def test_runs_in_another_store_are_moved_to_its_trash(
     assert names(team.plan()) == ({}, [])
 
 
+@pytest.mark.slow
 def test_only_old_runs_of_this_clone_are_removed_on_a_server(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -562,6 +566,7 @@ def test_only_old_runs_of_this_clone_are_removed_on_a_server(
     assert names(team.plan(best=1))[1] == ["old"]
 
 
+@pytest.mark.slow
 def test_minimum_age_applies_to_own_store(store: Store) -> None:
     store.execute("old")
     store.execute("fresh", at=time.time_ns() // 1_000_000)

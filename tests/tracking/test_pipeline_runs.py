@@ -29,7 +29,6 @@ def project(_tracked: Project, tmp_path_factory: pytest.TempPathFactory) -> Proj
     project.commit()
     project.set(**{"render.fps": 9.0, "tracking.registered_model": "faces"})
     assert project.repro() == ["render", "report"]
-    project.delivered()
     project.set(**{"train.lr": 0.002})
     assert project.repro("evaluate") == ["train", "evaluate"]
     project.delivered()
@@ -207,6 +206,7 @@ np.save(sys.argv[3], np.stack(images))
 """
 
 
+@pytest.mark.slow
 def test_logged_generator_returns_same_images_in_clean_process(
     project: Project, store: tuple[Any, str], parents: list[Any], tmp_path: Path
 ) -> None:
@@ -266,6 +266,7 @@ def test_evaluation_is_logged_to_model_and_best_is_champion(
     assert champion.version == version.version
 
 
+@pytest.mark.slow
 def test_lineage_finds_the_run_of_a_file_after_a_checkout(
     project: Project, store: tuple[Any, str], parents: list[Any]
 ) -> None:

@@ -48,6 +48,7 @@ def test_current_names_are_unchanged() -> None:
     assert current_parameters(parameters) == parameters
 
 
+@pytest.mark.slow
 def test_entry_with_old_loader_is_delivered(tmp_path: Path) -> None:
     dead = Process(2**22 + 1, "0")
     outbox = Outbox(

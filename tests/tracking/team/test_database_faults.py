@@ -164,6 +164,7 @@ def test_entries_wait_for_locked_table(
     assert_delivered(server)
 
 
+@pytest.mark.slow
 def test_values_rejected_by_postgresql_are_replaced(through_proxy: Path, server: Server) -> None:
     hostile = "a\0b\ud800\U0001f3a8" + "x" * 10_000
     journal = Outbox(
