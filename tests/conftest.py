@@ -18,10 +18,13 @@ from hypothesis import settings as hypothesis_settings
 
 from atelier.core import settings
 from atelier.core.yaml_files import read_yaml
+from atelier.tracking.environment import private_folder
+from atelier.tracking.store import open_store
 
 from .support.processes import MARK, end_processes, reset_ignored_signals
 from .support.project import Project, clone, prepare
 
+BuildOnce = Callable[[str, Callable[[Path], None]], Path]
 ROOT = Path(__file__).parents[1]
 _NUMBERS = itertools.count()
 SHARED = ROOT.parent / "shared"
@@ -91,19 +94,43 @@ def fresh(tmp_path: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """Folder of two finished projects; the first worker creates it, all workers share it."""
+def build_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> BuildOnce:
+    """Return a function that builds a folder in the first worker; all workers share it."""
     shared = tmp_path_factory.getbasetemp()
     if worker_id != "master":
         shared = shared.parent  # the folder of all workers
-    with FileLock(shared / "prepared.lock"):
-        # Not moved later: MLflow's store contains absolute paths of artifacts.
-        if not (shared / "prepared" / "finished").exists():
-            shutil.rmtree(shared / "prepared", ignore_errors=True)
-            (shared / "prepared").mkdir()
-            prepare(shared / "prepared")
-            (shared / "prepared" / "finished").touch()
-    return shared / "prepared"
+
+    def build(name: str, fill: Callable[[Path], None]) -> Path:
+        folder, finished = shared / name, shared / f"{name}.finished"
+        with FileLock(shared / f"{name}.lock"):
+            # Not moved later: MLflow's store contains absolute paths of artifacts.
+            if not finished.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                finished.touch()
+        return folder
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def prepared(build_once: BuildOnce) -> Path:
+    """Folder of two finished projects."""
+    return build_once("prepared", prepare)
+
+
+@pytest.fixture(scope="session")
+def empty_store(build_once: BuildOnce) -> Path:
+    """Database file of an MLflow store without runs; creating its tables takes seconds."""
+
+    def fill(folder: Path) -> None:
+        private_folder(folder)
+        open_store(folder, "other")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return build_once("store", fill) / "mlflow.db"
 
 
 @pytest.fixture(scope="session")

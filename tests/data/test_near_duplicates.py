@@ -16,6 +16,8 @@ from atelier.data.near_duplicates import (
 )
 from atelier.sample_faces.portrait import random_portrait
 
+from ..support.selection import slow_after
+
 SIDE = 64
 FACES = [
     Image.fromarray(random_portrait(150, 150, np.random.default_rng(seed))) for seed in range(30)
@@ -181,7 +183,7 @@ def framed(seed: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("draw", [lines, text, icon, framed])
-@pytest.mark.parametrize("side", [32, 64, 128])
+@pytest.mark.parametrize("side", slow_after(2, [32, 128, 64]))
 def test_equal_borders_do_not_group_different_images(
     draw: Callable[[int], Image.Image], side: int
 ) -> None:

@@ -24,6 +24,8 @@ from atelier.data.manifest import Manifest, Skipped, raw_file, write_manifest
 from atelier.data.members import Rejected
 from atelier.data.raw import FOREIGN_ARCHIVES, open_raw
 
+from ..support.selection import slow_after
+
 
 @pytest.fixture
 def raw_of(tmp_path: Path) -> Callable[..., Path]:
@@ -252,7 +254,9 @@ def test_overlapping_members_are_read_once(raw_of: Callable[..., Path]) -> None:
     assert read[1:] == [("member.png", Rejected("it shares its bytes with another member"))] * 49
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize(
+    "method", slow_after(1, [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+)
 def test_member_larger_than_stated_is_not_expanded(
     raw_of: Callable[..., Path], method: int
 ) -> None:

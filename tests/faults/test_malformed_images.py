@@ -325,9 +325,10 @@ def as_in_archive(name: str, ending: str) -> str:
 @pytest.mark.parametrize(
     ("source", "count", "deadline"),
     [
-        ("folder", 300, 120),
-        ("tar.gz", 150, 120),
-        ("zip", 150, 120),
+        ("folder", 150, 120),
+        ("tar.gz", 75, 120),
+        ("zip", 75, 120),
+        pytest.param("folder", 300, 120, marks=pytest.mark.slow),
         pytest.param("folder", 10_000, 540, marks=pytest.mark.slow),
     ],
 )

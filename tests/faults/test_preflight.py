@@ -148,6 +148,7 @@ def test_inaccessible_folder_is_one_error_sentence(closed: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_first_stage_rejects_linked_data(fresh: Project, tmp_path: Path) -> None:
     (fresh.folder / "data").rename(tmp_path / "disk")
     (fresh.folder / "data").symlink_to(tmp_path / "disk")

@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -79,6 +80,28 @@ def check_killed(project: Project, expected: dict[str, bytes], kills: int, seed:
     assert project.bytes(*OUTPUTS) == expected
 
 
+def test_killed_stage_resumes_bit_exactly(ready: Project, expected: dict[str, bytes]) -> None:
+    """Kill the stage's own process, without DVC and MLflow, and run it again in this one."""
+    ready.set(**LONG)
+    ready.remove_outputs("train")
+    stage = subprocess.Popen(
+        [sys.executable, "stages/train.py"],
+        cwd=ready.folder,
+        env=os.environ | {"PYTHONPATH": "src", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for_checkpoint(stage, ready)
+    os.killpg(stage.pid, signal.SIGKILL)
+    stage.communicate()
+    assert not (ready.folder / "models").exists()
+    ready.stage("train")
+    assert ready.bytes(*OUTPUTS) == expected
+
+
+@pytest.mark.slow
 def test_killed_training_resumes_bit_exactly_in_the_same_run(
     tracked: Project, expected: dict[str, bytes]
 ) -> None:

@@ -76,6 +76,7 @@ def test_invalid_setting_keeps_old_outputs(
     assert ready.bytes(*OUTPUTS[stage]) == before
 
 
+@pytest.mark.slow
 def test_misspelled_setting_changes_no_output(ready: Project) -> None:
     before = ready.bytes("data", "models", "renders")
     params = ready.folder / "params.yaml"

@@ -25,6 +25,7 @@ from ..support.browser import (
 from ..support.pipeline_outputs import Outputs, sample_settings
 from ..support.report_page import shown_epochs, use_slider
 
+pytestmark = pytest.mark.slow
 WIDTHS = [1440, 390]
 
 
@@ -61,7 +62,6 @@ def report(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rep
         yield Report(browser, file)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 def test_most_important_results_come_first(report: Report, width: int) -> None:
     report.open(width)
@@ -84,7 +84,6 @@ def test_most_important_results_come_first(report: Report, width: int) -> None:
     assert report.texts("#curves h3") == titles
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 def test_slider_and_play_button_change_the_image(report: Report, width: int) -> None:
     report.open(width)
@@ -94,7 +93,7 @@ def test_slider_and_play_button_change_the_image(report: Report, width: int) -> 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize(
     "section",
-    ["epochs", *(pytest.param(name, marks=pytest.mark.slow) for name in ("stylized", "nearest"))],
+    ["epochs", "stylized", "nearest"],
 )
 def test_keyboard_enlarges_an_image_and_returns_the_focus(
     report: Report, width: int, section: str
@@ -117,7 +116,6 @@ def test_keyboard_enlarges_an_image_and_returns_the_focus(
     assert report.browser.switch_to.active_element == button
 
 
-@pytest.mark.slow
 def test_enlarged_image_closes_by_mouse(report: Report) -> None:
     report.open(1440)
     dialog = report.browser.find_element(By.ID, "enlarged")
@@ -128,7 +126,6 @@ def test_enlarged_image_closes_by_mouse(report: Report) -> None:
         assert not dialog.is_displayed()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("width", "columns"), [(1440, 2), (390, 1)])
 def test_page_fits_the_screen(report: Report, width: int, columns: int) -> None:
     report.open(width)
@@ -146,7 +143,6 @@ def test_page_fits_the_screen(report: Report, width: int, columns: int) -> None:
     assert report.value(f"Math.min(...{sizes}.fontSize)))") >= 12
 
 
-@pytest.mark.slow
 def test_small_images_are_enlarged_by_whole_factors(report: Report) -> None:
     for width in WIDTHS:
         report.open(width)
@@ -156,7 +152,6 @@ def test_small_images_are_enlarged_by_whole_factors(report: Report) -> None:
             assert image.value_of_css_property("image-rendering") == "pixelated"
 
 
-@pytest.mark.slow
 def test_dark_scheme_has_light_text_on_dark_ground(report: Report) -> None:
     brightness = {}
     for scheme in ("light", "dark"):
@@ -169,7 +164,6 @@ def test_dark_scheme_has_light_text_on_dark_ground(report: Report) -> None:
     assert brightness["dark", "color"] - brightness["dark", "backgroundColor"] > 150
 
 
-@pytest.mark.slow
 def test_settings_open_for_printing(report: Report) -> None:
     report.open(1440)
     details = report.browser.find_element(By.TAG_NAME, "details")
@@ -178,7 +172,6 @@ def test_settings_open_for_printing(report: Report) -> None:
     assert "image_size" in details.text
 
 
-@pytest.mark.slow
 def test_page_makes_no_request(report: Report, tmp_path: Path) -> None:
     report.open(390)
     use_slider(report.browser, ["1", "2", "3"])

@@ -17,7 +17,7 @@ from atelier.style.vgg import build_vgg19
 
 from ..support.painting import RecordedEvents, options, smooth, tasks
 
-ITERATIONS = 60
+ITERATIONS = 40
 PLAIN = {"lr": 1.0, "iterations": ITERATIONS}
 
 

@@ -14,6 +14,7 @@ from atelier.style.transfer import transfer_style
 from atelier.style.vgg import build_vgg19
 
 from ..support.painting import RecordedEvents, options, smooth, tasks
+from ..support.selection import slow_after
 
 
 class _StoringEvents(StyleEvents):
@@ -45,16 +46,19 @@ def _equal(first: dict[int, np.ndarray], second: dict[int, np.ndarray]) -> bool:
 
 @pytest.mark.parametrize(
     ("changes", "iterations"),
-    [
-        ({"iterations": 12, "save_intermediates": 4}, [3, 6, 9, 12]),
-        ({"iterations": 12, "save_intermediates": 100}, list(range(1, 13))),
-        ({"iterations": 30, "save_intermediates": 3}, [10, 20, 25, 30]),
-        ({"iterations": 30, "save_intermediates": 0}, [25, 30]),
-        (
-            {"iterations": 12, "save_intermediates": 4, "optimizer": "adam", "lr": 0.02},
-            [3, 6, 9, 12],
-        ),
-    ],
+    slow_after(
+        3,
+        [
+            ({"iterations": 12, "save_intermediates": 100}, list(range(1, 13))),
+            ({"iterations": 30, "save_intermediates": 3}, [10, 20, 25, 30]),
+            (
+                {"iterations": 12, "save_intermediates": 4, "optimizer": "adam", "lr": 0.02},
+                [3, 6, 9, 12],
+            ),
+            ({"iterations": 12, "save_intermediates": 4}, [3, 6, 9, 12]),
+            ({"iterations": 30, "save_intermediates": 0}, [25, 30]),
+        ],
+    ),
 )
 def test_intermediates_do_not_change_the_result(
     changes: dict[str, object], iterations: list[int]
@@ -147,6 +151,7 @@ def test_preview_of_an_interruption_is_not_stored_on_disk(
     assert intermediates.of_image(0) == {}
 
 
+@pytest.mark.slow
 def test_resumed_style_transfer_has_all_intermediates(
     tmp_path: Path,
 ) -> None:

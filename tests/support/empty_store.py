@@ -1,7 +1,4 @@
-"""Fixtures of an empty MLflow store, and the runs in it.
-
-A test module imports them; the store is created once for each module.
-"""
+"""Fixtures of projects with an empty MLflow store, and the runs in it; test modules import them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from atelier.tracking.environment import private_folder
 from atelier.tracking.store import client_of, open_store
 
 
@@ -19,15 +15,6 @@ def _no_cached_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     client_of.cache_clear()
     yield
     client_of.cache_clear()
-
-
-@pytest.fixture(scope="module", name="empty_store")
-def empty_store_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Database file of a store without runs; creating its tables takes seconds."""
-    root = tmp_path_factory.mktemp("store")
-    private_folder(root)
-    open_store(root, "other")
-    return root / "mlflow.db"
 
 
 @pytest.fixture(name="root")

@@ -22,7 +22,6 @@ from atelier.tracking.run import Run, sheet
 from atelier.tracking.store import open_store
 
 from ..support.empty_store import _no_cached_client as _no_cached_client
-from ..support.empty_store import empty_store_fixture as empty_store_fixture
 from ..support.empty_store import root_fixture as root_fixture
 from ..support.empty_store import runs
 from ..support.journals import DEAD, start
@@ -342,6 +341,7 @@ def test_entries_are_delivered_in_order_after_server_outage(
     assert found["evaluate"].data.metrics["quality/kid"] == 0.5
 
 
+@pytest.mark.slow
 def test_stage_does_not_wait_long_for_unresponsive_server(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

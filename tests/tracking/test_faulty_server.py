@@ -264,15 +264,14 @@ def test_slow_or_busy_server_ends_attempt_with_message(
 
 @pytest.mark.parametrize(
     ("fault", "kind"),
-    [
-        ("413", "picture"),
-        ("drop", "artifact"),
-        *(
-            pytest.param(fault, kind, marks=pytest.mark.slow)
+    slow_after(
+        1,
+        [
+            (fault, kind)
             for fault in ("413", "500", "drop")
-            for kind in ("artifact", "picture", "text")
-        ),
-    ],
+            for kind in ("picture", "artifact", "text")
+        ],
+    ),
 )
 def test_file_rejected_by_server_is_saved_and_other_entries_delivered(
     fault: str, kind: str, server: Server, tmp_path: Path, start: Callable[..., Outbox]

@@ -45,14 +45,14 @@ def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def _empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Repository with a store, shared because creating the tables takes seconds."""
+def _empty(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
+    """Repository with a store."""
     folder = tmp_path_factory.mktemp("empty")
     git(folder, "init", "--quiet")
     Project(folder).run("dvc", "init", "--quiet")
     git(folder, "commit", "--quiet", "-m", "empty")
     private_folder(folder)
-    open_store(folder, "other")
+    shutil.copy(empty_store, folder)
     return folder
 
 

@@ -24,7 +24,6 @@ from atelier.tracking.run import Run
 from atelier.tracking.store import StoreError, existing_store, locked, open_store
 
 from ..support.empty_store import _no_cached_client as _no_cached_client
-from ..support.empty_store import empty_store_fixture as empty_store_fixture
 from ..support.empty_store import root_fixture as root_fixture
 from ..support.empty_store import runs
 from ..support.journals import DEAD

@@ -34,7 +34,7 @@ from ...support.proxy import REQUESTS, Proxy
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
 # Warnings of MLflow and its imports.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 DISCONNECT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'postgres'"
 DATABASE_FAULTS = {
     # For example, after a failover to a standby server.
@@ -73,17 +73,14 @@ def database_fault(database: str, kind: str) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("kind", "request_name", "passing"),
     [
-        pytest.param("read only", "log batch", 4, marks=pytest.mark.slow),
-        *(
-            pytest.param(kind, name, passing, marks=pytest.mark.slow)
-            for kind in DATABASE_FAULTS
-            for name, passing in (
-                ("create run", 0),
-                *(("log batch", passing) for passing in (0, 1, 2, 3, 5, 6, 8, 12)),
-                ("update run", 1),
-                ("log inputs", 0),
-            )
-        ),
+        (kind, name, passing)
+        for kind in DATABASE_FAULTS
+        for name, passing in (
+            ("create run", 0),
+            *(("log batch", passing) for passing in (0, 1, 2, 3, 4, 5, 6, 8, 12)),
+            ("update run", 1),
+            ("log inputs", 0),
+        )
     ],
 )
 def test_entries_wait_during_database_fault(
@@ -109,7 +106,6 @@ def test_entries_wait_during_database_fault(
     assert_delivered(server)
 
 
-@pytest.mark.slow
 def test_dataset_logged_concurrently_is_delivered(
     through_proxy: Path, server: Server, team_database: str
 ) -> None:
@@ -148,7 +144,6 @@ def _commit_when_blocking(connection: Any) -> None:
     connection.commit()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("table", ["metrics", "tags", "params", "runs", "experiments"])
 def test_entries_wait_for_locked_table(
     table: str, through_proxy: Path, server: Server, team_database: str
@@ -164,7 +159,6 @@ def test_entries_wait_for_locked_table(
     assert_delivered(server)
 
 
-@pytest.mark.slow
 def test_values_rejected_by_postgresql_are_replaced(through_proxy: Path, server: Server) -> None:
     hostile = "a\0b\ud800\U0001f3a8" + "x" * 10_000
     journal = Outbox(
@@ -197,7 +191,6 @@ def test_values_rejected_by_postgresql_are_replaced(through_proxy: Path, server:
     assert "uncommitted.patch" in server.files(train)
 
 
-@pytest.mark.slow
 def test_first_runs_of_three_users_are_delivered_concurrently(
     tmp_path: Path, team_server: str
 ) -> None:

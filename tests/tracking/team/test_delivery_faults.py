@@ -21,7 +21,7 @@ from ...support.execution import (
 from ...support.proxy import FAULTS, REQUESTS, Proxy
 
 # Warnings of MLflow and its imports.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 MODEL_REQUESTS = {
     "create model": "POST .*/logged-models$",
@@ -42,7 +42,6 @@ MODEL_REQUESTS = {
 MODEL_FAULTS = ("drop", "lose", "lost 500", "503", "html 400", "empty 200", "403", "429", "cut")
 # 413 is permanent, because a file that is too large stays too large.
 TEMPORARY_FAULTS = [fault for fault in FAULTS if fault != "413"]
-# Cases for the fast suite; test_faulty_server.py has one of each kind.
 SELECTED = [
     ("create run", "lose"),
     ("log batch", "empty 200"),
@@ -56,7 +55,7 @@ def server(team_server: str, experiment: str) -> Server:
 
 @pytest.mark.parametrize(
     ("request_name", "fault"),
-    [SELECTED[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in SELECTED[1:])],
+    SELECTED,
 )
 def test_entries_are_delivered_after_fault(
     request_name: str, fault: str, through_proxy: Path, team_proxy: Proxy, server: Server
@@ -64,7 +63,6 @@ def test_entries_are_delivered_after_fault(
     check_delivery(through_proxy, team_proxy, server, REQUESTS[request_name], fault)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("request_name", "fault"),
     # A file that is too large is rejected immediately, which another test checks.
@@ -90,7 +88,6 @@ def check_delivery(
     assert_delivered(server)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_entries_are_delivered_through_unreliable_network(
     seed: int, through_proxy: Path, team_proxy: Proxy, server: Server
@@ -106,7 +103,6 @@ def test_entries_are_delivered_through_unreliable_network(
     assert_delivered(server)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["413", "html 400"])
 def test_file_that_server_never_accepts_is_rejected(
     fault: str, through_proxy: Path, team_proxy: Proxy, server: Server
@@ -128,7 +124,6 @@ def test_file_that_server_never_accepts_is_rejected(
     assert train.data.tags["device"] == "cpu"  # logged after the file
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     ["html 400", "413", "401", "drop"],
@@ -156,15 +151,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("request_name", "fault"),
-    [
-        pytest.param("upload model", "empty 200", marks=pytest.mark.slow),
-        *(
-            pytest.param(name, fault, marks=pytest.mark.slow)
-            for name in MODEL_REQUESTS
-            for fault in MODEL_FAULTS
-            if (name, fault) != ("upload model", "empty 200")
-        ),
-    ],
+    [(name, fault) for name in MODEL_REQUESTS for fault in MODEL_FAULTS],
 )
 def test_models_are_delivered_after_every_fault(
     request_name: str,
