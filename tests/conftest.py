@@ -57,6 +57,15 @@ def _no_leftovers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         pass  # a process may have started another one
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _unchanged_repository() -> Iterator[None]:
+    """Fail if a test leaves a file in the repository's own folder, e.g. a store of MLflow."""
+    before = set(os.listdir(ROOT))
+    yield
+    left = {name for name in set(os.listdir(ROOT)) - before if not name.startswith(".hypothesis")}
+    assert left <= {".pytest_cache"}, "tests must write to temporary folders"
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """Root of the repository."""

@@ -1,5 +1,6 @@
 """Command that serves MLflow's pages."""
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,15 +16,19 @@ from urllib3.util import Retry
 from atelier.tracking.environment import private_folder
 from atelier.tracking.links import latest_location, record_links
 
+from ..support.servers import free_port
 from .conftest import CommandRunner
 
 TABLE = "#/experiments/3/runs?viewStateShareKey=atelier&workflowType=machine_learning"
 
 
-@pytest.fixture(autouse=True)
-def _in_checkout(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(name="root")
+def root_fixture(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Project without runs, which is the working folder."""
+    shutil.copy(root / "params.yaml", tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(root)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture
@@ -35,7 +40,8 @@ def busy_port() -> Iterator[int]:
 
 
 def test_project_without_runs_names_the_next_command(atelier: CommandRunner) -> None:
-    assert "there are no runs yet; type: dvc repro" in atelier("ui", code=1)
+    output = atelier("ui", "--port", free_port(), code=1)
+    assert "there are no runs yet; type: dvc repro" in output
 
 
 def test_busy_port_names_the_next_free_one(
