@@ -143,7 +143,7 @@ def test_existing_file_is_replaced_only_with_force(atelier: CommandRunner) -> No
             "generate --seed 9 --count 1",
         ),
         "generate --seeds 1,5 --gif generated/walk.gif --frames 3 --tile-pixels 16",
-        "export generated/faces.onnx",
+        pytest.param("export generated/faces.onnx", marks=pytest.mark.slow),
     ],
 )
 def test_repeated_commands_write_the_same_bytes(atelier: CommandRunner, command: str) -> None:

@@ -105,6 +105,7 @@ def test_size_is_the_shorter_side_and_out_may_be_a_file(
     assert load_image(out).size == (72, 60)
 
 
+@pytest.mark.slow
 def test_gif_contains_intermediates(atelier: CommandRunner, album: Path) -> None:
     options = ("--style", album / "waves.png", "--gif", "--iterations", 30)
     output = atelier("stylize", album / "ann.jpg", *options)

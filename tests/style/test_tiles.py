@@ -98,6 +98,7 @@ def test_tiled_losses_and_gradient_equal_those_of_the_image(
     torch.testing.assert_close(tiled_gradient, gradient, rtol=1e-3, atol=1e-5 * scale)
 
 
+@pytest.mark.slow
 def test_tiled_result_has_no_seams() -> None:
     """Differences of neighbors across tile borders are like those elsewhere."""
     settings = options(optimizer="spectral_lbfgs", iterations=15)

@@ -492,6 +492,7 @@ def test_damaged_list_of_a_folder_removes_no_file(store: Store) -> None:
     assert store.files() == before
 
 
+@pytest.mark.slow
 def test_shared_cache_is_not_collected(store: Store, tmp_path: Path) -> None:
     cache = tmp_path / "shared"
     Project(store.root).run("dvc", "cache", "dir", str(cache))

@@ -102,6 +102,7 @@ def test_a_metric_is_found_by_its_old_and_its_present_name() -> None:
     assert find_metric({"evaluate.fid": 2.0}, KID) is None
 
 
+@pytest.mark.slow
 def test_champion_is_chosen_among_versions_with_old_and_new_parameter_names(
     tmp_path: Path,
 ) -> None:
