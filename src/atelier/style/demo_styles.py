@@ -278,8 +278,10 @@ def _draw_wave(side: int, rng: np.random.Generator) -> Image:
     for row in range(7):
         height = 0.16 + 0.12 * row
         _draw_row(image, height, 0.055 + 0.012 * row, rng)
-    grain = rng.normal(0, 4, (side, side, 1))
-    return (image + grain).clip(0, 255).astype(np.uint8)
+    for rows in np.array_split(image, max(1, side // 256)):  # in float64 all would need gigabytes
+        grain = rng.normal(0, 4, (len(rows), side, 1))
+        rows[:] = (rows + grain).clip(0, 255).astype(np.uint8)
+    return image
 
 
 def _draw_row(image: Image, top: float, swell: float, rng: np.random.Generator) -> None:
