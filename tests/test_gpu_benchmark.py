@@ -12,7 +12,7 @@ import pytest
 from .support.modules import load_module
 
 ROOT = Path(__file__).parents[1]
-GPU_ONLY = {"syncs", "kernels", "memory", "compiled"}
+GPU_ONLY = {"syncs", "kernels", "memory"}
 
 
 @pytest.fixture(scope="module")

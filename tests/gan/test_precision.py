@@ -35,10 +35,13 @@ def faces(count: int) -> np.ndarray:
     return (blobs[..., None] * colors * 255).astype(np.uint8)
 
 
-def curve(make_settings: Callable[..., Settings], precision: str, seed: int) -> np.ndarray:
+def curve(
+    make_settings: Callable[..., Settings], precision: str, seed: int, fused: str = "none"
+) -> np.ndarray:
     """Return mean losses and scores of each of six epochs, [6, 5]."""
     changes = {"generator_channels": 8, "discriminator_channels": 8, "epochs": 6, "batch_size": 32}
-    settings = make_settings(train={**changes, "precision": precision, "seed": seed}).train
+    options = {"precision": precision, "seed": seed, "fused": fused}
+    settings = make_settings(train=changes | options).train
     trainer = Trainer(settings, faces(256), CPU)
     return np.stack([epoch.statistics.mean(axis=0) for epoch in trainer.run()])
 
@@ -53,6 +56,19 @@ def test_bf16_curves_are_within_spread_of_seeds(
     assert (np.abs(bf16.mean(axis=0) - fp32.mean(axis=0)) <= spread + 0.02).mean() > 0.9
     assert np.abs(bf16 - fp32).mean() <= spread.mean()
     assert not np.array_equal(bf16, fp32)
+
+
+@pytest.mark.slow
+def test_fused_bf16_curves_are_within_spread_of_seeds(
+    make_settings: Callable[..., Settings],
+) -> None:
+    """For three seeds, fused bf16 steps differ from plain ones by less than the seeds differ."""
+    plain = np.stack([curve(make_settings, "bf16", seed) for seed in (1, 2, 3)])
+    fused = np.stack([curve(make_settings, "bf16", seed, "auto") for seed in (1, 2, 3)])
+    spread = plain.max(axis=0) - plain.min(axis=0)
+    assert (np.abs(fused.mean(axis=0) - plain.mean(axis=0)) <= spread + 0.02).mean() > 0.9
+    assert np.abs(fused - plain).mean() <= spread.mean()
+    assert not np.array_equal(fused, plain)
 
 
 def test_weights_and_moments_stay_float32(make_settings: Callable[..., Settings]) -> None:
@@ -149,11 +165,13 @@ def test_step_can_be_repeated_after_an_error(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 @pytest.mark.usefixtures("deterministic_cudnn")
+@pytest.mark.parametrize("fused", ["none", "auto"])
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_graphed_steps_match_eager_steps(
-    make_settings: Callable[..., Settings], precision: str
+    make_settings: Callable[..., Settings], precision: str, fused: str
 ) -> None:
-    settings = make_settings(train={"epochs": 2, "precision": precision, "batch_size": 32}).train
+    options = {"precision": precision, "fused": fused}
+    settings = make_settings(train={"epochs": 2, "batch_size": 32} | options).train
     curves = []
     for use_graphs in (False, True):
         trainer = Trainer(settings, faces(32 * 5 + 7), torch.device("cuda"))

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Phrases of torch and OpenCV (CPU and GPU memory), of the operating system (memory maps), of oneDNN,
-# which gives no other reason, and of CUDA's libraries, which allocate memory of their own.
+# Phrases of torch and OpenCV (CPU and GPU memory), of the operating system (memory maps), of
+# oneDNN, which gives no reason, and of CUDA's libraries, which allocate memory of their own.
 _OUT_OF_MEMORY = re.compile(
     "allocate memory|not enough memory|out of memory|Insufficient memory"
     "|could not create a primitive(?! descriptor)"  # of which the descriptor is not supported

@@ -98,6 +98,7 @@ class TrainSettings(NetworkSettings):
     beta2: DecayRate
     weight_decay: Weight
     precision: Literal["auto", "fp32", "tf32", "bf16"]
+    fused: Literal["none", "auto"] = "none"  # for files saved before this setting was added
     grad_clip: Weight
     ema_decay: DecayRate
     loss: Literal["bce", "hinge", "lsgan", "wgan", "relativistic"]
@@ -141,6 +142,21 @@ class TrainSettings(NetworkSettings):
             raise ValueError(
                 "discriminator_blocks: residual has no batch normalization; set"
                 " discriminator_norm to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_fused(self) -> "TrainSettings":
+        """Reject settings whose random or iterated state a fused step cannot keep."""
+        if self.fused == "auto" and self.spectral_norm:
+            raise ValueError(
+                "fused: auto passes real and generated images through the discriminator at once,"
+                " but spectral_norm iterates in each pass; set fused to none"
+            )
+        if self.fused == "auto" and self.dropout:
+            raise ValueError(
+                "fused: auto passes real and generated images through the discriminator at once,"
+                " which changes the random numbers of dropout; set fused to none"
             )
         return self
 

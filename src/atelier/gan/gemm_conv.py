@@ -1,11 +1,12 @@
-"""Convolutions of small maps as matrix products (GEMM), for CPUs with AMX.
+"""Convolutions of small maps as matrix products (GEMM), for CPUs with AMX and fused steps.
 
 On a CPU with bfloat16 tile multiplication (AMX), oneDNN's convolutions of maps of up to 8x8 pixels
 reach a fifth of the rate of its matrix products, and their weight gradients a twentieth. Here the
 windows of a map become the rows of a matrix (Chellapilla, Puri and Simard 2006, "High performance
 convolutional neural networks for document processing"). With channels last, that copies long
-contiguous runs. On other devices, and always in float32, the layers use PyTorch's convolutions. The
-results differ only by rounding.
+contiguous runs. On other devices, and always in float32, the layers use PyTorch's convolutions,
+except that ``train.fused`` may ask for products in the first and the last layer. The results differ
+only by rounding.
 """
 
 from typing import Any
@@ -21,27 +22,37 @@ _MIN_BATCH = 32  # in smaller batches the weight gradients cost more than the pr
 
 
 class LatentConvTranspose(nn.ConvTranspose2d):
-    """The generator's first layer: latents [B, D, 1, 1] to maps [B, C, 4, 4]."""
+    """The generator's first layer: latents [B, D, 1, 1] to maps [B, C, 4, 4].
+
+    Attributes:
+        always_gemm: compute a matrix product on every device and in every precision.
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 4, 1, 0, bias=False)
+        self.always_gemm = False
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve; ``output_size`` belongs to the base class and is not used."""
-        if not _gemm_is_faster(x, 4):
+        if not (self.always_gemm or _gemm_is_faster(x, 4)):
             return super().forward(x, output_size)
         return _to_maps((x.flatten(1) @ _as_rows(self.weight)).view(-1, self.weight.shape[1]), 4)
 
 
 class LogitConv(nn.Conv2d):
-    """The discriminator's last layer: [B, C, h, h] to [B, K, 1, 1] by a kernel of h x h."""
+    """The discriminator's last layer: [B, C, h, h] to [B, K, 1, 1] by a kernel of h x h.
+
+    Attributes:
+        always_gemm: as for :class:`LatentConvTranspose`.
+    """
 
     def __init__(self, in_channels: int, logits: int, size: int, bias: bool) -> None:
         super().__init__(in_channels, logits, size, 1, 0, bias=bias)
+        self.always_gemm = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve."""
-        if not _gemm_is_faster(x, x.shape[2]):
+        if not (self.always_gemm or _gemm_is_faster(x, x.shape[2])):
             return super().forward(x)
         logits = F.linear(_as_rows(x), _as_rows(self.weight), self.bias)
         return logits[:, :, None, None]

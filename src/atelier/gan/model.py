@@ -14,6 +14,7 @@ from atelier.core.settings import TrainSettings
 from atelier.core.state import flatten, section
 from atelier.gan.augment import UNIFORMS_PER_IMAGE
 from atelier.gan.distributed import SINGLE_PROCESS, Ranks, convert_sync_batchnorm
+from atelier.gan.fused import fuse
 from atelier.gan.lr_schedule import set_lr
 from atelier.gan.networks import Architecture, Discriminator, Generator, build_networks
 
@@ -161,6 +162,8 @@ def build_gan(
         network.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         for network in networks
     )
+    if settings.fused == "auto":
+        fuse(generator, discriminator, compiled=device.type == "cuda")
     generator_lr, discriminator_lr = _learning_rates(settings)
     return GAN(
         arch,

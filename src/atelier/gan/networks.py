@@ -118,6 +118,7 @@ class Discriminator(nn.Module):
         super().__init__()
         layers = _dcgan_discriminator(arch) if arch.network == "dcgan" else _mlp_discriminator(arch)
         self.layers = nn.Sequential(*layers)
+        self.layers_by_halves = run_by_halves
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return one logit per image; its sigmoid is D(x) in the papers.
@@ -128,8 +129,24 @@ class Discriminator(nn.Module):
         """
         with parametrize.cached():
             self._spectral_norm_in_fp32(images.device.type)
-            logits: Tensor = self.layers(images).flatten(1)
-        return logits.flatten() if labels is None else (logits * labels).sum(1)
+            logits: Tensor = self.layers(images)
+        return _select_logits(logits, labels)
+
+    def forward_pair(
+        self, real: Tensor, fake: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits of two batches, as two calls do, in one pass through the layers.
+
+        Spectral normalization is not allowed: it does one power iteration per pass.
+
+        Args:
+            real: [B, C, H, W].
+            fake: likewise.
+            labels: those of both batches, one-hot [B, classes] if the network is conditional.
+        """
+        logits = self.layers_by_halves(self.layers, torch.cat([real, fake]))
+        real_logits, fake_logits = _halves(logits)
+        return _select_logits(real_logits, labels), _select_logits(fake_logits, labels)
 
     def _spectral_norm_in_fp32(self, device_type: str) -> None:
         """Compute normalized weights in float32; in bfloat16 they would be off by a percent."""
@@ -137,6 +154,32 @@ class Discriminator(nn.Module):
             for layer in self.modules():
                 if parametrize.is_parametrized(layer, "weight"):
                     _ = layer.weight  # computed once; the forward pass reads it from the cache
+
+
+def run_by_halves(layers: nn.Sequential, maps: Tensor) -> Tensor:
+    """Run layers on two batches [2B, ...], each normalized by its own batch statistics.
+
+    Running statistics are updated by the first half, then by the second.
+    """
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm2d):
+            maps = torch.cat([layer(half) for half in _halves(maps)])
+        else:
+            maps = layer(maps)
+    return maps
+
+
+def _halves(batches: Tensor) -> tuple[Tensor, Tensor]:
+    """Split [2B, ...] into two batches, also empty ones."""
+    # The gradient of a split is a single concatenation, unlike that of slices.
+    first, second = batches.split([len(batches) // 2] * 2)
+    return first, second
+
+
+def _select_logits(logits: Tensor, labels: Tensor | None) -> Tensor:
+    """Return the logits [B] of each image's class from [B, K, ...]."""
+    logits = logits.flatten(1)
+    return logits.flatten() if labels is None else (logits * labels).sum(1)
 
 
 def build_networks(arch: Architecture, seed: int) -> tuple[Generator, Discriminator]:

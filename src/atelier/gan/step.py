@@ -126,8 +126,13 @@ def _update_discriminator(
         inputs.augment(gan, "fake", fake),
     )
     with autocast(gan.precision, fake.device):
-        logits_real = discriminator(real_view, inputs.labels)
-        logits_fake = discriminator(fake_view, inputs.labels)
+        if settings.fused == "auto":
+            logits_real, logits_fake = discriminator.forward_pair(
+                real_view, fake_view, inputs.labels
+            )
+        else:
+            logits_real = discriminator(real_view, inputs.labels)
+            logits_fake = discriminator(fake_view, inputs.labels)
     loss = discriminator_loss(settings.loss, logits_real, logits_fake, settings.label_smoothing)
     objective = loss
     if with_penalty:
