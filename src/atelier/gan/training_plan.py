@@ -125,7 +125,9 @@ class _Copies:
     """Fresh copies of both networks, whose steps are timed."""
 
     def __init__(self, trainer: Trainer) -> None:
-        settings, device = trainer.settings, trainer.device
+        # Fused steps may be compiled, which takes longer than the measurement; plain ones are
+        # slower, so that the estimate is too high rather than too low.
+        settings, device = trainer.settings.model_copy(update={"fused": "none"}), trainer.device
         self._batch_size = -(-settings.batch_size // trainer.ranks.count)
         self._gan = build_gan(trainer.arch, settings, device)
         self._streams = RandomStreams(settings.seed, device)
