@@ -98,6 +98,7 @@ def test_batches_need_one_upload_per_epoch(monkeypatch: pytest.MonkeyPatch) -> N
         indices = torch.zeros(300, dtype=torch.int64).split(32)
         with count_operations() as counts:
             sizes = [len(images) for images in loader.batches(indices)]
+        assert list(loader.batches([])) == [], "of an epoch whose steps are all done"
     assert sizes == [32] * 9 + [12]
     assert counts.launches == {"index.Tensor": 10}
     assert len(counts.syncs) + counts.uploads == 1

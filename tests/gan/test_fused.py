@@ -1,22 +1,27 @@
 """Fused training steps give the results of plain ones, up to rounding."""
 
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from atelier.core.errors import AtelierError
+from atelier.core.events import Events
 from atelier.core.settings import TrainSettings
 from atelier.gan.augment import UNIFORMS_PER_IMAGE
 from atelier.gan.fused import fuse
 from atelier.gan.generation import random_latents, with_labels
 from atelier.gan.model import GAN, build_gan
-from atelier.gan.networks import Architecture
+from atelier.gan.networks import Architecture, Discriminator, Generator
 from atelier.gan.step import Batch, train_step
+from atelier.gan.step_runner import StepRunner
+from atelier.gan.streams import RandomStreams
 
 from ..support.architectures import SMALL, architecture, train_settings, with_changes
-from ..support.fake_cuda import CUDA, count_operations, fake_cuda
+from ..support.fake_cuda import CUDA, Counts, count_operations, fake_cuda
 from ..support.selection import slow_after
 
 BATCH = 4
@@ -78,6 +83,8 @@ def test_fused_steps_equal_plain_ones_of_the_tutorials(preset: str) -> None:
     [
         {"ema_decay": 0.9, "grad_clip": 0.01, "label_smoothing": 0.1},
         {"loss": "relativistic"},
+        {"loss": "hinge"} | UNNORMALIZED,
+        {"loss": "lsgan"},
         {"generator_blocks": "residual", "discriminator_blocks": "residual"} | UNNORMALIZED,
         {"generator_blocks": "upsample", "discriminator_head": "linear"},
         {"relu_before_norm": True, "discriminator_padding": 1},
@@ -93,17 +100,9 @@ def test_fused_steps_equal_plain_ones_with_options(changes: dict[str, Any]) -> N
     assert_equal_after_steps(build(arch, settings), build(arch, settings, fused="auto"), steps=2)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"horizontal_flip": True, "augment": ["color", "translation", "cutout"]},
-        {"loss": "hinge", "r1": 1.0, "r2": 1.0} | UNNORMALIZED,
-        {"loss": "wgan", "gradient_penalty": 10.0} | UNNORMALIZED,
-    ],
-    ids=str,
-)
-def test_fused_steps_equal_plain_ones_with_options_of_float32(changes: dict[str, Any]) -> None:
+def test_fused_steps_equal_plain_ones_with_augmentation_in_float32() -> None:
     """Compare moments, with a rate at which the sign of a vanishing gradient does not matter."""
+    changes = {"horizontal_flip": True, "augment": ["color", "translation", "cutout"]}
     settings = train_settings("celeba64", lr=1e-7, precision="fp32", **changes)
     plain = build(SMALL, settings, torch.float32)
     fused = build(SMALL, settings, torch.float32, fused="auto")
@@ -129,45 +128,124 @@ def test_running_statistics_come_from_the_real_batch_and_then_from_the_generated
 
 
 def test_fused_step_has_fewer_launches() -> None:
-    """Without the compiler, which counts on no fake tensors and merges further kernels."""
+    """Count without torch.compile, which cannot run on fake CUDA tensors."""
     with fake_cuda(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("atelier.gan.model.fuse", lambda g, d, compiled: fuse(g, d, compiled=False))
-        launches = {}
-        for fused in ("none", "auto"):
-            settings = train_settings("celeba64", precision="bf16", fused=fused)
-            arch = architecture("celeba64")
-            gan = build_gan(arch, settings, CUDA)
-            batch = Batch(
-                torch.empty(128, 64, 64, 3, dtype=torch.uint8, device=CUDA),
-                torch.empty(128, arch.latent_size, device=CUDA),
-            )
-            train_step(gan, batch)
-            with count_operations() as counts:
-                train_step(gan, batch)
-            assert counts.syncs == []
-            launches[fused] = counts.total
-    assert launches["auto"] <= 189 < launches["none"] <= 198, launches
+        compiled: list[int] = []
+
+        def fuse_only(generator: Generator, discriminator: Discriminator, batch: int) -> None:
+            compiled.append(batch)
+            fuse(generator, discriminator, 0)
+
+        patch.setattr("atelier.gan.model.fuse", fuse_only)
+        plain, fused = (count_step(fused) for fused in ("none", "auto"))
+    assert compiled == [128], "a GPU compiles steps of whole batches"
+    assert plain.total <= 198
+    assert fused.total <= 189
+    for name, launches in {
+        "convolution": (20, 12),
+        "convolution_backward": (20, 12),
+        "mm": (0, 7),
+        "leaky_relu_": (12, 8),
+    }.items():
+        assert (plain.launches.get(name, 0), fused.launches.get(name, 0)) == launches, name
+
+
+def count_step(fused: str) -> Counts:
+    settings = train_settings("celeba64", precision="bf16", fused=fused)
+    arch = architecture("celeba64")
+    gan = build_gan(arch, settings, CUDA)
+    batch = Batch(
+        torch.empty(128, 64, 64, 3, dtype=torch.uint8, device=CUDA),
+        torch.empty(128, arch.latent_size, device=CUDA),
+    )
+    train_step(gan, batch)
+    with count_operations() as counts:
+        train_step(gan, batch)
+    assert counts.syncs == []
+    return counts
+
+
+@pytest.fixture
+def compiled_functions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the functions that are called compiled; they are traced but run uncompiled."""
+    names: list[str] = []
+    real_compile = torch.compile
+
+    def compile_without_backend(function: Callable[..., Tensor], **options: Any) -> Any:
+        traced = real_compile(function, backend="aot_eager", **options)
+
+        def run(*arguments: Any) -> Any:
+            names.append(function.__name__)
+            return traced(*arguments)
+
+        return run
+
+    monkeypatch.setattr("atelier.gan.fused.torch.compile", compile_without_backend)
+    return names
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch.compile
+def test_compiled_steps_equal_plain_ones(
+    monkeypatch: pytest.MonkeyPatch, compiled_functions: list[str]
+) -> None:
+    """The networks are traced without a break, as for a GPU; samples and other sizes are not."""
+    monkeypatch.setattr("atelier.gan.model.fuse", lambda g, d, _: fuse(g, d, BATCH))
+    # On CPUs with AMX, bfloat16 layers ask for the CPU's features, which breaks the trace.
+    settings = train_settings("celeba64", ema_decay=0.9, precision="fp32")
+    plain, fused = build(SMALL, settings), build(SMALL, settings, fused="auto")
+    assert_equal_after_steps(plain, fused, steps=2)
+    assert compiled_functions == ["run_layers", "run_layers_on_pair", "run_layers"] * 2
+    assert fused.ema is not None
+    with torch.no_grad():
+        fused.ema.generator(torch.zeros(BATCH, SMALL.input_size, dtype=torch.float64))
+    batch = draw_batch(fused, 5).first(BATCH - 1)
+    torch.testing.assert_close(train_step(fused, batch), train_step(plain, batch))
+    assert len(compiled_functions) == 6
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler for CPUs needs g++")
-@pytest.mark.filterwarnings("ignore")  # of the compiler
-def test_compiled_steps_equal_plain_ones() -> None:
-    settings = train_settings("celeba64", ema_decay=0.9)
+@pytest.mark.filterwarnings("ignore")  # of torch.compile
+def test_steps_compiled_for_a_cpu_equal_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atelier.gan.model.fuse", lambda g, d, _: fuse(g, d, BATCH))
+    settings = train_settings("celeba64", precision="fp32")
     plain, fused = build(SMALL, settings), build(SMALL, settings, fused="auto")
-    fuse(fused.generator, fused.discriminator, compiled=True)
     assert_equal_after_steps(plain, fused, steps=3)
-    assert fused.ema is not None
-    fused.ema.generator(torch.zeros(2, SMALL.input_size, dtype=torch.float64))
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch.compile
+def test_networks_that_cannot_be_compiled_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise RuntimeError("there is no C compiler\nand more")
+
+    real_compile = torch.compile
+    monkeypatch.setattr(
+        "atelier.gan.fused.torch.compile",
+        lambda function, **options: real_compile(function, backend=fail, **options),
+    )
+    monkeypatch.setattr("atelier.gan.model.fuse", lambda g, d, _: fuse(g, d, BATCH))
+    settings = train_settings("celeba64", precision="fp32", fused="auto")
+    gan = build(SMALL, settings)
+    device = torch.device("cpu")
+    runner = StepRunner(RandomStreams(1, device), device, Events())
+    with pytest.raises(AtelierError, match=r"cannot be compiled here \(.*C compiler.*to none\.$"):
+        runner.run(gan, draw_batch(gan, 1))
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "reason"),
     [
-        ({"spectral_norm": True} | UNNORMALIZED, "spectral_norm iterates in each pass"),
-        ({"network": "mlp", "dropout": 0.3}, "changes the random numbers of dropout"),
+        ({"spectral_norm": True} | UNNORMALIZED, "spectral_norm iterates"),
+        ({"network": "mlp", "dropout": 0.3}, "dropout draws random numbers"),
+        ({"r1": 1.0} | UNNORMALIZED, "penalties need second derivatives"),
+        ({"precision": "tf32"}, "torch.compile does not support precision: tf32"),
     ],
 )
-def test_settings_whose_state_would_change_are_refused(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=f"{words}; set fused to none|{words}.*set fused to none"):
+def test_settings_that_no_fused_step_supports_are_refused(
+    changes: dict[str, Any], reason: str
+) -> None:
+    sentence = f"fused: auto is impossible, because {reason}.*; set fused to none"
+    with pytest.raises(ValueError, match=sentence):
         train_settings("celeba64", **changes, fused="auto")

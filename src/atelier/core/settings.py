@@ -147,17 +147,16 @@ class TrainSettings(NetworkSettings):
 
     @model_validator(mode="after")
     def _check_fused(self) -> "TrainSettings":
-        """Reject settings whose random or iterated state a fused step cannot keep."""
-        if self.fused == "auto" and self.spectral_norm:
-            raise ValueError(
-                "fused: auto passes real and generated images through the discriminator at once,"
-                " but spectral_norm iterates in each pass; set fused to none"
-            )
-        if self.fused == "auto" and self.dropout:
-            raise ValueError(
-                "fused: auto passes real and generated images through the discriminator at once,"
-                " which changes the random numbers of dropout; set fused to none"
-            )
+        """Reject settings with which a fused step is impossible or would have another state."""
+        obstacles = {
+            "spectral_norm iterates in each pass of the discriminator": self.spectral_norm,
+            "dropout draws random numbers in each pass of the discriminator": self.dropout,
+            "penalties need second derivatives, which compiled networks lack": self.has_penalty,
+            "torch.compile does not support precision: tf32": self.precision == "tf32",
+        }
+        for reason, present in obstacles.items():
+            if self.fused == "auto" and present:
+                raise ValueError(f"fused: auto is impossible, because {reason}; set fused to none")
         return self
 
     @model_validator(mode="after")

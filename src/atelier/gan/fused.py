@@ -6,25 +6,44 @@ gain of each part. :mod:`atelier.gan.networks` has the discriminator's pass over
 
 import torch
 
+from atelier.core.errors import printable
 from atelier.gan.gemm_conv import LatentConvTranspose, LogitConv
-from atelier.gan.networks import Discriminator, Generator
+from atelier.gan.networks import (
+    Discriminator,
+    FusedLayers,
+    Generator,
+    LayersFunction,
+    run_layers,
+    run_layers_on_pair,
+)
 
 
-def fuse(generator: Generator, discriminator: Discriminator, compiled: bool) -> None:
-    """Compute first and last layers as matrix products, and optionally compile both networks.
+def fuse(generator: Generator, discriminator: Discriminator, compiled_batch: int) -> None:
+    """Compute first and last layers as matrix products, and optionally compile training steps.
 
     Args:
         generator: changed in place; weights and names of its state stay.
         discriminator: likewise.
-        compiled: let ``torch.compile`` merge normalizations, activations and casts into common
-            kernels at the first call, which takes about half a minute on a GPU.
+        compiled_batch: size of the batches for which ``torch.compile`` merges normalizations,
+            activations and casts at the first step, which takes a minute or more; 0 for none.
     """
     for layer in (*generator.modules(), *discriminator.modules()):
         if isinstance(layer, LatentConvTranspose | LogitConv):
             layer.always_gemm = True
-    if compiled:
-        generator.layers.compile(dynamic=False)
-        discriminator.layers.compile(dynamic=False)
-        discriminator.layers_by_halves = torch.compile(
-            discriminator.layers_by_halves, dynamic=False
-        )
+    if compiled_batch:
+        fused = FusedLayers(_compile(run_layers), _compile(run_layers_on_pair), compiled_batch)
+        generator.fused = discriminator.fused = fused
+
+
+def _compile(function: LayersFunction) -> LayersFunction:
+    """Compile a function; parts that cannot be compiled raise an error."""
+    return torch.compile(function, dynamic=False, fullgraph=True)
+
+
+def compilation_problem(error: BaseException) -> str | None:
+    """Return why a function could not be compiled; ``None`` for any other error."""
+    from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+    if not isinstance(error, TorchDynamoException):
+        return None
+    return printable(" ".join(str(error).partition("\n\n")[0].split()), 200)

@@ -33,6 +33,8 @@ class BatchLoader:
 
     def batches(self, indices: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the images of each index tensor, int64 [B], as uint8 [B, H, W, C] on the device."""
+        if not indices:  # a restored state may be at the end of an epoch
+            return
         if self._on_device is not None:
             # One upload for all batches of an epoch.
             order = torch.cat(list(indices)).to(self._device)

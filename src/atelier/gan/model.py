@@ -163,7 +163,9 @@ def build_gan(
         for network in networks
     )
     if settings.fused == "auto":
-        fuse(generator, discriminator, compiled=device.type == "cuda")
+        # Collective operations inside compiled functions would hide the loss of a process.
+        compiled = device.type == "cuda" and ranks.count == 1
+        fuse(generator, discriminator, settings.batch_size if compiled else 0)
     generator_lr, discriminator_lr = _learning_rates(settings)
     return GAN(
         arch,

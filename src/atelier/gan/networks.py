@@ -13,6 +13,8 @@ discriminator has one logit per class and returns the logit of the image's class
 """
 
 import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, get_args
 
 import torch
@@ -104,11 +106,12 @@ class Generator(nn.Module):
         self.shape = (arch.channels, arch.image_size, arch.image_size)
         layers = _dcgan_generator(arch) if arch.network == "dcgan" else _mlp_generator(arch)
         self.layers = nn.Sequential(*layers, nn.Tanh())
+        self.fused: FusedLayers | None = None
 
     def forward(self, latents: Tensor) -> Tensor:
         """Generate one image per latent vector."""
-        images: Tensor = self.layers(latents)
-        return images.reshape(-1, *self.shape)
+        run = self.fused.run if self.fused and self.fused.covers(self, latents) else run_layers
+        return run(self.layers, latents).reshape(-1, *self.shape)
 
 
 class Discriminator(nn.Module):
@@ -118,7 +121,7 @@ class Discriminator(nn.Module):
         super().__init__()
         layers = _dcgan_discriminator(arch) if arch.network == "dcgan" else _mlp_discriminator(arch)
         self.layers = nn.Sequential(*layers)
-        self.layers_by_halves = run_by_halves
+        self.fused: FusedLayers | None = None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return one logit per image; its sigmoid is D(x) in the papers.
@@ -129,7 +132,8 @@ class Discriminator(nn.Module):
         """
         with parametrize.cached():
             self._spectral_norm_in_fp32(images.device.type)
-            logits: Tensor = self.layers(images)
+            run = self.fused.run if self.fused and self.fused.covers(self, images) else run_layers
+            logits = run(self.layers, images)
         return _select_logits(logits, labels)
 
     def forward_pair(
@@ -144,7 +148,10 @@ class Discriminator(nn.Module):
             fake: likewise.
             labels: those of both batches, one-hot [B, classes] if the network is conditional.
         """
-        logits = self.layers_by_halves(self.layers, torch.cat([real, fake]))
+        fused = self.fused if self.fused and self.fused.covers(self, real) else None
+        # Autocast makes generated images bfloat16 and would round the real ones in the first layer.
+        images = torch.cat([real.to(fake.dtype), fake])
+        logits = (fused.run_pair if fused else run_layers_on_pair)(self.layers, images)
         real_logits, fake_logits = _halves(logits)
         return _select_logits(real_logits, labels), _select_logits(fake_logits, labels)
 
@@ -156,10 +163,37 @@ class Discriminator(nn.Module):
                     _ = layer.weight  # computed once; the forward pass reads it from the cache
 
 
-def run_by_halves(layers: nn.Sequential, maps: Tensor) -> Tensor:
+LayersFunction = Callable[[nn.Sequential, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class FusedLayers:
+    """Compiled replacements of :func:`run_layers` and :func:`run_layers_on_pair`.
+
+    Attributes:
+        batch_size: of training steps that use them; each other size would be compiled again.
+    """
+
+    run: LayersFunction
+    run_pair: LayersFunction
+    batch_size: int
+
+    def covers(self, network: nn.Module, batch: Tensor) -> bool:
+        """Return true for a training step of this batch size, and false for samples."""
+        return network.training and len(batch) == self.batch_size
+
+
+def run_layers(layers: nn.Sequential, maps: Tensor) -> Tensor:
+    """Run layers on a batch."""
+    result: Tensor = layers(maps)
+    return result
+
+
+def run_layers_on_pair(layers: nn.Sequential, maps: Tensor) -> Tensor:
     """Run layers on two batches [2B, ...], each normalized by its own batch statistics.
 
-    Running statistics are updated by the first half, then by the second.
+    Ghost batch normalization: Hoffer et al. 2017, "Train longer, generalize better". Running
+    statistics are updated by the first batch, then by the second.
     """
     for layer in layers:
         if isinstance(layer, nn.BatchNorm2d):

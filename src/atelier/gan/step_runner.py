@@ -10,6 +10,7 @@ from atelier.core.device import float32_matmul_precision
 from atelier.core.errors import AtelierError, is_out_of_memory
 from atelier.core.events import Events
 from atelier.gan.cuda_graph import GraphedStep
+from atelier.gan.fused import compilation_problem
 from atelier.gan.model import GAN
 from atelier.gan.step import Batch, train_step
 from atelier.gan.streams import RandomStreams
@@ -33,11 +34,13 @@ class StepRunner:
         """Do a training step and return its statistics.
 
         Raises:
-            AtelierError: memory runs out; the message names a batch size that fits.
+            AtelierError: memory runs out, and the message names a batch size that fits; or the
+                networks cannot be compiled.
         """
         try:
             return self._run(gan, batch)
         except (MemoryError, RuntimeError) as error:
+            _report_failed_compilation(gan, error)
             # Several processes would have to try other batch sizes together.
             if gan.ranks.count > 1 or not is_out_of_memory(error):
                 raise
@@ -83,6 +86,7 @@ class StepRunner:
             try:
                 self._graphs[key] = GraphedStep(gan, batch)
             except RuntimeError as error:
+                _report_failed_compilation(gan, error)
                 if is_out_of_memory(error):
                     raise
                 reason = str(error).partition("\n")[0]
@@ -106,3 +110,13 @@ class StepRunner:
             traceback.clear_frames(error.__traceback__)
             return False
         return True
+
+
+def _report_failed_compilation(gan: GAN, error: BaseException) -> None:
+    """Raise a sentence if the error is that a fused step cannot be compiled."""
+    problem = compilation_problem(error) if gan.settings.fused == "auto" else None
+    if problem is not None:
+        raise AtelierError(
+            f"train.fused is auto, but the networks cannot be compiled here ({problem}); set it to"
+            " none."
+        ) from None

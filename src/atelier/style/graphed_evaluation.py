@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from atelier.core.errors import is_out_of_memory
 from atelier.core.events import Events
 
 USE_CUDA_GRAPHS = False
@@ -40,6 +41,8 @@ class Evaluator:
             try:
                 self._graph = EvaluationGraph(self._compute, image)
             except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
                 reason = str(error).partition("\n")[0]
                 self._events.warn(
                     f"evaluations cannot be captured as a CUDA graph on this GPU ({reason});"
