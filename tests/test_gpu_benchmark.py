@@ -66,14 +66,33 @@ def test_results_are_saved_after_every_part(
     gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     out = tmp_path / "gpu.json"
-    command = ["gpu.py", "--tiny", "--parts", "machine,syncs", "--out", str(out)]
+    command = ["gpu.py", "--tiny", "--parts", "machine,train,syncs", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", command)
     gpu.main()
     results = json.loads(out.read_text("utf-8"))
-    assert list(results) == ["machine", "syncs"]
+    assert list(results) == ["machine", "train", "syncs"]
     assert results["machine"]["answer"]["missing"] == []
     assert results["syncs"]["answer"] == {"skipped": "needs a GPU"}
-    assert "predicted: no wait" in capsys.readouterr().out
+    rate = results["train"]["answer"]["recorded"]["images_per_second"]
+    assert rate > 0
+    *_, machine, train, syncs = capsys.readouterr().out.splitlines()
+    assert machine.startswith("| machine |")
+    assert train.endswith(f" | {gpu.PREDICTIONS['train']} | {rate:,} images/s recorded |")
+    assert syncs.endswith('| {"skipped": "needs a GPU"} |')
+
+
+def test_part_that_takes_too_long_is_stopped_with_its_programs(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(gpu.LIMITS, "machine", 0.01)
+    ((name, answer, _),) = gpu.run_parts(["machine"], 60, tiny=True)
+    assert (name, answer) == ("machine", "stopped after 0 s")
+
+
+def test_fused_steps_have_the_losses_of_plain_ones(gpu: ModuleType) -> None:
+    results = gpu.fused()
+    assert results["largest difference of the first losses"] < 0.02
+    assert results["auto"]["images_per_second"] > 0
 
 
 def test_every_part_has_a_limit_and_a_function(gpu: ModuleType) -> None:
