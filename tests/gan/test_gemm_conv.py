@@ -15,24 +15,27 @@ def _double(*shape: int) -> torch.Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True)
 
 
-def test_im2col_product_matches_conv2d() -> None:
+@pytest.mark.parametrize("all_gemm", [True, False])
+def test_im2col_product_matches_conv2d(all_gemm: bool) -> None:
     x, weight = _double(*LARGER), _double(*WEIGHT)
-    halved = gemm_conv._DownConvFunction.apply(x, weight)
+    halved = gemm_conv._DownConvFunction.apply(x, weight, all_gemm)
     torch.testing.assert_close(halved, F.conv2d(x, weight, None, 2, 1))
-    assert torch.autograd.gradcheck(gemm_conv._DownConvFunction.apply, (x, weight))
+    assert torch.autograd.gradcheck(gemm_conv._DownConvFunction.apply, (x, weight, all_gemm))
 
 
-def test_four_products_match_conv_transpose2d() -> None:
+@pytest.mark.parametrize("all_gemm", [True, False])
+def test_four_products_match_conv_transpose2d(all_gemm: bool) -> None:
     x, weight = _double(*SMALLER), _double(*WEIGHT)
-    doubled = gemm_conv._UpConvFunction.apply(x, weight)
+    doubled = gemm_conv._UpConvFunction.apply(x, weight, all_gemm)
     torch.testing.assert_close(doubled, F.conv_transpose2d(x, weight, None, 2, 1))
-    assert torch.autograd.gradcheck(gemm_conv._UpConvFunction.apply, (x, weight))
+    assert torch.autograd.gradcheck(gemm_conv._UpConvFunction.apply, (x, weight, all_gemm))
 
 
-@pytest.fixture
-def amx(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use matrix products on any processor."""
-    monkeypatch.setattr(gemm_conv, "has_amx_bf16", lambda: True)
+@pytest.fixture(params=[True, False], ids=["AMX", "no AMX"])
+def amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Use all matrix products on any processor, or only those without AMX."""
+    monkeypatch.setattr(gemm_conv, "has_amx_bf16", lambda: request.param)
+    return bool(request.param)
 
 
 LAYERS = {
@@ -45,10 +48,9 @@ LAYERS = {
 }
 
 
-@pytest.mark.usefixtures("amx")
 @pytest.mark.parametrize("name", LAYERS)
 def test_bfloat16_layers_are_as_accurate_as_pytorch(
-    monkeypatch: pytest.MonkeyPatch, name: str
+    monkeypatch: pytest.MonkeyPatch, amx: bool, name: str
 ) -> None:
     torch.manual_seed(1)
     build, shape = LAYERS[name]
@@ -65,7 +67,8 @@ def test_bfloat16_layers_are_as_accurate_as_pytorch(
     exact = compute()
     with torch.autocast("cpu", torch.bfloat16):
         from_gemm = compute()
-        monkeypatch.setattr(gemm_conv, "has_amx_bf16", lambda: False)
+        for limit in ("_MAX_PIXELS", "_MAX_PIXELS_WITHOUT_AMX"):
+            monkeypatch.setattr(gemm_conv, limit, 0)
         from_pytorch = compute()
     assert from_gemm[0].dtype == torch.bfloat16
     for expected, gemm, pytorch in zip(exact, from_gemm, from_pytorch, strict=True):
@@ -73,9 +76,8 @@ def test_bfloat16_layers_are_as_accurate_as_pytorch(
         assert (gemm - expected).norm() <= 1.5 * (pytorch - expected).norm()
 
 
-@pytest.mark.usefixtures("amx")
 def test_gemm_is_used_only_for_large_batches_of_small_square_maps(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, amx: bool
 ) -> None:
     shapes: list[torch.Size] = []
 
@@ -86,19 +88,35 @@ def test_gemm_is_used_only_for_large_batches_of_small_square_maps(
     im2col = gemm_conv.im2col
     monkeypatch.setattr(gemm_conv, "im2col", record)
     down, up = DownConv(4, 4, bias=False), UpConvTranspose(4, 4)
-    small, large, oblong = (torch.randn(32, 4, *size) for size in ((8, 8), (16, 16), (4, 8)))
+    size = 8 if amx else 16
+    shapes_of_maps = ((size, size), (2 * size, 2 * size), (size // 2, size))
+    small, large, oblong = (torch.randn(32, 4, *shape) for shape in shapes_of_maps)
     down(small)
     with torch.autocast("cpu", torch.bfloat16):
-        for x in (large, oblong, small[:31], small[:0], small[:, :, :7, :7]):
+        for x in (large, oblong, small[:31], small[:0], small[:, :, : size - 1, : size - 1]):
             assert down(x).shape == (len(x), 4, x.shape[2] // 2, x.shape[3] // 2)
         assert not shapes
-        down(small)
+        halved = down(small)
         assert up(small).shape == large.shape
-    assert shapes == [small.shape]
+        assert shapes == ([small.shape] if amx else []), "without AMX convolutions are faster"
+        halved.sum().backward()
+    assert shapes == [small.shape], "the weights' gradient is a product"
+
+
+def test_only_cpus_with_amx_compute_first_and_last_layers_as_products(
+    monkeypatch: pytest.MonkeyPatch, amx: bool
+) -> None:
+    used: list[torch.Size] = []
+    as_rows = gemm_conv._as_rows
+    monkeypatch.setattr(gemm_conv, "_as_rows", lambda x: used.append(x.shape) or as_rows(x))
+    latent, logit = LatentConvTranspose(8, 4), LogitConv(4, 1, 4, bias=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        logit(latent(torch.randn(32, 8, 1, 1)))
+    assert bool(used) == amx
 
 
 def test_second_derivative_raises() -> None:
     x, weight = _double(*LARGER), _double(*WEIGHT)
-    output = gemm_conv._DownConvFunction.apply(x, weight).sum()
+    output = gemm_conv._DownConvFunction.apply(x, weight, True).sum()
     with pytest.raises(RuntimeError, match="first derivatives only; compute in float32"):
         torch.autograd.grad(output, x, create_graph=True)

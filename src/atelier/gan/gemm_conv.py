@@ -1,12 +1,14 @@
-"""Convolutions of small maps as matrix products (GEMM), for CPUs with AMX and fused steps.
+"""Convolutions of small maps as matrix products (GEMM), for bfloat16 on CPUs and fused steps.
 
 On a CPU with bfloat16 tile multiplication (AMX), oneDNN's convolutions of maps of up to 8x8 pixels
 reach a fifth of the rate of its matrix products, and their weight gradients a twentieth. Here the
 windows of a map become the rows of a matrix (Chellapilla, Puri and Simard 2006, "High performance
 convolutional neural networks for document processing"). With channels last, that copies long
-contiguous runs. On other devices, and always in float32, the layers use PyTorch's convolutions,
-except that ``train.fused`` may ask for products in the first and the last layer. The results differ
-only by rounding.
+contiguous runs. On a CPU without AMX only the weight gradients are products, because its other
+convolutions are faster than its products. On other devices, and always in float32, the layers use
+PyTorch's convolutions, except that ``train.fused`` computes the first and the last layer as
+products. The results differ only by rounding. ``docs/measurements/training-speed.md`` has the
+rates of all kernels.
 """
 
 from typing import Any
@@ -17,7 +19,8 @@ from torch import Tensor, nn
 
 from atelier.core.device import has_amx_bf16
 
-_MAX_PIXELS = 64  # of the larger map; PyTorch is as fast on larger maps
+# Pixels of the larger map up to which products are faster, and weight gradients without AMX.
+_MAX_PIXELS, _MAX_PIXELS_WITHOUT_AMX = 64, 256
 _MIN_BATCH = 32  # in smaller batches the weight gradients cost more than the products save
 
 
@@ -66,9 +69,11 @@ class DownConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve."""
-        if not _gemm_is_faster(x, x.shape[2]) or x.shape[2] % 2:
+        if not _is_small_bf16_on_cpu(x, x.shape[2]) or x.shape[2] % 2:
             return super().forward(x)
-        halved: Tensor = _DownConvFunction.apply(x.bfloat16(), self.weight.bfloat16())
+        halved: Tensor = _DownConvFunction.apply(
+            x.bfloat16(), self.weight.bfloat16(), has_amx_bf16()
+        )
         return halved if self.bias is None else halved + self.bias.bfloat16()[:, None, None]
 
 
@@ -80,62 +85,90 @@ class UpConvTranspose(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve; ``output_size`` belongs to the base class and is not used."""
-        if not _gemm_is_faster(x, 2 * x.shape[2]):
+        if not _is_small_bf16_on_cpu(x, 2 * x.shape[2]):
             return super().forward(x, output_size)
-        doubled: Tensor = _UpConvFunction.apply(x.bfloat16(), self.weight.bfloat16())
+        doubled: Tensor = _UpConvFunction.apply(
+            x.bfloat16(), self.weight.bfloat16(), has_amx_bf16()
+        )
         return doubled
 
 
 def _gemm_is_faster(x: Tensor, size: int) -> bool:
-    """Return true if a matrix product is faster: large batches of small square maps on AMX.
+    """Return true if a matrix product is faster than a convolution; arguments as below."""
+    return _is_small_bf16_on_cpu(x, size) and has_amx_bf16()
+
+
+def _is_small_bf16_on_cpu(x: Tensor, size: int) -> bool:
+    """Return true for large batches of small square maps in bfloat16 on a CPU.
 
     Args:
         x: the layer's input, [B, C, h, w].
         size: height of the larger of its input and output maps.
     """
-    if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or not has_amx_bf16():
+    if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return False
-    return len(x) >= _MIN_BATCH and x.shape[2] == x.shape[3] and size**2 <= _MAX_PIXELS
+    max_pixels = _MAX_PIXELS if has_amx_bf16() else _MAX_PIXELS_WITHOUT_AMX
+    return len(x) >= _MIN_BATCH and x.shape[2] == x.shape[3] and size**2 <= max_pixels
 
 
 class _DownConvFunction(torch.autograd.Function):
-    """Convolution of maps [B, C, 2h, 2w] with weights [D, C, 4, 4]."""
+    """Convolution of maps [B, C, 2h, 2w] with weights [D, C, 4, 4].
+
+    The weights' gradient is a product; with ``all_gemm``, the output and the other gradient too.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, all_gemm: bool) -> Tensor:
+        ctx.all_gemm = all_gemm
+        if not all_gemm:
+            ctx.save_for_backward(x, weight)
+            return F.conv2d(x, weight, stride=2, padding=1)
         rows = im2col(x)
         ctx.save_for_backward(rows, weight)
         return _to_maps(rows @ _as_rows(weight).T, x.shape[2] // 2)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         _reject_second_derivative()
-        rows, weight = ctx.saved_tensors
-        needs_x, needs_weight = ctx.needs_input_grad
+        saved, weight = ctx.saved_tensors
+        needs_x, needs_weight, _ = ctx.needs_input_grad
+        rows = saved if ctx.all_gemm or not needs_weight else im2col(saved)
+        transposed = conv_transpose_gemm if ctx.all_gemm else _conv_transpose
         return (
-            conv_transpose_gemm(gradient, weight) if needs_x else None,
+            transposed(gradient, weight) if needs_x else None,
             _to_weight(_pixels(gradient).T @ rows) if needs_weight else None,
+            None,
         )
 
 
 class _UpConvFunction(torch.autograd.Function):
-    """Transposed convolution of maps [B, D, h, w] with weights [D, C, 4, 4]."""
+    """Transposed convolution of maps [B, D, h, w] with weights [D, C, 4, 4].
+
+    Products as in :class:`_DownConvFunction`.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, all_gemm: bool) -> Tensor:
+        ctx.all_gemm = all_gemm
         ctx.save_for_backward(x, weight)
-        return conv_transpose_gemm(x, weight)
+        return (conv_transpose_gemm if all_gemm else _conv_transpose)(x, weight)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         _reject_second_derivative()
         x, weight = ctx.saved_tensors
-        needs_x, needs_weight = ctx.needs_input_grad
+        needs_x, needs_weight, _ = ctx.needs_input_grad
         rows = im2col(gradient)
-        return (
-            _to_maps(rows @ _as_rows(weight).T, x.shape[2]) if needs_x else None,
-            _to_weight(_pixels(x).T @ rows) if needs_weight else None,
-        )
+        to_x = None
+        if needs_x and ctx.all_gemm:
+            to_x = _to_maps(rows @ _as_rows(weight).T, x.shape[2])
+        elif needs_x:
+            to_x = F.conv2d(gradient, weight, stride=2, padding=1)
+        return to_x, _to_weight(_pixels(x).T @ rows) if needs_weight else None, None
+
+
+def _conv_transpose(x: Tensor, weight: Tensor) -> Tensor:
+    return F.conv_transpose2d(x, weight, stride=2, padding=1)
 
 
 def _reject_second_derivative() -> None:
