@@ -33,8 +33,8 @@ LIMITS = {
 }  # fmt: skip
 # Estimates for an H100, made before the first run on a GPU.
 PREDICTIONS = {
-    "train": "55,000 images/s recorded (38,000 to 75,000), 25,000 to 35,000 eager",
-    "kernels": "310 kernels and 2.0 ms in a recorded step",
+    "train": "55,000 images/s captured (38,000 to 75,000), 25,000 to 35,000 eager",
+    "kernels": "310 kernels and 2.0 ms in a captured step",
     "syncs": "no wait in a step or in an evaluation",
     "paint": "0.6 to 1.0 s for `photo` at 512 pixels",
     "resume": "equal within rounding",
@@ -105,7 +105,7 @@ def measure_rate(trainer: Any, messages: list[str], epochs: int = 3) -> Results:
             times[step] = time.perf_counter()
 
     run = trainer.run(after_step=note_time)
-    next(run)  # records the step, chooses kernels
+    next(run)  # captures the step, chooses kernels
     whole, steps = [], []
     for _ in range(1 if TINY else epochs):
         wait()
@@ -194,12 +194,12 @@ def device_speed() -> Results:
 
 
 def train() -> Results:
-    """Training of celeba64, recorded as a CUDA graph and eager."""
+    """Training of celeba64, captured as a CUDA graph and eager."""
     import torch
 
-    answer = {"recorded": measure_rate(*make_trainer(steps=256))}
+    answer = {"captured": measure_rate(*make_trainer(steps=256))}
     if not TINY:
-        answer["recorded"]["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+        answer["captured"]["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
     answer["eager"] = measure_rate(*make_trainer(cuda_graphs=False), epochs=2)
     return answer
 
@@ -237,7 +237,7 @@ def syncs() -> Results:
         return dict(collections.Counter(places))
 
     answer = {}
-    for name, cuda_graphs in (("eager step", False), ("recorded step", True)):
+    for name, cuda_graphs in (("eager step", False), ("captured step", True)):
         trainer, _ = make_trainer(steps=4, cuda_graphs=cuda_graphs)
         step = one_step(trainer)
         for _ in range(3):
@@ -279,7 +279,7 @@ def kernels() -> Results:
     optimizer = make_transfer(512)
     optimizer.advance(11)
     return {
-        "recorded step": table(one_step(make_trainer(steps=4)[0])),
+        "captured step": table(one_step(make_trainer(steps=4)[0])),
         "eager step": table(one_step(make_trainer(steps=4, cuda_graphs=False)[0])),
         "evaluation": table(lambda: optimizer.advance(1)),
     }
@@ -480,7 +480,7 @@ def numbers() -> Results:
 
 
 def memory() -> Results:
-    """Measure a batch that does not fit, and a step that cannot be recorded."""
+    """Measure a batch that does not fit, and a step that cannot be captured."""
     import torch
 
     from atelier.core.errors import AtelierError
@@ -509,7 +509,7 @@ def memory() -> Results:
     trainer, messages = make_trainer(steps=8)
     stream = torch.cuda.current_stream()
     next(trainer.run())
-    answer["not recordable"] = {
+    answer["not capturable"] = {
         "warnings": messages,
         "stream restored": torch.cuda.current_stream() == stream,
         "finite": trainer.is_finite(),
@@ -601,7 +601,7 @@ def headline(name: str, answer: Any) -> str:
     try:
         match name:
             case "train":
-                return f"{answer['recorded']['images_per_second']:,} images/s recorded"
+                return f"{answer["captured"]['images_per_second']:,} images/s captured"
             case "fused":
                 rates = [f"{answer[key]['images_per_second']:,}" for key in ("auto", "none")]
                 return f"{rates[0]} images/s with `auto`, {rates[1]} with `none`"

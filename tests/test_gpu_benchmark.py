@@ -22,9 +22,9 @@ def gpu() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("kind", ["recorded", "eager"])
+@pytest.mark.parametrize("kind", ["captured", "eager"])
 def test_training_rates_are_positive(gpu: ModuleType, kind: str) -> None:
-    rate = gpu.measure_rate(*gpu.make_trainer(cuda_graphs=kind == "recorded"), epochs=1)
+    rate = gpu.measure_rate(*gpu.make_trainer(cuda_graphs=kind == "captured"), epochs=1)
     assert rate["steps_per_epoch"] == 3
     assert rate["images_per_second"] >= rate["images_per_second_with_epoch_ends"] > 0
     assert rate["ms_per_step"] == pytest.approx(8e3 / rate["images_per_second"], rel=0.01)
@@ -73,11 +73,11 @@ def test_results_are_saved_after_every_part(
     assert list(results) == ["machine", "train", "syncs"]
     assert results["machine"]["answer"]["missing"] == []
     assert results["syncs"]["answer"] == {"skipped": "needs a GPU"}
-    rate = results["train"]["answer"]["recorded"]["images_per_second"]
+    rate = results["train"]["answer"]["captured"]["images_per_second"]
     assert rate > 0
     *_, machine, train, syncs = capsys.readouterr().out.splitlines()
     assert machine.startswith("| machine |")
-    assert train.endswith(f" | {gpu.PREDICTIONS['train']} | {rate:,} images/s recorded |")
+    assert train.endswith(f" | {gpu.PREDICTIONS['train']} | {rate:,} images/s captured |")
     assert syncs.endswith('| {"skipped": "needs a GPU"} |')
 
 
