@@ -601,7 +601,7 @@ def headline(name: str, answer: Any) -> str:
     try:
         match name:
             case "train":
-                return f"{answer["captured"]['images_per_second']:,} images/s captured"
+                return f"{answer['captured']['images_per_second']:,} images/s captured"
             case "fused":
                 rates = [f"{answer[key]['images_per_second']:,}" for key in ("auto", "none")]
                 return f"{rates[0]} images/s with `auto`, {rates[1]} with `none`"
