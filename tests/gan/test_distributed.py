@@ -98,9 +98,10 @@ MODERN = {
     [
         pytest.param(16, {}, marks=pytest.mark.slow),
         pytest.param(17, {"discriminator_norm": False}, marks=pytest.mark.slow),
+        pytest.param(16, {"fused": "auto"}, marks=pytest.mark.slow),
         (17, {"discriminator_norm": False, **MODERN}),
     ],
-    ids=["even", "odd", "modern"],
+    ids=["even", "odd", "fused", "modern"],
 )
 def test_two_processes_match_one(
     make_settings: Callable[..., Settings], tmp_path: Path, count: int, changes: dict[str, Any]
