@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from atelier.core.errors import AtelierError
+from atelier.core.errors import AtelierError, count_text
 from atelier.tracking import destination
 from atelier.tracking.dvc_lock import (
     StageRecord,
@@ -21,7 +21,7 @@ from atelier.tracking.dvc_lock import (
 )
 from atelier.tracking.execution import Commit, Workspace, _last
 from atelier.tracking.preflight import _cache_folder, _dvc_folder
-from atelier.tracking.redact import count_text, flat, numbers
+from atelier.tracking.redact import flat, numbers
 from atelier.tracking.run_state import Fingerprint, capture, remove_committed, verify_unchanged
 
 LOCK = """

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atelier.cli.checkout import PARAMS
-from atelier.core.errors import AtelierError
-from atelier.tracking.redact import count_text
+from atelier.core.errors import AtelierError, count_text
 
 if TYPE_CHECKING:
     from atelier.tracking.outbox import Pending, Unwritten

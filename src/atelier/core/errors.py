@@ -147,3 +147,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean X`` for the most similar known word, or an empty string."""
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {found[0]}" if found else ""
+
+
+def count_text(count: int, singular: str, plural: str = "") -> str:
+    """Return a count with its noun, for example ``1 image``, ``2,000 images`` or ``2 entries``.
+
+    Args:
+        count: the number.
+        singular: the noun for one.
+        plural: the noun for any other number; ``singular`` with an s if empty.
+    """
+    return f"{count:,} {singular if count == 1 else plural or f'{singular}s'}"

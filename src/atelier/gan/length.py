@@ -1,5 +1,6 @@
 """Warnings before a training: its length and its batches."""
 
+from atelier.core.errors import count_text
 from atelier.core.settings import TrainSettings
 
 # Measured with `best32` on 400 drawn faces: docs/measurements/sample.md.
@@ -44,8 +45,3 @@ def batch_warnings(batch_size: int, images: int) -> list[str]:
         f"the training set has {count_text(images, 'image')}, fewer than"
         f" train.batch_size ({batch_size:,}), so that every step uses all of them; add images."
     ]
-
-
-def count_text(count: int, noun: str) -> str:
-    """Return a count with its noun, for example ``1 image`` or ``2,000 images``."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atelier.core.errors import count_text
 from atelier.core.progress import Progress, ProgressCallback, silent
 from atelier.core.settings import EvaluateSettings
 from atelier.metrics.cache import FeatureCache
@@ -32,13 +33,7 @@ from atelier.metrics.neighbors import (
     nearest_pairs,
     precision_recall_density_coverage,
 )
-from atelier.metrics.reference import (
-    MIN_REAL_IMAGES,
-    Images,
-    RealImages,
-    count_text,
-    too_few_images_message,
-)
+from atelier.metrics.reference import MIN_REAL_IMAGES, Images, RealImages, too_few_images_message
 
 # Metrics of generated images that tables of runs show.
 COMPARED = ("kid", "kid_error", "fid", "precision", "recall", "memorised")

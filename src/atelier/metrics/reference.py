@@ -16,11 +16,6 @@ MIN_REAL_IMAGES = 16  # with fewer test images, training images are the referenc
 _MAX_SCALING_IMAGES = 1000
 
 
-def count_text(count: int, name: str) -> str:
-    """Return a count with its name, for example ``1 image`` or ``2 images``."""
-    return f"{count} {name}" if count == 1 else f"{count} {name}s"
-
-
 def too_few_images_message(samples: int, samples_key: str, available: int, share_key: str) -> str:
     """Return advice on how to get enough real images for a comparison.
 

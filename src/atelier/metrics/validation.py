@@ -8,18 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from atelier.core.errors import AtelierError
+from atelier.core.errors import AtelierError, count_text
 from atelier.core.settings import EvaluateSettings, TrainSettings
 from atelier.metrics.cache import FeatureCache
 from atelier.metrics.distances import MIN_IMAGES_FOR_KID, RELIABLE_KID_IMAGES, compute_kid
 from atelier.metrics.extractors import build_extractor
 from atelier.metrics.features import MIN_IMAGES_TO_STANDARDIZE
-from atelier.metrics.reference import (
-    MIN_REAL_IMAGES,
-    RealImages,
-    count_text,
-    too_few_images_message,
-)
+from atelier.metrics.reference import MIN_REAL_IMAGES, RealImages, too_few_images_message
 
 # Training images among which those that give the scale of the features are drawn.
 _POOL = 10_000

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atelier.core.download_settings import DownloadSettings
-from atelier.core.errors import AtelierError
+from atelier.core.errors import AtelierError, count_text
 from atelier.core.presets import STAGES, nearest_preset, preset_values
 from atelier.core.settings import Settings
 from atelier.data.dataset import load_images
 from atelier.figures.curves import read_losses
 from atelier.figures.montage import montage, split_sides, whole_tile
-from atelier.gan.length import batch_warnings, count_text, length_warnings
+from atelier.gan.length import batch_warnings, length_warnings
 from atelier.gan.sample_files import epoch_files, load_augmented, shape_of_samples
 from atelier.report.charts import Chart, kid_chart, training_chart
 from atelier.report.images import (

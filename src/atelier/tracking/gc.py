@@ -14,12 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atelier.core.errors import AtelierError
+from atelier.core.errors import AtelierError, count_text
 from atelier.tracking import destination, mlflow_names
 from atelier.tracking.environment import PRIVATE, owner_tags, repository_root
 from atelier.tracking.metric_names import KID, find_metric
 from atelier.tracking.outbox import outboxes, recorded_start
-from atelier.tracking.redact import count_text
 from atelier.tracking.references import collect_cache, collect_runs, named_by_git
 from atelier.tracking.renamed import current_parameters
 from atelier.tracking.run_start import settings_of

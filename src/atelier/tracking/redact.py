@@ -69,14 +69,3 @@ def cut_without_secrets(text: str, longest: int) -> str:
         return redact(text)
     whole_words = text[:longest].rsplit(maxsplit=1)
     return redact(whole_words[0] if len(whole_words) == 2 else "") + "\n[cut]\n"
-
-
-def count_text(number: int, one: str, more: str = "") -> str:
-    """Return a number with a noun, e.g. "1 entry" or "2 entries".
-
-    Args:
-        number: the number.
-        one: the singular.
-        more: the plural; ``one`` with an s if empty.
-    """
-    return f"{number} {one if number == 1 else more or f'{one}s'}"

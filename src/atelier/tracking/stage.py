@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from atelier.core import settings as settings_module
-from atelier.core.errors import AtelierError, PeerLostError, is_out_of_memory, os_error_message
+from atelier.core.errors import (
+    AtelierError,
+    PeerLostError,
+    count_text,
+    is_out_of_memory,
+    os_error_message,
+)
 from atelier.core.paths import check_named, link_named, reject_lost_experiment
 from atelier.core.settings import Settings
 from atelier.core.torchrun import rank, runs_under_torchrun, torchrun
@@ -32,7 +38,7 @@ from atelier.tracking.environment import (
     uncommitted,
 )
 from atelier.tracking.outbox import Outbox, pending, problem, record_start
-from atelier.tracking.redact import count_text, flat, redact, redact_urls
+from atelier.tracking.redact import flat, redact, redact_urls
 from atelier.tracking.results import LAST_STAGE, print_results
 from atelier.tracking.run import Run
 from atelier.tracking.run_state import (

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from atelier.core.errors import AtelierError
+from atelier.core.errors import AtelierError, count_text
 from atelier.core.files import write_json
 from atelier.core.progress import duration_text
 from atelier.tracking.dvc_lock import read_lock
@@ -31,7 +31,7 @@ from atelier.tracking.environment import (
     private_folder,
     repository_root,
 )
-from atelier.tracking.redact import count_text, redact_urls
+from atelier.tracking.redact import redact_urls
 from atelier.tracking.run_state import Fingerprint
 
 _FOLDER = "timings"

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from atelier.core.errors import AtelierError
+from atelier.core.errors import AtelierError, count_text
 from atelier.core.presets import nearest_preset
 from atelier.core.settings import Settings
-from atelier.tracking.redact import count_text, flat, redact_urls
+from atelier.tracking.redact import flat, redact_urls
 
 # Settings in a title; more make it unreadable in MLflow's table.
 _MAX_CHANGES = 3

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from atelier.core.device import device_name
 from atelier.core.download_settings import DownloadSettings
+from atelier.core.errors import count_text
 from atelier.core.progress import Progress, ProgressCallback, duration_text, print_above_bars
 from atelier.gan.fit import TrainingEvents
 from atelier.gan.history import EpochResult
-from atelier.gan.length import count_text
 from atelier.gan.sample_files import save_augmented, save_samples
 from atelier.gan.trainer import Trainer
 from atelier.gan.training_plan import MIN_STEPS, TrainingPlan, plan_training
