@@ -68,6 +68,7 @@ def rgb_values(path: str | Path) -> np.ndarray:
     return np.asarray(load_image(path).convert("RGB")).astype(int)
 
 
+@pytest.mark.slow
 def test_every_image_is_stylized_in_every_style_at_its_own_size(
     atelier: CommandRunner, album: Path
 ) -> None:
@@ -198,6 +199,7 @@ def test_styles_cycle_over_images_of_all_sizes(atelier: CommandRunner, album: Pa
         assert sorted(written) == ["a-waves", "b-stars", "c-waves", "d-stars"]
 
 
+@pytest.mark.slow
 def test_preset_replaces_values_of_params(
     atelier: CommandRunner, album: Path, checkout: Path
 ) -> None:

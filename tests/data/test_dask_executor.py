@@ -165,6 +165,7 @@ def test_cluster_without_workers_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
         list(map_on_cluster(negative, range(3), empty.scheduler_address, lambda _: 1, 100))
 
 
+@pytest.mark.slow
 def test_lost_connection_is_an_error() -> None:
     with local_cluster(1) as running:
 

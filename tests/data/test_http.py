@@ -230,6 +230,7 @@ with DownloadCache(Path(folder)) as cache:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("names", "requests"), [(("one", "two"), 1), (("first", "two"), None)])
 def test_concurrent_downloads_of_one_file_are_serialized(
     tmp_path: Path, site: Any, names: tuple[str, ...], requests: int | None

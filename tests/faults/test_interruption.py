@@ -33,6 +33,7 @@ def stage_process(dvc: subprocess.Popen[str], script: str) -> psutil.Process:
     raise AssertionError(f"{script} did not start")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
     [

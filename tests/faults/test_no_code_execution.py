@@ -190,6 +190,7 @@ SHELL: list[dict[str, Any]] = [
 ALLOWED = {"tracking.experiment", "tracking.registered_model"}  # any name in MLflow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [SHELL[0], *(pytest.param(other, marks=pytest.mark.slow) for other in SHELL[1:])]
 )

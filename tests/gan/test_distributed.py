@@ -93,6 +93,7 @@ MODERN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "changes"),
     [

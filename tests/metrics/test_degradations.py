@@ -96,6 +96,7 @@ def test_real_images_have_the_best_metrics(evaluator: Evaluator) -> None:
     assert metrics["memorised"] < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("degrade", "doses", "falling"),
     [

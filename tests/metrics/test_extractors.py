@@ -155,6 +155,7 @@ def test_every_network_returns_features(name: str) -> None:
     assert 256 <= features.shape[1] <= 2048
 
 
+@pytest.mark.slow
 def test_inception_is_downloaded_verified_and_equals_torch_fidelity(
     served: tuple[Path, str], hub: Path, images: NDArray[np.uint8]
 ) -> None:

@@ -12,6 +12,8 @@ from ..support.project import Project
 
 OFFLINE = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Page:

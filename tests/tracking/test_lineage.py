@@ -21,6 +21,7 @@ PATHS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 def test_lineage_follows_paths_that_are_illegal_tag_names(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -70,6 +70,7 @@ def test_entry_with_old_loader_is_delivered(tmp_path: Path) -> None:
     assert model.name == f"anna-s v1-5-{model.tags['content.md5'][:6]}"
 
 
+@pytest.mark.slow
 def test_metrics_of_an_earlier_version_get_their_present_names(tmp_path: Path) -> None:
     outbox = Outbox(
         private_folder(tmp_path),
