@@ -34,13 +34,7 @@ def stage_process(dvc: subprocess.Popen[str], script: str) -> psutil.Process:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGINT,
-        *(pytest.param(other, marks=pytest.mark.slow) for other in (signal.SIGTERM, signal.SIGHUP)),
-    ],
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_training_restores_old_outputs(ready: Project, number: signal.Signals) -> None:
     before = ready.bytes(*OUTPUTS)
     ready.set(**{"train.epochs": 100_000, "runtime.checkpoint_seconds": 0.0})

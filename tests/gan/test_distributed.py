@@ -97,9 +97,9 @@ MODERN = {
 @pytest.mark.parametrize(
     ("count", "changes"),
     [
-        pytest.param(16, {}, marks=pytest.mark.slow),
-        pytest.param(17, {"discriminator_norm": False}, marks=pytest.mark.slow),
-        pytest.param(16, {"fused": "auto"}, marks=pytest.mark.slow),
+        (16, {}),
+        (17, {"discriminator_norm": False}),
+        (16, {"fused": "auto"}),
         (17, {"discriminator_norm": False, **MODERN}),
     ],
     ids=["even", "odd", "fused", "modern"],

@@ -100,12 +100,8 @@ def test_real_images_have_the_best_metrics(evaluator: Evaluator) -> None:
 @pytest.mark.parametrize(
     ("degrade", "doses", "falling"),
     [
-        (noisy, (100,), ("recall", "coverage")),
-        pytest.param(noisy, (50, 120), ("recall", "coverage"), marks=pytest.mark.slow),
-        pytest.param(
-            *(blurred, (1.5, 4), ("precision", "recall", "density", "coverage")),
-            marks=pytest.mark.slow,
-        ),
+        (noisy, (50, 120), ("recall", "coverage")),
+        (blurred, (1.5, 4), ("precision", "recall", "density", "coverage")),
     ],
 )
 def test_metrics_worsen_with_noise_and_blur(

@@ -106,12 +106,12 @@ class Generator(nn.Module):
         self.shape = (arch.channels, arch.image_size, arch.image_size)
         layers = _dcgan_generator(arch) if arch.network == "dcgan" else _mlp_generator(arch)
         self.layers = nn.Sequential(*layers, nn.Tanh())
-        self.fused: FusedLayers | None = None
+        self.fused: LayerFunctions | None = None
 
     def forward(self, latents: Tensor) -> Tensor:
         """Generate one image per latent vector."""
-        run = self.fused.run if self.fused and self.fused.covers(self, latents) else run_layers
-        return run(self.layers, latents).reshape(-1, *self.shape)
+        functions = _layer_functions(self, self.fused, latents)
+        return functions.run(self.layers, latents).reshape(-1, *self.shape)
 
 
 class Discriminator(nn.Module):
@@ -121,7 +121,7 @@ class Discriminator(nn.Module):
         super().__init__()
         layers = _dcgan_discriminator(arch) if arch.network == "dcgan" else _mlp_discriminator(arch)
         self.layers = nn.Sequential(*layers)
-        self.fused: FusedLayers | None = None
+        self.fused: LayerFunctions | None = None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return one logit per image; its sigmoid is D(x) in the papers.
@@ -132,8 +132,7 @@ class Discriminator(nn.Module):
         """
         with parametrize.cached():
             self._spectral_norm_in_fp32(images.device.type)
-            run = self.fused.run if self.fused and self.fused.covers(self, images) else run_layers
-            logits = run(self.layers, images)
+            logits = _layer_functions(self, self.fused, images).run(self.layers, images)
         return _select_logits(logits, labels)
 
     def forward_pair(
@@ -148,10 +147,9 @@ class Discriminator(nn.Module):
             fake: likewise.
             labels: those of both batches, one-hot [B, classes] if the network is conditional.
         """
-        fused = self.fused if self.fused and self.fused.covers(self, real) else None
-        # Autocast makes generated images bfloat16 and would round the real ones in the first layer.
+        # Autocast rounds real images in the first layer to the type that generated ones have.
         images = torch.cat([real.to(fake.dtype), fake])
-        logits = (fused.run_pair if fused else run_layers_on_pair)(self.layers, images)
+        logits = _layer_functions(self, self.fused, real).run_pair(self.layers, images)
         real_logits, fake_logits = _halves(logits)
         return _select_logits(real_logits, labels), _select_logits(fake_logits, labels)
 
@@ -163,24 +161,20 @@ class Discriminator(nn.Module):
                     _ = layer.weight  # computed once; the forward pass reads it from the cache
 
 
-LayersFunction = Callable[[nn.Sequential, Tensor], Tensor]
+RunLayers = Callable[[nn.Sequential, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class FusedLayers:
-    """Compiled replacements of :func:`run_layers` and :func:`run_layers_on_pair`.
+class LayerFunctions:
+    """Functions that run layers: the plain ones below, or compiled ones.
 
     Attributes:
-        batch_size: of training steps that use them; each other size would be compiled again.
+        batch_size: of the training steps that compiled ones are for; 0 for plain ones.
     """
 
-    run: LayersFunction
-    run_pair: LayersFunction
+    run: RunLayers
+    run_pair: RunLayers
     batch_size: int
-
-    def covers(self, network: nn.Module, batch: Tensor) -> bool:
-        """Return true for a training step of this batch size, and false for samples."""
-        return network.training and len(batch) == self.batch_size
 
 
 def run_layers(layers: nn.Sequential, maps: Tensor) -> Tensor:
@@ -201,6 +195,18 @@ def run_layers_on_pair(layers: nn.Sequential, maps: Tensor) -> Tensor:
         else:
             maps = layer(maps)
     return maps
+
+
+_PLAIN = LayerFunctions(run_layers, run_layers_on_pair, 0)
+
+
+def _layer_functions(
+    network: nn.Module, fused: LayerFunctions | None, batch: Tensor
+) -> LayerFunctions:
+    """Return ``fused`` for a training step of its batch size; plain functions for samples."""
+    if fused and network.training and len(batch) == fused.batch_size:
+        return fused
+    return _PLAIN
 
 
 def _halves(batches: Tensor) -> tuple[Tensor, Tensor]:
