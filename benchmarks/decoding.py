@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from atelier.data.convert import resize
 from atelier.data.image_file import decode
+from atelier.data.rows import resize
 
 SIZES = (
     (514, 928), (928, 514), (515, 771), (517, 519), (513, 513), (1025, 769), (2049, 1537),

@@ -12,8 +12,8 @@ from PIL import Image, ImageCms
 
 from atelier.core.settings import ConvertSettings
 from atelier.data.color_managed import load_source_image, save_stylized
-from atelier.data.convert import _row
 from atelier.data.image_file import decode, read_image
+from atelier.data.rows import convert_file
 
 from ..support.icc import display_p3, linear_grey, scanner, warm_cmyk
 from ..support.image_files import chunk, iccp, png, saved
@@ -168,8 +168,7 @@ def test_rows_have_the_colors_of_the_profile(color: Literal["rgb", "grey"], side
         validation_fraction=0.0,
         test_fraction=0.0,
     )
-    row = _row(settings, data)
-    assert isinstance(row, np.ndarray)
+    row = convert_file(settings, ("a.jpg", data)).rows[0].pixels
     expected = np.array(FROM_P3) if color == "rgb" else FROM_P3 @ np.array([0.299, 0.587, 0.114])
     assert np.abs(row - expected).max() <= 3
     assert decode(data, color, 1, 32).reduction == (8 if side == 600 else 1)

@@ -1,5 +1,6 @@
 """Conversion of raw images to arrays: complete counts and reproducible bytes."""
 
+import hashlib
 import json
 import os
 import resource
@@ -20,8 +21,10 @@ from atelier.core.errors import AtelierError
 from atelier.core.hashing import file_digest
 from atelier.core.progress import Progress
 from atelier.core.settings import ConvertSettings
-from atelier.data.convert import ConversionReport, convert, resize
+from atelier.data.convert import ConversionReport, convert
 from atelier.data.dataset import load_images
+from atelier.data.image_list import read_image_list
+from atelier.data.rows import resize
 from atelier.data.sources.download import download
 from atelier.sample_faces.portrait import random_portrait
 
@@ -100,6 +103,56 @@ def test_three_sets_divide_rows_in_order(
         assert len(images.pixels) == count
     for name, row in zip(everything.names, everything.pixels, strict=True):
         assert np.array_equal(rows[name], row)
+
+
+def test_list_names_every_file_and_the_place_of_every_row(
+    tmp_path: Path, raw: Path, conversion: Callable[..., ConvertSettings]
+) -> None:
+    convert(conversion(validation_fraction=0.2), raw, tmp_path / "images.npz", 2)
+    entries = read_image_list(tmp_path / "images.csv")
+    assert len(entries) == 34
+    files = {"training": "images", "validation": "validation", "test": "test"}
+    sets = {
+        name: load_images(tmp_path / f"{file}.npz", may_be_empty=True)
+        for name, file in files.items()
+    }
+    with zipfile.ZipFile(raw / "pictures.zip") as archive:
+        for entry in entries:
+            if entry.reason:
+                assert (entry.name, entry.set, entry.index) == ("", "", -1)
+                continue
+            data = archive.read(entry.file)
+            assert entry.sha256 == hashlib.sha256(data).hexdigest()
+            assert (entry.width, entry.height) == Image.open(BytesIO(data)).size
+            images = sets[entry.set]
+            assert entry.name == entry.file == images.names[entry.index]
+            row = resize(np.asarray(Image.open(BytesIO(data))), 16, "crop")
+            assert np.array_equal(images.pixels[entry.index], row)
+    truncated = next(entry for entry in entries if "05_half" in entry.file)
+    assert (truncated.reason, truncated.width, len(truncated.sha256)) == ("truncated", 0, 64)
+
+
+def test_list_numbers_groups_of_near_duplicates(
+    tmp_path: Path, copies: Callable[[list[Image.Image]], Any]
+) -> None:
+    faces = [Image.fromarray(random_portrait(96, 96, np.random.default_rng(i))) for i in range(3)]
+    copies([*faces, ImageOps.mirror(faces[1])])
+    groups = [entry.group for entry in read_image_list(tmp_path / "images.csv")]
+    assert groups[0] == groups[2] == -1
+    assert groups[1] == groups[3] >= 0
+
+
+@pytest.mark.parametrize(
+    "text", ["", "file,sha256\na,b\n", "\xff", "file,sha256,width,height\na,b,c,4\n"]
+)
+def test_damaged_list_is_one_sentence(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "images.csv"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(AtelierError, match=r"images\.csv is damaged; run the convert stage"):
+        read_image_list(path)
+    path.unlink()
+    with pytest.raises(AtelierError, match=r"images\.csv does not exist; run the convert stage"):
+        read_image_list(path)
 
 
 @pytest.fixture

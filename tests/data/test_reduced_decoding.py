@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from atelier.core.settings import ConvertSettings
-from atelier.data.convert import _row, resize
 from atelier.data.image_file import decode
+from atelier.data.rows import convert_file, resize
 
 from ..support.image_files import saved
 from ..support.images import stored_pixels
@@ -79,8 +79,8 @@ def test_converted_rows_have_exact_positions() -> None:
         validation_fraction=0.0,
         test_fraction=0.0,
     )
-    row = _row(settings, jpeg(blob(514, 514, 380, 400)))
-    assert isinstance(row, np.ndarray)
+    name_and_file = ("a.jpg", jpeg(blob(514, 514, 380, 400)))
+    row = convert_file(settings, name_and_file).rows[0].pixels
     assert center(row) == pytest.approx(expected("stretch", 514, 514, 380, 400), abs=0.03)
 
 

@@ -12,9 +12,10 @@ from PIL import Image
 from atelier.core.download_settings import DownloadSettings
 from atelier.core.hashing import file_digest
 from atelier.core.settings import ConvertSettings
-from atelier.data.convert import convert, resize
+from atelier.data.convert import convert
 from atelier.data.dataset import load_images
 from atelier.data.image_file import read_image
+from atelier.data.rows import resize
 from atelier.data.safe_names import MAX_LENGTH, sanitize_name
 from atelier.data.sources.download import download
 from atelier.data.sources.listing import list_folder

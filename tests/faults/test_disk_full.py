@@ -79,7 +79,15 @@ def test_outbox_on_full_disk_keeps_complete_entries(
 
 OUTPUTS = [
     ("download", ["data/raw"]),
-    ("convert", ["data/images.npz", "metrics/convert.json", "metrics/details/convert.json"]),
+    (
+        "convert",
+        [
+            "data/images.csv",
+            "data/images.npz",
+            "metrics/convert.json",
+            "metrics/details/convert.json",
+        ],
+    ),
     (
         "train",
         [

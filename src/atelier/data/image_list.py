@@ -1,0 +1,117 @@
+"""List of all raw files and their rows, ``data/images.csv``.
+
+It has one line for each row of the data set, and one for each rejected file, in the raw images'
+order. It holds names, sizes and hashes, no pixels.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from atelier.core.errors import AtelierError
+from atelier.core.files import write_csv
+from atelier.data.dataset import Split
+from atelier.data.rows import ConvertedFile
+
+IMAGE_LIST = "images.csv"
+
+SetName = Literal["", "training", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class ImageEntry:
+    """A row of the data set, or a rejected file.
+
+    Attributes:
+        file: name of the raw file.
+        sha256: of the file's bytes (of its pixels, if the source has no files), hexadecimal; empty
+            if it was not read.
+        width: of the upright image in pixels; 0 if it is not readable.
+        height: likewise.
+        reason: why the file is rejected; empty if it is used.
+        name: name of the row; empty if the file is rejected.
+        set: the set that has the row; empty if the file is rejected.
+        index: of the row in its set; -1 if the file is rejected.
+        group: number of the row's group of near-duplicates; -1 if it has no near-duplicate.
+    """
+
+    file: str
+    sha256: str
+    width: int
+    height: int
+    reason: str = ""
+    name: str = ""
+    set: SetName = ""
+    index: int = -1
+    group: int = -1
+
+
+_COLUMNS = [field.name for field in fields(ImageEntry)]
+_ADAPTER = TypeAdapter(ImageEntry)
+
+
+def list_images(
+    files: Sequence[ConvertedFile], sets: Split, groups: NDArray[np.int64]
+) -> Iterator[ImageEntry]:
+    """Yield the entries of all files.
+
+    Args:
+        files: all files, in the raw images' order.
+        sets: the sets of all rows.
+        groups: group of near-duplicates of each row, int64 [N].
+    """
+    places = _places(sets)
+    counts = np.bincount(groups)
+    row = 0
+    for file in files:
+        if not file.rows:
+            yield ImageEntry(file.name, file.sha256, file.width, file.height, file.reason)
+        for each in file.rows:
+            group = int(groups[row])
+            yield ImageEntry(
+                *(file.name, file.sha256, file.width, file.height),
+                name=each.name,
+                set=places[row][0],
+                index=places[row][1],
+                group=group if counts[group] > 1 else -1,
+            )
+            row += 1
+
+
+def _places(sets: Split) -> dict[int, tuple[SetName, int]]:
+    """Return the set of each row and its index there."""
+    indices: dict[SetName, list[int]] = {
+        "training": sets.training,
+        "validation": sets.validation,
+        "test": sets.test,
+    }
+    return {row: (name, index) for name, rows in indices.items() for index, row in enumerate(rows)}
+
+
+def write_image_list(path: Path, entries: Iterable[ImageEntry]) -> None:
+    """Write entries as CSV."""
+    write_csv(path, _COLUMNS, map(astuple, entries))
+
+
+def read_image_list(path: Path) -> list[ImageEntry]:
+    """Read the entries of a list.
+
+    Raises:
+        AtelierError: the file is missing or damaged.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = csv.DictReader(file, strict=True)
+            if lines.fieldnames != _COLUMNS:
+                raise csv.Error("other columns")
+            return [_ADAPTER.validate_python(line) for line in lines]
+    except FileNotFoundError:
+        raise AtelierError(f"{path} does not exist; run the convert stage to create it.") from None
+    except (OSError, UnicodeDecodeError, csv.Error, ValidationError):
+        raise AtelierError(f"{path} is damaged; run the convert stage again.") from None
