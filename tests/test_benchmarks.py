@@ -150,6 +150,14 @@ CASES = {
         {"name", "seconds", "removed", "kept"},
         {"seconds", "removed", "kept"},
     ),
+    "few_images": Case(
+        "{folder}/faces.zip --presets few64 --images 100 --reference 40 --seeds 1 --seconds 1"
+        " --sheets {folder} --json",
+        {"name", "seed", "seconds", "steps", "epochs", "kid, random", "kid, vgg19_caffe"}
+        | {"nearest training face", "nearest is of the mirror image"},
+        {"seed", "steps", "epochs"},
+        _faces,
+    ),
     "real_kid": Case(
         "--images 40 --side 16 --counts 4 --repetitions 3 --features random --json",
         {"features", "images", "kid_error", "reference", "reference_error", "reference_deviation"}

@@ -1,0 +1,156 @@
+"""Presets trained on a few hundred faces for the same time, measured against thousands of others.
+
+The last preset is trained to its end or for --seconds, and every other one for as many seconds of
+processor time (which other programs disturb less than elapsed time), on the same images. KID
+compares generated faces with faces that no training used, by `vgg19_caffe` and `random`. The
+nearest training face of a generated face, or of its mirror image, is searched by `vgg19_caffe`;
+for comparison also that of other real faces. Each training writes a sheet of faces,
+PRESET-SEED.png.
+
+Usage: python benchmarks/few_images.py ARCHIVE [--presets best64 few64] [--images 400]
+    [--reference 5000] [--seeds 1 2 3] [--seconds 0] [--sheets FOLDER] [--json]
+"""
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from command import show
+from numpy.typing import NDArray
+from real_kid import load
+
+from atelier.core.presets import preset_values
+from atelier.core.settings import TrainSettings
+from atelier.data.dataset import count_for_fraction
+from atelier.figures.montage import montage, save_png
+from atelier.gan.distributed import single_process
+from atelier.gan.fit import TrainingEvents, TrainResult, build_trainer
+from atelier.gan.generation import draw_latents, generate
+from atelier.gan.history import History
+from atelier.gan.trainer import Trainer
+from atelier.metrics.distances import compute_kid
+from atelier.metrics.extractors import build_extractor
+from atelier.metrics.features import Extractor, Standardizer
+from atelier.metrics.neighbors import Nearest, nearest_pairs
+
+PRESETS = Path(__file__).parents[1] / "presets"
+CPU = torch.device("cpu")
+Images = NDArray[np.uint8]
+_GENERATED = 2000
+_LATENTS_SEED = 12345
+_ENDLESS = 10**9  # steps of a training that ends by its time
+
+
+@dataclass
+class Reference:
+    """Features of real faces: of training faces, and of others that no training uses."""
+
+    extractor: Extractor
+    scale: Standardizer
+    training: torch.Tensor
+    others: torch.Tensor
+
+    @classmethod
+    def of(cls, features: str, training: Images, others: Images) -> "Reference":
+        """Extract the features of both sets, standardized with the others."""
+        extractor = build_extractor(features, 1)
+        raw = extractor(others, CPU)
+        scale = Standardizer.of(raw)
+        return cls(extractor, scale, scale(extractor(training, CPU)), scale(raw))
+
+    def kid(self, images: Images) -> tuple[float, float]:
+        """Return the KID to the other faces, and its standard error."""
+        kid = compute_kid(self.others, self.scale(self.extractor(images, CPU)))
+        return kid.value, kid.error
+
+    def nearest_training(self, images: Images) -> Nearest:
+        """Return the nearest training face of each image or of its mirror image."""
+        found, mirrored = (
+            nearest_pairs(self.scale(self.extractor(each, CPU)), self.training)
+            for each in (images, np.ascontiguousarray(images[:, :, ::-1]))
+        )
+        return found.or_mirrored(mirrored)
+
+
+def train(
+    settings: TrainSettings, images: Images, held_out: int, seconds: float
+) -> tuple[Trainer, float]:
+    """Train to the end, or for some seconds of processor time; return trainer and seconds."""
+    trainer = build_trainer(
+        settings,
+        images[held_out:],
+        held_out=images[:held_out],
+        runtime=single_process(),
+        events=TrainingEvents(),
+    )
+    begin = time.process_time()
+    for _ in trainer.run():
+        if seconds and time.process_time() - begin >= seconds:
+            break
+    return trainer, time.process_time() - begin
+
+
+def judge(trainer: Trainer, references: dict[str, Reference], sheet: Path) -> dict[str, Any]:
+    """Return KIDs and distances of the generator that the settings select."""
+    generator = TrainResult(trainer, History()).generator()
+    images = generate(generator, draw_latents(_GENERATED, trainer.arch, _LATENTS_SEED))
+    save_png(montage(images[:64], 8, 64), sheet)
+    vgg = references["vgg19_caffe"]
+    nearest = vgg.nearest_training(images)
+    kids = {f"kid, {name}": reference.kid(images) for name, reference in references.items()}
+    return {
+        "steps": trainer.steps_done,
+        "epochs": trainer.epochs_done,
+        **{name: [round(number, 4) for number in kid] for name, kid in kids.items()},
+        "nearest training face": spread(nearest.distance),
+        "nearest is of the mirror image": round(float(nearest.mirrored.double().mean()), 3),
+    }
+
+
+def spread(distances: torch.Tensor) -> list[float]:
+    """Return the 1st percentile and the median."""
+    return [round(float(distances.quantile(share)), 2) for share in (0.01, 0.5)]
+
+
+def main() -> None:
+    """Train all presets with all seeds, and print a line for each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("archive", type=Path)
+    parser.add_argument("--presets", nargs="+", default=["best64", "few64"])
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--reference", type=int, default=5000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seconds", type=float, default=0)
+    parser.add_argument("--sheets", type=Path, default=Path())
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    values = {name: preset_values(name, PRESETS) for name in options.presets}
+    side = values[options.presets[-1]]["convert"]["image_size"]
+    faces = load(options.archive, side)
+    faces = faces[np.random.default_rng(0).permutation(len(faces))]
+    images, others = faces[: options.images], faces[-options.reference :]
+    references = {name: Reference.of(name, images, others) for name in ("vgg19_caffe", "random")}
+    real = spread(references["vgg19_caffe"].nearest_training(others[:_GENERATED]).distance)
+    show({"name": "other real faces", "nearest training face": real}, options.json)
+    for seed in options.seeds:
+        seconds = options.seconds
+        for name in reversed(options.presets):
+            shares = values[name]["convert"]
+            held_out = sum(
+                count_for_fraction(shares[f"{part}_fraction"], len(images))
+                for part in ("validation", "test")
+            )
+            changes: dict[str, Any] = {"seed": seed} | ({"steps": _ENDLESS} if seconds else {})
+            settings = TrainSettings.model_validate(values[name]["train"] | changes)
+            trainer, used = train(settings, images, held_out, seconds)
+            seconds = seconds or used
+            result = judge(trainer, references, options.sheets / f"{name}-{seed}.png")
+            show({"name": name, "seed": seed, "seconds": round(used), **result}, options.json)
+
+
+if __name__ == "__main__":
+    main()
