@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from atelier.core.random_streams import torch_generator
 from atelier.core.settings import Settings
 from atelier.gan import step_runner
 from atelier.gan.cuda_graph import _restore_in_place
+from atelier.gan.diagnostics import TrainingMonitor
 from atelier.gan.distributed import Ranks
 from atelier.gan.generation import random_latents
 from atelier.gan.model import GAN
 from atelier.gan.resume_rollback import follow_rank0
+from atelier.gan.sample_files import epoch_files, load_samples, save_samples
 from atelier.gan.step import Batch, train_step
 from atelier.gan.step_runner import StepRunner
 from atelier.gan.streams import RandomStreams
@@ -98,6 +101,21 @@ def test_samples_are_generated_after_every_nth_step(
             assert np.array_equal(samples, samples_by_step[step])
         assert np.array_equal(epoch.samples, samples_by_step[3 * epoch.number])
     assert list(samples_by_step) == list(range(1, 10))
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [1, 2, 3]), (2, [2, 3]), (3, [3]), (10, [3])])
+def test_samples_are_generated_after_every_nth_epoch_and_the_last(
+    make_trainer: Callable[..., Trainer], tmp_path: Path, every: int, expected: list[int]
+) -> None:
+    plain = {epoch.number: epoch for epoch in make_trainer().run()}
+    for epoch in make_trainer(sample_every_epochs=every).run():
+        save_samples(epoch.number, epoch.samples, epoch.step_samples, tmp_path)
+        assert np.array_equal(epoch.statistics, plain[epoch.number].statistics)
+        assert TrainingMonitor("hinge").check(epoch) == []
+    files = epoch_files(tmp_path)
+    assert list(files) == expected
+    for number, file in files.items():
+        assert np.array_equal(load_samples(file), plain[number].samples)
 
 
 @pytest.mark.parametrize(

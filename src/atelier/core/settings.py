@@ -111,6 +111,7 @@ class TrainSettings(NetworkSettings):
     horizontal_flip: bool
     conditional: bool
     fixed_samples: Count
+    sample_every_epochs: Count = 1  # for files saved before this setting was added
     sample_every_steps: CountOrZero
     kid_every_epochs: CountOrZero
     kid_samples: Annotated[int, Field(ge=16)]

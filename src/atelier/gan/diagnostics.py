@@ -1,5 +1,7 @@
 """Warnings about a training whose losses are finite, but whose images will not be good."""
 
+import math
+
 import numpy as np
 
 from atelier.gan.history import EpochResult
@@ -36,8 +38,10 @@ class TrainingMonitor:
         0 to 255. It falls if the generator maps all latents to one image (mode collapse).
         """
         means = dict(zip(STATISTICS, epoch.statistics.mean(axis=0).tolist(), strict=True))
-        spread = float(epoch.samples.astype(np.float32).std(axis=0).mean())
-        self._max_spread = max(self._max_spread, spread)
+        spread = math.inf  # of an epoch without samples
+        if len(epoch.samples):
+            spread = float(epoch.samples.astype(np.float32).std(axis=0).mean())
+            self._max_spread = max(self._max_spread, spread)
         warnings = []
         # The Wasserstein loss is a negative distance, so values near or below 0 are normal.
         if self._loss != "wgan" and means["loss_d"] < _MIN_LOSS_D:

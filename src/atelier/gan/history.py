@@ -31,7 +31,8 @@ class EpochResult:
         first_step: training steps before this epoch.
         images: int64 [steps], the number of images processed since the start, after each step.
         statistics: float32 [steps, 5], one row per step, with the columns of ``step.STATISTICS``.
-        samples: uint8 [N, H, W, C], images of the fixed latents after this epoch.
+        samples: uint8 [N, H, W, C], images of the fixed latents after this epoch; N is 0 except
+            after every ``train.sample_every_epochs``-th epoch and the last one.
         step_samples: images of the fixed latents after every ``train.sample_every_steps``-th step
             of this epoch, by step.
         quality: score of the generator after this epoch (KID); ``None`` if it was not scored.

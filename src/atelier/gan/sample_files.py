@@ -19,11 +19,12 @@ Images = NDArray[np.uint8]
 def save_samples(
     epoch: int, samples: Images, step_samples: Mapping[int, Images], folder: Path
 ) -> None:
-    """Write the samples of an epoch, uint8 [N, H, W, C], as ``epoch_0001.npy``.
+    """Write the samples of an epoch, uint8 [N, H, W, C], as ``epoch_0001.npy``, unless N is 0.
 
     Those of steps within the epoch are written as ``step_00000010.npy``.
     """
-    np.save(folder / f"epoch_{epoch:04d}.npy", samples, allow_pickle=False)
+    if len(samples):
+        np.save(folder / f"epoch_{epoch:04d}.npy", samples, allow_pickle=False)
     for step, images in step_samples.items():
         np.save(folder / f"step_{step:08d}.npy", images, allow_pickle=False)
 

@@ -147,6 +147,10 @@ class Trainer:
             return False
         return epoch % self.settings.kid_every_epochs == 0 or epoch == self.total_epochs
 
+    def is_sampled(self, epoch: int) -> bool:
+        """Return true if samples are generated after this epoch."""
+        return epoch % self.settings.sample_every_epochs == 0 or epoch == self.total_epochs
+
     def run(self, after_step: Callable[[], None] = lambda: None) -> Iterator[EpochResult]:
         """Train epoch by epoch, from the current step to the last epoch.
 
@@ -245,13 +249,20 @@ class Trainer:
             first_step=self.epochs_done * self.steps_per_epoch,
             images=np.cumsum([len(batch) for batch in batches]) + images_before,
             statistics=statistics,
-            samples=self.samples(),
+            samples=self._epoch_samples(number),
             step_samples=self._step_samples,
             quality=self._quality(number),
             images_before=images_before,
         )
         self.epochs_done, self._step_rows, self._step_samples = number, [], {}
         return epoch
+
+    def _epoch_samples(self, epoch: int) -> NDArray[np.uint8]:
+        if self.is_sampled(epoch):
+            return self.samples()
+        return np.empty(
+            (0, self.arch.image_size, self.arch.image_size, self.arch.channels), np.uint8
+        )
 
     def _quality(self, epoch: int) -> float | None:
         """Score the generator, if this epoch is one to score."""

@@ -239,7 +239,8 @@ class _Copies:
 def _generated(trainer: Trainer) -> int:
     """Return the number of images that the remaining epochs generate."""
     settings = trainer.settings
-    samples = trainer.total_epochs - trainer.epochs_done
+    remaining = range(trainer.epochs_done + 1, trainer.total_epochs + 1)
+    samples = sum(map(trainer.is_sampled, remaining))
     if settings.sample_every_steps:
         samples += (trainer.total_steps - trainer.steps_done) // settings.sample_every_steps
     return samples * settings.fixed_samples + _scored_images(trainer)

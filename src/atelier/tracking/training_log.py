@@ -58,8 +58,9 @@ class TrainingLog(TrainingEvents):
         save_samples(epoch.number, epoch.samples, epoch.step_samples, self._folder)
         self._run.log_steps(epoch.first_step, CURVES, epoch.statistics, epoch.images_seen)
         self._run.log_metrics(("quality/validation_kid",), epoch.quality_by_epoch)
-        self._run.log_images("samples", epoch.samples, epoch.number, self._columns)
-        self._last = epoch.samples
+        if len(epoch.samples):
+            self._run.log_images("samples", epoch.samples, epoch.number, self._columns)
+            self._last = epoch.samples
 
     def log_final_samples(self) -> None:
         """Log the samples of the last epoch at step 0, where MLflow opens the series."""
