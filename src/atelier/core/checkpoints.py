@@ -43,11 +43,22 @@ class Checkpoints:
         """Return the newest undamaged state, or ``None``."""
         return _latest_readable(self._states())
 
+    def latest_epoch_end(self) -> dict[str, Tensor] | None:
+        """Return the last undamaged end of an epoch, or ``None``."""
+        return _latest_readable([path for path in self._states() if _is_epoch_end(path)])
+
     def roll_back(self) -> dict[str, Tensor] | None:
         """Return the last undamaged end of an epoch, or ``None``; delete all later states."""
         for path in itertools.takewhile(lambda path: not _is_epoch_end(path), self._states()):
             path.unlink(missing_ok=True)
-        return _latest_readable([path for path in self._states() if _is_epoch_end(path)])
+        return self.latest_epoch_end()
+
+    def delete_older(self) -> None:
+        """Delete all states but the newest one and the newest end of an epoch."""
+        states = self._states()
+        epoch_ends = [path for path in states if _is_epoch_end(path)]
+        for old in set(states) - {*states[:1], *epoch_ends[:1]}:
+            old.unlink(missing_ok=True)
 
     def save_part(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Save a finished part of the job, which later states do not contain."""

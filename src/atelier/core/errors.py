@@ -73,6 +73,10 @@ class PeerLostError(AtelierError):
     """Raised if another process of the same job exited; that process reports the cause."""
 
 
+class NotExtendableError(AtelierError):
+    """Raised if a finished training cannot be extended; its message is a clause with the reason."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that main memory or GPU memory is exhausted."""
     return isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))

@@ -124,6 +124,12 @@ class _Recovery:
     def end_epoch(self, epoch: EpochResult) -> None:
         """Copy the state; save it if that is due, and after the last epoch."""
         trainer = self._trainer
+        if len(epoch.statistics) < trainer.steps_per_epoch:
+            # The training ends within this epoch. A longer one may return to the epoch's start.
+            self._save_epoch_start()
+            save_epoch(self._checkpoints, epoch)
+            self._checkpoints.save(trainer.steps_done, trainer.state())
+            return
         # The next steps change weights and moments in place.
         self._epoch_start = {name: tensor.clone() for name, tensor in trainer.state().items()}
         self._start_step, self._start_time = trainer.steps_done, time.monotonic()
@@ -152,7 +158,7 @@ class _Recovery:
 
     def _save_epoch_start(self) -> None:
         for epoch in self._unsaved_epochs:
-            self._checkpoints.save_part(_part_name(epoch.number), _to_tensors(epoch))
+            save_epoch(self._checkpoints, epoch)
         self._unsaved_epochs = []
         if self._epoch_start is not None and self._unsaved_start:
             self._checkpoints.save(self._start_step, self._epoch_start, epoch_end=True)
@@ -212,9 +218,8 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints) -> list[EpochResult]:
     state = checkpoints.latest()
     if state is None:
         return []
-    parts = [checkpoints.load_part(_part_name(n)) for n in range(1, int(state["epochs_done"]) + 1)]
-    epochs = [_from_tensors(part) for part in parts if part is not None]
-    if len(epochs) < len(parts):
+    epochs = load_epochs(checkpoints, int(state["epochs_done"]))
+    if epochs is None:
         return []
     trainer.restore(state)
     if not trainer.is_finite():
@@ -223,6 +228,18 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints) -> list[EpochResult]:
             " delete that folder to train from the start."
         )
     return epochs
+
+
+def save_epoch(checkpoints: Checkpoints, epoch: EpochResult) -> None:
+    """Save the result of an epoch as a part of the checkpoints."""
+    checkpoints.save_part(_part_name(epoch.number), _to_tensors(epoch))
+
+
+def load_epochs(checkpoints: Checkpoints, count: int) -> list[EpochResult] | None:
+    """Return the results of the first epochs; ``None`` if one is missing or damaged."""
+    parts = [checkpoints.load_part(_part_name(number)) for number in range(1, count + 1)]
+    epochs = [_from_tensors(part) for part in parts if part is not None]
+    return epochs if len(epochs) == count else None
 
 
 def _part_name(epoch: int) -> str:

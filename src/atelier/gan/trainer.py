@@ -104,6 +104,7 @@ class Trainer:
         self._streams.reset()
         self.runner.discard_graphs()
         self.best_model = BestModel()
+        self._scheduled_scores: dict[str, Tensor] = {}
         self.epochs_done = 0
         self.rollbacks = 0
         self._permutation = torch.empty(0, dtype=torch.int64)
@@ -211,6 +212,7 @@ class Trainer:
             "rows": rows,
             "stream": self._streams.state(),
             "measured": self.best_model.state(),
+            "scheduled": self._scheduled_scores,
             "between": {step: torch.tensor(images) for step, images in self._step_samples.items()},
         }
         return flatten(state) | self.gan.state()
@@ -223,6 +225,7 @@ class Trainer:
         self._step_rows = list(state["rows"].to(self.device))
         self._streams.restore(section(state, "stream"))
         self.best_model.restore(section(state, "measured"))
+        self._scheduled_scores = section(state, "scheduled")
         between = section(state, "between")
         self._step_samples = {int(step): images.numpy() for step, images in between.items()}
         self.gan.restore(state)
@@ -269,6 +272,11 @@ class Trainer:
         if self.quality_fn is None or not self.is_scored(epoch):
             return None
         quality = self.quality_fn(generate(self.gan.eval_generator, self._kid_latents))
+        is_full = len(self._step_rows) == self.steps_per_epoch
+        if epoch % self.settings.kid_every_epochs or not is_full:
+            # A longer training does not score the generator here, and extends these scores.
+            scores = self.best_model.state()  # a file cannot contain the same tensor twice
+            self._scheduled_scores = {name: tensor.clone() for name, tensor in scores.items()}
         self.best_model.add(epoch, quality, self.gan.eval_generator)
         return quality
 
