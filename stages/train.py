@@ -37,6 +37,7 @@ def main(settings: Settings, run: Run) -> None:
             # From here on, an interruption waits for the end of a step and saves a checkpoint.
             with run.checkpointing() as (checkpoints, stop_requested):
                 seconds = settings.runtime.checkpoint_seconds
+                log.extend_finished(trainer, checkpoints)
                 resumption = Resumption(checkpoints, stop_requested, seconds)
                 history = run_training(trainer, log, resumption)
             log.log_final_samples()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -340,6 +341,7 @@ def test_stage_resumes_after_a_process_is_killed(ready: Project) -> None:
         **{"runtime.launcher": "torchrun --nproc-per-node=2", "train.epochs": 15},
         **{"runtime.checkpoint_seconds": 0.0, "tracking.enabled": False},
     )
+    shutil.rmtree(ready.folder / ".atelier" / "finished")  # it would be extended
     uninterrupted = ready.copy(ready.folder.parent / "whole")
     output = uninterrupted.run("dvc", "repro", "train")
     assert output.count(", 2 processes, ") == 1, "only rank 0 prints the size of the training"
@@ -364,7 +366,7 @@ def test_stage_resumes_after_a_process_is_killed(ready: Project) -> None:
     assert "ERROR: process 1 of the training was ended by signal 9." in output, output
     assert list((ready.folder / ".atelier" / "unfinished").glob("train-*/state-*"))
     output = ready.run("dvc", "repro", "train")
-    assert re.search(r"^  steps     \d+ of \d+ remain \(15 epochs, ", output, re.MULTILINE)
+    assert re.search(r" steps are 15 epochs, of which \d+ steps? remains?; ", output)
     assert ready.bytes("models", "samples") == uninterrupted.bytes("models", "samples")
 
 

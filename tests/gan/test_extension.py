@@ -225,5 +225,5 @@ def test_damaged_state_is_not_extended(
     if name == "state-000000000007":  # the state before it is as good
         assert extend(extended, finished, checkpoints) == 5
         return
-    with pytest.raises(NotExtendableError, match="saved state of the finished one is damaged"):
+    with pytest.raises(NotExtendableError, match="saved state of the finished training is damaged"):
         extend(extended, finished, checkpoints)

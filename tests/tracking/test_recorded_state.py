@@ -20,9 +20,10 @@ from atelier.tracking.dvc_lock import (
     read_lock,
 )
 from atelier.tracking.execution import Commit, Workspace, _last
+from atelier.tracking.finished import clear_recorded
 from atelier.tracking.preflight import _cache_folder, _dvc_folder
 from atelier.tracking.redact import flat, numbers
-from atelier.tracking.run_state import Fingerprint, capture, remove_committed, verify_unchanged
+from atelier.tracking.run_state import Fingerprint, capture, verify_unchanged
 
 LOCK = """
 schema: '2.0'
@@ -288,7 +289,7 @@ def test_record_matches_fingerprint_if_settings_and_files_agree(
         (tmp_path / "unfinished" / name).mkdir(parents=True)
         (tmp_path / "unfinished" / name / "fingerprint.json").write_text(content, "utf-8")
     (tmp_path / "unfinished/train-4").mkdir()
-    remove_committed(tmp_path)
+    clear_recorded(tmp_path)
     remaining = sorted(path.name for path in (tmp_path / "unfinished").iterdir())
     assert remaining == (
         ["paint-3", "train-4"] if recorded else [".train-2", "paint-3", "train-1", "train-4"]

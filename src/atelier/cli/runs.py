@@ -114,7 +114,7 @@ def gc(
     best: Annotated[
         int, typer.Option(min=0, help="number of runs with the lowest KID to keep")
     ] = 1,
-    days: Annotated[float, typer.Option(min=0, help="days to keep unfinished work")] = 30,
+    days: Annotated[float, typer.Option(min=0, help="days to keep checkpoints")] = 30,
     min_age: Annotated[
         float | None,
         typer.Option(
@@ -134,6 +134,7 @@ def gc(
     from atelier.core.progress import status_line
     from atelier.tracking.environment import repository_root
     from atelier.tracking.gc import apply, is_elsewhere, plan, size
+    from atelier.tracking.run_state import FINISHED
     from atelier.tracking.store import quiet_environment
 
     quiet_environment()
@@ -149,9 +150,8 @@ def gc(
         typer.echo(f"goes:  {len(found.cached)} files of DVC's cache, {size(found.cached)}")
     for folder in found.stale:
         stage = folder.name.lstrip(".").partition("-")[0]
-        typer.echo(
-            f"goes:  unfinished work of {stage}, untouched for {days:g} days, {size([folder])}"
-        )
+        kind = "finished" if folder.parent.name == FINISHED else "unfinished"
+        typer.echo(f"goes:  {kind} work of {stage}, untouched for {days:g} days, {size([folder])}")
     if not found:
         typer.echo("There is nothing to remove.")
     elif not yes:

@@ -12,7 +12,7 @@ from atelier.gan.history import EpochResult
 from atelier.gan.resume_rollback import load_epochs, save_epoch
 from atelier.gan.trainer import Trainer
 
-_DAMAGED = "the saved state of the finished one is damaged"
+_DAMAGED = "the saved state of the finished training is damaged"
 
 
 def extend(trainer: Trainer, finished: Checkpoints, checkpoints: Checkpoints) -> int:

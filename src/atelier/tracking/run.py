@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atelier.tracking import mlflow_names
+from atelier.tracking.finished import open_finished
 from atelier.tracking.outbox import Outbox, now
 from atelier.tracking.redact import numbers
 from atelier.tracking.run_state import ResumeDir
@@ -32,6 +33,9 @@ class Run:
 
     Without an outbox (tracking is off) nothing is logged. Logging never fails the stage: if the
     outbox cannot be written, one warning is printed and the rest is not logged.
+
+    Attributes:
+        is_extended: True if the stage continues the work of a finished training.
     """
 
     def __init__(self, outbox: Outbox | None, resume_dir: ResumeDir | None = None) -> None:
@@ -42,6 +46,7 @@ class Run:
         self._system_lock = threading.Lock()
         self._has_metrics = False
         self._start = self._last_steps = now()
+        self.is_extended = False
 
     def log_steps(
         self, first_step: int, names: Sequence[str], rows: NDArray[np.float32], images: int = 0
@@ -179,6 +184,27 @@ class Run:
     def is_resumed(self) -> bool:
         """Return True if an earlier attempt left a checkpoint to resume from."""
         return self._resume_dir is not None and self._resume_dir.has_state()
+
+    @contextmanager
+    def finished_training(self) -> "Iterator[Checkpoints | None]":
+        """Yield the checkpoints of the project's last training, if this one may extend it.
+
+        Yields:
+            ``None`` if there are none, or if this training is resumed already.
+
+        Raises:
+            NotExtendableError: as for :func:`atelier.tracking.finished.open_finished`.
+        """
+        if self._resume_dir is None or self.is_resumed():
+            yield None
+            return
+        with open_finished(self._resume_dir) as checkpoints:
+            yield checkpoints
+
+    def set_extended(self, steps: int) -> None:
+        """Log that the stage continues a finished training of so many steps."""
+        self.is_extended = True
+        self.set_tags(extended_from=f"{steps} steps")
 
     def end(self, status: str) -> None:
         """Log the final status and close the outbox."""

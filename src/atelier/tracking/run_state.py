@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from atelier.core.checkpoints import Checkpoints
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FINISHED = "finished"  # folder of the state from which a longer training continues
+FOLDERS = ("unfinished", FINISHED)
 _POLL_SECONDS = 1.0
 _STATES = ("state-*", "picture-*")  # checkpoints of the training, of style transfer
 # Results depend on the number of threads by rounding.
@@ -65,9 +67,8 @@ class Fingerprint:
         Args:
             device: value of ``runtime.device``.
         """
-        machine = [version("torch"), os.cpu_count(), _chosen_device(device), *gpu_names()]
-        machine += [os.environ.get(name) for name in _THREADS]
-        text = json.dumps([self.settings, self.contents, machine], sort_keys=True, default=str)
+        values = [self.settings, self.contents, machine_values(device)]
+        text = json.dumps(values, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def is_recorded(self, record: StageRecord) -> bool:
@@ -88,6 +89,17 @@ class Fingerprint:
         return changed_settings + [
             f"{path} was changed" for path in paths if self.files.get(path) != files.get(path)
         ]
+
+
+def machine_values(device: str) -> dict[str, Any]:
+    """Return what results depend on besides a fingerprint, by name.
+
+    Args:
+        device: value of ``runtime.device``.
+    """
+    values: dict[str, Any] = {"PyTorch": version("torch"), "number of CPUs": os.cpu_count()}
+    values |= {"device": _chosen_device(device), "list of GPUs": list(gpu_names())}
+    return values | {name: os.environ.get(name) for name in _THREADS}
 
 
 def _chosen_device(name: str) -> str:
@@ -196,7 +208,15 @@ def handled_signals() -> list[signal.Signals]:
 
 
 class ResumeDir:
-    """Folder with the checkpoints of a stage, one for each fingerprint."""
+    """Folder with the checkpoints of a stage, one for each fingerprint.
+
+    Attributes:
+        private: the repository's folder ``.atelier/``.
+        stage: name of the stage.
+        fingerprint: fingerprint at the start; ``None`` if the stage cannot be resumed.
+        device: value of ``runtime.device``.
+        folder: the folder.
+    """
 
     def __init__(
         self,
@@ -215,8 +235,10 @@ class ResumeDir:
             device: value of ``runtime.device``.
             pipeline: the ``dvc`` process that runs the stage; the stage stops when it exits.
         """
-        self._stage = stage
-        self._fingerprint = fingerprint
+        self.private = private
+        self.stage = stage
+        self.fingerprint = fingerprint
+        self.device = device
         self._pipeline = pipeline
         key = fingerprint.key(device) if fingerprint else "unknown"
         self.folder = private / "unfinished" / f"{stage}-{key}"
@@ -251,9 +273,9 @@ class ResumeDir:
                 locks.enter_context(locked(self.folder / ".lock"))
             if not self.has_state():
                 (self.folder / "journal").write_text(outbox, "utf-8")
-                if self._fingerprint:
-                    text = json.dumps(asdict(self._fingerprint), default=str)
-                    (self.folder / "fingerprint.json").write_text(text, "utf-8")
+                if self.fingerprint:
+                    self._write("fingerprint.json", asdict(self.fingerprint))
+                    self._write("machine.json", machine_values(self.device))
             before = {stop: signal.signal(stop, self._on_signal) for stop in handled_signals()}
             try:
                 yield Checkpoints(self.folder)
@@ -271,28 +293,20 @@ class ResumeDir:
             self._stop_requested |= self._pipeline is not None and not self._pipeline.is_alive()
         return self._stop_requested
 
+    def _write(self, name: str, value: Any) -> None:
+        (self.folder / name).write_text(json.dumps(value, default=str), "utf-8")
+
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         if self._stop_requested:
             raise KeyboardInterrupt
         self._stop_requested = True
 
 
-def remove_committed(private: Path) -> None:
-    """Remove checkpoints of stages whose outputs DVC has recorded."""
-    with suppress(OSError):
-        records = read_lock(Path("dvc.lock").read_text("utf-8"))
-        for folder in (private / "unfinished").iterdir():
-            stage = folder.name.lstrip(".").partition("-")[0]
-            with suppress(OSError, ValueError, TypeError):
-                fields = json.loads((folder / "fingerprint.json").read_text("utf-8"))
-                if stage in records and Fingerprint(**fields).is_recorded(records[stage]):
-                    shutil.rmtree(folder)
-
-
 def stale(private: Path, days: float) -> list[Path]:
     """Return folders of checkpoints that are not in use and unchanged for so many days."""
     before = time.time() - days * 86_400
-    folders = [path for path in sorted((private / "unfinished").glob("*")) if path.is_dir()]
+    found = [path for parent in FOLDERS for path in sorted((private / parent).glob("*"))]
+    folders = [path for path in found if path.is_dir()]
     return [folder for folder in folders if not _is_locked(folder) and _last_write(folder) < before]
 
 

@@ -37,6 +37,7 @@ from atelier.tracking.environment import (
     sampling,
     uncommitted,
 )
+from atelier.tracking.finished import clear_recorded
 from atelier.tracking.outbox import Outbox, pending, problem, record_start
 from atelier.tracking.redact import flat, redact, redact_urls
 from atelier.tracking.results import LAST_STAGE, print_results
@@ -46,7 +47,6 @@ from atelier.tracking.run_state import (
     Fingerprint,
     ResumeDir,
     handled_signals,
-    remove_committed,
 )
 from atelier.tracking.timings import Stopwatch
 from atelier.tracking.titles import Title
@@ -115,6 +115,7 @@ def run_stage(
                 resumed = run.is_resumed()
                 main(settings, run)
                 run_state.verify_unchanged(before, name)
+                resumed |= run.is_extended
                 stopwatch.record(name, before, settings.runtime.device, resumed)
     except BaseException as error:  # any failure restores the outputs
         for stop in STOP_SIGNALS:  # restoring takes a second and must not be interrupted
@@ -204,7 +205,7 @@ def _restore(name: str) -> None:
 def _run(name: str, settings: Settings, before: Fingerprint | None, logged: bool) -> Iterator[Run]:
     """Open a run, log its final status, and wait for its delivery up to the timeout."""
     pipeline, private = dvc_process(), private_folder(repository_root())
-    remove_committed(private)
+    clear_recorded(private)
     resume_dir = ResumeDir(private, name, before, settings.runtime.device, pipeline)
     outbox = _open_outbox(name, settings, pipeline, resume_dir.first_outbox()) if logged else None
     run = Run(outbox, resume_dir)

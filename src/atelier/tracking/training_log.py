@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from atelier.core.checkpoints import Checkpoints
 from atelier.core.device import device_name
 from atelier.core.download_settings import DownloadSettings
-from atelier.core.errors import count_text
+from atelier.core.errors import NotExtendableError, count_text
 from atelier.core.progress import Progress, ProgressCallback, duration_text, print_above_bars
+from atelier.gan.extension import extend
 from atelier.gan.fit import TrainingEvents
 from atelier.gan.history import EpochResult
 from atelier.gan.sample_files import save_augmented, save_samples
@@ -29,7 +31,26 @@ class TrainingLog(TrainingEvents):
     ) -> None:
         self._run, self._folder, self._report, self._source = run, folder, report, source
         self._columns = 0
+        self._is_training = False
         self._last: NDArray[np.uint8] | None = None
+
+    def extend_finished(self, trainer: Trainer, checkpoints: Checkpoints) -> None:
+        """Continue from the last finished training if only the length differs; else print why not.
+
+        Args:
+            trainer: at step 0.
+            checkpoints: of this training, which receive the state of the finished one.
+        """
+        try:
+            with self._run.finished_training() as finished:
+                if finished is None:
+                    return
+                steps = extend(trainer, finished, checkpoints)
+        except NotExtendableError as error:
+            print_above_bars(f"  The training starts again from step 0, because {error}.")
+        else:
+            print_above_bars(f"  The finished training of {steps:,} steps is continued.")
+            self._run.set_extended(steps)
 
     def on_progress(self, progress: Progress) -> None:
         """Show the progress."""
@@ -51,12 +72,15 @@ class TrainingLog(TrainingEvents):
 
     def on_ready(self, trainer: Trainer) -> None:
         """Print the size and the estimated duration of the training."""
+        self._is_training = True
         print_above_bars(*plan_lines(plan_training(trainer), self._source))
 
     def on_epoch(self, epoch: EpochResult) -> None:
         """Write the samples of an epoch, and log its samples and metrics."""
         save_samples(epoch.number, epoch.samples, epoch.step_samples, self._folder)
-        self._run.log_steps(epoch.first_step, CURVES, epoch.statistics, epoch.images_seen)
+        # The epochs of earlier attempts take no time here, and have no speed.
+        images = epoch.images_seen if self._is_training else 0
+        self._run.log_steps(epoch.first_step, CURVES, epoch.statistics, images)
         self._run.log_metrics(("quality/validation_kid",), epoch.quality_by_epoch)
         if len(epoch.samples):
             self._run.log_images("samples", epoch.samples, epoch.number, self._columns)
