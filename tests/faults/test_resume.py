@@ -58,8 +58,7 @@ def expected(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[
     project = _ready.copy(tmp_path_factory.mktemp("uninterrupted") / "project")
     project.set(**LONG)
     output = project.stage("train")
-    assert "\n  steps     80 (20 epochs, batches of " in output
-    assert "\n  time      not estimated for fewer than 200 steps\n" in output
+    assert "64 images: 80 steps are 20 epochs; the time is not estimated for fewer than" in output
     return project.bytes(*OUTPUTS)
 
 

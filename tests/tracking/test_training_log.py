@@ -29,11 +29,11 @@ PLAN = TrainingPlan(
 
 def test_size_and_duration_are_aligned_lines(make_settings: Callable[..., Settings]) -> None:
     assert plan_lines(PLAN, make_settings().download) == [
-        "  images    1,600 in color, 64x64 pixels, from the built-in sample",
-        "  steps     2,050 (41 epochs, batches of 32)",
+        "  1,600 images: 2,050 steps are 41 epochs, about 6 minutes here",
+        "  images    color, 64x64 pixels, from the built-in sample",
+        "  batches   32 images",
         "  device    CPU with 1 thread, bf16",
         "  networks  432,000 parameters in the generator, 1,234,567 in the discriminator",
-        "  time      about 6 minutes",
     ]
 
 
@@ -42,19 +42,22 @@ def test_resumed_training_prints_the_remaining_steps(
 ) -> None:
     plan = replace(PLAN, steps_done=2000, seconds=None, channels=1, processes=2)
     lines = plan_lines(plan, make_settings().download)
-    assert lines[0].startswith("  images    1,600 in gray, 64x64")
-    assert lines[1:3] == [
-        "  steps     50 of 2,050 remain (41 epochs, batches of 32)",
-        "  device    CPU with 1 thread, 2 processes, bf16",
-    ]
-    assert lines[4] == "  time      not estimated for fewer than 200 steps"
+    assert lines[0] == (
+        "  1,600 images: 2,050 steps are 41 epochs, of which 50 steps remain;"
+        " the time is not estimated for fewer than 200 steps"
+    )
+    assert lines[1].startswith("  images    gray, 64x64")
+    assert lines[3] == "  device    CPU with 1 thread, 2 processes, bf16"
 
 
 def test_missing_estimate_of_a_long_training_is_explained(
     make_settings: Callable[..., Settings],
 ) -> None:
     lines = plan_lines(replace(PLAN, seconds=None), make_settings().download)
-    assert lines[4] == "  time      not estimated: memory ran out during the measurement"
+    assert lines[0] == (
+        "  1,600 images: 2,050 steps are 41 epochs; the time is not estimated, because memory ran"
+        " out during the measurement"
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,4 +80,4 @@ def test_source_has_no_password(
     changes: dict[str, object], text: str, make_settings: Callable[..., Settings]
 ) -> None:
     lines = plan_lines(PLAN, make_settings(download=changes).download)
-    assert lines[0] == f"  images    1,600 in color, 64x64 pixels, from {text}"
+    assert lines[1] == f"  images    color, 64x64 pixels, from {text}"

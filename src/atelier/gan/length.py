@@ -5,6 +5,8 @@ from atelier.core.settings import TrainSettings
 
 # Measured with `best32` on 400 drawn faces: docs/measurements/sample.md.
 MIN_STEPS = 2000
+FEW_IMAGES = 1000
+"""Below this number, a discriminator soon memorizes images that are not augmented."""
 
 
 def training_warnings(settings: TrainSettings, images: int) -> list[str]:
@@ -34,6 +36,16 @@ def length_warnings(epochs: int, steps_per_epoch: int, steps: int = 0) -> list[s
     return [
         f"the training has {length}, but good images usually need {MIN_STEPS:,} or more; set"
         f" {advice}."
+    ]
+
+
+def few_images_advice(settings: TrainSettings, images: int) -> list[str]:
+    """Return a sentence if there are few images and none is augmented, else an empty list."""
+    if images >= FEW_IMAGES or settings.augment:
+        return []
+    return [
+        f"{count_text(images, 'image')} are few for these settings, which suit {FEW_IMAGES:,} or"
+        " more; `atelier preset few64` has settings for 100 to 2,000 images."
     ]
 
 

@@ -13,6 +13,7 @@ from atelier.core.progress import Progress, ProgressCallback, duration_text, pri
 from atelier.gan.extension import extend
 from atelier.gan.fit import TrainingEvents
 from atelier.gan.history import EpochResult
+from atelier.gan.length import few_images_advice
 from atelier.gan.sample_files import save_augmented, save_samples
 from atelier.gan.trainer import Trainer
 from atelier.gan.training_plan import MIN_STEPS, TrainingPlan, plan_training
@@ -73,7 +74,9 @@ class TrainingLog(TrainingEvents):
     def on_ready(self, trainer: Trainer) -> None:
         """Print the size and the estimated duration of the training."""
         self._is_training = True
-        print_above_bars(*plan_lines(plan_training(trainer), self._source))
+        lines = plan_lines(plan_training(trainer), self._source)
+        advice = few_images_advice(trainer.settings, trainer.images)
+        print_above_bars(*lines, *(f"  {sentence}" for sentence in advice))
 
     def on_epoch(self, epoch: EpochResult) -> None:
         """Write the samples of an epoch, and log its samples and metrics."""
@@ -93,26 +96,32 @@ class TrainingLog(TrainingEvents):
 
 
 def plan_lines(plan: TrainingPlan, source: DownloadSettings) -> list[str]:
-    """Return the size and the estimated duration of a training as aligned lines."""
+    """Return the size and the estimated duration of a training as a sentence and aligned lines."""
     color = "color" if plan.channels == 3 else "gray"
-    remaining = plan.steps - plan.steps_done
-    steps = f"{remaining:,} of {plan.steps:,} remain" if plan.steps_done else f"{plan.steps:,}"
     processes = f", {plan.processes} processes" if plan.processes > 1 else ""
     rows = {
-        "images": f"{plan.images:,} in {color}, {plan.image_size}x{plan.image_size} pixels,"
+        "images": f"{color}, {plan.image_size}x{plan.image_size} pixels,"
         f" from {redact_urls(source.source_text)}",
-        "steps": f"{steps} ({count_text(plan.epochs, 'epoch')}, batches of {plan.batch_size:,})",
+        "batches": f"{plan.batch_size:,} images",
         "device": f"{device_name(plan.device)}{processes}, {plan.precision}",
         "networks": f"{plan.generator_parameters:,} parameters in the generator,"
         f" {plan.discriminator_parameters:,} in the discriminator",
-        "time": _time_text(plan.seconds, remaining),
     }
-    return [f"  {name:<10}{text}" for name, text in rows.items()]
+    return [f"  {_length_text(plan)}", *(f"  {name:<10}{text}" for name, text in rows.items())]
 
 
-def _time_text(seconds: float | None, remaining: int) -> str:
-    if seconds is not None:
-        return f"about {duration_text(seconds)}"
+def _length_text(plan: TrainingPlan) -> str:
+    """Return images, steps, epochs and time, e.g. ``360 images: 80 steps are 7 epochs, ...``."""
+    verb = "is" if plan.steps == 1 else "are"
+    length = (
+        f"{count_text(plan.images, 'image')}: {count_text(plan.steps, 'step')} {verb}"
+        f" {count_text(plan.epochs, 'epoch')}"
+    )
+    remaining = plan.steps - plan.steps_done
+    if plan.steps_done:
+        length += f", of which {count_text(remaining, 'step')} remain{'s' * (remaining == 1)}"
+    if plan.seconds is not None:
+        return f"{length}, about {duration_text(plan.seconds)} here"
     if remaining < MIN_STEPS:
-        return f"not estimated for fewer than {MIN_STEPS} steps"
-    return "not estimated: memory ran out during the measurement"
+        return f"{length}; the time is not estimated for fewer than {MIN_STEPS} steps"
+    return f"{length}; the time is not estimated, because memory ran out during the measurement"
