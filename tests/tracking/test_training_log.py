@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from atelier.core.settings import Settings
+from atelier.gan.length import few_images_advice
 from atelier.gan.training_plan import TrainingPlan
 from atelier.tracking.training_log import plan_lines
 
@@ -35,6 +36,26 @@ def test_size_and_duration_are_aligned_lines(make_settings: Callable[..., Settin
         "  device    CPU with 1 thread, bf16",
         "  networks  432,000 parameters in the generator, 1,234,567 in the discriminator",
     ]
+
+
+def test_length_is_one_sentence(make_settings: Callable[..., Settings]) -> None:
+    plan = replace(PLAN, images=360, batch_size=30, steps=2000, epochs=167)
+    sentence, *_ = plan_lines(plan, make_settings().download)
+    assert sentence == "  360 images: 2,000 steps are 167 epochs, about 6 minutes here"
+    plan = replace(PLAN, images=2, steps=1, epochs=1, seconds=None)
+    sentence, *_ = plan_lines(plan, make_settings().download)
+    assert sentence.startswith("  2 images: 1 step is 1 epoch; the time is not estimated for")
+
+
+@pytest.mark.parametrize(
+    ("images", "augment", "count"), [(999, [], 1), (1000, [], 0), (360, ["color"], 0)]
+)
+def test_few_images_without_augmentation_get_advice(
+    images: int, augment: list[str], count: int, make_settings: Callable[..., Settings]
+) -> None:
+    advice = few_images_advice(make_settings(train={"augment": augment}).train, images)
+    assert len(advice) == count
+    assert all("`atelier preset few64`" in sentence for sentence in advice)
 
 
 def test_resumed_training_prints_the_remaining_steps(
