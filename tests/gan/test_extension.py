@@ -1,6 +1,8 @@
 """Extension of a finished training, with the bytes of one longer training."""
 
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +48,9 @@ RICH = {
     "conditional": True,
 }
 DROPOUT = {"network": "mlp", "dropout": 0.3}
-IMAGES = np.random.default_rng(0).integers(0, 256, (18, 16, 16, 3), dtype=np.uint8)
-STEPS_PER_EPOCH = 5  # the last batch has two images
+IMAGES = np.random.default_rng(0).integers(
+    0, 256, (18, 16, 16, 3), dtype=np.uint8
+)  # 5 steps per epoch
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -89,6 +92,35 @@ def outputs(trainer: Trainer, epochs: list[EpochResult], folder: Path) -> dict[s
     return files | state | {"numbers": numbers.encode()}
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A training from the start to the end."""
+
+    trainer: Trainer
+    checkpoints: Checkpoints
+    outputs: dict[str, bytes]
+
+
+Train = Callable[[Trainer], Trained]
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Return a function that trains; trainers with the same settings share one training."""
+    found: dict[str, Trained] = {}
+
+    def run(trainer: Trainer) -> Trained:
+        key = trainer.settings.model_dump_json()
+        if key not in found:
+            folder = tmp_path_factory.mktemp("trained")
+            epochs = finish(trainer, folder / "checkpoints")
+            files = outputs(trainer, epochs, folder / "outputs")
+            found[key] = Trained(trainer, Checkpoints(folder / "checkpoints"), files)
+        return found[key]
+
+    return run
+
+
 LENGTHS = [
     # The finished training scored epoch 3 because it was the last one.
     ({"epochs": 3}, {"epochs": 6}),
@@ -112,46 +144,43 @@ LENGTHS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("before", "after"), slow_after(3, LENGTHS))
+@pytest.mark.parametrize(("before", "after"), slow_after(2, LENGTHS))
 def test_extended_training_equals_a_longer_one(
-    make_trainer: MakeTrainer, tmp_path: Path, before: dict[str, Any], after: dict[str, Any]
+    make_trainer: MakeTrainer,
+    train: Train,
+    tmp_path: Path,
+    before: dict[str, Any],
+    after: dict[str, Any],
 ) -> None:
-    longer = make_trainer(**after)
-    expected = outputs(longer, list(longer.run()), tmp_path / "longer")
-    shorter = make_trainer(**before)
-    finish(shorter, tmp_path / "finished")
-    extended = make_trainer(**after)
-    checkpoints = Checkpoints(tmp_path / "extension")
-    steps = extend(extended, Checkpoints(tmp_path / "finished"), checkpoints)
-    assert steps == shorter.steps_done
+    longer, shorter = train(make_trainer(**after)), train(make_trainer(**before))
+    extended, checkpoints = make_trainer(**after), Checkpoints(tmp_path / "extension")
+    steps = extend(extended, shorter.checkpoints, checkpoints)
+    assert steps == shorter.trainer.steps_done
     epochs = finish(extended, checkpoints.folder)
-    assert outputs(extended, epochs, tmp_path / "extended") == expected
+    assert outputs(extended, epochs, tmp_path / "extended") == longer.outputs
     # It can be extended once more.
-    last = make_trainer(**after | {"steps": longer.total_steps + 1})
-    assert extend(last, checkpoints, Checkpoints(tmp_path / "second")) == longer.total_steps
+    last = make_trainer(**after | {"steps": extended.total_steps + 1})
+    assert extend(last, checkpoints, Checkpoints(tmp_path / "second")) == extended.total_steps
 
 
 def test_last_score_of_the_finished_training_is_undone(
-    make_trainer: MakeTrainer, tmp_path: Path
+    make_trainer: MakeTrainer, train: Train, tmp_path: Path
 ) -> None:
     """It was the best one, but the longer training does not score this epoch."""
-    shorter, extended = make_trainer(epochs=3), make_trainer(epochs=4)
-    finish(shorter, tmp_path / "finished")
-    assert shorter.best_model.best_epoch == 3
-    extend(extended, Checkpoints(tmp_path / "finished"), Checkpoints(tmp_path / "extension"))
-    epochs = finish(extended, tmp_path / "extension")
+    shorter, extended = train(make_trainer(epochs=3)), make_trainer(epochs=4)
+    assert shorter.trainer.best_model.best_epoch == 3
+    extend(extended, shorter.checkpoints, Checkpoints(tmp_path))
+    epochs = finish(extended, tmp_path)
     assert [epoch.quality is not None for epoch in epochs] == [False, True, False, True]
 
 
 @pytest.mark.parametrize("stop", slow_after(1, [4, 1, 3]))
 def test_interrupted_extension_resumes(
-    make_trainer: MakeTrainer, tmp_path: Path, stop: int
+    make_trainer: MakeTrainer, train: Train, tmp_path: Path, stop: int
 ) -> None:
-    longer = make_trainer(steps=13)
-    expected = outputs(longer, list(longer.run()), tmp_path / "longer")
-    finish(make_trainer(steps=7), tmp_path / "finished")
+    finished, expected = train(make_trainer(steps=7)), train(make_trainer(steps=13)).outputs
     extended, checkpoints = make_trainer(steps=13), Checkpoints(tmp_path / "extension")
-    extend(extended, Checkpoints(tmp_path / "finished"), checkpoints)
+    extend(extended, finished.checkpoints, checkpoints)
     calls = iter(range(1, 100))
     with pytest.raises(KeyboardInterrupt, match="saved"):
         finish(extended, checkpoints.folder, stop_requested=lambda: next(calls) == stop)
@@ -165,12 +194,12 @@ def test_extension_that_diverges_is_rolled_back_as_a_longer_training(
     make_trainer: MakeTrainer, tmp_path: Path, seconds: float
 ) -> None:
     """The epoch of the divergence began in the finished training."""
-    longer = make_trainer(steps=13)
+    longer = make_trainer(steps=11)
     nan_weights = NanWeights(longer, steps=9, times=1)
     epochs = finish(longer, tmp_path / "1", stop_requested=nan_weights)
     expected = outputs(longer, epochs, tmp_path / "longer")
     finish(make_trainer(steps=7), tmp_path / "finished", seconds=seconds)
-    extended = make_trainer(steps=13)
+    extended = make_trainer(steps=11)
     extend(extended, Checkpoints(tmp_path / "finished"), Checkpoints(tmp_path / "2"))
     nan_weights = NanWeights(extended, steps=9, times=1)
     epochs = finish(extended, tmp_path / "2", stop_requested=nan_weights)
@@ -178,10 +207,18 @@ def test_extension_that_diverges_is_rolled_back_as_a_longer_training(
     assert outputs(extended, epochs, tmp_path / "extended") == expected
 
 
-def test_finished_training_is_not_changed(make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    finished = Checkpoints(tmp_path / "finished")
-    finish(make_trainer(steps=7), finished.folder)
-    finished.delete_older()
+@pytest.fixture
+def finished(make_trainer: MakeTrainer, train: Train, tmp_path: Path) -> Checkpoints:
+    """Checkpoints of a training of 7 steps, as they are kept."""
+    folder = train(make_trainer(steps=7)).checkpoints.folder
+    checkpoints = Checkpoints(shutil.copytree(folder, tmp_path / "finished"))
+    checkpoints.delete_older()
+    return checkpoints
+
+
+def test_finished_training_is_not_changed(
+    make_trainer: MakeTrainer, finished: Checkpoints, tmp_path: Path
+) -> None:
     before = {path.name: path.read_bytes() for path in finished.folder.iterdir()}
     assert sorted(before) == [
         "epoch-000001.safetensors",
@@ -201,29 +238,39 @@ def test_finished_training_is_not_changed(make_trainer: MakeTrainer, tmp_path: P
     ],
 )
 def test_training_with_other_steps_is_not_extended(
-    make_trainer: MakeTrainer, tmp_path: Path, changes: dict[str, Any], reason: str
+    make_trainer: MakeTrainer,
+    finished: Checkpoints,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    reason: str,
 ) -> None:
-    finish(make_trainer(steps=7), tmp_path / "finished")
     with pytest.raises(NotExtendableError, match=reason):
-        extend(make_trainer(**changes), Checkpoints(tmp_path / "finished"), Checkpoints(tmp_path))
+        extend(make_trainer(**changes), finished, Checkpoints(tmp_path))
     assert not list(tmp_path.glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("name", ["state-000000000007", "state-000000000005-m", "epoch-000001"])
-def test_damaged_state_is_not_extended(
-    make_trainer: MakeTrainer, tmp_path: Path, name: str
-) -> None:
-    finished = Checkpoints(tmp_path / "finished")
-    finish(make_trainer(steps=7), finished.folder)
-    finished.delete_older()
-    (file,) = finished.folder.glob(f"{name}*")
-    content = bytearray(file.read_bytes())
+def damage(finished: Checkpoints, name: str) -> None:
+    content = bytearray((finished.folder / f"{name}.safetensors").read_bytes())
     content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    extended = make_trainer(steps=13)
-    checkpoints = Checkpoints(tmp_path / "extension")
-    if name == "state-000000000007":  # the state before it is as good
-        assert extend(extended, finished, checkpoints) == 5
-        return
-    with pytest.raises(NotExtendableError, match="saved state of the finished training is damaged"):
-        extend(extended, finished, checkpoints)
+    (finished.folder / f"{name}.safetensors").write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["state-000000000005-milestone", "epoch-000001"])
+def test_damaged_state_is_not_extended(
+    make_trainer: MakeTrainer, finished: Checkpoints, tmp_path: Path, name: str
+) -> None:
+    damage(finished, name)
+    with pytest.raises(NotExtendableError, match="state of the finished training is damaged"):
+        extend(make_trainer(steps=13), finished, Checkpoints(tmp_path))
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_state_before_a_damaged_one_is_extended(
+    make_trainer: MakeTrainer, train: Train, finished: Checkpoints, tmp_path: Path
+) -> None:
+    damage(finished, "state-000000000007")
+    extended, checkpoints = make_trainer(steps=13), Checkpoints(tmp_path / "extension")
+    assert extend(extended, finished, checkpoints) == 5
+    epochs = finish(extended, checkpoints.folder)
+    expected = train(make_trainer(steps=13)).outputs
+    assert outputs(extended, epochs, tmp_path / "extended") == expected
