@@ -46,12 +46,16 @@ def record(fingerprint: Fingerprint, stage: str = "train") -> None:
     Path("dvc.lock").write_text(json.dumps({"stages": {stage: values}}), "utf-8")
 
 
-def finish(private: Path, fingerprint: Fingerprint, number: int, stage: str = "train") -> Path:
-    """Save checkpoints of a stage, and record its outputs."""
+def finish(
+    private: Path, fingerprint: Fingerprint, number: int, stage: str = "train", end: bool = True
+) -> Path:
+    """Save checkpoints of a stage, and record its outputs; return the folder."""
     resume_dir = ResumeDir(private, stage, fingerprint, "cpu", None)
     with resume_dir.checkpoints("outbox") as saved:
         for step in range(4):
             saved.save(step, {"number": torch.tensor(number)}, epoch_end=step == 1)
+    if end:
+        resume_dir.mark_finished()
     record(fingerprint, stage)
     return resume_dir.folder
 
@@ -80,8 +84,12 @@ def test_checkpoints_of_the_last_recorded_training_are_kept(private: Path) -> No
     assert len(list((private / "finished").glob("train-*"))) == 1
 
 
-def test_checkpoints_of_other_recorded_stages_are_removed(private: Path) -> None:
-    finish(private, TRAINING, 1, "stylize")
+@pytest.mark.parametrize(("stage", "end"), [("stylize", True), ("train", False)])
+def test_checkpoints_of_other_stages_and_unfinished_work_are_removed(
+    private: Path, stage: str, end: bool
+) -> None:
+    """DVC may have recorded the outputs before, so that the second attempt was not needed."""
+    finish(private, TRAINING, 1, stage, end)
     clear_recorded(private)
     assert not list((private / "unfinished").iterdir())
     assert not (private / "finished").exists()

@@ -36,7 +36,7 @@ def clear_recorded(private: Path) -> None:
             stage = folder.name.lstrip(".").partition("-")[0]
             with suppress(OSError, ValueError, TypeError):
                 if stage in records and _fingerprint(folder).is_recorded(records[stage]):
-                    if stage == _KEPT_STAGE and any(folder.glob("state-*")):
+                    if stage == _KEPT_STAGE and (folder / FINISHED).exists():
                         _keep(folder, private)
                     else:
                         shutil.rmtree(folder)

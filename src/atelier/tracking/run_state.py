@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from atelier.core.checkpoints import Checkpoints
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-FINISHED = "finished"  # folder of the state from which a longer training continues
+# Folder of the state from which a longer training continues, and the mark of finished work.
+FINISHED = "finished"
 FOLDERS = ("unfinished", FINISHED)
 _POLL_SECONDS = 1.0
 _STATES = ("state-*", "picture-*")  # checkpoints of the training, of style transfer
@@ -285,6 +286,12 @@ class ResumeDir:
                 if not self.has_state():
                     # On a full disk, restoring the previous outputs needs the space.
                     shutil.rmtree(self.folder, ignore_errors=True)
+
+    def mark_finished(self) -> None:
+        """Mark the checkpoints as those of a stage that has succeeded; an error is ignored."""
+        with suppress(OSError):
+            if self.has_state():
+                (self.folder / FINISHED).touch()
 
     def stop_requested(self) -> bool:
         """Return True if the stage should save and stop: after a signal, or if dvc exited."""

@@ -218,6 +218,7 @@ def _run(name: str, settings: Settings, before: Fingerprint | None, logged: bool
             with suppress(Exception):  # must not replace the first error
                 _warn_about_pending(repository_root(), outbox.folder, waited=False)
         raise
+    resume_dir.mark_finished()
     run.end("FINISHED")
     if outbox and pipeline:
         _wait_for_delivery(
