@@ -44,8 +44,8 @@ def few_images_advice(settings: TrainSettings, images: int) -> list[str]:
     if images >= FEW_IMAGES or settings.augment:
         return []
     return [
-        f"{count_text(images, 'image')} are few for these settings, which suit {FEW_IMAGES:,} or"
-        " more; `atelier preset few64` has settings for 100 to 2,000 images."
+        f"{count_text(images, 'image')} are few for a training without train.augment;"
+        " `atelier preset few64` has settings for 100 to 2,000 images."
     ]
 
 
