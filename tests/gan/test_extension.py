@@ -122,8 +122,9 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
 
 
 LENGTHS = [
-    # The finished training scored epoch 3 because it was the last one.
+    # The finished training scored, or sampled, epoch 3 because it was the last one.
     ({"epochs": 3}, {"epochs": 6}),
+    ({"epochs": 3, "sample_every_epochs": 2}, {"epochs": 4, "sample_every_epochs": 2}),
     # It ended within an epoch.
     ({"steps": 7}, {"steps": 13}),
     ({"steps": 7}, {"steps": 8}),
@@ -144,7 +145,7 @@ LENGTHS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("before", "after"), slow_after(2, LENGTHS))
+@pytest.mark.parametrize(("before", "after"), slow_after(3, LENGTHS))
 def test_extended_training_equals_a_longer_one(
     make_trainer: MakeTrainer,
     train: Train,

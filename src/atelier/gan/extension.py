@@ -84,10 +84,12 @@ def _without_end(
 ) -> tuple[dict[str, Tensor], list[EpochResult]]:
     """Undo what only the end of the finished training did.
 
-    It scored the generator although a longer training does not, and ``train.steps`` may have cut
-    the last epoch short.
+    It scored and sampled the generator although a longer training does not, and ``train.steps``
+    may have cut the last epoch short.
     """
     *before, last = epochs
+    if not trainer.is_sampled(last.number):
+        last = replace(last, samples=last.samples[:0])
     is_cut_short = len(last.statistics) < trainer.steps_per_epoch
     if last.quality is not None and (is_cut_short or not trainer.is_scored(last.number)):
         scores = section(state, "scheduled")
