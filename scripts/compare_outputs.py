@@ -150,7 +150,9 @@ def draw_images(count: int, width: int, height: int, channels: int) -> NDArray[n
 def draw_datasets(folder: Path) -> None:
     """Write small datasets under the names and in the formats of torchvision's and Kaggle's."""
     root, cached = folder / "tiny", folder / "kaggle/datasets/tiny/faces"
+    photos = folder / "photos"  # of the preset few64
     root.mkdir()
+    photos.mkdir()
     for part, count in (("train", 96), ("t10k", 32)):
         digits = draw_images(count, 28, 28, 1).tobytes()
         images = struct.pack(">4I", 2051, count, 28, 28) + digits
@@ -174,7 +176,8 @@ def draw_datasets(folder: Path) -> None:
             Image.fromarray(pixels).save(stream, "JPEG", quality=95)
             name = zipfile.ZipInfo(f"img_align_celeba/{number:06d}.jpg")
             archive.writestr(name, stream.getvalue())
-            (cached / "versions/1" / f"{number}.jpg").write_bytes(stream.getvalue())
+            for images_folder in (cached / "versions/1", photos):
+                (images_folder / f"{number}.jpg").write_bytes(stream.getvalue())
 
 
 def change_settings(settings: dict[str, Any], values: Mapping[str, Any]) -> None:

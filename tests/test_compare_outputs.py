@@ -181,4 +181,4 @@ def test_generated_datasets_are_always_the_same(script: ModuleType, tmp_path: Pa
         files = sorted(file for file in (tmp_path / name).rglob("*") if file.is_file())
         contents.append({str(f.relative_to(tmp_path / name)): f.read_bytes() for f in files})
     assert contents[0] == contents[1]
-    assert len(contents[0]) == 4 + 1 + 1 + 96 + 1
+    assert len(contents[0]) == 4 + 1 + 1 + 96 + 96 + 1
