@@ -1,0 +1,1 @@
+"""Faces of photographs: detection, alignment and crops."""
