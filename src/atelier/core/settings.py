@@ -47,6 +47,13 @@ class ConvertSettings(Section):
     color: Literal["rgb", "grey"]
     resize_mode: Literal["crop", "stretch", "pad"]
     max_megapixels: Count
+    faces: Literal["none", "crop", "align"]
+    align_to: Literal["celeba", "ffhq"]
+    face_margin: Annotated[float, Field(ge=0, le=2)]
+    smallest_face: Annotated[float, Field(ge=0.01, le=1)]
+    face_confidence: Annotated[float, Field(ge=0, le=1)]
+    faces_per_picture: Literal["all", "largest"]
+    face_detector: Literal["mtcnn"]
     validation_fraction: Fraction
     test_fraction: Fraction
 

@@ -1,0 +1,96 @@
+"""Faces of a decoded picture, cut out as rows."""
+
+import math
+import threading
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from atelier.core.settings import ConvertSettings
+from atelier.data.faces.alignment import Square, aligned_square, cut_square, square_around
+from atelier.data.faces.face import Face, order_faces
+from atelier.data.faces.mtcnn import Mtcnn
+
+NO_FACE = "a picture without a face"
+# Faces are detected in a copy that is reduced until the smallest of them have this size, which is
+# all that the detector's last network sees of a face.
+_SMALLEST_SEEN = 48
+# Smaller faces are not found.
+_SMALLEST_FOUND = 20
+# Side of the square of `align_to: celeba` divided by the longer side of the face's box: 178 / 116.
+_SQUARE_PER_FACE = 1.5
+
+
+class Detector(Protocol):
+    """A detector of faces, used by one thread."""
+
+    def detect(self, image: NDArray[np.uint8], smallest: float) -> list[Face]:
+        """Return the faces of an RGB image that have at least about this size in pixels."""
+
+
+def min_decoded_side(settings: ConvertSettings, oversampling: int) -> int:
+    """Return the number of pixels that a picture's shorter side needs for its smallest faces.
+
+    Args:
+        settings: the size of rows and the smallest face.
+        oversampling: multiple of the row's size at which a face's square is decoded at least.
+    """
+    face = max(oversampling * settings.image_size / _SQUARE_PER_FACE, _SMALLEST_FOUND)
+    return math.ceil(face / settings.smallest_face)
+
+
+def cut_faces(settings: ConvertSettings, image: Image.Image) -> list[NDArray[np.uint8]]:
+    """Return the faces of an image of mode RGB or L, uint8 [image_size, image_size(, 3)] each."""
+    return [
+        cut_square(image, face_square(settings, face), settings.image_size)
+        for face in find_faces(settings, np.asarray(image))
+    ]
+
+
+def find_faces(settings: ConvertSettings, pixels: NDArray[np.uint8]) -> list[Face]:
+    """Return the faces of a picture, uint8 [H, W] or [H, W, 3], from the largest to the smallest.
+
+    Faces below ``smallest_face`` and ``face_confidence`` are left out.
+    """
+    height, width = pixels.shape[:2]
+    smallest = settings.smallest_face * min(height, width)
+    reduction = max(1.0, smallest / _SMALLEST_SEEN)
+    size = max(1, round(width / reduction)), max(1, round(height / reduction))
+    reduced = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if reduction > 1 else pixels
+    if reduced.ndim == 2:
+        reduced = cv2.cvtColor(reduced, cv2.COLOR_GRAY2RGB)
+    faces = _detector().detect(reduced, smallest / reduction)
+    ratio = np.array([width / reduced.shape[1], height / reduced.shape[0]])
+    faces = [
+        Face(face.box * np.tile(ratio, 2), face.landmarks * ratio, face.confidence)
+        for face in faces
+    ]
+    chosen = order_faces(
+        [
+            face
+            for face in faces
+            if face.size >= smallest and face.confidence >= settings.face_confidence
+        ]
+    )
+    return chosen[:1] if settings.faces_per_picture == "largest" else chosen
+
+
+def face_square(settings: ConvertSettings, face: Face) -> Square:
+    """Return the square of a picture that becomes a row."""
+    if settings.faces == "align":
+        return aligned_square(face, settings.align_to)
+    return square_around(face, settings.face_margin)
+
+
+_LOCAL = threading.local()
+
+
+def _detector() -> Detector:
+    """Return the detector of this thread: OpenCV's networks are not thread-safe."""
+    if not hasattr(_LOCAL, "detector"):
+        _LOCAL.detector = Mtcnn()
+    detector: Detector = _LOCAL.detector
+    return detector
