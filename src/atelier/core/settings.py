@@ -47,13 +47,14 @@ class ConvertSettings(Section):
     color: Literal["rgb", "grey"]
     resize_mode: Literal["crop", "stretch", "pad"]
     max_megapixels: Count
-    faces: Literal["none", "crop", "align"]
-    align_to: Literal["celeba", "ffhq"]
-    face_margin: Annotated[float, Field(ge=0, le=2)]
-    smallest_face: Annotated[float, Field(ge=0.01, le=1)]
-    face_confidence: Annotated[float, Field(ge=0, le=1)]
-    faces_per_picture: Literal["all", "largest"]
-    face_detector: Literal["mtcnn"]
+    # Defaults for files saved before these settings were added.
+    faces: Literal["none", "crop", "align"] = "none"
+    align_to: Literal["celeba", "ffhq"] = "celeba"
+    face_margin: Annotated[float, Field(ge=0, le=2)] = 0.25
+    smallest_face: Annotated[float, Field(ge=0.01, le=1)] = 0.05
+    face_confidence: Annotated[float, Field(ge=0, le=1)] = 0.9
+    faces_per_image: Literal["all", "largest"] = "all"
+    face_detector: Literal["mtcnn"] = "mtcnn"
     validation_fraction: Fraction
     test_fraction: Fraction
 

@@ -12,6 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 import PIL
 from PIL import features
@@ -150,11 +151,11 @@ def _versions() -> tuple[str, ...]:
     for file in sorted(Path(__file__).parent.rglob("*.py")):
         source.update(file.read_bytes())
     jpeg = features.version("libjpeg_turbo") or features.version("jpg") or "unknown"
-    return source.hexdigest()[:8], PIL.__version__, jpeg, np.__version__
+    return source.hexdigest()[:8], PIL.__version__, jpeg, np.__version__, cv2.__version__
 
 
 def _describe_versions(versions: tuple[str, ...]) -> str:
-    names = ("atelier.data", "Pillow", "libjpeg", "NumPy")
+    names = ("atelier.data", "Pillow", "libjpeg", "NumPy", "OpenCV")
     return ", ".join(f"{name} {version}" for name, version in zip(names, versions, strict=True))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atelier.core.settings import ConvertSettings
+from atelier.data.faces.extraction import cut_faces, min_decoded_side
 from atelier.data.image_file import DecodedImage, UnreadableError, decode
 from atelier.data.members import Payload, Rejected
 
@@ -21,6 +23,7 @@ _FILTER = Image.Resampling.BICUBIC
 _REDUCING_GAP = 3.0
 # A JPEG is decoded at no less than this multiple of the row's size; the loss is not visible.
 _MIN_DECODED = 2
+NO_FACE = "an image without a face"
 _NO_PIXELS = np.empty(0, np.uint8)
 
 
@@ -29,7 +32,7 @@ class Row:
     """A row of the data set.
 
     Attributes:
-        name: of the row: the name of its file.
+        name: of the row: the name of its file; for a face also its number, as in ``a.jpg#1``.
         pixels: uint8 [image_size, image_size, C].
     """
 
@@ -73,15 +76,26 @@ def convert_file(settings: ConvertSettings, member: tuple[str, Payload]) -> Conv
         image = _decode(settings, payload)
     except UnreadableError as error:
         return ConvertedFile(name, sha256=sha256.hexdigest(), reason=str(error))
-    width, height = image.size
-    pixels = resize(image, settings.image_size, settings.resize_mode)
-    row = Row(name, pixels.reshape(*pixels.shape[:2], settings.channels))
-    return ConvertedFile(name, (row,), sha256.hexdigest(), width, height)
+    rows = tuple(_rows(settings, name, image))
+    return ConvertedFile(name, rows, sha256.hexdigest(), *image.size, "" if rows else NO_FACE)
+
+
+def _rows(settings: ConvertSettings, name: str, image: DecodedImage) -> Iterator[Row]:
+    """Yield the whole image, or each of its faces."""
+    shape = (settings.image_size, settings.image_size, settings.channels)
+    if settings.faces == "none":
+        pixels = resize(image, settings.image_size, settings.resize_mode)
+        yield Row(name, pixels.reshape(shape))
+        return
+    for number, pixels in enumerate(cut_faces(settings, image.image), 1):
+        yield Row(f"{name}#{number}", pixels.reshape(shape))
 
 
 def _decode(settings: ConvertSettings, payload: bytes | NDArray[np.uint8]) -> DecodedImage:
     if isinstance(payload, bytes):
         at_least = _MIN_DECODED * settings.image_size
+        if settings.faces != "none":
+            at_least = min_decoded_side(settings, at_least)
         return decode(payload, settings.color, settings.max_megapixels, at_least)
     mode = "RGB" if settings.color == "rgb" else "L"
     return DecodedImage.whole(Image.fromarray(payload).convert(mode))

@@ -17,7 +17,7 @@ from atelier.data.faces.face import Face, Floats
 
 Complexes = NDArray[np.complex128]
 
-# Landmarks in CelebA's aligned pictures of 178x218 pixels: the detector's medians over the first
+# Landmarks in CelebA's aligned images of 178x218 pixels: the detector's medians over the first
 # 2,000 of them at half size, 2026-11-27. The means of CelebA's annotations differ by at most 0.8.
 _CELEBA_SIZE = 178, 218
 _CELEBA = np.array([69.4 + 111.9j, 108.8 + 111.9j, 88.6 + 136j, 71.7 + 153j, 106.2 + 153j])
@@ -28,7 +28,7 @@ _REDUCING_GAP = 4
 
 @dataclass(frozen=True)
 class Square:
-    """A square of a picture, maybe turned.
+    """A square of an image, maybe turned.
 
     Attributes:
         center: its center.
@@ -54,13 +54,13 @@ def square_around(face: Face, margin: float) -> Square:
 def aligned_square(face: Face, template: Literal["celeba", "ffhq"]) -> Square:
     """Return the square in which a face's landmarks are where a dataset has them.
 
-    ``celeba`` is the central square of CelebA's aligned pictures, ``ffhq`` a picture of FFHQ.
+    ``celeba`` is the central square of CelebA's aligned images, ``ffhq`` an image of FFHQ.
     """
     landmarks = as_complex(face.landmarks)
     if template == "ffhq":
         return _ffhq_square(landmarks)
     scale, offset = similarity(landmarks, _celeba_template())
-    # The square from -1-i to 1+i, mapped back to the picture.
+    # The square from -1-i to 1+i, mapped back to the image.
     return Square(-offset / scale, 1 / scale)
 
 

@@ -1,4 +1,4 @@
-"""Faces of a decoded picture, cut out as rows."""
+"""Faces of a decoded image, cut out as rows."""
 
 import math
 import threading
@@ -14,7 +14,6 @@ from atelier.data.faces.alignment import Square, aligned_square, cut_square, squ
 from atelier.data.faces.face import Face, order_faces
 from atelier.data.faces.mtcnn import Mtcnn
 
-NO_FACE = "a picture without a face"
 # Faces are detected in a copy that is reduced until the smallest of them have this size, which is
 # all that the detector's last network sees of a face.
 _SMALLEST_SEEN = 48
@@ -31,14 +30,14 @@ class Detector(Protocol):
         """Return the faces of an RGB image that have at least about this size in pixels."""
 
 
-def min_decoded_side(settings: ConvertSettings, oversampling: int) -> int:
-    """Return the number of pixels that a picture's shorter side needs for its smallest faces.
+def min_decoded_side(settings: ConvertSettings, square: int) -> int:
+    """Return the number of pixels that an image's shorter side needs after decoding.
 
     Args:
-        settings: the size of rows and the smallest face.
-        oversampling: multiple of the row's size at which a face's square is decoded at least.
+        settings: the smallest face.
+        square: number of pixels that the side of the smallest face's square needs.
     """
-    face = max(oversampling * settings.image_size / _SQUARE_PER_FACE, _SMALLEST_FOUND)
+    face = max(square / _SQUARE_PER_FACE, _SMALLEST_FOUND)
     return math.ceil(face / settings.smallest_face)
 
 
@@ -51,7 +50,7 @@ def cut_faces(settings: ConvertSettings, image: Image.Image) -> list[NDArray[np.
 
 
 def find_faces(settings: ConvertSettings, pixels: NDArray[np.uint8]) -> list[Face]:
-    """Return the faces of a picture, uint8 [H, W] or [H, W, 3], from the largest to the smallest.
+    """Return the faces of an image, uint8 [H, W] or [H, W, 3], from the largest to the smallest.
 
     Faces below ``smallest_face`` and ``face_confidence`` are left out.
     """
@@ -59,27 +58,21 @@ def find_faces(settings: ConvertSettings, pixels: NDArray[np.uint8]) -> list[Fac
     smallest = settings.smallest_face * min(height, width)
     reduction = max(1.0, smallest / _SMALLEST_SEEN)
     size = max(1, round(width / reduction)), max(1, round(height / reduction))
-    reduced = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if reduction > 1 else pixels
+    reduced = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     if reduced.ndim == 2:
         reduced = cv2.cvtColor(reduced, cv2.COLOR_GRAY2RGB)
-    faces = _detector().detect(reduced, smallest / reduction)
-    ratio = np.array([width / reduced.shape[1], height / reduced.shape[0]])
+    ratio = np.array([width / size[0], height / size[1]])
     faces = [
         Face(face.box * np.tile(ratio, 2), face.landmarks * ratio, face.confidence)
-        for face in faces
+        for face in _detector().detect(np.asarray(reduced, np.uint8), smallest / reduction)
+        if face.confidence >= settings.face_confidence
     ]
-    chosen = order_faces(
-        [
-            face
-            for face in faces
-            if face.size >= smallest and face.confidence >= settings.face_confidence
-        ]
-    )
-    return chosen[:1] if settings.faces_per_picture == "largest" else chosen
+    faces = order_faces([face for face in faces if face.size >= smallest])
+    return faces[:1] if settings.faces_per_image == "largest" else faces
 
 
 def face_square(settings: ConvertSettings, face: Face) -> Square:
-    """Return the square of a picture that becomes a row."""
+    """Return the square of an image that becomes a row."""
     if settings.faces == "align":
         return aligned_square(face, settings.align_to)
     return square_around(face, settings.face_margin)

@@ -1,4 +1,4 @@
-"""Detected faces, in pixels of the picture that they were found in."""
+"""Detected faces, in pixels of the image that they were found in."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """A detected face. A pixel covers one unit: a picture's left edge is 0, not -0.5.
+    """A detected face. A pixel covers one unit: an image's left edge is 0, not -0.5.
 
     Attributes:
-        box: left, top, right and bottom, float64 [4]. It may exceed the picture.
+        box: left, top, right and bottom, float64 [4]. It may exceed the image.
         landmarks: x and y of the left eye, the right eye, the tip of the nose, and the left and
-            right corner of the mouth, float64 [5, 2]. Left means left in the picture.
+            right corner of the mouth, float64 [5, 2]. Left means left in the image.
         confidence: the detector's probability, 0 to 1.
     """
 

