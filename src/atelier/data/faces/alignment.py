@@ -15,6 +15,7 @@ from PIL import Image
 
 from atelier.data.faces.face import Face, Floats
 
+Template = Literal["celeba", "ffhq"]
 Complexes = NDArray[np.complex128]
 
 # Landmarks in CelebA's aligned images of 178x218 pixels: the detector's medians over the first
@@ -51,7 +52,7 @@ def square_around(face: Face, margin: float) -> Square:
     return Square(center, face.size * (0.5 + margin))
 
 
-def aligned_square(face: Face, template: Literal["celeba", "ffhq"]) -> Square:
+def aligned_square(face: Face, template: Template) -> Square:
     """Return the square in which a face's landmarks are where a dataset has them.
 
     ``celeba`` is the central square of CelebA's aligned images, ``ffhq`` an image of FFHQ.
@@ -102,7 +103,8 @@ def cut_square(image: Image.Image, square: Square, size: int) -> NDArray[np.uint
         matrix,
         (side, side),
         flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REFLECT_101,
+        # BORDER_REFLECT_101 never returns for an image with a side of one pixel (OpenCV 5.0).
+        borderMode=cv2.BORDER_REFLECT,
     )
     if side == size:
         return np.asarray(samples, np.uint8)
