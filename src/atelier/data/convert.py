@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atelier.core.errors import AtelierError, os_errors_as_sentences
+from atelier.core.errors import AtelierError, count_text, os_errors_as_sentences
 from atelier.core.files import atomic_write
 from atelier.core.progress import Progress, ProgressCallback, silent
 from atelier.core.settings import ConvertSettings
@@ -25,7 +25,7 @@ from atelier.data.image_list import IMAGE_LIST, list_images, write_image_list
 from atelier.data.members import Payload, Rejected
 from atelier.data.near_duplicates import group_near_duplicates
 from atelier.data.raw import RawImages, open_raw
-from atelier.data.rows import ConvertedFile, convert_file
+from atelier.data.rows import NO_FACE, ConvertedFile, convert_file
 from atelier.data.thread_pool import ordered_thread_map
 
 VALIDATION, TEST = "validation.npz", "test.npz"
@@ -35,17 +35,20 @@ _BYTES_IN_FLIGHT = 256 * 2**20
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """Numbers of converted and rejected files: ``accepted + len(rejected) == found``.
+    """Numbers of rows, and of converted and rejected files.
+
+    ``accepted + len(rejected) == found`` unless rows are faces.
 
     Attributes:
         found: number of raw files.
-        accepted: number of files that became a row.
+        accepted: number of rows.
         training: number of rows in the training set.
         validation: number of rows in the validation set.
         test: number of rows in the test set.
         groups: number of groups of at least two near-duplicates.
         largest_group: number of images in the largest group.
         rejected: name and reason of each rejected file, in the raw images' order.
+        has_faces: whether a row is a face instead of a whole image.
     """
 
     found: int
@@ -56,6 +59,22 @@ class ConversionReport:
     groups: int
     largest_group: int
     rejected: tuple[tuple[str, str], ...]
+    has_faces: bool = False
+
+    @property
+    def used(self) -> int:
+        """Number of files with rows."""
+        return self.found - len(self.rejected)
+
+    @property
+    def without_face(self) -> int:
+        """Number of files that were rejected because they show no face."""
+        return sum(reason == NO_FACE for _, reason in self.rejected)
+
+    @property
+    def noun(self) -> str:
+        """The rows in words, to follow their number."""
+        return f"faces in {count_text(self.used, 'image')}" if self.has_faces else "images"
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics that runs are compared by."""
@@ -63,9 +82,11 @@ class ConversionReport:
 
     def details(self) -> dict[str, Any]:
         """Return values for JSON: counts first, then every rejected file."""
+        faces = {"images_with_faces": self.used, "images_without_face": self.without_face}
         return {
             "found": self.found,
             "accepted": self.accepted,
+            **(faces if self.has_faces else {}),
             "training": self.training,
             "validation": self.validation,
             "test": self.test,
@@ -75,7 +96,10 @@ class ConversionReport:
         }
 
     def warnings(self, settings: ConvertSettings) -> list[str]:
-        """Return a sentence if near-duplicates left a set less than half full."""
+        """Return a sentence if a set is less than half full, and one if few images have a face."""
+        return [*self._warn_of_small_sets(settings), *self._warn_of_images_without_face()]
+
+    def _warn_of_small_sets(self, settings: ConvertSettings) -> list[str]:
         fractions = {"validation": settings.validation_fraction, "test": settings.test_fraction}
         expected = {
             name: count_for_fraction(fraction, self.accepted)
@@ -93,6 +117,15 @@ class ConversionReport:
             " are near-duplicates of one another and stay in one set; add different images."
         ]
 
+    def _warn_of_images_without_face(self) -> list[str]:
+        if self.without_face <= self.used:
+            return []
+        return [
+            f"no face was found in {self.without_face:,} of {self.used + self.without_face:,}"
+            " images; look at some of them, and lower convert.smallest_face or"
+            " convert.face_confidence, or set convert.faces to none to use whole images."
+        ]
+
 
 def convert(
     settings: ConvertSettings,
@@ -104,20 +137,23 @@ def convert(
 ) -> ConversionReport:
     """Write every readable image of ``raw`` to one of three npz files, and a list of all files.
 
+    A row is a whole image, or a face of it if ``settings.faces`` is not ``none``.
+
     The fractions ``validation_fraction`` and ``test_fraction`` go to ``validation.npz`` and
     ``test.npz`` in the folder of ``target``, the rest to ``target``, see
     :func:`atelier.data.dataset.split`. Near-duplicates are in the same file. Rows are in the raw
     images' order, and the bytes do not depend on the number or kind of workers.
 
     Memory is bounded. It holds at most four encoded files per worker, 256 MiB together, and one
-    more of up to 256 MiB. Each worker holds one decoded image of up to ``max_megapixels``. Each
-    image adds its name and about 1.5 kB for the list and the search of near-duplicates. Rows are
-    on disk. With a cluster, up to 256 MiB of files are in flight or on workers.
+    more of up to 256 MiB. Each worker holds one decoded image of up to ``max_megapixels``, and one
+    more while it searches faces. Each image adds its name and about 1.5 kB for the list and the
+    search of near-duplicates. Rows are on disk. With a cluster, up to 256 MiB of files are in
+    flight or on workers.
 
     ``images.csv`` lists every file, see :mod:`atelier.data.image_list`.
 
     Args:
-        settings: size, color, resize mode and fractions.
+        settings: size, color, resize mode, faces and fractions.
         raw: the folder that the download stage wrote.
         target: the npz file of the training set, see :mod:`atelier.data.dataset`; all four files
             are written, or none.
@@ -127,8 +163,8 @@ def convert(
             threads, or an empty string.
 
     Raises:
-        AtelierError: no image can be read, ``raw`` is damaged, a disk is full or fails, or the
-            cluster cannot be used.
+        AtelierError: no image can be read, no image has a face, ``raw`` is damaged, a disk is full
+            or fails, or the cluster cannot be used.
     """
     images = open_raw(raw)
     with (
@@ -157,7 +193,7 @@ def convert(
             (temporary_test, sets.test),
         ):
             _save_rows(file, spool, shape, indices, names)
-    return _conversion_report(sets, groups, spooled)
+    return _conversion_report(settings, sets, groups, spooled)
 
 
 def _save_rows(
@@ -204,7 +240,7 @@ def _write_pixels(
 
 
 def _conversion_report(
-    sets: Split, groups: NDArray[np.int64], spooled: _Spooled
+    settings: ConvertSettings, sets: Split, groups: NDArray[np.int64], spooled: _Spooled
 ) -> ConversionReport:
     sizes = np.bincount(groups)
     return ConversionReport(
@@ -216,6 +252,7 @@ def _conversion_report(
         groups=int((sizes > 1).sum()),
         largest_group=int(sizes.max()),
         rejected=spooled.rejected(),
+        has_faces=settings.faces != "none",
     )
 
 
@@ -253,6 +290,12 @@ def _payload_bytes(member: tuple[str, Payload]) -> int:
 def _no_image_message(rejected: Sequence[tuple[str, str]]) -> str:
     if not rejected:
         return "data/raw holds no file; choose a download source that has images."
+    without_face = sum(reason == NO_FACE for _, reason in rejected)
+    if without_face:
+        return (
+            f"no face was found in {count_text(without_face, 'image')}; lower"
+            " convert.smallest_face or convert.face_confidence, or set convert.faces to none."
+        )
     reasons = Counter(reason for _, reason in rejected).most_common(3)
     listed = ", ".join(f"{reason} ({count})" for reason, count in reasons)
     return (

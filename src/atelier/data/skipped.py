@@ -8,7 +8,7 @@ from pathlib import Path
 from atelier.data.safe_names import sanitize_name
 
 _MAX_REASONS = 4
-_NOUN = re.compile(r"\b(file|folder|link|path|archive)\b")
+_NOUN = re.compile(r"\b(file|folder|link|path|archive|image)\b")
 
 
 def summarize_skipped(accepted: int, noun: str, reasons: Iterable[str], listed_in: Path) -> str:

@@ -22,8 +22,8 @@ Complexes = NDArray[np.complex128]
 # 2,000 of them at half size, 2026-11-27. The means of CelebA's annotations differ by at most 0.8.
 _CELEBA_SIZE = 178, 218
 _CELEBA = np.array([69.4 + 111.9j, 108.8 + 111.9j, 88.6 + 136j, 71.7 + 153j, 106.2 + 153j])
-# Eyes and corners of the mouth. The tip of the nose moves when a head turns: with it, aligned images
-# of CelebA move by 1.9 of 64 pixels instead of 1.6 (median of the corners of 400 images).
+# Eyes and corners of the mouth. The tip of the nose moves when a head turns: with it, the corners
+# of CelebA's aligned images move by 1.9 of 64 pixels instead of 1.6 (median of 400 images).
 _RIGID = [0, 1, 3, 4]
 
 # A larger square is first averaged to at least this multiple of the row's size.
