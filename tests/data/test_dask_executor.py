@@ -21,6 +21,8 @@ from atelier.data.convert import convert
 from atelier.data.dask_executor import map_on_cluster
 from atelier.data.sources.download import download
 
+from ..support.drawn_group import drawn_group
+
 
 def local_cluster(workers: int) -> LocalCluster:
     return LocalCluster(
@@ -91,6 +93,26 @@ def test_cluster_and_threads_write_same_bytes(
     )
     assert from_threads == from_cluster
     assert (from_cluster.found, from_cluster.accepted) == (43, 40)
+    assert file_digest(tmp_path / "here.npz") == file_digest(tmp_path / "there.npz")
+
+
+def test_cluster_and_threads_find_the_same_faces(
+    tmp_path: Path,
+    address: str,
+    source: Callable[..., DownloadSettings],
+    conversion: Callable[..., ConvertSettings],
+) -> None:
+    folder = tmp_path / "groups"
+    folder.mkdir()
+    for i in range(4):
+        group = drawn_group((240, 160), [(10 * i, 5, 90), (150, 20 + i, 80)][: i % 3])
+        group.save(folder / f"{i}.png")
+    download(source("folder", mine=str(folder)), tmp_path / "raw", tmp_path / "s")
+    settings = conversion(faces="align")
+    here = convert(settings, tmp_path / "raw", tmp_path / "here.npz", 2)
+    there = convert(settings, tmp_path / "raw", tmp_path / "there.npz", dask_scheduler=address)
+    assert here == there
+    assert (here.found, here.accepted) == (4, 3)
     assert file_digest(tmp_path / "here.npz") == file_digest(tmp_path / "there.npz")
 
 

@@ -92,12 +92,13 @@ def _rows(settings: ConvertSettings, name: str, image: DecodedImage) -> Iterator
 
 
 def _decode(settings: ConvertSettings, payload: bytes | NDArray[np.uint8]) -> DecodedImage:
+    color, at_least = settings.color, _MIN_DECODED * settings.image_size
+    if settings.faces != "none":
+        # The detector finds more faces in color.
+        color, at_least = "rgb", min_decoded_side(settings, at_least)
     if isinstance(payload, bytes):
-        at_least = _MIN_DECODED * settings.image_size
-        if settings.faces != "none":
-            at_least = min_decoded_side(settings, at_least)
-        return decode(payload, settings.color, settings.max_megapixels, at_least)
-    mode = "RGB" if settings.color == "rgb" else "L"
+        return decode(payload, color, settings.max_megapixels, at_least)
+    mode = "RGB" if color == "rgb" else "L"
     return DecodedImage.whole(Image.fromarray(payload).convert(mode))
 
 

@@ -44,15 +44,15 @@ def min_decoded_side(settings: ConvertSettings, square: int) -> int:
 
 
 def cut_faces(settings: ConvertSettings, image: Image.Image) -> list[NDArray[np.uint8]]:
-    """Return the faces of an image of mode RGB or L, uint8 [image_size, image_size(, 3)] each."""
-    return [
-        cut_square(image, face_square(settings, face), settings.image_size)
-        for face in find_faces(settings, np.asarray(image))
-    ]
+    """Return the faces of an RGB image, uint8 [image_size, image_size, 3] or without channels."""
+    faces = find_faces(settings, np.asarray(image))
+    if settings.color == "grey":
+        image = image.convert("L")
+    return [cut_square(image, face_square(settings, face), settings.image_size) for face in faces]
 
 
 def find_faces(settings: ConvertSettings, pixels: NDArray[np.uint8]) -> list[Face]:
-    """Return the faces of an image, uint8 [H, W] or [H, W, 3], from the largest to the smallest.
+    """Return the faces of an image, uint8 [H, W, 3], from the largest to the smallest.
 
     Faces below ``smallest_face`` and ``face_confidence`` are left out, and those whose landmarks
     are not arranged like a face's.
@@ -62,8 +62,6 @@ def find_faces(settings: ConvertSettings, pixels: NDArray[np.uint8]) -> list[Fac
     reduction = max(1.0, smallest / _SMALLEST_SEEN)
     size = max(1, round(width / reduction)), max(1, round(height / reduction))
     reduced = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    if reduced.ndim == 2:
-        reduced = cv2.cvtColor(reduced, cv2.COLOR_GRAY2RGB)
     ratio = np.array([width / size[0], height / size[1]])
     faces = [
         Face(face.box * np.tile(ratio, 2), face.landmarks * ratio, face.confidence)
@@ -92,6 +90,8 @@ _LOCAL = threading.local()
 def _detector() -> Detector:
     """Return the detector of this thread: OpenCV's networks are not thread-safe."""
     if not hasattr(_LOCAL, "detector"):
+        # The threads of the conversion share the cores already.
+        cv2.setNumThreads(1)
         _LOCAL.detector = Mtcnn()
     detector: Detector = _LOCAL.detector
     return detector

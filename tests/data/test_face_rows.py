@@ -1,0 +1,205 @@
+"""Rows of faces: names, order, rejections, and equal bytes for any number of workers."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atelier.core.download_settings import DownloadSettings
+from atelier.core.errors import AtelierError
+from atelier.core.hashing import file_digest
+from atelier.core.progress import Progress
+from atelier.core.settings import ConvertSettings
+from atelier.data.convert import ConversionReport, convert
+from atelier.data.dataset import load_images
+from atelier.data.faces.extraction import find_faces, min_decoded_side
+from atelier.data.image_list import read_image_list
+from atelier.data.rows import ConvertedFile, convert_file
+from atelier.data.skipped import summarize_skipped
+from atelier.data.sources.download import download
+
+from ..support.drawn_group import SEEDS, drawn_group, portrait
+from ..support.image_files import saved
+from ..support.images import stored_pixels
+
+PLACES = [(10, 20, 150), (180, 10, 90), (290, 60, 190)]
+Conversion = Callable[..., ConvertSettings]
+
+
+@pytest.fixture
+def settings(conversion: Conversion) -> Conversion:
+    def make(**values: Any) -> ConvertSettings:
+        return conversion(**{"image_size": 32, "faces": "align", **values})
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def group() -> Image.Image:
+    return drawn_group((500, 320), PLACES)
+
+
+def rows(file: ConvertedFile) -> np.ndarray:
+    return np.stack([row.pixels for row in file.rows]).astype(int)
+
+
+@pytest.mark.parametrize("faces", ["crop", "align"])
+def test_every_face_is_a_row_and_the_largest_is_the_first(
+    settings: Conversion, group: Image.Image, faces: str
+) -> None:
+    file = convert_file(settings(faces=faces), ("in/a.png", saved(group)))
+    assert [row.name for row in file.rows] == ["in/a.png#1", "in/a.png#2", "in/a.png#3"]
+    assert (file.width, file.height, file.reason) == (500, 320, "")
+    portraits = [np.asarray(portrait(seed).resize((32, 32))).ravel() for seed in SEEDS[:3]]
+    # A square around a face shows most of its portrait.
+    similarity = np.corrcoef(rows(file).reshape(3, -1), portraits)[:3, 3:]
+    assert similarity.argmax(axis=1).tolist() == [2, 0, 1]
+
+
+def test_largest_face_keeps_its_name_and_pixels(settings: Conversion, group: Image.Image) -> None:
+    member = ("a.png", saved(group))
+    everything = convert_file(settings(), member)
+    largest = convert_file(settings(faces_per_image="largest"), member)
+    assert [row.name for row in largest.rows] == ["a.png#1"]
+    assert np.array_equal(rows(largest)[0], rows(everything)[0])
+
+
+def test_small_and_uncertain_faces_are_left_out(settings: Conversion, group: Image.Image) -> None:
+    pixels = np.asarray(group)
+    faces = find_faces(settings(), pixels)
+    for changed, expected in (
+        (settings(smallest_face=(faces[1].size + faces[2].size) / 640), 2),
+        (settings(smallest_face=(faces[0].size + faces[1].size) / 640), 1),
+        (settings(face_confidence=sorted(face.confidence for face in faces)[1]), 2),
+        (settings(face_confidence=1.0), 0),
+    ):
+        assert len(find_faces(changed, pixels)) == expected
+
+
+def test_margin_enlarges_the_crop(settings: Conversion, group: Image.Image) -> None:
+    """Twice the square has the smaller one in its middle."""
+    member = ("a.png", saved(group))
+    narrow = convert_file(settings(faces="crop", face_margin=0.0), member)
+    wide = convert_file(settings(faces="crop", face_margin=0.5, image_size=64), member)
+    assert np.abs(rows(wide)[:, 16:48, 16:48] - rows(narrow)).mean() < 3
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 6])
+def test_faces_of_a_rotated_file_are_those_of_the_upright_image(
+    settings: Conversion, group: Image.Image, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(stored_pixels(np.asarray(group), orientation))
+    rotated = convert_file(settings(), ("a.png", saved(stored, exif=exif)))
+    upright = convert_file(settings(), ("a.png", saved(group)))
+    assert np.array_equal(rows(rotated), rows(upright))
+
+
+def test_grey_rows_are_the_luma_of_color_rows(settings: Conversion, group: Image.Image) -> None:
+    color = convert_file(settings(), ("a.png", saved(group)))
+    grey = convert_file(settings(color="grey"), ("a.png", saved(group)))
+    assert rows(grey).shape == (3, 32, 32, 1)
+    assert np.abs(rows(grey)[..., 0] - rows(color) @ [0.299, 0.587, 0.114]).max() < 2
+
+
+def test_faces_of_arrays_equal_those_of_files(settings: Conversion, group: Image.Image) -> None:
+    from_file = convert_file(settings(), ("a", saved(group)))
+    from_array = convert_file(settings(), ("a", np.asarray(group)))
+    assert np.array_equal(rows(from_file), rows(from_array))
+    digit = np.asarray(drawn_group((90, 90), [(5, 5, 80)]).convert("L"))
+    assert rows(convert_file(settings(color="grey"), ("a", digit))).shape == (1, 32, 32, 1)
+
+
+def test_reduced_photograph_has_the_same_faces(settings: Conversion) -> None:
+    """Faces are cut from a JPEG that was decoded at half of its size."""
+    large = drawn_group((1800, 1300), [(100, 200, 700), (1100, 300, 500)])
+    options = settings(image_size=64, max_megapixels=5, smallest_face=0.2)
+    assert 325 < min_decoded_side(options, 128) <= 650
+    from_jpeg = convert_file(options, ("a", saved(large, "JPEG", quality=95, subsampling=0)))
+    from_array = convert_file(options, ("a", np.asarray(large)))
+    assert (from_jpeg.width, from_jpeg.height) == (1800, 1300)
+    assert np.abs(rows(from_jpeg) - rows(from_array)).mean() < 4
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 300), (200, 100)])
+def test_image_without_a_face_is_rejected(settings: Conversion, size: tuple[int, int]) -> None:
+    file = convert_file(settings(), ("a.png", saved(Image.new("RGB", size, "teal"))))
+    assert (file.rows, file.reason) == ((), "an image without a face")
+    assert (file.width, file.height, len(file.sha256)) == (*size, 64)
+
+
+@pytest.fixture
+def raw(tmp_path: Path, source: Callable[..., DownloadSettings]) -> Path:
+    """Return raw images with 3, 0, 1, 2 and 0 faces, and a file that is not an image."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    groups = [PLACES, [], PLACES[:1], [(30, 40, 110), (300, 90, 160)], []]
+    for number, places in enumerate(groups):
+        saved_as = ("JPEG", "PNG")[number % 2]
+        data = saved(drawn_group((480, 300), places), saved_as)
+        (folder / f"{number}.{saved_as.lower()}").write_bytes(data)
+    (folder / "page.jpg").write_bytes(b"<html>")
+    download(source("folder", mine=str(folder)), tmp_path / "raw", tmp_path / "s")
+    return tmp_path / "raw"
+
+
+def test_bytes_do_not_depend_on_workers(tmp_path: Path, raw: Path, settings: Conversion) -> None:
+    results = []
+    for workers in (1, 2, 5):
+        target = tmp_path / str(workers) / "images.npz"
+        target.parent.mkdir()
+        report = convert(settings(), raw, target, workers)
+        files = (target, target.with_name("images.csv"))
+        results.append((report, *(file_digest(file) for file in files)))
+    assert results[0] == results[1] == results[2]
+
+
+def test_report_counts_faces_and_images_without_a_face(
+    tmp_path: Path, raw: Path, settings: Conversion
+) -> None:
+    progress: list[Progress] = []
+    report = convert(settings(), raw, tmp_path / "images.npz", 2, progress.append)
+    assert (report.found, report.used, report.accepted, report.without_face) == (6, 3, 6, 2)
+    assert progress[-1] == Progress(6, 6, "3 rejected")
+    details = report.details()
+    assert (details["images_with_faces"], details["images_without_face"]) == (3, 2)
+    assert report.warnings(settings()) == []
+    line = summarize_skipped(
+        report.accepted, report.noun, [reason for _, reason in report.rejected], Path("x.json")
+    )
+    assert line == (
+        "6 faces in 3 images, 3 skipped (2 images without a face, 1 not an image):"
+        " x.json lists them"
+    )
+    names = load_images(tmp_path / "images.npz").names.tolist()
+    entries = read_image_list(tmp_path / "images.csv")
+    assert [entry.name for entry in entries if entry.name] == names
+    assert [entry.file for entry in entries if entry.name] == [
+        name.rpartition("#")[0] for name in names
+    ]
+    rejected = {entry.file: entry.reason for entry in entries if entry.reason}
+    assert rejected["mine/1.png"] == rejected["mine/4.jpeg"] == "an image without a face"
+
+
+def test_few_images_with_a_face_give_a_warning(settings: Conversion) -> None:
+    def warnings(used: int, without_face: int) -> list[str]:
+        rejected = (("a", "an image without a face"),) * without_face + (("b", "truncated"),) * 9
+        report = ConversionReport(
+            found=used + len(rejected), accepted=3 * used, training=3 * used, validation=0, test=0,
+            groups=0, largest_group=1, rejected=rejected, has_faces=True,
+        )  # fmt: skip
+        return report.warnings(settings())
+
+    assert warnings(5, 5) == []
+    (message,) = warnings(4, 5)
+    assert message.startswith("no face was found in 5 of 9 images; look at some of them")
+
+
+def test_no_face_at_all_is_an_error(tmp_path: Path, raw: Path, settings: Conversion) -> None:
+    with pytest.raises(AtelierError, match="no face was found in 5 images; lower"):
+        convert(settings(face_confidence=1.0, smallest_face=0.9), raw, tmp_path / "images.npz")
+    assert not (tmp_path / "images.npz").exists()
