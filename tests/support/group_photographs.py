@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from atelier.data.faces.face import Face
+
 # Mean eyes of CelebA's annotations, (69, 111) and (108, 111) in pixels of 178x218 counted from 0,
 # in the pictures of half that size.
 EYES = (np.array([[69.0, 111.0], [108.0, 111.0]]) + 0.5) / 2
@@ -27,6 +29,15 @@ class GroupPhotograph:
     pixels: np.ndarray
     eyes: np.ndarray
     scales: np.ndarray
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Recall, precision, and the median error of the eyes in pixels of a row of 64x64."""
+
+    recall: float
+    precision: float
+    eye_error: float
 
 
 def celeba_faces(archive: Path, count: int, start: int = 0) -> list[np.ndarray]:
@@ -47,6 +58,23 @@ def group_photographs(
     generator = np.random.default_rng(seed)
     for _ in range(count):
         yield _compose(faces, size, generator)
+
+
+def evaluate(photographs: list[GroupPhotograph], found: list[list[Face]]) -> Evaluation:
+    """Compare detected faces with the true ones: eyes within 10 of 64 pixels are a match."""
+    errors, true, detected = [], 0, 0
+    for photograph, faces in zip(photographs, found, strict=True):
+        true += len(photograph.eyes)
+        detected += len(faces)
+        remaining = [face.landmarks[:2] for face in faces]
+        for eyes, scale in zip(photograph.eyes, photograph.scales, strict=True):
+            row_pixel = CROP * scale / 64
+            distances = [np.hypot(*(eyes - other).T).mean() / row_pixel for other in remaining]
+            if distances and min(distances) < 10:
+                errors.append(min(distances))
+                remaining.pop(int(np.argmin(distances)))
+    eye_error = float(np.median(errors)) if errors else np.inf
+    return Evaluation(len(errors) / true, len(errors) / max(1, detected), eye_error)
 
 
 def _compose(

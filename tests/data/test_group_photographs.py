@@ -1,0 +1,50 @@
+"""Faces of composed group photographs, compared with their known places."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atelier.core.settings import ConvertSettings
+from atelier.data.faces.extraction import cut_faces, find_faces
+from atelier.data.rows import resize
+
+from ..support.group_photographs import celeba_faces, evaluate, group_photographs
+
+ARCHIVE = "celeba/img_align_celeba.zip"
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("count", "size"), [(5, (480, 360)), pytest.param(60, (1024, 768), marks=pytest.mark.slow)]
+)
+def test_faces_of_group_photographs_are_found(
+    shared: Path, conversion: Callable[..., ConvertSettings], count: int, size: tuple[int, int]
+) -> None:
+    faces = celeba_faces(shared / ARCHIVE, 4 * count, start=4000)
+    settings = conversion(faces="align")
+    photographs = list(group_photographs(faces, count, size, seed=7))
+    found = [find_faces(settings, photograph.pixels) for photograph in photographs]
+    result = evaluate(photographs, found)
+    assert result.recall >= 0.85
+    assert result.precision >= 0.95
+    assert result.eye_error <= 1.5
+
+
+@pytest.mark.shared
+def test_aligned_images_stay_nearly_the_same(
+    shared: Path, conversion: Callable[..., ConvertSettings]
+) -> None:
+    """Rows of CelebA's aligned images resemble their centers more than shifted centers."""
+    settings = conversion(image_size=64, faces="align", faces_per_image="largest")
+    aligned, shifted = [], []
+    for face in celeba_faces(shared / ARCHIVE, 30):
+        for row in cut_faces(settings, Image.fromarray(face)):
+            center, right = resize(face, 64, "crop"), resize(face[:, 8:], 64, "crop")
+            aligned.append(np.abs(row.astype(int) - center).mean())
+            shifted.append(np.abs(row.astype(int) - right).mean())
+    assert len(aligned) >= 29
+    assert np.median(aligned) < 15
+    assert np.mean(np.less(aligned, shifted)) >= 0.9
