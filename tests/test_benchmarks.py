@@ -145,6 +145,12 @@ CASES = {
         {"side", "milliseconds a picture"},
         objects=4,
     ),
+    "faces": Case(
+        "--photographs 2 --height 240 --rounds 1 --sheet {folder}/rows.png --json",
+        {*COMPARED.split(), "unit", "cores", "opencv", "megapixels", "faces", "found"}
+        | {"processor_ms", "processor_ms_reference"},
+        {"reference", "ours", "ratio", "megapixels", "faces"},
+    ),
     "garbage": Case(
         "--commits 3 --runs 4 --rounds 1 --json",
         {"name", "seconds", "removed", "kept"},

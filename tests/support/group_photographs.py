@@ -98,30 +98,32 @@ def _compose(
         angle = np.deg2rad(generator.uniform(-25, 25))
         turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         offset = np.array([x, y]) - turn @ _MIDDLE
-        pixels = _paste(pixels, faces[face], turn, offset)
+        _paste(pixels, faces[face], turn, offset)
         eyes.append(EYES @ turn.T + offset)
         scales.append(scale)
     return GroupPhotograph(pixels, np.array(eyes), np.array(scales))
 
 
-def _paste(
-    pixels: np.ndarray, face: np.ndarray, turn: np.ndarray, offset: np.ndarray
-) -> np.ndarray:
+def _paste(pixels: np.ndarray, face: np.ndarray, turn: np.ndarray, offset: np.ndarray) -> None:
     """Blend the ellipse of a face into a picture; ``turn @ p + offset`` maps points."""
-    height, width = pixels.shape[:2]
-    # OpenCV's coordinates are those of pixel centers.
-    matrix = np.hstack([turn, (offset + turn @ [0.5, 0.5] - 0.5)[:, None]])
     scale = np.sqrt(abs(np.linalg.det(turn)))
     if scale < 1:
         face = cv2.GaussianBlur(face, (0, 0), 0.5 * np.sqrt(1 / scale**2 - 1))
+    radius = scale * _AXES.max() + 1
+    left, top = np.maximum(np.floor(turn @ _MIDDLE + offset - radius), 0).astype(int)
+    right, bottom = np.ceil(turn @ _MIDDLE + offset + radius).astype(int)
+    part = pixels[top:bottom, left:right]
+    offset = offset - [left, top]
+    # OpenCV's coordinates are those of pixel centers.
+    matrix = np.hstack([turn, (offset + turn @ [0.5, 0.5] - 0.5)[:, None]])
     warped = cv2.warpAffine(
-        face, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+        face, matrix, part.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
     )
-    y, x = np.mgrid[0:height, 0:width] + 0.5
+    y, x = np.mgrid[0 : part.shape[0], 0 : part.shape[1]] + 0.5
     points = np.stack([x, y], axis=-1) - offset
     distance = np.hypot(*np.moveaxis((points @ np.linalg.inv(turn).T - _MIDDLE) / _AXES, -1, 0))
     alpha = np.clip((1 - distance) / _FEATHER, 0, 1)[..., None]
-    return np.round(alpha * warped + (1 - alpha) * pixels).astype(np.uint8)
+    part[:] = np.round(alpha * warped + (1 - alpha) * part)
 
 
 def _background(size: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
