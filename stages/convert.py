@@ -8,7 +8,7 @@ from atelier.core.settings import Settings
 from atelier.tracking.run import Run
 from atelier.tracking.stage import run_stage
 
-RAW = Path("data/raw")
+RAW, WEIGHTS = Path("data/raw"), Path("data/weights")
 IMAGES = Path("data/images.npz")
 METRICS = Path("metrics/convert.json")
 DETAILS = details_path(METRICS)
@@ -16,10 +16,14 @@ DETAILS = details_path(METRICS)
 
 def main(settings: Settings, run: Run) -> None:
     """Convert all images; log their numbers and the rejected files."""
+    from atelier.core.paths import user_path
     from atelier.data.convert import convert
     from atelier.data.dataset import load_images
+    from atelier.data.faces.yunet import YUNET_FILE, read_yunet
     from atelier.data.skipped import summarize_skipped
 
+    needs_yunet = settings.convert.faces != "none" and settings.convert.face_detector == "yunet"
+    face_weights = read_yunet(user_path(WEIGHTS / YUNET_FILE)) if needs_yunet else b""
     with progress_bar("convert", "images", settings.runtime.progress) as progress:
         report = convert(
             settings.convert,
@@ -28,6 +32,7 @@ def main(settings: Settings, run: Run) -> None:
             workers=settings.runtime.workers,
             report=progress,
             dask_scheduler=settings.runtime.dask_scheduler,
+            face_weights=face_weights,
         )
     run.warn(*report.warnings(settings.convert))
     details = report.details()

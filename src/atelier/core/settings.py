@@ -54,7 +54,7 @@ class ConvertSettings(Section):
     smallest_face: Annotated[float, Field(ge=0.01, le=1)] = 0.05
     face_confidence: Annotated[float, Field(ge=0, le=1)] = 0.9
     faces_per_image: Literal["all", "largest"] = "all"
-    face_detector: Literal["mtcnn"] = "mtcnn"
+    face_detector: Literal["mtcnn", "yunet"] = "mtcnn"
     validation_fraction: Fraction
     test_fraction: Fraction
 

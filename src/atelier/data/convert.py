@@ -5,7 +5,7 @@ import math
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -134,6 +134,7 @@ def convert(
     workers: int = 0,
     report: ProgressCallback = silent,
     dask_scheduler: str = "",
+    face_weights: bytes = b"",
 ) -> ConversionReport:
     """Write every readable image of ``raw`` to one of three npz files, and a list of all files.
 
@@ -161,6 +162,7 @@ def convert(
         report: called after every image.
         dask_scheduler: address of a Dask scheduler whose workers compute the rows instead of
             threads, or an empty string.
+        face_weights: content of the face detector's file if the detector is ``yunet``.
 
     Raises:
         AtelierError: no image can be read, no image has a face, ``raw`` is damaged, a disk is full
@@ -176,7 +178,8 @@ def convert(
         tempfile.TemporaryFile(dir=target.parent) as spool,
         silence_pillow(),
     ):
-        files = _converted_files(settings, images, workers, dask_scheduler)
+        convert_member = partial(convert_file, settings, face_weights=face_weights)
+        files = _converted_files(convert_member, images, workers, dask_scheduler)
         spooled = _write_pixels(files, spool, images.total, report)
         hashes, names = spooled.hashes, spooled.names()
         if not hashes:
@@ -264,9 +267,11 @@ def _row_at(spool: IO[bytes], shape: tuple[int, int, int], index: int) -> NDArra
 
 
 def _converted_files(
-    settings: ConvertSettings, images: RawImages, workers: int, dask_scheduler: str
+    convert_member: Callable[[tuple[str, Payload]], ConvertedFile],
+    images: RawImages,
+    workers: int,
+    dask_scheduler: str,
 ) -> Iterator[ConvertedFile]:
-    convert_member = partial(convert_file, settings)
     if dask_scheduler:
         return map_on_cluster(
             convert_member, images, dask_scheduler, size=_payload_bytes, max_bytes=_BYTES_IN_FLIGHT

@@ -66,8 +66,16 @@ class ConvertedFile:
         return replace(self, rows=tuple(replace(row, pixels=_NO_PIXELS) for row in self.rows))
 
 
-def convert_file(settings: ConvertSettings, member: tuple[str, Payload]) -> ConvertedFile:
-    """Return the rows of a file, or the reason to reject it."""
+def convert_file(
+    settings: ConvertSettings, member: tuple[str, Payload], face_weights: bytes = b""
+) -> ConvertedFile:
+    """Return the rows of a file, or the reason to reject it.
+
+    Args:
+        settings: of the conversion.
+        member: name and content of the file.
+        face_weights: content of the face detector's file if the detector is ``yunet``.
+    """
     name, payload = member
     if isinstance(payload, Rejected):
         return ConvertedFile(name, reason=payload.reason)
@@ -76,18 +84,20 @@ def convert_file(settings: ConvertSettings, member: tuple[str, Payload]) -> Conv
         image = _decode(settings, payload)
     except UnreadableError as error:
         return ConvertedFile(name, sha256=sha256.hexdigest(), reason=str(error))
-    rows = tuple(_rows(settings, name, image))
+    rows = tuple(_rows(settings, name, image, face_weights))
     return ConvertedFile(name, rows, sha256.hexdigest(), *image.size, "" if rows else NO_FACE)
 
 
-def _rows(settings: ConvertSettings, name: str, image: DecodedImage) -> Iterator[Row]:
+def _rows(
+    settings: ConvertSettings, name: str, image: DecodedImage, face_weights: bytes
+) -> Iterator[Row]:
     """Yield the whole image, or each of its faces."""
     shape = (settings.image_size, settings.image_size, settings.channels)
     if settings.faces == "none":
         pixels = resize(image, settings.image_size, settings.resize_mode)
         yield Row(name, pixels.reshape(shape))
         return
-    for number, pixels in enumerate(cut_faces(settings, image.image), 1):
+    for number, pixels in enumerate(cut_faces(settings, image.image, face_weights), 1):
         yield Row(f"{name}#{number}", pixels.reshape(shape))
 
 

@@ -13,6 +13,7 @@ from atelier.core.settings import ConvertSettings
 from atelier.data.faces.alignment import Square, aligned_square, cut_square, square_around
 from atelier.data.faces.face import Face, order_faces
 from atelier.data.faces.mtcnn import Mtcnn
+from atelier.data.faces.yunet import YuNet
 
 # Faces are detected in a copy that is reduced until the smallest of them have this size, which is
 # all that the detector's last network sees of a face.
@@ -43,19 +44,34 @@ def min_decoded_side(settings: ConvertSettings, square: int) -> int:
     return math.ceil(face / settings.smallest_face)
 
 
-def cut_faces(settings: ConvertSettings, image: Image.Image) -> list[NDArray[np.uint8]]:
-    """Return the faces of an RGB image, uint8 [image_size, image_size, 3] or without channels."""
-    faces = find_faces(settings, np.asarray(image))
+def cut_faces(
+    settings: ConvertSettings, image: Image.Image, weights: bytes = b""
+) -> list[NDArray[np.uint8]]:
+    """Return the faces of an image, uint8 [image_size, image_size, 3] or without channels.
+
+    Args:
+        settings: detector, square and size.
+        image: of mode RGB.
+        weights: see :func:`find_faces`.
+    """
+    faces = find_faces(settings, np.asarray(image), weights)
     if settings.color == "grey":
         image = image.convert("L")
     return [cut_square(image, face_square(settings, face), settings.image_size) for face in faces]
 
 
-def find_faces(settings: ConvertSettings, pixels: NDArray[np.uint8]) -> list[Face]:
+def find_faces(
+    settings: ConvertSettings, pixels: NDArray[np.uint8], weights: bytes = b""
+) -> list[Face]:
     """Return the faces of an image, uint8 [H, W, 3], from the largest to the smallest.
 
     Faces below ``smallest_face`` and ``face_confidence`` are left out, and those whose landmarks
     are not arranged like a face's.
+
+    Args:
+        settings: detector and limits.
+        pixels: of an RGB image.
+        weights: content of the detector's file if the detector is ``yunet``.
     """
     height, width = pixels.shape[:2]
     smallest = settings.smallest_face * min(height, width)
@@ -65,7 +81,7 @@ def find_faces(settings: ConvertSettings, pixels: NDArray[np.uint8]) -> list[Fac
     ratio = np.array([width / size[0], height / size[1]])
     faces = [
         Face(face.box * np.tile(ratio, 2), face.landmarks * ratio, face.confidence)
-        for face in _detector().detect(np.asarray(reduced, np.uint8), smallest / reduction)
+        for face in _detector(weights).detect(np.asarray(reduced, np.uint8), smallest / reduction)
         if face.confidence >= settings.face_confidence
     ]
     faces = order_faces([f for f in faces if f.size >= smallest and _has_plausible_landmarks(f)])
@@ -87,11 +103,12 @@ def face_square(settings: ConvertSettings, face: Face) -> Square:
 _LOCAL = threading.local()
 
 
-def _detector() -> Detector:
+def _detector(weights: bytes) -> Detector:
     """Return the detector of this thread: OpenCV's networks are not thread-safe."""
-    if not hasattr(_LOCAL, "detector"):
+    if getattr(_LOCAL, "weights", None) != weights:
         # The threads of the conversion share the cores already.
         cv2.setNumThreads(1)
-        _LOCAL.detector = Mtcnn()
+        _LOCAL.detector = YuNet(weights) if weights else Mtcnn()
+        _LOCAL.weights = weights
     detector: Detector = _LOCAL.detector
     return detector
