@@ -168,7 +168,7 @@ def test_exception_of_the_function_is_raised_unchanged(address: str) -> None:
 
 
 def test_worker_with_other_versions_is_an_error() -> None:
-    other = ("00000000", "11.0.0", "3.0", "2.0.0")
+    other = ("00000000", "11.0.0", "3.0", "2.0.0", "5.0.0")
     with pytest.raises(AtelierError, match=r"this machine has atelier\.data 00000000, Pillow 11\."):
         module._process_batch(negative, other, [1])
 
