@@ -1,40 +1,47 @@
 """Groups of near-duplicate images, which must be in the same set of a split.
 
 Near-duplicates are copies that were encoded again (JPEG quality 75 and better), resized, made
-slightly brighter or darker, or mirrored (training may mirror its images). Cropped and rotated
+brighter or darker, cropped by some percent, or mirrored (training may mirror its images). Rotated
 copies are not recognized.
 
 The descriptor of an image is the color and the low frequencies of its thumbnail, as in a perceptual
 hash ("pHash") without rounding to bits. SciPy's k-d tree finds close descriptors in about linear
-time, and a comparison of the thumbnails confirms them. Borders, frames or pad bars that many images
-share can make their thumbnails nearly equal. Therefore the images must also agree in every small
-window.
+time, and a comparison of the images confirms them, see :mod:`atelier.data.image_difference` and
+:mod:`atelier.data.cropped_copies`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_SIDE = 16  # height and width of a thumbnail in pixels
+from atelier.data.cropped_copies import alignment_errors, blurred_thumbnails, is_cropped_copy
+from atelier.data.image_difference import (
+    SAME,
+    THUMBNAIL_SIDE,
+    Floats,
+    Floats32,
+    Pixels,
+    are_similar,
+    normalize,
+    thumbnail,
+)
+
 _FREQUENCIES = 5
-_MIN_CONTRAST = 1.0  # standard deviation below which a thumbnail counts as flat
-# Measured on five datasets: docs/measurements/near-duplicates.md.
-_SAME = 0.12  # limit for the distance of thumbnails, and thus of descriptors
-_SAME_WINDOW = 0.5  # limit for the difference of the windows that differ most
-# The same limits for images of which only one is compared with the others.
+# Limits of the differences of images of which only one is compared with the others.
 _EQUAL = 0.01
 _EQUAL_WINDOW = 0.05
-_MAX_WINDOWS_SIDE = 64  # larger images are reduced before windows are compared, to limit the time
-_NOISE = 25.0  # variance in a window that compression may cause
 _CELL = 0.02  # side of a grid cell for descriptors
+# Limits for images that are aligned: docs/measurements/near-duplicates.md.
+_MAX_DISTANCE = 0.35  # of descriptors
+_MAX_ALIGNMENT_ERROR = 0.08
+_MAX_ALIGNED = 2  # aligning takes a millisecond
 # Neighbors compared with each image: limits time and memory if thousands are near-duplicates.
 _NEIGHBORS = 16
 _BATCH = 1000
 
-Floats = NDArray[np.float64]
-Floats32 = NDArray[np.float32]
 ReadRow = Callable[[int], NDArray[np.uint8]]
 """Function that returns the image of an index, uint8 [H, W, C]."""
 
@@ -47,12 +54,12 @@ def group_near_duplicates(
 ) -> NDArray[np.int64]:
     """Return groups of near-duplicates, copies and images with equal keys.
 
-    Two images are near-duplicates if :func:`image_difference` is at most 0.12 and
-    :func:`window_difference` is at most 0.5, for the second image or its mirror image. Two images
-    are in one group if a chain of such pairs connects them. Groups depend on contents and keys
-    only, not on the order. Each image is compared with at most 15 neighbors. Of images that differ
-    by at most 0.01 and 0.05, only one is compared with the others. Memory holds about 1.2 kB per
-    image.
+    Two images are near-duplicates if their image difference is at most 0.12 and their window
+    difference is at most 0.5, for the second image or its mirror image, or for the parts that they
+    have in common. Two images are in one group if a chain of such pairs connects them. Groups
+    depend on contents and keys only, not on the order. Each image is compared with at most 15
+    neighbors, and aligned with at most 2 of them. Of images that differ by at most 0.01 and 0.05,
+    only one is compared with the others. Memory holds about 2 kB per image.
 
     Args:
         read: returns the image of an index.
@@ -79,17 +86,26 @@ def describe_images(images: Iterable[NDArray[np.uint8]]) -> Floats:
     A descriptor has 24 low frequencies and the color. These are orthonormal coordinates of
     normalized thumbnails: the distance of two descriptors is at most :func:`image_difference`.
     """
-    thumbnails = _normalize(np.stack([_thumbnail(image) for image in images]))
+    return _descriptors(np.stack([thumbnail(image) for image in images]))
+
+
+def _descriptors(thumbnails: Floats) -> Floats:
+    thumbnails = normalize(thumbnails)
     count, channels = len(thumbnails), thumbnails.shape[3]
     gray = thumbnails.sum(axis=3) / np.sqrt(channels)
     frequencies = (_COSINES @ gray @ _COSINES.T).reshape(count, -1)[:, 1:]
-    return np.hstack([frequencies, thumbnails.sum(axis=(1, 2)) / _SIDE])
+    return np.hstack([frequencies, thumbnails.sum(axis=(1, 2)) / THUMBNAIL_SIDE])
 
 
 def _cosines() -> Floats:
     """Return the rows of lowest frequency of the orthonormal discrete cosine transform (DCT-II)."""
-    angles = np.pi * (np.arange(_SIDE) + 0.5) * np.arange(_FREQUENCIES)[:, None] / _SIDE
-    rows = np.cos(angles) * np.sqrt(2 / _SIDE)
+    angles = (
+        np.pi
+        * (np.arange(THUMBNAIL_SIDE) + 0.5)
+        * np.arange(_FREQUENCIES)[:, None]
+        / THUMBNAIL_SIDE
+    )
+    rows = np.cos(angles) * np.sqrt(2 / THUMBNAIL_SIDE)
     rows[0] /= np.sqrt(2)
     return np.asarray(rows, np.float64)
 
@@ -145,35 +161,49 @@ def _join_keys(sets: _DisjointSets, keys: Sequence[Hashable], contents: list[int
             sets.join(first.setdefault(key, content), content)
 
 
-def _descriptors(read: ReadRow, count: int) -> NDArray[np.float32]:
-    """Return the descriptors of all images; float32 halves the memory."""
-    batches = [range(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
-    return np.concatenate(
-        [describe_images(map(read, batch)).astype(np.float32) for batch in batches]
-    )
+def _describe_all(read: ReadRow, count: int) -> tuple[Floats32, NDArray[np.float16]]:
+    """Return the descriptors and the blurred thumbnails of all images; short floats save memory."""
+    descriptors, blurred = [], []
+    for start in range(0, count, _BATCH):
+        batch = range(start, min(start + _BATCH, count))
+        thumbnails = np.stack([thumbnail(read(index)) for index in batch])
+        descriptors.append(_descriptors(thumbnails).astype(np.float32))
+        blurred.append(blurred_thumbnails(thumbnails))
+    return np.concatenate(descriptors), np.concatenate(blurred)
 
 
 def _join_near_duplicates(sets: _DisjointSets, read: ReadRow, workers: int) -> None:
     """Join the sets of near-duplicates among distinct images."""
-    descriptors = _descriptors(read, len(sets))
-
-    def join_near(first: int, second: int, mirrored: bool) -> None:
-        # In a large group, most pairs are connected already and need no comparison.
-        if sets.root(first) != sets.root(second):
-            other = read(second)
-            if _agree(read(first), other[:, ::-1] if mirrored else other, _SAME, _SAME_WINDOW):
-                sets.join(first, second)
-
+    descriptors, thumbnails = _describe_all(read, len(sets))
     indices = _indices_to_search(sets, read, descriptors)
-    points = descriptors[indices]
-    for mirrored in (False, True):
-        for first, second in _close_pairs(points, mirrored, workers):
-            join_near(int(indices[first]), int(indices[second]), mirrored)
+    found = [_find_neighbors(descriptors[indices], flip, workers) for flip in (False, True)]
+    for neighbors in found:
+        for one, two in neighbors.pairs[neighbors.distances <= SAME].tolist():
+            _join_if(are_similar, sets, read, (indices[one], indices[two]), neighbors.mirrored)
+    # Aligning is slow, and needless for images that are connected already.
+    for neighbors in found:
+        pairs = np.array(indices)[neighbors.pairs]
+        for first, second in _pairs_to_align(sets, thumbnails, pairs, neighbors.mirrored):
+            _join_if(is_cropped_copy, sets, read, (first, second), neighbors.mirrored)
 
 
-def _indices_to_search(
-    sets: _DisjointSets, read: ReadRow, descriptors: NDArray[np.float32]
-) -> NDArray[np.int64]:
+def _join_if(
+    compare: Callable[[Pixels, Pixels], bool],
+    sets: _DisjointSets,
+    read: ReadRow,
+    pair: tuple[int, int],
+    mirrored: bool,
+) -> None:
+    """Join the sets of two images, if they are not joined and a comparison returns true."""
+    first, second = pair
+    # In a large group, most pairs are connected already and need no comparison.
+    if sets.root(first) != sets.root(second):
+        other = read(second)
+        if compare(read(first), other[:, ::-1] if mirrored else other):
+            sets.join(first, second)
+
+
+def _indices_to_search(sets: _DisjointSets, read: ReadRow, descriptors: Floats32) -> list[int]:
     """Return the indices of images to search for, and join the other images to one of them.
 
     Thousands of nearly equal descriptors would take quadratic time in a tree. Therefore only the
@@ -184,17 +214,30 @@ def _indices_to_search(
     _, firsts, numbers = np.unique(cells, axis=0, return_index=True, return_inverse=True)
     indices = []
     for index, first in enumerate(firsts[numbers.ravel()].tolist()):
-        if index != first and _agree(read(first), read(index), _EQUAL, _EQUAL_WINDOW):
+        if index != first and are_similar(read(first), read(index), _EQUAL, _EQUAL_WINDOW):
             sets.join(first, index)
         else:
             indices.append(index)
-    return np.array(indices, np.int64)
+    return indices
 
 
-def _close_pairs(
-    points: NDArray[np.float32], mirrored: bool, workers: int
-) -> Iterator[tuple[int, int]]:
-    """Yield every pair of indices of close descriptors once, sorted.
+@dataclass(frozen=True)
+class _Neighbors:
+    """Pairs of images with close descriptors.
+
+    Attributes:
+        mirrored: the second image of each pair is compared as its mirror image.
+        pairs: indices of points, sorted, int32 [P, 2].
+        distances: distance of the descriptors of each pair, [P].
+    """
+
+    mirrored: bool
+    pairs: NDArray[np.int32]
+    distances: Floats
+
+
+def _find_neighbors(points: Floats32, mirrored: bool, workers: int) -> _Neighbors:
+    """Find the nearest neighbors of each point, or of its mirror image.
 
     Args:
         points: descriptors, [N, D].
@@ -206,79 +249,46 @@ def _close_pairs(
     # A tree along the principal axes separates points earlier: half the time for digits.
     axes = np.linalg.eigh((points.T @ points).astype(np.float64))[1][:, ::-1]
     tree = KDTree(points @ axes)
-    found = []
+    found, lengths = [], []
     for start in range(0, len(points), _BATCH):
         batch = points[start : start + _BATCH].astype(np.float64)
         queries = (_mirrored(batch) if mirrored else batch) @ axes
-        near = tree.query(queries, _NEIGHBORS, distance_upper_bound=_SAME, workers=workers)[1]
+        distances, near = tree.query(
+            queries, _NEIGHBORS, distance_upper_bound=_MAX_DISTANCE, workers=workers
+        )
         rows, columns = np.nonzero(near < len(points))  # len(points) marks a missing neighbor
         pairs = np.stack([rows + start, near[rows, columns]], axis=1).astype(np.int32)
-        found.append(pairs[pairs[:, 0] != pairs[:, 1]])
-    pairs = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
-    yield from zip(pairs[:, 0].tolist(), pairs[:, 1].tolist(), strict=True)
+        different = pairs[:, 0] != pairs[:, 1]
+        found.append(np.sort(pairs[different], axis=1))
+        lengths.append(distances[rows, columns][different])
+    pairs, firsts = np.unique(np.concatenate(found), axis=0, return_index=True)
+    return _Neighbors(mirrored, pairs, np.concatenate(lengths)[firsts])
 
 
-def image_difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """Return the Euclidean distance of two thumbnails of equal brightness and contrast."""
-    first, second = (_normalize(_thumbnail(image)[None]) for image in (one, other))
-    return float(np.linalg.norm(first - second))
+def _pairs_to_align(
+    sets: _DisjointSets,
+    thumbnails: NDArray[np.float16],
+    pairs: NDArray[np.int64],
+    mirrored: bool,
+) -> Iterator[tuple[int, int]]:
+    """Yield the pairs that a crop may explain, at most two for each image.
 
-
-def window_difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """Return the largest difference of two images in any window, from 0 to 2.
-
-    The side of a window is an eighth of the image's side. The difference is 1 minus the structural
-    term of SSIM: 0 if both images vary equally around their means, 1 if they are uncorrelated or
-    only one of them varies.
+    Args:
+        sets: sets of images; pairs in one set are left out.
+        thumbnails: blurred thumbnails of all images.
+        pairs: indices of images, [P, 2].
+        mirrored: the second image of each pair is compared as its mirror image.
     """
-    first, second = _details(one), _details(other)
-    scales = [max(float(image.std()), _MIN_CONTRAST) for image in (first, second)]
-    # Scale both images to the geometric mean of their contrasts.
-    first = first * np.float32(np.sqrt(scales[1] / scales[0]))
-    second = second * np.float32(np.sqrt(scales[0] / scales[1]))
-    side = max(len(first) // 8, 4)
-
-    def means(image: Floats32) -> Floats32:
-        return np.asarray(cv2.blur(image, (side, side)), np.float32).reshape(image.shape)
-
-    means_first, means_second = means(first), means(second)
-    products = means(_dot(first, second)) - _dot(means_first, means_second)
-    squares = means(_dot(first, first) + _dot(second, second))
-    squares -= _dot(means_first, means_first) + _dot(means_second, means_second)
-    noise = _NOISE * first.shape[2]
-    return float(1 - ((2 * products + noise) / (squares + noise)).min())
-
-
-def _dot(one: Floats32, other: Floats32) -> Floats32:
-    return np.asarray(np.einsum("ijk,ijk->ij", one, other), np.float32)
-
-
-def _details(image: NDArray[np.uint8]) -> Floats32:
-    """Return an image, reduced to at most 64×64, blurred and centered, float32 [H, W, C]."""
-    side = min(_MAX_WINDOWS_SIDE, *image.shape[:2])
-    pixels = cv2.resize(image.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
-    blurred = cv2.GaussianBlur(pixels, (3, 3), 0).reshape(side, side, -1)
-    return np.asarray(blurred - blurred.mean(), np.float32)
-
-
-def _agree(
-    one: NDArray[np.uint8], other: NDArray[np.uint8], limit: float, window_limit: float
-) -> bool:
-    return image_difference(one, other) <= limit and window_difference(one, other) <= window_limit
-
-
-def _normalize(thumbnails: Floats) -> Floats:
-    """Subtract each thumbnail's mean and divide the result by its norm."""
-    axes = tuple(range(1, thumbnails.ndim))
-    centered = thumbnails - thumbnails.mean(axes, keepdims=True)
-    contrasts = np.maximum(centered.std(axes, keepdims=True), _MIN_CONTRAST)
-    return np.asarray(centered / (contrasts * np.sqrt(centered[0].size)), np.float64)
-
-
-def _thumbnail(image: NDArray[np.uint8]) -> Floats:
-    """Return the thumbnail of an image, float64 [_SIDE, _SIDE, C].
-
-    It is computed in floats, because the rounding of integers depends on the processor.
-    """
-    small = cv2.resize(image.astype(np.float32), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-    return np.asarray(small, np.float64).reshape(_SIDE, _SIDE, -1)
+    roots = np.array([sets.root(number) for number in range(len(sets))])
+    pairs = pairs[roots[pairs[:, 0]] != roots[pairs[:, 1]]]
+    errors = [np.zeros(0)]
+    for start in range(0, len(pairs), _BATCH):
+        one, other = thumbnails[pairs[start : start + _BATCH].T]
+        errors.append(alignment_errors(one, other[:, :, ::-1] if mirrored else other))
+    error = np.concatenate(errors)
+    counts: Counter[int] = Counter()
+    for index in error.argsort(kind="stable")[: (error <= _MAX_ALIGNMENT_ERROR).sum()]:
+        first, second = pairs[index].tolist()
+        if min(counts[first], counts[second]) < _MAX_ALIGNED:
+            counts.update((first, second))
+            yield first, second
