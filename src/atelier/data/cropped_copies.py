@@ -20,15 +20,16 @@ from atelier.data.image_difference import (
 
 _BLUR = 1.0  # standard deviation in pixels; the linear estimate holds for shifts of about this size
 _BORDER = 2  # pixels of a thumbnail that a crop may have removed or shifted too far
-_REGULARIZATION = 1e-9  # makes the equations of flat images solvable
+_REGULARIZATION = np.float32(1e-7)  # makes the equations of flat images solvable
 _MAX_SIDE = 64  # larger images are reduced before they are aligned, to limit the time
-_ITERATIONS = 30
+_ITERATIONS = 10
 _MIN_INCREASE = 1e-3  # of the correlation, in an iteration
 _FILTER_SIDE = 5  # of the Gaussian filter, which lets the alignment start up to 10% away
 _MAX_SCALING = 0.15  # largest change of height or width; also the part that a shift may remove
 _MAX_SHEAR = 0.03
 _LEAST_GAIN = 1.002  # smaller differences of brightness are invisible
 _MAX_GAIN = 1.5
+_SAME = 0.09  # limit for the difference of aligned images, lower because they are more similar
 
 
 def blurred_thumbnails(thumbnails: Floats) -> NDArray[np.float16]:
@@ -42,8 +43,8 @@ def blurred_thumbnails(thumbnails: Floats) -> NDArray[np.float16]:
     return np.asarray(blurred, np.float16)
 
 
-def alignment_errors(first: NDArray[np.float16], second: NDArray[np.float16]) -> Floats:
-    """Estimate the differences of blurred thumbnails that no crop explains, float64 [N].
+def alignment_errors(first: NDArray[np.float16], second: NDArray[np.float16]) -> Floats32:
+    """Estimate the differences of blurred thumbnails that no crop explains, float32 [N].
 
     This is the tangent distance of Simard et al. 1993, "Efficient Pattern Recognition Using a New
     Transformation Distance": the error of a least-squares fit of the difference by small shifts
@@ -53,20 +54,20 @@ def alignment_errors(first: NDArray[np.float16], second: NDArray[np.float16]) ->
         first: thumbnails, [N, 16, 16], see :func:`blurred_thumbnails`.
         second: thumbnails to compare them with.
     """
-    one, other = first.astype(np.float64), second.astype(np.float64)
+    one, other = first.astype(np.float32), second.astype(np.float32)
     mean = (one + other) / 2
     along_y, along_x = np.gradient(mean, axis=1), np.gradient(mean, axis=2)
-    y, x = np.mgrid[-1 : 1 : THUMBNAIL_SIDE * 1j, -1 : 1 : THUMBNAIL_SIDE * 1j]
-    changes = (along_x, along_y, along_x * x, along_y * y, mean, np.ones_like(mean))
+    x = np.linspace(-1, 1, THUMBNAIL_SIDE, dtype=np.float32)
+    changes = (along_x, along_y, along_x * x, along_y * x[:, None], mean, np.ones_like(mean))
     inner = np.s_[:, _BORDER:-_BORDER, _BORDER:-_BORDER]
     columns = np.stack([change[inner] for change in changes], axis=-1)
     pixels = (THUMBNAIL_SIDE - 2 * _BORDER) ** 2
     columns = columns.reshape(len(one), pixels, len(changes))
     differences = (one - other)[inner].reshape(len(one), pixels, 1)
     transposed = columns.transpose(0, 2, 1)
-    normal = transposed @ columns + _REGULARIZATION * np.eye(len(changes))
+    normal = transposed @ columns + _REGULARIZATION * np.eye(len(changes), dtype=np.float32)
     errors = differences - columns @ np.linalg.solve(normal, transposed @ differences)
-    return np.asarray(np.linalg.norm(errors[:, :, 0], axis=1), np.float64)
+    return np.asarray(np.linalg.norm(errors[:, :, 0], axis=1), np.float32)
 
 
 def is_cropped_copy(one: Pixels, other: Pixels) -> bool:
@@ -77,7 +78,7 @@ def is_cropped_copy(one: Pixels, other: Pixels) -> bool:
     of different brightness, the darker one is brightened, because a bright image may be clipped.
     """
     parts = _common_parts(_reduced(one), _reduced(other))
-    return parts is not None and are_similar(*_equally_bright(*parts))
+    return parts is not None and are_similar(*_equally_bright(*parts), _SAME)
 
 
 def _reduced(image: Pixels) -> Floats32:

@@ -37,7 +37,7 @@ _CELL = 0.02  # side of a grid cell for descriptors
 # Limits for images that are aligned: docs/measurements/near-duplicates.md.
 _MAX_DISTANCE = 0.35  # of descriptors
 _MAX_ALIGNMENT_ERROR = 0.08
-_MAX_ALIGNED = 2  # aligning takes a millisecond
+_MAX_ALIGNED = 1  # neighbors; aligning takes a millisecond
 # Neighbors compared with each image: limits time and memory if thousands are near-duplicates.
 _NEIGHBORS = 16
 _BATCH = 1000
@@ -58,8 +58,8 @@ def group_near_duplicates(
     difference is at most 0.5, for the second image or its mirror image, or for the parts that they
     have in common. Two images are in one group if a chain of such pairs connects them. Groups
     depend on contents and keys only, not on the order. Each image is compared with at most 15
-    neighbors, and aligned with at most 2 of them. Of images that differ by at most 0.01 and 0.05,
-    only one is compared with the others. Memory holds about 2 kB per image.
+    neighbors. Of images that differ by at most 0.01 and 0.05, only one is compared with the
+    others. Memory holds about 2 kB per image.
 
     Args:
         read: returns the image of an index.
@@ -271,7 +271,7 @@ def _pairs_to_align(
     pairs: NDArray[np.int64],
     mirrored: bool,
 ) -> Iterator[tuple[int, int]]:
-    """Yield the pairs that a crop may explain, at most two for each image.
+    """Yield the pairs that a crop may explain, those of the most similar images.
 
     Args:
         sets: sets of images; pairs in one set are left out.
@@ -281,7 +281,7 @@ def _pairs_to_align(
     """
     roots = np.array([sets.root(number) for number in range(len(sets))])
     pairs = pairs[roots[pairs[:, 0]] != roots[pairs[:, 1]]]
-    errors = [np.zeros(0)]
+    errors = [np.zeros(0, np.float32)]
     for start in range(0, len(pairs), _BATCH):
         one, other = thumbnails[pairs[start : start + _BATCH].T]
         errors.append(alignment_errors(one, other[:, :, ::-1] if mirrored else other))
