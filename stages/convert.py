@@ -41,7 +41,8 @@ def main(settings: Settings, run: Run) -> None:
     run.set_tags(**{f"images.{name}": count for name, count in counts.items()})
     run.log_artifact(DETAILS)
     reasons = [reason for _, reason in report.rejected]
-    print(summarize_skipped(report.accepted, report.noun, reasons, DETAILS), flush=True)
+    dropped = len(report.dropped)
+    print(summarize_skipped(report.accepted, report.noun, reasons, DETAILS, dropped), flush=True)
     run.log_images("real", load_images(IMAGES).pixels[:64])
 
 

@@ -52,6 +52,7 @@ def conversion() -> Callable[..., ConvertSettings]:
             "resize_mode": "crop",
             "max_megapixels": 1,
         }
+        values_by_default["duplicates"] = "keep"
         values_by_default |= {"validation_fraction": 0.0, "test_fraction": 0.0}
         return ConvertSettings(**{**values_by_default, **values})
 

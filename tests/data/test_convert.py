@@ -63,7 +63,7 @@ def test_every_file_is_accepted_or_rejected_with_a_reason(
     metrics = json.loads(json.dumps(report.details(), allow_nan=False))
     assert list(metrics) == [
         *("found", "accepted", "training", "validation", "test", "near_duplicate_groups"),
-        *("rejected", "rejected_files"),
+        *("near_duplicates_dropped", "rejected", "dropped_files", "rejected_files"),
     ]
     assert metrics["rejected_files"][1] == {"name": "mine/07_page.jpg", "reason": "not an image"}
 
@@ -132,14 +132,58 @@ def test_list_names_every_file_and_the_place_of_every_row(
     assert (truncated.reason, truncated.width, len(truncated.sha256)) == ("truncated", 0, 64)
 
 
-def test_list_numbers_groups_of_near_duplicates(
-    tmp_path: Path, copies: Callable[[list[Image.Image]], Any]
-) -> None:
-    faces = [Image.fromarray(random_portrait(96, 96, np.random.default_rng(i))) for i in range(3)]
+def test_list_numbers_groups_of_near_duplicates(tmp_path: Path, copies: Callable[..., Any]) -> None:
+    faces = [portrait(seed) for seed in range(3)]
     copies([*faces, ImageOps.mirror(faces[1])])
     groups = [entry.group for entry in read_image_list(tmp_path / "images.csv")]
     assert groups[0] == groups[2] == -1
     assert groups[1] == groups[3] >= 0
+
+
+def portrait(seed: int, side: int = 96) -> Image.Image:
+    return Image.fromarray(random_portrait(side, side, np.random.default_rng(seed)))
+
+
+def test_only_the_largest_near_duplicate_is_used(
+    tmp_path: Path, copies: Callable[..., Any]
+) -> None:
+    small, others = portrait(0), [portrait(seed) for seed in range(1, 10)]
+    large = small.resize((200, 200))
+    report, warnings = copies([small, large, *others, ImageOps.mirror(small)], duplicates="drop")
+    assert warnings == []
+    assert (report.found, report.accepted, report.training) == (12, 10, 6)
+    assert (report.validation, report.test, report.groups) == (2, 2, 1)
+    used = "mine/001.jpg"
+    assert report.dropped == (("mine/000.jpg", used), ("mine/011.jpg", used))
+    details = report.details()
+    assert details["near_duplicates_dropped"] == 2
+    assert details["dropped_files"][0] == {"name": "mine/000.jpg", "used": used}
+    entries = read_image_list(tmp_path / "images.csv")
+    dropped = [entry for entry in entries if entry.set == "dropped"]
+    assert [(entry.name, entry.index) for entry in dropped] == [
+        ("mine/000.jpg", -1),
+        ("mine/011.jpg", -1),
+    ]
+    assert {entry.group for entry in dropped} == {entries[1].group}
+    rows = [
+        name
+        for file in ("images", "validation", "test")
+        for name in load_images(tmp_path / f"{file}.npz").names.tolist()
+    ]
+    assert sorted(rows) == [entry.name for entry in entries if entry.set != "dropped"]
+
+
+def test_content_decides_which_near_duplicate_is_used(
+    tmp_path: Path, copies: Callable[..., Any]
+) -> None:
+    images = [portrait(0), ImageOps.mirror(portrait(0)), *map(portrait, range(1, 6))]
+    hashes = set()
+    for number, ordered in enumerate((images, images[::-1])):
+        copies(ordered, folder=f"order {number}", quality=90, duplicates="drop")
+        entries = read_image_list(tmp_path / "images.csv")
+        hashes.add(frozenset(entry.sha256 for entry in entries if entry.set == "dropped"))
+    assert len(hashes) == 1
+    assert len(next(iter(hashes))) == 1
 
 
 @pytest.mark.parametrize(
@@ -158,25 +202,26 @@ def test_damaged_list_is_one_sentence(tmp_path: Path, text: str) -> None:
 @pytest.fixture
 def copies(
     tmp_path: Path, source: Callable[..., DownloadSettings], conversion: Callable[..., Any]
-) -> Callable[[list[Image.Image]], Any]:
+) -> Callable[..., Any]:
     """Return a function that converts JPEGs, 20 % for validation and 20 % for testing."""
 
-    def make(images: list[Image.Image]) -> Any:
-        folder = tmp_path / "copies"
-        folder.mkdir()
+    def make(
+        images: list[Image.Image], folder: str = "copies", quality: int = 0, **values: Any
+    ) -> Any:
+        files = tmp_path / folder
+        files.mkdir()
         for number, image in enumerate(images):
-            image.save(folder / f"{number:03d}.jpg", quality=75 + number % 20)
-        download(source("folder", mine=str(folder)), tmp_path / "raw", tmp_path / "s")
-        settings = conversion(image_size=64, validation_fraction=0.2, test_fraction=0.2)
+            image.save(files / f"{number:03d}.jpg", quality=quality or 75 + number % 20)
+        download(source("folder", mine=str(files)), tmp_path / "raw", tmp_path / "s")
+        fractions = {"validation_fraction": 0.2, "test_fraction": 0.2}
+        settings = conversion(image_size=64, **fractions, **values)
         report = convert(settings, tmp_path / "raw", tmp_path / "images.npz")
         return report, report.warnings(settings)
 
     return make
 
 
-def test_near_duplicates_are_in_one_set(
-    tmp_path: Path, copies: Callable[[list[Image.Image]], Any]
-) -> None:
+def test_near_duplicates_are_in_one_set(tmp_path: Path, copies: Callable[..., Any]) -> None:
     faces = [random_portrait(96, 96, np.random.default_rng(seed)) for seed in range(20)]
     images = [Image.fromarray(face) for face in faces]
     images += [ImageOps.mirror(image) for image in images[:10]]
@@ -190,7 +235,7 @@ def test_near_duplicates_are_in_one_set(
 
 
 def test_copies_of_one_image_are_all_for_training(
-    copies: Callable[[list[Image.Image]], Any],
+    copies: Callable[..., Any],
 ) -> None:
     face = Image.fromarray(random_portrait(96, 96, np.random.default_rng(1)))
     report, warnings = copies([face] * 30)

@@ -363,6 +363,9 @@ def test_skipped_files_are_summarized_in_one_line() -> None:
         " metrics/details/convert.json lists them"
     )
     many = [f"damaged: {number}" for number in range(6)]
+    assert summarize_skipped(1191, "images", [], report, dropped=12) == (
+        f"1,191 images, 12 near-duplicates dropped, none skipped: {report} lists them"
+    )
     line = summarize_skipped(1, "images", [*2 * ["not an image"], *many], report)
     assert "(2 not an image, 1 damaged: 0, 1 damaged: 1, 1 damaged: 2, 3 for other" in line
     assert "\x1b" not in summarize_skipped(0, "images", ["damaged: \x1b[31m"], report)

@@ -57,6 +57,7 @@ class ConvertSettings(Section):
     face_detector: Literal["mtcnn", "yunet"] = "mtcnn"
     validation_fraction: Fraction
     test_fraction: Fraction
+    duplicates: Literal["keep", "drop"] = "keep"  # for files saved before this setting was added
 
     @property
     def channels(self) -> int:

@@ -19,7 +19,7 @@ from atelier.core.files import atomic_write
 from atelier.core.progress import Progress, ProgressCallback, silent
 from atelier.core.settings import ConvertSettings
 from atelier.data.dask_executor import map_on_cluster
-from atelier.data.dataset import Split, count_for_fraction, save_images, split
+from atelier.data.dataset import Split, count_for_fraction, redundant_images, save_images, split
 from atelier.data.image_file import silence_pillow
 from atelier.data.image_list import IMAGE_LIST, list_images, write_image_list
 from atelier.data.members import Payload, Rejected
@@ -37,11 +37,11 @@ _BYTES_IN_FLIGHT = 256 * 2**20
 class ConversionReport:
     """Numbers of rows, and of converted and rejected files.
 
-    ``accepted + len(rejected) == found`` unless rows are faces.
+    ``accepted + len(dropped) + len(rejected) == found`` unless rows are faces.
 
     Attributes:
         found: number of raw files.
-        accepted: number of rows.
+        accepted: number of rows in all sets.
         training: number of rows in the training set.
         validation: number of rows in the validation set.
         test: number of rows in the test set.
@@ -49,6 +49,7 @@ class ConversionReport:
         largest_group: number of images in the largest group.
         rejected: name and reason of each rejected file, in the raw images' order.
         has_faces: whether a row is a face instead of a whole image.
+        dropped: name of each row that is left out, and of its near-duplicate that is used.
     """
 
     found: int
@@ -60,6 +61,7 @@ class ConversionReport:
     largest_group: int
     rejected: tuple[tuple[str, str], ...]
     has_faces: bool = False
+    dropped: tuple[tuple[str, str], ...] = ()
 
     @property
     def used(self) -> int:
@@ -81,7 +83,7 @@ class ConversionReport:
         return {"images": self.accepted}
 
     def details(self) -> dict[str, Any]:
-        """Return values for JSON: counts first, then every rejected file."""
+        """Return values for JSON: counts first, then every dropped and rejected file."""
         faces = {"images_with_faces": self.used, "images_without_face": self.without_face}
         return {
             "found": self.found,
@@ -91,7 +93,9 @@ class ConversionReport:
             "validation": self.validation,
             "test": self.test,
             "near_duplicate_groups": self.groups,
+            "near_duplicates_dropped": len(self.dropped),
             "rejected": len(self.rejected),
+            "dropped_files": [{"name": name, "used": used} for name, used in self.dropped],
             "rejected_files": [{"name": name, "reason": reason} for name, reason in self.rejected],
         }
 
@@ -142,12 +146,13 @@ def convert(
 
     The fractions ``validation_fraction`` and ``test_fraction`` go to ``validation.npz`` and
     ``test.npz`` in the folder of ``target``, the rest to ``target``, see
-    :func:`atelier.data.dataset.split`. Near-duplicates are in the same file. Rows are in the raw
-    images' order, and the bytes do not depend on the number or kind of workers.
+    :func:`atelier.data.dataset.split`. Near-duplicates are in the same file, or only the largest
+    original of them is used if ``duplicates`` is ``drop``. Rows are in the raw images' order, and
+    the bytes do not depend on the number or kind of workers.
 
     Memory is bounded. It holds at most four encoded files per worker, 256 MiB together, and one
     more of up to 256 MiB. Each worker holds one decoded image of up to ``max_megapixels``, and one
-    more while it searches faces. Each image adds its name and about 1.5 kB for the list and the
+    more while it searches faces. Each image adds its name and about 2.3 kB for the list and the
     search of near-duplicates. Rows are on disk. With a cluster, up to 256 MiB of files are in
     flight or on workers.
 
@@ -188,7 +193,9 @@ def convert(
         groups = group_near_duplicates(
             partial(_row_at, spool, shape), hashes, workers=workers or -1
         )
-        sets = split(groups, hashes, settings.validation_fraction, settings.test_fraction)
+        fractions = settings.validation_fraction, settings.test_fraction
+        dropped = _redundant_rows(spooled, groups) if settings.duplicates == "drop" else []
+        sets = split(groups, hashes, *fractions, dropped)
         write_image_list(temporary_list, list_images(spooled.files, sets, groups))
         for file, indices in (
             (temporary, sets.training),
@@ -242,13 +249,28 @@ def _write_pixels(
     return spooled
 
 
+def _redundant_rows(spooled: _Spooled, groups: NDArray[np.int64]) -> list[int]:
+    """Return the rows to leave out: all but the largest original of each group.
+
+    Of equally large originals, hashes decide, so that the choice does not depend on the order.
+    Names decide between files with equal bytes.
+    """
+    files = [(file, row.name) for file in spooled.files for row in file.rows]
+    keys = [
+        (-file.width * file.height, file.sha256, row_hash, name)
+        for (file, name), row_hash in zip(files, spooled.hashes, strict=True)
+    ]
+    return redundant_images(groups, keys)
+
+
 def _conversion_report(
     settings: ConvertSettings, sets: Split, groups: NDArray[np.int64], spooled: _Spooled
 ) -> ConversionReport:
-    sizes = np.bincount(groups)
+    sizes, names = np.bincount(groups), spooled.names()
+    used = {int(groups[row]): names[row] for row in [*sets.training, *sets.validation, *sets.test]}
     return ConversionReport(
         found=len(spooled.files),
-        accepted=len(groups),
+        accepted=len(groups) - len(sets.dropped),
         training=len(sets.training),
         validation=len(sets.validation),
         test=len(sets.test),
@@ -256,6 +278,7 @@ def _conversion_report(
         largest_group=int(sizes.max()),
         rejected=spooled.rejected(),
         has_faces=settings.faces != "none",
+        dropped=tuple((names[row], used[int(groups[row])]) for row in sets.dropped),
     )
 
 

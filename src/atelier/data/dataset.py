@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -181,11 +181,12 @@ def _check(path: Path, pixels: NDArray[Any], names: NDArray[Any], min_count: int
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of the images in each set, in increasing order."""
+    """Indices of the images in each set, and of images that no set has, in increasing order."""
 
     training: list[int]
     validation: list[int]
     test: list[int]
+    dropped: list[int] = field(default_factory=list)
 
 
 def count_for_fraction(fraction: float, count: int) -> int:
@@ -196,11 +197,24 @@ def count_for_fraction(fraction: float, count: int) -> int:
     return int(Fraction(str(fraction)) * count)
 
 
+def redundant_images(groups: NDArray[np.int64], keys: Sequence[Any]) -> list[int]:
+    """Return the indices of all images except the one with the smallest key in each group.
+
+    Args:
+        groups: group of each image, int64 [N].
+        keys: a key of each image that can be compared.
+    """
+    order = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
+    _, firsts = np.unique(groups[order], return_index=True)
+    return sorted(set(range(len(keys))) - set(order[firsts].tolist()))
+
+
 def split(
     groups: NDArray[np.int64],
     hashes: Sequence[bytes],
     validation_fraction: float,
     test_fraction: float,
+    dropped: Sequence[int] = (),
 ) -> Split:
     """Choose a validation and a test set of at most these fractions; the rest is for training.
 
@@ -214,17 +228,19 @@ def split(
         hashes: hash of each image's bytes.
         validation_fraction: from 0 to 1.
         test_fraction: from 0 to 1; the sum of both is less than 1.
+        dropped: indices of images that are in no set, and not counted.
     """
     members = defaultdict(list)
-    for index, group in enumerate(groups.tolist()):
-        members[group].append(index)
+    used = sorted(set(range(len(groups))) - set(dropped))
+    for index in used:
+        members[int(groups[index])].append(index)
     remaining = sorted(
         members.values(), key=lambda indices: _group_hash([hashes[i] for i in indices])
     )
     held_out: list[list[int]] = []
     for fraction in (test_fraction, validation_fraction):
         # At least one image remains for training.
-        free = min(count_for_fraction(fraction, len(groups)), sum(map(len, remaining)) - 1)
+        free = min(count_for_fraction(fraction, len(used)), sum(map(len, remaining)) - 1)
         selected, skipped = [], []
         for indices in remaining:
             if len(indices) <= free:
@@ -235,7 +251,8 @@ def split(
         remaining = skipped
         held_out.append(sorted(selected))
     test, validation = held_out
-    return Split(sorted(index for indices in remaining for index in indices), validation, test)
+    training = sorted(index for indices in remaining for index in indices)
+    return Split(training, validation, test, sorted(dropped))
 
 
 def _group_hash(hashes: Sequence[bytes]) -> bytes:

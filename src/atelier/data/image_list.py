@@ -21,7 +21,7 @@ from atelier.data.rows import ConvertedFile
 
 IMAGE_LIST = "images.csv"
 
-SetName = Literal["", "training", "validation", "test"]
+SetName = Literal["", "training", "validation", "test", "dropped"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class ImageEntry:
         height: likewise.
         reason: why the file is rejected; empty if it is used.
         name: name of the row; empty if the file is rejected.
-        set: the set that has the row; empty if the file is rejected.
-        index: of the row in its set; -1 if the file is rejected.
+        set: the set that has the row; ``dropped`` if none has it, because another image of its
+            group is used; empty if the file is rejected.
+        index: of the row in its set; -1 if no set has it.
         group: number of the row's group of near-duplicates; -1 if it has no near-duplicate.
     """
 
@@ -91,7 +92,10 @@ def _places(sets: Split) -> dict[int, tuple[SetName, int]]:
         "validation": sets.validation,
         "test": sets.test,
     }
-    return {row: (name, index) for name, rows in indices.items() for index, row in enumerate(rows)}
+    places: dict[int, tuple[SetName, int]] = dict.fromkeys(sets.dropped, ("dropped", -1))
+    for name, rows in indices.items():
+        places |= {row: (name, index) for index, row in enumerate(rows)}
+    return places
 
 
 def write_image_list(path: Path, entries: Iterable[ImageEntry]) -> None:

@@ -5,13 +5,16 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from atelier.core.errors import count_text
 from atelier.data.safe_names import sanitize_name
 
 _MAX_REASONS = 4
 _NOUN = re.compile(r"\b(file|folder|link|path|archive|image)\b")
 
 
-def summarize_skipped(accepted: int, noun: str, reasons: Iterable[str], listed_in: Path) -> str:
+def summarize_skipped(
+    accepted: int, noun: str, reasons: Iterable[str], listed_in: Path, dropped: int = 0
+) -> str:
     """Return one line for a terminal: numbers of accepted and skipped files, and the reasons.
 
     Args:
@@ -19,12 +22,17 @@ def summarize_skipped(accepted: int, noun: str, reasons: Iterable[str], listed_i
         noun: plural noun for these files, for example ``"images"``.
         reasons: the reason for each skipped file.
         listed_in: the file that lists them.
+        dropped: number of near-duplicates that are not used.
     """
     reasons = list(reasons)
+    start = f"{accepted:,} {noun}, "
+    if dropped:
+        start += f"{count_text(dropped, 'near-duplicate')} dropped, "
     if not reasons:
-        return f"{accepted:,} {noun}, none skipped"
+        end = f": {listed_in} lists them" if dropped else ""
+        return f"{start}none skipped{end}"
     counts = count_reasons(reasons)
-    return f"{accepted:,} {noun}, {len(reasons):,} skipped ({counts}): {listed_in} lists them"
+    return f"{start}{len(reasons):,} skipped ({counts}): {listed_in} lists them"
 
 
 def count_reasons(reasons: Iterable[str]) -> str:
