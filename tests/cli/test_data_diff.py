@@ -101,7 +101,7 @@ def project(
 
 def test_changes_between_two_commits_are_listed(project: Path, atelier: CommandRunner) -> None:
     assert atelier("data-diff v1 v2") == (
-        "9 images: 2 added, 1 removed, 1 changed, 1 renamed, 4 unchanged\n"
+        "7 files in v1, 8 in v2: 2 added, 1 removed, 1 changed, 1 renamed, 4 unchanged\n"
         "\n"
         "added:\n"
         f"  {SPECIAL_NAME} (40x48)\n"
@@ -117,7 +117,7 @@ def test_changes_between_two_commits_are_listed(project: Path, atelier: CommandR
         "  mine/c.png -> mine/moved.png (40x48)\n"
     )
     assert atelier("data-diff v2 v2") == (
-        "8 images: 0 added, 0 removed, 0 changed, 0 renamed, 8 unchanged\n"
+        "8 files in v2, 8 in v2: 0 added, 0 removed, 0 changed, 0 renamed, 8 unchanged\n"
     )
 
 

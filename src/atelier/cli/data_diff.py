@@ -56,7 +56,7 @@ def data_diff(
         values = {"before": names[0], "after": names[1], **changes.as_json()}
         typer.echo(json.dumps(values, indent=2))
         return
-    typer.echo("\n".join(_lines(changes)))
+    typer.echo("\n".join(_lines(names, changes)))
     if html:
         typer.echo(f"\n{html} shows them.")
 
@@ -68,12 +68,15 @@ def _outputs(revision: str | None) -> Callable[[str], Path]:
     return Path if revision is None else recorded_outputs(revision).fetch
 
 
-def _lines(changes: "ImageChanges") -> Iterator[str]:
+def _lines(names: tuple[str, str], changes: "ImageChanges") -> Iterator[str]:
     from atelier.data.image_changes import file_name, file_state
 
     counts = changes.counts()
-    number = count_text(sum(counts.values()), "image")
-    yield f"{number}: {', '.join(f'{count:,} {kind}' for kind, count in counts.items())}"
+    total = sum(counts.values())
+    before = f"{count_text(total - counts['added'], 'file')} in {names[0]}"
+    after = f"{total - counts['removed']:,} in {names[1]}"
+    differences = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    yield f"{before}, {after}: {differences}"
     for kind, files in (("added", changes.added), ("removed", changes.removed)):
         if files:
             yield f"\n{kind}:"

@@ -68,7 +68,9 @@ def file_state(file: File) -> str:
     if first.reason:
         return f"rejected: {sanitize_name(first.reason)}"
     size = f"{first.width}x{first.height}"
-    return f"{size}, dropped" if all(entry.set == "dropped" for entry in file) else size
+    return (
+        f"{size}, dropped near-duplicate" if all(entry.set == "dropped" for entry in file) else size
+    )
 
 
 def _file_values(file: File) -> dict[str, Any]:
