@@ -73,10 +73,9 @@ def _lines(names: tuple[str, str], changes: "ImageChanges") -> Iterator[str]:
 
     counts = changes.counts()
     total = sum(counts.values())
-    before = f"{count_text(total - counts['added'], 'file')} in {names[0]}"
-    after = f"{total - counts['removed']:,} in {names[1]}"
-    differences = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
-    yield f"{before}, {after}: {differences}"
+    totals = f"{count_text(total - counts['added'], 'file')} in {names[0]}"
+    totals += f", {total - counts['removed']:,} in {names[1]}"
+    yield f"{totals}: {', '.join(f'{count:,} {kind}' for kind, count in counts.items())}"
     for kind, files in (("added", changes.added), ("removed", changes.removed)):
         if files:
             yield f"\n{kind}:"
