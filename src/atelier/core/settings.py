@@ -29,6 +29,7 @@ from atelier.core.setting_types import (
     RegisteredModelName,
     Section,
     Seed,
+    StartFrom,
     Weight,
     is_weights_file,
 )
@@ -125,6 +126,9 @@ class TrainSettings(NetworkSettings):
     kid_samples: Annotated[int, Field(ge=16)]
     kid_features: ExtractorName
     select_model: Literal["last", "best"]
+    # The defaults are for files saved before these settings were added.
+    start_from: StartFrom = Field(default_factory=dict)
+    freeze_discriminator: CountOrZero = 0
     seed: Seed
 
     @property
@@ -186,6 +190,16 @@ class TrainSettings(NetworkSettings):
             raise ValueError(
                 "gradient_penalty, r1 and r2 need a gradient per image, but batch normalization"
                 " mixes the images of a batch; set discriminator_norm to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_start(self) -> "TrainSettings":
+        if self.freeze_discriminator and not self.start_from:
+            raise ValueError(
+                "freeze_discriminator keeps layers of an earlier training, but start_from names"
+                " none; set it to 0, or start_from to {celeba: models:/celeba@champion}, for"
+                " example"
             )
         return self
 
