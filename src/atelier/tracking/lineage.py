@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -208,7 +208,7 @@ def _by_run(
         siblings = _runs_of_pipeline(client, client.get_run(consumer))
         run = next((run for run in siblings if _has_output(run, path)), None)
     if run is None and path == GENERATOR and (model := model_of(client, content)):
-        run = client.get_run(model.source_run_id)
+        run = client.get_run(str(model.source_run_id))
     if run is None:
         return None
     tags = run.data.tags
