@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from atelier.core.errors import AtelierError
@@ -133,9 +134,8 @@ def _download(place: str, client: "MlflowClient", folder: Path) -> Origin:
                 f"the run {run} has no {path}, because an earlier version logged it, or it trained"
                 " nothing; name the folder with its networks instead"
             )
-        client.download_artifacts(run, path, str(folder))
-        (folder / path).replace(folder / name)
-    (folder / ARTIFACTS).rmdir()
+        with TemporaryDirectory(dir=folder) as target:  # stores differ in the folders they create
+            shutil.move(client.download_artifacts(run, path, target), folder / name)
     if content and file_digest(folder / NETWORKS[0], "md5") != content:
         raise AtelierError(
             f"the generator of the run {run} is not the one of {place}; name the run or a folder"
