@@ -153,7 +153,8 @@ def _resolve_model(address: str, client: "MlflowClient") -> tuple[str, str, str]
         run, name, content = model.source_run_id, found[0], model.tags.get(CONTENT, "")
     else:
         version = client.get_model_version(*found)
-        run, name, content = version.run_id, "/".join(found), version.tags.get(CONTENT, "")
+        run, name = version.run_id, f"{version.name}/{version.version}"
+        content = version.tags.get(CONTENT, "")
     if not run:
         raise AtelierError(f"no run of this store trained {address}")
     return str(run), str(name), str(content)
