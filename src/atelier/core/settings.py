@@ -99,6 +99,8 @@ class TrainSettings(NetworkSettings):
 
     epochs: Count
     steps: CountOrZero
+    start_from: StartFrom = Field(default_factory=dict)  # for files saved before it was added
+    freeze_discriminator: CountOrZero = 0  # for files saved before this setting was added
     batch_size: Annotated[int, Field(ge=2)]
     lr: LearningRate
     discriminator_lr: Weight
@@ -126,9 +128,6 @@ class TrainSettings(NetworkSettings):
     kid_samples: Annotated[int, Field(ge=16)]
     kid_features: ExtractorName
     select_model: Literal["last", "best"]
-    # The defaults are for files saved before these settings were added.
-    start_from: StartFrom = Field(default_factory=dict)
-    freeze_discriminator: CountOrZero = 0
     seed: Seed
 
     @property
