@@ -169,6 +169,7 @@ def test_a_layer_has_the_normalization_after_it() -> None:
         freeze_layers(build_networks(celeba64, seed=1)[1], 5)
 
 
+@pytest.mark.slow
 def test_frozen_training_resumes_bit_exactly_and_rolls_back_to_its_start(
     make_train: MakeTrain, start: Path
 ) -> None:
