@@ -135,7 +135,7 @@ def _download(place: str, client: "MlflowClient", folder: Path) -> Origin:
                 " nothing; name the folder with its networks instead"
             )
         with TemporaryDirectory(dir=folder) as target:  # stores differ in the folders they create
-            shutil.move(client.download_artifacts(run, path, target), folder / name)
+            shutil.copyfile(client.download_artifacts(run, path, target), folder / name)
     if content and file_digest(folder / NETWORKS[0], "md5") != content:
         raise AtelierError(
             f"the generator of the run {run} is not the one of {place}; name the run or a folder"
