@@ -152,7 +152,7 @@ CASES = {
         {"reference", "ours", "ratio", "megapixels", "faces"},
     ),
     "fine_tuning": Case(
-        "--archive {folder}/faces.zip --first 30 --few 20 --reference 30 --first-steps 2 --steps 2"
+        "--archive {folder}/faces.zip --first 48 --few 16 --reference 16 --first-steps 2 --steps 2"
         " --every 1 --samples 16 --json",
         {"name", "first", "few", "reference", "steps", "kid"},
         {"first", "few", "reference"},
