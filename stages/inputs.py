@@ -1,4 +1,4 @@
-"""Inputs stage: list the files of data/pictures and data/weights that a later stage uses.
+"""Inputs stage: list the files of data/pictures, data/weights and data/start that a stage uses.
 
 The later stage depends on the list instead of the folders, so that unused files do not rerun it. In
 a temporary copy of the project, which lacks these files, they are linked.

@@ -19,6 +19,7 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.gan.distributed import init_distributed
     from atelier.gan.fit import build_trainer, run_training, save_models, train
     from atelier.gan.resume_rollback import Resumption
+    from atelier.tracking.trained_networks import load_start
     from atelier.tracking.training_log import TrainingLog
 
     values, images = settings.train, load_images(IMAGES)
@@ -30,9 +31,14 @@ def main(settings: Settings, run: Run) -> None:
         bar = progress_bar("train", "steps", settings.runtime.progress)
         with atomic_replace_dir(SAMPLES) as folder, bar as report:
             log = TrainingLog(run, folder, report, settings.download)
-            held_out = load_images(VALIDATION, may_be_empty=True).pixels
             trainer = build_trainer(
-                values, images.pixels, labels=labels, held_out=held_out, runtime=runtime, events=log
+                values,
+                images.pixels,
+                labels=labels,
+                held_out=load_images(VALIDATION, may_be_empty=True).pixels,
+                runtime=runtime,
+                events=log,
+                pretrained=load_start(values.start_from, run),
             )
             # From here on, an interruption waits for the end of a step and saves a checkpoint.
             with run.checkpointing() as (checkpoints, stop_requested):
@@ -44,12 +50,8 @@ def main(settings: Settings, run: Run) -> None:
     with atomic_replace_dir(MODELS) as folder:
         save_models(trainer, folder)
     history.write(LOSSES, QUALITY)
-    details = history.details()
-    write_metrics(METRICS, history.metrics(values.select_model), details)
-    lengths = ("epochs", "steps", "best_epoch")
-    run.set_tags(**{name: str(details[name]) for name in lengths if name in details})
-    run.log_model(MODELS / "generator.safetensors", "atelier.gan.serialization:load_for_serving")
-    run.log_artifact(LOSSES)
+    write_metrics(METRICS, history.metrics(values.select_model), history.details())
+    log.log_results(history, MODELS, LOSSES)
 
 
 if __name__ == "__main__":

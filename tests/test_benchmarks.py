@@ -151,6 +151,13 @@ CASES = {
         | {"processor_ms", "processor_ms_reference"},
         {"reference", "ours", "ratio", "megapixels", "faces"},
     ),
+    "fine_tuning": Case(
+        "--archive {folder}/faces.zip --first 48 --few 16 --reference 16 --first-steps 2 --steps 2"
+        " --every 1 --samples 16 --json",
+        {"name", "first", "few", "reference", "steps", "kid"},
+        {"first", "few", "reference"},
+        _faces,
+    ),
     "garbage": Case(
         "--commits 3 --runs 4 --rounds 1 --json",
         {"name", "seconds", "removed", "kept"},

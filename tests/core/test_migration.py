@@ -16,13 +16,14 @@ from atelier.core.yaml_files import parse_yaml, read_yaml
 
 OLD = Path(__file__).parent / "old_params"
 FILES = sorted(OLD.glob("*.yaml"))
+MAPPINGS = ("folders", "start_from", "style_layers", "content_layers")
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return values by dotted key; mappings of layers are values."""
     found: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict) and key not in ("folders", "style_layers", "content_layers"):
+        if isinstance(value, dict) and key not in MAPPINGS:
             found |= flat(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value

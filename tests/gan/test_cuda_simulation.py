@@ -47,6 +47,7 @@ def batch(gan: GAN, with_penalty: bool) -> Batch:
         ({"precision": "bf16"}, 198),
         ({"precision": "bf16", "ema_decay": 0.9}, 212),
         ({"precision": "bf16", "grad_clip": 1.0}, 214),
+        ({"precision": "bf16", "freeze_discriminator": 2, "start_from": {"a": "b"}}, 184),
     ],
 )
 def test_launches_of_a_step(

@@ -101,9 +101,10 @@ MODERN = {
         (16, {}),
         (17, {"discriminator_norm": False}),
         (16, {"fused": "auto"}),
+        (16, {"freeze_discriminator": 1, "start_from": {"first": "networks"}}),
         (17, {"discriminator_norm": False, **MODERN}),
     ],
-    ids=["even", "odd", "fused", "modern"],
+    ids=["even", "odd", "fused", "frozen", "modern"],
 )
 def test_two_processes_match_one(
     make_settings: Callable[..., Settings], tmp_path: Path, count: int, changes: dict[str, Any]

@@ -78,6 +78,11 @@ def test_fused_steps_equal_plain_ones_of_the_tutorials(preset: str) -> None:
     assert_equal_after_steps(build(arch, settings), build(arch, settings, fused="auto"), steps=2)
 
 
+def test_fused_steps_with_frozen_layers_equal_plain_ones() -> None:
+    settings = train_settings("celeba64", freeze_discriminator=1, start_from={"first": "networks"})
+    assert_equal_after_steps(build(SMALL, settings), build(SMALL, settings, fused="auto"), steps=2)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

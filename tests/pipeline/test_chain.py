@@ -65,7 +65,7 @@ def test_repeated_stages_give_the_same_bytes(ready: Project) -> None:
 def test_forced_repro_gives_the_same_bytes(ready: Project) -> None:
     outputs = ("data", "models", "samples", "renders", "styled", "metrics", "plots")
     before, lock = ready.bytes(*outputs), read_yaml(ready.folder / "dvc.lock")["stages"]
-    helpers = ["evaluate_inputs", "stylize_inputs", "plots_script"]
+    helpers = ["evaluate_inputs", "stylize_inputs", "train_inputs", "plots_script"]
     assert ready.repro("--force") == [*helpers, *STAGES, "report"]
     after = ready.bytes(*outputs)
     assert sorted(before) == sorted(after)

@@ -144,8 +144,8 @@ def test_stage_made_from_an_older_output_is_not_current() -> None:
 @pytest.mark.parametrize(
     ("stage", "logged"),
     [("train", True), ("watch@mine", False), ("watch", False), ("evaluate", True),
-     ("evaluate_inputs", False), ("stylize_inputs", False), ("plots_script", False),
-     ("report", False), ("xwatch", True)],
+     ("evaluate_inputs", False), ("stylize_inputs", False), ("train_inputs", False),
+     ("start@first", False), ("plots_script", False), ("report", False), ("xwatch", True)],
 )  # fmt: skip
 def test_stages_that_compute_nothing_have_no_runs(stage: str, logged: bool) -> None:
     assert is_logged(stage) == logged

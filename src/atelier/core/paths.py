@@ -13,6 +13,9 @@ from atelier.core.settings import Settings
 
 FOLDERS = (Path("data/pictures"), Path("data/weights"))
 LISTS = Path("data/inputs")
+# The copied networks of train.start_from, and where they came from.
+START, ORIGIN = Path("data/start"), Path("data/start.json")
+NETWORKS = ("generator.safetensors", "discriminator.safetensors")
 
 
 def project_root() -> Path:
@@ -113,6 +116,8 @@ def files_of(settings: Settings, section: str) -> dict[Path, str]:
         name = settings.evaluate.features
         words = "vgg19_caffe, random or inception"
         return {Path("data/weights", name): words} if is_weights_file(name) else {}
+    if section == "train":
+        return {START / name: "" for name in NETWORKS if settings.train.start_from}
     if section != "stylize":
         return {}
     stylize = settings.stylize
@@ -138,6 +143,11 @@ def check_files(
     for section in sections:
         for file, words in files_of(settings, section).items():
             if not (root / file).is_file():
+                if section == "train":
+                    raise AtelierError(
+                        f"there is no {file}, a copy of the networks of train.start_from; run"
+                        " `dvc repro train`, without -s, to copy them."
+                    )
                 similar = did_you_mean(file.name, words.replace(" or ", ", ").split(", "))
                 raise AtelierError(
                     f"there is no {file}, which params.yaml asks for under {section}; put it there,"

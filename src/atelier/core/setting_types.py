@@ -26,6 +26,7 @@ Fraction = Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)]
 GeneratorBlocks = Literal["plain", "upsample", "residual"]
 DiscriminatorBlocks = Literal["plain", "residual"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+StartFrom = Annotated[dict[Name, Annotated[str, Field(min_length=1)]], Field(max_length=1)]
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-fA-F]{64})?$", description="64 hexadecimal digits")]
 KaggleHandle = Annotated[
     str,

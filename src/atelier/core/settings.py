@@ -29,6 +29,7 @@ from atelier.core.setting_types import (
     RegisteredModelName,
     Section,
     Seed,
+    StartFrom,
     Weight,
     is_weights_file,
 )
@@ -99,6 +100,8 @@ class TrainSettings(NetworkSettings):
 
     epochs: Count
     steps: CountOrZero
+    start_from: StartFrom = Field(default_factory=dict)  # for files saved before it was added
+    freeze_discriminator: CountOrZero = 0  # for files saved before this setting was added
     batch_size: Annotated[int, Field(ge=2)]
     lr: LearningRate
     discriminator_lr: Weight
@@ -187,6 +190,16 @@ class TrainSettings(NetworkSettings):
             raise ValueError(
                 "gradient_penalty, r1 and r2 need a gradient per image, but batch normalization"
                 " mixes the images of a batch; set discriminator_norm to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_start(self) -> "TrainSettings":
+        if self.freeze_discriminator and not self.start_from:
+            raise ValueError(
+                "freeze_discriminator keeps layers of an earlier training, but start_from names"
+                " none; set it to 0, or start_from to {celeba: models:/celeba@champion}, for"
+                " example"
             )
         return self
 

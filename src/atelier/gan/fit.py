@@ -12,6 +12,7 @@ from atelier.core.settings import TrainSettings
 from atelier.gan.augment import augmentation_preview
 from atelier.gan.diagnostics import TrainingMonitor
 from atelier.gan.distributed import Runtime, single_process
+from atelier.gan.fine_tuning import PretrainedNetworks
 from atelier.gan.history import EpochResult, History
 from atelier.gan.length import training_warnings
 from atelier.gan.networks import Generator
@@ -109,11 +110,25 @@ def build_trainer(
     held_out: Images | None = None,
     runtime: Runtime,
     events: TrainingEvents,
+    pretrained: PretrainedNetworks | None = None,
 ) -> Trainer:
-    """Build the networks of rank 0 and the measurement of epochs; see :func:`train`."""
+    """Build the networks of rank 0 and the measurement of epochs; see :func:`train`.
+
+    Args:
+        settings: the ``train`` section.
+        images: as for :func:`train`, like the next three arguments.
+        labels: as for :func:`train`.
+        held_out: as for :func:`train`.
+        runtime: this process and its device.
+        events: receives the first samples and warnings.
+        pretrained: networks to start from, for ``train.start_from``. Other ranks receive them
+            before the first step.
+    """
     held_out = images[:0] if held_out is None else held_out
     kid = build_validation(settings, images, held_out, runtime.device, events.warn)
     trainer = Trainer(settings, images, runtime.device, runtime.ranks, labels, kid, events)
+    if pretrained:
+        trainer.start_from(pretrained)
     for warning in training_warnings(settings, len(images)):
         events.warn(warning)
     augmented = augmentation_preview(settings, images)
@@ -126,9 +141,8 @@ def run_training(
 ) -> History:
     """Train to the end, check each epoch, and return the statistics; see :func:`train`."""
     settings, history = trainer.settings, History()
-    monitor = TrainingMonitor(
-        settings.loss, settings.epochs, trainer.steps_per_epoch, settings.steps
-    )
+    length = (settings.epochs, trainer.steps_per_epoch, settings.steps)
+    monitor = TrainingMonitor(settings.loss, *(() if settings.start_from else length))
     resumption = resumption or Resumption()
     for epoch in train_epochs(trainer, resumption, lambda: events.on_ready(trainer)):
         history.add(epoch)

@@ -11,6 +11,8 @@ FEW_IMAGES = 1000
 
 def training_warnings(settings: TrainSettings, images: int) -> list[str]:
     """Return warnings about the length and the batches of a training on ``images`` images."""
+    if settings.start_from:  # the number of steps is that of a training from random weights
+        return batch_warnings(settings.batch_size, images)
     steps_per_epoch = -(-images // settings.batch_size)
     length = length_warnings(settings.epochs, steps_per_epoch, settings.steps)
     return batch_warnings(settings.batch_size, images) + length

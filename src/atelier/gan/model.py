@@ -14,6 +14,7 @@ from atelier.core.settings import TrainSettings
 from atelier.core.state import flatten, section
 from atelier.gan.augment import UNIFORMS_PER_IMAGE
 from atelier.gan.distributed import SINGLE_PROCESS, Ranks, convert_sync_batchnorm
+from atelier.gan.fine_tuning import PretrainedNetworks, freeze_layers
 from atelier.gan.fused import fuse
 from atelier.gan.lr_schedule import set_lr
 from atelier.gan.networks import Architecture, Discriminator, Generator, build_networks
@@ -97,16 +98,24 @@ class EMA:
     Karras et al. 2018, "Progressive growing of GANs", section 6.1; Yazıcı et al. 2019, "The unusual
     effectiveness of averaging in GAN training". The decay at step t is ``min(decay, (1 + t) /
     (10 + t))``, as in TensorFlow's ``ExponentialMovingAverage``, to forget the first steps quickly.
+    It is ``decay`` from the first step on if the generator is trained already.
 
     Attributes:
         generator: the average, in evaluation mode.
     """
 
-    def __init__(self, generator: Generator, decay: float) -> None:
-        """Copy the weights of ``generator``, on its device."""
+    def __init__(self, generator: Generator, decay: float, warm_up: bool = True) -> None:
+        """Copy the weights of ``generator``, on its device.
+
+        Args:
+            generator: the network to average.
+            decay: the final decay.
+            warm_up: begin with a smaller decay; false for weights that are trained already.
+        """
         self.generator = deepcopy(generator).eval().requires_grad_(False)
         device = next(generator.parameters()).device
         self._decay = torch.tensor(decay, device=device)
+        self._warm_up = warm_up
         # On the device, so that a replayed CUDA graph increments it.
         self._steps = torch.zeros((), device=device)
 
@@ -114,7 +123,9 @@ class EMA:
     def update(self, generator: Generator) -> None:
         """Average in the weights of ``generator`` after a training step."""
         self._steps.add_(1)
-        decay = torch.minimum(self._decay, (1 + self._steps) / (10 + self._steps))
+        decay = self._decay
+        if self._warm_up:
+            decay = torch.minimum(decay, (1 + self._steps) / (10 + self._steps))
         current = generator.state_dict()
         averages: list[Tensor] = []
         values: list[Tensor] = []
@@ -150,10 +161,27 @@ def lerp_in_few_launches(averages: list[Tensor], values: list[Tensor], weight: T
 
 
 def build_gan(
-    arch: Architecture, settings: TrainSettings, device: torch.device, ranks: Ranks = SINGLE_PROCESS
+    arch: Architecture,
+    settings: TrainSettings,
+    device: torch.device,
+    ranks: Ranks = SINGLE_PROCESS,
+    pretrained: PretrainedNetworks | None = None,
 ) -> GAN:
-    """Build both networks and their Adam optimizers on ``device``."""
+    """Build both networks and their Adam optimizers on ``device``.
+
+    Args:
+        arch: of both networks.
+        settings: the ``train`` section.
+        device: of weights and moments.
+        ranks: this process and the number of processes.
+        pretrained: networks of the same architecture, whose weights replace the random ones.
+
+    Raises:
+        AtelierError: ``train.freeze_discriminator`` leaves no layer to train.
+    """
     networks = build_networks(arch, derive_seed(settings.seed, "train.weights"))
+    if pretrained:
+        pretrained.load_into(*networks)
     if ranks.count > 1:
         for network in networks:
             convert_sync_batchnorm(network)
@@ -166,6 +194,7 @@ def build_gan(
         # Collective operations inside compiled functions would hide the loss of a process.
         compiled = device.type == "cuda" and ranks.count == 1
         fuse(generator, discriminator, settings.batch_size if compiled else 0)
+    freeze_layers(discriminator, settings.freeze_discriminator)
     generator_lr, discriminator_lr = _learning_rates(settings)
     return GAN(
         arch,
@@ -176,7 +205,7 @@ def build_gan(
         settings,
         choose_precision(settings.precision, device),
         ranks,
-        EMA(generator, settings.ema_decay) if settings.ema_decay else None,
+        EMA(generator, settings.ema_decay, not settings.start_from) if settings.ema_decay else None,
     )
 
 

@@ -231,10 +231,16 @@ def build_networks(arch: Architecture, seed: int) -> tuple[Generator, Discrimina
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         generator = Generator(arch).apply(_init_weights)
-        discriminator = Discriminator(arch).apply(_init_weights)
-        if arch.spectral_norm:
-            _apply_spectral_norm(discriminator)
+        discriminator = build_discriminator(arch)
     return generator, discriminator
+
+
+def build_discriminator(arch: Architecture) -> Discriminator:
+    """Build a discriminator with fresh weights from PyTorch's global random state."""
+    discriminator = Discriminator(arch).apply(_init_weights)
+    if arch.spectral_norm:
+        _apply_spectral_norm(discriminator)
+    return discriminator
 
 
 def _apply_spectral_norm(network: nn.Module) -> None:

@@ -1,9 +1,9 @@
 """Networks as safetensors files, with the architecture from which they can be rebuilt."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from atelier.gan.generation import (
     generate,
     with_current_names,
 )
-from atelier.gan.networks import Architecture, Generator
+from atelier.gan.networks import Architecture, Generator, build_discriminator
 
 CPU = torch.device("cpu")
 
@@ -77,25 +77,54 @@ def load_generator(path: Path, device: torch.device = CPU) -> TrainedGenerator:
         AtelierError: the file is missing, damaged or holds another network.
     """
     try:
-        check_safetensors(path)
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            arch = _read_architecture(file.metadata() or {})
-            with torch.device("meta"):
-                generator = Generator(arch)
-            _compare(file, generator.state_dict())
-            state = {name: file.get_tensor(name) for name in generator.state_dict()}
-        reject_not_finite(state)
+        arch, generator, state = _read(path, Generator, device)
         generator = generator.to_empty(device=device)
         generator.load_state_dict(state)
     except _LOAD_ERRORS as error:
-        reason = getattr(error, "reason", str(error)).partition("\n")[0]
         raise AtelierError(
-            f"{path} holds no generator that can be rebuilt ({reason});"
+            f"{path} holds no generator that can be rebuilt ({_reason(error)});"
             " run the train stage again, or `dvc checkout` to restore it."
         ) from None
     return TrainedGenerator(
         generator.eval(), arch.latent_size, arch.latent_distribution, arch.classes, device, arch
     )
+
+
+def read_state(
+    path: Path, kind: Literal["generator", "discriminator"]
+) -> tuple[Architecture, dict[str, Tensor]]:
+    """Return the architecture and the state of a network's file, on the CPU.
+
+    The file is checked as by :func:`load_generator`.
+
+    Raises:
+        AtelierError: the file is missing, damaged or holds another network.
+    """
+    try:
+        arch, _, state = _read(path, Generator if kind == "generator" else build_discriminator)
+    except _LOAD_ERRORS as error:
+        raise AtelierError(f"{path} holds no {kind} that can be used ({_reason(error)}).") from None
+    return arch, state
+
+
+def _reason(error: BaseException) -> str:
+    reason: str = getattr(error, "reason", str(error)).partition("\n")[0]
+    return reason
+
+
+def _read(
+    path: Path, build: Callable[[Architecture], nn.Module], device: torch.device = CPU
+) -> tuple[Architecture, nn.Module, dict[str, Tensor]]:
+    """Return the architecture, the network without memory and the checked state of a file."""
+    check_safetensors(path)
+    with safe_open(path, framework="pt", device=str(device)) as file:
+        arch = _read_architecture(file.metadata() or {})
+        with torch.device("meta"):
+            network = build(arch)
+        _compare(file, network.state_dict())
+        state = {name: file.get_tensor(name) for name in network.state_dict()}
+    reject_not_finite(state)
+    return arch, network, state
 
 
 def generate_from(path: Path, count: int, seed: int, device: torch.device) -> NDArray[np.uint8]:

@@ -199,11 +199,13 @@ def _backward_and_step(
 @contextmanager
 def _frozen(discriminator: nn.Module) -> Iterator[None]:
     """Disable the gradients of the discriminator's weights, which the generator does not need."""
+    trained = [weight for weight in discriminator.parameters() if weight.requires_grad]
     discriminator.requires_grad_(False)
     try:
         yield
     finally:
-        discriminator.requires_grad_(True)
+        for weight in trained:  # not those of frozen layers
+            weight.requires_grad_(True)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from atelier.core.progress import Progress
 from atelier.core.settings import TrainSettings
 from atelier.core.state import flatten, section
 from atelier.gan.distributed import SINGLE_PROCESS, Ranks
+from atelier.gan.fine_tuning import PretrainedNetworks, require_same_architecture
 from atelier.gan.generation import draw_latents, generate, random_latents, with_labels
 from atelier.gan.history import BestModel, DivergedError, EpochResult
 from atelier.gan.loader import BatchLoader, labels_by_row, validate_labels
@@ -96,11 +97,29 @@ class Trainer:
         self.events = events or Events()
         self._streams = RandomStreams(settings.seed, device)
         self.runner = StepRunner(self._streams, device, self.events)
+        self._pretrained: PretrainedNetworks | None = None
+        self.reset()
+
+    def start_from(self, pretrained: PretrainedNetworks) -> None:
+        """Replace the random weights, also those of later calls of :meth:`reset`.
+
+        The generator and its moving average both start with the pretrained generator.
+
+        Args:
+            pretrained: networks of an earlier training.
+
+        Raises:
+            AtelierError: they have another architecture.
+        """
+        require_same_architecture(pretrained.arch, self.arch)
+        self._pretrained = pretrained
         self.reset()
 
     def reset(self) -> None:
-        """Set fresh weights, seed the random streams, and start at step 0."""
-        self.gan = build_gan(self.arch, self.settings, self.device, self.ranks)
+        """Set the first weights, seed the random streams, and start at step 0."""
+        self.gan = build_gan(
+            self.arch, self.settings, self.device, self.ranks, pretrained=self._pretrained
+        )
         self._streams.reset()
         self.runner.discard_graphs()
         self.best_model = BestModel()

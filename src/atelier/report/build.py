@@ -187,7 +187,7 @@ def _length(settings: Settings, images: int, steps: int, epochs: int) -> str:
     """Return a sentence with the length of the training, and advice if it is short."""
     train = settings.train
     warnings = length_warnings(train.epochs, -(-images // train.batch_size), train.steps)
-    if warnings:
+    if warnings and not train.start_from:
         return warnings[0][0].upper() + warnings[0][1:]
     return f"{count_text(steps, 'step')} in {count_text(epochs, 'epoch')}."
 

@@ -15,7 +15,10 @@ from atelier.core.hashing import file_digest
 from atelier.tracking.redact import flat, redact_urls
 
 _CODE = ("src", "stages")
-_WITHOUT_RUN_STAGES = ("watch", "evaluate_inputs", "stylize_inputs", "plots_script", "report")
+_WITHOUT_RUN_STAGES = (
+    *("watch", "start", "evaluate_inputs", "stylize_inputs", "train_inputs"),
+    *("plots_script", "report"),
+)
 
 
 def is_code(path: str) -> bool:

@@ -3,19 +3,22 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from atelier.core.errors import AtelierError
+from atelier.core.paths import NETWORKS, START
 from atelier.tracking import mlflow_names
-from atelier.tracking.dvc_lock import is_logged, read_lock
+from atelier.tracking.dvc_lock import StageRecord, is_logged, read_lock
 from atelier.tracking.environment import git
+from atelier.tracking.models import GENERATOR, model_of
 from atelier.tracking.pipeline_run import find_producer, stages_of
 from atelier.tracking.run_start import settings_of
+from atelier.tracking.trained_networks import START_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -35,6 +38,8 @@ class Producer:
         settings: the stage's settings by dotted key.
         inputs: content hash by path.
         outputs: content hash by path.
+        start: of a training that started from other networks: ``place``, ``run`` and ``model`` they
+            came from, as far as they are known. Their hashes are among the inputs.
     """
 
     stage: str
@@ -45,6 +50,21 @@ class Producer:
     settings: dict[str, str]
     inputs: dict[str, str]
     outputs: dict[str, str]
+    start: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def first_generator(self) -> str:
+        """Hash of the generator that a training started from; empty for random weights."""
+        return self.inputs.get(str(START / NETWORKS[0]), self.start.get("generator", ""))
+
+    def start_text(self) -> str:
+        """Return where the networks of a training came from; empty for random weights."""
+        if not self.first_generator:
+            return ""
+        about = {"model": self.start.get("model"), "run": self.start.get("run")}
+        words = [f"{name} {value}" for name, value in about.items() if value]
+        words.append(f"generator {self.first_generator}")
+        return f"started from {self.start.get('place', 'other networks')} ({', '.join(words)})"
 
 
 @dataclass(frozen=True)
@@ -74,6 +94,8 @@ class Lineage:
             commit = f"commit {producer.commit[:12]}" if producer.commit else "no commit"
             changes = " with the run's uncommitted.patch" if producer.dirty else ""
             yield f"  {producer.stage:<10}{run} {producer.when}, {commit}{changes}"
+            if start := producer.start_text():
+                yield f"            {start}"
             for key, value in sorted(producer.settings.items()):
                 if number == 0:
                     yield f"            {key}: {value}"
@@ -107,6 +129,8 @@ def find_lineage(target: str, client: "MlflowClient | None") -> Lineage:
         if producer and producer not in found and (is_logged(producer.stage) or not found):
             found.append(producer)
             pending += [(*item, producer.run) for item in producer.inputs.items()]
+            if producer.first_generator:  # a copy of what another training made
+                pending.append((GENERATOR, producer.first_generator, ""))
     if not found:
         raise AtelierError(
             f"no run of this MLflow store and no commit's dvc.lock has {path} with the content"
@@ -183,6 +207,8 @@ def _by_run(
     if run is None and consumer:
         siblings = _runs_of_pipeline(client, client.get_run(consumer))
         run = next((run for run in siblings if _has_output(run, path)), None)
+    if run is None and path == GENERATOR and (model := model_of(client, content)):
+        run = client.get_run(str(model.source_run_id))
     if run is None:
         return None
     tags = run.data.tags
@@ -195,6 +221,7 @@ def _by_run(
         settings=settings_of(run.data.params, tags),
         inputs=_inputs(run),
         outputs=_tagged(run, "output."),
+        start=_tagged(run, START_TAG),
     )
 
 
@@ -272,6 +299,7 @@ def _recorded(lock: str, path: str, content: str, commit: str, when: str) -> Pro
     for stage, record in records.items():
         recorded = record.outputs.get(path) or known.get(path)
         if _covers(record.outputs, path) and recorded == content:
+            start, networks = _start(records, record)
             return Producer(
                 stage=stage,
                 run="",
@@ -279,7 +307,19 @@ def _recorded(lock: str, path: str, content: str, commit: str, when: str) -> Pro
                 dirty=False,
                 when=when,
                 settings={k: v for k, v in record.parameters.items() if _is_of(stage, k)},
-                inputs=record.data,
+                inputs=record.data | networks,
                 outputs=record.outputs,
+                start=start,
             )
     return None
+
+
+def _start(
+    records: Mapping[str, StageRecord], record: StageRecord
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the place of the networks that a training started from, and their hashes by path."""
+    for key, place in record.parameters.items():
+        name = key.removeprefix("train.start_from.")
+        if name != key and (start := records.get(f"start@{name}")):
+            return {"place": place}, start.outputs
+    return {}, {}

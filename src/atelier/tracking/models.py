@@ -27,7 +27,7 @@ from atelier.tracking.store import as_default_store, short_message
 from atelier.tracking.uploads import MissingFileError
 
 if TYPE_CHECKING:
-    from mlflow.entities import LoggedModel
+    from mlflow.entities import LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import Model
     from mlflow.tracking import MlflowClient
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 GENERATOR = "models/generator.safetensors"
 CHAMPION = "champion"
 ABOUT = "architecture"  # key of metadata that a signature lacks, e.g. the latent distribution
-_CONTENT = "content.md5"
+CONTENT = "content.md5"
 _KIND = "atelier.kind"
 _OLD_NAME = "generator"  # of all models of earlier versions
 _TEST = "data/test.npz"
@@ -49,7 +49,7 @@ _ABOUT_MODEL = (
     " version with the lowest KID among those that were evaluated with the latest settings."
 )
 _RUN = re.compile(r"[0-9a-f]{32}")
-_MODEL = re.compile(r"models:/\S+")
+MODEL = re.compile(r"models:/\S+")
 
 
 def log_model(client: "MlflowClient", run: str, file: Path, loader: str) -> None:
@@ -98,7 +98,7 @@ def log_model(client: "MlflowClient", run: str, file: Path, loader: str) -> None
         )
     _verify(client, model.model_id, flavor.files)
     # Set last: only a model with this tag is complete.
-    client.set_logged_model_tags(model.model_id, {_CONTENT: content})
+    client.set_logged_model_tags(model.model_id, {CONTENT: content})
 
 
 def _create(
@@ -141,7 +141,7 @@ def is_complete(model: "LoggedModel") -> bool:
     """Return True if a model was uploaded and verified."""
     from mlflow.entities import LoggedModelStatus
 
-    return model.status == LoggedModelStatus.READY and _CONTENT in model.tags
+    return model.status == LoggedModelStatus.READY and CONTENT in model.tags
 
 
 def _is_logged(client: "MlflowClient", run: str) -> bool:
@@ -196,7 +196,7 @@ def log_evaluation(
         evaluation: id of the stage's run.
         log: logger of the same store.
     """
-    model = _model_of(client, evaluate["inputs"].get(GENERATOR, ""))
+    model = model_of(client, evaluate["inputs"].get(GENERATOR, ""))
     if model is None:
         return
     points = []
@@ -222,7 +222,7 @@ def register_model(
         evaluation: id of the stage's run.
         name: name of the registered model.
     """
-    model = _model_of(client, evaluate["inputs"].get(GENERATOR, ""))
+    model = model_of(client, evaluate["inputs"].get(GENERATOR, ""))
     if model is None or "kid" not in evaluate["metrics"]:
         return
     data = client.get_run(evaluation).data
@@ -231,12 +231,12 @@ def register_model(
     _register(client, model, mlflow_names.model_name(name), evaluate["metrics"]["kid"], settings)
 
 
-def _model_of(client: "MlflowClient", content: str) -> "LoggedModel | None":
+def model_of(client: "MlflowClient", content: str) -> "LoggedModel | None":
     """Return the newest logged model of a generator file with this MD5; ``None`` without one."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     found = client.search_logged_models(
         experiments,
-        f"tags.`{_CONTENT}` = '{content}'",
+        f"tags.`{CONTENT}` = '{content}'",
         max_results=1,
         order_by=[{"field_name": "creation_timestamp", "ascending": False}],
     )
@@ -264,7 +264,7 @@ def _register(
     versions = client.search_model_versions(f"name = '{name}'")
     # If a worker was killed before it set the tags, a version has the source only.
     source = f"models:/{model.model_id}"
-    same = [v for v in versions if v.tags.get(_CONTENT) == model.tags[_CONTENT]]
+    same = [v for v in versions if v.tags.get(CONTENT) == model.tags[CONTENT]]
     registered = next((v for v in (*same, *versions) if v in same or v.source == source), None)
     if registered is None:
         with as_default_store(client):  # MLflow looks the model up in the default store
@@ -273,11 +273,11 @@ def _register(
                 source=source,
                 run_id=model.source_run_id,
                 model_id=model.model_id,
-                tags={_CONTENT: model.tags[_CONTENT]},
+                tags={CONTENT: model.tags[CONTENT]},
             )
     note = f"{model.name}: KID {kid:.4g}. {model.tags.get('mlflow.note.content', '')}"
     client.update_model_version(name, registered.version, note)
-    tags = {_CONTENT: model.tags[_CONTENT], "kid": repr(kid), **settings}
+    tags = {CONTENT: model.tags[CONTENT], "kid": repr(kid), **settings}
     for key, value in tags.items():
         client.set_model_version_tag(name, registered.version, key, value)
     _set_champion(client, name, settings)
@@ -326,7 +326,7 @@ class LoadedModel:
 
 def is_reference(name: str) -> bool:
     """Return True for the id of an MLflow run and for an address ``models:/...``."""
-    return bool(_RUN.fullmatch(name) or _MODEL.fullmatch(name))
+    return bool(_RUN.fullmatch(name) or MODEL.fullmatch(name))
 
 
 def load_model(reference: str, client: "MlflowClient | None") -> LoadedModel:
@@ -347,7 +347,7 @@ def load_model(reference: str, client: "MlflowClient | None") -> LoadedModel:
             " models/generator.safetensors, or set MLFLOW_TRACKING_URI."
         )
     try:
-        is_address = _MODEL.fullmatch(reference)
+        is_address = MODEL.fullmatch(reference)
         address = reference if is_address else _address_from_run(reference, client)
         return _load(address, client)
     except AtelierError:
@@ -363,9 +363,7 @@ def load_model(reference: str, client: "MlflowClient | None") -> LoadedModel:
 def _address_from_run(run: str, client: "MlflowClient") -> str:
     """Return the address of the model that a run, or the training of its pipeline, logged."""
     found = client.get_run(run)
-    trained = stages_of(client, run).get("train")
-    restored = found.data.tags.get("restored.train", "unknown")
-    producer = trained or (found if restored == "unknown" else client.get_run(restored))
+    producer = training_of(found, client)
     for info in (found.info, producer.info):  # the experiments may differ
         models = client.search_logged_models(
             [info.experiment_id], f"source_run_id = '{info.run_id}'", max_results=20
@@ -378,6 +376,13 @@ def _address_from_run(run: str, client: "MlflowClient") -> str:
         f"the run {run} ({found.info.run_name}) logged no generator; give the run of a train stage"
         " or of a pipeline."
     )
+
+
+def training_of(run: "Run", client: "MlflowClient") -> "Run":
+    """Return the run of the training in a pipeline's run; any other run itself."""
+    trained = stages_of(client, run.info.run_id).get("train")
+    restored = run.data.tags.get("restored.train", "unknown")
+    return trained or (run if restored == "unknown" else client.get_run(restored))
 
 
 def _load(address: str, client: "MlflowClient") -> LoadedModel:

@@ -12,7 +12,15 @@ from pathlib import Path
 from atelier.core.errors import AtelierError
 
 # The folders that hold outputs of dvc.yaml, and the outputs that are folders themselves.
-PARENTS = ("data", "data/inputs", "data/listing", "metrics", "metrics/details", "plots")
+PARENTS = (
+    "data",
+    "data/inputs",
+    "data/listing",
+    "data/start",
+    "metrics",
+    "metrics/details",
+    "plots",
+)
 OUTPUTS = ("data/raw", "models", "renders", "samples", "styled")
 
 

@@ -9,16 +9,18 @@ from atelier.core.checkpoints import Checkpoints
 from atelier.core.device import device_name
 from atelier.core.download_settings import DownloadSettings
 from atelier.core.errors import NotExtendableError, count_text
+from atelier.core.paths import NETWORKS
 from atelier.core.progress import Progress, ProgressCallback, duration_text, print_above_bars
 from atelier.gan.extension import extend
 from atelier.gan.fit import TrainingEvents
-from atelier.gan.history import EpochResult
+from atelier.gan.history import EpochResult, History
 from atelier.gan.length import few_images_advice
 from atelier.gan.sample_files import save_augmented, save_samples
 from atelier.gan.trainer import Trainer
 from atelier.gan.training_plan import MIN_STEPS, TrainingPlan, plan_training
 from atelier.tracking.redact import redact_urls
 from atelier.tracking.run import Run
+from atelier.tracking.trained_networks import ARTIFACTS
 
 # Metrics of the columns of ``atelier.gan.step.STATISTICS``.
 CURVES = ("loss/d", "loss/g", "scores/d_x", "scores/d_g_z1", "scores/d_g_z2")
@@ -93,6 +95,23 @@ class TrainingLog(TrainingEvents):
         """Log the samples of the last epoch at step 0, where MLflow opens the series."""
         if self._last is not None:
             self._run.log_images("samples", self._last, columns=self._columns)
+
+    def log_results(self, history: History, models: Path, losses: Path) -> None:
+        """Log the length of the training, its losses, and both networks.
+
+        Args:
+            history: of the finished training.
+            models: folder of the networks.
+            losses: CSV file of the losses.
+        """
+        details = history.details()
+        lengths = ("epochs", "steps", "best_epoch")
+        self._run.set_tags(**{name: str(details[name]) for name in lengths if name in details})
+        generator = models / NETWORKS[0]
+        self._run.log_model(generator, "atelier.gan.serialization:load_for_serving")
+        self._run.log_artifact(losses)
+        for name in NETWORKS:  # another training can start from them
+            self._run.log_artifact(models / name, ARTIFACTS)
 
 
 def plan_lines(plan: TrainingPlan, source: DownloadSettings) -> list[str]:

@@ -1,0 +1,134 @@
+"""KID by step on few images, from random weights and from an earlier training.
+
+The first training uses --first images of the archive. The others use --few other images, the same
+settings and the same seed: from random weights, from both networks of the first training, and from
+them with --freeze frozen layers of the discriminator. KID compares --samples generated images with
+--reference images that no training uses.
+
+Usage: python benchmarks/fine_tuning.py --archive FILE [--first 3000] [--few 200] [--reference 1000]
+    [--first-steps 1500] [--steps 600] [--every 100] [--freeze 2] [--samples 500]
+    [--preset best32] [--channels 64] [--sheet FILE] [--json]
+"""
+
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from command import options, show
+from numpy.typing import NDArray
+from real_kid import load
+
+from atelier.core.presets import preset_values
+from atelier.core.settings import TrainSettings
+from atelier.figures.montage import montage, save_png
+from atelier.gan.distributed import SINGLE_PROCESS, Runtime
+from atelier.gan.fine_tuning import PretrainedNetworks, load_pretrained
+from atelier.gan.fit import TrainingEvents, build_trainer, save_models, train
+from atelier.gan.generation import draw_latents, generate
+from atelier.gan.trainer import Trainer
+from atelier.metrics.validation import ValidationKID, validation_settings
+
+Images = NDArray[np.uint8]
+RUNTIME = Runtime(SINGLE_PROCESS, torch.device("cpu"))
+FEATURES = ("random", "vgg19_caffe")
+
+
+def measure(
+    trainer: Trainer, kids: dict[str, ValidationKID], every: int, samples: int
+) -> dict[str, list[float]]:
+    """Train to the end; return the KIDs before the first and after every n-th step."""
+    latents = draw_latents(samples, trainer.arch, seed=9)
+    values: dict[str, list[float]] = {name: [] for name in kids}
+
+    def after_step() -> None:
+        if trainer.steps_done % every == 0:
+            images = generate(trainer.gan.eval_generator, latents)
+            for name, kid in kids.items():
+                values[name].append(round(kid(images), 3))
+
+    after_step()
+    for _ in trainer.run(after_step):
+        pass
+    return values
+
+
+def main() -> None:
+    """Measure and print."""
+    given = options(
+        __doc__,
+        archive=Path(),
+        preset="best32",
+        first=3000,
+        few=200,
+        reference=1000,
+        first_steps=1500,
+        steps=600,
+        every=100,
+        freeze=2,
+        channels=0,
+        samples=500,
+        sheet=Path(),
+    )
+    presets = Path(__file__).parents[1] / "presets"
+    values = preset_values(given.preset, presets)
+    pixels = load(given.archive, values["convert"]["image_size"])
+    order = np.random.default_rng(1).permutation(len(pixels))
+    first, few, reference = np.split(
+        pixels[order[: given.first + given.few + given.reference]],
+        [given.first, given.first + given.few],
+    )
+    changes: dict[str, object] = {
+        "augment": ["translation", "cutout"],
+        "horizontal_flip": True,
+        "kid_every_epochs": 0,
+    }
+    if given.channels:
+        changes |= dict.fromkeys(("generator_channels", "discriminator_channels"), given.channels)
+    settings = TrainSettings.model_validate(values["train"] | changes | {"steps": given.steps})
+    kids = {
+        name: ValidationKID(
+            validation_settings(
+                settings.model_copy(update={"kid_features": name, "kid_samples": given.reference})
+            ),
+            first,
+            reference,
+        )
+        for name in FEATURES
+    }
+    began = time.process_time()
+    with TemporaryDirectory() as folder:
+        first_settings = settings.model_copy(update={"steps": given.first_steps})
+        save_models(train(first_settings, first, runtime=RUNTIME).trainer, Path(folder))
+        start = load_pretrained(Path(folder))
+    print(f"first training: {time.process_time() - began:.0f} s of CPU", file=sys.stderr)
+    from_start = settings.model_copy(update={"start_from": {"first": "first"}})
+    frozen = from_start.model_copy(update={"freeze_discriminator": given.freeze})
+    runs: dict[str, tuple[TrainSettings, PretrainedNetworks | None]] = {
+        "random weights": (settings, None),
+        "start": (from_start, start),
+        f"start, {given.freeze} frozen layers": (frozen, start),
+    }
+    kid: dict[str, dict[str, list[float]]] = {name: {} for name in FEATURES}
+    rows = [few[:16]]
+    for name, (chosen, pretrained) in runs.items():
+        began = time.process_time()
+        trainer = build_trainer(
+            chosen, few, runtime=RUNTIME, events=TrainingEvents(), pretrained=pretrained
+        )
+        rows.append(trainer.samples()[:16])
+        for features, found in measure(trainer, kids, given.every, given.samples).items():
+            kid[features][name] = found
+        rows.append(trainer.samples()[:16])
+        print(f"{name}: {time.process_time() - began:.0f} s of CPU", file=sys.stderr)
+    if given.sheet != Path():
+        save_png(montage(np.concatenate(rows), 16, tile=64), given.sheet)
+    steps = list(range(0, given.steps + 1, given.every))
+    sizes = {"first": given.first, "few": given.few, "reference": len(reference)}
+    show({"name": "fine_tuning", **sizes, "steps": steps, "kid": kid}, given.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""Both networks of an earlier training, from a folder or MLflow, for ``train.start_from``."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from atelier.core.errors import AtelierError
+from atelier.core.files import NotRegularError, open_regular
+from atelier.core.hashing import file_digest
+from atelier.core.paths import NETWORKS, ORIGIN, START, project_folders, user_path
+from atelier.tracking.environment import repository_root
+from atelier.tracking.models import CONTENT, MODEL, is_reference, training_of
+from atelier.tracking.redact import redact_urls
+from atelier.tracking.store import existing_store, short_message
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+    from atelier.gan.fine_tuning import PretrainedNetworks
+    from atelier.tracking.run import Run
+
+ARTIFACTS = "networks"
+"""Folder of the run's artifacts with both networks."""
+START_TAG = "start."
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where networks came from.
+
+    Attributes:
+        place: value of the setting, without passwords.
+        run: id of the MLflow run that trained them; empty for a folder.
+        model: name and version of the registered model, e.g. ``celeba/3``, or its id.
+    """
+
+    place: str
+    run: str = ""
+    model: str = ""
+
+    @property
+    def text(self) -> str:
+        """The place, the model and the run in words."""
+        about = [f"model {self.model}"] if self.model else []
+        about += [f"run {self.run}"] if self.run and self.run != self.place else []
+        return f"{self.place} ({', '.join(about)})" if about else self.place
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the origin as a JSON object."""
+        return asdict(self)
+
+
+def copy_networks(place: str, folder: Path) -> Origin:
+    """Copy the generator and the discriminator of an earlier training.
+
+    Args:
+        place: a folder with both files, the id of a training's or a pipeline's run, or the address
+            of a model, e.g. ``models:/celeba@champion``.
+        folder: an existing folder for the copies.
+
+    Raises:
+        AtelierError: there is no such training, it has no discriminator, or MLflow does not
+            respond.
+    """
+    if not is_reference(place):
+        _copy(user_path(place), folder)
+        return Origin(redact_urls(place))
+    kept = ""
+    if all((START / name).exists() for name in NETWORKS):
+        kept = f"; the earlier copy in {START} is kept, and `dvc repro -s train` uses it"
+    try:
+        client = existing_store(repository_root())
+        if client is None:
+            raise AtelierError("this project has no MLflow store; set MLFLOW_TRACKING_URI")
+        return _download(place, client, folder)
+    except Exception as error:  # any error of MLflow
+        reason = short_message(error).rstrip(".")
+        raise AtelierError(
+            f"MLflow returns no networks for train.start_from: {place} ({reason}){kept}."
+        ) from None
+
+
+def _copy(source: Path, folder: Path) -> None:
+    """Copy both networks of a folder.
+
+    Raises:
+        AtelierError: one of them is missing, or the folder is an output of this project.
+    """
+    if any(source.resolve() == (root / "models").resolve() for root in project_folders()):
+        raise AtelierError(
+            f"train.start_from is {source}, which the training itself replaces; copy that folder,"
+            " for example to data/weights/first, and name the copy."
+        )
+    if not source.is_dir():
+        raise AtelierError(
+            f"train.start_from is {source}, but there is no such folder; name a folder like"
+            " models/, the id of an MLflow run, or a model, e.g. models:/celeba@champion."
+        )
+    for name in NETWORKS:
+        try:
+            with open_regular(source / name) as original, (folder / name).open("wb") as copy:
+                shutil.copyfileobj(original, copy)
+        except FileNotFoundError:
+            raise AtelierError(
+                f"train.start_from is {source}, which has no {name}; training from a generator"
+                " without its discriminator unlearns what it has learned, so both are needed."
+            ) from None
+        except NotRegularError as error:
+            raise AtelierError(f"train.start_from is {source}, but {error}") from None
+
+
+def _download(place: str, client: "MlflowClient", folder: Path) -> Origin:
+    """Download both networks of a run or a model.
+
+    Raises:
+        AtelierError: the run has no networks, or its generator is not the one of the model.
+    """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    if MODEL.fullmatch(place):
+        run, model, content = _resolve_model(place, client)
+    else:
+        run, model, content = training_of(client.get_run(place), client).info.run_id, "", ""
+    stored = {file.path for file in client.list_artifacts(run, ARTIFACTS)}
+    for name in NETWORKS:
+        path = f"{ARTIFACTS}/{name}"
+        if path not in stored:
+            raise AtelierError(
+                f"the run {run} has no {path}, because an earlier version logged it, or it trained"
+                " nothing; name the folder with its networks instead"
+            )
+        with TemporaryDirectory(dir=folder) as target:  # stores differ in the folders they create
+            shutil.copyfile(client.download_artifacts(run, path, target), folder / name)
+    if content and file_digest(folder / NETWORKS[0], "md5") != content:
+        raise AtelierError(
+            f"the generator of the run {run} is not the one of {place}; name the run or a folder"
+        )
+    return Origin(place, run, model)
+
+
+def _resolve_model(address: str, client: "MlflowClient") -> tuple[str, str, str]:
+    """Return the run that trained a model, the model's name, and the MD5 of its generator."""
+    from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+    found = get_model_name_and_version(client, address)
+    if len(found) == 1:
+        model = client.get_logged_model(found[0])
+        run, name, content = model.source_run_id, found[0], model.tags.get(CONTENT, "")
+    else:
+        version = client.get_model_version(*found)
+        run, name = version.run_id, f"{version.name}/{version.version}"
+        content = version.tags.get(CONTENT, "")
+    if not run:
+        raise AtelierError(f"no run of this store trained {address}")
+    return str(run), str(name), str(content)
+
+
+def load_start(start_from: Mapping[str, str], run: "Run") -> "PretrainedNetworks | None":
+    """Load the copied networks of ``train.start_from``, and tag a run with their origin.
+
+    Args:
+        start_from: the setting.
+        run: of the training.
+
+    Returns:
+        The networks; ``None`` if the setting is empty.
+
+    Raises:
+        AtelierError: the copied networks are not those of the setting, or are damaged.
+    """
+    from atelier.gan.fine_tuning import load_pretrained
+
+    if not start_from:
+        return None
+    record: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        record = json.loads(ORIGIN.read_text("utf-8"))
+    digests = {name: file_digest(START / name, "md5") for name in NETWORKS}
+    places = [redact_urls(place) for place in start_from.values()]
+    if [record.get("place")] != places or record.get("md5") != digests:
+        raise AtelierError(
+            f"{START} has other networks than train.start_from names; run `dvc repro train`,"
+            " without -s, to copy them."
+        )
+    names = {f"{START_TAG}{Path(name).stem}": digest for name, digest in digests.items()}
+    about = {
+        f"{START_TAG}{key}": str(record[key]) for key in ("place", "run", "model") if record[key]
+    }
+    run.set_tags(**about | names)
+    return load_pretrained(START)
