@@ -20,7 +20,7 @@ def main(settings: Settings, run: Run) -> None:
     from atelier.data.convert import convert
     from atelier.data.dataset import load_images
     from atelier.data.faces.yunet import YUNET_FILE, read_yunet
-    from atelier.data.skipped import summarize_skipped
+    from atelier.data.skipped import reasons_without_names, summarize_skipped
 
     needs_yunet = settings.convert.faces != "none" and settings.convert.face_detector == "yunet"
     face_weights = read_yunet(user_path(WEIGHTS / YUNET_FILE)) if needs_yunet else b""
@@ -39,11 +39,15 @@ def main(settings: Settings, run: Run) -> None:
     write_metrics(METRICS, report.metrics(), details)
     counts = {name: str(count) for name, count in details.items() if isinstance(count, int)}
     run.set_tags(**{f"images.{name}": count for name, count in counts.items()})
-    run.log_artifact(DETAILS)
     reasons = [reason for _, reason in report.rejected]
     dropped = len(report.dropped)
     print(summarize_skipped(report.accepted, report.noun, reasons, DETAILS, dropped), flush=True)
-    run.log_images("real", load_images(IMAGES).pixels[:64])
+    if settings.shares_images:
+        run.log_artifact(DETAILS)
+        run.log_images("real", load_images(IMAGES).pixels[:64])
+    else:
+        details |= {"rejected_files": reasons_without_names(reasons), "dropped_files": []}
+        run.log_json(DETAILS.name, details)
 
 
 if __name__ == "__main__":

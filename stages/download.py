@@ -14,6 +14,7 @@ LISTING = Path("data/listing")
 
 def main(settings: Settings, run: Run) -> None:
     """Fill data/raw atomically."""
+    from atelier.data.manifest import manifest_without_names
     from atelier.data.skipped import summarize_skipped
     from atelier.data.sources.download import download
     from atelier.tracking.environment import private_folder, repository_root
@@ -21,7 +22,10 @@ def main(settings: Settings, run: Run) -> None:
     cache_dir = private_folder(repository_root()) / "downloads"
     with progress_bar("download", shown=settings.runtime.progress) as report:
         manifest = download(settings.download, RAW, cache_dir, report)
-    run.log_artifact(MANIFEST)
+    if settings.shares_images:
+        run.log_artifact(MANIFEST)
+    else:
+        run.log_json(MANIFEST.name, manifest_without_names(manifest))
     if manifest.members is not None and manifest.skipped:
         reasons = [skipped.reason for skipped in manifest.skipped]
         print(summarize_skipped(manifest.members, "files", reasons, MANIFEST), flush=True)

@@ -14,14 +14,15 @@ IMAGES, TEST = Path("data/images.npz"), Path("data/test.npz")
 GENERATOR = Path("models/generator.safetensors")
 METRICS, SAMPLES = Path("metrics/evaluate.json"), Path("samples")
 SCALES, EPOCHS, NEAREST = (Path(f"plots/{name}") for name in ("swd.csv", "kid.csv", "nearest.png"))
-PAIRS, COLUMNS = 24, 4
+PAIRS = 24
 
 
 def main(settings: Settings, run: Run) -> None:
     """Generate ``evaluate.samples`` images, compare them with real ones, and log the metrics."""
     from atelier.core.device import choose_device
     from atelier.data.dataset import load_images
-    from atelier.figures.montage import save_png, side_by_side, whole_tile
+    from atelier.figures.montage import save_png
+    from atelier.figures.nearest import nearest_figure
     from atelier.gan.sample_files import load_epochs
     from atelier.gan.serialization import generate_from
     from atelier.metrics.cache import FeatureCache
@@ -36,10 +37,9 @@ def main(settings: Settings, run: Run) -> None:
         generated = generate_from(GENERATOR, options.samples, seed, device)
         epochs = load_epochs(SAMPLES)
         result = evaluate(options, training, test, generated, cache, report, epochs)
-    indices, neighbors = result.closest(PAIRS)
-    titles = ("Generated", "Nearest in the training")
-    tile = whole_tile(training.shape[1])
-    save_png(side_by_side(generated[indices], neighbors, titles, COLUMNS, tile), NEAREST)
+    indices, neighbors, distances = result.closest(PAIRS)
+    shared = neighbors if settings.shares_images else None
+    save_png(nearest_figure(generated[indices], distances, shared), NEAREST)
     write_csv(SCALES, ("pixels", "generated", "other_real"), result.swd_rows())
     write_csv(EPOCHS, ("epoch", "kid", "error"), result.epoch_rows())
     compared = write_metrics(METRICS, result.metrics(), result.details())

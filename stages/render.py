@@ -24,6 +24,7 @@ def main(settings: Settings, run: Run) -> None:
         losses=LOSSES,
         real=images.pixels,
         classes=images.classes()[0] if settings.train.conditional else (),
+        shares_images=settings.shares_images,
     )
     with progress_bar("render", "images", settings.runtime.progress) as report:
         render(settings.render, training, RENDERS, report)

@@ -30,7 +30,7 @@ def main(settings: Settings, run: Run) -> None:
             return
         bar = progress_bar("train", "steps", settings.runtime.progress)
         with atomic_replace_dir(SAMPLES) as folder, bar as report:
-            log = TrainingLog(run, folder, report, settings.download)
+            log = TrainingLog(run, folder, report, settings)
             trainer = build_trainer(
                 values,
                 images.pixels,

@@ -10,7 +10,7 @@ from PIL import Image
 from atelier.core.errors import AtelierError
 from atelier.core.progress import Progress, ProgressCallback, silent
 from atelier.core.settings import RenderSettings
-from atelier.figures.captions import BACKGROUND, CAPTION_HEIGHT
+from atelier.figures.captions import BACKGROUND, CAPTION_HEIGHT, IMAGES_NOT_SHARED, caption
 from atelier.figures.curves import COLUMNS
 from atelier.figures.montage import montage
 from atelier.figures.render import PROGRESS_TILE, Rendered, Training, render
@@ -150,6 +150,23 @@ def test_comparison_accepts_a_single_real_image(tmp_path: Path) -> None:
     training.render(real=training.real[:1])
     with Image.open(training.target / "real_and_generated.png") as image:
         assert image.size == (2 * 3 * 32 + 16, CAPTION_HEIGHT + 32)
+
+
+def test_comparison_without_shared_images_shows_generated_ones_and_the_setting(
+    tmp_path: Path,
+) -> None:
+    training = Outputs(tmp_path, [1])
+    np.save(training.samples / "augmented.npy", random_images(6, 16, 3).reshape(2, 3, 16, 16, 3))
+    rendered = training.render(shares_images=False)
+    assert rendered.augmented is None
+    assert not (training.target / "augmented.png").exists()
+    with Image.open(training.target / "real_and_generated.png") as image:
+        pixels = np.asarray(image)
+    width = 3 * 32
+    assert np.array_equal(pixels[:CAPTION_HEIGHT], caption("Generated", width))
+    expected = montage(random_images(6, 16, 3, seed=1), 3, 32)
+    assert np.array_equal(pixels[CAPTION_HEIGHT:-CAPTION_HEIGHT], expected)
+    assert np.array_equal(pixels[-CAPTION_HEIGHT:], caption(IMAGES_NOT_SHARED, width))
 
 
 def damage_shape(training: Outputs) -> None:

@@ -162,7 +162,7 @@ def test_memorized_images_are_detected_despite_good_metrics(evaluator: Evaluator
 def test_closest_pairs_are_copies_and_their_sources(evaluator: Evaluator) -> None:
     generated = evaluator.fresh[:COUNT].copy()
     generated[[150, 7]] = evaluator.training[[3, 501]]
-    indices, originals = evaluator.evaluate(generated).closest(2)
+    indices, originals, _ = evaluator.evaluate(generated).closest(2)
     assert sorted(indices.tolist()) == [7, 150]
     assert np.array_equal(originals, generated[indices])
 

@@ -222,7 +222,8 @@ def test_training_images_replace_missing_test_images(small: Images) -> None:
     assert metrics["real_memorised"] == pytest.approx(1 / 81)
     copies = evaluate(evaluation(samples=80), training, small[:0], mirrored(training[:80]))
     assert copies.memorised == 1
-    indices, found = copies.closest(3)
+    indices, found, distances = copies.closest(3)
+    assert distances == pytest.approx(0, abs=1e-3)
     assert np.array_equal(found, mirrored(training[:80])[indices]), (
         "the neighbor is mirrored like the copy"
     )

@@ -21,6 +21,8 @@ from PIL import Image
 
 from atelier.core.errors import AtelierError
 from atelier.core.settings import Settings, check
+from atelier.figures.montage import save_png
+from atelier.figures.nearest import nearest_figure
 from atelier.report.build import build_page
 from atelier.report.page import Page, write_page
 
@@ -154,6 +156,48 @@ def test_augmented_images_are_on_the_page_if_they_exist(outputs: Outputs, root: 
     augmented = build(outputs, root).augmented
     assert augmented is not None
     assert (augmented.width, augmented.height) == (48, 32)
+
+
+def test_private_images_are_left_out(outputs: Outputs, root: Path) -> None:
+    images = random_images(6, 16, 3).reshape(2, 3, 16, 16, 3)
+    np.save(outputs.folder / "samples/augmented.npy", images)
+    distances = nearest_figure(random_images(7, 16, 3, seed=5), [0.5] * 7, None)
+    save_png(distances, outputs.folder / "plots/nearest.png")
+    own = changed_settings(root, download={"source": "folder", "folders": {"me": "/a"}})
+    page = build(outputs, root, own)
+    assert (page.real, page.augmented) == (None, None)
+    assert page.hidden == "Real images are not shown here: convert.share_images"
+    (nearest,) = page.nearest
+    assert (nearest.width, nearest.height) == (6 * 64, 2 * 30 + 2 * (64 + 20))
+    html = html_of(page, outputs.folder)
+    assert html.count(page.hidden) == 2
+    assert "Generated and real" not in html
+    assert "Augmentation" not in html
+    assert "augment" in html, "settings are shown"
+
+
+@pytest.mark.parametrize(
+    ("share_images", "source", "shared"),
+    [
+        ("public", "sample", True),
+        ("public", "torchvision", True),
+        ("public", "folder", False),
+        ("public", "archive", False),
+        ("public", "kaggle", False),
+        ("all", "folder", True),
+        ("none", "sample", False),
+    ],
+)
+def test_images_of_public_sources_are_shared_by_default(
+    root: Path, share_images: str, source: str, shared: bool
+) -> None:
+    download = {
+        "source": source,
+        "folders": {"me": "/a"} if source == "folder" else {},
+        "archive": {"location": "faces.zip", "sha256": ""},
+    }
+    own = changed_settings(root, download=download, convert={"share_images": share_images})
+    assert own.shares_images is shared
 
 
 def test_page_without_measured_epochs_has_no_kid_curve(outputs: Outputs, root: Path) -> None:

@@ -60,6 +60,11 @@ class DownloadSettings(Section):
     torchvision: TorchvisionSettings
 
     @property
+    def is_public(self) -> bool:
+        """True if the images are public for certain: the sample and torchvision's datasets."""
+        return self.source in ("sample", "torchvision")
+
+    @property
     def source_text(self) -> str:
         """The source in words; the location of an archive may contain a password."""
         names = ", ".join(self.folders.values())

@@ -29,6 +29,7 @@ from atelier.core.setting_types import (
     RegisteredModelName,
     Section,
     Seed,
+    Sharing,
     StartFrom,
     Weight,
     is_weights_file,
@@ -56,6 +57,7 @@ class ConvertSettings(Section):
     face_confidence: Annotated[float, Field(ge=0, le=1)] = 0.9
     faces_per_image: Literal["all", "largest"] = "all"
     face_detector: Literal["mtcnn", "yunet"] = "mtcnn"
+    share_images: Sharing = "public"  # for files saved before this setting was added
     validation_fraction: Fraction
     test_fraction: Fraction
     duplicates: Literal["keep", "drop"] = "keep"  # for files saved before this setting was added
@@ -381,6 +383,12 @@ class Settings(Section):
     stylize: StylizeSettings
     runtime: RuntimeSettings
     tracking: TrackingSettings
+
+    @property
+    def shares_images(self) -> bool:
+        """True if images of the data may be in MLflow, renders, plots and the report page."""
+        sharing = self.convert.share_images
+        return sharing == "all" or (sharing == "public" and self.download.is_public)
 
     @model_validator(mode="after")
     def _require_validation_images(self) -> "Settings":

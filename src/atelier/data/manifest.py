@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from atelier.core.errors import AtelierError
 from atelier.core.files import write_json
 from atelier.core.hashing import file_digest
+from atelier.data.skipped import reasons_without_names
 
 MANIFEST_NAME = "manifest.json"
 Format = Literal["zip", "tar", "mnist", "cifar10"]
@@ -60,7 +61,17 @@ def raw_file(path: Path) -> RawFile:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write a manifest into ``folder`` as JSON."""
-    write_json(folder / MANIFEST_NAME, TypeAdapter(Manifest).dump_python(manifest, mode="json"))
+    write_json(folder / MANIFEST_NAME, _values(manifest))
+
+
+def manifest_without_names(manifest: Manifest) -> dict[str, Any]:
+    """Return a manifest for JSON that has numbers of skipped files instead of their names."""
+    reasons = [skipped.reason for skipped in manifest.skipped]
+    return _values(manifest) | {"skipped": reasons_without_names(reasons)}
+
+
+def _values(manifest: Manifest) -> dict[str, Any]:
+    return dict(TypeAdapter(Manifest).dump_python(manifest, mode="json"))
 
 
 def read_manifest(folder: Path) -> Manifest:

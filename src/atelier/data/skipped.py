@@ -35,6 +35,12 @@ def summarize_skipped(
     return f"{start}{len(reasons):,} skipped ({counts}): {listed_in} lists them"
 
 
+def reasons_without_names(reasons: Iterable[str]) -> list[dict[str, str | int]]:
+    """Return each reason with its number of files, the most frequent first, for JSON."""
+    counts = Counter(reasons).most_common()
+    return [{"reason": sanitize_name(reason), "files": count} for reason, count in counts]
+
+
 def count_reasons(reasons: Iterable[str]) -> str:
     """Return the number of each reason, for example ``9 hidden files, 1 link``.
 

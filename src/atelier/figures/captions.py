@@ -12,6 +12,8 @@ BACKGROUND = (243, 241, 237)
 TEXT = (52, 48, 44)
 CAPTION_HEIGHT = 30
 FONT_SIZE = 15
+IMAGES_NOT_SHARED = "Real images are not shown here: convert.share_images"
+"""Sentence in place of images of the data, which this setting keeps private."""
 
 
 def caption(text: str, width: int, height: int = CAPTION_HEIGHT) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from atelier.core.errors import AtelierError
 from atelier.core.files import atomic_replace_dir
 from atelier.core.progress import Progress, ProgressCallback, silent
 from atelier.core.settings import RenderSettings
-from atelier.figures.captions import caption, captioned
+from atelier.figures.captions import IMAGES_NOT_SHARED, caption, captioned
 from atelier.figures.curves import loss_curves, read_losses
 from atelier.figures.gif import write_gif
 from atelier.figures.montage import labeled_rows, limit_size, montage, save_png, side_by_side
@@ -67,12 +67,14 @@ class Training:
         real: uint8 [M, H, W, C], M >= 1, the training images.
         classes: names of the samples' classes, in order and equally many of each. Each class gets
             a row of the montages, instead of ``columns`` images.
+        shares_images: show the training images and their augmentations.
     """
 
     samples: Path
     losses: Path
     real: NDArray[np.uint8]
     classes: Sequence[str] = ()
+    shares_images: bool = True
 
 
 def render(
@@ -98,12 +100,12 @@ def render(
     table = read_losses(training.losses)
     last, every = max(files), settings.montage_every_epochs
     epochs = {e: path for e, path in files.items() if e % every == 0 or e == last}
-    augmented = _augmented(settings, training.samples)
+    augmented = _augmented(settings, training.samples) if training.shares_images else None
     rendered = Rendered.of(epochs, steps, augmented is not None)
     generated = load_samples(files[last])
     columns = len(generated) // len(training.classes) if training.classes else settings.columns
     layout = _Layout(columns, settings.tile_pixels, training.classes)
-    comparison = layout.comparison(training.real, generated)
+    comparison = layout.comparison(training.real if training.shares_images else None, generated)
     with atomic_replace_dir(target) as folder:
         for done, (path, (_, image)) in enumerate(
             zip(rendered.montages, layout.montages(epochs), strict=True), start=1
@@ -136,9 +138,16 @@ class _Layout:
             yield epoch, labeled_rows(image, self.classes) if self.classes else image
 
     def comparison(
-        self, real: NDArray[np.uint8], generated: NDArray[np.uint8]
+        self, real: NDArray[np.uint8] | None, generated: NDArray[np.uint8]
     ) -> NDArray[np.uint8]:
-        """Return equally many real images, evenly spaced in the data, next to generated ones."""
+        """Return equally many real images, evenly spaced in the data, next to generated ones.
+
+        Without real images, return the generated ones and the reason.
+        """
+        if real is None:
+            images = montage(generated, self.columns, self.tile_pixels)
+            titles = [caption(text, images.shape[1]) for text in ("Generated", IMAGES_NOT_SHARED)]
+            return np.vstack([titles[0], images, titles[1]])
         count = min(len(real), len(generated))
         real = real[np.linspace(0, len(real) - 1, count).astype(np.int64)]
         titles = ("Real", "Generated")

@@ -133,18 +133,19 @@ class Evaluation:
             for size, real in sorted(self.other_real.swd.items())
         ]
 
-    def closest(self, count: int) -> tuple[NDArray[np.int64], Images]:
+    def closest(self, count: int) -> tuple[NDArray[np.int64], Images, NDArray[np.float32]]:
         """Return the generated images that are nearest to training images, nearest first.
 
         Returns:
-            Their indices, int64 [count], and the nearest training image of each, uint8
-            [count, H, W, C], mirrored if its mirror image is nearer.
+            Their indices, int64 [count], the nearest training image of each, uint8
+            [count, H, W, C], mirrored if its mirror image is nearer, and the distances of their
+            features, float32 [count].
         """
         indices = self.nearest.distance.argsort(stable=True)[:count].numpy()
         neighbors = self.training[self.nearest.index[indices].numpy()]
         mirrored = self.nearest.mirrored[indices].numpy()
         neighbors[mirrored] = _mirror(neighbors[mirrored])
-        return indices, neighbors
+        return indices, neighbors, self.nearest.distance[indices].numpy()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from atelier.core.errors import AtelierError, count_text
 from atelier.core.presets import STAGES, nearest_preset, preset_values
 from atelier.core.settings import Settings
 from atelier.data.dataset import load_images
+from atelier.figures.captions import IMAGES_NOT_SHARED
 from atelier.figures.curves import read_losses
 from atelier.figures.montage import montage, split_sides, whole_tile
 from atelier.gan.length import batch_warnings, length_warnings
@@ -121,6 +122,7 @@ def build_page(
         AtelierError: a file is missing or damaged.
     """
     images, files = load_images(results.images), epoch_files(results.samples)
+    side, shared = images.pixels.shape[1], settings.shares_images
     count = shape_of_samples(files[max(files)])[0]
     classes = images.classes()[0] if settings.train.conditional else ()
     layout = Layout(settings.render.columns, classes, settings.render.tile_pixels)
@@ -140,15 +142,18 @@ def build_page(
         frames=(),
         fps=settings.render.fps,
         epochs=epochs,
-        real=_real_images(images.pixels, count, layout, int(_REAL * characters)),
+        real=_real_images(images.pixels, count, layout, int(_REAL * characters))
+        if shared
+        else None,
         animation=Animation(results.animation.as_posix(), _size(results.animation)),
         stylized=stylized,
         stylized_total=stylized_total,
         charts=_charts(table, results.read_kid(), evaluation),
         metrics=metric_rows(evaluation),
         measured_with=_measured_with(evaluation),
-        nearest=_nearest(results.nearest, images.pixels.shape[1], int(_NEAREST * characters)),
-        augmented=_augmented(results.samples, int(_AUGMENTED * characters)),
+        nearest=_nearest(results.nearest, side if shared else 0, int(_NEAREST * characters)),
+        augmented=_augmented(results.samples, int(_AUGMENTED * characters)) if shared else None,
+        hidden="" if shared else IMAGES_NOT_SHARED,
         preset=preset,
         changed=_changed(changed, preset, presets),
         settings={section: values[section] for section in STAGES},
@@ -251,9 +256,13 @@ def _nearest(file: Path, side: int, characters: int) -> list[PageImage]:
 
     Args:
         file: the image that the evaluate stage writes.
-        side: of the training images, in pixels.
+        side: of the training images, in pixels; 0 if the file has generated images only, which
+            are returned as one image.
         characters: limit of the sum of all data URIs.
     """
+    if not side:
+        texts = ["Generated images, each above its distance from the nearest training image"]
+        return encode_within([read_image(file, "evaluate")], texts, characters, _PAIR_FORMATS)
     with _damage_as_sentence(file, "evaluate"):
         pairs = split_sides(read_image(file, "evaluate"), whole_tile(side))
     images = [np.hstack(pair) for pair in pairs[:_PAIRS]]

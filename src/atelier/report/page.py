@@ -66,7 +66,7 @@ class Page:
         frames: (epoch, montage), at least one, in the order of the slider.
         fps: frames per second of the slider.
         epochs: number of epochs of the training.
-        real: a montage of training images.
+        real: a montage of training images; ``None`` if they are not shared.
         animation: the GIF of the training.
         stylized: stylized images.
         stylized_total: their number, if it is larger.
@@ -75,6 +75,7 @@ class Page:
         measured_with: conditions of the metrics, in one sentence.
         nearest: pairs of a generated image and the nearest training image.
         augmented: training images and augmentations of them; ``None`` without augmentation.
+        hidden: sentence in place of training images; empty if they are shared.
         preset: name of the nearest preset.
         changed: settings that differ from it.
         settings: all settings by section.
@@ -87,7 +88,7 @@ class Page:
     frames: Sequence[tuple[int, PageImage]]
     fps: float
     epochs: int
-    real: PageImage
+    real: PageImage | None
     animation: Animation
     stylized: Sequence[Stylized]
     stylized_total: int
@@ -96,14 +97,15 @@ class Page:
     measured_with: str
     nearest: Sequence[PageImage]
     augmented: PageImage | None
+    hidden: str
     preset: str
     changed: Sequence[Changed]
     settings: Mapping[str, Mapping[str, Any]]
 
     def pixel_images(self) -> list[PageImage]:
         """Return the images that are enlarged by whole factors."""
-        augmented = [self.augmented] if self.augmented else []
-        return [self.real, *self.nearest, *augmented, *(image for _, image in self.frames)]
+        real = [image for image in (self.real, self.augmented) if image]
+        return [*real, *self.nearest, *(image for _, image in self.frames)]
 
     def images(self) -> list[PageImage]:
         """Return all images."""

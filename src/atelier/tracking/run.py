@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atelier.core.files import write_json
 from atelier.tracking import mlflow_names
 from atelier.tracking.finished import open_finished
 from atelier.tracking.outbox import Outbox, now
@@ -139,6 +141,17 @@ class Run:
             self._write_entry(
                 lambda outbox: outbox.write("artifact", file=outbox.attach(path), folder=folder)
             )
+
+    def log_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Log values as an artifact, a file of JSON called ``name``."""
+
+        def write(outbox: Outbox) -> None:
+            with tempfile.TemporaryDirectory(dir=outbox.folder) as folder:
+                file = Path(folder, name)
+                write_json(file, values)
+                outbox.write("artifact", file=outbox.attach(file), folder="")
+
+        self._write_entry(write)
 
     def log_model(self, path: Path, loader: str) -> None:
         """Log a network's file as an MLflow model named ``generator``.

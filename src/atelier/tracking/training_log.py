@@ -11,6 +11,7 @@ from atelier.core.download_settings import DownloadSettings
 from atelier.core.errors import NotExtendableError, count_text
 from atelier.core.paths import NETWORKS
 from atelier.core.progress import Progress, ProgressCallback, duration_text, print_above_bars
+from atelier.core.settings import Settings
 from atelier.gan.extension import extend
 from atelier.gan.fit import TrainingEvents
 from atelier.gan.history import EpochResult, History
@@ -30,9 +31,9 @@ class TrainingLog(TrainingEvents):
     """Prints the size of the training, writes samples, and logs results and warnings to a run."""
 
     def __init__(
-        self, run: Run, folder: Path, report: ProgressCallback, source: DownloadSettings
+        self, run: Run, folder: Path, report: ProgressCallback, settings: Settings
     ) -> None:
-        self._run, self._folder, self._report, self._source = run, folder, report, source
+        self._run, self._folder, self._report, self._settings = run, folder, report, settings
         self._columns = 0
         self._is_training = False
         self._last: NDArray[np.uint8] | None = None
@@ -66,17 +67,19 @@ class TrainingLog(TrainingEvents):
     def on_start(
         self, samples: NDArray[np.uint8], columns: int, augmented: NDArray[np.uint8] | None
     ) -> None:
-        """Log images as the discriminator receives them."""
+        """Save images as the discriminator receives them; log them if they may be shared."""
         self._columns = columns
-        if augmented is not None:
-            save_augmented(augmented, self._folder)
+        if augmented is None:
+            return
+        save_augmented(augmented, self._folder)
+        if self._settings.shares_images:
             images = augmented.reshape(-1, *augmented.shape[2:])
             self._run.log_images("augmented", images, columns=augmented.shape[1])
 
     def on_ready(self, trainer: Trainer) -> None:
         """Print the size and the estimated duration of the training."""
         self._is_training = True
-        lines = plan_lines(plan_training(trainer), self._source)
+        lines = plan_lines(plan_training(trainer), self._settings.download)
         advice = few_images_advice(trainer.settings, trainer.images)
         print_above_bars(*lines, *(f"  {sentence}" for sentence in advice))
 
