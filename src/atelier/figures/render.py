@@ -146,8 +146,8 @@ class _Layout:
         """
         if real is None:
             images = montage(generated, self.columns, self.tile_pixels)
-            titles = [caption(text, images.shape[1]) for text in ("Generated", IMAGES_NOT_SHARED)]
-            return np.vstack([titles[0], images, titles[1]])
+            strips = [caption(text, images.shape[1]) for text in ("Generated", IMAGES_NOT_SHARED)]
+            return np.vstack([strips[0], images, strips[1]])
         count = min(len(real), len(generated))
         real = real[np.linspace(0, len(real) - 1, count).astype(np.int64)]
         titles = ("Real", "Generated")
