@@ -25,6 +25,7 @@ ORDER = (
     "metrics",
     "gan",
     "figures",
+    "pages",
     "report",
     "tracking",
     "cli",

@@ -1,7 +1,5 @@
 """Report page as HTML: the values of its template, and their formats."""
 
-import base64
-import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -9,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from atelier.core.files import write_text
+from atelier.pages.html import write_html
+from atelier.pages.images import PageImage
 from atelier.report.charts import Chart
-from atelier.report.images import PageImage
 from atelier.report.stylized import Stylized
 from atelier.report.verdict import MetricRow, Verdict
 
@@ -114,27 +110,12 @@ class Page:
 
 
 def write_page(target: Path, page: Page) -> None:
-    """Write the report page.
-
-    All text is escaped. The page's content security policy forbids requests and other scripts.
-    """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(digest=_digest, setting=_setting, flat=_flat)
+    """Write the report page, see :func:`atelier.pages.html.write_html`."""
     factors = {image.width: image.factors for image in page.pixel_images()}
-    template = environment.get_template("page.html.j2")
-    write_text(target, template.render(page=page, factors=factors))
-
-
-def _digest(text: str) -> str:
-    """Return the hash-source of a style or script (W3C CSP 3)."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    values = {"page": page, "factors": factors}
+    write_html(
+        target, Path(__file__).with_name("page.html.j2"), values, setting=_setting, flat=_flat
+    )
 
 
 def _setting(value: Any) -> str:

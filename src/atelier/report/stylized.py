@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atelier.core.errors import AtelierError
-from atelier.report.images import Format, PageImage, encode_within, read_image
+from atelier.pages.images import Format, PageImage, encode_within, read_image
 
 _MAX_IMAGES = 12
 # Formats of stylized images and of their sources.

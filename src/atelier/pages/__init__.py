@@ -1,0 +1,1 @@
+"""Parts that all self-contained pages share: images, style, scripts, templates."""
