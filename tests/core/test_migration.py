@@ -68,7 +68,9 @@ def test_order_comments_and_blank_lines_are_preserved(params: Path, root: Path) 
     assert [key for key in new if key in old] == old
     assert comments(after) == comments(before)
     added = len(new) - len(flat(parse_yaml(before)))
-    assert len(after.splitlines()) == len(before.splitlines()) + added
+    new_sections = set(read_yaml(params)) - set(parse_yaml(before))
+    lines = len(before.splitlines()) + added + 2 * len(new_sections)
+    assert len(after.splitlines()) == lines, "a new section has a title and a blank line"
     sections = [f"\n\n{section}:" for section in read_yaml(params)]
     assert all(section in after for section in sections), "a blank line before each section"
 

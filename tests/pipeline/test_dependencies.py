@@ -11,7 +11,7 @@ from atelier.core.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "atelier"
-STAGES = ("download", "convert", "train", "evaluate", "render", "stylize", "report")
+STAGES = ("download", "convert", "data_report", "train", "evaluate", "render", "stylize", "report")
 # Modules of `core` that affect results. The others read settings, report or write files.
 RESULT_SHAPING = {
     *("arrays.py", "device.py", "presets.py", "pretrained.py", "random_streams.py", "resizing.py"),
@@ -26,6 +26,7 @@ ORDER = (
     "gan",
     "figures",
     "pages",
+    "data_report",
     "report",
     "tracking",
     "cli",
@@ -99,12 +100,14 @@ def test_stage_depends_on_its_script_its_section_and_the_code_it_uses(name: str)
         ("data/sources/http.py", {"download"}),
         ("data/sources/sample.py", {"download"}),
         ("data/near_duplicates.py", {"convert"}),
-        ("figures/montage.py", {"evaluate", "render", "stylize", "report"}),
+        ("figures/montage.py", {"data_report", "evaluate", "render", "stylize", "report"}),
+        ("pages/images.py", {"data_report", "report"}),
+        ("data_report/findings.py", {"data_report"}),
         ("report/page.py", {"report"}),
         ("core/presets.py", {"report"}),
         ("style/transfer.py", {"stylize"}),
-        ("metrics/distances.py", {"train", "evaluate"}),
-        ("core/pretrained.py", {"train", "evaluate", "stylize"}),
+        ("metrics/distances.py", {"data_report", "train", "evaluate"}),
+        ("core/pretrained.py", {"data_report", "train", "evaluate", "stylize"}),
     ],
 )
 def test_edit_reruns_the_stages_that_use_the_module(file: str, reruns: set[str]) -> None:

@@ -32,6 +32,7 @@ TINY: dict[str, Any] = {
     "convert.validation_fraction": 0.17,
     "convert.test_fraction": 0.17,
     "convert.image_size": 16,
+    "data_report.outlier_images": 0,  # the import of torch and the features take seconds
     "train.epochs": 2,
     "train.batch_size": 16,
     "train.latent_size": 8,

@@ -90,6 +90,18 @@ class DownloadSettings(Section):
                 return self.torchvision.dataset
         return "sample"
 
+    @property
+    def source_title(self) -> str:
+        """The source as the beginning of a title."""
+        match self.source:
+            case "sample":
+                return "Sample data"
+            case "kaggle":
+                return f"Kaggle's {self.source_name}"
+            case "folder":
+                return f"Folder{'s' if len(self.folders) > 1 else ''} {self.source_name}"
+        return self.source_name
+
     @model_validator(mode="after")
     def _require_source_location(self) -> "DownloadSettings":
         if self.source == "folder" and not self.folders:

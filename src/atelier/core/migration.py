@@ -14,6 +14,7 @@ from atelier.core.renamed_settings import RENAMED_KEYS, renamed_value
 from atelier.core.setting_types import Section, section_model
 from atelier.core.settings import Settings, check
 from atelier.core.yaml_files import (
+    as_separate_section,
     document_text,
     insert_after,
     parse_yaml,
@@ -91,10 +92,13 @@ def _add_missing(
     previous = ""
     for key, value in values.items():
         nested = section_model(model, key)
-        if key not in section:
+        is_new = key not in section
+        if is_new:
             insert_after(section, previous, key, CommentedMap() if nested else value)
             if not nested:
                 yield f"{prefix}{key}: added with {json.dumps(value)}"
         if nested and isinstance(section[key], CommentedMap):
             yield from _add_missing(section[key], value, nested, f"{prefix}{key}.")
+            if is_new and not prefix:
+                as_separate_section(section[key])
         previous = key

@@ -78,6 +78,12 @@ class ConvertSettings(Section):
         return self
 
 
+class DataReportSettings(Section):
+    """The report on the data: number of images that are searched for outliers, 0 for none."""
+
+    outlier_images: Annotated[int, Field(ge=0, le=10_000)]
+
+
 class NetworkSettings(Section):
     """Architectures of the generator and the discriminator."""
 
@@ -377,6 +383,8 @@ class Settings(Section):
 
     download: DownloadSettings
     convert: ConvertSettings
+    # for files saved before this section was added
+    data_report: DataReportSettings = DataReportSettings(outlier_images=1000)
     train: TrainSettings
     evaluate: EvaluateSettings
     render: RenderSettings

@@ -108,6 +108,13 @@ def insert_after(section: CommentedMap, previous: str, key: str, value: Any) -> 
         _move_trailing_lines(section, previous, key)
 
 
+def as_separate_section(section: CommentedMap) -> None:
+    """Write a section with one line for each key, and a blank line after the last one."""
+    section.fa.set_block_style()
+    blank_line = CommentToken("\n\n", CommentMark(0), None)
+    section.ca.items[list(section)[-1]] = [None, None, blank_line, None]
+
+
 def _move_trailing_lines(section: CommentedMap, source: str, target: str) -> None:
     """Move the blank and comment lines after one key's line to another key.
 

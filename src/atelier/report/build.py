@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atelier.core.download_settings import DownloadSettings
 from atelier.core.errors import AtelierError, count_text
 from atelier.core.presets import STAGES, nearest_preset, preset_values
 from atelier.core.settings import Settings
@@ -125,7 +124,7 @@ def build_page(
     preset, changed = nearest_preset(values, presets)
     stylized, stylized_total = load_stylized(results.styled, int(_STYLIZED * characters))
     page = Page(
-        title=f"{_data_name(settings.download)}, {_preset_name(preset, changed)}",
+        title=f"{settings.download.source_title}, {_preset_name(preset, changed)}",
         facts=[_data_fact(results.read_metrics("convert"), images.pixels), *facts],
         verdict=verdict(evaluation, _length(settings, len(images.pixels), steps, epochs)),
         warnings=[
@@ -154,14 +153,6 @@ def build_page(
     left = min(int(_FRAMES * characters), characters - _characters(page))
     page = replace(page, frames=frames(files, layout, left))
     return _with_embedded_animation(page, results.animation, characters)
-
-
-def _data_name(download: DownloadSettings) -> str:
-    """Return the source of the training images, as the beginning of a title."""
-    kinds = {"sample": "Sample data", "kaggle": f"Kaggle's {download.source_name}"}
-    if download.source == "folder":
-        return f"Folder{'s' if len(download.folders) > 1 else ''} {download.source_name}"
-    return kinds.get(download.source, download.source_name)
 
 
 def _preset_name(preset: str, changed: Mapping[str, Any]) -> str:
