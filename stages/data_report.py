@@ -33,7 +33,9 @@ def main(settings: Settings, run: Run) -> None:
 
             extract = vgg19_features(settings.runtime.device, report)
         findings = examine(data, settings.convert.resize_mode, count, extract)
-        write_page(REPORT, build_page(settings, data, findings, open_raw(DATA / "raw")))
+        page = build_page(settings, data, findings, open_raw(DATA / "raw"))
+    write_page(REPORT, page)
+    print(f"{page.verdict.headline}; {REPORT} shows the images", flush=True)
     run.log_summary("data", findings.counts())
     if settings.shares_images:
         run.log_artifact(REPORT)

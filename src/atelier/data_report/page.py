@@ -17,13 +17,18 @@ class Thumbnail:
         name: of the image or file.
         image: ``None`` if the file cannot be decoded.
         note: a measure.
-        factor: whole factor by which the image is enlarged.
+        scale: factor by which the image is enlarged.
     """
 
     name: str
     image: PageImage | None
     note: str = ""
-    factor: int = 1
+    scale: float = 1
+
+    @property
+    def short_name(self) -> str:
+        """Name without its folders."""
+        return self.name.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,11 @@ class Gallery:
     title: str
     total: int
     thumbnails: Sequence[Thumbnail]
+
+    @property
+    def has_images(self) -> bool:
+        """True unless none of the files can be decoded."""
+        return any(each.image for each in self.thumbnails)
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,7 @@ def verdict(findings: Findings, side: int) -> Verdict:
         headline = f"All {count_text(findings.found, 'file')} are used"
         if findings.found == 1:
             headline = "The only file is used"
-    remarks = tuple(remark for remark in _remarks(findings, side) if remark)
-    return Verdict(_level(findings), headline, remarks)
+    return Verdict(_level(findings), headline, tuple(_remarks(findings, side)))
 
 
 def _level(findings: Findings) -> Literal["good", "fair", "poor"]:
@@ -73,75 +72,51 @@ def _level(findings: Findings) -> Literal["good", "fair", "poor"]:
     return "fair" if max(shares) > _FAIR_SHARE or findings.rows < FEW else "good"
 
 
-def _remarks(findings: Findings, side: int) -> list[Remark | None]:
-    rejected = sum(map(len, findings.rejected.values()))
-    low = (
-        ("dark", len(findings.dark)),
-        ("bright", len(findings.bright)),
-        ("empty", len(findings.flat)),
-    )
-    low_text = ", ".join(f"{count:,} {name}" for name, count in low if count)
-    copies, groups = findings.copies, len(findings.groups)
-    found = [
-        (
-            findings.rows < FEW,
-            Remark("Number", f"{count_text(findings.rows, 'image')}: add images, if you can."),
-        ),
-        (
-            rejected,
-            Remark(
-                "Rejected",
-                f"{count_text(rejected, 'file')}. Read the reasons, and export or replace the files"
-                " that you need.",
-                "rejected",
-            ),
-        ),
-        (
-            copies,
-            Remark(
-                "Near-duplicates",
-                f"{count_text(copies, 'image')} in {count_text(groups, 'group')} repeat another"
-                " one. The generator learns them better than others; remove the copies.",
-                "near-duplicates",
-            ),
-        ),
-        (
-            len(findings.far),
-            Remark(
-                "Outliers",
-                f"{_of(len(findings.far), findings.searched, findings.rows)} unlike the others."
-                " Remove those that you do not want to generate.",
-                "outliers",
-            ),
-        ),
-        (
-            len(findings.blurred),
-            Remark(
-                "Blurred",
-                f"{_of(len(findings.blurred), findings.measured, findings.rows)} blurred. The"
-                " generator learns the blur too; remove them.",
-                "blurred",
-            ),
-        ),
-        (
-            len(findings.enlarged),
-            Remark(
-                "Enlarged",
-                f"{_of(len(findings.enlarged), findings.rows, findings.rows)} smaller than"
-                f" {side} × {side} pixels. Choose a smaller convert.image_size, or remove them.",
-                "enlarged",
-            ),
-        ),
-        (
-            low_text,
-            Remark("Dark, bright, empty", f"{low_text}. Remove them.", "brightness"),
-        ),
-    ]
-    remarks: list[Remark | None] = [remark if condition else None for condition, remark in found]
-    return remarks if any(remarks) else [Remark("Problems", "None was found.")]
+def _remarks(findings: Findings, side: int) -> list[Remark]:
+    """Return a remark for each kind of problem that was found."""
+    rows, measured = findings.rows, findings.measured
+    rejected = count_text(sum(map(len, findings.rejected.values())), "file")
+    groups = count_text(len(findings.groups), "group")
+    low = {"dark": findings.dark, "bright": findings.bright, "empty": findings.flat}
+    unusual = ", ".join(f"{len(found):,} {name}" for name, found in low.items() if found)
+    remarks = {
+        Remark("Number", f"{count_text(rows, 'image')}. Add more, if you can."): rows < FEW,
+        Remark(
+            "Rejected",
+            f"{rejected}. Read the reasons, and export or replace the files that you need.",
+            "rejected",
+        ): findings.rejected,
+        Remark(
+            "Near-duplicates",
+            f"{count_text(findings.copies, 'image')} in {groups} repeat another one. The generator"
+            " learns repeated images better than others; remove the copies.",
+            "near-duplicates",
+        ): findings.groups,
+        Remark(
+            "Outliers",
+            f"{_images_are(len(findings.far), findings.searched, rows)} unlike the others. Remove"
+            " those that you do not want to generate.",
+            "outliers",
+        ): findings.far,
+        Remark(
+            "Blurred",
+            f"{_images_are(len(findings.blurred), measured, rows)} blurred. The generator learns"
+            " the blur too; remove them.",
+            "blurred",
+        ): findings.blurred,
+        Remark(
+            "Enlarged",
+            f"{_images_are(len(findings.enlarged), rows, rows)} smaller than {side} × {side}"
+            " pixels. Choose a smaller convert.image_size, or remove them.",
+            "small-originals",
+        ): findings.enlarged,
+        Remark("Dark, bright, empty", f"{unusual}. Remove them.", "brightness"): unusual,
+    }
+    found = [remark for remark, condition in remarks.items() if condition]
+    return found or [Remark("Problems", "None was found.")]
 
 
-def _of(count: int, measured: int, rows: int) -> str:
+def _images_are(count: int, measured: int, rows: int) -> str:
     """Return a count of images with the number of measured ones, if others were not measured."""
     verb = "is" if count == 1 else "are"
     sample = f" of {measured:,} measured" if measured < rows else ""

@@ -1,0 +1,161 @@
+"""Sections of the page with galleries, before their images are encoded."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from atelier.core.errors import count_text
+from atelier.data.image_list import ImageEntry
+from atelier.data_report.findings import SETS, Findings, Measured
+from atelier.data_report.outliers import FAR, NEIGHBORS
+from atelier.data_report.page import Gallery, Section, Thumbnail
+from atelier.data_report.quality import BLURRED_TIMES_SIDE, BRIGHT, DARK, MIN_CONTRAST
+
+_PER_REASON, _REASONS = 12, 8
+_PER_GROUP, _GROUPS = 8, 24
+_PER_GALLERY = 24
+_USUAL = 6  # images to compare with, if there is no outlier
+_LEADING_NUMBER = re.compile(r"^\d[\d.,]*(?= )")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft(Thumbnail):
+    """Thumbnail whose image is not encoded yet, with the entry of the image."""
+
+    entry: ImageEntry
+
+
+def draft_sections(findings: Findings, side: int) -> list[Section]:
+    """Return all sections that have a gallery; their thumbnails are drafts.
+
+    Args:
+        findings: about the data set.
+        side: of its rows, in pixels.
+    """
+    sections = (
+        _rejected(findings),
+        _near_duplicates(findings),
+        _outliers(findings),
+        _blurred(findings, side),
+        _enlarged(findings, side),
+        _brightness(findings),
+    )
+    return [section for section in sections if section.galleries]
+
+
+def drafts_of(sections: Sequence[Section]) -> list[Draft]:
+    """Return the thumbnails of sections, in their order on the page."""
+    thumbnails = _thumbnails(sections)
+    return [each for each in thumbnails if isinstance(each, Draft)]
+
+
+def _thumbnails(sections: Sequence[Section]) -> Iterator[Thumbnail]:
+    for section in sections:
+        for gallery in section.galleries:
+            yield from gallery.thumbnails
+
+
+def _rejected(findings: Findings) -> Section:
+    reasons: dict[str, list[ImageEntry]] = {}
+    for reason, files in findings.rejected.items():
+        # Such a number is of one file, as in "92.4 megapixels, the limit is 80".
+        reasons.setdefault(_LEADING_NUMBER.sub("…", reason), []).extend(files)
+    galleries = [
+        Gallery(
+            reason,
+            len(files),
+            [_draft(e, "" if e.reason == reason else e.reason) for e in files[:_PER_REASON]],
+        )
+        for reason, files in list(reasons.items())[:_REASONS]
+    ]
+    return Section(
+        "rejected",
+        "Rejected files",
+        "Files that are not used, by reason. The complete list is data/images.csv.",
+        galleries,
+        _omitted(len(reasons) - len(galleries), "other reason"),
+    )
+
+
+def _near_duplicates(findings: Findings) -> Section:
+    galleries = [
+        Gallery(f"Group {number}", len(group), [_draft(e, e.set) for e in group[:_PER_GROUP]])
+        for number, group in enumerate(findings.groups[:_GROUPS], start=1)
+    ]
+    return Section(
+        "near-duplicates",
+        "Near-duplicates",
+        "Images that are copies of one another, perhaps resized, encoded again, mirrored, brighter"
+        " or darker. The images of a group are in one set. The largest groups come first.",
+        galleries,
+        _omitted(len(findings.groups) - len(galleries), "smaller group"),
+    )
+
+
+def _outliers(findings: Findings) -> Section:
+    galleries = _gallery(findings.far, "{:.2f}")
+    if not galleries:
+        usual = findings.outliers[:_USUAL]
+        galleries = _gallery(usual, "{:.2f}", "No outlier was found; the farthest images")
+    return Section(
+        "outliers",
+        "Outliers",
+        "Images whose features are far from those of all others, the farthest first. The number"
+        f" is the mean distance from the {NEIGHBORS} nearest images; 1 is usual, and an outlier has"
+        f" more than {FAR}.",
+        galleries,
+    )
+
+
+def _blurred(findings: Findings, side: int) -> Section:
+    return Section(
+        "blurred",
+        "Blurred images",
+        "The most blurred first. The number is the sharpness: the variance of the Laplacian"
+        f" divided by that of the image. A blurred image has less than"
+        f" {BLURRED_TIMES_SIDE / side:.2g} at this size.",
+        _gallery(findings.blurred, "{:.2g}"),
+    )
+
+
+def _enlarged(findings: Findings, side: int) -> Section:
+    return Section(
+        "small-originals",
+        "Enlarged images",
+        f"Their originals are smaller than {side} × {side} pixels. The number is the side of the"
+        " original.",
+        _gallery(findings.enlarged, "{:.0f} pixels"),
+    )
+
+
+def _brightness(findings: Findings) -> Section:
+    return Section(
+        "brightness",
+        "Dark, bright and empty images",
+        f"In a dark image, 95% of the pixels are darker than {DARK} of 255. In a bright one, 95%"
+        f" are brighter than {BRIGHT}. An empty one has a contrast of less than {MIN_CONTRAST}.",
+        [
+            *_gallery(findings.dark, "up to {:.0f}", "Dark"),
+            *_gallery(findings.bright, "from {:.0f}", "Bright"),
+            *_gallery(findings.flat, "contrast {:.0f}", "Empty"),
+        ],
+    )
+
+
+def _gallery(measured: Measured, note: str, title: str = "") -> list[Gallery]:
+    """Return a gallery of images with their measure, or none without images."""
+    drafts = [_draft(entry, note.format(value)) for entry, value in measured[:_PER_GALLERY]]
+    return [Gallery(title, len(measured), drafts)] if drafts else []
+
+
+def _draft(entry: ImageEntry, note: str) -> Draft:
+    return Draft(name=entry.name or entry.file, image=None, note=note, entry=entry)
+
+
+def _omitted(count: int, noun: str) -> str:
+    return f"Not shown: {count_text(count, noun)}." if count > 0 else ""
+
+
+def is_unused(entry: ImageEntry) -> bool:
+    """Return whether an image can be decoded but is in no set."""
+    return entry.width > 0 and entry.set not in SETS
