@@ -11,7 +11,7 @@ from atelier.tracking.stage import run_stage
 from atelier.tracking.timings import run_facts
 
 REPORT, PRESETS = Path("report.html"), Path("presets")
-STAGES = ("download", "convert", "train", "evaluate", "render", "stylize")
+STAGES = ("download", "convert", "data_report", "train", "evaluate", "render", "stylize")
 
 
 def main(settings: Settings, run: Run) -> None:

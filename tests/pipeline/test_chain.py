@@ -15,7 +15,7 @@ from atelier.core.yaml_files import read_yaml
 from ..support.project import Project
 from ..support.terminal import run_on_terminal
 
-STAGES = ["download", "convert", "train", "evaluate", "render", "stylize"]
+STAGES = ["download", "convert", "data_report", "train", "evaluate", "render", "stylize"]
 
 
 def test_pipeline_writes_images_and_metrics_and_is_up_to_date(ready: Project) -> None:
@@ -44,7 +44,7 @@ def test_pipeline_writes_images_and_metrics_and_is_up_to_date(ready: Project) ->
     assert re.search(r"<h1>Sample data, preset \w+ with \d+ changes</h1>", page)
     assert "The training has 8 steps (2 epochs of 4)" in page
     assert re.search(r"<dt>Training</dt><dd>(\d+|a few) seconds? \(CPU with 1 thread\)</dd>", page)
-    assert re.search(r"<dt>Pipeline</dt><dd>.* in 6 stages</dd>", page)
+    assert re.search(r"<dt>Pipeline</dt><dd>.* in 7 stages</dd>", page)
     assert "Data and pipelines are up to date." in ready.run("dvc", "repro")
     assert ready.run("git", "status", "--porcelain").split()[1:] == ["dvc.lock"]
 

@@ -263,7 +263,7 @@ def test_experiment_in_a_temporary_copy_is_logged_in_the_main_project(project: P
     before = project.bytes(*OUTPUTS)
     project.run("dvc", "exp", "run", "--temp", "-S", "stylize.iterations=2", "-n", "aside")
     project.delivered()
-    order = ("download", "convert", "train", "evaluate", "render")
+    order = ("download", "convert", "data_report", "train", "evaluate", "render")
     assert_only_stylize_ran(project, "aside", {stage: made_by[stage] for stage in order})
     assert project.run("git", "status", "--porcelain") == ""
     assert project.bytes(*OUTPUTS) == before
@@ -312,7 +312,7 @@ def test_four_concurrent_queued_experiments_create_the_store_and_are_logged(
     assert len(re.findall("Success", status)) == 4, f"{status}\n{logs}"
     workers.delivered()
     assert sorted(pipelines(workers)) == names
-    restored = ("download", "convert", "train", "evaluate", "render")
+    restored = ("download", "convert", "data_report", "train", "evaluate", "render")
     tested = []
     for name in names:
         # The new store has no runs of the restored stages.

@@ -29,7 +29,7 @@ from ..support.project import Project
 from ..support.report_page import shown_epochs, use_slider
 
 pytestmark = pytest.mark.slow
-STAGES = {"convert", "download", "evaluate", "render", "stylize", "train"}
+STAGES = {"convert", "data_report", "download", "evaluate", "render", "stylize", "train"}
 OTHER_FPS = 9.0
 DIFFERENCES = "//*[@aria-label='Parameters - Show diff only']"
 # MLflow opens an assistant beside the page, which takes a quarter of its width.

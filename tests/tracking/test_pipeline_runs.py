@@ -66,11 +66,11 @@ def test_parent_run_contains_the_whole_pipeline(
 ) -> None:
     first, rendered, _ = parents
     assert first.data.tags["stages.ran"].split() == [
-        *("download", "convert", "train", "evaluate", "render", "stylize")
+        *("download", "convert", "data_report", "train", "evaluate", "render", "stylize")
     ]
     assert first.data.tags["stages.restored"] == ""
     assert rendered.data.tags["stages.ran"] == "render"
-    for stage in ("download", "convert", "train", "evaluate", "stylize"):
+    for stage in ("download", "convert", "data_report", "train", "evaluate", "stylize"):
         producer = children(store, first)[stage].info.run_id
         assert rendered.data.tags[f"restored.{stage}"] == producer
         assert f"runs/{producer}" in rendered.data.tags["mlflow.note.content"]

@@ -28,7 +28,11 @@ def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_results(folder: Path) -> None:
-    for name in ("report.html", "styled/sheet.png", "renders/training.gif", "metrics/train.json"):
+    pages, images = (
+        ("report.html", "data/report.html"),
+        ("styled/sheet.png", "renders/training.gif"),
+    )
+    for name in (*pages, *images, "metrics/train.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     (folder / "mlflow.db").touch()
@@ -45,6 +49,8 @@ def test_existing_results_are_listed_with_the_report_first(
     lines = results_lines(tmp_path)
     assert lines == [
         "  report.html           all results on one page; open it in a browser",
+        "  data/report.html      the images of your data: rejected, alike, blurred or unlike the"
+        " others",
         "  styled/sheet.png      the stylized images",
         "  renders/training.gif  an animation of the training",
         "  metrics/              the numbers; `dvc metrics show` prints them",
@@ -52,10 +58,10 @@ def test_existing_results_are_listed_with_the_report_first(
     ]
     (tmp_path / "metrics/evaluate.json").write_text('{"kid": 3.4, "kid_error": 0.25}')
     kid = "KID 3.4 ± 0.25, lower is better"
-    assert f"  metrics/              the numbers ({kid}); `dvc" in results_lines(tmp_path)[3]
+    assert f"  metrics/              the numbers ({kid}); `dvc" in results_lines(tmp_path)[4]
     (tmp_path / "metrics/evaluate.json").unlink()
     (tmp_path / "styled/sheet.png").unlink()
-    assert results_lines(tmp_path) == [lines[0], *lines[2:]]
+    assert results_lines(tmp_path) == [*lines[:2], *lines[3:]]
     page = "#/experiments/7/runs?viewStateShareKey=atelier&workflowType=machine_learning"
     record_links(tmp_path, tmp_path, "7", "a1")
     assert results_lines(tmp_path)[-2:] == [

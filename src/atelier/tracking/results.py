@@ -17,6 +17,7 @@ LAST_STAGE = "report"
 _PRINTED_LATER = "ATELIER_RESULTS_LATER"
 _DESCRIPTIONS = {
     "report.html": "all results on one page; open it in a browser",
+    "data/report.html": "the images of your data: rejected, alike, blurred or unlike the others",
     "styled/sheet.png": "the stylized images",
     "renders/training.gif": "an animation of the training",
     "metrics/": "the numbers; `dvc metrics show` prints them",
