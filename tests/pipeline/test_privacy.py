@@ -172,9 +172,14 @@ def test_stylized_photograph_has_no_exif(tmp_path: Path) -> None:
     photo = next((tmp_path / "photos").glob(f"{NAME}_*.jpg"))
     (project.folder / "data/pictures/own.jpg").write_bytes(photo.read_bytes())
     project.set(**{"stylize.contents": ["own.jpg"]})
-    project.run("atelier", "stylize", str(photo), "wave", "--output", "stylized.jpg", ok=None)
+    quick = ("--size", "32", "--iterations", "3", "--params")
+    project.atelier(
+        "stylize", str(photo), "--style", "wave", "--out", str(tmp_path / "out"), *quick
+    )
     run_main(project, "stylize")
     files = [project.folder / path for path in project.bytes("styled", ".atelier/journal")]
+    files += [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    assert any(file.parent.name == "out" for file in files)
     assert any(file.name == "own-wave.png" for file in files)
     for file in files:
         assert PLACE not in file.read_bytes()
