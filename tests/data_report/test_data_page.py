@@ -302,6 +302,24 @@ def test_several_rows_of_a_file_are_one_file() -> None:
     ]
     findings = examine(DataSet(entries, data.pixels), "crop")
     assert (findings.found, findings.used, findings.rows) == (5, 5, 20)
+    assert verdict(findings, 16).headline == "All 5 files are used, with 20 images"
+
+
+def test_dropped_near_duplicates_are_not_used(make_data: Callable[..., Report]) -> None:
+    settings, data, raw = make_data()
+    copied = [entry for entry in data.entries if entry.group >= 0]
+    dropped = replace(copied[1], set="dropped", index=-1)  # type: ignore[arg-type]
+    entries = [dropped if entry == copied[1] else entry for entry in data.entries]
+    data = DataSet(entries, data.pixels)
+    findings = examine(data, "crop")
+    assert (findings.found, findings.used, findings.rows, findings.copies) == (36, 30, 30, 0)
+    remarks = {remark.name: remark.text for remark in verdict(findings, 32).remarks}
+    assert "Near-duplicates" not in remarks
+    assert remarks["Dropped"].startswith("1 near-duplicate, because another image")
+    page = build_page(settings, data, findings, open_raw(raw))
+    (group,) = section(page, "near-duplicates").galleries
+    assert {each.note for each in group.thumbnails} == {copied[0].set, "dropped"}
+    assert all(each.image for each in group.thumbnails), "one comes from the raw file"
 
 
 def test_spread_entries_include_both_ends() -> None:

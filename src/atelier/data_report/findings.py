@@ -101,8 +101,9 @@ class Findings:
 
     @property
     def copies(self) -> int:
-        """Number of images that have a near-duplicate, without one of each group."""
-        return sum(len(group) - 1 for group in self.groups)
+        """Number of images in sets that repeat another one, so that one of each group remains."""
+        in_sets = (sum(entry.set in SETS for entry in group) for group in self.groups)
+        return sum(max(0, count - 1) for count in in_sets)
 
     def counts(self) -> dict[str, int]:
         """Return the counts that are logged."""
@@ -113,6 +114,7 @@ class Findings:
             "images": self.rows,
             "near_duplicate_groups": len(self.groups),
             "near_duplicates": self.copies,
+            "dropped": len(self.dropped),
             "enlarged": len(self.enlarged),
             "measured": self.measured,
             "blurred": len(self.blurred),
@@ -155,7 +157,7 @@ def examine(
     groups = _groups(data.entries)
     return Findings(
         found=len(files),
-        used=sum(not file.reason for file in files),
+        used=len(_files(rows)),
         rows=len(rows),
         sets=Counter(entry.set for entry in rows),
         rejected=_by_reason(data.entries),

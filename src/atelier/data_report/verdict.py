@@ -45,9 +45,11 @@ def verdict(findings: Findings, side: int) -> Verdict:
     """Return the verdict; ``side`` is that of the rows in pixels."""
     headline = f"{findings.used:,} of {count_text(findings.found, 'file')} are used"
     if findings.used == findings.found:
-        headline = f"All {count_text(findings.found, 'file')} are used"
-        if findings.found == 1:
-            headline = "The only file is used"
+        headline = (
+            f"All {findings.found:,} files are used" if findings.found > 1 else "One file is used"
+        )
+    if findings.rows > findings.used:
+        headline += f", with {count_text(findings.rows, 'image')}"
     return Verdict(_level(findings), headline, tuple(_remarks(findings, side)))
 
 
@@ -89,9 +91,16 @@ def _remarks(findings: Findings, side: int) -> list[Remark]:
         Remark(
             "Near-duplicates",
             f"{count_text(findings.copies, 'image')} in {groups} repeat another one. The generator"
-            " learns repeated images better than others; remove the copies.",
+            " learns repeated images better than others; remove the copies, or set"
+            " convert.duplicates to drop.",
             "near-duplicates",
-        ): findings.groups,
+        ): findings.copies,
+        Remark(
+            "Dropped",
+            f"{count_text(len(findings.dropped), 'near-duplicate')}, because another image of the"
+            " group is used.",
+            "near-duplicates",
+        ): findings.dropped,
         Remark(
             "Outliers",
             f"{_images_are(len(findings.far), findings.searched, rows)} unlike the others. Remove"
