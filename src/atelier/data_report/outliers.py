@@ -8,7 +8,7 @@ NEIGHBORS = 10
 FAR = 1.5
 """An outlier is farther from its neighbors than the median of all images by this factor.
 
-Of 200 CelebA faces, the farthest reached 1.43; photographs of other things reached 1.4 to 2.1.
+Of 200 CelebA faces, the farthest has 1.43; other pictures among them have 1.4 to 2.1.
 """
 _MIN_IMAGES = 20  # the median of fewer images is too uncertain
 _BATCH = 1000
