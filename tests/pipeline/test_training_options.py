@@ -26,6 +26,7 @@ SETTINGS = {
     "train.horizontal_flip": True,
     "convert.validation_fraction": 0.2,
     "convert.test_fraction": 0.2,
+    "convert.share_images": "all",
     "download.source": "folder",
 }
 
