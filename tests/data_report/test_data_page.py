@@ -305,6 +305,21 @@ def test_several_rows_of_a_file_are_one_file() -> None:
     assert verdict(findings, 16).headline == "All 5 files are used, with 20 images"
 
 
+def test_decodable_rejected_files_have_thumbnails(make_data: Callable[..., Report]) -> None:
+    settings, data, raw = make_data()
+    rejected = [
+        replace(entry, reason="an image without a face", name="", set="", index=-1)
+        for entry in data.rows[:14]
+    ]
+    data = DataSet([*rejected, *data.entries[14:]], data.pixels)
+    page = build_page(settings, data, examine(data, None), open_raw(raw))
+    gallery = section(page, "rejected").galleries[0]
+    assert (gallery.title, gallery.total) == ("an image without a face", 14)
+    assert len(gallery.thumbnails) == 12
+    assert all(each.image for each in gallery.thumbnails)
+    assert not any(each.id == "small-originals" for each in page.sections), "sizes are unknown"
+
+
 def test_dropped_near_duplicates_are_not_used(make_data: Callable[..., Report]) -> None:
     settings, data, raw = make_data()
     copied = [entry for entry in data.entries if entry.group >= 0]

@@ -18,6 +18,7 @@ SETS = ("training", "validation", "test")
 
 Extract = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Function that returns features, [N, D] and not negative, of images, uint8 [N, H, W, C]."""
+ResizeMode = Literal["crop", "stretch", "pad"]
 Measured = Sequence[tuple[ImageEntry, float]]
 """Images with a measure, the most extreme first."""
 
@@ -128,7 +129,7 @@ class Findings:
 
 def examine(
     data: DataSet,
-    resize_mode: Literal["crop", "stretch", "pad"],
+    resize_mode: ResizeMode | None,
     outlier_images: int = 0,
     extract: Extract | None = None,
 ) -> Findings:
@@ -138,7 +139,8 @@ def examine(
 
     Args:
         data: the rows and the list.
-        resize_mode: with which the rows were made.
+        resize_mode: with which the rows were made; ``None`` if they are faces, whose sizes in the
+            originals are not known.
         outlier_images: number of images to search for outliers; of more images, an evenly spread
             part is searched.
         extract: returns features; without it, outliers are not searched.
@@ -163,7 +165,7 @@ def examine(
         rejected=_by_reason(data.entries),
         dropped=[e for e in data.entries if not e.reason and e.set not in SETS],
         groups=groups,
-        enlarged=_enlarged(rows, data.side, resize_mode),
+        enlarged=_enlarged(rows, data.side, resize_mode) if resize_mode else [],
         measured=len(measured),
         **_low_quality(measured, quality),
         searched=len(searched),
@@ -207,7 +209,7 @@ def _groups(entries: Sequence[ImageEntry]) -> list[list[ImageEntry]]:
 
 
 def _enlarged(
-    rows: Sequence[ImageEntry], side: int, resize_mode: Literal["crop", "stretch", "pad"]
+    rows: Sequence[ImageEntry], side: int, resize_mode: ResizeMode
 ) -> list[tuple[ImageEntry, float]]:
     decisive = max if resize_mode == "pad" else min
     found = [(entry, float(decisive(entry.width, entry.height))) for entry in rows]
