@@ -27,12 +27,11 @@ def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
+RESULTS = ("report.html", "data/report.html", "styled/sheet.png", "renders/training.gif")
+
+
 def write_results(folder: Path) -> None:
-    pages, images = (
-        ("report.html", "data/report.html"),
-        ("styled/sheet.png", "renders/training.gif"),
-    )
-    for name in (*pages, *images, "metrics/train.json"):
+    for name in (*RESULTS, "metrics/train.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     (folder / "mlflow.db").touch()
@@ -80,7 +79,7 @@ def test_existing_results_are_listed_with_the_report_first(
 
 def test_numbers_alone_are_no_results(tmp_path: Path) -> None:
     write_results(tmp_path)
-    for name in ("report.html", "styled/sheet.png", "renders/training.gif"):
+    for name in RESULTS:
         (tmp_path / name).unlink()
     assert results_lines(tmp_path) == []
 
