@@ -69,8 +69,7 @@ lock: $(VENV)/ready ## pin the newest versions that pyproject.toml allows
 	$(COMPILE) --group docs -o requirements-docs.lock
 
 clean: ## remove the outputs of stages; keep the caches and runs of DVC and MLflow
-	rm -rf data/raw data/images.npz data/validation.npz data/test.npz data/listing/*.json data/start/*.safetensors data/start.json data/inputs models samples renders styled metrics plots report.html
-	rm -rf data/raw data/images.csv data/images.npz data/report.html data/validation.npz data/test.npz data/listing/*.json data/inputs models samples renders styled metrics plots report.html
+	rm -rf data/raw data/images.csv data/images.npz data/report.html data/validation.npz data/test.npz data/listing/*.json data/start/*.safetensors data/start.json data/inputs models samples renders styled metrics plots report.html
 	rm -rf dvc_plots .atelier-* site
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
