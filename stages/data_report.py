@@ -32,9 +32,7 @@ def main(settings: Settings, run: Run) -> None:
             from atelier.data_report.features import vgg19_features
 
             extract = vgg19_features(settings.runtime.device, report)
-        has_faces = settings.convert.faces != "none"
-        resize_mode = None if has_faces else settings.convert.resize_mode
-        findings = examine(data, resize_mode, count, extract)
+        findings = examine(data, count, extract)
         page = build_page(settings, data, findings, open_raw(DATA / "raw"))
     write_page(REPORT, page)
     print(f"{page.verdict.headline}; {REPORT} shows the images", flush=True)

@@ -24,7 +24,7 @@ from atelier.core.settings import ConvertSettings
 from atelier.data.convert import ConversionReport, convert
 from atelier.data.dataset import load_images
 from atelier.data.image_list import read_image_list
-from atelier.data.rows import resize
+from atelier.data.rows import convert_file, resize
 from atelier.data.sources.download import download
 from atelier.sample_faces.portrait import random_portrait
 
@@ -130,6 +130,17 @@ def test_list_names_every_file_and_the_place_of_every_row(
             assert np.array_equal(images.pixels[entry.index], row)
     truncated = next(entry for entry in entries if "05_half" in entry.file)
     assert (truncated.reason, truncated.width, len(truncated.sha256)) == ("truncated", 0, 64)
+
+
+@pytest.mark.parametrize(("mode", "side"), [("crop", 30), ("stretch", 30), ("pad", 40)])
+def test_side_is_that_of_the_part_that_became_the_row(
+    conversion: Callable[..., ConvertSettings],
+    image_bytes: Callable[..., bytes],
+    mode: str,
+    side: int,
+) -> None:
+    file = convert_file(conversion(resize_mode=mode), ("a.png", image_bytes(30, 40)))
+    assert [row.side for row in file.rows] == [side]
 
 
 def test_list_numbers_groups_of_near_duplicates(tmp_path: Path, copies: Callable[..., Any]) -> None:

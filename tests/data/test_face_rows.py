@@ -85,6 +85,8 @@ def test_margin_enlarges_the_crop(settings: Conversion, group: Image.Image) -> N
     narrow = convert_file(settings(faces="crop", face_margin=0.0), member)
     wide = convert_file(settings(faces="crop", face_margin=0.5, image_size=64), member)
     assert np.abs(rows(wide)[:, 16:48, 16:48] - rows(narrow)).mean() < 3
+    pairs = zip(wide.rows, narrow.rows, strict=True)
+    assert all(abs(large.side - 2 * small.side) <= 1 for large, small in pairs)
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 6])
@@ -123,6 +125,9 @@ def test_reduced_photograph_has_the_same_faces(settings: Conversion) -> None:
     from_array = convert_file(options, ("a", np.asarray(large)))
     assert (from_jpeg.width, from_jpeg.height) == (1800, 1300)
     assert np.abs(rows(from_jpeg) - rows(from_array)).mean() < 4
+    sides = np.array([[row.side for row in file.rows] for file in (from_jpeg, from_array)])
+    assert sides[0] == pytest.approx(sides[1], rel=0.02)
+    assert 600 < sides[0][0] < 1100
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 300), (200, 100)])

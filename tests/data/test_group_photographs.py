@@ -41,7 +41,7 @@ def test_aligned_images_stay_nearly_the_same(
     settings = conversion(image_size=64, faces="align", faces_per_image="largest")
     aligned, shifted = [], []
     for face in celeba_faces(shared / ARCHIVE, 30):
-        for row in cut_faces(settings, Image.fromarray(face)):
+        for row, _ in cut_faces(settings, Image.fromarray(face)):
             center, right = resize(face, 64, "crop"), resize(face[:, 8:], 64, "crop")
             aligned.append(np.abs(row.astype(int) - center).mean())
             shifted.append(np.abs(row.astype(int) - right).mean())

@@ -108,7 +108,7 @@ def mean_colors(images: np.ndarray) -> np.ndarray:
 
 def test_findings_are_the_known_problems(make_data: Callable[..., Report]) -> None:
     _, data, _ = make_data()
-    findings = examine(data, "crop", 1000, mean_colors)
+    findings = examine(data, 1000, mean_colors)
     assert (findings.found, findings.used, findings.rows) == (36, 31, 31)
     assert names(findings.blurred) == ["blurred.png"]
     assert names(findings.dark) == ["dark.png"]
@@ -135,15 +135,12 @@ def test_findings_are_the_known_problems(make_data: Callable[..., Report]) -> No
     assert all(isinstance(count, int) for count in findings.counts().values())
 
 
-@pytest.mark.parametrize(("mode", "enlarged"), [("crop", 1), ("stretch", 1), ("pad", 1)])
-def test_enlarged_images_depend_on_the_side_that_decides(
-    make_data: Callable[..., Report], mode: str, enlarged: int
-) -> None:
+def test_rows_made_from_fewer_pixels_are_enlarged(make_data: Callable[..., Report]) -> None:
     _, data, _ = make_data()
-    wide = [replace(entry, width=30, height=40) for entry in data.rows[:1]]
-    entries = [*wide, *data.rows[1:]]
-    findings = examine(DataSet(entries, data.pixels), mode)  # type: ignore[arg-type]
-    assert len(findings.enlarged) == enlarged + (mode != "pad")
+    sides = [31, 32, 9, 500]
+    entries = [replace(data.rows[n], side=side) for n, side in enumerate(sides)]
+    findings = examine(DataSet(entries, data.pixels))
+    assert findings.enlarged == [(entries[2], 9.0), (entries[0], 31.0)]
 
 
 @pytest.mark.parametrize("color", ["rgb", "grey"])
@@ -151,7 +148,7 @@ def test_page_shows_all_problems_with_images(
     make_data: Callable[..., Report], tmp_path: Path, color: str
 ) -> None:
     settings, data, raw = make_data(color=color, image_size=16 if color == "grey" else 32)
-    findings = examine(data, "crop", 1000, mean_colors)
+    findings = examine(data, 1000, mean_colors)
     page = build_page(settings, data, findings, open_raw(raw))
     write_page(tmp_path / "report.html", page)
     html = (tmp_path / "report.html").read_text("utf-8")
@@ -187,7 +184,7 @@ def test_names_are_escaped_and_the_page_makes_no_request(
 ) -> None:
     settings, data, raw = make_data()
     hostile = [entry for entry in data.rows if entry.file.endswith(HOSTILE)]
-    findings = replace(examine(data, "crop"), blurred=[(hostile[0], 0.01)])
+    findings = replace(examine(data), blurred=[(hostile[0], 0.01)])
     write_page(tmp_path / "report.html", build_page(settings, data, findings, open_raw(raw)))
     html = (tmp_path / "report.html").read_text("utf-8")
     assert "<b>" not in html
@@ -200,7 +197,7 @@ def test_public_images_need_no_notice(
     make_data: Callable[..., Report], make_settings: Callable[..., Settings]
 ) -> None:
     _, data, raw = make_data()
-    page = build_page(make_settings(), data, examine(data, "crop"), open_raw(raw))
+    page = build_page(make_settings(), data, examine(data), open_raw(raw))
     assert page.notice == ""
     assert page.title == "Sample data: the images"
     assert not any(each.id == "outliers" for each in page.sections), "they were not searched"
@@ -235,7 +232,7 @@ def test_large_data_is_sampled_and_the_page_stays_small(
     monkeypatch.setattr("atelier.data_report.findings.MAX_MEASURED", 200)
     settings, _, raw = make_data()
     data = synthetic(5000, side)
-    findings = examine(data, "crop", 50, mean_colors)
+    findings = examine(data, 50, mean_colors)
     assert (findings.measured, findings.searched) == (200, 50)
     findings = replace(findings, dark=findings.outliers * 2, bright=findings.outliers * 2)
     page = build_page(settings, data, findings, open_raw(raw))
@@ -260,7 +257,7 @@ def test_large_data_is_sampled_and_the_page_stays_small(
 def test_five_images_have_a_report(make_data: Callable[..., Report], tmp_path: Path) -> None:
     settings, _, raw = make_data()
     data = synthetic(5)
-    findings = examine(data, "crop", 1000, mean_colors)
+    findings = examine(data, 1000, mean_colors)
     assert findings.far == []
     write_page(tmp_path / "report.html", build_page(settings, data, findings, open_raw(raw)))
     remarks = {remark.name: remark.text for remark in verdict(findings, 16).remarks}
@@ -270,7 +267,7 @@ def test_five_images_have_a_report(make_data: Callable[..., Report], tmp_path: P
 def test_data_without_problems_is_good() -> None:
     data = synthetic(FEW)
     entries = [replace(entry, group=-1) for entry in data.entries]
-    found = verdict(examine(DataSet(entries, data.pixels), "crop"), 16)
+    found = verdict(examine(DataSet(entries, data.pixels)), 16)
     assert (found.level, found.headline) == ("good", f"All {FEW} files are used")
     assert [(remark.name, remark.text) for remark in found.remarks] == [
         ("Problems", "None was found.")
@@ -280,7 +277,7 @@ def test_data_without_problems_is_good() -> None:
 def test_level_follows_the_largest_share_of_problems() -> None:
     data = synthetic(FEW)
     entries = [replace(entry, group=-1) for entry in data.entries]
-    good = examine(DataSet(entries, data.pixels), "crop")
+    good = examine(DataSet(entries, data.pixels))
 
     def level(findings: Findings) -> str:
         return verdict(findings, 16).level
@@ -300,7 +297,7 @@ def test_several_rows_of_a_file_are_one_file() -> None:
         replace(entry, file=f"{index // 4}.jpg", sha256="a")
         for index, entry in enumerate(data.entries)
     ]
-    findings = examine(DataSet(entries, data.pixels), "crop")
+    findings = examine(DataSet(entries, data.pixels))
     assert (findings.found, findings.used, findings.rows) == (5, 5, 20)
     assert verdict(findings, 16).headline == "All 5 files are used, with 20 images"
 
@@ -312,12 +309,11 @@ def test_decodable_rejected_files_have_thumbnails(make_data: Callable[..., Repor
         for entry in data.rows[:14]
     ]
     data = DataSet([*rejected, *data.entries[14:]], data.pixels)
-    page = build_page(settings, data, examine(data, None), open_raw(raw))
+    page = build_page(settings, data, examine(data), open_raw(raw))
     gallery = section(page, "rejected").galleries[0]
     assert (gallery.title, gallery.total) == ("an image without a face", 14)
     assert len(gallery.thumbnails) == 12
     assert all(each.image for each in gallery.thumbnails)
-    assert not any(each.id == "small-originals" for each in page.sections), "sizes are unknown"
 
 
 def test_dropped_near_duplicates_are_not_used(make_data: Callable[..., Report]) -> None:
@@ -326,7 +322,7 @@ def test_dropped_near_duplicates_are_not_used(make_data: Callable[..., Report]) 
     dropped = replace(copied[1], set="dropped", index=-1)  # type: ignore[arg-type]
     entries = [dropped if entry == copied[1] else entry for entry in data.entries]
     data = DataSet(entries, data.pixels)
-    findings = examine(data, "crop")
+    findings = examine(data)
     assert (findings.found, findings.used, findings.rows, findings.copies) == (36, 30, 30, 0)
     remarks = {remark.name: remark.text for remark in verdict(findings, 32).remarks}
     assert "Near-duplicates" not in remarks

@@ -36,14 +36,14 @@ def page(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple
     folder = tmp_path_factory.mktemp("page")
     rows = [
         ImageEntry(
-            f"f/{LONG}{n}.jpg", f"{n}", 20, 30, "", f"f/{LONG}{n}.jpg", "training", n, n // 3
+            f"f/{LONG}{n}.jpg", f"{n}", 20, 30, "", f"f/{LONG}{n}.jpg", "training", n, n // 3, 20
         )
         for n in range(30)
     ]
     files = [ImageEntry(f"f/{LONG}{n}.txt", f"{n}", 0, 0, "not an image") for n in range(30)]
     pixels = {"training": random_images(30, 32, 3)}
     data = DataSet([*rows, *files], pixels)
-    findings = examine(data, "crop", 30, lambda images: images.mean((1, 2), dtype=np.float32))
+    findings = examine(data, 30, lambda images: images.mean((1, 2), dtype=np.float32))
     raw = RawImages(folder, Manifest("folder", "zip", ()))
     write_page(folder / "report.html", build_page(load(root / "params.yaml"), data, findings, raw))
     with chromium(folder / "profile") as browser:

@@ -14,7 +14,7 @@ from atelier.core.files import write_text
 from atelier.data.dataset import Images, load_images
 from atelier.data.image_changes import File, ImageChanges, file_name, file_state
 from atelier.data.image_list import ImageEntry
-from atelier.report.images import Format, PageImage, encode
+from atelier.pages.images import Format, PageImage, encode
 
 _MAX_CARDS = 200  # of each list; the page stays small enough to be sent by mail
 _MAX_ROWS = 4  # of a file

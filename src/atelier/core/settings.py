@@ -384,7 +384,7 @@ class Settings(Section):
     download: DownloadSettings
     convert: ConvertSettings
     # for files saved before this section was added
-    data_report: DataReportSettings = DataReportSettings(outlier_images=1000)
+    data_report: DataReportSettings = DataReportSettings(outlier_images=500)
     train: TrainSettings
     evaluate: EvaluateSettings
     render: RenderSettings

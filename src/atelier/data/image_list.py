@@ -40,6 +40,8 @@ class ImageEntry:
             group is used; empty if the file is rejected.
         index: of the row in its set; -1 if no set has it.
         group: number of the row's group of near-duplicates; -1 if it has no near-duplicate.
+        side: of the part of the image that became the row, in pixels of the file: of ``stretch``,
+            the shorter side; 0 if the file is rejected.
     """
 
     file: str
@@ -51,6 +53,7 @@ class ImageEntry:
     set: SetName = ""
     index: int = -1
     group: int = -1
+    side: int = 0
 
 
 _COLUMNS = [field.name for field in fields(ImageEntry)]
@@ -81,6 +84,7 @@ def list_images(
                 set=places[row][0],
                 index=places[row][1],
                 group=group if counts[group] > 1 else -1,
+                side=each.side,
             )
             row += 1
 

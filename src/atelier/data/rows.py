@@ -34,10 +34,12 @@ class Row:
     Attributes:
         name: of the row: the name of its file; for a face also its number, as in ``a.jpg#1``.
         pixels: uint8 [image_size, image_size, C].
+        side: of the part of the image that became the row, in pixels of the file.
     """
 
     name: str
     pixels: NDArray[np.uint8]
+    side: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,10 +97,13 @@ def _rows(
     shape = (settings.image_size, settings.image_size, settings.channels)
     if settings.faces == "none":
         pixels = resize(image, settings.image_size, settings.resize_mode)
-        yield Row(name, pixels.reshape(shape))
+        side = max(image.size) if settings.resize_mode == "pad" else min(image.size)
+        yield Row(name, pixels.reshape(shape), side)
         return
-    for number, pixels in enumerate(cut_faces(settings, image.image, face_weights), 1):
-        yield Row(f"{name}#{number}", pixels.reshape(shape))
+    faces = cut_faces(settings, image.image, face_weights)
+    for number, (pixels, decoded_side) in enumerate(faces, 1):
+        side = round(decoded_side * image.reduction)
+        yield Row(f"{name}#{number}", pixels.reshape(shape), side)
 
 
 def _decode(settings: ConvertSettings, payload: bytes | NDArray[np.uint8]) -> DecodedImage:

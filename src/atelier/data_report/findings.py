@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,6 @@ SETS = ("training", "validation", "test")
 
 Extract = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Function that returns features, [N, D] and not negative, of images, uint8 [N, H, W, C]."""
-ResizeMode = Literal["crop", "stretch", "pad"]
 Measured = Sequence[tuple[ImageEntry, float]]
 """Images with a measure, the most extreme first."""
 
@@ -62,8 +60,8 @@ class Findings:
         rejected: rejected files by reason, the most frequent reason first.
         dropped: near-duplicates that are in no set.
         groups: images of each group of near-duplicates, the largest group first.
-        enlarged: images whose original is smaller than the row, with the original's size in
-            pixels, the smallest first.
+        enlarged: images made from fewer pixels than the row has, with the side of that part of the
+            original, the smallest first.
         measured: number of images whose pixels were measured.
         blurred: with their sharpness.
         dark: with their 95th percentile of brightness.
@@ -129,7 +127,6 @@ class Findings:
 
 def examine(
     data: DataSet,
-    resize_mode: ResizeMode | None,
     outlier_images: int = 0,
     extract: Extract | None = None,
 ) -> Findings:
@@ -139,8 +136,6 @@ def examine(
 
     Args:
         data: the rows and the list.
-        resize_mode: with which the rows were made; ``None`` if they are faces, whose sizes in the
-            originals are not known.
         outlier_images: number of images to search for outliers; of more images, an evenly spread
             part is searched.
         extract: returns features; without it, outliers are not searched.
@@ -165,7 +160,7 @@ def examine(
         rejected=_by_reason(data.entries),
         dropped=[e for e in data.entries if not e.reason and e.set not in SETS],
         groups=groups,
-        enlarged=_enlarged(rows, data.side, resize_mode) if resize_mode else [],
+        enlarged=_enlarged(rows, data.side),
         measured=len(measured),
         **_low_quality(measured, quality),
         searched=len(searched),
@@ -208,12 +203,8 @@ def _groups(entries: Sequence[ImageEntry]) -> list[list[ImageEntry]]:
     return sorted(found.values(), key=lambda group: -len(group))
 
 
-def _enlarged(
-    rows: Sequence[ImageEntry], side: int, resize_mode: ResizeMode
-) -> list[tuple[ImageEntry, float]]:
-    decisive = max if resize_mode == "pad" else min
-    found = [(entry, float(decisive(entry.width, entry.height))) for entry in rows]
-    small = [(entry, original) for entry, original in found if 0 < original < side]
+def _enlarged(rows: Sequence[ImageEntry], side: int) -> list[tuple[ImageEntry, float]]:
+    small = [(entry, float(entry.side)) for entry in rows if 0 < entry.side < side]
     return sorted(small, key=lambda pair: pair[1])
 
 

@@ -122,8 +122,8 @@ def _enlarged(findings: Findings, side: int) -> Section:
     return Section(
         "small-originals",
         "Enlarged images",
-        f"Their originals are smaller than {side} × {side} pixels. The number is the side of the"
-        " original.",
+        f"They are made from parts of the originals, or from originals, smaller than {side} ×"
+        f" {side} pixels, and have no finer details. The number is the side of the part.",
         _gallery(findings.enlarged, "{:.0f} pixels"),
     )
 

@@ -46,8 +46,10 @@ def min_decoded_side(settings: ConvertSettings, square: int) -> int:
 
 def cut_faces(
     settings: ConvertSettings, image: Image.Image, weights: bytes = b""
-) -> list[NDArray[np.uint8]]:
-    """Return the faces of an image, uint8 [image_size, image_size, 3] or without channels.
+) -> list[tuple[NDArray[np.uint8], float]]:
+    """Return the faces of an image, and the sides of their squares in pixels of ``image``.
+
+    A face is uint8 [image_size, image_size, 3], or without channels.
 
     Args:
         settings: detector, square and size.
@@ -57,7 +59,8 @@ def cut_faces(
     faces = find_faces(settings, np.asarray(image), weights)
     if settings.color == "grey":
         image = image.convert("L")
-    return [cut_square(image, face_square(settings, face), settings.image_size) for face in faces]
+    squares = [face_square(settings, face) for face in faces]
+    return [(cut_square(image, each, settings.image_size), 2 * abs(each.right)) for each in squares]
 
 
 def find_faces(
