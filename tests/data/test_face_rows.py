@@ -1,6 +1,8 @@
 """Rows of faces: names, order, rejections, and equal bytes for any number of workers."""
 
+import hashlib
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,11 @@ from atelier.core.errors import AtelierError
 from atelier.core.hashing import file_digest
 from atelier.core.progress import Progress
 from atelier.core.settings import ConvertSettings
-from atelier.data.convert import ConversionReport, convert
+from atelier.data.convert import ConversionReport, _photographs, _Spooled, convert
 from atelier.data.dataset import load_images
 from atelier.data.faces.extraction import find_faces, min_decoded_side
-from atelier.data.image_list import read_image_list
-from atelier.data.rows import ConvertedFile, convert_file
+from atelier.data.image_list import ImageEntry, read_image_list
+from atelier.data.rows import ConvertedFile, Row, convert_file
 from atelier.data.skipped import summarize_skipped
 from atelier.data.sources.download import download
 
@@ -150,6 +152,65 @@ def raw(tmp_path: Path, source: Callable[..., DownloadSettings]) -> Path:
     (folder / "page.jpg").write_bytes(b"<html>")
     download(source("folder", mine=str(folder)), tmp_path / "raw", tmp_path / "s")
     return tmp_path / "raw"
+
+
+@pytest.fixture
+def listed(
+    tmp_path: Path, source: Callable[..., DownloadSettings]
+) -> Callable[[list[Image.Image], ConvertSettings], list[ImageEntry]]:
+    """Return a function that converts images and returns the list of their rows."""
+
+    def convert_all(images: list[Image.Image], options: ConvertSettings) -> list[ImageEntry]:
+        folder = tmp_path / "photographs"
+        folder.mkdir()
+        for number, image in enumerate(images):
+            image.save(folder / f"{number}.png")
+        download(source("folder", mine=str(folder)), tmp_path / "raw", tmp_path / "s")
+        convert(options, tmp_path / "raw", tmp_path / "images.npz")
+        return read_image_list(tmp_path / "images.csv")
+
+    return convert_all
+
+
+def test_faces_of_one_photograph_are_in_one_set(
+    settings: Conversion, listed: Callable[..., list[ImageEntry]]
+) -> None:
+    places = [(10, 20, 150), (290, 60, 190)]
+    images = [drawn_group((500, 320), places, seeds=SEEDS[i : i + 2]) for i in (0, 2, 4)]
+    entries = listed(images, settings(validation_fraction=0.34, test_fraction=0.34))
+    assert [entry.set for entry in entries[::2]] == [entry.set for entry in entries[1::2]]
+    assert {entry.set for entry in entries} == {"training", "validation", "test"}
+    assert {entry.group for entry in entries} == {-1}
+
+
+def test_photographs_are_compared_as_a_whole() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    first, other = (np.asarray(Image.fromarray(each).resize((64, 64))) for each in noise)
+    overviews = [first, other, np.ascontiguousarray(first[:, ::-1])]
+    row = Row("", np.empty(0, np.uint8), 1)
+    counts = [3, 0, 1, 2]
+    spooled = _Spooled(
+        [ConvertedFile(str(count), (row,) * count) for count in counts],
+        [],
+        [hashlib.sha256(each.tobytes()).digest() for each in overviews],
+    )
+    stream = BytesIO(b"".join(each.tobytes() for each in overviews))
+    groups = _photographs(spooled, stream, 1).tolist()
+    assert groups[:3] == [groups[0]] * 3 == [*groups[4:], groups[0]]
+    assert groups[3] != groups[0]
+
+
+def test_dropped_duplicate_is_the_smaller_face_not_that_of_the_smaller_file(
+    settings: Conversion, listed: Callable[..., list[ImageEntry]]
+) -> None:
+    images = [
+        drawn_group((900, 700), [(300, 200, 120)]),
+        drawn_group((330, 330), [(30, 40, 260)]),
+    ]
+    options = settings(faces="crop", face_margin=0.0, duplicates="drop")
+    small, large = listed(images, options)
+    assert (small.set, large.set) == ("dropped", "training")
+    assert small.side < large.side
 
 
 def test_bytes_do_not_depend_on_workers(tmp_path: Path, raw: Path, settings: Conversion) -> None:

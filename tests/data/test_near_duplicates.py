@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from atelier.data.cropped_copies import is_cropped_copy
 from atelier.data.image_difference import are_similar, image_difference, window_difference
-from atelier.data.near_duplicates import group_near_duplicates
+from atelier.data.near_duplicates import group_near_duplicates, join_groups
 from atelier.sample_faces.portrait import random_portrait
 
 from ..support.selection import slow_after
@@ -29,9 +29,9 @@ def rows(images: list[Image.Image]) -> NDArray[np.uint8]:
     )
 
 
-def groups_of(pixels: NDArray[np.uint8], keys: list[str | None] | None = None) -> list[int]:
+def groups_of(pixels: NDArray[np.uint8]) -> list[int]:
     hashes = [hashlib.sha256(row.tobytes()).digest() for row in pixels]
-    return group_near_duplicates(lambda index: pixels[index], hashes, keys).tolist()
+    return group_near_duplicates(lambda index: pixels[index], hashes).tolist()
 
 
 def encoded(image: Image.Image, quality: int) -> Image.Image:
@@ -109,13 +109,13 @@ def test_groups_do_not_depend_on_the_order() -> None:
     assert sorted(map(len, expected)) == [1] * 15 + [2] * 10 + [3] * 5
 
 
-def test_images_with_one_key_are_in_one_group() -> None:
-    pixels = rows([*FACES[:6], ImageOps.mirror(FACES[5])])
-    keys = ["photo 1", None, "photo 2", "photo 1", None, "photo 2", None]
-    a, b, c, d, e, f, g = groups_of(pixels, keys)
-    assert a == d
-    assert c == f == g, "a key and a near-duplicate connect"
-    assert len({a, b, c, e}) == 4
+def test_joined_groups_are_connected_by_either_criterion() -> None:
+    groups, others = np.array([0, 1, 2, 0, 3, 2, 4]), np.array([0, 1, 2, 3, 3, 4, 1])
+    a, b, c, d, e, f, g = join_groups(groups, others).tolist()
+    assert a == d == e, "the fourth image connects the first and the fifth"
+    assert b == g
+    assert c == f
+    assert len({a, b, c}) == 3
 
 
 def test_thousands_of_near_duplicates_take_linear_time() -> None:

@@ -18,10 +18,13 @@ def portrait(seed: int) -> Image.Image:
 
 
 def drawn_group(
-    size: tuple[int, int], places: list[tuple[int, int, int]], mode: str = "RGB"
+    size: tuple[int, int],
+    places: list[tuple[int, int, int]],
+    mode: str = "RGB",
+    seeds: tuple[int, ...] = SEEDS,
 ) -> Image.Image:
     """Return an image with drawn faces at (left, top, side)."""
     image = Image.new("RGB", size, (120, 140, 160))
-    for seed, (left, top, side) in zip(SEEDS, places, strict=False):
+    for seed, (left, top, side) in zip(seeds, places, strict=False):
         image.paste(portrait(seed).resize((side, side), Image.Resampling.LANCZOS), (left, top))
     return image.convert(mode)

@@ -23,9 +23,9 @@ from atelier.data.dataset import Split, count_for_fraction, redundant_images, sa
 from atelier.data.image_file import silence_pillow
 from atelier.data.image_list import IMAGE_LIST, list_images, write_image_list
 from atelier.data.members import Payload, Rejected
-from atelier.data.near_duplicates import group_near_duplicates
+from atelier.data.near_duplicates import group_near_duplicates, join_groups
 from atelier.data.raw import RawImages, open_raw
-from atelier.data.rows import NO_FACE, ConvertedFile, convert_file
+from atelier.data.rows import NO_FACE, OVERVIEW_SIDE, ConvertedFile, convert_file
 from atelier.data.thread_pool import ordered_thread_map
 
 VALIDATION, TEST = "validation.npz", "test.npz"
@@ -146,9 +146,10 @@ def convert(
 
     The fractions ``validation_fraction`` and ``test_fraction`` go to ``validation.npz`` and
     ``test.npz`` in the folder of ``target``, the rest to ``target``, see
-    :func:`atelier.data.dataset.split`. Near-duplicates are in the same file, or only the largest
-    original of them is used if ``duplicates`` is ``drop``. Rows are in the raw images' order, and
-    the bytes do not depend on the number or kind of workers.
+    :func:`atelier.data.dataset.split`. Near-duplicates are in the same file, or only the one with
+    the most pixels is used if ``duplicates`` is ``drop``. All faces of a photograph and of its
+    near-duplicates are in the same file. Rows are in the raw images' order, and the bytes do not
+    depend on the number or kind of workers.
 
     Memory is bounded. It holds at most four encoded files per worker, 256 MiB together, and one
     more of up to 256 MiB. Each worker holds one decoded image of up to ``max_megapixels``, and one
@@ -181,11 +182,12 @@ def convert(
         atomic_write(target.with_name(TEST)) as temporary_test,
         atomic_write(target.with_name(IMAGE_LIST)) as temporary_list,
         tempfile.TemporaryFile(dir=target.parent) as spool,
+        tempfile.TemporaryFile(dir=target.parent) as overviews,
         silence_pillow(),
     ):
         convert_member = partial(convert_file, settings, face_weights=face_weights)
         files = _converted_files(convert_member, images, workers, dask_scheduler)
-        spooled = _write_pixels(files, spool, images.total, report)
+        spooled = _write_pixels(files, spool, overviews, images.total, report)
         hashes, names = spooled.hashes, spooled.names()
         if not hashes:
             raise AtelierError(_no_image_message(spooled.rejected()))
@@ -195,7 +197,10 @@ def convert(
         )
         fractions = settings.validation_fraction, settings.test_fraction
         dropped = _redundant_rows(spooled, groups) if settings.duplicates == "drop" else []
-        sets = split(groups, hashes, *fractions, dropped)
+        together = groups
+        if settings.faces != "none":
+            together = join_groups(groups, _photographs(spooled, overviews, workers))
+        sets = split(together, hashes, *fractions, dropped)
         write_image_list(temporary_list, list_images(spooled.files, sets, groups))
         for file, indices in (
             (temporary, sets.training),
@@ -218,12 +223,23 @@ def _save_rows(
     save_images(file, pixels, (len(indices), *shape), [names[i] for i in indices])
 
 
+def _photographs(spooled: "_Spooled", overviews: IO[bytes], workers: int) -> NDArray[np.int64]:
+    """Return for each row the group of near-duplicates of its photograph, int64 [N]."""
+    shape = (OVERVIEW_SIDE, OVERVIEW_SIDE, 3)
+    groups = group_near_duplicates(
+        partial(_row_at, overviews, shape), spooled.overview_hashes, workers=workers or -1
+    )
+    counts = [len(file.rows) for file in spooled.files if file.rows]
+    return np.repeat(groups, counts)
+
+
 @dataclass(frozen=True)
 class _Spooled:
-    """All files without their pixels, and the SHA-256 of each row in the spool."""
+    """All files without their pixels, and the SHA-256 of each row and overview that is on disk."""
 
     files: list[ConvertedFile]
     hashes: list[bytes]
+    overview_hashes: list[bytes]
 
     def rejected(self) -> tuple[tuple[str, str], ...]:
         """Return name and reason of each rejected file."""
@@ -235,14 +251,21 @@ class _Spooled:
 
 
 def _write_pixels(
-    files: Iterator[ConvertedFile], spool: IO[bytes], total: int | None, report: ProgressCallback
+    files: Iterator[ConvertedFile],
+    spool: IO[bytes],
+    overviews: IO[bytes],
+    total: int | None,
+    report: ProgressCallback,
 ) -> _Spooled:
-    """Write the pixels of all rows to ``spool``, and return the rest."""
-    spooled, rejected = _Spooled([], []), 0
+    """Write pixels of rows to ``spool`` and of photographs to ``overviews``; return the rest."""
+    spooled, rejected = _Spooled([], [], []), 0
     for file in files:
         for row in file.rows:
             spool.write(row.pixels.data)
             spooled.hashes.append(hashlib.sha256(row.pixels.data).digest())
+        if file.overview.size:
+            overviews.write(file.overview.data)
+            spooled.overview_hashes.append(hashlib.sha256(file.overview.data).digest())
         spooled.files.append(file.without_pixels())
         rejected += bool(file.reason)
         report(Progress(len(spooled.files), total, f"{rejected} rejected"))
@@ -250,15 +273,15 @@ def _write_pixels(
 
 
 def _redundant_rows(spooled: _Spooled, groups: NDArray[np.int64]) -> list[int]:
-    """Return the rows to leave out: all but the largest original of each group.
+    """Return the rows to leave out: all of each group but the one made from the most pixels.
 
-    Of equally large originals, hashes decide, so that the choice does not depend on the order.
-    Names decide between files with equal bytes.
+    Between rows of equally many pixels, hashes decide, so that the choice does not depend on the
+    order. Names decide between files with equal bytes.
     """
-    files = [(file, row.name) for file in spooled.files for row in file.rows]
+    rows = [(file, row) for file in spooled.files for row in file.rows]
     keys = [
-        (-file.width * file.height, file.sha256, row_hash, name)
-        for (file, name), row_hash in zip(files, spooled.hashes, strict=True)
+        (-row.side, -file.width * file.height, file.sha256, row_hash, row.name)
+        for (file, row), row_hash in zip(rows, spooled.hashes, strict=True)
     ]
     return redundant_images(groups, keys)
 

@@ -11,7 +11,7 @@ time, and a comparison of the images confirms them, see :mod:`atelier.data.image
 """
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,23 +49,20 @@ ReadRow = Callable[[int], NDArray[np.uint8]]
 def group_near_duplicates(
     read: ReadRow,
     hashes: Sequence[bytes],
-    keys: Sequence[Hashable] | None = None,
     workers: int = -1,
 ) -> NDArray[np.int64]:
-    """Return groups of near-duplicates, copies and images with equal keys.
+    """Return groups of near-duplicates and copies.
 
     Two images are near-duplicates if their image difference is at most 0.12 and their window
     difference is at most 0.5, for the second image or its mirror image, or for the parts that they
     have in common. Two images are in one group if a chain of such pairs connects them. Groups
-    depend on contents and keys only, not on the order. Each image is compared with at most 15
+    depend on contents only, not on the order. Each image is compared with at most 15
     neighbors. Of images that differ by at most 0.01 and 0.05, only one is compared with the
     others. Memory holds about 2 kB per image.
 
     Args:
         read: returns the image of an index.
         hashes: hash of each image's bytes.
-        keys: key of each image, for example the photograph that a face was cropped from; ``None``
-            for an image without a key.
         workers: number of threads; -1 for one per core.
 
     Returns:
@@ -73,11 +70,27 @@ def group_near_duplicates(
     """
     distinct, contents = _distinct(hashes)
     sets = _DisjointSets(len(distinct))
-    _join_keys(sets, keys or (), contents.tolist())
     _join_near_duplicates(sets, lambda number: read(int(distinct[number])), workers)
     roots = np.array([sets.root(number) for number in range(len(distinct))])
     numbers = np.unique(roots, return_inverse=True)[1]
     return np.asarray(numbers[contents], np.int64)
+
+
+def join_groups(groups: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the groups of images that a chain of equal groups or equal others connects, int64 [N].
+
+    Args:
+        groups: group of each image, int64 [N], counted from 0.
+        others: group of each image by another criterion, int64 [N], counted from 0.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    # A graph of all groups, with an edge for each image.
+    first_other = int(groups.max()) + 1
+    count = first_other + int(others.max()) + 1
+    edges = coo_array((np.ones(len(groups)), (groups, others + first_other)), shape=(count, count))
+    return np.asarray(connected_components(edges, directed=False)[1][groups], np.int64)
 
 
 def describe_images(images: Iterable[NDArray[np.uint8]]) -> Floats:
@@ -152,13 +165,6 @@ class _DisjointSets:
         """Replace the sets of two numbers by their union."""
         first, second = sorted((self.root(one), self.root(other)))
         self._parents[second] = first
-
-
-def _join_keys(sets: _DisjointSets, keys: Sequence[Hashable], contents: list[int]) -> None:
-    first: dict[Hashable, int] = {}
-    for key, content in zip(keys, contents, strict=bool(keys)):
-        if key is not None:
-            sets.join(first.setdefault(key, content), content)
 
 
 def _describe_all(read: ReadRow, count: int) -> tuple[Floats32, NDArray[np.float16]]:

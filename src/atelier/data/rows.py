@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -24,6 +24,8 @@ _REDUCING_GAP = 3.0
 # A JPEG is decoded at no less than this multiple of the row's size; the loss is not visible.
 _MIN_DECODED = 2
 NO_FACE = "an image without a face"
+OVERVIEW_SIDE = 64
+"""Height and width in pixels of the overview of a photograph."""
 _NO_PIXELS = np.empty(0, np.uint8)
 
 
@@ -54,6 +56,8 @@ class ConvertedFile:
         width: of the upright image in pixels; 0 if it is not readable.
         height: likewise.
         reason: why the file is rejected; empty if it is used.
+        overview: the whole image if the rows are faces, uint8 [OVERVIEW_SIDE, OVERVIEW_SIDE, 3],
+            to search for near-duplicates; else empty.
     """
 
     name: str
@@ -62,10 +66,12 @@ class ConvertedFile:
     width: int = 0
     height: int = 0
     reason: str = ""
+    overview: NDArray[np.uint8] = field(default_factory=lambda: _NO_PIXELS)
 
     def without_pixels(self) -> "ConvertedFile":
-        """Return a copy whose rows hold no pixels."""
-        return replace(self, rows=tuple(replace(row, pixels=_NO_PIXELS) for row in self.rows))
+        """Return a copy that holds no pixels."""
+        rows = tuple(replace(row, pixels=_NO_PIXELS) for row in self.rows)
+        return replace(self, rows=rows, overview=_NO_PIXELS)
 
 
 def convert_file(
@@ -87,7 +93,15 @@ def convert_file(
     except UnreadableError as error:
         return ConvertedFile(name, sha256=sha256.hexdigest(), reason=str(error))
     rows = tuple(_rows(settings, name, image, face_weights))
-    return ConvertedFile(name, rows, sha256.hexdigest(), *image.size, "" if rows else NO_FACE)
+    has_overview = settings.faces != "none" and rows
+    return ConvertedFile(
+        name,
+        rows,
+        sha256.hexdigest(),
+        *image.size,
+        reason="" if rows else NO_FACE,
+        overview=resize(image, OVERVIEW_SIDE, "stretch") if has_overview else _NO_PIXELS,
+    )
 
 
 def _rows(

@@ -18,6 +18,8 @@ from atelier.data.faces.yunet import YuNet
 # Faces are detected in a copy that is reduced until the smallest of them have this size, which is
 # all that the detector's last network sees of a face.
 _SMALLEST_SEEN = 48
+MAX_FACES = 100
+"""Largest number of faces of an image, which bounds the memory."""
 # Smaller faces are not found.
 _SMALLEST_FOUND = 20
 # Side of the square of `align_to: celeba` divided by the longer side of the face's box: 178 / 116.
@@ -66,7 +68,7 @@ def cut_faces(
 def find_faces(
     settings: ConvertSettings, pixels: NDArray[np.uint8], weights: bytes = b""
 ) -> list[Face]:
-    """Return the faces of an image, uint8 [H, W, 3], from the largest to the smallest.
+    """Return at most 100 faces of an image, uint8 [H, W, 3], from the largest to the smallest.
 
     Faces below ``smallest_face`` and ``face_confidence`` are left out, and those whose landmarks
     are not arranged like a face's.
@@ -88,7 +90,7 @@ def find_faces(
         if face.confidence >= settings.face_confidence
     ]
     faces = order_faces([f for f in faces if f.size >= smallest and _has_plausible_landmarks(f)])
-    return faces[:1] if settings.faces_per_image == "largest" else faces
+    return faces[: 1 if settings.faces_per_image == "largest" else MAX_FACES]
 
 
 def _has_plausible_landmarks(face: Face) -> bool:
