@@ -3,8 +3,8 @@
 The last preset is trained to its end or for --seconds, and every other one for as many seconds of
 processor time (which other programs disturb less than elapsed time), on the same images. KID
 compares generated faces with faces that no training used, by `vgg19_caffe` and `random`. The
-nearest training face of a generated face, or of its mirror image, is searched by `vgg19_caffe`;
-for comparison also that of other real faces. Each training writes a sheet of faces,
+nearest of the --images faces to a generated face, or to its mirror image, is searched by
+`vgg19_caffe`; for comparison also that of other real faces. Each training writes a sheet of faces,
 PRESET-SEED.png.
 
 Usage: python benchmarks/few_images.py ARCHIVE [--presets best64 few64] [--images 400]
@@ -106,7 +106,7 @@ def judge(trainer: Trainer, references: dict[str, Reference], sheet: Path) -> di
         "steps": trainer.steps_done,
         "epochs": trainer.epochs_done,
         **{name: [round(number, 4) for number in kid] for name, kid in kids.items()},
-        "nearest training face": spread(nearest.distance),
+        "nearest face": spread(nearest.distance),
         "nearest is of the mirror image": round(float(nearest.mirrored.double().mean()), 3),
     }
 
@@ -135,7 +135,7 @@ def main() -> None:
     images, others = faces[: options.images], faces[-options.reference :]
     references = {name: Reference.of(name, images, others) for name in ("vgg19_caffe", "random")}
     real = spread(references["vgg19_caffe"].nearest_training(others[:_GENERATED]).distance)
-    show({"name": "other real faces", "nearest training face": real}, options.json)
+    show({"name": "other real faces", "nearest face": real}, options.json)
     for seed in options.seeds:
         seconds = options.seconds
         for name in reversed(options.presets):
