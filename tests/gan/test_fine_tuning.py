@@ -237,6 +237,9 @@ def test_settings_are_compared_before_the_images_exist(
     require_same_settings(SMALL, settings)
     with pytest.raises(AtelierError, match=r"set convert\.image_size to 16"):
         require_same_settings(SMALL, make_settings(train=fields, convert={"image_size": 64}))
+    frozen = fields | {"freeze_discriminator": 3, **START}
+    with pytest.raises(AtelierError, match=r"has 3 layers, .* set it to 2 or less"):
+        require_same_settings(SMALL, make_settings(train=frozen, convert={"image_size": 16}))
     conditional = make_settings(train=fields | {"conditional": True}, convert={"image_size": 16})
     require_same_settings(with_changes(SMALL, classes=7), conditional)
     with pytest.raises(AtelierError, match=r"set train\.conditional to true"):

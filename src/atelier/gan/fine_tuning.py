@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from atelier.core.errors import AtelierError
 from atelier.core.paths import NETWORKS
 from atelier.core.settings import Settings
-from atelier.gan.networks import Architecture, Discriminator, Generator
+from atelier.gan.networks import Architecture, Discriminator, Generator, build_discriminator
 from atelier.gan.serialization import read_state
 
 
@@ -80,7 +81,7 @@ def require_same_settings(found: Architecture, settings: Settings) -> None:
     """Raise if networks do not fit the settings; the images decide the number of classes.
 
     Raises:
-        AtelierError: as for :func:`require_same_architecture`.
+        AtelierError: as for :func:`require_same_architecture` and :func:`freeze_layers`.
     """
     classes = found.classes if settings.train.conditional else 0
     convert = settings.convert
@@ -88,6 +89,8 @@ def require_same_settings(found: Architecture, settings: Settings) -> None:
         settings.train, convert.image_size, convert.channels, classes
     )
     require_same_architecture(found, needed)
+    with torch.device("meta"):  # without memory
+        freeze_layers(build_discriminator(needed), settings.train.freeze_discriminator)
 
 
 def _advice(name: str, value: object, other: object) -> str:
