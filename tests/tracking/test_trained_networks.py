@@ -10,14 +10,19 @@ from typing import Any
 import pytest
 
 from atelier.core.errors import AtelierError
+from atelier.core.files import write_json
 from atelier.core.hashing import file_digest
-from atelier.core.paths import NETWORKS
+from atelier.core.paths import NETWORKS, ORIGIN, START, list_path
 from atelier.gan.networks import build_networks
 from atelier.gan.serialization import save_network
 from atelier.tracking.lineage import find_lineage
 from atelier.tracking.run import Run
 from atelier.tracking.store import as_default_store, open_store
-from atelier.tracking.trained_networks import Origin, copy_networks, load_start
+from atelier.tracking.trained_networks import (
+    Origin,
+    copy_networks,
+    load_start,
+)
 
 from ..support.architectures import SMALL
 from ..support.project import Project
@@ -188,6 +193,7 @@ def test_failed_start_keeps_the_earlier_copy(
     project.set(**{"train.start_from": {"first": "models:/faces@champion"}})
     start = project.folder / "data/start"
     project.stage("start", **STAGE)
+    project.stage("inputs", "train", DVC_STAGE="train_inputs")
     before = content(start)
     address = "http://127.0.0.1:1"
     output = project.stage("start", ok=False, **STAGE, MLFLOW_TRACKING_URI=address)
@@ -219,6 +225,53 @@ def test_training_rejects_copies_of_another_start(project: Project, tmp_path: Pa
     with pytest.raises(AtelierError, match="has other networks than"):
         load_start(place, Run(None))
     project.set(**{"train.start_from": {}})
+
+
+def save_networks(folder: Path, seed: int = 1) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, network in zip(NETWORKS, build_networks(SMALL, seed=seed), strict=True):
+        save_network(network, SMALL, folder / name)
+
+
+def write_list() -> None:
+    """Write what the stage train_inputs writes."""
+    digests = {(START / name).as_posix(): file_digest(START / name, "md5") for name in NETWORKS}
+    write_json(list_path("train"), digests)
+
+
+@pytest.fixture
+def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Current folder with the outputs of the stages start and train_inputs, in a stage of DVC."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_STAGE", "train")
+    save_networks(START)
+    digests = {name: file_digest(START / name, "md5") for name in NETWORKS}
+    write_json(ORIGIN, Origin("0" * 32, "0" * 32).as_json() | {"md5": digests})
+    write_list()
+    return tmp_path
+
+
+def test_copies_must_be_those_that_dvc_compares(copies: Path) -> None:
+    place = {"first": "0" * 32}
+    assert load_start(place, Run(None))
+    save_networks(START, seed=2)  # as the start stage does without train_inputs
+    digests = {name: file_digest(START / name, "md5") for name in NETWORKS}
+    write_json(ORIGIN, Origin("0" * 32).as_json() | {"md5": digests})
+    with pytest.raises(AtelierError, match="run `dvc repro train`, without -s"):
+        load_start(place, Run(None))
+    write_list()
+    assert load_start(place, Run(None))
+
+
+def test_only_copies_of_the_same_place_are_offered(
+    copies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    offer = "the earlier copy in data/start is kept, and `dvc repro -s train` uses it"
+    assert offer in error_of("0" * 32, copies)
+    assert offer not in error_of("1" * 32, copies)
+    save_networks(START, seed=2)
+    assert offer not in error_of("0" * 32, copies)
 
 
 LOCK = """

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 from atelier.core.errors import AtelierError
 from atelier.core.files import NotRegularError, open_regular
 from atelier.core.hashing import file_digest
-from atelier.core.paths import NETWORKS, ORIGIN, START, project_folders, user_path
+from atelier.core.paths import (
+    NETWORKS,
+    ORIGIN,
+    START,
+    list_path,
+    project_folders,
+    read_list,
+    user_path,
+)
 from atelier.tracking.environment import repository_root
 from atelier.tracking.models import CONTENT, MODEL, is_reference, training_of
 from atelier.tracking.redact import redact_urls
@@ -71,16 +79,15 @@ def copy_networks(place: str, folder: Path) -> Origin:
     if not is_reference(place):
         _copy(user_path(place), folder)
         return Origin(redact_urls(place))
-    kept = ""
-    if all((START / name).exists() for name in NETWORKS):
-        kept = f"; the earlier copy in {START} is kept, and `dvc repro -s train` uses it"
     try:
         client = existing_store(repository_root())
         if client is None:
             raise AtelierError("this project has no MLflow store; set MLFLOW_TRACKING_URI")
         return _download(place, client, folder)
     except Exception as error:  # any error of MLflow
-        reason = short_message(error).rstrip(".")
+        reason, kept = short_message(error).rstrip("."), ""
+        if _copied_origin(place):
+            kept = f"; the earlier copy in {START} is kept, and `dvc repro -s train` uses it"
         raise AtelierError(
             f"MLflow returns no networks for train.start_from: {place} ({reason}){kept}."
         ) from None
@@ -177,19 +184,35 @@ def load_start(start_from: Mapping[str, str], run: "Run") -> "PretrainedNetworks
 
     if not start_from:
         return None
-    record: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
-        record = json.loads(ORIGIN.read_text("utf-8"))
-    digests = {name: file_digest(START / name, "md5") for name in NETWORKS}
-    places = [redact_urls(place) for place in start_from.values()]
-    if [record.get("place")] != places or record.get("md5") != digests:
+    (place,) = start_from.values()
+    origin = _copied_origin(place)
+    if origin is None:
         raise AtelierError(
             f"{START} has other networks than train.start_from names; run `dvc repro train`,"
             " without -s, to copy them."
         )
-    names = {f"{START_TAG}{Path(name).stem}": digest for name, digest in digests.items()}
+    names = {f"{START_TAG}{Path(name).stem}": digest for name, digest in origin["md5"].items()}
     about = {
-        f"{START_TAG}{key}": str(record[key]) for key in ("place", "run", "model") if record[key]
+        f"{START_TAG}{key}": str(origin[key]) for key in ("place", "run", "model") if origin[key]
     }
     run.set_tags(**about | names)
     return load_pretrained(START)
+
+
+def _copied_origin(place: str) -> dict[str, Any] | None:
+    """Return the origin of the copied networks; ``None`` if they are not those of a place.
+
+    DVC compares only their list, so it must be the one of the copies too.
+    """
+    if not all((START / name).is_file() for name in NETWORKS):
+        return None
+    digests = {name: file_digest(START / name, "md5") for name in NETWORKS}
+    listed = {(START / name).as_posix(): digest for name, digest in digests.items()}
+    is_listed = read_list(list_path("train")) == listed
+    if not is_listed and "DVC_STAGE" in os.environ:
+        return None
+    origin: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        origin = json.loads(ORIGIN.read_text("utf-8"))
+    matches = origin.get("place") == redact_urls(place) and origin.get("md5") == digests
+    return origin if matches else None
