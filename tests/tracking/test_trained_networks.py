@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 from atelier.core.errors import AtelierError
 from atelier.core.files import write_json
@@ -130,7 +131,7 @@ def test_start_without_networks_is_one_sentence(
     (tmp_path / "pipe").mkdir()
     os.mkfifo(tmp_path / "pipe" / NETWORKS[0])
     expected = {
-        "models": "which the training itself replaces",
+        "models": "which this pipeline itself replaces",
         str(tmp_path / "none"): "there is no such folder; name a folder like models/",
         str(half): "has no discriminator.safetensors; training from a generator without its",
         str(tmp_path / "pipe"): "it is a pipe",
@@ -272,6 +273,50 @@ def test_only_copies_of_the_same_place_are_offered(
     assert offer not in error_of("1" * 32, copies)
     save_networks(START, seed=2)
     assert offer not in error_of("0" * 32, copies)
+
+
+def test_outputs_are_rejected_also_through_links(copies: Path) -> None:
+    save_networks(Path("models"))
+    for name in ("links", "chain", "linked", "out"):
+        Path(name).mkdir()
+    for name in NETWORKS:
+        (copies / "links" / name).symlink_to(copies / "models" / name)
+        (copies / "chain" / name).symlink_to(f"../links/{name}")
+    (copies / "folder").symlink_to("models")
+    for place in ("links", "chain", "folder", "data/start"):
+        assert "which this pipeline itself replaces" in error_of(place, Path("out"))
+    # Outputs can be links to DVC's cache, and so can the files of their copy.
+    for name in NETWORKS:
+        Path("models", name).rename(name)
+        Path("models", name).symlink_to(f"../{name}")
+        Path("linked", name).symlink_to(f"../{name}")
+    assert copy_networks("linked", Path("out")) == Origin("linked")
+
+
+def test_file_that_is_no_network_is_not_copied(copies: Path) -> None:
+    save_networks(Path("large"))
+    os.truncate(Path("large", NETWORKS[0]), 5 * 2**30)  # sparse: it uses no disk space
+    save_networks(Path("damaged"))
+    Path("damaged", NETWORKS[0]).write_bytes(b"\xff" * 100)
+    Path("out").mkdir()
+    assert "large/generator.safetensors has 5.0 GiB, and the limit for a network is 4 GiB" in (
+        error_of("large", Path("out"))
+    )
+    assert "generator.safetensors is no network (its header is damaged)" in (
+        error_of("damaged", Path("out"))
+    )
+    assert not list(Path("out").iterdir())
+
+
+def test_artifact_that_is_too_large_is_not_downloaded(
+    client: Any, other_run: str, tmp_path: Path
+) -> None:
+    stored = Path(local_file_uri_to_path(client.get_run(other_run).info.artifact_uri))
+    os.truncate(stored / "networks" / NETWORKS[0], 5 * 2**30)
+    (tmp_path / "out").mkdir()
+    sentence = error_of(other_run, tmp_path / "out")
+    assert "(networks/generator.safetensors has 5.0 GiB, and the limit" in sentence
+    assert not list((tmp_path / "out").iterdir())
 
 
 LOCK = """

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 ARTIFACTS = "networks"
 """Folder of the run's artifacts with both networks."""
 START_TAG = "start."
+_SIZE_LIMIT = 4 * 2**30  # bytes of a file; a billion weights
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,12 @@ def _copy(source: Path, folder: Path) -> None:
     """Copy both networks of a folder.
 
     Raises:
-        AtelierError: one of them is missing, or the folder is an output of this project.
+        AtelierError: one of them is missing, damaged or an output of this project.
     """
-    if any(source.resolve() == (root / "models").resolve() for root in project_folders()):
-        raise AtelierError(
-            f"train.start_from is {source}, which the training itself replaces; copy that folder,"
-            " for example to data/weights/first, and name the copy."
-        )
+    from atelier.core.pretrained import check_safetensors
+
+    for name in NETWORKS:
+        _reject_output(source / name)
     if not source.is_dir():
         raise AtelierError(
             f"train.start_from is {source}, but there is no such folder; name a folder like"
@@ -111,6 +111,8 @@ def _copy(source: Path, folder: Path) -> None:
         )
     for name in NETWORKS:
         try:
+            check_safetensors(source / name)
+            _check_size(str(source / name), (source / name).stat().st_size)
             with open_regular(source / name) as original, (folder / name).open("wb") as copy:
                 shutil.copyfileobj(original, copy)
         except FileNotFoundError:
@@ -120,20 +122,57 @@ def _copy(source: Path, folder: Path) -> None:
             ) from None
         except NotRegularError as error:
             raise AtelierError(f"train.start_from is {source}, but {error}") from None
+        except ValueError as error:
+            raise AtelierError(
+                f"train.start_from is {source}, whose {name} is no network ({error}); get it again."
+            ) from None
+
+
+def _reject_output(file: Path) -> None:
+    """Raise if a file is in ``models/`` or ``data/start/``, also through links.
+
+    Links are followed one by one: DVC may have replaced the files of outputs by links to its cache.
+
+    Raises:
+        AtelierError: the file is an output.
+    """
+    outputs = {(root / name).resolve() for root in project_folders() for name in ("models", START)}
+    files = [file]
+    while files[-1].is_symlink() and len(files) < 40:  # as many as Linux follows
+        files.append(files[-1].parent / files[-1].readlink())
+    if any(file.parent.resolve() in outputs for file in files):
+        raise AtelierError(
+            f"train.start_from uses {file}, which this pipeline itself replaces; copy both"
+            " networks, for example to data/weights/first, and name that folder."
+        )
+
+
+def _check_size(name: str, size: int | None) -> None:
+    """Raise if a file is too large to be a network; some stores return no size.
+
+    Raises:
+        AtelierError: the message names the size and the limit.
+    """
+    if size and size > _SIZE_LIMIT:
+        raise AtelierError(
+            f"{name} has {size / 2**30:,.1f} GiB, and the limit for a network is"
+            f" {_SIZE_LIMIT // 2**30} GiB; choose other networks"
+        )
 
 
 def _download(place: str, client: "MlflowClient", folder: Path) -> Origin:
     """Download both networks of a run or a model.
 
     Raises:
-        AtelierError: the run has no networks, or its generator is not the one of the model.
+        AtelierError: the run has no networks, one is too large, or the generator is not the one of
+            the model.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     if MODEL.fullmatch(place):
         run, model, content = _resolve_model(place, client)
     else:
         run, model, content = training_of(client.get_run(place), client).info.run_id, "", ""
-    stored = {file.path for file in client.list_artifacts(run, ARTIFACTS)}
+    stored = {file.path: file.file_size for file in client.list_artifacts(run, ARTIFACTS)}
     for name in NETWORKS:
         path = f"{ARTIFACTS}/{name}"
         if path not in stored:
@@ -141,6 +180,7 @@ def _download(place: str, client: "MlflowClient", folder: Path) -> Origin:
                 f"the run {run} has no {path}, because an earlier version logged it, or it trained"
                 " nothing; name the folder with its networks instead"
             )
+        _check_size(path, stored[path])
         with TemporaryDirectory(dir=folder) as target:  # stores differ in the folders they create
             shutil.copyfile(client.download_artifacts(run, path, target), folder / name)
     if content and file_digest(folder / NETWORKS[0], "md5") != content:
