@@ -15,9 +15,10 @@ from atelier.tracking.stage import run_stage
 def main(settings: Settings, run: Run) -> None:
     """Copy both networks, check them against the settings, and record where they came from."""
     from atelier.gan.fine_tuning import load_pretrained, require_same_settings
-    from atelier.tracking.trained_networks import copy_networks
+    from atelier.tracking.trained_networks import copy_networks, reject_own_alias
 
     (place,) = settings.train.start_from.values()
+    reject_own_alias(place, settings.tracking.registered_model)
     with atomic_merge_dir(START) as folder:
         origin = copy_networks(place, folder)
         require_same_settings(load_pretrained(folder).arch, settings)

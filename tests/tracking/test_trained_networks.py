@@ -23,6 +23,7 @@ from atelier.tracking.trained_networks import (
     Origin,
     copy_networks,
     load_start,
+    reject_own_alias,
 )
 
 from ..support.architectures import SMALL
@@ -171,7 +172,10 @@ def test_start_stage_follows_an_alias(
     assert not set(content(start).values()) & set(models(project).values())
     record = json.loads((project.folder / "data/start.json").read_text())
     assert record["md5"] == {name: file_digest(start / name, "md5") for name in NETWORKS}
-    project.set(**{"train.start_from": {}})
+    project.set(**{"tracking.registered_model": "faces"})
+    output = project.stage("start", ok=False, **STAGE)
+    assert "name a version, for example models:/faces/3" in output
+    project.set(**{"tracking.registered_model": "", "train.start_from": {}})
 
 
 @pytest.mark.parametrize("place", ["models:/faces@champion", "0123456789abcdef" * 2])
@@ -273,6 +277,15 @@ def test_only_copies_of_the_same_place_are_offered(
     assert offer not in error_of("1" * 32, copies)
     save_networks(START, seed=2)
     assert offer not in error_of("0" * 32, copies)
+
+
+def test_alias_that_the_training_can_move_is_rejected() -> None:
+    for place in ("models:/faces/3", "models:/celeba@champion", "0" * 32, "models"):
+        reject_own_alias(place, "faces")
+    reject_own_alias("models:/faces@champion", "")
+    for place in ("models:/faces@champion", "models:/faces/latest"):
+        with pytest.raises(AtelierError, match=r"models:/faces/3, or change tracking\.registered_"):
+            reject_own_alias(place, "faces")
 
 
 def test_outputs_are_rejected_also_through_links(copies: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,6 +23,7 @@ from atelier.core.paths import (
     read_list,
     user_path,
 )
+from atelier.tracking import mlflow_names
 from atelier.tracking.environment import repository_root
 from atelier.tracking.models import CONTENT, MODEL, is_reference, training_of
 from atelier.tracking.redact import redact_urls
@@ -63,6 +65,27 @@ class Origin:
     def as_json(self) -> dict[str, Any]:
         """Return the origin as a JSON object."""
         return asdict(self)
+
+
+def reject_own_alias(place: str, registered_model: str) -> None:
+    """Raise if a place is an alias that the training from it can move.
+
+    Each training would become the champion, and the next ``dvc repro`` would start from it again.
+
+    Args:
+        place: value of ``train.start_from``.
+        registered_model: value of ``tracking.registered_model``.
+
+    Raises:
+        AtelierError: the place is an alias, the latest version or a stage of that model.
+    """
+    name = mlflow_names.model_name(registered_model) if registered_model else ""
+    if name and re.fullmatch(rf"models:/{re.escape(name)}(@.*|/\D.*)", place):
+        raise AtelierError(
+            f"train.start_from is {place}, but this training is registered as {name} too, and would"
+            f" start again whenever it moves the alias; name a version, for example"
+            f" models:/{name}/3, or change tracking.registered_model."
+        )
 
 
 def copy_networks(place: str, folder: Path) -> Origin:
