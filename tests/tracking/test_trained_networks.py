@@ -268,6 +268,19 @@ def test_copies_must_be_those_that_dvc_compares(copies: Path) -> None:
     assert load_start(place, Run(None))
 
 
+def test_copies_need_no_origin_after_dvc_pull(copies: Path) -> None:
+    ORIGIN.unlink()
+    with pytest.raises(AtelierError, match="has other networks than"):
+        load_start({"first": "0" * 32}, Run(None))
+    Path("dvc.lock").write_text(LOCK)
+    assert load_start({"first": "/home/me/celeba/models"}, Run(None))
+    with pytest.raises(AtelierError, match="has other networks than"):
+        load_start({"first": "/home/me/other"}, Run(None))
+    list_path("train").unlink()
+    with pytest.raises(AtelierError, match="has other networks than"):
+        load_start({"first": "/home/me/celeba/models"}, Run(None))
+
+
 def test_only_copies_of_the_same_place_are_offered(
     copies: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,6 +354,12 @@ stages:
     - {path: data/start.json, md5: 00000000000000000000000000000000}
     - {path: data/start/discriminator.safetensors, md5: dddddddddddddddddddddddddddddddd}
     - {path: data/start/generator.safetensors, md5: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa}
+  train_inputs:
+    cmd: c
+    params:
+      params.yaml:
+        train.start_from:
+          first: /home/me/celeba/models
   train:
     cmd: c
     deps:

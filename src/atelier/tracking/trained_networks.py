@@ -24,6 +24,7 @@ from atelier.core.paths import (
     user_path,
 )
 from atelier.tracking import mlflow_names
+from atelier.tracking.dvc_lock import read_lock
 from atelier.tracking.environment import repository_root
 from atelier.tracking.models import CONTENT, MODEL, is_reference, training_of
 from atelier.tracking.redact import redact_urls
@@ -256,7 +257,9 @@ def load_start(start_from: Mapping[str, str], run: "Run") -> "PretrainedNetworks
         )
     names = {f"{START_TAG}{Path(name).stem}": digest for name, digest in origin["md5"].items()}
     about = {
-        f"{START_TAG}{key}": str(origin[key]) for key in ("place", "run", "model") if origin[key]
+        f"{START_TAG}{key}": str(origin[key])
+        for key in ("place", "run", "model")
+        if origin.get(key)
     }
     run.set_tags(**about | names)
     return load_pretrained(START)
@@ -265,7 +268,8 @@ def load_start(start_from: Mapping[str, str], run: "Run") -> "PretrainedNetworks
 def _copied_origin(place: str) -> dict[str, Any] | None:
     """Return the origin of the copied networks; ``None`` if they are not those of a place.
 
-    DVC compares only their list, so it must be the one of the copies too.
+    DVC compares only their list, so it must be the one of the copies too. `dvc pull` restores both
+    in another clone, but not the file with the origin: then ``dvc.lock`` has the place.
     """
     if not all((START / name).is_file() for name in NETWORKS):
         return None
@@ -277,5 +281,17 @@ def _copied_origin(place: str) -> dict[str, Any] | None:
     origin: dict[str, Any] = {}
     with suppress(OSError, ValueError):
         origin = json.loads(ORIGIN.read_text("utf-8"))
+    if is_listed and not ORIGIN.exists():
+        origin = {"place": _listed_place(), "md5": digests}
     matches = origin.get("place") == redact_urls(place) and origin.get("md5") == digests
     return origin if matches else None
+
+
+def _listed_place() -> str:
+    """Return the place whose networks DVC lists, without passwords; empty if it is unknown."""
+    with suppress(OSError):
+        record = read_lock(Path("dvc.lock").read_text("utf-8")).get("train_inputs")
+        if record and len(record.parameters) == 1:
+            (place,) = record.parameters.values()
+            return place
+    return ""
