@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from atelier.core.errors import NotExtendableError
+from atelier.tracking import finished
 from atelier.tracking.finished import clear_recorded, open_finished
 from atelier.tracking.run_state import Fingerprint, ResumeDir, stale
 from atelier.tracking.store import open_store
@@ -104,6 +106,23 @@ def test_training_that_is_killed_while_it_replaces_another_is_kept_later(private
     finish(private, TRAINING, 2)
     clear_recorded(private)
     assert opened(private, LONGER) == 2
+
+
+def test_two_processes_that_keep_a_training_do_not_remove_it(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = finish(private, TRAINING, 1)
+    wait = finished.locked
+
+    def wait_for_the_other_process(path: Path) -> AbstractContextManager[bool]:
+        monkeypatch.setattr(finished, "locked", wait)
+        clear_recorded(private)
+        return wait(path)
+
+    monkeypatch.setattr(finished, "locked", wait_for_the_other_process)
+    clear_recorded(private)
+    assert not folder.exists()
+    assert opened(private, LONGER) == 1
 
 
 @pytest.mark.parametrize(

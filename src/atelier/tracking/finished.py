@@ -74,9 +74,11 @@ def open_finished(resume_dir: ResumeDir) -> Iterator["Checkpoints | None"]:
 
 def _keep(folder: Path, private: Path) -> None:
     """Move a folder of checkpoints to the place of the one that is kept."""
-    _checkpoints(folder).delete_older()
     finished = private / FINISHED
     with locked(finished / ".lock"):
+        if not folder.exists():  # another process has just moved it
+            return
+        _checkpoints(folder).delete_older()
         for old in finished.glob(f"{_KEPT_STAGE}-*"):
             shutil.rmtree(old)
         folder.rename(finished / folder.name.lstrip("."))
