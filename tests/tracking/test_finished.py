@@ -12,7 +12,7 @@ import torch
 from atelier.core.errors import NotExtendableError
 from atelier.tracking import finished
 from atelier.tracking.finished import clear_recorded, open_finished
-from atelier.tracking.run_state import Fingerprint, ResumeDir, stale
+from atelier.tracking.run_state import Fingerprint, ResumeDir, remove_stale, stale
 from atelier.tracking.store import open_store
 
 from ..support.project import Project
@@ -80,6 +80,7 @@ def test_checkpoints_of_the_last_recorded_training_are_kept(private: Path) -> No
         *("state-000000000001-milestone", "state-000000000003"),
     ]
     assert opened(private, LONGER) == 1
+    assert opened(private, replace(TRAINING, settings=TRAINING.settings | {"train.steps": 9})) == 1
     finish(private, replace(TRAINING, contents={"src/atelier/gan": "9"}), 2)
     clear_recorded(private)
     assert [path.name for path in (private / "finished").glob("train-*")] != [folder.name]
@@ -173,7 +174,14 @@ def test_kept_state_becomes_stale(private: Path) -> None:
     folder = finish(private, TRAINING, 1)
     clear_recorded(private)
     assert stale(private, days=1) == []
-    assert stale(private, days=-1) == [private / "finished" / folder.name]
+    kept = private / "finished" / folder.name
+    assert stale(private, days=-1) == [kept]
+    with open_finished(ResumeDir(private, "train", LONGER, "cpu", None)):
+        assert stale(private, days=-1) == [], "a longer training reads it"
+        remove_stale(kept)
+        assert kept.exists()
+    remove_stale(kept)
+    assert not kept.exists()
 
 
 def test_longer_training_continues_the_finished_one(ready: Project, tmp_path: Path) -> None:

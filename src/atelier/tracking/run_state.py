@@ -319,9 +319,14 @@ def stale(private: Path, days: float) -> list[Path]:
 
 def remove_stale(folder: Path) -> None:
     """Remove a folder of :func:`stale`, unless a stage uses it by now."""
-    with locked(folder / ".lock", wait=False) as free:
-        if free:
+    with locked(_lock_of(folder), wait=False) as free:
+        if free and folder.exists():
             shutil.rmtree(folder)
+
+
+def _lock_of(folder: Path) -> Path:
+    """Return the lock of a folder of checkpoints; finished trainings share one."""
+    return (folder.parent if folder.parent.name == FINISHED else folder) / ".lock"
 
 
 def _last_write(folder: Path) -> float:
@@ -333,7 +338,7 @@ def _last_write(folder: Path) -> float:
 
 
 def _is_locked(folder: Path) -> bool:
-    lock = folder / ".lock"
+    lock = _lock_of(folder)
     if not lock.exists():
         return False
     with locked(lock, wait=False) as free:
