@@ -149,6 +149,14 @@ def test_two_processes_that_keep_a_training_do_not_remove_it(
             "cpu",
             "the code in src/atelier/gan changed",
         ),
+        *(
+            (
+                replace(LONGER, contents=LONGER.contents | {path: "9"}),
+                "cpu",
+                "the networks of train.start_from changed",
+            )
+            for path in ("data/inputs/train.json", "data/start/generator.safetensors")
+        ),
         (LONGER, "cuda", "device was cpu and is cuda"),
     ],
 )
