@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from atelier.core.errors import AtelierError
 from atelier.core.paths import LISTS, read_list
+from atelier.core.torchrun import processes
 from atelier.core.yaml_files import read_yaml
 from atelier.tracking.dvc_lock import (
     StageRecord,
@@ -43,7 +44,7 @@ FINISHED = "finished"
 FOLDERS = ("unfinished", FINISHED)
 _POLL_SECONDS = 1.0
 _STATES = ("state-*", "picture-*")  # checkpoints of the training, of style transfer
-# Results depend on the number of threads by rounding.
+# Results depend on the numbers of threads and processes by rounding.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -100,6 +101,7 @@ def machine_values(device: str) -> dict[str, Any]:
     """
     values: dict[str, Any] = {"PyTorch": version("torch"), "number of CPUs": os.cpu_count()}
     values |= {"device": _chosen_device(device), "list of GPUs": list(gpu_names())}
+    values["number of processes"] = processes()
     return values | {name: os.environ.get(name) for name in _THREADS}
 
 
