@@ -38,7 +38,17 @@ def md5(content: str) -> str:
         lambda patch: patch.setenv("MKL_NUM_THREADS", "99"),
         lambda patch: patch.setattr(run_state, "processes", lambda: 2),
     ],
-    ids=["setting", "missing setting", "content", "torch", "cores", "cards", "OMP", "MKL", "processes"],
+    ids=[
+        "setting",
+        "missing setting",
+        "content",
+        "torch",
+        "cores",
+        "cards",
+        "OMP",
+        "MKL",
+        "processes",
+    ],
 )
 def test_key_depends_on_fingerprint_and_machine(
     monkeypatch: pytest.MonkeyPatch, change: Callable[[pytest.MonkeyPatch], Fingerprint | None]
