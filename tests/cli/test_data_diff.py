@@ -15,11 +15,13 @@ import pytest
 from dvc.repo import Repo
 from PIL import Image
 
+from atelier.core.errors import AtelierError
 from atelier.core.settings import Settings
 from atelier.data.convert import convert
 from atelier.data.rows import resize
 from atelier.data.sources.download import download
 from atelier.sample_faces.portrait import random_portrait
+from atelier.tracking.recorded_outputs import RecordedOutputs
 
 from ..conftest import BuildOnce
 from ..support.project import AUTHOR
@@ -169,6 +171,9 @@ def test_content_is_downloaded_from_the_remote_storage(
     assert message.startswith("ERROR: DVC's cache has no data/images.csv of v1, and it cannot be")
     assert "run `dvc repro convert`" in message
     assert message.count("\n") == 1
+    outputs = RecordedOutputs("v1", {"samples": "0" * 32}, {"samples": "train"})
+    with pytest.raises(AtelierError, match="run `dvc repro train` to make it again"):
+        outputs.fetch("samples")
     (project / ".dvc/config").write_text(
         f"[core]\n    remote = storage\n['remote \"storage\"']\n    url = {tmp_path}/storage\n"
     )

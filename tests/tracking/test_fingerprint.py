@@ -36,8 +36,19 @@ def md5(content: str) -> str:
         lambda patch: patch.setattr(run_state, "gpu_names", lambda: ["H200"]),
         lambda patch: patch.setenv("OMP_NUM_THREADS", "99"),
         lambda patch: patch.setenv("MKL_NUM_THREADS", "99"),
+        lambda patch: patch.setattr(run_state, "processes", lambda: 2),
     ],
-    ids=["setting", "missing setting", "content", "torch", "cores", "cards", "OMP", "MKL"],
+    ids=[
+        "setting",
+        "missing setting",
+        "content",
+        "torch",
+        "cores",
+        "cards",
+        "OMP",
+        "MKL",
+        "processes",
+    ],
 )
 def test_key_depends_on_fingerprint_and_machine(
     monkeypatch: pytest.MonkeyPatch, change: Callable[[pytest.MonkeyPatch], Fingerprint | None]

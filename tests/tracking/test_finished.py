@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 import torch
 
 from atelier.core.errors import NotExtendableError
+from atelier.tracking import finished
 from atelier.tracking.finished import clear_recorded, open_finished
-from atelier.tracking.run_state import Fingerprint, ResumeDir, stale
+from atelier.tracking.run_state import Fingerprint, ResumeDir, remove_stale, stale
 from atelier.tracking.store import open_store
 
 from ..support.project import Project
@@ -78,6 +80,7 @@ def test_checkpoints_of_the_last_recorded_training_are_kept(private: Path) -> No
         *("state-000000000001-milestone", "state-000000000003"),
     ]
     assert opened(private, LONGER) == 1
+    assert opened(private, replace(TRAINING, settings=TRAINING.settings | {"train.steps": 9})) == 1
     finish(private, replace(TRAINING, contents={"src/atelier/gan": "9"}), 2)
     clear_recorded(private)
     assert [path.name for path in (private / "finished").glob("train-*")] != [folder.name]
@@ -106,6 +109,23 @@ def test_training_that_is_killed_while_it_replaces_another_is_kept_later(private
     assert opened(private, LONGER) == 2
 
 
+def test_two_processes_that_keep_a_training_do_not_remove_it(
+    private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = finish(private, TRAINING, 1)
+    wait = finished.locked
+
+    def wait_for_the_other_process(path: Path) -> AbstractContextManager[bool]:
+        monkeypatch.setattr(finished, "locked", wait)
+        clear_recorded(private)
+        return wait(path)
+
+    monkeypatch.setattr(finished, "locked", wait_for_the_other_process)
+    clear_recorded(private)
+    assert not folder.exists()
+    assert opened(private, LONGER) == 1
+
+
 @pytest.mark.parametrize(
     ("longer", "device", "reason"),
     [
@@ -128,6 +148,14 @@ def test_training_that_is_killed_while_it_replaces_another_is_kept_later(private
             replace(LONGER, contents=LONGER.contents | {"src/atelier/gan": "9"}),
             "cpu",
             "the code in src/atelier/gan changed",
+        ),
+        *(
+            (
+                replace(LONGER, contents=LONGER.contents | {path: "9"}),
+                "cpu",
+                "the networks of train.start_from changed",
+            )
+            for path in ("data/inputs/train.json", "data/start/generator.safetensors")
         ),
         (LONGER, "cuda", "device was cpu and is cuda"),
     ],
@@ -154,7 +182,14 @@ def test_kept_state_becomes_stale(private: Path) -> None:
     folder = finish(private, TRAINING, 1)
     clear_recorded(private)
     assert stale(private, days=1) == []
-    assert stale(private, days=-1) == [private / "finished" / folder.name]
+    kept = private / "finished" / folder.name
+    assert stale(private, days=-1) == [kept]
+    with open_finished(ResumeDir(private, "train", LONGER, "cpu", None)):
+        assert stale(private, days=-1) == [], "a longer training reads it"
+        remove_stale(kept)
+        assert kept.exists()
+    remove_stale(kept)
+    assert not kept.exists()
 
 
 def test_longer_training_continues_the_finished_one(ready: Project, tmp_path: Path) -> None:

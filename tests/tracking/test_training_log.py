@@ -1,15 +1,26 @@
-"""Lines that the train stage prints before the first step."""
+"""Lines that the train stage prints before the first step, and what it logs of epochs."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from atelier.core.checkpoints import Checkpoints
 from atelier.core.settings import Settings
+from atelier.gan.fit import run_training
 from atelier.gan.length import few_images_advice
+from atelier.gan.resume_rollback import Resumption
+from atelier.gan.trainer import Trainer
 from atelier.gan.training_plan import TrainingPlan
-from atelier.tracking.training_log import plan_lines
+from atelier.tracking.outbox import Outbox, entries
+from atelier.tracking.run import SPEED, Run
+from atelier.tracking.training_log import TrainingLog, plan_lines
+
+from ..support.execution import dead_process
 
 PLAN = TrainingPlan(
     images=1600,
@@ -102,3 +113,34 @@ def test_source_has_no_password(
 ) -> None:
     lines = plan_lines(PLAN, make_settings(download=changes).download)
     assert lines[1] == f"  images    color, 64x64 pixels, from {text}"
+
+
+def test_only_sampled_and_completely_timed_epochs_are_logged(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    small = {"epochs": 3, "batch_size": 4, "latent_size": 4, "sample_every_epochs": 2}
+    channels = {"generator_channels": 2, "discriminator_channels": 2, "precision": "fp32"}
+    settings = make_settings(train={**small, **channels})
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
+
+    def attempt(number: int, stop_at: int) -> Path:
+        """Train until a step, and return the folder of the entries."""
+        outbox = Outbox(tmp_path, dead_process(number), "train", experiment="faces", parameters={})
+        folder = tmp_path / f"samples-{number}"
+        folder.mkdir()
+        run = Run(outbox)
+        log = TrainingLog(run, folder, lambda _progress: None, settings)
+        trainer = Trainer(settings.train, pixels, torch.device("cpu"))
+        saved = Checkpoints(tmp_path / "checkpoints")
+        with suppress(KeyboardInterrupt):
+            run_training(trainer, log, Resumption(saved, lambda: trainer.steps_done == stop_at))
+        log.log_final_samples()
+        run.end("FINISHED")
+        return outbox.folder
+
+    attempt(1, stop_at=5)
+    found = [entry for entry, _ in entries(attempt(2, stop_at=-1))]
+    pictures = [entry["step"] for entry in found if entry["kind"] == "picture"]
+    assert pictures == [2, 3, 0]
+    speeds = [e["rows"][0][0] for e in found if e["kind"] == "metrics" and e["names"] == [SPEED]]
+    assert speeds == [9], "the first attempt began the epoch that ends with step 6"

@@ -20,6 +20,11 @@ def rank() -> int:
     return int(os.environ["RANK"]) if runs_under_torchrun() else 0
 
 
+def processes() -> int:
+    """Return the number of processes that torchrun started; 1 without torchrun."""
+    return int(os.environ["WORLD_SIZE"]) if runs_under_torchrun() else 1
+
+
 def torchrun(options: list[str], script: Path) -> int:
     """Run ``script`` in several processes until all exit; return the exit code.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atelier.core.errors import NotExtendableError
+from atelier.core.paths import LISTS, START
 from atelier.tracking.dvc_lock import is_code, read_lock
 from atelier.tracking.run_state import FINISHED, Fingerprint, ResumeDir, machine_values
 from atelier.tracking.store import locked
@@ -74,9 +75,11 @@ def open_finished(resume_dir: ResumeDir) -> Iterator["Checkpoints | None"]:
 
 def _keep(folder: Path, private: Path) -> None:
     """Move a folder of checkpoints to the place of the one that is kept."""
-    _checkpoints(folder).delete_older()
     finished = private / FINISHED
     with locked(finished / ".lock"):
+        if not folder.exists():  # another process has just moved it
+            return
+        _checkpoints(folder).delete_older()
         for old in finished.glob(f"{_KEPT_STAGE}-*"):
             shutil.rmtree(old)
         folder.rename(finished / folder.name.lstrip("."))
@@ -92,8 +95,16 @@ def _reject_differences(
             if name not in _LENGTH:
                 raise NotExtendableError(f"{name} was {old.get(name)} and is {new.get(name)}")
     for path in _different(before.contents, present.contents):
-        what = f"the code in {path}" if is_code(path) else path
-        raise NotExtendableError(f"{what} changed")
+        raise NotExtendableError(f"{_file_text(path)} changed")
+
+
+def _file_text(path: str) -> str:
+    """Return what a file of the train stage is, in words that users know."""
+    if is_code(path):
+        return f"the code in {path}"
+    if Path(path).parent in (START, LISTS):  # the list names nothing but these networks
+        return "the networks of train.start_from"
+    return path
 
 
 def _different(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

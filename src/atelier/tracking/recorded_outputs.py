@@ -17,10 +17,12 @@ class RecordedOutputs:
     Attributes:
         revision: name of the commit, as the user entered it.
         hashes: content hash by path.
+        stages: name of the stage that made an output, by path.
     """
 
     revision: str
     hashes: Mapping[str, str]
+    stages: Mapping[str, str]
 
     def fetch(self, path: str) -> Path:
         """Return the file of DVC's cache that has the content of an output.
@@ -52,7 +54,8 @@ class RecordedOutputs:
         if not cached.exists():
             raise AtelierError(
                 f"DVC's cache has no {path} of {self.revision}, and it cannot be downloaded"
-                f" ({reason}); check out that commit and run `dvc repro convert` to make it again."
+                f" ({reason}); check out that commit and run `dvc repro {self.stages[path]}` to"
+                " make it again."
             )
         return cached
 
@@ -84,9 +87,11 @@ def recorded_outputs(revision: str) -> RecordedOutputs:
         raise AtelierError(
             f"{revision} has no dvc.lock; choose a commit that was made after `dvc repro`."
         )
-    records = read_lock(lock).values()
+    records = read_lock(lock)
     return RecordedOutputs(
-        revision, {path: hash_ for each in records for path, hash_ in each.outputs.items()}
+        revision,
+        {path: hash_ for record in records.values() for path, hash_ in record.outputs.items()},
+        {path: stage for stage, record in records.items() for path in record.outputs},
     )
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from atelier.core.errors import AtelierError
 from atelier.core.paths import LISTS, read_list
+from atelier.core.torchrun import processes
 from atelier.core.yaml_files import read_yaml
 from atelier.tracking.dvc_lock import (
     StageRecord,
@@ -43,7 +44,7 @@ FINISHED = "finished"
 FOLDERS = ("unfinished", FINISHED)
 _POLL_SECONDS = 1.0
 _STATES = ("state-*", "picture-*")  # checkpoints of the training, of style transfer
-# Results depend on the number of threads by rounding.
+# Results depend on the numbers of threads and processes by rounding.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -100,6 +101,7 @@ def machine_values(device: str) -> dict[str, Any]:
     """
     values: dict[str, Any] = {"PyTorch": version("torch"), "number of CPUs": os.cpu_count()}
     values |= {"device": _chosen_device(device), "list of GPUs": list(gpu_names())}
+    values["number of processes"] = processes()
     return values | {name: os.environ.get(name) for name in _THREADS}
 
 
@@ -319,9 +321,14 @@ def stale(private: Path, days: float) -> list[Path]:
 
 def remove_stale(folder: Path) -> None:
     """Remove a folder of :func:`stale`, unless a stage uses it by now."""
-    with locked(folder / ".lock", wait=False) as free:
-        if free:
+    with locked(_lock_of(folder), wait=False) as free:
+        if free and folder.exists():
             shutil.rmtree(folder)
+
+
+def _lock_of(folder: Path) -> Path:
+    """Return the lock of a folder of checkpoints; finished trainings share one."""
+    return (folder.parent if folder.parent.name == FINISHED else folder) / ".lock"
 
 
 def _last_write(folder: Path) -> float:
@@ -333,7 +340,7 @@ def _last_write(folder: Path) -> float:
 
 
 def _is_locked(folder: Path) -> bool:
-    lock = folder / ".lock"
+    lock = _lock_of(folder)
     if not lock.exists():
         return False
     with locked(lock, wait=False) as free:

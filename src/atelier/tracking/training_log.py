@@ -1,5 +1,6 @@
 """Logging of a training: its size to the terminal, samples to files, results to a run."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ class TrainingLog(TrainingEvents):
     ) -> None:
         self._run, self._folder, self._report, self._settings = run, folder, report, settings
         self._columns = 0
-        self._is_training = False
+        self._first_step = math.inf  # of this attempt; not known before
         self._last: NDArray[np.uint8] | None = None
 
     def extend_finished(self, trainer: Trainer, checkpoints: Checkpoints) -> None:
@@ -78,7 +79,7 @@ class TrainingLog(TrainingEvents):
 
     def on_ready(self, trainer: Trainer) -> None:
         """Print the size and the estimated duration of the training."""
-        self._is_training = True
+        self._first_step = trainer.steps_done
         lines = plan_lines(plan_training(trainer), self._settings.download)
         advice = few_images_advice(trainer.settings, trainer.images)
         print_above_bars(*lines, *(f"  {sentence}" for sentence in advice))
@@ -86,8 +87,8 @@ class TrainingLog(TrainingEvents):
     def on_epoch(self, epoch: EpochResult) -> None:
         """Write the samples of an epoch, and log its samples and metrics."""
         save_samples(epoch.number, epoch.samples, epoch.step_samples, self._folder)
-        # The epochs of earlier attempts take no time here, and have no speed.
-        images = epoch.images_seen if self._is_training else 0
+        # Epochs that an earlier attempt finished or began take less time here, and have no speed.
+        images = epoch.images_seen if epoch.first_step >= self._first_step else 0
         self._run.log_steps(epoch.first_step, CURVES, epoch.statistics, images)
         self._run.log_metrics(("quality/validation_kid",), epoch.quality_by_epoch)
         if len(epoch.samples):
