@@ -140,6 +140,11 @@ def test_two_processes_that_keep_a_training_do_not_remove_it(
             r"train.augment was \[\] and is \['color'\]",
         ),
         (
+            replace(LONGER, settings=LONGER.settings | {"train.start_from.faces": "models:/a/1"}),
+            "cpu",
+            "train.start_from changed",
+        ),
+        (
             replace(LONGER, contents=LONGER.contents | {"data/images.npz": "9"}),
             "cpu",
             "data/images.npz changed",

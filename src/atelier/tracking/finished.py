@@ -92,6 +92,8 @@ def _reject_differences(
     present = Fingerprint(**json.loads(json.dumps(asdict(now), default=str)))
     for old, new in ((before.settings, present.settings), (machine_before, machine)):
         for name in _different(old, new):
+            if name.startswith("train.start_from"):  # its key is train.start_from.NAME, if any
+                raise NotExtendableError("train.start_from changed")
             if name not in _LENGTH:
                 raise NotExtendableError(f"{name} was {old.get(name)} and is {new.get(name)}")
     for path in _different(before.contents, present.contents):
