@@ -20,6 +20,7 @@ from atelier.data.convert import convert
 from atelier.data.rows import resize
 from atelier.data.sources.download import download
 from atelier.sample_faces.portrait import random_portrait
+from atelier.tracking.recorded_outputs import recorded_outputs
 
 from ..conftest import BuildOnce
 from ..support.project import AUTHOR
@@ -173,6 +174,19 @@ def test_content_is_downloaded_from_the_remote_storage(
         f"[core]\n    remote = storage\n['remote \"storage\"']\n    url = {tmp_path}/storage\n"
     )
     assert atelier("data-diff v1 v2") == expected
+
+
+@pytest.mark.parametrize("recorded", ["../../../../outside.csv", "d41d8c\\n"])
+def test_a_hash_that_is_no_hash_is_not_followed(
+    project: Path, atelier: CommandRunner, recorded: str
+) -> None:
+    (project / "outside.csv").write_text("file,sha256,width,height\nsecret.png,1,2,3\n")
+    lock = (project / "dvc.lock").read_text("utf-8")
+    hash_ = recorded_outputs("HEAD").hashes["data/images.csv"]
+    (project / "dvc.lock").write_text(lock.replace(hash_, f'"{recorded}"'))
+    git(project, "commit", "-qam", "another hash")
+    output = atelier("data-diff HEAD v1", code=1)
+    assert output.startswith("ERROR: dvc.lock of HEAD has no valid hash of data/images.csv; choose")
 
 
 @pytest.mark.parametrize(
