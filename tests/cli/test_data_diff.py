@@ -18,10 +18,11 @@ from PIL import Image
 from atelier.core.errors import AtelierError
 from atelier.core.settings import Settings
 from atelier.data.convert import convert
+from atelier.data.image_list import ImageEntry, read_image_list, write_image_list
 from atelier.data.rows import resize
 from atelier.data.sources.download import download
 from atelier.sample_faces.portrait import random_portrait
-from atelier.tracking.recorded_outputs import RecordedOutputs
+from atelier.tracking.recorded_outputs import RecordedOutputs, recorded_outputs
 
 from ..conftest import BuildOnce
 from ..support.project import AUTHOR
@@ -178,6 +179,50 @@ def test_content_is_downloaded_from_the_remote_storage(
         f"[core]\n    remote = storage\n['remote \"storage\"']\n    url = {tmp_path}/storage\n"
     )
     assert atelier("data-diff v1 v2") == expected
+
+
+def cached_list(revision: str) -> Path:
+    return recorded_outputs(revision).fetch("data/images.csv")
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "action"),
+    [
+        ("data-diff v2 v1 --html page.html", "v1", "choose another version"),
+        ("data-diff v2 --html page.html", "the workspace", "run the convert stage again"),
+    ],
+)
+def test_a_list_of_more_images_than_there_are_is_one_sentence(
+    project: Path, atelier: CommandRunner, command: str, name: str, action: str
+) -> None:
+    path = cached_list("v1") if name == "v1" else project / "data/images.csv"
+    new = ImageEntry("new.png", "1", 40, 48, name="new.png", set="training", index=50, side=40)
+    write_image_list(path, [*read_image_list(path), new])
+    assert atelier(command, code=1) == (
+        f"ERROR: data/images.csv of {name} lists more images than its data/images.npz has;"
+        f" {action}, or leave out --html.\n"
+    )
+
+
+def test_a_damaged_list_of_a_commit_is_one_sentence(project: Path, atelier: CommandRunner) -> None:
+    path = cached_list("v1")
+    path.unlink()
+    path.write_text("file\na.png\n")
+    message = "ERROR: data/images.csv of v1 is damaged; choose another version.\n"
+    assert atelier("data-diff v2 v1", code=1) == message
+
+
+@pytest.mark.parametrize("recorded", ["../../../../outside.csv", "d41d8c\\n"])
+def test_a_hash_that_is_no_hash_is_not_followed(
+    project: Path, atelier: CommandRunner, recorded: str
+) -> None:
+    (project / "outside.csv").write_text("file,sha256,width,height\nsecret.png,1,2,3\n")
+    lock = (project / "dvc.lock").read_text("utf-8")
+    hash_ = recorded_outputs("HEAD").hashes["data/images.csv"]
+    (project / "dvc.lock").write_text(lock.replace(hash_, f'"{recorded}"'))
+    git(project, "commit", "-qam", "another hash")
+    output = atelier("data-diff HEAD v1", code=1)
+    assert output.startswith("ERROR: dvc.lock of HEAD has no valid hash of data/images.csv; choose")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,13 @@
+import csv
 import errno
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from atelier.core.files import (
     atomic_merge_dir,
@@ -98,6 +102,16 @@ def test_metrics_are_rounded_and_details_are_not(tmp_path: Path) -> None:
 def test_csv_has_header_and_rows(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", ("step", "loss"), [(1, 0.5), (2, 0.25)])
     assert (tmp_path / "a.csv").read_bytes() == b"step,loss\n1,0.5\n2,0.25\n"
+
+
+@given(st.lists(st.lists(st.text(), min_size=1, max_size=3), min_size=1, max_size=3))
+@example([["a\rb", "c"], ["\r", "\n"]])
+def test_csv_has_the_text_that_was_written(rows: list[list[str]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.csv")
+        write_csv(path, rows[0], rows[1:])
+        with path.open(encoding="utf-8", newline="") as file:
+            assert list(csv.reader(file, strict=True)) == rows
 
 
 class FileEvents:

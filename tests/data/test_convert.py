@@ -197,19 +197,6 @@ def test_content_decides_which_near_duplicate_is_used(
     assert len(next(iter(hashes))) == 1
 
 
-@pytest.mark.parametrize(
-    "text", ["", "file,sha256\na,b\n", "\xff", "file,sha256,width,height\na,b,c,4\n"]
-)
-def test_damaged_list_is_one_sentence(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "images.csv"
-    path.write_text(text, encoding="latin-1")
-    with pytest.raises(AtelierError, match=r"images\.csv is damaged; run the convert stage"):
-        read_image_list(path)
-    path.unlink()
-    with pytest.raises(AtelierError, match=r"images\.csv does not exist; run the convert stage"):
-        read_image_list(path)
-
-
 @pytest.fixture
 def copies(
     tmp_path: Path, source: Callable[..., DownloadSettings], conversion: Callable[..., Any]

@@ -17,7 +17,9 @@ from atelier.core.progress import Progress
 from atelier.core.settings import ConvertSettings
 from atelier.data.convert import ConversionReport, _photographs, _Spooled, convert
 from atelier.data.dataset import load_images
+from atelier.data.faces import extraction
 from atelier.data.faces.extraction import find_faces, min_decoded_side
+from atelier.data.faces.face import Face
 from atelier.data.image_list import ImageEntry, read_image_list
 from atelier.data.rows import ConvertedFile, Row, convert_file
 from atelier.data.skipped import summarize_skipped
@@ -79,6 +81,35 @@ def test_small_and_uncertain_faces_are_left_out(settings: Conversion, group: Ima
         (settings(face_confidence=1.0), 0),
     ):
         assert len(find_faces(changed, pixels)) == expected
+
+
+class FixedDetector:
+    """Returns the same faces for every image."""
+
+    def __init__(self, faces: list[Face]) -> None:
+        self.faces = faces
+
+    def detect(self, image: np.ndarray, smallest: float) -> list[Face]:
+        return self.faces
+
+
+def test_faces_with_implausible_landmarks_are_left_out(
+    settings: Conversion, group: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The detector is replaced, because it returns no such face for any image of the tests."""
+    pixels = np.asarray(group)
+    face = find_faces(settings(), pixels)[0]
+    center = face.landmarks.mean(axis=0)
+    variants = {
+        "as found": face.landmarks,
+        "almost one point": center + (face.landmarks - center) / 100,
+        "far apart": center + (face.landmarks - center) * 5,
+        "eyes exchanged": face.landmarks[[1, 0, 2, 3, 4]],
+    }
+    for name, landmarks in variants.items():
+        detector = FixedDetector([Face(face.box, landmarks, 1.0)])
+        monkeypatch.setattr(extraction, "_detector", lambda _, detector=detector: detector)
+        assert len(find_faces(settings(), pixels)) == (name == "as found"), name
 
 
 def test_margin_enlarges_the_crop(settings: Conversion, group: Image.Image) -> None:

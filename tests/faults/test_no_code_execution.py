@@ -314,7 +314,11 @@ def test_report_escapes_names_of_files(ready: Project, tmp_path: Path) -> None:
     for name in names:
         Image.new("RGB", (20, 20), "red").save(folder / name)
         (folder / f"broken {name}").write_bytes(b"\x89PNG\r\n\x1a\n")
-    changes = {"download.source": "folder", "download.folders": {"mine": str(folder)}}
+    changes = {
+        "download.source": "folder",
+        "download.folders": {"mine": str(folder)},
+        "convert.share_images": "all",  # by default, the page shows no image of a folder
+    }
     ready.set(**changes)
     ready.stage("watch", DVC_STAGE="watch@mine")
     for stage in ("download", "convert"):

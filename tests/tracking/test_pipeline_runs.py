@@ -157,7 +157,8 @@ def test_every_run_has_hashes_of_dvc_lock_and_machine_as_tags(
         for dataset_input in train.inputs.dataset_inputs
     }
     names = ("data/images.npz", "data/validation.npz")
-    assert digests == {name: recorded["convert"][name] for name in names}
+    expected = {name: recorded["convert"][name] for name in names}
+    assert digests == expected | recorded["train_inputs"]
     assert children(store, parents[1])["render"].data.tags["git.dirty"] == "true"
 
 

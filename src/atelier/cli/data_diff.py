@@ -44,12 +44,14 @@ def data_diff(
         require_force([html], force)
     names = (before, "the workspace" if after is None else after)
     outputs = (_outputs(before), _outputs(after))
-    old, new = (read_image_list(path_of(_LIST)) for path_of in outputs)
+    old = read_image_list(outputs[0](_LIST), f"{_LIST} of {before}")
+    new = read_image_list(outputs[1](_LIST), f"{_LIST} of {after}" if after else "")
     changes = compare_image_lists(old, new)
     if html:
         from atelier.cli.data_diff_page import Version, write_data_diff
 
-        versions = [Version(*version) for version in zip(names, outputs, strict=True)]
+        committed = (True, after is not None)
+        versions = [Version(*version) for version in zip(names, outputs, committed, strict=True)]
         with write_output(html):
             write_data_diff(html, versions, changes)
     if as_json:

@@ -33,10 +33,12 @@ class Version:
     Attributes:
         name: for readers.
         path: returns the file that has the content of an output.
+        is_committed: it is not the workspace.
     """
 
     name: str
     path: Callable[[str], Path]
+    is_committed: bool
     _sets: dict[str, Images] = field(default_factory=dict, compare=False)
 
     def thumbnail(self, entry: ImageEntry) -> PageImage:
@@ -50,9 +52,12 @@ class Version:
             self._sets[entry.set] = load_images(path, may_be_empty=True)
         pixels = self._sets[entry.set].pixels
         if entry.index >= len(pixels):
+            action = (
+                "choose another version" if self.is_committed else "run the convert stage again"
+            )
             raise AtelierError(
-                f"data/images.csv of {self.name} lists more images than {_FILES[entry.set]} has;"
-                " run the convert stage again."
+                f"data/images.csv of {self.name} lists more images than its {_FILES[entry.set]}"
+                f" has; {action}, or leave out --html."
             )
         row = np.asarray(pixels[entry.index])
         return encode(np.broadcast_to(row, (*row.shape[:2], 3)), entry.name, _THUMBNAIL)

@@ -10,6 +10,7 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +147,11 @@ def write_csv(target: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
         temporary.open("w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        for row in chain([header], rows):
+            # Before Python 3.13, a carriage return alone is not quoted, and cannot be read.
+            has_return = any(isinstance(value, str) and "\r" in value for value in row)
+            (quoting if has_return else writer).writerow(row)
 
 
 def _flush(path: Path) -> None:

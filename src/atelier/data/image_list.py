@@ -6,13 +6,13 @@ order. It holds names, sizes and hashes, no pixels.
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import MISSING, astuple, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from atelier.core.errors import AtelierError
 from atelier.core.files import write_csv
@@ -21,7 +21,10 @@ from atelier.data.rows import ConvertedFile
 
 IMAGE_LIST = "images.csv"
 
-SetName = Literal["", "training", "validation", "test", "dropped"]
+FileSet = Literal["training", "validation", "test"]
+SetName = Literal["", "dropped", FileSet]
+Count = Annotated[int, Field(ge=0)]
+Number = Annotated[int, Field(ge=-1)]
 
 
 @dataclass(frozen=True)
@@ -46,17 +49,18 @@ class ImageEntry:
 
     file: str
     sha256: str
-    width: int
-    height: int
+    width: Count
+    height: Count
     reason: str = ""
     name: str = ""
     set: SetName = ""
-    index: int = -1
-    group: int = -1
-    side: int = 0
+    index: Number = -1
+    group: Number = -1
+    side: Count = 0
 
 
 _COLUMNS = [field.name for field in fields(ImageEntry)]
+_REQUIRED = {field.name for field in fields(ImageEntry) if field.default is MISSING}
 _ADAPTER = TypeAdapter(ImageEntry)
 
 
@@ -107,19 +111,29 @@ def write_image_list(path: Path, entries: Iterable[ImageEntry]) -> None:
     write_csv(path, _COLUMNS, map(astuple, entries))
 
 
-def read_image_list(path: Path) -> list[ImageEntry]:
+def read_image_list(path: Path, name: str = "") -> list[ImageEntry]:
     """Read the entries of a list.
+
+    Lists of other versions of the program can have more columns, which are ignored, or fewer.
+
+    Args:
+        path: a list.
+        name: what messages call the list of another version of the data set.
 
     Raises:
         AtelierError: the file is missing or damaged.
     """
+    action = "choose another version" if name else "run the convert stage again"
     try:
         with path.open(encoding="utf-8", newline="") as file:
             lines = csv.DictReader(file, strict=True)
-            if lines.fieldnames != _COLUMNS:
-                raise csv.Error("other columns")
-            return [_ADAPTER.validate_python(line) for line in lines]
+            if not set(lines.fieldnames or ()) >= _REQUIRED:
+                raise csv.Error("a column is missing")
+            entries = [_ADAPTER.validate_python(line) for line in lines]
+            if any((each.index >= 0) != (each.set in get_args(FileSet)) for each in entries):
+                raise csv.Error("an index without a set, or a set without an index")
+            return entries
     except FileNotFoundError:
         raise AtelierError(f"{path} does not exist; run the convert stage to create it.") from None
     except (OSError, UnicodeDecodeError, csv.Error, ValidationError):
-        raise AtelierError(f"{path} is damaged; run the convert stage again.") from None
+        raise AtelierError(f"{name or path} is damaged; {action}.") from None

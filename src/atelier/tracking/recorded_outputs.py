@@ -1,6 +1,7 @@
 """Outputs of stages as a commit records them, from DVC's cache or remote storage."""
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 from atelier.core.errors import AtelierError
 from atelier.tracking.dvc_lock import read_lock
 from atelier.tracking.environment import git
+
+_HASH = re.compile("[0-9a-f]{32}")  # of a file; that of a folder ends in .dir
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class RecordedOutputs:
         A file that the cache lacks is downloaded from the default remote storage.
 
         Raises:
-            AtelierError: the commit does not record the output, or neither the cache nor the
-                remote storage has it.
+            AtelierError: the commit does not record the output as a file, or neither the cache
+                nor the remote storage has it.
         """
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
@@ -41,6 +44,11 @@ class RecordedOutputs:
             raise AtelierError(
                 f"dvc.lock of {self.revision} does not record {path}; choose a commit whose"
                 " pipeline made it."
+            )
+        # The lock of somebody else's commit may name a path in place of a hash.
+        if not _HASH.fullmatch(self.hashes[path]):
+            raise AtelierError(
+                f"dvc.lock of {self.revision} has no valid hash of {path}; choose another commit."
             )
         _silence_dvc()
         reason = "the remote storage lacks it"
