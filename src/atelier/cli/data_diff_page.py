@@ -1,19 +1,16 @@
 """Page with thumbnails of the images that differ between two versions of the data set."""
 
-import base64
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jinja2
 import numpy as np
 
 from atelier.core.errors import AtelierError
-from atelier.core.files import write_text
 from atelier.data.dataset import Images, load_images
 from atelier.data.image_changes import File, ImageChanges, file_name, file_state
 from atelier.data.image_list import ImageEntry
+from atelier.pages.html import write_html
 from atelier.pages.images import Format, PageImage, encode
 
 _MAX_CARDS = 200  # of each list; the page stays small enough to be sent by mail
@@ -98,8 +95,6 @@ class Section:
 def write_data_diff(target: Path, versions: Sequence[Version], changes: ImageChanges) -> None:
     """Write a page that needs no other files.
 
-    All text is escaped. The page's content security policy forbids requests and scripts.
-
     Args:
         target: the HTML file.
         versions: before and after.
@@ -114,18 +109,9 @@ def write_data_diff(target: Path, versions: Sequence[Version], changes: ImageCha
     }
     counts = changes.counts()
     sections = [Section(kind.title(), counts[kind], cards[kind]) for kind in cards]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["digest"] = _digest
-    template = environment.get_template("data_diff.html.j2")
     names = [version.name for version in versions]
-    write_text(target, template.render(names=names, counts=counts, sections=sections))
+    values = {"names": names, "counts": counts, "sections": sections, "factors": {}}
+    write_html(target, Path(__file__).with_name("data_diff.html.j2"), values)
 
 
 def _card(version: Version, file: File) -> Card:
@@ -145,8 +131,3 @@ def _renamed_card(version: Version, pair: tuple[File, File]) -> Card:
 def _side(version: Version, file: File, label: str = "") -> Side:
     rows = [entry for entry in file if entry.index >= 0]
     return Side(label, [version.thumbnail(row) for row in rows[:_MAX_ROWS]], file_state(file))
-
-
-def _digest(text: str) -> str:
-    """Return the hash-source of a style (W3C CSP 3)."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -126,8 +126,8 @@ class ConversionReport:
             return []
         return [
             f"no face was found in {self.without_face:,} of {self.used + self.without_face:,}"
-            " images; look at some of them, and lower convert.smallest_face or"
-            " convert.face_confidence, or set convert.faces to none to use whole images."
+            " images; look at some of them, and lower convert.smallest_face, or"
+            " convert.face_confidence to 0.7, or set convert.faces to none to use whole images."
         ]
 
 
@@ -143,31 +143,25 @@ def convert(
     """Write every readable image of ``raw`` to one of three npz files, and a list of all files.
 
     A row is a whole image, or a face of it if ``settings.faces`` is not ``none``.
-
-    The fractions ``validation_fraction`` and ``test_fraction`` go to ``validation.npz`` and
-    ``test.npz`` in the folder of ``target``, the rest to ``target``, see
-    :func:`atelier.data.dataset.split`. Near-duplicates are in the same file, or only the one with
-    the most pixels is used if ``duplicates`` is ``drop``. All faces of a photograph and of its
-    near-duplicates are in the same file. Rows are in the raw images' order, and the bytes do not
-    depend on the number or kind of workers.
+    ``validation_fraction`` and ``test_fraction`` of them go to ``validation.npz`` and ``test.npz``
+    in the folder of ``target``, the rest to ``target``, see :func:`atelier.data.dataset.split`.
+    Near-duplicates are in the same file, and all faces of a photograph and of its near-duplicates.
+    If ``duplicates`` is ``drop``, only the near-duplicate with the most pixels is used. Rows are
+    in the raw images' order, and the bytes do not depend on the number or kind of workers.
+    ``images.csv`` lists every file, see :mod:`atelier.data.image_list`.
 
     Memory is bounded. It holds at most four encoded files per worker, 256 MiB together, and one
     more of up to 256 MiB. Each worker holds one decoded image of up to ``max_megapixels``, and one
-    more while it searches faces. Each image adds its name and about 2.3 kB for the list and the
-    search of near-duplicates. Rows are on disk. With a cluster, up to 256 MiB of files are in
-    flight or on workers.
-
-    ``images.csv`` lists every file, see :mod:`atelier.data.image_list`.
+    more while it searches faces. Each image adds its name and about 2.3 kB for the list and for
+    near-duplicates. With a cluster, up to 256 MiB of files are in flight or on workers.
 
     Args:
         settings: size, color, resize mode, faces and fractions.
         raw: the folder that the download stage wrote.
-        target: the npz file of the training set, see :mod:`atelier.data.dataset`; all four files
-            are written, or none.
+        target: the npz file of the training set; all four files are written, or none.
         workers: number of threads; 0 for one per core.
         report: called after every image.
-        dask_scheduler: address of a Dask scheduler whose workers compute the rows instead of
-            threads, or an empty string.
+        dask_scheduler: address of a Dask scheduler to use instead of threads, or empty.
         face_weights: content of the face detector's file if the detector is ``yunet``.
 
     Raises:
@@ -185,30 +179,39 @@ def convert(
         tempfile.TemporaryFile(dir=target.parent) as overviews,
         silence_pillow(),
     ):
-        convert_member = partial(convert_file, settings, face_weights=face_weights)
-        files = _converted_files(convert_member, images, workers, dask_scheduler)
+        convert_one = partial(convert_file, settings, face_weights=face_weights)
+        files = _converted_files(convert_one, images, workers, dask_scheduler)
         spooled = _write_pixels(files, spool, overviews, images.total, report)
-        hashes, names = spooled.hashes, spooled.names()
-        if not hashes:
+        if not spooled.hashes:
             raise AtelierError(_no_image_message(spooled.rejected()))
-        shape = (settings.image_size, settings.image_size, settings.channels)
-        groups = group_near_duplicates(
-            partial(_row_at, spool, shape), hashes, workers=workers or -1
-        )
-        fractions = settings.validation_fraction, settings.test_fraction
-        dropped = _redundant_rows(spooled, groups) if settings.duplicates == "drop" else []
-        together = groups
-        if settings.faces != "none":
-            together = join_groups(groups, _photographs(spooled, overviews, workers))
-        sets = split(together, hashes, *fractions, dropped)
+        groups, sets = _group_and_split(settings, spooled, spool, overviews, workers)
         write_image_list(temporary_list, list_images(spooled.files, sets, groups))
-        for file, indices in (
-            (temporary, sets.training),
-            (temporary_validation, sets.validation),
-            (temporary_test, sets.test),
-        ):
-            _save_rows(file, spool, shape, indices, names)
+        targets, names = (temporary, temporary_validation, temporary_test), spooled.names()
+        for file, indices in zip(targets, (sets.training, sets.validation, sets.test), strict=True):
+            _save_rows(file, spool, _row_shape(settings), indices, names)
     return _conversion_report(settings, sets, groups, spooled)
+
+
+def _row_shape(settings: ConvertSettings) -> tuple[int, int, int]:
+    return settings.image_size, settings.image_size, settings.channels
+
+
+def _group_and_split(
+    settings: ConvertSettings,
+    spooled: "_Spooled",
+    spool: IO[bytes],
+    overviews: IO[bytes],
+    workers: int,
+) -> tuple[NDArray[np.int64], Split]:
+    """Return the group of near-duplicates of each row, int64 [N], and the sets of the rows."""
+    read_row = partial(_row_at, spool, _row_shape(settings))
+    groups = group_near_duplicates(read_row, spooled.hashes, workers=workers or -1)
+    dropped = _redundant_rows(spooled, groups) if settings.duplicates == "drop" else []
+    together = groups
+    if settings.faces != "none":
+        together = join_groups(groups, _photographs(spooled, overviews, workers))
+    fractions = settings.validation_fraction, settings.test_fraction
+    return groups, split(together, spooled.hashes, *fractions, dropped)
 
 
 def _save_rows(
@@ -345,7 +348,8 @@ def _no_image_message(rejected: Sequence[tuple[str, str]]) -> str:
     if without_face:
         return (
             f"no face was found in {count_text(without_face, 'image')}; lower"
-            " convert.smallest_face or convert.face_confidence, or set convert.faces to none."
+            " convert.smallest_face, or convert.face_confidence to 0.7, or set convert.faces to"
+            " none."
         )
     reasons = Counter(reason for _, reason in rejected).most_common(3)
     listed = ", ".join(f"{reason} ({count})" for reason, count in reasons)

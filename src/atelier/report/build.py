@@ -114,36 +114,34 @@ def build_page(
         AtelierError: a file is missing or damaged.
     """
     images, files = load_images(results.images), epoch_files(results.samples)
-    side, shared = images.pixels.shape[1], settings.shares_images
+    pixels, shared = images.pixels, settings.shares_images
     count = shape_of_samples(files[max(files)])[0]
     classes = images.classes()[0] if settings.train.conditional else ()
     layout = Layout(settings.render.columns, classes, settings.render.tile_pixels)
-    evaluation = results.read_metrics("evaluate")
-    table = read_losses(results.losses)
+    evaluation, table = results.read_metrics("evaluate"), read_losses(results.losses)
     steps, epochs = int(table["step"][-1]), max(files)
+    side = pixels.shape[1] if shared else 0  # of the real images in nearest.png
     preset, changed = nearest_preset(values, presets)
     stylized, stylized_total = load_stylized(results.styled, int(_STYLIZED * characters))
     page = Page(
         title=f"{settings.download.source_title}, {_preset_name(preset, changed)}",
-        facts=[_data_fact(results.read_metrics("convert"), images.pixels), *facts],
-        verdict=verdict(evaluation, _length(settings, len(images.pixels), steps, epochs)),
+        facts=[_data_fact(results.read_metrics("convert"), pixels), *facts],
+        verdict=verdict(evaluation, _length(settings, len(pixels), steps, epochs)),
         warnings=[
-            *batch_warnings(settings.train.batch_size, len(images.pixels)),
+            *batch_warnings(settings.train.batch_size, len(pixels)),
             *evaluation.get("notes", []),
         ],
         frames=(),
         fps=settings.render.fps,
         epochs=epochs,
-        real=_real_images(images.pixels, count, layout, int(_REAL * characters))
-        if shared
-        else None,
+        real=_real_images(pixels, count, layout, int(_REAL * characters)) if shared else None,
         animation=Animation(results.animation.as_posix(), _size(results.animation)),
         stylized=stylized,
         stylized_total=stylized_total,
         charts=_charts(table, results.read_kid(), evaluation),
         metrics=metric_rows(evaluation),
         measured_with=_measured_with(evaluation),
-        nearest=_nearest(results.nearest, side if shared else 0, int(_NEAREST * characters)),
+        nearest=_nearest(results.nearest, side, int(_NEAREST * characters)),
         augmented=_augmented(results.samples, int(_AUGMENTED * characters)) if shared else None,
         hidden="" if shared else IMAGES_NOT_SHARED,
         preset=preset,
