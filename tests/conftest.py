@@ -29,7 +29,10 @@ ROOT = Path(__file__).parents[1]
 _NUMBERS = itertools.count()
 SHARED = ROOT.parent / "shared"
 
-torch.set_num_threads(1)  # workers run in parallel; more threads would only compete
+# Workers run in parallel; more threads would only compete. Stages in this process and in others
+# must have the same number, because checkpoints are resumed only with the same one.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 reset_ignored_signals()
 # No deadline: an example can take long on a busy machine.
 hypothesis_settings.register_profile("atelier", deadline=None, max_examples=25)
