@@ -126,8 +126,11 @@ def test_step_matches_sources(preset: str, precision: torch.dtype) -> None:
         for found, reference_parameter in zip(
             network.parameters(), reference.parameters(), strict=True
         ):
-            atol = 1e-9 if exact else 5e-6
-            torch.testing.assert_close(found.grad, reference_parameter.grad, rtol=1e-6, atol=atol)
+            gradient = reference_parameter.grad
+            # The errors of sums in float32 grow with the largest summands. On a CPU with AMX, both
+            # steps are up to 2e-5 of the largest value away from those in float64.
+            atol = 1e-9 if exact else max(5e-6, 5e-5 * float(gradient.abs().max()))
+            torch.testing.assert_close(found.grad, gradient, rtol=1e-6, atol=atol)
             total += found.numel()
             different += int(((found - reference_parameter).abs() > 1e-6).sum())
         assert different <= (0 if exact else 1e-4 * total), f"{different} of {total} weights differ"
