@@ -29,6 +29,7 @@ ORDER = (
     "data_report",
     "report",
     "tracking",
+    "web",
     "cli",
 )
 

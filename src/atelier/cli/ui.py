@@ -1,7 +1,6 @@
 """Command that serves MLflow's pages on this machine."""
 
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,13 +9,9 @@ import typer
 
 from atelier.cli.checkout import PARAMS
 from atelier.core.errors import AtelierError
+from atelier.core.ports import HOST, require_free
 from atelier.tracking.links import DEFAULT_PORT, RunLocation, latest_location
 from atelier.tracking.store import has_store, relocate_artifacts, require_schema
-
-# Browsers refuse these ports of the range in which a free one is searched (WHATWG Fetch, "bad
-# port"): they belong to other protocols.
-_BLOCKED_PORTS = {5060, 5061}
-_HOST = "127.0.0.1"
 
 
 def ui(
@@ -36,7 +31,7 @@ def ui(
         typer.echo(f"The runs are on a server: {location.table()}")
         return
     require_schema(root)
-    _require_free(port)
+    require_free(port, "atelier ui")
     typer.echo(f"In about ten seconds, open {location.table(port)}\nCtrl-C ends the server.")
     _serve(root, port)
 
@@ -61,29 +56,9 @@ def _search(root: Path) -> RunLocation:
     return RunLocation(destination.present(root), found.experiment_id, "")
 
 
-def _require_free(port: int) -> None:
-    """Raise if another program listens on a port; the message names the next free one."""
-    if _is_free(port):
-        return
-    candidates = range(port + 1, min(port + 100, 65536))
-    free = next((p for p in candidates if p not in _BLOCKED_PORTS and _is_free(p)), 0)
-    advice = f"type: atelier ui --port {free}" if free else "give another with --port"
-    raise AtelierError(f"port {port} is in use by another program; {advice}")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((_HOST, port))
-        except OSError:
-            return False
-    return True
-
-
 def _serve(root: Path, port: int) -> None:
     """Replace this process by MLflow's server."""
-    command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--host", _HOST]
+    command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--host", HOST]
     command += ["--uvicorn-opts", "--log-level warning"]  # a line for each request otherwise
     address = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not address:

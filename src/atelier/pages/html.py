@@ -14,12 +14,24 @@ from atelier.core.files import write_text
 def write_html(
     target: Path, template: Path, values: dict[str, Any], **filters: Callable[..., Any]
 ) -> None:
-    """Write a page.
-
-    All text is escaped. The page's content security policy forbids requests and other scripts.
+    """Write a page; the arguments are those of :func:`render_html`.
 
     Args:
         target: the file to write.
+        template: of the page.
+        values: of the template.
+        filters: of the template, besides ``digest``.
+    """
+    write_text(target, render_html(template, values, **filters))
+
+
+def render_html(template: Path, values: dict[str, Any], **filters: Callable[..., Any]) -> str:
+    """Return the HTML of a page.
+
+    All text is escaped. The page's content security policy forbids scripts of others, and requests
+    unless the template allows them.
+
+    Args:
         template: it can include the templates in the folder of this module.
         values: of the template.
         filters: of the template, besides ``digest``.
@@ -33,7 +45,7 @@ def write_html(
         keep_trailing_newline=True,
     )
     environment.filters.update(filters, digest=_digest)
-    write_text(target, environment.get_template(template.name).render(values))
+    return environment.get_template(template.name).render(values)
 
 
 def _digest(text: str) -> str:

@@ -1,0 +1,1 @@
+"""Pages about trainings and generators: files and servers on this machine."""
