@@ -1,0 +1,1 @@
+"""Latents of trained generators: principal directions, inversion and files."""
