@@ -24,6 +24,7 @@ ORDER = (
     "style",
     "metrics",
     "gan",
+    "latents",
     "figures",
     "pages",
     "data_report",

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from math import ceil, isqrt, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atelier.cli.checkout import PARAMS, keep_if_equal, print_comparison, write_output
+from atelier.cli.generator_inputs import MAX_IMAGES, GeneratorInputs, generator_inputs
+from atelier.cli.generators import GENERATED, GENERATOR, ModelOption, load_generator
 from atelier.core.errors import AtelierError
 from atelier.core.progress import Progress, ProgressCallback, progress_bar
 
@@ -17,11 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from atelier.gan.generation import TrainedGenerator
-
-GENERATOR = "models/generator.safetensors"
-GENERATED = Path("generated")
-MAX_IMAGES = 10_000  # images of one call; few programs open a larger grid
 MAX_GRID_PIXELS = 400_000_000  # pixels of a grid, which take 1.2 GB of memory
 GRID_TILE, GIF_TILE = 64, 256  # default minimum size of an image in pixels
 PROGRESS_AFTER = 2.0  # seconds without a progress bar
@@ -36,6 +32,16 @@ _Seed = Annotated[
         metavar="SEED",
         show_default="1",
     ),
+]
+_Latent = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="a file of `atelier invert`; repeat it for several", metavar="FILE", show_default=False
+    ),
+]
+_Variation = Annotated[
+    float | None,
+    typer.Option(help="from 0 to 1: move the --latent this far towards each seed's latent"),
 ]
 _Seeds = Annotated[str, typer.Option(hidden=True)]  # a list, the former syntax of several --seed
 _Truncation = Annotated[
@@ -63,9 +69,6 @@ _TilePixels = Annotated[
 _Gif = Annotated[Path | None, typer.Option(help="write a .gif that interpolates between the seeds")]
 _Frames = Annotated[int, typer.Option(help="frames of the GIF from a seed to the next")]
 _Fps = Annotated[float, typer.Option(help="frames per second of the GIF, at most 50")]
-_Model = Annotated[
-    str, typer.Option("--model", help="a .safetensors file, an MLflow run's id, or models:/...")
-]
 _Out = Annotated[Path | None, typer.Option(help="a folder, or a .png", show_default="generated/")]
 _Force = Annotated[bool, typer.Option("--force", help="replace existing files")]
 
@@ -75,6 +78,8 @@ def generate(
     count: _Count = None,
     seed: _Seed = None,
     seeds: _Seeds = "",
+    latent: _Latent = None,
+    variation: _Variation = None,
     truncation: _Truncation = None,
     label: _Labels = None,
     grid: _Grid = True,
@@ -83,7 +88,7 @@ def generate(
     gif: _Gif = None,
     frames: _Frames = 24,
     fps: _Fps = 12.0,
-    model: _Model = GENERATOR,
+    model: ModelOption = GENERATOR,
     out: _Out = None,
     force: _Force = False,
 ) -> None:
@@ -91,44 +96,42 @@ def generate(
 
     Example: atelier generate --seed 3 --seed 5 --gif walk.gif
     """
-    numbers = _seeds(count, seed or [], seeds, default=5 if gif else 16)
-    _check_at_least_1(columns=columns, tile_pixels=tile_pixels, frames=frames)
-    _check_size(1 if gif else len(numbers), tile_pixels)
+    _check_at_least_1(count=count, columns=columns, tile_pixels=tile_pixels, frames=frames)
+    inputs = generator_inputs(
+        count, seed or [], seeds, latents=latent or [], variation=variation, gif=gif is not None
+    )
+    _check_size(1 if gif else len(inputs), tile_pixels)
     target = _target(gif, grid, out)
-    names = {f"seed_{number:04d}.png": number for number in numbers}
-    frame_count = len(numbers) * frames
+    frame_count = len(inputs) * frames
     if gif:
         _check_gif(frame_count, fps)
 
-    from atelier.gan.sampling import generate_one_by_one, interpolation_loop, latents_for_seeds
+    from atelier.gan.sampling import generate_one_by_one, interpolation_loop
 
-    trained = _load_generator(model)
+    trained = load_generator(model)
+    latents = inputs.load(trained, truncation, label or ())
     if grid and not gif and _is_folder(target):
         options = {"truncation": truncation, "columns": columns, "tile": tile_pixels}
-        target /= _grid_name(numbers, label or [], trained.weights_digest(), **options)
-    print_comparison([target] if gif or grid else [target / name for name in names], force)
-    latents = latents_for_seeds(
-        numbers if gif or grid else names.values(), trained, truncation, label or ()
-    )
+        target /= _grid_name(inputs, label or [], trained.weights_digest(), **options)
+    files = dict(zip(inputs.names(), latents, strict=True))
+    print_comparison([target] if gif or grid else [target / name for name in files], force)
     if gif:
-        path = interpolation_loop(list(latents), frames, trained)
-        images = generate_one_by_one(trained, path)
+        images = generate_one_by_one(trained, interpolation_loop(latents, frames, trained))
         _write_gif(images, target, frame_count, fps, tile_pixels, force)
-        typer.echo(f"Wrote {target}: {_seeds_text(numbers)}, {frame_count} frames at {fps:g} fps.")
+        typer.echo(f"Wrote {target}: {inputs.text()}, {frame_count} frames at {fps:g} fps.")
     elif grid:
         images = generate_one_by_one(trained, latents)
-        _write_grid(images, target, len(numbers), columns, tile_pixels, force)
-        typer.echo(f"Wrote {target}: {_seeds_text(numbers)}.")
+        _write_grid(images, target, len(inputs), columns, tile_pixels, force)
+        typer.echo(f"Wrote {target}: {inputs.text()}.")
     else:
-        _write_files(generate_one_by_one(trained, latents), target, list(names), force)
-        written = list(names.values())
-        typer.echo(f"Wrote {len(names)} images to {target}/: {_seeds_text(written)}.")
+        _write_files(generate_one_by_one(trained, files.values()), target, list(files), force)
+        typer.echo(f"Wrote {len(files)} images to {target}/: {inputs.text()}.")
 
 
 def export(
     out: Annotated[Path, typer.Argument(help="a name that ends in .onnx, or .pt for TorchScript")],
     *,
-    model: _Model = GENERATOR,
+    model: ModelOption = GENERATOR,
     force: _Force = False,
 ) -> None:
     """Export a trained generator for other programs, to ONNX or TorchScript.
@@ -137,41 +140,12 @@ def export(
     """
     from atelier.gan.export import export as write
 
-    trained = _load_generator(model, on_cpu=True)
+    trained = load_generator(model, on_cpu=True)
     print_comparison([out], force)
     with _compared_write(out, force) as new:
         write(trained, new)
     inputs = trained.latent_size + trained.classes
     typer.echo(f"Wrote {out}: float32 [B, {inputs}] to images uint8.")
-
-
-def _seeds(count: int | None, seeds: list[int], listed: str, default: int) -> list[int]:
-    """Return the seed of each image."""
-    from atelier.gan.sampling import MAX_SEED
-
-    if listed:
-        if count is not None or seeds:
-            raise AtelierError(
-                "--seeds lists the seeds of all images; leave --count and --seed out."
-            )
-        try:
-            seeds = [int(part) for part in listed.split(",")]
-        except ValueError:
-            raise AtelierError(f"--seeds is {listed!r}, but it is a list, e.g. 1,5,9.") from None
-    elif len(seeds) < 2:
-        _check_at_least_1(count=count)
-        start, number = seeds[0] if seeds else 1, count or default
-        seeds = list(range(start, start + min(number, MAX_IMAGES + 1)))
-    elif count is not None:
-        raise AtelierError("several --seed are the seeds of all images; leave --count out.")
-    if len(seeds) > MAX_IMAGES:
-        raise AtelierError(
-            f"at most {MAX_IMAGES:,} images are generated by one command; use several for more."
-        )
-    for seed in seeds:
-        if not 0 <= seed <= MAX_SEED:
-            raise AtelierError(f"a seed is a whole number from 0 to {MAX_SEED}, not {seed}.")
-    return seeds
 
 
 def _check_at_least_1(**options: int | None) -> None:
@@ -199,18 +173,13 @@ def _check_gif(frames: int, fps: float) -> None:
 
 
 def _grid_name(
-    seeds: list[int], labels: list[int], weights_digest: str, **options: float | None
+    inputs: GeneratorInputs, labels: list[int], weights_digest: str, **options: float | None
 ) -> str:
-    """Return a file name from seeds, options and generator; a long list of seeds is hashed.
+    """Return a file name from inputs, options and generator; a long list is hashed.
 
     The same command with another generator writes another file.
     """
-    numbers = [str(seed) for seed in seeds]
-    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[0] + len(seeds))):
-        numbers = [numbers[0], "to", numbers[-1]]
-    if len(numbers) > 8:
-        numbers = [*numbers[:2], "and", sha256(",".join(numbers).encode()).hexdigest()[:12]]
-    parts = ["seeds", *numbers]
+    parts = inputs.name_parts()
     parts += ["class", *map(str, labels)] if labels else []
     for name, value in options.items():
         parts += [name, repr(value)] if value is not None else []
@@ -239,30 +208,6 @@ def _target(gif: Path | None, grid: bool, out: Path | None) -> Path:
 def _is_folder(target: Path) -> bool:
     """Return True for a folder, or a name that will become one."""
     return target.is_dir() or not target.suffix
-
-
-def _load_generator(model: str, on_cpu: bool = False) -> "TrainedGenerator":
-    """Load a generator from a file or from MLflow."""
-    from atelier.core import settings
-    from atelier.core.device import choose_device
-    from atelier.gan.generation import TrainedGenerator
-    from atelier.gan.serialization import load_generator
-    from atelier.tracking.environment import repository_root
-    from atelier.tracking.models import is_reference, load_model
-    from atelier.tracking.store import existing_store, quiet_environment
-
-    if is_reference(model):
-        quiet_environment()
-        logged = load_model(model, existing_store(repository_root()))
-        cpu = choose_device("cpu")
-        return TrainedGenerator.from_module(logged.network, logged.inputs, logged.about, cpu)
-    if not Path(model).exists():
-        expected = "a .safetensors file, the id of an MLflow run or models:/name@champion"
-        is_default = model == GENERATOR
-        advice = "run `dvc repro train`" if is_default else f"--model takes {expected}"
-        raise AtelierError(f"there is no {model}; {advice}.")
-    device = "cpu" if on_cpu else settings.load(PARAMS).runtime.device
-    return load_generator(Path(model), choose_device(device))
 
 
 def _write_grid(
@@ -341,12 +286,3 @@ def _bar(unit: str) -> Iterator[ProgressCallback]:
         "generate", unit, settings.load(PARAMS).runtime.progress, PROGRESS_AFTER
     ) as report:
         yield report
-
-
-def _seeds_text(seeds: list[int]) -> str:
-    """Return the seeds as text, e.g. ``seeds 1 to 16``."""
-    if len(seeds) > 1 and seeds == list(range(seeds[0], seeds[0] + len(seeds))):
-        return f"seeds {seeds[0]} to {seeds[-1]}"
-    listed = ", ".join(map(str, seeds[:12]))
-    more = f" and {len(seeds) - 12} more" if len(seeds) > 12 else ""
-    return f"seed{'s' if len(seeds) > 1 else ''} {listed}{more}"

@@ -1,0 +1,117 @@
+"""Batched L-BFGS."""
+
+from collections.abc import Callable
+from itertools import islice
+
+import pytest
+import torch
+from scipy.optimize import minimize as scipy_minimize
+from torch import Tensor
+
+from atelier.latents.lbfgs import Minima, minimize
+
+
+def random(*shape: int, seed: int = 1) -> Tensor:
+    stream = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=stream, dtype=torch.float64)
+
+
+def last(loss: Callable[[Tensor], Tensor], start: Tensor, evaluations: int) -> Minima:
+    return list(islice(minimize(loss, start), evaluations))[-1]
+
+
+def rosenbrock(points: Tensor) -> Tensor:
+    left, right = points[:, :-1], points[:, 1:]
+    return (100 * (right - left.square()).square() + (1 - left).square()).sum(1)
+
+
+def quadratics(rows: int, size: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """Return one quadratic for each row, of a condition of 1000, and their minima."""
+    bases = torch.linalg.qr(random(rows, size, size, seed=2)).Q
+    eigenvalues = torch.logspace(0, 3, size, dtype=torch.float64)
+    hessians = bases @ (eigenvalues[:, None] * bases.mT)
+    minima = random(rows, size, seed=3)
+
+    def loss(points: Tensor) -> Tensor:
+        steps = points - minima[: len(points)]
+        return torch.einsum("bi,bij,bj->b", steps, hessians[: len(points)], steps) / 2
+
+    return loss, minima
+
+
+def test_quadratics_reach_their_minima() -> None:
+    loss, minima = quadratics(4, 12)
+    result = last(loss, random(4, 12), 150)
+    torch.testing.assert_close(result.points, minima, atol=1e-5, rtol=0)
+    assert (result.losses < 1e-9).all()
+
+
+def test_rosenbrock_needs_about_as_many_evaluations_as_scipy() -> None:
+    start = random(5, 6)
+    evaluations = []
+    for row in start:
+        reference = scipy_minimize(
+            lambda point: rosenbrock(torch.from_numpy(point)[None]).item(),
+            row.numpy(),
+            jac=lambda point: (
+                torch.func.grad(lambda p: rosenbrock(p[None]).sum())(torch.from_numpy(point))
+            ).numpy(),
+            method="L-BFGS-B",
+            options={"maxcor": 10, "ftol": 1e-14, "gtol": 1e-8},
+        )
+        evaluations.append(reference.nfev)
+    result = last(rosenbrock, start, 2 * max(evaluations))
+    assert (result.losses < 1e-8).all()
+
+
+def test_rows_are_independent() -> None:
+    start = random(5, 6)
+    together = last(rosenbrock, start, 25)
+    for number, row in enumerate(start):
+        alone = last(rosenbrock, row[None], 25)
+        torch.testing.assert_close(alone.points[0], together.points[number], atol=1e-9, rtol=1e-9)
+
+
+def test_loss_of_each_row_never_increases() -> None:
+    losses = torch.stack([m.losses for m in islice(minimize(rosenbrock, random(5, 6)), 60)])
+    assert (losses[1:] <= losses[:-1] * (1 + 2e-6)).all()
+    assert (losses[-1] < losses[0] / 100).all()
+
+
+def test_points_have_the_reported_losses() -> None:
+    for minima in islice(minimize(rosenbrock, random(3, 4)), 20):
+        torch.testing.assert_close(rosenbrock(minima.points), minima.losses)
+
+
+def test_first_step_has_the_requested_size() -> None:
+    start = random(2, 9)
+    trials: list[Tensor] = []
+
+    def loss(points: Tensor) -> Tensor:
+        trials.append(points.detach())
+        return points.square().sum(1)
+
+    list(islice(minimize(loss, start, first_step=0.25), 2))
+    torch.testing.assert_close(trials[0], start)
+    steps = trials[1] - start
+    torch.testing.assert_close(steps.square().mean(1).sqrt(), torch.full((2,), 0.25).double())
+    torch.testing.assert_close(
+        steps / steps.norm(dim=1)[:, None], -start / start.norm(dim=1)[:, None]
+    )
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_step_to_a_loss_that_is_not_finite_is_shortened(bad: float) -> None:
+    def loss(points: Tensor) -> Tensor:
+        distance = (points - 1).square().sum(1)
+        return torch.where(points[:, 0] > 1.5, torch.full_like(distance, bad), distance)
+
+    result = list(islice(minimize(loss, torch.zeros(2, 3), first_step=4.0), 40))[-1]
+    torch.testing.assert_close(result.points, torch.ones(2, 3), atol=1e-3, rtol=0)
+
+
+def test_row_at_its_minimum_stays() -> None:
+    start = torch.stack([torch.ones(4), torch.zeros(4)])
+    result = list(islice(minimize(rosenbrock, start), 80))[-1]
+    torch.testing.assert_close(result.points[0], start[0])
+    assert result.losses[1] < 1e-4
