@@ -47,7 +47,7 @@ def invert(
     images: _Images,
     *,
     label: _Labels = None,
-    starts: _Starts = 8,
+    starts: _Starts = 4,
     seed: _Seed = 0,
     model: ModelOption = GENERATOR,
     out: _Out = GENERATED,

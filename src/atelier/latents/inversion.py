@@ -26,6 +26,8 @@ from atelier.gan.generation import TrainedGenerator, with_labels
 from atelier.latents.distances import FeatureDistance, PixelDistance
 from atelier.latents.lbfgs import Minima, minimize
 
+# PSNR in dB of the distance of pixels, from which features are not compared: the image is found.
+_FOUND = 35.0
 _BATCH = 128  # random latents whose images are generated at once
 
 
@@ -44,14 +46,14 @@ class InversionOptions(Section):
         seed: of the random latents.
     """
 
-    candidates: Annotated[int, Field(ge=1, le=65_536)] = 1024
-    starts: Annotated[int, Field(ge=1, le=256)] = 8
-    iterations: Count = 150
+    candidates: Annotated[int, Field(ge=1, le=65_536)] = 512
+    starts: Annotated[int, Field(ge=1, le=256)] = 4
+    iterations: Count = 100
     refined: Annotated[int, Field(ge=1, le=256)] = 2
-    refinements: CountOrZero = 40
+    refinements: CountOrZero = 25
     pixel_weight: Weight = 1.0
-    feature_weight: Weight = 0.1
-    prior_weight: Weight = 0.01
+    feature_weight: Weight = 1.0
+    prior_weight: Weight = 1.0
     seed: Seed = 0
 
 
@@ -97,24 +99,22 @@ def invert(
         stop_requested: called after each evaluation; if true, the best latent so far is returned.
 
     Raises:
-        AtelierError: the target has another shape, or a class does not exist.
+        AtelierError: a class does not exist.
     """
     options = options or InversionOptions()
     _check_labels(labels, generator)
-    pixels = to_tensor(torch.from_numpy(target[None].copy()), signed=True).to(generator.device)
+    pixels = to_tensor(torch.from_numpy(target.copy())[None], signed=True).to(generator.device)
     problem = _Problem(generator, options, PixelDistance(pixels))
-    starts = problem.starts(labels)
-    has_features = vgg is not None and options.refinements and options.feature_weight
-    total = options.iterations + (options.refinements if has_features else 0)
-    run = _Run(events or Events(), stop_requested, total)
-    best = run.minimize(problem, starts, options.iterations)
-    if vgg is not None and has_features and not stop_requested():
-        refined = _Problem(generator, options, problem.pixels, FeatureDistance(vgg, pixels))
-        best = run.minimize(refined, best.nearest(options.refined), options.refinements)
-    latent = problem.latents(best.nearest(1))
-    with torch.no_grad():
-        image = to_uint8(generator.network(latent), signed=True)[0].cpu().numpy()
-    return Inversion(latent[0].cpu(), image, psnr(image, target), tuple(run.losses))
+    if vgg is None or not options.feature_weight:
+        options = options.model_copy(update={"refinements": 0})
+    run = _Run(events or Events(), stop_requested, options.iterations + options.refinements)
+    best = run.minimize(problem, problem.starts(labels), options.iterations)
+    result = problem.result(best.nearest(1), target, run.losses)
+    if vgg is None or not options.refinements or result.psnr > _FOUND or stop_requested():
+        return result
+    refined = _Problem(generator, options, problem.pixels, FeatureDistance(vgg, pixels))
+    best = run.minimize(refined, best.nearest(options.refined), options.refinements)
+    return refined.result(best.nearest(1), target, run.losses)
 
 
 def psnr(image: NDArray[np.uint8], target: NDArray[np.uint8]) -> float:
@@ -180,8 +180,17 @@ class _Problem:
         return loss + options.prior_weight * excess.square()
 
     @torch.no_grad()
+    def result(
+        self, point: _Points, target: NDArray[np.uint8], losses: Sequence[float]
+    ) -> Inversion:
+        """Return the result of a single point."""
+        latent = self.latents(point)
+        image = to_uint8(self.generator.network(latent), signed=True)[0].cpu().numpy()
+        return Inversion(latent[0].cpu(), image, psnr(image, target), tuple(losses))
+
+    @torch.no_grad()
     def starts(self, labels: Sequence[int]) -> _Points:
-        """Return the nearest of random points; those of each class come first."""
+        """Return the nearest of random points; classes take turns among all of them."""
         generator, options = self.generator, self.options
         stream = torch_generator(options.seed, "latents.inversion")
         values = torch.randn(options.candidates, generator.latent_size, generator=stream)
