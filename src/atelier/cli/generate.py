@@ -100,6 +100,7 @@ def generate(
     inputs = generator_inputs(
         count, seed or [], seeds, latents=latent or [], variation=variation, gif=gif is not None
     )
+    inputs = inputs if gif or grid else inputs.without_repetitions()
     _check_size(1 if gif else len(inputs), tile_pixels)
     target = _target(gif, grid, out)
     frame_count = len(inputs) * frames
@@ -113,8 +114,8 @@ def generate(
     if grid and not gif and _is_folder(target):
         options = {"truncation": truncation, "columns": columns, "tile": tile_pixels}
         target /= _grid_name(inputs, label or [], trained.weights_digest(), **options)
-    files = dict(zip(inputs.names(), latents, strict=True))
-    print_comparison([target] if gif or grid else [target / name for name in files], force)
+    names = inputs.names()
+    print_comparison([target] if gif or grid else [target / name for name in names], force)
     if gif:
         images = generate_one_by_one(trained, interpolation_loop(latents, frames, trained))
         _write_gif(images, target, frame_count, fps, tile_pixels, force)
@@ -124,8 +125,8 @@ def generate(
         _write_grid(images, target, len(inputs), columns, tile_pixels, force)
         typer.echo(f"Wrote {target}: {inputs.text()}.")
     else:
-        _write_files(generate_one_by_one(trained, files.values()), target, list(files), force)
-        typer.echo(f"Wrote {len(files)} images to {target}/: {inputs.text()}.")
+        _write_files(generate_one_by_one(trained, latents), target, names, force)
+        typer.echo(f"Wrote {len(names)} images to {target}/: {inputs.text()}.")
 
 
 def export(

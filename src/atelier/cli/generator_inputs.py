@@ -1,7 +1,7 @@
 """Seeds and files of latents for ``atelier generate``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +51,22 @@ class GeneratorInputs:
         if self.variation is not None:
             return [f"{latents[0]}_{seed}" for seed in seeds]
         return [f"{name}.png" for name in latents] + seeds
+
+    def without_repetitions(self) -> "GeneratorInputs":
+        """Return the inputs with each seed and each latent once, for files that they name.
+
+        Raises:
+            AtelierError: two different latents have the same name.
+        """
+        latents = list(dict.fromkeys(self.latents))
+        names = [latent_name(path) for path in latents]
+        for name in names:
+            if names.count(name) > 1:
+                raise AtelierError(
+                    f"two latents are called {name}, so that their images would overwrite each"
+                    " other; rename one."
+                )
+        return replace(self, seeds=list(dict.fromkeys(self.seeds)), latents=latents)
 
     def name_parts(self) -> list[str]:
         """Return parts of the name of a grid's file; a long list is hashed."""

@@ -2,7 +2,10 @@
 
 GANSpace (Härkönen et al. 2020, "GANSpace: discovering interpretable GAN controls",
 https://arxiv.org/abs/2004.02546): principal components of the features of many latents, and the
-direction in latent space that changes each of them, by linear regression.
+direction in latent space that changes each of them, by linear regression. The features are the
+generated images at a small size, which every network has. On the generator of the preset
+``sample`` their directions change images more steadily than those of its first or second layer
+(``docs/measurements/inversion.md``).
 """
 
 from dataclasses import dataclass
@@ -16,6 +19,10 @@ from atelier.gan.generation import TrainedGenerator, random_latents, with_labels
 
 _SIDE = 16  # pixels of the reduced images whose components are computed
 _BATCH = 128
+# Longest step, in standard deviations of the latents. A component that hardly depends on a single
+# direction would need a step to latents far outside of those of the training.
+_MAX_STEP = 2.0
+_TINY = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,19 +61,20 @@ def principal_directions(
         inputs = with_labels(latents, labels, generator)
     features = torch.cat([_features(generator, batch) for batch in inputs.split(_BATCH)]).double()
     features -= features.mean(0)
-    count = min(count, generator.latent_size)
+    count = min(count, generator.latent_size, features.shape[1])
     values, components = torch.linalg.eigh(features.T @ features / samples)
-    variances = values.flip(0)[:count].clamp(min=0)
+    variances = values.flip(0).clamp(min=0)
     scores = features @ components.flip(1)[:, :count]
     centered = latents.double() - latents.double().mean(0)
     slopes = torch.linalg.lstsq(centered, scores).solution.T
-    lengths = slopes.norm(dim=1).clamp(min=1e-12)
+    lengths = slopes.norm(dim=1).clamp(min=_TINY)
     vectors = slopes / lengths[:, None]
     largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
+    steps = (variances[:count].sqrt() / lengths).clamp(max=_MAX_STEP * float(centered.std()))
     return Directions(
         (vectors * largest.sign()).float(),
-        (variances.sqrt() / lengths).float(),
-        (variances / values.sum()).float(),
+        steps.float(),
+        (variances[:count] / variances.sum().clamp(min=_TINY)).float(),
     )
 
 
