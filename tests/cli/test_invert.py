@@ -73,9 +73,9 @@ def test_own_image_is_found_and_used_by_other_commands(
         f"Wrote generated/me-inverted.png: {psnr_text(10 * np.log10(255**2 / error))}.\n"
     )
     comparison = pixels("generated/me-comparison.png")
-    assert comparison.shape == (30 + 256 + 30, 256 + 128 + 256, 3)
-    np.testing.assert_array_equal(comparison[30:286:16, :256:16], own)
-    np.testing.assert_array_equal(comparison[30:286:16, 384::16], found)
+    assert comparison.shape == (30 + 256 + 30, 3 * 16 + 2 * 256, 3)
+    np.testing.assert_array_equal(comparison[30:286:16, 16:272:16], own)
+    np.testing.assert_array_equal(comparison[30:286:16, 288:544:16], found)
 
     atelier(
         "generate --latent generated/me.latent.safetensors --separate-files --out again --seed 3"
@@ -219,11 +219,11 @@ def test_files_of_latents_with_equal_names_are_rejected(
 @pytest.mark.parametrize(
     ("psnr", "text"),
     [
-        (41.0, "41.0 dB: the same image, except for details"),
-        (float("inf"), "inf dB: the same image, except for details"),
-        (24.0, "24.0 dB: very similar"),
-        (23.9, "23.9 dB: similar pose and colors, not the same face"),
-        (5.0, "5.0 dB: only the main colors are similar; this generator has no such image"),
+        (41.0, "PSNR 41.0 dB: the same image, except for details"),
+        (float("inf"), "PSNR inf dB: the same image, except for details"),
+        (24.0, "PSNR 24.0 dB: very similar"),
+        (23.9, "PSNR 23.9 dB: similar pose and colors, not the same face"),
+        (5.0, "PSNR 5.0 dB: only the main colors are similar; this generator has no such image"),
     ],
 )
 def test_psnr_has_a_meaning(psnr: float, text: str) -> None:

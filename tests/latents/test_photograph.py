@@ -1,6 +1,5 @@
 """Photographs as targets of an inversion."""
 
-import io
 import os
 import struct
 import zlib
@@ -19,6 +18,7 @@ from atelier.latents.photograph import image_shape, prepare_target, read_photogr
 
 from ..support.architectures import MNIST28, SMALL, vivid
 from ..support.events import RecordedEvents
+from ..support.image_files import chunk, saved
 
 
 @pytest.fixture
@@ -36,42 +36,33 @@ def picture(width: int = 60, height: int = 40) -> Image.Image:
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
 
 
-def png(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
-
-
 def png_of_size(width: int, height: int) -> bytes:
     """Return a small file whose header claims a size."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
-    )
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
 
 
 def test_photograph_is_cropped_as_by_convert(settings: ConvertSettings) -> None:
     image = picture()
-    target = prepare_target(png(image), small_generator(), settings)
+    target = prepare_target(saved(image), small_generator(), settings)
     np.testing.assert_array_equal(target, resize(image, 16, "crop"))
     stretched = settings.model_copy(update={"resize_mode": "stretch"})
-    target = prepare_target(png(image), small_generator(), stretched)
+    target = prepare_target(saved(image), small_generator(), stretched)
     np.testing.assert_array_equal(target, resize(image, 16, "stretch"))
 
 
 def test_size_and_channels_are_those_of_the_generator(settings: ConvertSettings) -> None:
     generator = small_generator(channels=1)
     assert image_shape(generator) == (28, 28, 1)
-    target = prepare_target(png(picture()), generator, settings)
+    target = prepare_target(saved(picture()), generator, settings)
     np.testing.assert_array_equal(target[:, :, 0], resize(picture().convert("L"), 28, "crop"))
 
 
 def test_center_is_used_without_a_face(settings: ConvertSettings) -> None:
     faces, events = settings.model_copy(update={"faces": "align"}), RecordedEvents()
     target = prepare_target(
-        png(picture()), small_generator(), faces, name="tree.png", events=events
+        saved(picture()), small_generator(), faces, name="tree.png", events=events
     )
     assert events.warnings == ["no face was found in tree.png; its center is used"]
     np.testing.assert_array_equal(target, resize(picture(), 16, "crop"))
@@ -81,7 +72,7 @@ def test_center_is_used_without_a_face(settings: ConvertSettings) -> None:
     ("content", "reason"),
     [
         (b"text", "not an image"),
-        (png(picture())[:300], "truncated|damaged"),
+        (saved(picture())[:300], "truncated|damaged"),
         (png_of_size(10_000, 10_000), r"100\.0 megapixels, the limit is 80"),
     ],
     ids=["text", "truncated", "100 megapixels"],
@@ -95,8 +86,8 @@ def test_unreadable_photograph_is_rejected(
 
 def test_file_is_read_if_it_is_regular_and_not_too_large(tmp_path: Path) -> None:
     file = tmp_path / "me.png"
-    file.write_bytes(png(picture()))
-    assert read_photograph(file) == png(picture())
+    file.write_bytes(saved(picture()))
+    assert read_photograph(file) == saved(picture())
     with file.open("r+b") as stream:
         stream.truncate(2**28 + 1)
     with pytest.raises(AtelierError, match="256 MiB, the limit is 256"):

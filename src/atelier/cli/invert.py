@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path("data/weights")
 _TILE = 256  # minimum size of both images of a comparison in pixels
+_MARGIN = 16
 # PSNR in dB, and what an image of at least this PSNR has in common with the photograph.
 _CLOSENESS = (
     (30.0, "the same image, except for details"),
@@ -86,9 +87,9 @@ def invert(
 
 
 def psnr_text(psnr: float) -> str:
-    """Return a PSNR in dB with its meaning, for example ``22.1 dB: similar pose and colors``."""
+    """Return a PSNR in dB with its meaning, for example ``PSNR 26.0 dB: very similar``."""
     meaning = next(text for limit, text in _CLOSENESS if psnr >= limit or not limit)
-    return f"{psnr:.1f} dB: {meaning}"
+    return f"PSNR {psnr:.1f} dB: {meaning}"
 
 
 class _BarEvents(Events):
@@ -166,15 +167,31 @@ def _write(
 ) -> None:
     """Write the three files of an image, all or none."""
     from atelier.core.files import atomic_merge_dir
-    from atelier.figures.captions import captioned
-    from atelier.figures.montage import montage, save_png, side_by_side
+    from atelier.figures.montage import montage, save_png
     from atelier.latents.latent_file import save_latent
 
-    tile = len(photograph) * -(-_TILE // len(photograph))
-    titles = ("Photograph", "Nearest generated image")
-    comparison = side_by_side([photograph], [result.image], titles, columns=1, tile=tile)
     with write_output(folder), atomic_merge_dir(folder) as new:
         files = _files(new, name)
-        save_png(captioned(comparison, psnr_text(result.psnr)), files[0])
+        save_png(_comparison(photograph, result), files[0])
         save_png(montage([result.image], 1, len(result.image)), files[1])
         save_latent(result.latent, generator, files[2])
+
+
+def _comparison(photograph: "NDArray[np.uint8]", result: "Inversion") -> "NDArray[np.uint8]":
+    """Return both images next to each other, with titles and the PSNR, uint8 [H, W, 3]."""
+    import numpy as np
+
+    from atelier.figures.captions import BACKGROUND, caption, captioned
+    from atelier.figures.montage import montage
+
+    tile = len(photograph) * -(-_TILE // len(photograph))
+    titled = [
+        np.vstack([caption(title, tile), montage([image], 1, tile)])
+        for title, image in (
+            ("Photograph", photograph),
+            ("Nearest generated image", result.image),
+        )
+    ]
+    margin = np.full((len(titled[0]), _MARGIN, 3), BACKGROUND, np.uint8)
+    row = np.hstack([margin, titled[0], margin, titled[1], margin])
+    return captioned(row, psnr_text(result.psnr))
