@@ -171,6 +171,14 @@ CASES = {
         {"seed", "steps", "epochs"},
         _faces,
     ),
+    "inversion": Case(
+        "--generator {folder}/generator.safetensors --images 1 --starts 1 --json",
+        {"name", "images", "found", "lowest_psnr", "median_psnr"}
+        | {"median_seconds_of_one_core", "longest_seconds_of_one_core"}
+        | {"median_relative_error_of_latent"},
+        {"images", "lowest_psnr", "median_psnr"},
+        lambda folder: _generator(folder, 16, 3),
+    ),
     "real_kid": Case(
         "--images 40 --side 16 --counts 4 --repetitions 3 --features random --json",
         {"features", "images", "kid_error", "reference", "reference_error", "reference_deviation"}
