@@ -12,6 +12,8 @@ from atelier.cli.invert import psnr_text
 from atelier.gan.generation import TrainedGenerator, draw_latents, generate
 from atelier.gan.sampling import slerp
 from atelier.gan.serialization import load_generator, save_network
+from atelier.latents.distances import load_vgg
+from atelier.latents.inversion import InversionOptions, invert
 from atelier.latents.latent_file import load_latent, save_latent
 
 from ..support.architectures import SMALL, vivid, with_changes
@@ -89,7 +91,7 @@ def test_photographs_are_inverted_in_one_command(
 ) -> None:
     save_own_image(generator, "a.png", 1)
     Image.fromarray(np.full((40, 60, 3), 200, np.uint8)).save("gray.jpg")
-    output = atelier("invert a.png gray.jpg --starts 1 --out found")
+    output = atelier("invert a.png gray.jpg --iterations 8 --out found")
     assert [line.partition(": ")[0] for line in output.splitlines()] == [
         *("Wrote found/a-inverted.png", "Wrote found/gray-inverted.png")
     ]
@@ -100,12 +102,26 @@ def test_photographs_are_inverted_in_one_command(
         )
 
 
+def test_options_are_used(atelier: CommandRunner, generator: TrainedGenerator) -> None:
+    pixels_of_photograph = np.random.default_rng(2).integers(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(pixels_of_photograph).save("me.png")
+    atelier("invert me.png --starts 3 --iterations 9 --seed 5")
+    expected = invert(
+        generator,
+        pixels_of_photograph,
+        InversionOptions(starts=3, iterations=9, refinements=2, seed=5),
+        vgg=load_vgg(generator.device),
+    )
+    found = load_latent(Path("generated/me.latent.safetensors"), generator)
+    assert torch.equal(found, expected.latent)
+
+
 def test_class_of_the_photograph_is_chosen(atelier: CommandRunner, checkout: Path) -> None:
     arch = with_changes(SMALL, classes=3)
     save_network(vivid(arch), arch, checkout / GENERATOR)
     generator = load_generator(checkout / GENERATOR)
     save_own_image(generator, "me.png", 7)
-    atelier("invert me.png --class 2 --starts 1")
+    atelier("invert me.png --class 2 --iterations 8")
     latent = load_latent(Path("generated/me.latent.safetensors"), generator)
     assert latent[SMALL.latent_size :].tolist() == [0, 0, 1]
     assert "this generator has classes 0 to 2" in atelier("invert me.png --class 3 --force", code=1)
@@ -119,7 +135,7 @@ def test_existing_files_are_replaced_only_with_force(
     Path("generated/me-inverted.png").write_text("mine")
     assert "generated/me-inverted.png is there already" in atelier("invert me.png", code=1)
     assert [file.read_text() for file in Path("generated").iterdir()] == ["mine"]
-    atelier("invert me.png --force --starts 1")
+    atelier("invert me.png --force --iterations 1")
     assert pixels("generated/me-inverted.png").shape == (16, 16, 3)
 
 

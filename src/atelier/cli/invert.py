@@ -39,6 +39,9 @@ _Labels = Annotated[
     ),
 ]
 _Starts = Annotated[int, typer.Option(min=1, max=256, help="latents that are optimized at once")]
+_Iterations = Annotated[
+    int, typer.Option(min=1, max=100_000, help="optimization steps; more find nearer images")
+]
 _Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="seed of the random latents")]
 _Out = Annotated[Path, typer.Option(help="a folder", show_default="generated/")]
 _Force = Annotated[bool, typer.Option("--force", help="replace existing files")]
@@ -49,6 +52,7 @@ def invert(
     *,
     label: _Labels = None,
     starts: _Starts = 4,
+    iterations: _Iterations = 100,
     seed: _Seed = 0,
     model: ModelOption = GENERATOR,
     out: _Out = GENERATED,
@@ -70,7 +74,9 @@ def invert(
     settings = all_settings.load(PARAMS)
     generator = load_generator(model)
     photographs = _photographs(images, generator, settings)
-    options = InversionOptions(starts=starts, seed=seed)
+    options = InversionOptions(
+        starts=starts, iterations=iterations, refinements=iterations // 4, seed=seed
+    )
     vgg = load_vgg(generator.device)
     for name, photograph in zip(targets, photographs, strict=True):
         with progress_bar(f"invert {name}", "steps", settings.runtime.progress, 2.0) as report:
