@@ -22,10 +22,26 @@ class Progress:
 
 
 ProgressCallback = Callable[[Progress], None]
+ProgressObserver = Callable[[str, Progress], None]
+
+_observers: list[ProgressObserver] = []
 
 
 def silent(progress: Progress) -> None:
     """Discard a progress report."""
+
+
+@contextmanager
+def observed_progress(observer: ProgressObserver) -> Iterator[None]:
+    """Call ``observer`` with the unit and the report of every bar while the body runs.
+
+    Bars that are not shown are observed, too.
+    """
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.remove(observer)
 
 
 def print_above_bars(*lines: str) -> None:
@@ -69,14 +85,21 @@ def progress_bar(
 ) -> Iterator[ProgressCallback]:
     """Show a progress bar on standard error while the body runs; yield its ``report``.
 
+    The report also calls the observers of :func:`observed_progress`.
+
     Args:
         title: text left of the bar.
         unit: the counted unit, for example ``"images"``.
         shown: if false, no bar is displayed.
         delay: seconds before the bar appears; shorter work shows none.
     """
+
+    def notify(progress: Progress) -> None:
+        for observer in _observers:
+            observer(unit, progress)
+
     if not shown:
-        yield silent
+        yield notify
         return
     # Update often on a terminal, but write few lines to a log file.
     interval = 0.1 if sys.stderr.isatty() else 10.0
@@ -94,6 +117,7 @@ def progress_bar(
             if progress.note:
                 bar.set_postfix_str(progress.note, refresh=False)
             bar.update(progress.done - bar.n)
+            notify(progress)
 
         yield report
         if not delay:

@@ -22,16 +22,18 @@ from atelier.tracking.run_state import ResumeDir
 
 if TYPE_CHECKING:
     from atelier.core.checkpoints import Checkpoints
+    from atelier.tracking.live_state import LiveState
 
 
 SPEED = "speed/images_per_second"
+VALIDATION_KID = "quality/validation_kid"
 _SYSTEM_DELAY = 60_000  # milliseconds
 # Narrower sheets are enlarged: MLflow shows them in a large box.
 SHEET_PIXELS = 512
 
 
 class Run:
-    """One execution of a stage, which is logged to an outbox.
+    """One execution of a stage, which is logged to an outbox and shown on the live page.
 
     Without an outbox (tracking is off) nothing is logged. Logging never fails the stage: if the
     outbox cannot be written, one warning is printed and the rest is not logged.
@@ -40,8 +42,14 @@ class Run:
         is_extended: True if the stage continues the work of a finished training.
     """
 
-    def __init__(self, outbox: Outbox | None, resume_dir: ResumeDir | None = None) -> None:
+    def __init__(
+        self,
+        outbox: Outbox | None,
+        resume_dir: ResumeDir | None = None,
+        live: "LiveState | None" = None,
+    ) -> None:
         self._outbox = outbox
+        self._live = live
         self._resume_dir = resume_dir
         self._warnings: list[str] = []
         self._system: list[tuple[list[str], tuple[int, int, list[float]]]] = []
@@ -64,6 +72,8 @@ class Run:
             rows: float [steps, names].
             images: images processed by these steps, for the speed; 0 for none.
         """
+        if self._live:
+            self._live.add_steps(first_step, names, rows)
         end = now()
         seconds = max(end - self._last_steps, 1) / 1000
         times = np.linspace(self._last_steps, end, len(rows) + 1, dtype=np.int64)[1:]
@@ -78,6 +88,8 @@ class Run:
 
     def log_metrics(self, names: Sequence[str], rows: Mapping[int, Sequence[float]]) -> None:
         """Log metrics by step, e.g. by epoch: a row of values for each step."""
+        if self._live and tuple(names) == (VALIDATION_KID,):
+            self._live.add_scores(rows)
         at = now()
         self._points(names, [(step, at, list(row)) for step, row in rows.items()])
 
@@ -119,6 +131,8 @@ class Run:
         """
         from PIL import Image
 
+        if self._live:
+            self._live.set_images(key, pixels, step, columns)
         key = f"images/{key}"
 
         def write(outbox: Outbox) -> None:
@@ -175,6 +189,8 @@ class Run:
         """Print each sentence as a warning, and log all different ones in the tag ``warning``."""
         for warning in warnings:
             print(f"\nWARNING: {warning}", file=sys.stderr, flush=True)
+            if self._live:
+                self._live.warn(warning)
             # MLflow truncates longer tags.
             is_full = len(" ".join(self._warnings)) > mlflow_names.TAG_LENGTH
             if warning not in self._warnings and not is_full:

@@ -22,6 +22,7 @@ from atelier.core.errors import (
     os_error_message,
 )
 from atelier.core.paths import check_named, link_named, reject_lost_experiment
+from atelier.core.progress import observed_progress
 from atelier.core.settings import Settings
 from atelier.core.torchrun import rank, runs_under_torchrun, torchrun
 from atelier.tracking import preflight, rejected, run_state
@@ -38,6 +39,8 @@ from atelier.tracking.environment import (
     uncommitted,
 )
 from atelier.tracking.finished import clear_recorded
+from atelier.tracking.live_page import PageWriter
+from atelier.tracking.live_state import LiveState, StageState
 from atelier.tracking.outbox import Outbox, pending, problem, record_start
 from atelier.tracking.redact import flat, redact, redact_urls
 from atelier.tracking.results import LAST_STAGE, print_results
@@ -68,6 +71,7 @@ def restore_outputs(stage: str) -> None:
 
 
 _INTERRUPTED = 130
+_ERROR = "ERROR: "
 # The settings of each stage that use most of the memory.
 _MEMORY_SETTINGS = {
     "convert": "convert.max_megapixels or runtime.workers",
@@ -171,17 +175,17 @@ def _report(error: BaseException, stage: str) -> int:
 def _exit_code_and_message(error: BaseException, stage: str) -> tuple[int, str]:
     """Return the exit code and the message for an error."""
     if isinstance(error, AtelierError):
-        return 1, f"ERROR: {error}"
+        return 1, f"{_ERROR}{error}"
     if isinstance(error, KeyboardInterrupt):
         what = "resumes it" if str(error) else "restarts it"
-        return _INTERRUPTED, f"ERROR: interrupted before the stage was done; `dvc repro` {what}."
+        return _INTERRUPTED, f"{_ERROR}interrupted before the stage was done; `dvc repro` {what}."
     if isinstance(error, OSError) and (message := os_error_message(error)):
-        return 1, f"ERROR: {message}"
+        return 1, f"{_ERROR}{message}"
     if "No space left" in str(error):  # libraries raise their own errors with these words
-        return 1, "ERROR: the disk is full; free some space (`dvc gc --workspace`) and run again."
+        return 1, f"{_ERROR}the disk is full; free some space (`dvc gc --workspace`) and run again."
     if is_out_of_memory(error):
         smaller = _MEMORY_SETTINGS.get(stage, "runtime.workers")
-        return 1, f"ERROR: the memory is too small for {stage}; make {smaller} smaller."
+        return 1, f"{_ERROR}the memory is too small for {stage}; make {smaller} smaller."
     return 1, "".join(traceback.format_exception(error))
 
 
@@ -208,17 +212,23 @@ def _run(name: str, settings: Settings, before: Fingerprint | None, logged: bool
     clear_recorded(private)
     resume_dir = ResumeDir(private, name, before, settings.runtime.device, pipeline)
     outbox = _open_outbox(name, settings, pipeline, resume_dir.first_outbox()) if logged else None
-    run = Run(outbox, resume_dir)
+    live = _open_live_state(name, settings, pipeline, private)
+    run = Run(outbox, resume_dir, live)
     try:
-        with sampling(run.log_system) if outbox else nullcontext():
+        with (
+            sampling(run.log_system) if outbox else nullcontext(),
+            observed_progress(live.on_progress),
+        ):
             yield run
     except BaseException as error:
+        _end_live_state(live, error, name)
         run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         if outbox:
             with suppress(Exception):  # must not replace the first error
                 _warn_about_pending(repository_root(), outbox.folder, waited=False)
         raise
     resume_dir.mark_finished()
+    live.end("finished")
     run.end("FINISHED")
     if outbox and pipeline:
         _wait_for_delivery(
@@ -228,6 +238,36 @@ def _run(name: str, settings: Settings, before: Fingerprint | None, logged: bool
         # A stage that was started without dvc does not wait; its worker continues alone.
         with suppress(OSError):
             _warn_about_pending(repository_root(), outbox.folder, waited=False)
+
+
+def _open_live_state(
+    name: str, settings: Settings, pipeline: Process | None, private: Path
+) -> LiveState:
+    """Start the files that the live page shows."""
+    title = Title.of(settings, Path("presets"))
+    handled = handled_signals()
+    start = StageState(
+        stage=name,
+        process=Process.of(os.getpid()).key,
+        pipeline=pipeline.key if pipeline else "",
+        signal=handled[0] if handled else signal.SIGTERM,
+        title=title.run_name(experiment=os.environ.get("DVC_EXP_NAME", "")),
+        started=time.time(),
+        updated=time.time(),
+        images_per_unit=settings.train.batch_size if name == "train" else 0,
+    )
+    return LiveState(private, start, PageWriter())
+
+
+def _end_live_state(live: LiveState, error: BaseException, stage: str) -> None:
+    """Write how a stage ended that did not finish."""
+    if isinstance(error, KeyboardInterrupt):
+        live.end("interrupted", is_saved=bool(str(error)))
+        return
+    _, message = _exit_code_and_message(error, stage)
+    is_sentence = message.startswith(_ERROR)
+    bug = "This is an error of the program; the terminal shows its traceback."
+    live.end("failed", message.removeprefix(_ERROR) if is_sentence else bug)
 
 
 def _open_outbox(

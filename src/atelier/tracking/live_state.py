@@ -1,0 +1,300 @@
+"""Live state of a running stage: files in ``.atelier/live/`` that the live page reads.
+
+Each process of a stage has a folder, so that several pipelines can run at the same time:
+
+- ``state.json``: a :class:`StageState`, replaced about once a second;
+- ``curves.json``: losses, scores and KID of a training, replaced after epochs;
+- ``samples.webp``: the latest generated or stylized images;
+- ``stop``: exists after a request to stop the stage.
+
+These files are no results. They may be lost in a power failure, and no stage fails if they cannot
+be written.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from atelier.core.progress import Progress
+from atelier.tracking.environment import Process
+from atelier.tracking.live_curves import LiveCurves
+from atelier.tracking.run import sheet
+
+FOLDER = Path("live")
+STATE, CURVES, SAMPLES, STOP = "state.json", "curves.json", "samples.webp", "stop"
+# Series of images that a generator or style transfer made. Others contain images of the user.
+_SHOWN_SERIES = {"samples": "epoch", "generated": "", "paintings": "iteration"}
+_MAX_WARNINGS = 20
+_SECONDS = 1.0  # between two writes, at least
+# A write is followed by a pause of so many times its duration: it takes at most 0.5% of the time.
+_PAUSE = 200
+_RATE_POINTS = 60  # writes over which the speed is measured
+_OTHER_MACHINE_SECONDS = 600
+
+Status = Literal["running", "finished", "interrupted", "failed"]
+
+
+class StageState(BaseModel, frozen=True):
+    """State of one process of a stage.
+
+    Attributes:
+        stage: name of the stage.
+        process: key of its process; see :class:`Process`.
+        pipeline: key of the ``dvc`` process that runs it; empty without one.
+        signal: number of the signal that stops it as Ctrl-C does.
+        title: description of the settings.
+        started: seconds since 1970, as ``updated``.
+        updated: time of this state.
+        status: ``running``, or how the stage ended.
+        message: a sentence about its end.
+        is_saved: after an interruption, true if the next attempt resumes the work.
+        done: units of work.
+        total: all units; ``None`` if it is not known.
+        unit: of the work, in the plural.
+        note: of the last progress report.
+        rate: units per second; ``None`` if it is not known yet.
+        images_per_unit: images that a unit processes; 0 if the unit has no images.
+        remaining: estimated seconds until the end; ``None`` if it is not known yet.
+        warnings: sentences.
+        samples: number of the latest sheet of images, 0 if there is none.
+        caption: of the latest sheet.
+        curves: number of the latest curves, 0 if there are none.
+    """
+
+    stage: str
+    process: str
+    pipeline: str = ""
+    signal: int
+    title: str = ""
+    started: float
+    updated: float
+    status: Status = "running"
+    message: str = ""
+    is_saved: bool = False
+    done: int | None = None
+    total: int | None = None
+    unit: str = ""
+    note: str = ""
+    rate: float | None = None
+    images_per_unit: int = 0
+    remaining: float | None = None
+    warnings: list[str] = []
+    samples: int = 0
+    caption: str = ""
+    curves: int = 0
+
+
+class LiveState:
+    """Writer of a stage's live state; after an error of the disk it does nothing."""
+
+    def __init__(
+        self,
+        private: Path,
+        start: StageState,
+        show: Callable[[Path, StageState], None] | None = None,
+    ) -> None:
+        """Create the folder, and remove those of pipelines that have ended.
+
+        Args:
+            private: the repository's folder ``.atelier/``.
+            start: the first state.
+            show: writes a page about a state; called with ``private`` after each write.
+        """
+        self._private, self._state, self._show = private, start, show
+        self._folder: Path | None = private / FOLDER / folder_name(start)
+        self._curves = LiveCurves()
+        self._has_new_curves = False
+        self._sheet: tuple[NDArray[np.uint8], int] | None = None
+        self._progress: tuple[float, str, Progress] | None = None
+        self._first: tuple[float, int] | None = None
+        self._recent: deque[tuple[float, int]] = deque(maxlen=_RATE_POINTS)
+        self._next_write = 0.0
+        with suppress(OSError):
+            remove_ended(private, start.pipeline)
+        self._write()
+
+    def on_progress(self, unit: str, progress: Progress) -> None:
+        """Receive the work done so far."""
+        now = time.monotonic()
+        self._progress = (now, unit, progress)
+        if self._first is None:
+            self._first = (now, progress.done)
+        if now >= self._next_write:
+            self._write()
+
+    def add_steps(self, first_step: int, names: Sequence[str], rows: NDArray[np.float32]) -> None:
+        """Add values of consecutive steps; see :meth:`LiveCurves.add_steps`."""
+        self._curves.add_steps(first_step, names, rows)
+        self._has_new_curves = True
+
+    def add_scores(self, scores: Mapping[int, Sequence[float]]) -> None:
+        """Add the KID of epochs, as one value in a list."""
+        self._curves.add_scores(scores)
+        self._has_new_curves |= bool(scores)
+
+    def set_images(self, series: str, pixels: NDArray[np.uint8], step: int, columns: int) -> None:
+        """Show images, unless the series may contain images of the user.
+
+        Args:
+            series: name of the series.
+            pixels: uint8 [N, H, W, C].
+            step: position in the series.
+            columns: images in a row; 0 for a nearly square grid.
+        """
+        if series not in _SHOWN_SERIES:
+            return
+        unit = _SHOWN_SERIES[series]
+        self._sheet = (pixels, columns)
+        self._update(caption=f"after {unit} {step:,}" if unit and step else "")
+
+    def warn(self, warning: str) -> None:
+        """Show a warning."""
+        if warning not in self._state.warnings and len(self._state.warnings) < _MAX_WARNINGS:
+            self._update(warnings=[*self._state.warnings, warning])
+
+    def end(self, status: Status, message: str = "", is_saved: bool = False) -> None:
+        """Write the final state; the arguments are those of :class:`StageState`."""
+        self._update(status=status, message=message, is_saved=is_saved)
+        self._write()
+
+    def _update(self, **changes: object) -> None:
+        self._state = self._state.model_copy(update=changes)
+
+    def _set_progress(self, now: float, unit: str, progress: Progress) -> None:
+        """Set the progress, and estimate speed and remaining time."""
+        self._recent.append((now, progress.done))
+        rate = _rate(self._recent[0], self._recent[-1])
+        # The whole time includes the measurements between epochs, too.
+        mean = _rate(self._first or self._recent[0], self._recent[-1])
+        remaining = None
+        if progress.total is not None and mean and self._state.status == "running":
+            remaining = (progress.total - progress.done) / mean
+        self._update(
+            done=progress.done,
+            total=progress.total,
+            unit=unit,
+            note=progress.note or self._state.note,
+            rate=rate,
+            remaining=remaining,
+        )
+
+    def _write(self) -> None:
+        """Write what has changed, and set the time of the next write."""
+        if self._folder is None:
+            return
+        began = time.monotonic()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._write_changes(self._folder)
+            if self._show:
+                self._show(self._private, self._state)
+        except OSError:  # the disk is full, or the folder was removed
+            self._folder = None
+        ended = time.monotonic()
+        self._next_write = ended + max(_SECONDS, _PAUSE * (ended - began))
+
+    def _write_changes(self, folder: Path) -> None:
+        if self._sheet:
+            pixels, self._sheet = sheet(*self._sheet), None
+            replace_file(folder / SAMPLES, lambda file: _save_webp(pixels, file))
+            self._update(samples=self._state.samples + 1)
+        if self._has_new_curves:
+            curves, self._has_new_curves = json.dumps(self._curves.as_json()), False
+            replace_file(folder / CURVES, lambda file: file.write_text(curves, "utf-8"))
+            self._update(curves=self._state.curves + 1)
+        if self._progress:
+            self._set_progress(*self._progress)
+            self._progress = None
+        self._update(updated=time.time())
+        state = self._state.model_dump_json()
+        replace_file(folder / STATE, lambda file: file.write_text(state, "utf-8"))
+
+
+def folder_name(state: StageState) -> str:
+    """Return the name of a state's folder."""
+    return f"{state.stage}-{state.process}"
+
+
+def read_states(private: Path) -> dict[str, StageState]:
+    """Return all states by the name of their folder, oldest first; damaged ones are skipped."""
+    states = {}
+    for file in (private / FOLDER).glob(f"*/{STATE}"):
+        with suppress(OSError, ValidationError, ValueError):
+            states[file.parent.name] = StageState.model_validate_json(file.read_bytes())
+    return dict(sorted(states.items(), key=lambda item: item[1].started))
+
+
+def running(states: Mapping[str, StageState]) -> list[str]:
+    """Return the names of the states whose process is running."""
+    return [
+        name
+        for name, state in states.items()
+        if state.status == "running" and is_alive(state.process, state.updated)
+    ]
+
+
+def is_alive(key: str, updated: float) -> bool:
+    """Return true if a process is running.
+
+    A process of another machine, which shares the folder, is running if its state is recent.
+
+    Args:
+        key: of the process; see :class:`Process`. Empty for none.
+        updated: time of the state.
+    """
+    if not key:
+        return False
+    process = Process.from_key(key)
+    if process is None:
+        return time.time() - updated < _OTHER_MACHINE_SECONDS
+    return process.is_alive()
+
+
+def remove_ended(private: Path, pipeline: str) -> None:
+    """Remove the states of pipelines that have ended.
+
+    Args:
+        private: the repository's folder ``.atelier/``.
+        pipeline: key of a pipeline whose states remain; empty for none.
+    """
+    for name, state in read_states(private).items():
+        if pipeline and state.pipeline == pipeline:
+            continue
+        if not any(is_alive(key, state.updated) for key in (state.process, state.pipeline)):
+            shutil.rmtree(private / FOLDER / name, ignore_errors=True)
+
+
+def _rate(first: tuple[float, int], last: tuple[float, int]) -> float | None:
+    """Return units per second between two times; ``None`` if it is not known."""
+    seconds, done = last[0] - first[0], last[1] - first[1]
+    return done / seconds if seconds > 0 and done > 0 else None
+
+
+def _save_webp(pixels: NDArray[np.uint8], file: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(pixels).save(file, "WEBP", quality=90, method=0)
+
+
+def replace_file(target: Path, write: Callable[[Path], object]) -> None:
+    """Write a file next to the target, and rename it.
+
+    Without waiting for the disk, unlike ``core.files``: the state is worthless after a power
+    failure, and the wait would delay the training.
+    """
+    temporary = target.with_name(f".{target.name}-{os.getpid()}")
+    try:
+        write(temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,137 @@
+"""Stop of a running pipeline, as Ctrl-C does."""
+
+import time
+from pathlib import Path
+
+import psutil
+
+from atelier.core.errors import AtelierError
+from atelier.tracking.environment import Process
+from atelier.tracking.live_state import FOLDER, STOP, StageState, running
+from atelier.tracking.live_view import Execution, executions, interrupted_message
+
+_POLL_SECONDS = 0.1
+_WAIT_SECONDS = 600.0
+
+
+def request_stop(private: Path, name: str, state: StageState) -> bool:
+    """Send a stage the signal that Ctrl-C sends it, once; return false if it has ended.
+
+    ``dvc`` ignores Ctrl-C while a stage runs, and ends because the stage fails; so it needs no
+    signal. A second signal would end the stage before it has saved a checkpoint, so none is sent.
+
+    Args:
+        private: the repository's folder ``.atelier/``.
+        name: folder of the stage's state.
+        state: of a stage.
+
+    Raises:
+        AtelierError: the stage runs on another machine or for another user.
+    """
+    process = Process.from_key(state.process)
+    if process is None:
+        host = state.process.rpartition("-")[0].rpartition("-")[0]
+        raise AtelierError(f"{state.stage} runs on {host}; type `atelier stop` on that machine.")
+    requested = private / FOLDER / name / STOP
+    try:
+        # psutil sends no signal if the number belongs to another process by then.
+        found = psutil.Process(process.pid)
+        if not process.is_alive():
+            return False
+        requested.touch(exist_ok=False)
+        found.send_signal(state.signal)
+    except FileExistsError:
+        return True
+    except (psutil.NoSuchProcess, FileNotFoundError):
+        return False
+    except psutil.AccessDenied:
+        requested.unlink(missing_ok=True)
+        raise AtelierError(
+            f"{state.stage} was started by another user, and only that user can stop it."
+        ) from None
+    return True
+
+
+def choose(found: list[Execution], name: str, everything: bool) -> list[Execution]:
+    """Return the running executions that a user wants to stop.
+
+    Args:
+        found: all executions.
+        name: name of a running one, as ``Execution.short_name``; empty if there is only one.
+        everything: return all of them.
+
+    Raises:
+        AtelierError: there are several, or there is none of this name.
+    """
+    active = [each for each in found if each.is_running]
+    names = ", ".join(f"{each.short_name} ({each.newest.title})" for each in active)
+    if name:
+        chosen = [each for each in active if each.short_name == name]
+        if not chosen:
+            found_names = f"there are: {names}" if names else "nothing is running"
+            raise AtelierError(f"{name} is not running; {found_names}.")
+        return chosen
+    if len(active) > 1 and not everything:
+        raise AtelierError(
+            f"{len(active)} pipelines are running: {names}; type `atelier stop NAME` with the name"
+            " of one, or `atelier stop --all`."
+        )
+    return active
+
+
+def stop(private: Path, execution: Execution, seconds: float = _WAIT_SECONDS) -> str:
+    """Stop a pipeline, and wait until its stage and ``dvc`` have ended.
+
+    If the stage finishes before it receives the signal, the next one is stopped.
+
+    Args:
+        private: the repository's folder ``.atelier/``.
+        execution: the pipeline.
+        seconds: to wait at most.
+
+    Returns:
+        Sentences about how it ended.
+
+    Raises:
+        AtelierError: it has not ended in time, or as for :func:`request_stop`.
+    """
+    current, end = execution, time.monotonic() + seconds
+    while True:
+        has_ended = not _has_process(current)
+        # Read after the processes were checked: then it is their final state.
+        current = _present(private, current)
+        if has_ended and not current.is_running:
+            return _outcome(current.newest)
+        if time.monotonic() > end:
+            raise AtelierError(
+                f"{current.short_name} has not ended within {seconds:g} seconds; if it does not"
+                f" respond, end it with `kill -9 {current.short_name.rpartition('-')[2]}`, and `dvc"
+                " repro` resumes from its last checkpoint."
+            )
+        for name in running(current.states):
+            request_stop(private, name, current.states[name])
+        time.sleep(_POLL_SECONDS)
+
+
+def _present(private: Path, execution: Execution) -> Execution:
+    """Return the present state of an execution; the last known one if its files are removed."""
+    return next((e for e in executions(private) if e.key == execution.key), execution)
+
+
+def _has_process(execution: Execution) -> bool:
+    """Return true if the newest stage or ``dvc`` is running on this machine."""
+    keys = (execution.newest.process, execution.newest.pipeline)
+    processes = [Process.from_key(key) for key in keys if key]
+    return any(process.is_alive() for process in processes if process)
+
+
+def _outcome(state: StageState) -> str:
+    """Return sentences about how a pipeline ended."""
+    if state.status == "interrupted":
+        done = f" after {state.done:,} {state.unit}" if state.done and state.unit else ""
+        return f"The stage {state.stage} is stopped{done}. {interrupted_message(state)}"
+    if state.status == "failed":
+        return f"The stage {state.stage} failed before it was stopped: {state.message}"
+    if state.status == "finished":
+        return f"The pipeline ended with the stage {state.stage} before it was stopped."
+    return f"The stage {state.stage} was killed. To resume its last checkpoint, type: dvc repro"
