@@ -17,7 +17,7 @@ from atelier.tracking.live_state import (
     replace_file,
     running,
 )
-from atelier.tracking.live_view import live_view, read_curves
+from atelier.tracking.live_view import STAGES, live_view, read_curves
 
 PAGE = Path("live.html")
 _TEMPLATE = Path(__file__).with_name("live.html.j2")
@@ -48,14 +48,18 @@ def file_page(private: Path, name: str = "") -> str:
 class PageWriter:
     """Writes ``.atelier/live.html`` of a running stage, unless a newer one is running."""
 
-    def __init__(self) -> None:
-        self._next = time.monotonic() + _FIRST_SECONDS
+    def __init__(self, is_early: bool = False) -> None:
+        """Plan the first page.
+
+        Args:
+            is_early: write it at the start; otherwise a stage that takes less than two seconds
+                writes none, because loading the template takes 50 milliseconds.
+        """
+        self._next = time.monotonic() + (0.0 if is_early else _FIRST_SECONDS)
         self._is_written = False
 
     def __call__(self, private: Path, state: StageState) -> None:
         """Write the page if that is due, or if the stage has ended.
-
-        A short stage that finishes writes none, because loading the template takes time.
 
         Args:
             private: the repository's folder ``.atelier/``.
@@ -63,7 +67,7 @@ class PageWriter:
         """
         is_due = time.monotonic() >= self._next
         has_ended = state.status != "running" and (self._is_written or state.status != "finished")
-        if not (is_due or has_ended) or _has_newer(private, state):
+        if not (is_due or has_ended) or state.stage not in STAGES or _has_newer(private, state):
             return
         page = file_page(private, folder_name(state))
         replace_file(private / PAGE, lambda file: file.write_text(page, "utf-8"))

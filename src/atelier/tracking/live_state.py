@@ -36,8 +36,9 @@ STATE, CURVES, SAMPLES, STOP = "state.json", "curves.json", "samples.webp", "sto
 _SHOWN_SERIES = {"samples": "epoch", "generated": "", "paintings": "iteration"}
 _MAX_WARNINGS = 20
 _SECONDS = 1.0  # between two writes, at least
-# A write is followed by a pause of so many times its duration: it takes at most 0.5% of the time.
-_PAUSE = 200
+# After a write follows a pause of so many times its processor time and its duration. So writes take
+# at most 0.7% of a thread's time, or 5% on a disk that blocks for long.
+_CPU_PAUSE, _BLOCKED_PAUSE = 150, 20
 _RATE_POINTS = 60  # writes over which the speed is measured
 _OTHER_MACHINE_SECONDS = 600
 
@@ -101,16 +102,19 @@ class LiveState:
         self,
         private: Path,
         start: StageState,
-        show: Callable[[Path, StageState], None] | None = None,
+        describe: Callable[[], str] = str,
+        show: Callable[[Path, StageState], None] = lambda private, state: None,
     ) -> None:
         """Create the folder, and remove those of pipelines that have ended.
 
         Args:
             private: the repository's folder ``.atelier/``.
             start: the first state.
+            describe: returns the title. It is not called in short stages, because it reads files.
             show: writes a page about a state; called with ``private`` after each write.
         """
-        self._private, self._state, self._show = private, start, show
+        self._private, self._state = private, start
+        self._describe, self._show = describe, show
         self._folder: Path | None = private / FOLDER / folder_name(start)
         self._curves = LiveCurves()
         self._has_new_curves = False
@@ -129,7 +133,9 @@ class LiveState:
         self._progress = (now, unit, progress)
         if self._first is None:
             self._first = (now, progress.done)
-        if now >= self._next_write:
+        if now >= self._next_write and self._folder:
+            if not self._state.title:
+                self._update(title=self._describe())
             self._write()
 
     def add_steps(self, first_step: int, names: Sequence[str], rows: NDArray[np.float32]) -> None:
@@ -192,20 +198,20 @@ class LiveState:
         """Write what has changed, and set the time of the next write."""
         if self._folder is None:
             return
-        began = time.monotonic()
+        began, cpu = time.monotonic(), time.thread_time()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._write_changes(self._folder)
-            if self._show:
-                self._show(self._private, self._state)
+            self._show(self._private, self._state)
         except OSError:  # the disk is full, or the folder was removed
             self._folder = None
-        ended = time.monotonic()
-        self._next_write = ended + max(_SECONDS, _PAUSE * (ended - began))
+        now = time.monotonic()
+        pauses = (_CPU_PAUSE * (time.thread_time() - cpu), _BLOCKED_PAUSE * (now - began))
+        self._next_write = now + max(_SECONDS, *pauses)
 
     def _write_changes(self, folder: Path) -> None:
         if self._sheet:
-            pixels, self._sheet = sheet(*self._sheet), None
+            pixels, self._sheet = sheet(*self._sheet, min_width=1), None
             replace_file(folder / SAMPLES, lambda file: _save_webp(pixels, file))
             self._update(samples=self._state.samples + 1)
         if self._has_new_curves:

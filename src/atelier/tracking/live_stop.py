@@ -64,7 +64,7 @@ def choose(found: list[Execution], name: str, everything: bool) -> list[Executio
         AtelierError: there are several, or there is none of this name.
     """
     active = [each for each in found if each.is_running]
-    names = ", ".join(f"{each.short_name} ({each.newest.title})" for each in active)
+    names = ", ".join(f"{each.short_name} ({each.title or each.newest.stage})" for each in active)
     if name:
         chosen = [each for each in active if each.short_name == name]
         if not chosen:

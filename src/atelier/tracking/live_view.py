@@ -61,6 +61,11 @@ class Execution:
         return self.newest.pipeline or self.newest.process
 
     @property
+    def title(self) -> str:
+        """Description of the settings; empty if all stages were short."""
+        return next((s.title for s in reversed(self.states.values()) if s.title), "")
+
+    @property
     def short_name(self) -> str:
         """Name for a command, e.g. ``train-4711``: the newest stage and its process."""
         host_and_pid = self.newest.process.rpartition("-")[0]
@@ -106,6 +111,7 @@ def live_view(private: Path, name: str = "") -> dict[str, Any]:
     headline, message = _sentences(status, chosen)
     return state.model_dump(exclude={"process", "pipeline", "signal", "status", "samples"}) | {
         "name": chosen.name,
+        "title": chosen.title,
         "status": status,
         "headline": headline,
         "message": message,
@@ -115,7 +121,7 @@ def live_view(private: Path, name: str = "") -> dict[str, Any]:
         "samples": _latest(chosen, "samples"),
         "curves": _latest(chosen, "curves"),
         "others": [
-            {"name": each.name, "text": f"{each.short_name}: {each.newest.title}".rstrip(": ")}
+            {"name": each.name, "text": f"{each.short_name}: {each.title}".rstrip(": ")}
             for each in found
             if each.is_running and each is not chosen
         ],
@@ -169,8 +175,8 @@ def interrupted_message(state: StageState) -> str:
 
 
 def _stage_list(private: Path, execution: Execution) -> Iterator[dict[str, Any]]:
-    """Yield name, status and seconds of the stages of a pipeline; none without one."""
-    if not execution.newest.pipeline:
+    """Yield name, status and seconds of the stages of a pipeline; none if they are not known."""
+    if not execution.newest.pipeline or execution.newest.stage not in STAGES:
         return
     by_stage = {state.stage: state for state in execution.states.values()}
     required = {name for stage in by_stage for name in _required(stage)}

@@ -282,12 +282,15 @@ class Run:
             )
 
 
-def sheet(pixels: NDArray[np.uint8], columns: int = 0) -> NDArray[np.uint8]:
-    """Arrange images in one image, at least SHEET_PIXELS wide.
+def sheet(
+    pixels: NDArray[np.uint8], columns: int = 0, min_width: int = SHEET_PIXELS
+) -> NDArray[np.uint8]:
+    """Arrange images in one image.
 
     Args:
         pixels: uint8 [N, H, W, C]; enlarged by a whole factor, without smoothing.
         columns: images in a row; 0 for a nearly square grid.
+        min_width: of the image in pixels; smaller ones are enlarged.
 
     Returns:
         uint8 [H', W', 3].
@@ -299,5 +302,5 @@ def sheet(pixels: NDArray[np.uint8], columns: int = 0) -> NDArray[np.uint8]:
     cells[:count] = pixels if channels == 3 else pixels.repeat(3, axis=-1)
     grid = cells.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
     grid = grid.reshape(rows * height, columns * width, 3)
-    factor = math.ceil(SHEET_PIXELS / (columns * width))
+    factor = math.ceil(min_width / (columns * width))
     return grid.repeat(factor, axis=0).repeat(factor, axis=1)

@@ -72,6 +72,7 @@ def restore_outputs(stage: str) -> None:
 
 _INTERRUPTED = 130
 _ERROR = "ERROR: "
+_LONG_STAGES = ("train", "stylize")
 # The settings of each stage that use most of the memory.
 _MEMORY_SETTINGS = {
     "convert": "convert.max_megapixels or runtime.workers",
@@ -244,19 +245,23 @@ def _open_live_state(
     name: str, settings: Settings, pipeline: Process | None, private: Path
 ) -> LiveState:
     """Start the files that the live page shows."""
-    title = Title.of(settings, Path("presets"))
+
+    def title() -> str:
+        described = Title.of(settings, Path("presets"))
+        return described.run_name(experiment=os.environ.get("DVC_EXP_NAME", ""))
+
     handled = handled_signals()
     start = StageState(
         stage=name,
         process=Process.of(os.getpid()).key,
         pipeline=pipeline.key if pipeline else "",
         signal=handled[0] if handled else signal.SIGTERM,
-        title=title.run_name(experiment=os.environ.get("DVC_EXP_NAME", "")),
         started=time.time(),
         updated=time.time(),
         images_per_unit=settings.train.batch_size if name == "train" else 0,
     )
-    return LiveState(private, start, PageWriter())
+    is_long = pipeline is not None and name in _LONG_STAGES
+    return LiveState(private, start, title, PageWriter(is_early=is_long))
 
 
 def _end_live_state(live: LiveState, error: BaseException, stage: str) -> None:
