@@ -161,7 +161,10 @@ class LiveState:
             return
         unit = _SHOWN_SERIES[series]
         self._sheet = (pixels, columns)
-        self._update(caption=f"after {unit} {step:,}" if unit and step else "")
+        if step:
+            self._update(caption=f"after {unit} {step:,}")
+        elif series != "samples":  # a training ends with the samples of its last epoch at step 0
+            self._update(caption="")
 
     def warn(self, warning: str) -> None:
         """Show a warning."""

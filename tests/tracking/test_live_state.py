@@ -1,0 +1,250 @@
+"""Live state that stages write."""
+
+import csv
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atelier.core.progress import Progress, observed_progress, progress_bar
+from atelier.tracking import live_state
+from atelier.tracking.live_state import (
+    CURVES,
+    FOLDER,
+    SAMPLES,
+    LiveState,
+    StageState,
+    read_states,
+    running,
+)
+from atelier.tracking.run import Run, sheet
+
+from ..support.live import OWN, dead_key, state, write_state
+from ..support.project import Project
+
+OUTPUTS = ("models", "samples", "plots/losses.csv", "metrics/train.json")
+
+
+class Clock:
+    """Clock that stands still; each write takes ``cpu`` seconds of the processor."""
+
+    def __init__(self) -> None:
+        self.now, self.cpu = 100.0, 0.0
+        self._spent = 0.0
+
+    def monotonic(self) -> float:
+        """Return the present time."""
+        return self.now
+
+    def thread_time(self) -> float:
+        """Return the processor time; a write calls this twice."""
+        self._spent += self.cpu
+        return self._spent
+
+    time = monotonic
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Clock of the module."""
+    clock = Clock()
+    monkeypatch.setattr(live_state, "time", clock)
+    return clock
+
+
+def only(private: Path) -> StageState:
+    (found,) = read_states(private).values()
+    return found
+
+
+def test_training_is_described_while_it_runs_and_at_its_end(ready: Project) -> None:
+    ready.set(**{"train.kid_every_epochs": 1})
+    ready.stage("train")
+    private = ready.folder / ".atelier"
+    ((name, found),) = read_states(private).items()
+    assert (found.stage, found.status, found.done, found.total) == ("train", "finished", 8, 8)
+    assert (found.unit, found.images_per_unit, found.caption) == ("steps", 16, "after epoch 2")
+    assert any("KID" in warning for warning in found.warnings)
+    curves = json.loads((private / FOLDER / name / CURVES).read_text("utf-8"))
+    with (ready.folder / "plots/losses.csv").open(encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    assert curves["steps"] == [int(row["step"]) for row in rows]
+    for curve, column in (("loss/d", "loss_d"), ("loss/g", "loss_g"), ("scores/d_x", "d_x")):
+        values = curves["values"][curves["names"].index(curve)]
+        np.testing.assert_allclose(values, [float(row[column]) for row in rows], rtol=1e-3)
+    with (ready.folder / "plots/quality.csv").open(encoding="utf-8") as lines:
+        scores = [[int(row["epoch"]), float(row["kid"])] for row in csv.DictReader(lines)]
+    np.testing.assert_allclose(curves["kid"], scores, rtol=1e-3)
+    samples = np.load(ready.folder / "samples/epoch_0002.npy")
+    with Image.open(private / FOLDER / name / SAMPLES) as image:
+        shown = np.asarray(image.convert("RGB")).astype(int)
+    expected = sheet(samples, min_width=1)
+    assert shown.shape == expected.shape
+    assert np.abs(shown - expected).mean() < 12, "it is compressed"
+
+
+def test_stage_does_not_depend_on_the_live_state(ready: Project) -> None:
+    ready.stage("train")
+    expected = ready.bytes(*OUTPUTS)
+    for name in ("live", "live.html"):
+        target = ready.folder / ".atelier" / name
+        if target.is_dir():
+            target.rename(target.with_name("moved"))
+    (ready.folder / ".atelier/live").write_text("not a folder", "utf-8")
+    ready.remove_outputs("train")
+    ready.stage("train")
+    assert ready.bytes(*OUTPUTS) == expected
+    assert (ready.folder / ".atelier/live").read_text("utf-8") == "not a folder"
+
+
+def test_images_of_the_user_are_not_shown(tmp_path: Path) -> None:
+    run = Run(None, live=LiveState(tmp_path, state()))
+    pixels = np.zeros((4, 8, 8, 3), np.uint8)
+    for series in ("real", "augmented"):
+        run.log_images(series, pixels)
+    run.end("FINISHED")
+    live = LiveState(tmp_path, state())
+    Run(None, live=live).log_images("real", pixels)
+    live.end("finished")
+    assert only(tmp_path).samples == 0
+    Run(None, live=live).log_images("samples", pixels, step=3)
+    live.end("finished")
+    assert (only(tmp_path).samples, only(tmp_path).caption) == (1, "after epoch 3")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        ("raise AtelierError('the face is missing.')", "failed", "the face is missing."),
+        ("raise KeyboardInterrupt", "interrupted", ""),
+        ("1 / 0", "failed", "This is an error of the program; the terminal shows its traceback."),
+    ],
+)
+def test_end_of_a_failed_stage_is_described(
+    ready: Project, error: str, status: str, message: str
+) -> None:
+    script = ready.folder / "stages/render.py"
+    text = script.read_text("utf-8").replace(
+        "    from atelier.data.dataset import load_images\n",
+        f"    from atelier.core.errors import AtelierError\n    {error}\n"
+        "    from atelier.data.dataset import load_images\n",
+    )
+    script.write_text(text, "utf-8")
+    ready.stage("render", ok=False)
+    found = only(ready.folder / ".atelier")
+    assert (found.status, found.message, found.is_saved) == (status, message, False)
+
+
+def test_bars_that_are_not_shown_are_observed() -> None:
+    seen: list[Any] = []
+    with observed_progress(lambda unit, progress: seen.append((unit, progress))):
+        for shown in (True, False):
+            with progress_bar("train", "steps", shown=shown) as report:
+                report(Progress(3, 4))
+    with progress_bar("train", "steps", shown=False) as report:
+        report(Progress(4, 4))
+    assert seen == 2 * [("steps", Progress(3, 4))]
+
+
+def test_writes_are_a_second_apart(tmp_path: Path, clock: Clock) -> None:
+    live = LiveState(tmp_path, state(), describe=lambda: "best32")
+    assert only(tmp_path).title == "", "short stages do not read the presets"
+    for done in range(1, 61):
+        live.on_progress("steps", Progress(done, 600))
+        clock.now += 1 / 16
+        expected = 0 if done <= 16 else 1 + 16 * ((done - 1) // 16)
+        assert (only(tmp_path).done or 0) == expected
+    assert only(tmp_path).title == "best32"
+
+
+def test_slow_writes_are_rarer(tmp_path: Path, clock: Clock) -> None:
+    live = LiveState(tmp_path, state())
+    clock.cpu, clock.now = 0.1, clock.now + 1
+    live.on_progress("steps", Progress(1, 600))
+    for seconds, done in ((14.9, 1), (0.2, 3)):
+        clock.now += seconds
+        live.on_progress("steps", Progress(3, 600))
+        assert only(tmp_path).done == done
+
+
+def test_speed_and_remaining_time(tmp_path: Path, clock: Clock) -> None:
+    live = LiveState(tmp_path, state(images_per_unit=32))
+    for done in range(100, 160):  # a resumed training; two steps a second at first
+        live.on_progress("steps", Progress(done, 1000))
+        clock.now += 0.5 if done < 120 else 2.0
+    found = only(tmp_path)
+    assert found.done == 159
+    assert found.rate == pytest.approx(59 / 88, rel=0.05)
+    assert found.remaining == pytest.approx(841 * 88 / 59, rel=0.05)
+    live.end("finished")
+    assert only(tmp_path).rate is not None
+
+
+def test_final_state_has_the_last_progress(tmp_path: Path) -> None:
+    live = LiveState(tmp_path, state())
+    for done in (1, 2, 3):
+        live.on_progress("images", Progress(done, 3, f"{done} of them"))
+    live.end("interrupted", is_saved=True)
+    found = only(tmp_path)
+    assert (found.done, found.total, found.note) == (3, 3, "3 of them")
+    assert (found.status, found.is_saved, found.remaining) == ("interrupted", True, None)
+
+
+def test_warnings_are_shown_once(tmp_path: Path) -> None:
+    live = LiveState(tmp_path, state())
+    run = Run(None, live=live)
+    for warning in ("first", "second", "first"):
+        run.warn(warning)
+    live.end("finished")
+    assert only(tmp_path).warnings == ["first", "second"]
+
+
+def test_full_disk_ends_the_live_state_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = LiveState(tmp_path, state())
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(live_state, "replace_file", fail)
+    live.end("failed")
+    monkeypatch.undo()
+    live.end("finished")
+    assert only(tmp_path).status == "running", "nothing is written after an error"
+
+
+def test_states_of_ended_pipelines_are_removed(tmp_path: Path) -> None:
+    pipeline = dead_key(9)
+    write_state(tmp_path, "download", process=dead_key(1), pipeline=dead_key(2))
+    write_state(tmp_path, "convert", process=dead_key(3), pipeline=pipeline)
+    write_state(tmp_path, "stylize", process=dead_key(4), pipeline=OWN)
+    write_state(tmp_path, "render", process=OWN)
+    LiveState(tmp_path, state(pipeline=pipeline, started=2000.0))
+    names = [each.stage for each in read_states(tmp_path).values()]
+    assert sorted(names) == ["convert", "render", "stylize", "train"]
+    LiveState(tmp_path, state("evaluate", started=3000.0))
+    assert "convert" not in [each.stage for each in read_states(tmp_path).values()]
+
+
+def test_damaged_states_are_skipped(tmp_path: Path) -> None:
+    folder = write_state(tmp_path)
+    write_state(tmp_path, "render", process=dead_key())
+    for content in ("", "{", "[]", '{"stage": 1}'):
+        (folder / live_state.STATE).write_text(content, "utf-8")
+        assert [each.stage for each in read_states(tmp_path).values()] == ["render"]
+
+
+def test_running_states(tmp_path: Path) -> None:
+    write_state(tmp_path, "convert", process=dead_key())
+    write_state(tmp_path, "render", status="finished")
+    name = write_state(tmp_path, "train").name
+    assert running(read_states(tmp_path)) == [name]
+    other = SimpleNamespace(process="other-host-12-34", updated=live_state.time.time())
+    assert live_state.is_alive(other.process, other.updated)
+    assert not live_state.is_alive(other.process, other.updated - 3600)
+    assert not live_state.is_alive("", other.updated)
