@@ -250,17 +250,18 @@ def _open_live_state(
         described = Title.of(settings, Path("presets"))
         return described.run_name(experiment=os.environ.get("DVC_EXP_NAME", ""))
 
+    is_long = pipeline is not None and name in _LONG_STAGES
     handled = handled_signals()
     start = StageState(
         stage=name,
         process=Process.of(os.getpid()).key,
         pipeline=pipeline.key if pipeline else "",
         signal=handled[0] if handled else signal.SIGTERM,
+        title=title() if is_long else "",
         started=time.time(),
         updated=time.time(),
         images_per_unit=settings.train.batch_size if name == "train" else 0,
     )
-    is_long = pipeline is not None and name in _LONG_STAGES
     return LiveState(private, start, title, PageWriter(is_early=is_long))
 
 
