@@ -1,6 +1,7 @@
 """Live page of a real training in a browser."""
 
 import io
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from ..support.web_server import serving
 pytestmark = pytest.mark.slow
 OUTPUTS = ("models", "samples", "plots/losses.csv", "metrics/train.json")
 # Checkpoints after each step make the tiny training slow enough to be watched.
-WATCHED: dict[str, Any] = {"train.epochs": 400, "runtime.checkpoint_seconds": 0.0}
+WATCHED: dict[str, Any] = {"train.epochs": 120, "runtime.checkpoint_seconds": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +83,19 @@ def test_training_is_watched_stopped_and_resumed(
     whole.stage("train")
     set_screen(browser, 1440)
     browser.get(served)
+    eventually(browser, lambda: status(browser) == "finished")
+    assert text(browser, "headline") == "The pipeline is finished"
+    shutil.rmtree(ready.folder / ".atelier/live")
     eventually(browser, lambda: status(browser) == "none")
     assert text(browser, "headline") == "Nothing is running"
 
     dvc = start(ready)  # the page is open already
-    until(browser, dvc, lambda: steps(browser) > 0)
+    until(browser, dvc, lambda: status(browser) == "running" and steps(browser) > 0)
     assert text(browser, "headline") == "The stage train is running"
     first = steps(browser)
     until(browser, dvc, lambda: steps(browser) > first)
     until(browser, dvc, lambda: len(browser.find_elements(By.CSS_SELECTOR, ".plot")) == 2)
-    assert "of 1,600 steps" in text(browser, "steps")
+    assert "of 480 steps" in text(browser, "steps")
     assert "images per second" in text(browser, "numbers")
     assert "about " in text(browser, "numbers")
     assert "train running" in text(browser, "stages")
@@ -117,7 +121,7 @@ def test_training_is_watched_stopped_and_resumed(
     ready.set(**{"runtime.checkpoint_seconds": 3600.0})
     ready.repro("--no-run-cache", "train")
     eventually(browser, lambda: status(browser) == "finished")
-    assert steps(browser) == 1600 > done
+    assert steps(browser) == 480 > done
     assert ready.bytes(*OUTPUTS) == whole.bytes(*OUTPUTS)
     assert all(address.startswith(served) for address in external_requests(browser))
 
