@@ -132,6 +132,7 @@ def test_stages_of_the_pipeline_are_listed(tmp_path: Path) -> None:
     }
     seconds = {stage["name"]: stage.get("seconds") for stage in view["stages"]}
     assert (seconds["convert"], seconds["train"], seconds["download"]) == (2.5, 5.0, None)
+    assert (view["pipeline_started"], view["started"]) == (10.0, 20.0)
 
 
 def test_stage_without_a_known_pipeline_has_no_list(tmp_path: Path) -> None:

@@ -116,6 +116,7 @@ def live_view(private: Path, name: str = "") -> dict[str, Any]:
         "headline": headline,
         "message": message,
         "now": now,
+        "pipeline_started": min(each.started for each in chosen.states.values()),
         "warnings": list(dict.fromkeys(w for s in chosen.states.values() for w in s.warnings)),
         "stages": list(_stage_list(private, chosen)),
         "samples": _latest(chosen, "samples"),
