@@ -179,6 +179,12 @@ CASES = {
         {"images", "lowest_psnr", "median_psnr"},
         lambda folder: _generator(folder, 16, 3),
     ),
+    "live": Case(
+        "--epochs 1 --pictures 64 --side 32 --rounds 1 --json",
+        {*COMPARED.split(), "pairs", "elapsed_without", "elapsed_with", "share_of_live_calls"}
+        | {"seconds_of_first_page", "steps"},
+        {"reference", "ours", "ratio", "share_of_live_calls", "steps"},
+    ),
     "real_kid": Case(
         "--images 40 --side 16 --counts 4 --repetitions 3 --features random --json",
         {"features", "images", "kid_error", "reference", "reference_error", "reference_deviation"}
