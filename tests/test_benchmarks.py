@@ -182,7 +182,7 @@ CASES = {
     "live": Case(
         "--epochs 1 --pictures 64 --side 32 --rounds 1 --json",
         {*COMPARED.split(), "pairs", "elapsed_without", "elapsed_with", "share_of_live_calls"}
-        | {"seconds_of_first_page", "steps"},
+        | {"steps"},
         {"reference", "ours", "ratio", "share_of_live_calls", "steps"},
     ),
     "real_kid": Case(

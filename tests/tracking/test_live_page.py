@@ -13,7 +13,7 @@ import pytest
 
 from atelier.core.progress import Progress
 from atelier.pages.html import _digest
-from atelier.tracking import live_page
+from atelier.tracking import live_state
 from atelier.tracking.environment import Process
 from atelier.tracking.live_page import PAGE, PageWriter, file_page, served_page
 from atelier.tracking.live_state import CURVES, SAMPLES, LiveState, read_states
@@ -86,7 +86,8 @@ def test_training_writes_the_page(tmp_path: Path) -> None:
 def test_short_stage_writes_the_page_only_if_it_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_page, "time", SimpleNamespace(monotonic=lambda: 100.0))
+    clock = SimpleNamespace(monotonic=lambda: 100.0, thread_time=lambda: 1.0, time=lambda: 9.0)
+    monkeypatch.setattr(live_state, "time", clock)
     LiveState(tmp_path, state("render"), show=PageWriter()).end("finished")
     assert not (tmp_path / PAGE).exists()
     helper = state("plots_script", started=2000.0)

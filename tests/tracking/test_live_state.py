@@ -33,8 +33,7 @@ class Clock:
     """Clock that stands still; each write takes ``cpu`` seconds of the processor."""
 
     def __init__(self) -> None:
-        self.now, self.cpu = 100.0, 0.0
-        self._spent = 0.0
+        self.now, self.cpu, self.spent = 128.0, 0.0, 0.0
 
     def monotonic(self) -> float:
         """Return the present time."""
@@ -42,8 +41,8 @@ class Clock:
 
     def thread_time(self) -> float:
         """Return the processor time; a write calls this twice."""
-        self._spent += self.cpu
-        return self._spent
+        self.spent += self.cpu
+        return self.spent
 
     time = monotonic
 
@@ -165,10 +164,36 @@ def test_slow_writes_are_rarer(tmp_path: Path, clock: Clock) -> None:
     live = LiveState(tmp_path, state())
     clock.cpu, clock.now = 0.1, clock.now + 1
     live.on_progress("steps", Progress(1, 600))
-    for seconds, done in ((14.9, 1), (0.2, 3)):
+    for seconds, done in ((49.9, 1), (0.2, 3)):
         clock.now += seconds
         live.on_progress("steps", Progress(3, 600))
         assert only(tmp_path).done == done
+
+
+def test_samples_are_rarer_than_progress(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = LiveState(tmp_path, state())
+    encode = live_state._save_webp
+
+    def slow(pixels: Any, file: Path) -> None:
+        clock.spent += 0.02
+        encode(pixels, file)
+
+    monkeypatch.setattr(live_state, "_save_webp", slow)
+    numbers = []
+    for second in range(1, 26):
+        clock.now += 1
+        live.set_images("samples", np.zeros((4, 8, 8, 3), np.uint8), second, 0)
+        live.add_steps(second, ("loss/d",), np.ones((1, 1), np.float32))
+        live.on_progress("steps", Progress(second, 600))
+        numbers.append((only(tmp_path).done, only(tmp_path).samples, only(tmp_path).curves))
+    # Each encoding is followed by 500 times its processor time.
+    assert numbers == [
+        (second, 1 + (second - 1) // 10, 1 + (second - 1) // 10) for second in range(1, 26)
+    ]
+    live.end("finished")
+    assert only(tmp_path).samples == 4
 
 
 def test_speed_and_remaining_time(tmp_path: Path, clock: Clock) -> None:

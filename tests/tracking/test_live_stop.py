@@ -36,7 +36,7 @@ def start_training(project: Project) -> "subprocess.Popen[str]":
 
 
 def test_stopped_training_resumes_to_the_same_bytes(ready: Project, tmp_path: Path) -> None:
-    ready.set(**{"train.epochs": 60})
+    ready.set(**{"train.epochs": 30})
     whole = ready.copy(tmp_path / "whole")
     whole.stage("train")
     before = ready.bytes(*OUTPUTS)

@@ -1,6 +1,10 @@
 """Server of the live page."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +16,7 @@ from atelier.web.live_server import live_app
 
 from ..support.live import OWN, dead_key, output_at_end, stoppable_process, write_state
 from ..support.project import Project
+from ..support.servers import free_port
 from ..support.web_server import ask, serving
 
 
@@ -98,3 +103,26 @@ def test_foreign_page_cannot_stop_a_training(port: int, tmp_path: Path) -> None:
 def test_busy_port_is_reported(port: int, ready: Project) -> None:
     message = ready.atelier("live", "--port", str(port), ok=False)
     assert f"port {port} is in use by another program; type: atelier live --port " in message
+
+
+def test_command_serves_the_page_of_the_project(ready: Project) -> None:
+    folder = write_state(ready.folder / ".atelier", process=OWN, title="best32")
+    port = free_port()
+    command = [sys.executable, "-m", "atelier.cli.app", "live", "--port", str(port)]
+    with subprocess.Popen(
+        command, cwd=ready.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == f"Open http://127.0.0.1:{port}\n"
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                _, answer = ask(port, "/state")
+                break
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        assert answer["view"]["name"] == folder.name
+        server.send_signal(signal.SIGINT)
+        output, _ = server.communicate(timeout=60)
+    assert "Traceback" not in output

@@ -3,7 +3,6 @@
 import base64
 import functools
 import json
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from atelier.tracking.live_state import (
     FOLDER,
     SAMPLES,
     StageState,
+    Throttle,
     folder_name,
     read_states,
     replace_file,
@@ -55,7 +55,7 @@ class PageWriter:
             is_early: write it at the start; otherwise a stage that takes less than two seconds
                 writes none, because loading the template takes 50 milliseconds.
         """
-        self._next = time.monotonic() + (0.0 if is_early else _FIRST_SECONDS)
+        self._pages = Throttle(_SECONDS, first=0.0 if is_early else _FIRST_SECONDS)
         self._is_written = False
 
     def __call__(self, private: Path, state: StageState) -> None:
@@ -65,13 +65,15 @@ class PageWriter:
             private: the repository's folder ``.atelier/``.
             state: of the stage, as it was saved.
         """
-        is_due = time.monotonic() >= self._next
         has_ended = state.status != "running" and (self._is_written or state.status != "finished")
-        if not (is_due or has_ended) or state.stage not in STAGES or _has_newer(private, state):
+        if state.stage not in STAGES or not (has_ended or self._pages.is_due()):
             return
-        page = file_page(private, folder_name(state))
-        replace_file(private / PAGE, lambda file: file.write_text(page, "utf-8"))
-        self._next, self._is_written = time.monotonic() + _SECONDS, True
+        _parts(is_served=False)  # takes long only once
+        with self._pages.work():
+            if not _has_newer(private, state):
+                page = file_page(private, folder_name(state))
+                replace_file(private / PAGE, lambda file: file.write_text(page, "utf-8"))
+                self._is_written = True
 
 
 def _has_newer(private: Path, state: StageState) -> bool:

@@ -16,8 +16,8 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -35,14 +35,43 @@ STATE, CURVES, SAMPLES, STOP = "state.json", "curves.json", "samples.webp", "sto
 # Series of images that a generator or style transfer made. Others contain images of the user.
 _SHOWN_SERIES = {"samples": "epoch", "generated": "", "paintings": "iteration"}
 _MAX_WARNINGS = 20
-_SECONDS = 1.0  # between two writes, at least
-# After a write follows a pause of so many times its processor time and its duration. So writes take
-# at most 0.7% of a thread's time, or 5% on a disk that blocks for long.
-_CPU_PAUSE, _BLOCKED_PAUSE = 150, 20
+# Work is followed by a pause of so many times its processor time, or its duration on a disk that
+# blocks. So each kind of work takes at most 0.2% of the time.
+_CPU_PAUSE, _BLOCKED_PAUSE = 500, 50
+_SECONDS = 1.0  # between two writes of the state, at least
 _RATE_POINTS = 60  # writes over which the speed is measured
 _OTHER_MACHINE_SECONDS = 600
 
 Status = Literal["running", "finished", "interrupted", "failed"]
+
+
+class Throttle:
+    """Limit on how often work is repeated, and on its share of the time."""
+
+    def __init__(self, seconds: float, first: float = 0.0) -> None:
+        """Set the interval.
+
+        Args:
+            seconds: between two times, at least.
+            first: seconds until the first time.
+        """
+        self._seconds = seconds
+        self._next = time.monotonic() + first
+
+    def is_due(self) -> bool:
+        """Return true if the work can be repeated."""
+        return time.monotonic() >= self._next
+
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """Measure the work of the body, which is due again after a pause."""
+        began, cpu = time.monotonic(), time.thread_time()
+        try:
+            yield
+        finally:
+            now = time.monotonic()
+            pauses = (_CPU_PAUSE * (time.thread_time() - cpu), _BLOCKED_PAUSE * (now - began))
+            self._next = now + max(self._seconds, *pauses)
 
 
 class StageState(BaseModel, frozen=True):
@@ -122,7 +151,8 @@ class LiveState:
         self._progress: tuple[float, str, Progress] | None = None
         self._first: tuple[float, int] | None = None
         self._recent: deque[tuple[float, int]] = deque(maxlen=_RATE_POINTS)
-        self._next_write = 0.0
+        # Progress is written often, and samples, whose encoding takes longer, less often.
+        self._writes, self._results = Throttle(_SECONDS), Throttle(_SECONDS)
         with suppress(OSError):
             remove_ended(private, start.pipeline)
         self._write()
@@ -133,7 +163,7 @@ class LiveState:
         self._progress = (now, unit, progress)
         if self._first is None:
             self._first = (now, progress.done)
-        if now >= self._next_write and self._folder:
+        if self._writes.is_due() and self._folder:
             if not self._state.title:
                 self._update(title=self._describe())
             self._write()
@@ -198,21 +228,25 @@ class LiveState:
         )
 
     def _write(self) -> None:
-        """Write what has changed, and set the time of the next write."""
+        """Write what has changed and is due; after the end, all that has changed."""
         if self._folder is None:
             return
-        began, cpu = time.monotonic(), time.thread_time()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._write_changes(self._folder)
+            has_ended = self._state.status != "running"
+            if self._has_results() and (has_ended or self._results.is_due()):
+                with self._results.work():
+                    self._write_results(self._folder)
+            with self._writes.work():
+                self._write_state(self._folder)
             self._show(self._private, self._state)
         except OSError:  # the disk is full, or the folder was removed
             self._folder = None
-        now = time.monotonic()
-        pauses = (_CPU_PAUSE * (time.thread_time() - cpu), _BLOCKED_PAUSE * (now - began))
-        self._next_write = now + max(_SECONDS, *pauses)
 
-    def _write_changes(self, folder: Path) -> None:
+    def _has_results(self) -> bool:
+        return self._sheet is not None or self._has_new_curves
+
+    def _write_results(self, folder: Path) -> None:
         if self._sheet:
             pixels, self._sheet = sheet(*self._sheet, min_width=1), None
             replace_file(folder / SAMPLES, lambda file: _save_webp(pixels, file))
@@ -221,6 +255,8 @@ class LiveState:
             curves, self._has_new_curves = json.dumps(self._curves.as_json()), False
             replace_file(folder / CURVES, lambda file: file.write_text(curves, "utf-8"))
             self._update(curves=self._state.curves + 1)
+
+    def _write_state(self, folder: Path) -> None:
         if self._progress:
             self._set_progress(*self._progress)
             self._progress = None
