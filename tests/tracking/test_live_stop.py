@@ -35,6 +35,7 @@ def start_training(project: Project) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.slow
 def test_stopped_training_resumes_to_the_same_bytes(ready: Project, tmp_path: Path) -> None:
     ready.set(**{"train.epochs": 30})
     whole = ready.copy(tmp_path / "whole")
