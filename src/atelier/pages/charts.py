@@ -1,0 +1,126 @@
+"""Line charts of pages, as positions for the SVG of the template ``charts.html.j2``.
+
+Texts and lines are positioned in percent, so that text keeps its size at every width of the page.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.ticker import Locator, LogLocator, MaxNLocator
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+_SIZE = 1000  # of the view box; its units have no digits after the point
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Label of an axis; ``at`` is its position in percent from the left or the top."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """Line of a chart.
+
+    Attributes:
+        name: in the legend.
+        path: commands of an SVG path in a square of 1,000 units.
+        pale: the path of the values before smoothing; or empty.
+        dots: the path of a dot for each value; or empty.
+        bars: the path of a bar of errors for each value; or empty.
+    """
+
+    name: str
+    path: str
+    pale: str = ""
+    dots: str = ""
+    bars: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Line chart.
+
+    Attributes:
+        title: above the chart.
+        note: explains the chart.
+        x_label: below the horizontal axis.
+        x_ticks: of the horizontal axis.
+        y_ticks: of the vertical axis.
+        lines: in the order of the legend.
+        level: upper edge of the band of real images in percent from the top; ``None`` for none.
+        level_name: of that band.
+    """
+
+    title: str
+    note: str
+    x_label: str
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    lines: tuple[Line, ...]
+    level: float | None = None
+    level_name: str = ""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Axis of a chart, which begins at ``low`` and ends at ``high``."""
+
+    low: float
+    high: float
+    logarithmic: bool = False
+
+    def share(self, values: Floats) -> Floats:
+        """Return positions, 0 at ``low`` and 1 at ``high``."""
+        if self.logarithmic:
+            values = np.log(np.maximum(values, self.low))
+            return (values - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
+        return (values - self.low) / (self.high - self.low)
+
+    def ticks(self, from_top: bool, integer: bool = False) -> tuple[Tick, ...]:
+        """Return a few labels at round values.
+
+        Args:
+            from_top: their positions are from the top, as those of a vertical axis.
+            integer: no label has digits after the point.
+        """
+        if self.logarithmic:
+            decades = math.log10(self.high / self.low)
+            locator: Locator = LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0))
+        else:
+            locator = MaxNLocator(5, integer=integer)
+        values = np.asarray(locator.tick_values(self.low, self.high), np.float64)
+        values = values[(values >= self.low) & (values <= self.high)]
+        shares = self.share(values)
+        return tuple(
+            Tick(round(100 * (1 - share if from_top else share), 2), _label(value))
+            for value, share in zip(values.tolist(), shares.tolist(), strict=True)
+        )
+
+
+def line_path(across: Floats, along: Floats) -> str:
+    """Return the commands of a line; it has a gap at each position that is not finite."""
+    commands, gap = [], True
+    for (x, y), finite in zip(positions(across, along), np.isfinite(along).tolist(), strict=True):
+        if finite:
+            commands.append(f"{'M' if gap else 'L'}{x} {y}")
+        gap = not finite
+    return "".join(commands)
+
+
+def positions(across: Floats, along: Floats) -> list[tuple[int, int]]:
+    """Return the positions in the view box, whose vertical axis points down."""
+    x = np.round(_SIZE * across).astype(np.int64)
+    # Lines beyond the axis leave the view box; it cuts them off.
+    share = np.clip(np.nan_to_num(along), -1.0, 2.0)
+    y = np.round(_SIZE * (1 - share)).astype(np.int64)
+    return list(zip(x.tolist(), y.tolist(), strict=True))
+
+
+def _label(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{round(value, 10):g}"
