@@ -33,6 +33,8 @@ class Line:
         pale: the path of the values before smoothing; or empty.
         dots: the path of a dot for each value; or empty.
         bars: the path of a bar of errors for each value; or empty.
+        band: the path of the area around the line; or empty.
+        series: number of the color, from 1; 0 for the position in the chart.
     """
 
     name: str
@@ -40,6 +42,17 @@ class Line:
     pale: str = ""
     dots: str = ""
     bars: str = ""
+    band: str = ""
+    series: int = 0
+
+
+@dataclass(frozen=True)
+class EndLabel:
+    """Short name at the right end of a line; ``at`` is its position in percent from the top."""
+
+    at: float
+    label: str
+    series: int
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,7 @@ class Chart:
         lines: in the order of the legend.
         level: upper edge of the band of real images in percent from the top; ``None`` for none.
         level_name: of that band.
+        end_labels: at the right ends of lines.
     """
 
     title: str
@@ -65,6 +79,7 @@ class Chart:
     lines: tuple[Line, ...]
     level: float | None = None
     level_name: str = ""
+    end_labels: tuple[EndLabel, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,6 +116,22 @@ class Axis:
             Tick(round(100 * (1 - share if from_top else share), 2), _label(value))
             for value, share in zip(values.tolist(), shares.tolist(), strict=True)
         )
+
+
+def area_path(across: Floats, low: Floats, high: Floats) -> str:
+    """Return the commands of the area between two lines, without positions that are not finite.
+
+    Args:
+        across: float64 [N], shares of the horizontal axis.
+        low: float64 [N], shares of the vertical axis.
+        high: the same of the upper line.
+    """
+    finite = np.isfinite(low) & np.isfinite(high)
+    if finite.sum() < 2:
+        return ""
+    x, low, high = across[finite], low[finite], high[finite]
+    outline = [*positions(x, high), *reversed(positions(x, low))]
+    return "M" + "L".join(f"{a} {b}" for a, b in outline) + "Z"
 
 
 def line_path(across: Floats, along: Floats) -> str:

@@ -20,8 +20,9 @@ from atelier.figures.curves import read_losses
 from atelier.figures.montage import montage, split_sides, whole_tile
 from atelier.gan.length import batch_warnings, length_warnings
 from atelier.gan.sample_files import epoch_files, load_augmented, shape_of_samples
+from atelier.pages.charts import Chart
 from atelier.pages.images import Format, PageImage, data_uri, encode_within, read_image
-from atelier.report.charts import Chart, kid_chart, training_chart
+from atelier.report.charts import kid_chart, training_chart
 from atelier.report.montages import Layout, frames
 from atelier.report.page import Animation, Changed, Fact, Page
 from atelier.report.stylized import load_stylized

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from atelier.pages.charts import Chart
 from atelier.pages.html import write_html
 from atelier.pages.images import PageImage
-from atelier.report.charts import Chart
 from atelier.report.stylized import Stylized
 from atelier.report.verdict import MetricRow, Verdict
 

@@ -134,18 +134,18 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[MetricRow]:
         real_kid = _real_kid(metrics) if "real_kid" in metrics else ""
         text = "Are generated and real images alike as a whole? Equal sets have 0."
         rows.append(MetricRow("Distance (KID)", text, kid, real_kid, "lower"))
-    for key, name, text, better in _METRICS:
+    for key, name, text, better in METRICS:
         if key in metrics:
             value, real = (
-                ("" if found is None else percent(found) if key in _SHARES else number(found))
+                ("" if found is None else percent(found) if key in SHARES else number(found))
                 for found in (metrics[key], metrics.get(f"real_{key}"))
             )
             rows.append(MetricRow(name, text, value, real, better))
     return rows
 
 
-_SHARES = ("precision", "recall", "coverage", "memorised")
-_METRICS = (
+SHARES = ("precision", "recall", "coverage", "memorised")
+METRICS = (
     (
         "fid",
         "Fréchet distance (FID)",

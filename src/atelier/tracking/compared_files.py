@@ -1,0 +1,132 @@
+"""Parts of a compared run, from the content of the files that stages write."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import numpy as np
+
+from atelier.core.errors import AtelierError
+from atelier.figures.curves import read_losses
+from atelier.gan.sample_files import load_samples
+from atelier.tracking.compared_run import Floats, Pixels
+from atelier.tracking.redact import numbers
+
+T = TypeVar("T")
+LOSSES = ("step", "loss_d", "loss_g")
+_REAL = "real_"  # prefix of the metrics of other real images
+_DAMAGE = (AtelierError, OSError, ValueError, KeyError, TypeError, AttributeError, SyntaxError)
+
+
+class Notes:
+    """Sentences on parts of a run that are missing or damaged."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def read(self, part: str, content: bytes | None, parse: Callable[[bytes], T]) -> T | None:
+        """Return a parsed file; if it is missing or damaged, note that and return ``None``.
+
+        Args:
+            part: name of the part for the sentence.
+            content: of the file; ``None`` if it is missing.
+            parse: raises an error of Python or an ``AtelierError`` if the content is damaged.
+        """
+        if content is None:
+            self.sentences.append(f"{part} missing")
+            return None
+        try:
+            return parse(content)
+        except _DAMAGE:
+            self.sentences.append(f"{part} damaged")
+            return None
+
+
+def parse_evaluation(content: bytes) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the metrics of the evaluate stage's file of details, and their conditions."""
+    values: dict[str, Any] = json.loads(content)
+    conditions = values.pop("measured_with", {})
+    own = {key: value for key, value in numbers(values).items() if not key.startswith(_REAL)}
+    return own, {key: str(value) for key, value in dict(conditions).items()}
+
+
+def parse_style_loss(content: bytes) -> dict[str, float]:
+    """Return the metric of the stylize stage's file of metrics."""
+    return {"style_loss": numbers(json.loads(content))["style_loss"]}
+
+
+def parse_kid(content: bytes) -> list[tuple[int, float, float]]:
+    """Return (epoch, KID, standard error) of ``plots/kid.csv``, without infinite KID."""
+    table = csv.DictReader(io.StringIO(content.decode()))
+    rows = [(int(row["epoch"]), float(row["kid"]), float(row["error"])) for row in table]
+    return [row for row in rows if math.isfinite(row[1])]
+
+
+def parse_losses(content: bytes) -> dict[str, Floats]:
+    """Return the columns of ``plots/losses.csv`` that are compared."""
+    table = _as_file(content, "losses.csv", read_losses)
+    return {name: table[name] for name in LOSSES}
+
+
+def parse_samples(content: bytes) -> Pixels:
+    """Return the samples of an epoch, uint8 [N, H, W, C]."""
+    return _as_file(content, "samples.npy", lambda file: np.array(load_samples(file)))
+
+
+def parse_image(content: bytes) -> Pixels:
+    """Return a PNG file's image, uint8 [H, W, 3]."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def split_sheet(sheet: Pixels, side: int, count: int) -> Pixels:
+    """Return the images of a sheet that :func:`atelier.tracking.run.sheet` arranged.
+
+    Args:
+        sheet: uint8 [H, W, 3], enlarged by a whole factor without smoothing.
+        side: of the images, in pixels.
+        count: number of images; the last cells may be empty.
+
+    Returns:
+        uint8 [N, side, side, 3].
+
+    Raises:
+        ValueError: the sheet does not have images of this size.
+    """
+    height, width, _ = sheet.shape
+    for factor in range(width // side, 0, -1):
+        if height % (factor * side) or width % (factor * side):
+            continue
+        small = sheet[::factor, ::factor]
+        if np.array_equal(small.repeat(factor, 0).repeat(factor, 1), sheet):
+            tiles = small.reshape(len(small) // side, side, -1, side, 3).swapaxes(1, 2)
+            return tiles.reshape(-1, side, side, 3)[:count]
+    raise ValueError(f"{width} x {height} pixels are not of images of {side} pixels")
+
+
+def losses_of(points: Mapping[str, Mapping[int, float]]) -> dict[str, Floats]:
+    """Return the columns of losses from values by step; empty without common steps.
+
+    Args:
+        points: values by step of ``loss_d`` and ``loss_g``.
+    """
+    steps = sorted(set.intersection(*(set(values) for values in points.values())))
+    if not steps:
+        return {}
+    columns = {name: np.array([values[s] for s in steps]) for name, values in points.items()}
+    return {"step": np.array(steps, np.float64), **columns}
+
+
+def _as_file(content: bytes, name: str, read: Callable[[Path], T]) -> T:
+    """Return what a function reads from a temporary file of this content."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder, name)
+        file.write_bytes(content)
+        return read(file)
