@@ -117,7 +117,8 @@ def _kid_chart(curves: Sequence[Curve]) -> Chart:
     if len(positive) and high > 0:
         y = Axis(float(positive.min()) / 2, high * 1.2, logarithmic=True)
     else:
-        y = Axis(min(float(np.nanmin(values)), 0.0), max(high, 1.0))
+        low = min(float(np.nanmin(values)), 0.0)
+        y = Axis(low, max(high, low + 1.0 if low == 0 else 0.0))
     return _chart(
         "Distance from real images (KID)",
         "Lower is better. Dots are measured epochs. The band of several seeds is from the smallest"

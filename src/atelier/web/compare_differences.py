@@ -23,6 +23,7 @@ Outcome = Literal["larger", "within", "unknown"]
 
 ERROR_RATE = 0.05  # of all comparisons of one metric together
 _STYLE = "style_loss"
+_MILLIONS = -4  # digits of a spread of at least 100,000
 _KID = "kid"
 
 
@@ -43,8 +44,16 @@ class Metric:
     is_share: bool = False
 
     def text(self, value: float, digits: int) -> str:
-        """Return a value with so many digits after the point, as a percentage if it is one."""
+        """Return a value as text, e.g. as a percentage or in millions.
+
+        Args:
+            value: to print.
+            digits: after the point; negative for large numbers.
+        """
         unit = "%" if self.is_share else ""
+        if digits <= _MILLIONS:
+            value, digits, unit = value / 1e6, max(0, digits + 6), "M"
+        digits = max(0, digits)
         # A zero is added because a rounded negative value would be written as -0.0.
         return f"{round(self.scale * value, digits) + 0.0:,.{digits}f}{unit}"
 
@@ -137,7 +146,8 @@ def _of_metric(groups: Sequence[Group], metric: Metric) -> Iterator[Difference]:
     comparisons = sum(not text for text in obstacles.values())
     for group, summary in found:
         if text := obstacles[group.number]:
-            sentence = f"{metric.name} of {group.name} and {baseline.name} is not compared: {text}."
+            pair = f"{_name(group, metric)} and {_name(baseline, metric)}"
+            sentence = f"{metric.name} of {pair} is not compared: {text}."
             yield Difference(metric, group, "unknown", sentence)
         else:
             level = 1 - ERROR_RATE / comparisons
@@ -183,9 +193,9 @@ def _difference(
         level: of the interval.
     """
     (first, base), (group, summary) = baseline, other
-    value = summary.mean - base.mean
+    value, names = summary.mean - base.mean, (_name(group, metric), _name(first, metric))
     if sorted(base.values) == sorted(summary.values):
-        sentence = f"{metric.name} is the same in {group.name} and {first.name}."
+        sentence = f"{metric.name} is the same in {names[0]} and {names[1]}."
         return Difference(metric, group, "within", sentence, 0.0, 0.0)
     counts = len(base.values), len(summary.values)
     if min(counts) > 1:
@@ -199,7 +209,7 @@ def _difference(
         return _of_single_runs(metric, baseline, other)
     if not margin > 0:
         sentence = (
-            f"{metric.name}: {group.name} differs from {first.name} by"
+            f"{metric.name}: {names[0]} differs from {names[1]} by"
             f" {metric.text(value, _digits(metric.scale * abs(value)))}, but the seeds of a group"
             " have no deviation, so that the error is not known."
         )
@@ -207,10 +217,15 @@ def _difference(
     digits = _digits(metric.scale * margin)
     amount = f"{metric.text(abs(value), digits)} ± {metric.text(margin, digits)}"
     is_larger = abs(value) > margin
-    start = f"{metric.name}: {group.name} is {_words(metric, value, amount)} {first.name}."
+    start = f"{metric.name}: {names[0]} is {_words(metric, value, amount)} {names[1]}."
     verdict = "larger than" if is_larger else "not larger than"
     sentence = f"{start} The difference is {verdict} {reason}."
     return Difference(metric, group, "larger" if is_larger else "within", sentence, value, margin)
+
+
+def _name(group: Group, metric: Metric) -> str:
+    """Return the name of a group, which is long; for other metrics than KID its letter."""
+    return group.name if metric.key == _KID else group.letter
 
 
 def _words(metric: Metric, value: float, amount: str) -> str:
@@ -249,10 +264,13 @@ def welch_margin(one: Sequence[float], other: Sequence[float], level: float) -> 
         other: at least two values.
         level: of the interval, e.g. 0.95.
     """
-    if np.ptp(one) == np.ptp(other) == 0:
+    parts = [float(np.var(values, ddof=1)) / len(values) for values in (one, other)]
+    if not sum(parts):
         return 0.0
-    interval = stats.ttest_ind(one, other, equal_var=False).confidence_interval(level)
-    return float(interval.high - interval.low) / 2
+    # Degrees of freedom by Welch and Satterthwaite.
+    counts = (len(one), len(other))
+    freedom = sum(parts) ** 2 / sum(p**2 / (n - 1) for p, n in zip(parts, counts, strict=True))
+    return float(stats.t.ppf((1 + level) / 2, freedom)) * math.sqrt(sum(parts))
 
 
 def prediction_margin(values: Sequence[float], level: float) -> float:
@@ -271,4 +289,4 @@ def _digits(spread: float) -> int:
     """Return the digits after the point with which a spread has two significant digits."""
     if not spread or not math.isfinite(spread):
         return 3
-    return min(8, max(0, 1 - math.floor(math.log10(spread))))
+    return min(8, 1 - math.floor(math.log10(spread)))

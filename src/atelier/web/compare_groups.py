@@ -149,7 +149,8 @@ def seeds_text(group: Group) -> str:
 
 
 def _text(settings: Mapping[str, str], key: str) -> str:
-    return settings.get(key, _MISSING)
+    """Return a setting for readers, without the quotes of a list's texts."""
+    return settings.get(key, _MISSING).replace("'", "")
 
 
 def _label(run: ComparedRun, keys: Sequence[str], groups: int) -> str:

@@ -1,5 +1,6 @@
 """Compare page: its content from compared runs, and its HTML."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,6 +34,7 @@ MAX_CHARACTERS = 7_000_000
 
 _PAINTINGS = 0.25  # largest share of the characters; samples get the rest
 _GENERATOR = "models"
+_MAX_COLUMNS = 6
 _HASH_LENGTH = 8  # printed digits
 _UNSUCCESSFUL = ("FAILED", "KILLED", "RUNNING", "SCHEDULED")
 
@@ -71,6 +73,11 @@ class RunRow:
         return self.run.status in _UNSUCCESSFUL
 
     @property
+    def is_linked(self) -> bool:
+        """True if the run has the address of a page."""
+        return self.run.address.startswith(("http://", "https://"))
+
+    @property
     def commit(self) -> str:
         """The commit as text."""
         return self.run.commit[:_HASH_LENGTH] + (" with changes" if self.run.is_dirty else "")
@@ -102,6 +109,7 @@ class Page:
         runs: in the order of their groups.
         samples: of these runs.
         fps: frames per second of the slider.
+        columns: of samples on a wide screen.
         charts: of the groups.
         settings: that differ.
         paintings: rows of the table of stylized images.
@@ -119,6 +127,7 @@ class Page:
     runs: Sequence[RunRow]
     samples: Samples
     fps: float
+    columns: int
     charts: Sequence[Chart]
     settings: Sequence[Setting]
     paintings: Sequence[Painting]
@@ -159,6 +168,7 @@ def build_compare_page(
         ],
         samples=samples,
         fps=fps,
+        columns=_columns(len(own)),
         charts=charts(groups),
         settings=differing_settings(groups),
         paintings=paintings,
@@ -170,6 +180,12 @@ def render_compare_page(page: Page) -> str:
     """Return the HTML of the page, which needs no other file."""
     values = {"page": page, "factors": {}}
     return render_html(Path(__file__).with_name("compare.html.j2"), values)
+
+
+def _columns(runs: int) -> int:
+    """Return the number of columns with which the rows are nearly full."""
+    rows = math.ceil(runs / _MAX_COLUMNS)
+    return math.ceil(runs / rows)
 
 
 def _title(groups: Sequence[Group], runs: int) -> str:

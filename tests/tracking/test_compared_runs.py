@@ -1,0 +1,360 @@
+"""Compared runs of a finished project: from MLflow, from git and from the workspace."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from atelier.core.errors import AtelierError
+from atelier.tracking.compared_files import losses_of, split_sheet
+from atelier.tracking.compared_run import ComparedRun, stylized_names
+from atelier.tracking.compared_selection import Selection
+from atelier.tracking.run import sheet
+from atelier.tracking.store import open_store
+from atelier.web.compare_groups import group_runs, result_settings
+
+from ..support.arrays import random_images
+from ..support.compared_runs import make_run
+from ..support.project import Project
+
+REFERENCE = "refs/exps/ab/" + "c" * 38
+
+
+@pytest.fixture(scope="module")
+def _committed(_tracked: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = _tracked.copy(tmp_path_factory.mktemp("compared") / "project")
+    project.commit()
+    return project
+
+
+@pytest.fixture
+def finished(_committed: Project) -> Iterator[Project]:
+    """Finished project with a committed ``dvc.lock``, which tests only read."""
+    with chdir(_committed.folder):
+        yield _committed
+
+
+@pytest.fixture
+def project(_committed: Project, tmp_path: Path) -> Iterator[Project]:
+    """Copy of the finished project, which a test may change; commands run in its folder."""
+    project = _committed.copy(tmp_path / "project")
+    with chdir(project.folder):
+        yield project
+
+
+@pytest.fixture
+def selection(finished: Project) -> Selection:
+    return Selection(finished.folder, "atelier")
+
+
+@pytest.fixture
+def store(project: Project) -> tuple[Any, str]:
+    return open_store(project.folder, "atelier")
+
+
+def pipelines(store: tuple[Any, str]) -> list[Any]:
+    client, experiment = store
+    return list(client.search_runs([experiment], "tags.`atelier.pipeline` != ''"))
+
+
+def stage_run(store: tuple[Any, str], stage: str) -> Any:
+    client, experiment = store
+    (run,) = client.search_runs([experiment], f"tags.`atelier.stage` = '{stage}'")
+    return run
+
+
+def assert_same_results(one: ComparedRun, other: ComparedRun) -> None:
+    """Assert that two runs have the same images, settings and numbers."""
+    assert result_settings(one) == result_settings(other)
+    assert one.seed == other.seed == "1"
+    assert one.metrics.keys() == other.metrics.keys()
+    for name, value in one.metrics.items():  # MLflow has four digits of some
+        assert other.metrics[name] == pytest.approx(value, rel=1e-3), name
+    assert one.measured_with == other.measured_with
+    assert [row[:2] for row in one.kid_by_epoch] == [
+        (epoch, pytest.approx(kid)) for epoch, kid, _ in other.kid_by_epoch
+    ]
+    for name, values in one.losses.items():
+        np.testing.assert_array_equal(values, other.losses[name])
+    for mine, its in ((one.samples, other.samples), (one.stylized, other.stylized)):
+        assert list(mine) == list(its) != []
+    for epoch, load in one.samples.items():
+        np.testing.assert_array_equal(load(), other.samples[epoch]())
+    for name, file in one.stylized.items():
+        np.testing.assert_array_equal(file.load(), other.stylized[name].load())
+    for path in ("data/images.npz", "data/test.npz", "models"):
+        assert one.hashes[path] == other.hashes[path] != ""
+
+
+def test_mlflow_workspace_and_revision_have_the_same_results(
+    finished: Project, selection: Selection
+) -> None:
+    project = finished
+    stored, workspace, revision = *selection.latest(10), *selection.named(["workspace", "HEAD"])
+    assert_same_results(stored, workspace)
+    assert_same_results(workspace, revision)
+    evaluation = json.loads((project.folder / "metrics/details/evaluate.json").read_text())
+    assert workspace.metrics["kid"] == evaluation["kid"]
+    assert workspace.metrics["kid_error"] == evaluation["kid_error"]
+    assert "real_kid" not in workspace.metrics
+    style = json.loads((project.folder / "metrics/stylize.json").read_text())
+    assert workspace.metrics["style_loss"] == style["style_loss"]
+    assert workspace.measured_with["features"] == "random"
+    expected = np.load(project.folder / "samples/epoch_0002.npy")
+    assert list(stored.samples) == [1, 2]
+    np.testing.assert_array_equal(stored.samples[2](), expected)
+    assert len(stored.losses["step"]) == len(stored.losses["loss_g"]) > 2
+    # The pipeline and the commit of its lock have the same code.
+    assert stored.code == workspace.code == revision.code != ""
+    head = project.run("git", "rev-parse", "HEAD").strip()
+    assert workspace.commit == revision.commit == head
+    assert (stored.status, workspace.status) == ("FINISHED", "")
+    assert (workspace.source, revision.source) == ("workspace", "git revision HEAD")
+    assert stored.notes == workspace.notes == revision.notes == ()
+    assert len(group_runs([stored, workspace, revision])) == 1
+
+
+def test_address_is_that_of_the_run(finished: Project, selection: Selection) -> None:
+    store = open_store(finished.folder, "atelier")
+    (head,) = pipelines(store)
+    (run,) = selection.latest(1)
+    assert f"/#/experiments/{store[1]}/runs/{head.info.run_id}?" in run.address
+    assert run.source == f"MLflow run {head.info.run_id[:8]}"
+    assert run.name == head.info.run_name
+
+
+def test_runs_are_found_by_ids_and_names(finished: Project, selection: Selection) -> None:
+    store = open_store(finished.folder, "atelier")
+    (head,) = pipelines(store)
+    child = stage_run(store, "train").info.run_id
+    names = [head.info.run_id, head.info.run_id[:7], child, child[:9], head.info.run_name]
+    for name in names:
+        (found,) = selection.named([name])
+        assert found.source == f"MLflow run {head.info.run_id[:8]}", name
+    assert len(selection.named(names)) == 1
+
+
+def test_latest_runs_are_the_newest_ones_oldest_first(
+    store: tuple[Any, str], project: Project
+) -> None:
+    client, experiment = store
+    (first,) = pipelines(store)
+    start = first.info.start_time
+    for number in (1, 2):
+        tags = {"atelier.pipeline": f"p{number}"}
+        run = client.create_run(experiment, start + 1000 * number, tags, f"later {number}")
+        client.set_terminated(run.info.run_id, "FAILED")
+    client.create_run(experiment, start + 9000, {}, "no pipeline")
+    found = Selection(project.folder, "atelier").latest(2)
+    assert [(run.name, run.status) for run in found] == [
+        ("later 1", "FAILED"),
+        ("later 2", "FAILED"),
+    ]
+    assert found[0].metrics == found[0].samples == found[0].losses == {}
+    assert found[0].notes == ("KID missing", "training missing", "stylized images missing")
+    assert len(Selection(project.folder, "atelier").latest(10)) == 3
+
+
+def test_dvc_experiments_are_found_by_name(project: Project, store: tuple[Any, str]) -> None:
+    project.run("git", "update-ref", f"{REFERENCE}/lower-lr", "HEAD")
+    (run,) = Selection(project.folder, "atelier").named(["lower-lr"])
+    assert (run.source, run.experiment) == ("DVC experiment lower-lr", "lower-lr")
+    assert run.address == ""
+    client, _ = store
+    (head,) = pipelines(store)
+    client.set_tag(head.info.run_id, "dvc.experiment", "lower-lr")
+    (run,) = Selection(project.folder, "atelier").named(["lower-lr"])
+    assert head.info.run_id in run.address
+
+
+def test_without_a_store_the_experiments_and_the_workspace_are_compared(project: Project) -> None:
+    (project.folder / "mlflow.db").unlink()
+    project.run("git", "update-ref", f"{REFERENCE}/lower-lr", "HEAD")
+    selection = Selection(project.folder, "atelier")
+    assert [run.name for run in selection.latest(10)] == ["lower-lr", "workspace"]
+    (project.folder / "dvc.lock").unlink()
+    project.run("git", "update-ref", "-d", f"{REFERENCE}/lower-lr")
+    with pytest.raises(AtelierError, match="no runs to compare yet; type: dvc repro"):
+        Selection(project.folder, "atelier").latest(10)
+    with pytest.raises(AtelierError, match="the workspace has no results yet"):
+        selection.named(["workspace"])
+
+
+def test_unknown_and_ambiguous_names_are_one_sentence(
+    project: Project, store: tuple[Any, str]
+) -> None:
+    client, experiment = store
+    for number in (1, 2):
+        client.create_run(experiment, None, {"atelier.pipeline": f"p{number}"}, "same name")
+    selection = Selection(project.folder, "atelier")
+    with pytest.raises(
+        AtelierError, match=r"^2 runs are named same name .*; give the id of one\.$"
+    ):
+        selection.named(["same name"])
+    with pytest.raises(AtelierError, match=r"^there is no run same nam; did you mean same name\?$"):
+        selection.named(["same nam"])
+    with pytest.raises(
+        AtelierError, match=r"^there is no run --exec; give an id or a name of a run"
+    ):
+        selection.named(["--exec"])
+    with pytest.raises(AtelierError, match="^there is no run " + "f" * 32):
+        selection.named(["f" * 32])
+    project.run(
+        "git", "tag", "empty", project.run("git", "hash-object", "-w", "params.yaml").strip()
+    )
+    with pytest.raises(AtelierError, match=r"^there is no run empty;"):
+        selection.named(["empty"])
+
+
+def test_a_revision_without_results_is_one_sentence(project: Project) -> None:
+    project.run("git", "rm", "-q", "--cached", "dvc.lock")
+    project.commit()
+    with pytest.raises(AtelierError, match=r"HEAD has no dvc\.lock; choose"):
+        Selection(project.folder, "atelier").named(["HEAD"])
+
+
+def test_missing_and_damaged_parts_of_a_stored_run_are_named(
+    project: Project, store: tuple[Any, str]
+) -> None:
+    train, stylize = stage_run(store, "train"), stage_run(store, "stylize")
+    artifacts = project.folder / "mlruns/atelier"
+    (artifacts / train.info.run_id / "artifacts/losses.csv").write_text("step\nx\n")
+    shutil.rmtree(artifacts / train.info.run_id / "artifacts/images")
+    shutil.rmtree(artifacts / stylize.info.run_id / "artifacts/styled/sources")
+    (run,) = Selection(project.folder, "atelier").latest(1)
+    assert run.notes == ("losses damaged", "samples missing", "stylized images missing")
+    assert run.metrics["kid"] > 0
+    (artifacts / train.info.run_id / "artifacts/losses.csv").unlink()
+    (run,) = Selection(project.folder, "atelier").latest(1)
+    assert len(run.losses["step"]) == len(run.losses["loss_d"]) > 2  # from the metrics
+
+
+def test_missing_and_damaged_outputs_of_a_revision_are_named(project: Project) -> None:
+    selection = Selection(project.folder, "atelier")
+    (complete,) = selection.named(["HEAD"])
+    for path, md5 in complete.hashes.items():
+        cached = project.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+        if path == "plots/losses.csv":
+            cached.chmod(0o644)
+            cached.write_text("damaged")
+        elif path in ("samples", "plots/kid.csv", "metrics/details/evaluate.json"):
+            cached.unlink()
+    (run,) = Selection(project.folder, "atelier").named(["HEAD"])
+    assert run.notes == (
+        *("metrics missing", "KID by epoch missing", "losses damaged", "samples missing"),
+    )
+    assert run.stylized.keys() == complete.stylized.keys()
+    assert run.metrics.keys() == {"style_loss"}
+
+
+def test_a_hash_that_is_a_path_is_not_followed(project: Project) -> None:
+    secret = project.folder / "secret.csv"
+    secret.write_text("epoch,kid,error\n1,77,1\n")
+    lock = project.folder / "dvc.lock"
+    (run,) = Selection(project.folder, "atelier").named(["HEAD"])
+    md5 = run.hashes["plots/kid.csv"]
+    cache = project.folder / ".dvc/cache/files/md5"
+    path = "../../../../secret.csv"
+    assert (cache / path[:2] / path[2:].lstrip("/")).resolve() == secret
+    lock.write_text(lock.read_text().replace(md5, path))
+    project.commit()
+    (run,) = Selection(project.folder, "atelier").named(["HEAD"])
+    assert list(run.kid_by_epoch) == []
+    assert "KID by epoch missing" in run.notes
+
+
+def test_settings_of_the_workspace_are_those_of_its_results(project: Project) -> None:
+    project.set(**{"train.lr": 0.5, "convert.share_images": "none"})
+    (run,) = Selection(project.folder, "atelier").named(["workspace"])
+    assert run.settings["train.lr"] == "0.0002"
+    assert run.is_dirty
+    assert not run.shares_images  # permission is withdrawn at once
+
+
+def test_uncommitted_code_is_other_code(project: Project) -> None:
+    def code() -> str:
+        (run,) = Selection(project.folder, "atelier").named(["workspace"])
+        return run.code
+
+    before = code()
+    for path, is_of_training in (("README.md", False), ("src/atelier/gan/losses.py", True)):
+        with (project.folder / path).open("a") as file:
+            file.write("\n# more\n")
+        assert (code() != before) == is_of_training, path
+    project.commit()
+    assert code() not in ("", before)
+
+
+def test_damaged_params_and_outputs_of_the_workspace_are_named(project: Project) -> None:
+    (project.folder / "params.yaml").write_text("[")
+    (project.folder / "metrics/details/evaluate.json").write_text("[]")
+    shutil.rmtree("samples")
+    (run,) = Selection(project.folder, "atelier").named(["workspace"])
+    assert run.notes == ("metrics damaged", "samples missing", "params.yaml damaged")
+    assert run.settings["train.lr"] == "0.0002"  # from dvc.lock
+
+
+@pytest.mark.parametrize(
+    ("source", "sharing", "contents", "is_shown"),
+    [
+        ("folder", "public", "['generated']", True),
+        ("sample", "public", "['me.jpg']", True),
+        ("folder", "public", "['me.jpg']", False),
+        ("folder", "public", "['generated', 'me.jpg']", False),
+        ("folder", "all", "['me.jpg']", True),
+        ("sample", "none", "['me.jpg']", False),
+        ("sample", "none", "['generated']", True),
+    ],
+)
+def test_stylized_photographs_are_shown_only_if_images_are_shared(
+    source: str, sharing: str, contents: str, is_shown: bool
+) -> None:
+    settings = {
+        "download.source": source,
+        "convert.share_images": sharing,
+        "stylize.contents": contents,
+    }
+    run = make_run(settings=settings)
+    assert bool(run.shown_stylized) == is_shown
+
+
+def test_unknown_settings_share_nothing() -> None:
+    run = ComparedRun("old", "MLflow run 1", stylized=make_run().stylized)
+    assert not run.shares_images
+    assert run.shown_stylized == {}
+
+
+@pytest.mark.parametrize(
+    ("count", "side", "columns"), [(9, 16, 3), (64, 64, 8), (5, 28, 0), (1, 16, 0), (6, 256, 2)]
+)
+def test_sheet_is_split_into_the_images_it_was_made_of(count: int, side: int, columns: int) -> None:
+    images = random_images(count, side, 3)
+    np.testing.assert_array_equal(split_sheet(sheet(images, columns), side, count), images)
+
+
+def test_sheet_of_other_images_is_refused() -> None:
+    with pytest.raises(ValueError, match="are not of images of 25 pixels"):
+        split_sheet(sheet(random_images(9, 16, 3)), 25, 9)
+
+
+def test_losses_of_an_unfinished_training_have_the_common_steps() -> None:
+    points = {"loss_d": {1: 0.5, 2: 0.4, 3: 0.3}, "loss_g": {2: 1.0, 3: 2.0, 4: 3.0}}
+    found = losses_of(points)
+    assert {name: column.tolist() for name, column in found.items()} == {
+        "step": [2.0, 3.0],
+        "loss_d": [0.4, 0.3],
+        "loss_g": [1.0, 2.0],
+    }
+    assert losses_of({"loss_d": {}, "loss_g": {1: 1.0}}) == {}
+
+
+def test_names_of_stylized_images_cannot_leave_their_folder() -> None:
+    entries = [
+        {"image": name, "content": "c", "style": "s"} for name in ("a", "../b", "c\\d", "/e", "")
+    ]
+    assert stylized_names(entries) == [("a", "c", "s")]

@@ -1,0 +1,204 @@
+"""Differences between groups of runs, by closed forms and published values."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+from scipy import stats
+
+from atelier.tracking.compared_run import ComparedRun
+from atelier.web.compare_differences import (
+    ALL_METRICS,
+    Difference,
+    Metric,
+    Summary,
+    compare_groups,
+    prediction_margin,
+    summarize,
+    welch_margin,
+)
+from atelier.web.compare_groups import group_runs
+
+from ..support.compared_runs import CONDITIONS, make_run, seeds_of
+
+KID = ALL_METRICS[0]
+# 97.5% quantiles of Student's t by degrees of freedom, from printed tables.
+T_975 = {1: 12.706, 2: 4.303, 4: 2.776}
+T_9875_OF_4 = 3.495  # for two comparisons
+
+
+def compare(runs: Sequence[ComparedRun], metric: str = "kid") -> list[Difference]:
+    return [each for each in compare_groups(group_runs(runs)) if each.metric.key == metric]
+
+
+def test_welch_margin_has_the_error_and_the_degrees_of_freedom_of_welch() -> None:
+    # Equal counts and variances: sqrt(s²/n + s²/n) and 2 (n - 1) degrees of freedom.
+    assert welch_margin([1.0, 2.0, 3.0], [11.0, 12.0, 13.0], 0.95) == pytest.approx(
+        T_975[4] * math.sqrt(2 / 3), rel=1e-3
+    )
+    # One group without deviation: its error and degrees of freedom do not count.
+    assert welch_margin([1.0, 2.0, 3.0], [5.0, 5.0, 5.0], 0.95) == pytest.approx(
+        T_975[2] * math.sqrt(1 / 3), rel=1e-3
+    )
+    assert welch_margin([1.0, 1.0], [2.0, 2.0], 0.95) == 0.0
+
+
+@pytest.mark.parametrize("level", [0.95, 0.99])
+def test_welch_margin_agrees_with_the_interval_of_scipy(level: float) -> None:
+    one, other = [1.0, 4.0, 2.0, 2.5], [7.0, 7.5]
+    interval = stats.ttest_ind(one, other, equal_var=False).confidence_interval(level)
+    expected = (interval.high - interval.low) / 2
+    assert welch_margin(one, other, level) == pytest.approx(expected)
+
+
+def test_prediction_margin_is_that_of_one_more_value() -> None:
+    margin = prediction_margin([1.0, 2.0, 3.0], 0.95)
+    assert margin == pytest.approx(T_975[2] * math.sqrt(1 + 1 / 3), rel=1e-3)
+
+
+def test_summary_has_mean_and_sample_deviation_of_the_seeds() -> None:
+    (group,) = group_runs(seeds_of("0.0002", {1: 1.0, 2: 2.0, 3: 4.5}))
+    summary = summarize(group, KID)
+    assert summary is not None
+    assert summary.values == (1.0, 2.0, 4.5)
+    assert summary.mean == 2.5
+    assert summary.deviation == pytest.approx(math.sqrt((1.5**2 + 0.5**2 + 2.0**2) / 2))
+    assert summary.text(KID) == "2.5 ± 1.8"
+    assert summary.error is None  # the seeds' deviation includes it
+
+
+def test_a_single_seed_has_the_error_of_its_kid() -> None:
+    (group,) = group_runs([make_run(metrics={"kid": 2.0, "kid_error": 0.123, "fid": 91.27})])
+    kid = summarize(group, KID)
+    assert kid is not None
+    assert (kid.deviation, kid.error) == (None, 0.123)
+    assert kid.text(KID) == "2.00 ± 0.12"
+    fid = summarize(group, Metric("fid", "FID", "lower"))
+    assert fid is not None
+    assert fid.text(Metric("fid", "FID", "lower")) == "91.3"
+    assert summarize(group, Metric("swd", "SWD", "lower")) is None
+
+
+def test_shares_are_percentages() -> None:
+    metric = Metric("recall", "Recall", "higher", is_share=True)
+    assert Summary((0.25, 0.35)).text(metric) == "30.0% ± 7.1%"
+
+
+def test_a_difference_that_is_larger_than_its_error() -> None:
+    runs = [
+        *seeds_of("0.0002", {1: 3.0, 2: 3.1, 3: 3.2}),
+        *seeds_of("0.0004", {1: 2.0, 2: 2.1, 3: 2.2}),
+    ]
+    (found,) = compare(runs)
+    assert found.outcome == "larger"
+    assert found.value == pytest.approx(-1.0)
+    assert found.margin == pytest.approx(T_975[4] * 0.1 * math.sqrt(2 / 3), rel=1e-3)
+    assert found.sentence == (
+        "Distance (KID): B (lr 0.0004) is 1.00 ± 0.23 lower (better) than A (lr 0.0002). The"
+        " difference is larger than its error."
+    )
+
+
+def test_a_difference_within_its_error() -> None:
+    runs = [
+        *seeds_of("0.0002", {1: 1.0, 2: 2.0, 3: 3.0}),
+        *seeds_of("0.0004", {1: 1.5, 2: 2.5, 3: 3.5}),
+    ]
+    (found,) = compare(runs)
+    assert found.outcome == "within"
+    assert found.sentence == (
+        "Distance (KID): B (lr 0.0004) is 0.5 ± 2.3 higher (worse) than A (lr 0.0002). The"
+        " difference is not larger than its error."
+    )
+
+
+def test_several_comparisons_have_wider_intervals() -> None:
+    runs = [
+        *seeds_of("0.0002", {1: 1.0, 2: 2.0, 3: 3.0}),
+        *seeds_of("0.0004", {1: 6.0, 2: 7.0, 3: 8.0}),
+        *seeds_of("0.0008", {1: 4.1, 2: 5.1, 3: 6.1}),
+    ]
+    margins = [each.margin for each in compare(runs)]
+    assert margins == pytest.approx([T_9875_OF_4 * math.sqrt(2 / 3)] * 2, rel=1e-3)
+
+
+def test_one_seed_is_compared_with_the_range_of_the_seeds_of_the_other() -> None:
+    runs = [*seeds_of("0.0002", {1: 1.0, 2: 2.0, 3: 3.0}), *seeds_of("0.0004", {1: 6.0})]
+    (found,) = compare(runs)
+    assert found.outcome == "within"
+    assert found.margin == pytest.approx(T_975[2] * math.sqrt(4 / 3), rel=1e-3)
+    assert "not larger than the seeds alone explain (B has one seed)" in found.sentence
+    (found,) = compare([*seeds_of("0.0004", {1: 8.0}), *seeds_of("0.0002", {1: 1, 2: 2, 3: 3})])
+    assert (found.outcome, found.value) == ("larger", -6.0)
+    assert "is larger than the seeds alone explain (A has one seed)" in found.sentence
+
+
+@pytest.mark.parametrize(("kid", "verdict"), [(1.7, "more than"), (1.75, "not more than")])
+def test_two_single_runs_show_no_difference_between_settings(kid: float, verdict: str) -> None:
+    # The standard error of the difference is sqrt(2) * 0.1, and twice of it 0.283.
+    (found,) = compare([*seeds_of("0.0002", {1: 2.0}), *seeds_of("0.0004", {1: kid})])
+    assert found.outcome == "unknown"
+    assert found.margin == pytest.approx(2 * math.sqrt(0.02))
+    assert f"{verdict} twice the standard error of 0.14. One seed each cannot" in found.sentence
+    if verdict == "more than":
+        assert "not more than" not in found.sentence
+
+
+def test_metrics_without_an_error_yield_no_statement_on_single_runs() -> None:
+    runs = [make_run(metrics={"fid": 1.0}), make_run("b", {"train.lr": "1"}, {"fid": 2.0})]
+    (found,) = compare(runs, "fid")
+    assert (found.outcome, found.sentence) == ("unknown", "")
+
+
+def test_equal_values_are_named_equal() -> None:
+    kids = {1: 2.0, 2: 3.0}
+    runs = [*seeds_of("0.0002", kids), *seeds_of("0.0004", kids)]
+    (found,) = compare(runs)
+    assert found.sentence == "Distance (KID) is the same in B (lr 0.0004) and A (lr 0.0002)."
+    assert found.outcome == "within"
+
+
+def test_seeds_without_deviation_allow_no_statement() -> None:
+    runs = [*seeds_of("0.0002", {1: 2.0, 2: 2.0}), *seeds_of("0.0004", {1: 3.0, 2: 3.0})]
+    (found,) = compare(runs)
+    assert found.outcome == "unknown"
+    assert "the error is not known" in found.sentence
+
+
+def test_metrics_measured_in_another_way_are_not_compared() -> None:
+    other = CONDITIONS | {"features": "random"}
+    runs = [make_run(), make_run("b", {"train.lr": "1"}, measured_with=other)]
+    (found,) = compare(runs)
+    assert found.outcome == "unknown"
+    assert found.sentence == (
+        "Distance (KID) of B (lr 1) and A (lr 0.0002) is not compared: it was measured differently"
+        " (features vgg19_caffe and random)."
+    )
+    (found,) = compare([make_run(), make_run("b", {"train.lr": "1"}, measured_with={})])
+    assert "not compared: the conditions of a measurement are not recorded" in found.sentence
+
+
+def test_metrics_of_other_images_are_not_compared() -> None:
+    other = make_run("b", hashes={"data/images.npz": "a" * 32, "data/test.npz": "d" * 32})
+    (found,) = compare([make_run(), other])
+    assert "not compared: their images differ" in found.sentence
+
+
+def test_style_losses_are_compared_if_the_style_transfer_is_the_same() -> None:
+    def runs(**changes: str) -> list[ComparedRun]:
+        return [
+            make_run(
+                f"{lr} {seed}",
+                {"train.lr": lr, "train.seed": str(seed)} | (changes if lr == "1" else {}),
+                {"style_loss": 100.0 * float(lr) + seed},
+            )
+            for lr in ("1", "2")
+            for seed in (1, 2, 3)
+        ]
+
+    (found,) = compare(runs(), "style_loss")
+    assert (found.outcome, found.value) == ("larger", 100.0)
+    (found,) = compare(runs(**{"stylize.iterations": "99"}), "style_loss")
+    assert "not compared: it was measured differently (stylize.iterations 99 and 50)" in (
+        found.sentence
+    )
