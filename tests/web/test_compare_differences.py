@@ -76,6 +76,9 @@ def test_a_single_seed_has_the_error_of_its_kid() -> None:
     fid = summarize(group, Metric("fid", "FID", "lower"))
     assert fid is not None
     assert fid.text(Metric("fid", "FID", "lower")) == "91.3"
+    assert Summary((0.0, 0.0)).text(Metric("memorised", "", "", is_share=True)) == "0.0% ± 0.0%"
+    assert Summary((757e6, 760e6)).text(KID) == "758.5M ± 2.1M"
+    assert Summary((12_000.0, 15_000.0)).text(KID) == "13,500 ± 2,100"
     assert summarize(group, Metric("swd", "SWD", "lower")) is None
 
 

@@ -77,8 +77,8 @@ def test_unknown_code_and_data_count_as_equal_and_are_named() -> None:
     groups = group_runs([make_run(), make_run("old", {"train.seed": "2"}, code="", hashes={})])
     assert len(groups) == 1
     assert group_notes(groups) == [
-        "The code of old is not known; it counts as equal.",
-        "The images of old are not recorded; they count as equal.",
+        "The code of A (seed 2) is not known; it counts as equal.",
+        "The images of A (seed 2) are not recorded; they count as equal.",
     ]
 
 

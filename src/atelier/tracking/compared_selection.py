@@ -1,5 +1,6 @@
 """Selection of compared runs by the names that a user enters."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -164,6 +165,8 @@ class Selection:
 
     @cached_property
     def _client(self) -> "MlflowClient | None":
+        # MLflow would print a bar for each downloaded file.
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         try:
             return existing_store(self._root)
         except AtelierError:

@@ -288,5 +288,5 @@ def prediction_margin(values: Sequence[float], level: float) -> float:
 def _digits(spread: float) -> int:
     """Return the digits after the point with which a spread has two significant digits."""
     if not spread or not math.isfinite(spread):
-        return 3
+        return 1
     return min(8, 1 - math.floor(math.log10(spread)))

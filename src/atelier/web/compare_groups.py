@@ -171,7 +171,7 @@ def _cut(text: str) -> str:
 
 def group_notes(groups: Sequence[Group]) -> list[str]:
     """Return sentences on code, data and seeds that readers must know to compare the groups."""
-    runs = [run for group in groups for run in group.runs]
+    runs = [(group, run) for group in groups for run in group.runs]
     notes = []
     for first, second in _pairs(groups):
         one, other = first.runs[0], second.runs[0]
@@ -180,12 +180,11 @@ def group_notes(groups: Sequence[Group]) -> list[str]:
             notes.append(f"{pair} were made by different code (commits {_commits(one, other)}).")
         if not same_data(one, other):
             notes.append(f"{pair} were made from different images.")
-    unknown = [run.name for run in runs if not run.code]
-    if unknown and len(runs) > 1:
-        notes.append(f"The code of {_listed(unknown)} is not known; it counts as equal.")
-    unknown = [run.name for run in runs if DATA[0] not in run.hashes]
-    if unknown and len(runs) > 1:
-        notes.append(f"The images of {_listed(unknown)} are not recorded; they count as equal.")
+    if len(runs) > 1:
+        if unknown := _listed((group, run) for group, run in runs if not run.code):
+            notes.append(f"The code of {unknown} is not known; it counts as equal.")
+        if unknown := _listed((group, run) for group, run in runs if DATA[0] not in run.hashes):
+            notes.append(f"The images of {unknown} are not recorded; they count as equal.")
     for group in groups:
         repeated = len([run for run in group.runs if run.metrics]) - len(group.measured())
         if repeated:
@@ -208,5 +207,7 @@ def _commits(one: ComparedRun, other: ComparedRun) -> str:
     )
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(dict.fromkeys(names))
+def _listed(runs: Iterable[tuple[Group, ComparedRun]]) -> str:
+    """Return the groups and seeds of runs; their names may be long."""
+    texts = [f"{group.letter}{f' (seed {run.seed})' if run.seed else ''}" for group, run in runs]
+    return ", ".join(dict.fromkeys(texts))

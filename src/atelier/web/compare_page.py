@@ -195,7 +195,7 @@ def _title(groups: Sequence[Group], runs: int) -> str:
 
 def _facts(groups: Sequence[Group], runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:
     dates = sorted(run.date for run in runs if run.date)
-    facts = [("Baseline", f"{groups[0].name}, with which the others are compared")]
+    facts = [("Baseline", f"{groups[0].name}; name another run first to compare with it")]
     if dates:
         facts.append(("Runs", " to ".join(dict.fromkeys([dates[0], dates[-1]]))))
     facts.append(("Contains", contains(runs)))
