@@ -53,9 +53,9 @@ class Metric:
         unit = "%" if self.is_share else ""
         if digits <= _MILLIONS:
             value, digits, unit = value / 1e6, max(0, digits + 6), "M"
-        digits = max(0, digits)
         # A zero is added because a rounded negative value would be written as -0.0.
-        return f"{round(self.scale * value, digits) + 0.0:,.{digits}f}{unit}"
+        rounded = round(self.scale * value, digits) + 0.0
+        return f"{rounded:,.{max(0, digits)}f}{unit}"
 
     @property
     def scale(self) -> float:
