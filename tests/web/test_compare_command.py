@@ -53,6 +53,22 @@ def test_named_runs_are_compared_in_their_order(project: Project, tmp_path: Path
     assert "A has 1 more measured run of seeds that are counted already" in text
 
 
+def test_last_limits_the_number_of_pipelines(project: Project) -> None:
+    client, experiment = open_store(project.folder, "atelier")
+    late = client.create_run(experiment, tags={"atelier.pipeline": "late"}, run_name="<i>late</i>")
+    client.set_terminated(late.info.run_id, "FAILED")
+    try:
+        assert "compare.html compares 2 runs" in project.atelier("compare")
+        output = project.atelier("compare", "--last", "1", "--force")
+    finally:
+        client.delete_run(late.info.run_id)
+    assert "compare.html compares 1 run" in output
+    text = (project.folder / "compare.html").read_text("utf-8")
+    assert "&lt;i&gt;late&lt;/i&gt;" in text
+    assert '<td class="failed">failed</td>' in text
+    assert "<i>" not in text
+
+
 def test_an_unknown_run_writes_nothing(project: Project) -> None:
     message = project.atelier("compare", "workspce", ok=False)
     assert message.endswith("ERROR: there is no run workspce; did you mean workspace?\n")

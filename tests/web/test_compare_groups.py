@@ -88,6 +88,11 @@ def test_repetitions_of_a_seed_count_once() -> None:
     unmeasured = make_run("failed", {"train.seed": "3"}, {}, status="FAILED")
     (group,) = group_runs([*runs, repeated, unmeasured])
     assert [run.metrics["kid"] for run in group.measured()] == [3.0, 3.3]
+    partial = make_run("no KID", {"train.seed": "1"}, {"style_loss": 1.0})
+    (group,) = group_runs([*runs, repeated, partial])
+    assert [run.metrics["kid"] for run in group.measured("kid")] == [3.0, 3.3]
+    assert [run.name for run in group.measured("style_loss")] == ["no KID"]
+    (group,) = group_runs([*runs, repeated])
     assert group_notes([group])[0].startswith("A has 1 more measured run of seeds that are counted")
 
 

@@ -197,6 +197,21 @@ def test_damaged_samples_are_left_out_and_named() -> None:
     assert "no samples" in Elements(render_compare_page(page)).text
 
 
+def test_every_run_has_samples_if_not_even_the_last_ones_fit() -> None:
+    runs = [make_run(str(n), {"train.seed": str(n)}) for n in range(3)]
+    found = encode_samples(runs, 100)
+    assert [[epoch for epoch, _ in frames] for frames in found.frames] == [[3]] * 3
+    assert list(found.positions) == [3]
+    assert found.left_out
+
+
+def test_metrics_that_a_seed_lacks_have_their_number_of_seeds() -> None:
+    runs = seeds_of("0.1", A)
+    runs[0] = make_run("x", {"train.lr": "0.1"}, {"kid": 3.0, "fid": 50.0})
+    rows = build_compare_page(runs).rows
+    assert rows[0].values == ["3.10 ± 0.10", "50.0 (1 seed)"]
+
+
 @pytest.mark.parametrize("characters", [60_000, 300_000])
 def test_page_keeps_its_budget_and_the_last_epochs(characters: int) -> None:
     runs = [make_run(str(n), {"train.seed": str(n)}, epochs=20 + n) for n in range(1, 5)]

@@ -123,7 +123,7 @@ class Difference:
 
 def summarize(group: Group, metric: Metric) -> Summary | None:
     """Return the values of a metric in a group; ``None`` if it was not measured."""
-    runs = [run for run in group.measured() if metric.key in run.metrics]
+    runs = group.measured(metric.key)
     if not runs:
         return None
     error = runs[0].metrics.get("kid_error") if metric.key == _KID and len(runs) == 1 else None
@@ -156,7 +156,7 @@ def _of_metric(groups: Sequence[Group], metric: Metric) -> Iterator[Difference]:
 
 def obstacle(one: Group, other: Group, metric: Metric) -> str:
     """Return why the values of two groups are not comparable; empty if they are."""
-    runs = [run for group in (one, other) for run in group.measured() if metric.key in run.metrics]
+    runs = [run for group in (one, other) for run in group.measured(metric.key)]
     if metric.key == _STYLE:
         conditions = [_stylize_settings(run) for run in runs]
     else:

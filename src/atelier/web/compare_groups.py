@@ -36,13 +36,17 @@ class Group:
         """Letter and label."""
         return f"{self.letter} ({self.label})" if self.label else self.letter
 
-    def measured(self) -> list[ComparedRun]:
+    def measured(self, metric: str = "") -> list[ComparedRun]:
         """Return one run per seed: repetitions of a seed are not independent.
 
-        Of several runs of one seed the last one with metrics is returned. A run without a known
+        Of several runs of one seed the last one with the metric is returned. A run without a known
         seed counts only if it is the only run.
+
+        Args:
+            metric: key of a metric; empty for any.
         """
-        by_seed = {run.seed: run for run in self.runs if run.metrics}
+        found = [run for run in self.runs if (metric in run.metrics if metric else run.metrics)]
+        by_seed = {run.seed: run for run in found}
         if len(by_seed) > 1:
             by_seed.pop("", None)
         return list(by_seed.values())

@@ -45,7 +45,6 @@ class _Encoder:
     count: int
     damaged: set[int] = field(default_factory=set)
     _encoded: dict[tuple[int, Format], PageImage] = field(default_factory=dict)
-    _montages: dict[int, Pixels] = field(default_factory=dict)
 
     def frames(self, positions: Iterable[int], format_: Format) -> list[tuple[int, PageImage]]:
         """Return the montage that each position shows, without damaged ones."""
@@ -73,13 +72,10 @@ class _Encoder:
 
     def _montage(self, epoch: int) -> Pixels:
         """Return evenly spread samples of an epoch, so that those of all classes are shown."""
-        if epoch not in self._montages:
-            images = self.run.samples[epoch]()
-            places = np.linspace(0, len(images) - 1, min(self.count, len(images))).astype(int)
-            columns = math.ceil(math.sqrt(len(places)))
-            image = montage(images[places], columns, images.shape[1])
-            self._montages[epoch] = limit_size(image, MAX_SIDE)
-        return self._montages[epoch]
+        images = self.run.samples[epoch]()
+        places = np.linspace(0, len(images) - 1, min(self.count, len(images))).astype(int)
+        columns = math.ceil(math.sqrt(len(places)))
+        return limit_size(montage(images[places], columns, images.shape[1]), MAX_SIDE)
 
 
 def encode_samples(runs: Sequence[ComparedRun], characters: int) -> Samples:
@@ -107,7 +103,7 @@ def encode_samples(runs: Sequence[ComparedRun], characters: int) -> Samples:
             for encoder in encoders:  # no more is encoded than needed to see that it is too much
                 frames.append(encoder.frames(positions, format_))
                 total += sum(len(image.uri) for _, image in frames[-1])
-                if total > characters:
+                if total > characters and number > 1:
                     break
             if total <= characters or number == 1:
                 break
@@ -119,7 +115,7 @@ def encode_samples(runs: Sequence[ComparedRun], characters: int) -> Samples:
         [f"samples of epoch {epoch} damaged" for epoch in sorted(encoder.damaged)]
         for encoder in encoders
     ]
-    frames += [[] for _ in range(len(runs) - len(frames))]
+    frames = frames or [[] for _ in runs]
     return Samples(positions, frames, len(positions) < len(epochs), notes)
 
 

@@ -272,11 +272,19 @@ def _headline(
 
 
 def _group_row(group: Group, metrics: Sequence[Metric]) -> MetricsRow:
-    summaries = [summarize(group, metric) for metric in metrics]
-    values = [s.text(m) if s else "" for s, m in zip(summaries, metrics, strict=True)]
     count = len(group.measured())
+    values = [_group_value(group, metric, count) for metric in metrics]
     detail = count_text(count, "seed") if count else "not measured"
     return MetricsRow(group, group.label, detail, values)
+
+
+def _group_value(group: Group, metric: Metric, seeds: int) -> str:
+    """Return mean and deviation as text, with the number of seeds if some lack the metric."""
+    summary = summarize(group, metric)
+    if summary is None:
+        return ""
+    count = len(summary.values)
+    return summary.text(metric) + ("" if count == seeds else f" ({count_text(count, 'seed')})")
 
 
 def _run_row(group: Group, run: ComparedRun, metrics: Sequence[Metric]) -> MetricsRow:
