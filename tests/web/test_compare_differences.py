@@ -121,8 +121,19 @@ def test_several_comparisons_have_wider_intervals() -> None:
         *seeds_of("0.0004", {1: 6.0, 2: 7.0, 3: 8.0}),
         *seeds_of("0.0008", {1: 4.1, 2: 5.1, 3: 6.1}),
     ]
-    margins = [each.margin for each in compare(runs)]
+    first, second = compare(runs)
+    assert first.sentence == (
+        "Distance (KID): B (lr 0.0004) is 5.0 ± 2.9 higher (worse) than A. The difference is larger"
+        " than its error."
+    )
+    margins = [first.margin, second.margin]
     assert margins == pytest.approx([T_9875_OF_4 * math.sqrt(2 / 3)] * 2, rel=1e-3)
+
+
+def test_a_small_difference_keeps_a_digit() -> None:
+    runs = [*seeds_of("1", {1: 1.0, 2: 90.0}), *seeds_of("2", {1: 1.3, 2: 90.3})]
+    (found,) = compare(runs)
+    assert "B (lr 2) is 0.3 ± 270 higher" in found.sentence
 
 
 def test_one_seed_is_compared_with_the_range_of_the_seeds_of_the_other() -> None:

@@ -9,7 +9,7 @@ KID has a known error, which is that of its estimate for these two generators.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -144,14 +144,16 @@ def _of_metric(groups: Sequence[Group], metric: Metric) -> Iterator[Difference]:
     found = [(group, summary) for group in others if (summary := summarize(group, metric))]
     obstacles = {group.number: obstacle(baseline, group, metric) for group, _ in found}
     comparisons = sum(not text for text in obstacles.values())
+    # With many groups, the baseline is named by its letter alone.
+    named = baseline if len(groups) == 2 else replace(baseline, label="")
     for group, summary in found:
         if text := obstacles[group.number]:
-            pair = f"{_name(group, metric)} and {_name(baseline, metric)}"
+            pair = f"{_name(group, metric)} and {_name(named, metric)}"
             sentence = f"{metric.name} of {pair} is not compared: {text}."
             yield Difference(metric, group, "unknown", sentence)
         else:
             level = 1 - ERROR_RATE / comparisons
-            yield _difference(metric, (baseline, base), (group, summary), level)
+            yield _difference(metric, (named, base), (group, summary), level)
 
 
 def obstacle(one: Group, other: Group, metric: Metric) -> str:
@@ -215,7 +217,9 @@ def _difference(
         )
         return Difference(metric, group, "unknown", sentence, value)
     digits = _digits(metric.scale * margin)
-    amount = f"{metric.text(abs(value), digits)} ± {metric.text(margin, digits)}"
+    # A difference far below a large margin keeps its own digits.
+    shown = metric.text(abs(value), max(digits, _digits(metric.scale * abs(value)) - 1))
+    amount = f"{shown} ± {metric.text(margin, digits)}"
     is_larger = abs(value) > margin
     start = f"{metric.name}: {names[0]} is {_words(metric, value, amount)} {names[1]}."
     verdict = "larger than" if is_larger else "not larger than"
