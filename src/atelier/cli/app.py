@@ -8,7 +8,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from atelier.cli import compare, data_diff, generate, invert, live, preset, runs, stylize, ui
+from atelier.cli import (
+    compare,
+    data_diff,
+    explore,
+    generate,
+    invert,
+    live,
+    preset,
+    runs,
+    stylize,
+    ui,
+)
 from atelier.cli.checkout import PARAMS
 from atelier.core.errors import AtelierError, is_out_of_memory, os_error_message
 
@@ -66,7 +77,7 @@ for command in (
     *(generate.generate, generate.export),
     invert.invert,
     stylize.stylize,
-    *(compare.compare, data_diff.data_diff),
+    *(compare.compare, data_diff.data_diff, explore.explore),
     *(ui.ui, runs.lineage, runs.sync, runs.gc),
     *(live.live, live.stop),
 ):

@@ -1,0 +1,1 @@
+"""Page on which a trained generator is explored."""

@@ -1,0 +1,152 @@
+"""Search for the training images that are nearest to a generated image."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Lock
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from atelier.core.errors import AtelierError, count_text
+from atelier.core.random_streams import numpy_generator
+from atelier.data.dataset import Images, load_images
+from atelier.metrics.cache import FeatureCache
+from atelier.metrics.features import Extractor, Standardizer
+
+Pixels = NDArray[np.uint8]
+
+MAX_SEARCHED = 20_000
+"""Number of training images that are searched; of more, this many are drawn."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A training image near to a generated one.
+
+    Attributes:
+        image: uint8 [H, W, C], mirrored if its mirror image is nearer.
+        name: of the training image.
+        distance: Euclidean distance of the standardized features.
+        mirrored: true if the image is mirrored.
+    """
+
+    image: Pixels
+    name: str
+    distance: float
+    mirrored: bool
+
+
+class TrainingSearch:
+    """Training images and their features, which are computed at the first search.
+
+    Args:
+        file: of the training images.
+        extractor: returns the extractor of the features.
+        cache: folder of features that the evaluate stage has stored.
+        limit: number of images that are searched.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        extractor: Callable[[], Extractor],
+        cache: FeatureCache,
+        limit: int = MAX_SEARCHED,
+    ) -> None:
+        self._file, self._build, self._cache, self._limit = file, extractor, cache, limit
+        self._lock, self._closed = Lock(), Event()
+        self._index: _Index | None = None
+
+    def close(self) -> None:
+        """End the computation of features after the current batch."""
+        self._closed.set()
+
+    def prepare(self) -> None:
+        """Compute the features of the training images.
+
+        Raises:
+            AtelierError: there are no training images, or no weights of the extractor.
+        """
+        with self._lock:
+            if self._index is not None:
+                return
+            if not self._file.exists():
+                raise AtelierError(
+                    f"there is no {self._file}; run `dvc repro convert` to get the training images."
+                )
+            images = load_images(self._file)
+            rows = np.arange(len(images.pixels))
+            if len(rows) > self._limit:
+                order = numpy_generator(0, "explorer.training").permutation(len(rows))
+                rows = np.sort(order[: self._limit])
+            extractor = self._build()
+            extractor.network.register_forward_pre_hook(lambda *_: self._raise_if_closed())
+            selected = images.pixels if len(rows) == len(images.pixels) else images.pixels[rows]
+            features = self._cache.features(extractor, selected)
+            scale = extractor.scale(features)
+            self._index = _Index(images, rows, extractor, scale, scale(features))
+
+    def _raise_if_closed(self) -> None:
+        if self._closed.is_set():
+            raise AtelierError("the server ends.")
+
+    def describe(self) -> str:
+        """Return a sentence on the images that are searched."""
+        if self._index is None:
+            return ""
+        searched, total = len(self._index.rows), len(self._index.images.pixels)
+        if searched == total:
+            return f"{count_text(total, 'training image')} searched."
+        return f"{searched:,} of {total:,} training images searched, drawn at random."
+
+    def nearest(self, image: Pixels, count: int) -> list[Match]:
+        """Return the nearest training images, nearest first.
+
+        Args:
+            image: uint8 [H, W, C], of the training images' size.
+            count: number of matches.
+
+        Raises:
+            AtelierError: the image has another size than the training images.
+        """
+        self.prepare()
+        assert self._index is not None  # noqa: S101 - set by prepare
+        return self._index.nearest(image, count, self._cache.device)
+
+
+@dataclass(frozen=True)
+class _Index:
+    images: Images
+    rows: NDArray[np.int64]
+    extractor: Extractor
+    scale: Standardizer
+    features: Tensor
+
+    def nearest(self, image: Pixels, count: int, device: torch.device) -> list[Match]:
+        shape = self.images.pixels.shape[1:]
+        if image.shape != shape:
+            raise AtelierError(
+                f"the training images have {shape[1]} x {shape[0]} pixels and {shape[2]} channels,"
+                f" but the generator's have {image.shape[1]} x {image.shape[0]} and"
+                f" {image.shape[2]}; it was trained on other images."
+            )
+        both = np.stack([image, image[:, ::-1]])
+        distances = torch.cdist(self.scale(self.extractor(both, device)), self.features)
+        nearest, flipped = distances.min(dim=0)
+        order = nearest.argsort(stable=True)[:count].tolist()
+        return [
+            Match(
+                self._pixels(index, bool(flipped[index])),
+                str(self.images.names[self.rows[index]]),
+                float(nearest[index]),
+                bool(flipped[index]),
+            )
+            for index in order
+        ]
+
+    def _pixels(self, index: int, mirrored: bool) -> Pixels:
+        pixels = self.images.pixels[self.rows[index]]
+        return np.ascontiguousarray(pixels[:, ::-1] if mirrored else pixels)
