@@ -29,7 +29,7 @@ def explored(arch: Architecture = SMALL) -> ExploredGenerator:
     return ExploredGenerator(generator, principal_directions(generator, 4, samples=64))
 
 
-def explorer(folder: Path, title: str = "small", iterations: int = 2) -> Explorer:
+def explorer(folder: Path, title: str = "small", iterations: int = 6) -> Explorer:
     """Return an explorer whose pictures and training images are in a folder.
 
     Args:
@@ -38,7 +38,8 @@ def explorer(folder: Path, title: str = "small", iterations: int = 2) -> Explore
         iterations: of paintings.
     """
     values = preset_values("photo", PRESETS)
-    stylize = values["stylize"] | {"weights": "random", "iterations": iterations}
+    fast = {"weights": "random", "style_layers": {1: 1.0}, "content_layers": {1: 1.0}}
+    stylize = values["stylize"] | fast | {"iterations": iterations}
     small = explored()
     options = InversionOptions(candidates=64, starts=4, iterations=60, refinements=0)
     return Explorer(

@@ -2,6 +2,7 @@
 
 import io
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_path_starts_and_ends_at_the_faces(small: ExploredGenerator) -> None:
     torch.testing.assert_close(path[0], small.latent(start), rtol=0, atol=0)
     torch.testing.assert_close(path[-1], small.latent(end), rtol=0, atol=0)
     quarter = angle(path[0], path[-1]) / 4
-    for first, second in zip(path, path[1:], strict=False):
+    for first, second in pairwise(path):
         assert angle(first, second) < 1.5 * quarter
 
 

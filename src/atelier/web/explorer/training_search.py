@@ -56,7 +56,7 @@ class TrainingSearch:
         cache: FeatureCache,
         limit: int = MAX_SEARCHED,
     ) -> None:
-        self._file, self._build, self._cache, self._limit = file, extractor, cache, limit
+        self.file, self._build, self._cache, self._limit = file, extractor, cache, limit
         self._lock, self._closed = Lock(), Event()
         self._index: _Index | None = None
 
@@ -73,11 +73,11 @@ class TrainingSearch:
         with self._lock:
             if self._index is not None:
                 return
-            if not self._file.exists():
+            if not self.file.exists():
                 raise AtelierError(
-                    f"there is no {self._file}; run `dvc repro convert` to get the training images."
+                    f"there is no {self.file}; run `dvc repro convert` to get the training images."
                 )
-            images = load_images(self._file)
+            images = load_images(self.file)
             rows = np.arange(len(images.pixels))
             if len(rows) > self._limit:
                 order = numpy_generator(0, "explorer.training").permutation(len(rows))
@@ -87,7 +87,7 @@ class TrainingSearch:
             selected = images.pixels if len(rows) == len(images.pixels) else images.pixels[rows]
             features = self._cache.features(extractor, selected)
             scale = extractor.scale(features)
-            self._index = _Index(images, rows, extractor, scale, scale(features))
+            self._index = _Index(images, rows, extractor, scale, scale(features).double())
 
     def _raise_if_closed(self) -> None:
         if self._closed.is_set():
@@ -134,7 +134,8 @@ class _Index:
                 f" {image.shape[2]}; it was trained on other images."
             )
         both = np.stack([image, image[:, ::-1]])
-        distances = torch.cdist(self.scale(self.extractor(both, device)), self.features)
+        features = self.scale(self.extractor(both, device))
+        distances = torch.cdist(features.double(), self.features)
         nearest, flipped = distances.min(dim=0)
         order = nearest.argsort(stable=True)[:count].tolist()
         return [
