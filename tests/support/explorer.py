@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from atelier.core.presets import preset_values
-from atelier.core.settings import ConvertSettings, StylizeSettings
+from atelier.core.settings import ConvertSettings, EvaluateSettings, StylizeSettings
 from atelier.gan.generation import TrainedGenerator
 from atelier.gan.networks import Architecture
 from atelier.latents.directions import principal_directions
@@ -54,6 +54,9 @@ def explorer(folder: Path, title: str = "small", iterations: int = 6) -> Explore
             options,
         ),
         search=TrainingSearch(
-            folder / "images.npz", lambda: build_extractor("random", 1), FeatureCache()
+            (folder / "images.npz", folder / "test.npz"),
+            EvaluateSettings.model_validate(values["evaluate"]),
+            lambda: build_extractor("random", 1),
+            cache=FeatureCache(),
         ),
     )

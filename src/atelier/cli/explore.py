@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 8002
 PICTURES, WEIGHTS = Path("data/pictures"), Path("data/weights")
-IMAGES = Path("data/images.npz")
+IMAGES, TEST = Path("data/images.npz"), Path("data/test.npz")
 _SAMPLES = 2048  # for the directions; more change them little and delay the start
 _PRESET = "photo"  # its style transfer is tuned for single images
 
@@ -84,7 +84,10 @@ def build_explorer(generator: "TrainedGenerator", title: str, settings: "Setting
         painter=Painter(_style_transfer(), generator.device, WEIGHTS),
         photographs=Photographs(explored, convert, psnr_text, InversionOptions(), face_weights),
         search=TrainingSearch(
-            IMAGES, lambda: build_extractor(evaluate.features, evaluate.seed, WEIGHTS), cache
+            (IMAGES, TEST),
+            evaluate,
+            lambda: build_extractor(evaluate.features, evaluate.seed, WEIGHTS),
+            cache=cache,
         ),
     )
 

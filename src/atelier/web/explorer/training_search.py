@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atelier.core.errors import AtelierError, count_text
-from atelier.core.random_streams import numpy_generator
+from atelier.core.settings import EvaluateSettings
 from atelier.data.dataset import Images, load_images
 from atelier.metrics.cache import FeatureCache
 from atelier.metrics.features import Extractor, Standardizer
+from atelier.metrics.reference import RealImages
 
 Pixels = NDArray[np.uint8]
 
@@ -42,21 +43,28 @@ class Match:
 class TrainingSearch:
     """Training images and their features, which are computed at the first search.
 
+    If the evaluate stage has run, its stored features are used.
+
     Args:
-        file: of the training images.
+        files: of the training images and of the test images, which may be missing.
+        settings: the ``evaluate`` section.
         extractor: returns the extractor of the features.
-        cache: folder of features that the evaluate stage has stored.
+        cache: of features.
         limit: number of images that are searched.
     """
 
     def __init__(
         self,
-        file: Path,
+        files: tuple[Path, Path],
+        settings: EvaluateSettings,
         extractor: Callable[[], Extractor],
+        *,
         cache: FeatureCache,
         limit: int = MAX_SEARCHED,
     ) -> None:
-        self.file, self._build, self._cache, self._limit = file, extractor, cache, limit
+        self.file, self._test = files
+        self._settings, self._build, self._cache = settings, extractor, cache
+        self._limit = limit
         self._lock, self._closed = Lock(), Event()
         self._index: _Index | None = None
 
@@ -78,16 +86,21 @@ class TrainingSearch:
                     f"there is no {self.file}; run `dvc repro convert` to get the training images."
                 )
             images = load_images(self.file)
-            rows = np.arange(len(images.pixels))
-            if len(rows) > self._limit:
-                order = numpy_generator(0, "explorer.training").permutation(len(rows))
-                rows = np.sort(order[: self._limit])
+            rows = self._searched(images.pixels)
             extractor = self._build()
             extractor.network.register_forward_pre_hook(lambda *_: self._raise_if_closed())
-            selected = images.pixels if len(rows) == len(images.pixels) else images.pixels[rows]
-            features = self._cache.features(extractor, selected)
+            features = self._cache.features(extractor, images.pixels[rows])
             scale = extractor.scale(features)
             self._index = _Index(images, rows, extractor, scale, scale(features).double())
+
+    def _searched(self, training: Pixels) -> NDArray[np.int64]:
+        """Return the rows that the evaluate stage searches, in its order, up to the limit."""
+        if self._settings.reference == "training" and len(training) <= self._limit:
+            return np.arange(len(training))
+        test = training[:0]
+        if self._test.exists():
+            test = load_images(self._test, may_be_empty=True).pixels
+        return RealImages.sample(self._settings, training, test).searched[: self._limit]
 
     def _raise_if_closed(self) -> None:
         if self._closed.is_set():
