@@ -241,11 +241,13 @@ def test_upload_is_inverted_and_explored(
 ) -> None:
     photograph = small.explored.image(Face(seed=3))
     Image.fromarray(photograph).save(tmp_path / "me.png")
+    set_screen(browser, 390)
     opened(browser, address)
     click(browser, "tab-photograph")
     browser.find_element(By.ID, "file").send_keys(str(tmp_path / "me.png"))
     eventually(browser, lambda: text(browser, "origin") == "Uploaded face 1")
     shows(browser, "target", photograph)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
     found = pixels(browser, "found").astype(int)
     shows(browser, "face", found.astype(np.uint8))
     assert np.square(found - photograph).mean() < 255**2 / 10**1.8, "a PSNR of more than 18 dB"
