@@ -1,12 +1,14 @@
 """Latency of the explorer: sliders alone, during a painting, and other requests.
 
-The server runs as `atelier explore` starts it. Requests go through HTTP; with chromium and its
+The server runs as `atelier explore` starts it. Each result is the median and the 95th percentile in
+milliseconds, if not named otherwise. Requests go through HTTP; with chromium and its
 driver, sliders are also timed in the browser, from the input event to the loaded image.
 
 Usage: python benchmarks/explorer.py [--project FOLDER] [--requests 100] [--json]
 """
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -78,13 +80,13 @@ def server(project: Path, port: int) -> Iterator[float]:
             process.terminate()
 
 
-def milliseconds(times: list[float]) -> str:
+def milliseconds(times: list[float]) -> list[float]:
     """Return median and 95th percentile of times in ms."""
     ordered = sorted(times)
-    return f"{statistics.median(ordered):.0f} / {ordered[int(0.95 * len(ordered))]:.0f}"
+    return [round(statistics.median(ordered), 1), round(ordered[int(0.95 * len(ordered))], 1)]
 
 
-def timed(port: int, path: str, requests: list[Any]) -> str:
+def timed(port: int, path: str, requests: list[Any]) -> list[float]:
     """Send requests one after the other; return median and 95th percentile in ms."""
     times, ask = [], Client(port)  # a new connection: the server closes idle ones
     for content in requests:
@@ -99,8 +101,10 @@ def faces(count: int) -> list[dict[str, Any]]:
     return [{"seed": 5, "offsets": [step % 40 / 10 - 2]} for step in range(count)]
 
 
-def browser_latency(port: int, count: int) -> str:
+def browser_latency(port: int, count: int) -> list[float]:
     """Return median and 95th percentile from input to image in ms; empty without a browser."""
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        return []
     sys.path.insert(0, str(ROOT))
     from tests.support.browser import chromium
 
@@ -118,26 +122,26 @@ def main() -> None:
     with server(arguments.project, port) as seconds:
         moves = [{"face": face} for face in faces(count)]
         timed(port, "/image", moves[:10])
-        result = {"name": "explorer", "start, s": round(seconds, 1)}
-        result["slider, HTTP, median / p95 ms"] = timed(port, "/image", moves)
-        result["slider, browser"] = browser_latency(port, count)
-        result["ends of 10 sliders"] = timed(port, "/ends", moves[:10])
+        result = {"name": "explorer", "seconds_to_start": round(seconds, 1)}
+        result["slider_http"] = timed(port, "/image", moves)
+        result["slider_browser"] = browser_latency(port, count)
+        result["ends_of_10_sliders"] = timed(port, "/ends", moves[:10])
         neighbors = [{**move, "radius": 0.5} for move in moves[:10]]
-        result["16 neighbors"] = timed(port, "/neighbors", neighbors)
+        result["16_neighbors"] = timed(port, "/neighbors", neighbors)
         paths = [{"start": face, "end": {"seed": 6}, "frames": 33} for face in faces(10)]
-        result["33 frames"] = timed(port, "/interpolation", paths)
-        result["GIF of 46 frames"] = timed(
+        result["33_frames"] = timed(port, "/interpolation", paths)
+        result["gif_of_46_frames"] = timed(
             port, "/gif", [{**path, "frames": 24} for path in paths[:3]]
         )
-        result["first search of training images"] = timed(port, "/nearest", moves[:1])
-        result["search of training images"] = timed(port, "/nearest", moves[:10])
+        result["first_search"] = timed(port, "/nearest", moves[:1])
+        result["search"] = timed(port, "/nearest", moves[:10])
         begin = time.perf_counter()
         job = json.loads(Client(port)("/paintings", {"face": faces(1)[0], "style": 0}))
-        result["slider, HTTP, during a painting"] = timed(port, "/image", moves)
-        result["slider, browser, during a painting"] = browser_latency(port, count)
+        result["slider_http_during_a_painting"] = timed(port, "/image", moves)
+        result["slider_browser_during_a_painting"] = browser_latency(port, count)
         while json.loads(Client(port)(f"/jobs/{job['id']}", method="GET"))["status"] != "done":
             threading.Event().wait(0.2)
-        result["painting of 256 pixels, s"] = round(time.perf_counter() - begin, 1)
+        result["seconds_of_a_painting"] = round(time.perf_counter() - begin, 1)
     show(result, arguments.json)
 
 

@@ -28,12 +28,16 @@ from atelier.sample_faces.portrait import random_portrait
 from atelier.style.vgg import build_vgg19
 
 from .support.modules import load_module
+from .support.project import clone
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 HELPERS = {"command", "gpu"}  # gpu has tests of its own
 COMPARED = "name reference ours ratio limit_share"
 RATES = "limit_fp32_gigas limit_bf16_gigas limit_copy_gigas"
+SLIDERS = [
+    f"slider_{way}{state}" for way in ("http", "browser") for state in ("", "_during_a_painting")
+]
 DAMAGES = {
     *(f"blur of {size} pixels" for size in (0.35, 0.7, 1.4)),
     *(f"noise of {size}" for size in (5, 10, 20)),
@@ -95,6 +99,16 @@ def _vgg19(folder: Path) -> None:
     save_file(
         {f"features.{name}": value for name, value in weights.items()}, folder / "vgg19.safetensors"
     )
+
+
+def _project(folder: Path) -> None:
+    """Write a project with an untrained generator and 40 training images."""
+    project = clone(folder / "project", **{"convert.image_size": 64})
+    (project.folder / "models").mkdir()
+    _generator(project.folder / "models", 64, 3)
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 64, 64, 3), np.uint8)
+    names = [f"{number:03d}" for number in range(40)]
+    save_images(project.folder / "data/images.npz", [pixels.tobytes()], pixels.shape, names)
 
 
 CASES = {
@@ -170,6 +184,13 @@ CASES = {
         | {"nearest face", "nearest is of the mirror image"},
         {"seed", "steps", "epochs"},
         _faces,
+    ),
+    "explorer": Case(
+        "--project {folder}/project --requests 3 --json",
+        {"name", "seconds_to_start", "ends_of_10_sliders", "16_neighbors", "33_frames", "search"}
+        | {"gif_of_46_frames", "first_search", "seconds_of_a_painting", *SLIDERS},
+        {"seconds_to_start", "16_neighbors", "search", "seconds_of_a_painting", *SLIDERS},
+        _project,
     ),
     "inversion": Case(
         "--generator {folder}/generator.safetensors --images 1 --starts 1 --json",
