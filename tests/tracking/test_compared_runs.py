@@ -172,6 +172,7 @@ def test_dvc_experiments_are_found_by_name(project: Project, store: tuple[Any, s
     assert head.info.run_id in run.address
 
 
+@pytest.mark.slow
 def test_without_a_store_the_experiments_and_the_workspace_are_compared(project: Project) -> None:
     (project.folder / "mlflow.db").unlink()
     project.run("git", "update-ref", f"{REFERENCE}/lower-lr", "HEAD")
@@ -234,6 +235,7 @@ def test_missing_and_damaged_parts_of_a_stored_run_are_named(
     assert len(run.losses["step"]) == len(run.losses["loss_d"]) > 2  # from the metrics
 
 
+@pytest.mark.slow
 def test_missing_and_damaged_outputs_of_a_revision_are_named(project: Project) -> None:
     selection = Selection(project.folder, "atelier")
     (complete,) = selection.named(["HEAD"])
@@ -276,6 +278,7 @@ def test_settings_of_the_workspace_are_those_of_its_results(project: Project) ->
     assert not run.shares_images  # permission is withdrawn at once
 
 
+@pytest.mark.slow
 def test_uncommitted_code_is_other_code(project: Project) -> None:
     def code() -> str:
         (run,) = Selection(project.folder, "atelier").named(["workspace"])

@@ -113,6 +113,7 @@ def test_page_shows_the_newest_running_stage(tmp_path: Path) -> None:
     assert data((tmp_path / PAGE).read_text("utf-8"))["view"]["title"] == "older"
 
 
+@pytest.mark.slow
 def test_stage_of_dvc_writes_the_page(ready: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     dvc = Process.of(os.getppid())
     monkeypatch.setattr("atelier.tracking.stage.dvc_process", lambda: dvc)

@@ -44,6 +44,7 @@ def test_page_of_the_last_pipelines_is_written_once(project: Project) -> None:
     assert "<h1>Comparison of 1 run</h1>" in page.read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_named_runs_are_compared_in_their_order(project: Project, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     output = project.atelier("compare", "HEAD", "workspace", "HEAD", "--out", str(page))
@@ -53,6 +54,7 @@ def test_named_runs_are_compared_in_their_order(project: Project, tmp_path: Path
     assert "A has 1 more measured run of seeds that are counted already" in text
 
 
+@pytest.mark.slow
 def test_last_limits_the_number_of_pipelines(project: Project) -> None:
     client, experiment = open_store(project.folder, "atelier")
     late = client.create_run(experiment, tags={"atelier.pipeline": "late"}, run_name="<i>late</i>")

@@ -342,6 +342,7 @@ def test_queue_is_bounded_and_its_work_can_be_stopped(port: int, small: Explorer
     assert [wait(port, job)["status"] for _, job in accepted] == ["done", *3 * ["stopped"]]
 
 
+@pytest.mark.slow
 def test_thousand_requests_need_no_more_threads_or_memory(port: int) -> None:
     process = psutil.Process()
 
