@@ -1,30 +1,78 @@
 """Protection of the pages' servers."""
 
+import errno
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
+from pathlib import Path
 
+import psutil
 import pytest
 from fastapi import Request
+from pydantic import BaseModel
 
 from atelier.core.errors import AtelierError
-from atelier.core.ports import require_free
+from atelier.core.ports import require_free, reserve
 from atelier.web.server import Limits, create_app
 
 from ..support.web_server import ask, serving
 
-BODY_LIMIT, UPLOAD_LIMIT, CONCURRENT = 1000, 5000, 4
+BODY_LIMIT, UPLOAD_LIMIT, CONCURRENT, SECONDS = 1000, 5000, 4, 0.5
 
 
 RELEASE = threading.Event()
+ERRORS = {
+    "disk": OSError(errno.ENOSPC, "No space left on device"),
+    "memory": MemoryError(),
+    "torch": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB"),
+    "program": KeyError("secret"),
+}
+
+
+# Both requests wait in the event loop; `close` ends the first one.
+SCRIPT = """
+import asyncio, threading
+from atelier.core.ports import reserve
+from atelier.web.server import create_app, serve
+
+app, ended = create_app(), threading.Event()
+
+@app.get("/ending")
+def ending():
+    print("waiting", flush=True)
+    assert ended.wait(60)
+    return "ended"
+
+@app.get("/endless")
+async def endless():
+    print("waiting", flush=True)
+    await asyncio.sleep(1000)
+
+def close():
+    ended.set()
+    print("closed", flush=True)
+
+with reserve(0, "x") as reserved:
+    print(reserved.getsockname()[1], flush=True)
+    serve(app, reserved, close)
+"""
+
+
+class Form(BaseModel):
+    """Body of a request."""
+
+    value: int
 
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     """Port of a server that is protected as those of the commands."""
-    app = create_app(Limits(BODY_LIMIT, {"/upload": UPLOAD_LIMIT}, CONCURRENT))
+    app = create_app(Limits(BODY_LIMIT, {"/upload": UPLOAD_LIMIT}, CONCURRENT, SECONDS))
 
     @app.get("/slow")
     def _wait() -> str:
@@ -36,6 +84,14 @@ def port() -> Iterator[int]:
         if value < 0:
             raise AtelierError("the number is negative.")
         return value
+
+    @app.post("/form")
+    async def _form(form: Form) -> int:
+        return form.value
+
+    @app.get("/failure/{kind}")
+    async def _fail(kind: str) -> None:
+        raise ERRORS[kind]
 
     @app.post("/echo")
     @app.post("/upload")
@@ -81,9 +137,12 @@ def test_foreign_page_is_refused(port: int, method: str, headers: dict[str, str]
     assert content == {"error": "this server only answers requests of its own pages."}
 
 
-@pytest.mark.parametrize(("path", "limit"), [("/echo", BODY_LIMIT), ("/upload", UPLOAD_LIMIT)])
+@pytest.mark.parametrize(
+    ("path", "limit"), [("/echo", BODY_LIMIT), ("/upload", UPLOAD_LIMIT), ("/form", BODY_LIMIT)]
+)
 def test_large_bodies_are_refused(port: int, path: str, limit: int) -> None:
-    assert ask(port, path, "POST", bytes(limit)) == (200, limit)
+    if path != "/form":
+        assert ask(port, path, "POST", bytes(limit)) == (200, limit)
     refused = (413, {"error": f"the request is larger than {limit:,} bytes."})
     assert ask(port, path, "POST", bytes(limit + 1)) == refused
     # Without a declared length.
@@ -112,12 +171,41 @@ def test_thousand_requests_are_answered(port: int) -> None:
         assert ask(port, f"/number/{number}") == (200, number)
 
 
-def test_errors_are_sentences(port: int) -> None:
-    assert ask(port, "/number/-1") == (400, {"error": "the number is negative."})
-    status, content = ask(port, "/number/x")
-    assert status == 422
-    assert content["error"].startswith("value is not valid: ")
-    assert ask(port, "/docs")[0] == 404, "the page would load scripts of another site"
+def test_request_that_is_not_sent_completely_is_refused(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\na")
+        assert b" 408 " in connection.recv(100)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "sentence"),
+    [
+        ("GET", "/number/-1", None, 400, "the number is negative."),
+        ("GET", "/nothing", None, 404, "there is no such page."),
+        ("GET", "/docs", None, 404, "there is no such page."),  # it loads scripts of another site
+        ("GET", "/echo", None, 405, "this address does not take that request."),
+        ("POST", "/form", b"{", 422, "the body is not valid JSON."),
+        ("POST", "/form", b'{"value":' + b"[" * 400, 422, "the body is not valid JSON."),
+        ("POST", "/form", b"{}", 422, "value is not valid: Field required."),
+        ("GET", "/failure/disk", None, 500, "there is no room to write a file (No space"),
+        ("GET", "/failure/memory", None, 500, "the memory is too small for this; close other"),
+        ("GET", "/failure/torch", None, 500, "the memory is too small for this; close other"),
+    ],
+)
+def test_errors_are_sentences(
+    port: int, method: str, path: str, body: bytes | None, status: int, sentence: str
+) -> None:
+    found, content = ask(port, path, method, body, Content_Type="application/json")
+    assert (found, list(content)) == (status, ["error"])
+    assert content["error"].startswith(sentence)
+
+
+def test_error_of_the_program_is_shown_in_the_terminal_only(
+    port: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sentence = "this is an error of the program; the terminal of the server shows it."
+    assert ask(port, "/failure/program") == (500, {"error": sentence})
+    assert "KeyError: 'secret'" in capfd.readouterr().err
 
 
 def test_pages_are_not_cached_framed_or_guessed(port: int) -> None:
@@ -133,5 +221,41 @@ def test_pages_are_not_cached_framed_or_guessed(port: int) -> None:
 
 
 def test_busy_port_is_reported_with_a_free_one(port: int) -> None:
-    with pytest.raises(AtelierError, match=f"^port {port} is in use by another program; type: x "):
+    message = f"^port {port} is in use by another program; type: x --port "
+    with pytest.raises(AtelierError, match=message):
         require_free(port, "x")
+    with pytest.raises(AtelierError, match=message):
+        reserve(port, "x")
+
+
+def test_reserved_port_is_only_of_this_machine_and_cannot_be_taken() -> None:
+    with reserve(0, "x") as reserved:
+        address, number = reserved.getsockname()
+        assert address == "127.0.0.1"
+        with pytest.raises(AtelierError, match=f"^port {number} is in use"):
+            reserve(number, "x")
+
+
+def test_ctrl_c_ends_the_server_its_work_and_waiting_requests(tmp_path: Path) -> None:
+    """A request whose work is ended is answered; one that goes on is cut after two seconds."""
+    script = tmp_path / "server.py"
+    script.write_text(SCRIPT, "utf-8")
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        port = int(run.stdout.readline())
+        with ThreadPoolExecutor(2) as pool:
+            ending, endless = (pool.submit(ask, port, path) for path in ("/ending", "/endless"))
+            assert [run.stdout.readline().strip() for _ in range(2)] == ["waiting", "waiting"]
+            assert {
+                each.laddr.ip
+                for each in psutil.Process(run.pid).net_connections()
+                if not each.raddr
+            } == {"127.0.0.1"}
+            run.send_signal(signal.SIGINT)
+            assert ending.result() == (200, "ended")
+            assert endless.result() == (503, {"error": "the server has ended."})
+        output, errors = run.communicate(timeout=60)
+    assert (output, errors, run.returncode) == ("closed\n", "", 0)

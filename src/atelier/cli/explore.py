@@ -7,7 +7,7 @@ import typer
 
 from atelier.cli.checkout import PARAMS, PRESETS
 from atelier.cli.generators import GENERATOR, ModelOption, load_generator
-from atelier.core.ports import HOST, require_free
+from atelier.core.ports import HOST, reserve
 from atelier.core.progress import status_line
 
 if TYPE_CHECKING:
@@ -31,23 +31,18 @@ def explore(
 
     Example: atelier explore --model models/best.safetensors
     """
-    require_free(port, "atelier explore")
-
     from atelier.core import settings
     from atelier.data.image_file import silence_pillow
     from atelier.web.explorer.routes import create_explorer
     from atelier.web.server import serve
 
-    loaded = settings.load(PARAMS)
-    with status_line() as show:
-        show("Computing the principal directions")
-        explorer = build_explorer(load_generator(model), model, loaded)
-    typer.echo(f"Open http://{HOST}:{port}\nCtrl-C ends the server.")
-    try:
-        with silence_pillow():
-            serve(create_explorer(explorer), port)
-    finally:
-        explorer.close()
+    with reserve(port, "atelier explore") as reserved, silence_pillow():
+        loaded = settings.load(PARAMS)
+        with status_line() as show:
+            show("Computing the principal directions")
+            explorer = build_explorer(load_generator(model), model, loaded)
+        typer.echo(f"Open http://{HOST}:{port}\nCtrl-C ends the server.")
+        serve(create_explorer(explorer), reserved, explorer.close)
 
 
 def build_explorer(generator: "TrainedGenerator", title: str, settings: "Settings") -> "Explorer":

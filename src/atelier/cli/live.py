@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from atelier.core.ports import HOST, require_free
+from atelier.core.ports import HOST, reserve
 
 DEFAULT_PORT = 8001
 
@@ -15,16 +15,16 @@ def live(
 ) -> None:
     """Serve a page that shows the running training: samples, curves, speed, remaining time.
 
-    Example: atelier live --port 8002
+    Example: atelier live --port 8011
     """
     from atelier.tracking.environment import private_folder, repository_root
     from atelier.web.live_server import live_app
     from atelier.web.server import serve
 
-    require_free(port, "atelier live")
-    app = live_app(private_folder(repository_root()))
-    typer.echo(f"Open http://{HOST}:{port}\nCtrl-C ends this page, not the training.")
-    serve(app, port)
+    with reserve(port, "atelier live") as reserved:
+        app = live_app(private_folder(repository_root()))
+        typer.echo(f"Open http://{HOST}:{port}\nCtrl-C ends this page, not the training.")
+        serve(app, reserved)
 
 
 def stop(

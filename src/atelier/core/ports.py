@@ -12,6 +12,31 @@ HOST = "127.0.0.1"
 _BLOCKED_PORTS = {5060, 5061}
 
 
+def reserve(port: int, command: str) -> socket.socket:
+    """Return a socket that listens on a port of this machine; no other program can take it.
+
+    Browsers that connect before the server is ready wait for it.
+
+    Args:
+        port: the port.
+        command: the command to type with another port, e.g. ``atelier live``.
+
+    Raises:
+        AtelierError: the port is in use. The message names the next free one.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        reserved.bind((HOST, port))
+        # Two programs can bind one port with SO_REUSEADDR until one of them listens.
+        reserved.listen()
+    except OSError:
+        reserved.close()
+        require_free(port, command)
+        raise
+    return reserved
+
+
 def require_free(port: int, command: str) -> None:
     """Raise if another program listens on a port of this machine.
 

@@ -5,8 +5,13 @@ by a name that it points there (DNS rebinding). So requests must name this machi
 and come from a page of this server.
 """
 
-from collections.abc import Mapping
+import asyncio
+import socket
+import threading
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,9 +19,10 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from atelier.core.errors import AtelierError
+from atelier.core.errors import AtelierError, is_out_of_memory, os_error_message
 from atelier.core.ports import HOST
 
 _HOSTS = {HOST, "localhost", "::1"}
@@ -37,23 +43,25 @@ class Limits:
         body: bytes of a request's body.
         uploads: bytes of the body of requests to these paths.
         concurrent: requests that are answered at the same time; others are refused with 503.
+        seconds: until a request is received completely.
     """
 
     body: int = 64 * 1024
     uploads: Mapping[str, int] = field(default_factory=dict)
     concurrent: int = 16
+    seconds: float = 30.0
 
     def of(self, path: str) -> int:
         """Return the largest body of a request to a path, in bytes."""
         return self.uploads.get(path, self.body)
 
 
-class _TooLargeError(Exception):
-    """Raised when a body is larger than its limit."""
+class _RefusedError(Exception):
+    """Raised with the status and the sentence of a refusal."""
 
 
 class Guard:
-    """ASGI middleware: refuse requests of foreign pages, too large ones, and too many."""
+    """ASGI middleware: refuse requests of foreign pages, too large or slow ones, and too many."""
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self._app, self._limits, self._active = app, limits, 0
@@ -76,43 +84,58 @@ class Guard:
             return
         self._active += 1
         try:
-            await self._limited(scope, receive, send, headers)
+            await self._forward(scope, receive, send, int(headers.get("content-length") or 0))
         finally:
             self._active -= 1
 
-    async def _limited(
-        self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]
-    ) -> None:
-        """Pass a request on; refuse it once its body exceeds the limit."""
-        limit, received, started = self._limits.of(scope["path"]), 0, False
-
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > limit:
-                raise _TooLargeError
-            return message
+    async def _forward(self, scope: Scope, receive: Receive, send: Send, length: int) -> None:
+        """Receive the whole body, and pass the request on."""
+        has_started = False
 
         async def protected(message: Message) -> None:
-            nonlocal started
+            nonlocal has_started
             if message["type"] == "http.response.start":
-                started = True
-                message["headers"] = [
-                    *message.get("headers", []),
-                    *((name.encode(), value.encode()) for name, value in _HEADERS.items()),
-                ]
+                has_started = True
+                added = ((name.encode(), value.encode()) for name, value in _HEADERS.items())
+                message["headers"] = [*message.get("headers", []), *added]
             await send(message)
 
-        too_large = 413, f"the request is larger than {limit:,} bytes."
-        if int(headers.get("content-length") or 0) > limit:
-            await _answer(too_large, scope, receive, send)
-            return
         try:
-            await self._app(scope, counted, protected)
-        except _TooLargeError:
-            if not started:
-                await _answer(too_large, scope, receive, send)
+            body = await self._body(receive, self._limits.of(scope["path"]), length)
+            await self._app(scope, _replayed(body, receive), protected)
+        except _RefusedError as error:
+            await _answer(error.args, scope, receive, send)
+        except asyncio.CancelledError:  # at the end of the server
+            if not has_started:
+                await _answer((503, "the server has ended."), scope, receive, send)
+
+    async def _body(self, receive: Receive, limit: int, length: int) -> bytes:
+        """Return the body; raise if it is larger than a limit, or takes too long."""
+        body, has_more = bytearray(), True
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                while has_more:
+                    if max(len(body), length) > limit:
+                        raise _RefusedError(413, f"the request is larger than {limit:,} bytes.")
+                    message = await receive()
+                    body += message.get("body", b"")
+                    has_more = message.get("more_body", False)
+        except TimeoutError:
+            seconds = f"{self._limits.seconds:g} seconds"
+            raise _RefusedError(408, f"the request was not sent within {seconds}.") from None
+        if len(body) > limit:
+            raise _RefusedError(413, f"the request is larger than {limit:,} bytes.")
+        return bytes(body)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Return a function that returns the body first, and then what ``receive`` returns."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replay
 
 
 def _refusal(method: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
@@ -143,43 +166,88 @@ def create_app(limits: Limits | None = None) -> FastAPI:
     """Return an application without routes, which is protected and reports errors as sentences.
 
     Errors have the body ``{"error": sentence}``: 400 for an :class:`AtelierError`, 422 for a body
-    or parameters of the wrong type. FastAPI's pages of documentation, which load scripts of other
-    sites, are off.
+    or parameters of the wrong type, 500 for a full disk, exhausted memory and errors of the program
+    itself. FastAPI's pages of documentation, which load scripts of other sites, are off.
 
     Args:
         limits: bounds on the requests.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-
-    async def mistake(_: Request, error: Any) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, 400)
-
-    async def invalid(_: Request, error: Any) -> JSONResponse:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:]) or "the body"
-        return JSONResponse({"error": f"{place} is not valid: {first['msg']}."}, 422)
-
-    app.add_exception_handler(AtelierError, mistake)
-    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(AtelierError, _mistake)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _no_answer)
+    for error in (OSError, MemoryError, Exception):
+        app.add_exception_handler(error, _failure)
     app.add_middleware(Guard, limits=limits or Limits())
     return app
 
 
-def serve(app: FastAPI, port: int) -> None:
-    """Answer requests on a port of this machine until Ctrl-C.
+async def _mistake(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"error": str(error)}, 400)
+
+
+async def _invalid(_: Request, error: Any) -> JSONResponse:
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return JSONResponse({"error": "the body is not valid JSON."}, 422)
+    place = ".".join(str(part) for part in first["loc"][1:]) or "the body"
+    return JSONResponse({"error": f"{place} is not valid: {first['msg']}."}, 422)
+
+
+async def _no_answer(_: Request, error: Any) -> JSONResponse:
+    sentences = {404: "there is no such page.", 405: "this address does not take that request."}
+    sentence = sentences.get(error.status_code, "the request is not valid.")
+    return JSONResponse({"error": sentence}, error.status_code)
+
+
+async def _failure(_: Request, error: Exception) -> JSONResponse:
+    known = os_error_message(error) if isinstance(error, OSError) else ""
+    if is_out_of_memory(error):
+        known = "the memory is too small for this; close other programs and try again."
+    if not known:
+        traceback.print_exception(error)
+        known = "this is an error of the program; the terminal of the server shows it."
+    return JSONResponse({"error": known}, 500)
+
+
+class _Server(uvicorn.Server):
+    """A server that ends other work when it is told to end."""
+
+    def __init__(self, config: uvicorn.Config, close: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.closing = threading.Thread(target=close)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End the server after a signal; requests that wait for the work can then be answered."""
+        if not self.should_exit:
+            self.closing.start()
+        super().handle_exit(sig, frame)
+
+
+def serve(app: FastAPI, reserved: socket.socket, close: Callable[[], None] = lambda: None) -> None:
+    """Answer requests until Ctrl-C.
 
     Args:
         app: from :func:`create_app`.
-        port: checked with :func:`atelier.core.ports.require_free`.
+        reserved: from :func:`atelier.core.ports.reserve`.
+        close: ends the work of requests; called once, in another thread.
     """
-    # h11 also where httptools is installed: its limits of headers do not depend on the machine.
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
-        host=HOST,
-        port=port,
+        # h11 also where httptools is installed: its limits of headers do not depend on the machine.
         http="h11",
-        log_level="warning",
+        # Errors are printed by the application. uvicorn's are those of requests that it cancels.
+        log_level="critical",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=2,
     )
+    server = _Server(config, close)
+    try:
+        server.run([reserved])
+    except KeyboardInterrupt:  # uvicorn raises the signal again after it has ended
+        pass
+    finally:
+        if server.closing.ident is None:
+            server.closing.start()
+        server.closing.join()
