@@ -229,7 +229,22 @@ def test_files_of_latents_with_equal_names_are_rejected(
     (checkout / "other").mkdir()
     shutil.copy(LATENT, "other")
     command = f"generate --latent {LATENT} --latent other/{LATENT} --separate-files"
-    assert "two latents are called me" in atelier(command, code=1)
+    assert "two images would be written to me.png" in atelier(command, code=1)
+    shutil.copy(LATENT, "seed_0003.safetensors")
+    command = "generate --latent seed_0003.safetensors --seed 3 --separate-files"
+    assert "two images would be written to seed_0003.png" in atelier(command, code=1)
+    assert not Path("generated").exists()
+
+
+@pytest.mark.parametrize("option", ["--truncation 1.5", "--class 0"])
+def test_option_of_seeds_without_a_seed_is_rejected(
+    atelier: CommandRunner, latent: torch.Tensor, option: str
+) -> None:
+    output = atelier(f"generate --latent {LATENT} {option}", code=1)
+    assert output == (
+        "ERROR: --truncation and --class change the images of seeds, but there are only latents;"
+        " leave them out, or add --seed.\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """Seeds and files of latents for ``atelier generate``."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atelier.core.errors import AtelierError, count_text
+from atelier.core.errors import AtelierError, count_text, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,17 +57,17 @@ class GeneratorInputs:
         """Return the inputs with each seed and each latent once, for files that they name.
 
         Raises:
-            AtelierError: two different latents have the same name.
+            AtelierError: two of the images' files have the same name.
         """
         latents = list(dict.fromkeys(self.latents))
-        names = [latent_name(path) for path in latents]
-        for name in names:
-            if names.count(name) > 1:
+        inputs = replace(self, seeds=list(dict.fromkeys(self.seeds)), latents=latents)
+        for name, count in Counter(inputs.names()).items():
+            if count > 1:
                 raise AtelierError(
-                    f"two latents are called {name}, so that their images would overwrite each"
-                    " other; rename one."
+                    f"two images would be written to {printable(name)}, so that one overwrites the"
+                    " other; rename the file of a --latent."
                 )
-        return replace(self, seeds=list(dict.fromkeys(self.seeds)), latents=latents)
+        return inputs
 
     def name_parts(self) -> list[str]:
         """Return parts of the name of a grid's file; a long list is hashed."""
@@ -94,9 +95,15 @@ class GeneratorInputs:
             labels: classes of the seeds' images.
 
         Raises:
-            AtelierError: a latent's file is damaged or of another generator, or as for
+            AtelierError: a latent's file is damaged or of another generator, options of seeds
+                are used without a seed, or as for
                 :func:`atelier.gan.sampling.latents_for_seeds`.
         """
+        if not self.seeds and (truncation is not None or labels):
+            raise AtelierError(
+                "--truncation and --class change the images of seeds, but there are only latents;"
+                " leave them out, or add --seed."
+            )
         from atelier.gan.sampling import latents_for_seeds
         from atelier.latents.latent_file import load_latent, vary_latent
 
