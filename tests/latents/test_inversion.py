@@ -140,15 +140,6 @@ def test_losses_decrease_and_progress_is_reported() -> None:
     assert events.progress == expected
 
 
-def test_stop_returns_the_best_latent_so_far(vgg: nn.Sequential) -> None:
-    answers = iter([False, False, True, True])
-    result = invert(
-        *(small_generator(), photograph(), FAST), vgg=vgg, stop_requested=lambda: next(answers)
-    )
-    assert len(result.losses) == 3
-    assert result.psnr == psnr(result.image, photograph())
-
-
 def test_result_depends_on_the_seed_only() -> None:
     generator = small_generator()
     short = FAST.model_copy(update={"iterations": 6})

@@ -14,7 +14,8 @@ from atelier.core.errors import AtelierError
 from atelier.core.settings import ConvertSettings, load
 from atelier.data.rows import resize
 from atelier.gan.generation import TrainedGenerator
-from atelier.latents.photograph import image_shape, prepare_target, read_photograph
+from atelier.latents.bounds import image_shape
+from atelier.latents.photograph import prepare_target, read_photograph
 
 from ..support.architectures import MNIST28, SMALL, vivid
 from ..support.events import RecordedEvents

@@ -50,7 +50,6 @@ def explorer(folder: Path, title: str = "small", iterations: int = 6) -> Explore
         photographs=Photographs(
             small,
             ConvertSettings.model_validate(values["convert"]),
-            lambda psnr: f"PSNR {psnr:.0f} dB: " + "a description that needs several lines " * 3,
             options,
         ),
         search=TrainingSearch(

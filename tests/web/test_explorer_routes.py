@@ -219,7 +219,7 @@ def test_photograph_becomes_a_face(port: int, small: Explorer) -> None:
     assert last["status"] == "done"
     result = last["result"]
     assert result["psnr"] > 18
-    assert result["description"].startswith(f"PSNR {result['psnr']:.0f} dB: ")
+    assert result["description"].startswith(f"PSNR {result['psnr']:.1f} dB: ")
     assert result["warnings"] == []
     found = small.explored.image(Face.model_validate(result["face"]))
     error = np.square(found.astype(float) - photograph).mean()

@@ -7,8 +7,9 @@ import typer
 
 from atelier.cli.checkout import PARAMS, PRESETS
 from atelier.cli.generators import GENERATOR, ModelOption, load_generator
+from atelier.core.errors import AtelierError, printable
 from atelier.core.ports import HOST, reserve
-from atelier.core.progress import status_line
+from atelier.core.progress import Progress, ProgressCallback, silent, status_line
 
 if TYPE_CHECKING:
     from atelier.core.settings import Settings, StylizeSettings
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 8002
 PICTURES, WEIGHTS = Path("data/pictures"), Path("data/weights")
 IMAGES, TEST = Path("data/images.npz"), Path("data/test.npz")
-_SAMPLES = 2048  # for the directions; more change them little and delay the start
 _PRESET = "photo"  # its style transfer is tuned for single images
 
 
@@ -39,52 +39,79 @@ def explore(
     with reserve(port, "atelier explore") as reserved, silence_pillow():
         loaded = settings.load(PARAMS)
         with status_line() as show:
-            show("Computing the principal directions")
-            explorer = build_explorer(load_generator(model), model, loaded)
+            show("Loading the generator")
+            generator = load_generator(model)
+
+            def report(progress: Progress) -> None:
+                share = progress.done / (progress.total or 1)
+                show(f"Computing the principal directions: {share:.0%}")
+
+            explorer = build_explorer(generator, model, loaded, report=report)
         typer.echo(f"Open http://{HOST}:{port}\nCtrl-C ends the server.")
         serve(create_explorer(explorer), reserved, explorer.close)
 
 
-def build_explorer(generator: "TrainedGenerator", title: str, settings: "Settings") -> "Explorer":
+def build_explorer(
+    generator: "TrainedGenerator",
+    title: str,
+    settings: "Settings",
+    *,
+    report: ProgressCallback = silent,
+) -> "Explorer":
     """Return the explorer of a generator, with the styles and training images of this folder.
 
     Args:
         generator: the generator.
-        title: its name on the page.
+        title: its name on the page: the option ``--model``.
         settings: all settings.
+        report: receives the progress of the directions.
+
+    Raises:
+        AtelierError: the latents are too large for the page, or the weights of the face detector
+            are missing.
     """
-    from atelier.cli.invert import psnr_text
-    from atelier.core.paths import user_path
-    from atelier.data.faces.yunet import YUNET_FILE, read_yunet
     from atelier.latents.directions import principal_directions
     from atelier.latents.inversion import InversionOptions
+    from atelier.latents.photograph import face_detector_weights
     from atelier.metrics.cache import FeatureCache
     from atelier.metrics.extractors import build_extractor
     from atelier.tracking.environment import private_folder, repository_root
     from atelier.web.explorer.explored_generator import ExploredGenerator
     from atelier.web.explorer.painting import Painter, Styles
     from atelier.web.explorer.photographs import Photographs
+    from atelier.web.explorer.requests import MAX_LATENT_SIZE
     from atelier.web.explorer.routes import Explorer
     from atelier.web.explorer.training_search import TrainingSearch
 
     convert, evaluate = settings.convert, settings.evaluate
-    explored = ExploredGenerator(generator, principal_directions(generator, samples=_SAMPLES))
-    needs_yunet = convert.faces != "none" and convert.face_detector == "yunet"
-    face_weights = read_yunet(user_path(WEIGHTS / YUNET_FILE)) if needs_yunet else b""
+    if generator.latent_size > MAX_LATENT_SIZE:
+        raise AtelierError(
+            f"the latents of {printable(title, 200)} have {generator.latent_size:,} values, but at"
+            f" most {MAX_LATENT_SIZE:,} can be explored; use `atelier generate`."
+        )
+    directions = principal_directions(generator, report=report)
+    explored = ExploredGenerator(generator, directions)
+    face_weights = face_detector_weights(convert, WEIGHTS)
     cache = FeatureCache(private_folder(repository_root()) / "features", generator.device)
     return Explorer(
         title=title,
         explored=explored,
         styles=Styles(PICTURES, convert.max_megapixels, settings.stylize.seed),
         painter=Painter(_style_transfer(), generator.device, WEIGHTS),
-        photographs=Photographs(explored, convert, psnr_text, InversionOptions(), face_weights),
+        photographs=Photographs(explored, convert, InversionOptions(), face_weights),
         search=TrainingSearch(
             (IMAGES, TEST),
             evaluate,
             lambda: build_extractor(evaluate.features, evaluate.seed, WEIGHTS),
             cache=cache,
+            are_training=_is_own(title),
         ),
     )
+
+
+def _is_own(model: str) -> bool:
+    """Return True for a file that the pipeline of this folder wrote."""
+    return Path(model).resolve().parent == Path(GENERATOR).parent.resolve()
 
 
 def _style_transfer() -> "StylizeSettings":

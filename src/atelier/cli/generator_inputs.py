@@ -40,7 +40,7 @@ class GeneratorInputs:
 
     def text(self) -> str:
         """Return the inputs in words, e.g. ``latent me, seeds 1 to 16``."""
-        names = ", ".join(map(latent_name, self.latents))
+        names = ", ".join(printable(latent_name(path)) for path in self.latents)
         latents = [f"latent{'s' if len(self.latents) > 1 else ''} {names}"] if names else []
         seeds = [seeds_text(self.seeds)] if self.seeds else []
         return (", varied by " if self.variation is not None else ", ").join([*latents, *seeds])

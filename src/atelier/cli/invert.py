@@ -8,7 +8,7 @@ import typer
 
 from atelier.cli.checkout import PARAMS, require_force, write_output
 from atelier.cli.generators import GENERATED, GENERATOR, ModelOption, load_generator
-from atelier.core.errors import AtelierError
+from atelier.core.errors import AtelierError, printable
 from atelier.core.events import Events
 from atelier.core.progress import Progress, ProgressCallback, print_above_bars, progress_bar
 
@@ -23,13 +23,7 @@ if TYPE_CHECKING:
 WEIGHTS = Path("data/weights")
 _TILE = 256  # minimum size of both images of a comparison in pixels
 _MARGIN = 16
-# PSNR in dB, and what an image of at least this PSNR has in common with the photograph.
-_CLOSENESS = (
-    (30.0, "the same image, except for details"),
-    (24.0, "very similar"),
-    (18.0, "similar pose and colors, not the same face"),
-    (0.0, "only the main colors are similar; this generator has no such image"),
-)
+_MAX_NAME = 500  # characters of a path in messages
 
 _Images = Annotated[list[Path], typer.Argument(help="photographs", metavar="IMAGE")]
 _Labels = Annotated[
@@ -65,11 +59,11 @@ def invert(
     targets = {name: _files(out, name) for name in _names(images)}
     require_force([file for files in targets.values() for file in files], force)
     if out.exists() and not out.is_dir():
-        raise AtelierError(f"--out is {out}, which is a file; name a folder.")
+        raise AtelierError(f"--out is {printable(out, _MAX_NAME)}, which is a file; name a folder.")
 
     from atelier.core import settings as all_settings
     from atelier.latents.distances import load_vgg
-    from atelier.latents.inversion import InversionOptions, invert
+    from atelier.latents.inversion import InversionOptions, invert, psnr_text
 
     settings = all_settings.load(PARAMS)
     generator = load_generator(model)
@@ -79,7 +73,8 @@ def invert(
     )
     vgg = load_vgg(generator.device)
     for name, photograph in zip(targets, photographs, strict=True):
-        with progress_bar(f"invert {name}", "steps", settings.runtime.progress, 2.0) as report:
+        title = f"invert {printable(name)}"
+        with progress_bar(title, "steps", settings.runtime.progress, 2.0) as report:
             result = invert(
                 generator,
                 photograph,
@@ -89,13 +84,11 @@ def invert(
                 labels=label or (),
             )
         _write(result, photograph, generator, out, name)
-        print_above_bars(f"Wrote {out / name}-inverted.png: {psnr_text(result.psnr)}.")
-
-
-def psnr_text(psnr: float) -> str:
-    """Return a PSNR in dB with its meaning, for example ``PSNR 26.0 dB: very similar``."""
-    meaning = next(text for limit, text in _CLOSENESS if psnr >= limit or not limit)
-    return f"PSNR {psnr:.1f} dB: {meaning}"
+        file = printable(f"{out / name}-inverted.png", _MAX_NAME)
+        print_above_bars(
+            f"Wrote {file}: {psnr_text(result.psnr)}.",
+            f"{printable(f'{name}-comparison.png')} next to it contains your photograph.",
+        )
 
 
 class _BarEvents(Events):
@@ -122,8 +115,8 @@ def _names(images: Sequence[Path]) -> list[str]:
     for name in names:
         if names.count(name) > 1:
             raise AtelierError(
-                f"two images are called {name}, so that their files would overwrite each other;"
-                " rename one."
+                f"two images are called {printable(name)}, so that their files would overwrite"
+                " each other; rename one."
             )
     return names
 
@@ -144,13 +137,10 @@ def _photographs(
     Raises:
         AtelierError: an image is missing or cannot be read.
     """
-    from atelier.core.paths import user_path
-    from atelier.data.faces.yunet import YUNET_FILE, read_yunet
-    from atelier.latents.photograph import prepare_target, read_photograph
+    from atelier.latents.photograph import face_detector_weights, prepare_target, read_photograph
 
     convert = settings.convert
-    needs_yunet = convert.faces != "none" and convert.face_detector == "yunet"
-    face_weights = read_yunet(user_path(WEIGHTS / YUNET_FILE)) if needs_yunet else b""
+    face_weights = face_detector_weights(convert, WEIGHTS)
     return [
         prepare_target(
             read_photograph(image),
@@ -189,6 +179,7 @@ def _comparison(photograph: "NDArray[np.uint8]", result: "Inversion") -> "NDArra
 
     from atelier.figures.captions import BACKGROUND, caption, captioned
     from atelier.figures.montage import montage
+    from atelier.latents.inversion import psnr_text
 
     tile = len(photograph) * -(-_TILE // len(photograph))
     titled = [

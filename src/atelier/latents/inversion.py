@@ -5,7 +5,7 @@ Zhu et al. 2016, "Generative visual manipulation on the natural image manifold"
 of features of a classification network. The nearest of many random latents are the starts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Annotated
@@ -23,12 +23,19 @@ from atelier.core.progress import Progress
 from atelier.core.random_streams import torch_generator
 from atelier.core.setting_types import Count, CountOrZero, Section, Seed, Weight
 from atelier.gan.generation import TrainedGenerator, with_labels
+from atelier.latents.bounds import batch_size
 from atelier.latents.distances import FeatureDistance, PixelDistance
 from atelier.latents.lbfgs import Minima, minimize
 
+# PSNR in dB, and the similarity of images with at least this PSNR.
+_SIMILARITY = (
+    (30.0, "the same image, except for details"),
+    (24.0, "very similar"),
+    (18.0, "similar pose and colors, not the same face"),
+    (0.0, "only the main colors are similar; this generator has no such image"),
+)
 # PSNR in dB of the distance of pixels, from which features are not compared: the image is found.
 _FOUND = 35.0
-_BATCH = 128  # random latents whose images are generated at once
 
 
 class InversionOptions(Section):
@@ -82,7 +89,6 @@ def invert(
     vgg: nn.Sequential | None,
     events: Events | None = None,
     labels: Sequence[int] = (),
-    stop_requested: Callable[[], bool] = lambda: False,
 ) -> Inversion:
     """Find the latent whose image is nearest to a target.
 
@@ -96,7 +102,6 @@ def invert(
             compares pixels only.
         events: receives the progress.
         labels: classes to search; by default all.
-        stop_requested: called after each evaluation; if true, the best latent so far is returned.
 
     Raises:
         AtelierError: a class does not exist.
@@ -107,10 +112,10 @@ def invert(
     problem = _Problem(generator, options, PixelDistance(pixels))
     if vgg is None or not options.feature_weight:
         options = options.model_copy(update={"refinements": 0})
-    run = _Run(events or Events(), stop_requested, options.iterations + options.refinements)
+    run = _Run(events or Events(), options.iterations + options.refinements)
     best = run.minimize(problem, problem.starts(labels), options.iterations)
     result = problem.result(best.nearest(1), target, run.losses)
-    if vgg is None or not options.refinements or result.psnr > _FOUND or stop_requested():
+    if vgg is None or not options.refinements or result.psnr > _FOUND:
         return result
     refined = _Problem(generator, options, problem.pixels, FeatureDistance(vgg, pixels))
     best = run.minimize(refined, best.nearest(options.refined), options.refinements)
@@ -121,6 +126,12 @@ def psnr(image: NDArray[np.uint8], target: NDArray[np.uint8]) -> float:
     """Return the peak signal-to-noise ratio of two images in dB; infinity for equal ones."""
     error = np.square(image.astype(np.float64) - target).mean()
     return float(10 * np.log10(255**2 / error)) if error else float("inf")
+
+
+def psnr_text(psnr: float) -> str:
+    """Return a PSNR in dB with its meaning, for example ``PSNR 26.0 dB: very similar``."""
+    meaning = next(text for limit, text in _SIMILARITY if psnr >= limit or not limit)
+    return f"PSNR {psnr:.1f} dB: {meaning}"
 
 
 def _check_labels(labels: Sequence[int], generator: TrainedGenerator) -> None:
@@ -197,24 +208,24 @@ class _Problem:
         classes = torch.tensor(list(labels or range(max(1, generator.classes))))
         numbers = classes[torch.arange(options.candidates) % len(classes)]
         values, numbers = values.to(generator.device), numbers.to(generator.device)
+        batch = batch_size(generator)
         losses = [
-            self.loss(_Points(*batch, values[:0]))
-            for batch in zip(values.split(_BATCH), numbers.split(_BATCH), strict=True)
+            self.loss(_Points(*some, values[:0]))
+            for some in zip(values.split(batch), numbers.split(batch), strict=True)
         ]
         return _Points(values, numbers, torch.cat(losses)).nearest(options.starts)
 
 
 @dataclass
 class _Run:
-    """Evaluations of an inversion: progress, losses and requests to stop."""
+    """Evaluations of an inversion: progress and losses."""
 
     events: Events
-    stop_requested: Callable[[], bool]
     total: int
     losses: list[float] = field(default_factory=list)
 
     def minimize(self, problem: _Problem, start: _Points, evaluations: int) -> _Points:
-        """Return the best points after a number of evaluations, or when a stop is requested."""
+        """Return the best points after a number of evaluations."""
 
         def loss(values: Tensor) -> Tensor:
             return problem.loss(_Points(values, start.labels, start.losses))
@@ -224,6 +235,4 @@ class _Run:
             self.losses.append(float(best.losses.min()))
             note = f"loss {self.losses[-1]:.4f}"
             self.events.on_progress(Progress(len(self.losses), self.total, note))
-            if self.stop_requested():
-                break
         return _Points(best.points, start.labels, best.losses)

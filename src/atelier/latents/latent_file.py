@@ -8,17 +8,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from atelier.core.errors import AtelierError
+from atelier.core.errors import AtelierError, printable
 from atelier.core.files import NotRegularError, atomic_write
 from atelier.core.pretrained import check_safetensors, reject_not_finite
 from atelier.gan.generation import TrainedGenerator
 from atelier.gan.sampling import slerp
+from atelier.latents.bounds import within_training
 
 SUFFIX = ".latent.safetensors"
 
 _NAME = "latent"
 _HEADER_KEY = "generator"
 _LARGEST_FILE = 2**20  # bytes; a latent has at most 131,072 values
+_MAX_NAME = 500  # characters of a path in messages
 _READ_ERRORS = (NotRegularError, SafetensorError, OSError, LookupError, TypeError, ValueError)
 
 
@@ -44,18 +46,20 @@ def load_latent(path: Path, generator: TrainedGenerator) -> Tensor:
     Raises:
         AtelierError: the file is missing or damaged, or belongs to another generator.
     """
+    shown = printable(path, _MAX_NAME)
     try:
         digest, latent = _read(path, generator.latent_size + generator.classes)
     except FileNotFoundError:
-        raise AtelierError(f"there is no latent {path}; `atelier invert` writes one.") from None
+        raise AtelierError(f"there is no latent {shown}; `atelier invert` writes one.") from None
     except _READ_ERRORS as error:
         reason = getattr(error, "reason", str(error)).partition("\n")[0].rstrip(".")
         raise AtelierError(
-            f"{path} holds no latent of this generator ({reason}); write one with `atelier invert`."
+            f"{shown} holds no latent of this generator ({reason}); write one with"
+            " `atelier invert`."
         ) from None
     if digest != generator.weights_digest():
         raise AtelierError(
-            f"{path} is a latent of another generator, whose weights have the SHA-256"
+            f"{shown} is a latent of another generator, whose weights have the SHA-256"
             f" {digest!s:.16}...; name that generator by --model, or run `atelier invert` again."
         )
     return latent
@@ -71,7 +75,8 @@ def vary_latent(latent: Tensor, other: Tensor, share: float, generator: TrainedG
         generator: the generator of both.
     """
     size = generator.latent_size
-    return torch.cat([slerp(latent[:size], other[:size], share), latent[size:]])
+    moved = within_training(slerp(latent[:size], other[:size], share), generator)
+    return torch.cat([moved, latent[size:]])
 
 
 def _read(path: Path, size: int) -> tuple[object, Tensor]:

@@ -5,17 +5,21 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from atelier.core.errors import AtelierError, printable
 from atelier.core.events import Events
 from atelier.core.files import NotRegularError, open_regular
+from atelier.core.paths import user_path
 from atelier.core.settings import ConvertSettings
+from atelier.data.faces.yunet import YUNET_FILE, read_yunet
 from atelier.data.image_file import silence_pillow
 from atelier.data.members import MEMBER_LIMIT, Payload, too_large
 from atelier.data.rows import NO_FACE, ConvertedFile, convert_file
 from atelier.gan.generation import TrainedGenerator
+from atelier.latents.bounds import image_shape
+
+_MAX_NAME = 500  # characters of a path in messages
 
 
 def read_photograph(file: Path) -> bytes:
@@ -24,16 +28,32 @@ def read_photograph(file: Path) -> bytes:
     Raises:
         AtelierError: the file is missing, larger, or not a regular file.
     """
+    shown = printable(file, _MAX_NAME)
     try:
         with open_regular(file) as stream:
             size = os.fstat(stream.fileno()).st_size
             if size > MEMBER_LIMIT:
-                raise AtelierError(f"{file} cannot be read ({too_large(size).reason}).")
+                raise AtelierError(f"{shown} cannot be read ({too_large(size).reason}).")
             return stream.read(MEMBER_LIMIT)
     except FileNotFoundError:
-        raise AtelierError(f"there is no image {file}; check the path.") from None
+        raise AtelierError(f"there is no image {shown}; check the path.") from None
     except NotRegularError as error:
-        raise AtelierError(f"{file} cannot be read ({error.reason}).") from None
+        raise AtelierError(f"{shown} cannot be read ({error.reason}).") from None
+
+
+def face_detector_weights(settings: ConvertSettings, folder: Path) -> bytes:
+    """Return the weights of the face detector; empty if the settings need none.
+
+    Args:
+        settings: the ``convert`` section.
+        folder: of the weights' file.
+
+    Raises:
+        AtelierError: the file is missing or damaged.
+    """
+    if settings.faces == "none" or settings.face_detector != "yunet":
+        return b""
+    return read_yunet(user_path(folder / YUNET_FILE))
 
 
 def prepare_target(
@@ -70,21 +90,15 @@ def prepare_target(
     settings = settings.model_copy(update=changes)
     converted = _convert(settings, photograph, face_weights)
     if converted.reason == NO_FACE:
-        (events or Events()).warn(f"no face was found in {printable(name)}; its center is used")
+        (events or Events()).warn(
+            f"no face was found in {printable(name, _MAX_NAME)}; its center is used"
+        )
         converted = _convert(settings.model_copy(update={"faces": "none"}), photograph, b"")
     if converted.reason:
-        raise AtelierError(f"{printable(name)} cannot be read ({converted.reason}).")
+        raise AtelierError(f"{printable(name, _MAX_NAME)} cannot be read ({converted.reason}).")
     return converted.rows[0].pixels
 
 
 def _convert(settings: ConvertSettings, payload: Payload, face_weights: bytes) -> ConvertedFile:
     with silence_pillow():
         return convert_file(settings, ("photograph", payload), face_weights)
-
-
-def image_shape(generator: TrainedGenerator) -> tuple[int, int, int]:
-    """Return height, width and channels of a generator's images."""
-    latent = torch.zeros(1, generator.latent_size + generator.classes, device=generator.device)
-    with torch.inference_mode():
-        _, channels, height, width = generator.network(latent).shape
-    return height, width, channels

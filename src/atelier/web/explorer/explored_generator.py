@@ -19,6 +19,7 @@ from atelier.figures.gif import write_gif
 from atelier.figures.montage import montage
 from atelier.gan.generation import TrainedGenerator, random_latents
 from atelier.gan.sampling import generate_one_by_one, latents_for_seeds, slerp
+from atelier.latents.bounds import within_training
 from atelier.latents.directions import Directions
 from atelier.web.explorer.requests import Face, GifRequest, decode_latent, encode_latent
 
@@ -65,7 +66,7 @@ class ExploredGenerator:
                 torch.tensor(face.offsets) * _cpu(self.directions.deviations)[: len(face.offsets)]
             )
             latent[:size] += steps @ _cpu(self.directions.vectors)[: len(face.offsets)]
-            latent[:size] = self._within(latent[:size])
+            latent[:size] = within_training(latent[:size], self.generator)
         return latent
 
     def _from_text(self, face: Face) -> Tensor:
@@ -83,23 +84,13 @@ class ExploredGenerator:
         one_hot = torch.zeros(classes)
         if classes:
             one_hot[label] = 1
-        return torch.cat([self._within(values), one_hot])
-
-    def _within(self, latent: Tensor) -> Tensor:
-        """Return a latent that the generator can have been trained on."""
-        is_uniform = self.generator.latent_distribution == "uniform"
-        return latent.clamp(-1, 1) if is_uniform else latent
+        return torch.cat([within_training(values, self.generator), one_hot])
 
     def face_of(self, latent: Tensor) -> Face:
         """Return the face of an input [latent_size + classes]."""
         size = self.generator.latent_size
         label = int(latent[size:].argmax()) if self.generator.classes else None
         return Face(latent=encode_latent(latent[:size].numpy()), label=label)
-
-    def shape(self) -> tuple[int, ...]:
-        """Return height, width and channels of the images."""
-        zeros = torch.zeros(self.generator.latent_size + self.generator.classes)
-        return self.images([zeros])[0].shape
 
     def image(self, face: Face) -> Pixels:
         """Return the image of a face, uint8 [H, W, C]."""
@@ -143,7 +134,8 @@ class ExploredGenerator:
             cosine = torch.nn.functional.cosine_similarity(center, target, dim=0)
             angle = math.acos(max(-1.0, min(1.0, float(cosine))))
             weight = min(1.0, radius / angle) if angle else 0.0
-            found.append(torch.cat([self._within(slerp(center, target, weight)), label]))
+            moved = slerp(center, target, weight)
+            found.append(torch.cat([within_training(moved, self.generator), label]))
         return found
 
     def path(self, start: Face, end: Face, frames: int) -> list[Tensor]:
@@ -153,10 +145,8 @@ class ExploredGenerator:
         """
         size = self.generator.latent_size
         first, last = self.latent(start), self.latent(end)
-        return [
-            torch.cat([slerp(first[:size], last[:size], step / (frames - 1)), first[size:]])
-            for step in range(frames)
-        ]
+        steps = (slerp(first[:size], last[:size], step / (frames - 1)) for step in range(frames))
+        return [torch.cat([within_training(step, self.generator), first[size:]]) for step in steps]
 
     def gif(self, request: GifRequest) -> bytes:
         """Return an animation from a face to another and back, which loops forever."""

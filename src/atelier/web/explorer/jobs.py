@@ -1,5 +1,6 @@
 """Queue of long work, which one thread of low priority does in turn."""
 
+import math
 import os
 import secrets
 import sys
@@ -37,6 +38,11 @@ class JobStopped(Exception):  # noqa: N818 - not an error
 class Job:
     """Work in the queue, and its progress.
 
+    Args:
+        work: calls :meth:`report` often, and returns the result.
+        clock: returns seconds.
+        abandoned_seconds: the job is stopped if it is not polled for so long.
+
     Attributes:
         id: random, so that other programs cannot guess it.
         status: ``waiting``, ``running``, ``done``, ``failed`` or ``stopped``.
@@ -45,9 +51,15 @@ class Job:
         version: number of images so far.
         result: values for the page, when the job is done.
         error: a sentence, if the job failed.
+        last_poll: time of the last request for the job.
     """
 
-    def __init__(self, work: Callable[["Job"], dict[str, Any]], clock: Clock) -> None:
+    def __init__(
+        self,
+        work: Callable[["Job"], dict[str, Any]],
+        clock: Clock,
+        abandoned_seconds: float = math.inf,
+    ) -> None:
         self.id = secrets.token_hex(16)
         self.status: Status = "waiting"
         self.fraction = 0.0
@@ -55,14 +67,16 @@ class Job:
         self.version = 0
         self.result: dict[str, Any] = {}
         self.error = ""
-        self._work, self._clock, self._stop = work, clock, threading.Event()
+        self._work: Callable[[Job], dict[str, Any]] | None = work
+        self._clock, self._stop = clock, threading.Event()
+        self._abandoned_seconds = abandoned_seconds
         self._started = self.last_poll = clock()
 
     def report(self, fraction: float) -> None:
         """Set the share of the work that is done.
 
         Raises:
-            JobStopped: the job was stopped.
+            JobStopped: the job was stopped or abandoned.
         """
         self.fraction = min(max(fraction, 0.0), 1.0)
         if self.stop_requested():
@@ -77,17 +91,18 @@ class Job:
         self._stop.set()
 
     def stop_requested(self) -> bool:
-        """Return True if the job was stopped."""
-        return self._stop.is_set()
+        """Return True if the job was stopped, or its page does not ask for it any more."""
+        return self._stop.is_set() or self._clock() - self.last_poll > self._abandoned_seconds
 
     def run(self) -> None:
         """Do the work in this thread; errors end the job, not the thread."""
-        if self.stop_requested():
+        work, self._work = self._work, None  # The work contains images.
+        if work is None or self.stop_requested():
             self.status = "stopped"
             return
         self.status, self._started = "running", self._clock()
         try:
-            self.result = self._work(self)
+            self.result = work(self)
             self.fraction, self.status = 1.0, "done"
         except JobStopped:
             self.status = "stopped"
@@ -147,14 +162,14 @@ class Jobs:
             QueueFullError: too many jobs are waiting.
         """
         with self._lock:
-            self._stop_abandoned()
             active = [job for job in self._jobs.values() if job.status == "waiting"]
-            if sum(not job.stop_requested() for job in active) >= self._waiting:
+            active = [job for job in active if not job.stop_requested()]
+            if len(active) >= self._waiting:
                 raise QueueFullError(
                     f"{len(active)} paintings or photographs are waiting already; try again when"
                     " one is finished."
                 )
-            job = Job(work, self._clock)
+            job = Job(work, self._clock, self._abandoned_seconds)
             self._jobs[job.id] = job
             self._remove_old()
             self._queue.put(job)
@@ -174,13 +189,17 @@ class Jobs:
             if job is None:
                 raise UnknownJobError("there is no such painting or photograph; start it again.")
             job.last_poll = self._clock()
-            self._stop_abandoned()
         return job
 
     def position(self, job: Job) -> int:
         """Return the number of jobs that will run before a waiting one."""
         with self._lock:
-            before = [other for other in self._jobs.values() if other.status not in _FINISHED]
+            before = [
+                other
+                for other in self._jobs.values()
+                if other.status == "running"
+                or (other.status == "waiting" and not other.stop_requested())
+            ]
         return before.index(job) if job in before else 0
 
     def close(self) -> None:
@@ -192,12 +211,6 @@ class Jobs:
         if self._thread is not None:
             self._thread.join(timeout=10)
 
-    def _stop_abandoned(self) -> None:
-        oldest = self._clock() - self._abandoned_seconds
-        for job in self._jobs.values():
-            if job.status not in _FINISHED and job.last_poll < oldest:
-                job.stop()
-
     def _remove_old(self) -> None:
         finished = [job for job in self._jobs.values() if job.status in _FINISHED]
         for job in finished[: max(0, len(finished) - self._stored)]:
@@ -208,8 +221,6 @@ class Jobs:
         while not self._closed.is_set():
             with suppress(Empty):
                 self._queue.get(timeout=_POLL_SECONDS).run()
-            with self._lock:
-                self._stop_abandoned()
 
 
 def lower_priority() -> None:

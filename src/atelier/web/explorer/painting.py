@@ -1,5 +1,7 @@
 """Style transfer of generated faces as jobs, and the styles to choose from."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from atelier.core.arrays import to_uint8
-from atelier.core.errors import AtelierError
+from atelier.core.errors import AtelierError, printable
 from atelier.core.resizing import resize_image
 from atelier.core.setting_types import STYLES
 from atelier.core.settings import StylizeSettings
-from atelier.data.color_managed import load_by_name, pixels_of
+from atelier.data.color_managed import load_source_image
+from atelier.data.image_file import UnreadableError, read_image
 from atelier.style.batch import load_vgg, stylize
 from atelier.style.demo_styles import demo_style_image, demo_style_sources
 from atelier.style.inputs import StyleInputs
@@ -31,7 +34,10 @@ PREVIEWS = 30
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", ".avif", ".heic"}
 _STYLE_SIZE = 512  # pixels of a built-in style
+_MAX_SIDE = 2 * _STYLE_SIZE  # shorter side of a style
+_MAX_PIXELS = 4 * _MAX_SIDE**2  # of a style, which can be a panorama
 _THUMBNAIL = 96
+_MAX_NAME = 500  # characters of a path in messages
 _CACHED = 4  # decoded styles
 
 
@@ -62,11 +68,14 @@ class Styles:
         """
         name = self._name(index)
         if index not in self._images:
-            loaded = load_by_name([name], self._folder, self._max_megapixels, self._builtin)
-            (pixels,) = pixels_of(loaded).values()
+            if name in self._builtin:
+                (pixels,) = self._builtin[name]().values()
+            else:
+                with self._errors_as_sentences(name):
+                    pixels = load_source_image(self._folder / name, self._max_megapixels).pixels
             while len(self._images) >= _CACHED:
                 del self._images[next(iter(self._images))]
-            self._images[index] = _limited(pixels, 2 * _STYLE_SIZE)
+            self._images[index] = _limited(pixels)
         return self._images[index]
 
     def thumbnail(self, index: int) -> bytes:
@@ -80,12 +89,25 @@ class Styles:
             if name in self._builtin:  # drawn smaller, which takes a seventh of the time
                 image = demo_style_image(name, 2 * _THUMBNAIL, self._seed)
             else:
-                image = self.image(index)
+                with self._errors_as_sentences(name):
+                    # Decoded at a reduced size if the format permits it.
+                    file = self._folder / name
+                    image = read_image(file, "rgb", self._max_megapixels, _THUMBNAIL)
             side = min(image.shape[:2])
             top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
             square = np.ascontiguousarray(image[top : top + side, left : left + side])
             self._thumbnails[index] = to_png(resize_image(square, _THUMBNAIL, _THUMBNAIL, "area"))
         return self._thumbnails[index]
+
+    @contextmanager
+    def _errors_as_sentences(self, name: str) -> Iterator[None]:
+        shown = printable(self._folder / name, _MAX_NAME)
+        try:
+            yield
+        except FileNotFoundError:
+            raise AtelierError(f"there is no image {shown} any more; reload the page.") from None
+        except UnreadableError as error:
+            raise AtelierError(f"{shown} cannot be read ({error}).") from None
 
     def _name(self, index: int) -> str:
         if not 0 <= index < len(self.names):
@@ -108,13 +130,14 @@ def _image_files(folder: Path) -> list[str]:
     )
 
 
-def _limited(image: Pixels, side: int) -> Pixels:
-    """Downscale an image whose shorter side exceeds ``side`` pixels."""
+def _limited(image: Pixels) -> Pixels:
+    """Downscale an image of more than 1,024 pixels on the shorter side or too many in all."""
     height, width = image.shape[:2]
-    factor = side / min(height, width)
+    factor = min(_MAX_SIDE / min(height, width), (_MAX_PIXELS / (height * width)) ** 0.5)
     if factor >= 1:
         return image
-    return resize_image(image, round(height * factor), round(width * factor), "area")
+    new_height, new_width = (max(1, round(side * factor)) for side in (height, width))
+    return resize_image(image, new_height, new_width, "area")
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """Inversion of uploaded photographs as jobs."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from atelier.core.events import Events
 from atelier.core.progress import Progress
 from atelier.core.settings import ConvertSettings
 from atelier.latents.distances import load_vgg
-from atelier.latents.inversion import InversionOptions, invert
+from atelier.latents.inversion import InversionOptions, invert, psnr_text
 from atelier.latents.photograph import prepare_target
 from atelier.web.explorer.explored_generator import ExploredGenerator, to_png
 from atelier.web.explorer.jobs import Job
@@ -38,14 +37,12 @@ class Photographs:
     Attributes:
         explored: the generator.
         settings: the ``convert`` section: crop, faces and limits of an image.
-        describe: returns a PSNR in dB in words.
         options: of the inversion.
         face_weights: content of the face detector's file if the detector is ``yunet``.
     """
 
     explored: ExploredGenerator
     settings: ConvertSettings
-    describe: Callable[[float], str]
     options: InversionOptions
     face_weights: bytes = b""
     _vgg: nn.Sequential | None = None
@@ -83,12 +80,11 @@ class Photographs:
             self.options,
             vgg=self._vgg,
             events=_JobEvents(job),
-            stop_requested=job.stop_requested,
         )
         return {
             "face": self.explored.face_of(result.latent).model_dump(),
             "psnr": min(round(result.psnr, 2), 99.0),
-            "description": self.describe(result.psnr),
+            "description": psnr_text(result.psnr),
             "warnings": list(target.warnings),
         }
 

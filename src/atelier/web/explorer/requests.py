@@ -19,7 +19,12 @@ MAX_DIRECTIONS = 16
 MAX_OFFSET = 6.0
 MAX_FRAMES = 48
 MAX_LATENT_VALUE = 100.0
-_MAX_LATENT_TEXT = 48 * 1024  # base64 of more than 8,000 numbers
+MAX_LATENT_SIZE = 8192
+"""Number of values of a latent; the page's address contains them as text."""
+
+_MAX_LATENT_TEXT = -(-MAX_LATENT_SIZE * 4 * 4 // 3)  # base64 of float32
+MAX_BODY = 2 * _MAX_LATENT_TEXT + 16 * 1024
+"""Bytes of a request: two faces and options."""
 
 Finite = Field(allow_inf_nan=False)
 

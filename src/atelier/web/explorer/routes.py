@@ -12,12 +12,15 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from atelier.core.errors import printable
+from atelier.latents.bounds import image_shape
+from atelier.latents.directions import MAX_LATENT_SIZE
 from atelier.pages.html import render_html
 from atelier.web.explorer.explored_generator import END_OFFSET, ExploredGenerator, Pixels, to_png
 from atelier.web.explorer.jobs import Job, Jobs, QueueFullError, UnknownJobError, lower_priority
 from atelier.web.explorer.painting import Painter, Styles
 from atelier.web.explorer.photographs import MAX_BYTES, Photographs
 from atelier.web.explorer.requests import (
+    MAX_BODY,
     MAX_FRAMES,
     MAX_SEED,
     FaceRequest,
@@ -35,6 +38,7 @@ T = TypeVar("T")
 
 UPLOAD = "/photographs"
 _MAX_UPLOADS = 2  # at the same time; each takes up to 32 MB of memory
+_MAX_TITLE = 200  # characters
 _TEMPLATE = Path(__file__).parent / "explorer.html.j2"
 
 
@@ -43,18 +47,22 @@ class Workers:
 
     Attributes:
         slider: single images.
-        batch: several images, thumbnails and uploaded files.
+        batch: several images and uploaded files.
+        thumbnails: of styles, at low priority.
         search: features of training images, at low priority.
     """
 
     def __init__(self) -> None:
         self.slider = ThreadPoolExecutor(1, "explorer-slider")
         self.batch = ThreadPoolExecutor(1, "explorer-batch")
-        self.search = ThreadPoolExecutor(1, "explorer-search", initializer=lower_priority)
+        self.thumbnails, self.search = (
+            ThreadPoolExecutor(1, f"explorer-{name}", initializer=lower_priority)
+            for name in ("thumbnails", "search")
+        )
 
     def close(self) -> None:
         """End the threads after their current work."""
-        for pool in (self.slider, self.batch, self.search):
+        for pool in (self.slider, self.batch, self.thumbnails, self.search):
             pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -92,7 +100,7 @@ class Explorer:
 
 def create_explorer(explorer: Explorer) -> FastAPI:
     """Return the application of the page."""
-    app = create_app(Limits(uploads={UPLOAD: MAX_BYTES}))
+    app = create_app(Limits(body=MAX_BODY, uploads={UPLOAD: MAX_BYTES}))
     app.add_exception_handler(QueueFullError, _with_status(503))
     app.add_exception_handler(UnknownJobError, _with_status(404))
     page = _page(explorer)
@@ -182,7 +190,7 @@ def _add_sets(app: FastAPI, explorer: Explorer) -> None:
 def _add_styles(app: FastAPI, explorer: Explorer) -> None:
     @app.get("/styles/{index}")
     async def _style(index: int) -> Response:
-        return _png(await _run(explorer.workers.batch, explorer.styles.thumbnail, index))
+        return _png(await _run(explorer.workers.thumbnails, explorer.styles.thumbnail, index))
 
 
 def _add_jobs(app: FastAPI, explorer: Explorer) -> None:
@@ -237,7 +245,7 @@ async def _run(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: Any
 
 def _page(explorer: Explorer) -> str:
     generator, directions = explorer.explored.generator, explorer.explored.directions
-    height, width, channels = explorer.explored.shape()
+    height, width, channels = image_shape(generator)
     config = {
         "explained": [float(share) for share in directions.explained],
         "classes": generator.classes,
@@ -247,13 +255,16 @@ def _page(explorer: Explorer) -> str:
         "maxSeed": MAX_SEED,
         "maxFrames": MAX_FRAMES,
         "maxBytes": MAX_BYTES,
-        "styles": explorer.styles.names,
+        "styles": [printable(name) for name in explorer.styles.names],
     }
     facts = {
         "images": f"{width} x {height} pixels, {'color' if channels == 3 else 'grayscale'}",
+        "training": explorer.search.title,
+        "max_latent_size": MAX_LATENT_SIZE,
         "latents": f"{generator.latent_size} numbers, {generator.latent_distribution}",
     }
-    values = {"title": explorer.title, "config": config, "facts": facts, "factors": {}}
+    title = printable(explorer.title, _MAX_TITLE)
+    values = {"title": title, "config": config, "facts": facts, "factors": {}}
     return render_html(_TEMPLATE, values)
 
 

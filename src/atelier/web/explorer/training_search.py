@@ -51,6 +51,8 @@ class TrainingSearch:
         extractor: returns the extractor of the features.
         cache: of features.
         limit: number of images that are searched.
+        are_training: true if the generator was trained on these images; another generator can
+            have been trained on others.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class TrainingSearch:
         *,
         cache: FeatureCache,
         limit: int = MAX_SEARCHED,
+        are_training: bool = True,
     ) -> None:
+        self.title = "Training images" if are_training else f"Images of {files[0]}"
         self.file, self._test = files
         self._settings, self._build, self._cache = settings, extractor, cache
         self._limit = limit
@@ -86,21 +90,31 @@ class TrainingSearch:
                     f"there is no {self.file}; run `dvc repro convert` to get the training images."
                 )
             images = load_images(self.file)
-            rows = self._searched(images.pixels)
+            rows, scaling = self._searched(images.pixels)
             extractor = self._build()
             extractor.network.register_forward_pre_hook(lambda *_: self._raise_if_closed())
             features = self._cache.features(extractor, images.pixels[rows])
-            scale = extractor.scale(features)
+            is_scaling = np.isin(rows, scaling)
+            if is_scaling.sum() == len(scaling):
+                scale = extractor.scale(features[torch.from_numpy(is_scaling)])
+            else:  # beyond the limit
+                scale = extractor.scale(self._cache.features(extractor, images.pixels[scaling]))
             self._index = _Index(images, rows, extractor, scale, scale(features).double())
 
-    def _searched(self, training: Pixels) -> NDArray[np.int64]:
-        """Return the rows that the evaluate stage searches, in its order, up to the limit."""
-        if self._settings.reference == "training" and len(training) <= self._limit:
-            return np.arange(len(training))
+    def _searched(self, training: Pixels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the rows to search, and those from which features are scaled.
+
+        Both are those of the evaluate stage, so that distances are the same. The first ones are in
+        its order and up to the limit.
+        """
         test = training[:0]
         if self._test.exists():
             test = load_images(self._test, may_be_empty=True).pixels
-        return RealImages.sample(self._settings, training, test).searched[: self._limit]
+        real = RealImages.sample(self._settings, training, test)
+        scaling = real.searched[real.scaling]
+        if self._settings.reference == "training" and len(training) <= self._limit:
+            return np.arange(len(training)), scaling
+        return real.searched[: self._limit], scaling
 
     def _raise_if_closed(self) -> None:
         if self._closed.is_set():
@@ -112,8 +126,8 @@ class TrainingSearch:
             return ""
         searched, total = len(self._index.rows), len(self._index.images.pixels)
         if searched == total:
-            return f"{count_text(total, 'training image')} searched."
-        return f"{searched:,} of {total:,} training images searched, drawn at random."
+            return f"{count_text(total, 'image')} searched."
+        return f"{searched:,} of {total:,} images searched, drawn at random."
 
     def nearest(self, image: Pixels, count: int) -> list[Match]:
         """Return the nearest training images, nearest first.
