@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from safetensors.numpy import save_file
 
 from atelier.cli.explore import build_explorer
 from atelier.cli.generators import load_generator
+from atelier.core.errors import AtelierError
 from atelier.core.settings import load
 from atelier.data.dataset import save_images
 from atelier.gan.serialization import save_network
@@ -109,7 +111,28 @@ def test_explorer_uses_the_files_and_settings_of_the_folder(built: Explorer) -> 
         assert (status, content[:4]) == (200, b"\x89PNG")
         matches = built.search.nearest(built.explored.image(Face(seed=3)), 2)
     assert [match.name for match in matches] == ["x", "x"]
-    assert built.search.describe() == "30 training images searched."
+    assert built.search.describe() == "30 images searched."
+
+
+@pytest.mark.parametrize(
+    ("model", "title"),
+    [
+        (MODEL, "Training images"),
+        ("models/best.safetensors", "Training images"),
+        ("other/generator.safetensors", "Images of data/images.npz"),
+        ("models:/faces@champion", "Images of data/images.npz"),
+    ],
+)
+def test_images_are_called_training_images_of_models_of_this_folder(model: str, title: str) -> None:
+    built = build_explorer(load_generator(MODEL), model, load())
+    built.close()
+    assert built.search.title == title
+
+
+def test_large_latents_are_refused_at_the_start() -> None:
+    generator = replace(load_generator(MODEL), latent_size=8193)
+    with pytest.raises(AtelierError, match=r"have 8,193 values, but at most 8,192 can be explored"):
+        build_explorer(generator, MODEL, load())
 
 
 def test_training_images_are_optional_and_must_fit(built: Explorer) -> None:

@@ -102,6 +102,17 @@ def test_photographs_are_inverted_in_one_command(
         )
 
 
+def test_names_do_not_control_the_terminal(
+    atelier: CommandRunner, generator: TrainedGenerator
+) -> None:
+    Image.fromarray(save_own_image(generator, "me.png", 1)).save("\x1b[31m.png")
+    output = atelier("invert", "\x1b[31m.png", "--iterations", 1)
+    output += atelier("invert", "\x1b[31m.png", "\x1b[31m.png", code=1)
+    output += atelier("generate", "--latent", "generated/\x1b[31m.latent.safetensors")
+    assert output.count(r"\x1b[31m") == 4
+    assert "\x1b" not in output
+
+
 def test_options_are_used(atelier: CommandRunner, generator: TrainedGenerator) -> None:
     pixels_of_photograph = np.random.default_rng(2).integers(0, 256, (16, 16, 3), np.uint8)
     Image.fromarray(pixels_of_photograph).save("me.png")

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from atelier.core.progress import Progress
 from atelier.gan.generation import TrainedGenerator
-from atelier.latents.directions import principal_directions
+from atelier.latents.directions import MAX_LATENT_SIZE, principal_directions
 
 from ..support.architectures import SMALL, vivid, with_changes
-from ..support.linear_generator import linear_generator
+from ..support.linear_generator import SIDE, LinearImages, linear_generator
 
 DEVIATIONS = [4.0, 2.0, 1.0, 0.5, 0.0]
 
@@ -93,3 +94,67 @@ def test_constant_images_have_no_direction(axes: Tensor) -> None:
     assert found.vectors.isfinite().all()
     torch.testing.assert_close(found.explained, torch.zeros(2))
     torch.testing.assert_close(found.deviations, torch.zeros(2))
+
+
+def test_differences_of_classes_are_no_direction(axes: Tensor) -> None:
+    base = linear_generator(DEVIATIONS, axes, channels=1)
+    stream = torch.Generator().manual_seed(7)
+    offsets = 50 * torch.randn(SIDE**2, 3, generator=stream)
+    weight = torch.cat([base.network.weight, offsets], 1)  # type: ignore[list-item]
+    generator = replace(base, network=LinearImages(weight, 1).eval(), classes=3)
+    found = principal_directions(generator, count=3)
+    cosines = (found.vectors * axes[:3]).sum(1).abs()
+    torch.testing.assert_close(cosines, torch.ones(3), atol=0.01, rtol=0)
+    torch.testing.assert_close(found.deviations, torch.ones(3), atol=0.05, rtol=0)
+    variances = torch.tensor(DEVIATIONS).square()
+    expected = (variances / variances.sum())[:3]
+    torch.testing.assert_close(found.explained, expected, atol=0.02, rtol=0)
+
+
+def test_many_classes_have_enough_samples() -> None:
+    generator = small_generator(classes=2)
+    drawn: set[int] = set()
+
+    class Recording(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            drawn.update(inputs[:, SMALL.latent_size :].argmax(1).tolist())
+            return torch.zeros(len(inputs), 1, 8, 8)
+
+    many = replace(generator, network=Recording(), classes=500)
+    principal_directions(many, 1, samples=128)
+    assert len(drawn - {0}) in (3, 4), "with 32 samples each; image_shape uses class 0"
+
+
+@pytest.mark.parametrize(("size", "images"), [(5, 2048), (300, 3000)])
+def test_number_of_images_grows_with_the_latents(size: int, images: int) -> None:
+    generator = linear_generator([1.0] * size, torch.eye(size), channels=3)
+    reports: list[Progress] = []
+    principal_directions(generator, 1, report=reports.append)
+    assert reports[-1] == Progress(images, images)
+
+
+def test_latents_that_are_too_large_have_no_directions(axes: Tensor) -> None:
+    generator = replace(linear_generator(DEVIATIONS, axes), latent_size=MAX_LATENT_SIZE + 1)
+    found = principal_directions(generator)
+    assert found.vectors.shape == (0, 2049)
+    assert len(found.deviations) == len(found.explained) == 0
+
+
+def test_large_images_are_generated_in_small_batches() -> None:
+    class Large(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return torch.zeros(len(inputs), 1, 256, 256)
+
+    generator = replace(small_generator(), network=Large())
+    reports: list[Progress] = []
+    principal_directions(generator, 1, samples=20, report=reports.append)
+    assert [progress.done for progress in reports] == [8, 16, 20]
+
+
+def test_steps_along_a_component_without_direction_are_limited() -> None:
+    class Even(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs.square()[:, :1, None, None].expand(-1, 1, 4, 4)
+
+    found = principal_directions(replace(small_generator(), network=Even()), 1, samples=512)
+    assert found.deviations.item() == pytest.approx(2.0, abs=0.1), "two standard deviations"

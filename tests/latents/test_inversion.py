@@ -140,6 +140,15 @@ def test_losses_decrease_and_progress_is_reported() -> None:
     assert events.progress == expected
 
 
+def test_number_of_refined_latents(vgg: nn.Sequential) -> None:
+    options = FAST.model_copy(update={"starts": 4, "iterations": 1, "refined": 3})
+    batches: list[int] = []
+    hook = vgg[0].register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
+    invert(small_generator(), photograph(), options, vgg=vgg)
+    hook.remove()
+    assert batches == [1, *5 * [3]], "the photograph, then five evaluations"
+
+
 def test_result_depends_on_the_seed_only() -> None:
     generator = small_generator()
     short = FAST.model_copy(update={"iterations": 6})

@@ -109,3 +109,33 @@ def test_row_at_its_minimum_stays() -> None:
     result = list(islice(minimize(rosenbrock, start), 80))[-1]
     torch.testing.assert_close(result.points[0], start[0])
     assert result.losses[1] < 1e-4
+
+
+def test_step_must_decrease_the_loss_sufficiently() -> None:
+    def loss(points: Tensor) -> Tensor:
+        return (-points + (1 - 1e-5) * points.square()).sum(1)  # -1e-5 at the first step
+
+    start = torch.zeros(1, 1, dtype=torch.float64)
+    _, second, *_, final = islice(minimize(loss, start, first_step=1.0), 8)
+    assert (second.points.item(), second.losses.item()) == (0, 0)
+    assert final.points.item() == pytest.approx(0.5, abs=1e-3)
+
+
+def test_row_without_progress_continues_along_its_gradient() -> None:
+    hessian = torch.tensor([1.0, 100.0], dtype=torch.float64)
+    trials: list[Tensor] = []
+
+    def loss(points: Tensor) -> Tensor:
+        trials.append(points.detach())
+        losses = (hessian * points.square()).sum(1) / 2
+        return losses if len(trials) <= 5 else losses + torch.inf
+
+    best = last(loss, torch.ones(1, 2, dtype=torch.float64), 14).points[0]
+    steps = torch.cat(trials[5:]) - best
+    lengths = steps.norm(dim=1)
+    (restarts,) = (lengths[1:] > lengths[:-1]).nonzero(as_tuple=True)
+    restart = steps[restarts[0] + 1]
+    cosine = torch.cosine_similarity(restart, -hessian * best, dim=0)
+    assert cosine.item() == pytest.approx(1)
+    newton = torch.cosine_similarity(steps[0], -hessian * best, dim=0)
+    assert newton.item() < 0.99, "the history led elsewhere"

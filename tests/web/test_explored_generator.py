@@ -114,8 +114,11 @@ def test_classes_and_uniform_latents() -> None:
     for latent in conditional.neighbors(face, 0.5, 3, seed=0):
         assert latent[SIZE:].tolist() == [0, 0, 1]
         assert float(latent[:SIZE].abs().max()) <= 1
-    path = conditional.path(face, Face(seed=4), 3)
-    assert [latent[SIZE:].tolist() for latent in path] == 3 * [[0, 0, 1]]
+    path = conditional.path(face, Face(latent=encode_latent(np.tile([1, -1], SIZE // 2))), 7)
+    assert [latent[SIZE:].tolist() for latent in path] == 7 * [[0, 0, 1]]
+    assert max(float(latent[:SIZE].abs().max()) for latent in path) == 1
+    for latent, image in zip(path, conditional.images(path), strict=True):
+        np.testing.assert_array_equal(conditional.image(conditional.face_of(latent)), image)
     with pytest.raises(AtelierError, match="there is no class 3: this generator has classes 0 to"):
         conditional.latent(Face(latent=LATENT, label=3))
     with pytest.raises(AtelierError, match="truncation requires normal latents"):

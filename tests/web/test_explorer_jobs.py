@@ -1,8 +1,10 @@
 """Queue of the explorer's long work."""
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 
 from atelier.core.errors import AtelierError
@@ -88,6 +90,7 @@ def test_jobs_run_in_turn_and_the_queue_is_bounded(jobs: Jobs) -> None:
     with pytest.raises(QueueFullError, match="2 paintings or photographs are waiting already"):
         jobs.submit(Work())
     second.stop()
+    assert [jobs.position(job) for job in (first, second, third)] == [0, 0, 1]
     fourth = jobs.submit(Work())
     assert fourth.status == "waiting"
     assert not works[1].started.is_set()
@@ -117,10 +120,18 @@ def test_job_of_a_closed_page_is_stopped(jobs: Jobs, clock: Clock) -> None:
     clock.seconds = 50
     assert not job.stop_requested()
     clock.seconds = 56
-    other = Work()
-    jobs.submit(other)
-    assert other.started.wait(TIMEOUT)
-    assert job.status == "stopped"
+    assert work.ended.wait(TIMEOUT)
+    assert finished(lambda: job.status == "stopped")
+
+
+def test_finished_job_releases_its_work(jobs: Jobs) -> None:
+    image = np.zeros(1)
+    released = weakref.ref(image)
+    job = jobs.submit(lambda job, image=image: {"size": image.size})  # type: ignore[misc]
+    del image
+    assert finished(lambda: job.status == "done")
+    assert finished(lambda: released() is None)
+    assert job.result == {"size": 1}
 
 
 def test_failure_is_a_sentence_and_does_not_end_the_thread(

@@ -3,12 +3,14 @@
 import base64
 import io
 import json
+import os
 import re
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from atelier.core.errors import AtelierError
 from atelier.data.dataset import load_images, save_images
+from atelier.latents.directions import Directions
 from atelier.metrics.extractors import build_extractor
+from atelier.metrics.reference import RealImages
+from atelier.web.explorer.explored_generator import ExploredGenerator
 from atelier.web.explorer.jobs import Job
-from atelier.web.explorer.requests import Face, encode_latent
+from atelier.web.explorer.painting import Styles
+from atelier.web.explorer.requests import MAX_LATENT_SIZE, Face, encode_latent
 from atelier.web.explorer.routes import Explorer, create_explorer
 
 from ..support.arrays import random_images
@@ -39,6 +46,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Explorer]:
     Image.fromarray(random_images(1, 40, 3)[0]).save(folder / "pictures" / f"{HTML}.png")
     (folder / "pictures/damaged.png").write_bytes(b"no image")
     (folder / "pictures/notes.txt").write_text("no image")
+    Path(os.fsdecode(bytes(folder / "pictures") + b"/z\xe9.png")).write_bytes(b"no image")
     (folder / "secret.png").write_bytes(b"secret")
     (folder / "pictures/link.png").symlink_to(folder / "secret.png")
     small = explorer(folder, HTML)
@@ -83,6 +91,11 @@ def wait(port: int, job: dict[str, Any]) -> dict[str, Any]:
     pytest.fail(f"not finished: {job}")
 
 
+def becomes_true(condition: Callable[[], bool]) -> bool:
+    pause = threading.Event()
+    return any(condition() or pause.wait(0.02) for _ in range(3000))
+
+
 def png_header(width: int, height: int) -> bytes:
     """Return a PNG file that claims a size and has one row of pixels."""
 
@@ -108,7 +121,7 @@ def test_page_escapes_names_and_allows_only_itself(port: int) -> None:
     values = json.loads(config.partition("</script>")[0])
     assert values["styles"] == [
         *("night_sky", "wave", "stained_glass"),
-        *(f"{HTML}.png", "damaged.png"),
+        *(f"{HTML}.png", "damaged.png", r"'z\udce9.png'"),
     ], "without the link that leaves the folder"
     assert len(values["explained"]) == 4
     assert (values["width"], values["classes"], values["truncation"]) == (16, 0, True)
@@ -158,7 +171,7 @@ def test_interpolation_and_gif(port: int, small: Explorer) -> None:
 def test_nearest_training_images_are_those_of_a_complete_search(port: int, small: Explorer) -> None:
     status, content = post(port, "/nearest", {"face": SEED, "count": 3})
     assert status == 200
-    assert content["searched"] == "40 training images searched."
+    assert content["searched"] == "40 images searched."
     first = content["matches"][0]
     assert (first["name"], first["mirrored"], first["distance"]) == (f"7 {HTML}", True, 0.0)
     face = small.explored.image(Face(seed=5))
@@ -166,7 +179,8 @@ def test_nearest_training_images_are_those_of_a_complete_search(port: int, small
     training = load_images(small.search.file)
     extractor = build_extractor("random", 1)
     features = extractor(training.pixels, CPU)
-    scale = extractor.scale(features)
+    real = RealImages.sample(small.search._settings, training.pixels, training.pixels[:0])
+    scale = extractor.scale(features[torch.from_numpy(real.searched[real.scaling])])
     distances = {
         name: min(
             float((scale(extractor(image[None], CPU)) - row).norm())
@@ -189,8 +203,20 @@ def test_style_thumbnails_are_of_the_listed_styles(port: int, small: Explorer) -
     status, content = ask(port, "/styles/4")
     assert status == 400
     assert content["error"].endswith("damaged.png cannot be read (not an image).")
-    assert ask(port, "/styles/5") == (400, {"error": "there is no style 5: there are 5."})
+    status, content = ask(port, "/styles/5")
+    assert status == 400
+    assert content["error"].endswith(r"z\udce9.png' cannot be read (not an image).")
+    assert ask(port, "/styles/6") == (400, {"error": "there is no style 6: there are 6."})
     assert ask(port, "/styles/-1")[0] == 400
+
+
+def test_panorama_is_limited_in_pixels(tmp_path: Path) -> None:
+    Image.new("L", (12_000, 400), 90).save(tmp_path / "wide.png")
+    styles = Styles(tmp_path, 80, seed=8)
+    height, width, _ = styles.image(3).shape
+    assert 4_100_000 < height * width <= 2048**2 + width
+    assert width / height == pytest.approx(30, rel=0.01)
+    assert pixels(styles.thumbnail(3)).shape == (96, 96, 3)
 
 
 def test_painting_develops_to_the_end(port: int) -> None:
@@ -247,7 +273,7 @@ def test_hostile_photograph_is_refused(port: int, content: bytes, reason: str) -
 def test_large_bodies_are_refused(port: int) -> None:
     declared = ask(port, "/photographs", "POST", b"", Content_Length=str(32 * 2**20 + 1))
     assert declared == (413, {"error": "the request is larger than 33,554,432 bytes."})
-    assert post(port, "/image", {"face": {"latent": "A" * 70_000}})[0] == 413
+    assert post(port, "/image", {"face": {"latent": "A" * 200_000}})[0] == 413
 
 
 @pytest.mark.parametrize(
@@ -294,6 +320,57 @@ def test_paths_outside_are_not_served(port: int, path: str, name: str) -> None:
     assert "root:" not in json.dumps(content)
 
 
+def test_two_latents_of_the_largest_size_fit_into_a_request(port: int) -> None:
+    face = {"latent": encode_latent(np.zeros(MAX_LATENT_SIZE))}
+    status, answer = post(port, "/interpolation", {"start": face, "end": face})
+    assert status == 400
+    assert answer["error"].startswith("the latent has 8192 numbers, but this generator needs 8;")
+
+
+def test_uploads_at_the_same_time_are_bounded(port: int, small: Explorer) -> None:
+    release = threading.Event()
+    small.workers.batch.submit(release.wait, 60)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            uploads = [pool.submit(ask, port, "/photographs", "POST", b"x") for _ in range(2)]
+            assert becomes_true(lambda: small.uploads == 2)
+            status, answer = ask(port, "/photographs", "POST", b"x")
+            assert ask(port, "/styles/1")[0] == 200, "thumbnails do not wait for them"
+            release.set()
+            assert [upload.result()[0] for upload in uploads] == [400, 400]
+    finally:
+        release.set()
+    assert status == 503
+    assert answer["error"].startswith("other photographs are being uploaded;")
+    assert ask(port, "/photographs", "POST", b"x")[0] == 400, "both have left"
+
+
+def test_closed_explorer_stops_the_search_and_the_jobs(tmp_path: Path) -> None:
+    closed = explorer(tmp_path)
+    images = random_images(40, 16, 3)
+    save_images(tmp_path / "images.npz", [images.tobytes()], images.shape, ["x"] * 40)
+    job = closed.jobs.submit(lambda job: {})
+    closed.close()
+    assert job.stop_requested()
+    with pytest.raises(AtelierError, match="the server ends"):
+        closed.search.nearest(images[0], 1)
+
+
+def test_page_without_directions_has_no_sliders(tmp_path: Path) -> None:
+    without = explorer(tmp_path, "\udce9.safetensors")
+    none = Directions(torch.zeros(0, 8), torch.zeros(0), torch.zeros(0))
+    without.explored = ExploredGenerator(without.explored.generator, none)
+    with serving(create_explorer(without)) as port:
+        status, content = ask(port, "/")
+        page = content.decode()
+        assert post(port, "/ends", {"face": SEED}) == (200, {"ends": []})
+    without.close()
+    assert status == 200
+    assert 'class="direction"' not in page
+    assert "no sliders: directions of latents with more than 2,048 values" in page
+    assert r"Explorer: &#39;\udce9.safetensors&#39;" in page
+
+
 def test_unknown_work_and_foreign_latents_are_sentences(port: int) -> None:
     missing = (404, {"error": "there is no such painting or photograph; start it again."})
     assert ask(port, f"/jobs/{'0' * 32}") == missing
@@ -303,7 +380,7 @@ def test_unknown_work_and_foreign_latents_are_sentences(port: int) -> None:
     assert status == 400
     assert answer["error"].startswith("the latent has 100 numbers, but this generator needs 8;")
     status, answer = post(port, "/paintings", {"face": SEED, "style": 700})
-    assert (status, answer) == (400, {"error": "there is no style 700: there are 5."})
+    assert (status, answer) == (400, {"error": "there is no style 700: there are 6."})
 
 
 def test_other_sites_are_refused(port: int) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from atelier.core.errors import AtelierError
 from atelier.core.presets import preset_values
@@ -12,11 +13,13 @@ from atelier.data.dataset import save_images
 from atelier.metrics.cache import FeatureCache
 from atelier.metrics.evaluate import evaluate
 from atelier.metrics.extractors import build_extractor
+from atelier.metrics.reference import RealImages
 from atelier.web.explorer.training_search import TrainingSearch
 
 from ..support.architectures import PRESETS
 from ..support.arrays import random_images
 
+CPU = torch.device("cpu")
 IMAGES = random_images(60, 16, 3)
 
 
@@ -47,7 +50,7 @@ def test_training_image_is_its_own_nearest(tmp_path: Path, number: int) -> None:
 def test_number_of_searched_images_is_bounded(tmp_path: Path) -> None:
     bounded = search(tmp_path, limit=15)
     assert len(bounded.nearest(IMAGES[0], 12)) == 12
-    assert bounded.describe() == "15 of 40 training images searched, drawn at random."
+    assert bounded.describe() == "15 of 40 images searched, drawn at random."
 
 
 def test_features_of_the_evaluate_stage_are_used(tmp_path: Path) -> None:
@@ -56,6 +59,35 @@ def test_features_of_the_evaluate_stage_are_used(tmp_path: Path) -> None:
     before = {file.name for file in cache.iterdir()}
     assert search(tmp_path, cache=cache).nearest(IMAGES[3], 1)[0].name == "images-3"
     assert {file.name for file in cache.iterdir()} == before, "nothing is computed again"
+
+
+def test_distances_are_scaled_as_by_the_evaluate_stage(tmp_path: Path) -> None:
+    real = RealImages.sample(settings(), IMAGES[:40], IMAGES[40:])
+    assert len(real.searched[real.scaling]) == 20, "in neither of the compared sets"
+    extractor = build_extractor("random", settings().seed)
+    scale = extractor.scale(extractor(IMAGES[:40][real.searched[real.scaling]], CPU))
+    target = scale(extractor(IMAGES[50][None], CPU))
+    for limit in (1000, 15):
+        found = search(tmp_path, limit=limit)
+        distances = {match.name: match.distance for match in found.nearest(IMAGES[50], 40)}
+        rows = [int(name.partition("-")[2]) for name in distances]
+        features = scale(extractor(IMAGES[rows], CPU))
+        mirrored = scale(extractor(np.ascontiguousarray(IMAGES[50][None, :, ::-1]), CPU))
+        expected = torch.minimum((features - target).norm(dim=1), (features - mirrored).norm(dim=1))
+        torch.testing.assert_close(torch.tensor([*distances.values()]), expected)
+
+
+@pytest.mark.parametrize(
+    ("are_training", "title"), [(True, "Training images"), (False, "Images of data/images.npz")]
+)
+def test_images_of_another_training_are_not_called_training_images(
+    are_training: bool, title: str
+) -> None:
+    files = (Path("data/images.npz"), Path("data/test.npz"))
+    builder = lambda: build_extractor("random", 1)  # noqa: E731
+    cache = FeatureCache()
+    found = TrainingSearch(files, settings(), builder, cache=cache, are_training=are_training)
+    assert found.title == title
 
 
 def test_closed_search_computes_nothing(tmp_path: Path) -> None:
