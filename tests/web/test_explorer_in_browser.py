@@ -225,6 +225,29 @@ def test_painting_appears_and_develops(browser: Chrome, address: str) -> None:
     assert browser.find_element(By.ID, "start-painting").is_enabled()
 
 
+def test_painting_continues_after_failed_requests(browser: Chrome, address: str) -> None:
+    opened(browser, address)
+    click(browser, "tab-paint")
+    browser.execute_script("""
+        const request = window.fetch;
+        window.failed = 0;
+        window.fetch = (path, options) => {
+          const isPoll = /^jobs\\/[0-9a-f]+$/.test(path) && !options;
+          if (isPoll && window.failed < 3) {
+            window.failed += 1;
+            return Promise.reject(new TypeError("network"));
+          }
+          return request(path, options);
+        };
+    """)
+    browser.find_element(By.CSS_SELECTOR, "#pixels option[value='128']").click()
+    click(browser, "start-painting")
+    status = browser.find_element(By.CSS_SELECTOR, "#painting-work .status")
+    eventually(browser, lambda: status.text == "Finished.")
+    assert browser.execute_script("return window.failed") == 3
+    assert text(browser, "message") == ""
+
+
 def test_painting_is_stopped(browser: Chrome, address: str, small: Explorer) -> None:
     opened(browser, address)
     click(browser, "tab-paint")
