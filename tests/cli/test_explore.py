@@ -125,8 +125,12 @@ def test_explorer_uses_the_files_and_settings_of_the_folder(built: Explorer) -> 
 )
 def test_images_are_called_training_images_of_models_of_this_folder(model: str, title: str) -> None:
     built = build_explorer(load_generator(MODEL), model, load())
+    with serving(create_explorer(built)) as port:
+        page = ask(port, "/")[1].decode()
     built.close()
-    assert built.search.title == title
+    assert f"{title} whose features are nearest" in page
+    assert (">Training images</button>" in page) == (title == "Training images")
+    assert (">Similar images</button>" in page) == (title != "Training images")
 
 
 def test_large_latents_are_refused_at_the_start() -> None:

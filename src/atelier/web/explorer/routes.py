@@ -259,7 +259,8 @@ def _page(explorer: Explorer) -> str:
     }
     facts = {
         "images": f"{width} x {height} pixels, {'color' if channels == 3 else 'grayscale'}",
-        "training": explorer.search.title,
+        "searched": explorer.search.title,
+        "tab": "Training images" if explorer.search.are_training else "Similar images",
         "max_latent_size": MAX_LATENT_SIZE,
         "latents": f"{generator.latent_size} numbers, {generator.latent_distribution}",
     }

@@ -65,6 +65,7 @@ class TrainingSearch:
         limit: int = MAX_SEARCHED,
         are_training: bool = True,
     ) -> None:
+        self.are_training = are_training
         self.title = "Training images" if are_training else f"Images of {files[0]}"
         self.file, self._test = files
         self._settings, self._build, self._cache = settings, extractor, cache
