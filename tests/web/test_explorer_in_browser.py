@@ -201,7 +201,7 @@ def test_training_images_are_listed_with_their_names(browser: Chrome, address: s
     items = eventually(browser, lambda: browser.find_elements(By.CSS_SELECTOR, "#matches li"))
     assert len(items) == 6
     assert all(HTML in item.text for item in items), "a name is text"
-    assert text(browser, "nearest-status") == "40 training images searched."
+    assert text(browser, "nearest-status") == "40 images searched."
     assert "no download contains them" in text(browser, "nearest")
 
 
