@@ -1,6 +1,7 @@
 """Files of latents."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,11 @@ def test_variation_moves_the_latent_but_not_its_label() -> None:
     assert torch.equal(moved[size:], first[size:])
     half = vary_latent(first, second, 0.5, generator)
     torch.testing.assert_close(half[:size], slerp(first[:size], second[:size], 0.5))
+
+
+def test_variation_of_uniform_latents_stays_within_the_training() -> None:
+    uniform = replace(small_generator(), latent_distribution="uniform")
+    size = SMALL.latent_size
+    corner, near = torch.tensor([1.0, -1] * (size // 2)), torch.linspace(0.1, 1, size)
+    assert slerp(corner, near, 0.25).abs().max() > 1
+    assert vary_latent(corner, near, 0.25, uniform).abs().max() == 1
