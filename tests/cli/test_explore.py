@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from atelier.cli.explore import build_explorer
 from atelier.cli.generators import load_generator
 from atelier.core.errors import AtelierError
+from atelier.core.progress import Progress
 from atelier.core.settings import load
 from atelier.data.dataset import save_images
 from atelier.gan.serialization import save_network
@@ -52,7 +53,9 @@ def built(checkout: Path) -> Iterator[Explorer]:
     Image.fromarray(random_images(1, 40, 3)[0]).save("data/pictures/sea.png")
     images = random_images(30, 16, 3)
     save_images(Path("data/images.npz"), [images.tobytes()], images.shape, list("x" * 30))
-    explorer = build_explorer(load_generator(MODEL), MODEL, load())
+    reports: list[Progress] = []
+    explorer = build_explorer(load_generator(MODEL), MODEL, load(), report=reports.append)
+    assert reports[-1] == Progress(2048, 2048), "images for the directions"
     yield explorer
     explorer.close()
 
