@@ -23,19 +23,21 @@ CPU = torch.device("cpu")
 IMAGES = random_images(60, 16, 3)
 
 
-def search(folder: Path, limit: int = 1000, cache: Path | None = None) -> TrainingSearch:
+def search(
+    folder: Path, limit: int = 1000, cache: Path | None = None, samples: int = 20
+) -> TrainingSearch:
     """Return the search among 40 training images, with 20 for the test."""
     for name, pixels in (("images", IMAGES[:40]), ("test", IMAGES[40:])):
         names = [f"{name}-{number}" for number in range(len(pixels))]
         save_images(folder / f"{name}.npz", [pixels.tobytes()], pixels.shape, names)
     files = (folder / "images.npz", folder / "test.npz")
     builder = lambda: build_extractor("random", settings().seed)  # noqa: E731
-    return TrainingSearch(files, settings(), builder, cache=FeatureCache(cache), limit=limit)
+    return TrainingSearch(files, settings(samples), builder, cache=FeatureCache(cache), limit=limit)
 
 
-def settings() -> EvaluateSettings:
+def settings(samples: int = 20) -> EvaluateSettings:
     values = preset_values("sample", PRESETS)["evaluate"]
-    return EvaluateSettings.model_validate(values | {"features": "random", "samples": 20})
+    return EvaluateSettings.model_validate(values | {"features": "random", "samples": samples})
 
 
 @pytest.mark.parametrize("number", [0, 17, 39])
@@ -62,13 +64,13 @@ def test_features_of_the_evaluate_stage_are_used(tmp_path: Path) -> None:
 
 
 def test_distances_are_scaled_as_by_the_evaluate_stage(tmp_path: Path) -> None:
-    real = RealImages.sample(settings(), IMAGES[:40], IMAGES[40:])
-    assert len(real.searched[real.scaling]) == 20, "in neither of the compared sets"
+    real = RealImages.sample(settings(4), IMAGES[:40], IMAGES[40:])
+    assert len(real.searched[real.scaling]) == 36, "in neither of the compared sets"
     extractor = build_extractor("random", settings().seed)
     scale = extractor.scale(extractor(IMAGES[:40][real.searched[real.scaling]], CPU))
     target = scale(extractor(IMAGES[50][None], CPU))
     for limit in (1000, 15):
-        found = search(tmp_path, limit=limit)
+        found = search(tmp_path, limit=limit, samples=4)
         distances = {match.name: match.distance for match in found.nearest(IMAGES[50], 40)}
         rows = [int(name.partition("-")[2]) for name in distances]
         features = scale(extractor(IMAGES[rows], CPU))
