@@ -142,6 +142,15 @@ def test_large_latents_are_refused_at_the_start() -> None:
         build_explorer(generator, MODEL, load())
 
 
+def test_face_detector_needs_its_weights() -> None:
+    settings = load()
+    convert = settings.convert.model_copy(update={"faces": "crop", "face_detector": "yunet"})
+    with pytest.raises(AtelierError, match="face_detection_yunet"):
+        build_explorer(
+            load_generator(MODEL), MODEL, settings.model_copy(update={"convert": convert})
+        )
+
+
 def test_training_images_are_optional_and_must_fit(built: Explorer) -> None:
     with pytest.raises(Exception, match="the training images have 16 x 16 pixels and 3 channels"):
         built.search.nearest(np.zeros((32, 32, 3), np.uint8), 1)
