@@ -282,6 +282,9 @@ def test_upload_is_inverted_and_explored(
         browser,
         lambda: text(browser, "message") == "Your photograph cannot be read (not an image).",
     )
+    bounds = "return document.getElementById('message').getBoundingClientRect()"
+    box, height = browser.execute_script(bounds), browser.execute_script("return innerHeight")
+    assert 0 <= box["top"] < box["bottom"] <= height, "the message is on the screen"
 
 
 def test_end_of_the_server_is_reported(browser: Chrome, tmp_path: Path) -> None:
