@@ -228,19 +228,92 @@ def test_warnings_are_shown_once(tmp_path: Path) -> None:
     assert only(tmp_path).warnings == ["first", "second"]
 
 
-def test_full_disk_ends_the_live_state_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_number_of_warnings_is_limited(tmp_path: Path) -> None:
+    live = LiveState(tmp_path, state())
+    for number in range(30):
+        live.warn(str(number))
+    live.end("finished")
+    assert only(tmp_path).warnings == [str(number) for number in range(20)]
+
+
+def test_note_stays_until_the_next_one(tmp_path: Path, clock: Clock) -> None:
+    live = LiveState(tmp_path, state())
+    for done, note, expected in ((1, "a.jpg", "a.jpg"), (2, "", "a.jpg"), (3, "b.jpg", "b.jpg")):
+        clock.now += 2
+        live.on_progress("images", Progress(done, 9, note))
+        assert only(tmp_path).note == expected
+
+
+def test_names_that_are_not_utf8_are_escaped(tmp_path: Path, clock: Clock) -> None:
+    live = LiveState(tmp_path, state(title="of \udcff"))
+    assert only(tmp_path).title == "of \\udcff"
+    live.warn("\udcfe.jpg is damaged")
+    clock.now += 2
+    live.on_progress("images", Progress(1, 3, "\udcfd.jpg"))
+    live.end("failed", "\udcfc.jpg")
+    found = only(tmp_path)
+    assert found.warnings == ["\\udcfe.jpg is damaged"]
+    assert (found.note, found.message) == ("\\udcfd.jpg", "\\udcfc.jpg")
+
+
+def test_no_error_fails_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> str:
+        raise RuntimeError
+
+    monkeypatch.setattr(live_state, "remove_ended", fail)
+    live = LiveState(tmp_path, state(), describe=fail, show=fail)
+    live.on_progress("steps", Progress(1, 3))
+    live.end("finished")
+    assert only(tmp_path).stage == "train"
+
+
+def test_writes_are_tried_again_after_a_full_disk(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = LiveState(tmp_path, state())
+    attempts = []
 
     def fail(*_: object) -> None:
+        attempts.append(clock.now)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(live_state, "replace_file", fail)
-    live.end("failed")
-    monkeypatch.undo()
-    live.end("finished")
-    assert only(tmp_path).status == "running", "nothing is written after an error"
+    with monkeypatch.context() as full:
+        full.setattr(live_state, "replace_file", fail)
+        live.set_images("samples", np.zeros((4, 8, 8, 3), np.uint8), 1, 0)
+        for done in range(1, 31):
+            clock.now += 1
+            live.on_progress("steps", Progress(done, 600))
+    assert len(attempts) == 1, "a disk that fails is not used every second"
+    clock.now += 60
+    live.on_progress("steps", Progress(31, 600))
+    assert (only(tmp_path).done, only(tmp_path).samples) == (31, 1)
+
+
+def test_blocked_disk_takes_one_percent_of_the_time(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, blocked = live_state.replace_file, 0.0
+
+    def block(*arguments: Any) -> None:
+        nonlocal blocked
+        write(*arguments)
+        clock.now, blocked = clock.now + 2.0, blocked + 2.0
+
+    monkeypatch.setattr(live_state, "replace_file", block)
+    pages = live_state.Throttle(5.0)
+
+    def show(*_: object) -> None:
+        if pages.is_due():
+            with pages.work():
+                block(tmp_path / "page", lambda file: file.write_text("", "utf-8"))
+
+    began = clock.now
+    live = LiveState(tmp_path, state(), show=show)
+    for step in range(4_000):
+        clock.now += 1
+        live.add_steps(step, ("loss/d",), np.ones((1, 1), np.float32))
+        live.on_progress("steps", Progress(step, 600))
+    assert 0.005 < blocked / (clock.now - began) < 0.0105
 
 
 def test_states_of_ended_pipelines_are_removed(tmp_path: Path) -> None:

@@ -36,11 +36,13 @@ STATE, CURVES, SAMPLES, STOP = "state.json", "curves.json", "samples.webp", "sto
 _SHOWN_SERIES = {"samples": "epoch", "generated": "", "paintings": "iteration"}
 _MAX_WARNINGS = 20
 # Work is followed by a pause of so many times its processor time, or its duration on a disk that
-# blocks. So each kind of work takes at most 0.2% of the time.
-_CPU_PAUSE, _BLOCKED_PAUSE = 500, 50
+# blocks. The state, the results and the page have a limit each, and together take at most 1% of the
+# elapsed time.
+_CPU_PAUSE, _BLOCKED_PAUSE = 500, 300
 _SECONDS = 1.0  # between two writes of the state, at least
 _RATE_POINTS = 60  # writes over which the speed is measured
-_OTHER_MACHINE_SECONDS = 600
+_RETRY_SECONDS = 60.0  # after a write that failed
+_OTHER_MACHINE_SECONDS = 600.0
 
 Status = Literal["running", "finished", "interrupted", "failed"]
 
@@ -125,7 +127,7 @@ class StageState(BaseModel, frozen=True):
 
 
 class LiveState:
-    """Writer of a stage's live state; after an error of the disk it does nothing."""
+    """Writer of a stage's live state; no error of it fails the stage."""
 
     def __init__(
         self,
@@ -142,9 +144,9 @@ class LiveState:
             describe: returns the title. It is not called in short stages, because it reads files.
             show: writes a page about a state; called with ``private`` after each write.
         """
-        self._private, self._state = private, start
+        self._private, self._state = private, start.model_copy(update=_encodable(dict(start)))
         self._describe, self._show = describe, show
-        self._folder: Path | None = private / FOLDER / folder_name(start)
+        self._folder = private / FOLDER / folder_name(start)
         self._curves = LiveCurves()
         self._has_new_curves = False
         self._sheet: tuple[NDArray[np.uint8], int] | None = None
@@ -153,7 +155,8 @@ class LiveState:
         self._recent: deque[tuple[float, int]] = deque(maxlen=_RATE_POINTS)
         # Progress is written often, and samples, whose encoding takes longer, less often.
         self._writes, self._results = Throttle(_SECONDS), Throttle(_SECONDS)
-        with suppress(OSError):
+        self._retry = 0.0  # time of the next write, after one that failed
+        with suppress(Exception):  # damaged folders must not fail the stage
             remove_ended(private, start.pipeline)
         self._write()
 
@@ -163,9 +166,7 @@ class LiveState:
         self._progress = (now, unit, progress)
         if self._first is None:
             self._first = (now, progress.done)
-        if self._writes.is_due() and self._folder:
-            if not self._state.title:
-                self._update(title=self._describe())
+        if self._writes.is_due():
             self._write()
 
     def add_steps(self, first_step: int, names: Sequence[str], rows: NDArray[np.float32]) -> None:
@@ -207,7 +208,7 @@ class LiveState:
         self._write()
 
     def _update(self, **changes: object) -> None:
-        self._state = self._state.model_copy(update=changes)
+        self._state = self._state.model_copy(update=_encodable(changes))
 
     def _set_progress(self, now: float, unit: str, progress: Progress) -> None:
         """Set the progress, and estimate speed and remaining time."""
@@ -229,31 +230,35 @@ class LiveState:
 
     def _write(self) -> None:
         """Write what has changed and is due; after the end, all that has changed."""
-        if self._folder is None:
+        has_ended = self._state.status != "running"
+        if not has_ended and time.monotonic() < self._retry:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            has_ended = self._state.status != "running"
+            if self._progress and not self._state.title:
+                self._update(title=self._describe())
             if self._has_results() and (has_ended or self._results.is_due()):
                 with self._results.work():
                     self._write_results(self._folder)
             with self._writes.work():
                 self._write_state(self._folder)
             self._show(self._private, self._state)
-        except OSError:  # the disk is full, or the folder was removed
-            self._folder = None
+        except Exception:  # for example, a full disk: the stage must not fail
+            self._retry = time.monotonic() + _RETRY_SECONDS
 
     def _has_results(self) -> bool:
         return self._sheet is not None or self._has_new_curves
 
     def _write_results(self, folder: Path) -> None:
         if self._sheet:
-            pixels, self._sheet = sheet(*self._sheet, min_width=1), None
+            pixels = sheet(*self._sheet, min_width=1)
             replace_file(folder / SAMPLES, lambda file: _save_webp(pixels, file))
+            self._sheet = None
             self._update(samples=self._state.samples + 1)
         if self._has_new_curves:
-            curves, self._has_new_curves = json.dumps(self._curves.as_json()), False
+            curves = json.dumps(self._curves.as_json())
             replace_file(folder / CURVES, lambda file: file.write_text(curves, "utf-8"))
+            self._has_new_curves = False
             self._update(curves=self._state.curves + 1)
 
     def _write_state(self, folder: Path) -> None:
@@ -323,6 +328,21 @@ def _rate(first: tuple[float, int], last: tuple[float, int]) -> float | None:
     """Return units per second between two times; ``None`` if it is not known."""
     seconds, done = last[0] - first[0], last[1] - first[1]
     return done / seconds if seconds > 0 and done > 0 else None
+
+
+def _encodable(values: Mapping[str, object]) -> dict[str, object]:
+    """Return values whose text UTF-8 can encode; names of files may contain other bytes."""
+    return {
+        name: [_encodable_text(each) for each in value]
+        if isinstance(value, list)
+        else _encodable_text(value)
+        for name, value in values.items()
+    }
+
+
+def _encodable_text(value: object) -> object:
+    is_text = isinstance(value, str)
+    return value.encode("utf-8", "backslashreplace").decode("utf-8") if is_text else value
 
 
 def _save_webp(pixels: NDArray[np.uint8], file: Path) -> None:

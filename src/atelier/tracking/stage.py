@@ -214,22 +214,25 @@ def _run(name: str, settings: Settings, before: Fingerprint | None, logged: bool
     resume_dir = ResumeDir(private, name, before, settings.runtime.device, pipeline)
     outbox = _open_outbox(name, settings, pipeline, resume_dir.first_outbox()) if logged else None
     live = _open_live_state(name, settings, pipeline, private)
+    on_progress = live.on_progress if live else lambda *_: None
     run = Run(outbox, resume_dir, live)
     try:
         with (
             sampling(run.log_system) if outbox else nullcontext(),
-            observed_progress(live.on_progress),
+            observed_progress(on_progress),
         ):
             yield run
     except BaseException as error:
-        _end_live_state(live, error, name)
+        with suppress(Exception):  # must not replace the first error
+            _end_live_state(live, error, name)
         run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         if outbox:
             with suppress(Exception):  # must not replace the first error
                 _warn_about_pending(repository_root(), outbox.folder, waited=False)
         raise
     resume_dir.mark_finished()
-    live.end("finished")
+    if live:
+        live.end("finished")
     run.end("FINISHED")
     if outbox and pipeline:
         _wait_for_delivery(
@@ -243,30 +246,36 @@ def _run(name: str, settings: Settings, before: Fingerprint | None, logged: bool
 
 def _open_live_state(
     name: str, settings: Settings, pipeline: Process | None, private: Path
-) -> LiveState:
-    """Start the files that the live page shows."""
+) -> LiveState | None:
+    """Start the files that the live page shows; ``None`` after an error."""
 
     def title() -> str:
         described = Title.of(settings, Path("presets"))
         return described.run_name(experiment=os.environ.get("DVC_EXP_NAME", ""))
 
-    is_long = pipeline is not None and name in _LONG_STAGES
-    handled = handled_signals()
-    start = StageState(
-        stage=name,
-        process=Process.of(os.getpid()).key,
-        pipeline=pipeline.key if pipeline else "",
-        signal=handled[0] if handled else signal.SIGTERM,
-        title=title() if is_long else "",
-        started=time.time(),
-        updated=time.time(),
-        images_per_unit=settings.train.batch_size if name == "train" else 0,
-    )
-    return LiveState(private, start, title, PageWriter(is_early=is_long))
+    try:
+        is_long = pipeline is not None and name in _LONG_STAGES
+        handled = handled_signals()
+        start = StageState(
+            stage=name,
+            process=Process.of(os.getpid()).key,
+            pipeline=pipeline.key if pipeline else "",
+            signal=handled[0] if handled else signal.SIGTERM,
+            title=title() if is_long else "",
+            started=time.time(),
+            updated=time.time(),
+            images_per_unit=settings.train.batch_size if name == "train" else 0,
+        )
+        return LiveState(private, start, title, PageWriter(is_early=is_long))
+    except Exception as error:  # the page must not fail the stage
+        print(f"WARNING: the live page does not show this stage ({error}).", file=sys.stderr)
+        return None
 
 
-def _end_live_state(live: LiveState, error: BaseException, stage: str) -> None:
+def _end_live_state(live: LiveState | None, error: BaseException, stage: str) -> None:
     """Write how a stage ended that did not finish."""
+    if live is None:
+        return
     if isinstance(error, KeyboardInterrupt):
         live.end("interrupted", is_saved=bool(str(error)))
         return
