@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,70 @@ def test_next_stage_is_stopped_if_one_finishes_first(tmp_path: Path) -> None:
         assert dvc.stdout is not None
         assert dvc.stdout.readline() == "stop\n"
         assert (train / STOP).exists()
+
+
+def test_stop_waits_for_dvc_and_names_the_process_that_runs(tmp_path: Path) -> None:
+    with stoppable_process() as dvc:
+        fields = {"process": dead_key(), "status": "interrupted", "is_saved": True}
+        write_state(tmp_path, pipeline=Process.of(dvc.pid).key, **fields)
+        (execution,) = executions(tmp_path)
+        with pytest.raises(AtelierError, match=f"has not ended .* `kill -9 {dvc.pid}`"):
+            live_stop.stop(tmp_path, execution, seconds=0.0)
+        assert output_at_end(dvc) == ""
+    assert "The stage train is stopped" in live_stop.stop(tmp_path, execution)
+
+
+def test_all_stops_are_requested_before_the_first_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_stop, "_WAIT_SECONDS", 0.0)
+    reports: list[str] = []
+    with stoppable_process() as first, stoppable_process() as second:
+        processes = (first, second)
+        for process in processes:
+            write_state(tmp_path, process=Process.of(process.pid).key)
+        write_state(tmp_path, "render", process="elsewhere-77-1", updated=time.time())
+        write_state(tmp_path, "convert", process=dead_key(), started=1.0)
+        found = executions(tmp_path)
+        ended = next(each for each in found if each.newest.stage == "convert")
+        remote = next(each for each in found if each.newest.stage == "render")
+        chosen = live_stop.choose(found, "", True)
+        assert {each.newest.stage for each in chosen} == {"train"}, "of this machine"
+        assert live_stop.choose([remote], "", True) == [remote]
+        with pytest.raises(AtelierError) as error:
+            live_stop.stop_all(tmp_path, [remote, *chosen, ended], reports.append)
+        for process in processes:
+            assert f"train-{process.pid} has not ended" in str(error.value)
+            assert output_at_end(process) == "stop\n"
+    assert "render runs on elsewhere" in str(error.value)
+    assert len(reports) == 1
+    assert "The stage convert was killed" in reports[0]
+
+
+def test_signal_is_sent_once_if_no_file_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with stoppable_process() as process:
+        folder = write_state(tmp_path, process=Process.of(process.pid).key)
+        found = read_states(tmp_path)[folder.name]
+        monkeypatch.setattr(Path, "touch", fail)
+        for _ in range(2):
+            assert live_stop.request_stop(tmp_path, folder.name, found)
+        assert output_at_end(process) == "stop\n"
+
+
+def test_signal_that_was_not_sent_is_sent_after_a_minute(tmp_path: Path) -> None:
+    with stoppable_process() as process:
+        folder = write_state(tmp_path, process=Process.of(process.pid).key)
+        found = read_states(tmp_path)[folder.name]
+        claim = folder / f".{STOP}"
+        claim.touch()  # of a process that was killed before it sent the signal
+        assert live_stop.request_stop(tmp_path, folder.name, found)
+        assert not (folder / STOP).exists(), "another process may be about to send it"
+        os.utime(claim, (time.time() - 90, time.time() - 90))
+        assert live_stop.request_stop(tmp_path, folder.name, found)
+        assert (folder / STOP).exists()
+        assert output_at_end(process) == "stop\n"

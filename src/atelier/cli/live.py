@@ -46,6 +46,7 @@ def stop(
     chosen = live_stop.choose(executions(private), name, everything)
     if not chosen:
         typer.echo("Nothing is running.")
-    for execution in chosen:
-        typer.echo(f"Stopping {execution.short_name} ...", err=True)
-        typer.echo(live_stop.stop(private, execution))
+        return
+    names = ", ".join(execution.short_name for execution in chosen)
+    typer.echo(f"Stopping {names} ...", err=True)
+    live_stop.stop_all(private, chosen, typer.echo)

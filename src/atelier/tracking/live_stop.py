@@ -1,6 +1,8 @@
 """Stop of a running pipeline, as Ctrl-C does."""
 
 import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -12,6 +14,9 @@ from atelier.tracking.live_view import Execution, executions, interrupted_messag
 
 _POLL_SECONDS = 0.1
 _WAIT_SECONDS = 600.0
+_CLAIM_SECONDS = 60.0
+# Keys of the processes that this one has sent the signal, if no file can be written.
+_sent: set[str] = set()
 
 
 def request_stop(private: Path, name: str, state: StageState) -> bool:
@@ -38,17 +43,46 @@ def request_stop(private: Path, name: str, state: StageState) -> bool:
         found = psutil.Process(process.pid)
         if not process.is_alive():
             return False
-        requested.touch(exist_ok=False)
+        if state.process in _sent or not _claim(requested):
+            return True
         found.send_signal(state.signal)
-    except FileExistsError:
-        return True
-    except (psutil.NoSuchProcess, FileNotFoundError):
+    except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
-        requested.unlink(missing_ok=True)
+        with suppress(OSError):
+            _claim_file(requested).unlink()
         raise AtelierError(
             f"{state.stage} was started by another user, and only that user can stop it."
         ) from None
+    _sent.add(state.process)
+    with suppress(OSError):
+        _claim_file(requested).replace(requested)
+    return True
+
+
+def _claim_file(requested: Path) -> Path:
+    return requested.with_name(f".{requested.name}")
+
+
+def _claim(requested: Path) -> bool:
+    """Return true if this process must send the signal: no other one sends it or has sent it.
+
+    The claim becomes the mark of a stop after the signal. A claim that is older than a minute is
+    of a process that was killed before it sent the signal.
+    """
+    claim = _claim_file(requested)
+    with suppress(OSError):
+        if time.time() - claim.lstat().st_mtime > _CLAIM_SECONDS:
+            claim.unlink()
+    try:
+        claim.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:  # the disk is full or read-only; the signal needs no file
+        return True
+    if requested.exists():
+        claim.unlink(missing_ok=True)
+        return False
     return True
 
 
@@ -58,7 +92,7 @@ def choose(found: list[Execution], name: str, everything: bool) -> list[Executio
     Args:
         found: all executions.
         name: name of a running one, as ``Execution.short_name``; empty if there is only one.
-        everything: return all of them.
+        everything: return all of this machine, or if there are none, those of others.
 
     Raises:
         AtelierError: there are several, or there is none of this name.
@@ -76,10 +110,38 @@ def choose(found: list[Execution], name: str, everything: bool) -> list[Executio
             f"{len(active)} pipelines are running: {names}; type `atelier stop NAME` with the name"
             " of one, or `atelier stop --all`."
         )
-    return active
+    return [each for each in active if Process.from_key(each.newest.process)] or active
 
 
-def stop(private: Path, execution: Execution, seconds: float = _WAIT_SECONDS) -> str:
+def stop_all(private: Path, chosen: Iterable[Execution], report: Callable[[str], object]) -> None:
+    """Stop pipelines: request all stops, then wait until all have ended.
+
+    Args:
+        private: the repository's folder ``.atelier/``.
+        chosen: the pipelines.
+        report: receives sentences about the end of each.
+
+    Raises:
+        AtelierError: some have not ended; the others are stopped.
+    """
+    requested, errors = [], []
+    for execution in chosen:
+        try:
+            for name in running(execution.states):
+                request_stop(private, name, execution.states[name])
+            requested.append(execution)
+        except AtelierError as error:
+            errors.append(str(error))
+    for execution in requested:
+        try:
+            report(stop(private, execution))
+        except AtelierError as error:
+            errors.append(str(error))
+    if errors:
+        raise AtelierError(" ".join(errors))
+
+
+def stop(private: Path, execution: Execution, seconds: float | None = None) -> str:
     """Stop a pipeline, and wait until its stage and ``dvc`` have ended.
 
     If the stage finishes before it receives the signal, the next one is stopped.
@@ -87,7 +149,7 @@ def stop(private: Path, execution: Execution, seconds: float = _WAIT_SECONDS) ->
     Args:
         private: the repository's folder ``.atelier/``.
         execution: the pipeline.
-        seconds: to wait at most.
+        seconds: to wait at most; by default ten minutes.
 
     Returns:
         Sentences about how it ended.
@@ -95,18 +157,20 @@ def stop(private: Path, execution: Execution, seconds: float = _WAIT_SECONDS) ->
     Raises:
         AtelierError: it has not ended in time, or as for :func:`request_stop`.
     """
+    seconds = _WAIT_SECONDS if seconds is None else seconds
     current, end = execution, time.monotonic() + seconds
     while True:
-        has_ended = not _has_process(current)
+        alive = _processes(current)
         # Read after the processes were checked: then it is their final state.
         current = _present(private, current)
-        if has_ended and not current.is_running:
+        if not alive and not current.is_running:
             return _outcome(current.newest)
         if time.monotonic() > end:
+            pids = " ".join(str(process.pid) for process in alive or _processes(current))
+            kill = f"end it with `kill -9 {pids}`" if pids else "type `atelier stop` again"
             raise AtelierError(
                 f"{current.short_name} has not ended within {seconds:g} seconds; if it does not"
-                f" respond, end it with `kill -9 {current.short_name.rpartition('-')[2]}`, and `dvc"
-                " repro` resumes from its last checkpoint."
+                f" respond, {kill}, and `dvc repro` resumes from its last checkpoint."
             )
         for name in running(current.states):
             request_stop(private, name, current.states[name])
@@ -118,11 +182,11 @@ def _present(private: Path, execution: Execution) -> Execution:
     return next((e for e in executions(private) if e.key == execution.key), execution)
 
 
-def _has_process(execution: Execution) -> bool:
-    """Return true if the newest stage or ``dvc`` is running on this machine."""
+def _processes(execution: Execution) -> list[Process]:
+    """Return those of the newest stage and ``dvc`` that are running on this machine."""
     keys = (execution.newest.process, execution.newest.pipeline)
-    processes = [Process.from_key(key) for key in keys if key]
-    return any(process.is_alive() for process in processes if process)
+    processes = [Process.from_key(key) for key in dict.fromkeys(keys) if key]
+    return [process for process in processes if process and process.is_alive()]
 
 
 def _outcome(state: StageState) -> str:
