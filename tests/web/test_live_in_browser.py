@@ -1,6 +1,7 @@
 """Live page of a real training in a browser."""
 
 import io
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -12,8 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from atelier.tracking.environment import Process
 from atelier.tracking.live_page import file_page
-from atelier.tracking.live_state import SAMPLES
+from atelier.tracking.live_state import CURVES, SAMPLES
 from atelier.web.live_server import live_app
 
 from ..support.browser import (
@@ -25,6 +27,7 @@ from ..support.browser import (
     loaded,
     set_screen,
 )
+from ..support.live import output_at_end, stoppable_process, write_state
 from ..support.project import Project
 from ..support.stage_runs import start
 from ..support.web_server import serving
@@ -171,3 +174,29 @@ def test_page_fits_the_screen(
     assert 300 <= sheet.size["width"] <= width
     assert shows_samples(browser, ready)
     assert external_requests(browser) == set()
+
+
+def test_stop_applies_to_the_pipeline_in_the_question(browser: Chrome, tmp_path: Path) -> None:
+    values = {"names": ["loss/d", "loss/g"], "steps": [1, 2], "values": [[1, 2], [2, 1]]}
+    with (
+        serving(live_app(tmp_path)) as port,
+        stoppable_process() as process,
+        stoppable_process() as other,
+    ):
+        key = Process.of(process.pid).key
+        folder = write_state(tmp_path, process=key, curves=1, title="best32")
+        # A KID that is not finite must not hide the losses and the button.
+        (folder / CURVES).write_text(json.dumps(values | {"kid": [[1, None]]}), "utf-8")
+        browser.get(f"http://127.0.0.1:{port}/")
+        eventually(browser, lambda: len(browser.find_elements(By.CSS_SELECTOR, ".plot")) == 1)
+        browser.find_element(By.ID, "stop").click()
+        assert text(browser, "question") == "Stop the stage train?"
+        assert text(browser, "asked") == "best32"
+        key = Process.of(other.pid).key
+        write_state(tmp_path, "render", process=key, started=9000.0, title="newer")
+        eventually(browser, lambda: "render" in text(browser, "headline"))
+        browser.find_element(By.CSS_SELECTOR, "#confirm [value=stop]").click()
+        assert process.stdout is not None
+        assert process.stdout.readline() == "stop\n"
+        assert output_at_end(other) == ""
+        output_at_end(process)

@@ -90,6 +90,20 @@ def test_stop_sends_the_signal_once(port: int, tmp_path: Path) -> None:
     )
 
 
+def test_stop_applies_to_the_pipeline_of_the_request(port: int, tmp_path: Path) -> None:
+    with stoppable_process() as process, stoppable_process() as other:
+        key = Process.of(process.pid).key
+        fields = {"pipeline": key, "process": dead_key(), "status": "finished"}
+        convert = write_state(tmp_path, "convert", **fields)
+        write_state(tmp_path, process=Process.of(other.pid).key, started=9000.0)
+        assert ask(port, "/state")[1]["view"]["stage"] == "train", "the newest"
+        assert stop(port, convert.name)[0] == 400, "nothing is running between two stages"
+        write_state(tmp_path, "render", process=key, pipeline=key, started=2000.0)
+        assert stop(port, convert.name) == (200, {"message": "render is stopping"})
+        assert output_at_end(process) == "stop\n"
+        assert output_at_end(other) == ""
+
+
 def test_foreign_page_cannot_stop_a_training(port: int, tmp_path: Path) -> None:
     folder = write_state(tmp_path, process=OWN)
     body = json.dumps({"name": folder.name}).encode()

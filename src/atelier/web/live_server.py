@@ -12,12 +12,12 @@ from atelier.core.errors import AtelierError
 from atelier.tracking.live_page import served_page
 from atelier.tracking.live_state import FOLDER, SAMPLES, read_states, running
 from atelier.tracking.live_stop import request_stop
-from atelier.tracking.live_view import live_view, read_curves
+from atelier.tracking.live_view import executions, live_view, read_curves
 from atelier.web.server import create_app
 
 
 class StopRequest(BaseModel):
-    """Body of a request to stop a stage: the folder of its state, as ``name`` of the view."""
+    """Body of a request to stop a pipeline: folder of a state, as ``name`` of the view."""
 
     name: str
 
@@ -59,11 +59,14 @@ def _stop(private: Path) -> Callable[[StopRequest], dict[str, str]]:
     """Return the answer to a request to stop a stage."""
 
     def answer(body: StopRequest) -> dict[str, str]:
-        states = read_states(private)
-        if body.name not in running(states):
+        # The stage may have ended since; then the next one of its pipeline is stopped.
+        found = next((each for each in executions(private) if body.name in each.states), None)
+        active = running(found.states) if found else []
+        if not found or not active:
             raise AtelierError("this stage has ended; the page shows the next one in a moment.")
-        if not request_stop(private, body.name, states[body.name]):
+        stopping = [name for name in active if request_stop(private, name, found.states[name])]
+        if not stopping:
             raise AtelierError("this stage has just ended; nothing was stopped.")
-        return {"message": f"{states[body.name].stage} is stopping"}
+        return {"message": f"{found.states[stopping[-1]].stage} is stopping"}
 
     return answer
