@@ -44,3 +44,13 @@ def test_scores_are_sorted_by_epoch() -> None:
     curves.add_scores({5: [0.123456]})
     curves.add_scores({2: [0.5]})
     assert curves.as_json()["kid"] == [[2, 0.5], [5, 0.1235]]
+
+
+def test_number_of_scores_is_limited() -> None:
+    curves = LiveCurves()
+    for epoch in range(1, 2001):
+        curves.add_scores({epoch: [float(epoch)]})
+    kid = curves.as_json()["kid"]
+    assert MAX_POINTS / 2 <= len(kid) <= MAX_POINTS
+    assert kid[-1] == [2000, 2000.0]
+    assert kid == sorted(kid)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 
 from atelier.core.progress import Progress, observed_progress, progress_bar
 from atelier.tracking import live_state
+from atelier.tracking.environment import Process
 from atelier.tracking.live_state import (
     CURVES,
     FOLDER,
@@ -335,6 +337,52 @@ def test_damaged_states_are_skipped(tmp_path: Path) -> None:
     for content in ("", "{", "[]", '{"stage": 1}'):
         (folder / live_state.STATE).write_text(content, "utf-8")
         assert [each.stage for each in read_states(tmp_path).values()] == ["render"]
+
+
+def test_hostile_states_are_skipped(tmp_path: Path) -> None:
+    folder = write_state(tmp_path)
+    write_state(tmp_path, "render", process=dead_key())
+    file = folder / live_state.STATE
+    for content in (
+        state(samples=1).model_dump_json().replace('"signal":2', '"signal":9'),
+        state(samples=1).model_dump_json().replace("1060.0", "NaN"),
+        '{"stage": ' + 100_000 * "[",
+        state(samples=1).model_dump_json() + 16_000_000 * " ",
+    ):
+        file.write_text(content, "utf-8")
+        assert [each.stage for each in read_states(tmp_path).values()] == ["render"]
+    file.unlink()
+    os.mkfifo(file)
+    assert [each.stage for each in read_states(tmp_path).values()] == ["render"]
+    file.unlink()
+    (tmp_path / "elsewhere").write_text(state().model_dump_json(), "utf-8")
+    file.symlink_to(tmp_path / "elsewhere")
+    assert [each.stage for each in read_states(tmp_path).values()] == ["render"]
+
+
+@pytest.mark.parametrize("pid", ["\u00b2", "\u0664", "9" * 5000, "", "-1"])
+def test_key_with_a_damaged_number_is_of_no_local_process(pid: str) -> None:
+    assert Process.from_key(f"{OWN.rsplit('-', 2)[0]}-{pid}-1") is None
+
+
+def test_state_of_another_machine_is_removed_after_days(tmp_path: Path) -> None:
+    now, fields = live_state.time.time(), {"process": "elsewhere-7-1"}
+    write_state(tmp_path, "train", updated=now - 86_400, **fields)
+    write_state(tmp_path, "render", updated=now - 7 * 86_400, **fields)
+    live_state.remove_ended(tmp_path, "")
+    assert [each.stage for each in read_states(tmp_path).values()] == ["train"]
+
+
+def test_old_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    folder = tmp_path / FOLDER / "train-x"
+    folder.mkdir(parents=True)
+    files = [folder / ".state.json-7", tmp_path / ".live.html-7", tmp_path / ".live.html-8"]
+    for file in files:
+        file.touch()
+    for path in (folder, files[1]):
+        os.utime(path, (1000.0, 1000.0))
+    live_state.remove_ended(tmp_path, "")
+    assert (folder.exists(), *(file.exists() for file in files)) == (False, False, False, True)
 
 
 def test_running_states(tmp_path: Path) -> None:

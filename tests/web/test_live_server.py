@@ -67,6 +67,22 @@ def test_samples_of_known_stages_only(port: int, tmp_path: Path) -> None:
         assert content != b"secret"
 
 
+def test_linked_samples_are_not_served(port: int, tmp_path: Path) -> None:
+    folder = write_state(tmp_path, samples=1)
+    (tmp_path / "secret").write_bytes(b"secret")
+    (folder / SAMPLES).symlink_to(tmp_path / "secret")
+    assert ask(port, f"/samples/{folder.name}")[0] == 400
+
+
+@pytest.mark.parametrize("kid", ["[[1, NaN]]", "[[1, 1e999]]", 100_000 * "[", "{}"])
+def test_damaged_curves_are_not_sent(port: int, tmp_path: Path, kid: str) -> None:
+    folder = write_state(tmp_path, curves=1)
+    text = f'{{"names": [], "steps": [], "values": [], "kid": {kid}}}'
+    (folder / CURVES).write_text(text, "utf-8")
+    status, answer = ask(port, "/state")
+    assert (status, answer["curves"]) == (200, None)
+
+
 def test_page_is_served(port: int) -> None:
     status, page = ask(port, "/")
     assert status == 200

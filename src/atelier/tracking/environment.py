@@ -69,7 +69,7 @@ class Process:
         """Return the process with a key; ``None`` if it is on another machine."""
         rest, _, started = key.rpartition("-")
         host, _, pid = rest.rpartition("-")
-        is_local = host == socket.gethostname() and pid.isdigit()
+        is_local = host == socket.gethostname() and bool(re.fullmatch("[0-9]{1,10}", pid))
         return cls(int(pid), started) if is_local else None
 
     @property

@@ -6,6 +6,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
+
+
+class Curves(BaseModel, frozen=True, allow_inf_nan=False):
+    """File of curves; see :meth:`LiveCurves.as_json`."""
+
+    names: list[str]
+    steps: list[int]
+    values: list[list[float | None]]
+    kid: list[tuple[int, float | None]]
+
 
 MAX_POINTS = 400
 """Points of a curve; more are not visible on a page. It must be even."""
@@ -43,8 +54,11 @@ class LiveCurves:
         np.add.at(self._counts, bins, 1)
 
     def add_scores(self, scores: Mapping[int, Sequence[float]]) -> None:
-        """Add the KID of epochs, as one value in a list."""
+        """Add the KID of epochs, as one value in a list; of many, every second one remains."""
         self._scores |= {epoch: float(value) for epoch, (value,) in scores.items()}
+        while len(self._scores) > MAX_POINTS:
+            remaining = sorted(self._scores)[::-2]  # with the newest
+            self._scores = {epoch: self._scores[epoch] for epoch in remaining}
 
     def as_json(self) -> dict[str, Any]:
         """Return the curves as a JSON object.

@@ -13,6 +13,7 @@ from atelier.tracking.live_state import (
     StageState,
     Throttle,
     folder_name,
+    read_regular,
     read_states,
     replace_file,
     running,
@@ -94,5 +95,5 @@ def _parts(is_served: bool) -> tuple[str, str]:
 
 def _data_uri(file: Path) -> str:
     with suppress(OSError):
-        return f"data:image/webp;base64,{base64.b64encode(file.read_bytes()).decode()}"
+        return f"data:image/webp;base64,{base64.b64encode(read_regular(file)).decode()}"
     return ""

@@ -11,9 +11,11 @@ These files are no results. They may be lost in a power failure, and no stage fa
 be written.
 """
 
+import errno
 import json
 import os
 import shutil
+import stat
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,12 +25,13 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, field_validator
 
 from atelier.core.progress import Progress
 from atelier.tracking.environment import Process
 from atelier.tracking.live_curves import LiveCurves
 from atelier.tracking.run import sheet
+from atelier.tracking.run_state import STOP_SIGNALS
 
 FOLDER = Path("live")
 STATE, CURVES, SAMPLES, STOP = "state.json", "curves.json", "samples.webp", "stop"
@@ -43,6 +46,9 @@ _SECONDS = 1.0  # between two writes of the state, at least
 _RATE_POINTS = 60  # writes over which the speed is measured
 _RETRY_SECONDS = 60.0  # after a write that failed
 _OTHER_MACHINE_SECONDS = 600.0
+# A long step of another machine, or its clock, must not remove its state.
+_OLD_SECONDS = 3 * 86_400.0
+_MAX_BYTES = 16_000_000
 
 Status = Literal["running", "finished", "interrupted", "failed"]
 
@@ -76,7 +82,7 @@ class Throttle:
             self._next = now + max(self._seconds, *pauses)
 
 
-class StageState(BaseModel, frozen=True):
+class StageState(BaseModel, frozen=True, allow_inf_nan=False):
     """State of one process of a stage.
 
     Attributes:
@@ -124,6 +130,13 @@ class StageState(BaseModel, frozen=True):
     samples: int = 0
     caption: str = ""
     curves: int = 0
+
+    @field_validator("signal")
+    @classmethod
+    def _require_stop_signal(cls, number: int) -> int:
+        if number not in STOP_SIGNALS:  # a damaged file must not choose another one
+            raise ValueError("it is no signal that stops a stage")
+        return number
 
 
 class LiveState:
@@ -279,9 +292,26 @@ def read_states(private: Path) -> dict[str, StageState]:
     """Return all states by the name of their folder, oldest first; damaged ones are skipped."""
     states = {}
     for file in (private / FOLDER).glob(f"*/{STATE}"):
-        with suppress(OSError, ValidationError, ValueError):
-            states[file.parent.name] = StageState.model_validate_json(file.read_bytes())
+        with suppress(OSError, ValueError):
+            states[file.parent.name] = StageState.model_validate_json(read_regular(file))
     return dict(sorted(states.items(), key=lambda item: item[1].started))
+
+
+def read_regular(file: Path) -> bytes:
+    """Return the content of a file of a live state.
+
+    Raises:
+        OSError: it is no regular file, a link, in a linked folder, or larger than 16 MB.
+    """
+    if file.parent.is_symlink():
+        raise OSError(errno.ELOOP, "linked folder", str(file.parent))
+    # Without O_NONBLOCK, opening a named pipe waits for a writer.
+    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(descriptor, "rb") as opened:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
+            raise OSError(errno.EINVAL, "no regular file, or too large", str(file))
+        return opened.read(_MAX_BYTES)
 
 
 def running(states: Mapping[str, StageState]) -> list[str]:
@@ -293,7 +323,7 @@ def running(states: Mapping[str, StageState]) -> list[str]:
     ]
 
 
-def is_alive(key: str, updated: float) -> bool:
+def is_alive(key: str, updated: float, seconds: float = _OTHER_MACHINE_SECONDS) -> bool:
     """Return true if a process is running.
 
     A process of another machine, which shares the folder, is running if its state is recent.
@@ -301,27 +331,37 @@ def is_alive(key: str, updated: float) -> bool:
     Args:
         key: of the process; see :class:`Process`. Empty for none.
         updated: time of the state.
+        seconds: maximum age of a recent state.
     """
     if not key:
         return False
     process = Process.from_key(key)
     if process is None:
-        return time.time() - updated < _OTHER_MACHINE_SECONDS
+        return time.time() - updated < seconds
     return process.is_alive()
 
 
 def remove_ended(private: Path, pipeline: str) -> None:
-    """Remove the states of pipelines that have ended.
+    """Remove the states of pipelines that have ended, and old files of killed processes.
 
     Args:
         private: the repository's folder ``.atelier/``.
         pipeline: key of a pipeline whose states remain; empty for none.
     """
-    for name, state in read_states(private).items():
+    states = read_states(private)
+    for name, state in states.items():
         if pipeline and state.pipeline == pipeline:
             continue
-        if not any(is_alive(key, state.updated) for key in (state.process, state.pipeline)):
+        keys = (state.process, state.pipeline)
+        if not any(is_alive(key, state.updated, _OLD_SECONDS) for key in keys):
             shutil.rmtree(private / FOLDER / name, ignore_errors=True)
+    for path in [*(private / FOLDER).glob("*"), *private.glob(".live.html-*")]:
+        if path.name in states or time.time() - path.lstat().st_mtime < _OLD_SECONDS:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _rate(first: tuple[float, int], last: tuple[float, int]) -> float | None:

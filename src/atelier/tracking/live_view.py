@@ -1,6 +1,5 @@
 """Content of the live page, from the states of all stages of a pipeline."""
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -8,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from atelier.tracking.live_curves import Curves
 from atelier.tracking.live_state import (
     CURVES,
     FOLDER,
     STOP,
     StageState,
     is_alive,
+    read_regular,
     read_states,
 )
 
@@ -132,7 +133,8 @@ def live_view(private: Path, name: str = "") -> dict[str, Any]:
 def read_curves(private: Path, name: str) -> Any:
     """Return the curves in a state's folder, or ``None``; see :meth:`LiveCurves.as_json`."""
     with suppress(OSError, ValueError):
-        return json.loads((private / FOLDER / name / CURVES).read_text("utf-8"))
+        content = read_regular(private / FOLDER / name / CURVES)
+        return Curves.model_validate_json(content).model_dump(mode="json")
     return None
 
 

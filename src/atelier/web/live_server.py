@@ -1,16 +1,17 @@
 """Server of the live page of a repository."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import HTMLResponse, Response
 from pydantic import BaseModel
 
 from atelier.core.errors import AtelierError
 from atelier.tracking.live_page import served_page
-from atelier.tracking.live_state import FOLDER, SAMPLES, read_states, running
+from atelier.tracking.live_state import FOLDER, SAMPLES, read_regular, read_states, running
 from atelier.tracking.live_stop import request_stop
 from atelier.tracking.live_view import executions, live_view, read_curves
 from atelier.web.server import create_app
@@ -44,12 +45,13 @@ def live_app(private: Path) -> FastAPI:
         return {"view": view, "curves": read_curves(private, found["name"])}
 
     @app.get("/samples/{name}")
-    def samples(name: str) -> FileResponse:
+    def samples(name: str) -> Response:
         # Only names of known folders: others could leave the folder.
-        file = private / FOLDER / name / SAMPLES
-        if name not in read_states(private) or not file.is_file():
-            raise AtelierError("there are no samples of this stage yet; reload the page.")
-        return FileResponse(file, media_type="image/webp")
+        if name in read_states(private):
+            with suppress(OSError):
+                content = read_regular(private / FOLDER / name / SAMPLES)
+                return Response(content, media_type="image/webp")
+        raise AtelierError("there are no samples of this stage yet; reload the page.")
 
     app.post("/stop")(_stop(private))
     return app
