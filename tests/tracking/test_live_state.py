@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from atelier.core.progress import Progress, observed_progress, progress_bar
-from atelier.tracking import live_state
+from atelier.core.settings import load
+from atelier.tracking import live_state, run_state, stage
 from atelier.tracking.environment import Process
 from atelier.tracking.live_state import (
     CURVES,
@@ -26,7 +27,7 @@ from atelier.tracking.live_state import (
 from atelier.tracking.run import Run, sheet
 
 from ..support.live import OWN, dead_key, state, write_state
-from ..support.project import Project
+from ..support.project import ROOT, Project
 
 OUTPUTS = ("models", "samples", "plots/losses.csv", "metrics/train.json")
 
@@ -115,6 +116,57 @@ def test_images_of_the_user_are_not_shown(tmp_path: Path) -> None:
     Run(None, live=live).log_images("samples", pixels, step=3)
     live.end("finished")
     assert (only(tmp_path).samples, only(tmp_path).caption) == (1, "after epoch 3")
+
+
+@pytest.mark.parametrize(
+    ("sharing", "contents", "number"),
+    [
+        ("none", ["generated"], 1),
+        ("none", ["generated", "me.jpg"], 0),
+        ("all", ["me.jpg"], 1),
+    ],
+)
+def test_stylized_images_of_the_user_are_shown_if_images_are_shared(
+    tmp_path: Path, sharing: str, contents: list[str], number: int
+) -> None:
+    settings = load(ROOT / "params.yaml")
+    changes = {
+        "convert": settings.convert.model_copy(update={"share_images": sharing}),
+        "stylize": settings.stylize.model_copy(update={"contents": contents}),
+    }
+    live = stage._open_live_state("stylize", settings.model_copy(update=changes), None, tmp_path)
+    assert live is not None
+    live.set_images("paintings", np.zeros((1, 8, 8, 3), np.uint8), 0, 0)
+    live.end("finished")
+    assert only(tmp_path).samples == number
+
+
+def test_page_that_fails_does_not_fail_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        raise RuntimeError("no page")
+
+    monkeypatch.setattr(stage, "StageState", fail)
+    settings = load(ROOT / "params.yaml")
+    assert stage._open_live_state("train", settings, None, tmp_path) is None
+    warning = "WARNING: the live page does not show this stage (no page).\n"
+    assert capsys.readouterr().err == warning
+
+
+def test_stop_signal_does_not_undo_a_finished_stage(
+    ready: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = run_state.ResumeDir.mark_finished
+
+    def stop(self: run_state.ResumeDir) -> None:
+        finish(self)
+        for number in run_state.STOP_SIGNALS:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(run_state.ResumeDir, "mark_finished", stop)
+    ready.stage("render")
+    assert only(ready.folder / ".atelier").status == "finished"
 
 
 @pytest.mark.parametrize(

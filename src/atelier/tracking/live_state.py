@@ -35,8 +35,10 @@ from atelier.tracking.run_state import STOP_SIGNALS
 
 FOLDER = Path("live")
 STATE, CURVES, SAMPLES, STOP = "state.json", "curves.json", "samples.webp", "stop"
-# Series of images that a generator or style transfer made. Others contain images of the user.
-_SHOWN_SERIES = {"samples": "epoch", "generated": "", "paintings": "iteration"}
+# Series of images that a generator or style transfer made, and the unit of their steps. Others
+# contain images of the user.
+_STYLIZED = "paintings"
+_SHOWN_SERIES = {"samples": "epoch", "generated": "", _STYLIZED: "iteration"}
 _MAX_WARNINGS = 20
 # Work is followed by a pause of so many times its processor time, or its duration on a disk that
 # blocks. The state, the results and the page have a limit each, and together take at most 1% of the
@@ -148,6 +150,8 @@ class LiveState:
         start: StageState,
         describe: Callable[[], str] = str,
         show: Callable[[Path, StageState], None] = lambda private, state: None,
+        *,
+        shows_stylized: bool = False,
     ) -> None:
         """Create the folder, and remove those of pipelines that have ended.
 
@@ -156,9 +160,11 @@ class LiveState:
             start: the first state.
             describe: returns the title. It is not called in short stages, because it reads files.
             show: writes a page about a state; called with ``private`` after each write.
+            shows_stylized: show stylized images, whose contents may be images of the user.
         """
         self._private, self._state = private, start.model_copy(update=_encodable(dict(start)))
         self._describe, self._show = describe, show
+        self._shows_stylized = shows_stylized
         self._folder = private / FOLDER / folder_name(start)
         self._curves = LiveCurves()
         self._has_new_curves = False
@@ -201,7 +207,7 @@ class LiveState:
             step: position in the series.
             columns: images in a row; 0 for a nearly square grid.
         """
-        if series not in _SHOWN_SERIES:
+        if series not in _SHOWN_SERIES or (series == _STYLIZED and not self._shows_stylized):
             return
         unit = _SHOWN_SERIES[series]
         self._sheet = (pixels, columns)
@@ -381,8 +387,9 @@ def _encodable(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def _encodable_text(value: object) -> object:
-    is_text = isinstance(value, str)
-    return value.encode("utf-8", "backslashreplace").decode("utf-8") if is_text else value
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return value
 
 
 def _save_webp(pixels: NDArray[np.uint8], file: Path) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
@@ -72,6 +72,7 @@ def restore_outputs(stage: str) -> None:
 
 _INTERRUPTED = 130
 _ERROR = "ERROR: "
+_GENERATED = "generated"  # in stylize.contents
 _LONG_STAGES = ("train", "stylize")
 # The settings of each stage that use most of the memory.
 _MEMORY_SETTINGS = {
@@ -230,18 +231,38 @@ def _run(name: str, settings: Settings, before: Fingerprint | None, logged: bool
             with suppress(Exception):  # must not replace the first error
                 _warn_about_pending(repository_root(), outbox.folder, waited=False)
         raise
+    # The stage is finished: a stop must not undo it. Only the wait for the delivery can be stopped.
+    stops = handled_signals()
+    _ignore(stops)
     resume_dir.mark_finished()
     if live:
         live.end("finished")
     run.end("FINISHED")
     if outbox and pipeline:
-        _wait_for_delivery(
-            repository_root(), outbox.folder, settings.tracking.delivery_timeout_seconds
-        )
+        seconds = settings.tracking.delivery_timeout_seconds
+        with _interruptible(stops):
+            _wait_for_delivery(repository_root(), outbox.folder, seconds)
     elif outbox:
         # A stage that was started without dvc does not wait; its worker continues alone.
         with suppress(OSError):
             _warn_about_pending(repository_root(), outbox.folder, waited=False)
+
+
+def _ignore(stops: Iterable[signal.Signals]) -> None:
+    for stop in stops:
+        signal.signal(stop, signal.SIG_IGN)
+
+
+@contextmanager
+def _interruptible(stops: Iterable[signal.Signals]) -> Iterator[None]:
+    """Let signals end the body, which ignores them before and after it."""
+    with suppress(KeyboardInterrupt):
+        try:
+            for stop in stops:
+                signal.signal(stop, signal.default_int_handler)
+            yield
+        finally:
+            _ignore(stops)
 
 
 def _open_live_state(
@@ -266,7 +287,10 @@ def _open_live_state(
             updated=time.time(),
             images_per_unit=settings.train.batch_size if name == "train" else 0,
         )
-        return LiveState(private, start, title, PageWriter(is_early=is_long))
+        is_generated = set(settings.stylize.contents) == {_GENERATED}
+        shown = settings.shares_images or is_generated
+        page = PageWriter(is_early=is_long)
+        return LiveState(private, start, title, page, shows_stylized=shown)
     except Exception as error:  # the page must not fail the stage
         print(f"WARNING: the live page does not show this stage ({error}).", file=sys.stderr)
         return None
