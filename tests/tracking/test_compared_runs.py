@@ -14,6 +14,7 @@ from atelier.core.errors import AtelierError
 from atelier.tracking.compared_files import losses_of, split_sheet
 from atelier.tracking.compared_run import ComparedRun, stylized_names
 from atelier.tracking.compared_selection import Selection
+from atelier.tracking.execution import Commit
 from atelier.tracking.run import sheet
 from atelier.tracking.store import open_store
 from atelier.web.compare_groups import group_runs, result_settings
@@ -22,6 +23,7 @@ from ..support.arrays import random_images
 from ..support.compared_runs import make_run
 from ..support.project import Project
 
+DIRECTORY = "d" * 32 + ".dir"
 REFERENCE = "refs/exps/ab/" + "c" * 38
 
 
@@ -254,20 +256,42 @@ def test_missing_and_damaged_outputs_of_a_revision_are_named(project: Project) -
     assert run.metrics.keys() == {"style_loss"}
 
 
-def test_a_hash_that_is_a_path_is_not_followed(project: Project) -> None:
-    secret = project.folder / "secret.csv"
-    secret.write_text("epoch,kid,error\n1,77,1\n")
-    lock = project.folder / "dvc.lock"
-    (run,) = Selection(project.folder, "atelier").named(["HEAD"])
-    md5 = run.hashes["plots/kid.csv"]
-    cache = project.folder / ".dvc/cache/files/md5"
-    path = "../../../../secret.csv"
-    assert (cache / path[:2] / path[2:].lstrip("/")).resolve() == secret
-    lock.write_text(lock.read_text().replace(md5, path))
-    project.commit()
-    (run,) = Selection(project.folder, "atelier").named(["HEAD"])
-    assert list(run.kid_by_epoch) == []
-    assert "KID by epoch missing" in run.notes
+def commit_of(folder: Path, hashes: dict[str, str]) -> Commit:
+    """Return a commit whose outputs have these hashes, with a cache in a folder."""
+    cache = folder / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    return Commit(folder, "HEAD", cache, hashes)
+
+
+def add_to_cache(commit: Commit, md5: str, content: str) -> None:
+    file = commit.cache / md5[:2] / md5[2:]
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(content)
+
+
+def test_a_hash_that_is_a_path_is_not_followed(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.csv"
+    secret.write_text("secret")
+    commit = commit_of(tmp_path, {"kid.csv": ".." + str(secret), "samples": DIRECTORY})
+    # Without a check, the first two characters are a folder and the others an absolute path.
+    assert (commit.cache / ".." / str(secret)).read_text() == "secret"
+    listing = [
+        {"relpath": "a.npy", "md5": ".." + str(secret)},
+        {"relpath": "b.npy", "md5": "b" * 32},
+    ]
+    add_to_cache(commit, DIRECTORY, json.dumps(listing))
+    add_to_cache(commit, "b" * 32, "content")
+    assert commit.read("kid.csv") is None
+    assert commit.read("samples/a.npy") is None
+    assert commit.read("samples/b.npy") == b"content"
+
+
+@pytest.mark.parametrize("listing", ['[{"relpath": "a.npy", ', "[1]", "7", "[{}]", "[" * 100_000])
+def test_a_damaged_listing_of_a_folder_has_no_files(tmp_path: Path, listing: str) -> None:
+    commit = commit_of(tmp_path, {"samples": DIRECTORY})
+    add_to_cache(commit, DIRECTORY, listing)
+    assert commit.names("samples") == []
+    assert commit.read("samples/a.npy") is None
 
 
 def test_settings_of_the_workspace_are_those_of_its_results(project: Project) -> None:

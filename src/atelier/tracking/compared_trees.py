@@ -34,7 +34,6 @@ from atelier.tracking.environment import git, git_tags, uncommitted
 from atelier.tracking.execution import Commit, Tree, Workspace
 
 WORKSPACE = "workspace"
-_HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
 _SAMPLES = re.compile(r"epoch_(\d+)\.npy")
 _PERMISSION = "convert.share_images"
 
@@ -72,9 +71,6 @@ def revision_run(root: Path, name: str, commit: str, is_experiment: bool) -> Com
         AtelierError: the commit has no ``dvc.lock``.
     """
     tree = Commit.open(root, commit)
-    # The lock of somebody else's commit may name a path in place of a hash.
-    valid = {path: md5 for path, md5 in tree.hashes.items() if _HASH.fullmatch(md5)}
-    tree = replace(tree, hashes=valid)
     if tree.read("dvc.lock") is None:
         raise AtelierError(
             f"{name} has no dvc.lock; choose a commit that was made after `dvc repro`."

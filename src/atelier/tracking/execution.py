@@ -7,6 +7,7 @@ its results and the images that ``dvc.yaml`` plots.
 
 import hashlib
 import json
+import re
 import subprocess
 import tempfile
 import time
@@ -35,6 +36,7 @@ from atelier.tracking.outbox import Outbox, remove
 from atelier.tracking.redact import numbers
 
 _REPORT = "report.html"
+_HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 class NoTreeError(AtelierError):
@@ -151,11 +153,18 @@ class Commit:
         md5 = self.hashes.get(folder, "")
         if folder not in self._folders:
             content = self._cached(md5) if md5.endswith(".dir") else None
-            entries = json.loads(content) if content else []
-            self._folders[folder] = {entry["relpath"]: entry["md5"] for entry in entries}
+            try:
+                entries = json.loads(content) if content else []
+                files = {str(entry["relpath"]): str(entry["md5"]) for entry in entries}
+            except (ValueError, KeyError, TypeError, RecursionError):  # the listing is damaged
+                files = {}
+            self._folders[folder] = files
         return self._folders[folder]
 
     def _cached(self, md5: str) -> bytes | None:
+        # Another person's commit may have a path in place of a hash.
+        if not _HASH.fullmatch(md5):
+            return None
         with suppress(OSError):
             return (self.cache / md5[:2] / md5[2:]).read_bytes()
         return None
