@@ -1,19 +1,36 @@
 """Compared runs of a finished project: from MLflow, from git and from the workspace."""
 
+import hashlib
+import io
 import json
 import shutil
-from collections.abc import Iterator
+import struct
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from atelier.core.errors import AtelierError
-from atelier.tracking.compared_files import losses_of, split_sheet
+from atelier.tracking import compared_files
+from atelier.tracking.compared_files import (
+    Notes,
+    losses_of,
+    parse_evaluation,
+    parse_image,
+    parse_kid,
+    parse_losses,
+    parse_samples,
+    parse_style_loss,
+    split_sheet,
+)
 from atelier.tracking.compared_run import ComparedRun, stylized_names
 from atelier.tracking.compared_selection import Selection
+from atelier.tracking.compared_trees import workspace_run
 from atelier.tracking.execution import Commit
 from atelier.tracking.run import sheet
 from atelier.tracking.store import open_store
@@ -292,6 +309,131 @@ def test_a_damaged_listing_of_a_folder_has_no_files(tmp_path: Path, listing: str
     add_to_cache(commit, DIRECTORY, listing)
     assert commit.names("samples") == []
     assert commit.read("samples/a.npy") is None
+
+
+LOCK = """
+schema: '2.0'
+stages:
+  convert: {cmd: a, outs: [{path: data/images.npz, md5: %(images)s}]}
+  train:
+    cmd: b
+    deps: [{path: data/images.npz, md5: i1}]
+    params: {params.yaml: {train: {lr: 0.1}}}
+    outs: [{path: models, md5: m2.dir}, {path: samples, md5: s2.dir}]
+  evaluate:
+    cmd: c
+    deps: [{path: samples, md5: %(samples)s}]
+    outs: [{path: metrics/details/evaluate.json, md5: e1}]
+  stylize:
+    cmd: d
+    deps: [{path: models/generator.safetensors, md5: %(generator)s}]
+    outs: [{path: metrics/stylize.json, md5: y1}]
+"""
+GENERATOR = hashlib.md5(b"network").hexdigest()
+FRESH = {"images": "i1", "samples": "s2.dir", "generator": GENERATOR}
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts", "notes"),
+    [
+        ({}, {"kid", "style_loss", "losses"}, []),
+        ({"samples": "s1.dir"}, {"style_loss", "losses"}, ["evaluate is older than train"]),
+        ({"generator": "g1"}, {"kid", "losses"}, ["stylize is older than train"]),
+        (
+            {"images": "i2"},
+            set(),
+            [f"{stage} is older than convert" for stage in ("train", "evaluate", "stylize")],
+        ),
+    ],
+)
+def test_results_of_an_earlier_training_are_left_out_and_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, str],
+    parts: set[str],
+    notes: list[str],
+) -> None:
+    files = {
+        "dvc.lock": LOCK % (FRESH | changes),
+        "params.yaml": "train: {lr: 0.1}",
+        "models/generator.safetensors": "network",
+        "metrics/details/evaluate.json": '{"kid": 1.5}',
+        "metrics/stylize.json": '{"style_loss": 2.5}',
+        "plots/losses.csv": "step,epoch,images,loss_d,loss_g,d_x,d_g_z1,d_g_z2\n1,1,8,1,1,1,1,1\n",
+        "plots/kid.csv": "epoch,kid,error\n1,7,1\n",
+        "styled/sources/list.json": '[{"image": "i", "content": "c", "style": "s"}]',
+    }
+    for path, content in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    run = workspace_run(tmp_path)
+    assert {*run.metrics, *(["losses"] if run.losses else [])} == parts
+    assert bool(run.kid_by_epoch) == ("kid" in parts)
+    assert bool(run.stylized) == ("style_loss" in parts)
+    assert [text for text in run.notes if "older" in text] == notes
+
+
+HEADER = "step,epoch,images,loss_d,loss_g,d_x,d_g_z1,d_g_z2\n"
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """Return a small PNG file whose header has another size."""
+    file = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(file, "PNG")
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    content = file.getvalue()
+    return content[:12] + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[33:]
+
+
+@pytest.mark.parametrize(
+    ("parse", "content"),
+    [
+        (parse_evaluation, b"[" * 100_000),
+        (parse_evaluation, b'{"kid": 1' + b"0" * 400 + b"}"),
+        (parse_style_loss, b"{}"),
+        (parse_kid, b"epoch,kid,error\n1" + b"0" * 400 + b",1,1\n"),
+        (parse_kid, b"epoch,kid,error\n" + b"1" * 200_000),
+        (parse_kid, b"epoch,kid\n1,2\n"),
+        (parse_losses, HEADER.encode()),
+        (parse_samples, b""),
+        (parse_samples, b"\x93NUMPY"),
+        (parse_image, png_of_size(20_000, 20_000)),
+        (parse_image, png_of_size(9_000, 9_000)),
+        (parse_image, png_of_size(10_000, 10_000)),
+    ],
+)
+def test_damaged_and_hostile_files_are_noted(
+    parse: Callable[[bytes], object], content: bytes
+) -> None:
+    notes = Notes()
+    assert notes.read("part", lambda: content, parse) is None
+    assert notes.sentences == ["part damaged"]
+
+
+def test_files_that_cannot_be_read_or_are_too_large_are_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> bytes:
+        raise EOFError
+
+    notes = Notes()
+    assert notes.read("one", fail, parse_kid) is None
+    monkeypatch.setattr(compared_files, "_MAX_BYTES", 3)
+    assert notes.read("two", lambda: b"1234", len) is None
+    assert notes.read("three", lambda: b"123", len) == 3
+    assert notes.sentences == ["one damaged", "two damaged"]
+
+
+def test_settings_that_include_themselves_are_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "params.yaml").write_text("train: &a {lr: 1, train: *a}\n")
+    (tmp_path / "dvc.lock").write_text("stages: {train: {params: {params.yaml: &a {b: *a}}}}\n")
+    monkeypatch.chdir(tmp_path)
+    run = workspace_run(tmp_path)
+    assert run.settings == {}
+    assert "params.yaml damaged" in run.notes
 
 
 def test_settings_of_the_workspace_are_those_of_its_results(project: Project) -> None:

@@ -4,12 +4,14 @@ import csv
 import io
 import json
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
+from ruamel.yaml.error import YAMLError
 
 from atelier.core.errors import AtelierError
 from atelier.figures.curves import read_losses
@@ -20,7 +22,14 @@ from atelier.tracking.redact import numbers
 T = TypeVar("T")
 LOSSES = ("step", "loss_d", "loss_g")
 _REAL = "real_"  # prefix of the metrics of other real images
-_DAMAGE = (AtelierError, OSError, ValueError, KeyError, TypeError, AttributeError, SyntaxError)
+# Errors of parsers, if another person's file is damaged or was made to do harm.
+DAMAGE = (
+    *(AtelierError, OSError, ValueError, LookupError, TypeError, AttributeError, SyntaxError),
+    *(ArithmeticError, EOFError, RecursionError, MemoryError, csv.Error, YAMLError),
+)
+_MAX_BYTES = 256_000_000  # of a file
+_MAX_PIXELS = 64_000_000  # of an image
+_MAX_EPOCH = 10**9
 
 
 class Notes:
@@ -29,22 +38,32 @@ class Notes:
     def __init__(self) -> None:
         self.sentences: list[str] = []
 
-    def read(self, part: str, content: bytes | None, parse: Callable[[bytes], T]) -> T | None:
+    def read(
+        self, part: str, load: Callable[[], bytes | None], parse: Callable[[bytes], T]
+    ) -> T | None:
         """Return a parsed file; if it is missing or damaged, note that and return ``None``.
 
         Args:
             part: name of the part for the sentence.
-            content: of the file; ``None`` if it is missing.
+            load: returns the content of the file; ``None`` if it is missing.
             parse: raises an error of Python or an ``AtelierError`` if the content is damaged.
         """
-        if content is None:
-            self.sentences.append(f"{part} missing")
-            return None
         try:
-            return parse(content)
-        except _DAMAGE:
+            content = load()
+            if content is None:
+                self.sentences.append(f"{part} missing")
+                return None
+            return parse(check_size(content))
+        except DAMAGE:
             self.sentences.append(f"{part} damaged")
             return None
+
+
+def check_size(content: bytes) -> bytes:
+    """Return the content of a file; raise ``ValueError`` if it is too large for results."""
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"{len(content):,} bytes are too many")
+    return content
 
 
 def parse_evaluation(content: bytes) -> tuple[dict[str, float], dict[str, str]]:
@@ -64,6 +83,8 @@ def parse_kid(content: bytes) -> list[tuple[int, float, float]]:
     """Return (epoch, KID, standard error) of ``plots/kid.csv``, without infinite KID."""
     table = csv.DictReader(io.StringIO(content.decode()))
     rows = [(int(row["epoch"]), float(row["kid"]), float(row["error"])) for row in table]
+    if any(not 0 <= epoch <= _MAX_EPOCH for epoch, _, _ in rows):
+        raise ValueError("an epoch is out of range")
     return [row for row in rows if math.isfinite(row[1])]
 
 
@@ -75,15 +96,27 @@ def parse_losses(content: bytes) -> dict[str, Floats]:
 
 def parse_samples(content: bytes) -> Pixels:
     """Return the samples of an epoch, uint8 [N, H, W, C]."""
-    return _as_file(content, "samples.npy", lambda file: np.array(load_samples(file)))
+    return _as_file(check_size(content), "samples.npy", lambda file: np.array(load_samples(file)))
 
 
 def parse_image(content: bytes) -> Pixels:
-    """Return a PNG file's image, uint8 [H, W, 3]."""
+    """Return a PNG file's image, uint8 [H, W, 3].
+
+    Raises:
+        ValueError: it has too many pixels.
+    """
     from PIL import Image
 
-    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-        return np.asarray(image.convert("RGB"))
+    too_large = Image.DecompressionBombError, Image.DecompressionBombWarning
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(check_size(content)), formats=["PNG"]) as image:
+                if math.prod(image.size) > _MAX_PIXELS:
+                    raise ValueError(f"{math.prod(image.size):,} pixels are too many")
+                return np.asarray(image.convert("RGB"))
+    except too_large as error:
+        raise ValueError(str(error)) from None
 
 
 def split_sheet(sheet: Pixels, side: int, count: int) -> Pixels:

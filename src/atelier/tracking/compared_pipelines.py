@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _QUALITY = "quality/"
 # Metrics of this section that are not results of the final generator.
 _OTHERS = ("quality/kid_by_epoch", "quality/validation_kid")
-_SAMPLES = re.compile(r"images/images~samples\+step\+(\d+)\+.*\.png")
+_SAMPLES = re.compile(r"images/images~samples\+step\+(\d{1,9})\+.*\.png")
 _MAX_SAMPLES = 4096  # of a sheet, if the settings do not tell their number
 
 
@@ -132,7 +132,7 @@ class StoredRun:
             return {}
         content = self._content("train", "losses.csv")
         if content is not None:
-            return self._notes.read("losses", content, parse_losses) or {}
+            return self._notes.read("losses", lambda: content, parse_losses) or {}
         points = {f"loss_{name}": self._history("train", f"loss/{name}") for name in "dg"}
         return losses_of(points)
 
@@ -176,8 +176,10 @@ class StoredRun:
                 for image, of, style in stylized_names(json.loads(content))
             }
 
-        content = self._content("stylize", "styled/sources/list.json")
-        return self._notes.read("stylized images", content, parse) or {}
+        path = "styled/sources/list.json"
+        return (
+            self._notes.read("stylized images", lambda: self._content("stylize", path), parse) or {}
+        )
 
     def _image(self, stage: str, path: str) -> Pixels:
         content = self._content(stage, path)

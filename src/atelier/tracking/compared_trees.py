@@ -2,14 +2,14 @@
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from atelier.core.errors import AtelierError
 from atelier.tracking.compared_code import code_digest
@@ -29,12 +29,14 @@ from atelier.tracking.compared_run import (
     settings_as_text,
     stylized_names,
 )
-from atelier.tracking.dvc_lock import StageRecord, read_lock
+from atelier.tracking.dvc_lock import StageRecord, current, producers, read_lock
 from atelier.tracking.environment import git, git_tags, uncommitted
 from atelier.tracking.execution import Commit, Tree, Workspace
 
+T = TypeVar("T")
 WORKSPACE = "workspace"
-_SAMPLES = re.compile(r"epoch_(\d+)\.npy")
+_RESULTS = ("train", "evaluate", "stylize")
+_SAMPLES = re.compile(r"epoch_(\d{1,9})\.npy")
 _PERMISSION = "convert.share_images"
 
 
@@ -87,39 +89,23 @@ def revision_run(root: Path, name: str, commit: str, is_experiment: bool) -> Com
 
 
 def _tree_run(tree: Tree, name: str, source: str) -> ComparedRun:
-    """Return the results in a tree of files."""
+    """Return the results in a tree of files, without those of stages that are out of date."""
     notes = Notes()
-    records = read_lock((tree.read("dvc.lock") or b"").decode("utf-8", "replace"))
-    metrics, conditions = notes.read(
-        "metrics", tree.read("metrics/details/evaluate.json"), parse_evaluation
-    ) or ({}, {})
-    metrics |= notes.read("style loss", tree.read("metrics/stylize.json"), parse_style_loss) or {}
-    kid = notes.read("KID by epoch", tree.read("plots/kid.csv"), parse_kid) or []
-    losses = notes.read("losses", tree.read("plots/losses.csv"), parse_losses) or {}
-    files = {m[1]: m[0] for m in map(_SAMPLES.fullmatch, tree.names("samples")) if m}
-    if not files:
-        notes.sentences.append("samples missing")
+    recorded = read_lock((tree.read("dvc.lock") or b"").decode("utf-8", "replace"))
+    records = _up_to_date(tree, recorded, notes)
+    # Without a record of a stage, its files are those of a pipeline that has not ended.
+    results = _Results(tree, frozenset(recorded.keys() - records.keys()), notes)
+    metrics, conditions = results.evaluation()
     return ComparedRun(
         name=name,
         source=source,
-        settings=_settings(tree, records, notes),
-        metrics=metrics,
+        metrics=metrics | results.style_loss(),
         measured_with=conditions,
-        kid_by_epoch=kid,
-        losses=losses,
-        samples={
-            int(epoch): partial(_samples, tree, f"samples/{file}")
-            for epoch, file in sorted(files.items(), key=lambda item: int(item[0]))
-        },
-        stylized=notes.read(
-            "stylized images",
-            tree.read("styled/sources/list.json"),
-            lambda content: {
-                image: StylizedFile(of, style, partial(_image, tree, f"styled/{image}.png"))
-                for image, of, style in stylized_names(json.loads(content))
-            },
-        )
-        or {},
+        kid_by_epoch=results.read("evaluate", "KID by epoch", "plots/kid.csv", parse_kid) or [],
+        losses=results.read("train", "losses", "plots/losses.csv", parse_losses) or {},
+        samples=results.samples(),
+        settings=_settings(tree, records, notes),
+        stylized=results.stylized(),
         hashes={
             path: hash_
             for record in records.values()
@@ -129,14 +115,119 @@ def _tree_run(tree: Tree, name: str, source: str) -> ComparedRun:
     )
 
 
+def _up_to_date(
+    tree: Tree, records: Mapping[str, StageRecord], notes: Notes
+) -> dict[str, StageRecord]:
+    """Return the records whose inputs are the recorded outputs of other stages.
+
+    After ``dvc repro train``, evaluate and stylize still have the results of an earlier training.
+    Those would be shown with the settings of the new one.
+    """
+    hashes = {path: tree.hash_of(path) for path in _inside_outputs(records)}
+    linked = {
+        name: replace(
+            record,
+            parameters={},
+            # A file that is not in the cache cannot be compared.
+            inputs={
+                path: record.inputs[path]
+                for path in producers(records, record)
+                if hashes.get(path, record.inputs[path]) is not None
+            },
+        )
+        for name, record in records.items()
+    }
+    valid = current(linked, {}, hashes.get)
+    for name in _RESULTS:
+        if name in records and name not in valid:
+            notes.sentences.append(f"{name} is older than {_newer(linked, valid, name)}")
+    return {name: record for name, record in records.items() if name in valid}
+
+
+def _inside_outputs(records: Mapping[str, StageRecord]) -> set[str]:
+    """Return the inputs that are in a folder that a stage makes, e.g. one network of models/."""
+    outputs = {path for record in records.values() for path in record.outputs}
+    return {path for record in records.values() for path in producers(records, record)} - outputs
+
+
+def _newer(records: Mapping[str, StageRecord], valid: Mapping[str, StageRecord], name: str) -> str:
+    """Return the stage whose outputs are newer than the results of a stage."""
+    found = list(dict.fromkeys(producers(records, records[name]).values()))
+    outdated = [producer for producer in found if producer not in valid]
+    if outdated:
+        return _newer(records, valid, outdated[0])
+    outputs = {path: md5 for each in found for path, md5 in records[each].outputs.items()}
+    changed = [
+        producer
+        for path, producer in producers(records, records[name]).items()
+        if outputs.get(path) != records[name].inputs[path]
+    ]
+    return changed[0]
+
+
+@dataclass(frozen=True)
+class _Results:
+    """Results in a tree, without those of some stages.
+
+    Attributes:
+        tree: of files.
+        outdated: stages whose results are left out.
+        notes: on missing and damaged parts.
+    """
+
+    tree: Tree
+    outdated: frozenset[str]
+    notes: Notes
+
+    def read(self, stage: str, part: str, path: str, parse: Callable[[bytes], T]) -> T | None:
+        """Return a parsed file of a stage; ``None`` if it is out of date, missing or damaged."""
+        if stage in self.outdated:
+            return None
+        return self.notes.read(part, lambda: self.tree.read(path), parse)
+
+    def evaluation(self) -> tuple[dict[str, float], dict[str, str]]:
+        """Return the metrics and their conditions."""
+        path = "metrics/details/evaluate.json"
+        return self.read("evaluate", "metrics", path, parse_evaluation) or ({}, {})
+
+    def style_loss(self) -> dict[str, float]:
+        """Return the metric of the stylize stage."""
+        path = "metrics/stylize.json"
+        return self.read("stylize", "style loss", path, parse_style_loss) or {}
+
+    def samples(self) -> dict[int, Callable[[], Pixels]]:
+        """Return functions that read the samples of an epoch."""
+        if "train" in self.outdated:
+            return {}
+        names = self.tree.names("samples")
+        files = {int(m[1]): m[0] for m in map(_SAMPLES.fullmatch, names) if m}
+        if not files:
+            self.notes.sentences.append("samples missing")
+        return {
+            epoch: partial(_samples, self.tree, f"samples/{file}")
+            for epoch, file in sorted(files.items())
+        }
+
+    def stylized(self) -> dict[str, StylizedFile]:
+        """Return the stylized images."""
+
+        def parse(content: bytes) -> dict[str, StylizedFile]:
+            return {
+                image: StylizedFile(of, style, partial(_image, self.tree, f"styled/{image}.png"))
+                for image, of, style in stylized_names(json.loads(content))
+            }
+
+        path = "styled/sources/list.json"
+        return self.read("stylize", "stylized images", path, parse) or {}
+
+
 def _settings(tree: Tree, records: Mapping[str, StageRecord], notes: Notes) -> dict[str, str]:
     """Return the settings of the outputs: those that ``dvc.lock`` records, before other ones."""
-    try:
-        values = YAML(typ="safe", pure=True).load(tree.read("params.yaml") or b"{}")
-        present = settings_as_text(dict(values))
-    except (YAMLError, TypeError, ValueError):
-        notes.sentences.append("params.yaml damaged")
-        present = {}
+
+    def parse(content: bytes) -> dict[str, str]:
+        return settings_as_text(dict(YAML(typ="safe", pure=True).load(content)))
+
+    present = notes.read("params.yaml", lambda: tree.read("params.yaml") or b"{}", parse) or {}
     recorded = {
         key: value
         for section, record in records.items()
@@ -145,7 +236,7 @@ def _settings(tree: Tree, records: Mapping[str, StageRecord], notes: Notes) -> d
     }
     # A section is replaced as a whole: two mappings, e.g. of weights by layer, must not be mixed.
     others = {k: v for k, v in present.items() if k.split(".")[0] not in records}
-    # Permission is that of the present settings; it changes no output.
+    # Permission is that of the tree's settings; it changes no output.
     permission = {_PERMISSION: present[_PERMISSION]} if _PERMISSION in present else {}
     return others | recorded | permission
 

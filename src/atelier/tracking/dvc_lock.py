@@ -99,7 +99,9 @@ def read_lock(text: str) -> dict[str, StageRecord]:
             for name, stage in stages.items()
         }
         return {name: records[name] for name in _in_order(records)}
-    except (YAMLError, CycleError, KeyError, TypeError, AttributeError, ValueError):
+    except (YAMLError, CycleError, LookupError, TypeError, AttributeError, ValueError):
+        return {}
+    except RecursionError:  # a mapping that includes itself
         return {}
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from atelier.core.errors import AtelierError
 from atelier.figures.montage import limit_size, montage
 from atelier.pages.images import MAX_SIDE, Format, PageImage, Pixels, encode, encode_within
+from atelier.tracking.compared_files import DAMAGE
 from atelier.tracking.compared_run import ComparedRun
 
 _FORMATS = (Format(), Format(quality=60), Format(512, 50), Format(256, 40), Format(128, 30))
@@ -17,7 +17,6 @@ _MIN_POSITIONS, _MAX_POSITIONS = 6, 48  # of the slider
 _SAMPLES = ((2, 64), (4, 36), (math.inf, 16))
 _PAINTING_FORMATS = (Format(256), Format(192), Format(128), Format(128, 50), Format(64, 40))
 _MAX_PAINTINGS = 9  # rows of the table
-_DAMAGE = (AtelierError, OSError, ValueError, KeyError, TypeError, SyntaxError)
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class _Encoder:
         if key not in self._encoded:
             try:
                 image = self._montage(epoch)
-            except _DAMAGE:
+            except DAMAGE:
                 self.damaged.add(epoch)
                 return None
             text = f"Generated images of {self.run.name} after epoch {epoch}, in rows"
@@ -166,7 +165,7 @@ def encode_paintings(
             if name in run.shown_stylized:
                 try:
                     cells[name, place] = run.shown_stylized[name].load()
-                except _DAMAGE:
+                except DAMAGE:
                     notes[place].append(f"stylized image {name} damaged")
     texts = [f"{name}, stylized by {runs[place].name}" for name, place in cells]
     images = encode_within(list(cells.values()), texts, characters, _PAINTING_FORMATS)
