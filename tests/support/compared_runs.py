@@ -50,6 +50,7 @@ def make_run(
         "commit": "1234567890abcdef",
         "code": "c0de",
         "settings": SETTINGS | dict(settings or {}),
+        "sharing": "all",
         "metrics": {"kid": 2.0, "kid_error": 0.1} if metrics is None else metrics,
         "measured_with": CONDITIONS,
         "kid_by_epoch": [(epoch, 10.0 / epoch, 0.5) for epoch in range(1, epochs + 1)],

@@ -441,7 +441,7 @@ def test_settings_of_the_workspace_are_those_of_its_results(project: Project) ->
     (run,) = Selection(project.folder, "atelier").named(["workspace"])
     assert run.settings["train.lr"] == "0.0002"
     assert run.is_dirty
-    assert not run.shares_images  # permission is withdrawn at once
+    assert run.settings["convert.share_images"] == "none"
 
 
 @pytest.mark.slow
@@ -490,6 +490,33 @@ def test_stylized_photographs_are_shown_only_if_images_are_shared(
     }
     run = make_run(settings=settings)
     assert bool(run.shown_stylized) == is_shown
+
+
+@pytest.mark.parametrize(
+    ("source", "own", "present", "is_shown"),
+    [
+        ("folder", "all", "all", True),
+        ("folder", "all", "public", False),
+        ("folder", "public", "all", False),
+        ("sample", "all", "public", True),
+        ("torchvision", "public", "public", True),
+        ("sample", "public", "none", False),
+        ("sample", "none", "all", False),
+    ],
+)
+def test_photographs_need_the_permission_of_the_run_and_the_present_one(
+    source: str, own: str, present: str, is_shown: bool
+) -> None:
+    settings = {"download.source": source, "convert.share_images": own, "stylize.contents": "[me]"}
+    run = make_run(settings=settings, sharing=present)
+    assert run.shares_images == bool(run.shown_stylized) == is_shown
+
+
+def test_present_permission_holds_for_all_runs(project: Project) -> None:
+    for sharing in ("none", "public"):
+        selection = Selection(project.folder, "atelier", sharing)
+        runs = [*selection.latest(1), *selection.named(["HEAD", "workspace"])]
+        assert [run.shares_images for run in runs] == [sharing == "public"] * 3
 
 
 def test_unknown_settings_share_nothing() -> None:

@@ -54,6 +54,27 @@ def test_named_runs_are_compared_in_their_order(project: Project, tmp_path: Path
     assert "A has 1 more measured run of seeds that are counted already" in text
 
 
+@pytest.mark.parametrize("sharing", ["public", "none"])
+def test_photographs_of_a_revision_need_the_present_permission(
+    project: Project, sharing: str
+) -> None:
+    names = ("dvc.lock", "params.yaml")
+    before = {name: (project.folder / name).read_text() for name in names}
+    lock = re.sub(r"contents:\n( +)- generated", r"contents:\n\1- me.jpg", before["dvc.lock"])
+    assert lock != before["dvc.lock"]
+    try:
+        write_text(project.folder / "dvc.lock", lock)
+        project.set(**{"convert.share_images": sharing})
+        project.atelier("compare", "workspace")
+    finally:
+        for name, text in before.items():
+            write_text(project.folder / name, text)
+    text = (project.folder / "compare.html").read_text("utf-8")
+    assert ("stylized images of 1 run are left out" in text.replace("\n", " ")) == (
+        sharing == "none"
+    )
+
+
 @pytest.mark.slow
 def test_last_limits_the_number_of_pipelines(project: Project) -> None:
     client, experiment = open_store(project.folder, "atelier")

@@ -53,7 +53,7 @@ def compare(
     _deliver(root)
     with status_line() as show:
         show("Reading the runs")
-        selection = Selection(root, values.tracking.experiment)
+        selection = Selection(root, values.tracking.experiment, values.convert.share_images)
         runs = selection.named(names) if names else selection.latest(last)
         show("Encoding the images")
         page = build_compare_page(runs, fps=values.render.fps)

@@ -42,6 +42,7 @@ class ComparedRun:
         code: digest of the code that trains and evaluates; empty if it is not known.
         experiment: name of the DVC experiment; or empty.
         settings: as text, by dotted key.
+        sharing: present value of ``convert.share_images`` in the project.
         metrics: numbers of the evaluate stage by key of its file of details, and ``style_loss``.
         measured_with: conditions of these numbers.
         kid_by_epoch: (epoch, KID, standard error or NaN), by epoch.
@@ -62,6 +63,7 @@ class ComparedRun:
     code: str = ""
     experiment: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
+    sharing: str = "none"
     metrics: Mapping[str, float] = field(default_factory=dict)
     measured_with: Mapping[str, str] = field(default_factory=dict)
     kid_by_epoch: Sequence[tuple[int, float, float]] = ()
@@ -79,10 +81,18 @@ class ComparedRun:
 
     @property
     def shares_images(self) -> bool:
-        """True if images of the data may be shown, as in ``Settings.shares_images``."""
-        sharing = self.settings.get("convert.share_images", "none")
-        is_public = self.settings.get("download.source") in _PUBLIC_SOURCES
-        return sharing == "all" or (sharing == "public" and is_public)
+        """True if images of the data may be shown, as in ``Settings.shares_images``.
+
+        Both the run's own setting and the present one must allow it, so that a permission that was
+        withdrawn also holds for earlier runs.
+        """
+        allowing = ("all", "public") if self._is_public else ("all",)
+        own = self.settings.get("convert.share_images", "none")
+        return own in allowing and self.sharing in allowing
+
+    @property
+    def _is_public(self) -> bool:
+        return self.settings.get("download.source") in _PUBLIC_SOURCES
 
     @property
     def stylizes_files(self) -> bool:

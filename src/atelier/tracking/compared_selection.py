@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -34,10 +34,11 @@ class Selection:
     Args:
         root: the project.
         experiment: name of the experiment in MLflow.
+        sharing: present value of ``convert.share_images``.
     """
 
-    def __init__(self, root: Path, experiment: str) -> None:
-        self._root, self._experiment = root, experiment
+    def __init__(self, root: Path, experiment: str, sharing: str = "none") -> None:
+        self._root, self._experiment, self._sharing = root, experiment, sharing
 
     def latest(self, count: int) -> list[ComparedRun]:
         """Return the last pipelines in MLflow, oldest first.
@@ -50,14 +51,14 @@ class Selection:
         if self._client is not None:
             pipelines = [run for run in self._runs if PARENT_KEY in run.data.tags][:count]
             if pipelines:
-                return [self._stored(run) for run in reversed(pipelines)]
+                return self._with_sharing(self._stored(run) for run in reversed(pipelines))
         names = list(self._experiments)[: count - 1]
         found = [self._revision(name) for name in reversed(names)]
         if (self._root / "dvc.lock").is_file():
             found.append(workspace_run(self._root))
         if not found:
             raise AtelierError("there are no runs to compare yet; type: dvc repro")
-        return found
+        return self._with_sharing(found)
 
     def named(self, names: Sequence[str]) -> list[ComparedRun]:
         """Return the runs with these names, in their order; each run once.
@@ -65,8 +66,11 @@ class Selection:
         Raises:
             AtelierError: a name is unknown, or several runs have it.
         """
-        found = [self._named(name) for name in names]
+        found = self._with_sharing(self._named(name) for name in names)
         return list({run.source: run for run in found}.values())
+
+    def _with_sharing(self, runs: Iterable[ComparedRun]) -> list[ComparedRun]:
+        return [replace(run, sharing=self._sharing) for run in runs]
 
     def _named(self, name: str) -> ComparedRun:
         if name == WORKSPACE:
