@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import struct
+import subprocess
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import chdir
@@ -17,6 +18,7 @@ from PIL import Image
 
 from atelier.core.errors import AtelierError
 from atelier.tracking import compared_files
+from atelier.tracking.compared_code import code_digest
 from atelier.tracking.compared_files import (
     Notes,
     losses_of,
@@ -434,6 +436,27 @@ def test_settings_that_include_themselves_are_damaged(
     run = workspace_run(tmp_path)
     assert run.settings == {}
     assert "params.yaml damaged" in run.notes
+
+
+def test_code_of_uncommitted_changes_without_a_patch_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stages = {stage: {"deps": ["src/gan"]} for stage in ("convert", "train", "evaluate")}
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": stages}))
+    (tmp_path / "src/gan").mkdir(parents=True)
+    (tmp_path / "src/gan/fit.py").write_text("fit\n")
+    author = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for command in (("init", "-q"), ("add", "-A"), (*author, "commit", "-qm", "a")):
+        subprocess.run(["git", *command], check=True)
+    shown = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    commit = shown.stdout.strip()
+    clean = code_digest(commit, None)
+    assert clean != ""
+    assert code_digest(commit, "") == code_digest(commit, "diff --git i/src/gan w/src/gan") == ""
+    assert code_digest(commit, "diff --git a/README.md b/README.md\n") == clean
+    changed = code_digest(commit, "diff --git a/src/gan/fit.py b/src/gan/fit.py\n+x\n")
+    assert changed not in ("", clean)
 
 
 def test_settings_of_the_workspace_are_those_of_its_results(project: Project) -> None:

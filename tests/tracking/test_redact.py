@@ -129,6 +129,23 @@ def test_changed_binary_files_are_listed(repository: Path) -> None:
     assert "Binary files" in uncommitted()
 
 
+@pytest.mark.parametrize("option", ["diff.mnemonicPrefix", "diff.noprefix"])
+def test_patch_has_paths_in_the_project_whatever_git_is_set_to(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    subprocess.run(["git", "config", option, "true"], check=True)
+    (repository / "a.txt").write_text("changed\n")
+    assert uncommitted().startswith("diff --git a/a.txt b/a.txt\n")
+    project = repository / "project"
+    project.mkdir()
+    (project / "b.txt").write_text("new\n")
+    subprocess.run(["git", "add", "--intent-to-add", "project"], check=True)
+    monkeypatch.chdir(project)
+    patch = uncommitted()
+    assert patch.startswith("diff --git a/b.txt b/b.txt\n")
+    assert "a.txt" not in patch
+
+
 def test_patch_is_empty_outside_a_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,10 +14,11 @@ from atelier.tracking.environment import git
 
 _STAGES = ("convert", "train", "evaluate")
 _COMMIT = re.compile("[0-9a-f]{7,64}")
+_CHANGE = re.compile("^diff --git a/", re.MULTILINE)
 _LENGTH = 12  # digits of a digest
 
 
-def code_digest(commit: str, patch: str) -> str:
+def code_digest(commit: str, patch: str | None) -> str:
     """Return a digest of the code of a commit with uncommitted changes.
 
     It depends only on the files that ``dvc.yaml`` names as dependencies of the stages that make a
@@ -25,18 +26,21 @@ def code_digest(commit: str, patch: str) -> str:
 
     Args:
         commit: full id of the commit.
-        patch: uncommitted changes, as ``git diff`` prints them.
+        patch: uncommitted changes, as ``git diff`` prints them; ``None`` without changes.
 
     Returns:
-        Hexadecimal digits; empty if the commit is not in this repository.
+        Hexadecimal digits; empty if the commit is not in this repository, or the patch has no
+        changed file.
     """
+    if patch is not None and not _CHANGE.search(patch):
+        return ""
     paths = _code_paths(Path.cwd())
     if not _COMMIT.fullmatch(commit) or not paths:
         return ""
     tree = git("ls-tree", "-r", commit, "--", *paths)
     if not tree:
         return ""
-    return hashlib.sha256(f"{tree}{_part(patch, paths)}".encode()).hexdigest()[:_LENGTH]
+    return hashlib.sha256(f"{tree}{_part(patch or '', paths)}".encode()).hexdigest()[:_LENGTH]
 
 
 def _part(patch: str, paths: Sequence[str]) -> str:

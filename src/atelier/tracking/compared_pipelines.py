@@ -189,7 +189,7 @@ class StoredRun:
 
     def _code(self, commit: str, is_dirty: bool) -> str:
         if not is_dirty:
-            return code_digest(commit, "")
+            return code_digest(commit, None)
         patch = self._download(self._head.info.run_id, "uncommitted.patch")
         return "" if patch is None else code_digest(commit, patch.decode("utf-8", "replace"))
 

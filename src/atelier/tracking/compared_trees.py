@@ -56,7 +56,7 @@ def workspace_run(root: Path) -> ComparedRun:
         date=f"{datetime.fromtimestamp(lock.stat().st_mtime):%Y-%m-%d %H:%M}",
         commit=commit,
         is_dirty=is_dirty,
-        code=code_digest(commit, uncommitted() if is_dirty else ""),
+        code=code_digest(commit, uncommitted() if is_dirty else None),
     )
 
 
@@ -83,7 +83,7 @@ def revision_run(root: Path, name: str, commit: str, is_experiment: bool) -> Com
         _tree_run(tree, name, f"{kind} {name}"),
         date=(shown or "").strip(),
         commit=commit,
-        code=code_digest(commit, ""),
+        code=code_digest(commit, None),
         experiment=name if is_experiment else "",
     )
 

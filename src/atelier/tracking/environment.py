@@ -29,6 +29,9 @@ _SAMPLE_SECONDS = 10.0
 _MEGA = 1e6
 # Without dvc.lock, which DVC writes in every run; its hashes are logged as tags.
 _DIFF_PATHS = (".", ":!dvc.lock")
+# A user's settings of git may change the prefixes. Paths are relative to the project, which may be
+# in a folder of its repository.
+_DIFF_FORMAT = ("--src-prefix=a/", "--dst-prefix=b/", "--relative")
 # Packages that results depend on.
 _PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "dvc", "mlflow")
 
@@ -122,7 +125,7 @@ def uncommitted() -> str:
     some seconds. Files of more than 8 MiB are listed, not compared.
     """
     command = ["git", "--no-optional-locks", "-c", "core.bigFileThreshold=8m", "diff", "HEAD"]
-    command += ["--no-color", "--no-ext-diff", "--no-textconv", "--", *_DIFF_PATHS]
+    command += ["--no-color", "--no-ext-diff", "--no-textconv", *_DIFF_FORMAT, "--", *_DIFF_PATHS]
     try:
         process = subprocess.Popen(  # noqa: S603 - fixed arguments, no shell
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
