@@ -19,7 +19,7 @@ from atelier.web.compare_differences import (
 )
 from atelier.web.compare_groups import group_runs
 
-from ..support.compared_runs import CONDITIONS, make_run, seeds_of
+from ..support.compared_runs import CONDITIONS, HASHES, make_run, seeds_of
 
 KID = ALL_METRICS[0]
 # 97.5% quantiles of Student's t by degrees of freedom, from printed tables.
@@ -192,10 +192,36 @@ def test_metrics_measured_in_another_way_are_not_compared() -> None:
     assert "not compared: the conditions of a measurement are not recorded" in found.sentence
 
 
-def test_metrics_of_other_images_are_not_compared() -> None:
-    other = make_run("b", hashes={"data/images.npz": "a" * 32, "data/test.npz": "d" * 32})
+def test_metrics_with_other_real_images_are_not_compared() -> None:
+    other = make_run("b", hashes=HASHES | {"data/test.npz": "d" * 32})
     (found,) = compare([make_run(), other])
-    assert "not compared: their images differ" in found.sentence
+    assert "not compared: their real images differ" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("reference", "path", "is_compared"),
+    [
+        ("test", "data/images.npz", True),
+        ("test", "data/validation.npz", True),
+        ("test", "data/start/generator.safetensors", True),
+        ("test", "data/test.npz", False),
+        ("training", "data/images.npz", False),
+        ("training", "data/test.npz", True),
+    ],
+)
+def test_trainings_on_other_data_are_compared_with_the_same_real_images(
+    reference: str, path: str, is_compared: bool
+) -> None:
+    conditions = CONDITIONS | {"reference": reference}
+    runs = [
+        run
+        for digit, kids in (("d", {1: 3.0, 2: 3.1, 3: 3.2}), ("e", {1: 2.0, 2: 2.1, 3: 2.2}))
+        for run in seeds_of(
+            "0.1", kids, hashes=HASHES | {path: digit * 32}, measured_with=conditions
+        )
+    ]
+    (found,) = compare(runs)
+    assert found.outcome == ("larger" if is_compared else "unknown")
 
 
 def test_style_losses_are_compared_if_the_style_transfer_is_the_same() -> None:

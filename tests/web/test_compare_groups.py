@@ -1,5 +1,7 @@
 """Groups of compared runs."""
 
+from dataclasses import replace
+
 import pytest
 
 from atelier.web.compare_groups import (
@@ -69,7 +71,8 @@ def test_other_code_and_other_images_are_other_groups_and_are_named() -> None:
     assert groups[1].label == "commit fedcba98, images aaaaaaaa"
     assert group_notes(groups) == [
         "A and B were made by different code (commits 12345678 and fedcba98 with changes).",
-        "A and C were made from different images.",
+        "A and C differ in training images.",
+        "A and D differ in the networks of train.start_from.",
     ]
 
 
@@ -94,6 +97,16 @@ def test_repetitions_of_a_seed_count_once() -> None:
     assert [run.name for run in group.measured("style_loss")] == ["no KID"]
     (group,) = group_runs([*runs, repeated])
     assert group_notes([group])[0].startswith("A has 1 more measured run of seeds that are counted")
+
+
+def test_a_run_without_a_known_seed_is_not_counted_among_seeds() -> None:
+    runs = seeds_of("0.0002", {1: 3.0, 2: 3.1})
+    settings = {key: value for key, value in runs[0].settings.items() if key != "train.seed"}
+    unknown = replace(runs[0], settings=settings, metrics={"kid": 9.0})
+    (group,) = group_runs([*runs, unknown])
+    assert [run.metrics["kid"] for run in group.measured("kid")] == [3.0, 3.1]
+    (group,) = group_runs([unknown])
+    assert [run.metrics["kid"] for run in group.measured("kid")] == [9.0]
 
 
 def test_a_long_label_is_shortened() -> None:

@@ -15,6 +15,8 @@ Floats = NDArray[np.float64]
 SEED = "train.seed"
 # Data that a training and its evaluation read, by path.
 DATA = ("data/images.npz", "data/validation.npz", "data/test.npz")
+REFERENCES = {"test": "data/test.npz", "training": "data/images.npz"}
+"""File of the real images of a measurement, by its ``reference`` in ``measured_with``."""
 _PUBLIC_SOURCES = ("sample", "torchvision")
 _GENERATED = "generated"  # in stylize.contents
 

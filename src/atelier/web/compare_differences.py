@@ -17,7 +17,7 @@ from scipy import stats
 
 from atelier.report.verdict import METRICS, SHARES
 from atelier.tracking.compared_run import ComparedRun
-from atelier.web.compare_groups import Group, result_settings, same_data
+from atelier.web.compare_groups import Group, result_settings, same_reference
 
 Outcome = Literal["larger", "within", "unknown"]
 
@@ -162,8 +162,8 @@ def obstacle(one: Group, other: Group, metric: Metric) -> str:
     if metric.key == _STYLE:
         conditions = [_stylize_settings(run) for run in runs]
     else:
-        if not all(same_data(runs[0], run) for run in runs):
-            return "their images differ"
+        if not all(same_reference(runs[0], run) for run in runs):
+            return "their real images differ"
         conditions = [dict(run.measured_with) for run in runs]
         if not all(conditions):
             return "the conditions of a measurement are not recorded"

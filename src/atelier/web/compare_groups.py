@@ -5,11 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from atelier.core.presets import STAGES
-from atelier.tracking.compared_run import DATA, SEED, ComparedRun
+from atelier.tracking.compared_run import DATA, REFERENCES, SEED, ComparedRun
 
 _MISSING = "not recorded"
 _MAX_LABEL = 3  # settings in the label of a group
 _MAX_VALUE = 24  # characters of a value in a label
+_IMAGES = ("training images", "validation images", "test images")  # in the order of DATA
+_MAX_TEXT = 400  # characters of a value in the table
 _START = "data/start/"  # networks that a training starts from
 # Settings that change no metric and no image; the permission is no difference between results.
 _WITHOUT_RESULT = ("convert.share_images",)
@@ -91,16 +93,32 @@ def _may_be_grouped(one: ComparedRun, other: ComparedRun) -> bool:
     return (
         result_settings(one) == result_settings(other)
         and _are_compatible(one.code, other.code)
-        and same_data(one, other)
+        and not _differing_inputs(one, other)
     )
 
 
-def same_data(one: ComparedRun, other: ComparedRun) -> bool:
-    """Return True unless the data of two runs are known to differ."""
-    paths = {*DATA, *(path for path in (*one.hashes, *other.hashes) if path.startswith(_START))}
+def _differing_inputs(one: ComparedRun, other: ComparedRun) -> list[str]:
+    """Return names of the images and networks of two runs that are known to differ."""
+    inputs = dict(zip(DATA, _IMAGES, strict=True))
+    starts = sorted(path for path in {*one.hashes, *other.hashes} if path.startswith(_START))
+    inputs |= dict.fromkeys(starts, "the networks of train.start_from")
+    return list(
+        dict.fromkeys(name for path, name in inputs.items() if not _is_same(path, one, other))
+    )
+
+
+def same_reference(one: ComparedRun, other: ComparedRun) -> bool:
+    """Return True unless the real images of two measurements are known to differ."""
+    references = {run.measured_with.get("reference", "test") for run in (one, other)}
     return all(
-        _are_compatible(one.hashes.get(path, ""), other.hashes.get(path, "")) for path in paths
+        _is_same(REFERENCES[reference], one, other)
+        for reference in references
+        if reference in REFERENCES
     )
+
+
+def _is_same(path: str, one: ComparedRun, other: ComparedRun) -> bool:
+    return _are_compatible(one.hashes.get(path, ""), other.hashes.get(path, ""))
 
 
 def _are_compatible(one: str, other: str) -> bool:
@@ -154,14 +172,17 @@ def seeds_text(group: Group) -> str:
 
 def _text(settings: Mapping[str, str], key: str) -> str:
     """Return a setting for readers, without the quotes of a list's texts."""
-    return settings.get(key, _MISSING).replace("'", "")
+    return shortened(settings.get(key, _MISSING).replace("'", ""), _MAX_TEXT)
 
 
 def _label(run: ComparedRun, keys: Sequence[str], groups: int) -> str:
     """Return the differing settings of one of several groups; without any, what else differs."""
     settings = result_settings(run)
     keys = sorted(keys, key=lambda key: not key.startswith("train."))
-    parts = [f"{key.removeprefix('train.')} {_cut(_text(settings, key))}" for key in keys]
+    parts = [
+        f"{key.removeprefix('train.')} {shortened(_text(settings, key), _MAX_VALUE)}"
+        for key in keys
+    ]
     if len(parts) > _MAX_LABEL:
         parts = [*parts[:_MAX_LABEL], f"{len(parts) - _MAX_LABEL} more"]
     if not parts and groups > 1:
@@ -169,8 +190,9 @@ def _label(run: ComparedRun, keys: Sequence[str], groups: int) -> str:
     return ", ".join(parts) or run.name
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_VALUE else f"{text[: _MAX_VALUE - 1]}…"
+def shortened(text: str, longest: int) -> str:
+    """Return a text, or its beginning with an ellipsis."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def group_notes(groups: Sequence[Group]) -> list[str]:
@@ -182,8 +204,10 @@ def group_notes(groups: Sequence[Group]) -> list[str]:
         pair = f"{first.letter} and {second.letter}"
         if not _are_compatible(one.code, other.code):
             notes.append(f"{pair} were made by different code (commits {_commits(one, other)}).")
-        if not same_data(one, other):
-            notes.append(f"{pair} were made from different images.")
+        members = [(own, its) for own in first.runs for its in second.runs]
+        differing = dict.fromkeys(name for each in members for name in _differing_inputs(*each))
+        if differing:
+            notes.append(f"{pair} differ in {' and '.join(differing)}.")
     if len(runs) > 1:
         if unknown := _listed((group, run) for group, run in runs if not run.code):
             notes.append(f"The code of {unknown} is not known; it counts as equal.")
