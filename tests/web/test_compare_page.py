@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from collections.abc import Sequence
+from functools import partial
 from html.parser import HTMLParser
 from typing import Any
 
@@ -18,7 +19,7 @@ from atelier.web.compare_groups import group_runs
 from atelier.web.compare_images import encode_paintings, encode_samples
 from atelier.web.compare_page import build_compare_page, contains, render_compare_page
 
-from ..support.arrays import random_image, uniform_image
+from ..support.arrays import random_image, random_images, uniform_image
 from ..support.compared_runs import make_run, seeds_of
 
 HOSTILE = "</script><script>alert(1)</script><b onclick=x>&amp;"
@@ -224,6 +225,37 @@ def test_page_keeps_its_budget_and_the_last_epochs(characters: int) -> None:
     assert [frames[0][0] for frames in page.samples.frames] == [1, 1, 1, 1]
     text = Elements(render_compare_page(page)).text
     assert f"it has {len(page.samples.positions)} of the epochs" in text
+
+
+def test_samples_are_loaded_once_for_all_formats() -> None:
+    loaded = []
+
+    def load(epoch: int) -> np.ndarray:
+        loaded.append(epoch)
+        return random_images(20, 16, 3, seed=epoch)
+
+    run = make_run(samples={epoch: partial(load, epoch) for epoch in range(1, 13)})
+    encode_samples([run], 9_000)  # not enough for six epochs in any format
+    assert sorted(loaded) == list(range(1, 13))
+
+
+def test_long_names_do_not_exceed_the_size_of_a_page() -> None:
+    long = "x" * 8000
+    runs = [
+        make_run(
+            long + str(seed),
+            {"train.seed": str(seed), "train.option": long, "download.source": str(seed)},
+            source=long,
+            experiment=long,
+            notes=(long,),
+            stylized={long: StylizedFile(long, long, partial(random_image, seed, 32, 32))},
+        )
+        for seed in range(1, 11)
+    ]
+    html = render_compare_page(build_compare_page(runs, 100_000))
+    assert len(html) < 300_000
+    assert "x" * 119 + "…" in html
+    assert "x" * 401 not in html
 
 
 def test_paintings_are_side_by_side_by_content_and_style() -> None:

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -10,12 +12,14 @@ from atelier.figures.montage import limit_size, montage
 from atelier.pages.images import MAX_SIDE, Format, PageImage, Pixels, encode, encode_within
 from atelier.tracking.compared_files import DAMAGE
 from atelier.tracking.compared_run import ComparedRun
+from atelier.web.compare_groups import shortened
 
 _FORMATS = (Format(), Format(quality=60), Format(512, 50), Format(256, 40), Format(128, 30))
 _MIN_POSITIONS, _MAX_POSITIONS = 6, 48  # of the slider
 # Number of samples of a run, by the largest number of runs for which they have room.
 _SAMPLES = ((2, 64), (4, 36), (math.inf, 16))
 _PAINTING_FORMATS = (Format(256), Format(192), Format(128), Format(128, 50), Format(64, 40))
+_MAX_NAME = 120  # characters
 _MAX_PAINTINGS = 9  # rows of the table
 
 
@@ -38,10 +42,18 @@ class Samples:
 
 @dataclass
 class _Encoder:
-    """Montages of the samples of one run, each encoded once."""
+    """Montages of the samples of one run, each loaded once and encoded once per format.
+
+    Attributes:
+        run: the run.
+        count: number of samples of a montage.
+        folder: for montages, which may need more memory than there is.
+        damaged: epochs whose samples cannot be read.
+    """
 
     run: ComparedRun
     count: int
+    folder: Path
     damaged: set[int] = field(default_factory=set)
     _encoded: dict[tuple[int, Format], PageImage] = field(default_factory=dict)
 
@@ -70,11 +82,19 @@ class _Encoder:
         return self._encoded[key]
 
     def _montage(self, epoch: int) -> Pixels:
-        """Return evenly spread samples of an epoch, so that those of all classes are shown."""
+        """Return evenly spread samples of an epoch, so that those of all classes are shown.
+
+        They may be downloaded, so the montage is saved for other formats.
+        """
+        file = self.folder / f"{epoch}.npy"
+        if file.exists():
+            return np.asarray(np.load(file, allow_pickle=False))
         images = self.run.samples[epoch]()
         places = np.linspace(0, len(images) - 1, min(self.count, len(images))).astype(int)
         columns = math.ceil(math.sqrt(len(places)))
-        return limit_size(montage(images[places], columns, images.shape[1]), MAX_SIDE)
+        found = limit_size(montage(images[places], columns, images.shape[1]), MAX_SIDE)
+        np.save(file, found, allow_pickle=False)
+        return found
 
 
 def encode_samples(runs: Sequence[ComparedRun], characters: int) -> Samples:
@@ -87,8 +107,17 @@ def encode_samples(runs: Sequence[ComparedRun], characters: int) -> Samples:
         runs: in the order of the page.
         characters: limit of the sum of all data URIs.
     """
+    with TemporaryDirectory() as folder:
+        return _encode_samples(runs, characters, Path(folder))
+
+
+def _encode_samples(runs: Sequence[ComparedRun], characters: int, folder: Path) -> Samples:
+    """Return the samples of all runs; montages are saved in a folder."""
     count = next(samples for most, samples in _SAMPLES if len(runs) <= most)
-    encoders = [_Encoder(run, count) for run in runs]
+    encoders = []
+    for number, run in enumerate(runs):
+        (folder / str(number)).mkdir()
+        encoders.append(_Encoder(run, count, folder / str(number)))
     epochs = sorted({epoch for run in runs for epoch in run.samples})
     lasts = sorted({max(run.samples) for run in runs if run.samples})
     positions: list[int] = []
@@ -166,8 +195,10 @@ def encode_paintings(
                 try:
                     cells[name, place] = run.shown_stylized[name].load()
                 except DAMAGE:
-                    notes[place].append(f"stylized image {name} damaged")
-    texts = [f"{name}, stylized by {runs[place].name}" for name, place in cells]
+                    notes[place].append(f"stylized image {shortened(name, _MAX_NAME)} damaged")
+    texts = [
+        f"{shortened(name, _MAX_NAME)}, stylized by {runs[place].name}" for name, place in cells
+    ]
     images = encode_within(list(cells.values()), texts, characters, _PAINTING_FORMATS)
     encoded = dict(zip(cells, images, strict=True))
     rows = [_painting(runs, name, encoded) for name in chosen]

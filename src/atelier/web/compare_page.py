@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ from atelier.web.compare_groups import (
     differing_settings,
     group_notes,
     group_runs,
+    shortened,
 )
 from atelier.web.compare_images import Painting, Samples, encode_paintings, encode_samples
 
@@ -35,6 +36,8 @@ MAX_CHARACTERS = 7_000_000
 _PAINTINGS = 0.25  # largest share of the characters; samples get the rest
 _GENERATOR = "models"
 _MAX_COLUMNS = 6
+_MAX_CONTENTS = 1000  # characters of the list of contents
+_MAX_NAME = 120  # characters
 _HASH_LENGTH = 8  # printed digits
 _UNSUCCESSFUL = ("FAILED", "KILLED", "RUNNING", "SCHEDULED")
 
@@ -144,7 +147,7 @@ def build_compare_page(
         characters: limit of the sum of all data URIs.
         fps: frames per second of the slider.
     """
-    groups = group_runs(runs)
+    groups = group_runs([_with_short_names(run) for run in runs])
     ordered = [(group, run) for group in groups for run in group.runs]
     own = [run for _, run in ordered]
     paintings, total, painting_notes = encode_paintings(own, int(_PAINTINGS * characters))
@@ -173,6 +176,28 @@ def build_compare_page(
         settings=differing_settings(groups),
         paintings=paintings,
         paintings_total=total,
+    )
+
+
+def _with_short_names(run: ComparedRun) -> ComparedRun:
+    """Return a run with names that a page can repeat for each image."""
+    stylized = {
+        name: replace(
+            file,
+            content=shortened(file.content, _MAX_NAME),
+            style=shortened(file.style, _MAX_NAME),
+        )
+        for name, file in run.stylized.items()
+    }
+    return replace(
+        run,
+        name=shortened(run.name, _MAX_NAME),
+        source=shortened(run.source, _MAX_NAME),
+        status=shortened(run.status, _MAX_NAME),
+        date=shortened(run.date, _MAX_NAME),
+        experiment=shortened(run.experiment, _MAX_NAME),
+        notes=tuple(shortened(note, _MAX_NAME) for note in run.notes),
+        stylized=stylized,
     )
 
 
@@ -217,6 +242,7 @@ def contains(runs: Sequence[ComparedRun]) -> str:
         contents = ", ".join(
             dict.fromkeys(run.settings.get("stylize.contents", "") for run in files)
         )
+        contents = shortened(contents, _MAX_CONTENTS)
         sentences.append(
             f"The stylized images of {count_text(len(files), 'run')} show files that"
             f" stylize.contents names ({contents}), because convert.share_images allows it."
