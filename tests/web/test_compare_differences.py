@@ -130,6 +130,17 @@ def test_several_comparisons_have_wider_intervals() -> None:
     assert margins == pytest.approx([T_9875_OF_4 * math.sqrt(2 / 3)] * 2, rel=1e-3)
 
 
+def test_comparisons_without_an_interval_do_not_widen_the_others() -> None:
+    runs = [
+        *seeds_of("0.0002", {1: 6.0}),
+        *seeds_of("0.0004", {1: 1.0, 2: 2.0, 3: 3.0}),
+        *seeds_of("0.0008", {1: 5.0}),
+    ]
+    first, second = compare(runs)
+    assert first.margin == pytest.approx(T_975[2] * math.sqrt(4 / 3), rel=1e-3)
+    assert second.outcome == "unknown"
+
+
 def test_a_small_difference_keeps_a_digit() -> None:
     runs = [*seeds_of("1", {1: 1.0, 2: 90.0}), *seeds_of("2", {1: 1.3, 2: 90.3})]
     (found,) = compare(runs)

@@ -143,7 +143,11 @@ def _of_metric(groups: Sequence[Group], metric: Metric) -> Iterator[Difference]:
         return
     found = [(group, summary) for group in others if (summary := summarize(group, metric))]
     obstacles = {group.number: obstacle(baseline, group, metric) for group, _ in found}
-    comparisons = sum(not text for text in obstacles.values())
+    # Two single runs have no interval.
+    comparisons = sum(
+        not obstacles[group.number] and max(len(base.values), len(summary.values)) > 1
+        for group, summary in found
+    )
     # With many groups, the baseline is named by its letter alone.
     named = baseline if len(groups) == 2 else replace(baseline, label="")
     for group, summary in found:
@@ -152,7 +156,7 @@ def _of_metric(groups: Sequence[Group], metric: Metric) -> Iterator[Difference]:
             sentence = f"{metric.name} of {pair} is not compared: {text}."
             yield Difference(metric, group, "unknown", sentence)
         else:
-            level = 1 - ERROR_RATE / comparisons
+            level = 1 - ERROR_RATE / max(1, comparisons)
             yield _difference(metric, (named, base), (group, summary), level)
 
 
