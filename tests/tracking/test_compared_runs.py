@@ -233,6 +233,19 @@ def test_unknown_and_ambiguous_names_are_one_sentence(
         selection.named(["empty"])
 
 
+def test_digits_of_a_run_and_of_a_commit_are_ambiguous(
+    project: Project, store: tuple[Any, str]
+) -> None:
+    client, experiment = store
+    commit = project.run("git", "rev-parse", "HEAD").strip()
+    run = client.create_run(experiment, None, {"atelier.pipeline": "p"}, commit[:8])
+    message = f"^{commit[:8]} is MLflow run {run.info.run_id[:12]} and commit {commit[:12]}; give"
+    with pytest.raises(AtelierError, match=message):
+        Selection(project.folder, "atelier").named([commit[:8]])
+    (found,) = Selection(project.folder, "atelier").named([commit])
+    assert found.source == f"git revision {commit}"
+
+
 def test_a_revision_without_results_is_one_sentence(project: Project) -> None:
     project.run("git", "rm", "-q", "--cached", "dvc.lock")
     project.commit()

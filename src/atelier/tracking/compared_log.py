@@ -20,7 +20,7 @@ def log_compare_page(
 ) -> RunLocation:
     """Log a page as an artifact of a new run of the experiment; return where the run is.
 
-    The run's description has a link to the page. It is no run of a pipeline: it has no metrics,
+    The run's description has a link to the page. It is not a run of a pipeline: it has no metrics,
     and ``atelier gc`` leaves it alone.
 
     Args:

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _FULL = 32  # digits of an id
+_DIGITS = 12  # of an id in a message
 _ID = re.compile("[0-9a-f]{7,32}")
 _EXPERIMENT = re.compile(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(.+)")
 _MAX_RUNS = 5000  # among which a name is searched
@@ -85,9 +87,14 @@ class Selection:
                 f"{len(runs)} runs are named {printable(name)} ({listed}{more}); give the id of"
                 " one."
             )
+        commit = git("rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}")
+        if runs and commit and _ID.fullmatch(name):
+            raise AtelierError(
+                f"{name} is MLflow run {runs[0].info.run_id[:_DIGITS]} and commit"
+                f" {commit[:_DIGITS]}; give more digits."
+            )
         if runs:
             return self._stored(runs[0])
-        commit = git("rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}")
         if commit:
             return revision_run(self._root, name, commit.strip(), is_experiment=False)
         raise AtelierError(self._unknown(name))
@@ -143,12 +150,8 @@ class Selection:
 
     def _stored(self, run: "Run") -> ComparedRun:
         assert self._client is not None  # noqa: S101 - runs come from it
-        try:
+        with _mlflow_errors():
             return StoredRun(self._client, run).read(self._root)
-        except AtelierError:
-            raise
-        except Exception as error:  # any error of MLflow
-            raise AtelierError(f"MLflow does not respond: {short_message(error)}") from None
 
     def _revision(self, name: str) -> ComparedRun:
         return revision_run(self._root, name, self._experiments[name], is_experiment=True)
@@ -171,19 +174,15 @@ class Selection:
     def _client(self) -> "MlflowClient | None":
         # MLflow would print a bar for each downloaded file.
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        try:
+        with _mlflow_errors():
             return existing_store(self._root)
-        except AtelierError:
-            raise
-        except Exception as error:  # any error of MLflow
-            raise AtelierError(f"MLflow does not respond: {short_message(error)}") from None
 
     @cached_property
     def _runs(self) -> "list[Run]":
         """The runs of the experiment, newest first."""
         if self._client is None:
             return []
-        try:
+        with _mlflow_errors():
             found = self._client.get_experiment_by_name(
                 mlflow_names.experiment_name(self._experiment)
             )
@@ -196,7 +195,14 @@ class Selection:
                     max_results=_MAX_RUNS,
                 )
             )
-        except AtelierError:
-            raise
-        except Exception as error:  # any error of MLflow
-            raise AtelierError(f"MLflow does not respond: {short_message(error)}") from None
+
+
+@contextmanager
+def _mlflow_errors() -> Iterator[None]:
+    """Raise any error of MLflow as an ``AtelierError``."""
+    try:
+        yield
+    except AtelierError:
+        raise
+    except Exception as error:  # any error of MLflow
+        raise AtelierError(f"MLflow does not respond: {short_message(error)}") from None
