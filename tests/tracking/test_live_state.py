@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from atelier.core.progress import Progress, observed_progress, progress_bar
@@ -25,6 +26,8 @@ from atelier.tracking.live_state import (
     running,
 )
 from atelier.tracking.run import Run, sheet
+from atelier.tracking.run_state import ResumeDir
+from atelier.tracking.stage import _with_saved_work
 
 from ..support.live import OWN, dead_key, state, write_state
 from ..support.project import ROOT, Project
@@ -190,6 +193,16 @@ def test_end_of_a_failed_stage_is_described(
     ready.stage("render", ok=False)
     found = only(ready.folder / ".atelier")
     assert (found.status, found.message, found.is_saved) == (status, message, False)
+
+
+def test_interruption_before_the_first_step_tells_of_an_earlier_checkpoint(tmp_path: Path) -> None:
+    before, new = (ResumeDir(tmp_path, name, None, "cpu", None) for name in ("train", "stylize"))
+    with before.checkpoints("attempt") as saved:
+        saved.save(1, {"step": torch.tensor(1)})
+    assert str(_with_saved_work(KeyboardInterrupt(), Run(None, before))) == "saved"
+    assert str(_with_saved_work(KeyboardInterrupt(), Run(None, new))) == ""
+    error = ValueError()
+    assert _with_saved_work(error, Run(None, before)) is error
 
 
 def test_bars_that_are_not_shown_are_observed() -> None:

@@ -223,14 +223,17 @@ def _run(name: str, settings: Settings, before: Fingerprint | None, logged: bool
             observed_progress(on_progress),
         ):
             yield run
-    except BaseException as error:
+    except BaseException as raised:
+        error = _with_saved_work(raised, run)
         with suppress(Exception):  # must not replace the first error
             _end_live_state(live, error, name)
         run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         if outbox:
             with suppress(Exception):  # must not replace the first error
                 _warn_about_pending(repository_root(), outbox.folder, waited=False)
-        raise
+        if error is raised:
+            raise
+        raise error from raised
     # The stage is finished: a stop must not undo it. Only the wait for the delivery can be stopped.
     stops = handled_signals()
     _ignore(stops)
@@ -246,6 +249,16 @@ def _run(name: str, settings: Settings, before: Fingerprint | None, logged: bool
         # A stage that was started without dvc does not wait; its worker continues alone.
         with suppress(OSError):
             _warn_about_pending(repository_root(), outbox.folder, waited=False)
+
+
+def _with_saved_work(error: BaseException, run: Run) -> BaseException:
+    """Return an interruption that tells of the checkpoint of an earlier attempt, if there is one.
+
+    A stage that is interrupted before its first step saves none of its own.
+    """
+    if isinstance(error, KeyboardInterrupt) and not str(error) and run.is_resumed():
+        return KeyboardInterrupt("saved")
+    return error
 
 
 def _ignore(stops: Iterable[signal.Signals]) -> None:
