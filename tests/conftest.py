@@ -4,6 +4,7 @@ import http.server
 import itertools
 import os
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -19,6 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from atelier.core import settings
 from atelier.core.yaml_files import read_yaml
 from atelier.tracking.environment import private_folder
+from atelier.tracking.run_state import STOP_SIGNALS
 from atelier.tracking.store import open_store
 
 from .support.processes import MARK, end_processes, reset_ignored_signals
@@ -52,10 +54,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_leftovers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Kill the processes that a test started; processes of module fixtures keep running."""
+    """Kill the processes that a test started, and restore the handlers of signals.
+
+    Processes of module fixtures keep running. A stage that a test runs in this process ignores
+    signals at its end; programs of later tests would inherit that.
+    """
     mark = f"{os.getpid()}-{next(_NUMBERS)}"
     monkeypatch.setenv(MARK, mark)
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     while end_processes(mark):
         pass  # a process may have started another one
 
