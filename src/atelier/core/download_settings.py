@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from atelier.core.setting_types import KaggleHandle, Name, Section, Seed, Sha256
 
+PUBLIC_SOURCES = ("sample", "torchvision")
+"""Values of ``download.source`` whose images are public for certain."""
+
 
 class SampleSettings(Section):
     """The built-in sample: faces that the program draws."""
@@ -62,7 +65,7 @@ class DownloadSettings(Section):
     @property
     def is_public(self) -> bool:
         """True if the images are public for certain: the sample and torchvision's datasets."""
-        return self.source in ("sample", "torchvision")
+        return self.source in PUBLIC_SOURCES
 
     @property
     def source_text(self) -> str:

@@ -34,7 +34,7 @@ _QUALITY = "quality/"
 # Metrics of this section that are not results of the final generator.
 _OTHERS = ("quality/kid_by_epoch", "quality/validation_kid")
 _SAMPLES = re.compile(r"images/images~samples\+step\+(\d{1,9})\+.*\.png")
-_MAX_SAMPLES = 4096  # of a sheet, if the settings do not tell their number
+_MAX_SAMPLES = 4096  # of a sheet, if the settings do not have their number
 
 
 def run_address(root: Path, run: "Run") -> str:

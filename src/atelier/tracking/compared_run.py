@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atelier.core.download_settings import PUBLIC_SOURCES
 from atelier.tracking.redact import flat, redact_urls
 
 Pixels = NDArray[np.uint8]
@@ -17,7 +18,6 @@ SEED = "train.seed"
 DATA = ("data/images.npz", "data/validation.npz", "data/test.npz")
 REFERENCES = {"test": "data/test.npz", "training": "data/images.npz"}
 """File of the real images of a measurement, by its ``reference`` in ``measured_with``."""
-_PUBLIC_SOURCES = ("sample", "torchvision")
 _GENERATED = "generated"  # in stylize.contents
 
 
@@ -94,7 +94,7 @@ class ComparedRun:
 
     @property
     def _is_public(self) -> bool:
-        return self.settings.get("download.source") in _PUBLIC_SOURCES
+        return self.settings.get("download.source") in PUBLIC_SOURCES
 
     @property
     def stylizes_files(self) -> bool:

@@ -45,7 +45,7 @@ class RecordedOutputs:
                 f"dvc.lock of {self.revision} does not record {path}; choose a commit whose"
                 " pipeline made it."
             )
-        # The lock of somebody else's commit may name a path in place of a hash.
+        # The lock of another user's commit may name a path in place of a hash.
         if not _HASH.fullmatch(self.hashes[path]):
             raise AtelierError(
                 f"dvc.lock of {self.revision} has no valid hash of {path}; choose another commit."

@@ -252,7 +252,7 @@ def _run(name: str, settings: Settings, before: Fingerprint | None, logged: bool
 
 
 def _with_saved_work(error: BaseException, run: Run) -> BaseException:
-    """Return an interruption that tells of the checkpoint of an earlier attempt, if there is one.
+    """Return an interruption that reports the checkpoint of an earlier attempt, if there is one.
 
     A stage that is interrupted before its first step saves none of its own.
     """

@@ -211,7 +211,7 @@ async def _failure(_: Request, error: Exception) -> JSONResponse:
 
 
 class _Server(uvicorn.Server):
-    """A server that ends other work when it is told to end."""
+    """A server that ends other work when it receives a signal."""
 
     def __init__(self, config: uvicorn.Config, close: Callable[[], None]) -> None:
         super().__init__(config)
