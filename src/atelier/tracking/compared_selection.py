@@ -134,7 +134,9 @@ class Selection:
             return []
 
     def _head(self, run: "Run") -> "Run":
-        """Return the pipeline's run of a stage's run; a run without a pipeline is its own."""
+        """Return the pipeline's run of a stage's run; other runs are their own."""
+        if PARENT_KEY in run.data.tags:  # its parent, if any, is the run of a study
+            return run
         parent = run.data.tags.get("mlflow.parentRunId")
         return next((r for r in self._runs if r.info.run_id == parent), run)
 

@@ -23,6 +23,8 @@ from atelier.core.paths import project_root
 from atelier.tracking.redact import cut_without_secrets
 
 PRIVATE = Path(".atelier")
+STUDY_VARIABLE = "ATELIER_STUDY"  # name of the study that a trial's stages belong to
+OF_STUDY = "atelier.of_study"  # tag with this name
 _MAX_PATCH_CHARACTERS = 1_000_000
 _PATCH_SECONDS = 5.0
 _SAMPLE_SECONDS = 10.0
@@ -200,8 +202,12 @@ def _read_id(file: Path) -> str:
 
 
 def experiment_tags() -> dict[str, str]:
-    """Return tags with the DVC experiment of a stage; empty if there is none."""
-    names = {"dvc.experiment": "DVC_EXP_NAME", "dvc.baseline": "DVC_EXP_BASELINE_REV"}
+    """Return tags with the DVC experiment and the study of a stage; empty if there is none."""
+    names = {
+        "dvc.experiment": "DVC_EXP_NAME",
+        "dvc.baseline": "DVC_EXP_BASELINE_REV",
+        OF_STUDY: STUDY_VARIABLE,
+    }
     return {tag: os.environ[name] for tag, name in names.items() if os.environ.get(name)}
 
 

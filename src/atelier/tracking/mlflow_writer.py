@@ -12,7 +12,7 @@ from atelier.core.errors import AtelierError
 from atelier.tracking import mlflow_names, rejected, uploads
 from atelier.tracking.batch_logger import BatchLogger, timestamp
 from atelier.tracking.delivery_state import DeliveryState
-from atelier.tracking.environment import private_folder
+from atelier.tracking.environment import OF_STUDY, private_folder
 from atelier.tracking.links import record_links
 from atelier.tracking.metric_names import current_metric
 from atelier.tracking.mlflow_errors import (
@@ -46,6 +46,7 @@ from atelier.tracking.pipeline_run import (
 from atelier.tracking.renamed import current_loader, current_parameters
 from atelier.tracking.run_start import RunStart
 from atelier.tracking.store import StoreError, client_of, is_remote
+from atelier.tracking.study_run import study_run
 from atelier.tracking.titles import Title
 
 if TYPE_CHECKING:
@@ -289,7 +290,10 @@ class Delivery:
         name = start.title.run_name(experiment=experiment_name) if start.title else ""
         name = name or start.pipeline
         parent = find_or_create(client, experiment, name, start.time, key, {})
-        self._log().log_tags(parent, start.tags | {"mlflow.source.name": "dvc.yaml"})
+        tags = start.tags | {"mlflow.source.name": "dvc.yaml"}
+        if study := start.tags.get(OF_STUDY):
+            tags |= {"mlflow.parentRunId": study_run(client, experiment, study, start.time)}
+        self._log().log_tags(parent, tags)
         self._log().log_parameters(parent, start.parameters)
         client.update_run(parent, status="RUNNING")
         return parent
