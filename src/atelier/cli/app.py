@@ -17,6 +17,7 @@ from atelier.cli import (
     live,
     preset,
     runs,
+    search,
     stylize,
     ui,
 )
@@ -77,6 +78,7 @@ for command in (
     *(generate.generate, generate.export),
     invert.invert,
     stylize.stylize,
+    search.search,
     *(compare.compare, data_diff.data_diff, explore.explore),
     *(ui.ui, runs.lineage, runs.sync, runs.gc),
     *(live.live, live.stop),

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import psutil
 
 from atelier.core.errors import AtelierError
+from atelier.core.yaml_files import parse_yaml
 from atelier.tracking.dvc_lock import read_lock
 from atelier.tracking.environment import STUDY_VARIABLE, Process, git, private_folder
 from atelier.tracking.epoch_reports import FILE_VARIABLE, EpochReport, read_reports
@@ -26,7 +27,7 @@ from atelier.tracking.execution import Commit
 from atelier.tracking.live_state import StageState, read_states
 from atelier.tracking.live_stop import request_stop
 from atelier.tracking.metric_names import pipeline_metrics
-from atelier.tracking.redact import numbers
+from atelier.tracking.redact import flat, numbers
 
 _EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2}/[0-9a-f]{38})/(.+)")
 _POLL_SECONDS = 0.2
@@ -109,6 +110,52 @@ def find_experiment(name: str, cwd: Path | None = None) -> str | None:
     return experiments(cwd).get(name)
 
 
+def finished_experiment(
+    root: Path, name: str, changes: Mapping[str, Any], stage: str
+) -> str | None:
+    """Return the commit of an experiment that has finished; ``None`` if it has to run.
+
+    One that only records the settings of a stopped training is removed, since DVC replaces no
+    experiment.
+
+    Args:
+        root: the project.
+        name: of the experiment.
+        changes: settings that it must have, by dotted key.
+        stage: that it must have run.
+
+    Raises:
+        AtelierError: it has other settings.
+    """
+    commit = find_experiment(name, root)
+    if commit is None:
+        return None
+    tree = Commit.open(root, commit)
+    values = flat(parse_yaml((tree.read("params.yaml") or b"{}").decode("utf-8", "replace")))
+    for key, value in flat(changes).items():
+        if values.get(key) != value:
+            raise AtelierError(
+                f"there is an experiment {name} in which {key} is {values.get(key)} instead of"
+                f" {value}; remove it: dvc exp remove {name}"
+            )
+    if stage in read_lock((tree.read("dvc.lock") or b"").decode("utf-8", "replace")):
+        return commit
+    git("update-ref", "-d", _reference(name, root), cwd=root)
+    return None
+
+
+def _reference(name: str, root: Path) -> str:
+    baseline = (git("rev-parse", "HEAD", cwd=root) or "").strip()
+    return f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}"
+
+
+def all_experiments(cwd: Path | None = None) -> list[str]:
+    """Return the names of the experiments of all commits."""
+    listed = git("for-each-ref", "--format=%(refname)", "refs/exps", cwd=cwd)
+    found = map(_EXPERIMENT.fullmatch, (listed or "").splitlines())
+    return [match[2] for match in found if match]
+
+
 def experiments(cwd: Path | None = None) -> dict[str, str]:
     """Return the commits of the experiments of the present commit, by name."""
     baseline = (git("rev-parse", "HEAD", cwd=cwd) or "").strip()
@@ -143,6 +190,11 @@ def experiment_metrics(root: Path, commit: str) -> dict[str, float]:
             raise AtelierError(f"{path} of the experiment is not in DVC's cache; run it again.")
         stages[stage] = {"metrics": numbers(json.loads(content))}
     return pipeline_metrics(stages)
+
+
+def experiment_file(root: Path, commit: str, path: str) -> bytes | None:
+    """Return a file of an experiment, also an output of DVC; ``None`` if it is not there."""
+    return Commit.open(root, commit).read(path)
 
 
 def run_experiment(

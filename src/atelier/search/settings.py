@@ -1,0 +1,253 @@
+"""Description of a study: the file ``search.yaml``."""
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from atelier.core import settings
+from atelier.core.errors import AtelierError, did_you_mean, printable
+from atelier.core.setting_types import Count, Section, Seed
+from atelier.core.settings_errors import RuleError, validation_error
+from atelier.core.yaml_files import read_yaml
+
+SEARCH_FILE = "search.yaml"
+SECONDS = "seconds"
+"""Objective: duration of the train stage, summed over the seeds of a trial."""
+# The last stage that an objective needs. KID and other metrics of the test split are missing: a
+# search that has seen them has no unseen images left for the final comparison.
+OBJECTIVES = {SECONDS: "train", "quality/validation_kid": "train", "style/loss": "stylize"}
+_TEST_METRICS = ("quality/kid", "quality/kid_error", "quality/precision", "quality/recall")
+_ORDER = ("train", "evaluate", "stylize", "report")  # stages that contain the earlier ones' results
+
+Scalar = bool | int | float | str
+# Git does not accept other names of references.
+StudyName = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,59}$",
+        description="up to 60 letters, digits, - and _",
+    ),
+]
+
+
+class Space(Section):
+    """Range of one setting: ``low`` and ``high``, or ``choices``.
+
+    Attributes:
+        low: lowest value.
+        high: highest value; the range consists of integers if both are integers.
+        log: True to search the logarithm, for values of different magnitudes.
+        choices: values to choose from; also lists, e.g. of ``train.augment``.
+    """
+
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+    choices: list[Scalar | list[Scalar]] | None = None
+
+    @model_validator(mode="after")
+    def _require_one_kind(self) -> "Space":
+        if (self.choices is None) == (self.low is None or self.high is None):
+            raise ValueError("it needs either low and high, or choices")
+        if self.choices is not None:
+            if self.low is not None or self.high is not None or self.log:
+                raise ValueError("choices have no low, high and log")
+            if len(self.choices) < 2 or any(self.choices.count(c) > 1 for c in self.choices):
+                raise ValueError("it needs at least two different choices")
+            return self
+        low, high = self.bounds
+        if not low < high or (self.log and low <= 0):
+            raise ValueError("low must be less than high, and with log greater than 0")
+        return self
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest value of a range."""
+        assert self.low is not None  # noqa: S101 - as validated
+        assert self.high is not None  # noqa: S101
+        return self.low, self.high
+
+    @property
+    def is_integer(self) -> bool:
+        """True if the range consists of integers."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def examples(self) -> list[Any]:
+        """Return values that all must be valid: both ends, or all choices."""
+        return list(self.choices) if self.choices is not None else [self.low, self.high]
+
+    def contains(self, value: Any) -> bool:
+        """Return True if a value is in the range."""
+        if self.choices is not None:
+            return value in self.choices
+        low, high = self.bounds
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and low <= value <= high
+
+
+class SearchSettings(Section):
+    """A study.
+
+    Attributes:
+        study: its name; trials are experiments ``STUDY-trial-000`` and so on.
+        settings: range of each searched setting, by dotted key of ``params.yaml``.
+        fixed: settings that are the same in every trial, e.g. a shorter training.
+        objectives: metrics to minimize; two for a Pareto front.
+        trials: number of trials in all, pruned and failed ones included.
+        hours: limit on the duration of all trainings together; 0 for none.
+        seeds: trainings per trial, with consecutive values of ``train.seed``; the objective is
+            their mean.
+        sampler: ``tpe`` learns from earlier trials.
+        pruner: stops hopeless trainings by their validation KID.
+        stages: the last stage of a trial; earlier ones run too.
+        git_remote: where trials are pushed, for workers on several machines; empty for none.
+        seed: of the sampler.
+    """
+
+    study: StudyName
+    settings: Annotated[dict[str, Space], Field(min_length=1)]
+    fixed: Annotated[dict[str, Scalar | list[Scalar]], Field(default_factory=dict)]
+    objectives: Annotated[
+        list[str],
+        Field(min_length=1, max_length=2, default_factory=lambda: ["quality/validation_kid"]),
+    ]
+    trials: Count = 30
+    hours: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    seeds: Annotated[int, Field(ge=1, le=30)] = 1
+    sampler: Literal["tpe", "random"] = "tpe"
+    pruner: Literal["none", "median", "halving"] = "median"
+    stages: Literal["train", "stylize"] = "train"
+    git_remote: Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_./-]*)?$")] = ""
+    seed: Seed = 1
+
+    @model_validator(mode="after")
+    def _reject_contradictions(self) -> "SearchSettings":
+        twice = sorted(set(self.settings) & set(self.fixed))
+        if twice:
+            raise RuleError(
+                "{settings} and {fixed} both name {key}; it can be in one", key=twice[0]
+            )
+        if len(set(self.objectives)) < len(self.objectives):
+            raise RuleError("{objectives} names one metric twice")
+        if "train.seed" in (*self.settings, *self.fixed):
+            raise RuleError("train.seed is not searched; {seeds} repeats each training")
+        if self.pruner != "none" and self.objectives != ["quality/validation_kid"]:
+            raise RuleError(
+                "{pruner} compares validation KIDs, which are not the objective; set {pruner} to"
+                " none"
+            )
+        return self
+
+
+def load_search(file: Path, params: Path) -> tuple[SearchSettings, dict[str, Any]]:
+    """Read and check a study.
+
+    Args:
+        file: ``search.yaml``.
+        params: ``params.yaml``.
+
+    Returns:
+        The study, and all present settings by dotted key.
+
+    Raises:
+        AtelierError: a file is missing; a key, a value or an objective is unknown or invalid. The
+            message names the nearest valid name.
+    """
+    if not file.is_file():
+        raise AtelierError(
+            f"there is no {file}, which describes a study; docs/find-good-settings.md has one to"
+            " copy."
+        )
+    try:
+        search = SearchSettings.model_validate(read_yaml(file))
+    except ValidationError as error:
+        raise validation_error(error, file.name, SearchSettings) from None
+    values = read_yaml(params)
+    settings.check(values, params.name)
+    known = dict(leaves(values))
+    for key in (*search.settings, *search.fixed):
+        if key not in known:
+            raise AtelierError(_unknown_key(file, key, known))
+    _check_values(search, values, file)
+    _check_objectives(search, with_changes(values, search.fixed), file)
+    return search, known
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every setting with its dotted key; of mappings that are values, their items."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def with_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values with others by dotted key, which must exist."""
+    result = deepcopy(dict(values))
+    for key, value in changes.items():
+        section = result
+        *path, last = key.split(".")
+        for part in path:
+            section = section[part]
+        section[last] = value
+    return result
+
+
+def _unknown_key(file: Path, key: str, known: Mapping[str, Any]) -> str:
+    hint = did_you_mean(key, known) or did_you_mean(f"train.{key}", known)
+    if key.partition(".")[0] in {name.partition(".")[0] for name in known} and not hint:
+        hint = "; its section has no such key"
+    end = "?" if "did you" in hint else "."
+    return f"{file.name}: params.yaml has no setting {printable(key)}{hint}{end}"
+
+
+def _check_values(search: SearchSettings, values: Mapping[str, Any], file: Path) -> None:
+    """Raise if a fixed value or an end of a range is invalid in ``params.yaml``.
+
+    Ranges are checked one at a time: not every combination must be valid, since a trial that the
+    stages refuse only fails.
+    """
+    base = with_changes(values, search.fixed)
+    section_source = f"{file.name} (fixed)"
+    settings.check(base, section_source)
+    for key, space in search.settings.items():
+        for value in space.examples():
+            if isinstance(value, int) and space.choices is None and not space.is_integer:
+                value = float(value)
+            settings.check(with_changes(base, {key: value}), f"{file.name} (settings.{key})")
+
+
+def _check_objectives(search: SearchSettings, values: Mapping[str, Any], file: Path) -> None:
+    for name in search.objectives:
+        if name in _TEST_METRICS:
+            raise AtelierError(
+                f"{file.name}: {name} is measured on the test split, which a search must not see;"
+                " use quality/validation_kid."
+            )
+        if name not in OBJECTIVES:
+            hint = did_you_mean(name, OBJECTIVES) or f"; known are {', '.join(OBJECTIVES)}"
+            end = "?" if "did you" in hint else "."
+            raise AtelierError(f"{file.name}: no stage logs {printable(name)}{hint}{end}")
+        if _ORDER.index(OBJECTIVES[name]) > _ORDER.index(search.stages):
+            raise AtelierError(
+                f"{file.name}: {name} is never logged, because trials end with the stage"
+                f" {search.stages}; set stages to {OBJECTIVES[name]}."
+            )
+    is_pruned = search.pruner != "none"
+    if "quality/validation_kid" not in search.objectives and not is_pruned:
+        return
+    what = "the pruner needs" if is_pruned else "quality/validation_kid needs"
+    if not values["train"]["kid_every_epochs"]:
+        raise AtelierError(
+            f"{file.name}: {what} the KID of epochs, but train.kid_every_epochs is 0; set"
+            " it to 1 in `fixed`."
+        )
+    if not values["convert"]["validation_fraction"]:
+        raise AtelierError(
+            f"{file.name}: {what} validation images, but convert.validation_fraction is 0; set it"
+            " to 0.1 in `fixed`."
+        )
