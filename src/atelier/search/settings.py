@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from atelier.core import settings
 from atelier.core.errors import AtelierError, did_you_mean, printable
 from atelier.core.setting_types import Count, Section, Seed
-from atelier.core.settings_errors import RuleError, validation_error
+from atelier.core.settings_errors import validation_error
 from atelier.core.yaml_files import read_yaml
 
 SEARCH_FILE = "search.yaml"
@@ -123,24 +123,6 @@ class SearchSettings(Section):
     git_remote: Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_./-]*)?$")] = ""
     seed: Seed = 1
 
-    @model_validator(mode="after")
-    def _reject_contradictions(self) -> "SearchSettings":
-        twice = sorted(set(self.settings) & set(self.fixed))
-        if twice:
-            raise RuleError(
-                "{settings} and {fixed} both name {key}; it can be in one", key=twice[0]
-            )
-        if len(set(self.objectives)) < len(self.objectives):
-            raise RuleError("{objectives} names one metric twice")
-        if "train.seed" in (*self.settings, *self.fixed):
-            raise RuleError("train.seed is not searched; {seeds} repeats each training")
-        if self.pruner != "none" and self.objectives != ["quality/validation_kid"]:
-            raise RuleError(
-                "{pruner} compares validation KIDs, which are not the objective; set {pruner} to"
-                " none"
-            )
-        return self
-
 
 def load_search(file: Path, params: Path) -> tuple[SearchSettings, dict[str, Any]]:
     """Read and check a study.
@@ -165,6 +147,7 @@ def load_search(file: Path, params: Path) -> tuple[SearchSettings, dict[str, Any
         search = SearchSettings.model_validate(read_yaml(file))
     except ValidationError as error:
         raise validation_error(error, file.name, SearchSettings) from None
+    _reject_contradictions(search, file)
     values = read_yaml(params)
     settings.check(values, params.name)
     known = dict(leaves(values))
@@ -195,6 +178,18 @@ def with_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
             section = section[part]
         section[last] = value
     return result
+
+
+def _reject_contradictions(search: SearchSettings, file: Path) -> None:
+    twice = sorted(set(search.settings) & set(search.fixed))
+    if twice:
+        raise AtelierError(f"{file.name}: settings and fixed both name {twice[0]}; keep one.")
+    if "train.seed" in (*search.settings, *search.fixed):
+        raise AtelierError(
+            f"{file.name}: train.seed is not searched; `seeds` repeats each training instead."
+        )
+    if len(set(search.objectives)) < len(search.objectives):
+        raise AtelierError(f"{file.name}: objectives names one metric twice; name it once.")
 
 
 def _unknown_key(file: Path, key: str, known: Mapping[str, Any]) -> str:
@@ -238,6 +233,11 @@ def _check_objectives(search: SearchSettings, values: Mapping[str, Any], file: P
                 f" {search.stages}; set stages to {OBJECTIVES[name]}."
             )
     is_pruned = search.pruner != "none"
+    if is_pruned and search.objectives != ["quality/validation_kid"]:
+        raise AtelierError(
+            f"{file.name}: the pruner compares validation KIDs, which are not the objective; set"
+            " pruner to none."
+        )
     if "quality/validation_kid" not in search.objectives and not is_pruned:
         return
     what = "the pruner needs" if is_pruned else "quality/validation_kid needs"
