@@ -1,7 +1,6 @@
 """Tests of `atelier search` with the real dvc, on tiny projects."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +45,13 @@ def read_json(project: Project, name: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def searched(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def searched(_ready: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Project with a finished study of two trials."""
     project = _ready.copy(tmp_path_factory.mktemp("searched") / "project")
     make_study(project)
     output = project.run("atelier", "search")
     (project.folder / "output.txt").write_text(output, "utf-8")
-    yield project
+    return project
 
 
 def test_trials_are_experiments_with_their_settings_and_results(searched: Project) -> None:

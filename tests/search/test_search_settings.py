@@ -36,7 +36,7 @@ def test_study_has_the_documented_defaults(root: Path, tmp_path: Path) -> None:
     assert (search.sampler, search.pruner, search.stages) == ("tpe", "median", "train")
     assert search.objectives == ["quality/validation_kid"]
     assert present["train.lr"] == 0.001
-    assert present["stylize.style_layers.1"] == 0.244140625
+    assert present["stylize.style_layers"][1] == 0.244140625
     assert present["tracking.experiment"] == "atelier"
 
 
@@ -53,6 +53,7 @@ def _of(key: str, **space: Any) -> dict[str, Any]:
         ),
         (_of("train.ema_decai", low=0.1, high=0.9), "did you mean train.ema_decay?"),
         (_of("lr", low=0.1, high=0.9), "did you mean train.lr?"),
+        (_of("stylize.style_layers.1", low=0.1, high=1.0), "has no setting stylize.style_layers.1"),
         ({"fixed": {"train.epoch": 3}}, "did you mean train.epochs?"),
         ({"trails": 3}, "trails is not a setting; did you mean trials"),
         (_of("train.lr", low=0.1), "it needs either low and high, or choices"),

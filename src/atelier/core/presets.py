@@ -107,11 +107,11 @@ def nearest_preset(values: Mapping[str, Any], folder: Path) -> tuple[str, dict[s
     Raises:
         AtelierError: there is no preset, or one cannot be read.
     """
-    own = dict(_flatten({name: values[name] for name in STAGES if name in values}, Settings))
+    own = dict(dotted_settings({name: values[name] for name in STAGES if name in values}, Settings))
     base = base_values(folder)  # read once for all presets
     candidates: list[tuple[str, dict[str, Any]]] = []
     for name in _names(folder):
-        preset = dict(_flatten(_layer(name, folder, base), Settings))
+        preset = dict(dotted_settings(_layer(name, folder, base), Settings))
         candidates.append((name, {k: v for k, v in own.items() if preset.get(k, _ABSENT) != v}))
     if not candidates:
         raise AtelierError(f"there is no preset in {folder}.")
@@ -124,14 +124,14 @@ def _distance(differing: Mapping[str, Any]) -> tuple[int, int]:
     return len(differing) - downloads, downloads
 
 
-def _flatten(
+def dotted_settings(
     values: Mapping[str, Any], model: type[Section], prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
     """Yield every setting with its dotted key; a mapping that is a value stays one value."""
     for key, value in values.items():
         nested = section_model(model, key)
         if nested and isinstance(value, Mapping):
-            yield from _flatten(value, nested, f"{prefix}{key}.")
+            yield from dotted_settings(value, nested, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

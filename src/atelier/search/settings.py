@@ -1,6 +1,6 @@
 """Description of a study: the file ``search.yaml``."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from atelier.core import settings
 from atelier.core.errors import AtelierError, did_you_mean, printable
+from atelier.core.presets import dotted_settings
 from atelier.core.setting_types import Count, Section, Seed
 from atelier.core.settings_errors import validation_error
 from atelier.core.yaml_files import read_yaml
@@ -150,22 +151,13 @@ def load_search(file: Path, params: Path) -> tuple[SearchSettings, dict[str, Any
     _reject_contradictions(search, file)
     values = read_yaml(params)
     settings.check(values, params.name)
-    known = dict(leaves(values))
+    known = dict(dotted_settings(values, settings.Settings))
     for key in (*search.settings, *search.fixed):
         if key not in known:
             raise AtelierError(_unknown_key(file, key, known))
     _check_values(search, values, file)
     _check_objectives(search, with_changes(values, search.fixed), file)
     return search, known
-
-
-def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every setting with its dotted key; of mappings that are values, their items."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def with_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
