@@ -111,7 +111,18 @@ def _project(folder: Path) -> None:
     save_images(project.folder / "data/images.npz", [pixels.tobytes()], pixels.shape, names)
 
 
+AVERAGES = ["no average", "ema_decay 0.9"] + [
+    f"{kind} {width}" for kind in ("power", "post-hoc") for width in (0.05, 0.1, 0.2)
+]
 CASES = {
+    "averages": Case(
+        "{folder}/faces.zip --preset best32 --augment cutout --seeds 1 --steps 3 --decays 0.9"
+        " --widths 0.2 --every 2 --images 64 --validation 16 --samples 16 --json",
+        {"name", "seed", "augment", "steps", "features", "error for real images"}
+        | {f"{name}{statistics}" for name in AVERAGES for statistics in ("", ", recomputed")},
+        {"seed", "steps", "error for real images"},
+        _faces,
+    ),
     "compare_style": Case(
         "{folder}/sheet.png --generator {folder}/generator.safetensors --faces 1 --pixels 32"
         " --evaluations 3 --iterations 2 --json",
@@ -313,6 +324,43 @@ def benchmark_module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleT
         return load_module(BENCHMARKS / f"{name}.py", f"benchmark_{name}")
 
     return load
+
+
+def _power_function(gamma: float, steps: int) -> Any:
+    """Return the weights of steps in an average that ends with the last of them."""
+    weights = np.arange(1.0, steps + 1) ** gamma
+    return weights / weights.sum()
+
+
+def test_power_average_has_its_width(benchmark_module: Callable[[str], ModuleType]) -> None:
+    averages = benchmark_module("averages")
+    layer = nn.Linear(1, 1, bias=False)
+    average = averages.power_average(0.1, layer)
+    values = np.random.default_rng(1).normal(size=1000).cumsum()
+    for value in values:
+        nn.init.constant_(layer.weight, value)
+        average.update_parameters(layer)
+    weights, steps = _power_function(averages.exponent(0.1), 1000), np.arange(1000)
+    width = np.sqrt(weights @ (steps - weights @ steps) ** 2)
+    assert width == pytest.approx(100, rel=0.01)
+    assert average.module.weight.item() == pytest.approx(weights @ values, abs=0.02 * values.std())
+
+
+@pytest.mark.parametrize("width", [0.03, 0.075, 0.15])
+def test_snapshots_approximate_averages_of_other_widths(
+    width: float, benchmark_module: Callable[[str], ModuleType]
+) -> None:
+    averages = benchmark_module("averages")
+    values = np.random.default_rng(1).normal(size=1000).cumsum()
+
+    def average(relative_width: float, steps: int) -> float:
+        return float(_power_function(averages.exponent(relative_width), steps) @ values[:steps])
+
+    ends = [end for end in range(50, 1001, 50) for _ in range(2)]
+    widths = [0.05, 0.1] * 20
+    snapshots = [average(each, end) for each, end in zip(widths, ends, strict=True)]
+    approximate = averages.post_hoc_weights(ends, widths, width) @ snapshots
+    assert approximate == pytest.approx(average(width, 1000), abs=0.001 * values.std())
 
 
 def test_share_above_its_limit_is_an_error(
