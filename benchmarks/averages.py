@@ -51,13 +51,13 @@ Floats = NDArray[np.float64]
 
 
 def exponent(width: float) -> float:
-    """Return gamma of the power function of a relative width (algorithm 2)."""
+    """Return gamma of the power function of a relative width."""
     roots = np.roots([1, 7, 16 - width**-2, 12 - width**-2])
     return float(roots[np.abs(roots.imag) < 1e-9].real.max())
 
 
 def power_average(width: float, generator: nn.Module) -> AveragedModel:
-    """Return an average of weights and statistics over all steps so far (equation 127)."""
+    """Return an average of weights and statistics over all steps so far."""
     power = exponent(width) + 1
 
     def average(mean: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
@@ -67,7 +67,7 @@ def power_average(width: float, generator: nn.Module) -> AveragedModel:
 
 
 def inner_products(ends: Floats, gammas: Floats, ends_2: Floats, gammas_2: Floats) -> Floats:
-    """Return the inner products of power functions that end at these steps (algorithm 3)."""
+    """Return the inner products of power functions that end at these steps."""
     ratio = ends / ends_2
     power = np.where(ends < ends_2, gammas_2, -gammas)
     products = (gammas + 1) * (gammas_2 + 1) * ratio**power
