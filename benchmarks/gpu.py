@@ -300,6 +300,7 @@ def make_transfer(pixels: int, **changes: Any) -> Any:
     import torch
 
     from atelier.style.checkpoint import TransferCheckpoints
+    from atelier.style.graphed_evaluation import GraphCapture
     from atelier.style.loss_log import StyleEvents
     from atelier.style.objective import Style, cast_vgg
     from atelier.style.optimizers import build_optimizer
@@ -317,8 +318,11 @@ def make_transfer(pixels: int, **changes: Any) -> Any:
     )
     job = StyleJob(content, (Style((style,)),), {0: "x"})
     problem = ScaledProblem(job, settings, vgg, None)
-    transfer = StyleTransfer(job, settings, vgg, StyleEvents(), TransferCheckpoints())
-    evaluate = transfer._evaluation(problem, 1.0)
+    events = StyleEvents()
+    transfer = StyleTransfer(
+        job, settings, vgg, events, TransferCheckpoints(), GraphCapture(events)
+    )
+    evaluate = transfer._evaluation(problem, 1.0, settings.iterations)
     return build_optimizer(problem.initial_image(), evaluate, settings, problem.bounds)
 
 

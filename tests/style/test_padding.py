@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atelier.style import graphed_evaluation, objective
+from atelier.style import objective
 from atelier.style.objective import Style
 from atelier.style.padding import replicate_border, with_channels_last_padding
 from atelier.style.problem import ScaledProblem, StyleJob
@@ -67,19 +67,30 @@ def test_padding_with_zeros_stays() -> None:
     assert list(with_channels_last_padding(vgg)) == list(vgg)
 
 
-def test_evaluation_with_its_own_padding_equals_the_plain_one(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("device", "optimizer", "is_replaced"),
+    [("cuda", "spectral_lbfgs", True), ("cuda", "lbfgs", False), ("cpu", "spectral_lbfgs", False)],
+)
+def test_only_fast_networks_on_a_gpu_have_their_own_padding(
+    device: str, optimizer: str, is_replaced: bool
 ) -> None:
+    """PyTorch's optimizers compute in float32 like Gatys et al."""
+    settings = options(optimizer=optimizer, padding="replicate")
+    network = build_vgg19("random", "average", 1, 11, "replicate")
+    vgg = objective.cast_vgg(network, settings, torch.device(device))
+    first = vgg[0]
+    assert isinstance(first, nn.Conv2d)
+    assert (type(first) is not nn.Conv2d) is is_replaced
+
+
+def test_evaluation_with_its_own_padding_equals_the_plain_one() -> None:
     layers = {"style_layers": {1: 1.0, 6: 1.0}, "content_layers": {11: 1.0}, "padding": "replicate"}
     settings = options(**layers, optimizer="spectral_lbfgs", tv_weight=0.1)
     network = build_vgg19("random", "average", 1, 11, "replicate")
     content, style, image = (smooth(seed).double() for seed in (1, 2, 3))
     results = []
-    for padding in (False, True):
-        monkeypatch.setattr(graphed_evaluation, "USE_CUDA_GRAPHS", padding)
-        vgg = objective.cast_vgg(network, settings, CPU).double()
-        assert isinstance(vgg[0], nn.Conv2d)
-        assert (type(vgg[0]) is nn.Conv2d) is not padding
+    for device in (CPU, torch.device("cuda")):
+        vgg = objective.cast_vgg(network, settings, device).double()
         problem = ScaledProblem(StyleJob(content, (Style((style,)),)), settings, vgg, None)
         totals, losses, gradient = problem.loss_and_gradient(image, settings)
         results.append([totals, *losses.values(), gradient])

@@ -106,6 +106,7 @@ class _LossRecorder(StyleEvents):
     def __init__(self, events: StyleEvents, iterations: int, images: int) -> None:
         self.losses: defaultdict[int, list[IterationLosses]] = defaultdict(list)
         self._events, self._iterations, self._images = events, iterations, images
+        self._warnings: set[str] = set()
 
     def on_losses(self, losses: IterationLosses) -> None:
         """Record the losses of an evaluation, and report the progress."""
@@ -121,8 +122,11 @@ class _LossRecorder(StyleEvents):
         self._events.on_preview(preview)
 
     def warn(self, *warnings: str) -> None:
-        """Pass warnings on."""
-        self._events.warn(*warnings)
+        """Pass warnings on, each once: one on the GPU would be repeated for every style."""
+        new = [warning for warning in warnings if warning not in self._warnings]
+        self._warnings.update(new)
+        if new:
+            self._events.warn(*new)
 
 
 def stylize(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from atelier.core.device import native_bf16
 from atelier.core.settings import StylizeSettings
-from atelier.style import graphed_evaluation
+from atelier.style.graphed_evaluation import uses_graphs
 from atelier.style.losses import content_loss, style_loss, style_statistics, total_variation
 from atelier.style.padding import with_channels_last_padding
 from atelier.style.vgg import feature_maps, preprocess, receptive_radius, stride
@@ -440,4 +440,4 @@ def cast_vgg(vgg: nn.Sequential, settings: StylizeSettings, device: torch.device
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and native_bf16(device))
     cast = copy.deepcopy(vgg).to(torch.bfloat16 if bf16 else torch.float32)
     cast = cast.to(memory_format=torch.channels_last)
-    return with_channels_last_padding(cast) if graphed_evaluation.USE_CUDA_GRAPHS else cast
+    return with_channels_last_padding(cast) if uses_graphs(device) else cast

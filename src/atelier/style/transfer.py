@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from atelier.core.errors import SettingError, SettingName, is_out_of_memory
 from atelier.core.settings import StylizeSettings
 from atelier.style.checkpoint import TransferCheckpoints
-from atelier.style.graphed_evaluation import Evaluator
+from atelier.style.graphed_evaluation import LEAST_EVALUATIONS, Evaluator, GraphCapture
 from atelier.style.loss_log import LossLog, Preview, StyleEvents
 from atelier.style.memory import (
     calibration_size,
@@ -30,6 +30,8 @@ from atelier.style.vgg import calibrate, device_of, preprocess, stride
 _EVALUATIONS_PER_CHUNK = 25
 # Fewer evaluations may all be of the unchanged image, or of one step that is being shortened.
 _EVALUATIONS_TO_STALL = 5
+# The second one needs the memory of an optimizer's history.
+_EVALUATIONS_TO_FIT = 2
 # Maximum number of times that steps are divided by 10 after a non-finite loss.
 _MAX_STEP_SHRINKS = 6
 # One image of 512 x 512, or 16 of 128 x 128; the maps of VGG19 then take 1 GB.
@@ -91,8 +93,9 @@ def transfer_style(
     _reject_too_small(tasks, vgg)
     vgg = cast_vgg(_calibrate(vgg, tasks, settings), settings, device)
     events, checkpoints = events or StyleEvents(), checkpoints or TransferCheckpoints()
+    graphs = GraphCapture(events)
     for job in _jobs(tasks, settings, device, batch_size):
-        transfer = StyleTransfer(job, settings, vgg, events, checkpoints)
+        transfer = StyleTransfer(job, settings, vgg, events, checkpoints, graphs)
         yield from transfer.run().cpu().split(1)
 
 
@@ -106,9 +109,10 @@ class StyleTransfer:
         vgg: nn.Sequential,
         events: StyleEvents,
         checkpoints: TransferCheckpoints,
+        graphs: GraphCapture,
     ) -> None:
         self._job, self._settings, self._vgg = job, settings, vgg
-        self._events, self._checkpoints = events, checkpoints
+        self._events, self._checkpoints, self._graphs = events, checkpoints, graphs
         self._first_image = next(iter(job.images))
         self._log = LossLog(job.images, loss_names(settings), events)
         self._step_shrinks, self._stalled = 0, False  # at the current pyramid level
@@ -134,7 +138,7 @@ class StyleTransfer:
         tile_size = tile_size_for_memory(height, width, self._settings, self._vgg, shapes)
         full_size = ScaledProblem(self._job, self._settings, self._vgg, tile_size)
         if self._settings.style_strength == 0:
-            self._evaluation(full_size, 1.0)(full_size.contents)
+            self._evaluation(full_size, 1.0, 1)(full_size.contents)
             self._log.deliver()
             return self._job.contents
         remaining = list(enumerate(levels(self._settings, height, width)))
@@ -181,8 +185,9 @@ class StyleTransfer:
             image: the initial images.
             state: saved by an earlier attempt at this level, if any.
         """
-        evaluate = self._evaluation(problem, level.content_boost)
         settings, bounds, log = self._settings, problem.bounds, self._log
+        evaluations = level.end_iteration - log.delivered
+        evaluate = self._evaluation(problem, level.content_boost, evaluations)
         self._step_shrinks, self._stalled = 0, False
         if state is None:
             log.level_starts.append(log.delivered)
@@ -296,13 +301,22 @@ class StyleTransfer:
             self._first_image, log.delivered, state | optimizer.state(), finished
         )
 
-    def _evaluation(self, problem: ScaledProblem, content_boost: float) -> Evaluate:
-        """Return the function that evaluates images and records their losses."""
+    def _evaluation(
+        self, problem: ScaledProblem, content_boost: float, evaluations: int
+    ) -> Evaluate:
+        """Return the function that evaluates images and records their losses.
+
+        Args:
+            problem: at one size.
+            content_boost: factor of the content weights.
+            evaluations: number of calls to expect; a few are not worth a graph.
+        """
         content_layers = {
             layer: content_boost * weight for layer, weight in self._settings.content_layers.items()
         }
         boosted = self._settings.model_copy(update={"content_layers": content_layers})
-        compute = Evaluator(partial(problem.loss_and_gradient, settings=boosted), self._events)
+        graphs = self._graphs if evaluations >= LEAST_EVALUATIONS else None
+        compute = Evaluator(partial(problem.loss_and_gradient, settings=boosted), graphs)
 
         def evaluate(image: Tensor) -> tuple[Tensor, Tensor]:
             totals, losses, gradient = compute(image)
@@ -322,10 +336,10 @@ class StyleTransfer:
             problem = ScaledProblem(smaller, self._settings, self._vgg, None)
             build_optimizer(
                 problem.initial_image(),
-                self._evaluation(problem, 1.0),
+                self._evaluation(problem, 1.0, _EVALUATIONS_TO_FIT),
                 self._settings,
                 problem.bounds,
-            ).advance(2)
+            ).advance(_EVALUATIONS_TO_FIT)
 
         fits = largest_size_that_runs(try_size, min(height, width) * 3 // 4, 2 * stride(self._vgg))
         change = "lower" if self._settings.memory_gb else "set"
