@@ -45,8 +45,8 @@ def test_results_of_one_device_are_equal(gpu: ModuleType) -> None:
 
 
 def test_style_transfer_lowers_the_loss(gpu: ModuleType) -> None:
-    results = gpu.time_transfer({"iterations": 4})
-    assert results["evaluations"] == 4
+    results = gpu.time_transfer({"iterations": 8})
+    assert results["evaluations"] == 8
     assert 0 < results["loss"][1] < results["loss"][0]
     assert all(math.isfinite(seconds) and seconds > 0 for seconds in results["seconds"])
 
@@ -96,5 +96,6 @@ def test_fused_steps_have_the_losses_of_plain_ones(gpu: ModuleType) -> None:
 
 
 def test_every_part_has_a_limit_and_a_function(gpu: ModuleType) -> None:
+    assert list(gpu.LIMITS)[-1] == "tests", "compilations may take the rest of the time"
     assert all(callable(getattr(gpu, name)) for name in gpu.LIMITS)
     assert set(gpu.PREDICTIONS) <= set(gpu.LIMITS)
