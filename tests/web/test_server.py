@@ -25,7 +25,8 @@ from ..support.web_server import ask, serving
 BODY_LIMIT, UPLOAD_LIMIT, CONCURRENT, SECONDS = 1000, 5000, 4, 0.5
 
 
-RELEASE = threading.Event()
+RELEASE, RELEASE_UPLOADS = threading.Event(), threading.Event()
+RECEIVED = threading.Semaphore(0)
 ERRORS = {
     "disk": OSError(errno.ENOSPC, "No space left on device"),
     "memory": MemoryError(),
@@ -72,7 +73,8 @@ class Form(BaseModel):
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     """Port of a server that is protected as those of the commands."""
-    app = create_app(Limits(BODY_LIMIT, {"/upload": UPLOAD_LIMIT}, CONCURRENT, SECONDS))
+    uploads = {"/upload": UPLOAD_LIMIT, "/held": UPLOAD_LIMIT}
+    app = create_app(Limits(BODY_LIMIT, uploads, CONCURRENT, SECONDS, concurrent_uploads=2))
 
     @app.get("/slow")
     def _wait() -> str:
@@ -97,6 +99,12 @@ def port() -> Iterator[int]:
     @app.post("/upload")
     async def _length(request: Request) -> int:
         return len(await request.body())
+
+    @app.post("/held")
+    def _hold() -> str:
+        RECEIVED.release()
+        assert RELEASE_UPLOADS.wait(60)
+        return "done"
 
     with serving(app) as number:
         yield number
@@ -164,6 +172,19 @@ def test_requests_beyond_the_limit_are_refused_and_the_server_recovers(port: int
         RELEASE.set()
         assert [each.result() for each in waiting] == CONCURRENT * [(200, "done")]
     assert ask(port, "/number/1") == (200, 1)
+
+
+def test_uploads_beyond_their_limit_are_refused_unread(port: int) -> None:
+    """They could fill the memory. The whole body is discarded: its size is not checked."""
+    busy = (503, {"error": "other files are being uploaded; try again in a moment."})
+    with ThreadPoolExecutor(2) as pool:
+        uploads = [pool.submit(ask, port, "/held", "POST", b"x") for _ in range(2)]
+        assert all(RECEIVED.acquire(timeout=60) for _ in uploads)
+        assert ask(port, "/upload", "POST", bytes(1000 * UPLOAD_LIMIT)) == busy
+        assert ask(port, "/echo", "POST", bytes(BODY_LIMIT)) == (200, BODY_LIMIT)
+        RELEASE_UPLOADS.set()
+        assert [upload.result() for upload in uploads] == 2 * [(200, "done")]
+    assert ask(port, "/upload", "POST", bytes(UPLOAD_LIMIT)) == (200, UPLOAD_LIMIT)
 
 
 def test_thousand_requests_are_answered(port: int) -> None:

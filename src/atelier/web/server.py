@@ -10,6 +10,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -44,12 +45,14 @@ class Limits:
         uploads: bytes of the body of requests to these paths.
         concurrent: requests that are answered at the same time; others are refused with 503.
         seconds: until a request is received completely.
+        concurrent_uploads: requests to the paths of ``uploads``, likewise.
     """
 
     body: int = 64 * 1024
     uploads: Mapping[str, int] = field(default_factory=dict)
     concurrent: int = 16
     seconds: float = 30.0
+    concurrent_uploads: int = 2
 
     def of(self, path: str) -> int:
         """Return the largest body of a request to a path, in bytes."""
@@ -64,7 +67,8 @@ class Guard:
     """ASGI middleware: refuse requests of foreign pages, too large or slow ones, and too many."""
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
-        self._app, self._limits, self._active = app, limits, 0
+        self._app, self._limits = app, limits
+        self._active, self._uploads = 0, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
@@ -82,11 +86,20 @@ class Guard:
         if refusal is not None:
             await _answer(refusal, scope, receive, send)
             return
+        is_upload = scope["path"] in self._limits.uploads
+        is_refused = is_upload and self._uploads >= self._limits.concurrent_uploads
         self._active += 1
+        self._uploads += is_upload and not is_refused
         try:
-            await self._forward(scope, receive, send, int(headers.get("content-length") or 0))
+            if is_refused:
+                await self._discard_body(receive)
+                refusal = 503, "other files are being uploaded; try again in a moment."
+                await _answer(refusal, scope, receive, send)
+            else:
+                await self._forward(scope, receive, send, int(headers.get("content-length") or 0))
         finally:
             self._active -= 1
+            self._uploads -= is_upload and not is_refused
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send, length: int) -> None:
         """Receive the whole body, and pass the request on."""
@@ -108,6 +121,13 @@ class Guard:
         except asyncio.CancelledError:  # at the end of the server
             if not has_started:
                 await _answer((503, "the server has ended."), scope, receive, send)
+
+    async def _discard_body(self, receive: Receive) -> None:
+        """Receive a body without storing it; a browser reads the answer when it has sent all."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.seconds):
+                while (await receive()).get("more_body", False):
+                    pass
 
     async def _body(self, receive: Receive, limit: int, length: int) -> bytes:
         """Return the body; raise if it is larger than a limit, or takes too long."""

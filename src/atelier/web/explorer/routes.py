@@ -37,7 +37,7 @@ from atelier.web.server import Limits, create_app
 T = TypeVar("T")
 
 UPLOAD = "/photographs"
-_MAX_UPLOADS = 2  # at the same time; each takes up to 32 MB of memory
+_MAX_UPLOADS = 2  # at the same time; each takes up to 32 MB of memory, and its image more
 _MAX_TITLE = 200  # characters
 _TEMPLATE = Path(__file__).parent / "explorer.html.j2"
 
@@ -89,7 +89,6 @@ class Explorer:
     search: TrainingSearch
     jobs: Jobs = field(default_factory=Jobs)
     workers: Workers = field(default_factory=Workers)
-    uploads: int = 0
 
     def close(self) -> None:
         """Stop all work."""
@@ -100,7 +99,8 @@ class Explorer:
 
 def create_explorer(explorer: Explorer) -> FastAPI:
     """Return the application of the page."""
-    app = create_app(Limits(body=MAX_BODY, uploads={UPLOAD: MAX_BYTES}))
+    limits = Limits(MAX_BODY, uploads={UPLOAD: MAX_BYTES}, concurrent_uploads=_MAX_UPLOADS)
+    app = create_app(limits)
     app.add_exception_handler(QueueFullError, _with_status(503))
     app.add_exception_handler(UnknownJobError, _with_status(404))
     page = _page(explorer)
@@ -212,13 +212,7 @@ def _add_jobs(app: FastAPI, explorer: Explorer) -> None:
 
     @app.post(UPLOAD)
     async def _upload(request: Request) -> dict[str, Any]:
-        if explorer.uploads >= _MAX_UPLOADS:
-            raise QueueFullError("other photographs are being uploaded; try again in a moment.")
-        explorer.uploads += 1
-        try:
-            target = await _run(batch, explorer.photographs.target, await request.body())
-        finally:
-            explorer.uploads -= 1
+        target = await _run(batch, explorer.photographs.target, await request.body())
         return state(jobs.submit(lambda job: explorer.photographs.invert(job, target)))
 
     @app.get("/jobs/{job_id}")
