@@ -74,6 +74,16 @@ def test_interpolation_loop_passes_every_latent() -> None:
     torch.testing.assert_close(loop[11], slerp(inputs[2], inputs[0], 0.75))
 
 
+@pytest.mark.parametrize("latents", ["normal", "uniform"])
+def test_interpolation_stays_within_the_latents_of_the_training(latents: str) -> None:
+    corner, near = torch.tensor([1.0, -1] * 20), torch.linspace(0.1, 1, 40)
+    assert slerp(corner, near, 0.25).abs().max() > 1
+    loop = list(interpolation_loop([corner, near], 4, trained(latents)))
+    assert bool(torch.stack(loop).abs().max() > 1) is (latents == "normal")
+    assert torch.equal(loop[0], corner)
+    assert torch.equal(loop[4], near)
+
+
 def test_all_latents_of_interpolation_loop_have_first_label() -> None:
     sampled = trained(classes=3)
     loop = list(interpolation_loop(list(latents_for_seeds((3, 4, 5), sampled)), 2, sampled))

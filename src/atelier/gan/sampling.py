@@ -107,6 +107,17 @@ def slerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
     return start * (math.sin((1 - weight) * angle) / sine) + end * (math.sin(weight * angle) / sine)
 
 
+def within_training(latent: Tensor, generator: TrainedGenerator) -> Tensor:
+    """Limit a latent to values that the training had: uniform ones are from -1 to 1.
+
+    Args:
+        latent: [latent_size], without label.
+        generator: the generator of the latent.
+    """
+    is_uniform = generator.latent_distribution == "uniform"
+    return latent.clamp(-1, 1) if is_uniform else latent
+
+
 def interpolation_loop(
     inputs: Sequence[Tensor], frames: int, generator: TrainedGenerator
 ) -> Iterator[Tensor]:
@@ -125,7 +136,8 @@ def interpolation_loop(
     size, label = generator.latent_size, inputs[0][generator.latent_size :]
     for start, end in pairwise([*inputs, inputs[0]]):
         for frame in range(frames):
-            yield torch.cat([slerp(start[:size], end[:size], frame / frames), label])
+            moved = slerp(start[:size], end[:size], frame / frames)
+            yield torch.cat([within_training(moved, generator), label])
 
 
 def generate_one_by_one(generator: TrainedGenerator, inputs: Iterable[Tensor]) -> Iterator[Images]:

@@ -1,7 +1,6 @@
-"""Bounds: values of latents, and the number of latents whose images fit into memory."""
+"""Size of a generator's images, and the number of them that fit into memory."""
 
 import torch
-from torch import Tensor
 
 from atelier.gan.generation import TrainedGenerator
 
@@ -21,14 +20,3 @@ def batch_size(generator: TrainedGenerator) -> int:
     """Return the number of images to generate at once: fewer of larger images, at most 128."""
     height, width, _ = image_shape(generator)
     return max(1, min(_LARGEST_BATCH, _PIXELS_PER_BATCH // (height * width)))
-
-
-def within_training(latent: Tensor, generator: TrainedGenerator) -> Tensor:
-    """Limit a latent to values that the training had: uniform ones are from -1 to 1.
-
-    Args:
-        latent: [latent_size], without label.
-        generator: the generator of the latent.
-    """
-    is_uniform = generator.latent_distribution == "uniform"
-    return latent.clamp(-1, 1) if is_uniform else latent

@@ -12,8 +12,7 @@ from atelier.core.errors import AtelierError, printable
 from atelier.core.files import NotRegularError, atomic_write
 from atelier.core.pretrained import check_safetensors, reject_not_finite
 from atelier.gan.generation import TrainedGenerator
-from atelier.gan.sampling import slerp
-from atelier.latents.bounds import within_training
+from atelier.gan.sampling import slerp, within_training
 
 SUFFIX = ".latent.safetensors"
 

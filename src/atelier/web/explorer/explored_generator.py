@@ -18,8 +18,7 @@ from atelier.core.errors import AtelierError
 from atelier.figures.gif import write_gif
 from atelier.figures.montage import montage
 from atelier.gan.generation import TrainedGenerator, random_latents
-from atelier.gan.sampling import generate_one_by_one, latents_for_seeds, slerp
-from atelier.latents.bounds import within_training
+from atelier.gan.sampling import generate_one_by_one, latents_for_seeds, slerp, within_training
 from atelier.latents.directions import Directions
 from atelier.web.explorer.requests import Face, GifRequest, decode_latent, encode_latent
 
