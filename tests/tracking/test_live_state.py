@@ -144,6 +144,27 @@ def test_stylized_images_of_the_user_are_shown_if_images_are_shared(
     assert only(tmp_path).samples == number
 
 
+@pytest.mark.parametrize(
+    ("experiment", "command"),
+    [("", "`dvc repro`"), ("warm-fox", "the same `dvc exp run` command")],
+)
+def test_interrupted_stage_names_the_command_that_resumes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, experiment: str, command: str
+) -> None:
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    if experiment:
+        monkeypatch.setenv("DVC_EXP_NAME", experiment)
+    code, message = stage._exit_code_and_message(KeyboardInterrupt("saved"), "train")
+    assert (code, message) == (
+        130,
+        f"ERROR: interrupted before the stage was done; {command} resumes it.",
+    )
+    live = stage._open_live_state("train", load(ROOT / "params.yaml"), None, tmp_path)
+    assert live is not None
+    live.end("interrupted", is_saved=True)
+    assert only(tmp_path).experiment == experiment
+
+
 def test_page_that_fails_does_not_fail_the_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -131,14 +131,15 @@ def test_stage_that_does_not_end_is_reported(tmp_path: Path) -> None:
     with stoppable_process() as process:
         write_state(tmp_path, process=Process.of(process.pid).key)
         (execution,) = executions(tmp_path)
-        with pytest.raises(AtelierError, match=f"has not ended .* `kill -9 {process.pid}`"):
+        with pytest.raises(AtelierError, match=f"has not ended .* `kill -9 {process.pid}`. To res"):
             live_stop.stop(tmp_path, execution, seconds=0.0)
 
 
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({}, "The stage train was killed."),
+        ({}, "The stage train was killed. To resume its last checkpoint, type: dvc repro"),
+        ({"experiment": "fox"}, "checkpoint, repeat the command that started the experiment fox:"),
         ({"status": "failed", "message": "no disk"}, "failed before it was stopped: no disk"),
         ({"status": "finished"}, "The pipeline ended with the stage train before it was stopped."),
         (

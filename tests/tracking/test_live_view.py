@@ -78,6 +78,18 @@ def test_nothing_runs(tmp_path: Path) -> None:
             "A checkpoint is saved. To continue from it, type: dvc repro",
         ),
         (
+            {"status": "interrupted", "is_saved": True, "experiment": "warm-fox"},
+            "interrupted",
+            "The stage train is stopped",
+            "To continue from it, repeat the command that started the experiment warm-fox: dvc exp",
+        ),
+        (
+            {"process": dead_key(), "experiment": "warm-fox"},
+            "killed",
+            "The stage train was killed",
+            "checkpoint, repeat the command that started the experiment warm-fox: dvc exp run ...",
+        ),
+        (
             {"status": "interrupted"},
             "interrupted",
             "The stage train is stopped",

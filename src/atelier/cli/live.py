@@ -34,7 +34,7 @@ def stop(
     *,
     everything: Annotated[bool, typer.Option("--all", help="stop all pipelines")] = False,
 ) -> None:
-    """Stop the running training as Ctrl-C does: save a checkpoint, to resume with dvc repro.
+    """Stop the running training as Ctrl-C does: save a checkpoint to resume from.
 
     Example: atelier stop
     """

@@ -92,6 +92,7 @@ class StageState(BaseModel, frozen=True, allow_inf_nan=False):
         process: key of its process; see :class:`Process`.
         pipeline: key of the ``dvc`` process that runs it; empty without one.
         signal: number of the signal that stops it as Ctrl-C does.
+        experiment: name of the DVC experiment; empty without one.
         title: description of the settings.
         started: seconds since 1970, as ``updated``.
         updated: time of this state.
@@ -115,6 +116,7 @@ class StageState(BaseModel, frozen=True, allow_inf_nan=False):
     process: str
     pipeline: str = ""
     signal: int
+    experiment: str = ""
     title: str = ""
     started: float
     updated: float

@@ -10,7 +10,12 @@ import psutil
 from atelier.core.errors import AtelierError
 from atelier.tracking.environment import Process
 from atelier.tracking.live_state import FOLDER, STOP, StageState, running
-from atelier.tracking.live_view import Execution, executions, interrupted_message
+from atelier.tracking.live_view import (
+    Execution,
+    executions,
+    interrupted_message,
+    repeated_command,
+)
 
 _POLL_SECONDS = 0.1
 _WAIT_SECONDS = 600.0
@@ -167,10 +172,11 @@ def stop(private: Path, execution: Execution, seconds: float | None = None) -> s
             return _outcome(current.newest)
         if time.monotonic() > end:
             pids = " ".join(str(process.pid) for process in alive or _processes(current))
+            command = repeated_command(current.newest)
             kill = f"end it with `kill -9 {pids}`" if pids else "type `atelier stop` again"
             raise AtelierError(
                 f"{current.short_name} has not ended within {seconds:g} seconds; if it does not"
-                f" respond, {kill}, and `dvc repro` resumes from its last checkpoint."
+                f" respond, {kill}. To resume its last checkpoint, {command}"
             )
         for name in running(current.states):
             request_stop(private, name, current.states[name])
@@ -198,4 +204,5 @@ def _outcome(state: StageState) -> str:
         return f"The stage {state.stage} failed before it was stopped: {state.message}"
     if state.status == "finished":
         return f"The pipeline ended with the stage {state.stage} before it was stopped."
-    return f"The stage {state.stage} was killed. To resume its last checkpoint, type: dvc repro"
+    command = repeated_command(state)
+    return f"The stage {state.stage} was killed. To resume its last checkpoint, {command}"

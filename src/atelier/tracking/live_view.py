@@ -166,15 +166,26 @@ def _sentences(status: str, execution: Execution) -> tuple[str, str]:
         return f"The stage {stage} is stopped", interrupted_message(state)
     if status == "failed":
         return f"The stage {stage} failed", state.message
-    killed = "Its process ended without a result. Type dvc repro: a training resumes from its"
-    return f"The stage {stage} was killed", f"{killed} last checkpoint."
+    command = repeated_command(state)
+    killed = f"Its process ended without a result. To resume its last checkpoint, {command}"
+    return f"The stage {stage} was killed", killed
 
 
 def interrupted_message(state: StageState) -> str:
     """Return a sentence about how to continue a stage that was interrupted."""
     if state.is_saved:
-        return "A checkpoint is saved. To continue from it, type: dvc repro"
-    return "It had no checkpoint yet. To start it again, type: dvc repro"
+        return f"A checkpoint is saved. To continue from it, {repeated_command(state)}"
+    return f"It had no checkpoint yet. To start it again, {repeated_command(state)}"
+
+
+def repeated_command(state: StageState) -> str:
+    """Return the end of a sentence: what to do to run a stage again.
+
+    An experiment in a temporary copy, or with ``-S``, has settings that ``dvc repro`` lacks.
+    """
+    if state.experiment:
+        return f"repeat the command that started the experiment {state.experiment}: dvc exp run ..."
+    return "type: dvc repro"
 
 
 def _stage_list(private: Path, execution: Execution) -> Iterator[dict[str, Any]]:

@@ -180,7 +180,9 @@ def _exit_code_and_message(error: BaseException, stage: str) -> tuple[int, str]:
         return 1, f"{_ERROR}{error}"
     if isinstance(error, KeyboardInterrupt):
         what = "resumes it" if str(error) else "restarts it"
-        return _INTERRUPTED, f"{_ERROR}interrupted before the stage was done; `dvc repro` {what}."
+        is_experiment = "DVC_EXP_NAME" in os.environ
+        command = "the same `dvc exp run` command" if is_experiment else "`dvc repro`"
+        return _INTERRUPTED, f"{_ERROR}interrupted before the stage was done; {command} {what}."
     if isinstance(error, OSError) and (message := os_error_message(error)):
         return 1, f"{_ERROR}{message}"
     if "No space left" in str(error):  # libraries raise their own errors with these words
@@ -295,6 +297,7 @@ def _open_live_state(
             process=Process.of(os.getpid()).key,
             pipeline=pipeline.key if pipeline else "",
             signal=handled[0] if handled else signal.SIGTERM,
+            experiment=os.environ.get("DVC_EXP_NAME", ""),
             title=title() if is_long else "",
             started=time.time(),
             updated=time.time(),
