@@ -181,6 +181,23 @@ def test_latest_runs_are_the_newest_ones_oldest_first(
     assert len(Selection(project.folder, "atelier").latest(10)) == 3
 
 
+def test_interrupted_pipelines_are_left_out_unless_there_are_no_others(
+    project: Project, store: tuple[Any, str]
+) -> None:
+    client, experiment = store
+    (first,) = pipelines(store)
+    start = first.info.start_time
+    run = client.create_run(experiment, start + 1000, {"atelier.pipeline": "p"}, "stopped")
+    client.set_terminated(run.info.run_id, "KILLED")
+    (found,) = Selection(project.folder, "atelier").latest(2)
+    assert first.info.run_id in found.address
+    (named,) = Selection(project.folder, "atelier").named(["stopped"])
+    assert named.status == "KILLED"
+    client.delete_run(first.info.run_id)
+    (found,) = Selection(project.folder, "atelier").latest(2)
+    assert found.name == "stopped"
+
+
 def test_dvc_experiments_are_found_by_name(project: Project, store: tuple[Any, str]) -> None:
     project.run("git", "update-ref", f"{REFERENCE}/lower-lr", "HEAD")
     (run,) = Selection(project.folder, "atelier").named(["lower-lr"])

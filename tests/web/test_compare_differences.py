@@ -197,7 +197,7 @@ def test_metrics_measured_in_another_way_are_not_compared() -> None:
     assert found.outcome == "unknown"
     assert found.sentence == (
         "Distance (KID) of B (lr 1) and A (lr 0.0002) is not compared: it was measured differently"
-        " (features vgg19_caffe and random)."
+        " (evaluate.features vgg19_caffe and random)."
     )
     (found,) = compare([make_run(), make_run("b", {"train.lr": "1"}, measured_with={})])
     assert "not compared: the conditions of a measurement are not recorded" in found.sentence

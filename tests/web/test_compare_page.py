@@ -91,6 +91,16 @@ def test_page_has_the_statement_means_and_deviations(two_groups: Sequence[Compar
         ),
         ([make_run(), make_run("b", {"train.lr": "1"}, {})], "The KID of these settings cannot be"),
         (
+            [
+                *(make_run("a"), make_run("b", {"train.lr": "1"}, {"kid": 3.0, "kid_error": 0.1})),
+                *(
+                    make_run(f"c{seed}", {"train.lr": "2", "train.seed": seed}, measured_with={})
+                    for seed in "12"
+                ),
+            ],
+            "Too few seeds: no statement on the settings",
+        ),
+        (
             [*seeds_of("0.1", A), *seeds_of("0.2", B), *seeds_of("0.3", {1: 5.0, 2: 5.1, 3: 5.2})],
             "The KID of B, C differs from that of A",
         ),
@@ -360,6 +370,14 @@ def test_kid_below_zero_has_a_linear_axis() -> None:
     kid = charts(group_runs([run]))[0]
     assert kid.lines[0].band == ""
     assert [kid.y_ticks[0].label, kid.y_ticks[-1].label] == ["-0.2", "0"]
+
+
+def test_stopped_pipeline_is_called_interrupted() -> None:
+    page = build_compare_page([make_run("x", status="KILLED")])
+    assert page.runs[0].is_unsuccessful
+    text = Elements(render_compare_page(page)).text
+    assert "interrupted" in text
+    assert "killed" not in text.lower()
 
 
 def test_lineage_names_status_commit_hashes_and_missing_parts() -> None:

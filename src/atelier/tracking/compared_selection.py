@@ -27,6 +27,7 @@ _DIGITS = 12  # of an id in a message
 _ID = re.compile("[0-9a-f]{7,32}")
 _EXPERIMENT = re.compile(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(.+)")
 _MAX_RUNS = 5000  # among which a name is searched
+_INTERRUPTED = "KILLED"  # status in MLflow
 _SHOWN = 3  # of ambiguous runs in a message
 
 
@@ -45,15 +46,17 @@ class Selection:
     def latest(self, count: int) -> list[ComparedRun]:
         """Return the last pipelines in MLflow, oldest first.
 
+        Interrupted ones are left out, unless there are no others: another pipeline continues them.
         Without a store, return the last DVC experiments and the workspace.
 
         Raises:
             AtelierError: there is no run.
         """
         if self._client is not None:
-            pipelines = [run for run in self._runs if PARENT_KEY in run.data.tags][:count]
-            if pipelines:
-                return self._with_sharing(self._stored(run) for run in reversed(pipelines))
+            pipelines = [run for run in self._runs if PARENT_KEY in run.data.tags]
+            ended = [run for run in pipelines if run.info.status != _INTERRUPTED] or pipelines
+            if ended:
+                return self._with_sharing(self._stored(run) for run in reversed(ended[:count]))
         names = list(self._experiments)[: count - 1]
         found = [self._revision(name) for name in reversed(names)]
         if (self._root / "dvc.lock").is_file():

@@ -25,6 +25,17 @@ ERROR_RATE = 0.05  # of all comparisons of one metric together
 _STYLE = "style_loss"
 _MILLIONS = -4  # digits of a spread of at least 100,000
 _KID = "kid"
+# Names of the conditions of a measurement: settings, or what settings and data result in.
+_CONDITIONS = {
+    "features": "evaluate.features",
+    "samples": "generated images",
+    "seed": "evaluate.seed",
+    "reference": "evaluate.reference",
+    "reference_images": "real images",
+    "other_images": "other real images",
+    "searched": "searched training images",
+    "neighbours": "neighbors",
+}
 
 
 @dataclass(frozen=True)
@@ -178,7 +189,7 @@ def obstacle(one: Group, other: Group, metric: Metric) -> str:
     first, last = (
         each.get(differing[0], "not recorded") for each in (conditions[0], conditions[-1])
     )
-    example = f"{differing[0].replace('_', ' ')} {first} and {last}"
+    example = f"{_CONDITIONS.get(differing[0], differing[0])} {first} and {last}"
     return f"it was measured differently ({example})" if first != last else "conditions differ"
 
 

@@ -76,6 +76,11 @@ class RunRow:
         return self.run.status in _UNSUCCESSFUL
 
     @property
+    def status(self) -> str:
+        """The status in words; MLflow has none for a pipeline that was stopped."""
+        return "interrupted" if self.run.status == "KILLED" else self.run.status.lower()
+
+    @property
     def is_linked(self) -> bool:
         """True if the run has the address of a page."""
         return self.run.address.startswith(("http://", "https://"))
@@ -292,9 +297,11 @@ def _headline(
         return "good", f"The KID of {letters} differs from that of {baseline.letter}"
     if judged:
         return "unknown", "No difference in KID is larger than its error"
-    if any(len(group.measured()) > 1 for group in groups) or not differences:
+    if all(math.isnan(each.margin) for each in differences):
         return "unknown", "The KID of these settings cannot be compared"
-    return "unknown", "One seed each: no statement on the settings"
+    # The sentences compare single generators.
+    few = "Too few seeds" if any(len(group.measured()) > 1 for group in groups) else "One seed each"
+    return "unknown", f"{few}: no statement on the settings"
 
 
 def _group_row(group: Group, metrics: Sequence[Metric]) -> MetricsRow:
