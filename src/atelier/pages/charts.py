@@ -1,4 +1,4 @@
-"""Line charts of pages, as positions for the SVG of the template ``charts.html.j2``.
+"""Line charts, scatter plots and parallel coordinates of pages, for ``charts.html.j2``.
 
 Texts and lines are positioned in percent, so that text keeps its size at every width of the page.
 """
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+_STEPS = (1, 2, 2.5, 5, 10)  # of labels; matplotlib's own ones include multiples of 3 and 8
 _SIZE = 1000  # of the view box; its units have no digits after the point
 
 
@@ -35,6 +36,7 @@ class Line:
         bars: the path of a bar of errors for each value; or empty.
         band: the path of the area around the line; or empty.
         series: number of the color, from 1; 0 for the position in the chart.
+        kind: class of the page's style sheet in place of a color; or empty.
     """
 
     name: str
@@ -44,6 +46,39 @@ class Line:
     bars: str = ""
     band: str = ""
     series: int = 0
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Point of a scatter plot.
+
+    Attributes:
+        x: position in percent from the left.
+        y: position in percent from the top.
+        name: appears while the pointer is on the point.
+        kind: class of the page's style sheet.
+    """
+
+    x: float
+    y: float
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Key:
+    """Entry of a legend.
+
+    Attributes:
+        name: of a kind of lines or points.
+        kind: its class in the page's style sheet.
+        is_line: True for a line, False for a point.
+    """
+
+    name: str
+    kind: str
+    is_line: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +104,8 @@ class Chart:
         level: upper edge of the band of real images in percent from the top; ``None`` for none.
         level_name: of that band.
         end_labels: at the right ends of lines.
+        points: over the lines.
+        legend: in place of the names of lines; none for a chart whose neighbor has the legend.
     """
 
     title: str
@@ -80,6 +117,50 @@ class Chart:
     level: float | None = None
     level_name: str = ""
     end_labels: tuple[EndLabel, ...] = ()
+    points: tuple[Point, ...] = ()
+    legend: tuple[Key, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ParallelAxis:
+    """Axis of parallel coordinates: its name and labels."""
+
+    name: str
+    ticks: tuple[Tick, ...]
+
+
+@dataclass(frozen=True)
+class ParallelLine:
+    """Line through parallel axes, from the top.
+
+    Attributes:
+        name: appears while the pointer is on the line.
+        kind: class of the page's style sheet.
+        path: commands of an SVG path in a square of 1,000 units.
+    """
+
+    name: str
+    kind: str
+    path: str
+
+
+@dataclass(frozen=True)
+class ParallelPlot:
+    """Parallel coordinates with horizontal axes, which leave room for long names.
+
+    Attributes:
+        title: for screen readers.
+        note: explains the plot.
+        axes: from the top.
+        lines: the last ones are drawn over the others.
+        legend: of the kinds of lines.
+    """
+
+    title: str
+    note: str
+    axes: tuple[ParallelAxis, ...]
+    lines: tuple[ParallelLine, ...]
+    legend: tuple[Key, ...]
 
 
 @dataclass(frozen=True)
@@ -104,18 +185,23 @@ class Axis:
             from_top: their positions are from the top, as those of a vertical axis.
             integer: no label has digits after the point.
         """
+        locator: Locator = MaxNLocator(5, steps=_STEPS, integer=integer)
+        values = self._within(locator)
         if self.logarithmic:
             decades = math.log10(self.high / self.low)
-            locator: Locator = LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0))
-        else:
-            locator = MaxNLocator(5, integer=integer)
-        values = np.asarray(locator.tick_values(self.low, self.high), np.float64)
-        values = values[(values >= self.low) & (values <= self.high)]
+            subs = (1.0,) if decades > 2 else (1.0, 2.0, 5.0)
+            logarithmic = self._within(LogLocator(subs=subs))
+            # A short range may have none or one of these values.
+            values = logarithmic if len(logarithmic) > 1 else values
         shares = self.share(values)
         return tuple(
             Tick(round(100 * (1 - share if from_top else share), 2), _label(value))
             for value, share in zip(values.tolist(), shares.tolist(), strict=True)
         )
+
+    def _within(self, locator: Locator) -> Floats:
+        values = np.asarray(locator.tick_values(self.low, self.high), np.float64)
+        return values[(values >= self.low) & (values <= self.high)]
 
 
 def area_path(across: Floats, low: Floats, high: Floats) -> str:
