@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atelier.core.errors import AtelierError
-from atelier.figures.montage import limit_size
+from atelier.figures.montage import limit_size, montage
 
 Pixels = NDArray[np.uint8]
 
@@ -100,6 +101,21 @@ def encode(image: Pixels, alt: str, format_: Format) -> PageImage:
         file, format="WEBP", quality=format_.quality, lossless=format_.lossless, method=4
     )
     return PageImage(data_uri(file.getvalue(), "image/webp"), width, height, alt)
+
+
+def sample_montage(images: Pixels, count: int) -> Pixels:
+    """Return a square montage of evenly spread images, so that those of all classes are in it.
+
+    Args:
+        images: uint8 [N, H, W, C] with H = W, at least one.
+        count: largest number of images in the montage.
+
+    Returns:
+        uint8 [h, w, 3] of at most ``MAX_SIDE`` pixels.
+    """
+    places = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
+    columns = math.ceil(math.sqrt(len(places)))
+    return limit_size(montage(images[places], columns, images.shape[1]), MAX_SIDE)
 
 
 def data_uri(content: bytes, kind: str) -> str:

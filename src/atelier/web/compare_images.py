@@ -8,8 +8,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from atelier.figures.montage import limit_size, montage
-from atelier.pages.images import MAX_SIDE, Format, PageImage, Pixels, encode, encode_within
+from atelier.pages.images import (
+    Format,
+    PageImage,
+    Pixels,
+    encode,
+    encode_within,
+    sample_montage,
+)
 from atelier.tracking.compared_files import DAMAGE
 from atelier.tracking.compared_run import ComparedRun
 from atelier.web.compare_groups import shortened
@@ -82,17 +88,14 @@ class _Encoder:
         return self._encoded[key]
 
     def _montage(self, epoch: int) -> Pixels:
-        """Return evenly spread samples of an epoch, so that those of all classes are shown.
+        """Return the montage of an epoch.
 
-        They may be downloaded, so the montage is saved for other formats.
+        Samples may be downloaded, so the montage is saved for other formats.
         """
         file = self.folder / f"{epoch}.npy"
         if file.exists():
             return np.asarray(np.load(file, allow_pickle=False))
-        images = self.run.samples[epoch]()
-        places = np.linspace(0, len(images) - 1, min(self.count, len(images))).astype(int)
-        columns = math.ceil(math.sqrt(len(places)))
-        found = limit_size(montage(images[places], columns, images.shape[1]), MAX_SIDE)
+        found = sample_montage(self.run.samples[epoch](), self.count)
         np.save(file, found, allow_pickle=False)
         return found
 
