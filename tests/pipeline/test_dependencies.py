@@ -30,6 +30,7 @@ ORDER = (
     "data_report",
     "report",
     "tracking",
+    "search",
     "web",
     "cli",
 )
