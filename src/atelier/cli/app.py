@@ -18,6 +18,7 @@ from atelier.cli import (
     preset,
     runs,
     search,
+    seeds,
     stylize,
     ui,
 )
@@ -79,6 +80,7 @@ for command in (
     invert.invert,
     stylize.stylize,
     search.search,
+    seeds.seeds,
     *(compare.compare, data_diff.data_diff, explore.explore),
     *(ui.ui, runs.lineage, runs.sync, runs.gc),
     *(live.live, live.stop),

@@ -50,7 +50,7 @@ def compare(
         )
     quiet_environment()
     values, root = settings.load(PARAMS), repository_root()
-    _deliver(root)
+    deliver_pending(root)
     with status_line() as show:
         show("Reading the runs")
         selection = Selection(root, values.tracking.experiment, values.convert.share_images)
@@ -71,7 +71,7 @@ def compare(
         typer.echo(f"MLflow has it: {location.page()}")
 
 
-def _deliver(root: Path) -> None:
+def deliver_pending(root: Path) -> None:
     """Deliver pending entries of pipelines that have ended, so that the page has all runs."""
     from atelier.tracking.delivery_worker import flush
     from atelier.tracking.environment import private_folder
