@@ -53,9 +53,7 @@ def seeds(
     failures = _train(root, plan)
     failures |= _report(root, plan, out, values.render.fps)
     if failures:
-        raise AtelierError(
-            " ".join(f"Seed {seed}: {reason.rstrip('.')}." for seed, reason in failures.items())
-        )
+        raise AtelierError(_failures_text(failures))
 
 
 def _require_writable(out: Path, force: bool) -> None:
@@ -92,12 +90,15 @@ def _train(root: Path, plan: SeedPlan) -> dict[int, str]:
     """
     from atelier.core.progress import duration_text
     from atelier.search.seeds import exclusive, finished_seeds
+    from atelier.tracking.cached_folders import require_cached_folders
 
     failures: dict[int, str] = {}
     durations: list[float] = []
     with exclusive(root, plan) as lock:
         done = finished_seeds(root, plan)
         missing = [seed for seed in plan.seeds if seed not in done]
+        if missing:
+            require_cached_folders(root)
         if done:
             typer.echo(f"Finished earlier: {_seeds_text(done)}.")
         for number, seed in enumerate(missing, start=1):
@@ -106,7 +107,7 @@ def _train(root: Path, plan: SeedPlan) -> dict[int, str]:
             seconds = time.monotonic() - start
             if reason:
                 failures[seed] = reason
-                typer.echo(f"Seed {seed} failed after {duration_text(seconds)}.", err=True)
+                typer.echo(f"Seed {seed} failed after {duration_text(seconds)}: {reason}", err=True)
                 continue
             durations += [seconds] if trained else []
             how = f"trained in {duration_text(seconds)}" if trained else "restored by DVC"
@@ -187,6 +188,14 @@ def _missing_results(runs: "Sequence[ComparedRun]", plan: SeedPlan) -> dict[int,
         for run in runs
         if not run.samples or (plan.target != "train" and not run.metrics)
     }
+
+
+def _failures_text(failures: dict[int, str]) -> str:
+    """Return a sentence for each reason, with its seeds."""
+    seeds: dict[str, list[int]] = {}
+    for seed, reason in failures.items():
+        seeds.setdefault(reason.rstrip("."), []).append(seed)
+    return " ".join(f"{_seeds_text(each)} failed: {reason}." for reason, each in seeds.items())
 
 
 def _seeds_text(seeds: Iterable[int]) -> str:

@@ -131,7 +131,7 @@ def seeds_table(runs: Sequence[ComparedRun]) -> list[str]:
         found = [(metric, summarize(_group(runs), metric)) for metric in metrics]
         pairs = [(metric, summary) for metric, summary in found if summary]  # all have a value
         rows.append(["mean ± deviation", *(_mean(*pair, len(runs)) for pair in pairs)])
-        rows.append(["mean ± 95% margin", *(_mean_with_margin(*pair) for pair in pairs)])
+        rows.append(["95% margin of mean", *(_margin(*pair) for pair in pairs)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(
@@ -171,10 +171,12 @@ def _mean(metric: Metric, summary: Summary, runs: int) -> str:
     return summary.text(metric) + ("" if count == runs else f" ({count_text(count, 'seed')})")
 
 
-def _mean_with_margin(metric: Metric, summary: Summary) -> str:
+def _margin(metric: Metric, summary: Summary) -> str:
+    """Return half of the interval of the mean."""
     if len(summary.values) < 2:
         return _ABSENT
-    return Summary((summary.mean,), mean_margin(summary.values)).text(metric)
+    text = Summary((summary.mean,), mean_margin(summary.values)).text(metric)
+    return text[text.index("±") :]
 
 
 def _group(runs: Sequence[ComparedRun]) -> Group:
