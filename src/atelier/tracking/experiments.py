@@ -8,6 +8,7 @@ interrupted leaves a saved training, which the next one resumes.
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -211,7 +212,8 @@ def run_experiment(
             which saves a training.
 
     Raises:
-        KeyboardInterrupt: after the command has ended too, with a saved training.
+        KeyboardInterrupt: the user stopped it, by Ctrl-C or `atelier stop`; the command has ended,
+            and an unfinished training is saved.
     """
     attempt.folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {
@@ -229,8 +231,17 @@ def run_experiment(
             stdout=log,
             stderr=subprocess.STDOUT,
             pass_fds=attempt.descriptors,
+            preexec_fn=_ignore_interrupt,
         )
         return _wait(root, attempt, child, observe)
+
+
+def _ignore_interrupt() -> None:
+    """Let the terminal's Ctrl-C reach this program only, which then stops the stage.
+
+    A stage that receives two signals ends without saving its training.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _command(attempt: Attempt) -> list[str]:
@@ -280,13 +291,15 @@ def _wait(
             with suppress(subprocess.TimeoutExpired):
                 child.wait(_POLL_SECONDS)
         except KeyboardInterrupt:
-            interrupted = True  # Ctrl-C reaches the stage too, which saves its training
-    commit = find_experiment(attempt.name, root) if code == 0 else None
-    if commit is None and interrupted:
+            interrupted = True
+    if interrupted:  # also after a finished experiment, which the next attempt finds
         raise KeyboardInterrupt
+    commit = find_experiment(attempt.name, root) if code == 0 else None
     ended = Outcome("finished", commit or "", "", progress.seconds, progress.steps)
     if commit is not None:
         return ended
+    if is_wanted and state and state.status == "interrupted":  # by `atelier stop`
+        raise KeyboardInterrupt
     if not is_wanted:
         return Outcome("stopped", "", "", progress.seconds, progress.steps)
     reason = _reason(state, attempt.log)
