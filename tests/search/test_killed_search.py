@@ -52,7 +52,7 @@ def kill_during_trial(project: Project, number: int, seconds: float, whole_group
         while not any(t.number >= number and not t.state.is_finished() for t in trials(project)):
             assert search.poll() is None, (project.folder / "search.log").read_text("utf-8")
             assert time.monotonic() < end
-            time.sleep(0.05)
+            time.sleep(0.5)
         time.sleep(seconds)
     finally:
         if whole_group:
@@ -97,7 +97,7 @@ def create_storage(project: Project) -> None:
     end = time.monotonic() + 120
     while not (project.folder / ".atelier/search.db").exists() or not has_trial(project):
         assert time.monotonic() < end
-        time.sleep(0.1)
+        time.sleep(0.5)
     os.killpg(search.pid, signal.SIGKILL)
     search.wait()
 
