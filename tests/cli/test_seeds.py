@@ -20,7 +20,7 @@ from atelier.core.errors import AtelierError
 from atelier.core.yaml_files import read_yaml
 from atelier.search.seeds import SeedPlan, plan_seeds
 from atelier.tracking.compared_run import ComparedRun
-from atelier.tracking.experiments import Outcome
+from atelier.tracking.experiment_run import Outcome
 from atelier.tracking.store import open_store
 
 from ..support.compared_runs import HASHES, make_run

@@ -14,13 +14,8 @@ from atelier.search.loop import require_recorded
 from atelier.search.settings import load_search
 from atelier.search.study import OpenStudy, open_study
 from atelier.search.trials import TrialRun
-from atelier.tracking.experiments import (
-    Attempt,
-    experiment_metrics,
-    experiments,
-    finished_experiment,
-    run_experiment,
-)
+from atelier.tracking.experiment_run import Attempt, run_experiment
+from atelier.tracking.experiments import experiment_metrics, experiments, finished_experiment
 
 from ..support.project import Project
 from .test_search_settings import write
@@ -128,6 +123,10 @@ def test_lost_cache_is_refused_before_any_trial(searched: Project, tmp_path: Pat
         require_recorded(project.folder)
 
 
+def head(project: Project) -> str:
+    return project.run("git", "rev-parse", "HEAD").strip()
+
+
 def open_tiny(project: Project) -> tuple[OpenStudy, dict[str, Any]]:
     search, present = load_search(project.folder / "search.yaml", project.folder / "params.yaml")
     return open_study(search, present, project.folder), present
@@ -184,7 +183,7 @@ def test_search_stops_after_three_failures(ready: Project) -> None:
 def test_experiment_of_other_settings_is_not_taken_for_a_trial(searched: Project) -> None:
     name, other = "tiny-trial-000", {"train.lr": 0.9}
     with pytest.raises(AtelierError, match=r"train\.lr is 0\.0002 instead of 0\.9; remove it"):
-        finished_experiment(searched.folder, name, other, "train")
+        finished_experiment(searched.folder, name, other, "train", head(searched))
 
 
 def test_reason_of_a_failed_experiment_is_the_stage_s_own(

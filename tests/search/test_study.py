@@ -11,8 +11,8 @@ import pytest
 from optuna.trial import TrialState
 
 from atelier.core.errors import AtelierError
+from atelier.search.best import best_trials, present_trial
 from atelier.search.claims import Claims
-from atelier.search.loop import best_trials, present_trial
 from atelier.search.settings import SearchSettings, Space
 from atelier.search.study import (
     OpenStudy,
@@ -167,7 +167,7 @@ def test_claim_ends_with_its_process_and_those_that_inherit_it(tmp_path: Path) -
     assert claims.is_claimed(4)
     assert not other.claim(4)
     assert other.claim(5)
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[claims.descriptor(4)]) as child:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=claims.descriptors(4)) as child:
         claims.close()
         assert not other.claim(4)
         child.communicate(b"")
@@ -243,7 +243,7 @@ def test_new_study_must_not_find_experiments_of_an_earlier_one(
         ("text.db", r"text\.db is no study file \(no SQLite database\)"),
         ("other.db", r"other\.db is the database of another program"),
         (".", r" is a folder; name the study's SQLite file"),
-        ("mysql://u:secret@h/d", r"mysql://h/d is neither a file nor the address of a PostgreSQL"),
+        ("mysql://u:secret@h/d", r"is neither a file nor the address of a PostgreSQL database;"),
     ],
 )
 def test_wrong_storage_is_one_sentence(

@@ -1,5 +1,7 @@
 """Command that searches for good settings."""
 
+import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,27 +61,49 @@ def search(
     from atelier.tracking.store import quiet_environment
 
     quiet_environment()
+    _reject_contradictions(worker, report, apply, with_fixed)
     settings, present = load_search(file, PARAMS)
     root = repository_root()
-    runs_trials = not report and apply is None
+    is_run = not report and apply is None
     if report:
         require_force([out], force)
-    may_create = runs_trials and not worker
-    if runs_trials:
-        _require_trials(root, settings, worker, storage)
-    opened = open_study(settings, present, root, storage, may_create=may_create)
+    if is_run:
+        _require_trials(root, settings, worker, storage, file)
+    may_create = is_run and not worker
+    opened = open_study(settings, present, root, storage, may_create=may_create, is_run=is_run)
+    command = _command(file, storage)
     if apply is not None:
         _apply(opened, apply, with_fixed)
     elif report:
         _write_report(opened, root, out)
     else:
-        _run(opened, root, present)
+        _run(opened, root, present, command)
 
 
-def _require_trials(root: Path, settings: "SearchSettings", worker: bool, storage: str) -> None:
+def _reject_contradictions(worker: bool, report: bool, apply: int | None, with_fixed: bool) -> None:
+    from atelier.core.errors import AtelierError
+
+    if worker + report + (apply is not None) > 1:
+        raise AtelierError("--worker, --report and --apply exclude each other; give one of them.")
+    if with_fixed and apply is None:
+        raise AtelierError("--with-fixed belongs to --apply TRIAL.")
+
+
+def _command(file: Path, storage: str) -> str:
+    """Return the command of this search; a database's address stays in the environment."""
+    words = ["atelier", "search"] + [str(file)] * (file != Path("search.yaml"))
+    if storage and "://" not in storage and storage != os.environ.get("ATELIER_SEARCH_STORAGE"):
+        words += ["--storage", storage]
+    return shlex.join(words)
+
+
+def _require_trials(
+    root: Path, settings: "SearchSettings", worker: bool, storage: str, file: Path
+) -> None:
     """Raise unless trials can run here."""
     from atelier.core.errors import AtelierError
     from atelier.search.loop import require_recorded
+    from atelier.tracking.experiment_remote import require_remotes
 
     if worker and "://" not in storage:
         raise AtelierError(
@@ -90,24 +114,26 @@ def _require_trials(root: Path, settings: "SearchSettings", worker: bool, storag
         raise AtelierError(
             "--worker needs git_remote in search.yaml, to which it pushes its experiments."
         )
-    require_recorded(root)
+    if settings.git_remote:
+        require_remotes(root, settings.git_remote)
+    require_recorded(root, file)
 
 
-def _run(opened: "OpenStudy", root: Path, present: dict[str, Any]) -> None:
+def _run(opened: "OpenStudy", root: Path, present: dict[str, Any], command: str) -> None:
     from atelier.search.loop import run_search
 
     try:
         run_search(opened, root, present, typer.echo)
     except KeyboardInterrupt:
-        typer.echo("The search is interrupted; type `atelier search` to continue it.", err=True)
+        typer.echo(f"The search is interrupted; type `{command}` to continue it.", err=True)
         raise typer.Exit(130) from None
-    for line in _summary(opened):
+    for line in _summary(opened, root, command):
         typer.echo(line)
 
 
-def _summary(opened: "OpenStudy") -> list[str]:
+def _summary(opened: "OpenStudy", root: Path, command: str) -> list[str]:
     """Return the best trials, and the commands that use them."""
-    from atelier.search.loop import best_trials, present_trial
+    from atelier.search.best import best_trials, present_trial
 
     best = best_trials(opened.study)
     if not best:
@@ -126,12 +152,15 @@ def _summary(opened: "OpenStudy") -> list[str]:
         value = f"{objectives[0]} {best[0].value:.4g}{than}"
         lines = [f"Trial {best[0].number} of {count} is the best: {value}."]
     first = best[0]
-    names = first.user_attrs.get("experiments", [])
+    names = first.user_attrs.get("experiments", [])[:1]
+    remote = opened.search.git_remote
+    missing = _missing(opened, root, names)
     lines += [
-        f"  atelier search --apply {first.number}   writes its settings to params.yaml; dvc repro"
+        f"  {command} --apply {first.number}   writes its settings to params.yaml; dvc repro"
         " then trains with them",
-        *(f"  dvc exp apply {name}   restores the trial with its outputs" for name in names[:1]),
-        "  atelier search --report   writes a page about the study",
+        *(f"  dvc exp pull {remote} {name}   gets it from the other machine" for name in missing),
+        *(f"  dvc exp apply {name}   restores the trial with its outputs" for name in names),
+        f"  {command} --report   writes a page about the study",
     ]
     return lines
 
@@ -151,7 +180,7 @@ def _apply(opened: "OpenStudy", number: int, with_fixed: bool) -> None:
     changes = trial_settings(opened, trials[number])
     if with_fixed:
         changes = dict(opened.search.fixed) | changes
-    text = changed_settings(Path(), changes)
+    text = changed_settings(PARAMS.read_text("utf-8"), changes)
     settings.check(parse_yaml(text), PARAMS.name)
     write_text(PARAMS, text)
     for key, value in changes.items():
@@ -164,7 +193,22 @@ def _write_report(opened: "OpenStudy", root: Path, out: Path) -> None:
     from atelier.search.report import build_report
     from atelier.search.report_page import render_report
 
-    text = render_report(build_report(opened.study, root))
+    content = build_report(opened.study, root)
+    text = render_report(content)
     with write_output(out):
         write_text(out, text)
     typer.echo(f"{out} shows the study ({len(text.encode()) / 1e6:.1f} MB).")
+    best = [name for one in content.best for name in one.trial.experiments]
+    if missing := _missing(opened, root, best):
+        typer.echo(
+            "To show the samples of other machines too, type this and write the page again:\n"
+            f"  dvc exp pull {opened.search.git_remote} {' '.join(missing)}"
+        )
+
+
+def _missing(opened: "OpenStudy", root: Path, names: list[str]) -> list[str]:
+    """Return the experiments that only other machines have."""
+    from atelier.tracking.experiments import experiments
+
+    found = experiments(root, opened.commit) if opened.search.git_remote else names
+    return [name for name in names if name not in found]

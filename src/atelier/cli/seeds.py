@@ -14,7 +14,7 @@ from atelier.search.seeds import MAX_SEEDS, SeedPlan, Target
 if TYPE_CHECKING:
     from atelier.core.settings import Settings
     from atelier.tracking.compared_run import ComparedRun
-    from atelier.tracking.experiments import Progress
+    from atelier.tracking.experiment_run import Progress
 
 _PAGE = Path("seeds.html")
 _MAX_FILES = 5  # named in a message

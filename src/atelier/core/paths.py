@@ -15,6 +15,8 @@ FOLDERS = (Path("data/pictures"), Path("data/weights"))
 LISTS = Path("data/inputs")
 # The copied networks of train.start_from, and where they came from.
 START, ORIGIN = Path("data/start"), Path("data/start.json")
+# Variable with the main project's folder, for stages that run in another worktree of it.
+MAIN_PROJECT = "ATELIER_MAIN_PROJECT"
 NETWORKS = ("generator.safetensors", "discriminator.safetensors")
 
 
@@ -23,7 +25,10 @@ def project_root() -> Path:
 
     The project is the folder of ``params.yaml``, which may be below that of ``.dvc``. DVC sets
     ``DVC_ROOT`` to the folder of ``.dvc``; in a temporary copy, to that of the main project.
+    ``ATELIER_MAIN_PROJECT`` names it for experiments that run in a worktree of their own.
     """
+    if main := os.environ.get(MAIN_PROJECT):
+        return Path(main)
     here = Path.cwd()
     named = os.environ.get("DVC_ROOT")
     top = _dvc_folder(here)

@@ -49,7 +49,12 @@ def read_document(path: Path) -> CommentedMap:
     """
     if not isinstance(read_yaml(path), dict):
         raise AtelierError(f"{path.name} holds no settings; `git checkout {path.name}` does.")
-    document: CommentedMap = _round_trip().load(path.read_text("utf-8"))
+    return parse_document(path.read_text("utf-8"))
+
+
+def parse_document(text: str) -> CommentedMap:
+    """Return a YAML text for editing, with its comments aligned."""
+    document: CommentedMap = _round_trip().load(text)
     _align_comments(document)
     return document
 

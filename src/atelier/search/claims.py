@@ -1,45 +1,54 @@
 """Claims: which process works on which trial.
 
 A claim is a lock that ends with its process, so that no time limit has to tell a slow worker from
-a dead one. With an SQLite file, it is a lock on a file beside it (``flock``). The command that a
-trial runs inherits it: after the search has been killed, the trial counts as claimed until that
-command has ended too. With PostgreSQL, workers on all machines also take an advisory lock of the
-database, which ends with their connection.
+a dead one. With an SQLite file, it is a lock on a file beside it (``flock``). With PostgreSQL,
+workers on all machines also take an advisory lock of the database, which ends with their
+connection. The command that a trial runs inherits the lock file and the connection's socket: after
+the search has been killed, the trial counts as claimed until that command has ended too.
 """
 
 import fcntl
 import os
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from atelier.core.errors import AtelierError
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from atelier.search.advisory_locks import AdvisoryLocks
+    from atelier.search.storage import Retry
 
+T = TypeVar("T")
 _ASKING = -1  # number of the lock under which trials are created
-# The server notices after about a minute that a machine has disappeared.
-_KEEPALIVE = {"tcp_keepalives_idle": 20, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 4}
 
 
 class Claims:
-    """Claims of this process on the trials of one study."""
+    """Claims of this process on the trials of one study.
 
-    def __init__(self, folder: Path, study: str, engine: "Engine | None" = None) -> None:
-        """Prepare the folder of lock files, and connect to the database.
+    Every method raises ``AtelierError`` if the database does not respond for too long.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        study: str,
+        locks: "AdvisoryLocks | None" = None,
+        retry: "Retry | None" = None,
+    ) -> None:
+        """Prepare the folder of lock files.
 
         Args:
             folder: of the lock files, on a local disk.
             study: its name.
-            engine: of a PostgreSQL database; ``None`` for an SQLite file.
+            locks: of a PostgreSQL database; ``None`` for an SQLite file.
+            retry: when to repeat calls of that database; ``None`` for never.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._study, self._engine = folder, study, engine
-        self._connection: Connection | None = None
+        self._folder, self._study, self._locks, self._retries = folder, study, locks, retry
         self._files: dict[int, int] = {}
+
+    def _retry(self, call: Callable[[], T]) -> T:
+        return call() if self._retries is None else self._retries(call)
 
     @contextmanager
     def asking(self) -> Iterator[None]:
@@ -47,12 +56,14 @@ class Claims:
         file = self._lock_file(_ASKING, wait=True)
         assert file is not None  # noqa: S101 - it has waited
         try:
-            if self._engine is not None:
-                self._database("SELECT pg_advisory_lock(:study, :number)", _ASKING)
-            yield
+            locks = self._locks
+            if locks is not None:
+                self._retry(lambda: locks.lock(_ASKING))
+            try:
+                yield
+            finally:
+                self._unlock(_ASKING)
         finally:
-            if self._engine is not None:
-                self._database("SELECT pg_advisory_unlock(:study, :number)", _ASKING)
             os.close(file)
 
     def claim(self, number: int) -> bool:
@@ -62,50 +73,57 @@ class Claims:
         file = self._lock_file(number, wait=False)
         if file is None:
             return False
-        if self._engine is not None and not self._database(
-            "SELECT pg_try_advisory_lock(:study, :number)", number
-        ):
-            os.close(file)
-            return False
-        self._files[number] = file
-        return True
+        locks, is_ours = self._locks, False
+        try:
+            is_ours = locks is None or self._retry(lambda: locks.try_lock(number))
+        finally:
+            if not is_ours:
+                os.close(file)
+        if is_ours:
+            self._files[number] = file
+        return is_ours
 
     def is_claimed(self, number: int) -> bool:
         """Return True if this process still has its claim.
 
-        The database releases a claim if the connection was lost; then another worker may have the
-        trial.
+        The database ends a claim if the connection was lost. It is claimed again then, unless
+        another worker was faster.
         """
-        if number not in self._files:
-            return False
-        if self._engine is None:
-            return True
-        return bool(
-            self._database(
-                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid ="
-                " pg_backend_pid() AND classid::bigint = :study AND objid::bigint = :number",
-                number,
-            )
-        )
+        locks = self._locks
+        if number not in self._files or locks is None:
+            return number in self._files
+        return self._retry(lambda: locks.has(number) or locks.try_lock(number))
+
+    def allows_takeover(self) -> bool:
+        """Return False just after a start of the database, which ended the claims of all workers.
+
+        They claim their trials again within seconds.
+        """
+        locks = self._locks
+        return locks is None or self._retry(locks.is_settled)
 
     def release(self, number: int) -> None:
         """End a claim."""
-        if self._engine is not None:
-            self._database("SELECT pg_advisory_unlock(:study, :number)", number)
+        self._unlock(number)
         os.close(self._files.pop(number))
 
-    def descriptor(self, number: int) -> int:
-        """Return the open lock file of a claimed trial, for the command to inherit."""
-        return self._files[number]
+    def descriptors(self, number: int) -> tuple[int, ...]:
+        """Return the open files that hold the claim on a trial, for a command to inherit."""
+        socket = self._locks.descriptor() if self._locks is not None else None
+        return (self._files[number], *([] if socket is None else [socket]))
 
     def close(self) -> None:
         """End all claims."""
         for file in self._files.values():
             os.close(file)
         self._files.clear()
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._locks is not None:
+            self._locks.close()
+
+    def _unlock(self, number: int) -> None:
+        if self._locks is not None:
+            with suppress(_database_errors()):  # then the lock has ended with the connection
+                self._locks.unlock(number)
 
     def _lock_file(self, number: int, wait: bool) -> int | None:
         name = "asking" if number == _ASKING else f"{number:03d}"
@@ -121,32 +139,8 @@ class Claims:
             raise
         return file
 
-    def _database(self, statement: str, number: int) -> object:
-        """Execute a statement on the connection that holds this process's claims.
 
-        Raises:
-            AtelierError: the database does not respond.
-        """
-        from sqlalchemy import text
-        from sqlalchemy.exc import SQLAlchemyError
+def _database_errors() -> type[Exception]:
+    from sqlalchemy.exc import SQLAlchemyError
 
-        assert self._engine is not None  # noqa: S101 - only called with PostgreSQL
-        study = zlib.crc32(self._study.encode()) & 0x7FFFFFFF
-        try:
-            if self._connection is None:
-                # Advisory locks belong to a connection; it is not in a transaction.
-                connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-                for name, value in _KEEPALIVE.items():
-                    connection.execute(text(f"SET {name} = {value}"))
-                self._connection = connection
-            values = {"study": study, "number": number}
-            return self._connection.execute(text(statement), values).scalar()
-        except SQLAlchemyError as error:
-            if self._connection is not None:
-                self._connection.invalidate()
-                self._connection.close()
-                self._connection = None
-            raise AtelierError(
-                f"the database of the study does not respond ({type(error).__name__}); start the"
-                " search again when it does."
-            ) from None
+    return SQLAlchemyError

@@ -1,23 +1,23 @@
 """Loop of a search: trial after trial, until the study is complete."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atelier.core.errors import AtelierError, count_text
 from atelier.core.progress import duration_text
+from atelier.search.best import best_trials
 from atelier.search.settings import SECONDS
-from atelier.search.study import PRESENT, OpenStudy
+from atelier.search.study import OpenStudy
+from atelier.search.study_log import StudyLog
 from atelier.search.trials import REASON, TrialRun
-from atelier.tracking.dvc_lock import read_lock
-from atelier.tracking.environment import git
-from atelier.tracking.execution import Commit
-from atelier.tracking.study_run import log_study
+from atelier.tracking.cached_folders import require_cached_folders
+from atelier.tracking.experiments import required_git
 
 if TYPE_CHECKING:
-    from optuna import Study
+    from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
 _WAIT_SECONDS = 1.0
@@ -25,39 +25,30 @@ _MAX_FAILURES = 3  # in a row, after which the next trial would fail too
 _MAX_NAMES = 3
 
 
-def require_recorded(root: Path) -> None:
+def require_recorded(root: Path, file: Path = Path("search.yaml")) -> None:
     """Raise unless trials can start from the commit that is checked out.
+
+    Args:
+        root: the project.
+        file: description of the study, which may have changed.
 
     Raises:
         AtelierError: tracked files have changed, or DVC's cache lacks folders that ``dvc.lock``
-            names, without which ``dvc exp run`` fails.
+            names.
     """
-    changed = git("status", "--porcelain", "--untracked-files=no", cwd=root)
-    names = [line[3:] for line in (changed or "").splitlines()]
-    names = [name for name in names if name != "search.yaml"]
+    listed = required_git(root, "diff", "HEAD", "--name-only", "--relative", "-z")
+    names = [name for name in listed.split("\0") if name and name != str(file)]
     if names:
         more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
         raise AtelierError(
             f"{', '.join(names[:_MAX_NAMES])}{more} changed since the last commit, from which"
             " trials start; commit the changes, e.g. by `git commit -a`."
         )
-    tree = Commit.open(root, "HEAD")
-    records = read_lock((tree.read("dvc.lock") or b"").decode("utf-8", "replace"))
-    hashes = {path: md5 for record in records.values() for path, md5 in record.outputs.items()}
-    lost = [
-        path
-        for path, md5 in hashes.items()
-        if md5.endswith(".dir") and not (tree.cache / md5[:2] / md5[2:]).is_file()
-    ]
-    if lost:
-        raise AtelierError(
-            f"DVC's cache lacks {', '.join(lost[:_MAX_NAMES])}, which dvc.lock names; type `dvc"
-            " pull`, or `dvc repro` and commit dvc.lock."
-        )
+    require_cached_folders(root)
 
 
 def run_search(
-    opened: OpenStudy, root: Path, values: Mapping[str, Any], say: Callable[[str], None]
+    opened: OpenStudy, root: Path, values: Mapping[str, Any], print_line: Callable[[str], None]
 ) -> None:
     """Run trials until none is left, and wait for those of other workers.
 
@@ -65,48 +56,53 @@ def run_search(
         opened: the study.
         root: the project.
         values: all present settings by dotted key.
-        say: receives lines for the terminal.
+        print_line: receives lines for the terminal.
 
     Raises:
         AtelierError: three trials in a row failed, or the stages do not log an objective.
         KeyboardInterrupt: the next search continues the trial.
     """
-    failures, waits_for = 0, 0
-    log = _StudyLog(opened, root, values, say)
-    with _closing(opened):
-        log.write(is_finished=False)
-        while True:
-            trial = opened.next_trial()
-            if trial is None:
-                others = opened.unfinished()
-                if not others:
-                    break
-                if others[0].number + 1 != waits_for:
-                    waits_for = others[0].number + 1
-                    say(f"waiting for trial {others[0].number}, which another process runs")
-                time.sleep(_WAIT_SECONDS)
-                continue
-            say(_start_line(opened, trial.number, opened.suggest(trial)))
-            TrialRun(opened, trial, root, values, say).run()
+    failures = 0
+    log = StudyLog(opened, root, values, print_line)
+    opened.wait_for_database(lambda message: print_line(f"WARNING: {message}"))
+    with closing(opened.claims), log.ending():
+        with opened.claims.asking():  # one process creates the run of the study
+            log.write("RUNNING")
+        while trial := _next_trial(opened, print_line):
+            print_line(_start_line(opened, trial.number, opened.suggest(trial)))
+            TrialRun(opened, trial, root, values, print_line).run()
             opened.claims.release(trial.number)
             ended = _frozen(opened.study, trial.number)
-            say(f"  {result_text(opened, ended)}")
-            log.write(is_finished=False)
+            print_line(f"  {result_text(opened, ended)}")
+            log.write("RUNNING")
             failures = failures + 1 if ended.state.name == "FAIL" else 0
             if failures == _MAX_FAILURES:
                 reason = ended.user_attrs.get(REASON, "")
                 raise AtelierError(
                     f"{_MAX_FAILURES} trials in a row failed, the last one: {reason}"
                 )
-        log.write(is_finished=True)
 
 
-@contextmanager
-def _closing(opened: OpenStudy) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        opened.claims.close()
+def _next_trial(opened: OpenStudy, print_line: Callable[[str], None]) -> "Trial | None":
+    """Return the next trial; ``None`` if all have ended, also those of other processes."""
+    waits_for = set[int]()
+    while True:
+        trial = opened.next_trial()
+        others = opened.unfinished()
+        if trial is not None or not others:
+            return trial
+        numbers = {one.number for one in others}
+        if numbers != waits_for:
+            waits_for = numbers
+            print_line(_waiting_line(opened, others))
+        time.sleep(_WAIT_SECONDS)
+
+
+def _waiting_line(opened: OpenStudy, others: "Sequence[FrozenTrial]") -> str:
+    numbers = ", ".join(str(trial.number) for trial in others)
+    trials = f"trial {numbers}" if len(others) == 1 else f"trials {numbers}"
+    where = "another worker runs" if opened.search.git_remote else "another process runs"
+    return f"waiting for {trials}, which {where}; Ctrl-C ends the wait"
 
 
 def _frozen(study: "Study", number: int) -> "FrozenTrial":
@@ -114,8 +110,9 @@ def _frozen(study: "Study", number: int) -> "FrozenTrial":
 
 
 def _start_line(opened: OpenStudy, number: int, settings: Mapping[str, Any]) -> str:
-    shown = ", ".join(f"{key} {value}" for key, value in settings.items())
-    return f"trial {number} of {opened.search.trials}: {shown}"
+    listed = ", ".join(f"{key} {value}" for key, value in settings.items())
+    last = opened.search.trials - 1
+    return f"trial {number} (the last is {last}): {listed}"
 
 
 def result_text(opened: OpenStudy, trial: "FrozenTrial") -> str:
@@ -136,72 +133,3 @@ def result_text(opened: OpenStudy, trial: "FrozenTrial") -> str:
     is_front = len(opened.search.objectives) > 1
     best_text = f"; {'Pareto front' if is_front else 'best'}: trial {ahead}" if best else ""
     return f"{text}, {seconds}{best_text}"
-
-
-def best_trials(study: "Study") -> "Sequence[FrozenTrial]":
-    """Return the best finished trial, or the Pareto front of two objectives; empty if none is."""
-    finished = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
-    if not finished:
-        return []
-    if len(study.directions) > 1:
-        return sorted(study.best_trials, key=lambda trial: trial.values)
-    return [min(finished, key=lambda trial: (trial.value, trial.number))]
-
-
-def present_trial(study: "Study") -> "FrozenTrial | None":
-    """Return the finished trial with the settings of ``params.yaml``, if there is one."""
-    found = (t for t in study.get_trials(deepcopy=False) if t.user_attrs.get(PRESENT))
-    trial = next(found, None)
-    return trial if trial and trial.state.name == "COMPLETE" else None
-
-
-class _StudyLog:
-    """Writes the state of a study to its run in MLflow, until that fails once."""
-
-    def __init__(
-        self, opened: OpenStudy, root: Path, values: Mapping[str, Any], say: Callable[[str], None]
-    ) -> None:
-        self._opened, self._root, self._say = opened, root, say
-        self._enabled = bool(values["tracking.enabled"])
-        self._experiment = str(values["tracking.experiment"])
-        self._started = int(time.time() * 1000)
-
-    def write(self, is_finished: bool) -> None:
-        if not self._enabled:
-            return
-        try:
-            log_study(
-                self._root,
-                self._experiment,
-                self._opened.search.study,
-                tags=self._tags(),
-                metrics=self._metrics(),
-                started=self._started,
-                is_finished=is_finished,
-            )
-        except AtelierError as error:
-            self._enabled = False
-            self._say(f"WARNING: {error} The search goes on; trials are logged as always.")
-
-    def _tags(self) -> dict[str, str]:
-        best = best_trials(self._opened.study)
-        names = [name for one in best for name in one.user_attrs.get("experiments", [])]
-        return {
-            "search": self._opened.search.model_dump_json(),
-            "best": ", ".join(names),
-            "mlflow.note.content": (
-                f"Study {self._opened.search.study}: its trials are nested below. "
-                f"Best: {', '.join(names) or 'none yet'}."
-            ),
-        }
-
-    def _metrics(self) -> dict[str, float]:
-        counts: dict[str, float] = {}
-        for trial in self._opened.study.get_trials(deepcopy=False):
-            name = f"trials/{trial.state.name.lower()}"
-            counts[name] = counts.get(name, 0) + 1
-        best = best_trials(self._opened.study)
-        if len(best) == 1:
-            values = zip(self._opened.search.objectives, best[0].values or (), strict=True)
-            return dict(values) | counts
-        return counts

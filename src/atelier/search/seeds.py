@@ -20,13 +20,8 @@ from atelier.core.errors import AtelierError
 from atelier.core.presets import STAGES
 from atelier.core.settings import Settings
 from atelier.tracking.environment import git, private_folder
-from atelier.tracking.experiments import (
-    Attempt,
-    Outcome,
-    Progress,
-    experiments,
-    run_experiment,
-)
+from atelier.tracking.experiment_run import Attempt, Outcome, Progress, run_experiment
+from atelier.tracking.experiments import experiments
 from atelier.tracking.titles import Title
 
 Target = Literal["train", "evaluate", "report"]

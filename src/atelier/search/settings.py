@@ -21,6 +21,12 @@ SECONDS = "seconds"
 # search that has seen them has no unseen images left for the final comparison.
 OBJECTIVES = {SECONDS: "train", "quality/validation_kid": "train", "style/loss": "stylize"}
 _TEST_METRICS = ("quality/kid", "quality/kid_error", "quality/precision", "quality/recall")
+_WITHOUT_EFFECT = ("runtime.", "tracking.", "data_report.")
+_LATER = ("evaluate.", "render.", "stylize.")
+_MEASUREMENT = (
+    "train.kid_every_epochs", "train.kid_samples", "train.kid_features",
+    "convert.validation_fraction", "convert.test_fraction", "convert.share_images",
+)  # fmt: skip
 _ORDER = ("train", "evaluate", "stylize", "report")  # stages that contain the earlier ones' results
 
 Scalar = bool | int | float | str
@@ -85,8 +91,8 @@ class Space(Section):
         if self.choices is not None:
             return value in self.choices
         low, high = self.bounds
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return is_number and low <= value <= high
+        kinds = int if self.is_integer else int | float
+        return isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
 
 
 class SearchSettings(Section):
@@ -148,13 +154,13 @@ def load_search(file: Path, params: Path) -> tuple[SearchSettings, dict[str, Any
         search = SearchSettings.model_validate(read_yaml(file))
     except ValidationError as error:
         raise validation_error(error, file.name, SearchSettings) from None
-    _reject_contradictions(search, file)
     values = read_yaml(params)
     settings.check(values, params.name)
     known = dict(dotted_settings(values, settings.Settings))
     for key in (*search.settings, *search.fixed):
         if key not in known:
             raise AtelierError(_unknown_key(file, key, known))
+    _reject_contradictions(search, file)
     _check_values(search, values, file)
     _check_objectives(search, with_changes(values, search.fixed), file)
     return search, known
@@ -180,6 +186,15 @@ def _reject_contradictions(search: SearchSettings, file: Path) -> None:
         raise AtelierError(
             f"{file.name}: train.seed is not searched; `seeds` repeats each training instead."
         )
+    for key in (*search.settings, *search.fixed):
+        if key.startswith(_WITHOUT_EFFECT):
+            raise AtelierError(f"{file.name}: {key} changes no result; leave it out.")
+    for key in search.settings:
+        if key in _MEASUREMENT or (search.stages == "train" and key.startswith(_LATER)):
+            raise AtelierError(
+                f"{file.name}: {key} changes what is measured, or a stage that trials do not run,"
+                " so that trials with other values cannot be compared; leave it out."
+            )
     if len(set(search.objectives)) < len(search.objectives):
         raise AtelierError(f"{file.name}: objectives names one metric twice; name it once.")
 

@@ -2,20 +2,18 @@
 
 import json
 import os
-import sqlite3
+import uuid
 import warnings
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atelier.core.errors import AtelierError, count_text, did_you_mean, printable
+from atelier.core.errors import AtelierError, count_text, did_you_mean
 from atelier.search.claims import Claims
 from atelier.search.settings import SearchSettings, Space
-from atelier.tracking.environment import git
-from atelier.tracking.experiments import all_experiments
-from atelier.tracking.redact import redact_urls
+from atelier.tracking.environment import STORAGE_VARIABLE, git
+from atelier.tracking.experiments import all_experiments, required_git
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -23,13 +21,14 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
-STORAGE_VARIABLE = "ATELIER_SEARCH_STORAGE"
+    from atelier.search.storage import Retry
+
 DEFAULT_STORAGE = Path(".atelier/search.db")
 SEARCH, PROJECT, COMMIT, OBJECTIVES = "search", "project", "commit", "objectives"
-PRESENT = "is_present"  # user attribute of the trial that has the present settings
-# Settings of search.yaml that may change while a study is going on.
+PRESENT = "is_present"  # user attribute of the trial with the present settings: their values
+ID = "id"
+# Settings of search.yaml that may change after a study has started.
 _CHANGEABLE = ("trials", "hours", "git_remote")
-_POSTGRESQL = ("postgresql://", "postgres://", "postgresql+psycopg://")
 _DIGITS = 4  # significant digits of searched numbers, so that they can be read and typed
 
 
@@ -42,12 +41,28 @@ class OpenStudy:
         study: of Optuna.
         claims: of this process.
         present: all settings of ``params.yaml`` by dotted key.
+        retry: repeats calls of the database.
     """
 
     search: SearchSettings
     study: "Study"
     claims: Claims
     present: Mapping[str, Any]
+    retry: "Retry"
+
+    @property
+    def commit(self) -> str:
+        """Commit that all trials start from."""
+        return str(self.study.user_attrs[COMMIT])
+
+    @property
+    def key(self) -> str:
+        """Name of the study with a random part, which differs between studies of one name."""
+        return f"{self.search.study}-{self.study.user_attrs[ID]}"
+
+    def wait_for_database(self, warn: Callable[[str], None]) -> None:
+        """From now on, wait some minutes if the database does not respond."""
+        self.retry.enable(warn)
 
     def next_trial(self) -> "Trial | None":
         """Claim and return the next trial: an unfinished one, or else a new one.
@@ -56,7 +71,7 @@ class OpenStudy:
             ``None`` if no trial is left that another process does not work on.
         """
         with self.claims.asking():
-            for frozen in self.unfinished():
+            for frozen in self.unfinished() if self.claims.allows_takeover() else []:
                 if self.claims.claim(frozen.number):
                     return self._trial(frozen.number)
             if self._is_complete():
@@ -96,7 +111,8 @@ class OpenStudy:
         in_space = all(space.contains(self.present[k]) for k, space in self.search.settings.items())
         if not trials and in_space:  # what the search improves on
             values = {k: parameter(s, self.present[k]) for k, s in self.search.settings.items()}
-            self.study.enqueue_trial(values, user_attrs={PRESENT: True})
+            present = {key: self.present[key] for key in self.search.settings}
+            self.study.enqueue_trial(values, user_attrs={PRESENT: present})
         # The sampler's state is not stored; its seed makes a continued search the same.
         self.study.sampler = _sampler(self.search, len(trials))
         trial = self.study.ask()
@@ -113,9 +129,9 @@ class OpenStudy:
 
 def trial_settings(opened: OpenStudy, trial: "Trial | FrozenTrial") -> dict[str, Any]:
     """Return the searched settings of a trial by dotted key."""
-    is_present = trial.user_attrs.get(PRESENT, False)
+    exact = trial.user_attrs.get(PRESENT, {})  # not rounded
     return {
-        key: opened.present[key] if is_present else setting_value(space, trial.params[key])
+        key: exact[key] if key in exact else setting_value(space, trial.params[key])
         for key, space in opened.search.settings.items()
         if key in trial.params  # a trial that was killed at once may lack some
     }
@@ -128,6 +144,7 @@ def open_study(
     storage: str = "",
     *,
     may_create: bool = True,
+    is_run: bool = True,
 ) -> OpenStudy:
     """Open or create a study.
 
@@ -138,18 +155,48 @@ def open_study(
         storage: an SQLite file or the address of a PostgreSQL database; by default that of the
             environment variable ``ATELIER_SEARCH_STORAGE``, or ``.atelier/search.db``.
         may_create: False if the study must exist.
+        is_run: False if no trial is run, and another commit may be checked out.
 
     Raises:
         AtelierError: the storage cannot be opened; or its study belongs to another project, another
             commit, or has other settings.
     """
+    from atelier.search.storage import Retry, open_storage, require_address
+
     where = storage or os.environ.get(STORAGE_VARIABLE, "") or str(root / DEFAULT_STORAGE)
-    backend = _open_storage(where, may_create)
-    study = _create_or_load(search, backend, where, root, may_create)
-    is_server = where.startswith(_POSTGRESQL)
-    folder = root / ".atelier/search" if is_server else Path(f"{where}.locks")
-    claims = Claims(folder, search.study, backend.engine if is_server else None)
-    return OpenStudy(search, study, claims, present)
+    require_address(where, may_create)
+    retry = Retry()
+    claims = _claims(where, search.study, root, retry)
+    try:
+        with claims.asking():  # one process creates the study
+            backend = open_storage(where, retry)
+            study = _create_or_load(search, backend, where, root, may_create)
+            _check_identity(search, study.user_attrs, root, where, is_run)
+    except BaseException:
+        claims.close()
+        raise
+    return OpenStudy(search, study, claims, present, retry)
+
+
+def _claims(where: str, study: str, root: Path, retry: "Retry") -> Claims:
+    """Return the claims on trials of a study.
+
+    Raises:
+        AtelierError: the database does not respond.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from atelier.search.advisory_locks import AdvisoryLocks
+    from atelier.search.storage import cannot_open, is_server, lock_engine
+
+    if not is_server(where):
+        return Claims(Path(f"{where}.locks"), study)
+    locks = AdvisoryLocks(lock_engine(where), study)
+    try:
+        locks.is_settled()
+    except SQLAlchemyError as error:
+        raise cannot_open(where, error) from None
+    return Claims(root / ".atelier/search", study, locks, retry)
 
 
 def _create_or_load(
@@ -157,13 +204,15 @@ def _create_or_load(
 ) -> "Study":
     import optuna
 
+    from atelier.search.storage import shown
+
     names = optuna.get_all_study_names(backend)
     if search.study not in names and not may_create:
         hint = did_you_mean(search.study, names) or (
             f"; it has {', '.join(names)}" if names else "; it has none"
         )
         raise AtelierError(
-            f"{_shown(where)} has no study {search.study}{hint}"
+            f"{shown(where)} has no study {search.study}{hint}"
             + ("?" if "did you" in hint else ".")
         )
     if search.study not in names:
@@ -176,20 +225,18 @@ def _create_or_load(
         directions=["minimize"] * len(search.objectives),
         load_if_exists=True,
     )
-    own = {PROJECT: project_id(root), COMMIT: _head(root)}
     stored = study.user_attrs
     if PROJECT not in stored:
-        if stored or study.get_trials(deepcopy=False):
+        if set(stored) - {SEARCH, OBJECTIVES, COMMIT, ID} or study.get_trials(deepcopy=False):
             raise AtelierError(
-                f"{_shown(where)} has a study {search.study} that another program made; choose"
+                f"{shown(where)} has a study {search.study} that another program made; choose"
                 " another name or another file."
             )
         study.set_user_attr(SEARCH, search.model_dump_json())
         study.set_user_attr(OBJECTIVES, search.objectives)
-        study.set_user_attr(COMMIT, own[COMMIT])
-        study.set_user_attr(PROJECT, own[PROJECT])  # last: the study is complete with it
-        return study
-    _check_identity(search, stored, own, where)
+        study.set_user_attr(COMMIT, required_git(root, "rev-parse", "HEAD").strip())
+        study.set_user_attr(ID, uuid.uuid4().hex[:8])
+        study.set_user_attr(PROJECT, project_id(root))  # last: the study is complete with it
     return study
 
 
@@ -200,24 +247,26 @@ def _reject_earlier_experiments(name: str, root: Path) -> None:
         raise AtelierError(
             f"{count_text(len(earlier), 'experiment')} of an earlier study {name}"
             f" {'is' if len(earlier) == 1 else 'are'} there, e.g. {min(earlier)}; name a new study"
-            f" in search.yaml, or remove them: dvc exp remove {' '.join(sorted(earlier)[:3])}"
+            f" in search.yaml, or remove them: dvc exp remove {' '.join(sorted(earlier))}"
         )
 
 
 def _check_identity(
-    search: SearchSettings, stored: Mapping[str, Any], own: Mapping[str, str], where: str
+    search: SearchSettings, stored: Mapping[str, Any], root: Path, where: str, is_run: bool
 ) -> None:
     """Raise if a study is not the one that ``search.yaml`` and the checkout describe."""
-    if stored[PROJECT] != own[PROJECT]:
+    from atelier.search.storage import shown
+
+    if stored[PROJECT] != project_id(root):
         raise AtelierError(
-            f"the study {search.study} in {_shown(where)} belongs to another project; name another"
+            f"the study {search.study} in {shown(where)} belongs to another project; name another"
             " file with --storage, or another study in search.yaml."
         )
-    if stored[COMMIT] != own[COMMIT]:
+    head = required_git(root, "rev-parse", "HEAD").strip()
+    if is_run and stored[COMMIT] != head:
         raise AtelierError(
-            f"the study {search.study} started from commit {stored[COMMIT][:10]}, but"
-            f" {own[COMMIT][:10]} is checked out; check out that commit, or name a new study in"
-            " search.yaml."
+            f"the study {search.study} started from commit {stored[COMMIT][:10]}, but {head[:10]}"
+            " is checked out; check out that commit, or name a new study in search.yaml."
         )
     before = SearchSettings.model_validate_json(stored[SEARCH])
     for name in SearchSettings.model_fields:
@@ -226,81 +275,6 @@ def _check_identity(
                 f"{name} in search.yaml has changed since the study {search.study} started; name a"
                 " new study, since its trials cannot be compared with the earlier ones."
             )
-
-
-def _open_storage(where: str, may_create: bool) -> "RDBStorage":
-    """Open a storage.
-
-    Raises:
-        AtelierError: it cannot be opened, or it is no database of studies.
-    """
-    import optuna
-    from sqlalchemy.exc import SQLAlchemyError
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    url = _checked_address(where, may_create)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-    except ImportError:
-        raise AtelierError(
-            "PostgreSQL needs the package psycopg; type: pip install 'psycopg[binary]'"
-        ) from None
-    except RuntimeError as error:  # of Optuna: tables of another version
-        raise AtelierError(
-            f"{_shown(where)} was made by another version of Optuna; `optuna storage upgrade"
-            f" --storage` updates it ({printable(str(error), 80)})."
-        ) from None
-    except SQLAlchemyError as error:
-        raise AtelierError(
-            f"the study's storage {_shown(where)} cannot be opened ({type(error).__name__}); check"
-            " that it exists, responds and can be written."
-        ) from None
-
-
-def _checked_address(where: str, may_create: bool) -> str:
-    """Return the address of a storage for SQLAlchemy."""
-    if "://" in where:
-        if not where.startswith(_POSTGRESQL):
-            raise AtelierError(
-                f"{_shown(where)} is neither a file nor the address of a PostgreSQL database, e.g."
-                " postgresql://user@host/database."
-            )
-        return f"postgresql+psycopg://{where.partition('://')[2]}"
-    file = Path(where)
-    if file.is_dir() or (not file.exists() and not may_create):
-        problem = "is a folder" if file.is_dir() else "does not exist"
-        raise AtelierError(f"{where} {problem}; name the study's SQLite file with --storage.")
-    if file.exists():
-        _require_studies(file)
-    else:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise AtelierError(f"{where} cannot be created ({error.strerror}).") from None
-    return f"sqlite:///{file.resolve()}"
-
-
-def _require_studies(file: Path) -> None:
-    """Raise if a file is no SQLite database, or one of another program, e.g. of MLflow."""
-    try:
-        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as database:
-            rows = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            tables = {row[0] for row in rows.fetchall()}
-    except sqlite3.Error:
-        raise AtelierError(
-            f"{file} is no study file (no SQLite database); name another one with --storage."
-        ) from None
-    if tables and not {"studies", "trials", "version_info"} <= tables:
-        raise AtelierError(
-            f"{file} is the database of another program; name another file with --storage."
-        )
-
-
-def _shown(where: str) -> str:
-    """Return a storage's name without a password."""
-    return redact_urls(where)
 
 
 def project_id(root: Path) -> str:
@@ -313,10 +287,6 @@ def project_id(root: Path) -> str:
     if not commits:
         raise AtelierError("a search needs a git repository with a commit; type: git commit")
     return commits[-1]
-
-
-def _head(root: Path) -> str:
-    return (git("rev-parse", "HEAD", cwd=root) or "").strip()
 
 
 def distribution(space: Space) -> "BaseDistribution":

@@ -3,8 +3,7 @@
 import csv
 import io
 import json
-import subprocess
-import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,17 +14,13 @@ from atelier.search.settings import SECONDS, SearchSettings
 from atelier.search.study import OpenStudy
 from atelier.tracking.epoch_reports import EpochReport
 from atelier.tracking.experiment_record import record_settings
-from atelier.tracking.experiments import (
-    Attempt,
-    Progress,
-    experiment_file,
-    experiment_metrics,
-    finished_experiment,
-    run_experiment,
-)
+from atelier.tracking.experiment_remote import pull_experiment, push_experiment
+from atelier.tracking.experiment_run import Attempt, Progress, run_experiment
+from atelier.tracking.experiments import experiment_file, experiment_metrics, finished_experiment
 
 if TYPE_CHECKING:
     from optuna import Trial
+    from optuna.trial import FrozenTrial
 
 EXPERIMENTS, STEPS, SEED_VALUES, REASON, PRUNED = (
     "experiments",
@@ -37,12 +32,19 @@ EXPERIMENTS, STEPS, SEED_VALUES, REASON, PRUNED = (
 """User attributes of a trial; its duration is in ``SECONDS``."""
 
 
+_CLAIM_SECONDS = 2.0  # pause between checks of the claim
+
+
+class _LostError(Exception):
+    """Another worker has taken the trial over."""
+
+
 class _FailedError(Exception):
     """A training of the trial failed."""
 
 
 class _PrunedError(Exception):
-    """The pruner gave the trial up.
+    """The trial is pruned.
 
     Args:
         name: of the experiment.
@@ -73,6 +75,11 @@ class TrialRun:
     warn: Callable[[str], None]
     _seconds: float = field(default=0.0, init=False)
     _steps: int = field(default=0, init=False)
+    _is_continued: bool = field(default=False, init=False)
+    _is_lost: bool = field(default=False, init=False)
+    _is_hopeless: bool = field(default=False, init=False)
+    _next_check: float = field(default=0.0, init=False)
+    _reported: set[int] | None = field(default=None, init=False)
 
     @property
     def _search(self) -> SearchSettings:
@@ -88,6 +95,7 @@ class TrialRun:
         self._seconds = self.trial.user_attrs.get(SECONDS, 0.0)
         settings = dict(self._search.fixed) | self.opened.suggest(self.trial)
         names = self._names()
+        self._is_continued = EXPERIMENTS in self.trial.user_attrs
         self._set(EXPERIMENTS, list(names.values()))
         results: list[dict[str, float]] = []
         try:
@@ -95,12 +103,14 @@ class TrialRun:
                 changes = settings | ({} if seed is None else {"train.seed": seed})
                 results.append(self._train(name, changes, prunes=not results))
         except _PrunedError as pruned:
-            record_settings(self.root, pruned.name, pruned.changes, "train")
+            record_settings(self.root, pruned.name, pruned.changes, "train", self.opened.commit)
             self._push(pruned.name)
             self._tell("PRUNED")
         except _FailedError as error:
             self._set(REASON, str(error))
             self._tell("FAIL")
+        except _LostError:
+            self._warn_of_loss()
         else:
             self._set(SEED_VALUES, [metrics[self._search.objectives[0]] for metrics in results])
             means = [
@@ -123,14 +133,17 @@ class TrialRun:
         """Run an experiment, unless it has finished before; return its metrics."""
         if PRUNED in self.trial.user_attrs:  # before the search was killed
             raise _PrunedError(name, changes)
-        commit = finished_experiment(self.root, name, changes, self._search.stages)
+        commit = self._finished(name, changes)
         if commit is None:
             commit = self._run_experiment(name, changes, prunes)
-            self._push(name)
         if prunes:
             list(self._report(_measured(experiment_file(self.root, commit, "plots/quality.csv"))))
         self._steps += self._finished_steps(commit)
         self._set(STEPS, self._steps)
+        if SECONDS in self._search.objectives and not self._seconds:
+            raise _FailedError(
+                "DVC restored its training from the cache, so its duration is unknown"
+            )
         metrics = experiment_metrics(self.root, commit) | {SECONDS: self._seconds}
         missing = [name for name in self._search.objectives if name not in metrics]
         if missing:
@@ -142,26 +155,48 @@ class TrialRun:
             )
         return metrics
 
+    def _finished(self, name: str, changes: Mapping[str, Any]) -> str | None:
+        """Return the commit of an experiment that this or another machine has finished."""
+        stages, remote = self._search.stages, self._search.git_remote
+        baseline = self.opened.commit
+        commit = finished_experiment(self.root, name, changes, stages, baseline)
+        if commit is not None:
+            self._push(name)  # the search may have been killed before
+        elif remote and self._is_continued and pull_experiment(self.root, remote, name, baseline):
+            commit = finished_experiment(self.root, name, changes, stages, baseline)
+        return commit
+
     def _run_experiment(self, name: str, changes: Mapping[str, Any], prunes: bool) -> str:
         attempt = Attempt(
             name=name,
             changes=changes,
             stage=self._search.stages,
-            folder=self.root / ".atelier/search" / self._search.study,
-            study=self._search.study,
-            descriptors=(self.opened.claims.descriptor(self.trial.number),),
+            folder=self.root / ".atelier/search" / self.opened.key,
+            study=self.opened.key,
+            commit=self.opened.commit,
+            descriptors=self.opened.claims.descriptors(self.trial.number),
+            git_remote=self._search.git_remote,
         )
         last = None if self._value("train.steps", changes) else self._value("train.epochs", changes)
         before = self._seconds
 
         def observe(progress: Progress) -> bool:
             self._seconds = before + progress.seconds
-            return not prunes or self._is_promising(progress.reports, last)
+            try:
+                if prunes:
+                    self._judge(progress.reports, last)
+                return self._is_ours() and not (self._is_hopeless and progress.is_training)
+            except AtelierError:  # the database does not respond; the training needs none
+                return True
 
         outcome = run_experiment(self.root, attempt, observe)
+        if self._is_lost:
+            raise _LostError
         self._seconds = before + outcome.seconds
         self._set(SECONDS, round(self._seconds, 2))
         if outcome.status == "finished":
+            if not outcome.is_pushed:
+                self._push(name)
             return outcome.commit
         self._steps += outcome.steps
         self._set(STEPS, self._steps)
@@ -170,26 +205,41 @@ class TrialRun:
         self._set(PRUNED, True)
         raise _PrunedError(name, changes)
 
-    def _is_promising(self, reports: list[EpochReport], last_epoch: int | None) -> bool:
-        """Report new epochs to Optuna; return False if the pruner gives the trial up."""
+    def _judge(self, reports: list[EpochReport], last_epoch: int | None) -> None:
+        """Report new epochs to Optuna, and ask the pruner."""
         for report in self._report(reports):
             # After the last epoch nothing is saved, and the finished experiment would be lost.
             if report.epoch != last_epoch and self.trial.should_prune():
-                return False
-        return True
+                self._is_hopeless = True
 
     def _report(self, reports: list[EpochReport]) -> Iterator[EpochReport]:
-        """Report epochs to Optuna that it does not know; yield each after its report."""
-        known = self._intermediate() if reports else {}
+        """Report new epochs to Optuna, and yield each; none with two objectives."""
+        if len(self._search.objectives) > 1:  # Optuna accepts no reports then
+            return
+        if reports and self._reported is None:
+            self._reported = set(self._frozen().intermediate_values)
         for report in reports:
-            if report.epoch not in known:
+            if self._reported is not None and report.epoch not in self._reported:
                 self.trial.report(report.kid, report.epoch)
+                self._reported.add(report.epoch)
                 self._set(SECONDS, round(self._seconds, 2))
                 yield report
 
-    def _intermediate(self) -> dict[int, float]:
+    def _frozen(self) -> "FrozenTrial":
         trials = self.opened.study.get_trials(deepcopy=False)
-        return next(t for t in trials if t.number == self.trial.number).intermediate_values
+        return next(t for t in trials if t.number == self.trial.number)
+
+    def _is_ours(self) -> bool:
+        """Return False if another worker has the trial; checked every few seconds."""
+        if not self._is_lost and time.monotonic() >= self._next_check:
+            self._is_lost = not self._is_claimed()
+            self._next_check = time.monotonic() + _CLAIM_SECONDS
+        return not self._is_lost
+
+    def _is_claimed(self) -> bool:
+        """Return True if this process has its claim, and no other one has ended the trial."""
+        is_claimed = self.opened.claims.is_claimed(self.trial.number)
+        return is_claimed and not self._frozen().state.is_finished()
 
     def _finished_steps(self, commit: str) -> int:
         content = experiment_file(self.root, commit, "metrics/details/train.json")
@@ -205,26 +255,25 @@ class TrialRun:
         """Tell Optuna the end of the trial, unless another worker has taken it over."""
         from optuna.trial import TrialState
 
-        if not self.opened.claims.is_claimed(self.trial.number):
-            self.warn(
-                f"the connection to the study's database was lost; trial {self.trial.number} is"
-                " left to other workers."
-            )
+        if not self._is_claimed():
+            self._warn_of_loss()
             return
         self.opened.study.tell(self.trial, values, TrialState[state])
+
+    def _warn_of_loss(self) -> None:
+        self.warn(
+            "WARNING: the connection to the study's database was lost, and another worker has taken"
+            f" trial {self.trial.number} over"
+        )
 
     def _push(self, name: str) -> None:
         """Push an experiment to the git remote, if any, and its files to DVC's remote."""
         if not self._search.git_remote:
             return
-        command = [sys.executable, "-m", "dvc", "exp", "push", "--force", self._search.git_remote]
-        done = subprocess.run(  # noqa: S603 - no shell; names are checked
-            [*command, name], cwd=self.root, capture_output=True, text=True
-        )
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            reason = lines[-1].removeprefix("ERROR: ") if lines else "no message"
-            self.warn(f"{name} cannot be pushed to {self._search.git_remote}: {reason}")
+        try:
+            push_experiment(self.root, self._search.git_remote, name)
+        except AtelierError as error:
+            self.warn(f"WARNING: {error}")
 
 
 def _measured(content: bytes | None) -> list[EpochReport]:

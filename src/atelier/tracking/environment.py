@@ -24,6 +24,8 @@ from atelier.tracking.redact import cut_without_secrets
 
 PRIVATE = Path(".atelier")
 STUDY_VARIABLE = "ATELIER_STUDY"  # name of the study that a trial's stages belong to
+# Address of the database of studies, which may have a password. Stages do not need it.
+STORAGE_VARIABLE = "ATELIER_SEARCH_STORAGE"
 OF_STUDY = "atelier.of_study"  # tag with this name
 _MAX_PATCH_CHARACTERS = 1_000_000
 _PATCH_SECONDS = 5.0

@@ -17,41 +17,45 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from atelier.core.errors import AtelierError
-from atelier.core.yaml_files import document_text, read_document, set_value
+from atelier.core.yaml_files import document_text, parse_document, set_value
 from atelier.tracking.dvc_lock import StageRecord, read_lock
+from atelier.tracking.experiments import experiment_reference
 
 PARAMS, LOCK = "params.yaml", "dvc.lock"
 
 
-def record_settings(root: Path, name: str, changes: Mapping[str, Any], stage: str) -> str:
-    """Record an experiment of the commit that is checked out; return its commit.
+def record_settings(
+    root: Path, name: str, changes: Mapping[str, Any], stage: str, baseline: str
+) -> str:
+    """Record an experiment; return its commit.
 
     Args:
         root: the project.
-        name: of the experiment; an existing one of the same commit is replaced.
+        name: of the experiment; an existing one of the same baseline is replaced.
         changes: settings by dotted key.
         stage: the stage that did not finish.
+        baseline: commit that the experiment started from.
 
     Raises:
         AtelierError: git does not accept it.
     """
-    from dvc.repo.experiments.refs import ExpRefInfo
-
-    baseline = _git(root, "rev-parse", "HEAD")
-    files = {PARAMS: changed_settings(root, changes)}
-    if (root / LOCK).is_file():
-        files[LOCK] = lock_without((root / LOCK).read_text("utf-8"), stage)
-    tree = _tree(root, files)
+    prefix = _git(root, "rev-parse", "--show-prefix")
+    params = _git(root, "show", f"{baseline}:{prefix}{PARAMS}")
+    files = {f"{prefix}{PARAMS}": changed_settings(params + "\n", changes)}
+    if _git(root, "ls-tree", "--name-only", baseline, LOCK):
+        lock = _git(root, "show", f"{baseline}:{prefix}{LOCK}")
+        files[f"{prefix}{LOCK}"] = lock_without(lock + "\n", stage)
+    tree = _tree(root, files, baseline)
     message = f"Settings of the stopped training {name}"
     identity = ("-c", "user.name=atelier", "-c", "user.email=atelier@localhost")
     commit = _git(root, *identity, "commit-tree", tree, "-p", baseline, "-m", message)
-    _git(root, "update-ref", str(ExpRefInfo(baseline, name)), commit)
+    _git(root, "update-ref", experiment_reference(name, baseline), commit)
     return commit
 
 
-def changed_settings(root: Path, changes: Mapping[str, Any]) -> str:
+def changed_settings(text: str, changes: Mapping[str, Any]) -> str:
     """Return the text of ``params.yaml`` with other values, and its comments."""
-    document = read_document(root / PARAMS)
+    document = parse_document(text)
     for key, value in changes.items():
         section = document
         *path, last = key.split(".")
@@ -89,21 +93,19 @@ def _is_inside(path: str, outputs: set[str]) -> bool:
     return any(path == output or path.startswith(f"{output}/") for output in outputs)
 
 
-def _tree(root: Path, files: Mapping[str, str]) -> str:
-    """Return a tree of git: that of the present commit with other files."""
-    prefix = _git(root, "rev-parse", "--show-prefix")
+def _tree(root: Path, files: Mapping[str, str], baseline: str) -> str:
+    """Return a tree of git: that of a commit with other files."""
     with tempfile.TemporaryDirectory() as folder:
-        index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-        _git(root, "read-tree", "HEAD", **index)
+        index = str(Path(folder) / "index")
+        _git(root, "read-tree", baseline, index=index)
         for name, text in files.items():
             blob = _git(root, "hash-object", "-w", "--stdin", text=text)
-            _git(root, "update-index", "--add", "--cacheinfo", f"100644,{blob},{prefix}{name}",
-                 **index)  # fmt: skip
-        return _git(root, "write-tree", **index)
+            _git(root, "update-index", "--add", "--cacheinfo", f"100644,{blob},{name}", index=index)
+        return _git(root, "write-tree", index=index)
 
 
-def _git(root: Path, *arguments: str, text: str | None = None, **environment: str) -> str:
-    """Return the output of git.
+def _git(root: Path, *arguments: str, text: str | None = None, index: str = "") -> str:
+    """Return the output of git, without a final newline.
 
     Raises:
         AtelierError: it fails.
@@ -111,7 +113,7 @@ def _git(root: Path, *arguments: str, text: str | None = None, **environment: st
     done = subprocess.run(  # noqa: S603 - fixed arguments, no shell
         ["git", *arguments],  # noqa: S607 - the user's own git
         cwd=root,
-        env=os.environ | environment,
+        env=os.environ | ({"GIT_INDEX_FILE": index} if index else {}),
         input=text,
         capture_output=True,
         encoding="utf-8",
@@ -120,4 +122,4 @@ def _git(root: Path, *arguments: str, text: str | None = None, **environment: st
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise AtelierError(f"git {arguments[0]} failed: {lines[-1]}.")
-    return done.stdout.strip()
+    return done.stdout.removesuffix("\n")

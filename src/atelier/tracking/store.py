@@ -210,6 +210,7 @@ def quiet_environment() -> None:
     # A failed request would print long tracebacks; its error is reported in one sentence.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # Delivery has its own retries: MLflow would repeat requests that create runs.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ["MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER"] = "false"

@@ -8,13 +8,11 @@ from atelier.core.errors import AtelierError
 from atelier.tracking import mlflow_names
 from atelier.tracking.pipeline_run import find_or_create
 from atelier.tracking.store import open_store, quiet_environment, short_message
-from atelier.tracking.uploads import upload
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 STUDY_KEY = "atelier.study"
-_REPORT = "search.html"
 
 
 def study_run(client: "MlflowClient", experiment: str, study: str, at: int) -> str:
@@ -23,10 +21,10 @@ def study_run(client: "MlflowClient", experiment: str, study: str, at: int) -> s
     Args:
         client: client of the store.
         experiment: id of the experiment.
-        study: name of the study.
+        study: key of the study: its name, a hyphen and eight digits.
         at: start of a new run, in milliseconds.
     """
-    name = f"study {study}"
+    name = f"study {study.rpartition('-')[0]}"
     return find_or_create(client, experiment, name, at, (STUDY_KEY, study), {})
 
 
@@ -38,20 +36,18 @@ def log_study(
     tags: Mapping[str, str],
     metrics: Mapping[str, float],
     started: int,
-    is_finished: bool,
-    report: Path | None = None,
+    status: str,
 ) -> None:
     """Log the present state of a study to its run.
 
     Args:
         root: the project.
         experiment: name of the experiment.
-        study: name of the study.
+        study: key of the study, as for :func:`study_run`.
         tags: of the run.
         metrics: by name; logged at step 0, the latest value replaces earlier ones in tables.
         started: time of the study's start in milliseconds since 1970.
-        is_finished: True if no trial is left.
-        report: page to log as an artifact.
+        status: of the run, e.g. ``RUNNING``.
 
     Raises:
         AtelierError: MLflow does not accept it.
@@ -65,10 +61,8 @@ def log_study(
             client.set_tag(run, key, mlflow_names.tag(value))
         for key, number_ in metrics.items():
             client.log_metric(run, mlflow_names.key(key), number_)
-        if report is not None:
-            upload(client, run, {_REPORT: report})
-        if is_finished:
-            client.set_terminated(run, "FINISHED")
+        if status != "RUNNING":
+            client.set_terminated(run, status)
     except AtelierError:
         raise
     except Exception as error:  # any error of MLflow
