@@ -136,12 +136,12 @@ def test_summary_pulls_experiment_of_other_machine(root: Path) -> None:
     assert trial
     trial.set_user_attr("experiments", [NAME])
     study.study.tell(trial, 2.0)
-    text = "\n".join(_summary(study, root))
+    text = "\n".join(_summary(study, root, "atelier search"))
     pull, apply = f"dvc exp pull origin {NAME}", f"dvc exp apply {NAME}"
     assert 0 < text.find(pull) < text.find(apply)
     head = git(root, "rev-parse", "HEAD")
     git(root, "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{NAME}", head)
-    text = "\n".join(_summary(study, root))
+    text = "\n".join(_summary(study, root, "atelier search"))
     assert pull not in text
     assert apply in text
 
@@ -260,7 +260,7 @@ def test_commands_of_trial_do_not_receive_address(
 ) -> None:
     monkeypatch.setenv("ATELIER_SEARCH_STORAGE", "postgresql://anna:secret@db/x")
     code = "import os; print(sorted(n for n in os.environ if n.startswith('ATELIER_S')))"
-    monkeypatch.setattr(experiments, "_command", lambda attempt: [sys.executable, "-c", code])
+    monkeypatch.setattr(experiment_run, "_command", lambda attempt: [sys.executable, "-c", code])
     attempt = Attempt(NAME, {}, "train", root / "logs", study="study")
     assert run_experiment(root, attempt).status == "failed"
     assert attempt.log.read_text() == "['ATELIER_STUDY']\n"

@@ -55,29 +55,37 @@ def search(
 
     Example: atelier search
     """
-    from atelier.search.settings import load_search
-    from atelier.search.study import open_study
-    from atelier.tracking.environment import repository_root
     from atelier.tracking.store import quiet_environment
 
-    quiet_environment()
     _reject_contradictions(worker, report, apply, with_fixed)
-    settings, present = load_search(file, PARAMS)
-    root = repository_root()
-    is_run = not report and apply is None
     if report:
         require_force([out], force)
-    if is_run:
-        _require_trials(root, settings, worker, storage, file)
-    may_create = is_run and not worker
-    opened = open_study(settings, present, root, storage, may_create=may_create, is_run=is_run)
-    command = _command(file, storage)
+    quiet_environment()
+    is_run = not report and apply is None
+    opened, root, present = _open(file, storage, is_run=is_run, worker=worker)
     if apply is not None:
         _apply(opened, apply, with_fixed)
     elif report:
         _write_report(opened, root, out)
     else:
-        _run(opened, root, present, command)
+        _run(opened, root, present, _command(file, storage))
+
+
+def _open(
+    file: Path, storage: str, *, is_run: bool, worker: bool
+) -> "tuple[OpenStudy, Path, dict[str, Any]]":
+    """Return the study, the project, and all present settings by dotted key."""
+    from atelier.search.settings import load_search
+    from atelier.search.study import open_study
+    from atelier.tracking.environment import repository_root
+
+    settings, present = load_search(file, PARAMS)
+    root = repository_root()
+    if is_run:
+        _require_trials(root, settings, worker, storage, file)
+    may_create = is_run and not worker
+    opened = open_study(settings, present, root, storage, may_create=may_create, is_run=is_run)
+    return opened, root, present
 
 
 def _reject_contradictions(worker: bool, report: bool, apply: int | None, with_fixed: bool) -> None:
