@@ -15,7 +15,7 @@ from atelier.search.loop import _waiting_line
 from atelier.search.settings import SearchSettings
 from atelier.search.study import OpenStudy, open_study
 from atelier.search.trials import TrialRun
-from atelier.tracking import experiment_run, experiments
+from atelier.tracking import experiment_run
 from atelier.tracking.experiment_process import NOT_PUSHED, main
 from atelier.tracking.experiment_remote import require_remotes
 from atelier.tracking.experiment_run import Attempt, run_experiment
