@@ -21,6 +21,8 @@ from atelier.style.vgg import build_vgg19
 
 from ..support.painting import CPU, RecordedEvents, options, smooth, tasks
 
+pytestmark = pytest.mark.usefixtures("cuda_graphs")
+
 CUDA = torch.device("cuda")
 SIZE = 48
 EVALUATIONS = {  # settings by what evaluations differ in; with two images, or tiles of 36 pixels

@@ -13,6 +13,8 @@ from atelier.style.vgg import build_vgg19, feature_maps, receptive_radius, strid
 
 from ..support.painting import CPU, options, smooth
 
+pytestmark = pytest.mark.usefixtures("cuda_graphs")
+
 
 def _maps(*shape: int, seed: int = 0) -> Tensor:
     stream = torch.Generator().manual_seed(seed)

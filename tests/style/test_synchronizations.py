@@ -19,6 +19,8 @@ from atelier.style.vgg import vgg19_on_meta
 from ..support.fake_cuda import CUDA, count_operations, fake_cuda
 from ..support.painting import options
 
+pytestmark = pytest.mark.usefixtures("cuda_graphs")
+
 LAYERS = {1: 1.0, 6: 1.0, 11: 1.0, 20: 1.0, 25: 1.0}
 STEPS_TO_FILL_HISTORY = 10
 
