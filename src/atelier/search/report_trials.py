@@ -217,7 +217,7 @@ def record_of(
         steps=int(_number(attributes.get(STEPS), 0.0)),
         seed_values=_finite(attributes.get(SEED_VALUES)),
         reason=cut_without_secrets(reason, _MAX_REASON).strip(),
-        is_present=attributes.get(PRESENT) is True
+        is_present=bool(attributes.get(PRESENT))
         or (
             bool(trial.params)
             and all(key in present and _equal(v, present[key]) for key, v in trial.params.items())

@@ -177,7 +177,16 @@ def run_seed(
             " started; undo the change, or commit it, and repeat the command."
         )
     name = plan.experiment(seed)
-    attempt = Attempt(name, {"train.seed": seed}, plan.target, _folder(root), descriptors=(lock,))
+    # Without uncommitted changes the user's workspace is not needed, and stays untouched.
+    is_clean = not _git(root, "diff", "HEAD", "--name-only")
+    attempt = Attempt(
+        name=name,
+        changes={"train.seed": seed},
+        stage=plan.target,
+        folder=_folder(root),
+        commit=_git(root, "rev-parse", "HEAD").strip() if is_clean else "",
+        descriptors=(lock,),
+    )
     return run_experiment(root, attempt, observe)
 
 

@@ -57,6 +57,7 @@ class StudyLog:
             self.write("KILLED")
             raise
         except AtelierError:
+            self._opened.retry.seconds = 0.0  # it may have waited for the database already
             self.write("FAILED")
             raise
         self.write("FINISHED")

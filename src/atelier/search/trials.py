@@ -15,19 +15,20 @@ from atelier.search.study import OpenStudy
 from atelier.tracking.epoch_reports import EpochReport
 from atelier.tracking.experiment_record import record_settings
 from atelier.tracking.experiment_remote import pull_experiment, push_experiment
-from atelier.tracking.experiment_run import Attempt, Progress, run_experiment
+from atelier.tracking.experiment_run import Attempt, KilledError, Progress, run_experiment
 from atelier.tracking.experiments import experiment_file, experiment_metrics, finished_experiment
 
 if TYPE_CHECKING:
     from optuna import Trial
     from optuna.trial import FrozenTrial
 
-EXPERIMENTS, STEPS, SEED_VALUES, REASON, PRUNED = (
+EXPERIMENTS, STEPS, SEED_VALUES, REASON, PRUNED, KILLS = (
     "experiments",
     "steps",
     "seed_values",
     "reason",
     "pruned",
+    "kills",
 )
 """User attributes of a trial; its duration is in ``SECONDS``."""
 
@@ -97,6 +98,8 @@ class TrialRun:
         names = self._names()
         self._is_continued = EXPERIMENTS in self.trial.user_attrs
         self._set(EXPERIMENTS, list(names.values()))
+        from optuna.exceptions import UpdateFinishedTrialError
+
         results: list[dict[str, float]] = []
         try:
             for seed, name in names.items():
@@ -109,7 +112,7 @@ class TrialRun:
         except _FailedError as error:
             self._set(REASON, str(error))
             self._tell("FAIL")
-        except _LostError:
+        except (_LostError, UpdateFinishedTrialError):
             self._warn_of_loss()
         else:
             self._set(SEED_VALUES, [metrics[self._search.objectives[0]] for metrics in results])
@@ -183,13 +186,22 @@ class TrialRun:
         def observe(progress: Progress) -> bool:
             self._seconds = before + progress.seconds
             try:
+                if not self._is_ours():
+                    return False
                 if prunes:
                     self._judge(progress.reports, last)
-                return self._is_ours() and not (self._is_hopeless and progress.is_training)
+                return not (self._is_hopeless and progress.is_training)
             except AtelierError:  # the database does not respond; the training needs none
                 return True
 
-        outcome = run_experiment(self.root, attempt, observe)
+        try:
+            outcome = run_experiment(self.root, attempt, observe)
+        except KilledError as error:
+            self._count_kill(error)
+            raise
+        finally:
+            if not self._is_lost:
+                self._set(SECONDS, round(self._seconds, 2))
         if self._is_lost:
             raise _LostError
         self._seconds = before + outcome.seconds
@@ -204,6 +216,17 @@ class TrialRun:
             raise _FailedError(outcome.reason)
         self._set(PRUNED, True)
         raise _PrunedError(name, changes)
+
+    def _count_kill(self, error: KilledError) -> None:
+        """Let the trial fail when its stage is killed for the second time.
+
+        Raises:
+            _FailedError: it is the second time.
+        """
+        kills = self.trial.user_attrs.get(KILLS, 0) + 1
+        self._set(KILLS, kills)
+        if kills > 1:
+            raise _FailedError(str(error)) from None
 
     def _judge(self, reports: list[EpochReport], last_epoch: int | None) -> None:
         """Report new epochs to Optuna, and ask the pruner."""

@@ -26,6 +26,7 @@ PRIVATE = Path(".atelier")
 STUDY_VARIABLE = "ATELIER_STUDY"  # name of the study that a trial's stages belong to
 # Address of the database of studies, which may have a password. Stages do not need it.
 STORAGE_VARIABLE = "ATELIER_SEARCH_STORAGE"
+PRIVATE_DVC = "atelier.tracking.private_dvc"  # module that runs dvc
 OF_STUDY = "atelier.of_study"  # tag with this name
 _MAX_PATCH_CHARACTERS = 1_000_000
 _PATCH_SECONDS = 5.0
@@ -106,7 +107,8 @@ def dvc_process() -> Process | None:
         for ancestor in psutil.Process().parents():
             with suppress(psutil.Error, OSError):
                 # `dvc repro`, `python /path/to/dvc repro` and `python -m dvc repro`
-                if any(Path(word).name == "dvc" for word in ancestor.cmdline()[:3]):
+                words = ancestor.cmdline()[:3]
+                if PRIVATE_DVC in words or any(Path(word).name == "dvc" for word in words):
                     return Process.of(ancestor.pid)
     return None
 

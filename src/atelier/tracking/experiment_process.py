@@ -24,9 +24,8 @@ def main(arguments: list[str]) -> int:
         The command's exit code, or :data:`NOT_PUSHED`.
     """
     remote, name, *command = arguments
-    # Ctrl-C reaches the command too, whose end is awaited. An ignored signal would be inherited.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _continue)
+    # SIGINT stays ignored, because the search stops the stage, which must not get a second signal.
+    signal.signal(signal.SIGTERM, _continue)
     # The command inherits the files that hold the claim on the trial.
     code = subprocess.run(command, close_fds=False).returncode  # noqa: S603 - no shell
     if code:

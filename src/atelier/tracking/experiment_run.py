@@ -23,7 +23,6 @@ from atelier.tracking.environment import (
     STORAGE_VARIABLE,
     STUDY_VARIABLE,
     Process,
-    git,
     private_folder,
 )
 from atelier.tracking.epoch_reports import FILE_VARIABLE, EpochReport, read_reports
@@ -32,14 +31,15 @@ from atelier.tracking.experiment_worktree import open_worktree, worktree_environ
 from atelier.tracking.experiments import find_experiment
 from atelier.tracking.live_state import StageState, read_states
 from atelier.tracking.live_stop import request_stop
-from atelier.tracking.store import locked
 
 _POLL_SECONDS = 0.2
-_QUEUE = "refs/exps/stash"  # of DVC, for experiments that start at once
-_STARTED = "Reproducing experiment"  # DVC prints it when it has taken its entry from the queue
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _RESERVED = {"null", "true", "false", "nan", "inf"}
 _MAX_REASON = 300
+
+
+class KilledError(AtelierError):
+    """Raised if a stage was killed, for example because memory ran out."""
 
 
 @dataclass(frozen=True)
@@ -143,20 +143,16 @@ def run_experiment(
     environment["ATELIER_RESULTS_LATER"] = "1"
     offset = attempt.log.stat().st_size if attempt.log.exists() else 0
     with attempt.log.open("ab") as log, _place(root, attempt) as (folder, variables, descriptors):
-        with locked(private_folder(root) / "experiment-start.lock"):
-            _remove_stale_entries(folder)
-            child = subprocess.Popen(  # noqa: S603 - no shell; settings are quoted
-                _command(attempt),
-                cwd=folder,
-                env=environment | variables,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=(*attempt.descriptors, *descriptors),
-                preexec_fn=_ignore_interrupt,
-            )
-            with _ending(root, child, attempt):
-                _await_start(child, attempt.log, offset)
+        child = subprocess.Popen(  # noqa: S603 - no shell; settings are quoted
+            _command(attempt),
+            cwd=folder,
+            env=environment | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            pass_fds=(*attempt.descriptors, *descriptors),
+            preexec_fn=_ignore_interrupt,
+        )
         with _ending(root, child, attempt):
             return _wait(root, attempt, child, observe, offset)
 
@@ -169,22 +165,6 @@ def _place(root: Path, attempt: Attempt) -> Iterator[tuple[Path, dict[str, str],
         return
     with open_worktree(root, attempt.commit) as (folder, descriptor):
         yield folder, worktree_environment(root), (descriptor,)
-
-
-def _remove_stale_entries(folder: Path) -> None:
-    """Empty DVC's queue of experiments that start at once, if a killed process left entries.
-
-    Otherwise the next ``dvc exp run --temp`` would run them too.
-    """
-    if git("rev-parse", "--verify", "--quiet", _QUEUE, cwd=folder):
-        git("update-ref", "-d", _QUEUE, cwd=folder)
-
-
-def _await_start(child: "subprocess.Popen[bytes]", log: Path, offset: int) -> None:
-    """Wait until DVC has taken its entry from the queue, which two commands must not share."""
-    while child.poll() is None and _STARTED not in _new_text(log, offset):
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(_POLL_SECONDS)
 
 
 def _new_text(log: Path, offset: int) -> str:
@@ -291,7 +271,7 @@ def _wait(
     if state and state.status == "interrupted":  # by `atelier stop`
         raise KeyboardInterrupt
     if state and state.status == "running":
-        raise AtelierError(
+        raise KilledError(
             f"the stage {state.stage} of {attempt.name} was killed, for example because the memory"
             f" ran out; repeat the command to continue it. Its output is in {attempt.log}."
         )

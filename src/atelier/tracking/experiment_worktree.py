@@ -1,12 +1,13 @@
-"""Worktree of git in which experiments start that run while the user works.
+"""Worktrees of git in which experiments start that run while the user works.
 
 ``dvc exp run`` changes ``params.yaml`` in its workspace for a moment, and resets all tracked files,
 also with ``--temp``. In the user's own workspace this would lose an edit that is made then, and a
-kill at that moment would leave the changed file. The worktree uses DVC's cache, the store of MLflow
-and ``.atelier/`` of the main project.
+kill at that moment would leave the changed file. Besides, DVC runs one experiment of a workspace at
+a time. The worktrees use DVC's cache, the store of MLflow and ``.atelier/`` of the main project.
 """
 
 import fcntl
+import itertools
 import os
 import shutil
 import subprocess
@@ -18,72 +19,76 @@ from pathlib import Path
 from atelier.core.errors import AtelierError
 from atelier.core.paths import MAIN_PROJECT
 from atelier.tracking.environment import git, private_folder
-from atelier.tracking.store import locked
 
 _FOLDER = "worktrees"
 _DIGITS = 12
+# A hook of the user, such as that of `dvc install`, must not run before DVC's cache is set.
+_GIT = ("git", "-c", f"core.hooksPath={os.devnull}")
 
 
 @contextmanager
 def open_worktree(root: Path, commit: str) -> Iterator[tuple[Path, int]]:
-    """Yield the project's folder in a worktree of a commit, and the lock that marks its use.
-
-    Several processes can use it. Files that a killed process has changed are restored if no
-    process uses it.
+    """Yield the project's folder in a worktree that no other process uses, and its lock.
 
     Args:
         root: the main project.
         commit: all digits of its id.
 
     Yields:
-        The folder, and an open file for the programs that work there to inherit.
+        The folder, and the open lock file for the programs that work there to inherit: the
+        worktree is in use until they have ended, too.
 
     Raises:
         AtelierError: git or DVC cannot create it.
     """
     folders = private_folder(root) / _FOLDER
-    folder, use = folders / commit[:_DIGITS], folders / f"{commit[:_DIGITS]}.use"
-    prefix = _run(root, "git", "rev-parse", "--show-prefix")
-    with locked(folders / ".lock"):
-        descriptor = os.open(use, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    folders.mkdir(exist_ok=True)
+    for number in itertools.count():
+        folder = folders / f"{commit[:_DIGITS]}-{number}"
+        descriptor = os.open(f"{folder}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            if _is_unused(descriptor):
-                _prepare(root, folder, commit, folder / prefix)
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-        except BaseException:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             os.close(descriptor)
-            raise
-    try:
-        yield folder / prefix, descriptor
-    finally:
-        os.close(descriptor)
+            continue
+        try:
+            yield _prepare(root, folder, commit), descriptor
+        finally:
+            os.close(descriptor)
+        return
 
 
 def worktree_environment(root: Path) -> dict[str, str]:
-    """Return the environment of programs in the worktree: stages use the main project's store."""
+    """Return the environment of programs in a worktree: stages use the main project's store."""
     return {MAIN_PROJECT: str(root)}
 
 
-def _is_unused(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _prepare(root: Path, folder: Path, commit: str, project: Path) -> None:
-    """Create a worktree, or restore the tracked files of an existing one."""
-    if (git("rev-parse", "HEAD", cwd=folder) if folder.is_dir() else None) is None:
+def _prepare(root: Path, folder: Path, commit: str) -> Path:
+    """Create a worktree, or restore the tracked files of an existing one; return its project."""
+    if not _is_worktree(folder):
         shutil.rmtree(folder, ignore_errors=True)
         _run(root, "git", "worktree", "prune")
-        _run(root, "git", "worktree", "add", "--detach", "--force", str(folder), commit)
-    _run(folder, "git", "checkout", "--quiet", "--force", "--detach", commit)
+        _run(root, *_GIT, "worktree", "add", "--detach", "--force", str(folder), commit)
+    administration = Path(_run(folder, "git", "rev-parse", "--absolute-git-dir"))
+    (administration / "index.lock").unlink(missing_ok=True)  # of a git that was killed
+    _run(folder, *_GIT, "checkout", "--quiet", "--force", "--detach", commit)
+    project = folder / _run(root, "git", "rev-parse", "--show-prefix")
+    for copies in folder.glob("**/.dvc/tmp/exps/standalone"):  # of a dvc that was killed
+        shutil.rmtree(copies, ignore_errors=True)
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
         cache = repo.cache.local_cache_dir
     _run(project, sys.executable, "-m", "dvc", "cache", "dir", "--quiet", "--local", cache)
+    return project
+
+
+def _is_worktree(folder: Path) -> bool:
+    """Return True if git's files in a folder are complete; in its parent is another worktree."""
+    if not folder.is_dir():
+        return False
+    top = git("rev-parse", "--show-toplevel", cwd=folder)
+    return top is not None and Path(top.rstrip("\n")) == folder.resolve()
 
 
 def _run(cwd: Path, *command: str) -> str:
@@ -97,6 +102,6 @@ def _run(cwd: Path, *command: str) -> str:
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
-        name = " ".join(command[:3]) if command[0] == "git" else "dvc"
-        raise AtelierError(f"the worktree of experiments cannot be made: {name}: {lines[-1]}")
-    return done.stdout.strip()
+        reason = next((line for line in lines if line.startswith(("fatal", "error"))), lines[-1])
+        raise AtelierError(f"the worktree of experiments cannot be made: {reason}")
+    return done.stdout.removesuffix("\n")
