@@ -93,6 +93,14 @@ def _faces(folder: Path) -> None:
                 Image.fromarray(random_portrait(16, 16, rng)).save(file, "PNG")
 
 
+def _converted(folder: Path) -> None:
+    """Write a training and a validation set of noise."""
+    for name, count in (("images", 64), ("validation", 32)):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 16, 16, 3), np.uint8)
+        names = [f"{number:03d}" for number in range(count)]
+        save_images(folder / f"{name}.npz", [pixels.tobytes()], pixels.shape, names)
+
+
 def _vgg19(folder: Path) -> None:
     """Write random weights of VGG19."""
     weights = build_vgg19("random", "max", 1, 25).state_dict()
@@ -223,6 +231,13 @@ CASES = {
         | {"training", "training_error", "training_deviation"},
         {"images", "kid_error", "reference_error", "reference_deviation"},
         slow=True,
+    ),
+    "pruning": Case(
+        "{folder} --trials 6 --epochs 2 --orders 2 --json",
+        {"name", "trials", "steps", "saved", "saved_lowest", "saved_median", "best"}
+        | {"best_pruned", "orders_with_the_same_best"},
+        {"trials", "steps"},
+        _converted,
     ),
     "quality": Case(
         "{folder}/faces.zip --json --seeds 1 --presets",

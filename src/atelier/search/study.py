@@ -18,6 +18,7 @@ from atelier.tracking.experiments import all_experiments, required_git
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.distributions import BaseDistribution
+    from optuna.pruners import MedianPruner
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
@@ -337,9 +338,16 @@ def _sampler(search: SearchSettings, number: int) -> Any:
         return TPESampler(seed=seed, constant_liar=True)
 
 
+def median_pruner() -> "MedianPruner":
+    """Return the pruner ``median``."""
+    from optuna.pruners import MedianPruner
+
+    return MedianPruner(n_startup_trials=5, n_min_trials=3)
+
+
 def _pruner(search: SearchSettings) -> Any:
-    from optuna.pruners import MedianPruner, NopPruner, SuccessiveHalvingPruner
+    from optuna.pruners import NopPruner, SuccessiveHalvingPruner
 
     if search.pruner == "median":
-        return MedianPruner(n_startup_trials=5, n_min_trials=3)
+        return median_pruner()
     return SuccessiveHalvingPruner() if search.pruner == "halving" else NopPruner()
