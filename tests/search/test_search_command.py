@@ -75,7 +75,7 @@ def test_workspace_is_unchanged_by_a_search(searched: Project) -> None:
 def test_output_ends_with_commands_that_work(searched: Project, tmp_path: Path) -> None:
     output = (searched.folder / "output.txt").read_text("utf-8")
     best = min(trials(searched), key=lambda trial: trial.value or 0.0)
-    assert f"Trial {best.number} of 2 is the best" in output
+    assert f"Trial {best.number} is the best of 2" in output
     (command,) = [
         line.split("   ")[0].strip() for line in output.splitlines() if "exp apply" in line
     ]
@@ -95,7 +95,9 @@ def test_applied_settings_leave_the_fixed_ones(searched: Project, tmp_path: Path
     assert train["epochs"] == 2
     project.atelier("search", "--apply", "1", "--with-fixed")
     assert read_yaml(project.folder / "params.yaml")["train"]["epochs"] == 3
-    assert "has no trial 7; it has 2 trials" in project.atelier("search", "--apply", "7", ok=False)
+    assert "has no trial 7; they are numbered from 0 to 1" in project.atelier(
+        "search", "--apply", "7", ok=False
+    )
 
 
 def test_finished_search_runs_nothing_again(searched: Project) -> None:

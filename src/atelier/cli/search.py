@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from atelier.search.settings import SearchSettings
     from atelier.search.study import OpenStudy
 
+_PAGE = Path("search.html")  # replaced by each --report, which is repeated during a search
+
 
 def search(
     file: Annotated[Path, typer.Argument(help="description of the study")] = Path("search.yaml"),
@@ -45,7 +47,7 @@ def search(
             show_envvar=True,
         ),
     ] = "",
-    out: Annotated[Path, typer.Option(help="the page", metavar="FILE")] = Path("search.html"),
+    out: Annotated[Path, typer.Option(help="the page", metavar="FILE")] = _PAGE,
     force: Annotated[bool, typer.Option("--force", help="replace an existing page")] = False,
 ) -> None:
     """Search for settings with a low validation KID.
@@ -58,7 +60,7 @@ def search(
     from atelier.tracking.store import quiet_environment
 
     _reject_contradictions(worker, report, apply, with_fixed)
-    if report:
+    if report and out != _PAGE:
         require_force([out], force)
     quiet_environment()
     is_run = not report and apply is None
@@ -158,7 +160,7 @@ def _summary(opened: "OpenStudy", root: Path, command: str) -> list[str]:
         before = present_trial(opened.study)
         than = f" (present settings: {before.value:.4g})" if before and before.value else ""
         value = f"{objectives[0]} {best[0].value:.4g}{than}"
-        lines = [f"Trial {best[0].number} of {count} is the best: {value}."]
+        lines = [f"Trial {best[0].number} is the best of {count}: {value}."]
     first = best[0]
     names = first.user_attrs.get("experiments", [])[:1]
     remote = opened.search.git_remote
@@ -184,7 +186,9 @@ def _apply(opened: "OpenStudy", number: int, with_fixed: bool) -> None:
 
     trials = {trial.number: trial for trial in opened.study.get_trials(deepcopy=False)}
     if number not in trials:
-        raise AtelierError(f"the study has no trial {number}; it has {len(trials)} trials.")
+        raise AtelierError(
+            f"the study has no trial {number}; they are numbered from 0 to {len(trials) - 1}."
+        )
     changes = trial_settings(opened, trials[number])
     if with_fixed:
         changes = dict(opened.search.fixed) | changes

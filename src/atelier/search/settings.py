@@ -20,7 +20,13 @@ SECONDS = "seconds"
 # The last stage that an objective needs. KID and other metrics of the test split are missing: a
 # search that has seen them has no unseen images left for the final comparison.
 OBJECTIVES = {SECONDS: "train", "quality/validation_kid": "train", "style/loss": "stylize"}
-_TEST_METRICS = ("quality/kid", "quality/kid_error", "quality/precision", "quality/recall")
+_TEST_METRICS = (
+    "quality/fid",
+    "quality/kid",
+    "quality/kid_error",
+    "quality/precision",
+    "quality/recall",
+)
 _WITHOUT_EFFECT = ("runtime.", "tracking.", "data_report.")
 _LATER = ("evaluate.", "render.", "stylize.")
 _MEASUREMENT = (

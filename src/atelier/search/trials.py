@@ -83,6 +83,10 @@ class TrialRun:
     _reported: set[int] | None = field(default=None, init=False)
 
     @property
+    def _folder(self) -> Path:
+        return self.root / ".atelier/search" / self.opened.key
+
+    @property
     def _search(self) -> SearchSettings:
         return self.opened.search
 
@@ -148,13 +152,14 @@ class TrialRun:
                 "DVC restored its training from the cache, so its duration is unknown"
             )
         metrics = experiment_metrics(self.root, commit) | {SECONDS: self._seconds}
-        missing = [name for name in self._search.objectives if name not in metrics]
+        missing = [one for one in self._search.objectives if one not in metrics]
         if missing:
             self._set(REASON, f"{missing[0]} was not logged")
             self._tell("FAIL")
+            log = self._folder / f"{name}.log"
             raise AtelierError(
                 f"trial {self.trial.number} has finished, but its stages never logged {missing[0]};"
-                f" it logged {', '.join(sorted(set(metrics) - {SECONDS})) or 'nothing'}."
+                f" {log} has their output, for example a warning about too few images."
             )
         return metrics
 
@@ -174,7 +179,7 @@ class TrialRun:
             name=name,
             changes=changes,
             stage=self._search.stages,
-            folder=self.root / ".atelier/search" / self.opened.key,
+            folder=self._folder,
             study=self.opened.key,
             commit=self.opened.commit,
             descriptors=self.opened.claims.descriptors(self.trial.number),
