@@ -194,4 +194,5 @@ def test_reason_of_a_failed_experiment_is_the_stage_s_own(
     attempt = Attempt("bad", {"train.lr": -1.0}, "train", tmp_path, commit=head(searched))
     outcome = run_experiment(searched.folder, attempt)
     assert outcome.status == "failed"
-    assert outcome.reason.startswith("params.yaml: train.lr")
+    sentence = "params.yaml: train.lr is -1.0, but it should be greater than 0."
+    assert outcome.reason == sentence

@@ -327,6 +327,8 @@ def _reason(state: StageState | None, log: Path, offset: int) -> str:
         return state.message[:_MAX_REASON]
     with suppress(OSError):
         errors = [line for line in _new_text(log, offset).splitlines() if line.startswith("ERROR")]
-        for line in reversed(errors):
+        # DVC adds that it failed to reproduce the stage, after the stage's own sentence.
+        own = [line for line in errors if "failed to reproduce" not in line.lower()]
+        for line in reversed(own or errors):
             return line.removeprefix("ERROR:").strip()[:_MAX_REASON]
     return f"dvc failed; {log} has its output"
