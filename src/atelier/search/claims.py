@@ -1,7 +1,7 @@
 """Claims: which process works on which trial.
 
-A claim is a lock that ends with its process, so that no time limit has to tell a slow worker from
-a dead one. With an SQLite file, it is a lock on a file beside it (``flock``). With PostgreSQL,
+A claim is a lock that ends with its process, so that no time limit is needed to find workers that
+have ended. With an SQLite file, it is a lock on a file beside it (``flock``). With PostgreSQL,
 workers on all machines also take an advisory lock of the database, which ends with their
 connection. The command that a trial runs inherits the lock file and the connection's socket: after
 the search has been killed, the trial counts as claimed until that command has ended too.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from atelier.core.errors import AtelierError, count_text
 from atelier.core.progress import duration_text
 from atelier.search.best import best_trials
-from atelier.search.settings import SECONDS
+from atelier.search.settings import SEARCH_FILE, SECONDS
 from atelier.search.study import OpenStudy
 from atelier.search.study_log import StudyLog
 from atelier.search.trials import REASON, TrialRun
@@ -17,7 +17,7 @@ from atelier.tracking.cached_folders import require_cached_folders
 from atelier.tracking.experiments import required_git
 
 if TYPE_CHECKING:
-    from optuna import Study, Trial
+    from optuna import Trial
     from optuna.trial import FrozenTrial
 
 _WAIT_SECONDS = 1.0
@@ -25,7 +25,7 @@ _MAX_FAILURES = 3  # in a row, after which the next trial would fail too
 _MAX_NAMES = 3
 
 
-def require_recorded(root: Path, file: Path = Path("search.yaml")) -> None:
+def require_recorded(root: Path, file: Path = Path(SEARCH_FILE)) -> None:
     """Raise unless trials can start from the commit that is checked out.
 
     Args:
@@ -72,7 +72,7 @@ def run_search(
             print_line(_start_line(opened, trial.number, opened.suggest(trial)))
             TrialRun(opened, trial, root, values, print_line).run()
             opened.claims.release(trial.number)
-            ended = _frozen(opened.study, trial.number)
+            ended = opened.frozen(trial.number)
             print_line(f"  {result_text(opened, ended)}")
             log.write("RUNNING")
             failures = failures + 1 if ended.state.name == "FAIL" else 0
@@ -103,10 +103,6 @@ def _waiting_line(opened: OpenStudy, others: "Sequence[FrozenTrial]") -> str:
     trials = f"trial {numbers}" if len(others) == 1 else f"trials {numbers}"
     where = "another worker runs" if opened.search.git_remote else "another process runs"
     return f"waiting for {trials}, which {where}; Ctrl-C ends the wait"
-
-
-def _frozen(study: "Study", number: int) -> "FrozenTrial":
-    return next(t for t in study.get_trials(deepcopy=False) if t.number == number)
 
 
 def _start_line(opened: OpenStudy, number: int, settings: Mapping[str, Any]) -> str:

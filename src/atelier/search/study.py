@@ -91,6 +91,11 @@ class OpenStudy:
 
         return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
+    def frozen(self, number: int) -> "FrozenTrial":
+        """Return the stored state of a trial."""
+        trials = self.study.get_trials(deepcopy=False)
+        return next(trial for trial in trials if trial.number == number)
+
     def suggest(self, trial: "Trial") -> dict[str, Any]:
         """Return the searched settings of a trial by key; the same for each call.
 
@@ -124,8 +129,7 @@ class OpenStudy:
         from optuna import Trial
 
         self.study.sampler = _sampler(self.search, number)  # for settings that were not drawn yet
-        frozen = next(t for t in self.study.get_trials(deepcopy=False) if t.number == number)
-        return Trial(self.study, frozen._trial_id)
+        return Trial(self.study, self.frozen(number)._trial_id)
 
 
 def trial_settings(opened: OpenStudy, trial: "Trial | FrozenTrial") -> dict[str, Any]:

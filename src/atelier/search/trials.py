@@ -20,7 +20,6 @@ from atelier.tracking.experiments import experiment_file, experiment_metrics, fi
 
 if TYPE_CHECKING:
     from optuna import Trial
-    from optuna.trial import FrozenTrial
 
 EXPERIMENTS, STEPS, SEED_VALUES, REASON, PRUNED, KILLS = (
     "experiments",
@@ -245,17 +244,13 @@ class TrialRun:
         if len(self._search.objectives) > 1:  # Optuna accepts no reports then
             return
         if reports and self._reported is None:
-            self._reported = set(self._frozen().intermediate_values)
+            self._reported = set(self.opened.frozen(self.trial.number).intermediate_values)
         for report in reports:
             if self._reported is not None and report.epoch not in self._reported:
                 self.trial.report(report.kid, report.epoch)
                 self._reported.add(report.epoch)
                 self._set(SECONDS, round(self._seconds, 2))
                 yield report
-
-    def _frozen(self) -> "FrozenTrial":
-        trials = self.opened.study.get_trials(deepcopy=False)
-        return next(t for t in trials if t.number == self.trial.number)
 
     def _is_ours(self) -> bool:
         """Return False if another worker has the trial; checked every few seconds."""
@@ -267,7 +262,7 @@ class TrialRun:
     def _is_claimed(self) -> bool:
         """Return True if this process has its claim, and no other one has ended the trial."""
         is_claimed = self.opened.claims.is_claimed(self.trial.number)
-        return is_claimed and not self._frozen().state.is_finished()
+        return is_claimed and not self.opened.frozen(self.trial.number).state.is_finished()
 
     def _finished_steps(self, commit: str) -> int:
         content = experiment_file(self.root, commit, "metrics/details/train.json")
