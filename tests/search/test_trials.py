@@ -232,6 +232,55 @@ def test_lines_of_a_search(
 ) -> None:
     lines: list[str] = []
     loop.run_search(opened(), repository, VALUES, lines.append)
-    assert lines[0].startswith("trial 0 (the last is 1): train.lr 0.001, train.batch_size 32, ")
-    assert lines[1] == "  quality/validation_kid 1, 6 seconds; best: trial 0"
-    assert len(lines) == 4
+    study = opened()
+    assert lines[0] == f"trials write their output to {repository}/.atelier/search/{study.key}/"
+    assert lines[1].startswith("trial 0 (the last is 1): train.lr 0.001, train.batch_size 32, ")
+    assert lines[2] == "  quality/validation_kid 1, 6 seconds; best: trial 0"
+    assert len(lines) == 5
+
+
+def test_progress_is_shown_during_a_trial(
+    opened: Callable[..., OpenStudy], repository: Path, trainings: Trainings
+) -> None:
+    study, shown = opened(), list[str]()
+    trial = study.next_trial()
+    assert trial is not None
+    TrialRun(study, trial, repository, VALUES, print, shown.append).run()
+    assert shown[0] == "trial 0: step 10, validation KID 3 after epoch 1"
+    assert len(shown) == 3
+
+
+def test_progress_in_words() -> None:
+    reports = [EpochReport(1, 3.0), EpochReport(2, 2.5)]
+    progress = Progress(reports, seconds=9.0, steps=1500, total=3400, remaining=60.0)
+    text = "step 1,500 of 3,400, validation KID 2.5 after epoch 2, about 60 seconds left"
+    assert str(progress) == text
+    assert str(Progress()) == ""
+
+
+def test_duration_includes_attempts_whose_search_was_killed(
+    opened: Callable[..., OpenStudy], repository: Path, trainings: Trainings
+) -> None:
+    study = opened(objectives=["seconds"], pruner="none", study="killed")
+    trial = study.next_trial()
+    assert trial is not None
+    trial.set_user_attr("seconds", 3.0)  # what the search had seen
+    folder = repository / ".atelier/search" / study.key
+    folder.mkdir(parents=True)
+    lines = [{"process": "a", "seconds": 2.0}, {"epoch": 1, "kid": 3.0}]
+    lines += [{"process": "a", "seconds": 4.0}, {"process": "b", "seconds": 1.0}]
+    content = "\n".join(map(json.dumps, lines))
+    (folder / "killed-trial-000.epochs").write_text(content, "utf-8")
+    assert run_next(study, repository).value == 4.0 + 1.0 + 6.0
+
+
+def test_finished_experiment_of_a_killed_search_has_its_duration(
+    opened: Callable[..., OpenStudy], repository: Path, trainings: Trainings
+) -> None:
+    study = opened(objectives=["seconds"], pruner="none", study="orphan")
+    trainings.finished["orphan-trial-000"] = {"quality/validation_kid": 0.5}
+    folder = repository / ".atelier/search" / study.key
+    folder.mkdir(parents=True)
+    line = json.dumps({"process": "a", "seconds": 7.5})
+    (folder / "orphan-trial-000.epochs").write_text(line, "utf-8")
+    assert run_next(study, repository).value == 7.5

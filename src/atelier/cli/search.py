@@ -130,10 +130,11 @@ def _require_trials(
 
 
 def _run(opened: "OpenStudy", root: Path, present: dict[str, Any], command: str) -> None:
+    from atelier.core.progress import print_above_bars
     from atelier.search.loop import run_search
 
     try:
-        run_search(opened, root, present, typer.echo)
+        run_search(opened, root, present, print_above_bars)
     except KeyboardInterrupt:
         typer.echo(f"The search is interrupted; type `{command}` to continue it.", err=True)
         raise typer.Exit(130) from None

@@ -132,8 +132,7 @@ def _run(root: Path, plan: SeedPlan, seed: int, lock: int) -> tuple[bool, str]:
     with status_line() as show:
 
         def observe(progress: "Progress") -> bool:
-            steps = f": {count_text(progress.steps, 'step')}" if progress.steps else ""
-            show(f"Training seed {seed}{steps}")
+            show(f"Training seed {seed}: {progress}".removesuffix(": "))
             return True
 
         try:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atelier.core.errors import AtelierError, count_text
-from atelier.core.progress import duration_text
+from atelier.core.progress import duration_text, status_line
 from atelier.search.best import best_trials
 from atelier.search.settings import SEARCH_FILE, SECONDS
 from atelier.search.study import OpenStudy
 from atelier.search.study_log import StudyLog
-from atelier.search.trials import REASON, TrialRun
+from atelier.search.trials import REASON, TrialRun, output_folder
 from atelier.tracking.cached_folders import require_cached_folders
 from atelier.tracking.experiments import required_git
 
@@ -65,12 +65,14 @@ def run_search(
     failures = 0
     log = StudyLog(opened, root, values, print_line)
     opened.wait_for_database(lambda message: print_line(f"WARNING: {message}"))
+    print_line(f"trials write their output to {output_folder(opened, root)}/")
     with closing(opened.claims), log.ending():
         with opened.claims.asking():  # one process creates the run of the study
             log.write("RUNNING")
         while trial := _next_trial(opened, print_line):
             print_line(_start_line(opened, trial.number, opened.suggest(trial)))
-            TrialRun(opened, trial, root, values, print_line).run()
+            with status_line() as show:
+                TrialRun(opened, trial, root, values, print_line, show).run()
             opened.claims.release(trial.number)
             ended = opened.frozen(trial.number)
             print_line(f"  {result_text(opened, ended)}")

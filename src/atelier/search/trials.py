@@ -12,10 +12,16 @@ from typing import TYPE_CHECKING, Any
 from atelier.core.errors import AtelierError
 from atelier.search.settings import SECONDS, SearchSettings
 from atelier.search.study import OpenStudy
-from atelier.tracking.epoch_reports import EpochReport
+from atelier.tracking.epoch_reports import EpochReport, read_seconds
 from atelier.tracking.experiment_record import record_settings
 from atelier.tracking.experiment_remote import pull_experiment, push_experiment
-from atelier.tracking.experiment_run import Attempt, KilledError, Progress, run_experiment
+from atelier.tracking.experiment_run import (
+    Attempt,
+    KilledError,
+    Progress,
+    epochs_file,
+    run_experiment,
+)
 from atelier.tracking.experiments import experiment_file, experiment_metrics, finished_experiment
 
 if TYPE_CHECKING:
@@ -33,6 +39,11 @@ EXPERIMENTS, STEPS, SEED_VALUES, REASON, PRUNED, KILLS = (
 
 
 _CLAIM_SECONDS = 2.0  # pause between checks of the claim
+
+
+def output_folder(opened: OpenStudy, root: Path) -> Path:
+    """Return the folder of the trials' output."""
+    return root / ".atelier/search" / opened.key
 
 
 class _LostError(Exception):
@@ -66,6 +77,7 @@ class TrialRun:
         root: the project.
         values: all present settings by dotted key.
         warn: receives sentences.
+        show: receives the present state in words, several times per second.
     """
 
     opened: OpenStudy
@@ -73,6 +85,7 @@ class TrialRun:
     root: Path
     values: Mapping[str, Any]
     warn: Callable[[str], None]
+    show: Callable[[str], None] = lambda text: None
     _seconds: float = field(default=0.0, init=False)
     _steps: int = field(default=0, init=False)
     _is_continued: bool = field(default=False, init=False)
@@ -83,7 +96,7 @@ class TrialRun:
 
     @property
     def _folder(self) -> Path:
-        return self.root / ".atelier/search" / self.opened.key
+        return output_folder(self.opened, self.root)
 
     @property
     def _search(self) -> SearchSettings:
@@ -96,9 +109,9 @@ class TrialRun:
             AtelierError: the stages do not log an objective.
             KeyboardInterrupt: the trial stays unfinished; the next search continues it.
         """
-        self._seconds = self.trial.user_attrs.get(SECONDS, 0.0)
         settings = dict(self._search.fixed) | self.opened.suggest(self.trial)
         names = self._names()
+        self._seconds = max(self.trial.user_attrs.get(SECONDS, 0.0), self._recorded_seconds(names))
         self._is_continued = EXPERIMENTS in self.trial.user_attrs
         self._set(EXPERIMENTS, list(names.values()))
         from optuna.exceptions import UpdateFinishedTrialError
@@ -127,6 +140,10 @@ class TrialRun:
             ]
             self._tell("COMPLETE", means)
 
+    def _recorded_seconds(self, names: Mapping[int | None, str]) -> float:
+        """Return the duration of trainings on this machine, also of those without a search."""
+        return sum(read_seconds(epochs_file(self._folder, name)) for name in names.values())
+
     def _names(self) -> dict[int | None, str]:
         """Return the names of the trial's experiments by seed; ``None`` is the present seed."""
         name = f"{self._search.study}-trial-{self.trial.number:03d}"
@@ -139,6 +156,7 @@ class TrialRun:
         """Run an experiment, unless it has finished before; return its metrics."""
         if PRUNED in self.trial.user_attrs:  # before the search was killed
             raise _PrunedError(name, changes)
+        before = self._seconds
         commit = self._finished(name, changes)
         if commit is None:
             commit = self._run_experiment(name, changes, prunes)
@@ -146,9 +164,11 @@ class TrialRun:
             list(self._report(_measured(experiment_file(self.root, commit, "plots/quality.csv"))))
         self._steps += self._finished_steps(commit)
         self._set(STEPS, self._steps)
-        if SECONDS in self._search.objectives and not self._seconds:
+        has_duration = self._seconds > before or read_seconds(epochs_file(self._folder, name))
+        if SECONDS in self._search.objectives and not has_duration:
             raise _FailedError(
-                "DVC restored its training from the cache, so its duration is unknown"
+                f"DVC restored the training of {name} from its cache, or another machine finished"
+                " it without its search, so that its duration is unknown"
             )
         metrics = experiment_metrics(self.root, commit) | {SECONDS: self._seconds}
         missing = [one for one in self._search.objectives if one not in metrics]
@@ -189,6 +209,7 @@ class TrialRun:
 
         def observe(progress: Progress) -> bool:
             self._seconds = before + progress.seconds
+            self.show(f"trial {self.trial.number}: {progress}".removesuffix(": "))
             try:
                 if not self._is_ours():
                     return False

@@ -1,13 +1,21 @@
-"""Epochs that a training has measured, as lines of a file for the command that started it."""
+"""Progress of a training, as lines of a file for the command that started it.
+
+The file also has what the training does while that command is dead.
+"""
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from atelier.tracking.environment import Process
 
 FILE_VARIABLE = "ATELIER_EPOCH_REPORTS"
+_STARTED = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -23,16 +31,21 @@ class EpochReport:
     kid: float
 
 
-def report_epochs(kid_by_epoch: Mapping[int, Sequence[float]]) -> None:
-    """Append epochs to the file that the environment names, if any.
+def report_epoch(kid_by_epoch: Mapping[int, Sequence[float]]) -> None:
+    """Append a finished epoch to the file that the environment names, if any.
 
     A line is one write, so a reader never sees a part of it. An error is ignored: the training must
     not fail for it.
+
+    Args:
+        kid_by_epoch: validation KID of epochs that were measured since the last call, perhaps none.
     """
     path = os.environ.get(FILE_VARIABLE)
-    if not path or not kid_by_epoch:
+    if not path:
         return
     lines = [json.dumps({"epoch": epoch, "kid": kid[0]}) for epoch, kid in kid_by_epoch.items()]
+    seconds = round(time.monotonic() - _STARTED, 2)
+    lines.append(json.dumps({"process": Process.of(os.getpid()).key, "seconds": seconds}))
     with suppress(OSError), open(path, "a", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
 
@@ -40,9 +53,25 @@ def report_epochs(kid_by_epoch: Mapping[int, Sequence[float]]) -> None:
 def read_reports(path: Path) -> list[EpochReport]:
     """Return the epochs in a file, the last line of each; empty without the file."""
     found: dict[int, EpochReport] = {}
+    for entry in _entries(path):
+        with suppress(ValueError, TypeError, KeyError):
+            found[int(entry["epoch"])] = EpochReport(int(entry["epoch"]), float(entry["kid"]))
+    return [found[epoch] for epoch in sorted(found)]
+
+
+def read_seconds(path: Path) -> float:
+    """Return the duration of all attempts in a file, each until its last finished epoch."""
+    found: dict[str, float] = {}
+    for entry in _entries(path):
+        with suppress(ValueError, TypeError, KeyError):
+            found[str(entry["process"])] = float(entry["seconds"])
+    return sum(found.values())
+
+
+def _entries(path: Path) -> Iterator[dict[str, Any]]:
     with suppress(OSError):
         for line in path.read_text("utf-8", "replace").splitlines():
-            with suppress(ValueError, TypeError, KeyError):  # a line that a full disk cut
+            with suppress(ValueError):  # a line that a full disk cut
                 entry = json.loads(line)
-                found[int(entry["epoch"])] = EpochReport(int(entry["epoch"]), float(entry["kid"]))
-    return [found[epoch] for epoch in sorted(found)]
+                if isinstance(entry, dict):
+                    yield entry

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import psutil
 
 from atelier.core.errors import AtelierError
+from atelier.core.progress import duration_text
 from atelier.tracking.environment import (
     STORAGE_VARIABLE,
     STUDY_VARIABLE,
@@ -40,6 +41,11 @@ _MAX_REASON = 300
 
 class KilledError(AtelierError):
     """Raised if a stage was killed, for example because memory ran out."""
+
+
+def epochs_file(folder: Path, name: str) -> Path:
+    """Return the file of what the training of an experiment reports, in all attempts."""
+    return folder / f"{name}.epochs"
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,8 @@ class Attempt:
 
     @property
     def reports(self) -> Path:
-        """File of the epochs that the training has measured, in this and earlier attempts."""
-        return self.folder / f"{self.name}.epochs"
+        """File of what the training reports."""
+        return epochs_file(self.folder, self.name)
 
 
 @dataclass(frozen=True)
@@ -107,13 +113,30 @@ class Progress:
         reports: epochs that the training has measured, in this and earlier attempts.
         seconds: of the train stage so far, in this attempt.
         steps: training steps so far.
+        total: training steps in all; 0 if not known yet.
+        remaining: estimated seconds until the end of the training; ``None`` if not known yet.
         is_training: True while the train stage runs, and can be stopped.
     """
 
     reports: list[EpochReport] = field(default_factory=list)
     seconds: float = 0.0
     steps: int = 0
+    total: int = 0
+    remaining: float | None = None
     is_training: bool = False
+
+    def __str__(self) -> str:
+        """Return the progress in words; empty if the training has not started."""
+        if not self.steps:
+            return ""
+        total = f" of {self.total:,}" if self.total else ""
+        parts = [f"step {self.steps:,}{total}"]
+        if self.reports:
+            last = self.reports[-1]
+            parts.append(f"validation KID {last.kid:.4g} after epoch {last.epoch}")
+        if self.remaining:
+            parts.append(f"about {duration_text(self.remaining)} left")
+        return ", ".join(parts)
 
 
 def run_experiment(
@@ -284,6 +307,8 @@ def _update(progress: Progress, state: StageState | None, attempt: Attempt) -> N
     if state and state.stage == "train":
         progress.seconds = state.updated - state.started
         progress.steps = state.done or progress.steps
+        progress.total = state.total or progress.total
+        progress.remaining = state.remaining
     progress.reports = read_reports(attempt.reports)
 
 

@@ -20,7 +20,7 @@ from atelier.gan.length import few_images_advice
 from atelier.gan.sample_files import save_augmented, save_samples
 from atelier.gan.trainer import Trainer
 from atelier.gan.training_plan import MIN_STEPS, TrainingPlan, plan_training
-from atelier.tracking.epoch_reports import report_epochs
+from atelier.tracking.epoch_reports import report_epoch
 from atelier.tracking.redact import redact_urls
 from atelier.tracking.run import VALIDATION_KID, Run
 from atelier.tracking.trained_networks import ARTIFACTS
@@ -92,7 +92,7 @@ class TrainingLog(TrainingEvents):
         images = epoch.images_seen if epoch.first_step >= self._first_step else 0
         self._run.log_steps(epoch.first_step, CURVES, epoch.statistics, images)
         self._run.log_metrics((VALIDATION_KID,), epoch.quality_by_epoch)
-        report_epochs(epoch.quality_by_epoch)
+        report_epoch(epoch.quality_by_epoch)
         if len(epoch.samples):
             self._run.log_images("samples", epoch.samples, epoch.number, self._columns)
             self._last = epoch.samples
