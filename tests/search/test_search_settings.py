@@ -7,6 +7,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from atelier.core.errors import AtelierError
+from atelier.data.dataset import save_images
+from atelier.search.loop import require_validation_images
 from atelier.search.settings import SearchSettings, Space, load_search, with_changes
 
 STUDY: dict[str, Any] = {
@@ -49,7 +51,7 @@ def _of(key: str, **space: Any) -> dict[str, Any]:
     [
         (
             _of("train.learning_rate", low=0.1, high=1.0),
-            "search.yaml: params.yaml has no setting train.learning_rate",
+            "no setting train.learning_rate; did you mean train.lr?",
         ),
         (_of("train.ema_decai", low=0.1, high=0.9), "did you mean train.ema_decay?"),
         (_of("lr", low=0.1, high=0.9), "did you mean train.lr?"),
@@ -117,3 +119,25 @@ def test_changes_leave_the_original_values() -> None:
     values = {"a": {"b": 1, "c": {"d": [2]}}}
     assert with_changes(values, {"a.c.d": 3, "a.b": 4}) == {"a": {"b": 4, "c": {"d": 3}}}
     assert values == {"a": {"b": 1, "c": {"d": [2]}}}
+
+
+def write_validation(folder: Path, number: int) -> None:
+    path = folder / "data/validation.npz"
+    path.parent.mkdir(exist_ok=True)
+    pixels = bytes(number * 4 * 4 * 3)
+    save_images(path, [pixels], (number, 4, 4, 3), [f"{i}" for i in range(number)])
+
+
+def test_too_few_validation_images_are_refused_before_a_trial(root: Path, tmp_path: Path) -> None:
+    search, _ = load(root, tmp_path)
+    write_validation(tmp_path, 15)
+    with pytest.raises(
+        AtelierError, match=r"validation\.npz has 15 images, and the KID of epochs needs 16; add"
+    ):
+        require_validation_images(tmp_path, search)
+    converted, _ = load(root, tmp_path, fixed={"convert.validation_fraction": 0.5})
+    require_validation_images(tmp_path, converted)
+    fast, _ = load(root, tmp_path, objectives=["seconds"], pruner="none")
+    require_validation_images(tmp_path, fast)
+    write_validation(tmp_path, 16)
+    require_validation_images(tmp_path, search)

@@ -112,7 +112,7 @@ def _require_trials(
 ) -> None:
     """Raise unless trials can run here."""
     from atelier.core.errors import AtelierError
-    from atelier.search.loop import require_recorded
+    from atelier.search.loop import require_recorded, require_validation_images
     from atelier.tracking.experiment_remote import require_remotes
 
     if worker and "://" not in storage:
@@ -127,6 +127,7 @@ def _require_trials(
     if settings.git_remote:
         require_remotes(root, settings.git_remote)
     require_recorded(root, file)
+    require_validation_images(root, settings)
 
 
 def _run(opened: "OpenStudy", root: Path, present: dict[str, Any], command: str) -> None:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from atelier.core.errors import AtelierError, count_text
 from atelier.core.progress import duration_text, status_line
+from atelier.data.dataset import load_images
+from atelier.metrics.reference import MIN_REAL_IMAGES
 from atelier.search.best import best_trials
-from atelier.search.settings import SEARCH_FILE, SECONDS
+from atelier.search.settings import SEARCH_FILE, SECONDS, SearchSettings
 from atelier.search.study import OpenStudy
 from atelier.search.study_log import StudyLog
 from atelier.search.trials import REASON, TrialRun, output_folder
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from optuna import Trial
     from optuna.trial import FrozenTrial
 
+VALIDATION = Path("data/validation.npz")
+_VALIDATION_KID = "quality/validation_kid"
 _WAIT_SECONDS = 1.0
 _MAX_FAILURES = 3  # in a row, after which the next trial would fail too
 _MAX_NAMES = 3
@@ -45,6 +49,33 @@ def require_recorded(root: Path, file: Path = Path(SEARCH_FILE)) -> None:
             " trials start; commit the changes, e.g. by `git commit -a`."
         )
     require_cached_folders(root)
+
+
+def require_validation_images(root: Path, search: SearchSettings) -> None:
+    """Raise if there are too few validation images for the KID of epochs.
+
+    A study whose trials convert images anew is not checked.
+
+    Args:
+        root: the project.
+        search: the study.
+
+    Raises:
+        AtelierError: ``data/validation.npz`` has fewer than 16 images.
+    """
+    path = root / VALIDATION
+    is_converted = any(
+        key.startswith(("download.", "convert.")) for key in (*search.settings, *search.fixed)
+    )
+    if _VALIDATION_KID not in search.objectives or is_converted or not path.is_file():
+        return
+    number = len(load_images(path, may_be_empty=True).pixels)
+    if number < MIN_REAL_IMAGES:
+        raise AtelierError(
+            f"{VALIDATION} has {count_text(number, 'image')}, and the KID of epochs needs"
+            f" {MIN_REAL_IMAGES}; add images or raise convert.validation_fraction, run `dvc repro`"
+            " and commit the result."
+        )
 
 
 def run_search(
