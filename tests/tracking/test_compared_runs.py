@@ -122,6 +122,8 @@ def test_mlflow_workspace_and_revision_have_the_same_results(
     evaluation = json.loads((project.folder / "metrics/details/evaluate.json").read_text())
     assert workspace.metrics["kid"] == evaluation["kid"]
     assert workspace.metrics["kid_error"] == evaluation["kid_error"]
+    training = json.loads((project.folder / "metrics/train.json").read_text())
+    assert workspace.metrics["validation_kid"] == training["validation_kid"]
     assert "real_kid" not in workspace.metrics
     style = json.loads((project.folder / "metrics/stylize.json").read_text())
     assert workspace.metrics["style_loss"] == style["style_loss"]

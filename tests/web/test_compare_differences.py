@@ -2,17 +2,21 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from scipy import stats
 
 from atelier.tracking.compared_run import ComparedRun
 from atelier.web.compare_differences import (
-    ALL_METRICS,
+    KID,
+    VALIDATION_KID,
     Difference,
     Metric,
     Summary,
     compare_groups,
+    compared_metrics,
+    main_metric,
     prediction_margin,
     summarize,
     welch_margin,
@@ -21,7 +25,6 @@ from atelier.web.compare_groups import group_runs
 
 from ..support.compared_runs import CONDITIONS, HASHES, make_run, seeds_of
 
-KID = ALL_METRICS[0]
 # 97.5% quantiles of Student's t by degrees of freedom, from printed tables.
 T_975 = {1: 12.706, 2: 4.303, 4: 2.776}
 T_9875_OF_4 = 3.495  # for two comparisons
@@ -253,3 +256,57 @@ def test_style_losses_are_compared_if_the_style_transfer_is_the_same() -> None:
     assert "not compared: it was measured differently (stylize.iterations 99 and 50)" in (
         found.sentence
     )
+
+
+def validation_of(lr: str, values: dict[int, float], **changes: str) -> list[ComparedRun]:
+    settings = {"train.lr": lr, "train.kid_features": "random", "train.kid_samples": "500"}
+    return [
+        make_run(
+            metrics={"validation_kid": value},
+            settings=settings | {"train.seed": str(seed)} | changes,
+            measured_with={},
+        )
+        for seed, value in values.items()
+    ]
+
+
+def test_trainings_without_evaluation_are_compared_by_their_validation_kid() -> None:
+    one = validation_of("0.0002", {1: 3.0, 2: 3.1, 3: 3.2})
+    other = validation_of("0.0004", {1: 2.0, 2: 2.1, 3: 2.2})
+    groups = group_runs([*one, *other])
+    assert main_metric(groups) is VALIDATION_KID
+    assert compared_metrics(groups) == [VALIDATION_KID]
+    (found,) = compare_groups(groups)
+    assert found.outcome == "larger"
+    assert found.sentence.startswith(
+        "Distance from validation images (KID): B (lr 0.0004) is 1.00 ± 0.23 lower (better) than A"
+    )
+
+
+def test_kid_of_the_test_images_goes_before_the_validation_kid() -> None:
+    runs = [
+        make_run(metrics={"kid": 2.0, "validation_kid": 1.0}, settings={"train.lr": lr})
+        for lr in ("0.1", "0.2")
+    ]
+    assert main_metric(group_runs(runs)) is KID
+    assert compared_metrics(group_runs(runs)) == [KID]
+    trial = make_run(metrics={"validation_kid": 1.5}, settings={"train.lr": "0.3"})
+    groups = group_runs([*runs, trial])
+    assert main_metric(groups) is VALIDATION_KID
+    assert compared_metrics(groups) == [KID, VALIDATION_KID]
+
+
+def test_validation_kid_of_other_images_or_features_is_not_compared() -> None:
+    base = validation_of("0.1", {1: 1.0, 2: 2.0})
+    features = validation_of("0.2", {1: 1.0, 2: 2.0}, **{"train.kid_features": "vgg19_caffe"})
+    (found,) = compare_groups(group_runs([*base, *features]))
+    assert found.outcome == "unknown"
+    assert found.sentence.endswith(
+        "it was measured differently (train.kid_features random and vgg19_caffe)."
+    )
+    images = [
+        replace(run, hashes=HASHES | {"data/validation.npz": digest * 32})
+        for run, digest in zip(validation_of("0.2", {1: 1.0, 2: 2.0}), "de", strict=True)
+    ]
+    (found,) = compare_groups(group_runs(images))
+    assert found.sentence.endswith("is not compared: their validation images differ.")

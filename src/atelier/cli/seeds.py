@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _PAGE = Path("seeds.html")
 _MAX_FILES = 5  # named in a message
+_OF_TRAINING = {"validation_kid"}  # metrics that need no evaluate stage
 
 
 def seeds(
@@ -185,7 +186,7 @@ def _missing_results(runs: "Sequence[ComparedRun]", plan: SeedPlan) -> dict[int,
         int(run.seed): f"results of {run.experiment} are not in DVC's cache"
         f" ({', '.join(run.notes)}); type `dvc exp remove {run.experiment}`, and repeat the command"
         for run in runs
-        if not run.samples or (plan.target != "train" and not run.metrics)
+        if not run.samples or (plan.target != "train" and run.metrics.keys() <= _OF_TRAINING)
     }
 
 

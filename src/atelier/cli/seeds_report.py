@@ -14,16 +14,20 @@ from atelier.report.verdict import number, percent
 from atelier.search.seeds import SeedPlan
 from atelier.tracking.compared_run import ComparedRun
 from atelier.tracking.compared_selection import Selection
-from atelier.tracking.experiments import experiment_metrics
-from atelier.web.compare_differences import ALL_METRICS, Metric, Summary, summarize
+from atelier.web.compare_differences import (
+    ALL_METRICS,
+    VALIDATION_KID,
+    Metric,
+    Summary,
+    summarize,
+)
 from atelier.web.compare_groups import Group
 from atelier.web.compare_page import Page, build_compare_page
 
-_VALIDATION = Metric("validation_kid", "Validation KID", "lower")
 _LEVEL = 0.95
 # Those that fit the width of a terminal; the page has all.
 _KEYS = ("kid", "fid", "precision", "recall", "memorised")
-_TITLES = {"kid": "KID", "fid": "FID"}
+_TITLES = {"kid": "KID", "fid": "FID", VALIDATION_KID.key: "Validation KID"}
 _ABSENT = "-"
 _STYLE = "style_loss"
 
@@ -58,24 +62,19 @@ def read_seeds(root: Path, plan: SeedPlan, commits: Mapping[int, str]) -> list[C
     return [
         replace(
             run,
-            metrics=_validation(experiment_metrics(root, commits[seed])),
+            metrics={key: run.metrics[key] for key in run.metrics if key == VALIDATION_KID.key},
             measured_with={},
             kid_by_epoch=[],
             stylized={},
             notes=_notes(run, "styl", "evaluate", "metrics", "KID"),
         )
-        for seed, run in zip(seeds, runs, strict=True)
+        for run in runs
     ]
 
 
 def _notes(run: ComparedRun, *others: str) -> tuple[str, ...]:
     """Return the notes on missing parts, without those of other stages."""
     return tuple(note for note in run.notes if not note.startswith(others))
-
-
-def _validation(metrics: Mapping[str, float]) -> dict[str, float]:
-    name = f"quality/{_VALIDATION.key}"
-    return {_VALIDATION.key: metrics[name]} if name in metrics else {}
 
 
 def seeds_page(runs: Sequence[ComparedRun], plan: SeedPlan, fps: float) -> Page:
@@ -96,13 +95,7 @@ def seeds_page(runs: Sequence[ComparedRun], plan: SeedPlan, fps: float) -> Page:
             f"the experiments {plan.name}-seed-* have no common mean: {' '.join(page.notes)} Remove"
             " the older ones with `dvc exp remove`, and repeat the command."
         )
-    page = replace(page, title=f"{count_text(len(runs), 'seed')} of {plan.name}")
-    summary = summarize(page.groups[0], _VALIDATION)
-    if summary is None:
-        return page
-    seeds = count_text(len(summary.values), "seed")
-    headline = f"{_VALIDATION.name} {summary.text(_VALIDATION)} in {seeds} of one setting"
-    return replace(page, verdict=replace(page.verdict, headline=headline))
+    return replace(page, title=f"{count_text(len(runs), 'seed')} of {plan.name}")
 
 
 def mean_margin(values: Sequence[float], level: float = _LEVEL) -> float:
@@ -150,8 +143,8 @@ def _columns(runs: Sequence[ComparedRun]) -> list[Metric]:
         Metric(key, _TITLES.get(key, key), known[key].better, known[key].is_share) for key in _KEYS
     ]
     columns = [metric for metric in short if metric.key in measured]
-    if not columns and _VALIDATION.key in measured:
-        columns = [_VALIDATION]
+    if not columns and VALIDATION_KID.key in measured:
+        columns = [VALIDATION_KID]
     return columns
 
 

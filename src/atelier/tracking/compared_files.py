@@ -79,6 +79,12 @@ def parse_style_loss(content: bytes) -> dict[str, float]:
     return {"style_loss": numbers(json.loads(content))["style_loss"]}
 
 
+def parse_validation(content: bytes) -> dict[str, float]:
+    """Return the validation KID of the train stage's file of metrics, if it was measured."""
+    found = numbers(json.loads(content))
+    return {key: found[key] for key in found if key == "validation_kid"}
+
+
 def parse_kid(content: bytes) -> list[tuple[int, float, float]]:
     """Return (epoch, KID, standard error) of ``plots/kid.csv``, without infinite KID."""
     table = csv.DictReader(io.StringIO(content.decode()))

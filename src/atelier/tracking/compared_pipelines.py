@@ -24,6 +24,7 @@ from atelier.tracking.links import RunLocation
 from atelier.tracking.metric_names import current_metric, find_metric
 from atelier.tracking.pipeline_run import PARENT_KEY, stages_of
 from atelier.tracking.renamed import current_parameters
+from atelier.tracking.run import VALIDATION_KID
 from atelier.tracking.run_start import settings_of
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 _QUALITY = "quality/"
 # Metrics of this section that are not results of the final generator.
-_OTHERS = ("quality/kid_by_epoch", "quality/validation_kid")
+_OTHERS = ("quality/kid_by_epoch", VALIDATION_KID)
 _SAMPLES = re.compile(r"images/images~samples\+step\+(\d{1,9})\+.*\.png")
 _MAX_SAMPLES = 4096  # of a sheet, if the settings do not have their number
 
@@ -60,7 +61,7 @@ class StoredRun:
         """Return its results; images are downloaded later."""
         info, tags = self._head.info, self._head.data.tags
         settings = self._settings()
-        metrics = self._metrics()
+        metrics = self._metrics() | self._validation_kid(settings)
         if "kid" not in metrics:
             self._notes.sentences.append("KID missing")
         is_dirty = tags.get("git.dirty") == "true"
@@ -118,6 +119,14 @@ class StoredRun:
         style_loss = find_metric(stylization.data.metrics, "style/loss")
         found |= {} if style_loss is None else {"style_loss": style_loss}
         return {name: value for name, value in found.items() if math.isfinite(value)}
+
+    def _validation_kid(self, settings: Mapping[str, str]) -> dict[str, float]:
+        """Return the validation KID of the selected generator: of the best epoch or the last."""
+        points = self._history("train", VALIDATION_KID) if "train" in self._stages else {}
+        if not points:
+            return {}
+        is_best = settings.get("train.select_model") == "best"
+        return {"validation_kid": min(points.values()) if is_best else points[max(points)]}
 
     def _kid_by_epoch(self) -> list[tuple[int, float, float]]:
         if "evaluate" not in self._stages:

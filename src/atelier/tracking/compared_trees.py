@@ -21,6 +21,7 @@ from atelier.tracking.compared_files import (
     parse_losses,
     parse_samples,
     parse_style_loss,
+    parse_validation,
 )
 from atelier.tracking.compared_run import (
     ComparedRun,
@@ -99,7 +100,7 @@ def _tree_run(tree: Tree, name: str, source: str) -> ComparedRun:
     return ComparedRun(
         name=name,
         source=source,
-        metrics=metrics | results.style_loss(),
+        metrics=metrics | results.validation_kid() | results.style_loss(),
         measured_with=conditions,
         kid_by_epoch=results.read("evaluate", "KID by epoch", "plots/kid.csv", parse_kid) or [],
         losses=results.read("train", "losses", "plots/losses.csv", parse_losses) or {},
@@ -189,6 +190,11 @@ class _Results:
         """Return the metrics and their conditions."""
         path = "metrics/details/evaluate.json"
         return self.read("evaluate", "metrics", path, parse_evaluation) or ({}, {})
+
+    def validation_kid(self) -> dict[str, float]:
+        """Return the metric of the train stage, if it measured any."""
+        path = "metrics/train.json"
+        return self.read("train", "validation KID", path, parse_validation) or {}
 
     def style_loss(self) -> dict[str, float]:
         """Return the metric of the stylize stage."""

@@ -17,7 +17,7 @@ from scipy import stats
 
 from atelier.report.verdict import METRICS, SHARES
 from atelier.tracking.compared_run import ComparedRun
-from atelier.web.compare_groups import Group, result_settings, same_reference
+from atelier.web.compare_groups import Group, result_settings, same_reference, same_validation
 
 Outcome = Literal["larger", "within", "unknown"]
 
@@ -25,6 +25,7 @@ ERROR_RATE = 0.05  # of all comparisons of one metric together
 _STYLE = "style_loss"
 _MILLIONS = -4  # digits of a spread of at least 100,000
 _KID = "kid"
+_VALIDATION_SETTINGS = ("train.kid_features", "train.kid_samples")
 # Names of the conditions of a measurement: settings, or what settings and data result in.
 _CONDITIONS = {
     "features": "evaluate.features",
@@ -74,8 +75,13 @@ class Metric:
         return 100.0 if self.is_share else 1.0
 
 
+KID = Metric(_KID, "Distance (KID)", "lower")
+VALIDATION_KID = Metric("validation_kid", "Distance from validation images (KID)", "lower")
+"""KID that a training measures itself; runs without an evaluate stage have no other one."""
+
 ALL_METRICS = (
-    Metric(_KID, "Distance (KID)", "lower"),
+    KID,
+    VALIDATION_KID,
     *(Metric(key, name, better, key in SHARES) for key, name, _, better in METRICS),
     Metric(_STYLE, "Style loss", "lower"),
 )
@@ -132,6 +138,20 @@ class Difference:
     margin: float = math.nan
 
 
+def main_metric(groups: Sequence[Group]) -> Metric:
+    """Return the metric of the headline: the validation KID if groups only have that in common."""
+    has_kid = all(group.measured(KID.key) for group in groups)
+    has_validation = all(group.measured(VALIDATION_KID.key) for group in groups)
+    return VALIDATION_KID if has_validation and not has_kid else KID
+
+
+def compared_metrics(groups: Sequence[Group]) -> list[Metric]:
+    """Return the metrics that a group has, without the validation KID if KID is known."""
+    main = main_metric(groups)
+    found = [m for m in ALL_METRICS if any(group.measured(m.key) for group in groups)]
+    return [metric for metric in found if metric is not VALIDATION_KID or metric is main]
+
+
 def summarize(group: Group, metric: Metric) -> Summary | None:
     """Return the values of a metric in a group; ``None`` if it was not measured."""
     runs = group.measured(metric.key)
@@ -143,7 +163,8 @@ def summarize(group: Group, metric: Metric) -> Summary | None:
 
 def compare_groups(groups: Sequence[Group]) -> list[Difference]:
     """Return the differences of all groups from the first one, by metric; KID first."""
-    return [difference for metric in ALL_METRICS for difference in _of_metric(groups, metric)]
+    metrics = compared_metrics(groups)
+    return [difference for metric in metrics for difference in _of_metric(groups, metric)]
 
 
 def _of_metric(groups: Sequence[Group], metric: Metric) -> Iterator[Difference]:
@@ -176,6 +197,10 @@ def obstacle(one: Group, other: Group, metric: Metric) -> str:
     runs = [run for group in (one, other) for run in group.measured(metric.key)]
     if metric.key == _STYLE:
         conditions = [_stylize_settings(run) for run in runs]
+    elif metric.key == VALIDATION_KID.key:
+        if not all(same_validation(runs[0], run) for run in runs):
+            return "their validation images differ"
+        conditions = [_validation_settings(run) for run in runs]
     else:
         if not all(same_reference(runs[0], run) for run in runs):
             return "their real images differ"
@@ -196,6 +221,11 @@ def obstacle(one: Group, other: Group, metric: Metric) -> str:
 def _stylize_settings(run: ComparedRun) -> Mapping[str, str]:
     settings = result_settings(run)
     return {key: value for key, value in settings.items() if key.startswith("stylize.")}
+
+
+def _validation_settings(run: ComparedRun) -> Mapping[str, str]:
+    settings = result_settings(run)
+    return {key: settings[key] for key in _VALIDATION_SETTINGS if key in settings}
 
 
 def _difference(
@@ -243,8 +273,8 @@ def _difference(
 
 
 def _name(group: Group, metric: Metric) -> str:
-    """Return the name of a group, which is long; for other metrics than KID its letter."""
-    return group.name if metric.key == _KID else group.letter
+    """Return the name of a group, which is long; for metrics that are no KID its letter."""
+    return group.name if metric in (KID, VALIDATION_KID) else group.letter
 
 
 def _words(metric: Metric, value: float, amount: str) -> str:

@@ -117,6 +117,11 @@ def same_reference(one: ComparedRun, other: ComparedRun) -> bool:
     )
 
 
+def same_validation(one: ComparedRun, other: ComparedRun) -> bool:
+    """Return True unless the validation images of two runs are known to differ."""
+    return _is_same(DATA[1], one, other)
+
+
 def _is_same(path: str, one: ComparedRun, other: ComparedRun) -> bool:
     return _are_compatible(one.hashes.get(path, ""), other.hashes.get(path, ""))
 

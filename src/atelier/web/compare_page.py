@@ -14,10 +14,12 @@ from atelier.report.verdict import number, percent, with_error
 from atelier.tracking.compared_run import DATA, ComparedRun
 from atelier.web.compare_charts import charts
 from atelier.web.compare_differences import (
-    ALL_METRICS,
+    KID,
     Difference,
     Metric,
     compare_groups,
+    compared_metrics,
+    main_metric,
     summarize,
 )
 from atelier.web.compare_groups import (
@@ -158,7 +160,7 @@ def build_compare_page(
     paintings, total, painting_notes = encode_paintings(own, int(_PAINTINGS * characters))
     used = sum(len(image.uri) for row in paintings for image in row.images if image)
     samples = encode_samples(own, characters - used)
-    metrics = [m for m in ALL_METRICS if any(m.key in run.metrics for run in own)]
+    metrics = compared_metrics(groups)
     return Page(
         title=_title(groups, len(own)),
         facts=_facts(groups, own),
@@ -264,8 +266,9 @@ def contains(runs: Sequence[ComparedRun]) -> str:
 def _verdict(groups: Sequence[Group]) -> Verdict:
     """Return the statement on all groups, KID first."""
     differences = [each for each in compare_groups(groups) if each.sentence]
-    main = [each for each in differences if each.metric is ALL_METRICS[0]]
-    others = [each for each in differences if each.metric is not ALL_METRICS[0]]
+    metric = main_metric(groups)
+    main = [each for each in differences if each.metric is metric]
+    others = [each for each in differences if each.metric is not metric]
     larger = [each.sentence for each in others if each.outcome == "larger"]
     rest = [each.sentence for each in others if each.outcome != "larger"]
     level, headline = _headline(groups, main)
@@ -276,12 +279,13 @@ def _headline(
     groups: Sequence[Group], differences: Sequence[Difference]
 ) -> tuple[Literal["good", "unknown"], str]:
     """Return the color and the statement on KID in a few words."""
-    baseline = groups[0]
+    baseline, metric = groups[0], main_metric(groups)
+    name = "KID" if metric is KID else "validation KID"
     if len(groups) == 1:
-        summary = summarize(baseline, ALL_METRICS[0])
+        summary = summarize(baseline, metric)
         if summary is None:
             return "unknown", "KID was not measured"
-        text = f"KID {summary.text(ALL_METRICS[0])}"
+        text = f"{name[0].upper()}{name[1:]} {summary.text(metric)}"
         seeds = len(summary.values)
         return "unknown", f"{text} in {count_text(seeds, 'seed')} of one setting"
     larger = [each for each in differences if each.outcome == "larger"]
@@ -290,15 +294,15 @@ def _headline(
         direction = "lower (better)" if larger[0].value < 0 else "higher (worse)"
         return (
             "good",
-            f"The KID of {larger[0].group.name} is {direction} than that of {baseline.name}",
+            f"The {name} of {larger[0].group.name} is {direction} than that of {baseline.name}",
         )
     if larger:
         letters = ", ".join(each.group.letter for each in larger)
-        return "good", f"The KID of {letters} differs from that of {baseline.letter}"
+        return "good", f"The {name} of {letters} differs from that of {baseline.letter}"
     if judged:
-        return "unknown", "No difference in KID is larger than its error"
+        return "unknown", f"No difference in {name} is larger than its error"
     if all(math.isnan(each.margin) for each in differences):
-        return "unknown", "The KID of these settings cannot be compared"
+        return "unknown", f"The {name} of these settings cannot be compared"
     # The sentences compare single generators.
     few = "Too few seeds" if any(len(group.measured()) > 1 for group in groups) else "One seed each"
     return "unknown", f"{few}: no statement on the settings"
@@ -329,6 +333,6 @@ def _value(values: Mapping[str, float], metric: Metric) -> str:
     if metric.key not in values:
         return ""
     value = values[metric.key]
-    if metric.key == ALL_METRICS[0].key:
+    if metric is KID:
         return with_error(value, values.get("kid_error"))
     return percent(value) if metric.is_share else number(value)
