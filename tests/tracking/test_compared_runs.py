@@ -30,6 +30,7 @@ from atelier.tracking.compared_files import (
     parse_style_loss,
     split_sheet,
 )
+from atelier.tracking.compared_pipelines import StoredRun
 from atelier.tracking.compared_run import ComparedRun, stylized_names
 from atelier.tracking.compared_selection import Selection
 from atelier.tracking.compared_trees import workspace_run
@@ -122,8 +123,6 @@ def test_mlflow_workspace_and_revision_have_the_same_results(
     evaluation = json.loads((project.folder / "metrics/details/evaluate.json").read_text())
     assert workspace.metrics["kid"] == evaluation["kid"]
     assert workspace.metrics["kid_error"] == evaluation["kid_error"]
-    training = json.loads((project.folder / "metrics/train.json").read_text())
-    assert workspace.metrics["validation_kid"] == training["validation_kid"]
     assert "real_kid" not in workspace.metrics
     style = json.loads((project.folder / "metrics/stylize.json").read_text())
     assert workspace.metrics["style_loss"] == style["style_loss"]
@@ -149,6 +148,19 @@ def test_address_is_that_of_the_run(finished: Project, selection: Selection) -> 
     assert f"/#/experiments/{store[1]}/runs/{head.info.run_id}?" in run.address
     assert run.source == f"MLflow run {head.info.run_id[:8]}"
     assert run.name == head.info.run_name
+
+
+def test_validation_kid_of_a_stored_run_is_that_of_its_generator(
+    project: Project, store: tuple[Any, str]
+) -> None:
+    client, (head,) = store[0], pipelines(store)
+    run = stage_run(store, "train").info.run_id
+    for step, kid in ((1, 0.5), (3, 0.75), (2, 0.25)):
+        client.log_metric(run, "quality/validation_kid", kid, step=step)
+    (last,) = Selection(project.folder, "atelier").latest(1)
+    assert last.metrics["validation_kid"] == 0.75
+    stored = StoredRun(client, head)
+    assert stored._validation_kid({"train.select_model": "best"}) == {"validation_kid": 0.25}
 
 
 def test_runs_are_found_by_ids_and_names(finished: Project, selection: Selection) -> None:
@@ -370,9 +382,13 @@ FRESH = {"images": "i1", "samples": "s2.dir", "generator": GENERATOR}
 @pytest.mark.parametrize(
     ("changes", "parts", "notes"),
     [
-        ({}, {"kid", "style_loss", "losses"}, []),
-        ({"samples": "s1.dir"}, {"style_loss", "losses"}, ["evaluate is older than train"]),
-        ({"generator": "g1"}, {"kid", "losses"}, ["stylize is older than train"]),
+        ({}, {"kid", "style_loss", "losses", "validation_kid"}, []),
+        (
+            {"samples": "s1.dir"},
+            {"style_loss", "losses", "validation_kid"},
+            ["evaluate is older than train"],
+        ),
+        ({"generator": "g1"}, {"kid", "losses", "validation_kid"}, ["stylize is older than train"]),
         (
             {"images": "i2"},
             set(),
@@ -393,6 +409,7 @@ def test_results_of_an_earlier_training_are_left_out_and_named(
         "models/generator.safetensors": "network",
         "metrics/details/evaluate.json": '{"kid": 1.5}',
         "metrics/stylize.json": '{"style_loss": 2.5}',
+        "metrics/train.json": '{"loss_d": 1.0, "validation_kid": 3.5}',
         "plots/losses.csv": "step,epoch,images,loss_d,loss_g,d_x,d_g_z1,d_g_z2\n1,1,8,1,1,1,1,1\n",
         "plots/kid.csv": "epoch,kid,error\n1,7,1\n",
         "styled/sources/list.json": '[{"image": "i", "content": "c", "style": "s"}]',
@@ -403,6 +420,8 @@ def test_results_of_an_earlier_training_are_left_out_and_named(
     monkeypatch.chdir(tmp_path)
     run = workspace_run(tmp_path)
     assert {*run.metrics, *(["losses"] if run.losses else [])} == parts
+    assert run.metrics.get("validation_kid", 3.5) == 3.5
+    assert "loss_d" not in run.metrics
     assert bool(run.kid_by_epoch) == ("kid" in parts)
     assert bool(run.stylized) == ("style_loss" in parts)
     assert [text for text in run.notes if "older" in text] == notes
