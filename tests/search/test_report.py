@@ -18,8 +18,8 @@ from atelier.search.report_trials import (
     saved_steps,
     settings_of,
     short_duration,
-    value_text,
 )
+from atelier.search.settings import value_text
 
 from ..support.project import AUTHOR
 from ..support.studies import KID, a_study, a_trial, random_study

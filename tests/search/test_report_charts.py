@@ -164,9 +164,10 @@ def test_labels_below_a_small_chart_do_not_overlap() -> None:
 @pytest.mark.parametrize(
     ("choices", "labels"),
     [
-        (["[]", "[color, translation]", "a"], ["[]", "[color...", "a"]),
-        (["[]", "[translation]", "[translation, cutout]"], ["[]", "...ation]", "...utout]"]),
+        (["[]", "[color, translation]", "a"], ["[]", "col., tra.", "a"]),
+        (["[]", "[translation]", "[translation, cutout]"], ["[]", "translati.", "tra., cut."]),
         (["bce", "hinge", "wgan"], ["bce", "hinge", "wgan"]),
+        (["a", "one_long_name", "one_long_noun"], ["a", "...ng_name", "...ng_noun"]),
     ],
 )
 def test_long_choices_are_shortened_so_that_they_differ(

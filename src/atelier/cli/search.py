@@ -183,6 +183,7 @@ def _apply(opened: "OpenStudy", number: int, with_fixed: bool) -> None:
     from atelier.core.errors import AtelierError
     from atelier.core.files import write_text
     from atelier.core.yaml_files import parse_yaml
+    from atelier.search.settings import value_text
     from atelier.search.study import trial_settings
     from atelier.tracking.experiment_record import changed_settings
 
@@ -198,7 +199,7 @@ def _apply(opened: "OpenStudy", number: int, with_fixed: bool) -> None:
     settings.check(parse_yaml(text), PARAMS.name)
     write_text(PARAMS, text)
     for key, value in changes.items():
-        typer.echo(f"{key}: {opened.present[key]} -> {value}")
+        typer.echo(f"{key}: {value_text(opened.present[key])} -> {value_text(value)}")
 
 
 def _write_report(opened: "OpenStudy", root: Path, out: Path) -> None:

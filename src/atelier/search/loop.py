@@ -11,7 +11,7 @@ from atelier.core.progress import duration_text, status_line
 from atelier.data.dataset import load_images
 from atelier.metrics.reference import MIN_REAL_IMAGES
 from atelier.search.best import best_trials
-from atelier.search.settings import SEARCH_FILE, SECONDS, SearchSettings
+from atelier.search.settings import SEARCH_FILE, SECONDS, SearchSettings, value_text
 from atelier.search.study import OpenStudy
 from atelier.search.study_log import StudyLog
 from atelier.search.trials import REASON, TrialRun, output_folder
@@ -139,7 +139,7 @@ def _waiting_line(opened: OpenStudy, others: "Sequence[FrozenTrial]") -> str:
 
 
 def _start_line(opened: OpenStudy, number: int, settings: Mapping[str, Any]) -> str:
-    listed = ", ".join(f"{key} {value}" for key, value in settings.items())
+    listed = ", ".join(f"{key} {value_text(value)}" for key, value in settings.items())
     last = opened.search.trials - 1
     return f"trial {number} (the last is {last}): {listed}"
 

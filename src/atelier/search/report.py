@@ -24,7 +24,8 @@ from atelier.search.report_importance import Importances, importances
 from atelier.search.report_samples import sample_sheets
 from atelier.search.report_sentences import headline, level, reasons
 from atelier.search.report_study import StudyRecord
-from atelier.search.report_trials import Objective, TrialRecord, short_duration, value_text
+from atelier.search.report_trials import Objective, TrialRecord, short_duration
+from atelier.search.settings import value_text
 
 MAX_CHARACTERS = 3_000_000
 """Limit of the sum of all data URIs, so that the page can be mailed."""

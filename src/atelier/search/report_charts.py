@@ -1,6 +1,7 @@
 """Charts of a study's report: history, curves, settings, parallel coordinates, Pareto front."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -24,15 +25,14 @@ from atelier.search.report_trials import (
     Objective,
     Setting,
     TrialRecord,
-    value_text,
 )
-from atelier.search.settings import SECONDS
+from atelier.search.settings import SECONDS, value_text
 
 _KINDS = ("pruned", "finished", "present", "top", "best")  # later ones are drawn over earlier ones
 _MARGIN = 0.03  # of an axis at each end, so that points are not on the frame
 _PRUNED_ROW = 0.05  # distance of pruned trials from the top, as a share of a chart
 _BELOW_PRUNED = 0.84  # share of a chart for the other trials
-_CHARACTER = 3.2  # width of a character in percent of a small chart
+_CHARACTER = 3.0  # width of a character in percent of a small chart
 _PARALLEL_CHARACTER = 2.0  # the same of parallel axes, on a phone
 _SHORTEST = 5  # characters of a shortened label
 _LOG_FACTOR = 6.0  # of the largest to the smallest value for a logarithmic axis
@@ -371,11 +371,22 @@ def _shortened(ticks: Sequence[Tick], character: float) -> tuple[Tick, ...]:
     """
     room = int(100 / max(1, len(ticks)) / character) - 1
     texts = [tick.label for tick in ticks]
+    words = [_abbreviated(text, room) for text in texts]
     ends = [text if len(text) <= room else f"...{text[3 - room :]}" for text in texts]
-    for labels in ([shorten(text, room) for text in texts], ends):
+    for labels in (words, [shorten(text, room) for text in texts], ends):
         if room > _SHORTEST and len(set(labels)) == len(ticks):
             return tuple(Tick(tick.at, label) for tick, label in zip(ticks, labels, strict=True))
     return tuple(ticks)
+
+
+def _abbreviated(text: str, room: int) -> str:
+    """Return a long list with all words shortened alike, e.g. ``tran., cut.``."""
+    if len(text) > room and text.startswith("["):
+        for letters in range(room, 1, -1):
+            short = re.sub(rf"([a-z]{{{letters}}})[a-z]{{2,}}", r"\1.", text.strip("[]"))
+            if len(short) <= room:
+                return short
+    return shorten(text, room)
 
 
 def _with_room(ticks: Sequence[Tick], character: float) -> tuple[Tick, ...]:

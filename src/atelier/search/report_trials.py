@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import mean, median, stdev
 from typing import Any, Literal
@@ -327,24 +326,6 @@ def saved_steps(trials: Sequence[TrialRecord], seeds: int) -> SavedSteps | None:
         else:
             full += max(typical, trial.steps)
     return SavedSteps(done, full)
-
-
-def value_text(value: Any) -> str:
-    """Return the value of a setting as in params.yaml.
-
-    Numbers have four digits, as those of trials. Lists, which Optuna stores as JSON, have no
-    quotes.
-    """
-    if isinstance(value, str) and value.startswith("["):
-        with suppress(ValueError, RecursionError):
-            value = json.loads(value)
-    if isinstance(value, list):
-        return f"[{', '.join(map(value_text, value))}]"
-    if isinstance(value, bool) or value is None:
-        return json.dumps(value)
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
 
 
 def short_duration(seconds: float) -> str:

@@ -1,6 +1,8 @@
 """Description of a study: the file ``search.yaml``."""
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -264,3 +266,21 @@ def _check_objectives(search: SearchSettings, values: Mapping[str, Any], file: P
             f"{file.name}: {what} validation images, but convert.validation_fraction is 0; set it"
             " to 0.1 in `fixed`."
         )
+
+
+def value_text(value: Any) -> str:
+    """Return the value of a setting as in params.yaml.
+
+    Numbers have four digits, as those of trials. Lists, which Optuna stores as JSON, have no
+    quotes.
+    """
+    if isinstance(value, str) and value.startswith("["):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(value_text, value))}]"
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
