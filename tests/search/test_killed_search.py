@@ -141,3 +141,21 @@ def check_best(project: Project, finished: list[FrozenTrial]) -> None:
     project.run("dvc", "repro", "--force", "--single-item", "--no-run-cache", "train")
     assert read_json(project, "metrics/train.json")["validation_kid"] == best.value
     assert read_json(project, "metrics/details/train.json") == details
+
+
+def test_two_searches_in_one_clone_share_the_trials(ready: Project) -> None:
+    ready.commit()
+    write(ready.folder, study="tiny", fixed=FIXED, pruner="none", trials=6)
+    searches = [start(ready), start(ready)]
+    assert [search.wait(900) for search in searches] == [0, 0]
+    finished = trials(ready)
+    assert [(t.number, t.state) for t in finished] == [(n, TrialState.COMPLETE) for n in range(6)]
+    found = experiments(ready.folder)
+    assert sorted(found) == [f"tiny-trial-{number:03d}" for number in range(6)]
+    for trial, name in zip(finished, sorted(found), strict=True):
+        metrics = experiment_metrics(ready.folder, found[name])
+        assert trial.value == metrics["quality/validation_kid"]
+    output = (ready.folder / "search.log").read_text("utf-8")
+    assert output.count("trial 5 (the last is 5)") == 1
+    assert "another process runs" in output
+    assert ready.run("git", "status", "--porcelain", "-uno") == ""

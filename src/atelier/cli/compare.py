@@ -62,7 +62,7 @@ def compare(
         write_text(out, text)
     typer.echo(f"{page.verdict.headline}.")
     typer.echo(
-        f"{out} compares {count_text(len(runs), 'run')} ({len(text.encode()) / 1e6:.1f} MB)."
+        f"{out} compares {count_text(len(runs), 'run')} ({max(0.1, len(text.encode()) / 1e6):.1f} MB)."
     )
     if log:
         from atelier.tracking.compared_log import log_compare_page

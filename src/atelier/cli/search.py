@@ -167,9 +167,10 @@ def _summary(opened: "OpenStudy", root: Path, command: str) -> list[str]:
     names = first.user_attrs.get("experiments", [])[:1]
     remote = opened.search.git_remote
     missing = _missing(opened, root, names)
+    without = ", without the fixed ones" if opened.search.fixed else ""
     lines += [
-        f"  {command} --apply {first.number}   writes its settings to params.yaml; dvc repro"
-        " then trains with them",
+        f"  {command} --apply {first.number}   writes its settings to params.yaml{without};"
+        " dvc repro then trains with them",
         *(f"  dvc exp pull {remote} {name}   gets it from the other machine" for name in missing),
         *(f"  dvc exp apply {name}   restores the trial with its outputs" for name in names),
         f"  {command} --report   writes a page about the study",
@@ -212,7 +213,7 @@ def _write_report(opened: "OpenStudy", root: Path, out: Path) -> None:
     text = render_report(content)
     with write_output(out):
         write_text(out, text)
-    typer.echo(f"{out} shows the study ({len(text.encode()) / 1e6:.1f} MB).")
+    typer.echo(f"{out} shows the study ({max(0.1, len(text.encode()) / 1e6):.1f} MB).")
     best = [name for one in content.best for name in one.trial.experiments]
     if missing := _missing(opened, root, best):
         typer.echo(

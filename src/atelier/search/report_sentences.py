@@ -118,9 +118,10 @@ def _caution(study: StudyRecord) -> str:
         count = max(len(trial.seed_values) for trial in study.best)
         return (
             f"The number after ± is the standard error of {count} seeds. The best of many trials is"
-            " partly luck: repeat it with new seeds, e.g. with atelier seeds."
+            " partly luck. Before you decide, train its settings with new seeds, e.g. with atelier"
+            " seeds, and your present settings too."
         )
     return (
-        "One seed each: the best of many trials is partly luck. Before you decide, repeat it and"
-        " the present settings with new seeds, e.g. with atelier seeds."
+        "One seed each: the best of many trials is partly luck. Before you decide, train its"
+        " settings with new seeds, e.g. with atelier seeds, and your present settings too."
     )
