@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from atelier.figures.montage import montage
+from atelier.pages.html import size_text
 from atelier.tracking.compared_run import ComparedRun, StylizedFile
 from atelier.web.compare_charts import charts, kid_curve, loss_curve
 from atelier.web.compare_groups import group_runs
@@ -399,3 +400,7 @@ def test_lineage_names_status_commit_hashes_and_missing_parts() -> None:
 def test_rows_of_samples_are_nearly_full(runs: int, columns: int) -> None:
     many = [make_run(str(n), {"train.seed": str(n)}, epochs=0, samples={}) for n in range(runs)]
     assert build_compare_page(many).columns == columns
+
+
+def test_size_of_a_page_is_in_a_suitable_unit() -> None:
+    assert [size_text("é" * n) for n in (150, 20_000, 2_000_000)] == ["0 KB", "40 KB", "4.0 MB"]

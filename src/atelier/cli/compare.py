@@ -38,6 +38,7 @@ def compare(
     from atelier.core.errors import AtelierError, count_text
     from atelier.core.files import write_text
     from atelier.core.progress import status_line
+    from atelier.pages.html import size_text
     from atelier.tracking.compared_selection import Selection
     from atelier.tracking.environment import repository_root
     from atelier.tracking.store import quiet_environment
@@ -61,9 +62,7 @@ def compare(
     with write_output(out):
         write_text(out, text)
     typer.echo(f"{page.verdict.headline}.")
-    typer.echo(
-        f"{out} compares {count_text(len(runs), 'run')} ({max(0.1, len(text.encode()) / 1e6):.1f} MB)."
-    )
+    typer.echo(f"{out} compares {count_text(len(runs), 'run')} ({size_text(text)}).")
     if log:
         from atelier.tracking.compared_log import log_compare_page
 

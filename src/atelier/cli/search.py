@@ -206,6 +206,7 @@ def _apply(opened: "OpenStudy", number: int, with_fixed: bool) -> None:
 def _write_report(opened: "OpenStudy", root: Path, out: Path) -> None:
     """Write the page about a study."""
     from atelier.core.files import write_text
+    from atelier.pages.html import size_text
     from atelier.search.report import build_report
     from atelier.search.report_page import render_report
 
@@ -213,7 +214,7 @@ def _write_report(opened: "OpenStudy", root: Path, out: Path) -> None:
     text = render_report(content)
     with write_output(out):
         write_text(out, text)
-    typer.echo(f"{out} shows the study ({max(0.1, len(text.encode()) / 1e6):.1f} MB).")
+    typer.echo(f"{out} shows the study ({size_text(text)}).")
     best = [name for one in content.best for name in one.trial.experiments]
     if missing := _missing(opened, root, best):
         typer.echo(
