@@ -16,7 +16,7 @@ from atelier.search.study import OpenStudy
 from atelier.search.study_log import StudyLog
 from atelier.search.trials import REASON, TrialRun, output_folder
 from atelier.tracking.cached_folders import require_cached_folders
-from atelier.tracking.experiments import required_git
+from atelier.tracking.programs import git_output
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -40,7 +40,7 @@ def require_recorded(root: Path, file: Path = Path(SEARCH_FILE)) -> None:
         AtelierError: tracked files have changed, or DVC's cache lacks folders that ``dvc.lock``
             names.
     """
-    listed = required_git(root, "diff", "HEAD", "--name-only", "--relative", "-z")
+    listed = git_output(root, "diff", "HEAD", "--name-only", "--relative", "-z")
     names = [name for name in listed.split("\0") if name and name != str(file)]
     if names:
         more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""

@@ -13,7 +13,8 @@ from atelier.core.errors import AtelierError, count_text, did_you_mean
 from atelier.search.claims import Claims
 from atelier.search.settings import SearchSettings, Space
 from atelier.tracking.environment import STORAGE_VARIABLE, git
-from atelier.tracking.experiments import all_experiments, required_git
+from atelier.tracking.experiments import all_experiments
+from atelier.tracking.programs import git_output
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -239,7 +240,7 @@ def _create_or_load(
             )
         study.set_user_attr(SEARCH, search.model_dump_json())
         study.set_user_attr(OBJECTIVES, search.objectives)
-        study.set_user_attr(COMMIT, required_git(root, "rev-parse", "HEAD").strip())
+        study.set_user_attr(COMMIT, git_output(root, "rev-parse", "HEAD").strip())
         study.set_user_attr(ID, uuid.uuid4().hex[:8])
         study.set_user_attr(PROJECT, project_id(root))  # last: the study is complete with it
     return study
@@ -267,7 +268,7 @@ def _check_identity(
             f"the study {search.study} in {shown(where)} belongs to another project; name another"
             " file with --storage, or another study in search.yaml."
         )
-    head = required_git(root, "rev-parse", "HEAD").strip()
+    head = git_output(root, "rev-parse", "HEAD").strip()
     if is_run and stored[COMMIT] != head:
         raise AtelierError(
             f"the study {search.study} started from commit {stored[COMMIT][:10]}, but {head[:10]}"

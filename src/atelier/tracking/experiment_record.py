@@ -7,8 +7,6 @@ finish.
 """
 
 import io
-import os
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +14,16 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from atelier.core.errors import AtelierError
 from atelier.core.yaml_files import document_text, parse_document, set_value
 from atelier.tracking.dvc_lock import StageRecord, read_lock
 from atelier.tracking.experiments import experiment_reference
+from atelier.tracking.programs import git_output
 
+_IDENTITY = {
+    f"GIT_{who}_{what}": value
+    for who in ("AUTHOR", "COMMITTER")
+    for what, value in (("NAME", "atelier"), ("EMAIL", "atelier@localhost"))
+}
 PARAMS, LOCK = "params.yaml", "dvc.lock"
 
 
@@ -47,8 +50,7 @@ def record_settings(
         files[f"{prefix}{LOCK}"] = lock_without(lock + "\n", stage)
     tree = _tree(root, files, baseline)
     message = f"Settings of the stopped training {name}"
-    identity = ("-c", "user.name=atelier", "-c", "user.email=atelier@localhost")
-    commit = _git(root, *identity, "commit-tree", tree, "-p", baseline, "-m", message)
+    commit = _git(root, "commit-tree", tree, "-p", baseline, "-m", message, **_IDENTITY)
     _git(root, "update-ref", experiment_reference(name, baseline), commit)
     return commit
 
@@ -96,30 +98,15 @@ def _is_inside(path: str, outputs: set[str]) -> bool:
 def _tree(root: Path, files: Mapping[str, str], baseline: str) -> str:
     """Return a tree of git: that of a commit with other files."""
     with tempfile.TemporaryDirectory() as folder:
-        index = str(Path(folder) / "index")
-        _git(root, "read-tree", baseline, index=index)
+        index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+        _git(root, "read-tree", baseline, **index)
         for name, text in files.items():
             blob = _git(root, "hash-object", "-w", "--stdin", text=text)
-            _git(root, "update-index", "--add", "--cacheinfo", f"100644,{blob},{name}", index=index)
-        return _git(root, "write-tree", index=index)
+            _git(root, "update-index", "--add", "--cacheinfo", f"100644,{blob},{name}", **index)
+        return _git(root, "write-tree", **index)
 
 
-def _git(root: Path, *arguments: str, text: str | None = None, index: str = "") -> str:
-    """Return the output of git, without a final newline.
-
-    Raises:
-        AtelierError: it fails.
-    """
-    done = subprocess.run(  # noqa: S603 - fixed arguments, no shell
-        ["git", *arguments],  # noqa: S607 - the user's own git
-        cwd=root,
-        env=os.environ | ({"GIT_INDEX_FILE": index} if index else {}),
-        input=text,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        raise AtelierError(f"git {arguments[0]} failed: {lines[-1]}.")
-    return done.stdout.removesuffix("\n")
+def _git(root: Path, *arguments: str, text: str = "", **variables: str) -> str:
+    """Return the output of git, without a final newline."""
+    output = git_output(root, *arguments, stdin=text, variables=variables)
+    return output.removesuffix("\n")

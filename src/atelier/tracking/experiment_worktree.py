@@ -10,20 +10,22 @@ import fcntl
 import itertools
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from atelier.core.errors import AtelierError
 from atelier.core.paths import MAIN_PROJECT
 from atelier.tracking.environment import git, private_folder
+from atelier.tracking.programs import git_output, program_output
 
 _FOLDER = "worktrees"
 _DIGITS = 12
 # A hook of the user, such as that of `dvc install`, must not run before DVC's cache is set.
-_GIT = ("git", "-c", f"core.hooksPath={os.devnull}")
+_NO_HOOKS = {
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_KEY_0": "core.hooksPath",
+    "GIT_CONFIG_VALUE_0": os.devnull,
+}
 
 
 @contextmanager
@@ -67,19 +69,19 @@ def _prepare(root: Path, folder: Path, commit: str) -> Path:
     """Create a worktree, or restore the tracked files of an existing one; return its project."""
     if not _is_worktree(folder):
         shutil.rmtree(folder, ignore_errors=True)
-        _run(root, "git", "worktree", "prune")
-        _run(root, *_GIT, "worktree", "add", "--detach", "--force", str(folder), commit)
-    administration = Path(_run(folder, "git", "rev-parse", "--absolute-git-dir"))
+        _git(root, "worktree", "prune")
+        _git(root, "worktree", "add", "--detach", "--force", str(folder), commit)
+    administration = Path(_git(folder, "rev-parse", "--absolute-git-dir"))
     (administration / "index.lock").unlink(missing_ok=True)  # of a git that was killed
-    _run(folder, *_GIT, "checkout", "--quiet", "--force", "--detach", commit)
-    project = folder / _run(root, "git", "rev-parse", "--show-prefix")
+    _git(folder, "checkout", "--quiet", "--force", "--detach", commit)
+    project = folder / _git(root, "rev-parse", "--show-prefix")
     for copies in folder.glob("**/.dvc/tmp/exps/standalone"):  # of a dvc that was killed
         shutil.rmtree(copies, ignore_errors=True)
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
         cache = repo.cache.local_cache_dir
-    _run(project, sys.executable, "-m", "dvc", "cache", "dir", "--quiet", "--local", cache)
+    program_output(project, "dvc", "cache", "dir", "--quiet", "--local", cache)
     return project
 
 
@@ -91,17 +93,6 @@ def _is_worktree(folder: Path) -> bool:
     return top is not None and Path(top.rstrip("\n")) == folder.resolve()
 
 
-def _run(cwd: Path, *command: str) -> str:
-    """Return the output of a program.
-
-    Raises:
-        AtelierError: it fails.
-    """
-    done = subprocess.run(  # noqa: S603 - no shell
-        command, cwd=cwd, capture_output=True, encoding="utf-8", errors="replace"
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        reason = next((line for line in lines if line.startswith(("fatal", "error"))), lines[-1])
-        raise AtelierError(f"the worktree of experiments cannot be made: {reason}")
-    return done.stdout.removesuffix("\n")
+def _git(folder: Path, *arguments: str) -> str:
+    """Return the output of git, without a final newline."""
+    return git_output(folder, *arguments, variables=_NO_HOOKS).removesuffix("\n")

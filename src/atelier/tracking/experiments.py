@@ -9,9 +9,9 @@ from typing import Any
 from atelier.core.errors import AtelierError
 from atelier.core.yaml_files import parse_yaml
 from atelier.tracking.dvc_lock import read_lock
-from atelier.tracking.environment import git
 from atelier.tracking.execution import Commit
 from atelier.tracking.metric_names import pipeline_metrics
+from atelier.tracking.programs import git_output
 from atelier.tracking.redact import flat, numbers
 
 _EXPERIMENT = re.compile(r"refs/exps/([0-9a-f]{2}/[0-9a-f]{38})/(.+)")
@@ -60,7 +60,7 @@ def finished_experiment(
             )
     if stage in read_lock((tree.read("dvc.lock") or b"").decode("utf-8", "replace")):
         return commit
-    required_git(root, "update-ref", "-d", experiment_reference(name, baseline))
+    git_output(root, "update-ref", "-d", experiment_reference(name, baseline))
     return None
 
 
@@ -71,7 +71,7 @@ def experiment_reference(name: str, baseline: str) -> str:
 
 def all_experiments(cwd: Path | None = None) -> list[str]:
     """Return the names of the experiments of all commits."""
-    listed = required_git(cwd, "for-each-ref", "--format=%(refname)", "refs/exps")
+    listed = git_output(cwd, "for-each-ref", "--format=%(refname)", "refs/exps")
     found = map(_EXPERIMENT.fullmatch, listed.splitlines())
     return [match[2] for match in found if match]
 
@@ -86,8 +86,8 @@ def experiments(cwd: Path | None = None, baseline: str = "") -> dict[str, str]:
     Raises:
         AtelierError: git fails.
     """
-    baseline = baseline or required_git(cwd, "rev-parse", "HEAD").strip()
-    listed = required_git(cwd, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps")
+    baseline = baseline or git_output(cwd, "rev-parse", "HEAD").strip()
+    listed = git_output(cwd, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps")
     found = {}
     for line in listed.splitlines():
         commit, _, reference = line.partition(" ")
@@ -123,17 +123,3 @@ def experiment_metrics(root: Path, commit: str) -> dict[str, float]:
 def experiment_file(root: Path, commit: str, path: str) -> bytes | None:
     """Return a file of an experiment, also an output of DVC; ``None`` if it is not there."""
     return Commit.open(root, commit).read(path)
-
-
-def required_git(cwd: Path | None, *arguments: str) -> str:
-    """Return git's output.
-
-    Raises:
-        AtelierError: git fails.
-    """
-    output = git(*arguments, cwd=cwd)
-    if output is None:
-        raise AtelierError(
-            f"`git {arguments[0]}` failed in {cwd or Path.cwd()}; is it a repository?"
-        )
-    return output

@@ -3,8 +3,6 @@
 import logging
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from atelier.core.errors import AtelierError
 from atelier.tracking.environment import git
+from atelier.tracking.programs import git_output, program_output
 
 if TYPE_CHECKING:
     from dvc_data.hashfile.db import HashFileDB
@@ -37,7 +36,7 @@ def named_by_git(root: Path) -> set[str]:
     """
     if _has_no_git(root):
         return _hashes(root / "dvc.lock")
-    _program(root, "git", "rev-list", "--all", "--max-count=1")
+    git_output(root, "rev-list", "--all", "--max-count=1")
     _reject_shallow(root)
     worktrees = _worktrees(root)
     commits = _stashed(root)
@@ -51,10 +50,10 @@ def named_by_git(root: Path) -> set[str]:
 def _hashes_in_worktrees(root: Path, worktrees: Iterable[Path]) -> set[str]:
     """Return the hashes in the present files of worktrees and temporary copies."""
     files = {root / "dvc.lock"}
-    prefix = _program(root, "git", "rev-parse", "--show-prefix").removesuffix("\n")
+    prefix = git_output(root, "rev-parse", "--show-prefix").removesuffix("\n")
     command = ("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--")
     for worktree in worktrees:
-        names = _program(worktree, "git", *command, *_RECORDS, _DVC_FOLDERS).split("\0")
+        names = git_output(worktree, *command, *_RECORDS, _DVC_FOLDERS).split("\0")
         found = {worktree / name for name in names if name}
         folders = {file.parent for file in found if file.parent.name == ".dvc"}
         copies = (copy for folder in folders for copy in (folder / "tmp/exps").rglob("dvc.lock"))
@@ -78,7 +77,7 @@ def _has_no_git(root: Path) -> bool:
 
 def _reject_shallow(root: Path) -> None:
     """Raise if the repository lacks a part of its history."""
-    if _program(root, "git", "rev-parse", "--is-shallow-repository").strip() == "true":
+    if git_output(root, "rev-parse", "--is-shallow-repository").strip() == "true":
         raise AtelierError(
             "this is a shallow clone, so older commits, which may name files that would be removed,"
             " are missing; fetch them with `git fetch --unshallow`."
@@ -91,7 +90,7 @@ def _worktrees(root: Path) -> list[Path]:
     Raises:
         AtelierError: one cannot be read.
     """
-    entries = _program(root, "git", "worktree", "list", "--porcelain", "-z").split("\0\0")
+    entries = git_output(root, "worktree", "list", "--porcelain", "-z").split("\0\0")
     found = []
     for entry in filter(None, entries):
         lines = entry.strip("\0").split("\0")
@@ -110,9 +109,9 @@ def _worktrees(root: Path) -> list[Path]:
 
 def _stashed(root: Path) -> list[str]:
     """Return the commits of stashes and queued tasks; all but the newest are only in a reflog."""
-    refs = _program(root, "git", "for-each-ref", "--format=%(refname)").split()
+    refs = git_output(root, "for-each-ref", "--format=%(refname)").split()
     with_log = [ref for ref in refs if ref == "refs/stash" or _is_queue(ref)]
-    logs = (_program(root, "git", "reflog", "show", "--format=%H", ref, "--") for ref in with_log)
+    logs = (git_output(root, "reflog", "show", "--format=%H", ref, "--") for ref in with_log)
     return [commit for log in logs for commit in log.split()]
 
 
@@ -131,12 +130,12 @@ def _reflog(worktree: Path) -> list[str]:
 
     Some references, e.g. those of a bisection, exist in one worktree only.
     """
-    return _program(worktree, "git", "rev-list", "--all", "--reflog", "--no-walk").split()
+    return git_output(worktree, "rev-list", "--all", "--reflog", "--no-walk").split()
 
 
 def _staged(worktree: Path) -> list[str]:
     """Return the blobs of DVC's files in a worktree's index, also of both sides of a conflict."""
-    entries = _program(worktree, "git", "ls-files", "--stage", "-z", "--", *_RECORDS).split("\0")
+    entries = git_output(worktree, "ls-files", "--stage", "-z", "--", *_RECORDS).split("\0")
     return [entry.split()[1] for entry in entries if entry]
 
 
@@ -144,10 +143,10 @@ def _blobs(root: Path, commits: Iterable[str]) -> list[str]:
     """Return the blobs of DVC's files in these commits, all references and their ancestors."""
     # Full history: by default git skips merged branches whose file the merge discarded.
     walk = ("rev-list", "--all", "--full-history", "--stdin", "--", *_RECORDS)
-    found = _program(root, "git", *walk, stdin="\n".join(commits))
+    found = git_output(root, *walk, stdin="\n".join(commits))
     changes = ("diff-tree", "--stdin", "--root", "-r", "-m", "--no-renames", "--", *_RECORDS)
     # E.g. ":100644 100644 OLD NEW M<tab>dvc.lock"; a line with the commit's hash precedes them.
-    lines = _program(root, "git", *changes, stdin=found).splitlines()
+    lines = git_output(root, *changes, stdin=found).splitlines()
     return [line.split()[3] for line in lines if line.startswith(":")]
 
 
@@ -158,7 +157,7 @@ def _hashes_of_objects(root: Path, objects: Iterable[str]) -> set[str]:
         AtelierError: the repository lacks a blob, e.g. in a partial clone.
     """
     names = sorted({name for name in objects if name.strip("0")})  # zeros: the file was deleted
-    content = _program(root, "git", "cat-file", "--batch", stdin="\n".join(names))
+    content = git_output(root, "cat-file", "--batch", stdin="\n".join(names))
     if any(f"{name} missing" in content for name in names):
         raise AtelierError(
             "this clone lacks objects of its history, which may name files that would be removed;"
@@ -197,7 +196,7 @@ def collect_runs(
         folders: folders of their artifacts.
     """
     store = (f"--tracking-uri={address}", f"--backend-store-uri={address}")
-    _program(
+    program_output(
         root,
         "mlflow",
         "gc",
@@ -294,26 +293,3 @@ def _files(database: "HashFileDB") -> list[Path]:
         for entry in os.scandir(prefix)
         if not entry.is_dir()
     ]
-
-
-def _program(root: Path, name: str, *arguments: str, stdin: str = "") -> str:
-    """Run a program and return its output.
-
-    Raises:
-        AtelierError: it fails; the message has its first error.
-    """
-    program = [name] if name == "git" else [sys.executable, "-m", name]
-    try:
-        return subprocess.run(  # noqa: S603 - fixed arguments, no shell
-            [*program, *arguments],
-            cwd=root,
-            input=stdin,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=True,
-        ).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
-        reason = next((line for line in lines if line.startswith(("ERROR", "fatal"))), lines[-1])
-        raise AtelierError(f"`{name} {arguments[0]}` failed: {reason}") from None
