@@ -67,8 +67,9 @@ class Worker:
 
     def is_training(self, number: int) -> bool:
         """Return True if the training of a trial has measured an epoch."""
-        name = f"{STUDY}-trial-{number:03d}.epochs"
-        return bool(read_reports(self.project.folder / ".atelier/search" / STUDY / name))
+        name = f"{STUDY}-*/{STUDY}-trial-{number:03d}.epochs"
+        files = (self.project.folder / ".atelier/search").glob(name)
+        return any(read_reports(file) for file in files)
 
 
 @dataclass
