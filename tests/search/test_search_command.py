@@ -142,6 +142,7 @@ def run_next(project: Project, opened: OpenStudy, present: dict[str, Any]) -> Fr
     return opened.study.get_trials()[trial.number]
 
 
+@pytest.mark.slow
 def test_pruned_training_is_saved_and_resumed(
     ready: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +163,7 @@ def test_pruned_training_is_saved_and_resumed(
     assert f"of which {240 - steps} steps remain" in output
 
 
+@pytest.mark.slow
 def test_failed_trial_keeps_its_reason(ready: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     make_study(ready)
     write(ready.folder, study="tiny", fixed=FIXED | {"train.conditional": True}, pruner="none")
