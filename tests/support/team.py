@@ -109,7 +109,9 @@ class Team:
         """Return the finished pipeline runs below the run of the study."""
         experiment = self.client.get_experiment_by_name("atelier")
         runs = self.client.search_runs([experiment.experiment_id], max_results=1000)
-        studies = [run for run in runs if run.data.tags.get("atelier.study") == STUDY]
+        studies = [
+            run for run in runs if run.data.tags.get("atelier.study", "").startswith(f"{STUDY}-")
+        ]
         assert [run.info.status for run in studies] == ["FINISHED"]
         return [
             run
