@@ -288,9 +288,10 @@ def test_lists_and_booleans_are_compared_with_the_present_settings() -> None:
         assert not record_of(a_trial(1.0, space=space, changes=values), RECORDS, present).is_present
     assert value_text(["color", 1]) == value_text('["color", 1]') == "[color, 1]"
     assert value_text("[") == "["
-    assert [value_text(v) for v in (True, 0.00123456, 20000, 0.5)] == [
-        *("true", "0.001235", "20,000", "0.5")
-    ]
+    values = (True, 0.00123456, 20000, 0.5, 50000.0, 2.675, 1.0, 1e-05)
+    texts = ["true", "0.001235", "20000", "0.5", "50000", "2.675", "1", "1e-05"]
+    assert [value_text(value) for value in values] == texts
+    assert value_text(0.00020001, 12) == "0.00020001"
 
 
 def test_ranges_include_those_of_all_trials() -> None:

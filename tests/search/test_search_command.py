@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from atelier.core.errors import AtelierError
 from atelier.core.yaml_files import read_yaml
+from atelier.data.dataset import save_images
 from atelier.search.loop import require_recorded
 from atelier.search.settings import load_search
 from atelier.search.study import OpenStudy, open_study
@@ -112,6 +113,15 @@ def test_uncommitted_settings_are_refused(searched: Project, tmp_path: Path) -> 
     project.set(**{"train.lr": 0.5})
     output = project.atelier("search", ok=False)
     assert "params.yaml changed since the last commit" in output
+
+
+def test_few_validation_images_are_refused(searched: Project, tmp_path: Path) -> None:
+    project = searched.copy(tmp_path / "project")
+    path = project.folder / "data/validation.npz"
+    path.unlink()
+    save_images(path, [bytes(15 * 16 * 16 * 3)], (15, 16, 16, 3), [f"{n}" for n in range(15)])
+    output = project.atelier("search", ok=False)
+    assert "data/validation.npz has 15 images, and the KID of epochs needs 16" in output
 
 
 def test_lost_cache_is_refused_before_any_trial(searched: Project, tmp_path: Path) -> None:

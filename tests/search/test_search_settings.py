@@ -55,6 +55,8 @@ def _of(key: str, **space: Any) -> dict[str, Any]:
         ),
         (_of("train.ema_decai", low=0.1, high=0.9), "did you mean train.ema_decay?"),
         (_of("lr", low=0.1, high=0.9), "did you mean train.lr?"),
+        (_of("learning_rate", low=0.1, high=0.9), "did you mean train.lr?"),
+        (_of("train.loss_rate", low=0.1, high=0.9), "did you mean train.loss?"),
         (_of("stylize.style_layers.1", low=0.1, high=1.0), "has no setting stylize.style_layers.1"),
         ({"fixed": {"train.epoch": 3}}, "did you mean train.epochs?"),
         ({"trails": 3}, "trails is not a setting; did you mean trials"),

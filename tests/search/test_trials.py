@@ -8,6 +8,8 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -228,15 +230,21 @@ def test_search_ends_after_three_failures_in_a_row(
 
 
 def test_lines_of_a_search(
-    opened: Callable[..., OpenStudy], repository: Path, trainings: Trainings
+    opened: Callable[..., OpenStudy],
+    repository: Path,
+    trainings: Trainings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lines: list[str] = []
+    shown: list[str] = []
+    monkeypatch.setattr(loop, "status_line", lambda: nullcontext(shown.append))
     loop.run_search(opened(), repository, VALUES, lines.append)
     study = opened()
     assert lines[0] == f"trials write their output to {repository}/.atelier/search/{study.key}/"
     assert lines[1].startswith("trial 0 (the last is 1): train.lr 0.001, train.batch_size 32, ")
     assert lines[2] == "  quality/validation_kid 1, 6 seconds; best: trial 0"
     assert len(lines) == 5
+    assert shown[3] == "trial 1: step 10, KID 3 (epoch 1)"
 
 
 def test_progress_is_shown_during_a_trial(
@@ -246,16 +254,17 @@ def test_progress_is_shown_during_a_trial(
     trial = study.next_trial()
     assert trial is not None
     TrialRun(study, trial, repository, VALUES, print, shown.append).run()
-    assert shown[0] == "trial 0: step 10, validation KID 3 after epoch 1"
+    assert shown[0] == "trial 0: step 10, KID 3 (epoch 1)"
     assert len(shown) == 3
 
 
 def test_progress_in_words() -> None:
     reports = [EpochReport(1, 3.0), EpochReport(2, 2.5)]
-    progress = Progress(reports, seconds=9.0, steps=1500, total=3400, remaining=60.0)
-    text = "step 1,500 of 3,400, validation KID 2.5 after epoch 2, about 60 seconds left"
-    assert str(progress) == text
-    assert str(Progress()) == ""
+    progress = Progress(reports, 9.0, steps=1500, total=3400, remaining=60.0, is_training=True)
+    assert str(progress) == "step 1,500 of 3,400, about 60 seconds left, KID 2.5 (epoch 2)"
+    assert len(f"trial 123: {progress} ...") < 80
+    assert str(Progress(is_training=True)) == ""
+    assert str(replace(progress, is_training=False)) == ""
 
 
 def test_duration_includes_attempts_whose_search_was_killed(
@@ -281,6 +290,18 @@ def test_finished_experiment_of_a_killed_search_has_its_duration(
     trainings.finished["orphan-trial-000"] = {"quality/validation_kid": 0.5}
     folder = repository / ".atelier/search" / study.key
     folder.mkdir(parents=True)
-    line = json.dumps({"process": "a", "seconds": 7.5})
-    (folder / "orphan-trial-000.epochs").write_text(line, "utf-8")
+    line = {"process": "a", "seconds": 7.5, "is_last": True}
+    (folder / "orphan-trial-000.epochs").write_text(json.dumps(line), "utf-8")
     assert run_next(study, repository).value == 7.5
+
+
+def test_begun_training_that_dvc_restored_has_no_duration(
+    opened: Callable[..., OpenStudy], repository: Path, trainings: Trainings
+) -> None:
+    study = opened(objectives=["seconds"], pruner="none", study="begun")
+    trainings.finished["begun-trial-000"] = {"quality/validation_kid": 0.5}
+    folder = repository / ".atelier/search" / study.key
+    folder.mkdir(parents=True)
+    line = {"process": "a", "seconds": 7.5, "is_last": False}
+    (folder / "begun-trial-000.epochs").write_text(json.dumps(line), "utf-8")
+    assert run_next(study, repository).state == TrialState.FAIL

@@ -18,8 +18,9 @@ from atelier.search.trials import TrialRun
 from atelier.tracking import experiment_run
 from atelier.tracking.experiment_process import NOT_PUSHED, main
 from atelier.tracking.experiment_remote import require_remotes
-from atelier.tracking.experiment_run import Attempt, run_experiment
+from atelier.tracking.experiment_run import Attempt, Progress, run_experiment
 
+from ..support.live import state as make_state
 from ..support.project import AUTHOR, Project, clone
 from ..support.team import write_search
 
@@ -221,6 +222,19 @@ def test_result_of_killed_search_is_pulled(root: Path) -> None:
     assert run._finished("study-trial-001", {}) is None
     assert run._finished(NAME, {"train.lr": 0.15}) == experiment
     assert git(root, "rev-parse", reference) == experiment
+
+
+def test_progress_is_that_of_the_train_stage(tmp_path: Path) -> None:
+    attempt = Attempt("a", {}, "stylize", tmp_path)
+    attempt.reports.write_text('{"epoch": 2, "kid": 1.5}\n', "utf-8")
+    state = make_state("train", done=30, total=60, remaining=8.0, started=100.0, updated=107.0)
+    progress = Progress()
+    experiment_run._update(progress, state, attempt)
+    assert (progress.seconds, progress.is_training) == (7.0, True)
+    assert str(progress) == "step 30 of 60, about 8 seconds left, KID 1.5 (epoch 2)"
+    experiment_run._update(progress, make_state("evaluate", done=5), attempt)
+    assert (progress.seconds, progress.steps, progress.is_training) == (7.0, 30, False)
+    assert str(progress) == ""
 
 
 def test_stages_are_found_below_process_of_trial() -> None:

@@ -8,6 +8,7 @@ import pytest
 from atelier.tracking.epoch_reports import (
     FILE_VARIABLE,
     EpochReport,
+    has_ended,
     read_reports,
     read_seconds,
     report_epoch,
@@ -27,6 +28,9 @@ def test_epochs_and_their_duration_are_reported(
     seconds = [json.loads(line).get("seconds") for line in file.read_text("utf-8").splitlines()]
     assert read_seconds(file) == seconds[-1] >= first > 0
     assert len(seconds) == 5
+    assert not has_ended(file)
+    report_epoch({}, is_last=True)
+    assert has_ended(file)
 
 
 def test_nothing_is_reported_without_a_file(monkeypatch: pytest.MonkeyPatch) -> None:

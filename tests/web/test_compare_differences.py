@@ -292,8 +292,25 @@ def test_kid_of_the_test_images_goes_before_the_validation_kid() -> None:
     assert compared_metrics(group_runs(runs)) == [KID]
     trial = make_run(metrics={"validation_kid": 1.5}, settings={"train.lr": "0.3"})
     groups = group_runs([*runs, trial])
-    assert main_metric(groups) is VALIDATION_KID
+    assert main_metric(groups) is KID, "two groups have it"
     assert compared_metrics(groups) == [KID, VALIDATION_KID]
+    pairs = [(each.metric, each.group.letter) for each in compare_groups(groups)]
+    assert pairs == [(KID, "B"), (VALIDATION_KID, "C")]
+    assert main_metric(group_runs([runs[0], trial])) is VALIDATION_KID
+    assert main_metric(group_runs([trial, runs[0]])) is VALIDATION_KID
+    without = make_run(metrics={"kid": 2.0}, settings={"train.lr": "0.4"})
+    assert main_metric(group_runs([without, trial])) is KID
+    assert compared_metrics(group_runs([without, trial])) == [KID, VALIDATION_KID]
+
+
+def test_single_trainings_have_no_known_error() -> None:
+    runs = [*validation_of("0.0002", {1: 3.0}), *validation_of("0.0004", {1: 2.5})]
+    (found,) = compare_groups(group_runs(runs))
+    assert found.outcome == "unknown"
+    assert found.sentence == (
+        "Distance from validation images (KID): the generator of B (lr 0.0004) is 0.50 lower"
+        " (better) than that of A (lr 0.0002). The error of one seed each is not known."
+    )
 
 
 def test_validation_kid_of_other_images_or_features_is_not_compared() -> None:
@@ -304,9 +321,20 @@ def test_validation_kid_of_other_images_or_features_is_not_compared() -> None:
     assert found.sentence.endswith(
         "it was measured differently (train.kid_features random and vgg19_caffe)."
     )
-    images = [
-        replace(run, hashes=HASHES | {"data/validation.npz": digest * 32})
-        for run, digest in zip(validation_of("0.2", {1: 1.0, 2: 2.0}), "de", strict=True)
-    ]
-    (found,) = compare_groups(group_runs(images))
-    assert found.sentence.endswith("is not compared: their validation images differ.")
+    for path, name in (("validation", "validation"), ("images", "training")):
+        images = [
+            replace(run, hashes=HASHES | {f"data/{path}.npz": digest * 32})
+            for run, digest in zip(validation_of("0.2", {1: 1.0, 2: 2.0}), "de", strict=True)
+        ]
+        (found,) = compare_groups(group_runs(images))
+        assert found.sentence.endswith(f"is not compared: their {name} images differ.")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("train.kid_samples", "200"), ("train.select_model", "best")]
+)
+def test_validation_kid_of_other_measurements_is_not_compared(key: str, value: str) -> None:
+    base = validation_of("0.1", {1: 1.0, 2: 2.0}, **{"train.select_model": "last"})
+    other = validation_of("0.1", {1: 1.0, 2: 2.0}, **{"train.select_model": "last"} | {key: value})
+    (found,) = compare_groups(group_runs([*base, *other]))
+    assert f"it was measured differently ({key} " in found.sentence

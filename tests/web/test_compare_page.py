@@ -404,3 +404,31 @@ def test_rows_of_samples_are_nearly_full(runs: int, columns: int) -> None:
 
 def test_size_of_a_page_is_in_a_suitable_unit() -> None:
     assert [size_text("é" * n) for n in (150, 20_000, 2_000_000)] == ["0 KB", "40 KB", "4.0 MB"]
+
+
+def training(lr: str, seed: int, kid: float) -> ComparedRun:
+    settings = {"train.lr": lr, "train.seed": str(seed)}
+    return make_run(f"{lr} {seed}", settings, {"validation_kid": kid}, measured_with={})
+
+
+def test_trainings_without_evaluation_are_judged_by_their_validation_kid() -> None:
+    page = build_compare_page([training("0.1", 1, 2.0), training("0.2", 1, 1.0)])
+    assert page.verdict.headline == "One seed each: no statement on the settings"
+    (sentence,) = page.verdict.main
+    assert sentence.startswith("Distance from validation images (KID): the generator of B")
+    assert [row.detail for row in page.rows] == ["1 seed", "1 seed"]
+    assert [row.values for row in page.rows] == [["2.00"], ["1.00"]]
+    kids = {"0.1": 2.0, "0.2": 1.0}
+    runs = [training(lr, s, kid + s / 100) for lr, kid in kids.items() for s in (1, 2, 3)]
+    page = build_compare_page(runs)
+    assert page.verdict.level == "good"
+    headline = "The validation KID of B (lr 0.2) is lower (better) than that of A (lr 0.1)"
+    assert page.verdict.headline == headline
+    one = build_compare_page(runs[:3])
+    assert one.verdict.headline == "Validation KID 2.020 ± 0.010 in 3 seeds of one setting"
+
+
+def test_group_without_any_shown_metric_is_not_measured() -> None:
+    other = make_run("other", {"train.lr": "0.2"}, {}, measured_with={})
+    page = build_compare_page([training("0.1", 1, 2.0), other])
+    assert [row.detail for row in page.rows] == ["1 seed", "not measured"]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from atelier.search.settings import SearchSettings
     from atelier.search.study import OpenStudy
 
+_EXACT = 12  # significant digits of a printed setting
 _PAGE = Path("search.html")  # replaced by each --report, which is repeated during a search
 
 
@@ -200,7 +201,9 @@ def _apply(opened: "OpenStudy", number: int, with_fixed: bool) -> None:
     settings.check(parse_yaml(text), PARAMS.name)
     write_text(PARAMS, text)
     for key, value in changes.items():
-        typer.echo(f"{key}: {value_text(opened.present[key])} -> {value_text(value)}")
+        typer.echo(
+            f"{key}: {value_text(opened.present[key], _EXACT)} -> {value_text(value, _EXACT)}"
+        )
 
 
 def _write_report(opened: "OpenStudy", root: Path, out: Path) -> None:

@@ -150,15 +150,16 @@ def shorten(text: str, max_length: int) -> str:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean X`` for the most similar known word, or an empty string.
 
-    A key may be the initials of what was typed: ``train.lr`` for ``train.learning_rate``.
+    Without a close one, a key may be the initials of what was typed: ``train.lr`` for
+    ``train.learning_rate``.
     """
     words = list(known)
     section, dot, name = word.rpartition(".")
-    parts = name.split("_")
-    initials = section + dot + "".join(part[:1] for part in parts)
-    if len(parts) > 1 and initials in words:
-        return f"; did you mean {initials}"
-    found = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    initials = section + dot + "".join(part[:1] for part in name.split("_"))
+    found = difflib.get_close_matches(word, words, n=1, cutoff=0.7)
+    if not found and "_" in name and initials in words:
+        found = [initials]
+    found = found or difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f"; did you mean {found[0]}" if found else ""
 
 

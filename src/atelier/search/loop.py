@@ -54,7 +54,7 @@ def require_recorded(root: Path, file: Path = Path(SEARCH_FILE)) -> None:
 def require_validation_images(root: Path, search: SearchSettings) -> None:
     """Raise if there are too few validation images for the KID of epochs.
 
-    A study whose trials convert images anew is not checked.
+    The number in the workspace is checked; a study whose trials convert images anew is not.
 
     Args:
         root: the project.

@@ -29,6 +29,8 @@ _TEST_METRICS = (
     "quality/precision",
     "quality/recall",
 )
+DIGITS = 4
+"""Significant digits of searched numbers, so that they can be read and typed."""
 _WITHOUT_EFFECT = ("runtime.", "tracking.", "data_report.")
 _LATER = ("evaluate.", "render.", "stylize.")
 _MEASUREMENT = (
@@ -208,7 +210,8 @@ def _reject_contradictions(search: SearchSettings, file: Path) -> None:
 
 
 def _unknown_key(file: Path, key: str, known: Mapping[str, Any]) -> str:
-    hint = did_you_mean(key, known) or did_you_mean(f"train.{key}", known)
+    full = key if "." in key else f"train.{key}"  # where most searched settings are
+    hint = did_you_mean(full, known) or did_you_mean(key, known)
     if key.partition(".")[0] in {name.partition(".")[0] for name in known} and not hint:
         hint = "; its section has no such key"
     end = "?" if "did you" in hint else "."
@@ -268,19 +271,22 @@ def _check_objectives(search: SearchSettings, values: Mapping[str, Any], file: P
         )
 
 
-def value_text(value: Any) -> str:
+def value_text(value: Any, digits: int = DIGITS) -> str:
     """Return the value of a setting as in params.yaml.
 
-    Numbers have four digits, as those of trials. Lists, which Optuna stores as JSON, have no
-    quotes.
+    Lists, which Optuna stores as JSON, have no quotes.
+
+    Args:
+        value: of the setting.
+        digits: significant ones of numbers; four are those of searched ones.
     """
     if isinstance(value, str) and value.startswith("["):
         with suppress(ValueError, RecursionError):
             value = json.loads(value)
     if isinstance(value, list):
-        return f"[{', '.join(map(value_text, value))}]"
+        return f"[{', '.join(value_text(one, digits) for one in value)}]"
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
+        return repr(float(f"{value:.{digits}g}")).removesuffix(".0")
+    return str(value)

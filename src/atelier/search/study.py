@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from atelier.core.errors import AtelierError, count_text, did_you_mean
 from atelier.search.claims import Claims
-from atelier.search.settings import SearchSettings, Space
+from atelier.search.settings import DIGITS, SearchSettings, Space
 from atelier.tracking.environment import STORAGE_VARIABLE, git
 from atelier.tracking.experiments import all_experiments
 from atelier.tracking.programs import git_output
@@ -31,7 +31,6 @@ PRESENT = "is_present"  # user attribute of the trial with the present settings:
 ID = "id"
 # Settings of search.yaml that may change after a study has started.
 _CHANGEABLE = ("trials", "hours", "git_remote")
-_DIGITS = 4  # significant digits of searched numbers, so that they can be read and typed
 
 
 @dataclass
@@ -323,7 +322,7 @@ def setting_value(space: Space, value: Any) -> Any:
     if space.is_integer:
         return int(value)
     low, high = space.bounds
-    return min(max(float(f"{value:.{_DIGITS}g}"), float(low)), float(high))
+    return min(max(float(f"{value:.{DIGITS}g}"), float(low)), float(high))
 
 
 def _same(choice: Any, value: Any) -> bool:

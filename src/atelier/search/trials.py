@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from atelier.core.errors import AtelierError
 from atelier.search.settings import SECONDS, SearchSettings
 from atelier.search.study import OpenStudy
-from atelier.tracking.epoch_reports import EpochReport, read_seconds
+from atelier.tracking.epoch_reports import EpochReport, has_ended, read_seconds
 from atelier.tracking.experiment_record import record_settings
 from atelier.tracking.experiment_remote import pull_experiment, push_experiment
 from atelier.tracking.experiment_run import (
@@ -164,11 +164,10 @@ class TrialRun:
             list(self._report(_measured(experiment_file(self.root, commit, "plots/quality.csv"))))
         self._steps += self._finished_steps(commit)
         self._set(STEPS, self._steps)
-        has_duration = self._seconds > before or read_seconds(epochs_file(self._folder, name))
+        has_duration = self._seconds > before or has_ended(epochs_file(self._folder, name))
         if SECONDS in self._search.objectives and not has_duration:
             raise _FailedError(
-                f"DVC restored the training of {name} from its cache, or another machine finished"
-                " it without its search, so that its duration is unknown"
+                f"DVC restored the training of {name} from its cache, so its duration is unknown"
             )
         metrics = experiment_metrics(self.root, commit) | {SECONDS: self._seconds}
         missing = [one for one in self._search.objectives if one not in metrics]
@@ -189,6 +188,8 @@ class TrialRun:
         commit = finished_experiment(self.root, name, changes, stages, baseline)
         if commit is not None:
             self._push(name)  # the search may have been killed before
+        elif SECONDS in self._search.objectives:
+            return None  # the duration of a pulled training would be unknown
         elif remote and self._is_continued and pull_experiment(self.root, remote, name, baseline):
             commit = finished_experiment(self.root, name, changes, stages, baseline)
         return commit

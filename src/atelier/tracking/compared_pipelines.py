@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _QUALITY = "quality/"
-# Metrics of this section that are not results of the final generator.
+# Metrics of this section that are not measured by the evaluate stage on the final generator.
 _OTHERS = ("quality/kid_by_epoch", VALIDATION_KID)
 _SAMPLES = re.compile(r"images/images~samples\+step\+(\d{1,9})\+.*\.png")
 _MAX_SAMPLES = 4096  # of a sheet, if the settings do not have their number
@@ -122,8 +122,9 @@ class StoredRun:
 
     def _validation_kid(self, settings: Mapping[str, str]) -> dict[str, float]:
         """Return the validation KID of the selected generator: of the best epoch or the last."""
-        points = self._history("train", VALIDATION_KID) if "train" in self._stages else {}
-        if not points:
+        run = self._stages.get("train")
+        points = self._history("train", VALIDATION_KID) if run else {}
+        if not points or (run and run.info.status != "FINISHED"):
             return {}
         is_best = settings.get("train.select_model") == "best"
         return {"validation_kid": min(points.values()) if is_best else points[max(points)]}

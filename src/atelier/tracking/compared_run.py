@@ -45,7 +45,8 @@ class ComparedRun:
         experiment: name of the DVC experiment; or empty.
         settings: as text, by dotted key.
         sharing: present value of ``convert.share_images`` in the project.
-        metrics: numbers of the evaluate stage by key of its file of details, and ``style_loss``.
+        metrics: numbers of the evaluate stage by key of its file of details, ``validation_kid`` and
+            ``style_loss``.
         measured_with: conditions of these numbers.
         kid_by_epoch: (epoch, KID, standard error or NaN), by epoch.
         losses: for each of ``step``, ``loss_d`` and ``loss_g`` float64 [steps]; or empty.

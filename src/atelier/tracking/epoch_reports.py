@@ -31,7 +31,7 @@ class EpochReport:
     kid: float
 
 
-def report_epoch(kid_by_epoch: Mapping[int, Sequence[float]]) -> None:
+def report_epoch(kid_by_epoch: Mapping[int, Sequence[float]], is_last: bool = False) -> None:
     """Append a finished epoch to the file that the environment names, if any.
 
     A line is one write, so a reader never sees a part of it. An error is ignored: the training must
@@ -39,13 +39,15 @@ def report_epoch(kid_by_epoch: Mapping[int, Sequence[float]]) -> None:
 
     Args:
         kid_by_epoch: validation KID of epochs that were measured since the last call, perhaps none.
+        is_last: True at the end of the training.
     """
     path = os.environ.get(FILE_VARIABLE)
     if not path:
         return
     lines = [json.dumps({"epoch": epoch, "kid": kid[0]}) for epoch, kid in kid_by_epoch.items()]
     seconds = round(time.monotonic() - _STARTED, 2)
-    lines.append(json.dumps({"process": Process.of(os.getpid()).key, "seconds": seconds}))
+    key = Process.of(os.getpid()).key
+    lines.append(json.dumps({"process": key, "seconds": seconds, "is_last": is_last}))
     with suppress(OSError), open(path, "a", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
 
@@ -66,6 +68,11 @@ def read_seconds(path: Path) -> float:
         with suppress(ValueError, TypeError, KeyError):
             found[str(entry["process"])] = float(entry["seconds"])
     return sum(found.values())
+
+
+def has_ended(path: Path) -> bool:
+    """Return True if a training has reported its end, so that its duration is complete."""
+    return any(entry.get("is_last") for entry in _entries(path))
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:

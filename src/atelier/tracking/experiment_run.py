@@ -126,16 +126,14 @@ class Progress:
     is_training: bool = False
 
     def __str__(self) -> str:
-        """Return the progress in words; empty if the training has not started."""
-        if not self.steps:
+        """Return the progress of the training in words; empty if it does not run."""
+        if not self.is_training or not self.steps:
             return ""
-        total = f" of {self.total:,}" if self.total else ""
-        parts = [f"step {self.steps:,}{total}"]
-        if self.reports:
-            last = self.reports[-1]
-            parts.append(f"validation KID {last.kid:.4g} after epoch {last.epoch}")
+        parts = [f"step {self.steps:,}" + (f" of {self.total:,}" if self.total else "")]
         if self.remaining:
             parts.append(f"about {duration_text(self.remaining)} left")
+        if self.reports:
+            parts.append(f"KID {self.reports[-1].kid:.3g} (epoch {self.reports[-1].epoch})")
         return ", ".join(parts)
 
 

@@ -21,11 +21,7 @@ from atelier.tracking.programs import git_output, program_output
 _FOLDER = "worktrees"
 _DIGITS = 12
 # A hook of the user, such as that of `dvc install`, must not run before DVC's cache is set.
-_NO_HOOKS = {
-    "GIT_CONFIG_COUNT": "1",
-    "GIT_CONFIG_KEY_0": "core.hooksPath",
-    "GIT_CONFIG_VALUE_0": os.devnull,
-}
+_NO_HOOKS = ("-c", f"core.hooksPath={os.devnull}")
 
 
 @contextmanager
@@ -95,4 +91,4 @@ def _is_worktree(folder: Path) -> bool:
 
 def _git(folder: Path, *arguments: str) -> str:
     """Return the output of git, without a final newline."""
-    return git_output(folder, *arguments, variables=_NO_HOOKS).removesuffix("\n")
+    return git_output(folder, *arguments, options=_NO_HOOKS).removesuffix("\n")

@@ -1,9 +1,9 @@
-"""Output of other programs: git and dvc."""
+"""Output of other programs: git, dvc and mlflow."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from atelier.core.errors import AtelierError
@@ -15,6 +15,7 @@ def program_output(
     folder: Path | None,
     name: str,
     *arguments: str,
+    options: Sequence[str] = (),
     stdin: str = "",
     variables: Mapping[str, str] | None = None,
 ) -> str:
@@ -24,6 +25,7 @@ def program_output(
         folder: in which it runs; ``None`` for the present one.
         name: ``git``, or a Python package with a command of its name.
         arguments: of the program, first its command; no shell reads them.
+        options: before its command.
         stdin: its standard input.
         variables: added to the environment.
 
@@ -33,7 +35,7 @@ def program_output(
     program = [name] if name == "git" else [sys.executable, "-m", name]
     try:
         return subprocess.run(  # noqa: S603 - no shell
-            [*program, *arguments],
+            [*program, *options, *arguments],
             cwd=folder,
             env=os.environ | dict(variables or {}),
             input=stdin,
@@ -51,8 +53,11 @@ def program_output(
 def git_output(
     folder: Path | None,
     *arguments: str,
+    options: Sequence[str] = (),
     stdin: str = "",
     variables: Mapping[str, str] | None = None,
 ) -> str:
     """Run git and return its output; see :func:`program_output`."""
-    return program_output(folder, "git", *arguments, stdin=stdin, variables=variables)
+    return program_output(
+        folder, "git", *arguments, options=options, stdin=stdin, variables=variables
+    )

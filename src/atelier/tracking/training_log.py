@@ -97,8 +97,9 @@ class TrainingLog(TrainingEvents):
             self._run.log_images("samples", epoch.samples, epoch.number, self._columns)
             self._last = epoch.samples
 
-    def log_final_samples(self) -> None:
-        """Log the samples of the last epoch at step 0, where MLflow opens the series."""
+    def log_end(self) -> None:
+        """Report the end, and log the last samples at step 0, where MLflow opens the series."""
+        report_epoch({}, is_last=True)
         if self._last is not None:
             self._run.log_images("samples", self._last, columns=self._columns)
 

@@ -16,8 +16,8 @@ import numpy as np
 from scipy import stats
 
 from atelier.report.verdict import METRICS, SHARES
-from atelier.tracking.compared_run import ComparedRun
-from atelier.web.compare_groups import Group, result_settings, same_reference, same_validation
+from atelier.tracking.compared_run import DATA, ComparedRun
+from atelier.web.compare_groups import Group, result_settings, same_images, same_reference
 
 Outcome = Literal["larger", "within", "unknown"]
 
@@ -25,7 +25,8 @@ ERROR_RATE = 0.05  # of all comparisons of one metric together
 _STYLE = "style_loss"
 _MILLIONS = -4  # digits of a spread of at least 100,000
 _KID = "kid"
-_VALIDATION_SETTINGS = ("train.kid_features", "train.kid_samples")
+# The best epoch has a lower KID than the last one of the same training.
+_VALIDATION_SETTINGS = ("train.kid_features", "train.kid_samples", "train.select_model")
 # Names of the conditions of a measurement: settings, or what settings and data result in.
 _CONDITIONS = {
     "features": "evaluate.features",
@@ -139,17 +140,27 @@ class Difference:
 
 
 def main_metric(groups: Sequence[Group]) -> Metric:
-    """Return the metric of the headline: the validation KID if groups only have that in common."""
-    has_kid = all(group.measured(KID.key) for group in groups)
-    has_validation = all(group.measured(VALIDATION_KID.key) for group in groups)
-    return VALIDATION_KID if has_validation and not has_kid else KID
+    """Return the metric of the headline: KID, or else the validation KID.
+
+    Without an evaluation, the first group or all others have no KID.
+    """
+    if _is_common(groups, KID) or not _is_common(groups, VALIDATION_KID):
+        return KID
+    return VALIDATION_KID
+
+
+def _is_common(groups: Sequence[Group], metric: Metric) -> bool:
+    """Return True if the first group has a metric and, of several, another one too."""
+    first, *others = (bool(group.measured(metric.key)) for group in groups)
+    return first and (any(others) or not others)
 
 
 def compared_metrics(groups: Sequence[Group]) -> list[Metric]:
-    """Return the metrics that a group has, without the validation KID if KID is known."""
-    main = main_metric(groups)
+    """Return the metrics of groups; the validation KID only if a group has no KID."""
     found = [m for m in ALL_METRICS if any(group.measured(m.key) for group in groups)]
-    return [metric for metric in found if metric is not VALIDATION_KID or metric is main]
+    if all(group.measured(KID.key) or not group.measured(VALIDATION_KID.key) for group in groups):
+        return [metric for metric in found if metric is not VALIDATION_KID]
+    return found
 
 
 def summarize(group: Group, metric: Metric) -> Summary | None:
@@ -174,6 +185,8 @@ def _of_metric(groups: Sequence[Group], metric: Metric) -> Iterator[Difference]:
     if base is None:
         return
     found = [(group, summary) for group in others if (summary := summarize(group, metric))]
+    if metric is VALIDATION_KID and baseline.measured(KID.key):
+        found = [(group, summary) for group, summary in found if not group.measured(KID.key)]
     obstacles = {group.number: obstacle(baseline, group, metric) for group, _ in found}
     # Two single runs have no interval.
     comparisons = sum(
@@ -198,8 +211,10 @@ def obstacle(one: Group, other: Group, metric: Metric) -> str:
     if metric.key == _STYLE:
         conditions = [_stylize_settings(run) for run in runs]
     elif metric.key == VALIDATION_KID.key:
-        if not all(same_validation(runs[0], run) for run in runs):
-            return "their validation images differ"
+        for path, name in ((DATA[1], "validation images"), (DATA[0], "training images")):
+            # Training images give the scale of features.
+            if not all(same_images(path, runs[0], run) for run in runs):
+                return f"their {name} differ"
         conditions = [_validation_settings(run) for run in runs]
     else:
         if not all(same_reference(runs[0], run) for run in runs):
@@ -291,7 +306,14 @@ def _of_single_runs(
     (first, base), (group, summary) = baseline, other
     value = summary.mean - base.mean
     if base.error is None or summary.error is None or not base.error + summary.error > 0:
-        return Difference(metric, group, "unknown", "", value)
+        sentence = ""
+        if metric is VALIDATION_KID:
+            words = _words(metric, value, metric.text(abs(value), _digits(abs(value))))
+            sentence = (
+                f"{metric.name}: the generator of {group.name} is {words} that of {first.name}. The"
+                " error of one seed each is not known."
+            )
+        return Difference(metric, group, "unknown", sentence, value)
     error = math.hypot(base.error, summary.error)
     digits = _digits(metric.scale * error)
     start = _words(metric, value, metric.text(abs(value), digits))

@@ -103,7 +103,7 @@ def _differing_inputs(one: ComparedRun, other: ComparedRun) -> list[str]:
     starts = sorted(path for path in {*one.hashes, *other.hashes} if path.startswith(_START))
     inputs |= dict.fromkeys(starts, "the networks of train.start_from")
     return list(
-        dict.fromkeys(name for path, name in inputs.items() if not _is_same(path, one, other))
+        dict.fromkeys(name for path, name in inputs.items() if not same_images(path, one, other))
     )
 
 
@@ -111,18 +111,14 @@ def same_reference(one: ComparedRun, other: ComparedRun) -> bool:
     """Return True unless the real images of two measurements are known to differ."""
     references = {run.measured_with.get("reference", "test") for run in (one, other)}
     return all(
-        _is_same(REFERENCES[reference], one, other)
+        same_images(REFERENCES[reference], one, other)
         for reference in references
         if reference in REFERENCES
     )
 
 
-def same_validation(one: ComparedRun, other: ComparedRun) -> bool:
-    """Return True unless the validation images of two runs are known to differ."""
-    return _is_same(DATA[1], one, other)
-
-
-def _is_same(path: str, one: ComparedRun, other: ComparedRun) -> bool:
+def same_images(path: str, one: ComparedRun, other: ComparedRun) -> bool:
+    """Return True unless a file of images is known to differ between two runs."""
     return _are_compatible(one.hashes.get(path, ""), other.hashes.get(path, ""))
 
 

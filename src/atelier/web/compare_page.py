@@ -301,7 +301,7 @@ def _headline(
         return "good", f"The {name} of {letters} differs from that of {baseline.letter}"
     if judged:
         return "unknown", f"No difference in {name} is larger than its error"
-    if all(math.isnan(each.margin) for each in differences):
+    if all(math.isnan(each.value) for each in differences):
         return "unknown", f"The {name} of these settings cannot be compared"
     # The sentences compare single generators.
     few = "Too few seeds" if any(len(group.measured()) > 1 for group in groups) else "One seed each"
@@ -309,7 +309,7 @@ def _headline(
 
 
 def _group_row(group: Group, metrics: Sequence[Metric]) -> MetricsRow:
-    count = len(group.measured())
+    count = max((len(group.measured(metric.key)) for metric in metrics), default=0)
     values = [_group_value(group, metric, count) for metric in metrics]
     detail = count_text(count, "seed") if count else "not measured"
     return MetricsRow(group, group.label, detail, values)
