@@ -46,7 +46,7 @@ def main(settings: Settings, run: Run) -> None:
                 log.extend_finished(trainer, checkpoints)
                 resumption = Resumption(checkpoints, stop_requested, seconds)
                 history = run_training(trainer, log, resumption)
-            log.log_end()
+            log.log_final_samples()
     with atomic_replace_dir(MODELS) as folder:
         save_models(trainer, folder)
     history.write(LOSSES, QUALITY)

@@ -134,7 +134,7 @@ def test_only_sampled_and_completely_timed_epochs_are_logged(
         saved = Checkpoints(tmp_path / "checkpoints")
         with suppress(KeyboardInterrupt):
             run_training(trainer, log, Resumption(saved, lambda: trainer.steps_done == stop_at))
-        log.log_end()
+        log.log_final_samples()
         run.end("FINISHED")
         return outbox.folder
 

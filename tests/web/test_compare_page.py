@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from atelier.cli.checkout import size_text
 from atelier.figures.montage import montage
-from atelier.pages.html import size_text
 from atelier.tracking.compared_run import ComparedRun, StylizedFile
 from atelier.web.compare_charts import charts, kid_curve, loss_curve
 from atelier.web.compare_groups import group_runs

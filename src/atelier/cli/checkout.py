@@ -96,3 +96,9 @@ def name_options(section: str, options: Mapping[str, str], file: str) -> Iterato
         yield
     except SettingError as error:
         raise AtelierError(error.renamed(name)) from None
+
+
+def size_text(page: str) -> str:
+    """Return the size of a page in words, e.g. ``2.5 MB``."""
+    size = len(page.encode()) / 1e6
+    return f"{size:.1f} MB" if size >= 0.95 else f"{1000 * size:.0f} KB"

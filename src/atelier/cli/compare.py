@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from atelier.cli.checkout import PARAMS, require_force, write_output
+from atelier.cli.checkout import PARAMS, require_force, size_text, write_output
 
 _MAX_RUNS = 30  # a page of more runs would have no room for their images
 
@@ -38,7 +38,6 @@ def compare(
     from atelier.core.errors import AtelierError, count_text
     from atelier.core.files import write_text
     from atelier.core.progress import status_line
-    from atelier.pages.html import size_text
     from atelier.tracking.compared_selection import Selection
     from atelier.tracking.environment import repository_root
     from atelier.tracking.store import quiet_environment

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atelier.cli.checkout import PARAMS, require_force, write_output
+from atelier.cli.checkout import PARAMS, require_force, size_text, write_output
 
 if TYPE_CHECKING:
     from atelier.search.settings import SearchSettings
@@ -209,7 +209,6 @@ def _apply(opened: "OpenStudy", number: int, with_fixed: bool) -> None:
 def _write_report(opened: "OpenStudy", root: Path, out: Path) -> None:
     """Write the page about a study."""
     from atelier.core.files import write_text
-    from atelier.pages.html import size_text
     from atelier.search.report import build_report
     from atelier.search.report_page import render_report
 

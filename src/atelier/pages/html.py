@@ -51,9 +51,3 @@ def render_html(template: Path, values: dict[str, Any], **filters: Callable[...,
 def _digest(text: str) -> str:
     """Return the hash-source of a style or script (W3C CSP 3)."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def size_text(page: str) -> str:
-    """Return the size of a page in words, e.g. ``2.5 MB``."""
-    size = len(page.encode()) / 1e6
-    return f"{size:.1f} MB" if size >= 0.95 else f"{1000 * size:.0f} KB"

@@ -97,20 +97,20 @@ class TrainingLog(TrainingEvents):
             self._run.log_images("samples", epoch.samples, epoch.number, self._columns)
             self._last = epoch.samples
 
-    def log_end(self) -> None:
-        """Report the end, and log the last samples at step 0, where MLflow opens the series."""
-        report_epoch({}, is_last=True)
+    def log_final_samples(self) -> None:
+        """Log the samples of the last epoch at step 0, where MLflow opens the series."""
         if self._last is not None:
             self._run.log_images("samples", self._last, columns=self._columns)
 
     def log_results(self, history: History, models: Path, losses: Path) -> None:
-        """Log the length of the training, its losses, and both networks.
+        """Log the length of the training, its losses, and both networks; report its end.
 
         Args:
             history: of the finished training.
             models: folder of the networks.
             losses: CSV file of the losses.
         """
+        report_epoch({}, is_last=True)
         details = history.details()
         lengths = ("epochs", "steps", "best_epoch")
         self._run.set_tags(**{name: str(details[name]) for name in lengths if name in details})
