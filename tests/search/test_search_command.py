@@ -15,6 +15,7 @@ from atelier.search.loop import require_recorded
 from atelier.search.settings import load_search
 from atelier.search.study import OpenStudy, open_study
 from atelier.search.trials import TrialRun
+from atelier.tracking.epoch_reports import has_ended, read_reports, read_seconds
 from atelier.tracking.experiment_run import Attempt, run_experiment
 from atelier.tracking.experiments import experiment_metrics, experiments, finished_experiment
 
@@ -62,6 +63,10 @@ def test_trials_are_experiments_with_their_settings_and_results(searched: Projec
         assert trial.user_attrs["steps"] == 3 * 64 / trial.params["train.batch_size"]
         assert sorted(trial.intermediate_values) == [1, 2, 3]
         assert round(trial.intermediate_values[3], 2) == round(trial.value, 2)
+        (file,) = (searched.folder / ".atelier/search").glob(f"tiny-*/{name}.epochs")
+        assert [report.epoch for report in read_reports(file)] == [1, 2, 3]
+        assert has_ended(file)
+        assert 0 < read_seconds(file) < 2 * trial.user_attrs["seconds"]
         text = searched.run("git", "show", f"{found[name]}:params.yaml")
         assert f"batch_size: {trial.params['train.batch_size']}" in text
         assert "epochs: 3" in text
