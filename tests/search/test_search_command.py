@@ -99,9 +99,15 @@ def test_applied_settings_leave_the_fixed_ones(searched: Project, tmp_path: Path
     assert f"train.lr: 0.0002 -> {train['lr']}" in output
     assert train["lr"] == pytest.approx(trial.params["train.lr"], rel=1e-3)
     assert train["epochs"] == 2
+    assert "commit them before `atelier seeds 3`" in output
+    assert "WARNING" not in output
     project.atelier("search", "--apply", "1", "--with-fixed")
     assert read_yaml(project.folder / "params.yaml")["train"]["epochs"] == 3
-    assert "has no trial 7; they are numbered from 0 to 1" in project.atelier(
+    storage = f"sqlite:///{project.folder}/.atelier/search.db"
+    optuna.load_study(study_name="tiny", storage=storage).ask()
+    warning = "WARNING: trial 2 has not finished, so its result is not known."
+    assert warning in project.atelier("search", "--apply", "2")
+    assert "has no trial 7; they are numbered from 0 to 2" in project.atelier(
         "search", "--apply", "7", ok=False
     )
 

@@ -178,11 +178,18 @@ def test_claim_ends_with_its_process_and_those_that_inherit_it(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"settings": {"train.lr": {"low": 0.1, "high": 0.2}}}, "settings in search.yaml has"),
-        ({"fixed": {"train.epochs": 9}}, "fixed in search.yaml has changed"),
-        ({"seeds": 2}, "seeds in search.yaml has changed"),
-        ({"pruner": "none"}, "pruner in search.yaml has changed"),
-        ({"sampler": "random"}, "sampler in search.yaml has changed"),
+        (
+            {"settings": {"train.lr": {"low": 0.1, "high": 0.2}}},
+            r"settings\.train\.lr\.low in search\.yaml is 0\.1, but the study first started with"
+            r" 0\.0001; change it back, or name a new study",
+        ),
+        (
+            {"fixed": {"train.epochs": 9}},
+            r"fixed\.train\.epochs .* is 9, but .* started without it;",
+        ),
+        ({"seeds": 2}, r"seeds in search\.yaml is 2, but the study first started with 1;"),
+        ({"pruner": "none"}, "pruner .* is none, but .* with median;"),
+        ({"sampler": "random"}, "sampler .* is random, but .* with tpe;"),
     ],
 )
 def test_changed_description_is_a_new_study(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from atelier.search.settings import SearchSettings
     from atelier.search.study import OpenStudy
 
+_WITHOUT_RESULT = {"RUNNING": "has not finished", "FAIL": "failed", "PRUNED": "was pruned"}
 _EXACT = 12  # significant digits of a printed setting
 _PAGE = Path("search.html")  # replaced by each --report, which is repeated during a search
 

@@ -146,7 +146,8 @@ def _start_line(opened: OpenStudy, number: int, settings: Mapping[str, Any]) -> 
 
 def result_text(opened: OpenStudy, trial: "FrozenTrial") -> str:
     """Return the result of a trial as a line, with the best one so far."""
-    seconds = duration_text(trial.user_attrs.get(SECONDS, 0.0))
+    seconds = trial.user_attrs.get(SECONDS, 0.0)
+    duration = duration_text(seconds) if seconds else "restored by DVC"
     match trial.state.name:
         case "COMPLETE":
             names = zip(opened.search.objectives, trial.values or (), strict=True)
@@ -161,4 +162,4 @@ def result_text(opened: OpenStudy, trial: "FrozenTrial") -> str:
     ahead = ", ".join(str(one.number) for one in best)
     is_front = len(opened.search.objectives) > 1
     best_text = f"; {'Pareto front' if is_front else 'best'}: trial {ahead}" if best else ""
-    return f"{text}, {seconds}{best_text}"
+    return f"{text}, {duration}{best_text}"

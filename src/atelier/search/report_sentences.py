@@ -118,10 +118,11 @@ def _caution(study: StudyRecord) -> str:
         count = max(len(trial.seed_values) for trial in study.best)
         return (
             f"The number after ± is the standard error of {count} seeds. The best of many trials is"
-            " partly luck. Before you decide, train its settings with new seeds, e.g. with atelier"
-            " seeds, and your present settings too."
+            " partly luck. Before you decide, train its settings with new seeds, and your"
+            " present settings too: set train.seed to another number and use atelier seeds."
         )
     return (
         "One seed each: the best of many trials is partly luck. Before you decide, train its"
-        " settings with new seeds, e.g. with atelier seeds, and your present settings too."
+        " settings with new seeds, and your present settings too: set train.seed to another"
+        " number and use atelier seeds."
     )

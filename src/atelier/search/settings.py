@@ -76,8 +76,10 @@ class Space(Section):
                 raise ValueError("it needs at least two different choices")
             return self
         low, high = self.bounds
-        if not low < high or (self.log and low <= 0):
-            raise ValueError("low must be less than high, and with log greater than 0")
+        if not low < high:
+            raise ValueError(f"low is {low} and high is {high}; low must be less than high")
+        if self.log and low <= 0:
+            raise ValueError(f"low is {low}; with log, low must be greater than 0")
         return self
 
     @property
@@ -160,8 +162,10 @@ def load_search(file: Path, params: Path) -> tuple[SearchSettings, dict[str, Any
             f"there is no {file}, which describes a study; docs/find-good-settings.md has one to"
             " copy."
         )
+    content = read_yaml(file)
+    _check_form(content, file)
     try:
-        search = SearchSettings.model_validate(read_yaml(file))
+        search = SearchSettings.model_validate(content)
     except ValidationError as error:
         raise validation_error(error, file.name, SearchSettings) from None
     values = read_yaml(params)
@@ -174,6 +178,31 @@ def load_search(file: Path, params: Path) -> tuple[SearchSettings, dict[str, Any
     _check_values(search, values, file)
     _check_objectives(search, with_changes(values, search.fixed), file)
     return search, known
+
+
+def _check_form(content: Mapping[str, Any], file: Path) -> None:
+    """Raise if a required part is missing, or a part has the form of another file."""
+    for key, example in (("study", "study: first"), ("settings", "settings: {train.lr: ...}")):
+        if content.get(key) is None:
+            raise AtelierError(
+                f"{file.name}: {key} is missing; add it, e.g. `{example}`;"
+                " docs/find-good-settings.md has a whole file to copy."
+            )
+    sections = set(settings.Settings.model_fields)
+    for part in ("settings", "fixed"):
+        values = content.get(part)
+        for key, value in values.items() if isinstance(values, Mapping) else ():
+            if key in sections and isinstance(value, Mapping) and value:
+                inner = f"{key}.{next(iter(value))}"
+                raise AtelierError(
+                    f"{file.name}: {part}.{key} is a section; write its keys with a period, e.g."
+                    f" `{printable(inner)}: ...`."
+                )
+            if part == "settings" and not isinstance(value, Mapping):
+                raise AtelierError(
+                    f"{file.name}: settings.{printable(str(key))} is {printable(str(value))}, but a"
+                    " setting to search needs {low: ..., high: ...} or {choices: [...]}."
+                )
 
 
 def with_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

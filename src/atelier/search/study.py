@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from atelier.core.errors import AtelierError, count_text, did_you_mean
 from atelier.search.claims import Claims
-from atelier.search.settings import DIGITS, SearchSettings, Space
+from atelier.search.settings import DIGITS, SearchSettings, Space, value_text
 from atelier.tracking.environment import STORAGE_VARIABLE, git
 from atelier.tracking.experiments import all_experiments
 from atelier.tracking.programs import git_output
+from atelier.tracking.redact import flat
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -29,6 +30,7 @@ DEFAULT_STORAGE = Path(".atelier/search.db")
 SEARCH, PROJECT, COMMIT, OBJECTIVES = "search", "project", "commit", "objectives"
 PRESENT = "is_present"  # user attribute of the trial with the present settings: their values
 ID = "id"
+_EXACT = 12  # significant digits of a printed value
 # Settings of search.yaml that may change after a study has started.
 _CHANGEABLE = ("trials", "hours", "git_remote")
 
@@ -274,11 +276,15 @@ def _check_identity(
             " is checked out; check out that commit, or name a new study in search.yaml."
         )
     before = SearchSettings.model_validate_json(stored[SEARCH])
-    for name in SearchSettings.model_fields:
-        if name not in _CHANGEABLE and getattr(before, name) != getattr(search, name):
+    old, new = (flat(each.model_dump(exclude=set(_CHANGEABLE))) for each in (before, search))
+    for key in old | new:
+        if old.get(key, {}) != new.get(key, {}):  # an empty mapping is as none
+            now = f"is {value_text(new[key], _EXACT)}" if key in new else "is missing"
+            then = f"with {value_text(old[key], _EXACT)}" if key in old else "without it"
             raise AtelierError(
-                f"{name} in search.yaml has changed since the study {search.study} started; name a"
-                " new study, since its trials cannot be compared with the earlier ones."
+                f"{key} in search.yaml {now}, but the study {search.study} started {then}; change"
+                " it back, or name a new study, since its trials cannot be compared with the"
+                " earlier ones."
             )
 
 

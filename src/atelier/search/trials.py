@@ -210,7 +210,8 @@ class TrialRun:
 
         def observe(progress: Progress) -> bool:
             self._seconds = before + progress.seconds
-            self.show(f"trial {self.trial.number}: {progress}".removesuffix(": "))
+            phase = "saving the results" if progress.steps else "starting DVC"
+            self.show(f"trial {self.trial.number}: {str(progress) or phase}")
             try:
                 if not self._is_ours():
                     return False
