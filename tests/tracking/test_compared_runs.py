@@ -159,6 +159,8 @@ def test_validation_kid_of_a_stored_run_is_that_of_its_generator(
         client.log_metric(run, "quality/validation_kid", kid, step=step)
     (last,) = Selection(project.folder, "atelier").latest(1)
     assert last.metrics["validation_kid"] == 0.75
+    measured = [(epoch, kid) for epoch, kid, _ in last.validation_by_epoch]
+    assert measured == [(1, 0.5), (2, 0.25), (3, 0.75)]
     stored = StoredRun(client, head)
     assert stored._validation_kid({"train.select_model": "best"}) == {"validation_kid": 0.25}
     client.update_run(run, status="RUNNING")  # a part of a training is no result
@@ -411,6 +413,7 @@ def test_results_of_an_earlier_training_are_left_out_and_named(
         "models/generator.safetensors": "network",
         "metrics/details/evaluate.json": '{"kid": 1.5}',
         "metrics/stylize.json": '{"style_loss": 2.5}',
+        "plots/quality.csv": "epoch,kid\n2,3.5\n",
         "metrics/train.json": '{"loss_d": 1.0, "validation_kid": 3.5}',
         "plots/losses.csv": "step,epoch,images,loss_d,loss_g,d_x,d_g_z1,d_g_z2\n1,1,8,1,1,1,1,1\n",
         "plots/kid.csv": "epoch,kid,error\n1,7,1\n",
@@ -424,6 +427,8 @@ def test_results_of_an_earlier_training_are_left_out_and_named(
     assert {*run.metrics, *(["losses"] if run.losses else [])} == parts
     assert run.metrics.get("validation_kid", 3.5) == 3.5
     assert "loss_d" not in run.metrics
+    measured = [(epoch, kid) for epoch, kid, _ in run.validation_by_epoch]
+    assert measured == ([(2, 3.5)] if "validation_kid" in parts else [])
     assert bool(run.kid_by_epoch) == ("kid" in parts)
     assert bool(run.stylized) == ("style_loss" in parts)
     assert [text for text in run.notes if "older" in text] == notes

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -16,6 +17,7 @@ from atelier.cli.checkout import size_text
 from atelier.figures.montage import montage
 from atelier.tracking.compared_run import ComparedRun, StylizedFile
 from atelier.web.compare_charts import charts, kid_curve, loss_curve
+from atelier.web.compare_differences import VALIDATION_KID
 from atelier.web.compare_groups import group_runs
 from atelier.web.compare_images import encode_paintings, encode_samples
 from atelier.web.compare_page import build_compare_page, contains, render_compare_page
@@ -311,12 +313,12 @@ def test_curves_have_mean_minimum_and_maximum_of_the_seeds() -> None:
         for s, (first, second) in kids.items()
     ]
     (group,) = group_runs(runs)
-    curve = kid_curve(group)
+    curve = kid_curve(group, lambda run: run.kid_by_epoch)
     assert curve is not None
     values = [part.tolist() for part in (curve.x, curve.mean, curve.low, curve.high)]
     assert values == [[5.0, 9.0], [6.0, 4.0], [4.0, 2.0], [8.0, 8.0]]
     (single,) = group_runs(runs[:1])
-    curve = kid_curve(single)
+    curve = kid_curve(single, lambda run: run.kid_by_epoch)
     assert curve is not None
     assert (curve.low.tolist(), curve.high.tolist()) == ([3.5, 1.5], [4.5, 2.5])
 
@@ -408,7 +410,14 @@ def test_size_of_a_page_is_in_a_suitable_unit() -> None:
 
 def training(lr: str, seed: int, kid: float) -> ComparedRun:
     settings = {"train.lr": lr, "train.seed": str(seed)}
-    return make_run(f"{lr} {seed}", settings, {"validation_kid": kid}, measured_with={})
+    points = [(1, 2 * kid, math.nan), (3, kid, math.nan)]
+    return make_run(
+        f"{lr} {seed}",
+        settings,
+        {"validation_kid": kid},
+        measured_with={},
+        validation_by_epoch=points,
+    )
 
 
 def test_trainings_without_evaluation_are_judged_by_their_validation_kid() -> None:
@@ -424,6 +433,10 @@ def test_trainings_without_evaluation_are_judged_by_their_validation_kid() -> No
     assert page.verdict.level == "good"
     headline = "The validation KID of B (lr 0.2) is lower (better) than that of A (lr 0.1)"
     assert page.verdict.headline == headline
+    titles = [chart.title for chart in page.charts]
+    assert titles[:2] == ["Distance from real images (KID)", VALIDATION_KID.name]
+    (chart,) = [chart for chart in page.charts if chart.title == VALIDATION_KID.name]
+    assert [line.dots.count("M") for line in chart.lines] == [2, 2]  # epochs 1 and 3
     one = build_compare_page(runs[:3])
     assert one.verdict.headline == "Validation KID 2.020 ± 0.010 in 3 seeds of one setting"
 

@@ -86,9 +86,11 @@ def parse_validation(content: bytes) -> dict[str, float]:
 
 
 def parse_kid(content: bytes) -> list[tuple[int, float, float]]:
-    """Return (epoch, KID, standard error) of ``plots/kid.csv``, without infinite KID."""
+    """Return (epoch, KID, standard error or NaN) of a table of epochs, without infinite KID."""
     table = csv.DictReader(io.StringIO(content.decode()))
-    rows = [(int(row["epoch"]), float(row["kid"]), float(row["error"])) for row in table]
+    rows = [
+        (int(row["epoch"]), float(row["kid"]), float(row.get("error") or "nan")) for row in table
+    ]
     if any(not 0 <= epoch <= _MAX_EPOCH for epoch, _, _ in rows):
         raise ValueError("an epoch is out of range")
     return [row for row in rows if math.isfinite(row[1])]

@@ -79,6 +79,7 @@ class StoredRun:
             metrics=metrics,
             measured_with=self._tagged("measured_with."),
             kid_by_epoch=self._kid_by_epoch(),
+            validation_by_epoch=self._validation_by_epoch(),
             losses=self._losses(),
             samples=self._samples(settings),
             stylized=self._stylized(),
@@ -122,12 +123,15 @@ class StoredRun:
 
     def _validation_kid(self, settings: Mapping[str, str]) -> dict[str, float]:
         """Return the validation KID of the selected generator: of the best epoch or the last."""
-        run = self._stages.get("train")
-        points = self._history("train", VALIDATION_KID) if run else {}
-        if not points or (run and run.info.status != "FINISHED"):
+        values = [kid for _, kid, _ in self._validation_by_epoch()]
+        if not values or self._stages["train"].info.status != "FINISHED":
             return {}
         is_best = settings.get("train.select_model") == "best"
-        return {"validation_kid": min(points.values()) if is_best else points[max(points)]}
+        return {"validation_kid": min(values) if is_best else values[-1]}
+
+    def _validation_by_epoch(self) -> list[tuple[int, float, float]]:
+        points = self._history("train", VALIDATION_KID) if "train" in self._stages else {}
+        return [(epoch, kid, math.nan) for epoch, kid in sorted(points.items())]
 
     def _kid_by_epoch(self) -> list[tuple[int, float, float]]:
         if "evaluate" not in self._stages:

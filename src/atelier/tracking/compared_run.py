@@ -49,6 +49,7 @@ class ComparedRun:
             ``style_loss``.
         measured_with: conditions of these numbers.
         kid_by_epoch: (epoch, KID, standard error or NaN), by epoch.
+        validation_by_epoch: the same of the validation images, which the training measured.
         losses: for each of ``step``, ``loss_d`` and ``loss_g`` float64 [steps]; or empty.
         samples: functions that return the samples of an epoch, uint8 [N, H, W, C], by epoch.
         stylized: stylized images by file name.
@@ -70,6 +71,7 @@ class ComparedRun:
     metrics: Mapping[str, float] = field(default_factory=dict)
     measured_with: Mapping[str, str] = field(default_factory=dict)
     kid_by_epoch: Sequence[tuple[int, float, float]] = ()
+    validation_by_epoch: Sequence[tuple[int, float, float]] = ()
     losses: Mapping[str, Floats] = field(default_factory=dict)
     samples: Mapping[int, Callable[[], Pixels]] = field(default_factory=dict)
     stylized: Mapping[str, StylizedFile] = field(default_factory=dict)

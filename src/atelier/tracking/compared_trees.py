@@ -103,6 +103,7 @@ def _tree_run(tree: Tree, name: str, source: str) -> ComparedRun:
         metrics=metrics | results.validation_kid() | results.style_loss(),
         measured_with=conditions,
         kid_by_epoch=results.read("evaluate", "KID by epoch", "plots/kid.csv", parse_kid) or [],
+        validation_by_epoch=results.validation_by_epoch(),
         losses=results.read("train", "losses", "plots/losses.csv", parse_losses) or {},
         samples=results.samples(),
         settings=_settings(tree, records, notes),
@@ -180,11 +181,26 @@ class _Results:
     outdated: frozenset[str]
     notes: Notes
 
-    def read(self, stage: str, part: str, path: str, parse: Callable[[bytes], T]) -> T | None:
-        """Return a parsed file of a stage; ``None`` if it is out of date, missing or damaged."""
+    def read(
+        self,
+        stage: str,
+        part: str,
+        path: str,
+        parse: Callable[[bytes], T],
+        default: bytes | None = None,
+    ) -> T | None:
+        """Return a parsed file of a stage; ``None`` if it is out of date, missing or damaged.
+
+        Args:
+            stage: that writes the file.
+            part: name for a note.
+            path: of the file.
+            parse: its content.
+            default: content of a missing file that needs no note.
+        """
         if stage in self.outdated:
             return None
-        return self.notes.read(part, lambda: self.tree.read(path), parse)
+        return self.notes.read(part, lambda: self.tree.read(path) or default, parse)
 
     def evaluation(self) -> tuple[dict[str, float], dict[str, str]]:
         """Return the metrics and their conditions."""
@@ -194,7 +210,12 @@ class _Results:
     def validation_kid(self) -> dict[str, float]:
         """Return the metric of the train stage, if it measured any."""
         path = "metrics/train.json"
-        return self.read("train", "validation KID", path, parse_validation) or {}
+        return self.read("train", "validation KID", path, parse_validation, b"{}") or {}
+
+    def validation_by_epoch(self) -> list[tuple[int, float, float]]:
+        """Return the table of the train stage, if it measured epochs."""
+        path = "plots/quality.csv"
+        return self.read("train", "validation KID by epoch", path, parse_kid, b"") or []
 
     def style_loss(self) -> dict[str, float]:
         """Return the metric of the stylize stage."""

@@ -1,7 +1,7 @@
 """Charts of the compare page: one line for each group, with a band for its seeds."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,10 @@ from atelier.pages.charts import (
     positions,
 )
 from atelier.tracking.compared_run import ComparedRun
+from atelier.web.compare_differences import VALIDATION_KID, compared_metrics
 from atelier.web.compare_groups import Group
+
+Table = Callable[[ComparedRun], Sequence[tuple[int, float, float]]]
 
 _POINTS = 200  # of a line
 _MIN_DISTANCE = 7.0  # of two labels, in percent of the height
@@ -46,8 +49,17 @@ class Curve:
 
 def charts(groups: Sequence[Group]) -> list[Chart]:
     """Return the charts for which there are values."""
-    kid = [curve for group in groups if (curve := kid_curve(group)) is not None]
-    found = [_kid_chart(kid)] if kid else []
+    found = []
+    tables: dict[str, Table] = {
+        "Distance from real images (KID)": lambda run: run.kid_by_epoch,
+        VALIDATION_KID.name: lambda run: run.validation_by_epoch,
+    }
+    if VALIDATION_KID not in compared_metrics(groups):
+        del tables[VALIDATION_KID.name]
+    for title, table in tables.items():
+        kid = [curve for group in groups if (curve := kid_curve(group, table)) is not None]
+        if kid:
+            found.append(_kid_chart(title, kid))
     for title, column in (
         ("Loss of the discriminator", "loss_d"),
         ("Loss of the generator", "loss_g"),
@@ -58,19 +70,24 @@ def charts(groups: Sequence[Group]) -> list[Chart]:
     return found
 
 
-def kid_curve(group: Group) -> Curve | None:
-    """Return mean, minimum and maximum of the KID of epochs; of one run its standard error."""
-    runs = [run for run in group.runs if run.kid_by_epoch]
+def kid_curve(group: Group, table: Table) -> Curve | None:
+    """Return mean, minimum and maximum of the KID of epochs; of one run its standard error.
+
+    Args:
+        group: the group.
+        table: returns (epoch, KID, standard error or NaN) of a run, by epoch.
+    """
+    runs = [run for run in group.runs if table(run)]
     if not runs:
         return None
-    epochs = sorted({epoch for run in runs for epoch, _, _ in run.kid_by_epoch})
+    epochs = sorted({epoch for run in runs for epoch, _, _ in table(run)})
     values = np.full((len(runs), len(epochs)), np.nan)
     for row, run in enumerate(runs):
-        for epoch, kid, _ in run.kid_by_epoch:
+        for epoch, kid, _ in table(run):
             values[row, epochs.index(epoch)] = kid
     x = np.array(epochs, np.float64)
     if len(runs) == 1:
-        errors = np.array([error for _, _, error in runs[0].kid_by_epoch])
+        errors = np.array([error for _, _, error in table(runs[0])])
         return Curve(group, x, values[0], values[0] - errors, values[0] + errors)
     return _curve_of(group, x, values)
 
@@ -110,7 +127,7 @@ def _resampled(run: ComparedRun, column: str, x: Floats) -> Floats:
     return np.interp(x, steps[finite], values[finite], right=np.nan)
 
 
-def _kid_chart(curves: Sequence[Curve]) -> Chart:
+def _kid_chart(title: str, curves: Sequence[Curve]) -> Chart:
     values = np.concatenate([part for c in curves for part in (c.mean, c.high)])
     positive = np.concatenate([c.mean[c.mean > 0] for c in curves])
     high = float(np.nanmax(values))
@@ -120,7 +137,7 @@ def _kid_chart(curves: Sequence[Curve]) -> Chart:
         low = min(float(np.nanmin(values)), 0.0)
         y = Axis(low, max(high, low + 1.0 if low == 0 else 0.0))
     return _chart(
-        "Distance from real images (KID)",
+        title,
         "Lower is better. Dots are measured epochs. The band of several seeds is from the smallest"
         " to the largest value, that of one seed is its standard error, if it is recorded.",
         "epoch",
