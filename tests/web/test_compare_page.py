@@ -427,12 +427,14 @@ def test_trainings_without_evaluation_are_judged_by_their_validation_kid() -> No
     assert sentence.startswith("Distance from validation images (KID): the generator of B")
     assert [row.detail for row in page.rows] == ["1 seed", "1 seed"]
     assert [row.values for row in page.rows] == [["2.00"], ["1.00"]]
+    assert "Welch" not in render_compare_page(page)
     kids = {"0.1": 2.0, "0.2": 1.0}
     runs = [training(lr, s, kid + s / 100) for lr, kid in kids.items() for s in (1, 2, 3)]
     page = build_compare_page(runs)
     assert page.verdict.level == "good"
     headline = "The validation KID of B (lr 0.2) is lower (better) than that of A (lr 0.1)"
     assert page.verdict.headline == headline
+    assert "Welch" in render_compare_page(page)
     titles = [chart.title for chart in page.charts]
     assert titles[:2] == ["Distance from real images (KID)", VALIDATION_KID.name]
     (chart,) = [chart for chart in page.charts if chart.title == VALIDATION_KID.name]
