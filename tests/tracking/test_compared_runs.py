@@ -26,8 +26,10 @@ from atelier.tracking.compared_files import (
     parse_image,
     parse_kid,
     parse_losses,
+    parse_quality,
     parse_samples,
     parse_style_loss,
+    parse_validation,
     split_sheet,
 )
 from atelier.tracking.compared_pipelines import StoredRun
@@ -455,6 +457,8 @@ def png_of_size(width: int, height: int) -> bytes:
         (parse_kid, b"epoch,kid,error\n1" + b"0" * 400 + b",1,1\n"),
         (parse_kid, b"epoch,kid,error\n" + b"1" * 200_000),
         (parse_kid, b"epoch,kid\n1,2\n"),
+        (parse_quality, b"epoch\n1\n"),
+        (parse_validation, b"[]"),
         (parse_losses, HEADER.encode()),
         (parse_samples, b""),
         (parse_samples, b"\x93NUMPY"),

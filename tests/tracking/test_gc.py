@@ -141,7 +141,7 @@ def store_and_programs(tmp_path: Path, _empty: Path) -> Store:
 def store(store_and_programs: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
     """Store pruned with MLflow in this process, which saves its start."""
     programs = SimpleNamespace(run=run_here, CalledProcessError=subprocess.CalledProcessError)
-    monkeypatch.setattr(references, "subprocess", programs)
+    monkeypatch.setattr("atelier.tracking.programs.subprocess", programs)
     return store_and_programs
 
 

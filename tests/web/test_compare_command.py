@@ -30,7 +30,7 @@ def test_page_of_the_last_pipelines_is_written_once(project: Project) -> None:
     output = project.atelier("compare")
     assert re.search(r"KID \S+ ± \S+ in 1 seed of one setting\.\n", output)
     assert "Downloading" not in output  # no progress bars of MLflow
-    assert output.splitlines()[-1].startswith("compare.html compares 1 run (0.")
+    assert re.fullmatch(r"compare\.html compares 1 run \(\d+ KB\)\.", output.splitlines()[-1])
     text = page.read_text("utf-8")
     assert "<h1>Comparison of 1 run</h1>" in text
     assert "after epoch <output>2</output> of 2" in text

@@ -205,6 +205,10 @@ def _apply(opened: "OpenStudy", number: int, with_fixed: bool) -> None:
         typer.echo(
             f"{key}: {value_text(opened.present[key], _EXACT)} -> {value_text(value, _EXACT)}"
         )
+    if missing := _WITHOUT_RESULT.get(trials[number].state.name):
+        text = f"WARNING: trial {number} {missing}, so its result is not known."
+        typer.echo(text, err=True)
+    typer.echo("`dvc repro` trains with them; commit them before `atelier seeds 3`.")
 
 
 def _write_report(opened: "OpenStudy", root: Path, out: Path) -> None:

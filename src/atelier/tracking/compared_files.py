@@ -86,11 +86,21 @@ def parse_validation(content: bytes) -> dict[str, float]:
 
 
 def parse_kid(content: bytes) -> list[tuple[int, float, float]]:
-    """Return (epoch, KID, standard error or NaN) of a table of epochs, without infinite KID."""
-    table = csv.DictReader(io.StringIO(content.decode()))
-    rows = [
-        (int(row["epoch"]), float(row["kid"]), float(row.get("error") or "nan")) for row in table
-    ]
+    """Return (epoch, KID, standard error) of ``plots/kid.csv``, without infinite KID."""
+    return _epochs([(row["epoch"], row["kid"], row["error"]) for row in _rows(content)])
+
+
+def parse_quality(content: bytes) -> list[tuple[int, float, float]]:
+    """Return (epoch, KID, NaN) of ``plots/quality.csv``, as :func:`parse_kid` does."""
+    return _epochs([(row["epoch"], row["kid"], "nan") for row in _rows(content)])
+
+
+def _rows(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(content.decode())))
+
+
+def _epochs(cells: list[tuple[str, str, str]]) -> list[tuple[int, float, float]]:
+    rows = [(int(epoch), float(kid), float(error)) for epoch, kid, error in cells]
     if any(not 0 <= epoch <= _MAX_EPOCH for epoch, _, _ in rows):
         raise ValueError("an epoch is out of range")
     return [row for row in rows if math.isfinite(row[1])]

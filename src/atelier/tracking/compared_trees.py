@@ -19,6 +19,7 @@ from atelier.tracking.compared_files import (
     parse_image,
     parse_kid,
     parse_losses,
+    parse_quality,
     parse_samples,
     parse_style_loss,
     parse_validation,
@@ -215,7 +216,7 @@ class _Results:
     def validation_by_epoch(self) -> list[tuple[int, float, float]]:
         """Return the table of the train stage, if it measured epochs."""
         path = "plots/quality.csv"
-        return self.read("train", "validation KID by epoch", path, parse_kid, b"") or []
+        return self.read("train", "validation KID by epoch", path, parse_quality, b"") or []
 
     def style_loss(self) -> dict[str, float]:
         """Return the metric of the stylize stage."""
