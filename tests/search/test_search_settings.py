@@ -154,3 +154,11 @@ def test_too_few_validation_images_are_refused_before_a_trial(root: Path, tmp_pa
     require_validation_images(tmp_path, fast)
     write_validation(tmp_path, 16)
     require_validation_images(tmp_path, search)
+
+
+@pytest.mark.parametrize("content", ["", "- a\n", "text\n"])
+def test_file_without_keys_is_one_sentence(root: Path, tmp_path: Path, content: str) -> None:
+    file = tmp_path / "search.yaml"
+    file.write_text(content, "utf-8")
+    with pytest.raises(AtelierError, match=r"^search\.yaml: "):
+        load_search(file, root / "params.yaml")

@@ -105,6 +105,14 @@ def run_next(study: OpenStudy, root: Path) -> FrozenTrial:
     return study.study.get_trials()[trial.number]
 
 
+def write_epochs(study: OpenStudy, root: Path, *lines: Mapping[str, Any]) -> None:
+    """Write what the training of the first trial has reported."""
+    folder = root / ".atelier/search" / study.key
+    folder.mkdir(parents=True)
+    content = "\n".join(map(json.dumps, lines))
+    (folder / f"{study.search.study}-trial-000.epochs").write_text(content, "utf-8")
+
+
 def test_attempt_has_the_searched_and_the_fixed_settings(
     opened: Callable[..., OpenStudy], repository: Path, trainings: Trainings
 ) -> None:
@@ -204,8 +212,10 @@ def test_failed_training_has_a_reason(
     opened: Callable[..., OpenStudy], repository: Path, trainings: Trainings
 ) -> None:
     trainings.failure = "losses are not finite"
-    ended = run_next(opened(), repository)
+    study = opened()
+    ended = run_next(study, repository)
     assert ended.state == TrialState.FAIL
+    assert loop.result_text(study, ended) == "failed: losses are not finite, a few seconds"
     assert ended.user_attrs["reason"] == "losses are not finite"
 
 
@@ -274,12 +284,9 @@ def test_duration_includes_attempts_whose_search_was_killed(
     trial = study.next_trial()
     assert trial is not None
     trial.set_user_attr("seconds", 3.0)  # what the search had seen
-    folder = repository / ".atelier/search" / study.key
-    folder.mkdir(parents=True)
     lines = [{"process": "a", "seconds": 2.0}, {"epoch": 1, "kid": 3.0}]
     lines += [{"process": "a", "seconds": 4.0}, {"process": "b", "seconds": 1.0}]
-    content = "\n".join(map(json.dumps, lines))
-    (folder / "killed-trial-000.epochs").write_text(content, "utf-8")
+    write_epochs(study, repository, *lines)
     assert run_next(study, repository).value == 4.0 + 1.0 + 6.0
 
 
@@ -288,10 +295,7 @@ def test_finished_experiment_of_a_killed_search_has_its_duration(
 ) -> None:
     study = opened(objectives=["seconds"], pruner="none", study="orphan")
     trainings.finished["orphan-trial-000"] = {"quality/validation_kid": 0.5}
-    folder = repository / ".atelier/search" / study.key
-    folder.mkdir(parents=True)
-    line = {"process": "a", "seconds": 7.5, "is_last": True}
-    (folder / "orphan-trial-000.epochs").write_text(json.dumps(line), "utf-8")
+    write_epochs(study, repository, {"process": "a", "seconds": 7.5, "is_last": True})
     assert run_next(study, repository).value == 7.5
 
 
@@ -300,8 +304,5 @@ def test_begun_training_that_dvc_restored_has_no_duration(
 ) -> None:
     study = opened(objectives=["seconds"], pruner="none", study="begun")
     trainings.finished["begun-trial-000"] = {"quality/validation_kid": 0.5}
-    folder = repository / ".atelier/search" / study.key
-    folder.mkdir(parents=True)
-    line = {"process": "a", "seconds": 7.5, "is_last": False}
-    (folder / "begun-trial-000.epochs").write_text(json.dumps(line), "utf-8")
+    write_epochs(study, repository, {"process": "a", "seconds": 7.5, "is_last": False})
     assert run_next(study, repository).state == TrialState.FAIL

@@ -164,9 +164,11 @@ def test_validation_kid_of_a_stored_run_is_that_of_its_generator(
     measured = [(epoch, kid) for epoch, kid, _ in last.validation_by_epoch]
     assert measured == [(1, 0.5), (2, 0.25), (3, 0.75)]
     stored = StoredRun(client, head)
-    assert stored._validation_kid({"train.select_model": "best"}) == {"validation_kid": 0.25}
+    assert stored._validation_kid([0.5, 0.25], {"train.select_model": "best"}) == {
+        "validation_kid": 0.25
+    }
     client.update_run(run, status="RUNNING")  # a part of a training is no result
-    assert StoredRun(client, head)._validation_kid({}) == {}
+    assert StoredRun(client, head)._validation_kid([0.5], {}) == {}
 
 
 def test_runs_are_found_by_ids_and_names(finished: Project, selection: Selection) -> None:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from atelier.search.study import OpenStudy
 
 _WITHOUT_RESULT = {"RUNNING": "has not finished", "FAIL": "failed", "PRUNED": "was pruned"}
-_EXACT = 12  # significant digits of a printed setting
 _PAGE = Path("search.html")  # replaced by each --report, which is repeated during a search
 
 
@@ -186,7 +185,7 @@ def _apply(opened: "OpenStudy", number: int, with_fixed: bool) -> None:
     from atelier.core.errors import AtelierError
     from atelier.core.files import write_text
     from atelier.core.yaml_files import parse_yaml
-    from atelier.search.settings import value_text
+    from atelier.search.settings import EXACT_DIGITS, value_text
     from atelier.search.study import trial_settings
     from atelier.tracking.experiment_record import changed_settings
 
@@ -202,9 +201,8 @@ def _apply(opened: "OpenStudy", number: int, with_fixed: bool) -> None:
     settings.check(parse_yaml(text), PARAMS.name)
     write_text(PARAMS, text)
     for key, value in changes.items():
-        typer.echo(
-            f"{key}: {value_text(opened.present[key], _EXACT)} -> {value_text(value, _EXACT)}"
-        )
+        old, new = (value_text(each, EXACT_DIGITS) for each in (opened.present[key], value))
+        typer.echo(f"{key}: {old} -> {new}")
     if missing := _WITHOUT_RESULT.get(trials[number].state.name):
         text = f"WARNING: trial {number} {missing}, so its result is not known."
         typer.echo(text, err=True)

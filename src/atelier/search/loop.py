@@ -147,7 +147,8 @@ def _start_line(opened: OpenStudy, number: int, settings: Mapping[str, Any]) -> 
 def result_text(opened: OpenStudy, trial: "FrozenTrial") -> str:
     """Return the result of a trial as a line, with the best one so far."""
     seconds = trial.user_attrs.get(SECONDS, 0.0)
-    duration = duration_text(seconds) if seconds else "restored by DVC"
+    is_restored = not seconds and trial.state.name == "COMPLETE"
+    duration = "restored by DVC" if is_restored else duration_text(seconds)
     match trial.state.name:
         case "COMPLETE":
             names = zip(opened.search.objectives, trial.values or (), strict=True)

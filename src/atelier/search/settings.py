@@ -31,6 +31,8 @@ _TEST_METRICS = (
 )
 DIGITS = 4
 """Significant digits of searched numbers, so that they can be read and typed."""
+EXACT_DIGITS = 12
+"""Significant digits of printed numbers that must not be rounded."""
 _WITHOUT_EFFECT = ("runtime.", "tracking.", "data_report.")
 _LATER = ("evaluate.", "render.", "stylize.")
 _MEASUREMENT = (
@@ -162,8 +164,9 @@ def load_search(file: Path, params: Path) -> tuple[SearchSettings, dict[str, Any
             f"there is no {file}, which describes a study; docs/find-good-settings.md has one to"
             " copy."
         )
-    content = read_yaml(file)
-    _check_form(content, file)
+    content = read_yaml(file) or {}  # None if it is empty
+    if isinstance(content, Mapping):
+        _check_form(content, file)
     try:
         search = SearchSettings.model_validate(content)
     except ValidationError as error:

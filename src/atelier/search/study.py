@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from atelier.core.errors import AtelierError, count_text, did_you_mean
 from atelier.search.claims import Claims
-from atelier.search.settings import DIGITS, SearchSettings, Space, value_text
+from atelier.search.settings import DIGITS, EXACT_DIGITS, SearchSettings, Space, value_text
 from atelier.tracking.environment import STORAGE_VARIABLE, git
 from atelier.tracking.experiments import all_experiments
 from atelier.tracking.programs import git_output
@@ -30,7 +30,6 @@ DEFAULT_STORAGE = Path(".atelier/search.db")
 SEARCH, PROJECT, COMMIT, OBJECTIVES = "search", "project", "commit", "objectives"
 PRESENT = "is_present"  # user attribute of the trial with the present settings: their values
 ID = "id"
-_EXACT = 12  # significant digits of a printed value
 # Settings of search.yaml that may change after a study has started.
 _CHANGEABLE = ("trials", "hours", "git_remote")
 
@@ -279,8 +278,8 @@ def _check_identity(
     old, new = (flat(each.model_dump(exclude=set(_CHANGEABLE))) for each in (before, search))
     for key in old | new:
         if old.get(key, {}) != new.get(key, {}):  # an empty mapping is as none
-            now = f"is {value_text(new[key], _EXACT)}" if key in new else "is missing"
-            then = f"with {value_text(old[key], _EXACT)}" if key in old else "without it"
+            now = f"is {value_text(new[key], EXACT_DIGITS)}" if key in new else "is missing"
+            then = f"with {value_text(old[key], EXACT_DIGITS)}" if key in old else "without it"
             raise AtelierError(
                 f"{key} in search.yaml {now}, but the study {search.study} started {then}; change"
                 " it back, or name a new study, since its trials cannot be compared with the"

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -61,7 +61,10 @@ class StoredRun:
         """Return its results; images are downloaded later."""
         info, tags = self._head.info, self._head.data.tags
         settings = self._settings()
-        metrics = self._metrics() | self._validation_kid(settings)
+        validation = self._validation_by_epoch()
+        metrics = self._metrics() | self._validation_kid(
+            [kid for _, kid, _ in validation], settings
+        )
         if "kid" not in metrics:
             self._notes.sentences.append("KID missing")
         is_dirty = tags.get("git.dirty") == "true"
@@ -79,7 +82,7 @@ class StoredRun:
             metrics=metrics,
             measured_with=self._tagged("measured_with."),
             kid_by_epoch=self._kid_by_epoch(),
-            validation_by_epoch=self._validation_by_epoch(),
+            validation_by_epoch=validation,
             losses=self._losses(),
             samples=self._samples(settings),
             stylized=self._stylized(),
@@ -121,9 +124,10 @@ class StoredRun:
         found |= {} if style_loss is None else {"style_loss": style_loss}
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
-    def _validation_kid(self, settings: Mapping[str, str]) -> dict[str, float]:
+    def _validation_kid(
+        self, values: Sequence[float], settings: Mapping[str, str]
+    ) -> dict[str, float]:
         """Return the validation KID of the selected generator: of the best epoch or the last."""
-        values = [kid for _, kid, _ in self._validation_by_epoch()]
         if not values or self._stages["train"].info.status != "FINISHED":
             return {}
         is_best = settings.get("train.select_model") == "best"
