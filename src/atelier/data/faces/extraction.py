@@ -12,11 +12,11 @@ from PIL import Image
 from atelier.core.settings import ConvertSettings
 from atelier.data.faces.alignment import Square, aligned_square, cut_square, square_around
 from atelier.data.faces.face import Face, order_faces
-from atelier.data.faces.mtcnn import Mtcnn
+from atelier.data.faces.mtcnn import Mtcnn, reduce
 from atelier.data.faces.yunet import YuNet
 
-# Faces are detected in a copy that is reduced until the smallest of them have this size, which is
-# all that the detector's last network sees of a face.
+# Faces are detected in a copy that is reduced while the smallest of them have at least this size,
+# which is all that the detector's last network sees of a face.
 _SMALLEST_SEEN = 48
 MAX_FACES = 100
 """Largest number of faces of an image, which bounds the memory."""
@@ -80,13 +80,11 @@ def find_faces(
     """
     height, width = pixels.shape[:2]
     smallest = settings.smallest_face * min(height, width)
-    reduction = max(1.0, smallest / _SMALLEST_SEEN)
-    size = max(1, round(width / reduction)), max(1, round(height / reduction))
-    reduced = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    ratio = np.array([width / size[0], height / size[1]])
+    reduction = max(1, int(smallest / _SMALLEST_SEEN))
+    reduced = reduce(pixels, reduction)
     faces = [
-        Face(face.box * np.tile(ratio, 2), face.landmarks * ratio, face.confidence)
-        for face in _detector(weights).detect(np.asarray(reduced, np.uint8), smallest / reduction)
+        Face(reduction * face.box, reduction * face.landmarks, face.confidence)
+        for face in _detector(weights).detect(reduced, smallest / reduction)
         if face.confidence >= settings.face_confidence
     ]
     faces = order_faces([f for f in faces if f.size >= smallest and _has_plausible_landmarks(f)])

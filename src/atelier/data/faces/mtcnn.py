@@ -63,26 +63,27 @@ class Mtcnn:
             smallest: size in pixels of the smallest faces to find, at least 12; a face may be
                 found if it is a little smaller.
         """
-        boxes = self._propose(image, smallest)
+        # P-Net and R-Net see the smallest faces at no more than R-Net's input.
+        reduction = max(1, int(smallest / _R_SIDE))
+        coarse = reduce(image, reduction)
+        boxes = self._propose(coarse, smallest / reduction)
         if len(boxes):
-            boxes = self._refine(image, boxes)
+            boxes = reduction * self._refine(coarse, boxes)
         return self._locate(image, boxes) if len(boxes) else []
 
     def _propose(self, image: NDArray[np.uint8], smallest: float) -> Floats:
         """Return square boxes that may contain faces, float64 [N, 4]."""
         height, width = image.shape[:2]
         scale = min(_CELL / max(smallest, _CELL), math.sqrt(_MAX_PIXELS / (width * height)))
-        level = base = _resize(image, width * scale, height * scale)
+        level = _resize(image, width * scale, height * scale)
         proposals, probabilities = [np.empty((0, 4))], [np.empty(0)]
-        factor = 1.0
         while min(level.shape[:2]) >= _CELL:
             boxes, scores = self._propose_at(level)
-            # Not `scale * factor`: the sides of a level are rounded.
+            # Not `scale` and the factor: the sides of a level are rounded.
             ratio = width / level.shape[1], height / level.shape[0]
             proposals.append(boxes * (*ratio, *ratio))
             probabilities.append(scores)
-            factor *= _FACTOR
-            level = _resize(base, base.shape[1] * factor, base.shape[0] * factor)
+            level = _resize(level, level.shape[1] * _FACTOR, level.shape[0] * _FACTOR)
         boxes, scores = np.concatenate(proposals), np.concatenate(probabilities)
         return _squares(boxes[suppress(boxes, scores, 0.7)[:_MAX_PROPOSALS]])
 
@@ -187,10 +188,19 @@ def suppress(
     return picked
 
 
+def reduce(image: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """Return an image [H // factor, W // factor, 3] of means of blocks of pixels."""
+    if factor == 1:
+        return image
+    height, width = image.shape[0] // factor, image.shape[1] // factor
+    whole = image[: height * factor, : width * factor]
+    return np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def _forward(network: cv2.dnn.Net, images: NDArray[np.uint8], names: Sequence[str]) -> list[Floats]:
     """Run a network on images, uint8 [N, H, W, 3]."""
-    scaled = (images.swapaxes(1, 2).astype(np.float32) - 127.5) / 128
-    network.setInput(np.ascontiguousarray(scaled))
+    transposed = np.ascontiguousarray(images.swapaxes(1, 2))
+    network.setInput((transposed.astype(np.float32) - 127.5) / 128)
     # Copies: the network's next call may write to the same memory.
     return [np.array(output, np.float64) for output in network.forward(names)]
 
