@@ -16,14 +16,12 @@ DETAILS = details_path(METRICS)
 
 def main(settings: Settings, run: Run) -> None:
     """Convert all images; log their numbers and the rejected files."""
-    from atelier.core.paths import user_path
     from atelier.data.convert import convert
     from atelier.data.dataset import load_images
-    from atelier.data.faces.yunet import YUNET_FILE, read_yunet
+    from atelier.data.faces.yunet import face_detector_weights
     from atelier.data.skipped import reasons_without_names, summarize_skipped
 
-    needs_yunet = settings.convert.faces != "none" and settings.convert.face_detector == "yunet"
-    face_weights = read_yunet(user_path(WEIGHTS / YUNET_FILE)) if needs_yunet else b""
+    face_weights = face_detector_weights(settings.convert, WEIGHTS)
     with progress_bar("convert", "images", settings.runtime.progress) as progress:
         report = convert(
             settings.convert,

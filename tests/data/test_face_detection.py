@@ -121,6 +121,44 @@ def test_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [shape for shape in shapes if shape[1] == 24] == [(64, 24, 24, 3), (6, 24, 24, 3)]
 
 
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((0, 0, 4, 4), [[0, 0], [0, 9]]),
+        ((2, 2, 6, 6), [[9, 0], [0, 0]]),
+        ((-2, -2, 2, 2), [[0, 0], [0, 0]]),
+        ((3, 3, 3, 3), [[9, 9], [9, 9]]),  # without an area: the pixel at its corner
+        ((3, 3, 2, 2), [[9, 9], [9, 9]]),
+        ((7, 7, 7, 9), [[0, 0], [0, 0]]),  # outside
+    ],
+)
+def test_part_in_a_box_is_black_outside_the_image(box: tuple[int, ...], expected: list) -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[2:, 2:] = 9
+    part = mtcnn._cut(image, np.array(box, float), 2)
+    assert part.tolist() == [[[value] * 3 for value in line] for line in expected]
+
+
+def test_blocks_are_averaged() -> None:
+    image = np.arange(3 * 5 * 3, dtype=np.uint8).reshape(3, 5, 3)
+    reduced = mtcnn.reduce(image, 2)  # the last line and column are left out
+    expected = image[:2, :4].reshape(2, 2, 2, 3).mean(axis=(0, 2))
+    assert np.abs(reduced[0] - expected).max() <= 0.5
+    assert mtcnn.reduce(image, 1) is image
+
+
+def test_faces_of_reduced_copies_are_in_pixels_of_the_image(group: np.ndarray) -> None:
+    """A large image, which is searched in two reduced copies, has the faces of a small one."""
+    small, large = (
+        order_faces(Mtcnn().detect(image, smallest))
+        for image, smallest in ((group, 40), (group.repeat(3, axis=0).repeat(3, axis=1), 120))
+    )
+    assert len(small) == len(large) == len(PLACES)
+    for face, other in zip(small, large, strict=True):
+        assert other.landmarks / 3 == pytest.approx(face.landmarks, abs=0.05 * face.size)
+        assert other.box / 3 == pytest.approx(face.box, abs=0.1 * face.size)
+
+
 def test_suppression_by_both_measures() -> None:
     # The second box is half of the first; the third overlaps the first by a third of both.
     boxes = np.array([[0.0, 0, 4, 4], [0, 0, 4, 2], [0, 2, 4, 6], [9, 9, 10, 10]])

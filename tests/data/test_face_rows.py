@@ -46,6 +46,24 @@ def group() -> Image.Image:
     return drawn_group((500, 320), PLACES)
 
 
+def test_at_most_100_faces_are_used(settings: Conversion, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Crowd:
+        """A detector that finds 101 faces, the smallest of them first."""
+
+        def detect(self, image: np.ndarray, smallest: float) -> list[Face]:
+            eyes_and_mouth = np.array(
+                [[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]]
+            )
+            return [
+                Face(np.array([0.0, 0, side, side]), side * eyes_and_mouth, 1.0)
+                for side in range(60, 161)
+            ]
+
+    monkeypatch.setattr(extraction, "_detector", lambda settings, weights: Crowd())
+    found = find_faces(settings(), np.zeros((200, 200, 3), np.uint8))
+    assert [face.size for face in found] == list(range(160, 60, -1))
+
+
 def rows(file: ConvertedFile) -> np.ndarray:
     return np.stack([row.pixels for row in file.rows]).astype(int)
 
@@ -108,7 +126,7 @@ def test_faces_with_implausible_landmarks_are_left_out(
     }
     for name, landmarks in variants.items():
         detector = FixedDetector([Face(face.box, landmarks, 1.0)])
-        monkeypatch.setattr(extraction, "_detector", lambda _, detector=detector: detector)
+        monkeypatch.setattr(extraction, "_detector", lambda *_, detector=detector: detector)
         assert len(find_faces(settings(), pixels)) == (name == "as found"), name
 
 

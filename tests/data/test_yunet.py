@@ -14,10 +14,12 @@ from atelier.core.errors import AtelierError
 from atelier.core.settings import ConvertSettings
 from atelier.data.faces import yunet
 from atelier.data.faces.extraction import find_faces
-from atelier.data.faces.yunet import YUNET_FILE, YuNet, read_yunet
+from atelier.data.faces.yunet import YUNET_FILE, YuNet, face_detector_weights, read_yunet
+from atelier.data.image_list import read_image_list
 from atelier.data.rows import convert_file
 
 from ..support.image_files import saved
+from ..support.project import Project
 
 # Of the made network, in cells: box center and logarithm of its size, and landmarks.
 BOX = [0.5, 0.5, np.log(1.5), np.log(2.0)]
@@ -116,3 +118,51 @@ def test_only_the_published_file_is_read(
         read_yunet(path)
     monkeypatch.setattr(yunet, "YUNET_SHA256", hashlib.sha256(weights).hexdigest())
     assert read_yunet(path) == weights
+
+
+@pytest.mark.parametrize(
+    ("faces", "detector", "needed"),
+    [("none", "yunet", False), ("crop", "yunet", True), ("align", "mtcnn", False)],
+)
+def test_weights_of_the_face_detector_are_read_if_needed(
+    settings: ConvertSettings, tmp_path: Path, faces: str, detector: str, needed: bool
+) -> None:
+    changed = settings.model_copy(update={"faces": faces, "face_detector": detector})
+    if needed:
+        with pytest.raises(AtelierError, match=YUNET_FILE):
+            face_detector_weights(changed, tmp_path)
+    else:
+        assert face_detector_weights(changed, tmp_path) == b""
+
+
+def test_convert_stage_uses_the_detector_of_the_settings(
+    ready: Project,
+    tmp_path: Path,
+    weights: bytes,
+    picture: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(picture).save(folder / "cells.png")
+    ready.set(
+        **{
+            "download.source": "folder",
+            "download.folders": {"mine": str(folder)},
+            "convert.faces": "crop",
+            "convert.face_detector": "yunet",
+        }
+    )
+    ready.stage("watch", DVC_STAGE="watch@mine")
+    ready.stage("download")
+    assert f"data/weights/{YUNET_FILE} is missing" in ready.stage("convert", ok=False)
+    (ready.folder / "data/weights" / YUNET_FILE).write_bytes(weights)
+    monkeypatch.setattr(yunet, "YUNET_SHA256", hashlib.sha256(weights).hexdigest())
+    ready.stage("convert")
+    names = [entry.name for entry in read_image_list(ready.folder / "data/images.csv")]
+    assert names == ["mine/cells.png#1"]  # MTCNN finds no face in it
+
+
+def test_network_needs_the_file(settings: ConvertSettings, picture: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="content of its file"):
+        find_faces(settings, picture)

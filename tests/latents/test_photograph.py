@@ -12,11 +12,10 @@ from PIL import Image
 
 from atelier.core.errors import AtelierError
 from atelier.core.settings import ConvertSettings, load
-from atelier.data.faces.yunet import YUNET_FILE
 from atelier.data.rows import resize
 from atelier.gan.generation import TrainedGenerator
 from atelier.latents.bounds import image_shape
-from atelier.latents.photograph import face_detector_weights, prepare_target, read_photograph
+from atelier.latents.photograph import prepare_target, read_photograph
 
 from ..support.architectures import MNIST28, SMALL, vivid
 from ..support.events import RecordedEvents
@@ -84,21 +83,6 @@ def test_unreadable_photograph_is_rejected(
 ) -> None:
     with pytest.raises(AtelierError, match=rf"me\.jpg cannot be read \(({reason})\)"):
         prepare_target(content, small_generator(), settings, name="me.jpg")
-
-
-@pytest.mark.parametrize(
-    ("faces", "detector", "needed"),
-    [("none", "yunet", False), ("crop", "yunet", True), ("align", "hog", False)],
-)
-def test_weights_of_the_face_detector_are_read_if_needed(
-    settings: ConvertSettings, tmp_path: Path, faces: str, detector: str, needed: bool
-) -> None:
-    changed = settings.model_copy(update={"faces": faces, "face_detector": detector})
-    if needed:
-        with pytest.raises(AtelierError, match=YUNET_FILE):
-            face_detector_weights(changed, tmp_path)
-    else:
-        assert face_detector_weights(changed, tmp_path) == b""
 
 
 def test_name_that_is_no_text_is_escaped(settings: ConvertSettings, tmp_path: Path) -> None:

@@ -70,9 +70,9 @@ def build_explorer(
         AtelierError: the latents are too large for the page, or the weights of the face detector
             are missing.
     """
+    from atelier.data.faces.yunet import face_detector_weights
     from atelier.latents.directions import principal_directions
     from atelier.latents.inversion import InversionOptions
-    from atelier.latents.photograph import face_detector_weights
     from atelier.metrics.cache import FeatureCache
     from atelier.metrics.extractors import build_extractor
     from atelier.tracking.environment import private_folder, repository_root

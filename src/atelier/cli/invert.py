@@ -137,7 +137,8 @@ def _photographs(
     Raises:
         AtelierError: an image is missing or cannot be read.
     """
-    from atelier.latents.photograph import face_detector_weights, prepare_target, read_photograph
+    from atelier.data.faces.yunet import face_detector_weights
+    from atelier.latents.photograph import prepare_target, read_photograph
 
     convert = settings.convert
     face_weights = face_detector_weights(convert, WEIGHTS)

@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from atelier.core.errors import AtelierError, printable
 from atelier.core.events import Events
 from atelier.core.files import NotRegularError, open_regular
-from atelier.core.paths import user_path
 from atelier.core.settings import ConvertSettings
-from atelier.data.faces.yunet import YUNET_FILE, read_yunet
 from atelier.data.image_file import silence_pillow
 from atelier.data.members import MEMBER_LIMIT, Payload, too_large
 from atelier.data.rows import NO_FACE, ConvertedFile, convert_file
@@ -39,21 +37,6 @@ def read_photograph(file: Path) -> bytes:
         raise AtelierError(f"there is no image {shown}; check the path.") from None
     except NotRegularError as error:
         raise AtelierError(f"{shown} cannot be read ({error.reason}).") from None
-
-
-def face_detector_weights(settings: ConvertSettings, folder: Path) -> bytes:
-    """Return the weights of the face detector; empty if the settings need none.
-
-    Args:
-        settings: the ``convert`` section.
-        folder: of the weights' file.
-
-    Raises:
-        AtelierError: the file is missing or damaged.
-    """
-    if settings.faces == "none" or settings.face_detector != "yunet":
-        return b""
-    return read_yunet(user_path(folder / YUNET_FILE))
 
 
 def prepare_target(

@@ -84,7 +84,7 @@ def find_faces(
     reduced = reduce(pixels, reduction)
     faces = [
         Face(reduction * face.box, reduction * face.landmarks, face.confidence)
-        for face in _detector(weights).detect(reduced, smallest / reduction)
+        for face in _detector(settings, weights).detect(reduced, smallest / reduction)
         if face.confidence >= settings.face_confidence
     ]
     faces = order_faces([f for f in faces if f.size >= smallest and _has_plausible_landmarks(f)])
@@ -106,12 +106,13 @@ def face_square(settings: ConvertSettings, face: Face) -> Square:
 _LOCAL = threading.local()
 
 
-def _detector(weights: bytes) -> Detector:
+def _detector(settings: ConvertSettings, weights: bytes) -> Detector:
     """Return the detector of this thread: OpenCV's networks are not thread-safe."""
-    if getattr(_LOCAL, "weights", None) != weights:
+    wanted = settings.face_detector, weights
+    if getattr(_LOCAL, "loaded", None) != wanted:
         # The threads of the conversion share the cores already.
         cv2.setNumThreads(1)
-        _LOCAL.detector = YuNet(weights) if weights else Mtcnn()
-        _LOCAL.weights = weights
+        _LOCAL.detector = YuNet(weights) if settings.face_detector == "yunet" else Mtcnn()
+        _LOCAL.loaded = wanted
     detector: Detector = _LOCAL.detector
     return detector

@@ -128,7 +128,7 @@ class Mtcnn:
     def _classify(
         self, image: NDArray[np.uint8], boxes: Floats, network: cv2.dnn.Net, names: Sequence[str]
     ) -> list[Floats]:
-        """Return a network's outputs for square boxes, each [N, ...]."""
+        """Return a network's outputs for N square boxes, each [N, ...]."""
         side = _R_SIDE if network is self._r_net else _O_SIDE
         batches = []
         for start in range(0, len(boxes), _BATCH):
@@ -224,11 +224,12 @@ def _moved(boxes: Floats, offsets: Floats) -> Floats:
 
 def _cut(image: NDArray[np.uint8], box: Floats, side: int) -> NDArray[np.uint8]:
     """Return the part in a box, resized to a square; pixels outside the image are black."""
-    left, top, right, bottom = box.astype(int)
+    left, top, right, bottom = box.astype(int).tolist()
+    right, bottom = max(right, left + 1), max(bottom, top + 1)  # a network may move sides together
     height, width = image.shape[:2]
     part = image[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
     if left < 0 or top < 0 or right > width or bottom > height:
-        whole = np.zeros((max(bottom - top, 1), max(right - left, 1), 3), np.uint8)
+        whole = np.zeros((bottom - top, right - left, 3), np.uint8)
         y, x = max(-top, 0), max(-left, 0)
         whole[y : y + part.shape[0], x : x + part.shape[1]] = part
         part = whole

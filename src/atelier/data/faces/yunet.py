@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atelier.core.errors import AtelierError
+from atelier.core.paths import user_path
+from atelier.core.settings import ConvertSettings
 from atelier.data.faces.face import Face
 
 YUNET_FILE = "face_detection_yunet_2023mar.onnx"
@@ -29,7 +31,13 @@ class YuNet:
     """YuNet with its network. An instance must not be used by two threads at once."""
 
     def __init__(self, weights: bytes) -> None:
-        """Load the network from the bytes of its file."""
+        """Load the network from the bytes of its file.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if not weights:
+            raise ValueError("YuNet needs the content of its file")
         self._network = cv2.FaceDetectorYN.create(
             "onnx",
             np.frombuffer(weights, np.uint8),
@@ -63,6 +71,21 @@ class YuNet:
             Face(np.concatenate([each[0], each[0] + each[1]]), each[2:], float(confidence))
             for each, confidence in zip(points, values[:, 14], strict=True)
         ]
+
+
+def face_detector_weights(settings: ConvertSettings, folder: Path) -> bytes:
+    """Return the weights of the face detector; empty if the settings need none.
+
+    Args:
+        settings: the ``convert`` section.
+        folder: of the weights' file.
+
+    Raises:
+        AtelierError: the file is missing or damaged.
+    """
+    if settings.faces == "none" or settings.face_detector != "yunet":
+        return b""
+    return read_yunet(user_path(folder / YUNET_FILE))
 
 
 def read_yunet(path: Path) -> bytes:
