@@ -200,7 +200,7 @@ CASES = {
         "{folder}/faces.zip --presets few64 --images 100 --reference 40 --seeds 1 --seconds 1"
         " --sheets {folder} --json",
         {"name", "seed", "seconds", "steps", "epochs", "kid, random", "kid, vgg19_caffe"}
-        | {"nearest face", "nearest is of the mirror image"},
+        | {"nearest face", "nearest is of the mirror image", "nearest face of other real faces"},
         {"seed", "steps", "epochs"},
         _faces,
     ),
