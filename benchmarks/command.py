@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def options(about: str | None, **values: int | str | Path) -> argparse.Namespace:
+def options(about: str | None, **values: float | str | Path) -> argparse.Namespace:
     """Read ``--json`` and an option for each of ``values``, which are the defaults."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")

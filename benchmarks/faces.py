@@ -1,17 +1,17 @@
 """Speed of `convert.faces: align` on 2-megapixel photographs of groups, and its quality.
 
 The photographs are composed of drawn faces, or of CelebA's aligned faces if --celeba names their
-zip file. Each has one to six faces at random places, sizes and tilts up to 25 degrees. They are
-JPEGs, read from the page cache by the function of the convert stage, with the settings of
-params.yaml and rows of 64x64 pixels. The reference is the same conversion without a search of
-faces. `processor_ms` is the processor's time for a photograph; other programs disturb it less than
-the speed.
+zip file. Each has one to six faces at random places and sizes, turned by up to 25 degrees, or all
+by --tilt degrees. They are JPEGs, read from the page cache by the function of the convert stage,
+with the settings of params.yaml and rows of 64x64 pixels. The reference is the same conversion
+without a search of faces. `processor_ms` is the processor's time for a photograph; other programs
+disturb it less than the speed.
 
 With --celeba, the places of the eyes are known: recall, precision, and the median error of the eyes
 in pixels of a row. --sheet writes the first rows as an image.
 
 Usage: python benchmarks/faces.py [--photographs 60] [--height 1224] [--quality 90] [--rounds 2]
-[--celeba img_align_celeba.zip] [--sheet rows.png] [--json]
+[--tilt 45] [--celeba img_align_celeba.zip] [--sheet rows.png] [--json]
 """
 
 import argparse
@@ -65,8 +65,9 @@ def face_images(celeba: Path, count: int) -> list[NDArray[np.uint8]]:
 def measure(arguments: argparse.Namespace, work_dir: Path) -> dict[str, object]:
     """Compose photographs and convert them with and without a search of faces."""
     count, size = arguments.photographs, (arguments.height * 4 // 3, arguments.height)
+    tilt = None if arguments.tilt < 0 else arguments.tilt
     faces = face_images(arguments.celeba, 4 * count)
-    photographs = list(group_photographs(faces, count, size, seed=7))
+    photographs = list(group_photographs(faces, count, size, seed=7, tilt=tilt))
     folder, raw = work_dir / "photographs", work_dir / "raw"
     folder.mkdir()
     for index, photograph in enumerate(photographs):
@@ -124,7 +125,14 @@ def quality(photographs: list[GroupPhotograph], jpeg_quality: int) -> dict[str, 
 def main() -> None:
     """Run the benchmark from the command line."""
     arguments = options(
-        __doc__, photographs=60, height=1224, quality=90, rounds=2, celeba=Path(), sheet=Path()
+        __doc__,
+        photographs=60,
+        height=1224,
+        quality=90,
+        rounds=2,
+        tilt=-1.0,
+        celeba=Path(),
+        sheet=Path(),
     )
     with tempfile.TemporaryDirectory() as folder:
         show(measure(arguments, Path(folder)), arguments.json)

@@ -49,15 +49,20 @@ def celeba_faces(archive: Path, count: int, start: int = 0) -> list[np.ndarray]:
 
 
 def group_photographs(
-    faces: list[np.ndarray], count: int, size: tuple[int, int], seed: int
+    faces: list[np.ndarray],
+    count: int,
+    size: tuple[int, int],
+    seed: int,
+    tilt: float | None = None,
 ) -> Iterator[GroupPhotograph]:
-    """Yield pictures of one to six faces at random places, sizes and tilts up to 25 degrees.
+    """Yield pictures of one to six faces at random places and sizes.
 
-    The side of a face is 6 to 33 percent of the picture's shorter side.
+    The side of a face is 6 to 33 percent of the picture's shorter side. All faces are turned by
+    ``tilt`` degrees to the left or right; if it is ``None``, by random angles of up to 25.
     """
     generator = np.random.default_rng(seed)
     for _ in range(count):
-        yield _compose(faces, size, generator)
+        yield _compose(faces, size, generator, tilt)
 
 
 def evaluate(photographs: list[GroupPhotograph], found: list[list[Face]]) -> Evaluation:
@@ -78,7 +83,10 @@ def evaluate(photographs: list[GroupPhotograph], found: list[list[Face]]) -> Eva
 
 
 def _compose(
-    faces: list[np.ndarray], size: tuple[int, int], generator: np.random.Generator
+    faces: list[np.ndarray],
+    size: tuple[int, int],
+    generator: np.random.Generator,
+    tilt: float | None,
 ) -> GroupPhotograph:
     width, height = size
     pixels = _background(size, generator)
@@ -95,7 +103,8 @@ def _compose(
         else:
             continue
         circles.append((x, y, radius))
-        angle = np.deg2rad(generator.uniform(-25, 25))
+        share = generator.uniform(-1, 1)
+        angle = np.deg2rad(25 * share if tilt is None else np.copysign(tilt, share))
         turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         offset = np.array([x, y]) - turn @ _MIDDLE
         _paste(pixels, faces[face], turn, offset)
