@@ -169,9 +169,11 @@ def test_content_is_downloaded_from_the_remote_storage(
     shutil.copytree(cache, tmp_path / "storage")
     shutil.rmtree(cache)
     message = atelier("data-diff v1 v2", code=1)
-    assert message.startswith("ERROR: DVC's cache has no data/images.csv of v1, and it cannot be")
-    assert "run `dvc repro convert`" in message
-    assert message.count("\n") == 1
+    assert message == (
+        "ERROR: DVC's cache has no data/images.csv of v1, and it cannot be downloaded (DVC has no"
+        " default remote storage); check out that commit and run `dvc repro convert` to make it"
+        " again.\n"
+    )
     outputs = RecordedOutputs("v1", {"samples": "0" * 32}, {"samples": "train"})
     with pytest.raises(AtelierError, match="run `dvc repro train` to make it again"):
         outputs.fetch("samples")
@@ -239,6 +241,14 @@ def test_a_missing_version_is_one_sentence(
     output = atelier(f"data-diff {arguments}", code=1)
     assert output.startswith(f"ERROR: {message}")
     assert output.count("\n") == 1
+
+
+@pytest.mark.parametrize("revisions", [("",), ("v1", ""), ("v1", " ")])
+def test_an_empty_revision_does_not_exist(
+    project: Path, atelier: CommandRunner, revisions: tuple[str, ...]
+) -> None:
+    output = atelier("data-diff", *revisions, code=1)
+    assert output.startswith(f"ERROR: there is no revision {revisions[-1]!r}; choose a commit")
 
 
 def test_missing_files_are_one_sentence(project: Path, atelier: CommandRunner) -> None:
