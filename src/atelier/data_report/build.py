@@ -49,7 +49,7 @@ def build_page(settings: Settings, data: DataSet, findings: Findings, raw: RawIm
     return Page(
         title=f"{settings.download.source_title}: the images",
         notice="" if settings.shares_images else NOTICE,
-        verdict=verdict(findings, data.side),
+        verdict=verdict(findings, data.side, faces=settings.convert.faces != "none"),
         sampled=_sampled(findings),
         sets=_bars({name: findings.sets.get(name, 0) for name in SETS}),
         average=encode(_rgb(findings.average), "Average of all images", Format(lossless=True)),
