@@ -15,9 +15,12 @@ import pytest
 from dvc.repo import Repo
 from PIL import Image
 
+from atelier.cli.data_diff_page import Version, write_data_diff
 from atelier.core.errors import AtelierError
 from atelier.core.settings import Settings
 from atelier.data.convert import convert
+from atelier.data.dataset import save_images
+from atelier.data.image_changes import compare_image_lists
 from atelier.data.image_list import ImageEntry, read_image_list, write_image_list
 from atelier.data.rows import resize
 from atelier.data.sources.download import download
@@ -25,6 +28,7 @@ from atelier.sample_faces.portrait import random_portrait
 from atelier.tracking.recorded_outputs import RecordedOutputs, recorded_outputs
 
 from ..conftest import BuildOnce
+from ..support.arrays import random_images
 from ..support.project import AUTHOR
 from .conftest import CommandRunner
 
@@ -159,6 +163,22 @@ def test_page_shows_the_thumbnails_of_both_versions(project: Path, atelier: Comm
         assert np.abs(thumbnail - resize(original, 16, "crop")).mean() < 12
     message = atelier("data-diff v1 v2 --html page.html", code=1)
     assert "page.html is there already" in message
+
+
+def test_page_counts_the_faces_that_it_does_not_show(tmp_path: Path) -> None:
+    path = tmp_path / "images.npz"
+    pixels = random_images(6, 16, 3)
+    save_images(path, [pixels.tobytes()], pixels.shape, [f"a.jpg#{n}" for n in range(1, 7)])
+    faces = [
+        ImageEntry("a.jpg", "1", 64, 64, "", f"a.jpg#{n + 1}", "training", n) for n in range(6)
+    ]
+    versions = [Version("v1", lambda _: path, True), Version("v2", lambda _: path, True)]
+    for count, text in {4: [], 5: ["1 more face"], 6: ["2 more faces"]}.items():
+        write_data_diff(tmp_path / "page.html", versions, compare_image_lists([], faces[:count]))
+        page = (tmp_path / "page.html").read_text("utf-8")
+        assert re.findall(r"\d+ more faces?", page) == text
+        assert page.count("<img ") == 4
+        assert "This page contains your images. Keep it private." in page
 
 
 def test_content_is_downloaded_from_the_remote_storage(
