@@ -145,8 +145,8 @@ def test_page_shows_the_thumbnails_of_both_versions(project: Path, atelier: Comm
     assert atelier("data-diff v1 v2 --html page.html").endswith("page.html shows them.\n")
     page = (project / "page.html").read_text("utf-8")
     assert "<b>e" not in page
-    assert "mine/&lt;b&gt;e&amp;é.png" in page
-    assert "mine/c.png → mine/moved.png" in page
+    assert "mine/<wbr>&lt;b&gt;e&amp;é.png" in page
+    assert "mine/<wbr>c.png →<br>mine/<wbr>moved.png" in page
     assert "rejected: not an image" in page
     assert re.findall(r"(?:src|href)=\"(?!data:)", page) == []
     images = re.findall(r'<img src="data:image/webp;base64,([^"]+)" [^>]*alt="([^"]+)"', page)
