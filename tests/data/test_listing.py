@@ -368,6 +368,8 @@ def test_skipped_files_are_summarized_in_one_line() -> None:
     )
     line = summarize_skipped(1, "images", [*2 * ["not an image"], *many], report)
     assert "(2 not an image, 1 damaged: 0, 1 damaged: 1, 1 damaged: 2, 3 for other" in line
+    line = summarize_skipped(1, "images", [*2 * ["not an image"], *many[:4]], report)
+    assert "(2 not an image, 1 damaged: 0, 1 damaged: 1, 1 damaged: 2, 1 damaged: 3)" in line
     assert "\x1b" not in summarize_skipped(0, "images", ["damaged: \x1b[31m"], report)
     assert summarize_skipped(80, "images", [], report) == "80 images, none skipped"
 

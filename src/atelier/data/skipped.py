@@ -54,11 +54,13 @@ def general_reason(reason: str) -> str:
 def count_reasons(reasons: Iterable[str]) -> str:
     """Return the number of each reason, for example ``9 hidden files, 1 link``.
 
-    The four most frequent reasons are listed; the others are counted together.
+    The four most frequent reasons are listed; the others are counted together if there are several.
     """
     counts = Counter(map(general_reason, reasons)).most_common()
-    parts = [_count_text(reason, count) for reason, count in counts[:_MAX_REASONS]]
-    others = sum(count for _, count in counts[_MAX_REASONS:])
+    # A single remaining reason takes no more space than the words for it.
+    listed = counts if len(counts) == _MAX_REASONS + 1 else counts[:_MAX_REASONS]
+    parts = [_count_text(reason, count) for reason, count in listed]
+    others = sum(count for _, count in counts[len(listed) :])
     return ", ".join([*parts, f"{others:,} for other reasons"] if others else parts)
 
 
