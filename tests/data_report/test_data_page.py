@@ -337,8 +337,8 @@ def test_advice_on_faces_is_about_settings_and_photographs() -> None:
             "outliers",
         ),
         "Blurred": (
-            "2 faces are blurred. The generator learns the blur too. If they are small in their"
-            " photographs, raise convert.smallest_face; else remove the photographs.",
+            "2 faces are blurred. The generator learns the blur too. If blurred faces are small in"
+            " their photographs, raise convert.smallest_face; else remove the photographs.",
             "blurred",
         ),
         "Enlarged": (
@@ -347,7 +347,7 @@ def test_advice_on_faces_is_about_settings_and_photographs() -> None:
             "small-originals",
         ),
         "Dark, bright, empty": (
-            "1 dark. Correct the brightness of their photographs, or remove the photographs.",
+            "1 dark. Correct the brightness of such photographs, or remove them.",
             "brightness",
         ),
     }

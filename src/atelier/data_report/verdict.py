@@ -73,11 +73,11 @@ _IMAGES = _Advice(
 _FACES = _Advice(
     noun="face",
     outliers="If some show no face, raise convert.face_confidence.",
-    blurred="The generator learns the blur too. If they are small in their photographs, raise"
-    " convert.smallest_face; else remove the photographs.",
+    blurred="The generator learns the blur too. If blurred faces are small in their photographs,"
+    " raise convert.smallest_face; else remove the photographs.",
     enlarged="To leave them out, raise convert.smallest_face; or choose a smaller"
     " convert.image_size.",
-    brightness="Correct the brightness of their photographs, or remove the photographs.",
+    brightness="Correct the brightness of such photographs, or remove them.",
 )
 
 
