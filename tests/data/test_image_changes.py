@@ -63,6 +63,9 @@ def test_files_that_were_not_read_are_no_renames() -> None:
     assert [file_name(old) for old, _ in changes.changed] == ["a"]
     assert names(changes.added) == ["b"]
     assert changes.renamed == ()
+    changes = compare_image_lists([rejected("a"), rejected("c")], [rejected("b"), rejected("c")])
+    assert (names(changes.removed), names(changes.added)) == (["a"], ["b"])
+    assert (changes.renamed, changes.unchanged) == ((), 1)
 
 
 def test_state_names_the_size_or_the_reason() -> None:
