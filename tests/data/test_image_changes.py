@@ -85,6 +85,8 @@ def test_files_of_one_name_count_one_by_one() -> None:
     changes = compare_image_lists(before, [used("a", "2"), used("c", "1")])
     assert [(old[0].file, new[0].file) for old, new in changes.renamed] == [("a", "c")]
     assert (changes.unchanged, names(changes.removed), changes.changed) == (1, ["b"], ())
+    changes = compare_image_lists([used("a", "1", 1)], [used("a", "1", 1), rejected("a", "2")])
+    assert (names(changes.added), changes.unchanged) == (["a"], 1)
     changes = compare_image_lists([used("a", "1")], before)
     assert names(changes.added) == ["a", "b"]
     assert changes.added[0][0].sha256 == "2"

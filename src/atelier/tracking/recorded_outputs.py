@@ -88,7 +88,7 @@ def recorded_outputs(revision: str) -> RecordedOutputs:
         f"there is no revision {revision!r}; choose a commit, a branch, a tag or an experiment of"
         " this repository."
     )
-    if not revision.strip():
+    if not revision:
         raise unknown  # git would show the file of its index
     _silence_dvc()
     try:
