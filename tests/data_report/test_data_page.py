@@ -21,7 +21,6 @@ from atelier.data.dataset import load_images
 from atelier.data.image_list import ImageEntry, read_image_list
 from atelier.data.manifest import Manifest, raw_file
 from atelier.data.raw import RawImages, open_raw
-from atelier.data.rows import NO_FACE
 from atelier.data.sources.download import download
 from atelier.data_report.build import MAX_CHARACTERS, NOTICE, build_page
 from atelier.data_report.findings import DataSet, Findings, examine, spread
@@ -292,65 +291,6 @@ def test_level_follows_the_largest_share_of_problems() -> None:
     assert level(replace(good, dark=some[:51])) == "poor"
     assert level(replace(good, used=40)) == "poor"
     assert level(replace(good, rows=99)) == "fair"
-
-
-def test_advice_on_faces_is_about_settings_and_photographs() -> None:
-    data = synthetic(8)
-    faces = [replace(entry, name=f"{entry.file}#1", group=-1) for entry in data.entries]
-    landscapes = [ImageEntry(name, name, 64, 48, NO_FACE) for name in ("sea.jpg", "hill.jpg")]
-    text = ImageEntry("notes.txt", "t", 0, 0, "not an image")
-    found = replace(
-        examine(DataSet([*faces, *landscapes, text], data.pixels)),
-        outliers=[(faces[0], 2.0)],
-        searched=8,
-        blurred=[(faces[1], 0.0), (faces[2], 0.0)],
-        enlarged=[(faces[1], 9.0)],
-        dark=[(faces[3], 0.0)],
-        groups=[[faces[4], faces[5]]],
-        dropped=[faces[6]],
-    )
-    result = verdict(found, 64, faces=True)
-    assert result.headline == "8 of 11 files are used, with 8 faces"
-    remarks = {remark.name: (remark.text, remark.section) for remark in result.remarks}
-    assert remarks == {
-        "Number": ("8 faces. Add more, if you can.", ""),
-        "Rejected": (
-            "1 file. Read the reasons, and export or replace the files that you need.",
-            "rejected",
-        ),
-        "Without a face": (
-            "2 files. If you see faces in them, lower convert.smallest_face, or"
-            " convert.face_confidence to 0.7.",
-            "rejected",
-        ),
-        "Near-duplicates": (
-            "1 face in 1 group repeats another one. The generator learns repeated faces better"
-            " than others; remove the copies, or set convert.duplicates to drop.",
-            "near-duplicates",
-        ),
-        "Dropped": (
-            "1 near-duplicate, because another face of the group is used.",
-            "near-duplicates",
-        ),
-        "Outliers": (
-            "1 face is unlike the others. If some show no face, raise convert.face_confidence.",
-            "outliers",
-        ),
-        "Blurred": (
-            "2 faces are blurred. The generator learns the blur too. If blurred faces are small in"
-            " their photographs, raise convert.smallest_face; else remove the photographs.",
-            "blurred",
-        ),
-        "Enlarged": (
-            "1 face is smaller than 64 × 64 pixels. To leave them out, raise"
-            " convert.smallest_face; or choose a smaller convert.image_size.",
-            "small-originals",
-        ),
-        "Dark, bright, empty": (
-            "1 dark. Correct the brightness of such photographs, or remove them.",
-            "brightness",
-        ),
-    }
 
 
 def test_page_of_faces_has_the_advice_on_faces(
