@@ -48,6 +48,12 @@ def test_site_lists_every_page_once() -> None:
     assert sorted(nav_pages(read_yaml("mkdocs.yml")["nav"])) == sorted(pages)
 
 
+@pytest.mark.parametrize("name", ["changes.html", "data/report.html", "data/images.csv"])
+def test_git_ignores_pages_and_lists_of_private_images(name: str) -> None:
+    ignored = subprocess.run(["git", "check-ignore", "-q", name], cwd=ROOT)
+    assert ignored.returncode == 0
+
+
 def test_links_of_pages_are_files_of_the_site() -> None:
     """Other files of the repository are on GitHub, but not on the site."""
     dead = []

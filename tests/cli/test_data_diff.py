@@ -15,9 +15,12 @@ import pytest
 from dvc.repo import Repo
 from PIL import Image
 
+from atelier.cli.data_diff_page import Version, write_data_diff
 from atelier.core.errors import AtelierError
 from atelier.core.settings import Settings
 from atelier.data.convert import convert
+from atelier.data.dataset import save_images
+from atelier.data.image_changes import compare_image_lists
 from atelier.data.image_list import ImageEntry, read_image_list, write_image_list
 from atelier.data.rows import resize
 from atelier.data.sources.download import download
@@ -25,6 +28,7 @@ from atelier.sample_faces.portrait import random_portrait
 from atelier.tracking.recorded_outputs import RecordedOutputs, recorded_outputs
 
 from ..conftest import BuildOnce
+from ..support.arrays import random_images
 from ..support.project import AUTHOR
 from .conftest import CommandRunner
 
@@ -141,8 +145,8 @@ def test_page_shows_the_thumbnails_of_both_versions(project: Path, atelier: Comm
     assert atelier("data-diff v1 v2 --html page.html").endswith("page.html shows them.\n")
     page = (project / "page.html").read_text("utf-8")
     assert "<b>e" not in page
-    assert "mine/&lt;b&gt;e&amp;é.png" in page
-    assert "mine/c.png → mine/moved.png" in page
+    assert "mine/<wbr>&lt;b&gt;e&amp;é.png" in page
+    assert "mine/<wbr>c.png →<br>mine/<wbr>moved.png" in page
     assert "rejected: not an image" in page
     assert re.findall(r"(?:src|href)=\"(?!data:)", page) == []
     images = re.findall(r'<img src="data:image/webp;base64,([^"]+)" [^>]*alt="([^"]+)"', page)
@@ -161,6 +165,22 @@ def test_page_shows_the_thumbnails_of_both_versions(project: Path, atelier: Comm
     assert "page.html is there already" in message
 
 
+def test_page_counts_the_faces_that_it_does_not_show(tmp_path: Path) -> None:
+    path = tmp_path / "images.npz"
+    pixels = random_images(6, 16, 3)
+    save_images(path, [pixels.tobytes()], pixels.shape, [f"a.jpg#{n}" for n in range(1, 7)])
+    faces = [
+        ImageEntry("a.jpg", "1", 64, 64, "", f"a.jpg#{n + 1}", "training", n) for n in range(6)
+    ]
+    versions = [Version("v1", lambda _: path, True), Version("v2", lambda _: path, True)]
+    for count, text in {4: [], 5: ["1 more face"], 6: ["2 more faces"]}.items():
+        write_data_diff(tmp_path / "page.html", versions, compare_image_lists([], faces[:count]))
+        page = (tmp_path / "page.html").read_text("utf-8")
+        assert re.findall(r"\d+ more faces?", page) == text
+        assert page.count("<img ") == 4
+        assert "This page contains your images. Keep it private." in page
+
+
 def test_content_is_downloaded_from_the_remote_storage(
     project: Path, tmp_path: Path, atelier: CommandRunner
 ) -> None:
@@ -169,9 +189,11 @@ def test_content_is_downloaded_from_the_remote_storage(
     shutil.copytree(cache, tmp_path / "storage")
     shutil.rmtree(cache)
     message = atelier("data-diff v1 v2", code=1)
-    assert message.startswith("ERROR: DVC's cache has no data/images.csv of v1, and it cannot be")
-    assert "run `dvc repro convert`" in message
-    assert message.count("\n") == 1
+    assert message == (
+        "ERROR: DVC's cache has no data/images.csv of v1, and it cannot be downloaded (DVC has no"
+        " default remote storage); check out that commit and run `dvc repro convert` to make it"
+        " again.\n"
+    )
     outputs = RecordedOutputs("v1", {"samples": "0" * 32}, {"samples": "train"})
     with pytest.raises(AtelierError, match="run `dvc repro train` to make it again"):
         outputs.fetch("samples")
@@ -239,6 +261,14 @@ def test_a_missing_version_is_one_sentence(
     output = atelier(f"data-diff {arguments}", code=1)
     assert output.startswith(f"ERROR: {message}")
     assert output.count("\n") == 1
+
+
+@pytest.mark.parametrize("revisions", [("",), ("v1", ""), ("v1", " ")])
+def test_an_empty_revision_does_not_exist(
+    project: Path, atelier: CommandRunner, revisions: tuple[str, ...]
+) -> None:
+    output = atelier("data-diff", *revisions, code=1)
+    assert output.startswith(f"ERROR: there is no revision {revisions[-1]!r}; choose a commit")
 
 
 def test_missing_files_are_one_sentence(project: Path, atelier: CommandRunner) -> None:

@@ -17,7 +17,7 @@ from atelier.data.archives import count_members, read_tar, read_zip
 from atelier.data.manifest import Skipped
 from atelier.data.members import Rejected
 from atelier.data.raw import open_raw
-from atelier.data.skipped import summarize_skipped
+from atelier.data.skipped import reasons_without_names, summarize_skipped
 from atelier.data.sources import listing
 from atelier.data.sources.download import download
 from atelier.data.sources.listing import list_folder, walk
@@ -368,5 +368,21 @@ def test_skipped_files_are_summarized_in_one_line() -> None:
     )
     line = summarize_skipped(1, "images", [*2 * ["not an image"], *many], report)
     assert "(2 not an image, 1 damaged: 0, 1 damaged: 1, 1 damaged: 2, 3 for other" in line
+    line = summarize_skipped(1, "images", [*2 * ["not an image"], *many[:4]], report)
+    assert "(2 not an image, 1 damaged: 0, 1 damaged: 1, 1 damaged: 2, 1 damaged: 3)" in line
     assert "\x1b" not in summarize_skipped(0, "images", ["damaged: \x1b[31m"], report)
     assert summarize_skipped(80, "images", [], report) == "80 images, none skipped"
+
+
+def test_files_over_a_limit_have_one_reason() -> None:
+    sizes = ["92.4 megapixels, the limit is 80", "1,101.0 megapixels, the limit is 80"]
+    reasons = [sizes[0], "a hidden file", sizes[1], "1,300 MiB, the limit is 1,024"]
+    assert summarize_skipped(9, "images", reasons, Path("list.json")) == (
+        "9 images, 4 skipped (2 larger than 80 megapixels, 1 hidden file, 1 larger than 1,024 MiB):"
+        " list.json lists them"
+    )
+    assert reasons_without_names(reasons) == [
+        {"reason": "larger than 80 megapixels", "files": 2},
+        {"reason": "a hidden file", "files": 1},
+        {"reason": "larger than 1,024 MiB", "files": 1},
+    ]

@@ -1,9 +1,10 @@
 """Report on the data of a folder with known problems."""
 
 import base64
+import hashlib
 import io
 import re
-import zipfile
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -18,7 +19,8 @@ from atelier.core.yaml_files import read_yaml
 from atelier.data.convert import convert
 from atelier.data.dataset import load_images
 from atelier.data.image_list import ImageEntry, read_image_list
-from atelier.data.raw import open_raw
+from atelier.data.manifest import Manifest, raw_file
+from atelier.data.raw import RawImages, open_raw
 from atelier.data.sources.download import download
 from atelier.data_report.build import MAX_CHARACTERS, NOTICE, build_page
 from atelier.data_report.findings import DataSet, Findings, examine, spread
@@ -158,7 +160,7 @@ def test_page_shows_all_problems_with_images(
     assert page.verdict.headline == "31 of 36 files are used"
     named = {remark.name: remark for remark in page.verdict.remarks}
     assert named["Rejected"].text.startswith("5 files. Read the reasons")
-    assert named["Near-duplicates"].text.startswith("1 image in 1 group repeat")
+    assert named["Near-duplicates"].text.startswith("1 image in 1 group repeats another one.")
     assert named["Dark, bright, empty"].text == "1 dark, 1 bright, 1 empty. Remove them."
     ids = set(re.findall(r'<section id="([^"]+)"', html))
     assert {remark.section for remark in named.values() if remark.section} <= ids
@@ -291,6 +293,15 @@ def test_level_follows_the_largest_share_of_problems() -> None:
     assert level(replace(good, rows=99)) == "fair"
 
 
+def test_page_of_faces_has_the_advice_on_faces(
+    make_data: Callable[..., Report], make_settings: Callable[..., Settings]
+) -> None:
+    _, data, raw = make_data()
+    settings = make_settings(convert={"faces": "crop"})
+    page = build_page(settings, data, examine(data), open_raw(raw))
+    assert page.verdict.headline == "31 of 36 files are used, with 31 faces"
+
+
 def test_several_rows_of_a_file_are_one_file() -> None:
     data = synthetic(20)
     entries = [
@@ -340,16 +351,38 @@ def test_spread_entries_include_both_ends() -> None:
     assert spread(entries, 0) == spread([], 5) == []
 
 
-def test_thumbnails_of_raw_files_are_small_and_need_one_pass(
-    make_data: Callable[..., Report], photos: Path
-) -> None:
-    _, _, raw = make_data()
-    wanted = {"mine/family/01.png", "mine/notes.txt", "mine/half.png", "mine/huge_1200.png"}
-    found = read_thumbnails(open_raw(raw), wanted, 1)
-    assert list(found) == ["mine/family/01.png"]
+def test_thumbnails_of_raw_files_are_small(make_data: Callable[..., Report], photos: Path) -> None:
+    _, data, raw = make_data()
+    names = ("family/01.png", "notes.txt", "half.png", "huge_1200.png")
+    entries = {each.file: each for each in data.entries if each.file.endswith(names)}
+    photo = entries["mine/family/01.png"]
+    found = read_thumbnails(open_raw(raw), entries.values(), 1)
+    assert (len(entries), list(found)) == (4, [photo.sha256])
     with Image.open(photos / "family/01.png") as image:
-        assert np.array_equal(found["mine/family/01.png"], np.asarray(image))
-    (large,) = read_thumbnails(open_raw(raw), {"mine/huge_1200.png"}, 2).values()
+        assert np.array_equal(found[photo.sha256], np.asarray(image))
+    (large,) = read_thumbnails(open_raw(raw), [entries["mine/huge_1200.png"]], 2).values()
     assert large.shape == (96, 96, 3)
-    with zipfile.ZipFile(next(raw.glob("*.zip"))) as archive:
-        assert len(archive.namelist()) == 35
+
+
+def test_thumbnails_of_files_with_one_name_are_their_own(
+    tmp_path: Path, make_settings: Callable[..., Settings]
+) -> None:
+    colors = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
+    contents = {name: saved(Image.new("RGB", (20, 20), color)) for name, color in colors.items()}
+    with tarfile.open(tmp_path / "pictures.tar", "w") as archive:
+        for content in contents.values():
+            member = tarfile.TarInfo("x/a.png")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    raw = RawImages(tmp_path, Manifest("archive", "tar", (raw_file(tmp_path / "pictures.tar"),)))
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    used = ImageEntry("x/a.png", hashes["red"], 20, 20, "", "x/a.png", "training", 0, group=0)
+    dropped = replace(used, sha256=hashes["blue"], set="dropped", index=-1)
+    (thumbnail,) = read_thumbnails(raw, [dropped], 1).values()
+    assert thumbnail.mean((0, 1)).tolist() == list(colors["blue"])
+    data = DataSet([used, dropped], {"training": np.full((1, 16, 16, 3), 250, np.uint8)})
+    page = build_page(make_settings(), data, examine(data), raw)
+    (group,) = section(page, "near-duplicates").galleries
+    (_, image) = [each.image for each in group.thumbnails]
+    assert image is not None
+    assert decoded(image.uri).mean((0, 1)).tolist() == list(colors["blue"])

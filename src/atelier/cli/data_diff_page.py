@@ -66,12 +66,14 @@ class Side:
 
     Attributes:
         label: of the version; empty if the card has one side.
-        images: thumbnails of its rows; none if the file has no row in a set.
+        images: thumbnails of its first rows; none if the file has no row in a set.
+        omitted: number of further rows.
         state: size of the file, or why it is not used.
     """
 
     label: str
     images: Sequence[PageImage]
+    omitted: int
     state: str
 
 
@@ -130,4 +132,5 @@ def _renamed_card(version: Version, pair: tuple[File, File]) -> Card:
 
 def _side(version: Version, file: File, label: str = "") -> Side:
     rows = [entry for entry in file if entry.index >= 0]
-    return Side(label, [version.thumbnail(row) for row in rows[:_MAX_ROWS]], file_state(file))
+    images = [version.thumbnail(row) for row in rows[:_MAX_ROWS]]
+    return Side(label, images, len(rows) - len(images), file_state(file))

@@ -1,7 +1,7 @@
 """Differences between two versions of the list of images."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,15 @@ from atelier.data.safe_names import sanitize_name
 
 File = tuple[ImageEntry, ...]
 """The entries of one raw file, at least one."""
+Pair = tuple[File, File]
+"""A file before and after."""
 
 
 @dataclass(frozen=True)
 class ImageChanges:
     """Raw files that differ between two versions, sorted by name.
+
+    An archive can have several files of one name. Each of them counts.
 
     Attributes:
         added: files whose name and content are new.
@@ -26,8 +30,8 @@ class ImageChanges:
 
     added: tuple[File, ...]
     removed: tuple[File, ...]
-    changed: tuple[tuple[File, File], ...]
-    renamed: tuple[tuple[File, File], ...]
+    changed: tuple[Pair, ...]
+    renamed: tuple[Pair, ...]
     unchanged: int
 
     def counts(self) -> dict[str, int]:
@@ -87,42 +91,67 @@ def _file_values(file: File) -> dict[str, Any]:
 
 def compare_image_lists(before: Iterable[ImageEntry], after: Iterable[ImageEntry]) -> ImageChanges:
     """Compare two versions of the list of images by names and hashes of the raw files."""
-    old, new = _by_file(before), _by_file(after)
-    common = [name for name in old if name in new]
-    different = [name for name in common if _content(old[name]) != _content(new[name])]
-    renamed = _renamed(
-        {name: file for name, file in old.items() if name not in new},
-        {name: file for name, file in new.items() if name not in old},
-    )
-    new_names = set(renamed.values())
+    old, new = _files(before), _files(after)
+    unchanged, old, new = _match(old, new, lambda file: (_name(file), _content(file)))
+    changed, old, new = _match(old, new, _name)
+    renamed, old, new = _match(old, new, _content)
     return ImageChanges(
-        added=tuple(new[name] for name in sorted(new.keys() - old.keys() - new_names)),
-        removed=tuple(old[name] for name in sorted(old.keys() - new.keys() - renamed.keys())),
-        changed=tuple((old[name], new[name]) for name in sorted(different)),
-        renamed=tuple((old[name], new[renamed[name]]) for name in sorted(renamed)),
-        unchanged=len(common) - len(different),
+        added=tuple(new),
+        removed=tuple(old),
+        changed=tuple(changed),
+        renamed=tuple(renamed),
+        unchanged=len(unchanged),
     )
 
 
-def _by_file(entries: Iterable[ImageEntry]) -> dict[str, File]:
-    files: dict[str, list[ImageEntry]] = defaultdict(list)
+def _files(entries: Iterable[ImageEntry]) -> list[File]:
+    """Return the files sorted by name; those of one name stay in the list's order."""
+    return sorted(_consecutive_files(entries), key=_name)
+
+
+def _consecutive_files(entries: Iterable[ImageEntry]) -> Iterator[File]:
+    """Yield the entries of each file, which follow one another in a list.
+
+    If a file's row or rejection is repeated, the archive has the same file twice.
+    """
+    file: dict[str, ImageEntry] = {}
+    previous = None
     for entry in entries:
-        files[entry.file].append(entry)
-    return {name: tuple(entries) for name, entries in files.items()}
+        current = (entry.file, entry.sha256)
+        if file and (current != previous or entry.name in file):
+            yield tuple(file.values())
+            file = {}
+        file[entry.name] = entry
+        previous = current
+    if file:
+        yield tuple(file.values())
+
+
+def _match(
+    before: list[File], after: list[File], key: Callable[[File], Hashable]
+) -> tuple[list[Pair], list[File], list[File]]:
+    """Return pairs of files with equal keys, and the other files before and after, in order.
+
+    A file with an empty key has no partner: the content of a file that was not read is unknown.
+    """
+    partners: dict[Hashable, deque[int]] = defaultdict(deque)
+    for index, file in enumerate(after):
+        partners[key(file)].append(index)
+    partners[""].clear()
+    pairs, alone, paired = [], [], set()
+    for file in before:
+        indices = partners[key(file)]
+        if indices:
+            paired.add(indices[0])
+            pairs.append((file, after[indices.popleft()]))
+        else:
+            alone.append(file)
+    return pairs, alone, [file for index, file in enumerate(after) if index not in paired]
+
+
+def _name(file: File) -> str:
+    return file[0].file
 
 
 def _content(file: File) -> str:
     return file[0].sha256
-
-
-def _renamed(removed: Mapping[str, File], added: Mapping[str, File]) -> dict[str, str]:
-    """Return the new name of each removed file whose content was added; copies pair in order."""
-    names: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(added, reverse=True):
-        names[_content(added[name])].append(name)
-    found = {}
-    for name in sorted(removed):
-        content = _content(removed[name])
-        if content and names[content]:
-            found[name] = names[content].pop()
-    return found

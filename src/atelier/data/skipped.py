@@ -9,6 +9,8 @@ from atelier.core.errors import count_text
 from atelier.data.safe_names import sanitize_name
 
 _MAX_REASONS = 4
+# The size of one file, as in "92.4 megapixels, the limit is 80".
+_OVER_LIMIT = re.compile(r"^\d[\d.,]* (\w+), the limit is ([\d.,]+)$")
 _NOUN = re.compile(r"\b(file|folder|link|path|archive|image)\b")
 
 
@@ -37,18 +39,28 @@ def summarize_skipped(
 
 def reasons_without_names(reasons: Iterable[str]) -> list[dict[str, str | int]]:
     """Return each reason with its number of files, the most frequent first, for JSON."""
-    counts = Counter(reasons).most_common()
+    counts = Counter(map(general_reason, reasons)).most_common()
     return [{"reason": sanitize_name(reason), "files": count} for reason, count in counts]
+
+
+def general_reason(reason: str) -> str:
+    """Return a reason without the size of one file, so that all files over a limit have the same.
+
+    For example, ``92.4 megapixels, the limit is 80`` becomes ``larger than 80 megapixels``.
+    """
+    return _OVER_LIMIT.sub(r"larger than \2 \1", reason)
 
 
 def count_reasons(reasons: Iterable[str]) -> str:
     """Return the number of each reason, for example ``9 hidden files, 1 link``.
 
-    The four most frequent reasons are listed; the others are counted together.
+    The four most frequent reasons are listed; the others are counted together if there are several.
     """
-    counts = Counter(reasons).most_common()
-    parts = [_count_text(reason, count) for reason, count in counts[:_MAX_REASONS]]
-    others = sum(count for _, count in counts[_MAX_REASONS:])
+    counts = Counter(map(general_reason, reasons)).most_common()
+    # A single remaining reason takes no more space than the words for it.
+    listed = counts if len(counts) == _MAX_REASONS + 1 else counts[:_MAX_REASONS]
+    parts = [_count_text(reason, count) for reason, count in listed]
+    others = sum(count for _, count in counts[len(listed) :])
     return ", ".join([*parts, f"{others:,} for other reasons"] if others else parts)
 
 

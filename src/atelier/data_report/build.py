@@ -43,13 +43,13 @@ def build_page(settings: Settings, data: DataSet, findings: Findings, raw: RawIm
     """
     sections = draft_sections(findings, data.side)
     drafts = drafts_of(sections)
-    unused = {draft.entry.file for draft in drafts if is_unused(draft.entry)}
+    unused = [draft.entry for draft in drafts if is_unused(draft.entry)]
     thumbnails = read_thumbnails(raw, unused, settings.convert.max_megapixels)
     classes = list(findings.classes.items())
     return Page(
         title=f"{settings.download.source_title}: the images",
         notice="" if settings.shares_images else NOTICE,
-        verdict=verdict(findings, data.side),
+        verdict=verdict(findings, data.side, faces=settings.convert.faces != "none"),
         sampled=_sampled(findings),
         sets=_bars({name: findings.sets.get(name, 0) for name in SETS}),
         average=encode(_rgb(findings.average), "Average of all images", Format(lossless=True)),
@@ -69,14 +69,14 @@ def _encode(
     Args:
         drafts: of the thumbnails.
         data: the rows.
-        thumbnails: of files that are in no set, by name.
+        thumbnails: of files that are in no set, by the SHA-256 of the file.
     """
     found: dict[int, Pixels] = {}
     for number, draft in enumerate(drafts):
         if draft.entry.set in SETS:
             found[number] = _rgb(data.row(draft.entry))
-        elif draft.entry.file in thumbnails:
-            found[number] = thumbnails[draft.entry.file]
+        elif draft.entry.sha256 in thumbnails:
+            found[number] = thumbnails[draft.entry.sha256]
     texts = [", ".join(filter(None, (drafts[i].name, drafts[i].note))) for i in found]
     images = encode_within(list(found.values()), texts, MAX_CHARACTERS, _FORMATS)
     encoded = dict(zip(found, images, strict=True))

@@ -1,9 +1,11 @@
 """Verdict on a data set in words, with advice."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from atelier.core.errors import count_text
+from atelier.data.rows import NO_FACE
 from atelier.data_report.findings import Findings
 
 FEW = 100
@@ -41,16 +43,66 @@ class Verdict:
     remarks: tuple[Remark, ...]
 
 
-def verdict(findings: Findings, side: int) -> Verdict:
-    """Return the verdict; ``side`` is that of the rows in pixels."""
+@dataclass(frozen=True)
+class _Advice:
+    """Advice on rows of one kind.
+
+    Attributes:
+        noun: singular noun for a row.
+        outliers: on rows that are unlike the others.
+        blurred: on blurred rows.
+        enlarged: on rows made from few pixels.
+        brightness: on dark, bright and empty rows.
+    """
+
+    noun: str
+    outliers: str
+    blurred: str
+    enlarged: str
+    brightness: str
+
+
+_IMAGES = _Advice(
+    noun="image",
+    outliers="Remove those that you do not want to generate.",
+    blurred="The generator learns the blur too; remove them.",
+    enlarged="Choose a smaller convert.image_size, or remove them.",
+    brightness="Remove them.",
+)
+# A face cannot be removed without the other faces of its photograph.
+_FACES = _Advice(
+    noun="face",
+    outliers="If some show no face, raise convert.face_confidence.",
+    blurred="The generator learns the blur too. If blurred faces are small in their photographs,"
+    " raise convert.smallest_face; else remove the photographs.",
+    enlarged="To leave them out, raise convert.smallest_face; or choose a smaller"
+    " convert.image_size.",
+    brightness="Correct the brightness of such photographs, or remove them.",
+)
+
+
+def verdict(findings: Findings, side: int, faces: bool = False) -> Verdict:
+    """Return the verdict.
+
+    Args:
+        findings: about the data set.
+        side: of the rows in pixels.
+        faces: whether a row is a face instead of a whole image.
+    """
     headline = f"{findings.used:,} of {count_text(findings.found, 'file')} are used"
     if findings.used == findings.found:
         headline = (
             f"All {findings.found:,} files are used" if findings.found > 1 else "One file is used"
         )
-    if findings.rows > findings.used:
-        headline += f", with {count_text(findings.rows, 'image')}"
-    return Verdict(_level(findings), headline, tuple(_remarks(findings, side)))
+    if faces or findings.rows > findings.used:
+        headline += f", with {count_text(findings.rows, 'face' if faces else 'image')}"
+    remarks = [
+        *_remarks_on_files(findings, faces),
+        *_remarks_on_copies(findings, "face" if faces else "image"),
+        *_remarks_on_rows(findings, side, _FACES if faces else _IMAGES),
+    ]
+    remarks = remarks or [Remark("Problems", "None was found.")]
+    return Verdict(_level(findings), headline, tuple(remarks))
 
 
 def _level(findings: Findings) -> Literal["good", "fair", "poor"]:
@@ -74,60 +126,66 @@ def _level(findings: Findings) -> Literal["good", "fair", "poor"]:
     return "fair" if max(shares) > _FAIR_SHARE or findings.rows < FEW else "good"
 
 
-def _remarks(findings: Findings, side: int) -> list[Remark]:
-    """Return a remark for each kind of problem that was found."""
-    rows, measured = findings.rows, findings.measured
-    rejected = count_text(sum(map(len, findings.rejected.values())), "file")
-    groups = count_text(len(findings.groups), "group")
-    low = {"dark": findings.dark, "bright": findings.bright, "empty": findings.flat}
-    unusual = ", ".join(f"{len(found):,} {name}" for name, found in low.items() if found)
-    remarks = {
-        Remark("Number", f"{count_text(rows, 'image')}. Add more, if you can."): rows < FEW,
-        Remark(
+def _remarks_on_files(findings: Findings, faces: bool) -> Iterator[Remark]:
+    noun = "face" if faces else "image"
+    if findings.rows < FEW:
+        yield Remark("Number", f"{count_text(findings.rows, noun)}. Add more, if you can.")
+    without_face = len(findings.rejected.get(NO_FACE, ()))
+    rejected = sum(map(len, findings.rejected.values())) - without_face
+    if rejected:
+        yield Remark(
             "Rejected",
-            f"{rejected}. Read the reasons, and export or replace the files that you need.",
+            f"{count_text(rejected, 'file')}. Read the reasons, and export or replace the files"
+            " that you need.",
             "rejected",
-        ): findings.rejected,
-        Remark(
+        )
+    if without_face:
+        yield Remark(
+            "Without a face",
+            f"{count_text(without_face, 'file')}. If you see faces in them, lower"
+            " convert.smallest_face, or convert.face_confidence to 0.7.",
+            "rejected",
+        )
+
+
+def _remarks_on_copies(findings: Findings, noun: str) -> Iterator[Remark]:
+    if findings.copies:
+        groups = count_text(len(findings.groups), "group")
+        verb = "repeats" if findings.copies == 1 else "repeat"
+        yield Remark(
             "Near-duplicates",
-            f"{count_text(findings.copies, 'image')} in {groups} repeat another one. The generator"
-            " learns repeated images better than others; remove the copies, or set"
+            f"{count_text(findings.copies, noun)} in {groups} {verb} another one. The generator"
+            f" learns repeated {noun}s better than others; remove the copies, or set"
             " convert.duplicates to drop.",
             "near-duplicates",
-        ): findings.copies,
-        Remark(
+        )
+    if findings.dropped:
+        yield Remark(
             "Dropped",
-            f"{count_text(len(findings.dropped), 'near-duplicate')}, because another image of the"
+            f"{count_text(len(findings.dropped), 'near-duplicate')}, because another {noun} of the"
             " group is used.",
             "near-duplicates",
-        ): findings.dropped,
-        Remark(
-            "Outliers",
-            f"{_images_are(len(findings.far), findings.searched, rows)} unlike the others. Remove"
-            " those that you do not want to generate.",
-            "outliers",
-        ): findings.far,
-        Remark(
-            "Blurred",
-            f"{_images_are(len(findings.blurred), measured, rows)} blurred. The generator learns"
-            " the blur too; remove them.",
-            "blurred",
-        ): findings.blurred,
-        Remark(
-            "Enlarged",
-            f"{_images_are(len(findings.enlarged), rows, rows)} smaller than {side} × {side}"
-            " pixels. Choose a smaller convert.image_size, or remove them.",
-            "small-originals",
-        ): findings.enlarged,
-        Remark("Dark, bright, empty", f"{unusual}. Remove them.", "brightness"): unusual,
-    }
-    found = [remark for remark, condition in remarks.items() if condition]
-    return found or [Remark("Problems", "None was found.")]
+        )
 
 
-def _images_are(count: int, measured: int, rows: int) -> str:
-    """Return a count of images with the number of measured ones, if others were not measured."""
-    verb = "is" if count == 1 else "are"
-    sample = f" of {measured:,} measured" if measured < rows else ""
-    noun = "image" if count == 1 and not sample else "images"
-    return f"{count:,}{sample} {noun} {verb}"
+def _remarks_on_rows(findings: Findings, side: int, advice: _Advice) -> Iterator[Remark]:
+    def rows_are(count: int, measured: int) -> str:
+        """Return a count of rows with the number of measured ones, if others were not measured."""
+        sample = f" of {measured:,} measured" if measured < findings.rows else ""
+        plural = "" if count == 1 and not sample else "s"
+        return f"{count:,}{sample} {advice.noun}{plural} {'is' if count == 1 else 'are'}"
+
+    if findings.far:
+        text = f"{rows_are(len(findings.far), findings.searched)} unlike the others."
+        yield Remark("Outliers", f"{text} {advice.outliers}", "outliers")
+    if findings.blurred:
+        text = f"{rows_are(len(findings.blurred), findings.measured)} blurred."
+        yield Remark("Blurred", f"{text} {advice.blurred}", "blurred")
+    if findings.enlarged:
+        count = rows_are(len(findings.enlarged), findings.rows)
+        text = f"{count} smaller than {side} × {side} pixels. {advice.enlarged}"
+        yield Remark("Enlarged", text, "small-originals")
+    low = {"dark": findings.dark, "bright": findings.bright, "empty": findings.flat}
+    unusual = ", ".join(f"{len(found):,} {name}" for name, found in low.items() if found)
+    if unusual:
+        yield Remark("Dark, bright, empty", f"{unusual}. {advice.brightness}", "brightness")

@@ -36,6 +36,7 @@ class RecordedOutputs:
             AtelierError: the commit does not record the output as a file, or neither the cache
                 nor the remote storage has it.
         """
+        from dvc.config import NoRemoteError
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
         from dvc_data.hashfile.hash_info import HashInfo
@@ -57,8 +58,10 @@ class RecordedOutputs:
             if not cached.exists():
                 try:
                     repo.cloud.pull([HashInfo("md5", self.hashes[path])])
+                except NoRemoteError:
+                    reason = "DVC has no default remote storage"
                 except (DvcException, OSError) as error:
-                    reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+                    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         if not cached.exists():
             raise AtelierError(
                 f"DVC's cache has no {path} of {self.revision}, and it cannot be downloaded"
@@ -81,15 +84,18 @@ def recorded_outputs(revision: str) -> RecordedOutputs:
     from dvc.repo import Repo
     from dvc.scm import RevError, resolve_rev
 
+    unknown = AtelierError(
+        f"there is no revision {revision!r}; choose a commit, a branch, a tag or an experiment of"
+        " this repository."
+    )
+    if not revision:
+        raise unknown  # git would show the file of its index
     _silence_dvc()
     try:
         with Repo() as repo:
             commit = resolve_rev(repo.scm, revision)
     except (DvcException, RevError, AttributeError, ValueError):  # without git, there is no method
-        raise AtelierError(
-            f"there is no revision {revision!r}; choose a commit, a branch, a tag or an experiment"
-            " of this repository."
-        ) from None
+        raise unknown from None
     lock = git("show", f"{commit}:./dvc.lock")
     if lock is None:
         raise AtelierError(
