@@ -57,7 +57,7 @@ def measure(
 
 def main() -> None:
     """Measure and print."""
-    given = options(
+    arguments = options(
         __doc__,
         archive=Path(),
         preset="best32",
@@ -73,25 +73,29 @@ def main() -> None:
         sheet=Path(),
     )
     presets = Path(__file__).parents[1] / "presets"
-    values = preset_values(given.preset, presets)
-    pixels = load(given.archive, values["convert"]["image_size"])
+    values = preset_values(arguments.preset, presets)
+    pixels = load(arguments.archive, values["convert"]["image_size"])
     order = np.random.default_rng(1).permutation(len(pixels))
     first, few, reference = np.split(
-        pixels[order[: given.first + given.few + given.reference]],
-        [given.first, given.first + given.few],
+        pixels[order[: arguments.first + arguments.few + arguments.reference]],
+        [arguments.first, arguments.first + arguments.few],
     )
     changes: dict[str, object] = {
         "augment": ["translation", "cutout"],
         "horizontal_flip": True,
         "kid_every_epochs": 0,
     }
-    if given.channels:
-        changes |= dict.fromkeys(("generator_channels", "discriminator_channels"), given.channels)
-    settings = TrainSettings.model_validate(values["train"] | changes | {"steps": given.steps})
+    if arguments.channels:
+        changes |= dict.fromkeys(
+            ("generator_channels", "discriminator_channels"), arguments.channels
+        )
+    settings = TrainSettings.model_validate(values["train"] | changes | {"steps": arguments.steps})
     kids = {
         name: ValidationKID(
             validation_settings(
-                settings.model_copy(update={"kid_features": name, "kid_samples": given.reference})
+                settings.model_copy(
+                    update={"kid_features": name, "kid_samples": arguments.reference}
+                )
             ),
             first,
             reference,
@@ -100,16 +104,16 @@ def main() -> None:
     }
     began = time.process_time()
     with TemporaryDirectory() as folder:
-        first_settings = settings.model_copy(update={"steps": given.first_steps})
+        first_settings = settings.model_copy(update={"steps": arguments.first_steps})
         save_models(train(first_settings, first, runtime=RUNTIME).trainer, Path(folder))
         start = load_pretrained(Path(folder))
     print(f"first training: {time.process_time() - began:.0f} s of CPU", file=sys.stderr)
     from_start = settings.model_copy(update={"start_from": {"first": "first"}})
-    frozen = from_start.model_copy(update={"freeze_discriminator": given.freeze})
+    frozen = from_start.model_copy(update={"freeze_discriminator": arguments.freeze})
     runs: dict[str, tuple[TrainSettings, PretrainedNetworks | None]] = {
         "random weights": (settings, None),
         "start": (from_start, start),
-        f"start, {given.freeze} frozen layers": (frozen, start),
+        f"start, {arguments.freeze} frozen layers": (frozen, start),
     }
     kid: dict[str, dict[str, list[float]]] = {name: {} for name in FEATURES}
     rows = [few[:16]]
@@ -119,15 +123,17 @@ def main() -> None:
             chosen, few, runtime=RUNTIME, events=TrainingEvents(), pretrained=pretrained
         )
         rows.append(trainer.samples()[:16])
-        for features, found in measure(trainer, kids, given.every, given.samples).items():
-            kid[features][name] = found
+        for features, kids_by_step in measure(
+            trainer, kids, arguments.every, arguments.samples
+        ).items():
+            kid[features][name] = kids_by_step
         rows.append(trainer.samples()[:16])
         print(f"{name}: {time.process_time() - began:.0f} s of CPU", file=sys.stderr)
-    if given.sheet != Path():
-        save_png(montage(np.concatenate(rows), 16, tile=64), given.sheet)
-    steps = list(range(0, given.steps + 1, given.every))
-    sizes = {"first": given.first, "few": given.few, "reference": len(reference)}
-    show({"name": "fine_tuning", **sizes, "steps": steps, "kid": kid}, given.json)
+    if arguments.sheet != Path():
+        save_png(montage(np.concatenate(rows), 16, tile=64), arguments.sheet)
+    steps = list(range(0, arguments.steps + 1, arguments.every))
+    sizes = {"first": arguments.first, "few": arguments.few, "reference": len(reference)}
+    show({"name": "fine_tuning", **sizes, "steps": steps, "kid": kid}, arguments.json)
 
 
 if __name__ == "__main__":

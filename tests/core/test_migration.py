@@ -146,3 +146,28 @@ def test_settings_that_no_preset_sets_are_added(root: Path, tmp_path: Path) -> N
     assert not settings.load(params).runtime.cudnn_benchmark
     assert migrate(params, root / "presets") == ["runtime.cudnn_benchmark: added with false"]
     assert read_yaml(params) == read_yaml(root / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("value", "line", "change"),
+    [
+        (
+            "models:/celeba@champion",
+            "  start_from: {start: models:/celeba@champion} # e.g.",
+            '"models:/celeba@champion" -> {"start": "models:/celeba@champion"}',
+        ),
+        ("", "  start_from: {}", "null -> {}"),
+    ],
+)
+def test_start_without_a_name_becomes_a_mapping(
+    root: Path, tmp_path: Path, value: str, line: str, change: str
+) -> None:
+    params = tmp_path / "params.yaml"
+    text = (root / "params.yaml").read_text("utf-8")
+    params.write_text(text.replace("  start_from: {}", f"  start_from: {value}", 1), "utf-8")
+    assert migrate(params, root / "presets") == [f"train.start_from: {change}"]
+    after = params.read_text("utf-8")
+    assert line in after
+    assert comments(after) == comments(text)
+    expected = {"start": value} if value else {}
+    assert settings.load(params).train.start_from == expected

@@ -11,7 +11,13 @@ from atelier.core.settings import TrainSettings
 from atelier.data.dataset import split
 from atelier.gan.diagnostics import TrainingMonitor
 from atelier.gan.history import EpochResult
-from atelier.gan.length import MIN_STEPS, batch_warnings, length_warnings, training_warnings
+from atelier.gan.length import (
+    RECOMMENDED_STEPS,
+    batch_warnings,
+    few_images_advice,
+    length_warnings,
+    training_warnings,
+)
 
 
 def check(monitor: TrainingMonitor, loss_d: float, spread: int, number: int = 1) -> list[str]:
@@ -76,12 +82,12 @@ def test_monitor_distinguishes_collapse_from_healthy_training() -> None:
 @pytest.mark.parametrize(
     ("epochs", "steps_per_epoch", "min_epochs"),
     [
-        (1, MIN_STEPS - 1, 2),
-        (19, MIN_STEPS // 20, 20),
-        (9, 13, -(-MIN_STEPS // 13)),
-        (1, MIN_STEPS, 0),
-        (20, MIN_STEPS // 20, 0),
-        (1, MIN_STEPS + 1, 0),
+        (1, RECOMMENDED_STEPS - 1, 2),
+        (19, RECOMMENDED_STEPS // 20, 20),
+        (9, 13, -(-RECOMMENDED_STEPS // 13)),
+        (1, RECOMMENDED_STEPS, 0),
+        (20, RECOMMENDED_STEPS // 20, 0),
+        (1, RECOMMENDED_STEPS + 1, 0),
         (0, 13, 0),
         (9, 0, 0),
     ],
@@ -98,16 +104,16 @@ def test_warning_reports_short_training(epochs: int, steps_per_epoch: int, min_e
     assert length_warnings(min_epochs - 1, steps_per_epoch) != []
 
 
-@pytest.mark.parametrize("steps", [1, MIN_STEPS - 1, MIN_STEPS])
+@pytest.mark.parametrize("steps", [1, RECOMMENDED_STEPS - 1, RECOMMENDED_STEPS])
 def test_length_warning_depends_on_steps_instead_of_epochs(steps: int) -> None:
-    for epochs in (1, 10 * MIN_STEPS):
+    for epochs in (1, 10 * RECOMMENDED_STEPS):
         found = length_warnings(epochs, 13, steps)
-        if steps == MIN_STEPS:
+        if steps == RECOMMENDED_STEPS:
             assert found == []
             continue
         (warning,) = found
         assert warning.startswith(f"the training has {steps:,} step")
-        assert warning.endswith(f"set train.steps to {MIN_STEPS}.")
+        assert warning.endswith(f"set train.steps to {RECOMMENDED_STEPS}.")
     varied = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
     monitor = TrainingMonitor("bce", epochs=1, steps_per_epoch=4, steps=9)
     warned = [monitor.check(epoch_of(number, 1.2, varied)) for number in (1, 2, 3)]
@@ -156,3 +162,39 @@ def test_warning_reports_presets_with_too_few_images(
     training = split(indices, [bytes(str(i), "ascii") for i in indices], *fractions).training
     warnings = training_warnings(TrainSettings(**values["train"]), len(training))
     assert (warnings == []) == is_long_enough
+
+
+PRESET = (
+    "; if they are photographs of people, you can also use `atelier preset few64`, which replaces"
+    " your other settings."
+)
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "advice"),
+    [
+        (999, 32, "set train.augment to [translation] and train.batch_size to 16" + PRESET),
+        (80, 16, "set train.augment to [translation]" + PRESET),
+        (79, 17, "set train.augment to [translation] and train.batch_size to 16."),
+    ],
+)
+def test_few_images_without_augmentation_get_advice(
+    root: Path, images: int, batch_size: int, advice: str
+) -> None:
+    train = preset_values("sample", root / "presets")["train"] | {"batch_size": batch_size}
+    about = f"{images} images are few for a training without augmentation; "
+    assert few_images_advice(TrainSettings(**train), images) == [about + advice]
+
+
+@pytest.mark.parametrize(
+    ("images", "changes"),
+    [
+        (1000, {}),
+        (360, {"augment": ["color"]}),
+        (64, {"start_from": {"faces": "models:/faces/1"}}),
+    ],
+    ids=["enough images", "augmentation", "fine-tuning"],
+)
+def test_other_trainings_get_no_advice(root: Path, images: int, changes: dict[str, object]) -> None:
+    train = preset_values("sample", root / "presets")["train"] | changes
+    assert few_images_advice(TrainSettings(**train), images) == []

@@ -16,7 +16,8 @@ from atelier.gan.fit import TrainingEvents, train
 from atelier.gan.resume_rollback import Resumption
 from atelier.gan.step import Batch
 from atelier.gan.trainer import Trainer
-from atelier.gan.training_plan import TrainingPlan, plan_training
+from atelier.gan.training_plan import TrainingPlan, estimate_seconds, plan_training
+from atelier.metrics.validation import ValidationKID, validation_settings
 
 CPU = Runtime(SINGLE_PROCESS, torch.device("cpu"))
 SMALL = {
@@ -188,3 +189,22 @@ def test_all_generated_images_are_counted(
     for epoch in trainer.run():
         samples += len(epoch.samples) + sum(map(len, epoch.step_samples.values()))
     assert expected == samples + sum(scored)
+
+
+def test_estimate_is_the_sum_of_steps_generated_and_scored_images(
+    settings: Callable[..., TrainSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The times of one step and one image are known: powers of 2, so that the sum is exact."""
+    copies = training_plan._Copies
+    monkeypatch.setattr(copies, "step_seconds", lambda _self, steps: {240: 0.5, 236: 0.25}[steps])
+    monkeypatch.setattr(copies, "generation_seconds", lambda _self: 2.0**-4)
+    scoring = {"kid_every_epochs": 20, "kid_samples": 32, "kid_features": "random"}
+    chosen = settings(sample_every_epochs=10, **scoring)
+    kid = ValidationKID(validation_settings(chosen), IMAGES, IMAGES[:20])
+    kid.seconds_per_image = 2.0**-5
+    trainer = Trainer(chosen, IMAGES, CPU.device, quality_fn=kid)
+    # 60 epochs of 4 steps: 6 samples of 3 images, and 3 measured epochs of 32 images.
+    expected = 240 * 0.5 + (6 * 3 + 3 * 32) * 2.0**-4 + 3 * 32 * 2.0**-5
+    assert estimate_seconds(trainer) == expected
+    next(iter(trainer.run()))
+    assert estimate_seconds(trainer) == expected - 240 * 0.5 + 236 * 0.25

@@ -102,6 +102,8 @@ def test_short_training_is_a_reason_with_advice(outputs: Outputs, root: Path) ->
     )
     long = changed_settings(root, train={"epochs": 2000})
     assert dict(build(outputs, root, long).verdict.reasons)["Length"] == "30 steps in 3 epochs."
+    tuned = changed_settings(root, train={"start_from": {"faces": "models:/faces/1"}})
+    assert dict(build(outputs, root, tuned).verdict.reasons)["Length"] == "30 steps in 3 epochs."
 
 
 def test_warnings_are_those_of_batches_and_of_the_evaluation(outputs: Outputs, root: Path) -> None:

@@ -131,9 +131,16 @@ def test_start_without_networks_is_one_sentence(
     shutil.copy(project.folder / "models" / NETWORKS[0], half)
     (tmp_path / "pipe").mkdir()
     os.mkfifo(tmp_path / "pipe" / NETWORKS[0])
+    advice = (
+        "name a folder with generator.safetensors and discriminator.safetensors, for example"
+        " data/weights/celeba, the id of an MLflow run, or a model, e.g. models:/celeba@champion."
+    )
     expected = {
         "models": "which this pipeline itself replaces",
-        str(tmp_path / "none"): "there is no such folder; name a folder like models/",
+        "models/generator.safetensors": "which this pipeline itself replaces; copy both networks",
+        str(half / NETWORKS[0]): f"which is a file; {advice}",
+        str(tmp_path / "none"): f"but there is no such folder; {advice}",
+        "models:faces@champion": "which lacks a slash; write models:/faces@champion.",
         str(half): "has no discriminator.safetensors; training from a generator without its",
         str(tmp_path / "pipe"): "it is a pipe",
         runs["render"]: "has no networks/generator.safetensors",
@@ -244,14 +251,19 @@ def write_list() -> None:
     write_json(list_path("train"), digests)
 
 
+def write_origin(place: str) -> None:
+    """Write what the stage start writes."""
+    digests = {name: file_digest(START / name, "md5") for name in NETWORKS}
+    write_json(ORIGIN, Origin(place, "2" * 32, "faces/3").as_json() | {"md5": digests})
+
+
 @pytest.fixture
 def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Current folder with the outputs of the stages start and train_inputs, in a stage of DVC."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_STAGE", "train")
     save_networks(START)
-    digests = {name: file_digest(START / name, "md5") for name in NETWORKS}
-    write_json(ORIGIN, Origin("0" * 32, "0" * 32).as_json() | {"md5": digests})
+    write_origin("0" * 32)
     write_list()
     return tmp_path
 
@@ -260,8 +272,7 @@ def test_copies_must_be_those_that_dvc_compares(copies: Path) -> None:
     place = {"first": "0" * 32}
     assert load_start(place, Run(None))
     save_networks(START, seed=2)  # as the start stage does without train_inputs
-    digests = {name: file_digest(START / name, "md5") for name in NETWORKS}
-    write_json(ORIGIN, Origin("0" * 32).as_json() | {"md5": digests})
+    write_origin("0" * 32)
     with pytest.raises(AtelierError, match="run `dvc repro train`, without -s"):
         load_start(place, Run(None))
     write_list()
@@ -286,10 +297,46 @@ def test_only_copies_of_the_same_place_are_offered(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     offer = "the earlier copy in data/start is kept, and `dvc repro -s train` uses it"
-    assert offer in error_of("0" * 32, copies)
-    assert offer not in error_of("1" * 32, copies)
+    write_origin("models:/faces@champion")
+    assert offer in error_of("models:/faces@champion", copies)
+    assert offer not in error_of("models:/faces@other", copies)
     save_networks(START, seed=2)
-    assert offer not in error_of("0" * 32, copies)
+    assert offer not in error_of("models:/faces@champion", copies)
+
+
+@pytest.mark.parametrize(
+    ("place", "is_fixed"),
+    [
+        ("0" * 32, True),
+        ("models:/faces/3", True),
+        ("models:/m-0a1b2c", True),
+        ("models:/faces@champion", False),
+        ("models:/faces/latest", False),
+    ],
+)
+def test_earlier_copy_of_a_fixed_place_replaces_an_unreachable_server(
+    copies: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+    is_fixed: bool,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    write_origin(place)
+    out = copies / "out"
+    out.mkdir()
+    if not is_fixed:
+        assert "is kept, and `dvc repro -s train` uses it" in error_of(place, out)
+        assert not content(out)
+        return
+    assert copy_networks(place, out) == Origin(place, "2" * 32, "faces/3")
+    assert content(out) == content(START)
+    assert capsys.readouterr().err == (
+        f"WARNING: MLflow returns no networks for train.start_from: {place} (no answer from"
+        " http://127.0.0.1:1); the earlier copy in data/start is used.\n"
+    )
+    save_networks(START, seed=2)  # by hand
+    assert "returns no networks" in error_of(place, out)
 
 
 def test_alias_that_the_training_can_move_is_rejected() -> None:

@@ -12,7 +12,6 @@ import torch
 from atelier.core.checkpoints import Checkpoints
 from atelier.core.settings import Settings
 from atelier.gan.fit import run_training
-from atelier.gan.length import few_images_advice
 from atelier.gan.resume_rollback import Resumption
 from atelier.gan.trainer import Trainer
 from atelier.gan.training_plan import TrainingPlan
@@ -56,17 +55,6 @@ def test_length_is_one_sentence(make_settings: Callable[..., Settings]) -> None:
     plan = replace(PLAN, images=2, steps=1, epochs=1, seconds=None)
     sentence, *_ = plan_lines(plan, make_settings().download)
     assert sentence.startswith("  2 images: 1 step is 1 epoch; the time is not estimated for")
-
-
-@pytest.mark.parametrize(
-    ("images", "augment", "count"), [(999, [], 1), (1000, [], 0), (360, ["color"], 0)]
-)
-def test_few_images_without_augmentation_get_advice(
-    images: int, augment: list[str], count: int, make_settings: Callable[..., Settings]
-) -> None:
-    advice = few_images_advice(make_settings(train={"augment": augment}).train, images)
-    assert len(advice) == count
-    assert all("`atelier preset few64`" in sentence for sentence in advice)
 
 
 def test_resumed_training_prints_the_remaining_steps(
@@ -144,3 +132,19 @@ def test_only_sampled_and_completely_timed_epochs_are_logged(
     assert pictures == [2, 3, 0]
     speeds = [e["rows"][0][0] for e in found if e["kind"] == "metrics" and e["names"] == [SPEED]]
     assert speeds == [9], "the first attempt began the epoch that ends with step 6"
+
+
+def test_size_and_advice_are_printed_before_the_first_step(
+    make_settings: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {"generator_channels": 2, "discriminator_channels": 2, "precision": "fp32"}
+    settings = make_settings(train={"epochs": 1, "batch_size": 4, "latent_size": 4, **small})
+    pixels = np.zeros((12, 16, 16, 3), np.uint8)
+    log = TrainingLog(Run(None), tmp_path, lambda _progress: None, settings)
+    log.on_ready(Trainer(settings.train, pixels, torch.device("cpu")))
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("  12 images: 3 steps are 1 epoch; the time is not estimated")
+    assert last == (
+        "  12 images are few for a training without augmentation;"
+        " set train.augment to [translation]."
+    )

@@ -20,6 +20,7 @@ from atelier.core.yaml_files import (
     parse_yaml,
     read_document,
     rename_key,
+    set_value,
 )
 
 # Settings that no preset sets, and that files saved before they were added lack.
@@ -29,7 +30,8 @@ _RUNTIME = {"runtime": {"cudnn_benchmark": False}}
 def migrate(params: Path, presets: Path) -> list[str]:
     """Rename old keys and values in ``params`` and add missing keys, keeping its comments.
 
-    Added keys get the value of ``presets/base.yaml``, and those of ``runtime`` their default.
+    A place in ``train.start_from`` without a name gets one, because DVC needs a mapping. Added
+    keys get the value of ``presets/base.yaml``, and those of ``runtime`` their default.
 
     Returns:
         One line per change, in the order of the changes.
@@ -42,6 +44,7 @@ def migrate(params: Path, presets: Path) -> list[str]:
     changes = [
         *_rename_keys(document, params.name),
         *_rename_values(document),
+        *_name_start(document),
         *_add_missing(document, base_values(presets) | _RUNTIME, Settings),
     ]
     text = document_text(document)
@@ -83,6 +86,18 @@ def _rename_values(document: CommentedMap) -> Iterator[str]:
             if new is not None:
                 yield f"{name}.{key}: {json.dumps(section[key])} -> {json.dumps(new)}"
                 section[key] = new
+
+
+def _name_start(document: CommentedMap) -> Iterator[str]:
+    """Replace a place, or no value, in ``train.start_from`` by a mapping."""
+    train = document.get("train")
+    if not isinstance(train, CommentedMap) or "start_from" not in train:
+        return
+    place = train["start_from"]
+    if place is None or isinstance(place, str):
+        names = {"start": str(place)} if place else {}
+        set_value(train, "start_from", names)
+        yield f"train.start_from: {json.dumps(place)} -> {json.dumps(names)}"
 
 
 def _add_missing(

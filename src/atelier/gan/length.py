@@ -4,9 +4,13 @@ from atelier.core.errors import count_text
 from atelier.core.settings import TrainSettings
 
 # Measured with `best32` on 400 drawn faces: docs/measurements/sample.md.
-MIN_STEPS = 2000
+RECOMMENDED_STEPS = 2000
 FEW_IMAGES = 1000
 """Below this number, a discriminator soon memorizes images that are not augmented."""
+
+# As in the preset few64, which is for 100 photographs or more and validates with a fifth of them.
+_FEW_IMAGES_BATCH = 16
+_FEWEST_FOR_PRESET = 80
 
 
 def training_warnings(settings: TrainSettings, images: int) -> list[str]:
@@ -27,28 +31,39 @@ def length_warnings(epochs: int, steps_per_epoch: int, steps: int = 0) -> list[s
         steps: ``train.steps``, which replaces ``epochs`` if it is not 0.
     """
     total = steps or epochs * steps_per_epoch
-    if total >= MIN_STEPS or not total:
+    if total >= RECOMMENDED_STEPS or not total:
         return []
     if steps:
         length = count_text(steps, "step")
-        advice = f"train.steps to {MIN_STEPS}"
+        advice = f"train.steps to {RECOMMENDED_STEPS}"
     else:
         length = f"{count_text(total, 'step')} ({count_text(epochs, 'epoch')} of {steps_per_epoch})"
-        advice = f"train.epochs to {-(-MIN_STEPS // steps_per_epoch)}"
+        advice = f"train.epochs to {-(-RECOMMENDED_STEPS // steps_per_epoch)}"
     return [
-        f"the training has {length}, but good images usually need {MIN_STEPS:,} or more; set"
-        f" {advice}."
+        f"the training has {length}, but good images usually need {RECOMMENDED_STEPS:,} or more;"
+        f" set {advice}."
     ]
 
 
 def few_images_advice(settings: TrainSettings, images: int) -> list[str]:
-    """Return a sentence if there are few images and none is augmented, else an empty list."""
-    if images >= FEW_IMAGES or settings.augment:
+    """Return advice if there are few images and none is augmented, else an empty list.
+
+    A fine-tuning gets no advice: it needs fewer images, and a preset would reset its settings.
+    """
+    if images >= FEW_IMAGES or settings.augment or settings.start_from:
         return []
-    return [
-        f"{count_text(images, 'image')} are few for a training without train.augment;"
-        " `atelier preset few64` has settings for 100 to 2,000 images."
-    ]
+    advice = "set train.augment to [translation]"
+    if settings.batch_size > _FEW_IMAGES_BATCH:
+        advice += f" and train.batch_size to {_FEW_IMAGES_BATCH}"
+    sentence = (
+        f"{count_text(images, 'image')} are few for a training without augmentation; {advice}"
+    )
+    if images >= _FEWEST_FOR_PRESET:
+        sentence += (
+            "; if they are photographs of people, you can also use `atelier preset few64`, which"
+            " replaces your other settings"
+        )
+    return [f"{sentence}."]
 
 
 def batch_warnings(batch_size: int, images: int) -> list[str]:

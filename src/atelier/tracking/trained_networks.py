@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -39,6 +40,12 @@ if TYPE_CHECKING:
 ARTIFACTS = "networks"
 """Folder of the run's artifacts with both networks."""
 START_TAG = "start."
+_PLACES = (
+    "a folder with generator.safetensors and discriminator.safetensors, for example"
+    " data/weights/celeba, the id of an MLflow run, or a model, e.g. models:/celeba@champion"
+)
+# A run, a version or a model's id, whose networks do not change; an alias or a stage can move.
+_FIXED = re.compile(r"[0-9a-f]{32}|models:/[^/]+/\d+|models:/[^/@]+")
 _SIZE_LIMIT = 4 * 2**30  # bytes of a file; a billion weights
 
 
@@ -92,6 +99,9 @@ def reject_own_alias(place: str, registered_model: str) -> None:
 def copy_networks(place: str, folder: Path) -> Origin:
     """Copy the generator and the discriminator of an earlier training.
 
+    If MLflow returns none, those of an earlier call are copied again, with a warning. This applies
+    to a run and to a model's version or id, but not to an alias, which may have moved.
+
     Args:
         place: a folder with both files, the id of a training's or a pipeline's run, or the address
             of a model, e.g. ``models:/celeba@champion``.
@@ -102,6 +112,11 @@ def copy_networks(place: str, folder: Path) -> Origin:
             respond.
     """
     if not is_reference(place):
+        name = re.fullmatch(r"models:([^/\s]\S*)", place)
+        if name and not user_path(place).exists():
+            raise AtelierError(
+                f"train.start_from is {place}, which lacks a slash; write models:/{name[1]}."
+            )
         _copy(user_path(place), folder)
         return Origin(redact_urls(place))
     try:
@@ -110,12 +125,25 @@ def copy_networks(place: str, folder: Path) -> Origin:
             raise AtelierError("this project has no MLflow store; set MLFLOW_TRACKING_URI")
         return _download(place, client, folder)
     except Exception as error:  # any error of MLflow
-        reason, kept = short_message(error).rstrip("."), ""
-        if _copied_origin(place):
-            kept = f"; the earlier copy in {START} is kept, and `dvc repro -s train` uses it"
-        raise AtelierError(
-            f"MLflow returns no networks for train.start_from: {place} ({reason}){kept}."
-        ) from None
+        reason = short_message(error).rstrip(".")
+    return _copy_again(place, folder, reason)
+
+
+def _copy_again(place: str, folder: Path, reason: str) -> Origin:
+    """Copy the copies of an earlier call, with a warning, if their place has no other content.
+
+    Raises:
+        AtelierError: there are no copies, or the place may have other networks by now.
+    """
+    copied = _copied_origin(place)
+    message = f"MLflow returns no networks for train.start_from: {place} ({reason})"
+    if copied and _FIXED.fullmatch(place):
+        for name in NETWORKS:
+            shutil.copyfile(START / name, folder / name)
+        print(f"WARNING: {message}; the earlier copy in {START} is used.", file=sys.stderr)
+        return Origin(place, copied.get("run", ""), copied.get("model", ""))
+    kept = f"; the earlier copy in {START} is kept, and `dvc repro -s train` uses it"
+    raise AtelierError(f"{message}{kept if copied else ''}.")
 
 
 def _copy(source: Path, folder: Path) -> None:
@@ -126,13 +154,11 @@ def _copy(source: Path, folder: Path) -> None:
     """
     from atelier.core.pretrained import check_safetensors
 
-    for name in NETWORKS:
-        _reject_output(source / name)
+    for file in (source, *(source / name for name in NETWORKS)):
+        _reject_output(file)
     if not source.is_dir():
-        raise AtelierError(
-            f"train.start_from is {source}, but there is no such folder; name a folder like"
-            " models/, the id of an MLflow run, or a model, e.g. models:/celeba@champion."
-        )
+        problem = "which is a file" if source.is_file() else "but there is no such folder"
+        raise AtelierError(f"train.start_from is {source}, {problem}; name {_PLACES}.")
     for name in NETWORKS:
         try:
             check_safetensors(source / name)
@@ -231,6 +257,25 @@ def _resolve_model(address: str, client: "MlflowClient") -> tuple[str, str, str]
     return str(run), str(name), str(content)
 
 
+def load_copies(folder: Path, place: str) -> "PretrainedNetworks":
+    """Load copied networks.
+
+    Args:
+        folder: of the copies.
+        place: value of ``train.start_from``, which errors name instead of the folder.
+
+    Raises:
+        AtelierError: a network is damaged, or both are not of one training.
+    """
+    from atelier.gan.fine_tuning import load_pretrained
+
+    try:
+        return load_pretrained(folder)
+    except AtelierError as error:
+        message = str(error).replace(str(folder), redact_urls(place))
+        raise AtelierError(f"train.start_from needs other networks: {message}") from None
+
+
 def load_start(start_from: Mapping[str, str], run: "Run") -> "PretrainedNetworks | None":
     """Load the copied networks of ``train.start_from``, and tag a run with their origin.
 
@@ -244,8 +289,6 @@ def load_start(start_from: Mapping[str, str], run: "Run") -> "PretrainedNetworks
     Raises:
         AtelierError: the copied networks are not those of the setting, or are damaged.
     """
-    from atelier.gan.fine_tuning import load_pretrained
-
     if not start_from:
         return None
     (place,) = start_from.values()
@@ -262,7 +305,7 @@ def load_start(start_from: Mapping[str, str], run: "Run") -> "PretrainedNetworks
         if origin.get(key)
     }
     run.set_tags(**about | names)
-    return load_pretrained(START)
+    return load_copies(START, place)
 
 
 def _copied_origin(place: str) -> dict[str, Any] | None:
