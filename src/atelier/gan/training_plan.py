@@ -20,7 +20,7 @@ from atelier.gan.streams import RandomStreams
 from atelier.gan.trainer import Trainer
 from atelier.metrics.validation import ValidationKID
 
-MIN_STEPS = 200
+MIN_ESTIMATED_STEPS = 200
 """Remaining steps below which the duration is not estimated."""
 
 # Limits of the measurement: seconds, and a share of the training. It needs two steps at least.
@@ -47,7 +47,7 @@ class TrainingPlan:
         generator_parameters: number of the generator's weights.
         discriminator_parameters: number of the discriminator's weights.
         seconds: estimated duration of the remaining steps; ``None`` if there are fewer than
-            :data:`MIN_STEPS`, or if memory ran out.
+            :data:`MIN_ESTIMATED_STEPS`, or if memory ran out.
     """
 
     images: int
@@ -98,10 +98,10 @@ def estimate_seconds(trainer: Trainer) -> float | None:
     files and the communication of several processes are not counted.
 
     Returns:
-        ``None`` if fewer than :data:`MIN_STEPS` remain, or if the memory is too small for copies.
+        ``None`` if fewer than :data:`MIN_ESTIMATED_STEPS` remain, or if the memory is too small for copies.
     """
     steps = trainer.total_steps - trainer.steps_done
-    if steps < MIN_STEPS:
+    if steps < MIN_ESTIMATED_STEPS:
         return None
     try:
         return _measure(trainer, steps)

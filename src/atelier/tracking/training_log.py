@@ -19,7 +19,7 @@ from atelier.gan.history import EpochResult, History
 from atelier.gan.length import few_images_advice
 from atelier.gan.sample_files import save_augmented, save_samples
 from atelier.gan.trainer import Trainer
-from atelier.gan.training_plan import MIN_STEPS, TrainingPlan, plan_training
+from atelier.gan.training_plan import MIN_ESTIMATED_STEPS, TrainingPlan, plan_training
 from atelier.tracking.epoch_reports import report_epoch
 from atelier.tracking.redact import redact_urls
 from atelier.tracking.run import VALIDATION_KID, Run
@@ -148,6 +148,6 @@ def _length_text(plan: TrainingPlan) -> str:
         length += f", of which {count_text(remaining, 'step')} remain{'s' * (remaining == 1)}"
     if plan.seconds is not None:
         return f"{length}, about {duration_text(plan.seconds)} here"
-    if remaining < MIN_STEPS:
-        return f"{length}; the time is not estimated for fewer than {MIN_STEPS} steps"
+    if remaining < MIN_ESTIMATED_STEPS:
+        return f"{length}; the time is not estimated for fewer than {MIN_ESTIMATED_STEPS} steps"
     return f"{length}; the time is not estimated, because memory ran out during the measurement"
