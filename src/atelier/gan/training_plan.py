@@ -98,7 +98,8 @@ def estimate_seconds(trainer: Trainer) -> float | None:
     files and the communication of several processes are not counted.
 
     Returns:
-        ``None`` if fewer than :data:`MIN_ESTIMATED_STEPS` remain, or if the memory is too small for copies.
+        ``None`` if fewer than :data:`MIN_ESTIMATED_STEPS` remain, or if the memory is too small
+        for copies.
     """
     steps = trainer.total_steps - trainer.steps_done
     if steps < MIN_ESTIMATED_STEPS:
