@@ -99,10 +99,17 @@ def machine_values(device: str) -> dict[str, Any]:
     Args:
         device: value of ``runtime.device``.
     """
-    values: dict[str, Any] = {"PyTorch": version("torch"), "number of CPUs": os.cpu_count()}
+    values: dict[str, Any] = {"PyTorch": version("torch"), "number of CPUs": _usable_cpus()}
     values |= {"device": _chosen_device(device), "list of GPUs": list(gpu_names())}
     values["number of processes"] = processes()
     return values | {name: os.environ.get(name) for name in _THREADS}
+
+
+def _usable_cpus() -> int | None:
+    """Return the number of CPUs that this process may use, by which PyTorch chooses its threads."""
+    # macOS and Windows have no affinity of a process.
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count()
 
 
 def _chosen_device(name: str) -> str:
