@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from atelier.core.files import write_json
 from atelier.tracking import mlflow_names
+from atelier.tracking.environment import STUDY_VARIABLE
 from atelier.tracking.finished import open_finished
 from atelier.tracking.outbox import Outbox, now
 from atelier.tracking.redact import numbers
@@ -219,12 +220,14 @@ class Run:
         """Yield the checkpoints of the project's last training, if this one may extend it.
 
         Yields:
-            ``None`` if there are none, or if this training is resumed already.
+            ``None`` if there are none, if this training is resumed already, or in a trial of a
+            search, whose duration must be that of the whole training.
 
         Raises:
             NotExtendableError: as for :func:`atelier.tracking.finished.open_finished`.
         """
-        if self._resume_dir is None or self.is_resumed():
+        is_trial = bool(os.environ.get(STUDY_VARIABLE))
+        if self._resume_dir is None or self.is_resumed() or is_trial:
             yield None
             return
         with open_finished(self._resume_dir) as checkpoints:
