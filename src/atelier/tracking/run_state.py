@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Folder of the state from which a longer training continues, and the mark of finished work.
 FINISHED = "finished"
+_OUTBOX = "journal"  # file with the name of the first attempt's outbox
 FOLDERS = ("unfinished", FINISHED)
 _POLL_SECONDS = 1.0
 _STATES = ("state-*", "picture-*")  # checkpoints of the training, of style transfer
@@ -261,9 +262,7 @@ class ResumeDir:
 
     def first_outbox(self) -> str:
         """Return the name of the first attempt's outbox, which identifies its run; or empty."""
-        with suppress(OSError):
-            return (self.folder / "journal").read_text("utf-8") if self.has_state() else ""
-        return ""
+        return first_outbox(self.folder) if self.has_state() else ""
 
     @contextmanager
     def checkpoints(self, outbox: str) -> Iterator["Checkpoints"]:
@@ -282,7 +281,7 @@ class ResumeDir:
                 self.folder = self.folder.with_name(f".{self.folder.name}-{time.time_ns()}")
                 locks.enter_context(locked(self.folder / ".lock"))
             if not self.has_state():
-                (self.folder / "journal").write_text(outbox, "utf-8")
+                (self.folder / _OUTBOX).write_text(outbox, "utf-8")
                 if self.fingerprint:
                     self._write("fingerprint.json", asdict(self.fingerprint))
                     self._write("machine.json", machine_values(self.device))
@@ -316,6 +315,16 @@ class ResumeDir:
         if self._stop_requested:
             raise KeyboardInterrupt
         self._stop_requested = True
+
+
+def first_outbox(folder: Path) -> str:
+    """Return the name of the outbox of the first attempt whose checkpoints a folder has; or empty.
+
+    It identifies the run in MLflow.
+    """
+    with suppress(OSError):
+        return (folder / _OUTBOX).read_text("utf-8")
+    return ""
 
 
 def stale(private: Path, days: float) -> list[Path]:
