@@ -76,10 +76,14 @@ class Fingerprint:
 
     def is_recorded(self, record: StageRecord) -> bool:
         """Return True if DVC's record of the stage has the same settings and inputs."""
-        settings = {key: redact_urls(value) for key, value in self.settings.items()}
-        return settings == record.parameters and all(
+        return self.as_record().parameters == record.parameters and all(
             self.contents.get(path) == hash_ for path, hash_ in record.inputs.items()
         )
+
+    def as_record(self) -> StageRecord:
+        """Return settings and inputs as DVC would record them, without outputs."""
+        settings = {key: redact_urls(value) for key, value in self.settings.items()}
+        return StageRecord(settings, dict(self.contents), {})
 
     def changes(self, settings: Mapping[str, Any], files: Mapping[str, str]) -> list[str]:
         """Return a description of each change since the fingerprint was captured."""
