@@ -247,6 +247,17 @@ def test_missing_state_is_the_reason_if_only_the_length_differs(private: Path) -
     assert opened(private, other) is None, "another training does not extend the recorded one"
 
 
+def test_state_of_a_longer_experiment_is_extended(private: Path) -> None:
+    finish(private, LONGER, 1)
+    clear_recorded(private)
+    record(TRAINING)
+    assert opened(private, LONGER) is None, "it has the same length"
+    longest = replace(LONGER, settings=LONGER.settings | {"train.epochs": 6})
+    assert opened(private, longest) == 1
+    with pytest.raises(NotExtendableError, match=r"^device was cpu and is cuda$"):
+        opened(private, longest, "cuda")
+
+
 def test_state_of_another_training_is_the_reason(private: Path) -> None:
     """An experiment has replaced the state of the workspace's training."""
     finish(private, replace(TRAINING, settings=TRAINING.settings | {"train.lr": 0.2}), 1)

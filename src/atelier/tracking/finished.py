@@ -177,8 +177,8 @@ def _reason(
     last = recorded or saved
     if last is None or not now.is_longer_than(last):
         return ""
-    if saved and (recorded is None or not _changes(recorded, saved, with_length=True)):
-        first, *others = _changes(saved, now)
+    if saved and (recorded is None or not _changes(recorded, saved)):
+        first, *others = _changes(saved, now) or [""]  # none: an experiment has just trained it
         return first + (f" (and {count_text(len(others), 'other change')})" if others else "")
     if _changes(last, now):  # not meant as an extension, for example another preset
         return ""
@@ -189,14 +189,17 @@ def _reason(
     return "the state of the finished training is not on this machine"
 
 
-def _changes(before: _Training, now: _Training, with_length: bool = False) -> list[str]:
-    """Return the differences of two trainings in words, those of ``train.start_from`` first."""
+def _changes(before: _Training, now: _Training) -> list[str]:
+    """Return the differences of two trainings in words, but for their lengths.
+
+    A change of ``train.start_from`` is the first one.
+    """
     changes: list[str] = []
     old, new = before.record.parameters, now.record.parameters
     for name in _different(old, new):
         if name.startswith("train.start_from"):  # its key is train.start_from.NAME, if any
             changes.insert(0, "train.start_from changed")
-        elif with_length or name not in _LENGTH:
+        elif name not in _LENGTH:
             changes.append(f"{name} was {old.get(name)} and is {new.get(name)}")
     if before.machine is not None and now.machine is not None:
         machines = before.machine, now.machine
