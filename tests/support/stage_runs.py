@@ -9,14 +9,14 @@ from pathlib import Path
 from .project import Project
 
 
-def start(project: Project, stage: str = "train") -> subprocess.Popen[str]:
-    """Start ``dvc repro`` of a stage in a separate process group."""
+def start(project: Project, *arguments: str) -> subprocess.Popen[str]:
+    """Start ``dvc repro`` in a separate process group; without arguments, of the train stage."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
     }
     return subprocess.Popen(
-        ["dvc", "repro", "--no-run-cache", stage],
+        ["dvc", "repro", "--no-run-cache", *(arguments or ("train",))],
         cwd=project.folder,
         env=environment,
         stdout=subprocess.PIPE,

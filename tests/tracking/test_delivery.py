@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from atelier.core.checkpoints import Checkpoints
 from atelier.tracking import delivery_worker
 from atelier.tracking.delivery_worker import flush, flush_backlog
 from atelier.tracking.environment import Process, git_tags, private_folder, uncommitted
@@ -172,6 +173,43 @@ def test_resumed_run_waits_for_delivery_of_earlier_attempt(root: Path) -> None:
     assert run.info.status == "FINISHED"
     points = client.get_metric_history(run.info.run_id, "loss/d")
     assert [(point.step, point.value) for point in points] == [(1, 1), (2, 2), (3, 3)]
+
+
+def test_extended_training_has_the_run_that_it_continues(root: Path) -> None:
+    first = start(root)
+    first.close()
+    second = start(root, process=Process(os.getpid(), "2"))
+    finished = Checkpoints(root / "finished")
+    finished.folder.mkdir()
+    (finished.folder / "journal").write_text(first.folder.name)
+    Run(second).set_extended(2000, finished)
+    Run(second).end("FINISHED")
+    assert delivery_worker._deliver_all(root, second.folder.parent), "the first run does not exist"
+    assert flush_backlog(root) == 0
+    third = start(root, process=Process(os.getpid(), "3"))
+    (finished.folder / "journal").write_text("gone")
+    Run(third).set_extended(3000, finished)
+    Run(third).end("FINISHED")
+    fourth = start(root, process=Process(os.getpid(), "4"))
+    (finished.folder / "journal").write_text("")  # tracking was off
+    Run(fourth).set_extended(4000, finished)
+    Run(fourth).end("FINISHED")
+    assert flush_backlog(root) == 0
+    client, experiment = open_store(root, "atelier")
+    found = client.search_runs([experiment], "tags.`atelier.stage` = 'train'")
+    runs_by_key = {run.data.tags["atelier.journal"]: run for run in found}
+    tags = [
+        {k: v for k, v in runs_by_key[box.folder.name].data.tags.items() if "extended" in k}
+        for box in (second, third, fourth)
+    ]
+    assert tags == [
+        {
+            "extended_from": "2000 steps",
+            "extended_from_run": runs_by_key[first.folder.name].info.run_id,
+        },
+        {"extended_from": "3000 steps"},
+        {"extended_from": "4000 steps"},
+    ]
 
 
 def test_stages_of_one_pipeline_share_a_parent_run(root: Path) -> None:

@@ -1,7 +1,9 @@
 """State of the last finished training, from which a longer one continues."""
 
 import json
+import os
 import shutil
+import signal
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from atelier.core.errors import NotExtendableError
 from atelier.tracking import finished
 from atelier.tracking.finished import clear_recorded, open_finished
 from atelier.tracking.run_state import Fingerprint, ResumeDir, remove_stale, stale
-from atelier.tracking.store import open_store
+from atelier.tracking.store import locked, open_store
 
 from ..support.project import Project
 from ..support.stage_runs import checkpoints, start, wait_for_checkpoint
@@ -72,7 +74,10 @@ def opened(private: Path, fingerprint: Fingerprint | None, device: str = "cpu") 
 def test_checkpoints_of_the_last_recorded_training_are_kept(private: Path) -> None:
     assert opened(private, LONGER) is None
     folder = finish(private, TRAINING, 1)
-    assert opened(private, LONGER) is None, "DVC may not have recorded it"
+    Path("dvc.lock").unlink()
+    clear_recorded(private)
+    assert opened(private, LONGER) is None, "DVC has not recorded it"
+    record(TRAINING)
     clear_recorded(private)
     assert not folder.exists()
     kept = private / "finished" / folder.name
@@ -87,15 +92,40 @@ def test_checkpoints_of_the_last_recorded_training_are_kept(private: Path) -> No
     assert len(list((private / "finished").glob("train-*"))) == 1
 
 
-@pytest.mark.parametrize(("stage", "end"), [("stylize", True), ("train", False)])
-def test_checkpoints_of_other_stages_and_unfinished_work_are_removed(
-    private: Path, stage: str, end: bool
-) -> None:
-    """DVC may have recorded the outputs before, so that the second attempt was not needed."""
-    finish(private, TRAINING, 1, stage, end)
+def test_checkpoints_of_another_finished_stage_are_removed(private: Path) -> None:
+    folder = finish(private, TRAINING, 1, "stylize")
     clear_recorded(private)
-    assert not list((private / "unfinished").iterdir())
+    assert not folder.exists()
     assert not (private / "finished").exists()
+
+
+@pytest.mark.parametrize("stage", ["stylize", "train"])
+def test_interrupted_repetition_of_a_recorded_stage_is_resumed(private: Path, stage: str) -> None:
+    """`dvc repro -f` repeats a stage; the second attempt resumes the first one."""
+    folder = finish(private, TRAINING, 1, stage, end=False)
+    clear_recorded(private)
+    assert ResumeDir(private, stage, TRAINING, "cpu", None).has_state()
+    # A second process at the same time has a folder of its own, which no attempt resumes.
+    temporary = folder.rename(folder.with_name(f".{folder.name}-1"))
+    clear_recorded(private)
+    assert not temporary.exists()
+
+
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_checkpoints_of_a_running_repetition_stay(private: Path, is_marked: bool) -> None:
+    """Each stage of another pipeline clears the checkpoints meanwhile."""
+    finish(private, TRAINING, 1, end=is_marked)
+    running = ResumeDir(private, "train", TRAINING, "cpu", None)
+    with running.checkpoints("outbox") as saved:
+        clear_recorded(private)
+        saved.save(9, {"number": torch.tensor(9)})
+        assert {path.name for path in running.folder.iterdir()} >= {
+            *(".lock", "journal", "fingerprint.json", "machine.json"),
+            *("state-000000000003.safetensors", "state-000000000009.safetensors"),
+        }
+    running.mark_finished()
+    clear_recorded(private)
+    assert opened(private, LONGER) == 9
 
 
 def test_training_that_is_killed_while_it_replaces_another_is_kept_later(private: Path) -> None:
@@ -103,7 +133,8 @@ def test_training_that_is_killed_while_it_replaces_another_is_kept_later(private
     clear_recorded(private)
     (old,) = (private / "finished").glob("train-*")
     (old / "fingerprint.json").unlink()  # the removal of the folder was interrupted
-    assert opened(private, LONGER) is None
+    with pytest.raises(NotExtendableError, match=r"^the saved state of the .* is damaged$"):
+        opened(private, LONGER)
     finish(private, TRAINING, 2)
     clear_recorded(private)
     assert opened(private, LONGER) == 2
@@ -113,12 +144,11 @@ def test_two_processes_that_keep_a_training_do_not_remove_it(
     private: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = finish(private, TRAINING, 1)
-    wait = finished.locked
 
-    def wait_for_the_other_process(path: Path) -> AbstractContextManager[bool]:
-        monkeypatch.setattr(finished, "locked", wait)
+    def wait_for_the_other_process(path: Path, wait: bool) -> AbstractContextManager[bool]:
+        monkeypatch.setattr(finished, "locked", locked)
         clear_recorded(private)
-        return wait(path)
+        return locked(path, wait)
 
     monkeypatch.setattr(finished, "locked", wait_for_the_other_process)
     clear_recorded(private)
@@ -140,9 +170,22 @@ def test_two_processes_that_keep_a_training_do_not_remove_it(
             r"train.augment was \[\] and is \['color'\]",
         ),
         (
-            replace(LONGER, settings=LONGER.settings | {"train.start_from.faces": "models:/a/1"}),
+            replace(
+                LONGER,
+                settings=LONGER.settings | {"train.augment": 1, "train.start_from.faces": "a"},
+                contents=LONGER.contents | {"data/inputs/train.json": "9"},
+            ),
             "cpu",
-            "train.start_from changed",
+            r"train.start_from changed \(and 1 other change\)",
+        ),
+        (
+            replace(
+                LONGER,
+                settings=LONGER.settings | {"train.lr": 0.2, "train.augment": 1},
+                contents={"data/images.npz": "9", "src/atelier/gan": "9"},
+            ),
+            "cpu",
+            r"train.augment was \[\] and is 1 \(and 3 other changes\)",
         ),
         (
             replace(LONGER, contents=LONGER.contents | {"data/images.npz": "9"}),
@@ -174,13 +217,61 @@ def test_first_difference_is_the_reason(
         opened(private, longer, device)
 
 
-def test_training_of_the_same_length_does_not_ask_for_an_extension(private: Path) -> None:
+@pytest.mark.parametrize(
+    "settings", [{}, {"train.epochs": 1}, {"train.steps": 0.0}], ids=["equal", "shorter", "0"]
+)
+def test_no_reason_is_printed_if_the_training_is_not_longer(
+    private: Path, settings: dict[str, float]
+) -> None:
     finish(private, TRAINING, 1)
     clear_recorded(private)
-    assert opened(private, TRAINING) is None
-    other = replace(TRAINING, settings=TRAINING.settings | {"train.lr": 0.2})
+    other = replace(TRAINING, settings=TRAINING.settings | {"train.lr": 0.2} | settings)
     assert opened(private, other) is None
     assert opened(private, None) is None
+
+
+def test_missing_state_is_the_reason_if_only_the_length_differs(private: Path) -> None:
+    missing = "^the state of the finished training is not on this machine$"
+    finish(private, TRAINING, 1)
+    for folder in (private / "unfinished", private):  # cleared by the user, or another clone
+        shutil.rmtree(folder)
+        with pytest.raises(NotExtendableError, match=missing):
+            opened(private, LONGER)
+    assert not (private / "finished").exists()
+    assert opened(private, TRAINING) is None
+    # The inputs that a list names are not in dvc.lock.
+    named = replace(LONGER, contents=LONGER.contents | {"data/start/generator.safetensors": "9"})
+    with pytest.raises(NotExtendableError, match=missing):
+        opened(private, named)
+    other = replace(LONGER, settings=LONGER.settings | {"train.lr": 0.2})
+    assert opened(private, other) is None, "another training does not extend the recorded one"
+
+
+def test_state_of_a_longer_experiment_is_extended(private: Path) -> None:
+    finish(private, LONGER, 1)
+    clear_recorded(private)
+    record(TRAINING)
+    assert opened(private, LONGER) is None, "it has the same length"
+    longest = replace(LONGER, settings=LONGER.settings | {"train.epochs": 6})
+    assert opened(private, longest) == 1
+    with pytest.raises(NotExtendableError, match=r"^device was cpu and is cuda$"):
+        opened(private, longest, "cuda")
+
+
+def test_state_of_another_training_is_the_reason(private: Path) -> None:
+    """An experiment has replaced the state of the workspace's training."""
+    finish(private, replace(TRAINING, settings=TRAINING.settings | {"train.lr": 0.2}), 1)
+    clear_recorded(private)
+    record(TRAINING)
+    reason = "^.atelier/finished has the state of another training$"
+    with pytest.raises(NotExtendableError, match=reason):
+        opened(private, LONGER)
+    Path("dvc.lock").unlink()
+    with pytest.raises(NotExtendableError, match=r"^train.lr was 0.2 and is 0.1$"):
+        opened(private, LONGER)
+    Path("dvc.lock").write_text("stages: {train: {params: {params.yaml: {train.steps: x}}}}")
+    with pytest.raises(NotExtendableError, match=r"^train.lr was 0.2 and is 0.1$"):
+        opened(private, LONGER)
 
 
 def test_kept_state_becomes_stale(private: Path) -> None:
@@ -207,7 +298,8 @@ def test_longer_training_continues_the_finished_one(ready: Project, tmp_path: Pa
     assert "\n  The finished training of 8 steps is continued.\n" in f"\n{output}"
     assert "64 images: 12 steps are 3 epochs, of which 4 steps remain; " in output
     output = fresh.stage("train")
-    assert "finished training" not in output
+    reason = "the state of the finished training is not on this machine"
+    assert f"\n  The training starts again from step 0, because {reason}.\n" in f"\n{output}"
     assert ready.bytes(*OUTPUTS) == fresh.bytes(*OUTPUTS)
     timing = json.loads((ready.folder / ".atelier/timings/train.json").read_text("utf-8"))
     assert timing["timing"]["resumed"]
@@ -219,6 +311,41 @@ def test_stage_prints_why_it_starts_again(ready: Project) -> None:
     reason = "it has 4 steps, and the finished one has 8"
     sentence = f"  The training starts again from step 0, because {reason}."
     assert f"\n{sentence}\n" in f"\n{output}"
+
+
+def test_raised_epochs_without_effect_are_reported(ready: Project) -> None:
+    ready.set(**{"train.steps": 8, "train.epochs": 3})
+    output = ready.stage("train")
+    assert (
+        "\n  The finished training has these 8 steps already: train.steps is 8, so train.epochs has"
+        " no effect; raise train.steps to train longer.\n"
+    ) in f"\n{output}"
+
+
+def test_trial_of_a_search_does_not_extend_a_training(ready: Project) -> None:
+    """Its duration is a result, so that it must be that of the whole training."""
+    ready.set(**{"train.epochs": 3})
+    output = ready.stage("train", ATELIER_STUDY="study")
+    assert "64 images: 12 steps are 3 epochs; the time" in output
+    assert "finished training" not in output
+
+
+@pytest.mark.slow
+def test_interrupted_repetition_resumes(ready: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ready.folder)
+    ready.set(**{"train.steps": 200, "runtime.checkpoint_seconds": 0.0})
+    ready.repro("train")
+    before = ready.bytes(*OUTPUTS)
+    clear_recorded(ready.folder / ".atelier")  # as the next stage does
+    dvc = start(ready, "--force", "--single-item", "train")
+    wait_for_checkpoint(dvc, ready)
+    os.killpg(dvc.pid, signal.SIGINT)
+    output, _ = dvc.communicate(timeout=240)
+    assert "; `dvc repro -f -s train` resumes it." in output
+    clear_recorded(ready.folder / ".atelier")  # as a stage of an experiment does
+    output = ready.run("dvc", "repro", "-f", "-s", "--no-run-cache", "train")
+    assert "200 steps are 50 epochs, of which " in output
+    assert ready.bytes(*OUTPUTS) == before
 
 
 @pytest.mark.slow
@@ -243,6 +370,7 @@ def test_killed_extension_continues_in_its_own_run(tracked: Project, tmp_path: P
     newest, *older = client.search_runs([experiment], "tags.`atelier.stage` = 'train'")
     assert len(older) == 1
     assert newest.data.tags["extended_from"] == "8 steps"
+    assert newest.data.tags["extended_from_run"] == older[0].info.run_id
     steps = [point.step for point in client.get_metric_history(newest.info.run_id, "loss/d")]
     assert steps == list(range(1, 81))
     speeds = client.get_metric_history(newest.info.run_id, "speed/images_per_second")

@@ -220,10 +220,24 @@ def test_interruption_before_the_first_step_tells_of_an_earlier_checkpoint(tmp_p
     before, new = (ResumeDir(tmp_path, name, None, "cpu", None) for name in ("train", "stylize"))
     with before.checkpoints("attempt") as saved:
         saved.save(1, {"step": torch.tensor(1)})
-    assert str(_with_saved_work(KeyboardInterrupt(), Run(None, before))) == "saved"
-    assert str(_with_saved_work(KeyboardInterrupt(), Run(None, new))) == ""
+    assert str(_with_saved_work(KeyboardInterrupt(), Run(None, before), False)) == "saved"
+    assert str(_with_saved_work(KeyboardInterrupt(), Run(None, new), False)) == ""
+    assert str(_with_saved_work(KeyboardInterrupt("saved"), Run(None, new), True)) == "saved"
     error = ValueError()
-    assert _with_saved_work(error, Run(None, before)) is error
+    assert _with_saved_work(error, Run(None, before), True) is error
+
+
+@pytest.mark.parametrize(
+    ("is_repetition", "command"), [(True, "`dvc repro -f -s train`"), (False, "`dvc repro`")]
+)
+def test_interrupted_repetition_names_the_command_that_repeats_it(
+    monkeypatch: pytest.MonkeyPatch, is_repetition: bool, command: str
+) -> None:
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    for text, what in (("saved", "resumes it"), ("", "restarts it")):
+        error = _with_saved_work(KeyboardInterrupt(text), Run(None), is_repetition)
+        _, message = stage._exit_code_and_message(error, "train")
+        assert message.endswith(f"; {command} {what}.")
 
 
 def test_bars_that_are_not_shown_are_observed() -> None:

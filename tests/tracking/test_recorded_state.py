@@ -276,23 +276,26 @@ def test_record_matches_fingerprint_if_settings_and_files_agree(
     fingerprint = Fingerprint({"a": 1}, {}, {"x": "h", "folder": "z.dir"})
     values = {"parameters": {"a": "1"}, "inputs": {"x": "h", "folder": "z.dir"}, "outputs": {}}
     assert fingerprint.is_recorded(StageRecord(**{**values, **changes})) == recorded
-    # Only checkpoints of stages with results in dvc.lock are removed.
+    # Only checkpoints of finished stages with results in dvc.lock are removed.
     inputs = {**values, **changes}["inputs"]
     stage = {
         "params": {"params.yaml": {**values, **changes}["parameters"]},
         "deps": [{"path": path, "md5": hash_} for path, hash_ in inputs.items()],
     }
     monkeypatch.chdir(tmp_path)
-    Path("dvc.lock").write_text(json.dumps({"stages": {"train": stage}}), "utf-8")
+    Path("dvc.lock").write_text(json.dumps({"stages": {"stylize": stage}}), "utf-8")
     content = json.dumps({"settings": {"a": 1}, "files": {}, "contents": fingerprint.contents})
-    for name in ("train-1", ".train-2", "paint-3"):
+    for name in ("stylize-1", ".stylize-2", "paint-3"):
         (tmp_path / "unfinished" / name).mkdir(parents=True)
+        (tmp_path / "unfinished" / name / "finished").touch()
         (tmp_path / "unfinished" / name / "fingerprint.json").write_text(content, "utf-8")
-    (tmp_path / "unfinished/train-4").mkdir()
+    (tmp_path / "unfinished/stylize-4").mkdir()
     clear_recorded(tmp_path)
     remaining = sorted(path.name for path in (tmp_path / "unfinished").iterdir())
     assert remaining == (
-        ["paint-3", "train-4"] if recorded else [".train-2", "paint-3", "train-1", "train-4"]
+        ["paint-3", "stylize-4"]
+        if recorded
+        else [".stylize-2", "paint-3", "stylize-1", "stylize-4"]
     )
 
 

@@ -7,14 +7,15 @@ stages are removed.
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atelier.core.errors import NotExtendableError
+from atelier.core.errors import NotExtendableError, count_text
 from atelier.core.paths import LISTS, START
-from atelier.tracking.dvc_lock import is_code, read_lock
+from atelier.tracking.dvc_lock import StageRecord, is_code, read_lock
+from atelier.tracking.environment import PRIVATE
 from atelier.tracking.run_state import FINISHED, Fingerprint, ResumeDir, machine_values
 from atelier.tracking.store import locked
 
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
 
 _KEPT_STAGE = "train"
 _LENGTH = ("train.epochs", "train.steps")
+_FINGERPRINT, _MACHINE = "fingerprint.json", "machine.json"
 
 
 def clear_recorded(private: Path) -> None:
     """Keep the checkpoints of a recorded training, and remove those of other recorded stages.
+
+    Checkpoints in use stay, and those of a stage that has not finished: a stage that `dvc repro -f`
+    repeats is recorded already, and resumes if it was interrupted.
 
     Args:
         private: the repository's folder ``.atelier/``.
@@ -37,10 +42,33 @@ def clear_recorded(private: Path) -> None:
             stage = folder.name.lstrip(".").partition("-")[0]
             with suppress(OSError, ValueError, TypeError):
                 if stage in records and _fingerprint(folder).is_recorded(records[stage]):
-                    if stage == _KEPT_STAGE and (folder / FINISHED).exists():
-                        _keep(folder, private)
-                    else:
-                        shutil.rmtree(folder)
+                    _clear(folder, stage, private)
+
+
+def _clear(folder: Path, stage: str, private: Path) -> None:
+    """Keep or remove the checkpoints of a recorded stage, unless a process works with them."""
+    with locked(folder / ".lock", wait=False) as is_free:
+        if not is_free:
+            return
+        if not (folder / _FINGERPRINT).exists():  # another process has just moved it
+            shutil.rmtree(folder)
+        elif (folder / FINISHED).exists() and stage == _KEPT_STAGE:
+            _keep(folder, private)
+        elif (folder / FINISHED).exists() or folder.name.startswith("."):  # never resumed
+            shutil.rmtree(folder)
+
+
+class RepetitionInterrupt(KeyboardInterrupt):
+    """Raised if a stage is interrupted whose outputs DVC has recorded already.
+
+    DVC repeats it with `-f` only.
+    """
+
+
+def is_recorded(stage: str, fingerprint: Fingerprint | None) -> bool:
+    """Return True if DVC has recorded a stage with this fingerprint."""
+    recorded = _read_record(stage)
+    return bool(fingerprint and recorded and fingerprint.is_recorded(recorded))
 
 
 @contextmanager
@@ -50,75 +78,160 @@ def open_finished(resume_dir: ResumeDir) -> Iterator["Checkpoints | None"]:
     Meanwhile no other process replaces them.
 
     Yields:
-        ``None`` if there are none, or if both trainings have the same length.
+        ``None`` if the present training is not longer than the recorded one, or if it is another
+            one, for example of another preset.
 
     Raises:
-        NotExtendableError: the trainings differ in more than their length. The message names the
-            first difference.
+        NotExtendableError: the present training is longer, but differs in more than its length, or
+            the state is not here. The message names the first difference.
     """
-    finished, now = resume_dir.private / FINISHED, resume_dir.fingerprint
-    if now is None or not finished.is_dir():
+    fingerprint, finished = resume_dir.fingerprint, resume_dir.private / FINISHED
+    if fingerprint is None:
         yield None
         return
-    with locked(finished / ".lock"):
+    with locked(finished / ".lock") if finished.is_dir() else nullcontext():
         folder = next(finished.glob(f"{resume_dir.stage}-*"), None)
-        is_longer = False
-        if folder is not None:
-            # A folder that was removed in part has no readable fingerprint.
-            with suppress(OSError, ValueError, TypeError):
-                before, machine = _fingerprint(folder), _read(folder / "machine.json")
-                is_longer = _length(before) != _length(now)
-                if is_longer:
-                    _reject_differences(before, machine, now, machine_values(resume_dir.device))
-        yield _checkpoints(folder) if folder is not None and is_longer else None
+        now = _Training.of(fingerprint.as_record(), machine_values(resume_dir.device))
+        saved = _read_training(folder) if folder else None
+        if folder and saved and now.length != saved.length and not _changes(saved, now):
+            yield _checkpoints(folder)
+            return
+        reason = _reason(now, saved, _recorded_training(resume_dir.stage), folder is not None)
+        if reason:
+            raise NotExtendableError(reason)
+        yield None
 
 
 def _keep(folder: Path, private: Path) -> None:
     """Move a folder of checkpoints to the place of the one that is kept."""
     finished = private / FINISHED
     with locked(finished / ".lock"):
-        if not folder.exists():  # another process has just moved it
-            return
         _checkpoints(folder).delete_older()
         for old in finished.glob(f"{_KEPT_STAGE}-*"):
             shutil.rmtree(old)
         folder.rename(finished / folder.name.lstrip("."))
 
 
-def _reject_differences(
-    before: Fingerprint, machine_before: dict[str, Any], now: Fingerprint, machine: dict[str, Any]
-) -> None:
-    """Raise if trainings differ in more than their length."""
-    present = Fingerprint(**json.loads(json.dumps(asdict(now), default=str)))
-    for old, new in ((before.settings, present.settings), (machine_before, machine)):
-        for name in _different(old, new):
-            if name.startswith("train.start_from"):  # its key is train.start_from.NAME, if any
-                raise NotExtendableError("train.start_from changed")
-            if name not in _LENGTH:
-                raise NotExtendableError(f"{name} was {old.get(name)} and is {new.get(name)}")
-    for path in _different(before.contents, present.contents):
-        raise NotExtendableError(f"{_file_text(path)} changed")
+@dataclass(frozen=True)
+class _Training:
+    """What the result of a training depends on.
+
+    Attributes:
+        record: settings and inputs.
+        machine: values of the machine; ``None`` if they are not known.
+        length: the settings that determine the number of steps.
+    """
+
+    record: StageRecord
+    machine: dict[str, Any] | None
+    length: tuple[float, ...]
+
+    @classmethod
+    def of(cls, record: StageRecord, machine: dict[str, Any] | None = None) -> "_Training":
+        """Return a training.
+
+        Raises:
+            ValueError: its length is not a number, because the record is damaged.
+        """
+        length = tuple(float(record.parameters.get(name) or 0) for name in _LENGTH)
+        return cls(record, machine, length)
+
+    def is_longer_than(self, other: "_Training") -> bool:
+        """Return True if one of the values that determine the number of steps is larger."""
+        return any(now > before for now, before in zip(self.length, other.length, strict=True))
+
+
+def _recorded_training(stage: str) -> _Training | None:
+    """Return the training that ``dvc.lock`` records."""
+    with suppress(ValueError):
+        record = _read_record(stage)
+        return _Training.of(record) if record else None
+    return None
+
+
+def _read_record(stage: str) -> StageRecord | None:
+    """Return DVC's record of a stage."""
+    with suppress(OSError, ValueError):
+        return read_lock(Path("dvc.lock").read_text("utf-8")).get(stage)
+    return None
+
+
+def _read_training(folder: Path) -> _Training | None:
+    """Return the training of a folder of checkpoints; ``None`` if its removal was interrupted."""
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        return _Training.of(_fingerprint(folder).as_record(), _read(folder / _MACHINE))
+    return None
+
+
+def _reason(
+    now: _Training, saved: _Training | None, recorded: _Training | None, has_folder: bool
+) -> str:
+    """Return why the last training is not extended; empty if the present one is not longer.
+
+    Args:
+        now: the present training.
+        saved: the training whose state is kept.
+        recorded: the training that ``dvc.lock`` records.
+        has_folder: True if a state is kept, possibly a damaged one.
+    """
+    last = recorded or saved
+    if last is None or not now.is_longer_than(last):
+        return ""
+    if saved and (recorded is None or not _changes(recorded, saved)):
+        first, *others = _changes(saved, now) or [""]  # none: an experiment has just trained it
+        return first + (f" (and {count_text(len(others), 'other change')})" if others else "")
+    if _changes(last, now):  # not meant as an extension, for example another preset
+        return ""
+    if saved:
+        return f"{PRIVATE / FINISHED} has the state of another training"
+    if has_folder:
+        return "the saved state of the finished training is damaged"
+    return "the state of the finished training is not on this machine"
+
+
+def _changes(before: _Training, now: _Training) -> list[str]:
+    """Return the differences of two trainings in words, but for their lengths.
+
+    A change of ``train.start_from`` is the first one.
+    """
+    changes: list[str] = []
+    old, new = before.record.parameters, now.record.parameters
+    for name in _different(old, new):
+        if name.startswith("train.start_from"):  # its key is train.start_from.NAME, if any
+            changes.insert(0, "train.start_from changed")
+        elif name not in _LENGTH:
+            changes.append(f"{name} was {old.get(name)} and is {new.get(name)}")
+    if before.machine is not None and now.machine is not None:
+        machines = before.machine, now.machine
+        for name in _different(*machines):
+            changes.append(f"{name} was {machines[0].get(name)} and is {machines[1].get(name)}")
+    known, inputs = before.record.inputs, now.record.inputs
+    if before.machine is None:  # DVC records the list of some inputs, not the inputs that it names
+        inputs = {path: hash_ for path, hash_ in inputs.items() if path in known}
+    for path in _different(known, inputs):
+        if not (_is_start(path) and "train.start_from changed" in changes):
+            changes.append(f"{_file_text(path)} changed")
+    return list(dict.fromkeys(changes))
 
 
 def _file_text(path: str) -> str:
     """Return what a file of the train stage is, in words that users know."""
     if is_code(path):
         return f"the code in {path}"
-    if Path(path).parent in (START, LISTS):  # the list names nothing but these networks
-        return "the networks of train.start_from"
-    return path
+    return "the networks of train.start_from" if _is_start(path) else path
+
+
+def _is_start(path: str) -> bool:
+    """Return True for a network of ``train.start_from``, and for the list of them."""
+    return Path(path).parent in (START, LISTS)
 
 
 def _different(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
 
 
-def _length(fingerprint: Fingerprint) -> list[Any]:
-    return [fingerprint.settings.get(name) for name in _LENGTH]
-
-
 def _fingerprint(folder: Path) -> Fingerprint:
-    return Fingerprint(**_read(folder / "fingerprint.json"))
+    return Fingerprint(**_read(folder / _FINGERPRINT))
 
 
 def _read(file: Path) -> dict[str, Any]:

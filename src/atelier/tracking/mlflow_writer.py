@@ -39,6 +39,7 @@ from atelier.tracking.pipeline_run import (
     STAGE_KEY,
     complete_parent_run,
     find_or_create,
+    find_stage_runs,
     remove_duplicates,
     remove_late_duplicates,
     stages_of,
@@ -183,8 +184,8 @@ class Delivery:
                 self._summary(entry)
             case "tags":
                 with as_content_error():
-                    tags = dict(entry["tags"])
-                self._log().log_tags(self._state.run, tags)
+                    tags, outboxes = dict(entry["tags"]), dict(entry.get("runs", {}))
+                self._log().log_tags(self._state.run, tags | self._run_ids(outboxes))
             case "text":
                 self._text(entry)
             case "artifact":
@@ -269,9 +270,8 @@ class Delivery:
         if start.pipeline:
             parent = self._start_parent(start, experiment)
             tags |= {"mlflow.parentRunId": parent}
-        earlier = has_earlier_attempt(private_folder(self._root), self._outbox, start.stage)
-        if start.continues and earlier:
-            raise _TooEarlyError(f"an earlier attempt at {start.stage} is not delivered yet")
+        if start.continues:
+            self._require_earlier_attempts(start.stage)
         key = (STAGE_KEY, start.continues or self._outbox.name)
         first = {"atelier.stage": start.stage} | ({"mlflow.parentRunId": parent} if parent else {})
         run = find_or_create(client, experiment, start.run_name(), start.time, key, first)
@@ -327,6 +327,17 @@ class Delivery:
                 for name, value in entry["values"].items()
             ]
         self._log().log_metrics(self._state.run, points)
+
+    def _run_ids(self, outboxes: Mapping[str, str]) -> dict[str, str]:
+        """Return the ids of the runs that belong to outboxes; without those that do not exist."""
+        runs = find_stage_runs(*client_of(self._root, self._state.experiment), outboxes)
+        if "" in runs.values():
+            self._require_earlier_attempts(self._state.stage)
+        return {tag: run for tag, run in runs.items() if run}
+
+    def _require_earlier_attempts(self, stage: str) -> None:
+        if has_earlier_attempt(private_folder(self._root), self._outbox, stage):
+            raise _TooEarlyError(f"an earlier attempt at {stage} is not delivered yet")
 
     def _text(self, entry: dict[str, Any]) -> None:
         with as_content_error():

@@ -207,6 +207,23 @@ def find_or_create(
     return run_id
 
 
+def find_stage_runs(
+    client: "MlflowClient", experiment: str, outboxes: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the ids of stages' runs by key; empty if there is no run.
+
+    Args:
+        client: client of the store.
+        experiment: id of the experiment.
+        outboxes: name of the outbox that started each run, by key.
+    """
+    found = {
+        key: _runs_with_tag(client, experiment, (STAGE_KEY, outbox))
+        for key, outbox in outboxes.items()
+    }
+    return {key: str(runs[0].info.run_id) if runs else "" for key, runs in found.items()}
+
+
 def remove_duplicates(
     client: "MlflowClient", experiment: str, key: tuple[str, str], run_id: str
 ) -> None:

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from atelier.core.files import write_json
 from atelier.tracking import mlflow_names
+from atelier.tracking.environment import STUDY_VARIABLE
 from atelier.tracking.finished import open_finished
 from atelier.tracking.outbox import Outbox, now
 from atelier.tracking.redact import numbers
-from atelier.tracking.run_state import ResumeDir
+from atelier.tracking.run_state import ResumeDir, first_outbox
 
 if TYPE_CHECKING:
     from atelier.core.checkpoints import Checkpoints
@@ -219,21 +220,30 @@ class Run:
         """Yield the checkpoints of the project's last training, if this one may extend it.
 
         Yields:
-            ``None`` if there are none, or if this training is resumed already.
+            ``None`` if there are none, if this training is resumed already, or in a trial of a
+            search, whose duration must be that of the whole training.
 
         Raises:
             NotExtendableError: as for :func:`atelier.tracking.finished.open_finished`.
         """
-        if self._resume_dir is None or self.is_resumed():
+        is_trial = bool(os.environ.get(STUDY_VARIABLE))
+        if self._resume_dir is None or self.is_resumed() or is_trial:
             yield None
             return
         with open_finished(self._resume_dir) as checkpoints:
             yield checkpoints
 
-    def set_extended(self, steps: int) -> None:
-        """Log that the stage continues a finished training of so many steps."""
+    def set_extended(self, steps: int, finished: "Checkpoints") -> None:
+        """Log that the stage continues a finished training.
+
+        Args:
+            steps: of the finished training.
+            finished: its checkpoints.
+        """
         self.is_extended = True
-        self.set_tags(extended_from=f"{steps} steps")
+        tags, earlier = {"extended_from": f"{steps} steps"}, first_outbox(finished.folder)
+        runs = {"extended_from_run": earlier} if earlier else {}  # the worker knows the run's id
+        self._write_entry(lambda outbox: outbox.write("tags", tags=tags, runs=runs))
 
     def end(self, status: str) -> None:
         """Log the final status and close the outbox."""

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Folder of the state from which a longer training continues, and the mark of finished work.
 FINISHED = "finished"
+_OUTBOX = "journal"  # file with the name of the first attempt's outbox
 FOLDERS = ("unfinished", FINISHED)
 _POLL_SECONDS = 1.0
 _STATES = ("state-*", "picture-*")  # checkpoints of the training, of style transfer
@@ -75,10 +76,14 @@ class Fingerprint:
 
     def is_recorded(self, record: StageRecord) -> bool:
         """Return True if DVC's record of the stage has the same settings and inputs."""
-        settings = {key: redact_urls(value) for key, value in self.settings.items()}
-        return settings == record.parameters and all(
+        return self.as_record().parameters == record.parameters and all(
             self.contents.get(path) == hash_ for path, hash_ in record.inputs.items()
         )
+
+    def as_record(self) -> StageRecord:
+        """Return settings and inputs as DVC would record them, without outputs."""
+        settings = {key: redact_urls(value) for key, value in self.settings.items()}
+        return StageRecord(settings, dict(self.contents), {})
 
     def changes(self, settings: Mapping[str, Any], files: Mapping[str, str]) -> list[str]:
         """Return a description of each change since the fingerprint was captured."""
@@ -99,10 +104,17 @@ def machine_values(device: str) -> dict[str, Any]:
     Args:
         device: value of ``runtime.device``.
     """
-    values: dict[str, Any] = {"PyTorch": version("torch"), "number of CPUs": os.cpu_count()}
+    values: dict[str, Any] = {"PyTorch": version("torch"), "number of CPUs": _usable_cpus()}
     values |= {"device": _chosen_device(device), "list of GPUs": list(gpu_names())}
     values["number of processes"] = processes()
     return values | {name: os.environ.get(name) for name in _THREADS}
+
+
+def _usable_cpus() -> int | None:
+    """Return the number of CPUs that this process may use, by which PyTorch chooses its threads."""
+    # macOS and Windows have no affinity of a process.
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count()
 
 
 def _chosen_device(name: str) -> str:
@@ -254,9 +266,7 @@ class ResumeDir:
 
     def first_outbox(self) -> str:
         """Return the name of the first attempt's outbox, which identifies its run; or empty."""
-        with suppress(OSError):
-            return (self.folder / "journal").read_text("utf-8") if self.has_state() else ""
-        return ""
+        return first_outbox(self.folder) if self.has_state() else ""
 
     @contextmanager
     def checkpoints(self, outbox: str) -> Iterator["Checkpoints"]:
@@ -275,7 +285,7 @@ class ResumeDir:
                 self.folder = self.folder.with_name(f".{self.folder.name}-{time.time_ns()}")
                 locks.enter_context(locked(self.folder / ".lock"))
             if not self.has_state():
-                (self.folder / "journal").write_text(outbox, "utf-8")
+                (self.folder / _OUTBOX).write_text(outbox, "utf-8")
                 if self.fingerprint:
                     self._write("fingerprint.json", asdict(self.fingerprint))
                     self._write("machine.json", machine_values(self.device))
@@ -309,6 +319,16 @@ class ResumeDir:
         if self._stop_requested:
             raise KeyboardInterrupt
         self._stop_requested = True
+
+
+def first_outbox(folder: Path) -> str:
+    """Return the name of the outbox of the first attempt whose checkpoints a folder has; or empty.
+
+    It identifies the run in MLflow.
+    """
+    with suppress(OSError):
+        return (folder / _OUTBOX).read_text("utf-8")
+    return ""
 
 
 def stale(private: Path, days: float) -> list[Path]:

@@ -38,7 +38,7 @@ from atelier.tracking.environment import (
     sampling,
     uncommitted,
 )
-from atelier.tracking.finished import clear_recorded
+from atelier.tracking.finished import RepetitionInterrupt, clear_recorded, is_recorded
 from atelier.tracking.live_page import PageWriter
 from atelier.tracking.live_state import LiveState, StageState
 from atelier.tracking.outbox import Outbox, pending, problem, record_start
@@ -181,7 +181,9 @@ def _exit_code_and_message(error: BaseException, stage: str) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         what = "resumes it" if str(error) else "restarts it"
         is_experiment = "DVC_EXP_NAME" in os.environ
-        command = "the same `dvc exp run` command" if is_experiment else "`dvc repro`"
+        repeated = f"`dvc repro -f -s {stage}`"
+        repro = repeated if isinstance(error, RepetitionInterrupt) else "`dvc repro`"
+        command = "the same `dvc exp run` command" if is_experiment else repro
         return _INTERRUPTED, f"{_ERROR}interrupted before the stage was done; {command} {what}."
     if isinstance(error, OSError) and (message := os_error_message(error)):
         return 1, f"{_ERROR}{message}"
@@ -226,7 +228,7 @@ def _run(name: str, settings: Settings, before: Fingerprint | None, logged: bool
         ):
             yield run
     except BaseException as raised:
-        error = _with_saved_work(raised, run)
+        error = _with_saved_work(raised, run, is_recorded(name, before))
         with suppress(Exception):  # must not replace the first error
             _end_live_state(live, error, name)
         run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -253,14 +255,17 @@ def _run(name: str, settings: Settings, before: Fingerprint | None, logged: bool
             _warn_about_pending(repository_root(), outbox.folder, waited=False)
 
 
-def _with_saved_work(error: BaseException, run: Run) -> BaseException:
+def _with_saved_work(error: BaseException, run: Run, is_repetition: bool) -> BaseException:
     """Return an interruption that reports the checkpoint of an earlier attempt, if there is one.
 
     A stage that is interrupted before its first step saves none of its own.
     """
-    if isinstance(error, KeyboardInterrupt) and not str(error) and run.is_resumed():
-        return KeyboardInterrupt("saved")
-    return error
+    if not isinstance(error, KeyboardInterrupt):
+        return error
+    is_saved = bool(str(error)) or run.is_resumed()
+    return (RepetitionInterrupt if is_repetition else KeyboardInterrupt)(
+        "saved" if is_saved else ""
+    )
 
 
 def _ignore(stops: Iterable[signal.Signals]) -> None:

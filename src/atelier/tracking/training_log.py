@@ -52,11 +52,11 @@ class TrainingLog(TrainingEvents):
                 if finished is None:
                     return
                 steps = extend(trainer, finished, checkpoints)
+                self._run.set_extended(steps, finished)
         except NotExtendableError as error:
             print_above_bars(f"  The training starts again from step 0, because {error}.")
         else:
-            print_above_bars(f"  The finished training of {steps:,} steps is continued.")
-            self._run.set_extended(steps)
+            print_above_bars(f"  {_extension_text(trainer, steps)}")
 
     def on_progress(self, progress: Progress) -> None:
         """Show the progress."""
@@ -119,6 +119,19 @@ class TrainingLog(TrainingEvents):
         self._run.log_artifact(losses)
         for name in NETWORKS:  # another training can start from them
             self._run.log_artifact(models / name, ARTIFACTS)
+
+
+def _extension_text(trainer: Trainer, steps: int) -> str:
+    """Return a sentence on the extension of a finished training of so many steps."""
+    if steps < trainer.total_steps:
+        return f"The finished training of {steps:,} steps is continued."
+    text = f"The finished training has these {count_text(steps, 'step')} already"
+    if not trainer.settings.steps:
+        return f"{text}."
+    return (
+        f"{text}: train.steps is {steps}, so train.epochs has no effect; raise train.steps to"
+        " train longer."
+    )
 
 
 def plan_lines(plan: TrainingPlan, source: DownloadSettings) -> list[str]:
