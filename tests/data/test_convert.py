@@ -5,7 +5,7 @@ import json
 import os
 import resource
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -184,13 +184,46 @@ def test_only_the_largest_near_duplicate_is_used(
     assert sorted(rows) == [entry.name for entry in entries if entry.set != "dropped"]
 
 
+def used_names(tmp_path: Path) -> list[str]:
+    entries = read_image_list(tmp_path / "images.csv")
+    return [entry.name for entry in entries if entry.set != "dropped"]
+
+
+def test_least_compressed_of_equally_large_near_duplicates_is_used(
+    tmp_path: Path, copies: Callable[..., Any]
+) -> None:
+    images = [portrait(seed) for seed in range(6)]
+    copies([*images, *images], duplicates="drop", qualities=[60] * 3 + [75] * 3 + [92] * 6)
+    assert used_names(tmp_path) == [f"mine/{number:03d}.jpg" for number in range(6, 12)]
+
+
+def test_hardly_larger_crop_does_not_replace_the_image(
+    tmp_path: Path, copies: Callable[..., Any]
+) -> None:
+    """The parts that became rows have equal sides; the cropped file has more bytes."""
+    wide = [ImageOps.expand(portrait(seed), (40, 0), "gray") for seed in range(4)]
+    crops = [image.crop((20, 0, image.width - 20, image.height)) for image in wide]
+    copies([*crops, *wide], duplicates="drop", qualities=[99] * 4 + [75] * 4)
+    assert used_names(tmp_path) == [f"mine/{number:03d}.jpg" for number in range(4, 8)]
+
+
+def test_side_that_is_a_tenth_smaller_counts_as_equal(
+    tmp_path: Path, copies: Callable[..., Any]
+) -> None:
+    images = [portrait(seed, 100) for seed in range(2)]
+    images += [image.resize((95, 120)) for image in images]
+    images += [image.resize((80, 200)) for image in images[:2]]
+    copies(images, duplicates="drop", resize_mode="stretch")
+    assert used_names(tmp_path) == ["mine/002.jpg", "mine/003.jpg"]
+
+
 def test_content_decides_which_near_duplicate_is_used(
     tmp_path: Path, copies: Callable[..., Any]
 ) -> None:
     images = [portrait(0), ImageOps.mirror(portrait(0)), *map(portrait, range(1, 6))]
     hashes = set()
     for number, ordered in enumerate((images, images[::-1])):
-        copies(ordered, folder=f"order {number}", quality=90, duplicates="drop")
+        copies(ordered, folder=f"order {number}", qualities=[90] * 7, duplicates="drop")
         entries = read_image_list(tmp_path / "images.csv")
         hashes.add(frozenset(entry.sha256 for entry in entries if entry.set == "dropped"))
     assert len(hashes) == 1
@@ -204,12 +237,16 @@ def copies(
     """Return a function that converts JPEGs, 20 % for validation and 20 % for testing."""
 
     def make(
-        images: list[Image.Image], folder: str = "copies", quality: int = 0, **values: Any
+        images: list[Image.Image],
+        folder: str = "copies",
+        qualities: Sequence[int] = (),
+        **values: Any,
     ) -> Any:
         files = tmp_path / folder
         files.mkdir()
         for number, image in enumerate(images):
-            image.save(files / f"{number:03d}.jpg", quality=quality or 75 + number % 20)
+            quality = qualities[number] if qualities else 75 + number % 20
+            image.save(files / f"{number:03d}.jpg", quality=quality)
         download(source("folder", mine=str(files)), tmp_path / "raw", tmp_path / "s")
         fractions = {"validation_fraction": 0.2, "test_fraction": 0.2}
         settings = conversion(image_size=64, **fractions, **values)

@@ -39,6 +39,31 @@ def test_long_names_are_shortened(tmp_path: Path) -> None:
     assert names.nbytes == 5 * 4 * 121
 
 
+LONG = "x" * 130
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        (f"mine/cats/{LONG}.png", f"cats/…{'x' * 110}.png"),
+        (f"mine/cats/{'x' * 111}.png", f"cats/{'x' * 111}.png"),
+        (f"mine/{LONG}/a.png#12", f"…{'x' * 59}/a.png#12"),
+        (f"mine/{LONG}/{LONG}#1", f"…{'x' * 59}/…{'x' * 56}#1"),
+        (f"{LONG}/cats/a.png", f"…{'x' * 109}/cats/a.png"),
+        (LONG, f"…{'x' * 120}"),
+    ],
+)
+def test_long_names_keep_their_last_folder_and_their_end(
+    tmp_path: Path, name: str, short: str
+) -> None:
+    save_images(tmp_path / "images.npz", [bytes(16)], (1, 4, 4, 1), [name])
+    images = load_images(tmp_path / "images.npz")
+    assert images.names.tolist() == [short]
+    assert len(short) <= 121
+    if "/" in name:
+        assert images.classes()[0] == (short.split("/")[-2],)
+
+
 def classes_of(*names: str) -> tuple[tuple[str, ...], list[int]]:
     found, indices = Images(np.zeros((len(names), 4, 4, 1), np.uint8), np.array(names)).classes()
     return found, indices.tolist()

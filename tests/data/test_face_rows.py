@@ -1,6 +1,5 @@
 """Rows of faces: names, order, rejections, and equal bytes for any number of workers."""
 
-import hashlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -8,20 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 
 from atelier.core.download_settings import DownloadSettings
 from atelier.core.errors import AtelierError
 from atelier.core.hashing import file_digest
 from atelier.core.progress import Progress
 from atelier.core.settings import ConvertSettings
-from atelier.data.convert import ConversionReport, _photographs, _Spooled, convert
+from atelier.data.convert import ConversionReport, convert
 from atelier.data.dataset import load_images
 from atelier.data.faces import extraction
 from atelier.data.faces.extraction import find_faces, min_decoded_side
 from atelier.data.faces.face import Face
 from atelier.data.image_list import ImageEntry, read_image_list
-from atelier.data.rows import ConvertedFile, Row, convert_file
+from atelier.data.rows import ConvertedFile, convert_file
 from atelier.data.skipped import summarize_skipped
 from atelier.data.sources.download import download
 
@@ -232,21 +231,54 @@ def test_faces_of_one_photograph_are_in_one_set(
     assert {entry.group for entry in entries} == {-1}
 
 
-def test_photographs_are_compared_as_a_whole() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
-    first, other = (np.asarray(Image.fromarray(each).resize((64, 64))) for each in noise)
-    overviews = [first, other, np.ascontiguousarray(first[:, ::-1])]
-    row = Row("", np.empty(0, np.uint8), 1)
-    counts = [3, 0, 1, 2]
-    spooled = _Spooled(
-        [ConvertedFile(str(count), (row,) * count) for count in counts],
-        [],
-        [hashlib.sha256(each.tobytes()).digest() for each in overviews],
-    )
-    stream = BytesIO(b"".join(each.tobytes() for each in overviews))
-    groups = _photographs(spooled, stream, 1).tolist()
-    assert groups[:3] == [groups[0]] * 3 == [*groups[4:], groups[0]]
-    assert groups[3] != groups[0]
+def compressed(image: Image.Image) -> Image.Image:
+    """Return a mirrored copy at half size, strongly compressed."""
+    small = ImageOps.mirror(image.resize((image.width // 2, image.height // 2)))
+    return Image.open(BytesIO(saved(small, "JPEG", quality=30)))
+
+
+def dotted(image: Image.Image, places: list[tuple[int, int, int]]) -> Image.Image:
+    """Return a copy with a green dot on every face, which is invisible in an overview."""
+    copy = image.copy()
+    for left, top, side in places:
+        x, y = left + 0.3 * side, top + 0.62 * side
+        ImageDraw.Draw(copy).ellipse((x - 4, y - 4, x + 4, y + 4), fill="green")
+    return copy
+
+
+def test_dropped_faces_are_those_of_the_worse_copies_of_a_photograph(
+    settings: Conversion, listed: Callable[..., list[ImageEntry]]
+) -> None:
+    """The rows of the dotted copy are no near-duplicates, but its faces are at the same places."""
+    places = [(10, 20, 150), (290, 60, 190)]
+    image = drawn_group((500, 320), places)
+    other = drawn_group((320, 300), [(60, 50, 190)], seeds=SEEDS[4:])
+    images = [compressed(image), image, other, dotted(image.resize((498, 318)), places)]
+    entries = listed(images, settings(image_size=64, duplicates="drop"))
+    used = [entry.name for entry in entries if entry.set != "dropped"]
+    assert used == ["mine/1.png#1", "mine/1.png#2", "mine/2.png#1"]
+    groups = {entry.name: entry.group for entry in entries}
+    assert groups["mine/2.png#1"] == -1
+    largest, smaller = ({groups[f"mine/{copy}.png#{n}"] for copy in (0, 1, 3)} for n in (1, 2))
+    assert len(largest) == len(smaller) == 1
+    assert not {-1, *largest} & smaller
+
+
+def test_photographs_with_a_common_face_are_in_one_set_but_keep_their_other_faces(
+    settings: Conversion, listed: Callable[..., list[ImageEntry]]
+) -> None:
+    """Alone, the second photograph would be in another set than the first."""
+    images = [
+        drawn_group((500, 320), [(10, 20, 150), (290, 60, 190)], seeds=SEEDS[:2]),
+        drawn_group((480, 300), [(240, 30, 200), (20, 90, 170)], seeds=SEEDS[1:3]),
+        drawn_group((500, 320), [(10, 20, 150), (290, 60, 190)], seeds=SEEDS[3:5]),
+    ]
+    options = settings(validation_fraction=0.34, test_fraction=0.34)
+    entries = listed(images, options)
+    assert [entry.group >= 0 for entry in entries] == [True, False, True, False, False, False]
+    assert entries[0].group == entries[2].group
+    assert len({entry.set for entry in entries[:4]}) == 1
+    assert entries[4].set == entries[5].set != entries[0].set
 
 
 def test_dropped_duplicate_is_the_smaller_face_not_that_of_the_smaller_file(
@@ -298,6 +330,32 @@ def test_report_counts_faces_and_images_without_a_face(
     ]
     rejected = {entry.file: entry.reason for entry in entries if entry.reason}
     assert rejected["mine/1.png"] == rejected["mine/4.jpeg"] == "an image without a face"
+
+
+def test_turned_face_in_another_photograph_is_a_near_duplicate(
+    settings: Conversion, listed: Callable[..., list[ImageEntry]]
+) -> None:
+    group = drawn_group((500, 320), [(10, 20, 150), (290, 60, 190)])
+    alone = drawn_group((320, 300), [(60, 50, 190)], seeds=SEEDS[1:2]).rotate(4)
+    entries = listed([group, alone], settings(faces="crop", image_size=64))
+    assert [entry.group >= 0 for entry in entries] == [True, False, True]
+
+
+def test_warning_of_a_small_set_names_the_faces_of_one_photograph(
+    tmp_path: Path, source: Callable[..., DownloadSettings], settings: Conversion
+) -> None:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    drawn_group((500, 320), PLACES).save(folder / "a.png")
+    drawn_group((320, 300), [(60, 50, 190)], seeds=SEEDS[4:]).save(folder / "b.png")
+    download(source("folder", mine=str(folder)), tmp_path / "raw", tmp_path / "s")
+    options = settings(validation_fraction=0.49, test_fraction=0.5)
+    report = convert(options, tmp_path / "raw", tmp_path / "images.npz")
+    assert (report.training, report.validation, report.test) == (3, 0, 1)
+    assert report.warnings(options) == [
+        "the validation set has 0 of 1 faces, because 3 of the 4 faces are of one photograph, its"
+        " copies or others with its faces and stay in one set; add different photographs."
+    ]
 
 
 def test_few_images_with_a_face_give_a_warning(settings: Conversion) -> None:

@@ -5,11 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
+from atelier.core.download_settings import DownloadSettings
 from atelier.core.settings import ConvertSettings
+from atelier.data.convert import convert
 from atelier.data.faces.extraction import cut_faces, find_faces
+from atelier.data.image_list import read_image_list
 from atelier.data.rows import resize
+from atelier.data.sources.download import download
 
 from ..support.group_photographs import celeba_faces, evaluate, group_photographs
 
@@ -48,3 +52,32 @@ def test_aligned_images_stay_nearly_the_same(
     assert len(aligned) >= 29
     assert np.median(aligned) < 15
     assert np.mean(np.less(aligned, shifted)) >= 0.9
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("count", [3, pytest.param(24, marks=pytest.mark.slow)])
+def test_only_the_faces_of_the_better_copies_are_used(
+    shared: Path,
+    tmp_path: Path,
+    source: Callable[..., DownloadSettings],
+    conversion: Callable[..., ConvertSettings],
+    count: int,
+) -> None:
+    faces, folder = celeba_faces(shared / ARCHIVE, 6 * count, start=3000), tmp_path / "photographs"
+    folder.mkdir()
+    for number in range(count):
+        own = faces[6 * number : 6 * number + 6]
+        (photograph,) = group_photographs(own, 1, (640, 480), seed=number)
+        image = Image.fromarray(photograph.pixels)
+        image.save(folder / f"{number}.jpg", quality=92)
+        image.save(folder / f"{number}_compressed.jpg", quality=30)
+        ImageOps.mirror(image).save(folder / f"{number}_mirrored.jpg", quality=85)
+    download(source("folder", mine=str(folder)), tmp_path / "raw", tmp_path / "s")
+    settings = conversion(image_size=64, faces="align", duplicates="drop")
+    convert(settings, tmp_path / "raw", tmp_path / "images.npz")
+    entries = [entry for entry in read_image_list(tmp_path / "images.csv") if entry.name]
+    originals = [entry for entry in entries if "_" not in entry.file]
+    copies = [entry for entry in entries if "_" in entry.file]
+    assert len(originals) >= 2 * count
+    assert np.mean([entry.set == "training" for entry in originals]) >= 0.95
+    assert np.mean([entry.set == "dropped" for entry in copies]) >= 0.95

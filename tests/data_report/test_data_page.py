@@ -18,6 +18,7 @@ from atelier.core.settings import Settings, check
 from atelier.core.yaml_files import read_yaml
 from atelier.data.convert import convert
 from atelier.data.dataset import load_images
+from atelier.data.image_difference import image_difference
 from atelier.data.image_list import ImageEntry, read_image_list
 from atelier.data.manifest import Manifest, raw_file
 from atelier.data.raw import RawImages, open_raw
@@ -31,6 +32,7 @@ from atelier.sample_faces.portrait import random_portrait
 
 from ..conftest import BuildOnce
 from ..support.arrays import random_images
+from ..support.drawn_group import drawn_group
 from ..support.image_files import saved
 
 HOSTILE = "<b>&amp;\"'.png"
@@ -342,6 +344,40 @@ def test_dropped_near_duplicates_are_not_used(make_data: Callable[..., Report]) 
     (group,) = section(page, "near-duplicates").galleries
     assert {each.note for each in group.thumbnails} == {copied[0].set, "dropped"}
     assert all(each.image for each in group.thumbnails), "one comes from the raw file"
+
+
+def test_dropped_faces_are_shown_as_faces(
+    tmp_path: Path, make_settings: Callable[..., Settings]
+) -> None:
+    """A thumbnail of the whole photograph would not show which of its faces was dropped."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    photograph = drawn_group((500, 320), [(10, 20, 150), (290, 60, 190)])
+    photograph.save(folder / "a.png")
+    ImageOps.mirror(photograph).resize((400, 256)).save(folder / "b.png")
+    settings = make_settings(
+        convert={"faces": "align", "duplicates": "drop", "color": "grey"},
+        download={"source": "folder", "folders": {"mine": str(folder)}},
+    )
+    download(settings.download, tmp_path / "raw", tmp_path / "cache")
+    convert(settings.convert, tmp_path / "raw", tmp_path / "images.npz", workers=1)
+    pixels = {"training": load_images(tmp_path / "images.npz").pixels}
+    data = DataSet(read_image_list(tmp_path / "images.csv"), pixels)
+    page = build_page(settings, data, examine(data), open_raw(tmp_path / "raw"))
+    groups = section(page, "near-duplicates").galleries
+    shown = {each.name: each for group in groups for each in group.thumbnails}
+    assert {name: each.note for name, each in shown.items()} == {
+        "mine/a.png#1": "training",
+        "mine/a.png#2": "training",
+        "mine/b.png#1": "dropped",
+        "mine/b.png#2": "dropped",
+    }
+    faces = {name: decoded(each.image.uri) for name, each in shown.items() if each.image}
+    for number in (1, 2):
+        used, dropped = faces[f"mine/a.png#{number}"], faces[f"mine/b.png#{number}"]
+        other = faces[f"mine/a.png#{3 - number}"]
+        difference, usual = image_difference(used, dropped[:, ::-1]), image_difference(used, other)
+        assert difference < usual / 2
 
 
 def test_spread_entries_include_both_ends() -> None:

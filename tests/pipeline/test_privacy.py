@@ -27,6 +27,7 @@ SHARED = ("report.html", "renders", "plots", "styled", "metrics", ".atelier/jour
 SETTINGS = {
     "download.source": "folder",
     "convert.image_size": 16,
+    "convert.duplicates": "drop",
     "train.augment": ["translation"],
     "train.discriminator_norm": False,
     "stylize.styles": ["wave"],
@@ -34,7 +35,7 @@ SETTINGS = {
 
 
 def write_photos(folder: Path) -> None:
-    """Write patterns of magenta and green with a place in their EXIF, and a damaged file."""
+    """Write patterns of magenta and green with a place in their EXIF, a copy, a damaged file."""
     folder.mkdir()
     exif = Image.Exif()
     exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 51.0, 29.9), 27: b"ASCII\0\0\0" + PLACE})
@@ -46,6 +47,7 @@ def write_photos(folder: Path) -> None:
         file = folder / f"{NAME}_{number:02d}.jpg"
         Image.fromarray(pixels).save(file, exif=exif, quality=95, subsampling=0)
     assert PLACE in file.read_bytes()
+    Image.open(file).resize((32, 32)).save(folder / f"{NAME}_copy.png")
     (folder / f"{NAME}_half.jpg").write_bytes(file.read_bytes()[:600])
     (folder / f".{NAME}").write_bytes(b"")
 
@@ -123,8 +125,9 @@ def test_private_photographs_reach_no_shared_file(tmp_path: Path) -> None:
     assert page.count("Real images are not shown here: convert.share_images") == 2
     journal = project.folder / ".atelier/journal"
     logged = {file.name: file for file in journal.rglob("*.json")}
-    rejected = json.loads(logged["convert.json"].read_text("utf-8"))["rejected_files"]
-    assert rejected == [
+    converted = json.loads(logged["convert.json"].read_text("utf-8"))
+    assert (converted["near_duplicates_dropped"], converted["dropped_files"]) == (1, [])
+    assert converted["rejected_files"] == [
         {"reason": "a hidden file", "files": 1},
         {"reason": "truncated", "files": 1},
     ]
@@ -143,6 +146,7 @@ def test_private_photographs_reach_no_shared_file(tmp_path: Path) -> None:
         "journal/augmented.png",
         "journal/nearest.png",
         "journal/real_and_generated.png",
+        "journal/report.html",
         "plots/nearest.png",
         "renders/augmented.png",
         "renders/real_and_generated.png",

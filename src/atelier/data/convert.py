@@ -20,15 +20,19 @@ from atelier.core.progress import Progress, ProgressCallback, silent
 from atelier.core.settings import ConvertSettings
 from atelier.data.dask_executor import map_on_cluster
 from atelier.data.dataset import Split, count_for_fraction, redundant_images, save_images, split
+from atelier.data.face_duplicates import group_faces, pair_faces
 from atelier.data.image_file import silence_pillow
 from atelier.data.image_list import IMAGE_LIST, list_images, write_image_list
 from atelier.data.members import Payload, Rejected
-from atelier.data.near_duplicates import group_near_duplicates, join_groups
+from atelier.data.near_duplicates import group_near_duplicates, join_groups, join_pairs
 from atelier.data.raw import RawImages, open_raw
 from atelier.data.rows import NO_FACE, OVERVIEW_SIDE, ConvertedFile, convert_file
 from atelier.data.thread_pool import ordered_thread_map
 
 VALIDATION, TEST = "validation.npz", "test.npz"
+# Near-duplicates made from at least this share of the pixels of the largest one's side are of about
+# one size: boxes of the face detector differ that much.
+_EQUAL_SIDES = 0.9
 # Bytes of encoded files that wait for a worker or are being decoded.
 _BYTES_IN_FLIGHT = 256 * 2**20
 
@@ -46,7 +50,7 @@ class ConversionReport:
         validation: number of rows in the validation set.
         test: number of rows in the test set.
         groups: number of groups of at least two near-duplicates.
-        largest_group: number of images in the largest group.
+        largest_group: number of rows in the largest group that stays in one set.
         rejected: name and reason of each rejected file, in the raw images' order.
         has_faces: whether a row is a face instead of a whole image.
         dropped: name of each row that is left out, and of its near-duplicate that is used.
@@ -109,16 +113,22 @@ class ConversionReport:
             name: count_for_fraction(fraction, self.accepted)
             for name, fraction in fractions.items()
         }
+        noun = "faces" if self.has_faces else "images"
         small = [
-            f"the {name} set has {getattr(self, name)} of {count} images"
+            f"the {name} set has {getattr(self, name)} of {count} {noun}"
             for name, count in expected.items()
             if 2 * getattr(self, name) < count
         ]
         if not small:
             return []
+        reason, action = (
+            ("of one photograph, its copies or others with its faces", "photographs")
+            if self.has_faces
+            else ("near-duplicates of one another", "images")
+        )
         return [
-            f"{' and '.join(small)}, because {self.largest_group} of the {self.accepted} images"
-            " are near-duplicates of one another and stay in one set; add different images."
+            f"{' and '.join(small)}, because {self.largest_group} of the {self.accepted} {noun}"
+            f" are {reason} and stay in one set; add different {action}."
         ]
 
     def _warn_of_images_without_face(self) -> list[str]:
@@ -146,8 +156,8 @@ def convert(
     ``validation_fraction`` and ``test_fraction`` of them go to ``validation.npz`` and ``test.npz``
     in the folder of ``target``, the rest to ``target``, see :func:`atelier.data.dataset.split`.
     Near-duplicates are in the same file, and all faces of a photograph and of its near-duplicates.
-    If ``duplicates`` is ``drop``, only the near-duplicate with the most pixels is used. Rows are
-    in the raw images' order, and the bytes do not depend on the number or kind of workers.
+    If ``duplicates`` is ``drop``, only the best of near-duplicates is used. Rows are in the raw
+    images' order, and the bytes do not depend on the number or kind of workers.
     ``images.csv`` lists every file, see :mod:`atelier.data.image_list`.
 
     Memory is bounded. It holds at most four encoded files per worker, 256 MiB together, and one
@@ -184,8 +194,9 @@ def convert(
         spooled = _write_pixels(files, spool, overviews, images.total, report)
         if not spooled.hashes:
             raise AtelierError(_no_image_message(spooled.rejected()))
-        groups, sets = _group_and_split(settings, spooled, spool, overviews, workers)
-        write_image_list(temporary_list, list_images(spooled.files, sets, groups))
+        groups = _group_rows(settings, spooled, spool, overviews, workers)
+        sets = _split_groups(settings, spooled, groups)
+        write_image_list(temporary_list, list_images(spooled.files, sets, groups.rows))
         targets, names = (temporary, temporary_validation, temporary_test), spooled.names()
         for file, indices in zip(targets, (sets.training, sets.validation, sets.test), strict=True):
             _save_rows(file, spool, _row_shape(settings), indices, names)
@@ -196,22 +207,44 @@ def _row_shape(settings: ConvertSettings) -> tuple[int, int, int]:
     return settings.image_size, settings.image_size, settings.channels
 
 
-def _group_and_split(
+@dataclass(frozen=True, eq=False)
+class _Groups:
+    """Groups of rows.
+
+    Attributes:
+        rows: group of near-duplicates of each row, int64 [N].
+        together: group of each row that stays in one set, int64 [N].
+    """
+
+    rows: NDArray[np.int64]
+    together: NDArray[np.int64]
+
+
+def _group_rows(
     settings: ConvertSettings,
     spooled: "_Spooled",
     spool: IO[bytes],
     overviews: IO[bytes],
     workers: int,
-) -> tuple[NDArray[np.int64], Split]:
-    """Return the group of near-duplicates of each row, int64 [N], and the sets of the rows."""
-    read_row = partial(_row_at, spool, _row_shape(settings))
-    groups = group_near_duplicates(read_row, spooled.hashes, workers=workers or -1)
-    dropped = _redundant_rows(spooled, groups) if settings.duplicates == "drop" else []
-    together = groups
-    if settings.faces != "none":
-        together = join_groups(groups, _photographs(spooled, overviews, workers))
+) -> _Groups:
+    threads = workers or -1
+    read = partial(_row_at, spool, _row_shape(settings))
+    if settings.faces == "none":
+        groups = group_near_duplicates(read, spooled.hashes, threads)
+        return _Groups(groups, groups)
+    read_overview = partial(_row_at, overviews, (OVERVIEW_SIDE, OVERVIEW_SIDE, 3))
+    photographs = group_near_duplicates(read_overview, spooled.overview_hashes, threads)
+    files = [file for file in spooled.files if file.rows]
+    pairs = list(pair_faces(files, photographs, read_overview, read))
+    faces = join_pairs(group_faces(read, spooled.hashes, threads), pairs)
+    of_photographs = np.repeat(photographs, [len(file.rows) for file in files])
+    return _Groups(faces, join_groups(faces, of_photographs))
+
+
+def _split_groups(settings: ConvertSettings, spooled: "_Spooled", groups: _Groups) -> Split:
+    dropped = _redundant_rows(spooled, groups.rows) if settings.duplicates == "drop" else []
     fractions = settings.validation_fraction, settings.test_fraction
-    return groups, split(together, spooled.hashes, *fractions, dropped)
+    return split(groups.together, spooled.hashes, *fractions, dropped)
 
 
 def _save_rows(
@@ -224,16 +257,6 @@ def _save_rows(
     """Copy the rows of one set from ``spool`` to an npz file."""
     pixels = (_row_at(spool, shape, index).tobytes() for index in indices)
     save_images(file, pixels, (len(indices), *shape), [names[i] for i in indices])
-
-
-def _photographs(spooled: "_Spooled", overviews: IO[bytes], workers: int) -> NDArray[np.int64]:
-    """Return for each row the group of near-duplicates of its photograph, int64 [N]."""
-    shape = (OVERVIEW_SIDE, OVERVIEW_SIDE, 3)
-    groups = group_near_duplicates(
-        partial(_row_at, overviews, shape), spooled.overview_hashes, workers=workers or -1
-    )
-    counts = [len(file.rows) for file in spooled.files if file.rows]
-    return np.repeat(groups, counts)
 
 
 @dataclass(frozen=True)
@@ -276,35 +299,42 @@ def _write_pixels(
 
 
 def _redundant_rows(spooled: _Spooled, groups: NDArray[np.int64]) -> list[int]:
-    """Return the rows to leave out: all of each group but the one made from the most pixels.
+    """Return the rows to leave out: all of each group but the best one.
 
-    Between rows of equally many pixels, hashes decide, so that the choice does not depend on the
-    order. Names decide between files with equal bytes.
+    This is one of the rows made from about the most pixels. Of these, it is the row of the largest
+    image, then of the file with the most bytes, which is compressed the least. Hashes decide
+    between equal ones, so that the choice does not depend on the order. Names decide between files
+    with equal bytes.
     """
     rows = [(file, row) for file in spooled.files for row in file.rows]
+    sides = np.array([row.side for _, row in rows])
+    largest = np.zeros(int(groups.max()) + 1, np.int64)
+    np.maximum.at(largest, groups, sides)
+    are_small = (sides < _EQUAL_SIDES * largest[groups]).tolist()
     keys = [
-        (-row.side, -file.width * file.height, file.sha256, row_hash, row.name)
-        for (file, row), row_hash in zip(rows, spooled.hashes, strict=True)
+        (is_small, -file.width * file.height, -file.size, file.sha256, row_hash, row.name)
+        for is_small, (file, row), row_hash in zip(are_small, rows, spooled.hashes, strict=True)
     ]
     return redundant_images(groups, keys)
 
 
 def _conversion_report(
-    settings: ConvertSettings, sets: Split, groups: NDArray[np.int64], spooled: _Spooled
+    settings: ConvertSettings, sets: Split, groups: _Groups, spooled: _Spooled
 ) -> ConversionReport:
-    sizes, names = np.bincount(groups), spooled.names()
-    used = {int(groups[row]): names[row] for row in [*sets.training, *sets.validation, *sets.test]}
+    sizes, names = np.bincount(groups.rows), spooled.names()
+    rows = [*sets.training, *sets.validation, *sets.test]
+    used = {int(groups.rows[row]): names[row] for row in rows}
     return ConversionReport(
         found=len(spooled.files),
-        accepted=len(groups) - len(sets.dropped),
+        accepted=len(rows),
         training=len(sets.training),
         validation=len(sets.validation),
         test=len(sets.test),
         groups=int((sizes > 1).sum()),
-        largest_group=int(sizes.max()),
+        largest_group=int(np.bincount(groups.together[rows]).max()),
         rejected=spooled.rejected(),
         has_faces=settings.faces != "none",
-        dropped=tuple((names[row], used[int(groups[row])]) for row in sets.dropped),
+        dropped=tuple((names[row], used[int(groups.rows[row])]) for row in sets.dropped),
     )
 
 

@@ -5,11 +5,14 @@ enough for millions of pairs. :func:`is_cropped_copy` aligns the few images that
 and compares the part that both have.
 """
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from atelier.data.image_difference import (
+    SAME_WINDOW,
     THUMBNAIL_SIDE,
     Floats,
     Floats32,
@@ -25,11 +28,32 @@ _MAX_SIDE = 64  # larger images are reduced before they are aligned, to limit th
 _ITERATIONS = 10
 _MIN_INCREASE = 1e-3  # of the correlation, in an iteration
 _FILTER_SIDE = 3  # of the Gaussian filter; a larger one fails for small images
-_MAX_SCALING = 0.15  # largest change of height or width; also the part that a shift may remove
-_MAX_SHEAR = 0.03
 _LEAST_GAIN = 1.002  # smaller differences of brightness are invisible
 _MAX_GAIN = 1.5
-_SAME = 0.09  # limit for the difference of aligned images, lower because they are more similar
+
+
+@dataclass(frozen=True)
+class CropLimits:
+    """Limits of cropped copies, measured in docs/measurements/near-duplicates.md.
+
+    Attributes:
+        error: of :func:`alignment_errors`; only images within it are aligned.
+        scaling: largest change of height or width; also the part that a shift may remove.
+        shear: largest shear; also the sine of the largest rotation.
+        difference: of the thumbnails of aligned images.
+        window: of the windows of aligned images.
+    """
+
+    error: float
+    scaling: float
+    shear: float
+    difference: float
+    window: float
+
+
+WHOLE_IMAGES = CropLimits(error=0.08, scaling=0.15, shear=0.03, difference=0.09, window=SAME_WINDOW)
+FACES = CropLimits(error=0.12, scaling=0.25, shear=0.15, difference=0.15, window=0.8)
+"""For centers of faces: the detector finds a face at other places in a copy of a photograph."""
 
 
 def blurred_thumbnails(thumbnails: Floats) -> NDArray[np.float16]:
@@ -70,15 +94,33 @@ def alignment_errors(first: NDArray[np.float16], second: NDArray[np.float16]) ->
     return np.asarray(np.linalg.norm(errors[:, :, 0], axis=1), np.float32)
 
 
-def is_cropped_copy(one: Pixels, other: Pixels) -> bool:
+def is_cropped_copy(one: Pixels, other: Pixels, limits: CropLimits = WHOLE_IMAGES) -> bool:
     """Return whether two images, [H, W, C], have a large part in common.
 
     The images are aligned by maximizing their correlation (Evangelidis and Psarakis 2008,
     "Parametric Image Alignment Using Enhanced Correlation Coefficient Maximization"). Of images
     of different brightness, the darker one is brightened, because a bright image may be clipped.
     """
-    parts = _common_parts(_reduced(one), _reduced(other))
-    return parts is not None and are_similar(*_equally_bright(*parts), _SAME)
+    parts = _common_parts(_reduced(one), _reduced(other), limits)
+    if parts is None:
+        return False
+    return are_similar(*_equally_bright(*parts), limits.difference, limits.window)
+
+
+def copy_transform(one: Pixels, other: Pixels) -> Floats32 | None:
+    """Return the transform from the pixels of an image to those of its near-duplicate.
+
+    Args:
+        one: an image of at most 64x64 pixels, [H, H, C].
+        other: an image of the same size.
+
+    Returns:
+        An affine transform, float32 [2, 3], or ``None`` if the images are no near-duplicates.
+    """
+    if not are_similar(one, other) and not is_cropped_copy(one, other):
+        return None
+    transform = _alignment(_reduced(one), _reduced(other), WHOLE_IMAGES)
+    return np.eye(2, 3, dtype=np.float32) if transform is None else transform
 
 
 def _reduced(image: Pixels) -> Floats32:
@@ -88,9 +130,11 @@ def _reduced(image: Pixels) -> Floats32:
     return np.asarray(pixels, np.float32).reshape(side, side, -1)
 
 
-def _common_parts(one: Floats32, other: Floats32) -> tuple[Floats32, Floats32] | None:
+def _common_parts(
+    one: Floats32, other: Floats32, limits: CropLimits
+) -> tuple[Floats32, Floats32] | None:
     """Return the part of one image that another has too, and that part of the other, aligned."""
-    transform = _alignment(one, other)
+    transform = _alignment(one, other, limits)
     if transform is None:
         return None
     side = len(one)
@@ -102,13 +146,13 @@ def _common_parts(one: Floats32, other: Floats32) -> tuple[Floats32, Floats32] |
     corners = np.array([[0, 0], [side - 1, side - 1]]) @ inverse[:, :2].T + inverse[:, 2]
     left, top = np.ceil(corners[0].clip(min=0) - 0.01).astype(int)
     right, bottom = np.floor(corners[1].clip(max=side - 1) + 1.01).astype(int)
-    if min(right - left, bottom - top) < (1 - _MAX_SCALING) * side:
+    if min(right - left, bottom - top) < (1 - limits.scaling) * side:
         return None
     part = np.s_[top:bottom, left:right]
     return one[part], aligned.reshape(one.shape)[part].clip(0, 255)
 
 
-def _alignment(one: Floats32, other: Floats32) -> Floats32 | None:
+def _alignment(one: Floats32, other: Floats32, limits: CropLimits) -> Floats32 | None:
     """Return the transform [2, 3] from one image's pixels to another's, if a crop explains it."""
     template, gray = (np.ascontiguousarray(image.mean(axis=2)) for image in (one, other))
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, _ITERATIONS, _MIN_INCREASE)
@@ -120,9 +164,9 @@ def _alignment(one: Floats32, other: Floats32) -> Floats32 | None:
     except cv2.error:  # the images are flat or do not correlate
         return None
     deviation = np.abs(found[:, :2] - identity[:, :2])
-    if max(deviation[0, 0], deviation[1, 1]) > _MAX_SCALING:
+    if max(deviation[0, 0], deviation[1, 1]) > limits.scaling:
         return None
-    if max(deviation[0, 1], deviation[1, 0]) > _MAX_SHEAR:
+    if max(deviation[0, 1], deviation[1, 0]) > limits.shear:
         return None
     return np.asarray(found, np.float32)
 

@@ -25,6 +25,7 @@ from atelier.core.files import NotRegularError, open_regular
 _PIXELS, _NAMES = "arr_0.npy", "names.npy"
 # NumPy pads every name to the longest, with four bytes per character.
 _MAX_NAME = 120
+_MAX_FOLDER = 60  # characters of the last folder's name, which is the class
 # Largest ratio of expanded to compressed size that Deflate reaches.
 _MAX_EXPANSION = 1100
 _READ_ERRORS = (
@@ -114,10 +115,10 @@ def save_images(
         path: the file to write.
         pixels: N·H·W·C bytes in C order, in pieces of any size.
         shape: (N, H, W, C).
-        names: N names. A name of more than 120 characters is shortened to an ellipsis and its
-            last 120 characters, because NumPy pads all names to the longest.
+        names: N names. A name of more than 120 characters is shortened, because NumPy pads all
+            names to the longest. Its last folder, which is the class, and its end remain.
     """
-    short = [name if len(name) <= _MAX_NAME else f"…{name[-_MAX_NAME:]}" for name in names]
+    short = [name if len(name) <= _MAX_NAME else _shortened(name) for name in names]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         with archive.open(zipfile.ZipInfo(_PIXELS), "w", force_zip64=True) as member:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
@@ -126,6 +127,19 @@ def save_images(
                 member.write(piece)
         with archive.open(zipfile.ZipInfo(_NAMES), "w", force_zip64=True) as member:
             np.lib.format.write_array(member, np.array(short, np.str_), allow_pickle=False)
+
+
+def _shortened(name: str) -> str:
+    """Return an ellipsis and the last 120 characters of a name, or else its folder and its end."""
+    end = name[-_MAX_NAME:]
+    folders, _, file = name.rpartition("/")
+    if not folders or end.count("/") > 1:  # there is no folder, or all of it is in the end
+        return f"…{end}"
+    folder = folders.rpartition("/")[2]
+    if len(folder) > _MAX_FOLDER:
+        folder = f"…{folder[1 - _MAX_FOLDER :]}"
+    free = _MAX_NAME - len(folder) - 1
+    return f"{folder}/{file}" if len(file) <= free else f"{folder}/…{file[1 - free :]}"
 
 
 def _map_pixels(path: Path, archive: zipfile.ZipFile) -> NDArray[Any]:

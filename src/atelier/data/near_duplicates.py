@@ -13,11 +13,18 @@ time, and a comparison of the images confirms them, see :mod:`atelier.data.image
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atelier.data.cropped_copies import alignment_errors, blurred_thumbnails, is_cropped_copy
+from atelier.data.cropped_copies import (
+    WHOLE_IMAGES,
+    CropLimits,
+    alignment_errors,
+    blurred_thumbnails,
+    is_cropped_copy,
+)
 from atelier.data.image_difference import (
     SAME,
     THUMBNAIL_SIDE,
@@ -34,9 +41,7 @@ _FREQUENCIES = 5
 _EQUAL = 0.01
 _EQUAL_WINDOW = 0.05
 _CELL = 0.02  # side of a grid cell for descriptors
-# Limits for images that are aligned: docs/measurements/near-duplicates.md.
-_MAX_DISTANCE = 0.35  # of descriptors
-_MAX_ALIGNMENT_ERROR = 0.08
+_MAX_DISTANCE = 0.35  # of descriptors of images that are aligned
 _MAX_ALIGNED = 1  # neighbors; aligning takes a millisecond
 # Neighbors compared with each image: limits time and memory if thousands are near-duplicates.
 _NEIGHBORS = 16
@@ -50,12 +55,13 @@ def group_near_duplicates(
     read: ReadRow,
     hashes: Sequence[bytes],
     workers: int = -1,
+    limits: CropLimits = WHOLE_IMAGES,
 ) -> NDArray[np.int64]:
     """Return groups of near-duplicates and copies.
 
     Two images are near-duplicates if their image difference is at most 0.12 and their window
-    difference is at most 0.5, for the second image or its mirror image, or for the parts that they
-    have in common. Two images are in one group if a chain of such pairs connects them. Groups
+    difference is at most 0.5, for the second image or its mirror image, or if they are cropped
+    copies. Two images are in one group if a chain of such pairs connects them. Groups
     depend on contents only, not on the order. Each image is compared with at most 15
     neighbors. Of images that differ by at most 0.01 and 0.05, only one is compared with the
     others. Memory holds about 2 kB per image.
@@ -64,13 +70,14 @@ def group_near_duplicates(
         read: returns the image of an index.
         hashes: hash of each image's bytes.
         workers: number of threads; -1 for one per core.
+        limits: of cropped copies.
 
     Returns:
         The group of each image, int64 [N], counted from 0.
     """
     distinct, contents = _distinct(hashes)
     sets = _DisjointSets(len(distinct))
-    _join_near_duplicates(sets, lambda number: read(int(distinct[number])), workers)
+    _join_near_duplicates(sets, lambda number: read(int(distinct[number])), workers, limits)
     roots = np.array([sets.root(number) for number in range(len(distinct))])
     numbers = np.unique(roots, return_inverse=True)[1]
     return np.asarray(numbers[contents], np.int64)
@@ -91,6 +98,20 @@ def join_groups(groups: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray
     count = first_other + int(others.max()) + 1
     edges = coo_array((np.ones(len(groups)), (groups, others + first_other)), shape=(count, count))
     return np.asarray(connected_components(edges, directed=False)[1][groups], np.int64)
+
+
+def join_pairs(groups: NDArray[np.int64], pairs: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    """Return the groups of images after the groups of each pair of images are joined, int64 [N].
+
+    Args:
+        groups: group of each image, int64 [N], counted from 0.
+        pairs: indices of images.
+    """
+    sets = _DisjointSets(int(groups.max()) + 1)
+    for first, second in pairs:
+        sets.join(int(groups[first]), int(groups[second]))
+    roots = np.array([sets.root(group) for group in groups.tolist()])
+    return np.asarray(np.unique(roots, return_inverse=True)[1], np.int64)
 
 
 def describe_images(images: Iterable[NDArray[np.uint8]]) -> Floats:
@@ -178,7 +199,9 @@ def _describe_all(read: ReadRow, count: int) -> tuple[Floats32, NDArray[np.float
     return np.concatenate(descriptors), np.concatenate(blurred)
 
 
-def _join_near_duplicates(sets: _DisjointSets, read: ReadRow, workers: int) -> None:
+def _join_near_duplicates(
+    sets: _DisjointSets, read: ReadRow, workers: int, limits: CropLimits
+) -> None:
     """Join the sets of near-duplicates among distinct images."""
     descriptors, thumbnails = _describe_all(read, len(sets))
     indices = _indices_to_search(sets, read, descriptors)
@@ -187,10 +210,12 @@ def _join_near_duplicates(sets: _DisjointSets, read: ReadRow, workers: int) -> N
         for one, two in neighbors.pairs[neighbors.distances <= SAME].tolist():
             _join_if(are_similar, sets, read, (indices[one], indices[two]), neighbors.mirrored)
     # Aligning is slow, and needless for images that are connected already.
+    is_copy = partial(is_cropped_copy, limits=limits)
     for neighbors in found:
-        pairs = np.array(indices)[neighbors.pairs]
-        for first, second in _pairs_to_align(sets, thumbnails, pairs, neighbors.mirrored):
-            _join_if(is_cropped_copy, sets, read, (first, second), neighbors.mirrored)
+        pairs, mirrored = np.array(indices)[neighbors.pairs], neighbors.mirrored
+        pairs, errors = _alignment_errors_of_pairs(sets, thumbnails, pairs, mirrored)
+        for pair in _pairs_to_align(pairs, errors, limits.error):
+            _join_if(is_copy, sets, read, pair, mirrored)
 
 
 def _join_if(
@@ -271,18 +296,18 @@ def _find_neighbors(points: Floats32, mirrored: bool, workers: int) -> _Neighbor
     return _Neighbors(mirrored, pairs, np.concatenate(lengths)[firsts])
 
 
-def _pairs_to_align(
+def _alignment_errors_of_pairs(
     sets: _DisjointSets,
     thumbnails: NDArray[np.float16],
     pairs: NDArray[np.int64],
     mirrored: bool,
-) -> Iterator[tuple[int, int]]:
-    """Yield the pairs that a crop may explain, those of the most similar images.
+) -> tuple[NDArray[np.int64], Floats32]:
+    """Return the pairs of images that are not joined, [P, 2], and their alignment errors, [P].
 
     Args:
-        sets: sets of images; pairs in one set are left out.
+        sets: sets of images.
         thumbnails: blurred thumbnails of all images.
-        pairs: indices of images, [P, 2].
+        pairs: indices of images, [N, 2].
         mirrored: the second image of each pair is compared as its mirror image.
     """
     roots = np.array([sets.root(number) for number in range(len(sets))])
@@ -291,9 +316,15 @@ def _pairs_to_align(
     for start in range(0, len(pairs), _BATCH):
         one, other = thumbnails[pairs[start : start + _BATCH].T]
         errors.append(alignment_errors(one, other[:, :, ::-1] if mirrored else other))
-    error = np.concatenate(errors)
+    return pairs, np.concatenate(errors)
+
+
+def _pairs_to_align(
+    pairs: NDArray[np.int64], errors: Floats32, limit: float
+) -> Iterator[tuple[int, int]]:
+    """Yield the pairs of images, [P, 2], that a crop may explain, the least errors first."""
     counts: Counter[int] = Counter()
-    for index in error.argsort(kind="stable")[: (error <= _MAX_ALIGNMENT_ERROR).sum()]:
+    for index in errors.argsort(kind="stable")[: (errors <= limit).sum()]:
         first, second = pairs[index].tolist()
         if min(counts[first], counts[second]) < _MAX_ALIGNED:
             counts.update((first, second))

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atelier.core.settings import ConvertSettings
-from atelier.data.faces.extraction import cut_faces, min_decoded_side
+from atelier.data.faces.alignment import Square, cut_square
+from atelier.data.faces.extraction import face_square, find_faces, min_decoded_side
 from atelier.data.image_file import DecodedImage, UnreadableError, decode
 from atelier.data.members import Payload, Rejected
 
@@ -37,11 +38,13 @@ class Row:
         name: of the row: the name of its file; for a face also its number, as in ``a.jpg#1``.
         pixels: uint8 [image_size, image_size, C].
         side: of the part of the image that became the row, in pixels of the file.
+        center: of that part, as shares of the image's width and height.
     """
 
     name: str
     pixels: NDArray[np.uint8]
     side: int
+    center: tuple[float, float] = (0.5, 0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,7 @@ class ConvertedFile:
         width: of the upright image in pixels; 0 if it is not readable.
         height: likewise.
         reason: why the file is rejected; empty if it is used.
+        size: of the file (of its pixels, if the source has no files), in bytes.
         overview: the whole image if the rows are faces, uint8 [OVERVIEW_SIDE, OVERVIEW_SIDE, 3],
             to search for near-duplicates; else empty.
     """
@@ -66,6 +70,7 @@ class ConvertedFile:
     width: int = 0
     height: int = 0
     reason: str = ""
+    size: int = 0
     overview: NDArray[np.uint8] = field(default_factory=lambda: _NO_PIXELS)
 
     def without_pixels(self) -> "ConvertedFile":
@@ -100,6 +105,7 @@ def convert_file(
         sha256.hexdigest(),
         *image.size,
         reason="" if rows else NO_FACE,
+        size=len(payload) if isinstance(payload, bytes) else payload.nbytes,
         overview=resize(image, OVERVIEW_SIDE, "stretch") if has_overview else _NO_PIXELS,
     )
 
@@ -114,10 +120,20 @@ def _rows(
         side = max(image.size) if settings.resize_mode == "pad" else min(image.size)
         yield Row(name, pixels.reshape(shape), side)
         return
-    faces = cut_faces(settings, image.image, face_weights)
-    for number, (pixels, decoded_side) in enumerate(faces, 1):
-        side = round(decoded_side * image.reduction)
-        yield Row(f"{name}#{number}", pixels.reshape(shape), side)
+    faces = find_faces(settings, np.asarray(image.image), face_weights)
+    channels = image.image.convert("L") if settings.color == "grey" else image.image
+    for number, face in enumerate(faces, 1):
+        square = face_square(settings, face)
+        pixels = cut_square(channels, square, settings.image_size).reshape(shape)
+        side = round(2 * abs(square.right) * image.reduction)
+        yield Row(f"{name}#{number}", pixels, side, _relative_center(image, square))
+
+
+def _relative_center(image: DecodedImage, square: Square) -> tuple[float, float]:
+    """Return the center of a square as shares of the image's width and height."""
+    left, top, right, bottom = image.box
+    center = square.center
+    return (center.real - left) / (right - left), (center.imag - top) / (bottom - top)
 
 
 def _decode(settings: ConvertSettings, payload: bytes | NDArray[np.uint8]) -> DecodedImage:

@@ -9,10 +9,17 @@ from numpy.typing import NDArray
 
 from atelier.core.settings import Settings
 from atelier.data.raw import RawImages
+from atelier.data_report.dropped_faces import read_dropped_faces
 from atelier.data_report.findings import SETS, DataSet, Findings
 from atelier.data_report.page import Bar, Page, Section, Thumbnail
 from atelier.data_report.raw_thumbnails import THUMBNAIL_SIDE, read_thumbnails
-from atelier.data_report.sections import Draft, draft_sections, drafts_of, is_unused
+from atelier.data_report.sections import (
+    Draft,
+    draft_sections,
+    drafts_of,
+    is_dropped_face,
+    is_unused,
+)
 from atelier.data_report.verdict import verdict
 from atelier.pages.images import Format, PageImage, encode, encode_within
 
@@ -43,7 +50,10 @@ def build_page(settings: Settings, data: DataSet, findings: Findings, raw: RawIm
     """
     sections = draft_sections(findings, data.side)
     drafts = drafts_of(sections)
-    unused = [draft.entry for draft in drafts if is_unused(draft.entry)]
+    faces = [draft.entry for draft in drafts if is_dropped_face(draft.entry)]
+    dropped = read_dropped_faces(raw, faces, settings.convert)
+    others = [draft.entry for draft in drafts if not is_dropped_face(draft.entry)]
+    unused = [entry for entry in others if is_unused(entry)]
     thumbnails = read_thumbnails(raw, unused, settings.convert.max_megapixels)
     classes = list(findings.classes.items())
     return Page(
@@ -57,12 +67,15 @@ def build_page(settings: Settings, data: DataSet, findings: Findings, raw: RawIm
         sizes=_size_bars(findings.sizes),
         classes=_bars(dict(classes[:_CLASSES])),
         omitted_classes=max(0, len(classes) - _CLASSES),
-        sections=_with_thumbnails(sections, _encode(drafts, data, thumbnails)),
+        sections=_with_thumbnails(sections, _encode(drafts, data, thumbnails, dropped)),
     )
 
 
 def _encode(
-    drafts: Sequence[Draft], data: DataSet, thumbnails: Mapping[str, Pixels]
+    drafts: Sequence[Draft],
+    data: DataSet,
+    thumbnails: Mapping[str, Pixels],
+    faces: Mapping[tuple[str, str], Pixels],
 ) -> list[Thumbnail]:
     """Encode the images of all drafts, in one quality that their number permits.
 
@@ -70,11 +83,14 @@ def _encode(
         drafts: of the thumbnails.
         data: the rows.
         thumbnails: of files that are in no set, by the SHA-256 of the file.
+        faces: that are in no set, by the SHA-256 of their file and their name.
     """
     found: dict[int, Pixels] = {}
     for number, draft in enumerate(drafts):
         if draft.entry.set in SETS:
             found[number] = _rgb(data.row(draft.entry))
+        elif (draft.entry.sha256, draft.entry.name) in faces:
+            found[number] = _rgb(faces[draft.entry.sha256, draft.entry.name])
         elif draft.entry.sha256 in thumbnails:
             found[number] = thumbnails[draft.entry.sha256]
     texts = [", ".join(filter(None, (drafts[i].name, drafts[i].note))) for i in found]

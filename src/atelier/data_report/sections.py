@@ -159,3 +159,8 @@ def _omitted(count: int, noun: str) -> str:
 def is_unused(entry: ImageEntry) -> bool:
     """Return whether an image can be decoded but is in no set."""
     return entry.width > 0 and entry.set not in SETS
+
+
+def is_dropped_face(entry: ImageEntry) -> bool:
+    """Return whether a row is a face of an image, and in no set."""
+    return entry.set == "dropped" and entry.name != entry.file
