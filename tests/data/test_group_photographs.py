@@ -10,9 +10,9 @@ from PIL import Image, ImageOps
 from atelier.core.download_settings import DownloadSettings
 from atelier.core.settings import ConvertSettings
 from atelier.data.convert import convert
-from atelier.data.faces.extraction import cut_faces, find_faces
+from atelier.data.faces.extraction import find_faces
 from atelier.data.image_list import read_image_list
-from atelier.data.rows import resize
+from atelier.data.rows import convert_file, resize
 from atelier.data.sources.download import download
 
 from ..support.group_photographs import celeba_faces, evaluate, group_photographs
@@ -45,10 +45,10 @@ def test_aligned_images_stay_nearly_the_same(
     settings = conversion(image_size=64, faces="align", faces_per_image="largest")
     aligned, shifted = [], []
     for face in celeba_faces(shared / ARCHIVE, 30):
-        for row, _ in cut_faces(settings, Image.fromarray(face)):
+        for row in convert_file(settings, ("face", face)).rows:
             center, right = resize(face, 64, "crop"), resize(face[:, 8:], 64, "crop")
-            aligned.append(np.abs(row.astype(int) - center).mean())
-            shifted.append(np.abs(row.astype(int) - right).mean())
+            aligned.append(np.abs(row.pixels.astype(int) - center).mean())
+            shifted.append(np.abs(row.pixels.astype(int) - right).mean())
     assert len(aligned) >= 29
     assert np.median(aligned) < 15
     assert np.mean(np.less(aligned, shifted)) >= 0.9

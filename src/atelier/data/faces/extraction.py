@@ -1,4 +1,4 @@
-"""Faces of a decoded image, cut out as rows."""
+"""Faces of a decoded image, and the squares that become rows."""
 
 import math
 import threading
@@ -7,10 +7,9 @@ from typing import Protocol
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from atelier.core.settings import ConvertSettings
-from atelier.data.faces.alignment import Square, aligned_square, cut_square, square_around
+from atelier.data.faces.alignment import Square, aligned_square, square_around
 from atelier.data.faces.face import Face, order_faces
 from atelier.data.faces.mtcnn import Mtcnn, reduce
 from atelier.data.faces.yunet import YuNet
@@ -44,25 +43,6 @@ def min_decoded_side(settings: ConvertSettings, square: int) -> int:
     """
     face = max(square / _SQUARE_PER_FACE, _SMALLEST_FOUND)
     return math.ceil(face / settings.smallest_face)
-
-
-def cut_faces(
-    settings: ConvertSettings, image: Image.Image, weights: bytes = b""
-) -> list[tuple[NDArray[np.uint8], float]]:
-    """Return the faces of an image, and the sides of their squares in pixels of ``image``.
-
-    A face is uint8 [image_size, image_size, 3], or without channels.
-
-    Args:
-        settings: detector, square and size.
-        image: of mode RGB.
-        weights: see :func:`find_faces`.
-    """
-    faces = find_faces(settings, np.asarray(image), weights)
-    if settings.color == "grey":
-        image = image.convert("L")
-    squares = [face_square(settings, face) for face in faces]
-    return [(cut_square(image, each, settings.image_size), 2 * abs(each.right)) for each in squares]
 
 
 def find_faces(

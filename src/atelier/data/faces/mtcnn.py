@@ -75,15 +75,17 @@ class Mtcnn:
         """Return square boxes that may contain faces, float64 [N, 4]."""
         height, width = image.shape[:2]
         scale = min(_CELL / max(smallest, _CELL), math.sqrt(_MAX_PIXELS / (width * height)))
-        level = _resize(image, width * scale, height * scale)
+        level = base = _resize(image, width * scale, height * scale)
         proposals, probabilities = [np.empty((0, 4))], [np.empty(0)]
+        factor = 1.0
         while min(level.shape[:2]) >= _CELL:
             boxes, scores = self._propose_at(level)
-            # Not `scale` and the factor: the sides of a level are rounded.
+            # Not `scale * factor`: the sides of a level are rounded.
             ratio = width / level.shape[1], height / level.shape[0]
             proposals.append(boxes * (*ratio, *ratio))
             probabilities.append(scores)
-            level = _resize(level, level.shape[1] * _FACTOR, level.shape[0] * _FACTOR)
+            factor *= _FACTOR
+            level = _resize(base, base.shape[1] * factor, base.shape[0] * factor)
         boxes, scores = np.concatenate(proposals), np.concatenate(probabilities)
         return _squares(boxes[suppress(boxes, scores, 0.7)[:_MAX_PROPOSALS]])
 
