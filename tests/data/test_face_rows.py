@@ -285,7 +285,7 @@ def test_dropped_duplicate_is_the_smaller_face_not_that_of_the_smaller_file(
     settings: Conversion, listed: Callable[..., list[ImageEntry]]
 ) -> None:
     images = [
-        drawn_group((900, 700), [(300, 200, 120)]),
+        drawn_group((900, 700), [(310, 210, 130)]),
         drawn_group((330, 330), [(30, 40, 260)]),
     ]
     options = settings(faces="crop", face_margin=0.0, duplicates="drop")

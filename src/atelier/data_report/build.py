@@ -48,7 +48,9 @@ def build_page(settings: Settings, data: DataSet, findings: Findings, raw: RawIm
         findings: about them.
         raw: all raw images; only those that are on the page and in no set are decoded.
     """
-    sections = draft_sections(findings, data.side)
+    has_faces = settings.convert.faces != "none"
+    nouns = "faces" if has_faces else "images"
+    sections = draft_sections(findings, data.side, nouns)
     drafts = drafts_of(sections)
     faces = [draft.entry for draft in drafts if is_dropped_face(draft.entry)]
     dropped = read_dropped_faces(raw, faces, settings.convert)
@@ -59,10 +61,11 @@ def build_page(settings: Settings, data: DataSet, findings: Findings, raw: RawIm
     return Page(
         title=f"{settings.download.source_title}: the images",
         notice="" if settings.shares_images else NOTICE,
-        verdict=verdict(findings, data.side, faces=settings.convert.faces != "none"),
+        verdict=verdict(findings, data.side, faces=has_faces),
+        nouns=nouns,
         sampled=_sampled(findings),
         sets=_bars({name: findings.sets.get(name, 0) for name in SETS}),
-        average=encode(_rgb(findings.average), "Average of all images", Format(lossless=True)),
+        average=encode(_rgb(findings.average), f"Average of all {nouns}", Format(lossless=True)),
         average_factor=max(1, _AVERAGE_SIDE // data.side),
         sizes=_size_bars(findings.sizes),
         classes=_bars(dict(classes[:_CLASSES])),

@@ -87,6 +87,7 @@ class Page:
         title: the heading.
         notice: sentence on privacy; empty if the images are shared.
         verdict: on the data.
+        nouns: what the rows are, ``images`` or ``faces``.
         sampled: sentences on parts that were not measured; empty if all were.
         sets: number of images by set.
         average: the mean of the images.
@@ -100,6 +101,7 @@ class Page:
     title: str
     notice: str
     verdict: Verdict
+    nouns: str
     sampled: str
     sets: Sequence[Bar]
     average: PageImage

@@ -1,11 +1,11 @@
 """Sections of the page with galleries, before their images are encoded."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from atelier.core.errors import count_text
 from atelier.data.image_list import ImageEntry
+from atelier.data.skipped import general_reason
 from atelier.data_report.findings import SETS, Findings, Measured
 from atelier.data_report.outliers import FAR, NEIGHBORS
 from atelier.data_report.page import Gallery, Section, Thumbnail
@@ -15,7 +15,6 @@ _PER_REASON, _REASONS = 12, 8
 _PER_GROUP, _GROUPS = 8, 24
 _PER_GALLERY = 24
 _USUAL = 6  # images to compare with, if there is no outlier
-_LEADING_NUMBER = re.compile(r"^\d[\d.,]*(?= )")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,20 +24,21 @@ class Draft(Thumbnail):
     entry: ImageEntry
 
 
-def draft_sections(findings: Findings, side: int) -> list[Section]:
+def draft_sections(findings: Findings, side: int, nouns: str) -> list[Section]:
     """Return all sections that have a gallery; their thumbnails are drafts.
 
     Args:
         findings: about the data set.
         side: of its rows, in pixels.
+        nouns: what the rows are, ``images`` or ``faces``.
     """
     sections = (
         _rejected(findings),
-        _near_duplicates(findings),
-        _outliers(findings),
-        _blurred(findings, side),
-        _enlarged(findings, side),
-        _brightness(findings),
+        _near_duplicates(findings, nouns),
+        _outliers(findings, nouns),
+        _blurred(findings, side, nouns),
+        _enlarged(findings, side, nouns),
+        _brightness(findings, nouns),
     )
     return [section for section in sections if section.galleries]
 
@@ -58,8 +58,7 @@ def _thumbnails(sections: Sequence[Section]) -> Iterator[Thumbnail]:
 def _rejected(findings: Findings) -> Section:
     reasons: dict[str, list[ImageEntry]] = {}
     for reason, files in findings.rejected.items():
-        # Such a number is of one file, as in "92.4 megapixels, the limit is 80".
-        reasons.setdefault(_LEADING_NUMBER.sub("…", reason), []).extend(files)
+        reasons.setdefault(general_reason(reason), []).extend(files)
     galleries = [
         Gallery(
             reason,
@@ -77,7 +76,7 @@ def _rejected(findings: Findings) -> Section:
     )
 
 
-def _near_duplicates(findings: Findings) -> Section:
+def _near_duplicates(findings: Findings, nouns: str) -> Section:
     galleries = [
         Gallery(f"Group {number}", len(group), [_draft(e, e.set) for e in group[:_PER_GROUP]])
         for number, group in enumerate(findings.groups[:_GROUPS], start=1)
@@ -85,58 +84,59 @@ def _near_duplicates(findings: Findings) -> Section:
     return Section(
         "near-duplicates",
         "Near-duplicates",
-        "Images that are copies of one another, perhaps resized, encoded again, mirrored, brighter"
-        " or darker. The images of a group are in one set. The largest groups come first.",
+        f"{nouns.capitalize()} that are copies of one another, perhaps resized, encoded again,"
+        f" mirrored, brighter or darker. The {nouns} of a group are in one set. The largest groups"
+        " come first.",
         galleries,
         _omitted(len(findings.groups) - len(galleries), "smaller group"),
     )
 
 
-def _outliers(findings: Findings) -> Section:
+def _outliers(findings: Findings, nouns: str) -> Section:
     galleries = _gallery(findings.far, "{:.2f}")
     if not galleries:
         usual = findings.outliers[:_USUAL]
-        galleries = _gallery(usual, "{:.2f}", "No outlier was found; the farthest images")
+        galleries = _gallery(usual, "{:.2f}", f"No outlier was found; the farthest {nouns}")
     return Section(
         "outliers",
         "Outliers",
-        "Images whose features are far from those of all others, the farthest first. The number"
-        f" is the mean distance from the {NEIGHBORS} nearest images; 1 is usual, and an outlier has"
-        f" more than {FAR}.",
+        f"{nouns.capitalize()} whose features are far from those of all others, the farthest"
+        f" first. The number is the mean distance from the {NEIGHBORS} nearest {nouns}; 1 is usual,"
+        f" and an outlier has more than {FAR}.",
         galleries,
     )
 
 
-def _blurred(findings: Findings, side: int) -> Section:
+def _blurred(findings: Findings, side: int, nouns: str) -> Section:
     return Section(
         "blurred",
-        "Blurred images",
+        f"Blurred {nouns}",
         "The most blurred first. The number is the sharpness: the variance of the Laplacian"
-        f" divided by that of the image. A blurred image has less than"
+        " divided by that of the pixels. A blurred one has less than"
         f" {BLURRED_TIMES_SIDE / side:.2g} at this size.",
         _gallery(findings.blurred, "{:.2g}"),
     )
 
 
-def _enlarged(findings: Findings, side: int) -> Section:
+def _enlarged(findings: Findings, side: int, nouns: str) -> Section:
     return Section(
         "small-originals",
-        "Enlarged images",
+        f"Enlarged {nouns}",
         f"They are made from parts of the originals, or from originals, smaller than {side} ×"
         f" {side} pixels, and have no finer details. The number is the side of the part.",
         _gallery(findings.enlarged, "{:.0f} pixels"),
     )
 
 
-def _brightness(findings: Findings) -> Section:
+def _brightness(findings: Findings, nouns: str) -> Section:
     return Section(
         "brightness",
-        "Dark, bright and empty images",
-        f"In a dark image, 95% of the pixels are darker than {DARK} of 255. In a bright one, 95%"
+        f"Dark, bright and empty {nouns}",
+        f"In a dark one, 95% of the pixels are darker than {DARK} of 255. In a bright one, 95%"
         f" are brighter than {BRIGHT}. An empty one has a contrast of less than {MIN_CONTRAST}.",
         [
-            *_gallery(findings.dark, "up to {:.0f}", "Dark"),
-            *_gallery(findings.bright, "from {:.0f}", "Bright"),
+            *_gallery(findings.dark, "95% below {:.0f}", "Dark"),
+            *_gallery(findings.bright, "95% above {:.0f}", "Bright"),
             *_gallery(findings.flat, "contrast {:.0f}", "Empty"),
         ],
     )
