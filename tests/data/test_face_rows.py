@@ -288,7 +288,7 @@ def test_dropped_duplicate_is_the_smaller_face_not_that_of_the_smaller_file(
         drawn_group((900, 700), [(310, 210, 130)]),
         drawn_group((330, 330), [(30, 40, 260)]),
     ]
-    options = settings(faces="crop", face_margin=0.0, duplicates="drop")
+    options = settings(image_size=64, faces="crop", face_margin=0.0, duplicates="drop")
     small, large = listed(images, options)
     assert (small.set, large.set) == ("dropped", "training")
     assert small.side < large.side
