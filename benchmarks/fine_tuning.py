@@ -2,18 +2,21 @@
 
 The first training uses --first images of the archive. The others use --few other images, the same
 settings and the same seed: from random weights, from both networks of the first training, and from
-them with --freeze frozen layers of the discriminator. KID compares --samples generated images with
---reference images that no training uses.
+them with --freeze frozen layers of the discriminator. With --first-preset, the first training has
+the settings of that preset, and the others have its numbers of channels. KID compares --samples
+generated images with --reference images that no training uses.
 
 Usage: python benchmarks/fine_tuning.py --archive FILE [--first 3000] [--few 200] [--reference 1000]
     [--first-steps 1500] [--steps 600] [--every 100] [--freeze 2] [--samples 500]
-    [--preset best32] [--channels 64] [--sheet FILE] [--json]
+    [--preset best32] [--first-preset best64] [--channels 64] [--sheet FILE] [--json]
 """
 
+import argparse
 import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +37,8 @@ from atelier.metrics.validation import ValidationKID, validation_settings
 Images = NDArray[np.uint8]
 RUNTIME = Runtime(SINGLE_PROCESS, torch.device("cpu"))
 FEATURES = ("random", "vgg19_caffe")
+_CHANNELS = ("generator_channels", "discriminator_channels")
+_NEVER = 10**6  # epochs between two samples
 
 
 def measure(
@@ -55,12 +60,35 @@ def measure(
     return values
 
 
+def training_settings(
+    preset: dict[str, Any], first_preset: dict[str, Any] | None, arguments: argparse.Namespace
+) -> tuple[TrainSettings, TrainSettings]:
+    """Return the settings of the trainings on few images, and of the first training."""
+    changes: dict[str, Any] = {
+        "horizontal_flip": True,
+        "kid_every_epochs": 0,
+        "select_model": "last",
+        "sample_every_epochs": _NEVER,
+    }
+    if arguments.channels:
+        changes |= dict.fromkeys(_CHANNELS, arguments.channels)
+    elif first_preset:
+        changes |= {name: first_preset[name] for name in _CHANNELS}
+    few = preset | changes | {"augment": preset["augment"] or ["translation", "cutout"]}
+    first = first_preset | changes if first_preset else few
+    return (
+        TrainSettings.model_validate(few | {"steps": arguments.steps}),
+        TrainSettings.model_validate(first | {"steps": arguments.first_steps}),
+    )
+
+
 def main() -> None:
     """Measure and print."""
     arguments = options(
         __doc__,
         archive=Path(),
         preset="best32",
+        first_preset="",
         first=3000,
         few=200,
         reference=1000,
@@ -80,16 +108,11 @@ def main() -> None:
         pixels[order[: arguments.first + arguments.few + arguments.reference]],
         [arguments.first, arguments.first + arguments.few],
     )
-    changes: dict[str, object] = {
-        "augment": ["translation", "cutout"],
-        "horizontal_flip": True,
-        "kid_every_epochs": 0,
-    }
-    if arguments.channels:
-        changes |= dict.fromkeys(
-            ("generator_channels", "discriminator_channels"), arguments.channels
-        )
-    settings = TrainSettings.model_validate(values["train"] | changes | {"steps": arguments.steps})
+    settings, first_settings = training_settings(
+        values["train"],
+        preset_values(arguments.first_preset, presets)["train"] if arguments.first_preset else None,
+        arguments,
+    )
     kids = {
         name: ValidationKID(
             validation_settings(
@@ -104,7 +127,6 @@ def main() -> None:
     }
     began = time.process_time()
     with TemporaryDirectory() as folder:
-        first_settings = settings.model_copy(update={"steps": arguments.first_steps})
         save_models(train(first_settings, first, runtime=RUNTIME).trainer, Path(folder))
         start = load_pretrained(Path(folder))
     print(f"first training: {time.process_time() - began:.0f} s of CPU", file=sys.stderr)
