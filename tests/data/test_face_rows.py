@@ -358,6 +358,23 @@ def test_warning_of_a_small_set_names_the_faces_of_one_photograph(
     ]
 
 
+def test_photographs_of_dropped_faces_do_not_count(
+    settings: Conversion,
+    group: Image.Image,
+    tmp_path: Path,
+    source: Callable[..., DownloadSettings],
+) -> None:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    group.save(folder / "a.png")
+    group.save(folder / "b.png")
+    download(source("folder", mine=str(folder)), tmp_path / "raw", tmp_path / "s")
+    for duplicates, noun in (("keep", "faces in 2 images"), ("drop", "faces in 1 image")):
+        report = convert(settings(duplicates=duplicates), tmp_path / "raw", tmp_path / "images.npz")
+        assert report.noun == noun
+        assert report.used == 2
+
+
 def test_few_images_with_a_face_give_a_warning(settings: Conversion) -> None:
     def warnings(used: int, without_face: int) -> list[str]:
         rejected = (("a", "an image without a face"),) * without_face + (("b", "truncated"),) * 9

@@ -54,6 +54,7 @@ class ConversionReport:
         rejected: name and reason of each rejected file, in the raw images' order.
         has_faces: whether a row is a face instead of a whole image.
         dropped: name of each row that is left out, and of its near-duplicate that is used.
+        photographs: number of files that have a row in a set.
     """
 
     found: int
@@ -66,10 +67,11 @@ class ConversionReport:
     rejected: tuple[tuple[str, str], ...]
     has_faces: bool = False
     dropped: tuple[tuple[str, str], ...] = ()
+    photographs: int = 0
 
     @property
     def used(self) -> int:
-        """Number of files with rows."""
+        """Number of files with rows, also with dropped ones."""
         return self.found - len(self.rejected)
 
     @property
@@ -80,7 +82,7 @@ class ConversionReport:
     @property
     def noun(self) -> str:
         """The rows in words, to follow their number."""
-        return f"faces in {count_text(self.used, 'image')}" if self.has_faces else "images"
+        return f"faces in {count_text(self.photographs, 'image')}" if self.has_faces else "images"
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics that runs are compared by."""
@@ -322,6 +324,7 @@ def _conversion_report(
     settings: ConvertSettings, sets: Split, groups: _Groups, spooled: _Spooled
 ) -> ConversionReport:
     sizes, names = np.bincount(groups.rows), spooled.names()
+    owners = [number for number, file in enumerate(spooled.files) for _ in file.rows]
     rows = [*sets.training, *sets.validation, *sets.test]
     used = {int(groups.rows[row]): names[row] for row in rows}
     return ConversionReport(
@@ -335,6 +338,7 @@ def _conversion_report(
         rejected=spooled.rejected(),
         has_faces=settings.faces != "none",
         dropped=tuple((names[row], used[int(groups.rows[row])]) for row in sets.dropped),
+        photographs=len({owners[row] for row in rows}),
     )
 
 
