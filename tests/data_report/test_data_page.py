@@ -306,6 +306,24 @@ def test_page_of_faces_has_the_advice_on_faces(
     assert section(page, "blurred").title == "Blurred faces"
     assert page.average.alt == "Average of all faces"
     assert page.nouns == "faces"
+    assert sum(bar.count for bar in page.face_sizes) == 31
+
+
+def test_examples_are_from_the_smallest_to_the_largest(
+    make_data: Callable[..., Report],
+) -> None:
+    settings, _, raw = make_data()
+    data = synthetic(95)
+    sides = [40 + (7 * number) % 95 for number in range(95)]  # each from 40 to 134 once
+    rows = [replace(e, side=side) for e, side in zip(data.entries, sides, strict=True)]
+    page = build_page(
+        settings, DataSet(rows, data.pixels), examine(DataSet(rows, data.pixels)), raw
+    )
+    (gallery,) = section(page, "examples").galleries
+    assert gallery.total == 95
+    assert [each.note for each in gallery.thumbnails] == [f"{s} pixels" for s in range(40, 136, 2)]
+    assert all(each.image for each in gallery.thumbnails)
+    assert page.face_sizes == []
 
 
 def test_several_rows_of_a_file_are_one_file() -> None:

@@ -67,7 +67,8 @@ def build_page(settings: Settings, data: DataSet, findings: Findings, raw: RawIm
         sets=_bars({name: findings.sets.get(name, 0) for name in SETS}),
         average=encode(_rgb(findings.average), f"Average of all {nouns}", Format(lossless=True)),
         average_factor=max(1, _AVERAGE_SIDE // data.side),
-        sizes=_size_bars(findings.sizes),
+        sizes=_size_bars([min(size) for size in findings.sizes]),
+        face_sizes=_size_bars([int(side) for _, side in findings.by_side]) if has_faces else [],
         classes=_bars(dict(classes[:_CLASSES])),
         omitted_classes=max(0, len(classes) - _CLASSES),
         sections=_with_thumbnails(sections, _encode(drafts, data, thumbnails, dropped)),
@@ -144,9 +145,9 @@ def _bars(counts: Mapping[str, int]) -> list[Bar]:
     return [Bar(name, count, 100 * count / longest) for name, count in counts.items()]
 
 
-def _size_bars(sizes: Sequence[tuple[int, int]]) -> list[Bar]:
-    """Return a histogram of the shorter sides, in intervals from one power of two to the next."""
-    counts = Counter(min(size).bit_length() - 1 for size in sizes)
+def _size_bars(sides: Sequence[int]) -> list[Bar]:
+    """Return a histogram of sides, in intervals from one power of two to the next."""
+    counts = Counter(side.bit_length() - 1 for side in sides)
     if not counts:
         return []
     powers = range(min(counts), max(counts) + 1)

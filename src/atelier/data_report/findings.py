@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from atelier.data_report.quality import Quality, measure_quality
 MAX_MEASURED = 20_000
 """Number of images whose pixels are read; of more images, an evenly spread part is measured."""
 SETS = ("training", "validation", "test")
+
+_Item = TypeVar("_Item")
 
 Extract = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Function that returns features, [N, D] and not negative, of images, uint8 [N, H, W, C]."""
@@ -72,6 +75,7 @@ class Findings:
         average: mean of the measured images, uint8 [H, W, C].
         classes: number of images by class, empty unless there are two folders.
         sizes: width and height of all readable files.
+        by_side: all rows, from the smallest part of an original to the largest, with its side.
     """
 
     found: int
@@ -92,6 +96,7 @@ class Findings:
     average: NDArray[np.uint8]
     classes: Mapping[str, int]
     sizes: Sequence[tuple[int, int]]
+    by_side: Measured
 
     @property
     def far(self) -> Measured:
@@ -168,10 +173,11 @@ def examine(
         average=(total / len(measured)).round().astype(np.uint8),
         classes=_classes(rows),
         sizes=[(file.width, file.height) for file in files if file.width],
+        by_side=[(e, float(e.side)) for e in sorted(rows, key=lambda entry: entry.side)],
     )
 
 
-def spread(entries: Sequence[ImageEntry], count: int) -> list[ImageEntry]:
+def spread(entries: Sequence[_Item], count: int) -> list[_Item]:
     """Return at most ``count`` evenly spread entries."""
     places = np.linspace(0, len(entries) - 1, min(count, len(entries))).round()
     return [entries[int(place)] for place in places]

@@ -93,6 +93,7 @@ class Page:
         average: the mean of the images.
         average_factor: whole factor by which it is enlarged.
         sizes: number of files by the shorter side.
+        face_sizes: number of faces by the side of their part of the original; empty without faces.
         classes: number of images by class; empty without classes.
         omitted_classes: number of classes without a bar.
         sections: of images.
@@ -107,6 +108,7 @@ class Page:
     average: PageImage
     average_factor: int
     sizes: Sequence[Bar]
+    face_sizes: Sequence[Bar]
     classes: Sequence[Bar]
     omitted_classes: int
     sections: Sequence[Section]

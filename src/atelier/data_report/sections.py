@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from atelier.core.errors import count_text
 from atelier.data.image_list import ImageEntry
 from atelier.data.skipped import general_reason
-from atelier.data_report.findings import SETS, Findings, Measured
+from atelier.data_report.findings import SETS, Findings, Measured, spread
 from atelier.data_report.outliers import FAR, NEIGHBORS
 from atelier.data_report.page import Gallery, Section, Thumbnail
 from atelier.data_report.quality import BLURRED_TIMES_SIDE, BRIGHT, DARK, MIN_CONTRAST
@@ -14,6 +14,7 @@ from atelier.data_report.quality import BLURRED_TIMES_SIDE, BRIGHT, DARK, MIN_CO
 _PER_REASON, _REASONS = 12, 8
 _PER_GROUP, _GROUPS = 8, 24
 _PER_GALLERY = 24
+_EXAMPLES = 48
 _USUAL = 6  # images to compare with, if there is no outlier
 
 
@@ -33,6 +34,7 @@ def draft_sections(findings: Findings, side: int, nouns: str) -> list[Section]:
         nouns: what the rows are, ``images`` or ``faces``.
     """
     sections = (
+        _examples(findings, nouns),
         _rejected(findings),
         _near_duplicates(findings, nouns),
         _outliers(findings, nouns),
@@ -53,6 +55,18 @@ def _thumbnails(sections: Sequence[Section]) -> Iterator[Thumbnail]:
     for section in sections:
         for gallery in section.galleries:
             yield from gallery.thumbnails
+
+
+def _examples(findings: Findings, nouns: str) -> Section:
+    chosen = spread(findings.by_side, _EXAMPLES)
+    drafts = [_draft(entry, f"{side:.0f} pixels") for entry, side in chosen]
+    return Section(
+        "examples",
+        f"The {nouns}",
+        f"Evenly chosen from all {nouns}, from the one made from the fewest pixels of its original"
+        " to the one made from the most. The number is the side of that part of the original.",
+        [Gallery("", findings.rows, drafts)],
+    )
 
 
 def _rejected(findings: Findings) -> Section:
