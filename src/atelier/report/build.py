@@ -123,10 +123,15 @@ def build_page(
     steps, epochs = int(table["step"][-1]), max(files)
     side = pixels.shape[1] if shared else 0  # of the real images in nearest.png
     preset, changed = nearest_preset(values, presets)
+    chosen = _chosen(settings, results)
     stylized, stylized_total = load_stylized(results.styled, int(_STYLIZED * characters))
     page = Page(
         title=f"{settings.download.source_title}, {_preset_name(preset, changed)}",
-        facts=[_data_fact(results.read_metrics("convert"), pixels), *facts],
+        facts=[
+            _data_fact(results.read_metrics("convert"), pixels),
+            *([Fact("Generator", chosen)] if chosen else []),
+            *facts,
+        ],
         verdict=verdict(evaluation, _length(settings, len(pixels), steps, epochs)),
         warnings=[
             *batch_warnings(settings.train.batch_size, len(pixels)),
@@ -135,6 +140,7 @@ def build_page(
         frames=(),
         fps=settings.render.fps,
         epochs=epochs,
+        chosen=chosen,
         real=_real_images(pixels, count, layout, int(_REAL * characters)) if shared else None,
         animation=Animation(results.animation.as_posix(), _size(results.animation)),
         stylized=stylized,
@@ -169,6 +175,19 @@ def _data_fact(convert: Mapping[str, Any], pixels: NDArray[np.uint8]) -> Fact:
     if convert.get("rejected"):
         parts.append(f"{count_text(convert['rejected'], 'file')} rejected")
     return Fact("Data", ", ".join(parts))
+
+
+def _chosen(settings: Settings, results: Results) -> str:
+    """Return a sentence on the chosen epoch; empty if the last one is used without a choice."""
+    if settings.train.select_model != "best":
+        return ""
+    epoch = results.read_metrics("train").get("best_epoch")
+    if not epoch:
+        return ""
+    return (
+        f"The generator of epoch {epoch} was chosen by its validation KID; metrics and paintings"
+        " use it."
+    )
 
 
 def _length(settings: Settings, images: int, steps: int, epochs: int) -> str:
