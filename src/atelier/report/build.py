@@ -127,16 +127,9 @@ def build_page(
     stylized, stylized_total = load_stylized(results.styled, int(_STYLIZED * characters))
     page = Page(
         title=f"{settings.download.source_title}, {_preset_name(preset, changed)}",
-        facts=[
-            _data_fact(results.read_metrics("convert"), pixels),
-            *([Fact("Generator", chosen)] if chosen else []),
-            *facts,
-        ],
+        facts=[*_facts(results.read_metrics("convert"), pixels, chosen), *facts],
         verdict=verdict(evaluation, _length(settings, len(pixels), steps, epochs)),
-        warnings=[
-            *batch_warnings(settings.train.batch_size, len(pixels)),
-            *evaluation.get("notes", []),
-        ],
+        warnings=_warnings(settings, len(pixels), evaluation),
         frames=(),
         fps=settings.render.fps,
         epochs=epochs,
@@ -164,6 +157,17 @@ def _preset_name(preset: str, changed: Mapping[str, Any]) -> str:
     """Return the preset, and the number of changed settings, without those of the data."""
     count = sum(not key.startswith("download.") for key in changed)
     return f"preset {preset}" + (f" with {count_text(count, 'change')}" if count else "")
+
+
+def _warnings(settings: Settings, images: int, evaluation: Mapping[str, Any]) -> list[str]:
+    small = batch_warnings(settings.train.batch_size, images)
+    return [*small, *evaluation.get("notes", [])]
+
+
+def _facts(convert: Mapping[str, Any], pixels: NDArray[np.uint8], chosen: str) -> list[Fact]:
+    """Return the data, and the sentence on the chosen epoch if there is one."""
+    data = _data_fact(convert, pixels)
+    return [data, Fact("Generator", chosen)] if chosen else [data]
 
 
 def _data_fact(convert: Mapping[str, Any], pixels: NDArray[np.uint8]) -> Fact:
