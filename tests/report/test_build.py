@@ -94,6 +94,44 @@ def test_facts_begin_with_the_data(outputs: Outputs, root: Path) -> None:
     assert build(outputs, root).facts[0].text == ("1 training image of 16 × 16 pixels in grayscale")
 
 
+BEST = {"select_model": "best", "kid_every_epochs": 1}
+
+
+def test_chosen_epoch_is_a_fact_and_a_sentence_below_the_gallery(
+    outputs: Outputs, root: Path
+) -> None:
+    outputs.write_metrics("train", {"epochs": 3, "best_epoch": 2, "best_kid": 0.4})
+    page = build(outputs, root, changed_settings(root, train=BEST))
+    sentence = (
+        "The generator of epoch 2 was chosen by its validation KID; metrics and paintings use it."
+    )
+    assert page.chosen == sentence
+    assert [fact.name for fact in page.facts] == ["Data", "Generator"]
+    assert page.facts[1].text == sentence
+    html = html_of(page, outputs.folder)
+    assert "Generated after epoch <output>3</output> of 3" in html, "the gallery ends with the last"
+    gallery = html.partition('<section id="epochs"')[2].partition("</section>")[0]
+    assert gallery.count(f'<p class="hint below">{sentence}</p>') == 1
+    assert html.count(sentence) == 2
+
+
+@pytest.mark.parametrize(
+    ("train", "details"),
+    [
+        ({"kid_every_epochs": 1}, {"epochs": 3, "best_epoch": 2, "best_kid": 0.4}),
+        (BEST, {"epochs": 3}),
+    ],
+)
+def test_no_epoch_is_named_without_a_choice(
+    outputs: Outputs, root: Path, train: dict[str, Any], details: dict[str, Any]
+) -> None:
+    outputs.write_metrics("train", details)
+    page = build(outputs, root, changed_settings(root, train=train))
+    assert page.chosen == ""
+    assert [fact.name for fact in page.facts] == ["Data"]
+    assert "was chosen by its validation KID" not in html_of(page, outputs.folder)
+
+
 def test_short_training_is_a_reason_with_advice(outputs: Outputs, root: Path) -> None:
     # Six images are one batch; the preset has 41 epochs.
     assert dict(build(outputs, root).verdict.reasons)["Length"] == (
@@ -252,6 +290,7 @@ def test_page_without_test_images_has_no_values_of_real_ones(outputs: Outputs, r
     assert {row.real for row in page.metrics} == {""}
     assert "on 200 generated images and 6 training images" in page.measured_with
     assert "compared with training images" in page.charts[0].note
+    assert page.verdict.headline == "Visibly different from the training images"
     assert page.charts[0].level is None
     outputs.write_metrics("evaluate", {"notes": ["kid: left out."]})
     outputs.write_rows("kid", "epoch,kid,error")

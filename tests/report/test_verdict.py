@@ -19,9 +19,12 @@ from atelier.report.verdict import (
 from ..support.arrays import normal_tensor
 from ..support.pipeline_outputs import EVALUATION
 
+VARIED = EVALUATION | {"recall": 0.9}
+TRAINING = {"measured_with": EVALUATION["measured_with"] | {"reference": "training"}}
+
 
 def headline(**changed: Any) -> tuple[str, str]:
-    metrics = {key: value for key, value in (EVALUATION | changed).items() if value is not None}
+    metrics = {key: value for key, value in (VARIED | changed).items() if value is not None}
     found = verdict(metrics, "")
     return found.level, found.headline
 
@@ -64,6 +67,62 @@ def test_headline_of_unscaled_or_missing_features_has_no_scale() -> None:
     )
     assert headline(kid=None) == ("unknown", "Too few images for a verdict")
     assert headline(real_kid=None, real_kid_error=None)[1] == "Visibly different from real images"
+
+
+@pytest.mark.parametrize(
+    ("kid", "expected"),
+    [
+        (0.1, ("good", "Not distinguishable from the training images by KID")),
+        (0.9, ("good", "Close to the training images")),
+        (6.9, ("fair", "Visibly different from the training images")),
+        (7.1, ("poor", "Far from the training images")),
+    ],
+)
+def test_headline_names_training_images_if_they_are_the_reference(
+    kid: float, expected: tuple[str, str]
+) -> None:
+    assert headline(**TRAINING, kid=kid, kid_error=0.05) == expected
+    inception = {"measured_with": TRAINING["measured_with"] | {"features": "inception"}}
+    assert headline(**inception) == ("unknown", "Distinguishable from the training images by KID")
+
+
+@pytest.mark.parametrize(
+    ("recall", "real_recall", "is_little"),
+    [
+        (0.22, 0.92, True),
+        (0.23, 0.92, False),
+        (0.24, None, True),
+        (0.25, None, False),
+        (0.10, None, True),
+        (None, 0.92, False),
+    ],
+)
+@pytest.mark.parametrize("kid", [0.1, 0.9])
+@pytest.mark.parametrize("reference", ["test", "training"])
+def test_little_variety_is_a_remark_and_makes_the_level_fair(
+    recall: float | None, real_recall: float | None, is_little: bool, kid: float, reference: str
+) -> None:
+    conditions = EVALUATION["measured_with"] | {"reference": reference}
+    values = {"kid": kid, "kid_error": 0.05, "recall": recall, "real_recall": real_recall}
+    metrics = EVALUATION | values | {"measured_with": conditions}
+    metrics = {key: value for key, value in metrics.items() if value is not None}
+    if recall is None:
+        del metrics["precision"]  # all four numbers of the neighborhoods are absent together
+    found = verdict(metrics, "")
+    assert found.level == ("fair" if is_little else "good")
+    assert found.headline == headline(**{**metrics, "recall": 0.9})[1]
+    sentence = dict(found.reasons).get("Variety", "")
+    assert sentence.startswith("Little variety: ") == is_little
+    if is_little and real_recall is None:
+        share = f"{100 * recall:.0f}%"
+        assert sentence == f"Little variety: {share} of the real images lie among generated ones."
+
+
+@pytest.mark.parametrize(("kid", "level"), [(2.7, "fair"), (30.0, "poor")])
+def test_variety_does_not_change_a_level_that_is_not_good(kid: float, level: str) -> None:
+    found = verdict(EVALUATION | {"kid": kid, "recall": 0.0}, "")
+    assert found.level == level
+    assert dict(found.reasons)["Variety"].startswith("0% of the real images lie among")
 
 
 @pytest.mark.parametrize(("shift", "limit"), [(0.5, CLOSE_KID), (1.0, FAR_KID)])

@@ -61,6 +61,15 @@ def locked_hashes(project: Project, revision: str = "") -> dict[str, dict[str, s
     return {name: record.outputs for name, record in read_lock(text).items()}
 
 
+def test_experiment_explains_its_table_for_both_references(store: tuple[Any, str]) -> None:
+    client, experiment = store
+    assert client.get_experiment(experiment).tags["mlflow.note.content"] == (
+        "Each run is one pipeline; `quality/kid` is its distance from unseen real images, or with"
+        " `evaluate.reference: training` from the training images: lower is better. Tick runs and"
+        " press Compare."
+    )
+
+
 def test_parent_run_contains_the_whole_pipeline(
     project: Project, store: tuple[Any, str], parents: list[Any]
 ) -> None:

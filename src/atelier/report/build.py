@@ -123,18 +123,17 @@ def build_page(
     steps, epochs = int(table["step"][-1]), max(files)
     side = pixels.shape[1] if shared else 0  # of the real images in nearest.png
     preset, changed = nearest_preset(values, presets)
+    chosen = _chosen(settings, results)
     stylized, stylized_total = load_stylized(results.styled, int(_STYLIZED * characters))
     page = Page(
         title=f"{settings.download.source_title}, {_preset_name(preset, changed)}",
-        facts=[_data_fact(results.read_metrics("convert"), pixels), *facts],
+        facts=[*_facts(results.read_metrics("convert"), pixels, chosen), *facts],
         verdict=verdict(evaluation, _length(settings, len(pixels), steps, epochs)),
-        warnings=[
-            *batch_warnings(settings.train.batch_size, len(pixels)),
-            *evaluation.get("notes", []),
-        ],
+        warnings=_warnings(settings, len(pixels), evaluation),
         frames=(),
         fps=settings.render.fps,
         epochs=epochs,
+        chosen=chosen,
         real=_real_images(pixels, count, layout, int(_REAL * characters)) if shared else None,
         animation=Animation(results.animation.as_posix(), _size(results.animation)),
         stylized=stylized,
@@ -160,6 +159,17 @@ def _preset_name(preset: str, changed: Mapping[str, Any]) -> str:
     return f"preset {preset}" + (f" with {count_text(count, 'change')}" if count else "")
 
 
+def _warnings(settings: Settings, images: int, evaluation: Mapping[str, Any]) -> list[str]:
+    small = batch_warnings(settings.train.batch_size, images)
+    return [*small, *evaluation.get("notes", [])]
+
+
+def _facts(convert: Mapping[str, Any], pixels: NDArray[np.uint8], chosen: str) -> list[Fact]:
+    """Return the data, and the sentence on the chosen epoch if there is one."""
+    data = _data_fact(convert, pixels)
+    return [data, Fact("Generator", chosen)] if chosen else [data]
+
+
 def _data_fact(convert: Mapping[str, Any], pixels: NDArray[np.uint8]) -> Fact:
     count, height, width, channels = pixels.shape
     parts = [f"{count_text(count, 'training image')} of {width} × {height} pixels"]
@@ -169,6 +179,19 @@ def _data_fact(convert: Mapping[str, Any], pixels: NDArray[np.uint8]) -> Fact:
     if convert.get("rejected"):
         parts.append(f"{count_text(convert['rejected'], 'file')} rejected")
     return Fact("Data", ", ".join(parts))
+
+
+def _chosen(settings: Settings, results: Results) -> str:
+    """Return a sentence on the chosen epoch; empty if the last one is used without a choice."""
+    if settings.train.select_model != "best":
+        return ""
+    epoch = results.read_metrics("train").get("best_epoch")
+    if not epoch:
+        return ""
+    return (
+        f"The generator of epoch {epoch} was chosen by its validation KID; metrics and paintings"
+        " use it."
+    )
 
 
 def _length(settings: Settings, images: int, steps: int, epochs: int) -> str:

@@ -62,6 +62,8 @@ class Page:
         frames: (epoch, montage), at least one, in the order of the slider.
         fps: frames per second of the slider.
         epochs: number of epochs of the training.
+        chosen: sentence on the epoch of the generator that later stages use; empty if it was not
+            chosen by its KID.
         real: a montage of training images; ``None`` if they are not shared.
         animation: the GIF of the training.
         stylized: stylized images.
@@ -84,6 +86,7 @@ class Page:
     frames: Sequence[tuple[int, PageImage]]
     fps: float
     epochs: int
+    chosen: str
     real: PageImage | None
     animation: Animation
     stylized: Sequence[Stylized]

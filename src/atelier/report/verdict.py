@@ -3,6 +3,9 @@
 The words follow from KID. Features are standardized by real images, so that KID has a scale: if
 every feature of the generated images is shifted by ``t`` standard deviations of real images, KID is
 about (1 + t²)³ - 1. Half a deviation gives 1, and a whole one 7 (``docs/evaluate.md``).
+
+KID can be low although most kinds of real images are missing. So a low recall makes a good level
+fair.
 """
 
 import math
@@ -12,6 +15,7 @@ from typing import Any, Literal
 
 CLOSE_KID = 1.0  # features are shifted by half a standard deviation
 FAR_KID = 7.0  # features are shifted by a standard deviation
+LITTLE_VARIETY = 0.25  # recall as a share of that of other real images
 # Extractors whose features are not standardized, so that the two limits do not apply.
 _WITHOUT_SCALE = ("inception",)
 
@@ -52,6 +56,10 @@ def verdict(metrics: Mapping[str, Any], length: str) -> Verdict:
         length: a sentence on the length of the training.
     """
     level, headline = _headline(metrics)
+    remark = ""
+    # A headline that is not good needs no restriction: its reasons have the same number.
+    if level == "good" and _has_little_variety(metrics):
+        level, remark = "fair", "Little variety: "
     reasons = [("Distance", _distance_sentence(metrics))]
     if "precision" in metrics:
         reasons += [
@@ -62,7 +70,7 @@ def verdict(metrics: Mapping[str, Any], length: str) -> Verdict:
             ),
             (
                 "Variety",
-                f"{percent(metrics['recall'])} of the real images lie among generated ones"
+                f"{remark}{percent(metrics['recall'])} of the real images lie among generated ones"
                 f"{_of_real(metrics, 'real_recall')}.",
             ),
         ]
@@ -77,20 +85,29 @@ def _headline(metrics: Mapping[str, Any]) -> tuple[Level, str]:
         return "unknown", "Too few images for a verdict"
     difference = metrics["kid"] - metrics.get("real_kid", 0.0)
     error = math.hypot(metrics.get("kid_error", 0.0), metrics.get("real_kid_error", 0.0))
-    has_scale = metrics.get("measured_with", {}).get("features") not in _WITHOUT_SCALE
+    conditions = metrics.get("measured_with", {})
+    has_scale = conditions.get("features") not in _WITHOUT_SCALE
+    real = "the training images" if conditions.get("reference") == "training" else "real images"
     if difference <= 2 * error:
         if has_scale and 2 * error >= CLOSE_KID:
             # A visible difference would not be distinguished either.
             return "unknown", "Too few images for a verdict"
         level: Level = "good" if has_scale else "unknown"
-        return level, "Not distinguishable from real images by KID"
+        return level, f"Not distinguishable from {real} by KID"
     if not has_scale:
-        return "unknown", "Distinguishable from real images by KID"
+        return "unknown", f"Distinguishable from {real} by KID"
     if difference < CLOSE_KID:
-        return "good", "Close to real images"
+        return "good", f"Close to {real}"
     if difference < FAR_KID:
-        return "fair", "Visibly different from real images"
-    return "poor", "Far from real images"
+        return "fair", f"Visibly different from {real}"
+    return "poor", f"Far from {real}"
+
+
+def _has_little_variety(metrics: Mapping[str, Any]) -> bool:
+    # Real images have a recall of nearly 1; it is not measured without a test set.
+    return bool(
+        "recall" in metrics and metrics["recall"] < LITTLE_VARIETY * metrics.get("real_recall", 1.0)
+    )
 
 
 def _distance_sentence(metrics: Mapping[str, Any]) -> str:

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = "mlflow.note.content"
 _ABOUT = (
-    "Each run is one pipeline; `quality/kid` is its distance from unseen real images: lower is"
-    " better. Tick runs and press Compare."
+    "Each run is one pipeline; `quality/kid` is its distance from unseen real images, or with"
+    " `evaluate.reference: training` from the training images: lower is better. Tick runs and"
+    " press Compare."
 )
 # MLflow keeps a shared view of its table in a tag. Without it, the table has no metric and no
 # setting as a column.
