@@ -272,6 +272,17 @@ def read_with_pillow(data: bytes) -> np.ndarray:
         return np.asarray(square.resize((SIZE, SIZE), Image.Resampling.BICUBIC), float)
 
 
+def stored_name(name: str) -> str:
+    """Return a name as the dataset has it: of a long one, the last folder and the end."""
+    folders, _, file = name.rpartition("/")
+    if len(name) <= 120:
+        return name
+    if not folders:
+        return f"…{name[-120:]}"
+    folder = folders.rpartition("/")[2]
+    return f"{folder}/…{file[-(118 - len(folder)) :]}"
+
+
 def check(
     folder: Path, contents: dict[str, bytes | None], metrics: dict[str, Any], root: str
 ) -> None:
@@ -282,8 +293,7 @@ def check(
     images = load_images(folder / "images.npz")
     accepted = dict(zip(images.names.tolist(), images.pixels, strict=True))
     assert metrics["found"] == len(contents) == metrics["accepted"] + metrics["rejected"]
-    # The dataset has the last 120 characters of a long name.
-    full_names = {name if len(name) <= 120 else f"…{name[-120:]}": name for name in data_of}
+    full_names = {stored_name(name): name for name in data_of}
     assert {full_names[name] for name in accepted} | set(rejected) == set(data_of)
     assert (len(accepted), len(rejected)) == (metrics["accepted"], metrics["rejected"])
     assert all(0 < len(reason) < 80 for reason in rejected.values())

@@ -210,7 +210,7 @@ def test_signal_before_the_first_step_ends_the_stage_at_once(
 
     monkeypatch.setattr("atelier.gan.fit.build_validation", measure_for_long)
     output = ready.stage("train", ok=False)
-    assert "interrupted before the stage was done; `dvc repro` restarts it" in output
+    assert "interrupted before the stage was done; `dvc repro -f -s train` restarts it" in output
     assert ready.bytes(*OUTPUTS) == before
 
 
