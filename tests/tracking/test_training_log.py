@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from atelier.core.checkpoints import Checkpoints
+from atelier.core.progress import Progress
 from atelier.core.settings import Settings
 from atelier.gan.fit import run_training
 from atelier.gan.resume_rollback import Resumption
@@ -111,14 +112,16 @@ def test_only_sampled_and_completely_timed_epochs_are_logged(
     settings = make_settings(train={**small, **channels})
     pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
 
+    reports: list[Progress] = []
+
     def attempt(number: int, stop_at: int) -> Path:
         """Train until a step, and return the folder of the entries."""
         outbox = Outbox(tmp_path, dead_process(number), "train", experiment="faces", parameters={})
         folder = tmp_path / f"samples-{number}"
         folder.mkdir()
         run = Run(outbox)
-        log = TrainingLog(run, folder, lambda _progress: None, settings)
-        trainer = Trainer(settings.train, pixels, torch.device("cpu"))
+        log = TrainingLog(run, folder, reports.append, settings)
+        trainer = Trainer(settings.train, pixels, torch.device("cpu"), events=log)
         saved = Checkpoints(tmp_path / "checkpoints")
         with suppress(KeyboardInterrupt):
             run_training(trainer, log, Resumption(saved, lambda: trainer.steps_done == stop_at))
@@ -132,6 +135,10 @@ def test_only_sampled_and_completely_timed_epochs_are_logged(
     assert pictures == [2, 3, 0]
     speeds = [e["rows"][0][0] for e in found if e["kind"] == "metrics" and e["names"] == [SPEED]]
     assert speeds == [9], "the first attempt began the epoch that ends with step 6"
+    assert (reports[0].done, reports[0].initial) == (1, 0)
+    assert [(report.done, report.initial) for report in reports if report.note] == [
+        *((3, 0), (6, 5), (9, 5)),
+    ]
 
 
 def test_size_and_advice_are_printed_before_the_first_step(

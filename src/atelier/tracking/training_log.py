@@ -1,6 +1,6 @@
 """Logging of a training: its size to the terminal, samples to files, results to a run."""
 
-import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ class TrainingLog(TrainingEvents):
     ) -> None:
         self._run, self._folder, self._report, self._settings = run, folder, report, settings
         self._columns = 0
-        self._first_step = math.inf  # of this attempt; not known before
+        self._first_step: int | None = None  # of this attempt; not known before
         self._last: NDArray[np.uint8] | None = None
 
     def extend_finished(self, trainer: Trainer, checkpoints: Checkpoints) -> None:
@@ -59,8 +59,8 @@ class TrainingLog(TrainingEvents):
             print_above_bars(f"  {_extension_text(trainer, steps)}")
 
     def on_progress(self, progress: Progress) -> None:
-        """Show the progress."""
-        self._report(progress)
+        """Show the progress; steps of an earlier attempt do not count for the speed."""
+        self._report(replace(progress, initial=self._first_step or 0))
 
     def warn(self, *warnings: str) -> None:
         """Print and log warnings."""
@@ -89,7 +89,8 @@ class TrainingLog(TrainingEvents):
         """Write the samples of an epoch, and log its samples and metrics."""
         save_samples(epoch.number, epoch.samples, epoch.step_samples, self._folder)
         # Epochs that an earlier attempt finished or began take less time here, and have no speed.
-        images = epoch.images_seen if epoch.first_step >= self._first_step else 0
+        first = self._first_step
+        images = 0 if first is None or epoch.first_step < first else epoch.images_seen
         self._run.log_steps(epoch.first_step, CURVES, epoch.statistics, images)
         self._run.log_metrics((VALIDATION_KID,), epoch.quality_by_epoch)
         report_epoch(epoch.quality_by_epoch)
