@@ -40,7 +40,7 @@ PLAN = TrainingPlan(
 
 
 def test_size_and_duration_are_aligned_lines(make_settings: Callable[..., Settings]) -> None:
-    assert plan_lines(PLAN, make_settings().download) == [
+    assert plan_lines(PLAN, make_settings()) == [
         "  1,600 images: 2,050 steps are 41 epochs, about 6 minutes here",
         "  images    color, 64x64 pixels, from the built-in sample",
         "  batches   32 images",
@@ -49,12 +49,20 @@ def test_size_and_duration_are_aligned_lines(make_settings: Callable[..., Settin
     ]
 
 
+def test_start_from_an_earlier_training_is_printed(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings(train={"start_from": {"celeba": "data/weights/celeba"}})
+    assert plan_lines(PLAN, settings)[4:] == [
+        "  networks  432,000 parameters in the generator, 1,234,567 in the discriminator",
+        "  weights   the training starts from data/weights/celeba",
+    ]
+
+
 def test_length_is_one_sentence(make_settings: Callable[..., Settings]) -> None:
     plan = replace(PLAN, images=360, batch_size=30, steps=2000, epochs=167)
-    sentence, *_ = plan_lines(plan, make_settings().download)
+    sentence, *_ = plan_lines(plan, make_settings())
     assert sentence == "  360 images: 2,000 steps are 167 epochs, about 6 minutes here"
     plan = replace(PLAN, images=2, steps=1, epochs=1, seconds=None)
-    sentence, *_ = plan_lines(plan, make_settings().download)
+    sentence, *_ = plan_lines(plan, make_settings())
     assert sentence.startswith("  2 images: 1 step is 1 epoch; the time is not estimated for")
 
 
@@ -62,7 +70,7 @@ def test_resumed_training_prints_the_remaining_steps(
     make_settings: Callable[..., Settings],
 ) -> None:
     plan = replace(PLAN, steps_done=2000, seconds=None, channels=1, processes=2)
-    lines = plan_lines(plan, make_settings().download)
+    lines = plan_lines(plan, make_settings())
     assert lines[0] == (
         "  1,600 images: 2,050 steps are 41 epochs, of which 50 steps remain;"
         " the time is not estimated for fewer than 200 steps"
@@ -74,7 +82,7 @@ def test_resumed_training_prints_the_remaining_steps(
 def test_missing_estimate_of_a_long_training_is_explained(
     make_settings: Callable[..., Settings],
 ) -> None:
-    lines = plan_lines(replace(PLAN, seconds=None), make_settings().download)
+    lines = plan_lines(replace(PLAN, seconds=None), make_settings())
     assert lines[0] == (
         "  1,600 images: 2,050 steps are 41 epochs; the time is not estimated, because memory ran"
         " out during the measurement"
@@ -100,7 +108,7 @@ def test_missing_estimate_of_a_long_training_is_explained(
 def test_source_has_no_password(
     changes: dict[str, object], text: str, make_settings: Callable[..., Settings]
 ) -> None:
-    lines = plan_lines(PLAN, make_settings(download=changes).download)
+    lines = plan_lines(PLAN, make_settings(download=changes))
     assert lines[1] == f"  images    color, 64x64 pixels, from {text}"
 
 

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from atelier.core.checkpoints import Checkpoints
 from atelier.core.device import device_name
-from atelier.core.download_settings import DownloadSettings
 from atelier.core.errors import NotExtendableError, count_text
 from atelier.core.paths import NETWORKS
 from atelier.core.progress import Progress, ProgressCallback, duration_text, print_above_bars
@@ -81,7 +80,7 @@ class TrainingLog(TrainingEvents):
     def on_ready(self, trainer: Trainer) -> None:
         """Print the size and the estimated duration of the training."""
         self._first_step = trainer.steps_done
-        lines = plan_lines(plan_training(trainer), self._settings.download)
+        lines = plan_lines(plan_training(trainer), self._settings)
         advice = few_images_advice(trainer.settings, trainer.images)
         print_above_bars(*lines, *(f"  {sentence}" for sentence in advice))
 
@@ -135,18 +134,23 @@ def _extension_text(trainer: Trainer, steps: int) -> str:
     )
 
 
-def plan_lines(plan: TrainingPlan, source: DownloadSettings) -> list[str]:
-    """Return the size and the estimated duration of a training as a sentence and aligned lines."""
+def plan_lines(plan: TrainingPlan, settings: Settings) -> list[str]:
+    """Return the size and the estimated duration of a training as a sentence and aligned lines.
+
+    They name the images, and the networks of ``train.start_from``.
+    """
     color = "color" if plan.channels == 3 else "gray"
     processes = f", {plan.processes} processes" if plan.processes > 1 else ""
     rows = {
         "images": f"{color}, {plan.image_size}x{plan.image_size} pixels,"
-        f" from {redact_urls(source.source_text)}",
+        f" from {redact_urls(settings.download.source_text)}",
         "batches": f"{plan.batch_size:,} images",
         "device": f"{device_name(plan.device)}{processes}, {plan.precision}",
         "networks": f"{plan.generator_parameters:,} parameters in the generator,"
         f" {plan.discriminator_parameters:,} in the discriminator",
     }
+    for place in settings.train.start_from.values():
+        rows["weights"] = f"the training starts from {redact_urls(place)}"
     return [f"  {_length_text(plan)}", *(f"  {name:<10}{text}" for name, text in rows.items())]
 
 
