@@ -42,20 +42,24 @@ class TrainingLog(TrainingEvents):
     def extend_finished(self, trainer: Trainer, checkpoints: Checkpoints) -> None:
         """Continue from the last finished training if only the length differs; else print why not.
 
+        Also print why a stopped training is not continued.
+
         Args:
             trainer: at step 0.
             checkpoints: of this training, which receive the state of the finished one.
         """
+        steps = None
         try:
             with self._run.finished_training() as finished:
-                if finished is None:
-                    return
-                steps = extend(trainer, finished, checkpoints)
-                self._run.set_extended(steps, finished)
+                if finished is not None:
+                    steps = extend(trainer, finished, checkpoints)
+                    self._run.set_extended(steps, finished)
         except NotExtendableError as error:
             print_above_bars(f"  The training starts again from step 0, because {error}.")
-        else:
+        if steps is not None:
             print_above_bars(f"  {_extension_text(trainer, steps)}")
+        elif reason := self._run.stopped_reason():
+            print_above_bars(f"  The stopped training is not continued, because {reason}.")
 
     def on_progress(self, progress: Progress) -> None:
         """Show the progress; steps of an earlier attempt do not count for the speed."""
