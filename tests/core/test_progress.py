@@ -41,6 +41,30 @@ def test_durations_are_rounded(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
 
 
+@pytest.mark.parametrize(
+    ("initial", "text"),
+    [(0, "750/6000 [00:10<01:10, 75.00 steps/s]"), (700, "750/6000 [00:10<17:30,  5.00 steps/s]")],
+)
+def test_speed_and_remaining_time_are_those_of_this_attempt(
+    initial: int,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seconds = 0.0
+    monkeypatch.setattr("tqdm.std.time", lambda: seconds)
+    with progress_bar("train", "steps") as report:
+        report(Progress(initial + 1, 6000, initial=initial))
+        seconds = 10.0
+        report(Progress(750, 6000, initial=initial))
+        assert capsys.readouterr().err.endswith(text)
+        seconds = 20.0
+        report(Progress(800, 6000, initial=initial))
+    line = capsys.readouterr().err
+    assert "800/6000 [00:20<" in line
+    assert (" 5.00 steps/s" in line) == bool(initial)
+
+
 def test_lines_are_printed_above_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar("train", "steps") as report:
         print_above_bars("  steps  8", "  time   a second")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from atelier.core.checkpoints import Checkpoints
+from atelier.core.progress import Progress
 from atelier.core.settings import Settings
 from atelier.gan.fit import run_training
 from atelier.gan.resume_rollback import Resumption
@@ -39,7 +40,7 @@ PLAN = TrainingPlan(
 
 
 def test_size_and_duration_are_aligned_lines(make_settings: Callable[..., Settings]) -> None:
-    assert plan_lines(PLAN, make_settings().download) == [
+    assert plan_lines(PLAN, make_settings()) == [
         "  1,600 images: 2,050 steps are 41 epochs, about 6 minutes here",
         "  images    color, 64x64 pixels, from the built-in sample",
         "  batches   32 images",
@@ -48,12 +49,20 @@ def test_size_and_duration_are_aligned_lines(make_settings: Callable[..., Settin
     ]
 
 
+def test_start_from_an_earlier_training_is_printed(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings(train={"start_from": {"celeba": "data/weights/celeba"}})
+    assert plan_lines(PLAN, settings)[4:] == [
+        "  networks  432,000 parameters in the generator, 1,234,567 in the discriminator",
+        "  weights   the training starts from data/weights/celeba",
+    ]
+
+
 def test_length_is_one_sentence(make_settings: Callable[..., Settings]) -> None:
     plan = replace(PLAN, images=360, batch_size=30, steps=2000, epochs=167)
-    sentence, *_ = plan_lines(plan, make_settings().download)
+    sentence, *_ = plan_lines(plan, make_settings())
     assert sentence == "  360 images: 2,000 steps are 167 epochs, about 6 minutes here"
     plan = replace(PLAN, images=2, steps=1, epochs=1, seconds=None)
-    sentence, *_ = plan_lines(plan, make_settings().download)
+    sentence, *_ = plan_lines(plan, make_settings())
     assert sentence.startswith("  2 images: 1 step is 1 epoch; the time is not estimated for")
 
 
@@ -61,7 +70,7 @@ def test_resumed_training_prints_the_remaining_steps(
     make_settings: Callable[..., Settings],
 ) -> None:
     plan = replace(PLAN, steps_done=2000, seconds=None, channels=1, processes=2)
-    lines = plan_lines(plan, make_settings().download)
+    lines = plan_lines(plan, make_settings())
     assert lines[0] == (
         "  1,600 images: 2,050 steps are 41 epochs, of which 50 steps remain;"
         " the time is not estimated for fewer than 200 steps"
@@ -73,7 +82,7 @@ def test_resumed_training_prints_the_remaining_steps(
 def test_missing_estimate_of_a_long_training_is_explained(
     make_settings: Callable[..., Settings],
 ) -> None:
-    lines = plan_lines(replace(PLAN, seconds=None), make_settings().download)
+    lines = plan_lines(replace(PLAN, seconds=None), make_settings())
     assert lines[0] == (
         "  1,600 images: 2,050 steps are 41 epochs; the time is not estimated, because memory ran"
         " out during the measurement"
@@ -99,7 +108,7 @@ def test_missing_estimate_of_a_long_training_is_explained(
 def test_source_has_no_password(
     changes: dict[str, object], text: str, make_settings: Callable[..., Settings]
 ) -> None:
-    lines = plan_lines(PLAN, make_settings(download=changes).download)
+    lines = plan_lines(PLAN, make_settings(download=changes))
     assert lines[1] == f"  images    color, 64x64 pixels, from {text}"
 
 
@@ -111,14 +120,16 @@ def test_only_sampled_and_completely_timed_epochs_are_logged(
     settings = make_settings(train={**small, **channels})
     pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
 
+    reports: list[Progress] = []
+
     def attempt(number: int, stop_at: int) -> Path:
         """Train until a step, and return the folder of the entries."""
         outbox = Outbox(tmp_path, dead_process(number), "train", experiment="faces", parameters={})
         folder = tmp_path / f"samples-{number}"
         folder.mkdir()
         run = Run(outbox)
-        log = TrainingLog(run, folder, lambda _progress: None, settings)
-        trainer = Trainer(settings.train, pixels, torch.device("cpu"))
+        log = TrainingLog(run, folder, reports.append, settings)
+        trainer = Trainer(settings.train, pixels, torch.device("cpu"), events=log)
         saved = Checkpoints(tmp_path / "checkpoints")
         with suppress(KeyboardInterrupt):
             run_training(trainer, log, Resumption(saved, lambda: trainer.steps_done == stop_at))
@@ -132,6 +143,10 @@ def test_only_sampled_and_completely_timed_epochs_are_logged(
     assert pictures == [2, 3, 0]
     speeds = [e["rows"][0][0] for e in found if e["kind"] == "metrics" and e["names"] == [SPEED]]
     assert speeds == [9], "the first attempt began the epoch that ends with step 6"
+    assert (reports[0].done, reports[0].initial) == (1, 0)
+    assert [(report.done, report.initial) for report in reports if report.note] == [
+        *((3, 0), (6, 5), (9, 5)),
+    ]
 
 
 def test_size_and_advice_are_printed_before_the_first_step(

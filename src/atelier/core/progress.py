@@ -14,11 +14,20 @@ from tqdm import tqdm
 
 @dataclass(frozen=True)
 class Progress:
-    """Work done so far: ``done`` of ``total`` units (``None``: not known), and a short note."""
+    """Work done so far.
+
+    Attributes:
+        done: number of units.
+        total: number of units of the whole work; ``None`` if it is not known.
+        note: a short text right of the bar.
+        initial: units that an earlier attempt has done. They are part of ``done``, but not of the
+            speed.
+    """
 
     done: int
     total: int | None = None
     note: str = ""
+    initial: int = 0
 
 
 ProgressCallback = Callable[[Progress], None]
@@ -114,6 +123,9 @@ def progress_bar(
         def report(progress: Progress) -> None:
             if bar.total != progress.total:
                 bar.total = progress.total
+            if bar.initial != progress.initial:
+                # As if tqdm were called with this value of `initial`, which the first report has.
+                bar.initial = bar.n = bar.last_print_n = progress.initial
             if progress.note:
                 bar.set_postfix_str(progress.note, refresh=False)
             bar.update(progress.done - bar.n)

@@ -1,7 +1,7 @@
 """Checkpoints of stages whose outputs DVC has recorded.
 
 Those of the last training are kept, because a longer one continues from them. Those of other
-stages are removed.
+stages are removed. Two trainings are also compared to find out why one does not continue another.
 """
 
 import json
@@ -16,7 +16,14 @@ from atelier.core.errors import NotExtendableError, count_text
 from atelier.core.paths import LISTS, START
 from atelier.tracking.dvc_lock import StageRecord, is_code, read_lock
 from atelier.tracking.environment import PRIVATE
-from atelier.tracking.run_state import FINISHED, Fingerprint, ResumeDir, machine_values
+from atelier.tracking.run_state import (
+    FINISHED,
+    FOLDERS,
+    TRIAL,
+    Fingerprint,
+    ResumeDir,
+    machine_values,
+)
 from atelier.tracking.store import locked
 
 if TYPE_CHECKING:
@@ -104,6 +111,53 @@ def open_finished(resume_dir: ResumeDir) -> Iterator["Checkpoints | None"]:
         yield None
 
 
+def stopped_reason(resume_dir: ResumeDir) -> str:
+    """Return why the present training does not continue a stopped one; empty if there is none.
+
+    It is only about the last training of the project. Trainings that run now do not count, and
+    neither do those of a search, which stops some of its trials.
+
+    Args:
+        resume_dir: of the present training, without a checkpoint.
+
+    Returns:
+        The first change since the stopped training, and the number of others.
+    """
+    if resume_dir.fingerprint is None:
+        return ""
+    with suppress(OSError):
+        last = _last_training(resume_dir.private, resume_dir.stage)
+        if last is None or (last / FINISHED).exists():
+            return ""
+        values = machine_values(resume_dir.device)
+        now, stopped = (
+            _Training.of(resume_dir.fingerprint.as_record(), values),
+            _read_training(last),
+        )
+        return _changes_text(_changes(stopped, now, with_length=True)) if stopped else ""
+    return ""
+
+
+def _last_training(private: Path, stage: str) -> Path | None:
+    """Return the folder with the newest checkpoint; see :func:`stopped_reason`."""
+    times: dict[Path, float] = {}
+    for folder in (path for kind in FOLDERS for path in (private / kind).glob(f"{stage}-*")):
+        states = [path.stat().st_mtime for path in folder.glob("state-*")]
+        if states and not (folder / TRIAL).exists() and not _is_in_use(folder):
+            times[folder] = max(states)
+    return max(times, key=lambda folder: times[folder], default=None)
+
+
+def _is_in_use(folder: Path) -> bool:
+    """Return True if a training runs that saves its checkpoints in a folder."""
+    lock = folder / ".lock"
+    # Opening the lock of a folder that another process replaces would create the folder again.
+    if folder.parent.name == FINISHED or not lock.exists():
+        return False
+    with locked(lock, wait=False) as is_free:
+        return not is_free
+
+
 def _keep(folder: Path, private: Path) -> None:
     """Move a folder of checkpoints to the place of the one that is kept."""
     finished = private / FINISHED
@@ -180,8 +234,7 @@ def _reason(
     if last is None or not now.is_longer_than(last):
         return ""
     if saved and (recorded is None or not _changes(recorded, saved)):
-        first, *others = _changes(saved, now) or [""]  # none: an experiment has just trained it
-        return first + (f" (and {count_text(len(others), 'other change')})" if others else "")
+        return _changes_text(_changes(saved, now))  # none: an experiment has just trained it
     if _changes(last, now):  # not meant as an extension, for example another preset
         return ""
     if saved:
@@ -191,17 +244,28 @@ def _reason(
     return "the state of the finished training is not on this machine"
 
 
-def _changes(before: _Training, now: _Training) -> list[str]:
-    """Return the differences of two trainings in words, but for their lengths.
+def _changes_text(changes: list[str]) -> str:
+    """Return the first change and the number of others; empty if there is none."""
+    first, *others = changes or [""]
+    return first + (f" (and {count_text(len(others), 'other change')})" if others else "")
+
+
+def _changes(before: _Training, now: _Training, with_length: bool = False) -> list[str]:
+    """Return the differences of two trainings in words.
 
     A change of ``train.start_from`` is the first one.
+
+    Args:
+        before: the earlier training.
+        now: the present one.
+        with_length: include the settings that determine the number of steps.
     """
     changes: list[str] = []
     old, new = before.record.parameters, now.record.parameters
     for name in _different(old, new):
         if name.startswith("train.start_from"):  # its key is train.start_from.NAME, if any
             changes.insert(0, "train.start_from changed")
-        elif name not in _LENGTH:
+        elif with_length or name not in _LENGTH:
             changes.append(f"{name} was {old.get(name)} and is {new.get(name)}")
     if before.machine is not None and now.machine is not None:
         machines = before.machine, now.machine

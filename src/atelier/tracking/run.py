@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from atelier.core.files import write_json
 from atelier.tracking import mlflow_names
 from atelier.tracking.environment import STUDY_VARIABLE
-from atelier.tracking.finished import open_finished
+from atelier.tracking.finished import open_finished, stopped_reason
 from atelier.tracking.outbox import Outbox, now
 from atelier.tracking.redact import numbers
 from atelier.tracking.run_state import ResumeDir, first_outbox
@@ -226,12 +226,22 @@ class Run:
         Raises:
             NotExtendableError: as for :func:`atelier.tracking.finished.open_finished`.
         """
-        is_trial = bool(os.environ.get(STUDY_VARIABLE))
-        if self._resume_dir is None or self.is_resumed() or is_trial:
+        if self._resume_dir is None or self.is_resumed() or _is_trial():
             yield None
             return
         with open_finished(self._resume_dir) as checkpoints:
             yield checkpoints
+
+    def stopped_reason(self) -> str:
+        """Return why this training does not continue the stopped one of the project, if any.
+
+        Returns:
+            Empty if there is none, if this training is resumed, or in a trial of a search; else
+            as :func:`atelier.tracking.finished.stopped_reason`.
+        """
+        if self._resume_dir is None or self.is_resumed() or _is_trial():
+            return ""
+        return stopped_reason(self._resume_dir)
 
     def set_extended(self, steps: int, finished: "Checkpoints") -> None:
         """Log that the stage continues a finished training.
@@ -290,6 +300,10 @@ class Run:
                 f" ({reason}); its results are not affected.",
                 file=sys.stderr,
             )
+
+
+def _is_trial() -> bool:
+    return bool(os.environ.get(STUDY_VARIABLE))
 
 
 def sheet(

@@ -31,7 +31,7 @@ from atelier.tracking.dvc_lock import (
     is_code,
     read_lock,
 )
-from atelier.tracking.environment import Process, gpu_names
+from atelier.tracking.environment import STUDY_VARIABLE, Process, gpu_names
 from atelier.tracking.redact import flat, redact_urls
 from atelier.tracking.store import locked
 
@@ -43,6 +43,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FINISHED = "finished"
 _OUTBOX = "journal"  # file with the name of the first attempt's outbox
 FOLDERS = ("unfinished", FINISHED)
+TRIAL = "trial"  # mark of the work of a search, which ends trainings early
 _POLL_SECONDS = 1.0
 _STATES = ("state-*", "picture-*")  # checkpoints of the training, of style transfer
 # Results depend on the numbers of threads and processes by rounding.
@@ -286,6 +287,8 @@ class ResumeDir:
                 locks.enter_context(locked(self.folder / ".lock"))
             if not self.has_state():
                 (self.folder / _OUTBOX).write_text(outbox, "utf-8")
+                if os.environ.get(STUDY_VARIABLE):
+                    (self.folder / TRIAL).touch()
                 if self.fingerprint:
                     self._write("fingerprint.json", asdict(self.fingerprint))
                     self._write("machine.json", machine_values(self.device))

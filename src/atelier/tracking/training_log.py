@@ -1,6 +1,6 @@
 """Logging of a training: its size to the terminal, samples to files, results to a run."""
 
-import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from atelier.core.checkpoints import Checkpoints
 from atelier.core.device import device_name
-from atelier.core.download_settings import DownloadSettings
 from atelier.core.errors import NotExtendableError, count_text
 from atelier.core.paths import NETWORKS
 from atelier.core.progress import Progress, ProgressCallback, duration_text, print_above_bars
@@ -37,30 +36,34 @@ class TrainingLog(TrainingEvents):
     ) -> None:
         self._run, self._folder, self._report, self._settings = run, folder, report, settings
         self._columns = 0
-        self._first_step = math.inf  # of this attempt; not known before
+        self._first_step: int | None = None  # of this attempt; not known before
         self._last: NDArray[np.uint8] | None = None
 
     def extend_finished(self, trainer: Trainer, checkpoints: Checkpoints) -> None:
         """Continue from the last finished training if only the length differs; else print why not.
 
+        Also print why a stopped training is not continued.
+
         Args:
             trainer: at step 0.
             checkpoints: of this training, which receive the state of the finished one.
         """
+        steps = None
         try:
             with self._run.finished_training() as finished:
-                if finished is None:
-                    return
-                steps = extend(trainer, finished, checkpoints)
-                self._run.set_extended(steps, finished)
+                if finished is not None:
+                    steps = extend(trainer, finished, checkpoints)
+                    self._run.set_extended(steps, finished)
         except NotExtendableError as error:
             print_above_bars(f"  The training starts again from step 0, because {error}.")
-        else:
+        if steps is not None:
             print_above_bars(f"  {_extension_text(trainer, steps)}")
+        elif reason := self._run.stopped_reason():
+            print_above_bars(f"  The stopped training is not continued, because {reason}.")
 
     def on_progress(self, progress: Progress) -> None:
-        """Show the progress."""
-        self._report(progress)
+        """Show the progress; steps of an earlier attempt do not count for the speed."""
+        self._report(replace(progress, initial=self._first_step or 0))
 
     def warn(self, *warnings: str) -> None:
         """Print and log warnings."""
@@ -81,7 +84,7 @@ class TrainingLog(TrainingEvents):
     def on_ready(self, trainer: Trainer) -> None:
         """Print the size and the estimated duration of the training."""
         self._first_step = trainer.steps_done
-        lines = plan_lines(plan_training(trainer), self._settings.download)
+        lines = plan_lines(plan_training(trainer), self._settings)
         advice = few_images_advice(trainer.settings, trainer.images)
         print_above_bars(*lines, *(f"  {sentence}" for sentence in advice))
 
@@ -89,7 +92,8 @@ class TrainingLog(TrainingEvents):
         """Write the samples of an epoch, and log its samples and metrics."""
         save_samples(epoch.number, epoch.samples, epoch.step_samples, self._folder)
         # Epochs that an earlier attempt finished or began take less time here, and have no speed.
-        images = epoch.images_seen if epoch.first_step >= self._first_step else 0
+        first = self._first_step
+        images = 0 if first is None or epoch.first_step < first else epoch.images_seen
         self._run.log_steps(epoch.first_step, CURVES, epoch.statistics, images)
         self._run.log_metrics((VALIDATION_KID,), epoch.quality_by_epoch)
         report_epoch(epoch.quality_by_epoch)
@@ -134,18 +138,23 @@ def _extension_text(trainer: Trainer, steps: int) -> str:
     )
 
 
-def plan_lines(plan: TrainingPlan, source: DownloadSettings) -> list[str]:
-    """Return the size and the estimated duration of a training as a sentence and aligned lines."""
+def plan_lines(plan: TrainingPlan, settings: Settings) -> list[str]:
+    """Return the size and the estimated duration of a training as a sentence and aligned lines.
+
+    They name the images, and the networks of ``train.start_from``.
+    """
     color = "color" if plan.channels == 3 else "gray"
     processes = f", {plan.processes} processes" if plan.processes > 1 else ""
     rows = {
         "images": f"{color}, {plan.image_size}x{plan.image_size} pixels,"
-        f" from {redact_urls(source.source_text)}",
+        f" from {redact_urls(settings.download.source_text)}",
         "batches": f"{plan.batch_size:,} images",
         "device": f"{device_name(plan.device)}{processes}, {plan.precision}",
         "networks": f"{plan.generator_parameters:,} parameters in the generator,"
         f" {plan.discriminator_parameters:,} in the discriminator",
     }
+    for place in settings.train.start_from.values():
+        rows["weights"] = f"the training starts from {redact_urls(place)}"
     return [f"  {_length_text(plan)}", *(f"  {name:<10}{text}" for name, text in rows.items())]
 
 
