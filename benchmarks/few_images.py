@@ -1,9 +1,9 @@
 """Presets trained on a few hundred faces for the same time, measured against thousands of others.
 
 The last preset is trained to its end or for --seconds, and every other one for as many seconds, on
-the same images. The seconds are elapsed time, so nothing else should run, or --clock processor. A
-preset that keeps its last generator does not measure the KID of epochs, and none generates samples,
-so that the time is spent on steps.
+the same images. The seconds are elapsed time, for which nothing else should run, or processor time
+with `--clock processor`. A preset that keeps its last generator does not measure the KID of epochs,
+and none generates samples, so that the time is spent on steps.
 
 KID compares generated faces with faces that no training used, by `vgg19_caffe` and `random`. The
 training face that is nearest to a generated face, or to its mirror image, is searched by
@@ -168,12 +168,12 @@ def main() -> None:
     nearest = references["vgg19_caffe"].nearest_training(
         others[:_GENERATED], held_out[options.presets[-1]]
     )
+    clock = _CLOCKS[options.clock]
     real = {"nearest face of other real faces": spread(nearest.distance)}
     for seed in options.seeds:
         seconds = options.seconds
         for name in reversed(options.presets):
             settings = settings_of(values[name]["train"], seed, endless=bool(seconds))
-            clock = _CLOCKS[options.clock]
             trainer, used = train(settings, images, held_out[name], seconds, clock)
             seconds = seconds or used
             sheet = options.sheets / f"{name}-{seed}.png"

@@ -45,7 +45,7 @@ def clear_recorded(private: Path) -> None:
     """
     with suppress(OSError):
         folders = list((private / "unfinished").iterdir())
-        # Reading the list of records takes a third of a second.
+        # Mostly there are none, and parsing dvc.lock is slow.
         records = read_lock(Path("dvc.lock").read_text("utf-8")) if folders else {}
         for folder in folders:
             stage = folder.name.lstrip(".").partition("-")[0]
